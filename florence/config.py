@@ -1,0 +1,244 @@
+"""params.yaml → frozen settings. Every setting has its default and its meaning here, once (docs/settings.md is made of it)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from florence.errors import SettingsError
+from florence.records import KINDS, TASKS, digest
+
+
+class Section(BaseModel):
+    """A frozen part of the settings; a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        """A hash of the settings in this section."""
+        return digest(self.model_dump(mode="json"))
+
+
+class PluginSection(BaseModel):
+    """A named plug-in: ``use`` says which, every other key goes to its constructor."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    use: str = Field(description="the plug-in's name")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plug-in's own settings."""
+        return dict(self.model_extra or {})
+
+
+class SourceSection(PluginSection):
+    """Where images come from."""
+
+
+class SpecialistSection(PluginSection):
+    """An annotator, and what it looks at."""
+
+    sources: tuple[str, ...] = Field(description="keys of sources it annotates; '*' for all, '!key' to leave one out")
+    required: bool = Field(True, description="whether the run fails when it fails")
+    batch: int = Field(16, ge=1, description="images it is given at once")
+
+    def looks_at(self, source: str) -> bool:
+        """Whether this specialist annotates images of ``source``."""
+        return f"!{source}" not in self.sources and ("*" in self.sources or source in self.sources)
+
+
+class Split(Section):
+    """Which image is held out and which is gold, by its hash."""
+
+    held_out: float = Field(0.05, ge=0, le=0.5, description="share held out for scoring models")
+    gold: float = Field(0.05, ge=0, le=0.5, description="share whose truth or human labels measure label quality")
+    salt: str = Field("florence", description="changes the draw")
+
+
+class Collect(Section):
+    """What is taken in."""
+
+    min_side: int = Field(16, ge=1, description="pixels; smaller images are set aside")
+    max_pixels: int = Field(100_000_000, ge=1, description="width × height; larger images are set aside undecoded")
+    shard: int = Field(512, ge=1, description="images a shard")
+
+
+class Student(Section):
+    """The model as one more annotator."""
+
+    cap: float = Field(0.5, ge=0, le=1, description="the most its vote may weigh, as a share of all annotators' weight; 0 switches it off")
+    min_score: float = Field(0.3, ge=0, le=1, description="token probability under which it claims nothing")
+    tasks: tuple[str, ...] = Field(("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), description="kinds it annotates")
+    batch: int = Field(128, ge=1, description="images it is given at once")
+
+
+class Engine(Section):
+    """Consensus and filters."""
+
+    iou: float = Field(0.5, gt=0, lt=1, description="boxes that overlap this much speak of one place")
+    quorum: float = Field(0.5, ge=0, le=1, description="least agreement: weighted share of the annotators that looked")
+    min_score: dict[str, float] = Field({"*": 0.05}, description="least score of a claim, by kind ('*' for the rest)")
+    nms_iou: float = Field(0.7, gt=0, le=1, description="fused regions of one label that overlap more are one")
+    min_side: float = Field(2.0, ge=0, description="pixels; thinner boxes are degenerate")
+    max_area: float = Field(0.98, gt=0, le=1, description="share of the image; larger boxes are near-full")
+    max_objects: int = Field(40, ge=1, description="objects in a text above which it is noise")
+    min_object_complexity: int = Field(0, ge=0, description="least degree of an object in the text's dependency tree")
+    min_action_complexity: int = Field(0, ge=0, description="least degree of an action in the tree")
+    blacklist: tuple[str, ...] = Field(
+        ("it", "they", "this", "that", "these", "those", "he", "she", "which", "what", "who", "something", "image",
+         "picture", "photo", "view", "scene", "background", "time", "way", "idea", "front", "left", "right", "top", "middle"),
+        description="phrases that name nothing to point at",
+    )  # fmt: skip
+    student: Student = Student()
+
+
+class Validation(Section):
+    """Bounds that the expectations are given."""
+
+    max_drop_rate: float = Field(0.95, ge=0, le=1, description="share of labels of one kind that may be dropped")
+    max_shift: float = Field(0.5, gt=0, description="largest change of a kind's kept labels per image against the parent snapshot, as a share")
+
+
+class Model(Section):
+    """Where training starts."""
+
+    init: str = Field("nano", description="preset (nano, base, large), checkpoint folder, or hub name")
+    image_size: int = Field(64, ge=16, description="pixels a side that the model sees")
+
+
+class Train(Section):
+    """Multitask training."""
+
+    steps: int = Field(2400, ge=1, description="optimiser steps at most")
+    max_epochs: float = Field(30.0, gt=0, description="passes over the training images at most")
+    images: int = Field(24, ge=1, description="images a step")
+    tasks_per_image: int = Field(3, ge=1, description="tasks drawn for each image of a step")
+    lr: float = Field(7e-4, gt=0, description="peak learning rate (AdamW, cosine decay)")
+    warmup: int = Field(100, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(0.02, ge=0, description="AdamW's decoupled decay")
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    max_target: int = Field(160, ge=8, description="target tokens at most; longer targets are shortened by whole regions and counted")
+    task_weights: dict[str, float] = Field({"<OD>": 3.0, "<REGION_TO_CATEGORY>": 2.0}, description="how often a task is drawn; 1 where not named, 0 leaves it out")
+    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    seed: int = Field(0, description="order, draws and initial weights")
+    threads: int = Field(2, ge=1, description="CPU threads; part of what makes a result repeatable")
+
+
+class Evaluate(Section):
+    """Scores on held-out images."""
+
+    max_images: int = Field(600, ge=1, description="held-out images scored at most")
+    batch: int = Field(128, ge=1, description="images decoded at once")
+    bootstrap: int = Field(1000, ge=100, description="resamples for intervals")
+    seed: int = Field(0, description="of the resamples and the shuffled-image control")
+    tasks: tuple[str, ...] = Field(TASKS, description="tasks scored")
+
+
+class Promotion(Section):
+    """When a round is accepted."""
+
+    primary: str = Field("<OD>", description="the task whose score must improve")
+    level: float = Field(0.05, gt=0, lt=1, description="significance of a fall, corrected for the number of tasks")
+    min_images: int = Field(30, ge=2, description="a task with fewer scored images is reported, not gating")
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    uri: str = Field("sqlite:///build/mlflow.db", description="tracking and registry URI")
+    artifacts: str | None = Field(None, description="artifact root of a new experiment, a folder or s3://; default build/mlartifacts")
+    experiment: str = Field("florence", description="experiment")
+    model: str = Field("florence", description="registered model")
+
+
+class Snapshots(Section):
+    """DVC and git."""
+
+    push: str | None = Field(None, description="DVC remote to push each snapshot to; none: the default remote where one is set")
+    commit: bool = Field(False, description="commit data.dvc, dvc.lock and metrics to git after each round")
+
+
+class Flow(Section):
+    """Prefect."""
+
+    runner: Literal["threads", "dask"] = Field("threads", description="task runner")
+    workers: int = Field(2, ge=1, description="shards worked on at once")
+    dask: str | None = Field(None, description="address of a running Dask scheduler; none starts a local cluster")
+    retries: int = Field(2, ge=0, description="tries again of a failed shard")
+    cron: str = Field("0 3 * * *", description="schedule of `florence serve`")
+    rounds: int = Field(2, ge=1, description="rounds of a loop")
+
+
+class Settings(Section):
+    """Everything in params.yaml."""
+
+    store: str = Field(".florence/store", description="working store of running annotation: a folder or s3://bucket/prefix")
+    sources: dict[str, SourceSection]
+    specialists: dict[str, SpecialistSection]
+    split: Split = Split()
+    collect: Collect = Collect()
+    engine: Engine = Engine()
+    validation: Validation = Validation()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    promotion: Promotion = Promotion()
+    tracking: Tracking = Tracking()
+    snapshots: Snapshots = Snapshots()
+    flow: Flow = Flow()
+
+    @model_validator(mode="after")
+    def _names(self) -> Settings:
+        tasks = {**self.train.task_weights, **dict.fromkeys(self.evaluate.tasks)}
+        if bad := sorted(set(tasks) - set(TASKS)):
+            raise ValueError(f"unknown task {bad[0]}; known: {', '.join(TASKS)}")
+        if bad := sorted(set(self.engine.student.tasks) - set(KINDS)):
+            raise ValueError(f"engine.student.tasks: {bad[0]} is not annotated; known: {', '.join(KINDS)}")
+        if self.promotion.primary not in TASKS:
+            raise ValueError(f"promotion.primary: unknown task {self.promotion.primary}; known: {', '.join(TASKS)}")
+        return self
+
+
+def settings_from(values: dict[str, Any], where: str = "params.yaml") -> Settings:
+    """Settings of a plain mapping. Raises SettingsError naming the key, what was found and what is allowed."""
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"]) or "params"
+            found = "" if item["type"] in ("missing", "value_error") else f"; found {item['input']!r}"
+            hint = " (no such setting; docs/settings.md lists all)" if item["type"] == "extra_forbidden" else ""
+            lines.append(f"{key}: {item['msg']}{found}{hint}")
+        raise SettingsError(f"{where}:\n  " + "\n  ".join(lines)) from None
+
+
+def read_settings(path: Path | str = "params.yaml") -> Settings:
+    """The settings in a YAML file. Raises SettingsError where it is missing or wrong."""
+    import yaml
+
+    path = Path(path)
+    if not path.exists():
+        raise SettingsError(f"{path.absolute()} does not exist: this folder is no workspace. `florence init DIR` makes one.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: a mapping is expected; found {type(values).__name__}")
+    return settings_from(values, str(path))
+
+
+def merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``overlay`` laid over it, key by key; lists and scalars are replaced. ``sources`` and ``specialists`` too merge by key; a null removes one."""
+    result = dict(base)
+    for key, value in overlay.items():
+        if value is None and isinstance(result.get(key), dict):
+            del result[key]
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result

@@ -1,0 +1,103 @@
+"""Boxes, quads, polygons and masks in pixels of the upright image; x to the right, y down, origin at the top left.
+
+Single shapes are tuples of floats (they live in records); everything that is hot works on NumPy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 with x0 <= x1 and y0 <= y1."""
+Quad = tuple[float, float, float, float, float, float, float, float]
+"""x, y of four corners, clockwise from the top left."""
+Polygon = tuple[float, ...]
+"""x, y, x, y, …; at least three corners."""
+
+
+def box_area(boxes: np.ndarray) -> np.ndarray:
+    """Areas (…,) of boxes (…, 4)."""
+    return np.clip(boxes[..., 2] - boxes[..., 0], 0, None) * np.clip(boxes[..., 3] - boxes[..., 1], 0, None)
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union (n, m) of boxes (n, 4) and (m, 4); 0 where the union is empty."""
+    a, b = np.asarray(a, float).reshape(-1, 4), np.asarray(b, float).reshape(-1, 4)
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    intersection = np.prod(np.clip(high - low, 0, None), axis=-1)
+    union = box_area(a)[:, None] + box_area(b)[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def clip_box(box: Sequence[float], width: float, height: float) -> Box:
+    """The part of ``box`` inside an image of ``width`` × ``height``, corners put in order."""
+    x0, x1 = sorted((min(max(float(box[0]), 0.0), width), min(max(float(box[2]), 0.0), width)))
+    y0, y1 = sorted((min(max(float(box[1]), 0.0), height), min(max(float(box[3]), 0.0), height)))
+    return (x0, y0, x1, y1)
+
+
+def nms(boxes: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
+    """Greedy non-maximum suppression: indices kept, best first. boxes (n, 4), scores (n,)."""
+    order = np.argsort(-np.asarray(scores, float), kind="stable")
+    overlap = box_iou(boxes, boxes)
+    kept: list[int] = []
+    for index in order:
+        if not kept or overlap[index, kept].max() <= iou:
+            kept.append(int(index))
+    return np.asarray(kept, dtype=int)
+
+
+def polygon_box(points: Sequence[float]) -> Box:
+    """The smallest box around a polygon or quad."""
+    xs, ys = points[0::2], points[1::2]
+    return (float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys)))
+
+
+def box_quad(box: Sequence[float]) -> Quad:
+    """The corners of a box, clockwise from the top left."""
+    x0, y0, x1, y1 = (float(v) for v in box)
+    return (x0, y0, x1, y0, x1, y1, x0, y1)
+
+
+def polygon_area(points: Sequence[float]) -> float:
+    """Signed area by the shoelace formula; positive when clockwise on screen (y down)."""
+    xs, ys = np.asarray(points[0::2], float), np.asarray(points[1::2], float)
+    return float(0.5 * np.sum(xs * np.roll(ys, -1) - np.roll(xs, -1) * ys))
+
+
+def rasterise(polygons: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
+    """The mask (height, width), bool, of the union of ``polygons``."""
+    from PIL import Image, ImageDraw
+
+    canvas = Image.new("1", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    for points in polygons:
+        if len(points) >= 6:
+            draw.polygon([(points[i] - 0.5, points[i + 1] - 0.5) for i in range(0, len(points) - 1, 2)], fill=1)
+    return np.asarray(canvas, dtype=bool)
+
+
+def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two masks of one shape; 0 where both are empty."""
+    union = np.logical_or(a, b).sum()
+    return float(np.logical_and(a, b).sum() / union) if union else 0.0
+
+
+def trace(mask: np.ndarray, tolerance: float = 1.0, min_area: float = 4.0) -> tuple[Polygon, ...]:
+    """Outer contours of a mask (height, width) as clockwise polygons, simplified to ``tolerance`` pixels, largest first."""
+    import cv2
+
+    contours, _ = cv2.findContours(np.ascontiguousarray(mask, dtype=np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    polygons = []
+    for contour in contours:
+        simple = cv2.approxPolyDP(contour, tolerance, True).reshape(-1, 2).astype(float) + 0.5
+        points = tuple(float(v) for v in simple.reshape(-1))
+        if len(points) < 6 or abs(polygon_area(points)) < min_area:
+            continue
+        if polygon_area(points) < 0:
+            points = tuple(float(v) for v in simple[::-1].reshape(-1))
+        polygons.append(points)
+    return tuple(sorted(polygons, key=lambda p: -abs(polygon_area(p))))

@@ -1,0 +1,142 @@
+"""Parquet tables and JSON on local disk or ``s3://`` (fsspec). Every write is atomic: a reader sees the whole file or none."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from florence.errors import StoreError
+
+
+class Store:
+    """A folder at ``uri``: a local path, ``s3://bucket/prefix``, or anything fsspec opens. Paths are relative, with ``/``.
+
+    Credentials come from the environment (as boto3 reads it), never from settings.
+    """
+
+    def __init__(self, uri: str) -> None:
+        import fsspec
+
+        self.uri = str(uri).rstrip("/")
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(self.uri)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"{uri}: can not be opened as a store: {error}") from None
+        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    def path(self, name: str) -> str:
+        """The full path of ``name`` on this store's file system."""
+        return posixpath.join(self.root, name)
+
+    def exists(self, name: str) -> bool:
+        """Whether ``name`` is there, whole."""
+        return bool(self._do("look for", name, lambda: self.fs.exists(self.path(name))))
+
+    def names(self, folder: str, suffix: str = "") -> list[str]:
+        """The files below ``folder``, sorted, relative to the store's root; none where the folder is missing."""
+        if not self.local:
+            self.fs.invalidate_cache()
+        found = self._do("list", folder, lambda: self.fs.find(self.path(folder)))
+        start = len(self.root.rstrip("/")) + 1
+        return sorted(p[start:] for p in found if p.endswith(suffix) and not posixpath.basename(p).startswith("."))
+
+    def read_bytes(self, name: str) -> bytes:
+        """The bytes of ``name``. Raises StoreError where it is missing or unreadable."""
+        return self._do("read", name, lambda: self.fs.cat_file(self.path(name)))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write ``name`` atomically: beside it first, then renamed (an object store's put is atomic by itself)."""
+
+        def write() -> None:
+            target = self.path(name)
+            if not self.local:
+                self.fs.pipe_file(target, data)
+                return
+            folder = posixpath.dirname(target)
+            os.makedirs(folder, exist_ok=True)
+            part = posixpath.join(folder, f".{posixpath.basename(target)}.{uuid.uuid4().hex}.part")
+            try:
+                with open(part, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, target)
+            except BaseException:
+                if os.path.exists(part):
+                    os.unlink(part)
+                raise
+
+        self._do("write", name, write)
+
+    def read_table(self, name: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+        """The Parquet table ``name``. Raises StoreError where it is missing or no Parquet file."""
+
+        def read() -> pa.Table:
+            if self.local:
+                return pq.read_table(self.path(name), columns=columns, filters=filters, partitioning=None)
+            return pq.read_table(pa.BufferReader(self.fs.cat_file(self.path(name))), columns=columns, filters=filters)
+
+        return self._do("read", name, read)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a Parquet table atomically; the same table gives the same bytes."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def read_tables(self, folder: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+        """All Parquet tables below ``folder``, concatenated in order of their names; an empty table where there is none."""
+        tables = [self.read_table(name, columns) for name in self.names(folder, ".parquet")]
+        if not tables:
+            wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns])
+            return wanted.empty_table()
+        return pa.concat_tables(tables)
+
+    def read_json(self, name: str) -> Any:
+        """The JSON document ``name``. Raises StoreError where it is missing or no JSON."""
+        try:
+            return json.loads(self.read_bytes(name))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise StoreError(f"{self.uri}/{name} is not JSON: {error}") from None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON document atomically, keys sorted."""
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        self.write_bytes(name, text.encode())
+
+    def delete(self, folder: str) -> None:
+        """Remove ``folder`` and all below it; nothing happens where it is missing."""
+        if self.fs.exists(self.path(folder)):
+            self._do("delete", folder, lambda: self.fs.rm(self.path(folder), recursive=True))
+
+    def copy_in(self, other: Store, name: str) -> None:
+        """Copy ``name`` from another store, unless a file of the same size is here already."""
+        if self.exists(name) and self.fs.size(self.path(name)) == other.fs.size(other.path(name)):
+            return
+        self.write_bytes(name, other.read_bytes(name))
+
+    def _do(self, verb: str, name: str, action: Callable[[], Any]) -> Any:
+        where = f"{self.uri}/{name}"
+        try:
+            return action()
+        except FileNotFoundError:
+            raise StoreError(f"can not {verb} {where}: it does not exist") from None
+        except PermissionError as error:
+            raise StoreError(f"can not {verb} {where}: not permitted ({error}); check credentials and rights (`florence doctor`)") from None
+        except pa.ArrowInvalid as error:
+            raise StoreError(f"can not {verb} {where}: not a Parquet file, or a damaged one ({error}); delete it to have it made again") from None
+        except OSError as error:
+            hint = "; the disk is full: free some space and start again, finished shards are kept" if error.errno == errno.ENOSPC else ""
+            raise StoreError(f"can not {verb} {where}: {error}{hint}") from None
+        except Exception as error:
+            if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
+                raise StoreError(f"can not {verb} {where}: {error}; check endpoint and credentials (`florence doctor`)") from None
+            raise
