@@ -1,0 +1,201 @@
+"""The facts of a loop, as they stand in build/loop.json: what the report, the tracker and the command line tell from.
+
+Every part that a round did not have is None or empty, and the report says so; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from florence.errors import DataError
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCount:
+    """How many images of one source and split the snapshot has."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    source: str
+    split: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class KindCount:
+    """How many labels of one kind were kept and how many dropped."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    task: str
+    kept: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropCount:
+    """How many labels of one kind were dropped for one reason."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    task: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A file that could not be used as an image, and why."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    source: str
+    name: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Labels of a round measured against what is known to be right.
+
+    ``value``: mean over ``n`` images of the measure ``metric``; ``low``, ``high``: its 95% bootstrap interval;
+    ``reference``: truth or human; ``split``: gold, or train (for the report only: nothing is decided by it).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    task: str
+    metric: str
+    split: str
+    reference: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """The change of a label quality against round ``since``, paired over ``n`` images, with its 95% interval.
+
+    ``without_student``: the same change with the student's vote switched off, where it was measured.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    task: str
+    metric: str
+    split: str
+    since: int
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    without_student: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScore:
+    """A model's score on held-out images.
+
+    ``value``: None where nothing could be scored; ``invalid``: share of answers that were not in the task's grammar;
+    ``reference``: truth, human or consensus; ``control``: the same score with the images shuffled, None if not run.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    task: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    invalid: float
+    reference: str
+    control: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Churn:
+    """The share of the labels of one kind that changed since the last round (0 … 1)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    task: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """An annotator in this round. ``reliability``: the weight (0 … 1) that the consensus estimated for it on ``task``, if it did.
+
+    ``failed``: images it looked at in vain.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    name: str
+    version: str
+    task: str
+    claims: int
+    reliability: float | None = None
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFacts:
+    """One round of a loop. ``seconds``: stage → seconds of work. ``decision``: None while it has not been made."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    round: int
+    snapshot_id: str
+    parent: str | None = None
+    dvc_hash: str | None = None
+    git_commit: str | None = None
+    run_id: str | None = None
+    model_version: str | None = None
+    decision: Literal["accepted", "rejected"] | None = None
+    reason: str = ""
+    images: tuple[ImageCount, ...] = ()
+    counts: tuple[KindCount, ...] = ()
+    drops: tuple[DropCount, ...] = ()
+    set_aside: tuple[SetAside, ...] = ()
+    label_quality: tuple[Quality, ...] = ()
+    label_quality_gain: tuple[Gain, ...] = ()
+    scores: tuple[TaskScore, ...] = ()
+    churn: tuple[Churn, ...] = ()
+    authors: tuple[Author, ...] = ()
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopFacts:
+    """A loop's rounds, in order. ``version``: of this form; another one is refused."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    loop_id: str
+    rounds: tuple[RoundFacts, ...] = ()
+    version: Literal[1] = 1
+
+    def with_round(self, facts: RoundFacts) -> LoopFacts:
+        """These facts with one round added, or replaced where there is one of its number; rounds stay in order."""
+        others = [r for r in self.rounds if r.round != facts.round]
+        return dataclasses.replace(self, rounds=tuple(sorted([*others, facts], key=lambda r: r.round)))
+
+    def to_json(self) -> str:
+        """The facts as JSON, the same text for the same facts. Raises DataError where a figure is not finite."""
+        try:
+            return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        except ValueError as error:
+            raise DataError(f"facts of loop {self.loop_id}: {error}") from None
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = "loop.json") -> LoopFacts:
+        """The facts of a JSON text. Raises DataError naming each key that is missing, unknown or of the wrong type."""
+        try:
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            lines = [f"{'.'.join(str(p) for p in e['loc']) or 'top'}: {e['msg']}" for e in error.errors()]
+            raise DataError(
+                f"{where} is not the facts of a loop:\n  " + "\n  ".join(lines)
+                + "\nIt may be of another version of Florence; delete it and run `florence loop` to have it made again."
+            ) from None  # fmt: skip
