@@ -1,0 +1,111 @@
+"""Annotators: a batch of images in, what each sees in them out. One file each; found, never listed.
+
+Each file registers one `Specialist`. params.yaml names it (``use``), gives it options and says which sources it looks
+at; the other modules of Florence know annotators by this interface alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import ValidationError
+
+from florence.config import Section
+from florence.errors import SettingsError
+from florence.records import KINDS, Annotation, Claim, ImageRecord, digest
+from florence.registry import Registry
+
+NEEDS: frozenset[str] = frozenset({"pixels", "claims", "truth"})
+"""What a specialist may ask for besides the records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images to annotate; every field has one entry an image, empty where the specialist does not need it.
+
+    ``pixels``: (H, W, 3) uint8, upright RGB. ``claims``: what earlier annotators said. ``truth``: what is known.
+    """
+
+    records: tuple[ImageRecord, ...]
+    pixels: tuple[np.ndarray, ...] = ()
+    claims: tuple[tuple[Annotation, ...], ...] = ()
+    truth: tuple[tuple[Annotation, ...], ...] = ()
+
+
+class Specialist(ABC):
+    """One annotator. A subclass sets the class attributes and writes `annotate`.
+
+    ``needs``: subset of `NEEDS`. ``tasks``: the kinds it claims (an instance may narrow them). ``Options``: its settings.
+    ``revision``: raised whenever its code comes to answer differently, so that its earlier claims are made again.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
+    tasks: tuple[str, ...] = ()
+    revision: ClassVar[int] = 1
+
+    class Options(Section):
+        """No settings."""
+
+    def __init__(self, *, name: str, **options: Any) -> None:
+        """Check the options; nothing is loaded. Raises SettingsError naming the option, what was found and what is allowed."""
+        self.name = name
+        self.options = self._checked(options)
+
+    def _checked(self, options: dict[str, Any]) -> Any:
+        try:
+            return self.Options.model_validate(options)
+        except ValidationError as error:
+            allowed = ", ".join(sorted(self.Options.model_fields)) or "none"
+            lines = []
+            for item in error.errors():
+                key = ".".join(str(part) for part in item["loc"]) or "options"
+                if item["type"] == "extra_forbidden":
+                    lines.append(f"specialists.{self.name}.{key}: no such setting; found {item['input']!r}; allowed: {allowed}")
+                else:
+                    found = "" if item["type"] == "missing" else f"; found {item['input']!r}"
+                    lines.append(f"specialists.{self.name}.{key}: {item['msg']}{found}")
+            raise SettingsError("\n".join(lines)) from None
+
+    @property
+    def version(self) -> str:
+        """A short hash of all that decides its answers: code revision, options, and `ingredients`. Loads no model."""
+        return digest(
+            [type(self).__name__, self.revision, self.options.model_dump(mode="json"), self.ingredients()], length=12
+        )
+
+    def ingredients(self) -> dict[str, str]:
+        """Versions or hashes of the packages and weights that it answers with."""
+        return {}
+
+    def load(self) -> None:  # noqa: B027 - many need nothing loaded
+        """Load models; called before `annotate`, more than once."""
+
+    @abstractmethod
+    def annotate(self, batch: Batch) -> list[list[Claim]]:
+        """The claims about each image, in a stable order. What it says of an image does not depend on the others in the batch."""
+
+
+def checked_tasks(values: tuple[str, ...], allowed: tuple[str, ...] = KINDS) -> tuple[str, ...]:
+    """``values``, in the order of `KINDS`. Raises ValueError (for use in pydantic validators) for a kind not in ``allowed``."""
+    if bad := sorted(set(values) - set(allowed)):
+        raise ValueError(f"{bad[0]} is not annotated here; allowed: {', '.join(allowed)}")
+    return tuple(task for task in KINDS if task in values)
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """The installed version of each package. Raises SettingsError naming one that is missing and how to install it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    result = {}
+    for name in names:
+        try:
+            result[name] = version(name)
+        except PackageNotFoundError:
+            raise SettingsError(f"the package {name} is not installed: pip install {name} -c constraints.txt") from None
+    return result
+
+
+SPECIALISTS: Registry[type[Specialist]] = Registry("specialist", "florence.specialists")
