@@ -108,4 +108,38 @@ def package_versions(*names: str) -> dict[str, str]:
     return result
 
 
+_SILENT_H = ("hour", "honest", "honour", "honor", "heir")
+_CONSONANT_SOUND = ("uni", "use", "usu", "eur", "ewe", "one", "once", "ut", "ubi")
+_IRREGULAR = {
+    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "goose": "geese", "foot": "feet",
+    "tooth": "teeth", "ox": "oxen", "leaf": "leaves", "knife": "knives", "wolf": "wolves", "shelf": "shelves", "loaf": "loaves",
+    "sheep": "sheep", "fish": "fish", "deer": "deer", "aircraft": "aircraft", "spacecraft": "spacecraft", "scissors": "scissors",
+    "sunglasses": "sunglasses", "trousers": "trousers", "potato": "potatoes", "tomato": "tomatoes", "mango": "mangoes",
+}  # fmt: skip
+
+
+def article(words: str) -> str:
+    """``a`` or ``an``, by the sound that ``words`` begin with."""
+    first = words.lower().lstrip("\"'")
+    if first.startswith(_SILENT_H):
+        return "an"
+    return "an" if first[:1] in tuple("aeiou") and not first.startswith(_CONSONANT_SOUND) else "a"
+
+
+def plural(noun: str) -> str:
+    """The plural of a noun phrase whose last word is its head."""
+    front, _, head = noun.rpartition(" ")
+    if head in _IRREGULAR:
+        many = _IRREGULAR[head]
+    elif head.endswith(("s", "x", "z", "ch", "sh")):
+        many = head + "es"
+    elif head.endswith("y") and head[-2:-1] not in tuple("aeiou"):
+        many = head[:-1] + "ies"
+    elif head.endswith(("man", "woman")) and head != "human":
+        many = head[:-2] + "en"
+    else:
+        many = head + "s"
+    return f"{front} {many}" if front else many
+
+
 SPECIALISTS: Registry[type[Specialist]] = Registry("specialist", "florence.specialists")
