@@ -1,0 +1,54 @@
+# `make demo` runs the loop of this repository; `make help` lists everything.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test accept check clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@echo "  PYTHON=python3.12 names another interpreter (3.11 or newer); VENV=DIR another virtual environment."
+
+$(VENV)/created:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not found. Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())'). Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: $(VENV)/created pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (a few minutes, once)."
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	@echo "Installing what tests and checks need."
+	$(PIP) install -c constraints.txt -e ".[test]"
+	@touch $@
+
+install: $(VENV)/installed ## the package and its dependencies, into .venv
+
+demo: $(VENV)/installed ## the whole loop on real photos and generated scenes
+	$(BIN)/florence loop
+	@echo
+	@echo "Look at      build/report/index.html        (any browser; no network needed)"
+	@echo "The facts    build/loop.json"
+	@echo "The runs     $(BIN)/mlflow ui --backend-store-uri sqlite:///build/mlflow.db"
+	@echo "Ask it       $(BIN)/florence predict IMAGE --task '<OD>' --draw out.png"
+
+test: $(VENV)/installed-test ## the tests (under 10 minutes)
+	$(BIN)/python -m pytest
+
+accept: $(VENV)/installed-test ## the slow end-to-end proofs
+	$(BIN)/python -m pytest -m accept
+
+check: $(VENV)/installed-test ## ruff, mypy and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove what the loop made here: build/, .florence/, data/, model/ (not .venv, not the DVC cache)
+	rm -rf build .florence data model
