@@ -1,0 +1,99 @@
+"""Charts as inline SVG, coloured by the page's style sheet, so that they follow light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 340, 190
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 14, 26
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A value of one round with its interval, where there is one."""
+
+    round: int
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A named line. ``style``: main, second or control, a class of the style sheet."""
+
+    name: str
+    style: str
+    points: tuple[Point, ...]
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) from at most ``low`` to at least ``high``."""
+    if high <= low:
+        low, high = low - 0.05, high + 0.05
+    raw = (high - low) / count
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= raw * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 10) for index in range(first, last + 1)]
+
+
+def by_round(title: str, series: Sequence[Series]) -> Markup:
+    """Lines over rounds with interval bars. Series without points are left out; with none at all the result is empty."""
+    lines = [s for s in series if s.points]
+    if not lines:
+        return Markup("")
+    points = [p for s in lines for p in s.points]
+    bounds = [v for p in points for v in (p.value, p.low, p.high) if v is not None]
+    scale = ticks(min(bounds), max(bounds))
+    rounds = sorted({p.round for p in points})
+    x = _placing(rounds[0], rounds[-1], LEFT + 22, WIDTH - RIGHT - 22)
+    y = _placing(scale[0], scale[-1], HEIGHT - BOTTOM, TOP)
+    parts = [
+        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
+        Markup("<title>{}</title>").format(title),
+    ]
+    for tick in scale:
+        parts.append(
+            Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
+                LEFT, WIDTH - RIGHT, y(tick), y(tick), LEFT - 6, y(tick) + 4, f"{tick:g}"
+            )
+        )
+    for number in rounds:
+        parts.append(
+            Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">round {}</text>').format(x(number), HEIGHT - 8, number)
+        )
+    offset = -(len(lines) - 1) * 3.0
+    for index, line in enumerate(lines):
+        parts.append(_line(line, lambda r, shift=offset + index * 6: x(r) + shift, y))
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def _placing(low: float, high: float, start: float, end: float):
+    def place(value: float) -> float:
+        return (start + end) / 2 if high == low else start + (value - low) / (high - low) * (end - start)
+
+    return place
+
+
+def _line(series: Series, x, y) -> Markup:
+    places = " ".join(f"{x(p.round):.1f},{y(p.value):.1f}" for p in series.points)
+    parts = [Markup('<g class="{}"><polyline points="{}"/>').format(series.style, places)]
+    for p in series.points:
+        if p.low is not None and p.high is not None:
+            parts.append(
+                Markup('<line class="interval" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>').format(x(p.round), y(p.low), y(p.high))
+            )
+        said = f"{series.name}, round {p.round}: {p.value:.3f}" + (f" ({p.low:.3f} to {p.high:.3f})" if p.low is not None and p.high is not None else "")
+        parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(x(p.round), y(p.value), said))
+    return Markup("").join([*parts, Markup("</g>")])
+
+
+def legend(series: Sequence[Series]) -> Markup:
+    """The names of series beside their colours."""
+    items = [Markup('<span class="key {}">{}</span>').format(s.style, escape(s.name)) for s in series if s.points]
+    return Markup("").join(items)

@@ -1,0 +1,139 @@
+"""The page of a round, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from florence.errors import DataError
+from florence.report import charts, gallery, tables
+from florence.report.charts import Point, Series
+from florence.report.facts import LoopFacts, RoundFacts
+from florence.report.tables import Cell
+from florence.store import Store
+
+SECTIONS = (
+    ("quality", "Label quality"), ("scores", "Scores"), ("data", "Kept and dropped"), ("statistics", "Statistics"),
+    ("gallery", "Gallery"), ("change", "Before and after"), ("disputed", "Disagreements"), ("lineage", "Lineage and time"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart with its title and legend."""
+
+    title: str
+    svg: Markup
+    legend: Markup
+
+
+def build_report(facts: LoopFacts, data: Store, out: Path) -> Path:
+    """Write the page of the loop's last round and return its path.
+
+    ``data``: the snapshot of that round; ``out``: a folder that gets ``round-<N>/index.html`` (one self-contained file)
+    and an ``index.html`` that leads to it. Pages of earlier rounds in ``out`` stay and are linked. What the facts or
+    the snapshot do not have is said on the page. Raises DataError without rounds, StoreError where the snapshot is damaged.
+    """
+    if not facts.rounds:
+        raise DataError(f"loop {facts.loop_id} has no round to report; `florence loop` makes one")
+    last = facts.rounds[-1]
+    page = _render("report.html", **_context(facts, last, data, out))
+    store = Store(str(out))
+    store.write_bytes(f"round-{last.round}/index.html", page.encode())
+    store.write_bytes("index.html", _render("latest.html", round=last.round).encode())
+    return out / f"round-{last.round}" / "index.html"
+
+
+def _render(template: str, **context: Any) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("florence.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(**context)
+
+
+def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict[str, Any]:
+    pictures = gallery.Pictures(data)
+    labels = pictures.labels(last.round)
+    earlier = [r for r in facts.rounds if r.round < last.round]
+    before = pictures.labels(earlier[-1].round) if earlier else labels
+    changed, changed_cards = gallery.before_and_after(pictures, before, labels)
+    statistics = data.read_json("statistics.json") if data.exists("statistics.json") else None
+    style = resources.files("florence.report").joinpath("templates/report.css").read_text(encoding="utf-8")
+    return {
+        "style": Markup(style),
+        "loop_id": facts.loop_id,
+        "round": last,
+        "sections": SECTIONS,
+        "others": [r.round for r in earlier if (out / f"round-{r.round}" / "index.html").exists()],
+        "tiles": _tiles(last),
+        "quality_charts": _quality_charts(facts),
+        "quality": tables.quality(facts),
+        "gains": tables.gains(last),
+        "score_charts": _score_charts(facts) if len(facts.rounds) > 1 else [],
+        "scores": tables.scores(last),
+        "images": tables.images(last),
+        "counts": tables.counts(last),
+        "drops": tables.drops(last),
+        "set_aside": tables.set_aside(last),
+        "authors": tables.authors(last),
+        "table2": tables.table2(statistics) if statistics else None,
+        "table3": tables.table3(statistics) if statistics else None,
+        "groups": gallery.gallery(pictures, labels),
+        "previous": earlier[-1].round if earlier else None,
+        "changed": changed,
+        "changed_cards": changed_cards,
+        "colours": {"removed": gallery.css(gallery.REMOVED), "added": gallery.css(gallery.ADDED), "same": gallery.css(gallery.SAME)},
+        "churn": tables.churn(last),
+        "disputed": gallery.disagreements(pictures, labels, {(a.name, a.version) for a in last.authors}),
+        "lineage": tables.lineage(last),
+        "seconds": tables.seconds(last),
+    }
+
+
+def _tiles(facts: RoundFacts) -> list[Cell]:
+    tiles = [
+        Cell(tables.count(sum(i.images for i in facts.images)), "images"),
+        Cell(tables.count(sum(c.kept for c in facts.counts)), "labels kept"),
+        Cell(tables.count(sum(c.dropped for c in facts.counts)), "labels dropped"),
+    ]
+    tiles += [Cell(tables.figure(q.value), f"{q.task} labels, {q.metric} on gold images") for q in facts.label_quality if q.split == "gold" and q.task == "<OD>"]
+    tiles += [Cell(tables.figure(s.value), f"{s.task} {s.metric}, held-out") for s in facts.scores if s.task in ("<OD>", "<REGION_TO_CATEGORY>")]
+    return [*tiles, Cell(facts.model_version or "none", "model version")]
+
+
+def _quality_charts(facts: LoopFacts) -> list[Chart]:
+    found: dict[tuple[str, str], dict[str, list[Point]]] = {}
+    for r in facts.rounds:
+        for q in r.label_quality:
+            lines = found.setdefault((q.task, q.metric), {"gold": [], "train": []})
+            lines.setdefault(q.split, []).append(Point(r.round, q.value, q.low, q.high))
+    return [
+        _chart(f"{task} {metric}", [Series("gold", "main", tuple(lines["gold"])), Series("training", "second", tuple(lines["train"]))])
+        for (task, metric), lines in sorted(found.items())
+    ]
+
+
+def _score_charts(facts: LoopFacts) -> list[Chart]:
+    found: dict[tuple[str, str], tuple[list[Point], list[Point]]] = {}
+    for r in facts.rounds:
+        for s in r.scores:
+            students, controls = found.setdefault((s.task, s.metric), ([], []))
+            if s.value is not None:
+                students.append(Point(r.round, s.value, s.low, s.high))
+            if s.control is not None:
+                controls.append(Point(r.round, s.control))
+    return [
+        _chart(f"{task} {metric}", [Series("student", "main", tuple(students)), Series("shuffled images", "control", tuple(controls))])
+        for (task, metric), (students, controls) in found.items()
+        if students
+    ]
+
+
+def _chart(title: str, series: list[Series]) -> Chart:
+    return Chart(title, charts.by_round(title, series), charts.legend(series))

@@ -1,0 +1,230 @@
+"""The report's tables: facts in, rows of cells out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from florence.records import CAPTIONS
+from florence.report.facts import LoopFacts, RoundFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell's text, a smaller remark after it, a class of the style sheet, and a bar filled to a share (0 … 1)."""
+
+    text: str
+    small: str = ""
+    style: str = ""
+    bar: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A head and its rows."""
+
+    head: tuple[Cell, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A figure as people read it; a dash for none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def count(value: int) -> str:
+    """A count with thin spaces between thousands."""
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """The interval in brackets; empty where there is none."""
+    return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+
+
+def _head(*names: str) -> tuple[Cell, ...]:
+    """Names of columns; one that starts with > is of numbers."""
+    return tuple(Cell(name.lstrip(">"), style="n" if name.startswith(">") else "") for name in names)
+
+
+def _number(text: str, small: str = "", style: str = "") -> Cell:
+    return Cell(text, small, f"n {style}".strip())
+
+
+def quality(facts: LoopFacts) -> Table | None:
+    """Label quality of every round, one row a measure and split."""
+    rounds = [r for r in facts.rounds if r.label_quality]
+    if not rounds:
+        return None
+    keys = sorted({(q.split, q.task, q.metric, q.reference) for r in rounds for q in r.label_quality})
+    rows = []
+    for key in keys:
+        cells = []
+        for r in rounds:
+            found = [q for q in r.label_quality if (q.split, q.task, q.metric, q.reference) == key]
+            cells.append(_number(figure(found[0].value), f"{interval(found[0].low, found[0].high)} n {found[0].n}".strip()) if found else _number("–"))
+        split, task, metric, reference = key
+        rows.append((Cell(task), Cell(metric), Cell(split), Cell(reference), *cells))
+    return Table(_head("Kind", "Measure", "Split", "Reference", *(f">Round {r.round}" for r in rounds)), tuple(rows))
+
+
+def gains(facts: RoundFacts) -> Table | None:
+    """What this round's labels gained on an earlier round's."""
+    rows = []
+    for g in facts.label_quality_gain:
+        sure = "up" if g.low is not None and g.low > 0 else "down" if g.high is not None and g.high < 0 else ""
+        rows.append((
+            Cell(g.task), Cell(g.metric), Cell(g.split), Cell(f"round {g.since}"),
+            _number(f"{g.value:+.3f}", interval(g.low, g.high), sure), _number(count(g.n)),
+            _number("–" if g.without_student is None else f"{g.without_student:+.3f}"),
+        ))  # fmt: skip
+    head = _head("Kind", "Measure", "Split", "Since", ">Gain", ">Images", ">Without the student's vote")
+    return Table(head, tuple(rows)) if rows else None
+
+
+def scores(facts: RoundFacts) -> Table | None:
+    """The model's scores, with what each was measured against and its control."""
+    rows = tuple(
+        (
+            Cell(s.task), Cell(s.metric), _number(figure(s.value), interval(s.low, s.high)), _number(figure(s.control)),
+            _number(count(s.n)), _number(f"{100 * s.invalid:.2f} %"), Cell(s.reference),
+        )
+        for s in facts.scores
+    )  # fmt: skip
+    return Table(_head("Task", "Measure", ">Score", ">Shuffled", ">Images", ">Invalid", "Reference"), rows) if rows else None
+
+
+def images(facts: RoundFacts) -> Table | None:
+    """Images by source and split."""
+    if not facts.images:
+        return None
+    splits = sorted({i.split for i in facts.images}, key=lambda s: (s != "train", s))
+    number: Counter[tuple[str, str]] = Counter()
+    for i in facts.images:
+        number[i.source, i.split] += i.images
+    rows = []
+    for source in sorted({i.source for i in facts.images}):
+        per = [number[source, split] for split in splits]
+        rows.append((Cell(source), *(_number(count(n)) for n in per), _number(count(sum(per)))))
+    return Table(_head("Source", *(f">{s.replace('_', ' ')}" for s in splits), ">all"), tuple(rows))
+
+
+def counts(facts: RoundFacts) -> Table | None:
+    """Labels kept and dropped by kind."""
+    rows = []
+    for c in facts.counts:
+        total = c.kept + c.dropped
+        rows.append((Cell(c.task), _number(count(c.kept)), _number(count(c.dropped)), Cell("", bar=c.kept / total if total else None)))
+    return Table(_head("Kind", ">Kept", ">Dropped", "Share kept"), tuple(rows)) if rows else None
+
+
+def drops(facts: RoundFacts) -> Table | None:
+    """Dropped labels by kind and reason, the most frequent first."""
+    ordered = sorted(facts.drops, key=lambda d: (-d.count, d.task, d.reason))
+    rows = tuple((Cell(d.reason.replace("_", " ")), Cell(d.task), _number(count(d.count))) for d in ordered)
+    return Table(_head("Reason", "Kind", ">Labels"), rows) if rows else None
+
+
+def set_aside(facts: RoundFacts) -> Table | None:
+    """Files that could not be used."""
+    rows = tuple((Cell(s.name), Cell(s.source), Cell(s.reason.replace("_", " ")), Cell(s.detail)) for s in facts.set_aside)
+    return Table(_head("File", "Source", "Reason", "Detail"), rows) if rows else None
+
+
+def authors(facts: RoundFacts) -> Table | None:
+    """Annotators and what is known of their reliability."""
+    rows = tuple(
+        (
+            Cell(a.name, a.version), Cell(a.task), _number(count(a.claims)), _number(count(a.failed)),
+            _number("not estimated" if a.reliability is None else figure(a.reliability)),
+        )
+        for a in facts.authors
+    )  # fmt: skip
+    return Table(_head("Annotator", "Kind", ">Claims", ">Images failed", ">Reliability"), rows) if rows else None
+
+
+def churn(facts: RoundFacts) -> Table | None:
+    """Share of labels that changed, by kind."""
+    rows = tuple((Cell(c.task), _number(f"{100 * c.value:.1f} %")) for c in facts.churn)
+    return Table(_head("Kind", ">Changed"), rows) if rows else None
+
+
+def seconds(facts: RoundFacts) -> Table | None:
+    """Time by stage."""
+    if not facts.seconds:
+        return None
+    total = sum(facts.seconds.values())
+    rows = [(Cell(stage), _number(f"{value:,.1f} s")) for stage, value in facts.seconds.items()]
+    return Table(_head("Stage", ">Time"), (*rows, (Cell("all"), _number(f"{total:,.1f} s"))))
+
+
+def lineage(facts: RoundFacts) -> Table:
+    """From the model back to the data."""
+    rows = (
+        ("Registered model version", facts.model_version), ("Tracking run", facts.run_id), ("Snapshot", facts.snapshot_id),
+        ("Parent snapshot", facts.parent), ("DVC hash of data/", facts.dvc_hash), ("Git commit", facts.git_commit),
+    )  # fmt: skip
+    return Table(_head("What", "Which"), tuple((Cell(name), Cell(value or "none")) for name, value in rows))
+
+
+KIND_NAMES = {
+    "<CAPTION>": "Text, brief", "<DETAILED_CAPTION>": "Text, detailed", "<MORE_DETAILED_CAPTION>": "Text, more detailed",
+    "<OD>": "Region–text, phrase", "<DENSE_REGION_CAPTION>": "Region–text, brief", "<OCR_WITH_REGION>": "Region–text, read",
+    "<CAPTION_TO_PHRASE_GROUNDING>": "Text–phrase–region", "<REFERRING_EXPRESSION_SEGMENTATION>": "Expression–mask",
+}  # fmt: skip
+PAPER_2: Mapping[str, tuple[str, ...]] = {
+    "<CAPTION>": ("235M", "235M", "7.95", "–", "–", "–"),
+    "<DETAILED_CAPTION>": ("126M", "126M", "31.65", "–", "–", "–"),
+    "<MORE_DETAILED_CAPTION>": ("126M", "126M", "70.53", "–", "–", "–"),
+    "<OD>": ("126M", "126M", "–", "681M", "5.42", "1.19"),
+    "<DENSE_REGION_CAPTION>": ("126M", "126M", "–", "681M", "5.42", "2.55"),
+}
+"""Table 2 of the paper: images, texts, tokens per text, regions, regions per image, tokens per region."""
+PAPER_TRIPLETS = (
+    ("on brief", ("235M", "235M", "7.95", "1007M", "4.27", "1.93")),
+    ("on detailed", ("126M", "126M", "31.65", "1289M", "10.25", "1.49")),
+    ("on more detailed", ("126M", "126M", "70.53", "1278M", "10.17", "1.35")),
+)
+PAPER_3: Mapping[str, tuple[str, str, str]] = {
+    "objects": ("3.23", "13.31", "28.06"), "attributes": ("2.80", "7.27", "16.25"), "actions": ("0.58", "4.21", "8.76"),
+    "proper_nouns": ("1.10", "2.40", "2.41"), "object_complexity": ("2.80", "4.00", "4.02"),
+    "action_complexity": ("1.14", "3.63", "4.38"),
+}  # fmt: skip
+"""Table 3 of the paper: means per text for brief, detailed and more detailed texts."""
+COLUMNS_2 = ("images", "texts", "tokens_per_text", "regions", "regions_per_image", "tokens_per_region")
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    return count(value) if isinstance(value, int) else f"{value:.2f}"
+
+
+def table2(statistics: Mapping[str, Any]) -> Table:
+    """The paper's Table 2: this snapshot's figures, the paper's after each."""
+    rows = []
+    for task, name in KIND_NAMES.items():
+        ours = statistics.get("kinds", {}).get(task)
+        theirs = PAPER_2.get(task, ("–",) * len(COLUMNS_2))
+        if ours is not None:
+            rows.append((Cell(name), *_pairs((_plain(ours.get(c)) for c in COLUMNS_2), theirs)))
+        if task == "<CAPTION_TO_PHRASE_GROUNDING>":
+            rows += [(Cell(f"FLD-5B {on}"), *_pairs(("",) * len(COLUMNS_2), figures)) for on, figures in PAPER_TRIPLETS]
+    names = [cell for c in COLUMNS_2 for cell in (_number(c.replace("_", " ")), _number("FLD-5B", style="paper"))]
+    return Table((Cell("Annotation"), *names), tuple(rows))
+
+
+def table3(statistics: Mapping[str, Any]) -> Table:
+    """The paper's Table 3: means per text, the paper's after each."""
+    rows = []
+    for key, theirs in PAPER_3.items():
+        ours = [_plain(statistics.get("texts", {}).get(task, {}).get(key)) for task in CAPTIONS]
+        rows.append((Cell(key.replace("_", " ")), *_pairs(ours, theirs)))
+    names = [cell for c in ("brief", "detailed", "more detailed") for cell in (_number(c), _number("FLD-5B", style="paper"))]
+    return Table((Cell("Per text"), *names), tuple(rows))
+
+
+def _pairs(ours: Iterable[str], theirs: Sequence[str]) -> tuple[Cell, ...]:
+    return tuple(cell for a, b in zip(ours, theirs, strict=True) for cell in (_number(a), _number(b, style="paper")))
