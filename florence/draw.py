@@ -102,7 +102,7 @@ def _scaled(region: Region, fx: float, fy: float) -> _Shape:
     text = text if len(text) <= LABEL else text[: LABEL - 1] + "…"
     return _Shape(
         label=f"{text}{score}".strip(),
-        box=(box[0] * fx, box[1] * fy, box[2] * fx, box[3] * fy) if box is not None else None,
+        box=(*points((min(box[0], box[2]), min(box[1], box[3])))[0], *points((max(box[0], box[2]), max(box[1], box[3])))[0]) if box else None,
         rings=rings,
         filled=bool(polygons),
         corner=(bounds[0] * fx, bounds[1] * fy),
@@ -138,7 +138,7 @@ def _tags(picture: Image.Image, shapes: Sequence[_Shape], paints: Sequence[Colou
     from PIL import ImageDraw
 
     brush = ImageDraw.Draw(picture)
-    size = max(11, round(max(picture.size) / 38))
+    size = max(11, round(max(picture.size) / 32))
     font = _font(size)
     taken: list[tuple[float, float, float, float]] = []
     for shape, paint in zip(shapes, paints, strict=True):

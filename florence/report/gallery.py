@@ -147,7 +147,7 @@ def gallery(pictures: Pictures, labels: pa.Table) -> tuple[Group, ...]:
 
 def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -> Card:
     places = [region for row in rows if row.task in PLACES for region in labelled(row)]
-    shown = [Picture(_uri(draw(pixels, places, side=SIDE)), "objects, masks and read text" if places else "nothing located")]
+    shown = [Picture(_uri(draw(pixels, places, side=SIDE)), "objects, masks, read text" if places else "nothing located")]
     described = [region for row in rows if row.task == "<DENSE_REGION_CAPTION>" for region in labelled(row)]
     phrases = [row for row in rows if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
     lines = [
@@ -159,7 +159,7 @@ def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -
         text = max((p.text for p in phrases), key=len)
         grounded = [region for p in phrases if p.text == text for region in labelled(p)]
         shown.append(Picture(_uri(draw(pixels, grounded, side=SIDE)), "phrases"))
-    if described:
+    elif described:
         shown.append(Picture(_uri(draw(pixels, described, side=SIDE)), "described regions"))
     lines += [Line("reads", (Part(row.text),)) for row in rows if row.task == "<OCR_WITH_REGION>"]
     return Card(record.name, _about(record), tuple(shown), tuple(lines))

@@ -35,16 +35,17 @@ def build_report(facts: LoopFacts, data: Store, out: Path) -> Path:
     """Write the page of the loop's last round and return its path.
 
     ``data``: the snapshot of that round; ``out``: a folder that gets ``round-<N>/index.html`` (one self-contained file)
-    and an ``index.html`` that leads to it. Pages of earlier rounds in ``out`` stay and are linked. What the facts or
+    and the same page as ``index.html``. Pages of earlier rounds in ``out`` stay and are linked. What the facts or
     the snapshot do not have is said on the page. Raises DataError without rounds, StoreError where the snapshot is damaged.
     """
     if not facts.rounds:
         raise DataError(f"loop {facts.loop_id} has no round to report; `florence loop` makes one")
     last = facts.rounds[-1]
-    page = _render("report.html", **_context(facts, last, data, out))
+    context = _context(facts, last, data, out)
     store = Store(str(out))
-    store.write_bytes(f"round-{last.round}/index.html", page.encode())
-    store.write_bytes("index.html", _render("latest.html", round=last.round).encode())
+    # The page twice instead of a redirect: headless browsers that take a picture do not follow one.
+    store.write_bytes(f"round-{last.round}/index.html", _render("report.html", up="../", **context).encode())
+    store.write_bytes("index.html", _render("report.html", up="", **context).encode())
     return out / f"round-{last.round}" / "index.html"
 
 
@@ -61,8 +62,8 @@ def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict
     pictures = gallery.Pictures(data)
     labels = pictures.labels(last.round)
     earlier = [r for r in facts.rounds if r.round < last.round]
-    before = pictures.labels(earlier[-1].round) if earlier else labels
-    changed, changed_cards = gallery.before_and_after(pictures, before, labels)
+    before = pictures.labels(earlier[-1].round) if earlier else labels.slice(0, 0)
+    changed, changed_cards = gallery.before_and_after(pictures, before, labels if earlier else before)
     statistics = data.read_json("statistics.json") if data.exists("statistics.json") else None
     style = resources.files("florence.report").joinpath("templates/report.css").read_text(encoding="utf-8")
     return {

@@ -203,7 +203,7 @@ def _plain(value: Any) -> str:
 
 
 def table2(statistics: Mapping[str, Any]) -> Table:
-    """The paper's Table 2: this snapshot's figures, the paper's after each."""
+    """The paper's Table 2: this snapshot's figures, the paper's beneath each."""
     rows = []
     for task, name in KIND_NAMES.items():
         ours = statistics.get("kinds", {}).get(task)
@@ -211,20 +211,20 @@ def table2(statistics: Mapping[str, Any]) -> Table:
         if ours is not None:
             rows.append((Cell(name), *_pairs((_plain(ours.get(c)) for c in COLUMNS_2), theirs)))
         if task == "<CAPTION_TO_PHRASE_GROUNDING>":
-            rows += [(Cell(f"FLD-5B {on}"), *_pairs(("",) * len(COLUMNS_2), figures)) for on, figures in PAPER_TRIPLETS]
-    names = [cell for c in COLUMNS_2 for cell in (_number(c.replace("_", " ")), _number("FLD-5B", style="paper"))]
+            rows += [(Cell("", f"FLD-5B, {on}"), *_pairs(("",) * len(COLUMNS_2), figures)) for on, figures in PAPER_TRIPLETS]
+    names = [_number(c.replace("_", " ")) for c in COLUMNS_2]
     return Table((Cell("Annotation"), *names), tuple(rows))
 
 
 def table3(statistics: Mapping[str, Any]) -> Table:
-    """The paper's Table 3: means per text, the paper's after each."""
+    """The paper's Table 3: means per text, the paper's beneath each."""
     rows = []
     for key, theirs in PAPER_3.items():
         ours = [_plain(statistics.get("texts", {}).get(task, {}).get(key)) for task in CAPTIONS]
         rows.append((Cell(key.replace("_", " ")), *_pairs(ours, theirs)))
-    names = [cell for c in ("brief", "detailed", "more detailed") for cell in (_number(c), _number("FLD-5B", style="paper"))]
+    names = [_number(c) for c in ("brief", "detailed", "more detailed")]
     return Table((Cell("Per text"), *names), tuple(rows))
 
 
 def _pairs(ours: Iterable[str], theirs: Sequence[str]) -> tuple[Cell, ...]:
-    return tuple(cell for a, b in zip(ours, theirs, strict=True) for cell in (_number(a), _number(b, style="paper")))
+    return tuple(_number(a, b, "both") for a, b in zip(ours, theirs, strict=True))

@@ -1,0 +1,220 @@
+"""The report of a small snapshot: what it says, what it does not hide, and that it opens anywhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from florence.errors import DataError, StoreError
+from florence.records import Annotation, Region, annotations_table
+from florence.report import LoopFacts, RoundFacts, build_report
+from florence.report.facts import (
+    Author,
+    Churn,
+    DropCount,
+    Gain,
+    ImageCount,
+    KindCount,
+    Quality,
+    SetAside,
+    TaskScore,
+)
+from florence.report.gallery import changes, marked, match
+from florence.store import Store
+
+EVIL = "<script>alert('x')</script>&\"quoted\""
+
+
+def facts(rounds: int = 2) -> LoopFacts:
+    loop = LoopFacts("loop-1")
+    for number in range(rounds):
+        loop = loop.with_round(
+            RoundFacts(
+                round=number,
+                snapshot_id=f"snap-{number}",
+                parent=f"snap-{number - 1}" if number else None,
+                dvc_hash="d41d8cd9.dir",
+                run_id="run-7",
+                model_version=str(number + 1),
+                decision="accepted",
+                reason="<OD> rose from 0.310 to 0.355; no task fell",
+                images=(ImageCount("photos", "train", 3), ImageCount("scenes", "train", 8), ImageCount("scenes", "gold", 2)),
+                counts=(KindCount("<OD>", 1230, 410), KindCount("<CAPTION>", 13, 0), KindCount("<OCR_WITH_REGION>", 0, 0)),
+                drops=(DropCount("<OD>", "no_quorum", 400), DropCount("<OD>", "near_full", 10)),
+                set_aside=(SetAside("photos", EVIL + ".jpg", "truncated", "12 of 400 bytes"),),
+                label_quality=(
+                    Quality("<OD>", "f1", "gold", "truth", 0.861 + 0.04 * number, 0.84 + 0.04 * number, 0.88 + 0.04 * number, 400),
+                    Quality("<OD>", "f1", "train", "truth", 0.857 + 0.04 * number, 0.853 + 0.04 * number, 0.861 + 0.04 * number, 6000),
+                    Quality("<CAPTION>", "cider", "gold", "truth", 1.91 + 0.3 * number, 1.8 + 0.3 * number, 2.0 + 0.3 * number, 400),
+                ),
+                label_quality_gain=(Gain("<OD>", "f1", "gold", 0, 0.04, 0.031, 0.049, 400, 0.0),) if number else (),
+                scores=(
+                    TaskScore("<OD>", "map50", 0.31 + 0.045 * number, 0.29 + 0.045 * number, 0.33 + 0.045 * number, 600, 0.0021, "truth", 0.021),
+                    TaskScore("<REGION_TO_CATEGORY>", "balanced_accuracy", 0.52 + 0.02 * number, 0.5, 0.57, 600, 0.0, "truth", 0.05),
+                    TaskScore("<OCR>", "exact", None, None, None, 0, 0.0, "consensus"),
+                ),
+                churn=(Churn("<OD>", 0.083),) if number else (),
+                authors=(Author("first", "a1", "<OD>", 4000, 0.81), Author("second", "b2", "<OD>", 3700, None, 2)),
+                seconds={"annotate": 81.25, "train": 713.5},
+            )
+        )
+    return loop
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page, as a browser would read them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def links(self) -> list[str]:
+        return [a[key] for _, a in self.tags for key in ("src", "href") if key in a]
+
+
+@pytest.fixture(scope="module")
+def built(small_snapshot: Store, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    build_report(facts(1), small_snapshot, out)
+    path = build_report(facts(2), small_snapshot, out)
+    assert path == out / "round-1" / "index.html"
+    return path
+
+
+def test_page_is_self_contained_and_links_lead_somewhere(built: Path):
+    ids = {a["id"] for _, a in Page(built).tags if "id" in a}
+    for link in Page(built).links():
+        if link.startswith("#"):
+            assert link[1:] in ids
+        elif not link.startswith("data:"):
+            assert (built.parent / link).exists(), link
+    assert not any(tag == "script" for tag, _ in Page(built).tags)
+    assert not re.search(r"url\(|@import", built.read_text(encoding="utf-8"))
+    assert "../round-0/index.html" in Page(built).links()
+    latest = built.parent.parent / "index.html"
+    assert "round-0/index.html" in Page(latest).links() and "Round 1 ·" in Page(latest).text
+
+
+def test_page_says_the_facts(built: Path):
+    text = Page(built).text
+    for said in ("0.901", "[0.880, 0.920] n 400", "+0.040", "[0.031, 0.049]", "0.355", "0.021", "0.21 %",
+                 "no quorum", "truncated", "12 of 400 bytes", "8.3 %", "713.5 s", "snap-0", "d41d8cd9.dir", "run-7", "not estimated",
+                 "<OD> rose from 0.310 to 0.355", "681M", "70.53", "FLD-5B"):  # fmt: skip
+        assert said in text, said
+
+
+def test_label_texts_are_escaped(built: Path):
+    assert EVIL in Page(built).text
+    assert "<script" not in built.read_text(encoding="utf-8")
+
+
+def test_pictures_are_small_jpegs_of_the_images(built: Path):
+    uris = [a["src"] for tag, a in Page(built).tags if tag == "img"]
+    assert len(uris) >= 13
+    for uri in uris:
+        head, payload = uri.split(",", 1)
+        picture = Image.open(io.BytesIO(base64.b64decode(payload)))
+        assert head == "data:image/jpeg;base64" and picture.format == "JPEG"
+        assert max(picture.size) == 480
+
+
+def test_photos_come_before_scenes_with_truth(built: Path):
+    html = built.read_text(encoding="utf-8")
+    gallery = html[html.index('id="gallery"'):html.index('id="change"')]
+    assert gallery.index("<h3>photos") < gallery.index("<h3>scenes")
+
+
+def test_same_facts_same_bytes(built: Path, small_snapshot: Store):
+    before = built.read_bytes()
+    build_report(facts(2), small_snapshot, built.parent.parent)
+    assert built.read_bytes() == before
+
+
+def test_missing_parts_are_said(tmp_path: Path):
+    path = build_report(LoopFacts("l", (RoundFacts(0, "s"),)), Store(str(tmp_path / "data")), tmp_path / "out")
+    text = Page(path).text
+    for said in ("No label quality", "No scores", "No labels were counted", "No label was dropped", "No file was set aside",
+                 "no statistics.json", "has no images", "first round", "not decided", "No times"):  # fmt: skip
+        assert said in text, said
+
+
+def test_refusals(tmp_path: Path, small_snapshot: Store):
+    with pytest.raises(DataError, match="no round"):
+        build_report(LoopFacts("l"), small_snapshot, tmp_path)
+    shutil.copytree(small_snapshot.root, tmp_path / "data")
+    (tmp_path / "data/labels/round=1/labels.parquet").write_bytes(b"PAR1 half")
+    with pytest.raises(StoreError, match="damaged"):
+        build_report(facts(2), Store(str(tmp_path / "data")), tmp_path / "out")
+
+
+def test_facts_round_trip_and_refuse_what_they_do_not_know():
+    text = facts().to_json()
+    assert LoopFacts.from_json(text) == facts()
+    for wrong, found in (("\"n\": 400", "\"n\": \"400\""), ("\"loop_id\"", "\"loop\""), ("\"version\": 1", "\"version\": 2"),
+                         ("\"accepted\"", "\"maybe\"")):  # fmt: skip
+        with pytest.raises(DataError, match="loop.json"):
+            LoopFacts.from_json(text.replace(wrong, found))
+    with pytest.raises(DataError):
+        LoopFacts("l", (RoundFacts(0, "s", seconds={"train": float("nan")}),)).to_json()
+
+
+def test_with_round_replaces_and_keeps_order():
+    loop = facts(2).with_round(RoundFacts(0, "again"))
+    assert [(r.round, r.snapshot_id) for r in loop.rounds] == [(0, "again"), (1, "snap-1")]
+
+
+def test_match_is_one_to_one_and_by_label():
+    cat, dog = Region("cat", box=(0, 0, 10, 10)), Region("dog", box=(0, 0, 10, 10))
+    moved, far = Region("cat", box=(1, 0, 11, 10)), Region("cat", box=(50, 50, 60, 60))
+    same, gone, new = match((cat, dog), (moved, moved, far))
+    assert same == (moved,) and gone == (dog,) and new == (moved, far)
+
+
+def test_changes_rank_by_size_and_leave_out_what_is_the_same():
+    def rows(*labels: tuple[str, str, bool]):
+        return annotations_table(
+            Annotation(str(i), image, "<OD>", "consensus", "v", 0, label, (Region(label, box=(0, 0, 9, 9)),), kept=kept, reason="" if kept else "low_score")
+            for i, (image, label, kept) in enumerate(labels)
+        )
+
+    found = changes(rows(("a", "cat", True), ("b", "cat", True), ("c", "cat", True)), rows(("a", "cat", True), ("b", "dog", True), ("c", "cat", False)))
+    assert [(c.image_id, len(c.removed), len(c.added)) for c in found] == [("b", 1, 1), ("c", 1, 0)]
+
+
+def test_marked_text_is_whole_whatever_the_spans():
+    text = "a red cat on a mat"
+    spans = [(2, 9, "red cat"), (6, 9, "cat"), (15, 18, "mat"), (17, 40, "beyond")]
+    phrases = [Annotation("1", "i", "<CAPTION_TO_PHRASE_GROUNDING>", "a", "v", 0, text, tuple(Region(p, box=(0, 0, 1, 1), span=(s, e)) for s, e, p in spans))]
+    parts = marked(text, phrases)
+    assert "".join(p.text for p in parts) == text
+    assert [p.text for p in parts if p.colour] == ["red cat", "mat"]
+    assert marked("", ()) and "".join(p.text for p in marked(text, ())) == text
+
+
+def test_opens_in_a_browser_without_complaint(built: Path, tmp_path: Path):
+    browser = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    shot = tmp_path / "shot.png"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--enable-logging=stderr",
+               f"--user-data-dir={tmp_path}/profile", "--window-size=1200,2400", f"--screenshot={shot}", built.parent.parent.joinpath("index.html").as_uri()]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "CONSOLE" not in run.stderr
+    assert np.asarray(Image.open(shot).convert("L")).std() > 10
