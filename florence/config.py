@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from florence.errors import SettingsError
 from florence.records import KINDS, TASKS, digest
@@ -242,3 +244,58 @@ def merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
+
+
+def markdown() -> str:
+    """docs/settings.md: every setting with its type, default, bounds and meaning."""
+    lines = [
+        "# Settings", "",
+        "Every key of `params.yaml`. An overlay (`florence loop --config FILE`) has the same keys and is laid over it. A key",
+        "that is not listed here is refused, with its name. Made by `python -m florence.config > docs/settings.md`.",
+    ]  # fmt: skip
+    return "\n".join([*lines, *_section_lines("", Settings)]) + "\n"
+
+
+def _section_lines(prefix: str, section: type[BaseModel]) -> list[str]:
+    """A heading and a table for ``section``, then the same for the sections inside it."""
+    title = f"`{prefix.rstrip('.')}`" if prefix else "Top level"
+    about = " ".join((section.__doc__ or "").split())
+    rows, inner = [], []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        plugin = next((a for a in get_args(kind) if isinstance(a, type) and issubclass(a, PluginSection)), None)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            inner += _section_lines(f"{prefix}{name}.", kind)
+        elif plugin is not None:
+            inner += _section_lines(f"{prefix}{name}.<key>.", plugin)
+        else:
+            rows.append(f"| `{prefix}{name}` | {_kind(kind, field)} | {_default(field)} | {field.description} |")
+    if issubclass(section, PluginSection):
+        rows.append("| any other | | | the plug-in's own settings, given to its constructor; a wrong one is refused with its name |")
+    head = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    return ["", f"## {title}", "", about, "", *(head if rows else []), *rows, *inner]
+
+
+def _kind(kind: Any, field: FieldInfo) -> str:
+    """The type and bounds of a field in a reader's words."""
+    bounds = [f"{sign} {getattr(item, name)}" for item in field.metadata
+              for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")) if getattr(item, name, None) is not None]  # fmt: skip
+    text = str(kind) if get_args(kind) else kind.__name__
+    if get_origin(kind) is Literal:
+        text = " or ".join(get_args(kind))
+    text = text.replace("tuple[str, ...]", "list of str").replace("NoneType", "none").replace("None", "none").replace("|", "or")
+    return text + (f" {', '.join(bounds)}" if bounds else "")
+
+
+def _default(field: FieldInfo) -> str:
+    """The default as it would stand in params.yaml."""
+    if field.is_required():
+        return "required"
+    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    if field.default == TASKS:
+        return "all tasks"
+    return f"`{json.dumps(value)}`" if value is not None else "none"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
