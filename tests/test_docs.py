@@ -1,0 +1,131 @@
+"""What the documents say is run, and where they lead is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from florence.config import markdown, merged, settings_from
+from florence.records import ANNOTATIONS, IMAGES, KINDS, REGION
+
+ROOT = Path(__file__).parents[1]
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def files(path: Path) -> dict[str, str]:
+    """The code blocks that follow a line which is a file's name."""
+    return dict(re.findall(r"^`([\w/.]+\.py)`:\n\n```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S))
+
+
+def run(code: str, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / ".hf")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_settings_document_is_what_the_settings_say():
+    assert (ROOT / "docs/settings.md").read_text(encoding="utf-8") == markdown()
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:|#", link):
+            assert (path.parent / link.split("#")[0]).exists(), f"{path.name}: {link}"
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_snapshot_snippets_run(number: int, small_snapshot, tmp_path: Path):
+    os.symlink(small_snapshot.root, tmp_path / "data")
+    snippets = blocks(ROOT / "docs/snapshot.md", "python")
+    assert len(snippets) == 4
+    said = run(snippets[number], tmp_path)
+    assert ("<OD>", "agreement", "EXIT", "")[number] in said or (tmp_path / "drawn.png").exists()
+
+
+def test_snapshot_document_names_every_column_and_kind():
+    text = (ROOT / "docs/snapshot.md").read_text(encoding="utf-8")
+    for name in (*IMAGES.names, *ANNOTATIONS.names, *(REGION.field(i).name for i in range(REGION.num_fields)), *KINDS):
+        assert f"`{name}`" in text, name
+
+
+def test_extending_examples_are_found_by_their_file_alone(small_snapshot, tmp_path: Path):
+    examples = files(ROOT / "docs/extending.md")
+    assert {name.split("/")[1] for name in examples} == {"specialists", "sources", "tasks", "metrics"}
+    for name, code in examples.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    run(f"FOLDER = {str(tmp_path)!r}; DATA = {small_snapshot.root!r}\n" + EXTENDING, tmp_path)
+
+
+EXTENDING = """
+import florence.metrics, florence.sources, florence.specialists, florence.tasks
+for package in (florence.sources, florence.specialists, florence.tasks, florence.metrics):
+    package.__path__.append(FOLDER + "/" + package.__name__.replace(".", "/"))
+
+import numpy as np
+from florence.errors import SettingsError
+from florence.pixels import decode
+from florence.records import table_images
+from florence.store import Store
+
+source = florence.sources.SOURCES.get("gradients")(number=3)
+found = list(source.images(frozenset({"0001.png"})))
+assert [f.name for f in found] == ["0000.png", "0002.png"] and decode(found[0].data, "x").shape == (64, 64, 3)
+try:
+    florence.sources.SOURCES.get("gradients")(number=0)
+except SettingsError as error:
+    assert "number" in str(error)
+else:
+    raise SystemExit("a wrong option was taken")
+
+specialist = florence.specialists.SPECIALISTS.get("darkest")(name="shadows", cells=2)
+data = Store(DATA)
+record = next(table_images(data.read_table(data.names("images")[0])))[0]
+pixels = np.full((40, 60, 3), 200, np.uint8)
+pixels[20:, :30] = 0
+(claim,), = specialist.annotate(florence.specialists.Batch((record,), (pixels,)))
+assert claim.regions[0].box == (0, 20, 30, 40), claim
+"""
+
+
+def test_extending_settings_are_allowed():
+    overlays = [yaml.safe_load(text) for text in blocks(ROOT / "docs/extending.md", "yaml")]
+    assert overlays
+    for overlay in overlays:
+        settings_from(merged({"sources": {}, "specialists": {}}, overlay))
+
+
+def test_every_make_target_and_setting_named_in_documents_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for path in DOCS:
+        text = path.read_text(encoding="utf-8")
+        assert set(re.findall(r"`make ([a-z]+)", text)) <= targets, path
+    keys = set(re.findall(r"^\| `([\w.<>]+)` \|", markdown(), re.M))
+    sections = {key.split(".")[0] for key in keys}
+    for path in DOCS:
+        if path.name != "settings.md":
+            named = {n for n in re.findall(r"`([a-z_]+\.[a-z_.]+)`", path.read_text(encoding="utf-8")) if n.split(".")[0] in sections}
+            unknown = {n for n in named if n not in keys and not n.endswith((".py", ".json", ".yaml", ".md")) and not any(k.startswith(n + ".") for k in keys)}
+            assert not unknown, f"{path.name}: {unknown}"
+
+
+def test_every_command_named_in_documents_exists():
+    commands = set()
+    for path in DOCS:
+        commands |= set(re.findall(r"(?:^|`)florence ([a-z]+)", path.read_text(encoding="utf-8"), re.M))
+    listed = run("import sys; sys.argv = ['florence', '--help']\nfrom flows.cli import main\nmain()", ROOT)
+    assert commands
+    for command in commands:
+        assert re.search(rf"\b{command}\b", listed), command
