@@ -51,7 +51,7 @@ def test_snapshot_snippets_run(number: int, small_snapshot, tmp_path: Path):
     snippets = blocks(ROOT / "docs/snapshot.md", "python")
     assert len(snippets) == 4
     said = run(snippets[number], tmp_path)
-    assert ("<OD>", "agreement", "EXIT", "")[number] in said or (tmp_path / "drawn.png").exists()
+    assert ("<OD>", "agreement", "annotation_id", "nothing")[number] in said or (tmp_path / "drawn.png").exists()
 
 
 def test_snapshot_document_names_every_column_and_kind():

@@ -29,6 +29,7 @@ SIDE = 480
 PER_SOURCE = 12
 CHANGED = 8
 DISPUTED = 8
+SAME_PLACE = 0.5
 ADDED: Colour = (40, 170, 90)
 REMOVED: Colour = (225, 60, 60)
 SAME: Colour = (150, 160, 175)
@@ -204,7 +205,7 @@ def changes(before: pa.Table, after: pa.Table) -> tuple[Change, ...]:
 
 
 def match(
-    before: Sequence[Region], after: Sequence[Region], iou: float = 0.5
+    before: Sequence[Region], after: Sequence[Region]
 ) -> tuple[tuple[Region, ...], tuple[Region, ...], tuple[Region, ...]]:
     """Regions of ``after`` that were there before, of ``before`` that are gone, of ``after`` that are new."""
     if not before or not after:
@@ -212,7 +213,7 @@ def match(
     overlap = box_iou(np.array([r.bounds for r in before]), np.array([r.bounds for r in after]))
     overlap[np.array([[a.label != b.label for b in after] for a in before])] = 0
     gone, fresh, same = set(range(len(before))), set(range(len(after))), []
-    while overlap.max() >= iou:
+    while overlap.max() >= SAME_PLACE:
         i, j = np.unravel_index(int(overlap.argmax()), overlap.shape)
         overlap[i, :] = overlap[:, j] = 0
         gone.discard(int(i))
