@@ -1,0 +1,156 @@
+"""Bytes of an image file → pixels: checked before they are decoded, upright, RGB."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from florence.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "MPO")
+"""What is read. Others, such as EPS, can start foreign programs."""
+MAX_PIXELS = 100_000_000
+ORIENTATION = 0x0112
+MALFORMED = (SyntaxError, TypeError, ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError, EOFError, OSError, struct.error)
+"""What Pillow raises on damaged files, by format."""
+
+
+def decode(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The pixels (height, width, 3), uint8, RGB, of an image file; EXIF orientation applied.
+
+    Transparency is laid over white, sixteen bits are scaled to eight, of an animation the first frame is taken. Colour profiles
+    are not applied. Raises ImageError(name, reason) with reason empty, unreadable, truncated, too_large (width × height above
+    ``max_pixels``; not decoded) or too_small (a side below ``min_side``).
+    """
+    with opened(data, name, min_side=min_side, max_pixels=max_pixels) as image:
+        return np.ascontiguousarray(_rgb(image))
+
+
+def size(data: bytes, name: str) -> tuple[int, int]:
+    """Width and height of the upright picture, from the header alone. Raises ImageError (empty, unreadable, truncated)."""
+    with _header(data, name) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def opened(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_PIXELS) -> Image:
+    """The first frame as a Pillow image in its own mode, decoded and upright. Raises ImageError as `decode` does."""
+    from PIL import ImageFile, ImageOps
+
+    image = _header(data, name)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(name, "too_large", f"{width} × {height} pixels; at most {max_pixels:,} are allowed (collect.max_pixels)")
+    if min(width, height) < min_side:
+        raise ImageError(name, "too_small", f"{width} × {height} pixels; sides of at least {min_side} are needed (collect.min_side)")
+    # Other libraries switch this on for the whole process; half a picture would then pass as a whole one.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        image.load()
+    except MALFORMED as error:
+        raise _broken(data, name, error) from None
+    if image.format == "GIF" and _gif_stops(data):
+        raise ImageError(name, "truncated", f"the file ends after {len(data):,} bytes, inside the first frame")
+    try:
+        return ImageOps.exif_transpose(image)
+    except MALFORMED:
+        return image  # damaged EXIF: the picture itself is whole
+
+
+def _header(data: bytes, name: str) -> Image:
+    """The image with nothing but its header read. Pillow's own limit of pixels is not applied, so that sizes can be told."""
+    from PIL import Image
+
+    if not data:
+        raise ImageError(name, "empty", "0 bytes")
+    Image.init()
+    failure: BaseException | None = None
+    for kind in FORMATS:
+        factory, accept = Image.OPEN[kind]
+        if accept is not None and accept(data[:16]) is not True:
+            continue
+        try:
+            return factory(io.BytesIO(data), name)
+        except MALFORMED as error:
+            failure = failure or error
+    raise _broken(data, name, failure) if failure else ImageError(name, "unreadable", f"no image format that is read ({', '.join(FORMATS[:-2])})")
+
+
+def _broken(data: bytes, name: str, error: BaseException) -> ImageError:
+    if _cut_short(data):
+        return ImageError(name, "truncated", f"the file ends after {len(data):,} bytes")
+    return ImageError(name, "unreadable", f"damaged: {str(error)[:120]}" if str(error) else "damaged")
+
+
+def _cut_short(data: bytes) -> bool:
+    """Whether a damaged file lacks its end, by what its format says about ends."""
+    if data[:2] == b"\xff\xd8":
+        return b"\xff\xd9" not in data[-1024:]
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return b"IEND" not in data[-1024:]
+    if data[:4] == b"GIF8":
+        return data.rstrip(b"\0")[-1:] != b";"
+    if data[:4] == b"RIFF" and len(data) >= 8:
+        return struct.unpack("<I", data[4:8])[0] + 8 > len(data)
+    if data[:2] == b"BM" and len(data) >= 6:
+        return struct.unpack("<I", data[2:6])[0] > len(data)
+    # TIFF and PPM have no end mark: Pillow fails on them at the first strip or row that is missing.
+    return data[:4] in (b"II*\0", b"MM\0*") or (data[:1] == b"P" and data[1:2].isdigit())
+
+
+def _gif_stops(data: bytes) -> bool:
+    """Whether the first frame's data run out: Pillow gives such a frame with its lower part empty, without an error."""
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    while at < len(data):
+        mark = data[at]
+        at += {0x21: 2, 0x2C: 10}.get(mark, len(data))
+        if mark == 0x2C and at <= len(data):
+            at += (3 << (data[at - 1] & 7) + 1 if data[at - 1] & 0x80 else 0) + 1
+        while at < len(data) and data[at]:
+            at += data[at] + 1
+        if at >= len(data):
+            return True
+        at += 1
+        if mark == 0x2C:
+            return False
+    return True
+
+
+def _orientation(image: Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except MALFORMED:
+        return 1
+
+
+def _rgb(image: Image) -> np.ndarray:
+    """Any mode as (height, width, 3) uint8."""
+    from PIL import Image
+
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = _eight_bits(np.asarray(image))
+        return np.repeat(grey[..., None], 3, axis=2)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Deep grey values as uint8: 16-bit by its full range, integers and floats beyond that by the range they use."""
+    if values.dtype == np.uint16 or (values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535):
+        return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    wide = values.astype(np.float64)
+    finite = wide[np.isfinite(wide)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if values.dtype.kind == "f" and 0 <= low and high <= 1:
+        low, high = 0.0, 1.0
+    scaled = (np.nan_to_num(wide, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
+    return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,474 @@
+"""Procedural pictures whose truth is known exactly, for every kind of annotation."""
+
+from __future__ import annotations
+
+import functools
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from florence.errors import ImageError, SettingsError
+from florence.geometry import Polygon, mask_iou, rasterise, trace
+from florence.records import digest
+from florence.sources import SOURCES, Source, SourceImage, check_options, wrong
+from florence.sources._backgrounds import MAIN_BACKGROUNDS, PRETRAIN_BACKGROUNDS, Background, Painter, paint
+from florence.sources._figures import COLOURS as PAINTS
+from florence.sources._figures import TEXTURES, Figure, draw_cutout, draw_shape, draw_sign
+from florence.sources._files import Entry, Tree, is_image
+from florence.sources._shapes import MAIN_SHAPES, PRETRAIN_SHAPES, ROUND, Shape
+from florence.sources._truth import ACTIONS, RELATIONS, SIZES, Thing, claims
+
+LICENCE = "CC0-1.0 (drawn by Florence)"
+COLOURS: tuple[str, ...] = tuple(PAINTS)
+DRAWING = 1
+"""Part of every scene's name: raised when the same settings draw other pictures than before."""
+
+
+class Vocabulary(NamedTuple):
+    """What scenes are made of. The two vocabularies share no object, background, panel or written word."""
+
+    shapes: dict[str, Shape]
+    backgrounds: dict[str, Painter]
+    panel: str
+    words: tuple[str, ...]
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Every label that can occur."""
+        return (*self.shapes, self.panel)
+
+
+VOCABULARIES: dict[str, Vocabulary] = {
+    "main": Vocabulary(MAIN_SHAPES, MAIN_BACKGROUNDS, "sign", (
+        "STOP", "EXIT", "OPEN", "CAFE", "HOTEL", "TAXI", "BUS", "SALE", "PARK", "ZOO", "BANK", "SHOP", "NEWS", "MILK", "TEA", "PIZZA", "BAKER", "BOOKS",
+        "EAST", "WEST", "NORTH", "SOUTH", "LEFT", "RIGHT", "UP", "DOWN", "PUSH", "PULL", "GO", "SLOW", "WAIT", "HELP", "FREE", "HOT", "COLD", "NEW", "OLD",
+        "YES", "NO", "FIRE", "WATER", "ROAD", "GATE", "LIFT", "HALL", "ROOM", "DESK", "SCHOOL", "BEACH", "PORT", "FERRY", "TRAIN", "5", "7", "12", "24", "30",
+        "50", "66", "80", "99", "101", "360", "2026",
+    )),
+    "pretrain": Vocabulary(PRETRAIN_SHAPES, PRETRAIN_BACKGROUNDS, "plate", (
+        "ALPHA", "BRAVO", "DELTA", "ECHO", "FOX", "GOLF", "INDIA", "KILO", "LIMA", "MIKE", "OSCAR", "PAPA", "QUIZ", "ROMEO", "TANGO", "VICTOR", "XRAY", "ZULU",
+        "JUMP", "WALK", "SING", "DRAW", "VOTE", "COOK", "SWIM", "FARM", "JAZZ", "MAZE", "QUAY", "BOX", "WAX", "FJORD", "GLYPH", "VEXT", "KNOB", "CRISP", "DUSK",
+        "MOTH", "SPRY", "BULK", "WHIZ", "ECHOES", "HARP", "JURY", "LYNX", "ONYX", "PLUM", "VIBE", "1", "3", "8", "14", "26", "37", "45", "59", "62", "78", "83",
+        "90", "147", "608",
+    )),
+}  # fmt: skip
+"""``main`` is what a loop annotates and is scored on; ``pretrain`` is for pretraining a model that must not have met ``main``."""
+OBJECTS: tuple[str, ...] = VOCABULARIES["main"].objects
+SIGN_WORDS: tuple[str, ...] = VOCABULARIES["main"].words
+BACKGROUNDS: tuple[str, ...] = tuple(MAIN_BACKGROUNDS)
+__all__ = [
+    "ACTIONS", "BACKGROUNDS", "COLOURS", "OBJECTS", "RELATIONS", "SIGN_WORDS", "SIZES", "TEXTURES", "VOCABULARIES", "ScenesSource", "Vocabulary",
+]  # fmt: skip
+
+EXTENTS: tuple[tuple[str | None, float, float], ...] = (("small", 0.17, 0.23), (None, 0.27, 0.33), ("big", 0.38, 0.47))
+"""Size words and the share of the picture's side that they stand for; between them is a gap, so that words are never arguable."""
+VISIBLE = 0.35
+"""Least visible share of every object; written signs are never covered."""
+OUTLINED = 0.9
+"""Least overlap of an object's polygons with its pixels; a scene that misses it is drawn again."""
+ATTEMPTS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Cutout:
+    """An object from a folder: its name and its pixels (h, w, 4), cut to where it is visible."""
+
+    label: str
+    rgba: np.ndarray
+
+
+@dataclass(slots=True)
+class Placed:
+    """A figure on its way into a scene. ``y``, ``x``: of its top left pixel; ``on``: index of what it stands on."""
+
+    figure: Figure
+    words: dict[str, Any]
+    y: int = 0
+    x: int = 0
+    on: int | None = None
+    upright: bool = False
+
+    def window(self) -> tuple[slice, slice]:
+        """Where it lies in the scene."""
+        height, width = self.figure.mask.shape
+        return slice(self.y, self.y + height), slice(self.x, self.x + width)
+
+
+@SOURCES.register("scenes")
+class ScenesSource(Source):
+    """Pictures of named objects on varied backgrounds, with exact truth.
+
+    ``count``: how many. ``size``: pixels a side. ``seed``. ``objects``: least and most objects. ``signs``: probability of a written
+    sign. ``vocabulary``: "main" or "pretrain". ``sprites``: folder of RGBA cut-outs (PNG, WebP or TIFF) to use instead of drawn objects,
+    named by a .txt beside them or by file name (``grey_cat_2.png`` is a "grey cat"); a pixel belongs to the object where alpha > 127.
+    ``backgrounds``: folder of pictures to use instead of drawn backgrounds, described by a .txt beside them, where there is one.
+
+    Scene ``index`` depends on seed, index and settings alone, never on ``count``. A folder takes part in the settings by the names and
+    sizes of its files. Raises SettingsError for a wrong option or a folder without a usable picture, StoreError for a missing folder.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        allowed = {"count": 1000, "size": 128, "seed": 0, "objects": (1, 4), "signs": 0.35, "vocabulary": "main", "sprites": None, "backgrounds": None}
+        values = check_options("scenes", options, allowed)
+        self.total = _whole("count", values["count"], 0, 999_999)
+        self.side = _whole("size", values["size"], 64, 2048)
+        self.seed = _whole("seed", values["seed"], 0, 2**63 - 1)
+        self.least, self.most = _span(values["objects"])
+        self.signs = _share("signs", values["signs"])
+        if values["vocabulary"] not in VOCABULARIES:
+            raise wrong("scenes", "vocabulary", values["vocabulary"], " or ".join(VOCABULARIES))
+        self.vocabulary_name: str = values["vocabulary"]
+        self.vocabulary = VOCABULARIES[self.vocabulary_name]
+        self.sprites = None if values["sprites"] is None else Tree("scenes", "sprites", values["sprites"])
+        self.backdrops = None if values["backgrounds"] is None else Tree("scenes", "backgrounds", values["backgrounds"])
+        self._cutouts: list[Cutout] = []
+        self._photos: list[tuple[Entry, str | None]] = []
+
+    def count(self) -> int:
+        """How many scenes there are."""
+        return self.total
+
+    def images(self, known: frozenset[str]) -> Iterator[SourceImage | ImageError]:
+        """Scenes 0, 1, …; known ones are not drawn again. Sprites and backgrounds that can not be used come first, as errors."""
+        key, broken = self._prepare()
+        yield from broken
+        for index in range(self.total):
+            name = f"scene-{self.seed}-{index:06d}-{key}"
+            if name in known:
+                continue
+            try:
+                yield self._scene(name, index)
+            except ImageError as error:
+                yield error
+
+    def _prepare(self) -> tuple[str, list[ImageError]]:
+        """The digest of all that pictures depend on, and the files that can not be used."""
+        listed: dict[str, Any] = {}
+        broken: list[ImageError] = []
+        if self.sprites is not None:
+            files, failed = self.sprites.entries()
+            listed["sprites"] = [(entry.name, entry.size) for entry in files]
+            self._cutouts, unusable = _cutouts(self.sprites, files, self.side)
+            broken += failed + unusable
+            if not self._cutouts:
+                raise SettingsError(f"{self.sprites.where}: no usable sprite there; RGBA pictures with a transparent background are needed")
+        if self.backdrops is not None:
+            files, failed = self.backdrops.entries()
+            listed["backgrounds"] = [(entry.name, entry.size) for entry in files]
+            self._photos = [(entry, _note(self.backdrops, files, entry.name)) for entry in files if is_image(entry.name)]
+            broken += failed
+            if not self._photos:
+                raise SettingsError(f"{self.backdrops.where}: no picture there; images are needed (jpg, png, webp, tif, gif or bmp)")
+        settings = [DRAWING, self.side, self.least, self.most, self.signs, self.vocabulary_name, listed]
+        return digest(settings, 8), broken
+
+    def _scene(self, name: str, index: int) -> SourceImage:
+        for attempt in range(ATTEMPTS):
+            rng = np.random.default_rng([self.seed, index, attempt])
+            pixels, things, background = self._compose(rng, self.least if attempt > ATTEMPTS // 2 else self.most)
+            if things:
+                truth = claims(rng, things, self.side, background.phrase)
+                return SourceImage(name, _jpeg(pixels), LICENCE, None, truth)
+        raise ImageError(name, "unreadable", f"no arrangement found in {ATTEMPTS} attempts whose objects can be outlined; use fewer objects or less thin sprites")
+
+    def _compose(self, rng: np.random.Generator, most: int) -> tuple[np.ndarray, list[Thing], Background]:
+        """One arrangement; no things where it did not work out."""
+        background = self._background(rng)
+        wanted = self.least + int(rng.integers(most - self.least + 1))
+        sign = int(rng.integers(wanted + 1)) if rng.random() < self.signs else None
+        owner = np.full((self.side, self.side), -1, np.int16)
+        placed: list[Placed] = []
+        for turn in range(wanted + (sign is not None)):
+            item = self._sign(rng) if turn == sign else self._object(rng, background.ground)
+            if self._put(rng, item, placed, owner, background.ground):
+                owner[item.window()][item.figure.mask] = len(placed)
+                placed.append(item)
+        if sum(not item.words.get("lines") for item in placed) < self.least:
+            return background.pixels, [], background
+        picture = background.pixels.astype(np.float32)
+        for item in placed:
+            spot = picture[item.window()]
+            spot += (item.figure.rgb - spot) * item.figure.alpha[..., None]
+        things = _things(placed, owner)
+        return np.clip(np.round(picture), 0, 255).astype(np.uint8), things, background
+
+    def _background(self, rng: np.random.Generator) -> Background:
+        if self.backdrops is None:
+            return paint(self.vocabulary.backgrounds, rng, self.side)
+        entry, phrase = self._photos[int(rng.integers(len(self._photos)))]
+        return Background(_crop(rng, _photo(self.backdrops, entry, self.side), self.side), phrase, None)
+
+    def _object(self, rng: np.random.Generator, ground: int | None) -> Placed:
+        word, low, high = EXTENTS[int(rng.integers(len(EXTENTS)))]
+        size = (low + (high - low) * rng.random()) * self.side
+        if self._cutouts:
+            cutout = self._cutouts[int(rng.integers(len(self._cutouts)))]
+            figure = draw_cutout(cutout.rgba, size, (rng.random() * 2 - 1) * 6)
+            return Placed(figure, {"label": cutout.label, "size": word}, upright=True)
+        labels = tuple(self.vocabulary.shapes)
+        label = labels[int(rng.integers(len(labels)))]
+        shape = self.vocabulary.shapes[label]
+        colour, texture = COLOURS[int(rng.integers(len(COLOURS)))], TEXTURES[max(int(rng.integers(5)) - 2, 0)]
+        angle, action = _pose(rng, shape.turns)
+        figure = draw_shape(rng, shape.draw(rng), colour, texture, self.side, size, angle)
+        return Placed(figure, {"label": label, "size": word, "colour": colour, "texture": texture, "action": action}, upright=action is None)
+
+    def _sign(self, rng: np.random.Generator) -> Placed:
+        words, panels = self.vocabulary.words, ("white", "yellow", "blue", "green", "red", "black", "orange")
+        lines = tuple(words[int(i)] for i in rng.integers(len(words), size=2 if rng.random() < 0.25 else 1))
+        colour = panels[int(rng.integers(len(panels)))]
+        return Placed(draw_sign(rng, lines, colour, self.side), {"label": self.vocabulary.panel, "colour": colour, "lines": lines})
+
+    def _put(self, rng: np.random.Generator, item: Placed, placed: list[Placed], owner: np.ndarray, ground: int | None) -> bool:
+        """Find a place that hides none of the others too much; False where there is none."""
+        height, width = item.figure.mask.shape
+        if max(height, width) > self.side - 2:
+            return False
+        stands = item.upright and ground is not None and rng.random() < 0.55
+        for attempt in range(10):
+            item.on = None
+            item.x = 1 + int(rng.integers(self.side - width - 1))
+            item.y = 1 + int(rng.integers(self.side - height - 1))
+            if item.upright and placed and attempt < 2 and rng.random() < 0.3:
+                _stack(rng, item, placed, len(placed))
+            elif item.upright and ground is not None:
+                _settle(rng, item, ground, self.side, stands)
+            if item.x < 1 or item.y < 1 or item.x + width >= self.side or item.y + height >= self.side or not _fair(item, placed, owner):
+                continue
+            if item.upright and "colour" in item.words:
+                item.words["action"] = _action(item, ground, stands)
+            return True
+        return False
+
+
+def _pose(rng: np.random.Generator, turns: str) -> tuple[float, str | None]:
+    """An angle in degrees clockwise, and the word for it; None: upright."""
+    draw = rng.random()
+    jitter = rng.random() * 2 - 1
+    if turns == "none" or draw < 0.6:
+        return jitter * 5, None
+    if turns == "tilt" or draw < 0.8:
+        return (-28 + jitter * 7, "tilting to the left") if rng.random() < 0.5 else (28 + jitter * 7, "tilting to the right")
+    if draw < 0.9:
+        return (90 if rng.random() < 0.5 else -90) + jitter * 5, "lying on its side"
+    return 180 + jitter * 5, "upside down"
+
+
+def _stack(rng: np.random.Generator, item: Placed, placed: list[Placed], count: int) -> None:
+    """Put it onto one of the others, touching."""
+    base = placed[int(rng.integers(count))]
+    height, width = item.figure.mask.shape
+    base_width = base.figure.mask.shape[1]
+    item.x = base.x + (base_width - width) // 2 + round((rng.random() - 0.5) * 0.2 * base_width)
+    item.y = base.y + int(np.flatnonzero(base.figure.mask.any(1))[0]) - 1 - int(np.flatnonzero(item.figure.mask.any(1))[-1])
+    item.on = next(order for order, other in enumerate(placed) if other is base)
+
+
+def _settle(rng: np.random.Generator, item: Placed, ground: int, side: int, stands: bool) -> None:
+    """Put its foot clearly below the horizon (standing) or clearly above it (floating)."""
+    height, margin = item.figure.mask.shape[0], round(0.05 * side)
+    low, high = (ground + margin, side - 2) if stands else (height + 1, ground - margin)
+    item.y = low + int(rng.integers(max(high - low, 1))) - height if high >= low else -1
+
+
+def _action(item: Placed, ground: int | None, stands: bool) -> str | None:
+    if item.on is not None:
+        return "standing"
+    if ground is None:
+        return None
+    return ("rolling" if item.words["label"] in ROUND else "standing") if stands else "floating"
+
+
+def _fair(item: Placed, placed: list[Placed], owner: np.ndarray) -> bool:
+    """Whether every earlier object stays visible enough (signs wholly) beside the new one."""
+    hit = owner[item.window()][item.figure.mask]
+    hit = hit[hit >= 0]
+    if not hit.size:
+        return True
+    if item.on is not None:
+        return False
+    hidden, shown = np.bincount(hit, minlength=len(placed)), np.bincount(owner[owner >= 0], minlength=len(placed))
+    for order in np.flatnonzero(hidden):
+        other = placed[order]
+        # What something stands on must stay its visible support.
+        if other.words.get("lines") or any(above.on == order for above in placed) or other.on is not None:
+            return False
+        if shown[order] - hidden[order] < (VISIBLE + 0.05) * int(other.figure.mask.sum()):
+            return False
+    return True
+
+
+def _things(placed: list[Placed], owner: np.ndarray) -> list[Thing]:
+    """The visible part of everything; an empty list where a part can not be outlined."""
+    covers = _covers(placed)
+    result = []
+    for order, item in enumerate(placed):
+        mask = owner == order
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+        polygons = outline(mask)
+        if not polygons:
+            return []
+        quads = tuple(tuple(v + (item.x, item.y)[i % 2] for i, v in enumerate(quad)) for quad in item.figure.quads)
+        result.append(Thing(box=box, polygons=polygons, area=int(mask.sum()), order=order, quads=quads, covers=covers[order], on=item.on, **item.words))
+    return result
+
+
+def _covers(placed: list[Placed]) -> list[frozenset[int]]:
+    """For each object the earlier ones that it hides at least a twentieth of."""
+    result: list[frozenset[int]] = []
+    for order, item in enumerate(placed):
+        (rows, columns), hidden = item.window(), set()
+        for earlier, other in enumerate(placed[:order]):
+            y0, y1 = max(rows.start, other.y), min(rows.stop, other.y + other.figure.mask.shape[0])
+            x0, x1 = max(columns.start, other.x), min(columns.stop, other.x + other.figure.mask.shape[1])
+            if y0 < y1 and x0 < x1:
+                mine = item.figure.mask[y0 - item.y : y1 - item.y, x0 - item.x : x1 - item.x]
+                theirs = other.figure.mask[y0 - other.y : y1 - other.y, x0 - other.x : x1 - other.x]
+                if int((mine & theirs).sum()) >= 0.05 * int(other.figure.mask.sum()):
+                    hidden.add(earlier)
+        result.append(frozenset(hidden))
+    return result
+
+
+def outline(mask: np.ndarray) -> tuple[Polygon, ...]:
+    """Polygons of a mask (h, w): as simple as overlaps it well (IoU above 0.93), else exact; none where even that is below `OUTLINED`.
+
+    A polygon has no holes, so a mask that has some is cut through them first.
+    """
+    height, width = mask.shape
+    best: tuple[Polygon, ...] = ()
+    for tolerance in (1.2, 0.8, 0.0):
+        best = tuple(polygon for piece in _pieces(mask) for polygon in trace(piece, tolerance))
+        overlap = mask_iou(rasterise(best, width, height), mask)
+        if overlap > 0.93:
+            return best
+    return best if overlap > OUTLINED else ()
+
+
+def _pieces(mask: np.ndarray) -> list[np.ndarray]:
+    """The mask, cut at the middle of each hole that matters until none is left."""
+    import cv2
+
+    contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    enough = 0.01 * int(mask.sum())
+    for contour, links in zip(contours, tree[0] if tree is not None else (), strict=True):
+        if links[3] >= 0 and cv2.contourArea(contour) > enough:
+            middle = int(contour[:, 0, 0].min() + contour[:, 0, 0].max() + 1) // 2
+            left, right = mask.copy(), mask.copy()
+            left[:, middle:], right[:, :middle] = False, False
+            return [*_pieces(left), *_pieces(right)]
+    return [mask]
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    import io
+
+    from PIL import Image
+
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "JPEG", quality=92, subsampling=0)
+    return target.getvalue()
+
+
+def _cutouts(tree: Tree, files: list[Entry], side: int) -> tuple[list[Cutout], list[ImageError]]:
+    """The sprites of a folder, shrunk to what a scene needs, and those that can not be used."""
+    found, broken = [], []
+    for entry in files:
+        if not is_image(entry.name):
+            continue
+        try:
+            label = _note(tree, files, entry.name) or _spoken(entry.name)
+            found.append(Cutout(label, _cutout(tree.read(entry), f"sprites/{entry.name}", side)))
+        except ImageError as error:
+            broken.append(error)
+    return found, broken
+
+
+def _cutout(data: bytes, name: str, side: int) -> np.ndarray:
+    from PIL import Image
+
+    from florence.pixels import opened
+
+    with opened(data, name) as image:
+        if "A" not in image.getbands() and "transparency" not in image.info:
+            raise ImageError(name, "unreadable", "a sprite needs a transparent background (RGBA)")
+        rgba = image.convert("RGBA")
+    mask = np.asarray(rgba)[..., 3] > 127
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        raise ImageError(name, "unreadable", "no pixel of the sprite has alpha above 127")
+    rgba = rgba.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+    rgba.thumbnail((side, side), Image.Resampling.LANCZOS)
+    small = draw_cutout(np.asarray(rgba), EXTENTS[0][1] * side, 0)
+    if not outline(np.pad(small.mask, 1)):
+        raise ImageError(name, "unreadable", f"too thin to be outlined at {EXTENTS[0][1] * side:.0f} pixels; make scenes larger")
+    return np.asarray(rgba)
+
+
+def _note(tree: Tree, files: list[Entry], name: str) -> str | None:
+    """The text in the .txt beside a picture."""
+    wanted = posixpath.splitext(name)[0] + ".txt"
+    for entry in files:
+        if entry.name == wanted:
+            return " ".join(tree.read(entry).decode("utf-8-sig", "replace").split()) or None
+    return None
+
+
+def _spoken(name: str) -> str:
+    """A label from a file name: ``cats/grey_cat-02.png`` is "grey cat"."""
+    stem = posixpath.splitext(posixpath.basename(name))[0]
+    return " ".join(re.sub(r"[\d_\-.]+", " ", stem).split()).lower() or "object"
+
+
+@functools.lru_cache(maxsize=64)
+def _decoded(tree: Tree, entry: Entry, side: int) -> np.ndarray:
+    import cv2
+
+    from florence.pixels import decode
+
+    pixels = decode(tree.read(entry), f"backgrounds/{entry.name}")
+    height, width = pixels.shape[:2]
+    factor = 1.5 * side / min(height, width)
+    size = (max(round(width * factor), side), max(round(height * factor), side))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+def _photo(tree: Tree, entry: Entry, side: int) -> np.ndarray:
+    """A background picture (h, w, 3), its shorter side half as long again as the scene's."""
+    return _decoded(tree, entry, side)
+
+
+def _crop(rng: np.random.Generator, pixels: np.ndarray, side: int) -> np.ndarray:
+    """A square of a background picture, somewhere, somewhat scaled."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    span = side + int(rng.integers(min(height, width) - side + 1))
+    y, x = int(rng.integers(height - span + 1)), int(rng.integers(width - span + 1))
+    return cv2.resize(pixels[y : y + span, x : x + span], (side, side), interpolation=cv2.INTER_AREA)
+
+
+def _whole(option: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise wrong("scenes", option, value, f"a whole number from {low} to {high}")
+    return value
+
+
+def _share(option: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise wrong("scenes", option, value, "a number from 0 to 1")
+    return float(value)
+
+
+def _span(value: Any) -> tuple[int, int]:
+    allowed = "two whole numbers [least, most] with 1 <= least <= most <= 12"
+    if not isinstance(value, list | tuple) or len(value) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
+        raise wrong("scenes", "objects", value, allowed)
+    if not 1 <= value[0] <= value[1] <= 12:
+        raise wrong("scenes", "objects", value, allowed)
+    return value[0], value[1]
