@@ -82,7 +82,7 @@ class Store:
         def read() -> pa.Table:
             if self.local:
                 return pq.read_table(self.path(name), columns=columns, filters=filters, partitioning=None)
-            return pq.read_table(pa.BufferReader(self.fs.cat_file(self.path(name))), columns=columns, filters=filters)
+            return pq.read_table(self.path(name), filesystem=self.fs, columns=columns, filters=filters, partitioning=None)
 
         return self._do("read", name, read)
 
