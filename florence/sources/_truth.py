@@ -208,7 +208,7 @@ def detailed(salient: Sequence[Thing], side: int, background: str | None) -> Tex
     if first.action:
         text.say(f" {first.action}")
     if rest:
-        text.say(f" {relation(first, rest[0], side)} ").name(article(rest[0].noun("colour", "texture")), rest[0])
+        text.say(f"{',' if first.action else ''} {relation(first, rest[0], side)} ").name(article(rest[0].noun("colour", "texture")), rest[0])
     if background:
         text.say(f" with {background} behind")
     text.say(".")

@@ -64,7 +64,7 @@ __all__ = [
     "ACTIONS", "BACKGROUNDS", "COLOURS", "OBJECTS", "RELATIONS", "SIGN_WORDS", "SIZES", "TEXTURES", "VOCABULARIES", "ScenesSource", "Vocabulary",
 ]  # fmt: skip
 
-EXTENTS: tuple[tuple[str | None, float, float], ...] = (("small", 0.17, 0.23), (None, 0.27, 0.33), ("big", 0.38, 0.47))
+EXTENTS: tuple[tuple[str | None, float, float], ...] = (("small", 0.2, 0.25), (None, 0.29, 0.35), ("big", 0.4, 0.48))
 """Size words and the share of the picture's side that they stand for; between them is a gap, so that words are never arguable."""
 VISIBLE = 0.35
 """Least visible share of every object; written signs are never covered."""
@@ -127,6 +127,7 @@ class ScenesSource(Source):
         self.backdrops = None if values["backgrounds"] is None else Tree("scenes", "backgrounds", values["backgrounds"])
         self._cutouts: list[Cutout] = []
         self._photos: list[tuple[Entry, str | None]] = []
+        self._damaged: dict[str, ImageError] = {}
 
     def count(self) -> int:
         """How many scenes there are."""
@@ -140,10 +141,12 @@ class ScenesSource(Source):
             name = f"scene-{self.seed}-{index:06d}-{key}"
             if name in known:
                 continue
+            told = len(self._damaged)
             try:
                 yield self._scene(name, index)
             except ImageError as error:
                 yield error
+            yield from list(self._damaged.values())[told:]
 
     def _prepare(self) -> tuple[str, list[ImageError]]:
         """The digest of all that pictures depend on, and the files that can not be used."""
@@ -159,7 +162,9 @@ class ScenesSource(Source):
         if self.backdrops is not None:
             files, failed = self.backdrops.entries()
             listed["backgrounds"] = [(entry.name, entry.size) for entry in files]
-            self._photos = [(entry, _note(self.backdrops, files, entry.name)) for entry in files if is_image(entry.name)]
+            notes = _notes(files)
+            self._photos = [(entry, _note(self.backdrops, notes, entry.name)) for entry in files if is_image(entry.name)]
+            self._damaged = {}
             broken += failed
             if not self._photos:
                 raise SettingsError(f"{self.backdrops.where}: no picture there; images are needed (jpg, png, webp, tif, gif or bmp)")
@@ -199,8 +204,15 @@ class ScenesSource(Source):
     def _background(self, rng: np.random.Generator) -> Background:
         if self.backdrops is None:
             return paint(self.vocabulary.backgrounds, rng, self.side)
-        entry, phrase = self._photos[int(rng.integers(len(self._photos)))]
-        return Background(_crop(rng, _photo(self.backdrops, entry, self.side), self.side), phrase, None)
+        while len(self._damaged) < len(self._photos):
+            entry, phrase = self._photos[int(rng.integers(len(self._photos)))]
+            if entry.name in self._damaged:
+                continue
+            try:
+                return Background(_crop(rng, _photo(self.backdrops, entry, self.side), self.side), phrase, None)
+            except ImageError as error:
+                self._damaged[entry.name] = error
+        raise SettingsError(f"{self.backdrops.where}: every picture there is damaged; put whole ones in")
 
     def _object(self, rng: np.random.Generator, ground: int | None) -> Placed:
         word, low, high = EXTENTS[int(rng.integers(len(EXTENTS)))]
@@ -226,18 +238,21 @@ class ScenesSource(Source):
     def _put(self, rng: np.random.Generator, item: Placed, placed: list[Placed], owner: np.ndarray, ground: int | None) -> bool:
         """Find a place that hides none of the others too much; False where there is none."""
         height, width = item.figure.mask.shape
-        if max(height, width) > self.side - 2:
+        if max(height, width) > self.side - 2 or not item.figure.mask.any():
             return False
         stands = item.upright and ground is not None and rng.random() < 0.55
+        alone = rng.random() < 0.6
         for attempt in range(10):
             item.on = None
             item.x = 1 + int(rng.integers(self.side - width - 1))
             item.y = 1 + int(rng.integers(self.side - height - 1))
             if item.upright and placed and attempt < 2 and rng.random() < 0.3:
-                _stack(rng, item, placed, len(placed))
+                _stack(rng, item, placed)
             elif item.upright and ground is not None:
                 _settle(rng, item, ground, self.side, stands)
-            if item.x < 1 or item.y < 1 or item.x + width >= self.side or item.y + height >= self.side or not _fair(item, placed, owner):
+            if item.x < 1 or item.y < 1 or item.x + width >= self.side or item.y + height >= self.side:
+                continue
+            if not _fair(item, placed, owner, alone and attempt < 7):
                 continue
             if item.upright and "colour" in item.words:
                 item.words["action"] = _action(item, ground, stands)
@@ -258,14 +273,14 @@ def _pose(rng: np.random.Generator, turns: str) -> tuple[float, str | None]:
     return 180 + jitter * 5, "upside down"
 
 
-def _stack(rng: np.random.Generator, item: Placed, placed: list[Placed], count: int) -> None:
+def _stack(rng: np.random.Generator, item: Placed, placed: list[Placed]) -> None:
     """Put it onto one of the others, touching."""
-    base = placed[int(rng.integers(count))]
+    item.on = int(rng.integers(len(placed)))
+    base = placed[item.on]
     height, width = item.figure.mask.shape
     base_width = base.figure.mask.shape[1]
     item.x = base.x + (base_width - width) // 2 + round((rng.random() - 0.5) * 0.2 * base_width)
     item.y = base.y + int(np.flatnonzero(base.figure.mask.any(1))[0]) - 1 - int(np.flatnonzero(item.figure.mask.any(1))[-1])
-    item.on = next(order for order, other in enumerate(placed) if other is base)
 
 
 def _settle(rng: np.random.Generator, item: Placed, ground: int, side: int, stands: bool) -> None:
@@ -283,13 +298,13 @@ def _action(item: Placed, ground: int | None, stands: bool) -> str | None:
     return ("rolling" if item.words["label"] in ROUND else "standing") if stands else "floating"
 
 
-def _fair(item: Placed, placed: list[Placed], owner: np.ndarray) -> bool:
-    """Whether every earlier object stays visible enough (signs wholly) beside the new one."""
+def _fair(item: Placed, placed: list[Placed], owner: np.ndarray, alone: bool) -> bool:
+    """Whether every earlier object stays visible enough (signs wholly, and all of them where ``alone``) beside the new one."""
     hit = owner[item.window()][item.figure.mask]
     hit = hit[hit >= 0]
     if not hit.size:
         return True
-    if item.on is not None:
+    if alone or item.on is not None:
         return False
     hidden, shown = np.bincount(hit, minlength=len(placed)), np.bincount(owner[owner >= 0], minlength=len(placed))
     for order in np.flatnonzero(hidden):
@@ -377,12 +392,12 @@ def _jpeg(pixels: np.ndarray) -> bytes:
 
 def _cutouts(tree: Tree, files: list[Entry], side: int) -> tuple[list[Cutout], list[ImageError]]:
     """The sprites of a folder, shrunk to what a scene needs, and those that can not be used."""
-    found, broken = [], []
+    found, broken, notes = [], [], _notes(files)
     for entry in files:
         if not is_image(entry.name):
             continue
         try:
-            label = _note(tree, files, entry.name) or _spoken(entry.name)
+            label = _note(tree, notes, entry.name) or _spoken(entry.name)
             found.append(Cutout(label, _cutout(tree.read(entry), f"sprites/{entry.name}", side)))
         except ImageError as error:
             broken.append(error)
@@ -410,13 +425,15 @@ def _cutout(data: bytes, name: str, side: int) -> np.ndarray:
     return np.asarray(rgba)
 
 
-def _note(tree: Tree, files: list[Entry], name: str) -> str | None:
-    """The text in the .txt beside a picture."""
-    wanted = posixpath.splitext(name)[0] + ".txt"
-    for entry in files:
-        if entry.name == wanted:
-            return " ".join(tree.read(entry).decode("utf-8-sig", "replace").split()) or None
-    return None
+def _notes(files: list[Entry]) -> dict[str, Entry]:
+    """The .txt files by their names without the ending."""
+    return {stem: entry for entry in files for stem, suffix in [posixpath.splitext(entry.name)] if suffix.lower() == ".txt"}
+
+
+def _note(tree: Tree, notes: dict[str, Entry], name: str) -> str | None:
+    """The text beside a picture, on one line."""
+    entry = notes.get(posixpath.splitext(name)[0])
+    return (" ".join(tree.read(entry).decode("utf-8-sig", "replace").split()) or None) if entry else None
 
 
 def _spoken(name: str) -> str:
@@ -426,7 +443,8 @@ def _spoken(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _decoded(tree: Tree, entry: Entry, side: int) -> np.ndarray:
+def _photo(tree: Tree, entry: Entry, side: int) -> np.ndarray:
+    """A background picture (h, w, 3), its shorter side half as long again as the scene's."""
     import cv2
 
     from florence.pixels import decode
@@ -436,11 +454,6 @@ def _decoded(tree: Tree, entry: Entry, side: int) -> np.ndarray:
     factor = 1.5 * side / min(height, width)
     size = (max(round(width * factor), side), max(round(height * factor), side))
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-
-
-def _photo(tree: Tree, entry: Entry, side: int) -> np.ndarray:
-    """A background picture (h, w, 3), its shorter side half as long again as the scene's."""
-    return _decoded(tree, entry, side)
 
 
 def _crop(rng: np.random.Generator, pixels: np.ndarray, side: int) -> np.ndarray:
