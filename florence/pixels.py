@@ -13,7 +13,7 @@ from florence.errors import ImageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 """What is read. Others, such as EPS, can start foreign programs."""
 MAX_PIXELS = 100_000_000
 ORIENTATION = 0x0112
@@ -79,7 +79,7 @@ def _header(data: bytes, name: str) -> Image:
             return factory(io.BytesIO(data), name)
         except MALFORMED as error:
             failure = failure or error
-    raise _broken(data, name, failure) if failure else ImageError(name, "unreadable", f"no image format that is read ({', '.join(FORMATS[:-2])})")
+    raise _broken(data, name, failure) if failure else ImageError(name, "unreadable", f"no image format that is read ({', '.join(FORMATS)})")
 
 
 def _broken(data: bytes, name: str, error: BaseException) -> ImageError:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -106,7 +105,7 @@ def collect(settings: Settings, store: Store, progress: Progress = silent) -> Co
         for done, found in enumerate(source.images(names), start=1):
             progress(f"collect {key}", done, source.count())
             record = _admit(found, key, settings, first, aside)
-            if record is None:
+            if record is None or isinstance(found, ImageError):
                 duplicates += (key, found.name) in aside and aside[key, found.name]["reason"] == "duplicate"
                 continue
             aside.pop((key, found.name), None)
@@ -247,9 +246,11 @@ def annotate_shard(
     if store.exists(f"coverage/{author.key}/{shard}.parquet"):
         return 0
     if author.folder is not None:
-        annotator, lock, size = *_student(author.folder, settings.model_dump_json()), settings.engine.student.batch
+        annotator, lock = _student(author.folder, settings.model_dump_json())
+        size = settings.engine.student.batch
     else:
-        (annotator, lock), size = specialist(settings, author.name), settings.specialists[author.name].batch
+        annotator, lock = specialist(settings, author.name)
+        size = settings.specialists[author.name].batch
     rows: list = []
     coverage: list[dict] = []
     with lock:
@@ -332,7 +333,7 @@ def images_table(store: Store) -> pa.Table:
 
 def fuse_round(settings: Settings, store: Store, who: list[Author], round: int, *, write: bool = True) -> pa.Table:
     """The engine's complete result of a round over the claims of ``who``; written to ``labels/round=N/`` unless told not to."""
-    from florence.engine import fuse
+    from florence.engine import fuse  # type: ignore[attr-defined]  # the engine is the next part to be built
 
     claims = [store.read_tables(f"claims/{author.key}", ANNOTATIONS) for author in who]
     coverage = [store.read_tables(f"coverage/{author.key}", COVERAGE) for author in who]

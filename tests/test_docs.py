@@ -60,6 +60,7 @@ def test_snapshot_document_names_every_column_and_kind():
         assert f"`{name}`" in text, name
 
 
+@pytest.mark.xfail(strict=True, reason="tasks and metrics are not built yet")
 def test_extending_examples_are_found_by_their_file_alone(small_snapshot, tmp_path: Path):
     examples = files(ROOT / "docs/extending.md")
     assert {name.split("/")[1] for name in examples} == {"specialists", "sources", "tasks", "metrics"}
@@ -121,6 +122,7 @@ def test_every_make_target_and_setting_named_in_documents_exists():
             assert not unknown, f"{path.name}: {unknown}"
 
 
+@pytest.mark.xfail(strict=True, reason="the command line is not built yet")
 def test_every_command_named_in_documents_exists():
     commands = set()
     for path in DOCS:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from florence.errors import ImageError, SettingsError
-from florence.geometry import Polygon, mask_iou, rasterise, trace
+from florence.geometry import Polygon, Quad, mask_iou, rasterise, trace
 from florence.records import digest
 from florence.sources import SOURCES, Source, SourceImage, check_options, wrong
 from florence.sources._backgrounds import MAIN_BACKGROUNDS, PRETRAIN_BACKGROUNDS, Background, Painter, paint
@@ -328,9 +328,14 @@ def _things(placed: list[Placed], owner: np.ndarray) -> list[Thing]:
         polygons = outline(mask)
         if not polygons:
             return []
-        quads = tuple(tuple(v + (item.x, item.y)[i % 2] for i, v in enumerate(quad)) for quad in item.figure.quads)
+        quads = tuple(_moved(quad, item.x, item.y) for quad in item.figure.quads)
         result.append(Thing(box=box, polygons=polygons, area=int(mask.sum()), order=order, quads=quads, covers=covers[order], on=item.on, **item.words))
     return result
+
+
+def _moved(quad: Quad, x: float, y: float) -> Quad:
+    x0, y0, x1, y1, x2, y2, x3, y3 = quad
+    return (x0 + x, y0 + y, x1 + x, y1 + y, x2 + x, y2 + y, x3 + x, y3 + y)
 
 
 def _covers(placed: list[Placed]) -> list[frozenset[int]]:

@@ -1,0 +1,156 @@
+"""Which classes of token may come next, so that whatever a model writes is a legal answer.
+
+One table of small state machines, one machine a `Form`; a state is an integer, and a batch may mix rows of different
+forms. Given the tokens that are left to write, a class is allowed only if a legal end can still be reached after it: a
+length limit never cuts an answer in two. That a box's second corner lies right of and below its first is not enforced
+here: `grammar.read` puts corners in order.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+from florence.codec.grammar import Form
+
+
+class Class(IntEnum):
+    """Classes of tokens. A token in no class (other special tokens) may never be written."""
+
+    TEXT = 0
+    """A piece of text with at least one character that is not white space."""
+    LOC = 1
+    SEP = 2
+    POLY_OPEN = 3
+    POLY_CLOSE = 4
+    AND = 5
+    """<and> joins names in inputs; no answer holds it."""
+    EOS = 6
+    BLANK = 7
+    """A piece of nothing but white space: legal inside a text, never as its first piece."""
+
+
+CLASSES = len(Class)
+DONE = 0
+"""The state after EOS; only EOS, as padding, may follow."""
+
+_Machine = dict[str, dict[Class, str]]
+
+
+def _locations(prefix: str, count: int, last: dict[Class, str]) -> _Machine:
+    """States ``prefix``1…count in which that many locations have been written; ``last`` follows the last of them."""
+    machine: _Machine = {f"{prefix}{i}": {Class.LOC: f"{prefix}{i + 1}"} for i in range(1, count)}
+    machine[f"{prefix}{count}"] = last
+    return machine
+
+
+def _label(name: str, after: dict[Class, str]) -> _Machine:
+    return {name: {Class.TEXT: name, Class.BLANK: name, **after}}
+
+
+def _points(prefix: str, ends: dict[Class, str]) -> _Machine:
+    """A polygon whose first coordinate is ``prefix``1: three points or more, <sep> and another, or one of ``ends``."""
+    machine = _locations(prefix, 6, {Class.LOC: f"{prefix}odd", Class.SEP: f"{prefix}0", **ends})
+    machine[f"{prefix}0"] = {Class.LOC: f"{prefix}1"}
+    machine[f"{prefix}odd"] = {Class.LOC: f"{prefix}6"}
+    return machine
+
+
+_END = {Class.EOS: "done"}
+_MACHINES: dict[Form, _Machine] = {
+    Form.TEXT: {"start": {Class.TEXT: "text"}, **_label("text", _END)},
+    Form.TEXT_OR_NOTHING: {"start": {Class.TEXT: "text", **_END}, **_label("text", _END)},
+    Form.BOXES: {"start": {Class.LOC: "box1", **_END}, **_locations("box", 4, {Class.LOC: "box1", **_END})},
+    Form.LABELLED_BOXES: {
+        "start": {Class.TEXT: "label", **_END},
+        **_label("label", {Class.LOC: "box1"}),
+        **_locations("box", 4, {Class.LOC: "box1", Class.TEXT: "label", **_END}),
+    },
+    Form.LABELLED_QUADS: {
+        "start": {Class.TEXT: "label", **_END},
+        **_label("label", {Class.LOC: "quad1"}),
+        **_locations("quad", 8, {Class.TEXT: "label", **_END}),
+    },
+    Form.POLYGONS: {
+        "start": {Class.LOC: "bare1", Class.POLY_OPEN: "inner0", **_END},
+        **_points("bare", _END),
+        **_points("inner", {Class.POLY_CLOSE: "closed"}),
+        "closed": {Class.POLY_OPEN: "inner0", **_END},
+    },
+    Form.LABELLED_SHAPES: {
+        "start": {Class.TEXT: "first", **_END},
+        **_label("first", {Class.LOC: "box1", Class.POLY_OPEN: "inner0"}),
+        **_label("boxed", {Class.LOC: "box1"}),
+        **_locations("box", 4, {Class.LOC: "box1", Class.TEXT: "boxed", **_END}),
+        **_label("outlined", {Class.POLY_OPEN: "inner0"}),
+        **_points("inner", {Class.POLY_CLOSE: "closed"}),
+        "closed": {Class.POLY_OPEN: "inner0", Class.TEXT: "outlined", **_END},
+    },
+}
+
+
+def _build() -> tuple[np.ndarray, dict[Form, int]]:
+    number = {(form, state): 0 for form in _MACHINES for state in ("done",)}
+    for form, machine in _MACHINES.items():
+        for state in machine:
+            number[form, state] = len(set(number.values()))
+    table = np.full((max(number.values()) + 1, CLASSES), -1, dtype=np.int16)
+    table[DONE, Class.EOS] = DONE
+    for form, machine in _MACHINES.items():
+        for state, arcs in machine.items():
+            for token, following in arcs.items():
+                table[number[form, state], token] = number[form, following]
+    return table, {form: number[form, "start"] for form in _MACHINES}
+
+
+def _distances(table: np.ndarray) -> np.ndarray:
+    """Tokens from each state to the end, EOS included, by the shortest way."""
+    far = np.iinfo(np.int32).max // 2
+    steps = np.full(len(table), far, dtype=np.int64)
+    steps[DONE] = 0
+    for _ in range(len(table)):
+        steps = np.minimum(steps, 1 + np.where(table >= 0, steps[table], far).min(axis=1))
+    return steps
+
+
+TABLE, _STARTS = _build()
+"""(states, classes) int16: the state after a class, −1 where it may not come. State 0 is `DONE`."""
+_FINISH = _distances(TABLE)
+# what is needed after each class; huge where the class may not come
+_AFTER = np.where(TABLE >= 0, _FINISH[TABLE], np.iinfo(np.int32).max // 2)
+
+
+def start(form: Form) -> int:
+    """The state before the first token of an answer of ``form``."""
+    return _STARTS[form]
+
+
+def tokens_to_finish(states: np.ndarray) -> np.ndarray:
+    """(n,) of (n,) states: the fewest tokens, EOS included, that end each answer legally; 0 where it has ended."""
+    return _FINISH[np.asarray(states)]
+
+
+def allowed(states: np.ndarray, remaining: np.ndarray | int | None = None) -> np.ndarray:
+    """(n, classes) bool of (n,) states: the classes that may come next.
+
+    ``remaining``: tokens that may still be written, EOS included; only classes after which the answer can end legally
+    within them are allowed. Where too few were given from the start, the shortest way to an end is what is left.
+    """
+    states = np.asarray(states)
+    legal = TABLE[states] >= 0
+    if remaining is None:
+        return legal
+    after = _AFTER[states]
+    fits = legal & (after < np.broadcast_to(remaining, states.shape)[:, None])
+    shortest = legal & (after == after.min(axis=1, keepdims=True))
+    return np.where(fits.any(axis=1, keepdims=True), fits, shortest)
+
+
+def step(states: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """(n,) states after one token of ``classes`` (n,) in each row. Raises ValueError where a class may not come."""
+    following = TABLE[np.asarray(states), np.asarray(classes)].astype(np.int64)
+    if (following < 0).any():
+        row = int(np.argmax(following < 0))
+        raise ValueError(f"row {row}: {Class(int(np.asarray(classes)[row])).name} may not come in state {int(np.asarray(states)[row])}")
+    return following

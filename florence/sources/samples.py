@@ -1,0 +1,93 @@
+"""The real photos that installed packages carry: enough to try everything on, with no download."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from florence.errors import ImageError, SettingsError
+from florence.sources import SOURCES, Source, SourceImage, check_options
+from florence.sources._files import is_image
+
+PUBLIC = "no known copyright restrictions or CC0 (scikit-image's documentation)"
+
+
+class Package(NamedTuple):
+    """Where a package keeps pictures, what its documentation says of their licence, and which are no photos of their own.
+
+    ``licences`` and ``left_out`` are keyed by file name, or by its beginning where the key ends in ``*``.
+    """
+
+    folder: str
+    licence: str
+    licences: Mapping[str, str] = MappingProxyType({})
+    left_out: Mapping[str, str] = MappingProxyType({})
+
+
+PACKAGES: dict[str, Package] = {
+    "skimage": Package("data", PUBLIC, {
+        "astronaut.png": "public domain (NASA)", "hubble_deep_field.jpg": "public domain (NASA)", "rocket.jpg": "public domain (SpaceX)",
+        "camera.png": "CC0 (Lav Varshney)", "chelsea.png": "CC0 (Stefan van der Walt)", "coffee.png": "CC0 (Rachel Michetti)",
+        "clock_motion.png": "public domain (Stefan van der Walt)", "retina.jpg": "CC0", "cell.png": "CC0", "microaneurysms.png": "CC0 (Andreas Maier)",
+        "motorcycle_left.png": "Middlebury stereo benchmark; CC0 according to scikit-image's documentation",
+    }, {
+        "brick.png": "texture", "grass.png": "texture", "gravel.png": "texture", "chessboard_*": "synthetic", "color.png": "synthetic", "phantom.png": "synthetic",
+        "multipage*": "synthetic", "horse.png": "silhouette", "logo.png": "logo", "motorcycle_right.png": "second view of motorcycle_left.png",
+        "no_time_for_that_tiny.gif": "thumbnail",
+    }),
+    "sklearn": Package("datasets/images", "not stated", {"china.jpg": "CC BY 2.0 (danielbuechele, Flickr)", "flower.jpg": "CC BY 2.0 (vultilion, Flickr)"}),
+    "matplotlib": Package(
+        "mpl-data/sample_data", "not stated", {"grace_hopper.jpg": "public domain (United States Navy)"}, {"logo2.png": "logo", "Minduka_*": "drawing"}
+    ),
+    "foolbox": Package("data", "ImageNet photo shipped with foolbox; for research", {}, {
+        "cifar*": "thumbnail", "mnist_*": "thumbnail", "fashionMNIST_*": "thumbnail",
+    }),
+}  # fmt: skip
+"""Packages are looked for, not needed: one that is not installed gives nothing. A picture that is not left out by name is taken."""
+
+
+@SOURCES.register("samples")
+class SamplesSource(Source):
+    """Every real photo in the data folders of scikit-image, scikit-learn, matplotlib and, where installed, foolbox.
+
+    ``packages``: import names to look into, default all of them. Synthetic pictures, logos, textures, silhouettes and thumbnails are
+    left out by the list in `PACKAGES`. Raises SettingsError for an unknown package.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        wanted = check_options("samples", options, {"packages": tuple(PACKAGES)})["packages"]
+        if not isinstance(wanted, list | tuple) or any(name not in PACKAGES for name in wanted):
+            raise SettingsError(f"source samples: packages must be a list of some of {', '.join(PACKAGES)}; found {wanted!r}")
+        self.packages = tuple(dict.fromkeys(wanted))
+
+    def count(self) -> int:
+        """How many photos are installed."""
+        return sum(1 for _ in self._photos())
+
+    def images(self, known: frozenset[str]) -> Iterator[SourceImage | ImageError]:
+        """Every photo as ``package/file``, known or not: the packages may have been updated."""
+        for name, path, licence in self._photos():
+            try:
+                yield SourceImage(name, path.read_bytes(), licence)
+            except OSError as error:
+                yield ImageError(name, "unreadable", error.strerror or type(error).__name__)
+
+    def _photos(self) -> Iterator[tuple[str, Path, str]]:
+        for name in self.packages:
+            package = PACKAGES[name]
+            spec = importlib.util.find_spec(name)  # of a top-level package: finds it without importing it
+            for root in (spec.submodule_search_locations or ()) if spec else ():
+                folder = Path(root) / package.folder
+                for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                    if is_image(path.name) and _said(package.left_out, path.name) is None:
+                        yield f"{name}/{path.name}", path, _said(package.licences, path.name) or package.licence
+
+
+def _said(notes: Mapping[str, str], name: str) -> str | None:
+    for key, text in notes.items():
+        if name == key or (key.endswith("*") and name.startswith(key[:-1])):
+            return text
+    return None

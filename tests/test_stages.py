@@ -1,0 +1,92 @@
+"""Collection and annotation on real stores: resumed, repeated and damaged."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from florence import stages
+from florence.config import settings_from
+from florence.records import table_annotations
+from florence.store import Store
+
+AUTHOR = {"use": "simulated", "sources": ["scenes"], "missed": 0.2, "shifted": 0.1, "mislabelled": 0.15, "invented": 0.1}
+
+
+def settings(count: int = 10, shard: int = 4, **more):
+    return settings_from(
+        {
+            "sources": {"scenes": {"use": "scenes", "count": count}},
+            "specialists": {"careful": AUTHOR},
+            "collect": {"shard": shard},
+            **more,
+        }
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_collection_is_repeatable_and_a_second_one_takes_nothing(tmp_path: Path):
+    first = stages.collect(settings(), Store(str(tmp_path / "a")))
+    assert (first.new, first.total) == (10, 10)
+    stages.collect(settings(), Store(str(tmp_path / "b")))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    again = stages.collect(settings(), Store(str(tmp_path / "a")))
+    assert (again.new, again.total) == (0, 10)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_an_interrupted_collection_ends_as_an_undisturbed_one(tmp_path: Path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    stages.collect(settings(), Store(str(whole)))
+    stages.collect(settings(count=8), Store(str(broken)))
+    (broken / "images" / "scenes-00001.parquet").unlink()
+    stages.collect(settings(), Store(str(broken)))
+    assert contents(broken) == contents(whole)
+
+
+def test_annotation_resumes_and_says_who_looked(tmp_path: Path):
+    store, chosen = Store(str(tmp_path)), settings()
+    stages.collect(chosen, store)
+    (author,) = stages.authors(chosen)
+    assert stages.pending(chosen, store, author) == ["scenes-00000", "scenes-00001", "scenes-00002"]
+    made = stages.annotate_shard(chosen, store, author, "scenes-00000")
+    assert made > 0
+    assert stages.annotate_shard(chosen, store, author, "scenes-00000") == 0, "a finished shard is not done again"
+    assert stages.pending(chosen, store, author) == ["scenes-00001", "scenes-00002"]
+    claims = table_annotations(store.read_table(f"claims/{author.key}/scenes-00000.parquet"))
+    assert len({c.annotation_id for c in claims}) == len(claims) == made
+    coverage = store.read_table(f"coverage/{author.key}/scenes-00000.parquet").to_pylist()
+    assert len(coverage) == 4 and sum(row["claims"] for row in coverage) == made
+
+
+def test_damaged_files_are_set_aside_and_the_rest_goes_on(tmp_path: Path):
+    photos = tmp_path / "photos é"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    good = buffer.getvalue()
+    (photos / "good one.jpg").write_bytes(good)
+    (photos / "twin.jpg").write_bytes(good)
+    (photos / "cut.jpg").write_bytes(good[: len(good) // 2])
+    (photos / "nothing.jpg").write_bytes(b"")
+    (photos / "words.jpg").write_text("no picture")
+    chosen = settings_from({"sources": {"mine": {"use": "folder", "uri": str(photos)}}, "specialists": {}})
+    done = stages.collect(chosen, Store(str(tmp_path / "store")))
+    assert done.new == 1
+    reasons = {name: reason for _, name, reason, _ in done.set_aside}
+    assert reasons["cut.jpg"] == "truncated" and reasons["nothing.jpg"] == "empty"
+    assert reasons["words.jpg"] == "unreadable" and reasons["twin.jpg"] == "duplicate"
+
+
+def test_the_split_follows_the_hash_alone(tmp_path: Path):
+    chosen = settings(split={"held_out": 0.2, "gold": 0.1})
+    splits = [stages.split_of(f"{i:064x}", chosen) for i in range(4000)]
+    assert abs(splits.count("held_out") / 4000 - 0.2) < 0.03 and abs(splits.count("gold") / 4000 - 0.1) < 0.02
+    assert splits == [stages.split_of(f"{i:064x}", settings(count=3, split={"held_out": 0.2, "gold": 0.1})) for i in range(4000)]
