@@ -12,7 +12,8 @@ from florence.errors import ImageError, SettingsError
 from florence.sources import SOURCES, Source, SourceImage, check_options
 from florence.sources._files import is_image
 
-PUBLIC = "no known copyright restrictions or CC0 (scikit-image's documentation)"
+FREE = "no known copyright restrictions (scikit-image's documentation)"
+UNSTATED = "not stated by the package"
 
 
 class Package(NamedTuple):
@@ -28,21 +29,22 @@ class Package(NamedTuple):
 
 
 PACKAGES: dict[str, Package] = {
-    "skimage": Package("data", PUBLIC, {
+    "skimage": Package("data", UNSTATED, {
         "astronaut.png": "public domain (NASA)", "hubble_deep_field.jpg": "public domain (NASA)", "rocket.jpg": "public domain (SpaceX)",
         "camera.png": "CC0 (Lav Varshney)", "chelsea.png": "CC0 (Stefan van der Walt)", "coffee.png": "CC0 (Rachel Michetti)",
         "clock_motion.png": "public domain (Stefan van der Walt)", "retina.jpg": "CC0", "cell.png": "CC0", "microaneurysms.png": "CC0 (Andreas Maier)",
-        "motorcycle_left.png": "Middlebury stereo benchmark; CC0 according to scikit-image's documentation",
+        "coins.png": FREE, "ihc.png": FREE, "text.png": "public domain",
+        "motorcycle_left.png": "not stated by the package (Middlebury 2014 stereo data; cite Scharstein et al., GCPR 2014)",
     }, {
         "brick.png": "texture", "grass.png": "texture", "gravel.png": "texture", "chessboard_*": "synthetic", "color.png": "synthetic", "phantom.png": "synthetic",
         "multipage*": "synthetic", "horse.png": "silhouette", "logo.png": "logo", "motorcycle_right.png": "second view of motorcycle_left.png",
         "no_time_for_that_tiny.gif": "thumbnail",
     }),
-    "sklearn": Package("datasets/images", "not stated", {"china.jpg": "CC BY 2.0 (danielbuechele, Flickr)", "flower.jpg": "CC BY 2.0 (vultilion, Flickr)"}),
+    "sklearn": Package("datasets/images", UNSTATED, {"china.jpg": "CC BY 2.0 (danielbuechele, Flickr)", "flower.jpg": "CC BY 2.0 (vultilion, Flickr)"}),
     "matplotlib": Package(
-        "mpl-data/sample_data", "not stated", {"grace_hopper.jpg": "public domain (United States Navy)"}, {"logo2.png": "logo", "Minduka_*": "drawing"}
+        "mpl-data/sample_data", UNSTATED, {"grace_hopper.jpg": "not stated by the package (a United States Navy portrait)"}, {"logo2.png": "logo", "Minduka_*": "drawing"}
     ),
-    "foolbox": Package("data", "ImageNet photo shipped with foolbox; for research", {}, {
+    "foolbox": Package("data", "not stated by the package (ImageNet photos; for research)", {}, {
         "cifar*": "thumbnail", "mnist_*": "thumbnail", "fashionMNIST_*": "thumbnail",
     }),
 }  # fmt: skip
