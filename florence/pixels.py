@@ -36,7 +36,8 @@ def size(data: bytes, name: str) -> tuple[int, int]:
     """Width and height of the upright picture, from the header alone. Raises ImageError (empty, unreadable, truncated)."""
     with _header(data, name) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+        # Pillow turns a TIFF's size already when it reads the header.
+        return (height, width) if image.format != "TIFF" and _orientation(image) >= 5 else (width, height)
 
 
 def opened(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_PIXELS) -> Image:
