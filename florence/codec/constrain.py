@@ -91,11 +91,9 @@ _MACHINES: dict[Form, _Machine] = {
 
 
 def _build() -> tuple[np.ndarray, dict[Form, int]]:
-    number = {(form, state): 0 for form in _MACHINES for state in ("done",)}
-    for form, machine in _MACHINES.items():
-        for state in machine:
-            number[form, state] = len(set(number.values()))
-    table = np.full((max(number.values()) + 1, CLASSES), -1, dtype=np.int16)
+    states = [(form, state) for form, machine in _MACHINES.items() for state in machine]
+    number = {key: index for index, key in enumerate(states, start=1)} | {(form, "done"): DONE for form in _MACHINES}
+    table = np.full((len(states) + 1, CLASSES), -1, dtype=np.int16)
     table[DONE, Class.EOS] = DONE
     for form, machine in _MACHINES.items():
         for state, arcs in machine.items():

@@ -253,7 +253,7 @@ class _Reader:
                 index += 1
                 continue
             token = self.tokens[index]
-            words = self.text[token.start : token.end].strip()
+            words = " ".join(self.text[token.start : token.end].split())
             # a label that touches a token which does not belong may be half a label
             certain = bool(words) and self._clean_before(index)
             if not words:
@@ -313,8 +313,9 @@ class _Reader:
                 self.wrong(index, "a location is expected")
                 index += 1
                 continue
-            if index == 0 or self.kind(index - 1) == "loc":
-                self.add("", (0, 0), self._fixed(index, after, ""))
+            found = self._fixed(index, after, "")
+            if index == 0:  # after a token that does not belong, nobody knows which corner comes first
+                self.add("", (0, 0), found)
             index = after
 
     def objects_alone(self) -> None:

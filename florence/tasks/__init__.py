@@ -1,0 +1,249 @@
+"""The fifteen tasks. A task owns its prompt, makes examples of labels, and reads answers. One file a family; found, never listed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import ClassVar
+
+from florence.codec import constrain, grammar, locations
+from florence.codec.grammar import Form, Group
+from florence.errors import DecodeError, EncodeError
+from florence.records import Annotation, ImageRecord, Region
+from florence.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+Size = tuple[int, int]
+"""Width and height of the upright image in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One thing to learn or to be scored on. ``input``: what the prompt is about; ``target``: the answer to write.
+
+    ``text`` and ``regions`` (pixels, in the order of the target) are what the target stands for: the reference of a score.
+    """
+
+    image_id: str
+    task: str
+    input: str
+    target: str
+    text: str
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model's text says. ``text``: the text without what is illegal in a form without places, else as it is.
+
+    ``spans``: for each region, the characters of its own tokens in the text that was decoded (the first region after a
+    label: label included); ``label_spans``: the characters of its label, (0, 0) where there is none.
+    ``error``: why the text is no legal answer, None where it is; what is certain is given all the same.
+    """
+
+    text: str
+    regions: tuple[Region, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
+    label_spans: tuple[tuple[int, int], ...] = ()
+    error: DecodeError | None = None
+
+
+class Task(ABC):
+    """One task. A subclass sets the class attributes and says, in `build`, what its examples are made of.
+
+    ``name``: as "<OD>"; ``kind``: the kind of annotation it is derived from; ``metric``: the name of its metric;
+    ``form``: the shape of its answers; ``template``: its published prompt, with {input} where it takes one.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    metric: ClassVar[str]
+    form: ClassVar[Form]
+    template: ClassVar[str]
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether the prompt is about something that has to be given."""
+        return "{input}" in self.template
+
+    @property
+    def start(self) -> int:
+        """The state of `florence.codec.constrain` before the first token of an answer."""
+        return constrain.start(self.form)
+
+    def prompt(self, input: str = "") -> str:
+        """The published prompt about ``input``. Raises EncodeError where an input is missing, not taken, or not of the right kind."""
+        if not self.takes_input:
+            if input:
+                raise EncodeError(f"{self.name} takes no input; found {input[:80]!r}")
+            return self.template
+        return self.template.replace("{input}", self.checked_input(input.strip()))
+
+    def checked_input(self, input: str) -> str:
+        """``input`` itself. Raises EncodeError where it is not what the task is asked about: a text, unless a subclass says otherwise."""
+        if not input:
+            raise EncodeError(f"{self.name} needs an input: what is it about?")
+        return grammar.plain(input, "input")
+
+    def examples(
+        self, image: ImageRecord, labels: Sequence[Annotation], refused: list[EncodeError] | None = None
+    ) -> list[Example]:
+        """The examples that ``labels`` (the image's kept annotations of ``kind``) give; deterministic.
+
+        No labels give no example. A label that can not be written in the grammar is left out: its error is appended to
+        ``refused``, or logged where no list is given.
+        """
+        rows = []
+        for row in labels:
+            try:
+                self.check(row)
+                rows.append(row)
+            except EncodeError as error:
+                error = EncodeError(f"{self.name}, image {image.image_id[:12]}, label {row.annotation_id}: {error}")
+                if refused is None:
+                    logger.warning("left out: %s", error)
+                else:
+                    refused.append(error)
+        return list(self.build(image, rows)) if rows else []
+
+    @abstractmethod
+    def check(self, row: Annotation) -> None:
+        """Raise EncodeError where ``row`` can not be written."""
+
+    @abstractmethod
+    def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
+        """The examples of rows that passed `check`; there is at least one row."""
+
+    def decode(self, text: str, size: Size, input: str = "") -> Answer:
+        """What ``text`` says of an image of ``size``; places in float pixels, at the centres of their bins.
+
+        Never raises for what a model wrote: a malformed text gives the parts that are certain, and an error.
+        """
+        reading = grammar.read(text, self.form, size)
+        regions = self.named(reading.groups, input)
+        return Answer(text, regions, reading.spans, reading.label_spans, self._error(text, reading.position, reading.reason))
+
+    def named(self, groups: Sequence[Group], input: str) -> tuple[Region, ...]:
+        """The regions of an answer's groups, as this task names them."""
+        return tuple(region for group in groups for region in group.regions)
+
+    def _error(self, text: str, position: int | None, reason: str) -> DecodeError | None:
+        return None if position is None else DecodeError(self.name, text, position, reason)
+
+    def shortened(self, example: Example, fits: Callable[[str], bool]) -> Example | None:
+        """The example with as many of its target's first regions as ``fits`` allows; None where not even one does.
+
+        ``fits``: whether a target is short enough; must hold for every beginning of a target that it holds for. A single
+        object's polygons are left out from the last (smallest) on.
+        """
+        if fits(example.target):
+            return example
+        ends = self._cuts(example)
+        low, high = 0, len(ends)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(example.target[: ends[middle - 1]]) else (low, middle - 1)
+        return self._cut(example, low, ends[low - 1]) if low else None
+
+    def _cuts(self, example: Example) -> list[int]:
+        """Where the target may end, after each of its parts but the last."""
+        if len(example.regions) == 1 and self.form is Form.POLYGONS:
+            return [found.start() for found in re.finditer(grammar.SEP, example.target)]
+        return [end for _, end in grammar.read(example.target, self.form, (1, 1)).spans][:-1]
+
+    def _cut(self, example: Example, parts: int, end: int) -> Example:
+        regions = example.regions[:parts]
+        if len(example.regions) == 1 and self.form is Form.POLYGONS:
+            regions = example.regions
+        return replace(example, target=example.target[:end], regions=regions)
+
+
+class TextTask(Task):
+    """A task whose answer is one text."""
+
+    form = Form.TEXT
+
+    def decode(self, text: str, size: Size, input: str = "") -> Answer:
+        """The text itself; up to the first special token, with an error, where there is one."""
+        words, position, reason = grammar.read_text(text, self.form)
+        return Answer(words, error=self._error(text, position, reason))
+
+
+class RegionInput:
+    """For tasks that are asked about one region: its location tokens are the input."""
+
+    name: ClassVar[str]
+
+    def checked_input(self, input: str) -> str:
+        """``input`` itself. Raises EncodeError where it is not four location tokens, or a polygon's six or more."""
+        found = grammar.tokenise(input)
+        if not found or len(found) < 4 or len(found) % 2 or any(token.kind != "loc" for token in found):
+            raise EncodeError(
+                f"{self.name} is asked about a region: four location tokens as <loc_0><loc_0><loc_999><loc_999>; found {input[:80]!r}"
+            )
+        return input
+
+
+TASK: Registry[type[Task]] = Registry("task", "florence.tasks")
+
+
+@lru_cache(maxsize=64)
+def task(name: str) -> Task:
+    """The task called ``name`` ("<OD>" …). Raises UnknownName, listing what is known."""
+    return TASK.get(name)()
+
+
+# ---------------------------------------------------------------- what families share
+
+
+def nothing(rows: Iterable[Annotation]) -> bool:
+    """Whether every row says that nothing was found: no region and no text."""
+    return all(not row.regions and not row.text for row in rows)
+
+
+def places(rows: Iterable[Annotation]) -> Iterator[Region]:
+    """Every region of every row, labelled with the row's text in the grammar's spelling."""
+    for row in rows:
+        if row.regions:
+            words = grammar.label(row.text)
+            for region in row.regions:
+                yield region if region.label == words else replace(region, label=words)
+
+
+def check_places(row: Annotation) -> None:
+    """Raise EncodeError where the row's text or a region of it can not be written."""
+    if row.text or row.regions:
+        grammar.label(row.text)
+    for region in row.regions:
+        locations.bins(region.bounds, (1, 1))
+
+
+def ordered(regions: Iterable[Region], size: Size) -> list[Region]:
+    """Regions from left to right by the middle of their box, then from top to bottom; one of each label and place.
+
+    One number decides in nearly every case, which a small model learns sooner than rows from top to bottom, whose limits shift with
+    every picture. Compared in bins: the order depends on nothing that the target does not show.
+    """
+    keyed: dict[tuple, Region] = {}
+    for region in regions:
+        x0, y0, x1, y1 = locations.bins(region.bounds, size)
+        keyed.setdefault((x0 + x1, y0 + y1, x0, y0, region.label), region)
+    return [keyed[key] for key in sorted(keyed)]
+
+
+def grouped(regions: Iterable[Region]) -> list[Group]:
+    """Regions of one label together, groups in the order of their first region."""
+    groups: dict[str, list[Region]] = {}
+    for region in regions:
+        groups.setdefault(region.label, []).append(region)
+    return [Group(words, tuple(members)) for words, members in groups.items()]
+
+
+def flat(groups: Iterable[Group]) -> tuple[Region, ...]:
+    """The regions of groups, in order."""
+    return tuple(region for group in groups for region in group.regions)

@@ -1,0 +1,92 @@
+"""Where things are: objects by category, by description, by a name that is asked for, or without a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from florence.codec import grammar
+from florence.codec.grammar import Form, Group
+from florence.errors import EncodeError
+from florence.records import Annotation, ImageRecord
+from florence.tasks import TASK, Example, Task, check_places, flat, grouped, nothing, ordered, places
+
+
+class _Detection(Task):
+    """Every object of the image in one answer."""
+
+    metric = "detection"
+    form = Form.LABELLED_BOXES
+
+    def check(self, row: Annotation) -> None:
+        if row.text and not row.regions:
+            raise EncodeError(f"the label {row.text!r} has no region")
+        check_places(row)
+
+    def groups(self, image: ImageRecord, rows: Sequence[Annotation]) -> list[Group]:
+        """What the answer holds, in order."""
+        return grouped(ordered(places(rows), (image.width, image.height)))
+
+    def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
+        groups = self.groups(image, rows)
+        if groups or nothing(rows):
+            target = grammar.write(groups, self.form, (image.width, image.height))
+            yield Example(image.image_id, self.name, "", target, "", flat(groups))
+
+
+@TASK.register("<OD>")
+class ObjectDetection(_Detection):
+    """Objects with their category."""
+
+    name = kind = "<OD>"
+    template = "Locate the objects with category name in the image."
+
+
+@TASK.register("<DENSE_REGION_CAPTION>")
+class DenseRegionCaption(_Detection):
+    """Objects with a description."""
+
+    name = kind = "<DENSE_REGION_CAPTION>"
+    template = "Locate the objects in the image, with their descriptions."
+
+
+@TASK.register("<REGION_PROPOSAL>")
+class RegionProposal(_Detection):
+    """Objects without a name."""
+
+    name = "<REGION_PROPOSAL>"
+    kind = "<OD>"
+    metric = "proposal"
+    form = Form.BOXES
+    template = "Locate the region proposals in the image."
+
+    def groups(self, image: ImageRecord, rows: Sequence[Annotation]) -> list[Group]:
+        """One group without a label."""
+        regions = ordered((replace(region, label="") for region in places(rows)), (image.width, image.height))
+        return [Group("", tuple(regions))] if regions else []
+
+
+@TASK.register("<OPEN_VOCABULARY_DETECTION>")
+class OpenVocabularyDetection(_Detection):
+    """Objects of the names that are asked for; several names are joined by <and>. One example for each label of the image.
+
+    Examples hold boxes; an answer may also hold polygons, as the published model's do.
+    """
+
+    name = "<OPEN_VOCABULARY_DETECTION>"
+    kind = "<OD>"
+    form = Form.LABELLED_SHAPES
+    template = "Locate {input} in the image."
+
+    def checked_input(self, input: str) -> str:
+        """``input`` itself. Raises EncodeError where one of the names, between <and> and <and>, is empty or not writable."""
+        grammar.joined(input.split(grammar.AND))
+        return input
+
+    def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
+        """One example a label."""
+        size = (image.width, image.height)
+        for group in self.groups(image, rows):
+            # without polygons: with them the grammar would write outlines
+            boxes = Group(group.label, tuple(replace(r, box=r.bounds, polygons=()) for r in group.regions))
+            yield Example(image.image_id, self.name, group.label, grammar.write([boxes], self.form, size), "", boxes.regions)

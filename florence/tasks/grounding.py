@@ -1,0 +1,65 @@
+"""Where the phrases of a caption are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from florence.codec import grammar
+from florence.codec.grammar import Form, Group
+from florence.errors import EncodeError
+from florence.records import Annotation, ImageRecord, Region
+from florence.tasks import TASK, Example, Task, check_places, flat, ordered
+
+
+@TASK.register("<CAPTION_TO_PHRASE_GROUNDING>")
+class PhraseGrounding(Task):
+    """The rows of one caption make one example: phrases in the order of the caption, each with its boxes."""
+
+    name = kind = "<CAPTION_TO_PHRASE_GROUNDING>"
+    metric = "grounding"
+    form = Form.LABELLED_BOXES
+    template = "Locate the phrases in the caption: {input}"
+
+    def check(self, row: Annotation) -> None:
+        """Raise EncodeError where caption, phrase or box can not be written."""
+        if not row.regions:
+            raise EncodeError("a phrase without a region")
+        self.checked_input(row.text.strip())
+        for region in row.regions:
+            check_places(replace(row, text=region.label, regions=(region,)))
+
+    def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
+        """One example a caption."""
+        size = (image.width, image.height)
+        for caption in dict.fromkeys(row.text for row in rows):
+            groups = _phrases(caption, [region for row in rows if row.text == caption for region in row.regions], size)
+            target = grammar.write(groups, self.form, size)
+            yield Example(image.image_id, self.name, caption.strip(), target, caption.strip(), flat(groups))
+
+    def named(self, groups: Sequence[Group], input: str) -> tuple[Region, ...]:
+        """Regions whose span is where their phrase stands in the caption: after the phrases before it, else anywhere, else None."""
+        result, last = [], 0
+        for group in groups:
+            start = input.find(group.label, last)
+            start = input.find(group.label) if start < 0 else start
+            span = (start, start + len(group.label)) if start >= 0 else None
+            last = span[1] if span else last
+            result += [replace(region, span=span) for region in group.regions]
+        return tuple(result)
+
+
+def _phrases(caption: str, regions: list[Region], size: tuple[int, int]) -> list[Group]:
+    """Groups of the regions of one phrase at one place of the caption; spans count from the caption's first character that is not white space."""
+    lead = len(caption) - len(caption.lstrip())
+    spoken: dict[tuple[int, int, str], list[Region]] = {}
+    for region in regions:
+        words = grammar.label(region.label)
+        if region.span is not None:
+            span = (region.span[0] - lead, region.span[1] - lead)
+        else:
+            start = caption.strip().find(words)
+            span = (start, start + len(words)) if start >= 0 else (len(caption), len(caption))
+        placed = replace(region, label=words, span=span if span[0] < len(caption) else None)
+        spoken.setdefault((*span, words), []).append(placed)
+    return [Group(key[2], tuple(ordered(spoken[key], size))) for key in sorted(spoken)]

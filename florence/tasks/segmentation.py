@@ -1,0 +1,128 @@
+"""The outline of what is meant by an expression or by a box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from florence.codec import grammar, locations
+from florence.codec.grammar import Form, Group
+from florence.errors import EncodeError
+from florence.geometry import Polygon, polygon_area
+from florence.records import Annotation, ImageRecord, Region
+from florence.tasks import TASK, Example, RegionInput, Size, Task, check_places, ordered, places
+
+MAX_POINTS = 24
+"""Points of a polygon in a target."""
+MAX_POLYGONS = 3
+"""Polygons of an object in a target, largest first."""
+
+
+class _Segmentation(Task):
+    metric = "segmentation"
+    form = Form.POLYGONS
+
+    def check(self, row: Annotation) -> None:
+        """Raise EncodeError where text or polygons can not be written."""
+        check_places(row)
+        for region in row.regions:
+            for points in region.polygons:
+                locations.bins(points, (1, 1))
+                if len(points) < 6 or len(points) % 2:
+                    raise EncodeError(f"a polygon of {len(points)} coordinates; three points or more, x and y each, are expected")
+
+    def target(self, regions: Sequence[Region], size: Size) -> str:
+        """The outlines of regions that have polygons."""
+        outlined = tuple(replace(region, polygons=outline(region.polygons, size)) for region in regions)
+        return grammar.write([Group("", outlined)], self.form, size)
+
+
+@TASK.register("<REFERRING_EXPRESSION_SEGMENTATION>")
+class ReferringExpressionSegmentation(_Segmentation):
+    """The outline of what an expression refers to; rows of one expression make one example."""
+
+    name = kind = "<REFERRING_EXPRESSION_SEGMENTATION>"
+    template = "Locate {input} in the image with mask"
+
+    def check(self, row: Annotation) -> None:
+        """Raise EncodeError where the row can not be written or has no polygon."""
+        super().check(row)
+        if not any(region.polygons for region in row.regions):
+            raise EncodeError(f"the expression {row.text!r} has no polygon")
+
+    def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
+        """One example an expression."""
+        size = (image.width, image.height)
+        meant: dict[str, list[Region]] = {}
+        for region in places(rows):
+            if region.polygons:
+                meant.setdefault(region.label, []).append(region)
+        for words, regions in meant.items():
+            regions = ordered(regions, size)
+            yield Example(image.image_id, self.name, words, self.target(regions, size), "", tuple(regions))
+
+    def named(self, groups: Sequence[Group], input: str) -> tuple[Region, ...]:
+        """Regions labelled with the expression."""
+        return tuple(replace(region, label=input) for group in groups for region in group.regions)
+
+
+@TASK.register("<REGION_TO_SEGMENTATION>")
+class RegionToSegmentation(RegionInput, _Segmentation):
+    """The outline of the object in a box; one example for each object whose outline is known."""
+
+    name = "<REGION_TO_SEGMENTATION>"
+    kind = "<OD>"
+    template = "What is the polygon mask of region {input}"
+
+    def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
+        """One example an object."""
+        size = (image.width, image.height)
+        for region in ordered((region for region in places(rows) if region.polygons), size):
+            box = grammar.box_tokens(region.bounds, size)
+            yield Example(image.image_id, self.name, box, self.target([region], size), "", (replace(region, label=""),))
+
+
+def outline(polygons: Sequence[Polygon], size: Size) -> tuple[Polygon, ...]:
+    """At most `MAX_POLYGONS` polygons of at most `MAX_POINTS` points, largest first, clockwise from their topmost (then leftmost) point.
+
+    Points that share a bin with the one before are left out while three remain. ``size``: width and height in pixels.
+    """
+    largest = sorted(polygons, key=lambda points: -abs(polygon_area(points)))[:MAX_POLYGONS]
+    return tuple(_simple(points, size) for points in largest)
+
+
+def _simple(points: Polygon, size: Size) -> Polygon:
+    corners = list(zip(points[0::2], points[1::2], strict=True))
+    if len(corners) > MAX_POINTS:
+        corners = _fewer(corners, size)
+    if polygon_area([v for corner in corners for v in corner]) < 0:
+        corners = corners[::-1]
+    first = min(range(len(corners)), key=lambda i: (corners[i][1], corners[i][0]))
+    corners = corners[first:] + corners[:first]
+    places = locations.bins([v for corner in corners for v in corner], size)
+    pairs = list(zip(places[0::2], places[1::2], strict=True))
+    distinct = [corner for i, corner in enumerate(corners) if pairs[i] != pairs[i - 1]]
+    return tuple(v for corner in (distinct if len(distinct) >= 3 else corners) for v in corner)
+
+
+def _fewer(corners: list[tuple[float, float]], size: Size) -> list[tuple[float, float]]:
+    """Douglas–Peucker in bins, with the least tolerance, by doublings and then halvings, that leaves few enough points."""
+    import cv2
+    import numpy as np
+
+    scale = np.asarray([locations.BINS / size[0], locations.BINS / size[1]])
+    contour = (np.asarray(corners) * scale).astype(np.float32).reshape(-1, 1, 2)
+
+    def simplified(tolerance: float) -> np.ndarray:
+        return cv2.approxPolyDP(contour, tolerance, True).reshape(-1, 2)
+
+    low, high = 0.0, 1.0
+    while len(simplified(high)) > MAX_POINTS:
+        low, high = high, high * 2
+    for _ in range(4):
+        middle = (low + high) / 2
+        low, high = (low, middle) if 3 <= len(simplified(middle)) <= MAX_POINTS else (middle, high)
+    found = simplified(high)
+    if len(found) < 3:  # thinner than the tolerance: keep points at equal steps instead
+        return [corners[i * len(corners) // MAX_POINTS] for i in range(MAX_POINTS)]
+    return [(float(x), float(y)) for x, y in found.astype(float) / scale]
