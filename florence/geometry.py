@@ -63,9 +63,11 @@ def box_quad(box: Sequence[float]) -> Quad:
 
 
 def polygon_area(points: Sequence[float]) -> float:
-    """Signed area by the shoelace formula; positive when clockwise on screen (y down)."""
+    """Signed area by the shoelace formula; positive when clockwise on screen (y down); 0 for fewer than three corners."""
+    if len(points) < 6:
+        return 0.0
     xs, ys = np.asarray(points[0::2], float), np.asarray(points[1::2], float)
-    return float(0.5 * np.sum(xs * np.roll(ys, -1) - np.roll(xs, -1) * ys))
+    return float(0.5 * (xs[:-1] @ ys[1:] - xs[1:] @ ys[:-1] + xs[-1] * ys[0] - xs[0] * ys[-1]))
 
 
 def rasterise(polygons: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:

@@ -46,9 +46,10 @@ def _figure(rgb: np.ndarray, alpha: np.ndarray, quads: tuple[np.ndarray, ...] = 
 
 
 @functools.lru_cache(maxsize=32)
-def _pattern(texture: str, period: int, angle: int) -> np.ndarray:
-    """A large tile, bool, true where the second tone goes. ``period``: pixels."""
-    y, x = np.mgrid[0:1024, 0:1024].astype(np.float32)
+def _pattern(texture: str, period: int, angle: int, extent: int) -> np.ndarray:
+    """A tile (extent, extent), bool, true where the second tone goes. ``period``: pixels."""
+    x = np.arange(extent, dtype=np.float32)
+    y = x[:, None]
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     u, v = (x * c + y * s) / period, (y * c - x * s) / period
     if texture == "striped":
@@ -75,12 +76,9 @@ def draw_shape(rng: np.random.Generator, parts: list[Part], colour: str, texture
         cv2.polylines(index, [placed], True, OUTLINE, thick, cv2.LINE_8, 4)
     if texture != "plain":
         period = max(round(side * SUPERSAMPLE * (0.055 if texture == "striped" else 0.06)), 4)
-        tile = _pattern(texture, period, int(rng.integers(6)) * 30)
+        tile = _pattern(texture, period, int(rng.integers(6)) * 30, side * SUPERSAMPLE)
         y, x = rng.integers(period, size=2)
-        reach = tile[y : y + height, x : x + width]
-        if reach.shape != index.shape:
-            reach = np.pad(reach, [(0, height - reach.shape[0]), (0, width - reach.shape[1])], mode="wrap")
-        index[(index == MAIN) & reach] = SECOND
+        index[(index == MAIN) & tile[y : y + height, x : x + width]] = SECOND
     rgb = cv2.LUT(cv2.merge([index, index, index]), _palette(rng, colour))
     small = (width // SUPERSAMPLE, height // SUPERSAMPLE)
     alpha = cv2.resize((index > 0).astype(np.uint8) * 255, small, interpolation=cv2.INTER_AREA)

@@ -360,14 +360,18 @@ def outline(mask: np.ndarray) -> tuple[Polygon, ...]:
 
     A polygon has no holes, so a mask that has some is cut through them first.
     """
-    height, width = mask.shape
-    best: tuple[Polygon, ...] = ()
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return ()
+    y, x = int(rows[0]), int(columns[0])
+    part = mask[y : rows[-1] + 1, x : columns[-1] + 1]
+    pieces = _pieces(part)
     for tolerance in (1.2, 0.8, 0.0):
-        best = tuple(polygon for piece in _pieces(mask) for polygon in trace(piece, tolerance))
-        overlap = mask_iou(rasterise(best, width, height), mask)
-        if overlap > 0.93:
-            return best
-    return best if overlap > OUTLINED else ()
+        found = [polygon for piece in pieces for polygon in trace(piece, tolerance)]
+        overlap = mask_iou(rasterise(found, part.shape[1], part.shape[0]), part)
+        if overlap > (0.93 if tolerance else OUTLINED):
+            return tuple(tuple(v + (y if i % 2 else x) for i, v in enumerate(polygon)) for polygon in found)
+    return ()
 
 
 def _pieces(mask: np.ndarray) -> list[np.ndarray]:
