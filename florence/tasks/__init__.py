@@ -39,7 +39,8 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model's text says. ``text``: the text without what is illegal in a form without places, else as it is.
+    """What a model's text says. ``text``: of a task without places the text, up to the first token that does not belong; of <OCR_WITH_REGION>
+    its strings, joined; of other tasks what was decoded, as it is.
 
     ``spans``: for each region, the characters of its own tokens in the text that was decoded (the first region after a
     label: label included); ``label_spans``: the characters of its label, (0, 0) where there is none.

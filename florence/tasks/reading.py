@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from florence.codec import grammar, locations
 from florence.codec.grammar import Form, Group
 from florence.errors import EncodeError
 from florence.geometry import box_quad
 from florence.records import Annotation, ImageRecord, Region
-from florence.tasks import TASK, Example, RegionInput, Size, Task, TextTask, check_places, nothing, places
+from florence.tasks import TASK, Answer, Example, RegionInput, Size, Task, TextTask, check_places, nothing, places
 
 KIND = "<OCR_WITH_REGION>"
 LINE = "\n"
@@ -66,6 +67,11 @@ class OcrWithRegion(Task):
         if regions or nothing(rows):
             target = grammar.write([Group(region.label, (region,)) for region in regions], self.form, size)
             yield Example(image.image_id, self.name, "", target, LINE.join(r.label for r in regions), tuple(regions))
+
+    def decode(self, text: str, size: Size, input: str = "") -> Answer:
+        """Strings with their quads; the answer's text is the strings, joined, so that it can be compared with `Example.text`."""
+        answer = super().decode(text, size, input)
+        return replace(answer, text=LINE.join(region.label for region in answer.regions))
 
 
 @TASK.register("<OCR>")

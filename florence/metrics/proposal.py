@@ -1,0 +1,32 @@
+"""Boxes without labels: how many of the things that are there were proposed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, matches, ratio
+
+LIMIT = 100
+"""Proposals of one example that count, in the order of the answer: proposing everywhere is no detection."""
+
+
+@METRICS.register("proposal")
+class Proposal(Metric):
+    """Value: recall at IoU 0.5 over all reference regions; labels do not count. Details: precision, f1."""
+
+    name = "proposal"
+
+    def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
+        """See the class."""
+        matched = np.asarray(
+            [len(matches(p.regions[:LIMIT], r.regions, labelled=False)) for p, r in zip(predictions, references, strict=True)]
+        )
+        there = np.asarray([len(reference.regions) for reference in references])
+        said = sum(min(len(prediction.regions), LIMIT) for prediction in predictions)
+        per_example = np.divide(matched, there, out=np.full(len(there), math.nan), where=there > 0)
+        total, hit = int(there.sum()), int(matched.sum())
+        details = {"precision": ratio(hit, said), "f1": ratio(2 * hit, said + total)}
+        return Measure(hit / total if total else None, per_example, details)

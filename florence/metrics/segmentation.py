@@ -1,0 +1,56 @@
+"""Outlines: intersection over union of masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from florence.geometry import Polygon, box_quad, mask_iou, polygon_box, rasterise
+from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, mean
+from florence.records import Region
+
+SIDE = 512
+"""Pixels a side of the canvas on which shapes are compared: their common box stretched to it, so that an image's size does not matter."""
+
+
+def shapes(regions: Sequence[Region]) -> list[Polygon]:
+    """The polygons of regions; the quad or the corners of the box where a region has none."""
+    found: list[Polygon] = []
+    for region in regions:
+        found += region.polygons or [region.quad or box_quad(region.bounds)]
+    return found
+
+
+def iou(predicted: Sequence[Region], reference: Sequence[Region]) -> float:
+    """IoU of the union of one side's shapes with the union of the other's; 0 where one side has none or no area."""
+    left, right = shapes(predicted), shapes(reference)
+    if not left or not right:
+        return 0.0
+    x0, y0, x1, y1 = polygon_box([value for points in (*left, *right) for value in points])
+    if x1 <= x0 or y1 <= y0:
+        return 0.0
+    masks = [
+        rasterise(
+            [[(v - (y0 if i & 1 else x0)) * SIDE / ((y1 - y0) if i & 1 else (x1 - x0)) for i, v in enumerate(points)] for points in side],
+            SIDE, SIDE,
+        )
+        for side in (left, right)
+    ]  # fmt: skip
+    return mask_iou(*masks)
+
+
+@METRICS.register("segmentation")
+class Segmentation(Metric):
+    """Value: mean mask IoU over examples with a reference shape. Details: over50, the share of them with IoU of 0.5 or more."""
+
+    name = "segmentation"
+
+    def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
+        """See the class."""
+        per_example = np.asarray([
+            iou(p.regions, r.regions) if r.regions else math.nan for p, r in zip(predictions, references, strict=True)
+        ])  # fmt: skip
+        scored = per_example[~np.isnan(per_example)]
+        return Measure(mean(per_example), per_example, {"over50": float((scored >= 0.5).mean())} if len(scored) else {})
