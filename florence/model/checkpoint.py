@@ -1,0 +1,176 @@
+"""Models on disk: built from a preset, loaded from a folder or the hub, saved in transformers' own layout."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from florence.errors import ModelError
+from florence.model import vocabulary
+from florence.model.presets import IMAGE_SIZES, PRESETS, config, initialise
+
+if TYPE_CHECKING:
+    import torch
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet, by which pixels are normalised, as in the published model."""
+SHIPPED = "nano"
+SCRATCH = "-scratch"
+"""``nano-scratch``: the preset without the weights that come with it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model, its vocabulary and the side, in pixels, of the square that it sees."""
+
+    model: Any
+    tokenizer: Any
+    image_size: int
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    @cached_property
+    def lexicon(self) -> vocabulary.Lexicon:
+        """What each token is."""
+        return vocabulary.lexicon(self.tokenizer, self.model.config.text_config.vocab_size)
+
+    def shrink(self, image: np.ndarray) -> np.ndarray:
+        """An image (height, width, 3) uint8 as the model's square (side, side, 3) uint8: bicubic, both axes on their own, as in the published processor."""
+        from PIL import Image
+
+        side = self.image_size
+        if image.shape[:2] == (side, side):
+            return image
+        return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+
+    def tensor(self, squares: np.ndarray) -> torch.Tensor:
+        """Squares (n, side, side, 3) uint8 as the model's input (n, 3, side, side) float32, normalised."""
+        import torch
+
+        pixels = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return pixels.sub_(mean).div_(std).contiguous()
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``folder`` so that transformers' ``from_pretrained`` and ``AutoProcessor`` read it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder)
+        _processor(self).save_pretrained(folder)
+
+
+def load(init: str, *, image_size: int | None = None, seed: int = 0) -> Checkpoint:
+    """The model that ``init`` names: a preset, a checkpoint folder, or a name on the hub.
+
+    ``image_size``: the side of its square; by default the checkpoint's own. ``seed``: of a preset's random weights.
+    Raises ModelError where there is no such model or it is none of Florence-2.
+    """
+    name = init.removesuffix(SCRATCH)
+    if name in PRESETS:
+        if init == SHIPPED and (shipped := _shipped()) is not None:
+            return _read(shipped, image_size)
+        return build(name, image_size=image_size or IMAGE_SIZES[name], seed=seed)
+    return _read(init, image_size)
+
+
+def build(preset: str, *, image_size: int, seed: int = 0) -> Checkpoint:
+    """A preset with random weights, a function of ``seed``."""
+    import torch
+    from transformers import Florence2ForConditionalGeneration
+
+    tokenizer = vocabulary.shipped()
+    settings = config(preset, len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Florence2ForConditionalGeneration(settings)
+    checkpoint = Checkpoint(model, tokenizer, image_size)
+    initialise(model, checkpoint.lexicon.locations, seed)
+    checkpoint.model.eval()
+    return checkpoint
+
+
+def weights_hash(folder: Path | str) -> str:
+    """First 16 hex digits of the SHA-256 over the weights, vocabulary and settings in a checkpoint folder. Raises ModelError without weights."""
+    found = sorted(p for p in Path(folder).glob("*") if p.suffix in (".safetensors", ".json") and p.is_file())
+    if not any(p.suffix == ".safetensors" for p in found):
+        raise ModelError(f"{folder} holds no weights (*.safetensors): train a model, or name another folder")
+    total = hashlib.sha256()
+    for path in found:
+        total.update(path.name.encode())
+        total.update(path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def _shipped() -> str | None:
+    folder = resources.files("florence.model").joinpath(SHIPPED)
+    return str(folder) if folder.joinpath("model.safetensors").is_file() else None
+
+
+def _read(init: str, image_size: int | None) -> Checkpoint:
+    import torch
+    from transformers import AutoTokenizer, Florence2ForConditionalGeneration
+
+    local = os.path.isdir(init)
+    if not local and (init.startswith((".", "/", "~")) or init.count("/") != 1):
+        raise ModelError(f"model {init!r}: neither a preset ({', '.join(PRESETS)}) nor a folder, and no name on the hub (owner/name)")
+    try:
+        model = Florence2ForConditionalGeneration.from_pretrained(init, use_safetensors=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(init)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        remedy = "is it a whole checkpoint of Florence-2 in transformers' layout, with *.safetensors?" if local else "is the hub reachable, and the name right?"
+        raise ModelError(f"model {init!r} can not be loaded: {str(error).splitlines()[0]}; {remedy}") from None
+    side, mean, std = _seen(init)
+    return Checkpoint(model.eval(), tokenizer, image_size or side, mean, std)
+
+
+def _seen(init: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Side, mean and standard deviation from a checkpoint's processor."""
+    from transformers import AutoImageProcessor
+
+    try:
+        found = AutoImageProcessor.from_pretrained(init)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {init!r}: no image processor beside the weights ({str(error).splitlines()[0]})") from None
+    return int(found.size["height"]), tuple(found.image_mean), tuple(found.image_std)
+
+
+def _processor(checkpoint: Checkpoint) -> Any:
+    from transformers import CLIPImageProcessor, Florence2Processor
+
+    side = checkpoint.image_size
+    images = CLIPImageProcessor(
+        size={"height": side, "width": side}, do_center_crop=False, image_mean=list(checkpoint.mean), image_std=list(checkpoint.std), resample=3,
+    )  # fmt: skip
+    images.image_seq_length = image_tokens(checkpoint)
+    return Florence2Processor(image_processor=images, tokenizer=checkpoint.tokenizer, post_processor_config=_post_processing())
+
+
+def image_tokens(checkpoint: Checkpoint) -> int:
+    """Tokens that an image becomes: one for each cell of the last stage, and one for their mean."""
+    side = checkpoint.image_size
+    vision = checkpoint.model.config.vision_config
+    for size, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
+        side = (side + 2 * padding - size) // stride + 1
+    return side * side + 1
+
+
+def _post_processing() -> dict[str, Any]:
+    """What transformers' post-processor refuses to work without: every form that it knows, with its defaults."""
+    names = ("ocr", "phrase_grounding", "pure_text", "description_with_bboxes", "description_with_polygons", "polygons", "bboxes",
+             "description_with_bboxes_or_polygons")  # fmt: skip
+    return {name: {"pattern": r"(.+?)" + r"<loc_(\d+)>" * 8, "area_threshold": 0.0} if name == "ocr" else {} for name in names}
+
+
+def squares(checkpoint: Checkpoint, images: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, side, side, 3) uint8 of n images of any size."""
+    if not images:
+        return np.zeros((0, checkpoint.image_size, checkpoint.image_size, 3), np.uint8)
+    return np.stack([checkpoint.shrink(image) for image in images])

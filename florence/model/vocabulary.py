@@ -1,0 +1,124 @@
+"""The vocabulary that comes with the package, and what each token of any Florence-2 vocabulary is.
+
+The shipped file is a byte-level BPE of 4,000 pieces with the special and location tokens of the published model. Made by
+``python -m florence.model.vocabulary TEXTS.txt tokenizer.json`` (one text a line); never made again by a run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from florence.codec.constrain import CLASSES, Class
+from florence.codec.grammar import AND, MARKS, POLY_CLOSE, POLY_OPEN, SEP
+from florence.codec.locations import TOKENS
+from florence.errors import ModelError
+
+PIECES = 4000
+HEAD = ("<s>", "<pad>", "</s>", "<unk>")
+"""The first four tokens, in the order that BART's configuration counts on."""
+_GRAMMAR = {SEP: Class.SEP, POLY_OPEN: Class.POLY_OPEN, POLY_CLOSE: Class.POLY_CLOSE, AND: Class.AND}
+
+
+def make(texts: Iterable[str], pieces: int = PIECES) -> Any:
+    """A byte-level BPE of ``texts`` with every token of the grammar, as a `tokenizers.Tokenizer`."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=pieces, special_tokens=list(HEAD), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    others = [mark for mark in MARKS if mark not in HEAD]
+    marks = [*others, SEP, POLY_OPEN, POLY_CLOSE, AND, *TOKENS]
+    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    ends = [(mark, tokenizer.token_to_id(mark)) for mark in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    return tokenizer
+
+
+@lru_cache(maxsize=1)
+def shipped() -> Any:
+    """The vocabulary that comes with the package, as transformers' tokenizer."""
+    from transformers import PreTrainedTokenizerFast
+
+    with resources.as_file(resources.files("florence.model").joinpath("vocabulary.json")) as path:
+        return PreTrainedTokenizerFast(
+            tokenizer_file=str(path), bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>", mask_token="<mask>",
+            extra_special_tokens={"image_token": "<image>"}, clean_up_tokenization_spaces=False, model_max_length=1024,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Lexicon:
+    """What the tokens of a vocabulary are. ``locations``: (1000,) ids by bin; ``classes``: (vocabulary, classes) bool, the class of each
+    token, none for tokens that stand in no answer; ``pieces``: the bytes of each token, by id (of a special token: its name's).
+    """
+
+    locations: np.ndarray
+    classes: np.ndarray
+    pieces: tuple[bytes, ...]
+    bos: int
+    eos: int
+    pad: int
+
+    def class_of(self, ids: np.ndarray) -> np.ndarray:
+        """(n,) classes of (n,) ids that stand in answers."""
+        return self.classes[ids].argmax(axis=1)
+
+
+def lexicon(tokenizer: Any, size: int) -> Lexicon:
+    """What each of the ``size`` tokens of a Florence-2 vocabulary is. Raises ModelError where location or grammar tokens are missing.
+
+    Pieces with "<" are in no class: spelt out of pieces, a text could not be told from a location.
+    """
+    known = tokenizer.get_vocab()
+    if missing := [token for token in (*TOKENS, *_GRAMMAR) if token not in known]:
+        raise ModelError(
+            f"the vocabulary lacks {len(missing)} tokens of Florence-2's grammar, {missing[0]} first; a checkpoint of Florence-2's own layout is "
+            "expected (one without location tokens has to be given them before)"
+        )
+    backward = {letter: byte for byte, letter in _byte_letters().items()}
+    special = set(tokenizer.all_special_tokens) | set(TOKENS) | set(_GRAMMAR) | set(MARKS)
+    pieces: list[bytes] = [b""] * size
+    classes = np.zeros((size, CLASSES), bool)
+    for token, index in known.items():
+        if index >= size:
+            continue
+        if token in special or any(letter not in backward for letter in token):
+            pieces[index] = token.encode()
+            if token in _GRAMMAR:
+                classes[index, _GRAMMAR[token]] = True
+            continue
+        pieces[index] = bytes(backward[letter] for letter in token)
+        if b"<" not in pieces[index]:
+            blank = not pieces[index].decode("utf-8", "replace").strip()
+            classes[index, Class.BLANK if blank else Class.TEXT] = True
+    locations = np.asarray([known[token] for token in TOKENS])
+    classes[locations] = False
+    classes[locations, Class.LOC] = True
+    classes[tokenizer.eos_token_id] = False
+    classes[tokenizer.eos_token_id, Class.EOS] = True
+    return Lexicon(locations, classes, tuple(pieces), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+def _byte_letters() -> dict[int, str]:
+    """The printable letter that stands for each byte in a byte-level BPE (GPT-2): printable Latin-1 for itself, the rest from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    letters = {byte: chr(byte) for byte in printable}
+    for number, byte in enumerate(byte for byte in range(256) if byte not in letters):
+        letters[byte] = chr(0x100 + number)
+    return letters
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()).save(sys.argv[2])
