@@ -67,9 +67,13 @@ class Score:
 
 
 class Metric(ABC):
-    """A way to compare answers with references. A subclass sets ``name`` and writes `measure`."""
+    """A way to compare answers with references. A subclass sets ``name`` and writes `measure`.
+
+    ``measures``: what its value is called in tables, as map50. A value that is no mean over examples needs `resampled` too.
+    """
 
     name: str
+    measures: str = ""
 
     def score(
         self, predictions: Sequence[Prediction], references: Sequence[Reference], *, task: str = "", reference: str = ""
@@ -90,6 +94,15 @@ class Metric(ABC):
     @abstractmethod
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """Compare one or more pairs."""
+
+    def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+        """The value (r,) in each of r resamples. ``weights`` (r, n): how often an example is in it. NaN where nothing can be scored.
+
+        With every weight 1 it is the value of `measure`. Here: the mean over the examples that can be scored.
+        """
+        per_example = self.measure(predictions, references).per_example
+        there = ~np.isnan(per_example)
+        return shares(weights[:, there] @ per_example[there], weights[:, there].sum(axis=1))
 
 
 METRICS: Registry[type[Metric]] = Registry("metric", "florence.metrics")
@@ -123,6 +136,12 @@ def mean(values: np.ndarray) -> float | None:
 def ratio(part: float, whole: float) -> float:
     """``part`` / ``whole``; NaN of nothing."""
     return part / whole if whole else math.nan
+
+
+def shares(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """``parts`` / ``wholes``, element by element; NaN of nothing."""
+    parts, wholes = np.asarray(parts, float), np.asarray(wholes, float)
+    return np.divide(parts, wholes, out=np.full(parts.shape, math.nan), where=wholes > 0)
 
 
 def same(text: str) -> str:

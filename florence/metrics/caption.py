@@ -84,6 +84,7 @@ class Caption(Metric):
     """
 
     name = "caption"
+    measures = "cider"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""

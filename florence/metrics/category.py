@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, same
+from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, same, shares
 
 
 @METRICS.register("category")
@@ -17,11 +17,24 @@ class Category(Metric):
     """
 
     name = "category"
+    measures = "balanced_accuracy"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
-        there = np.asarray([same(reference.text) for reference in references])
-        right = np.asarray([same(p.text) == name for p, name in zip(predictions, there.tolist(), strict=True)], float)
-        _, codes = np.unique(there, return_inverse=True)
+        right, codes = _right(predictions, references)
         recall = np.bincount(codes, weights=right) / np.bincount(codes)
         return Measure(float(recall.mean()), right, {"exact": float(right.mean()), "classes": float(len(recall))})
+
+    def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+        """See `Metric.resampled`: the mean over the classes that are in the resample."""
+        right, codes = _right(predictions, references)
+        member = np.eye(int(codes.max()) + 1)[codes]
+        recall = shares(weights @ (member * right[:, None]), weights @ member)
+        return shares(np.nansum(recall, axis=1), (~np.isnan(recall)).sum(axis=1))
+
+
+def _right(predictions: Sequence[Prediction], references: Sequence[Reference]) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) whether each example is named right, and the number of its class."""
+    there = np.asarray([same(reference.text) for reference in references])
+    right = np.asarray([same(p.text) == name for p, name in zip(predictions, there.tolist(), strict=True)], float)
+    return right, np.unique(there, return_inverse=True)[1]

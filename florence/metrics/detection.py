@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, matches, ratio, same
+from florence.geometry import box_iou
+from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, bounds, matches, ratio, same, shares
 from florence.records import Region
 
 
@@ -33,6 +34,7 @@ class Detection(Metric):
     """
 
     name = "detection"
+    measures = "map50"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
@@ -50,6 +52,62 @@ class Detection(Metric):
         if ap is None:
             return Measure(None, per_example, details)
         return Measure(ap[1], per_example, {"map": ap[0], **details})
+
+    def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+        """See `Metric.resampled`: AP at IoU 0.5. Regions are paired within an example, so its pairs are the same in every resample."""
+        labels = sorted({same(region.label) for reference in references for region in reference.regions})
+        found = np.stack([_resampled_ap(name, predictions, references, weights) for name in labels]) if labels else np.zeros((0, len(weights)))
+        return shares(np.nansum(found, axis=0), (~np.isnan(found)).sum(axis=0))
+
+
+RECALLS = np.linspace(0, 1, 101)
+"""Where COCO reads the precision."""
+LIMIT = 100
+"""Predictions of one label and example that enter AP."""
+
+
+def _resampled_ap(name: str, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+    """AP (r,) of one label in each resample; NaN where it is in none of the references."""
+    there = np.zeros(len(references))
+    found: list[tuple[float, int, bool]] = []
+    for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        right = [region for region in reference.regions if same(region.label) == name]
+        said = sorted((region for region in prediction.regions if same(region.label) == name), key=lambda region: -_score(region))[:LIMIT]
+        there[index] = len(right)
+        found += [(_score(region), index, hit) for region, hit in zip(said, _hits(said, right), strict=True)]
+    wanted = weights @ there
+    if not found:
+        return np.where(wanted > 0, 0.0, math.nan)
+    found.sort(key=lambda row: -row[0])
+    times = np.asarray(weights[:, [index for _, index, _ in found]], float)
+    hit = np.asarray([hit for _, _, hit in found], float)
+    right_so_far, so_far = np.cumsum(times * hit, axis=1), np.cumsum(times, axis=1)
+    recall = right_so_far / np.maximum(wanted, 1)[:, None]
+    precision = np.divide(right_so_far, so_far, out=np.zeros_like(so_far), where=so_far > 0)
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    # each precision counts for the recalls that are reached with it first
+    reached = np.diff(np.searchsorted(RECALLS, recall, side="right"), axis=1, prepend=0)
+    return np.where(wanted > 0, (reached * precision).sum(axis=1) / len(RECALLS), math.nan)
+
+
+def _hits(said: Sequence[Region], right: Sequence[Region]) -> list[bool]:
+    """Whether each prediction, best first, has a reference region of IoU 0.5 or more that none before it took: the one it overlaps most."""
+    if not said or not right:
+        return [False] * len(said)
+    overlap = box_iou(bounds(said), bounds(right))
+    taken: set[int] = set()
+    result = []
+    for row in overlap:
+        free = [j for j in range(len(right)) if j not in taken and row[j] >= 0.5]
+        result.append(bool(free))
+        if free:
+            taken.add(max(free, key=lambda j: (row[j], j)))
+    return result
+
+
+def _score(region: Region) -> float:
+    score = 1.0 if region.score is None else float(region.score)
+    return score if math.isfinite(score) else 0.0
 
 
 def average_precision(predictions: Sequence[Prediction], references: Sequence[Reference]) -> tuple[float, float] | None:
@@ -85,10 +143,9 @@ def _coco(images, code: dict[str, int]) -> list[dict]:
             if (category := code.get(same(region.label))) is None:
                 continue
             x0, y0, x1, y1 = region.bounds
-            score = 1.0 if region.score is None else float(region.score)
             rows.append({
                 "id": len(rows) + 1, "image_id": number, "category_id": category, "iscrowd": 0, "area": (x1 - x0) * (y1 - y0),
-                "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score if math.isfinite(score) else 0.0,
+                "bbox": [x0, y0, x1 - x0, y1 - y0], "score": _score(region),
             })  # fmt: skip
     return rows
 

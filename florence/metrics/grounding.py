@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence.geometry import box_iou
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, bounds, ratio, same
+from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, bounds, ratio, same, shares
 from florence.records import Region
 
 IOU = 0.5
@@ -52,6 +52,7 @@ class Grounding(Metric):
     """
 
     name = "grounding"
+    measures = "recall_at_1"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
@@ -64,3 +65,8 @@ class Grounding(Metric):
             for words, _ in _phrases(r.regions)
         ]
         return Measure(None if math.isnan(value) else value, per_example, {"named": ratio(sum(named), len(named))})
+
+    def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+        """See `Metric.resampled`: an example weighs as many as its phrases."""
+        found = [hits(p.regions, r.regions) for p, r in zip(predictions, references, strict=True)]
+        return shares(weights @ np.asarray([sum(phrases) for phrases in found]), weights @ np.asarray([len(phrases) for phrases in found]))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, matches, ratio
+from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, matches, ratio, shares
 
 LIMIT = 100
 """Proposals of one example that count, in the order of the answer: proposing everywhere is no detection."""
@@ -18,6 +18,7 @@ class Proposal(Metric):
     """Value: recall at IoU 0.5 over all reference regions; labels do not count. Details: precision, f1."""
 
     name = "proposal"
+    measures = "recall"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
@@ -30,3 +31,9 @@ class Proposal(Metric):
         total, hit = int(there.sum()), int(matched.sum())
         details = {"precision": ratio(hit, said), "f1": ratio(2 * hit, said + total)}
         return Measure(hit / total if total else None, per_example, details)
+
+    def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+        """See `Metric.resampled`: an example weighs as many as its regions."""
+        there = np.asarray([len(reference.regions) for reference in references], float)
+        found = np.nan_to_num(self.measure(predictions, references).per_example) * there
+        return shares(weights @ found, weights @ there)

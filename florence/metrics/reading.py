@@ -42,6 +42,7 @@ class Reading(Metric):
     """
 
     name = "reading"
+    measures = "characters"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""

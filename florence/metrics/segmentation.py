@@ -46,6 +46,7 @@ class Segmentation(Metric):
     """Value: mean mask IoU over examples with a reference shape. Details: over50, the share of them with IoU of 0.5 or more."""
 
     name = "segmentation"
+    measures = "mask_iou"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
