@@ -1,0 +1,501 @@
+"""The one command, `florence`. It acts on the workspace in the current folder, as git and dvc do.
+
+Nothing heavy is imported before a command needs it: `florence --help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from florence.errors import FlorenceError
+
+if TYPE_CHECKING:
+    from flows.parts import Parts
+
+GRACE = 20.0
+"""Seconds that a stopped command has to end by itself."""
+
+
+class Commands(TyperGroup):
+    """The commands, whose errors are told in plain words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; an error made on purpose is a sentence and exit code 1, Ctrl-C and SIGTERM say how to go on."""
+        try:
+            return super().invoke(ctx)
+        except FlorenceError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """The entry point of the `florence` command."""
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    app(prog_name="florence")
+
+
+def _stop(number: int, _: object) -> None:
+    """Stop, in an orderly way while that is quick: what is finished is kept either way, and nothing half-written is ever read."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("\nstopping; what is finished is kept: the same command goes on from here", file=sys.stderr, flush=True)
+    # Annotators in threads can not be interrupted, and a shard of theirs may take long.
+    timer = threading.Timer(GRACE, os._exit, [128 + number])
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"florence {version('florence')}")
+        raise typer.Exit
+
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log of the run too.")]
+Round = Annotated[int | None, typer.Option(min=0, help="Number of the round; by default the one that data/ holds, or 0.")]
+Student = Annotated[str | None, typer.Option(help="A model that annotates as well: alias, version number, or a model's folder.")]
+
+
+@app.callback()
+def florence(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Pictures in; a versioned data set and a promoted vision model out, round after round.
+
+    Commands act on the workspace in the current folder: the one that holds params.yaml. Begin with
+
+    \b
+      florence init work
+      cd work
+      florence loop --images ~/Pictures --rounds 1
+    """
+
+
+# ---------------------------------------------------------------- workspace and loop
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one without a workspace.")]) -> None:
+    """Make a workspace: params.yaml, dvc.yaml, expectations/, git and DVC.
+
+    \b
+    Example: florence init work
+    """
+    from flows.workspace import init as make
+
+    make(folder)
+
+
+@app.command()
+def loop(
+    images: Annotated[str | None, typer.Option(metavar="URI", help="A folder of images or s3://bucket/prefix; written to params.yaml as the source `images`.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of a new loop; of a finished one, how many it shall have. By default flow.rounds.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="OVERLAY", help="A YAML file of settings, laid over params.yaml.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the loop: collect, annotate, fuse, validate, publish, train, score, promote; then again with the student.
+
+    Started again it takes only what is new, and with nothing new it does nothing and says so. New are images, annotators or
+    their versions, and settings that change what a round makes. A loop that was broken off goes on where it stopped. --rounds
+    above the number that a finished loop has adds rounds to it, unless its last one was rejected.
+
+    \b
+    Examples:
+      florence loop
+      florence loop --images ~/Pictures --rounds 1
+      florence loop --images s3://bucket/photos --config longer.yaml
+      florence loop --dry-run
+    """
+    from flows import outlook, params
+    from flows.parts import open_parts
+    from flows.state import locked
+    from flows.terminal import Shown, say
+
+    root = Path.cwd()
+    overlay = params.overlay_of(images, config)
+    if images is not None:
+        params.check_images(images)
+    if dry_run:
+        parts = open_parts(root, overlay)
+        with Shown() as progress:
+            say(outlook.told(outlook.outlook(parts, rounds, progress)))
+        return
+    if overlay:
+        with locked(root):
+            if params.write_overlay(root, overlay):
+                say("params.yaml is changed")
+    parts = open_parts(root)
+    if outlook.is_idle(parts, rounds):
+        say(outlook.nothing_new(parts))
+        return
+    with _prefect(root, verbose):
+        from flows.refine import refine
+
+        say(refine(str(root), rounds))
+
+
+@app.command()
+def serve(verbose: Verbose = False) -> None:
+    """Run the loop on the schedule of params.yaml (flow.cron) until it is stopped.
+
+    A run with nothing new does nothing. A run that overlaps another one is refused. For a Prefect server and work pools see infra/.
+
+    \b
+    Example: florence serve
+    """
+    from flows.serve import serve as run
+
+    run(Path.cwd(), verbose)
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, settings, stores, remotes, rights and disk, and say what to do about each fault.
+
+    \b
+    Example: florence doctor
+    """
+    from flows.doctor import examine, table
+
+    checks = examine(Path.cwd())
+    print(table(checks))
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------- the stages
+
+
+@app.command()
+def collect() -> None:
+    """Take in new images from the sources of params.yaml.
+
+    \b
+    Example: florence collect
+    """
+    from florence import stages
+    from flows.state import locked
+    from flows.terminal import Shown, say
+
+    parts = _parts()
+    with locked(parts.root), Shown() as progress:
+        found = stages.collect(parts.settings, parts.store, progress)
+    for source, name, reason, detail in found.set_aside:
+        say(f"set aside: {source}/{name}: {reason}" + (f" ({detail})" if detail else ""))
+    say(f"{found.new} new images, {found.total} in all, {len(found.set_aside)} set aside")
+
+
+@app.command()
+def annotate(round: Round = None, student: Student = None, verbose: Verbose = False) -> None:
+    """Have every annotator look at the images it has not looked at yet.
+
+    \b
+    Examples:
+      florence annotate
+      florence annotate --round 1 --student champion
+    """
+    from flows.promote import chosen_model
+    from flows.state import locked
+    from flows.terminal import say
+
+    parts = _parts()
+    model = str(chosen_model(parts, student)) if student else None
+    with locked(parts.root), _prefect(parts.root, verbose):
+        from flows.annotate import annotate as run
+        from flows.annotate import runner
+
+        done = run.with_options(task_runner=runner(parts.settings))(str(parts.root), _round(parts, round), model)
+    say(f"{done.shards} shards annotated, {done.claims} claims; {done.skipped} shards were done already")
+
+
+@app.command()
+def validate(
+    staging: Annotated[bool, typer.Option("--staging", help="Check the fused labels in the working store instead of the published snapshot.")] = False,
+    round: Round = None,
+) -> None:
+    """Hold the snapshot in data/ against expectations/; the first stage of dvc.yaml.
+
+    \b
+    Examples:
+      florence validate
+      florence validate --staging
+    """
+    from flows.adapters import quality
+    from flows.terminal import say
+
+    if staging:
+        parts = _parts()
+        counts = quality.validate_staging(parts.settings, parts.store, _round(parts, round), parts.root)
+    else:
+        with _stage("validate") as (parts, run_id):
+            counts = quality.validate_snapshot(parts.settings, parts.data, parts.root)
+            parts.tracker.log_metrics(run_id, {"validation": counts})
+    say(f"{counts['passed']} of {counts['expectations']} expectations met; Data Docs: {quality.DOCS}/index.html")
+
+
+@app.command()
+def publish(round: Round = None, student: Student = None) -> None:
+    """Fuse the claims, check the result, and publish it as the snapshot in data/, tracked by DVC.
+
+    \b
+    Examples:
+      florence publish
+      florence publish --round 1 --student champion
+    """
+    from florence import stages
+    from flows.adapters.quality import validate_staging
+    from flows.promote import chosen_model
+    from flows.state import locked
+    from flows.terminal import Shown, say
+
+    parts = _parts()
+    number = _round(parts, round)
+    with locked(parts.root), Shown() as progress:
+        who = stages.authors(parts.settings, str(chosen_model(parts, student)) if student else None)
+        stages.fuse_round(parts.settings, parts.store, who, number)
+        validate_staging(parts.settings, parts.store, number, parts.root)
+        snapshot = stages.publish(parts.settings, parts.store, parts.data, who, number, progress)
+        found = parts.snapshots.add()
+        pushed = parts.snapshots.push()
+    counts = snapshot["counts"]
+    say(f"snapshot {snapshot['id']} of round {number}: {counts['kept']} labels kept, {counts['dropped']} dropped, {counts['images']} images")
+    say(f"data.dvc: {found}" + (", pushed" if pushed else ""))
+
+
+@app.command()
+def train() -> None:
+    """Train a model on the snapshot in data/; a stage of dvc.yaml. Curves go to MLflow while it runs.
+
+    \b
+    Examples:
+      florence train
+      dvc repro train
+    """
+    from florence import stages
+    from flows.terminal import Shown
+
+    with _stage("train") as (parts, run_id), Shown() as progress:
+        curves = parts.tracker.live(run_id)
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            curves(step, metrics)
+            progress.note(f"loss {metrics['loss']:.3f}" if "loss" in metrics else "")
+
+        try:
+            result = stages.train_model(parts.settings, parts.data, parts.root, log, progress)
+        finally:
+            curves.close()
+        parts.tracker.log_metrics(run_id, {"train": result})
+
+
+@app.command()
+def evaluate() -> None:
+    """Score the model on held-out images and the labels on gold ones; a stage of dvc.yaml.
+
+    \b
+    Example: florence evaluate
+    """
+    from florence import stages
+    from florence.store import Store
+    from flows.terminal import Shown
+
+    with _stage("evaluate") as (parts, run_id), Shown() as progress:
+        curves = parts.tracker.live(run_id)
+        try:
+            stages.evaluate_model(parts.settings, parts.data, parts.root, curves, progress)
+        finally:
+            curves.close()
+        metrics = Store(str(parts.root / "metrics"))
+        found = {name: metrics.read_json(f"{name}.json") for name in ("scores", "labels") if metrics.exists(f"{name}.json")}
+        parts.tracker.log_metrics(run_id, found)
+
+
+@app.command()
+def compare() -> None:
+    """Decide whether the model may take the champion's place; a stage of dvc.yaml. Nothing is promoted by it.
+
+    \b
+    Example: florence compare
+    """
+    from florence import stages
+    from flows.terminal import say
+
+    with _stage("compare") as (parts, run_id):
+        decision = stages.compare_models(parts.settings, parts.data, parts.root)
+        parts.tracker.set_tags(run_id, {"decision": "accepted" if decision.accepted else "rejected", "reason": decision.reason})
+    say(f"{'accepted' if decision.accepted else 'rejected'}: {decision.reason}")
+
+
+@app.command()
+def report() -> None:
+    """Write the page about the snapshot in data/ and the loop that made it: build/report/index.html.
+
+    \b
+    Example: florence report
+    """
+    from florence import stages
+    from flows.terminal import say
+
+    parts = _parts()
+    say(str(stages.make_report(_facts(parts), parts.data, parts.report)))
+
+
+# ---------------------------------------------------------------- the registry
+
+
+@app.command()
+def register() -> None:
+    """Register the model in model/ as the challenger, with its lineage.
+
+    \b
+    Example: florence register
+    """
+    from flows.parts import run_key
+    from flows.promote import lineage
+    from flows.promote import register as put
+    from flows.terminal import say
+    from flows.train import decision
+
+    parts = _parts()
+    run_id = parts.tracker.run_for(os.environ, run_key(parts))
+    version = put(parts, run_id, lineage(parts, decision(parts)))
+    parts.tracker.finish(run_id)
+    say(f"version {version} of {parts.settings.tracking.model} is the challenger")
+
+
+@app.command()
+def promote(version: Annotated[str | None, typer.Argument(help="Number or alias; by default the challenger.")] = None) -> None:
+    """Make a registered model the champion.
+
+    \b
+    Examples:
+      florence promote
+      florence promote 3
+    """
+    from flows.terminal import say
+
+    parts = _parts()
+    now = parts.tracker.promote(version)
+    say(f"version {now.version} of {parts.settings.tracking.model} is the champion")
+
+
+@app.command()
+def rollback() -> None:
+    """Make the champion before this one champion again.
+
+    \b
+    Example: florence rollback
+    """
+    from flows.terminal import say
+
+    before, now = _parts().tracker.rollback()
+    say(f"version {now} is the champion again; it was {before}")
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    task: Annotated[str, typer.Option(help="The task, as '<OD>' or OD.")] = "<OD>",
+    input: Annotated[str, typer.Option(help="What the task is about: a text, or for a region x0,y0,x1,y1 in pixels.")] = "",
+    model: Annotated[str, typer.Option(metavar="ALIAS|VERSION|DIR", help="Which model.")] = "champion",
+    draw: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Write the picture with the answer drawn on it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask a model about an image.
+
+    \b
+    Examples:
+      florence predict photo.jpg --task '<OD>' --draw out.png
+      florence predict photo.jpg --task '<CAPTION>'
+      florence predict photo.jpg --task '<REGION_TO_CATEGORY>' --input 40,60,200,180
+      florence predict photo.jpg --task '<CAPTION_TO_PHRASE_GROUNDING>' --input 'a dog on a sofa' --json
+    """
+    from flows.predict import ask, drawn, printed
+
+    found = ask(Path.cwd(), image, task, input, model)
+    if draw is not None:
+        drawn(found, draw)
+    print(printed(found, as_json))
+
+
+# ---------------------------------------------------------------- what the commands share
+
+
+def _parts() -> Parts:
+    from flows.parts import open_parts
+
+    return open_parts(Path.cwd())
+
+
+def _round(parts: Parts, number: int | None) -> int:
+    """``number``, or the round that data/ holds, or 0."""
+    if number is not None:
+        return number
+    return int(parts.data.read_json("snapshot.json")["round"]) if parts.data.exists("snapshot.json") else 0
+
+
+def _facts(parts: Parts) -> Any:
+    """The loop's facts; where no loop has run, what the snapshot and the outputs in the workspace tell."""
+    from florence import stages
+    from florence.report.facts import LoopFacts
+    from flows.facts import read_facts
+
+    if (facts := read_facts(parts)) is not None:
+        return facts
+    number = _round(parts, None)
+    round = stages.round_facts(parts.settings, parts.store, parts.data, parts.root, stages.authors(parts.settings), number, None, None)
+    return LoopFacts("by hand", (round,))
+
+
+@contextmanager
+def _prefect(root: Path, verbose: bool) -> Iterator[None]:
+    """A Prefect API while the block runs."""
+    from flows.server import prefect_api
+
+    with prefect_api(root, verbose=verbose):
+        yield
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[tuple[Parts, str]]:
+    """One of DVC's stages: the workspace and the MLflow run that it logs to, which is the loop's where a loop has started it."""
+    from flows.parts import Seconds, end_with_parent, run_key
+
+    end_with_parent(os.environ)
+    parts = _parts()
+    run_id = parts.tracker.run_for(os.environ, run_key(parts))
+    own = "MLFLOW_RUN_ID" not in os.environ
+    start, status = time.monotonic(), "FAILED"
+    try:
+        yield parts, run_id
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        Seconds(parts.root).add(name, time.monotonic() - start)
+        if own:
+            parts.tracker.finish(run_id, status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What a command or a flow works with in a workspace: settings, stores, tracker, snapshots."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from florence import stages
+from florence.config import Settings, read_settings
+from florence.records import digest
+from florence.store import Store
+from flows.adapters.snapshots import Snapshots
+from flows.adapters.tracking import Tracker
+from flows.params import overlaid
+
+PARENT = "FLORENCE_LOOP_PID"
+"""Environment variable by which a loop tells the stages it has DVC run whose they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An open workspace. ``store``: the working store; ``data``: the published snapshot."""
+
+    root: Path
+    settings: Settings
+    store: Store
+    data: Store
+    tracker: Tracker
+    snapshots: Snapshots
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report."""
+        return self.root / "build" / "report"
+
+    @property
+    def build(self) -> Store:
+        """The folder of what can be made again."""
+        return Store(str(self.root / "build"))
+
+
+def working_store(settings: Settings, root: Path) -> Store:
+    """The working store; a relative path is one of the workspace."""
+    return Store(settings.store if "://" in settings.store else str(root / settings.store))
+
+
+def open_parts(root: Path | str = ".", overlay: Mapping[str, Any] | None = None) -> Parts:
+    """The workspace in ``root``, with ``overlay`` laid over its settings. Raises SettingsError where it is none. Nothing is connected to before it is used."""
+    folder = Path(root).resolve()
+    settings = overlaid(folder, overlay) if overlay else read_settings(folder / "params.yaml")
+    write_code_json(folder)
+    return Parts(
+        root=folder, settings=settings, store=working_store(settings, folder), data=Store(str(folder / "data")),
+        tracker=Tracker(settings.tracking, folder), snapshots=Snapshots(folder, settings.snapshots),
+    )  # fmt: skip
+
+
+def write_code_json(root: Path) -> None:
+    """Record the installed code's hash in code.json, on which DVC's stages depend, where it has changed."""
+    text = json.dumps(stages.code_json(), indent=2, sort_keys=True) + "\n"
+    file = root / "code.json"
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        Store(str(root)).write_bytes("code.json", text.encode())
+
+
+def run_key(parts: Parts) -> str:
+    """What the stages of one `dvc repro` have in common: snapshot and settings."""
+    return digest([parts.snapshots.data_hash(), parts.settings.digest()])
+
+
+class Seconds:
+    """How long stages that DVC runs have taken, in build/seconds.json: they are processes of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(str(root / "build"))
+
+    def read(self) -> dict[str, float]:
+        """Stage → seconds."""
+        return self.store.read_json("seconds.json") if self.store.exists("seconds.json") else {}
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count ``seconds`` more for ``stage``."""
+        known = self.read()
+        self.store.write_json("seconds.json", {**known, stage: round(known.get(stage, 0.0) + seconds, 2)})
+
+    def clear(self) -> None:
+        """Begin again."""
+        self.store.delete("seconds.json")
+
+
+def end_with_parent(environment: Mapping[str, str], end: Callable[[int], Any] = os._exit) -> None:
+    """Where a loop has started this process, end it as soon as that loop is dead: a killed loop must leave nothing at work.
+
+    Between the two stands DVC, which does not pass it on.
+    """
+    if PARENT not in environment:
+        return
+    parent = int(environment[PARENT])
+
+    def watch() -> None:
+        while _alive(parent):
+            time.sleep(0.5)
+        end(1)
+
+    threading.Thread(target=watch, name="florence-parent", daemon=True).start()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    # A killed process that nobody has waited for still has its number.
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return True

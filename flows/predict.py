@@ -1,0 +1,137 @@
+"""One question to a model about one image, from the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from florence.errors import EncodeError, FlorenceError, ImageError
+from florence.records import Region
+from florence.tasks import Answer, RegionInput, Task
+from florence.tasks import task as find_task
+
+NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+BOX = re.compile(",".join([NUMBER] * 4))
+FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question and its answer. ``pixels``: (H, W, 3) uint8; ``input``: as it stood in the prompt."""
+
+    image: Path
+    pixels: np.ndarray
+    task: Task
+    input: str
+    answer: Answer
+
+
+def ask(root: Path, image: Path, task: str, input: str, model: str) -> Asked:
+    """The answer of ``model`` (a folder, or an alias or version of the workspace's registry). All that can be wrong is checked before it is loaded.
+
+    Raises ImageError, UnknownName for a task, EncodeError for an input that it does not take, FlorenceError for a model that is not there.
+    """
+    from florence.pixels import decode
+
+    chosen = find_task(task if task.startswith("<") else f"<{task.upper()}>")
+    try:
+        pixels = decode(image.read_bytes(), str(image))
+    except OSError as error:
+        raise ImageError(str(image), "unreadable", error.strerror or str(error)) from None
+    given = region_input(chosen, input, (pixels.shape[1], pixels.shape[0]))
+    chosen.prompt(given)
+    folder = _model(root, model)
+
+    from florence.model import checkpoint
+    from florence.model.generate import Ask, predict
+
+    (answer,) = predict(checkpoint.load(str(folder)), [pixels], [Ask(0, chosen.name, given)])
+    return Asked(image, pixels, chosen, given, answer)
+
+
+def region_input(task: Task, input: str, size: tuple[int, int]) -> str:
+    """``input``, a box in pixels as x0,y0,x1,y1 turned into location tokens for a task that is asked about a region."""
+    from florence.codec.grammar import box_tokens
+
+    found = BOX.fullmatch(input) if isinstance(task, RegionInput) else None
+    if found is None:
+        return input
+    x0, y0, x1, y1 = (float(value) for value in found.groups())
+    if min(x0, x1) >= size[0] or min(y0, y1) >= size[1] or max(x0, x1) <= 0 or max(y0, y1) <= 0:
+        raise EncodeError(f"the box {input} lies outside the image, which is {size[0]} × {size[1]} pixels")
+    return box_tokens((x0, y0, x1, y1), size)
+
+
+def _model(root: Path, ref: str) -> Path:
+    from flows.parts import open_parts
+    from flows.promote import model_folder
+
+    # A folder needs no workspace around it.
+    return model_folder(ref) or open_parts(root).tracker.fetch(ref)
+
+
+def drawn(asked: Asked, out: Path) -> None:
+    """Write the image with the answer drawn on it, whole or not at all. Raises FlorenceError where that can not be."""
+    from PIL import Image
+
+    from florence.draw import draw
+
+    if out.suffix.lower() not in FORMATS:
+        raise FlorenceError(f"--draw {out}: a file that ends in {', '.join(FORMATS)} is expected")
+    caption = asked.answer.text if not asked.answer.regions else ""
+    sink = io.BytesIO()
+    Image.fromarray(draw(asked.pixels, asked.answer.regions, caption=caption)).save(sink, Image.registered_extensions()[out.suffix.lower()])
+    part = out.with_name(f".{out.name}.part")
+    try:
+        part.write_bytes(sink.getvalue())
+        os.replace(part, out)
+    except OSError as error:
+        raise FlorenceError(f"--draw {out} can not be written: {error.strerror}") from None
+
+
+def printed(asked: Asked, as_json: bool) -> str:
+    """The answer, for a person or for a program."""
+    return json.dumps(as_values(asked), ensure_ascii=False, indent=2) if as_json else _lines(asked)
+
+
+def as_values(asked: Asked) -> dict[str, Any]:
+    """The answer as JSON takes it; places in pixels of the upright image."""
+    answer = asked.answer
+    return {
+        "image": str(asked.image), "width": asked.pixels.shape[1], "height": asked.pixels.shape[0], "task": asked.task.name, "input": asked.input,
+        "text": answer.text, "score": answer.score, "regions": [_region(r) for r in answer.regions], "error": str(answer.error) if answer.error else None,
+    }  # fmt: skip
+
+
+def _region(region: Region) -> dict[str, Any]:
+    polygons = [[round(v, 2) for v in polygon] for polygon in region.polygons]
+    places = {"box": region.box, "quad": region.quad}
+    return {"label": region.label, "score": region.score, **{k: [round(v, 2) for v in p] for k, p in places.items() if p}, **({"polygons": polygons} if polygons else {})}
+
+
+def _lines(asked: Asked) -> str:
+    answer = asked.answer
+    if not answer.regions:
+        if asked.task.form.name != "TEXT":
+            lines = ["nothing found"]
+        else:
+            lines = [answer.text + (f"   (score {answer.score:.2f})" if answer.score is not None else "")]
+    else:
+        width = max(len(region.label) for region in answer.regions)
+        lines = [f"{r.label:<{width}}  {r.score if r.score is not None else 0:.2f}  {_place(r)}" for r in answer.regions]
+    if answer.error is not None:
+        lines.append(f"the answer is not whole: {answer.error}")
+    return "\n".join(lines)
+
+
+def _place(region: Region) -> str:
+    box = "box " + ",".join(f"{v:.0f}" for v in region.bounds)
+    corners = sum(len(polygon) // 2 for polygon in region.polygons)
+    return box + (f", outline of {corners} corners" if corners else "") + (", quad " + ",".join(f"{v:.0f}" for v in region.quad) if region.quad else "")
