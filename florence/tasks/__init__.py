@@ -45,6 +45,7 @@ class Answer:
     ``spans``: for each region, the characters of its own tokens in the text that was decoded (the first region after a
     label: label included); ``label_spans``: the characters of its label, (0, 0) where there is none.
     ``error``: why the text is no legal answer, None where it is; what is certain is given all the same.
+    ``score``: of the whole text, 0…1, where a model wrote it.
     """
 
     text: str
@@ -52,6 +53,7 @@ class Answer:
     spans: tuple[tuple[int, int], ...] = ()
     label_spans: tuple[tuple[int, int], ...] = ()
     error: DecodeError | None = None
+    score: float | None = None
 
 
 class Task(ABC):
