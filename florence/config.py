@@ -131,11 +131,13 @@ class Train(Section):
 class Evaluate(Section):
     """Scores on held-out images."""
 
-    max_images: int = Field(600, ge=1, description="held-out images scored at most")
+    max_images: int = Field(600, ge=1, description="held-out images scored at most, of each reference (truth, human, consensus)")
     batch: int = Field(128, ge=1, description="images decoded at once")
     bootstrap: int = Field(1000, ge=100, description="resamples for intervals")
     seed: int = Field(0, description="of the resamples and the shuffled-image control")
     tasks: tuple[str, ...] = Field(TASKS, description="tasks scored")
+    max_examples: int = Field(3, ge=1, description="examples of one task asked of one image at most, where it has one a region or caption")
+    control: tuple[str, ...] = Field(("<OD>", "<REGION_TO_CATEGORY>"), description="tasks whose questions are also asked of another image, to show what a model that does not look would score")
 
 
 class Promotion(Section):
@@ -193,13 +195,15 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Settings:
-        tasks = {**self.train.task_weights, **dict.fromkeys(self.evaluate.tasks)}
+        tasks = {**self.train.task_weights, **dict.fromkeys((*self.evaluate.tasks, *self.evaluate.control))}
         if bad := sorted(set(tasks) - set(TASKS)):
             raise ValueError(f"unknown task {bad[0]}; known: {', '.join(TASKS)}")
         if bad := sorted(set(self.engine.student.tasks) - set(KINDS)):
             raise ValueError(f"engine.student.tasks: {bad[0]} is not annotated; known: {', '.join(KINDS)}")
         if self.promotion.primary not in TASKS:
             raise ValueError(f"promotion.primary: unknown task {self.promotion.primary}; known: {', '.join(TASKS)}")
+        if self.promotion.primary not in self.evaluate.tasks:
+            raise ValueError(f"promotion.primary: {self.promotion.primary} is not scored; add it to evaluate.tasks")
         return self
 
 
