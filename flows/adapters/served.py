@@ -1,0 +1,108 @@
+"""A registered model as MLflow serves it. MLflow runs this file by itself, with the florence package that was logged beside the model.
+
+Rows have the columns ``image`` (a path, a file's bytes, or those in base64), ``task`` ("<OD>" …) and, where the task takes one,
+``input``. Of each comes ``text``, ``regions`` (a list of {label, box, quad, polygons, score}, in pixels of the upright image), ``score``
+and ``error`` ("" or why there is no answer, or no whole one).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+from florence.errors import ImageError
+from florence.model import checkpoint
+from florence.model.generate import Ask, predict
+from florence.pixels import decode
+from florence.tasks import Answer, task
+
+MAX_TOKENS = 160
+
+
+class Florence(PythonModel):
+    """Answers tasks about images."""
+
+    def load_context(self, context) -> None:
+        """Load the model that lies in the artifact ``model``."""
+        self.checkpoint = checkpoint.load(context.artifacts["model"])
+
+    def predict(self, context, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """An answer for each row (MLflow makes a table of a list of dicts). ``params``: max_tokens, the longest answer.
+
+        Raises UnknownName for a task that there is not, EncodeError for an input that the task does not take; an image that
+        can not be read is told in its row.
+        """
+        answers: list[dict[str, Any]] = [{} for _ in range(len(model_input))]
+        images: list[np.ndarray] = []
+        places: dict[str, int] = {}
+        asks: list[Ask] = []
+        rows: list[int] = []
+        inputs = model_input["input"] if "input" in model_input.columns else [""] * len(model_input)
+        for row, (image, name, given) in enumerate(zip(model_input["image"], model_input["task"], inputs, strict=True)):
+            given = given if isinstance(given, str) else ""
+            task(name).prompt(given)
+            try:
+                key, pixels = _read(image, places)
+            except (ImageError, OSError) as error:
+                answers[row] = {"text": "", "regions": [], "score": None, "error": str(error)}
+                continue
+            if pixels is not None:
+                places[key] = len(images)
+                images.append(pixels)
+            asks.append(Ask(places[key], name, given))
+            rows.append(row)
+        longest = int((params or {}).get("max_tokens", MAX_TOKENS))
+        for row, answer in zip(rows, predict(self.checkpoint, images, asks, max_tokens=longest) if asks else (), strict=True):
+            answers[row] = _plain(answer)
+        # As objects: a score that there is not stays None, which JSON knows, and does not become NaN, which it does not.
+        return pd.DataFrame(answers, columns=["text", "regions", "score", "error"], index=model_input.index, dtype=object)
+
+
+def _read(image: Any, seen: Mapping[str, int]) -> tuple[str, np.ndarray | None]:
+    """The hash of an image's bytes, and its pixels where the hash is not in ``seen``."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        data, name = bytes(image), "image"
+    elif isinstance(image, str):
+        data, name = _bytes(image)
+    else:
+        raise ImageError("image", "unreadable", f"a path, bytes or base64 are expected; found {type(image).__name__}")
+    key = hashlib.sha256(data).hexdigest()
+    return key, None if key in seen else decode(data, name)
+
+
+def _bytes(text: str) -> tuple[bytes, str]:
+    """The bytes that a string stands for, and a name to speak of them: base64, a data: URL, or the path of a file."""
+    head, comma, rest = text.partition(",")
+    encoded = rest if comma and head.startswith("data:") and head.endswith(";base64") else text
+    # A path may look like base64, but the shortest image is longer than any file name.
+    if encoded is text and len(text) < 4096 and Path(text).is_file():
+        return Path(text).read_bytes(), Path(text).name
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True), "image"
+    except (binascii.Error, ValueError):
+        raise ImageError(text[:80], "unreadable", "neither a file nor base64") from None
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON takes it."""
+    regions = [
+        {"label": region.label, "box": _list(region.box), "quad": _list(region.quad), "polygons": [_list(p) for p in region.polygons], "score": region.score}
+        for region in answer.regions
+    ]
+    return {"text": answer.text, "regions": regions, "score": answer.score, "error": str(answer.error) if answer.error else ""}
+
+
+def _list(values: Any) -> list[float] | None:
+    return None if values is None else [float(value) for value in values]
+
+
+set_model(Florence())
