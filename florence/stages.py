@@ -10,10 +10,13 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +25,8 @@ from florence.errors import DataError, FlorenceError, ImageError, SettingsError
 from florence.records import (
     ANNOTATIONS,
     IMAGES,
+    KINDS,
+    TASKS,
     ImageRecord,
     annotate,
     annotations_table,
@@ -31,16 +36,22 @@ from florence.records import (
 )
 from florence.store import Store
 
+if TYPE_CHECKING:
+    from florence.evaluate import Decision, Measured
+    from florence.report import facts
+    from florence.report.facts import Churn, Gain, LoopFacts, Quality, RoundFacts, TaskScore
+
 SET_ASIDE = pa.schema([(name, pa.string()) for name in ("source", "name", "reason", "detail")])
 COVERAGE = pa.schema(
     [("image_id", pa.string()), ("author", pa.string()), ("version", pa.string()), ("claims", pa.int32()), ("error", pa.string())]
 )
-BASELINE = pa.schema([("image_id", pa.string()), ("task", pa.string()), ("value", pa.float64())])
 RECORD_COLUMNS = [name for name in IMAGES.names if name != "bytes"]
 STUDENT = "student"
 
 Progress = Callable[[str, int, int | None], None]
 """Called as (what, done, of); of is None where the total is not known."""
+Log = Callable[[int, dict[str, float]], None]
+"""Called as (step, figures by name) while something runs."""
 
 
 def silent(what: str, done: int, of: int | None) -> None:
@@ -353,7 +364,11 @@ def restore(store: Store, data: Store) -> int:
     if store.names("images", ".parquet"):
         return 0
     copied = 0
-    for folder in ("claims", "coverage", "truth", "labels", "baseline", "images"):
+    if data.exists("snapshot.json") and data.exists("baseline/scores.parquet"):
+        name = f"baseline/round={data.read_json('snapshot.json')['round']}/scores.parquet"
+        store.write_bytes(name, data.read_bytes("baseline/scores.parquet"))
+        copied += 1
+    for folder in ("claims", "coverage", "truth", "labels", "images"):
         for name in data.names(folder, ".parquet"):
             store.copy_in(data, name)
             copied += 1
@@ -370,9 +385,11 @@ def rounds(data: Store) -> list[int]:
 def publish(settings: Settings, store: Store, data: Store, who: list[Author], round: int, progress: Progress = silent) -> dict:
     """Materialise the store into ``data/`` as the snapshot of ``round``; returns snapshot.json, which is written last.
 
-    Images, claims and coverage are append-only; labels and statistics are written anew. The same claims and settings give the same bytes.
+    Images, claims and coverage are append-only; labels and statistics are written anew. The champion's scores are those that the
+    store holds for this round (`baseline_of`), none where it holds none. The same claims and settings give the same bytes.
     """
     from florence.engine.statistics import statistics
+    from florence.evaluate import SCORES
 
     parent = _parent(data, round)
     folders = ["images", "truth", *(f"{kind}/{author.key}" for author in who for kind in ("claims", "coverage"))]
@@ -385,8 +402,8 @@ def publish(settings: Settings, store: Store, data: Store, who: list[Author], ro
         if number <= round:
             data.write_bytes(f"labels/round={number}/labels.parquet", store.read_bytes(f"labels/round={number}/labels.parquet"))
     data.write_table("set_aside.parquet", _set_aside(store))
-    has_baseline = store.exists("baseline/scores.parquet")
-    data.write_table("baseline/scores.parquet", store.read_table("baseline/scores.parquet") if has_baseline else BASELINE.empty_table())
+    champion = f"baseline/round={round}/scores.parquet"
+    data.write_table("baseline/scores.parquet", store.read_table(champion) if store.exists(champion) else SCORES.empty_table())
     images = images_table(store)
     data.write_json("statistics.json", statistics(labels, images))
     snapshot = _snapshot(settings, images, labels, who, round, parent, data)
@@ -431,3 +448,321 @@ def _snapshot(settings: Settings, images: pa.Table, labels: pa.Table, who: list[
 
 def _count(column: pa.ChunkedArray) -> dict[str, int]:
     return dict(sorted(Counter(column.to_pylist()).items()))
+
+
+# ---------------------------------------------------------------- train
+
+
+def train_model(settings: Settings, data: Store, root: Path, log: Callable[[int, dict[str, float]], None] | None = None, progress: Progress = silent) -> dict:
+    """Train on the snapshot's last round; writes ``model/``, ``metrics/train.json`` and ``plots/train.csv`` below ``root``; returns the figures.
+
+    Starts from `model.init`, or goes on from the checkpoint that a killed training of the same snapshot and settings left. Raises
+    ModelError for a model that is not there or a loss that is not finite, DataError where there is nothing to learn.
+    """
+    import shutil
+
+    from florence.model.checkpoint import load
+    from florence.training import read_corpus, train
+
+    checkpoint = load(settings.model.init, image_size=settings.model.image_size, seed=settings.train.seed)
+    corpus = read_corpus(checkpoint, settings.train, data, progress)
+    folder = root / ".florence" / "checkpoints"
+    key = _training_key(settings, data)
+    for other in folder.glob("*") if folder.is_dir() else ():
+        if other.name != key:
+            shutil.rmtree(other, ignore_errors=True)
+    done = train(checkpoint, corpus, settings.train, folder, key, log or unlogged, progress)
+    part = root / ".florence" / "model.part"
+    shutil.rmtree(part, ignore_errors=True)
+    checkpoint.save(part)
+    shutil.rmtree(root / "model", ignore_errors=True)
+    part.rename(root / "model")
+    figures = {
+        "steps": done.steps,
+        "images": len(corpus.records),
+        "loss": round(done.curve[-1]["loss"], 6),
+        "loss_by_task": {name: round(value, 6) for name, value in sorted(done.curve[-1].items()) if name.startswith("<")},
+        "left_out": {name: int(count) for name, count in done.counts.items()},
+    }
+    out = Store(str(root))
+    out.write_json("metrics/train.json", figures)
+    out.write_bytes("plots/train.csv", _curve_csv(done.curve))
+    shutil.rmtree(folder / key, ignore_errors=True)
+    return figures
+
+
+def _training_key(settings: Settings, data: Store) -> str:
+    """What a training is a function of: the snapshot's labels and images, settings and code."""
+    labels = data.read_bytes(f"labels/round={rounds(data)[-1]}/labels.parquet") if rounds(data) else b""
+    return digest([digest(labels, 64), data.names("images", ".parquet"), settings.model.digest(), settings.train.digest(), code_json()["code"]])
+
+
+def _curve_csv(curve: Iterable[Mapping[str, float]]) -> bytes:
+    """The curve as a table: step, loss, lr, then the loss of each task, empty where it was not drawn."""
+    curve = list(curve)
+    names = ["step", "loss", "lr", *sorted({name for row in curve for name in row if name.startswith("<")})]
+    lines = [",".join(names)] + [",".join(f"{row[name]:.6g}" if name in row else "" for name in names) for row in curve]
+    return ("\n".join(lines) + "\n").encode()
+
+
+@lru_cache(maxsize=1)
+def code_json() -> dict[str, str]:
+    """What code.json holds: a hash of the library's source, on which every stage depends (docs/adr/0004)."""
+    import hashlib
+
+    package = Path(__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".json", ".safetensors") and "__pycache__" not in p.parts):
+        total.update(path.relative_to(package).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return {"code": total.hexdigest()}
+
+
+# ---------------------------------------------------------------- evaluate, compare, report
+
+TRAIN_SAMPLE = 2000
+"""Training images whose labels are measured, for the report alone."""
+
+
+def unlogged(step: int, figures: dict[str, float]) -> None:
+    """A log that keeps nothing."""
+
+
+def evaluate_model(
+    settings: Settings, data: Store, root: Path, log: Log = unlogged, progress: Progress = silent, predict: Callable[..., list] | None = None
+) -> None:
+    """Score root/model on held-out images and measure the snapshot's labels.
+
+    Writes below ``root``: scores/scores.parquet and scores/control.parquet (one value an image and task; the control's are those with the images
+    shuffled), metrics/scores.json, metrics/labels.json and plots/scores.csv: the same bytes for the same snapshot, model and settings.
+    ``predict``: answers in the model's place, as in tests: florence.model.generate.predict without its first argument.
+    """
+    from florence.evaluate import evaluate, held_out, scores_json, scores_table
+
+    ask = predict or _model(root)
+    records = [record for record, _ in table_images(images_table(data)) if record.split == "held_out"]
+    results = evaluate(
+        records,
+        lambda wanted: _pictures(settings, data, wanted),
+        held_out(data, [record.image_id for record in records]),
+        settings.evaluate,
+        lambda pictures, asks: ask(pictures, asks, batch=settings.evaluate.batch),
+        lambda done, of: progress("evaluate", done, of),
+    )
+    out = Store(str(root))
+    figures, labels = scores_json(results), _label_figures(settings, data)
+    out.write_table("scores/scores.parquet", scores_table(result.score for result in results))
+    out.write_table("scores/control.parquet", scores_table(result.control for result in results if result.control))
+    out.write_json("metrics/scores.json", figures)
+    out.write_json("metrics/labels.json", labels)
+    rows = [(task, reference, found["value"]) for task, kinds in figures.items() for reference, found in kinds.items() if "value" in found]
+    out.write_bytes("plots/scores.csv", "".join(f"{','.join(map(str, row))}\n" for row in [("task", "reference", "value"), *rows]).encode())
+    log(0, _flat({"scores": {t: {r: found.get("value") for r, found in kinds.items()} for t, kinds in figures.items()}, "labels": labels}))
+
+
+def _model(root: Path) -> Callable[..., list]:
+    from functools import partial
+
+    from florence.model.checkpoint import load
+    from florence.model.generate import predict
+
+    return partial(predict, load(str(root / "model")))
+
+
+def _pictures(settings: Settings, data: Store, wanted: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Id and pixels of each image in ``wanted``, shard by shard."""
+    from florence.pixels import decode
+
+    ids = sorted(wanted)
+    for name in data.names("images", ".parquet") if ids else ():
+        for record, content in table_images(data.read_table(name, filters=[("image_id", "in", ids)])):
+            if content is not None:
+                yield record.image_id, decode(content, record.name, max_pixels=settings.collect.max_pixels)
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, float]:
+    """Nested figures under names that trackers take: scores/od/truth."""
+    result: dict[str, float] = {}
+    for key, value in values.items():
+        name = prefix + key.strip("<>").lower()
+        if isinstance(value, dict):
+            result.update(_flat(value, f"{name}/"))
+        elif value is not None:
+            result[name] = float(value)
+    return result
+
+
+def label_quality(settings: Settings, data: Store, labels: pa.Table, split: str = "gold", *, masks: bool = True) -> list[Measured]:
+    """How good ``labels`` are (the engine's, or one author's claims) on the images of ``split`` whose truth is known; of training images a sample."""
+    from florence.evaluate import by_draw, gold, measure
+
+    images = images_table(data)
+    ids = images.filter(pc.equal(images["split"], split))["image_id"].to_pylist()
+    if split == "train":
+        ids = by_draw(ids, settings.evaluate.seed, "labels")[:TRAIN_SAMPLE]
+    return measure(labels, gold(data, ids), ids, masks=masks)
+
+
+def _label_figures(settings: Settings, data: Store) -> dict:
+    """metrics/labels.json: split → reference → task → measure, of the last round's labels; and the same of each author's claims on gold images."""
+    from florence.evaluate import quality_json
+
+    result: dict = {}
+    if found := rounds(data):
+        labels = data.read_table(f"labels/round={found[-1]}/labels.parquet")
+        for split in ("gold", "train"):
+            # masks take most of the time, and of training images there are many
+            result[split] = quality_json(label_quality(settings, data, labels, split, masks=split == "gold"), settings.evaluate)
+    snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
+    authors = {
+        name: quality_json(label_quality(settings, data, data.read_tables(f"claims/{name}@{version}", ANNOTATIONS)), settings.evaluate)
+        for name, version in snapshot.get("authors", {}).items()
+    }
+    result["authors"] = {name: figures for name, figures in authors.items() if figures}
+    return {part: figures for part, figures in result.items() if figures}
+
+
+def compare_models(settings: Settings, data: Store, root: Path) -> Decision:
+    """Decide whether the model scored in root/scores may replace the champion of data/baseline; writes root/metrics/decision.json.
+
+    Raises StoreError where there are no scores: `florence evaluate` makes them.
+    """
+    from florence.evaluate import is_better
+
+    out = Store(str(root))
+    candidate, control = (out.read_table(f"scores/{name}.parquet") for name in ("scores", "control"))
+    champion = data.read_table("baseline/scores.parquet")
+    decision = is_better(candidate, champion, control, settings.promotion, settings.evaluate)
+    out.write_json("metrics/decision.json", decision.to_json())
+    return decision
+
+
+def baseline_of(root: Path) -> pa.Table:
+    """The scores in root/scores as those of a champion: after its acceptance in round r, the store's ``baseline/round=<r+1>/scores.parquet``."""
+    from florence.evaluate import baseline
+
+    return baseline(Store(str(root)).read_table("scores/scores.parquet"))
+
+
+def round_facts(
+    settings: Settings,
+    store: Store,
+    data: Store,
+    root: Path,
+    who: list[Author],
+    round: int,
+    without_student: pa.Table | None = None,
+    since: int = 0,
+) -> RoundFacts:
+    """What is to be told of a round once it is compared: all of its facts but hashes, run, model version and seconds.
+
+    ``who``: its authors; ``without_student``: its labels as they are with the student's vote switched off (`fuse_round` of the other
+    authors, not written), if that was tried; ``since``: the round that label quality is compared with. What the round does not have is empty.
+    """
+    from florence.evaluate import Decision
+    from florence.report import facts
+
+    snapshot = data.read_json("snapshot.json")
+    labels = data.read_table(f"labels/round={round}/labels.parquet")
+    images, aside = images_table(data), data.read_table("set_aside.parquet").to_pylist()
+    out = Store(str(root))
+    read = {name: out.read_json(f"metrics/{name}.json") if out.exists(f"metrics/{name}.json") else None for name in ("labels", "scores", "decision")}
+    decision = Decision.from_json(read["decision"]) if read["decision"] else None
+    parent = snapshot.get("parent")
+    kept: Counter[tuple[str, bool]] = Counter(dict(_counts(labels, "task", "kept")))
+    dropped = labels.filter(pc.invert(labels["kept"]))
+    return facts.RoundFacts(
+        round=round,
+        snapshot_id=snapshot["id"],
+        parent=parent["id"] if isinstance(parent, dict) else parent,
+        decision=None if decision is None else "accepted" if decision.accepted else "rejected",
+        reason=decision.reason if decision else "",
+        images=tuple(facts.ImageCount(source, split, n) for (source, split), n in _counts(images, "source", "split")),
+        counts=tuple(facts.KindCount(task, kept[task, True], kept[task, False]) for task in KINDS if kept[task, True] + kept[task, False]),
+        drops=tuple(facts.DropCount(task, reason, n) for (task, reason), n in _counts(dropped, "task", "reason")),
+        set_aside=tuple(facts.SetAside(row["source"], row["name"], row["reason"], row["detail"]) for row in aside),
+        label_quality=tuple(_quality_facts(read["labels"] or {})),
+        label_quality_gain=tuple(_gain_facts(settings, data, labels, without_student, since)) if since < round else (),
+        scores=tuple(_score_facts(read["scores"] or {})),
+        churn=tuple(_churn_facts(data, labels, round)),
+        authors=tuple(_author_facts(settings, store, who)),
+    )
+
+
+def _counts(table: pa.Table, *columns: str) -> list[tuple[Any, int]]:
+    """How many rows have each combination of values, sorted."""
+    return sorted(Counter(zip(*(table[name].to_pylist() for name in columns), strict=True)).items())
+
+
+def _quality_facts(figures: dict) -> Iterator[Quality]:
+    from florence.report.facts import Quality
+
+    for split in ("gold", "train"):
+        for reference, tasks in figures.get(split, {}).items():
+            for task, measures in tasks.items():
+                for metric, found in measures.items():
+                    yield Quality(task, metric, split, reference, found["value"], found["low"], found["high"], found["n"])
+
+
+def _gain_facts(settings: Settings, data: Store, labels: pa.Table, without_student: pa.Table | None, since: int) -> Iterator[Gain]:
+    from florence.evaluate import changes, gold
+    from florence.report.facts import Gain
+
+    name = f"labels/round={since}/labels.parquet"
+    if not data.exists(name):
+        return
+    images = images_table(data)
+    known = gold(data, images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist())
+    before = data.read_table(name)
+    without = {} if without_student is None else changes(before, without_student, known, settings.evaluate)
+    for key, found in sorted(changes(before, labels, known, settings.evaluate).items()):
+        task, metric, _ = key
+        yield Gain(task, metric, "gold", since, found.mean, found.low, found.high, found.n, without[key].mean if key in without else None)
+
+
+def _score_facts(figures: dict) -> Iterator[TaskScore]:
+    from florence.report.facts import TaskScore
+
+    for task in TASKS:
+        for reference, found in figures.get(task, {}).items():
+            value, low, high, control = (found.get(name) for name in ("value", "low", "high", "control"))
+            yield TaskScore(task, found["metric"], value, low, high, found["n"], found["invalid"], reference, control)
+
+
+def _churn_facts(data: Store, labels: pa.Table, round: int) -> Iterator[Churn]:
+    from florence.engine import consensus
+    from florence.report.facts import Churn
+
+    if earlier := [number for number in rounds(data) if number < round]:
+        shares = consensus.churn(data.read_table(f"labels/round={earlier[-1]}/labels.parquet"), labels)
+        yield from (Churn(task, shares[task]) for task in KINDS if task in shares)
+
+
+def _author_facts(settings: Settings, store: Store, who: list[Author]) -> Iterator[facts.Author]:
+    """Every author with each kind it claimed or was weighed for; one that claimed nothing has one row without a kind."""
+    from florence.engine import consensus
+    from florence.report import facts
+
+    claims = {author.name: store.read_tables(f"claims/{author.key}", ANNOTATIONS) for author in who}
+    coverage = {author.name: store.read_tables(f"coverage/{author.key}", COVERAGE) for author in who}
+    if not who:
+        return
+    weights = consensus.reliabilities(pa.concat_tables(claims.values()), pa.concat_tables(coverage.values()), settings.engine)
+    for author in who:
+        number = Counter(claims[author.name]["task"].to_pylist())
+        failed = sum(bool(error) for error in coverage[author.name]["error"].to_pylist())
+        for task in [kind for kind in KINDS if number[kind] or (author.name, kind) in weights] or [""]:
+            yield facts.Author(author.name, author.version, task, number[task], weights.get((author.name, task)), failed)
+
+
+def summary(facts: LoopFacts) -> str:
+    """The rounds of a loop as a table for the terminal: labels kept and dropped, their quality, the models' scores, the decisions."""
+    from florence.report.summary import summary
+
+    return summary(facts)
+
+
+def make_report(facts: LoopFacts, data: Store, out: Path) -> Path:
+    """Write the page of the loop's last round below ``out`` and return its path; see `florence.report.build_report`."""
+    from florence.report import build_report
+
+    return build_report(facts, data, out)

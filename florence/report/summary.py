@@ -1,0 +1,65 @@
+"""A loop's rounds as a table for the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from florence.report.facts import LoopFacts, RoundFacts
+from florence.report.tables import figure, interval
+
+WIDTH = 110
+NAME, ROUND, MORE = 44, 9, 39
+"""Characters of the first column, of each round's, and of what is said of the last round's figures."""
+SHOWN = (WIDTH - NAME - MORE) // ROUND
+"""Rounds that fit; of more, the last are shown."""
+
+Figures = Mapping[str, tuple[str, ...]]
+"""What is measured → its value, interval, images and control in one round."""
+
+
+def summary(facts: LoopFacts) -> str:
+    """Per round: labels kept and dropped, their quality, the model's held-out scores, the decision; at most 110 characters wide.
+
+    Beside the figures of the last round stand their interval and images, and for scores the control with shuffled images.
+    """
+    if not facts.rounds:
+        return "no round has been made"
+    rounds = facts.rounds[-SHOWN:]
+    lines = [_line("round", [str(r.round) for r in rounds], "last: interval", "images", "shuffled")]
+    lines.append("-" * len(lines[0]))
+    lines.append(_line("labels kept", [f"{sum(c.kept for c in r.counts):,}" for r in rounds]))
+    lines.append(_line("labels dropped", [f"{sum(c.dropped for c in r.counts):,}" for r in rounds]))
+    lines += _part("label quality on gold images", [_quality(r) for r in rounds])
+    lines += _part("held-out scores", [_scores(r) for r in rounds])
+    lines += ["", _line("decision", [r.decision or "none" for r in rounds])]
+    for r in rounds:
+        if r.reason:
+            lines += textwrap.wrap(f"round {r.round}: {r.reason}", WIDTH, subsequent_indent="  ")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _quality(facts: RoundFacts) -> Figures:
+    return {
+        f"{q.task} {q.metric} ({q.reference})": (figure(q.value), interval(q.low, q.high), str(q.n)) for q in facts.label_quality if q.split == "gold"
+    }  # fmt: skip
+
+
+def _scores(facts: RoundFacts) -> Figures:
+    return {
+        f"{s.task} {s.metric} ({s.reference})": (figure(s.value), interval(s.low, s.high), str(s.n), "" if s.control is None else figure(s.control))
+        for s in facts.scores
+    }
+
+
+def _part(title: str, rounds: Sequence[Figures]) -> list[str]:
+    names = dict.fromkeys(name for figures in rounds for name in figures)
+    if not names:
+        return ["", f"{title}: none"]
+    lines = [_line(f"  {name}", [figures.get(name, (figure(None),))[0] for figures in rounds], *rounds[-1].get(name, ("",))[1:]) for name in names]
+    return ["", title, *lines]
+
+
+def _line(name: str, cells: Sequence[str], between: str = "", images: str = "", control: str = "") -> str:
+    short = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+    return f"{short:<{NAME}}" + "".join(f"{cell:>{ROUND}}" for cell in cells) + f"{between:>18}{images:>10}{control:>11}"
