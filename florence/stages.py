@@ -519,7 +519,7 @@ def code_json() -> dict[str, str]:
 
 # ---------------------------------------------------------------- evaluate, compare, report
 
-TRAIN_SAMPLE = 2000
+TRAIN_SAMPLE = 1000
 """Training images whose labels are measured, for the report alone."""
 
 

@@ -97,7 +97,7 @@ def _decided(primary: Change, fallen: list[Change], tests: int, changes: tuple[C
     if primary.n < promotion.min_images:
         moved += f", which are too few to be sure ({promotion.min_images} are needed)"
     if fallen:
-        lost = "; ".join(f"{c.task} {c.before:.3f} → {c.after:.3f} on {c.n} images against {c.reference}, corrected p {c.p:.3f}" for c in fallen)
+        lost = "; ".join(f"{c.task} {c.before:.3f} → {c.after:.3f} on {c.n} images against {c.reference}, corrected {_p(c.p)}" for c in fallen)
         return Decision(False, f"{moved}; but significantly lower: {lost}", changes)
     if primary.change <= 0:
         return Decision(False, moved, changes)
@@ -121,7 +121,11 @@ def _first(new: Scores, shuffled: Scores, promotion: Promotion, evaluate: Evalua
     accepted = sure.p_rise < promotion.level and change.change > 0
     verdict = "the first model" if accepted else "rejected, for the model does not look at the picture"
     above = "" if accepted else "not significantly above "
-    return Decision(accepted, f"{verdict}: {told}, {above}{change.before:.3f} with the images shuffled (p {sure.p_rise:.3f})", (change,))
+    return Decision(accepted, f"{verdict}: {told}, {above}{change.before:.3f} with the images shuffled ({_p(sure.p_rise)})", (change,))
+
+
+def _p(value: float | None) -> str:
+    return "p < 0.001" if value is not None and value < 0.001 else f"p = {value:.3f}"
 
 
 def baseline(scores: pa.Table) -> pa.Table:
