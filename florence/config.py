@@ -117,6 +117,7 @@ class Train(Section):
     max_epochs: float = Field(30.0, gt=0, description="passes over the training images at most")
     images: int = Field(24, ge=1, description="images a step")
     tasks_per_image: int = Field(3, ge=1, description="tasks drawn for each image of a step")
+    regions: int = Field(4, ge=1, description="regions of an image that a drawn task which names what is in a region is asked about")
     lr: float = Field(7e-4, gt=0, description="peak learning rate (AdamW, cosine decay)")
     warmup: int = Field(100, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.02, ge=0, description="AdamW's decoupled decay")

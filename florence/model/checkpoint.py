@@ -146,7 +146,7 @@ def _processor(checkpoint: Checkpoint) -> Any:
     from transformers import CLIPImageProcessor, Florence2Processor
 
     side = checkpoint.image_size
-    images = CLIPImageProcessor(
+    images: Any = CLIPImageProcessor(
         size={"height": side, "width": side}, do_center_crop=False, image_mean=list(checkpoint.mean), image_std=list(checkpoint.std), resample=3,
     )  # fmt: skip
     images.image_seq_length = image_tokens(checkpoint)

@@ -45,14 +45,15 @@ def config(preset: str, vocabulary: int, image_token: int) -> Any:
         raise UnknownName("preset", preset, PRESETS)
     parts = PRESETS[preset]
     vision = {"drop_path_rate": 0.1, "depths": (1, 1, 9, 1), **parts["vision"]}
-    text = BartConfig(
-        vocab_size=vocabulary, bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, forced_bos_token_id=0,
-        forced_eos_token_id=2, num_hidden_layers=parts["text"]["encoder_layers"], scale_embedding=False, **parts["text"],
-    )  # fmt: skip
-    return Florence2Config(
-        vision_config=Florence2VisionConfig(**vision), text_config=text, image_token_id=image_token, bos_token_id=0, pad_token_id=1,
-        eos_token_id=2, decoder_start_token_id=2,
-    )  # fmt: skip
+    marks = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    text: dict[str, Any] = {
+        "vocab_size": vocabulary, **marks, "forced_bos_token_id": 0, "forced_eos_token_id": 2,
+        "num_hidden_layers": parts["text"]["encoder_layers"], "scale_embedding": False, **parts["text"],
+    }  # fmt: skip
+    whole: dict[str, Any] = {
+        "vision_config": Florence2VisionConfig(**vision), "text_config": BartConfig(**text), "image_token_id": image_token, **marks,
+    }  # fmt: skip
+    return Florence2Config(**whole)
 
 
 def initialise(model: Any, locations: Any, seed: int) -> None:

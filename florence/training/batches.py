@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from florence.codec.grammar import Form
 from florence.config import Train
+from florence.tasks import task
 from florence.training.corpus import Corpus, Encoded
 
 IGNORED = -100
@@ -83,13 +85,19 @@ def batch(corpus: Corpus, settings: Train, step: int, pad: int, start: int) -> B
 
 
 def _draw(corpus: Corpus, settings: Train, index: int, random: np.random.Generator) -> list[Encoded]:
-    """Examples of distinct tasks of one image: tasks by weight without putting back (exponential keys), one example of each."""
+    """Examples of distinct tasks of one image: tasks by weight without putting back (exponential keys). One example of each; of tasks
+    that name what is in a region, whose answers are a few tokens, up to ``settings.regions``."""
     examples = corpus.examples(index)
     names = list(examples)
     weights = np.asarray([settings.task_weights.get(name, 1.0) for name in names])
     keys = random.exponential(size=len(names)) / weights
     picked = [names[i] for i in np.argsort(keys, kind="stable")[: settings.tasks_per_image]]
-    return [examples[name][int(random.integers(len(examples[name])))] for name in picked]
+    drawn: list[Encoded] = []
+    for name in picked:
+        one = task(name)
+        many = settings.regions if one.takes_input and one.form is Form.TEXT else 1
+        drawn += [examples[name][i] for i in random.permutation(len(examples[name]))[:many]]
+    return drawn
 
 
 def padded(sequences: list[np.ndarray], filler: int) -> np.ndarray:

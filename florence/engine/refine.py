@@ -1,0 +1,94 @@
+"""The model as one more annotator: what it predicts enters the next round's consensus as claims of author `student`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from florence.config import Settings
+from florence.geometry import box_iou
+from florence.model.checkpoint import load, weights_hash
+from florence.model.generate import Ask, predict
+from florence.records import CAPTIONS, Claim, Region, digest
+from florence.specialists import Batch
+from florence.tasks import Answer
+
+TWICE = 0.7
+"""Overlap from which two regions of one label in one answer are the same one, told twice."""
+GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"
+
+
+class Student:
+    """A checkpoint folder as an annotator, with the interface of a specialist.
+
+    It is asked the tasks in `engine.student.tasks`; answers that are no legal text of their task are not claimed, nor are regions whose
+    score (token probability) is below `engine.student.min_score`.
+    """
+
+    needs = frozenset({"pixels"})
+    revision = 1
+
+    def __init__(self, folder: str, settings: Settings) -> None:
+        self.folder, self.settings = folder, settings
+        self._checkpoint: Any = None
+
+    @property
+    def version(self) -> str:
+        """Follows from the weights and from what is asked of them. Raises ModelError where the folder holds none."""
+        student = self.settings.engine.student
+        return digest([self.revision, weights_hash(self.folder), sorted(student.tasks), student.min_score, self.settings.model.image_size], length=12)
+
+    def load(self) -> None:
+        """Load the model, once."""
+        if self._checkpoint is None:
+            self._checkpoint = load(self.folder, image_size=self.settings.model.image_size)
+
+    def annotate(self, batch: Batch) -> list[list[Claim]]:
+        """What the model says of each image."""
+        import torch
+
+        torch.set_num_threads(self.settings.train.threads)
+        self.load()
+        student = self.settings.engine.student
+        asked = [task for task in student.tasks if task != GROUNDING]
+        asks = [Ask(image, task) for image in range(len(batch.pixels)) for task in asked]
+        claims: list[list[Claim]] = [[] for _ in batch.pixels]
+        for ask, answer in zip(asks, self._ask(batch, asks), strict=True):
+            claims[ask.image] += _claims(ask.task, answer, student.min_score)
+        if GROUNDING in student.tasks:
+            about = [Ask(image, GROUNDING, claim.text) for image, said in enumerate(claims) for claim in said if claim.task == "<CAPTION>"]
+            for ask, answer in zip(about, self._ask(batch, about), strict=True):
+                claims[ask.image] += _phrases(ask.input, answer, student.min_score)
+        return claims
+
+    def _ask(self, batch: Batch, asks: list[Ask]) -> list[Answer]:
+        return predict(self._checkpoint, batch.pixels, asks, max_tokens=self.settings.train.max_target, batch=self.settings.engine.student.batch)
+
+
+def _claims(task: str, answer: Answer, least: float) -> list[Claim]:
+    if answer.error is not None:
+        return []
+    if task in CAPTIONS:
+        return [Claim(task, answer.text.strip(), (), answer.score)] if answer.text.strip() else []
+    return [Claim(task, region.label, (region,), region.score) for region in _once(answer.regions) if (region.score or 0.0) >= least]
+
+
+def _phrases(caption: str, answer: Answer, least: float) -> list[Claim]:
+    """One claim a phrase; phrases that do not stand in the caption are not claimed."""
+    spoken: dict[tuple[int, int], list[Region]] = {}
+    for region in _once(answer.regions):
+        if region.span is not None and (region.score or 0.0) >= least and answer.error is None:
+            spoken.setdefault(region.span, []).append(region)
+    return [Claim(GROUNDING, caption, tuple(regions), float(np.mean([r.score for r in regions]))) for _, regions in sorted(spoken.items())]
+
+
+def _once(regions: tuple[Region, ...]) -> list[Region]:
+    """Regions without those that repeat a likelier one of the same label and place; in the order of the answer."""
+    ranked = sorted(range(len(regions)), key=lambda i: -(regions[i].score or 0.0))
+    kept: list[int] = []
+    for index in ranked:
+        same = [j for j in kept if regions[j].label == regions[index].label]
+        if not same or box_iou(np.asarray([regions[index].bounds]), np.asarray([regions[j].bounds for j in same])).max() < TWICE:
+            kept.append(index)
+    return [regions[index] for index in sorted(kept)]
