@@ -1,0 +1,234 @@
+"""Evaluate, compare, publish the champion's scores, tell the facts: on real scenes with a predictor that is right, and on photos without any truth."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import types
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from evaluations import Oracle, World, thing
+
+from florence import stages
+from florence.config import settings_from
+from florence.records import ANNOTATIONS, Claim, table_annotations, table_images
+from florence.report.facts import LoopFacts
+from florence.store import Store
+
+SIMULATED = {"use": "simulated", "sources": ["scenes"]}
+SCENES = settings_from({
+    "sources": {"scenes": {"use": "scenes", "count": 40}},
+    "specialists": {"careful": {**SIMULATED, "missed": 0.02, "mislabelled": 0.02, "shifted": 0.02, "seed": 1}, "careless": {**SIMULATED, "missed": 0.4, "mislabelled": 0.4}},
+    "split": {"held_out": 0.5, "gold": 0.3},
+    "promotion": {"min_images": 10},
+})  # fmt: skip
+PHOTOS = settings_from({"sources": {"made": {"use": "folder", "uri": "photos"}}, "specialists": {}})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch):
+    """An engine that takes what one author says; the real one has its own tests."""
+    import florence.engine as package
+
+    consensus = types.SimpleNamespace(
+        churn=lambda before, after: {"<OD>": 0.25},
+        reliabilities=lambda claims, coverage, settings: {(name, "<OD>"): 0.5 for name in set(claims["author"].to_pylist())},
+    )
+    monkeypatch.setattr(package, "consensus", consensus, raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "florence.engine.statistics", types.SimpleNamespace(statistics=lambda labels, images: {}))
+
+
+def labels_of(store: Store, author: stages.Author, round: int) -> pa.Table:
+    table = store.read_tables(f"claims/{author.key}", ANNOTATIONS)
+    columns = {"author": pa.array(["consensus"] * len(table)), "round": pa.array([round] * len(table), pa.int32())}
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), ANNOTATIONS.field(name), values)
+    return table
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory) -> Path:
+    """A store of scenes with two authors' claims and the labels of two rounds: the careless author's, then the careful one's."""
+    folder = tmp_path_factory.mktemp("scenes")
+    store = Store(str(folder))
+    stages.collect(SCENES, store)
+    for number, author in enumerate(sorted(stages.authors(SCENES), key=lambda a: a.name, reverse=True)):
+        for shard in stages.shards(store):
+            stages.annotate_shard(SCENES, store, author, shard)
+        store.write_table(f"labels/round={number}/labels.parquet", labels_of(store, author, number))
+    return folder
+
+
+@pytest.fixture
+def store(annotated: Path, tmp_path: Path) -> Store:
+    shutil.copytree(annotated, tmp_path / "store")
+    return Store(str(tmp_path / "store"))
+
+
+class Right:
+    """Knows the truth; ``blind``: of every picture but one the answer about that one."""
+
+    def __init__(self, store: Store, blind: bool = False) -> None:
+        from florence.pixels import decode
+
+        self.records = {}
+        self.truth: dict = {}
+        for name in store.names("images", ".parquet"):
+            for record, content in table_images(store.read_table(name)):
+                self.records[decode(content, record.name).tobytes()] = record
+        for row in table_annotations(store.read_tables("truth", ANNOTATIONS)):
+            self.truth.setdefault((row.image_id, row.task), []).append(row)
+        self.only = next(iter(self.records.values())) if blind else None
+
+    def __call__(self, pictures, asks, **_):
+        from florence.tasks import task
+
+        answers = []
+        for ask in asks:
+            record, one = self.only or self.records[pictures[ask.image].tobytes()], task(ask.task)
+            examples = one.examples(record, self.truth.get((record.image_id, one.kind), []))
+            found = [example for example in examples if example.input == ask.input] or examples[:1] * (self.only is not None)
+            height, width = pictures[ask.image].shape[:2]
+            answers.append(one.decode(found[0].target if found else "", (width, height), ask.input))
+        return answers
+
+
+def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
+    who, data = stages.authors(SCENES), Store(str(tmp_path / "data"))
+    stages.publish(SCENES, store, data, who, 0)
+    right, first = Right(store), tmp_path / "first"
+    logged: dict[str, float] = {}
+    stages.evaluate_model(SCENES, data, first, lambda step, figures: logged.update(figures), predict=right)
+    again = tmp_path / "again"
+    stages.evaluate_model(SCENES, data, again, predict=right)
+    assert contents(first) == contents(again)
+    assert set(contents(first)) == {"scores/scores.parquet", "scores/control.parquet", "metrics/scores.json", "metrics/labels.json", "plots/scores.csv"}
+    scores = json.loads((first / "metrics/scores.json").read_text())
+    for task in ("<OD>", "<REGION_TO_CATEGORY>", "<REGION_PROPOSAL>", "<CAPTION_TO_PHRASE_GROUNDING>", "<OCR>", "<DENSE_REGION_CAPTION>"):
+        assert scores[task]["truth"]["value"] == 1.0 and scores[task]["truth"]["invalid"] == 0, task
+    assert scores["<OD>"]["truth"]["control"] < 0.1 and scores["<REGION_TO_CATEGORY>"]["truth"]["control"] < 0.3
+    assert scores["<MORE_DETAILED_CAPTION>"]["truth"]["details"]["exact"] == 1.0
+    assert logged["scores/od/truth"] == 1.0 and "labels/gold/truth/od/f1/value" in logged
+    assert (first / "plots/scores.csv").read_text().startswith("task,reference,value\n<CAPTION>,truth,")
+    labels = json.loads((first / "metrics/labels.json").read_text())
+    assert set(labels) == {"gold", "train", "authors"} and set(labels["authors"]) == {"careful", "careless"}
+    f1 = {name: found["truth"]["<OD>"]["f1"]["value"] for name, found in labels["authors"].items()}
+    assert f1["careful"] > f1["careless"] + 0.2
+    assert labels["gold"]["truth"]["<OD>"]["f1"]["value"] == f1["careless"], "round 0 is what the careless author says"
+
+    assert stages.compare_models(SCENES, data, first).accepted
+    decision = (first / "metrics/decision.json").read_bytes()
+    stages.compare_models(SCENES, data, first)
+    assert (first / "metrics/decision.json").read_bytes() == decision
+    store.write_table("baseline/round=1/scores.parquet", stages.baseline_of(first))
+    stages.publish(SCENES, store, data, who, 1)
+    assert len(data.read_table("baseline/scores.parquet")) > 100
+    same = stages.compare_models(SCENES, data, first)
+    assert not same.accepted and "<OD> did not rise: 1.000 before, 1.000 now" in same.reason
+
+
+def test_a_model_that_does_not_look_is_no_champion(store: Store, tmp_path: Path):
+    data, root = Store(str(tmp_path / "data")), tmp_path / "root"
+    stages.publish(SCENES, store, data, stages.authors(SCENES), 0)
+    stages.evaluate_model(SCENES, data, root, predict=Right(store, blind=True))
+    decision = stages.compare_models(SCENES, data, root)
+    assert not decision.accepted and "does not look at the picture" in decision.reason
+
+
+def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, tmp_path: Path):
+    who, data = stages.authors(SCENES), Store(str(tmp_path / "data"))
+    stages.publish(SCENES, store, data, who, 0)
+    assert len(data.read_table("baseline/scores.parquet")) == 0
+    from florence.evaluate import SCORES, baseline
+
+    table = pa.Table.from_pylist([{"image_id": "a", "task": "<OD>", "reference": "truth", "value": 0.5}], schema=SCORES)
+    store.write_table("baseline/round=1/scores.parquet", table)
+    store.write_table("baseline/round=2/scores.parquet", baseline(SCORES.empty_table()))
+    stages.publish(SCENES, store, data, who, 1)
+    assert data.read_table("baseline/scores.parquet") == table
+    before = contents(tmp_path / "data")
+    stages.publish(SCENES, store, data, who, 1)
+    assert contents(tmp_path / "data") == before
+    fresh = Store(str(tmp_path / "fresh"))
+    stages.restore(fresh, data)
+    assert fresh.names("baseline") == ["baseline/round=1/scores.parquet"]
+    stages.publish(SCENES, fresh, data, who, 1)
+    assert contents(tmp_path / "data") == before
+
+
+def test_facts_of_a_round(store: Store, tmp_path: Path):
+    who, data, root = stages.authors(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
+    stages.publish(SCENES, store, data, who, 0)
+    bare = stages.round_facts(SCENES, store, data, root, who, 0)
+    assert (bare.decision, bare.scores, bare.label_quality, bare.label_quality_gain, bare.churn) == (None, (), (), (), ())
+    stages.publish(SCENES, store, data, who, 1)
+    stages.evaluate_model(SCENES, data, root, predict=Right(store))
+    stages.compare_models(SCENES, data, root)
+    facts = stages.round_facts(SCENES, store, data, root, who, 1, without_student=store.read_table("labels/round=0/labels.parquet"))
+    assert LoopFacts.from_json(LoopFacts("loop", (facts,)).to_json()).rounds == (facts,)
+    assert (facts.decision, facts.parent) == ("accepted", bare.snapshot_id) and facts.snapshot_id != bare.snapshot_id
+    assert sum(i.images for i in facts.images) == 40
+    assert sum(c.kept for c in facts.counts) == len(store.read_table("labels/round=1/labels.parquet")) and not facts.drops
+    gain = {(g.task, g.metric): g for g in facts.label_quality_gain}["<OD>", "f1"]
+    quality = {(q.task, q.metric, q.split): q.value for q in facts.label_quality}
+    before = {(q.task, q.metric): q for q in stages.label_quality(SCENES, data, store.read_table("labels/round=0/labels.parquet"))}["<OD>", "f1"]
+    assert gain.value == pytest.approx(quality["<OD>", "f1", "gold"] - sum(before.per_image.values()) / len(before.per_image), abs=1e-6)
+    assert gain.low > 0 and gain.without_student == 0 and gain.since == 0
+    assert {s.task: s for s in facts.scores}["<OD>"].value == 1.0
+    claimed = {(a.name, a.task): a for a in facts.authors}
+    assert claimed["careful", "<OD>"].reliability == 0.5 and claimed["careful", "<CAPTION>"].reliability is None
+    assert facts.churn[0].value == 0.25
+
+    text = stages.summary(LoopFacts("loop").with_round(bare).with_round(facts))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 110
+    assert lines[0].split()[:3] == ["round", "0", "1"]
+    (line,) = [line for line in lines if line.startswith("  <OD> f1 (truth)")]
+    assert line.split()[3:5] == ["–", f"{quality['<OD>', 'f1', 'gold']:.3f}"]
+    assert any(line.startswith("round 1: the first model: <OD> 1.000 on") for line in lines)
+    assert [line.split() for line in lines if line.startswith("decision")] == [["decision", "none", "accepted"]]
+    many = LoopFacts("loop", tuple(type(facts)(**{**{k: getattr(facts, k) for k in facts.__slots__}, "round": n}) for n in range(12)))
+    assert max(map(len, stages.summary(many).splitlines())) <= 110 and " 11 " in stages.summary(many).splitlines()[0]
+
+
+def test_photos_alone_need_no_truth(tmp_path: Path):
+    world = World(tmp_path / "data", ["train"] * 5 + ["held_out", "gold"], source="made")
+    claims = {i: [thing("cat", 10 + i), Claim("<CAPTION>", f"a cat, number {i}")] for i in range(7)}
+    world.labels(claims)
+    data, root = world.data, tmp_path / "root"
+    data.write_json("snapshot.json", {"id": "s", "parent": None, "round": 0, "authors": {}})
+    from florence.evaluate import SCORES
+
+    data.write_table("baseline/scores.parquet", SCORES.empty_table())
+    data.write_table("set_aside.parquet", stages.SET_ASIDE.empty_table())
+    stages.evaluate_model(PHOTOS, data, root, predict=Oracle(world, claims))
+    assert not data.names("truth")
+    assert json.loads((root / "metrics/labels.json").read_text()) == {}
+    scores = json.loads((root / "metrics/scores.json").read_text())
+    assert scores["<OD>"]["consensus"]["value"] == 1.0 and scores["<OD>"]["consensus"]["n"] == 1
+    assert "value" not in scores["<CAPTION>"]["consensus"], "one text alone has no CIDEr"
+    decision = stages.compare_models(PHOTOS, data, root)
+    assert decision.accepted and "accepted untested: <OD> 1.000 on 1 held-out image against consensus" in decision.reason
+    facts = stages.round_facts(PHOTOS, data, data, root, [], 0)
+    assert facts.label_quality == () and facts.scores and stages.summary(LoopFacts("l", (facts,)))
+
+
+def test_a_model_from_disk_is_asked(tmp_path: Path):
+    from florence.model.checkpoint import build
+
+    world = World(tmp_path / "data", ["held_out"] * 3)
+    world.truth({i: [thing("cat", 10), Claim("<CAPTION>", "a cat")] for i in range(3)})
+    build("nano", image_size=64, seed=0).save(tmp_path / "model")
+    chosen = PHOTOS.model_copy(update={"evaluate": PHOTOS.evaluate.model_copy(update={"tasks": ("<OD>", "<REGION_TO_CATEGORY>"), "bootstrap": 100})})
+    stages.evaluate_model(chosen, world.data, tmp_path)
+    first = contents(tmp_path / "scores")
+    scores = json.loads((tmp_path / "metrics/scores.json").read_text())
+    assert set(scores) == {"<OD>", "<REGION_TO_CATEGORY>"} and scores["<OD>"]["truth"]["invalid"] == 0
+    stages.evaluate_model(chosen, world.data, tmp_path)
+    assert contents(tmp_path / "scores") == first
