@@ -14,7 +14,8 @@ from florence.errors import FlorenceError, SettingsError
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    # Errors too: they are raised, and told in our own words.
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_PRINT_MODEL_URLS_ON_CREATION": "false",
@@ -51,7 +52,7 @@ def quiet() -> None:
 def bare(text: str) -> str:
     """``text`` without the credentials of any URI in it."""
     text = re.sub(r"(\w[\w+.-]*://)[^/\s]*@", r"\1", text)
-    return re.sub(r"([?&](?:password|passwd|pwd|token|secret|key)\w*=)[^&\s'\")]+", r"\1…", text, flags=re.IGNORECASE)
+    return re.sub(r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret|key)[^=&\s]*=)[^&\s'\")]+", r"\1…", text, flags=re.IGNORECASE)
 
 
 def store_uri(uri: str, root: Path) -> str:
@@ -92,6 +93,8 @@ def knock(uri: str) -> None:
 
     try:
         requests.get(uri.rstrip("/") + "/health", timeout=10, allow_redirects=False)
+    except requests.exceptions.SSLError:
+        return  # it answers; which certificates are trusted, MLflow has settings of its own for
     except requests.RequestException as error:
         raise FlorenceError(f"MLflow at {bare(uri)} does not answer: {bare(_first_line(error))}; is the server running, and tracking.uri right?") from None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,7 @@ def _bytes(text: str) -> tuple[bytes, str]:
     """The bytes that a string stands for, and a name to speak of them: base64, a data: URL, or the path of a file."""
     head, comma, rest = text.partition(",")
     encoded = rest if comma and head.startswith("data:") and head.endswith(";base64") else text
-    # A path may look like base64, but the shortest image is longer than any file name.
-    if encoded is text and len(text) < 4096 and Path(text).is_file():
+    if encoded is text and os.path.isfile(text):  # False, too, for a text that is too long for a path
         return Path(text).read_bytes(), Path(text).name
     try:
         return base64.b64decode("".join(encoded.split()), validate=True), "image"

@@ -27,7 +27,7 @@ from flows.adapters._mlflow import addressed, bare, is_database, knock, locked, 
 Method = TypeVar("Method", bound=Callable[..., Any])
 CHAMPION, CHALLENGER = "champion", "challenger"
 LOOP, ROUND, HISTORY = "florence.loop", "florence.round", "florence.champions"
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors", "tokenizers", "torch", "transformers")
+REQUIREMENTS = ("mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors", "tokenizers", "torch", "transformers")
 """What the served model imports; told to MLflow, which would take a quarter of a minute to find out."""
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".msgpack", ".h5")
 LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 6000, 5000, 250
@@ -44,11 +44,12 @@ class Version:
 
 
 def _told(doing: str) -> Callable[[Method], Method]:
-    """For methods of `Tracker`: MLflow's errors become FlorenceErrors that say what could not be done."""
+    """For methods of `Tracker`, whatever they use of MLflow: it is quiet, and its errors become FlorenceErrors that say what could not be done."""
 
     def wrap(method: Method) -> Method:
         @functools.wraps(method)
         def inner(self: Tracker, *args: Any, **kwargs: Any) -> Any:
+            quiet()  # before anything of MLflow is imported
             with told(self.uri, doing):
                 return method(self, *args, **kwargs)
 
@@ -86,7 +87,6 @@ class Tracker:
             return self._client
 
     def _open(self) -> Any:
-        quiet()
         if not is_database(self.uri):
             if self.uri.startswith("http"):
                 knock(self.uri)
@@ -325,15 +325,15 @@ class Tracker:
         try:
             self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
             with tempfile.TemporaryDirectory() as folder:
-                source, packed = Path(folder, "code", "florence"), Path(folder, "packed")
+                source, packed, weights, served = (Path(folder, name) for name in ("code/florence", "packed", "model", "served.py"))
                 copy_library(source)
-                weights = Path(folder, "model")
-                # A copy, because DVC may have made links of the files, and MLflow takes none; without what `fetch` notes.
+                # Copies: DVC may have made links of the weights, which MLflow does not take, and it notes the path of the code.
                 shutil.copytree(model_dir, weights, ignore=shutil.ignore_patterns(".*"))
+                shutil.copy(Path(__file__).with_name("served.py"), served)
                 with warnings.catch_warnings(action="ignore"):  # it would like an example of the input
                     mlflow.pyfunc.save_model(
                         str(packed), mlflow_model=Model(artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id),
-                        python_model=str(Path(__file__).with_name("served.py")), artifacts={"model": str(weights)}, code_paths=[str(source)],
+                        python_model=str(served), artifacts={"model": str(weights)}, code_paths=[str(source)],
                         pip_requirements=requirements(), signature=signature(),
                     )  # fmt: skip
                 for cache in packed.rglob("__pycache__"):
@@ -349,13 +349,13 @@ class Tracker:
         """Every registered version, the newest first."""
         aliases = self._aliases()
         found, token = [], None
-        while aliases is not None:
+        while True:
             page = self.client.search_model_versions(f"name = '{self.settings.model}'", max_results=200, page_token=token)
             found += list(page)
             token = page.token
             if not token:
                 break
-        return tuple(sorted((_version(v, aliases or {}) for v in found), key=lambda v: -int(v.version)))
+        return tuple(sorted((_version(v, aliases) for v in found), key=lambda v: -int(v.version)))
 
     @_told("look for the champion")
     def champion(self) -> Version | None:
@@ -432,25 +432,30 @@ class Tracker:
             return f"models:/{self.settings.model}/{version}"
         return self.client.get_model_version_download_uri(self.settings.model, version).rstrip("/")
 
-    def _aliases(self) -> dict[str, tuple[str, ...]] | None:
-        """Version → aliases; None where no model is registered."""
+    def _registered_model(self) -> Any:
+        """MLflow's record of the registered model; None where there is none yet."""
         from mlflow.exceptions import MlflowException
 
         try:
-            pairs = self.client.get_registered_model(self.settings.model).aliases.items()
+            return self.client.get_registered_model(self.settings.model)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
+
+    def _aliases(self) -> dict[str, tuple[str, ...]]:
+        """Version → its aliases."""
+        found = self._registered_model()
+        pairs = found.aliases.items() if found else ()
         return {str(version): tuple(sorted(a for a, v in pairs if v == version)) for _, version in pairs}
 
     def _by_alias(self, alias: str) -> Version | None:
-        aliases = self._aliases() or {}
+        aliases = self._aliases()
         version = next((version for version, names in aliases.items() if alias in names), None)
         return self._get(version) if version is not None else None
 
     def _get(self, version: str) -> Version:
-        return _version(self.client.get_model_version(self.settings.model, version), self._aliases() or {})
+        return _version(self.client.get_model_version(self.settings.model, version), self._aliases())
 
     def _numbered(self, ref: str) -> str:
         """The number of a version or alias that is registered. Raises FlorenceError, listing what is."""
@@ -464,8 +469,8 @@ class Tracker:
 
     def _history(self) -> list[str]:
         """The champions before this one, the last one last."""
-        model = self.client.get_registered_model(self.settings.model)
-        return [str(version) for version in json.loads(model.tags.get(HISTORY, "[]"))]
+        found = self._registered_model()
+        return [str(version) for version in json.loads(found.tags.get(HISTORY, "[]"))] if found else []
 
     def _remember(self, history: list[str]) -> None:
         self.client.set_registered_model_tag(self.settings.model, HISTORY, json.dumps(history[-200:]))

@@ -1,0 +1,384 @@
+"""Runs, curves, the snapshot and errors. What was logged is read back from the database itself, not through the tracker."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from mlflow_stores import tracker
+
+from florence.config import Tracking
+from florence.errors import FlorenceError, SettingsError
+from flows.adapters._curves import Curves
+from flows.adapters._mlflow import bare, locked, store_uri
+from flows.adapters.tracking import Tracker, flat, legal
+
+
+def rows(root: Path, query: str, *values) -> list[tuple]:
+    with sqlite3.connect(root / "build/mlflow.db") as database:
+        return database.execute(query, values).fetchall()
+
+
+def curve(root: Path, run_id: str, key: str = "loss") -> list[tuple[int, float]]:
+    return sorted(rows(root, "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ?", run_id, key))
+
+
+# ---------------------------------------------------------------- the store
+
+
+def test_the_store_lies_in_the_workspace_wherever_one_stands(tmp_path, monkeypatch):
+    root, elsewhere = tmp_path / "wörk #1% space", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    found = tracker(root)
+    found.log_report(found.loop_run("a", {}), _folder(tmp_path / "report"))
+    assert not list(elsewhere.iterdir())
+    assert sorted(p.name for p in root.iterdir()) == ["build"]
+    assert [p.name for p in (root / "build/mlartifacts").rglob("*.html")] == ["index.html"]
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "index.html").write_text("<p>report</p>", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("uri", "expected"), [
+    ("sqlite:///build/mlflow.db", "sqlite:////w/build/mlflow.db"),
+    ("sqlite:////abs/mlflow.db", "sqlite:////abs/mlflow.db"),
+    ("sqlite:///a.db?timeout=9", "sqlite:////w/a.db?timeout=9"),
+    ("https://host:5000/x", "https://host:5000/x"),
+    ("postgresql://u:p@host/db", "postgresql://u:p@host/db"),
+    ("databricks", "databricks"), ("databricks://profile", "databricks://profile"),
+])  # fmt: skip
+def test_uris(uri, expected):
+    assert store_uri(uri, Path("/w")) == expected
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "file:///x/mlruns", "sqlite://", "sqlite:///:memory:"])
+def test_a_folder_or_memory_is_no_store(uri):
+    with pytest.raises(SettingsError, match="sqlite:///build/mlflow.db"):
+        store_uri(uri, Path("/w"))
+
+
+@pytest.mark.parametrize("text", [
+    "postgresql://user:s3cret@host/db", "at https://user:s3cret@host:5000/api, twice https://user:s3cret@other",
+    "mysql+pymysql://user:pa@s3cret@host/db", "https://host/?password=s3cret&x=1", "https://host/?x=1&api_token=s3cret", "postgresql://s3cret@host/db",
+])  # fmt: skip
+def test_no_credentials_in_what_is_said(text):
+    assert "s3cret" not in bare(text) and "host" in bare(text)
+
+
+def test_databricks_keeps_its_models_in_unity_catalog(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    found = [Tracker(Tracking(uri=uri, model="main.vision.florence"), tmp_path) for uri in ("databricks", "databricks://p", "https://h")]
+    assert [t.registry_uri for t in found] == ["databricks-uc", "databricks-uc://p", "https://h"]
+
+
+def test_the_tables_are_made_under_a_lock(tmp_path):
+    found, opened = tracker(tmp_path), threading.Event()
+    with locked(tmp_path / "build/mlflow.lock"):
+        worker = threading.Thread(target=lambda: (found.client, opened.set()))
+        worker.start()
+        assert not opened.wait(0.5)
+    worker.join(60)
+    assert opened.is_set()
+
+
+def test_artifacts_go_where_the_settings_say(tmp_path):
+    where = {name: tracker(tmp_path, experiment=name, artifacts=uri) for name, uri in (("a", "kept here"), ("b", "s3://bucket/x"), ("c", None)) if uri}
+    found = {name: t.client.get_experiment(t.experiment_id).artifact_location for name, t in where.items()}
+    assert found == {"a": (tmp_path / "kept here").as_uri(), "b": "s3://bucket/x"}
+    server = Tracker(Tracking(uri="http://127.0.0.1:1"), tmp_path)
+    assert server._artifacts() is None  # it decides itself
+
+
+def test_importing_the_tracker_does_not_import_mlflow_which_is_then_quiet(tmp_path):
+    code = (
+        "import sys; from flows.adapters.tracking import Tracker; from florence.config import Tracking\n"
+        "assert not {'mlflow', 'torch', 'pandas'} & set(sys.modules), 'imported early'\n"
+        f"t = Tracker(Tracking(), {str(tmp_path)!r}); assert 'mlflow' not in sys.modules\n"
+        "assert t.champion() is None\n"
+        "from mlflow.telemetry import get_telemetry_client; assert get_telemetry_client() is None\n"
+    )
+    tracker(tmp_path)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DO_NOT", "PYTEST", "CI"))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# ---------------------------------------------------------------- runs
+
+
+def test_a_loop_and_its_rounds_are_found_again(tmp_path):
+    first = tracker(tmp_path)
+    loop = first.loop_run("l1", {"train": {"lr": 1e-3, "task_weights": {"<OD>": 3.0}}, "note": "x" * 9000, "uri": "postgresql://u:s3cret@h/d"})
+    zero, one = first.round_run(loop, 0, {"snapshot": "s0", "nothing": None}), first.round_run(loop, 1)
+    first.finish(zero)
+    first.finish(loop, "KILLED")
+    again = tracker(tmp_path)
+    assert again.loop_run("l1", {"train": {"lr": 5.0}, "new": [1, "ä"]}) == loop
+    assert [again.round_run(loop, number) for number in (0, 1)] == [zero, one]
+    other = again.loop_run("l2", {})
+    assert len({loop, zero, one, other, again.round_run(other, 0)}) == 5
+    assert rows(tmp_path, "SELECT value FROM tags WHERE key = 'mlflow.parentRunId' AND run_uuid = ?", zero) == [(loop,)]
+    assert rows(tmp_path, "SELECT value FROM tags WHERE key = 'snapshot'") == [("s0",)]
+    assert {s for (s,) in rows(tmp_path, "SELECT status FROM runs")} == {"RUNNING"}
+    params = dict(rows(tmp_path, "SELECT key, value FROM params WHERE run_uuid = ?", loop))
+    assert params.pop("note") == "x" * 5999 + "…"
+    assert params == {"train.lr": "0.001", "train.task_weights.OD": "3.0", "uri": "postgresql://h/d", "new": '[1, "ä"]'}
+
+
+def test_more_settings_than_one_request_takes(tmp_path):
+    found = tracker(tmp_path)
+    loop = found.loop_run("l", {"many": {f"k{i}": i for i in range(250)}})
+    assert rows(tmp_path, "SELECT count(*) FROM params WHERE run_uuid = ?", loop) == [(250,)]
+
+
+def test_names_that_mlflow_takes():
+    assert [legal(k) for k in ("loss/<OD>", "a//b/../c", "/x", "é ü:1", "a,b(c)", "")] == ["loss/OD", "a/b/c", "x", "é ü:1", "a_b_c_", "_"]
+    assert dict(flat({"a": {"b": {"c": 1}, "d": {}}, "e": [1]})) == {"a.b.c": 1, "a.d": {}, "e": [1]}
+
+
+def test_metrics_are_logged_flat_and_words_left_out(tmp_path):
+    import numpy as np
+
+    found = tracker(tmp_path)
+    run = found.loop_run("l", {})
+    found.log_metrics(run, {"scores": {"<OD>": {"map": np.float32(0.5), "n": 30, "reference": "truth", "low": None}}, "accepted": True})
+    assert dict(rows(tmp_path, "SELECT key, value FROM metrics")) == {"scores.OD.map": 0.5, "scores.OD.n": 30.0, "accepted": 1.0}
+
+
+# ---------------------------------------------------------------- the run of a plain repro
+
+
+def test_the_stages_of_one_repro_share_a_run(tmp_path):
+    first = tracker(tmp_path).run_for({}, "k1")
+    assert tracker(tmp_path).run_for({}, "k1") == first
+    assert rows(tmp_path, "SELECT name, status FROM runs") == [("repro", "RUNNING")]
+    second = tracker(tmp_path).run_for({}, "k2")
+    assert dict(rows(tmp_path, "SELECT run_uuid, status FROM runs")) == {first: "KILLED", second: "RUNNING"}
+    found = tracker(tmp_path)
+    found.finish(second)
+    assert found.run_for({}, "k2") == second  # made again by force: the same thing
+    third = found.run_for({}, "k3")
+    assert dict(rows(tmp_path, "SELECT run_uuid, status FROM runs"))[second] == "KILLED" and third not in (first, second)
+
+
+def test_the_run_that_the_flow_names_is_taken(tmp_path):
+    found = tracker(tmp_path)
+    flow = found.round_run(found.loop_run("l", {}), 0)
+    assert tracker(tmp_path).run_for({"MLFLOW_RUN_ID": flow}, "k") == flow
+    assert not (tmp_path / "build/run.json").exists()
+    with pytest.raises(FlorenceError, match="has no run 0123456789abcdef0123456789abcdef: MLFLOW_RUN_ID"):
+        found.run_for({"MLFLOW_RUN_ID": "0123456789abcdef0123456789abcdef"})
+
+
+@pytest.mark.parametrize("damage", ["half", "{}", '{"run_id": "0123456789abcdef0123456789abcdef"', "[1]"])
+def test_a_damaged_or_foreign_run_file_is_no_obstacle(tmp_path, damage):
+    found = tracker(tmp_path)
+    first = found.run_for({}, "k")
+    (tmp_path / "build/run.json").write_text(damage, encoding="utf-8")
+    assert found.run_for({}, "k") != first
+
+
+def test_a_deleted_run_is_not_used_again(tmp_path):
+    found = tracker(tmp_path)
+    first = found.run_for({}, "k")
+    found.client.delete_run(first)
+    assert found.run_for({}, "k") != first
+    file = tmp_path / "build/run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "run_id": "0123456789abcdef0123456789abcdef"}))
+    assert len(found.run_for({}, "k")) == 32
+
+
+# ---------------------------------------------------------------- curves
+
+
+def test_curves_arrive_in_batches_and_a_resumed_training_does_not_double_them(tmp_path):
+    found = tracker(tmp_path)
+    run = found.loop_run("l", {})
+    live = found.live(run, period=60)
+    for step in range(1500):
+        live(step, {"loss": 1 / (step + 1), "loss/<OD>": 2.0, "lr": None})
+    assert live.flush()
+    assert curve(tmp_path, run) == [(step, 1 / (step + 1)) for step in range(1500)]
+    assert len(curve(tmp_path, run, "loss/OD")) == 1500 and not curve(tmp_path, run, "lr")
+    assert live.close() is None
+    with tracker(tmp_path).live(run) as resumed:
+        for step in range(1400, 1600):
+            resumed(step, {"loss": 1 / (step + 1) if step != 1450 else 9.0})
+    assert curve(tmp_path, run) == sorted([(step, 1 / (step + 1)) for step in range(1600)] + [(1450, 9.0)])
+
+
+def test_points_are_sent_without_being_asked_for(tmp_path):
+    found = tracker(tmp_path)
+    run = found.loop_run("l", {})
+    live = found.live(run, period=0.05)
+    live(1, {"loss": 1.0})
+    end = time.monotonic() + 30
+    while not curve(tmp_path, run) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert curve(tmp_path, run) == [(1, 1.0)]
+    live.close()
+
+
+def test_a_server_that_hangs_does_not_hold_training_up(caplog):
+    release = threading.Event()
+
+    def client():
+        release.wait(60)
+        raise ConnectionError("gone")
+
+    live = Curves(client, "r", "http://x", legal, period=0.01)
+    start = time.monotonic()
+    for step in range(2000):
+        live(step, {"loss": 1.0})
+    assert time.monotonic() - start < 2
+    with caplog.at_level(logging.WARNING):
+        said = live.close(timeout=0.2)
+    assert "2000 measurements did not reach MLflow at http://x" in said and said in caplog.text
+    release.set()
+
+
+def test_curves_that_do_not_arrive_are_told_once_and_caught_up_with(tmp_path, caplog):
+    found = tracker(tmp_path)
+    run = found.loop_run("l", {})
+    down = threading.Event()
+    down.set()
+
+    def client():
+        if down.is_set():
+            raise ConnectionError("https://u:s3cret@host is gone")
+        return found.client
+
+    live = Curves(client, run, "there", legal, period=0.01)
+    with caplog.at_level(logging.WARNING):
+        for step in range(5):
+            live(step, {"loss": float(step)})
+            assert not live.flush()
+    assert caplog.text.count("are not reaching MLflow at there") == 1 and "s3cret" not in caplog.text
+    down.clear()
+    assert live.close() is None
+    assert curve(tmp_path, run) == [(step, float(step)) for step in range(5)]
+
+
+def test_more_points_than_are_kept_are_counted(monkeypatch):
+    monkeypatch.setattr(Curves, "KEPT", 10)
+    live = Curves(lambda: 1 / 0, "r", "there", legal, period=60)
+    for step in range(25):
+        live(step, {"loss": 0.0})
+    assert live.close().startswith("25 measurements")
+
+
+def test_training_goes_on_without_a_server(tmp_path, caplog):
+    live = Tracker(Tracking(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path).live("r", period=0.01)
+    live(0, {"loss": 1.0})
+    assert not live.flush()
+    assert "1 measurements" in live.close()
+    assert "s3cret" not in caplog.text and "does not answer" in caplog.text
+
+
+# ---------------------------------------------------------------- the snapshot
+
+
+@pytest.mark.parametrize(("data", "kind", "place"), [("data", "local", "{root}/data"), ("s3://bucket/dvc", "s3", "s3://bucket/dvc")])
+def test_the_snapshot_is_the_runs_dataset(tmp_path, data, kind, place):
+    import mlflow.data
+
+    found = tracker(tmp_path)
+    run = found.loop_run("l", {})
+    for _ in range(2):
+        found.log_snapshot(run, data, {"id": "s1", "round": 1, "counts": {"images": 3}, "drops": {}}, "0123456789abcdef0123456789abcdef.dir")
+    (only,) = found.client.get_run(run).inputs.dataset_inputs
+    assert (only.dataset.name, only.dataset.digest, only.dataset.source_type) == ("FLD", "0123456789abcdef0123456789abcdef.dir", kind)
+    assert json.loads(only.dataset.profile)["counts"] == {"images": 3}
+    assert [(t.key, t.value) for t in only.tags] == [("mlflow.data.context", "training")]
+    assert mlflow.data.get_source(only.dataset).to_dict()["uri"] == place.format(root=tmp_path)
+
+
+def test_a_snapshot_without_dvc_is_known_by_its_id(tmp_path):
+    found = tracker(tmp_path)
+    found.log_snapshot(found.loop_run("l", {}), "data", {"id": "abc123"}, None)
+    assert rows(tmp_path, "SELECT digest FROM datasets") == [("abc123",)]
+
+
+def test_a_missing_report_is_said(tmp_path):
+    found = tracker(tmp_path)
+    with pytest.raises(FlorenceError, match="florence report"):
+        found.log_report(found.loop_run("l", {}), tmp_path / "nothing")
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def _closed_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_is_told_soon(tmp_path):
+    start = time.monotonic()
+    with pytest.raises(FlorenceError, match=r"http://127.0.0.1:\d+ does not answer.*is the server running, and tracking.uri right") as caught:
+        Tracker(Tracking(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path).loop_run("l", {})
+    assert "s3cret" not in str(caught.value) and time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize(("revision", "remedy"), [("ffffffffffff", "a newer MLflow than .* made the store"), ("451aebb31d03", "mlflow db upgrade")])
+def test_a_store_of_another_schema(tmp_path, revision, remedy):
+    tracker(tmp_path)
+    with sqlite3.connect(tmp_path / "build/mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    with pytest.raises(FlorenceError, match=f"MLflow at sqlite:.*mlflow.db: can not open the store: .*{remedy}"):
+        tracker(tmp_path).loop_run("l", {})
+
+
+def test_a_file_that_is_no_store(tmp_path):
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build/mlflow.db").write_bytes(b"notes, not a database; " * 100)
+    with pytest.raises(FlorenceError, match="not a database.*move it away, or name another"):
+        tracker(tmp_path).champion()
+
+
+def test_a_place_that_can_not_be_written(tmp_path):
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
+    with pytest.raises(FlorenceError, match="can not open the store"):
+        Tracker(Tracking(uri="sqlite:///taken/mlflow.db"), tmp_path).champion()
+
+
+def test_a_database_without_its_driver(tmp_path):
+    pytest.importorskip("sqlalchemy")
+    with pytest.raises(FlorenceError, match="driver is not installed") as caught:
+        Tracker(Tracking(uri="postgresql://user:s3cret@127.0.0.1/db"), tmp_path).champion()
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_deleted_experiment_is_told_with_the_way_back(tmp_path):
+    found = tracker(tmp_path)
+    found.client.delete_experiment(found.experiment_id)
+    with pytest.raises(FlorenceError, match="mlflow experiments restore -x 1"):
+        tracker(tmp_path).loop_run("l", {})
+
+
+def test_our_own_mistakes_stay_mistakes(tmp_path):
+    with pytest.raises(KeyError):
+        tracker(tmp_path).log_snapshot("r", "data", {}, None)
+
+
+@pytest.mark.accept
+def test_many_processes_open_a_new_store_at_once(tmp_path):
+    code = f"from flows.adapters.tracking import Tracker; from florence.config import Tracking; print(Tracker(Tracking(), {str(tmp_path)!r}).loop_run('l', {{}}))"
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], said
+    assert rows(tmp_path, "SELECT count(*) FROM experiments WHERE name = 'florence'") == [(1,)]

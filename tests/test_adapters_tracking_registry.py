@@ -1,0 +1,347 @@
+"""Registered models: what is packed, who is champion, and a model loaded where there is no florence but its own."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import io
+import json
+import os
+import pickletools
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow_stores import tracker
+
+import florence
+from florence.errors import FlorenceError, ModelError
+from flows.adapters.tracking import REQUIREMENTS, Version
+
+LIBRARY = Path(florence.__file__).parent
+
+
+def model_folder(path: Path, weights: bytes = b"weights") -> Path:
+    """A folder that looks like a model, for what does not load it."""
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}", encoding="utf-8")
+    (path / "model.safetensors").write_bytes(weights)
+    return path
+
+
+def registered(root: Path, rounds: int = 1, **settings: str):
+    """A tracker with a version for each round."""
+    found = tracker(root, **settings)
+    loop = found.loop_run("l", {})
+    for number in range(rounds):
+        folder = model_folder(root / f"models/{number}", f"weights of round {number}".encode())
+        found.register(found.round_run(loop, number), folder, {"round": number, "snapshot": f"s{number}", "nothing": None})
+    return found
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")}
+
+
+def packed(root: Path) -> Path:
+    """The folder that MLflow keeps of the only model."""
+    (file,) = (root / "build/mlartifacts").rglob("MLmodel")
+    return file.parent
+
+
+def is_pickle(data: bytes) -> bool:
+    try:
+        names = [op.name for op, _, _ in pickletools.genops(data)]
+    except Exception:
+        return b"data.pkl" in data
+    return len(names) > 1
+
+
+# ---------------------------------------------------------------- registering
+
+
+def test_a_model_is_registered_once_with_its_lineage(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / "w"
+    found = registered(root)
+    run = found.round_run(found.loop_run("l", {}), 0)
+    only = Version("1", run, {"round": "0", "snapshot": "s0"}, ("challenger",))
+    assert found.versions() == (only,) and found.challenger() == only and found.champion() is None
+    again = tracker(root)
+    assert again.register(run, root / "models/0", {"other": 1}) == "1"
+    assert again.versions() == (only,)
+    assert not list(elsewhere.iterdir()) and "MLFLOW_TRACKING_URI" not in os.environ
+    assert {p.name for p in root.iterdir()} == {"build", "models"}
+
+
+def test_what_is_packed(tmp_path):
+    registered(tmp_path)
+    folder = packed(tmp_path)
+    found = files(folder)
+    assert not [name for name, data in found.items() if is_pickle(data) or name.endswith((".pkl", ".pickle", ".pyc"))]
+    assert {n.removeprefix("artifacts/model/"): d for n, d in found.items() if n.startswith("artifacts/")} == files(tmp_path / "models/0")
+    code = {name.removeprefix("code/florence/"): data for name, data in found.items() if name.startswith("code/")}
+    assert {n: d for n, d in code.items() if n.endswith(".py")} == {n: d for n, d in files(LIBRARY).items() if n.endswith(".py")}
+    assert "model/vocabulary.json" in code and not [n for n in code if n.endswith(".safetensors") or "__pycache__" in n]
+    pyfunc = yaml.safe_load(found["MLmodel"])["flavors"]["python_function"]
+    assert Path(pyfunc["model_code_path"]).name == "served.py" and not Path(pyfunc["model_code_path"]).exists() and "python_model" not in pyfunc
+    assert str(LIBRARY.parent) not in found["MLmodel"].decode()
+    pinned = found["requirements.txt"].decode().split()
+    assert [line.partition("==")[0] for line in pinned] == list(REQUIREMENTS) and not [line for line in pinned if "+" in line]
+
+
+def test_links_that_dvc_made_are_followed(tmp_path):
+    found = tracker(tmp_path)
+    real = model_folder(tmp_path / "cache")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in real.iterdir():
+        (folder / file.name).symlink_to(file)
+    found.register(found.loop_run("l", {}), folder, {})
+    assert files(packed(tmp_path) / "artifacts/model") == files(real)
+
+
+@pytest.mark.parametrize(("extra", "missing", "said"), [
+    ("pytorch_model.bin", None, "pytorch_model.bin, which may be a pickle"), ("sub/optimizer.pt", None, "optimizer.pt, which may be a pickle"),
+    (None, "model.safetensors", "florence train"), (None, "config.json", "florence train"),
+])  # fmt: skip
+def test_what_is_no_whole_model_or_may_be_a_pickle_is_refused(tmp_path, extra, missing, said):
+    found, folder = tracker(tmp_path), model_folder(tmp_path / "model")
+    if extra:
+        (folder / extra).parent.mkdir(exist_ok=True)
+        (folder / extra).write_bytes(b"x")
+    if missing:
+        (folder / missing).unlink()
+    with pytest.raises(ModelError, match=said):
+        found.register(found.loop_run("l", {}), folder, {})
+    assert found.versions() == ()
+
+
+@pytest.mark.parametrize("step", ["log_model_artifacts", "create_model_version", "set_registered_model_alias"])
+def test_registering_that_was_cut_short_is_done_again(tmp_path, monkeypatch, step):
+    found, folder = tracker(tmp_path), model_folder(tmp_path / "model")
+    run = found.loop_run("l", {})
+
+    def cut(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(found.client, step, cut)
+        found.register(run, folder, {})
+    again = tracker(tmp_path)
+    assert again.register(run, folder, {}) == "1"
+    assert [(v.version, v.aliases) for v in again.versions()] == [("1", ("challenger",))]
+    assert files(again.fetch("challenger")) == files(folder)
+
+
+# ---------------------------------------------------------------- champion
+
+
+def test_promoting_and_going_back_again_and_again(tmp_path):
+    found = registered(tmp_path, rounds=4)
+    assert [found.promote(v).version for v in (1, "2")] == ["1", "2"]
+    assert found.promote(2).aliases == ("champion",)  # again: nothing to remember
+    assert found.promote() == found.champion() == found.challenger() and found.champion().version == "4"
+    found = tracker(tmp_path)
+    assert [found.rollback(), found.rollback()] == [("4", "2"), ("2", "1")]
+    with pytest.raises(FlorenceError, match="nothing to roll back to: version 1 is the first champion"):
+        found.rollback()
+    assert found.champion().version == "1"
+    found.promote("3")
+    assert found.rollback() == ("3", "1")
+    assert [v.version for v in found.versions()] == ["4", "3", "2", "1"]
+
+
+def test_going_back_skips_what_was_deleted_and_what_was_cut_short(tmp_path, monkeypatch):
+    found = registered(tmp_path, rounds=3)
+    for version in (1, 2, 3):
+        found.promote(version)
+    found.client.delete_model_version("florence", "2")
+    assert found.rollback() == ("3", "1")
+
+    def cut(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(found.client, "set_registered_model_alias", cut)
+        found.promote(3)
+    with pytest.raises(FlorenceError, match="first champion"):
+        tracker(tmp_path).rollback()
+    found.promote(3)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(found.client, "set_registered_model_tag", cut)
+        found.rollback()
+    found = tracker(tmp_path)
+    assert found.champion().version == "1"
+    with pytest.raises(FlorenceError, match="first champion"):
+        found.rollback()
+
+
+def test_where_there_is_nothing(tmp_path):
+    found = tracker(tmp_path)
+    assert (found.champion(), found.challenger(), found.versions()) == (None, None, ())
+    with pytest.raises(FlorenceError, match="no challenger of 'florence'.*florence register"):
+        found.promote()
+    with pytest.raises(FlorenceError, match="nothing to roll back to: there is no champion"):
+        found.rollback()
+    with pytest.raises(FlorenceError, match="no version or alias 'champion'; registered: none"):
+        found.fetch("champion")
+
+
+def test_an_unknown_version_is_told_with_those_that_there_are(tmp_path):
+    found = registered(tmp_path, rounds=2)
+    found.promote(1)
+    for attempt in (found.promote, found.fetch):
+        with pytest.raises(FlorenceError, match=re.escape("has no version or alias '7'; registered: 2 (@challenger), 1 (@champion)")):
+            attempt(7)
+    assert found.champion().version == "1"
+
+
+# ---------------------------------------------------------------- fetching
+
+
+def test_a_model_is_fetched_once(tmp_path):
+    found = registered(tmp_path, rounds=2)
+    found.promote(1)
+    folder = found.fetch("champion")
+    assert folder == tmp_path / ".florence/models/1" and files(folder) == files(tmp_path / "models/0")
+    before = {p: p.stat().st_ino for p in folder.iterdir()}
+    assert found.fetch("1") == found.fetch("@champion") == tracker(tmp_path).fetch(1) == folder
+    assert {p: p.stat().st_ino for p in folder.iterdir()} == before
+    assert files(found.fetch("challenger", tmp_path / "there")) == files(tmp_path / "models/1")
+    assert sorted(p.name for p in (tmp_path / ".florence/models").iterdir()) == [".lock", "1"]
+    # What was fetched can be registered in turn.
+    run = found.round_run(found.loop_run("l", {}), 9)
+    assert files(found.fetch(found.register(run, folder, {}))) == files(folder)
+
+
+def test_another_store_s_model_of_the_same_number_is_fetched_anew(tmp_path):
+    cache = registered(tmp_path / "a").fetch("1").parent
+    found = tracker(tmp_path / "b")
+    found.register(found.loop_run("l", {}), model_folder(tmp_path / "b/model", b"other weights"), {})
+    assert (found.fetch("1", cache) / "model.safetensors").read_bytes() == b"other weights"
+    assert files(tracker(tmp_path / "a").fetch("1")) == files(tmp_path / "a/models/0")
+
+
+def test_a_model_that_can_not_be_fetched_leaves_nothing(tmp_path):
+    found = registered(tmp_path)
+    shutil.rmtree(packed(tmp_path) / "artifacts")
+    with pytest.raises(FlorenceError, match="can not fetch the model"):
+        found.fetch("1")
+    assert [p.name for p in (tmp_path / ".florence/models").iterdir() if p.name != ".lock"] == []
+
+
+# ---------------------------------------------------------------- used elsewhere
+
+ELSEWHERE = """
+import json, sys
+from importlib.machinery import PathFinder
+
+class NoCheckout:
+    "Hides every florence and flows but one that was put on the path by MLflow, editable installs too."
+    def find_spec(self, name, path=None, target=None):
+        if name in ("florence", "flows"):
+            found = PathFinder.find_spec(name, sys.path)
+            if found is None or found.origin.startswith(sys.argv[1]):
+                raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+            return found
+
+sys.meta_path.insert(0, NoCheckout())
+for name in ("florence", "flows"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    raise SystemExit(f"{name} was found")
+
+import mlflow
+import pandas as pd
+mlflow.set_tracking_uri(sys.argv[2])
+model = mlflow.pyfunc.load_model("models:/florence@champion")
+import florence
+asked = json.loads(sys.stdin.read())
+asked[1]["image"] = open(asked[0]["image"], "rb").read()
+table = model.predict(pd.DataFrame(asked), params={"max_tokens": 12})
+listed = model.predict([row for row in asked if isinstance(row["image"], str)], params={"max_tokens": 12})
+wrong = ""
+try:
+    model.predict([{"image": "photo.png", "task": "<NOPE>"}])
+except Exception as error:
+    wrong = f"{type(error).__name__}: {error}"
+print(json.dumps({
+    "library": florence.__file__, "table": table.to_dict("records"), "listed": listed.to_dict("records"), "wrong": wrong,
+    "modules": sorted(m.__file__ for n, m in list(sys.modules.items()) if n.split(".")[0] == "florence"),
+}, allow_nan=False))
+"""
+
+
+def used_elsewhere(root: Path, uri: str, env: dict[str, str]) -> dict:
+    """What the champion says, in a process that stands elsewhere and sees no checkout; the photo and what is asked are made here."""
+    import numpy as np
+    from PIL import Image
+
+    place = root / "far away"
+    place.mkdir()
+    sink = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(sink, "PNG")
+    (place / "photo.png").write_bytes(sink.getvalue())
+    asked = [
+        {"image": "photo.png", "task": "<OD>"}, {"image": None, "task": "<OD>"}, {"image": base64.b64encode(sink.getvalue()).decode(), "task": "<OD>"},
+        {"image": "photo.png", "task": "<REGION_TO_CATEGORY>", "input": "<loc_1><loc_2><loc_500><loc_600>"}, {"image": "missing.png", "task": "<OD>"},
+    ]  # fmt: skip
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], "HOME": str(place)}
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(LIBRARY.parent), uri], input=json.dumps(asked), capture_output=True, text=True, cwd=place, env={**quiet, **env}, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def real_model(path: Path) -> Path:
+    from florence.model import checkpoint
+
+    checkpoint.build("nano", image_size=64).save(path)
+    return path
+
+
+def test_the_champion_is_used_where_no_florence_is_installed(tmp_path):
+    found = tracker(tmp_path)
+    folder = real_model(tmp_path / "model")
+    found.register(found.loop_run("l", {}), folder, {})
+    found.promote()
+    said = used_elsewhere(tmp_path, found.uri, {})
+    assert Path(said["library"]) == packed(tmp_path) / "code/florence/__init__.py"
+    by_path, by_bytes, by_base64, category, missing = said["table"]
+    assert by_path == by_bytes == by_base64 and set(by_path) == {"text", "regions", "score", "error"}
+    assert missing == {"text": "", "regions": [], "score": None, "error": missing["error"]} and "missing.png" in missing["error"]
+    assert [row["text"] for row in said["listed"]] == [by_path["text"], by_path["text"], category["text"], ""]
+    assert said["wrong"].startswith("UnknownName") and "<OD>" in said["wrong"]
+    assert [by_path["text"], category["text"]] == _here(folder, tmp_path / "far away/photo.png")
+    assert _packages(said["modules"]) <= set(REQUIREMENTS)
+
+
+def _here(folder: Path, photo: Path) -> list[str]:
+    """The same answers by the library of this process."""
+    from florence.model import checkpoint
+    from florence.model.generate import Ask, predict
+    from florence.pixels import decode
+
+    asks = [Ask(0, "<OD>"), Ask(0, "<REGION_TO_CATEGORY>", "<loc_1><loc_2><loc_500><loc_600>")]
+    return [answer.text for answer in predict(checkpoint.load(str(folder)), [decode(photo.read_bytes(), "photo")], asks, max_tokens=12)]
+
+
+def _packages(modules: list[str]) -> set[str]:
+    """What the florence modules that were loaded import from elsewhere, by the name to install."""
+    names = set()
+    for module in modules:
+        for node in ast.walk(ast.parse(Path(module).read_text(encoding="utf-8"))):
+            names |= {a.name.split(".")[0] for a in node.names} if isinstance(node, ast.Import) else set()
+            names |= {node.module.split(".")[0]} if isinstance(node, ast.ImportFrom) and node.module else set()
+    return {{"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python-headless"}.get(n, n) for n in names if n not in sys.stdlib_module_names and n != "florence"}
