@@ -1,0 +1,335 @@
+"""Every expectation is seen to fail on a table broken in its way; suites are data that can be edited; pages are built either way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from florence.config import settings_from
+from florence.errors import DataError, SettingsError, ValidationFailed
+from florence.records import ANNOTATIONS, IMAGES
+from florence.stages import split_of
+from florence.store import Store
+from flows.adapters import quality, quality_tables
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = settings_from({"sources": {}, "specialists": {}})
+ROUND = "labels/round=1/labels.parquet"
+BEFORE = "labels/round=0/labels.parquet"
+BOUNDS = {"max_drop_rate": 0.95, "max_shift": 0.5, "round": 1}
+
+
+@dataclass
+class Tables:
+    """The rows of a snapshot's tables as plain dictionaries, to be broken."""
+
+    images: list[dict[str, Any]]
+    labels: list[dict[str, Any]]
+    before: list[dict[str, Any]]
+
+    def of(self, task: str, kept: bool = True) -> list[dict[str, Any]]:
+        return [row for row in self.labels if row["task"] == task and row["kept"] is kept]
+
+    def write(self, folder: Path) -> Store:
+        store = Store(str(folder))
+        store.write_table("images/all-00000.parquet", pa.Table.from_pylist(self.images, schema=IMAGES))
+        store.write_table(ROUND, pa.Table.from_pylist(self.labels, schema=ANNOTATIONS))
+        store.write_table(BEFORE, pa.Table.from_pylist(self.before, schema=ANNOTATIONS))
+        return store
+
+
+@pytest.fixture(scope="module")
+def good(small_snapshot) -> Tables:
+    """The small snapshot, with splits by the images' hashes, places cut at the images' edges, and more rows of some kinds."""
+    images = [{**row, "bytes": b"", "split": split_of(row["image_id"], SETTINGS)} for row in small_snapshot.read_tables("images", IMAGES).to_pylist()]
+    size = {row["image_id"]: (row["width"], row["height"]) for row in images}
+    tables = Tables(images, *(small_snapshot.read_table(name).to_pylist() for name in (ROUND, BEFORE)))
+    for row in tables.labels + tables.before:
+        for region in row["regions"]:
+            width, height = size[row["image_id"]]
+            if region["box"]:
+                x0, y0, x1, y1 = region["box"]
+                region["box"] = [max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)]
+    words = dict(tables.labels[0], task="<REFERRING_EXPRESSION_SEGMENTATION>", text="the left ball", annotation_id="expression", kept=True, reason="")
+    outline = [[1.0, 1.0, 20.0, 1.0, 20.0, 30.0]]
+    words["regions"] = [{"label": "the left ball", "box": None, "quad": None, "polygons": outline, "score": None, "span": None}]
+    tables.labels.append(words)
+    for round, rows in ((1, tables.labels), (0, tables.before)):
+        more = [row for row in rows if row["task"] == "<OD>" and row["kept"]]
+        rows += [dict(row, annotation_id=f"{row['annotation_id']}-{copy}-{round}") for row in more for copy in range(4)]
+    for number, row in enumerate(tables.labels):
+        row.update(kept=True, reason="", agreement=0.9) if number % 7 else row.update(kept=False, reason="no_quorum", agreement=0.1)
+    return tables
+
+
+@pytest.fixture()
+def copied(good: Tables) -> Tables:
+    return Tables(*(json.loads(json.dumps(rows, default=lambda b: "")) for rows in ([{**i, "bytes": None} for i in good.images], good.labels, good.before)))
+
+
+@pytest.fixture(scope="module")
+def session():
+    with quality.quiet():
+        return quality.Session(BOUNDS)
+
+
+def put(column: str, value: Any, table: str = "labels", kept: bool | None = None, task: str | None = None) -> Callable[[Tables], None]:
+    """Set ``column`` in the second row that is so (the first one's image is often not in the training split)."""
+
+    def break_it(tables: Tables) -> None:
+        rows = [r for r in getattr(tables, table) if (kept is None or r["kept"] is kept) and (task is None or r["task"] == task)]
+        rows[min(1, len(rows) - 1)][column] = value
+
+    return break_it
+
+
+def place(task: str, **values: Any) -> Callable[[Tables], None]:
+    """Change a region of a kept label of ``task``."""
+
+    def break_it(tables: Tables) -> None:
+        tables.of(task)[-1]["regions"][0].update(values)
+
+    return break_it
+
+
+def twice(table: str) -> Callable[[Tables], None]:
+    return lambda tables: getattr(tables, table).append(dict(getattr(tables, table)[1]))
+
+
+def none_left(*tables: str) -> Callable[[Tables], None]:
+    return lambda found: [getattr(found, table).clear() for table in tables] and None
+
+
+def leak(tables: Tables) -> None:
+    """A gold image that another shard has as one to train on, as when the same file is collected by two stores."""
+    labelled = next(row["image_id"] for row in tables.labels if row["kept"] and split_of(row["image_id"], SETTINGS) == "train")
+    image = next(row for row in tables.images if row["image_id"] == labelled)
+    tables.images.append({**image, "split": "gold"})
+
+
+def tampered(tables: Tables) -> None:
+    for row in tables.images:
+        row["split"] = "train"
+    tables.images[0]["image_id"] = tables.labels[1]["image_id"] = next(f"{i:064x}" for i in range(999) if split_of(f"{i:064x}", SETTINGS) == "held_out")
+
+
+def drop_all(task: str) -> Callable[[Tables], None]:
+    return lambda tables: [row.update(kept=False, reason="no_quorum") for row in tables.labels if row["task"] == task] and None
+
+
+def nothing_to_learn(tables: Tables) -> None:
+    for row in tables.images:
+        row["split"] = "gold"
+
+
+BROKEN: dict[str, Callable[[Tables], None]] = {
+    "images table_row_count_to_be_between": none_left("images"),
+    **{f"images column_values_to_not_be_null {c}": put(c, None, "images") for c in ("image_id", "width", "height", "source", "name", "licence", "split")},
+    "images column_values_to_be_unique image_id": twice("images"),
+    "images column_values_to_match_regex image_id": put("image_id", "A" * 64, "images"),
+    "images column_values_to_be_between width": put("width", 0, "images"),
+    "images column_values_to_be_between height": put("height", -3, "images"),
+    "images column_value_lengths_to_be_between name": put("name", "", "images"),
+    "images column_values_to_be_in_set split": put("split", "test", "images"),
+    "labels table_row_count_to_be_between": none_left("labels"),
+    **{f"labels column_values_to_not_be_null {c}": put(c, None) for c in (
+        "annotation_id", "image_id", "task", "author", "version", "round", "text", "kept", "reason")},
+    "labels column_values_to_be_unique annotation_id": twice("labels"),
+    "labels column_values_to_be_in_set known_image": put("image_id", "f" * 64),
+    "labels column_values_to_be_in_set task": put("task", "<VQA>"),
+    "labels column_values_to_be_in_set author": put("author", "student"),
+    "labels column_values_to_be_between round": put("round", 2),
+    "labels column_values_to_match_regex text": put("text", " \n", kept=True),
+    "labels column_values_to_be_between score": put("score", 1.7),
+    "labels column_values_to_be_between agreement": put("agreement", -0.1),
+    "labels column_value_lengths_to_be_between reason": put("reason", "no_quorum", kept=True),
+    "labels column_values_to_match_regex reason": put("reason", "", kept=False),
+    "labels column_values_to_be_between regions": put("regions", [{"label": "a", "box": [1.0, 1.0, 2.0, 2.0]}], kept=True, task="<CAPTION>"),
+    "labels column_values_to_be_between regions 2": put("regions", [], kept=True, task="<OD>"),
+    "regions column_values_to_not_be_null outside": place("<OD>", box=None, polygons=[]),
+    "regions column_values_to_be_between outside": place("<OD>", box=[4.0, 4.0, 9.0, 5000.0]),
+    "regions column_values_to_be_between side": place("<OD>", box=[30.0, 30.0, 20.0, 40.0]),
+    "regions column_values_to_be_in_set well_formed": place("<OD>", polygons=[[1.0, 1.0, 2.0, 2.0, 3.0]]),
+    "regions column_values_to_be_in_set has_box": place("<OD>", box=None, quad=[1.0, 1.0, 9.0, 1.0, 9.0, 9.0, 1.0, 9.0]),
+    "regions column_values_to_be_in_set has_quad": place("<OCR_WITH_REGION>", quad=None, box=[1.0, 1.0, 9.0, 9.0]),
+    "regions column_values_to_be_in_set has_polygons": place("<REFERRING_EXPRESSION_SEGMENTATION>", polygons=[], box=[1.0, 1.0, 9.0, 9.0]),
+    "regions column_values_to_be_in_set span_fits": place("<CAPTION_TO_PHRASE_GROUNDING>", span=[3, 999]),
+    "regions column_values_to_match_regex label": place("<OD>", label=" "),
+    "regions column_values_to_be_between score": place("<OD>", score=-1.0),
+    "kinds column_values_to_be_between drop_rate": drop_all("<OD>"),
+    "kinds column_values_to_be_between shift": drop_all("<OD>"),
+    "training table_row_count_to_be_between": nothing_to_learn,
+    "training column_values_to_be_in_set split": leak,
+    "training column_values_to_be_in_set split_by_hash": tampered,
+}  # fmt: skip
+
+
+def expectations() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Every expectation that ships by a name: its table, type and column; a second one of a name has a 2."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for table, items in quality.read_suites(ROOT / "expectations").items():
+        for item in items:
+            name = " ".join([table, item["type"].removeprefix("expect_"), item["kwargs"].get("column", "")]).strip()
+            found[name if name not in found else f"{name} 2"] = (table, item)
+    return found
+
+
+SHIPPED = expectations()
+
+
+def test_every_expectation_has_a_table_that_breaks_it():
+    assert set(BROKEN) == {name for name in SHIPPED if not name.startswith("schema")}
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_expectation_fails_on_a_broken_table(name: str, copied: Tables, session, tmp_path: Path):
+    table, item = SHIPPED[name]
+    BROKEN[name](copied)
+    with quality.quiet():
+        frame = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)[table]
+        checked = session.check(table, frame, [item])
+    assert checked.passed == 0 and len(checked.failures) == 1
+    (line,) = checked.failures
+    assert line.startswith(f"{table}: {item['type']}(") and "could not be computed" not in line, line
+    assert item["kwargs"].get("column", "") in line and item.get("notes", "") in line
+
+
+def workspace(folder: Path, tables: Tables) -> tuple[Path, Store]:
+    shutil.copytree(ROOT / "expectations", folder / "expectations")
+    return folder, tables.write(folder / "data")
+
+
+def test_a_good_snapshot_passes_twice_with_the_same_bytes_and_pages_about_it(copied: Tables, tmp_path: Path):
+    root, data = workspace(tmp_path, copied)
+    counts = quality.validate_snapshot(SETTINGS, data, root)
+    written = (root / "metrics/validation.json").read_bytes()
+    assert json.loads(written) == counts and counts["passed"] == counts["expectations"] == len(SHIPPED)
+    assert counts["rows"]["labels"] == len(copied.labels) and counts["rows"]["regions"] == sum(len(r["regions"]) for r in copied.labels if r["kept"])
+    pages = {p.name for p in (root / "build/data_docs/expectations").iterdir()}
+    assert (root / "build/data_docs/index.html").exists() and pages == {f"{table}.html" for table in quality_tables.TABLES}
+    assert quality.validate_staging(SETTINGS, data, 1, root) == counts
+    assert (root / "metrics/validation.json").read_bytes() == written
+
+
+def test_a_failure_names_the_expectation_the_row_and_what_to_do_and_has_pages(copied: Tables, tmp_path: Path):
+    root, store = workspace(tmp_path, copied)
+    row = copied.of("<OD>")[3]
+    row["score"] = 1.7
+    row["regions"][0]["box"] = [4.0, 4.0, 9.0, 5000.0]
+    copied.write(tmp_path / "data")
+    with pytest.raises(ValidationFailed) as caught:
+        quality.validate_staging(SETTINGS, store, 1, root)
+    scores, outside = caught.value.failures
+    total = len(copied.labels)
+    assert scores == f"labels: expect_column_values_to_be_between(score, max_value=1.0, min_value=0.0) – 1 of {total} rows unexpected, e.g. 1.7 (annotation {row['annotation_id']})"
+    assert outside.startswith("regions: expect_column_values_to_be_between(outside, max_value=0.5)") and row["annotation_id"] in outside
+    page = next((root / "build/data_docs/validations/labels").rglob("*.html")).read_text(encoding="utf-8")
+    assert "1.7" in page and "Failed" in page
+    assert (root / "build/data_docs/index.html").exists() and not (root / "metrics/validation.json").exists()
+
+
+def edit(root: Path, table: str, change: Callable[[dict[str, Any]], None]) -> None:
+    path = root / "expectations" / f"{table}.json"
+    suite = json.loads(path.read_text(encoding="utf-8"))
+    change(suite)
+    path.write_text(json.dumps(suite), encoding="utf-8")
+
+
+def test_a_user_adds_an_expectation_and_it_decides(copied: Tables, tmp_path: Path):
+    root, data = workspace(tmp_path, copied)
+    strict = {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "agreement", "min_value": 0.99}, "notes": "Ours."}
+    edit(root, "labels", lambda suite: suite["expectations"].append(strict))
+    with pytest.raises(ValidationFailed, match=r"labels: expect_column_mean_to_be_between\(agreement, min_value=0.99\) – found 0\.\d+\. Ours\."):
+        quality.validate_snapshot(SETTINGS, data, root)
+    edit(root, "labels", lambda suite: suite["expectations"][-1].update(severity="warning"))
+    counts = quality.validate_snapshot(SETTINGS, data, root)
+    assert counts["passed"] == counts["expectations"] - 1
+
+
+def test_bounds_come_from_the_settings(copied: Tables, tmp_path: Path):
+    root, data = workspace(tmp_path, copied)
+    tight = settings_from({"sources": {}, "specialists": {}, "validation": {"max_drop_rate": 0.01, "max_shift": 0.5}})
+    with pytest.raises(ValidationFailed, match=r"kinds: .*\(drop_rate, max_value=0.01, where labels >= 50\).*<OD>.*validation\.max_drop_rate"):
+        quality.validate_snapshot(tight, data, root)
+
+
+def test_a_new_source_shifts_nothing_and_a_lost_kind_does(copied: Tables, tmp_path: Path):
+    only = {row["image_id"] for row in copied.images if row["source"] == "scenes"}
+    copied.before = [row for row in copied.before if row["image_id"] in only and row["task"] == "<CAPTION>"]
+    kinds = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)["kinds"].set_index("task")
+    now = [row for row in copied.labels if row["image_id"] in only]
+    kept = [sum(row["kept"] and row["task"] == "<CAPTION>" for row in rows) / len({row["image_id"] for row in rows}) for rows in (now, copied.before)]
+    assert kinds.loc["<CAPTION>", "shift"] == pytest.approx(abs(kept[0] - kept[1]) / kept[1])
+    assert kinds["shift"].notna().sum() == 1
+
+
+def test_columns_of_another_type_or_not_in_every_file_stop_before_the_rest(copied: Tables, tmp_path: Path):
+    root, data = workspace(tmp_path, copied)
+    data.write_table(ROUND, data.read_table(ROUND).drop_columns(["agreement"]).append_column("extra", pa.nulls(len(copied.labels), pa.int8())))
+    data.write_table("images/all-00001.parquet", data.read_table("images/all-00000.parquet").drop_columns(["licence"]))
+    with pytest.raises(ValidationFailed) as caught:
+        quality.validate_snapshot(SETTINGS, data, root)
+    text = str(caught.value)
+    assert "labels.extra: int8" in text and "labels.agreement: double" in text
+    assert "expect_column_values_to_be_in_set(everywhere" in text and "images.licence: string" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s["expectations"].append({"type": "expect_column_values_to_be_betwen", "kwargs": {"column": "score"}}), "labels.json: expect_column_values_to_be_betwen: there is no such expectation; did you mean expect_column_values_to_be_between"),
+        (lambda s: s["expectations"].append({"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "scor"}}), "labels.json: expect_column_values_to_not_be_null: the table has no column 'scor'; it has: annotation_id"),
+        (lambda s: s["expectations"].append({"type": "expect_column_values_to_be_between", "kwargs": {"column": "score", "min_vlue": 0}}), "labels.json: expect_column_values_to_be_between: .*min_vlue"),
+        (lambda s: s["expectations"].append({"type": "expect_column_values_to_be_between", "kwargs": {"column": "score", "max_value": {"$PARAMETER": "top"}}}), "labels.json: .* unknown .PARAMETER 'top'; known: max_drop_rate"),
+        (lambda s: s["expectations"].append({"kwargs": {}}), r"labels.json: expectation \d+: \"type\""),
+        (lambda s: s.pop("expectations"), "labels.json: a suite is"),
+    ],
+)  # fmt: skip
+def test_a_wrong_suite_is_named_with_what_is_wrong(change, said: str, copied: Tables, tmp_path: Path):
+    root, data = workspace(tmp_path, copied)
+    edit(root, "labels", change)
+    with pytest.raises(SettingsError, match=said):
+        quality.validate_snapshot(SETTINGS, data, root)
+
+
+def test_missing_foreign_and_broken_suite_files(copied: Tables, tmp_path: Path):
+    root, data = workspace(tmp_path, copied)
+    (root / "expectations/kinds.json").rename(root / "expectations/kind.json")
+    with pytest.raises(SettingsError, match="kinds.json does not exist"):
+        quality.validate_snapshot(SETTINGS, data, root)
+    shutil.copy(root / "expectations/kind.json", root / "expectations/kinds.json")
+    with pytest.raises(SettingsError, match="kind.json: there is no table of this name; tables: schema"):
+        quality.validate_snapshot(SETTINGS, data, root)
+    (root / "expectations/kind.json").unlink()
+    (root / "expectations/kinds.json").write_text("{", encoding="utf-8")
+    with pytest.raises(SettingsError, match="kinds.json: not JSON"):
+        quality.validate_snapshot(SETTINGS, data, root)
+    with pytest.raises(DataError, match="dvc pull"):
+        quality.validate_snapshot(SETTINGS, Store(str(tmp_path / "nothing")), root)
+
+
+def test_importing_it_is_quick():
+    code = "import sys, flows.adapters.quality; print(sorted({'great_expectations', 'pandas'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_document_names_every_column_and_parameter(good: Tables, tmp_path: Path):
+    text = (ROOT / "docs/expectations.md").read_text(encoding="utf-8")
+    store = good.write(tmp_path)
+    sections = {table: part for table, part in zip(quality_tables.TABLES, text.split("## Tables")[1].split("\n`")[1:], strict=True)}
+    frames = {"schema": quality_tables.schema_table(store, 1), **quality_tables.tables(SETTINGS, store, 1)}
+    own = {"images": set(IMAGES.names), "labels": set(ANNOTATIONS.names)}
+    for table, frame in frames.items():
+        assert sections[table].startswith(f"{table}`:")
+        for column in set(frame.columns) - own.get(table, set()):
+            assert f"`{column}`" in sections[table], (table, column)
+    assert all(f"`{name}`" in text or f'"{name}"' in text for name in BOUNDS)
