@@ -61,6 +61,9 @@ class Checkpoint:
 
     def save(self, folder: Path | str) -> None:
         """Write ``folder`` so that transformers' ``from_pretrained`` and ``AutoProcessor`` read it."""
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder)
@@ -117,7 +120,9 @@ def _shipped() -> str | None:
 def _read(init: str, image_size: int | None) -> Checkpoint:
     import torch
     from transformers import AutoTokenizer, Florence2ForConditionalGeneration
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     local = os.path.isdir(init)
     if not local and (init.startswith((".", "/", "~")) or init.count("/") != 1):
         raise ModelError(f"model {init!r}: neither a preset ({', '.join(PRESETS)}) nor a folder, and no name on the hub (owner/name)")
@@ -143,10 +148,10 @@ def _seen(init: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
 
 
 def _processor(checkpoint: Checkpoint) -> Any:
-    from transformers import CLIPImageProcessor, Florence2Processor
+    from transformers import CLIPImageProcessorPil, Florence2Processor
 
     side = checkpoint.image_size
-    images: Any = CLIPImageProcessor(
+    images: Any = CLIPImageProcessorPil(
         size={"height": side, "width": side}, do_center_crop=False, image_mean=list(checkpoint.mean), image_std=list(checkpoint.std), resample=3,
     )  # fmt: skip
     images.image_seq_length = image_tokens(checkpoint)

@@ -24,7 +24,7 @@ from florence.sources._truth import ACTIONS, RELATIONS, SIZES, Thing, claims
 
 LICENCE = "CC0-1.0 (drawn by Florence)"
 COLOURS: tuple[str, ...] = tuple(PAINTS)
-DRAWING = 1
+DRAWING = 2
 """Part of every scene's name: raised when the same settings draw other pictures than before."""
 
 
@@ -64,7 +64,7 @@ __all__ = [
     "ACTIONS", "BACKGROUNDS", "COLOURS", "OBJECTS", "RELATIONS", "SIGN_WORDS", "SIZES", "TEXTURES", "VOCABULARIES", "ScenesSource", "Vocabulary",
 ]  # fmt: skip
 
-EXTENTS: tuple[tuple[str | None, float, float], ...] = (("small", 0.2, 0.25), (None, 0.29, 0.35), ("big", 0.4, 0.48))
+EXTENTS: tuple[tuple[str | None, float, float], ...] = (("small", 0.25, 0.31), (None, 0.36, 0.43), ("big", 0.49, 0.58))
 """Size words and the share of the picture's side that they stand for; between them is a gap, so that words are never arguable."""
 VISIBLE = 0.35
 """Least visible share of every object; written signs are never covered."""
@@ -112,7 +112,7 @@ class ScenesSource(Source):
     """
 
     def __init__(self, **options: Any) -> None:
-        allowed = {"count": 1000, "size": 128, "seed": 0, "objects": (1, 4), "signs": 0.35, "vocabulary": "main", "sprites": None, "backgrounds": None}
+        allowed = {"count": 1000, "size": 128, "seed": 0, "objects": (1, 3), "signs": 0.35, "vocabulary": "main", "sprites": None, "backgrounds": None}
         values = check_options("scenes", options, allowed)
         self.total = _whole("count", values["count"], 0, 999_999)
         self.side = _whole("size", values["size"], 64, 2048)

@@ -54,8 +54,7 @@ def train(
     steps = steps_of(settings, len(corpus.records))
     optimiser = _optimiser(model, settings)
     saved = state.resume(folder, key, model, optimiser)
-    first, curve = (saved.step, list(saved.curve)) if saved else (0, [])
-    window: list[tuple[float, dict[str, tuple[float, int]], int]] = []
+    first, curve, window = (saved.step, list(saved.curve), list(saved.window)) if saved else (0, [], [])
     began, seen = time.perf_counter(), 0
     for step, data in _prefetched(corpus, settings, first, steps, checkpoint):
         rate = learning_rate(settings, step, steps)
@@ -73,7 +72,7 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         optimiser.step()
-        window.append((value * valid, by_task, valid))
+        window.append(state.Seen(value * valid, by_task, valid))
         seen += len(data.image_ids)
         progress("train", step + 1, steps)
         if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
@@ -82,7 +81,7 @@ def train(
             log(step + 1, {**_live(row), "images_per_second": seen / (time.perf_counter() - began)})
             window = []
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < steps:
-            state.save(folder, key, step + 1, model, optimiser, curve)
+            state.save(folder, key, step + 1, model, optimiser, curve, window)
     model.eval()
     return Trained(steps, first, tuple(curve), dict(sorted(corpus.counts.items())))
 
@@ -153,12 +152,11 @@ def _by_task(tasks: tuple[str, ...], owners: np.ndarray, losses: np.ndarray) -> 
     return {name: (float(s), int(c)) for name, s, c in zip(names, sums, counts, strict=True)}
 
 
-def _row(step: int, rate: float, window: list[tuple[float, dict[str, tuple[float, int]], int]]) -> dict[str, float]:
+def _row(step: int, rate: float, window: list[state.Seen]) -> dict[str, float]:
     """A point of the curve: means over the tokens of a window of steps."""
-    total = sum(valid for _, _, valid in window)
-    row: dict[str, float] = {"step": step, "loss": sum(loss for loss, _, _ in window) / total, "lr": rate}
-    for name in sorted({name for _, tasks, _ in window for name in tasks}):
-        pairs = [tasks[name] for _, tasks, _ in window if name in tasks]
+    row: dict[str, float] = {"step": step, "loss": sum(seen.loss for seen in window) / sum(seen.tokens for seen in window), "lr": rate}
+    for name in sorted({name for seen in window for name in seen.tasks}):
+        pairs = [seen.tasks[name] for seen in window if name in seen.tasks]
         row[name] = sum(s for s, _ in pairs) / max(sum(c for _, c in pairs), 1)
     return row
 

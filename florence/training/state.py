@@ -7,22 +7,33 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from florence.errors import ModelError
 
 NAME = "training.safetensors"
 
 
+class Seen(NamedTuple):
+    """One step's part in the next point of the curve: the sum of its losses, the same with the number of tokens by task, and its tokens."""
+
+    loss: float
+    tasks: Mapping[str, tuple[float, int]]
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """Where a training stood."""
+    """Where a training stood. ``window``: steps since the curve's last point."""
 
     step: int
     curve: tuple[Mapping[str, float], ...]
+    window: tuple[Seen, ...]
 
 
-def save(folder: Path, key: str, step: int, model: Any, optimiser: Any, curve: Sequence[Mapping[str, float]]) -> None:
+def save(
+    folder: Path, key: str, step: int, model: Any, optimiser: Any, curve: Sequence[Mapping[str, float]], window: Sequence[Seen] = ()
+) -> None:
     """Write the state after ``step`` steps, in place of the one before. Raises ModelError where it can not be written."""
     from safetensors.torch import save_file
 
@@ -36,7 +47,7 @@ def save(folder: Path, key: str, step: int, model: Any, optimiser: Any, curve: S
     part = target.with_suffix(f".{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={"key": key, "step": str(step), "curve": json.dumps(list(curve))})
+        save_file(tensors, part, metadata={"key": key, "step": str(step), "curve": json.dumps(list(curve)), "window": json.dumps(list(window))})
         with open(part, "rb") as file:
             os.fsync(file.fileno())
         os.replace(part, target)
@@ -68,4 +79,4 @@ def resume(folder: Path, key: str, model: Any, optimiser: Any) -> Saved | None:
         for name, buffer in model.named_buffers():
             if f"buffer.{name}" in tensors:
                 buffer.copy_(tensors[f"buffer.{name}"])
-    return Saved(int(about["step"]), tuple(json.loads(about["curve"])))
+    return Saved(int(about["step"]), tuple(json.loads(about["curve"])), tuple(Seen(*seen) for seen in json.loads(about["window"])))
