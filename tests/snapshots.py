@@ -18,7 +18,7 @@ EVIL = "<script>alert('x')</script>&\"quoted\""
 AUTHORS = (("first", "a1", 0.0), ("second", "b2", 0.35), ("third", "c3", 0.6))
 STRINGS = pa.schema([(name, pa.string()) for name in ("source", "name", "reason", "detail")])
 COVERAGE = pa.schema([("image_id", pa.string()), ("author", pa.string()), ("version", pa.string()), ("claims", pa.int32()), ("error", pa.string())])
-BASELINE = pa.schema([("image_id", pa.string()), ("task", pa.string()), ("value", pa.float64())])
+BASELINE = pa.schema([("image_id", pa.string()), ("task", pa.string()), ("reference", pa.string()), ("value", pa.float64())])
 STATISTICS = {
     "kinds": {
         "<CAPTION>": {"images": 13, "texts": 13, "tokens_per_text": 4.5, "regions": None, "regions_per_image": None, "tokens_per_region": None},

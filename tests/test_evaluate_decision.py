@@ -94,8 +94,8 @@ def test_scores_against_different_references_are_never_compared():
 
 
 def test_the_best_reference_with_enough_images_decides_and_the_others_must_not_fall():
-    old = pa.concat_tables([scores({"<OD>": spread(0.4)}), scores({"<OD>": spread(0.6)}, "consensus")])
-    fallen = pa.concat_tables([scores({"<OD>": spread(0.5)}), scores({"<OD>": spread(0.3)}, "consensus")])
+    old = pa.concat_tables([scores({"<OD>": spread(0.4, 40)}), scores({"<OD>": spread(0.6)}, "consensus")])
+    fallen = pa.concat_tables([scores({"<OD>": spread(0.5, 40)}), scores({"<OD>": spread(0.3)}, "consensus")])
     decision = is_better(fallen, old, NONE, RULE, HOW)
     assert not decision.accepted and decision.changes[0].reference == "truth" and "against consensus" in decision.reason
     few = pa.concat_tables([scores({"<OD>": [0.4] * 3}), scores({"<OD>": spread(0.6)}, "consensus")])
