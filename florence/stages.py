@@ -549,14 +549,14 @@ def evaluate_model(
         lambda done, of: progress("evaluate", done, of),
     )
     out = Store(str(root))
-    figures, labels = scores_json(results), _label_figures(settings, data)
+    figures = scores_json(results)
     out.write_table("scores/scores.parquet", scores_table(result.score for result in results))
     out.write_table("scores/control.parquet", scores_table(result.control for result in results if result.control))
     out.write_json("metrics/scores.json", figures)
-    out.write_json("metrics/labels.json", labels)
+    out.write_json("metrics/labels.json", _label_figures(settings, data))
     rows = [(task, reference, found["value"]) for task, kinds in figures.items() for reference, found in kinds.items() if "value" in found]
     out.write_bytes("plots/scores.csv", "".join(f"{','.join(map(str, row))}\n" for row in [("task", "reference", "value"), *rows]).encode())
-    log(0, _flat({"scores": {t: {r: found.get("value") for r, found in kinds.items()} for t, kinds in figures.items()}, "labels": labels}))
+    log(0, {f"scores/{task.strip('<>').lower()}/{reference}": value for task, reference, value in rows})
 
 
 def _model(root: Path) -> Callable[..., list]:
@@ -577,18 +577,6 @@ def _pictures(settings: Settings, data: Store, wanted: Iterable[str]) -> Iterato
         for record, content in table_images(data.read_table(name, filters=[("image_id", "in", ids)])):
             if content is not None:
                 yield record.image_id, decode(content, record.name, max_pixels=settings.collect.max_pixels)
-
-
-def _flat(values: dict, prefix: str = "") -> dict[str, float]:
-    """Nested figures under names that trackers take: scores/od/truth."""
-    result: dict[str, float] = {}
-    for key, value in values.items():
-        name = prefix + key.strip("<>").lower()
-        if isinstance(value, dict):
-            result.update(_flat(value, f"{name}/"))
-        elif value is not None:
-            result[name] = float(value)
-    return result
 
 
 def label_quality(settings: Settings, data: Store, labels: pa.Table, split: str = "gold", *, masks: bool = True) -> list[Measured]:

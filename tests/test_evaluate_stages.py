@@ -114,7 +114,7 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
         assert scores[task]["truth"]["value"] == 1.0 and scores[task]["truth"]["invalid"] == 0, task
     assert scores["<OD>"]["truth"]["control"] < 0.1 and scores["<REGION_TO_CATEGORY>"]["truth"]["control"] < 0.3
     assert scores["<MORE_DETAILED_CAPTION>"]["truth"]["details"]["exact"] == 1.0
-    assert logged["scores/od/truth"] == 1.0 and "labels/gold/truth/od/f1/value" in logged
+    assert logged["scores/od/truth"] == 1.0
     assert (first / "plots/scores.csv").read_text().startswith("task,reference,value\n<CAPTION>,truth,")
     labels = json.loads((first / "metrics/labels.json").read_text())
     assert set(labels) == {"gold", "train", "authors"} and set(labels["authors"]) == {"careful", "careless"}
