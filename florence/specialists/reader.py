@@ -1,0 +1,96 @@
+"""Reads what is written in a picture: RapidOCR, whose weights come in its package."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from florence.config import Section
+from florence.errors import ModelError
+from florence.geometry import Quad, polygon_area
+from florence.records import Claim, Region
+from florence.specialists import SPECIALISTS, Batch, Specialist, package_versions
+from florence.specialists._seen import thumbnail
+
+
+@SPECIALISTS.register("reader")
+class Reader(Specialist):
+    """Claims lines of text with their quads."""
+
+    tasks = ("<OCR_WITH_REGION>",)
+
+    class Options(Section):
+        """Settings."""
+
+        side: int = Field(1600, ge=64, description="pixels; pictures with a longer side are shrunk to it")
+        min_score: float = Field(0.75, ge=0, le=1, description="least score of a line")
+        min_characters: int = Field(2, ge=1, description="least number of different letters and digits in a line: less is mostly a pattern taken for text")
+
+    def __init__(self, *, name: str, **options: Any) -> None:
+        super().__init__(name=name, **options)
+        self._engine: Any = None
+
+    def ingredients(self) -> dict[str, str]:
+        """The package, whose wheel holds the weights."""
+        return package_versions("rapidocr")
+
+    def load(self) -> None:
+        """Open the models; one thread, so that answers do not depend on the machine's cores."""
+        if self._engine is not None:
+            return
+        from rapidocr import RapidOCR
+
+        paths = {f"{part}.model_path": _weights(part.lower()) for part in ("Det", "Cls", "Rec")}
+        threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
+        limits = {"Global.text_score": self.options.min_score, "Global.max_side_len": max(self.options.side, 2000)}
+        self._engine = RapidOCR(params={**paths, **threads, **limits, "Global.log_level": "critical"})
+
+    def annotate(self, batch: Batch) -> list[list[Claim]]:
+        """The lines of each picture, in the order they are read in."""
+        return [self._read(pixels) for pixels in batch.pixels]
+
+    def _read(self, pixels: np.ndarray) -> list[Claim]:
+        height, width = pixels.shape[:2]
+        small = thumbnail(pixels, self.options.side)
+        found = self._engine(np.ascontiguousarray(small[..., ::-1]))
+        if found.boxes is None or found.txts is None:
+            return []
+        scale = np.asarray([width / small.shape[1], height / small.shape[0]])
+        claims = []
+        for corners, text, score in zip(found.boxes, found.txts, found.scores, strict=True):
+            text = " ".join(text.split())
+            quad = _quad(np.asarray(corners, float) * scale, width, height)
+            if len(set(re.findall(r"[^\W_]", text))) >= self.options.min_characters and polygon_area(quad) > 0:
+                claims.append(Claim("<OCR_WITH_REGION>", text, (Region(text, quad=quad, score=float(score)),), float(score)))
+        return sorted(claims, key=_top)
+
+
+def _weights(part: str) -> str:
+    """The path of one of the package's models. RapidOCR would fetch a missing one from the network; a named path is only opened."""
+    from pathlib import Path
+
+    import rapidocr
+
+    folder = Path(rapidocr.__file__).parent / "models"
+    found = sorted(folder.glob(f"*_{part}_*.onnx"))
+    if len(found) != 1:
+        raise ModelError(f"{folder}: one *_{part}_*.onnx is expected; found {[p.name for p in found] or 'none'}. Install rapidocr anew: pip install --force-reinstall rapidocr -c constraints.txt")
+    return str(found[0])
+
+
+def _quad(corners: np.ndarray, width: int, height: int) -> Quad:
+    """Corners (4, 2) clockwise on screen from the one nearest to the top left, inside the image."""
+    corners = np.clip(corners, 0, [width, height])
+    if polygon_area(corners.reshape(-1).tolist()) < 0:
+        corners = corners[::-1]
+    corners = np.roll(corners, -int(np.argmin(corners.sum(axis=1))), axis=0)
+    ax, ay, bx, by, cx, cy, dx, dy = (float(v) for v in corners.reshape(-1))
+    return (ax, ay, bx, by, cx, cy, dx, dy)
+
+
+def _top(claim: Claim) -> tuple[float, float]:
+    x0, y0, _, _ = claim.regions[0].bounds
+    return y0, x0
