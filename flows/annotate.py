@@ -63,7 +63,8 @@ def annotate(root: str = ".", round: int = 0, student: str | None = None) -> Ann
     missing = {author.name: stages.pending(settings, store, author) for author in who}
     skipped = _tell_skipped(settings, store, who, missing)
     total = sum(map(len, missing.values()))
-    finished, claims, failures = 0, 0, []
+    finished, claims = 0, 0
+    failures: list[Failure] = []
     with Shown() as progress:
         for wave in waves(settings, who):
             # Shard by shard, not author by author: an author works on one shard at a time, and the workers shall not wait for it.

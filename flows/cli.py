@@ -462,7 +462,7 @@ def _facts(parts: Parts) -> Any:
     if (facts := read_facts(parts)) is not None:
         return facts
     number = _round(parts, None)
-    round = stages.round_facts(parts.settings, parts.store, parts.data, parts.root, stages.authors(parts.settings), number, None, None)
+    round = stages.round_facts(parts.settings, parts.store, parts.data, parts.root, stages.authors(parts.settings), number, None, number)
     return LoopFacts("by hand", (round,))
 
 
@@ -478,9 +478,8 @@ def _prefect(root: Path, verbose: bool) -> Iterator[None]:
 @contextmanager
 def _stage(name: str) -> Iterator[tuple[Parts, str]]:
     """One of DVC's stages: the workspace and the MLflow run that it logs to, which is the loop's where a loop has started it."""
-    from flows.parts import Seconds, end_with_parent, run_key
+    from flows.parts import Seconds, run_key
 
-    end_with_parent(os.environ)
     parts = _parts()
     run_id = parts.tracker.run_for(os.environ, run_key(parts))
     own = "MLFLOW_RUN_ID" not in os.environ

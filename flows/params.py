@@ -30,7 +30,8 @@ def check_images(uri: str) -> None:
     """Raise StoreError or SettingsError where ``uri`` is no folder of images that can be listed."""
     from florence.sources import SOURCES
 
-    next(iter(SOURCES.get("folder")(uri=uri).images(frozenset())), None)
+    options = {"uri": uri}
+    next(iter(SOURCES.get("folder")(**options).images(frozenset())), None)
 
 
 def overlaid(root: Path, overlay: Mapping[str, Any]) -> Settings:

@@ -19,8 +19,8 @@ from flows.adapters.snapshots import Snapshots
 from flows.adapters.tracking import Tracker
 from flows.params import overlaid
 
-PARENT = "FLORENCE_LOOP_PID"
-"""Environment variable by which a loop tells the stages it has DVC run whose they are."""
+PARENT = "FLORENCE_PARENT_PID"
+"""Environment variable by which `florence serve` tells the runs it starts whose they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,7 @@ class Seconds:
 
 
 def end_with_parent(environment: Mapping[str, str], end: Callable[[int], Any] = os._exit) -> None:
-    """Where a loop has started this process, end it as soon as that loop is dead: a killed loop must leave nothing at work.
-
-    Between the two stands DVC, which does not pass it on.
-    """
+    """Where `florence serve` has started this process, end it as soon as that is dead: what is killed must leave nothing at work."""
     if PARENT not in environment:
         return
     parent = int(environment[PARENT])

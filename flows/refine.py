@@ -22,14 +22,14 @@ from prefect.cache_policies import NO_CACHE
 
 from florence import stages
 from florence.errors import DataError
-from florence.report.facts import LoopFacts, RoundFacts
+from florence.report.facts import LoopFacts
 from florence.stages import Author
 from florence.store import Store
 from flows.adapters.quality import validate_staging
 from flows.annotate import Annotated, annotate, runner
 from flows.facts import read_facts, write_facts
 from flows.outlook import changed_sections, images_hash, nothing_new, settings_hashes, waiting
-from flows.parts import Parts, Seconds, open_parts
+from flows.parts import Parts, Seconds, end_with_parent, open_parts
 from flows.promote import SCORES, champion, lineage, promote
 from flows.state import LoopState, locked, read_state, write_state
 from flows.terminal import Shown, say
@@ -46,6 +46,7 @@ def refine(root: str = ".", rounds: int | None = None) -> str:
 
     Returns a sentence about the outcome. Raises Locked where another run is at work, ValidationFailed where expectations failed.
     """
+    end_with_parent(os.environ)
     folder = Path(root).resolve()
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
     with locked(folder):
@@ -198,8 +199,8 @@ class _Round:
 
     def baseline(self) -> Any:
         """The champion's scores, which the new model's are compared with."""
-        from florence.evaluate.decision import baseline
-        from florence.evaluate.scores import SCORES as SCHEMA
+        from florence.evaluate import SCORES as SCHEMA
+        from florence.evaluate import baseline
 
         if self.state.scores is None:
             say("the champion's scores are not known here, so no model can be compared with it; `florence promote` names another champion")
@@ -221,8 +222,8 @@ class _Round:
         if any(author.name == stages.STUDENT for author in who):
             others = [author for author in who if author.name != stages.STUDENT]
             without = self.timed("fuse without student", lambda: stages.fuse_round(parts.settings, parts.store, others, self.number, write=False))
-        since = state.first_round if self.number > state.first_round else state.accepted
-        facts: RoundFacts = stages.round_facts(parts.settings, parts.store, parts.data, parts.root, who, self.number, without, since)
+        since = state.first_round if self.number > state.first_round else state.accepted if state.accepted is not None else self.number
+        facts = stages.round_facts(parts.settings, parts.store, parts.data, parts.root, who, self.number, without, since)
         seconds = {k: v for k, v in self.state.seconds.items() if k != "dvc repro"} | {f"dvc {k}": v for k, v in Seconds(parts.root).read().items()}
         loop = read_facts(parts)
         if loop is None or loop.loop_id != state.loop_id:

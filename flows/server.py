@@ -43,7 +43,7 @@ def prefect_api(root: Path, *, verbose: bool = False, lasting: bool = False) -> 
     ``lasting``: with schedules and pages, for `florence serve`; others in the workspace find it. Raises FlorenceError where it does not start.
     """
     prefect_environment(root, verbose)
-    if url := os.environ.get("PREFECT_API_URL") or _running(root):
+    if url := os.environ.get("PREFECT_API_URL") or running(root):
         os.environ["PREFECT_API_URL"] = url
         yield url
         return
@@ -63,7 +63,7 @@ def prefect_api(root: Path, *, verbose: bool = False, lasting: bool = False) -> 
         _stop(process)
 
 
-def _running(root: Path) -> str | None:
+def running(root: Path) -> str | None:
     """The URL of the server that `florence serve` keeps in this workspace, if it answers."""
     try:
         url = json.loads((root / ".florence" / "prefect" / "server.json").read_text(encoding="utf-8"))["url"]

@@ -46,7 +46,7 @@ class Shown:
     def __init__(self, every: float = EVERY) -> None:
         self.terminal = sys.stderr.isatty()
         self.every = every
-        self._what = ""
+        self._what = self._note = ""
         self._bar: tqdm | None = None
         self._said = time.monotonic()
 
@@ -59,7 +59,8 @@ class Shown:
             self._drawn(what, done, of)
         elif time.monotonic() - self._said >= self.every:
             self._said = time.monotonic()
-            print(f"{what}: {done}" + (f" of {of}" if of is not None else ""), file=sys.stderr, flush=True)
+            text = f"{what}: {done}" + (f" of {of}" if of is not None else "") + (f", {self._note}" if self._note else "")
+            print(text, file=sys.stderr, flush=True)
 
     def _drawn(self, what: str, done: int, of: int | None) -> None:
         from tqdm import tqdm
@@ -71,7 +72,8 @@ class Shown:
         self._bar.update(done - self._bar.n)
 
     def note(self, text: str) -> None:
-        """Put ``text`` (the loss, say) behind the bar."""
+        """Put ``text`` (the loss, say) behind the bar, or on the next line."""
+        self._note = text
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
 
@@ -79,7 +81,7 @@ class Shown:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
-        self._bar, self._what = None, ""
+        self._bar, self._what, self._note = None, "", ""
 
     def __enter__(self) -> Shown:
         return self

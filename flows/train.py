@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from florence.errors import FlorenceError
-from flows.parts import PARENT, Parts, open_parts
+from florence.store import Store
+from flows.parts import Parts, open_parts
+from flows.terminal import say
 
 
 @task(name="dvc repro", persist_result=False, cache_policy=NO_CACHE)
 def reproduce(root: str, run_id: str) -> None:
     """Bring the workspace's outputs up to its snapshot, settings and code; stages that are up to date do not run."""
-    open_parts(root).snapshots.repro({"MLFLOW_RUN_ID": run_id, PARENT: str(os.getpid())})
+    open_parts(root).snapshots.repro({"MLFLOW_RUN_ID": run_id}, say)
 
 
 @flow(name="train", persist_result=False)
@@ -29,8 +29,6 @@ def decision(parts: Parts) -> dict:
     path = parts.root / "metrics" / "decision.json"
     if not path.exists():
         raise FlorenceError(f"{path} does not exist: nothing has been compared yet; `dvc repro` does it")
-    from florence.store import Store
-
     found = Store(str(parts.root)).read_json("metrics/decision.json")
     if not isinstance(found, dict) or not isinstance(found.get("accepted"), bool) or not isinstance(found.get("reason"), str):
         raise FlorenceError(f"{path} is not a decision; `dvc repro --force compare` makes it anew")

@@ -1,0 +1,302 @@
+"""`florence doctor`: what is in order in a workspace and what is not, and what to do about it. No secret is read out."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from florence.config import Settings, read_settings
+from florence.errors import FlorenceError
+
+Status = Literal["ok", "warn", "fail"]
+NEEDED = ("torch", "transformers", "prefect", "dvc", "mlflow", "great_expectations", "pyarrow", "s3fs", "boto3")
+FILES = ("params.yaml", "dvc.yaml", "expectations", ".dvc", ".git", "code.json")
+LEAST_DISK = 2.0
+"""GB below which a loop is likely to stop half-way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at: ``found`` says how it is, ``remedy`` what to do where it is not ok."""
+
+    name: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def examine(root: Path) -> list[Check]:
+    """All checks of the workspace in ``root``, each done whatever the others say."""
+    checks = [_python(), *_packages(), *_workspace(root)]
+    try:
+        settings = read_settings(root / "params.yaml")
+    except FlorenceError as error:
+        return [*checks, Check("settings", "fail", str(error), "correct params.yaml; docs/settings.md lists every setting")]
+    looks: list[tuple[str, Callable[[], Iterator[Check]]]] = [
+        ("plug-ins", lambda: _plugins(settings)),
+        ("store", lambda: _store(settings, root)),
+        ("sources", lambda: _buckets(settings)),
+        ("DVC remote", lambda: _remote(root)),
+        ("MLflow", lambda: _mlflow(settings, root)),
+        ("Prefect", lambda: _prefect(root)),
+        ("disk", lambda: _disk(root)),
+        ("model", lambda: _model(settings, root)),
+        ("data", lambda: _data(settings, root)),
+    ]
+    for name, look in looks:
+        try:
+            checks += look()
+        except Exception as error:  # a check that breaks is a finding, not the end of the examination
+            checks.append(Check(name, "fail", f"{type(error).__name__}: {_bare(str(error))}", ""))
+    return checks
+
+
+def table(checks: list[Check]) -> str:
+    """The checks as aligned lines, each remedy beneath its fault."""
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.status:<4}  {check.name:<{width}}  {check.found}")
+        if check.remedy and check.status != "ok":
+            lines.append(f"{'':<4}  {'':<{width}}  → {check.remedy}")
+    count = {status: sum(check.status == status for check in checks) for status in ("ok", "warn", "fail")}
+    return "\n".join([*lines, f"{count['ok']} ok, {count['warn']} to look at, {count['fail']} at fault"])
+
+
+# ---------------------------------------------------------------- the installation
+
+
+def _python() -> Check:
+    found = sys.version.split()[0]
+    return Check("Python", "ok" if sys.version_info >= (3, 11) else "fail", found, "Python 3.11 or newer is needed")
+
+
+def _packages() -> Iterator[Check]:
+    missing = [name for name in NEEDED if _version(name) is None]
+    found = ", ".join(f"{name} {_version(name)}" for name in NEEDED if name not in missing)
+    yield Check("packages", "fail" if missing else "ok", found + (f"; missing: {', '.join(missing)}" if missing else ""), "pip install -c constraints.txt -e .")
+    fastapi = _version("fastapi") or "0"
+    good = tuple(int(part) for part in re.findall(r"\d+", fastapi)[:2]) < (0, 153)
+    yield Check("fastapi", "ok" if good else "fail", fastapi, "Prefect's server does not start with fastapi 0.153 or newer: pip install 'fastapi<0.153'")
+    if _version("torchvision") is None:
+        yield Check("torchvision", "ok", "not installed, and not needed")
+    else:
+        broken = _import_error("torchvision")
+        yield Check("torchvision", "fail" if broken else "ok", broken or f"{_version('torchvision')}, loads", "nothing here needs it: pip uninstall torchvision")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _import_error(name: str) -> str:
+    """Why a package does not load, "" where it does; tried in a process of its own, which it may bring down."""
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, timeout=120)
+    return (done.stderr.strip().splitlines() or ["it does not load"])[-1] if done.returncode else ""
+
+
+# ---------------------------------------------------------------- the workspace
+
+
+def _workspace(root: Path) -> Iterator[Check]:
+    missing = [name for name in FILES if not (root / name).exists() and name not in (".git", "code.json")]
+    if missing:
+        yield Check("workspace", "fail", f"{root}: {', '.join(missing)} missing", "`florence init DIR` makes a workspace; run commands inside it")
+    else:
+        yield Check("workspace", "ok", str(root))
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        yield Check("git", "warn", "no repository", "`git init` lets settings and data.dvc be versioned")
+    for program in ("git", "dvc"):
+        if shutil.which(program) is None and not (Path(sys.executable).parent / program).exists():
+            yield Check(program, "fail", "not found on PATH", f"install {program}")
+
+
+def _plugins(settings: Settings) -> Iterator[Check]:
+    from florence import stages
+    from florence.sources import SOURCES
+
+    faults = []
+    for key, section in settings.sources.items():
+        try:
+            SOURCES.get(section.use)(**section.options)
+        except FlorenceError as error:
+            faults.append(f"sources.{key}: {error}")
+    for key in settings.specialists:
+        try:
+            stages.specialist(settings, key)[0].version  # noqa: B018 - it looks for the packages that the annotator answers with
+        except FlorenceError as error:
+            faults.append(f"specialists.{key}: {error}")
+    for key, annotator in settings.specialists.items():
+        if not any(annotator.looks_at(source) for source in settings.sources):
+            yield Check("specialists", "warn", f"{key} looks at no source of params.yaml", f"correct specialists.{key}.sources")
+    found = f"{len(settings.sources)} sources, {len(settings.specialists)} annotators"
+    yield Check("plug-ins", "fail" if faults else "ok", "; ".join(faults) or found, "correct params.yaml")
+
+
+def _data(settings: Settings, root: Path) -> Iterator[Check]:
+    from florence.store import Store
+    from flows.parts import working_store
+
+    data = Store(str(root / "data"))
+    if data.exists("snapshot.json"):
+        snapshot = data.read_json("snapshot.json")
+        yield Check("data", "ok", f"snapshot {snapshot['id']} of round {snapshot['round']}, {snapshot['counts']['images']} images")
+    elif (root / "data.dvc").exists():
+        yield Check("data", "warn", "data.dvc names a snapshot that is not here", "`dvc pull` fetches it; `florence loop` makes a fresh one (in the repository: `make demo`)")
+    else:
+        yield Check("data", "warn", "no snapshot yet", "`florence loop` makes one (in the repository: `make demo`)")
+    shards = len(working_store(settings, root).names("images", ".parquet"))
+    yield Check("images", "ok" if shards else "warn", f"{shards} shards in the working store", "`florence collect` takes images in")
+
+
+def _model(settings: Settings, root: Path) -> Iterator[Check]:
+    from florence.model.presets import PRESETS
+
+    name = settings.model.init
+    names = [("model.init", name)] + [
+        (f"specialists.{key}.{option}", value)
+        for key, section in settings.specialists.items()
+        for option, value in section.options.items()
+        if option in ("model", "weights", "checkpoint") and isinstance(value, str)
+    ]
+    for where, value in names:
+        if value.split("-")[0] in PRESETS or value in PRESETS:
+            yield Check(where, "ok", f"{value}, a preset")
+        elif (folder := root / value).is_dir():
+            whole = (folder / "config.json").is_file()
+            yield Check(where, "ok" if whole else "fail", f"{value}, a folder" + ("" if whole else " without config.json"), "name a folder in transformers' layout")
+        elif re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+            cached = _cached(value)
+            yield Check(where, "ok" if cached else "warn", f"{value}, " + ("in the hub's cache" if cached else "not in the hub's cache"), "it will be downloaded at first use; offline, download it first")
+        else:
+            yield Check(where, "fail", f"{value}: neither a preset, a folder nor a name on the hub", f"presets: {', '.join(PRESETS)}")
+
+
+def _cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def _disk(root: Path) -> Iterator[Check]:
+    free = shutil.disk_usage(root).free / 1e9
+    data = sum(file.stat().st_size for file in (root / "data").rglob("*") if file.is_file()) / 1e9
+    # The working store, data/ and DVC's cache each may hold what data/ does, and each snapshot adds its labels.
+    need = max(LEAST_DISK, 3 * data)
+    yield Check("disk", "ok" if free > need else "warn" if free > need / 4 else "fail", f"{free:.1f} GB free, about {need:.1f} GB wanted", "free some space; `dvc gc -w` removes old snapshots from the cache")
+
+
+# ---------------------------------------------------------------- stores and services
+
+
+def _store(settings: Settings, root: Path) -> Iterator[Check]:
+    from flows.parts import working_store
+
+    if settings.store.startswith("s3://"):
+        yield from _bucket("store", settings.store)
+        return
+    store = working_store(settings, root)
+    store.write_bytes(".probe/doctor", b"florence")
+    good = store.read_bytes(".probe/doctor") == b"florence"
+    store.delete(".probe")
+    yield Check("store", "ok" if good else "fail", f"{settings.store}: readable and writable", "check the folder's rights")
+
+
+def _buckets(settings: Settings) -> Iterator[Check]:
+    for key, section in settings.sources.items():
+        uri = section.options.get("uri")
+        if isinstance(uri, str) and uri.startswith("s3://"):
+            yield from _bucket(f"sources.{key}", uri, write=False)
+    if (settings.tracking.artifacts or "").startswith("s3://"):
+        yield from _bucket("tracking.artifacts", settings.tracking.artifacts or "")
+
+
+def _bucket(name: str, uri: str, write: bool = True) -> Iterator[Check]:
+    """Which of head, list, put, get and delete are permitted below ``uri``, tried on a key of our own."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    place = urlsplit(uri)
+    bucket, prefix = place.netloc, place.path.strip("/")
+    key = "/".join(part for part in (prefix, f".florence-doctor-{os.getpid()}") if part)
+    client = boto3.client("s3")
+    tries: list[tuple[str, Callable[[], object]]] = [
+        ("head", lambda: client.head_bucket(Bucket=bucket)),
+        ("list", lambda: client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)),
+    ]
+    if write:
+        tries += [
+            ("put", lambda: client.put_object(Bucket=bucket, Key=key, Body=b"florence")),
+            ("get", lambda: client.get_object(Bucket=bucket, Key=key)["Body"].read()),
+            ("delete", lambda: client.delete_object(Bucket=bucket, Key=key)),
+        ]
+    refused = []
+    for verb, attempt in tries:
+        try:
+            attempt()
+        except ClientError as error:
+            refused.append(f"{verb} ({error.response['Error'].get('Code', 'refused')})")
+        except BotoCoreError as error:
+            yield Check(name, "fail", f"{_bare(uri)}: {_bare(str(error))}", "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where it is not Amazon's, AWS_ENDPOINT_URL")
+            return
+    verbs = ", ".join(verb for verb, _ in tries)
+    found = f"{uri}: refused: {', '.join(refused)}" if refused else f"{uri}: {verbs} permitted"
+    yield Check(name, "fail" if refused else "ok", found, f"the credentials in the environment need the rights to {verbs} there")
+
+
+def _remote(root: Path) -> Iterator[Check]:
+    from flows.adapters.snapshots import remotes
+
+    found = remotes(root)
+    if not found:
+        yield Check("DVC remote", "warn", "none set", "`dvc remote add -d storage s3://bucket/prefix` lets others `dvc pull` the snapshots")
+    for name, uri in found.items():
+        if uri.startswith("s3://"):
+            yield from _bucket(f"DVC remote {name}", uri)
+        else:
+            local = Path(uri)
+            good = local.is_dir() or local.parent.is_dir() or "://" in uri
+            yield Check(f"DVC remote {name}", "ok" if good else "fail", _bare(uri), "the folder does not exist: make it, or correct the remote (`dvc remote modify`)")
+
+
+def _mlflow(settings: Settings, root: Path) -> Iterator[Check]:
+    from flows.adapters.tracking import Tracker
+
+    tracker = Tracker(settings.tracking, root)
+    try:
+        leader = tracker.champion()
+    except FlorenceError as error:
+        yield Check("MLflow", "fail", _bare(str(error)), "correct tracking.uri, or start its server")
+        return
+    yield Check("MLflow", "ok", _bare(settings.tracking.uri))
+    yield Check("champion", "ok" if leader else "warn", f"version {leader.version}" if leader else "none", "`florence loop` makes one; `florence promote VERSION` names one")
+
+
+def _prefect(root: Path) -> Iterator[Check]:
+    from flows.server import healthy, running
+
+    if url := os.environ.get("PREFECT_API_URL"):
+        good = healthy(url, 10)
+        yield Check("Prefect", "ok" if good else "fail", f"{_bare(url)} " + ("answers" if good else "does not answer"), "start that server, or unset PREFECT_API_URL to have one started here")
+    elif url := running(root):
+        yield Check("Prefect", "ok", f"`florence serve` is running: {url}")
+    else:
+        yield Check("Prefect", "ok", "PREFECT_API_URL is not set: a server is started for each run")
+
+
+def _bare(text: str) -> str:
+    """``text`` without the credentials of any URI in it."""
+    return re.sub(r"(\w[\w+.-]*://)[^/\s@]*@", r"\1", text)

@@ -1,0 +1,64 @@
+"""The loop on a schedule, on one machine: `florence serve`. For several see infra/."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from florence.config import read_settings
+from flows.parts import PARENT
+from flows.server import prefect_api
+from flows.terminal import say
+
+NAME = "florence"
+
+
+def serve(root: Path, verbose: bool = False) -> None:
+    """Run the loop of the workspace in ``root`` on flow.cron until SIGTERM or Ctrl-C; raises KeyboardInterrupt then.
+
+    A run that is due while another one runs is cancelled by the server, and shown so. Without PREFECT_API_URL a server is started on loopback.
+    """
+    settings = read_settings(root / "params.yaml")
+    with prefect_api(root, verbose=verbose, lasting=True) as url:
+        from prefect.runner import Runner
+
+        # Runs are processes of their own; they end when this one is killed.
+        os.environ[PARENT] = str(os.getpid())
+        deployment = _deployment(root, settings.flow.cron)
+        # The deployment's own limit refuses overlapping runs; one of the runner would keep them waiting instead.
+        runner = Runner(pause_on_shutdown=True, limit=None)
+        runner.add_deployment(deployment)
+        say(f"Prefect: {url.removesuffix('/api')} (API {url})\nthe loop of {root} runs on {settings.flow.cron!r} (UTC); Ctrl-C stops it")
+        asyncio.run(_run(runner))
+
+
+def _deployment(root: Path, cron: str):
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.deployments.runner import EntrypointType
+
+    from flows.refine import refine
+
+    return refine.to_deployment(
+        NAME,
+        cron=cron,
+        parameters={"root": str(root)},
+        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        description="Collect, annotate, fuse, validate, publish, train, score and promote what is new",
+    )
+
+
+async def _run(runner) -> None:
+    """Run the runner; SIGTERM and Ctrl-C stop it, and its runs, before this returns."""
+    import signal
+
+    loop = asyncio.get_running_loop()
+    work = asyncio.create_task(runner.start())
+    await asyncio.sleep(0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, work.cancel)
+    try:
+        await work
+    except asyncio.CancelledError:
+        say("stopped")
