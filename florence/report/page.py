@@ -109,31 +109,35 @@ def _tiles(facts: RoundFacts) -> list[Cell]:
 
 
 def _quality_charts(facts: LoopFacts) -> list[Chart]:
-    found: dict[tuple[str, str], dict[str, list[Point]]] = {}
+    found: dict[tuple[str, str, str], dict[str, list[Point]]] = {}
     for r in facts.rounds:
         for q in r.label_quality:
-            lines = found.setdefault((q.task, q.metric), {"gold": [], "train": []})
+            lines = found.setdefault((q.task, q.metric, q.reference), {"gold": [], "train": []})
             lines.setdefault(q.split, []).append(Point(r.round, q.value, q.low, q.high))
     return [
-        _chart(f"{task} {metric}", [Series("gold", "main", tuple(lines["gold"])), Series("training", "second", tuple(lines["train"]))])
-        for (task, metric), lines in sorted(found.items())
+        _chart(_titled(task, metric, reference), [Series("gold", "main", tuple(lines["gold"])), Series("training", "second", tuple(lines["train"]))])
+        for (task, metric, reference), lines in sorted(found.items())
     ]
 
 
 def _score_charts(facts: LoopFacts) -> list[Chart]:
-    found: dict[tuple[str, str], tuple[list[Point], list[Point]]] = {}
+    found: dict[tuple[str, str, str], tuple[list[Point], list[Point]]] = {}
     for r in facts.rounds:
         for s in r.scores:
-            students, controls = found.setdefault((s.task, s.metric), ([], []))
+            students, controls = found.setdefault((s.task, s.metric, s.reference), ([], []))
             if s.value is not None:
                 students.append(Point(r.round, s.value, s.low, s.high))
             if s.control is not None:
                 controls.append(Point(r.round, s.control))
     return [
-        _chart(f"{task} {metric}", [Series("student", "main", tuple(students)), Series("shuffled images", "control", tuple(controls))])
-        for (task, metric), (students, controls) in found.items()
+        _chart(_titled(task, metric, reference), [Series("student", "main", tuple(students)), Series("shuffled images", "control", tuple(controls))])
+        for (task, metric, reference), (students, controls) in found.items()
         if students
     ]
+
+
+def _titled(task: str, metric: str, reference: str) -> str:
+    return f"{task} {metric}" if reference == "truth" else f"{task} {metric} ({reference})"
 
 
 def _chart(title: str, series: list[Series]) -> Chart:
