@@ -41,13 +41,19 @@ class Commands(TyperGroup):
             raise SystemExit(130) from None
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 110},
+)  # fmt: skip
 
 
 def main() -> None:
     """The entry point of the `florence` command."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    # Their bars and notices are not for people who look at ours.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     app(prog_name="florence")
 
 
@@ -94,14 +100,19 @@ def florence(version: Annotated[bool, typer.Option("--version", callback=_versio
 
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one without a workspace.")]) -> None:
-    """Make a workspace: params.yaml, dvc.yaml, expectations/, git and DVC.
+    """Make a workspace.
+
+    That is params.yaml, dvc.yaml, expectations/, .gitignore, git and DVC.
 
     \b
     Example: florence init work
     """
     from flows.workspace import init as make
 
-    make(folder)
+    made = make(folder)
+    started = [name for name, new in (("git", made.git), ("DVC", made.dvc)) if new]
+    print(f"{made.folder} is a workspace" + (f"; {' and '.join(started)} initialised" if started else ""))
+    print(f"Next: cd {folder}, then florence loop --images DIR, or name sources in params.yaml; florence doctor checks what is there")
 
 
 @app.command()
@@ -112,7 +123,9 @@ def loop(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run the loop: collect, annotate, fuse, validate, publish, train, score, promote; then again with the student.
+    """Run the loop over what is new.
+
+    A round collects, annotates, fuses, validates, publishes, trains, scores and promotes; the next one has the student as an annotator.
 
     Started again it takes only what is new, and with nothing new it does nothing and says so. New are images, annotators or
     their versions, and settings that change what a round makes. A loop that was broken off goes on where it stopped. --rounds
@@ -155,7 +168,7 @@ def loop(
 
 @app.command()
 def serve(verbose: Verbose = False) -> None:
-    """Run the loop on the schedule of params.yaml (flow.cron) until it is stopped.
+    """Run the loop on the schedule flow.cron, until stopped.
 
     A run with nothing new does nothing. A run that overlaps another one is refused. For a Prefect server and work pools see infra/.
 
@@ -169,7 +182,9 @@ def serve(verbose: Verbose = False) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Check versions, settings, stores, remotes, rights and disk, and say what to do about each fault.
+    """Look for faults, and say what to do about them.
+
+    Versions, settings, stores, remotes, bucket permissions, disk, models and data are looked at; the exit code is 1 where something is at fault.
 
     \b
     Example: florence doctor
@@ -206,7 +221,7 @@ def collect() -> None:
 
 @app.command()
 def annotate(round: Round = None, student: Student = None, verbose: Verbose = False) -> None:
-    """Have every annotator look at the images it has not looked at yet.
+    """Have annotators look at what they have not seen yet.
 
     \b
     Examples:
@@ -232,7 +247,9 @@ def validate(
     staging: Annotated[bool, typer.Option("--staging", help="Check the fused labels in the working store instead of the published snapshot.")] = False,
     round: Round = None,
 ) -> None:
-    """Hold the snapshot in data/ against expectations/; the first stage of dvc.yaml.
+    """Hold the snapshot in data/ against expectations/.
+
+    The first stage of dvc.yaml.
 
     \b
     Examples:
@@ -254,7 +271,9 @@ def validate(
 
 @app.command()
 def publish(round: Round = None, student: Student = None) -> None:
-    """Fuse the claims, check the result, and publish it as the snapshot in data/, tracked by DVC.
+    """Fuse the claims and publish the snapshot in data/.
+
+    The result is checked against expectations/ before, and tracked by DVC after.
 
     \b
     Examples:
@@ -283,7 +302,9 @@ def publish(round: Round = None, student: Student = None) -> None:
 
 @app.command()
 def train() -> None:
-    """Train a model on the snapshot in data/; a stage of dvc.yaml. Curves go to MLflow while it runs.
+    """Train a model on the snapshot in data/.
+
+    A stage of dvc.yaml. Curves go to MLflow while it runs.
 
     \b
     Examples:
@@ -309,7 +330,9 @@ def train() -> None:
 
 @app.command()
 def evaluate() -> None:
-    """Score the model on held-out images and the labels on gold ones; a stage of dvc.yaml.
+    """Score the model, and the labels, where truth is known.
+
+    The model on held-out images, the labels on gold ones. A stage of dvc.yaml.
 
     \b
     Example: florence evaluate
@@ -331,7 +354,9 @@ def evaluate() -> None:
 
 @app.command()
 def compare() -> None:
-    """Decide whether the model may take the champion's place; a stage of dvc.yaml. Nothing is promoted by it.
+    """Decide whether the model may become champion.
+
+    A stage of dvc.yaml. Nothing is promoted by it.
 
     \b
     Example: florence compare
@@ -347,7 +372,7 @@ def compare() -> None:
 
 @app.command()
 def report() -> None:
-    """Write the page about the snapshot in data/ and the loop that made it: build/report/index.html.
+    """Write the report: build/report/index.html.
 
     \b
     Example: florence report
@@ -364,7 +389,9 @@ def report() -> None:
 
 @app.command()
 def register() -> None:
-    """Register the model in model/ as the challenger, with its lineage.
+    """Register the model in model/ as challenger.
+
+    Its lineage goes with it as tags.
 
     \b
     Example: florence register
@@ -429,8 +456,10 @@ def predict(
       florence predict photo.jpg --task '<REGION_TO_CATEGORY>' --input 40,60,200,180
       florence predict photo.jpg --task '<CAPTION_TO_PHRASE_GROUNDING>' --input 'a dog on a sofa' --json
     """
-    from flows.predict import ask, drawn, printed
+    from flows.predict import ask, check_out, drawn, printed
 
+    if draw is not None:
+        check_out(draw)
     found = ask(Path.cwd(), image, task, input, model)
     if draw is not None:
         drawn(found, draw)

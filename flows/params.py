@@ -52,6 +52,7 @@ def write_overlay(root: Path, overlay: Mapping[str, Any]) -> bool:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
+    yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
     path = root / "params.yaml"
     text = path.read_text(encoding="utf-8")
     document = yaml.load(text)
@@ -66,6 +67,8 @@ def write_overlay(root: Path, overlay: Mapping[str, Any]) -> bool:
 def _lay(document: Any, overlay: Mapping[str, Any]) -> bool:
     """`florence.config.merged`, in place, on a document with comments; whether anything changed."""
     changed = False
+    if overlay and not document and hasattr(document, "fa"):
+        document.fa.set_block_style()  # {} reads badly when something stands in it
     for key, value in overlay.items():
         present = document.get(key)
         if value is None and isinstance(present, dict):

@@ -77,14 +77,20 @@ def _model(root: Path, ref: str) -> Path:
     return model_folder(ref) or open_parts(root).tracker.fetch(ref)
 
 
+def check_out(out: Path) -> None:
+    """Raise FlorenceError where a picture can not be written to ``out``."""
+    if out.suffix.lower() not in FORMATS:
+        raise FlorenceError(f"--draw {out}: a file that ends in {', '.join(FORMATS)} is expected")
+    if not out.absolute().parent.is_dir():
+        raise FlorenceError(f"--draw {out}: the folder {out.parent} does not exist")
+
+
 def drawn(asked: Asked, out: Path) -> None:
     """Write the image with the answer drawn on it, whole or not at all. Raises FlorenceError where that can not be."""
     from PIL import Image
 
     from florence.draw import draw
 
-    if out.suffix.lower() not in FORMATS:
-        raise FlorenceError(f"--draw {out}: a file that ends in {', '.join(FORMATS)} is expected")
     caption = asked.answer.text if not asked.answer.regions else ""
     sink = io.BytesIO()
     Image.fromarray(draw(asked.pixels, asked.answer.regions, caption=caption)).save(sink, Image.registered_extensions()[out.suffix.lower()])

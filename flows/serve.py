@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from florence.config import read_settings
 from flows.parts import PARENT
 from flows.server import prefect_api
 from flows.terminal import say
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner import Runner
 
 NAME = "florence"
 
@@ -25,7 +30,7 @@ def serve(root: Path, verbose: bool = False) -> None:
 
         # Runs are processes of their own; they end when this one is killed.
         os.environ[PARENT] = str(os.getpid())
-        deployment = _deployment(root, settings.flow.cron)
+        deployment = deployment_of(root, settings.flow.cron)
         # The deployment's own limit refuses overlapping runs; one of the runner would keep them waiting instead.
         runner = Runner(pause_on_shutdown=True, limit=None)
         runner.add_deployment(deployment)
@@ -33,7 +38,8 @@ def serve(root: Path, verbose: bool = False) -> None:
         asyncio.run(_run(runner))
 
 
-def _deployment(root: Path, cron: str):
+def deployment_of(root: Path, cron: str) -> RunnerDeployment:
+    """The loop of ``root`` as a deployment: what infra/prefect.yaml says, for this machine."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import EntrypointType
 
@@ -49,7 +55,7 @@ def _deployment(root: Path, cron: str):
     )
 
 
-async def _run(runner) -> None:
+async def _run(runner: Runner) -> None:
     """Run the runner; SIGTERM and Ctrl-C stop it, and its runs, before this returns."""
     import signal
 

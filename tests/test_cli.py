@@ -1,0 +1,180 @@
+"""The command line as a person meets it: help, plain errors, exit codes, settings written with their comments, one question to a model."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from flow_workspaces import ROOT, environment, florence, write_params
+from PIL import Image
+from typer.testing import CliRunner
+
+from flows import params
+from flows.cli import app
+
+HEAVY = ("torch", "prefect", "mlflow", "dvc", "pyarrow", "numpy", "pandas", "transformers", "great_expectations", "boto3", "botocore")
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    """The output of a command that is run in this process, in the current folder."""
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.output
+
+
+def test_help_imports_nothing_heavy():
+    code = f"import sys; sys.argv = ['florence', '--help']\nfrom flows.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\nassert not set(sys.modules) & set({HEAVY!r}), set(sys.modules) & set({HEAVY!r})"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "florence init work" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5, "seconds of work"
+
+
+COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example_of_itself(command: str):
+    assert f"florence {command}" in call(command, "--help").split("Example", 1)[1]
+
+
+def test_all_commands_are_there():
+    wanted = {"init", "loop", "collect", "annotate", "validate", "publish", "train", "evaluate", "compare", "report", "register", "promote", "rollback", "predict", "serve", "doctor"}
+    assert set(COMMANDS) == wanted and call("--version").startswith("florence ")
+
+
+def test_wrong_use_and_wrong_place_are_told_plainly(tmp_path: Path):
+    assert florence(tmp_path, "loop", "--rounds", "none").returncode == 2
+    done = florence(tmp_path, "collect")
+    assert done.returncode == 1 and "florence init" in done.stderr and "Traceback" not in done.stderr
+
+
+# ---------------------------------------------------------------- settings
+
+
+@pytest.fixture
+def template(tmp_path: Path, monkeypatch) -> Path:
+    """The params.yaml that `florence init` writes, in the current folder."""
+    (tmp_path / "params.yaml").write_bytes((ROOT / "florence/template/params.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "params.yaml"
+
+
+def comments(text: str) -> list[str]:
+    return [line.split("#", 1)[1].strip() for line in text.splitlines() if "#" in line]
+
+
+def test_an_overlay_is_laid_over_params_and_comments_stay(template: Path):
+    before = template.read_text()
+    overlay = {"train": {"steps": 7}, "engine": {"quorum": 0.7}, "sources": {"images": {"use": "folder", "uri": "/photos"}}}
+    assert params.write_overlay(template.parent, overlay)
+    text = template.read_text()
+    assert comments(text) == comments(before)
+    from florence.config import merged
+
+    assert yaml.safe_load(text) == merged(yaml.safe_load(before), overlay)
+    assert not params.write_overlay(template.parent, overlay) and template.read_text() == text
+
+
+def test_null_takes_a_section_away(template: Path):
+    assert params.write_overlay(template.parent, {"specialists": {"masks": None}, "snapshots": {"push": "storage"}})
+    values = yaml.safe_load(template.read_text())
+    assert "masks" not in values["specialists"] and "reader" in values["specialists"] and values["snapshots"]["push"] == "storage"
+
+
+@pytest.mark.parametrize("overlay", [{"train": {"stps": 7}}, {"train": {"steps": 0}}])
+def test_an_overlay_that_is_not_allowed_leaves_params_alone(template: Path, overlay: dict):
+    before = template.read_bytes()
+    (template.parent / "o.yaml").write_text(yaml.safe_dump(overlay))
+    said = florence(template.parent, "loop", "--config", "o.yaml")
+    assert said.returncode == 1 and "train.st" in said.stderr and template.read_bytes() == before
+
+
+def test_images_that_are_not_there_leave_params_alone(template: Path):
+    before = template.read_bytes()
+    said = florence(template.parent, "loop", "--images", "nowhere")
+    assert said.returncode == 1 and "nowhere" in said.stderr and template.read_bytes() == before
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path):
+    from florence.config import settings_from
+    from florence.stages import collect
+    from florence.store import Store
+
+    write_params(tmp_path)
+    values = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    values["sources"]["scenes"]["count"] = 6
+    collect(settings_from(values), Store(str(tmp_path / ".florence/store")))
+    (tmp_path / "o.yaml").write_text("sources: {scenes: {count: 9}}")
+    files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    said = florence(tmp_path, "loop", "--dry-run", "--rounds", "3", "--config", "o.yaml")
+    assert said.returncode == 0, said.stderr
+    assert "6 collected, 3 new" in said.stdout and "careful has 1 shards" in said.stdout and "rounds to do: 0, 1, 2" in said.stdout
+    assert files == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "code.json"}
+
+
+# ---------------------------------------------------------------- predict
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A model with random weights."""
+    from florence.model.checkpoint import build
+
+    folder = tmp_path_factory.mktemp("model")
+    build("nano", image_size=64, seed=0).save(folder)
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "a photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_predict_prints_draws_and_gives_json(model: Path, photo: Path):
+    out = photo.parent / "out.png"
+    values = json.loads(call("predict", str(photo), "--task", "od", "--model", str(model), "--json", "--draw", str(out)))
+    assert (values["task"], values["width"], values["height"]) == ("<OD>", 90, 60)
+    assert all(0 <= r["box"][0] < r["box"][2] <= 90 and 0 <= r["score"] <= 1 for r in values["regions"])
+    assert Image.open(out).width >= 90 and list(photo.parent.glob(".*")) == []
+    lines = call("predict", str(photo), "--task", "<OD>", "--model", str(model)).splitlines()
+    assert len(lines) == max(1, len(values["regions"])) + (values["error"] is not None)
+
+
+def test_predict_takes_a_box_in_pixels(model: Path, photo: Path):
+    values = json.loads(call("predict", str(photo), "--task", "<REGION_TO_CATEGORY>", "--input", "0, 0, 45, 59.9", "--model", str(model), "--json"))
+    assert values["input"] == "<loc_0><loc_0><loc_500><loc_998>"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task", "<OBJECTS>"], "known: <CAPTION>"),
+        (["--task", "<OD>", "--input", "a dog"], "takes no input"),
+        (["--task", "<REGION_TO_CATEGORY>", "--input", "200,10,300,20"], "outside the image"),
+        (["--task", "<CAPTION_TO_PHRASE_GROUNDING>"], "needs an input"),
+        (["--model", "."], "holds no model"),
+        (["--draw", "out.txt"], ".png"),
+    ],
+)
+def test_what_predict_is_asked_wrongly_is_told_before_a_model_is_loaded(model: Path, photo: Path, arguments: list[str], said: str):
+    more = [] if "--model" in arguments else ["--model", str(model)]
+    assert said in call("predict", str(photo), *arguments, *more, code=1)
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"", "empty"), (b"words", "unreadable"), (None, "No such file")])
+def test_a_broken_image_is_a_plain_error(model: Path, tmp_path: Path, content: bytes | None, said: str):
+    path = tmp_path / "x.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    assert said in call("predict", str(path), "--model", str(model), code=1)
