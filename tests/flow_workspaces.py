@@ -19,6 +19,7 @@ PARAMS: dict[str, Any] = {
     "split": {"held_out": 0.2, "gold": 0.2},
     "engine": {"student": {"tasks": ["<OD>"]}},
     "validation": {"max_shift": 100.0},
+    "model": {"init": "nano", "image_size": 64},
     "train": {"steps": 3, "warmup": 1, "images": 2, "tasks_per_image": 1, "threads": 1, "max_epochs": 1000, "checkpoint_every": 1},
     "evaluate": {"bootstrap": 100, "tasks": ["<OD>"], "max_images": 3, "control": []},
     "promotion": {"primary": "<OD>"},

@@ -1,0 +1,206 @@
+"""The loop: what it decides to do, and one tiny loop from end to end with every real part."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+from flow_workspaces import florence, params, write_params
+
+from florence import stages
+from florence.config import settings_from
+from florence.errors import DataError, FlorenceError
+from florence.report.facts import LoopFacts
+from florence.store import Store
+from flows.outlook import is_idle, outlook, told
+from flows.parts import open_parts
+from flows.state import Locked, LoopState, locked, read_state, write_state
+from flows.workspace import init
+
+# ---------------------------------------------------------------- what there is to do
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory) -> Path:
+    """A workspace whose images are collected and annotated, without git and DVC; tests change its state alone."""
+    folder = tmp_path_factory.mktemp("annotated")
+    write_params(folder)
+    settings, store = settings_from(params()), Store(str(folder / ".florence/store"))
+    stages.collect(settings, store)
+    for author in stages.authors(settings):
+        for shard in stages.shards(store):
+            stages.annotate_shard(settings, store, author, shard)
+    return folder
+
+
+def finished(folder: Path, **more) -> LoopState:
+    """The state after a loop of two rounds, written."""
+    from flows.outlook import images_hash, settings_hashes
+
+    parts = open_parts(folder)
+    state = LoopState("a-loop", 0, 2, 2, accepted=1, images=images_hash(parts.store), settings=settings_hashes(parts), finished=True)
+    state = dataclasses.replace(state, **more)
+    write_state(folder, state)
+    return state
+
+
+def decided(folder: Path, state: LoopState | None, rounds: int | None = None):
+    from flows.refine import next_state
+
+    return next_state(open_parts(folder), state, rounds)
+
+
+def test_a_first_loop_begins_at_round_0(annotated: Path):
+    state, why = decided(annotated, None)
+    assert state is not None and (state.first_round, state.wanted, state.done, state.student) == (0, 2, 0, None)
+    assert why == "a new loop"
+
+
+def test_nothing_new_is_nothing_to_do(annotated: Path):
+    assert decided(annotated, finished(annotated)) == (None, "")
+    assert is_idle(open_parts(annotated), None)
+    assert "nothing to do" in told(outlook(open_parts(annotated), None))
+
+
+def test_a_loop_that_was_broken_off_goes_on(annotated: Path):
+    state, why = decided(annotated, finished(annotated, done=1, finished=False))
+    assert state is not None and (state.loop_id, state.round, state.wanted) == ("a-loop", 1, 2)
+    assert "going on" in why and not is_idle(open_parts(annotated), None)
+
+
+@pytest.mark.parametrize(("rounds", "rejected", "wanted"), [(3, "", 3), (2, "", None), (1, "", None), (3, "not better", None), (None, "", None)])
+def test_more_rounds_are_added_unless_the_last_was_rejected(annotated: Path, rounds: int | None, rejected: str, wanted: int | None):
+    state, _ = decided(annotated, finished(annotated, rejected=rejected), rounds)
+    assert (state.wanted if state else None) == wanted
+    assert is_idle(open_parts(annotated), rounds) == (wanted is None)
+
+
+@pytest.mark.parametrize(("change", "named"), [({"images": "other"}, "new images"), ({"settings": {}}, "changed settings")])
+def test_a_new_loop_is_numbered_on(annotated: Path, change: dict, named: str):
+    state, why = decided(annotated, finished(annotated, **change))
+    assert state is not None and (state.first_round, state.done, state.wanted, state.accepted) == (2, 0, 2, 1)
+    assert state.loop_id != "a-loop" and named in why and not is_idle(open_parts(annotated), None)
+
+
+def test_a_new_image_is_seen_without_being_taken_in(annotated: Path, tmp_path: Path):
+    finished(annotated)
+    parts = open_parts(annotated, {"sources": {"scenes": {"count": 25}}})
+    before = parts.store.names("images")
+    assert not is_idle(parts, None) and outlook(parts, None).new == 1
+    assert parts.store.names("images") == before
+
+
+def test_a_new_version_of_an_annotator_is_work(annotated: Path):
+    finished(annotated)
+    parts = open_parts(annotated, {"specialists": {"careful": {"seed": 1}}})
+    assert not is_idle(parts, None) and outlook(parts, None).pending == {"careful": 4}
+
+
+# ---------------------------------------------------------------- lock and state
+
+
+def test_a_second_run_is_refused_and_the_lock_is_freed(annotated: Path):
+    with locked(annotated):
+        said = florence(annotated, "collect")
+        assert said.returncode == 1 and f"process {os.getpid()}" in said.stderr
+        with pytest.raises(Locked):
+            with locked(annotated):
+                pass
+    with locked(annotated):
+        pass
+
+
+def test_a_state_that_is_none_is_refused(tmp_path: Path):
+    assert read_state(tmp_path) is None
+    Store(str(tmp_path / ".florence")).write_json("loop.json", {"loop": 1})
+    with pytest.raises(FlorenceError, match="not the state of a loop"):
+        read_state(tmp_path)
+
+
+# ---------------------------------------------------------------- one tiny loop
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, prefect) -> Path:
+    """A workspace after a loop of one round."""
+    from flows.refine import refine
+
+    folder, before = tmp_path_factory.mktemp("loop") / "w", Path.cwd()
+    init(folder)
+    write_params(folder)
+    try:
+        said = refine(str(folder), 1)
+    finally:
+        os.chdir(before)
+    assert "1 rounds, champion version 1" in said
+    return folder
+
+
+def test_the_loop_leaves_a_snapshot_a_model_and_a_champion(workspace: Path):
+    parts = open_parts(workspace)
+    snapshot = parts.data.read_json("snapshot.json")
+    assert snapshot["round"] == 0 and snapshot["counts"]["images"] == 24 and set(snapshot["authors"]) == {"careful", "hasty", "crude"}
+    champion = parts.tracker.champion()
+    assert champion is not None and champion.tags["dvc_hash"] == parts.snapshots.data_hash() and champion.tags["snapshot"] == snapshot["id"]
+    run = parts.tracker.client.get_run(champion.run_id)
+    assert run.info.status == "FINISHED" and run.inputs.dataset_inputs[0].dataset.name == "FLD"
+    parent = parts.tracker.client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.info.status == "FINISHED" and parent.data.params["train.steps"] == "3"
+    assert {"loss"} <= {key.split("/")[-1] for key in run.data.metrics}
+
+
+def test_the_facts_tell_the_round(workspace: Path):
+    facts = LoopFacts.from_json((workspace / "build/loop.json").read_bytes())
+    (round,) = facts.rounds
+    state = read_state(workspace)
+    assert state is not None and facts.loop_id == state.loop_id
+    assert (round.round, round.decision, round.model_version, round.dvc_hash) == (0, "accepted", "1", open_parts(workspace).snapshots.data_hash())
+    assert {"collect", "annotate", "fuse", "validate", "publish", "snapshot", "dvc train", "dvc evaluate", "register"} <= set(round.seconds)
+    assert all(seconds >= 0 for seconds in round.seconds.values())
+    assert (workspace / "build/report/index.html").stat().st_size > 1000
+
+
+def test_the_state_holds_what_the_next_round_needs(workspace: Path):
+    state = read_state(workspace)
+    assert state is not None and state.finished and (state.accepted, state.champion) == (0, "1")
+    assert (Path(state.student or "") / "model.safetensors").read_bytes() == (workspace / "model/model.safetensors").read_bytes()
+    assert Path(state.scores or "").read_bytes() == (workspace / "scores/scores.parquet").read_bytes()
+
+
+def test_prefect_has_the_runs_and_their_artifacts(workspace: Path):
+    from prefect import get_client
+
+    async def look():
+        async with get_client() as client:
+            return await client.read_flow_runs(), await client.read_artifacts(), await client.read_task_runs()
+
+    runs, artifacts, tasks = asyncio.run(look())
+    assert {"Completed"} == {r.state_name for r in runs if r.name and r.parameters.get("root") == str(workspace)}
+    assert {"florence-round", "florence-report"} <= {a.key for a in artifacts}
+    assert {"collect", "fuse", "validate", "publish", "snapshot", "dvc repro"} <= {t.name.split("-")[0] for t in tasks}
+
+
+def test_started_again_it_does_nothing(workspace: Path):
+    files = {p: p.stat().st_mtime_ns for p in workspace.rglob("*") if p.is_file() and ".git" not in p.parts}
+    said = florence(workspace, "loop")
+    assert said.returncode == 0, said.stderr
+    assert "nothing new: 24 images" in said.stdout and "champion version 1" in said.stdout
+    changed = {p.name for p in workspace.rglob("*") if p.is_file() and ".git" not in p.parts and files.get(p) != p.stat().st_mtime_ns}
+    assert changed <= {"mlflow.lock", "mlflow.db"}, changed
+
+
+def test_no_images_is_an_error(tmp_path: Path, prefect, monkeypatch):
+    from flows.refine import refine
+
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path)
+    values = params()
+    (tmp_path / "photos").mkdir()
+    values["sources"] = {"photos": {"use": "folder", "uri": "photos"}}
+    (tmp_path / "params.yaml").write_text(json.dumps(values))
+    with pytest.raises(DataError, match="photos"):
+        refine(str(tmp_path), 1)
