@@ -377,7 +377,10 @@ def test_our_own_mistakes_stay_mistakes(tmp_path):
 
 @pytest.mark.accept
 def test_many_processes_open_a_new_store_at_once(tmp_path):
-    code = f"from flows.adapters.tracking import Tracker; from florence.config import Tracking; print(Tracker(Tracking(), {str(tmp_path)!r}).loop_run('l', {{}}))"
+    code = (
+        "from flows.adapters.tracking import Tracker; from florence.config import Tracking; "
+        f"print(Tracker(Tracking(), {str(tmp_path)!r}).loop_run('l', {{}}))"
+    )
     started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], said

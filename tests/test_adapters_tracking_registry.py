@@ -298,7 +298,8 @@ def used_elsewhere(root: Path, uri: str, env: dict[str, str]) -> dict:
     ]  # fmt: skip
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], "HOME": str(place)}
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(LIBRARY.parent), uri], input=json.dumps(asked), capture_output=True, text=True, cwd=place, env={**quiet, **env}, check=False
+        [sys.executable, "-c", ELSEWHERE, str(LIBRARY.parent), uri], input=json.dumps(asked),
+        capture_output=True, text=True, cwd=place, env={**quiet, **env}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -344,4 +345,5 @@ def _packages(modules: list[str]) -> set[str]:
         for node in ast.walk(ast.parse(Path(module).read_text(encoding="utf-8"))):
             names |= {a.name.split(".")[0] for a in node.names} if isinstance(node, ast.Import) else set()
             names |= {node.module.split(".")[0]} if isinstance(node, ast.ImportFrom) and node.module else set()
-    return {{"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python-headless"}.get(n, n) for n in names if n not in sys.stdlib_module_names and n != "florence"}
+    package = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python-headless"}
+    return {package.get(name, name) for name in names - sys.stdlib_module_names - {"florence"}}

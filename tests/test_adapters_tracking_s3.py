@@ -17,6 +17,11 @@ def env(s3, monkeypatch):  # noqa: F811
     monkeypatch.delenv("MLFLOW_S3_ENDPOINT_URL", raising=False)
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
+    # MLflow keeps its connection for five minutes, and boto3 its credentials for good.
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
+
+    _cached_get_s3_client.cache_clear()
     return s3.env
 
 

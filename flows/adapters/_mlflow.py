@@ -36,7 +36,8 @@ REMEDIES = (
      "check the credentials in the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; for s3:// AWS_ACCESS_KEY_ID, "
      "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"),
     (r"NoSuchBucket", "make the bucket, or name another one in tracking.artifacts"),
-    (r"Max retries|refused|timed? ?out|not resolve|Name or service|unreachable|could not connect|ConnectionError|connection to server", "is the server running, and tracking.uri right?"),
+    (r"Max retries|refused|timed? ?out|not resolve|Name or service|unreachable|could not connect|ConnectionError|connection to server",
+     "is the server running, and tracking.uri right?"),
 )  # fmt: skip
 
 

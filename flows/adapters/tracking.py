@@ -27,7 +27,9 @@ from flows.adapters._mlflow import addressed, bare, is_database, knock, locked, 
 Method = TypeVar("Method", bound=Callable[..., Any])
 CHAMPION, CHALLENGER = "champion", "challenger"
 LOOP, ROUND, HISTORY = "florence.loop", "florence.round", "florence.champions"
-REQUIREMENTS = ("mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors", "tokenizers", "torch", "transformers")
+REQUIREMENTS = (
+    "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors", "tokenizers", "torch", "transformers",
+)  # fmt: skip
 """What the served model imports; told to MLflow, which would take a quarter of a minute to find out."""
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".msgpack", ".h5")
 LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 6000, 5000, 250
@@ -330,11 +332,11 @@ class Tracker:
                 # Copies: DVC may have made links of the weights, which MLflow does not take, and it notes the path of the code.
                 shutil.copytree(model_dir, weights, ignore=shutil.ignore_patterns(".*"))
                 shutil.copy(Path(__file__).with_name("served.py"), served)
+                record = Model(artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id)
                 with warnings.catch_warnings(action="ignore"):  # it would like an example of the input
                     mlflow.pyfunc.save_model(
-                        str(packed), mlflow_model=Model(artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id),
-                        python_model=str(served), artifacts={"model": str(weights)}, code_paths=[str(source)],
-                        pip_requirements=requirements(), signature=signature(),
+                        str(packed), mlflow_model=record, python_model=str(served), artifacts={"model": str(weights)},
+                        code_paths=[str(source)], pip_requirements=requirements(), signature=signature(),
                     )  # fmt: skip
                 for cache in packed.rglob("__pycache__"):
                     shutil.rmtree(cache)
