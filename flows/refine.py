@@ -36,6 +36,8 @@ from flows.terminal import Shown, say
 from flows.train import train
 
 T = TypeVar("T")
+LISTED = 20
+"""Files set aside that are listed one by one."""
 ACCEPTED = ".florence/accepted"
 STUDENTS = ".florence/students"
 
@@ -94,7 +96,11 @@ def take_in(parts: Parts) -> stages.Collected:
         aside = "".join(f"\n  {name}: {reason}" for _, name, reason, _ in collected.set_aside[:5])
         raise DataError(f"the sources of params.yaml ({', '.join(parts.settings.sources) or 'none'}) have no image that can be used{aside}")
     if collected.new:
-        say(f"{collected.new} new images, {collected.total} in all; set aside: {len(collected.set_aside)}")
+        say(f"{collected.new} new images, {collected.total} in all; {len(collected.set_aside)} files set aside")
+        for source, name, reason, detail in collected.set_aside[:LISTED]:
+            say(f"  {source}/{name}: {reason}" + (f" ({detail})" if detail else ""))
+        if (more := len(collected.set_aside) - LISTED) > 0:
+            say(f"  and {more} more; `florence collect` lists all")
     return collected
 
 
