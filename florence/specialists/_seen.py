@@ -74,7 +74,8 @@ def _inside(a: Box, b: Box) -> bool:
 
 def _merged(group: Sequence[tuple[str, Box, float, str]]) -> Seen:
     weights = np.asarray([max(score, 1e-3) for _, _, score, _ in group])
-    x0, y0, x1, y1 = (float(v) for v in np.average([box for _, box, _, _ in group], axis=0, weights=weights))
+    # Rounded, because a mean of equal edges may come out beyond them, and so outside the image.
+    x0, y0, x1, y1 = (round(float(v), 6) for v in np.average([box for _, box, _, _ in group], axis=0, weights=weights))
     return Seen(group[0][0], (x0, y0, x1, y1), group[0][2], frozenset(author for *_, author in group))
 
 
@@ -110,7 +111,7 @@ def _named(rgb: np.ndarray) -> np.ndarray:
     pale, dim = strength < 0.55, value < 0.7
     plain = np.where(value > 0.78, 2, np.where(value < 0.25, 0, 1))
     tinted = np.select(
-        [(hue < 14) | (hue >= 345), hue < 48, hue < 70, hue < 165, hue < 262, hue < 300],
+        [(hue < 14) | (hue >= 345), hue < 48, hue < 70, hue < 165, hue < 262, hue < 310],
         [np.where(pale & ~dim, 10, np.where(pale, 5, 3)), np.where(pale | dim, 5, 4), np.where(value < 0.4, 5, 6), 7, 8, 9], 10,
     )  # fmt: skip
     # Warm light tints everything a little: there more strength is asked for before a colour is named.

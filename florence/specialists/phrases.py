@@ -87,7 +87,7 @@ def _label(chunk: Any, found: Sequence[Seen]) -> str | None:
     if root.pos_ == "PRON":
         return None
     for shorten in (False, True):
-        for seen in found:
+        for seen in sorted(found, key=lambda s: -len(s.label)):
             label = seen.label.lower().rsplit(" ", 1)[-1] if shorten else seen.label.lower()
             named = any(re.search(rf"(?<!\w){re.escape(form)}$", words) for form in (label, plural(label)))
             if named or (" " not in label and root.lemma_.lower() == label):

@@ -1,0 +1,97 @@
+"""Masks, against shapes whose pixels are known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from florence.geometry import mask_iou, polygon_area, rasterise
+from florence.records import Annotation, Claim, ImageRecord, Region, annotate
+from florence.specialists import SPECIALISTS, Batch
+
+Box = tuple[float, float, float, float]
+
+
+def meadow(width: int, height: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return (np.array([70, 140, 60]) + rng.normal(0, 18, (height, width, 3))).clip(0, 255).astype(np.uint8)
+
+
+def ellipse(pixels: np.ndarray, box: Box, colour: tuple[int, int, int]) -> np.ndarray:
+    """Paint an ellipse into ``pixels``; its mask."""
+    ys, xs = np.mgrid[: pixels.shape[0], : pixels.shape[1]] + 0.5
+    x0, y0, x1, y1 = box
+    mask = ((2 * xs - x0 - x1) / (x1 - x0)) ** 2 + ((2 * ys - y0 - y1) / (y1 - y0)) ** 2 <= 1
+    pixels[mask] = np.clip(np.array(colour) + np.random.default_rng(2).normal(0, 10, (mask.sum(), 3)), 0, 255)
+    return mask
+
+
+def said(*objects: tuple[str, Box, float], author: str = "a") -> tuple[Annotation, ...]:
+    return annotate("0" * 64, [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects], author, "1")
+
+
+def cut(pixels: np.ndarray, claims: tuple[Annotation, ...], **options) -> list[Claim]:
+    record = ImageRecord("0" * 64, pixels.shape[1], pixels.shape[0], "mine", "x", "", None, "train")
+    masks = SPECIALISTS.get("masks")(name="masks", **options)
+    masks.load()
+    return masks.annotate(Batch((record,), (pixels,), (claims,)))[0]
+
+
+def test_a_ball_is_cut_out_of_a_loose_box():
+    pixels = meadow(320, 240)
+    truth = ellipse(pixels, (90, 60, 210, 170), (200, 50, 40))
+    (claim,) = cut(pixels, said(("ball", (78.0, 50.0, 226.0, 182.0), 0.8)))
+    assert (claim.task, claim.text, claim.score) == ("<REFERRING_EXPRESSION_SEGMENTATION>", "the ball", 0.8)
+    (region,) = claim.regions
+    assert region.label == "the ball" and all(polygon_area(p) > 0 for p in region.polygons)
+    assert mask_iou(rasterise(region.polygons, 320, 240), truth) > 0.93
+
+
+def test_a_mask_in_a_large_picture_is_in_its_own_pixels():
+    pixels = meadow(3000, 2000)
+    truth = ellipse(pixels, (1700, 900, 2600, 1500), (220, 190, 40))
+    (claim,) = cut(pixels, said(("balloon", (1600.0, 850.0, 2680.0, 1580.0), 0.9)))
+    assert mask_iou(rasterise(claim.regions[0].polygons, 3000, 2000), truth) > 0.93
+
+
+def test_two_authors_boxes_of_one_thing_give_one_mask():
+    pixels = meadow(320, 240)
+    ellipse(pixels, (90, 60, 210, 170), (200, 50, 40))
+    claims = said(("ball", (78.0, 50.0, 226.0, 182.0), 0.5)) + said(("ball", (85.0, 55.0, 220.0, 180.0), 0.4), author="b")
+    assert [claim.text for claim in cut(pixels, claims)] == ["the ball"]
+    assert cut(pixels, claims[:1]) == [], "what one author alone named has to be surer"
+
+
+def test_two_of_a_kind_are_told_apart_by_where_they_are():
+    pixels = meadow(400, 240)
+    left = ellipse(pixels, (30, 80, 130, 180), (200, 50, 40))
+    right = ellipse(pixels, (260, 70, 370, 190), (40, 60, 200))
+    claims = cut(pixels, said(("ball", (250.0, 60.0, 380.0, 200.0), 0.9), ("ball", (20.0, 70.0, 140.0, 190.0), 0.8)))
+    assert [claim.text for claim in claims] == ["the rightmost ball", "the leftmost ball"]
+    for claim, truth in zip(claims, (right, left), strict=True):
+        assert mask_iou(rasterise(claim.regions[0].polygons, 400, 240), truth) > 0.9
+
+
+def test_the_middle_one_of_three_is_not_referred_to():
+    pixels = meadow(480, 160)
+    boxes = [(x, 30.0, x + 100.0, 130.0) for x in (20.0, 190.0, 360.0)]
+    for box in boxes:
+        ellipse(pixels, box, (200, 50, 40))
+    found = cut(pixels, said(*(("ball", box, 0.9 - i / 10) for i, box in enumerate(boxes))))
+    assert sorted(claim.text for claim in found) == ["the leftmost ball", "the rightmost ball"]
+
+
+def test_where_colours_do_not_part_nothing_is_claimed():
+    assert cut(np.full((200, 200, 3), 100, np.uint8), said(("fog", (40.0, 40.0, 160.0, 160.0), 0.9))) == []
+    pixels = meadow(200, 200)
+    ellipse(pixels, (5, 5, 195, 195), (200, 50, 40))
+    assert cut(pixels, said(("ball", (2.0, 2.0, 198.0, 198.0), 0.9))) == [], "nothing is left around it"
+
+
+def test_one_image_has_at_most_so_many():
+    pixels = meadow(480, 160)
+    labels = ("ball", "balloon", "apple")
+    boxes = [(x, 30.0, x + 100.0, 130.0) for x in (20.0, 190.0, 360.0)]
+    for box in boxes:
+        ellipse(pixels, box, (200, 50, 40))
+    claims = said(*((label, box, 0.9 - i / 10) for i, (label, box) in enumerate(zip(labels, boxes, strict=True))))
+    assert [claim.text for claim in cut(pixels, claims, most=2)] == ["the ball", "the balloon"]
