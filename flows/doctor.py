@@ -41,6 +41,7 @@ def examine(root: Path) -> list[Check]:
     except FlorenceError as error:
         return [*checks, Check("settings", "fail", str(error), "correct params.yaml; docs/settings.md lists every setting")]
     looks: list[tuple[str, Callable[[], Iterator[Check]]]] = [
+        ("dvc.yaml", lambda: _sections(root)),
         ("plug-ins", lambda: _plugins(settings)),
         ("store", lambda: _store(settings, root)),
         ("sources", lambda: _buckets(settings)),
@@ -124,6 +125,30 @@ def _workspace(root: Path) -> Iterator[Check]:
             yield Check(program, "fail", "not found on PATH", f"install {program}")
 
 
+def _sections(root: Path) -> Iterator[Check]:
+    """DVC takes no default: what a stage depends on has to stand in params.yaml."""
+    import yaml
+
+    if not (root / "dvc.yaml").is_file():
+        return
+    stages = (yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8")) or {}).get("stages", {})
+    values = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")) or {}
+    named = sorted({key for stage in stages.values() for key in stage.get("params", ()) if isinstance(key, str)})
+    missing = [key for key in named if not _has(values, key)]
+    if missing:
+        yield Check("dvc.yaml", "fail", f"params.yaml lacks {', '.join(missing)}", "write them down, be it with their defaults: stages of dvc.yaml depend on them")
+    else:
+        yield Check("dvc.yaml", "ok", f"{len(stages)} stages")
+
+
+def _has(values: object, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
 def _plugins(settings: Settings) -> Iterator[Check]:
     from florence import stages
     from florence.sources import SOURCES
@@ -139,7 +164,9 @@ def _plugins(settings: Settings) -> Iterator[Check]:
             stages.specialist(settings, key)[0].version  # noqa: B018 - it looks for the packages that the annotator answers with
         except FlorenceError as error:
             faults.append(f"specialists.{key}: {error}")
-    for key, annotator in settings.specialists.items():
+    if not settings.sources:
+        yield Check("sources", "warn", "params.yaml names none", "`florence loop --images DIR` names one; docs/settings.md tells of others")
+    for key, annotator in settings.specialists.items() if settings.sources else ():
         if not any(annotator.looks_at(source) for source in settings.sources):
             yield Check("specialists", "warn", f"{key} looks at no source of params.yaml", f"correct specialists.{key}.sources")
     found = f"{len(settings.sources)} sources, {len(settings.specialists)} annotators"
@@ -163,6 +190,7 @@ def _data(settings: Settings, root: Path) -> Iterator[Check]:
 
 
 def _model(settings: Settings, root: Path) -> Iterator[Check]:
+    from florence.model.checkpoint import SCRATCH
     from florence.model.presets import PRESETS
 
     name = settings.model.init
@@ -173,7 +201,7 @@ def _model(settings: Settings, root: Path) -> Iterator[Check]:
         if option in ("model", "weights", "checkpoint") and isinstance(value, str)
     ]
     for where, value in names:
-        if value.split("-")[0] in PRESETS or value in PRESETS:
+        if value.removesuffix(SCRATCH) in PRESETS:
             yield Check(where, "ok", f"{value}, a preset")
         elif (folder := root / value).is_dir():
             whole = (folder / "config.json").is_file()

@@ -169,7 +169,8 @@ class _Round:
     def run(self) -> LoopState:
         """Do the round, or what is left of it; returns the state after it."""
         parts, number, state = self.parts, self.number, self.state
-        say(f"round {number} ({state.done + 1} of {state.wanted})" + (f", with the student of {Path(state.student).name}" if state.student else ""))
+        leader = f", with {'champion version ' + state.champion if state.champion else 'the model in model/'} as one more annotator" if state.student else ""
+        say(f"round {number} ({state.done + 1} of {state.wanted}){leader}")
         self.timed("annotate", lambda: _annotated(parts, number, state.student), plain=True)
         who = stages.authors(parts.settings, state.student)
         snapshot = self.published(who)

@@ -45,7 +45,7 @@ def deployment_of(root: Path, cron: str) -> RunnerDeployment:
 
     from flows.refine import refine
 
-    return refine.to_deployment(
+    return refine.to_deployment(  # type: ignore[return-value]
         NAME,
         cron=cron,
         parameters={"root": str(root)},

@@ -21,7 +21,7 @@ PARAMS: dict[str, Any] = {
     "validation": {"max_shift": 100.0},
     "model": {"init": "nano", "image_size": 64},
     "train": {"steps": 3, "warmup": 1, "images": 2, "tasks_per_image": 1, "threads": 1, "max_epochs": 1000, "checkpoint_every": 1},
-    "evaluate": {"bootstrap": 100, "tasks": ["<OD>"], "max_images": 3, "control": []},
+    "evaluate": {"seed": 0, "bootstrap": 100, "tasks": ["<OD>"], "max_images": 3, "control": []},
     "promotion": {"primary": "<OD>"},
     "flow": {"retries": 0, "rounds": 2},
 }

@@ -1,0 +1,95 @@
+"""The doctor finds each fault, says what to do about it, and reads out no secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from flow_workspaces import ROOT, params, write_params
+
+from flows import doctor
+from flows.doctor import Check, examine, table
+from flows.workspace import init
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("doctor") / "w"
+    init(folder)
+    return folder
+
+
+@pytest.fixture
+def workspace(whole: Path) -> Path:
+    write_params(whole)
+    return whole
+
+
+def looked_at(folder: Path) -> dict[str, Check]:
+    return {check.name: check for check in examine(folder)}
+
+
+def test_a_new_workspace_has_no_fault(workspace: Path):
+    found = examine(workspace)
+    assert [check for check in found if check.status == "fail"] == []
+    text = table(found)
+    assert "0 at fault" in text and "`florence loop` makes one" in text
+
+
+def test_no_workspace_is_a_fault_with_a_remedy(tmp_path: Path):
+    found = looked_at(tmp_path)
+    assert found["workspace"].status == "fail" and "florence init" in found["workspace"].remedy
+    assert found["settings"].status == "fail"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "name", "status", "said"),
+    [
+        ({"train": {"steps": -1}}, "settings", "fail", "train.steps"),
+        ({"specialists": {"careful": {"use": "nobody"}}}, "plug-ins", "fail", "specialists.careful: unknown specialist 'nobody'"),
+        ({"sources": {"scenes": {"count": "many"}}}, "plug-ins", "fail", "sources.scenes"),
+        ({"specialists": {"careful": {"sources": ["photos"]}}}, "specialists", "warn", "careful looks at no source"),
+        ({"model": {"init": "nano-with-a-typo!"}}, "model.init", "fail", "neither a preset"),
+        ({"model": {"init": "some/where"}}, "model.init", "warn", "not in the hub's cache"),
+        ({"tracking": {"uri": "http://127.0.0.1:1"}}, "MLflow", "fail", "does not answer"),
+        ({"train": None}, "dvc.yaml", "fail", "lacks train"),
+    ],
+)
+def test_each_fault_is_found(workspace: Path, overlay: dict, name: str, status: str, said: str):
+    from florence.config import merged
+
+    (workspace / "params.yaml").write_text(yaml.safe_dump(merged(params(), overlay)))
+    check = looked_at(workspace)[name]
+    assert (check.status, said in check.found) == (status, True), check
+
+
+def test_secrets_are_not_read_out(workspace: Path, monkeypatch):
+    write_params(workspace, tracking={"uri": "http://user:geheim@127.0.0.1:1"})
+    monkeypatch.setenv("PREFECT_API_URL", "http://user:geheim@127.0.0.1:1/api")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")
+    text = table(examine(workspace))
+    assert "127.0.0.1:1" in text and "geheim" not in text
+
+
+def test_a_fresh_clone_hears_how_to_get_data(workspace: Path):
+    (workspace / "data.dvc").write_text("outs:\n- md5: 0.dir\n  path: data\n")
+    try:
+        check = looked_at(workspace)["data"]
+    finally:
+        (workspace / "data.dvc").unlink()
+    assert check.status == "warn" and "dvc pull" in check.remedy and "florence loop" in check.remedy and "make demo" in check.remedy
+
+
+def test_packages_that_do_not_go_together_are_found(monkeypatch):
+    versions = {"fastapi": "0.153.0", "torchvision": "0.1"}
+    monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "1.0"))
+    monkeypatch.setattr(doctor, "_import_error", lambda name: "RuntimeError: operator torchvision::nms does not exist")
+    found = {check.name: check for check in doctor._packages()}
+    assert found["fastapi"].status == "fail" and "fastapi<0.153" in found["fastapi"].remedy
+    assert found["torchvision"].status == "fail" and "uninstall" in found["torchvision"].remedy
+
+
+def test_the_repository_is_a_workspace():
+    found = {check.name: check for check in doctor._workspace(ROOT)}
+    assert found["workspace"].status == "ok"
