@@ -250,13 +250,19 @@ def test_a_user_adds_an_expectation_and_it_decides(copied: Tables, tmp_path: Pat
     edit(root, "labels", lambda suite: suite["expectations"].append(strict))
     with pytest.raises(ValidationFailed, match=r"labels: expect_column_mean_to_be_between\(agreement, min_value=0.99\) – found 0\.\d+\. Ours\."):
         quality.validate_snapshot(SETTINGS, data, root)
-    edit(root, "labels", lambda suite: suite["expectations"][-1].update(severity="warning"))
-    counts = quality.validate_snapshot(SETTINGS, data, root)
-    assert counts["passed"] == counts["expectations"] - 1
+
+
+def test_what_is_only_a_warning_stops_nothing(copied: Tables, session, tmp_path: Path):
+    item = {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "agreement", "min_value": 0.99}, "severity": "warning"}
+    with quality.quiet():
+        checked = session.check("labels", quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)["labels"], [item])
+    assert (checked.passed, checked.failures) == (0, ()) and "agreement" in checked.warnings[0]
 
 
 def test_bounds_come_from_the_settings(copied: Tables, tmp_path: Path):
     root, data = workspace(tmp_path, copied)
+    for name in ("images", "labels", "regions", "training"):
+        edit(root, name, lambda suite: suite["expectations"].clear())
     tight = settings_from({"sources": {}, "specialists": {}, "validation": {"max_drop_rate": 0.01, "max_shift": 0.5}})
     with pytest.raises(ValidationFailed, match=r"kinds: .*\(drop_rate, max_value=0.01, where labels >= 50\).*<OD>.*validation\.max_drop_rate"):
         quality.validate_snapshot(tight, data, root)
