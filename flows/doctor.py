@@ -126,27 +126,11 @@ def _workspace(root: Path) -> Iterator[Check]:
 
 
 def _sections(root: Path) -> Iterator[Check]:
-    """DVC takes no default: what a stage depends on has to stand in params.yaml."""
-    import yaml
+    from flows.params import missing_sections
 
-    if not (root / "dvc.yaml").is_file():
-        return
-    stages = (yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8")) or {}).get("stages", {})
-    values = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")) or {}
-    named = sorted({key for stage in stages.values() for key in stage.get("params", ()) if isinstance(key, str)})
-    missing = [key for key in named if not _has(values, key)]
-    if missing:
-        yield Check("dvc.yaml", "fail", f"params.yaml lacks {', '.join(missing)}", "write them down, be it with their defaults: stages of dvc.yaml depend on them")
-    else:
-        yield Check("dvc.yaml", "ok", f"{len(stages)} stages")
-
-
-def _has(values: object, key: str) -> bool:
-    for part in key.split("."):
-        if not isinstance(values, dict) or part not in values:
-            return False
-        values = values[part]
-    return True
+    missing = missing_sections(root)
+    found = f"params.yaml lacks {', '.join(missing)}" if missing else "params.yaml has what its stages depend on"
+    yield Check("dvc.yaml", "fail" if missing else "ok", found, "write them down, be it with their defaults: stages of dvc.yaml depend on them")
 
 
 def _plugins(settings: Settings) -> Iterator[Check]:

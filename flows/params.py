@@ -64,6 +64,23 @@ def write_overlay(root: Path, overlay: Mapping[str, Any]) -> bool:
     return True
 
 
+def missing_sections(root: Path) -> list[str]:
+    """What stages of dvc.yaml depend on and params.yaml does not have: for DVC a default is none."""
+    path = root / "dvc.yaml"
+    stages = _mapping(path, _read(path)).get("stages", {}) if path.is_file() else {}
+    values = _mapping(root / "params.yaml", _read(root / "params.yaml"))
+    named = {key for stage in stages.values() for key in stage.get("params", ()) if isinstance(key, str)}
+    return sorted(key for key in named if not _has(values, key))
+
+
+def _has(values: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
 def _lay(document: Any, overlay: Mapping[str, Any]) -> bool:
     """`florence.config.merged`, in place, on a document with comments; whether anything changed."""
     changed = False

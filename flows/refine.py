@@ -21,7 +21,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from florence import stages
-from florence.errors import DataError
+from florence.errors import DataError, SettingsError
 from florence.report.facts import LoopFacts
 from florence.stages import Author
 from florence.store import Store
@@ -29,6 +29,7 @@ from flows.adapters.quality import validate_staging
 from flows.annotate import Annotated, annotate, runner
 from flows.facts import read_facts, write_facts
 from flows.outlook import changed_sections, images_hash, nothing_new, settings_hashes, waiting
+from flows.params import missing_sections
 from flows.parts import Parts, Seconds, end_with_parent, open_parts
 from flows.promote import SCORES, champion, lineage, promote
 from flows.state import LoopState, locked, read_state, write_state
@@ -53,6 +54,8 @@ def refine(root: str = ".", rounds: int | None = None) -> str:
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
     with locked(folder):
         parts = open_parts(folder)
+        if missing := missing_sections(folder):
+            raise SettingsError(f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it, so write it down, be it with its default")
         before = standing(parts)
         start = time.monotonic()
         take_in(parts)
