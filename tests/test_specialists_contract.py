@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from functools import lru_cache
@@ -90,6 +91,13 @@ def test_version_is_stable_and_follows_the_options(name: str):
         others = {bool: [not values], int: [values + 1 if isinstance(values, int) else 0], float: [values / 2 + 0.01 if isinstance(values, float) else 0]}
         for value in others.get(type(values), []):
             assert plugin(name="someone", **{field: value}).version != version, field
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_document_lists_it_with_its_settings(name: str):
+    text = (Path(__file__).parents[1] / "docs/extending.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{name}` \|.*\|(.*)\|$", text, re.M)
+    assert re.findall(r"`(\w+)`", row) == list(SPECIALISTS.get(name).Options.model_fields)
 
 
 def test_versions_are_the_same_in_another_process_and_load_nothing():
