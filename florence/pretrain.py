@@ -1,0 +1,60 @@
+"""How the weights that come with the package are made: ``python -m florence.pretrain`` in the folder ``pretrain``.
+
+Scenes of a vocabulary that shares no object, background or word with the demo's teach, one after the other: the vision tower to see (`florence.training.vision`), the
+whole model to name regions, the whole model every task. No label is noisy: what is drawn is known.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from florence import stages
+from florence.config import Train, settings_from
+from florence.model.checkpoint import Checkpoint, load
+from florence.records import ANNOTATIONS, TASKS
+from florence.store import Store
+from florence.training import read_corpus, train
+from florence.training.vision import cells, see
+
+
+def pretrain(params: dict[str, Any], work: Path, out: Path) -> None:
+    """Make the weights below ``out`` as ``params`` (pretrain/params.yaml) say; pictures and checkpoints go to ``work``."""
+    data = Store(str(work / "data"))
+    chosen = settings_from({"sources": {"scenes": params["scenes"]}, "specialists": {}, "split": {"held_out": 0.05, "gold": 0.0}}, "pretrain/params.yaml")
+    stages.collect(chosen, data, _Bar())
+    data.write_table("labels/round=0/labels.parquet", data.read_tables("truth", ANNOTATIONS))
+    checkpoint = load("nano-scratch", image_size=params["image_size"], seed=params["seed"])
+    colours = tuple(params["colours"])
+    see(checkpoint, cells(checkpoint, data, colours), seed=params["seed"], progress=_Bar(), **params["vision"])
+    for name, lesson in params["lessons"].items():
+        weights = {**dict.fromkeys(TASKS, 0.0), **lesson.pop("task_weights")}
+        settings = Train(**lesson, task_weights=weights, seed=params["seed"])
+        train(checkpoint, read_corpus(checkpoint, settings, data), settings, work / "checkpoints", name, progress=_Bar())
+    ship(checkpoint, out)
+
+
+def ship(checkpoint: Checkpoint, out: Path) -> None:
+    """Write a checkpoint in half precision, without changing it."""
+    import copy
+    import dataclasses
+
+    dataclasses.replace(checkpoint, model=copy.deepcopy(checkpoint.model).half()).save(out)
+
+
+class _Bar:
+    """A progress bar for each thing that is done."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, tqdm] = {}
+
+    def __call__(self, what: str, done: int, of: int | None) -> None:
+        bar = self.bars.setdefault(what, tqdm(total=of, desc=what, mininterval=5))
+        bar.update(done - bar.n)
+
+
+if __name__ == "__main__":
+    pretrain(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), Path("work"), Path("nano"))
