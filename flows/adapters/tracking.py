@@ -372,15 +372,15 @@ class Tracker:
     @_told("promote the model")
     def promote(self, version: str | int | None = None) -> Version:
         """Make ``version``, by default the challenger, the champion; the one before is remembered for `rollback`."""
-        if version is None and (challenger := self.challenger()) is None:
-            raise FlorenceError(f"no challenger of {self.settings.model!r} to promote; `florence register` makes one")
-        wanted = self._numbered(str(version) if version is not None else challenger.version)  # type: ignore[union-attr]
+        if version is None:
+            if (challenger := self.challenger()) is None:
+                raise FlorenceError(f"no challenger of {self.settings.model!r} to promote; `florence register` makes one")
+            version = challenger.version
+        wanted = self._numbered(str(version))
         before = self.champion()
         if before is not None and before.version != wanted:
-            history = self._history()
             # Written before the alias moves: a kill in between leaves an entry that rollback skips, not a gap.
-            if history[-1:] != [before.version]:
-                self._remember([*history, before.version])
+            self._remember([*self._history(), before.version])
         self.client.set_registered_model_alias(self.settings.model, CHAMPION, wanted)
         return self._get(wanted)
 
