@@ -79,13 +79,17 @@ class Student(Section):
 class Engine(Section):
     """Consensus and filters."""
 
-    iou: float = Field(0.5, gt=0, lt=1, description="boxes that overlap this much speak of one place")
+    iou: float = Field(0.4, gt=0, lt=1, description="boxes that overlap this much speak of one place")
+    same_iou: float = Field(0.2, gt=0, lt=1, description="the same for boxes under one label")
     quorum: float = Field(0.5, ge=0, le=1, description="least agreement: weighted share of the annotators that looked")
+    caption_quorum: float = Field(0.0, ge=0, le=1, description="the same for captions, whose agreement is how far they use the same words")
+    alike: float = Field(0.5, ge=0, le=1, description="share of words in common that makes captions versions of one text, which are then repaired word by word")
     min_score: dict[str, float] = Field({"*": 0.05}, description="least score of a claim, by kind ('*' for the rest)")
     nms_iou: float = Field(0.7, gt=0, le=1, description="fused regions of one label that overlap more are one")
     min_side: float = Field(2.0, ge=0, description="pixels; thinner boxes are degenerate")
     max_area: float = Field(0.98, gt=0, le=1, description="share of the image; larger boxes are near-full")
-    max_objects: int = Field(40, ge=1, description="objects in a text above which it is noise")
+    max_repeats: int = Field(3, ge=1, description="times in a row that the same words may stand in a text")
+    max_objects: int = Field(60, ge=1, description="objects in a text above which it is noise")
     min_object_complexity: int = Field(0, ge=0, description="least degree of an object in the text's dependency tree")
     min_action_complexity: int = Field(0, ge=0, description="least degree of an action in the tree")
     blacklist: tuple[str, ...] = Field(
@@ -110,20 +114,28 @@ class Model(Section):
     image_size: int = Field(64, ge=16, description="pixels a side that the model sees")
 
 
+WEIGHTS: dict[str, float] = {
+    "<OD>": 4.0, "<REGION_TO_CATEGORY>": 6.0, "<REGION_TO_DESCRIPTION>": 2.0, "<DETAILED_CAPTION>": 0.4, "<MORE_DETAILED_CAPTION>": 0.2,
+    "<DENSE_REGION_CAPTION>": 0.7, "<REGION_PROPOSAL>": 0.5, "<CAPTION_TO_PHRASE_GROUNDING>": 0.7, "<REFERRING_EXPRESSION_SEGMENTATION>": 0.3,
+    "<REGION_TO_SEGMENTATION>": 0.3, "<OPEN_VOCABULARY_DETECTION>": 0.7, "<REGION_TO_OCR>": 0.7, "<OCR>": 0.5, "<OCR_WITH_REGION>": 0.5,
+}  # fmt: skip
+"""Short answers are drawn often: they cost little, and a small model that can not name a region can not find one either."""
+
+
 class Train(Section):
     """Multitask training."""
 
-    steps: int = Field(2400, ge=1, description="optimiser steps at most")
+    steps: int = Field(1000, ge=1, description="optimiser steps at most")
     max_epochs: float = Field(30.0, gt=0, description="passes over the training images at most")
     images: int = Field(24, ge=1, description="images a step")
     tasks_per_image: int = Field(3, ge=1, description="tasks drawn for each image of a step")
     regions: int = Field(4, ge=1, description="regions of an image that a drawn task which names what is in a region is asked about")
-    lr: float = Field(7e-4, gt=0, description="peak learning rate (AdamW, cosine decay)")
-    warmup: int = Field(100, ge=0, description="steps of linear warm-up")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate (AdamW, cosine decay)")
+    warmup: int = Field(50, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.02, ge=0, description="AdamW's decoupled decay")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     max_target: int = Field(160, ge=8, description="target tokens at most; longer targets are shortened by whole regions and counted")
-    task_weights: dict[str, float] = Field({"<OD>": 3.0, "<REGION_TO_CATEGORY>": 2.0}, description="how often a task is drawn; 1 where not named, 0 leaves it out")
+    task_weights: dict[str, float] = Field(WEIGHTS, description="how often a task is drawn; 1 where not named, 0 leaves it out")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     seed: int = Field(0, description="order, draws and initial weights")
     threads: int = Field(2, ge=1, description="CPU threads; part of what makes a result repeatable")

@@ -1,0 +1,284 @@
+"""Claims as columns of numbers, and labels from columns back to a table: what makes fusing quick."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from florence.errors import DataError
+from florence.records import ANNOTATIONS, KINDS, REGION, annotation_id
+
+NO_SPAN = -1
+_POLYGONS = pa.list_(pa.list_(pa.float64()))
+
+
+@dataclass(frozen=True)
+class Regions:
+    """m places. ``claim``: row of the claim it belongs to. ``bounds``: (m, 4), NaN where there is no place; ``quad``: (m, 8), NaN where none;
+    ``polygons``: Arrow, list of lists; ``score``: NaN where none; ``span``: (m, 2), -1 where none. Everything lies inside its image.
+    """
+
+    claim: np.ndarray
+    label: pa.Array
+    bounds: np.ndarray
+    quad: np.ndarray
+    polygons: pa.ListArray
+    score: np.ndarray
+    span: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.claim)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """n claims in one order, whatever the order they came in: by image, kind, author and id.
+
+    ``images``: ids in the order of the images' table; ``authors``: sorted; ``texts``: distinct ones. ``image``, ``kind``, ``author``, ``text``:
+    (n,), indices into images, `KINDS`, authors and texts; ``score``: (n,), NaN where none. ``looked``: (images, authors), who looked at what.
+    """
+
+    images: tuple[str, ...]
+    authors: tuple[str, ...]
+    texts: tuple[str, ...]
+    image: np.ndarray
+    kind: np.ndarray
+    author: np.ndarray
+    text: np.ndarray
+    score: np.ndarray
+    looked: np.ndarray
+    regions: Regions
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def able(self, kind: int) -> np.ndarray:
+        """(images, authors): who looked at an image and claims this kind anywhere."""
+        speaks = np.zeros(len(self.authors), bool)
+        speaks[self.author[self.kind == kind]] = True
+        return self.looked & speaks
+
+
+def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None) -> Claims:
+    """Claims about ``images`` (about every image that is claimed about, where that is None; nothing is then clipped).
+
+    Raises DataError for a kind that is not annotated, or a place that is not one.
+    """
+    known = images["image_id"].combine_chunks() if images is not None else pc.unique(claims["image_id"]).sort()
+    image = _codes(claims["image_id"], known)
+    kind = _codes(claims["task"], pa.array(KINDS))
+    if len(kind) and kind.min() < 0:
+        wrong = claims["task"][int(np.argmin(kind))].as_py()
+        raise DataError(f"claims hold the kind {wrong!r}; known: {', '.join(KINDS)}")
+    keys = {"image": image, "kind": kind, "author": claims["author"], "id": claims["annotation_id"]}
+    order = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys]).to_numpy()
+    order = order[image[order] >= 0]
+    table = claims.take(order)
+    image, kind = image[order], kind[order]
+    names = pa.array(sorted(set(pc.unique(claims["author"]).to_pylist()) | set(pc.unique(coverage["author"]).to_pylist())), pa.string())
+    author = _codes(table["author"], names)
+    texts = table["text"].combine_chunks().dictionary_encode()
+    size = _sizes(images)[image] if images is not None else np.full((len(image), 2), np.inf)
+    return Claims(
+        images=tuple(known.to_pylist()),
+        authors=tuple(names.to_pylist()),
+        texts=tuple(texts.dictionary.to_pylist()),
+        image=image,
+        kind=kind,
+        author=author,
+        text=texts.indices.to_numpy(zero_copy_only=False),
+        score=_numbers(table["score"]),
+        looked=_looked(coverage, known, names, image, author),
+        regions=_regions(table["regions"].combine_chunks(), size),
+    )
+
+
+def sizes(images: pa.Table) -> np.ndarray:
+    """(n, 2): width and height of each image."""
+    return _sizes(images)
+
+
+def _sizes(images: pa.Table) -> np.ndarray:
+    return np.stack([images["width"].to_numpy(), images["height"].to_numpy()], axis=1).astype(float).reshape(-1, 2)
+
+
+def _codes(column: pa.ChunkedArray, values: pa.Array) -> np.ndarray:
+    """Each entry's position in ``values``, -1 where it is not there."""
+    return pc.index_in(column, value_set=values).fill_null(-1).to_numpy().astype(np.int64)
+
+
+def _numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    return pc.fill_null(column, np.nan).to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else pc.fill_null(column, np.nan).to_numpy()
+
+
+def _looked(coverage: pa.Table, known: pa.Array, names: pa.Array, image: np.ndarray, author: np.ndarray) -> np.ndarray:
+    looked = np.zeros((len(known), len(names)), bool)
+    good = coverage.filter(pc.equal(coverage["error"], ""))
+    where, who = _codes(good["image_id"], known), _codes(good["author"], names)
+    looked[where[where >= 0], who[where >= 0]] = True
+    looked[image, author] = True  # one that claims something has looked
+    return looked
+
+
+def _regions(column: pa.ListArray, size: np.ndarray) -> Regions:
+    counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    claim = np.repeat(np.arange(len(column)), counts)
+    flat = column.flatten()
+    size = size[claim]
+    box, quad = _fixed(flat.field("box"), 4, "box"), _fixed(flat.field("quad"), 8, "quad")
+    polygons = flat.field("polygons")
+    if polygons.null_count:
+        polygons = pc.coalesce(polygons, pa.scalar([], _POLYGONS))
+    polygons, around = _clipped_polygons(polygons, size)
+    low, high = np.fmin(box[:, :2], box[:, 2:]), np.fmax(box[:, :2], box[:, 2:])
+    quad = np.clip(quad, 0, np.tile(size, 4))
+    corners = quad.reshape(-1, 4, 2)
+    bounds = np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], axis=1)
+    for other in (np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1), around):
+        bounds = np.where(np.isnan(bounds), other, bounds)
+    return Regions(claim, flat.field("label"), bounds, quad, polygons, _numbers(flat.field("score")), _spans(flat.field("span")))
+
+
+def _fixed(column: pa.ListArray, length: int, name: str) -> np.ndarray:
+    """(m, length) of a column of lists, NaN where there is none. Raises DataError where a list has another length."""
+    result = np.full((len(column), length), np.nan)
+    lengths = pc.list_value_length(column).drop_null().to_numpy(zero_copy_only=False)
+    if len(lengths) and (lengths != length).any():
+        raise DataError(f"a claim's {name} has {int(lengths[lengths != length][0])} numbers; {length} are expected")
+    result[pc.is_valid(column).to_numpy(zero_copy_only=False)] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, length)
+    return result
+
+
+def _spans(column: pa.ListArray) -> np.ndarray:
+    spans = _fixed(column, 2, "span")
+    return np.where(np.isnan(spans), NO_SPAN, spans).astype(np.int64)
+
+
+def _clipped_polygons(column: pa.ListArray, size: np.ndarray) -> tuple[pa.ListArray, np.ndarray]:
+    """Polygons inside their image, and (m, 4) the bounds of each region's polygons, NaN where it has none."""
+    around = np.full((len(column), 4), np.nan)
+    inner = column.flatten()
+    lengths = pc.list_value_length(inner).to_numpy(zero_copy_only=False)
+    if len(lengths) and (lengths % 2).any():
+        raise DataError(f"a claim's polygon has {int(lengths[lengths % 2 == 1][0])} numbers; x and y in turn are expected")
+    owner = np.repeat(np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy(zero_copy_only=False)), lengths // 2)
+    points = np.clip(inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2), 0, size[owner])
+    if len(points):
+        starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
+        around[owner[starts]] = np.concatenate([np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)], axis=1)
+    return _nested(column, points), around
+
+
+def _nested(like: pa.ListArray, points: np.ndarray) -> pa.ListArray:
+    """``points`` (k, 2) as polygons in the lists of ``like``."""
+    inner = like.flatten()
+    lengths = np.r_[0, np.cumsum(pc.list_value_length(inner).to_numpy(zero_copy_only=False))].astype(np.int32)
+    outer = np.r_[0, np.cumsum(pc.list_value_length(like).to_numpy(zero_copy_only=False))].astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(outer), pa.ListArray.from_arrays(pa.array(lengths), pa.array(points.reshape(-1))))
+
+
+def moved(polygons: pa.ListArray, before: np.ndarray, after: np.ndarray) -> pa.ListArray:
+    """Polygons of m regions carried along as each one's box goes from ``before`` to ``after``, both (m, 4)."""
+    inner = polygons.flatten()
+    points = inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2)
+    count = pc.list_value_length(inner).to_numpy(zero_copy_only=False) // 2
+    owner = np.repeat(np.repeat(np.arange(len(polygons)), pc.list_value_length(polygons).to_numpy(zero_copy_only=False)), count)
+    scale = (after[:, 2:] - after[:, :2]) / np.maximum(before[:, 2:] - before[:, :2], 1e-9)
+    carried = after[owner, :2] + (points - before[owner, :2]) * scale[owner]
+    return _nested(polygons, np.clip(carried, after[owner, :2], after[owner, 2:]))
+
+
+def no_polygons(count: int) -> pa.ListArray:
+    """``count`` empty lists of polygons."""
+    return pa.array([[]] * count, _POLYGONS)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """n rows of one kind on their way into a table, the regions (m) of each after those of the row before.
+
+    ``image``: (n,) index; ``text``: n strings; ``score``: NaN where none; ``reason``: n strings, empty where the row is kept. ``count``: (n,) regions of each row;
+    ``label``: m strings; ``box``, ``quad``: NaN where none; ``polygons``: Arrow; ``span``: -1 where none. ``order``: (n, k) what rows of one image are ordered by.
+    """
+
+    kind: int
+    image: np.ndarray
+    text: Sequence[str]
+    score: np.ndarray
+    agreement: np.ndarray
+    reason: Sequence[str]
+    count: np.ndarray
+    label: Sequence[str]
+    box: np.ndarray
+    quad: np.ndarray
+    polygons: pa.ListArray
+    region_score: np.ndarray
+    span: np.ndarray
+    order: np.ndarray
+
+
+def labels_table(parts: Sequence[Labels], images: Sequence[str], author: str, version: str, round: int) -> pa.Table:
+    """Parts as one table of schema `ANNOTATIONS`, ordered by image, kind and place; ids follow from that order."""
+    pieces = []
+    for part in parts:
+        order = np.lexsort((*(part.order[:, k] for k in reversed(range(part.order.shape[1]))), part.image))
+        pieces.append((part, order))
+    image = np.concatenate([part.image[order] for part, order in pieces] or [np.zeros(0, int)])
+    kind = np.concatenate([np.full(len(order), part.kind) for part, order in pieces] or [np.zeros(0, int)])
+    body = pa.concat_tables([_body(part).take(order) for part, order in pieces] or [_EMPTY])
+    final = np.lexsort((kind, image))
+    body, image, kind = body.take(final), image[final], kind[final]
+    columns = {
+        "annotation_id": pa.array(_ids(image, kind, images, author, version), pa.string()),
+        "image_id": pa.array(images, pa.string()).take(pa.array(image)),
+        "task": pa.array(KINDS, pa.string()).take(pa.array(kind)),
+        "author": pa.array([author] * len(image), pa.string()),
+        "version": pa.array([version] * len(image), pa.string()),
+        "round": pa.array(np.full(len(image), round, np.int32)),
+        **{name: body[name] for name in body.column_names},
+    }
+    return pa.table({name: columns[name] for name in ANNOTATIONS.names}, schema=ANNOTATIONS).combine_chunks()
+
+
+_EMPTY = pa.schema([ANNOTATIONS.field(name) for name in ("text", "regions", "score", "agreement", "kept", "reason")]).empty_table()
+
+
+def _ids(image: np.ndarray, kind: np.ndarray, images: Sequence[str], author: str, version: str) -> list[str]:
+    """Ids by the order within each image and kind; rows are ordered by both."""
+    new = np.r_[True, (image[1:] != image[:-1]) | (kind[1:] != kind[:-1])][: len(image)]
+    first = np.maximum.accumulate(np.where(new, np.arange(len(image)), 0)) if len(image) else new
+    index = np.arange(len(image)) - first
+    return [annotation_id(images[i], KINDS[k], author, version, n) for i, k, n in zip(image.tolist(), kind.tolist(), index.tolist(), strict=True)]
+
+
+def _body(part: Labels) -> pa.Table:
+    regions = pa.StructArray.from_arrays(
+        [
+            pa.array(part.label, pa.string()), _lists(part.box), _lists(part.quad), part.polygons.cast(_POLYGONS), _nullable(part.region_score),
+            _lists(np.where(part.span == NO_SPAN, np.nan, part.span)).cast(pa.list_(pa.int32())),
+        ],
+        fields=list(REGION),
+    )  # fmt: skip
+    offsets = np.r_[0, np.cumsum(part.count)].astype(np.int32)
+    reasons = pa.array(part.reason, pa.string())
+    return pa.table({
+        "text": pa.array(part.text, pa.string()), "regions": pa.ListArray.from_arrays(pa.array(offsets), regions), "score": _nullable(part.score),
+        "agreement": _nullable(part.agreement), "kept": pc.equal(reasons, ""), "reason": reasons,
+    }, schema=_EMPTY.schema)  # fmt: skip
+
+
+def _nullable(values: np.ndarray) -> pa.Array:
+    return pa.array(values.astype(float), pa.float64(), mask=np.isnan(values))
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    """Rows of (m, k) as lists, null where a row is NaN."""
+    there = ~np.isnan(values).any(axis=1)
+    offsets = np.r_[0, np.cumsum(there * values.shape[1])].astype(np.int32)
+    # a null list is told by a null offset; its end is where the next one starts
+    marks = pa.array(offsets, pa.int32(), mask=np.r_[~there, False])
+    return pa.ListArray.from_arrays(marks, pa.array(values[there].reshape(-1).astype(float), pa.float64()))

@@ -1,0 +1,129 @@
+"""What is dropped, and why. A filter looks at columns and tells, row by row, whether its reason applies; rows that several apply to have the first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from florence.config import Engine
+from florence.engine.alignment import names, tokens
+from florence.engine.consensus import paired_iou
+
+REASONS: dict[str, str] = {
+    "no_place": "it has no region, or a region without a place",
+    "empty_text": "it says nothing",
+    "low_score": "its author's own confidence is below engine.min_score",
+    "repetition": "it says the same words over and over",
+    "blacklisted": "it names nothing to point at",
+    "degenerate": "its box is thinner than engine.min_side",
+    "near_full": "its box is nearly the whole image",
+    "no_quorum": "too little of the annotators' weight says so",
+    "duplicate": "another label of the same name is in the same place",
+    "rejected": "a human says that there is nothing",
+    "too_many_objects": "the text names more objects than engine.max_objects",
+    "simple_objects": "no object of the text is as complex as engine.min_object_complexity",
+    "simple_actions": "no action of the text is as complex as engine.min_action_complexity",
+    "no_caption": "the caption that it is a phrase of was not kept",
+    "not_in_caption": "the caption that was kept does not have the phrase",
+}
+"""Every reason that a label can be dropped for."""
+_LEAD = re.compile(r"^(?:a|an|the|this|that|these|those|some|its|their|his|her)\s+", re.IGNORECASE)
+
+
+def first_reason(count: int, found: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """(n,) the first reason of those found that applies to each row; empty where none does."""
+    result = np.full(count, "", dtype=object)
+    for reason, applies in reversed(found):
+        result[applies] = reason
+    return result
+
+
+def empty(texts: Sequence[str]) -> np.ndarray:
+    """Texts without a letter or a figure."""
+    return np.asarray([not any(c.isalnum() for c in text) for text in texts], bool)
+
+
+def low_score(score: np.ndarray, kind: str, settings: Engine) -> np.ndarray:
+    """Scores below the least one of their kind; what has no score passes."""
+    return score < settings.min_score.get(kind, settings.min_score.get("*", 0.0))
+
+
+def degenerate(box: np.ndarray, settings: Engine) -> np.ndarray:
+    """Boxes (n, 4) that are thinner than allowed."""
+    return (box[:, 2:] - box[:, :2]).min(axis=1, initial=np.inf) < settings.min_side
+
+
+def near_full(box: np.ndarray, size: np.ndarray, settings: Engine) -> np.ndarray:
+    """Boxes (n, 4) that cover more of their image (n, 2) than allowed."""
+    return np.prod(box[:, 2:] - box[:, :2], axis=1) > settings.max_area * np.prod(size, axis=1)
+
+
+def no_quorum(agreement: np.ndarray, least: float) -> np.ndarray:
+    """Agreement below the least, or none at all; where nobody has a vote (NaN) there is nothing to agree on."""
+    return (agreement < least - 1e-9) | (agreement <= 0)
+
+
+def repetition(texts: Sequence[str], settings: Engine) -> np.ndarray:
+    """Texts in which the same words stand more than ``max_repeats`` times in a row, as models that are stuck write."""
+    return np.asarray([_repeats(text, settings.max_repeats) for text in texts], bool)
+
+
+@lru_cache(maxsize=1 << 16)
+def _repeats(text: str, most: int) -> bool:
+    keys = np.asarray(tokens(text).keys)
+    if len(keys) <= most:
+        return False
+    for length in range(1, len(keys) // (most + 1) + 1):
+        again = keys[length:] == keys[:-length]
+        if again.sum() >= length * most and np.diff(np.flatnonzero(np.r_[True, ~again, True])).max() > length * most:
+            return True
+    return False
+
+
+def blacklisted(phrases: Sequence[str], settings: Engine) -> np.ndarray:
+    """Phrases that, without their article, are on the list of those that name nothing to point at."""
+    names = frozenset(name.casefold() for name in settings.blacklist)
+    return np.asarray([_LEAD.sub("", phrase.strip()).casefold() in names or phrase.strip().casefold() in names for phrase in phrases], bool)
+
+
+def duplicate(image: np.ndarray, code: np.ndarray, box: np.ndarray, rank: np.ndarray, settings: Engine) -> np.ndarray:
+    """Rows of one image and label whose box overlaps one of a higher ``rank`` by more than ``nms_iou``, that one being no duplicate itself."""
+    order = np.lexsort((np.arange(len(image)), -rank, code, image))
+    found = np.zeros(len(image), bool)
+    starts = np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(code[order]) != 0)]) if len(image) else np.zeros(0, int)
+    for start, end in zip(starts, np.r_[starts[1:], len(image)], strict=True):
+        if end - start > 1:
+            _suppress(order[start:end], box, found, settings.nms_iou)
+    return found
+
+
+def _suppress(ranked: np.ndarray, box: np.ndarray, found: np.ndarray, iou: float) -> None:
+    for k, row in enumerate(ranked):
+        if not found[row]:
+            rest = ranked[k + 1 :]
+            found[rest[paired_iou(np.repeat(box[[row]], len(rest), axis=0), box[rest]) > iou]] = True
+
+
+def texts(found: Sequence[str], settings: Engine) -> list[tuple[str, np.ndarray]]:
+    """What the paper's filter of texts finds: too many objects, or neither object nor action of the complexity asked for. Parses only what it must."""
+    asked = bool(settings.min_object_complexity or settings.min_action_complexity)
+    must = [k for k, text in enumerate(found) if asked or _may_exceed(text, settings.max_objects)]
+    if not must:
+        return []
+    from florence.engine.parse import parse
+
+    result = {reason: np.zeros(len(found), bool) for reason in ("too_many_objects", "simple_objects", "simple_actions")}
+    for k, parsed in zip(must, parse([found[k] for k in must]), strict=True):
+        result["too_many_objects"][k] = len(parsed.objects) > settings.max_objects
+        result["simple_objects"][k] = parsed.object_complexity < settings.min_object_complexity
+        result["simple_actions"][k] = parsed.action_complexity < settings.min_action_complexity
+    return list(result.items())
+
+
+def _may_exceed(text: str, most: int) -> bool:
+    """Whether a text could name more than so many objects: it has no more than it has words that are no function words."""
+    keys = tokens(text).keys
+    return len(keys) > most and sum(names(key) for key in keys) > most

@@ -1,0 +1,283 @@
+"""Places that several annotators speak of, fused: objects, descriptions of regions, outlines of expressions, written lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from florence.config import Engine
+from florence.engine import filters
+from florence.engine.alignment import align, code_of, overlap
+from florence.engine.columns import NO_SPAN, Claims, Labels, Regions, moved, no_polygons
+from florence.engine.consensus import (
+    HUMAN,
+    Ballots,
+    Outcome,
+    Reliability,
+    Similarity,
+    ballots,
+    gather,
+    reliability,
+    sharpness,
+    vote,
+)
+from florence.engine.enhance import spell
+from florence.geometry import box_quad
+from florence.metrics import same
+from florence.metrics.reading import normal
+from florence.records import KINDS
+
+READ = "<OCR_WITH_REGION>"
+PLACES = ("<OD>", "<DENSE_REGION_CAPTION>", "<REFERRING_EXPRESSION_SEGMENTATION>", READ)
+CHOICES = 20.0
+"""With more choices than that, weights differ too little for the silence of the others to count for enough."""
+ALIKE = 0.25
+"""How far readings are the same (see `Similarity`) that are versions of one string."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """m claims, each about one place. ``claim``: row in `Claims`; ``region``: row in its regions, -1 for none; ``group``: within which places are one, in
+    order; ``code``: what is said, the same for what counts as the same; ``reason``: why it has no vote, empty where it has one.
+    """
+
+    claim: np.ndarray
+    region: np.ndarray
+    group: np.ndarray
+    image: np.ndarray
+    author: np.ndarray
+    bounds: np.ndarray
+    text: tuple[str, ...]
+    code: np.ndarray
+    score: np.ndarray
+    reason: np.ndarray
+    human: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.claim)
+
+
+@dataclass(frozen=True)
+class Poll:
+    """What is asked about the places of one kind. ``place``: (m,) of each unit; ``thing``: (places,), row in the ballots, -1 where nobody has a vote;
+    ``voter``: unit of each claim in the ballots.
+    """
+
+    units: Units
+    place: np.ndarray
+    thing: np.ndarray
+    voter: np.ndarray
+    votes: Ballots
+    trust: Reliability
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The answer. ``speaker``: (places,), the unit whose word stands; ``box``: (places, 4); ``agreement``: NaN where nobody has a vote; ``weight``: (m,), of each unit."""
+
+    speaker: np.ndarray
+    winner: np.ndarray
+    box: np.ndarray
+    agreement: np.ndarray
+    score: np.ndarray
+    weight: np.ndarray
+    sharp: np.ndarray
+
+
+def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: Engine) -> Units:
+    """The claims of a kind with their first region, and the filters that look at one claim alone. ``size``: of the images; None filters nothing by it."""
+    rows = np.flatnonzero(claims.kind == kind)
+    region = claims.regions.claim.searchsorted(rows)
+    region = np.where(np.append(claims.regions.claim, -1)[region] == rows, region, -1)
+    bounds = np.append(claims.regions.bounds, np.full((1, 4), np.nan), axis=0)[region]
+    text = tuple(claims.texts[k] for k in claims.text[rows].tolist())
+    plain = normal if KINDS[kind] == READ else same
+    codes: dict[str, int] = {}
+    known = {t: codes.setdefault(plain(t), len(codes)) for t in dict.fromkeys(text)}
+    human = is_human(claims)[claims.author[rows]]
+    found = [
+        ("empty_text", filters.empty(text)), ("low_score", filters.low_score(claims.score[rows], KINDS[kind], settings)),
+        ("repetition", filters.repetition(text, settings)), ("degenerate", filters.degenerate(bounds, settings)),
+    ]  # fmt: skip
+    if size is not None and KINDS[kind] != READ:
+        found.append(("near_full", filters.near_full(bounds, size[claims.image[rows]], settings)))
+    # what a person says is not filtered
+    found = [("no_place", np.isnan(bounds).any(axis=1)), *((name, applies & ~human) for name, applies in found)]
+    image = claims.image[rows]
+    return Units(
+        rows, region, image, image, claims.author[rows], bounds, text, np.asarray([known[t] for t in text], np.int64), claims.score[rows],
+        filters.first_reason(len(rows), found), human,
+    )  # fmt: skip
+
+
+def is_human(claims: Claims) -> np.ndarray:
+    """(authors,) whether it is a person."""
+    return np.asarray([name == HUMAN for name in claims.authors], bool)
+
+
+def ask(claims: Claims, units: Units, kind: int, settings: Engine, similarity: Similarity | None) -> Poll:
+    """Gather units by place, and estimate whom to trust how far."""
+    good = units.reason == ""
+    place = gather(units.group, units.author, units.bounds, units.code, settings.iou, settings.same_iou, first=good)
+    voter = np.flatnonzero(good)
+    asked, thing_of = np.unique(place[voter], return_inverse=True)
+    thing = np.full(int(place.max(initial=-1)) + 1, -1, np.int64)
+    thing[asked] = np.arange(len(asked))
+    image = np.zeros(len(asked), np.int64)
+    image[thing_of] = units.image[voter]
+    votes = ballots(thing_of, units.author[voter], claims.able(kind)[image], units.code[voter], units.score[voter], similarity)
+    return Poll(units, place, thing, voter, votes, reliability(votes, ~is_human(claims), choices(units.code[voter])))
+
+
+def choices(code: np.ndarray) -> float:
+    """How many things could as well be said: the perplexity of what is said, 2 to `CHOICES`."""
+    share = np.bincount(code)[np.unique(code)] / max(len(code), 1)
+    return float(np.clip(np.exp(-(share * np.log(share)).sum()), 2, CHOICES))
+
+
+def likeness(units: Units, task: str) -> Similarity | None:
+    """How far different texts say the same: names of objects not at all, descriptions by words in common, lines by characters."""
+    if task == "<OD>":
+        return None
+    example = dict(zip(units.code.tolist(), units.text, strict=True))
+    known: dict[tuple[int, int], float] = {}
+
+    def compare(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        pairs = list(zip(a.tolist(), b.tolist(), strict=True))
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+        if task == READ:
+            sides = align([(letters(example[x]), letters(example[y])) for x, y in new])
+            known.update(zip(new, (side.similarity for side in sides), strict=True))
+        else:
+            known.update({(x, y): overlap(example[x], example[y]) for x, y in new})
+        # squared: two words of four in common is little
+        return np.asarray([known[pair] for pair in pairs]) ** 2
+
+    return compare
+
+
+def letters(text: str) -> list[int]:
+    """The codes of a reading's characters."""
+    return [code_of(c) for c in normal(text)]
+
+
+# ---------------------------------------------------------------- fusing
+
+
+def fuse(claims: Claims, asked: Poll, settings: Engine) -> Fused:
+    """Vote on every place, and put its box where its claims are on average, the sharper ones counting for more."""
+    outcome = vote(asked.votes, asked.trust, claims.authors, settings.student.cap)
+    units = asked.units
+    weight = np.zeros(len(units))
+    where = np.nonzero(asked.votes.spoke)
+    weight[asked.voter[asked.votes.claim[where]]] = outcome.weight[where]
+    speaker, winner = _speakers(asked, outcome)
+    sharp = (weight > 0) * sharpness(units.bounds[asked.voter], asked.votes)[units.author]
+    return Fused(
+        speaker=speaker,
+        winner=winner,
+        box=average(units.bounds, sharp, asked.place, speaker),
+        agreement=np.append(outcome.agreement, np.nan)[asked.thing],
+        score=average(units.score[:, None], weight, asked.place, speaker)[:, 0],
+        weight=weight,
+        sharp=sharp,
+    )
+
+
+def _speakers(asked: Poll, outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+    """(places,) the unit whose text stands for the place, and its author in the ballots: the winner's; where nobody has a vote, the first claim's, and -1."""
+    speaker = np.full(len(asked.thing), len(asked.units), np.int64)
+    np.minimum.at(speaker, asked.place, np.arange(len(asked.units)))
+    heard = asked.thing >= 0
+    things = asked.thing[heard]
+    speaker[heard] = asked.voter[asked.votes.claim[things, outcome.winner[things]]]
+    return speaker, np.append(outcome.winner, -1)[asked.thing]
+
+
+def average(values: np.ndarray, weight: np.ndarray, place: np.ndarray, speaker: np.ndarray) -> np.ndarray:
+    """(places, k): weighted means of (m, k) by place, NaN left out; the speaker's values where nothing weighs anything."""
+    mass = weight[:, None] * ~np.isnan(values)
+    total, sums = np.zeros((len(speaker), values.shape[1])), np.zeros((len(speaker), values.shape[1]))
+    np.add.at(total, place, mass)
+    np.add.at(sums, place, mass * np.nan_to_num(values))
+    return np.where(total > 1e-12, sums / np.maximum(total, 1e-12), values[speaker])
+
+
+def fuse_places(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -> Labels:
+    """One row for each place that a kind's claims are about."""
+    task = KINDS[kind]
+    units = place_units(claims, kind, size, settings)
+    asked = ask(claims, units, kind, settings, likeness(units, task))
+    fused = fuse(claims, asked, settings)
+    speaker, box = fused.speaker, fused.box
+    there = ~np.isnan(box).any(axis=1)
+    text = _spelled(asked, fused) if task == READ else [units.text[k] for k in speaker.tolist()]
+    nothing = np.full((len(box), 8), np.nan)
+    quad = average(_alike_quads(claims.regions, asked, speaker), fused.sharp, asked.place, speaker) if task == READ else nothing
+    return Labels(
+        kind=kind, image=units.image[speaker], text=text, score=fused.score, agreement=fused.agreement, reason=_verdicts(asked, fused, settings),
+        count=there.astype(np.int64), label=[t for t, has in zip(text, there.tolist(), strict=True) if has],
+        box=nothing[there, :4] if task == READ else box[there], quad=quad[there], polygons=outlines(claims.regions, asked, fused, np.flatnonzero(there)),
+        region_score=fused.score[there], span=np.full((int(there.sum()), 2), NO_SPAN), order=np.nan_to_num(box[:, [1, 0, 3, 2]], nan=-1.0),
+    )  # fmt: skip
+
+
+def _verdicts(asked: Poll, fused: Fused, settings: Engine) -> list[str]:
+    units, speaker = asked.units, fused.speaker
+    heard, ruled = asked.thing >= 0, units.human[fused.speaker]
+    reason = np.where(heard, "", units.reason[speaker]).astype(object)
+    reason[heard & ruled & filters.empty([units.text[k] for k in speaker.tolist()])] = "rejected"
+    reason[(reason == "") & filters.no_quorum(fused.agreement, settings.quorum)] = "no_quorum"
+    kept = np.flatnonzero(reason == "")
+    rank = fused.agreement[kept] + ruled[kept]
+    reason[kept[filters.duplicate(units.image[speaker[kept]], units.code[speaker[kept]], fused.box[kept], rank, settings)]] = "duplicate"
+    return reason.tolist()
+
+
+def _spelled(asked: Poll, fused: Fused) -> list[str]:
+    """(places,) what is read there: character by character, of all who read about the same as the winner."""
+    units, votes = asked.units, asked.votes
+    text = [units.text[k] for k in fused.speaker.tolist()]
+    places = np.flatnonzero((asked.thing >= 0) & ~units.human[fused.speaker])
+    things, winners = asked.thing[places], fused.winner[places]
+    near = votes.same[things, winners] >= ALIKE
+    items = []
+    for thing, who, winner in zip(things.tolist(), near, winners.tolist(), strict=True):
+        order = [winner, *(a for a in np.flatnonzero(who).tolist() if a != winner)]
+        readers = asked.voter[votes.claim[thing, order]].tolist()
+        items.append([(normal(units.text[k]), float(fused.weight[k])) for k in readers])
+    for place, read in zip(places.tolist(), spell(items), strict=True):
+        text[place] = read or text[place]
+    return text
+
+
+def _alike_quads(regions: Regions, asked: Poll, speaker: np.ndarray) -> np.ndarray:
+    """(m, 8) quads, a box's corners where there is none, started at the corner that lies nearest to where the speaker's starts."""
+    units = asked.units
+    corners = np.asarray([box_quad(box) for box in units.bounds.tolist()]).reshape(-1, 8)
+    quad = np.append(regions.quad, np.full((1, 8), np.nan), axis=0)[units.region]
+    quad = np.where(np.isnan(quad), corners, quad)
+    turned = np.stack([np.roll(quad, -2 * turn, axis=1) for turn in range(4)])
+    away = ((turned - quad[speaker][asked.place]) ** 2).sum(axis=2)
+    return turned[np.nan_to_num(away, nan=np.inf).argmin(axis=0), np.arange(len(quad))]
+
+
+def outlines(regions: Regions, asked: Poll, fused: Fused, places: np.ndarray) -> pa.ListArray:
+    """Polygons of some places: those of its heaviest claim that has any, carried along to the fused box."""
+    units = asked.units
+    drawn = np.append(np.diff(regions.polygons.offsets.to_numpy()) > 0, False)[units.region]
+    outlined = np.flatnonzero(drawn)
+    best = np.full(len(asked.thing), -1, np.int64)
+    order = outlined[np.lexsort((-outlined, fused.weight[outlined]))]
+    best[asked.place[order]] = order
+    chosen = best[places]
+    has = np.flatnonzero(chosen >= 0)
+    if not len(has):
+        return no_polygons(len(places))
+    source = regions.polygons.take(pa.array(units.region[chosen[has]]))
+    carried = moved(source, units.bounds[chosen[has]], fused.box[places[has]])
+    index = np.full(len(places), len(has), np.int64)
+    index[has] = np.arange(len(has))
+    return pa.concat_arrays([carried, no_polygons(1)]).take(pa.array(index))
