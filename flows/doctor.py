@@ -18,6 +18,11 @@ from florence.errors import FlorenceError
 
 Status = Literal["ok", "warn", "fail"]
 NEEDED = ("torch", "transformers", "prefect", "dvc", "mlflow", "great_expectations", "pyarrow", "s3fs", "boto3")
+TOO_NEW = (
+    ("fastapi", (0, 153), "Prefect's server does not start with it"),
+    ("sqlalchemy", (2, 1), "Prefect's server schedules no runs with it"),
+)
+"""Package, the first version that does not do, and why."""
 FILES = ("params.yaml", "dvc.yaml", "expectations", ".dvc", ".git", "code.json")
 LEAST_DISK = 2.0
 """GB below which a loop is likely to stop half-way."""
@@ -84,9 +89,10 @@ def _packages() -> Iterator[Check]:
     missing = [name for name in NEEDED if _version(name) is None]
     found = ", ".join(f"{name} {_version(name)}" for name in NEEDED if name not in missing)
     yield Check("packages", "fail" if missing else "ok", found + (f"; missing: {', '.join(missing)}" if missing else ""), "pip install -c constraints.txt -e .")
-    fastapi = _version("fastapi") or "0"
-    good = tuple(int(part) for part in re.findall(r"\d+", fastapi)[:2]) < (0, 153)
-    yield Check("fastapi", "ok" if good else "fail", fastapi, "Prefect's server does not start with fastapi 0.153 or newer: pip install 'fastapi<0.153'")
+    for name, limit, harm in TOO_NEW:
+        found = _version(name) or "missing"
+        good = tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < limit
+        yield Check(name, "ok" if good else "fail", found, f"{harm}: pip install '{name}<{limit[0]}.{limit[1]}'")
     if _version("torchvision") is None:
         yield Check("torchvision", "ok", "not installed, and not needed")
     else:
