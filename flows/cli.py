@@ -163,7 +163,8 @@ def loop(
     with _prefect(root, verbose):
         from flows.refine import refine
 
-        say(refine(str(root), rounds))
+        if (said := refine(str(root), rounds)) != "nothing new":
+            say(said)
 
 
 @app.command()

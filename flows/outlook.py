@@ -57,8 +57,11 @@ def images_hash(store: Store) -> str:
 
 
 def settings_hashes(parts: Parts) -> dict[str, str]:
-    """Section → hash, of the settings that decide what a round makes of its images."""
-    return {name: getattr(parts.settings, name).digest() for name in SECTIONS}
+    """Section → hash, of the settings that decide what a round makes of its images.
+
+    Defaults are left out: a version of Florence that brings a new setting is no reason for a new loop.
+    """
+    return {name: digest(getattr(parts.settings, name).model_dump(mode="json", exclude_defaults=True)) for name in SECTIONS}
 
 
 def changed_sections(parts: Parts, state: LoopState) -> list[str]:

@@ -21,7 +21,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from florence import stages
-from florence.errors import DataError, SettingsError
+from florence.errors import DataError, FlorenceError, SettingsError
 from florence.report.facts import LoopFacts
 from florence.stages import Author
 from florence.store import Store
@@ -30,7 +30,7 @@ from flows.annotate import Annotated, annotate, runner
 from flows.facts import read_facts, write_facts
 from flows.outlook import changed_sections, images_hash, nothing_new, settings_hashes, waiting
 from flows.params import missing_sections
-from flows.parts import Parts, Seconds, end_with_parent, open_parts
+from flows.parts import PARENT, Parts, Seconds, end_with_parent, open_parts
 from flows.promote import SCORES, champion, lineage, promote
 from flows.state import LoopState, locked, read_state, write_state
 from flows.terminal import Shown, say
@@ -52,25 +52,33 @@ def refine(root: str = ".", rounds: int | None = None) -> str:
     end_with_parent(os.environ)
     folder = Path(root).resolve()
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
-    with locked(folder):
-        parts = open_parts(folder)
-        if missing := missing_sections(folder):
-            raise SettingsError(f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it, so write it down, be it with its default")
-        before = standing(parts)
-        start = time.monotonic()
-        take_in(parts)
-        collecting = time.monotonic() - start
-        state, why = next_state(parts, before, rounds)
-        if state is None:
-            say(nothing_new(parts))
-            return "nothing new"
-        say(why)
-        state = state.spent("collect", collecting)
-        write_state(folder, state)
-        with _tracked(parts, state) as parent:
-            while not state.finished:
-                state = _Round(parts, state, parent).run()
-        return _told(parts, state)
+    try:
+        with locked(folder):
+            return _refined(open_parts(folder), rounds)
+    except FlorenceError as error:
+        if PARENT in os.environ:  # there is no command line to tell it
+            say(f"error: {error}")
+        raise
+
+
+def _refined(parts: Parts, rounds: int | None) -> str:
+    if missing := missing_sections(parts.root):
+        raise SettingsError(f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it, so write it down, be it with its default")
+    before = standing(parts)
+    start = time.monotonic()
+    take_in(parts)
+    collecting = time.monotonic() - start
+    state, why = next_state(parts, before, rounds)
+    if state is None:
+        say(nothing_new(parts))
+        return "nothing new"
+    say(why)
+    state = state.spent("collect", collecting)
+    write_state(parts.root, state)
+    with _tracked(parts, state) as parent:
+        while not state.finished:
+            state = _Round(parts, state, parent).run()
+    return _told(parts, state)
 
 
 # ---------------------------------------------------------------- what there is to do
