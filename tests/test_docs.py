@@ -122,7 +122,6 @@ def test_every_make_target_and_setting_named_in_documents_exists():
             assert not unknown, f"{path.name}: {unknown}"
 
 
-@pytest.mark.xfail(strict=True, reason="the command line is not built yet")
 def test_every_command_named_in_documents_exists():
     commands = set()
     for path in DOCS:
