@@ -15,6 +15,7 @@ from florence.errors import ModelError
 from florence.geometry import box_iou, polygon_area, polygon_box
 from florence.records import Claim, ImageRecord
 from florence.specialists import SPECIALISTS, Batch
+from florence.specialists.reader import _sized
 
 FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
@@ -87,3 +88,17 @@ def test_a_missing_model_is_named_and_not_fetched(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(rapidocr, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(ModelError, match=r"_det_.*pip install"):
         SPECIALISTS.get("reader")(name="reader").load()
+
+
+@pytest.mark.parametrize("shape", [(20, 3000), (3000, 20), (16, 16), (300, 450), (2000, 3000)])
+def test_pictures_are_looked_at_in_bounded_size(shape: tuple[int, int]):
+    sized, factors = _sized(np.zeros((*shape, 3), np.uint8), 1600)
+    assert max(sized.shape) <= 1600 and min(sized.shape[:2]) >= 32
+    assert factors[0] == pytest.approx(factors[1], rel=0.1)
+
+
+def test_a_thin_strip_is_read():
+    picture, boxes = written((1500, 36), ("PLATFORM SEVEN", (700, 2), 26))
+    (claim,) = read(picture)
+    assert claim.text == "PLATFORM SEVEN"
+    assert box_iou(np.asarray(polygon_box(claim.regions[0].quad)), np.asarray(boxes[0]))[0, 0] > 0.5

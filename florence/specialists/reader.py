@@ -15,6 +15,9 @@ from florence.records import Claim, Region
 from florence.specialists import SPECIALISTS, Batch, Specialist, package_versions
 from florence.specialists._seen import thumbnail
 
+READ_AT = 736
+"""Pixels of the shorter side that the detector of text was trained at."""
+
 
 @SPECIALISTS.register("reader")
 class Reader(Specialist):
@@ -25,7 +28,7 @@ class Reader(Specialist):
     class Options(Section):
         """Settings."""
 
-        side: int = Field(1600, ge=64, description="pixels; pictures with a longer side are shrunk to it")
+        side: int = Field(1600, ge=64, description="pixels; a longer side is shrunk to it, and none is enlarged beyond")
         min_score: float = Field(0.75, ge=0, le=1, description="least score of a line")
         min_characters: int = Field(2, ge=1, description="least number of different letters and digits in a line: less is mostly a pattern taken for text")
 
@@ -45,7 +48,7 @@ class Reader(Specialist):
 
         paths = {f"{part}.model_path": _weights(part.lower()) for part in ("Det", "Cls", "Rec")}
         threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
-        limits = {"Global.text_score": self.options.min_score, "Global.max_side_len": max(self.options.side, 2000)}
+        limits = {"Global.text_score": self.options.min_score, "Global.max_side_len": 2 * self.options.side, "Det.limit_type": "max", "Det.limit_side_len": 2 * self.options.side}
         self._engine = RapidOCR(params={**paths, **threads, **limits, "Global.log_level": "critical"})
 
     def annotate(self, batch: Batch) -> list[list[Claim]]:
@@ -54,11 +57,10 @@ class Reader(Specialist):
 
     def _read(self, pixels: np.ndarray) -> list[Claim]:
         height, width = pixels.shape[:2]
-        small = thumbnail(pixels, self.options.side)
-        found = self._engine(np.ascontiguousarray(small[..., ::-1]))
+        sized, scale = _sized(pixels, self.options.side)
+        found = self._engine(np.ascontiguousarray(sized[..., ::-1]))
         if found.boxes is None or found.txts is None:
             return []
-        scale = np.asarray([width / small.shape[1], height / small.shape[0]])
         claims = []
         for corners, text, score in zip(found.boxes, found.txts, found.scores, strict=True):
             text = " ".join(text.split())
@@ -79,6 +81,23 @@ def _weights(part: str) -> str:
     if len(found) != 1:
         raise ModelError(f"{folder}: one *_{part}_*.onnx is expected; found {[p.name for p in found] or 'none'}. Install rapidocr anew: pip install --force-reinstall rapidocr -c constraints.txt")
     return str(found[0])
+
+
+def _sized(pixels: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture at the size that text is looked for in, and the factors (x, y) from its pixels to the picture's.
+
+    Small pictures are enlarged, because small letters are overlooked, but none beyond ``side``: RapidOCR itself would bring a thin
+    one's short side to 736 pixels, whatever becomes of the long one. Very thin ones get a margin below and to the right.
+    """
+    import cv2
+
+    height, width = pixels.shape[:2]
+    scale = min(side / max(height, width), max(1.0, READ_AT / min(height, width)), 4.0)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    sized = thumbnail(pixels, side) if scale < 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    factors = np.asarray([width / sized.shape[1], height / sized.shape[0]])
+    below, right = max(0, 32 - sized.shape[0]), max(0, 32 - sized.shape[1])
+    return cv2.copyMakeBorder(sized, 0, below, 0, right, cv2.BORDER_REPLICATE), factors
 
 
 def _quad(corners: np.ndarray, width: int, height: int) -> Quad:
