@@ -10,8 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+
+from florence.config import Engine
+from florence.engine.columns import Claims
 
 HUMAN, STUDENT = "human", "student"
 LEVELS = 8
@@ -25,6 +30,8 @@ ENOUGH = 5.0
 SURE = 0.99
 """The most that a claim is ever believed."""
 ROUNDS = 3
+CHURN_IOU = 0.5
+"""Places that overlap this much are the same one in both of two rounds."""
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(k,) codes of what is said on one side and on the other → (k,) 0…1, how far it is the same."""
@@ -296,3 +303,66 @@ def _limit(looked: np.ndarray, weight: np.ndarray, student: int, cap: float) -> 
     """(c,) the most that a student's word may weigh, so that its share of the weight of all who looked is ``cap``."""
     others = (looked * weight).sum(axis=1) - looked[:, student] * weight[student]
     return np.full(len(looked), np.inf) if cap >= 1 else others * cap / (1 - cap)
+
+
+# ---------------------------------------------------------------- for the report
+
+
+def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine) -> dict[tuple[str, str], float]:
+    """The weight 0…1 that was estimated for each author and kind: what its claims weigh on the whole, before a student's share is capped.
+
+    Where too few others looked at the same images nothing is estimated, and the pair is missing.
+    """
+    from florence.engine import heard
+    from florence.engine.columns import read_claims
+    from florence.engine.phrases import GROUNDING, ask_phrases
+    from florence.engine.places import PLACES, ask_places
+    from florence.engine.texts import candidates, caption_trust, fuse_captions
+    from florence.records import CAPTIONS, KINDS
+
+    said = read_claims(*heard(claims, coverage, settings), None)
+    found: dict[str, Any] = {task: ask_places(said, KINDS.index(task), None, settings).trust for task in PLACES}
+    found |= {task: caption_trust(said, KINDS.index(task), candidates(said, KINDS.index(task), settings)) for task in CAPTIONS}
+    captions = [caption for task in CAPTIONS for caption in fuse_captions(said, KINDS.index(task), settings)]
+    found[GROUNDING] = ask_phrases(said, captions, None, settings)[1].trust
+    return {
+        (author, task): round(float(trust.weight[who]), 6)
+        for task, trust in sorted(found.items())
+        for who, author in enumerate(said.authors)
+        if trust.estimated[who] and (said.author[said.kind == KINDS.index(task)] == who).any()
+    }
+
+
+def churn(before: pa.Table, after: pa.Table) -> dict[str, float]:
+    """The share of kept labels of each kind that changed between two rounds: 1 − 2 · unchanged / labels of both.
+
+    A label is unchanged where the other round has one of the same text in the same place of the image (a caption: of the same text).
+    """
+    from florence.engine.columns import read_claims
+    from florence.metrics import same
+    from florence.records import KINDS
+
+    both = []
+    for name, table in (("a", before), ("b", after)):
+        kept = table.filter(table["kept"])
+        both.append(kept.set_column(kept.schema.get_field_index("author"), "author", pa.array([name] * len(kept), pa.string())))
+    none = pa.table({name: pa.array([], pa.string()) for name in ("image_id", "author", "error")})
+    rows = read_claims(pa.concat_tables(both), none, None)
+    codes: dict[str, int] = {}
+    code = np.asarray([codes.setdefault(same(text), len(codes)) for text in rows.texts], np.int64)[rows.text]
+    result = {}
+    for kind in np.unique(rows.kind).tolist():
+        mine = np.flatnonzero(rows.kind == kind)
+        mine = mine[np.lexsort((rows.author[mine], code[mine], rows.image[mine]))]
+        group = np.unique(np.stack([rows.image[mine], code[mine]]), axis=1, return_inverse=True)[1].reshape(-1)
+        place = gather(group, rows.author[mine], _first_bounds(rows, mine), code[mine], CHURN_IOU, CHURN_IOU)
+        result[KINDS[kind]] = round(1 - 2 * (len(mine) - int(place.max()) - 1) / len(mine), 6)
+    return result
+
+
+def _first_bounds(rows: Claims, chosen: np.ndarray) -> np.ndarray:
+    """(n, 4) where the first region of each row is; one and the same place for rows without."""
+    first = rows.regions.claim.searchsorted(chosen)
+    there = np.append(rows.regions.claim, -1)[first] == chosen
+    bounds = np.append(rows.regions.bounds, np.zeros((1, 4)), axis=0)[np.where(there, first, -1)]
+    return np.where(there[:, None] & ~np.isnan(bounds).any(axis=1, keepdims=True), bounds, np.asarray([0.0, 0.0, 1.0, 1.0]))

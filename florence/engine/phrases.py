@@ -157,11 +157,29 @@ def phrase_units(claims: Claims, bound: Bound, captions: Sequence[Caption], size
     )
 
 
-def fuse_phrases(claims: Claims, captions: Sequence[Caption], size: np.ndarray, settings: Engine) -> list[Labels]:
-    """One row for each phrase of a kept caption with all its places; then the claims about phrases that no kept caption has."""
+def could_say(claims: Claims, bound: Bound, captions: Sequence[Caption]) -> np.ndarray:
+    """(slots, A) who looks for phrases in the image, without those whose own version of the caption has nothing of the phrase."""
+    able = claims.able(KIND)[[slot[0] for slot in bound.slots]] if bound.slots else np.zeros((0, len(claims.authors)), bool)
+    has: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for row, (slot, k) in enumerate(zip(bound.slots, bound.caption.tolist(), strict=True)):
+        if k not in has:
+            has[k] = [(candidate.author, np.unique(to)) for candidate, to in zip(captions[k].candidates, captions[k].to, strict=True)]
+        for author, at in has[k]:
+            low, high = np.searchsorted(at, slot[2:])
+            able[row, author] &= low < high
+    return able
+
+
+def ask_phrases(claims: Claims, captions: Sequence[Caption], size: np.ndarray | None, settings: Engine) -> tuple[Bound, Poll]:
+    """The poll on all places of the phrases of kept captions. ``size``: of the images; None filters nothing by it."""
     bound = bind(claims, captions)
     units = phrase_units(claims, bound, captions, size, settings)
-    asked = ask(claims, units, KIND, settings, None)
+    return bound, ask(claims, units, could_say(claims, bound, captions), settings, None)
+
+
+def fuse_phrases(claims: Claims, captions: Sequence[Caption], size: np.ndarray, settings: Engine) -> list[Labels]:
+    """One row for each phrase of a kept caption with all its places; then the claims about phrases that no kept caption has."""
+    bound, asked = ask_phrases(claims, captions, size, settings)
     fused = fuse(claims, asked, settings)
     return [_rows(claims, bound, captions, asked, fused, settings), _unbound(claims, bound)]
 

@@ -117,18 +117,24 @@ def is_human(claims: Claims) -> np.ndarray:
     return np.asarray([name == HUMAN for name in claims.authors], bool)
 
 
-def ask(claims: Claims, units: Units, kind: int, settings: Engine, similarity: Similarity | None) -> Poll:
-    """Gather units by place, and estimate whom to trust how far."""
+def ask(claims: Claims, units: Units, looked: np.ndarray, settings: Engine, similarity: Similarity | None) -> Poll:
+    """Gather units by place, and estimate whom to trust how far. ``looked``: (groups, A), who could have said something."""
     good = units.reason == ""
     place = gather(units.group, units.author, units.bounds, units.code, settings.iou, settings.same_iou, first=good)
     voter = np.flatnonzero(good)
     asked, thing_of = np.unique(place[voter], return_inverse=True)
     thing = np.full(int(place.max(initial=-1)) + 1, -1, np.int64)
     thing[asked] = np.arange(len(asked))
-    image = np.zeros(len(asked), np.int64)
-    image[thing_of] = units.image[voter]
-    votes = ballots(thing_of, units.author[voter], claims.able(kind)[image], units.code[voter], units.score[voter], similarity)
+    group = np.zeros(len(asked), np.int64)
+    group[thing_of] = units.group[voter]
+    votes = ballots(thing_of, units.author[voter], looked[group], units.code[voter], units.score[voter], similarity)
     return Poll(units, place, thing, voter, votes, reliability(votes, ~is_human(claims), choices(units.code[voter])))
+
+
+def ask_places(claims: Claims, kind: int, size: np.ndarray | None, settings: Engine) -> Poll:
+    """The poll on all places of a kind. ``size``: of the images; None filters nothing by it."""
+    units = place_units(claims, kind, size, settings)
+    return ask(claims, units, claims.able(kind), settings, likeness(units, KINDS[kind]))
 
 
 def choices(code: np.ndarray) -> float:
@@ -208,8 +214,8 @@ def average(values: np.ndarray, weight: np.ndarray, place: np.ndarray, speaker: 
 def fuse_places(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -> Labels:
     """One row for each place that a kind's claims are about."""
     task = KINDS[kind]
-    units = place_units(claims, kind, size, settings)
-    asked = ask(claims, units, kind, settings, likeness(units, task))
+    asked = ask_places(claims, kind, size, settings)
+    units = asked.units
     fused = fuse(claims, asked, settings)
     speaker, box = fused.speaker, fused.box
     there = ~np.isnan(box).any(axis=1)

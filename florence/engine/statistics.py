@@ -1,4 +1,4 @@
-"""What a snapshot is described by: the figures of Tables 2 and 3 of the Florence-2 paper, over the kept labels."""
+"""A snapshot in the terms of the Florence-2 paper's Tables 2 and 3: how much of each kind there is, and what texts are made of."""
 
 from __future__ import annotations
 
@@ -7,70 +7,64 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from florence.engine.alignment import tokens
+from florence.engine.parse import Parsed, parse
 from florence.records import CAPTIONS, KINDS, digest
 
-PARSED = 2000
-"""Texts of a kind that are parsed at most, chosen by the hash of their row: means over a sample of this size are certain enough."""
-TEXTS = (*CAPTIONS, "<CAPTION_TO_PHRASE_GROUNDING>")
+SAMPLE = 1000
+"""Texts of a kind that are parsed at most."""
+GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"
 
 
 def statistics(labels: pa.Table, images: pa.Table) -> dict[str, Any]:
-    """``kinds``: of each kind images, texts, tokens_per_text, regions, regions_per_image, tokens_per_region (None where it has none); ``texts``: of each
-    caption means a text of objects, attributes, actions, proper_nouns, object_complexity, action_complexity, and ``parsed``, how many were.
+    """Figures of the kept labels of ``images``: ``kinds`` (Table 2) and ``texts`` (Table 3), kind by kind; kinds without labels are left out.
 
-    A token is a word between white spaces. Rows of images that are not in ``images`` do not count.
+    Table 2: images that have labels, texts, regions; tokens are words. Table 3: means per text; a text's complexity is that of its most complex
+    object or action. Of more than `SAMPLE` distinct texts of a kind so many are parsed, drawn by their hash; ``parsed`` says how many.
     """
-    kept = labels.filter(labels["kept"])
-    kept = kept.filter(pc.is_in(kept["image_id"], value_set=images["image_id"].combine_chunks()))
-    kinds, texts = {}, {}
-    for task in KINDS:
-        rows = kept.filter(pc.equal(kept["task"], task))
-        if len(rows):
-            kinds[task] = _kind(task, rows)
-            if task in CAPTIONS:
-                texts[task] = _texts(rows)
-    return {"kinds": kinds, "texts": texts}
+    import pyarrow.compute as pc
 
-
-def _kind(task: str, rows: pa.Table) -> dict[str, Any]:
-    pictures = pc.count_distinct(rows["image_id"]).as_py()
-    regions = pc.list_flatten(rows["regions"])
-    has_text, has_place = task in TEXTS, len(regions) > 0
-    # the phrases of one caption share its text
-    said = rows.select(["image_id", "text"]).group_by(["image_id", "text"]).aggregate([]) if has_text else rows
+    kept = labels.filter(pc.and_(labels["kept"], pc.is_in(labels["image_id"], images["image_id"].combine_chunks())))
+    by_task = {task: kept.filter(pc.equal(kept["task"], task)) for task in KINDS}
     return {
-        "images": pictures,
-        "texts": len(said),
-        "tokens_per_text": _mean_words(said["text"]) if has_text else None,
-        "regions": len(regions) if has_place else None,
-        "regions_per_image": round(len(regions) / pictures, 4) if has_place else None,
-        "tokens_per_region": _mean_words(pc.struct_field(regions, "label")) if has_place else None,
+        "kinds": {task: _kind(task, rows) for task, rows in by_task.items() if len(rows)},
+        "texts": {task: _texts(by_task[task]["text"].to_pylist()) for task in CAPTIONS if len(by_task[task])},
     }
 
 
-def _mean_words(texts: pa.ChunkedArray) -> float:
-    words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))
-    return round(float(pc.mean(words).as_py()), 4)
+def _kind(task: str, rows: pa.Table) -> dict[str, float | int | None]:
+    images = len(rows["image_id"].unique())
+    texts = rows["text"].to_pylist()
+    if task == GROUNDING:
+        texts = [text for _, text in sorted(set(zip(rows["image_id"].to_pylist(), texts, strict=True)))]
+    told = task in CAPTIONS or task == GROUNDING
+    result: dict[str, float | int | None] = {
+        "images": images, "texts": len(texts), "tokens_per_text": _mean(texts) if told else None,
+        "regions": None, "regions_per_image": None, "tokens_per_region": None,
+    }  # fmt: skip
+    if task not in CAPTIONS:
+        regions = rows["regions"].combine_chunks().flatten()
+        result["regions"] = len(regions)
+        result["regions_per_image"] = round(len(regions) / images, 4)
+        result["tokens_per_region"] = _mean(regions.field("label").to_pylist()) if len(regions) else None
+    return result
 
 
-def _texts(rows: pa.Table) -> dict[str, Any]:
-    from florence.engine.parse import parse
+def _mean(texts: Sequence[str]) -> float:
+    """Words of a text, on average."""
+    counts = {text: sum(any(c.isalnum() for c in word) for word in tokens(text).words) for text in set(texts)}
+    return round(sum(counts[text] for text in texts) / len(texts), 4)
 
-    ids = np.asarray([digest(value.encode()) for value in rows["annotation_id"].to_pylist()])
-    chosen = np.sort(np.argsort(ids, kind="stable")[:PARSED])
-    parsed = parse([rows["text"][int(i)].as_py() for i in chosen])
 
-    def mean(values: Sequence[float]) -> float:
-        return round(float(np.mean(values)), 4) if len(values) else 0.0
+def _texts(texts: Sequence[str]) -> dict[str, float | int]:
+    chosen = sorted(set(texts), key=lambda text: (digest(text.encode()), text))[:SAMPLE]
+    found = parse(chosen)
+    return {name: round(float(np.mean([_figures(parsed)[name] for parsed in found])), 4) for name in _figures(found[0])} | {"parsed": len(found)}
 
+
+def _figures(parsed: Parsed) -> dict[str, int]:
     return {
-        "objects": mean([len(p.objects) for p in parsed]),
-        "attributes": mean([len(p.attributes) for p in parsed]),
-        "actions": mean([len(p.actions) for p in parsed]),
-        "proper_nouns": mean([len(p.proper_nouns) for p in parsed]),
-        "object_complexity": mean([node.degree for p in parsed for node in p.objects]),
-        "action_complexity": mean([node.degree for p in parsed for node in p.actions]),
-        "parsed": len(parsed),
-    }
+        "objects": len(parsed.objects), "attributes": len(parsed.attributes), "actions": len(parsed.actions), "proper_nouns": len(parsed.proper_nouns),
+        "object_complexity": parsed.object_complexity, "action_complexity": parsed.action_complexity,
+    }  # fmt: skip
