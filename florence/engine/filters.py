@@ -94,7 +94,7 @@ def duplicate(image: np.ndarray, code: np.ndarray, box: np.ndarray, rank: np.nda
     order = np.lexsort((np.arange(len(image)), -rank, code, image))
     found = np.zeros(len(image), bool)
     starts = np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(code[order]) != 0)]) if len(image) else np.zeros(0, int)
-    for start, end in zip(starts, np.r_[starts[1:], len(image)], strict=True):
+    for start, end in zip(starts, np.r_[starts[1:], len(image)][: len(starts)], strict=True):
         if end - start > 1:
             _suppress(order[start:end], box, found, settings.nms_iou)
     return found
