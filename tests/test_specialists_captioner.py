@@ -70,7 +70,7 @@ def test_without_objects_it_says_what_the_pixels_show():
     assert captions(field(200, 300, RED), ()) == ["a red picture", "The picture is mostly red.", "This is a tall picture. The main color is red."]
     assert captions(field(200, 200, (120, 120, 120)), ())[0] == "a black and white picture"
     half = painted(field(200, 200, ORANGE), (0.0, 0.0, 90.0, 200.0), BLUE)
-    assert captions(half, said(lines=(("EXIT", (5.0, 5.0, 60.0, 30.0), 0.99),)))[0] == 'an orange and blue picture with the words "EXIT"'
+    assert captions(half, said(lines=(("EXIT", (5.0, 5.0, 60.0, 30.0), 0.99),)))[0] == 'an orange and blue picture with the word "EXIT"'
     assert captions(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8), ())[0] == "a picture in many colors"
     assert all(0 <= claim.score <= 1 for claim in tell(field(), ()))
 

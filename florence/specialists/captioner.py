@@ -150,7 +150,7 @@ class Picture:
         """A phrase."""
         kinds = self.kinds()
         if not kinds:
-            written = f" with the words {_quoted([text for text, _, _ in self.lines])}" if self.lines else ""
+            written = f" with the {_words([text for text, _, _ in self.lines])}" if self.lines else ""
             palette = self.palette()
             return (f"{article(palette)} {palette} picture" if palette else "a picture in many colors") + written
         alone = self.sign(kinds[0][0]) if len(self.found) == 1 else ""
@@ -167,7 +167,7 @@ class Picture:
         if kinds[1:]:
             told.append(f"There {'is' if len(kinds[1]) == 1 else 'are'} also {_listed([self.named(kind) for kind in kinds[1:]])}.")
         if self.lines:
-            told.append(f"The words {_quoted([text for text, _, _ in self.lines])} can be read{'' if len(self.lines) > 1 else ' ' + place(self.lines[0][1], self.record)}.")
+            told.append(f"The {_words([text for text, _, _ in self.lines])} can be read{'' if len(self.lines) > 1 else ' ' + place(self.lines[0][1], self.record)}.")
         palette = self.palette()
         told.append(f"The picture is {'in' if self.grey else 'mostly'} {palette}." if palette else "The picture is in many colors.")
         return " ".join(told)
@@ -219,6 +219,10 @@ def _quoted(texts: Sequence[str]) -> str:
     if len(whole) > LONG:
         whole = whole[:LONG].rsplit(" ", 1)[0] + " …"
     return f'"{whole}"'
+
+
+def _words(texts: Sequence[str]) -> str:
+    return f"word{'s' if len(texts) > 1 or ' ' in texts[0] else ''} {_quoted(texts)}"
 
 
 def _a(noun: str) -> str:
