@@ -13,6 +13,7 @@ import yaml
 from tqdm import tqdm
 
 from florence import stages
+from florence.codec.locations import BINS
 from florence.config import Train, settings_from
 from florence.model.checkpoint import Checkpoint, load
 from florence.records import ANNOTATIONS, TASKS
@@ -34,7 +35,30 @@ def pretrain(params: dict[str, Any], work: Path, out: Path) -> None:
         weights = {**dict.fromkeys(TASKS, 0.0), **lesson.pop("task_weights")}
         settings = Train(**lesson, task_weights=weights, seed=params["seed"])
         train(checkpoint, read_corpus(checkpoint, settings, data), settings, work / "checkpoints", name, progress=_Bar())
+    spread(checkpoint, params["scenes"]["size"])
     ship(checkpoint, out)
+
+
+def spread(checkpoint: Checkpoint, side: int) -> None:
+    """Give location tokens that scenes of ``side`` pixels never use the mean of their neighbours, weighted by nearness, in place.
+
+    What is drawn begins and ends at whole pixels; with fewer of them than bins, most bins are never learnt, and real labels lie anywhere.
+    """
+    import torch
+
+    used = torch.arange(side + 1) * BINS // side
+    used = used.clamp(max=BINS - 1).unique()
+    if len(used) >= BINS:
+        return
+    bins = torch.arange(BINS)
+    after = torch.searchsorted(used, bins).clamp(1, len(used) - 1)
+    low, high = used[after - 1], used[after]
+    share = ((bins - low) / (high - low)).clamp(0, 1)[:, None]
+    ids = torch.as_tensor(checkpoint.lexicon.locations)
+    with torch.no_grad():
+        table = checkpoint.model.get_input_embeddings().weight
+        learnt = table[ids].clone()
+        table[ids] = learnt[low] * (1 - share) + learnt[high] * share
 
 
 def ship(checkpoint: Checkpoint, out: Path) -> None:
