@@ -105,7 +105,8 @@ def take_in(parts: Parts) -> stages.Collected:
         collected = _step("collect", lambda: stages.collect(parts.settings, parts.store, progress))
     if collected.total == 0:
         aside = "".join(f"\n  {name}: {reason}" for _, name, reason, _ in collected.set_aside[:5])
-        raise DataError(f"the sources of params.yaml ({', '.join(parts.settings.sources) or 'none'}) have no image that can be used{aside}")
+        named = ", ".join(parts.settings.sources) or "there are none"
+        raise DataError(f"the sources of params.yaml ({named}) have no image that can be used; `florence loop --images DIR` names a folder{aside}")
     if collected.new:
         say(f"{collected.new} new images, {collected.total} in all; {len(collected.set_aside)} files set aside")
         for source, name, reason, detail in collected.set_aside[:LISTED]:
@@ -155,6 +156,8 @@ def _new_state(parts: Parts, last: LoopState | None, rounds: int | None) -> Loop
     if last is None:
         return state
     state = dataclasses.replace(state, first_round=last.round, accepted=last.accepted, images=last.images)
+    if last.loop_id == "" and parts.snapshots.data_hash() is not None:
+        parts.snapshots.keep(parts.root / ACCEPTED / f"round={last.accepted}")  # what a rejected round goes back to
     if (leader := champion(parts)) is not None:
         scores = str(leader.scores) if leader.scores else None
         return dataclasses.replace(state, student=str(leader.model), scores=scores, champion=leader.version)
@@ -174,20 +177,23 @@ class _Round:
     def __init__(self, parts: Parts, state: LoopState, parent: str) -> None:
         self.parts, self.state, self.number = parts, state, state.round
         self.run_id = parts.tracker.round_run(parent, self.number, {"florence.loop": state.loop_id})
+        self.pushed = False
         if set(state.seconds) <= {"collect"}:
             Seconds(parts.root).clear()
 
     def run(self) -> LoopState:
         """Do the round, or what is left of it; returns the state after it."""
         parts, number, state = self.parts, self.number, self.state
-        leader = f", with {'champion version ' + state.champion if state.champion else 'the model in model/'} as one more annotator" if state.student else ""
-        say(f"round {number} ({state.done + 1} of {state.wanted}){leader}")
-        self.timed("annotate", lambda: _annotated(parts, number, state.student), plain=True)
         who = stages.authors(parts.settings, state.student)
+        student = any(author.name == stages.STUDENT for author in who)
+        say(f"round {number} ({state.done + 1} of {state.wanted})" + (", with the champion as one more annotator" if student else ""))
+        self.timed("annotate", lambda: _annotated(parts, number, state.student), plain=True)
         snapshot = self.published(who)
         dvc_hash = self.timed("snapshot", self.add)
         parts.tracker.log_snapshot(self.run_id, parts.root / "data", snapshot, dvc_hash)
         decided = self.timed("dvc repro", lambda: train(str(parts.root), self.run_id), plain=True)
+        if self.pushed:
+            self.timed("push", parts.snapshots.push)  # the model and its scores
         commit = (parts.snapshots.commit(f"Round {number}: snapshot {snapshot['id']}") if decided["accepted"] else None) or parts.snapshots.git_commit()
         tags = lineage(parts, decided, **{"florence.loop": state.loop_id, "git_commit": commit})
         version = self.timed("register", lambda: promote(str(parts.root), self.run_id, tags, decided["accepted"]), plain=True)
@@ -229,7 +235,8 @@ class _Round:
     def add(self) -> str:
         """Track data/ and push it where a remote is set; returns its hash."""
         found = self.parts.snapshots.add()
-        if self.parts.snapshots.push():
+        self.pushed = self.parts.snapshots.push()
+        if self.pushed:
             say("pushed the snapshot")
         return found
 
@@ -276,6 +283,7 @@ class _Round:
             state = dataclasses.replace(state, rejected=decided["reason"], finished=True)
         parts.tracker.finish(self.run_id)
         write_state(parts.root, state)
+        _drop_others(parts.root / STUDENTS, state.student)
         return state
 
 
@@ -299,6 +307,13 @@ def _copied(folder: Path, target: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
     return target
+
+
+def _drop_others(folder: Path, student: str | None) -> None:
+    """Remove the models of earlier rounds: the registry has them."""
+    for other in folder.glob("round=*"):
+        if str(other) != student:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- what is told
