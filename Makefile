@@ -50,5 +50,5 @@ check: $(VENV)/installed-test ## ruff, mypy and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-clean: ## remove what the loop made here: build/, .florence/, data/, model/ (not .venv, not the DVC cache)
-	rm -rf build .florence data model
+clean: ## remove what the loop made here: build/, .florence/, data/, model/, scores/ (not .venv, not the DVC cache)
+	rm -rf build .florence data model scores
