@@ -146,6 +146,7 @@ class Evaluate(Section):
 
     max_images: int = Field(600, ge=1, description="held-out images scored at most, of each reference (truth, human, consensus)")
     batch: int = Field(128, ge=1, description="images decoded at once")
+    threads: int = Field(2, ge=1, description="CPU threads; part of what makes a result repeatable")
     bootstrap: int = Field(1000, ge=100, description="resamples for intervals")
     seed: int = Field(0, description="of the resamples and the shuffled-image control")
     tasks: tuple[str, ...] = Field(TASKS, description="tasks scored")
@@ -174,7 +175,7 @@ class Snapshots(Section):
     """DVC and git."""
 
     push: str | None = Field(None, description="DVC remote to push each snapshot to; none: the default remote where one is set")
-    commit: bool = Field(False, description="commit data.dvc, dvc.lock and metrics to git after each round")
+    commit: bool = Field(False, description="commit data.dvc, dvc.lock and metrics to git after each accepted round")
 
 
 class Flow(Section):

@@ -344,7 +344,7 @@ def images_table(store: Store) -> pa.Table:
 
 def fuse_round(settings: Settings, store: Store, who: list[Author], round: int, *, write: bool = True) -> pa.Table:
     """The engine's complete result of a round over the claims of ``who``; written to ``labels/round=N/`` unless told not to."""
-    from florence.engine import fuse  # type: ignore[attr-defined]  # the engine is the next part to be built
+    from florence.engine import fuse
 
     claims = [store.read_tables(f"claims/{author.key}", ANNOTATIONS) for author in who]
     coverage = [store.read_tables(f"coverage/{author.key}", COVERAGE) for author in who]
@@ -538,7 +538,7 @@ def evaluate_model(
     """
     from florence.evaluate import evaluate, held_out, scores_json, scores_table
 
-    ask = predict or _model(root)
+    ask = predict or _model(root, settings.evaluate.threads)
     records = [record for record, _ in table_images(images_table(data)) if record.split == "held_out"]
     results = evaluate(
         records,
@@ -559,12 +559,15 @@ def evaluate_model(
     log(0, {f"scores/{task.strip('<>').lower()}/{reference}": value for task, reference, value in rows})
 
 
-def _model(root: Path) -> Callable[..., list]:
+def _model(root: Path, threads: int) -> Callable[..., list]:
     from functools import partial
+
+    import torch
 
     from florence.model.checkpoint import load
     from florence.model.generate import predict
 
+    torch.set_num_threads(threads)
     return partial(predict, load(str(root / "model")))
 
 
