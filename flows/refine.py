@@ -357,4 +357,4 @@ def _told(parts: Parts, state: LoopState) -> str:
         say(stages.summary(facts))
     say(f"Look at   {parts.report / 'index.html'}\nFacts     {parts.root / 'build' / 'loop.json'}")
     leader = f"champion version {state.champion}" if state.champion else "no champion"
-    return f"loop {state.loop_id}: {state.done} rounds, {leader}" + (f"; stopped: {state.rejected}" if state.rejected else "")
+    return f"loop {state.loop_id}: {state.done} rounds, {leader}" + (", stopped by a round that was rejected" if state.rejected else "")

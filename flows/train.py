@@ -10,11 +10,19 @@ from florence.store import Store
 from flows.parts import Parts, open_parts
 from flows.terminal import say
 
+HINTS = ("To track the changes with git", "git add", "To enable auto staging", "dvc config", "Use `dvc push`", "Updating lock file", "Generating lock file", "ERROR: ", "'data.dvc' didn't change")
+"""How lines begin by which DVC advises somebody at the keyboard, or repeats an error that is told anyway."""
+
 
 @task(name="dvc repro", persist_result=False, cache_policy=NO_CACHE)
 def reproduce(root: str, run_id: str) -> None:
     """Bring the workspace's outputs up to its snapshot, settings and code; stages that are up to date do not run."""
-    open_parts(root).snapshots.repro({"MLFLOW_RUN_ID": run_id}, say)
+    open_parts(root).snapshots.repro({"MLFLOW_RUN_ID": run_id}, _passed_on)
+
+
+def _passed_on(line: str) -> None:
+    if line.strip() and not line.strip().startswith(HINTS):
+        say(line)
 
 
 @flow(name="train", persist_result=False)
