@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from florence.config import Settings, read_settings
 from florence.errors import FlorenceError
+from flows.server import bare
 
 Status = Literal["ok", "warn", "fail"]
 NEEDED = ("torch", "transformers", "prefect", "dvc", "mlflow", "great_expectations", "pyarrow", "s3fs", "boto3")
@@ -61,7 +62,7 @@ def examine(root: Path) -> list[Check]:
         try:
             checks += look()
         except Exception as error:  # a check that breaks is a finding, not the end of the examination
-            checks.append(Check(name, "fail", f"{type(error).__name__}: {_bare(str(error))}", ""))
+            checks.append(Check(name, "fail", f"{type(error).__name__}: {bare(str(error))}", ""))
     return checks
 
 
@@ -268,7 +269,7 @@ def _bucket(name: str, uri: str, write: bool = True) -> Iterator[Check]:
         except ClientError as error:
             refused.append(f"{verb} ({error.response['Error'].get('Code', 'refused')})")
         except BotoCoreError as error:
-            yield Check(name, "fail", f"{_bare(uri)}: {_bare(str(error))}", "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where it is not Amazon's, AWS_ENDPOINT_URL")
+            yield Check(name, "fail", f"{bare(uri)}: {bare(str(error))}", "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where it is not Amazon's, AWS_ENDPOINT_URL")
             return
     verbs = ", ".join(verb for verb, _ in tries)
     found = f"{uri}: refused: {', '.join(refused)}" if refused else f"{uri}: {verbs} permitted"
@@ -287,7 +288,7 @@ def _remote(root: Path) -> Iterator[Check]:
         else:
             local = Path(uri)
             good = local.is_dir() or local.parent.is_dir() or "://" in uri
-            yield Check(f"DVC remote {name}", "ok" if good else "fail", _bare(uri), "the folder does not exist: make it, or correct the remote (`dvc remote modify`)")
+            yield Check(f"DVC remote {name}", "ok" if good else "fail", bare(uri), "the folder does not exist: make it, or correct the remote (`dvc remote modify`)")
 
 
 def _mlflow(settings: Settings, root: Path) -> Iterator[Check]:
@@ -297,24 +298,19 @@ def _mlflow(settings: Settings, root: Path) -> Iterator[Check]:
     try:
         leader = tracker.champion()
     except FlorenceError as error:
-        yield Check("MLflow", "fail", _bare(str(error)), "correct tracking.uri, or start its server")
+        yield Check("MLflow", "fail", bare(str(error)), "correct tracking.uri, or start its server")
         return
-    yield Check("MLflow", "ok", _bare(settings.tracking.uri))
+    yield Check("MLflow", "ok", bare(settings.tracking.uri))
     yield Check("champion", "ok" if leader else "warn", f"version {leader.version}" if leader else "none", "`florence loop` makes one; `florence promote VERSION` names one")
 
 
 def _prefect(root: Path) -> Iterator[Check]:
-    from flows.server import healthy, running
+    from flows.server import answers, running
 
     if url := os.environ.get("PREFECT_API_URL"):
-        good = healthy(url, 10)
-        yield Check("Prefect", "ok" if good else "fail", f"{_bare(url)} " + ("answers" if good else "does not answer"), "start that server, or unset PREFECT_API_URL to have one started here")
+        good = answers(url)
+        yield Check("Prefect", "ok" if good else "fail", f"{bare(url)} " + ("answers" if good else "does not answer"), "start that server, or unset PREFECT_API_URL to have one started here")
     elif url := running(root):
         yield Check("Prefect", "ok", f"`florence serve` is running: {url}")
     else:
         yield Check("Prefect", "ok", "PREFECT_API_URL is not set: a server is started for each run")
-
-
-def _bare(text: str) -> str:
-    """``text`` without the credentials of any URI in it."""
-    return re.sub(r"(\w[\w+.-]*://)[^/\s@]*@", r"\1", text)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florence.config import read_settings
+from florence.errors import SettingsError
 from flows.parts import PARENT
 from flows.server import prefect_api
 from flows.terminal import say
@@ -30,7 +31,10 @@ def serve(root: Path, verbose: bool = False) -> None:
 
         # Runs are processes of their own; they end when this one is killed.
         os.environ[PARENT] = str(os.getpid())
-        deployment = deployment_of(root, settings.flow.cron)
+        try:
+            deployment = deployment_of(root, settings.flow.cron)
+        except ValueError:
+            raise SettingsError(f"flow.cron: {settings.flow.cron!r} is no schedule; five fields as in '0 3 * * *' (every night at three) are expected") from None
         # The deployment's own limit refuses overlapping runs; one of the runner would keep them waiting instead.
         runner = Runner(pause_on_shutdown=True, limit=None)
         runner.add_deployment(deployment)

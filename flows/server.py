@@ -6,8 +6,10 @@ used by everything else that runs in the same workspace.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -43,7 +45,9 @@ def prefect_api(root: Path, *, verbose: bool = False, lasting: bool = False) -> 
     ``lasting``: with schedules and pages, for `florence serve`; others in the workspace find it. Raises FlorenceError where it does not start.
     """
     prefect_environment(root, verbose)
-    if url := os.environ.get("PREFECT_API_URL") or running(root):
+    if (url := os.environ.get("PREFECT_API_URL")) and not answers(url):
+        raise FlorenceError(f"PREFECT_API_URL: nothing answers at {bare(url)}; start that server, or unset it to have one started here")
+    if url := url or running(root):
         os.environ["PREFECT_API_URL"] = url
         yield url
         return
@@ -77,8 +81,24 @@ def healthy(url: str, timeout: float = 2.0) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=timeout) as answer:
             return answer.status == 200
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
+
+
+def answers(url: str, timeout: float = 10.0) -> bool:
+    """Whether anything answers at ``url``, be it that we are not let in: Prefect's client has the key, this has not."""
+    try:
+        urllib.request.urlopen(f"{url}/health", timeout=timeout).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return True
+
+
+def bare(text: str) -> str:
+    """``text`` without the credentials of any URI in it."""
+    return re.sub(r"(\w[\w+.-]*://)[^/\s@]*@", r"\1", text)
 
 
 def _start(root: Path, lasting: bool) -> tuple[subprocess.Popen[bytes], str]:
