@@ -25,6 +25,8 @@ def fuse(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engin
     from florence.records import CAPTIONS, KINDS
 
     said = read_claims(*heard(claims, coverage, settings), images)
+    if not len(said):
+        return labels_table([], said.images, AUTHOR, settings.digest(), round)
     size = sizes(images)
     parts = [fuse_places(said, KINDS.index(task), size, settings) for task in PLACES]
     captions = [fuse_captions(said, KINDS.index(task), settings) for task in CAPTIONS]

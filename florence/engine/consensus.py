@@ -172,8 +172,7 @@ def reliability(votes: Ballots, judged: np.ndarray, choices: float) -> Reliabili
     weight = np.ones(votes.claim.shape[1])
     seen, estimated = np.ones(len(weight)), np.zeros(len(weight), bool)
     for _ in range(ROUNDS):
-        shares = [_seen(votes, who, weight) for who in range(len(weight))]
-        seen = np.asarray([share for share, _ in shares])
+        seen = np.asarray([_seen(votes, who, weight) for who in range(len(weight))])
         for who in np.flatnonzero(judged).tolist():
             right_of, mean = _right(votes, who, seen)
             estimated[who] = mean is not None
@@ -184,12 +183,14 @@ def reliability(votes: Ballots, judged: np.ndarray, choices: float) -> Reliabili
     return Reliability(right, seen, weight, estimated, choices)
 
 
-def _seen(votes: Ballots, who: int, weight: np.ndarray) -> tuple[float, float]:
-    """How much of what the others agree on an author says too, and how many such things there are.
+def _seen(votes: Ballots, who: int, weight: np.ndarray) -> float:
+    """How much of what the others agree on an author says too; a half where they agree on nothing.
 
     Others agree where two of them say the same and no more weight says otherwise; where only one other looked, what it says is taken.
     """
     rest = np.delete(np.arange(len(weight)), who)
+    if not len(rest):
+        return 0.5
     mine = votes.looked[:, who]
     same = votes.same[mine][:, rest][:, :, rest]
     support = same @ weight[rest]
@@ -199,7 +200,7 @@ def _seen(votes: Ballots, who: int, weight: np.ndarray) -> tuple[float, float]:
     spoken = (votes.spoke[mine][:, rest] * weight[rest]).sum(axis=1)
     agreed = (2 * support[rows, best] >= spoken - 1e-9) & (voices >= np.minimum(1.5, votes.looked[mine][:, rest].sum(axis=1))) & (voices > 0)
     said = votes.same[mine, who][rows, rest[best]]
-    return (float(said[agreed].sum()) + 1) / (int(agreed.sum()) + 2), float(agreed.sum())
+    return (float(said[agreed].sum()) + 1) / (int(agreed.sum()) + 2)
 
 
 def _right(votes: Ballots, who: int, seen: np.ndarray) -> tuple[np.ndarray, float | None]:
@@ -247,7 +248,7 @@ def sharpness(bounds: np.ndarray, votes: Ballots) -> np.ndarray:
                 rows.append([who in (a, b) for who in range(count)])
                 distances.append(np.mean(((one - other) / np.maximum(sides, 1e-9)) ** 2))
                 shares.append(np.sqrt(len(both)))
-    if len(rows) < 3:
+    if len(rows) < 3 or max(distances) < 1e-9:
         return np.ones(count)
     system, right = np.asarray(rows, float) * np.asarray(shares)[:, None], np.asarray(distances) * shares
     variance = np.linalg.lstsq(system, right, rcond=None)[0]

@@ -90,7 +90,7 @@ def compose(items: Sequence[Sequence[Version]], alike: float) -> list[Composed]:
     texts = [versions[t].tokens for versions, t in zip(items, typical, strict=True)]
     for k, network in networks.items():
         texts[k] = tokens(_written(items[k], near[k], network, good))
-    return _placed(items, texts)
+    return _placed(items, texts, alike)
 
 
 def _typical(versions: Sequence[Version]) -> int:
@@ -111,15 +111,24 @@ def _near(versions: Sequence[Version], typical: int, alike: float) -> list[int]:
     return [typical] + [v for v in others if overlap(versions[typical].tokens.text, versions[v].tokens.text) >= alike]
 
 
-def _placed(items: Sequence[Sequence[Version]], texts: Sequence[Tokens]) -> list[Composed]:
+def _placed(items: Sequence[Sequence[Version]], texts: Sequence[Tokens], alike: float) -> list[Composed]:
     pairs = [(version.tokens.keys, text.keys) for versions, text in zip(items, texts, strict=True) for version in versions]
     found = iter(align([pair for pair in pairs if pair[0] != pair[1]]))
-    sides = iter([Alignment(np.arange(len(a)), 1.0) if a == b else next(found) for a, b in pairs])
+    sides = iter([Alignment(np.arange(len(a)), 1.0) if a == b else placed(a, b, next(found), alike) for a, b in pairs])
     result = []
     for versions, text in zip(items, texts, strict=True):
         own = [next(sides) for _ in versions]
         result.append(Composed(text, tuple(side.to for side in own), tuple(side.similarity for side in own)))
     return result
+
+
+def placed(keys: Sequence[int], final: Sequence[int], side: Alignment, alike: float) -> Alignment:
+    """An alignment in which words stand for other words only where the texts are ``alike``."""
+    if side.similarity >= alike:
+        return side
+    to = side.to.copy()
+    to[[j >= 0 and keys[i] != final[j] for i, j in enumerate(to.tolist())]] = -1
+    return Alignment(to, side.similarity)
 
 
 def _networks(

@@ -14,7 +14,7 @@ from florence.config import Engine
 from florence.engine import filters
 from florence.engine.alignment import LEADING, Tokens, align, names, tokens
 from florence.engine.columns import NO_SPAN, Claims, Labels, no_polygons
-from florence.engine.enhance import bare
+from florence.engine.enhance import bare, placed
 from florence.engine.places import Fused, Poll, Units, ask, fuse, is_human, outlines
 from florence.engine.texts import Caption
 from florence.records import KINDS
@@ -41,11 +41,11 @@ class Bound:
     caption: np.ndarray
 
 
-def bind(claims: Claims, captions: Sequence[Caption]) -> Bound:
+def bind(claims: Claims, captions: Sequence[Caption], settings: Engine) -> Bound:
     """Find each claimed phrase in the caption that was kept of the one it was found in."""
     rows = np.flatnonzero(claims.kind == KIND)
     spans = _claimed_spans(claims, rows)
-    kept = _Kept(captions)
+    kept = _Kept(captions, settings.alike)
     texts = [claims.texts[k] for k in claims.text[rows].tolist()]
     kept.relate([(image, text) for image, text in zip(claims.image[rows].tolist(), texts, strict=True)])
     found: list[tuple[Slot, tuple[int, int], int] | int] = []
@@ -84,8 +84,8 @@ def _claimed_spans(claims: Claims, rows: np.ndarray) -> np.ndarray:
 class _Kept:
     """The kept captions, and the way from a claimed text's tokens to theirs."""
 
-    def __init__(self, captions: Sequence[Caption]) -> None:
-        self.captions = captions
+    def __init__(self, captions: Sequence[Caption], alike: float) -> None:
+        self.captions, self.alike = captions, alike
         self.by_image: dict[int, list[int]] = {}
         self.source: dict[tuple[int, str], tuple[int, Tokens, int, np.ndarray]] = {}
         for k, caption in enumerate(captions):
@@ -103,7 +103,8 @@ class _Kept:
         for (key, said, k), side in zip(pairs, align([(said.keys, self.captions[k].tokens.keys) for _, said, k in pairs]), strict=True):
             if side.similarity >= RELATED and side.similarity > best.get(key, 0.0):
                 best[key] = side.similarity
-                self.source[key] = (k, said, bare(key[1])[0], side.to)
+                to = placed(said.keys, self.captions[k].tokens.keys, side, self.alike).to
+                self.source[key] = (k, said, bare(key[1])[0], to)
 
     def slot(self, image: int, text: str, span: Sequence[int]) -> tuple[Slot, tuple[int, int], int] | int:
         """The phrase of a kept caption that characters ``span`` of ``text`` came to, its characters, and which caption; -1 where it has none, -2 without caption."""
@@ -113,7 +114,9 @@ class _Kept:
         final = self.captions[k].tokens
         a, b = _tokens_within(said, span[0] - start, span[1] - start)
         at = [(key, j) for key, j in zip(said.keys[a:b], to[a:b].tolist(), strict=True) if j >= 0]
-        if 2 * len(at) < b - a or not any(names(key) for key, _ in at):
+        # a phrase is there where half of it is, a word that names something included; one that has no such word, whole
+        naming = any(names(key) for key in said.keys[a:b])
+        if not at or (not any(names(key) for key, _ in at) or 2 * len(at) < b - a if naming else len(at) < b - a):
             return -1
         low, high = at[0][1], at[-1][1] + 1
         lead = low
@@ -172,7 +175,7 @@ def could_say(claims: Claims, bound: Bound, captions: Sequence[Caption]) -> np.n
 
 def ask_phrases(claims: Claims, captions: Sequence[Caption], size: np.ndarray | None, settings: Engine) -> tuple[Bound, Poll]:
     """The poll on all places of the phrases of kept captions. ``size``: of the images; None filters nothing by it."""
-    bound = bind(claims, captions)
+    bound = bind(claims, captions, settings)
     units = phrase_units(claims, bound, captions, size, settings)
     return bound, ask(claims, units, could_say(claims, bound, captions), settings, None)
 

@@ -1,0 +1,109 @@
+"""Claims, coverage and images for tests of the engine: written by hand, or made of simulated annotators before real scenes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from florence.config import Engine
+from florence.engine import fuse
+from florence.records import (
+    IMAGES,
+    Annotation,
+    Claim,
+    ImageRecord,
+    Region,
+    annotate,
+    annotations_table,
+    table_annotations,
+)
+
+COVERAGE = pa.schema([("image_id", pa.string()), ("author", pa.string()), ("version", pa.string()), ("claims", pa.int32()), ("error", pa.string())])
+NOISE = {"careful": (0.2, 0.15, 0.1, 0.1), "hasty": (0.3, 0.2, 0.15, 0.12), "crude": (0.35, 0.25, 0.2, 0.15)}
+STUDENT = (0.55, 0.3, 0.3, 0.12)
+
+
+def box(label: str, x0: float, y0: float, x1: float, y1: float, score: float | None = 0.9, task: str = "<OD>") -> Claim:
+    """A claim about one box."""
+    return Claim(task, label, (Region(label, box=(x0, y0, x1, y1), score=score),), score)
+
+
+def line(text: str, x0: float, y0: float, x1: float, y1: float, score: float = 0.9) -> Claim:
+    """A claim about a line of text."""
+    return Claim("<OCR_WITH_REGION>", text, (Region(text, quad=(x0, y0, x1, y0, x1, y1, x0, y1), score=score),), score)
+
+
+def phrase(caption: str, words: str, place: tuple[float, float, float, float], score: float = 0.9) -> Claim:
+    """A claim about the first place of a caption that has these words."""
+    start = caption.index(words)
+    return Claim("<CAPTION_TO_PHRASE_GROUNDING>", caption, (Region(words, box=place, score=score, span=(start, start + len(words))),), score)
+
+
+def image(name: str = "a", width: int = 100, height: int = 80) -> ImageRecord:
+    """An image's record."""
+    return ImageRecord((name * 64)[:64], width, height, "test", f"{name}.png", "CC0", None, "train")
+
+
+def tables(
+    said: Mapping[str, Mapping[str, Sequence[Claim]]], images: Sequence[ImageRecord], errors: Mapping[tuple[str, str], str] | None = None
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """(claims, images, coverage) of author → image id → claims; every author has looked at the images it is given, even without a claim."""
+    rows: list[Annotation] = []
+    seen = []
+    for author, by_image in said.items():
+        for image_id, claims in by_image.items():
+            found = annotate(image_id, claims, author, "v1")
+            rows += found
+            seen.append(dict(image_id=image_id, author=author, version="v1", claims=len(found), error=(errors or {}).get((author, image_id), "")))
+    columns = [name for name in IMAGES.names if name != "bytes"]
+    records = pa.Table.from_pylist([{name: getattr(i, name) for name in columns} for i in images], schema=pa.schema([IMAGES.field(n) for n in columns]))
+    return annotations_table(rows), records, pa.Table.from_pylist(seen, schema=COVERAGE)
+
+
+def fused(said, images=None, settings: Engine | None = None, **more) -> list[Annotation]:
+    """The engine's rows for claims about one or more images."""
+    images = images or [image()]
+    return table_annotations(fuse(*tables(said, images, **more), settings or Engine(), 0))
+
+
+def one_image(**said: Sequence[Claim]) -> dict[str, dict[str, Sequence[Claim]]]:
+    """author=claims about the image "a"."""
+    return {author: {image().image_id: claims} for author, claims in said.items()}
+
+
+def written(table: pa.Table) -> bytes:
+    """A table's bytes as Parquet."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def shuffled(table: pa.Table, seed: int) -> pa.Table:
+    """The rows in another order."""
+    return table.take(np.random.default_rng(seed).permutation(len(table)))
+
+
+class Scenes:
+    """Scenes with their truth, and what simulated annotators say of them."""
+
+    def __init__(self, count: int, **source) -> None:
+        from florence.sources.scenes import ScenesSource
+
+        self.truth: dict[str, tuple[Annotation, ...]] = {}
+        self.images: list[ImageRecord] = []
+        for number, found in enumerate(ScenesSource(count=count, **source).images(frozenset())):
+            record = ImageRecord(f"{number:064x}", 128, 128, "scenes", found.name, "CC0", None, "train")
+            self.images.append(record)
+            self.truth[record.image_id] = annotate(record.image_id, found.truth, "truth", "1")
+
+    def says(self, name: str, noise: tuple[float, float, float, float], **options) -> dict[str, Sequence[Claim]]:
+        """Image id → claims of an annotator with these shares of missed, mislabelled, invented and shifted objects."""
+        from florence.specialists import Batch
+        from florence.specialists.simulated import Simulated
+
+        teller = Simulated(name=name, **dict(zip(("missed", "mislabelled", "invented", "shifted"), noise, strict=True)), **options)
+        return {i.image_id: teller.annotate(Batch(records=(i,), truth=(self.truth[i.image_id],)))[0] for i in self.images}

@@ -1,0 +1,161 @@
+"""What holds of the engine's table whatever is claimed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from engine_claims import NOISE, STUDENT, Scenes, box, fused, image, line, one_image, phrase, shuffled, tables, written
+
+from florence.config import Engine
+from florence.engine import fuse
+from florence.engine.filters import REASONS
+from florence.errors import DataError
+from florence.records import ANNOTATIONS, KINDS, Claim, Region, annotation_id, table_annotations
+
+
+@pytest.fixture(scope="module")
+def claimed():
+    """(claims, images, coverage) of three annotators and a student before 60 scenes."""
+    scenes = Scenes(60, seed=5)
+    said = {name: scenes.says(name, noise) for name, noise in NOISE.items()}
+    said["student"] = scenes.says("student", STUDENT, tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>", "<CAPTION_TO_PHRASE_GROUNDING>"), alt_noise=0.4)
+    return tables(said, scenes.images)
+
+
+def test_the_order_of_claims_and_coverage_does_not_matter(claimed):
+    claims, images, coverage = claimed
+    first = written(fuse(claims, images, coverage, Engine(), 1))
+    for seed in range(3):
+        assert written(fuse(shuffled(claims, seed), images, shuffled(coverage, seed), Engine(), 1)) == first
+    cut = pa.concat_tables([claims.slice(0, 100), claims.slice(100)])
+    assert written(fuse(cut, images, coverage, Engine(), 1)) == first
+
+
+def test_a_student_without_a_vote_leaves_no_trace(claimed):
+    claims, images, coverage = claimed
+    off = Engine(student={"cap": 0.0})
+    alone = [table.filter(pa.compute.not_equal(table["author"], "student")) for table in (claims, coverage)]
+    assert written(fuse(claims, images, coverage, off, 1)) == written(fuse(alone[0], images, alone[1], off, 1))
+    assert fuse(claims, images, coverage, Engine(), 1) != fuse(alone[0], images, alone[1], Engine(), 1)
+
+
+def test_every_row_is_whole(claimed):
+    claims, images, coverage = claimed
+    table = fuse(claims, images, coverage, Engine(), 3)
+    rows = table_annotations(table)
+    assert table.schema == ANNOTATIONS
+    assert len({row.annotation_id for row in rows}) == len(rows)
+    place = {image_id: k for k, image_id in enumerate(images["image_id"].to_pylist())}
+    keys = [(place[row.image_id], KINDS.index(row.task)) for row in rows]
+    assert keys == sorted(keys)
+    counts: dict[tuple, int] = {}
+    for row in rows:
+        assert (row.author, row.version, row.round) == ("consensus", Engine().digest(), 3)
+        assert row.kept == (row.reason == "") and (row.kept or row.reason in REASONS)
+        assert not row.kept or (row.agreement is not None and 0 < row.agreement <= 1)
+        counts[row.image_id, row.task] = counts.get((row.image_id, row.task), -1) + 1
+        assert row.annotation_id == annotation_id(row.image_id, row.task, "consensus", row.version, counts[row.image_id, row.task])
+    claimed_kinds = {(row["image_id"], row["task"]) for row in claims.select(["image_id", "task"]).to_pylist()}
+    assert {(row.image_id, row.task) for row in rows} == claimed_kinds, "nothing that was claimed vanishes"
+
+
+def test_every_kept_phrase_stands_in_its_kept_caption(claimed):
+    rows = [row for row in table_annotations(fuse(*claimed, Engine(), 0)) if row.kept]
+    captions = {(row.image_id, row.text) for row in rows if "CAPTION>" in row.task and not row.regions}
+    phrases = [row for row in rows if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
+    assert len(phrases) > 100
+    for row in phrases:
+        assert (row.image_id, row.text) in captions and row.regions
+        for region in row.regions:
+            assert region.span is not None and row.text[slice(*region.span)] == region.label
+
+
+def test_nothing_leaves_the_image():
+    wild = (Region("cat", box=(-20, 40, 140, 300), polygons=((-30.0, 40.0, 150.0, 50.0, 60.0, 200.0),), score=0.9),)
+    rows = fused(one_image(
+        a=[Claim("<OD>", "cat", wild, 0.9), Claim("<REFERRING_EXPRESSION_SEGMENTATION>", "the cat", wild, 0.9), line("EXIT", -5, -5, 300, 30)],
+        b=[box("cat", -25, 45, 130, 290)],
+    ))  # fmt: skip
+    assert len(rows) == 3
+    for row in rows:
+        for region in row.regions:
+            values = [*(region.box or ()), *(region.quad or ()), *(v for polygon in region.polygons for v in polygon)]
+            assert values and min(values) >= 0 and max(values[0::2]) <= 100 and max(values[1::2]) <= 80
+
+
+def test_polygons_go_along_with_the_fused_box():
+    outline = ((10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0),)
+    (row,) = fused(one_image(
+        a=[Claim("<OD>", "cat", (Region("cat", box=(10, 10, 30, 30), polygons=outline),))],
+        b=[Claim("<OD>", "cat", (Region("cat", box=(14, 10, 34, 30)),))],
+    ))  # fmt: skip
+    assert row.regions[0].box == (12, 10, 32, 30) and row.regions[0].polygons == ((12, 10, 32, 10, 32, 30, 12, 30),)
+
+
+def test_no_claims_and_no_images_give_an_empty_table():
+    claims, images, coverage = tables({"a": {image().image_id: []}}, [image()])
+    for table in (fuse(claims, images, coverage, Engine(), 0), fuse(claims, images.slice(0, 0), coverage, Engine(), 0)):
+        assert len(table) == 0 and table.schema == ANNOTATIONS
+
+
+def test_claims_about_other_images_are_left_out():
+    claims, images, coverage = tables({"a": {image("a").image_id: [box("cat", 1, 1, 40, 40)], image("b").image_id: [box("cow", 1, 1, 40, 40)]}}, [image("b")])
+    assert [row.text for row in table_annotations(fuse(claims, images, coverage, Engine(), 0))] == ["cow"]
+
+
+@pytest.mark.parametrize("claim, told", [
+    (Claim("<REGION_TO_OCR>", "x"), "<REGION_TO_OCR>"),
+    (Claim("<OD>", "cat", (Region("cat", box=(1, 2, 3)),)), "3 numbers"),  # type: ignore[arg-type]
+    (Claim("<OD>", "cat", (Region("cat", polygons=((1.0, 2.0, 3.0),)),)), "3 numbers"),
+])  # fmt: skip
+def test_a_claim_that_is_none_is_refused(claim: Claim, told: str):
+    with pytest.raises(DataError, match=told):
+        fused(one_image(a=[claim]))
+
+
+def test_phrases_of_several_authors_meet_in_the_kept_caption():
+    caption, other = "a red car near a dog", "a red truck near a dog"
+    said = one_image(
+        a=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40)), phrase(caption, "a dog", (60, 10, 80, 40))],
+        b=[Claim("<CAPTION>", f"photo of {caption}"), phrase(f"photo of {caption}", "a red car", (12, 10, 42, 40))],
+        c=[Claim("<CAPTION>", other), phrase(other, "a red truck", (11, 12, 41, 42)), phrase(other, "a dog", (62, 10, 82, 40))],
+        d=[Claim("<CAPTION>", "something else entirely , in two halves"), phrase("something else entirely , in two halves", "two halves", (1, 1, 9, 9))],
+    )
+    rows = [row for row in fused(said) if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
+    kept = {row.regions[0].label: row for row in rows if row.kept}
+    assert set(kept) == {"a red car", "a dog"} and all(row.text == caption for row in kept.values())
+    assert kept["a red car"].regions[0].box == pytest.approx((11, 10 + 2 / 3, 41, 40 + 2 / 3)) and kept["a red car"].agreement == 1.0
+    assert [(row.reason, row.regions[0].label) for row in rows if not row.kept] == [("not_in_caption", "two halves")]
+
+
+def test_phrases_whose_caption_was_dropped_are_told():
+    caption = "a red car"
+    said = one_image(a=[Claim("<CAPTION>", caption, (), 0.01), phrase(caption, "a red car", (10, 10, 40, 40))])
+    rows = fused(said)
+    assert [(row.task, row.reason) for row in rows] == [("<CAPTION>", "low_score"), ("<CAPTION_TO_PHRASE_GROUNDING>", "no_caption")]
+
+
+def test_a_persons_caption_and_phrases_hold():
+    theirs, caption = "a blue van", "a red car"
+    said = one_image(
+        a=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40))], b=[Claim("<CAPTION>", caption)],
+        human=[Claim("<CAPTION>", theirs), phrase(theirs, "a blue van", (50, 10, 90, 40))],
+    )  # fmt: skip
+    rows = [row for row in fused(said) if row.kept]
+    assert [(row.task, row.text, row.agreement) for row in rows] == [("<CAPTION>", theirs, 1.0), ("<CAPTION_TO_PHRASE_GROUNDING>", theirs, 1.0)]
+    assert [region.box for region in rows[1].regions] == [(50, 10, 90, 40)]
+
+
+def test_a_phrase_may_have_several_places():
+    caption = "two cats"
+    both = Claim("<CAPTION_TO_PHRASE_GROUNDING>", caption, tuple(Region(caption, box=b, score=0.9, span=(0, 8)) for b in ((10, 10, 30, 30), (60, 10, 80, 30))))
+    (row,) = [r for r in fused(one_image(a=[Claim("<CAPTION>", caption), both], b=[Claim("<CAPTION>", caption), both])) if r.regions]
+    assert [region.box for region in row.regions] == [(10, 10, 30, 30), (60, 10, 80, 30)] and row.kept
+
+
+def test_quads_that_start_at_another_corner_are_turned():
+    quad = (10.0, 10.0, 50.0, 10.0, 50.0, 20.0, 10.0, 20.0)
+    turned = tuple(np.roll(quad, 4))
+    (row,) = fused(one_image(*[], **{name: [Claim("<OCR_WITH_REGION>", "EXIT", (Region("EXIT", quad=q),))] for name, q in (("a", quad), ("b", turned))}))
+    assert row.regions[0].quad == quad

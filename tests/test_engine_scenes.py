@@ -1,0 +1,74 @@
+"""What the consensus is worth: simulated annotators with declared errors before real scenes, measured against the truth."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from engine_claims import NOISE, STUDENT, Scenes, tables
+
+from florence.config import Engine
+from florence.engine import fuse
+from florence.engine.consensus import reliabilities
+from florence.evaluate.quality import measure
+from florence.evaluate.references import Known
+from florence.records import KINDS
+
+COUNT = 160
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return Scenes(COUNT, seed=11)
+
+
+@pytest.fixture(scope="module")
+def said(scenes):
+    """Author → claims; scores say a little about what is right, less than by default."""
+    asked = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
+    asked["student"] = scenes.says("student", STUDENT, skill=0.2, tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), alt_noise=0.3, misread=0.15)
+    return asked
+
+
+@pytest.fixture(scope="module")
+def quality(scenes, said):
+    known = Known({(i, kind): ("truth", tuple(r for r in rows if r.task == kind)) for i, rows in scenes.truth.items() for kind in KINDS})
+
+    def of(table) -> dict[tuple[str, str], float]:
+        found = measure(table, known, [i.image_id for i in scenes.images], masks=False)
+        values = {(m.task, m.metric): [v for v in m.per_image.values() if not math.isnan(v)] for m in found}
+        return {key: sum(v) / len(v) for key, v in values.items() if v}
+
+    def asked(*names: str, settings: Engine | None = None):
+        return of(fuse(*tables({name: said[name] for name in names}, scenes.images), settings or Engine(), 0))
+
+    single = {name: of(tables({name: said[name]}, scenes.images)[0]) for name in said}
+    return single, asked("careful", "hasty", "crude"), asked(*said), asked("careful", "hasty", "crude", "student", settings=Engine(student={"cap": 0.2}))
+
+
+GAIN = {
+    ("<OD>", "f1"): 0.04, ("<DENSE_REGION_CAPTION>", "f1"): 0.04, ("<OCR_WITH_REGION>", "spotted"): 0.03, ("<CAPTION>", "cider"): 1.5,
+    ("<DETAILED_CAPTION>", "cider"): 2.0, ("<MORE_DETAILED_CAPTION>", "cider"): 3.0, ("<CAPTION_TO_PHRASE_GROUNDING>", "f1"): 0.08,
+}  # fmt: skip
+"""What the consensus has to gain on the best annotator, at least."""
+
+
+@pytest.mark.parametrize("key", GAIN)
+def test_the_consensus_is_better_than_every_annotator(quality, key):
+    single, three, _, _ = quality
+    best = max(single[name][key] for name in NOISE)
+    assert three[key] > best + GAIN[key], f"{key}: consensus {three[key]:.3f}, best annotator {best:.3f}"
+
+
+@pytest.mark.parametrize("key", [("<OD>", "f1"), ("<OCR_WITH_REGION>", "spotted"), ("<CAPTION>", "cider")])
+def test_a_poor_student_helps_all_the_same(quality, key):
+    single, three, four, capped = quality
+    assert single["student"][key] < min(single[name][key] for name in NOISE)
+    assert four[key] > three[key] and capped[key] > three[key] - 0.01
+
+
+def test_annotators_are_told_apart(scenes, said):
+    claims, _, coverage = tables(said, scenes.images)
+    found = reliabilities(claims, coverage, Engine())
+    ranked = [found[name, "<OD>"] for name in ("careful", "hasty", "crude", "student")]
+    assert ranked == sorted(ranked, reverse=True) and ranked[0] > ranked[-1] + 0.1

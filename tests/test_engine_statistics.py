@@ -1,0 +1,83 @@
+"""Texts parsed, and a snapshot in figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from engine_claims import box, fused, image, line, one_image, phrase, shuffled, tables
+
+from florence.engine import statistics as module
+from florence.engine.parse import parse
+from florence.engine.statistics import statistics
+from florence.records import Claim, annotations_table
+
+
+def test_a_sentence_is_parsed_as_one_would():
+    (found,) = parse(["A young woman in London quickly throws a small red ball to her big dog."])
+    assert [node.text for node in found.objects] == ["woman", "London", "ball", "dog"]
+    assert set(found.attributes) >= {"young", "small", "red", "big"} and found.proper_nouns == ("London",)
+    # throws: woman, quickly, ball and to hang on it; it hangs on nothing
+    assert [(node.text, node.degree) for node in found.actions] == [("throws", 4)] and found.action_complexity == 4
+    # ball: a, small and red hang on it, and it on throws
+    assert {node.text: node.degree for node in found.objects}["ball"] == 4
+    text = "A young woman in London quickly throws a small red ball to her big dog."
+    assert all(text[p.start : p.end] == p.text for p in found.phrases) and "a small red ball" in [p.text for p in found.phrases]
+    assert found.tokens == 15
+
+
+def test_to_be_is_no_action_and_nothing_is_nothing():
+    there, nothing = parse(["There is a cat.", ""])
+    assert there.actions == () and [node.text for node in there.objects] == ["cat"]
+    assert (nothing.tokens, nothing.object_complexity, nothing.action_complexity) == (0, 0, 0)
+    assert parse(["There is a cat."])[0] is there, "parsed once"
+
+
+def labels():
+    caption = "a red car near a dog"
+    said = one_image(a=[
+        Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40)), phrase(caption, "a dog", (60, 10, 80, 40)), box("car", 10, 10, 40, 40),
+        box("traffic light", 60, 10, 80, 40), box("thin", 10, 10, 11, 40), line("NO EXIT", 10, 50, 40, 60),
+    ])  # fmt: skip
+    other = image("b")
+    said["a"][other.image_id] = [box("car", 10, 10, 40, 40)]
+    return annotations_table(fused(said, [image(), other])), tables(said, [image(), other])[1]
+
+
+def test_figures_are_those_that_one_counts():
+    rows, images = labels()
+    found = statistics(rows, images)
+    assert found["kinds"]["<OD>"] == {
+        "images": 2, "texts": 3, "tokens_per_text": None, "regions": 3, "regions_per_image": 1.5, "tokens_per_region": pytest.approx(4 / 3, abs=1e-4),
+    }  # fmt: skip
+    assert found["kinds"]["<CAPTION>"] == {"images": 1, "texts": 1, "tokens_per_text": 6, "regions": None, "regions_per_image": None, "tokens_per_region": None}
+    assert found["kinds"]["<CAPTION_TO_PHRASE_GROUNDING>"] == {
+        "images": 1, "texts": 1, "tokens_per_text": 6, "regions": 2, "regions_per_image": 2, "tokens_per_region": 2.5,
+    }  # fmt: skip
+    assert found["kinds"]["<OCR_WITH_REGION>"]["tokens_per_region"] == 2
+    assert found["texts"] == {
+        "<CAPTION>": {"objects": 2, "attributes": 1, "actions": 0, "proper_nouns": 0, "object_complexity": 3, "action_complexity": 0, "parsed": 1}
+    }
+    assert statistics(shuffled(rows, 1), shuffled(images, 2)) == found and json.loads(json.dumps(found)) == found
+    assert statistics(rows, images.slice(1))["kinds"] == {"<OD>": {**found["kinds"]["<OD>"], "images": 1, "texts": 1, "regions": 1, "regions_per_image": 1.0, "tokens_per_region": 1.0}}
+    assert statistics(rows.slice(0, 0), images) == {"kinds": {}, "texts": {}}
+
+
+def test_no_more_texts_are_parsed_than_stated(monkeypatch):
+    images = [image(f"{k:03d}") for k in range(12)]
+    said = {"a": {i.image_id: [Claim("<CAPTION>", f"a cat and {k} dogs")] for k, i in enumerate(images)}}
+    rows, records = annotations_table(fused(said, images)), tables(said, images)[1]
+    monkeypatch.setattr(module, "SAMPLE", 5)
+    found = statistics(rows, records)
+    assert found["texts"]["<CAPTION>"]["parsed"] == 5 and found["kinds"]["<CAPTION>"]["texts"] == 12
+    assert statistics(shuffled(rows, 3), records) == found
+
+
+def test_the_report_reads_these_figures():
+    from florence.report.tables import COLUMNS_2, PAPER_3, table2, table3
+
+    rows, images = labels()
+    found = statistics(rows, images)
+    assert all(set(COLUMNS_2) == set(kind) for kind in found["kinds"].values())
+    assert all(set(PAPER_3) <= set(text) for text in found["texts"].values())
+    assert table2(found).rows and table3(found).rows
