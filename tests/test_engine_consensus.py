@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from engine_claims import box, fused, image, line, one_image, tables
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence.config import Engine
@@ -16,6 +16,7 @@ from florence.records import Annotation, Region, annotations_table
 boxes = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 60), st.integers(0, 60), st.integers(5, 40), st.integers(5, 40), st.integers(0, 2)), max_size=14)
 
 
+@settings(deadline=None)
 @given(boxes)
 def test_a_place_has_one_claim_an_author_and_claims_that_overlap(rows):
     rows = sorted(rows)
@@ -38,6 +39,7 @@ def test_a_place_has_one_claim_an_author_and_claims_that_overlap(rows):
                 assert set(author[place == place[a]].tolist()) & set(author[place == place[b]].tolist())
 
 
+@settings(deadline=None)
 @given(boxes)
 def test_overlaps_of_pairs_are_those_of_the_matrix(rows):
     bounds = np.asarray([(r[2], r[3], r[2] + r[4], r[3] + r[5]) for r in rows], float).reshape(-1, 4)
@@ -80,7 +82,7 @@ def test_reliability_is_recovered_without_truth():
     assert trust.estimated.all()
     assert np.allclose(trust.seen, seen, atol=0.03)
     assert np.allclose([trust.right[author == a].mean() for a in range(3)], right, atol=0.05)
-    assert trust.weight[0] > trust.weight[1] > trust.weight[2]
+    assert np.allclose(trust.weight, information(np.asarray(right), 30), atol=0.04)
 
 
 def test_a_score_that_tells_right_from_wrong_is_found_out():
@@ -181,7 +183,7 @@ def test_what_a_person_says_of_a_place_holds():
     said["human"] = {first: [box("", 10, 10, 50, 50, None)]}
     (row,) = od(fused(said, images), images[0])
     assert not row.kept and row.reason == "rejected"
-    said["human"] = {first: []}
+    said["human"] = {first: [], images[1].image_id: [box("cat", 60, 60, 90, 79, None)]}
     (row,) = od(fused(said, images), images[0])
     assert row.kept and row.text == "thing 0" and row.agreement == 1.0, "that a person says nothing means nothing"
 

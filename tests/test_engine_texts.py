@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from engine_claims import fused, one_image
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence.engine.alignment import GAP, SWAP, align, code_of, joined, names, overlap, tokens
@@ -44,6 +44,7 @@ def cost(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     return table[-1][-1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(words, words), max_size=6))
 def test_alignments_are_the_cheapest_and_in_order(pairs):
     coded = [(tuple(map(code_of, a)), tuple(map(code_of, b))) for a, b in pairs]
