@@ -43,10 +43,11 @@ def write_params(folder: Path, **overlay: Any) -> None:
 def environment(**more: str) -> dict[str, str]:
     """What the command is run with: this checkout, one thread, no hub, no Prefect of somebody else's."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW", "AWS"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def florence(folder: Path, *arguments: str, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
+def florence(folder: Path, *arguments: str, timeout: float = 1700, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command in ``folder``."""
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments], cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=timeout

@@ -57,7 +57,7 @@ def test_the_loop_lives_in_a_bucket(s3: S3, tmp_path: Path):  # noqa: F811
         },
     )
     dvc(folder, "remote", "add", "-d", "storage", f"s3://{s3.bucket}/dvc")
-    done = florence(folder, "loop", "--images", f"s3://{s3.bucket}/photos", "--rounds", "1", "--verbose", timeout=1500, **s3.env)
+    done = florence(folder, "loop", "--images", f"s3://{s3.bucket}/photos", "--rounds", "1", "--verbose", **s3.env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "32 new images" in done.stdout and "pushed the snapshot" in done.stdout
 
@@ -66,12 +66,12 @@ def test_the_loop_lives_in_a_bucket(s3: S3, tmp_path: Path):  # noqa: F811
     assert keys(s3, "dvc/files")
     no_secrets(s3, [folder, tmp_path], done.stdout + done.stderr)
 
-    again = florence(folder, "loop", timeout=600, **s3.env)
+    again = florence(folder, "loop", **s3.env)
     assert again.returncode == 0 and "nothing new: 32 images" in again.stdout, again.stdout + again.stderr
 
-    health = florence(folder, "doctor", timeout=300, **s3.env)
+    health = florence(folder, "doctor", **s3.env)
     assert "head, list, put, get, delete permitted" in health.stdout and health.returncode == 0, health.stdout
-    wrong = florence(folder, "doctor", timeout=300, **{**s3.env, "AWS_SECRET_ACCESS_KEY": "x" * 20})
+    wrong = florence(folder, "doctor", **{**s3.env, "AWS_SECRET_ACCESS_KEY": "x" * 20})
     assert wrong.returncode == 1 and "refused" in wrong.stdout
     no_secrets(s3, [folder], health.stdout + health.stderr + wrong.stdout + wrong.stderr)
 
@@ -81,15 +81,15 @@ def test_a_clone_pulls_what_was_pushed(s3: S3, tmp_path: Path):  # noqa: F811
     init(first)
     write_params(first)
     dvc(first, "remote", "add", "-d", "storage", f"s3://{s3.bucket}/shared")
-    done = florence(first, "loop", "--rounds", "1", timeout=1200, **s3.env)
+    done = florence(first, "loop", "--rounds", "1", **s3.env)
     assert done.returncode == 0, done.stdout + done.stderr
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     for command in (["add", "-A"], ["commit", "-q", "-m", "a round"]):
         subprocess.run([*git, *command], cwd=first, check=True, capture_output=True)
     subprocess.run(["git", "clone", "-q", str(first), str(second)], check=True, capture_output=True)
-    assert "dvc pull" in florence(second, "doctor", timeout=300, **s3.env).stdout
+    assert "dvc pull" in florence(second, "doctor", **s3.env).stdout
     dvc(second, "pull", "-q", **s3.env)
-    restored = florence(second, "loop", timeout=600, **s3.env)
+    restored = florence(second, "loop", **s3.env)
     assert restored.returncode == 0 and "taken over from data/" in restored.stdout and "nothing new: 24 images" in restored.stdout, restored.stdout + restored.stderr
 
 
