@@ -1,0 +1,90 @@
+"""The stages one by one, by hand; and DVC's line, which gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from flow_workspaces import environment, florence, write_params
+
+from flows.parts import open_parts
+from flows.workspace import init
+
+pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
+
+
+def said(folder: Path, *arguments: str) -> str:
+    done = florence(folder, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for name in ("model", "metrics", "scores", "plots") for p in (folder / name).rglob("*") if p.is_file()}
+
+
+def test_every_stage_is_a_command(tmp_path: Path):
+    folder = tmp_path / "w"
+    assert "is a workspace" in florence(tmp_path, "init", "w").stdout
+    again = florence(tmp_path, "init", "w")
+    assert again.returncode == 1 and "already" in again.stderr
+    write_params(folder)
+
+    assert "24 new images" in said(folder, "collect")
+    assert "12 shards annotated" in said(folder, "annotate")
+    assert "0 shards annotated" in said(folder, "annotate")
+    assert "of round 0" in said(folder, "publish") and (folder / "data.dvc").exists()
+    for arguments in (["validate"], ["validate", "--staging"]):
+        assert "expectations met" in said(folder, *arguments)
+    said(folder, "train")
+    said(folder, "evaluate")
+    assert "accepted" in said(folder, "compare")
+    by_hand = outputs(folder)
+
+    said(folder, "register")
+    assert "version 1" in said(folder, "promote")
+    assert (folder / "build/report/index.html").as_posix() in said(folder, "report").replace("round-0/", "")
+    photo = folder / "photo.png"
+    photo.write_bytes(pq.read_table(folder / "data/images/scenes-00000.parquet", partitioning=None)["bytes"][0].as_py())
+    assert json.loads(said(folder, "predict", "photo.png", "--json"))["task"] == "<OD>"
+    nothing = florence(folder, "rollback")
+    assert nothing.returncode == 1 and "nothing to roll back to" in nothing.stderr
+    unknown = florence(folder, "predict", "photo.png", "--model", "best")
+    assert unknown.returncode == 1 and "1 (@challenger) (@champion)" in unknown.stderr.replace("@champion) (@challenger", "@challenger) (@champion")
+
+    repro = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=with_florence(), capture_output=True, text=True, timeout=1200)
+    assert repro.returncode == 0, repro.stdout + repro.stderr
+    assert outputs(folder) == by_hand
+    assert said(folder, "register").startswith("version ")
+    assert len(open_parts(folder).tracker.versions()) <= 2
+
+
+def with_florence() -> dict[str, str]:
+    """The environment in which DVC finds the `florence` of this interpreter."""
+    env = environment()
+    return {**env, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
+
+
+def test_a_loop_of_two_rounds_has_a_student(tmp_path: Path):
+    folder = tmp_path / "w"
+    init(folder)
+    write_params(folder)
+    assert "rounds to do: 0, 1" in said(folder, "loop", "--dry-run")
+    text = said(folder, "loop")
+    assert "round 1 (2 of 2), with the champion as one more annotator" in text and "label quality" in text
+    facts = json.loads((folder / "build/loop.json").read_text())
+    assert [round["round"] for round in facts["rounds"]] == [0, 1]
+    assert "student" in {author["name"] for author in facts["rounds"][1]["authors"]}
+    parts = open_parts(folder)
+    snapshot = parts.data.read_json("snapshot.json")
+    if facts["rounds"][1]["decision"] == "rejected":
+        assert snapshot["round"] == 0 and "in place again" in text
+        assert florence(folder, "loop", "--rounds", "3").stdout.startswith("nothing new")
+    else:
+        assert snapshot["round"] == 1 and parts.data.read_table("baseline/scores.parquet").num_rows > 0
+    dvc = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=folder, env=with_florence(), capture_output=True, text=True, timeout=300)
+    assert "up to date" in dvc.stdout, dvc.stdout + dvc.stderr
