@@ -119,7 +119,11 @@ def _start(root: Path, lasting: bool) -> tuple[subprocess.Popen[bytes], str]:
 
 def _await(root: Path, process: subprocess.Popen[bytes], url: str) -> None:
     end = time.monotonic() + START
+    told = time.monotonic() + 3
     while not healthy(url):
+        if time.monotonic() > told:
+            print("Prefect's server is starting", file=sys.stderr, flush=True)
+            told = end
         if process.poll() is not None or time.monotonic() > end:
             raise FlorenceError(f"the Prefect server did not start; {root / '.florence/prefect/server.log'} says why")
         time.sleep(0.1)
