@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from engine_claims import box, fused, line, one_image, phrase
@@ -89,5 +91,7 @@ def test_texts_with_too_many_objects_or_too_little_in_them_are_dropped():
     assert reasons(Engine(max_objects=4), a=[Claim("<CAPTION>", many)]) == [(many, "too_many_objects")]
 
 
-def test_every_reason_has_its_meaning():
-    assert all(name == name.lower() and " " not in name and about for name, about in filters.REASONS.items())
+def test_every_reason_has_its_meaning_and_stands_in_the_document():
+    document = (Path(__file__).parents[1] / "docs/snapshot.md").read_text(encoding="utf-8")
+    for name, about in filters.REASONS.items():
+        assert name.islower() and " " not in name and about and f"`{name}`" in document
