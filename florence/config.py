@@ -71,7 +71,7 @@ class Student(Section):
     """The model as one more annotator."""
 
     cap: float = Field(0.5, ge=0, le=1, description="the most its vote may weigh, as a share of all annotators' weight; 0 switches it off")
-    min_score: float = Field(0.3, ge=0, le=1, description="token probability under which it claims nothing")
+    min_score: float = Field(0.05, ge=0, le=1, description="token probability under which it claims nothing")
     tasks: tuple[str, ...] = Field(("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), description="kinds it annotates")
     batch: int = Field(128, ge=1, description="images it is given at once")
 

@@ -173,12 +173,15 @@ def test_the_state_holds_what_the_next_round_needs(workspace: Path):
 
 def test_prefect_has_the_runs_and_their_artifacts(workspace: Path):
     from prefect import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
     from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
 
     async def look():
         async with get_client() as client:
             runs = await client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=200)
-            artifacts = await client.read_artifacts(sort=ArtifactSort.CREATED_DESC, limit=200)
+            artifacts = await client.read_artifacts(
+                artifact_filter=ArtifactFilter(), flow_run_filter=FlowRunFilter(), task_run_filter=TaskRunFilter(), sort=ArtifactSort.CREATED_DESC, limit=200
+            )
             return runs, artifacts, await client.read_task_runs(sort=TaskRunSort.END_TIME_DESC, limit=200)
 
     runs, artifacts, tasks = asyncio.run(look())
