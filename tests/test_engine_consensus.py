@@ -13,7 +13,7 @@ from florence.engine.consensus import ballots, churn, gather, information, paire
 from florence.geometry import box_iou
 from florence.records import Annotation, Region, annotations_table
 
-boxes = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 60), st.integers(0, 60), st.integers(5, 40), st.integers(5, 40), st.integers(0, 2)), max_size=14)
+boxes = st.lists(st.tuples(*(st.integers(low, high) for low, high in ((0, 3), (0, 2), (0, 60), (0, 60), (5, 40), (5, 40), (0, 2)))), max_size=14)
 
 
 @settings(deadline=None)

@@ -17,8 +17,8 @@ FUNCTION_WORDS = frozenset(
     "a about above across after against all along also among and another any are around as at away be been before behind being below beneath beside "
     "between both but by can could did do does down during each either every few for from had has have having he her here hers him his how i if in inside "
     "into is it its itself just many me more most much my near next no nor not of off on one onto or other our out outside over overall own past she should "
-    "so some such than that the their them themselves then there these they this those through to toward towards two three four five six under until up upon us very "
-    "via was we were what when where which while who whom whose why will with within without would you your".split()
+    "so some such than that the their them themselves then there these they this those through to toward towards two three four "
+    "five six under until up upon us very via was we were what when where which while who whom whose why will with within without would you your".split()
 )
 """Words that name nothing: English determiners, pronouns, prepositions, conjunctions, auxiliaries."""
 CELLS = 4_000_000

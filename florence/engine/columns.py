@@ -82,7 +82,7 @@ def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None) -
     names = pa.array(sorted(set(pc.unique(claims["author"]).to_pylist()) | set(pc.unique(coverage["author"]).to_pylist())), pa.string())
     author = _codes(table["author"], names)
     texts = table["text"].combine_chunks().dictionary_encode()
-    size = _sizes(images)[image] if images is not None else np.full((len(image), 2), np.inf)
+    size = sizes(images)[image] if images is not None else np.full((len(image), 2), np.inf)
     return Claims(
         images=tuple(known.to_pylist()),
         authors=tuple(names.to_pylist()),
@@ -99,10 +99,6 @@ def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None) -
 
 def sizes(images: pa.Table) -> np.ndarray:
     """(n, 2): width and height of each image."""
-    return _sizes(images)
-
-
-def _sizes(images: pa.Table) -> np.ndarray:
     return np.stack([images["width"].to_numpy(), images["height"].to_numpy()], axis=1).astype(float).reshape(-1, 2)
 
 
@@ -112,7 +108,8 @@ def _codes(column: pa.ChunkedArray, values: pa.Array) -> np.ndarray:
 
 
 def _numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    return pc.fill_null(column, np.nan).to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else pc.fill_null(column, np.nan).to_numpy()
+    """Numbers, NaN where there is none."""
+    return np.asarray(pc.fill_null(column, np.nan), float)
 
 
 def _looked(coverage: pa.Table, known: pa.Array, names: pa.Array, image: np.ndarray, author: np.ndarray) -> np.ndarray:
@@ -201,8 +198,9 @@ def no_polygons(count: int) -> pa.ListArray:
 class Labels:
     """n rows of one kind on their way into a table, the regions (m) of each after those of the row before.
 
-    ``image``: (n,) index; ``text``: n strings; ``score``: NaN where none; ``reason``: n strings, empty where the row is kept. ``count``: (n,) regions of each row;
-    ``label``: m strings; ``box``, ``quad``: NaN where none; ``polygons``: Arrow; ``span``: -1 where none. ``order``: (n, k) what rows of one image are ordered by.
+    ``image``: (n,) index; ``text``: n strings; ``score``: NaN where none; ``reason``: n strings, empty where the row is kept. ``count``: (n,) regions
+    of each row; ``label``: m strings; ``box``, ``quad``: NaN where none; ``polygons``: Arrow; ``span``: -1 where none. ``order``: (n, k) what rows
+    of one image are ordered by.
     """
 
     kind: int

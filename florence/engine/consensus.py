@@ -262,7 +262,9 @@ def sharpness(bounds: np.ndarray, votes: Ballots) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``winner``: (c,), the author whose word stands; ``agreement``: (c,), weighted share of those who looked that say the same; ``weight``: (c, A), of what is said."""
+    """What a vote comes to. ``winner``: (c,), the author whose word stands; ``agreement``: (c,), weighted share of those who looked that say the same;
+    ``weight``: (c, A), of what each says.
+    """
 
     winner: np.ndarray
     agreement: np.ndarray

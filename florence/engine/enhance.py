@@ -134,7 +134,10 @@ def placed(keys: Sequence[int], final: Sequence[int], side: Alignment, alike: fl
 def _networks(
     items: Sequence[Sequence[Sequence[int]]], authors: Sequence[Sequence[int]], several: dict[int, list[int]]
 ) -> dict[int, list[_Place]]:
-    """For each item whose versions differ, every place that one of its ``several`` versions has a key for, in order. Version after version joins, all items at once."""
+    """For each item whose versions differ, every place that one of its ``several`` versions has a key for, in order.
+
+    Version after version joins, all items at once.
+    """
     several = {k: versions for k, versions in several.items() if any(items[k][v] != items[k][versions[0]] for v in versions)}
     networks = {k: _joined([], versions[0], authors[k], items[k][versions[0]], [-1] * len(items[k][versions[0]])) for k, versions in several.items()}
     for turn in range(1, max(map(len, several.values()), default=1)):

@@ -1,7 +1,8 @@
 """Texts parsed by spaCy: the objects, attributes, actions and proper nouns of Table 3 of the Florence-2 paper, and noun phrases with their place.
 
 An object is a noun (or proper noun) that heads a noun phrase, an attribute an adjective or other modifier of an object, an action a verb that is no
-auxiliary and no form of "to be". The complexity of an object or action is the degree of its node in the dependency tree: its children (punctuation apart), and its head where it has one.
+auxiliary and no form of "to be". The complexity of an object or action is the degree of its node in the dependency tree: its children
+(punctuation apart), and its head where it has one.
 """
 
 from __future__ import annotations

@@ -107,7 +107,10 @@ class _Kept:
                 self.source[key] = (k, said, bare(key[1])[0], to)
 
     def slot(self, image: int, text: str, span: Sequence[int]) -> tuple[Slot, tuple[int, int], int] | int:
-        """The phrase of a kept caption that characters ``span`` of ``text`` came to, its characters, and which caption; -1 where it has none, -2 without caption."""
+        """The phrase of a kept caption that characters ``span`` of ``text`` came to, its characters, and which caption.
+
+        -1 where it has no such phrase, -2 where there is no caption.
+        """
         if (image, text) not in self.source:
             return -2
         k, said, start, to = self.source[image, text]
@@ -207,12 +210,13 @@ def _rows(claims: Claims, bound: Bound, captions: Sequence[Caption], asked: Poll
     caption = bound.caption[slot[best]]
     span = bound.span[slot]
     means = np.bincount(slot[shown], np.nan_to_num(fused.score[shown], nan=0), minlength=len(bound.slots))[slot[best]] / np.maximum(count, 1)
+    kinds = np.asarray([captions[k].kind for k in caption.tolist()], np.int64)
     return Labels(
         kind=KIND, image=units.image[fused.speaker][best], text=[captions[k].tokens.text for k in caption.tolist()],
         score=np.where(np.isnan(fused.score[best]), np.nan, means), agreement=fused.agreement[best], reason=reason[best].tolist(), count=count,
         label=[units.text[k] for k in fused.speaker[shown].tolist()], box=fused.box[shown], quad=np.full((len(shown), 8), np.nan),
         polygons=outlines(claims.regions, asked, fused, shown), region_score=fused.score[shown], span=span[shown],
-        order=np.stack([[captions[k].kind for k in caption.tolist()], span[best, 0], span[best, 1], np.zeros(len(best))], axis=1) if len(best) else np.zeros((0, 4)),
+        order=np.stack([kinds, span[best, 0], span[best, 1], np.zeros(len(best))], axis=1),
     )  # fmt: skip
 
 

@@ -75,7 +75,9 @@ class Poll:
 
 @dataclass(frozen=True)
 class Fused:
-    """The answer. ``speaker``: (places,), the unit whose word stands; ``box``: (places, 4); ``agreement``: NaN where nobody has a vote; ``weight``: (m,), of each unit."""
+    """The answer. ``speaker``: (places,), the unit whose word stands; ``winner``: (places,), its author in the ballots; ``box``: (places, 4);
+    ``agreement``: NaN where nobody has a vote; ``weight``, ``sharp``: (m,), of each unit's word, and of its box.
+    """
 
     speaker: np.ndarray
     winner: np.ndarray

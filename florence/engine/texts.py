@@ -19,7 +19,9 @@ from florence.records import KINDS
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One claimed caption. ``tokens``: of what is left of ``text`` without boilerplate, from character ``start``; ``reason``: why it has no vote, empty where it has."""
+    """One claimed caption. ``tokens``: of what is left of ``text`` without boilerplate, from character ``start``; ``reason``: why it has no vote,
+    empty where it has.
+    """
 
     author: int
     text: str
@@ -31,7 +33,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What became of the captions of one kind of an image. ``to``: where the tokens of each candidate stand in the final text; ``reason``: empty where it is kept."""
+    """What became of the captions of one kind of an image. ``to``: where the tokens of each candidate stand in the final text; ``reason``: empty
+    where it is kept.
+    """
 
     image: int
     kind: int
