@@ -200,7 +200,7 @@ def _model(settings: Settings, root: Path) -> Iterator[Check]:
         elif re.fullmatch(r"[\w.-]+/[\w.-]+", value):
             cached = _cached(value)
             yield Check(where, "ok" if cached else "warn", f"{value}, " + ("in the hub's cache" if cached else "not in the hub's cache"), "it will be downloaded at first use; offline, download it first")
-        else:
+        elif where == "model.init":  # an annotator's own names are its own affair
             yield Check(where, "fail", f"{value}: neither a preset, a folder nor a name on the hub", f"presets: {', '.join(PRESETS)}")
 
 
