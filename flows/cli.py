@@ -152,11 +152,10 @@ def loop(
         with Shown() as progress:
             say(outlook.told(outlook.outlook(parts, rounds, progress)))
         return
-    if overlay:
-        with locked(root):
-            if params.write_overlay(root, overlay):
-                say("params.yaml is changed")
-    parts = open_parts(root)
+    parts = open_parts(root, overlay)
+    with locked(root):  # the loop locks again; who is refused shall hear it before a server is started
+        if params.write_overlay(root, overlay):
+            say("params.yaml is changed")
     if outlook.is_idle(parts, rounds):
         say(outlook.nothing_new(parts))
         return
