@@ -64,6 +64,7 @@ def refine(root: str = ".", rounds: int | None = None) -> str:
 def _refined(parts: Parts, rounds: int | None) -> str:
     if missing := missing_sections(parts.root):
         raise SettingsError(f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it, so write it down, be it with its default")
+    sweep(parts)
     before = standing(parts)
     start = time.monotonic()
     take_in(parts)
@@ -97,6 +98,13 @@ def standing(parts: Parts) -> LoopState | None:
     if last < 0:
         return None
     return LoopState("", 0, last + 1, last + 1, accepted=last, images=images_hash(parts.store), settings=settings_hashes(parts), finished=True)
+
+
+def sweep(parts: Parts) -> None:
+    """Remove what killed runs had half written; nobody reads it, but in data/ it would be part of the snapshot."""
+    for store in (parts.store, parts.data):
+        for part in Path(store.root).rglob(".*.part") if store.local else ():
+            part.unlink(missing_ok=True)
 
 
 def take_in(parts: Parts) -> stages.Collected:

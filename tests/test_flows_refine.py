@@ -100,6 +100,19 @@ def test_a_new_version_of_an_annotator_is_work(annotated: Path):
     assert not is_idle(parts, None) and outlook(parts, None).pending == {"careful": 4}
 
 
+def test_what_a_killed_run_had_half_written_goes(annotated: Path):
+    from flows.refine import sweep
+
+    parts = open_parts(annotated)
+    left = [Path(parts.store.root, "images/.scenes-00000.parquet.0.part"), Path(parts.data.root, "labels/.labels.parquet.0.part")]
+    whole = parts.store.names("images")
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    sweep(parts)
+    assert not any(path.exists() for path in left) and parts.store.names("images") == whole
+
+
 # ---------------------------------------------------------------- lock and state
 
 
