@@ -24,7 +24,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def said(scenes):
-    """Author → claims; scores say a little about what is right, less than by default."""
+    """Author → claims; scores say a little about what is right."""
     asked = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
     asked["student"] = scenes.says("student", STUDENT, skill=0.2, tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), alt_noise=0.3, misread=0.15)
     return asked

@@ -97,6 +97,19 @@ def test_how_often_words_are_left_out_is_learnt():
     assert {c.tokens.text for c in compose(noise, 0.5)} == {whole}
 
 
+def test_who_never_says_a_word_does_not_take_it_from_the_others():
+    # three leave words out now and then; a fourth never says where things are
+    import numpy as np
+
+    rng = np.random.default_rng(1)
+    whole = "a red cup above a green box"
+    drop = lambda: " ".join(w for w in whole.split() if rng.random() > 0.25)  # noqa: E731
+    items = [[*(Version(k, tokens(drop()), 1.0) for k in range(3)), Version(3, tokens("a red cup a green box"), 0.9)] for _ in range(150)]
+    found = [c.tokens.words for c in compose(items, 0.5)]
+    said = ["above" in {w for v in item for w in v.tokens.words} for item in items]
+    assert sum("above" in words for words in found) > 0.9 * sum(said) > 100
+
+
 def test_strings_are_read_character_by_character():
     assert spell([[("EX1T", 1.0), ("EXIT", 1.0), ("FXIT", 1.0)], [("OPEN", 1.0), ("0PEN", 0.4)], [("NO PRKING", 1.0), ("N0 PARKING", 1.0), ("NO PARKINC", 1.0)]]) == [
         "EXIT", "OPEN", "NO PARKING",

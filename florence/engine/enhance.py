@@ -14,6 +14,8 @@ from florence.specialists import article
 
 PRIOR = 5
 """Places that what is known of all keys counts for, against what is known of one."""
+SELDOM = 0.1
+"""Share of the places of a word under which an author is taken not to know it."""
 _BEFORE = re.compile(
     r"\s*(?:(?:an?\s+|the\s+)?(?:stock\s+)?(?:photo|picture|image|photograph|pic)s?\s*(?:of\b|:)"
     r"|[\w-]+\.(?:jpe?g|png|gif|webp|tiff?|bmp|heic)\b\s*[-–|:]?|(?:https?://|www\.)\S+|[-–|:]\s+)\s*",
@@ -86,10 +88,10 @@ def compose(items: Sequence[Sequence[Version]], alike: float) -> list[Composed]:
     several = {k: versions for k, versions in enumerate(near) if len(versions) > 2}
     keys = [[version.tokens.keys for version in versions] for versions in items]
     networks = _networks(keys, [[version.author for version in versions] for versions in items], several)
-    good = _patterns(items, several, networks)
+    habits = _habits(items, several, networks)
     texts = [versions[t].tokens for versions, t in zip(items, typical, strict=True)]
     for k, network in networks.items():
-        texts[k] = tokens(_written(items[k], near[k], network, good))
+        texts[k] = tokens(_written(items[k], near[k], network, habits))
     return _placed(items, texts, alike)
 
 
@@ -169,8 +171,25 @@ Pattern = tuple[int, int, int]
 """The authors of a text's versions, a key, and those of them who have a token at a place of that key; authors as bits."""
 
 
-def _patterns(items: Sequence[Sequence[Version]], several: dict[int, list[int]], networks: dict[int, list[_Place]]) -> set[Pattern]:
-    """The patterns that are likelier to be of a token of the text than not, though most authors lack it there.
+@dataclass(frozen=True, slots=True)
+class _Habits:
+    """``good``: patterns that are likelier to be of a token of the text than not; ``silent``: key → the authors who hardly ever say it, as bits: that
+    they lack it tells nothing.
+    """
+
+    good: frozenset[Pattern]
+    silent: dict[int, int]
+
+    def keep(self, panel: int, place: _Place, weight: Sequence[float], authors: Sequence[int], near: Sequence[int]) -> bool:
+        """Whether a place is one of the text: most of the weight of those who would say so says it, or it has a good pattern."""
+        silent = self.silent.get(place.key, 0) & ~place.mask
+        mass = sum([weight[v] for said in place.said.values() for v, _ in said])
+        whole = sum([weight[v] for v in near if not silent >> authors[v] & 1])
+        return 2 * mass > whole or (panel & ~silent, place.key, place.mask) in self.good
+
+
+def _habits(items: Sequence[Sequence[Version]], several: dict[int, list[int]], networks: dict[int, list[_Place]]) -> _Habits:
+    """What the texts as a whole tell about a place that most authors lack.
 
     How often an author leaves out a token is told, key by key, by the places that all others have; how many places of the text only some
     authors have follows from that. Where they are half of those that are found, or more, such a place is taken to be in the text.
@@ -182,20 +201,40 @@ def _patterns(items: Sequence[Sequence[Version]], several: dict[int, list[int]],
             tally.update([(panel, place.key, place.mask) for place in networks[k]])
         else:
             tally.update([(panel, key, panel) for key in items[k][near[0]].tokens.keys])
+    silent = _silent(tally)
+    spoken: Counter[Pattern] = Counter()
+    for (panel, key, mask), found in tally.items():
+        spoken[panel & ~(silent.get(key, 0) & ~mask), key, mask] += found
     general: Counter[tuple[int, int]] = Counter()
-    for (panel, _, mask), found in tally.items():
+    for (panel, _, mask), found in spoken.items():
         general[panel, mask] += found
     good = set()
-    for (panel, key, mask), found in tally.items():
-        everyone = expected = float(tally[panel, key, panel])
+    for (panel, key, mask), found in spoken.items():
+        everyone = expected = float(spoken[panel, key, panel])
         for author in range(panel.bit_length()):
             if (panel & ~mask) >> author & 1:
                 others = panel & ~(1 << author)
                 usual = (general[panel, others] + 1) / (general[panel, panel] + 2)
-                expected *= (tally[panel, key, others] + PRIOR * usual) / (everyone + PRIOR)
+                expected *= (spoken[panel, key, others] + PRIOR * usual) / (everyone + PRIOR)
         if 2 * expected >= found:
             good.add((panel, key, mask))
-    return good
+    return _Habits(frozenset(good), silent)
+
+
+def _silent(tally: Counter[Pattern]) -> dict[int, int]:
+    """For each key the authors who have it at less than `SELDOM` of the places where two others do, those where it can be told."""
+    asked: Counter[tuple[int, int]] = Counter()
+    said: Counter[tuple[int, int]] = Counter()
+    for (panel, key, mask), found in tally.items():
+        for author in range(panel.bit_length()):
+            if panel >> author & 1 and (mask & ~(1 << author)).bit_count() >= 2:
+                asked[key, author] += found
+                said[key, author] += found * (mask >> author & 1)
+    silent: dict[int, int] = {}
+    for (key, author), times in asked.items():
+        if times >= PRIOR and said[key, author] < SELDOM * times:
+            silent[key] = silent.get(key, 0) | 1 << author
+    return silent
 
 
 def _bits(versions: Sequence[Version], chosen: Sequence[int]) -> int:
@@ -205,15 +244,14 @@ def _bits(versions: Sequence[Version], chosen: Sequence[int]) -> int:
     return mask
 
 
-def _written(versions: Sequence[Version], near: Sequence[int], network: Sequence[_Place], good: set[Pattern]) -> str:
+def _written(versions: Sequence[Version], near: Sequence[int], network: Sequence[_Place], habits: _Habits) -> str:
     """The text of the places that most of the weight has, or that are likely to be in the text all the same."""
     panel = _bits(versions, near)
-    weight = [version.weight for version in versions]
+    weight, authors = [version.weight for version in versions], [version.author for version in versions]
     half = sum(weight[v] for v in near) / 2
     chosen: list[tuple[int, int, int]] = []
     for place in network:
-        mass = sum([weight[v] for said in place.said.values() for v, _ in said])
-        if mass > half or (panel, place.key, place.mask) in good:
+        if habits.keep(panel, place, weight, authors, near):
             key = place.key if len(place.said) == 1 else _heaviest(place, weight)
             chosen.append((key, *place.said[key][-1]))
     keys = tuple(key for key, _, _ in chosen)

@@ -54,7 +54,10 @@ class Simulated(Specialist):
         )  # fmt: skip
         alt_noise: float = Field(0.2, ge=0, le=1, description="probability that a phrase or word of a caption is dropped or wrong, or that a caption carries boilerplate")
         misread: float = Field(0.05, ge=0, le=1, description="probability that a character of a sign is read wrong")
-        skill: float = Field(0.5, ge=0, le=1, description="how well the score tells right from wrong: their means differ by this much")
+        skill: float = Field(
+            0.2, ge=0, le=1,
+            description="how well the score tells right from wrong: their means differ by this much; with a score_noise of 0.15, an area under the curve of 0.83",
+        )  # fmt: skip
         score_noise: float = Field(0.15, ge=0, le=1, description="standard deviation of the score around that mean")
         labels: tuple[str, ...] = Field((), description="labels that objects are mistaken for; none: a built-in list of common names")
         tasks: tuple[str, ...] = Field(KINDS, description="kinds it claims")
