@@ -73,6 +73,7 @@ class Student(Section):
     cap: float = Field(0.5, ge=0, le=1, description="the most its vote may weigh, as a share of all annotators' weight; 0 switches it off")
     min_score: float = Field(0.05, ge=0, le=1, description="token probability under which it claims nothing")
     tasks: tuple[str, ...] = Field(("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), description="kinds it annotates")
+    second_look: bool = Field(True, description="whether it is asked about the box of each object once more, and claims that name")
     batch: int = Field(128, ge=1, description="images it is given at once")
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from flow_workspaces import environment, florence, write_params
 
 from flows.parts import open_parts
@@ -88,3 +91,38 @@ def test_a_loop_of_two_rounds_has_a_student(tmp_path: Path):
         assert snapshot["round"] == 1 and parts.data.read_table("baseline/scores.parquet").num_rows > 0
     dvc = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=folder, env=with_florence(), capture_output=True, text=True, timeout=300)
     assert "up to date" in dvc.stdout, dvc.stdout + dvc.stderr
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=with_florence(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_clone_with_the_data_alone_trains_the_same(tmp_path: Path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    init(first)
+    write_params(first)
+    said(first, "loop", "--rounds", "1")
+    assert "up to date" in dvc(first, "repro")
+
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["add", "-A"], ["commit", "-q", "-m", "a round"]):
+        subprocess.run([*git, *command], cwd=first, check=True, capture_output=True)
+    subprocess.run(["git", "clone", "-q", str(first), str(second)], check=True, capture_output=True)
+    assert not (second / "data").exists() and not (second / ".dvc/cache").exists()
+    shutil.copytree(first / "data", second / "data")
+    (second / "dvc.lock").unlink()
+    log = dvc(second, "repro")
+    assert "3 of 3" in log.replace("\r", "\n"), log
+    assert (second / "dvc.lock").read_text() == (first / "dvc.lock").read_text()
+    assert "up to date" in dvc(second, "repro")
+
+    params = yaml.safe_load((second / "params.yaml").read_text())
+    params["train"]["lr"] = 0.0003
+    (second / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    log = dvc(second, "repro")
+    assert re.findall(r"Running stage '(\w+)'", log) == ["train", "evaluate", "compare"], log
+    assert "metrics/train.json" in dvc(second, "metrics", "diff", "--md")
+    page = re.search(r"file://(\S+index\.html)", dvc(second, "plots", "diff"))
+    assert page is not None and "train.csv" in Path(page[1]).read_text()

@@ -191,6 +191,8 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
     assert lines[0].split()[:3] == ["round", "0", "1"]
     (line,) = [line for line in lines if line.startswith("  <OD> f1 (truth)")]
     assert line.split()[3:5] == ["–", f"{quality['<OD>', 'f1', 'gold']:.3f}"]
+    (line,) = [line for line in lines if line.startswith("  <OD> f1 (since 0)")]
+    assert line.split()[4:6] == ["–", f"{gain.value:+.3f}"] and line.split()[-1] == "+0.000"
     assert any(line.startswith("round 1: the first model: <OD> 1.000 on") for line in lines)
     assert [line.split() for line in lines if line.startswith("decision")] == [["decision", "none", "accepted"]]
     many = LoopFacts("loop", tuple(type(facts)(**{**{k: getattr(facts, k) for k in facts.__slots__}, "round": n}) for n in range(12)))

@@ -202,12 +202,20 @@ def test_the_same_settings_give_the_same_bytes_whatever_else_is_drawn():
     assert [item.name.split("-")[:3] for item in few[:2]] == [["scene", "5", "000000"], ["scene", "5", "000001"]]
 
 
-@pytest.mark.parametrize("options", [{"seed": 6}, {"signs": 0.9}, {"size": 96}, {"objects": [2, 3]}, {"vocabulary": "pretrain"}])
+@pytest.mark.parametrize("options", [{"seed": 6}, {"signs": 0.9}, {"size": 96}, {"objects": [2, 3]}, {"scale": 1.1}, {"vocabulary": "pretrain"}])
 def test_other_settings_give_other_scenes(options):
     plain, other = drawn(count=5, seed=5), drawn(count=5, **{"seed": 5, **options})
     assert not {item.name for item in plain} & {item.name for item in other}
     assert len({item.data for item in plain}) == len({item.data for item in other}) == 5
     assert {item.data for item in plain} != {item.data for item in other}
+
+
+def test_objects_are_as_large_as_the_scale_says():
+    def sides(scale: float) -> float:
+        boxes = [row.regions[0].box for item in drawn(count=40, seed=2, objects=[1, 1], signs=0, scale=scale) for row in item.truth if row.task == "<OD>"]
+        return float(np.median([max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes]))
+
+    assert sides(1.3) / sides(0.8) == pytest.approx(1.3 / 0.8, rel=0.12)
 
 
 def test_vocabularies_are_large_and_share_nothing():
@@ -307,7 +315,7 @@ def test_folders_that_can_not_be_used(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"count": -1}, {"count": 2.5}, {"count": True}, {"size": 8}, {"seed": -1}, {"objects": [3, 1]}, {"objects": [0, 2]}, {"objects": 3}, {"signs": 2}, {"signs": "many"},
+    [{"count": -1}, {"count": 2.5}, {"count": True}, {"size": 8}, {"seed": -1}, {"objects": [3, 1]}, {"objects": [0, 2]}, {"objects": 3}, {"signs": 2}, {"signs": "many"}, {"scale": 3}, {"scale": "big"},
      {"vocabulary": "other"}, {"sprites": 5}, {"colours": 3}],
 )  # fmt: skip
 def test_wrong_options_are_named(options):

@@ -31,6 +31,8 @@ def summary(facts: LoopFacts) -> str:
     lines.append(_line("labels kept", [f"{sum(c.kept for c in r.counts):,}" for r in rounds]))
     lines.append(_line("labels dropped", [f"{sum(c.dropped for c in r.counts):,}" for r in rounds]))
     lines += _part("label quality on gold images", [_quality(r) for r in rounds])
+    if any(r.label_quality_gain for r in rounds):
+        lines += _part("label quality gained since an earlier round (last column: without the student)", [_gains(r) for r in rounds])
     lines += _part("held-out scores", [_scores(r) for r in rounds])
     lines += ["", _line("decision", [r.decision or "none" for r in rounds])]
     for r in rounds:
@@ -42,6 +44,14 @@ def summary(facts: LoopFacts) -> str:
 def _quality(facts: RoundFacts) -> Figures:
     return {
         f"{q.task} {q.metric} ({q.reference})": (figure(q.value), interval(q.low, q.high), str(q.n)) for q in facts.label_quality if q.split == "gold"
+    }  # fmt: skip
+
+
+def _gains(facts: RoundFacts) -> Figures:
+    """Of kinds that changed."""
+    return {
+        f"{g.task} {g.metric} (since {g.since})": (f"{g.value:+.3f}", interval(g.low, g.high), str(g.n), "" if g.without_student is None else f"{g.without_student:+.3f}")
+        for g in facts.label_quality_gain if g.split == "gold" and (g.value or g.low or g.high)
     }  # fmt: skip
 
 

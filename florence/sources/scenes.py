@@ -103,7 +103,7 @@ class ScenesSource(Source):
     """Pictures of named objects on varied backgrounds, with exact truth.
 
     ``count``: how many. ``size``: pixels a side. ``seed``. ``objects``: least and most objects. ``signs``: probability of a written
-    sign. ``vocabulary``: "main" or "pretrain". ``sprites``: folder of RGBA cut-outs (PNG, WebP or TIFF) to use instead of drawn objects,
+    sign. ``scale``: 0.5 to 1.5, how large objects are, 1 as `EXTENTS` says. ``vocabulary``: "main" or "pretrain". ``sprites``: folder of RGBA cut-outs (PNG, WebP or TIFF) to use instead of drawn objects,
     named by a .txt beside them or by file name (``grey_cat_2.png`` is a "grey cat"); a pixel belongs to the object where alpha > 127.
     ``backgrounds``: folder of pictures to use instead of drawn backgrounds, described by a .txt beside them, where there is one.
 
@@ -112,13 +112,14 @@ class ScenesSource(Source):
     """
 
     def __init__(self, **options: Any) -> None:
-        allowed = {"count": 1000, "size": 128, "seed": 0, "objects": (1, 3), "signs": 0.35, "vocabulary": "main", "sprites": None, "backgrounds": None}
+        allowed = {"count": 1000, "size": 128, "seed": 0, "objects": (1, 3), "signs": 0.35, "scale": 1.0, "vocabulary": "main", "sprites": None, "backgrounds": None}
         values = check_options("scenes", options, allowed)
         self.total = _whole("count", values["count"], 0, 999_999)
         self.side = _whole("size", values["size"], 64, 2048)
         self.seed = _whole("seed", values["seed"], 0, 2**63 - 1)
         self.least, self.most = _span(values["objects"])
         self.signs = _share("signs", values["signs"])
+        self.scale = _scale(values["scale"])
         if values["vocabulary"] not in VOCABULARIES:
             raise wrong("scenes", "vocabulary", values["vocabulary"], " or ".join(VOCABULARIES))
         self.vocabulary_name: str = values["vocabulary"]
@@ -155,7 +156,7 @@ class ScenesSource(Source):
         if self.sprites is not None:
             files, failed = self.sprites.entries()
             listed["sprites"] = [(entry.name, entry.size) for entry in files]
-            self._cutouts, unusable = _cutouts(self.sprites, files, self.side)
+            self._cutouts, unusable = _cutouts(self.sprites, files, round(self.side * self.scale))
             broken += failed + unusable
             if not self._cutouts:
                 raise SettingsError(f"{self.sprites.where}: no usable sprite there; RGBA pictures with a transparent background are needed")
@@ -168,7 +169,7 @@ class ScenesSource(Source):
             broken += failed
             if not self._photos:
                 raise SettingsError(f"{self.backdrops.where}: no picture there; images are needed (jpg, png, webp, tif, gif or bmp)")
-        settings = [DRAWING, self.side, self.least, self.most, self.signs, self.vocabulary_name, listed]
+        settings = [DRAWING, self.side, self.least, self.most, self.signs, self.scale, self.vocabulary_name, listed]
         return digest(settings, 8), broken
 
     def _scene(self, name: str, index: int) -> SourceImage:
@@ -216,7 +217,7 @@ class ScenesSource(Source):
 
     def _object(self, rng: np.random.Generator, ground: int | None) -> Placed:
         word, low, high = EXTENTS[int(rng.integers(len(EXTENTS)))]
-        size = (low + (high - low) * rng.random()) * self.side
+        size = (low + (high - low) * rng.random()) * self.scale * self.side
         if self._cutouts:
             cutout = self._cutouts[int(rng.integers(len(self._cutouts)))]
             figure = draw_cutout(cutout.rgba, size, (rng.random() * 2 - 1) * 6)
@@ -484,6 +485,12 @@ def _whole(option: str, value: Any, low: int, high: int) -> int:
 def _share(option: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise wrong("scenes", option, value, "a number from 0 to 1")
+    return float(value)
+
+
+def _scale(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.5 <= value <= 1.5:
+        raise wrong("scenes", "scale", value, "a number from 0.5 to 1.5")
     return float(value)
 
 

@@ -1,6 +1,6 @@
 """An annotator made of the truth and declared errors, so that what the loop gains can be measured.
 
-Its answer is a pure function of (truth, image, author's name, seed, options): every object, word and sign draws from a
+Its answer is a pure function of (truth, image, author's name, seed, options): every object, caption and sign draws from a
 stream of random numbers of its own, so neither the batch nor another option changes what is drawn for it.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import cast
@@ -41,6 +41,7 @@ class Simulated(Specialist):
 
     needs = frozenset({"truth"})
     tasks = KINDS
+    revision = 2
 
     class Options(Section):
         """Declared error rates; all shares and probabilities are per object, phrase, word or character."""
@@ -266,8 +267,8 @@ class _Teller:
         units = _units(text, self._phrases(text))
         out, phrases, untouched = "", [], 0
         capital = text[:1].isupper()
-        for number, (unit, regions) in enumerate(units):
-            draw = self._stream("caption", task, index, number)
+        draws = self._stream("caption", task, index).random((len(units), 3))
+        for (unit, regions), draw in zip(units, draws.tolist(), strict=True):
             said = self._unit(unit, bool(regions), draw)
             untouched += said == unit
             if not said:
@@ -296,9 +297,9 @@ class _Teller:
                 result.append((span, regions))
         return result
 
-    def _unit(self, unit: str, phrase: bool, draw: np.random.Generator) -> str:
-        """A phrase or word as it is told: as it is, dropped, or wrong."""
-        happens, how, which = draw.random(3)
+    def _unit(self, unit: str, phrase: bool, draw: Sequence[float]) -> str:
+        """A phrase or word as it is told: as it is, dropped, or wrong. ``draw``: three numbers, 0…1."""
+        happens, how, which = draw
         if happens >= self.o.alt_noise or not re.search(r"\w", unit):
             return unit
         if how < 0.4:

@@ -1,0 +1,78 @@
+"""The model as an annotator: what it is asked, and what of its answers it claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import florence.model
+from florence.codec.grammar import box_tokens
+from florence.config import Settings
+from florence.engine.refine import DOUBT, Student, renamed
+from florence.errors import ModelError
+from florence.model.checkpoint import load
+from florence.model.generate import Ask, predict
+from florence.pixels import decode
+from florence.records import ImageRecord, Region
+from florence.sources import SOURCES, SourceImage
+from florence.specialists import Batch
+from florence.tasks import Answer
+
+NANO = str(Path(florence.model.__file__).parent / "nano")
+
+
+def settings(**student) -> Settings:
+    return Settings(sources={"scenes": {"use": "scenes"}}, specialists={"a": {"use": "simulated", "sources": ["*"]}}, engine={"student": {"min_score": 0.0, **student}}, model={"image_size": 64})
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    pictures = [found for found in SOURCES.get("scenes")(count=6, seed=5).images(frozenset()) if isinstance(found, SourceImage)]
+    pixels = tuple(decode(found.data, found.name) for found in pictures)
+    records = tuple(ImageRecord(f"{k:064x}", p.shape[1], p.shape[0], "scenes", f"{k}.png", "CC0", None, "train") for k, p in enumerate(pixels))
+    return Batch(records, pixels)
+
+
+def objects(claims) -> list[list[Region]]:
+    return [[claim.regions[0] for claim in said if claim.task == "<OD>"] for said in claims]
+
+
+def test_an_object_has_the_name_of_the_second_look(batch: Batch):
+    twice = objects(Student(NANO, settings()).annotate(batch))
+    once = objects(Student(NANO, settings(second_look=False)).annotate(batch))
+    model = load(NANO, image_size=64)
+    first = predict(model, batch.pixels, [Ask(k, "<OD>") for k in range(len(batch.pixels))])
+    assert sum(map(len, twice)) and all({r.label for r in found} <= {r.label for r in a.regions} for found, a in zip(once, first, strict=True))
+    for k, found in enumerate(twice):
+        height, width = batch.pixels[k].shape[:2]
+        asked = predict(model, batch.pixels, [Ask(k, "<REGION_TO_CATEGORY>", box_tokens(r.bounds, (width, height))) for r in found])
+        assert [r.label for r in found] == [a.text.strip() for a in asked]
+        assert {r.bounds for r in found} <= {r.bounds for r in first[k].regions}
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_two_names_for_one_place_are_less_sure_than_one(first: float, second: float):
+    region = Region("cat", box=(0, 0, 1, 1), score=first)
+    agreed = renamed(region, Answer("Cat", score=second)).score
+    assert agreed is not None and max(first, second) - 1e-9 <= agreed <= 1
+    other = renamed(region, Answer("dog", score=second))
+    assert (other.label, other.score) == ("dog", second * DOUBT)
+    assert renamed(region, Answer("", score=second)) == region
+
+
+def test_what_is_asked_is_part_of_the_version():
+    versions = {Student(NANO, settings(**more)).version for more in ({}, {"second_look": False}, {"min_score": 0.1}, {"tasks": ["<OD>"]})}
+    assert len(versions) == 4
+
+
+def test_captions_and_lines_stay_as_they_are_told(batch: Batch):
+    both = [Student(NANO, settings(second_look=look, tasks=["<CAPTION>", "<OCR_WITH_REGION>"])).annotate(batch) for look in (True, False)]
+    assert both[0] == both[1] and all(any(claim.task == "<CAPTION>" for claim in said) for said in both[0])
+
+
+def test_a_folder_that_holds_no_model_is_named(tmp_path: Path):
+    with pytest.raises(ModelError, match=str(tmp_path)):
+        Student(str(tmp_path), settings()).version  # noqa: B018
