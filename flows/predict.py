@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from florence.codec.grammar import Form
 from florence.errors import EncodeError, FlorenceError, ImageError
 from florence.records import Region
 from florence.tasks import Answer, RegionInput, Task
@@ -125,10 +126,10 @@ def _region(region: Region) -> dict[str, Any]:
 def _lines(asked: Asked) -> str:
     answer = asked.answer
     if not answer.regions:
-        if asked.task.form.name != "TEXT":
-            lines = ["nothing found"]
+        if asked.task.form in (Form.TEXT, Form.TEXT_OR_NOTHING) and answer.text:
+            lines = [answer.text + (f"   (score {answer.score:.2g})" if answer.score is not None else "")]
         else:
-            lines = [answer.text + (f"   (score {answer.score:.2f})" if answer.score is not None else "")]
+            lines = ["nothing found"]
     else:
         width = max(len(region.label) for region in answer.regions)
         lines = [f"{r.label:<{width}}  {r.score if r.score is not None else 0:.2f}  {_place(r)}" for r in answer.regions]

@@ -15,8 +15,11 @@ from flow_workspaces import ROOT, environment, florence, write_params
 from PIL import Image
 from typer.testing import CliRunner
 
+from florence.records import Region
+from florence.tasks import Answer, task
 from flows import params
 from flows.cli import app
+from flows.predict import Asked, printed
 
 HEAVY = ("torch", "prefect", "mlflow", "dvc", "pyarrow", "numpy", "pandas", "transformers", "great_expectations", "boto3", "botocore")
 
@@ -178,3 +181,16 @@ def test_a_broken_image_is_a_plain_error(model: Path, tmp_path: Path, content: b
     if content is not None:
         path.write_bytes(content)
     assert said in call("predict", str(path), "--model", str(model), code=1)
+
+
+@pytest.mark.parametrize("name, answer, said", [
+    ("<CAPTION>", Answer("a red cup", score=0.0123), "a red cup   (score 0.012)"),
+    ("<DETAILED_CAPTION>", Answer("There is a red cup."), "There is a red cup."),
+    ("<REGION_TO_CATEGORY>", Answer("cup", score=0.5), "cup   (score 0.5)"),
+    ("<OCR>", Answer("", score=0.9), "nothing found"),
+    ("<OD>", Answer("", score=0.9), "nothing found"),
+    ("<OD>", Answer("cup<loc_0>", (Region("cup", box=(1, 2, 30, 40), score=0.25),)), "cup  0.25  box 1,2,30,40"),
+])  # fmt: skip
+def test_an_answer_is_told_in_plain_words(name: str, answer: Answer, said: str):
+    pixels = np.zeros((50, 50, 3), np.uint8)
+    assert printed(Asked(Path("a.png"), pixels, task(name), "", answer), as_json=False) == said
