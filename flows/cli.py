@@ -312,7 +312,7 @@ def train() -> None:
       dvc repro train
     """
     from florence import stages
-    from flows.terminal import Shown
+    from flows.terminal import Shown, say
 
     with _stage("train") as (parts, run_id), Shown() as progress:
         curves = parts.tracker.live(run_id)
@@ -326,6 +326,7 @@ def train() -> None:
         finally:
             curves.close()
         parts.tracker.log_metrics(run_id, {"train": result})
+    say(f"trained {result['steps']} steps on {result['images']} images, loss {result['loss']:.3f}")
 
 
 @app.command()
@@ -339,7 +340,7 @@ def evaluate() -> None:
     """
     from florence import stages
     from florence.store import Store
-    from flows.terminal import Shown
+    from flows.terminal import Shown, say
 
     with _stage("evaluate") as (parts, run_id), Shown() as progress:
         curves = parts.tracker.live(run_id)
@@ -350,6 +351,10 @@ def evaluate() -> None:
         metrics = Store(str(parts.root / "metrics"))
         found = {name: metrics.read_json(f"{name}.json") for name in ("scores", "labels") if metrics.exists(f"{name}.json")}
         parts.tracker.log_metrics(run_id, found)
+    for name, by_reference in found.get("scores", {}).items():
+        for reference, score in by_reference.items():
+            if "value" in score:
+                say(f"  {name} {score['metric']} {score['value']:.3f} on {score['n']} images against {reference}")
 
 
 @app.command()
