@@ -122,7 +122,8 @@ def test_a_clone_with_the_data_alone_trains_the_same(tmp_path: Path):
     params["train"]["lr"] = 0.0003
     (second / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     log = dvc(second, "repro")
-    assert re.findall(r"Running stage '(\w+)'", log) == ["train", "evaluate", "compare"], log
+    ran = re.findall(r"Running stage '(\w+)'", log)
+    assert ran[:2] == ["train", "evaluate"] and set(ran[2:]) <= {"compare"}, log  # so poor a model may score the same
     assert "metrics/train.json" in dvc(second, "metrics", "diff", "--md")
     page = re.search(r"file://(\S+index\.html)", dvc(second, "plots", "diff"))
     assert page is not None and "train.csv" in Path(page[1]).read_text()
