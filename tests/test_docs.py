@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from florence.config import markdown, merged, settings_from
+from florence.errors import SettingsError
 from florence.records import ANNOTATIONS, IMAGES, KINDS, REGION
+from florence.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -127,6 +129,15 @@ assert metric.score(said[2:], there[2:]).value is None
 settings = settings_from({"sources": {}, "specialists": {}, "train": {"task_weights": {"<OBJECT_NAMES>": 2}}})
 assert "<OBJECT_NAMES>" in settings.evaluate.tasks
 """
+
+
+@pytest.mark.parametrize("name", SOURCES.names())
+def test_every_source_and_its_settings_are_told(name: str):
+    row = next(line for line in (ROOT / "docs/extending.md").read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |"))
+    with pytest.raises(SettingsError, match="allowed: ") as refused:
+        SOURCES.get(name)(nothing=1)
+    allowed = re.sub(r".*allowed: ", "", str(refused.value)).split(", ")
+    assert re.findall(r"`(\w+)`", row.split("|")[3]) == allowed
 
 
 def test_extending_settings_are_allowed():
