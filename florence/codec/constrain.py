@@ -28,7 +28,7 @@ class Class(IntEnum):
     """<and> joins names in inputs; no answer holds it."""
     EOS = 6
     BLANK = 7
-    """A piece of nothing but white space: legal inside a text, never as its first piece."""
+    """A piece of nothing but white space (`grammar.WHITE`): legal in a text that has another piece too."""
 
 
 CLASSES = len(Class)
@@ -45,8 +45,14 @@ def _locations(prefix: str, count: int, last: dict[Class, str]) -> _Machine:
     return machine
 
 
+def _opens(name: str) -> dict[Class, str]:
+    """The arcs to the text ``name`` of `_label`."""
+    return {Class.TEXT: name, Class.BLANK: f"{name} blank"}
+
+
 def _label(name: str, after: dict[Class, str]) -> _Machine:
-    return {name: {Class.TEXT: name, Class.BLANK: name, **after}}
+    """A text, and the same while nothing but white space has been written of it: then nothing else may follow."""
+    return {name: {Class.TEXT: name, Class.BLANK: name, **after}, f"{name} blank": _opens(name)}
 
 
 def _points(prefix: str, ends: dict[Class, str]) -> _Machine:
@@ -59,18 +65,18 @@ def _points(prefix: str, ends: dict[Class, str]) -> _Machine:
 
 _END = {Class.EOS: "done"}
 _MACHINES: dict[Form, _Machine] = {
-    Form.TEXT: {"start": {Class.TEXT: "text"}, **_label("text", _END)},
-    Form.TEXT_OR_NOTHING: {"start": {Class.TEXT: "text", **_END}, **_label("text", _END)},
+    Form.TEXT: {"start": _opens("text"), **_label("text", _END)},
+    Form.TEXT_OR_NOTHING: {"start": {**_opens("text"), **_END}, **_label("text", _END)},
     Form.BOXES: {"start": {Class.LOC: "box1", **_END}, **_locations("box", 4, {Class.LOC: "box1", **_END})},
     Form.LABELLED_BOXES: {
-        "start": {Class.TEXT: "label", **_END},
+        "start": {**_opens("label"), **_END},
         **_label("label", {Class.LOC: "box1"}),
-        **_locations("box", 4, {Class.LOC: "box1", Class.TEXT: "label", **_END}),
+        **_locations("box", 4, {Class.LOC: "box1", **_opens("label"), **_END}),
     },
     Form.LABELLED_QUADS: {
-        "start": {Class.TEXT: "label", **_END},
+        "start": {**_opens("label"), **_END},
         **_label("label", {Class.LOC: "quad1"}),
-        **_locations("quad", 8, {Class.TEXT: "label", **_END}),
+        **_locations("quad", 8, {**_opens("label"), **_END}),
     },
     Form.POLYGONS: {
         "start": {Class.LOC: "bare1", Class.POLY_OPEN: "inner0", **_END},
@@ -79,13 +85,13 @@ _MACHINES: dict[Form, _Machine] = {
         "closed": {Class.POLY_OPEN: "inner0", **_END},
     },
     Form.LABELLED_SHAPES: {
-        "start": {Class.TEXT: "first", **_END},
+        "start": {**_opens("first"), **_END},
         **_label("first", {Class.LOC: "box1", Class.POLY_OPEN: "inner0"}),
         **_label("boxed", {Class.LOC: "box1"}),
-        **_locations("box", 4, {Class.LOC: "box1", Class.TEXT: "boxed", **_END}),
+        **_locations("box", 4, {Class.LOC: "box1", **_opens("boxed"), **_END}),
         **_label("outlined", {Class.POLY_OPEN: "inner0"}),
         **_points("inner", {Class.POLY_CLOSE: "closed"}),
-        "closed": {Class.POLY_OPEN: "inner0", Class.TEXT: "outlined", **_END},
+        "closed": {Class.POLY_OPEN: "inner0", **_opens("outlined"), **_END},
     },
 }
 

@@ -2,8 +2,8 @@
 
 Writing is strict: a label that the grammar would misread is refused. Reading is total: whatever the text, it gives the
 regions that are certain and, where the text is no legal answer, the first token that does not fit and why.
-Legal texts and lists of groups correspond one to one: ``write(read(text).groups) == text`` for every text that `write`
-can make.
+Legal texts and lists of groups correspond one to one: ``write(read(text).groups) == text`` for every text that is read
+without an error.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ MARKS: tuple[str, ...] = (
 _SPECIAL = re.compile("|".join([r"<loc_[0-9]+>", *map(re.escape, (SEP, POLY_OPEN, POLY_CLOSE, AND, *MARKS))]))
 _LOCATION = re.compile(r"<loc_(0|[1-9][0-9]{0,2})>")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+WHITE = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
+"""White space of the grammar: ASCII's alone, so that pieces of a byte-level vocabulary are white space or not whatever stands around them."""
 
 
 class Form(StrEnum):
@@ -52,10 +54,17 @@ class Form(StrEnum):
 
 
 class Group(NamedTuple):
-    """A label and the regions that follow it; the label is "" in forms without labels."""
+    """A label and the regions that follow it; the label is "" in forms without labels.
+
+    ``label``: as it is written, white space at its ends too; its regions' labels are without that. ``wrapped``: whether a single object's
+    polygons stand in <poly>…</poly>, which they need not. ``turned``: for boxes, whether the text has x0 and x1 (1), y0 and y1 (2) or both (3) in the other
+    order; empty where all are as in `Box`.
+    """
 
     label: str
     regions: tuple[Region, ...]
+    wrapped: bool = False
+    turned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +101,12 @@ def plain(text: str, what: str = "text") -> str:
 
 def label(text: str) -> str:
     """``text`` as a label: runs of white space become one space, none at the ends. Raises EncodeError as `plain`, and where nothing is left."""
-    words = " ".join(text.split())
-    if not words:
+    return _written(" ".join(text.split()))
+
+
+def _written(words: str) -> str:
+    """A label as it is. Raises EncodeError as `label`."""
+    if not words.strip(WHITE):
         raise EncodeError("an empty label can not be written before a place; at least one character that is not white space is expected")
     return plain(words, "label")
 
@@ -119,14 +132,16 @@ def write(groups: Iterable[Group], form: Form, size: tuple[int, int]) -> str:
         raise EncodeError(f"an answer of form {form.value!r} holds no regions")
     if form is Form.POLYGONS:
         objects = [_object(region, size) for group in groups for region in group.regions]
-        return objects[0] if len(objects) == 1 else "".join(f"{POLY_OPEN}{text}{POLY_CLOSE}" for text in objects)
+        if len(objects) == 1 and not any(group.wrapped for group in groups):
+            return objects[0]
+        return "".join(f"{POLY_OPEN}{text}{POLY_CLOSE}" for text in objects)
     shaped = form is Form.LABELLED_SHAPES and any(region.polygons for group in groups for region in group.regions)
     parts = []
     for group in groups:
         if not group.regions:
             raise EncodeError(f"the label {group.label!r} has no place; at least one region is expected")
         if form is not Form.BOXES:
-            parts.append(label(group.label))
+            parts.append(_written(group.label))
         if form is Form.LABELLED_QUADS:
             if len(group.regions) > 1:
                 raise EncodeError(f"the text {group.label!r} has {len(group.regions)} quads; one is expected, the text repeated before each")
@@ -134,8 +149,18 @@ def write(groups: Iterable[Group], form: Form, size: tuple[int, int]) -> str:
         elif shaped:
             parts += [f"{POLY_OPEN}{_object(region, size)}{POLY_CLOSE}" for region in group.regions]
         else:
-            parts += [box_tokens(region.bounds, size) for region in group.regions]
+            turned = group.turned or (0,) * len(group.regions)
+            parts += [_corners(region, way, size) for region, way in zip(group.regions, turned, strict=True)]
     return "".join(parts)
+
+
+def _corners(region: Region, turned: int, size: tuple[int, int]) -> str:
+    x0, y0, x1, y1 = region.bounds
+    if not turned:
+        return box_tokens(region.bounds, size)
+    x0, x1 = (x1, x0) if turned & 1 else (x0, x1)
+    y0, y1 = (y1, y0) if turned & 2 else (y0, y1)
+    return locations.tokens((x0, y0, x1, y1), size)
 
 
 def _object(region: Region, size: tuple[int, int]) -> str:
@@ -175,13 +200,13 @@ def tokenise(text: str) -> list[Token]:
 
 def read_text(text: str, form: Form) -> tuple[str, int | None, str]:
     """(the text up to the first special token, that token's index or None, why it does not fit) of a form without places."""
-    tokens = tokenise(text)
-    for index, token in enumerate(tokens):
-        if token.kind != "text":
-            return text[: token.start], index, f"{text[token.start : token.end]} has no place in this answer"
-    if form is Form.TEXT and not text.strip():
+    other = next(((index, token) for index, token in enumerate(tokenise(text)) if token.kind != "text"), None)
+    words = text if other is None else text[: other[1].start]
+    if not words.strip(WHITE) and (words or (form is Form.TEXT and other is None)):
         return "", 0, "the answer is empty"
-    return text, None, ""
+    if other is not None:
+        return words, other[0], f"{text[other[1].start : other[1].end]} has no place in this answer"
+    return words, None, ""
 
 
 def read(text: str, form: Form, size: tuple[int, int]) -> Reading:
@@ -231,11 +256,13 @@ class _Reader:
             index += 1
         return index
 
-    def add(self, words: str, label_span: tuple[int, int], found: list[tuple[Region, int, int]]) -> None:
+    def add(self, label_span: tuple[int, int], found: list[tuple[Region, int, int]], wrapped: bool = False) -> None:
         """A group of regions, each with its first token and the one after its last."""
         if not found:
             return
-        self.groups.append(Group(words, tuple(region for region, _, _ in found)))
+        turned = tuple(self._turned(first) if region.box else 0 for region, first, _ in found)
+        words = self.text[label_span[0] : label_span[1]]
+        self.groups.append(Group(words, tuple(region for region, _, _ in found), wrapped, turned if any(turned) else ()))
         for number, (_, first, after) in enumerate(found):
             start = self.tokens[first].start
             if number == 0 and label_span[1] > label_span[0]:
@@ -253,7 +280,7 @@ class _Reader:
                 index += 1
                 continue
             token = self.tokens[index]
-            words = " ".join(self.text[token.start : token.end].split())
+            words = self.text[token.start : token.end].strip(WHITE)
             # a label that touches a token which does not belong may be half a label
             certain = bool(words) and self._clean_before(index)
             if not words:
@@ -276,7 +303,7 @@ class _Reader:
             found = self._fixed(first, after, words)
             self._one_shape("boxes", first)
         if certain:
-            self.add(words, label_span, found)
+            self.add(label_span, found)
         return after
 
     def _one_shape(self, shape: str, index: int) -> None:
@@ -288,11 +315,11 @@ class _Reader:
         """Boxes or the quad made of the locations from ``first`` to ``after``."""
         count = 8 if self.form is Form.LABELLED_QUADS else 4
         whole = first + (after - first) // count * count
-        if whole != after:
-            self.wrong(after, f"{after - whole} locations are left over; {count} make a place")
-        if count == 8 and whole - first > 8:
+        if count == 8 and after - first > 8:
             self.wrong(first + 8, "a second quad follows one text")
             whole = first + 8
+        elif whole != after:
+            self.wrong(after, f"{after - whole} locations are left over; {count} make a place")
         return [(self._place(start, count, words), start, start + count) for start in range(first, whole, count)]
 
     def _place(self, start: int, count: int, words: str) -> Region:
@@ -302,6 +329,10 @@ class _Reader:
         x0, y0, x1, y1 = values
         ordered = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
         return Region(words, box=cast(Box, locations.centres(ordered, self.size)))
+
+    def _turned(self, start: int) -> int:
+        x0, y0, x1, y1 = (token.value for token in self.tokens[start : start + 4])
+        return (x0 > x1) + 2 * (y0 > y1)
 
     # forms without labels
 
@@ -315,7 +346,7 @@ class _Reader:
                 continue
             found = self._fixed(index, after, "")
             if index == 0:  # after a token that does not belong, nobody knows which corner comes first
-                self.add("", (0, 0), found)
+                self.add((0, 0), found)
             index = after
 
     def objects_alone(self) -> None:
@@ -323,11 +354,11 @@ class _Reader:
         while index < len(self.tokens):
             if self.kind(index) == POLY_OPEN:
                 found, after = self._wrapped(index, "")
-                self.add("", (0, 0), found)
+                self.add((0, 0), found, wrapped=True)
             elif index == 0 and self.kind(0) in ("loc", SEP):
                 region, after = self._polygons(0, "")
                 if region is not None:
-                    self.add("", (0, 0), [(region, 0, after)])
+                    self.add((0, 0), [(region, 0, after)])
                 if after < len(self.tokens):
                     self.wrong(after, "the end is expected after polygons that stand alone")
             else:

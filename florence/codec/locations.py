@@ -27,7 +27,7 @@ def bins(points: Sequence[float], size: tuple[int, int]) -> list[int]:
     if width <= 0 or height <= 0:
         raise EncodeError(f"an image of {width} × {height} pixels has no places; both sides must be positive")
     try:
-        result = [int(value * BINS / (height if odd & 1 else width)) for odd, value in enumerate(points)]
+        result = [int(float(value) * BINS / (height if odd & 1 else width)) for odd, value in enumerate(points)]
     except (ValueError, OverflowError):
         bad = next((value for value in points if not math.isfinite(value)), max(points, key=abs))
         raise EncodeError(f"the coordinate {bad!r} is no place in an image; a finite number of pixels is expected") from None

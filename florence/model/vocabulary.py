@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from florence.codec.constrain import CLASSES, Class
-from florence.codec.grammar import AND, MARKS, POLY_CLOSE, POLY_OPEN, SEP
+from florence.codec.grammar import AND, MARKS, POLY_CLOSE, POLY_OPEN, SEP, WHITE
 from florence.codec.locations import TOKENS
 from florence.errors import ModelError
 
@@ -101,7 +101,7 @@ def lexicon(tokenizer: Any, size: int) -> Lexicon:
             continue
         pieces[index] = bytes(backward[letter] for letter in token)
         if b"<" not in pieces[index]:
-            blank = not pieces[index].decode("utf-8", "replace").strip()
+            blank = not pieces[index].strip(WHITE.encode())
             classes[index, Class.BLANK if blank else Class.TEXT] = True
     locations = np.asarray([known[token] for token in TOKENS])
     classes[locations] = False

@@ -1,7 +1,11 @@
-"""The fifteen tasks. A task owns its prompt, makes examples of labels, and reads answers. One file a family; found, never listed."""
+"""The fifteen published tasks and two that are reached by fine-tuning. A task owns its prompt, makes examples of labels, and writes and reads answers.
+
+One file a family; found, never listed.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from abc import ABC, abstractmethod
@@ -46,6 +50,7 @@ class Answer:
     label: label included); ``label_spans``: the characters of its label, (0, 0) where there is none.
     ``error``: why the text is no legal answer, None where it is; what is certain is given all the same.
     ``score``: of the whole text, 0…1, where a model wrote it.
+    ``groups``: of a task with places, the regions by label as the text has them: what `Task.encode` writes again.
     """
 
     text: str
@@ -54,6 +59,7 @@ class Answer:
     label_spans: tuple[tuple[int, int], ...] = ()
     error: DecodeError | None = None
     score: float | None = None
+    groups: tuple[Group, ...] = ()
 
 
 class Task(ABC):
@@ -61,6 +67,7 @@ class Task(ABC):
 
     ``name``: as "<OD>"; ``kind``: the kind of annotation it is derived from; ``metric``: the name of its metric;
     ``form``: the shape of its answers; ``template``: its published prompt, with {input} where it takes one.
+    ``shortening``: what of a target that is too long is left (`shortened`), for people.
     """
 
     name: ClassVar[str]
@@ -68,6 +75,7 @@ class Task(ABC):
     metric: ClassVar[str]
     form: ClassVar[Form]
     template: ClassVar[str]
+    shortening: ClassVar[str] = "its first places, whole ones, in the target's order"
 
     @property
     def takes_input(self) -> bool:
@@ -129,7 +137,24 @@ class Task(ABC):
         """
         reading = grammar.read(text, self.form, size)
         regions = self.named(reading.groups, input)
-        return Answer(text, regions, reading.spans, reading.label_spans, self._error(text, reading.position, reading.reason))
+        error = self._error(text, reading.position, reading.reason)
+        return Answer(text, regions, reading.spans, reading.label_spans, error, groups=reading.groups)
+
+    def encode(self, answer: Answer, size: Size) -> str:
+        """The text that says ``answer`` of an image of ``size``: what `decode` reads without an error is written again as it was.
+
+        ``answer.groups`` is written; where there is none ``answer.regions``, in order, neighbours of one label together. Raises EncodeError where a
+        label or place can not be written, or the form has no room for it.
+        """
+        return grammar.write(answer.groups or self._grouped(answer.regions), self.form, size)
+
+    def _grouped(self, regions: Sequence[Region]) -> list[Group]:
+        """Regions as groups that the form can hold."""
+        if self.form in (Form.BOXES, Form.POLYGONS):
+            return [Group("", tuple(regions))] if regions else []
+        if self.form is Form.LABELLED_QUADS:
+            return [Group(region.label, (region,)) for region in regions]
+        return [Group(words, tuple(members)) for words, members in itertools.groupby(regions, key=lambda region: region.label)]
 
     def named(self, groups: Sequence[Group], input: str) -> tuple[Region, ...]:
         """The regions of an answer's groups, as this task names them."""
@@ -139,40 +164,46 @@ class Task(ABC):
         return None if position is None else DecodeError(self.name, text, position, reason)
 
     def shortened(self, example: Example, fits: Callable[[str], bool]) -> Example | None:
-        """The example with as many of its target's first regions as ``fits`` allows; None where not even one does.
+        """The example with as much of its target as ``fits`` allows, cut by the rule of ``shortening``; None where not even its first part fits.
 
-        ``fits``: whether a target is short enough; must hold for every beginning of a target that it holds for. A single
-        object's polygons are left out from the last (smallest) on.
+        ``fits``: whether a target is short enough; must hold for every beginning of a target that it holds for.
         """
         if fits(example.target):
             return example
-        ends = self._cuts(example)
-        low, high = 0, len(ends)
+        parts = self.beginnings(example)
+        low, high = 0, len(parts)
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(example.target[: ends[middle - 1]]) else (low, middle - 1)
-        return self._cut(example, low, ends[low - 1]) if low else None
+            low, high = (middle, high) if fits(parts[middle - 1].target) else (low, middle - 1)
+        return parts[low - 1] if low else None
 
-    def _cuts(self, example: Example) -> list[int]:
-        """Where the target may end, after each of its parts but the last."""
-        if len(example.regions) == 1 and self.form is Form.POLYGONS:
-            return [found.start() for found in re.finditer(grammar.SEP, example.target)]
-        return [end for _, end in grammar.read(example.target, self.form, (1, 1)).spans][:-1]
-
-    def _cut(self, example: Example, parts: int, end: int) -> Example:
-        regions = example.regions[:parts]
-        if len(example.regions) == 1 and self.form is Form.POLYGONS:
-            regions = example.regions
-        return replace(example, target=example.target[:end], regions=regions)
+    def beginnings(self, example: Example) -> list[Example]:
+        """The example cut after each part of its target but the last, the shortest first: legal examples all."""
+        ends = [end for _, end in grammar.read(example.target, self.form, (1, 1)).spans][:-1]
+        return [replace(example, target=example.target[:end], regions=example.regions[:parts]) for parts, end in enumerate(ends, start=1)]
 
 
 class TextTask(Task):
-    """A task whose answer is one text."""
+    """A task whose answer is one text. ``ends``: where a text may end before its end, if it may."""
 
     form = Form.TEXT
+    shortening = "nothing: it is left out"
+    ends: ClassVar[re.Pattern[str] | None] = None
+
+    def encode(self, answer: Answer, size: Size) -> str:
+        """The answer's text. Raises EncodeError where it holds a special token, or is empty and may not be."""
+        text = grammar.plain(answer.text, "answer")
+        if reason := grammar.read_text(text, self.form)[2]:
+            raise EncodeError(f"{self.name}: {reason}; a text is expected, found {text[:80]!r}")
+        return text
+
+    def beginnings(self, example: Example) -> list[Example]:
+        """The text cut at each of ``ends``."""
+        cuts = [found.end() for found in self.ends.finditer(example.target)] if self.ends else []
+        return [replace(example, target=example.target[:cut], text=example.text[:cut]) for cut in cuts]
 
     def decode(self, text: str, size: Size, input: str = "") -> Answer:
-        """The text itself; up to the first special token, with an error, where there is one."""
+        """The text itself, white space at its ends too; up to the first special token, with an error, where there is one."""
         words, position, reason = grammar.read_text(text, self.form)
         return Answer(words, error=self._error(text, position, reason))
 

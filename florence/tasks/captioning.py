@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from florence.codec import grammar
@@ -14,6 +15,8 @@ from florence.tasks import TASK, Example, TextTask
 class _Captioning(TextTask):
     metric = "caption"
     form = Form.TEXT_OR_NOTHING
+    shortening = "its first sentences, whole ones; left out where the first is too long"
+    ends = re.compile(r"(?:[.!?…][\"'”’)\]]*(?=\s+\S)|[。！？][”’」』）]*(?=.))")
 
     def check(self, row: Annotation) -> None:
         if not row.text.strip():
@@ -21,7 +24,7 @@ class _Captioning(TextTask):
         grammar.plain(row.text, "caption")
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
-        for text in dict.fromkeys(row.text for row in rows):
+        for text in dict.fromkeys(row.text.strip() for row in rows):
             yield Example(image.image_id, self.name, "", text, text)
 
 

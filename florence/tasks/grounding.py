@@ -41,9 +41,10 @@ class PhraseGrounding(Task):
         """Regions whose span is where their phrase stands in the caption: after the phrases before it, else anywhere, else None."""
         result, last = [], 0
         for group in groups:
-            start = input.find(group.label, last)
-            start = input.find(group.label) if start < 0 else start
-            span = (start, start + len(group.label)) if start >= 0 else None
+            words = group.label.strip(grammar.WHITE)
+            start = input.find(words, last)
+            start = input.find(words) if start < 0 else start
+            span = (start, start + len(words)) if start >= 0 else None
             last = span[1] if span else last
             result += [replace(region, span=span) for region in group.regions]
         return tuple(result)

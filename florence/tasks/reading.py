@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -68,6 +69,10 @@ class OcrWithRegion(Task):
             target = grammar.write([Group(region.label, (region,)) for region in regions], self.form, size)
             yield Example(image.image_id, self.name, "", target, LINE.join(r.label for r in regions), tuple(regions))
 
+    def beginnings(self, example: Example) -> list[Example]:
+        """The text is that of the strings which are left."""
+        return [replace(part, text=LINE.join(region.label for region in part.regions)) for part in super().beginnings(example)]
+
     def decode(self, text: str, size: Size, input: str = "") -> Answer:
         """Strings with their quads; the answer's text is the strings, joined, so that it can be compared with `Example.text`."""
         answer = super().decode(text, size, input)
@@ -82,6 +87,8 @@ class Ocr(TextTask):
     kind = KIND
     metric = "reading"
     form = Form.TEXT_OR_NOTHING
+    shortening = "its first strings, whole ones, in reading order"
+    ends = re.compile(rf"(?={LINE})")
     template = "What is the text in the image?"
 
     def check(self, row: Annotation) -> None:

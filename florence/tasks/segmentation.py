@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ MAX_POLYGONS = 3
 class _Segmentation(Task):
     metric = "segmentation"
     form = Form.POLYGONS
+    shortening = f"of several objects the first, whole ones; of one object its largest polygons (a target has {MAX_POLYGONS} of {MAX_POINTS} points each at most)"
 
     def check(self, row: Annotation) -> None:
         """Raise EncodeError where text or polygons can not be written."""
@@ -30,6 +32,13 @@ class _Segmentation(Task):
                 locations.bins(points, (1, 1))
                 if len(points) < 6 or len(points) % 2:
                     raise EncodeError(f"a polygon of {len(points)} coordinates; three points or more, x and y each, are expected")
+
+    def beginnings(self, example: Example) -> list[Example]:
+        """The polygons of the first object one by one, without <poly> as objects that stand alone are; then the objects."""
+        wrapped = super().beginnings(example)
+        first = wrapped[0].target.removeprefix(grammar.POLY_OPEN).removesuffix(grammar.POLY_CLOSE) if wrapped else example.target
+        cuts = [found.start() for found in re.finditer(grammar.SEP, first)] + [len(first)] * bool(wrapped)
+        return [replace(example, target=first[:cut], regions=example.regions[:1]) for cut in cuts] + wrapped[1:]
 
     def target(self, regions: Sequence[Region], size: Size) -> str:
         """The outlines of regions that have polygons."""
