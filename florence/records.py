@@ -1,7 +1,7 @@
 """The values that modules exchange: frozen, typed, in pixels of the upright image; and their Arrow form.
 
 One `Annotation` is the smallest thing that gets a verdict of its own: one object, one line of text, one caption, one
-phrase of a caption. Its ``task`` names its kind, one of `KINDS`; the other tasks' examples are derived from these.
+phrase of a caption. Its ``task`` names its kind, one of `ANNOTATED`; the other tasks' examples are derived from these.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ TASKS: tuple[str, ...] = (
     "<OCR_WITH_REGION>",
 )  # fmt: skip
 """The fifteen tasks (paper, appendix; prompts as published)."""
+FINE_TUNED: tuple[str, ...] = ("<VQA>", "<CLASSIFICATION>")
+"""Tasks that the paper reaches by fine-tuning. They are drawn, and scored, only where settings name them."""
 
 KINDS: tuple[str, ...] = (
     "<OD>", "<DENSE_REGION_CAPTION>", "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>",
@@ -35,6 +37,12 @@ KINDS: tuple[str, ...] = (
 one region with a box. Captions: text alone. <CAPTION_TO_PHRASE_GROUNDING>: text = the caption, the regions of one
 phrase of it (label = phrase, span = its characters). <OCR_WITH_REGION>: text = the string, one region with a quad.
 <REFERRING_EXPRESSION_SEGMENTATION>: text = the expression, one region with polygons.
+"""
+ANNOTATED: tuple[str, ...] = (*KINDS, *FINE_TUNED)
+"""Every kind that an annotation may have. Those of `FINE_TUNED` are there where somebody gives them, and asked for nowhere by default.
+
+<VQA>: text = the question, a region for each answer that was given to it (label = answer, box = the whole image). <CLASSIFICATION>: text = the
+image's category, one region of that label with the whole image's box.
 """
 
 CAPTIONS: tuple[str, ...] = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
@@ -86,7 +94,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a specialist says, before it has an identity; ``task`` is one of `KINDS`."""
+    """What a specialist says, before it has an identity; ``task`` is one of `ANNOTATED`."""
 
     task: str
     text: str

@@ -27,9 +27,9 @@ MARKS: tuple[str, ...] = (
 )  # fmt: skip
 """Tokens of the published vocabulary that stand in no answer (one of them is misspelt there too)."""
 
-_SPECIAL = re.compile("|".join([r"<loc_[0-9]+>", *map(re.escape, (SEP, POLY_OPEN, POLY_CLOSE, AND, *MARKS))]))
+# half a surrogate pair is no character: no vocabulary can write it
+_SPECIAL = re.compile("|".join([r"<loc_[0-9]+>", "[\ud800-\udfff]", *map(re.escape, (SEP, POLY_OPEN, POLY_CLOSE, AND, *MARKS))]))
 _LOCATION = re.compile(r"<loc_(0|[1-9][0-9]{0,2})>")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 WHITE = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
 """White space of the grammar: ASCII's alone, so that pieces of a byte-level vocabulary are white space or not whatever stands around them."""
 
@@ -92,9 +92,9 @@ class Reading:
 
 def plain(text: str, what: str = "text") -> str:
     """``text`` itself. Raises EncodeError where it holds a special token or half a surrogate pair, which no model could write."""
-    if "<" in text and (found := _SPECIAL.search(text)):
-        raise EncodeError(f"the {what} {text[:80]!r} contains {found[0]}, which is a token of the grammar; take it out of the {what}")
-    if not text.isascii() and (found := _SURROGATE.search(text)):
+    if ("<" in text or not text.isascii()) and (found := _SPECIAL.search(text)):
+        if found[0].startswith("<"):
+            raise EncodeError(f"the {what} {text[:80]!r} contains {found[0]}, which is a token of the grammar; take it out of the {what}")
         raise EncodeError(f"the {what} {text[:80]!r} contains {found[0]!r}, half a surrogate pair; only whole characters can be written")
     return text
 
@@ -116,10 +116,20 @@ def joined(names: Iterable[str]) -> str:
     return AND.join(label(name) for name in names)
 
 
+def bounds(region: Region) -> Box:
+    """The box around ``region``. Raises EncodeError where it has no place, or a box or quad with too few or too many numbers."""
+    for shape, count in ((region.box, 4), (region.quad, 8)):
+        if shape is not None and len(shape) != count:
+            raise EncodeError(f"the region {region.label!r} has a place of {len(shape)} numbers, {tuple(shape)!r}; {count} are expected")
+    if region.box is None and region.quad is None and not any(region.polygons):
+        raise EncodeError(f"the region {region.label!r} has no place; a box, a quad or polygons are expected")
+    return region.bounds
+
+
 def box_tokens(box: Sequence[float], size: tuple[int, int]) -> str:
     """A box (x0, y0, x1, y1 in pixels) as four location tokens, corners in order."""
-    x0, y0, x1, y1 = box
-    return locations.tokens((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), size)
+    x0, y0, x1, y1 = locations.bins(box, size)  # compared as bins: a coordinate that is no number is refused, not lost in min and max
+    return "".join([locations.TOKENS[index] for index in (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))])
 
 
 def write(groups: Iterable[Group], form: Form, size: tuple[int, int]) -> str:
@@ -145,7 +155,8 @@ def write(groups: Iterable[Group], form: Form, size: tuple[int, int]) -> str:
         if form is Form.LABELLED_QUADS:
             if len(group.regions) > 1:
                 raise EncodeError(f"the text {group.label!r} has {len(group.regions)} quads; one is expected, the text repeated before each")
-            parts.append(locations.tokens(group.regions[0].quad or box_quad(group.regions[0].bounds), size))
+            around = bounds(group.regions[0])
+            parts.append(locations.tokens(group.regions[0].quad or box_quad(around), size))
         elif shaped:
             parts += [f"{POLY_OPEN}{_object(region, size)}{POLY_CLOSE}" for region in group.regions]
         else:
@@ -155,9 +166,9 @@ def write(groups: Iterable[Group], form: Form, size: tuple[int, int]) -> str:
 
 
 def _corners(region: Region, turned: int, size: tuple[int, int]) -> str:
-    x0, y0, x1, y1 = region.bounds
+    x0, y0, x1, y1 = bounds(region)
     if not turned:
-        return box_tokens(region.bounds, size)
+        return box_tokens((x0, y0, x1, y1), size)
     x0, x1 = (x1, x0) if turned & 1 else (x0, x1)
     y0, y1 = (y1, y0) if turned & 2 else (y0, y1)
     return locations.tokens((x0, y0, x1, y1), size)
@@ -205,7 +216,7 @@ def read_text(text: str, form: Form) -> tuple[str, int | None, str]:
     if not words.strip(WHITE) and (words or (form is Form.TEXT and other is None)):
         return "", 0, "the answer is empty"
     if other is not None:
-        return words, other[0], f"{text[other[1].start : other[1].end]} has no place in this answer"
+        return words, other[0], f"{text[other[1].start : other[1].end]!r} has no place in this answer"
     return words, None, ""
 
 

@@ -254,7 +254,7 @@ def check_places(row: Annotation) -> None:
     if row.text or row.regions:
         grammar.label(row.text)
     for region in row.regions:
-        locations.bins(region.bounds, (1, 1))
+        locations.bins(grammar.bounds(region), (1, 1))
 
 
 def ordered(regions: Iterable[Region], size: Size) -> list[Region]:

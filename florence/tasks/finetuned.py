@@ -1,0 +1,63 @@
+"""Tasks that the paper reaches by fine-tuning: questions about an image, and its category. No default training draws them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from florence.codec import grammar, locations
+from florence.errors import EncodeError
+from florence.records import Annotation, ImageRecord, Region
+from florence.tasks import TASK, Example, TextTask, check_places, places
+
+
+@TASK.register("<VQA>")
+class VisualQuestionAnswering(TextTask):
+    """A question about the image; the rows of one question make one example.
+
+    Its target is the answer that was given most often, of several the first in the order of the alphabet; its regions are all answers.
+    """
+
+    name = kind = "<VQA>"
+    metric = "answer"
+    template = "Answer the question about the image: {input}"
+
+    def check(self, row: Annotation) -> None:
+        """Raise EncodeError where the question or an answer can not be written, or there is no answer."""
+        self.checked_input(row.text.strip())
+        if not row.regions:
+            raise EncodeError(f"the question {row.text!r} has no answer")
+        for region in row.regions:
+            grammar.label(region.label)
+            locations.bins(grammar.bounds(region), (1, 1))
+
+    def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
+        """One example a question, in the order of the rows."""
+        asked: dict[str, list[Region]] = {}
+        for row in rows:
+            asked.setdefault(row.text.strip(), []).extend(replace(region, label=grammar.label(region.label)) for region in row.regions)
+        for question, answers in asked.items():
+            given = Counter(region.label for region in answers)
+            answer = min(given, key=lambda words: (-given[words], words))
+            yield Example(image.image_id, self.name, question, answer, answer, tuple(sorted(answers, key=lambda region: region.label)))
+
+
+@TASK.register("<CLASSIFICATION>")
+class Classification(TextTask):
+    """The category of the whole image; of several rows the first."""
+
+    name = kind = "<CLASSIFICATION>"
+    metric = "category"
+    template = "What is the category of the image?"
+
+    def check(self, row: Annotation) -> None:
+        """Raise EncodeError where the category can not be written or has no region."""
+        if not row.regions:
+            raise EncodeError(f"the category {row.text!r} has no region; the whole image's box is expected")
+        check_places(row)
+
+    def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
+        """One example an image."""
+        region = next(places(rows))
+        yield Example(image.image_id, self.name, "", region.label, region.label, (region,))
