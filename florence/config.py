@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from florence.errors import SettingsError
-from florence.records import KINDS, TASKS, digest
+from florence.records import FINE_TUNED, KINDS, TASKS, digest
 
 
 class Section(BaseModel):
@@ -136,7 +136,7 @@ class Train(Section):
     weight_decay: float = Field(0.02, ge=0, description="AdamW's decoupled decay")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     max_target: int = Field(160, ge=8, description="target tokens at most; longer targets are shortened by whole regions and counted")
-    task_weights: dict[str, float] = Field(WEIGHTS, description="how often a task is drawn; 1 where not named, 0 leaves it out")
+    task_weights: dict[str, float] = Field(WEIGHTS, description="how often a task is drawn; where not named 1, of tasks that are fine-tuned 0, which leaves it out")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     seed: int = Field(0, description="order, draws and initial weights")
     threads: int = Field(2, ge=1, description="CPU threads; part of what makes a result repeatable")
@@ -211,12 +211,13 @@ class Settings(Section):
     @model_validator(mode="after")
     def _names(self) -> Settings:
         tasks = {**self.train.task_weights, **dict.fromkeys((*self.evaluate.tasks, *self.evaluate.control))}
-        if bad := sorted(set(tasks) - set(TASKS)):
-            raise ValueError(f"unknown task {bad[0]}; known: {', '.join(TASKS)}")
+        known = (*TASKS, *FINE_TUNED)
+        if bad := sorted(set(tasks) - set(known)):
+            raise ValueError(f"unknown task {bad[0]}; known: {', '.join(known)}")
         if bad := sorted(set(self.engine.student.tasks) - set(KINDS)):
             raise ValueError(f"engine.student.tasks: {bad[0]} is not annotated; known: {', '.join(KINDS)}")
-        if self.promotion.primary not in TASKS:
-            raise ValueError(f"promotion.primary: unknown task {self.promotion.primary}; known: {', '.join(TASKS)}")
+        if self.promotion.primary not in known:
+            raise ValueError(f"promotion.primary: unknown task {self.promotion.primary}; known: {', '.join(known)}")
         if self.promotion.primary not in self.evaluate.tasks:
             raise ValueError(f"promotion.primary: {self.promotion.primary} is not scored; add it to evaluate.tasks")
         return self

@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 from florence.config import Settings
 from florence.errors import DataError, FlorenceError, ImageError, SettingsError
 from florence.records import (
+    ANNOTATED,
     ANNOTATIONS,
+    FINE_TUNED,
     IMAGES,
-    KINDS,
     TASKS,
     ImageRecord,
     annotate,
@@ -668,7 +669,7 @@ def round_facts(
         decision=None if decision is None else "accepted" if decision.accepted else "rejected",
         reason=decision.reason if decision else "",
         images=tuple(facts.ImageCount(source, split, n) for (source, split), n in _counts(images, "source", "split")),
-        counts=tuple(facts.KindCount(task, kept[task, True], kept[task, False]) for task in KINDS if kept[task, True] + kept[task, False]),
+        counts=tuple(facts.KindCount(task, kept[task, True], kept[task, False]) for task in ANNOTATED if kept[task, True] + kept[task, False]),
         drops=tuple(facts.DropCount(task, reason, n) for (task, reason), n in _counts(dropped, "task", "reason")),
         set_aside=tuple(facts.SetAside(row["source"], row["name"], row["reason"], row["detail"]) for row in aside),
         label_quality=tuple(_quality_facts(read["labels"] or {})),
@@ -713,7 +714,7 @@ def _gain_facts(settings: Settings, data: Store, labels: pa.Table, without_stude
 def _score_facts(figures: dict) -> Iterator[TaskScore]:
     from florence.report.facts import TaskScore
 
-    for task in TASKS:
+    for task in (*TASKS, *FINE_TUNED):
         for reference, found in figures.get(task, {}).items():
             value, low, high, control = (found.get(name) for name in ("value", "low", "high", "control"))
             yield TaskScore(task, found["metric"], value, low, high, found["n"], found["invalid"], reference, control)
@@ -725,7 +726,7 @@ def _churn_facts(data: Store, labels: pa.Table, round: int) -> Iterator[Churn]:
 
     if earlier := [number for number in rounds(data) if number < round]:
         shares = consensus.churn(data.read_table(f"labels/round={earlier[-1]}/labels.parquet"), labels)
-        yield from (Churn(task, shares[task]) for task in KINDS if task in shares)
+        yield from (Churn(task, shares[task]) for task in ANNOTATED if task in shares)
 
 
 def _author_facts(settings: Settings, store: Store, who: list[Author]) -> Iterator[facts.Author]:
@@ -741,7 +742,7 @@ def _author_facts(settings: Settings, store: Store, who: list[Author]) -> Iterat
     for author in who:
         number = Counter(claims[author.name]["task"].to_pylist())
         failed = sum(bool(error) for error in coverage[author.name]["error"].to_pylist())
-        for task in [kind for kind in KINDS if number[kind] or (author.name, kind) in weights] or [""]:
+        for task in [kind for kind in ANNOTATED if number[kind] or (author.name, kind) in weights] or [""]:
             yield facts.Author(author.name, author.version, task, number[task], weights.get((author.name, task)), failed)
 
 

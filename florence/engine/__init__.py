@@ -18,11 +18,12 @@ def fuse(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engin
     ``coverage``: who looked at which image, with what error. The same rows give the same bytes in whatever order they come. What a refinement round
     adds is the claims of the author "student", no other state. Raises DataError where a claim is not of an annotated kind or its place is none.
     """
+    from florence.engine.answers import fuse_answers
     from florence.engine.columns import labels_table, read_claims, sizes
     from florence.engine.phrases import fuse_phrases
     from florence.engine.places import PLACES, fuse_places
     from florence.engine.texts import caption_labels, fuse_captions
-    from florence.records import CAPTIONS, KINDS
+    from florence.records import ANNOTATED, CAPTIONS, FINE_TUNED, KINDS
 
     said = read_claims(*heard(claims, coverage, settings), images)
     if not len(said):
@@ -32,6 +33,7 @@ def fuse(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engin
     captions = [fuse_captions(said, KINDS.index(task), settings) for task in CAPTIONS]
     parts += [caption_labels(KINDS.index(task), found) for task, found in zip(CAPTIONS, captions, strict=True)]
     parts += fuse_phrases(said, [caption for found in captions for caption in found], size, settings)
+    parts += [fuse_answers(said, kind, size, settings) for kind in map(ANNOTATED.index, FINE_TUNED) if (said.kind == kind).any()]
     return labels_table(parts, said.images, AUTHOR, settings.digest(), round)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.errors import DataError
-from florence.records import ANNOTATIONS, KINDS, REGION, annotation_id
+from florence.records import ANNOTATED, ANNOTATIONS, REGION, annotation_id
 
 NO_SPAN = -1
 _POLYGONS = pa.list_(pa.list_(pa.float64()))
@@ -39,7 +39,7 @@ class Claims:
     """n claims in one order, whatever the order they came in: by image, kind, author and id.
 
     ``images``: ids in the order of the images' table; ``authors``: sorted; ``texts``: distinct ones. ``image``, ``kind``, ``author``, ``text``:
-    (n,), indices into images, `KINDS`, authors and texts; ``score``: (n,), NaN where none. ``looked``: (images, authors), who looked at what.
+    (n,), indices into images, `ANNOTATED`, authors and texts; ``score``: (n,), NaN where none. ``looked``: (images, authors), who looked at what.
     """
 
     images: tuple[str, ...]
@@ -70,10 +70,10 @@ def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None) -
     """
     known = images["image_id"].combine_chunks() if images is not None else pc.unique(claims["image_id"]).sort()
     image = _codes(claims["image_id"], known)
-    kind = _codes(claims["task"], pa.array(KINDS))
+    kind = _codes(claims["task"], pa.array(ANNOTATED))
     if len(kind) and kind.min() < 0:
         wrong = claims["task"][int(np.argmin(kind))].as_py()
-        raise DataError(f"claims hold the kind {wrong!r}; known: {', '.join(KINDS)}")
+        raise DataError(f"claims hold the kind {wrong!r}; known: {', '.join(ANNOTATED)}")
     keys = {"image": image, "kind": kind, "author": claims["author"], "id": claims["annotation_id"]}
     order = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys]).to_numpy()
     order = order[image[order] >= 0]
@@ -233,7 +233,7 @@ def labels_table(parts: Sequence[Labels], images: Sequence[str], author: str, ve
     columns = {
         "annotation_id": pa.array(_ids(image, kind, images, author, version), pa.string()),
         "image_id": pa.array(images, pa.string()).take(pa.array(image)),
-        "task": pa.array(KINDS, pa.string()).take(pa.array(kind)),
+        "task": pa.array(ANNOTATED, pa.string()).take(pa.array(kind)),
         "author": pa.array([author] * len(image), pa.string()),
         "version": pa.array([version] * len(image), pa.string()),
         "round": pa.array(np.full(len(image), round, np.int32)),
@@ -250,7 +250,7 @@ def _ids(image: np.ndarray, kind: np.ndarray, images: Sequence[str], author: str
     new = np.r_[True, (image[1:] != image[:-1]) | (kind[1:] != kind[:-1])][: len(image)]
     first = np.maximum.accumulate(np.where(new, np.arange(len(image)), 0)) if len(image) else new
     index = np.arange(len(image)) - first
-    return [annotation_id(images[i], KINDS[k], author, version, n) for i, k, n in zip(image.tolist(), kind.tolist(), index.tolist(), strict=True)]
+    return [annotation_id(images[i], ANNOTATED[k], author, version, n) for i, k, n in zip(image.tolist(), kind.tolist(), index.tolist(), strict=True)]
 
 
 def _body(part: Labels) -> pa.Table:

@@ -339,11 +339,12 @@ def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine) -> dic
 def churn(before: pa.Table, after: pa.Table) -> dict[str, float]:
     """The share of kept labels of each kind that changed between two rounds: 1 − 2 · unchanged / labels of both.
 
-    A label is unchanged where the other round has one of the same text in the same place of the image (a caption: of the same text).
+    A label is unchanged where the other round has one of the same text in the same place of the image (a caption: of the same text; a question:
+    with the same answer).
     """
     from florence.engine.columns import read_claims
     from florence.metrics import same
-    from florence.records import KINDS
+    from florence.records import ANNOTATED
 
     both = []
     for name, table in (("a", before), ("b", after)):
@@ -353,13 +354,16 @@ def churn(before: pa.Table, after: pa.Table) -> dict[str, float]:
     rows = read_claims(pa.concat_tables(both), none, None)
     codes: dict[str, int] = {}
     code = np.asarray([codes.setdefault(same(text), len(codes)) for text in rows.texts], np.int64)[rows.text]
+    questions = np.flatnonzero(rows.kind == ANNOTATED.index("<VQA>"))
+    answers = rows.regions.label.take(np.searchsorted(rows.regions.claim, questions)).to_pylist()
+    code[questions] = [codes.setdefault(f"{asked}\0{same(answer)}", len(codes)) for asked, answer in zip(code[questions].tolist(), answers, strict=True)]
     result = {}
     for kind in np.unique(rows.kind).tolist():
         mine = np.flatnonzero(rows.kind == kind)
         mine = mine[np.lexsort((rows.author[mine], code[mine], rows.image[mine]))]
         group = np.unique(np.stack([rows.image[mine], code[mine]]), axis=1, return_inverse=True)[1].reshape(-1)
         place = gather(group, rows.author[mine], _first_bounds(rows, mine), code[mine], CHURN_IOU, CHURN_IOU)
-        result[KINDS[kind]] = round(1 - 2 * (len(mine) - int(place.max()) - 1) / len(mine), 6)
+        result[ANNOTATED[kind]] = round(1 - 2 * (len(mine) - int(place.max()) - 1) / len(mine), 6)
     return result
 
 

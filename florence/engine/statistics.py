@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from florence.engine.alignment import tokens
 from florence.engine.parse import Parsed, parse
-from florence.records import CAPTIONS, KINDS, digest
+from florence.records import ANNOTATED, CAPTIONS, digest
 
 SAMPLE = 1000
 """Texts of a kind that are parsed at most."""
@@ -26,7 +26,7 @@ def statistics(labels: pa.Table, images: pa.Table) -> dict[str, Any]:
     import pyarrow.compute as pc
 
     kept = labels.filter(pc.and_(labels["kept"], pc.is_in(labels["image_id"], images["image_id"].combine_chunks())))
-    by_task = {task: kept.filter(pc.equal(kept["task"], task)) for task in KINDS}
+    by_task = {task: kept.filter(pc.equal(kept["task"], task)) for task in ANNOTATED}
     return {
         "kinds": {task: _kind(task, rows) for task, rows in by_task.items() if len(rows)},
         "texts": {task: _texts(by_task[task]["text"].to_pylist()) for task in CAPTIONS if len(by_task[task])},

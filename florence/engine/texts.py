@@ -96,12 +96,12 @@ def caption_trust(claims: Claims, kind: int, found: dict[int, list[Candidate]]) 
                 times[one.author, other.author] += 1
     total, times = total + total.T, times + times.T
     judged = ~is_human(claims) & ((times > 0).sum(axis=1) >= 2)
-    weight = np.where(judged, information(_factors(total, times), CHOICES), 1.0)
+    weight = np.where(judged, information(factors(total, times), CHOICES), 1.0)
     said = np.bincount([c.author for several in found.values() for c in several], minlength=count)
     return Trust(weight, np.minimum((said + 1) / (claims.able(kind).sum(axis=0) + 1), 1.0), judged)
 
 
-def _factors(total: np.ndarray, times: np.ndarray) -> np.ndarray:
+def factors(total: np.ndarray, times: np.ndarray) -> np.ndarray:
     """(A,) figures whose products fit the mean likeness (total / times) of each pair best, weighted by its number."""
     mean = np.divide(total, times, out=np.zeros_like(total), where=times > 0)
     near = np.full(len(mean), np.sqrt(max(total.sum() / max(times.sum(), 1), 1e-4)))

@@ -13,6 +13,7 @@ from florence.config import Evaluate
 from florence.evaluate.references import Known
 from florence.evaluate.scores import rounded
 from florence.metrics import matches
+from florence.metrics.answer import accuracy
 from florence.metrics.bootstrap import Interval, interval, paired
 from florence.metrics.caption import cider_d
 from florence.metrics.detection import f1
@@ -51,7 +52,7 @@ def measure(labels: pa.Table, known: Known, images: Collection[str], *, masks: b
     A kind is measured where the labels hold any row of it, kept or not, and something is known. An image without labels
     of a kind has that kind's worst value. Measures: f1 (same text, IoU of 0.5 or more), f1_boxes (place alone), mask_iou (what the masks
     of an f1 pair share, 0 for what has no pair), cider (against the known texts; document frequencies are theirs), spotted (f1 of exactly
-    read strings). ``masks``: False leaves mask_iou out, which costs most of the time; it is left out too where one side has no mask at all.
+    read strings), accuracy (of answers and categories). ``masks``: False leaves mask_iou out, which costs most of the time; it is left out too where one side has no mask at all.
     """
     images = frozenset(images)
     rows: dict[str, dict[str, list[Annotation]]] = {}
@@ -151,12 +152,26 @@ def _mask_iou(said: Rows, right: Rows) -> float:
     return 2 * shared / (len(left) + len(there))
 
 
+def _answered(said: Rows, right: Rows) -> float:
+    """The share of the questions that are answered right (a category is the answer to one); NaN where none is known."""
+    given = {_asked(row): row for row in said}
+    known = [(given.get(_asked(row)), row) for row in right if row.regions]
+    values = [accuracy(mine.regions[0].label, [r.label for r in row.regions]) if mine and mine.regions else 0.0 for mine, row in known]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _asked(row: Annotation) -> str:
+    return row.text.strip() if row.task == "<VQA>" else ""
+
+
 _MEASURES: dict[str, dict[str, OneImage]] = {
     "<OD>": {"f1": _f1, "f1_boxes": _f1_boxes, "mask_iou": _mask_iou},
     "<DENSE_REGION_CAPTION>": {"f1": _f1},
     "<CAPTION_TO_PHRASE_GROUNDING>": {"f1": _f1},
     "<OCR_WITH_REGION>": {"spotted": _spotted, "f1_boxes": _f1_boxes},
     "<REFERRING_EXPRESSION_SEGMENTATION>": {"mask_iou": _mask_iou},
+    "<VQA>": {"accuracy": _answered},
+    "<CLASSIFICATION>": {"accuracy": _answered},
 }
 
 

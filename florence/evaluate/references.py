@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from florence.records import KINDS, Annotation, digest, table_annotations
+from florence.records import ANNOTATED, Annotation, digest, table_annotations
 from florence.store import Store
 
 STANDING: tuple[str, ...] = ("truth", "human", "consensus")
@@ -89,7 +89,7 @@ def _truth(data: Store, images: Collection[str]) -> Rows:
                 for kind in kinds[_source(name)]:
                     found.setdefault((row.image_id, kind), [])
                 found[row.image_id, row.task].append(row)
-    truth: Rows = {key: ("truth", tuple(rows)) for key, rows in found.items() if key[1] in KINDS}
+    truth: Rows = {key: ("truth", tuple(rows)) for key, rows in found.items() if key[1] in ANNOTATED}
     return _merged(truth, _latest(people))
 
 
@@ -121,7 +121,7 @@ def _consensus(data: Store, images: Collection[str]) -> Rows:
     for name in names:
         _, rows = next(_read(data, [name], wanted))
         frozen = {row.image_id for row in rows}
-        found: dict[tuple[str, str], list[Annotation]] = {(image, kind): [] for image in sorted(frozen) for kind in KINDS}
+        found: dict[tuple[str, str], list[Annotation]] = {(image, kind): [] for image in sorted(frozen) for kind in ANNOTATED}
         for row in rows:
             if row.kept:
                 found[row.image_id, row.task].append(row)

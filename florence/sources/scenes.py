@@ -19,6 +19,7 @@ from florence.sources._backgrounds import MAIN_BACKGROUNDS, PRETRAIN_BACKGROUNDS
 from florence.sources._figures import COLOURS as PAINTS
 from florence.sources._figures import TEXTURES, Figure, draw_cutout, draw_shape, draw_sign
 from florence.sources._files import Entry, Tree, is_image
+from florence.sources._questions import questions
 from florence.sources._shapes import MAIN_SHAPES, PRETRAIN_SHAPES, ROUND, Shape
 from florence.sources._truth import ACTIONS, RELATIONS, SIZES, Thing, claims
 
@@ -106,13 +107,14 @@ class ScenesSource(Source):
     sign. ``scale``: 0.5 to 1.5, how large objects are, 1 as `EXTENTS` says. ``vocabulary``: "main" or "pretrain". ``sprites``: folder of RGBA cut-outs (PNG, WebP or TIFF) to use instead of drawn objects,
     named by a .txt beside them or by file name (``grey_cat_2.png`` is a "grey cat"); a pixel belongs to the object where alpha > 127.
     ``backgrounds``: folder of pictures to use instead of drawn backgrounds, described by a .txt beside them, where there is one.
+    ``questions``: whether the truth also has questions with their answers (<VQA>) and a category (<CLASSIFICATION>); it changes nothing else.
 
     Scene ``index`` depends on seed, index and settings alone, never on ``count``. A folder takes part in the settings by the names and
     sizes of its files. Raises SettingsError for a wrong option or a folder without a usable picture, StoreError for a missing folder.
     """
 
     def __init__(self, **options: Any) -> None:
-        allowed = {"count": 1000, "size": 128, "seed": 0, "objects": (1, 3), "signs": 0.35, "scale": 1.0, "vocabulary": "main", "sprites": None, "backgrounds": None}
+        allowed = {"count": 1000, "size": 128, "seed": 0, "objects": (1, 3), "signs": 0.35, "scale": 1.0, "vocabulary": "main", "sprites": None, "backgrounds": None, "questions": False}
         values = check_options("scenes", options, allowed)
         self.total = _whole("count", values["count"], 0, 999_999)
         self.side = _whole("size", values["size"], 64, 2048)
@@ -126,6 +128,9 @@ class ScenesSource(Source):
         self.vocabulary = VOCABULARIES[self.vocabulary_name]
         self.sprites = None if values["sprites"] is None else Tree("scenes", "sprites", values["sprites"])
         self.backdrops = None if values["backgrounds"] is None else Tree("scenes", "backgrounds", values["backgrounds"])
+        if not isinstance(values["questions"], bool):
+            raise wrong("scenes", "questions", values["questions"], "true or false")
+        self.questions: bool = values["questions"]
         self._cutouts: list[Cutout] = []
         self._photos: list[tuple[Entry, str | None]] = []
         self._damaged: dict[str, ImageError] = {}
@@ -178,6 +183,9 @@ class ScenesSource(Source):
             pixels, things, background = self._compose(rng, self.least if attempt > ATTEMPTS // 2 else self.most)
             if things:
                 truth = claims(rng, things, self.side, background.phrase)
+                if self.questions:
+                    labels = tuple(dict.fromkeys(cutout.label for cutout in self._cutouts)) or tuple(self.vocabulary.shapes)
+                    truth += tuple(questions(rng, things, self.side, labels))
                 return SourceImage(name, _jpeg(pixels), LICENCE, None, truth)
         raise ImageError(name, "unreadable", f"no arrangement found in {ATTEMPTS} attempts whose objects can be outlined; use fewer objects or less thin sprites")
 

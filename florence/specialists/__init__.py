@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from florence.config import Section
 from florence.errors import SettingsError
-from florence.records import KINDS, Annotation, Claim, ImageRecord, digest
+from florence.records import ANNOTATED, KINDS, Annotation, Claim, ImageRecord, digest
 from florence.registry import Registry
 
 NEEDS: frozenset[str] = frozenset({"pixels", "claims", "truth"})
@@ -89,10 +89,10 @@ class Specialist(ABC):
 
 
 def checked_tasks(values: tuple[str, ...], allowed: tuple[str, ...] = KINDS) -> tuple[str, ...]:
-    """``values``, in the order of `KINDS`. Raises ValueError (for use in pydantic validators) for a kind not in ``allowed``."""
+    """``values``, in the order of `ANNOTATED`. Raises ValueError (for use in pydantic validators) for a kind not in ``allowed``."""
     if bad := sorted(set(values) - set(allowed)):
         raise ValueError(f"{bad[0]} is not annotated here; allowed: {', '.join(allowed)}")
-    return tuple(task for task in KINDS if task in values)
+    return tuple(task for task in ANNOTATED if task in values)
 
 
 def package_versions(*names: str) -> dict[str, str]:

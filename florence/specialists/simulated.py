@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 
 from florence.config import Section
 from florence.geometry import Box, Polygon, Quad, box_iou
-from florence.records import CAPTIONS, KINDS, Annotation, Claim, ImageRecord, Region, digest
+from florence.records import ANNOTATED, CAPTIONS, FINE_TUNED, KINDS, Annotation, Claim, ImageRecord, Region, digest
 from florence.specialists import SPECIALISTS, Batch, Specialist, article, checked_tasks, plural
 
 LABELS = (
@@ -46,28 +46,28 @@ class Simulated(Specialist):
     class Options(Section):
         """Declared error rates; all shares and probabilities are per object, phrase, word or character."""
 
-        missed: float = Field(0.2, ge=0, le=1, description="share of objects and signs not seen")
-        mislabelled: float = Field(0.15, ge=0, le=1, description="share of the seen objects given a wrong label")
+        missed: float = Field(0.2, ge=0, le=1, description="share of objects and signs not seen, and of questions not answered")
+        mislabelled: float = Field(0.15, ge=0, le=1, description="share of the seen objects given a wrong label, and of wrong answers")
         invented: float = Field(0.1, ge=0, le=1, description="objects that are not there, as a share of those that are")
         shifted: float = Field(
             0.1, ge=0, le=0.5,
             description="mean |shift| of a box along each axis as a share of its side; its sides change by half as much",
         )  # fmt: skip
         alt_noise: float = Field(0.2, ge=0, le=1, description="probability that a phrase or word of a caption is dropped or wrong, or that a caption carries boilerplate")
-        misread: float = Field(0.05, ge=0, le=1, description="probability that a character of a sign is read wrong")
+        misread: float = Field(0.05, ge=0, le=1, description="probability that a character of a sign, or of an answer that says what is written, is read wrong")
         skill: float = Field(
             0.2, ge=0, le=1,
             description="how well the score tells right from wrong: their means differ by this much; with a score_noise of 0.15, an area under the curve of 0.83",
         )  # fmt: skip
         score_noise: float = Field(0.15, ge=0, le=1, description="standard deviation of the score around that mean")
         labels: tuple[str, ...] = Field((), description="labels that objects are mistaken for; none: a built-in list of common names")
-        tasks: tuple[str, ...] = Field(KINDS, description="kinds it claims")
+        tasks: tuple[str, ...] = Field(KINDS, description="kinds it claims; where not set, answers and categories too if the truth has them")
         seed: int = Field(0, ge=0, description="changes every draw")
 
         @field_validator("tasks")
         @classmethod
         def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values)
+            return checked_tasks(values, ANNOTATED)
 
         @field_validator("labels")
         @classmethod
@@ -78,7 +78,7 @@ class Simulated(Specialist):
 
     def __init__(self, *, name: str, **options) -> None:
         super().__init__(name=name, **options)
-        self.tasks = self.options.tasks
+        self.tasks = ANNOTATED if self.options.tasks == KINDS else self.options.tasks
 
     def ingredients(self) -> dict[str, str]:
         """Its name: it is part of every draw."""
@@ -129,7 +129,8 @@ class _Teller:
     def __init__(self, author: Simulated, record: ImageRecord, truth: tuple[Annotation, ...]) -> None:
         self.o = author.options
         self.author, self.record = author.name, record
-        self.truth = [row for row in truth if row.task in KINDS]
+        self.tasks = author.tasks
+        self.truth = [row for row in truth if row.task in ANNOTATED]
         own = [row.text for row in self._of("<OD>")]
         self.labels = tuple(sorted(set(self.o.labels or (*LABELS, *own))))
         self.fates = [self._fate(row.regions[0].bounds, row.text, "object", i) for i, row in enumerate(self._of("<OD>"))]
@@ -143,7 +144,7 @@ class _Teller:
             "<OCR_WITH_REGION>": self._signs,
         }
         claims = [claim for task, tell in told.items() if task in self.o.tasks for claim in tell()]
-        return claims + self._captions()
+        return claims + self._captions() + self._answers()
 
     def _of(self, task: str) -> list[Annotation]:
         return [row for row in self.truth if row.task == task]
@@ -248,6 +249,38 @@ class _Teller:
         if how < 0.3:
             return character + other[int(which * len(other))]
         return LOOKALIKES.get(character) or other[int(which * len(other))]
+
+    # ------------------------------------------------------------ answers
+
+    def _answers(self) -> list[Claim]:
+        """Questions answered and images put into a category, keyed by what is asked."""
+        claims = []
+        for task in FINE_TUNED:
+            for row in self._of(task) if task in self.tasks else ():
+                draw = self._stream(task, row.text if task == "<VQA>" else "")
+                missed, confused, choice = draw.random(3)
+                answer = row.regions[0].label
+                said = self._misanswered(row.text, answer, choice)
+                if said is None:
+                    said = "".join(self._character(c, draw) for c in answer).strip()
+                elif confused >= self.o.mislabelled:
+                    said = answer
+                score = self._score(draw, said == answer)
+                if missed >= self.o.missed and said:
+                    region = replace(row.regions[0], label=said, score=score)
+                    claims.append(Claim(task, row.text if task == "<VQA>" else said, (region,), score))
+        return claims
+
+    def _misanswered(self, question: str, answer: str, choice: float) -> str | None:
+        """A wrong answer of the same sort; None where the answer is something read, whose characters are wrong or right one by one."""
+        if answer in ("yes", "no"):
+            return "no" if answer == "yes" else "yes"
+        if answer.isdigit() and question.lower().startswith("how many"):
+            return str(max(int(answer) + (1 if choice < 0.5 else -1), 0) if answer != "0" else 1)
+        if answer in COLOURS:
+            others = [c for c in COLOURS if c not in (answer, "grey")]
+            return others[int(choice * len(others))]
+        return self._mistaken(answer, choice) if answer in self.labels else None
 
     # ------------------------------------------------------------ captions
 

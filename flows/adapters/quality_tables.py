@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from florence.config import Settings
-from florence.records import ANNOTATIONS, KINDS, SPLITS
+from florence.records import ANNOTATIONS, FINE_TUNED, KINDS, SPLITS
 from florence.stages import RECORD_COLUMNS, images_table, split_of
 from florence.store import Store
 
@@ -185,13 +185,14 @@ def _span_fits(spans: pa.ListArray, texts: pa.ChunkedArray) -> np.ndarray:
 
 
 def _kinds(labels: pa.Table, parent: pa.Table | None, images: pa.Table) -> pd.DataFrame:
-    """One row a kind: labels, how many are dropped, kept labels per image, and how far that is from the round before.
+    """One row a kind (of those that are fine-tuned, where there are labels): labels, how many are dropped, kept labels per image, and how far that is from the round before.
 
     Only sources that the round before had are compared, so that new ones shift nothing.
     """
     import pandas as pd
 
-    frame = pd.DataFrame({"task": KINDS}).set_index("task")
+    there = set(pc.unique(labels["task"]).to_pylist())
+    frame = pd.DataFrame({"task": [*KINDS, *(kind for kind in FINE_TUNED if kind in there)]}).set_index("task")
     frame["labels"] = _counted(labels)
     frame["kept"] = _counted(labels.filter(labels["kept"]))
     frame["drop_rate"] = (1 - frame["kept"] / frame["labels"]).where(frame["labels"] > 0)
@@ -209,7 +210,7 @@ def _kinds(labels: pa.Table, parent: pa.Table | None, images: pa.Table) -> pd.Da
 
 
 def _counted(labels: pa.Table) -> pd.Series:
-    return labels["task"].to_pandas().value_counts().reindex(list(KINDS), fill_value=0)
+    return labels["task"].to_pandas().value_counts().reindex([*KINDS, *FINE_TUNED], fill_value=0)
 
 
 def _source(labels: pa.Table, images: pa.Table) -> pa.ChunkedArray:

@@ -1,0 +1,119 @@
+"""What annotators answer about a whole image, made into one answer: to each question that was asked, and which category it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from florence.config import Engine
+from florence.engine import filters
+from florence.engine.columns import NO_SPAN, Claims, Labels, no_polygons
+from florence.engine.consensus import information
+from florence.engine.places import is_human
+from florence.engine.texts import factors
+from florence.metrics import same
+from florence.records import ANNOTATED
+
+QUESTION = ANNOTATED.index("<VQA>")
+LEAST = 10
+"""Answers to compare with others' from which an author is judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """One claim. ``answers``: as they were given, one but where people were asked; ``reason``: why it has no vote, empty where it has."""
+
+    author: int
+    question: str
+    answers: tuple[str, ...]
+    score: float
+    reason: str
+
+    @property
+    def key(self) -> str:
+        return same(self.answers[0]) if self.answers else ""
+
+
+def fuse_answers(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -> Labels:
+    """One label for each image and question (kind <VQA>), or for each image (<CLASSIFICATION>), kept or not.
+
+    The answer with the most weight is taken, its agreement its share of the weight of all who answered: who was silent was not asked. An author's
+    weight follows from how often its answers are those of the others. ``size``: (images, 2). A person's word outranks all.
+    """
+    asked = _asked(claims, kind, settings)
+    people = is_human(claims)
+    weight = _weight(list(asked.values()), people)
+    questions = {question: rank for rank, question in enumerate(sorted({question for _, question in asked}))}
+    found = [_answer(several, weight, people, settings) for several in asked.values()]
+    image = np.asarray([image for image, _ in asked], np.int64)
+    count = np.asarray([len(labels) for _, labels, *_ in found], np.int64)
+    whole = np.concatenate([np.zeros((len(image), 2)), size[image]], axis=1) if len(image) else np.zeros((0, 4))
+    m = int(count.sum())
+    return Labels(
+        kind=kind, image=image, text=[text for text, *_ in found], score=np.asarray([score for _, _, score, _, _ in found], float),
+        agreement=np.asarray([agreement for _, _, _, agreement, _ in found], float), reason=[reason for *_, reason in found], count=count,
+        label=[label for _, labels, *_ in found for label in labels], box=np.repeat(whole, count, axis=0), quad=np.full((m, 8), np.nan),
+        polygons=no_polygons(m), region_score=np.full(m, np.nan), span=np.full((m, 2), NO_SPAN),
+        order=np.asarray([[questions[question]] for _, question in asked], float).reshape(-1, 1),
+    )  # fmt: skip
+
+
+def _asked(claims: Claims, kind: int, settings: Engine) -> dict[tuple[int, str], list[_Said]]:
+    """The claims of a kind by image and question; of several that one author makes about one the first, of a person's all answers."""
+    rows = np.flatnonzero(claims.kind == kind)
+    first, after = (np.searchsorted(claims.regions.claim, rows, side=side) for side in ("left", "right"))
+    texts = [claims.texts[k] for k in claims.text[rows].tolist()]
+    answers = [
+        tuple(claims.regions.label[a:b].to_pylist()) if kind == QUESTION else (text,) for a, b, text in zip(first.tolist(), after.tolist(), texts, strict=True)
+    ]
+    people = is_human(claims)
+    human = people[claims.author[rows]]
+    found = [("no_place", first == after), ("empty_text", filters.empty([" ".join(given[:1]) for given in answers])),
+             ("low_score", filters.low_score(claims.score[rows], ANNOTATED[kind], settings) & ~human)]  # fmt: skip
+    reasons = filters.first_reason(len(rows), found).tolist()
+    result: dict[tuple[int, str], list[_Said]] = {}
+    for row, text, given, reason in zip(rows.tolist(), texts, answers, reasons, strict=True):
+        several = result.setdefault((int(claims.image[row]), same(text) if kind == QUESTION else ""), [])
+        author, score = int(claims.author[row]), float(claims.score[row])
+        mine = next((k for k, one in enumerate(several) if one.author == author), None)
+        if mine is None:
+            several.append(_Said(author, text, given, score, reason))
+        elif people[author] and kind == QUESTION and not reason:
+            several[mine] = _Said(author, text, (*several[mine].answers, *given), score, several[mine].reason)
+    return result
+
+
+def _weight(asked: Sequence[Sequence[_Said]], people: np.ndarray) -> np.ndarray:
+    """(A,) the weight of each author's answers; 1 of people, and where fewer than two others or `LEAST` of their answers are there to judge by."""
+    total, times = np.zeros((len(people), len(people))), np.zeros((len(people), len(people)))
+    for several in asked:
+        heard = [one for one in several if not one.reason]
+        for k, one in enumerate(heard):
+            for other in heard[:k]:
+                total[one.author, other.author] += one.key == other.key
+                times[one.author, other.author] += 1
+    total, times = total + total.T, times + times.T
+    choices = max(len({one.key for several in asked for one in several if not one.reason}), 2)
+    judged = ~people & ((times > 0).sum(axis=1) >= 2) & (times.sum(axis=1) >= LEAST)
+    return np.where(judged, information(factors(total, times), choices), 1.0)
+
+
+def _answer(several: Sequence[_Said], weight: np.ndarray, people: np.ndarray, settings: Engine) -> tuple[str, tuple[str, ...], float, float, str]:
+    """Text, answers, score, agreement and reason of one label."""
+    ruled = [one for one in several if people[one.author]]
+    heard = [one for one in ruled or several if not one.reason]
+    if not heard:
+        one = several[0]
+        return one.question, one.answers, one.score, np.nan, one.reason
+    mass: dict[str, float] = {}
+    for one in heard:
+        mass[one.key] = mass.get(one.key, 0.0) + float(weight[one.author])
+    best = min(mass, key=lambda key: (-mass[key], key))
+    chosen = [one for one in heard if one.key == best]
+    scores = [one.score for one in chosen if not np.isnan(one.score)]
+    whole = sum(mass.values())
+    agreement = mass[best] / whole if whole > 0 else 0.0
+    reason = "" if ruled or not filters.no_quorum(np.asarray([agreement]), settings.quorum)[0] else "no_quorum"
+    return chosen[0].question, chosen[0].answers, float(np.mean(scores)) if scores else np.nan, agreement, reason
