@@ -13,7 +13,7 @@ import yaml
 
 from florence.config import markdown, merged, settings_from
 from florence.errors import SettingsError
-from florence.records import ANNOTATIONS, IMAGES, KINDS, REGION
+from florence.records import ANNOTATED, ANNOTATIONS, IMAGES, REGION
 from florence.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def test_snapshot_snippets_run(number: int, small_snapshot, tmp_path: Path):
 
 def test_snapshot_document_names_every_column_and_kind():
     text = (ROOT / "docs/snapshot.md").read_text(encoding="utf-8")
-    for name in (*IMAGES.names, *ANNOTATIONS.names, *(REGION.field(i).name for i in range(REGION.num_fields)), *KINDS):
+    for name in (*IMAGES.names, *ANNOTATIONS.names, *(REGION.field(i).name for i in range(REGION.num_fields)), *ANNOTATED):
         assert f"`{name}`" in text, name
 
 

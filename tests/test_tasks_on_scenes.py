@@ -15,7 +15,7 @@ SIZE = 128
 
 @pytest.fixture(scope="module")
 def scenes():
-    source = SOURCES.get("scenes")(count=60, size=SIZE)
+    source = SOURCES.get("scenes")(count=60, size=SIZE, questions=True)
     found = []
     for index, image in enumerate(source.images(frozenset())):
         image_id = f"{index:064x}"
@@ -37,6 +37,7 @@ def test_truth_round_trips(scenes, name: str):
             count += 1
             wanted = [r.bounds for r in example.regions]
             got = [r.bounds for r in answer.regions]
+            assert task.encode(answer, (record.width, record.height)) == example.target
             if not got:
                 assert answer.text == example.target
                 continue

@@ -67,7 +67,7 @@ class Task(ABC):
 
     ``name``: as "<OD>"; ``kind``: the kind of annotation it is derived from; ``metric``: the name of its metric;
     ``form``: the shape of its answers; ``template``: its published prompt, with {input} where it takes one.
-    ``shortening``: what of a target that is too long is left (`shortened`), for people.
+    For people: ``given``: what the input is; ``shortening``: what becomes of a target that is too long (`shortened`).
     """
 
     name: ClassVar[str]
@@ -75,7 +75,8 @@ class Task(ABC):
     metric: ClassVar[str]
     form: ClassVar[Form]
     template: ClassVar[str]
-    shortening: ClassVar[str] = "its first places, whole ones, in the target's order"
+    given: ClassVar[str] = ""
+    shortening: ClassVar[str] = "its first places are kept, in the target's order"
 
     @property
     def takes_input(self) -> bool:
@@ -187,7 +188,7 @@ class TextTask(Task):
     """A task whose answer is one text. ``ends``: where a text may end before its end, if it may."""
 
     form = Form.TEXT
-    shortening = "nothing: it is left out"
+    shortening = "the example is left out: part of such an answer would be another answer"
     ends: ClassVar[re.Pattern[str] | None] = None
 
     def encode(self, answer: Answer, size: Size) -> str:
@@ -212,6 +213,7 @@ class RegionInput:
     """For tasks that are asked about one region: its location tokens are the input."""
 
     name: ClassVar[str]
+    given: ClassVar[str] = "a box as four location tokens, or a polygon as six or more"
 
     def checked_input(self, input: str) -> str:
         """``input`` itself. Raises EncodeError where it is not four location tokens, or a polygon's six or more."""

@@ -15,7 +15,7 @@ from florence.tasks import TASK, Example, TextTask
 class _Captioning(TextTask):
     metric = "caption"
     form = Form.TEXT_OR_NOTHING
-    shortening = "its first sentences, whole ones; left out where the first is too long"
+    shortening = "its first sentences are kept; the example is left out where not even the first fits"
     ends = re.compile(r"(?:[.!?…][\"'”’)\]]*(?=\s+\S)|[。！？][”’」』）]*(?=.))")
 
     def check(self, row: Annotation) -> None:

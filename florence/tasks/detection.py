@@ -75,6 +75,7 @@ class OpenVocabularyDetection(_Detection):
 
     name = "<OPEN_VOCABULARY_DETECTION>"
     kind = "<OD>"
+    given = "a name, or several joined by <and>"
     form = Form.LABELLED_SHAPES
     template = "Locate {input} in the image."
 

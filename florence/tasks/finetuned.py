@@ -21,6 +21,7 @@ class VisualQuestionAnswering(TextTask):
 
     name = kind = "<VQA>"
     metric = "answer"
+    given = "a question"
     template = "Answer the question about the image: {input}"
 
     def check(self, row: Annotation) -> None:

@@ -18,6 +18,7 @@ class PhraseGrounding(Task):
 
     name = kind = "<CAPTION_TO_PHRASE_GROUNDING>"
     metric = "grounding"
+    given = "a caption"
     form = Form.LABELLED_BOXES
     template = "Locate the phrases in the caption: {input}"
 

@@ -87,7 +87,7 @@ class Ocr(TextTask):
     kind = KIND
     metric = "reading"
     form = Form.TEXT_OR_NOTHING
-    shortening = "its first strings, whole ones, in reading order"
+    shortening = "its first strings are kept, in reading order"
     ends = re.compile(rf"(?={LINE})")
     template = "What is the text in the image?"
 

@@ -22,7 +22,7 @@ MAX_POLYGONS = 3
 class _Segmentation(Task):
     metric = "segmentation"
     form = Form.POLYGONS
-    shortening = f"of several objects the first, whole ones; of one object its largest polygons (a target has {MAX_POLYGONS} of {MAX_POINTS} points each at most)"
+    shortening = "the first objects are kept, and of one object its largest polygons"
 
     def check(self, row: Annotation) -> None:
         """Raise EncodeError where text or polygons can not be written."""
@@ -51,6 +51,7 @@ class ReferringExpressionSegmentation(_Segmentation):
     """The outline of what an expression refers to; rows of one expression make one example."""
 
     name = kind = "<REFERRING_EXPRESSION_SEGMENTATION>"
+    given = "an expression"
     template = "Locate {input} in the image with mask"
 
     def check(self, row: Annotation) -> None:
