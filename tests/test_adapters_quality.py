@@ -16,7 +16,7 @@ import pytest
 
 from florence.config import settings_from
 from florence.errors import DataError, SettingsError, ValidationFailed
-from florence.records import ANNOTATIONS, IMAGES
+from florence.records import ANNOTATIONS, IMAGES, KINDS
 from florence.stages import split_of
 from florence.store import Store
 from flows.adapters import quality, quality_tables
@@ -145,7 +145,7 @@ BROKEN: dict[str, Callable[[Tables], None]] = {
         "annotation_id", "image_id", "task", "author", "version", "round", "text", "kept", "reason")},
     "labels column_values_to_be_unique annotation_id": twice("labels"),
     "labels column_values_to_be_in_set known_image": put("image_id", "f" * 64),
-    "labels column_values_to_be_in_set task": put("task", "<VQA>"),
+    "labels column_values_to_be_in_set task": put("task", "<REGION_PROPOSAL>"),
     "labels column_values_to_be_in_set author": put("author", "student"),
     "labels column_values_to_be_between round": put("round", 2),
     "labels column_values_to_match_regex text": put("text", " \n", kept=True),
@@ -201,6 +201,24 @@ def test_expectation_fails_on_a_broken_table(name: str, copied: Tables, session,
     (line,) = checked.failures
     assert line.startswith(f"{table}: {item['type']}(") and "could not be computed" not in line, line
     assert item["kwargs"].get("column", "") in line and item.get("notes", "") in line
+
+
+def test_answers_to_questions_are_checked_where_there_are_any(copied: Tables, session, tmp_path: Path):
+    def kinds(folder: Path) -> dict[str, int]:
+        frame = quality_tables.tables(SETTINGS, copied.write(folder), 1)["kinds"]
+        return dict(zip(frame["task"], frame["labels"], strict=True))
+
+    plain = kinds(tmp_path / "plain")
+    size = {image["image_id"]: (float(image["width"]), float(image["height"])) for image in copied.images}
+    row = next(row for row in copied.labels if row["task"] == "<OD>")
+    whole = {"label": "two", "box": [0.0, 0.0, *size[row["image_id"]]], "quad": None, "polygons": [], "score": None, "span": None}
+    copied.labels.append(dict(row, task="<VQA>", text="How many dogs are there?", annotation_id="asked", kept=True, reason="", regions=[whole]))
+    assert list(plain) == list(KINDS) and kinds(tmp_path / "asked") == {**plain, "<VQA>": 1}
+    frames = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)
+    with quality.quiet():
+        for table in ("labels", "regions", "kinds"):
+            items = [item for where, item in SHIPPED.values() if where == table]
+            assert session.check(table, frames[table], items).failures == ()
 
 
 def workspace(folder: Path, tables: Tables) -> tuple[Path, Store]:

@@ -187,3 +187,35 @@ def test_what_the_form_has_no_room_for_is_not_encoded():
     ]:  # fmt: skip
         with pytest.raises(EncodeError):
             task(name).encode(answer, (9, 9))
+
+
+@pytest.fixture(scope="module")
+def words():
+    from florence.model.vocabulary import lexicon, shipped
+
+    return lexicon(shipped(), len(shipped()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_the_shipped_vocabulary_can_write_is_legal_and_comes_back(name, words):
+    """Any token of an allowed class, bytes that are no whole character too."""
+    rng = np.random.default_rng([6, NAMES.index(name)])
+    by_class = [np.flatnonzero(words.classes[:, kind]) for kind in range(constrain.CLASSES)]
+    assert {words.pieces[i].decode() for i in by_class[Class.BLANK]} >= {" ", "\n", "\t"}
+    for _ in range(60):
+        state, left, written = np.asarray([task(name).start]), int(rng.integers(2, 80)), b""
+        left = max(left, int(constrain.tokens_to_finish(state)[0]))
+        while True:
+            weight = constrain.allowed(state, left)[0] * rng.random(constrain.CLASSES)
+            weight[Class.EOS] *= 0.2
+            chosen = int(weight.argmax())
+            if chosen == Class.EOS:
+                break
+            token = rng.choice(by_class[chosen])
+            assert words.class_of(np.asarray([token]))[0] == chosen
+            written += words.pieces[token]
+            state, left = constrain.step(state, np.asarray([chosen])), left - 1
+        text = written.decode("utf-8", "replace")
+        answer = task(name).decode(text, (800, 600), "a thing")
+        assert answer.error is None, (text, answer.error)
+        assert task(name).encode(answer, (800, 600)) == text
