@@ -231,7 +231,7 @@ def test_strings_are_shortened_by_whole_ones(name):
 @pytest.mark.parametrize("name", ["<REGION_TO_CATEGORY>", "<REGION_TO_DESCRIPTION>", "<REGION_TO_OCR>", "<VQA>", "<CLASSIFICATION>"])
 def test_answers_whose_part_would_be_another_answer_are_left_out(name):
     for example in task(name).examples(IMAGE, rows_of(task(name).kind)):
-        assert task(name).shortened(example, lambda text: len(text) < len(example.target)) is None
+        assert task(name).shortened(example, lambda text, whole=example.target: len(text) < len(whole)) is None
 
 
 def test_outlines_are_shortened_by_polygons_and_then_objects():
