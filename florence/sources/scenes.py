@@ -19,13 +19,14 @@ from florence.sources._backgrounds import MAIN_BACKGROUNDS, PRETRAIN_BACKGROUNDS
 from florence.sources._figures import COLOURS as PAINTS
 from florence.sources._figures import TEXTURES, Figure, draw_cutout, draw_shape, draw_sign
 from florence.sources._files import Entry, Tree, is_image
+from florence.sources._invented import figures, words
 from florence.sources._questions import questions
 from florence.sources._shapes import MAIN_SHAPES, PRETRAIN_SHAPES, ROUND, Shape
 from florence.sources._truth import ACTIONS, RELATIONS, SIZES, Thing, claims
 
 LICENCE = "CC0-1.0 (drawn by Florence)"
 COLOURS: tuple[str, ...] = tuple(PAINTS)
-DRAWING = 2
+DRAWING = 3
 """Part of every scene's name: raised when the same settings draw other pictures than before."""
 
 
@@ -50,13 +51,10 @@ VOCABULARIES: dict[str, Vocabulary] = {
         "YES", "NO", "FIRE", "WATER", "ROAD", "GATE", "LIFT", "HALL", "ROOM", "DESK", "SCHOOL", "BEACH", "PORT", "FERRY", "TRAIN", "5", "7", "12", "24", "30",
         "50", "66", "80", "99", "101", "360", "2026",
     )),
-    "pretrain": Vocabulary(PRETRAIN_SHAPES, PRETRAIN_BACKGROUNDS, "plate", (
-        "ALPHA", "BRAVO", "DELTA", "ECHO", "FOX", "GOLF", "INDIA", "KILO", "LIMA", "MIKE", "OSCAR", "PAPA", "QUIZ", "ROMEO", "TANGO", "VICTOR", "XRAY", "ZULU",
-        "JUMP", "WALK", "SING", "DRAW", "VOTE", "COOK", "SWIM", "FARM", "JAZZ", "MAZE", "QUAY", "BOX", "WAX", "FJORD", "GLYPH", "VEXT", "KNOB", "CRISP", "DUSK",
-        "MOTH", "SPRY", "BULK", "WHIZ", "ECHOES", "HARP", "JURY", "LYNX", "ONYX", "PLUM", "VIBE", "1", "3", "8", "14", "26", "37", "45", "59", "62", "78", "83",
-        "90", "147", "608",
-    )),
 }  # fmt: skip
+VOCABULARIES["pretrain"] = Vocabulary(
+    {**PRETRAIN_SHAPES, **figures(276)}, PRETRAIN_BACKGROUNDS, "plate", words(3000, frozenset(VOCABULARIES["main"].words))
+)
 """``main`` is what a loop annotates and is scored on; ``pretrain`` is for pretraining a model that must not have met ``main``."""
 OBJECTS: tuple[str, ...] = VOCABULARIES["main"].objects
 SIGN_WORDS: tuple[str, ...] = VOCABULARIES["main"].words

@@ -7,7 +7,7 @@ target in every cell than through a decoder's words. Used to make the weights th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,24 +24,34 @@ COVERED = 0.25
 NOTHING = 0.3
 """Weight of cells without an object in the loss of names."""
 
+READ = 1.0
+"""Weight of the letters."""
+
 Progress = Callable[[str, int, int | None], None]
+
+
+LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""What is looked for in written signs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Targets at every cell. ``squares``: (n, side, side, 3) uint8; ``names``: (n, g, g), 0 where there is nothing; ``colours``: (n, g, g), −1 where not
-    told; ``boxes``: (n, 4, g, g), the object's box as shares of the image; ``kinds``: number of names, nothing included; ``tones``: of colours."""
+    """Targets at every cell. ``squares``: (n, side, side, 3) uint8; ``names``: (n, g, g), 0 where there is nothing; ``words``: (n, kinds, g, g), for each kind of
+    attribute the number of its word, 0 where none of them is said, −1 where there is no object; ``boxes``: (n, 4, g, g), the object's box as shares
+    of the image; ``letters``: (n, `LETTERS`, g, g) bool, which have their middle in the cell; ``kinds``: number of names, nothing included; ``sizes``: of
+    each kind of attribute, nothing said included."""
 
     squares: np.ndarray
     names: np.ndarray
-    colours: np.ndarray
+    words: np.ndarray
     boxes: np.ndarray
+    letters: np.ndarray
     kinds: int
-    tones: int
+    sizes: tuple[int, ...]
 
 
-def cells(checkpoint: Checkpoint, data: Store, colours: tuple[str, ...]) -> Cells:
-    """The targets of every image in ``data`` whose objects' outlines are in its ``truth/``. Colours are read from the objects' descriptions."""
+def cells(checkpoint: Checkpoint, data: Store, attributes: Sequence[Sequence[str]], split: str = "train") -> Cells:
+    """The targets of every image of a split in ``data`` whose objects' outlines are in its ``truth/``. Attributes are read from the objects' descriptions."""
     grid = _grid(checkpoint)
     names: dict[str, int] = {}
     rows: list[tuple[np.ndarray, ...]] = []
@@ -49,11 +59,13 @@ def cells(checkpoint: Checkpoint, data: Store, colours: tuple[str, ...]) -> Cell
         truth: dict[str, list[Annotation]] = {}
         for row in table_annotations(data.read_table(shard.replace("images/", "truth/", 1))):
             truth.setdefault(row.image_id, []).append(row)
-        for record, content in table_images(data.read_table(shard)):
+            if row.task == "<OD>":
+                names.setdefault(row.text, len(names) + 1)
+        for record, content in table_images(data.read_table(shard, filters=[("split", "=", split)])):
             square = checkpoint.shrink(decode(content or b"", record.name))
-            rows.append((square, *_targets(record, truth.get(record.image_id, []), grid, names, colours)))
+            rows.append((square, *_targets(record, truth.get(record.image_id, []), grid, names, attributes)))
     stacked = [np.stack(part) for part in zip(*rows, strict=True)]
-    return Cells(stacked[0], stacked[1], stacked[2], stacked[3], len(names) + 1, len(colours))
+    return Cells(*stacked, len(names) + 1, tuple(len(words) + 1 for words in attributes))  # type: ignore[arg-type]
 
 
 def _grid(checkpoint: Checkpoint) -> int:
@@ -62,8 +74,9 @@ def _grid(checkpoint: Checkpoint) -> int:
     return math.isqrt(image_tokens(checkpoint) - 1)
 
 
-def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dict[str, int], colours: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    label, tone, box = np.zeros((grid, grid), np.int64), -np.ones((grid, grid), np.int64), np.zeros((4, grid, grid), np.float32)
+def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dict[str, int], attributes: Sequence[Sequence[str]]) -> tuple[np.ndarray, ...]:
+    label, box = np.zeros((grid, grid), np.int16), np.zeros((4, grid, grid), np.float32)
+    words, letters = -np.ones((len(attributes), grid, grid), np.int8), np.zeros((len(LETTERS), grid, grid), bool)
     told = {row.regions[0].box: row.text.split() for row in truth if row.task == "<DENSE_REGION_CAPTION>"}
     size = np.asarray([record.width, record.height] * 2, float)
     objects = [row for row in truth if row.task == "<OD>"]
@@ -72,10 +85,20 @@ def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dic
         side = grid * 8
         outline = [[v * side / (record.height if i & 1 else record.width) for i, v in enumerate(points)] for points in row.regions[0].polygons]
         mask = rasterise(outline, side, side).reshape(grid, 8, grid, 8).mean(axis=(1, 3)) > COVERED
-        label[mask] = names.setdefault(row.text, len(names) + 1)
-        tone[mask] = next((colours.index(word) for word in told.get(row.regions[0].box, []) if word in colours), -1)
+        label[mask] = names[row.text]
+        said = told.get(row.regions[0].box, [])
+        for kind, known in enumerate(attributes):
+            words[kind][mask] = next((known.index(word) + 1 for word in said if word in known), 0)
         box[:, mask] = (np.asarray(row.regions[0].bounds) / size)[:, None]
-    return label, tone, box
+    for row in truth:
+        if row.task == "<OCR_WITH_REGION>" and row.regions[0].quad:
+            corners = np.asarray(row.regions[0].quad, float).reshape(4, 2) / size[:2]
+            left, right = (corners[0] + corners[3]) / 2, (corners[1] + corners[2]) / 2
+            for place, letter in enumerate(row.text):
+                x, y = (left + (right - left) * (place + 0.5) / len(row.text)) * grid
+                if letter in LETTERS and 0 <= x < grid and 0 <= y < grid:
+                    letters[LETTERS.index(letter), int(y), int(x)] = True
+    return label, words, box, letters
 
 
 def see(checkpoint: Checkpoint, seen: Cells, *, steps: int, batch: int = 48, lr: float = 1.5e-3, seed: int = 0, threads: int = 2, progress: Progress | None = None) -> float:
@@ -89,7 +112,7 @@ def see(checkpoint: Checkpoint, seen: Cells, *, steps: int, batch: int = 48, lr:
     torch.manual_seed(seed)
     tower = checkpoint.model.model.vision_tower.train()
     width = checkpoint.model.config.vision_config.embed_dim[-1]
-    head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, seen.kinds + seen.tones + 4))
+    head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, seen.kinds + sum(seen.sizes) + 4 + len(LETTERS)))
     parameters = [*tower.parameters(), *head.parameters()]
     groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05}, {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=lr, fused=True)
@@ -99,9 +122,9 @@ def see(checkpoint: Checkpoint, seen: Cells, *, steps: int, batch: int = 48, lr:
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         random = np.random.default_rng([seed, step])
         chosen = random.choice(len(seen.squares), min(batch, len(seen.squares)), replace=False)
-        squares, names, colours, boxes = _mirrored(seen, chosen, random.random(len(chosen)) < 0.5)
+        squares, *targets = _mirrored(seen, chosen, random.random(len(chosen)) < 0.5)
         said = head(tower(checkpoint.tensor(squares)).last_hidden_state.permute(0, 2, 3, 1))
-        loss = _loss(said, names, colours, boxes, seen)
+        loss = _loss(said, *targets, seen)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -113,27 +136,32 @@ def see(checkpoint: Checkpoint, seen: Cells, *, steps: int, batch: int = 48, lr:
 
 
 def _mirrored(seen: Cells, chosen: np.ndarray, turned: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The chosen images and targets, left and right exchanged where ``turned``."""
-    squares, names, colours, boxes = (part[chosen].copy() for part in (seen.squares, seen.names, seen.colours, seen.boxes))
+    """The chosen images and targets, left and right exchanged where ``turned``; mirrored letters are no letters, so signs are left out there."""
+    squares, names, words, boxes, letters = (part[chosen].copy() for part in (seen.squares, seen.names, seen.words, seen.boxes, seen.letters))
+    turned = turned & ~letters.any(axis=(1, 2, 3))
     squares[turned] = squares[turned][:, :, ::-1]
-    names[turned], colours[turned] = names[turned][:, :, ::-1], colours[turned][:, :, ::-1]
+    names[turned], words[turned] = names[turned][:, :, ::-1], words[turned][..., ::-1]
     x0, y0, x1, y1 = np.moveaxis(boxes[turned][..., ::-1], 1, 0)
     boxes[turned] = np.stack([1 - x1, y0, 1 - x0, y1], axis=1)
-    return squares, names, colours, boxes
+    return squares, names, words, boxes, letters
 
 
-def _loss(said: Any, names: np.ndarray, colours: np.ndarray, boxes: np.ndarray, seen: Cells) -> Any:
+def _loss(said: Any, names: np.ndarray, words: np.ndarray, boxes: np.ndarray, letters: np.ndarray, seen: Cells) -> Any:
     import torch
-    from torch.nn.functional import cross_entropy, smooth_l1_loss
+    from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
-    what, tone, place = said.split([seen.kinds, seen.tones, 4], dim=-1)
+    what, *told, place, written = said.split([seen.kinds, *seen.sizes, 4, len(LETTERS)], dim=-1)
     weight = torch.ones(seen.kinds)
     weight[0] = NOTHING
-    labels, tones = torch.from_numpy(names), torch.from_numpy(colours)
-    there, told = labels > 0, tones >= 0
+    labels = torch.from_numpy(names).long()
+    there = labels > 0
+    loss = cross_entropy(what.flatten(0, 2), labels.flatten(), weight=weight)
+    for kind, logits in enumerate(told):
+        loss = loss + 0.5 * cross_entropy(logits[there], torch.from_numpy(words[:, kind]).long()[there])
     boxes_there = torch.from_numpy(boxes).permute(0, 2, 3, 1)[there]
-    return (
-        cross_entropy(what.flatten(0, 2), labels.flatten(), weight=weight)
-        + 0.5 * cross_entropy(tone[told], tones[told])
-        + 2 * smooth_l1_loss(place[there].sigmoid(), boxes_there, beta=0.05)
-    )
+    loss = loss + 2 * smooth_l1_loss(place[there].sigmoid(), boxes_there, beta=0.05)
+    ink = torch.from_numpy(letters).permute(0, 2, 3, 1)
+    some = ink.any(dim=-1)
+    if bool(some.any()):
+        loss = loss + READ * binary_cross_entropy_with_logits(written[some], ink[some].float(), pos_weight=torch.tensor(4.0))
+    return loss
