@@ -24,12 +24,16 @@ COVERED = 0.25
 NOTHING = 0.3
 """Weight of cells without an object in the loss of names."""
 
+DRAWN = 1.0
+"""Weight of the outlines."""
 READ = 1.0
 """Weight of the letters."""
 
 Progress = Callable[[str, int, int | None], None]
 
 
+FINE = 8
+"""Parts of a cell's side in which an outline is told."""
 LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """What is looked for in written signs."""
 
@@ -39,13 +43,14 @@ class Cells:
     """Targets at every cell. ``squares``: (n, side, side, 3) uint8; ``names``: (n, g, g), 0 where there is nothing; ``words``: (n, kinds, g, g), for each kind of
     attribute the number of its word, 0 where none of them is said, −1 where there is no object; ``boxes``: (n, 4, g, g), the object's box as shares
     of the image; ``letters``: (n, `LETTERS`, g, g) bool, which have their middle in the cell; ``kinds``: number of names, nothing included; ``sizes``: of
-    each kind of attribute, nothing said included."""
+    each kind of attribute, nothing said included; ``outlines``: (n, FINE², g, g) bool, the parts of the cell, row by row, that the object covers."""
 
     squares: np.ndarray
     names: np.ndarray
     words: np.ndarray
     boxes: np.ndarray
     letters: np.ndarray
+    outlines: np.ndarray
     kinds: int
     sizes: tuple[int, ...]
 
@@ -76,15 +81,18 @@ def _grid(checkpoint: Checkpoint) -> int:
 
 def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dict[str, int], attributes: Sequence[Sequence[str]]) -> tuple[np.ndarray, ...]:
     label, box = np.zeros((grid, grid), np.int16), np.zeros((4, grid, grid), np.float32)
+    fine = np.zeros((FINE * FINE, grid, grid), bool)
     words, letters = -np.ones((len(attributes), grid, grid), np.int8), np.zeros((len(LETTERS), grid, grid), bool)
     told = {row.regions[0].box: row.text.split() for row in truth if row.task == "<DENSE_REGION_CAPTION>"}
     size = np.asarray([record.width, record.height] * 2, float)
     objects = [row for row in truth if row.task == "<OD>"]
     # the smaller of two that share a cell has it
     for row in sorted(objects, key=lambda row: -float(np.prod(np.subtract(row.regions[0].bounds[2:], row.regions[0].bounds[:2])))):
-        side = grid * 8
+        side = grid * FINE
         outline = [[v * side / (record.height if i & 1 else record.width) for i, v in enumerate(points)] for points in row.regions[0].polygons]
-        mask = rasterise(outline, side, side).reshape(grid, 8, grid, 8).mean(axis=(1, 3)) > COVERED
+        parts = rasterise(outline, side, side).reshape(grid, FINE, grid, FINE).transpose(1, 3, 0, 2).reshape(FINE * FINE, grid, grid)
+        mask = parts.mean(axis=0) > COVERED
+        fine[:, mask] = parts[:, mask]
         label[mask] = names[row.text]
         said = told.get(row.regions[0].box, [])
         for kind, known in enumerate(attributes):
@@ -98,24 +106,27 @@ def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dic
                 x, y = (left + (right - left) * (place + 0.5) / len(row.text)) * grid
                 if letter in LETTERS and 0 <= x < grid and 0 <= y < grid:
                     letters[LETTERS.index(letter), int(y), int(x)] = True
-    return label, words, box, letters
+    return label, words, box, letters, fine
 
 
-def see(checkpoint: Checkpoint, seen: Cells, *, steps: int, batch: int = 48, lr: float = 1.5e-3, seed: int = 0, threads: int = 2, progress: Progress | None = None) -> float:
+def see(checkpoint: Checkpoint, seen: Cells, *, steps: int, batch: int = 48, lr: float = 3e-3, seed: int = 0, threads: int = 2, progress: Progress | None = None) -> float:
     """Train the vision tower in place on ``seen``, mirrored at random; returns the last loss.
 
     Loss: cross-entropy of the name, half that of the colour, twice the smooth L1 distance of the box, each a mean over its cells.
     """
     import torch
 
+    from florence.training.muon import Muon, hidden_matrices
+
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     tower = checkpoint.model.model.vision_tower.train()
     width = checkpoint.model.config.vision_config.embed_dim[-1]
-    head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, seen.kinds + sum(seen.sizes) + 4 + len(LETTERS)))
+    head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, seen.kinds + sum(seen.sizes) + 4 + len(LETTERS) + FINE * FINE))
     parameters = [*tower.parameters(), *head.parameters()]
-    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05}, {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=lr, fused=True)
+    matrices = hidden_matrices(tower)
+    inner = {id(p) for p in matrices}
+    optimiser = Muon(matrices, [p for p in parameters if id(p) not in inner], lr=lr, weight_decay=0.05)
     loss = torch.zeros(())
     for step in range(steps):
         for group in optimiser.param_groups:
@@ -137,20 +148,24 @@ def see(checkpoint: Checkpoint, seen: Cells, *, steps: int, batch: int = 48, lr:
 
 def _mirrored(seen: Cells, chosen: np.ndarray, turned: np.ndarray) -> tuple[np.ndarray, ...]:
     """The chosen images and targets, left and right exchanged where ``turned``; mirrored letters are no letters, so signs are left out there."""
-    squares, names, words, boxes, letters = (part[chosen].copy() for part in (seen.squares, seen.names, seen.words, seen.boxes, seen.letters))
+    squares, names, words, boxes, letters, outlines = (
+        part[chosen].copy() for part in (seen.squares, seen.names, seen.words, seen.boxes, seen.letters, seen.outlines)
+    )
     turned = turned & ~letters.any(axis=(1, 2, 3))
     squares[turned] = squares[turned][:, :, ::-1]
     names[turned], words[turned] = names[turned][:, :, ::-1], words[turned][..., ::-1]
     x0, y0, x1, y1 = np.moveaxis(boxes[turned][..., ::-1], 1, 0)
     boxes[turned] = np.stack([1 - x1, y0, 1 - x0, y1], axis=1)
-    return squares, names, words, boxes, letters
+    grid = names.shape[1]
+    outlines[turned] = outlines[turned].reshape(-1, FINE, FINE, grid, grid)[:, :, ::-1, :, ::-1].reshape(-1, FINE * FINE, grid, grid)
+    return squares, names, words, boxes, letters, outlines
 
 
-def _loss(said: Any, names: np.ndarray, words: np.ndarray, boxes: np.ndarray, letters: np.ndarray, seen: Cells) -> Any:
+def _loss(said: Any, names: np.ndarray, words: np.ndarray, boxes: np.ndarray, letters: np.ndarray, outlines: np.ndarray, seen: Cells) -> Any:
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
-    what, *told, place, written = said.split([seen.kinds, *seen.sizes, 4, len(LETTERS)], dim=-1)
+    what, *told, place, written, drawn = said.split([seen.kinds, *seen.sizes, 4, len(LETTERS), FINE * FINE], dim=-1)
     weight = torch.ones(seen.kinds)
     weight[0] = NOTHING
     labels = torch.from_numpy(names).long()
@@ -160,6 +175,7 @@ def _loss(said: Any, names: np.ndarray, words: np.ndarray, boxes: np.ndarray, le
         loss = loss + 0.5 * cross_entropy(logits[there], torch.from_numpy(words[:, kind]).long()[there])
     boxes_there = torch.from_numpy(boxes).permute(0, 2, 3, 1)[there]
     loss = loss + 2 * smooth_l1_loss(place[there].sigmoid(), boxes_there, beta=0.05)
+    loss = loss + DRAWN * binary_cross_entropy_with_logits(drawn[there], torch.from_numpy(outlines).permute(0, 2, 3, 1)[there].float())
     ink = torch.from_numpy(letters).permute(0, 2, 3, 1)
     some = ink.any(dim=-1)
     if bool(some.any()):
