@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -123,12 +123,35 @@ WEIGHTS: dict[str, float] = {
 """Short answers are drawn often: they cost little, and a small model that can not name a region can not find one either."""
 
 
+class Lora(Section):
+    """Low-rank adapters (LoRA), which alone are trained; they are merged into the weights that are saved."""
+
+    rank: int = Field(8, ge=1, description="of the adapters")
+    alpha: float = Field(16.0, gt=0, description="adapters are scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of what adapters see, in training")
+    targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"), min_length=1, description="layers that get adapters, by the last part of their names")
+
+
+class Resolution(Section):
+    """A stage of the training at one image size."""
+
+    image_size: int = Field(ge=16, description="pixels a side that the model sees in this stage")
+    share: float = Field(gt=0, le=1, description="of the training's steps; all shares add up to 1")
+
+
 class Train(Section):
     """Multitask training."""
 
     steps: int = Field(1000, ge=1, description="optimiser steps at most")
     max_epochs: float = Field(30.0, gt=0, description="passes over the training images at most")
-    images: int = Field(24, ge=1, description="images a step")
+    images: int = Field(24, ge=1, description="images a step, over all processes and micro-batches together")
+    accumulate: int = Field(1, ge=1, description="micro-batches that a step is cut into, on each process")
+    processes: int = Field(1, ge=1, description="processes started on this machine; for more machines, start each by `accelerate launch`")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the pass (autocast); weights stay fp32, and fp16 needs a GPU")
+    gradient_checkpointing: bool = Field(False, description="compute activations again in the backward pass: less memory, more time")
+    resolutions: tuple[Resolution, ...] = Field((), description="stages by image size, in order; the last is model.image_size; none: that size throughout")
+    freeze: tuple[Literal["vision", "projector", "encoder", "decoder", "embeddings"], ...] = Field((), description="parts that are not trained, and get no adapters")
+    lora: Lora | None = Field(None, description="train low-rank adapters instead of the weights")
     tasks_per_image: int = Field(3, ge=1, description="tasks drawn for each image of a step")
     regions: int = Field(4, ge=1, description="regions of an image that a drawn task which names what is in a region is asked about")
     lr: float = Field(1e-3, gt=0, description="peak learning rate (AdamW, cosine decay)")
@@ -136,10 +159,32 @@ class Train(Section):
     weight_decay: float = Field(0.02, ge=0, description="AdamW's decoupled decay")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     max_target: int = Field(160, ge=8, description="target tokens at most; longer targets are shortened by whole regions and counted")
-    task_weights: dict[str, float] = Field(WEIGHTS, description="how often a task is drawn; where not named 1, of tasks that are fine-tuned 0, which leaves it out")
+    task_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(WEIGHTS, description="how often a task is drawn; 1 where not named (0 for tasks that are fine-tuned), 0 leaves it out")
+    temperature: float = Field(1.0, gt=0, description="task weights are raised to 1/temperature: above 1 evens them out, below 1 sharpens them")
+    data_fraction: float = Field(1.0, gt=0, le=1, description="share of the training images that is learnt from, by hash; a smaller share is part of every larger one")
+    window: int = Field(32, ge=1, description="shards whose images are mixed with each other, and held in memory, at a time (twice, while the next are read)")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     seed: int = Field(0, description="order, draws and initial weights")
-    threads: int = Field(2, ge=1, description="CPU threads; part of what makes a result repeatable")
+    threads: int = Field(2, ge=1, description="CPU threads of each process; part of what makes a result repeatable")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Train:
+        if self.resolutions and abs(sum(stage.share for stage in self.resolutions) - 1) > 1e-6:
+            raise ValueError(f"resolutions: shares add up to {sum(stage.share for stage in self.resolutions):g}; they have to add up to 1")
+        if self.images < self.processes * self.accumulate:
+            raise ValueError(f"images: {self.images} can not be cut into processes × accumulate = {self.processes * self.accumulate} micro-batches")
+        if not self.drawn:
+            raise ValueError("task_weights: every task has weight 0; give at least one a weight above 0")
+        return self
+
+    def weight(self, task: str) -> float:
+        """How often ``task`` is drawn, temperature applied: weight^(1/temperature); 0: never. Of tasks that are fine-tuned, only named ones are drawn."""
+        return float(self.task_weights.get(task, 1.0 if task in TASKS else 0.0)) ** (1 / self.temperature)
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The tasks of a weight above 0, in the order of `TASKS`."""
+        return tuple(name for name in dict.fromkeys((*TASKS, *sorted(self.task_weights))) if self.weight(name) > 0)
 
 
 class Evaluate(Section):
@@ -218,6 +263,10 @@ class Settings(Section):
             raise ValueError(f"engine.student.tasks: {bad[0]} is not annotated; known: {', '.join(KINDS)}")
         if self.promotion.primary not in known:
             raise ValueError(f"promotion.primary: unknown task {self.promotion.primary}; known: {', '.join(known)}")
+        if self.train.resolutions and self.train.resolutions[-1].image_size != self.model.image_size:
+            raise ValueError(
+                f"train.resolutions: the last stage sees {self.train.resolutions[-1].image_size} pixels; it has to be model.image_size, {self.model.image_size}"
+            )
         if self.promotion.primary not in self.evaluate.tasks:
             raise ValueError(f"promotion.primary: {self.promotion.primary} is not scored; add it to evaluate.tasks")
         return self
@@ -283,12 +332,15 @@ def _section_lines(prefix: str, section: type[BaseModel]) -> list[str]:
     rows, inner = [], []
     for name, field in section.model_fields.items():
         kind = field.annotation
-        plugin = next((a for a in get_args(kind) if isinstance(a, type) and issubclass(a, PluginSection)), None)
+        parts = [a for a in get_args(kind) if isinstance(a, type) and issubclass(a, BaseModel)]
+        plugin = next((a for a in parts if issubclass(a, PluginSection)), None)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             inner += _section_lines(f"{prefix}{name}.", kind)
         elif plugin is not None:
             inner += _section_lines(f"{prefix}{name}.<key>.", plugin)
         else:
+            for part in parts:
+                inner += _section_lines(f"{prefix}{name}{'[]' if get_origin(kind) is tuple else ''}.", part)
             rows.append(f"| `{prefix}{name}` | {_kind(kind, field)} | {_default(field)} | {field.description} |")
     if issubclass(section, PluginSection):
         rows.append("| any other | | | the plug-in's own settings, given to its constructor; a wrong one is refused with its name |")
@@ -301,8 +353,13 @@ def _kind(kind: Any, field: FieldInfo) -> str:
     bounds = [f"{sign} {getattr(item, name)}" for item in field.metadata
               for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")) if getattr(item, name, None) is not None]  # fmt: skip
     text = str(kind) if get_args(kind) else kind.__name__
-    if get_origin(kind) is Literal:
-        text = " or ".join(get_args(kind))
+    choices = next((a for a in (kind, *get_args(kind)) if get_origin(a) is Literal), None)
+    if choices is not None:
+        text = ("list of " if get_origin(kind) is tuple else "") + " or ".join(get_args(choices))
+    elif any(isinstance(a, type) and issubclass(a, BaseModel) for a in get_args(kind)):
+        text = "list of sections" if get_origin(kind) is tuple else "section or none"
+    elif get_origin(kind) is dict:
+        text = f"dict[{', '.join(getattr(get_args(a)[0] if get_origin(a) is Annotated else a, '__name__', str(a)) for a in get_args(kind))}]"
     text = text.replace("tuple[str, ...]", "list of str").replace("NoneType", "none").replace("None", "none").replace("|", "or")
     return text + (f" {', '.join(bounds)}" if bounds else "")
 

@@ -457,38 +457,36 @@ def _count(column: pa.ChunkedArray) -> dict[str, int]:
 def train_model(settings: Settings, data: Store, root: Path, log: Callable[[int, dict[str, float]], None] | None = None, progress: Progress = silent) -> dict:
     """Train on the snapshot's last round; writes ``model/``, ``metrics/train.json`` and ``plots/train.csv`` below ``root``; returns the figures.
 
-    Starts from `model.init`, or goes on from the checkpoint that a killed training of the same snapshot and settings left. Raises
-    ModelError for a model that is not there or a loss that is not finite, DataError where there is nothing to learn.
+    Starts from `model.init`, or goes on from the checkpoint that a killed training of the same snapshot and settings left. Of several processes
+    that were started together the first alone writes. Raises ModelError for a model that is not there or a loss that is not finite, SettingsError for settings
+    that this machine can not do, DataError where there is nothing to learn.
     """
     import shutil
 
-    from florence.model.checkpoint import load
-    from florence.training import read_corpus, train
+    from florence.training import Job, run
+    from florence.training.launch import rank_of
 
-    checkpoint = load(settings.model.init, image_size=settings.model.image_size, seed=settings.train.seed)
-    corpus = read_corpus(checkpoint, settings.train, data, progress)
-    folder = root / ".florence" / "checkpoints"
+    folder, part = root / ".florence" / "checkpoints", root / ".florence" / "model.part"
     key = _training_key(settings, data)
-    for other in folder.glob("*") if folder.is_dir() else ():
+    first = not rank_of()
+    for other in folder.glob("*") if first and folder.is_dir() else ():
         if other.name != key:
             shutil.rmtree(other, ignore_errors=True)
-    done = train(checkpoint, corpus, settings.train, folder, key, log or unlogged, progress)
-    part = root / ".florence" / "model.part"
-    shutil.rmtree(part, ignore_errors=True)
-    checkpoint.save(part)
-    shutil.rmtree(root / "model", ignore_errors=True)
-    part.rename(root / "model")
+    done = run(Job(settings.model, settings.train, data.uri, str(folder), key, str(part)), log, progress)
     figures = {
         "steps": done.steps,
-        "images": len(corpus.records),
+        "images": done.images,
         "loss": round(done.curve[-1]["loss"], 6),
         "loss_by_task": {name: round(value, 6) for name, value in sorted(done.curve[-1].items()) if name.startswith("<")},
         "left_out": {name: int(count) for name, count in done.counts.items()},
     }
-    out = Store(str(root))
-    out.write_json("metrics/train.json", figures)
-    out.write_bytes("plots/train.csv", _curve_csv(done.curve))
-    shutil.rmtree(folder / key, ignore_errors=True)
+    if first:
+        shutil.rmtree(root / "model", ignore_errors=True)
+        part.rename(root / "model")
+        out = Store(str(root))
+        out.write_json("metrics/train.json", figures)
+        out.write_bytes("plots/train.csv", _curve_csv(done.curve))
+        shutil.rmtree(folder / key, ignore_errors=True)
     return figures
 
 

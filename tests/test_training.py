@@ -3,129 +3,177 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from trainings import SMALL, scenes, settings, small
 
 from florence import stages
-from florence.config import Train, settings_from
+from florence.config import Train
 from florence.errors import DataError, ModelError
 from florence.model.checkpoint import build, weights_hash
-from florence.records import ANNOTATIONS
+from florence.records import IMAGES
 from florence.store import Store
 from florence.training import loop, read_corpus, train
-from florence.training.batches import IGNORED, batch, indices, steps_of
-
-SMALL = {"steps": 6, "images": 4, "tasks_per_image": 2, "threads": 1, "checkpoint_every": 2, "max_epochs": 1000, "warmup": 2}
+from florence.training.batches import Feed, batch
+from florence.training.order import steps_of
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Store:
-    """Thirty scenes whose labels are their truth."""
-    store = Store(str(tmp_path_factory.mktemp("data")))
-    stages.collect(settings_from({"sources": {"scenes": {"use": "scenes", "count": 30, "size": 64}}, "specialists": {}}), store)
-    store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
-    return store
+    return scenes(tmp_path_factory.mktemp("data"))
 
 
-def settings(**more):
-    return settings_from({"sources": {}, "specialists": {}, "model": {"init": "nano-scratch", "image_size": 32}, "train": {**SMALL, **more}})
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> Path:
+    """An undisturbed training."""
+    root = tmp_path_factory.mktemp("whole")
+    stages.train_model(settings(), data, root)
+    return root
 
 
-def test_the_same_settings_give_the_same_bytes(data, tmp_path):
-    figures = [stages.train_model(settings(), data, tmp_path / name) for name in ("a", "b")]
-    assert figures[0] == figures[1]
+def same(a: Path, b: Path) -> None:
     for name in ("metrics/train.json", "plots/train.csv", "model/model.safetensors", "model/config.json"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
-    other = stages.train_model(settings(seed=1), data, tmp_path / "c")
-    assert other["loss"] != figures[0]["loss"]
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
 
-def test_killed_and_started_again_it_ends_as_an_undisturbed_one(data, tmp_path, monkeypatch):
-    stages.train_model(settings(), data, tmp_path / "whole")
-    real, calls = loop._step_loss, []
+def test_the_same_settings_give_the_same_bytes(data, whole, tmp_path):
+    stages.train_model(settings(), data, tmp_path / "again", log=lambda step, values: None)
+    same(whole, tmp_path / "again")
+    other = stages.train_model(settings(seed=1), data, tmp_path / "other")
+    assert other["loss"] != json.loads((whole / "metrics/train.json").read_text())["loss"]
 
-    def failing(checkpoint, seen):
-        calls.append(seen)
+
+def test_killed_and_started_again_it_ends_as_an_undisturbed_one(data, whole, tmp_path, monkeypatch):
+    real, calls = loop._learn, []
+
+    def failing(*args):
+        calls.append(args)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return real(checkpoint, seen)
+        return real(*args)
 
-    monkeypatch.setattr(loop, "_step_loss", failing)
+    monkeypatch.setattr(loop, "_learn", failing)
     with pytest.raises(KeyboardInterrupt):
-        stages.train_model(settings(), data, tmp_path / "broken")
-    assert not (tmp_path / "broken" / "model").exists()
-    monkeypatch.setattr(loop, "_step_loss", real)
+        stages.train_model(settings(), data, tmp_path)
+    assert not (tmp_path / "model").exists()
+    monkeypatch.setattr(loop, "_learn", real)
     steps = []
-    stages.train_model(settings(), data, tmp_path / "broken", progress=lambda what, done, of: steps.append(done) if what == "train" else None)
+    stages.train_model(settings(), data, tmp_path, progress=lambda what, done, of: steps.append(done) if what == "train" else None)
     assert steps == [5, 6], "the four steps up to the last checkpoint are not done again"
-    assert weights_hash(tmp_path / "whole/model") == weights_hash(tmp_path / "broken/model")
-    assert (tmp_path / "whole/plots/train.csv").read_bytes() == (tmp_path / "broken/plots/train.csv").read_bytes()
-    assert not list((tmp_path / "broken/.florence/checkpoints").iterdir()), "a finished training leaves nothing to start from"
+    same(whole, tmp_path)
+    assert not list((tmp_path / ".florence/checkpoints").iterdir()), "a finished training leaves nothing to start from"
 
 
 def test_a_checkpoint_cut_in_two_is_not_read(data, tmp_path):
     checkpoint = build("nano", image_size=32)
-    corpus = read_corpus(checkpoint, Train(**SMALL), data)
-    folder = tmp_path / "checkpoints"
-    (folder / "key").mkdir(parents=True)
-    (folder / "key" / "training.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0half")
-    assert train(checkpoint, corpus, Train(**SMALL), folder, "key").resumed == 0
+    (tmp_path / "key").mkdir(parents=True)
+    (tmp_path / "key" / "training.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0half")
+    assert train(checkpoint, read_corpus(checkpoint, small(steps=1), data), small(steps=1), tmp_path, "key").resumed == 0
 
 
-def test_only_training_images_are_learnt_from(data):
-    corpus = read_corpus(build("nano", image_size=32), Train(**SMALL), data)
+def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
+    checkpoint = build("nano", image_size=32)
     splits = {r["image_id"]: r["split"] for r in stages.images_table(data).to_pylist()}
-    assert {splits[r.image_id] for r in corpus.records} == {"train"}
-    assert len(corpus.records) == list(splits.values()).count("train")
+    chosen = small(images=1000)
+    ids = batch(read_corpus(checkpoint, chosen, data), chosen, 0).image_ids
+    assert sorted(ids) == sorted(image for image, split in splits.items() if split == "train")
+    shutil.copytree(data.root, tmp_path / "data")
+    bare = Store(str(tmp_path / "data"))
+    labels = bare.read_table("labels/round=0/labels.parquet")
+    kept = [image != ids[0] and (image != ids[1] or kind != "<OD>") for image, kind in zip(labels["image_id"].to_pylist(), labels["task"].to_pylist(), strict=True)]
+    bare.write_table("labels/round=0/labels.parquet", labels.set_column(labels.schema.get_field_index("kept"), "kept", pa.array(kept)))
+    assert len(read_corpus(checkpoint, chosen, bare)) == len(ids) - 1, "all labels of one image are dropped"
+    only = small(images=1000, task_weights={**dict.fromkeys(chosen.drawn, 0.0), "<OD>": 1.0})
+    assert set(batch(read_corpus(checkpoint, only, bare), only, 0).image_ids) == set(ids[2:]), "of another one those that are learnt"
 
 
-def test_batches_are_a_function_of_the_step_and_cover_every_image(data):
-    chosen = Train(**SMALL)
-    corpora = [read_corpus(build("nano", image_size=32), chosen, data) for _ in range(2)]
-    n = len(corpora[0].records)
-    a, b = (batch(c, chosen, 3, 1, 2) for c in corpora)
-    assert a.tasks == b.tasks and np.array_equal(a.prompts, b.prompts) and np.array_equal(a.squares, b.squares)
-    seen = np.concatenate([indices(chosen, n, step) for step in range(n)])[: 4 * n]
-    assert np.array_equal(np.bincount(seen[: n * (len(seen) // n)], minlength=n), np.full(n, len(seen) // n)), "each image once an epoch"
-    for group in a.groups:
-        labels = np.where(group.labels == IGNORED, 1, group.labels)
-        assert np.array_equal(group.inputs[:, 1:], labels[:, :-1]) and (group.inputs[:, 0] == 2).all()
-    assert sorted(np.concatenate([g.rows for g in a.groups])) == list(range(len(a.tasks)))
+def test_an_image_that_can_not_be_decoded_changes_no_other_place(data, whole, tmp_path):
+    shutil.copytree(data.root, tmp_path / "data")
+    broken = Store(str(tmp_path / "data"))
+    checkpoint = build("nano", image_size=32)
+    before = Feed(read_corpus(checkpoint, small(), data), small())
+    lost = before.step(1)[0].image_ids[1]
+    for name in broken.names("images", ".parquet"):
+        rows = broken.read_table(name).to_pylist()
+        broken.write_table(name, pa.Table.from_pylist([{**row, "bytes": row["bytes"][:200] if row["image_id"] == lost else row["bytes"]} for row in rows], schema=IMAGES))
+    after = Feed(read_corpus(checkpoint, small(), broken), small())
+    for step in range(6):
+        a, b = before.step(step)[0], after.step(step)[0]
+        assert [image for image in a.image_ids if image != lost] == list(b.image_ids)
+        tasks = [a.tasks[row] for row, image in enumerate(np.concatenate([group.images for group in a.prompts])) if a.image_ids[image] != lost]
+        assert sorted(tasks) == sorted(b.tasks)
+    figures = stages.train_model(settings(), broken, tmp_path)
+    assert figures["left_out"]["unreadable"] == 1 == figures["left_out"]["unreadable_truncated"]
+    assert figures["images"] == json.loads((whole / "metrics/train.json").read_text())["images"]
 
 
 def test_long_targets_are_shortened_by_whole_regions_and_counted(data):
     checkpoint = build("nano", image_size=32)
-    corpus = read_corpus(checkpoint, Train(**{**SMALL, "max_target": 14}), data)
-    for index in range(len(corpus.records)):
-        for name, examples in corpus.examples(index).items():
+    chosen = small(max_target=14)
+    corpus = read_corpus(checkpoint, chosen, data)
+    window = corpus.window(corpus.order.windows(0)[0])
+    counts: dict[str, int] = {}
+    for index in range(len(corpus)):
+        seen = window.see(index, 32)
+        for name, count in seen.counts.items():
+            counts[name] = counts.get(name, 0) + count
+        for name, examples in seen.examples.items():
             for one in examples:
                 assert len(one.target) <= 14 and one.target[-1] == checkpoint.lexicon.eos, name
-    assert corpus.counts["shortened"] > 0 and corpus.counts["too_long"] > 0
+    assert counts["shortened"] > 0 and counts["too_long"] > 0
+
+
+def test_figures_say_what_was_left_out_of_images_once_each(data, tmp_path):
+    figures = stages.train_model(settings(max_target=14, steps=12), data, tmp_path)
+    chosen = small(max_target=14)
+    corpus = read_corpus(build("nano", image_size=32), chosen, data)
+    window = corpus.window(corpus.order.windows(0)[0])
+    assert 12 * 4 > len(corpus), "the second epoch has begun"
+    assert figures["left_out"]["too_long"] == sum(window.see(i, 32).counts.get("too_long", 0) for i in range(len(corpus)))
 
 
 def test_it_learns_what_it_is_shown(data):
-    """Six images by heart: the loss falls far below that of guessing."""
-    torch.manual_seed(0)
-    chosen = Train(**{**SMALL, "steps": 120, "images": 6, "lr": 2e-3, "warmup": 10, "checkpoint_every": 1000, "task_weights": {"<REGION_TO_CATEGORY>": 1.0}})
+    """Images by heart: the loss falls far below that of guessing."""
+    chosen = small(steps=120, images=6, lr=2e-3, warmup=10, checkpoint_every=1000, data_fraction=0.3, task_weights={**dict.fromkeys(small().drawn, 0.0), "<REGION_TO_CATEGORY>": 1.0})
     checkpoint = build("nano", image_size=64)
-    corpus = read_corpus(checkpoint, chosen, data)
-    corpus.records, corpus.squares = corpus.records[:6], corpus.squares[:6]
-    curve = train(checkpoint, corpus, chosen, Path("/nonexistent"), "none").curve
+    curve = train(checkpoint, read_corpus(checkpoint, chosen, data), chosen, Path("/nonexistent"), "none").curve
     assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights_change(data, tmp_path):
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_what_is_no_number_stops_before_the_weights_change(data, tmp_path, where, monkeypatch):
     checkpoint = build("nano", image_size=32)
-    corpus = read_corpus(checkpoint, Train(**SMALL), data)
-    with torch.no_grad():
-        checkpoint.model.model.multi_modal_projector.image_proj_norm.weight[0] = float("nan")
+    corpus = read_corpus(checkpoint, small(), data)
+    norm = checkpoint.model.model.multi_modal_projector.image_proj_norm.weight
+    if where == "loss":
+        with torch.no_grad():
+            norm[0] = float("nan")
+    else:
+        norm.register_hook(lambda gradient: gradient / 0.0)
     before = checkpoint.model.get_input_embeddings().weight.clone()
-    with pytest.raises(ModelError, match=corpus.records[int(indices(Train(**SMALL), len(corpus.records), 0)[0])].image_id[:12]):
-        train(checkpoint, corpus, Train(**SMALL), tmp_path, "key")
+    with pytest.raises(ModelError, match=f"the {where} of step 0") as raised:
+        train(checkpoint, corpus, small(), tmp_path, "key")
     assert torch.equal(before, checkpoint.model.get_input_embeddings().weight)
+    assert "key/failed-step.json" in str(raised.value)
+    told = json.loads((tmp_path / "key/failed-step.json").read_text())
+    first = Feed(corpus, small()).step(0)[0]
+    assert [row["image_id"] for row in told["images"]] == list(first.image_ids)
+    assert {name for row in told["images"] for name in row["tasks"]} == set(first.tasks)
+
+
+def test_what_is_logged_while_it_runs(data, tmp_path):
+    points = []
+    stages.train_model(settings(steps=21), data, tmp_path, log=lambda step, values: points.append((step, values)))
+    assert [step for step, _ in points] == [20, 21]
+    for _, values in points:
+        assert values["images_per_second"] > 0 and values["pairs_per_second"] > values["images_per_second"] and 0 < values["peak_share"] < 1.5
+        assert any(name.startswith("loss/") for name in values)
+    assert "per_second" not in (tmp_path / "metrics/train.json").read_text() + (tmp_path / "plots/train.csv").read_text()
 
 
 def test_few_images_mean_few_steps():
@@ -136,9 +184,3 @@ def test_few_images_mean_few_steps():
 def test_without_labels_it_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match="dvc pull"):
         read_corpus(build("nano", image_size=32), Train(**SMALL), Store(str(tmp_path)))
-
-
-def test_figures_say_what_was_left_out(data, tmp_path):
-    stages.train_model(settings(max_target=14), data, tmp_path)
-    figures = json.loads((tmp_path / "metrics/train.json").read_text())
-    assert figures["left_out"]["too_long"] > 0 and figures["steps"] == 6

@@ -1,106 +1,133 @@
-"""What a step sees: images in an order that seed and epoch fix, tasks drawn by weight. A pure function of (corpus, settings, step)."""
+"""A step's examples: tasks drawn by weight, prompts and targets packed by length, made ahead in a thread. A pure function of (corpus, settings, step)."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from florence.codec.grammar import Form
 from florence.config import Train
 from florence.tasks import task
-from florence.training.corpus import Corpus, Encoded
+from florence.training.corpus import Corpus, Encoded, Seen, Window
+from florence.training.order import Place, Shards, side_of, steps_of
 
 IGNORED = -100
 """Label of a token that does not count, as in transformers."""
-ROWS = 24
-"""Rows of about one length that go through the decoder together."""
+OVERHEAD = 150
+"""Tokens of filling that one more pass through a stack of layers costs as much as."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Rows of similar target length. ``rows``: (k,) their places in the batch; ``inputs``, ``labels``: (k, length) decoder inputs and targets, `IGNORED` where filled up."""
+class Prompts:
+    """Rows of similar prompt length, which go through the encoder together. ``images``: (k,) their images in the batch; ``ids``: (k, length), filled up with
+    pad on the right; ``mask``: (k, length) True where there is a token, None where nothing is filled up."""
+
+    images: np.ndarray
+    ids: np.ndarray
+    mask: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Rows of similar target length, which go through the decoder together. ``rows``: (k,) their places in the batch; ``prompt``: tokens of the longest of
+    their prompts; ``inputs``: (k, length) decoder inputs; ``valid``: (tokens,) places in the flattened inputs that count; ``labels``: (tokens,) what
+    follows there; ``owners``: (tokens,) rows of the batch."""
 
     rows: np.ndarray
+    prompt: int
     inputs: np.ndarray
+    valid: np.ndarray
     labels: np.ndarray
+    owners: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step. ``squares``: (images, side, side, 3) uint8; ``images``: (rows,) index into squares; ``prompts``: (rows, length) ids, filled up
-    with pad; ``groups``: the rows again, by length of their targets; ``tasks``: (rows) names; ``image_ids``: of squares.
+    """What goes through the model at once: a step's, or a part of it. Rows are in the order of their prompts' lengths.
+
+    ``squares``: (images, side, side, 3) uint8, of the images that have a row; ``lengths``: (rows,) tokens of each prompt; ``tasks``: (rows) names;
+    ``image_ids``: of squares; ``counts``: what was left out of images that are drawn for the first time.
     """
 
     squares: np.ndarray
-    images: np.ndarray
-    prompts: np.ndarray
-    groups: tuple[Group, ...]
+    prompts: tuple[Prompts, ...]
+    targets: tuple[Targets, ...]
+    lengths: np.ndarray
     tasks: tuple[str, ...]
     image_ids: tuple[str, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Target tokens that count."""
+        return sum(len(group.labels) for group in self.targets)
 
 
-def steps_of(settings: Train, images: int) -> int:
-    """The steps of a training on ``images`` images: ``settings.steps``, or fewer where that would pass over them too often."""
-    return max(1, min(settings.steps, math.ceil(settings.max_epochs * images / settings.images)))
-
-
-def indices(settings: Train, images: int, step: int) -> np.ndarray:
-    """Which images step ``step`` sees: consecutive pieces of one random order an epoch."""
-    size = min(settings.images, images)
-    result = []
-    for place in range(step * size, (step + 1) * size):
-        epoch, offset = divmod(place, images)
-        result.append(_order(settings.seed, epoch, images)[offset])
-    return np.asarray(result)
-
-
-_orders: dict[tuple[int, int, int], np.ndarray] = {}
-
-
-def _order(seed: int, epoch: int, images: int) -> np.ndarray:
-    key = (seed, epoch, images)
-    if key not in _orders:
-        if len(_orders) > 2:
-            _orders.clear()
-        _orders[key] = np.random.default_rng([seed, 0, epoch]).permutation(images)
-    return _orders[key]
-
-
-def batch(corpus: Corpus, settings: Train, step: int, pad: int, start: int) -> Batch:
-    """The batch of a step. ``pad``, ``start``: ids that fill up prompts and that decoding starts from."""
-    chosen = indices(settings, len(corpus.records), step)
-    random = np.random.default_rng([settings.seed, 1, step])
-    rows: list[Encoded] = []
-    images: list[int] = []
-    for place, index in enumerate(chosen):
-        drawn = _draw(corpus, settings, int(index), random)
-        rows += drawn
-        images += [place] * len(drawn)
-    return Batch(
-        corpus.squares[chosen], np.asarray(images, np.int64), padded([row.prompt for row in rows], pad), _groups(rows, pad, start),
-        tuple(row.task for row in rows), tuple(corpus.records[int(i)].image_id for i in chosen),
-    )  # fmt: skip
-
-
-def _draw(corpus: Corpus, settings: Train, index: int, random: np.random.Generator) -> list[Encoded]:
+def draw(seen: Seen, settings: Train, random: np.random.Generator) -> list[Encoded]:
     """Examples of distinct tasks of one image: tasks by weight without putting back (exponential keys). One example of each; of tasks
     that name what is in a region, whose answers are a few tokens, up to ``settings.regions``."""
-    examples = corpus.examples(index)
-    names = list(examples)
-    weights = np.asarray([settings.task_weights.get(name, 1.0) for name in names])
+    names = list(seen.examples)
+    weights = np.asarray([settings.weight(name) for name in names])
     keys = random.exponential(size=len(names)) / weights
-    picked = [names[i] for i in np.argsort(keys, kind="stable")[: settings.tasks_per_image]]
     drawn: list[Encoded] = []
-    for name in picked:
-        one = task(name)
+    for place in np.argsort(keys, kind="stable")[: settings.tasks_per_image]:
+        examples, one = seen.examples[names[place]], task(names[place])
         many = settings.regions if one.takes_input and one.form is Form.TEXT else 1
-        drawn += [examples[name][i] for i in random.permutation(len(examples[name]))[:many]]
+        drawn += [examples[i] for i in random.permutation(len(examples))[:many]]
     return drawn
 
 
-def padded(sequences: list[np.ndarray], filler: int) -> np.ndarray:
+def pack(found: Sequence[tuple[Seen, Sequence[Encoded]]], side: int, pad: int, start: int, counts: Mapping[str, int] | None = None) -> Batch:
+    """Images and, for each, its examples as one batch; images without an example are left out. ``side``: of the squares;
+    ``pad``, ``start``: ids that fill up, and that decoding starts from."""
+    shown = [(seen, examples) for seen, examples in found if examples]
+    rows = [(image, row) for image, (_, examples) in enumerate(shown) for row in examples]
+    rows.sort(key=lambda pair: len(pair[1].prompt))
+    images = np.asarray([image for image, _ in rows], np.int64)
+    lengths = np.asarray([len(row.prompt) for _, row in rows], np.int64)
+    squares = np.stack([seen.square for seen, _ in shown if seen.square is not None]) if shown else np.zeros((0, side, side, 3), np.uint8)
+    prompts = []
+    for first, end in cut(lengths):
+        ids = padded([row.prompt for _, row in rows[first:end]], pad)
+        mask = np.arange(ids.shape[1]) < lengths[first:end, None]
+        prompts.append(Prompts(images[first:end], ids, None if mask.all() else mask))
+    long = np.asarray([len(row.target) for _, row in rows], np.int64)
+    order = np.lexsort((lengths, long))
+    targets = [_targets(order[first:end], [rows[i][1].target for i in order[first:end]], lengths, pad, start) for first, end in cut(long[order])]
+    return Batch(
+        squares, tuple(prompts), tuple(targets), lengths, tuple(row.task for _, row in rows), tuple(seen.record.image_id for seen, _ in shown), counts or {}
+    )
+
+
+def _targets(members: np.ndarray, sequences: list[np.ndarray], lengths: np.ndarray, pad: int, start: int) -> Targets:
+    labels = padded(sequences, IGNORED)
+    inputs = np.concatenate([np.full((len(labels), 1), start), np.where(labels == IGNORED, pad, labels)[:, :-1]], axis=1)
+    flat = labels.reshape(-1)
+    valid = np.flatnonzero(flat != IGNORED)
+    return Targets(members, int(lengths[members].max()), inputs, valid, flat[valid], members[valid // labels.shape[1]])
+
+
+def cut(lengths: np.ndarray) -> list[tuple[int, int]]:
+    """Where to cut rows in the order of their lengths: the pieces (first, end) with the least filling, `OVERHEAD` counted for each piece."""
+    ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1
+    bounds, costs, before = [0, *(int(end) for end in ends)], [0.0], [0]
+    for last in range(1, len(bounds)):
+        longest = int(lengths[bounds[last] - 1])
+        options = [costs[first] + OVERHEAD + (bounds[last] - bounds[first]) * longest for first in range(last)]
+        before.append(int(np.argmin(options)))
+        costs.append(options[before[-1]])
+    pieces, last = [], len(bounds) - 1
+    while last:
+        pieces.append((bounds[before[last]], bounds[last]))
+        last = before[last]
+    return pieces[::-1]
+
+
+def padded(sequences: Sequence[np.ndarray], filler: int) -> np.ndarray:
     """Sequences as (n, longest), filled up on the right."""
     result = np.full((len(sequences), max((len(s) for s in sequences), default=0)), filler, np.int64)
     for row, sequence in enumerate(sequences):
@@ -108,12 +135,65 @@ def padded(sequences: list[np.ndarray], filler: int) -> np.ndarray:
     return result
 
 
-def _groups(rows: list[Encoded], pad: int, start: int) -> tuple[Group, ...]:
-    order = np.argsort([len(row.target) for row in rows], kind="stable")
-    groups = []
-    for first in range(0, len(order), ROWS):
-        members = order[first : first + ROWS]
-        labels = padded([rows[i].target for i in members], IGNORED)
-        inputs = np.concatenate([np.full((len(labels), 1), start), np.where(labels == IGNORED, pad, labels)[:, :-1]], axis=1)
-        groups.append(Group(members, inputs, labels))
-    return tuple(groups)
+@dataclass
+class Feed:
+    """The batches of a training, for one of the processes that share it: ``rank`` of ``world``."""
+
+    corpus: Corpus
+    settings: Train
+    rank: int = 0
+    world: int = 1
+    _windows: dict[Shards, Future[Window]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.steps = steps_of(self.settings, len(self.corpus))
+        self.size = min(self.settings.images, len(self.corpus))
+        self.reader = ThreadPoolExecutor(1, "florence-shards")
+
+    def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
+        return self.steps_from(0)
+
+    def steps_from(self, first: int) -> Iterator[tuple[int, list[Batch]]]:
+        """(step, its batches: one a micro-batch) from ``first`` on; the next ones are made while the last are learnt from."""
+        with ThreadPoolExecutor(1, "florence-batches") as pool:
+            try:
+                coming = pool.submit(self.step, first) if first < self.steps else None
+                for step in range(first, self.steps):
+                    found = coming.result()  # type: ignore[union-attr]
+                    coming = pool.submit(self.step, step + 1) if step + 1 < self.steps else None
+                    yield step, found
+            finally:
+                self.reader.shutdown(wait=False, cancel_futures=True)
+
+    def step(self, step: int) -> list[Batch]:
+        """This process's batches of step ``step``. Which examples a place of the step has depends on neither the number of processes nor of micro-batches."""
+        text = self.corpus.checkpoint.model.config.text_config
+        side = side_of(self.settings, step, self.steps, self.corpus.checkpoint.image_size)
+        places = self.corpus.order.places(step * self.size, self.size)
+        parts, result = self.world * self.settings.accumulate, []
+        for part in range(self.rank * self.settings.accumulate, (self.rank + 1) * self.settings.accumulate):
+            counts: Counter[str] = Counter()
+            found = []
+            for number in range(part * self.size // parts, (part + 1) * self.size // parts):
+                place = places[number]
+                seen = self._window(place).see(place.image, side)
+                if place.epoch == 0:
+                    counts.update(seen.counts)
+                found.append((seen, draw(seen, self.settings, np.random.default_rng([self.settings.seed, 1, step, number]))))
+            result.append(pack(found, side, text.pad_token_id, text.decoder_start_token_id, counts))
+        return result
+
+    def _window(self, place: Place) -> Window:
+        """The window of ``place``; the one after it is read while this one is learnt from, and others are let go."""
+        following = self.corpus.order.after(place)
+        for shards in (place.shards, following):
+            if shards not in self._windows:
+                self._windows[shards] = self.reader.submit(self.corpus.window, shards)
+        for shards in set(self._windows) - {place.shards, following}:
+            self._windows.pop(shards).cancel()
+        return self._windows[place.shards].result()
+
+
+def batch(corpus: Corpus, settings: Train, step: int) -> Batch:
+    """The whole batch of a step, for one process without micro-batches."""
+    return Feed(corpus, settings.model_copy(update={"accumulate": 1})).step(step)[0]

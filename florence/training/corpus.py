@@ -1,7 +1,8 @@
-"""What is learnt from: the kept labels of a snapshot's last round, for images of the split `train`."""
+"""What is learnt from: the kept labels of a snapshot's last round, for images of the split `train`, read a window of shards at a time."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +16,17 @@ from florence.config import Train
 from florence.errors import DataError, EncodeError, ImageError
 from florence.model.checkpoint import Checkpoint
 from florence.pixels import decode
-from florence.records import TASKS, Annotation, ImageRecord, table_annotations, table_images
+from florence.records import Annotation, ImageRecord, table_annotations, table_images
 from florence.store import Store
 from florence.tasks import Example, task
+from florence.training.order import Order, Shards
 
+logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int | None], None]
+KEPT_PIXELS = 2 << 30
+"""Bytes of pixels that are kept from epoch to epoch; beyond it an image is decoded whenever it is drawn."""
+LEFT_OUT = ("refused", "shortened", "too_long", "unreadable", "unreadable_empty", "unreadable_too_large", "unreadable_truncated", "unreadable_unreadable")
+"""What is counted: labels that the grammar can not write; targets cut after a whole region; targets left out; images, and why (`ImageError.reason`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,96 +38,155 @@ class Encoded:
     target: np.ndarray
 
 
-@dataclass(slots=True)
-class Corpus:
-    """Images with their labels. ``squares``: (n, side, side, 3) uint8. Examples are made when an image is first drawn, and kept.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An image as it is learnt from. ``square``: (side, side, 3) uint8, None where it can not be decoded; ``examples``: by task, of tasks
+    with a weight; ``counts``: what was left out of it, by `LEFT_OUT`."""
 
-    ``counts``: what was left out and why: shortened (targets cut after a whole region), too_long, refused (not writable in the
-    grammar), unreadable (images).
+    record: ImageRecord
+    square: np.ndarray | None
+    examples: Mapping[str, list[Encoded]]
+    counts: Mapping[str, int]
+
+
+@dataclass
+class Corpus:
+    """The images to learn from, in ``shards`` of the store ``data``; ``order`` knows how many each has. Nothing is decoded before it is drawn.
+
+    Memory: the ids that `read_corpus` counts, and of the windows at work the files of their images and their labels, in Arrow. Where one
+    window holds everything, token ids are kept, and pixels too up to `KEPT_PIXELS`.
     """
 
-    records: list[ImageRecord]
-    labels: dict[str, list[Annotation]]
-    squares: np.ndarray
-    tokenizer: Any
+    data: Store
+    labels: str
+    shards: tuple[str, ...]
+    order: Order
+    checkpoint: Checkpoint
     settings: Train
-    counts: Counter[str] = field(default_factory=Counter)
-    _made: dict[int, Mapping[str, list[Encoded]]] = field(default_factory=dict)
 
-    def examples(self, index: int) -> Mapping[str, list[Encoded]]:
-        """The examples of image ``index`` by task; tasks of weight 0, and those without an example, are not there."""
-        if index not in self._made:
-            self._made[index] = self._make(self.records[index])
-        return self._made[index]
+    def __len__(self) -> int:
+        return self.order.images
 
-    def _make(self, record: ImageRecord) -> dict[str, list[Encoded]]:
+    def window(self, shards: Shards) -> Window:
+        """The images of some shards, with their labels. Raises DataError where the store has changed since the corpus was read."""
+        tables = [self.data.read_table(self.shards[shard], filters=[("split", "=", "train")]) for shard in shards]
+        images = pa.concat_tables(tables).combine_chunks()
+        labels = self.data.read_table(self.labels, filters=_learnt(self.settings) & pc.field("image_id").isin(images["image_id"])).combine_chunks()
+        images = images.filter(_wanted(images["image_id"], labels["image_id"].unique(), self.settings)).combine_chunks()
+        expected = int(self.order.sizes[list(shards)].sum())
+        if len(images) != expected:
+            raise DataError(f"{self.data.uri} has changed during the training: {len(images)} images with labels in {len(shards)} shards, there were {expected}")
+        owners = pc.index_in(labels["image_id"], value_set=images["image_id"].combine_chunks()).fill_null(len(images)).to_numpy()
+        order = np.argsort(owners, kind="stable")
+        starts = np.searchsorted(owners[order], np.arange(len(images) + 1))
+        return Window(self, images, labels.take(pa.array(order)).combine_chunks(), starts)
+
+
+@dataclass
+class Window:
+    """Some shards' images. ``starts``: (images + 1,) where each image's rows begin in ``labels``."""
+
+    corpus: Corpus
+    images: pa.Table
+    labels: pa.Table
+    starts: np.ndarray
+    _made: dict[int, Seen] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def see(self, index: int, side: int) -> Seen:
+        """Image ``index`` at ``side`` pixels, with its examples. One that can not be decoded has no square and no example."""
+        made = self._made.get(index)
+        if made is not None and (made.square is None or made.square.shape[0] == side):
+            return made
+        ((record, content),) = table_images(self.images.slice(index, 1))
+        counts: Counter[str] = Counter()
+        try:
+            square = _resized(self.corpus.checkpoint, decode(content or b"", record.name), side)
+        except ImageError as error:
+            logger.warning("image %s is skipped: %s", record.image_id[:12], error)
+            seen = Seen(record, None, {}, {"unreadable": 1, f"unreadable_{error.reason}": 1})
+        else:
+            if made is None:
+                rows = table_annotations(self.labels.slice(self.starts[index], self.starts[index + 1] - self.starts[index]))
+                seen = Seen(record, square, self._examples(record, rows, counts), counts)
+            else:
+                seen = Seen(record, square, made.examples, made.counts)
+        if self.corpus.order.whole and len(self) * side * side * 3 <= KEPT_PIXELS:
+            self._made[index] = seen
+        return seen
+
+    def _examples(self, record: ImageRecord, labels: list[Annotation], counts: Counter[str]) -> dict[str, list[Encoded]]:
         rows: dict[str, list[Annotation]] = {}
-        for row in self.labels[record.image_id]:
+        for row in labels:
             rows.setdefault(row.task, []).append(row)
         found: list[tuple[str, Example]] = []
-        for name in TASKS:
+        for name in self.corpus.settings.drawn:
             one = task(name)
-            if self.settings.task_weights.get(name, 1.0) > 0 and one.kind in rows:
+            if one.kind in rows:
                 refused: list[EncodeError] = []
                 found += [(name, example) for example in one.examples(record, rows[one.kind], refused)]
-                self.counts["refused"] += len(refused)
-        return self._encoded(found)
+                counts["refused"] += len(refused)
+        return self._encoded(found, counts)
 
-    def _encoded(self, found: list[tuple[str, Example]]) -> dict[str, list[Encoded]]:
+    def _encoded(self, found: list[tuple[str, Example]], counts: Counter[str]) -> dict[str, list[Encoded]]:
         result: dict[str, list[Encoded]] = {}
         if not found:
             return result
-        prompts = self._ids([task(name).prompt(example.input) for name, example in found])
-        targets = self._ids([example.target for _, example in found])
-        for (name, example), prompt, target in zip(found, prompts, targets, strict=True):
-            if len(target) > self.settings.max_target:
-                short = task(name).shortened(example, lambda text: len(self._ids([text])[0]) <= self.settings.max_target)
+        longest = self.corpus.settings.max_target
+        ids = self._ids([task(name).prompt(example.input) for name, example in found] + [example.target for _, example in found])
+        for (name, example), prompt, target in zip(found, ids, ids[len(found) :], strict=False):
+            if len(target) > longest:
+                short = task(name).shortened(example, lambda text: len(self._ids([text])[0]) <= longest)
                 if short is None:
-                    self.counts["too_long"] += 1
+                    counts["too_long"] += 1
                     continue
-                self.counts["shortened"] += 1
+                counts["shortened"] += 1
                 target = self._ids([short.target])[0]
             result.setdefault(name, []).append(Encoded(name, prompt, target))
         return result
 
     def _ids(self, texts: list[str]) -> list[np.ndarray]:
-        return [np.asarray(ids, np.int64) for ids in self.tokenizer(texts, add_special_tokens=True).input_ids]
+        tokenizer: Any = self.corpus.checkpoint.tokenizer
+        return [np.asarray(ids, np.int64) for ids in tokenizer(texts, add_special_tokens=True, return_attention_mask=False).input_ids]
 
 
 def read_corpus(checkpoint: Checkpoint, settings: Train, data: Store, progress: Progress = lambda what, done, of: None) -> Corpus:
-    """The corpus of the snapshot in ``data``. Raises DataError where it has no labels to learn from."""
-    names = [name for name in data.names("labels", ".parquet")]
+    """The corpus of the snapshot in ``data``: which images have something to learn, by ids alone. Raises DataError where it has no labels to learn from."""
+    names = data.names("labels", ".parquet")
     if not names:
         raise DataError(f"{data.uri} holds no labels: `florence loop` or `dvc pull` gets a snapshot")
     last = max(names, key=lambda name: int(name.split("round=")[1].split("/")[0]))
-    table = data.read_table(last)
-    table = table.filter(table["kept"])
+    labelled = data.read_table(last, ["image_id"], _learnt(settings))["image_id"].unique()
     shards = data.names("images", ".parquet")
-    records, squares, labels, unreadable = [], [], {}, 0
+    sizes = []
     for done, shard in enumerate(shards, start=1):
-        images = data.read_table(shard, filters=[("split", "=", "train")])
-        wanted = table.filter(pc.is_in(table["image_id"], value_set=images["image_id"].combine_chunks()))
-        labels.update(_by_image(wanted))
-        for record, content in table_images(images):
-            if record.image_id not in labels:
-                continue
-            try:
-                squares.append(checkpoint.shrink(decode(content or b"", record.name)))
-            except ImageError:
-                unreadable += 1
-                continue
-            records.append(record)
+        ids = data.read_table(shard, ["image_id"], [("split", "=", "train")])["image_id"]
+        sizes.append(int(pc.sum(_wanted(ids, labelled, settings)).as_py() or 0))
         progress("read images", done, len(shards))
-    if not records:
-        raise DataError(f"{last} keeps no label of a training image: nothing can be learnt from it; add images, or loosen `engine`")
-    stacked = np.stack(squares)
-    return Corpus(records, labels, stacked, checkpoint.tokenizer, settings, Counter(unreadable=unreadable))
+    if not sum(sizes):
+        raise DataError(
+            f"{last} keeps no label to learn from: no image of the split train, at train.data_fraction {settings.data_fraction:g}, has one that a task "
+            "of train.task_weights is made of; add images, or loosen `engine`"
+        )
+    return Corpus(data, last, tuple(shards), Order(np.asarray(sizes), settings.window, settings.seed), checkpoint, settings)
 
 
-def _by_image(table: pa.Table) -> dict[str, list[Annotation]]:
-    result: dict[str, list[Annotation]] = {}
-    for row in table_annotations(table):
-        result.setdefault(row.image_id, []).append(row)
-    return result
+def _learnt(settings: Train) -> pc.Expression:
+    """The rows of labels that examples are made of."""
+    return pc.field("kept") & pc.field("task").isin(sorted({task(name).kind for name in settings.drawn}))
 
 
+def _wanted(ids: pa.ChunkedArray, labelled: pa.Array, settings: Train) -> pa.ChunkedArray:
+    """Whether each image has labels and is in the share that is learnt from: its id is a hash, so the ids below a limit are a random share."""
+    found = pc.is_in(ids, value_set=labelled)
+    if settings.data_fraction >= 1:
+        return found
+    return pc.and_(found, pc.less(ids, f"{int(settings.data_fraction * 16**13):013x}"))
+
+
+def _resized(checkpoint: Checkpoint, image: np.ndarray, side: int) -> np.ndarray:
+    import dataclasses
+
+    return (checkpoint if side == checkpoint.image_size else dataclasses.replace(checkpoint, image_size=side)).shrink(image)

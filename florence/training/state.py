@@ -1,11 +1,14 @@
-"""Checkpoints of a training: weights, the optimiser's moments and the curve so far in one safetensors file, written whole or not at all."""
+"""Checkpoints of a training: what learns, the optimiser's moments, the scaler and the curve so far in one safetensors file, written whole or not at all.
+
+Random numbers are no part of it: each step's are a function of the seed and the step.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,36 +21,37 @@ class Seen(NamedTuple):
     """One step's part in the next point of the curve: the sum of its losses, the same with the number of tokens by task, and its tokens."""
 
     loss: float
-    tasks: Mapping[str, tuple[float, int]]
-    tokens: int
+    tasks: Mapping[str, tuple[float, float]]
+    tokens: float
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """Where a training stood. ``window``: steps since the curve's last point."""
+@dataclass
+class Progressed:
+    """Where a training stands. ``step``: steps done; ``curve``: its points; ``window``: steps since the last point; ``counts``: what was left out."""
 
-    step: int
-    curve: tuple[Mapping[str, float], ...]
-    window: tuple[Seen, ...]
+    step: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    window: list[Seen] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
-def save(
-    folder: Path, key: str, step: int, model: Any, optimiser: Any, curve: Sequence[Mapping[str, float]], window: Sequence[Seen] = ()
-) -> None:
-    """Write the state after ``step`` steps, in place of the one before. Raises ModelError where it can not be written."""
+def save(folder: Path, key: str, where: Progressed, model: Any, optimiser: Any, scaler: Any = None) -> None:
+    """Write the state, in place of the one before. Raises ModelError where it can not be written."""
     from safetensors.torch import save_file
 
-    tensors = {f"weight.{name}": p.detach().contiguous() for name, p in model.named_parameters()}
-    names = {id(p): name for name, p in model.named_parameters()}
+    learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    tensors = {f"weight.{name}": p.detach().contiguous() for name, p in learnt.items()}
+    names = {id(p): name for name, p in learnt.items()}
     for parameter, moments in optimiser.state.items():
         for moment in ("exp_avg", "exp_avg_sq", "step"):
             tensors[f"{moment}.{names[id(parameter)]}"] = moments[moment].detach().clone().contiguous()
     tensors.update({f"buffer.{name}": b.detach().clone().contiguous() for name, b in model.named_buffers()})
+    about = {"key": key, "progressed": json.dumps(asdict(where)), "scaler": json.dumps(scaler.state_dict() if scaler is not None else None)}
     target = folder / key / NAME
     part = target.with_suffix(f".{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={"key": key, "step": str(step), "curve": json.dumps(list(curve)), "window": json.dumps(list(window))})
+        save_file(tensors, part, metadata=about)
         with open(part, "rb") as file:
             os.fsync(file.fileno())
         os.replace(part, target)
@@ -56,27 +60,31 @@ def save(
         raise ModelError(f"the checkpoint {target} can not be written: {error}; free some space and start again") from None
 
 
-def resume(folder: Path, key: str, model: Any, optimiser: Any) -> Saved | None:
-    """Put model and optimiser where the last checkpoint under ``key`` stood; None where there is none, or a damaged one."""
+def resume(folder: Path, key: str, model: Any, optimiser: Any, scaler: Any = None) -> Progressed:
+    """Put model, optimiser and scaler where the last checkpoint under ``key`` stood; the start where there is none, or a damaged one."""
     import torch
     from safetensors import SafetensorError, safe_open
 
     path = folder / key / NAME
     if not path.is_file():
-        return None
+        return Progressed()
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError):
         path.unlink(missing_ok=True)
-        return None
+        return Progressed()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"weight.{name}"])
+            if parameter.requires_grad:
+                parameter.copy_(tensors[f"weight.{name}"])
             if f"exp_avg.{name}" in tensors:
-                optimiser.state[parameter] = {moment: tensors[f"{moment}.{name}"] for moment in ("step", "exp_avg", "exp_avg_sq")}
+                optimiser.state[parameter] = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in ("step", "exp_avg", "exp_avg_sq")}
         for name, buffer in model.named_buffers():
             if f"buffer.{name}" in tensors:
                 buffer.copy_(tensors[f"buffer.{name}"])
-    return Saved(int(about["step"]), tuple(json.loads(about["curve"])), tuple(Seen(*seen) for seen in json.loads(about["window"])))
+    if scaler is not None and (told := json.loads(about["scaler"])):
+        scaler.load_state_dict(told)
+    found = json.loads(about["progressed"])
+    return Progressed(found["step"], found["curve"], [Seen(*seen) for seen in found["window"]], found["counts"])
