@@ -23,18 +23,24 @@ from florence.training.vision import cells, see
 
 
 def pretrain(params: dict[str, Any], work: Path, out: Path) -> None:
-    """Make the weights below ``out`` as ``params`` (pretrain/params.yaml) say; pictures and checkpoints go to ``work``."""
+    """Make the weights below ``out`` as ``params`` (pretrain/params.yaml) say; pictures and checkpoints go to ``work``. Killed, it goes on where it stood."""
     data = Store(str(work / "data"))
     chosen = settings_from({"sources": {"scenes": params["scenes"]}, "specialists": {}, "split": {"held_out": 0.05, "gold": 0.0}}, "pretrain/params.yaml")
     stages.collect(chosen, data, _Bar())
-    data.write_table("labels/round=0/labels.parquet", data.read_tables("truth", ANNOTATIONS))
+    if not data.names("labels", ".parquet"):
+        data.write_table("labels/round=0/labels.parquet", data.read_tables("truth", ANNOTATIONS))
     checkpoint = load("nano-scratch", image_size=params["image_size"], seed=params["seed"])
-    colours = tuple(params["colours"])
-    see(checkpoint, cells(checkpoint, data, colours), seed=params["seed"], progress=_Bar(), **params["vision"])
+    if not (work / next(iter(params["lessons"]))).is_dir():
+        see(checkpoint, cells(checkpoint, data, params["attributes"]), work / "checkpoints", seed=params["seed"], progress=_Bar(), **params["vision"])
     for name, lesson in params["lessons"].items():
-        weights = {**dict.fromkeys(TASKS, 0.0), **lesson.pop("task_weights")}
-        settings = Train(**lesson, task_weights=weights, seed=params["seed"])
-        train(checkpoint, read_corpus(checkpoint, settings, data), settings, work / "checkpoints", name, progress=_Bar())
+        learnt = work / name
+        if not learnt.is_dir():
+            settings = Train(**{**lesson, "task_weights": {**dict.fromkeys(TASKS, 0.0), **lesson["task_weights"]}, "seed": params["seed"]})
+            train(checkpoint, read_corpus(checkpoint, settings, data), settings, work / "checkpoints", name, progress=_Bar())
+            part = work / f"{name}.part"
+            checkpoint.save(part)
+            part.rename(learnt)
+        checkpoint = load(str(learnt), image_size=params["image_size"])
     spread(checkpoint, params["scenes"]["size"])
     ship(checkpoint, out)
 

@@ -15,7 +15,7 @@ from trainings import SMALL, scenes, settings, small
 from florence import stages
 from florence.config import Train
 from florence.errors import DataError, ModelError
-from florence.model.checkpoint import build, weights_hash
+from florence.model.checkpoint import build
 from florence.records import IMAGES
 from florence.store import Store
 from florence.training import loop, read_corpus, train

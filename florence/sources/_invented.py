@@ -159,8 +159,8 @@ def _outline(rng: np.random.Generator) -> np.ndarray:
         right = np.stack([half / half.max(), y], axis=1)
         return np.concatenate([right, (right * (-1, 1))[::-1]])
     if kind == 6:  # a blob
-        radius = 1 + sum(rng.uniform(0, 0.35) * np.cos(k * t + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4))
-        points = np.stack([radius * np.cos(t), radius * np.sin(t)], axis=1)
+        waves = np.stack([rng.uniform(0, 0.35) * np.cos(k * t + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)])
+        points = (1 + waves.sum(axis=0))[:, None] * np.stack([np.cos(t), np.sin(t)], axis=1)
         return points / np.abs(points).max(axis=0)
     if kind == 7:  # part of a disc
         start, span = rng.uniform(0, 360), rng.uniform(120, 300)

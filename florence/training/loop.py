@@ -133,10 +133,16 @@ def _accelerator(settings: Train) -> Accelerator:
 
 
 def _optimiser(model: Any, settings: Train) -> torch.optim.AdamW:
-    """AdamW; vectors (norms, biases) are not decayed."""
+    """AdamW, or Muon for hidden layers' matrices; vectors (norms, biases) are not decayed."""
     import torch
 
+    from florence.training.muon import Muon, hidden_matrices
+
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if settings.optimizer == "muon":
+        matrices = [p for p in hidden_matrices(model) if p.requires_grad]
+        hidden = {id(p) for p in matrices}
+        return Muon(matrices, [p for p in parameters if id(p) not in hidden], lr=settings.lr, weight_decay=settings.weight_decay)
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

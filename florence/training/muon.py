@@ -73,9 +73,7 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def hidden_matrices(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Weights of a module's linear layers and convolutions that have more than a few rows and columns: no embeddings, no depthwise kernels."""
-    found = []
-    for part in module.modules():
-        if isinstance(part, torch.nn.Linear | torch.nn.Conv2d) and min(part.weight.shape[:2]) > 3:
-            found.append(part.weight)
-    return list(dict.fromkeys(found))
+    """Weights of a module's linear layers and convolutions with more than a few rows and columns; none that is an embedding too, no depthwise kernels."""
+    embeddings = {id(part.weight) for part in module.modules() if isinstance(part, torch.nn.Embedding)}
+    weights: list[Any] = [part.weight for part in module.modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d) and min(part.weight.shape[:2]) > 3]
+    return [weight for weight in dict.fromkeys(weights) if id(weight) not in embeddings]

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from florence.errors import ModelError
 
 NAME = "training.safetensors"
+MOMENTS = frozenset({"step", "exp_avg", "exp_avg_sq"})
+"""Of AdamW; a matrix that Muon trains has exp_avg alone."""
 
 
 class Seen(NamedTuple):
@@ -43,7 +45,7 @@ def save(folder: Path, key: str, where: Progressed, model: Any, optimiser: Any, 
     tensors = {f"weight.{name}": p.detach().contiguous() for name, p in learnt.items()}
     names = {id(p): name for name, p in learnt.items()}
     for parameter, moments in optimiser.state.items():
-        for moment in ("exp_avg", "exp_avg_sq", "step"):
+        for moment in MOMENTS & moments.keys():
             tensors[f"{moment}.{names[id(parameter)]}"] = moments[moment].detach().clone().contiguous()
     tensors.update({f"buffer.{name}": b.detach().clone().contiguous() for name, b in model.named_buffers()})
     about = {"key": key, "progressed": json.dumps(asdict(where)), "scaler": json.dumps(scaler.state_dict() if scaler is not None else None)}
@@ -80,7 +82,8 @@ def resume(folder: Path, key: str, model: Any, optimiser: Any, scaler: Any = Non
             if parameter.requires_grad:
                 parameter.copy_(tensors[f"weight.{name}"])
             if f"exp_avg.{name}" in tensors:
-                optimiser.state[parameter] = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in ("step", "exp_avg", "exp_avg_sq")}
+                saved = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
+                optimiser.state[parameter] = {moment: value.to(parameter.device) for moment, value in saved.items()}
         for name, buffer in model.named_buffers():
             if f"buffer.{name}" in tensors:
                 buffer.copy_(tensors[f"buffer.{name}"])

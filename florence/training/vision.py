@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,24 +19,26 @@ from florence.model.checkpoint import Checkpoint
 from florence.pixels import decode
 from florence.records import Annotation, ImageRecord, table_annotations, table_images
 from florence.store import Store
+from florence.training import state
+
+if TYPE_CHECKING:
+    import torch
 
 COVERED = 0.25
 """Share of a cell that an object has to cover to be the cell's."""
 NOTHING = 0.3
 """Weight of cells without an object in the loss of names."""
-
-DRAWN = 1.0
-"""Weight of the outlines."""
-READ = 1.0
-"""Weight of the letters."""
-
-Progress = Callable[[str, int, int | None], None]
-
-
+RARE = 4.0
+"""Weight of a letter that is there against one that is not."""
 FINE = 8
 """Parts of a cell's side in which an outline is told."""
 LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """What is looked for in written signs."""
+KEY = "see"
+SAVE_EVERY = 250
+"""Steps between checkpoints."""
+
+Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,8 @@ def cells(checkpoint: Checkpoint, data: Store, attributes: Sequence[Sequence[str
             square = checkpoint.shrink(decode(content or b"", record.name))
             rows.append((square, *_targets(record, truth.get(record.image_id, []), grid, names, attributes)))
     stacked = [np.stack(part) for part in zip(*rows, strict=True)]
-    return Cells(*stacked, len(names) + 1, tuple(len(words) + 1 for words in attributes))  # type: ignore[arg-type]
+    squares, labels, words, boxes, letters, outlines = stacked
+    return Cells(squares, labels, words, boxes, letters, outlines, len(names) + 1, tuple(len(kind) + 1 for kind in attributes))
 
 
 def _grid(checkpoint: Checkpoint) -> int:
@@ -109,10 +113,13 @@ def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dic
     return label, words, box, letters, fine
 
 
-def see(checkpoint: Checkpoint, seen: Cells, *, steps: int, batch: int = 48, lr: float = 3e-3, seed: int = 0, threads: int = 2, progress: Progress | None = None) -> float:
-    """Train the vision tower in place on ``seen``, mirrored at random; returns the last loss.
+def see(
+    checkpoint: Checkpoint, seen: Cells, folder: Path, *, steps: int, batch: int = 48, lr: float = 3e-3, seed: int = 0, threads: int = 2, progress: Progress | None = None
+) -> float:
+    """Train the vision tower in place on ``seen``, mirrored at random; returns the last loss. Killed, it goes on from the last checkpoint in ``folder``.
 
-    Loss: cross-entropy of the name, half that of the colour, twice the smooth L1 distance of the box, each a mean over its cells.
+    Loss: the sum of the cross-entropies of names and (half) of attributes, twice the smooth L1 distance of boxes, and the binary cross-entropies of outlines and letters,
+    each a mean over its cells.
     """
     import torch
 
@@ -122,62 +129,69 @@ def see(checkpoint: Checkpoint, seen: Cells, *, steps: int, batch: int = 48, lr:
     torch.manual_seed(seed)
     tower = checkpoint.model.model.vision_tower.train()
     width = checkpoint.model.config.vision_config.embed_dim[-1]
-    head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, seen.kinds + sum(seen.sizes) + 4 + len(LETTERS) + FINE * FINE))
-    parameters = [*tower.parameters(), *head.parameters()]
+    head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, sum(_widths(seen))))
+    both = torch.nn.ModuleDict({"tower": tower, "head": head})
     matrices = hidden_matrices(tower)
-    inner = {id(p) for p in matrices}
-    optimiser = Muon(matrices, [p for p in parameters if id(p) not in inner], lr=lr, weight_decay=0.05)
+    hidden = {id(p) for p in matrices}
+    optimiser = Muon(matrices, [p for p in both.parameters() if id(p) not in hidden], lr=lr, weight_decay=0.05)
+    where = state.resume(folder, KEY, both, optimiser)
     loss = torch.zeros(())
-    for step in range(steps):
+    for step in range(where.step, steps):
         for group in optimiser.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         random = np.random.default_rng([seed, step])
         chosen = random.choice(len(seen.squares), min(batch, len(seen.squares)), replace=False)
-        squares, *targets = _mirrored(seen, chosen, random.random(len(chosen)) < 0.5)
-        said = head(tower(checkpoint.tensor(squares)).last_hidden_state.permute(0, 2, 3, 1))
-        loss = _loss(said, *targets, seen)
+        some = _mirrored(seen, chosen, random.random(len(chosen)) < 0.5)
+        loss = _loss(head(tower(checkpoint.tensor(some.squares)).last_hidden_state.permute(0, 2, 3, 1)), some)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
+        where.step = step + 1
+        if where.step % SAVE_EVERY == 0 or where.step == steps:
+            state.save(folder, KEY, where, both, optimiser)
         if progress:
             progress("see", step + 1, steps)
     checkpoint.model.eval()
     return float(loss.detach())
 
 
-def _mirrored(seen: Cells, chosen: np.ndarray, turned: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The chosen images and targets, left and right exchanged where ``turned``; mirrored letters are no letters, so signs are left out there."""
-    squares, names, words, boxes, letters, outlines = (
-        part[chosen].copy() for part in (seen.squares, seen.names, seen.words, seen.boxes, seen.letters, seen.outlines)
-    )
+def _widths(seen: Cells) -> list[int]:
+    """How many numbers the head gives of names, each kind of attribute, place, letters and outline."""
+    return [seen.kinds, *seen.sizes, 4, len(LETTERS), FINE * FINE]
+
+
+def _mirrored(seen: Cells, chosen: np.ndarray, turned: np.ndarray) -> Cells:
+    """The chosen images and targets, left and right exchanged where ``turned``; mirrored letters are no letters, so images with signs stay as they are."""
+    squares, names, words, boxes = (part[chosen].copy() for part in (seen.squares, seen.names, seen.words, seen.boxes))
+    letters, outlines = seen.letters[chosen], seen.outlines[chosen].copy()
     turned = turned & ~letters.any(axis=(1, 2, 3))
     squares[turned] = squares[turned][:, :, ::-1]
     names[turned], words[turned] = names[turned][:, :, ::-1], words[turned][..., ::-1]
     x0, y0, x1, y1 = np.moveaxis(boxes[turned][..., ::-1], 1, 0)
     boxes[turned] = np.stack([1 - x1, y0, 1 - x0, y1], axis=1)
     grid = names.shape[1]
-    outlines[turned] = outlines[turned].reshape(-1, FINE, FINE, grid, grid)[:, :, ::-1, :, ::-1].reshape(-1, FINE * FINE, grid, grid)
-    return squares, names, words, boxes, letters, outlines
+    parts = outlines[turned].reshape(-1, FINE, FINE, grid, grid)
+    outlines[turned] = parts[:, :, ::-1, :, ::-1].reshape(-1, FINE * FINE, grid, grid)
+    return replace(seen, squares=squares, names=names, words=words, boxes=boxes, letters=letters, outlines=outlines)
 
 
-def _loss(said: Any, names: np.ndarray, words: np.ndarray, boxes: np.ndarray, letters: np.ndarray, outlines: np.ndarray, seen: Cells) -> Any:
+def _loss(said: torch.Tensor, some: Cells) -> torch.Tensor:
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
-    what, *told, place, written, drawn = said.split([seen.kinds, *seen.sizes, 4, len(LETTERS), FINE * FINE], dim=-1)
-    weight = torch.ones(seen.kinds)
+    what, *told, place, written, drawn = said.split(_widths(some), dim=-1)
+    weight = torch.ones(some.kinds)
     weight[0] = NOTHING
-    labels = torch.from_numpy(names).long()
+    labels = torch.from_numpy(some.names).long()
     there = labels > 0
     loss = cross_entropy(what.flatten(0, 2), labels.flatten(), weight=weight)
     for kind, logits in enumerate(told):
-        loss = loss + 0.5 * cross_entropy(logits[there], torch.from_numpy(words[:, kind]).long()[there])
-    boxes_there = torch.from_numpy(boxes).permute(0, 2, 3, 1)[there]
-    loss = loss + 2 * smooth_l1_loss(place[there].sigmoid(), boxes_there, beta=0.05)
-    loss = loss + DRAWN * binary_cross_entropy_with_logits(drawn[there], torch.from_numpy(outlines).permute(0, 2, 3, 1)[there].float())
-    ink = torch.from_numpy(letters).permute(0, 2, 3, 1)
-    some = ink.any(dim=-1)
-    if bool(some.any()):
-        loss = loss + READ * binary_cross_entropy_with_logits(written[some], ink[some].float(), pos_weight=torch.tensor(4.0))
+        loss = loss + 0.5 * cross_entropy(logits[there], torch.from_numpy(some.words[:, kind]).long()[there])
+    loss = loss + 2 * smooth_l1_loss(place[there].sigmoid(), torch.from_numpy(some.boxes).permute(0, 2, 3, 1)[there], beta=0.05)
+    loss = loss + binary_cross_entropy_with_logits(drawn[there], torch.from_numpy(some.outlines).permute(0, 2, 3, 1)[there].float())
+    ink = torch.from_numpy(some.letters).permute(0, 2, 3, 1)
+    inked = ink.any(dim=-1)
+    if bool(inked.any()):
+        loss = loss + binary_cross_entropy_with_logits(written[inked], ink[inked].float(), pos_weight=torch.tensor(RARE))
     return loss
