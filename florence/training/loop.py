@@ -70,6 +70,7 @@ def train(
     steps = steps_of(settings, len(corpus))
     with learning(checkpoint, settings) as learner:
         optimiser = _optimiser(checkpoint.model, settings)
+        optimiser.zero_grad(set_to_none=True)  # of whatever trained this model before
         where = state.resume(folder, key, checkpoint.model, optimiser, accelerator.scaler)
         first = where.step
         _agreed(accelerator, where, folder)

@@ -1,0 +1,108 @@
+"""Pretraining in small: it goes on where it was stopped, and its targets are what the scenes' truth says."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from florence import pretrain, stages
+from florence.config import settings_from
+from florence.model.checkpoint import load
+from florence.records import ANNOTATIONS
+from florence.sources._figures import COLOURS
+from florence.store import Store
+from florence.training import vision
+
+ATTRIBUTES = [list(COLOURS), ["striped", "dotted"], ["small", "big"]]
+PARAMS = {
+    "seed": 0, "image_size": 64, "scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 30, "size": 64, "seed": 1}, "attributes": ATTRIBUTES,
+    "vision": {"steps": 5, "batch": 6, "lr": 0.003, "threads": 1},
+    "lessons": {
+        "regions": {"steps": 3, "images": 4, "tasks_per_image": 1, "optimizer": "muon", "threads": 1, "task_weights": {"<REGION_TO_CATEGORY>": 1}},
+        "every_task": {"steps": 3, "images": 4, "tasks_per_image": 2, "checkpoint_every": 1, "threads": 1, "task_weights": {"<OD>": 2, "<CAPTION>": 1}},
+    },
+}  # fmt: skip
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_goes_on_where_it_was_stopped_and_makes_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(vision, "SAVE_EVERY", 2)
+    pretrain.pretrain(copy.deepcopy(PARAMS), tmp_path / "whole", tmp_path / "undisturbed")
+
+    def stop_at(what: str, step: int):
+        class Bar:
+            def __call__(self, done_what: str, done: int, of: int | None) -> None:
+                if (done_what, done) == (what, step):
+                    raise Stopped
+
+        monkeypatch.setattr(pretrain, "_Bar", Bar)
+        with pytest.raises(Stopped):
+            pretrain.pretrain(copy.deepcopy(PARAMS), tmp_path / "work", tmp_path / "disturbed")
+
+    bar = pretrain._Bar
+    stop_at("see", 3)
+    stop_at("train", 2)
+    assert not (tmp_path / "disturbed").exists()
+    monkeypatch.setattr(pretrain, "_Bar", bar)
+    pretrain.pretrain(copy.deepcopy(PARAMS), tmp_path / "work", tmp_path / "disturbed")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "undisturbed" / name).read_bytes() == (tmp_path / "disturbed" / name).read_bytes()
+    assert (tmp_path / "undisturbed" / "model.safetensors").stat().st_size < 8_000_000
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Store:
+    store = Store(str(tmp_path_factory.mktemp("scenes")))
+    sources = {"scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 40, "size": 128, "seed": 3, "signs": 0.6}}
+    stages.collect(settings_from({"sources": sources, "specialists": {}, "split": {"held_out": 0.0, "gold": 0.0}}, "test"), store)
+    store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
+    return store
+
+
+def test_cells_tell_what_is_there(data):
+    """Letters, names, boxes and outlines of a cell against the signs' words and the objects that the truth has at its place."""
+    checkpoint = load("nano-scratch", image_size=128)
+    seen = vision.cells(checkpoint, data, ATTRIBUTES)
+    truth: dict[str, list] = {}
+    from florence.records import table_annotations, table_images
+
+    for row in table_annotations(data.read_tables("truth", ANNOTATIONS)):
+        truth.setdefault(row.image_id, []).append(row)
+    images = [record for shard in data.names("images", ".parquet") for record, _ in table_images(data.read_table(shard))]
+    assert len(images) == len(seen.squares) == 40
+    for place, image in enumerate(images):
+        rows = truth[image.image_id]
+        written = {letter for row in rows if row.task == "<OCR_WITH_REGION>" for letter in row.text}
+        assert {vision.LETTERS[i] for i in np.flatnonzero(seen.letters[place].any(axis=(1, 2)))} == written
+        objects = [row for row in rows if row.task == "<OD>"]
+        found = {tuple(np.round(seen.boxes[place][:, y, x] * 128, 3)) for y, x in zip(*np.nonzero(seen.names[place]), strict=True)}
+        assert found <= {tuple(np.round(row.regions[0].bounds, 3)) for row in objects} and found
+        # cell by cell, the outline's parts cover the area of what is seen there
+        covered = seen.outlines[place].mean(axis=0)[seen.names[place] > 0]
+        assert (covered > vision.COVERED).all() and not seen.outlines[place][:, seen.names[place] == 0].any()
+
+
+def test_mirrored_twice_is_as_before_and_signs_are_never_mirrored(data):
+    seen = vision.cells(load("nano-scratch", image_size=64), data, ATTRIBUTES)
+    chosen, turned = np.arange(len(seen.squares)), np.ones(len(seen.squares), bool)
+    once = vision._mirrored(seen, chosen, turned)
+    signs = seen.letters.any(axis=(1, 2, 3))
+    assert signs.any() and not signs.all()
+    assert (once.squares[signs] == seen.squares[signs]).all() and (once.squares[~signs] == seen.squares[~signs][:, :, ::-1]).all()
+    twice = vision._mirrored(once, chosen, turned)
+    for name in ("squares", "names", "words", "letters", "outlines"):
+        assert (getattr(twice, name) == getattr(seen, name)).all(), name
+    there = seen.names > 0
+    np.testing.assert_allclose(np.moveaxis(twice.boxes, 1, -1)[there], np.moveaxis(seen.boxes, 1, -1)[there], atol=1e-6)
+    # an outline lies within its box, mirrored or not
+    fine, grid = vision.FINE, seen.names.shape[1]
+    for place in np.flatnonzero(~signs)[:10]:
+        picture = once.outlines[place].reshape(fine, fine, grid, grid).transpose(2, 0, 3, 1).reshape(grid * fine, grid * fine)
+        columns = np.flatnonzero(picture.any(axis=0)) / (grid * fine)
+        boxes = once.boxes[place][:, once.names[place] > 0]
+        assert columns.min() >= boxes[0].min() - 1 / fine / grid and columns.max() <= boxes[2].max() + 1 / fine / grid
