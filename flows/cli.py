@@ -304,16 +304,23 @@ def publish(round: Round = None, student: Student = None) -> None:
 def train() -> None:
     """Train a model on the snapshot in data/.
 
-    A stage of dvc.yaml. Curves go to MLflow while it runs.
+    A stage of dvc.yaml. Curves go to MLflow while it runs. With train.processes above 1 it starts so many; on several machines, start it by
+    `accelerate launch` on each.
 
     \b
     Examples:
       florence train
       dvc repro train
+      accelerate launch --num_machines 2 --num_processes 16 … --module flows.cli train
     """
     from florence import stages
+    from florence.training.launch import rank_of
     from flows.terminal import Shown, say
 
+    if rank_of():  # one of several that were started together: the first alone tracks and shows
+        parts = _parts()
+        stages.train_model(parts.settings, parts.data, parts.root)
+        return
     with _stage("train") as (parts, run_id), Shown() as progress:
         curves = parts.tracker.live(run_id)
 

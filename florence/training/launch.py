@@ -6,7 +6,6 @@ Processes that are started here are given a `Job`; the first tells what happens,
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -77,10 +76,9 @@ def _start(job: Job, log: Log | None, progress: Progress) -> Trained:
     """Start `train.processes` processes and wait for them."""
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(job.train.processes), "--num_machines", "1", "--main_process_port", "0",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--module", "florence.training.launch", _written(job),
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(job.train.threads), "--module", "florence.training.launch", _written(job),
     ]  # fmt: skip
-    threads = {"OMP_NUM_THREADS": str(job.train.threads)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     done: Trained | None = None
     failure: FlorenceError | None = None
     try:
