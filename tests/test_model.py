@@ -9,6 +9,7 @@ import torch
 from florence.errors import EncodeError, ModelError, UnknownName
 from florence.geometry import box_iou
 from florence.model.checkpoint import build, load, weights_hash
+from florence.model.choice import Head
 from florence.model.encoding import encode, image_features
 from florence.model.generate import Ask, predict
 from florence.records import TASKS
@@ -93,12 +94,13 @@ def test_the_answer_is_what_the_probabilities_say(nano, pictures, monkeypatch):
     script = nano.tokenizer("cat<loc_100><loc_200><loc_500><loc_600>", add_special_tokens=False).input_ids
     steps = iter([*script, nano.lexicon.eos])
 
-    def head(hidden):
+    def head(self, hidden):
         logits = torch.zeros(len(hidden), nano.model.config.text_config.vocab_size)
         logits[:, next(steps)] = 40.0
         return logits
 
-    monkeypatch.setattr(nano.model.lm_head, "forward", head)
+    monkeypatch.setattr(Head, "all", head)
+    monkeypatch.setattr(Head, "places", lambda self, hidden: head(self, hidden)[:, self.locations])
     (answer,) = predict(nano, [np.zeros((200, 400, 3), np.uint8)], [Ask(0, "<OD>")])
     (region,) = answer.regions
     assert region.label == "cat" and region.score == pytest.approx(1.0, abs=1e-4) and answer.error is None
