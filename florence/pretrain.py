@@ -1,7 +1,8 @@
 """How the weights that come with the package are made: ``python -m florence.pretrain`` in the folder ``pretrain``.
 
-Scenes of a vocabulary that shares no object, background or word with the demo's teach, one after the other: the vision tower to see (`florence.training.vision`), the
-whole model to name regions, the whole model every task. No label is noisy: what is drawn is known.
+Scenes of vocabularies that share no object, background or word with the demo's teach, one after the other: the vision tower to tell many invented figures apart
+(`florence.training.vision`), the whole model to name regions, the whole model every task. The language model is taught few names: a name costs it hundreds of
+examples, and these names are of no further use. No label is noisy: what is drawn is known.
 """
 
 from __future__ import annotations
@@ -24,14 +25,11 @@ from florence.training.vision import cells, see
 
 def pretrain(params: dict[str, Any], work: Path, out: Path) -> None:
     """Make the weights below ``out`` as ``params`` (pretrain/params.yaml) say; pictures and checkpoints go to ``work``. Killed, it goes on where it stood."""
-    data = Store(str(work / "data"))
-    chosen = settings_from({"sources": {"scenes": params["scenes"]}, "specialists": {}, "split": {"held_out": 0.05, "gold": 0.0}}, "pretrain/params.yaml")
-    stages.collect(chosen, data, _Bar())
-    if not data.names("labels", ".parquet"):
-        data.write_table("labels/round=0/labels.parquet", data.read_tables("truth", ANNOTATIONS))
     checkpoint = load("nano-scratch", image_size=params["image_size"], seed=params["seed"])
     if not (work / next(iter(params["lessons"]))).is_dir():
-        see(checkpoint, cells(checkpoint, data, params["attributes"]), work / "checkpoints", seed=params["seed"], progress=_Bar(), **params["vision"])
+        seen = cells(checkpoint, _drawn(params["figures"], work / "figures"), params["attributes"])
+        see(checkpoint, seen, work / "checkpoints", seed=params["seed"], progress=_Bar(), **params["vision"])
+    data = _drawn(params["scenes"], work / "scenes")
     for name, lesson in params["lessons"].items():
         learnt = work / name
         if not learnt.is_dir():
@@ -43,6 +41,15 @@ def pretrain(params: dict[str, Any], work: Path, out: Path) -> None:
         checkpoint = load(str(learnt), image_size=params["image_size"])
     spread(checkpoint, params["scenes"]["size"])
     ship(checkpoint, out)
+
+
+def _drawn(scenes: dict[str, Any], folder: Path) -> Store:
+    """Scenes as a snapshot whose labels are their truth; those that are drawn already are not drawn again."""
+    data = Store(str(folder))
+    stages.collect(settings_from({"sources": {"scenes": scenes}, "specialists": {}, "split": {"held_out": 0.05, "gold": 0.0}}, "pretrain/params.yaml"), data, _Bar())
+    if not data.names("labels", ".parquet"):
+        data.write_table("labels/round=0/labels.parquet", data.read_tables("truth", ANNOTATIONS))
+    return data
 
 
 def spread(checkpoint: Checkpoint, side: int) -> None:

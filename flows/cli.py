@@ -457,6 +457,7 @@ def predict(
     input: Annotated[str, typer.Option(help="What the task is about: a text, or for a region x0,y0,x1,y1 in pixels.")] = "",
     model: Annotated[str, typer.Option(metavar="ALIAS|VERSION|DIR", help="Which model.")] = "champion",
     draw: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Write the picture with the answer drawn on it.")] = None,
+    beams: Annotated[int, typer.Option(min=1, max=16, help="More than 1 searches for the likeliest whole answer.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask a model about an image.
@@ -472,7 +473,7 @@ def predict(
 
     if draw is not None:
         check_out(draw)
-    found = ask(Path.cwd(), image, task, input, model)
+    found = ask(Path.cwd(), image, task, input, model, beams)
     if draw is not None:
         drawn(found, draw)
     print(printed(found, as_json))

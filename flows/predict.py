@@ -34,7 +34,7 @@ class Asked:
     answer: Answer
 
 
-def ask(root: Path, image: Path, task: str, input: str, model: str) -> Asked:
+def ask(root: Path, image: Path, task: str, input: str, model: str, beams: int = 1) -> Asked:
     """The answer of ``model`` (a folder, or an alias or version of the workspace's registry). All that can be wrong is checked before it is loaded.
 
     Raises ImageError, UnknownName for a task, EncodeError for an input that it does not take, FlorenceError for a model that is not there.
@@ -53,7 +53,7 @@ def ask(root: Path, image: Path, task: str, input: str, model: str) -> Asked:
     from florence.model import checkpoint
     from florence.model.generate import Ask, predict
 
-    (answer,) = predict(checkpoint.load(str(folder)), [pixels], [Ask(0, chosen.name, given)])
+    (answer,) = predict(checkpoint.load(str(folder)), [pixels], [Ask(0, chosen.name, given)], beams=beams)
     return Asked(image, pixels, chosen, given, answer)
 
 

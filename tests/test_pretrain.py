@@ -17,7 +17,8 @@ from florence.training import vision
 
 ATTRIBUTES = [list(COLOURS), ["striped", "dotted"], ["small", "big"]]
 PARAMS = {
-    "seed": 0, "image_size": 64, "scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 30, "size": 64, "seed": 1}, "attributes": ATTRIBUTES,
+    "seed": 0, "image_size": 64, "figures": {"use": "scenes", "vocabulary": "invented", "count": 30, "size": 64, "seed": 1},
+    "scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 30, "size": 64, "seed": 2}, "attributes": ATTRIBUTES,
     "vision": {"steps": 5, "batch": 6, "lr": 0.003, "threads": 1},
     "lessons": {
         "regions": {"steps": 3, "images": 4, "tasks_per_image": 1, "optimizer": "muon", "threads": 1, "task_weights": {"<REGION_TO_CATEGORY>": 1}},

@@ -218,15 +218,36 @@ def test_objects_are_as_large_as_the_scale_says():
     assert sides(1.3) / sides(0.8) == pytest.approx(1.3 / 0.8, rel=0.12)
 
 
-def test_vocabularies_are_large_and_share_nothing():
-    main, pretrain = scenes.VOCABULARIES["main"], scenes.VOCABULARIES["pretrain"]
-    for vocabulary in (main, pretrain):
+@pytest.mark.parametrize("other", ["pretrain", "invented"])
+def test_vocabularies_are_large_and_share_nothing(other):
+    main, theirs = scenes.VOCABULARIES["main"], scenes.VOCABULARIES[other]
+    for vocabulary in (main, theirs):
         assert len(set(vocabulary.shapes)) >= 24 and len(set(vocabulary.words)) == len(vocabulary.words) >= 60
-    assert not set(main.objects) & set(pretrain.objects)
-    assert not set(main.words) & set(pretrain.words)
-    assert not {w for p in main.backgrounds for w in p.split()[1:]} & {w for p in pretrain.backgrounds for w in p.split()[1:]} - {"of"}
-    assert not {shape.draw for shape in main.shapes.values()} & {shape.draw for shape in pretrain.shapes.values()}
-    assert not set(main.backgrounds.values()) & set(pretrain.backgrounds.values())
+    assert not set(main.objects) & set(theirs.objects)
+    assert not set(main.words) & set(theirs.words)
+    assert not {w for p in main.backgrounds for w in p.split()[1:]} & {w for p in theirs.backgrounds for w in p.split()[1:]} - {"of"}
+    assert not {shape.draw for shape in main.shapes.values()} & {shape.draw for shape in theirs.shapes.values()}
+    assert not set(main.backgrounds.values()) & set(theirs.backgrounds.values())
+
+
+def test_invented_figures_differ_from_each_other_and_stay_what_they_are():
+    """A figure's drawings look more like each other than like the nearest other figure's, for nearly all of them; a longer list begins as a shorter one."""
+    from florence.sources._figures import draw_shape
+    from florence.sources._invented import figures
+
+    few = figures(60)
+    assert list(figures(80))[:60] == list(few)
+
+    def drawing(name: str, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        figure = draw_shape(rng, few[name].draw(rng), "red", "plain", 64, 40, 0)
+        canvas = np.zeros((48, 48, 3), np.float32)
+        height, width = figure.mask.shape
+        canvas[: min(height, 48), : min(width, 48)] = (figure.rgb * figure.alpha[..., None])[:48, :48]
+        return canvas.ravel() / np.linalg.norm(canvas)
+
+    first, second = (np.stack([drawing(name, seed) for name in few]) for seed in (0, 1))
+    assert np.mean((first @ second.T).argmax(axis=1) == np.arange(60)) > 0.9
 
 
 def test_all_objects_colours_and_words_occur():

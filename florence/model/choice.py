@@ -229,6 +229,6 @@ class Free(Greedy):
         """See `Greedy.choose`."""
         import torch
 
-        scores = self.forced.shape(self.head.all(hidden), self.step, self.step + 1 == self.limits[self.rows])
+        scores = self.forced.shape(self.head.all(hidden), self.step, np.equal(self.limits[self.rows], self.step + 1))
         best, chosen = scores.max(dim=1)
         return chosen, (best - torch.logsumexp(scores, dim=1)).exp()

@@ -88,7 +88,7 @@ class _Layer:
         found = attend(query, keys, values, scale=own.scaling).reshape(rows, beams, width)
         hidden = layer.self_attn_layer_norm(hidden + own.out_proj(found))
         query = across.q_proj(hidden).view(rows, beams, self.heads, -1).transpose(1, 2)
-        found = attend(query, *self.seen, attn_mask=mask, scale=across.scaling).transpose(1, 2).reshape(rows, beams, width)
+        found = attend(query, self.seen[0], self.seen[1], attn_mask=mask, scale=across.scaling).transpose(1, 2).reshape(rows, beams, width)
         hidden = layer.encoder_attn_layer_norm(hidden + across.out_proj(found))
         return layer.final_layer_norm(hidden + layer.fc2(layer.activation_fn(layer.fc1(hidden))))
 

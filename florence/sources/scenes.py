@@ -31,7 +31,7 @@ DRAWING = 3
 
 
 class Vocabulary(NamedTuple):
-    """What scenes are made of. The two vocabularies share no object, background, panel or written word."""
+    """What scenes are made of. ``main`` shares no object, background, panel or written word with the others."""
 
     shapes: dict[str, Shape]
     backgrounds: dict[str, Painter]
@@ -52,10 +52,10 @@ VOCABULARIES: dict[str, Vocabulary] = {
         "50", "66", "80", "99", "101", "360", "2026",
     )),
 }  # fmt: skip
-VOCABULARIES["pretrain"] = Vocabulary(
-    {**PRETRAIN_SHAPES, **figures(276)}, PRETRAIN_BACKGROUNDS, "plate", words(3000, frozenset(VOCABULARIES["main"].words))
-)
-"""``main`` is what a loop annotates and is scored on; ``pretrain`` is for pretraining a model that must not have met ``main``."""
+_WORDS = words(3000, frozenset(VOCABULARIES["main"].words))
+VOCABULARIES["pretrain"] = Vocabulary(PRETRAIN_SHAPES, PRETRAIN_BACKGROUNDS, "plate", _WORDS)
+VOCABULARIES["invented"] = Vocabulary({**PRETRAIN_SHAPES, **figures(276)}, PRETRAIN_BACKGROUNDS, "plate", _WORDS)
+"""``main`` is what a loop annotates and is scored on; ``pretrain`` and ``invented``, which has many more figures, are for pretraining a model that must not have met ``main``."""
 OBJECTS: tuple[str, ...] = VOCABULARIES["main"].objects
 SIGN_WORDS: tuple[str, ...] = VOCABULARIES["main"].words
 BACKGROUNDS: tuple[str, ...] = tuple(MAIN_BACKGROUNDS)
@@ -102,7 +102,7 @@ class ScenesSource(Source):
     """Pictures of named objects on varied backgrounds, with exact truth.
 
     ``count``: how many. ``size``: pixels a side. ``seed``. ``objects``: least and most objects. ``signs``: probability of a written
-    sign. ``scale``: 0.5 to 1.5, how large objects are, 1 as `EXTENTS` says. ``vocabulary``: "main" or "pretrain". ``sprites``: folder of RGBA cut-outs (PNG, WebP or TIFF) to use instead of drawn objects,
+    sign. ``scale``: 0.5 to 1.5, how large objects are, 1 as `EXTENTS` says. ``vocabulary``: "main", "pretrain" or "invented". ``sprites``: folder of RGBA cut-outs (PNG, WebP or TIFF) to use instead of drawn objects,
     named by a .txt beside them or by file name (``grey_cat_2.png`` is a "grey cat"); a pixel belongs to the object where alpha > 127.
     ``backgrounds``: folder of pictures to use instead of drawn backgrounds, described by a .txt beside them, where there is one.
     ``questions``: whether the truth also has questions with their answers (<VQA>) and a category (<CLASSIFICATION>); it changes nothing else.

@@ -1,0 +1,75 @@
+"""What the benchmarks share: models, pictures, timing in turn, and the table."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BASE = 384
+"""Pixels a side at which the geometry `base` is measured."""
+VOCABULARY = 51289
+"""Tokens of the published vocabulary."""
+
+
+def arguments(about: str, repeats: int) -> argparse.Namespace:
+    """The options of every benchmark."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("base", "nano", "both"), default="both")
+    parser.add_argument("--images", type=int, help="images a step or a call (default: 2 for base, 16 for nano)")
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"timed runs of each side, taken in turn (default {repeats})")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    return parser.parse_args()
+
+
+def model(name: str) -> Any:
+    """A `florence.model.checkpoint.Checkpoint`: `nano` with its weights, `base` with random ones and the published number of tokens; without dropout."""
+    from florence.model import checkpoint, presets
+
+    if name == "nano":
+        return checkpoint.load("nano")
+    parts = copy.deepcopy(presets.PRESETS["base"])
+    parts["text"]["dropout"] = parts["vision"]["drop_path_rate"] = 0.0
+    presets.PRESETS["measured"] = parts
+    found = checkpoint.build("measured", image_size=BASE)
+    found.model.resize_token_embeddings(VOCABULARY)
+    found.model.config.text_config.vocab_size = VOCABULARY
+    return found
+
+
+def in_turn(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each side. One run of each to warm up; then one of each, over and over, so that whatever slows the machine down slows all."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name, run in sides.items():
+            began = time.perf_counter()
+            run()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def table(title: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows, the first of which is the head, as Markdown."""
+    print(f"\n{title}\n")
+    for number, row in enumerate(rows):
+        print("| " + " | ".join(str(value) for value in row) + " |")
+        if not number:
+            print("|" + "---|" * len(row))
+
+
+def write(path: Path | None, what: str, threads: int, figures: Mapping[str, Any]) -> None:
+    """The figures with what they were measured on, where a file is wanted."""
+    if path is not None:
+        import torch
+        import transformers
+
+        about = {"benchmark": what, "threads": threads, "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+        path.write_text(json.dumps({**about, "models": figures}, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,123 @@
+"""Training: image-task pairs a second of our step, in which each image is seen once, against the plain loop over transformers' model.
+
+The plain loop passes once over the model for every task, with every image of the step, as is usual: pixel_values, input_ids, labels; then one
+step of AdamW. Same model, same examples, same loss (checked), same optimiser, dropout 0. Eight tasks an image, one example of each.
+
+    python benchmarks/train.py --model base --images 2 --repeats 3
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _common import arguments, in_turn, model, table, write
+from tqdm import tqdm
+
+from florence import stages
+from florence.config import Train, settings_from
+from florence.records import ANNOTATIONS, TASKS
+from florence.store import Store
+from florence.training.batches import pack
+from florence.training.corpus import read_corpus
+from florence.training.learner import Learner
+
+EIGHT = ("<CAPTION>", "<DETAILED_CAPTION>", "<OD>", "<DENSE_REGION_CAPTION>", "<REGION_PROPOSAL>", "<REGION_TO_CATEGORY>", "<REGION_TO_DESCRIPTION>", "<OPEN_VOCABULARY_DETECTION>")
+IMAGES = {"base": 2, "nano": 16}
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments(__doc__ or "", repeats=3)
+    torch.set_num_threads(options.threads)
+    rows: list[list[Any]] = [["model", "pixels", "images × tasks", "plain loop, pairs/s", "ours, pairs/s", "ratio", "loss, plain", "loss, ours"]]
+    figures = {}
+    for name in ("nano", "base") if options.model == "both" else (options.model,):
+        figures[name] = found = measured(name, options.images or IMAGES[name], options.repeats)
+        rows.append([name, found["pixels"], f"{found['images']} × {len(EIGHT)}", f"{found['plain']:.2f}", f"{found['ours']:.2f}", f"{found['ratio']:.2f}", *(f"{v:.5f}" for v in found["losses"])])
+    table(f"Training, {options.threads} threads", rows)
+    write(options.json, "train", options.threads, figures)
+
+
+def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
+    """Both sides of one model. Exits where their losses are not the same."""
+    checkpoint = model(name)
+    with tempfile.TemporaryDirectory() as folder:
+        examples = _examples(checkpoint, Store(folder), images)
+    text = checkpoint.model.config.text_config
+    batch = pack(examples, checkpoint.image_size, text.pad_token_id, text.decoder_start_token_id)
+    pairs = len(batch.tasks)
+    plain_model = copy.deepcopy(checkpoint.model).train()
+    learner = Learner(checkpoint).train()
+    steps = _passes(checkpoint, examples)
+    optimisers = {side: torch.optim.AdamW(part.parameters(), lr=1e-6, fused=True) for side, part in (("plain", plain_model), ("ours", checkpoint.model))}
+    losses: dict[str, list[float]] = {"plain": [], "ours": []}
+    bar = tqdm(total=2 * (repeats + 1), desc=name, file=sys.stderr)
+
+    def plain() -> None:
+        total, tokens = 0.0, sum(int((step["labels"] != -100).sum()) for step in steps)
+        for step in steps:
+            share = int((step["labels"] != -100).sum()) / tokens
+            loss = plain_model(**step).loss * share
+            loss.backward()
+            total += float(loss.detach())
+        finish("plain", total)
+
+    def ours() -> None:
+        total, each = learner(batch)
+        loss = total / len(each)
+        loss.backward()
+        finish("ours", float(loss.detach()))
+
+    def finish(side: str, loss: float) -> None:
+        optimisers[side].step()
+        optimisers[side].zero_grad(set_to_none=True)
+        losses[side].append(loss)
+        bar.update()
+
+    seconds = in_turn({"plain": plain, "ours": ours}, repeats)
+    bar.close()
+    if not np.allclose(losses["plain"], losses["ours"], rtol=1e-4):
+        sys.exit(f"{name}: the two sides do not learn the same: losses {losses}")
+    return {"pixels": checkpoint.image_size, "images": images, "pairs": pairs, "plain": pairs / seconds["plain"], "ours": pairs / seconds["ours"],
+            "ratio": seconds["plain"] / seconds["ours"], "losses": (losses["plain"][0], losses["ours"][0])}  # fmt: skip
+
+
+def _examples(checkpoint: Any, store: Store, images: int) -> list[tuple[Any, list[Any]]]:
+    """Scenes that have an example of all eight tasks, with the first of each."""
+    source = {"use": "scenes", "count": images * 4, "size": max(checkpoint.image_size, 128)}
+    stages.collect(settings_from({"sources": {"scenes": source}, "specialists": {}, "split": {"held_out": 0.0, "gold": 0.0}}), store)
+    store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
+    settings = Train(task_weights={**dict.fromkeys(TASKS, 0.0), **dict.fromkeys(EIGHT, 1.0)})
+    corpus = read_corpus(checkpoint, settings, store)
+    result = []
+    for place in corpus.order.places(0, len(corpus)):
+        seen = corpus.window(place.shards).see(place.image, checkpoint.image_size)
+        if set(EIGHT) <= set(seen.examples):
+            result.append((seen, [seen.examples[task][0] for task in EIGHT]))
+    return result[:images]
+
+
+def _passes(checkpoint: Any, examples: list[tuple[Any, list[Any]]]) -> list[dict[str, torch.Tensor]]:
+    """What the plain loop gives the model: one task of every image at a time."""
+    from florence.model.checkpoint import image_tokens
+
+    config = checkpoint.model.config
+    pad, image = config.text_config.pad_token_id, [config.image_token_id] * image_tokens(checkpoint)
+    pixels = checkpoint.tensor(np.stack([seen.square for seen, _ in examples]))
+    result = []
+    for number in range(len(EIGHT)):
+        prompts = [torch.tensor(image + drawn[number].prompt.tolist()) for _, drawn in examples]
+        labels = [torch.tensor(drawn[number].target.tolist()) for _, drawn in examples]
+        ids = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=pad)
+        result.append({"pixel_values": pixels, "input_ids": ids, "attention_mask": (ids != pad).long(), "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)})
+    return result
+
+
+if __name__ == "__main__":
+    main()
