@@ -30,7 +30,7 @@ LENGTHS = {
 }  # fmt: skip
 """Tokens of an answer. The paper does not give those of written text: 20 are two strings with their quads."""
 INPUTS = {"<CAPTION_TO_PHRASE_GROUNDING>": "a red car next to a green tree"}
-IMAGES = {"base": 2, "nano": 16}
+IMAGES = {"base": 4, "nano": 16}
 
 
 def main() -> None:
