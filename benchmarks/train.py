@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
