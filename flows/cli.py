@@ -389,11 +389,11 @@ def report() -> None:
     \b
     Example: florence report
     """
-    from florence import stages
+    from florence import findings
     from flows.terminal import say
 
     parts = _parts()
-    say(str(stages.make_report(_facts(parts), parts.data, parts.report)))
+    say(str(findings.make_report(_facts(parts), parts.data, parts.report)))
 
 
 # ---------------------------------------------------------------- the registry
@@ -497,14 +497,14 @@ def _round(parts: Parts, number: int | None) -> int:
 
 def _facts(parts: Parts) -> Any:
     """The loop's facts; where no loop has run, what the snapshot and the outputs in the workspace tell."""
-    from florence import stages
+    from florence import findings, stages
     from florence.report.facts import LoopFacts
     from flows.facts import read_facts
 
     if (facts := read_facts(parts)) is not None:
         return facts
     number = _round(parts, None)
-    round = stages.round_facts(parts.settings, parts.store, parts.data, parts.root, stages.authors(parts.settings), number, None, number)
+    round = findings.round_facts(parts.settings, parts.store, parts.data, parts.root, stages.authors(parts.settings), number, None, number)
     return LoopFacts("by hand", (round,))
 
 

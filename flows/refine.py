@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from florence import stages
+from florence import findings, stages
 from florence.errors import DataError, FlorenceError, SettingsError
 from florence.report.facts import LoopFacts
 from florence.stages import Author
@@ -256,7 +256,7 @@ class _Round:
             others = [author for author in who if author.name != stages.STUDENT]
             without = self.timed("fuse without student", lambda: stages.fuse_round(parts.settings, parts.store, others, self.number, write=False))
         since = state.first_round if self.number > state.first_round else state.accepted if state.accepted is not None else self.number
-        facts = stages.round_facts(parts.settings, parts.store, parts.data, parts.root, who, self.number, without, since)
+        facts = findings.round_facts(parts.settings, parts.store, parts.data, parts.root, who, self.number, without, since)
         seconds = {k: v for k, v in self.state.seconds.items() if k != "dvc repro"} | {f"dvc {k}": v for k, v in Seconds(parts.root).read().items()}
         loop = read_facts(parts)
         if loop is None or loop.loop_id != state.loop_id:
@@ -267,7 +267,7 @@ class _Round:
 
     def report(self, facts: LoopFacts) -> None:
         """The round's page, kept with its MLflow run and linked from its Prefect run."""
-        page = stages.make_report(facts, self.parts.data, self.parts.report)
+        page = findings.make_report(facts, self.parts.data, self.parts.report)
         self.parts.tracker.log_report(self.run_id, self.parts.report)
         _artifacts(self.parts, facts, page)
 
@@ -351,7 +351,7 @@ def _artifacts(parts: Parts, facts: LoopFacts, page: Path) -> None:
     from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
     last = facts.rounds[-1]
-    text = f"# Round {last.round}: {last.decision}\n\n{last.reason}\n\n```\n{stages.summary(facts)}\n```\n"
+    text = f"# Round {last.round}: {last.decision}\n\n{last.reason}\n\n```\n{findings.summary(facts)}\n```\n"
     create_markdown_artifact(text, key="florence-round", description=f"loop {facts.loop_id}")
     create_link_artifact(page.as_uri(), link_text=f"report of round {last.round}", key="florence-report")
     if parts.tracker.uri.startswith("http"):
@@ -362,7 +362,7 @@ def _artifacts(parts: Parts, facts: LoopFacts, page: Path) -> None:
 def _told(parts: Parts, state: LoopState) -> str:
     """The loop's table and where to look; returns one sentence."""
     if (facts := read_facts(parts)) is not None:
-        say(stages.summary(facts))
+        say(findings.summary(facts))
     say(f"Look at   {parts.report / 'index.html'}\nFacts     {parts.root / 'build' / 'loop.json'}")
     leader = f"champion version {state.champion}" if state.champion else "no champion"
     return f"loop {state.loop_id}: {state.done} rounds, {leader}" + (", stopped by a round that was rejected" if state.rejected else "")

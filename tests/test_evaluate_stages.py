@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from evaluations import Oracle, World, thing
 
-from florence import stages
+from florence import findings, stages
 from florence.config import settings_from
 from florence.records import ANNOTATIONS, Claim, table_annotations, table_images
 from florence.report.facts import LoopFacts
@@ -165,12 +165,12 @@ def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, t
 def test_facts_of_a_round(store: Store, tmp_path: Path):
     who, data, root = stages.authors(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
     stages.publish(SCENES, store, data, who, 0)
-    bare = stages.round_facts(SCENES, store, data, root, who, 0)
+    bare = findings.round_facts(SCENES, store, data, root, who, 0)
     assert (bare.decision, bare.scores, bare.label_quality, bare.label_quality_gain, bare.churn) == (None, (), (), (), ())
     stages.publish(SCENES, store, data, who, 1)
     stages.evaluate_model(SCENES, data, root, predict=Right(store))
     stages.compare_models(SCENES, data, root)
-    facts = stages.round_facts(SCENES, store, data, root, who, 1, without_student=store.read_table("labels/round=0/labels.parquet"))
+    facts = findings.round_facts(SCENES, store, data, root, who, 1, without_student=store.read_table("labels/round=0/labels.parquet"))
     assert LoopFacts.from_json(LoopFacts("loop", (facts,)).to_json()).rounds == (facts,)
     assert (facts.decision, facts.parent) == ("accepted", bare.snapshot_id) and facts.snapshot_id != bare.snapshot_id
     assert sum(i.images for i in facts.images) == 40
@@ -185,7 +185,7 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
     assert claimed["careful", "<OD>"].reliability == 0.5 and claimed["careful", "<CAPTION>"].reliability is None
     assert facts.churn[0].value == 0.25
 
-    text = stages.summary(LoopFacts("loop").with_round(bare).with_round(facts))
+    text = findings.summary(LoopFacts("loop").with_round(bare).with_round(facts))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 110
     assert lines[0].split()[:3] == ["round", "0", "1"]
@@ -196,7 +196,7 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
     assert any(line.startswith("round 1: the first model: <OD> 1.000 on") for line in lines)
     assert [line.split() for line in lines if line.startswith("decision")] == [["decision", "none", "accepted"]]
     many = LoopFacts("loop", tuple(type(facts)(**{**{k: getattr(facts, k) for k in facts.__slots__}, "round": n}) for n in range(12)))
-    assert max(map(len, stages.summary(many).splitlines())) <= 110 and " 11 " in stages.summary(many).splitlines()[0]
+    assert max(map(len, findings.summary(many).splitlines())) <= 110 and " 11 " in findings.summary(many).splitlines()[0]
 
 
 def test_photos_alone_need_no_truth(tmp_path: Path):
@@ -217,8 +217,8 @@ def test_photos_alone_need_no_truth(tmp_path: Path):
     assert "value" not in scores["<CAPTION>"]["consensus"], "one text alone has no CIDEr"
     decision = stages.compare_models(PHOTOS, data, root)
     assert decision.accepted and "accepted untested: <OD> 1.000 on 1 held-out image against consensus" in decision.reason
-    facts = stages.round_facts(PHOTOS, data, data, root, [], 0)
-    assert facts.label_quality == () and facts.scores and stages.summary(LoopFacts("l", (facts,)))
+    facts = findings.round_facts(PHOTOS, data, data, root, [], 0)
+    assert facts.label_quality == () and facts.scores and findings.summary(LoopFacts("l", (facts,)))
 
 
 def test_a_model_from_disk_is_asked(tmp_path: Path):

@@ -28,6 +28,9 @@ def data(tmp_path_factory) -> Store:
     return scenes(tmp_path_factory.mktemp("data"), 20)
 
 
+PAD = 1
+
+
 def nano(side: int = 32) -> Checkpoint:
     return build("nano", image_size=side, seed=1)
 
@@ -39,8 +42,8 @@ def trained(data: Store, tmp_path: Path, chosen: Train, side: int = 32) -> tuple
 
 def examples(data: Batch) -> list[tuple[int, list[int], list[int]]]:
     """(image, prompt ids, target ids) of every row, from the packed arrays alone."""
-    found: list[list] = [[int(image), [int(i) for i in (ids if group.mask is None else ids[group.mask[row]])], []]
-                         for group in data.prompts for row, (image, ids) in enumerate(zip(group.images, group.ids, strict=True))]  # fmt: skip
+    found: list[list] = [[int(image), [int(i) for i in ids if i != PAD], []]
+                         for group in data.prompts for image, ids in zip(group.images, group.ids, strict=True)]  # fmt: skip
     for target in data.targets:
         for owner, label in zip(target.owners, target.labels, strict=True):
             found[owner][2].append(int(label))

@@ -21,12 +21,11 @@ class Decoder:
     ``states`` (rows, length, width), ``mask`` (rows, length): of `florence.model.encoding.encode`; ``beams``: of each row.
     """
 
-    def __init__(self, model: Any, states: torch.Tensor, mask: torch.Tensor, *, beams: int = 1) -> None:
+    def __init__(self, model: Any, states: torch.Tensor, mask: torch.Tensor | None, *, beams: int = 1) -> None:
         self.net, self.beams, self.written = model.model.language_model.decoder, beams, 0
         self.device = states.device
         self.layers = [_Layer(layer, states, beams) for layer in self.net.layers]
-        # a boolean mask costs a pass over it at every layer and step: none where nothing is filled up
-        self.mask = None if bool(mask.all()) else _bias(mask, states.dtype)
+        self.mask = None if mask is None else _bias(mask, states.dtype)
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """The last hidden states (rows, beams, width) after ``tokens`` (rows, beams), which follow all that was given before."""

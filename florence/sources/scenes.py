@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import posixpath
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from florence.errors import ImageError, SettingsError
-from florence.geometry import Polygon, Quad, mask_iou, rasterise, trace
+from florence.geometry import Quad, outline
 from florence.records import digest
 from florence.sources import SOURCES, Source, SourceImage, check_options, wrong
 from florence.sources._backgrounds import MAIN_BACKGROUNDS, PRETRAIN_BACKGROUNDS, Background, Painter, paint
@@ -20,6 +17,7 @@ from florence.sources._figures import COLOURS as PAINTS
 from florence.sources._figures import TEXTURES, Figure, draw_cutout, draw_shape, draw_sign
 from florence.sources._files import Entry, Tree, is_image
 from florence.sources._invented import figures, words
+from florence.sources._pictures import Cutout, crop, cutouts, note, notes, photo
 from florence.sources._questions import questions
 from florence.sources._shapes import MAIN_SHAPES, PRETRAIN_SHAPES, ROUND, Shape
 from florence.sources._truth import ACTIONS, RELATIONS, SIZES, Thing, claims
@@ -67,17 +65,7 @@ EXTENTS: tuple[tuple[str | None, float, float], ...] = (("small", 0.25, 0.31), (
 """Size words and the share of the picture's side that they stand for; between them is a gap, so that words are never arguable."""
 VISIBLE = 0.35
 """Least visible share of every object; written signs are never covered."""
-OUTLINED = 0.9
-"""Least overlap of an object's polygons with its pixels; a scene that misses it is drawn again."""
 ATTEMPTS = 24
-
-
-@dataclass(frozen=True, slots=True)
-class Cutout:
-    """An object from a folder: its name and its pixels (h, w, 4), cut to where it is visible."""
-
-    label: str
-    rgba: np.ndarray
 
 
 @dataclass(slots=True)
@@ -159,15 +147,15 @@ class ScenesSource(Source):
         if self.sprites is not None:
             files, failed = self.sprites.entries()
             listed["sprites"] = [(entry.name, entry.size) for entry in files]
-            self._cutouts, unusable = _cutouts(self.sprites, files, round(self.side * self.scale))
+            self._cutouts, unusable = cutouts(self.sprites, files, round(self.side * self.scale), EXTENTS[0][1])
             broken += failed + unusable
             if not self._cutouts:
                 raise SettingsError(f"{self.sprites.where}: no usable sprite there; RGBA pictures with a transparent background are needed")
         if self.backdrops is not None:
             files, failed = self.backdrops.entries()
             listed["backgrounds"] = [(entry.name, entry.size) for entry in files]
-            notes = _notes(files)
-            self._photos = [(entry, _note(self.backdrops, notes, entry.name)) for entry in files if is_image(entry.name)]
+            notes_of = notes(files)
+            self._photos = [(entry, note(self.backdrops, notes_of, entry.name)) for entry in files if is_image(entry.name)]
             self._damaged = {}
             broken += failed
             if not self._photos:
@@ -216,7 +204,7 @@ class ScenesSource(Source):
             if entry.name in self._damaged:
                 continue
             try:
-                return Background(_crop(rng, _photo(self.backdrops, entry, self.side), self.side), phrase, None)
+                return Background(crop(rng, photo(self.backdrops, entry, self.side), self.side), phrase, None)
             except ImageError as error:
                 self._damaged[entry.name] = error
         raise SettingsError(f"{self.backdrops.where}: every picture there is damaged; put whole ones in")
@@ -362,40 +350,6 @@ def _covers(placed: list[Placed]) -> list[frozenset[int]]:
     return result
 
 
-def outline(mask: np.ndarray) -> tuple[Polygon, ...]:
-    """Polygons of a mask (h, w): as simple as overlaps it well (IoU above 0.93), else exact; none where even that is below `OUTLINED`.
-
-    A polygon has no holes, so a mask that has some is cut through them first.
-    """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
-        return ()
-    y, x = int(rows[0]), int(columns[0])
-    part = mask[y : rows[-1] + 1, x : columns[-1] + 1]
-    pieces = _pieces(part)
-    for tolerance in (1.2, 0.8, 0.0):
-        found = [polygon for piece in pieces for polygon in trace(piece, tolerance)]
-        overlap = mask_iou(rasterise(found, part.shape[1], part.shape[0]), part)
-        if overlap > (0.93 if tolerance else OUTLINED):
-            return tuple(tuple(v + (y if i % 2 else x) for i, v in enumerate(polygon)) for polygon in found)
-    return ()
-
-
-def _pieces(mask: np.ndarray) -> list[np.ndarray]:
-    """The mask, cut at the middle of each hole that matters until none is left."""
-    import cv2
-
-    contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    enough = 0.01 * int(mask.sum())
-    for contour, links in zip(contours, tree[0] if tree is not None else (), strict=True):
-        if links[3] >= 0 and cv2.contourArea(contour) > enough:
-            middle = int(contour[:, 0, 0].min() + contour[:, 0, 0].max() + 1) // 2
-            left, right = mask.copy(), mask.copy()
-            left[:, middle:], right[:, :middle] = False, False
-            return [*_pieces(left), *_pieces(right)]
-    return [mask]
-
-
 def _jpeg(pixels: np.ndarray) -> bytes:
     import io
 
@@ -404,82 +358,6 @@ def _jpeg(pixels: np.ndarray) -> bytes:
     target = io.BytesIO()
     Image.fromarray(pixels).save(target, "JPEG", quality=92, subsampling=0)
     return target.getvalue()
-
-
-def _cutouts(tree: Tree, files: list[Entry], side: int) -> tuple[list[Cutout], list[ImageError]]:
-    """The sprites of a folder, shrunk to what a scene needs, and those that can not be used."""
-    found, broken, notes = [], [], _notes(files)
-    for entry in files:
-        if not is_image(entry.name):
-            continue
-        try:
-            label = _note(tree, notes, entry.name) or _spoken(entry.name)
-            found.append(Cutout(label, _cutout(tree.read(entry), f"sprites/{entry.name}", side)))
-        except ImageError as error:
-            broken.append(error)
-    return found, broken
-
-
-def _cutout(data: bytes, name: str, side: int) -> np.ndarray:
-    from PIL import Image
-
-    from florence.pixels import opened
-
-    with opened(data, name) as image:
-        if "A" not in image.getbands() and "transparency" not in image.info:
-            raise ImageError(name, "unreadable", "a sprite needs a transparent background (RGBA)")
-        rgba = image.convert("RGBA")
-    mask = np.asarray(rgba)[..., 3] > 127
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
-        raise ImageError(name, "unreadable", "no pixel of the sprite has alpha above 127")
-    rgba = rgba.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
-    rgba.thumbnail((side, side), Image.Resampling.LANCZOS)
-    small = draw_cutout(np.asarray(rgba), EXTENTS[0][1] * side, 0)
-    if not outline(np.pad(small.mask, 1)):
-        raise ImageError(name, "unreadable", f"too thin to be outlined at {EXTENTS[0][1] * side:.0f} pixels; make scenes larger")
-    return np.asarray(rgba)
-
-
-def _notes(files: list[Entry]) -> dict[str, Entry]:
-    """The .txt files by their names without the ending."""
-    return {stem: entry for entry in files for stem, suffix in [posixpath.splitext(entry.name)] if suffix.lower() == ".txt"}
-
-
-def _note(tree: Tree, notes: dict[str, Entry], name: str) -> str | None:
-    """The text beside a picture, on one line."""
-    entry = notes.get(posixpath.splitext(name)[0])
-    return (" ".join(tree.read(entry).decode("utf-8-sig", "replace").split()) or None) if entry else None
-
-
-def _spoken(name: str) -> str:
-    """A label from a file name: ``cats/grey_cat-02.png`` is "grey cat"."""
-    stem = posixpath.splitext(posixpath.basename(name))[0]
-    return " ".join(re.sub(r"[\d_\-.]+", " ", stem).split()).lower() or "object"
-
-
-@functools.lru_cache(maxsize=64)
-def _photo(tree: Tree, entry: Entry, side: int) -> np.ndarray:
-    """A background picture (h, w, 3), its shorter side half as long again as the scene's."""
-    import cv2
-
-    from florence.pixels import decode
-
-    pixels = decode(tree.read(entry), f"backgrounds/{entry.name}")
-    height, width = pixels.shape[:2]
-    factor = 1.5 * side / min(height, width)
-    size = (max(round(width * factor), side), max(round(height * factor), side))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-
-
-def _crop(rng: np.random.Generator, pixels: np.ndarray, side: int) -> np.ndarray:
-    """A square of a background picture, somewhere, somewhat scaled."""
-    import cv2
-
-    height, width = pixels.shape[:2]
-    span = side + int(rng.integers(min(height, width) - side + 1))
-    y, x = int(rng.integers(height - span + 1)), int(rng.integers(width - span + 1))
-    return cv2.resize(pixels[y : y + span, x : x + span], (side, side), interpolation=cv2.INTER_AREA)
 
 
 def _whole(option: str, value: Any, low: int, high: int) -> int:

@@ -24,11 +24,10 @@ OVERHEAD = 150
 @dataclass(frozen=True, slots=True)
 class Prompts:
     """Rows of similar prompt length, which go through the encoder together. ``images``: (k,) their images in the batch; ``ids``: (k, length), filled up with
-    pad on the right; ``mask``: (k, length) True where there is a token, None where nothing is filled up."""
+    pad on the right."""
 
     images: np.ndarray
     ids: np.ndarray
-    mask: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +91,7 @@ def pack(found: Sequence[tuple[Seen, Sequence[Encoded]]], side: int, pad: int, s
     squares = np.stack([seen.square for seen, _ in shown if seen.square is not None]) if shown else np.zeros((0, side, side, 3), np.uint8)
     prompts = []
     for first, end in cut(lengths):
-        ids = padded([row.prompt for _, row in rows[first:end]], pad)
-        mask = np.arange(ids.shape[1]) < lengths[first:end, None]
-        prompts.append(Prompts(images[first:end], ids, None if mask.all() else mask))
+        prompts.append(Prompts(images[first:end], padded([row.prompt for _, row in rows[first:end]], pad)))
     long = np.asarray([len(row.target) for _, row in rows], np.int64)
     order = np.lexsort((lengths, long))
     targets = [_targets(order[first:end], [rows[i][1].target for i in order[first:end]], lengths, pad, start) for first, end in cut(long[order])]

@@ -13,6 +13,7 @@ from torch import nn
 from florence.config import Lora, Train
 from florence.errors import SettingsError
 from florence.model.checkpoint import Checkpoint
+from florence.model.encoding import encode, image_features
 from florence.training.batches import Batch
 
 if TYPE_CHECKING:
@@ -42,13 +43,11 @@ class Learner(nn.Module):
             return sum((p.sum() for p in self.parameters() if p.requires_grad), torch.zeros((), device=self.model.device)) * 0.0, torch.zeros(0)
         put = partial(_put, device=self.model.device)
         text = self.model.model.language_model
-        features = self.model.model.get_image_features(self.tensor(data.squares).to(self.model.device)).pooler_output
+        features = image_features(self.model, self.tensor(data.squares).to(self.model.device))
         shown, longest = features.shape[1], int(data.lengths.max())
         states = []
         for group in data.prompts:
-            words = text.shared(put(group.ids))
-            mask = None if group.mask is None else put(np.pad(group.mask, ((0, 0), (shown, 0)), constant_values=True).astype(np.int64))
-            hidden = text.encoder(attention_mask=mask, inputs_embeds=torch.cat([features.index_select(0, put(group.images)).to(words.dtype), words], dim=1)).last_hidden_state
+            hidden, _ = encode(self.model, features, put(group.images), put(group.ids))
             states.append(nn.functional.pad(hidden, (0, 0, 0, longest - group.ids.shape[1])))
         encoded, losses = torch.cat(states), []
         for target in data.targets:
