@@ -38,6 +38,8 @@ FINE = 8
 """Parts of a cell's side in which an outline is told."""
 LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """What is looked for in written signs."""
+PARTS = 2
+"""Parts from left to right in which a cell's letters are told: a cell is as wide as two letters, and their order has to be seen."""
 KEY = "see"
 SAVE_EVERY = 250
 """Steps between checkpoints."""
@@ -49,7 +51,7 @@ Progress = Callable[[str, int, int | None], None]
 class Cells:
     """Targets at every cell. ``squares``: (n, side, side, 3) uint8; ``names``: (n, g, g), 0 where there is nothing; ``words``: (n, kinds, g, g), for each kind of
     attribute the number of its word, 0 where none of them is said, −1 where there is no object; ``boxes``: (n, 4, g, g), the object's box as shares
-    of the image; ``letters``: (n, `LETTERS`, g, g) bool, which have their middle in the cell; ``kinds``: number of names, nothing included; ``sizes``: of
+    of the image; ``letters``: (n, PARTS · `LETTERS`, g, g) bool, which have their middle in each part of the cell; ``kinds``: number of names, nothing included; ``sizes``: of
     each kind of attribute, nothing said included; ``outlines``: (n, FINE², g, g) bool, the parts of the cell, row by row, that the object covers."""
 
     squares: np.ndarray
@@ -90,7 +92,7 @@ def _grid(checkpoint: Checkpoint) -> int:
 def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dict[str, int], attributes: Sequence[Sequence[str]]) -> tuple[np.ndarray, ...]:
     label, box = np.zeros((grid, grid), np.int16), np.zeros((4, grid, grid), np.float32)
     fine = np.zeros((FINE * FINE, grid, grid), bool)
-    words, letters = -np.ones((len(attributes), grid, grid), np.int8), np.zeros((len(LETTERS), grid, grid), bool)
+    words, letters = -np.ones((len(attributes), grid, grid), np.int8), np.zeros((PARTS * len(LETTERS), grid, grid), bool)
     told = {row.regions[0].box: row.text.split() for row in truth if row.task == "<DENSE_REGION_CAPTION>"}
     size = np.asarray([record.width, record.height] * 2, float)
     objects = [row for row in truth if row.task == "<OD>"]
@@ -113,7 +115,7 @@ def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dic
             for place, letter in enumerate(row.text):
                 x, y = (left + (right - left) * (place + 0.5) / len(row.text)) * grid
                 if letter in LETTERS and 0 <= x < grid and 0 <= y < grid:
-                    letters[LETTERS.index(letter), int(y), int(x)] = True
+                    letters[int(x % 1 * PARTS) * len(LETTERS) + LETTERS.index(letter), int(y), int(x)] = True
     return label, words, box, letters, fine
 
 
@@ -163,7 +165,7 @@ def see(
 
 def _widths(seen: Cells) -> list[int]:
     """How many numbers the head gives of names, each kind of attribute, place, letters and outline."""
-    return [seen.kinds, *seen.sizes, 4 * WAVES, len(LETTERS), FINE * FINE]
+    return [seen.kinds, *seen.sizes, 4 * WAVES, PARTS * len(LETTERS), FINE * FINE]
 
 
 def _mirrored(seen: Cells, chosen: np.ndarray, turned: np.ndarray) -> Cells:
