@@ -89,7 +89,9 @@ class _Bar:
         self.bars: dict[str, tqdm] = {}
 
     def __call__(self, what: str, done: int, of: int | None) -> None:
-        bar = self.bars.setdefault(what, tqdm(total=of, desc=what, mininterval=5))
+        if what not in self.bars:
+            self.bars[what] = tqdm(total=of, desc=what, mininterval=5)
+        bar = self.bars[what]
         bar.update(done - bar.n)
 
 
