@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# uv installs in a fraction of pip's time, but does not read pip's settings: it is told pip's index, and what it can not find pip installs.
+FAST = INDEX=$$($(PIP) config list | sed -n "s/^[^.]*\.index-url='\(.*\)'$$/\1/p" | tail -n 1); \
+	UV_DEFAULT_INDEX=$${INDEX:-$${UV_DEFAULT_INDEX:-https://pypi.org/simple}} $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt $(1) \
+	|| { echo "uv could not do it; pip does it, which takes longer."; $(PIP) install -c constraints.txt $(1); }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -20,13 +24,14 @@ $(VENV)/created:
 	@touch $@
 
 $(VENV)/installed: $(VENV)/created pyproject.toml constraints.txt
-	@echo "Installing into $(VENV) (a few minutes, once)."
-	$(PIP) install -c constraints.txt -e .
+	@echo "Installing into $(VENV) (a minute or a few, once)."
+	$(PIP) install -c constraints.txt torch uv
+	@$(call FAST,-e .)
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
 	@echo "Installing what tests and checks need."
-	$(PIP) install -c constraints.txt -e ".[test]"
+	@$(call FAST,-e ".[test]")
 	@touch $@
 
 install: $(VENV)/installed ## the package and its dependencies, into .venv
