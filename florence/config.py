@@ -112,7 +112,7 @@ class Model(Section):
     """Where training starts."""
 
     init: str = Field("nano", description="preset (nano, base, large), checkpoint folder, or hub name")
-    image_size: int = Field(64, ge=16, description="pixels a side that the model sees")
+    image_size: int = Field(96, ge=16, description="pixels a side that the model sees")
 
 
 WEIGHTS: dict[str, float] = {

@@ -94,7 +94,8 @@ def _score_facts(figures: dict) -> Iterator[TaskScore]:
     for task in (*TASKS, *FINE_TUNED):
         for reference, found in figures.get(task, {}).items():
             value, low, high, control = (found.get(name) for name in ("value", "low", "high", "control"))
-            yield TaskScore(task, found["metric"], value, low, high, found["n"], found["invalid"], reference, control)
+            calibration = (found["calibration"]["error"], found["calibration"]["calibrated"]) if "calibration" in found else None
+            yield TaskScore(task, found["metric"], value, low, high, found["n"], found["invalid"], reference, control, calibration)
 
 
 def _churn_facts(data: Store, labels: pa.Table, round: int) -> Iterator[Churn]:

@@ -527,10 +527,10 @@ def evaluate_model(
     """Score root/model on held-out images and measure the snapshot's labels.
 
     Writes below ``root``: scores/scores.parquet and scores/control.parquet (one value an image and task; the control's are those with the images
-    shuffled), metrics/scores.json, metrics/labels.json and plots/scores.csv: the same bytes for the same snapshot, model and settings.
+    shuffled), scores/calibration.json (from score to confidence, by task), metrics/scores.json, metrics/labels.json and plots/scores.csv: the same bytes for the same snapshot, model and settings.
     ``predict``: answers in the model's place, as in tests: florence.model.generate.predict without its first argument.
     """
-    from florence.evaluate import evaluate, held_out, scores_json, scores_table
+    from florence.evaluate import calibrations_json, evaluate, held_out, scores_json, scores_table
 
     ask = predict or _model(root, settings.evaluate.threads)
     records = [record for record, _ in table_images(images_table(data)) if record.split == "held_out"]
@@ -546,6 +546,8 @@ def evaluate_model(
     figures = scores_json(results)
     out.write_table("scores/scores.parquet", scores_table(result.score for result in results))
     out.write_table("scores/control.parquet", scores_table(result.control for result in results if result.control))
+    # of several references the first is the most trusted
+    out.write_json("scores/calibration.json", calibrations_json({r.score.task: r.calibration for r in reversed(results) if r.calibration}))
     out.write_json("metrics/scores.json", figures)
     out.write_json("metrics/labels.json", _label_figures(settings, data))
     rows = [(task, reference, found["value"]) for task, kinds in figures.items() for reference, found in kinds.items() if "value" in found]

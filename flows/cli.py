@@ -462,6 +462,9 @@ def predict(
 ) -> None:
     """Ask a model about an image.
 
+    The number after a name is how often answers of such a score were right on held-out images; of a model for which that is not known, the
+    score itself, the probability of the answer's tokens.
+
     \b
     Examples:
       florence predict photo.jpg --task '<OD>' --draw out.png

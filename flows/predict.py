@@ -14,6 +14,7 @@ import numpy as np
 
 from florence.codec.grammar import Form
 from florence.errors import EncodeError, FlorenceError, ImageError
+from florence.evaluate.calibration import Calibration
 from florence.records import Region
 from florence.tasks import Answer, RegionInput, Task
 from florence.tasks import task as find_task
@@ -25,13 +26,18 @@ FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question and its answer. ``pixels``: (H, W, 3) uint8; ``input``: as it stood in the prompt."""
+    """A question and its answer. ``pixels``: (H, W, 3) uint8; ``input``: as it stood in the prompt; ``calibration``: of the answer's scores, where it is known."""
 
     image: Path
     pixels: np.ndarray
     task: Task
     input: str
     answer: Answer
+    calibration: Calibration | None = None
+
+    def sure(self, score: float | None) -> float | None:
+        """How often an answer of this score is right, where that is known."""
+        return None if score is None or self.calibration is None else self.calibration.confidence(score)
 
 
 def ask(root: Path, image: Path, task: str, input: str, model: str, beams: int = 1) -> Asked:
@@ -50,11 +56,13 @@ def ask(root: Path, image: Path, task: str, input: str, model: str, beams: int =
     chosen.prompt(given)
     folder = _model(root, model)
 
+    from florence.evaluate.calibration import beside
     from florence.model import checkpoint
     from florence.model.generate import Ask, predict
 
+    calibration = beside(folder).get(chosen.name)
     (answer,) = predict(checkpoint.load(str(folder)), [pixels], [Ask(0, chosen.name, given)], beams=beams)
-    return Asked(image, pixels, chosen, given, answer)
+    return Asked(image, pixels, chosen, given, answer, calibration)
 
 
 def region_input(task: Task, input: str, size: tuple[int, int]) -> str:
@@ -113,26 +121,29 @@ def as_values(asked: Asked) -> dict[str, Any]:
     answer = asked.answer
     return {
         "image": str(asked.image), "width": asked.pixels.shape[1], "height": asked.pixels.shape[0], "task": asked.task.name, "input": asked.input,
-        "text": answer.text, "score": answer.score, "regions": [_region(r) for r in answer.regions], "error": str(answer.error) if answer.error else None,
+        "text": answer.text, "score": answer.score, "confidence": asked.sure(answer.score) if not answer.regions else None, "regions": [_region(asked, r) for r in answer.regions], "error": str(answer.error) if answer.error else None,
     }  # fmt: skip
 
 
-def _region(region: Region) -> dict[str, Any]:
+def _region(asked: Asked, region: Region) -> dict[str, Any]:
     polygons = [[round(v, 2) for v in polygon] for polygon in region.polygons]
     places = {"box": region.box, "quad": region.quad}
-    return {"label": region.label, "score": region.score, **{k: [round(v, 2) for v in p] for k, p in places.items() if p}, **({"polygons": polygons} if polygons else {})}
+    return {"label": region.label, "score": region.score, "confidence": asked.sure(region.score), **{k: [round(v, 2) for v in p] for k, p in places.items() if p}, **({"polygons": polygons} if polygons else {})}
 
 
 def _lines(asked: Asked) -> str:
     answer = asked.answer
     if not answer.regions:
         if asked.task.form in (Form.TEXT, Form.TEXT_OR_NOTHING) and answer.text:
-            lines = [answer.text + (f"   (score {answer.score:.2g})" if answer.score is not None else "")]
+            sure = asked.sure(answer.score)
+            how = f"   (confidence {sure:.2f})" if sure is not None else f"   (score {answer.score:.2g})" if answer.score is not None else ""
+            lines = [answer.text + how]
         else:
             lines = ["nothing found"]
     else:
         width = max(len(region.label) for region in answer.regions)
-        lines = [f"{r.label:<{width}}  {r.score if r.score is not None else 0:.2f}  {_place(r)}" for r in answer.regions]
+        sures = [asked.sure(r.score) if asked.calibration else r.score for r in answer.regions]
+        lines = [f"{r.label:<{width}}  {found or 0:.2f}  {_place(r)}" for r, found in zip(answer.regions, sures, strict=True)]
     if answer.error is not None:
         lines.append(f"the answer is not whole: {answer.error}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from flows.adapters.tracking import Version
 from flows.parts import Parts, open_parts
 from flows.terminal import say
 
+CALIBRATION = "scores/calibration.json"
 SCORES = "scores/scores.parquet"
 """Of a workspace, and of the run of a registered model: the next model is compared with these."""
 
@@ -41,8 +42,9 @@ def promote(root: str, run_id: str, tags: dict[str, Any], accepted: bool) -> str
 
 
 def register(parts: Parts, run_id: str, tags: dict[str, Any]) -> str:
-    """Register model/ as challenger; its scores are kept with its run. A run that has registered a model already registers no second one."""
-    version = parts.tracker.register(run_id, parts.root / "model", tags)
+    """Register model/ as challenger, with its calibration; its scores are kept with its run. A run that has registered a model already registers no second one."""
+    calibration = parts.root / CALIBRATION
+    version = parts.tracker.register(run_id, parts.root / "model", tags, [calibration] if calibration.exists() else ())
     if (parts.root / SCORES).exists():
         parts.tracker.client.log_artifact(run_id, str(parts.root / SCORES), "scores")
     return version

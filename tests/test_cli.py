@@ -15,6 +15,7 @@ from flow_workspaces import ROOT, environment, florence, write_params
 from PIL import Image
 from typer.testing import CliRunner
 
+from florence.evaluate.calibration import Calibration
 from florence.records import Region
 from florence.tasks import Answer, task
 from flows import params
@@ -181,6 +182,17 @@ def test_a_broken_image_is_a_plain_error(model: Path, tmp_path: Path, content: b
     if content is not None:
         path.write_bytes(content)
     assert said in call("predict", str(path), "--model", str(model), code=1)
+
+
+def test_a_confidence_takes_the_place_of_a_score():
+    calibration = Calibration((0.0, 0.5), (0.1, 0.8), 0.3, 0.02, 100)
+    pixels = np.zeros((50, 50, 3), np.uint8)
+    found = Asked(Path("a.png"), pixels, task("<OD>"), "", Answer("cup<loc_0>", (Region("cup", box=(1, 2, 30, 40), score=0.25),)), calibration)
+    assert printed(found, as_json=False) == "cup  0.45  box 1,2,30,40"
+    region = json.loads(printed(found, as_json=True))["regions"][0]
+    assert (region["score"], region["confidence"]) == (0.25, pytest.approx(0.45))
+    named = Asked(Path("a.png"), pixels, task("<REGION_TO_CATEGORY>"), "", Answer("cup", score=0.9), calibration)
+    assert printed(named, as_json=False) == "cup   (confidence 0.80)"
 
 
 @pytest.mark.parametrize("name, answer, said", [

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from florence.config import Evaluate
 from florence.errors import EncodeError
+from florence.evaluate.calibration import Calibration, calibrate
 from florence.evaluate.references import STANDING, Known, by_draw
 from florence.geometry import Box, Quad
 from florence.metrics import METRICS, Metric, Prediction, Reference, Score
@@ -45,6 +46,7 @@ class Result:
     """A task's score against one reference. ``low``, ``high``: 95% bootstrap interval over images, None with fewer than two.
 
     ``control``: the score with each question asked of another image, where it was. ``refused``: labels of the reference that could not be asked about.
+    ``calibration``: of the scores that the answers came with, None where too few are plainly right or wrong.
     """
 
     score: Score
@@ -52,6 +54,7 @@ class Result:
     high: float | None
     control: Score | None = None
     refused: int = 0
+    calibration: Calibration | None = None
 
 
 def evaluate(
@@ -183,7 +186,7 @@ def _prediction(question: Question, answers: Mapping[Asked, Answer], sizes: Mapp
     if sizes[image] != sizes[example.image_id]:
         x, y = (own / its for own, its in zip(sizes[example.image_id], sizes[image], strict=True))
         regions = tuple(_scaled(region, x, y) for region in regions)
-    return Prediction(example.image_id, answer.text, regions, answer.error is not None)
+    return Prediction(example.image_id, answer.text, regions, answer.error is not None, answer.score)
 
 
 def _scaled(region: Region, x: float, y: float) -> Region:
@@ -216,7 +219,8 @@ def _result(
     if all(question.other for question in asked):
         shuffled = [_prediction(question, answers, sizes, control=True) for question in asked]
         control = metric.score(shuffled, right, task=name, reference=reference)
-    return Result(score, low, high, control, refused)
+    calibration = calibrate(metric.judged(said, right), [r.image_id for r in right])
+    return Result(score, low, high, control, refused, calibration)
 
 
 def _reference(question: Question) -> Reference:
@@ -269,6 +273,7 @@ def scores_json(results: Iterable[Result]) -> dict[str, dict[str, dict[str, Any]
             "control": result.control.value if result.control else None,
             "per_image": sum(per_image) / len(per_image) if per_image else None,
             "refused": result.refused or None,
+            "calibration": {name: rounded(getattr(result.calibration, name)) for name in ("error", "calibrated", "n")} if result.calibration else None,
             "details": {name: rounded(value) for name, value in sorted(score.details.items())} or None,
         }
         found.setdefault(score.task, {})[score.reference] = {key: rounded(value) for key, value in values.items() if value is not None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,12 +21,28 @@ from florence.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model or an annotator says about one example. ``invalid``: its text was no legal answer; what was certain of it is scored."""
+    """What a model or an annotator says about one example. ``invalid``: its text was no legal answer; what was certain of it is scored. ``score``: of its text, where a model wrote it."""
 
     image_id: str
     text: str = ""
     regions: tuple[Region, ...] = ()
     invalid: bool = False
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Things said that are plainly right or wrong: the number of the example ``examples`` (n,), ``scores`` (n,) from 0 to 1, and whether ``right`` (n,) bool."""
+
+    examples: np.ndarray
+    scores: np.ndarray
+    right: np.ndarray
+
+    @classmethod
+    def of(cls, found: Iterable[tuple[int, float | None, bool]]) -> Judged:
+        """Of (example, score, right); what has no score is left out."""
+        rows = [row for row in found if row[1] is not None]
+        return cls(np.asarray([row[0] for row in rows], int), np.asarray([row[1] for row in rows], float), np.asarray([row[2] for row in rows], bool))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,10 @@ class Metric(ABC):
         details = {name: float(value) for name, value in found.details.items() if math.isfinite(value)}
         return Score(task, self.name, found.value, len(references), invalid, reference, per_image, details)
 
+    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+        """Whether each thing that is said is right, with the score that it was given. Here nothing: where there are only degrees, nothing is plainly right."""
+        return Judged.of(())
+
     @abstractmethod
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """Compare one or more pairs."""
@@ -152,6 +172,14 @@ def same(text: str) -> str:
 def bounds(regions: Sequence[Region]) -> np.ndarray:
     """The boxes (n, 4) around regions."""
     return np.asarray([region.bounds for region in regions], float).reshape(-1, 4)
+
+
+def judged_regions(predictions: Sequence[Prediction], references: Sequence[Reference], labelled: bool = True) -> Iterator[tuple[int, float | None, bool]]:
+    """Of each region said its example, its score, and whether it is one of `matches`."""
+    for number, (p, r) in enumerate(zip(predictions, references, strict=True)):
+        right = {row for row, _ in matches(p.regions, r.regions, labelled=labelled)}
+        for row, region in enumerate(p.regions):
+            yield number, region.score, row in right
 
 
 def matches(

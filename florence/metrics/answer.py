@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, mean
+from florence.metrics import METRICS, Judged, Measure, Metric, Prediction, Reference, mean
 
 ENOUGH = 3
 """People whose answer an answer has to be to count in full."""
@@ -50,6 +50,11 @@ class Answered(Metric):
 
     name = "answer"
     measures = "vqa_accuracy"
+
+    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+        """See `Metric.judged`: an answer is right that most people gave."""
+        pairs = zip(predictions, references, strict=True)
+        return Judged.of((number, p.score, normal(p.text) == normal(r.text)) for number, (p, r) in enumerate(pairs))
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, same, shares
+from florence.metrics import METRICS, Judged, Measure, Metric, Prediction, Reference, same, shares
 
 
 @METRICS.register("category")
@@ -24,6 +24,11 @@ class Category(Metric):
         right, codes = _right(predictions, references)
         recall = np.bincount(codes, weights=right) / np.bincount(codes)
         return Measure(float(recall.mean()), right, {"exact": float(right.mean()), "classes": float(len(recall))})
+
+    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+        """See `Metric.judged`."""
+        right, _ = _right(predictions, references)
+        return Judged.of((number, p.score, bool(right[number])) for number, p in enumerate(predictions))
 
     def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
         """See `Metric.resampled`: the mean over the classes that are in the resample."""

@@ -8,7 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence.geometry import box_iou
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, bounds, matches, ratio, same, shares
+from florence.metrics import (
+    METRICS,
+    Judged,
+    Measure,
+    Metric,
+    Prediction,
+    Reference,
+    bounds,
+    judged_regions,
+    matches,
+    ratio,
+    same,
+    shares,
+)
 from florence.records import Region
 
 
@@ -52,6 +65,10 @@ class Detection(Metric):
         if ap is None:
             return Measure(None, per_example, details)
         return Measure(ap[1], per_example, {"map": ap[0], **details})
+
+    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+        """See `Metric.judged`: a region is right where it counts for F1."""
+        return Judged.of(judged_regions(predictions, references))
 
     def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
         """See `Metric.resampled`: AP at IoU 0.5. Regions are paired within an example, so its pairs are the same in every resample."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence.geometry import box_iou
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, bounds, ratio, same, shares
+from florence.metrics import METRICS, Judged, Measure, Metric, Prediction, Reference, bounds, ratio, same, shares
 from florence.records import Region
 
 IOU = 0.5
@@ -65,6 +65,18 @@ class Grounding(Metric):
             for words, _ in _phrases(r.regions)
         ]
         return Measure(None if math.isnan(value) else value, per_example, {"named": ratio(sum(named), len(named))})
+
+    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+        """See `Metric.judged`: a box is right that overlaps one of its phrase's."""
+        found = []
+        for number, (p, r) in enumerate(zip(predictions, references, strict=True)):
+            there: dict[str, list[Region]] = {}
+            for region in r.regions:
+                there.setdefault(same(region.label), []).append(region)
+            for region in p.regions:
+                right = there.get(same(region.label), [])
+                found.append((number, region.score, bool(right) and bool(box_iou(bounds([region]), bounds(right)).max() >= IOU)))
+        return Judged.of(found)
 
     def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
         """See `Metric.resampled`: an example weighs as many as its phrases."""

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, matches, ratio, shares
+from florence.metrics import (
+    METRICS,
+    Judged,
+    Measure,
+    Metric,
+    Prediction,
+    Reference,
+    judged_regions,
+    matches,
+    ratio,
+    shares,
+)
 
 LIMIT = 100
 """Proposals of one example that count, in the order of the answer: proposing everywhere is no detection."""
@@ -31,6 +42,10 @@ class Proposal(Metric):
         total, hit = int(there.sum()), int(matched.sum())
         details = {"precision": ratio(hit, said), "f1": ratio(2 * hit, said + total)}
         return Measure(hit / total if total else None, per_example, details)
+
+    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+        """See `Metric.judged`: a region is right where something is."""
+        return Judged.of(judged_regions(predictions, references, labelled=False))
 
     def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
         """See `Metric.resampled`: an example weighs as many as its regions."""

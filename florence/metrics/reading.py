@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, matches, ratio
+from florence.metrics import METRICS, Judged, Measure, Metric, Prediction, Reference, matches, ratio
 
 
 def distance(a: str, b: str) -> int:
@@ -43,6 +43,17 @@ class Reading(Metric):
 
     name = "reading"
     measures = "characters"
+
+    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+        """See `Metric.judged`: a string is right that is read without an error, and where it has a place, there."""
+        if not any(p.regions for p in predictions):
+            pairs = zip(predictions, references, strict=True)
+            return Judged.of((number, p.score, normal(p.text) == normal(r.text)) for number, (p, r) in enumerate(pairs))
+        found = []
+        for number, (p, r) in enumerate(zip(predictions, references, strict=True)):
+            read = {i for i, j in matches(p.regions, r.regions, labelled=False) if normal(p.regions[i].label) == normal(r.regions[j].label)}
+            found += [(number, region.score, row in read) for row, region in enumerate(p.regions)]
+        return Judged.of(found)
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence.geometry import Polygon, box_quad, mask_iou, polygon_box, rasterise
-from florence.metrics import METRICS, Measure, Metric, Prediction, Reference, mean
+from florence.metrics import METRICS, Judged, Measure, Metric, Prediction, Reference, mean
 from florence.records import Region
 
 SIDE = 512
@@ -47,6 +47,11 @@ class Segmentation(Metric):
 
     name = "segmentation"
     measures = "mask_iou"
+
+    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+        """See `Metric.judged`: an answer is right whose outlines share half of their area with the reference's."""
+        pairs = [(n, p, r) for n, (p, r) in enumerate(zip(predictions, references, strict=True)) if p.regions and r.regions]
+        return Judged.of((n, p.score, iou(p.regions, r.regions) >= 0.5) for n, p, r in pairs)
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""

@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 """``base`` and ``large`` as published (paper, table 9 and the released configurations); ``nano`` is ours."""
-IMAGE_SIZES = {"nano": 64, "base": 768, "large": 768}
+IMAGE_SIZES = {"nano": 96, "base": 768, "large": 768}
 
 
 def config(preset: str, vocabulary: int, image_token: int) -> Any:

@@ -101,7 +101,8 @@ class TaskScore:
     """A model's score on held-out images.
 
     ``value``: None where nothing could be scored; ``invalid``: share of answers that were not in the task's grammar;
-    ``reference``: truth, human or consensus; ``control``: the same score with the images shuffled, None if not run.
+    ``reference``: truth, human or consensus; ``control``: the same score with the images shuffled, None if not run. ``calibration``: expected
+    calibration error of the answers' own scores, and of confidences made of them; None where it could not be told.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -114,6 +115,7 @@ class TaskScore:
     invalid: float
     reference: str
     control: float | None = None
+    calibration: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

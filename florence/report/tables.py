@@ -89,11 +89,12 @@ def scores(facts: RoundFacts) -> Table | None:
     rows = tuple(
         (
             Cell(s.task), Cell(s.metric), _number(figure(s.value), interval(s.low, s.high)), _number(figure(s.control)),
-            _number(count(s.n)), _number(f"{100 * s.invalid:.2f} %"), Cell(s.reference),
+            _number(count(s.n)), _number(f"{100 * s.invalid:.2f} %"),
+            _number(figure(s.calibration[1]), f"scores {s.calibration[0]:.3f}") if s.calibration else _number("–"), Cell(s.reference),
         )
         for s in facts.scores
     )  # fmt: skip
-    return Table(_head("Task", "Measure", ">Score", ">Shuffled", ">Images", ">Invalid", "Reference"), rows) if rows else None
+    return Table(_head("Task", "Measure", ">Score", ">Shuffled", ">Images", ">Invalid", ">Calibration error", "Reference"), rows) if rows else None
 
 
 def images(facts: RoundFacts) -> Table | None:

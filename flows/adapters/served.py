@@ -1,8 +1,8 @@
 """A registered model as MLflow serves it. MLflow runs this file by itself, with the florence package that was logged beside the model.
 
 Rows have the columns ``image`` (a path, a file's bytes, or those in base64), ``task`` ("<OD>" …) and, where the task takes one,
-``input``. Of each comes ``text``, ``regions`` (a list of {label, box, quad, polygons, score}, in pixels of the upright image), ``score``
-and ``error`` ("" or why there is no answer, or no whole one).
+``input``. Of each comes ``text``, ``regions`` (a list of {label, box, quad, polygons, score, confidence}, in pixels of the upright image), ``score``,
+``confidence`` (how often an answer of that score was right on held-out images; None where it is not known) and ``error`` ("" or why there is no answer, or no whole one).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from florence.errors import ImageError
+from florence.evaluate.calibration import Calibration, beside
 from florence.model import checkpoint
 from florence.model.generate import Ask, predict
 from florence.pixels import decode
@@ -35,6 +36,7 @@ class Florence(PythonModel):
     def load_context(self, context) -> None:
         """Load the model that lies in the artifact ``model``."""
         self.checkpoint = checkpoint.load(context.artifacts["model"])
+        self.calibrations = beside(Path(context.artifacts["model"]))
 
     def predict(self, context, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """An answer for each row (MLflow makes a table of a list of dicts). ``params``: max_tokens, the longest answer.
@@ -54,7 +56,7 @@ class Florence(PythonModel):
             try:
                 key, pixels = _read(image, places)
             except (ImageError, OSError) as error:
-                answers[row] = {"text": "", "regions": [], "score": None, "error": str(error)}
+                answers[row] = {"text": "", "regions": [], "score": None, "confidence": None, "error": str(error)}
                 continue
             if pixels is not None:
                 places[key] = len(images)
@@ -62,10 +64,10 @@ class Florence(PythonModel):
             asks.append(Ask(places[key], name, given))
             rows.append(row)
         longest = int((params or {}).get("max_tokens", MAX_TOKENS))
-        for row, answer in zip(rows, predict(self.checkpoint, images, asks, max_tokens=longest) if asks else (), strict=True):
-            answers[row] = _plain(answer)
+        for row, ask, answer in zip(rows, asks, predict(self.checkpoint, images, asks, max_tokens=longest) if asks else (), strict=True):
+            answers[row] = _plain(answer, self.calibrations.get(ask.task))
         # As objects: a score that there is not stays None, which JSON knows, and does not become NaN, which it does not.
-        return pd.DataFrame(answers, columns=["text", "regions", "score", "error"], index=model_input.index, dtype=object)
+        return pd.DataFrame(answers, columns=["text", "regions", "score", "confidence", "error"], index=model_input.index, dtype=object)
 
 
 def _read(image: Any, seen: Mapping[str, int]) -> tuple[str, np.ndarray | None]:
@@ -92,13 +94,21 @@ def _bytes(text: str) -> tuple[bytes, str]:
         raise ImageError(text[:80], "unreadable", "neither a file nor base64") from None
 
 
-def _plain(answer: Answer) -> dict[str, Any]:
+def _plain(answer: Answer, calibration: Calibration | None) -> dict[str, Any]:
     """An answer as JSON takes it."""
+
+    def sure(score: float | None) -> float | None:
+        return None if score is None or calibration is None else calibration.confidence(score)
+
     regions = [
-        {"label": region.label, "box": _list(region.box), "quad": _list(region.quad), "polygons": [_list(p) for p in region.polygons], "score": region.score}
+        {
+            "label": region.label, "box": _list(region.box), "quad": _list(region.quad), "polygons": [_list(p) for p in region.polygons], "score": region.score,
+            "confidence": sure(region.score),
+        }
         for region in answer.regions
-    ]
-    return {"text": answer.text, "regions": regions, "score": answer.score, "error": str(answer.error) if answer.error else ""}
+    ]  # fmt: skip
+    confidence = None if regions else sure(answer.score)
+    return {"text": answer.text, "regions": regions, "score": answer.score, "confidence": confidence, "error": str(answer.error) if answer.error else ""}
 
 
 def _list(values: Any) -> list[float] | None:

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -290,21 +290,21 @@ class Tracker:
     # ---------------------------------------------------------------- the registry
 
     @_told("register the model")
-    def register(self, run_id: str, model_dir: Path | str, tags: Mapping[str, Any]) -> str:
-        """Register the model in ``model_dir`` as made by ``run_id``, with ``tags`` as its lineage, and call it challenger.
+    def register(self, run_id: str, model_dir: Path | str, tags: Mapping[str, Any], beside: Iterable[Path] = ()) -> str:
+        """Register the model in ``model_dir`` as made by ``run_id``, with ``tags`` as its lineage and the files ``beside`` its weights, and call it challenger.
 
         Returns the version's number; of a run that has registered one already, that one's. Raises ModelError where there are no weights.
         """
         version = next((v.version for v in self.versions() if v.run_id == run_id), None)
         if version is None:
-            version = self._registered(run_id, Path(model_dir).absolute(), _tags(tags))
+            version = self._registered(run_id, Path(model_dir).absolute(), _tags(tags), tuple(beside))
         self.client.set_registered_model_alias(self.settings.model, CHALLENGER, version)
         return version
 
-    def _registered(self, run_id: str, model_dir: Path, tags: dict[str, str]) -> str:
+    def _registered(self, run_id: str, model_dir: Path, tags: dict[str, str], beside: tuple[Path, ...]) -> str:
         from mlflow.exceptions import MlflowException
 
-        model_id = self._logged(run_id, model_dir, tags)
+        model_id = self._logged(run_id, model_dir, tags, beside)
         try:
             self.client.create_registered_model(self.settings.model)
         except MlflowException as error:
@@ -313,7 +313,7 @@ class Tracker:
         with self._guard, addressed(self.uri):
             return str(self.client.create_model_version(self.settings.model, f"models:/{model_id}", run_id, tags=tags, model_id=model_id).version)
 
-    def _logged(self, run_id: str, model_dir: Path, tags: dict[str, str]) -> str:
+    def _logged(self, run_id: str, model_dir: Path, tags: dict[str, str], beside: tuple[Path, ...]) -> str:
         """Log the model as code, the weights and the florence package beside it; returns MLflow's id of it."""
         import mlflow.pyfunc
         from mlflow.entities import LoggedModelOutput
@@ -331,6 +331,8 @@ class Tracker:
                 copy_library(source)
                 # Copies: DVC may have made links of the weights, which MLflow does not take, and it notes the path of the code.
                 shutil.copytree(model_dir, weights, ignore=shutil.ignore_patterns(".*"))
+                for file in beside:
+                    shutil.copy(file, weights)
                 shutil.copy(Path(__file__).with_name("served.py"), served)
                 record = Model(artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id)
                 with warnings.catch_warnings(action="ignore"):  # it would like an example of the input
@@ -557,7 +559,7 @@ def requirements() -> list[str]:
 
 
 def signature() -> Any:
-    """Rows of image, task and input; of each a text, regions, a score and an error. An image may be a path, bytes or base64."""
+    """Rows of image, task and input; of each a text, regions, a score, a confidence and an error. An image may be a path, bytes or base64."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, Schema
     from mlflow.types import ParamSpec as Param
@@ -565,6 +567,6 @@ def signature() -> Any:
 
     return ModelSignature(
         Schema([ColSpec(AnyType(), "image"), ColSpec("string", "task"), ColSpec("string", "input", required=False)]),
-        Schema([ColSpec("string", "text"), ColSpec(AnyType(), "regions"), ColSpec("double", "score", required=False), ColSpec("string", "error")]),
+        Schema([ColSpec("string", "text"), ColSpec(AnyType(), "regions"), ColSpec("double", "score", required=False), ColSpec("double", "confidence", required=False), ColSpec("string", "error")]),
         ParamSchema([Param("max_tokens", DataType.long, 160)]),
     )
