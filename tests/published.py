@@ -1,4 +1,7 @@
-"""A checkpoint in the layout of the published ones (transformers' conversion of Florence-2-base), thin enough for a test: random weights, and as much of a vocabulary as can be had without the hub."""
+"""A checkpoint in the layout of the published ones (transformers' conversion of Florence-2-base), thin enough for a test.
+
+Its weights are random. Of BART's vocabulary it has the size, the order and the special tokens, not the words.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AddedToken, BartConfig, BartTokenizer, Florence2Config, Florence2ForConditionalGeneration, Florence2VisionConfig
+from transformers import (
+    AddedToken,
+    BartConfig,
+    BartTokenizer,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2VisionConfig,
+)
 
 from florence.codec.locations import TOKENS
 
@@ -70,7 +80,7 @@ def tokenizer() -> Any:
 
 
 def write(folder: Path, seed: int = 0) -> Path:
-    """Every file that a published folder has, as it has them: half-precision weights, the processor's settings in two files, the vocabulary also as BART's two files."""
+    """Every file of a published folder: weights in half precision, the processor's settings in two files, the vocabulary in tokenizer.json and in BART's own two."""
     words = tokenizer()
     words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
     whole = Florence2Config(

@@ -27,11 +27,13 @@ from florence.tasks import task
 from florence.training import read_corpus, train
 from florence.training.learner import PARTS, _part
 
+Asked = tuple[tuple[str, str], ...]
+"""Tasks, each with what its prompt takes."""
 INPUTS = {
     "<CAPTION_TO_PHRASE_GROUNDING>": "a cat on a mat", "<REFERRING_EXPRESSION_SEGMENTATION>": "the cat", "<OPEN_VOCABULARY_DETECTION>": "cat<and>dog",
 }  # fmt: skip
-ASKED = tuple((name, INPUTS.get(name, "<loc_10><loc_20><loc_700><loc_800>") if task(name).takes_input else "") for name in TASKS)
-FEW = tuple((name, given) for name, given in ASKED if name in ("<CAPTION>", "<OD>", "<REGION_TO_SEGMENTATION>", "<OPEN_VOCABULARY_DETECTION>"))
+ASKED: Asked = tuple((name, INPUTS.get(name, "<loc_10><loc_20><loc_700><loc_800>") if task(name).takes_input else "") for name in TASKS)
+FEW: Asked = tuple((name, given) for name, given in ASKED if name in ("<CAPTION>", "<OD>", "<REGION_TO_SEGMENTATION>", "<OPEN_VOCABULARY_DETECTION>"))
 PIXELS = 1e-5
 """Normalised pixels, which lie between −2.2 and 2.7, differ by no more."""
 LOGITS = 1e-4
@@ -62,7 +64,7 @@ def pictures(count: int = 2) -> list[np.ndarray]:
     return [np.kron(rng.integers(0, 255, (5, 4 + n, 3)), np.ones((19, 17, 1))).astype(np.uint8) for n in range(count)]
 
 
-def check_same(ours: Checkpoint, folder: Path, images: list[np.ndarray], asked: tuple[tuple[str, str], ...], searched: tuple[tuple[str, str], ...] = (), length: int = 20) -> set[str]:
+def check_same(ours: Checkpoint, folder: Path, images: list[np.ndarray], asked: Asked, searched: Asked = (), length: int = 20) -> set[str]:
     """Pixels, prompts, logits, greedy tokens and texts of ``asked``, tokens of three beams of ``searched``: ours against what transformers reads from
     ``folder``, one image and prompt at a time. Returns the texts."""
     model = Florence2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
@@ -85,7 +87,8 @@ def check_same(ours: Checkpoint, folder: Path, images: list[np.ndarray], asked: 
         assert text == processor.batch_decode(tokens[None], skip_special_tokens=False)[0]
         assert set(processor.post_process_generation(text, task=name, image_size=(images[image].shape[1], images[image].shape[0]))) == {name}
         texts.add(text)
-    for (name, given), tokens in zip(searched, generate(ours, images[:1], [Prompt(0, task(name).prompt(given)) for name, given in searched], max_tokens=length, beams=3), strict=True):
+    prompts = [Prompt(0, task(name).prompt(given)) for name, given in searched]
+    for (name, given), tokens in zip(searched, generate(ours, images, prompts, max_tokens=length, beams=3), strict=True):
         inputs = processor(text=name + given, images=images[0], return_tensors="pt")
         assert tokens.tolist() == written(model, inputs, ours.lexicon.eos, length, num_beams=3, early_stopping=False), name
     return texts
@@ -114,7 +117,7 @@ def written(model: Any, inputs: Any, eos: int, length: int, **options: Any) -> l
 def weights(folder: Path) -> dict[str, tuple[int, ...]]:
     """The names and shapes in a folder's file of weights."""
     with safe_open(folder / "model.safetensors", framework="pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
 
 def legal(checkpoint: Checkpoint, images: list[np.ndarray]) -> list[str]:
@@ -170,7 +173,8 @@ def test_a_published_folder_is_trained_and_saved_in_its_layout(folder, data, tmp
     assert theirs[0].tokenizer.get_vocab() == theirs[1].tokenizer.get_vocab() and type(theirs[0].tokenizer) is type(theirs[1].tokenizer)
     assert theirs[0].post_processor_config == theirs[1].post_processor_config == published.POST_PROCESSING
     kept = ("image_mean", "image_std", "resample", "do_center_crop", "do_resize", "do_rescale", "do_normalize", "rescale_factor")
-    assert [[getattr(one.image_processor, name) for name in kept] for one in theirs[:1]] == [[getattr(one.image_processor, name) for name in kept] for one in theirs[1:]]
+    seen = [{name: getattr(one.image_processor, name) for name in kept} for one in theirs]
+    assert seen[0] == seen[1]
     assert (theirs[1].image_processor.size["height"], theirs[1].num_image_tokens) == (SIDE, 10)
     again = load(str(saved))
     assert again.image_size == SIDE and legal(again, pictures(1)) == legal(ours, pictures(1))
