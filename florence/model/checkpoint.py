@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -29,13 +29,14 @@ SCRATCH = "-scratch"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model, its vocabulary and the side, in pixels, of the square that it sees."""
+    """A model, its vocabulary and the side, in pixels, of the square that it sees. ``post_processing``: what transformers' post-processor is told of each form."""
 
     model: Any
     tokenizer: Any
     image_size: int
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+    post_processing: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @cached_property
     def lexicon(self) -> vocabulary.Lexicon:
@@ -119,7 +120,7 @@ def _shipped() -> str | None:
 
 def _read(init: str, image_size: int | None) -> Checkpoint:
     import torch
-    from transformers import AutoTokenizer, Florence2ForConditionalGeneration
+    from transformers import AutoTokenizer, Florence2ForConditionalGeneration, Florence2Processor
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -133,7 +134,8 @@ def _read(init: str, image_size: int | None) -> Checkpoint:
         remedy = "is it a whole checkpoint of Florence-2 in transformers' layout, with *.safetensors?" if local else "is the hub reachable, and the name right?"
         raise ModelError(f"model {init!r} can not be loaded: {str(error).splitlines()[0]}; {remedy}") from None
     side, mean, std = _seen(init)
-    return Checkpoint(model.eval(), tokenizer, image_size or side, mean, std)
+    told, _ = Florence2Processor.get_processor_dict(init)
+    return Checkpoint(model.eval(), tokenizer, image_size or side, mean, std, told.get("post_processor_config") or {})
 
 
 def _seen(init: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
@@ -155,7 +157,7 @@ def _processor(checkpoint: Checkpoint) -> Any:
         size={"height": side, "width": side}, do_center_crop=False, image_mean=list(checkpoint.mean), image_std=list(checkpoint.std), resample=3,
     )  # fmt: skip
     images.image_seq_length = image_tokens(checkpoint)
-    return Florence2Processor(image_processor=images, tokenizer=checkpoint.tokenizer, post_processor_config=_post_processing())
+    return Florence2Processor(image_processor=images, tokenizer=checkpoint.tokenizer, post_processor_config={**_post_processing(), **checkpoint.post_processing})
 
 
 def image_tokens(checkpoint: Checkpoint) -> int:
