@@ -64,7 +64,7 @@ def plan(settings: Settings, data: Store, values: Mapping[str, Sequence[str]], p
     choices = [list({choice.text: choice for choice in map(READ[name], given[name])}.values()) for name in READ if name in given]
     named = [name for name, found in zip((n for n in READ if n in given), choices, strict=True) if len(found) > 1] or list(given)
     snapshot = _snapshot(data)
-    variants = {}
+    variants: dict[str, Variant] = {}
     for combination in itertools.product(*choices):
         name = ", ".join(choice.said for choice in combination if choice.option in named)
         one = _variant(name, combination, settings, data, snapshot, progress)
@@ -166,7 +166,7 @@ def _variant(name: str, combination: Sequence[_Choice], settings: Settings, data
         images = int(counted(train, data, progress)[2].sum())
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
-    key = digest([stages.training_key(changed, data), snapshot, data.names("truth", ".parquet"), settings.evaluate.digest(), settings.collect.digest()])
+    key = digest([stages.training_key(changed, data), snapshot, data.names("truth", ".parquet"), settings.evaluate.digest(), settings.collect.max_pixels])
     own = {"tasks": "own", "data-fraction": f"{train.data_fraction:.10g}", "freeze": "+".join(train.freeze) or "none", "steps": str(train.steps), "seed": str(train.seed)}
     return Variant(name, key, changed, own | {choice.option: choice.text for choice in combination}, steps_of(train, images), images)
 
@@ -254,6 +254,13 @@ def finished(variants: Sequence[Variant], folder: Path) -> bool:
     store = Store(str(folder))
     whole = all(store.exists(name) for name in (NOTE, TABLE, TEXT, PLOT)) and all(done(variant, folder) for variant in variants)
     return whole and store.read_json(NOTE)["ablation"] == identity(variants)
+
+
+def summary(variants: Sequence[Variant], folder: Path) -> str:
+    """The table of variants that are done, for the terminal."""
+    from florence.report import ablations
+
+    return ablations.terminal(rows(variants, folder))
 
 
 def outlook(variants: Sequence[Variant], folder: Path) -> str:
