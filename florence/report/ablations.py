@@ -73,7 +73,7 @@ def terminal(rows: Sequence[Row]) -> str:
     parts = []
     for start in range(0, len(variants), ACROSS):
         shown = variants[start : start + ACROSS]
-        parts.append(_line("held-out scores", [str(start + number) for number, _ in enumerate(shown, start=1)]))
+        parts.append(_line("held-out scores", [f"{start + number} " for number, _ in enumerate(shown, start=1)]))
         parts += [_line(what, [_cell(cells.get((what, variant))) for variant in shown]) for what in scored]
         parts.append("")
     parts += [f"{number:>3}  {variant}" for number, variant in enumerate(variants, start=1)]
@@ -92,15 +92,16 @@ def _scored(row: Row) -> str:
 
 
 def _cell(row: Row | None, wide: bool = False) -> str:
-    if row is None or row.value is None:
-        return figure(None) + " "
-    mark = " " if row.taught else UNTAUGHT
-    return f"{figure(row.value)}{mark}" + (f" {interval(row.low, row.high)}" if wide else "")
+    value = figure(None if row is None else row.value)
+    mark = UNTAUGHT if row is not None and row.value is not None and not row.taught else ""
+    if wide:
+        return f"{value}{mark} {interval(row.low, row.high) if row else ''}".rstrip()
+    return value + (mark or " ")
 
 
 def _line(name: str, cells: Sequence[str]) -> str:
     short = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
-    return f"{short:<{NAME}}" + "".join(f"{cell.strip() if not cell.endswith(' ') else cell:>{COLUMN}}" for cell in cells)
+    return f"{short:<{NAME}}" + "".join(f"{cell:>{COLUMN}}" for cell in cells)
 
 
 # ---------------------------------------------------------------- the plot
