@@ -262,10 +262,10 @@ def test_another_ablation_takes_what_is_done(ablated: tuple[Path, str], workspac
     shutil.copytree(ablated[0] / "build/ablation", tracked(workspace) / "build/ablation")
     monkeypatch.setattr(stages, "train_model", None)
     monkeypatch.setattr(stages, "score_model", None)
-    assert "variant 1 of 1: image, done already" in call("--tasks", "image", "--steps", "4")
-    assert {row["variant"] for row in table(workspace)} == {"image"}
+    assert "variant 1 of 1: image, steps 4, done already" in call("--tasks", "image", "--steps", "4")
+    assert {row["variant"] for row in table(workspace)} == {"image, steps 4"}
     tracker = open_parts(workspace).tracker
-    (run,) = tracker.client.search_runs([tracker.experiment_id], "tags.mlflow.runName = 'image'")
+    (run,) = tracker.client.search_runs([tracker.experiment_id], "tags.mlflow.runName = 'image, steps 4'")
     ((step, curve),) = ablation.curve(variants_of(workspace)[0], workspace / "build/ablation")
     assert step == 4 and {name: run.data.metrics[name] for name in curve} == curve
 
