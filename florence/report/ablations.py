@@ -127,8 +127,8 @@ def plot(rows: Sequence[Row], lines: bool = False) -> bytes:
         axes.set_title(f"{name} tasks", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylim(bottom=0)
-        if number == 1 and not lines:
-            axes.legend(fontsize="small", frameon=False)
+    if not lines:
+        _legend(drawing, variants, all(row.taught for row in best.values()))
     sink = io.BytesIO()
     drawing.savefig(sink, format="png", dpi=110, metadata={"Software": None})
     return sink.getvalue()
@@ -144,8 +144,16 @@ def _bars(axes: Any, cells: Cells, variants: Sequence[str]) -> None:
                 x = place - 0.4 + (number + 0.5) * width
                 pale = dict(alpha=1.0 if row.taught else 0.35, hatch=None if row.taught else "//")
                 axes.bar(x, row.value, width * 0.92, color=f"C{number % 10}", yerr=_error(row), error_kw={"lw": 0.8, "ecolor": "0.3"}, **pale)
-        axes.bar([0], [0], color=f"C{number % 10}", label=variant)  # in the legend, whatever its bars look like
     axes.set_xticks(range(len(tasks)), [_below(next(row for (task, _), row in cells.items() if task == name)) for name in tasks], fontsize="x-small")
+
+
+def _legend(drawing: Any, variants: Sequence[str], taught: bool) -> None:
+    """The variants' colours above the panels."""
+    from matplotlib.patches import Patch
+
+    keys = [Patch(facecolor=f"C{number % 10}", label=variant) for number, variant in enumerate(variants)]
+    keys += [] if taught else [Patch(facecolor="0.8", hatch="//", label="not taught")]
+    drawing.legend(handles=keys, loc="outside upper center", ncols=4, fontsize="small", frameon=False)
 
 
 def _lines(axes: Any, cells: Cells, variants: Sequence[str]) -> None:
