@@ -462,7 +462,7 @@ def train_model(settings: Settings, data: Store, root: Path, log: Callable[[int,
     from florence.training.launch import rank_of
 
     folder, part = root / ".florence" / "checkpoints", root / ".florence" / "model.part"
-    key = _training_key(settings, data)
+    key = training_key(settings, data)
     first = not rank_of()
     for other in folder.glob("*") if first and folder.is_dir() else ():
         if other.name != key:
@@ -485,7 +485,7 @@ def train_model(settings: Settings, data: Store, root: Path, log: Callable[[int,
     return figures
 
 
-def _training_key(settings: Settings, data: Store) -> str:
+def training_key(settings: Settings, data: Store) -> str:
     """What a training is a function of: the snapshot's labels and images, settings and code."""
     labels = data.read_bytes(f"labels/round={rounds(data)[-1]}/labels.parquet") if rounds(data) else b""
     return digest([digest(labels, 64), data.names("images", ".parquet"), settings.model.digest(), settings.train.digest(), code_json()["code"]])
@@ -530,6 +530,14 @@ def evaluate_model(
     shuffled), scores/calibration.json (from score to confidence, by task), metrics/scores.json, metrics/labels.json and plots/scores.csv: the same bytes for the same snapshot, model and settings.
     ``predict``: answers in the model's place, as in tests: florence.model.generate.predict without its first argument.
     """
+    score_model(settings, data, root, log, progress, predict)
+    Store(str(root)).write_json("metrics/labels.json", _label_figures(settings, data))
+
+
+def score_model(
+    settings: Settings, data: Store, root: Path, log: Log = unlogged, progress: Progress = silent, predict: Callable[..., list] | None = None
+) -> dict:
+    """The part of `evaluate_model` that is about the model; returns what metrics/scores.json holds, which is written last."""
     from florence.evaluate import calibrations_json, evaluate, held_out, scores_json, scores_table
 
     ask = predict or _model(root, settings.evaluate.threads)
@@ -548,11 +556,11 @@ def evaluate_model(
     out.write_table("scores/control.parquet", scores_table(result.control for result in results if result.control))
     # of several references the first is the most trusted
     out.write_json("scores/calibration.json", calibrations_json({r.score.task: r.calibration for r in reversed(results) if r.calibration}))
-    out.write_json("metrics/scores.json", figures)
-    out.write_json("metrics/labels.json", _label_figures(settings, data))
     rows = [(task, reference, found["value"]) for task, kinds in figures.items() for reference, found in kinds.items() if "value" in found]
     out.write_bytes("plots/scores.csv", "".join(f"{','.join(map(str, row))}\n" for row in [("task", "reference", "value"), *rows]).encode())
+    out.write_json("metrics/scores.json", figures)
     log(0, {f"scores/{task.strip('<>').lower()}/{reference}": value for task, reference, value in rows})
+    return figures
 
 
 def _model(root: Path, threads: int) -> Callable[..., list]:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -380,6 +380,56 @@ def compare() -> None:
         decision = stages.compare_models(parts.settings, parts.data, parts.root)
         parts.tracker.set_tags(run_id, {"decision": "accepted" if decision.accepted else "rejected", "reason": decision.reason})
     say(f"{'accepted' if decision.accepted else 'rejected'}: {decision.reason}")
+
+
+@app.command()
+def ablate(
+    tasks: Annotated[list[str] | None, typer.Option(metavar="SETS", help="Sets of tasks: image (captions), region (boxes, phrases, text), pixel (outlines); + joins them.")] = None,
+    data_fraction: Annotated[list[str] | None, typer.Option(metavar="SHARE", help="Share of the training images, as 0.1.")] = None,
+    freeze: Annotated[list[str] | None, typer.Option(metavar="PARTS", help="Parts that are not trained: vision, projector, encoder, decoder, embeddings; + joins them; or none.")] = None,
+    steps: Annotated[list[str] | None, typer.Option(metavar="N", help="Steps of training.")] = None,
+    seed: Annotated[list[str] | None, typer.Option(metavar="S", help="Seed of order and draws.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the variants and which of them are done, and do nothing.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train and score variants of the model on the snapshot in data/.
+
+    These are the paper's ablations, at this workspace's size: which tasks are taught, how many images are learnt from, which parts are frozen. Each option
+    may be given several times, or values with commas; the variants are all combinations. An option that is not given stays as params.yaml has it; with
+    none at all the three sets of the paper are compared.
+
+    A variant trains from model.init and is scored on held-out images by all of evaluate.tasks, also by those that it was not taught, which
+    the table marks. Table and plot are in build/ablation/, the runs in MLflow. A variant that is done is not done again; one that was broken off goes on.
+    model/, metrics/ and the registry are left alone.
+
+    \b
+    Examples:
+      florence ablate
+      florence ablate --tasks image --tasks image+region+pixel --steps 300
+      florence ablate --data-fraction 0.01,0.1,1
+      florence ablate --freeze vision --freeze none --seed 0,1 --dry-run
+    """
+    from florence import ablation
+    from flows.state import locked
+    from flows.terminal import Shown, say
+
+    parts = _parts()
+    folder = parts.ablation
+    values = {"tasks": tasks or [], "data-fraction": data_fraction or [], "freeze": freeze or [], "steps": steps or [], "seed": seed or []}
+    with nullcontext() if dry_run else locked(parts.root), Shown() as progress:  # the flow locks again; who is refused shall hear it first
+        variants = ablation.plan(parts.settings, parts.data, values, progress)
+    if dry_run:
+        say(ablation.outlook(variants, folder))
+        return
+    if not ablation.finished(variants, folder):
+        with _prefect(parts.root, verbose):
+            from flows.ablate import ablate as run
+
+            run(str(parts.root), values)
+    else:
+        say(f"nothing new: all {len(variants)} variants are done")
+    say(ablation.summary(variants, folder))
+    say(f"Table     {folder / ablation.TABLE}\nPlot      {folder / ablation.PLOT}")
 
 
 @app.command()

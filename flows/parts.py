@@ -40,6 +40,11 @@ class Parts:
         return self.root / "build" / "report"
 
     @property
+    def ablation(self) -> Path:
+        """The folder of ablations."""
+        return self.root / "build" / "ablation"
+
+    @property
     def build(self) -> Store:
         """The folder of what can be made again."""
         return Store(str(self.root / "build"))

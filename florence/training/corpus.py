@@ -154,6 +154,12 @@ class Window:
 
 def read_corpus(checkpoint: Checkpoint, settings: Train, data: Store, progress: Progress = lambda what, done, of: None) -> Corpus:
     """The corpus of the snapshot in ``data``: which images have something to learn, by ids alone. Raises DataError where it has no labels to learn from."""
+    last, shards, sizes = counted(settings, data, progress)
+    return Corpus(data, last, shards, Order(sizes, settings.window, settings.seed), checkpoint, settings)
+
+
+def counted(settings: Train, data: Store, progress: Progress = lambda what, done, of: None) -> tuple[str, tuple[str, ...], np.ndarray]:
+    """The name of the labels that are learnt from, the image shards, and how many images of each have something to learn. Raises as `read_corpus` does."""
     names = data.names("labels", ".parquet")
     if not names:
         raise DataError(f"{data.uri} holds no labels: `florence loop` or `dvc pull` gets a snapshot")
@@ -170,7 +176,7 @@ def read_corpus(checkpoint: Checkpoint, settings: Train, data: Store, progress: 
             f"{last} keeps no label to learn from: no image of the split train, at train.data_fraction {settings.data_fraction:g}, has one that a task "
             "of train.task_weights is made of; add images, or loosen `engine`"
         )
-    return Corpus(data, last, tuple(shards), Order(np.asarray(sizes), settings.window, settings.seed), checkpoint, settings)
+    return last, tuple(shards), np.asarray(sizes)
 
 
 def _learnt(settings: Train) -> pc.Expression:

@@ -27,6 +27,7 @@ from flows.adapters._mlflow import addressed, bare, is_database, knock, locked, 
 Method = TypeVar("Method", bound=Callable[..., Any])
 CHAMPION, CHALLENGER = "champion", "challenger"
 LOOP, ROUND, HISTORY = "florence.loop", "florence.round", "florence.champions"
+ABLATION, VARIANT = "florence.ablation", "florence.variant"
 REQUIREMENTS = (
     "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
@@ -158,6 +159,26 @@ class Tracker:
         self.set_tags(run_id, tags or {})
         return run_id
 
+    @_told("start the ablation's run")
+    def ablation_run(self, identity: str, params: Mapping[str, Any]) -> str:
+        """The run of an ablation, made, or found again by ``identity``."""
+        run_id = self._run("ablation", {ABLATION: identity})
+        self.log_params(run_id, params)
+        return run_id
+
+    @_told("start the variant's run")
+    def variant_run(self, parent: str, key: str, name: str, params: Mapping[str, Any]) -> str:
+        """The run of a variant below the ablation's run ``parent``, made, or found again by ``key``."""
+        run_id = self._run(name, {"mlflow.parentRunId": parent, VARIANT: key})
+        self.log_params(run_id, params)
+        return run_id
+
+    @_told("look for the variant's run")
+    def variant_finished(self, parent: str, key: str) -> bool:
+        """Whether a variant has a run below ``parent`` that has ended well."""
+        wanted = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{VARIANT}` = '{key}' and attributes.status = 'FINISHED'"
+        return bool(self.client.search_runs([self.experiment_id], wanted, max_results=1))
+
     @_told("start a run")
     def run_for(self, env: Mapping[str, str], key: str = "", name: str = "repro") -> str:
         """The run that a stage logs to: MLFLOW_RUN_ID's where ``env`` has it (the flow sets it), else one of our own.
@@ -281,6 +302,17 @@ class Tracker:
         if not Path(folder).is_dir():
             raise FlorenceError(f"there is no report in {folder}; `florence report` makes one")
         self.client.log_artifacts(run_id, str(folder), "report")
+
+    @_told("log files")
+    def log_files(self, run_id: str, files: Iterable[Path | str]) -> None:
+        """Keep copies of files as artifacts of the run."""
+        for file in files:
+            self.client.log_artifact(run_id, str(file))
+
+    @_told("look at the curves")
+    def has_metric(self, run_id: str, name: str) -> bool:
+        """Whether anything was logged under ``name``."""
+        return name in self.client.get_run(run_id).data.metrics
 
     @_told("end the run")
     def finish(self, run_id: str, status: str = "FINISHED") -> None:

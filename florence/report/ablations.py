@@ -1,0 +1,186 @@
+"""What an ablation came to: a table for programs, for pages and for the terminal, and a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from florence.report.tables import figure, interval
+
+NAME, COLUMN, ACROSS = 44, 9, 7
+"""Characters of the first column and of each variant's in the terminal, and how many variants stand side by side."""
+UNTAUGHT = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One task's score of one variant. ``variant``: its name; ``tasks``, ``data_fraction``, ``freeze``, ``seed``, ``steps``, ``images``: of its training.
+
+    ``set``: the set that the task is in; ``taught``: whether the variant was trained on it. The rest is as in metrics/scores.json.
+    """
+
+    variant: str
+    tasks: str
+    data_fraction: float
+    freeze: str
+    seed: int
+    steps: int
+    images: int
+    task: str
+    set: str
+    taught: bool
+    reference: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    examples: int
+    invalid: float | None
+    control: float | None
+
+
+Cells = Mapping[tuple[str, str], Row]
+"""(what is scored, variant) → row."""
+
+
+def comma_separated(rows: Iterable[Row]) -> str:
+    """Every row, with its interval; what is not known is empty."""
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**asdict(row), "taught": "yes" if row.taught else "no"} for row in rows)
+    return sink.getvalue()
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A line a task, a column a variant: value and interval; tasks that a variant was not taught are marked."""
+    variants, scored, cells = _pivoted(rows)
+    lines = ["| task | " + " | ".join(variants) + " |", "|---|" + "---|" * len(variants)]
+    for what in scored:
+        lines.append(f"| `{what}` | " + " | ".join(_cell(cells.get((what, variant)), wide=True) for variant in variants) + " |")
+    sizes = {row.variant: f"{row.steps} steps on {row.images} images" for row in rows}
+    lines += ["", f"{UNTAUGHT} The variant was not taught this task. Intervals are 95%, over images.", ""]
+    return "\n".join([*lines, *(f"- {variant}: {size}" for variant, size in sizes.items())]) + "\n"
+
+
+def terminal(rows: Sequence[Row]) -> str:
+    """The values alone, at most 110 characters wide: variants are numbered, and named below."""
+    variants, scored, cells = _pivoted(rows)
+    parts = []
+    for start in range(0, len(variants), ACROSS):
+        shown = variants[start : start + ACROSS]
+        parts.append(_line("held-out scores", [f"{start + number} " for number, _ in enumerate(shown, start=1)]))
+        parts += [_line(what, [_cell(cells.get((what, variant))) for variant in shown]) for what in scored]
+        parts.append("")
+    parts += [f"{number:>3}  {variant}" for number, variant in enumerate(variants, start=1)]
+    if not all(row.taught for row in rows):
+        parts.append(f"  {UNTAUGHT}  the variant was not taught this task")
+    return "\n".join(line.rstrip() for line in parts)
+
+
+def _pivoted(rows: Sequence[Row]) -> tuple[list[str], list[str], Cells]:
+    cells = {(_scored(row), row.variant): row for row in rows}
+    return list(dict.fromkeys(row.variant for row in rows)), list(dict.fromkeys(_scored(row) for row in rows)), cells
+
+
+def _scored(row: Row) -> str:
+    return f"{row.task} {row.metric} ({row.reference})" if row.reference else f"{row.task} (no example)"
+
+
+def _cell(row: Row | None, wide: bool = False) -> str:
+    value = figure(None if row is None else row.value)
+    mark = UNTAUGHT if row is not None and row.value is not None and not row.taught else ""
+    if wide:
+        return f"{value}{mark} {interval(row.low, row.high) if row else ''}".rstrip()
+    return value + (mark or " ")
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    short = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
+    return f"{short:<{NAME}}" + "".join(f"{cell:>{COLUMN}}" for cell in cells)
+
+
+# ---------------------------------------------------------------- the plot
+
+
+def plot(rows: Sequence[Row], lines: bool = False) -> bytes:
+    """A PNG with a panel for each set of tasks: grouped bars, a colour a variant, pale where it was not taught the task; or, where only the share of the
+    images differs, ``lines`` over it. Of a task with several references the best known one is shown."""
+    from matplotlib.figure import Figure
+
+    best: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row.value is not None:
+            best.setdefault((row.task, row.variant), row)
+    sets = list(dict.fromkeys(row.set for row in best.values()))
+    sets.sort(key=lambda name: {"image": 0, "region": 1, "pixel": 2}.get(name, 3))
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    drawing = Figure(figsize=(11, 3.2 * max(len(sets), 1)), layout="constrained")
+    for number, name in enumerate(sets, start=1):
+        axes = drawing.add_subplot(len(sets), 1, number)
+        of_set = {key: row for key, row in best.items() if row.set == name}
+        (_lines if lines else _bars)(axes, of_set, variants)
+        axes.set_title(f"{name} tasks", loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylim(bottom=0)
+    if not lines:
+        _legend(drawing, variants, all(row.taught for row in best.values()))
+    sink = io.BytesIO()
+    drawing.savefig(sink, format="png", dpi=110, metadata={"Software": None})
+    return sink.getvalue()
+
+
+def _bars(axes: Any, cells: Cells, variants: Sequence[str]) -> None:
+    tasks = list(dict.fromkeys(task for task, _ in cells))
+    width = 0.8 / len(variants)
+    for number, variant in enumerate(variants):
+        for place, name in enumerate(tasks):
+            row = cells.get((name, variant))
+            if row is not None:
+                x = place - 0.4 + (number + 0.5) * width
+                pale = dict(alpha=1.0 if row.taught else 0.35, hatch=None if row.taught else "//")
+                axes.bar(x, row.value, width * 0.92, color=f"C{number % 10}", yerr=_error(row), error_kw={"lw": 0.8, "ecolor": "0.3"}, **pale)
+    axes.set_xticks(range(len(tasks)), [_below(next(row for (task, _), row in cells.items() if task == name)) for name in tasks], fontsize="x-small")
+
+
+def _legend(drawing: Any, variants: Sequence[str], taught: bool) -> None:
+    """The variants' colours above the panels."""
+    from matplotlib.patches import Patch
+
+    keys = [Patch(facecolor=f"C{number % 10}", label=variant) for number, variant in enumerate(variants)]
+    keys += [] if taught else [Patch(facecolor="0.8", hatch="//", label="not taught")]
+    drawing.legend(handles=keys, loc="outside upper center", ncols=4, fontsize="small", frameon=False)
+
+
+def _lines(axes: Any, cells: Cells, variants: Sequence[str]) -> None:
+    for number, name in enumerate(dict.fromkeys(task for task, _ in cells)):
+        found = sorted((row for (task, _), row in cells.items() if task == name), key=lambda row: row.data_fraction)
+        errors = [[pair[side][0] if (pair := _error(row)) else 0.0 for row in found] for side in (0, 1)]
+        label = _below(found[0]).replace("\n", " ")
+        axes.errorbar([row.data_fraction for row in found], [row.value for row in found], yerr=errors, marker="o", lw=1.5, elinewidth=0.8, color=f"C{number % 10}",
+                      linestyle="-" if number < 10 else "--", label=label)  # fmt: skip
+    shares = sorted({row.data_fraction for row in cells.values()})
+    axes.set_xscale("log")
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.minorticks_off()
+    axes.set_xlabel("share of the training images")
+    axes.legend(fontsize="x-small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _error(row: Row) -> list[list[float]] | None:
+    """The interval as lengths below and above the value."""
+    if row.value is None or row.low is None or row.high is None:
+        return None
+    return [[max(row.value - row.low, 0.0)], [max(row.high - row.value, 0.0)]]
+
+
+def _below(row: Row) -> str:
+    """A task's name and metric, in lines short enough to stand below bars."""
+    words, lines = row.task.strip("<>").lower().split("_"), [""]
+    for word in words:
+        lines = [*lines[:-1], f"{lines[-1]} {word}".strip()] if len(lines[-1]) + len(word) < 12 else [*lines, word]
+    return "\n".join([*lines, f"({row.metric})"])
