@@ -28,7 +28,8 @@ def pretrain(params: dict[str, Any], work: Path, out: Path) -> None:
     checkpoint = load("nano-scratch", image_size=params["image_size"], seed=params["seed"])
     if not (work / next(iter(params["lessons"]))).is_dir():
         seen = cells(checkpoint, _drawn(params["figures"], work / "figures"), params["attributes"])
-        see(checkpoint, seen, work / "checkpoints", seed=params["seed"], progress=_Bar(), **params["vision"])
+        for name, lesson in params["vision"].items():
+            see(checkpoint, seen, work / "checkpoints", name, seed=params["seed"], progress=_Bar(), **lesson)
     data = _drawn(params["scenes"], work / "scenes")
     for name, lesson in params["lessons"].items():
         learnt = work / name

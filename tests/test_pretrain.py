@@ -19,7 +19,7 @@ ATTRIBUTES = [list(COLOURS), ["striped", "dotted"], ["small", "big"]]
 PARAMS = {
     "seed": 0, "image_size": 64, "figures": {"use": "scenes", "vocabulary": "invented", "count": 30, "size": 64, "seed": 1},
     "scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 30, "size": 64, "seed": 2}, "attributes": ATTRIBUTES,
-    "vision": {"steps": 5, "batch": 6, "lr": 0.003, "threads": 1},
+    "vision": {"see": {"steps": 5, "batch": 6, "letters": 0.1, "threads": 1}, "spell": {"steps": 3, "batch": 6, "threads": 1}},
     "lessons": {
         "regions": {"steps": 3, "images": 4, "tasks_per_image": 1, "optimizer": "muon", "threads": 1, "task_weights": {"<REGION_TO_CATEGORY>": 1}},
         "every_task": {"steps": 3, "images": 4, "tasks_per_image": 2, "checkpoint_every": 1, "threads": 1, "task_weights": {"<OD>": 2, "<CAPTION>": 1}},
@@ -47,6 +47,7 @@ def test_goes_on_where_it_was_stopped_and_makes_the_same_weights(tmp_path, monke
 
     bar = pretrain._Bar
     stop_at("see", 3)
+    stop_at("spell", 2)
     stop_at("train", 2)
     assert not (tmp_path / "disturbed").exists()
     monkeypatch.setattr(pretrain, "_Bar", bar)

@@ -40,7 +40,6 @@ LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """What is looked for in written signs."""
 PARTS = 2
 """Parts from left to right in which a cell's letters are told: a cell is as wide as two letters, and their order has to be seen."""
-KEY = "see"
 SAVE_EVERY = 250
 """Steps between checkpoints."""
 
@@ -120,12 +119,13 @@ def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dic
 
 
 def see(
-    checkpoint: Checkpoint, seen: Cells, folder: Path, *, steps: int, batch: int = 48, lr: float = 3e-3, seed: int = 0, threads: int = 2, progress: Progress | None = None
+    checkpoint: Checkpoint, seen: Cells, folder: Path, key: str, *, steps: int, batch: int = 48, lr: float = 3e-3, letters: float = 1.0, seed: int = 0, threads: int = 2,
+    progress: Progress | None = None,
 ) -> float:
-    """Train the vision tower in place on ``seen``, mirrored at random; returns the last loss. Killed, it goes on from the last checkpoint in ``folder``.
+    """Train the vision tower in place on ``seen``, mirrored at random; returns the last loss. Killed, it goes on from the last checkpoint ``key`` in ``folder``.
 
-    Loss: the sum of the cross-entropies of names and (half) of attributes, the squared error of boxes, and the binary cross-entropies of outlines and letters, each a mean
-    over its cells. Boxes are told in waves, as location tokens start (`florence.model.presets.initialise`): a product of two such codes has its peak
+    Loss: the sum of the cross-entropies of names and (half) of attributes, the squared error of boxes, the binary cross-entropy of outlines, and ``letters`` times that of
+    letters, summed over them: each a mean over its cells. Boxes are told in waves, as location tokens start (`florence.model.presets.initialise`): a product of two such codes has its peak
     where both mean one place, so that the language model soon finds a region that it is asked about, and soon tells where a thing is.
     """
     import torch
@@ -141,7 +141,7 @@ def see(
     matrices = hidden_matrices(tower)
     hidden = {id(p) for p in matrices}
     optimiser = Muon(matrices, [p for p in both.parameters() if id(p) not in hidden], lr=lr, weight_decay=0.05)
-    where = state.resume(folder, KEY, both, optimiser)
+    where = state.resume(folder, key, both, optimiser)
     loss = torch.zeros(())
     for step in range(where.step, steps):
         for group in optimiser.param_groups:
@@ -149,16 +149,16 @@ def see(
         random = np.random.default_rng([seed, step])
         chosen = random.choice(len(seen.squares), min(batch, len(seen.squares)), replace=False)
         some = _mirrored(seen, chosen, random.random(len(chosen)) < 0.5)
-        loss = _loss(head(tower(checkpoint.tensor(some.squares)).last_hidden_state.permute(0, 2, 3, 1)), some)
+        loss = _loss(head(tower(checkpoint.tensor(some.squares)).last_hidden_state.permute(0, 2, 3, 1)), some, letters)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimiser.step()
         where.step = step + 1
         if where.step % SAVE_EVERY == 0 or where.step == steps:
-            state.save(folder, KEY, where, both, optimiser)
+            state.save(folder, key, where, both, optimiser)
         if progress:
-            progress("see", step + 1, steps)
+            progress(key, step + 1, steps)
     checkpoint.model.eval()
     return float(loss.detach())
 
@@ -183,7 +183,7 @@ def _mirrored(seen: Cells, chosen: np.ndarray, turned: np.ndarray) -> Cells:
     return replace(seen, squares=squares, names=names, words=words, boxes=boxes, letters=letters, outlines=outlines)
 
 
-def _loss(said: torch.Tensor, some: Cells) -> torch.Tensor:
+def _loss(said: torch.Tensor, some: Cells, letters: float) -> torch.Tensor:
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
@@ -202,5 +202,5 @@ def _loss(said: torch.Tensor, some: Cells) -> torch.Tensor:
     ink = torch.from_numpy(some.letters).permute(0, 2, 3, 1)
     inked = ink.any(dim=-1)
     if bool(inked.any()):
-        loss = loss + binary_cross_entropy_with_logits(written[inked], ink[inked].float(), pos_weight=torch.tensor(RARE))
+        loss = loss + letters * ink.shape[-1] * binary_cross_entropy_with_logits(written[inked], ink[inked].float(), pos_weight=torch.tensor(RARE))
     return loss
