@@ -1,7 +1,7 @@
 """How the weights that come with the package are made: ``python -m florence.pretrain`` in the folder ``pretrain``.
 
-Scenes of vocabularies that share no object, background or word with the demo's teach, one after the other: the vision tower to tell many invented figures apart
-(`florence.training.vision`), the whole model to name regions, the whole model every task. The language model is taught few names: a name costs it hundreds of
+Scenes of vocabularies that share no object, background or word with the demo's teach, one after the other: the vision tower to tell many invented figures apart, and
+letters (`florence.training.vision`); the whole model to name regions, to read, and every task. The language model is taught few names: a name costs it hundreds of
 examples, and these names are of no further use. No label is noisy: what is drawn is known.
 """
 
