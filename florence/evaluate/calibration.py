@@ -17,7 +17,7 @@ BINS = 15
 """Of scores from 0 to 1, of equal width, in which the calibration error is measured (Guo et al., "On Calibration of Modern Neural Networks", 2017)."""
 FOLDS = 5
 """Parts of the images; what is said of each part is judged with a map that was fitted on the others."""
-LEAST = 50
+LEAST = 100
 """Judged answers below which nothing is fitted: a map of a few says nothing."""
 FILE = "calibration.json"
 VALUES = "scores", "confidences"
