@@ -14,7 +14,7 @@ import numpy as np
 
 from florence.codec.grammar import Form
 from florence.errors import EncodeError, FlorenceError, ImageError
-from florence.evaluate.calibration import Calibration
+from florence.model.confidence import Calibration
 from florence.records import Region
 from florence.tasks import Answer, RegionInput, Task
 from florence.tasks import task as find_task
@@ -56,8 +56,8 @@ def ask(root: Path, image: Path, task: str, input: str, model: str, beams: int =
     chosen.prompt(given)
     folder = _model(root, model)
 
-    from florence.evaluate.calibration import beside
     from florence.model import checkpoint
+    from florence.model.confidence import beside
     from florence.model.generate import Ask, predict
 
     calibration = beside(folder).get(chosen.name)

@@ -320,8 +320,8 @@ def test_the_champion_is_used_where_no_florence_is_installed(tmp_path):
     said = used_elsewhere(tmp_path, found.uri, {})
     assert Path(said["library"]) == packed(tmp_path) / "code/florence/__init__.py"
     by_path, by_bytes, by_base64, category, missing = said["table"]
-    assert by_path == by_bytes == by_base64 and set(by_path) == {"text", "regions", "score", "error"}
-    assert missing == {"text": "", "regions": [], "score": None, "error": missing["error"]} and "missing.png" in missing["error"]
+    assert by_path == by_bytes == by_base64 and set(by_path) == {"text", "regions", "score", "confidence", "error"}
+    assert missing == {"text": "", "regions": [], "score": None, "confidence": None, "error": missing["error"]} and "missing.png" in missing["error"]
     assert [row["text"] for row in said["listed"]] == [by_path["text"], by_path["text"], category["text"], ""]
     assert said["wrong"].startswith("UnknownName") and "<OD>" in said["wrong"]
     assert [by_path["text"], category["text"]] == _here(folder, tmp_path / "far away/photo.png")

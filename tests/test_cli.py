@@ -15,7 +15,7 @@ from flow_workspaces import ROOT, environment, florence, write_params
 from PIL import Image
 from typer.testing import CliRunner
 
-from florence.evaluate.calibration import Calibration
+from florence.model.confidence import Calibration
 from florence.records import Region
 from florence.tasks import Answer, task
 from flows import params

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from florence.errors import ModelError
-from florence.evaluate.calibration import BINS, LEAST, beside, calibrate, calibrations_json, expected_error, read
+from florence.evaluate.calibration import BINS, LEAST, calibrate, calibrations_json, expected_error
 from florence.metrics import METRICS, Judged, Prediction, Reference
+from florence.model.confidence import beside, read
 from florence.records import Region
 
 

@@ -108,7 +108,7 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
     again = tmp_path / "again"
     stages.evaluate_model(SCENES, data, again, predict=right)
     assert contents(first) == contents(again)
-    assert set(contents(first)) == {"scores/scores.parquet", "scores/control.parquet", "metrics/scores.json", "metrics/labels.json", "plots/scores.csv"}
+    assert set(contents(first)) == {"scores/scores.parquet", "scores/control.parquet", "scores/calibration.json", "metrics/scores.json", "metrics/labels.json", "plots/scores.csv"}
     scores = json.loads((first / "metrics/scores.json").read_text())
     for task in ("<OD>", "<REGION_TO_CATEGORY>", "<REGION_PROPOSAL>", "<CAPTION_TO_PHRASE_GROUNDING>", "<OCR>", "<DENSE_REGION_CAPTION>"):
         assert scores[task]["truth"]["value"] == 1.0 and scores[task]["truth"]["invalid"] == 0, task

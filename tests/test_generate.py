@@ -57,7 +57,7 @@ def small_base() -> Checkpoint:
     }
     PRESETS["small base"] = parts
     try:
-        return lively(build("small base", image_size=128, seed=5), 1)
+        return lively(build("small base", image_size=128, seed=5), 10)
     finally:
         del PRESETS["small base"]
 

@@ -1,17 +1,15 @@
-"""How often an answer of a certain score is right: scores turned into confidences, and how far either is from the truth."""
+"""How often answers of a certain score are right: fitted on held-out images, and how far scores and confidences are from the truth."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from florence.errors import ModelError
 from florence.metrics import Judged
+from florence.model.confidence import Calibration
 
 BINS = 15
 """Of scores from 0 to 1, of equal width, in which the calibration error is measured (Guo et al., "On Calibration of Modern Neural Networks", 2017)."""
@@ -19,30 +17,6 @@ FOLDS = 5
 """Parts of the images; what is said of each part is judged with a map that was fitted on the others."""
 LEAST = 100
 """Judged answers below which nothing is fitted: a map of a few says nothing."""
-FILE = "calibration.json"
-VALUES = "scores", "confidences"
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """A task's map from score to confidence: a rising line through ``scores`` and ``confidences`` (k,), level beyond its ends.
-
-    ``error``: expected calibration error of the scores themselves; ``calibrated``: that of the confidences, of images that the map was not fitted on; ``n``: answers judged.
-    """
-
-    scores: tuple[float, ...]
-    confidences: tuple[float, ...]
-    error: float
-    calibrated: float
-    n: int
-
-    def confidence(self, score: float) -> float:
-        """The share of answers with this score that are right."""
-        return float(np.interp(score, self.scores, self.confidences))
-
-    def to_json(self) -> dict[str, Any]:
-        """As `read` takes it."""
-        return {"scores": list(self.scores), "confidences": list(self.confidences), "error": self.error, "calibrated": self.calibrated, "n": self.n}
 
 
 def calibrate(judged: Judged, images: Sequence[str]) -> Calibration | None:
@@ -83,33 +57,5 @@ def _isotonic(scores: np.ndarray, right: np.ndarray) -> tuple[list[float], list[
 
 
 def calibrations_json(found: Mapping[str, Calibration]) -> dict[str, Any]:
-    """The file calibration.json: by task."""
+    """What calibration.json holds: by task."""
     return {task: one.to_json() for task, one in sorted(found.items())}
-
-
-def beside(folder: Path) -> dict[str, Calibration]:
-    """The calibrations that lie in a model's folder, by task; none where there are none. Raises ModelError where the file is damaged."""
-    import json
-
-    path = folder / FILE
-    try:
-        return read(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{path} is no calibration: {error}; remove it, or fetch the model again") from None
-
-
-def read(values: Any) -> dict[str, Calibration]:
-    """What `calibrations_json` wrote. Raises ValueError where it is anything else."""
-    if not isinstance(values, dict):
-        raise ValueError("a mapping of tasks is expected")
-    result = {}
-    for task, one in values.items():
-        if not isinstance(one, dict) or set(one) != {*VALUES, "error", "calibrated", "n"}:
-            raise ValueError(f"{task}: {', '.join(VALUES)}, error, calibrated and n are expected")
-        at, confidences = (np.asarray(one[name], float) for name in VALUES)
-        if at.ndim != 1 or not len(at) or at.shape != confidences.shape or (np.diff(at) < 0).any() or (np.diff(confidences) < 0).any() or not ((confidences >= 0) & (confidences <= 1)).all():
-            raise ValueError(f"{task}: scores and confidences have to be two rising lists of one length, confidences from 0 to 1")
-        result[task] = Calibration(tuple(at.tolist()), tuple(confidences.tolist()), float(one["error"]), float(one["calibrated"]), int(one["n"]))
-    return result

@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from florence.config import Evaluate
 from florence.errors import EncodeError
-from florence.evaluate.calibration import Calibration, calibrate
+from florence.evaluate.calibration import calibrate
 from florence.evaluate.references import STANDING, Known, by_draw
 from florence.geometry import Box, Quad
 from florence.metrics import METRICS, Metric, Prediction, Reference, Score
+from florence.model.confidence import Calibration
 from florence.model.generate import Ask
 from florence.records import ImageRecord, Region
 from florence.tasks import Answer, Example, task

@@ -21,8 +21,8 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from florence.errors import ImageError
-from florence.evaluate.calibration import Calibration, beside
 from florence.model import checkpoint
+from florence.model.confidence import Calibration, beside
 from florence.model.generate import Ask, predict
 from florence.pixels import decode
 from florence.tasks import Answer, task
