@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, task
@@ -12,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from florence import ablation
 from florence.ablation import Variant
-from flows.parts import Parts, open_parts
+from flows.parts import Parts, ending, open_parts
 from flows.state import locked
 from flows.terminal import Shown, say
 
@@ -55,7 +56,7 @@ def _made(parts: Parts, parent: str, variant: Variant) -> None:
         return
     settings = variant.settings.model_dump(mode="json", include={"model", "train", "evaluate"})
     run_id = parts.tracker.variant_run(parent, variant.key, variant.name, {**variant.chosen, **settings})
-    with _ending(parts, run_id), Shown() as progress, parts.tracker.live(run_id) as curves:
+    with ending(partial(parts.tracker.finish, run_id)), Shown() as progress, parts.tracker.live(run_id) as curves:
 
         def log(step: int, metrics: dict[str, float]) -> None:
             curves(step, metrics)
@@ -74,22 +75,6 @@ def _tracked(parts: Parts, variants: list[Variant]) -> Iterator[str]:
     options = {name: [variant.chosen[name] for variant in variants] for name in ablation.READ}
     params = {name: ", ".join(dict.fromkeys(found)) for name, found in options.items()}
     parent = parts.tracker.ablation_run(ablation.identity(variants), params)
-    with _ending(parts, parent):
+    with ending(partial(parts.tracker.finish, parent)):
         parts.tracker.log_snapshot(parent, parts.root / "data", parts.data.read_json("snapshot.json"), parts.snapshots.data_hash())
         yield parent
-
-
-@contextmanager
-def _ending(parts: Parts, run_id: str) -> Iterator[None]:
-    """End a run as the block does."""
-    status = "FAILED"
-    try:
-        yield
-        status = "FINISHED"
-    except Exception:
-        raise
-    except BaseException:  # Ctrl-C, SIGTERM
-        status = "KILLED"
-        raise
-    finally:
-        parts.tracker.finish(run_id, status)

@@ -6,7 +6,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,22 @@ class Parts:
 def working_store(settings: Settings, root: Path) -> Store:
     """The working store; a relative path is one of the workspace."""
     return Store(settings.store if "://" in settings.store else str(root / settings.store))
+
+
+@contextmanager
+def ending(finish: Callable[[str], None]) -> Iterator[None]:
+    """Call ``finish`` when the block ends, with FINISHED, FAILED, or KILLED (Ctrl-C, SIGTERM): what MLflow calls the end of a run."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except Exception:
+        raise
+    except BaseException:
+        status = "KILLED"
+        raise
+    finally:
+        finish(status)
 
 
 def open_parts(root: Path | str = ".", overlay: Mapping[str, Any] | None = None) -> Parts:

@@ -30,7 +30,7 @@ from flows.annotate import Annotated, annotate, runner
 from flows.facts import read_facts, write_facts
 from flows.outlook import changed_sections, images_hash, nothing_new, settings_hashes, waiting
 from flows.params import missing_sections
-from flows.parts import PARENT, Parts, Seconds, end_with_parent, open_parts
+from flows.parts import PARENT, Parts, Seconds, end_with_parent, ending, open_parts
 from flows.promote import SCORES, champion, lineage, promote
 from flows.state import LoopState, locked, read_state, write_state
 from flows.terminal import Shown, say
@@ -331,19 +331,14 @@ def _drop_others(folder: Path, student: str | None) -> None:
 def _tracked(parts: Parts, state: LoopState) -> Iterator[str]:
     """The loop's MLflow run while the block runs; it and the round under way end as the block does."""
     parent = parts.tracker.loop_run(state.loop_id, parts.settings.model_dump(mode="json"))
-    status = "FAILED"
-    try:
-        yield parent
-        status = "FINISHED"
-    except Exception:
-        raise
-    except BaseException:  # Ctrl-C, SIGTERM
-        status = "KILLED"
-        raise
-    finally:
+
+    def finish(status: str) -> None:
         if status != "FINISHED" and (now := read_state(parts.root)) is not None and not now.finished:
             parts.tracker.finish(parts.tracker.round_run(parent, now.round), status)
         parts.tracker.finish(parent, status)
+
+    with ending(finish):
+        yield parent
 
 
 def _artifacts(parts: Parts, facts: LoopFacts, page: Path) -> None:

@@ -77,16 +77,27 @@ def test_cells_tell_what_is_there(data):
         truth.setdefault(row.image_id, []).append(row)
     images = [record for shard in data.names("images", ".parquet") for record, _ in table_images(data.read_table(shard))]
     assert len(images) == len(seen.squares) == 40
+    spelt = 0
     for place, image in enumerate(images):
         rows = truth[image.image_id]
         written = {letter for row in rows if row.task == "<OCR_WITH_REGION>" for letter in row.text}
         assert {vision.LETTERS[i % 36] for i in np.flatnonzero(seen.letters[place].any(axis=(1, 2)))} == written
+        # told in halves of cells, from left to right: a string that stands level and alone can be read off
+        signs = [row for row in rows if row.task == "<OCR_WITH_REGION>"]
+        if len(signs) == 1 and np.ptp(np.asarray(signs[0].regions[0].quad)[[1, 3]]) < 1e-6 and len(set(signs[0].text)) == len(signs[0].text):
+            letter, _, column = np.nonzero(seen.letters[place])
+            half = np.argsort(column * vision.PARTS + letter // len(vision.LETTERS), kind="stable")
+            halves = (column * vision.PARTS + letter // len(vision.LETTERS))[half]
+            if len(set(halves)) == len(halves):
+                assert "".join(vision.LETTERS[i % 36] for i in letter[half]) == signs[0].text
+                spelt += len(halves) > 2
         objects = [row for row in rows if row.task == "<OD>"]
         found = {tuple(np.round(seen.boxes[place][:, y, x] * 128, 3)) for y, x in zip(*np.nonzero(seen.names[place]), strict=True)}
         assert found <= {tuple(np.round(row.regions[0].bounds, 3)) for row in objects} and found
         # cell by cell, the outline's parts cover the area of what is seen there
         covered = seen.outlines[place].mean(axis=0)[seen.names[place] > 0]
         assert (covered > vision.COVERED).all() and not seen.outlines[place][:, seen.names[place] == 0].any()
+    assert spelt > 2
 
 
 def test_mirrored_twice_is_as_before_and_signs_are_never_mirrored(data):
