@@ -45,6 +45,8 @@ class SpecialistSection(PluginSection):
     sources: tuple[str, ...] = Field(description="keys of sources it annotates; '*' for all, '!key' to leave one out")
     required: bool = Field(True, description="whether the run fails when it fails")
     batch: int = Field(16, ge=1, description="images it is given at once")
+    device: str = Field("auto", description="where it computes: auto (a GPU where there is one), cpu, cuda, cuda:1 …")
+    reads: tuple[str, ...] = Field(("*",), description="annotators whose claims it is given, where it reads claims; '*' for all before it")
 
     def looks_at(self, source: str) -> bool:
         """Whether this specialist annotates images of ``source``."""

@@ -33,6 +33,10 @@ class StoreError(FlorenceError):
     """A store can not be read or written: missing, foreign, half-written, full or forbidden."""
 
 
+class Unavailable(FlorenceError):
+    """What can not be done now and may be later: a service that is down, a budget that is spent. What was asked stays to be done."""
+
+
 class DecodeError(FlorenceError):
     """A text is not a legal answer of its task; ``position`` is the index of the first token that does not fit."""
 

@@ -127,6 +127,21 @@ class Annotation:
         return replace(self, kept=verdict.kept, reason=verdict.reason)
 
 
+ROLES: tuple[str, ...] = ("annotator", "ranker", "human")
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Who an author is to the consensus. ``role``: an annotator has a vote, a ranker tells how well texts fit what they are about, a human is right.
+
+    ``vocabulary``: the names that it can give to objects; None: any. Of what it has no name for, its silence says nothing.
+    """
+
+    name: str
+    role: str = "annotator"
+    vocabulary: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Keep or drop; a drop always has a reason (a short snake_case label)."""

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from specialist_options import made, options
 
 from florence.errors import SettingsError
 from florence.records import ANNOTATED, Claim, ImageRecord, Region, annotate
@@ -62,14 +63,14 @@ def given(needs: frozenset[str], *chosen: int) -> Batch:
 
 @lru_cache(maxsize=len(NAMES))
 def answers(name: str) -> tuple[list[Claim], ...]:
-    specialist = SPECIALISTS.get(name)(name="someone")
+    specialist = made(name)
     specialist.load()
     return tuple(specialist.annotate(given(specialist.needs, 0, 1, 2, 3)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_declares_what_it_needs_and_claims(name: str):
-    specialist = SPECIALISTS.get(name)(name="someone")
+    specialist = made(name)
     assert specialist.needs <= NEEDS
     assert specialist.tasks and set(specialist.tasks) <= set(ANNOTATED)
     assert type(specialist).__doc__ and type(specialist).Options.__doc__
@@ -79,18 +80,17 @@ def test_declares_what_it_needs_and_claims(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_refuses_an_option_that_it_does_not_know(name: str):
     with pytest.raises(SettingsError, match=r"specialists\.someone\.no_such_option.*allowed"):
-        SPECIALISTS.get(name)(name="someone", no_such_option=1)
+        made(name, no_such_option=1)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_version_is_stable_and_follows_the_options(name: str):
-    plugin = SPECIALISTS.get(name)
-    version = plugin(name="someone").version
-    assert version == plugin(name="someone").version
-    for field, values in plugin(name="someone").options.model_dump().items():
+    version = made(name).version
+    assert version == made(name).version
+    for field, values in made(name).options.model_dump().items():
         others = {bool: [not values], int: [values + 1 if isinstance(values, int) else 0], float: [values / 2 + 0.01 if isinstance(values, float) else 0]}
         for value in others.get(type(values), []):
-            assert plugin(name="someone", **{field: value}).version != version, field
+            assert made(name, **{field: value}).version != version, field
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,19 +104,19 @@ def test_versions_are_the_same_in_another_process_and_load_nothing():
     code = f"""
 import json, sys
 from florence.specialists import SPECIALISTS
-versions = {{name: SPECIALISTS.get(name)(name="someone").version for name in SPECIALISTS.names()}}
+versions = {{name: SPECIALISTS.get(name)(name="someone", **given).version for name, given in {dict((name, options(name)) for name in NAMES)!r}.items()}}
 print(json.dumps([versions, [module for module in {HEAVY!r} if module in sys.modules]]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
     versions, loaded = json.loads(done.stdout)
     assert loaded == []
-    assert versions == {name: SPECIALISTS.get(name)(name="someone").version for name in NAMES}
+    assert versions == {name: made(name).version for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_claims_are_of_declared_tasks_and_inside_their_images(name: str):
-    specialist = SPECIALISTS.get(name)(name="someone")
+    specialist = made(name)
     assert len(answers(name)) == 4
     assert any(answers(name)), "nothing was claimed at all: these images show nothing to this specialist"
     for record, claims in zip(whole().records, answers(name), strict=True):
@@ -132,7 +132,7 @@ def test_claims_are_of_declared_tasks_and_inside_their_images(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_do_not_depend_on_batch_order_or_instance(name: str):
-    specialist = SPECIALISTS.get(name)(name="someone")
+    specialist = made(name)
     specialist.load()
     specialist.load()
     for index in (1, 0):

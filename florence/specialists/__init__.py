@@ -7,6 +7,7 @@ at; the other modules of Florence know annotators by this interface alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from florence.config import Section
-from florence.errors import SettingsError
+from florence.errors import FlorenceError, SettingsError
 from florence.records import ANNOTATED, KINDS, Annotation, Claim, ImageRecord, digest
 from florence.registry import Registry
 
@@ -35,16 +36,38 @@ class Batch:
     truth: tuple[tuple[Annotation, ...], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an annotator has used that costs something. ``cost``: in the currency of its settings' prices."""
+
+    calls: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.calls + other.calls, self.tokens + other.tokens, self.cost + other.cost)
+
+
+Said = list[Claim] | FlorenceError
+"""What an annotator says of one image: its claims, or why it could not make any. Of an image that is answered with `Unavailable` it is asked again in a later run."""
+
+
 class Specialist(ABC):
     """One annotator. A subclass sets the class attributes and writes `annotate`.
 
     ``needs``: subset of `NEEDS`. ``tasks``: the kinds it claims (an instance may narrow them). ``Options``: its settings.
     ``revision``: raised whenever its code comes to answer differently, so that its earlier claims are made again.
+    ``role``: see `florence.records.Speaker`; a ranker claims the texts that it judges, word by word and where they were claimed, under scores of its own.
+    ``device``: where it computes ("auto", "cpu", "cuda", "cuda:1" …), set before `load`. ``spent``: what it has used in all, set to what earlier runs used
+    before the first `annotate`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
     tasks: tuple[str, ...] = ()
     revision: ClassVar[int] = 1
+    role: str = "annotator"
+    device: str = "auto"
+    spent: Usage = Usage()
 
     class Options(Section):
         """No settings."""
@@ -80,12 +103,19 @@ class Specialist(ABC):
         """Versions or hashes of the packages and weights that it answers with."""
         return {}
 
+    def vocabulary(self) -> tuple[str, ...] | None:
+        """The names that it can give to objects; None: any. Loads no weights."""
+        return None
+
     def load(self) -> None:  # noqa: B027 - many need nothing loaded
         """Load models; called before `annotate`, more than once."""
 
     @abstractmethod
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
-        """The claims about each image, in a stable order. What it says of an image does not depend on the others in the batch."""
+    def annotate(self, batch: Batch) -> Sequence[Said]:
+        """The claims about each image, in a stable order, or the error that one image met. What it says of an image does not depend on the others in the batch.
+
+        Raises Unavailable where none can be answered now.
+        """
 
 
 def checked_tasks(values: tuple[str, ...], allowed: tuple[str, ...] = KINDS) -> tuple[str, ...]:
