@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import importlib.util
 from functools import lru_cache
 from typing import Any
 
 from florence.specialists import SPECIALISTS, Specialist
 
-OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {}
-"""Name of a specialist -> a function that makes its options, and whatever files or servers they name, once a process."""
-
-
 @lru_cache(maxsize=None)
-def _made(name: str) -> dict[str, Any]:
-    return OPTIONS[name]() if name in OPTIONS else {}
+def _options(name: str) -> dict[str, Any]:
+    if importlib.util.find_spec(f"options_{name}") is None:
+        return {}
+    return importlib.import_module(f"options_{name}").options()
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options that a specialist is tested with."""
-    return dict(_made(name))
+    """The options that a specialist is tested with: those of tests/options_<name>.py, made once a process with whatever files they name; none without that file."""
+    return dict(_options(name))
 
 
 def made(name: str, **more: Any) -> Specialist:

@@ -1,0 +1,75 @@
+"""Models of the transformers library by name: a folder, or a name on a hub at a revision. Never pickled, and never with code of their own."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from florence.errors import ModelError
+
+
+def weights_version(model: str, revision: str | None) -> str:
+    """What a model's answers follow from: a hash of the folder's weights and settings, or the name on the hub with its revision. Loads nothing.
+
+    Raises ModelError for a folder without a config.json or without weights in safetensors files.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"{model}@{revision or 'main'}"
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".txt", ".model") and path.is_file())
+    if not (folder / "config.json").is_file() or not any(path.suffix == ".safetensors" for path in files):
+        raise ModelError(f"{model}: a checkpoint has a config.json and weights in .safetensors files; found {', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}")
+    return _hashed(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=64)
+def _hashed(files: tuple[tuple[str, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for path, _, _ in files:
+        with open(path, "rb") as file:
+            total.update(Path(path).name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def torch_device(device: str) -> Any:
+    """The torch device of that name; "auto" is a GPU where there is one. Raises ModelError for one that this machine does not have."""
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device!r} can not be used ({str(error).splitlines()[0]}): use auto or cpu") from None
+    return chosen
+
+
+def load_model(auto: str, model: str, revision: str | None, device: str, **options: Any) -> Any:
+    """A model by the name of its class in transformers (as "AutoModelForObjectDetection"), ready to answer on ``device``.
+
+    Raises ModelError naming the model and what to do where it can not be had, or is of another class.
+    """
+    return _loaded(auto, model, revision, options).eval().to(torch_device(device))
+
+
+def load_processor(auto: str, model: str, revision: str | None, **options: Any) -> Any:
+    """A model's processor ("AutoImageProcessor", "AutoProcessor", "AutoTokenizer"). Raises ModelError where it can not be had."""
+    return _loaded(auto, model, revision, options)
+
+
+def _loaded(auto: str, model: str, revision: str | None, options: dict[str, Any]) -> Any:
+    import transformers
+
+    weights = {"use_safetensors": True} if auto.startswith("AutoModel") else {}
+    local = Path(model).is_dir()
+    try:
+        return getattr(transformers, auto).from_pretrained(
+            model, revision=None if local else revision, local_files_only=local, trust_remote_code=False, **weights, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = "is the folder a whole checkpoint of this class?" if local else "is the name right, is the hub reached, and has HF_TOKEN the right to read it?"
+        raise ModelError(f"{model} can not be loaded by {auto} ({first}): {remedy}") from None
