@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from florence.specialists import SPECIALISTS, Specialist
 
-@lru_cache(maxsize=None)
+
+@cache
 def _options(name: str) -> dict[str, Any]:
     if importlib.util.find_spec(f"options_{name}") is None:
         return {}
