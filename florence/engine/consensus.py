@@ -1,14 +1,12 @@
-"""What several annotators say of one image, made into one: who speaks of the same place, whom to trust how far, what most of the weight says.
+"""What several annotators say of one image, made into one: who speaks of the same place, and what is to be believed of it.
 
-A vote is a share of weights. Who says something brings in the weight of its claim, who looked and says nothing the weight of its silence.
-Weights are estimated from the claims alone: an annotator is measured by the things that the others confirm, so its own vote does not count
-in its favour. From how often it says what others agree on follows how telling its silence is; from how often others confirm what it says,
-given how much they see, how likely its claims are right, for every level of its own score.
+Whom to trust how far is estimated from the claims alone (`florence.engine.reliability`). What is likeliest, all words and silences taken together, stands;
+its agreement is how likely it is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +14,19 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import Engine
+from florence.engine.ballots import Ballots
 from florence.engine.columns import Claims
+from florence.engine.reliability import Trust, believe
 
 HUMAN, STUDENT = "human", "student"
-LEVELS = 8
-"""Levels of an author's score that are told apart, where there are claims enough."""
-PER_LEVEL = 40
-"""Claims that a level needs."""
-PRIOR = 10.0
-"""Claims that an author's general reliability counts for, against those of one level."""
-ENOUGH = 5.0
-"""Claims or things (expected to be confirmed) under which an author's reliability is not estimated."""
+ENOUGH = 5
+"""Things that two authors have both boxed under which the distance of their boxes tells nothing."""
 SURE = 0.99
-"""The most that a claim is ever believed."""
-ROUNDS = 3
+"""The most that a text is ever believed."""
+CHUNK = 20_000
+"""Things whose evidence is in memory at once."""
 CHURN_IOU = 0.5
 """Places that overlap this much are the same one in both of two rounds."""
-
-Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(k,) codes of what is said on one side and on the other → (k,) 0…1, how far it is the same."""
 
 
 # ---------------------------------------------------------------- who speaks of one place
@@ -98,67 +90,6 @@ def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
 
 
-# ---------------------------------------------------------------- ballots
-
-
-@dataclass(frozen=True)
-class Ballots:
-    """c things that are voted on by A authors. ``claim``: (c, A), what each says of it, -1 for nothing; ``looked``: (c, A), who could have said something;
-    ``same``: (c, A, A), 0…1, how far two say the same, 0 where one says nothing; ``score``: (claims,), NaN where none.
-    """
-
-    claim: np.ndarray
-    looked: np.ndarray
-    same: np.ndarray
-    score: np.ndarray
-
-    @property
-    def spoke(self) -> np.ndarray:
-        """(c, A): who says something."""
-        return self.claim >= 0
-
-
-def ballots(thing: np.ndarray, author: np.ndarray, looked: np.ndarray, code: np.ndarray, score: np.ndarray, similarity: Similarity | None) -> Ballots:
-    """Ballots of m claims about ``thing`` (m,), numbered from 0, each author with one claim a thing at most.
-
-    ``looked``: (things, A). ``code``: (m,), the same for claims that say exactly the same; ``similarity``: of different codes, 0 where None.
-    """
-    claim = np.full(looked.shape, -1, np.int64)
-    claim[thing, author] = np.arange(len(thing))
-    there = claim >= 0
-    said = np.where(there, code[claim] if len(code) else -1, -1)
-    same = np.zeros((*looked.shape, looked.shape[1]))
-    for a in range(looked.shape[1]):
-        same[there[:, a], a, a] = 1
-        for b in range(a):
-            both = np.flatnonzero(there[:, a] & there[:, b])
-            alike = (said[both, a] == said[both, b]).astype(float)
-            if similarity is not None and len(rest := np.flatnonzero(alike == 0)):
-                alike[rest] = similarity(said[both[rest], a], said[both[rest], b])
-            same[both, a, b] = same[both, b, a] = alike
-    return Ballots(claim, looked | there, same, score)
-
-
-# ---------------------------------------------------------------- reliability
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """``right``: (claims,), how likely each claim is right; ``seen``: (A,), how much each author says of what there is; ``weight``: (A,), 0…1, of its
-    claims on the whole; ``estimated``: (A,), whether there was enough to tell by; what was not estimated has full weight.
-    """
-
-    right: np.ndarray
-    seen: np.ndarray
-    weight: np.ndarray
-    estimated: np.ndarray
-    choices: float
-
-    def claims(self) -> np.ndarray:
-        """(claims,): the weight of each claim."""
-        return information(self.right, self.choices)
-
-
 def information(right: np.ndarray, choices: float) -> np.ndarray:
     """The weight 0…1 of a word that is right so often, among so many things that could be said: log-odds against chance, 1 for one that is `SURE`."""
     right = np.clip(right, 0.001, SURE)
@@ -166,74 +97,8 @@ def information(right: np.ndarray, choices: float) -> np.ndarray:
     return np.clip(odds / np.log(SURE / (1 - SURE) * (choices - 1)), 0, 1)
 
 
-def reliability(votes: Ballots, judged: np.ndarray, choices: float) -> Reliability:
-    """Reliability of each author by what the others say. ``judged``: (A,), who is estimated at all; ``choices``: how many things could be said."""
-    right = np.full(len(votes.score), SURE)
-    weight = np.ones(votes.claim.shape[1])
-    seen, estimated = np.ones(len(weight)), np.zeros(len(weight), bool)
-    for _ in range(ROUNDS):
-        seen = np.asarray([_seen(votes, who, weight) for who in range(len(weight))])
-        for who in np.flatnonzero(judged).tolist():
-            right_of, mean = _right(votes, who, seen)
-            estimated[who] = mean is not None
-            if mean is not None:
-                mine = votes.claim[:, who][votes.spoke[:, who]]
-                right[mine] = right_of
-                weight[who] = information(np.asarray(mean), choices)
-    return Reliability(right, seen, weight, estimated, choices)
-
-
-def _seen(votes: Ballots, who: int, weight: np.ndarray) -> float:
-    """How much of what the others agree on an author says too; a half where they agree on nothing.
-
-    Others agree where two of them say the same and no more weight says otherwise; where only one other looked, what it says is taken.
-    """
-    rest = np.delete(np.arange(len(weight)), who)
-    if not len(rest):
-        return 0.5
-    mine = votes.looked[:, who]
-    same = votes.same[mine][:, rest][:, :, rest]
-    support = same @ weight[rest]
-    best = support.argmax(axis=1)
-    rows = np.arange(len(best))
-    voices = same[rows, best].sum(axis=1)
-    spoken = (votes.spoke[mine][:, rest] * weight[rest]).sum(axis=1)
-    agreed = (2 * support[rows, best] >= spoken - 1e-9) & (voices >= np.minimum(1.5, votes.looked[mine][:, rest].sum(axis=1))) & (voices > 0)
-    said = votes.same[mine, who][rows, rest[best]]
-    return (float(said[agreed].sum()) + 1) / (int(agreed.sum()) + 2)
-
-
-def _right(votes: Ballots, who: int, seen: np.ndarray) -> tuple[np.ndarray, float | None]:
-    """How likely each claim of an author is right, and its mean; None where too little could have been confirmed.
-
-    Others confirm a right claim as often as one of them sees what there is: the share of claims that are confirmed, over that, is the share of right ones.
-    """
-    mine = votes.spoke[:, who]
-    others = votes.looked[mine].copy()
-    others[:, who] = False
-    chance = 1 - np.prod(np.where(others, 1 - seen, 1.0), axis=1)
-    same = votes.same[mine, who].copy()
-    same[:, who] = 0
-    confirmed = same.max(axis=1, initial=0.0)
-    if chance.sum() < ENOUGH:
-        return np.full(int(mine.sum()), SURE), None
-    mean = min((confirmed.sum() + 0.5) / (chance.sum() + 1), SURE)
-    level = _levels(votes.score[votes.claim[:, who][mine]])
-    hits, base = np.bincount(level, confirmed), np.bincount(level, chance)
-    by_level = np.minimum((hits + PRIOR * mean) / (base + PRIOR), SURE)
-    return by_level[level], float(mean)
-
-
-def _levels(score: np.ndarray) -> np.ndarray:
-    """The level of each score among its author's, levels holding about as many claims; those without a score are of one level."""
-    there = ~np.isnan(score)
-    count = int(min(LEVELS, max(1, there.sum() // PER_LEVEL)))
-    edges = np.quantile(score[there], np.arange(1, count) / count) if count > 1 else np.zeros(0)
-    return np.where(there, np.searchsorted(edges, score, side="right"), LEVELS)
-
-
-def sharpness(bounds: np.ndarray, votes: Ballots) -> np.ndarray:
-    """(A,) the weight of each author's boxes (claims, 4): one over their variance, on the whole 1.
+def sharpness(bounds: np.ndarray, votes: Ballots, trust: Trust) -> np.ndarray:
+    """(A,) the weight of each author's boxes (claims, 4): one over their variance, on the whole 1; less for one that repeats another.
 
     The distance between two authors' boxes of one thing, in shares of its sides, has the sum of both variances.
     """
@@ -241,6 +106,8 @@ def sharpness(bounds: np.ndarray, votes: Ballots) -> np.ndarray:
     rows, distances, shares = [], [], []
     for a in range(count):
         for b in range(a):
+            if a == trust.repeats[b] or b == trust.repeats[a]:
+                continue
             both = votes.claim[votes.spoke[:, a] & votes.spoke[:, b]][:, [a, b]]
             if len(both) >= ENOUGH:
                 one, other = bounds[both[:, 0]], bounds[both[:, 1]]
@@ -249,12 +116,12 @@ def sharpness(bounds: np.ndarray, votes: Ballots) -> np.ndarray:
                 distances.append(np.mean(((one - other) / np.maximum(sides, 1e-9)) ** 2))
                 shares.append(np.sqrt(len(both)))
     if len(rows) < 3 or max(distances) < 1e-9:
-        return np.ones(count)
+        return 1 - trust.repeated
     system, right = np.asarray(rows, float) * np.asarray(shares)[:, None], np.asarray(distances) * shares
     variance = np.linalg.lstsq(system, right, rcond=None)[0]
     known = system.any(axis=0)
     variance = np.where(known, np.clip(variance, 0.2 * np.mean(distances) / 2, None), np.mean(distances) / 2)
-    return variance.mean() / variance
+    return variance.mean() / variance * (1 - trust.repeated)
 
 
 # ---------------------------------------------------------------- the vote
@@ -262,8 +129,8 @@ def sharpness(bounds: np.ndarray, votes: Ballots) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a vote comes to. ``winner``: (c,), the author whose word stands; ``agreement``: (c,), weighted share of those who looked that say the same;
-    ``weight``: (c, A), of what each says.
+    """What a vote comes to. ``winner``: (c,), the author whose word stands; ``agreement``: (c,), how likely that is right; ``weight``: (c, A), how likely is
+    right what each says.
     """
 
     winner: np.ndarray
@@ -271,48 +138,35 @@ class Outcome:
     weight: np.ndarray
 
 
-def vote(votes: Ballots, trust: Reliability, authors: Sequence[str], cap: float) -> Outcome:
-    """What each thing comes to. A student weighs ``cap`` of all who looked at most; where a human speaks, that is what holds."""
-    spoke = votes.spoke
-    weight = np.where(spoke, np.append(trust.claims(), 0.0)[votes.claim], 0.0)
-    silence = np.where(votes.looked & ~spoke, trust.weight * trust.seen, 0.0)
-    if HUMAN in authors:
-        silence[:, authors.index(HUMAN)] = 0
-    if STUDENT in authors:
-        student = authors.index(STUDENT)
-        limit = _limit(votes.looked, trust.weight, student, cap)
-        weight[:, student], silence[:, student] = np.minimum(weight[:, student], limit), np.minimum(silence[:, student], limit)
-    support = np.einsum("cab,cb->ca", votes.same, weight)
-    support[~spoke] = -1
-    winner = _best(support, weight)
-    agreement = np.clip(support[np.arange(len(winner)), winner], 0, None) / np.maximum(weight.sum(axis=1) + silence.sum(axis=1), 1e-12)
-    if HUMAN in authors:
-        human = authors.index(HUMAN)
-        ruled = spoke[:, human]
-        winner, agreement = np.where(ruled, human, winner), np.where(ruled, 1.0, agreement)
+def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float) -> Outcome:
+    """What each thing comes to. A student's evidence is ``cap`` of all there is at most; where a person speaks, that is what holds."""
+    student = authors.index(STUDENT) if STUDENT in authors else None
+    parts = [believe(votes.take(rows), trust, student, cap).claims for rows in _chunks(len(votes.claim))]
+    weight = np.concatenate([np.zeros((0, len(authors))), *parts])
+    winner = _best(votes, weight)
+    agreement = weight[np.arange(len(winner)), winner]
+    if votes.human is not None:
+        ruled = votes.spoke[:, votes.human]
+        winner, agreement = np.where(ruled, votes.human, winner), np.where(ruled, 1.0, agreement)
         weight[ruled] = 0
-        weight[ruled, human] = 1
+        weight[ruled, votes.human] = 1
     return Outcome(winner, np.clip(agreement, 0, 1), weight)
 
 
-def _best(support: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The author with most support; of equals (to nine digits) the heaviest, then the first."""
-    top = np.round(support, 9)
-    top = top == top.max(axis=1, keepdims=True)
-    return np.where(top, np.round(weight, 9), -1).argmax(axis=1)
+def _chunks(count: int) -> list[np.ndarray]:
+    return np.array_split(np.arange(count), max(1, -(-count // CHUNK)))
 
 
-def _limit(looked: np.ndarray, weight: np.ndarray, student: int, cap: float) -> np.ndarray:
-    """(c,) the most that a student's word may weigh, so that its share of the weight of all who looked is ``cap``."""
-    others = (looked * weight).sum(axis=1) - looked[:, student] * weight[student]
-    return np.full(len(looked), np.inf) if cap >= 1 else others * cap / (1 - cap)
+def _best(votes: Ballots, weight: np.ndarray) -> np.ndarray:
+    """The author whose word is likeliest right; of equals (to nine digits) the first."""
+    return np.where(votes.spoke, np.round(weight, 9), -1).argmax(axis=1)
 
 
 # ---------------------------------------------------------------- for the report
 
 
 def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine) -> dict[tuple[str, str], float]:
-    """The weight 0…1 that was estimated for each author and kind: what its claims weigh on the whole, before a student's share is capped.
+    """How reliable each author was found to be, 0…1, by author and kind: of places F1 (`Trust.reliability`), of captions what one weighs.
 
     Where too few others looked at the same images nothing is estimated, and the pair is missing.
     """
@@ -324,15 +178,18 @@ def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine) -> dic
     from florence.records import CAPTIONS, KINDS
 
     said = read_claims(*heard(claims, coverage, settings), None)
-    found: dict[str, Any] = {task: ask_places(said, KINDS.index(task), None, settings).trust for task in PLACES}
-    found |= {task: caption_trust(said, KINDS.index(task), candidates(said, KINDS.index(task), settings)) for task in CAPTIONS}
     captions = [caption for task in CAPTIONS for caption in fuse_captions(said, KINDS.index(task), settings)]
-    found[GROUNDING] = ask_phrases(said, captions, None, settings)[1].trust
+    trusts: dict[str, Any] = {task: ask_places(said, KINDS.index(task), None, settings).trust for task in PLACES}
+    trusts[GROUNDING] = ask_phrases(said, captions, None, settings)[1].trust
+    found = {task: (trust.reliability, trust.estimated) for task, trust in trusts.items()}
+    for task in CAPTIONS:
+        trust = caption_trust(said, KINDS.index(task), candidates(said, KINDS.index(task), settings))
+        found[task] = trust.weight, trust.estimated
     return {
-        (author, task): round(float(trust.weight[who]), 6)
-        for task, trust in sorted(found.items())
+        (author, task): round(float(value[who]), 6)
+        for task, (value, estimated) in sorted(found.items())
         for who, author in enumerate(said.authors)
-        if trust.estimated[who] and (said.author[said.kind == KINDS.index(task)] == who).any()
+        if estimated[who] and (said.author[said.kind == KINDS.index(task)] == who).any()
     }
 
 

@@ -10,20 +10,11 @@ import pyarrow as pa
 from florence.config import Engine
 from florence.engine import filters
 from florence.engine.alignment import align, code_of, overlap
+from florence.engine.ballots import Ballots, Similarity, ballots
 from florence.engine.columns import NO_SPAN, Claims, Labels, Regions, moved, no_polygons
-from florence.engine.consensus import (
-    HUMAN,
-    Ballots,
-    Outcome,
-    Reliability,
-    Similarity,
-    ballots,
-    gather,
-    reliability,
-    sharpness,
-    vote,
-)
+from florence.engine.consensus import HUMAN, STUDENT, Outcome, gather, sharpness, vote
 from florence.engine.enhance import spell
+from florence.engine.reliability import Trust, fit
 from florence.geometry import box_quad
 from florence.metrics import same
 from florence.metrics.reading import normal
@@ -70,7 +61,7 @@ class Poll:
     thing: np.ndarray
     voter: np.ndarray
     votes: Ballots
-    trust: Reliability
+    trust: Trust
 
 
 @dataclass(frozen=True)
@@ -129,20 +120,18 @@ def ask(claims: Claims, units: Units, looked: np.ndarray, settings: Engine, simi
     thing[asked] = np.arange(len(asked))
     group = np.zeros(len(asked), np.int64)
     group[thing_of] = units.group[voter]
-    votes = ballots(thing_of, units.author[voter], looked[group], units.code[voter], units.score[voter], similarity)
-    return Poll(units, place, thing, voter, votes, reliability(votes, ~is_human(claims), choices(units.code[voter])))
+    human = claims.authors.index(HUMAN) if HUMAN in claims.authors else None
+    empty = np.flatnonzero(filters.empty([units.text[k] for k in voter.tolist()]))
+    void = int(units.code[voter[empty[0]]]) if len(empty) else -1
+    votes = ballots(thing_of, units.author[voter], looked[group], units.code[voter], units.score[voter], similarity, human=human, void=void)
+    student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
+    return Poll(units, place, thing, voter, votes, fit(votes, student, settings.student.cap))
 
 
 def ask_places(claims: Claims, kind: int, size: np.ndarray | None, settings: Engine) -> Poll:
     """The poll on all places of a kind. ``size``: of the images; None filters nothing by it."""
     units = place_units(claims, kind, size, settings)
     return ask(claims, units, claims.able(kind), settings, likeness(units, KINDS[kind]))
-
-
-def choices(code: np.ndarray) -> float:
-    """How many things could as well be said: the perplexity of what is said, 2 to `CHOICES`."""
-    share = np.bincount(code)[np.unique(code)] / max(len(code), 1)
-    return float(np.clip(np.exp(-(share * np.log(share)).sum()), 2, CHOICES))
 
 
 def likeness(units: Units, task: str) -> Similarity | None:
@@ -182,7 +171,7 @@ def fuse(claims: Claims, asked: Poll, settings: Engine) -> Fused:
     where = np.nonzero(asked.votes.spoke)
     weight[asked.voter[asked.votes.claim[where]]] = outcome.weight[where]
     speaker, winner = _speakers(asked, outcome)
-    sharp = (weight > 0) * sharpness(units.bounds[asked.voter], asked.votes)[units.author]
+    sharp = weight * sharpness(units.bounds[asked.voter], asked.votes, asked.trust)[units.author]
     return Fused(
         speaker=speaker,
         winner=winner,
@@ -210,7 +199,8 @@ def average(values: np.ndarray, weight: np.ndarray, place: np.ndarray, speaker: 
     total, sums = np.zeros((len(speaker), values.shape[1])), np.zeros((len(speaker), values.shape[1]))
     np.add.at(total, place, mass)
     np.add.at(sums, place, mass * np.nan_to_num(values))
-    return np.where(total > 1e-12, sums / np.maximum(total, 1e-12), values[speaker])
+    # rounded, because the mean of equal values may come out a little off them, and so outside the image
+    return np.where(total > 1e-12, np.round(sums / np.maximum(total, 1e-12), 6), values[speaker])
 
 
 def fuse_places(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -> Labels:

@@ -63,6 +63,8 @@ class Simulated(Specialist):
         labels: tuple[str, ...] = Field((), description="labels that objects are mistaken for; none: a built-in list of common names")
         tasks: tuple[str, ...] = Field(KINDS, description="kinds it claims; where not set, answers and categories too if the truth has them")
         seed: int = Field(0, ge=0, description="changes every draw")
+        twin: str = Field("", description="name of an author whose draws it shares, as two versions of one model make the same mistakes; empty: none")
+        shared: float = Field(0.8, ge=0, le=1, description="share of the objects, captions and signs that it tells by the twin's draws")
 
         @field_validator("tasks")
         @classmethod
@@ -150,7 +152,12 @@ class _Teller:
         return [row for row in self.truth if row.task == task]
 
     def _stream(self, *key: object) -> np.random.Generator:
-        return np.random.default_rng([self.o.seed, int(digest([self.author, self.record.image_id, *map(str, key)]), 16)])
+        if self.o.twin and self._draws(self.o.twin, "shared", *key).random() < self.o.shared:
+            return self._draws(self.o.twin, *key)
+        return self._draws(self.author, *key)
+
+    def _draws(self, author: str, *key: object) -> np.random.Generator:
+        return np.random.default_rng([self.o.seed, int(digest([author, self.record.image_id, *map(str, key)]), 16)])
 
     # ------------------------------------------------------------ objects
 
