@@ -84,7 +84,7 @@ class Engine(Section):
 
     iou: float = Field(0.4, gt=0, lt=1, description="boxes that overlap this much speak of one place")
     same_iou: float = Field(0.2, gt=0, lt=1, description="the same for boxes under one label")
-    quorum: float = Field(0.5, ge=0, le=1, description="least agreement: how likely a label is right, all that was said and not said taken together")
+    quorum: float = Field(0.3, ge=0, le=1, description="least agreement: how likely a label is right, all that was said and not said taken together")
     caption_quorum: float = Field(0.0, ge=0, le=1, description="the same for captions, whose agreement is how far they use the same words")
     alike: float = Field(0.5, ge=0, le=1, description="share of words in common that makes captions versions of one text, which are then repaired word by word")
     min_score: dict[str, float] = Field({"*": 0.05}, description="least score of a claim, by kind ('*' for the rest)")

@@ -127,7 +127,7 @@ def test_votes_quorum_and_people():
 
     row = only({"a": said("cat", scores=0.5), "b": said("Cat", scores=0.7), "c": said("dog")})
     assert (row.regions[0].label, row.kept, row.text) == ("cat", True, "What is it?") and row.agreement == pytest.approx(2 / 3) and row.score == pytest.approx(0.6)
-    row = only({"a": said("cat"), "b": said("cow"), "c": said("dog")})
+    row = only({"a": said("cat"), "b": said("cow"), "c": said("dog")}, quorum=0.5)
     assert not row.kept and row.reason == "no_quorum"
     row = only({"a": said("cat"), "b": said("cat"), "human": said("dog", "dog", "puppy")})
     assert [r.label for r in row.regions] == ["dog", "dog", "puppy"] and row.kept

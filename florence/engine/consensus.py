@@ -16,15 +16,13 @@ import pyarrow as pa
 from florence.config import Engine
 from florence.engine.ballots import Ballots
 from florence.engine.columns import Claims
-from florence.engine.reliability import Trust, believe
+from florence.engine.reliability import Trust, believed
 
 HUMAN, STUDENT = "human", "student"
 ENOUGH = 5
 """Things that two authors have both boxed under which the distance of their boxes tells nothing."""
 SURE = 0.99
 """The most that a text is ever believed."""
-CHUNK = 20_000
-"""Things whose evidence is in memory at once."""
 CHURN_IOU = 0.5
 """Places that overlap this much are the same one in both of two rounds."""
 
@@ -141,8 +139,7 @@ class Outcome:
 def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float) -> Outcome:
     """What each thing comes to. A student's evidence is ``cap`` of all there is at most; where a person speaks, that is what holds."""
     student = authors.index(STUDENT) if STUDENT in authors else None
-    parts = [believe(votes.take(rows), trust, student, cap).claims for rows in _chunks(len(votes.claim))]
-    weight = np.concatenate([np.zeros((0, len(authors))), *parts])
+    weight = believed(votes, trust, student, cap)
     winner = _best(votes, weight)
     agreement = weight[np.arange(len(winner)), winner]
     if votes.human is not None:
@@ -151,10 +148,6 @@ def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float) -> Ou
         weight[ruled] = 0
         weight[ruled, votes.human] = 1
     return Outcome(winner, np.clip(agreement, 0, 1), weight)
-
-
-def _chunks(count: int) -> list[np.ndarray]:
-    return np.array_split(np.arange(count), max(1, -(-count // CHUNK)))
 
 
 def _best(votes: Ballots, weight: np.ndarray) -> np.ndarray:

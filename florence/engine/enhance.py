@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from florence.engine.alignment import ARTICLE, Alignment, Tokens, align, code_of, joined, overlap, tokens
+from florence.engine.ballots import ballots
+from florence.engine.reliability import believed, fit
 from florence.specialists import article
 
-PRIOR = 5
-"""Places that what is known of all keys counts for, against what is known of one."""
-SELDOM = 0.1
-"""Share of the places of a word under which an author is taken not to know it."""
 _BEFORE = re.compile(
     r"\s*(?:(?:an?\s+|the\s+)?(?:stock\s+)?(?:photo|picture|image|photograph|pic)s?\s*(?:of\b|:)"
     r"|[\w-]+\.(?:jpe?g|png|gif|webp|tiff?|bmp|heic)\b\s*[-–|:]?|(?:https?://|www\.)\S+|[-–|:]\s+)\s*",
@@ -68,30 +65,27 @@ class Composed:
 
 @dataclass(slots=True)
 class _Place:
-    """One place of a text. ``said``: key → the versions that have it there, with the index of their token; ``key``: the first of them; ``mask``: a bit
-    for each author with a token here.
-    """
+    """One place of a text. ``said``: key → the versions that have it there, with the index of their token; ``key``: the first of them."""
 
     key: int
-    mask: int
     said: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
 
-def compose(items: Sequence[Sequence[Version]], alike: float) -> list[Composed]:
+def compose(items: Sequence[Sequence[Version]], alike: float, capped: int | None = None, cap: float = 1.0) -> list[Composed]:
     """One text of the versions of each item (at least one). A version without weight has no vote, and is placed all the same.
 
     Versions that share less than ``alike`` of their words with the most typical one (see `overlap`) are no versions of it and have no
-    vote. With fewer than three left the most typical text stands as it is.
+    vote. With fewer than three left the most typical text stands as it is. ``capped``, ``cap``: an author whose word counts for so much of all evidence at most.
     """
     typical = [_typical(versions) for versions in items]
     near = [_near(versions, t, alike) for versions, t in zip(items, typical, strict=True)]
     several = {k: versions for k, versions in enumerate(near) if len(versions) > 2}
     keys = [[version.tokens.keys for version in versions] for versions in items]
-    networks = _networks(keys, [[version.author for version in versions] for versions in items], several)
-    habits = _habits(items, several, networks)
+    networks = _networks(keys, several)
+    belief = _believed(items, several, networks, capped, cap)
     texts = [versions[t].tokens for versions, t in zip(items, typical, strict=True)]
     for k, network in networks.items():
-        texts[k] = tokens(_written(items[k], near[k], network, habits))
+        texts[k] = tokens(_written(items[k], near[k], network, belief[k]))
     return _placed(items, texts, alike)
 
 
@@ -134,125 +128,87 @@ def placed(keys: Sequence[int], final: Sequence[int], side: Alignment, alike: fl
 
 
 def _networks(
-    items: Sequence[Sequence[Sequence[int]]], authors: Sequence[Sequence[int]], several: dict[int, list[int]]
+    items: Sequence[Sequence[Sequence[int]]], several: dict[int, list[int]]
 ) -> dict[int, list[_Place]]:
     """For each item whose versions differ, every place that one of its ``several`` versions has a key for, in order.
 
     Version after version joins, all items at once.
     """
     several = {k: versions for k, versions in several.items() if any(items[k][v] != items[k][versions[0]] for v in versions)}
-    networks = {k: _joined([], versions[0], authors[k], items[k][versions[0]], [-1] * len(items[k][versions[0]])) for k, versions in several.items()}
+    networks = {k: _joined([], versions[0], items[k][versions[0]], [-1] * len(items[k][versions[0]])) for k, versions in several.items()}
     for turn in range(1, max(map(len, several.values()), default=1)):
         joining = [(k, versions[turn]) for k, versions in several.items() if len(versions) > turn]
         sides = align([(items[k][v], tuple([place.key for place in networks[k]])) for k, v in joining])
         for (k, v), side in zip(joining, sides, strict=True):
-            networks[k] = _joined(networks[k], v, authors[k], items[k][v], side.to.tolist())
+            networks[k] = _joined(networks[k], v, items[k][v], side.to.tolist())
     return networks
 
 
-def _joined(network: list[_Place], version: int, authors: Sequence[int], keys: Sequence[int], to: Sequence[int]) -> list[_Place]:
+def _joined(network: list[_Place], version: int, keys: Sequence[int], to: Sequence[int]) -> list[_Place]:
     """``network`` with one more version's tokens at their places, or at places of their own after the one before."""
     result: list[_Place] = []
-    done, bit = 0, 1 << authors[version]
+    done = 0
     for index, (key, j) in enumerate(zip(keys, to, strict=True)):
         if j < 0:
-            place = _Place(key, 0)
+            place = _Place(key)
             result.append(place)
         else:
             place = network[j]
             result += network[done : j + 1]
             done = j + 1
-        place.mask |= bit
         place.said.setdefault(key, []).append((version, index))
     return result + network[done:]
 
 
-Pattern = tuple[int, int, int]
-"""The authors of a text's versions, a key, and those of them who have a token at a place of that key; authors as bits."""
+def _believed(
+    items: Sequence[Sequence[Version]], several: dict[int, list[int]], networks: dict[int, list[_Place]], capped: int | None, cap: float
+) -> dict[int, np.ndarray]:
+    """For each network (places, versions): how likely what a version says there is a word of the text.
 
-
-@dataclass(frozen=True, slots=True)
-class _Habits:
-    """``good``: patterns that are likelier to be of a token of the text than not; ``silent``: key → the authors who hardly ever say it, as bits: that
-    they lack it tells nothing.
+    Places are things that authors see or not, and name right or not, as objects in a picture are: how often each leaves out which word follows from all texts.
     """
+    rows: list[tuple[int, int, int]] = []
+    looked: list[list[int]] = []
+    numbers: dict[int, int] = {}
 
-    good: frozenset[Pattern]
-    silent: dict[int, int]
+    def say(author: int, key: int) -> None:
+        rows.append((len(looked) - 1, author, numbers.setdefault(key, len(numbers))))
 
-    def keep(self, panel: int, place: _Place, weight: Sequence[float], authors: Sequence[int], near: Sequence[int]) -> bool:
-        """Whether a place is one of the text: most of the weight of those who would say so says it, or it has a good pattern."""
-        silent = self.silent.get(place.key, 0) & ~place.mask
-        mass = sum([weight[v] for said in place.said.values() for v, _ in said])
-        whole = sum([weight[v] for v in near if not silent >> authors[v] & 1])
-        return 2 * mass > whole or (panel & ~silent, place.key, place.mask) in self.good
-
-
-def _habits(items: Sequence[Sequence[Version]], several: dict[int, list[int]], networks: dict[int, list[_Place]]) -> _Habits:
-    """What the texts as a whole tell about a place that most authors lack.
-
-    How often an author leaves out a token is told, key by key, by the places that all others have; how many places of the text only some
-    authors have follows from that. Where they are half of those that are found, or more, such a place is taken to be in the text.
-    """
-    tally: Counter[Pattern] = Counter()
     for k, near in several.items():
-        panel = _bits(items[k], near)
+        panel = [items[k][v].author for v in near]
+        for place in networks.get(k, ()):
+            looked.append(panel)
+            for author, key in sorted({items[k][v].author: key for key, said in place.said.items() for v, _ in said}.items()):
+                say(author, key)
+        for key in items[k][near[0]].tokens.keys if k not in networks else ():
+            looked.append(panel)
+            for author in sorted(panel):
+                say(author, key)
+    if not rows:
+        return {}
+    thing, author, code = np.asarray(rows, np.int64).T
+    heard = np.zeros((len(looked), max(version.author for versions in items for version in versions) + 1), bool)
+    heard[np.repeat(np.arange(len(looked)), [len(panel) for panel in looked]), [a for panel in looked for a in panel]] = True
+    votes = ballots(thing, author, heard, code, np.full(len(thing), np.nan))
+    capped = capped if capped is not None and capped < heard.shape[1] else None
+    claims = believed(votes, fit(votes, capped, cap), capped, cap)
+    result, start = {}, 0
+    for k, near in several.items():
+        count = len(networks[k]) if k in networks else len(items[k][near[0]].tokens)
         if k in networks:
-            tally.update([(panel, place.key, place.mask) for place in networks[k]])
-        else:
-            tally.update([(panel, key, panel) for key in items[k][near[0]].tokens.keys])
-    silent = _silent(tally)
-    spoken: Counter[Pattern] = Counter()
-    for (panel, key, mask), found in tally.items():
-        spoken[panel & ~(silent.get(key, 0) & ~mask), key, mask] += found
-    general: Counter[tuple[int, int]] = Counter()
-    for (panel, _, mask), found in spoken.items():
-        general[panel, mask] += found
-    good = set()
-    for (panel, key, mask), found in spoken.items():
-        everyone = expected = float(spoken[panel, key, panel])
-        for author in range(panel.bit_length()):
-            if (panel & ~mask) >> author & 1:
-                others = panel & ~(1 << author)
-                usual = (general[panel, others] + 1) / (general[panel, panel] + 2)
-                expected *= (spoken[panel, key, others] + PRIOR * usual) / (everyone + PRIOR)
-        if 2 * expected >= found:
-            good.add((panel, key, mask))
-    return _Habits(frozenset(good), silent)
+            result[k] = claims[start : start + count, [version.author for version in items[k]]]
+        start += count
+    return result
 
 
-def _silent(tally: Counter[Pattern]) -> dict[int, int]:
-    """For each key the authors who have it at less than `SELDOM` of the places where two others do, those where it can be told."""
-    asked: Counter[tuple[int, int]] = Counter()
-    said: Counter[tuple[int, int]] = Counter()
-    for (panel, key, mask), found in tally.items():
-        for author in range(panel.bit_length()):
-            if panel >> author & 1 and (mask & ~(1 << author)).bit_count() >= 2:
-                asked[key, author] += found
-                said[key, author] += found * (mask >> author & 1)
-    silent: dict[int, int] = {}
-    for (key, author), times in asked.items():
-        if times >= PRIOR and said[key, author] < SELDOM * times:
-            silent[key] = silent.get(key, 0) | 1 << author
-    return silent
-
-
-def _bits(versions: Sequence[Version], chosen: Sequence[int]) -> int:
-    mask = 0
-    for v in chosen:
-        mask |= 1 << versions[v].author
-    return mask
-
-
-def _written(versions: Sequence[Version], near: Sequence[int], network: Sequence[_Place], habits: _Habits) -> str:
-    """The text of the places that most of the weight has, or that are likely to be in the text all the same."""
-    panel = _bits(versions, near)
-    weight, authors = [version.weight for version in versions], [version.author for version in versions]
+def _written(versions: Sequence[Version], near: Sequence[int], network: Sequence[_Place], belief: np.ndarray) -> str:
+    """The text of the words that are likelier to be in it than not. ``belief``: (places, versions)."""
+    weight = [version.weight for version in versions]
     half = sum(weight[v] for v in near) / 2
     chosen: list[tuple[int, int, int]] = []
-    for place in network:
-        if habits.keep(panel, place, weight, authors, near):
-            key = place.key if len(place.said) == 1 else _heaviest(place, weight)
+    for place, likely in zip(network, belief, strict=True):
+        key = max(place.said, key=lambda key: max(likely[v] for v, _ in place.said[key]))
+        if max(likely[v] for v, _ in place.said[key]) >= 0.5:
             chosen.append((key, *place.said[key][-1]))
     keys = tuple(key for key, _, _ in chosen)
     if whole := [v for v in near if versions[v].tokens.keys == keys]:
@@ -264,11 +220,6 @@ def _written(versions: Sequence[Version], near: Sequence[int], network: Sequence
         word = _word(versions[v].tokens, index, chosen[number + 1] if number + 1 < len(chosen) else None, versions)
         words.append(word[:1].upper() + word[1:] if starts and capital else word)
     return joined(words)
-
-
-def _heaviest(place: _Place, weight: Sequence[float]) -> int:
-    """The key that most of the weight has at a place; of equals the first."""
-    return max(place.said, key=lambda key: sum([weight[v] for v, _ in place.said[key]]))
 
 
 def _word(text: Tokens, index: int, following: tuple[int, int, int] | None, versions: Sequence[Version]) -> str:
@@ -287,8 +238,7 @@ def spell(items: Sequence[Sequence[tuple[str, float]]]) -> list[str]:
     With fewer than three readings the first stands.
     """
     readings = [[tuple([code_of(c) for c in text]) for text, _ in item] for item in items]
-    numbers = [list(range(len(item))) for item in items]
-    networks = _networks(readings, numbers, {k: one for k, one in enumerate(numbers) if len(one) > 2})
+    networks = _networks(readings, {k: list(range(len(item))) for k, item in enumerate(items) if len(item) > 2})
     result = [item[0][0] for item in items]
     for k, network in networks.items():
         weight = [mass for _, mass in items[k]]

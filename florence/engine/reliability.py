@@ -35,6 +35,8 @@ PROVEN = 20.0
 """How much likelier (log) that has to make what both say."""
 SAMPLE = 8000
 """Things that the model is fitted to at most."""
+CHUNK = 20_000
+"""Things whose evidence is in memory at once."""
 STEPS, SETTLED = 40, 1e-3
 MOST_UNSEEN = 0.95
 
@@ -102,6 +104,12 @@ def believe(votes: Ballots, trust: Trust, capped: int | None = None, cap: float 
     _rule(votes, chance)
     names = chance[:, 1:-1]
     return Belief(chance[:, 0], names, np.einsum("cj,cja->ca", names, votes.same) * votes.spoke)
+
+
+def believed(votes: Ballots, trust: Trust, capped: int | None = None, cap: float = 1.0) -> np.ndarray:
+    """(c, A) `Belief.claims`, of as many things as there are: so many at once as memory is meant for."""
+    rows = np.array_split(np.arange(len(votes.claim)), max(1, -(-len(votes.claim) // CHUNK)))
+    return np.concatenate([believe(votes.take(part), trust, capped, cap).claims for part in rows])
 
 
 def _rule(votes: Ballots, chance: np.ndarray) -> None:
@@ -309,7 +317,8 @@ def _repeating(votes: Ballots, belief: Belief, trust: Trust) -> Trust:
         if group[a] != group[b]:
             edges.append((a, b, share))
             group = [group[a] if g == group[b] else g for g in group]
-    return replace(trust, **_rooted(edges, count))
+    repeats, repeated = _rooted(edges, count)
+    return replace(trust, repeats=repeats, repeated=repeated)
 
 
 def _repeats(votes: Ballots, chance: np.ndarray, alone: np.ndarray, of: int, who: int) -> tuple[float, float]:
@@ -323,8 +332,8 @@ def _repeats(votes: Ballots, chance: np.ndarray, alone: np.ndarray, of: int, who
     return share, float((chance * np.log((share * agree + (1 - share) * alone) / alone)).sum())
 
 
-def _rooted(edges: list[tuple[int, int, float]], count: int) -> dict[str, np.ndarray]:
-    """Ties as who repeats whom: in each group the first author repeats nobody."""
+def _rooted(edges: list[tuple[int, int, float]], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ties as who repeats whom, and for how many things: in each group the first author repeats nobody."""
     repeats, repeated = np.full(count, -1), np.zeros(count)
     known: set[int] = set()
     for root in range(count):
@@ -338,4 +347,4 @@ def _rooted(edges: list[tuple[int, int, float]], count: int) -> dict[str, np.nda
                     repeats[other], repeated[other] = one, share
                     known.add(other)
                     waiting.append(other)
-    return {"repeats": repeats, "repeated": repeated}
+    return repeats, repeated

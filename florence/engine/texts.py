@@ -16,6 +16,11 @@ from florence.engine.enhance import Composed, Version, bare, compose
 from florence.engine.places import CHOICES, is_human
 from florence.records import KINDS
 
+COPIES = 0.25
+"""Share of what two authors do not have in common by chance from which one is taken to repeat the other."""
+ENOUGH = 30
+"""Captions of two authors about the same images under which they are taken to be independent."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -50,12 +55,13 @@ class Caption:
 @dataclass(frozen=True)
 class Trust:
     """(A,) ``weight``: of each author's captions of one kind; ``speaks``: the share of the images it looked at that it has one for; ``estimated``: whether
-    there was enough to tell by.
+    there was enough to tell by; ``group``: a number that authors have in common who repeat each other.
     """
 
     weight: np.ndarray
     speaks: np.ndarray
     estimated: np.ndarray
+    group: np.ndarray
 
 
 def candidates(claims: Claims, kind: int, settings: Engine) -> dict[int, list[Candidate]]:
@@ -84,7 +90,8 @@ def candidates(claims: Claims, kind: int, settings: Engine) -> dict[int, list[Ca
 def caption_trust(claims: Claims, kind: int, found: dict[int, list[Candidate]]) -> Trust:
     """How near each author's captions are to what is right, by how near they are to each other.
 
-    The likeness of two authors is taken for the product of two figures, one of each, that are fitted to all pairs; it takes three authors to tell them apart.
+    The likeness of two authors is taken for the product of two figures, one of each, that are fitted to all pairs; it takes three authors to tell them apart. Pairs that
+    are much more alike than that repeat each other (see `repeating`).
     """
     count = len(claims.authors)
     total, times = np.zeros((count, count)), np.zeros((count, count))
@@ -96,9 +103,10 @@ def caption_trust(claims: Claims, kind: int, found: dict[int, list[Candidate]]) 
                 times[one.author, other.author] += 1
     total, times = total + total.T, times + times.T
     judged = ~is_human(claims) & ((times > 0).sum(axis=1) >= 2)
-    weight = np.where(judged, information(factors(total, times), CHOICES), 1.0)
+    near, group = repeating(total, times)
+    weight = np.where(judged, information(near, CHOICES), 1.0)
     said = np.bincount([c.author for several in found.values() for c in several], minlength=count)
-    return Trust(weight, np.minimum((said + 1) / (claims.able(kind).sum(axis=0) + 1), 1.0), judged)
+    return Trust(weight, np.minimum((said + 1) / (claims.able(kind).sum(axis=0) + 1), 1.0), judged, group)
 
 
 def factors(total: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -113,6 +121,26 @@ def factors(total: np.ndarray, times: np.ndarray) -> np.ndarray:
     return near
 
 
+def repeating(total: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(A,) `factors`, and (A,) the group of each author: pairs are of one that are alike in more than `COPIES` of what two independent ones would not share.
+
+    It takes four authors: with three, any likeness of pairs can be explained by the factors.
+    """
+    times, group = times.copy(), np.arange(len(times))
+    while True:
+        near = factors(total, times)
+        if ((times > 0).sum(axis=1) >= 3).sum() < 4:
+            return near, group
+        expected = np.outer(near, near)
+        mean = np.divide(total, times, out=np.zeros_like(total), where=times >= ENOUGH)
+        copies = np.where(times >= ENOUGH, (mean - expected) / (1 - expected), 0.0)
+        a, b = np.unravel_index(int(copies.argmax()), copies.shape)
+        if copies[a, b] < COPIES:
+            return near, group
+        times[a, b] = times[b, a] = 0
+        group[group == group[b]] = group[a]
+
+
 # ---------------------------------------------------------------- fusing
 
 
@@ -121,12 +149,13 @@ def fuse_captions(claims: Claims, kind: int, settings: Engine) -> list[Caption]:
     found = candidates(claims, kind, settings)
     trust = caption_trust(claims, kind, found)
     able, people = claims.able(kind), is_human(claims)
+    student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
     images = list(found)
     heard = [_weights(found[i], able[i], trust, people, claims.authors, settings.student.cap) for i in images]
     items = [[Version(c.author, c.tokens, w) for c, w in zip(found[i], weights, strict=True)] for i, weights in zip(images, heard, strict=True)]
     result = [
         _caption(image, kind, found[image], composed, weights, able[image], trust, people, settings)
-        for image, composed, weights in zip(images, compose(items, settings.alike), heard, strict=True)
+        for image, composed, weights in zip(images, compose(items, settings.alike, student, settings.student.cap), heard, strict=True)
     ]
     return _filtered(result, people, settings)
 
@@ -143,6 +172,11 @@ def _weights(
         others[authors.index(STUDENT)] = False
         limit = trust.weight[others].sum() * cap / (1 - cap)
     weights = [0.0 if c.reason else float(trust.weight[c.author]) for c in several]
+    # of those who repeat each other one has a vote
+    best: dict[int, int] = {}
+    for k in sorted(range(len(several)), key=lambda k: -weights[k]):
+        if best.setdefault(int(trust.group[several[k].author]), k) != k:
+            weights[k] = 0.0
     return [min(w, limit) if authors[c.author] == STUDENT else w for c, w in zip(several, weights, strict=True)]
 
 

@@ -12,6 +12,8 @@ from florence.report.tables import figure, interval
 
 NAME, COLUMN, ACROSS = 44, 9, 7
 """Characters of the first column and of each variant's in the terminal, and how many variants stand side by side."""
+CIDER = "cider"
+"""The metric that has a scale of its own."""
 UNTAUGHT = "*"
 
 
@@ -108,7 +110,7 @@ def _line(name: str, cells: Sequence[str]) -> str:
 
 
 def plot(rows: Sequence[Row], lines: bool = False) -> bytes:
-    """A PNG with a panel for each set of tasks: grouped bars, a colour a variant, pale where it was not taught the task; or, where only the share of the
+    """A PNG with a panel for each set of tasks and scale (CIDEr goes to 10, the others to 1): grouped bars, a colour a variant, pale where it was not taught the task; or, where only the share of the
     images differs, ``lines`` over it. Of a task with several references the best known one is shown."""
     from matplotlib.figure import Figure
 
@@ -116,15 +118,15 @@ def plot(rows: Sequence[Row], lines: bool = False) -> bytes:
     for row in rows:
         if row.value is not None:
             best.setdefault((row.task, row.variant), row)
-    sets = list(dict.fromkeys(row.set for row in best.values()))
-    sets.sort(key=lambda name: {"image": 0, "region": 1, "pixel": 2}.get(name, 3))
+    sets = list(dict.fromkeys((row.set, row.metric == CIDER) for row in best.values()))
+    sets.sort(key=lambda panel: ({"image": 0, "region": 1, "pixel": 2}.get(panel[0], 3), panel))
     variants = list(dict.fromkeys(row.variant for row in rows))
     drawing = Figure(figsize=(11, 3.2 * max(len(sets), 1)), layout="constrained")
-    for number, name in enumerate(sets, start=1):
+    for number, (name, cider) in enumerate(sets, start=1):
         axes = drawing.add_subplot(len(sets), 1, number)
-        of_set = {key: row for key, row in best.items() if row.set == name}
+        of_set = {key: row for key, row in best.items() if (row.set, row.metric == CIDER) == (name, cider)}
         (_lines if lines else _bars)(axes, of_set, variants)
-        axes.set_title(f"{name} tasks", loc="left")
+        axes.set_title(f"{name} tasks" + (", CIDEr" if cider else ""), loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylim(bottom=0)
     if not lines:
