@@ -14,7 +14,7 @@ PER_LEVEL = 40
 """Claims that a level needs."""
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(k,) codes of what is said on one side and on the other → (k,) 0…1, how far it is the same."""
+"""(k,) codes of what things are, and of what is said of them → (k,) 0…1, how right that is."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Ballots:
     """c things that A authors could speak of.
 
     ``claim``: (c, A), the claim that each makes about it, -1 for none; ``heard``: (c, A), whose word and silence count: those who looked, people left out;
-    ``same``: (c, A, A), 0…1, how far two say the same, 0 where one says nothing; ``label``: (c, A), what is said, as a number below ``names``; 0 where nothing is;
+    ``same``: (c, A, A), 0…1, how right the second is if the first is, 0 where one says nothing; ``label``: (c, A), what is said, as a number below ``names``; 0 where nothing is;
     ``level``: (c, A), of the author's score; ``able``: (A, V), which names an author has, None: all; ``human``: the author that is a person;
     ``void``: the label by which a person says that there is nothing, -1 for none; ``of``: how many times as many things there are as these.
     """
@@ -50,6 +50,18 @@ class Ballots:
         for a in range(1, first.shape[1]):
             first[:, a] &= ~((self.label[:, :a] == self.label[:, [a]]) & self.spoke[:, :a]).any(axis=1)
         return first
+
+    @cached_property
+    def testable(self) -> np.ndarray:
+        """(c, A): whether somebody else could have said what an author says."""
+        if self.able is None:
+            return np.sum(self.heard, axis=1, keepdims=True) - self.heard > 0
+        others = np.zeros(self.claim.shape, bool)
+        for a in range(len(self.able)):
+            could = self.heard & self.able[:, self.label[:, a]].T
+            could[:, a] = False
+            others[:, a] = could.any(axis=1)
+        return others
 
     def agree(self, a: int, b: int) -> np.ndarray:
         """(c,) how far two authors say the same, silence of both included."""
@@ -81,10 +93,11 @@ def ballots(
         same[spoke[:, a], a, a] = 1
         for b in range(a):
             both = np.flatnonzero(spoke[:, a] & spoke[:, b])
-            alike = (label[both, a] == label[both, b]).astype(float)
-            if similarity is not None and len(rest := np.flatnonzero(alike == 0)):
-                alike[rest] = similarity(label[both[rest], a], label[both[rest], b])
-            same[both, a, b] = same[both, b, a] = alike
+            same[both, a, b] = same[both, b, a] = label[both, a] == label[both, b]
+            rest = both[label[both, a] != label[both, b]]
+            if similarity is not None and len(rest):
+                same[rest, a, b] = similarity(label[rest, a], label[rest, b])
+                same[rest, b, a] = similarity(label[rest, b], label[rest, a])
     heard = looked | spoke
     if human is not None:
         heard[:, human] = False

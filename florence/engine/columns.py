@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.errors import DataError
-from florence.records import ANNOTATED, ANNOTATIONS, REGION, annotation_id
+from florence.records import ANNOTATED, ANNOTATIONS, REGION, Speaker, annotation_id
 
 NO_SPAN = -1
 _POLYGONS = pa.list_(pa.list_(pa.float64()))
@@ -40,6 +40,7 @@ class Claims:
 
     ``images``: ids in the order of the images' table; ``authors``: sorted; ``texts``: distinct ones. ``image``, ``kind``, ``author``, ``text``:
     (n,), indices into images, `ANNOTATED`, authors and texts; ``score``: (n,), NaN where none. ``looked``: (images, authors), who looked at what.
+    ``vocabularies``: the names that each author has for objects, None for any.
     """
 
     images: tuple[str, ...]
@@ -52,6 +53,7 @@ class Claims:
     score: np.ndarray
     looked: np.ndarray
     regions: Regions
+    vocabularies: tuple[tuple[str, ...] | None, ...]
 
     def __len__(self) -> int:
         return len(self.image)
@@ -63,7 +65,7 @@ class Claims:
         return self.looked & speaks
 
 
-def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None) -> Claims:
+def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None, speakers: Sequence[Speaker] = ()) -> Claims:
     """Claims about ``images`` (about every image that is claimed about, where that is None; nothing is then clipped).
 
     Raises DataError for a kind that is not annotated, or a place that is not one.
@@ -82,6 +84,7 @@ def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None) -
     names = pa.array(sorted(set(pc.unique(claims["author"]).to_pylist()) | set(pc.unique(coverage["author"]).to_pylist())), pa.string())
     author = _codes(table["author"], names)
     texts = table["text"].combine_chunks().dictionary_encode()
+    known_names = {speaker.name: speaker.vocabulary for speaker in speakers if speaker.role == "annotator"}
     size = sizes(images)[image] if images is not None else np.full((len(image), 2), np.inf)
     return Claims(
         images=tuple(known.to_pylist()),
@@ -94,6 +97,7 @@ def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None) -
         score=_numbers(table["score"]),
         looked=_looked(coverage, known, names, image, author),
         regions=_regions(table["regions"].combine_chunks(), size),
+        vocabularies=tuple(known_names.get(name) for name in names.to_pylist()),
     )
 
 

@@ -17,6 +17,7 @@ from florence.config import Engine
 from florence.engine.ballots import Ballots
 from florence.engine.columns import Claims
 from florence.engine.reliability import Trust, believed
+from florence.records import Speaker
 
 HUMAN, STUDENT = "human", "student"
 ENOUGH = 5
@@ -127,7 +128,7 @@ def sharpness(bounds: np.ndarray, votes: Ballots, trust: Trust) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a vote comes to. ``winner``: (c,), the author whose word stands; ``agreement``: (c,), how likely that is right; ``weight``: (c, A), how likely is
+    """What a vote comes to. ``winner``: (c,), the author whose word stands, the likeliest; ``agreement``: (c,), how likely that is right; ``weight``: (c, A), how likely is
     right what each says.
     """
 
@@ -136,11 +137,16 @@ class Outcome:
     weight: np.ndarray
 
 
-def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float) -> Outcome:
-    """What each thing comes to. A student's evidence is ``cap`` of all there is at most; where a person speaks, that is what holds."""
+def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float, *, by_name: bool = False) -> Outcome:
+    """What each thing comes to. A student's evidence is ``cap`` of all there is at most; where a person speaks, that is what holds.
+
+    ``by_name``: of a name and a kind that it is of the likelier one stands, although the kind is right in both cases; else what is likeliest right.
+    """
     student = authors.index(STUDENT) if STUDENT in authors else None
-    weight = believed(votes, trust, student, cap)
-    winner = _best(votes, weight)
+    belief = believed(votes, trust, student, cap)
+    weight = belief.claims
+    standing = np.where(votes.first, np.round(belief.names, 9), -1) if by_name else np.where(votes.spoke, np.round(weight, 9), -1)
+    winner = standing.argmax(axis=1)
     agreement = weight[np.arange(len(winner)), winner]
     if votes.human is not None:
         ruled = votes.spoke[:, votes.human]
@@ -150,15 +156,10 @@ def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float) -> Ou
     return Outcome(winner, np.clip(agreement, 0, 1), weight)
 
 
-def _best(votes: Ballots, weight: np.ndarray) -> np.ndarray:
-    """The author whose word is likeliest right; of equals (to nine digits) the first."""
-    return np.where(votes.spoke, np.round(weight, 9), -1).argmax(axis=1)
-
-
 # ---------------------------------------------------------------- for the report
 
 
-def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine) -> dict[tuple[str, str], float]:
+def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()) -> dict[tuple[str, str], float]:
     """How reliable each author was found to be, 0…1, by author and kind: of places F1 (`Trust.reliability`), of captions what one weighs.
 
     Where too few others looked at the same images nothing is estimated, and the pair is missing.
@@ -170,7 +171,7 @@ def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine) -> dic
     from florence.engine.texts import candidates, caption_trust, fuse_captions
     from florence.records import CAPTIONS, KINDS
 
-    said = read_claims(*heard(claims, coverage, settings), None)
+    said = read_claims(*heard(claims, coverage, settings, speakers), None, speakers)
     captions = [caption for task in CAPTIONS for caption in fuse_captions(said, KINDS.index(task), settings)]
     trusts: dict[str, Any] = {task: ask_places(said, KINDS.index(task), None, settings).trust for task in PLACES}
     trusts[GROUNDING] = ask_phrases(said, captions, None, settings)[1].trust

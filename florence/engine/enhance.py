@@ -191,7 +191,7 @@ def _believed(
     heard[np.repeat(np.arange(len(looked)), [len(panel) for panel in looked]), [a for panel in looked for a in panel]] = True
     votes = ballots(thing, author, heard, code, np.full(len(thing), np.nan))
     capped = capped if capped is not None and capped < heard.shape[1] else None
-    claims = believed(votes, fit(votes, capped, cap), capped, cap)
+    claims = believed(votes, fit(votes, capped, cap), capped, cap).claims
     result, start = {}, 0
     for k, near in several.items():
         count = len(networks[k]) if k in networks else len(items[k][near[0]].tokens)

@@ -14,14 +14,15 @@ from florence.engine.ballots import Ballots, Similarity, ballots
 from florence.engine.columns import NO_SPAN, Claims, Labels, Regions, moved, no_polygons
 from florence.engine.consensus import HUMAN, STUDENT, Outcome, gather, sharpness, vote
 from florence.engine.enhance import spell
+from florence.engine.names import names
 from florence.engine.reliability import Trust, fit
 from florence.geometry import box_quad
 from florence.metrics import same
 from florence.metrics.reading import normal
 from florence.records import KINDS
 
-READ = "<OCR_WITH_REGION>"
-PLACES = ("<OD>", "<DENSE_REGION_CAPTION>", "<REFERRING_EXPRESSION_SEGMENTATION>", READ)
+OBJECTS, READ = "<OD>", "<OCR_WITH_REGION>"
+PLACES = (OBJECTS, "<DENSE_REGION_CAPTION>", "<REFERRING_EXPRESSION_SEGMENTATION>", READ)
 CHOICES = 20.0
 """With more choices than that, weights differ too little for the silence of the others to count for enough."""
 ALIKE = 0.25
@@ -53,7 +54,7 @@ class Units:
 @dataclass(frozen=True)
 class Poll:
     """What is asked about the places of one kind. ``place``: (m,) of each unit; ``thing``: (places,), row in the ballots, -1 where nobody has a vote;
-    ``voter``: unit of each claim in the ballots.
+    ``voter``: unit of each claim in the ballots; ``by_name``: see `vote`.
     """
 
     units: Units
@@ -62,6 +63,7 @@ class Poll:
     voter: np.ndarray
     votes: Ballots
     trust: Trust
+    by_name: bool
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
     region = np.where(np.append(claims.regions.claim, -1)[region] == rows, region, -1)
     bounds = np.append(claims.regions.bounds, np.full((1, 4), np.nan), axis=0)[region]
     text = tuple(claims.texts[k] for k in claims.text[rows].tolist())
-    plain = normal if KINDS[kind] == READ else same
+    plain = normal if KINDS[kind] == READ else names(settings).plain if KINDS[kind] == OBJECTS else same
     codes: dict[str, int] = {}
     known = {t: codes.setdefault(plain(t), len(codes)) for t in dict.fromkeys(text)}
     human = is_human(claims)[claims.author[rows]]
@@ -110,8 +112,11 @@ def is_human(claims: Claims) -> np.ndarray:
     return np.asarray([name == HUMAN for name in claims.authors], bool)
 
 
-def ask(claims: Claims, units: Units, looked: np.ndarray, settings: Engine, similarity: Similarity | None) -> Poll:
-    """Gather units by place, and estimate whom to trust how far. ``looked``: (groups, A), who could have said something."""
+def ask(
+    claims: Claims, units: Units, looked: np.ndarray, settings: Engine, similarity: Similarity | None, able: np.ndarray | None = None, *,
+    by_name: bool = False,
+) -> Poll:  # fmt: skip
+    """Gather units by place, and estimate whom to trust how far. ``looked``: (groups, A), who could have said something; ``able``: see `Ballots`."""
     good = units.reason == ""
     place = gather(units.group, units.author, units.bounds, units.code, settings.iou, settings.same_iou, first=good)
     voter = np.flatnonzero(good)
@@ -123,34 +128,51 @@ def ask(claims: Claims, units: Units, looked: np.ndarray, settings: Engine, simi
     human = claims.authors.index(HUMAN) if HUMAN in claims.authors else None
     empty = np.flatnonzero(filters.empty([units.text[k] for k in voter.tolist()]))
     void = int(units.code[voter[empty[0]]]) if len(empty) else -1
-    votes = ballots(thing_of, units.author[voter], looked[group], units.code[voter], units.score[voter], similarity, human=human, void=void)
+    votes = ballots(thing_of, units.author[voter], looked[group], units.code[voter], units.score[voter], similarity, able, human, void)
     student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
-    return Poll(units, place, thing, voter, votes, fit(votes, student, settings.student.cap))
+    return Poll(units, place, thing, voter, votes, fit(votes, student, settings.student.cap), similarity is None or by_name)
 
 
 def ask_places(claims: Claims, kind: int, size: np.ndarray | None, settings: Engine) -> Poll:
     """The poll on all places of a kind. ``size``: of the images; None filters nothing by it."""
     units = place_units(claims, kind, size, settings)
-    return ask(claims, units, claims.able(kind), settings, likeness(units, KINDS[kind]))
+    able = vocabulary(claims, units, settings) if KINDS[kind] == OBJECTS else None
+    return ask(claims, units, claims.able(kind), settings, likeness(units, KINDS[kind], settings), able, by_name=KINDS[kind] == OBJECTS)
 
 
-def likeness(units: Units, task: str) -> Similarity | None:
-    """How far different texts say the same: names of objects not at all, descriptions by words in common, lines by characters."""
-    if task == "<OD>":
+def vocabulary(claims: Claims, units: Units, settings: Engine) -> np.ndarray | None:
+    """(A, codes) whether an author has a name, or that of a kind, for what has that code; None where all have any."""
+    if all(known is None for known in claims.vocabularies):
         return None
+    table = names(settings)
+    example = dict(zip(units.code.tolist(), units.text, strict=True))
+    able = np.ones((len(claims.authors), len(example)), bool)
+    for who, known in enumerate(claims.vocabularies):
+        if known is not None:
+            words = {table.plain(name) for name in known}
+            able[who] = [bool(words & table.kinds(example[code])) for code in range(len(example))]
+    return able
+
+
+def likeness(units: Units, task: str, settings: Engine) -> Similarity:
+    """How right what is said is where something else is the case: names of objects by the table of kinds, descriptions by words in common, lines by characters."""
     example = dict(zip(units.code.tolist(), units.text, strict=True))
     known: dict[tuple[int, int], float] = {}
 
     def compare(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         pairs = list(zip(a.tolist(), b.tolist(), strict=True))
         new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
-        if task == READ:
+        if task == OBJECTS:
+            table = names(settings)
+            plain = {code: table.plain(example[code]) for pair in new for code in pair}
+            known.update({(x, y): table.likeness(plain[x], plain[y]) for x, y in new})
+        elif task == READ:
             sides = align([(letters(example[x]), letters(example[y])) for x, y in new])
-            known.update(zip(new, (side.similarity for side in sides), strict=True))
+            known.update({both: side.similarity**2 for (x, y), side in zip(new, sides, strict=True) for both in ((x, y), (y, x))})
         else:
-            known.update({(x, y): overlap(example[x], example[y]) for x, y in new})
-        # squared: two words of four in common is little
-        return np.asarray([known[pair] for pair in pairs]) ** 2
+            # squared: two words of four in common is little
+            known.update({both: overlap(example[x], example[y]) ** 2 for x, y in new for both in ((x, y), (y, x))})
+        return np.asarray([known[pair] for pair in pairs])
 
     return compare
 
@@ -165,7 +187,7 @@ def letters(text: str) -> list[int]:
 
 def fuse(claims: Claims, asked: Poll, settings: Engine) -> Fused:
     """Vote on every place, and put its box where its claims are on average, the sharper ones counting for more."""
-    outcome = vote(asked.votes, asked.trust, claims.authors, settings.student.cap)
+    outcome = vote(asked.votes, asked.trust, claims.authors, settings.student.cap, by_name=asked.by_name)
     units = asked.units
     weight = np.zeros(len(units))
     where = np.nonzero(asked.votes.spoke)
@@ -212,6 +234,9 @@ def fuse_places(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -
     speaker, box = fused.speaker, fused.box
     there = ~np.isnan(box).any(axis=1)
     text = _spelled(asked, fused) if task == READ else [units.text[k] for k in speaker.tolist()]
+    if task == OBJECTS:
+        table = names(settings)
+        text = [t if human else table.label(t) for t, human in zip(text, units.human[speaker].tolist(), strict=True)]
     nothing = np.full((len(box), 8), np.nan)
     quad = average(_alike_quads(claims.regions, asked, speaker), fused.sharp, asked.place, speaker) if task == READ else nothing
     return Labels(

@@ -106,10 +106,11 @@ def believe(votes: Ballots, trust: Trust, capped: int | None = None, cap: float 
     return Belief(chance[:, 0], names, np.einsum("cj,cja->ca", names, votes.same) * votes.spoke)
 
 
-def believed(votes: Ballots, trust: Trust, capped: int | None = None, cap: float = 1.0) -> np.ndarray:
-    """(c, A) `Belief.claims`, of as many things as there are: so many at once as memory is meant for."""
+def believed(votes: Ballots, trust: Trust, capped: int | None = None, cap: float = 1.0) -> Belief:
+    """`believe`, of as many things as there are: so many at once as memory is meant for."""
     rows = np.array_split(np.arange(len(votes.claim)), max(1, -(-len(votes.claim) // CHUNK)))
-    return np.concatenate([believe(votes.take(part), trust, capped, cap).claims for part in rows])
+    parts = [believe(votes.take(part), trust, capped, cap) for part in rows]
+    return Belief(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("nothing", "names", "claims")))
 
 
 def _rule(votes: Ballots, chance: np.ndarray) -> None:
@@ -238,10 +239,13 @@ def _learnt(votes: Ballots, belief: Belief, trust: Trust) -> Trust:
     unseen = 1 / (1 - _unseen(votes, trust))
     things = float((there * unseen).sum())
     fresh = 1 - np.stack([votes.agree(int(b), a) * r if b >= 0 else np.zeros(len(there)) for a, (b, r) in enumerate(zip(trust.repeats.tolist(), trust.repeated.tolist(), strict=True))], axis=1)
-    invented = (belief.nothing[:, None] * spoke * fresh).sum(axis=0) + 0.5
+    # claims that nobody could have confirmed are taken to be as often wrong as the others
+    tested = spoke & votes.testable
+    share = (spoke.sum(axis=0) + 0.5) / (tested.sum(axis=0) + 0.5)
+    invented = ((belief.nothing[:, None] * tested * fresh).sum(axis=0) + 0.5) * share
     right, wrong = _levels_of(votes, claims), _levels_of(votes, spoke - claims)
-    called, mistaken = _names_of(votes, claims)
-    precision = (claims.sum(axis=0) + RIGHT * PRIOR) / (spoke.sum(axis=0) + PRIOR)
+    called, mistaken = _names_of(votes, claims, tested)
+    precision = ((claims * tested).sum(axis=0) + RIGHT * PRIOR) / (tested.sum(axis=0) + PRIOR)
     changed = replace(trust, precision=precision, things=max(things, 0.5), invented=invented, called=called, mistaken=mistaken, right=right, wrong=wrong)
     if not trust.estimated.any():
         return changed
@@ -282,13 +286,12 @@ def _levels_of(votes: Ballots, weight: np.ndarray) -> np.ndarray:
     return result
 
 
-def _names_of(votes: Ballots, claims: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(V,) twice: `Trust.called` and `Trust.mistaken`; a name that is seldom said is as often right as names are on the whole."""
-    spoke = votes.spoke
-    label = votes.label[spoke]
-    said = np.bincount(label, minlength=votes.names) + 0.01
-    right = np.bincount(label, claims[spoke], minlength=votes.names)
-    share = (right + BY_CLAIMS * right.sum() / said.sum()) / (said + BY_CLAIMS)
+def _names_of(votes: Ballots, claims: np.ndarray, tested: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(V,) twice: `Trust.called` and `Trust.mistaken`; a name that is seldom said where others could confirm it is as often right as names are on the whole."""
+    said = np.bincount(votes.label[votes.spoke], minlength=votes.names) + 0.01
+    label = votes.label[tested]
+    right, of = np.bincount(label, claims[tested], minlength=votes.names), np.bincount(label, minlength=votes.names)
+    share = (right + BY_CLAIMS * right.sum() / max(of.sum(), 1)) / (of + BY_CLAIMS)
     called, mistaken = said * np.clip(share, 0.001, 0.999), said * np.clip(1 - share, 0.001, 0.999)
     return called / called.sum(), mistaken / mistaken.sum()
 
