@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from _common import table
 
 OVERLAP = (0.3, 0.4, 0.5, 0.6, 0.7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -25,14 +26,16 @@ def fuse(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engin
     from florence.engine.columns import labels_table, read_claims, sizes
     from florence.engine.phrases import fuse_phrases
     from florence.engine.places import PLACES, fuse_places
+    from florence.engine.ranks import read_ranks
     from florence.engine.texts import caption_labels, fuse_captions
     from florence.records import ANNOTATED, CAPTIONS, FINE_TUNED, KINDS
 
     said = read_claims(*heard(claims, coverage, settings, speakers), images, speakers)
+    said = replace(said, ranks=read_ranks(claims, said.images, speakers))
     if not len(said):
         return labels_table([], said.images, AUTHOR, settings.digest(), round)
     size = sizes(images)
-    parts = [fuse_places(said, KINDS.index(task), size, settings) for task in PLACES]
+    parts = [part for task in PLACES for part in fuse_places(said, KINDS.index(task), size, settings)]
     captions = [fuse_captions(said, KINDS.index(task), settings) for task in CAPTIONS]
     parts += [caption_labels(KINDS.index(task), found) for task, found in zip(CAPTIONS, captions, strict=True)]
     parts += fuse_phrases(said, [caption for found in captions for caption in found], size, settings)

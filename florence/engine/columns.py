@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from florence.engine.ranks import NONE, Ranks
 from florence.errors import DataError
 from florence.records import ANNOTATED, ANNOTATIONS, REGION, Speaker, annotation_id
 
@@ -40,7 +41,7 @@ class Claims:
 
     ``images``: ids in the order of the images' table; ``authors``: sorted; ``texts``: distinct ones. ``image``, ``kind``, ``author``, ``text``:
     (n,), indices into images, `ANNOTATED`, authors and texts; ``score``: (n,), NaN where none. ``looked``: (images, authors), who looked at what.
-    ``vocabularies``: the names that each author has for objects, None for any.
+    ``vocabularies``: the names that each author has for objects, None for any; ``ranks``: what rankers say.
     """
 
     images: tuple[str, ...]
@@ -54,6 +55,7 @@ class Claims:
     looked: np.ndarray
     regions: Regions
     vocabularies: tuple[tuple[str, ...] | None, ...]
+    ranks: Ranks = NONE
 
     def __len__(self) -> int:
         return len(self.image)

@@ -22,6 +22,7 @@ REASONS: dict[str, str] = {
     "near_full": "its box is nearly the whole image",
     "no_quorum": "too little of the annotators' weight says so",
     "duplicate": "another label of the same name is in the same place",
+    "outranked": "a ranker finds that another text fits the region better",
     "rejected": "a human says that there is nothing",
     "too_many_objects": "the text names more objects than engine.max_objects",
     "simple_objects": "no object of the text is as complex as engine.min_object_complexity",

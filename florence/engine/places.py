@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +12,10 @@ from florence.engine import filters
 from florence.engine.alignment import align, code_of, overlap
 from florence.engine.ballots import Ballots, Similarity, ballots
 from florence.engine.columns import NO_SPAN, Claims, Labels, Regions, moved, no_polygons
-from florence.engine.consensus import HUMAN, STUDENT, Outcome, gather, sharpness, vote
+from florence.engine.consensus import HUMAN, STUDENT, Outcome, gather, paired_iou, sharpness, vote
 from florence.engine.enhance import spell
 from florence.engine.names import names
+from florence.engine.ranks import DESCRIBED, Ranks
 from florence.engine.reliability import Trust, fit
 from florence.geometry import box_quad
 from florence.metrics import same
@@ -22,7 +23,7 @@ from florence.metrics.reading import normal
 from florence.records import KINDS
 
 OBJECTS, READ = "<OD>", "<OCR_WITH_REGION>"
-PLACES = (OBJECTS, "<DENSE_REGION_CAPTION>", "<REFERRING_EXPRESSION_SEGMENTATION>", READ)
+PLACES = (OBJECTS, DESCRIBED, "<REFERRING_EXPRESSION_SEGMENTATION>", READ)
 CHOICES = 20.0
 """With more choices than that, weights differ too little for the silence of the others to count for enough."""
 ALIKE = 0.25
@@ -225,8 +226,8 @@ def average(values: np.ndarray, weight: np.ndarray, place: np.ndarray, speaker: 
     return np.where(total > 1e-12, np.round(sums / np.maximum(total, 1e-12), 6), values[speaker])
 
 
-def fuse_places(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -> Labels:
-    """One row for each place that a kind's claims are about."""
+def fuse_places(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -> list[Labels]:
+    """One row for each place that a kind's claims are about; then the texts of regions that rankers find to fit less well than the one that is taken."""
     task = KINDS[kind]
     asked = ask_places(claims, kind, size, settings)
     units = asked.units
@@ -239,11 +240,47 @@ def fuse_places(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -
         text = [t if human else table.label(t) for t, human in zip(text, units.human[speaker].tolist(), strict=True)]
     nothing = np.full((len(box), 8), np.nan)
     quad = average(_alike_quads(claims.regions, asked, speaker), fused.sharp, asked.place, speaker) if task == READ else nothing
-    return Labels(
+    labels = Labels(
         kind=kind, image=units.image[speaker], text=text, score=fused.score, agreement=fused.agreement, reason=_verdicts(asked, fused, settings),
         count=there.astype(np.int64), label=[t for t, has in zip(text, there.tolist(), strict=True) if has],
         box=nothing[there, :4] if task == READ else box[there], quad=quad[there], polygons=outlines(claims.regions, asked, fused, np.flatnonzero(there)),
         region_score=fused.score[there], span=np.full((int(there.sum()), 2), NO_SPAN), order=np.nan_to_num(box[:, [1, 0, 3, 2]], nan=-1.0),
+    )  # fmt: skip
+    return ranked(labels, claims.ranks, units.human[speaker], settings) if task == DESCRIBED else [labels]
+
+
+def ranked(labels: Labels, ranks: Ranks, fixed: np.ndarray, settings: Engine) -> list[Labels]:
+    """Descriptions of regions under the text that rankers find to fit best, and those that they find to fit less well, as dropped rows.
+
+    The score of both is the rankers'. ``fixed``: (n,) rows whose text stands, as it is a person's. Rows have a region each, or none.
+    """
+    there = np.flatnonzero((labels.count > 0) & ~fixed & (np.asarray(labels.reason, object) == ""))
+    region = np.cumsum(labels.count) - 1
+    text, score, label, region_score = list(labels.text), labels.score.copy(), list(labels.label), labels.region_score.copy()
+    rest: list[tuple[int, str, float]] = []
+    for row in there.tolist():
+        start, end = np.searchsorted(ranks.image, [labels.image[row], labels.image[row] + 1])
+        near = start + np.flatnonzero(paired_iou(np.repeat(labels.box[[region[row]]], end - start, axis=0), ranks.box[start:end]) >= settings.iou)
+        best: dict[str, tuple[float, str]] = {}
+        for k in near.tolist():
+            best[same(ranks.text[k])] = max(best.get(same(ranks.text[k]), (-1.0, "")), (float(ranks.score[k]), ranks.text[k]))
+        for place, (fits, words) in enumerate(sorted(best.values(), reverse=True)):
+            if place:
+                rest.append((row, words, fits))
+            else:
+                text[row], score[row], label[region[row]], region_score[region[row]] = words, fits, words, fits
+    chosen = replace(labels, text=text, score=score, label=label, region_score=region_score)
+    return [chosen, _outranked(labels, region, rest)] if rest else [chosen]
+
+
+def _outranked(labels: Labels, region: np.ndarray, rest: list[tuple[int, str, float]]) -> Labels:
+    """(row, text, score) as dropped rows in the places of those rows."""
+    rows = np.asarray([row for row, _, _ in rest], np.int64)
+    words, fits = [words for _, words, _ in rest], np.asarray([fits for _, _, fits in rest], float)
+    return Labels(
+        kind=labels.kind, image=labels.image[rows], text=words, score=fits, agreement=labels.agreement[rows], reason=["outranked"] * len(rest),
+        count=np.ones(len(rest), np.int64), label=words, box=labels.box[region[rows]], quad=np.full((len(rest), 8), np.nan), polygons=no_polygons(len(rest)),
+        region_score=fits, span=np.full((len(rest), 2), NO_SPAN), order=labels.order[rows],
     )  # fmt: skip
 
 

@@ -152,6 +152,8 @@ def fuse_captions(claims: Claims, kind: int, settings: Engine) -> list[Caption]:
     student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
     images = list(found)
     heard = [_weights(found[i], able[i], trust, people, claims.authors, settings.student.cap) for i in images]
+    fits = [claims.ranks.fit(i, [c.text for c in found[i]]) for i in images]
+    heard = [[weight * fit for weight, fit in zip(*both, strict=True)] for both in zip(heard, fits, strict=True)]
     items = [[Version(c.author, c.tokens, w) for c, w in zip(found[i], weights, strict=True)] for i, weights in zip(images, heard, strict=True)]
     result = [
         _caption(image, kind, found[image], composed, weights, able[image], trust, people, settings)
