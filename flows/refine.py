@@ -31,7 +31,7 @@ from flows.facts import read_facts, write_facts
 from flows.outlook import changed_sections, images_hash, nothing_new, settings_hashes, waiting
 from flows.params import missing_sections
 from flows.parts import PARENT, Parts, Seconds, end_with_parent, ending, open_parts
-from flows.promote import SCORES, champion, lineage, promote
+from flows.promote import CALIBRATION, SCORES, champion, lineage, promote
 from flows.state import LoopState, locked, read_state, write_state
 from flows.terminal import Shown, say
 from flows.train import train
@@ -170,9 +170,9 @@ def _new_state(parts: Parts, last: LoopState | None, rounds: int | None) -> Loop
         scores = str(leader.scores) if leader.scores else None
         return dataclasses.replace(state, student=str(leader.model), scores=scores, champion=leader.version)
     model, scores_file = parts.root / "model", parts.root / SCORES
-    if last.loop_id == "" and (model / "config.json").exists() and scores_file.exists():
+    if last.loop_id == "" and last.accepted is not None and (model / "config.json").exists() and scores_file.exists():
         say("the registry has no champion; the model in model/, which belongs to this snapshot, takes its place")
-        return dataclasses.replace(state, student=str(_copied(model, parts.root / STUDENTS / f"round={last.accepted}")), scores=str(scores_file))
+        return dataclasses.replace(state, student=str(_student(parts.root, last.accepted)), scores=str(scores_file))
     return state
 
 
@@ -277,7 +277,7 @@ class _Round:
         state = dataclasses.replace(state, done=state.done + 1, images=images_hash(parts.store), settings=settings_hashes(parts), seconds={})
         if decided["accepted"]:
             parts.snapshots.keep(parts.root / ACCEPTED / f"round={number}")
-            student = _copied(parts.root / "model", parts.root / STUDENTS / f"round={number}")
+            student = _student(parts.root, number)
             scores = student.parent / f"scores-round={number}.parquet"
             Store(str(student.parent)).write_bytes(scores.name, (parts.root / SCORES).read_bytes())
             state = dataclasses.replace(
@@ -307,11 +307,14 @@ def _step(name: str, work: Callable[[], T]) -> T:
     return task(name=name, persist_result=False, cache_policy=NO_CACHE)(lambda: work())()  # type: ignore[return-value]
 
 
-def _copied(folder: Path, target: Path) -> Path:
-    """A copy of a model's folder, whole or not at all."""
+def _student(root: Path, number: int) -> Path:
+    """A copy of model/ with its calibration, whole or not at all, as the student of round ``number``."""
+    target = root / STUDENTS / f"round={number}"
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(folder, part)
+    shutil.copytree(root / "model", part)
+    if (calibration := root / CALIBRATION).exists():
+        shutil.copy(calibration, part)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
     return target

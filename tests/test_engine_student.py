@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,19 @@ def test_captions_and_lines_stay_as_they_are_told(batch: Batch):
 def test_a_folder_that_holds_no_model_is_named(tmp_path: Path):
     with pytest.raises(ModelError, match=str(tmp_path)):
         Student(str(tmp_path), settings()).version  # noqa: B018
+
+
+def test_scores_are_confidences_where_a_calibration_lies_beside_the_weights(batch: Batch, tmp_path: Path):
+    folder = tmp_path / "student"
+    shutil.copytree(NANO, folder)
+    plain = Student(str(folder), settings(second_look=False))
+    before, version = objects(plain.annotate(batch)), plain.version
+    halved = {"scores": [0.0, 1.0], "confidences": [0.0, 0.5], "error": 0.2, "calibrated": 0.1, "n": 200}
+    (folder / "calibration.json").write_text(json.dumps({"<OD>": halved}))
+    calibrated = Student(str(folder), settings(second_look=False))
+    after = objects(calibrated.annotate(batch))
+    assert sum(map(len, before)) and [[r.score / 2 for r in found] for found in before] == [pytest.approx([r.score for r in found]) for found in after]
+    assert [[r.label for r in found] for found in before] == [[r.label for r in found] for found in after] and calibrated.version != version
+    (folder / "calibration.json").write_text("{")
+    with pytest.raises(ModelError, match="calibration"):
+        Student(str(folder), settings()).annotate(batch)

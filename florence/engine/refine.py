@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from florence.config import Settings
 from florence.geometry import box_iou
 from florence.metrics import same
 from florence.model.checkpoint import load, weights_hash
+from florence.model.confidence import Calibration, beside
 from florence.model.generate import Ask, predict
 from florence.records import CAPTIONS, Claim, Region, digest
 from florence.specialists import Batch
@@ -27,27 +29,29 @@ OBJECTS, CATEGORY, GROUNDING = "<OD>", "<REGION_TO_CATEGORY>", "<CAPTION_TO_PHRA
 class Student:
     """A checkpoint folder as an annotator, with the interface of a specialist.
 
-    It is asked the tasks in `engine.student.tasks`; answers that are no legal text of their task are not claimed, nor are regions whose
-    score (token probability) is below `engine.student.min_score`. With `engine.student.second_look` it is asked about each object's box again
+    It is asked the tasks in `engine.student.tasks`. Scores are confidences where a calibration lies beside the weights, and probabilities of tokens elsewhere; answers that
+    are no legal text of their task are not claimed, nor are regions whose score is below `engine.student.min_score`. With `engine.student.second_look` it is asked about each object's box again
     (<REGION_TO_CATEGORY>), and that name is claimed: in <OD> a name is told before its place, so it is less sure there.
     """
 
     needs = frozenset({"pixels"})
-    revision = 1
+    revision = 2
 
     def __init__(self, folder: str, settings: Settings) -> None:
         self.folder, self.settings = folder, settings
         self._checkpoint: Any = None
+        self._calibrations: dict[str, Calibration] = {}
 
     @property
     def version(self) -> str:
-        """Follows from the weights and from what is asked of them. Raises ModelError where the folder holds none."""
+        """Follows from the weights, their calibration, and from what is asked of them. Raises ModelError where the folder holds none."""
         student = self.settings.engine.student
         return digest([self.revision, weights_hash(self.folder), sorted(student.tasks), student.min_score, student.second_look, self.settings.model.image_size], length=12)
 
     def load(self) -> None:
         """Load the model, once."""
         if self._checkpoint is None:
+            self._calibrations = beside(Path(self.folder))
             self._checkpoint = load(self.folder, image_size=self.settings.model.image_size)
 
     def annotate(self, batch: Batch) -> list[list[Claim]]:
@@ -85,7 +89,8 @@ class Student:
         return result
 
     def _ask(self, batch: Batch, asks: list[Ask]) -> list[Answer]:
-        return predict(self._checkpoint, batch.pixels, asks, max_tokens=self.settings.train.max_target, batch=self.settings.engine.student.batch)
+        answers = predict(self._checkpoint, batch.pixels, asks, max_tokens=self.settings.train.max_target, batch=self.settings.engine.student.batch)
+        return [sure(answer, self._calibrations.get(ask.task)) for ask, answer in zip(asks, answers, strict=True)]
 
 
 def _claims(task: str, answer: Answer, least: float) -> list[Claim]:
@@ -94,6 +99,15 @@ def _claims(task: str, answer: Answer, least: float) -> list[Claim]:
     if task in CAPTIONS:
         return [Claim(task, answer.text.strip(), (), answer.score)] if answer.text.strip() else []
     return [Claim(task, region.label, (region,), region.score) for region in _once(answer.regions) if (region.score or 0.0) >= least]
+
+
+def sure(answer: Answer, calibration: Calibration | None) -> Answer:
+    """An answer with confidences for scores, where they are known."""
+    if calibration is None:
+        return answer
+    confidence = [score if score is None else calibration.confidence(score) for score in (answer.score, *(region.score for region in answer.regions))]
+    regions = tuple(replace(region, score=score) for region, score in zip(answer.regions, confidence[1:], strict=True))
+    return replace(answer, score=confidence[0], regions=regions)
 
 
 def renamed(region: Region, name: Answer) -> Region:
