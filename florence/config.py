@@ -75,6 +75,7 @@ class Student(Section):
     cap: float = Field(0.5, ge=0, le=1, description="the most its word may count, as a share of all evidence about a thing; 0 switches it off")
     min_score: float = Field(0.05, ge=0, le=1, description="token probability under which it claims nothing")
     tasks: tuple[str, ...] = Field(("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), description="kinds it annotates")
+    alone: tuple[str, ...] = Field((), description="kinds in which its word stands where nobody else has any: texts that only a few images were given by hand or at a price")
     second_look: bool = Field(True, description="whether it is asked about the box of each object once more, and claims that name")
     batch: int = Field(128, ge=1, description="images it is given at once")
 
@@ -167,6 +168,8 @@ class Train(Section):
     task_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(WEIGHTS, description="how often a task is drawn; 1 where not named (0 for tasks that are fine-tuned), 0 leaves it out")
     temperature: float = Field(1.0, gt=0, description="task weights are raised to 1/temperature: above 1 evens them out, below 1 sharpens them")
     data_fraction: float = Field(1.0, gt=0, le=1, description="share of the training images that is learnt from, by hash; a smaller share is part of every larger one")
+    sparse: tuple[str, ...] = Field((), description="tasks that are learnt last, on the images that have labels for them, because those are few (the paper's detailed texts)")
+    sparse_share: float = Field(0.3, gt=0, lt=1, description="share of the steps that is left for them")
     window: int = Field(32, ge=1, description="shards whose images are mixed with each other, and held in memory, at a time (twice, while the next are read)")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     seed: int = Field(0, description="order, draws and initial weights")
@@ -180,7 +183,15 @@ class Train(Section):
             raise ValueError(f"images: {self.images} can not be cut into processes × accumulate = {self.processes * self.accumulate} micro-batches")
         if not self.drawn:
             raise ValueError("task_weights: every task has weight 0; give at least one a weight above 0")
+        if bad := [name for name in self.sparse if name not in self.drawn]:
+            raise ValueError(f"sparse: {bad[0]} is not learnt at all; give it a weight in task_weights, or name others of {', '.join(self.drawn)}")
+        if self.sparse and not set(self.drawn) - set(self.sparse):
+            raise ValueError("sparse: every task that is learnt is sparse; name fewer")
         return self
+
+    def without_sparse(self) -> Train:
+        """These settings with the tasks of ``sparse`` left out."""
+        return self.model_copy(update={"task_weights": {**self.task_weights, **dict.fromkeys(self.sparse, 0.0)}, "sparse": ()})
 
     def weight(self, task: str) -> float:
         """How often ``task`` is drawn, temperature applied: weight^(1/temperature); 0: never. Of tasks that are fine-tuned, only named ones are drawn."""
@@ -264,8 +275,8 @@ class Settings(Section):
         known = (*TASKS, *FINE_TUNED)
         if bad := sorted(set(tasks) - set(known)):
             raise ValueError(f"unknown task {bad[0]}; known: {', '.join(known)}")
-        if bad := sorted(set(self.engine.student.tasks) - set(KINDS)):
-            raise ValueError(f"engine.student.tasks: {bad[0]} is not annotated; known: {', '.join(KINDS)}")
+        if bad := sorted({*self.engine.student.tasks, *self.engine.student.alone} - set(KINDS)):
+            raise ValueError(f"engine.student: {bad[0]} is not annotated; known: {', '.join(KINDS)}")
         if self.promotion.primary not in known:
             raise ValueError(f"promotion.primary: unknown task {self.promotion.primary}; known: {', '.join(known)}")
         if self.train.resolutions and self.train.resolutions[-1].image_size != self.model.image_size:

@@ -7,6 +7,7 @@ from engine_claims import fused, one_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from florence.config import Engine
 from florence.engine.alignment import GAP, SWAP, align, code_of, joined, names, overlap, tokens
 from florence.engine.enhance import Version, bare, compose, spell
 from florence.records import Claim
@@ -138,3 +139,9 @@ def test_captions_are_fused_and_agreement_is_how_far_they_use_the_same_words():
 def test_a_student_without_others_captions_nothing():
     (row,) = fused(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]))
     assert (row.kept, row.reason) == (False, "no_quorum")
+    alone = Engine(student={"alone": ("<CAPTION>",)})
+    (row,) = fused(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]), settings=alone)
+    assert row.kept and row.text == "a red car"
+    said = one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)], a=[Claim("<CAPTION>", "a green hill", (), 0.9)])
+    (row,) = fused(said, settings=alone)
+    assert row.text == "a green hill", "where others have looked it has no more to say than elsewhere"

@@ -141,6 +141,58 @@ def test_tasks_are_drawn_by_weight_and_temperature(data, nano, temperature):
     assert "<VQA>" not in chosen.drawn and chosen.weight("<VQA>") == 0
 
 
+FEW = ("<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
+
+
+@pytest.fixture(scope="module")
+def sparse(data, tmp_path_factory) -> tuple[Store, set[str]]:
+    """The same scenes where every fifth has detailed texts, and the ids of those."""
+    import shutil
+
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    folder = tmp_path_factory.mktemp("sparse") / "data"
+    shutil.copytree(data.root, folder)
+    store = Store(str(folder))
+    labels = store.read_table("labels/round=0/labels.parquet")
+    few = set(sorted(set(labels["image_id"].to_pylist()))[::5])
+    detailed = pc.is_in(labels["task"], pa.array(FEW))
+    store.write_table("labels/round=0/labels.parquet", labels.filter(pc.or_(pc.invert(detailed), pc.is_in(labels["image_id"], pa.array(sorted(few))))))
+    return store, few
+
+
+@pytest.mark.parametrize("window", [2, 99])
+def test_sparse_tasks_are_learnt_last_on_the_images_that_have_them(sparse, nano, window):
+    store, few = sparse
+    chosen = small(images=4, steps=10, sparse=FEW, sparse_share=0.4, window=window, tasks_per_image=3)
+    corpus = read_corpus(nano, chosen, store)
+    ids = set()
+    for step, (part,) in Feed(corpus, chosen).steps_from(0):
+        told = pairs([part])
+        if step < 6:
+            assert not {name for _, name, _ in told} & set(FEW)
+        else:
+            ids |= {image for image, _, _ in told}
+            for image in set(part.image_ids):
+                own = [name for of, name, _ in told if of == image]
+                assert set(FEW) <= set(own) and len(set(own)) == 3, "both of them, and one other"
+    assert ids <= few and len(ids) > 4
+    whole = dict(Feed(corpus, chosen).steps_from(0))
+    for step, parts in Feed(corpus, chosen).steps_from(7):
+        assert pairs(parts) == pairs(whole[step]), "a killed training goes on with the same"
+    halves = [Feed(corpus, chosen.model_copy(update={"accumulate": 2}), rank, 2).step(8) for rank in (0, 1)]
+    assert pairs([*halves[0], *halves[1]]) == pairs(whole[8])
+
+
+def test_where_nobody_has_sparse_labels_the_rest_is_learnt_throughout(sparse, nano, caplog):
+    store, _ = sparse
+    chosen = small(images=4, steps=10, sparse=("<VQA>",), task_weights={**small().task_weights, "<VQA>": 1.0})
+    corpus = read_corpus(nano, chosen, store)
+    assert corpus.later is None and "<VQA>" in caplog.text
+    assert len(list(Feed(corpus, chosen).steps_from(0))) == 10
+
+
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=60))
 def test_rows_are_cut_into_pieces_of_least_filling(lengths):
     lengths = np.sort(np.asarray(lengths))
@@ -166,6 +218,8 @@ def test_settings_that_can_not_be(data):
         ({"task_weights": dict.fromkeys(small().drawn, 0.0)}, "every task has weight 0"),
         ({"task_weights": {"<OD>": -1.0}}, "<OD>"),
         ({"freeze": ["head"]}, "'vision'"),
+        ({"sparse": ["<VQA>"]}, "<VQA> is not learnt at all"),
+        ({"sparse": list(small().drawn)}, "every task that is learnt is sparse"),
     ):
         with pytest.raises(SettingsError, match=said):
             small(**bad)

@@ -151,7 +151,8 @@ def fuse_captions(claims: Claims, kind: int, settings: Engine) -> list[Caption]:
     able, people = claims.able(kind), is_human(claims)
     student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
     images = list(found)
-    heard = [_weights(found[i], able[i], trust, people, claims.authors, settings.student.cap) for i in images]
+    alone = KINDS[kind] in settings.student.alone
+    heard = [_weights(found[i], able[i], trust, people, claims.authors, settings.student.cap, alone=alone) for i in images]
     fits = [claims.ranks.fit(i, [c.text for c in found[i]]) for i in images]
     heard = [[weight * fit for weight, fit in zip(*both, strict=True)] for both in zip(heard, fits, strict=True)]
     items = [[Version(c.author, c.tokens, w) for c, w in zip(found[i], weights, strict=True)] for i, weights in zip(images, heard, strict=True)]
@@ -163,16 +164,16 @@ def fuse_captions(claims: Claims, kind: int, settings: Engine) -> list[Caption]:
 
 
 def _weights(
-    several: Sequence[Candidate], able: np.ndarray, trust: Trust, people: np.ndarray, authors: Sequence[str], cap: float
+    several: Sequence[Candidate], able: np.ndarray, trust: Trust, people: np.ndarray, authors: Sequence[str], cap: float, *, alone: bool
 ) -> list[float]:
-    """The weight of each candidate: none where it has no vote, or where a person has one."""
+    """The weight of each candidate: none where it has no vote, or where a person has one. ``alone``: whether a student's counts where nobody else looked."""
     if any(people[c.author] for c in several):
         return [float(people[c.author]) for c in several]
     limit = np.inf
     if STUDENT in authors and cap < 1:
         others = able & ~people
         others[authors.index(STUDENT)] = False
-        limit = trust.weight[others].sum() * cap / (1 - cap)
+        limit = np.inf if alone and not others.any() else trust.weight[others].sum() * cap / (1 - cap)
     weights = [0.0 if c.reason else float(trust.weight[c.author]) for c in several]
     # of those who repeat each other one has a vote
     best: dict[int, int] = {}

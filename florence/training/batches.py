@@ -67,11 +67,12 @@ class Batch:
 
 
 def draw(seen: Seen, settings: Train, random: np.random.Generator) -> list[Encoded]:
-    """Examples of distinct tasks of one image: tasks by weight without putting back (exponential keys). One example of each; of tasks
-    that name what is in a region, whose answers are a few tokens, up to ``settings.regions``."""
+    """Examples of distinct tasks of one image: tasks by weight without putting back (exponential keys), those of ``settings.sparse`` before all others. One example
+    of each; of tasks that name what is in a region, whose answers are a few tokens, up to ``settings.regions``."""
     names = list(seen.examples)
     weights = np.asarray([settings.weight(name) for name in names])
     keys = random.exponential(size=len(names)) / weights
+    keys[[name in settings.sparse for name in names]] *= 1e-9
     drawn: list[Encoded] = []
     for place in np.argsort(keys, kind="stable")[: settings.tasks_per_image]:
         examples, one = seen.examples[names[place]], task(names[place])
@@ -140,11 +141,11 @@ class Feed:
     settings: Train
     rank: int = 0
     world: int = 1
-    _windows: dict[Shards, Future[Window]] = field(default_factory=dict)
+    _windows: dict[tuple[bool, Shards], Future[Window]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.steps = steps_of(self.settings, len(self.corpus))
-        self.size = min(self.settings.images, len(self.corpus))
+        self.turn = self.steps if self.corpus.later is None else round(self.steps * (1 - self.settings.sparse_share))
         self.reader = ThreadPoolExecutor(1, "florence-shards")
 
     def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
@@ -166,29 +167,32 @@ class Feed:
         """This process's batches of step ``step``. Which examples a place of the step has depends on neither the number of processes nor of micro-batches."""
         text = self.corpus.checkpoint.model.config.text_config
         side = side_of(self.settings, step, self.steps, self.corpus.checkpoint.image_size)
-        places = self.corpus.order.places(step * self.size, self.size)
+        corpus = self.corpus if step < self.turn or self.corpus.later is None else self.corpus.later
+        size = min(self.settings.images, len(corpus))
+        places = corpus.order.places((step if corpus is self.corpus else step - self.turn) * size, size)
         parts, result = self.world * self.settings.accumulate, []
         for part in range(self.rank * self.settings.accumulate, (self.rank + 1) * self.settings.accumulate):
             counts: Counter[str] = Counter()
             found = []
-            for number in range(part * self.size // parts, (part + 1) * self.size // parts):
+            for number in range(part * size // parts, (part + 1) * size // parts):
                 place = places[number]
-                seen = self._window(place).see(place.image, side)
-                if place.epoch == 0:
+                seen = self._window(corpus, place).see(place.image, side)
+                if place.epoch == 0 and corpus is self.corpus:
                     counts.update(seen.counts)
                 found.append((seen, draw(seen, self.settings, np.random.default_rng([self.settings.seed, 1, step, number]))))
             result.append(pack(found, side, text.pad_token_id, text.decoder_start_token_id, counts))
         return result
 
-    def _window(self, place: Place) -> Window:
+    def _window(self, corpus: Corpus, place: Place) -> Window:
         """The window of ``place``; the one after it is read while this one is learnt from, and others are let go."""
-        following = self.corpus.order.after(place)
-        for shards in (place.shards, following):
-            if shards not in self._windows:
-                self._windows[shards] = self.reader.submit(self.corpus.window, shards)
-        for shards in set(self._windows) - {place.shards, following}:
-            self._windows.pop(shards).cancel()
-        return self._windows[place.shards].result()
+        last = corpus is not self.corpus
+        wanted = [(last, place.shards), (last, corpus.order.after(place))]
+        for key in wanted:
+            if key not in self._windows:
+                self._windows[key] = self.reader.submit(corpus.window, key[1])
+        for key in set(self._windows) - set(wanted):
+            self._windows.pop(key).cancel()
+        return self._windows[wanted[0]].result()
 
 
 def batch(corpus: Corpus, settings: Train, step: int) -> Batch:

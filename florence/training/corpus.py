@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,8 @@ class Seen:
 class Corpus:
     """The images to learn from, in ``shards`` of the store ``data``; ``order`` knows how many each has. Nothing is decoded before it is drawn.
 
+    ``among``: tasks for one of which an image has to have a label, none: any; ``later``: what the last steps learn from (`train.sparse`).
+
     Memory: the ids that `read_corpus` counts, and of the windows at work the files of their images and their labels, in Arrow. Where one
     window holds everything, token ids are kept, and pixels too up to `KEPT_PIXELS`.
     """
@@ -63,6 +65,8 @@ class Corpus:
     order: Order
     checkpoint: Checkpoint
     settings: Train
+    among: tuple[str, ...] = ()
+    later: Corpus | None = None
 
     def __len__(self) -> int:
         return self.order.images
@@ -72,7 +76,7 @@ class Corpus:
         tables = [self.data.read_table(self.shards[shard], filters=[("split", "=", "train")]) for shard in shards]
         images = pa.concat_tables(tables).combine_chunks()
         labels = self.data.read_table(self.labels, filters=_learnt(self.settings) & pc.field("image_id").isin(images["image_id"])).combine_chunks()
-        images = images.filter(_wanted(images["image_id"], labels["image_id"].unique(), self.settings)).combine_chunks()
+        images = images.filter(_wanted(images["image_id"], _labelled(labels, self.among), self.settings)).combine_chunks()
         expected = int(self.order.sizes[list(shards)].sum())
         if len(images) != expected:
             raise DataError(f"{self.data.uri} has changed during the training: {len(images)} images with labels in {len(shards)} shards, there were {expected}")
@@ -154,29 +158,49 @@ class Window:
 
 def read_corpus(checkpoint: Checkpoint, settings: Train, data: Store, progress: Progress = lambda what, done, of: None) -> Corpus:
     """The corpus of the snapshot in ``data``: which images have something to learn, by ids alone. Raises DataError where it has no labels to learn from."""
-    last, shards, sizes = counted(settings, data, progress)
-    return Corpus(data, last, shards, Order(sizes, settings.window, settings.seed), checkpoint, settings)
+    first = settings.without_sparse()
+    last, shards, sizes = counted(first, data, progress)
+    corpus = Corpus(data, last, shards, Order(sizes, settings.window, settings.seed), checkpoint, first)
+    if not settings.sparse:
+        return corpus
+    _, _, few = counted(settings, data, progress, settings.sparse)
+    if not few.sum():
+        logger.warning("no image has a label for %s: nothing is learnt of them", ", ".join(settings.sparse))
+        return corpus
+    return replace(corpus, later=Corpus(data, last, shards, Order(few, settings.window, settings.seed), checkpoint, settings, settings.sparse))
 
 
-def counted(settings: Train, data: Store, progress: Progress = lambda what, done, of: None) -> tuple[str, tuple[str, ...], np.ndarray]:
-    """The name of the labels that are learnt from, the image shards, and how many images of each have something to learn. Raises as `read_corpus` does."""
+def counted(
+    settings: Train, data: Store, progress: Progress = lambda what, done, of: None, among: tuple[str, ...] = ()
+) -> tuple[str, tuple[str, ...], np.ndarray]:
+    """The name of the labels that are learnt from, the image shards, and how many images of each have something to learn (for one of the tasks ``among``).
+
+    Raises as `read_corpus` does.
+    """
     names = data.names("labels", ".parquet")
     if not names:
         raise DataError(f"{data.uri} holds no labels: `florence loop` or `dvc pull` gets a snapshot")
     last = max(names, key=lambda name: int(name.split("round=")[1].split("/")[0]))
-    labelled = data.read_table(last, ["image_id"], _learnt(settings))["image_id"].unique()
+    labelled = _labelled(data.read_table(last, ["image_id", "task"], _learnt(settings)), among)
     shards = data.names("images", ".parquet")
     sizes = []
     for done, shard in enumerate(shards, start=1):
         ids = data.read_table(shard, ["image_id"], [("split", "=", "train")])["image_id"]
         sizes.append(int(pc.sum(_wanted(ids, labelled, settings)).as_py() or 0))
         progress("read images", done, len(shards))
-    if not sum(sizes):
+    if not sum(sizes) and not among:
         raise DataError(
             f"{last} keeps no label to learn from: no image of the split train, at train.data_fraction {settings.data_fraction:g}, has one that a task "
             "of train.task_weights is made of; add images, or loosen `engine`"
         )
     return last, tuple(shards), np.asarray(sizes)
+
+
+def _labelled(labels: pa.Table, among: tuple[str, ...]) -> pa.Array:
+    """The ids of the images that have labels, of the kinds of the tasks ``among`` where there are any."""
+    if among:
+        labels = labels.filter(pc.is_in(labels["task"], pa.array(sorted({task(name).kind for name in among}))))
+    return labels["image_id"].unique()
 
 
 def _learnt(settings: Train) -> pc.Expression:
