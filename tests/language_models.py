@@ -56,6 +56,24 @@ def blip(folder: Path, seed: int = 0) -> Path:
     return _saved(folder, model, BlipProcessor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), words))
 
 
+def blip2(folder: Path, seed: int = 0) -> Path:
+    """BLIP-2: a decoder alone, told of the picture by the tokens of its bridge."""
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, GPT2Tokenizer, OPTConfig
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    words = GPT2Tokenizer(vocab={t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", *LETTERS])}, merges=[], bos_token="</s>", eos_token="</s>", unk_token="</s>", pad_token="<pad>")
+    words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
+    text = OPTConfig(
+        vocab_size=len(words), hidden_size=32, word_embed_proj_dim=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=64, max_position_embeddings=128, pad_token_id=1, bos_token_id=2,
+        eos_token_id=2,
+    )  # fmt: skip
+    bridge = {**TEXT, "vocab_size": 8, "encoder_hidden_size": 32, "cross_attention_frequency": 1}
+    picture = words.convert_tokens_to_ids("<image>")
+    config = Blip2Config(vision_config=VISION, qformer_config=bridge, text_config=text.to_dict(), num_query_tokens=4, image_token_index=picture)
+    model = _made(Blip2ForConditionalGeneration, config, seed)
+    return _saved(folder, model, Blip2Processor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), words, num_query_tokens=4))
+
+
 def florence(folder: Path, seed: int = 0) -> Path:
     """Florence-2, small."""
     from transformers import (
@@ -137,6 +155,9 @@ def _made(kind: type, config: Any, seed: int) -> Any:
 
 
 def _saved(folder: Path, model: Any, processor: Any) -> Path:
+    if model.can_generate():
+        # with weights at random it would write the token that stands for a picture
+        model.generation_config.suppress_tokens = processor.tokenizer.convert_tokens_to_ids(["<image>"])
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
