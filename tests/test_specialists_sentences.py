@@ -29,7 +29,9 @@ def test_a_kitten_is_more_like_a_cat_than_like_a_car():
 
 def test_a_text_has_one_vector_in_whatever_company():
     alone = [Sentences().vectors([text])[0] for text in TEXTS[:2]]
-    crowd = [f"{text} {i}" for i in range(2 * ROWS) for text in ("kitten", "a cat")]
+    words = "dog car tree ball house street table chair window flower bird horse boat train lamp cup".split()
+    crowd = [*words, *(f"a {word}" for word in words)]
+    assert len(words) == ROWS
     together = Sentences().vectors([*crowd, *TEXTS, *TEXTS[::-1]])[len(crowd) :]
     assert (together[:2] == alone).all()
     assert (together[: len(TEXTS)] == together[len(TEXTS) :][::-1]).all()
