@@ -12,7 +12,7 @@ from florence.errors import SettingsError
 from florence.geometry import box_iou
 from florence.records import Claim, ImageRecord
 from florence.specialists import SPECIALISTS, Batch
-from florence.specialists.activation import _labels, _network, coarse
+from florence.specialists._imagenet import cell_scores, coarse, labels, network
 
 CAT = (0.0, 0.0, 0.92, 1.0)
 CUP = (0.28, 0.04, 0.70, 0.77)
@@ -75,10 +75,10 @@ def test_fine_names_are_breeds():
 def test_each_class_has_one_name_and_its_kind():
     numbers = [number for members in coarse().values() for number in members]
     assert len(numbers) == len(set(numbers)) and set(numbers) <= set(range(1000))
-    fine, coarser = _labels("fine"), _labels("coarse")
-    for labels, members in (fine, coarser):
-        assert len(set(labels)) == len(labels) == len(members) and (members.sum(axis=0) == 1).all()
-        assert all(label == label.lower() and "," not in label and "(" not in label for label in labels)
+    fine, coarser = labels("fine"), labels("coarse")
+    for names, members in (fine, coarser):
+        assert len(set(names)) == len(names) == len(members) and (members.sum(axis=0) == 1).all()
+        assert all(label == label.lower() and "," not in label and "(" not in label for label in names)
     kind = {name: coarser[0][int(coarser[1][:, fine[1][fine[0].index(name)] == 1].argmax(axis=0)[0])] for name in EXPECTED}
     assert kind == EXPECTED
 
@@ -98,13 +98,11 @@ def test_scores_of_cells_average_to_those_of_the_whole_network():
     import cv2
     import torch
 
-    annotator = SPECIALISTS.get("activation")(name="objects", weights="lite0")
-    annotator.load()
     pixels = photo("coffee.png")
-    cells = annotator._cells(pixels, (288, 192))
+    cells = cell_scores(network("lite0"), pixels, (288, 192))
     with torch.inference_mode():
         image = cv2.resize(pixels, (288, 192), interpolation=cv2.INTER_AREA).astype(np.float32)
-        whole = _network("lite0")(torch.from_numpy(((image - 127) / 128).transpose(2, 0, 1)[None].copy()))[0].numpy()
+        whole = network("lite0")(torch.from_numpy(((image - 127) / 128).transpose(2, 0, 1)[None].copy()))[0].numpy()
     assert cells.shape == (1000, 6, 9)
     assert np.abs(cells.mean(axis=(1, 2)) - whole).max() < 1e-3
 

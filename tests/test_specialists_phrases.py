@@ -15,22 +15,26 @@ Box = tuple[float, float, float, float]
 LEFT, RIGHT, TOP, ALL = (0.0, 60.0, 60.0, 140.0), (240.0, 60.0, 300.0, 140.0), (120.0, 0.0, 180.0, 50.0), (0.0, 0.0, 300.0, 200.0)
 
 
-@lru_cache(maxsize=1)
-def annotator():
-    found = SPECIALISTS.get("phrases")(name="phrases")
+@lru_cache(maxsize=4)
+def annotator(**options):
+    found = SPECIALISTS.get("phrases")(name="phrases", **options)
     found.load()
     return found
 
 
-def ground(caption: str, *objects: tuple[str, Box, float]) -> list[tuple[str, list[Box]]]:
+def ground(caption: str, *objects: tuple[str, Box, float], **options) -> list[tuple[str, list[Box]]]:
+    return [(claim.regions[0].label, [region.box for region in claim.regions]) for claim in claimed(caption, *objects, **options)]
+
+
+def claimed(caption: str, *objects: tuple[str, Box, float], **options) -> list[Claim]:
     claims = [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects]
     claims.append(Claim("<CAPTION>", caption, (), 0.9))
     record = ImageRecord("0" * 64, 300, 200, "mine", "x", "", None, "train")
-    found = annotator().annotate(Batch((record,), claims=(annotate(record.image_id, claims, "a", "1"),)))[0]
+    found = annotator(**options).annotate(Batch((record,), claims=(annotate(record.image_id, claims, "a", "1"),)))[0]
     for claim in found:
         assert (claim.task, claim.text) == ("<CAPTION_TO_PHRASE_GROUNDING>", caption)
         assert all(caption[slice(*region.span)] == region.label for region in claim.regions)
-    return [(claim.regions[0].label, [region.box for region in claim.regions]) for claim in found]
+    return found
 
 
 def test_phrases_are_whole_and_lead_to_their_objects():
@@ -60,6 +64,27 @@ def test_the_whole_label_counts_before_its_head():
 
 def test_quoted_words_and_pronouns_name_nothing():
     assert ground('a sign that says "BEWARE OF THE DOG" beside it', ("dog", LEFT, 0.9)) == []
+
+
+def test_a_phrase_leads_to_an_object_of_about_the_same_meaning():
+    objects = ("cat", LEFT, 0.9), ("motorcycle", RIGHT, 0.8)
+    assert ground("A fluffy white kitten sits on a motorbike.", *objects) == [("A fluffy white kitten", [LEFT]), ("a motorbike", [RIGHT])]
+    assert ground("two kittens", ("cat", LEFT, 0.9), ("cat", TOP, 0.8)) == [("two kittens", [LEFT, TOP])]
+    assert ground("The puppy is near a tree in the street.", *objects) == []
+
+
+def test_a_name_counts_before_a_meaning():
+    assert ground("a kitten", ("cat", LEFT, 0.9), ("kitten", RIGHT, 0.6)) == [("a kitten", [RIGHT])]
+    # a chair is a folding chair by its name, though the two mean not quite the same
+    (by_name,), (by_meaning,) = claimed("a chair", ("folding chair", LEFT, 0.8)), claimed("a kitten", ("cat", LEFT, 0.8))
+    assert by_name.score == by_name.regions[0].score == 0.8
+    assert 0.6 < by_meaning.score == by_meaning.regions[0].score < 0.8
+
+
+def test_of_several_likely_names_the_likeliest_wins_and_a_threshold_of_one_leaves_names_alone():
+    objects = ("dog", LEFT, 0.95), ("cat", RIGHT, 0.7)
+    assert ground("a kitten", *objects, min_likeness=0.2) == [("a kitten", [RIGHT])]
+    assert ground("a kitten and a cat", *objects, min_likeness=1) == [("a cat", [RIGHT])]
 
 
 def test_without_objects_or_captions_nothing_is_claimed():

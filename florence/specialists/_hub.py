@@ -48,11 +48,13 @@ def torch_device(device: str) -> Any:
 
 
 def load_model(auto: str, model: str, revision: str | None, device: str, **options: Any) -> Any:
-    """A model by the name of its class in transformers (as "AutoModelForObjectDetection"), ready to answer on ``device``.
+    """A model by the name of its class in transformers (as "AutoModelForObjectDetection"), ready to answer on ``device``. On a CPU it computes in single precision.
 
     Raises ModelError naming the model and what to do where it can not be had, or is of another class.
     """
-    return _loaded(auto, model, revision, options).eval().to(torch_device(device))
+    chosen = torch_device(device)
+    precision = {"dtype": "float32"} if chosen.type == "cpu" else {}
+    return _loaded(auto, model, revision, {**precision, **options}).eval().to(chosen)
 
 
 def load_processor(auto: str, model: str, revision: str | None, **options: Any) -> Any:

@@ -1,0 +1,14 @@
+"""What the captioner is tested with: a small LLaVA, to whom all pictures are of one size."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from language_models import llava
+
+
+def options() -> dict[str, Any]:
+    """A checkpoint in a temporary folder."""
+    return {"model": str(llava(Path(tempfile.mkdtemp()) / "llava")), "beams": 2, "max_tokens": 8, "rows": 3, "min_alone": 0.5}

@@ -1,0 +1,14 @@
+"""What the ranker is tested with: a small CLIP."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from language_models import clip
+
+
+def options() -> dict[str, Any]:
+    """A checkpoint in a temporary folder."""
+    return {"model": str(clip(Path(tempfile.mkdtemp()) / "clip")), "rows": 3}
