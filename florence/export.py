@@ -15,14 +15,11 @@ import pyarrow.compute as pc
 
 from florence import stages
 from florence.errors import DataError, ImageError, SettingsError, StoreError
-from florence.formats import FORMATS, OBJECTS, Format, Labelled, Plan, paths, writable
+from florence.formats import FORMATS, NOTE, OBJECTS, Format, Labelled, Plan, paths, writable
 from florence.pixels import upright
 from florence.records import ANNOTATED, SPLITS, Annotation, ImageRecord, table_annotations, table_images
 from florence.stages import Progress, silent
 from florence.store import Store
-
-NOTE = "export.json"
-"""What an export writes about itself; also the mark by which one is known that may be replaced."""
 
 
 @dataclass(frozen=True, slots=True)

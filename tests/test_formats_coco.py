@@ -200,6 +200,13 @@ def test_an_object_that_two_files_have_is_taken_once(tmp_path: Path):
     assert [(c.task, c.text) for c in claims] == [("<DETAILED_CAPTION>", "two cats"), ("<OD>", "cat"), ("<OD>", "cat")]
 
 
+def test_other_json_beside_the_folder_of_annotations_is_none_of_ours(tmp_path: Path):
+    (tmp_path / "annotations").mkdir()
+    document(tmp_path / "annotations", [{"bbox": [10, 20, 30, 40]}])
+    (tmp_path / "info.json").write_text("[]")
+    assert len(claims_of(back("coco", tmp_path, [RECORD]), RECORD)) == 1
+
+
 def test_images_of_one_name_in_a_file_can_not_be_told_apart(tmp_path: Path):
     path = document(tmp_path, [{"bbox": [10, 20, 30, 40]}], images=[{"id": 7, "file_name": RECORD.name}, {"id": 8, "file_name": RECORD.name}])
     assert back("coco", path, [RECORD]).unknown == (RECORD.name,)

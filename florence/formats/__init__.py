@@ -25,6 +25,8 @@ from florence.records import Annotation, Claim, ImageRecord
 from florence.registry import Registry
 
 OBJECTS = "<OD>"
+NOTE = "florence-export.json"
+"""What an export writes about itself; also the mark of a folder that another may replace. No labels are in it."""
 
 
 # ---------------------------------------------------------------- reading

@@ -248,13 +248,13 @@ def _percent_box(region: Region, record: ImageRecord) -> dict[str, float]:
     }  # fmt: skip
 
 
-def write_project(folder: Path, tasks: Iterable[tuple[Labelled, list[dict[str, Any]]]], plan: Plan) -> None:
+def write_project(folder: Path, tasks: Iterable[tuple[Labelled, list[dict[str, Any]]]], plan: Plan, more: Mapping[str, Any]) -> None:
     """Write tasks.json, config.xml and README.md below ``folder``."""
     with (folder / "tasks.json").open("w", encoding="utf-8") as file:
         file.write("[")
         for k, (item, results) in enumerate(tasks):
             record = item.record
-            data = {"image": f"/data/local-files/?d={quote(f'images/{item.path}')}", "image_id": record.image_id, "source": record.source, "name": record.name}
+            data = {"image": f"/data/local-files/?d={quote(f'images/{item.path}')}", "image_id": record.image_id, "source": record.source, "name": record.name, **more}
             version = f"florence, round {item.rows[0].round}" if item.rows else "florence"
             task = {"data": data, "predictions": [{"model_version": version, "result": results}]}
             file.write((",\n" if k else "\n") + json.dumps(task, ensure_ascii=False, allow_nan=False))

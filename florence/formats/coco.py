@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from florence.config import Section
 from florence.errors import DataError
-from florence.formats import FORMATS, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats import FORMATS, NOTE, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
 from florence.formats._files import Files
 from florence.formats._masks import decoded, outlines
 from florence.formats._places import bad_box, number, numbers, placed, polygon, score_of, text
@@ -48,8 +48,10 @@ class Coco(Format):
             return value
 
     def files(self, uri: str) -> Files:
-        """A file, or every .json of a folder."""
-        return Files(uri, lambda name: name.endswith(".json"), "file that ends in .json")
+        """A file, or every .json of a folder: of one that has folders ``annotations``, those in them."""
+        files = Files(uri, lambda name: name.endswith(".json") and not name.endswith(NOTE), "file that ends in .json")
+        files.names = tuple(name for name in files.names if "annotations" in name.split("/")[:-1]) or files.names
+        return files
 
     def open(self, files: Files) -> LabelSet:
         """See `Format.open`."""

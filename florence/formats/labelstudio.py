@@ -7,7 +7,7 @@ outline that it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from florence.config import Section
 from florence.errors import DataError
-from florence.formats import FORMATS, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats import FORMATS, NOTE, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
 from florence.formats._files import Files
 from florence.formats._places import bad_box
 from florence.formats._studio import PLACED, TEXTS, Result, claims_of, flat_results, names_of, results_of, write_project
@@ -50,7 +50,7 @@ class LabelStudio(Format):
 
     def files(self, uri: str) -> Files:
         """A file, or every .json of a folder."""
-        return Files(uri, lambda name: name.endswith(".json"), "file that ends in .json")
+        return Files(uri, lambda name: name.endswith(".json") and not name.endswith(NOTE), "file that ends in .json")
 
     def open(self, files: Files) -> LabelSet:
         """See `Format.open`."""
@@ -68,7 +68,11 @@ class LabelStudio(Format):
 
     def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
         """See `Format.write`."""
-        write_project(folder, ((item, results_of(item)) for item in items), plan)
+        self.project(folder, items, plan, {})
+
+    def project(self, folder: Path, items: Iterable[Labelled], plan: Plan, data: Mapping[str, Any]) -> None:
+        """Write a project as `write` does; ``data``: what each task's own data have besides, which comes back with what people make of it."""
+        write_project(folder, ((item, results_of(item)) for item in items), plan, data)
 
 
 # ---------------------------------------------------------------- reading
