@@ -38,8 +38,8 @@ from florence.store import Store
 
 MOST = 300
 """Names of objects that a reviewer is offered, beyond those that are shown."""
-DISPUTED = ("", "no_quorum", "rejected")
-"""Reasons of labels at whose places somebody says that something is."""
+VOTED = ("", "no_quorum")
+"""Reasons of labels that were kept, or that too few agreed on."""
 
 
 # ---------------------------------------------------------------- out
@@ -60,7 +60,7 @@ def export_review(data: Store, store: Store, out: Path, images: int, *, force: b
     """Write the ``images`` of the snapshot's last round about which there is most disagreement as a Label Studio project, with their labels as a start.
 
     Disagreement is 1 − agreement, on average over an image's labels, those that too few agreed on included; of equals the lower id comes first. Objects and
-    captions are shown. Images that people have reviewed are not asked about again. Raises as `florence.export.export` does, and DataError where none is left.
+    captions are shown: those that were kept as one prediction, with those that too few agreed on as another. Images that people have reviewed are not asked about again. Raises as `florence.export.export` does, and DataError where none is left.
     """
     number = chosen_round(data, None)
     labels = data.read_table(f"labels/round={number}/labels.parquet")
@@ -69,25 +69,26 @@ def export_review(data: Store, store: Store, out: Path, images: int, *, force: b
     if not ranked:
         raise DataError(f"{data.uri}: round {number} has no labels that are disputed" + (f" beside those of the {len(known)} images that are reviewed" if known else ""))
     shown = _shown(labels, [image_id for _, image_id in ranked])
-    kinds = {row.task for rows in shown.values() for row in rows}
+    kinds = {row.task for rows in shown.values() for row in rows if row.kept}
     plan = Plan(_names(labels, shown), (OBJECTS, *(kind for kind in CAPTIONS if kind in kinds)), SPLITS, False, True)
     with replacing(out, force) as folder:
-        LabelStudio().project(folder, _items(data, folder, [image_id for _, image_id in ranked], shown, progress), plan, {"round": number})
+        LabelStudio().project(folder, _tasks(data, folder, [image_id for _, image_id in ranked], shown, progress), plan, {"round": number})
         (folder / NOTE).write_text(json.dumps({"format": "review", "round": number, "images": len(ranked)}, sort_keys=True) + "\n", encoding="utf-8")
-    return Asked(number, len(ranked), sum(map(len, shown.values())), (ranked[0][0], ranked[-1][0]), len(known))
+    kept = sum(row.kept for rows in shown.values() for row in rows)
+    return Asked(number, len(ranked), kept, (ranked[0][0], ranked[-1][0]), len(known))
 
 
 def _disagreement(labels: pa.Table) -> list[tuple[float, str]]:
     """(disagreement, image) of every image that has labels which were voted on, the most disputed first."""
-    voted = labels.filter(pc.and_(pc.is_in(labels["reason"], pa.array(DISPUTED[:2])), pc.is_valid(labels["agreement"])))
+    voted = labels.filter(pc.and_(pc.is_in(labels["reason"], pa.array(VOTED)), pc.is_valid(labels["agreement"])))
     mean = voted.group_by("image_id").aggregate([("agreement", "mean")])
     pairs = zip(mean["agreement_mean"].to_pylist(), mean["image_id"].to_pylist(), strict=True)
     return sorted(((round(1 - value, 9), image_id) for value, image_id in pairs), key=lambda pair: (-pair[0], pair[1]))
 
 
 def _shown(labels: pa.Table, images: Sequence[str]) -> dict[str, list[Annotation]]:
-    """What a reviewer is shown of each image: kept objects, as boxes, and captions."""
-    rows = labels.filter(pc.and_(labels["kept"], pc.and_(pc.is_in(labels["task"], pa.array([OBJECTS, *CAPTIONS])), pc.is_in(labels["image_id"], pa.array(images)))))
+    """What a reviewer is shown of each image: objects, as boxes, and captions; those that too few agreed on too."""
+    rows = labels.filter(pc.and_(pc.is_in(labels["reason"], pa.array(VOTED)), pc.and_(pc.is_in(labels["task"], pa.array([OBJECTS, *CAPTIONS])), pc.is_in(labels["image_id"], pa.array(images)))))
     result: dict[str, list[Annotation]] = {image_id: [] for image_id in images}
     for row in table_annotations(rows):
         boxed = tuple(replace(region, box=region.bounds, polygons=()) for region in row.regions)
@@ -103,8 +104,10 @@ def _names(labels: pa.Table, shown: Mapping[str, Sequence[Annotation]]) -> tuple
     return tuple(sorted([*there, *others[:MOST]]))
 
 
-def _items(data: Store, folder: Path, images: Sequence[str], shown: Mapping[str, Sequence[Annotation]], progress: Progress) -> Iterator[Labelled]:
-    """The images in their order, each with its picture written."""
+def _tasks(
+    data: Store, folder: Path, images: Sequence[str], shown: Mapping[str, Sequence[Annotation]], progress: Progress
+) -> Iterator[tuple[Labelled, dict[str, Sequence[Annotation]]]]:
+    """The images in their order with their predictions, each with its picture written."""
     records: dict[str, ImageRecord] = {}
     shards: dict[str, str] = {}
     for name in data.names("images", ".parquet"):
@@ -115,7 +118,8 @@ def _items(data: Store, folder: Path, images: Sequence[str], shown: Mapping[str,
         (content,) = data.read_table(shards[image_id], ["bytes"], [("image_id", "=", image_id)])["bytes"].to_pylist()
         write_picture(folder / "images" / places[image_id], content, records[image_id])
         progress("export", done, len(places))
-        yield Labelled(records[image_id], places[image_id], tuple(shown[image_id]))
+        kept = tuple(row for row in shown[image_id] if row.kept)
+        yield Labelled(records[image_id], places[image_id], kept), {"kept": kept, "kept and disputed": shown[image_id]}
 
 
 # ---------------------------------------------------------------- in
@@ -241,7 +245,7 @@ def _taken_away(settings: Engine, store: Store, data: Store, claims: Mapping[str
 
 def _objects_gone(settings: Engine, labels: Sequence[Annotation], claims: Sequence[Claim]) -> list[Claim]:
     """The places of objects that people have nothing at; places are the same by the consensus's own rule."""
-    labels = [row for row in labels if row.task == OBJECTS and row.reason in DISPUTED and row.regions]
+    labels = [row for row in labels if row.task == OBJECTS and row.reason in (*VOTED, "rejected") and row.regions]
     said = [(row.text, row.regions[0].bounds) for row in labels] + [(c.text, c.regions[0].bounds) for c in claims if c.task == OBJECTS]
     if not labels:
         return []

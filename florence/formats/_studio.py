@@ -213,9 +213,9 @@ def _told(shape: _Shape, record: ImageRecord) -> Iterator[Claim]:
 # ---------------------------------------------------------------- labels → results
 
 
-def results_of(item: Labelled) -> list[dict[str, Any]]:
+def results_of(rows: Iterable[Annotation], record: ImageRecord) -> list[dict[str, Any]]:
     """The results that an image's labels come to."""
-    return [result for row in item.rows for result in _results(row, item.record)]
+    return [result for row in rows for result in _results(row, record)]
 
 
 def _results(row: Annotation, record: ImageRecord) -> Iterator[dict[str, Any]]:
@@ -248,15 +248,14 @@ def _percent_box(region: Region, record: ImageRecord) -> dict[str, float]:
     }  # fmt: skip
 
 
-def write_project(folder: Path, tasks: Iterable[tuple[Labelled, list[dict[str, Any]]]], plan: Plan, more: Mapping[str, Any]) -> None:
-    """Write tasks.json, config.xml and README.md below ``folder``."""
+def write_project(folder: Path, tasks: Iterable[tuple[Labelled, Mapping[str, Any]]], plan: Plan, more: Mapping[str, Any]) -> None:
+    """Write tasks.json, config.xml and README.md below ``folder``. A task has predictions: what they go by → their results."""
     with (folder / "tasks.json").open("w", encoding="utf-8") as file:
         file.write("[")
-        for k, (item, results) in enumerate(tasks):
+        for k, (item, predictions) in enumerate(tasks):
             record = item.record
             data = {"image": f"/data/local-files/?d={quote(f'images/{item.path}')}", "image_id": record.image_id, "source": record.source, "name": record.name, **more}
-            version = f"florence, round {item.rows[0].round}" if item.rows else "florence"
-            task = {"data": data, "predictions": [{"model_version": version, "result": results}]}
+            task = {"data": data, "predictions": [{"model_version": name, "result": results} for name, results in predictions.items()]}
             file.write((",\n" if k else "\n") + json.dumps(task, ensure_ascii=False, allow_nan=False))
         file.write("\n]\n")
     (folder / "config.xml").write_text(config(plan), encoding="utf-8")
@@ -292,7 +291,7 @@ Label Studio serves the pictures from this folder:
 1. Create a project. Under Labeling Setup choose Custom template, and put in what config.xml holds.
 2. Under Settings, Cloud Storage, add a source storage of the type Local files, whose path is that of the folder `images` in here, absolute. Do not
    sync it: it only allows the pictures to be served.
-3. Import tasks.json. What it predicts is shown in each task as a start; under Settings, Annotation, prelabelling has to be on.
+3. Import tasks.json. What it predicts is a start: under Settings, Annotation, have predictions prelabel tasks, and choose which, where there are several.
 4. Correct, and submit each task that you have looked at. One that is submitted with nothing in it says that there is nothing.
 5. Export as JSON.
 """

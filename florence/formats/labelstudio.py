@@ -68,11 +68,12 @@ class LabelStudio(Format):
 
     def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
         """See `Format.write`."""
-        self.project(folder, items, plan, {})
+        self.project(folder, ((item, {"florence": item.rows}) for item in items), plan, {})
 
-    def project(self, folder: Path, items: Iterable[Labelled], plan: Plan, data: Mapping[str, Any]) -> None:
-        """Write a project as `write` does; ``data``: what each task's own data have besides, which comes back with what people make of it."""
-        write_project(folder, ((item, results_of(item)) for item in items), plan, data)
+    def project(self, folder: Path, tasks: Iterable[tuple[Labelled, Mapping[str, Sequence[Annotation]]]], plan: Plan, data: Mapping[str, Any]) -> None:
+        """Write a project whose tasks have predictions, each under a name. ``data``: what each task's own data have besides, which comes back with the work on it."""
+        named = ((item, {name: results_of(rows, item.record) for name, rows in predictions.items()}) for item, predictions in tasks)
+        write_project(folder, named, plan, data)
 
 
 # ---------------------------------------------------------------- reading
