@@ -37,6 +37,10 @@ class Unavailable(FlorenceError):
     """What can not be done now and may be later: a service that is down, a budget that is spent. What was asked stays to be done."""
 
 
+class NotListed(FlorenceError):
+    """A data set does not know an image: nobody looked at it there, so that nothing is said of it, which is not the same as that nothing is there."""
+
+
 class DecodeError(FlorenceError):
     """A text is not a legal answer of its task; ``position`` is the index of the first token that does not fit."""
 

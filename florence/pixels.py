@@ -64,6 +64,22 @@ def opened(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_P
         return image  # damaged EXIF: the picture itself is whole
 
 
+def upright(data: bytes, name: str) -> bytes:
+    """The file as it is, where its picture is stored upright; else one of the same format that is (a JPEG's quality is 95).
+
+    Not every program heeds the mark by which a picture is to be turned. Raises ImageError as `decode` does.
+    """
+    with _header(data, name) as image:
+        if _orientation(image) == 1:
+            return data
+        kind, profile = image.format, image.info.get("icc_profile")
+    sink = io.BytesIO()
+    with opened(data, name) as image:
+        image.info.pop("exif", None)
+        image.save(sink, "JPEG" if kind == "MPO" else kind, quality=95, icc_profile=profile)
+    return sink.getvalue()
+
+
 def _header(data: bytes, name: str) -> Image:
     """The image with nothing but its header read. Pillow's own limit of pixels is not applied, so that sizes can be told."""
     from PIL import Image

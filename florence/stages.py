@@ -42,7 +42,7 @@ COVERAGE = pa.schema(
     [("image_id", pa.string()), ("author", pa.string()), ("version", pa.string()), ("claims", pa.int32()), ("error", pa.string())]
 )
 RECORD_COLUMNS = [name for name in IMAGES.names if name != "bytes"]
-STUDENT = "student"
+STUDENT, HUMAN = "student", "human"
 
 Progress = Callable[[str, int, int | None], None]
 """Called as (what, done, of); of is None where the total is not known."""
@@ -209,11 +209,12 @@ def specialist(settings: Settings, name: str):
     return _specialist(section.use, name, json.dumps(section.options, sort_keys=True))
 
 
-def authors(settings: Settings, student: str | None = None) -> list[Author]:
+def authors(settings: Settings, student: str | None = None, store: Store | None = None) -> list[Author]:
     """Everyone who annotates, in the order of work: those who look at pixels or truth, then those who read claims, then the student.
 
-    The version of one who reads claims covers the versions of those it reads. Raises UnknownName or SettingsError for
-    a specialist that is not there or not set right, before any model is loaded.
+    With a ``store`` come those whose claims count without being asked: people, where it holds reviews of theirs (`reviewed`). The version of one who reads
+    claims covers the versions of those it reads. Raises UnknownName or SettingsError for a specialist that is not there or not set right, before any model
+    is loaded.
     """
     result: list[Author] = []
     section_names = sorted(settings.specialists, key=lambda n: "claims" in specialist(settings, n)[0].needs)
@@ -227,7 +228,23 @@ def authors(settings: Settings, student: str | None = None) -> list[Author]:
         from florence.engine.refine import Student
 
         result.append(Author(STUDENT, Student(student, settings).version, student))
+    if store is not None and (people := reviewed(store)) is not None:
+        result.append(people)
     return result
+
+
+def reviewed(store: Store) -> Author | None:
+    """People, at the version of the last review that was imported whole (`florence.review`), which holds all that still counts of those before it.
+
+    None where there is none. A version is the number of the import and a hash of what was imported.
+    """
+    shards_of: dict[str, dict[str, set[str]]] = {}
+    for kind in ("claims", "coverage"):
+        for name in store.names(kind, ".parquet"):
+            if match := re.fullmatch(rf"{kind}/{HUMAN}@(\d+-[0-9a-f]+)/(.+)", name):
+                shards_of.setdefault(match.group(1), {}).setdefault(kind, set()).add(match.group(2))
+    whole = [version for version, found in shards_of.items() if found.get("claims") == found.get("coverage")]
+    return Author(HUMAN, max(whole, key=lambda version: int(version.split("-")[0]))) if whole else None
 
 
 def looks_at(settings: Settings, author: Author, shard: str) -> bool:
@@ -609,8 +626,9 @@ def _label_figures(settings: Settings, data: Store) -> dict:
             result[split] = quality_json(label_quality(settings, data, labels, split, masks=split == "gold"), settings.evaluate)
     snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
     authors = {
-        name: quality_json(label_quality(settings, data, data.read_tables(f"claims/{name}@{version}", ANNOTATIONS)), settings.evaluate)
+        name: quality_json(label_quality(settings, data, claims.filter(pc.not_equal(claims["text"], ""))), settings.evaluate)
         for name, version in snapshot.get("authors", {}).items()
+        for claims in [data.read_tables(f"claims/{name}@{version}", ANNOTATIONS)]  # one without a text says that something is not there
     }
     result["authors"] = {name: figures for name, figures in authors.items() if figures}
     return {part: figures for part, figures in result.items() if figures}

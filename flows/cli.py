@@ -289,7 +289,7 @@ def publish(round: Round = None, student: Student = None) -> None:
     parts = _parts()
     number = _round(parts, round)
     with locked(parts.root), Shown() as progress:
-        who = stages.authors(parts.settings, str(chosen_model(parts, student)) if student else None)
+        who = stages.authors(parts.settings, str(chosen_model(parts, student)) if student else None, parts.store)
         stages.fuse_round(parts.settings, parts.store, who, number)
         validate_staging(parts.settings, parts.store, number, parts.root)
         snapshot = stages.publish(parts.settings, parts.store, parts.data, who, number, progress)
@@ -433,6 +433,89 @@ def ablate(
 
 
 @app.command()
+def export(
+    format: Annotated[str, typer.Option(help="coco, jsonl, labelstudio, voc or yolo.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet, or empty.")],
+    round: Annotated[int | None, typer.Option(min=0, help="Number of the round; by default the last that data/ has labels of.")] = None,
+    split: Annotated[str, typer.Option(help="train, held_out, gold or all.")] = "all",
+    tasks: Annotated[list[str] | None, typer.Option(metavar="KIND", help="A kind of labels, as '<OD>' or OD; may be given several times. By default all.")] = None,
+    min_agreement: Annotated[float, typer.Option(min=0, max=1, help="Least agreement of a label.")] = 0.0,
+    images: Annotated[str, typer.Option(help="copy: write the pictures too; none: only labels.")] = "copy",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
+) -> None:
+    """Write the kept labels in data/ in another format.
+
+    What the format can not hold is said, with numbers. The folder is written whole or not at all. docs/formats.md tells what each format holds.
+
+    \b
+    Examples:
+      florence export --format coco --out ~/coco
+      florence export --format yolo --out ~/yolo --tasks OD --min-agreement 0.7
+      florence export --format jsonl --out ~/lines --split train --images none --dry-run
+    """
+    from florence import export as writing
+    from flows.terminal import Shown, say, told_export
+
+    if images not in ("copy", "none"):
+        raise FlorenceError(f"--images {images}: copy or none is expected")
+    kinds = tuple(task if task.startswith("<") else f"<{task.upper()}>" for task in tasks or ())
+    parts = _parts()
+    choice = writing.Choice(format, round, split, kinds, min_agreement, images == "copy")
+    with Shown() as progress:
+        found = writing.export(parts.data, out, choice, force=force, dry_run=dry_run, progress=progress)
+    say(told_export(found, format, None if dry_run else out))
+
+
+review = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, help="Have people look at labels, in Label Studio.")
+app.add_typer(review, name="review")
+
+
+@review.command("export")
+def review_export(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet, or empty.")],
+    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 100,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
+) -> None:
+    """Write the images about which annotators disagree most as a Label Studio project.
+
+    Their labels are in it as a start, their pictures as files; README.md in it says how to go on. Images that were reviewed before are left out.
+
+    \b
+    Example: florence review export --out ~/review --images 50
+    """
+    from florence.review import export_review
+    from flows.terminal import Shown, say
+
+    parts = _parts()
+    with Shown() as progress:
+        asked = export_review(parts.data, parts.store, out, images, force=force, progress=progress)
+    first, last = asked.disagreement
+    say(f"{asked.images} images of round {asked.round} with {asked.labels} labels, disagreement {first:.2f} to {last:.2f}" + (f"; {asked.reviewed} reviewed ones left out" if asked.reviewed else ""))
+    say(f"Next: {out / 'README.md'}; then florence review import FILE")
+
+
+@review.command("import")
+def review_import(file: Annotated[Path, typer.Argument(help="What Label Studio exported, as JSON or JSON-MIN.")]) -> None:
+    """Take in what people made of a project.
+
+    What they say outranks all annotators from the next round on. An image that is reviewed again replaces what was said of it before; the same file
+    again changes nothing.
+
+    \b
+    Example: florence review import ~/project-1-at-2026-01-31.json
+    """
+    from florence.review import import_review
+    from flows.state import locked
+    from flows.terminal import say, told_review
+
+    parts = _parts()
+    with locked(parts.root):
+        found = import_review(parts.settings, parts.store, parts.data, str(file))
+    say(told_review(found))
+
+
+@app.command()
 def report() -> None:
     """Write the report: build/report/index.html.
 
@@ -557,7 +640,7 @@ def _facts(parts: Parts) -> Any:
     if (facts := read_facts(parts)) is not None:
         return facts
     number = _round(parts, None)
-    round = findings.round_facts(parts.settings, parts.store, parts.data, parts.root, stages.authors(parts.settings), number, None, number)
+    round = findings.round_facts(parts.settings, parts.store, parts.data, parts.root, stages.authors(parts.settings, None, parts.store), number, None, number)
     return LoopFacts("by hand", (round,))
 
 

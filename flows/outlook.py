@@ -19,7 +19,8 @@ SECTIONS = ("engine", "validation", "model", "train", "evaluate", "promotion")
 class Outlook:
     """``new``: images that would be taken in; ``pending``: annotator → shards to annotate, of those that are there already.
 
-    ``changed``: sections of settings that are other than when the last loop ended; ``rounds``: rounds that would be done.
+    ``changed``: sections of settings that are other than when the last loop ended; ``reviews``: whether people have said something since; ``rounds``: rounds
+    that would be done.
     """
 
     state: LoopState | None
@@ -28,6 +29,7 @@ class Outlook:
     pending: dict[str, int]
     changed: tuple[str, ...]
     rounds: range
+    reviews: bool = False
 
     @property
     def idle(self) -> bool:
@@ -56,6 +58,12 @@ def images_hash(store: Store) -> str:
     return digest(sorted(store.read_tables("images", IMAGES, ["image_id"])["image_id"].to_pylist()))
 
 
+def reviews(store: Store) -> str:
+    """The version of what people have said, empty where they have not."""
+    people = stages.reviewed(store)
+    return people.version if people is not None else ""
+
+
 def settings_hashes(parts: Parts) -> dict[str, str]:
     """Section → hash, of the settings that decide what a round makes of its images.
 
@@ -79,7 +87,7 @@ def is_idle(parts: Parts, rounds: int | None) -> bool:
     state = read_state(parts.root)
     if state is None or not state.finished or not stages.shards(parts.store) or _more(state, rounds):
         return False
-    if changed_sections(parts, state) or images_hash(parts.store) != state.images or waiting(parts):
+    if changed_sections(parts, state) or images_hash(parts.store) != state.images or reviews(parts.store) != state.reviews or waiting(parts):
         return False
     try:
         stages.collect(parts.settings, _Dry(parts.store.uri, first=True))
@@ -97,9 +105,10 @@ def outlook(parts: Parts, rounds: int | None, progress: stages.Progress = stages
         first = max([-1, *stages.rounds(parts.store), *stages.rounds(parts.data)]) + 1
         return Outlook(**known, changed=(), rounds=range(first, first + (rounds or parts.settings.flow.rounds)))
     changed = tuple(changed_sections(parts, state))
+    known["reviews"] = reviews(parts.store) != state.reviews
     if not state.finished:
         return Outlook(**known, changed=changed, rounds=range(state.round, state.first_round + max(rounds or state.wanted, state.done + 1)))
-    if collected.new or pending or changed or images_hash(parts.store) != state.images:
+    if collected.new or pending or changed or known["reviews"] or images_hash(parts.store) != state.images:
         return Outlook(**known, changed=changed, rounds=range(state.round, state.round + (rounds or parts.settings.flow.rounds)))
     return Outlook(**known, changed=changed, rounds=range(state.round, state.first_round + (rounds or 0) if _more(state, rounds) else state.round))
 
@@ -129,6 +138,8 @@ def told(found: Outlook) -> str:
         lines.append("annotate: every annotator has the new images to look at")
     if found.changed:
         lines.append(f"changed settings: {', '.join(found.changed)}")
+    if found.reviews:
+        lines.append("people's reviews are new")
     if found.state is not None:
         end = f"stopped: {found.state.rejected}" if found.state.rejected else "finished" if found.state.finished else "broken off, to be continued"
         lines.append(f"last loop: {found.state.loop_id}, {found.state.done} of {found.state.wanted} rounds, {end}")

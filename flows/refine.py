@@ -28,7 +28,7 @@ from florence.store import Store
 from flows.adapters.quality import validate_staging
 from flows.annotate import Annotated, annotate, runner
 from flows.facts import read_facts, write_facts
-from flows.outlook import changed_sections, images_hash, nothing_new, settings_hashes, waiting
+from flows.outlook import changed_sections, images_hash, nothing_new, reviews, settings_hashes, waiting
 from flows.params import missing_sections
 from flows.parts import PARENT, Parts, Seconds, end_with_parent, ending, open_parts
 from flows.promote import CALIBRATION, SCORES, champion, lineage, promote
@@ -97,7 +97,9 @@ def standing(parts: Parts) -> LoopState | None:
     last = max([-1, *stages.rounds(parts.store), *stages.rounds(parts.data)])
     if last < 0:
         return None
-    return LoopState("", 0, last + 1, last + 1, accepted=last, images=images_hash(parts.store), settings=settings_hashes(parts), finished=True)
+    published = parts.data.read_json("snapshot.json").get("authors", {}) if parts.data.exists("snapshot.json") else {}
+    known: dict[str, Any] = {"images": images_hash(parts.store), "settings": settings_hashes(parts), "reviews": published.get(stages.HUMAN, "")}
+    return LoopState("", 0, last + 1, last + 1, accepted=last, finished=True, **known)
 
 
 def sweep(parts: Parts) -> None:
@@ -128,7 +130,7 @@ def next_state(parts: Parts, state: LoopState | None, rounds: int | None) -> tup
     """The state to go on from, and why; None where there is nothing to do.
 
     A loop that was broken off goes on. A finished one gets more rounds where ``rounds`` asks for more than it has, unless its last round
-    was rejected: the same again would be rejected again. A new loop begins where there are new images, where annotators or their
+    was rejected: the same again would be rejected again. A new loop begins where there are new images or reviews, where annotators or their
     versions are new, or where settings of `outlook.SECTIONS` have changed.
     """
     if state is None:
@@ -152,6 +154,8 @@ def news(parts: Parts, state: LoopState) -> list[str]:
         # An annotator that failed before and fails again has nothing new to say.
         if _annotated(parts, state.round, None).shards:
             reasons.append("new claims of " + ", ".join(left))
+    if reviews(parts.store) != state.reviews:
+        reasons.append("new reviews")
     if changed := changed_sections(parts, state):
         reasons.append(f"changed settings ({', '.join(changed)})")
     return reasons
@@ -186,13 +190,14 @@ class _Round:
         self.parts, self.state, self.number = parts, state, state.round
         self.run_id = parts.tracker.round_run(parent, self.number, {"florence.loop": state.loop_id})
         self.pushed = False
+        self.reviews = reviews(parts.store)
         if set(state.seconds) <= {"collect"}:
             Seconds(parts.root).clear()
 
     def run(self) -> LoopState:
         """Do the round, or what is left of it; returns the state after it."""
         parts, number, state = self.parts, self.number, self.state
-        who = stages.authors(parts.settings, state.student)
+        who = stages.authors(parts.settings, state.student, parts.store)
         student = any(author.name == stages.STUDENT for author in who)
         say(f"round {number} ({state.done + 1} of {state.wanted})" + (", with the champion as one more annotator" if student else ""))
         self.timed("annotate", lambda: _annotated(parts, number, state.student), plain=True)
@@ -274,7 +279,7 @@ class _Round:
     def ended(self, decided: dict[str, Any], version: str) -> LoopState:
         """Keep what was accepted, or go back to what was; the state after the round."""
         parts, number, state = self.parts, self.number, self.state
-        state = dataclasses.replace(state, done=state.done + 1, images=images_hash(parts.store), settings=settings_hashes(parts), seconds={})
+        state = dataclasses.replace(state, done=state.done + 1, images=images_hash(parts.store), settings=settings_hashes(parts), reviews=self.reviews, seconds={})
         if decided["accepted"]:
             parts.snapshots.keep(parts.root / ACCEPTED / f"round={number}")
             student = _student(parts.root, number)

@@ -28,7 +28,7 @@ class LoopState:
     ``first_round``: number of its first round; ``wanted``, ``done``: how many rounds it shall have and has.
     ``accepted``: the last round that was accepted, of this or an earlier loop. ``student``, ``scores``, ``champion``: folder, scores and
     version of the model that annotates in the next round and that it is compared with.
-    ``images``: hash of the ids of all images, and ``settings``: section → hash, as they were when its last round ended.
+    ``images``: hash of the ids of all images, ``settings``: section → hash, ``reviews``: version of people's claims, as they were in its last round.
     ``rejected``: why its last round was not accepted, empty if it was. ``seconds``: stage → seconds, of the round under way.
     """
 
@@ -42,6 +42,7 @@ class LoopState:
     champion: str | None = None
     images: str = ""
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    reviews: str = ""
     rejected: str = ""
     finished: bool = False
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)

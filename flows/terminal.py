@@ -8,10 +8,17 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tqdm import tqdm
+
+    from florence.export import Exported
+    from florence.review import Reviewed
 
 EVERY = 15.0
 """Seconds between two lines about one stage where there is no terminal."""
+LISTED = 10
+"""Things that are listed one by one; of more their number is told."""
 
 
 def say(text: str) -> None:
@@ -88,3 +95,28 @@ class Shown:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def told_export(found: Exported, format: str, out: Path | None) -> str:
+    """What an export wrote, left out and lost; ``out``: where, None where it was only asked."""
+    lines = [f"{'would write' if out is None else 'wrote'} {found.images} images of round {found.round}" + (f" to {out}" if out else "") + f", as {format}"]
+    lines += [f"  {kind}: {number} labels" for kind, number in found.labels.items()] or ["  no labels"]
+    lines += [f"  left out: {reason} ({number})" for reason, number in found.left_out.items()]
+    lines += [f"  lost: {loss} ({number})" for loss, number in found.lost.items()]
+    if found.renamed:
+        lines.append(f"  {found.renamed} pictures have other names than in their source, where theirs were taken or not to be had")
+    if found.turned:
+        lines.append(f"  {found.turned} pictures were stored on their side and are written upright, as their labels are")
+    return "\n".join(lines)
+
+
+def told_review(found: Reviewed) -> str:
+    """What an import of reviews came to."""
+    if not found.new:
+        return f"nothing new: this file has been imported before, as human@{found.version}; {found.total} images are reviewed"
+    lines = [f"{found.images} images reviewed, {found.claims} claims, {found.rejected} of them that something is not there; {found.total} images in all (human@{found.version})"]
+    for what, several in (("not here", found.unknown), ("left out", found.problems)):
+        lines += [f"  {what}: {text}" for text in several[:LISTED]]
+        if len(several) > LISTED:
+            lines.append(f"  {what}: {len(several) - LISTED} more")
+    return "\n".join([*lines, "They count from the next round on: florence loop"])

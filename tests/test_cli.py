@@ -51,7 +51,7 @@ def test_every_command_shows_an_example_of_itself(command: str):
 
 
 def test_all_commands_are_there():
-    wanted = {"init", "loop", "ablate", "collect", "annotate", "validate", "publish", "train", "evaluate", "compare", "report", "register", "promote", "rollback", "predict", "serve", "doctor"}
+    wanted = {"init", "loop", "ablate", "collect", "annotate", "validate", "publish", "train", "evaluate", "compare", "export", "report", "register", "promote", "rollback", "predict", "serve", "doctor"}
     assert set(COMMANDS) == wanted and call("--version").startswith("florence ")
 
 

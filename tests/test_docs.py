@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +141,46 @@ def test_every_source_and_its_settings_are_told(name: str):
         SOURCES.get(name)(nothing=1)
     allowed = re.sub(r".*allowed: ", "", str(refused.value)).split(", ")
     assert re.findall(r"`(\w+)`", row.split("|")[3]) == allowed
+
+
+def test_format_examples_run(small_snapshot, tmp_path: Path, monkeypatch):
+    from test_cli import call
+
+    from florence.specialists.existing import Existing
+
+    (tmp_path / "params.yaml").write_text("sources: {}\nspecialists: {}\n")
+    os.symlink(small_snapshot.root, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "docs/formats.md"
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("florence ")]
+    assert len([line for line in lines if line.startswith("florence export")]) >= 5
+    for line in lines:
+        if "import" in line:
+            tasks = json.loads((tmp_path / "review/tasks.json").read_text())
+            works = [{"data": task["data"], "annotations": [{"result": task["predictions"][0]["result"]}]} for task in tasks]
+            (tmp_path / "project.json").write_text(json.dumps(works))
+            os.makedirs(tmp_path / ".florence")
+            shutil.copytree(small_snapshot.root, tmp_path / ".florence/store")
+        assert call(*shlex.split(line)[1:]), line
+    (code,) = blocks(path, "python")
+    assert "pixels" in run(code, tmp_path)
+    (text,) = blocks(path, "yaml")
+    for name, values in yaml.safe_load(text)["specialists"].items():
+        options = {key: value for key, value in values.items() if key not in ("use", "sources")}
+        assert set(Existing(name=name, **options).vocabulary()) >= {"ball", "brick"}
+    (line,) = blocks(path, "json")
+    (tmp_path / "one.jsonl").write_text(line)
+    assert Existing(name="one", format="jsonl", uri="one.jsonl").vocabulary() == ("cat",)
+
+
+def test_format_document_tells_of_every_format_and_its_settings():
+    from florence.formats import FORMATS
+
+    text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    for name in FORMATS.names():
+        assert f"| `{name}` |" in text
+        rows = [line for line in text.split("## In")[1].splitlines() if line.startswith(f"| `{name}` |")]
+        assert all(f"`{setting}`" in rows[0] for setting in FORMATS.get(name).Options.model_fields), name
 
 
 def test_extending_settings_are_allowed():

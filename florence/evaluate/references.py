@@ -103,7 +103,7 @@ def _human(data: Store, images: Collection[str]) -> Rows:
 
 
 def _latest(people: list[Annotation]) -> Rows:
-    """Of what people said of one kind in one image, the last round's last version."""
+    """Of what people said of one kind in one image, the last round's last version. A row without a text says that something is not there."""
     last: dict[tuple[str, str], tuple[int, str]] = {}
     for row in people:
         key = row.image_id, row.task
@@ -111,7 +111,7 @@ def _latest(people: list[Annotation]) -> Rows:
     result: dict[tuple[str, str], list[Annotation]] = {}
     for row in people:
         if (row.round, row.version) == last[row.image_id, row.task]:
-            result.setdefault((row.image_id, row.task), []).append(row)
+            result.setdefault((row.image_id, row.task), []).extend([row] if row.text else [])
     return {key: (HUMAN, tuple(rows)) for key, rows in result.items()}
 
 

@@ -1,0 +1,227 @@
+"""The kept labels of a snapshot, written as a data set in another format (`florence.formats`)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from florence import stages
+from florence.errors import DataError, ImageError, SettingsError, StoreError
+from florence.formats import FORMATS, NOTE, OBJECTS, Format, Labelled, Plan, paths, writable
+from florence.pixels import upright
+from florence.records import ANNOTATED, SPLITS, Annotation, ImageRecord, table_annotations, table_images
+from florence.stages import Progress, silent
+from florence.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is exported. ``round``: of the labels, None for the last; ``split``: "all" for every one; ``tasks``: kinds of labels, none for all that the format holds;
+    ``pictures``: whether the images' files are written too.
+    """
+
+    format: str
+    round: int | None = None
+    split: str = "all"
+    tasks: tuple[str, ...] = ()
+    min_agreement: float = 0.0
+    pictures: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written, or would be. ``labels``: kind → number; ``left_out``: why labels are not in it → number; ``lost``: what the format can not hold of
+    labels that are → number; ``renamed``: pictures that could not keep their names; ``turned``: pictures that were stored on their side.
+    """
+
+    round: int
+    images: int
+    labels: Mapping[str, int]
+    left_out: Mapping[str, int]
+    lost: Mapping[str, int]
+    renamed: int
+    turned: int
+
+
+def export(data: Store, out: Path, choice: Choice, *, force: bool = False, dry_run: bool = False, progress: Progress = silent) -> Exported:
+    """Write the labels of the snapshot ``data`` to the folder ``out``, whole or not at all; with ``dry_run`` only say what that would be.
+
+    ``force``: an earlier export in ``out`` is replaced. Raises SettingsError for a choice that can not be made, StoreError where ``out`` is taken or can not
+    be written, DataError where the snapshot has no such labels.
+    """
+    form = _format(choice.format)
+    number = chosen_round(data, choice.round)
+    kinds = _kinds(form, choice)
+    labels = _labels(data, number, choice, kinds)
+    survey = _survey(form, data, labels, choice, kinds, progress)
+    if dry_run:
+        return survey.told(number, turned=0)
+    snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
+    with replacing(out, force) as folder:
+        turned: list[str] = []
+        form.write(folder, _items(form, folder, data, labels, choice, survey, turned, progress), survey.plan)
+        found = survey.told(number, len(turned))
+        note = {"format": choice.format, "snapshot": snapshot.get("id"), "round": number, "split": choice.split, "min_agreement": choice.min_agreement,
+                "images": found.images, "labels": dict(found.labels), "left_out": dict(found.left_out), "lost": dict(found.lost)}  # fmt: skip
+        (folder / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    return found
+
+
+def chosen_round(data: Store, number: int | None) -> int:
+    """``number``, or the last round that has labels. Raises DataError where there are none of it."""
+    there = stages.rounds(data)
+    if not there:
+        raise DataError(f"{data.uri} has no labels; `florence loop` or `florence publish` makes some")
+    if number is not None and number not in there:
+        raise DataError(f"{data.uri} has no labels of round {number}; it has those of {', '.join(map(str, there))}")
+    return there[-1] if number is None else number
+
+
+@contextmanager
+def replacing(out: Path, force: bool) -> Iterator[Path]:
+    """An empty folder beside ``out``, which takes its place when the block has ended well. Raises StoreError where ``out`` is taken.
+
+    ``force`` replaces a folder that an export has written, and no other: it might hold somebody's pictures.
+    """
+    out = out.absolute()
+    if out.is_file() or out.is_dir() and any(out.iterdir()):
+        if not force or not (out / NOTE).is_file():
+            how = "--force replaces it" if (out / NOTE).is_file() else "choose another folder: it is no export, so that it is not replaced"
+            raise StoreError(f"{out} is there already; {how}")
+    part, before = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.before")
+    try:
+        for folder in (part, before):
+            shutil.rmtree(folder, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        if out.exists():
+            out.rename(before)
+        part.rename(out)
+    except OSError as error:
+        raise StoreError(f"can not write {error.filename or out}: {error.strerror or error}") from None
+    finally:
+        for folder in (part, before):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- what is chosen
+
+
+def _format(name: str) -> Format:
+    if name not in writable():
+        raise SettingsError(f"--format {name}: {'it is read only' if name in FORMATS.names() else 'there is no such format'}; written are {', '.join(writable())}")
+    return FORMATS.get(name)()
+
+
+def _kinds(form: Format, choice: Choice) -> tuple[str, ...]:
+    if choice.split not in (*SPLITS, "all"):
+        raise SettingsError(f"--split {choice.split}: one of {', '.join(SPLITS)} or all is expected")
+    if bad := sorted(set(choice.tasks) - set(ANNOTATED)):
+        raise SettingsError(f"--tasks {bad[0]}: there are no labels of that kind; known: {', '.join(ANNOTATED)}")
+    return tuple(kind for kind in ANNOTATED if kind in (choice.tasks or ANNOTATED))
+
+
+def _labels(data: Store, number: int, choice: Choice, kinds: tuple[str, ...]) -> pa.Table:
+    labels = data.read_table(f"labels/round={number}/labels.parquet", filters=[("kept", "=", True)])
+    return labels.filter(pc.is_in(labels["task"], pa.array(kinds)))
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What is known before anything is written. ``rows``: image id → its rows in the table of labels."""
+
+    plan: Plan
+    paths: Mapping[str, str]
+    renamed: int
+    rows: Mapping[str, list[int]]
+    labels: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+
+    def told(self, number: int, turned: int) -> Exported:
+        labels, left_out, lost = (dict(sorted(counter.items())) for counter in (self.labels, self.left_out, self.lost))
+        return Exported(number, len(self.paths), labels, left_out, lost, self.renamed, turned)
+
+
+def _survey(form: Format, data: Store, labels: pa.Table, choice: Choice, kinds: tuple[str, ...], progress: Progress) -> _Survey:
+    """Everything is looked at once before it is written: formats want names and numbers first."""
+    rows: dict[str, list[int]] = {}
+    for k, image_id in enumerate(labels["image_id"].to_pylist()):
+        rows.setdefault(image_id, []).append(k)
+    records: list[ImageRecord] = []
+    names: set[str] = set()
+    splits: set[str] = set()
+    outlined = False
+    for record, _, found in _images(data, labels, rows, choice, progress):
+        records.append(record)
+        splits.add(record.split)
+        for row in found:
+            if row.task == OBJECTS and not _refusal(form, row, choice):
+                names.add(row.text)
+                outlined = outlined or any(region.polygons for region in row.regions)
+    found_paths, renamed = paths(records, by_stem=form.by_stem)
+    held = tuple(kind for kind in kinds if kind in form.kinds)
+    plan = Plan(tuple(sorted(names)), held, tuple(split for split in SPLITS if split in splits), outlined, choice.pictures)
+    survey = _Survey(plan, found_paths, renamed, rows)
+    for _, _, found in _images(data, labels, rows, choice):
+        for row in found:
+            if reason := _refusal(form, row, choice):
+                survey.left_out[reason] += 1
+                continue
+            survey.labels[row.task] += 1
+            if loss := form.loses(row, plan):
+                survey.lost[loss] += 1
+    return survey
+
+
+def _refusal(form: Format, row: Annotation, choice: Choice) -> str:
+    if choice.min_agreement > 0 and (row.agreement is None or row.agreement < choice.min_agreement):
+        return f"{row.task}: agreement below {choice.min_agreement:g}"
+    return form.lacks(row)
+
+
+def _images(
+    data: Store, labels: pa.Table, rows: Mapping[str, list[int]], choice: Choice, progress: Progress = silent, *, pictures: bool = False
+) -> Iterator[tuple[ImageRecord, bytes | None, list[Annotation]]]:
+    """Each image of the split with its labels, shard by shard; with its bytes where ``pictures`` are wanted."""
+    names = data.names("images", ".parquet")
+    for done, name in enumerate(names, start=1):
+        filters = None if choice.split == "all" else [("split", "=", choice.split)]
+        found = list(table_images(data.read_table(name, None if pictures else stages.RECORD_COLUMNS, filters)))
+        by_image: dict[str, list[Annotation]] = {}
+        for row in table_annotations(labels.take(pa.array([k for record, _ in found for k in rows.get(record.image_id, ())], pa.int64()))):
+            by_image.setdefault(row.image_id, []).append(row)
+        for record, content in found:
+            yield record, content, by_image.get(record.image_id, [])
+        progress("export", done, len(names))
+
+
+def _items(
+    form: Format, folder: Path, data: Store, labels: pa.Table, choice: Choice, survey: _Survey, turned: list[str], progress: Progress
+) -> Iterator[Labelled]:
+    """What is written; each image's picture is, as it comes by."""
+    for record, content, rows in _images(data, labels, survey.rows, choice, progress, pictures=choice.pictures):
+        item = Labelled(record, survey.paths[record.image_id], tuple(row for row in rows if not _refusal(form, row, choice)))
+        if content is not None:
+            if write_picture(folder / form.picture(item), content, record):
+                turned.append(record.image_id)
+        yield item
+
+
+def write_picture(path: Path, content: bytes, record: ImageRecord) -> bool:
+    """Write an image's file, upright, so that its labels' places are right for every program; returns whether it had to be turned."""
+    try:
+        stands = upright(content, record.name)
+    except ImageError:
+        stands = content  # as it is: its size could be told when it was collected
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(stands)
+    return stands is not content

@@ -1,0 +1,306 @@
+"""COCO's JSON: objects with boxes and outlines (``instances``), and captions.
+
+A box is x, y, width, height in pixels, its edges between pixels, as ours are. Masks come as outlines, or as run lengths, which are turned into outlines that
+cover the same pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import Field, field_validator
+
+from florence.config import Section
+from florence.errors import DataError
+from florence.formats import FORMATS, NOTE, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats._files import Files
+from florence.formats._masks import decoded, outlines
+from florence.formats._places import bad_box, number, numbers, placed, polygon, score_of, text
+from florence.geometry import Polygon
+from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
+
+
+@FORMATS.register("coco")
+class Coco(Format):
+    """``annotations/instances_<split>.json`` and ``captions_<split>.json``, pictures in ``images/``."""
+
+    kinds = (OBJECTS, *CAPTIONS)
+
+    class Options(Section):
+        """Settings of reading."""
+
+        crowds: bool = Field(False, description="whether a crowd (iscrowd) is taken for one object; else it is left out")
+        captions: str = Field("<CAPTION>", description="kind of captions that do not say which")
+
+        @field_validator("captions")
+        @classmethod
+        def _caption(cls, value: str) -> str:
+            if value not in CAPTIONS:
+                raise ValueError(f"one of {', '.join(CAPTIONS)} is expected")
+            return value
+
+    def files(self, uri: str) -> Files:
+        """A file, or every .json of a folder: of one that has folders ``annotations``, those in them."""
+        files = Files(uri, lambda name: name.endswith(".json") and not name.endswith(NOTE), "file that ends in .json")
+        files.names = tuple(name for name in files.names if "annotations" in name.split("/")[:-1]) or files.names
+        return files
+
+    def open(self, files: Files) -> LabelSet:
+        """See `Format.open`."""
+        return _CocoSet(files, self.options)
+
+    def lacks(self, row: Annotation) -> str:
+        """See `Format.lacks`."""
+        return super().lacks(row) or (bad_box(row) if row.task == OBJECTS else "")
+
+    def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
+        """See `Format.write`. ``score`` and ``agreement`` of a label, and a caption's kind (``task``), are keys of their own, which other readers pass over."""
+        (folder / "annotations").mkdir()
+        ids = {name: k for k, name in enumerate(plan.names, start=1)}
+        asked = {"instances": OBJECTS in plan.kinds, "captions": any(kind in CAPTIONS for kind in plan.kinds)}
+        documents = {
+            (split, kind): _Document(folder / "annotations" / f"{kind}_{split}.json", ids if kind == "instances" else {})
+            for split in plan.splits for kind in asked if asked[kind]
+        }  # fmt: skip
+        numbered = itertools.count(1)
+        for image, item in enumerate(items, start=1):
+            split = item.record.split
+            for kind in asked:
+                if asked[kind]:
+                    documents[split, kind].image(image, item)
+            for row in item.rows:
+                values = {"id": next(numbered), "image_id": image, **_scores(row)}
+                if row.task == OBJECTS:
+                    documents[split, "instances"].annotation(values | _object(row, ids, item.record))
+                else:
+                    documents[split, "captions"].annotation(values | {"caption": row.text, "task": row.task})
+        for document in documents.values():
+            document.close()
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """One annotation of ``file``; ``place``: where in it; ``category``: the object's name, None in a file of captions."""
+
+    file: str
+    place: str
+    category: str | None
+    values: dict[str, Any]
+
+
+class _CocoSet(LabelSet):
+    def __init__(self, files: Files, options: Any) -> None:
+        self.options = options
+        merged: dict[str, Entry] = {}
+        twice: list[Entry] = []
+        names: list[str] = []
+        problems: list[str] = []
+        for file in files.names:
+            document = _document(files, file)
+            categories = _categories(document, files.where(file), problems)
+            names += categories.values()
+            entries = _entries(document, categories, files.where(file), problems)
+            often = Counter(entry.names[0] for entry in entries)
+            for entry in entries:
+                (name,) = entry.names
+                if often[name] > 1:
+                    twice.append(entry)
+                else:
+                    known = merged.get(name, Entry((name,), raw=()))
+                    merged[name] = Entry((name,), None, known.size or entry.size, known.raw + entry.raw)
+        super().__init__(files.uri, [*merged.values(), *twice], names, problems)
+
+    def told(self, entry: Entry, record: ImageRecord) -> Told:
+        """The objects and captions of an image, in the order of the files; an object that two files have, once."""
+        claims: list[Claim] = []
+        left_out: list[str] = []
+        first: dict[tuple[str, Any], str] = {}
+        for said in entry.raw:
+            where = f"{said.file}: {said.place}"
+            try:
+                claim = self._caption(said, where) if said.category is None else self._object(said, where, record, left_out)
+            except DataError as error:
+                left_out.append(str(error))
+                continue
+            if not claim.regions or first.setdefault((claim.text, claim.regions[0].box), said.file) == said.file:
+                claims.append(claim)
+        return Told(tuple(claims), tuple(left_out))
+
+    def _caption(self, said: _Said, where: str) -> Claim:
+        kind = said.values.get("task", self.options.captions)
+        return Claim(kind if kind in CAPTIONS else self.options.captions, text(said.values.get("caption"), f"{where}.caption"))
+
+    def _object(self, said: _Said, where: str, record: ImageRecord, left_out: list[str]) -> Claim:
+        values = said.values
+        if values.get("iscrowd") and not self.options.crowds:
+            raise DataError(f"{where}.iscrowd: a crowd of {said.category} is not one object")
+        polygons: tuple[Polygon, ...] = ()
+        try:
+            polygons = _polygons(values.get("segmentation"), f"{where}.segmentation", record)
+        except DataError as error:  # the box is as good as ever
+            left_out.append(f"{error}; the object is taken without an outline")
+        box = _box(values, where, polygons)
+        score = score_of(values.get("score"))
+        return Claim(OBJECTS, said.category or "", (placed(said.category or "", box, polygons, score, f"{where}.bbox", record),), score)
+
+
+def _box(values: Mapping[str, Any], where: str, polygons: tuple[Polygon, ...]) -> tuple[float, float, float, float]:
+    if values.get("bbox") is None and polygons:
+        return Region("", polygons=polygons).bounds
+    x, y, width, height = numbers(values.get("bbox"), f"{where}.bbox", 4, "x, y, width and height in pixels")
+    if width <= 0 or height <= 0:
+        raise DataError(f"{where}.bbox: found a width of {width:g} and a height of {height:g}; both have to be above 0")
+    return (x, y, x + width, y + height)
+
+
+def _polygons(segmentation: Any, where: str, record: ImageRecord) -> tuple[Polygon, ...]:
+    if not segmentation:
+        return ()
+    if isinstance(segmentation, dict):
+        try:
+            mask = decoded(segmentation)
+        except DataError as error:
+            raise DataError(f"{where}.{error}") from None
+        if mask.shape != (record.height, record.width):
+            raise DataError(f"{where}.size: found {mask.shape[0]} × {mask.shape[1]}; height and width of the image, {record.height} × {record.width}, are expected")
+        return outlines(mask)
+    if not isinstance(segmentation, list):
+        raise DataError(f"{where}: found {type(segmentation).__name__}; a list of polygons or run lengths are expected")
+    return tuple(polygon(points, f"{where}[{k}]", record) for k, points in enumerate(segmentation))
+
+
+def _document(files: Files, name: str) -> dict[str, Any]:
+    try:
+        document = json.loads(files.read(name), object_hook=_packed)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{files.where(name)} is not JSON: {error}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
+        raise DataError(f"{files.where(name)}: found {', '.join(map(repr, list(document)[:5])) if isinstance(document, dict) else type(document).__name__}; an object with 'images', 'annotations' and, of objects, 'categories' is expected")
+    for part in ("annotations", "categories"):
+        if not isinstance(document.setdefault(part, []), list):
+            raise DataError(f"{files.where(name)}: {part}: found {type(document[part]).__name__}; a list is expected")
+    return document
+
+
+def _packed(values: dict[str, Any]) -> dict[str, Any]:
+    """An object of the file, as soon as it is read: polygons are kept as arrays, which take a quarter of a list's memory."""
+    polygons = values.get("segmentation")
+    if isinstance(polygons, list):
+        try:
+            values["segmentation"] = [array("d", points) for points in polygons]
+        except TypeError:
+            pass  # told where it is used
+    return values
+
+
+def _categories(document: dict[str, Any], where: str, problems: list[str]) -> dict[Any, str]:
+    result: dict[Any, str] = {}
+    for k, values in enumerate(document["categories"]):
+        try:
+            if not isinstance(values, dict) or not isinstance(values.get("id"), int | str):
+                raise DataError(f"{where}: categories[{k}]: found {values!r:.60}; an object with id and name is expected")
+            result[values["id"]] = text(values.get("name"), f"{where}: categories[{k}].name")
+        except DataError as error:
+            problems.append(str(error))
+    return result
+
+
+def _entries(document: dict[str, Any], categories: dict[Any, str], where: str, problems: list[str]) -> list[Entry]:
+    """The images of a file with their annotations; what belongs to none is a problem."""
+    images: dict[Any, tuple[str, tuple[int, int] | None]] = {}
+    for k, values in enumerate(document["images"]):
+        try:
+            if not isinstance(values, dict) or not isinstance(values.get("id"), int | str) or values["id"] in images:
+                raise DataError(f"{where}: images[{k}]: found {values!r:.60}; an object with file_name and an id of its own is expected")
+            name = text(values.get("file_name"), f"{where}: images[{k}].file_name")
+            sides = [int(number(values[side], f"{where}: images[{k}].{side}")) for side in ("width", "height") if values.get(side)]
+            images[values["id"]] = (name, (sides[0], sides[1]) if len(sides) == 2 else None)
+        except DataError as error:
+            problems.append(str(error))
+    said: dict[Any, list[_Said]] = {image: [] for image in images}
+    for k, values in enumerate(document["annotations"]):
+        place = f"annotations[{k}]"
+        image = values.get("image_id") if isinstance(values, dict) else None
+        if not isinstance(image, int | str) or image not in said:
+            problems.append(f"{where}: {place}.image_id: found {image!r:.60}; the id of one of the file's images is expected")
+        elif "caption" in values:
+            said[image].append(_Said(where, place, None, values))
+        elif not isinstance(values.get("category_id"), int | str) or values["category_id"] not in categories:
+            problems.append(f"{where}: {place}.category_id: found {values.get('category_id')!r:.60}; the id of one of the file's categories is expected")
+        else:
+            said[image].append(_Said(where, place, categories[values["category_id"]], values))
+    return [Entry((name,), None, size, tuple(said[image])) for image, (name, size) in images.items()]
+
+
+# ---------------------------------------------------------------- writing
+
+
+class _Document:
+    """A file of COCO's, written as a stream: its images and its annotations each go to a file beside it, which `close` puts together."""
+
+    def __init__(self, path: Path, ids: Mapping[str, int]) -> None:
+        self.path, self.ids = path, ids
+        self.licences: dict[str, int] = {}
+        self._parts: dict[str, IO[str]] = {name: path.with_name(f"{path.name}.{name}").open("w+", encoding="utf-8") for name in ("images", "annotations")}
+        self._begun: set[str] = set()
+
+    def image(self, number: int, item: Labelled) -> None:
+        record = item.record
+        licence = self.licences.setdefault(record.licence, len(self.licences) + 1)
+        self._add("images", {"id": number, "file_name": item.path, "width": record.width, "height": record.height, "license": licence})
+
+    def annotation(self, values: dict[str, Any]) -> None:
+        self._add("annotations", values)
+
+    def _add(self, part: str, values: dict[str, Any]) -> None:
+        self._parts[part].write((",\n" if part in self._begun else "") + json.dumps(values, ensure_ascii=False, allow_nan=False))
+        self._begun.add(part)
+
+    def close(self) -> None:
+        """Write the file, and take the parts away."""
+        rest = {
+            "licenses": [{"id": k, "name": name, "url": ""} for name, k in self.licences.items()],
+            "categories": [{"id": k, "name": name, "supercategory": ""} for name, k in self.ids.items()],
+        }
+        with self.path.open("w", encoding="utf-8") as file:
+            file.write("{" + ",\n".join(f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in rest.items()))
+            for name, part in self._parts.items():
+                part.seek(0)
+                file.write(f",\n{json.dumps(name)}: [\n")
+                shutil.copyfileobj(part, file)
+                file.write("\n]")
+                part.close()
+                Path(part.name).unlink()
+            file.write("}\n")
+
+
+def _object(row: Annotation, ids: Mapping[str, int], record: ImageRecord) -> dict[str, Any]:
+    region = row.regions[0]
+    x0, y0, x1, y1 = region.bounds
+    polygons = [list(points) for points in region.polygons if len(points) >= 6]
+    return {
+        "category_id": ids[row.text], "bbox": [x0, y0, x1 - x0, y1 - y0], "area": _area(polygons, record) if polygons else (x1 - x0) * (y1 - y0),
+        "segmentation": polygons, "iscrowd": 0,
+    }  # fmt: skip
+
+
+def _area(polygons: list[list[float]], record: ImageRecord) -> float:
+    """Pixels of the mask, by COCO's own rule."""
+    from faster_coco_eval.core import mask
+
+    return float(mask.area(mask.merge(mask.frPyObjects(polygons, record.height, record.width))))
+
+
+def _scores(row: Annotation) -> dict[str, float]:
+    return {name: value for name, value in (("score", row.score), ("agreement", row.agreement)) if value is not None}

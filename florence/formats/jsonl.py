@@ -1,0 +1,129 @@
+"""Our own JSON lines: an image a line, with all of its labels as `florence.records` has them. Nothing is lost.
+
+A line has ``image`` (at least ``name`` or ``image_id``) and ``annotations`` (each at least ``task`` and ``text``); what else there is has the names of the fields
+of `ImageRecord`, `Annotation` and `Region`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from florence.errors import DataError
+from florence.formats import FORMATS, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats._files import Files
+from florence.formats._places import number, numbers, polygon, score_of, text
+from florence.geometry import Box, Quad, clip_box
+from florence.records import ANNOTATED, Claim, ImageRecord, Region
+
+
+@FORMATS.register("jsonl")
+class JsonLines(Format):
+    """``labels.jsonl``, pictures in ``images/``."""
+
+    kinds = ANNOTATED
+
+    def files(self, uri: str) -> Files:
+        """A file, or every .jsonl of a folder."""
+        return Files(uri, lambda name: name.endswith(".jsonl"), "file that ends in .jsonl")
+
+    def open(self, files: Files) -> LabelSet:
+        """See `Format.open`."""
+        return _LineSet(files)
+
+    def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
+        """See `Format.write`. ``file`` is where the picture stands, null where pictures are not written."""
+        with (folder / "labels.jsonl").open("w", encoding="utf-8") as file:
+            for item in items:
+                image = {**dataclasses.asdict(item.record), "file": self.picture(item) if plan.pictures else None}
+                rows = [{name: value for name, value in dataclasses.asdict(row).items() if name != "image_id"} for row in item.rows]
+                file.write(json.dumps({"image": image, "annotations": rows}, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+class _LineSet(LabelSet):
+    def __init__(self, files: Files) -> None:
+        problems: list[str] = []
+        entries: list[Entry] = []
+        names: set[str] = set()
+        for name in files.names:
+            # a line ends at a line feed alone: a text may hold other ends of lines as they are
+            for k, line in enumerate(files.text(name).split("\n"), start=1):
+                if line.strip():
+                    try:
+                        entries.append(_entry(line, f"{files.where(name)}: line {k}"))
+                    except DataError as error:
+                        problems.append(str(error))
+        for entry in entries:
+            names |= {row["text"] for row in entry.raw[1] if isinstance(row, dict) and row.get("task") == OBJECTS and isinstance(row.get("text"), str)}
+        super().__init__(files.uri, entries, sorted(names), problems)
+
+    def told(self, entry: Entry, record: ImageRecord) -> Told:
+        """The claims of a line, in its order."""
+        where, rows = entry.raw
+        claims: list[Claim] = []
+        left_out: list[str] = []
+        for k, row in enumerate(rows):
+            try:
+                claims.append(_claim(row, f"{where}: annotations[{k}]", record))
+            except DataError as error:
+                left_out.append(str(error))
+        return Told(tuple(claims), tuple(left_out))
+
+
+def _entry(line: str, where: str) -> Entry:
+    try:
+        values = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {error}") from None
+    image = values.get("image") if isinstance(values, dict) else None
+    names = [image.get("name"), image.get("image_id")] if isinstance(image, dict) else []
+    if not isinstance(image, dict) or not any(isinstance(value, str) and value for value in names):
+        raise DataError(f"{where}: image: found {image!r:.60}; an object with name or image_id is expected")
+    rows = values.get("annotations", [])
+    if not isinstance(rows, list):
+        raise DataError(f"{where}: annotations: found {type(rows).__name__}; a list is expected")
+    sides = [int(number(image[side], f"{where}: image.{side}")) for side in ("width", "height") if image.get(side) is not None]
+    name, image_id = (value if isinstance(value, str) and value else None for value in names)
+    return Entry((name,) if name else (), image_id, (sides[0], sides[1]) if len(sides) == 2 else None, (where, rows))
+
+
+def _claim(row: Any, where: str, record: ImageRecord) -> Claim:
+    if not isinstance(row, dict) or row.get("task") not in ANNOTATED:
+        found = row.get("task") if isinstance(row, dict) else row
+        raise DataError(f"{where}.task: found {found!r:.60}; one of {', '.join(ANNOTATED)} is expected")
+    regions = row.get("regions") or []
+    if not isinstance(regions, list | tuple):
+        raise DataError(f"{where}.regions: found {type(regions).__name__}; a list is expected")
+    said = text(row.get("text"), f"{where}.text")
+    return Claim(row["task"], said, tuple(_region(region, f"{where}.regions[{k}]", said, record) for k, region in enumerate(regions)), score_of(row.get("score")))
+
+
+def _region(values: Any, where: str, said: str, record: ImageRecord) -> Region:
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: found {values!r:.60}; an object is expected")
+    box: Box | None = None
+    quad: Quad | None = None
+    sides = (float(record.width), float(record.height))
+    if values.get("box") is not None:
+        box = clip_box(numbers(values["box"], f"{where}.box", 4, "x0, y0, x1 and y1 in pixels"), *sides)
+        if not (box[0] < box[2] and box[1] < box[3]):
+            raise DataError(f"{where}.box: found {values['box']!r:.60}; a box with pixels of the image, which is {record.width} × {record.height}, is expected")
+    if values.get("quad") is not None:
+        corners = numbers(values["quad"], f"{where}.quad", 8, "x and y of four corners in pixels")
+        quad = tuple(min(max(v, 0.0), sides[k % 2]) for k, v in enumerate(corners))  # type: ignore[assignment]
+    polygons = tuple(polygon(points, f"{where}.polygons[{k}]", record) for k, points in enumerate(values.get("polygons") or ()))
+    if box is None and quad is None and not polygons:
+        raise DataError(f"{where}: a box, a quad or polygons are expected")
+    return Region(text(values.get("label", said), f"{where}.label"), box, quad, polygons, score_of(values.get("score")), _span(values.get("span"), where))
+
+
+def _span(value: Any, where: str) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    first, last = numbers(value, f"{where}.span", 2, "the first character and the one past the last")
+    if not 0 <= first <= last or first % 1 or last % 1:
+        raise DataError(f"{where}.span: found {value!r:.60}; two whole numbers, the first not above the second, are expected")
+    return (int(first), int(last))

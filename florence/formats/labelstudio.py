@@ -1,0 +1,190 @@
+"""Label Studio: its JSON export, the shorter JSON-MIN, and tasks with predictions, which it takes in.
+
+Places are in percent of the image's sides. A rectangle may be turned about its top left corner, clockwise by ``rotation`` degrees; it is then taken as the
+outline that it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from florence.config import Section
+from florence.errors import DataError
+from florence.formats import FORMATS, NOTE, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats._files import Files
+from florence.formats._places import bad_box
+from florence.formats._studio import PLACED, TEXTS, Result, claims_of, flat_results, names_of, results_of, write_project
+from florence.records import Annotation, ImageRecord
+
+FLAT = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"})
+"""Keys of JSON-MIN that are neither the task's data nor a control's results."""
+
+
+@FORMATS.register("labelstudio")
+class LabelStudio(Format):
+    """``tasks.json`` with our labels as predictions, ``config.xml`` for the project, pictures in ``images/``."""
+
+    kinds = (OBJECTS, *dict.fromkeys(TEXTS.values()))
+
+    class Options(Section):
+        """Settings of reading."""
+
+        annotator: str = Field("", description="id or e-mail of the annotator whose work is taken; else what is marked as ground truth, or is newest")
+        predictions: bool = Field(False, description="whether a task's last prediction is taken, instead of what people made of it")
+        image: str = Field("image", description="key of the task's data that has the image's address")
+        kinds: dict[str, str] = Field({}, description="name of a control → kind of the texts or choices that it gives, beyond those that we write")
+
+        @field_validator("kinds")
+        @classmethod
+        def _known(cls, values: dict[str, str]) -> dict[str, str]:
+            allowed = tuple(dict.fromkeys(TEXTS.values()))
+            if bad := sorted(set(values.values()) - set(allowed)):
+                raise ValueError(f"{bad[0]} can not be had from a text; known: {', '.join(allowed)}")
+            return values
+
+    def files(self, uri: str) -> Files:
+        """A file, or every .json of a folder."""
+        return Files(uri, lambda name: name.endswith(".json") and not name.endswith(NOTE), "file that ends in .json")
+
+    def open(self, files: Files) -> LabelSet:
+        """See `Format.open`."""
+        return _StudioSet(files, self.options)
+
+    def lacks(self, row: Annotation) -> str:
+        """See `Format.lacks`."""
+        if reason := super().lacks(row):
+            return reason
+        return bad_box(row) if row.task in (OBJECTS, *PLACED) else ""
+
+    def loses(self, row: Annotation, plan: Plan) -> str:
+        """See `Format.loses`."""
+        return f"{row.task}: the box, which is then that of the outline" if row.task == OBJECTS and row.regions[0].polygons else ""
+
+    def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
+        """See `Format.write`."""
+        self.project(folder, ((item, {"florence": item.rows}) for item in items), plan, {})
+
+    def project(self, folder: Path, tasks: Iterable[tuple[Labelled, Mapping[str, Sequence[Annotation]]]], plan: Plan, data: Mapping[str, Any]) -> None:
+        """Write a project whose tasks have predictions, each under a name. ``data``: what each task's own data have besides, which comes back with the work on it."""
+        named = ((item, {name: results_of(rows, item.record) for name, rows in predictions.items()}) for item, predictions in tasks)
+        write_project(folder, named, plan, data)
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one person (or model) made of a task. ``stamp``: when, as the file has it, which orders works."""
+
+    place: str
+    by: tuple[str, ...]
+    stamp: str
+    truth: bool
+    cancelled: bool
+    results: tuple[Result, ...]
+
+
+class _StudioSet(LabelSet):
+    def __init__(self, files: Files, options: Any) -> None:
+        self.kinds = {**TEXTS, **options.kinds}
+        problems: list[str] = []
+        tasks: dict[str, tuple[dict[str, Any], list[Work]]] = {}
+        for name in files.names:
+            for k, task in enumerate(_tasks(files, name)):
+                place = f"{files.where(name)}: [{k}]"
+                try:
+                    address, data, works = _opened(task, place, options)
+                except DataError as error:
+                    problems.append(str(error))
+                    continue
+                tasks.setdefault(address, (data, []))[1].extend(works)
+        entries = []
+        for address, (data, works) in tasks.items():
+            if (work := _chosen(address, works, options.annotator, problems)) is not None:
+                image_id = data.get("image_id")
+                entries.append(Entry(names_of(address), image_id if isinstance(image_id, str) else None, _size(work.results), (work, data)))
+        names = {label for entry in entries for result in entry.raw[0].results for label in result.labels}
+        super().__init__(files.uri, entries, sorted(names), problems)
+
+    def told(self, entry: Entry, record: ImageRecord) -> Told:
+        """What was drawn and written, in the order of the file."""
+        claims, left_out = claims_of(entry.raw[0].results, entry.raw[0].place, self.kinds, record)
+        return Told(tuple(claims), tuple(left_out))
+
+
+def _tasks(files: Files, name: str) -> list[Any]:
+    try:
+        document = json.loads(files.text(name))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{files.where(name)} is not JSON: {error}") from None
+    if isinstance(document, dict) and isinstance(document.get("task"), dict) and "result" in document:
+        document = {**document["task"], "annotations": [{k: v for k, v in document.items() if k != "task"}]}  # a file of a target storage
+    tasks = document if isinstance(document, list) else [document]
+    if not all(isinstance(task, dict) for task in tasks):
+        raise DataError(f"{files.where(name)}: found {type(next(t for t in tasks if not isinstance(t, dict))).__name__}; a list of tasks is expected")
+    return tasks
+
+
+def _opened(task: dict[str, Any], place: str, options: Any) -> tuple[str, dict[str, Any], list[Work]]:
+    """The image's address, the task's data, and the works on it."""
+    flat = "data" not in task
+    data = task if flat else task["data"]
+    address = data.get(options.image) if isinstance(data, dict) else None
+    if not isinstance(address, str) or not address:
+        keys = ", ".join(map(repr, list(data)[:5])) if isinstance(data, dict) else type(data).__name__
+        raise DataError(f"{place}.{'' if flat else 'data.'}{options.image}: the image's address is expected; found {keys}")
+    if flat:
+        controls = {name: value for name, value in task.items() if name not in FLAT and name != options.image}
+        return address, task, [Work(place, _person(task.get("annotator")), _stamp(task), False, False, flat_results(controls, place, {**TEXTS, **options.kinds}))]
+    part = "predictions" if options.predictions else "annotations" if "annotations" in task else "completions"
+    given = task.get(part) or []
+    if not isinstance(given, list):
+        raise DataError(f"{place}.{part}: found {type(given).__name__}; a list is expected")
+    works = []
+    for k, values in enumerate(given):
+        where = f"{place}.{part}[{k}]"
+        if not isinstance(values, dict) or not isinstance(values.get("result"), list):
+            raise DataError(f"{where}: found {values!r:.60}; an object with a list of results is expected")
+        results = tuple(Result.of(result, f"{where}.result[{n}]") for n, result in enumerate(values["result"]))
+        works.append(
+            Work(where, _person(values.get("completed_by")), _stamp(values), values.get("ground_truth") is True, values.get("was_cancelled") is True, results)
+        )
+    return address, data, works
+
+
+def _person(value: Any) -> tuple[str, ...]:
+    """All that a person goes by."""
+    values = [value.get("id"), value.get("email")] if isinstance(value, dict) else [value]
+    return tuple(str(v) for v in values if v is not None)
+
+
+def _stamp(values: dict[str, Any]) -> str:
+    return str(values.get("updated_at") or values.get("created_at") or "")
+
+
+def _chosen(address: str, works: Sequence[Work], annotator: str, problems: list[str]) -> Work | None:
+    """The work on an image that counts; None where nobody looked. Those who skipped it did not."""
+    done = [work for work in works if not work.cancelled]
+    if annotator:
+        done = [work for work in done if annotator in work.by]
+    if not done:
+        why = "nobody has worked on it" if not works else "it was skipped" if all(work.cancelled for work in works) else f"{annotator} has not worked on it"
+        problems.append(f"{address}: {why}")
+        return None
+    # of equals the last in the file
+    best = max(range(len(done)), key=lambda k: (done[k].truth, done[k].stamp, k))
+    if len(done) > 1:
+        problems.append(f"{address}: {len(done)} works on it, of which {done[best].place} is taken")
+    return done[best]
+
+
+def _size(results: Sequence[Result]) -> tuple[int, int] | None:
+    return next((result.size for result in results if result.size is not None), None)
+

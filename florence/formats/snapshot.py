@@ -1,0 +1,81 @@
+"""A snapshot that Florence has published: the kept labels of a round, or what is known of its images. Read only.
+
+Its images are known by the hash of their bytes, whatever their names.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from florence.config import Section
+from florence.errors import DataError
+from florence.formats import FORMATS, OBJECTS, Entry, Format, LabelSet, Told
+from florence.formats._files import Files
+from florence.records import ANNOTATED, ANNOTATIONS, Claim, ImageRecord, table_annotations
+
+
+@FORMATS.register("snapshot")
+class Snapshot(Format):
+    """The folder ``data/`` of another workspace, or of this one's past."""
+
+    kinds = ANNOTATED
+    writes = False
+
+    class Options(Section):
+        """Settings of reading."""
+
+        part: Literal["labels", "truth"] = Field("labels", description="labels: what was kept; truth: what is known to be right")
+        round: int | None = Field(None, ge=0, description="of the labels; the last one by default")
+        min_agreement: float = Field(0.0, ge=0, le=1, description="least agreement of a label that is taken")
+
+    def files(self, uri: str) -> Files:
+        """The snapshot's folder. Of its images nothing but the shards' names counts."""
+        part = f"{self.options.part}/"
+        if self.options.part == "labels" and self.options.round is not None:
+            part += f"round={self.options.round}/"
+        return Files(
+            uri, lambda name: name.startswith(part) and name.endswith(".parquet"), f"{part}… of a snapshot", lambda name: name.startswith("images/") and name.endswith(".parquet")
+        )
+
+    def open(self, files: Files) -> LabelSet:
+        """See `Format.open`."""
+        return _SnapshotSet(files, self.options)
+
+
+class _SnapshotSet(LabelSet):
+    def __init__(self, files: Files, options: Any) -> None:
+        names = list(files.names)
+        if options.part == "labels" and names:
+            last = max((name.split("/")[1] for name in names), key=lambda folder: int(folder.removeprefix("round=")))
+            names = [name for name in names if name.split("/")[1] == last]
+        if not names:
+            raise DataError(f"{files.uri}: a snapshot with {options.part}/ is expected")
+        rows = pa.concat_tables([_table(files, name) for name in names])
+        rows = rows.filter(rows["kept"])
+        if options.min_agreement > 0:
+            rows = rows.filter(pc.fill_null(pc.greater_equal(rows["agreement"], options.min_agreement), False))
+        self.rows = rows
+        self.places: dict[str, list[int]] = {}
+        for k, image_id in enumerate(rows["image_id"].to_pylist()):
+            self.places.setdefault(image_id, []).append(k)
+        entries = [Entry((), image_id) for image_id in self.places]
+        if options.part == "labels":  # of an image without labels everything was dropped; one without truth nobody knows
+            images = [files.store.read_table(name, ["image_id", "width", "height"]).to_pylist() for name in files.others]
+            entries = [Entry((), row["image_id"], (row["width"], row["height"])) for shard in images for row in shard] or entries
+        super().__init__(files.uri, entries, sorted(pc.unique(rows.filter(pc.equal(rows["task"], OBJECTS))["text"]).to_pylist()))
+
+    def told(self, entry: Entry, record: ImageRecord) -> Told:
+        """The labels of an image, in the snapshot's order."""
+        rows = table_annotations(self.rows.take(self.places.get(entry.image_id or "", [])))
+        return Told(tuple(Claim(row.task, row.text, row.regions, row.score) for row in rows))
+
+
+def _table(files: Files, name: str) -> pa.Table:
+    table = files.store.read_table(name)
+    if missing := set(ANNOTATIONS.names) - set(table.column_names):
+        raise DataError(f"{files.where(name)}: columns {', '.join(sorted(missing))} are missing; a table of labels is expected")
+    return table.select(ANNOTATIONS.names).cast(ANNOTATIONS)

@@ -1,0 +1,203 @@
+"""Pascal VOC: an XML file an image, with the boxes of its objects.
+
+Its pixels are numbered from 1 and both ends of a box are part of it: the first pixel of an image alone is ``xmin`` 1, ``xmax`` 1. Ours count edges from 0, so
+that pixel is the box from 0 to 1: ``xmin`` is our x0 + 1, ``xmax`` is our x1. VOC's numbers are whole ones, so boxes that end inside a pixel are rounded.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from pydantic import Field
+
+from florence.config import Section
+from florence.errors import DataError
+from florence.formats import FORMATS, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats._files import Files
+from florence.formats._places import bad_box, number, placed, text
+from florence.records import Annotation, Claim, ImageRecord
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+SETS = {"train": "train", "held_out": "val", "gold": "test"}
+
+
+@FORMATS.register("voc")
+class Voc(Format):
+    """``Annotations/<image>.xml``, the lists of ``ImageSets/Main/``, pictures in ``JPEGImages/``. Images in folders have theirs in folders too."""
+
+    kinds = (OBJECTS,)
+    by_stem = True
+
+    class Options(Section):
+        """Settings of reading."""
+
+        difficult: bool = Field(True, description="whether objects that are marked as difficult are taken")
+
+    def files(self, uri: str) -> Files:
+        """A folder that has ``Annotations/``, that folder itself, or one file."""
+        return Files(uri, lambda name: name.endswith(".xml"), "file that ends in .xml")
+
+    def open(self, files: Files) -> LabelSet:
+        """See `Format.open`."""
+        return _VocSet(files, self.options.difficult)
+
+    def lacks(self, row: Annotation) -> str:
+        """See `Format.lacks`."""
+        if reason := super().lacks(row) or bad_box(row):
+            return reason
+        return "" if all(_allowed(c) for c in row.text) else f"{row.task}: a name with characters that XML can not hold"
+
+    def loses(self, row: Annotation, plan: Plan) -> str:
+        """See `Format.loses`."""
+        return f"{row.task}: the outline, as VOC's files have boxes alone" if row.regions[0].polygons else ""
+
+    def picture(self, item: Labelled) -> str:
+        """See `Format.picture`."""
+        return f"JPEGImages/{item.path}"
+
+    def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
+        """See `Format.write`. ``difficult`` and ``truncated``, of which we know nothing, are 0."""
+        sets = folder / "ImageSets" / "Main"
+        sets.mkdir(parents=True)
+        (folder / "Annotations").mkdir()
+        lists = {split: (sets / f"{SETS[split]}.txt").open("w", encoding="utf-8") for split in plan.splits}
+        for item in items:
+            name = posixpath.splitext(item.path)[0]
+            lists[item.record.split].write(name + "\n")
+            path = folder / "Annotations" / f"{name}.xml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(_document(item), encoding="utf-8", newline="")
+        for file in lists.values():
+            file.close()
+
+
+def _allowed(character: str) -> bool:
+    code = ord(character)
+    return code in (9, 10, 13) or 32 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code > 0xFFFF
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True, slots=True)
+class _Thing:
+    """An object as its file has it: the texts of its elements."""
+
+    name: str
+    difficult: str
+    sides: tuple[str | None, ...]
+
+
+class _VocSet(LabelSet):
+    def __init__(self, files: Files, difficult: bool) -> None:
+        self.difficult = difficult
+        problems: list[str] = []
+        found: list[tuple[str, str, str, Entry]] = []
+        for file in files.names:
+            try:
+                root = _root(files, file)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            before, _, below = file.rpartition("Annotations/")
+            things = tuple(
+                _Thing(_said(thing, "name"), _said(thing, "difficult"), tuple(thing.findtext(f"bndbox/{side}") for side in SIDES)) for thing in root.findall("object")
+            )
+            found.append((_said(root, "filename"), before, posixpath.splitext(below)[0], Entry((), None, _size(root), (files.where(file), things))))
+        often = Counter((before, named) for named, before, _, _ in found)
+        entries = []
+        for named, before, stem, entry in found:
+            name = named if named and often[before, named] == 1 else stem  # a name that several files give is a template's
+            entries.append(Entry((name, f"JPEGImages/{name}", f"{before}JPEGImages/{name}"), None, entry.size, entry.raw))
+        names = {thing.name for entry in entries for thing in entry.raw[1] if thing.name}
+        super().__init__(files.uri, entries, sorted(names), problems)
+
+    def told(self, entry: Entry, record: ImageRecord) -> Told:
+        """The objects of an image, in the order of its file."""
+        where, things = entry.raw
+        claims: list[Claim] = []
+        left_out: list[str] = []
+        for k, thing in enumerate(things):
+            try:
+                claims.append(self._object(thing, f"{where}: object[{k}]", record))
+            except DataError as error:
+                left_out.append(str(error))
+        return Told(tuple(claims), tuple(left_out))
+
+    def _object(self, thing: _Thing, where: str, record: ImageRecord) -> Claim:
+        label = text(thing.name, f"{where}/name")
+        if thing.difficult == "1" and not self.difficult:
+            raise DataError(f"{where}/difficult: {label} is left out, as difficult is off")
+        xmin, ymin, xmax, ymax = (number(value, f"{where}/bndbox/{side}") for side, value in zip(SIDES, thing.sides, strict=True))
+        if xmin > xmax or ymin > ymax:
+            raise DataError(f"{where}/bndbox: found {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}; xmin, ymin, xmax and ymax in this order are expected")
+        return Claim(OBJECTS, label, (placed(label, (xmin - 1, ymin - 1, xmax, ymax), (), None, f"{where}/bndbox", record),))
+
+
+def _said(element: ElementTree.Element, name: str) -> str:
+    return (element.findtext(name) or "").strip()
+
+
+def _root(files: Files, name: str) -> ElementTree.Element:
+    data = files.read(name)
+    where = files.where(name)
+    if b"<!ENTITY" in data:
+        raise DataError(f"{where}: it defines entities, which no file of VOC's does and which can be made to fill the memory")
+    try:
+        root = ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise DataError(f"{where} is not XML: {error}") from None
+    if root.tag != "annotation":
+        raise DataError(f"{where}: found <{root.tag}>; <annotation> is expected")
+    return root
+
+
+def _size(root: ElementTree.Element) -> tuple[int, int] | None:
+    """Width and height; None where they are missing or 0, as some tools write."""
+    try:
+        width, height = (int(number(root.findtext(f"size/{side}"), side)) for side in ("width", "height"))
+    except DataError:
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _document(item: Labelled) -> str:
+    folder = posixpath.join("JPEGImages", posixpath.dirname(item.path)).rstrip("/")
+    lines = [
+        "<annotation>", f"  <folder>{_text(folder)}</folder>", f"  <filename>{_text(item.path)}</filename>",
+        f"  <source><database>{_text(item.record.source)}</database></source>",
+        f"  <size><width>{item.record.width}</width><height>{item.record.height}</height><depth>3</depth></size>", "  <segmented>0</segmented>",
+    ]  # fmt: skip
+    for row in item.rows:
+        xmin, ymin, xmax, ymax = whole(row.regions[0].bounds, item.record)
+        lines += [
+            "  <object>", f"    <name>{_text(row.text)}</name>", "    <pose>Unspecified</pose>", "    <truncated>0</truncated>", "    <difficult>0</difficult>",
+            f"    <bndbox><xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox>", "  </object>",
+        ]  # fmt: skip
+    return "\n".join([*lines, "</annotation>", ""])
+
+
+def whole(box: tuple[float, float, float, float], record: ImageRecord) -> tuple[int, int, int, int]:
+    """A box as VOC counts: its first and last pixels, numbered from 1. Edges go to the nearest between two pixels; of a thinner box its pixel is left."""
+    result = []
+    for low, high, side in ((box[0], box[2], record.width), (box[1], box[3], record.height)):
+        first, last = round(low), round(high)
+        if first == last:
+            first = min(int((low + high) / 2), side - 1)
+            last = first + 1
+        result.append((first + 1, last))
+    return (result[0][0], result[1][0], result[0][1], result[1][1])
+
+
+def _text(value: str) -> str:
+    """Text of an element. A parser makes a line feed of a carriage return that is not escaped."""
+    return escape("".join(c for c in value if _allowed(c)), {"\r": "&#13;"})
