@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+from contextlib import ExitStack
 from typing import Any
 
 from chat_server import MODEL, chat
 
-_SERVER = chat(key=None)
+_RUNNING = ExitStack()
+atexit.register(_RUNNING.close)
 
 
 def options() -> dict[str, Any]:
-    return {"service": {"url": _SERVER.__enter__().url, "model": MODEL, "keyless": True}}
+    return {"service": {"url": _RUNNING.enter_context(chat(key=None)).url, "model": MODEL, "keyless": True}}

@@ -27,8 +27,9 @@ from PIL import Image
 from florence.errors import FlorenceError, SettingsError, Unavailable
 from florence.records import Claim, ImageRecord, Region, annotate
 from florence.specialists import SPECIALISTS, Batch, Specialist, Usage
+from florence.specialists._answers import refused
 from florence.specialists._calls import GIVE_UP, retry_after
-from florence.specialists._service import Endpoint, data_url, refused
+from florence.specialists._service import Endpoint, data_url
 
 CAPTIONS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 COLOURS = {"red": (210, 20, 20), "green": (20, 210, 20), "blue": (20, 20, 210)}
@@ -164,15 +165,14 @@ def test_an_image_is_not_begun_where_the_budget_is_too_small_for_all_that_is_ask
         assert [isinstance(claims, list) for claims in said].count(True) == 4 and len(service.calls) == 8
 
 
-@pytest.mark.parametrize("budget", [{"budget_tokens": 9000}, {"budget_cost": 0.05, "price_prompt": 2.0, "price_completion": 10.0}])
+@pytest.mark.parametrize("budget", [{"budget_tokens": 4000}, {"budget_cost": 0.012, "price_prompt": 2.0, "price_completion": 10.0}])
 def test_budgets_in_tokens_and_cost_are_kept(budget: dict[str, float]):
     batch, _ = pictures(50)
-    with server.chat(faulty(0.3, seed=2)) as service:
+    with server.chat(faulty(0.3, seed=2, faults=(*server.USELESS, server.error(500)))) as service:
         specialist = made(service, concurrency=8, max_tokens=100, image_tokens=200, **budget)
         said = specialist.annotate(batch)
     prices = budget.get("price_prompt", 0), budget.get("price_completion", 0)
-    told = [asked.number for asked in service.asked]
-    assert specialist.spent.tokens == service.tokens and specialist.spent.calls == len(service.calls) == len(told)
+    assert specialist.spent.tokens == service.tokens and specialist.spent.calls == len(service.calls)
     limit = {"tokens": budget.get("budget_tokens"), "cost": budget.get("budget_cost")}
     for figure, most in limit.items():
         if most is not None:
@@ -368,7 +368,7 @@ def test_parts_of_a_request_can_be_left_out_and_the_limit_named_otherwise():
     batch, _ = pictures(2)
     with server.chat() as service:
         made(service, omit=("temperature", "seed", "response_format"), limit="max_completion_tokens", max_tokens=77).annotate(batch)
-    assert [set(asked.body) for asked in service.asked] == [{"model", "messages", "max_completion_tokens"}] * 2 and service.asked[0].body["max_completion_tokens"] == 77
+    assert {frozenset(asked.body) for asked in service.asked} == {frozenset({"model", "messages", "max_completion_tokens"})} and service.asked[0].body["max_completion_tokens"] == 77
 
 
 def test_azures_paths_and_key():

@@ -55,7 +55,7 @@ class Budget:
             yield hold
         finally:
             with self._changed:
-                self._held = _less(self._held, hold.left)
+                self._held -= hold.left
                 self._open -= 1
                 self._changed.notify_all()
 
@@ -75,7 +75,7 @@ class Budget:
         rest = Usage(0, most.tokens, most.cost)
         with self._changed:
             if used is None:
-                hold.left = _less(hold.left, rest)
+                hold.left -= rest
             else:
                 self._move(hold, rest)
                 self._owner.spent += Usage(0, used.tokens, used.cost)
@@ -84,12 +84,13 @@ class Budget:
     def undo(self, hold: Hold) -> None:
         """A call that `begin` counted never reached the service; what was set aside for it is there for the next try."""
         with self._changed:
-            self._owner.spent = _less(self._owner.spent, Usage(1))
+            self._owner.spent -= Usage(1)
             self._held += Usage(1)
             hold.left += Usage(1)
 
     def _move(self, hold: Hold, amount: Usage) -> None:
-        self._held, hold.left = _less(self._held, amount), _less(hold.left, amount)
+        self._held -= amount
+        hold.left -= amount
 
     def _short(self, more: Usage) -> str:
         """The figure that ``more`` would bring over its limit; "" where it fits."""
@@ -114,7 +115,3 @@ class Hold:
 
     def __init__(self, budget: Budget, most: Usage) -> None:
         self.budget, self.left = budget, most
-
-
-def _less(a: Usage, b: Usage) -> Usage:
-    return a + Usage(-b.calls, -b.tokens, -b.cost)

@@ -19,6 +19,7 @@ from florence.config import Section
 from florence.errors import FlorenceError, SettingsError, Unavailable
 from florence.records import Claim
 from florence.specialists import Said, Specialist, Usage
+from florence.specialists._answers import Useless
 from florence.specialists._budget import Budget, Hold, Limits
 
 R = TypeVar("R")
@@ -56,14 +57,6 @@ class Failed(Exception):
         self.again, self.wait, self.sent, self.free = again, wait, sent, free
 
 
-class Useless(Exception):
-    """An answer that is of no use. ``lost``: it is not even one of the service's own (a web page, half a message), and may come whole in a later run."""
-
-    def __init__(self, reason: str, lost: bool = False) -> None:
-        super().__init__(reason)
-        self.lost = lost
-
-
 class Caller:
     """Makes an annotator's calls, from as many threads as settings say. ``where``: the section of the settings that says how."""
 
@@ -81,7 +74,9 @@ class Caller:
         Until an answer has come, images are asked about one by one, so that a wrong key costs one call. Where `GIVE_UP` images in a row
         got none, the others are left for later. Raises SettingsError where settings are at fault and nothing was answered at all.
         """
-        if self._refused is not None and count:
+        if not count:
+            return []
+        if self._refused is not None:
             raise SettingsError(str(self._refused))
         said: list[Said] = [Unavailable(f"{self._owner.name}: not asked")] * count
         stop, first = threading.Event(), 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from pydantic import Field
 from florence.errors import SettingsError
 from florence.records import Claim
 from florence.specialists import Said, Specialist, Usage
-from florence.specialists._calls import AGAIN, Caller, Calls, Failed, Useless, retry_after
+from florence.specialists._answers import Useless, as_json, texts
+from florence.specialists._calls import AGAIN, Caller, Calls, Failed, retry_after
 from florence.specialists._seen import thumbnail
 
 INSTALL = "pip install 'florence[services]' -c constraints.txt"
@@ -26,9 +26,6 @@ LEAST_SIDE = 32
 """Pixels; some models refuse pictures that are smaller than one of their patches."""
 QUALITY = 90
 """Of the JPEG that is sent."""
-THOUGHT = re.compile(r"<think>.*?</think>", re.S)
-FENCE = re.compile(r"^```\w*\s*(.*?)\s*```$", re.S)
-REFUSAL = re.compile(r"(i['’]?m|i am|we['’]re) (very |so )?(sorry|unable|not able)\b|sorry,|(unfortunately, )?i (can['’]?t|cannot|can not|won['’]?t) |as an? (ai|language model)\b", re.I)
 
 
 class Endpoint(Calls):
@@ -104,11 +101,11 @@ class Chat:
                 return claims(index, [])
             most = [self._most(one, request) for one, request in asked]
             with self._caller.budget.hold(sum(most, Usage()), stop) as hold:
-                texts = [
+                told = [
                     self._caller.ask(hold, at_most, partial(self._call, request, one.pixels is not None), partial(_read, one.keys), stop)
                     for (one, request), at_most in zip(asked, most, strict=True)
                 ]
-            return claims(index, texts)
+            return claims(index, told)
 
         return self._caller.each(count, ask)
 
@@ -137,7 +134,7 @@ class Chat:
         if "seed" in request:
             request = {**request, "seed": request["seed"] + turn}
         try:
-            body = _json(self._client.chat.completions.with_raw_response.create(**request).http_response.text)
+            body = as_json(self._client.chat.completions.with_raw_response.create(**request).http_response.text)
         except openai.APIStatusError as error:
             raise self._refusal(error.status_code, error.code or "", error.param or "", _said(error), error.response.headers) from None
         except openai.APIConnectionError as error:
@@ -164,8 +161,10 @@ class Chat:
             return SettingsError(f"{section}: {place}: the key is not accepted; set {KEYS[self._endpoint.api]} to one that may use model {self._endpoint.model}")
         if status in (404, 405) or status < 400:
             return SettingsError(f"{section}: {place}: check {self._where}.url (the API's base, mostly ending in /v1) and {self._where}.model, {self._endpoint.model}")
-        if status in (400, 422) and param in ("temperature", "seed", "response_format", "max_tokens", "max_completion_tokens", "model"):
-            return SettingsError(f"{section}: {place}: leave {param} out by {self._where}.omit, or name a limit of tokens by {self._where}.limit")
+        if status in (400, 422) and param in ("temperature", "seed", "response_format"):
+            return SettingsError(f"{section}: {place}: name {param} in {self._where}.omit, and it is left out")
+        if status in (400, 422) and param in ("max_tokens", "max_completion_tokens"):
+            return SettingsError(f"{section}: {place}: set {self._where}.limit to what the service calls it, or {self._where}.max_tokens to what it allows")
         if status == 400 and "content_filter" in code:
             return Useless(f"refused by the service's filter{said}")
         if status in AGAIN and code != "insufficient_quota":
@@ -196,11 +195,6 @@ def data_url(pixels: np.ndarray, side: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
-def refused(text: str) -> bool:
-    """Whether a text is an apology in place of an answer."""
-    return bool(REFUSAL.match(text.lstrip("\"'“ ")))
-
-
 def _read(keys: Sequence[str], body: Any) -> Texts:
     """The texts of an answer. Raises Useless saying what is wrong with it."""
     try:
@@ -213,37 +207,9 @@ def _read(keys: Sequence[str], body: Any) -> Texts:
         raise Useless("cut off: longer than max_tokens")
     if refusal or reason == "content_filter":
         raise Useless(f"the model refuses ({str(refusal or reason)[:100]})")
-    text = THOUGHT.sub("", content).strip() if isinstance(content, str) else ""
-    if not text:
+    if not isinstance(content, str):
         raise Useless("empty")
-    if not keys:
-        return {"": _plain(text)}
-    values = _json(fenced.group(1) if (fenced := FENCE.match(text)) else text)
-    if not isinstance(values, dict):
-        raise Useless("not the JSON object that was asked for" if not refused(text) else f"the model refuses ({text[:100]})")
-    if bad := [key for key in keys if not isinstance(values.get(key), str)]:
-        raise Useless(f"JSON without the text {bad[0]!r}; found {', '.join(sorted(map(str, values)))[:100] or 'nothing'}")
-    return {key: _plain(values[key]) for key in keys}
-
-
-def _plain(text: str) -> str:
-    """A text on one line, without quotes around it. Raises Useless where no letter is left, or it is an apology."""
-    text = " ".join(text.split())
-    for before, after in ('""', "“”", "''"):
-        if len(text) > 1 and text[0] == before and text[-1] == after and not {before, after} & set(text[1:-1]):
-            text = text[1:-1].strip()
-    if not any(letter.isalnum() for letter in text):
-        raise Useless("empty")
-    if refused(text):
-        raise Useless(f"the model refuses ({text[:100]})")
-    return text
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+    return texts(content, keys)
 
 
 def _counts(body: Any) -> tuple[int, int] | None:
