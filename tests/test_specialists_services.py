@@ -466,4 +466,15 @@ except KeyboardInterrupt:
 def test_the_document_has_every_setting_of_a_service():
     text = (Path(__file__).parents[1] / "docs/extending.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \|", text.partition("## Services")[2].partition("\n## ")[0], re.M)
-    assert rows == list(Endpoint.model_fields)
+    assert [row for row in rows if row not in ("use", *SPECIALISTS.names())] == list(Endpoint.model_fields)
+    for name, field in Endpoint.model_fields.items():
+        assert f"| {field.description} |" in text, name
+
+
+def test_a_wrong_setting_of_the_service_is_named_with_those_that_there_are():
+    with pytest.raises(SettingsError) as caught:
+        SPECIALISTS.get("service_captioner")(name="gpt", service={"model": MODEL, "modle": 1, "retries": -1}, margin="wide", sid=3)
+    lines = str(caught.value).splitlines()
+    assert {line.split(":")[0] for line in lines} == {"specialists.gpt.service.modle", "specialists.gpt.service.retries", "specialists.gpt.margin", "specialists.gpt.sid"}
+    allowed = {line.split(":")[0]: line.rpartition("allowed: ")[2].split(", ") for line in lines if "no such setting" in line}
+    assert allowed["specialists.gpt.service.modle"] == sorted(Endpoint.model_fields) and "margin" in allowed["specialists.gpt.sid"]

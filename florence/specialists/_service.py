@@ -44,8 +44,8 @@ class Endpoint(Calls):
     omit: tuple[Literal["temperature", "seed", "response_format"], ...] = Field((), description="parts of a request to leave out, for services that refuse them")
     image_tokens: int = Field(1500, ge=0, exclude=True, description="tokens that an image is taken for in the budget until the service has told of more")
     budget_tokens: int | None = Field(None, ge=0, exclude=True, description="tokens in all, of questions and answers; none: no limit")
-    price_prompt: float = Field(0, ge=0, exclude=True, description="price of a million tokens of questions")
-    price_completion: float = Field(0, ge=0, exclude=True, description="price of a million tokens of answers")
+    price_prompt: float = Field(0.0, ge=0, exclude=True, description="price of a million tokens of questions")
+    price_completion: float = Field(0.0, ge=0, exclude=True, description="price of a million tokens of answers")
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ class AzureReader(Specialist):
         words: bool = Field(False, description="claim words instead of lines")
         min_score: float = Field(0.5, ge=0, le=1, description="least score of a line or word")
         side: int = Field(4096, ge=LEAST_SIDE, le=MOST_SIDE, description="pixels; a longer side is shrunk to it before an image is sent")
-        megabytes: float = Field(20, gt=0, le=20, description="size of the file that is sent at most; a larger one is sent as JPEG, or smaller")
-        price: float = Field(0, ge=0, exclude=True, description="price of a call that is answered")
+        megabytes: float = Field(20.0, gt=0, le=20, description="size of the file that is sent at most; a larger one is sent as JPEG, or smaller")
+        price: float = Field(0.0, ge=0, exclude=True, description="price of a call that is answered")
 
     def __init__(self, *, name: str, **options) -> None:
         refuse_secrets(options, f"specialists.{name}", "VISION_KEY")
