@@ -9,10 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from florence.config import Section
 from florence.errors import FlorenceError, SettingsError
@@ -46,6 +46,9 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(self.calls + other.calls, self.tokens + other.tokens, self.cost + other.cost)
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.calls - other.calls, self.tokens - other.tokens, self.cost - other.cost)
 
 
 Said = list[Claim] | FlorenceError
@@ -81,12 +84,11 @@ class Specialist(ABC):
         try:
             return self.Options.model_validate(options)
         except ValidationError as error:
-            allowed = ", ".join(sorted(self.Options.model_fields)) or "none"
             lines = []
             for item in error.errors():
                 key = ".".join(str(part) for part in item["loc"]) or "options"
                 if item["type"] == "extra_forbidden":
-                    lines.append(f"specialists.{self.name}.{key}: no such setting; found {item['input']!r}; allowed: {allowed}")
+                    lines.append(f"specialists.{self.name}.{key}: no such setting; found {item['input']!r}; allowed: {_allowed(self.Options, item['loc'][:-1])}")
                 else:
                     found = "" if item["type"] == "missing" else f"; found {item['input']!r}"
                     lines.append(f"specialists.{self.name}.{key}: {item['msg']}{found}")
@@ -116,6 +118,14 @@ class Specialist(ABC):
 
         Raises Unavailable where none can be answered now.
         """
+
+
+def _allowed(section: type[BaseModel], path: tuple[int | str, ...]) -> str:
+    """The settings of the section at ``path`` in another one."""
+    for part in path:
+        kind = section.model_fields[str(part)].annotation
+        section = next(a for a in (kind, *get_args(kind)) if isinstance(a, type) and issubclass(a, BaseModel))
+    return ", ".join(sorted(section.model_fields)) or "none"
 
 
 def checked_tasks(values: tuple[str, ...], allowed: tuple[str, ...] = KINDS) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from florence.config import Section
 from florence.errors import ModelError
-from florence.geometry import Quad, polygon_area
+from florence.geometry import polygon_area
 from florence.records import Claim, Region
 from florence.specialists import SPECIALISTS, Batch, Specialist, package_versions
+from florence.specialists._quads import from_the_top, upright
 from florence.specialists._seen import thumbnail
 
 READ_AT = 736
@@ -64,10 +65,10 @@ class Reader(Specialist):
         claims = []
         for corners, text, score in zip(found.boxes, found.txts, found.scores, strict=True):
             text = " ".join(text.split())
-            quad = _quad(np.asarray(corners, float) * scale, width, height)
+            quad = upright(np.asarray(corners, float) * scale, width, height)
             if len(set(re.findall(r"[^\W_]", text))) >= self.options.min_characters and polygon_area(quad) > 0:
                 claims.append(Claim("<OCR_WITH_REGION>", text, (Region(text, quad=quad, score=float(score)),), float(score)))
-        return sorted(claims, key=_top)
+        return sorted(claims, key=from_the_top)
 
 
 def _weights(part: str) -> str:
@@ -98,18 +99,3 @@ def _sized(pixels: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     factors = np.asarray([width / sized.shape[1], height / sized.shape[0]])
     below, right = max(0, 32 - sized.shape[0]), max(0, 32 - sized.shape[1])
     return cv2.copyMakeBorder(sized, 0, below, 0, right, cv2.BORDER_REPLICATE), factors
-
-
-def _quad(corners: np.ndarray, width: int, height: int) -> Quad:
-    """Corners (4, 2) clockwise on screen from the one nearest to the top left, inside the image."""
-    corners = np.clip(corners, 0, [width, height])
-    if polygon_area(corners.reshape(-1).tolist()) < 0:
-        corners = corners[::-1]
-    corners = np.roll(corners, -int(np.argmin(corners.sum(axis=1))), axis=0)
-    ax, ay, bx, by, cx, cy, dx, dy = (float(v) for v in corners.reshape(-1))
-    return (ax, ay, bx, by, cx, cy, dx, dy)
-
-
-def _top(claim: Claim) -> tuple[float, float]:
-    x0, y0, _, _ = claim.regions[0].bounds
-    return y0, x0

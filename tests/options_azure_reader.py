@@ -1,0 +1,18 @@
+"""Azure's route on loopback, for as long as the tests run."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from contextlib import ExitStack
+from typing import Any
+
+from chat_server import reading
+
+_RUNNING = ExitStack()
+atexit.register(_RUNNING.close)
+
+
+def options() -> dict[str, Any]:
+    os.environ.setdefault("VISION_KEY", "any")
+    return {"endpoint": _RUNNING.enter_context(reading(key=None)).url}

@@ -1,0 +1,16 @@
+"""An endpoint of its own, for as long as the tests run."""
+
+from __future__ import annotations
+
+import atexit
+from contextlib import ExitStack
+from typing import Any
+
+from chat_server import MODEL, chat
+
+_RUNNING = ExitStack()
+atexit.register(_RUNNING.close)
+
+
+def options() -> dict[str, Any]:
+    return {"service": {"url": _RUNNING.enter_context(chat(key=None)).url, "model": MODEL, "keyless": True}}
