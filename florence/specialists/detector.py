@@ -10,7 +10,7 @@ from pydantic import Field
 
 from florence.config import Section
 from florence.errors import FlorenceError, ModelError, SettingsError
-from florence.records import Claim, ImageRecord
+from florence.records import ImageRecord
 from florence.specialists import SPECIALISTS, Batch, Said, Specialist
 from florence.specialists._boxes import objects_found
 from florence.specialists._hub import answer, load_config, load_model, load_processor, torch_device, weights_version
