@@ -1,9 +1,15 @@
-"""Small checkpoints with random weights, made with the real classes and saved as a hub has them: config.json, safetensors and the processor's files."""
+"""Small checkpoints with random weights, made with the real classes and saved as a hub has them: config.json, safetensors and the processor's files.
+
+`checkpoint` makes each kind once a process.
+"""
 
 from __future__ import annotations
 
+import json
 import string
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +23,20 @@ LAYERS = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "deco
 SIDES = {"shortest_edge": 96, "longest_edge": 160}
 
 
-def save(folder: Path, build: Callable[[Any], Any], config: Any, *parts: Any, gain: float = 1.5) -> str:
+def save(folder: Path, build: Callable[[Any], Any], config: Any, *parts: Any, gain: float = 1.5, seed: int = 0, change: Callable[[Any], None] | None = None) -> str:
     """A model of ``config`` and its processors as a checkpoint; the folder's path.
 
-    Every matrix is drawn anew (seed 0) with ``gain`` times the deviation that keeps a signal's size: with the usual small ones
-    all images get nearly one answer.
+    Every matrix is drawn anew with ``gain`` times the deviation that keeps a signal's size: with the usual small ones
+    all images get nearly one answer. ``change`` is done to the model after that.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = build(config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.normal_(0, gain / max(weight[0].numel(), 1) ** 0.5)
+        if change:
+            change(model)
     for part in (model, *parts):
         part.save_pretrained(folder)
     return str(folder)
@@ -136,6 +144,17 @@ GROUNDERS = {"grounding_dino": grounding_dino, "owl_v2": owl_v2, "owl_vit": owl_
 # ---------------------------------------------------------------- segmenters
 
 
+def _smooth(model: Any) -> None:
+    """Masks without the grain that random upsampling gives them, which the model expects to be right by about 0.8."""
+    for name, weight in model.mask_decoder.named_parameters():
+        if name.startswith("upscale_conv") and weight.ndim == 4:
+            weight.copy_(weight[..., :1, :1].expand_as(weight))
+        if name == "iou_prediction_head.proj_out.weight":
+            weight.mul_(0.02)
+        if name == "iou_prediction_head.proj_out.bias":
+            weight.fill_(1.4 if model.config.model_type == "sam2" else 0.8)  # SAM 2 puts a sigmoid after it
+
+
 def sam(folder: Path) -> str:
     """SAM at 128 pixels a side."""
     vision = hf.SamVisionConfig(hidden_size=32, output_channels=32, num_hidden_layers=2, num_attention_heads=2, image_size=128, patch_size=8, window_size=4, global_attn_indexes=[1], num_pos_feats=16, mlp_dim=32)
@@ -144,4 +163,47 @@ def sam(folder: Path) -> str:
     config = hf.SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
     side = {"height": 128, "width": 128}
     processor = hf.SamProcessor(hf.SamImageProcessorPil(size={"longest_edge": 128}, pad_size=side, mask_size={"longest_edge": 32}, mask_pad_size={"height": 32, "width": 32}))
-    return save(folder, hf.SamModel, config, processor)
+    return save(folder, hf.SamModel, config, processor, seed=4, change=_smooth)
+
+
+class _Sam2Files:
+    """The files of SAM 2's processor, which itself can not be made without torchvision."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        shared = {"do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True, "rescale_factor": 1 / 255, "resample": 2}
+        own = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "size": {"height": 128, "width": 128}, "mask_size": {"height": 32, "width": 32}}
+        files = {"preprocessor_config.json": {**shared, **own, "image_processor_type": "Sam2ImageProcessorFast", "processor_class": "Sam2Processor"}}
+        files["processor_config.json"] = {"point_pad_value": -10, "processor_class": "Sam2Processor", "target_size": 128}
+        for name, content in files.items():
+            (Path(folder) / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def sam_2(folder: Path) -> str:
+    """SAM 2 at 128 pixels a side."""
+    stages = {"blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [8, 16, 32, 64], "num_attention_heads_per_stage": [1, 1, 2, 2], "window_size_per_stage": [4, 4, 4, 4], "global_attention_blocks": [3]}
+    backbone = hf.Sam2HieraDetConfig(hidden_size=8, image_size=[128, 128], window_positional_embedding_background_size=[4, 4], **stages)
+    vision = hf.Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]], fpn_hidden_size=32)
+    prompts = hf.Sam2PromptEncoderConfig(hidden_size=32, image_size=128, mask_input_channels=4)
+    decoder = hf.Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=32)
+    config = hf.Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    return save(folder, hf.Sam2Model, config, _Sam2Files(), change=_smooth)
+
+
+SEGMENTERS = {"sam": sam, "sam_2": sam_2}
+
+
+# ---------------------------------------------------------------- all of them
+
+
+KINDS: dict[str, Callable[[Path], str]] = {**DETECTORS, **GROUNDERS, **SEGMENTERS}
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="hub-")  # removed when the process ends
+
+
+@cache
+def checkpoint(kind: str) -> str:
+    """The folder of a checkpoint of one of `KINDS`. Read only: others use it too."""
+    return KINDS[kind](Path(_folder().name) / kind)
