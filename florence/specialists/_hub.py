@@ -97,11 +97,12 @@ def answer(record: ImageRecord, ask: Callable[..., T], *given: Any) -> T | Flore
 
 def _loaded(auto: str, model: str, revision: str | None, options: dict[str, Any]) -> Any:
     import transformers
+    from safetensors import SafetensorError
 
     local = Path(model).is_dir()
     try:
         return getattr(transformers, auto).from_pretrained(model, revision=None if local else revision, local_files_only=local, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "is the folder a whole checkpoint of this class?" if local else "is the name right, is the hub reached, and has HF_TOKEN the right to read it?"
         raise ModelError(f"{model} can not be loaded by {auto} ({first}): {remedy}") from None
