@@ -65,13 +65,16 @@ def constant(path: Path, outputs: Mapping[str, np.ndarray], shape: tuple[int | s
 
 
 def brightness(path: Path, size: tuple[int, int], kind: int = TensorProto.FLOAT) -> str:
-    """A YOLO-like file of three labels: one box in the middle of the input, whose scores are the means of the three channels that it is given."""
+    """A YOLO-like file of three labels: one box in the middle of the input, whose scores are the means of the three channels that it is given; where
+    it takes bytes, in shares of 255.
+    """
     text = """
 <ir_version: 8, opset_import: ["" : 17]>
 means ({kind}[{shape}] images) => (float[1,7,1] output0)
-<float[1,4,1] box = {{{box}}}, int64[3] form = {{1, 3, 1}}>
+<float[1,4,1] box = {{{box}}}, int64[3] form = {{1, 3, 1}}, float most = {{{most}}}>
 {{
-  values = Cast <to = 1> (images)
+  given = Cast <to = 1> (images)
+  values = Div (given, most)
   mean = ReduceMean <axes = [{axes}], keepdims = 0> (values)
   scores = Reshape (mean, form)
   output0 = Concat <axis = 1> (box, scores)
@@ -81,5 +84,5 @@ means ({kind}[{shape}] images) => (float[1,7,1] output0)
     box = f"{size[1] / 2}, {size[0] / 2}, {size[1] / 2}, {size[0] / 2}"
     shape = f"1,{size[0]},{size[1]},3" if last else f"1,3,{size[0]},{size[1]}"
     name = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "float16", TensorProto.UINT8: "uint8"}[kind]
-    onnx.save(parser.parse_model(text.format(kind=name, shape=shape, box=box, axes="1, 2" if last else "2, 3")), path)
+    onnx.save(parser.parse_model(text.format(kind=name, shape=shape, box=box, most=255 if last else 1, axes="1, 2" if last else "2, 3")), path)
     return str(path)

@@ -53,7 +53,7 @@ class OnnxDetector(Specialist):
         layout: Literal["yolo", "nanodet", "detr"] = Field(description="what its outputs are; which variant is told by their shapes")
         labels: tuple[str, ...] | str = Field(min_length=1, description="names by number, or the path of a text file with one a line; an empty name drops the label")
         size: int | tuple[int, int] | None = Field(None, description="pixels a side of the input, or its height and width; None: as the file has it")
-        mean: Triple | None = Field(None, description="taken from each channel (0…255, in the order of `order`) before it is divided by std; None: as is usual for the layout")
+        mean: Triple | None = Field(None, description="taken from each channel (0…255, in the order of `order`) before it is divided by std; None: as is usual for the layout. Inputs of bytes are given as they are")
         std: Triple | None = Field(None, description="what each channel is divided by; None: as is usual for the layout")
         order: Literal["rgb", "bgr"] | None = Field(None, description="of the channels; None: as is usual for the layout")
         resize: Literal["letterbox", "stretch"] | None = Field(None, description="how a picture gets the input's size: in proportion with grey around it, or not; None: as is usual for the layout")
@@ -150,6 +150,8 @@ class OnnxDetector(Specialist):
             raise SettingsError(f"specialists.{self.name}.size: {self.options.model} takes any ({shapes}); say which, as 640 or [480, 640]")
         if any(isinstance(side, int) and side != asked for side, asked in zip(declared, wanted, strict=True)):
             raise SettingsError(f"specialists.{self.name}.size: {wanted} is not the input of {self.options.model} ({shapes}); leave it out")
+        if inputs[0].type == "tensor(uint8)" and (self.options.mean or self.options.std):
+            raise SettingsError(f"specialists.{self.name}: {self.options.model} takes bytes ({shapes}), which are given as they are; leave out mean and std")
         return channels, (wanted[0], wanted[1]), types[inputs[0].type]
 
     def _claims(self, record: ImageRecord, pixels: np.ndarray) -> Said:
@@ -164,7 +166,7 @@ class OnnxDetector(Specialist):
         """Boxes (n, 4) in pixels of the picture, scores (n,) and numbers of labels (n,), of everything that the network sees."""
         given, scale, corner = _fitted(pixels, self._size, self._resize == "letterbox")
         given = given[..., ::-1] if self._order == "bgr" else given
-        values = ((given.astype(np.float32) - self._mean) / self._std).astype(self._type)
+        values = given if self._type == np.uint8 else ((given.astype(np.float32) - self._mean) / self._std).astype(self._type)
         tensor = np.ascontiguousarray(values.transpose(2, 0, 1) if self._channels == 1 else values)[None]
         names = [output.name for output in self._session.get_outputs()]
         try:
