@@ -135,12 +135,13 @@ class Grounder(Specialist):
         used = 0
         for phrase in phrases:
             length = len(self._processor.tokenizer(phrase + ".", add_special_tokens=False).input_ids)
-            if used + length > room and part:
+            if length > room:
+                continue
+            if used + length > room:
                 yield part
                 part, used = [], 0
-            if length <= room:
-                part.append(phrase)
-                used += length
+            part.append(phrase)
+            used += length
         if part:
             yield part
 
