@@ -27,7 +27,7 @@ def save(folder: Path, build: Callable[[Any], Any], config: Any, *parts: Any, ga
     """A model of ``config`` and its processors as a checkpoint; the folder's path.
 
     Every matrix is drawn anew with ``gain`` times the deviation that keeps a signal's size: with the usual small ones
-    all images get nearly one answer. ``seed`` is one whose model has more than one label to tell. ``change`` is done to the model after that.
+    all images get nearly one answer. ``seed`` is one whose model has more than one answer. ``change`` is done to the model after that.
     """
     torch.manual_seed(seed)
     model = build(config).eval()
@@ -186,7 +186,7 @@ def sam_2(folder: Path) -> str:
     prompts = hf.Sam2PromptEncoderConfig(hidden_size=32, image_size=128, mask_input_channels=4)
     decoder = hf.Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=32)
     config = hf.Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
-    return save(folder, hf.Sam2Model, config, _Sam2Files(), change=_smooth)
+    return save(folder, hf.Sam2Model, config, _Sam2Files(), seed=10, change=_smooth)
 
 
 SEGMENTERS = {"sam": sam, "sam_2": sam_2}

@@ -96,7 +96,7 @@ def polygons(mask: np.ndarray, fidelity: float) -> tuple[Polygon, ...]:
     part = mask[y : rows[-1] + 1, x : columns[-1] + 1]
     for least in (SPECK, 0.0):
         cut = pieces(_without_specks(part, least * part.sum()))
-        tolerance = 0.05 * float(part.sum()) ** 0.5
+        tolerance = 0.1 * float(part.sum()) ** 0.5
         while True:
             found = [polygon for piece in cut for polygon in trace(piece, tolerance, min_area=1.0)]
             if mask_iou(rasterise(found, part.shape[1], part.shape[0]), part) >= fidelity:
@@ -104,7 +104,7 @@ def polygons(mask: np.ndarray, fidelity: float) -> tuple[Polygon, ...]:
                 return tuple(tuple(v + (y if i % 2 else x) for i, v in enumerate(polygon)) for polygon in found)
             if not tolerance:
                 break
-            tolerance = tolerance / 1.5 if tolerance > 0.5 else 0.0
+            tolerance = tolerance / 1.4 if tolerance > 0.5 else 0.0
     return ()
 
 
@@ -115,7 +115,8 @@ def _without_specks(mask: np.ndarray, least: float) -> np.ndarray:
     result = np.pad(mask, 1)
     for inside in (True, False):
         # What touches at corners alone is one part for the mask and two for what is around it.
-        count, part, stats, _ = cv2.connectedComponentsWithStats((result == inside).astype(np.uint8), connectivity=8 if inside else 4)
-        small = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] < least)
-        result[np.isin(part, small[small > 0])] = not inside
+        _, part, stats, _ = cv2.connectedComponentsWithStats((result == inside).astype(np.uint8), connectivity=8 if inside else 4)
+        small = stats[:, cv2.CC_STAT_AREA] < least
+        small[0] = False  # the rest
+        result[small[part]] = not inside
     return result[1:-1, 1:-1]
