@@ -119,17 +119,17 @@ def outline(mask: np.ndarray) -> tuple[Polygon, ...]:
         return ()
     y, x = int(rows[0]), int(columns[0])
     part = mask[y : rows[-1] + 1, x : columns[-1] + 1]
-    pieces = _pieces(part)
+    parts = pieces(part)
     for tolerance in (1.2, 0.8, 0.0):
-        found = [polygon for piece in pieces for polygon in trace(piece, tolerance)]
+        found = [polygon for piece in parts for polygon in trace(piece, tolerance)]
         overlap = mask_iou(rasterise(found, part.shape[1], part.shape[0]), part)
         if overlap > (0.93 if tolerance else OUTLINED):
             return tuple(tuple(v + (y if i % 2 else x) for i, v in enumerate(polygon)) for polygon in found)
     return ()
 
 
-def _pieces(mask: np.ndarray) -> list[np.ndarray]:
-    """The mask, cut at the middle of each hole that matters until none is left."""
+def pieces(mask: np.ndarray) -> list[np.ndarray]:
+    """The mask (h, w), cut at the middle of each hole that matters (of more than a hundredth of its area) until none is left."""
     import cv2
 
     contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -139,5 +139,5 @@ def _pieces(mask: np.ndarray) -> list[np.ndarray]:
             middle = int(contour[:, 0, 0].min() + contour[:, 0, 0].max() + 1) // 2
             left, right = mask.copy(), mask.copy()
             left[:, middle:], right[:, :middle] = False, False
-            return [*_pieces(left), *_pieces(right)]
+            return [*pieces(left), *pieces(right)]
     return [mask]

@@ -111,3 +111,31 @@ def test_one_image_has_at_most_so_many():
         ellipse(pixels, box, (200, 50, 40))
     claims = said(*((label, box, 0.9 - i / 10) for i, (label, box) in enumerate(zip(labels, boxes, strict=True))))
     assert [claim.text for claim in cut(pixels, claims, most=2)] == ["the ball", "the balloon"]
+
+
+def test_phrases_boxes_are_outlined_too_and_those_of_objects_but_once(monkeypatch):
+    pixels = meadow(400, 240)
+    left = ellipse(pixels, (30, 80, 130, 180), (200, 50, 40))
+    right = ellipse(pixels, (260, 70, 370, 190), (40, 60, 200))
+    one, other = (20.0, 70.0, 140.0, 190.0), (250.0, 60.0, 380.0, 200.0)
+    text = "a ball and a balloon"
+    phrases = [Claim("<CAPTION_TO_PHRASE_GROUNDING>", text, (Region(text[a:b], box=box, score=0.5, span=(a, b)),), 0.5) for (a, b), box in (((0, 6), one), ((11, 20), other))]
+    specialist = SPECIALISTS.get("masks")
+    looked: list[Box] = []
+    outline = specialist._outline
+    monkeypatch.setattr(specialist, "_outline", lambda self, pixels, box: looked.append(box) or outline(self, pixels, box))
+    first, second, third = cut(pixels, said(("ball", one, 0.9)) + annotate("0" * 64, phrases, "b", "1"))
+    assert looked == [one, other]
+    assert (first.text, first.regions[0].box, first.score) == ("the ball", None, 0.9)
+    for claim, span, box, truth in ((second, (0, 6), one, left), (third, (11, 20), other, right)):
+        (region,) = claim.regions
+        assert (claim.task, claim.text, claim.score, region.span, region.box, region.label) == ("<CAPTION_TO_PHRASE_GROUNDING>", text, 0.5, span, box, text[slice(*span)])
+        assert mask_iou(rasterise(region.polygons, 400, 240), truth) > 0.9
+    assert second.regions[0].polygons == first.regions[0].polygons
+
+
+def test_more_fidelity_takes_more_corners():
+    pixels = meadow(320, 240)
+    ellipse(pixels, (90, 60, 210, 170), (200, 50, 40))
+    counts = [sum(len(p) for p in cut(pixels, said(("ball", (78.0, 50.0, 226.0, 182.0), 0.8)), fidelity=f)[0].regions[0].polygons) for f in (0.8, 0.95, 0.99)]
+    assert counts[0] < counts[1] < counts[2]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from florence.errors import ModelError
+from florence.errors import FlorenceError, ModelError
+from florence.records import ImageRecord
+
+T = TypeVar("T")
 
 
 def weights_version(model: str, revision: str | None) -> str:
@@ -21,6 +25,11 @@ def weights_version(model: str, revision: str | None) -> str:
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".txt", ".model") and path.is_file())
     if not (folder / "config.json").is_file() or not any(path.suffix == ".safetensors" for path in files):
         raise ModelError(f"{model}: a checkpoint has a config.json and weights in .safetensors files; found {', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}")
+    return files_version(files)
+
+
+def files_version(files: Iterable[Path]) -> str:
+    """A hash of the names and contents of some files; they are read again only when they change. Raises OSError for one that can not be read."""
     return _hashed(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
@@ -50,11 +59,17 @@ def torch_device(device: str) -> Any:
 def load_model(auto: str, model: str, revision: str | None, device: str, **options: Any) -> Any:
     """A model by the name of its class in transformers (as "AutoModelForObjectDetection"), ready to answer on ``device``. On a CPU it computes in single precision.
 
-    Raises ModelError naming the model and what to do where it can not be had, or is of another class.
+    Raises ModelError naming the model and what to do where it can not be had, is of another class, or lacks some of its weights: transformers
+    would fill them in at random.
     """
     chosen = torch_device(device)
     precision = {"dtype": "float32"} if chosen.type == "cpu" else {}
-    return _loaded(auto, model, revision, {**precision, **options}).eval().to(chosen)
+    network, report = _loaded(auto, model, revision, {**precision, **options, "use_safetensors": True, "output_loading_info": True})
+    # That counter is used in training alone.
+    missing = sorted(name for name in report["missing_keys"] if not name.endswith("num_batches_tracked"))
+    if missing:
+        raise ModelError(f"{model} is no whole checkpoint for {auto}: {len(missing)} of the weights are not in it, {missing[0]} for one. Name a model that was trained for this task")
+    return network.eval().to(chosen)
 
 
 def load_processor(auto: str, model: str, revision: str | None, **options: Any) -> Any:
@@ -62,16 +77,34 @@ def load_processor(auto: str, model: str, revision: str | None, **options: Any) 
     return _loaded(auto, model, revision, options)
 
 
+def load_config(model: str, revision: str | None) -> Any:
+    """A model's configuration, without its weights. Raises ModelError where it can not be had."""
+    return _loaded("AutoConfig", model, revision, {})
+
+
+def answer(record: ImageRecord, ask: Callable[..., T], *given: Any) -> T | FlorenceError:
+    """What ``ask`` says of one image, or the error that it met there. A machine out of memory is not the image's fault: that error is raised."""
+    import torch
+
+    try:
+        return ask(*given)
+    except FlorenceError as error:
+        return error
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        said = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        return ModelError(f"{record.name} ({record.width} × {record.height} pixels): the model failed on it ({said}). Other images are not affected")
+
+
 def _loaded(auto: str, model: str, revision: str | None, options: dict[str, Any]) -> Any:
     import transformers
+    from safetensors import SafetensorError
 
-    weights = {"use_safetensors": True} if auto.startswith("AutoModel") else {}
     local = Path(model).is_dir()
     try:
-        return getattr(transformers, auto).from_pretrained(
-            model, revision=None if local else revision, local_files_only=local, trust_remote_code=False, **weights, **options
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        return getattr(transformers, auto).from_pretrained(model, revision=None if local else revision, local_files_only=local, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "is the folder a whole checkpoint of this class?" if local else "is the name right, is the hub reached, and has HF_TOKEN the right to read it?"
         raise ModelError(f"{model} can not be loaded by {auto} ({first}): {remedy}") from None

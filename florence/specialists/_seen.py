@@ -48,7 +48,7 @@ def objects(claims: Iterable[Annotation], min_score: float, min_alone: float) ->
     rows = [(row.text, row.regions[0].bounds, 1.0 if row.score is None else row.score, row.author) for row in claims if row.task == "<OD>" and row.regions]
     groups: list[list[tuple[str, Box, float, str]]] = []
     for row in sorted(rows, key=lambda r: (-r[2], r)):
-        own = next((g for g in groups if g[0][0] == row[0] and _same(g[0][1], row[1])), None)
+        own = next((g for g in groups if g[0][0] == row[0] and same_place(g[0][1], row[1])), None)
         if own is None:
             groups.append(own := [])
         own.append(row)
@@ -56,12 +56,13 @@ def objects(claims: Iterable[Annotation], min_score: float, min_alone: float) ->
     kept: list[Seen] = []
     for seen in found:
         sure = seen.score >= (min_score if len(seen.authors) > 1 else min_alone)
-        if sure and not any(_same(seen.box, o.box) or (seen.label == o.label and _inside(seen.box, o.box)) for o in kept):
+        if sure and not any(same_place(seen.box, o.box) or (seen.label == o.label and _inside(seen.box, o.box)) for o in kept):
             kept.append(seen)
     return tuple(kept)
 
 
-def _same(a: Box, b: Box) -> bool:
+def same_place(a: Box, b: Box) -> bool:
+    """Whether two boxes are one place."""
     return bool(box_iou(np.asarray(a), np.asarray(b))[0, 0] >= SAME_PLACE)
 
 
@@ -77,6 +78,20 @@ def _merged(group: Sequence[tuple[str, Box, float, str]]) -> Seen:
     # Rounded, because a mean of equal edges may come out beyond them, and so outside the image.
     x0, y0, x1, y1 = (round(float(v), 6) for v in np.average([box for _, box, _, _ in group], axis=0, weights=weights))
     return Seen(group[0][0], (x0, y0, x1, y1), group[0][2], frozenset(author for *_, author in group))
+
+
+def refer(seen: Seen, others: Sequence[Seen], record: ImageRecord) -> str | None:
+    """An expression that fits this object alone: by its name, else as the outermost of its kind; None where there is none."""
+    twins = [other for other in others if other.label == seen.label and other is not seen]
+    if not twins:
+        return f"the {seen.label}"
+    for axis, side, low, high in ((0, record.width, "leftmost", "rightmost"), (1, record.height, "topmost", "lowest")):
+        distances = [seen.centre[axis] - twin.centre[axis] for twin in twins]
+        if max(distances) <= -side / 24:
+            return f"the {low} {seen.label}"
+        if min(distances) >= side / 24:
+            return f"the {high} {seen.label}"
+    return None
 
 
 def place(point: tuple[float, float], record: ImageRecord) -> str:

@@ -1,4 +1,4 @@
-"""Masks of the objects that others have boxed: GrabCut, which parts the colours inside a box from those around it."""
+"""Masks of the objects and phrases that others have boxed: GrabCut, which parts the colours inside a box from those around it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 from pydantic import Field
 
 from florence.config import Section
-from florence.geometry import Box, Polygon, trace
-from florence.records import Annotation, Claim, ImageRecord, Region
+from florence.geometry import Box, Polygon
+from florence.records import Annotation, Claim, ImageRecord
 from florence.specialists import SPECIALISTS, Batch, Specialist, package_versions
-from florence.specialists._seen import Seen, objects, thumbnail
+from florence.specialists._outlines import GROUNDED, REFERRED, boxes, outlined, polygons, wanted
+from florence.specialists._seen import thumbnail
 
 MARGIN = 0.3
 """How much of its surroundings a box is looked at with, as a share of its sides: they show what the object is not."""
@@ -19,44 +20,45 @@ MARGIN = 0.3
 
 @SPECIALISTS.register("masks")
 class Masks(Specialist):
-    """Claims an expression for each object that can be told from the others, with its outline. Its score is the object's."""
+    """Claims an expression for each object that can be told from the others, with its outline, and again each phrase that others boxed, with
+    outlines in its boxes. Scores are those of what was boxed.
+    """
 
     needs = frozenset({"pixels", "claims"})
-    tasks = ("<REFERRING_EXPRESSION_SEGMENTATION>",)
+    tasks = (GROUNDED, REFERRED)
+    revision = 2
 
     class Options(Section):
         """Settings."""
 
-        most: int = Field(6, ge=1, description="objects an image at most")
+        most: int = Field(6, ge=1, description="objects an image at most, and boxes of phrases that are not theirs")
         side: int = Field(256, ge=32, description="pixels of the longer side that an object is cut out at")
-        min_score: float = Field(0.3, ge=0, le=1, description="least score of an object")
+        min_score: float = Field(0.3, ge=0, le=1, description="least score of an object, and of a phrase's box")
         min_alone: float = Field(0.6, ge=0, le=1, description="least score of an object that one annotator alone named")
         max_box: float = Field(0.7, gt=0, le=1, description="largest share of the image that a box may have: around larger ones too little is left to compare with")
         min_share: float = Field(0.15, ge=0, le=1, description="least share of its box that a mask may fill")
         max_share: float = Field(0.95, ge=0, le=1, description="largest share of its box: a mask that fills it tells no more than the box")
         rounds: int = Field(4, ge=1, description="iterations")
+        fidelity: float = Field(0.95, gt=0, le=1, description="least overlap (IoU) of a mask's polygons with it: they get the fewest corners that keep it")
 
     def ingredients(self) -> dict[str, str]:
         """OpenCV, whose GrabCut this is."""
         return package_versions("opencv-python-headless")
 
     def annotate(self, batch: Batch) -> list[list[Claim]]:
-        """The masks in each picture, of the surest object first."""
+        """The masks in each picture: of the surest object first, then of phrases."""
         return [self._cut(*image) for image in zip(batch.records, batch.pixels, batch.claims, strict=True)]
 
     def _cut(self, record: ImageRecord, pixels: np.ndarray, claims: Sequence[Annotation]) -> list[Claim]:
-        found = objects(claims, self.options.min_score, self.options.min_alone)
-        result = []
-        for seen in found[: self.options.most]:
-            expression = refer(seen, found, record)
-            polygons = self._outline(pixels, seen.box) if expression and seen.share(record) <= self.options.max_box else ()
-            if expression and polygons:
-                region = Region(expression, polygons=polygons, score=seen.score)
-                result.append(Claim("<REFERRING_EXPRESSION_SEGMENTATION>", expression, (region,), seen.score))
-        return result
+        asked = wanted(record, claims, self.options.most, self.options.min_score, self.options.min_alone)
+        largest = self.options.max_box * record.width * record.height
+        outlines = {box: self._outline(pixels, box) for box in boxes(asked) if (box[2] - box[0]) * (box[3] - box[1]) <= largest}
+        return outlined(asked, outlines)
 
     def _outline(self, pixels: np.ndarray, box: Box) -> tuple[Polygon, ...]:
         """Outlines in pixels of the picture; none where the colours do not part inside and outside."""
+        import cv2
+
         height, width = pixels.shape[:2]
         dx, dy = MARGIN * (box[2] - box[0]), MARGIN * (box[3] - box[1])
         left, top = max(int(box[0] - dx), 0), max(int(box[1] - dy), 0)
@@ -70,8 +72,9 @@ class Masks(Specialist):
         area = max(int(np.prod(inner[1] - inner[0])), 1)
         if mask is None or not self.options.min_share <= mask.sum() / area <= self.options.max_share:
             return ()
-        traced = trace(mask, tolerance=1.0, min_area=0.02 * area)
-        return tuple(_placed(polygon, scale, (left, top), width, height) for polygon in traced)
+        # Polygons run through the middle of pixels: traced in the small picture they would lose half of its larger ones.
+        whole = cv2.resize(mask.astype(np.float32), crop.shape[1::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
+        return tuple(tuple(v + (top if i % 2 else left) for i, v in enumerate(polygon)) for polygon in polygons(whole, self.options.fidelity))
 
 
 def _grabcut(pixels: np.ndarray, inner: np.ndarray, rounds: int) -> np.ndarray | None:
@@ -89,22 +92,3 @@ def _grabcut(pixels: np.ndarray, inner: np.ndarray, rounds: int) -> np.ndarray |
     mask = ((state == cv2.GC_FGD) | (state == cv2.GC_PR_FGD)).astype(np.uint8)
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     return cv2.morphologyEx(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk), cv2.MORPH_CLOSE, disk).astype(bool)
-
-
-def _placed(polygon: Polygon, scale: np.ndarray, corner: tuple[int, int], width: int, height: int) -> Polygon:
-    points = np.asarray(polygon).reshape(-1, 2) * scale + corner
-    return tuple(float(v) for v in np.clip(points, 0, [width, height]).reshape(-1))
-
-
-def refer(seen: Seen, others: Sequence[Seen], record: ImageRecord) -> str | None:
-    """An expression that fits this object alone: by its name, else as the outermost of its kind; None where there is none."""
-    twins = [other for other in others if other.label == seen.label and other is not seen]
-    if not twins:
-        return f"the {seen.label}"
-    for axis, side, low, high in ((0, record.width, "leftmost", "rightmost"), (1, record.height, "topmost", "lowest")):
-        distances = [seen.centre[axis] - twin.centre[axis] for twin in twins]
-        if max(distances) <= -side / 24:
-            return f"the {low} {seen.label}"
-        if min(distances) >= side / 24:
-            return f"the {high} {seen.label}"
-    return None

@@ -1,0 +1,12 @@
+"""The options that `grounder` is tested with where all specialists are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hub_models import checkpoint
+
+
+def options() -> dict[str, Any]:
+    """A small checkpoint."""
+    return {"model": checkpoint("grounding_dino"), "most": 3}

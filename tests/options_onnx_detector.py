@@ -1,0 +1,20 @@
+"""The options that `onnx_detector` is tested with where all specialists are."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from onnx_models import red_finder
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="onnx-")
+
+
+def options() -> dict[str, Any]:
+    """A file that finds what is red."""
+    return {"model": red_finder(Path(_folder().name) / "red.onnx", (96, 128)), "layout": "yolo", "labels": ["green thing", "red thing", "blue thing"]}
