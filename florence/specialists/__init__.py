@@ -55,14 +55,14 @@ Said = list[Claim] | FlorenceError
 class Specialist(ABC):
     """One annotator. A subclass sets the class attributes and writes `annotate`.
 
-    ``needs``: subset of `NEEDS`. ``tasks``: the kinds it claims (an instance may narrow them). ``Options``: its settings.
+    ``needs``: subset of `NEEDS`. ``tasks``: the kinds it claims (an instance may narrow both). ``Options``: its settings.
     ``revision``: raised whenever its code comes to answer differently, so that its earlier claims are made again.
     ``role``: see `florence.records.Speaker`; a ranker claims the texts that it judges, word by word and where they were claimed, under scores of its own.
     ``device``: where it computes ("auto", "cpu", "cuda", "cuda:1" …), set before `load`. ``spent``: what it has used in all, set to what earlier runs used
     before the first `annotate`.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
+    needs: frozenset[str] = frozenset({"pixels"})
     tasks: tuple[str, ...] = ()
     revision: ClassVar[int] = 1
     role: str = "annotator"
