@@ -85,7 +85,7 @@ def said(draw):
     return Claim(task, text, (Region(text, score=draw(scores), **places.get(task, lambda: {"box": draw(boxes())})()),), score)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(said(), max_size=4))
 def test_claims_are_the_same_to_the_last_bit_when_they_are_read_again(made: list[Claim]):
     line = answer_line(RECORD.image_id, made)

@@ -30,7 +30,7 @@ class Broken(Exception):
 class Process:
     """A program that was started, in a process group of its own, so that it is ended with all its children.
 
-    ``environment``: all that it is given. ``secrets``: what is not told of what it writes to standard error. Raises OSError where it can not be started.
+    ``environment``: all that it is given. ``secrets``: what is not told of what it writes. Raises OSError where it can not be started.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None, secrets: Sequence[str] = ()) -> None:
@@ -125,13 +125,14 @@ class Process:
         if not self._ended:
             # Before it is waited for: after that its number, and so the group's, may be somebody else's.
             self._signal(signal.SIGKILL)
-            self._program.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver: not even this ends it, and it is left behind
+                self._program.wait(GRACE)
             self._ended = True
             self._listener.join(GRACE)
             for pipe in (self._program.stdin, self._program.stdout):
                 if pipe:
                     pipe.close()
-        return self._program.returncode
+        return -signal.SIGKILL if self._program.returncode is None else self._program.returncode
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -172,8 +173,12 @@ class Process:
     def last_words(self) -> str:
         """The last lines of its standard error, one indented line each, without secrets; empty where it wrote none."""
         heard = self._heard if len(self._heard) < HEARD else self._heard.partition(b"\n")[2]
-        text = heard.decode(errors="replace").replace("\r", "\n")
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
+        text = self.blotted(heard.decode(errors="replace").replace("\r", "\n"))
         lines = ["".join(c if c.isprintable() else " " for c in line)[:500].rstrip() for line in text.split("\n")]
         return "".join(f"\n    {line}" for line in [line for line in lines if line][-TOLD:])
+
+    def blotted(self, text: str) -> str:
+        """``text`` without secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text

@@ -95,6 +95,7 @@ class Endpoint(Specialist):
         self.tasks, self.role = self.options.tasks, self.options.role
         self.needs = frozenset({"pixels", "claims"} if self.options.reads_claims else {"pixels"})
         self._asking = Asking(PATIENCE)
+        self._secrets: tuple[str, ...] = ()
 
     def vocabulary(self) -> tuple[str, ...] | None:
         """As the settings say."""
@@ -147,11 +148,11 @@ class Endpoint(Specialist):
                 self._post(b"".join(line for line, image in zip(lines, asked, strict=True) if image not in said), asked, said)
             except _Down as error:
                 if not error.again or last:
-                    return Failure(f"{self.options.url} {error}" + (f" ({tried + 1} times)" if tried else ""), lasting=True)
+                    return Failure(self._blotted(f"{self.options.url} {error}") + (f" ({tried + 1} times)" if tried else ""), lasting=True)
                 wait = wait if error.wait is None else error.wait
             except (_Useless, Rubbish) as error:
-                if len(asked) > 1 or last or isinstance(error, _Silent):
-                    return Failure(f"{self.options.url} {error}")
+                if not asked.keys() <= said.keys() and (len(asked) > 1 or last or isinstance(error, _Silent)):
+                    return Failure(self._blotted(f"{self.options.url} {error}"))
             if asked.keys() <= said.keys():
                 return None
             time.sleep(min(wait, LONGEST))
@@ -159,24 +160,22 @@ class Endpoint(Specialist):
 
     def _post(self, body: bytes, asked: dict[str, ImageRecord], said: dict[str, Said]) -> None:
         """One call. What was answered before it failed is kept. Raises _Down, or _Useless or Rubbish where images are left unanswered."""
-        credentials = self._credentials()
-        headers = {"Content-Type": LINES, "Accept": LINES, **({"Authorization": credentials[0]} if credentials else {})}
-        request = urllib.request.Request(self.options.url, body, headers, method="POST")
+        request = urllib.request.Request(self.options.url, body, {"Content-Type": LINES, "Accept": LINES, **self._credentials()}, method="POST")
         opener = urllib.request.build_opener(_NoRedirect())
         try:
             with opener.open(request, timeout=self.options.timeout) as response:
                 for number, line, whole in self._lines(response):
                     try:
                         image, claims = answer(line, number, asked, self.tasks)
-                    except Rubbish:
-                        if whole:
-                            raise
-                        raise _Useless("broke off in the middle of a line") from None
-                    said.setdefault(image, claims)
+                    except Rubbish as error:
+                        raise error if whole else _Useless(f"broke off in the middle of a line ({error})") from None
+                    said.setdefault(image, claims if isinstance(claims, list) else type(claims)(self._blotted(str(claims))))
         except urllib.error.HTTPError as error:
             with error:
-                raise _refusal(error, credentials[1] if credentials else "") from None
+                raise _refusal(error) from None
         except urllib.error.URLError as error:
+            if isinstance(error.reason, (BrokenPipeError, ConnectionResetError)):
+                raise _Useless(f"hung up while it was sent {len(body):,} bytes (has it, or a proxy before it, a limit?)") from None
             raise _Down(f"can not be reached ({error.reason})") from None
         except TimeoutError:
             raise _Silent(f"has answered nothing for {self.options.timeout:g} seconds") from None
@@ -196,33 +195,41 @@ class Endpoint(Specialist):
                 raise TimeoutError
         yield from ((lines.number, line, False) for line in lines.of(b"\n"))
 
-    def _credentials(self) -> tuple[str, str] | None:
-        """The header that the settings or ~/.netrc have for the host, and the secret in it. Raises SettingsError where they can not be read."""
+    def _credentials(self) -> dict[str, str]:
+        """The header that the settings or ~/.netrc have for the host. Raises SettingsError where they can not be read."""
         if self.options.token_file is not None:
             try:
                 token = Path(self.options.token_file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingsError(f"specialists.{self.name}.token_file: {self.options.token_file} can not be read: {type(error).__name__}") from None
-            return f"Bearer {token}", token
+            self._secrets = (token,)
+            return {"Authorization": f"Bearer {token}"}
         try:
             found = netrc.netrc().authenticators(urlsplit(self.options.url).hostname or "")
         except FileNotFoundError:
-            return None
+            return {}
         except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
             # The error's own text would show what it stumbled over.
             raise SettingsError(f"specialists.{self.name}: ~/.netrc can not be read, at line {getattr(error, 'lineno', None) or '?'}: correct it, or its owner and mode") from None
         if not found or not found[2]:
-            return None
-        return "Basic " + base64.b64encode(f"{found[0]}:{found[2]}".encode()).decode(), found[2]
+            return {}
+        pair = base64.b64encode(f"{found[0]}:{found[2]}".encode()).decode()
+        self._secrets = (pair, found[2])
+        return {"Authorization": f"Basic {pair}"}
+
+    def _blotted(self, text: str) -> str:
+        """What a service says, without what it was told in confidence: some repeat it."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***") if secret else text
+        return text
 
 
-def _refusal(error: urllib.error.HTTPError, secret: str) -> Exception:
-    """What an answer of another status than 2xx means; ``secret`` is not told, though the service may repeat it."""
+def _refusal(error: urllib.error.HTTPError) -> Exception:
+    """What an answer of another status than 2xx means."""
     try:
         told = " ".join(error.read(2000).decode(errors="replace").split())
     except (OSError, http.client.HTTPException):
         told = ""
-    told = told.replace(secret, "***") if secret else told
     reason = f"answers {error.code} {error.reason}" + (f": {told[:300]}" if told else "")
     if error.code in OVERLOADED:
         wait = error.headers.get("Retry-After", "")

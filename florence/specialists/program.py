@@ -138,7 +138,7 @@ class Program(Specialist):
         def take(line: bytes, number: int) -> bool:
             image, claims = answer(line, number, known, self.tasks)
             if image in asked:
-                said.setdefault(image, claims)
+                said.setdefault(image, claims if isinstance(claims, list) else type(claims)(process.blotted(str(claims))))
             return asked.keys() <= said.keys()
 
         try:
@@ -146,7 +146,7 @@ class Program(Specialist):
             return None
         except (Broken, Rubbish) as error:
             process.kill()
-            return None if asked.keys() <= said.keys() else Failure(f"{error}{process.last_words()}")
+            return None if asked.keys() <= said.keys() else Failure(process.blotted(str(error)) + process.last_words())
         except OSError as error:
             process.kill()
             return Failure(f"pictures can not be written for it: {error}", lasting=True)
