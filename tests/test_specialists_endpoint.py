@@ -321,6 +321,11 @@ def test_a_token_from_a_file_is_sent_and_never_told(tmp_path: Path):
         assert theirs.version == made(url).version
         with pytest.raises(SettingsError, match=r"theirs\.token_file: .*nowhere"):
             made(url, token_file=str(tmp_path / "nowhere")).load()
+        for bad in ("", "s3cr3t\nX-More: 1", "s3cr3t\x07", "s3crét"):
+            (tmp_path / "token").write_text(bad)
+            with pytest.raises(SettingsError, match=r"theirs\.token_file: .* on one line") as refused:
+                theirs.annotate(batch_of(1))
+            assert "s3cr" not in str(refused.value)
 
 
 def test_a_token_that_is_repeated_in_an_answer_is_not_told(tmp_path: Path):

@@ -186,6 +186,22 @@ def test_slow_start_has_time_of_its_own(tmp_path: Path):
     assert specialist.annotate(batch_of(2)) == [THING] * 2
 
 
+def test_one_that_reads_slowly_and_answers_last_is_not_hanging(tmp_path: Path):
+    """Its input takes two requests at a time, and reading all takes longer than it may be silent."""
+    body = """
+waiting = []
+for line in sys.stdin:
+    if line.strip():
+        waiting.append(json.loads(line))
+        time.sleep(0.4)
+    else:
+        for asked in waiting:
+            tell(said(asked))
+"""
+    batch = batch_of(16, name="x" * 30_000)
+    assert of(tmp_path, body, timeout=3, start=3, restarts=0).annotate(batch) == [THING] * 16
+
+
 def test_a_flood_on_standard_error_blocks_nothing(tmp_path: Path):
     body = """
 sys.stderr.write("warning: lots\\n" * 200_000)
@@ -440,6 +456,33 @@ def test_an_own_binary_counts_and_an_interpreter_does_not(tmp_path: Path):
     for name in ("annotator", "python3.11"):
         (tmp_path / name).write_text("#!/bin/sh\nexit\n")
     assert made(**own).version != before[0] and made(**interpreted).version == before[1]
+
+
+def test_files_are_relative_to_the_workspace_and_words_may_be_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path, GOOD)
+    path.write_text(f"#!{sys.executable}\n" + path.read_text())
+    path.chmod(0o755)
+    theirs = made(["./annotator.py", "x" * 5000])
+    assert theirs.version != made(["./annotator.py"]).version
+    assert theirs.annotate(batch_of(1)) == [THING]
+
+
+def test_without_room_for_pictures_images_are_left_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    theirs = of(tmp_path, GOOD)
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr("florence.specialists.program.Path.write_bytes", full)
+        with pytest.raises(Unavailable, match="No space left on device"):
+            theirs.annotate(batch_of(2))
+    with monkeypatch.context() as context:
+        context.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+        with pytest.raises(Unavailable, match="nowhere"):
+            theirs.annotate(batch_of(2))
+    assert theirs.annotate(batch_of(2)) == [THING] * 2
 
 
 def test_a_command_that_names_no_file_needs_a_version():

@@ -67,7 +67,8 @@ class Process:
         """Write ``lines``, each with its end, while reading what is answered, until all are written and ``take`` says that nothing is awaited any more.
 
         ``take`` is given each line and its number. ``patience``: seconds without an answer, or a line taken, after which the program counts as
-        hanging. Reading never waits for writing nor writing for reading, so no full pipe can stop both. Raises Broken saying why there will be no more answers, Rubbish for a line that is too long.
+        hanging. Reading never waits for writing nor writing for reading, so no full pipe can stop both. Raises Broken saying why there will be
+        no more answers, Rubbish for a line that is too long, and what ``take`` and ``lines`` raise.
         """
         awaited, unsent, moved = True, b"", time.monotonic()
         with selectors.DefaultSelector() as selector:
@@ -76,11 +77,12 @@ class Process:
             while awaited or self._in in selector.get_map():
                 ready = {key.fd for key, _ in selector.select(min(GLANCE, patience()))}
                 if self._in in ready:
-                    rest = self._write(unsent or next(lines, b""))
+                    data = unsent or next(lines, b"")
+                    rest = self._write(data)
                     if rest is None:
                         selector.unregister(self._in)
                     else:
-                        moved = moved if rest == unsent else time.monotonic()
+                        moved = time.monotonic() if len(rest) < len(data) else moved
                         unsent = rest
                 if self._out in ready:
                     for line in self._read():
@@ -172,8 +174,10 @@ class Process:
 
     def last_words(self) -> str:
         """The last lines of its standard error, one indented line each, without secrets; empty where it wrote none."""
-        heard = self._heard if len(self._heard) < HEARD else self._heard.partition(b"\n")[2]
-        text = self.blotted(heard.decode(errors="replace").replace("\r", "\n"))
+        heard = self._heard.replace(b"\r", b"\n")
+        if len(heard) == HEARD:
+            heard = heard.partition(b"\n")[2]  # of the first line the beginning is gone, and half a secret would not be known
+        text = self.blotted(heard.decode(errors="replace"))
         lines = ["".join(c if c.isprintable() else " " for c in line)[:500].rstrip() for line in text.split("\n")]
         return "".join(f"\n    {line}" for line in [line for line in lines if line][-TOLD:])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import netrc
+import re
 import time
 import urllib.error
 import urllib.request
@@ -202,6 +203,8 @@ class Endpoint(Specialist):
                 token = Path(self.options.token_file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingsError(f"specialists.{self.name}.token_file: {self.options.token_file} can not be read: {type(error).__name__}") from None
+            if not re.fullmatch(r"[!-~]+", token):
+                raise SettingsError(f"specialists.{self.name}.token_file: {self.options.token_file} has to hold a token, in ASCII and on one line")
             self._secrets = (token,)
             return {"Authorization": f"Bearer {token}"}
         try:

@@ -77,11 +77,11 @@ class Program(Specialist):
 
         Raises SettingsError where the program is not there, or nothing would tell that it has changed.
         """
-        folder = Path(self.options.cwd or ".")
+        folder = Path(self.options.cwd or ".").absolute()
         self._check(folder)
         first, *others = self.options.command
         words = others if INTERPRETER.match(Path(first).name) else [first, *others]
-        files = {word: path for word in words if (path := folder / word).is_file()}
+        files = {word: path for word in words if os.path.isfile(path := folder / word)}
         if not files and not self.options.version:
             raise SettingsError(
                 f"specialists.{self.name}.command: {shlex.join(self.options.command)} names no file that is there, so nothing would tell that the program has changed: "
@@ -113,16 +113,22 @@ class Program(Specialist):
             raise Unavailable(f"{self.options.command[0]} can not be started: {error}") from None
 
     def annotate(self, batch: Batch) -> list[Said]:
-        """What the program says of each image. One that it can not get through is found, by asking about each alone, and costs that image."""
+        """What the program says of each image. One that it can not get through is found, by asking about each alone, and costs that image.
+
+        Raises Unavailable where it answers about none, and was not shown to be an image's fault.
+        """
         if not batch.records:
             return []
         places = {record.image_id: index for index, record in enumerate(batch.records)}
-        with TemporaryDirectory(prefix="florence-") as folder:
+        try:
+            with TemporaryDirectory(prefix="florence-", ignore_cleanup_errors=True) as folder:
 
-            def ask(images: Sequence[str], said: dict[str, Said]) -> Failure | None:
-                return self._ask(batch, [places[image] for image in images], Path(folder), said)
+                def ask(images: Sequence[str], said: dict[str, Said]) -> Failure | None:
+                    return self._ask(batch, [places[image] for image in images], Path(folder), said)
 
-            found = self._asking.about(list(places), ask)
+                found = self._asking.about(list(places), ask)
+        except OSError as error:
+            raise Unavailable(f"no temporary folder can be made for its pictures: {error}") from None
         return [found[record.image_id] for record in batch.records]
 
     def _ask(self, batch: Batch, chosen: Sequence[int], folder: Path, said: dict[str, Said]) -> Failure | None:
