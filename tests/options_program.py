@@ -1,0 +1,18 @@
+"""The program that docs/annotators.md shows, for the tests of all specialists."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from annotator_programs import documented
+
+
+def options() -> dict:
+    """It lies in a folder that is there until the tests end."""
+    folder = tempfile.mkdtemp(prefix="florence-program-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"command": [sys.executable, str(documented(Path(folder)))], "tasks": ["<OD>"]}
