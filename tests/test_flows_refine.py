@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from flow_workspaces import florence, params, write_params
 
-from florence import stages
+from florence import annotation, stages
 from florence.config import settings_from
 from florence.errors import DataError, FlorenceError
 from florence.report.facts import LoopFacts
@@ -31,9 +31,8 @@ def annotated(tmp_path_factory) -> Path:
     write_params(folder)
     settings, store = settings_from(params()), Store(str(folder / ".florence/store"))
     stages.collect(settings, store)
-    for author in stages.authors(settings):
-        for shard in stages.shards(store):
-            stages.annotate_shard(settings, store, author, shard)
+    for shard in stages.shards(store):
+        annotation.annotate_shard(settings, store, annotation.authors(settings), shard)
     return folder
 
 
@@ -97,7 +96,7 @@ def test_a_new_image_is_seen_without_being_taken_in(annotated: Path, tmp_path: P
 def test_a_new_version_of_an_annotator_is_work(annotated: Path):
     finished(annotated)
     parts = open_parts(annotated, {"specialists": {"careful": {"seed": 1}}})
-    assert not is_idle(parts, None) and outlook(parts, None).pending == {"careful": 4}
+    assert not is_idle(parts, None) and outlook(parts, None).pending == {"careful": 24}
 
 
 def test_what_a_killed_run_had_half_written_goes(annotated: Path):

@@ -47,6 +47,9 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         return Usage(self.calls + other.calls, self.tokens + other.tokens, self.cost + other.cost)
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.calls - other.calls, self.tokens - other.tokens, self.cost - other.cost)
+
 
 Said = list[Claim] | FlorenceError
 """What an annotator says of one image: its claims, or why it could not make any. Of an image that is answered with `Unavailable` it is asked again in a later run."""

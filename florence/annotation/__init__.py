@@ -1,0 +1,11 @@
+"""Annotation: who annotates, what is still to be done, and the work on one shard, which can be broken off at any point and done again."""
+
+from florence.annotation.authors import STUDENT, Author, authors, declare, looks_at, required, speakers_of, specialist
+from florence.annotation.claims import COVERAGE
+from florence.annotation.pending import MISSING, pending
+from florence.annotation.shard import Outcome, annotate_shard
+from florence.annotation.usage import usage_of
+
+__all__ = [
+    "COVERAGE", "MISSING", "STUDENT", "Author", "Outcome", "annotate_shard", "authors", "declare", "looks_at", "pending", "required", "speakers_of", "specialist", "usage_of",
+]  # fmt: skip
