@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -481,6 +482,36 @@ def test_coverage_of_before_there_was_a_column_is_read(store: Store):
     store.write_table(file, store.read_table(file).drop_columns(["unread"]))
     assert left(chosen, store) == {} and run(chosen, store) == {}
     assert len(stages.fuse_round(chosen, store, authors(chosen), 0))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_fails_for_a_while_the_end_is_the_same(collected: Path, store: Store, tmp_path: Path, monkeypatch, seed: int):
+    rng = random.Random(seed)
+    sections = {
+        "a": told(batch=rng.randint(1, 4), required=rng.random() < 0.5), "b": told(batch=3, needs=["truth"], required=False),
+        "reader": told(needs=["claims", "pixels"], batch=2, required=False, reads=rng.choice([["*"], ["a"]])), "second": told(needs=["claims"], reads=["*"] if rng.random() < 0.5 else ["reader"]),
+    }  # fmt: skip
+    chosen = settings(sections)
+    monkeypatch.setattr(shard, "EVERY", rng.choice([0.0, 30.0]))
+    for attempt in range(3):
+        annotators.forget()
+        for name in sections:
+            some = rng.sample(names(store), rng.randint(1, 9))
+            how = rng.choice([None, unless(some, Unavailable("later")), raising(Unavailable("down"), some), raising(MemoryError(), some), raising(KeyboardInterrupt(), some)])
+            if how is not None:
+                BEFORE[name] = how
+        try:
+            run(chosen, store, patient=attempt == 1)
+        except KeyboardInterrupt:
+            pass
+    annotators.forget()
+    run(chosen, store)
+    assert left(chosen, store) == {}
+    annotators.forget()
+    assert run(chosen, store) == {} and CALLS == []
+    whole = copied(collected, tmp_path / "whole")
+    run(chosen, whole)
+    assert written(whole) == written(store)
 
 
 # ---------------------------------------------------------------- what it costs, what it declares

@@ -17,8 +17,6 @@ from florence.records import ANNOTATIONS, Annotation, ImageRecord, annotate, ann
 from florence.specialists import Batch
 from florence.store import Store
 
-NOTHING = ANNOTATIONS.empty_table()
-
 
 class Turn:
     """An author and its claims of a shard. ``made``: images it has answered; ``again``: it failed in a way that may pass."""
@@ -158,7 +156,7 @@ class Turn:
             self._later[image_id] = _told(answer)
             return
         failed = isinstance(answer, FlorenceError)
-        self.claims.add(image_id, NOTHING if failed else answer, _told(answer) if failed else "", self._missed(image_id))
+        self.claims.add(image_id, ANNOTATIONS.empty_table() if failed else answer, _told(answer) if failed else "", self._missed(image_id))
         self.made += 1
 
     def _fail(self, error: Exception) -> None:
@@ -171,7 +169,7 @@ class Turn:
         raised, self._raised = self._raised, {}
         if self.claims.covered:
             for image_id, error in raised.items():
-                self.claims.add(image_id, NOTHING, error, self._missed(image_id))
+                self.claims.add(image_id, ANNOTATIONS.empty_table(), error, self._missed(image_id))
                 self.made += 1
         elif raised and not self._failure:
             self._failure = f"{self.author.name} failed on every image that it was asked about; the first error: {next(iter(raised.values()))}"
