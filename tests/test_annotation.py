@@ -320,6 +320,18 @@ def test_readers_of_readers_are_asked_again_too(store: Store):
     assert run(chosen, store) == {} and CALLS == []
 
 
+def test_a_reader_whose_author_has_caught_up_is_missing_something(store: Store):
+    chosen = settings({"a": told(required=False), "reader": told(needs=["claims"]), "b": told()})
+    BEFORE["a"] = unless(names(store)[:3], Unavailable("later"))
+    run(chosen, store)
+    assert left(chosen, store) == {"a": 3}
+    annotators.forget()
+    annotate_shard(chosen, store, authors(chosen)[:1], "scenes-00000")  # as if a kill had come after it
+    assert left(chosen, store) == {"reader": 3}
+    run(chosen, store)
+    assert asked("reader") == names(store)[:3] and left(chosen, store) == {}
+
+
 def test_an_answer_that_is_an_error_is_an_answer(store: Store):
     class NotListed(FlorenceError):
         pass
@@ -444,6 +456,19 @@ def test_an_exception_from_outside_keeps_what_has_been_said(store: Store):
     with pytest.raises(KeyboardInterrupt):
         run(chosen, store)
     assert left(chosen, store) == {"a": 4}
+
+
+def test_a_store_that_is_no_folder_holds_the_same(store: Store, tmp_path: Path):
+    chosen, remote = settings({"a": told(batch=3), "reader": told(needs=["claims"])}), Store(f"memory://{tmp_path.name}")
+    for name in store.names(""):
+        remote.write_bytes(name, store.read_bytes(name))
+    BEFORE["a"] = unless(names(store)[:3], Unavailable("later"))
+    run(chosen, remote)
+    assert left(chosen, remote) == {"a": 3, "reader": 3}
+    annotators.forget()
+    run(chosen, remote)
+    run(chosen, store)
+    assert left(chosen, remote) == {} and written(remote) == written(store)
 
 
 def test_coverage_that_has_grown_is_published_again(store: Store, tmp_path: Path):

@@ -59,8 +59,10 @@ class Turn:
         """Whether those who read its claims wait for them."""
         if image_id in self.claims.covered:
             return False
-        tried = self._required or image_id in self._raised or (self.patient and self.again)
-        return tried or any(other.waited_for(image_id) for other in self.reads)
+        if self._required or image_id in self._raised or (self.patient and self.again):
+            return True
+        over = self._failure or image_id in self._later
+        return not over and any(other.waited_for(image_id) for other in self.reads)
 
     def _missed(self, image_id: str) -> frozenset[str]:
         """Names of those whose claims about an image it is not given now, be it by way of another."""
