@@ -46,7 +46,7 @@ class SpecialistSection(PluginSection):
     required: bool = Field(True, description="whether the run fails when it fails")
     batch: int = Field(16, ge=1, description="images it is given at once")
     device: str = Field("auto", description="where it computes: auto (a GPU where there is one), cpu, cuda, cuda:1 …")
-    reads: tuple[str, ...] = Field(("*",), description="annotators whose claims it is given, where it reads claims; '*' for all before it")
+    reads: tuple[str, ...] = Field(("*",), description="annotators whose claims it is given, where it reads claims; '*' for all before it, '!name' to leave one out")
 
     def looks_at(self, source: str) -> bool:
         """Whether this specialist annotates images of ``source``."""

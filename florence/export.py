@@ -17,7 +17,7 @@ from florence import stages
 from florence.errors import DataError, ImageError, SettingsError, StoreError
 from florence.formats import FORMATS, NOTE, OBJECTS, Format, Labelled, Plan, paths, writable
 from florence.pixels import upright
-from florence.records import ANNOTATED, SPLITS, Annotation, ImageRecord, table_annotations, table_images
+from florence.records import ANNOTATED, RECORD_COLUMNS, SPLITS, Annotation, ImageRecord, table_annotations, table_images
 from florence.stages import Progress, silent
 from florence.store import Store
 
@@ -195,7 +195,7 @@ def _images(
     names = data.names("images", ".parquet")
     for done, name in enumerate(names, start=1):
         filters = None if choice.split == "all" else [("split", "=", choice.split)]
-        found = list(table_images(data.read_table(name, None if pictures else stages.RECORD_COLUMNS, filters)))
+        found = list(table_images(data.read_table(name, None if pictures else RECORD_COLUMNS, filters)))
         by_image: dict[str, list[Annotation]] = {}
         for row in table_annotations(labels.take(pa.array([k for record, _ in found for k in rows.get(record.image_id, ())], pa.int64()))):
             by_image.setdefault(row.image_id, []).append(row)

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence import stages
+from florence import annotation, stages
+from florence.annotation import Author
 from florence.config import Settings
 from florence.records import ANNOTATED, ANNOTATIONS, FINE_TUNED, TASKS
 from florence.report import facts
 from florence.report.facts import Churn, Gain, LoopFacts, Quality, RoundFacts, TaskScore
-from florence.stages import Author
 from florence.store import Store
 
 
@@ -60,6 +60,7 @@ def round_facts(
         scores=tuple(_score_facts(read["scores"] or {})),
         churn=tuple(_churn_facts(data, labels, round)),
         authors=tuple(_author_facts(settings, store, who)),
+        annotators=tuple(_annotator_facts(settings, store, who)),
     )
 
 
@@ -110,15 +111,33 @@ def _author_facts(settings: Settings, store: Store, who: list[Author]) -> Iterat
     from florence.engine import consensus
 
     claims = {author.name: store.read_tables(f"claims/{author.key}", ANNOTATIONS) for author in who}
-    coverage = {author.name: store.read_tables(f"coverage/{author.key}", stages.COVERAGE) for author in who}
+    coverage = {author.name: store.read_tables(f"coverage/{author.key}", annotation.COVERAGE) for author in who}
     if not who:
         return
-    weights = consensus.reliabilities(pa.concat_tables(claims.values()), pa.concat_tables(coverage.values()), settings.engine)
+    looked = pa.concat_tables(coverage.values(), promote_options="default")
+    weights = consensus.reliabilities(pa.concat_tables(claims.values()), looked, settings.engine, annotation.speakers_of(store, who))
     for author in who:
         number = Counter(claims[author.name]["task"].to_pylist())
-        failed = sum(bool(error) for error in coverage[author.name]["error"].to_pylist())
+        failed = sum(bool(error) and not error.startswith("NotListed") for error in coverage[author.name]["error"].to_pylist())
         for task in [kind for kind in ANNOTATED if number[kind] or (author.name, kind) in weights] or [""]:
             yield facts.Author(author.name, author.version, task, number[task], weights.get((author.name, task)), failed)
+
+
+def _annotator_facts(settings: Settings, store: Store, who: list[Author]) -> Iterator[facts.Annotator]:
+    """Every author: who it is, what it has looked at, what it misses and why, what it has cost."""
+    missing = annotation.pending(settings, store, who)
+    why = store.read_json(annotation.MISSING) if store.exists(annotation.MISSING) else {}
+    for author, speaker in zip(who, annotation.speakers_of(store, who), strict=True):
+        section = settings.specialists.get(author.name)
+        device, batch = (section.device, section.batch) if section else ("cpu", settings.engine.student.batch)
+        left = sum(missing[author.name].values())
+        looked = [store.footer(name).num_rows for name in store.names(f"coverage/{author.key}", ".parquet")]
+        claims = [store.footer(name).num_rows for name in store.names(f"claims/{author.key}", ".parquet")]
+        spent = annotation.usage_of(store, author)
+        yield facts.Annotator(
+            author.name, author.version, speaker.role, device, batch, sum(looked), left, sum(claims),
+            why.get(author.key, "") if left else "", spent.calls, spent.tokens, float(spent.cost),
+        )  # fmt: skip
 
 
 def summary(loop: LoopFacts) -> str:

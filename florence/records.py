@@ -206,6 +206,7 @@ IMAGES = pa.schema([
     ("bytes", pa.binary()),
 ])  # fmt: skip
 """Image shards: a record's fields and the file's bytes as they were found."""
+RECORD_COLUMNS: list[str] = [name for name in IMAGES.names if name != "bytes"]
 
 
 def annotations_table(annotations: Iterable[Annotation]) -> pa.Table:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence import stages
+from florence.annotation import COVERAGE, HUMAN, Author, reviewed
 from florence.config import Engine, Settings
 from florence.engine.consensus import gather
 from florence.errors import DataError
@@ -23,6 +24,7 @@ from florence.metrics import same
 from florence.records import (
     ANNOTATIONS,
     CAPTIONS,
+    RECORD_COLUMNS,
     SPLITS,
     Annotation,
     Claim,
@@ -33,7 +35,7 @@ from florence.records import (
     table_annotations,
     table_images,
 )
-from florence.stages import HUMAN, Progress, silent
+from florence.stages import Progress, silent
 from florence.store import Store
 
 MOST = 300
@@ -64,7 +66,7 @@ def export_review(data: Store, store: Store, out: Path, images: int, *, force: b
     """
     number = chosen_round(data, None)
     labels = data.read_table(f"labels/round={number}/labels.parquet")
-    known = set(_images_of(store, stages.reviewed(store)))
+    known = set(_images_of(store, reviewed(store)))
     ranked = [(value, image_id) for value, image_id in _disagreement(labels) if image_id not in known][:images]
     if not ranked:
         raise DataError(f"{data.uri}: round {number} has no labels that are disputed" + (f" beside those of the {len(known)} images that are reviewed" if known else ""))
@@ -111,7 +113,7 @@ def _tasks(
     records: dict[str, ImageRecord] = {}
     shards: dict[str, str] = {}
     for name in data.names("images", ".parquet"):
-        for record, _ in table_images(data.read_table(name, stages.RECORD_COLUMNS, [("image_id", "in", list(images))])):
+        for record, _ in table_images(data.read_table(name, RECORD_COLUMNS, [("image_id", "in", list(images))])):
             records[record.image_id], shards[record.image_id] = record, name
     places, _ = paths([records[image_id] for image_id in images if image_id in records], by_stem=False)
     for done, image_id in enumerate(places, start=1):
@@ -151,7 +153,7 @@ def import_review(settings: Settings, store: Store, data: Store, file: str) -> R
     files = form.files(file)
     labels = form.open(files)
     mark = files.digest()[:12]
-    before = stages.reviewed(store)
+    before = reviewed(store)
     records = {record.image_id: record for record, _ in table_images(stages.images_table(store))}
     if (known := _version_of(store, mark)) is not None:
         return Reviewed(known, 0, 0, 0, len(_images_of(store, before)), (), (), new=False)
@@ -187,12 +189,12 @@ def _whole(store: Store, folder: str) -> bool:
     return next(both) == next(both)
 
 
-def _images_of(store: Store, people: stages.Author | None) -> list[str]:
+def _images_of(store: Store, people: Author | None) -> list[str]:
     """The images that people have reviewed."""
-    return [] if people is None else store.read_tables(f"coverage/{people.key}", stages.COVERAGE, ["image_id"])["image_id"].to_pylist()
+    return [] if people is None else store.read_tables(f"coverage/{people.key}", COVERAGE, ["image_id"])["image_id"].to_pylist()
 
 
-def _carried(store: Store, before: stages.Author | None, version: str) -> dict[str, tuple[Annotation, ...]]:
+def _carried(store: Store, before: Author | None, version: str) -> dict[str, tuple[Annotation, ...]]:
     """What people said before, image by image, at the new version; the round stays that in which they said it."""
     rows: dict[str, list[Annotation]] = {image_id: [] for image_id in _images_of(store, before)}
     if before is not None:
@@ -217,7 +219,7 @@ def _write(store: Store, version: str, rows: Mapping[str, Sequence[Annotation]])
             store.write_table(f"claims/{HUMAN}@{version}/{shard}.parquet", annotations_table(row for i in there for row in rows[i]))
     for shard, there in written.items():
         coverage = [{"image_id": i, "author": HUMAN, "version": version, "claims": len(rows[i]), "error": ""} for i in there]
-        store.write_table(f"coverage/{HUMAN}@{version}/{shard}.parquet", pa.Table.from_pylist(coverage, schema=stages.COVERAGE))
+        store.write_table(f"coverage/{HUMAN}@{version}/{shard}.parquet", pa.Table.from_pylist(coverage, schema=COVERAGE))
     return sum(map(len, written.values()))
 
 

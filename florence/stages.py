@@ -1,14 +1,12 @@
 """The verbs. Each takes settings and stores, does its part, can be started again at any point, and says what it did.
 
-`collect` and `annotate_shard` work on the store (the working store); `publish` materialises the store into ``data/``;
+`collect` works on the store (the working store), as annotation does, which has a package of its own; `publish` materialises the store into ``data/``;
 `train_model`, `evaluate_model` and `compare_models` read ``data/`` and write the outputs that dvc.yaml names.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,16 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from florence.annotation import COVERAGE, Author, speakers_of
 from florence.config import Settings
-from florence.errors import DataError, FlorenceError, ImageError, SettingsError
+from florence.errors import DataError, ImageError, SettingsError
 from florence.records import (
     ANNOTATIONS,
     IMAGES,
+    RECORD_COLUMNS,
     ImageRecord,
     annotate,
     annotations_table,
     digest,
-    table_annotations,
     table_images,
 )
 from florence.store import Store
@@ -38,11 +37,6 @@ if TYPE_CHECKING:
     from florence.evaluate import Decision, Measured
 
 SET_ASIDE = pa.schema([(name, pa.string()) for name in ("source", "name", "reason", "detail")])
-COVERAGE = pa.schema(
-    [("image_id", pa.string()), ("author", pa.string()), ("version", pa.string()), ("claims", pa.int32()), ("error", pa.string())]
-)
-RECORD_COLUMNS = [name for name in IMAGES.names if name != "bytes"]
-STUDENT, HUMAN = "student", "human"
 
 Progress = Callable[[str, int, int | None], None]
 """Called as (what, done, of); of is None where the total is not known."""
@@ -52,20 +46,6 @@ Log = Callable[[int, dict[str, float]], None]
 
 def silent(what: str, done: int, of: int | None) -> None:
     """A progress that shows nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Author:
-    """Who annotates: a specialist of params.yaml, or the student, whose model is in ``folder``."""
-
-    name: str
-    version: str
-    folder: str | None = None
-
-    @property
-    def key(self) -> str:
-        """``name@version``, the folder of its claims."""
-        return f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +144,7 @@ class _Shard:
         self.store, self.source, self.limit = store, source, limit
         self.rows: list[dict] = []
         self.truth: list = []
-        taken = [_stem(name) for name in store.names("images", ".parquet")]
-        numbers = [int(stem.rsplit("-", 1)[1]) for stem in taken if stem.rsplit("-", 1)[0] == source]
+        numbers = [int(stem.rsplit("-", 1)[1]) for stem in store.stems("images") if stem.rsplit("-", 1)[0] == source]
         self.number = max(numbers, default=-1) + 1
 
     def add(self, record: ImageRecord, data: bytes, truth: Iterable) -> None:
@@ -184,167 +163,9 @@ class _Shard:
         self.rows, self.truth, self.number = [], [], self.number + 1
 
 
-def _stem(name: str) -> str:
-    return name.rsplit("/", 1)[-1].removesuffix(".parquet")
-
-
 def shards(store: Store) -> list[str]:
     """The image shards in the store, by name."""
-    return [_stem(name) for name in store.names("images", ".parquet")]
-
-
-# ---------------------------------------------------------------- annotate
-
-
-@lru_cache(maxsize=64)
-def _specialist(use: str, name: str, options: str):
-    from florence.specialists import SPECIALISTS
-
-    return SPECIALISTS.get(use)(name=name, **json.loads(options)), threading.Lock()
-
-
-def specialist(settings: Settings, name: str):
-    """The specialist called ``name`` in params.yaml, one instance a process, and the lock its users share."""
-    section = settings.specialists[name]
-    return _specialist(section.use, name, json.dumps(section.options, sort_keys=True))
-
-
-def authors(settings: Settings, student: str | None = None, store: Store | None = None) -> list[Author]:
-    """Everyone who annotates, in the order of work: those who look at pixels or truth, then those who read claims, then the student.
-
-    With a ``store`` come those whose claims count without being asked: people, where it holds reviews of theirs (`reviewed`). The version of one who reads
-    claims covers the versions of those it reads. Raises UnknownName or SettingsError for a specialist that is not there or not set right, before any model
-    is loaded.
-    """
-    result: list[Author] = []
-    section_names = sorted(settings.specialists, key=lambda n: "claims" in specialist(settings, n)[0].needs)
-    for name in section_names:
-        annotator, _ = specialist(settings, name)
-        version = annotator.version
-        if "claims" in annotator.needs:
-            version = digest([version, [author.key for author in result]])
-        result.append(Author(name, version))
-    if student is not None and settings.engine.student.cap > 0:
-        from florence.engine.refine import Student
-
-        result.append(Author(STUDENT, Student(student, settings).version, student))
-    if store is not None and (people := reviewed(store)) is not None:
-        result.append(people)
-    return result
-
-
-def reviewed(store: Store) -> Author | None:
-    """People, at the version of the last review that was imported whole (`florence.review`), which holds all that still counts of those before it.
-
-    None where there is none. A version is the number of the import and a hash of what was imported.
-    """
-    shards_of: dict[str, dict[str, set[str]]] = {}
-    for kind in ("claims", "coverage"):
-        for name in store.names(kind, ".parquet"):
-            if match := re.fullmatch(rf"{kind}/{HUMAN}@(\d+-[0-9a-f]+)/(.+)", name):
-                shards_of.setdefault(match.group(1), {}).setdefault(kind, set()).add(match.group(2))
-    whole = [version for version, found in shards_of.items() if found.get("claims") == found.get("coverage")]
-    return Author(HUMAN, max(whole, key=lambda version: int(version.split("-")[0]))) if whole else None
-
-
-def looks_at(settings: Settings, author: Author, shard: str) -> bool:
-    """Whether ``author`` annotates the images of ``shard``."""
-    source = shard.rsplit("-", 1)[0]
-    return author.name == STUDENT or settings.specialists[author.name].looks_at(source)
-
-
-def pending(settings: Settings, store: Store, author: Author) -> list[str]:
-    """The shards that ``author`` has still to annotate."""
-    done = {_stem(name) for name in store.names(f"coverage/{author.key}", ".parquet")}
-    return [shard for shard in shards(store) if shard not in done and looks_at(settings, author, shard)]
-
-
-def annotate_shard(
-    settings: Settings, store: Store, author: Author, shard: str, before: Iterable[Author] = (), round: int = 0
-) -> int:
-    """Have ``author`` annotate one shard: claims first, coverage last. Returns the number of claims; 0 where it was done.
-
-    ``before``: the authors whose claims it may read. An image on which the author fails costs that image's claims
-    alone and is recorded in the coverage with the error; an author that fails on every image raises.
-    """
-    if store.exists(f"coverage/{author.key}/{shard}.parquet"):
-        return 0
-    if author.folder is not None:
-        annotator, lock = _student(author.folder, settings.model_dump_json())
-        size = settings.engine.student.batch
-    else:
-        annotator, lock = specialist(settings, author.name)
-        size = settings.specialists[author.name].batch
-    rows: list = []
-    coverage: list[dict] = []
-    with lock:
-        annotator.load()
-        for batch in _batches(settings, store, annotator.needs, shard, list(before), size):
-            for record, claims, error in _annotate_batch(annotator, batch):
-                found = annotate(record.image_id, claims, author.name, author.version, round)
-                rows.extend(found)
-                coverage.append(
-                    {"image_id": record.image_id, "author": author.name, "version": author.version, "claims": len(found), "error": error}
-                )
-    if coverage and all(row["error"] for row in coverage):
-        raise FlorenceError(f"{author.name} failed on every image of {shard}; the first error: {coverage[0]['error']}")
-    store.write_table(f"claims/{author.key}/{shard}.parquet", annotations_table(rows))
-    store.write_table(f"coverage/{author.key}/{shard}.parquet", pa.Table.from_pylist(coverage, schema=COVERAGE))
-    return len(rows)
-
-
-@lru_cache(maxsize=2)
-def _student(folder: str, settings: str):
-    from florence.engine.refine import Student
-
-    return Student(folder, Settings.model_validate_json(settings)), threading.Lock()
-
-
-def _batches(settings: Settings, store: Store, needs: frozenset[str], shard: str, before: list[Author], size: int) -> Iterator:
-    from florence.pixels import decode
-    from florence.specialists import Batch
-
-    table = store.read_table(f"images/{shard}.parquet", None if "pixels" in needs else RECORD_COLUMNS)
-    truth = _by_image(store, [f"truth/{shard}.parquet"]) if "truth" in needs else {}
-    claims = _by_image(store, [f"claims/{a.key}/{shard}.parquet" for a in before]) if "claims" in needs else {}
-    for start in range(0, len(table), size):
-        found = list(table_images(table.slice(start, size)))
-        records = tuple(record for record, _ in found)
-        pixels = tuple(decode(data, r.name, max_pixels=settings.collect.max_pixels) for r, data in found if data is not None)
-        yield Batch(
-            records=records,
-            pixels=pixels,
-            claims=tuple(tuple(claims.get(r.image_id, ())) for r in records),
-            truth=tuple(tuple(truth.get(r.image_id, ())) for r in records),
-        )
-
-
-def _by_image(store: Store, names: Iterable[str]) -> dict[str, list]:
-    result: dict[str, list] = {}
-    for name in names:
-        if store.exists(name):
-            for annotation in table_annotations(store.read_table(name)):
-                result.setdefault(annotation.image_id, []).append(annotation)
-    return result
-
-
-def _annotate_batch(annotator, batch) -> Iterator[tuple[ImageRecord, list, str]]:
-    """(record, claims, error) of each image; where the batch fails, each image is tried alone."""
-    try:
-        for record, claims in zip(batch.records, annotator.annotate(batch), strict=True):
-            yield record, claims, ""
-        return
-    except MemoryError:
-        raise
-    except Exception as error:
-        if len(batch.records) == 1:
-            yield batch.records[0], [], f"{type(error).__name__}: {error}"
-            return
-    for index, record in enumerate(batch.records):
-        part = type(batch)(
-            records=(record,), pixels=batch.pixels[index : index + 1], claims=batch.claims[index : index + 1], truth=batch.truth[index : index + 1]
-        )
-        yield from _annotate_batch(annotator, part)
+    return store.stems("images")
 
 
 # ---------------------------------------------------------------- the engine
@@ -363,7 +184,8 @@ def fuse_round(settings: Settings, store: Store, who: list[Author], round: int, 
     coverage = [store.read_tables(f"coverage/{author.key}", COVERAGE) for author in who]
     if not claims:
         raise DataError("nobody annotates: params.yaml names no specialist")
-    labels = fuse(pa.concat_tables(claims), images_table(store), pa.concat_tables(coverage), settings.engine, round)
+    looked = pa.concat_tables(coverage, promote_options="default")
+    labels = fuse(pa.concat_tables(claims), images_table(store), looked, settings.engine, round, speakers_of(store, who))
     if write:
         store.write_table(f"labels/round={round}/labels.parquet", labels)
     return labels
@@ -381,8 +203,8 @@ def restore(store: Store, data: Store) -> int:
         name = f"baseline/round={data.read_json('snapshot.json')['round']}/scores.parquet"
         store.write_bytes(name, data.read_bytes("baseline/scores.parquet"))
         copied += 1
-    for folder in ("claims", "coverage", "truth", "labels", "images"):
-        for name in data.names(folder, ".parquet"):
+    for folder in ("authors", "claims", "coverage", "truth", "labels", "images"):
+        for name in data.names(folder):
             store.copy_in(data, name)
             copied += 1
     if copied and data.exists("set_aside.parquet"):
@@ -398,7 +220,7 @@ def rounds(data: Store) -> list[int]:
 def publish(settings: Settings, store: Store, data: Store, who: list[Author], round: int, progress: Progress = silent) -> dict:
     """Materialise the store into ``data/`` as the snapshot of ``round``; returns snapshot.json, which is written last.
 
-    Images, claims and coverage are append-only; labels and statistics are written anew. The champion's scores are those that the
+    Images are only ever added, claims and coverage of a shard grow; labels and statistics are written anew. The champion's scores are those that the
     store holds for this round (`baseline_of`), none where it holds none. The same claims and settings give the same bytes.
     """
     from florence.engine.statistics import statistics
@@ -407,8 +229,9 @@ def publish(settings: Settings, store: Store, data: Store, who: list[Author], ro
     parent = _parent(data, round)
     folders = ["images", "truth", *(f"{kind}/{author.key}" for author in who for kind in ("claims", "coverage"))]
     names = [name for folder in folders for name in store.names(folder, ".parquet")]
+    names += [name for author in who if store.exists(name := f"authors/{author.key}.json")]
     for done, name in enumerate(names, start=1):
-        data.copy_in(store, name)
+        data.copy_in(store, name, grows=not name.startswith(("images/", "truth/")))
         progress("publish", done, len(names))
     labels = store.read_table(f"labels/round={round}/labels.parquet")
     for number in rounds(store):

@@ -7,13 +7,16 @@ import json
 import os
 import posixpath
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from florence.errors import StoreError
+
+GROUP = 16
+"""Rows of a table of files that are read, and held in memory, at once."""
 
 
 class Store:
@@ -47,6 +50,10 @@ class Store:
         found = self._do("list", folder, lambda: self.fs.find(self.path(folder)))
         start = len(self.root.rstrip("/")) + 1
         return sorted(p[start:] for p in found if p.endswith(suffix) and not posixpath.basename(p).startswith("."))
+
+    def stems(self, folder: str) -> list[str]:
+        """The Parquet tables below ``folder``, sorted, without folders and ending; none where the folder is missing."""
+        return [posixpath.basename(name).removesuffix(".parquet") for name in self.names(folder, ".parquet")]
 
     def read_bytes(self, name: str) -> bytes:
         """The bytes of ``name``. Raises StoreError where it is missing or unreadable."""
@@ -86,19 +93,38 @@ class Store:
 
         return self._do("read", name, read)
 
+    def footer(self, name: str) -> pq.FileMetaData:
+        """What a Parquet file says of itself: rows, and nulls by column. Its rows are not read. Raises StoreError as `read_table` does."""
+        return self._do("read", name, lambda: pq.read_metadata(self.path(name), filesystem=None if self.local else self.fs))
+
+    def read_batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """The rows of ``name``, up to `GROUP` at a time: no more of the file than a row group is held in memory. Raises StoreError as `read_table` does."""
+        # Buffered ahead, pyarrow would read whole columns before the first row is had.
+        with self._do("read", name, lambda: pq.ParquetFile(self.path(name), pre_buffer=False, filesystem=None if self.local else self.fs)) as file:
+            batches = file.iter_batches(GROUP, columns=columns, use_threads=False)
+            while (batch := self._do("read", name, lambda: next(batches, None))) is not None:
+                yield batch
+
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet table atomically; the same table gives the same bytes."""
+        """Write a Parquet table atomically; the same table gives the same bytes. One that holds files' bytes has a row group for every `GROUP` rows."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        options: dict[str, Any] = {}
+        if any(pa.types.is_binary(field.type) for field in table.schema):
+            # A dictionary of files would be one page, as large as all of them.
+            options = {"row_group_size": GROUP, "use_dictionary": [field.name for field in table.schema if not pa.types.is_binary(field.type)]}
+        pq.write_table(table, sink, compression="zstd", **options)
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def read_tables(self, folder: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-        """All Parquet tables below ``folder``, concatenated in order of their names; an empty table where there is none."""
+        """All Parquet tables below ``folder``, concatenated in order of their names; an empty table where there is none.
+
+        A column that some lack is null there.
+        """
         tables = [self.read_table(name, columns) for name in self.names(folder, ".parquet")]
         if not tables:
             wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns])
             return wanted.empty_table()
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables, promote_options="default")
 
     def read_json(self, name: str) -> Any:
         """The JSON document ``name``. Raises StoreError where it is missing or no JSON."""
@@ -117,11 +143,14 @@ class Store:
         if self.fs.exists(self.path(folder)):
             self._do("delete", folder, lambda: self.fs.rm(self.path(folder), recursive=True))
 
-    def copy_in(self, other: Store, name: str) -> None:
-        """Copy ``name`` from another store, unless a file of the same size is here already."""
-        if self.exists(name) and self.fs.size(self.path(name)) == other.fs.size(other.path(name)):
+    def copy_in(self, other: Store, name: str, *, grows: bool = False) -> None:
+        """Copy ``name`` from another store, unless it is here already: a file of the same size, of one that ``grows`` the same bytes."""
+        same = self.exists(name) and self.fs.size(self.path(name)) == other.fs.size(other.path(name))
+        if same and not grows:
             return
-        self.write_bytes(name, other.read_bytes(name))
+        data = other.read_bytes(name)
+        if not same or self.read_bytes(name) != data:
+            self.write_bytes(name, data)
 
     def _do(self, verb: str, name: str, action: Callable[[], Any]) -> Any:
         where = f"{self.uri}/{name}"

@@ -239,7 +239,7 @@ def annotate(round: Round = None, student: Student = None, verbose: Verbose = Fa
         from flows.annotate import runner
 
         done = run.with_options(task_runner=runner(parts.settings))(str(parts.root), _round(parts, round), model)
-    say(f"{done.shards} shards annotated, {done.claims} claims; {done.skipped} shards were done already")
+    say(f"{done.images} images annotated (counted for every annotator) in {done.shards} shards; {done.skipped} shards were done already")
 
 
 @app.command()
@@ -280,7 +280,7 @@ def publish(round: Round = None, student: Student = None) -> None:
       florence publish
       florence publish --round 1 --student champion
     """
-    from florence import stages
+    from florence import annotation, stages
     from flows.adapters.quality import validate_staging
     from flows.promote import chosen_model
     from flows.state import locked
@@ -289,7 +289,7 @@ def publish(round: Round = None, student: Student = None) -> None:
     parts = _parts()
     number = _round(parts, round)
     with locked(parts.root), Shown() as progress:
-        who = stages.authors(parts.settings, str(chosen_model(parts, student)) if student else None, parts.store)
+        who = annotation.authors(parts.settings, str(chosen_model(parts, student)) if student else None, parts.store)
         stages.fuse_round(parts.settings, parts.store, who, number)
         validate_staging(parts.settings, parts.store, number, parts.root)
         snapshot = stages.publish(parts.settings, parts.store, parts.data, who, number, progress)
@@ -633,14 +633,14 @@ def _round(parts: Parts, number: int | None) -> int:
 
 def _facts(parts: Parts) -> Any:
     """The loop's facts; where no loop has run, what the snapshot and the outputs in the workspace tell."""
-    from florence import findings, stages
+    from florence import annotation, findings
     from florence.report.facts import LoopFacts
     from flows.facts import read_facts
 
     if (facts := read_facts(parts)) is not None:
         return facts
     number = _round(parts, None)
-    round = findings.round_facts(parts.settings, parts.store, parts.data, parts.root, stages.authors(parts.settings, None, parts.store), number, None, number)
+    round = findings.round_facts(parts.settings, parts.store, parts.data, parts.root, annotation.authors(parts.settings, None, parts.store), number, None, number)
     return LoopFacts("by hand", (round,))
 
 

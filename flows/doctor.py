@@ -141,7 +141,7 @@ def _sections(root: Path) -> Iterator[Check]:
 
 
 def _plugins(settings: Settings) -> Iterator[Check]:
-    from florence import stages
+    from florence.annotation import authors, specialist
     from florence.sources import SOURCES
 
     faults = []
@@ -152,9 +152,13 @@ def _plugins(settings: Settings) -> Iterator[Check]:
             faults.append(f"sources.{key}: {error}")
     for key in settings.specialists:
         try:
-            stages.specialist(settings, key)[0].version  # noqa: B018 - it looks for the packages that the annotator answers with
+            specialist(settings, key)[0].version  # noqa: B018 - it looks for the packages that the annotator answers with
         except FlorenceError as error:
             faults.append(f"specialists.{key}: {error}")
+    try:
+        _ = authors(settings) if not faults else None  # it looks at who reads whom
+    except FlorenceError as error:
+        faults.append(str(error))
     if not settings.sources:
         yield Check("sources", "warn", "params.yaml names none", "`florence loop --images DIR` names one; docs/settings.md tells of others")
     for key, annotator in settings.specialists.items() if settings.sources else ():

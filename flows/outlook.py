@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from florence import stages
+from florence import annotation, stages
 from florence.records import IMAGES, digest
 from florence.store import Store
 from flows.parts import Parts
@@ -17,7 +17,7 @@ SECTIONS = ("engine", "validation", "model", "train", "evaluate", "promotion")
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """``new``: images that would be taken in; ``pending``: annotator → shards to annotate, of those that are there already.
+    """``new``: images that would be taken in; ``pending``: annotator → images to annotate, of those that are there already.
 
     ``changed``: sections of settings that are other than when the last loop ended; ``reviews``: whether people have said something since; ``rounds``: rounds
     that would be done.
@@ -60,7 +60,7 @@ def images_hash(store: Store) -> str:
 
 def reviews(store: Store) -> str:
     """The version of what people have said, empty where they have not."""
-    people = stages.reviewed(store)
+    people = annotation.reviewed(store)
     return people.version if people is not None else ""
 
 
@@ -78,8 +78,9 @@ def changed_sections(parts: Parts, state: LoopState) -> list[str]:
 
 
 def waiting(parts: Parts) -> dict[str, int]:
-    """Annotator → shards that it has not annotated yet; those who have none are left out."""
-    return {a.name: n for a in stages.authors(parts.settings) if (n := len(stages.pending(parts.settings, parts.store, a)))}
+    """Annotator → images that it has not annotated yet; those who have none are left out."""
+    left = annotation.pending(parts.settings, parts.store, annotation.authors(parts.settings))
+    return {name: sum(shards.values()) for name, shards in left.items() if shards}
 
 
 def is_idle(parts: Parts, rounds: int | None) -> bool:
@@ -133,7 +134,7 @@ def _more(state: LoopState, rounds: int | None) -> bool:
 def told(found: Outlook) -> str:
     """The outlook in words."""
     lines = [f"images: {found.total - found.new} collected, {found.new} new"]
-    lines += [f"annotate: {name} has {count} shards left" for name, count in found.pending.items()]
+    lines += [f"annotate: {name} has {count} images left" for name, count in found.pending.items()]
     if found.new:
         lines.append("annotate: every annotator has the new images to look at")
     if found.changed:

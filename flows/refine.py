@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from florence import findings, stages
+from florence import annotation, findings, stages
+from florence.annotation import Author
 from florence.errors import DataError, FlorenceError, SettingsError
 from florence.report.facts import LoopFacts
-from florence.stages import Author
 from florence.store import Store
 from flows.adapters.quality import validate_staging
 from flows.annotate import Annotated, annotate, runner
@@ -98,7 +98,7 @@ def standing(parts: Parts) -> LoopState | None:
     if last < 0:
         return None
     published = parts.data.read_json("snapshot.json").get("authors", {}) if parts.data.exists("snapshot.json") else {}
-    known: dict[str, Any] = {"images": images_hash(parts.store), "settings": settings_hashes(parts), "reviews": published.get(stages.HUMAN, "")}
+    known: dict[str, Any] = {"images": images_hash(parts.store), "settings": settings_hashes(parts), "reviews": published.get(annotation.HUMAN, "")}
     return LoopState("", 0, last + 1, last + 1, accepted=last, finished=True, **known)
 
 
@@ -152,7 +152,7 @@ def news(parts: Parts, state: LoopState) -> list[str]:
         reasons.append("new images")
     elif left := waiting(parts):
         # An annotator that failed before and fails again has nothing new to say.
-        if _annotated(parts, state.round, None).shards:
+        if _annotated(parts, state.round, None).images:
             reasons.append("new claims of " + ", ".join(left))
     if reviews(parts.store) != state.reviews:
         reasons.append("new reviews")
@@ -197,8 +197,8 @@ class _Round:
     def run(self) -> LoopState:
         """Do the round, or what is left of it; returns the state after it."""
         parts, number, state = self.parts, self.number, self.state
-        who = stages.authors(parts.settings, state.student, parts.store)
-        student = any(author.name == stages.STUDENT for author in who)
+        who = annotation.authors(parts.settings, state.student, parts.store)
+        student = any(author.name == annotation.STUDENT for author in who)
         say(f"round {number} ({state.done + 1} of {state.wanted})" + (", with the champion as one more annotator" if student else ""))
         self.timed("annotate", lambda: _annotated(parts, number, state.student), plain=True)
         snapshot = self.published(who)
@@ -257,11 +257,13 @@ class _Round:
         """The loop's facts with this round's, written to build/loop.json."""
         parts, state = self.parts, self.state
         without = None
-        if any(author.name == stages.STUDENT for author in who):
-            others = [author for author in who if author.name != stages.STUDENT]
+        if any(author.name == annotation.STUDENT for author in who):
+            others = [author for author in who if author.name != annotation.STUDENT]
             without = self.timed("fuse without student", lambda: stages.fuse_round(parts.settings, parts.store, others, self.number, write=False))
         since = state.first_round if self.number > state.first_round else state.accepted if state.accepted is not None else self.number
         facts = findings.round_facts(parts.settings, parts.store, parts.data, parts.root, who, self.number, without, since)
+        spent = {a.name: {"calls": a.calls, "tokens": a.tokens, "cost": a.cost} for a in facts.annotators if a.calls or a.tokens or a.cost}
+        parts.tracker.log_metrics(self.run_id, {"annotators": spent})
         seconds = {k: v for k, v in self.state.seconds.items() if k != "dvc repro"} | {f"dvc {k}": v for k, v in Seconds(parts.root).read().items()}
         loop = read_facts(parts)
         if loop is None or loop.loop_id != state.loop_id:
@@ -302,8 +304,8 @@ class _Round:
 
 def _annotated(parts: Parts, round: int, student: str | None) -> Annotated:
     done = annotate.with_options(task_runner=runner(parts.settings))(str(parts.root), round, student)
-    if done.shards or done.failures:
-        say(f"annotated {done.shards} shards, {done.claims} claims" + (f"; {done.skipped} were done already" if done.skipped else ""))
+    if done.shards:
+        say(f"annotated {done.images} images, counted for every annotator, in {done.shards} shards" + (f"; {done.skipped} were done already" if done.skipped else ""))
     return done
 
 

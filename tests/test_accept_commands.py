@@ -38,8 +38,8 @@ def test_every_stage_is_a_command(tmp_path: Path):
     write_params(folder)
 
     assert "24 new images" in said(folder, "collect")
-    assert "12 shards annotated" in said(folder, "annotate")
-    assert "0 shards annotated" in said(folder, "annotate")
+    assert "72 images annotated (counted for every annotator) in 4 shards" in said(folder, "annotate")
+    assert "0 images annotated (counted for every annotator) in 0 shards; 4 shards were done already" in said(folder, "annotate")
     assert "of round 0" in said(folder, "publish") and (folder / "data.dvc").exists()
     for arguments in (["validate"], ["validate", "--staging"]):
         assert "expectations met" in said(folder, *arguments)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from evaluations import Oracle, World, thing
 
-from florence import findings, stages
+from florence import annotation, findings, stages
 from florence.config import settings_from
 from florence.records import ANNOTATIONS, Claim, table_annotations, table_images
 from florence.report.facts import LoopFacts
@@ -44,7 +44,7 @@ def engine(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "florence.engine.statistics", types.SimpleNamespace(statistics=lambda labels, images: {}))
 
 
-def labels_of(store: Store, author: stages.Author, round: int) -> pa.Table:
+def labels_of(store: Store, author: annotation.Author, round: int) -> pa.Table:
     table = store.read_tables(f"claims/{author.key}", ANNOTATIONS)
     columns = {"author": pa.array(["consensus"] * len(table)), "round": pa.array([round] * len(table), pa.int32())}
     for name, values in columns.items():
@@ -58,9 +58,9 @@ def annotated(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     store = Store(str(folder))
     stages.collect(SCENES, store)
-    for number, author in enumerate(sorted(stages.authors(SCENES), key=lambda a: a.name, reverse=True)):
+    for number, author in enumerate(sorted(annotation.authors(SCENES), key=lambda a: a.name, reverse=True)):
         for shard in stages.shards(store):
-            stages.annotate_shard(SCENES, store, author, shard)
+            annotation.annotate_shard(SCENES, store, [author], shard)
         store.write_table(f"labels/round={number}/labels.parquet", labels_of(store, author, number))
     return folder
 
@@ -100,7 +100,7 @@ class Right:
 
 
 def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
-    who, data = stages.authors(SCENES), Store(str(tmp_path / "data"))
+    who, data = annotation.authors(SCENES), Store(str(tmp_path / "data"))
     stages.publish(SCENES, store, data, who, 0)
     right, first = Right(store), tmp_path / "first"
     logged: dict[str, float] = {}
@@ -135,14 +135,14 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
 
 def test_a_model_that_does_not_look_is_no_champion(store: Store, tmp_path: Path):
     data, root = Store(str(tmp_path / "data")), tmp_path / "root"
-    stages.publish(SCENES, store, data, stages.authors(SCENES), 0)
+    stages.publish(SCENES, store, data, annotation.authors(SCENES), 0)
     stages.evaluate_model(SCENES, data, root, predict=Right(store, blind=True))
     decision = stages.compare_models(SCENES, data, root)
     assert not decision.accepted and "does not look at the picture" in decision.reason
 
 
 def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, tmp_path: Path):
-    who, data = stages.authors(SCENES), Store(str(tmp_path / "data"))
+    who, data = annotation.authors(SCENES), Store(str(tmp_path / "data"))
     stages.publish(SCENES, store, data, who, 0)
     assert len(data.read_table("baseline/scores.parquet")) == 0
     from florence.evaluate import SCORES, baseline
@@ -163,7 +163,7 @@ def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, t
 
 
 def test_facts_of_a_round(store: Store, tmp_path: Path):
-    who, data, root = stages.authors(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
+    who, data, root = annotation.authors(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
     stages.publish(SCENES, store, data, who, 0)
     bare = findings.round_facts(SCENES, store, data, root, who, 0)
     assert (bare.decision, bare.scores, bare.label_quality, bare.label_quality_gain, bare.churn) == (None, (), (), (), ())

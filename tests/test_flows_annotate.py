@@ -1,60 +1,30 @@
-"""The annotate flow on real stores: who does what, what is skipped, tried again, gone on without."""
+"""The annotate flow on real stores: what is skipped, tried again, gone on without, and told."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import annotators
 import pytest
+from annotators import BEFORE, CALLS, asked, told
 from flow_workspaces import params, write_params
 
-from florence import stages
+from florence import annotation, findings, stages
 from florence.config import settings_from
-from florence.errors import FlorenceError, SettingsError
-from florence.records import Claim
-from florence.specialists import SPECIALISTS, Specialist
+from florence.errors import FlorenceError, SettingsError, StoreError, Unavailable
 from florence.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
-BROKEN: set[str] = set()
-"""Shards, by the first image's name, on which `Fragile` fails."""
-CALLS: list[str] = []
-
-
-class Fragile(Specialist):
-    """Says one thing about every image; fails while its image is in `BROKEN`."""
-
-    needs = frozenset()
-    tasks = ("<CAPTION>",)
-
-    def annotate(self, batch):
-        CALLS.extend(record.name for record in batch.records)
-        if BROKEN & {record.name for record in batch.records}:
-            raise RuntimeError("out of order")
-        return [[Claim("<CAPTION>", "something")] for _ in batch.records]
-
-
-class Listener(Specialist):
-    """Repeats what it was told by others."""
-
-    needs = frozenset({"claims"})
-    tasks = ("<CAPTION>",)
-
-    def annotate(self, batch):
-        return [[Claim("<CAPTION>", f"{len(claims)} claims")] for claims in batch.claims]
-
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    SPECIALISTS.discover()
-    monkeypatch.setitem(SPECIALISTS._entries, "fragile", Fragile)
-    monkeypatch.setitem(SPECIALISTS._entries, "listener", Listener)
-    stages._specialist.cache_clear()
-    BROKEN.clear()
-    CALLS.clear()
-    yield
-    stages._specialist.cache_clear()
+def _registered(monkeypatch):
+    import flows.annotate
+
+    monkeypatch.setattr(flows.annotate, "RETRY_DELAY", 0)
+    with annotators.registered():
+        yield
 
 
 def workspace(folder: Path, **overlay):
@@ -73,80 +43,128 @@ def run(folder: Path, settings):
     return annotate.with_options(task_runner=runner(settings))(str(folder))
 
 
-def test_every_author_annotates_every_shard_once(tmp_path: Path):
+def written(store: Store) -> dict[str, bytes]:
+    return {name: store.read_bytes(name) for folder in ("claims", "coverage", "authors") for name in store.names(folder)}
+
+
+def names(store: Store, shard: int) -> list[str]:
+    return store.read_table(store.names("images")[shard])["name"].to_pylist()
+
+
+def failing(images, error: Exception):
+    def before(self, batch):
+        if set(images) & {record.name for record in batch.records}:
+            raise error
+
+    return before
+
+
+def test_every_author_annotates_every_image_once(tmp_path: Path):
     settings, store = workspace(tmp_path)
     first = run(tmp_path, settings)
-    assert (first.shards, first.skipped, first.failures) == (9, 0, ())
-    written = {name: store.read_bytes(name) for folder in ("claims", "coverage") for name in store.names(folder)}
-    assert len(written) == 18 and first.claims == sum(len(store.read_table(n)) for n in written if n.startswith("claims"))
-    store.delete("coverage/" + stages.authors(settings)[0].key)
+    assert (first.shards, first.skipped, first.images, first.missing) == (3, 0, 36, ())
+    before = written(store)
+    assert len(before) == 21
+    store.delete("coverage/" + annotation.authors(settings)[0].key)
     again = run(tmp_path, settings)
-    assert (again.shards, again.skipped) == (3, 6)
-    assert written == {name: store.read_bytes(name) for folder in ("claims", "coverage") for name in store.names(folder)}
+    assert (again.shards, again.skipped, again.images) == (3, 0, 12) and written(store) == before
+    last = run(tmp_path, settings)
+    assert (last.shards, last.skipped, last.images) == (0, 3, 0) and not store.exists(annotation.MISSING)
 
 
-def test_threads_and_one_process_say_the_same(tmp_path: Path):
+def test_the_flow_and_the_plain_verb_say_the_same(tmp_path: Path):
     settings, store = workspace(tmp_path / "flow")
     run(tmp_path / "flow", settings)
     plain, other = workspace(tmp_path / "plain")
-    for author in stages.authors(plain):
-        for shard in stages.shards(other):
-            stages.annotate_shard(plain, other, author, shard)
-    names = other.names("claims")
-    assert names and names == store.names("claims")
-    assert all(store.read_bytes(name) == other.read_bytes(name) for name in names)
+    for shard in stages.shards(other):
+        annotation.annotate_shard(plain, other, annotation.authors(plain), shard)
+    assert written(store) == written(other)
 
 
-def test_those_who_read_claims_come_after_those_they_read(tmp_path: Path):
-    settings, store = workspace(tmp_path, specialists={"listener": {"use": "listener", "sources": ["*"]}})
+def test_a_new_annotator_is_asked_alone(tmp_path: Path):
+    sections = {"careful": None, "hasty": None, "crude": None, "a": told(batch=3), "reader": told(needs=["claims"], reads=["a"])}
+    settings, store = workspace(tmp_path, specialists=sections)
     run(tmp_path, settings)
-    others = sum(len(store.read_table(n)) for n in store.names("claims") if "listener" not in n)
-    heard = [int(text.split()[0]) for n in store.names("claims") if "listener" in n for text in store.read_table(n)["text"].to_pylist()]
-    assert len(heard) == 12 and sum(heard) == others > 0
-
-
-def test_a_shard_is_tried_again(tmp_path: Path, monkeypatch):
-    import flows.annotate
-
-    monkeypatch.setattr(flows.annotate, "RETRY_DELAY", 0)
-    settings, _ = workspace(tmp_path, specialists={"fragile": {"use": "fragile", "sources": ["*"]}}, flow={"retries": 1, "workers": 1})
-    mended = []
-
-    def annotate(self, batch):
-        names = {record.name for record in batch.records}
-        if not mended:
-            # both the batch and every image alone have to fail for the shard to fail
-            if len(batch.records) == 1 and len(CALLS) >= 4:
-                mended.append(True)
-            CALLS.extend(names)
-            raise RuntimeError("not yet")
-        return [[Claim("<CAPTION>", "something")] for _ in batch.records]
-
-    monkeypatch.setattr(Fragile, "annotate", annotate)
-    assert run(tmp_path, settings).failures == () and mended
-
-
-def test_an_annotator_that_is_not_required_costs_its_claims_alone(tmp_path: Path, capsys):
-    settings, store = workspace(tmp_path, specialists={"fragile": {"use": "fragile", "sources": ["*"], "required": False}})
-    first = {name for name in store.read_table(store.names("images")[0])["name"].to_pylist()}
-    BROKEN.update(first)
+    before = written(store)
+    CALLS.clear()
+    settings, _ = workspace(tmp_path, specialists={**sections, "new": told(needs=["truth"])})
     done = run(tmp_path, settings)
-    assert [(f.author, f.shard) for f in done.failures] == [("fragile", "scenes-00000")]
-    assert "out of order" in done.failures[0].error and "fragile failed on shard scenes-00000" in capsys.readouterr().out
-    assert done.shards == 11
-    BROKEN.clear()
+    assert (done.shards, done.images) == (3, 12) and {author for author, _ in CALLS} == {"new"} and len(asked("new")) == 12
+    assert {name: data for name, data in written(store).items() if "/new@" not in name} == before
+
+
+def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
+    settings, store = workspace(tmp_path, specialists={"fragile": told(), "steady": told(), "reader": told(needs=["claims"], reads=["fragile"])}, flow={"retries": 2, "workers": 1})
+    tries = []
+
+    def before(self, batch):
+        tries.append(1)
+        if len(tries) <= 10:  # twice: four images at once, then each of them alone
+            raise RuntimeError("not yet")
+
+    BEFORE["fragile"] = before
+    done = run(tmp_path, settings)
+    assert done.missing == () and done.images == 72
+    assert len(asked("steady")) == len(asked("reader")) == 12 and len(tries) == 13
+
+
+def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tmp_path: Path, capsys):
+    settings, store = workspace(tmp_path, specialists={"fragile": told(required=False, price=3), "reader": told(needs=["claims"])}, flow={"retries": 1})
+    BEFORE["fragile"] = failing(names(store, 0), Unavailable("the budget is spent"))
+    done = run(tmp_path, settings)
+    (missing,) = done.missing
+    assert (missing.author, missing.images, missing.shards, missing.shard, missing.error) == ("fragile", 4, 1, "scenes-00000", "the budget is spent")
+    assert "fragile has 4 images left in 1 shards and is not required" in capsys.readouterr().out
+    assert len([a for a, images in CALLS if a == "fragile" and set(images) & set(names(store, 0))]) == 1, "what is not there is asked for once a run"
+    who = annotation.authors(settings)
+    facts = {a.name: a for a in findings._annotator_facts(settings, store, who)}
+    assert (facts["fragile"].images, facts["fragile"].missing, facts["fragile"].why) == (8, 4, "the budget is spent")
+    assert (facts["fragile"].calls, facts["fragile"].tokens, facts["fragile"].batch) == (3, 36, 16)
+    assert (facts["reader"].images, facts["reader"].missing, facts["reader"].why, facts["reader"].calls) == (12, 0, "", 0)
+    assert facts["careful"].claims == sum(len(store.read_table(n)) for n in store.names("claims") if "/careful@" in n)
+    assert run(tmp_path, settings).images == 0, "the same failure again is nothing new"
+    BEFORE.clear()
+    CALLS.clear()
     later = run(tmp_path, settings)
-    assert (later.shards, later.skipped, later.failures) == (1, 11, ())
+    assert (later.shards, later.images, later.missing) == (1, 4, ())
+    assert (len(asked("fragile")), len(asked("reader"))) == (4, 4)
+    facts = {a.name: a for a in findings._annotator_facts(settings, store, who)}
+    assert (facts["fragile"].missing, facts["fragile"].why) == (0, "") and store.read_json(annotation.MISSING) == {}
 
 
 def test_a_required_one_fails_the_flow_when_the_others_have_finished(tmp_path: Path):
-    settings, store = workspace(tmp_path, specialists={"fragile": {"use": "fragile", "sources": ["*"]}, "listener": {"use": "listener", "sources": ["*"]}})
-    BROKEN.update(store.read_table(store.names("images")[0])["name"].to_pylist())
-    with pytest.raises(FlorenceError, match=r"fragile, shard scenes-00000: .*out of order"):
+    settings, store = workspace(tmp_path, specialists={"fragile": told(), "reader": told(needs=["claims"], required=False), "other": told()})
+    BEFORE["fragile"] = failing(names(store, 0), RuntimeError("out of order"))
+    with pytest.raises(FlorenceError, match=r"fragile, shard scenes-00000: .*out of order \(4 images in 1 shards\)\n.*required: false"):
         run(tmp_path, settings)
     done = [name.split("/")[1].split("@")[0] for name in store.names("coverage")]
-    # who would have read the missing claims has not begun
-    assert {name: done.count(name) for name in set(done)} == {"careful": 3, "hasty": 3, "crude": 3, "fragile": 2}
+    assert {name: done.count(name) for name in set(done)} == {"careful": 3, "hasty": 3, "crude": 3, "other": 3, "fragile": 2, "reader": 2}
+
+
+def test_a_shard_that_can_not_be_read_costs_itself_alone(tmp_path: Path):
+    settings, store = workspace(tmp_path, flow={"retries": 1})
+    run(tmp_path, settings)
+    for folder in ("claims", "coverage"):
+        store.delete(folder)
+    file = next(name for name in store.names("truth") if "00001" in name)
+    store.write_bytes(file, b"not a table")
+    with pytest.raises(FlorenceError, match=r"careful, shard scenes-00001: .*not a Parquet file.*\(4 images in 1 shards\)"):
+        run(tmp_path, settings)
+    assert len(store.names("coverage")) == 6
+    with pytest.raises(StoreError):
+        annotation.annotate_shard(settings, store, annotation.authors(settings), "scenes-00001")
+
+
+def test_many_shards_are_given_to_prefect_a_few_at_a_time(tmp_path: Path, monkeypatch):
+    import flows.annotate
+
+    monkeypatch.setattr(flows.annotate, "SUBMITTED", 1)
+    monkeypatch.setattr(flows.annotate, "LOOK", 0.01)
+    settings, store = workspace(tmp_path, specialists={"a": told(batch=1)})
+    seen = []
+    BEFORE["a"] = lambda self, batch: seen.append(len(store.names("coverage/" + annotation.authors(settings)[-1].key)))
+    assert run(tmp_path, settings).images == 48
+    assert seen == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_a_runner_whose_package_is_missing_is_refused(monkeypatch):
@@ -162,5 +180,5 @@ def test_dask_annotates_the_same(tmp_path: Path):
     settings, store = workspace(tmp_path / "threads")
     run(tmp_path / "threads", settings)
     dask, other = workspace(tmp_path / "dask", flow={"runner": "dask", "workers": 2})
-    assert run(tmp_path / "dask", dask).shards == 9
-    assert all(store.read_bytes(name) == other.read_bytes(name) for name in store.names("claims"))
+    assert run(tmp_path / "dask", dask).images == 36
+    assert written(store) == written(other)

@@ -6,14 +6,16 @@ import asyncio
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
+import annotators
 import pytest
 from flow_workspaces import florence, params, write_params
 
-from florence import stages
+from florence import annotation, stages
 from florence.config import settings_from
-from florence.errors import DataError, FlorenceError
+from florence.errors import DataError, FlorenceError, Unavailable
 from florence.report.facts import LoopFacts
 from florence.store import Store
 from flows.outlook import is_idle, outlook, told
@@ -31,9 +33,8 @@ def annotated(tmp_path_factory) -> Path:
     write_params(folder)
     settings, store = settings_from(params()), Store(str(folder / ".florence/store"))
     stages.collect(settings, store)
-    for author in stages.authors(settings):
-        for shard in stages.shards(store):
-            stages.annotate_shard(settings, store, author, shard)
+    for shard in stages.shards(store):
+        annotation.annotate_shard(settings, store, annotation.authors(settings), shard)
     return folder
 
 
@@ -97,7 +98,29 @@ def test_a_new_image_is_seen_without_being_taken_in(annotated: Path, tmp_path: P
 def test_a_new_version_of_an_annotator_is_work(annotated: Path):
     finished(annotated)
     parts = open_parts(annotated, {"specialists": {"careful": {"seed": 1}}})
-    assert not is_idle(parts, None) and outlook(parts, None).pending == {"careful": 4}
+    assert not is_idle(parts, None) and outlook(parts, None).pending == {"careful": 24}
+
+
+def test_one_that_fails_as_before_has_nothing_new_to_say(annotated: Path, tmp_path: Path, prefect):
+    from flows.refine import news
+
+    folder = tmp_path / "w"
+    shutil.copytree(annotated, folder)
+    state = finished(folder)
+    write_params(folder, specialists={"late": annotators.told(required=False), "reader": annotators.told(needs=["claims"], reads=["careful"])})
+    with annotators.registered():
+        parts = open_parts(folder)
+        annotators.BEFORE["late"] = down
+        assert outlook(parts, None).pending == {"late": 24, "reader": 24}
+        assert news(parts, state) == ["new claims of late, reader"]
+        assert outlook(parts, None).pending == {"late": 24} and not is_idle(parts, None)
+        assert news(parts, state) == []
+        annotators.BEFORE.clear()
+        assert news(parts, state) == ["new claims of late"] and outlook(parts, None).pending == {}
+
+
+def down(self, batch):
+    raise Unavailable("the service is down")
 
 
 def test_what_a_killed_run_had_half_written_goes(annotated: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 import shutil
@@ -18,6 +19,7 @@ from florence.errors import DataError, StoreError
 from florence.records import Annotation, Region, annotations_table
 from florence.report import LoopFacts, RoundFacts, build_report
 from florence.report.facts import (
+    Annotator,
     Author,
     Churn,
     DropCount,
@@ -29,6 +31,7 @@ from florence.report.facts import (
     TaskScore,
 )
 from florence.report.gallery import changes, marked, match
+from florence.report.tables import annotators
 from florence.store import Store
 
 EVIL = "<script>alert('x')</script>&\"quoted\""
@@ -64,6 +67,10 @@ def facts(rounds: int = 2) -> LoopFacts:
                 ),
                 churn=(Churn("<OD>", 0.083),) if number else (),
                 authors=(Author("first", "a1", "<OD>", 4000, 0.81), Author("second", "b2", "<OD>", 3700, None, 2)),
+                annotators=(
+                    Annotator("first", "a1", "annotator", "cuda:1", 16, 1200, 0, 4000),
+                    Annotator("second", "b2", "ranker", "auto", 8, 900, 300, 3700, "the budget is spent", 45, 91000, 0.182),
+                ),
                 seconds={"annotate": 81.25, "train": 713.5},
             )
         )
@@ -96,6 +103,20 @@ def built(small_snapshot: Store, tmp_path_factory) -> Path:
     path = build_report(facts(2), small_snapshot, out)
     assert path == out / "round-1" / "index.html"
     return path
+
+
+def test_the_page_tells_who_annotated_what_is_missing_and_what_it_cost(built: Path):
+    text = " ".join(Page(built).text.split())
+    for words in ("Annotator Role Device Batch Images Missing Claims Calls Tokens Cost", "second b2 ranker auto 8 900 300 the budget is spent 3\u202f700 45 91\u202f000 0.18"):
+        assert re.sub(r"\s", "", words) in re.sub(r"\s", "", text), words
+
+
+def test_where_nothing_cost_anything_the_page_has_no_costs():
+    last = facts().rounds[-1]
+    free = dataclasses.replace(last, annotators=last.annotators[:1])
+    table = annotators(free)
+    assert table is not None and "Cost" not in [cell.text for cell in table.head] and len(table.head) == len(table.rows[0])
+    assert annotators(dataclasses.replace(last, annotators=())) is None
 
 
 def test_page_is_self_contained_and_links_lead_somewhere(built: Path):

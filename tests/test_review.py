@@ -15,7 +15,7 @@ from flow_workspaces import params, write_params
 from PIL import Image
 from test_cli import call
 
-from florence import stages
+from florence import annotation, stages
 from florence.config import Settings, settings_from
 from florence.engine.consensus import paired_iou
 from florence.errors import DataError, StoreError
@@ -40,10 +40,10 @@ def published(tmp_path_factory) -> Path:
 
 def fused(settings: Settings, store: Store, data: Store, number: int) -> list[Annotation]:
     """Annotate what is missing, fuse, and publish; the labels of the round."""
-    for author in stages.authors(settings):
-        for shard in stages.pending(settings, store, author):
-            stages.annotate_shard(settings, store, author, shard)
-    who = stages.authors(settings, None, store)
+    asked = annotation.authors(settings)
+    for shard in store.stems("images"):
+        annotation.annotate_shard(settings, store, asked, shard)
+    who = annotation.authors(settings, None, store)
     stages.fuse_round(settings, store, who, number)
     stages.publish(settings, store, data, who, number)
     return table_annotations(data.read_table(f"labels/round={number}/labels.parquet"))
@@ -185,8 +185,8 @@ def test_the_snapshot_holds_what_people_said_and_gives_it_back(parts: Parts):
     assert data.read_json("snapshot.json")["authors"]["human"] == told.version
     fresh = Store(str(folder / "fresh"))
     stages.restore(fresh, data)
-    assert stages.reviewed(fresh) == stages.reviewed(store)
-    stages.fuse_round(settings, fresh, stages.authors(settings, None, fresh), 1)
+    assert annotation.reviewed(fresh) == annotation.reviewed(store)
+    stages.fuse_round(settings, fresh, annotation.authors(settings, None, fresh), 1)
     assert table_annotations(fresh.read_table("labels/round=1/labels.parquet")) == after
 
 
@@ -197,8 +197,8 @@ def test_the_same_file_again_changes_nothing(parts: Parts):
     before = contents(store)
     again = import_review(settings, store, data, path)
     assert not again.new and again.version == first.version and again.total == first.total == 4 and contents(store) == before
-    (author,) = [a for a in stages.authors(settings, None, store) if a.name == "human"]
-    assert author.version == first.version and not [a for a in stages.authors(settings) if a.name == "human"], "nobody asks them"
+    (author,) = [a for a in annotation.authors(settings, None, store) if a.name == "human"]
+    assert author.version == first.version and not [a for a in annotation.authors(settings) if a.name == "human"], "nobody asks them"
 
 
 def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
@@ -211,14 +211,14 @@ def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
     one = import_review(settings, store, data, done(folder, tasks[:3], named("first"), "1.json"))
     two = import_review(settings, store, data, done(folder, tasks[2:], named("second"), "2.json"))
     assert (one.images, one.total, two.images, two.total) == (3, 3, 2, 4) and one.version < two.version
-    people = stages.reviewed(store)
+    people = annotation.reviewed(store)
     assert people is not None and people.version == two.version
     rows = table_annotations(store.read_tables(f"claims/{people.key}", stages.ANNOTATIONS))
     said = {task["data"]["image_id"]: {row.text for row in rows if row.image_id == task["data"]["image_id"] and row.text} for task in tasks}
     assert list(said.values()) == [{"first"}, {"first"}, {"second"}, {"second"}]
     assert len({row.annotation_id for row in rows}) == len(rows) and {row.version for row in rows} == {two.version}
     third = import_review(settings, store, data, str(folder / "1.json"))
-    assert not third.new and contents(store) and stages.reviewed(store) == people, "an old file does not take back what a newer one says"
+    assert not third.new and contents(store) and annotation.reviewed(store) == people, "an old file does not take back what a newer one says"
 
 
 def test_what_was_rejected_stays_so_when_the_image_is_reviewed_again(parts: Parts):
@@ -253,10 +253,10 @@ def test_an_import_that_is_killed_does_not_count(parts: Parts, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             import_review(settings, store, data, path)
         monkeypatch.setattr(Store, "write_table", whole)
-        people = stages.reviewed(store)
+        people = annotation.reviewed(store)
         assert people is not None and people.version == first.version
     told = import_review(settings, store, data, path)
-    assert told.new and told.total == 8 and stages.reviewed(store).version == told.version
+    assert told.new and told.total == 8 and annotation.reviewed(store).version == told.version
 
 
 def test_reviewed_images_are_not_asked_about_again(parts: Parts):
@@ -349,4 +349,4 @@ def test_a_review_is_a_reason_for_a_round(parts: Parts, monkeypatch):
     import_review(settings, store, data, done(folder, asked(parts, 1), lambda _, results: results))
     assert not is_idle(opened, None) and news(opened, state) == ["new reviews"]
     assert "people's reviews are new" in told(outlook(opened, 1))
-    assert pc.sum(store.read_tables("coverage/human@" + reviews(store), stages.COVERAGE)["claims"]).as_py() > 0
+    assert pc.sum(store.read_tables("coverage/human@" + reviews(store), annotation.COVERAGE)["claims"]).as_py() > 0

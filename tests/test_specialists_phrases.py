@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from florence import stages
+from florence import annotation, stages
 from florence.config import settings_from
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate, table_annotations
 from florence.specialists import SPECIALISTS, Batch
@@ -104,12 +104,12 @@ def test_captioner_and_phrases_work_on_from_the_claims_of_others(tmp_path: Path)
     })  # fmt: skip
     store = Store(str(tmp_path))
     stages.collect(settings, store)
-    who = stages.authors(settings)
+    who = annotation.authors(settings)
     assert [author.name for author in who] == ["objects", "captioner", "phrases"]
     said: dict[str, list[Annotation]] = {}
-    for index, author in enumerate(who):
-        for shard in stages.pending(settings, store, author):
-            stages.annotate_shard(settings, store, author, shard, who[:index])
+    for shard in stages.shards(store):
+        annotation.annotate_shard(settings, store, who, shard)
+        for author in who:
             said.setdefault(author.name, []).extend(table_annotations(store.read_table(f"claims/{author.key}/{shard}.parquet")))
     captions = {(row.image_id, row.text) for row in said["captioner"] if not row.regions}
     boxes = {(row.image_id, row.regions[0].box) for row in said["objects"]}

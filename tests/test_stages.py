@@ -1,4 +1,4 @@
-"""Collection and annotation on real stores: resumed, repeated and damaged."""
+"""Collection on real stores: resumed, repeated and damaged."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from PIL import Image
 
 from florence import stages
 from florence.config import settings_from
-from florence.records import table_annotations
 from florence.store import Store
-
-AUTHOR = {"use": "simulated", "sources": ["scenes"], "missed": 0.2, "shifted": 0.1, "mislabelled": 0.15, "invented": 0.1}
 
 
 def settings(count: int = 10, shard: int = 4, **more):
     return settings_from(
         {
             "sources": {"scenes": {"use": "scenes", "count": count}},
-            "specialists": {"careful": AUTHOR},
+            "specialists": {},
             "collect": {"shard": shard},
             **more,
         }
@@ -48,21 +45,6 @@ def test_an_interrupted_collection_ends_as_an_undisturbed_one(tmp_path: Path):
     (broken / "images" / "scenes-00001.parquet").unlink()
     stages.collect(settings(), Store(str(broken)))
     assert contents(broken) == contents(whole)
-
-
-def test_annotation_resumes_and_says_who_looked(tmp_path: Path):
-    store, chosen = Store(str(tmp_path)), settings()
-    stages.collect(chosen, store)
-    (author,) = stages.authors(chosen)
-    assert stages.pending(chosen, store, author) == ["scenes-00000", "scenes-00001", "scenes-00002"]
-    made = stages.annotate_shard(chosen, store, author, "scenes-00000")
-    assert made > 0
-    assert stages.annotate_shard(chosen, store, author, "scenes-00000") == 0, "a finished shard is not done again"
-    assert stages.pending(chosen, store, author) == ["scenes-00001", "scenes-00002"]
-    claims = table_annotations(store.read_table(f"claims/{author.key}/scenes-00000.parquet"))
-    assert len({c.annotation_id for c in claims}) == len(claims) == made
-    coverage = store.read_table(f"coverage/{author.key}/scenes-00000.parquet").to_pylist()
-    assert len(coverage) == 4 and sum(row["claims"] for row in coverage) == made
 
 
 def test_damaged_files_are_set_aside_and_the_rest_goes_on(tmp_path: Path):

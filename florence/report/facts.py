@@ -128,6 +128,28 @@ class Churn:
 
 
 @dataclass(frozen=True, slots=True)
+class Annotator:
+    """Who annotated, and what came of it. ``images``: looked at; ``missing``: not looked at yet, and ``why``; ``calls``, ``tokens``, ``cost``: in all runs.
+
+    ``role``: see `florence.records.Speaker`; ``device``, ``batch``: as they are set.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    name: str
+    version: str
+    role: str
+    device: str
+    batch: int
+    images: int
+    missing: int
+    claims: int
+    why: str = ""
+    calls: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Author:
     """An annotator in this round. ``reliability``: the weight (0 … 1) that the consensus estimated for it on ``task``, if it did.
 
@@ -166,6 +188,7 @@ class RoundFacts:
     scores: tuple[TaskScore, ...] = ()
     churn: tuple[Churn, ...] = ()
     authors: tuple[Author, ...] = ()
+    annotators: tuple[Annotator, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 

@@ -82,6 +82,7 @@ def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict
         "counts": tables.counts(last),
         "drops": tables.drops(last),
         "set_aside": tables.set_aside(last),
+        "annotators": tables.annotators(last),
         "authors": tables.authors(last),
         "table2": tables.table2(statistics) if statistics else None,
         "table3": tables.table3(statistics) if statistics else None,

@@ -134,8 +134,20 @@ def set_aside(facts: RoundFacts) -> Table | None:
     return Table(_head("File", "Source", "Reason", "Detail"), rows) if rows else None
 
 
+def annotators(facts: RoundFacts) -> Table | None:
+    """Who annotated, what it was asked and what it cost; without cost where nobody has any."""
+    spent = any(a.calls or a.tokens or a.cost for a in facts.annotators)
+    rows = []
+    for a in facts.annotators:
+        told = (Cell(a.name, a.version), Cell(a.role), Cell(a.device), _number(count(a.batch)), _number(count(a.images)))
+        cost = (_number(count(a.calls)), _number(count(a.tokens)), _number(figure(a.cost, 2))) if spent else ()
+        rows.append((*told, _number(count(a.missing), a.why, "down" if a.missing else ""), _number(count(a.claims)), *cost))
+    head = _head("Annotator", "Role", "Device", ">Batch", ">Images", ">Missing", ">Claims", *((">Calls", ">Tokens", ">Cost") if spent else ()))
+    return Table(head, tuple(rows)) if rows else None
+
+
 def authors(facts: RoundFacts) -> Table | None:
-    """Annotators and what is known of their reliability."""
+    """What annotators claimed of each kind, and what is known of their reliability."""
     rows = tuple(
         (
             Cell(a.name, a.version), Cell(a.task), _number(count(a.claims)), _number(count(a.failed)),

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from florence.config import Settings
-from florence.records import ANNOTATIONS, FINE_TUNED, KINDS, SPLITS
-from florence.stages import RECORD_COLUMNS, images_table, split_of
+from florence.records import ANNOTATIONS, FINE_TUNED, KINDS, RECORD_COLUMNS, SPLITS
+from florence.stages import images_table, split_of
 from florence.store import Store
 
 if TYPE_CHECKING:

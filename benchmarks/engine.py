@@ -1,0 +1,219 @@
+"""The data engine: what orchestration and storage add to the annotators, and how much memory annotating takes.
+
+`flow`: the annotate flow, from pending work to claims on disk, against the same annotators in a plain loop that decodes each image once and keeps what they say.
+Same specialists (those of params.yaml that need no truth, loaded before), same batches, same images: packaged photos, cropped and scaled. A Prefect server runs
+beside both; its start is not counted, all that the flow says to it is (the server's own processor time is not). Both sides claim the same (checked).
+
+`memory`: the largest resident set of a process that annotates scenes with the three simulated annotators of params.yaml, for two numbers of scenes.
+
+    python benchmarks/engine.py
+    python benchmarks/engine.py flow --images 24 --repeats 1
+    python benchmarks/engine.py memory --scenes 200 2000
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from _common import table, write
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+SIDES = (256, 384, 512, 640, 800, 1024)
+"""Pixels of the longer side of the photos, in turn."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"what is measured: {', '.join(PARTS)} (default all)")
+    parser.add_argument("--images", type=int, default=200, help="photos of `flow` (default 200)")
+    parser.add_argument("--repeats", type=int, default=2, help="timed runs of each side of `flow`, taken in turn (default 2)")
+    parser.add_argument("--scenes", type=int, nargs=2, default=(1000, 10000), help="the two numbers of scenes of `memory` (default 1000 10000)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    options = parser.parse_args()
+    figures = {name: PARTS[name](options) for name in options.parts or PARTS}
+    write(options.json, "engine", options.threads, figures)
+
+
+# ---------------------------------------------------------------- flow
+
+
+def flow(options: argparse.Namespace) -> dict[str, Any]:
+    """The annotate flow against the bare annotators. Exits where the two do not claim the same."""
+    import torch
+
+    from flows.server import prefect_api
+
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        photos(root / "photos", options.images)
+        workspace(root, {"photos": {"use": "folder", "uri": str(root / "photos")}}, lambda section: section["use"] != "simulated")
+        with prefect_api(root):
+            seconds, claims = _flow_sides(root, options.repeats)
+    rows: list[list[Any]] = [["photos", "annotators", "claims", "seconds of", "bare", "flow", "ratio"]]
+    for what, found in seconds.items():
+        rows.append([options.images, claims["authors"], claims["claims"], what, f"{found['bare']:.2f}", f"{found['flow']:.2f}", f"{found['flow'] / found['bare']:.3f}"])
+    table(f"Orchestration and storage, {options.threads} threads", rows)
+    return {**claims, "images": options.images, "seconds": seconds, "ratio": seconds["wall"]["flow"] / seconds["wall"]["bare"]}
+
+
+def _flow_sides(root: Path, repeats: int) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+    """Median seconds of each side, of the clock and of the processor, and what both sides claimed."""
+    from florence import annotation, stages
+    from florence.config import read_settings
+    from florence.records import table_annotations
+    from flows.annotate import annotate, runner
+    from flows.parts import working_store
+
+    settings = read_settings(root / "params.yaml")
+    store = working_store(settings, root)
+    stages.collect(settings, store)
+    who, files = annotation.authors(settings), sorted((root / "photos").iterdir())
+    said: dict[str, set[tuple[str, str, str]]] = {}
+
+    def bare() -> None:
+        said["bare"] = {(row.annotation_id, row.text, str(row.regions)) for row in plain(settings, files, who)}
+
+    def ours() -> None:
+        for folder in ("claims", "coverage"):
+            store.delete(folder)
+        annotate.with_options(task_runner=runner(settings))(str(root))
+
+    list(plain(settings, files[:2], who))  # models load, libraries warm up
+    wall: dict[str, list[float]] = {"bare": [], "flow": []}
+    cpu: dict[str, list[float]] = {"bare": [], "flow": []}
+    for _ in tqdm(range(repeats), desc="flow", file=sys.stderr):
+        for side, run in (("bare", bare), ("flow", ours)):
+            began, used = time.perf_counter(), time.process_time()
+            run()
+            wall[side].append(time.perf_counter() - began)
+            cpu[side].append(time.process_time() - used)
+    said["flow"] = {(row.annotation_id, row.text, str(row.regions)) for name in store.names("claims") for row in table_annotations(store.read_table(name))}
+    if said["bare"] != said["flow"]:
+        sys.exit(f"the two sides do not claim the same: {len(said['bare'] ^ said['flow'])} claims differ")
+    seconds = {what: {side: statistics.median(values) for side, values in times.items()} for what, times in (("wall", wall), ("processor", cpu))}
+    return seconds, {"authors": len(who), "claims": len(said["flow"])}
+
+
+def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
+    """What the annotators of ``who`` say of the images in ``files``, without store, flow or threads."""
+    import hashlib
+
+    from florence import annotation
+    from florence.pixels import decode
+    from florence.records import ImageRecord, annotate
+    from florence.specialists import Batch
+
+    batch = max(settings.specialists[author.name].batch for author in who)
+    for author in who:
+        annotation.specialist(settings, author.name)[0].load()
+    for start in range(0, len(files), batch):
+        records, pixels = [], []
+        for file in files[start : start + batch]:
+            data = file.read_bytes()
+            pixels.append(decode(data, file.name))
+            height, width = pixels[-1].shape[:2]
+            records.append(ImageRecord(hashlib.sha256(data).hexdigest(), width, height, "photos", file.name, "", None, "train"))
+        said: dict[str, list[tuple]] = {}
+        for author in who:
+            made = annotation.specialist(settings, author.name)[0]
+            size, said[author.name] = settings.specialists[author.name].batch, []
+            for first in range(0, len(records), size):
+                part = slice(first, first + size)
+                heard = [tuple(row for name in author.reads for row in said[name][index]) for index in range(first, min(first + size, len(records)))]
+                given = Batch(tuple(records[part]), tuple(pixels[part]) if "pixels" in made.needs else (), tuple(heard), ((),) * len(heard))
+                answers = zip(records[part], made.annotate(given), strict=True)
+                said[author.name] += [annotate(record.image_id, claims, author.name, author.version) for record, claims in answers]
+        yield from (row for rows in said.values() for image in rows for row in image)
+
+
+def photos(folder: Path, count: int) -> None:
+    """``count`` different JPEG files of many sizes, cut out of the photos that installed packages carry."""
+    from PIL import Image
+
+    from florence.pixels import decode
+    from florence.sources import SOURCES, SourceImage
+
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    whole = [Image.fromarray(decode(found.data, found.name)) for found in SOURCES.get("samples")().images(frozenset()) if isinstance(found, SourceImage)]
+    for number in range(count):
+        image = whole[number % len(whole)]
+        width, height = (int(side * rng.uniform(0.6, 1)) for side in image.size)
+        left, top = (int(rng.integers(0, side - part + 1)) for side, part in zip(image.size, (width, height), strict=True))
+        part = image.crop((left, top, left + width, top + height))
+        scale = SIDES[number % len(SIDES)] / max(part.size)
+        sink = io.BytesIO()
+        part.resize((max(16, round(width * scale)), max(16, round(height * scale)))).save(sink, "JPEG", quality=90)
+        (folder / f"{number:04d}.jpg").write_bytes(sink.getvalue())
+
+
+def workspace(root: Path, sources: dict[str, Any], wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """A params.yaml of ``sources`` and those annotators of the repository's that are ``wanted``."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    chosen = {name: section for name, section in values["specialists"].items() if wanted(section)}
+    (root / "params.yaml").write_text(yaml.safe_dump({"sources": sources, "specialists": chosen}, sort_keys=False), encoding="utf-8")
+
+
+# ---------------------------------------------------------------- memory
+
+ANNOTATE = """
+import json, resource, sys
+from pathlib import Path
+from flows.server import prefect_api
+root = Path(sys.argv[1])
+with prefect_api(root):
+    from flows.annotate import annotate, runner
+    from florence.config import read_settings
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    done = annotate.with_options(task_runner=runner(read_settings(root / "params.yaml")))(str(root))
+print(json.dumps({"began": began / 1024, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "images": done.images}))
+"""
+
+
+def memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory of annotating few and many scenes, each in a process of its own; they are drawn and collected before, in others."""
+    found = {}
+    for count in tqdm(sorted(options.scenes), desc="memory", file=sys.stderr):
+        with tempfile.TemporaryDirectory() as name:
+            workspace(Path(name), {"scenes": {"use": "scenes", "count": count}}, lambda section: section["use"] == "simulated")
+            _run(Path(name), "-m", "flows.cli", "collect")
+            found[count] = json.loads(_run(Path(name), "-c", ANNOTATE, name).splitlines()[-1])
+    few, many = (found[count]["peak"] for count in sorted(found))
+    rows = [["scenes", "images × annotators", "before, MB", "peak, MB", "ratio"]]
+    rows += [[count, one["images"], f"{one['began']:.0f}", f"{one['peak']:.0f}", f"{one['peak'] / few:.3f}"] for count, one in found.items()]
+    table("Peak memory of annotating", rows)
+    return {"scenes": found, "ratio": many / few}
+
+
+def _run(root: Path, *arguments: str) -> str:
+    """The output of a Python process of this checkout, in ``root``."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run([sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments[:3])} failed:\n{done.stderr}")
+    return done.stdout
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"flow": flow, "memory": memory}
+"""What is measured: prints its table and returns its figures."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,601 @@
+"""Annotation on real stores, shard by shard: who is asked what, what a failure costs, and that what was broken off ends as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import annotators
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from annotators import BEFORE, CALLS, LOADS, ON_LOAD, asked, told
+
+from florence import stages
+from florence.annotation import annotate_shard, authors, pending, shard, speakers_of, usage_of
+from florence.config import Settings, settings_from
+from florence.errors import FlorenceError, SettingsError, Unavailable
+from florence.records import IMAGES, Speaker, table_annotations
+from florence.specialists import Usage
+from florence.store import GROUP, Store
+
+SCENES = {"scenes": {"use": "scenes", "count": 10, "size": 64}}
+ROOT = Path(__file__).parents[1]
+NANO = str(ROOT / "florence/model/nano")
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    with annotators.registered():
+        yield
+
+
+def settings(specialists: dict, size: int = 10, **more) -> Settings:
+    return settings_from({"sources": SCENES, "specialists": specialists, "collect": {"shard": size}, **more})
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory) -> Path:
+    """A store of 10 scenes in one shard."""
+    folder = tmp_path_factory.mktemp("collected")
+    stages.collect(settings({}), Store(str(folder)))
+    return folder
+
+
+@pytest.fixture
+def store(collected: Path, tmp_path: Path) -> Store:
+    return copied(collected, tmp_path / "store")
+
+
+def copied(collected: Path, folder: Path) -> Store:
+    import shutil
+
+    shutil.copytree(collected, folder)
+    return Store(str(folder))
+
+
+def run(chosen: Settings, store: Store, **more) -> dict:
+    """Every shard, as a flow would; author → its last outcome."""
+    outcomes = {}
+    for name in stages.shards(store):
+        outcomes |= {o.author: o for o in annotate_shard(chosen, store, authors(chosen), name, **more)}
+    return outcomes
+
+
+def written(store: Store) -> dict[str, bytes]:
+    return {name: store.read_bytes(name) for folder in ("claims", "coverage", "authors") for name in store.names(folder)}
+
+
+def names(store: Store) -> list[str]:
+    return store.read_tables("images", IMAGES, ["name"])["name"].to_pylist()
+
+
+def coverage(store: Store, name: str) -> dict[str, dict]:
+    by_id = dict(zip(*(store.read_tables("images", IMAGES, ["image_id", "name"])[c].to_pylist() for c in ("image_id", "name")), strict=True))
+    return {by_id[row["image_id"]]: row for file in store.names("coverage") if f"/{name}@" in file for row in store.read_table(file).to_pylist()}
+
+
+def left(chosen: Settings, store: Store) -> dict[str, int]:
+    return {name: sum(shards.values()) for name, shards in pending(chosen, store, authors(chosen)).items() if shards}
+
+
+def unless(images, error: Exception):
+    """Answers every image but ``images``, and those with ``error``."""
+    return lambda self, batch: [error if r.name in images else said for r, said in zip(batch.records, self.answers(batch), strict=True)]
+
+
+def raising(error: BaseException, images=None):
+    def before(self, batch):
+        if images is None or set(images) & {r.name for r in batch.records}:
+            raise error
+
+    return before
+
+
+# ---------------------------------------------------------------- who is asked
+
+
+def test_nobody_is_asked_twice_and_a_new_annotator_is_asked_alone(store: Store):
+    two = {"a": told(batch=4), "b": told(needs=[]), "reader": told(needs=["claims"], reads=["a", "b"])}
+    run(settings(two), store)
+    assert {name: len(asked(name)) for name in two} == {"a": 10, "b": 10, "reader": 10} and left(settings(two), store) == {}
+    before = written(store)
+    annotators.forget()
+    assert run(settings(two), store) == {} and CALLS == LOADS == []
+    three = settings({**two, "new": told()})
+    assert left(three, store) == {"new": 10}
+    assert run(three, store)["new"].images == 10
+    assert {author for author, _ in CALLS} == {author for author, _ in LOADS} == {"new"}
+    assert {name: data for name, data in written(store).items() if "/new@" not in name} == before
+
+
+def test_one_who_reads_all_reads_a_new_one_too(store: Store):
+    run(settings({"a": told(), "reader": told(needs=["claims"])}), store)
+    annotators.forget()
+    run(settings({"a": told(), "reader": told(needs=["claims"]), "b": told()}), store)
+    assert {author for author, _ in CALLS} == {"b", "reader"}
+
+
+def test_readers_hear_those_they_read_in_order(store: Store):
+    chosen = settings({
+        "late": told(needs=["claims", "pixels"], reads=["*", "!b"]), "last": told(needs=["claims"], reads=["late", "c"]), "c": told(needs=["truth"]), "b": told(needs=[]), "a": told(needs=[]),
+    })  # fmt: skip
+    assert [(a.name, a.reads) for a in authors(chosen)] == [("c", ()), ("b", ()), ("a", ()), ("late", ("c", "a")), ("last", ("c", "late"))]
+    run(chosen, store)
+    rows = table_annotations(store.read_table(store.names("claims/" + authors(chosen)[-1].key)[0]))
+    name = names(store)[0]
+    assert rows[0].text == f"last of {name} after (c: c of {name}; late: late of {name} after (c: c of {name}; a: a of {name}); late: thing)"
+
+
+@pytest.mark.parametrize(("reads", "fault"), [
+    (["nobody"], "there is no annotator 'nobody'; those before it: a, early"), (["!nobody"], "no annotator 'nobody'"), (["me"], "can not read its own"),
+    (["later"], "later comes after it"), (["*", "!later"], "later comes after it"), (["a", "!*"], "no annotator '\\*'"),
+])  # fmt: skip
+def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
+    with pytest.raises(SettingsError, match=rf"specialists\.me\.reads: .*{fault}"):
+        authors(settings({"early": told(needs=["claims"], reads=[]), "me": told(needs=["claims"], reads=reads), "later": told(needs=["claims"]), "a": told()}))
+
+
+def test_one_who_reads_nothing_can_not_be_told_whom():
+    with pytest.raises(SettingsError, match="specialists.b.reads: b reads no claims"):
+        authors(settings({"a": told(), "b": told(reads=["a"])}))
+
+
+def test_a_version_covers_exactly_those_that_are_read():
+    def version(**sections) -> str:
+        return {a.name: a.version for a in authors(settings(sections))}["reader"]
+
+    reader = told(needs=["claims"], reads=["a"])
+    first = version(a=told(), b=told(), reader=reader)
+    assert version(a=told(), b=told(note="other"), reader=reader) == first == version(a=told(), reader=reader)
+    assert version(a=told(note="other"), b=told(), reader=reader) != first
+    assert version(a=told(), b=told(), reader={**reader, "reads": ["*"]}) != first
+
+
+def test_the_device_is_set_before_loading_and_is_no_part_of_the_version(store: Store):
+    chosen = [settings({"a": told(device=device)}) for device in ("cuda:1", "cpu")]
+    run(chosen[0], store)
+    assert LOADS == [("a", "cuda:1")]
+    assert authors(chosen[0]) == authors(chosen[1])
+
+
+# ---------------------------------------------------------------- speed and memory
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[str]:
+    import florence.pixels
+
+    found: list[str] = []
+    decode = florence.pixels.decode
+
+    def counted(data, name, **more):
+        found.append(name)
+        return decode(data, name, **more)
+
+    monkeypatch.setattr(florence.pixels, "decode", counted)
+    return found
+
+
+def test_an_image_is_decoded_once_for_all(store: Store, decoded: list[str]):
+    run(settings({"a": told(batch=3), "b": told(batch=4), "reader": told(needs=["claims", "pixels"], batch=1), "c": told(needs=["truth"])}), store)
+    assert decoded == names(store)
+
+
+def test_nothing_is_decoded_for_those_who_do_not_look(store: Store, decoded: list[str]):
+    run(settings({"a": told(needs=["truth"]), "reader": told(needs=["claims"])}), store)
+    assert decoded == [] and len(asked("reader")) == 10
+
+
+def test_only_what_is_missing_is_decoded(store: Store, decoded: list[str]):
+    chosen, missing = settings({"a": told(batch=3), "b": told()}), names(store)[4:6]
+    BEFORE["a"] = unless(missing, Unavailable("later"))
+    run(chosen, store)
+    annotators.forget()
+    decoded.clear()
+    run(chosen, store)
+    assert decoded == asked("a") == missing and asked("b") == []
+
+
+def test_batches_are_full_whatever_the_others_are_given_at_once(store: Store):
+    run(settings({"small": told(batch=3), "large": told(batch=8)}), store)
+    assert [len(images) for author, images in CALLS if author == "large"] == [8, 2]
+    assert [len(images) for author, images in CALLS if author == "small"] == [3, 3, 3, 1]
+
+
+def test_chunks_are_bounded_by_pixels(store: Store, monkeypatch):
+    import florence.annotation.pictures
+
+    monkeypatch.setattr(florence.annotation.pictures, "PIXELS", 4 * 64 * 64 + 1)
+    run(settings({"a": told(batch=8), "blind": told(needs=[], batch=8)}), store)
+    assert [len(images) for author, images in CALLS if author == "a"] == [4, 4, 2]
+    monkeypatch.setattr(florence.annotation.pictures, "PIXELS", 1)
+    run(settings({"a": told(batch=8, note="again"), "blind": told(needs=[], batch=8, note="again")}), store)
+    assert [len(images) for author, images in CALLS if author == "a"][3:] == [1] * 10
+
+
+def test_what_is_missing_is_told_without_reading_tables(store: Store, monkeypatch):
+    chosen = settings({"a": told(), "b": told(), "reader": told(needs=["claims"], reads=["a"]), "elsewhere": told(sources=["other"])})
+    BEFORE["a"] = unless(names(store)[:3], Unavailable("later"))
+    run(chosen, store)
+    monkeypatch.setattr(Store, "read_table", None)
+    assert left(chosen, store) == {"a": 3, "reader": 3}, "the reader waits for one that is required"
+
+
+def test_images_are_read_a_few_at_a_time(tmp_path: Path):
+    stages.collect(settings_from({"sources": {"scenes": {**SCENES["scenes"], "count": 40}}, "specialists": {}}), store := Store(str(tmp_path)))
+    (name,) = store.names("images")
+    batches = list(store.read_batches(name, ["name", "bytes"]))
+    assert [len(batch) for batch in batches] == [GROUP, GROUP, 40 - 2 * GROUP] and pq.read_metadata(tmp_path / name).num_row_groups == 3
+    assert pa.Table.from_batches(batches).equals(store.read_table(name, ["name", "bytes"]))
+
+
+# ---------------------------------------------------------------- what a failure costs
+
+
+def test_a_bad_image_costs_itself_alone(store: Store):
+    bad = names(store)[2]
+    BEFORE["a"] = raising(RuntimeError("out of order"), [bad])
+    found = run(settings({"a": told(batch=4), "b": told()}), store)
+    rows = coverage(store, "a")
+    assert {name: row["error"] for name, row in rows.items() if row["error"]} == {bad: "RuntimeError: out of order"} and len(rows) == 10
+    assert [len(images) for author, images in CALLS if author == "a"] == [4, 1, 1, 1, 1, 4, 2]
+    assert (found["a"].left, found["a"].error, found["b"].left) == (0, "", 0)
+
+
+def test_a_bad_image_at_the_start_is_settled_once_others_are_answered(store: Store):
+    bad = names(store)[:4]
+    BEFORE["a"] = raising(RuntimeError("out of order"), bad)
+    chosen = settings({"a": told(batch=2), "reader": told(needs=["claims", "pixels"], batch=2)})
+    run(chosen, store)
+    assert {name for name, row in coverage(store, "a").items() if row["error"]} == set(bad)
+    assert sorted(asked("reader")) == sorted(names(store)), "once each, and with what came of those before it"
+    assert left(chosen, store) == {} and not any(row["unread"] for row in coverage(store, "reader").values())
+
+
+@pytest.mark.parametrize("how", ["raised", "load", "crash", "answered"])
+def test_one_that_fails_costs_its_own_claims(store: Store, how: str):
+    if how == "raised":
+        BEFORE["a"] = raising(Unavailable("the service is down"))
+    elif how == "crash":
+        BEFORE["a"] = raising(RuntimeError("the service is down"))
+    elif how == "answered":
+        BEFORE["a"] = unless(names(store), Unavailable("the service is down"))
+    else:
+        ON_LOAD["a"] = raising_on_load(RuntimeError("the service is down"))
+    chosen = settings({"a": told(required=False), "b": told(), "reader": told(needs=["claims"], reads=["a", "b"])})
+    found = run(chosen, store)
+    assert found["a"].left == 10 and found["a"].images == 0 and "the service is down" in found["a"].error
+    assert found["a"].again == (how in ("load", "crash"))
+    assert not store.names("coverage/" + authors(chosen)[0].key)
+    assert len(coverage(store, "b")) == len(coverage(store, "reader")) == 10
+    assert left(chosen, store) == {"a": 10}
+    annotators.forget()
+    run(chosen, store)
+    assert (len(asked("a")), len(asked("b")), len(asked("reader"))) == (10, 0, 10), "who read without it is asked again"
+    assert left(chosen, store) == {} and not any(row["unread"] for row in coverage(store, "reader").values())
+    other = copied(Path(store.root), Path(store.root).parent / "other")
+    for folder in ("claims", "coverage", "authors"):
+        other.delete(folder)
+    run(chosen, other)
+    assert written(other) == written(store)
+
+
+def raising_on_load(error: Exception):
+    def load(self):
+        raise error
+
+    return load
+
+
+def test_readers_wait_for_one_that_is_required(store: Store):
+    chosen = settings({"a": told(), "reader": told(needs=["claims"])})
+    BEFORE["a"] = raising(Unavailable("down"))
+    found = run(chosen, store)
+    assert asked("reader") == [] and found["reader"].error == "waits for a" and found["reader"].left == 10
+
+
+def test_readers_wait_for_one_that_is_tried_again(store: Store):
+    chosen = settings({"a": told(required=False), "reader": told(needs=["claims"])})
+    BEFORE["a"] = raising(RuntimeError("not yet"))
+    assert run(chosen, store, patient=True)["a"].again and asked("reader") == []
+    run(chosen, store)
+    assert len(asked("reader")) == 10
+
+
+def test_readers_of_readers_are_asked_again_too(store: Store):
+    chosen = settings({"a": told(required=False), "second": told(needs=["claims"], reads=["a"]), "third": told(needs=["claims"], reads=["second"])})
+    BEFORE["a"] = raising(Unavailable("down"))
+    run(chosen, store)
+    assert left(chosen, store) == {"a": 10} and coverage(store, "third")[names(store)[0]]["unread"] == "a"
+    annotators.forget()
+    run(chosen, store)
+    name = names(store)[0]
+    assert f"third of {name} after (second: second of {name} after (a: a of {name}" in table_annotations(store.read_table(store.names("claims/" + authors(chosen)[2].key)[0]))[0].text
+    assert left(chosen, store) == {}
+    annotators.forget()
+    assert run(chosen, store) == {} and CALLS == []
+
+
+def test_a_reader_whose_author_has_caught_up_is_missing_something(store: Store):
+    chosen = settings({"a": told(required=False), "reader": told(needs=["claims"]), "b": told()})
+    BEFORE["a"] = unless(names(store)[:3], Unavailable("later"))
+    run(chosen, store)
+    assert left(chosen, store) == {"a": 3}
+    annotators.forget()
+    annotate_shard(chosen, store, authors(chosen)[:1], "scenes-00000")  # as if a kill had come after it
+    assert left(chosen, store) == {"reader": 3}
+    run(chosen, store)
+    assert asked("reader") == names(store)[:3] and left(chosen, store) == {}
+
+
+def test_an_answer_that_is_an_error_is_an_answer(store: Store):
+    class NotListed(FlorenceError):
+        pass
+
+    BEFORE["a"] = unless(names(store), NotListed("this data set does not know the image"))
+    chosen = settings({"a": told()})
+    assert run(chosen, store)["a"].left == 0 and left(chosen, store) == {}
+    assert {row["error"] for row in coverage(store, "a").values()} == {"NotListed: this data set does not know the image"}
+
+
+def test_answers_that_are_too_few_are_an_error(store: Store):
+    BEFORE["a"] = lambda self, batch: self.answers(batch)[:-1] if names(store)[0] in [r.name for r in batch.records] else None
+    run(settings({"a": told(batch=4)}), store)
+    assert {name: row["error"] for name, row in coverage(store, "a").items() if row["error"]} == {names(store)[0]: "ValueError: 0 answers about 1 images"}
+
+
+def test_claims_that_can_not_be_stored_cost_their_image(store: Store):
+    from florence.records import Claim
+
+    BEFORE["a"] = lambda self, batch: [[Claim("<CAPTION>", object())] if r.name == names(store)[1] else said for r, said in zip(batch.records, self.answers(batch), strict=True)]  # type: ignore[arg-type]
+    run(settings({"a": told()}), store)
+    assert [name for name, row in coverage(store, "a").items() if row["error"]] == [names(store)[1]]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory")])
+def test_too_little_memory_makes_batches_smaller(store: Store, error: Exception):
+    def before(self, batch):
+        if len(batch.records) > 2:
+            raise error
+
+    BEFORE["a"] = before
+    assert run(settings({"a": told(batch=8)}), store)["a"].left == 0
+    assert [len(images) for _, images in CALLS] == [8, 4, 2, 2, 2, 2, 2] and asked("a")[-10:] == names(store)
+    assert not any(row["error"] for row in coverage(store, "a").values())
+
+
+def test_too_little_memory_for_one_image_ends_the_annotators_work(store: Store):
+    BEFORE["a"] = raising(MemoryError("full"), names(store)[3:4])
+    found = run(settings({"a": told(batch=2), "b": told()}), store)
+    assert found["a"].left == 7 and found["a"].again and "full" in found["a"].error and found["b"].left == 0
+
+
+def test_an_image_that_can_not_be_decoded_costs_itself_alone(store: Store):
+    (file,) = store.names("images")
+    table = store.read_table(file)
+    data = table["bytes"].to_pylist()
+    data[3] = data[3][: len(data[3]) // 2]
+    store.write_table(file, table.set_column(table.column_names.index("bytes"), IMAGES.field("bytes"), pa.array(data, pa.binary())))
+    run(settings({"a": told(batch=4), "blind": told(needs=[])}), store)
+    rows = coverage(store, "a")
+    assert len(rows) == 10 and "truncated" in rows[names(store)[3]]["error"] and names(store)[3] not in asked("a")
+    assert not any(row["error"] for row in coverage(store, "blind").values())
+
+
+# ---------------------------------------------------------------- broken off, and gone on with
+
+
+KILLED = """
+import os, signal, sys
+import annotators
+from florence.annotation import annotate_shard, authors, shard
+from florence.config import settings_from
+from florence.store import Store
+
+uri, values, name = eval(sys.argv[1])
+shard.EVERY = 0
+def before(self, batch):
+    if name in [record.name for record in batch.records]:
+        os.kill(os.getpid(), signal.SIGKILL)
+with annotators.registered():
+    annotators.BEFORE["b"] = before
+    chosen = settings_from(values)
+    annotate_shard(chosen, Store(uri), authors(chosen), "scenes-00000")
+"""
+
+
+def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collected: Path, tmp_path: Path):
+    chosen = settings({"a": told(batch=2, price=7), "b": told(batch=2, needs=["truth"]), "reader": told(needs=["claims", "pixels"], batch=1)})
+    values = chosen.model_dump(mode="json")
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", KILLED, repr((store.uri, values, names(store)[7]))], env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == -9, done.stderr
+    assert left(chosen, store) == {"a": 2, "b": 4, "reader": 4} and usage_of(store, authors(chosen)[0]) == Usage(4, 56, pytest.approx(0.056))
+    run(chosen, store)
+    assert (asked("a"), asked("b")) == (names(store)[8:], names(store)[6:])
+    assert usage_of(store, authors(chosen)[0]) == Usage(5, 70, pytest.approx(0.07))
+    whole = copied(collected, tmp_path / "whole")
+    run(chosen, whole)
+    assert written(whole) == written(store)
+
+
+def test_what_a_killed_write_left_behind_is_dropped(store: Store):
+    chosen = settings({"a": told(), "b": told(needs=[])})
+    run(chosen, store)
+    before, author = written(store), authors(chosen)[0]
+    file = store.names("coverage/" + author.key)[0]
+    store.write_table(file, store.read_table(file).slice(0, 4))
+    BEFORE["a"] = raising(Unavailable("down"))
+    run(chosen, store)
+    claims = store.read_table(file.replace("coverage/", "claims/"))
+    assert set(claims["image_id"].to_pylist()) == set(store.read_table(file)["image_id"].to_pylist()) and len(claims) == 8
+    store.delete(file)
+    run(chosen, store)
+    assert len(store.read_table(file.replace("coverage/", "claims/"))) == 0
+    annotators.forget()
+    run(chosen, store)
+    assert written(store) == before
+
+
+def test_what_has_been_said_is_written_while_a_shard_is_worked_on(store: Store, monkeypatch):
+    chosen = settings({"a": told(batch=2)})
+    monkeypatch.setattr(shard, "EVERY", 0.0)
+    seen = []
+    BEFORE["a"] = lambda self, batch: seen.append(left(chosen, store).get("a"))
+    run(chosen, store)
+    assert seen == [10, 8, 6, 4, 2]
+
+
+def test_an_exception_from_outside_keeps_what_has_been_said(store: Store):
+    chosen = settings({"a": told(batch=2)})
+    BEFORE["a"] = raising(KeyboardInterrupt(), names(store)[6:7])
+    with pytest.raises(KeyboardInterrupt):
+        run(chosen, store)
+    assert left(chosen, store) == {"a": 4}
+
+
+def test_a_store_that_is_no_folder_holds_the_same(store: Store, tmp_path: Path):
+    chosen, remote = settings({"a": told(batch=3), "reader": told(needs=["claims"])}), Store(f"memory://{tmp_path.name}")
+    for name in store.names(""):
+        remote.write_bytes(name, store.read_bytes(name))
+    BEFORE["a"] = unless(names(store)[:3], Unavailable("later"))
+    run(chosen, remote)
+    assert left(chosen, remote) == {"a": 3, "reader": 3}
+    annotators.forget()
+    run(chosen, remote)
+    run(chosen, store)
+    assert left(chosen, remote) == {} and written(remote) == written(store)
+
+
+def test_coverage_that_has_grown_is_published_again(store: Store, tmp_path: Path):
+    chosen, data = settings({"a": told(), "b": told()}), Store(str(tmp_path / "data"))
+    BEFORE["a"] = unless(names(store)[5:], Unavailable("later"))
+    run(chosen, store)
+    who = authors(chosen)
+    stages.fuse_round(chosen, store, who, 0)
+    stages.publish(chosen, store, data, who, 0)
+    assert len(data.read_tables("coverage/" + who[0].key, pa.schema([]))) == 5
+    annotators.forget()
+    run(chosen, store)
+    stages.fuse_round(chosen, store, who, 1)
+    stages.publish(chosen, store, data, who, 1)
+    assert written(data) == written(store) and any(name.startswith("authors/a@") for name in written(data))
+    again = Store(str(tmp_path / "again"))
+    stages.restore(again, data)
+    annotators.forget()
+    assert run(chosen, again) == {} and CALLS == [] and written(again) == written(store)
+
+
+def test_a_file_of_the_same_size_is_copied_where_it_can_have_changed(tmp_path: Path):
+    ours, theirs = Store(str(tmp_path / "a")), Store(str(tmp_path / "b"))
+    ours.write_bytes("x", b"old")
+    theirs.write_bytes("x", b"new")
+    ours.copy_in(theirs, "x")
+    assert ours.read_bytes("x") == b"old"
+    ours.copy_in(theirs, "x", grows=True)
+    assert ours.read_bytes("x") == b"new"
+
+
+def test_coverage_of_before_there_was_a_column_is_read(store: Store):
+    chosen = settings({"a": told(), "b": told()})
+    run(chosen, store)
+    file = store.names("coverage/" + authors(chosen)[0].key)[0]
+    store.write_table(file, store.read_table(file).drop_columns(["unread"]))
+    assert left(chosen, store) == {} and run(chosen, store) == {}
+    assert len(stages.fuse_round(chosen, store, authors(chosen), 0))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_fails_for_a_while_the_end_is_the_same(collected: Path, store: Store, tmp_path: Path, monkeypatch, seed: int):
+    rng = random.Random(seed)
+    sections = {
+        "a": told(batch=rng.randint(1, 4), required=rng.random() < 0.5), "b": told(batch=3, needs=["truth"], required=False),
+        "reader": told(needs=["claims", "pixels"], batch=2, required=False, reads=rng.choice([["*"], ["a"]])), "second": told(needs=["claims"], reads=["*"] if rng.random() < 0.5 else ["reader"]),
+    }  # fmt: skip
+    chosen = settings(sections)
+    monkeypatch.setattr(shard, "EVERY", rng.choice([0.0, 30.0]))
+    for attempt in range(3):
+        annotators.forget()
+        for name in sections:
+            some = rng.sample(names(store), rng.randint(1, 9))
+            how = rng.choice([None, unless(some, Unavailable("later")), raising(Unavailable("down"), some), raising(MemoryError(), some), raising(KeyboardInterrupt(), some)])
+            if how is not None:
+                BEFORE[name] = how
+        try:
+            run(chosen, store, patient=attempt == 1)
+        except KeyboardInterrupt:
+            pass
+    annotators.forget()
+    run(chosen, store)
+    assert left(chosen, store) == {}
+    annotators.forget()
+    assert run(chosen, store) == {} and CALLS == []
+    whole = copied(collected, tmp_path / "whole")
+    run(chosen, whole)
+    assert written(whole) == written(store)
+
+
+# ---------------------------------------------------------------- what it costs, what it declares
+
+
+def test_usage_is_kept_and_known_to_the_next_run(store: Store):
+    chosen = settings({"a": told(batch=4, price=5)})
+    BEFORE["a"] = unless(names(store)[8:], Unavailable("the budget is spent"))
+    run(chosen, store)
+    author = authors(chosen)[0]
+    assert usage_of(store, author) == Usage(3, 50, 0.05)
+    annotators.forget()
+    known = []
+    BEFORE["a"] = lambda self, batch: known.append(self.spent.tokens)
+    run(chosen, store)
+    assert known == [60] and usage_of(store, author) == Usage(4, 60, pytest.approx(0.06))
+
+
+def test_what_a_failing_call_has_cost_is_counted(store: Store):
+    BEFORE["a"] = raising(Unavailable("down"))
+    chosen = settings({"a": told(batch=4, price=5)})
+    run(chosen, store)
+    assert usage_of(store, authors(chosen)[0]) == Usage(1, 20, 0.02)
+
+
+def test_authors_declare_who_they_are(store: Store):
+    chosen = settings({"a": told(words=["dog", "cat"], device="cpu", batch=3), "judge": told(role="ranker", needs=["claims"])})
+    run(chosen, store)
+    who = authors(chosen)
+    assert speakers_of(store, who) == (Speaker("a", "annotator", ("cat", "dog")), Speaker("judge", "ranker"))
+    assert store.read_json(f"authors/{who[0].key}.json") == {
+        "name": "a", "use": "told", "role": "annotator", "tasks": ["<OD>", "<CAPTION>"], "vocabulary": ["cat", "dog"], "ingredients": {"author": "a"},
+        "options": {"needs": ["pixels"], "price": 0, "words": ["dog", "cat"], "note": "", "role": "annotator"},
+    }  # fmt: skip
+    assert speakers_of(store, authors(settings({"b": told(words=["x"])}))) == (Speaker("b"),)
+
+
+def test_one_that_can_not_say_its_words_costs_its_own_claims(store: Store, monkeypatch):
+    from florence.errors import ModelError
+
+    def vocabulary(self):
+        if self.name == "a":
+            raise ModelError("the hub is not reached")
+
+    monkeypatch.setattr(annotators.Told, "vocabulary", vocabulary)
+    found = run(settings({"a": told(required=False), "b": told()}), store)
+    assert (found["a"].left, found["a"].error) == (10, "the hub is not reached") and found["b"].left == 0
+
+
+def test_the_student_is_asked_last_and_declares_itself(store: Store):
+    chosen = settings(
+        {"a": told(batch=2), "reader": told(needs=["claims"])}, model={"image_size": 64}, engine={"student": {"tasks": ["<OD>"], "batch": 8}}, train={"threads": 1, "max_target": 8}
+    )
+    who = authors(chosen, NANO)
+    assert [author.name for author in who] == ["a", "reader", "student"]
+    assert {o.author: (o.images, o.left) for o in annotate_shard(chosen, store, who, "scenes-00000")} == {"a": (10, 0), "reader": (10, 0), "student": (10, 0)}
+    assert "student:" not in table_annotations(store.read_table(store.names("claims/" + who[1].key)[0]))[0].text
+    assert len(coverage(store, "student")) == 10 and speakers_of(store, who)[2] == Speaker("student")
+    said = store.read_json(f"authors/{who[2].key}.json")
+    assert (said["use"], said["tasks"]) == ("student", ["<OD>"]) and "batch" not in said["options"]
+    off = settings({"a": told()}, engine={"student": {"cap": 0}})
+    assert [author.name for author in authors(off, NANO)] == ["a"]
