@@ -31,8 +31,8 @@ def fuse(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engin
     size = sizes(images)
     parts = [fuse_places(said, KINDS.index(task), size, settings) for task in PLACES]
     captions = [fuse_captions(said, KINDS.index(task), settings) for task in CAPTIONS]
-    parts += [caption_labels(KINDS.index(task), found) for task, found in zip(CAPTIONS, captions, strict=True)]
-    parts += fuse_phrases(said, [caption for found in captions for caption in found], size, settings)
+    parts += [caption_labels(said, found) for found in captions]
+    parts += fuse_phrases(said, captions, size, settings)
     parts += [fuse_answers(said, kind, size, settings) for kind in map(ANNOTATED.index, FINE_TUNED) if (said.kind == kind).any()]
     return labels_table(parts, said.images, AUTHOR, settings.digest(), round)
 
@@ -43,6 +43,8 @@ def heard(claims: pa.Table, coverage: pa.Table, settings: Engine) -> tuple[pa.Ta
 
     from florence.engine.consensus import STUDENT
 
+    if STUDENT not in pc.unique(claims["author"]).to_pylist() and settings.student.cap > 0:
+        return claims, coverage
     if settings.student.cap == 0:
         return claims.filter(pc.not_equal(claims["author"], STUDENT)), coverage.filter(pc.not_equal(coverage["author"], STUDENT))
     sure = pc.fill_null(pc.greater_equal(claims["score"], settings.student.min_score), True)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import Engine
+from florence.engine.clusters import joined
 from florence.engine.columns import Claims
 
 HUMAN, STUDENT = "human", "student"
@@ -57,23 +58,7 @@ def gather(
     a, b, overlap, same = a[keep], b[keep], overlap[keep], same[keep]
     early = np.zeros(len(a), bool) if first is None else first[a] & first[b]
     order = np.lexsort((b, a, -np.round(overlap, 9), ~same, ~early))
-    parent = list(range(len(group)))
-    authors = [1 << who for who in author.tolist()]
-
-    def root(k: int) -> int:
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
-    for i, j in zip(a[order].tolist(), b[order].tolist(), strict=True):
-        i, j = root(i), root(j)
-        if i != j and not authors[i] & authors[j]:
-            i, j = min(i, j), max(i, j)
-            parent[j] = i
-            authors[i] |= authors[j]
-    roots = np.asarray([root(k) for k in range(len(group))], np.int64)
-    return np.unique(roots, return_inverse=True)[1]
+    return np.unique(joined(a[order], b[order], author), return_inverse=True)[1]
 
 
 def _neighbours(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -318,7 +303,7 @@ def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine) -> dic
     """
     from florence.engine import heard
     from florence.engine.columns import read_claims
-    from florence.engine.phrases import GROUNDING, ask_phrases
+    from florence.engine.phrases import GROUNDING, ask_phrases, kept
     from florence.engine.places import PLACES, ask_places
     from florence.engine.texts import candidates, caption_trust, fuse_captions
     from florence.records import CAPTIONS, KINDS
@@ -326,7 +311,7 @@ def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine) -> dic
     said = read_claims(*heard(claims, coverage, settings), None)
     found: dict[str, Any] = {task: ask_places(said, KINDS.index(task), None, settings).trust for task in PLACES}
     found |= {task: caption_trust(said, KINDS.index(task), candidates(said, KINDS.index(task), settings)) for task in CAPTIONS}
-    captions = [caption for task in CAPTIONS for caption in fuse_captions(said, KINDS.index(task), settings)]
+    captions = kept([fuse_captions(said, KINDS.index(task), settings) for task in CAPTIONS])
     found[GROUNDING] = ask_phrases(said, captions, None, settings)[1].trust
     return {
         (author, task): round(float(trust.weight[who]), 6)

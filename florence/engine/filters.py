@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
 from florence.config import Engine
-from florence.engine.alignment import names, tokens
+from florence.engine.alignment import lines, names, tokens
 from florence.engine.consensus import paired_iou
 
 REASONS: dict[str, str] = {
@@ -30,6 +29,7 @@ REASONS: dict[str, str] = {
     "not_in_caption": "the caption that was kept does not have the phrase",
 }
 """Every reason that a label can be dropped for."""
+_SAYS = re.compile(r"[^\W_]")
 _LEAD = re.compile(r"^(?:a|an|the|this|that|these|those|some|its|their|his|her)\s+", re.IGNORECASE)
 
 
@@ -43,7 +43,7 @@ def first_reason(count: int, found: Sequence[tuple[str, np.ndarray]]) -> np.ndar
 
 def empty(texts: Sequence[str]) -> np.ndarray:
     """Texts without a letter or a figure."""
-    return np.asarray([not any(c.isalnum() for c in text) for text in texts], bool)
+    return np.asarray([_SAYS.search(text) is None for text in texts], bool)
 
 
 def low_score(score: np.ndarray, kind: str, settings: Engine) -> np.ndarray:
@@ -68,25 +68,23 @@ def no_quorum(agreement: np.ndarray, least: float) -> np.ndarray:
 
 def repetition(texts: Sequence[str], settings: Engine) -> np.ndarray:
     """Texts in which the same words stand more than ``max_repeats`` times in a row, as models that are stuck write."""
-    return np.asarray([_repeats(text, settings.max_repeats) for text in texts], bool)
-
-
-@lru_cache(maxsize=1 << 16)
-def _repeats(text: str, most: int) -> bool:
-    keys = np.asarray(tokens(text).keys)
-    if len(keys) <= most:
-        return False
-    for length in range(1, len(keys) // (most + 1) + 1):
-        again = keys[length:] == keys[:-length]
-        if again.sum() >= length * most and np.diff(np.flatnonzero(np.r_[True, ~again, True])).max() > length * most:
-            return True
-    return False
+    found, most = lines(texts), settings.max_repeats
+    owner = np.repeat(np.arange(len(texts)), found.lengths)
+    result = np.zeros(len(texts), bool)
+    for length in range(1, int(found.lengths.max(initial=0)) // (most + 1) + 1):
+        again = (found.keys[length:] == found.keys[:-length]) & (owner[length:] == owner[:-length])
+        # the places that break a row, and how far apart they are
+        breaks = np.flatnonzero(np.r_[True, ~again, True])
+        rows = np.diff(breaks) > length * most
+        result[owner[breaks[:-1][rows]]] = True
+    return result
 
 
 def blacklisted(phrases: Sequence[str], settings: Engine) -> np.ndarray:
     """Phrases that, without their article, are on the list of those that name nothing to point at."""
     names = frozenset(name.casefold() for name in settings.blacklist)
-    return np.asarray([_LEAD.sub("", phrase.strip()).casefold() in names or phrase.strip().casefold() in names for phrase in phrases], bool)
+    known = {phrase: (said := phrase.strip().casefold()) in names or _LEAD.sub("", said) in names for phrase in set(phrases)}
+    return np.asarray([known[phrase] for phrase in phrases], bool)
 
 
 def duplicate(image: np.ndarray, code: np.ndarray, box: np.ndarray, rank: np.ndarray, settings: Engine) -> np.ndarray:
