@@ -1,8 +1,7 @@
-"""Better texts out of several: boilerplate stripped, and versions of one text made into one, word by word."""
+"""Better texts out of several: versions of one text made into one, word by word."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,33 +15,7 @@ PRIOR = 5
 """Places that what is known of all keys counts for, against what is known of one."""
 SELDOM = 0.1
 """Share of the places of a word under which an author is taken not to know it."""
-_BEFORE = re.compile(
-    r"\s*(?:(?:an?\s+|the\s+)?(?:stock\s+)?(?:photo|picture|image|photograph|pic)s?\s*(?:of\b|:)"
-    r"|[\w-]+\.(?:jpe?g|png|gif|webp|tiff?|bmp|heic)\b\s*[-–|:]?|(?:https?://|www\.)\S+|[-–|:]\s+)\s*",
-    re.IGNORECASE,
-)
-_AFTER = re.compile(
-    r"\s*(?:\|.*|[-–]\s*(?:buy|shop|order|stock|royalty|free|download)\b.*|#\d+|\(\d+\s*[x×]\s*\d+\)|(?:https?://|www\.)\S+"
-    r"|[\w-]+\.(?:jpe?g|png|gif|webp|tiff?|bmp|heic))\s*$",
-    re.IGNORECASE,
-)
-_SIGNS = re.compile(r"[|#(/]|[-–] ?(?:buy|shop|order|stock|royalty|free|download)|www|\.\w{3,4}\s*$", re.IGNORECASE)
 _STOPS = frozenset(".!?")
-
-
-def bare(text: str) -> tuple[int, int]:
-    """Start and end of ``text`` without what web pages put around a description: file names, "photo of", names of shops and sites, numbers."""
-    start, end = 0, len(text)
-    while found := _BEFORE.match(text, start, end):
-        start = found.end()
-    # the search is slow on long texts, and few have anything that it could find
-    while _SIGNS.search(text, start, end) and (found := _AFTER.search(text, start, end)):
-        end = found.start()
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end
 
 
 # ---------------------------------------------------------------- versions of one text

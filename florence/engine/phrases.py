@@ -14,7 +14,8 @@ from florence.config import Engine
 from florence.engine import filters
 from florence.engine.alignment import LEADING, Lines, aligned, fixed, lines, starts
 from florence.engine.columns import NO_SPAN, Claims, Labels, no_polygons
-from florence.engine.enhance import bare, placed
+from florence.engine.alt_text import bare
+from florence.engine.enhance import placed
 from florence.engine.places import Fused, Poll, Units, ask, fuse, is_human, outlines
 from florence.engine.texts import Captions
 from florence.records import KINDS
@@ -235,7 +236,8 @@ def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray 
     phrase = tuple(text[k] for k in slot.tolist())
     bounds, score, human = claims.regions.bounds[region], claims.regions.score[region], is_human(claims)[claims.author[claim]]
     found = [
-        ("blacklisted", filters.blacklisted(text, settings)[slot]), ("low_score", filters.low_score(score, GROUNDING, settings)),
+        ("blacklisted", filters.blacklisted(text, settings)[slot]), ("low_score", filters.low_score(score, claims.author[claim], GROUNDING, claims.authors, settings)),
+        ("low_phrase_score", filters.low_phrase_score(claims.score[claim], claims.author[claim], claims.authors, settings)),
         ("degenerate", filters.degenerate(bounds, settings)),
     ]  # fmt: skip
     if size is not None:

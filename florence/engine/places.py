@@ -101,7 +101,7 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
     code = np.asarray([codes.setdefault(plain(text), len(codes)) for text in said], np.int64)[place]
     human = is_human(claims)[claims.author[rows]]
     found = [
-        ("empty_text", filters.empty(said)[place]), ("low_score", filters.low_score(claims.score[rows], KINDS[kind], settings)),
+        ("empty_text", filters.empty(said)[place]), ("low_score", filters.low_score(claims.score[rows], claims.author[rows], KINDS[kind], claims.authors, settings)),
         ("repetition", filters.repetition(said, settings)[place]), ("degenerate", filters.degenerate(bounds, settings)),
     ]  # fmt: skip
     if size is not None and KINDS[kind] != READ:

@@ -11,7 +11,8 @@ from florence.engine import filters
 from florence.engine.alignment import Lines, lines
 from florence.engine.columns import NO_SPAN, Claims, Labels, no_polygons
 from florence.engine.consensus import STUDENT, information
-from florence.engine.enhance import Likeness, Versions, bare, compose, likeness
+from florence.engine.alt_text import bare
+from florence.engine.enhance import Likeness, Versions, compose, likeness
 from florence.engine.places import CHOICES, is_human
 from florence.records import KINDS
 
@@ -86,8 +87,8 @@ def candidates(claims: Claims, kind: int, settings: Engine) -> Candidates:
     whole = [claims.texts[k] for k in (known // 2).tolist()]
     spans = [(0, len(text)) if person else bare(text) for text, person in zip(whole, (known % 2).tolist(), strict=True)]
     inner = [text[a:b] for text, (a, b) in zip(whole, spans, strict=True)]
-    found = [("empty_text", filters.empty(inner)[line]), ("low_score", filters.low_score(claims.score[rows], KINDS[kind], settings)),
-             ("repetition", filters.repetition(inner, settings)[line])]  # fmt: skip
+    found = [("low_score", filters.low_score(claims.score[rows], author, KINDS[kind], claims.authors, settings))]
+    found += [(name, applies[line]) for name, applies in filters.captions(inner, KINDS[kind], settings)]
     reason = filters.first_reason(len(rows), [(name, applies & ~human) for name, applies in found])
     order = np.lexsort((reason != "", author, image))
     first = order[np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(author[order]) != 0)])] if len(order) else order
