@@ -41,7 +41,7 @@ _MARKUP = re.compile(r"</?[a-z][^<>]*>|&#?\w+;|\{\{|\}\}|\$\{|!\[|\]\(|\[\w+ \w+
 _HASHTAG = re.compile(r"#[^\W\d]\w*")
 _SHOP = re.compile(
     r"\b(?:(?:buy|shop|order|book)\s+(?:now|online|today)|add to (?:cart|basket|bag)|free (?:shipping|delivery|download|returns)|(?:best|lowest) (?:price|deal|offer)s?"
-    r"|(?:in|out of) stock|click (?:here|to|for|on)|(?:read|see|learn|view) more|link in bio|follow (?:us|me)\b|subscribe|sign up|royalty.free"
+    r"|(?:in|out of) stock|click (?:here|to|for|on)|(?:read|see|learn|view) more|link in bio|follow (?:us|me)\b|subscribe|sign up (?:now|for|to|here|today)|royalty.free"
     r"|stock (?:photo|vector|image|illustration)|vector (?:illustration|image|art)|all rights reserved|copyright|getty images|shutterstock|alamy|istock(?:photo)?"
     r"|image may contain|no (?:image|photo|picture) available|cheap)\b|©",
     re.IGNORECASE,

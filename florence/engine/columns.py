@@ -173,10 +173,14 @@ def _clipped_polygons(column: pa.ListArray, size: np.ndarray) -> tuple[pa.ListAr
 
 def _nested(like: pa.ListArray, points: np.ndarray) -> pa.ListArray:
     """``points`` (k, 2) as polygons in the lists of ``like``."""
-    inner = like.flatten()
-    lengths = np.r_[0, np.cumsum(pc.list_value_length(inner).to_numpy(zero_copy_only=False))].astype(np.int32)
-    outer = np.r_[0, np.cumsum(pc.list_value_length(like).to_numpy(zero_copy_only=False))].astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(outer), pa.ListArray.from_arrays(pa.array(lengths), pa.array(points.reshape(-1))))
+    first = np.r_[0, np.cumsum(pc.list_value_length(like.flatten()).to_numpy(zero_copy_only=False))] // 2
+    return nested(points, first, np.r_[0, np.cumsum(pc.list_value_length(like).to_numpy(zero_copy_only=False))])
+
+
+def nested(points: np.ndarray, first: np.ndarray, outer: np.ndarray) -> pa.ListArray:
+    """``points`` (k, 2) as lists of polygons: polygons begin at the points ``first`` (p + 1,), lists at the polygons ``outer`` (n + 1,)."""
+    inner = pa.ListArray.from_arrays(pa.array((2 * first).astype(np.int32)), pa.array(points.reshape(-1)))
+    return pa.ListArray.from_arrays(pa.array((outer - outer[0]).astype(np.int32)), inner)
 
 
 def moved(polygons: pa.ListArray, before: np.ndarray, after: np.ndarray) -> pa.ListArray:
