@@ -110,7 +110,7 @@ class Engine(Section):
     min_score: dict[str, Share] = Field({"*": 0.05}, description="least score of a claim: by 'annotator <KIND>', else by annotator, else by kind, else '*'; of phrases, of each box")
     min_phrase_score: dict[str, Share] = Field({"*": 0.05}, description="least score of a phrase, whatever its boxes': by annotator, else '*'")
     nms_iou: float = Field(0.7, gt=0, le=1, description="fused regions of one label that overlap more are one")
-    phrase_nms_iou: float = Field(0.8, gt=0, le=1, description="places of different phrases of one caption that overlap more are one: the better phrase keeps it")
+    phrase_nms_iou: float = Field(0.9, gt=0, le=1, description="places of different phrases of one caption that overlap more are one: the better phrase keeps it")
     min_side: float = Field(2.0, ge=0, description="pixels; thinner boxes are degenerate")
     max_area: float = Field(0.98, gt=0, le=1, description="share of the image; larger boxes are near-full")
     mask_iou: float = Field(0.7, gt=0, le=1, description="a region without an outline has that of a label whose box overlaps it so much")

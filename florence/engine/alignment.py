@@ -104,6 +104,11 @@ class Sequences:
         """Some of the sequences, in this order."""
         return Sequences(self.keys[self.at(rows)], starts(self.lengths[rows]))
 
+    def parts(self, rows: np.ndarray, span: np.ndarray) -> Sequences:
+        """Of some of the sequences the items from the first up to the second of ``span`` (n, 2)."""
+        length = span[:, 1] - span[:, 0]
+        return Sequences(self.keys[_spread(self.first[rows] + span[:, 0], length)], starts(length))
+
 
 def starts(length: np.ndarray) -> np.ndarray:
     """(n + 1,) where things of such lengths begin, one after the other, and the end."""

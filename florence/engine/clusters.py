@@ -1,4 +1,4 @@
-"""Claims joined pair by pair into places, all images at once."""
+"""Pairs of things: found within groups, joined into clusters, and the lesser ones suppressed, all images at once."""
 
 from __future__ import annotations
 
@@ -32,3 +32,32 @@ def joined(a: np.ndarray, b: np.ndarray, author: np.ndarray) -> np.ndarray:
     while (root[root] != root).any():
         root = root[root]
     return root
+
+
+def neighbours(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs (i < j) of the same ``group`` (n,), whose members stand together."""
+    firsts, seconds, distance = [], [], 1
+    here = np.flatnonzero(group[1:] == group[:-1]) if len(group) else np.zeros(0, np.int64)
+    while len(here):
+        firsts.append(here)
+        seconds.append(here + distance)
+        distance += 1
+        here = here[here + distance < len(group)]
+        here = here[group[here] == group[here + distance]]
+    empty = np.zeros(0, np.int64)
+    return np.concatenate([empty, *firsts]), np.concatenate([empty, *seconds])
+
+
+def suppressed(better: np.ndarray, worse: np.ndarray, count: int) -> np.ndarray:
+    """(count,) which things give way, one after the other from the best down: those that are the ``worse`` of a pair whose ``better`` one has not given way itself.
+
+    The pairs must follow one ranking of all.
+    """
+    found = np.zeros(count, bool)
+    while len(worse):
+        beaten = np.zeros(count, bool)
+        beaten[worse] = True
+        found[worse[~beaten[better]]] = True
+        open_ = ~found[better] & ~found[worse]
+        better, worse = better[open_], worse[open_]
+    return found

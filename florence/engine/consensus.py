@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import Engine
-from florence.engine.clusters import joined
+from florence.engine.clusters import joined, neighbours
 from florence.engine.columns import Claims
 
 HUMAN, STUDENT = "human", "student"
@@ -50,7 +50,7 @@ def gather(
     say the same (``code``); each author has one claim a place at most. Pairs that say the same join first, then those that overlap most; pairs of
     claims that are ``first`` (m,) before all others. The groups must be in order.
     """
-    a, b = _neighbours(group)
+    a, b = neighbours(group)
     keep = author[a] != author[b]
     a, b = a[keep], b[keep]
     overlap, same = paired_iou(bounds[a], bounds[b]), code[a] == code[b]
@@ -59,20 +59,6 @@ def gather(
     early = np.zeros(len(a), bool) if first is None else first[a] & first[b]
     order = np.lexsort((b, a, -np.round(overlap, 9), ~same, ~early))
     return np.unique(joined(a[order], b[order], author), return_inverse=True)[1]
-
-
-def _neighbours(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs (i < j) within a group."""
-    firsts, seconds, distance = [], [], 1
-    here = np.flatnonzero(group[1:] == group[:-1]) if len(group) else np.zeros(0, np.int64)
-    while len(here):
-        firsts.append(here)
-        seconds.append(here + distance)
-        distance += 1
-        here = here[here + distance < len(group)]
-        here = here[group[here] == group[here + distance]]
-    empty = np.zeros(0, np.int64)
-    return np.concatenate([empty, *firsts]), np.concatenate([empty, *seconds])
 
 
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

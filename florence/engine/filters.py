@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence.config import PRONOUNS, Engine
-from florence.engine.alignment import FUNCTION_WORDS, lines, names, tokens
+from florence.engine.alignment import FUNCTION_WORDS, Sequences, fixed, lines, names, starts, tokens
 from florence.engine.alt_text import is_noise
+from florence.engine.clusters import neighbours, suppressed
 from florence.engine.consensus import paired_iou
 from florence.engine.language import foreign
 
@@ -159,20 +160,52 @@ def _is_headed(phrase: str) -> bool:
 
 def duplicate(image: np.ndarray, code: np.ndarray, box: np.ndarray, rank: np.ndarray, settings: Engine) -> np.ndarray:
     """Rows of one image and label whose box overlaps one of a higher ``rank`` by more than ``nms_iou``, that one being no duplicate itself."""
-    order = np.lexsort((np.arange(len(image)), -rank, code, image))
-    found = np.zeros(len(image), bool)
-    starts = np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(code[order]) != 0)]) if len(image) else np.zeros(0, int)
-    for start, end in zip(starts, np.r_[starts[1:], len(image)][: len(starts)], strict=True):
-        if end - start > 1:
-            _suppress(order[start:end], box, found, settings.nms_iou)
+    order = np.lexsort((-rank, code, image))
+    group = np.cumsum(np.r_[False, (np.diff(image[order]) != 0) | (np.diff(code[order]) != 0)][: len(order)])
+    better, worse = neighbours(group)
+    better, worse = order[better], order[worse]
+    near = paired_iou(box[better], box[worse]) > settings.nms_iou
+    return suppressed(better[near], worse[near], len(image))
+
+
+def overlapping_phrase(caption: np.ndarray, phrase: np.ndarray, box: np.ndarray, rank: np.ndarray, words: Sequences, spans: np.ndarray, settings: Engine) -> np.ndarray:
+    """Places (n,) of phrases of one caption that overlap the place of another phrase of it by more than ``phrase_nms_iou``, and give way to it.
+
+    ``phrase``: (n,), row of ``words``, the keys of each, and of ``spans`` (phrases, 2), where it begins and ends in the caption. Of phrases one inside the other the longer
+    stays, of others that of the higher ``rank``. Where all words that name something in one are in the other, elsewhere in the caption, the same thing is mentioned again,
+    and both stay.
+    """
+    order = np.lexsort((phrase, caption))
+    a, b = neighbours(caption[order])
+    a, b = order[a], order[b]
+    near = (phrase[a] != phrase[b]) & (paired_iou(box[a], box[b]) > settings.phrase_nms_iou)
+    a, b = a[near], b[near]
+    inside = (spans[phrase[a], 0] < spans[phrase[b], 1]) & (spans[phrase[b], 0] < spans[phrase[a], 1])
+    again = ~inside & _mentions(words, phrase[a], phrase[b])
+    length = np.diff(spans, axis=1)[phrase, 0]
+    found = np.zeros(len(caption), bool)
+    for rows, value in ((inside, length), (~inside & ~again, rank)):
+        x, y = a[rows], b[rows]
+        first = (value[x] > value[y]) | ((value[x] == value[y]) & ((length[x] > length[y]) | ((length[x] == length[y]) & (phrase[x] < phrase[y]))))
+        better, worse = np.where(first, x, y), np.where(first, y, x)
+        good = ~found[better] & ~found[worse]
+        found |= suppressed(better[good], worse[good], len(caption))
     return found
 
 
-def _suppress(ranked: np.ndarray, box: np.ndarray, found: np.ndarray, iou: float) -> None:
-    for k, row in enumerate(ranked):
-        if not found[row]:
-            rest = ranked[k + 1 :]
-            found[rest[paired_iou(np.repeat(box[[row]], len(rest), axis=0), box[rest]) > iou]] = True
+def _mentions(words: Sequences, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Whether all words that name something in one phrase are in the other."""
+    owner = np.repeat(np.arange(len(words)), words.lengths)
+    naming = ~fixed()[words.keys]
+    code = np.unique(owner[naming] * (int(words.keys.max(initial=0)) + 1) + words.keys[naming])
+    owner, keys = code // (int(words.keys.max(initial=0)) + 1), code % (int(words.keys.max(initial=0)) + 1)
+    said = Sequences(keys, starts(np.bincount(owner, minlength=len(words))))
+    count = said.lengths
+    fewer = np.where(count[a] <= count[b], a, b)
+    more = np.where(count[a] <= count[b], b, a)
+    pair = np.repeat(np.arange(len(a)), count[fewer])
+    there = np.isin(more[pair] * (int(words.keys.max(initial=0)) + 1) + said.keys[said.at(fewer)], code)
+    return np.bincount(pair, there, minlength=len(a)) == count[fewer]
 
 
 def texts(found: Sequence[str], settings: Engine) -> list[tuple[str, np.ndarray]]:

@@ -291,6 +291,9 @@ def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fuse
     rank = np.nan_to_num(fused.agreement, nan=-1.0)
     good = reason == ""
     reason[np.flatnonzero(good)[filters.duplicate(slot[good], np.zeros(int(good.sum()), np.int64), fused.box[good], rank[good], settings)]] = "duplicate"
+    good = np.flatnonzero(reason == "")
+    words = captions.lines.parts(captions.line[bound.caption], bound.tokens)
+    reason[good[filters.overlapping_phrase(bound.caption[slot[good]], slot[good], fused.box[good], rank[good], words, bound.tokens, settings)]] = "overlapping_phrase"
     # the best place of each phrase speaks for it; a phrase that is kept has all its kept places, one that is dropped the best
     order = np.lexsort((np.arange(len(slot)), -rank, reason != "", slot))
     first = np.flatnonzero(np.r_[True, np.diff(slot[order]) != 0]) if len(order) else np.zeros(0, np.int64)
