@@ -133,7 +133,7 @@ def _set_aside(store: Store) -> pa.Table:
 
 def _admit(found, key: str, settings: Settings, first: dict, aside: dict) -> ImageRecord | None:
     """The record of an image that is new and good; None, with its reason noted, for one that is neither."""
-    from florence.pixels import decode
+    from florence.pixels import decode, perceptual_hash
 
     def note(reason: str, detail: str) -> None:
         aside[key, found.name] = {"source": key, "name": found.name, "reason": reason, "detail": detail}
@@ -154,7 +154,7 @@ def _admit(found, key: str, settings: Settings, first: dict, aside: dict) -> Ima
         note(error.reason, error.detail)
         return None
     height, width = pixels.shape[:2]
-    return ImageRecord(image_id, width, height, key, found.name, found.licence, found.alt_text, split_of(image_id, settings))
+    return ImageRecord(image_id, width, height, key, found.name, found.licence, found.alt_text, split_of(image_id, settings), perceptual_hash(pixels))
 
 
 class _Shard:
@@ -287,7 +287,7 @@ def _batches(settings: Settings, store: Store, needs: frozenset[str], shard: str
     from florence.pixels import decode
     from florence.specialists import Batch
 
-    table = store.read_table(f"images/{shard}.parquet", None if "pixels" in needs else RECORD_COLUMNS)
+    table = store.read_table(f"images/{shard}.parquet", None if "pixels" in needs else RECORD_COLUMNS, schema=IMAGES)
     truth = _by_image(store, [f"truth/{shard}.parquet"]) if "truth" in needs else {}
     claims = _by_image(store, [f"claims/{a.key}/{shard}.parquet" for a in before]) if "claims" in needs else {}
     for start in range(0, len(table), size):
@@ -335,7 +335,7 @@ def _annotate_batch(annotator, batch) -> Iterator[tuple[ImageRecord, list, str]]
 
 def images_table(store: Store) -> pa.Table:
     """Every image's record, without bytes."""
-    return store.read_tables("images", IMAGES, RECORD_COLUMNS)
+    return store.read_tables("images", IMAGES, RECORD_COLUMNS, older=True)
 
 
 def fuse_round(settings: Settings, store: Store, who: list[Author], round: int, *, write: bool = True) -> pa.Table:

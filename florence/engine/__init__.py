@@ -20,6 +20,7 @@ def fuse(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engin
     """
     from florence.engine.answers import fuse_answers
     from florence.engine.columns import labels_table, read_claims, sizes
+    from florence.engine.copies import without_copies
     from florence.engine.outlines import outlined
     from florence.engine.phrases import fuse_phrases
     from florence.engine.places import PLACES, fuse_places
@@ -35,6 +36,7 @@ def fuse(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engin
     parts += [caption_labels(said, found) for found in captions]
     parts += fuse_phrases(said, captions, size, settings)
     parts += [fuse_answers(said, kind, size, settings) for kind in map(ANNOTATED.index, FINE_TUNED) if (said.kind == kind).any()]
+    parts = without_copies(parts, images, settings.near_duplicate)
     return labels_table(outlined(parts, settings), said.images, AUTHOR, settings.digest(), round)
 
 
