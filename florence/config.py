@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from florence.errors import SettingsError
-from florence.records import FINE_TUNED, KINDS, TASKS, digest
+from florence.records import ANNOTATED, CAPTIONS, FINE_TUNED, KINDS, TASKS, digest
 
 
 class Section(BaseModel):
@@ -80,6 +80,26 @@ class Student(Section):
     batch: int = Field(128, ge=1, description="images it is given at once")
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+PRONOUNS: tuple[str, ...] = tuple(
+    "i me my mine myself you your yours yourself he him his himself she her hers herself it its itself we us our ours ourselves they them their theirs themselves this that these "
+    "those one ones another other others each both either neither all any some none few many most several much more less which what who whom whose somebody someone something "
+    "anybody anyone anything everybody everyone everything nobody nothing here there where when how why".split()
+)
+BLACKLIST: tuple[str, ...] = (
+    *PRONOUNS,
+    # what a picture is, and where in it
+    *"image picture photo photograph pic shot snapshot closeup close-up view scene background foreground front back left right top bottom middle center centre side sides".split(),
+    *"distance direction position part parts area place spot way".split(),
+    # how much, of what sort
+    *"kind type sort variety lot lots number amount couple bit rest pair thing things stuff style shape size color colour example".split(),
+    # time, and what can not be seen
+    *"time day night morning afternoon evening today moment minute hour week month year season love freedom peace joy happiness beauty fun life luck idea thought fact".split(),
+    *"reason case sense feeling mood atmosphere action motion purpose use work fashion history tradition culture".split(),
+)
+"""After the idea of GrIT: pronouns and abstract nouns, around which no box could be drawn."""
+
+
 class Engine(Section):
     """Consensus and filters."""
 
@@ -88,21 +108,26 @@ class Engine(Section):
     quorum: float = Field(0.3, ge=0, le=1, description="least agreement: how likely a label is right, all that was said and not said taken together")
     caption_quorum: float = Field(0.0, ge=0, le=1, description="the same for captions, whose agreement is how far they use the same words")
     alike: float = Field(0.5, ge=0, le=1, description="share of words in common that makes captions versions of one text, which are then repaired word by word")
-    min_score: dict[str, float] = Field({"*": 0.05}, description="least score of a claim, by kind ('*' for the rest)")
+    min_score: dict[str, Share] = Field({"*": 0.05}, description="least score of a claim: by 'annotator <KIND>', else by annotator, else by kind, else '*'; of phrases, of each box")
+    min_phrase_score: dict[str, Share] = Field({"*": 0.05}, description="least score of a phrase, whatever its boxes': by annotator, else '*'")
     synonyms: dict[str, tuple[str, ...]] = Field({}, description="a name, and others that say the same of an object, which are replaced by it; besides the names that are known to say the same")
     kinds: dict[str, tuple[str, ...]] = Field({}, description="a kind, and names of objects that are of it, as animal: [dog, cat]; besides those that are known")
     nms_iou: float = Field(0.7, gt=0, le=1, description="fused regions of one label that overlap more are one")
+    phrase_nms_iou: float = Field(0.9, gt=0, le=1, description="places of different phrases of one caption that overlap more are one: the better phrase keeps it")
     min_side: float = Field(2.0, ge=0, description="pixels; thinner boxes are degenerate")
     max_area: float = Field(0.98, gt=0, le=1, description="share of the image; larger boxes are near-full")
+    mask_iou: float = Field(0.7, gt=0, le=1, description="a region without an outline has that of a label whose box overlaps it so much")
+    fidelity: float = Field(0.95, gt=0, le=1, description="outlines have as few corners as keep this overlap (IoU) with what was claimed; 1 leaves them as they are")
+    alt_noise: bool = Field(True, description="drop captions that describe nothing: addresses, names of files, lists of search terms, phrases of shops and the like")
+    language: str | None = Field("en", pattern="^[a-z]{2,3}$", description="captions in another language are dropped (ISO 639 code); none: whatever the language")
+    min_words: dict[str, Annotated[int, Field(ge=0)]] = Field({"*": 2}, description="words of a caption, at least: by its kind, else '*'")
+    max_words: dict[str, Annotated[int, Field(ge=1)]] = Field({"<CAPTION>": 60, "<DETAILED_CAPTION>": 150, "*": 400}, description="words of a caption, at most")
     max_repeats: int = Field(3, ge=1, description="times in a row that the same words may stand in a text")
     max_objects: int = Field(60, ge=1, description="objects in a text above which it is noise")
     min_object_complexity: int = Field(0, ge=0, description="least degree of an object in the text's dependency tree")
     min_action_complexity: int = Field(0, ge=0, description="least degree of an action in the tree")
-    blacklist: tuple[str, ...] = Field(
-        ("it", "they", "this", "that", "these", "those", "he", "she", "which", "what", "who", "something", "image",
-         "picture", "photo", "view", "scene", "background", "time", "way", "idea", "front", "left", "right", "top", "middle"),
-        description="phrases that name nothing to point at",
-    )  # fmt: skip
+    blacklist: tuple[str, ...] = Field(BLACKLIST, description="phrases that name nothing to point at, with or without an article; phrases headed by a pronoun are dropped too")
+    near_duplicate: int | None = Field(24, ge=0, le=32, description="bits of 256 that the perceptual hashes of two images may differ in for one to be a copy of the other; none: off")
     student: Student = Student()
 
 
@@ -275,6 +300,7 @@ class Settings(Section):
         known = (*TASKS, *FINE_TUNED)
         if bad := sorted(set(tasks) - set(known)):
             raise ValueError(f"unknown task {bad[0]}; known: {', '.join(known)}")
+        self._engine_keys()
         if bad := sorted({*self.engine.student.tasks, *self.engine.student.alone} - set(KINDS)):
             raise ValueError(f"engine.student: {bad[0]} is not annotated; known: {', '.join(KINDS)}")
         if self.promotion.primary not in known:
@@ -286,6 +312,15 @@ class Settings(Section):
         if self.promotion.primary not in self.evaluate.tasks:
             raise ValueError(f"promotion.primary: {self.promotion.primary} is not scored; add it to evaluate.tasks")
         return self
+
+    def _engine_keys(self) -> None:
+        """Raise ValueError where thresholds are for an annotator or a kind that is not there: nothing would come of them."""
+        authors = ("*", *self.specialists, "student", "human")
+        both = [f"{author} {kind}" for author in authors[1:] for kind in ANNOTATED]
+        allowed = {"min_score": (*authors, *ANNOTATED, *both), "min_phrase_score": authors, "min_words": ("*", *CAPTIONS), "max_words": ("*", *CAPTIONS)}
+        for name, known in allowed.items():
+            if bad := sorted(set(getattr(self.engine, name)) - set(known)):
+                raise ValueError(f"engine.{name}: {bad[0]!r} is neither of the annotators nor of the kinds; known: {', '.join(k for k in known if ' ' not in k)}")
 
 
 def settings_from(values: dict[str, Any], where: str = "params.yaml") -> Settings:

@@ -53,7 +53,7 @@ SPLITS: tuple[str, ...] = ("train", "held_out", "gold")
 class ImageRecord:
     """What is known of one image. ``image_id``: SHA-256 of its bytes, hex. ``width``, ``height``: upright pixels.
 
-    ``name``: its path within its source. ``source``: the key of its source in params.yaml.
+    ``name``: its path within its source. ``source``: the key of its source in params.yaml. ``phash``: perceptual hash (`florence.pixels.perceptual_hash`).
     """
 
     image_id: str
@@ -64,6 +64,7 @@ class ImageRecord:
     licence: str
     alt_text: str | None
     split: str
+    phash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ def digest(value: Any, length: int = 16) -> str:
 
 def annotation_id(image_id: str, task: str, author: str, version: str, index: int) -> str:
     """The identity of an author's ``index``-th claim of one kind about an image; the same claim gets the same id again."""
-    return digest(f"{image_id}|{task}|{author}|{version}|{index}".encode())
+    return hashlib.sha256(f"{image_id}|{task}|{author}|{version}|{index}".encode()).hexdigest()[:16]
 
 
 def annotate(
@@ -203,9 +204,9 @@ ANNOTATIONS = pa.schema([
 IMAGES = pa.schema([
     ("image_id", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("source", pa.string()),
     ("name", pa.string()), ("licence", pa.string()), ("alt_text", pa.string()), ("split", pa.string()),
-    ("bytes", pa.binary()),
+    ("phash", pa.string()), ("bytes", pa.binary()),
 ])  # fmt: skip
-"""Image shards: a record's fields and the file's bytes as they were found."""
+"""Image shards: a record's fields and the file's bytes as they were found. Shards from before there was a hash lack that column."""
 RECORD_COLUMNS: list[str] = [name for name in IMAGES.names if name != "bytes"]
 
 
@@ -249,7 +250,8 @@ def _region(value: dict[str, Any]) -> Region:
 
 def table_images(table: pa.Table) -> Iterator[tuple[ImageRecord, bytes | None]]:
     """Records, with bytes where the column was read, of a table of schema `IMAGES`."""
-    fields = [name for name in IMAGES.names if name != "bytes"]
+    fields = [name for name in IMAGES.names if name in table.column_names or name not in ("bytes", "phash")]
+    fields = [name for name in fields if name != "bytes"]
     payload = table["bytes"] if "bytes" in table.column_names else None
     for index, values in enumerate(zip(*(table[name].to_pylist() for name in fields), strict=True)):
         yield ImageRecord(*values), payload[index].as_py() if payload is not None else None

@@ -113,7 +113,7 @@ def _set_aside(store: Store) -> pa.Table:
 
 def _admit(found, key: str, settings: Settings, first: dict, aside: dict) -> ImageRecord | None:
     """The record of an image that is new and good; None, with its reason noted, for one that is neither."""
-    from florence.pixels import decode
+    from florence.pixels import decode, perceptual_hash
 
     def note(reason: str, detail: str) -> None:
         aside[key, found.name] = {"source": key, "name": found.name, "reason": reason, "detail": detail}
@@ -134,7 +134,7 @@ def _admit(found, key: str, settings: Settings, first: dict, aside: dict) -> Ima
         note(error.reason, error.detail)
         return None
     height, width = pixels.shape[:2]
-    return ImageRecord(image_id, width, height, key, found.name, found.licence, found.alt_text, split_of(image_id, settings))
+    return ImageRecord(image_id, width, height, key, found.name, found.licence, found.alt_text, split_of(image_id, settings), perceptual_hash(pixels))
 
 
 class _Shard:
@@ -173,7 +173,7 @@ def shards(store: Store) -> list[str]:
 
 def images_table(store: Store) -> pa.Table:
     """Every image's record, without bytes."""
-    return store.read_tables("images", IMAGES, RECORD_COLUMNS)
+    return store.read_tables("images", IMAGES, RECORD_COLUMNS, older=True)
 
 
 def fuse_round(settings: Settings, store: Store, who: list[Author], round: int, *, write: bool = True) -> pa.Table:

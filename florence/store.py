@@ -83,13 +83,12 @@ class Store:
 
         self._do("write", name, write)
 
-    def read_table(self, name: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
-        """The Parquet table ``name``. Raises StoreError where it is missing or no Parquet file."""
+    def read_table(self, name: str, columns: list[str] | None = None, filters: Any = None, schema: pa.Schema | None = None) -> pa.Table:
+        """The Parquet table ``name``; columns of the ``schema`` that it lacks are null. Raises StoreError where it is missing or no Parquet file."""
 
         def read() -> pa.Table:
-            if self.local:
-                return pq.read_table(self.path(name), columns=columns, filters=filters, partitioning=None)
-            return pq.read_table(self.path(name), filesystem=self.fs, columns=columns, filters=filters, partitioning=None)
+            fs = None if self.local else self.fs
+            return pq.read_table(self.path(name), filesystem=fs, columns=columns, filters=filters, partitioning=None, schema=schema)
 
         return self._do("read", name, read)
 
@@ -115,12 +114,12 @@ class Store:
         pq.write_table(table, sink, compression="zstd", **options)
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
-    def read_tables(self, folder: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    def read_tables(self, folder: str, schema: pa.Schema, columns: list[str] | None = None, *, older: bool = False) -> pa.Table:
         """All Parquet tables below ``folder``, concatenated in order of their names; an empty table where there is none.
 
-        A column that some lack is null there.
+        ``older``: whether columns of the schema may be lacking, as files from before they were there do; they are null then.
         """
-        tables = [self.read_table(name, columns) for name in self.names(folder, ".parquet")]
+        tables = [self.read_table(name, columns, schema=schema if older else None) for name in self.names(folder, ".parquet")]
         if not tables:
             wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns])
             return wanted.empty_table()

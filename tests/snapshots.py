@@ -28,8 +28,9 @@ STATISTICS = {
         },
     },
     "texts": {
-        "<CAPTION>": {"objects": 2.31, "attributes": 0.0, "actions": 0.0, "proper_nouns": 0.0, "object_complexity": 1.4, "action_complexity": 0.0},
+        "<CAPTION>": {"objects": 2.31, "attributes": 0.0, "actions": 0.0, "proper_nouns": 0.0, "object_complexity": 1.4, "action_complexity": 0.0, "ungrounded": 3},
     },
+    "boxes": {"area": {"edges": [0.0, 0.25, 1.0], "shares": [0.8, 0.2]}, "aspect_ratio": {"edges": [0.25, 1.0, 4.0], "shares": [0.4, 0.6]}},
 }  # fmt: skip
 
 

@@ -56,11 +56,31 @@ def test_figures_are_those_that_one_counts():
     }  # fmt: skip
     assert found["kinds"]["<OCR_WITH_REGION>"]["tokens_per_region"] == 2
     assert found["texts"] == {
-        "<CAPTION>": {"objects": 2, "attributes": 1, "actions": 0, "proper_nouns": 0, "object_complexity": 3, "action_complexity": 0, "parsed": 1}
+        "<CAPTION>": {"objects": 2, "attributes": 1, "actions": 0, "proper_nouns": 0, "object_complexity": 3, "action_complexity": 0, "parsed": 1, "ungrounded": 0}
     }
     assert statistics(shuffled(rows, 1), shuffled(images, 2)) == found and json.loads(json.dumps(found)) == found
     assert statistics(rows, images.slice(1))["kinds"] == {"<OD>": {**found["kinds"]["<OD>"], "images": 1, "texts": 1, "regions": 1, "regions_per_image": 1.0, "tokens_per_region": 1.0}}
-    assert statistics(rows.slice(0, 0), images) == {"kinds": {}, "texts": {}}
+    assert statistics(rows.slice(0, 0), images) == {"kinds": {}, "texts": {}, "boxes": {}}
+
+
+def test_captions_without_a_located_phrase_stay_and_are_counted():
+    said = one_image(a=[Claim("<CAPTION>", "a red car"), Claim("<DETAILED_CAPTION>", "a red car in front of a house"), phrase("a red car", "a red car", (10, 10, 40, 40))])
+    rows = fused(said)
+    assert [row.task for row in rows if row.kept] == ["<CAPTION>", "<DETAILED_CAPTION>", "<CAPTION_TO_PHRASE_GROUNDING>"]
+    found = statistics(annotations_table(rows), tables(said, [image()])[1])["texts"]
+    assert found["<CAPTION>"]["ungrounded"] == 0 and found["<DETAILED_CAPTION>"]["ungrounded"] == 1
+
+
+def test_boxes_are_told_by_area_ratio_and_centre():
+    # of an image of 100 × 80: a quarter of it and square in its shares, a thin upright one, a wide one
+    said = one_image(a=[box("car", 0, 0, 50, 40), box("pole", 90, 0, 98, 78), box("wall", 0, 60, 100, 70)])
+    found = statistics(annotations_table(fused(said)), tables(said, [image()])[1])["boxes"]
+    assert set(found) == {"area", "aspect_ratio", "centre_x", "centre_y"} and all(len(h["edges"]) == 11 and len(h["shares"]) == 10 for h in found.values())
+    where = {name: [k for k, share in enumerate(h["shares"]) if share] for name, h in found.items()}
+    # √(1/4) = .5, √(8·78/8000) = .28, √(10·100/8000) = .35; 1.25, 0.10, 10; x .25, .94, .5; y .25, .49, .81
+    assert where == {"area": [2, 3, 5], "aspect_ratio": [0, 5, 9], "centre_x": [2, 5, 9], "centre_y": [2, 4, 8]}
+    assert found["area"]["edges"][5] == 0.25 and found["aspect_ratio"]["edges"][0] == 0.25 and found["aspect_ratio"]["edges"][-1] == 4.0
+    assert all(abs(sum(h["shares"]) - 1) < 1e-3 for h in found.values())
 
 
 def test_no_more_texts_are_parsed_than_stated(monkeypatch):
@@ -80,4 +100,4 @@ def test_the_report_reads_these_figures():
     found = statistics(rows, images)
     assert all(set(COLUMNS_2) == set(kind) for kind in found["kinds"].values())
     assert all(set(PAPER_3) <= set(text) for text in found["texts"].values())
-    assert table2(found).rows and table3(found).rows
+    assert table2(found).rows and table3(found).rows[-1][1].text == "0"

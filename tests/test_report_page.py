@@ -239,3 +239,12 @@ def test_opens_in_a_browser_without_complaint(built: Path, tmp_path: Path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "CONSOLE" not in run.stderr
     assert np.asarray(Image.open(shot).convert("L")).std() > 10
+
+
+def test_boxes_are_plotted_where_they_are_told(built: Path):
+    page = built.read_text(encoding="utf-8")
+    plots = re.findall(r'<svg class="chart"[^>]*aria-label="(Area[^"]*|Width[^"]*)".*?</svg>', page, re.DOTALL)
+    assert plots == ["Area, share of the image", "Width over height"]
+    heights = [float(h) for h in re.findall(r'class="column"[^>]*height="([\d.]+)"', page)]
+    assert len(heights) == 4 and heights[0] == pytest.approx(4 * heights[1], rel=0.02) and heights[3] == pytest.approx(1.5 * heights[2], rel=0.02)
+    assert "0.25 to 1: 20.0 %" in page

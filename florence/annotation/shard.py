@@ -14,12 +14,12 @@ from florence.annotation.claims import by_image
 from florence.annotation.pictures import chunks
 from florence.annotation.turn import Turn
 from florence.config import Settings
-from florence.records import RECORD_COLUMNS, ImageRecord, table_images
+from florence.records import IMAGES, RECORD_COLUMNS, ImageRecord, table_images
 from florence.store import Store
 
 EVERY = 30.0
 """Seconds after which what has been said is written, also in the middle of a shard."""
-IMAGES = 256
+AT_ONCE = 256
 """Images that are in memory together at most, unless an author is given more at once; `florence.annotation.pictures.PIXELS` bounds them too."""
 
 
@@ -53,7 +53,7 @@ class _Work:
 
     def __init__(self, settings: Settings, store: Store, who: Sequence[Author], shard: str, round: int, patient: bool) -> None:
         self.settings, self.store, self.shard = settings, store, shard
-        table = store.read_table(f"images/{shard}.parquet", RECORD_COLUMNS)
+        table = store.read_table(f"images/{shard}.parquet", RECORD_COLUMNS, schema=IMAGES)
         self.records = tuple(record for record, _ in table_images(table))
         order = {record.image_id: place for place, record in enumerate(self.records)}
         self.turns: list[Turn] = []
@@ -110,4 +110,4 @@ class _Work:
 def _together(batches: Sequence[int]) -> int:
     """How many images are taken at once, so that everybody's batches are full: a common multiple of their sizes, or where that is much the largest."""
     common = math.lcm(*batches)
-    return common if common <= IMAGES else max(batches)
+    return common if common <= AT_ONCE else max(batches)

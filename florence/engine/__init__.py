@@ -24,6 +24,8 @@ def fuse(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engin
     """
     from florence.engine.answers import fuse_answers
     from florence.engine.columns import labels_table, read_claims, sizes
+    from florence.engine.copies import without_copies
+    from florence.engine.outlines import outlined
     from florence.engine.phrases import fuse_phrases
     from florence.engine.places import PLACES, fuse_places
     from florence.engine.ranks import read_ranks
@@ -37,10 +39,11 @@ def fuse(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engin
     size = sizes(images)
     parts = [part for task in PLACES for part in fuse_places(said, KINDS.index(task), size, settings)]
     captions = [fuse_captions(said, KINDS.index(task), settings) for task in CAPTIONS]
-    parts += [caption_labels(KINDS.index(task), found) for task, found in zip(CAPTIONS, captions, strict=True)]
-    parts += fuse_phrases(said, [caption for found in captions for caption in found], size, settings)
+    parts += [caption_labels(said, found) for found in captions]
+    parts += fuse_phrases(said, captions, size, settings)
     parts += [fuse_answers(said, kind, size, settings) for kind in map(ANNOTATED.index, FINE_TUNED) if (said.kind == kind).any()]
-    return labels_table(parts, said.images, AUTHOR, settings.digest(), round)
+    parts = without_copies(parts, images, settings.near_duplicate)
+    return labels_table(outlined(parts, settings), said.images, AUTHOR, settings.digest(), round)
 
 
 def heard(claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()) -> tuple[pa.Table, pa.Table]:

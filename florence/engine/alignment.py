@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
@@ -48,6 +49,11 @@ def names(code: int) -> bool:
     return not _FIXED[code]
 
 
+def fixed() -> np.ndarray:
+    """Of each code whether it is a function word or a sign; two more for -1 and -2, which stand for nothing."""
+    return np.asarray([*_FIXED, False, False])
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """The words and signs of a text. ``keys``: codes of what they are compared by, without case, "an" as "a"; ``spans``: their characters."""
@@ -75,6 +81,64 @@ def _key(word: str) -> int:
     return ARTICLE if key == "an" else code_of(key)
 
 
+@dataclass(frozen=True)
+class Sequences:
+    """n sequences of codes, one after the other. ``keys``: (t,); ``first``: (n + 1,), where each begins in them, and the end."""
+
+    keys: np.ndarray
+    first: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n,)"""
+        return np.diff(self.first)
+
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """Where in ``keys`` the items of some of the sequences are, one sequence after the other."""
+        return _spread(self.first[rows], self.lengths[rows])
+
+    def chosen(self, rows: np.ndarray) -> Sequences:
+        """Some of the sequences, in this order."""
+        return Sequences(self.keys[self.at(rows)], starts(self.lengths[rows]))
+
+    def parts(self, rows: np.ndarray, span: np.ndarray) -> Sequences:
+        """Of some of the sequences the items from the first up to the second of ``span`` (n, 2)."""
+        length = span[:, 1] - span[:, 0]
+        return Sequences(self.keys[_spread(self.first[rows] + span[:, 0], length)], starts(length))
+
+
+def starts(length: np.ndarray) -> np.ndarray:
+    """(n + 1,) where things of such lengths begin, one after the other, and the end."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(length, dtype=np.int64)])
+
+
+@dataclass(frozen=True)
+class Lines(Sequences):
+    """n texts in tokens, as sequences of keys. ``text``: as they are written; ``spans``: (t, 2), the characters of each token."""
+
+    text: tuple[str, ...]
+    spans: np.ndarray
+
+    def __add__(self, other: Lines) -> Lines:
+        first = np.concatenate([self.first, other.first[1:] + self.first[-1]])
+        return Lines(np.concatenate([self.keys, other.keys]), first, self.text + other.text, np.concatenate([self.spans, other.spans]))
+
+    def of(self, row: int) -> Tokens:
+        """One of the texts."""
+        return tokens(self.text[row])
+
+
+def lines(texts: Sequence[str]) -> Lines:
+    """Texts in tokens."""
+    found = [tokens(text) for text in texts]
+    keys = np.fromiter(chain.from_iterable([one.keys for one in found]), np.int64)
+    spans = np.fromiter(chain.from_iterable(chain.from_iterable([one.spans for one in found])), np.int64)
+    return Lines(keys, starts(np.asarray([len(one) for one in found], np.int64)), tuple(texts), spans.reshape(-1, 2))
+
+
 @lru_cache(maxsize=1 << 17)
 def bag(text: str) -> Counter[int]:
     """How often ``text`` has each key."""
@@ -91,6 +155,22 @@ def _overlap(a: str, b: str) -> float:
     one, other = bag(a), bag(b)
     whole = len(tokens(a)) + len(tokens(b))
     return 2 * sum([min(count, other[key]) for key, count in one.items() if key in other]) / whole if whole else 1.0
+
+
+def overlaps(texts: Lines, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The `overlap` (n,) of pairs of texts, rows ``a`` (n,) and ``b`` (n,)."""
+    from scipy.sparse import csr_array
+
+    if not len(a):
+        return np.zeros(0)
+    code, place = np.unique(np.minimum(a, b) * len(texts) + np.maximum(a, b), return_inverse=True)
+    pairs = np.stack([code // len(texts), code % len(texts)])
+    known, column = np.unique(texts.keys, return_inverse=True)
+    counts = csr_array((np.ones(len(column), np.int64), column, texts.first), shape=(len(texts), len(known)), copy=True)
+    counts.sum_duplicates()
+    shared = np.asarray(counts[pairs[0]].minimum(counts[pairs[1]]).sum(axis=1)).reshape(-1)
+    whole = texts.lengths[pairs].sum(axis=0)
+    return np.where(whole > 0, 2 * shared / np.maximum(whole, 1), 1.0)[place]
 
 
 def joined(words: Sequence[str]) -> str:
@@ -112,35 +192,108 @@ class Alignment:
 
 
 def align(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Alignment]:
-    """The cheapest alignment of each pair of sequences of codes. ``similarity``: 1 − cost / cost of having nothing in common, 0…1; 1 for two empty ones.
+    """`aligned`, of pairs of sequences of codes."""
+    a, b = (_sequences([pair[side] for pair in pairs]) for side in (0, 1))
+    to, similarity = aligned(a, b)
+    return [Alignment(to[start:end], value) for start, end, value in zip(a.first[:-1].tolist(), a.first[1:].tolist(), similarity.tolist(), strict=True)]
 
-    The tables of pairs of about one length are filled row by row together.
+
+def _sequences(rows: Sequence[Sequence[int]]) -> Sequences:
+    return Sequences(np.fromiter(chain.from_iterable(rows), np.int64), starts(np.asarray([len(row) for row in rows], np.int64)))
+
+
+def aligned(a: Sequences, b: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """The cheapest alignment of each of n pairs: for each item of ``a`` the index of its counterpart in its partner in ``b``, -1 where it has none;
+    and (n,) the similarity, 1 − cost / cost of having nothing in common, 0…1; 1 for two empty ones.
+
+    What both have at their ends is taken off first, and at their beginnings: that changes nothing as long as the rest costs less than
+    skipping to where a word of the beginning comes again.
     """
-    sides = [(np.asarray(a, np.int64), np.asarray(b, np.int64)) for a, b in pairs]
-    fixed = np.asarray([*_FIXED, False, False])
-    order = sorted(range(len(pairs)), key=lambda k: (len(sides[k][0]), len(sides[k][1])))
-    result: list[Alignment] = [Alignment(np.zeros(0, np.int64), 1.0)] * len(pairs)
-    start = 0
-    while start < len(order):
-        end, wide = start, 0
-        while end < len(order):
-            a, b = sides[order[end]]
-            wide = max(wide, len(b) + 1)
-            if end > start and (end + 1 - start) * (len(a) + 1) * wide > CELLS:
-                break
-            end += 1
-        for index, found in zip(order[start:end], _align([sides[k] for k in order[start:end]], fixed), strict=True):
-            result[index] = found
-        start = end
+    long, wide = a.lengths, b.lengths
+    tail = _common(a, b, np.minimum(long, wide), ends=True)
+    head = _common(a, b, np.minimum(long, wide) - tail, ends=False)
+    to = np.full(len(a.keys), -1, np.int64)
+    cost = np.zeros(len(a), np.int64)
+    rows = np.arange(len(a))
+    for _ in range(2):
+        cost[rows] = _filled(a, b, rows, head[rows], tail[rows], to)
+        rows = rows[(head[rows] > 0) & (cost[rows] > 0)]
+        again = np.minimum(_again(a.chosen(rows), head[rows]), _again(b.chosen(rows), head[rows]))
+        rows = rows[cost[rows] >= GAP * again]
+        head[rows] = 0
+    return to, 1 - cost / np.maximum(GAP * (long + wide), 1)
+
+
+def _common(a: Sequences, b: Sequences, most: np.ndarray, ends: bool) -> np.ndarray:
+    """(n,) how many items two sequences share at their beginnings or ends, ``most`` (n,) at most."""
+    count = np.zeros(len(a), np.int64)
+    rows = np.flatnonzero(most > 0)
+    while len(rows):
+        k = count[rows]
+        one, other = (a.first[rows + 1] - 1 - k, b.first[rows + 1] - 1 - k) if ends else (a.first[rows] + k, b.first[rows] + k)
+        rows = rows[a.keys[one] == b.keys[other]]
+        count[rows] += 1
+        rows = rows[count[rows] < most[rows]]
+    return count
+
+
+def _again(rows: Sequences, head: np.ndarray) -> np.ndarray:
+    """(n,) the least distance from one of the first ``head`` (n,) items of each sequence to where it comes again; very large where it does not."""
+    far = 1 << 30
+    owner = np.repeat(np.arange(len(rows)), rows.lengths)
+    order = np.lexsort((rows.keys, owner))
+    same = (rows.keys[order[1:]] == rows.keys[order[:-1]]) & (owner[order[1:]] == owner[order[:-1]])
+    following = np.full(len(order), far, np.int64)
+    following[order[:-1][same]] = (order[1:] - order[:-1])[same]
+    following[np.arange(len(order)) - rows.first[owner] >= head[owner]] = far
+    result = np.full(len(rows), far, np.int64)
+    filled = np.flatnonzero(rows.lengths)
+    if len(filled):
+        result[filled] = np.minimum.reduceat(following, rows.first[filled])
     return result
 
 
-def _align(batch: Sequence[tuple[np.ndarray, np.ndarray]], fixed: np.ndarray) -> list[Alignment]:
-    long, wide = (np.asarray([len(pair[side]) for pair in batch]) for side in (0, 1))
-    first, second = _padded([pair[0] for pair in batch], -1), _padded([pair[1] for pair in batch], -2)
+def _filled(a: Sequences, b: Sequences, rows: np.ndarray, head: np.ndarray, tail: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """(n,) the cost of some of the pairs; their counterparts are written into ``to``. Tables of pairs of about one length are filled together."""
+    long, wide = a.lengths[rows] - head - tail, b.lengths[rows] - head - tail
+    for start, length, shift in ((np.zeros(len(rows), np.int64), head, 0), (head + long, tail, wide - long)):
+        at = _spread(a.first[rows] + start, length)
+        to[at] = at - np.repeat(a.first[rows], length) + np.repeat(np.zeros(len(rows), np.int64) + shift, length)
+    rigid = fixed()
+    cost = GAP * (long + wide)
+    order = np.lexsort((wide, long))
+    order = order[(long[order] > 0) & (wide[order] > 0)]
+    begin = 0
+    while begin < len(order):
+        size = np.arange(1, len(order) - begin + 1) * (long[order[begin:]] + 1) * (np.maximum.accumulate(wide[order[begin:]]) + 1)
+        some = order[begin : begin + max(int(np.searchsorted(size, CELLS, side="right")), 1)]
+        begin += len(some)
+        first, second = (_padded(s, s.first[rows[some]] + head[some], n[some], fill) for s, n, fill in ((a, long, -1), (b, wide, -2)))
+        table = _table(first, second, rigid)
+        cost[some] = table[np.arange(len(some)), long[some], wide[some]]
+        back = _back(table, first, second, rigid, long[some], wide[some])
+        inside = np.arange(first.shape[1]) < long[some][:, None]
+        to[_spread(a.first[rows[some]] + head[some], long[some])] = np.where(back >= 0, back + head[some][:, None], -1)[inside]
+    return cost
+
+
+def _spread(start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """start, start + 1, … of ``length`` (n,) numbers each, one after the other."""
+    return np.repeat(start - starts(length)[:-1], length) + np.arange(int(length.sum()))
+
+
+def _padded(rows: Sequences, start: np.ndarray, length: np.ndarray, fill: int) -> np.ndarray:
+    """(n, longest) ``length`` (n,) keys from ``start`` (n,) on, then ``fill``."""
+    result = np.full((len(start), int(length.max())), fill, np.int64)
+    result[np.arange(result.shape[1]) < length[:, None]] = rows.keys[_spread(start, length)]
+    return result
+
+
+def _table(first: np.ndarray, second: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+    """(n, items of the first + 1, of the second + 1) costs of beginnings, row by row."""
     swap = np.where(fixed[second], 2 * GAP, SWAP).astype(np.int32)
     steps = GAP * np.arange(second.shape[1] + 1, dtype=np.int32)
-    table = np.empty((len(batch), first.shape[1] + 1, second.shape[1] + 1), np.int32)
+    table = np.empty((len(first), first.shape[1] + 1, second.shape[1] + 1), np.int32)
     table[:, 0] = steps
     for i in range(first.shape[1]):
         row, following = table[:, i], table[:, i + 1]
@@ -151,17 +304,7 @@ def _align(batch: Sequence[tuple[np.ndarray, np.ndarray]], fixed: np.ndarray) ->
         following -= steps
         np.minimum.accumulate(following, axis=1, out=following)
         following += steps
-    to = _back(table, first, second, fixed, long, wide)
-    cost = table[np.arange(len(batch)), long, wide]
-    whole = np.maximum(GAP * (long + wide), 1)
-    return [Alignment(to[k, : long[k]], float(1 - cost[k] / whole[k])) for k in range(len(batch))]
-
-
-def _padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
-    result = np.full((len(rows), max(map(len, rows))), fill, np.int64)
-    for k, row in enumerate(rows):
-        result[k, : len(row)] = row
-    return result
+    return table
 
 
 def _back(table: np.ndarray, first: np.ndarray, second: np.ndarray, fixed: np.ndarray, long: np.ndarray, wide: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ def _asked(claims: Claims, kind: int, settings: Engine) -> dict[tuple[int, str],
     people = is_human(claims)
     human = people[claims.author[rows]]
     found = [("no_place", first == after), ("empty_text", filters.empty([" ".join(given[:1]) for given in answers])),
-             ("low_score", filters.low_score(claims.score[rows], ANNOTATED[kind], settings) & ~human)]  # fmt: skip
+             ("low_score", filters.low_score(claims.score[rows], claims.author[rows], ANNOTATED[kind], claims.authors, settings) & ~human)]  # fmt: skip
     reasons = filters.first_reason(len(rows), found).tolist()
     result: dict[tuple[int, str], list[_Said]] = {}
     for row, text, given, reason in zip(rows.tolist(), texts, answers, reasons, strict=True):

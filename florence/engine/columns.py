@@ -81,7 +81,7 @@ def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None, s
     keys = {"image": image, "kind": kind, "author": claims["author"], "id": claims["annotation_id"]}
     order = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys]).to_numpy()
     order = order[image[order] >= 0]
-    table = claims.take(order)
+    table = claims.select(["author", "text", "score", "regions"]).take(order)
     image, kind = image[order], kind[order]
     names = pa.array(sorted(set(pc.unique(claims["author"]).to_pylist()) | set(pc.unique(coverage["author"]).to_pylist())), pa.string())
     author = _codes(table["author"], names)
@@ -136,13 +136,14 @@ def _regions(column: pa.ListArray, size: np.ndarray) -> Regions:
     polygons = flat.field("polygons")
     if polygons.null_count:
         polygons = pc.coalesce(polygons, pa.scalar([], _POLYGONS))
-    polygons, around = _clipped_polygons(polygons, size)
+    polygons, outlined, around = _clipped_polygons(polygons, size)
     low, high = np.fmin(box[:, :2], box[:, 2:]), np.fmax(box[:, :2], box[:, 2:])
-    quad = np.clip(quad, 0, np.tile(size, 4))
-    corners = quad.reshape(-1, 4, 2)
     bounds = np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], axis=1)
-    for other in (np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1), around):
-        bounds = np.where(np.isnan(bounds), other, bounds)
+    drawn = np.flatnonzero(~np.isnan(quad[:, 0]))
+    quad[drawn] = np.clip(quad[drawn], 0, np.tile(size[drawn], 4))
+    corners = quad[drawn].reshape(-1, 4, 2)
+    for rows, other in ((drawn, np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)), (outlined, around)):
+        bounds[rows] = np.where(np.isnan(bounds[rows]), other, bounds[rows])
     return Regions(claim, flat.field("label"), bounds, quad, polygons, _numbers(flat.field("score")), _spans(flat.field("span")))
 
 
@@ -161,27 +162,31 @@ def _spans(column: pa.ListArray) -> np.ndarray:
     return np.where(np.isnan(spans), NO_SPAN, spans).astype(np.int64)
 
 
-def _clipped_polygons(column: pa.ListArray, size: np.ndarray) -> tuple[pa.ListArray, np.ndarray]:
-    """Polygons inside their image, and (m, 4) the bounds of each region's polygons, NaN where it has none."""
-    around = np.full((len(column), 4), np.nan)
+def _clipped_polygons(column: pa.ListArray, size: np.ndarray) -> tuple[pa.ListArray, np.ndarray, np.ndarray]:
+    """Polygons inside their image, the k regions that have any, and (k, 4) what they span."""
     inner = column.flatten()
     lengths = pc.list_value_length(inner).to_numpy(zero_copy_only=False)
     if len(lengths) and (lengths % 2).any():
         raise DataError(f"a claim's polygon has {int(lengths[lengths % 2 == 1][0])} numbers; x and y in turn are expected")
     owner = np.repeat(np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy(zero_copy_only=False)), lengths // 2)
     points = np.clip(inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2), 0, size[owner])
+    starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]][: len(owner)])
+    around = np.zeros((0, 4))
     if len(points):
-        starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
-        around[owner[starts]] = np.concatenate([np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)], axis=1)
-    return _nested(column, points), around
+        around = np.concatenate([np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)], axis=1)
+    return _nested(column, points), owner[starts], around
 
 
 def _nested(like: pa.ListArray, points: np.ndarray) -> pa.ListArray:
     """``points`` (k, 2) as polygons in the lists of ``like``."""
-    inner = like.flatten()
-    lengths = np.r_[0, np.cumsum(pc.list_value_length(inner).to_numpy(zero_copy_only=False))].astype(np.int32)
-    outer = np.r_[0, np.cumsum(pc.list_value_length(like).to_numpy(zero_copy_only=False))].astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(outer), pa.ListArray.from_arrays(pa.array(lengths), pa.array(points.reshape(-1))))
+    first = np.r_[0, np.cumsum(pc.list_value_length(like.flatten()).to_numpy(zero_copy_only=False))] // 2
+    return nested(points, first, np.r_[0, np.cumsum(pc.list_value_length(like).to_numpy(zero_copy_only=False))])
+
+
+def nested(points: np.ndarray, first: np.ndarray, outer: np.ndarray) -> pa.ListArray:
+    """``points`` (k, 2) as lists of polygons: polygons begin at the points ``first`` (p + 1,), lists at the polygons ``outer`` (n + 1,)."""
+    inner = pa.ListArray.from_arrays(pa.array((2 * first).astype(np.int32)), pa.array(points.reshape(-1)))
+    return pa.ListArray.from_arrays(pa.array((outer - outer[0]).astype(np.int32)), inner)
 
 
 def moved(polygons: pa.ListArray, before: np.ndarray, after: np.ndarray) -> pa.ListArray:
@@ -227,15 +232,13 @@ class Labels:
 
 def labels_table(parts: Sequence[Labels], images: Sequence[str], author: str, version: str, round: int) -> pa.Table:
     """Parts as one table of schema `ANNOTATIONS`, ordered by image, kind and place; ids follow from that order."""
-    pieces = []
-    for part in parts:
-        order = np.lexsort((*(part.order[:, k] for k in reversed(range(part.order.shape[1]))), part.image))
-        pieces.append((part, order))
-    image = np.concatenate([part.image[order] for part, order in pieces] or [np.zeros(0, int)])
-    kind = np.concatenate([np.full(len(order), part.kind) for part, order in pieces] or [np.zeros(0, int)])
-    body = pa.concat_tables([_body(part).take(order) for part, order in pieces] or [_EMPTY])
-    final = np.lexsort((kind, image))
-    body, image, kind = body.take(final), image[final], kind[final]
+    image = np.concatenate([np.zeros(0, np.int64), *(part.image for part in parts)])
+    kind = np.repeat([part.kind for part in parts], [len(part.image) for part in parts]).astype(np.int64)
+    wide = max([part.order.shape[1] for part in parts], default=0)
+    keys = [np.concatenate([part.order[:, k] if k < part.order.shape[1] else np.zeros(len(part.image)) for part in parts]) for k in reversed(range(wide))]
+    order = np.lexsort((*keys, kind, image))
+    body = pa.concat_tables([_EMPTY, *(_body(part) for part in parts)]).take(order)
+    image, kind = image[order], kind[order]
     columns = {
         "annotation_id": pa.array(_ids(image, kind, images, author, version), pa.string()),
         "image_id": pa.array(images, pa.string()).take(pa.array(image)),

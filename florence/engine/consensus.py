@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from florence.config import Engine
 from florence.engine.ballots import Ballots
+from florence.engine.clusters import joined, neighbours
 from florence.engine.columns import Claims
 from florence.engine.reliability import Trust, believed
 from florence.records import Speaker
@@ -40,7 +41,7 @@ def gather(
     say the same (``code``); each author has one claim a place at most. Pairs that say the same join first, then those that overlap most; pairs of
     claims that are ``first`` (m,) before all others. The groups must be in order.
     """
-    a, b = _neighbours(group)
+    a, b = neighbours(group)
     keep = author[a] != author[b]
     a, b = a[keep], b[keep]
     overlap, same = paired_iou(bounds[a], bounds[b]), code[a] == code[b]
@@ -48,37 +49,7 @@ def gather(
     a, b, overlap, same = a[keep], b[keep], overlap[keep], same[keep]
     early = np.zeros(len(a), bool) if first is None else first[a] & first[b]
     order = np.lexsort((b, a, -np.round(overlap, 9), ~same, ~early))
-    parent = list(range(len(group)))
-    authors = [1 << who for who in author.tolist()]
-
-    def root(k: int) -> int:
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
-    for i, j in zip(a[order].tolist(), b[order].tolist(), strict=True):
-        i, j = root(i), root(j)
-        if i != j and not authors[i] & authors[j]:
-            i, j = min(i, j), max(i, j)
-            parent[j] = i
-            authors[i] |= authors[j]
-    roots = np.asarray([root(k) for k in range(len(group))], np.int64)
-    return np.unique(roots, return_inverse=True)[1]
-
-
-def _neighbours(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs (i < j) within a group."""
-    firsts, seconds, distance = [], [], 1
-    here = np.flatnonzero(group[1:] == group[:-1]) if len(group) else np.zeros(0, np.int64)
-    while len(here):
-        firsts.append(here)
-        seconds.append(here + distance)
-        distance += 1
-        here = here[here + distance < len(group)]
-        here = here[group[here] == group[here + distance]]
-    empty = np.zeros(0, np.int64)
-    return np.concatenate([empty, *firsts]), np.concatenate([empty, *seconds])
+    return np.unique(joined(a[order], b[order], author), return_inverse=True)[1]
 
 
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -166,13 +137,13 @@ def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine, speake
     """
     from florence.engine import heard
     from florence.engine.columns import read_claims
-    from florence.engine.phrases import GROUNDING, ask_phrases
+    from florence.engine.phrases import GROUNDING, ask_phrases, kept
     from florence.engine.places import PLACES, ask_places
     from florence.engine.texts import candidates, caption_trust, fuse_captions
     from florence.records import CAPTIONS, KINDS
 
     said = read_claims(*heard(claims, coverage, settings, speakers), None, speakers)
-    captions = [caption for task in CAPTIONS for caption in fuse_captions(said, KINDS.index(task), settings)]
+    captions = kept([fuse_captions(said, KINDS.index(task), settings) for task in CAPTIONS])
     trusts: dict[str, Any] = {task: ask_places(said, KINDS.index(task), None, settings).trust for task in PLACES}
     trusts[GROUNDING] = ask_phrases(said, captions, None, settings)[1].trust
     found = {task: (trust.reliability, trust.estimated) for task, trust in trusts.items()}

@@ -1,235 +1,296 @@
-"""Better texts out of several: boilerplate stripped, and versions of one text made into one, word by word."""
+"""Better texts out of several: versions of one text made into one, word by word."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from florence.engine.alignment import ARTICLE, Alignment, Tokens, align, code_of, joined, overlap, tokens
+from florence.engine.alignment import ARTICLE, Lines, Sequences, aligned, code_of, joined, lines, overlaps, starts
 from florence.engine.ballots import ballots
 from florence.engine.reliability import believed, fit
 from florence.specialists import article
 
-_BEFORE = re.compile(
-    r"\s*(?:(?:an?\s+|the\s+)?(?:stock\s+)?(?:photo|picture|image|photograph|pic)s?\s*(?:of\b|:)"
-    r"|[\w-]+\.(?:jpe?g|png|gif|webp|tiff?|bmp|heic)\b\s*[-–|:]?|(?:https?://|www\.)\S+|[-–|:]\s+)\s*",
-    re.IGNORECASE,
-)
-_AFTER = re.compile(
-    r"\s*(?:\|.*|[-–]\s*(?:buy|shop|order|stock|royalty|free|download)\b.*|#\d+|\(\d+\s*[x×]\s*\d+\)|(?:https?://|www\.)\S+"
-    r"|[\w-]+\.(?:jpe?g|png|gif|webp|tiff?|bmp|heic))\s*$",
-    re.IGNORECASE,
-)
-_SIGNS = re.compile(r"[|#(/]|[-–] ?(?:buy|shop|order|stock|royalty|free|download)|www|\.\w{3,4}\s*$", re.IGNORECASE)
 _STOPS = frozenset(".!?")
-
-
-def bare(text: str) -> tuple[int, int]:
-    """Start and end of ``text`` without what web pages put around a description: file names, "photo of", names of shops and sites, numbers."""
-    start, end = 0, len(text)
-    while found := _BEFORE.match(text, start, end):
-        start = found.end()
-    # the search is slow on long texts, and few have anything that it could find
-    while _SIGNS.search(text, start, end) and (found := _AFTER.search(text, start, end)):
-        end = found.start()
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end
 
 
 # ---------------------------------------------------------------- versions of one text
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One author's version of a text, and the weight of its word."""
+@dataclass(frozen=True)
+class Versions:
+    """m versions of k texts. ``item``: (m,) the text that each is a version of, 0…k − 1 in order, none left out; ``author``: (m,); ``line``: (m,), row of
+    ``lines``; ``weight``: (m,), of its author's word.
+    """
 
-    author: int
-    tokens: Tokens
-    weight: float
+    lines: Lines
+    item: np.ndarray
+    author: np.ndarray
+    line: np.ndarray
+    weight: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @property
+    def first(self) -> np.ndarray:
+        """(k + 1,) where the versions of each text begin."""
+        return starts(np.bincount(self.item))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Composed:
-    """A text made of several versions. ``to``: for each version, where its tokens stand in ``tokens`` (-1: nowhere); ``similarity``: how alike they are."""
+    """k texts made of m versions. ``line``: (k,), row of ``lines``; ``to``: where the tokens of each version stand in its text, -1 for nowhere, one version
+    after the other; ``similarity``: (m,), how alike they are.
+    """
 
-    tokens: Tokens
-    to: tuple[np.ndarray, ...]
-    similarity: tuple[float, ...]
-
-
-@dataclass(slots=True)
-class _Place:
-    """One place of a text. ``said``: key → the versions that have it there, with the index of their token; ``key``: the first of them."""
-
-    key: int
-    said: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    lines: Lines
+    line: np.ndarray
+    to: np.ndarray
+    similarity: np.ndarray
 
 
-def compose(items: Sequence[Sequence[Version]], alike: float, capped: int | None = None, cap: float = 1.0) -> list[Composed]:
-    """One text of the versions of each item (at least one). A version without weight has no vote, and is placed all the same.
+@dataclass(frozen=True)
+class Likeness:
+    """The `overlap` of every two versions of one text: (p,) version ``a``, ``b`` and ``value``, by a and then b; each with itself too."""
+
+    a: np.ndarray
+    b: np.ndarray
+    value: np.ndarray
+
+
+def likeness(versions: Versions) -> Likeness:
+    """How alike the versions of each text are."""
+    first, size = versions.first, np.bincount(versions.item)[versions.item]
+    a = np.repeat(np.arange(len(versions)), size)
+    b = np.arange(len(a)) - np.repeat(starts(size)[:-1] - first[versions.item], size)
+    return Likeness(a, b, overlaps(versions.lines, versions.line[a], versions.line[b]))
+
+
+def compose(versions: Versions, alike: float, near: Likeness | None = None, capped: int | None = None, cap: float = 1.0) -> Composed:
+    """One text of the versions of each. A version without weight has no vote, and is placed all the same. ``near``: where it is known already; ``capped``, ``cap``: an
+    author whose word counts for so much of all evidence at most.
 
     Versions that share less than ``alike`` of their words with the most typical one (see `overlap`) are no versions of it and have no
-    vote. With fewer than three left the most typical text stands as it is. ``capped``, ``cap``: an author whose word counts for so much of all evidence at most.
+    vote. With fewer than three left the most typical text stands as it is.
     """
-    typical = [_typical(versions) for versions in items]
-    near = [_near(versions, t, alike) for versions, t in zip(items, typical, strict=True)]
-    several = {k: versions for k, versions in enumerate(near) if len(versions) > 2}
-    keys = [[version.tokens.keys for version in versions] for versions in items]
-    networks = _networks(keys, several)
-    belief = _believed(items, several, networks, capped, cap)
-    texts = [versions[t].tokens for versions, t in zip(items, typical, strict=True)]
-    for k, network in networks.items():
-        texts[k] = tokens(_written(items[k], near[k], network, belief[k]))
-    return _placed(items, texts, alike)
+    near = near or likeness(versions)
+    turns = _turns(versions, _typical(versions, near), near, alike)
+    texts, line = versions.lines, versions.line[turns[:, 0]]
+    several = np.flatnonzero(turns[:, 2] >= 0) if turns.shape[1] > 2 else np.zeros(0, np.int64)
+    if len(several):
+        found, written = _written(versions, turns[several], capped, cap)
+        made = found < 0
+        found[made] = len(texts) + np.arange(len(written))
+        line[several], texts = found, texts + lines(written)
+    a, b = texts.chosen(versions.line), texts.chosen(line[versions.item])
+    to, similarity = aligned(a, b)
+    return Composed(texts, line, placed(a, b, to, similarity, alike), similarity)
 
 
-def _typical(versions: Sequence[Version]) -> int:
-    """The version whose words the others share most, by weight; of equals the heaviest, then the longest, then the first."""
-    if len(versions) == 1:
-        return 0
-
-    def standing(k: int) -> tuple[bool, float, float, int]:
-        shared = sum(v.weight * overlap(versions[k].tokens.text, v.tokens.text) for v in versions if v.weight > 0)
-        return versions[k].weight > 0, round(shared, 9), round(versions[k].weight, 9), len(versions[k].tokens)
-
-    return max(range(len(versions)), key=standing)
+def _typical(versions: Versions, near: Likeness) -> np.ndarray:
+    """(k,) the version whose words the others share most, by weight; of equals the heaviest, then the longest, then the first."""
+    weight = versions.weight
+    heard = np.where(weight > 0, weight, 0.0)
+    shared = np.bincount(near.a, heard[near.b] * near.value, minlength=len(versions))
+    ranks = (-versions.lines.lengths[versions.line], -np.round(weight, 9), -np.round(shared, 9), weight <= 0, versions.item)
+    return np.lexsort(ranks)[versions.first[:-1]]
 
 
-def _near(versions: Sequence[Version], typical: int, alike: float) -> list[int]:
-    """The typical version, then those that are like it."""
-    others = [v for v, version in enumerate(versions) if v != typical and version.weight > 0]
-    return [typical] + [v for v in others if overlap(versions[typical].tokens.text, versions[v].tokens.text) >= alike]
-
-
-def _placed(items: Sequence[Sequence[Version]], texts: Sequence[Tokens], alike: float) -> list[Composed]:
-    pairs = [(version.tokens.keys, text.keys) for versions, text in zip(items, texts, strict=True) for version in versions]
-    found = iter(align([pair for pair in pairs if pair[0] != pair[1]]))
-    sides = iter([Alignment(np.arange(len(a)), 1.0) if a == b else placed(a, b, next(found), alike) for a, b in pairs])
-    result = []
-    for versions, text in zip(items, texts, strict=True):
-        own = [next(sides) for _ in versions]
-        result.append(Composed(text, tuple(side.to for side in own), tuple(side.similarity for side in own)))
+def _turns(versions: Versions, typical: np.ndarray, near: Likeness, alike: float) -> np.ndarray:
+    """(k, n) the typical version of each text, then those that are like it in their order, then -1."""
+    leads = np.zeros(len(versions), bool)
+    leads[typical] = True
+    other = leads[near.a] & ~leads[near.b] & (versions.weight[near.b] > 0) & (near.value >= alike)
+    item, version = versions.item[near.a[other]], near.b[other]
+    count = np.bincount(item, minlength=len(typical))
+    result = np.full((len(typical), 1 + int(count.max(initial=0))), -1, np.int64)
+    result[:, 0] = typical
+    result[item, 1 + np.arange(len(item)) - starts(count)[item]] = version
     return result
 
 
-def placed(keys: Sequence[int], final: Sequence[int], side: Alignment, alike: float) -> Alignment:
-    """An alignment in which words stand for other words only where the texts are ``alike``."""
-    if side.similarity >= alike:
-        return side
-    to = side.to.copy()
-    to[[j >= 0 and keys[i] != final[j] for i, j in enumerate(to.tolist())]] = -1
-    return Alignment(to, side.similarity)
-
-
-def _networks(
-    items: Sequence[Sequence[Sequence[int]]], several: dict[int, list[int]]
-) -> dict[int, list[_Place]]:
-    """For each item whose versions differ, every place that one of its ``several`` versions has a key for, in order.
-
-    Version after version joins, all items at once.
-    """
-    several = {k: versions for k, versions in several.items() if any(items[k][v] != items[k][versions[0]] for v in versions)}
-    networks = {k: _joined([], versions[0], items[k][versions[0]], [-1] * len(items[k][versions[0]])) for k, versions in several.items()}
-    for turn in range(1, max(map(len, several.values()), default=1)):
-        joining = [(k, versions[turn]) for k, versions in several.items() if len(versions) > turn]
-        sides = align([(items[k][v], tuple([place.key for place in networks[k]])) for k, v in joining])
-        for (k, v), side in zip(joining, sides, strict=True):
-            networks[k] = _joined(networks[k], v, items[k][v], side.to.tolist())
-    return networks
-
-
-def _joined(network: list[_Place], version: int, keys: Sequence[int], to: Sequence[int]) -> list[_Place]:
-    """``network`` with one more version's tokens at their places, or at places of their own after the one before."""
-    result: list[_Place] = []
-    done = 0
-    for index, (key, j) in enumerate(zip(keys, to, strict=True)):
-        if j < 0:
-            place = _Place(key)
-            result.append(place)
-        else:
-            place = network[j]
-            result += network[done : j + 1]
-            done = j + 1
-        place.said.setdefault(key, []).append((version, index))
-    return result + network[done:]
-
-
-def _believed(
-    items: Sequence[Sequence[Version]], several: dict[int, list[int]], networks: dict[int, list[_Place]], capped: int | None, cap: float
-) -> dict[int, np.ndarray]:
-    """For each network (places, versions): how likely what a version says there is a word of the text.
-
-    Places are things that authors see or not, and name right or not, as objects in a picture are: how often each leaves out which word follows from all texts.
-    """
-    rows: list[tuple[int, int, int]] = []
-    looked: list[list[int]] = []
-    numbers: dict[int, int] = {}
-
-    def say(author: int, key: int) -> None:
-        rows.append((len(looked) - 1, author, numbers.setdefault(key, len(numbers))))
-
-    for k, near in several.items():
-        panel = [items[k][v].author for v in near]
-        for place in networks.get(k, ()):
-            looked.append(panel)
-            for author, key in sorted({items[k][v].author: key for key, said in place.said.items() for v, _ in said}.items()):
-                say(author, key)
-        for key in items[k][near[0]].tokens.keys if k not in networks else ():
-            looked.append(panel)
-            for author in sorted(panel):
-                say(author, key)
-    if not rows:
-        return {}
-    thing, author, code = np.asarray(rows, np.int64).T
-    heard = np.zeros((len(looked), max(version.author for versions in items for version in versions) + 1), bool)
-    heard[np.repeat(np.arange(len(looked)), [len(panel) for panel in looked]), [a for panel in looked for a in panel]] = True
-    votes = ballots(thing, author, heard, code, np.full(len(thing), np.nan))
-    capped = capped if capped is not None and capped < heard.shape[1] else None
-    claims = believed(votes, fit(votes, capped, cap), capped, cap).claims
-    result, start = {}, 0
-    for k, near in several.items():
-        count = len(networks[k]) if k in networks else len(items[k][near[0]].tokens)
-        if k in networks:
-            result[k] = claims[start : start + count, [version.author for version in items[k]]]
-        start += count
+def placed(a: Sequences, b: Sequences, to: np.ndarray, similarity: np.ndarray, alike: float) -> np.ndarray:
+    """The alignment ``to`` of each of ``a`` with its partner in ``b``, in which words stand for other words only where the texts are ``alike``."""
+    owner = np.repeat(np.arange(len(a)), a.lengths)
+    at = np.flatnonzero((to >= 0) & (similarity < alike)[owner])
+    result = to.copy()
+    result[at[a.keys[at] != b.keys[b.first[owner[at]] + to[at]]]] = -1
     return result
 
 
-def _written(versions: Sequence[Version], near: Sequence[int], network: Sequence[_Place], belief: np.ndarray) -> str:
-    """The text of the words that are likelier to be in it than not. ``belief``: (places, versions)."""
-    weight = [version.weight for version in versions]
-    half = sum(weight[v] for v in near) / 2
-    chosen: list[tuple[int, int, int]] = []
-    for place, likely in zip(network, belief, strict=True):
-        key = max(place.said, key=lambda key: max(likely[v] for v, _ in place.said[key]))
-        if max(likely[v] for v, _ in place.said[key]) >= 0.5:
-            chosen.append((key, *place.said[key][-1]))
-    keys = tuple(key for key, _, _ in chosen)
-    if whole := [v for v in near if versions[v].tokens.keys == keys]:
-        return versions[max(whole, key=lambda v: weight[v])].tokens.text
-    capital = sum(weight[v] for v in near if versions[v].tokens.text[:1].isupper()) > half
+# ---------------------------------------------------------------- word by word
+
+
+@dataclass(frozen=True)
+class _Network:
+    """Every place that a version has a token for, in order. ``item``: (p,); ``token``: (p, turns), index of each version's token, -1 where it has none;
+    ``keys``: (p, turns), its key, -1.
+    """
+
+    item: np.ndarray
+    token: np.ndarray
+    keys: np.ndarray
+
+    @property
+    def there(self) -> np.ndarray:
+        """(p, turns): who has a token there."""
+        return self.token >= 0
+
+    @property
+    def key(self) -> np.ndarray:
+        """(p,) what its first version says there."""
+        return self.keys[np.arange(len(self.keys)), self.there.argmax(axis=1)]
+
+    def heaviest(self, weight: np.ndarray) -> np.ndarray:
+        """(p,) the turn of the first to say the key that most of the ``weight`` (p, turns) says; of equals the first."""
+        mass = np.full(self.keys.shape, -1.0)
+        for turn in range(self.keys.shape[1]):
+            mine = self.there[:, turn]
+            mass[mine, turn] = _sum(weight[mine] * (self.there[mine] & (self.keys[mine] == self.keys[mine, turn, None])))
+        return mass.argmax(axis=1)
+
+
+def _sum(values: np.ndarray) -> np.ndarray:
+    """(n,) of (n, k), added up in order: the same values give the same sum, however many zeros stand between them."""
+    total = np.zeros(len(values))
+    for column in values.T:
+        total += column
+    return total
+
+
+def _network(rows: Sequences, turns: np.ndarray) -> _Network:
+    """The network of each of n texts whose versions are the ``rows`` in ``turns`` (n, k). Version after version joins, all texts at once."""
+    item = np.repeat(np.arange(len(turns)), rows.lengths[turns[:, 0]])
+    token = np.full((len(item), turns.shape[1]), -1, np.int64)
+    token[:, 0] = rows.at(turns[:, 0])
+    for turn in range(1, turns.shape[1]):
+        joining = np.flatnonzero(turns[:, turn] >= 0)
+        network = _Network(item, token, np.where(token >= 0, rows.keys[token], -1))
+        places = Sequences(network.key, starts(np.bincount(item, minlength=len(turns))))
+        said, at = rows.chosen(turns[joining, turn]), rows.at(turns[joining, turn])
+        to, _ = aligned(said, places.chosen(joining))
+        # a token that nobody else has comes after the one before it
+        base = np.repeat(np.arange(len(joining)) * (len(item) + 1), said.lengths)
+        after = np.maximum.accumulate(base + to + 1) - base
+        begin = np.repeat(places.first[joining], said.lengths)
+        token[(begin + to)[to >= 0], turn] = at[to >= 0]
+        alone = np.full((int((to < 0).sum()), turns.shape[1]), -1, np.int64)
+        alone[:, turn] = at[to < 0]
+        where = (begin + after)[to < 0]
+        item = np.insert(item, where, np.repeat(joining, said.lengths)[to < 0])
+        token = np.insert(token, where, alone, axis=0)
+    return _Network(item, token, np.where(token >= 0, rows.keys[token], -1))
+
+
+def _written(versions: Versions, turns: np.ndarray, capped: int | None, cap: float) -> tuple[np.ndarray, list[str]]:
+    """(n,) row of the line that each text of ``turns`` (n, k) versions comes to, -1 where it is a new one, and the new ones in order."""
+    texts = versions.lines
+    line = np.where(turns >= 0, versions.line[turns], -1)
+    differ = ((turns >= 0) & (_spelling(texts)[line] != _spelling(texts)[line[:, :1]])).any(axis=1)
+    result = line[:, 0].copy()
+    if not differ.any():
+        return result, []
+    network = _network(texts, line[differ])
+    weight = np.where(turns >= 0, versions.weight[turns], 0.0)
+    author = np.where(turns >= 0, versions.author[turns], -1)
+    belief = _believed(network, texts, line, differ, author, capped, cap)
+    keep, weight = belief.max(axis=1) >= 0.5, weight[differ]
+    network = _Network(network.item[keep], network.token[keep], network.keys[keep])
+    chosen = network.keys[np.arange(len(network.keys)), belief[keep].argmax(axis=1)]
+    final = Sequences(chosen, starts(np.bincount(network.item, minlength=len(weight))))
+    result[differ] = _as_said(final, texts, line[differ], weight)
+    # of those who say the word, the last one's token
+    said = network.there & (network.keys == chosen[:, None])
+    turn = said.shape[1] - 1 - said[:, ::-1].argmax(axis=1)
+    source = line[differ][network.item, turn]
+    token = network.token[np.arange(len(turn)), turn]
+    made = np.flatnonzero(result[differ] < 0)
+    upper = np.asarray([text[:1].isupper() for text in texts.text])[line[differ][made]]
+    capital = 2 * _sum(weight[made] * upper) > _sum(weight[made])
+    source, token = source.tolist(), token.tolist()
+    new = [
+        _sentence(texts, source[a:b], token[a:b], large)
+        for a, b, large in zip(final.first[made].tolist(), final.first[made + 1].tolist(), capital.tolist(), strict=True)
+    ]
+    return result, new
+
+
+def _spelling(texts: Lines) -> np.ndarray:
+    """(n,) a number for the keys of each text, the same for the same keys; and one more for none."""
+    known: dict[bytes, int] = {}
+    whole, first = texts.keys.tobytes(), (texts.first * texts.keys.itemsize).tolist()
+    return np.asarray([*(known.setdefault(whole[a:b], len(known)) for a, b in zip(first[:-1], first[1:], strict=True)), -1], np.int64)
+
+
+def _as_said(final: Sequences, texts: Lines, line: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(n,) the heaviest of the lines (n, k) whose keys are those of ``final``; of equals the first; -1 where there is none."""
+    equal = np.zeros(line.shape, bool)
+    for turn in range(line.shape[1]):
+        rows = np.flatnonzero((line[:, turn] >= 0) & (texts.lengths[line[:, turn]] == final.lengths))
+        differ = texts.keys[texts.at(line[rows, turn])] != final.keys[final.at(rows)]
+        equal[rows, turn] = np.bincount(np.repeat(np.arange(len(rows)), final.lengths[rows]), differ, minlength=len(rows)) == 0
+    best = np.where(equal, weight, -1.0).argmax(axis=1)
+    return np.where(equal.any(axis=1), line[np.arange(len(line)), best], -1)
+
+
+def _sentence(texts: Lines, source: Sequence[int], token: Sequence[int], capital: bool) -> str:
+    """A text of tokens, each of its line ``source``; ``capital``: whether it starts with one."""
     words: list[str] = []
-    for number, (_, v, index) in enumerate(chosen):
-        starts = not words or words[-1] in _STOPS
-        word = _word(versions[v].tokens, index, chosen[number + 1] if number + 1 < len(chosen) else None, versions)
-        words.append(word[:1].upper() + word[1:] if starts and capital else word)
+    for number, (row, at) in enumerate(zip(source, token, strict=True)):
+        begins = not words or words[-1] in _STOPS
+        word = _word(texts, row, at, (source[number + 1], token[number + 1]) if number + 1 < len(source) else None)
+        words.append(word[:1].upper() + word[1:] if begins and capital else word)
     return joined(words)
 
 
-def _word(text: Tokens, index: int, following: tuple[int, int, int] | None, versions: Sequence[Version]) -> str:
+def _word(texts: Lines, row: int, at: int, following: tuple[int, int] | None) -> str:
     """A token as its text writes it. An article fits the word that follows now; a capital that stands for the start of a sentence only is left out."""
-    word = text.words[index]
-    if text.keys[index] == ARTICLE and following is not None and following[0] not in text.keys[index + 1 : index + 2]:
-        fitting = article(versions[following[1]].tokens.words[following[2]])
+    word, keys = _said(texts, row, at), texts.keys
+    last = at + 1 == texts.first[row + 1]
+    if keys[at] == ARTICLE and following is not None and (last or keys[following[1]] != keys[at + 1]):
+        fitting = article(_said(texts, *following))
         word = fitting.capitalize() if word[0].isupper() else fitting
-    first = index == 0 or text.words[index - 1] in _STOPS
+    first = at == texts.first[row] or _said(texts, row, at - 1) in _STOPS
     return word[:1].lower() + word[1:] if first and (word[1:].islower() or len(word) == 1) else word
+
+
+def _said(texts: Lines, row: int, at: int) -> str:
+    start, end = texts.spans[at]
+    return texts.text[row][start:end]
+
+
+# ---------------------------------------------------------------- which words are right
+
+
+def _believed(
+    network: _Network, texts: Lines, line: np.ndarray, differ: np.ndarray, author: np.ndarray, capped: int | None, cap: float
+) -> np.ndarray:  # fmt: skip
+    """(p, turns) how likely what a version says at a place is a word of the text, 0 where it says nothing there.
+
+    Places are things that authors see or not, and name right or not, as objects in a picture are: how often each leaves out which word follows from all texts.
+    ``line``, ``author``: (n, k) of the texts' versions, -1 for none; the network is of those that ``differ``, and of the others all say the same.
+    """
+    count = int(author.max()) + 1
+    own = author[differ][network.item]
+    same = texts.chosen(line[~differ, 0])
+    whole = np.repeat(author[~differ], same.lengths, axis=0)
+    who = np.concatenate([own, whole])
+    there = np.concatenate([network.there, whole >= 0])
+    said = np.concatenate([network.keys, np.where(whole >= 0, same.keys[:, None], -1)])
+    looked = np.zeros((len(who), count), bool)
+    thing, turn = np.nonzero(who >= 0)
+    looked[thing, who[thing, turn]] = True
+    thing, turn = np.nonzero(there)
+    code = np.unique(said[thing, turn], return_inverse=True)[1].reshape(-1)
+    votes = ballots(thing, who[thing, turn], looked, code, np.full(len(thing), np.nan))
+    capped = capped if capped is not None and capped < count else None
+    claims = believed(votes, fit(votes, capped, cap), capped, cap).claims[: len(own)]
+    return np.where(network.there, claims[np.arange(len(own))[:, None], np.maximum(own, 0)], 0.0)
+
+
+# ---------------------------------------------------------------- character by character
 
 
 def spell(items: Sequence[Sequence[tuple[str, float]]]) -> list[str]:
@@ -237,16 +298,23 @@ def spell(items: Sequence[Sequence[tuple[str, float]]]) -> list[str]:
 
     With fewer than three readings the first stands.
     """
-    readings = [[tuple([code_of(c) for c in text]) for text, _ in item] for item in items]
-    networks = _networks(readings, {k: list(range(len(item))) for k, item in enumerate(items) if len(item) > 2})
     result = [item[0][0] for item in items]
-    for k, network in networks.items():
-        weight = [mass for _, mass in items[k]]
-        read = []
-        for place in network:
-            mass = {key: sum([weight[v] for v, _ in said]) for key, said in place.said.items()}
-            if 2 * sum(mass.values()) > sum(weight):
-                v, index = place.said[max(mass, key=mass.__getitem__)][0]
-                read.append(items[k][v][0][index])
-        result[k] = "".join(read)
+    asked = [k for k, item in enumerate(items) if len(item) > 2 and any(text != item[0][0] for text, _ in item)]
+    if not asked:
+        return result
+    readings = [text for k in asked for text, _ in items[k]]
+    count = np.asarray([len(items[k]) for k in asked])
+    there = np.arange(count.max()) < count[:, None]
+    turns, weight = np.full(there.shape, -1, np.int64), np.zeros(there.shape)
+    turns[there], weight[there] = np.arange(len(readings)), [mass for k in asked for _, mass in items[k]]
+    characters = "".join(readings)
+    network = _network(Sequences(np.asarray([code_of(c) for c in characters], np.int64), starts(np.asarray([len(text) for text in readings]))), turns)
+    mass = weight[network.item]
+    keep = 2 * _sum(mass * network.there) > _sum(mass)
+    token = network.token[np.arange(len(network.token)), network.heaviest(mass)]
+    read: dict[int, list[str]] = {k: [] for k in asked}
+    for row, at in zip(network.item[keep].tolist(), token[keep].tolist(), strict=True):
+        read[asked[row]].append(characters[at])
+    for k, found in read.items():
+        result[k] = "".join(found)
     return result

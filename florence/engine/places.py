@@ -88,14 +88,15 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
     region = claims.regions.claim.searchsorted(rows)
     region = np.where(np.append(claims.regions.claim, -1)[region] == rows, region, -1)
     bounds = np.append(claims.regions.bounds, np.full((1, 4), np.nan), axis=0)[region]
-    text = tuple(claims.texts[k] for k in claims.text[rows].tolist())
+    known, place = np.unique(claims.text[rows], return_inverse=True)
+    said = [claims.texts[k] for k in known.tolist()]
     plain = normal if KINDS[kind] == READ else names(settings).plain if KINDS[kind] == OBJECTS else same
     codes: dict[str, int] = {}
-    known = {t: codes.setdefault(plain(t), len(codes)) for t in dict.fromkeys(text)}
+    code = np.asarray([codes.setdefault(plain(text), len(codes)) for text in said], np.int64)[place]
     human = is_human(claims)[claims.author[rows]]
     found = [
-        ("empty_text", filters.empty(text)), ("low_score", filters.low_score(claims.score[rows], KINDS[kind], settings)),
-        ("repetition", filters.repetition(text, settings)), ("degenerate", filters.degenerate(bounds, settings)),
+        ("empty_text", filters.empty(said)[place]), ("low_score", filters.low_score(claims.score[rows], claims.author[rows], KINDS[kind], claims.authors, settings)),
+        ("repetition", filters.repetition(said, settings)[place]), ("degenerate", filters.degenerate(bounds, settings)),
     ]  # fmt: skip
     if size is not None and KINDS[kind] != READ:
         found.append(("near_full", filters.near_full(bounds, size[claims.image[rows]], settings)))
@@ -103,7 +104,7 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
     found = [("no_place", np.isnan(bounds).any(axis=1)), *((name, applies & ~human) for name, applies in found)]
     image = claims.image[rows]
     return Units(
-        rows, region, image, image, claims.author[rows], bounds, text, np.asarray([known[t] for t in text], np.int64), claims.score[rows],
+        rows, region, image, image, claims.author[rows], bounds, tuple([said[k] for k in place.tolist()]), code, claims.score[rows],
         filters.first_reason(len(rows), found), human,
     )  # fmt: skip
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from florence.config import Engine
 from florence.engine import filters
-from florence.engine.alignment import Tokens, overlap, tokens
+from florence.engine.alignment import Lines, lines
+from florence.engine.alt_text import bare
 from florence.engine.columns import NO_SPAN, Claims, Labels, no_polygons
 from florence.engine.consensus import STUDENT, information
-from florence.engine.enhance import Composed, Version, bare, compose
+from florence.engine.enhance import Likeness, Versions, compose, likeness
 from florence.engine.places import CHOICES, is_human
 from florence.records import KINDS
 
@@ -22,34 +22,54 @@ ENOUGH = 30
 """Captions of two authors about the same images under which they are taken to be independent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One claimed caption. ``tokens``: of what is left of ``text`` without boilerplate, from character ``start``; ``reason``: why it has no vote,
-    empty where it has.
+@dataclass(frozen=True)
+class Candidates:
+    """The captions of one kind that are claimed, one an author and image, in order of both. ``image``, ``author``, ``text``: (c,), as in `Claims`; ``line``: (c,),
+    row of ``lines``, what is left of the text without boilerplate; ``start``: (c,), the character that it begins at; ``reason``: (c,), why it has no vote.
     """
 
-    author: int
-    text: str
-    tokens: Tokens
-    start: int
-    score: float
-    reason: str
+    image: np.ndarray
+    author: np.ndarray
+    text: np.ndarray
+    score: np.ndarray
+    reason: np.ndarray
+    line: np.ndarray
+    start: np.ndarray
+    lines: Lines
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def item(self) -> np.ndarray:
+        """(c,) the number of each one's image among those that have a caption."""
+        return np.cumsum(np.r_[False, np.diff(self.image) != 0][: len(self)])
+
+    @property
+    def first(self) -> np.ndarray:
+        """(k,) the first candidate of each image."""
+        return np.flatnonzero(np.r_[True, np.diff(self.image) != 0][: len(self)])
 
 
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """What became of the captions of one kind of an image. ``to``: where the tokens of each candidate stand in the final text; ``reason``: empty
-    where it is kept.
+@dataclass(frozen=True)
+class Captions:
+    """What became of the captions of one kind, image by image. ``image``: (k,); ``line``: (k,), row of ``lines``, the final text; ``item``: (c,), the caption that each
+    candidate is of; ``to``: where the tokens of each candidate stand in it, one candidate after the other; ``reason``: (k,), empty where it is kept.
     """
 
-    image: int
     kind: int
-    tokens: Tokens
-    candidates: tuple[Candidate, ...]
-    to: tuple[np.ndarray, ...]
-    score: float
-    agreement: float
-    reason: str
+    image: np.ndarray
+    lines: Lines
+    line: np.ndarray
+    candidates: Candidates
+    item: np.ndarray
+    to: np.ndarray
+    score: np.ndarray
+    agreement: np.ndarray
+    reason: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image)
 
 
 @dataclass(frozen=True)
@@ -64,48 +84,45 @@ class Trust:
     group: np.ndarray
 
 
-def candidates(claims: Claims, kind: int, settings: Engine) -> dict[int, list[Candidate]]:
-    """The captions of one kind by image, one an author: of several the first that has a vote."""
+def candidates(claims: Claims, kind: int, settings: Engine) -> Candidates:
+    """The captions of one kind: of several by one author about one image the first that has a vote."""
     rows = np.flatnonzero(claims.kind == kind)
-    whole = [claims.texts[k] for k in claims.text[rows].tolist()]
-    human = is_human(claims)[claims.author[rows]]
-    spans = [(0, len(text)) if person else bare(text) for text, person in zip(whole, human.tolist(), strict=True)]
+    image, author, human = claims.image[rows], claims.author[rows], is_human(claims)[claims.author[rows]]
+    # what a person writes stands as it is
+    known, line = np.unique(claims.text[rows] * 2 + human, return_inverse=True)
+    whole = [claims.texts[k] for k in (known // 2).tolist()]
+    spans = [(0, len(text)) if person else bare(text) for text, person in zip(whole, (known % 2).tolist(), strict=True)]
     inner = [text[a:b] for text, (a, b) in zip(whole, spans, strict=True)]
-    found = [("empty_text", filters.empty(inner)), ("low_score", filters.low_score(claims.score[rows], KINDS[kind], settings)),
-             ("repetition", filters.repetition(inner, settings))]  # fmt: skip
+    found = [("low_score", filters.low_score(claims.score[rows], author, KINDS[kind], claims.authors, settings))]
+    found += [(name, applies[line]) for name, applies in filters.captions(inner, KINDS[kind], settings)]
     reason = filters.first_reason(len(rows), [(name, applies & ~human) for name, applies in found])
-    best: dict[tuple[int, int], Candidate] = {}
-    for k, key in enumerate(zip(claims.image[rows].tolist(), claims.author[rows].tolist(), strict=True)):
-        if key not in best or (best[key].reason and not reason[k]):
-            best[key] = Candidate(key[1], whole[k], tokens(inner[k]), spans[k][0], float(claims.score[rows[k]]), reason[k])
-    result: dict[int, list[Candidate]] = {}
-    for (image, _), candidate in best.items():
-        result.setdefault(image, []).append(candidate)
-    return result
+    order = np.lexsort((reason != "", author, image))
+    first = order[np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(author[order]) != 0)])] if len(order) else order
+    start = np.asarray([a for a, _ in spans], np.int64)
+    return Candidates(
+        image[first], author[first], claims.text[rows[first]], claims.score[rows[first]], reason[first], line[first], start[line[first]], lines(inner)
+    )
 
 
 # ---------------------------------------------------------------- reliability
 
 
-def caption_trust(claims: Claims, kind: int, found: dict[int, list[Candidate]]) -> Trust:
-    """How near each author's captions are to what is right, by how near they are to each other.
+def caption_trust(claims: Claims, kind: int, found: Candidates, near: Likeness | None = None) -> Trust:
+    """How near each author's captions are to what is right, by how near they are to each other. ``near``: where it is known already.
 
     The likeness of two authors is taken for the product of two figures, one of each, that are fitted to all pairs; it takes three authors to tell them apart. Pairs that
     are much more alike than that repeat each other (see `repeating`).
     """
     count = len(claims.authors)
-    total, times = np.zeros((count, count)), np.zeros((count, count))
-    for several in found.values():
-        heard = [c for c in several if not c.reason]
-        for k, one in enumerate(heard):
-            for other in heard[:k]:
-                total[one.author, other.author] += overlap(one.tokens.text, other.tokens.text)
-                times[one.author, other.author] += 1
-    total, times = total + total.T, times + times.T
+    near = near or likeness(_versions(found, np.zeros(len(found))))
+    heard = (found.reason[near.a] == "") & (found.reason[near.b] == "") & (near.a != near.b)
+    pair = found.author[near.a[heard]] * count + found.author[near.b[heard]]
+    total = np.bincount(pair, near.value[heard], minlength=count * count).reshape(count, count).astype(float)
+    times = np.bincount(pair, minlength=count * count).reshape(count, count).astype(float)
     judged = ~is_human(claims) & ((times > 0).sum(axis=1) >= 2)
-    near, group = repeating(total, times)
-    weight = np.where(judged, information(near, CHOICES), 1.0)
-    said = np.bincount([c.author for several in found.values() for c in several], minlength=count)
+    figures, group = repeating(total, times)
+    weight = np.where(judged, information(figures, CHOICES), 1.0)
+    said = np.bincount(found.author, minlength=count)
     return Trust(weight, np.minimum((said + 1) / (claims.able(kind).sum(axis=0) + 1), 1.0), judged, group)
 
 
@@ -144,91 +161,103 @@ def repeating(total: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndar
 # ---------------------------------------------------------------- fusing
 
 
-def fuse_captions(claims: Claims, kind: int, settings: Engine) -> list[Caption]:
+def fuse_captions(claims: Claims, kind: int, settings: Engine) -> Captions:
     """One caption of a kind for each image that has one claimed, kept or not."""
     found = candidates(claims, kind, settings)
-    trust = caption_trust(claims, kind, found)
-    able, people = claims.able(kind), is_human(claims)
+    near = likeness(_versions(found, np.zeros(len(found))))
+    trust = caption_trust(claims, kind, found, near)
+    weight = _weights(claims, kind, found, trust, settings) * _fits(claims, found)
     student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
-    images = list(found)
-    alone = KINDS[kind] in settings.student.alone
-    heard = [_weights(found[i], able[i], trust, people, claims.authors, settings.student.cap, alone=alone) for i in images]
-    fits = [claims.ranks.fit(i, [c.text for c in found[i]]) for i in images]
-    heard = [[weight * fit for weight, fit in zip(*both, strict=True)] for both in zip(heard, fits, strict=True)]
-    items = [[Version(c.author, c.tokens, w) for c, w in zip(found[i], weights, strict=True)] for i, weights in zip(images, heard, strict=True)]
-    result = [
-        _caption(image, kind, found[image], composed, weights, able[image], trust, people, settings)
-        for image, composed, weights in zip(images, compose(items, settings.alike, student, settings.student.cap), heard, strict=True)
-    ]
-    return _filtered(result, people, settings)
+    composed = compose(_versions(found, weight), settings.alike, near, student, settings.student.cap)
+    agreement, reason = _agreed(claims, kind, found, trust, weight, composed.similarity, settings)
+    score = _mean(found.score, weight, found.item, len(found.first))
+    result = Captions(kind, found.image[found.first], composed.lines, composed.line, found, found.item, composed.to, score, agreement, reason)
+    return _filtered(result, is_human(claims), settings)
 
 
-def _weights(
-    several: Sequence[Candidate], able: np.ndarray, trust: Trust, people: np.ndarray, authors: Sequence[str], cap: float, *, alone: bool
-) -> list[float]:
-    """The weight of each candidate: none where it has no vote, or where a person has one. ``alone``: whether a student's counts where nobody else looked."""
-    if any(people[c.author] for c in several):
-        return [float(people[c.author]) for c in several]
-    limit = np.inf
-    if STUDENT in authors and cap < 1:
-        others = able & ~people
-        others[authors.index(STUDENT)] = False
-        limit = np.inf if alone and not others.any() else trust.weight[others].sum() * cap / (1 - cap)
-    weights = [0.0 if c.reason else float(trust.weight[c.author]) for c in several]
-    # of those who repeat each other one has a vote
-    best: dict[int, int] = {}
-    for k in sorted(range(len(several)), key=lambda k: -weights[k]):
-        if best.setdefault(int(trust.group[several[k].author]), k) != k:
-            weights[k] = 0.0
-    return [min(w, limit) if authors[c.author] == STUDENT else w for c, w in zip(several, weights, strict=True)]
+def _versions(found: Candidates, weight: np.ndarray) -> Versions:
+    return Versions(found.lines, found.item, found.author, found.line, weight)
 
 
-def _caption(
-    image: int, kind: int, several: Sequence[Candidate], composed: Composed, weights: Sequence[float], able: np.ndarray, trust: Trust, people: np.ndarray,
-    settings: Engine,
-) -> Caption:  # fmt: skip
-    mass = np.asarray(weights)
-    ruled = any(people[c.author] for c in several)
-    silent = able & ~people
-    silent[[c.author for c in several]] = False
-    whole = mass.sum() + (0.0 if ruled else float((trust.weight * trust.speaks)[silent].sum()))
-    agreement = float(mass @ np.asarray(composed.similarity)) / whole if whole > 0 else 0.0
-    score = np.asarray([c.score for c in several])
-    scored = mass * ~np.isnan(score)
-    mean = float(scored @ np.nan_to_num(score) / scored.sum()) if scored.sum() > 0 else np.nan
-    reason = ""
-    if ruled and not filters.empty([composed.tokens.text])[0]:
-        agreement = 1.0
-    elif ruled:
-        reason = "rejected"
-    elif all(c.reason for c in several):
-        agreement, reason = np.nan, several[0].reason
-    elif filters.no_quorum(np.asarray([agreement]), settings.caption_quorum)[0]:
-        reason = "no_quorum"
-    return Caption(image, kind, composed.tokens, tuple(several), composed.to, mean, min(agreement, 1.0), reason)
+def _ruled(found: Candidates, people: np.ndarray) -> np.ndarray:
+    """(k,) whether a person has a caption for the image."""
+    return np.bincount(found.item, people[found.author], minlength=len(found.first)) > 0
 
 
-def _filtered(captions: list[Caption], people: np.ndarray, settings: Engine) -> list[Caption]:
-    """Captions after the filters that look at the final text; those that a person wrote are not filtered."""
-    asked = [k for k, c in enumerate(captions) if not c.reason and not any(people[one.author] for one in c.candidates)]
-    reasons = filters.first_reason(len(asked), filters.texts([captions[k].tokens.text for k in asked], settings))
-    for k, reason in zip(asked, reasons.tolist(), strict=True):
-        if reason:
-            c = captions[k]
-            captions[k] = Caption(c.image, c.kind, c.tokens, c.candidates, c.to, c.score, c.agreement, reason)
-    return captions
+def _fits(claims: Claims, found: Candidates) -> np.ndarray:
+    """(c,) how well each candidate fits its image, as a share of the one that rankers find to fit best."""
+    if not claims.ranks.captions:
+        return np.ones(len(found))
+    ends = np.append(found.first, len(found))
+    texts = [claims.texts[k] for k in found.text.tolist()]
+    return np.asarray([value for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True) for value in claims.ranks.fit(int(found.image[a]), texts[a:b])])
 
 
-def caption_labels(kind: int, captions: Sequence[Caption]) -> Labels:
-    """Captions as rows. A dropped one stands as its author wrote it, where it was not made of several."""
-    none = np.zeros(0)
+def _weights(claims: Claims, kind: int, found: Candidates, trust: Trust, settings: Engine) -> np.ndarray:
+    """(c,) the weight of each candidate: none where it has no vote, where a person has one, or where one that it repeats has one."""
+    people, cap = is_human(claims), settings.student.cap
+    ruled = _ruled(found, people)[found.item]
+    weight = np.where(found.reason == "", trust.weight[found.author], 0.0)
+    if STUDENT in claims.authors and cap < 1:
+        student = claims.authors.index(STUDENT)
+        others = claims.able(kind) & ~people & (np.arange(len(people)) != student)
+        mine = found.author == student
+        limit = (others @ trust.weight) * cap / (1 - cap)
+        if KINDS[kind] in settings.student.alone:
+            limit[~others.any(axis=1)] = np.inf
+        weight[mine] = np.minimum(weight[mine], limit[found.image[mine]])
+    # of those who repeat each other the heaviest has a vote
+    order = np.lexsort((np.arange(len(found)), -weight, trust.group[found.author], found.item))
+    again = (np.diff(found.item[order]) == 0) & (np.diff(trust.group[found.author[order]]) == 0)
+    weight[order[1:][again]] = 0.0
+    return np.where(ruled, people[found.author].astype(float), weight)
+
+
+def _agreed(
+    claims: Claims, kind: int, found: Candidates, trust: Trust, weight: np.ndarray, similarity: np.ndarray, settings: Engine
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(k,) agreement on each caption, and why it is dropped."""
+    people, count = is_human(claims), len(found.first)
+    ruled = _ruled(found, people)
+    silent = claims.able(kind)[found.image[found.first]] & ~people
+    silent[found.item, found.author] = False
+    whole = np.bincount(found.item, weight, minlength=count) + np.where(ruled, 0.0, silent @ (trust.weight * trust.speaks))
+    agreement = np.bincount(found.item, weight * similarity, minlength=count)
+    agreement = np.where(whole > 0, agreement / np.where(whole > 0, whole, 1.0), 0.0)
+    reason = np.where(filters.no_quorum(agreement, settings.caption_quorum), "no_quorum", "").astype(object)
+    unheard = np.bincount(found.item, found.reason == "", minlength=count) == 0
+    reason[unheard], agreement[unheard] = found.reason[found.first][unheard], np.nan
+    reason[ruled], agreement[ruled] = "", 1.0
+    return np.minimum(agreement, 1.0), reason
+
+
+def _mean(score: np.ndarray, weight: np.ndarray, item: np.ndarray, count: int) -> np.ndarray:
+    """(k,) the weighted mean of the scores (c,) that are there, NaN without any."""
+    scored = np.where(np.isnan(score), 0.0, weight)
+    total = np.bincount(item, scored, minlength=count)
+    return np.where(total > 0, np.bincount(item, scored * np.nan_to_num(score), minlength=count) / np.where(total > 0, total, 1.0), np.nan)
+
+
+def _filtered(captions: Captions, people: np.ndarray, settings: Engine) -> Captions:
+    """Captions after the filters that look at the final text; of those that a person wrote, empty ones alone are dropped."""
+    ruled, reason = _ruled(captions.candidates, people), captions.reason.copy()
+    written = np.flatnonzero(ruled)
+    reason[written[filters.empty([captions.lines.text[k] for k in captions.line[written].tolist()])]] = "rejected"
+    asked = np.flatnonzero((reason == "") & ~ruled)
+    known, place = np.unique(captions.line[asked], return_inverse=True)
+    texts = [captions.lines.text[k] for k in known.tolist()]
+    reason[asked] = filters.first_reason(len(known), filters.texts(texts, settings))[place]
+    return replace(captions, reason=reason)
+
+
+def caption_labels(claims: Claims, captions: Captions) -> Labels:
+    """Captions as rows. One of which nothing is left stands as its author wrote it."""
+    none, found = np.zeros(0), captions.candidates
+    text = [captions.lines.text[k] for k in captions.line.tolist()]
+    for k in np.flatnonzero(captions.lines.lengths[captions.line] == 0).tolist():
+        text[k] = claims.texts[found.text[found.first[k]]]
     return Labels(
-        kind=kind, image=np.asarray([c.image for c in captions], np.int64), text=[_told(c) for c in captions],
-        score=np.asarray([c.score for c in captions], float), agreement=np.asarray([c.agreement for c in captions], float),
-        reason=[c.reason for c in captions], count=np.zeros(len(captions), np.int64), label=[], box=none.reshape(0, 4), quad=none.reshape(0, 8),
+        kind=captions.kind, image=captions.image, text=text, score=captions.score, agreement=captions.agreement, reason=captions.reason.tolist(),
+        count=np.zeros(len(captions), np.int64), label=[], box=none.reshape(0, 4), quad=none.reshape(0, 8),
         polygons=no_polygons(0), region_score=none, span=np.full((0, 2), NO_SPAN), order=np.zeros((len(captions), 1)),
     )  # fmt: skip
-
-
-def _told(caption: Caption) -> str:
-    return caption.tokens.text if caption.tokens.words or not caption.candidates else caption.candidates[0].text

@@ -73,6 +73,31 @@ def by_round(title: str, series: Sequence[Series]) -> Markup:
     return Markup("").join([*parts, Markup("</svg>")])
 
 
+def histogram(title: str, edges: Sequence[float], shares: Sequence[float]) -> Markup:
+    """Bars of the ``shares`` (n,) of what lies between two ``edges`` (n + 1,) each; empty without any."""
+    if not shares:
+        return Markup("")
+    scale = ticks(0, max(shares))
+    y = _placing(scale[0], scale[-1], HEIGHT - BOTTOM, TOP)
+    x = _placing(0, len(shares), LEFT + 6, WIDTH - RIGHT)
+    parts = [Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title), Markup("<title>{}</title>").format(title)]
+    for tick in scale:
+        parts.append(
+            Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
+                LEFT, WIDTH - RIGHT, y(tick), y(tick), LEFT - 6, y(tick) + 4, f"{100 * tick:g} %"
+            )
+        )
+    for k, share in enumerate(shares):
+        parts.append(
+            Markup('<rect class="column" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>').format(
+                x(k) + 1, y(share), x(k + 1) - x(k) - 2, y(0) - y(share), f"{edges[k]:g} to {edges[k + 1]:g}: {100 * share:.1f} %"
+            )
+        )
+    for k in range(0, len(edges), max(1, (len(edges) - 1) // 5)):
+        parts.append(Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(x(k), HEIGHT - 8, f"{edges[k]:.2g}"))
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
 def _placing(low: float, high: float, start: float, end: float):
     def place(value: float) -> float:
         return (start + end) / 2 if high == low else start + (value - low) / (high - low) * (end - start)

@@ -90,7 +90,7 @@ class Pictures:
         self.shards: dict[str, str] = {}
         self.records: dict[str, ImageRecord] = {}
         for name in data.names("images", ".parquet"):
-            for record, _ in table_images(data.read_table(name, columns)):
+            for record, _ in table_images(data.read_table(name, columns, schema=IMAGES)):
                 self.shards[record.image_id], self.records[record.image_id] = name, record
 
     def labels(self, round: int) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -86,6 +87,7 @@ def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict
         "authors": tables.authors(last),
         "table2": tables.table2(statistics) if statistics else None,
         "table3": tables.table3(statistics) if statistics else None,
+        "boxes": _box_charts(statistics) if statistics else [],
         "groups": gallery.gallery(pictures, labels),
         "previous": earlier[-1].round if earlier else None,
         "changed": changed,
@@ -135,6 +137,17 @@ def _score_charts(facts: LoopFacts) -> list[Chart]:
         for (task, metric, reference), (students, controls) in found.items()
         if students
     ]
+
+
+BOXES = {
+    "area": "Area, share of the image", "aspect_ratio": "Width over height", "centre_x": "Centre, from the left", "centre_y": "Centre, from the top",
+}  # fmt: skip
+"""What is told of the boxes in statistics.json, and the titles of the plots."""
+
+
+def _box_charts(statistics: Mapping[str, Any]) -> list[Chart]:
+    found = statistics.get("boxes", {})
+    return [Chart(title, charts.histogram(title, found[name]["edges"], found[name]["shares"]), Markup("")) for name, title in BOXES.items() if name in found]
 
 
 def _titled(task: str, metric: str, reference: str) -> str:

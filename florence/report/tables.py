@@ -235,6 +235,8 @@ def table3(statistics: Mapping[str, Any]) -> Table:
     for key, theirs in PAPER_3.items():
         ours = [_plain(statistics.get("texts", {}).get(task, {}).get(key)) for task in CAPTIONS]
         rows.append((Cell(key.replace("_", " ")), *_pairs(ours, theirs)))
+    without = [_plain(statistics.get("texts", {}).get(task, {}).get("ungrounded")) for task in CAPTIONS]
+    rows.append((Cell("texts without a phrase that has a place"), *_pairs(without, ("–",) * len(CAPTIONS))))
     names = [_number(c) for c in ("brief", "detailed", "more detailed")]
     return Table((Cell("Per text"), *names), tuple(rows))
 

@@ -16,7 +16,7 @@ from florence.config import Train
 from florence.errors import DataError, EncodeError, ImageError
 from florence.model.checkpoint import Checkpoint
 from florence.pixels import decode
-from florence.records import Annotation, ImageRecord, table_annotations, table_images
+from florence.records import IMAGES, Annotation, ImageRecord, table_annotations, table_images
 from florence.store import Store
 from florence.tasks import Example, task
 from florence.training.order import Order, Shards
@@ -73,7 +73,7 @@ class Corpus:
 
     def window(self, shards: Shards) -> Window:
         """The images of some shards, with their labels. Raises DataError where the store has changed since the corpus was read."""
-        tables = [self.data.read_table(self.shards[shard], filters=[("split", "=", "train")]) for shard in shards]
+        tables = [self.data.read_table(self.shards[shard], filters=[("split", "=", "train")], schema=IMAGES) for shard in shards]
         images = pa.concat_tables(tables).combine_chunks()
         labels = self.data.read_table(self.labels, filters=_learnt(self.settings) & pc.field("image_id").isin(images["image_id"])).combine_chunks()
         images = images.filter(_wanted(images["image_id"], _labelled(labels, self.among), self.settings)).combine_chunks()

@@ -1,0 +1,180 @@
+"""A table of claims as six annotators would make it, of any size: what the speed of consensus and filters is measured on.
+
+    python benchmarks/engine_claims.py --claims 1000000
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from florence.records import ANNOTATIONS, IMAGES, REGION
+
+AUTHORS = ("detector", "captioner", "grounder", "hasty", "crude", "old")
+SIDE = 480
+"""Pixels a side of every image."""
+OBJECTS = 2.6
+"""On average, of an image."""
+PER_IMAGE = 46
+"""Claims about an image, on average."""
+COLOURS = "red green blue white black brown yellow pink grey orange".split()
+NOUNS = ("man woman child dog cat horse bird boat car bus train bicycle tree flower house tower bridge sign lamp table chair sofa bed book cup plate bottle apple "
+         "orange pizza cake ball kite umbrella hat bag shoe clock phone screen keyboard mouse cow sheep goat bear truck plane fence wall").split()  # fmt: skip
+LINKS = ("near", "next to", "behind", "in front of", "on top of", "under", "beside", "above")
+SIGNS = ("EXIT", "STOP", "OPEN", "SALE", "NO PARKING", "CAFE", "TAXI", "BUS LANE", "WATER", "GATE 4")
+KINDS = {"<CAPTION>": (2, 0.7), "<DETAILED_CAPTION>": (4, 0.4), "<MORE_DETAILED_CAPTION>": (8, 0.3)}
+"""Phrases of a text, and the share of them that is grounded."""
+CAPTIONS = 1500
+"""Different texts of each kind that are right; annotators say them in `VERSIONS` ways."""
+VERSIONS = (0.5, 0.15, 0.1, 0.1, 0.1, 0.05)
+"""Share of each version: as it is, a word left out (twice), another noun, no articles, with what web pages put around a text."""
+
+
+def synthetic(claims: int, seed: int = 0) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """(claims, images, coverage): about as many claims as wanted, of all eight kinds. The same seed gives the same tables."""
+    rng = np.random.default_rng(seed)
+    count = max(claims // PER_IMAGE, 1)
+    ids = pa.array([hashlib.sha256(f"{seed}|{k}".encode()).hexdigest() for k in range(count)], pa.string())
+    parts = [*_objects(rng, count), *_captions(rng, count)]
+    columns = {"image": np.concatenate([part["image"] for part in parts]), "author": np.concatenate([part["author"] for part in parts])}
+    table = pa.concat_tables([part["table"] for part in parts])
+    names = pa.array(AUTHORS)
+    rows = {
+        "annotation_id": pa.array([f"{k:016x}" for k in range(len(table))], pa.string()),
+        "image_id": ids.take(pa.array(columns["image"])), "author": names.take(pa.array(columns["author"])), "version": pa.array(["1"] * len(table)),
+        "round": pa.array(np.zeros(len(table), np.int32)), "agreement": pa.nulls(len(table), pa.float64()), "kept": pa.array(np.ones(len(table), bool)),
+        "reason": pa.array([""] * len(table)), **{name: table[name] for name in ("task", "text", "regions", "score")},
+    }  # fmt: skip
+    said = pa.table({name: rows[name] for name in ANNOTATIONS.names}, schema=ANNOTATIONS)
+    return said, _images(ids), _coverage(ids)
+
+
+def _images(ids: pa.Array) -> pa.Table:
+    fill = {"width": np.full(len(ids), SIDE, np.int32), "height": np.full(len(ids), SIDE, np.int32)}
+    names = [name for name in IMAGES.names if name != "bytes"]
+    columns = [ids if n == "image_id" else pa.array(fill[n]) if n in fill else pa.array(["train" if n == "split" else None] * len(ids), pa.string()) for n in names]
+    return pa.table(dict(zip(names, columns, strict=True)))
+
+
+def _coverage(ids: pa.Array) -> pa.Table:
+    n = len(ids)
+    return pa.table({
+        "image_id": pa.concat_arrays([ids] * len(AUTHORS)), "author": pa.array(np.repeat(AUTHORS, n)), "version": pa.array(["1"] * n * len(AUTHORS)),
+        "claims": pa.array(np.ones(n * len(AUTHORS), np.int32)), "error": pa.array([""] * n * len(AUTHORS)),
+    })  # fmt: skip
+
+
+def _objects(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
+    """Objects by all six, descriptions and outlines by two, lines of text by two: each sees most of what is there, misplaces it a little and misnames some."""
+    owner = np.repeat(np.arange(count), rng.poisson(OBJECTS - 1, count) + 1)
+    low, side = rng.uniform(0, 0.6 * SIDE, (len(owner), 2)), rng.uniform(0.1 * SIDE, 0.4 * SIDE, (len(owner), 2))
+    truth = np.concatenate([low, low + side], axis=1)
+    noun, colour, sign = rng.integers(len(NOUNS), size=len(owner)), rng.integers(len(COLOURS), size=len(owner)), rng.integers(len(SIGNS), size=len(owner))
+    parts = []
+    for who in range(len(AUTHORS)):
+        seen = np.flatnonzero(rng.random(len(owner)) < 0.85 - 0.04 * who)
+        box = truth[seen] + rng.normal(0, 0.03 + 0.01 * who, (len(seen), 4)) * np.tile(side[seen], 2)
+        named = np.where(rng.random(len(seen)) < 0.05 + 0.03 * who, rng.integers(len(NOUNS), size=len(seen)), noun[seen])
+        score = rng.beta(6, 2, len(seen))
+        outlined = _outlines(rng, box) if who < 2 else None
+        parts.append(_places("<OD>", who, owner[seen], [NOUNS[k] for k in named], box, score, outlined if who == 0 else None))
+        if who in (0, 1):
+            parts.append(_places("<DENSE_REGION_CAPTION>", who, owner[seen], [f"a {COLOURS[c]} {NOUNS[k]}" for c, k in zip(colour[seen], named, strict=True)], box, score))
+            parts.append(_places("<REFERRING_EXPRESSION_SEGMENTATION>", who, owner[seen], [f"the {NOUNS[k]}" for k in named], box, score, outlined))
+        if who in (2, 3):
+            read = np.flatnonzero(sign[seen] < 2)
+            quad = box[read][:, [0, 1, 2, 1, 2, 3, 0, 3]]
+            parts.append(_places("<OCR_WITH_REGION>", who, owner[seen][read], [SIGNS[k] for k in noun[seen][read] % len(SIGNS)], None, score[read], quad=quad))
+    return parts
+
+
+def _outlines(rng: np.random.Generator, box: np.ndarray, corners: int = 24) -> pa.Array:
+    """A rough ellipse in each box."""
+    angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    around = np.stack([np.cos(angle), np.sin(angle)], axis=1)[None] * rng.uniform(0.85, 1, (len(box), corners, 1))
+    points = (box[:, None, :2] + box[:, None, 2:]) / 2 + around * (box[:, None, 2:] - box[:, None, :2]) / 2
+    inner = pa.ListArray.from_arrays(pa.array(np.arange(len(box) + 1, dtype=np.int32) * 2 * corners), pa.array(points.reshape(-1)))
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(box) + 1, dtype=np.int32)), inner)
+
+
+def _captions(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
+    """Three kinds of texts by three annotators, and some of their phrases with places."""
+    parts = []
+    for kind, (phrases, share) in KINDS.items():
+        texts, spans, labels = _texts(rng, phrases)
+        which = rng.integers(CAPTIONS, size=count)
+        places = rng.uniform(0, 0.6 * SIDE, (count, phrases, 2))
+        places = np.concatenate([places, places + rng.uniform(0.1 * SIDE, 0.4 * SIDE, places.shape)], axis=2)
+        for who in range(3):
+            text = which * len(VERSIONS) + rng.choice(len(VERSIONS), size=count, p=VERSIONS)
+            score = rng.beta(6, 2, count)
+            table = _table(kind, [texts[k] for k in text], None, score, np.zeros(count, np.int32))
+            parts.append({"image": np.arange(count), "author": np.full(count, who), "table": table})
+            image, phrase = np.nonzero((rng.random((count, phrases)) < share) & (spans[text][:, :, 0] >= 0))
+            box = places[image, phrase] + rng.normal(0, 6, (len(image), 4))
+            chosen = text[image]
+            regions = _regions([labels[k][p] for k, p in zip(chosen, phrase, strict=True)], box, rng.beta(6, 2, len(image)), span=spans[chosen, phrase])
+            table = _table("<CAPTION_TO_PHRASE_GROUNDING>", [texts[k] for k in chosen], regions, rng.beta(6, 2, len(image)), np.ones(len(image), np.int32))
+            parts.append({"image": image, "author": np.full(len(image), who), "table": table})
+    return parts
+
+
+def _texts(rng: np.random.Generator, phrases: int) -> tuple[list[str], np.ndarray, list[list[str]]]:
+    """All versions of all texts of a kind; (texts, phrases, 2) the characters of each phrase, -1 where a version lacks it; and the phrases as written."""
+    texts: list[str] = []
+    labels: list[list[str]] = []
+    spans = []
+    for _ in range(CAPTIONS):
+        things = [f"a {COLOURS[rng.integers(len(COLOURS))]} {NOUNS[rng.integers(len(NOUNS))]}" for _ in range(phrases)]
+        links = [LINKS[rng.integers(len(LINKS))] for _ in range(phrases - 1)]
+        for version in range(len(VERSIONS)):
+            text, found, said = "photo of " if version == 5 else "", [], []
+            drop = int(rng.integers(phrases)) if version in (1, 2) else -1
+            for k, thing in enumerate(things):
+                words = thing.split()
+                if k == drop:
+                    words.pop(version)
+                if version == 3 and k == 0:
+                    words[2] = NOUNS[rng.integers(len(NOUNS))]
+                if version == 4:
+                    words.pop(0)
+                phrase = " ".join(words)
+                found.append((len(text), len(text) + len(phrase)))
+                said.append(phrase)
+                text += phrase + (f" {links[k]} " if k < phrases - 1 else "")
+            texts.append(text + (" | stock photo" if version == 5 else ""))
+            labels.append(said)
+            spans.append(found)
+    return texts, np.asarray(spans), labels
+
+
+def _places(
+    task: str, who: int, image: np.ndarray, texts: Sequence[str], box: np.ndarray | None, score: np.ndarray, polygons: pa.Array | None = None, quad: np.ndarray | None = None
+) -> dict[str, Any]:  # fmt: skip
+    regions = _regions(texts, box, score, polygons, quad)
+    return {"image": image, "author": np.full(len(image), who), "table": _table(task, texts, regions, score, np.ones(len(image), np.int32))}
+
+
+def _table(task: str, texts: Sequence[str], regions: pa.Array | None, score: np.ndarray, counts: np.ndarray) -> pa.Table:
+    offsets = pa.array(np.r_[0, np.cumsum(counts)].astype(np.int32))
+    places = regions if regions is not None else pa.array([], REGION)
+    return pa.table({"task": pa.array([task] * len(texts)), "text": pa.array(texts, pa.string()), "regions": pa.ListArray.from_arrays(offsets, places), "score": pa.array(score)})
+
+
+def _regions(
+    labels: Sequence[str], box: np.ndarray | None, score: np.ndarray, polygons: pa.Array | None = None, quad: np.ndarray | None = None, span: np.ndarray | None = None
+) -> pa.Array:  # fmt: skip
+    n = len(labels)
+
+    def lists(values: np.ndarray | None, length: int, kind: pa.DataType) -> pa.Array:
+        if values is None:
+            return pa.nulls(n, pa.list_(kind))
+        return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * length), pa.array(values.reshape(-1)).cast(kind))
+
+    none = pa.array([[]] * n, pa.list_(pa.list_(pa.float64())))
+    fields = [pa.array(labels, pa.string()), lists(box, 4, pa.float64()), lists(quad, 8, pa.float64()), polygons if polygons is not None else none, pa.array(score), lists(span, 2, pa.int32())]
+    return pa.StructArray.from_arrays(fields, fields=list(REGION))

@@ -1,0 +1,134 @@
+"""Outlines of what is kept: with as few corners as do, and lent to what has none of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from florence.config import Engine
+from florence.engine.alignment import starts
+from florence.engine.columns import Labels, moved, nested
+from florence.engine.consensus import paired_iou
+from florence.records import KINDS
+
+CELLS = 4_000_000
+"""Corners that are looked at together."""
+LEAST = 4
+"""Corners that an outline keeps in any case, where it has them."""
+LENDERS = tuple(KINDS.index(kind) for kind in ("<REFERRING_EXPRESSION_SEGMENTATION>", "<OD>", "<CAPTION_TO_PHRASE_GROUNDING>"))
+BORROWERS = LENDERS[1:]
+
+
+def outlined(parts: Sequence[Labels], settings: Engine) -> list[Labels]:
+    """Labels with outlines as simple as `engine.fidelity` has them, and with a mask for each kept box of an object or phrase where one is known.
+
+    A region without an outline has the one whose box overlaps its own most, by `engine.mask_iou` at least, carried along to it; of equals an expression's, then
+    an object's, then a phrase's.
+    """
+    parts = [replace(part, polygons=simplified(part.polygons, settings.fidelity)) for part in parts]
+    kept = [_Kept.of(part) for part in parts]
+    lenders = sorted((k for k, part in enumerate(parts) if part.kind in LENDERS), key=lambda k: LENDERS.index(parts[k].kind))
+    if not lenders:
+        return parts
+    image, box = (np.concatenate([getattr(kept[k], name)[kept[k].drawn] for k in lenders]) for name in ("image", "box"))
+    polygons = pa.concat_arrays([parts[k].polygons.filter(pa.array(kept[k].drawn)) for k in lenders])
+    order = np.argsort(image, kind="stable")
+    lent = _Kept(image[order], box[order], np.ones(len(order), bool), np.ones(len(order), bool)), polygons.take(pa.array(order))
+    return [_borrowed(part, found, *lent, settings.mask_iou) if part.kind in BORROWERS else part for part, found in zip(parts, kept, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The m regions of a part. ``drawn``: (m,) those that are kept and have an outline; ``plain``: that are kept, have a box and no outline."""
+
+    image: np.ndarray
+    box: np.ndarray
+    drawn: np.ndarray
+    plain: np.ndarray
+
+    @classmethod
+    def of(cls, part: Labels) -> _Kept:
+        kept = np.repeat(np.asarray([not reason for reason in part.reason], bool), part.count) & ~np.isnan(part.box).any(axis=1)
+        has = np.diff(part.polygons.offsets.to_numpy()) > 0
+        return cls(np.repeat(part.image, part.count), part.box, kept & has, kept & ~has)
+
+
+def _borrowed(part: Labels, mine: _Kept, lenders: _Kept, polygons: pa.ListArray, least: float) -> Labels:
+    plain = np.flatnonzero(mine.plain)
+    begin, end = (np.searchsorted(lenders.image, mine.image[plain], side=side) for side in ("left", "right"))
+    row = np.repeat(plain, end - begin)
+    lender = np.arange(len(row)) - np.repeat(starts(end - begin)[:-1] - begin, end - begin)
+    overlap = paired_iou(mine.box[row], lenders.box[lender])
+    near = np.flatnonzero(overlap >= least)
+    best = near[np.lexsort((lender[near], -np.round(overlap[near], 9), row[near]))]
+    best = best[np.r_[True, np.diff(row[best]) != 0][: len(best)]]
+    if not len(best):
+        return part
+    carried = moved(polygons.take(pa.array(lender[best])), lenders.box[lender[best]], part.box[row[best]])
+    index = np.arange(len(part.box))
+    index[row[best]] = len(index) + np.arange(len(best))
+    return replace(part, polygons=pa.concat_arrays([part.polygons, carried]).take(pa.array(index)))
+
+
+def simplified(polygons: pa.ListArray, fidelity: float) -> pa.ListArray:
+    """Lists of polygons, each without the corners that it takes least to do without, as long as its IoU with what it was stays at least ``fidelity``.
+
+    Corners go in the order of the triangle that they make with their neighbours (Visvalingam and Whyatt). Two outlines differ by the triangles between them at
+    most, so that of areas p and q, and triangles d, the IoU is at least (p + q − d) / (p + q + d): no overlap has to be computed.
+    """
+    inner = polygons.flatten()
+    points = inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2)
+    first = starts(np.diff(inner.offsets.to_numpy()) // 2)
+    count = np.diff(first)
+    keep = np.ones(len(points), bool)
+    order = np.argsort(count, kind="stable")
+    order = order[count[order] > LEAST] if fidelity < 1 else order[:0]
+    while len(order):
+        size = np.arange(1, len(order) + 1) * count[order]
+        some = order[: max(int(np.searchsorted(size, CELLS, side="right")), 1)]
+        order = order[len(some) :]
+        inside = np.arange(count[some[-1]]) < count[some][:, None]
+        at = np.minimum(first[some][:, None] + np.arange(inside.shape[1]), len(points) - 1)
+        keep[at[inside]] = _needed(points[at], inside, fidelity)[inside]
+    if keep.all():
+        return polygons
+    kept = starts(np.add.reduceat(keep, first[:-1])) if len(count) else first
+    return nested(points[keep], kept, polygons.offsets.to_numpy())
+
+
+def _needed(points: np.ndarray, inside: np.ndarray, fidelity: float) -> np.ndarray:
+    """(n, corners) which of the corners (n, corners, 2) that are ``inside`` their polygon it can not do without."""
+    n, wide = inside.shape
+    number = inside.sum(axis=1)
+    after = np.where(np.arange(wide) + 1 < number[:, None], np.arange(wide) + 1, 0)
+    before = np.where(np.arange(wide) > 0, np.arange(wide) - 1, (number - 1)[:, None])
+    rows = np.arange(n)
+    signed = _triangle(points, rows[:, None], before, np.arange(wide)[None], after)
+    cost = np.where(inside, np.abs(signed), np.inf)
+    closing = points[rows[:, None], after]
+    area = np.where(inside, points[..., 0] * closing[..., 1] - closing[..., 0] * points[..., 1], 0.0).sum(axis=1) / 2
+    whole, differ, alive = np.abs(area), np.zeros(n), inside.copy()
+    while len(rows):
+        corner = cost[rows].argmin(axis=1)
+        spent, rest = differ[rows] + cost[rows, corner], area[rows] - signed[rows, corner]
+        both = whole[rows] + np.abs(rest)
+        fine = (both - spent >= fidelity * (both + spent)) & (number[rows] > LEAST)
+        rows, corner = rows[fine], corner[fine]
+        differ[rows], area[rows] = spent[fine], rest[fine]
+        number[rows] -= 1
+        alive[rows, corner], cost[rows, corner] = False, np.inf
+        left, right = before[rows, corner], after[rows, corner]
+        after[rows, left], before[rows, right] = right, left
+        for near in (left, right):
+            signed[rows, near] = _triangle(points, rows, before[rows, near], near, after[rows, near])
+            cost[rows, near] = np.abs(signed[rows, near])
+    return alive
+
+
+def _triangle(points: np.ndarray, row: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The signed areas of triangles of three corners of polygons."""
+    (ax, ay), (bx, by), (cx, cy) = (np.moveaxis(points[row, k], -1, 0) for k in (a, b, c))
+    return ((bx - ax) * (cy - ay) - (cx - ax) * (by - ay)) / 2
