@@ -411,6 +411,15 @@ def test_keys_come_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch):
         assert KEY not in str(caught.value) and "specialists.gpt." in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "http://", "ftp://host", "https://host:99999/v1", "http://host:port", "http://[::1/v1", "http://two words/v1"])
+def test_an_address_that_is_none_is_refused_before_anything_is_loaded(url: str):
+    for use, options, where in (("service_captioner", {"service": {"model": MODEL, "url": url}}, "service.url"), ("azure_reader", {"endpoint": url}, "endpoint")):
+        with pytest.raises(SettingsError, match=f"specialists.gpt.{where}: ") as caught:
+            SPECIALISTS.get(use)(name="gpt", **options)
+        assert url in str(caught.value)
+    assert SPECIALISTS.get("azure_reader")(name="gpt", endpoint="http://[::1]:8000").options.endpoint == "http://[::1]:8000"
+
+
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     specialist = SPECIALISTS.get("service_captioner")(name="gpt", service={"model": MODEL})
