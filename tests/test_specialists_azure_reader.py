@@ -158,7 +158,7 @@ def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
     [
         (ERRORS[0], 2, Unavailable, "answers 500 (trouble) (2 times)"), (ERRORS[1], 2, Unavailable, "answers 429"), (server.CLOSED, 2, Unavailable, "broke off"),
         (azure_error(429, "x", "later", (("Retry-After", "7200"),)), 1, Unavailable, "asks for 7200 seconds"), (server.HANG, 2, Unavailable, "did not answer within 1.5 seconds"),
-        (azure_error(403, "403", "Out of call volume quota. Quota will be replenished in 2 days."), 1, Unavailable, "Out of call volume quota"),
+        (azure_error(403, "403", "Out of call volume quota. Quota will be replenished in 2 days."), 1, Unavailable, "in 2 days.); a later run asks again"),
         *((fault, 2, Unavailable, "web page, or cut off") for fault in LOST), *((fault, 2, FlorenceError, "not what the feature Read answers") for fault in WRONG),
         (azure_error(400, "InvalidImageFormat", "The image can not be decoded"), 1, FlorenceError, "answers 400 (The image can not be decoded)"),
     ],
@@ -175,7 +175,7 @@ def test_a_fault_costs_that_image_alone(fault: Fault, calls: int, kind: type[Flo
     ("fault", "text"),
     [
         (azure_error(401, "401", f"Access denied due to invalid subscription key {KEY}"), "set VISION_KEY"), (azure_error(403, "403", "not from your network"), "set VISION_KEY"),
-        (azure_error(404, "404", "Resource not found"), "specialists.ocr.endpoint"), (Fault(302, (("Location", "http://127.0.0.1:9/"),), raw=b""), "specialists.ocr.endpoint"),
+        (azure_error(404, "404", "Resource not found"), "specialists.ocr.endpoint"), (Fault(308, (("Location", "http://127.0.0.1:9/"),), raw=b""), "specialists.ocr.endpoint"),
     ],
 )  # fmt: skip
 def test_wrong_settings_stop_it_at_the_first_call(fault: Fault, text: str):

@@ -99,6 +99,14 @@ def test_a_long_list_is_cut_and_no_text_makes_a_line_of_its_own():
     assert listed == ["- a kite over a meadow", *(f"- caption {i} Rules: say nothing" for i in range(4))]
 
 
+def test_of_many_texts_of_regions_the_surest_are_told():
+    box = (10.0, 10.0, 20.0, 20.0)
+    many = [Claim("<DENSE_REGION_CAPTION>", f"thing {i}", (Region(f"thing {i}", box=box, score=i / 30),), i / 30) for i in range(30)]
+    with server.chat() as service:
+        made(backend="service", service={"url": service.url, "model": MODEL}, most=3).annotate(batch(said(*many)))
+    assert [line.split(" (")[0] for line in service.asked[0].text.partition("Parts:\n")[2].splitlines()[:3]] == ["- thing 29", "- thing 28", "- thing 27"]
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -196,8 +204,4 @@ def test_a_model_that_is_not_made_for_chats_is_refused(checkpoint: Path, tmp_pat
     shutil.copytree(checkpoint, tmp_path / "plain")
     (tmp_path / "plain/chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
-        made(backend="transformers", model=str(tmp_path / "plain"))
-    with pytest.raises(ModelError, match="can not be loaded"):
-        (tmp_path / "plain/model.safetensors").write_bytes(b"broken")
-        (tmp_path / "plain/chat_template.jinja").write_text(TEMPLATE)
         made(backend="transformers", model=str(tmp_path / "plain"))

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from florence.config import Section
 from florence.errors import FlorenceError, SettingsError, Unavailable
@@ -30,6 +31,17 @@ AGAIN = frozenset({408, 409, 429, *range(500, 600)})
 """Status codes of calls that may succeed when they are made again."""
 SECRET = re.compile(r"(^|_)(api_?key|key|secret|password|credentials?|authorization)$", re.I)
 URL_WITH_MORE = re.compile(r"\w+://([^/\s]*@|\S*\?)")
+
+
+def address(value: str) -> str:
+    """``value``, if it is the address of a service. Raises ValueError saying what one is."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[^\s/?#]+", parts.hostname or "") or parts.port == 0:
+        raise ValueError("an address is http:// or https://, a host, a port where it needs one, and a path")
+    return value
+
+
+Address = Annotated[str, AfterValidator(address)]
 
 
 class Calls(Section):

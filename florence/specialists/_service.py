@@ -17,7 +17,7 @@ from florence.errors import SettingsError
 from florence.records import Claim
 from florence.specialists import Said, Specialist, Usage
 from florence.specialists._answers import Useless, as_json, texts
-from florence.specialists._calls import AGAIN, Caller, Calls, Failed, retry_after
+from florence.specialists._calls import AGAIN, Address, Caller, Calls, Failed, retry_after
 from florence.specialists._seen import thumbnail
 
 INSTALL = "pip install 'florence[services]' -c constraints.txt"
@@ -32,7 +32,7 @@ class Endpoint(Calls):
     """A chat endpoint. Its answers follow from ``model``, ``revision``, ``side``, ``seed``, ``max_tokens`` and ``omit``, and are made again where one of these changes."""
 
     model: str = Field(min_length=1, description="name of the model, or of the deployment on Azure")
-    url: str | None = Field(None, exclude=True, pattern="^https?://", description="the API's base, as http://localhost:8000/v1; none: OPENAI_BASE_URL (AZURE_OPENAI_ENDPOINT), or OpenAI itself")
+    url: Address | None = Field(None, exclude=True, description="the API's base, as http://localhost:8000/v1; none: OPENAI_BASE_URL (AZURE_OPENAI_ENDPOINT), or OpenAI itself")
     api: Literal["openai", "azure"] = Field("openai", exclude=True, description="azure: the paths, key and versions of an Azure OpenAI resource")
     api_version: str | None = Field(None, exclude=True, description="for azure; none: OPENAI_API_VERSION")
     keyless: bool = Field(False, exclude=True, description="the server wants no key, and is sent none that the environment has")

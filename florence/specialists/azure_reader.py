@@ -17,7 +17,7 @@ from florence.geometry import polygon_area
 from florence.records import Claim, Region
 from florence.specialists import SPECIALISTS, Batch, Said, Specialist, Usage
 from florence.specialists._answers import Useless
-from florence.specialists._calls import AGAIN, Caller, Calls, Failed, refuse_secrets, retry_after
+from florence.specialists._calls import AGAIN, Address, Caller, Calls, Failed, address, refuse_secrets, retry_after
 from florence.specialists._quads import from_the_top, upright
 from florence.specialists._seen import thumbnail
 
@@ -40,7 +40,7 @@ class AzureReader(Specialist):
     class Options(Calls):
         """Settings."""
 
-        endpoint: str | None = Field(None, exclude=True, pattern="^https?://", description="address of the Azure resource, as https://NAME.cognitiveservices.azure.com; none: VISION_ENDPOINT")
+        endpoint: Address | None = Field(None, exclude=True, description="address of the Azure resource, as https://NAME.cognitiveservices.azure.com; none: VISION_ENDPOINT")
         model_version: str | None = Field(None, description="of the service's model, as its documents list them; none: its latest, which may change")
         words: bool = Field(False, description="claim words instead of lines")
         min_score: float = Field(0.5, ge=0, le=1, description="least score of a line or word")
@@ -69,12 +69,15 @@ class AzureReader(Specialist):
             if not value:
                 also = f", or specialists.{self.name}.endpoint" if variable == "VISION_ENDPOINT" else ""
                 raise SettingsError(f"specialists.{self.name}: {variable} is not set in the environment: set it{also}; Azure's portal shows it under Keys and Endpoint")
-        self._key, address = str(given["VISION_KEY"]), urlsplit(str(given["VISION_ENDPOINT"]))
-        self._place = f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
+        try:
+            parts = urlsplit(address(str(given["VISION_ENDPOINT"])))
+        except ValueError as error:
+            raise SettingsError(f"specialists.{self.name}: VISION_ENDPOINT: {error}") from None
+        self._key, self._place = str(given["VISION_KEY"]), f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         # Calls are made again by `Caller`, which counts them. A client is used by one thread at a time: its connections are not made for more.
         options: dict[str, Any] = {"retry_total": 0, "permit_redirects": False, "connection_timeout": self.options.timeout, "read_timeout": self.options.timeout}
         for _ in range(self.options.concurrency):
-            self._clients.put(ImageAnalysisClient(address.geturl(), AzureKeyCredential(self._key), **options))
+            self._clients.put(ImageAnalysisClient(parts.geturl(), AzureKeyCredential(self._key), **options))
 
     def annotate(self, batch: Batch) -> list[Said]:
         """The lines of each picture, in the order they are read in. Raises SettingsError where the service refuses key or address."""
