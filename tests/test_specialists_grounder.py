@@ -152,6 +152,7 @@ def test_every_token_of_a_phrase_is_its_own_and_none_ends_it(phrase: str):
     prompt, owners = specialist._prompt([_spoken("a cat"), _spoken(phrase), _spoken("two dots")])
     ids = prompt["input_ids"][0].tolist()
     assert [ids[i] for i in range(len(ids)) if owners[i] == -1] == [101, 1012, 1012, 1012, 102]
+    assert not {1012, 1029} & {ids[i] for i in range(len(ids)) if owners[i] >= 0}
     assert owners[owners >= 0].tolist() == sorted(owners[owners >= 0].tolist()) and set(owners.tolist()) == {-1, 0, 1, 2}
     assert owners.tolist()[1:3] == [0, 0] and ids[1:3] == specialist._processor.tokenizer("a cat", add_special_tokens=False).input_ids
 
@@ -159,7 +160,8 @@ def test_every_token_of_a_phrase_is_its_own_and_none_ends_it(phrase: str):
 def test_a_box_needs_a_good_phrase_and_a_phrase_a_good_box():
     boxes, scores = dino("a dog. two cats.")
     phrases = np.stack([scores[:, [1, 2]].max(axis=1), scores[:, [4, 5, 6]].max(axis=1)], axis=1)
-    low, high = (float(v) for v in np.quantile(phrases, [0.2, 0.7]))
+    high = float(np.quantile(phrases, 0.6))
+    low = float(np.median(phrases[phrases.max(axis=1) > high].min(axis=1)))
     said = ground("grounding_dino", captions("A dog near two cats"), box_threshold=high, text_threshold=low)
     for index, claim in enumerate(said):
         mine = (phrases.max(axis=1) > high) & (phrases[:, index] > low)

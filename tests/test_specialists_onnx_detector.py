@@ -139,7 +139,7 @@ def test_yolo_rows_with_objectness(tmp_path: Path):
 
 def test_yolo_rows_after_suppression(tmp_path: Path):
     rest = np.zeros((3, 6))
-    last = np.array([[*BOXES[0], 0.8, 1], [*BOXES[1], 0.7, 0], [0, 0, 9, 9, 0.9, 7], [0, 0, 9, 9, 0.9, -1]])
+    last = np.array([[*BOXES[0], 0.8, 1], [*BOXES[1], 0.7, 0], [0, 20, 9, 40, 0.9, 7], [0, 20, 9, 40, 0.9, -1]])
     found = seen(tmp_path, {"output": np.concatenate([last, rest])[None]})
     assert found == EXPECTED, "labels that are not in the list are padding"
 
