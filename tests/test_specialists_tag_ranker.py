@@ -67,7 +67,7 @@ def test_captions_told_by_eye_outrank_those_of_other_photos():
 
 
 def test_captions_composed_of_what_others_found_outrank_those_of_other_photos():
-    objects, captioner = (SPECIALISTS.get(name)(name=name) for name in ("activation", "captioner"))
+    objects, captioner = SPECIALISTS.get("activation")(name="objects", weights="lite0", scales=(1.0,)), SPECIALISTS.get("captioner")(name="captioner")
     objects.load()
     everything = batch({name: [] for name in photos()}, photos())
     found = tuple(annotate(r.image_id, claims, "a", "1") for r, claims in zip(everything.records, objects.annotate(everything), strict=True))
