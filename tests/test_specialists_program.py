@@ -354,6 +354,19 @@ def test_an_image_is_not_blamed_by_a_program_that_never_answered(tmp_path: Path)
         of(tmp_path, "sys.exit(1)", restarts=9).annotate(batch_of(1))
 
 
+def test_an_answer_in_between_makes_up_for_failures(tmp_path: Path):
+    body = """
+for asked in requests():
+    if int(asked["image_id"], 16) % 2:
+        sys.exit(4)
+    tell(said(asked))
+"""
+    specialist = of(tmp_path, body, restarts=2)
+    for first in (0, 6):
+        found = specialist.annotate(batch_of(6, first=first))
+        assert found[::2] == [THING] * 3 and all(type(one) is FlorenceError for one in found[1::2])
+
+
 def test_those_that_may_be_innocent_are_asked_about_again_when_it_is_given_up(tmp_path: Path):
     """It breaks on image 1, and from image 3 on altogether."""
     body = """
@@ -423,7 +436,7 @@ for asked in requests():
     assert first == "no right for ***" and "found '***'" in second and "s3cr3t" not in second
     with pytest.raises(Unavailable) as found:
         of(tmp_path, body.replace("for asked", "sys.exit(2)\nfor asked"), environment=["THEIR_TOKEN"]).annotate(batch_of(1))
-    assert "s3cr3t" not in str(found.value) and "401 for ***" in str(found.value)
+    assert "s3cr3t" not in str(found.value) and "401 for ***" in str(found.value) and "[31mred\n    half" in str(found.value)
     assert "\x1b" not in str(found.value) and "\r" not in str(found.value)
 
 

@@ -127,8 +127,8 @@ class Endpoint(Specialist):
         found = self._asking.about(list(places), ask)
         return [found[record.image_id] for record in batch.records]
 
-    def _bodies(self, batch: Batch, chosen: Sequence[int]) -> Iterator[tuple[list[bytes], dict[str, ImageRecord]]]:
-        """The lines to post, and the images they ask about."""
+    def _bodies(self, batch: Batch, chosen: Sequence[int]) -> Iterator[tuple[bytes, dict[str, ImageRecord]]]:
+        """What to post, and the images it asks about."""
         lines: list[bytes] = []
         asked: dict[str, ImageRecord] = {}
         for index in chosen:
@@ -136,17 +136,17 @@ class Endpoint(Specialist):
             lines.append(request_line(record, batch.claims[index] if self.options.reads_claims else None, image=png(batch.pixels[index], 1)))
             asked[record.image_id] = record
             if sum(map(len, lines)) >= BODY:
-                yield lines, asked
+                yield b"".join(lines), asked
                 lines, asked = [], {}
         if lines:
-            yield lines, asked
+            yield b"".join(lines), asked
 
-    def _persist(self, lines: list[bytes], asked: dict[str, ImageRecord], said: dict[str, Said]) -> Failure | None:
-        """Post the lines, and again where that may help: of several, answers of no use are not asked for again, as that is done one by one."""
+    def _persist(self, body: bytes, asked: dict[str, ImageRecord], said: dict[str, Said]) -> Failure | None:
+        """Post a body, and again where that may help: of several images, answers of no use are not asked for again, as that is done one by one."""
         for tried in range(self.options.retries + 1):
             last, wait = tried == self.options.retries, 0.5 * 2**tried
             try:
-                self._post(b"".join(line for line, image in zip(lines, asked, strict=True) if image not in said), asked, said)
+                self._post(body, asked, said)
             except _Down as error:
                 if not error.again or last:
                     return Failure(self._blotted(f"{self.options.url} {error}") + (f" ({tried + 1} times)" if tried else ""), lasting=True)
