@@ -23,7 +23,7 @@ LAYERS = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "deco
 SIDES = {"shortest_edge": 96, "longest_edge": 160}
 
 
-def save(folder: Path, build: Callable[[Any], Any], config: Any, *parts: Any, gain: float = 1.5, seed: int = 0, change: Callable[[Any], None] | None = None) -> str:
+def save(folder: Path, build: Callable[[Any], Any], config: Any, *parts: Any, gain: float = 1.5, seed: int = 0, change: Callable[[Any], Any] | None = None) -> str:
     """A model of ``config`` and its processors as a checkpoint; the folder's path.
 
     Every matrix is drawn anew with ``gain`` times the deviation that keeps a signal's size: with the usual small ones
@@ -152,7 +152,7 @@ def _smooth(model: Any) -> None:
         if name == "iou_prediction_head.proj_out.weight":
             weight.mul_(0.02)
         if name == "iou_prediction_head.proj_out.bias":
-            weight.fill_(1.4 if model.config.model_type == "sam2" else 0.8)  # SAM 2 puts a sigmoid after it
+            weight.fill_(1.4 if model.config.model_type != "sam" else 0.8)  # SAM 2 puts a sigmoid after it
 
 
 def sam(folder: Path) -> str:
@@ -178,18 +178,28 @@ class _Sam2Files:
             (Path(folder) / name).write_text(json.dumps(content), encoding="utf-8")
 
 
-def sam_2(folder: Path) -> str:
-    """SAM 2 at 128 pixels a side."""
+def _sam_2_parts() -> dict[str, Any]:
     stages = {"blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [8, 16, 32, 64], "num_attention_heads_per_stage": [1, 1, 2, 2], "window_size_per_stage": [4, 4, 4, 4], "global_attention_blocks": [3]}
     backbone = hf.Sam2HieraDetConfig(hidden_size=8, image_size=[128, 128], window_positional_embedding_background_size=[4, 4], **stages)
     vision = hf.Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]], fpn_hidden_size=32)
-    prompts = hf.Sam2PromptEncoderConfig(hidden_size=32, image_size=128, mask_input_channels=4)
-    decoder = hf.Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=32)
-    config = hf.Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
-    return save(folder, hf.Sam2Model, config, _Sam2Files(), seed=10, change=_smooth)
+    prompts = {"hidden_size": 32, "image_size": 128, "mask_input_channels": 4}
+    return {"vision_config": vision, "prompt_encoder_config": prompts, "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32}}
 
 
-SEGMENTERS = {"sam": sam, "sam_2": sam_2}
+def sam_2(folder: Path) -> str:
+    """SAM 2 at 128 pixels a side."""
+    return save(folder, hf.Sam2Model, hf.Sam2Config(**_sam_2_parts()), _Sam2Files(), seed=10, change=_smooth)
+
+
+def sam_2_video(folder: Path) -> str:
+    """The same model as the hub has it: with the parts that follow objects through films."""
+    images = hf.Sam2Model.from_pretrained(checkpoint("sam_2")).state_dict()
+    memory = {"memory_attention_hidden_size": 32, "memory_attention_num_layers": 1, "memory_attention_feed_forward_hidden_size": 32, "memory_attention_rope_feat_sizes": [8, 8]}
+    encoder = {"memory_encoder_hidden_size": 32, "memory_encoder_output_channels": 16, "mask_downsampler_embed_dim": 32, "memory_fuser_embed_dim": 32, "memory_fuser_intermediate_dim": 32, "memory_fuser_num_layers": 1}
+    return save(folder, hf.Sam2VideoModel, hf.Sam2VideoConfig(**_sam_2_parts(), **memory, **encoder, image_size=128), _Sam2Files(), change=lambda model: model.load_state_dict(images, strict=False))
+
+
+SEGMENTERS = {"sam": sam, "sam_2": sam_2, "sam_2_video": sam_2_video}
 
 
 # ---------------------------------------------------------------- all of them

@@ -76,9 +76,9 @@ def drawn(region: Region) -> np.ndarray:
 # ---------------------------------------------------------------- masks
 
 
-def by_the_library(*asked: Box) -> tuple[np.ndarray, list[float]]:
+def by_the_library(*asked: Box, kind: str = "sam") -> tuple[np.ndarray, list[float]]:
     """SAM's masks (n, height, width) and the quality that it expects, by processor and model called straight."""
-    processor, model = hf.SamProcessor.from_pretrained(checkpoint("sam")), hf.SamModel.from_pretrained(checkpoint("sam")).eval()
+    processor, model = hf.SamProcessor.from_pretrained(checkpoint(kind)), hf.SamModel.from_pretrained(checkpoint(kind)).eval()
     given = processor(images=Image.fromarray(photo()), input_boxes=[[list(box) for box in asked]], return_tensors="pt")
     with torch.no_grad():
         output = model(pixel_values=given["pixel_values"], input_boxes=given["input_boxes"].float(), multimask_output=False)
@@ -86,9 +86,9 @@ def by_the_library(*asked: Box) -> tuple[np.ndarray, list[float]]:
     return masks[:, 0].numpy(), output.iou_scores[0, :, 0].tolist()
 
 
-def by_hand(*asked: Box) -> tuple[np.ndarray, list[float]]:
+def by_hand(*asked: Box, kind: str) -> tuple[np.ndarray, list[float]]:
     """SAM 2's, from pixels stretched and normalised here."""
-    model = hf.Sam2Model.from_pretrained(checkpoint("sam_2")).eval()
+    model = hf.Sam2Model.from_pretrained(checkpoint(kind)).eval()
     height, width = photo().shape[:2]
     small = np.asarray(Image.fromarray(photo()).resize((128, 128), Image.Resampling.BILINEAR), np.float64) / 255
     pixels = torch.from_numpy(((small - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None].astype(np.float32))
@@ -99,11 +99,11 @@ def by_hand(*asked: Box) -> tuple[np.ndarray, list[float]]:
     return (masks[:, 0] > 0).numpy(), output.iou_scores[0, :, 0].tolist()
 
 
-@pytest.mark.parametrize(("kind", "reference"), [("sam", by_the_library), ("sam_2", by_hand)])
+@pytest.mark.parametrize(("kind", "reference"), [("sam", by_the_library), ("sam_2", by_hand), ("sam_2_video", by_hand)])
 def test_masks_are_the_models_own(kind: str, reference: Any):
     claims = cut(kind, said(("cat", CAT, 0.9), ("dog", DOG, 0.8)))
     assert [(claim.task, claim.text, claim.score) for claim in claims] == [(REFERRED, "the cat", 0.9), (REFERRED, "the dog", 0.8)]
-    masks, _ = reference(CAT, DOG)
+    masks, _ = reference(CAT, DOG, kind=kind)
     assert mask_iou(*masks) < 0.9, "both boxes get one mask: the test tells nothing"
     for claim, mask in zip(claims, masks, strict=True):
         (region,) = claim.regions
@@ -115,9 +115,9 @@ def test_masks_are_the_models_own(kind: str, reference: Any):
         assert name not in finer or mask_iou(finer[name], mask) >= 0.98
 
 
-@pytest.mark.parametrize(("kind", "reference"), [("sam", by_the_library), ("sam_2", by_hand)])
+@pytest.mark.parametrize(("kind", "reference"), [("sam", by_the_library), ("sam_2", by_hand), ("sam_2_video", by_hand)])
 def test_masks_that_the_model_does_not_trust_are_not_claimed(kind: str, reference: Any):
-    _, expected = reference(CAT, DOG)
+    _, expected = reference(CAT, DOG, kind=kind)
     low, high = sorted(expected)
     assert high - low > 1e-3
     (claim,) = cut(kind, said(("cat", CAT, 0.9), ("dog", DOG, 0.8)), min_iou=(low + high) / 2)
