@@ -45,6 +45,7 @@ class SpecialistSection(PluginSection):
     sources: tuple[str, ...] = Field(description="keys of sources it annotates; '*' for all, '!key' to leave one out")
     required: bool = Field(True, description="whether the run fails when it fails")
     batch: int = Field(16, ge=1, description="images it is given at once")
+    images: float = Field(1.0, gt=0, le=1, description="share of the images that it is asked about, those that look least like each other; for what is dear. Another share makes it another version")
     device: str = Field("auto", description="where it computes: auto (a GPU where there is one), cpu, cuda, cuda:1 …")
     reads: tuple[str, ...] = Field(("*",), description="annotators whose claims it is given, where it reads claims; '*' for all before it, '!name' to leave one out")
 

@@ -599,3 +599,37 @@ def test_the_student_is_asked_last_and_declares_itself(store: Store):
     assert (said["use"], said["tasks"]) == ("student", ["<OD>"]) and "batch" not in said["options"]
     off = settings({"a": told()}, engine={"student": {"cap": 0}})
     assert [author.name for author in authors(off, NANO)] == ["a"]
+
+
+def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_about_the_rest_tells_nothing(store: Store):
+    who = {"dear": {**told(), "images": 0.3}, "cheap": told()}
+    chosen = settings(who)
+    run(chosen, store)
+    rows = coverage(store, "dear")
+    asked_about = {name for name, row in rows.items() if not row["error"]}
+    assert len(rows) == 10 and len(asked_about) == 3 and all(row["error"].startswith("NotListed") for name, row in rows.items() if name not in asked_about)
+    assert not any(pending(chosen, store, authors(chosen))["dear"].values()) and len(coverage(store, "cheap")) == 10
+    before = written(store)
+    calls = len(CALLS)
+    run(chosen, store)
+    assert written(store) == before and len(CALLS) == calls, "nobody is asked again"
+    key = next(author.version for author in authors(chosen) if author.name == "dear")
+    assert key != next(author.version for author in authors(settings({**who, "dear": {**who["dear"], "images": 0.4}})) if author.name == "dear")
+
+
+def test_those_that_are_chosen_differ_more_than_any_others(store: Store):
+    from itertools import combinations
+
+    from florence.annotation.choice import diverse
+    from florence.records import table_images
+
+    records = [record for record, _ in table_images(store.read_tables("images", IMAGES, older=True))]
+    bits = {record.image_id: int(record.phash, 16) for record in records}
+
+    def spread(ids) -> int:
+        return min((bits[a] ^ bits[b]).bit_count() for a, b in combinations(sorted(ids), 2))
+
+    best = max(spread(ids) for ids in combinations(sorted(bits), 4))
+    assert 2 * spread(diverse(records, 0.4)) >= best, "farthest-first is at least half as good as the best choice"
+    assert diverse(records, 1.0) == set(bits) and diverse(records[::-1], 0.4) == diverse(records, 0.4)
+    assert len(diverse(records, 0.01)) == 1 and diverse([], 0.5) == frozenset()

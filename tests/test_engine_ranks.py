@@ -29,7 +29,7 @@ def test_the_text_that_fits_best_is_taken_and_the_others_are_kept_as_dropped():
     )
     found = rows(said)
     assert [(row.text, row.kept, row.reason, row.score) for row in found] == [
-        ("a red cat on a mat", True, "", 0.5), ("a dog", True, "", 0.9), ("A Mat", False, "outranked", 0.25), ("cat", False, "outranked", 0.2),
+        ("a red cat on a mat", True, "", 0.5), ("A Mat", False, "outranked", 0.25), ("cat", False, "outranked", 0.2), ("a dog", True, "", 0.9),
     ]  # fmt: skip
     assert all(row.regions[0].label == row.text for row in found)
     assert [row.regions[0].box for row in found if not row.kept] == [place] * sum(not row.kept for row in found)

@@ -73,6 +73,8 @@ def authors(settings: Settings, student: str | None = None, store: Store | None 
         made, _ = specialist(settings, name)
         read = _read(settings, name, "claims" in made.needs, result)
         version = digest([made.version, [author.key for author in read]]) if "claims" in made.needs else made.version
+        if (share := settings.specialists[name].images) < 1:
+            version = digest([version, share])
         result.append(Author(name, version, reads=tuple(author.name for author in read)))
     if student is not None and settings.engine.student.cap > 0:
         from florence.engine.refine import Student
@@ -116,6 +118,11 @@ def _read(settings: Settings, name: str, reader: bool, before: Sequence[Author])
 def looks_at(settings: Settings, author: Author, shard: str) -> bool:
     """Whether ``author`` annotates the images of ``shard``."""
     return author.name == STUDENT or settings.specialists[author.name].looks_at(shard.rsplit("-", 1)[0])
+
+
+def share_of(settings: Settings, author: Author) -> float:
+    """The share of the images that an author is asked about."""
+    return 1.0 if author.name in (STUDENT, HUMAN) else settings.specialists[author.name].images
 
 
 def required(settings: Settings, name: str) -> bool:

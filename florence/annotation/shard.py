@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from florence.annotation.authors import Author, looks_at
+from florence.annotation.authors import Author, looks_at, share_of
+from florence.annotation.choice import diverse
 from florence.annotation.claims import by_image
 from florence.annotation.pictures import chunks
 from florence.annotation.turn import Turn
@@ -61,6 +62,8 @@ class _Work:
             if looks_at(settings, author, shard):
                 reads = [turn for turn in self.turns if turn.author.name in author.reads]
                 self.turns.append(Turn(settings, store, author, shard, order, reads, round, patient))
+                if (share := share_of(settings, author)) < 1:
+                    self.turns[-1].leave(set(order) - diverse(self.records, share))
         self.truth: dict[str, pa.Table] = {}
         if any("truth" in turn.needs and self._planned(turn.may) for turn in self.turns) and store.exists(f"truth/{shard}.parquet"):
             self.truth = by_image(store.read_table(f"truth/{shard}.parquet"), order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -12,7 +12,7 @@ from florence.annotation.claims import ShardClaims, annotations_of
 from florence.annotation.pictures import Chunk
 from florence.annotation.usage import ShardUsage, usage_of
 from florence.config import Settings
-from florence.errors import FlorenceError, SettingsError, Unavailable
+from florence.errors import FlorenceError, NotListed, SettingsError, Unavailable
 from florence.records import ANNOTATIONS, Annotation, ImageRecord, annotate, annotations_table
 from florence.specialists import Batch
 from florence.store import Store
@@ -40,6 +40,12 @@ class Turn:
     def failed(self) -> bool:
         """Whether it is asked nothing more in this shard."""
         return bool(self._failure)
+
+    def leave(self, image_ids: Iterable[str]) -> None:
+        """Cover images that it is not asked about: its silence about them tells nothing."""
+        for image_id in image_ids:
+            if image_id not in self.claims.covered:
+                self.claims.add(image_id, ANNOTATIONS.empty_table(), _told(NotListed("not one of the images that it is asked about (specialists.<name>.images)")))
 
     # ------------------------------------------------------------ what it may be asked
 
