@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from florence.annotation.authors import Author, looks_at
-from florence.annotation.claims import by_image
+from florence.annotation.claims import Rows, by_image
 from florence.annotation.pictures import chunks
 from florence.annotation.turn import Turn
 from florence.config import Settings
@@ -61,7 +59,7 @@ class _Work:
             if looks_at(settings, author, shard):
                 reads = [turn for turn in self.turns if turn.author.name in author.reads]
                 self.turns.append(Turn(settings, store, author, shard, order, reads, round, patient))
-        self.truth: dict[str, pa.Table] = {}
+        self.truth: dict[str, Rows] = {}
         if any("truth" in turn.needs and self._planned(turn.may) for turn in self.turns) and store.exists(f"truth/{shard}.parquet"):
             self.truth = by_image(store.read_table(f"truth/{shard}.parquet"), order)
         self.flushed = time.monotonic()
