@@ -87,7 +87,8 @@ class _Work:
             return False
         before = [(turn.made, turn.failed) for turn in self.turns]
         for turn in busy:
-            turn.claims.tidy()
+            for one in (turn, *turn.reads):  # here, where a table that can not be read is nobody's failure
+                one.claims.tidy()
         seen = set().union(*(planned[turn.author.name] for turn in busy if "pixels" in turn.needs))
         records = self._planned(set().union(*planned.values()).__contains__)
         for chunk in chunks(self.settings, self.store, self.shard, records, seen, _together([turn.size for turn in busy])):

@@ -10,7 +10,7 @@ from florence.annotation.claims import Rows, ShardClaims, annotations_of
 from florence.annotation.pictures import Chunk
 from florence.annotation.usage import ShardUsage, usage_of
 from florence.config import Settings
-from florence.errors import FlorenceError, SettingsError, Unavailable
+from florence.errors import FlorenceError, StoreError, Unavailable
 from florence.records import Annotation, ImageRecord, annotate, annotations_table
 from florence.specialists import Batch
 from florence.store import Store
@@ -162,9 +162,10 @@ class Turn:
         self.made += 1
 
     def _fail(self, error: Exception) -> None:
-        """Nothing more is asked of it in this shard."""
-        self._failure = str(error) if isinstance(error, FlorenceError) else _told(error)
-        self.again = not isinstance(error, Unavailable | SettingsError)
+        """Nothing more is asked of it in this shard. What was raised on purpose would be raised again at once, unless it is the store's."""
+        purpose = isinstance(error, FlorenceError)
+        self._failure = (purpose and str(error)) or _told(error)
+        self.again = isinstance(error, StoreError) or not purpose
 
     def settle(self) -> None:
         """At the end of a pass: images on which it raised are covered with the error if it has answered any other of the shard, else it has failed."""
