@@ -17,7 +17,7 @@ from annotators import BEFORE, CALLS, LOADS, ON_LOAD, asked, told
 from florence import stages
 from florence.annotation import annotate_shard, authors, pending, shard, speakers_of, usage_of
 from florence.config import Settings, settings_from
-from florence.errors import FlorenceError, SettingsError, Unavailable
+from florence.errors import FlorenceError, ModelError, SettingsError, StoreError, Unavailable
 from florence.records import IMAGES, Speaker, table_annotations
 from florence.specialists import Usage
 from florence.store import GROUP, Store
@@ -254,6 +254,22 @@ def test_a_bad_image_at_the_start_is_settled_once_others_are_answered(store: Sto
     assert {name for name, row in coverage(store, "a").items() if row["error"]} == set(bad)
     assert sorted(asked("reader")) == sorted(names(store)), "once each, and with what came of those before it"
     assert left(chosen, store) == {} and not any(row["unread"] for row in coverage(store, "reader").values())
+
+
+@pytest.mark.parametrize(("error", "again"), [(Unavailable(), False), (ModelError("no weights"), False), (OSError("no route"), True), (StoreError("full"), True), (ValueError(), True)])
+def test_what_was_raised_on_purpose_is_not_tried_again_at_once(store: Store, error: Exception, again: bool):
+    ON_LOAD["a"] = raising_on_load(error)
+    found = run(settings({"a": told(), "b": told()}), store)
+    assert (found["a"].left, found["a"].again, found["b"].left) == (10, again, 0) and (str(error) or type(error).__name__) in found["a"].error
+
+
+def test_claims_that_can_not_be_read_are_nobodys_failure(store: Store):
+    run(settings({"a": told(needs=[])}), store)
+    (file,) = store.names("claims")
+    store.write_bytes(file, b"not a table")
+    with pytest.raises(StoreError, match=f"{file}.*not a Parquet file"):
+        run(settings({"a": told(needs=[]), "reader": told(needs=["claims"])}), store)
+    assert CALLS[1:] == []
 
 
 @pytest.mark.parametrize("how", ["raised", "load", "crash", "answered"])
@@ -575,8 +591,6 @@ def test_authors_declare_who_they_are(store: Store):
 
 
 def test_one_that_can_not_say_its_words_costs_its_own_claims(store: Store, monkeypatch):
-    from florence.errors import ModelError
-
     def vocabulary(self):
         if self.name == "a":
             raise ModelError("the hub is not reached")

@@ -19,14 +19,29 @@ COVERAGE = pa.schema(
 """``unread``: of those it reads, the ones that had not answered then, with commas between them; null: they all had."""
 
 
-def by_image(table: pa.Table, order: Mapping[str, int]) -> dict[str, pa.Table]:
+Rows = tuple[pa.Table, int, int]
+"""Rows of a table, from the first to one past the last: a slice of Arrow's takes more memory than the rows of one image."""
+
+
+def by_image(table: pa.Table, order: Mapping[str, int]) -> dict[str, Rows]:
     """The rows of each image that is in ``order``, in their own order; images without a row are left out."""
     places = np.asarray([order.get(image, -1) for image in table["image_id"].to_pylist()], np.int64)
     if len(places) and (np.diff(places) < 0).any():
         arranged = np.argsort(places, kind="stable")
         table, places = table.take(arranged), places[arranged]
     edges = [*np.flatnonzero(np.diff(places, prepend=-2)).tolist(), len(places)]
-    return {table["image_id"][start].as_py(): table.slice(start, end - start) for start, end in pairwise(edges) if places[start] >= 0}
+    return {table["image_id"][start].as_py(): (table, start, end) for start, end in pairwise(edges) if places[start] >= 0}
+
+
+def _joined(found: Iterable[Rows]) -> pa.Table:
+    """All of these rows in one table of schema `ANNOTATIONS`; what lies side by side is taken in one piece."""
+    pieces: list[Rows] = []
+    for table, start, end in found:
+        if pieces and pieces[-1][0] is table and pieces[-1][2] == start:
+            pieces[-1] = (table, pieces[-1][1], end)
+        else:
+            pieces.append((table, start, end))
+    return pa.concat_tables([table.slice(start, end - start) for table, start, end in pieces] or [ANNOTATIONS.empty_table()])
 
 
 class ShardClaims:
@@ -40,7 +55,7 @@ class ShardClaims:
         self._name = f"{author.key}/{shard}.parquet"
         rows = store.read_table(f"coverage/{self._name}").to_pylist() if store.exists(f"coverage/{self._name}") else []
         self.covered: dict[str, dict[str, Any]] = {row["image_id"]: row for row in rows if row["image_id"] in order}
-        self._claims: dict[str, pa.Table] | None = None
+        self._claims: dict[str, Rows] | None = None
         self._changed = False
 
     def unread(self, image_id: str) -> frozenset[str]:
@@ -50,9 +65,9 @@ class ShardClaims:
 
     def tidy(self) -> None:
         """Read the claims, and drop those of images without coverage."""
-        self._tables()
+        self._rows()
 
-    def _tables(self) -> dict[str, pa.Table]:
+    def _rows(self) -> dict[str, Rows]:
         if self._claims is None:
             name = f"claims/{self._name}"
             # Parquet calls the entries of lists by another name than Arrow, and would write that name into the file.
@@ -61,37 +76,37 @@ class ShardClaims:
             self._changed |= len(self._claims) < len(found)
         return self._claims
 
-    def add(self, image_id: str, claims: pa.Table, error: str = "", unread: Iterable[str] = ()) -> None:
-        """Cover an image: its claims of schema `ANNOTATIONS`, or why there are none. What was said of it before is replaced."""
-        tables = self._tables()
-        tables.pop(image_id, None)
-        if len(claims):
-            tables[image_id] = claims
+    def add(self, image_id: str, claims: Rows | None, error: str = "", unread: Iterable[str] = ()) -> None:
+        """Cover an image: its claims, in a table of schema `ANNOTATIONS`, or why there are none. What was said of it before is replaced."""
+        rows = self._rows()
+        rows.pop(image_id, None)
+        count = 0 if claims is None else claims[2] - claims[1]
+        if claims is not None and count:
+            rows[image_id] = claims
         names = ",".join(sorted(unread)) or None
-        row = {"image_id": image_id, "author": self.author.name, "version": self.author.version, "claims": len(claims), "error": error, "unread": names}
+        row = {"image_id": image_id, "author": self.author.name, "version": self.author.version, "claims": count, "error": error, "unread": names}
         self.covered[image_id] = row
         self._changed = True
 
     def annotations(self, image_ids: Iterable[str]) -> dict[str, list[Annotation]]:
         """The claims about each of these images that has any."""
-        return annotations_of(self._tables(), image_ids)
+        return annotations_of(self._rows(), image_ids)
 
     def flush(self) -> None:
         """Write what has changed: claims first, then coverage, in the order of the shard, so that the same rows are the same bytes however they came."""
         if not self._changed:
             return
-        tables = self._tables()
-        rows = pa.concat_tables([tables[image] for image in self._order if image in tables] or [ANNOTATIONS.empty_table()]).combine_chunks()
+        rows = self._rows()
+        claims = _joined(rows[image] for image in self._order if image in rows).combine_chunks()
         covered = [self.covered[image] for image in self._order if image in self.covered]
-        self._store.write_table(f"claims/{self._name}", rows)
+        self._store.write_table(f"claims/{self._name}", claims)
         self._store.write_table(f"coverage/{self._name}", pa.Table.from_pylist(covered, schema=COVERAGE))
         self._changed = False
 
 
-def annotations_of(tables: Mapping[str, pa.Table], image_ids: Iterable[str]) -> dict[str, list[Annotation]]:
+def annotations_of(rows: Mapping[str, Rows], image_ids: Iterable[str]) -> dict[str, list[Annotation]]:
     """The rows of each of these images that has any, from `by_image`."""
-    found = [tables[image] for image in image_ids if image in tables]
     result: dict[str, list[Annotation]] = {}
-    for row in table_annotations(pa.concat_tables(found)) if found else ():
+    for row in table_annotations(_joined(rows[image] for image in image_ids if image in rows)):
         result.setdefault(row.image_id, []).append(row)
     return result

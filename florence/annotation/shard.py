@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from florence.annotation.authors import Author, looks_at, share_of
 from florence.annotation.choice import diverse
-from florence.annotation.claims import by_image
+from florence.annotation.claims import Rows, by_image
 from florence.annotation.pictures import chunks
 from florence.annotation.turn import Turn
 from florence.config import Settings
@@ -64,7 +62,7 @@ class _Work:
                 self.turns.append(Turn(settings, store, author, shard, order, reads, round, patient))
                 if (share := share_of(settings, author)) < 1:
                     self.turns[-1].leave(set(order) - diverse(self.records, share))
-        self.truth: dict[str, pa.Table] = {}
+        self.truth: dict[str, Rows] = {}
         if any("truth" in turn.needs and self._planned(turn.may) for turn in self.turns) and store.exists(f"truth/{shard}.parquet"):
             self.truth = by_image(store.read_table(f"truth/{shard}.parquet"), order)
         self.flushed = time.monotonic()
@@ -92,7 +90,8 @@ class _Work:
             return False
         before = [(turn.made, turn.failed) for turn in self.turns]
         for turn in busy:
-            turn.claims.tidy()
+            for one in (turn, *turn.reads):  # here, where a table that can not be read is nobody's failure
+                one.claims.tidy()
         seen = set().union(*(planned[turn.author.name] for turn in busy if "pixels" in turn.needs))
         records = self._planned(set().union(*planned.values()).__contains__)
         for chunk in chunks(self.settings, self.store, self.shard, records, seen, _together([turn.size for turn in busy])):

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import pyarrow as pa
-
 from florence.annotation.authors import Author, annotator, declare, required
-from florence.annotation.claims import ShardClaims, annotations_of
+from florence.annotation.claims import Rows, ShardClaims, annotations_of
 from florence.annotation.pictures import Chunk
 from florence.annotation.usage import ShardUsage, usage_of
 from florence.config import Settings
-from florence.errors import FlorenceError, NotListed, SettingsError, Unavailable
-from florence.records import ANNOTATIONS, Annotation, ImageRecord, annotate, annotations_table
+from florence.errors import FlorenceError, NotListed, StoreError, Unavailable
+from florence.records import Annotation, ImageRecord, annotate, annotations_table
 from florence.specialists import Batch
 from florence.store import Store
 
@@ -45,7 +43,7 @@ class Turn:
         """Cover images that it is not asked about: its silence about them tells nothing."""
         for image_id in image_ids:
             if image_id not in self.claims.covered:
-                self.claims.add(image_id, ANNOTATIONS.empty_table(), _told(NotListed("not one of the images that it is asked about (specialists.<name>.images)")))
+                self.claims.add(image_id, None, _told(NotListed("not one of the images that it is asked about (specialists.<name>.images)")))
 
     # ------------------------------------------------------------ what it may be asked
 
@@ -82,7 +80,7 @@ class Turn:
 
     # ------------------------------------------------------------ asking
 
-    def work(self, chunk: Chunk, truth: Mapping[str, pa.Table]) -> Iterator[None]:
+    def work(self, chunk: Chunk, truth: Mapping[str, Rows]) -> Iterator[None]:
         """Ask it about those images of a chunk that it wants; yields after each batch."""
         wanted = [record for record in chunk.records if self.wants(record.image_id)]
         if "pixels" in self.needs:
@@ -114,7 +112,7 @@ class Turn:
                 self._fail(error)
         return self._ready
 
-    def _asked(self, part: Sequence[ImageRecord], rest: deque, chunk: Chunk, truth: Mapping[str, pa.Table]) -> deque:
+    def _asked(self, part: Sequence[ImageRecord], rest: deque, chunk: Chunk, truth: Mapping[str, Rows]) -> deque:
         """Ask about one batch; returns the batches that are left to ask about, which are smaller ones where it failed."""
         try:
             answers = self._answers(part, chunk, truth)
@@ -136,8 +134,8 @@ class Turn:
                 self._cover(record.image_id, answer)
         return rest
 
-    def _answers(self, part: Sequence[ImageRecord], chunk: Chunk, truth: Mapping[str, pa.Table]) -> list[pa.Table | FlorenceError]:
-        """Its claims about each image as a table, or the error that it answers with."""
+    def _answers(self, part: Sequence[ImageRecord], chunk: Chunk, truth: Mapping[str, Rows]) -> list[Rows | FlorenceError]:
+        """Its claims about each image as rows of a table, or the error that it answers with."""
         ids = [record.image_id for record in part]
         heard = [other.claims.annotations(ids) for other in self.reads]
         known = annotations_of(truth, ids) if "truth" in self.needs else {}
@@ -157,27 +155,30 @@ class Turn:
             rows += () if isinstance(answer, FlorenceError) else annotate(image_id, answer, self.author.name, self.author.version, self.round)
             ends.append(len(rows))
         table = annotations_table(rows)
-        return [answer if isinstance(answer, FlorenceError) else table.slice(start, end - start) for answer, start, end in zip(said, [0, *ends], ends, strict=False)]
+        return [answer if isinstance(answer, FlorenceError) else (table, start, end) for answer, start, end in zip(said, [0, *ends], ends, strict=False)]
 
-    def _cover(self, image_id: str, answer: pa.Table | FlorenceError) -> None:
+    def _cover(self, image_id: str, answer: Rows | FlorenceError) -> None:
         if isinstance(answer, Unavailable):
             self._later[image_id] = _told(answer)
             return
-        failed = isinstance(answer, FlorenceError)
-        self.claims.add(image_id, ANNOTATIONS.empty_table() if failed else answer, _told(answer) if failed else "", self._missed(image_id))
+        if isinstance(answer, FlorenceError):
+            self.claims.add(image_id, None, _told(answer), self._missed(image_id))
+        else:
+            self.claims.add(image_id, answer, "", self._missed(image_id))
         self.made += 1
 
     def _fail(self, error: Exception) -> None:
-        """Nothing more is asked of it in this shard."""
-        self._failure = str(error) if isinstance(error, FlorenceError) else _told(error)
-        self.again = not isinstance(error, Unavailable | SettingsError)
+        """Nothing more is asked of it in this shard. What was raised on purpose would be raised again at once, unless it is the store's."""
+        purpose = isinstance(error, FlorenceError)
+        self._failure = (purpose and str(error)) or _told(error)
+        self.again = isinstance(error, StoreError) or not purpose
 
     def settle(self) -> None:
         """At the end of a pass: images on which it raised are covered with the error if it has answered any other of the shard, else it has failed."""
         raised, self._raised = self._raised, {}
         if self.claims.covered:
             for image_id, error in raised.items():
-                self.claims.add(image_id, ANNOTATIONS.empty_table(), error, self._missed(image_id))
+                self.claims.add(image_id, None, error, self._missed(image_id))
                 self.made += 1
         elif raised and not self._failure:
             self._failure = f"{self.author.name} failed on every image that it was asked about; the first error: {next(iter(raised.values()))}"
