@@ -136,6 +136,7 @@ BROKEN: dict[str, Callable[[Tables], None]] = {
     **{f"images column_values_to_not_be_null {c}": put(c, None, "images") for c in ("image_id", "width", "height", "source", "name", "licence", "split")},
     "images column_values_to_be_unique image_id": twice("images"),
     "images column_values_to_match_regex image_id": put("image_id", "A" * 64, "images"),
+    "images column_values_to_match_regex phash": put("phash", "f" * 16, "images"),
     "images column_values_to_be_between width": put("width", 0, "images"),
     "images column_values_to_be_between height": put("height", -3, "images"),
     "images column_value_lengths_to_be_between name": put("name", "", "images"),
@@ -305,6 +306,13 @@ def test_columns_of_another_type_or_not_in_every_file_stop_before_the_rest(copie
     text = str(caught.value)
     assert "labels.extra: int8" in text and "labels.agreement: double" in text
     assert "expect_column_values_to_be_in_set(everywhere" in text and "images.licence: string" in text
+
+
+def test_shards_from_before_images_had_a_hash_pass(copied: Tables, tmp_path: Path):
+    root, data = workspace(tmp_path, copied)
+    name = "images/all-00000.parquet"
+    data.write_table(name, data.read_table(name).drop_columns(["phash"]))
+    quality.validate_snapshot(SETTINGS, data, root)
 
 
 @pytest.mark.parametrize(

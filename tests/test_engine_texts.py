@@ -8,7 +8,11 @@ from engine_claims import fused, one_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+<<<<<<< HEAD
 from florence.config import Engine
+=======
+from florence.engine import alignment
+>>>>>>> filters
 from florence.engine.alignment import GAP, SWAP, align, code_of, joined, lines, names, overlap, overlaps, tokens
 from florence.engine.alt_text import bare
 from florence.engine.enhance import Versions, compose, spell
@@ -59,6 +63,20 @@ def test_alignments_are_the_cheapest_and_in_order(pairs):
         assert len(to) == len(a) and found == sorted(set(found))
         spent = sum(GAP if j < 0 else 0 if a[i] == b[j] else SWAP for i, j in enumerate(to)) + GAP * (len(b) - len(found))
         assert spent == cost(a, b)
+
+
+few = st.lists(st.sampled_from(["a", "the", "cat", "red", "."]), max_size=12)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(few, few, few), max_size=6))
+def test_what_texts_share_at_their_ends_may_be_taken_off(parts):
+    coded = [(tuple(map(code_of, head + a)), tuple(map(code_of, head + b))) for head, a, b in parts]
+    coded += [(a + coded[0][0], b + coded[0][0]) for a, b in coded]
+    found = [side.to.tolist() for side in align(coded)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "_common", lambda a, b, most, ends: np.zeros(len(a), np.int64))
+        assert [side.to.tolist() for side in align(coded)] == found
 
 
 @settings(deadline=None)

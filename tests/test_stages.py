@@ -72,3 +72,22 @@ def test_the_split_follows_the_hash_alone(tmp_path: Path):
     splits = [stages.split_of(f"{i:064x}", chosen) for i in range(4000)]
     assert abs(splits.count("held_out") / 4000 - 0.2) < 0.03 and abs(splits.count("gold") / 4000 - 0.1) < 0.02
     assert splits == [stages.split_of(f"{i:064x}", settings(count=3, split={"held_out": 0.2, "gold": 0.1})) for i in range(4000)]
+
+
+def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_path: Path):
+    from florence.pixels import decode, perceptual_hash
+    from florence.records import table_images
+
+    store, chosen = Store(str(tmp_path)), settings()
+    stages.collect(chosen, store)
+    for record, content in table_images(store.read_table("images/scenes-00000.parquet")):
+        assert record.phash == perceptual_hash(decode(content, record.name)) and len(record.phash) == 64
+    name = "images/scenes-00001.parquet"
+    store.write_table(name, store.read_table(name).drop_columns(["phash"]))
+    table = stages.images_table(store)
+    assert table["phash"].null_count == 4 and table.column_names == stages.RECORD_COLUMNS
+    assert stages.collect(chosen, store).new == 0, "what was there stays there"
+    (author,) = stages.authors(chosen)
+    for shard in stages.shards(store):
+        assert stages.annotate_shard(chosen, store, author, shard) > 0
+    assert set(stages.fuse_round(chosen, store, [author], 0)["image_id"].to_pylist()) == set(table["image_id"].to_pylist())

@@ -1,0 +1,41 @@
+"""Pairs found, joined and suppressed all at once, against one after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from florence.engine.clusters import joined, neighbours, suppressed
+
+pairs = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)).filter(lambda pair: pair[0] != pair[1]), max_size=60)
+
+
+@settings(deadline=None)
+@given(pairs, st.lists(st.integers(0, 5), min_size=15, max_size=15))
+def test_claims_join_as_they_would_one_pair_after_the_other(found, authors):
+    clusters = [{k} for k in range(15)]
+    for a, b in found:
+        one, other = (next(c for c in clusters if k in c) for k in (a, b))
+        if one is not other and not {authors[k] for k in one} & {authors[k] for k in other}:
+            clusters = [c for c in clusters if c is not one and c is not other] + [one | other]
+    expected = [min(next(c for c in clusters if k in c)) for k in range(15)]
+    a, b = np.asarray(found, int).reshape(-1, 2).T
+    assert joined(a, b, np.asarray(authors)).tolist() == expected
+
+
+@settings(deadline=None)
+@given(pairs)
+def test_the_lesser_give_way_as_they_would_one_after_the_other(found):
+    # a smaller number is better
+    better, worse = np.sort(np.asarray(found, int).reshape(-1, 2), axis=1).T
+    expected: list[bool] = []
+    for k in range(15):
+        expected.append(any(b == k and not expected[a] for a, b in zip(better.tolist(), worse.tolist(), strict=True)))
+    assert suppressed(better, worse, 15).tolist() == expected
+
+
+@given(st.lists(st.integers(0, 4), max_size=20).map(sorted))
+def test_neighbours_are_all_pairs_of_a_group(group):
+    a, b = neighbours(np.asarray(group, int))
+    assert set(zip(a.tolist(), b.tolist(), strict=True)) == {(i, j) for j in range(len(group)) for i in range(j) if group[i] == group[j]} and len(a) == len(set(zip(a.tolist(), b.tolist(), strict=True)))
