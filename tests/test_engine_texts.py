@@ -8,11 +8,8 @@ from engine_claims import fused, one_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-<<<<<<< HEAD
 from florence.config import Engine
-=======
 from florence.engine import alignment
->>>>>>> filters
 from florence.engine.alignment import GAP, SWAP, align, code_of, joined, lines, names, overlap, overlaps, tokens
 from florence.engine.alt_text import bare
 from florence.engine.enhance import Versions, compose, spell
