@@ -25,10 +25,10 @@ SIZE = 128
 KIND = "<OD>"
 
 Box = tuple[float, float, float, float]
-Found = tuple[str, Box, float, str]
-"""Label, box, score, author."""
-Way = Callable[[Sequence[Found], Mapping[str, Any]], list[Found]]
-"""What annotators say of an image, and a point of the grid → objects."""
+Found = tuple[str, Box, float, Any]
+"""Label, box, score, and who says so: an author, or how many."""
+Way = Callable[[Sequence[Found], float], list[Found]]
+"""What annotators say of an image, and the overlap from which boxes are one → objects, all of them: scores and votes are looked at after."""
 
 
 def annotators() -> dict[str, dict[str, Any]]:
@@ -126,46 +126,43 @@ def ours(data: Scenes, settings: Any = None) -> dict[str, list[Found]]:
     return found
 
 
-def single(said: Sequence[Found], at: Mapping[str, Any]) -> list[Found]:
-    """One annotator's objects."""
-    return [found for found in said if found[3] == at["author"] and found[2] >= at["score"]]
+def single(said: Sequence[Found], overlap: float) -> list[Found]:
+    """Each annotator's objects as they are."""
+    return list(said)
 
 
-def union(said: Sequence[Found], at: Mapping[str, Any]) -> list[Found]:
-    """All that anybody says, suppressed label by label (NMS)."""
+def union(said: Sequence[Found], overlap: float) -> list[Found]:
+    """All that anybody says, suppressed label by label (NMS): what is left does not depend on the least score."""
     kept: list[Found] = []
     for found in sorted(said, key=lambda f: -f[2]):
-        if found[2] >= at["score"] and not any(found[0] == k[0] and _overlap(found[1], k[1]) > at["overlap"] for k in kept):
+        if not any(found[0] == k[0] and _overlap(found[1], k[1]) > overlap for k in kept):
             kept.append(found)
     return kept
 
 
-def majority(said: Sequence[Found], at: Mapping[str, Any]) -> list[Found]:
-    """What enough annotators say of one place, its box their mean."""
+def majority(said: Sequence[Found], overlap: float) -> list[Found]:
+    """What annotators say of one place, its box and score their means, and how many say so."""
     groups: list[list[Found]] = []
     for found in sorted(said, key=lambda f: -f[2]):
-        near = [g for g in groups if g[0][0] == found[0] and found[3] not in {f[3] for f in g} and _overlap(found[1], g[0][1]) >= at["overlap"]]
+        near = [g for g in groups if g[0][0] == found[0] and found[3] not in {f[3] for f in g} and _overlap(found[1], g[0][1]) >= overlap]
         if near:
             max(near, key=lambda g: _overlap(found[1], g[0][1])).append(found)
         else:
             groups.append([found])
-    return [
-        (g[0][0], tuple(np.mean([f[1] for f in g], axis=0)), float(np.mean([f[2] for f in g])), "")
-        for g in groups if len(g) >= at["votes"] and np.mean([f[2] for f in g]) >= at["score"]
-    ]  # fmt: skip
+    return [(g[0][0], tuple(np.mean([f[1] for f in g], axis=0)), float(np.mean([f[2] for f in g])), len(g)) for g in groups]
 
 
-def weighted(said: Sequence[Found], at: Mapping[str, Any]) -> list[Found]:
+def weighted(said: Sequence[Found], overlap: float) -> list[Found]:
     """Weighted boxes fusion."""
     from ensemble_boxes import weighted_boxes_fusion
 
-    authors, labels = sorted(annotators()), sorted({found[0] for found in said})
-    by = [[found for found in said if found[3] == author] for author in authors]
+    labels = sorted({found[0] for found in said})
+    by = [[found for found in said if found[3] == author] for author in sorted(annotators())]
     boxes, scores, names = weighted_boxes_fusion(
         [[[v / SIZE for v in found[1]] for found in one] for one in by], [[found[2] for found in one] for one in by],
-        [[labels.index(found[0]) for found in one] for one in by], iou_thr=at["overlap"],
+        [[labels.index(found[0]) for found in one] for one in by], iou_thr=overlap,
     )  # fmt: skip
-    return [(labels[int(k)], tuple(box * SIZE), float(score), "") for box, score, k in zip(boxes, scores, names, strict=True) if score >= at["score"]]
+    return [(labels[int(k)], tuple(box * SIZE), float(score), "") for box, score, k in zip(boxes, scores, names, strict=True)]
 
 
 def _overlap(a: Box, b: Box) -> float:
@@ -182,15 +179,27 @@ WAYS: dict[str, tuple[Way, dict[str, Sequence[Any]]]] = {
 }
 
 
+def chosen(found: Found, at: Mapping[str, Any]) -> bool:
+    """Whether an object is good enough at a point of the grid."""
+    return found[2] >= at["score"] and found[3] == at.get("author", found[3]) and ("votes" not in at or found[3] >= at["votes"])
+
+
 def tuned(way: Way, grid: Mapping[str, Sequence[Any]], data: Sequence[Scenes]) -> dict[str, Any]:
     """The point of the grid with the best F1, on average."""
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    return max(points, key=lambda at: float(np.mean([f1(fused(way, at, one), one.truth) for one in data])))
+    rest = {name: values for name, values in grid.items() if name != "overlap"}
+    best: tuple[float, dict[str, Any]] = (-1.0, {})
+    for overlap in grid.get("overlap", (0.5,)):
+        objects = [{image: way(said, overlap) for image, said in one.said.items()} for one in data]
+        for values in itertools.product(*rest.values()):
+            at = {**dict(zip(rest, values, strict=True)), **({"overlap": overlap} if "overlap" in grid else {})}
+            mean = float(np.mean([f1({i: [f for f in found if chosen(f, at)] for i, found in o.items()}, one.truth) for o, one in zip(objects, data, strict=True)]))
+            best = max(best, (mean, at), key=lambda pair: pair[0])
+    return best[1]
 
 
 def fused(way: Way, at: Mapping[str, Any], data: Scenes) -> dict[str, list[Found]]:
     """A way's objects by image."""
-    return {image: way(said, at) for image, said in data.said.items()}
+    return {image: [found for found in way(said, at.get("overlap", 0.5)) if chosen(found, at)] for image, said in data.said.items()}
 
 
 # ---------------------------------------------------------------- the run
@@ -215,18 +224,21 @@ def numbers(text: str) -> tuple[int, ...]:
 def run(count: int, seeds: Iterable[int], tuning: Iterable[int]) -> dict[str, Any]:
     """All figures; tables are printed as they are had."""
     others = [scenes(count, seed) for seed in tuning]
-    chosen = {name: tuned(way, grid, others) for name, (way, grid) in WAYS.items()}
-    figures: dict[str, Any] = {"tuned": chosen, "f1": {}, "reliability": {}, "calibration": {}}
+    best = {}
+    for name, (way, grid) in WAYS.items():
+        print(f"tuning: {name}", flush=True)
+        best[name] = tuned(way, grid, others)
+    figures: dict[str, Any] = {"tuned": best, "f1": {}, "reliability": {}, "calibration": {}}
     for seed in seeds:
         data = scenes(count, seed)
         objects = ours(data)
         kept = {image: [found for found in rows if found[3] == "kept"] for image, rows in objects.items()}
-        figures["f1"][seed] = {"ours": f1(kept, data.truth)} | {name: f1(fused(way, chosen[name], data), data.truth) for name, (way, _) in WAYS.items()}
+        figures["f1"][seed] = {"ours": f1(kept, data.truth)} | {name: f1(fused(way, best[name], data), data.truth) for name, (way, _) in WAYS.items()}
         figures["reliability"][seed] = ranking(data)
         figures["calibration"][seed] = calibration(objects, data.truth)
     ways = ["ours", *WAYS]
     table("F1 of objects at IoU 0.5", [("seed", *ways), *((seed, *(f"{row[way]:.3f}" for way in ways)) for seed, row in figures["f1"].items())])
-    table("Tuned on other seeds", [("way", "at"), *((name, ", ".join(f"{k} {v}" for k, v in at.items())) for name, at in chosen.items())])
+    table("Tuned on other seeds", [("way", "at"), *((name, ", ".join(f"{k} {v}" for k, v in at.items())) for name, at in best.items())])
     for seed, rows in figures["reliability"].items():
         table(f"Reliability, seed {seed}", [("annotator", "estimated", "F1 against the truth"), *((name, f"{a:.3f}", f"{b:.3f}") for name, a, b in rows)])
     for seed, (error, bins) in figures["calibration"].items():

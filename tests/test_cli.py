@@ -121,7 +121,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path):
     files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     said = florence(tmp_path, "loop", "--dry-run", "--rounds", "3", "--config", "o.yaml")
     assert said.returncode == 0, said.stderr
-    assert "6 collected, 3 new" in said.stdout and "careful has 1 shards" in said.stdout and "rounds to do: 0, 1, 2" in said.stdout
+    assert "6 collected, 3 new" in said.stdout and "careful has 6 images" in said.stdout and "rounds to do: 0, 1, 2" in said.stdout
     assert files == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "code.json"}
 
 

@@ -38,7 +38,7 @@ def engine(monkeypatch):
 
     consensus = types.SimpleNamespace(
         churn=lambda before, after: {"<OD>": 0.25},
-        reliabilities=lambda claims, coverage, settings: {(name, "<OD>"): 0.5 for name in set(claims["author"].to_pylist())},
+        reliabilities=lambda claims, coverage, settings, speakers=(): {(name, "<OD>"): 0.5 for name in set(claims["author"].to_pylist())},
     )
     monkeypatch.setattr(package, "consensus", consensus, raising=False)
     monkeypatch.setitem(__import__("sys").modules, "florence.engine.statistics", types.SimpleNamespace(statistics=lambda labels, images: {}))
