@@ -32,23 +32,6 @@ def decode(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_P
         return np.ascontiguousarray(_rgb(image))
 
 
-HASHED, FLAT = 16, 8
-"""Frequencies a side that a perceptual hash is made of, and the levels of grey, of 256, that a picture has to span to have one."""
-
-
-def perceptual_hash(pixels: np.ndarray) -> str | None:
-    """What a picture (height, width, 3) looks like, coarsely and in grey: 256 bits (imagehash's pHash) as 64 hexadecimal digits.
-
-    Copies that are scaled, compressed again or a little brighter differ in few bits; different pictures in about half. None where there is next to nothing to see.
-    """
-    import imagehash
-    from PIL import Image
-
-    side = 4 * HASHED
-    grey = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.LANCZOS)
-    return None if np.ptp(np.asarray(grey).astype(int)) < FLAT else str(imagehash.phash(grey, hash_size=HASHED))
-
-
 def size(data: bytes, name: str) -> tuple[int, int]:
     """Width and height of the upright picture, from the header alone. Raises ImageError (empty, unreadable, truncated)."""
     with _header(data, name) as image:

@@ -113,7 +113,8 @@ def _set_aside(store: Store) -> pa.Table:
 
 def _admit(found, key: str, settings: Settings, first: dict, aside: dict) -> ImageRecord | None:
     """The record of an image that is new and good; None, with its reason noted, for one that is neither."""
-    from florence.pixels import decode, perceptual_hash
+    from florence.looks import perceptual_hash
+    from florence.pixels import decode
 
     def note(reason: str, detail: str) -> None:
         aside[key, found.name] = {"source": key, "name": found.name, "reason": reason, "detail": detail}

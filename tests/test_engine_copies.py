@@ -13,7 +13,8 @@ from PIL import Image, ImageEnhance
 from florence.config import Engine
 from florence.engine import fuse
 from florence.engine.copies import copies
-from florence.pixels import decode, perceptual_hash
+from florence.looks import perceptual_hash
+from florence.pixels import decode
 from florence.records import IMAGES, table_annotations, table_images
 from florence.sources import SOURCES
 

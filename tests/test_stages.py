@@ -75,7 +75,8 @@ def test_the_split_follows_the_hash_alone(tmp_path: Path):
 
 
 def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_path: Path):
-    from florence.pixels import decode, perceptual_hash
+    from florence.looks import perceptual_hash
+    from florence.pixels import decode
     from florence.records import table_images
 
     store, chosen = Store(str(tmp_path)), settings()
