@@ -37,9 +37,9 @@ def test_thresholds_are_by_kind():
 
 
 def test_thresholds_are_by_annotator_too_and_the_most_specific_holds():
-    bounds = {"*": 0.1, "<OD>": 0.4, "a": 0.6, "a <OD>": 0.2}
+    bounds = {"*": 0.1, "<OD>": 0.4, "<OCR_WITH_REGION>": 0.9, "a": 0.6, "a <OD>": 0.2}
     score, author = np.asarray([0.05, 0.15, 0.3, 0.5, 0.7, np.nan]), np.zeros(6, int)
-    least = {("a", "<OD>"): 0.2, ("a", "<CAPTION>"): 0.6, ("b", "<OD>"): 0.4, ("b", "<CAPTION>"): 0.1}
+    least = {("a", "<OD>"): 0.2, ("a", "<CAPTION>"): 0.6, ("a", "<OCR_WITH_REGION>"): 0.6, ("b", "<OD>"): 0.4, ("b", "<CAPTION>"): 0.1}
     for (name, kind), bound in least.items():
         assert filters.low_score(score, author, kind, [name], Engine(min_score=bounds)).tolist() == [s < bound for s in score.tolist()]
     said = [box("cat", 10, 10, 40, 40, 0.3), box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>")]
@@ -201,7 +201,8 @@ def test_captions_have_a_length():
     said = [Claim("<CAPTION>", "car"), Claim("<DETAILED_CAPTION>", "a red car"), Claim("<MORE_DETAILED_CAPTION>", long)]
     assert [reason for _, reason in reasons(settings, a=said)] == ["too_short", "too_short", ""]
     assert reasons(settings, a=[Claim("<CAPTION>", long)]) == [(long, "too_long")]
-    assert reasons(settings, a=[Claim("<CAPTION>", "a car next to dogs")]) == [("a car next to dogs", "")]
+    for bound in ("a car next to dogs", "red car"):
+        assert reasons(settings, a=[Claim("<CAPTION>", bound)]) == [(bound, "")]
 
 
 # ---------------------------------------------------------------- phrases of one caption

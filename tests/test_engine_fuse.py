@@ -129,6 +129,17 @@ def test_phrases_of_several_authors_meet_in_the_kept_caption():
     assert [(row.reason, row.regions[0].label) for row in rows if not row.kept] == [("not_in_caption", "two halves")]
 
 
+def test_phrases_of_a_text_that_nobody_captioned_find_the_caption_it_is_like():
+    caption, other = "a red car near a dog", "one red car near a dog and a tree"
+    said = one_image(
+        a=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40))], b=[phrase(other, "one red car", (12, 10, 42, 40)), phrase(other, "a tree", (60, 1, 80, 50))],
+        c=[phrase("nothing of the sort, not at all", "the sort", (1, 1, 30, 30))],
+    )  # fmt: skip
+    rows = [row for row in fused(said) if row.regions]
+    assert [(row.regions[0].label, row.reason) for row in rows] == [("a red car", ""), ("the sort", "no_caption"), ("a tree", "not_in_caption")]
+    assert rows[0].regions[0].box == (11, 10, 41, 40), "both speak of one place"
+
+
 def test_phrases_whose_caption_was_dropped_are_told():
     caption = "a red car"
     said = one_image(a=[Claim("<CAPTION>", caption, (), 0.01), phrase(caption, "a red car", (10, 10, 40, 40))])

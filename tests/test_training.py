@@ -92,6 +92,16 @@ def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
     assert set(batch(read_corpus(checkpoint, only, bare), only, 0).image_ids) == set(ids[2:]), "of another one those that are learnt"
 
 
+def test_shards_from_before_images_had_a_hash_are_learnt_from(data, tmp_path):
+    shutil.copytree(data.root, tmp_path / "data")
+    older, checkpoint = Store(str(tmp_path / "data")), build("nano", image_size=32)
+    names = older.names("images", ".parquet")
+    assert len(names) > 1
+    older.write_table(names[0], older.read_table(names[0]).drop_columns(["phash"]))
+    now, before = (batch(read_corpus(checkpoint, small(), store), small(), 1).image_ids for store in (data, older))
+    assert now == before
+
+
 def test_an_image_that_can_not_be_decoded_changes_no_other_place(data, whole, tmp_path):
     shutil.copytree(data.root, tmp_path / "data")
     broken = Store(str(tmp_path / "data"))
