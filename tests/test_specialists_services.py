@@ -469,7 +469,8 @@ def test_only_the_tasks_asked_for_are_asked_about():
 
 def test_ctrl_c_ends_it_while_the_service_is_silent():
     code = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has inherited that it is ignored
 sys.path.insert(0, "tests")
 from test_specialists_services import made, pictures
 specialist = made(sys.argv[1], timeout=3000, concurrency=4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from florence import stages
+from florence import annotation, stages
 from florence.config import settings_from
 from florence.store import Store
 
@@ -77,7 +77,7 @@ def test_the_split_follows_the_hash_alone(tmp_path: Path):
 def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_path: Path):
     from florence.looks import perceptual_hash
     from florence.pixels import decode
-    from florence.records import table_images
+    from florence.records import RECORD_COLUMNS, table_images
 
     store, chosen = Store(str(tmp_path)), settings()
     stages.collect(chosen, store)
@@ -86,9 +86,9 @@ def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_pa
     name = "images/scenes-00001.parquet"
     store.write_table(name, store.read_table(name).drop_columns(["phash"]))
     table = stages.images_table(store)
-    assert table["phash"].null_count == 4 and table.column_names == stages.RECORD_COLUMNS
+    assert table["phash"].null_count == 4 and table.column_names == RECORD_COLUMNS
     assert stages.collect(chosen, store).new == 0, "what was there stays there"
-    (author,) = stages.authors(chosen)
+    who = annotation.authors(chosen)
     for shard in stages.shards(store):
-        assert stages.annotate_shard(chosen, store, author, shard) > 0
-    assert set(stages.fuse_round(chosen, store, [author], 0)["image_id"].to_pylist()) == set(table["image_id"].to_pylist())
+        assert sum(outcome.images for outcome in annotation.annotate_shard(chosen, store, who, shard)) > 0
+    assert set(stages.fuse_round(chosen, store, who, 0)["image_id"].to_pylist()) == set(table["image_id"].to_pylist())
