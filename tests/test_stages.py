@@ -79,7 +79,7 @@ def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_pa
     from florence.pixels import decode
     from florence.records import RECORD_COLUMNS, table_images
 
-    store, chosen = Store(str(tmp_path)), settings()
+    store, chosen = Store(str(tmp_path)), settings(specialists={"careful": {"use": "simulated", "sources": ["*"]}})
     stages.collect(chosen, store)
     for record, content in table_images(store.read_table("images/scenes-00000.parquet")):
         assert record.phash == perceptual_hash(decode(content, record.name)) and len(record.phash) == 64
