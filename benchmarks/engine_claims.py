@@ -1,19 +1,39 @@
-"""A table of claims as six annotators would make it, of any size: what the speed of consensus and filters is measured on.
+"""Consensus and filters: claims a second and peak memory, on a table of claims such as six annotators make of all eight kinds.
+
+Ours is `florence.engine.fuse` on the whole table, in a process of its own. Against it, in turn: (a) the same function called image by image, on a sample
+of the images; (b) on the objects alone, weighted boxes fusion (ensemble-boxes, where that is installed) image by image, which does no more than fuse places.
 
     python benchmarks/engine_claims.py --claims 1000000
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-from collections.abc import Sequence
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from _common import table as shown
 
+from florence.config import Engine
+from florence.engine import fuse
 from florence.records import ANNOTATIONS, IMAGES, REGION
 
+TABLES = ("claims", "images", "coverage")
+SAMPLE = 0.02
+"""Share of the images that what works image by image is given."""
 AUTHORS = ("detector", "captioner", "grounder", "hasty", "crude", "old")
 SIDE = 480
 """Pixels a side of every image."""
@@ -56,7 +76,8 @@ def synthetic(claims: int, seed: int = 0) -> tuple[pa.Table, pa.Table, pa.Table]
 def _images(ids: pa.Array) -> pa.Table:
     fill = {"width": np.full(len(ids), SIDE, np.int32), "height": np.full(len(ids), SIDE, np.int32)}
     names = [name for name in IMAGES.names if name != "bytes"]
-    columns = [ids if n == "image_id" else pa.array(fill[n]) if n in fill else pa.array(["train" if n == "split" else None] * len(ids), pa.string()) for n in names]
+    # the ids are hashes: as good as those of pictures of which no two are alike
+    columns = [ids if n in ("image_id", "phash") else pa.array(fill[n]) if n in fill else pa.array(["train" if n == "split" else None] * len(ids), pa.string()) for n in names]
     return pa.table(dict(zip(names, columns, strict=True)))
 
 
@@ -178,3 +199,93 @@ def _regions(
     none = pa.array([[]] * n, pa.list_(pa.list_(pa.float64())))
     fields = [pa.array(labels, pa.string()), lists(box, 4, pa.float64()), lists(quad, 8, pa.float64()), polygons if polygons is not None else none, pa.array(score), lists(span, 2, pa.int32())]
     return pa.StructArray.from_arrays(fields, fields=list(REGION))
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--claims", type=int, default=1_000_000, help="about so many claims (default 1,000,000)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each side, taken in turn (default 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--tables", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(_measured(options.side, options.tables)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, table in zip(TABLES, synthetic(options.claims), strict=True):
+            pq.write_table(table, f"{folder}/{name}.parquet")
+        found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        for _ in range(options.repeats):
+            for side in SIDES:
+                found[side].append(_child(side, folder))
+    figures = {side: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for side, runs in found.items() if runs[0]}
+    rows: list[list[Any]] = [["side", "claims", "claims a second", "seconds of all cores a million claims", "peak memory, GB"]]
+    for side, run in figures.items():
+        rows.append([SIDES[side], f"{run['claims']:,.0f}", f"{run['claims'] / run['seconds']:,.0f}", f"{1e6 * run['cpu'] / run['claims']:.1f}", f"{run['memory']:.2f}"])
+    shown(f"Consensus and filters, {options.claims:,} claims", rows)
+    if options.json:
+        options.json.write_text(json.dumps({"benchmark": "engine_claims", "sides": figures}, indent=2) + "\n", encoding="utf-8")
+
+
+SIDES = {
+    "ours": "ours, the whole table", "loop": "(a) ours, image by image", "objects": "ours, objects alone", "boxes": "(b) weighted boxes fusion, objects alone",
+}  # fmt: skip
+
+
+def _child(side: str, folder: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--side", side, "--tables", folder]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def _measured(side: str, folder: Path) -> dict[str, float]:
+    """Seconds, seconds of all cores together, claims and GB at most of one side, in this process; nothing where it can not run."""
+    claims, images, coverage = (pq.read_table(folder / f"{name}.parquet") for name in TABLES)
+    if side in ("objects", "boxes"):
+        claims = claims.filter(pc.equal(claims["task"], "<OD>"))
+    if side in ("loop", "boxes"):
+        images = images.slice(0, max(int(SAMPLE * len(images)), 1))
+        claims, coverage = (table.filter(pc.is_in(table["image_id"], images["image_id"].combine_chunks())).combine_chunks() for table in (claims, coverage))
+    run = {"ours": _whole, "objects": _whole, "loop": _loop, "boxes": _boxes}[side](claims, images, coverage)
+    if run is None:
+        return {}
+    # models are loaded and caches filled by what is not timed
+    fuse(claims.slice(0, 500), images, coverage, Engine(), 0)
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {"claims": len(claims), "seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "memory": peak}
+
+
+def _whole(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[], Any]:
+    return lambda: fuse(claims, images, coverage, Engine(), 0)
+
+
+def _loop(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[], Any]:
+    parts = [
+        [table.filter(pc.equal(table["image_id"], image)) for table in (claims, images, coverage)] for image in images["image_id"].to_pylist()
+    ]  # fmt: skip
+    return lambda: [fuse(*part, Engine(), 0) for part in parts]
+
+
+def _boxes(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[], Any] | None:
+    try:
+        from ensemble_boxes import weighted_boxes_fusion
+    except ImportError:
+        return None
+    numbers = {name: k for k, name in enumerate(NOUNS)}
+    given: dict[str, dict[str, list[tuple[list[float], float, int]]]] = {}
+    for row in claims.select(["image_id", "author", "text", "regions"]).to_pylist():
+        box = [min(max(v / SIDE, 0.0), 1.0) for v in row["regions"][0]["box"]]
+        given.setdefault(row["image_id"], {}).setdefault(row["author"], []).append((box, row["regions"][0]["score"], numbers[row["text"]]))
+    sides = [[list(zip(*said, strict=True)) for said in by_author.values()] for by_author in given.values()]
+    weighted_boxes_fusion(*([said[k] for said in sides[0]] for k in range(3)), iou_thr=0.4)  # compiled on its first call
+    return lambda: [weighted_boxes_fusion(*([said[k] for said in authors] for k in range(3)), iou_thr=0.4) for authors in sides]
+
+
+if __name__ == "__main__":
+    main()
