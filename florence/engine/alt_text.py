@@ -43,9 +43,16 @@ _SHOP = re.compile(
     r"\b(?:(?:buy|shop|order|book)\s+(?:now|online|today)|add to (?:cart|basket|bag)|free (?:shipping|delivery|download|returns)|(?:best|lowest) (?:price|deal|offer)s?"
     r"|(?:in|out of) stock|click (?:here|to|for|on)|(?:read|see|learn|view) more|link in bio|follow (?:us|me)\b|subscribe|sign up (?:now|for|to|here|today)|royalty.free"
     r"|stock (?:photo|vector|image|illustration)|vector (?:illustration|image|art)|all rights reserved|copyright|getty images|shutterstock|alamy|istock(?:photo)?"
-    r"|image may contain|no (?:image|photo|picture) available|cheap)\b|©",
+    r"|image may contain|no (?:image|photo|picture) available|cheap)\b",
     re.IGNORECASE,
 )
+_SIGN = re.compile(r"[:/\\#<>&{}$\[\]%=©]|\w\.\w")
+"""One of these is in every address, mark-up and hashtag."""
+_SHOPS = frozenset(
+    "buy shop order book add free best lowest stock click read see learn view link follow subscribe sign royalty vector rights copyright getty shutterstock alamy istock "
+    "istockphoto image no cheap".split()
+)
+"""One of these words is in every phrase of a shop or site."""
 _NOTHING = frozenset(
     "image images photo photos picture pictures pic img logo icon banner thumbnail placeholder untitled undefined null none nan default avatar header footer hero desktop "
     "mobile screenshot screen shot copy final version file slide figure gallery attachment preview no not available at am pm top left right bottom of the a an and in to my our your "
@@ -55,6 +62,7 @@ _NOTHING = frozenset(
 """Words of which a text that has no others says nothing of a picture."""
 _WORD = re.compile(r"(?<![\w.])[^\W\d_]{2,}(?:['’][^\W\d_]+)?(?![\w])")
 _PROSE = frozenset("a an the of in on at with and or by to from for is are near under over behind".split())
+_FIGURE = re.compile(r"\d")
 _SEGMENT = re.compile(r"\s*[,|;/•·]\s*|\s+[-–]\s+")
 LETTERS = 0.6
 """Least share of a description's characters, spaces apart, that are letters."""
@@ -68,15 +76,18 @@ def is_noise(text: str) -> bool:
     """Whether what is left of an alt text, see `bare`, describes no picture: an address, markup, hashtags, a shop's or a site's phrase, the name of a file,
     a list of search terms, numbers, signs.
     """
-    if any(found.search(text) for found in (_ADDRESS, _MARKUP, _SHOP)) or len(_HASHTAG.findall(text)) > 1:
+    # most texts have none of the signs and words that the slower searches look for
+    if _SIGN.search(text) and (_ADDRESS.search(text) or _MARKUP.search(text) or len(_HASHTAG.findall(text)) > 1 or "©" in text):
         return True
     words = [word.casefold() for word in _WORD.findall(text)]
-    if all(word in _NOTHING for word in words):
+    if _NOTHING.issuperset(words) or not _SHOPS.isdisjoint(words) and _SHOP.search(text):
         return True
     return _is_list(text) or _is_shouted(text, words) or _is_code(text) or _is_signs(text)
 
 
 def _is_list(text: str) -> bool:
+    if sum(map(text.count, ",|;/•·-–")) < SEGMENTS - 1:
+        return False
     pieces = [piece.split() for piece in _SEGMENT.split(text) if piece]
     joining = sum(word.casefold() in _PROSE for piece in pieces for word in piece)
     return len(pieces) >= SEGMENTS and not joining and sum(map(len, pieces)) <= 2 * len(pieces)
@@ -84,16 +95,21 @@ def _is_list(text: str) -> bool:
 
 def _is_shouted(text: str, words: list[str]) -> bool:
     """Three words or more in capitals, and none that joins them."""
-    return text.upper() == text and len(words) > 2 and not any(word in _PROSE for word in words)
+    return text.isupper() and len(words) > 2 and _PROSE.isdisjoint(words)
 
 
 def _is_code(text: str) -> bool:
+    if _FIGURE.search(text) is None:
+        return False
     parts = [part for part in text.split() if any(c.isalnum() for c in part)]
     codes = sum(any(c.isdigit() for c in part) for part in parts)
     return codes > 1 and codes >= CODES * len(parts)
 
 
 def _is_signs(text: str) -> bool:
-    shown = [c for c in text if not c.isspace() and unicodedata.category(c) not in ("Mn", "Mc", "Cf")]
-    symbols = sum(unicodedata.category(c) == "So" for c in shown)
-    return symbols > 1 or sum(c.isalpha() for c in shown) < LETTERS * len(shown)
+    shown = "".join(text.split())
+    if not text.isascii():
+        shown = "".join(c for c in shown if unicodedata.category(c) not in ("Mn", "Mc", "Cf"))
+        if sum(unicodedata.category(c) == "So" for c in shown) > 1:
+            return True
+    return sum(map(str.isalpha, shown)) < LETTERS * len(shown)

@@ -13,7 +13,9 @@ from florence.engine.columns import Labels
 
 BITS = 256
 WIDE = 20
-"""Bits of a band at most. Hashes that differ in fewer than two bits for each band differ in one bit at most in one of the bands, so that is where they are looked for."""
+"""Bits of a band at most, fewer where there are few images. Hashes that differ in fewer than two bits for each band differ in one bit at most in one of the bands, so
+that is where they are looked for.
+"""
 BLOCK = 1024
 """Images that are compared with each other first; those that remain of the others are taken four times as many at a time."""
 REASON = "near_duplicate"
@@ -61,7 +63,7 @@ def copies(images: pa.Table, most: int) -> np.ndarray:
 def _pairs(bits: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """All pairs (i < j) of hashes (n, BITS) that differ in ``most`` bits or fewer; some more than once."""
     words, found = _words(bits), []
-    for band in _bands(most):
+    for band in _bands(most, len(bits)):
         keys = _keys(bits, band)
         for a, b in _candidates(keys, keys, len(band)):
             one = a < b
@@ -74,16 +76,17 @@ def _near(bits: np.ndarray, others: np.ndarray, most: int) -> np.ndarray:
     """(m,) which of the ``others`` (m, BITS) differ from one of the hashes (n, BITS) in ``most`` bits or fewer."""
     found = np.zeros(len(others), bool)
     words, more = _words(bits), _words(others)
-    for band in _bands(most):
+    for band in _bands(most, len(bits) + len(others)):
         rest = np.flatnonzero(~found)
         for a, b in _candidates(_keys(bits, band), _keys(others[rest], band), len(band)):
             found[rest[b[_differ(words[a], more[rest[b]]) <= most]]] = True
     return found
 
 
-def _bands(most: int) -> list[np.ndarray]:
-    """Which bits each band has."""
-    return np.array_split(np.arange(BITS), max(-(-BITS // WIDE), most // 2 + 1))
+def _bands(most: int, count: int) -> list[np.ndarray]:
+    """Which bits each band has, so wide that few of ``count`` hashes share one by chance."""
+    wide = min(WIDE, count.bit_length() + 3)
+    return np.array_split(np.arange(BITS), max(-(-BITS // wide), most // 2 + 1))
 
 
 def _keys(bits: np.ndarray, band: np.ndarray) -> np.ndarray:

@@ -102,33 +102,37 @@ def simplified(polygons: pa.ListArray, fidelity: float) -> pa.ListArray:
 def _needed(points: np.ndarray, inside: np.ndarray, fidelity: float) -> np.ndarray:
     """(n, corners) which of the corners (n, corners, 2) that are ``inside`` their polygon it can not do without."""
     n, wide = inside.shape
+    # corners are told by their place in the whole: row · wide + corner
+    base, corner = (np.arange(n) * wide)[:, None], np.arange(wide)
     number = inside.sum(axis=1)
-    after = np.where(np.arange(wide) + 1 < number[:, None], np.arange(wide) + 1, 0)
-    before = np.where(np.arange(wide) > 0, np.arange(wide) - 1, (number - 1)[:, None])
-    rows = np.arange(n)
-    signed = _triangle(points, rows[:, None], before, np.arange(wide)[None], after)
-    cost = np.where(inside, np.abs(signed), np.inf)
-    closing = points[rows[:, None], after]
-    area = np.where(inside, points[..., 0] * closing[..., 1] - closing[..., 0] * points[..., 1], 0.0).sum(axis=1) / 2
-    whole, differ, alive = np.abs(area), np.zeros(n), inside.copy()
+    after = (base + np.where(corner + 1 < number[:, None], corner + 1, 0)).reshape(-1)
+    before = (base + np.where(corner > 0, corner - 1, (number - 1)[:, None])).reshape(-1)
+    x, y = points[..., 0].reshape(-1), points[..., 1].reshape(-1)
+    signed = _triangle(x, y, before, np.arange(n * wide), after)
+    cost = np.where(inside, np.abs(signed).reshape(n, wide), np.inf)
+    area = np.where(inside, (x * y[after] - x[after] * y).reshape(n, wide), 0.0).sum(axis=1) / 2
+    alive, rows = inside.copy(), np.arange(n)
+    whole, differ = np.abs(area), np.zeros(n)
     while len(rows):
-        corner = cost[rows].argmin(axis=1)
-        spent, rest = differ[rows] + cost[rows, corner], area[rows] - signed[rows, corner]
-        both = whole[rows] + np.abs(rest)
-        fine = (both - spent >= fidelity * (both + spent)) & (number[rows] > LEAST)
-        rows, corner = rows[fine], corner[fine]
-        differ[rows], area[rows] = spent[fine], rest[fine]
-        number[rows] -= 1
-        alive[rows, corner], cost[rows, corner] = False, np.inf
-        left, right = before[rows, corner], after[rows, corner]
-        after[rows, left], before[rows, right] = right, left
+        # costs of the rows that are still at work, in step with them
+        least = cost.argmin(axis=1)
+        at = rows * wide + least
+        spent, rest = differ + cost[np.arange(len(rows)), least], area - signed[at]
+        both = whole + np.abs(rest)
+        fine = (both - spent >= fidelity * (both + spent)) & (number > LEAST)
+        if not fine.all():
+            rows, least, at, spent, rest, whole, number, cost = (values[fine] for values in (rows, least, at, spent, rest, whole, number, cost))
+        differ, area, number = spent, rest, number - 1
+        step = np.arange(len(rows))
+        alive[rows, least], cost[step, least] = False, np.inf
+        left, right = before[at], after[at]
+        after[left], before[right] = right, left
         for near in (left, right):
-            signed[rows, near] = _triangle(points, rows, before[rows, near], near, after[rows, near])
-            cost[rows, near] = np.abs(signed[rows, near])
+            signed[near] = _triangle(x, y, before[near], near, after[near])
+            cost[step, near - rows * wide] = np.abs(signed[near])
     return alive
 
 
-def _triangle(points: np.ndarray, row: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """The signed areas of triangles of three corners of polygons."""
-    (ax, ay), (bx, by), (cx, cy) = (np.moveaxis(points[row, k], -1, 0) for k in (a, b, c))
-    return ((bx - ax) * (cy - ay) - (cx - ax) * (by - ay)) / 2
+def _triangle(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The signed areas of triangles of three corners each."""
+    return ((x[b] - x[a]) * (y[c] - y[a]) - (x[c] - x[a]) * (y[b] - y[a])) / 2
