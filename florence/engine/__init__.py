@@ -59,10 +59,14 @@ def heard(claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequ
     people = pa.array([speaker.name for speaker in speakers if speaker.role == "human"], pa.string())
 
     def voting(table: pa.Table) -> pa.Table:
+        if not left_out and not len(people):
+            return table
         table = table.filter(pc.invert(pc.is_in(table["author"], pa.array(left_out, pa.string()))))
         author = pc.if_else(pc.is_in(table["author"], people), HUMAN, table["author"])
         return table.set_column(table.schema.get_field_index("author"), "author", author)
 
     claims, coverage = voting(claims), voting(coverage)
+    if STUDENT not in pc.unique(claims["author"]).to_pylist():
+        return claims, coverage
     sure = pc.fill_null(pc.greater_equal(claims["score"], settings.student.min_score), True)
     return claims.filter(pc.or_(pc.not_equal(claims["author"], STUDENT), sure)), coverage

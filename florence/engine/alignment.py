@@ -98,7 +98,7 @@ class Sequences:
 
     def at(self, rows: np.ndarray) -> np.ndarray:
         """Where in ``keys`` the items of some of the sequences are, one sequence after the other."""
-        return _spread(self.first[rows], self.lengths[rows])
+        return spread(self.first[rows], self.lengths[rows])
 
     def chosen(self, rows: np.ndarray) -> Sequences:
         """Some of the sequences, in this order."""
@@ -107,7 +107,7 @@ class Sequences:
     def parts(self, rows: np.ndarray, span: np.ndarray) -> Sequences:
         """Of some of the sequences the items from the first up to the second of ``span`` (n, 2)."""
         length = span[:, 1] - span[:, 0]
-        return Sequences(self.keys[_spread(self.first[rows] + span[:, 0], length)], starts(length))
+        return Sequences(self.keys[spread(self.first[rows] + span[:, 0], length)], starts(length))
 
 
 def starts(length: np.ndarray) -> np.ndarray:
@@ -257,7 +257,7 @@ def _filled(a: Sequences, b: Sequences, rows: np.ndarray, head: np.ndarray, tail
     """(n,) the cost of some of the pairs; their counterparts are written into ``to``. Tables of pairs of about one length are filled together."""
     long, wide = a.lengths[rows] - head - tail, b.lengths[rows] - head - tail
     for start, length, shift in ((np.zeros(len(rows), np.int64), head, 0), (head + long, tail, wide - long)):
-        at = _spread(a.first[rows] + start, length)
+        at = spread(a.first[rows] + start, length)
         to[at] = at - np.repeat(a.first[rows], length) + np.repeat(np.zeros(len(rows), np.int64) + shift, length)
     rigid = fixed()
     cost = GAP * (long + wide)
@@ -273,11 +273,11 @@ def _filled(a: Sequences, b: Sequences, rows: np.ndarray, head: np.ndarray, tail
         cost[some] = table[np.arange(len(some)), long[some], wide[some]]
         back = _back(table, first, second, rigid, long[some], wide[some])
         inside = np.arange(first.shape[1]) < long[some][:, None]
-        to[_spread(a.first[rows[some]] + head[some], long[some])] = np.where(back >= 0, back + head[some][:, None], -1)[inside]
+        to[spread(a.first[rows[some]] + head[some], long[some])] = np.where(back >= 0, back + head[some][:, None], -1)[inside]
     return cost
 
 
-def _spread(start: np.ndarray, length: np.ndarray) -> np.ndarray:
+def spread(start: np.ndarray, length: np.ndarray) -> np.ndarray:
     """start, start + 1, … of ``length`` (n,) numbers each, one after the other."""
     return np.repeat(start - starts(length)[:-1], length) + np.arange(int(length.sum()))
 
@@ -285,7 +285,7 @@ def _spread(start: np.ndarray, length: np.ndarray) -> np.ndarray:
 def _padded(rows: Sequences, start: np.ndarray, length: np.ndarray, fill: int) -> np.ndarray:
     """(n, longest) ``length`` (n,) keys from ``start`` (n,) on, then ``fill``."""
     result = np.full((len(start), int(length.max())), fill, np.int64)
-    result[np.arange(result.shape[1]) < length[:, None]] = rows.keys[_spread(start, length)]
+    result[np.arange(result.shape[1]) < length[:, None]] = rows.keys[spread(start, length)]
     return result
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from florence.config import Engine
 from florence.engine import filters
-from florence.engine.alignment import align, code_of, overlap
+from florence.engine.alignment import align, code_of, overlap, spread
 from florence.engine.ballots import Ballots, Similarity, ballots
 from florence.engine.columns import NO_SPAN, Claims, Labels, Regions, moved, no_polygons
 from florence.engine.consensus import HUMAN, STUDENT, Outcome, gather, paired_iou, sharpness, vote
@@ -128,8 +128,9 @@ def ask(
     group = np.zeros(len(asked), np.int64)
     group[thing_of] = units.group[voter]
     human = claims.authors.index(HUMAN) if HUMAN in claims.authors else None
-    empty = np.flatnonzero(filters.empty([units.text[k] for k in voter.tolist()]))
-    void = int(units.code[voter[empty[0]]]) if len(empty) else -1
+    # only a person's empty text is let in; all of them have one code
+    empty = [k for k in voter[units.human[voter]].tolist() if filters.empty([units.text[k]])[0]]
+    void = int(units.code[empty[0]]) if empty else -1
     votes = ballots(thing_of, units.author[voter], looked[group], units.code[voter], units.score[voter], similarity, able, human, void)
     student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
     return Poll(units, place, thing, voter, votes, fit(votes, student, settings.student.cap), similarity is None or by_name)
@@ -257,19 +258,24 @@ def ranked(labels: Labels, ranks: Ranks, fixed: np.ndarray, settings: Engine) ->
     """
     there = np.flatnonzero((labels.count > 0) & ~fixed & (np.asarray(labels.reason, object) == ""))
     region = np.cumsum(labels.count) - 1
+    start, end = (np.searchsorted(ranks.image, labels.image[there], side=side) for side in ("left", "right"))
+    row = np.repeat(there, end - start)
+    rank = spread(start, end - start)
+    near = paired_iou(labels.box[region[row]], ranks.box[rank]) >= settings.iou
+    fitting: dict[int, list[int]] = {}
+    for r, k in zip(row[near].tolist(), rank[near].tolist(), strict=True):
+        fitting.setdefault(r, []).append(k)
     text, score, label, region_score = list(labels.text), labels.score.copy(), list(labels.label), labels.region_score.copy()
     rest: list[tuple[int, str, float]] = []
-    for row in there.tolist():
-        start, end = np.searchsorted(ranks.image, [labels.image[row], labels.image[row] + 1])
-        near = start + np.flatnonzero(paired_iou(np.repeat(labels.box[[region[row]]], end - start, axis=0), ranks.box[start:end]) >= settings.iou)
+    for here, ranked_there in fitting.items():
         best: dict[str, tuple[float, str]] = {}
-        for k in near.tolist():
+        for k in ranked_there:
             best[same(ranks.text[k])] = max(best.get(same(ranks.text[k]), (-1.0, "")), (float(ranks.score[k]), ranks.text[k]))
         for place, (fits, words) in enumerate(sorted(best.values(), reverse=True)):
             if place:
-                rest.append((row, words, fits))
+                rest.append((here, words, fits))
             else:
-                text[row], score[row], label[region[row]], region_score[region[row]] = words, fits, words, fits
+                text[here], score[here], label[region[here]], region_score[region[here]] = words, fits, words, fits
     chosen = replace(labels, text=text, score=score, label=label, region_score=region_score)
     return [chosen, _outranked(labels, region, rest)] if rest else [chosen]
 
@@ -289,7 +295,8 @@ def _verdicts(asked: Poll, fused: Fused, settings: Engine) -> list[str]:
     units, speaker = asked.units, fused.speaker
     heard, ruled = asked.thing >= 0, units.human[fused.speaker]
     reason = np.where(heard, "", units.reason[speaker]).astype(object)
-    reason[heard & ruled & filters.empty([units.text[k] for k in speaker.tolist()])] = "rejected"
+    said = np.flatnonzero(heard & ruled)
+    reason[said[filters.empty([units.text[k] for k in speaker[said].tolist()])]] = "rejected"
     reason[(reason == "") & filters.no_quorum(fused.agreement, settings.quorum)] = "no_quorum"
     kept = np.flatnonzero(reason == "")
     rank = fused.agreement[kept] + ruled[kept]
