@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from florence.config import Engine
 from florence.engine import alignment
-from florence.engine.alignment import GAP, SWAP, align, code_of, joined, lines, names, overlap, overlaps, tokens
+from florence.engine.alignment import GAP, SWAP, align
 from florence.engine.alt_text import bare
 from florence.engine.enhance import Versions, compose, spell
+from florence.engine.words import code_of, joined, lines, names, overlap, overlaps, tokens
 from florence.records import Claim
 
 words = st.lists(st.sampled_from(["a", "the", "cat", "dog", "red", "on", ".", "mat"]), max_size=9)

@@ -136,8 +136,9 @@ def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine, speake
     Where too few others looked at the same images nothing is estimated, and the pair is missing.
     """
     from florence.engine import heard
+    from florence.engine.binding import GROUNDING, kept
     from florence.engine.columns import read_claims
-    from florence.engine.phrases import GROUNDING, ask_phrases, kept
+    from florence.engine.phrases import ask_phrases
     from florence.engine.places import PLACES, ask_places
     from florence.engine.texts import candidates, caption_trust, fuse_captions
     from florence.records import CAPTIONS, KINDS

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.engine.alignment import ARTICLE, Lines, Sequences, aligned, code_of, joined, lines, overlaps, starts
-from florence.engine.ballots import ballots
-from florence.engine.reliability import believed, fit
+from florence.engine.alignment import aligned
+from florence.engine.network import Network, in_order, likely, network
+from florence.engine.words import ARTICLE, Lines, Sequences, code_of, joined, lines, overlaps, starts
 from florence.specialists import article
 
 _STOPS = frozenset(".!?")
@@ -123,67 +123,6 @@ def placed(a: Sequences, b: Sequences, to: np.ndarray, similarity: np.ndarray, a
 # ---------------------------------------------------------------- word by word
 
 
-@dataclass(frozen=True)
-class _Network:
-    """Every place that a version has a token for, in order. ``item``: (p,); ``token``: (p, turns), index of each version's token, -1 where it has none;
-    ``keys``: (p, turns), its key, -1.
-    """
-
-    item: np.ndarray
-    token: np.ndarray
-    keys: np.ndarray
-
-    @property
-    def there(self) -> np.ndarray:
-        """(p, turns): who has a token there."""
-        return self.token >= 0
-
-    @property
-    def key(self) -> np.ndarray:
-        """(p,) what its first version says there."""
-        return self.keys[np.arange(len(self.keys)), self.there.argmax(axis=1)]
-
-    def heaviest(self, weight: np.ndarray) -> np.ndarray:
-        """(p,) the turn of the first to say the key that most of the ``weight`` (p, turns) says; of equals the first."""
-        mass = np.full(self.keys.shape, -1.0)
-        for turn in range(self.keys.shape[1]):
-            mine = self.there[:, turn]
-            mass[mine, turn] = _sum(weight[mine] * (self.there[mine] & (self.keys[mine] == self.keys[mine, turn, None])))
-        return mass.argmax(axis=1)
-
-
-def _sum(values: np.ndarray) -> np.ndarray:
-    """(n,) of (n, k), added up in order: the same values give the same sum, however many zeros stand between them."""
-    total = np.zeros(len(values))
-    for column in values.T:
-        total += column
-    return total
-
-
-def _network(rows: Sequences, turns: np.ndarray) -> _Network:
-    """The network of each of n texts whose versions are the ``rows`` in ``turns`` (n, k). Version after version joins, all texts at once."""
-    item = np.repeat(np.arange(len(turns)), rows.lengths[turns[:, 0]])
-    token = np.full((len(item), turns.shape[1]), -1, np.int64)
-    token[:, 0] = rows.at(turns[:, 0])
-    for turn in range(1, turns.shape[1]):
-        joining = np.flatnonzero(turns[:, turn] >= 0)
-        network = _Network(item, token, np.where(token >= 0, rows.keys[token], -1))
-        places = Sequences(network.key, starts(np.bincount(item, minlength=len(turns))))
-        said, at = rows.chosen(turns[joining, turn]), rows.at(turns[joining, turn])
-        to, _ = aligned(said, places.chosen(joining))
-        # a token that nobody else has comes after the one before it
-        base = np.repeat(np.arange(len(joining)) * (len(item) + 1), said.lengths)
-        after = np.maximum.accumulate(base + to + 1) - base
-        begin = np.repeat(places.first[joining], said.lengths)
-        token[(begin + to)[to >= 0], turn] = at[to >= 0]
-        alone = np.full((int((to < 0).sum()), turns.shape[1]), -1, np.int64)
-        alone[:, turn] = at[to < 0]
-        where = (begin + after)[to < 0]
-        item = np.insert(item, where, np.repeat(joining, said.lengths)[to < 0])
-        token = np.insert(token, where, alone, axis=0)
-    return _Network(item, token, np.where(token >= 0, rows.keys[token], -1))
-
-
 def _written(versions: Versions, turns: np.ndarray, capped: int | None, cap: float) -> tuple[np.ndarray, list[str]]:
     """(n,) row of the line that each text of ``turns`` (n, k) versions comes to, -1 where it is a new one, and the new ones in order."""
     texts = versions.lines
@@ -192,23 +131,23 @@ def _written(versions: Versions, turns: np.ndarray, capped: int | None, cap: flo
     result = line[:, 0].copy()
     if not differ.any():
         return result, []
-    network = _network(texts, line[differ])
+    places = network(texts, line[differ])
     weight = np.where(turns >= 0, versions.weight[turns], 0.0)
     author = np.where(turns >= 0, versions.author[turns], -1)
-    belief = _believed(network, texts, line, differ, author, capped, cap)
+    belief = likely(places, texts, line, differ, author, capped, cap)
     keep, weight = belief.max(axis=1) >= 0.5, weight[differ]
-    network = _Network(network.item[keep], network.token[keep], network.keys[keep])
-    chosen = network.keys[np.arange(len(network.keys)), belief[keep].argmax(axis=1)]
-    final = Sequences(chosen, starts(np.bincount(network.item, minlength=len(weight))))
+    places = Network(places.item[keep], places.token[keep], places.keys[keep])
+    chosen = places.keys[np.arange(len(places.keys)), belief[keep].argmax(axis=1)]
+    final = Sequences(chosen, starts(np.bincount(places.item, minlength=len(weight))))
     result[differ] = _as_said(final, texts, line[differ], weight)
     # of those who say the word, the last one's token
-    said = network.there & (network.keys == chosen[:, None])
+    said = places.there & (places.keys == chosen[:, None])
     turn = said.shape[1] - 1 - said[:, ::-1].argmax(axis=1)
-    source = line[differ][network.item, turn]
-    token = network.token[np.arange(len(turn)), turn]
+    source = line[differ][places.item, turn]
+    token = places.token[np.arange(len(turn)), turn]
     made = np.flatnonzero(result[differ] < 0)
     upper = np.asarray([text[:1].isupper() for text in texts.text])[line[differ][made]]
-    capital = 2 * _sum(weight[made] * upper) > _sum(weight[made])
+    capital = 2 * in_order(weight[made] * upper) > in_order(weight[made])
     source, token = source.tolist(), token.tolist()
     new = [
         _sentence(texts, source[a:b], token[a:b], large)
@@ -261,35 +200,6 @@ def _said(texts: Lines, row: int, at: int) -> str:
     return texts.text[row][start:end]
 
 
-# ---------------------------------------------------------------- which words are right
-
-
-def _believed(
-    network: _Network, texts: Lines, line: np.ndarray, differ: np.ndarray, author: np.ndarray, capped: int | None, cap: float
-) -> np.ndarray:  # fmt: skip
-    """(p, turns) how likely what a version says at a place is a word of the text, 0 where it says nothing there.
-
-    Places are things that authors see or not, and name right or not, as objects in a picture are: how often each leaves out which word follows from all texts.
-    ``line``, ``author``: (n, k) of the texts' versions, -1 for none; the network is of those that ``differ``, and of the others all say the same.
-    """
-    count = int(author.max()) + 1
-    own = author[differ][network.item]
-    same = texts.chosen(line[~differ, 0])
-    whole = np.repeat(author[~differ], same.lengths, axis=0)
-    who = np.concatenate([own, whole])
-    there = np.concatenate([network.there, whole >= 0])
-    said = np.concatenate([network.keys, np.where(whole >= 0, same.keys[:, None], -1)])
-    looked = np.zeros((len(who), count), bool)
-    thing, turn = np.nonzero(who >= 0)
-    looked[thing, who[thing, turn]] = True
-    thing, turn = np.nonzero(there)
-    code = np.unique(said[thing, turn], return_inverse=True)[1].reshape(-1)
-    votes = ballots(thing, who[thing, turn], looked, code, np.full(len(thing), np.nan))
-    capped = capped if capped is not None and capped < count else None
-    claims = believed(votes, fit(votes, capped, cap), capped, cap).claims[: len(own)]
-    return np.where(network.there, claims[np.arange(len(own))[:, None], np.maximum(own, 0)], 0.0)
-
-
 # ---------------------------------------------------------------- character by character
 
 
@@ -308,12 +218,12 @@ def spell(items: Sequence[Sequence[tuple[str, float]]]) -> list[str]:
     turns, weight = np.full(there.shape, -1, np.int64), np.zeros(there.shape)
     turns[there], weight[there] = np.arange(len(readings)), [mass for k in asked for _, mass in items[k]]
     characters = "".join(readings)
-    network = _network(Sequences(np.asarray([code_of(c) for c in characters], np.int64), starts(np.asarray([len(text) for text in readings]))), turns)
-    mass = weight[network.item]
-    keep = 2 * _sum(mass * network.there) > _sum(mass)
-    token = network.token[np.arange(len(network.token)), network.heaviest(mass)]
+    places = network(Sequences(np.asarray([code_of(c) for c in characters], np.int64), starts(np.asarray([len(text) for text in readings]))), turns)
+    mass = weight[places.item]
+    keep = 2 * in_order(mass * places.there) > in_order(mass)
+    token = places.token[np.arange(len(places.token)), places.heaviest(mass)]
     read: dict[int, list[str]] = {k: [] for k in asked}
-    for row, at in zip(network.item[keep].tolist(), token[keep].tolist(), strict=True):
+    for row, at in zip(places.item[keep].tolist(), token[keep].tolist(), strict=True):
         read[asked[row]].append(characters[at])
     for k, found in read.items():
         result[k] = "".join(found)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence.config import PRONOUNS, Engine
-from florence.engine.alignment import FUNCTION_WORDS, Sequences, fixed, lines, names, starts, tokens
 from florence.engine.alt_text import is_noise
 from florence.engine.clusters import neighbours, suppressed
 from florence.engine.consensus import paired_iou
 from florence.engine.language import foreign
+from florence.engine.words import FUNCTION_WORDS, Sequences, fixed, lines, names, starts, tokens
 
 REASONS: dict[str, str] = {
     "no_place": "it has no region, or a region without a place",

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import Engine
-from florence.engine.alignment import starts
 from florence.engine.columns import Labels, moved, nested
 from florence.engine.consensus import paired_iou
+from florence.engine.words import starts
 from florence.records import KINDS
 
 CELLS = 4_000_000

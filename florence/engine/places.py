@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from florence.config import Engine
 from florence.engine import filters
-from florence.engine.alignment import align, code_of, overlap, spread
+from florence.engine.alignment import align
 from florence.engine.ballots import Ballots, Similarity, ballots
 from florence.engine.columns import NO_SPAN, Claims, Labels, Regions, moved, no_polygons
 from florence.engine.consensus import HUMAN, STUDENT, Outcome, gather, paired_iou, sharpness, vote
@@ -17,6 +17,7 @@ from florence.engine.enhance import spell
 from florence.engine.names import names
 from florence.engine.ranks import DESCRIBED, Ranks
 from florence.engine.reliability import Trust, fit
+from florence.engine.words import code_of, overlap, spread
 from florence.geometry import box_quad
 from florence.metrics import same
 from florence.metrics.reading import normal

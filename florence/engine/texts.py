@@ -8,12 +8,12 @@ import numpy as np
 
 from florence.config import Engine
 from florence.engine import filters
-from florence.engine.alignment import Lines, lines
 from florence.engine.alt_text import bare
 from florence.engine.columns import NO_SPAN, Claims, Labels, no_polygons
 from florence.engine.consensus import STUDENT, information
 from florence.engine.enhance import Likeness, Versions, compose, likeness
 from florence.engine.places import CHOICES, is_human
+from florence.engine.words import Lines, lines
 from florence.records import KINDS
 
 COPIES = 0.25
