@@ -377,8 +377,8 @@ def evaluate_model(
 
 def score_model(
     settings: Settings, data: Store, root: Path, log: Log = unlogged, progress: Progress = silent, predict: Callable[..., list] | None = None
-) -> dict:
-    """The part of `evaluate_model` that is about the model; returns what metrics/scores.json holds, which is written last."""
+) -> None:
+    """The part of `evaluate_model` that is about the model; metrics/scores.json is written last."""
     from florence.evaluate import calibrations_json, evaluate, held_out, scores_json, scores_table
 
     ask = predict or _model(root, settings.evaluate.threads)
@@ -401,7 +401,6 @@ def score_model(
     out.write_bytes("plots/scores.csv", "".join(f"{','.join(map(str, row))}\n" for row in [("task", "reference", "value"), *rows]).encode())
     out.write_json("metrics/scores.json", figures)
     log(0, {f"scores/{task.strip('<>').lower()}/{reference}": value for task, reference, value in rows})
-    return figures
 
 
 def _model(root: Path, threads: int) -> Callable[..., list]:

@@ -165,6 +165,23 @@ def test_a_phrase_may_have_several_places():
     assert [region.box for region in row.regions] == [(10, 10, 30, 30), (60, 10, 80, 30)] and row.kept
 
 
+def test_who_draws_outlines_in_the_boxes_of_others_has_no_vote_and_no_silence():
+    caption, place, far = "a red car near a dog", (10, 10, 40, 40), (60, 10, 80, 40)
+    outline = ((12.0, 12.0, 38.0, 12.0, 38.0, 38.0, 12.0, 38.0),)
+    found = [phrase(caption, "a red car", place, 0.6), phrase(caption, "a dog", far, 0.6)]
+    drawn = Claim("<CAPTION_TO_PHRASE_GROUNDING>", caption, (Region("a red car", box=place, polygons=outline, score=0.6, span=(0, 9)),), 0.6)
+
+    def rows(**said):
+        made = fused(one_image(a=[Claim("<CAPTION>", caption), *found], other=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (50, 50, 70, 70))], **said))
+        return {row.regions[0].label: row for row in made if row.regions and row.kept}
+
+    alone, outlined = rows(), rows(masks=[drawn])
+    assert {label: row.agreement for label, row in alone.items()} == {label: row.agreement for label, row in outlined.items()}
+    assert not alone["a red car"].regions[0].polygons and outlined["a red car"].regions[0].polygons == outline
+    moved = Claim(drawn.task, caption, (Region("a red car", box=(11, 10, 40, 40), polygons=outline, score=0.6, span=(0, 9)),), 0.6)
+    assert rows(masks=[moved])["a red car"].agreement > outlined["a red car"].agreement, "a box of its own is a vote"
+
+
 def test_quads_that_start_at_another_corner_are_turned():
     quad = (10.0, 10.0, 50.0, 10.0, 50.0, 20.0, 10.0, 20.0)
     turned = tuple(np.roll(quad, 4))

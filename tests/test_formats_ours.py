@@ -64,6 +64,12 @@ def test_an_image_is_known_by_its_bytes_whatever_its_name(tmp_path: Path):
     assert back("jsonl", tmp_path, [RECORD]).unknown == (RECORD.name,), "two lines about one image"
 
 
+def test_a_text_may_hold_other_ends_of_lines(tmp_path: Path):
+    claims = [Claim("<CAPTION>", "one\u2028two\u0085three\x0cfour\r\nfive")]
+    write(FORMATS.get("jsonl")(), tmp_path, [(RECORD, claims)])
+    assert claims_of(back("jsonl", tmp_path, [RECORD]), RECORD) == tuple(claims)
+
+
 def test_lines_by_hand_need_little(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text('{"image": {"name": "sub/b.jpg"}, "annotations": [{"task": "<OD>", "text": "cat", "regions": [{"box": [1, 2, 700, 40]}]}]}\n')
     assert claims_of(back("jsonl", tmp_path / "a.jsonl", [RECORD]), RECORD) == (Claim("<OD>", "cat", (Region("cat", box=(1, 2, 640, 40)),)),)

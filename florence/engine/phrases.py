@@ -37,9 +37,19 @@ def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray 
     ruled = np.zeros(len(text), bool)
     ruled[slot[human]] = True
     found = [("no_place", np.isnan(bounds).any(axis=1)), *((name, applies & ~human) for name, applies in found), ("rejected", ruled[slot] & ~human)]
+    found.append(("repeated", repeated(claims, region, slot) & ~human))
     return Units(
         claim, region, slot, claims.image[claim], claims.author[claim], bounds, phrase, slot, score, filters.first_reason(len(claim), found), human
     )
+
+
+def repeated(claims: Claims, region: np.ndarray, slot: np.ndarray) -> np.ndarray:
+    """(n,) whether a region of a phrase is another author's box word by word and to the last digit, with an outline that the other has not: who draws masks in the
+    boxes of others says nothing of its own about phrases. ``region``: rows of the regions; ``slot``: their phrases.
+    """
+    drawn = np.diff(claims.regions.polygons.offsets.to_numpy())[region] > 0
+    key = np.unique(np.column_stack([slot, np.nan_to_num(claims.regions.bounds[region])]), axis=0, return_inverse=True)[1].reshape(-1)
+    return drawn & (np.bincount(key, ~drawn, minlength=int(key.max(initial=-1)) + 1)[key] > 0)
 
 
 def could_say(claims: Claims, bound: Bound, captions: Kept) -> np.ndarray:
@@ -63,7 +73,12 @@ def ask_phrases(claims: Claims, captions: Kept, size: np.ndarray | None, setting
     """The poll on all places of the phrases of kept captions. ``size``: of the images; None filters nothing by it."""
     bound = bind(claims, captions, settings)
     units = phrase_units(claims, bound, captions, size, settings)
-    return bound, ask(claims, units, could_say(claims, bound, captions), settings, None)
+    able = could_say(claims, bound, captions)
+    # who does nothing but draw outlines in others' boxes is not silent where it drew none
+    count = len(claims.authors)
+    drawing = np.bincount(units.author, units.reason == "repeated", minlength=count)
+    able[:, (drawing > 0) & (drawing == np.bincount(units.author, minlength=count))] = False
+    return bound, ask(claims, units, able, settings, None)
 
 
 def fuse_phrases(claims: Claims, parts: Sequence[Captions], size: np.ndarray, settings: Engine) -> list[Labels]:

@@ -25,8 +25,6 @@ from florence.records import KINDS
 
 OBJECTS, READ = "<OD>", "<OCR_WITH_REGION>"
 PLACES = (OBJECTS, DESCRIBED, "<REFERRING_EXPRESSION_SEGMENTATION>", READ)
-CHOICES = 20.0
-"""With more choices than that, weights differ too little for the silence of the others to count for enough."""
 ALIKE = 0.25
 """How far readings are the same (see `Similarity`) that are versions of one string."""
 

@@ -12,10 +12,12 @@ from florence.engine.alt_text import bare
 from florence.engine.columns import NO_SPAN, Claims, Labels, no_polygons
 from florence.engine.consensus import STUDENT, information
 from florence.engine.enhance import Likeness, Versions, compose, likeness
-from florence.engine.places import CHOICES, is_human
+from florence.engine.places import is_human
 from florence.engine.words import Lines, lines
 from florence.records import KINDS
 
+CHOICES = 20.0
+"""Texts that could as well be written: with more, weights differ too little for the silence of the others to count for enough."""
 COPIES = 0.25
 """Share of what two authors do not have in common by chance from which one is taken to repeat the other."""
 ENOUGH = 30

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from florence.config import Section
 from florence.errors import FlorenceError, SettingsError
@@ -79,6 +79,7 @@ class Specialist(ABC):
         """Check the options; nothing is loaded. Raises SettingsError naming the option, what was found and what is allowed."""
         self.name = name
         self.options = self._checked(options)
+        self.tasks = getattr(self.options, "tasks", self.tasks)
 
     def _checked(self, options: dict[str, Any]) -> Any:
         try:
@@ -133,6 +134,11 @@ def checked_tasks(values: tuple[str, ...], allowed: tuple[str, ...] = KINDS) -> 
     if bad := sorted(set(values) - set(allowed)):
         raise ValueError(f"{bad[0]} is not annotated here; allowed: {', '.join(allowed)}")
     return tuple(task for task in ANNOTATED if task in values)
+
+
+def among(allowed: tuple[str, ...]) -> AfterValidator:
+    """What makes an option a choice of kinds: ``tasks: Annotated[tuple[str, ...], among(TASKS)]``. An option of that name narrows what an instance claims."""
+    return AfterValidator(lambda values: checked_tasks(values, allowed))
 
 
 def package_versions(*names: str) -> dict[str, str]:

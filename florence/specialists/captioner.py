@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from florence.config import Section
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
-from florence.specialists import SPECIALISTS, Batch, Specialist, checked_tasks
+from florence.specialists import SPECIALISTS, Batch, Specialist, among
 from florence.specialists._picture import picture
 
 TASKS = (*CAPTIONS, "<DENSE_REGION_CAPTION>")
@@ -33,16 +34,7 @@ class Captioner(Specialist):
         min_alone: float = Field(0.6, ge=0, le=1, description="least score of an object that one annotator alone named")
         min_reading: float = Field(0.9, ge=0, le=1, description="least score of a text that is quoted")
         most: int = Field(8, ge=1, description="objects named at most")
-        tasks: tuple[str, ...] = Field(TASKS, description="kinds it claims")
-
-        @field_validator("tasks")
-        @classmethod
-        def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, TASKS)
-
-    def __init__(self, *, name: str, **options) -> None:
-        super().__init__(name=name, **options)
-        self.tasks = self.options.tasks
+        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="kinds it claims")
 
     def annotate(self, batch: Batch) -> list[list[Claim]]:
         """The captions of each picture, then its descriptions."""

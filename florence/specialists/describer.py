@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from florence.config import Section
 from florence.errors import FlorenceError, ModelError, SettingsError
 from florence.records import Annotation, Claim, ImageRecord
-from florence.specialists import SPECIALISTS, Batch, Said, Specialist, checked_tasks
+from florence.specialists import SPECIALISTS, Batch, Said, Specialist, among
 from florence.specialists._answers import Useless, texts
 from florence.specialists._calls import refuse_secrets
 from florence.specialists._hub import load_model, load_processor, weights_version
@@ -38,7 +38,7 @@ class Describer(Specialist):
         """Settings."""
 
         backend: Literal["template", "transformers", "service"] = Field("template", description="what writes: templates, a chat model of transformers on this machine, or an endpoint")
-        tasks: tuple[str, ...] = Field(TASKS, min_length=1, description="kinds it claims")
+        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, min_length=1, description="kinds it claims")
         model: str | None = Field(None, description="for transformers: a folder, or a name on a hub; it has a chat template")
         revision: str | None = Field(None, description="of a model on a hub")
         max_tokens: int = Field(256, ge=1, description="for transformers: tokens of a text at most; a longer one is of no use")
@@ -56,15 +56,9 @@ class Describer(Specialist):
         min_alone: float = Field(0.6, ge=0, le=1, description="the same where one annotator alone named it")
         min_reading: float = Field(0.9, ge=0, le=1, description="least score of a text that is quoted")
 
-        @field_validator("tasks")
-        @classmethod
-        def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, TASKS)
-
     def __init__(self, *, name: str, **options) -> None:
         refuse_secrets(options, f"specialists.{name}", " or ".join(KEYS.values()))
         super().__init__(name=name, **options)
-        self.tasks = self.options.tasks
         wanted = {"transformers": "model", "service": "service"}.get(self.options.backend)
         if wanted is not None and getattr(self.options, wanted) is None:
             raise SettingsError(f"specialists.{name}.{wanted}: backend {self.options.backend} needs it; found none")

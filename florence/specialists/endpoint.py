@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 from florence.config import Section
 from florence.errors import SettingsError
 from florence.records import ANNOTATED, ImageRecord
-from florence.specialists import SPECIALISTS, Batch, Said, Specialist, checked_tasks
+from florence.specialists import SPECIALISTS, Batch, Said, Specialist, among
 from florence.specialists._asking import Asking, Failure
 from florence.specialists._wire import LINES, Lines, Rubbish, answer, png, request_line
 
@@ -65,7 +65,7 @@ class Endpoint(Specialist):
         """Settings. Those that say where the service is and how patient to be are no part of the annotator's version: `version` alone says that it answers as before."""
 
         url: str = Field(exclude=True, description="where lines are posted to, http:// or https://, without credentials")
-        tasks: tuple[str, ...] = Field(min_length=1, description="kinds it claims")
+        tasks: Annotated[tuple[str, ...], among(ANNOTATED)] = Field(min_length=1, description="kinds it claims")
         version: str = Field(min_length=1, description="raised by you when the service comes to answer otherwise")
         vocabulary: tuple[str, ...] | None = Field(None, min_length=1, description="the names it can give to objects; none: any")
         role: Literal["annotator", "ranker"] = Field("annotator", description="a ranker tells how well texts that others claimed fit")
@@ -73,11 +73,6 @@ class Endpoint(Specialist):
         timeout: float = Field(120.0, gt=0, exclude=True, description="seconds without an answer after which a call has failed")
         retries: int = Field(4, ge=0, exclude=True, description="times that a failed call is made again, for the images that it left")
         token_file: str | None = Field(None, exclude=True, description="a file with a token, sent as `Authorization: Bearer`; none: name and password of ~/.netrc, where it has the host")
-
-        @field_validator("tasks")
-        @classmethod
-        def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, ANNOTATED)
 
         @field_validator("url")
         @classmethod
@@ -93,7 +88,7 @@ class Endpoint(Specialist):
             # Here and not in a validator, whose error would show it.
             raise SettingsError(f"specialists.{name}.url: a name, password or query in an address may be secret, and settings are published: use ~/.netrc or token_file")
         super().__init__(name=name, **options)
-        self.tasks, self.role = self.options.tasks, self.options.role
+        self.role = self.options.role
         self.needs = frozenset({"pixels", "claims"} if self.options.reads_claims else {"pixels"})
         self._asking = Asking(PATIENCE)
         self._secrets: tuple[str, ...] = ()

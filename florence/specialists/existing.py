@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from florence.config import Section
 from florence.errors import FlorenceError, SettingsError
 from florence.formats import FORMATS, OBJECTS, Format, LabelSet
 from florence.formats._files import Files
 from florence.records import ANNOTATED, ImageRecord
-from florence.specialists import SPECIALISTS, Batch, Said, Specialist, checked_tasks
+from florence.specialists import SPECIALISTS, Batch, Said, Specialist, among
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +29,11 @@ class Existing(Specialist):
         format: str = Field(description="alttext, coco, jsonl, labelstudio, snapshot, voc or yolo")
         uri: str = Field(description="the file or folder: a local path (relative to the workspace) or s3://bucket/prefix")
         human: bool = Field(False, description="whether people made the labels: their word outranks all others'")
-        tasks: tuple[str, ...] = Field(ANNOTATED, min_length=1, description="kinds that are taken, of those that the format has")
+        tasks: Annotated[tuple[str, ...], among(ANNOTATED)] = Field(ANNOTATED, min_length=1, description="kinds that are taken, of those that the format has")
         strip: str = Field("", description="what images' paths in their source begin with, and the data set's names do not, as `train2017/`")
         prefix: str = Field("", description="what the data set's names begin with, and images' paths do not")
         base_names: bool = Field(False, description="whether an image whose path is not found is matched by its file's name, where the data set has that once; no two images may share one")
         settings: dict[str, Any] = Field({}, description="settings of the format")
-
-        @field_validator("tasks")
-        @classmethod
-        def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, ANNOTATED)
 
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from florence.config import Section
 from florence.errors import ModelError
 from florence.geometry import Box
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
-from florence.specialists import SPECIALISTS, Batch, Said, Specialist, checked_tasks
+from florence.specialists import SPECIALISTS, Batch, Said, Specialist, among
 from florence.specialists import _nouns as nouns
 from florence.specialists._boxes import distinct
 from florence.specialists._hub import answer, load_model, load_processor, torch_device, weights_version
@@ -49,12 +49,7 @@ class Grounder(Specialist):
         nms_iou: float = Field(0.7, gt=0, le=1, description="of a phrase's boxes that overlap more, the best is kept")
         most: int = Field(10, ge=1, description="boxes a phrase at most, the best")
         max_characters: int = Field(2000, ge=1, description="longer captions are left alone")
-        captions: tuple[str, ...] = Field(CAPTIONS, min_length=1, description="kinds of captions whose phrases are looked for")
-
-        @field_validator("captions")
-        @classmethod
-        def _captions(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, CAPTIONS)
+        captions: Annotated[tuple[str, ...], among(CAPTIONS)] = Field(CAPTIONS, min_length=1, description="kinds of captions whose phrases are looked for")
 
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from florence.config import Section
 from florence.errors import SettingsError
 from florence.records import CAPTIONS, Claim, Region
-from florence.specialists import SPECIALISTS, Batch, Specialist, checked_tasks
+from florence.specialists import SPECIALISTS, Batch, Specialist, among, checked_tasks
 from florence.specialists._crops import crop, picture
 from florence.specialists._hub import load_model, load_processor, weights_version
 from florence.specialists._rows import in_rows, stacked
@@ -52,7 +52,7 @@ class HubCaptioner(Specialist):
 
         model: str = Field(description="a folder, or a name on the hub: any model of the class AutoModelForImageTextToText")
         revision: str | None = Field(None, description="of a model on the hub: branch, tag or commit")
-        tasks: tuple[str, ...] = Field(("<CAPTION>", CROPS), description="kinds it claims")
+        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(("<CAPTION>", CROPS), description="kinds it claims")
         prompts: dict[str, str] = Field({}, description="what it is asked, by kind; else Florence-2's tasks, an instruction for models with a chat template, nothing for others")
         max_tokens: int = Field(100, ge=1, description="tokens of a text at most")
         beams: int = Field(3, ge=1, description="beams of the search; 1 takes the likeliest token each time")
@@ -62,11 +62,6 @@ class HubCaptioner(Specialist):
         min_alone: float = Field(0.6, ge=0, le=1, description="least score of an object that one annotator alone named")
         rows: int = Field(4, ge=1, description="pictures that the model is given at once: always exactly so many, so that answers do not depend on what else is asked")
 
-        @field_validator("tasks")
-        @classmethod
-        def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, TASKS)
-
         @field_validator("prompts")
         @classmethod
         def _prompts(cls, values: dict[str, str]) -> dict[str, str]:
@@ -75,7 +70,6 @@ class HubCaptioner(Specialist):
 
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
-        self.tasks = self.options.tasks
         self.needs = frozenset({"pixels", "claims"} if CROPS in self.tasks else {"pixels"})
         self._writer: Writer | None = None
 

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from florence.config import Section
 from florence.errors import SettingsError, Unavailable
 from florence.records import ANNOTATED, ImageRecord
-from florence.specialists import SPECIALISTS, Batch, Said, Specialist, checked_tasks
+from florence.specialists import SPECIALISTS, Batch, Said, Specialist, among
 from florence.specialists._asking import Asking, Failure
 from florence.specialists._process import Broken, Process
 from florence.specialists._wire import Rubbish, answer, png, request_line
@@ -42,7 +42,7 @@ class Program(Specialist):
         """Settings. Those that say how long to wait and how often to try are no part of the annotator's version."""
 
         command: tuple[str, ...] = Field(min_length=1, description="the program and its arguments, as a list or as one line; no shell reads it")
-        tasks: tuple[str, ...] = Field(min_length=1, description="kinds it claims")
+        tasks: Annotated[tuple[str, ...], among(ANNOTATED)] = Field(min_length=1, description="kinds it claims")
         version: str = Field("", description="raised by you when it comes to answer otherwise; files that the command names are seen to by themselves")
         vocabulary: tuple[str, ...] | None = Field(None, min_length=1, description="the names it can give to objects; none: any")
         role: Literal["annotator", "ranker"] = Field("annotator", description="a ranker tells how well texts that others claimed fit")
@@ -58,14 +58,9 @@ class Program(Specialist):
         def _words(cls, value: Any) -> Any:
             return tuple(shlex.split(value)) if isinstance(value, str) else value
 
-        @field_validator("tasks")
-        @classmethod
-        def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, ANNOTATED)
-
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
-        self.tasks, self.role = self.options.tasks, self.options.role
+        self.role = self.options.role
         self.needs = frozenset({"pixels", "claims"} if self.options.reads_claims else {"pixels"})
         self._asking = Asking(self.options.restarts)
         self._process: Process | None = None

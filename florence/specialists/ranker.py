@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from florence.config import Section
 from florence.errors import ModelError
 from florence.records import Claim
-from florence.specialists import SPECIALISTS, Batch, Specialist, checked_tasks
+from florence.specialists import SPECIALISTS, Batch, Specialist, among
 from florence.specialists._candidates import TASKS, judged, ranked
 from florence.specialists._crops import crop, picture
 from florence.specialists._hub import load_model, load_processor, weights_version
@@ -39,21 +39,15 @@ class Ranker(Specialist):
 
         model: str = Field(description="a folder, or a name on the hub: any CLIP or SigLIP")
         revision: str | None = Field(None, description="of a model on the hub: branch, tag or commit")
-        tasks: tuple[str, ...] = Field(TASKS, description="kinds it judges")
+        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="kinds it judges")
         temperature: float = Field(1.0, gt=0, description="of the softmax over a place's candidates; a higher one is less decided")
         most: int = Field(10, ge=1, description="places an image at most")
         margin: float = Field(0.1, ge=0, le=1, description="share of a box's sides that is seen around it")
         min_score: float = Field(0.3, ge=0, le=1, description="least score of an object whose name is a candidate")
         rows: int = Field(8, ge=1, description="pictures that the model is given at once: always exactly so many, so that answers do not depend on what else is asked")
 
-        @field_validator("tasks")
-        @classmethod
-        def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, TASKS)
-
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
-        self.tasks = self.options.tasks
         self._space: Space | None = None
 
     def ingredients(self) -> dict[str, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from florence.config import Section
 from florence.geometry import Box
 from florence.records import CAPTIONS, Claim, Region
-from florence.specialists import SPECIALISTS, Batch, Said, Specialist, checked_tasks
+from florence.specialists import SPECIALISTS, Batch, Said, Specialist, among
 from florence.specialists._calls import refuse_secrets
 from florence.specialists._seen import Seen, objects
 from florence.specialists._service import KEYS, Chat, Endpoint, Question, Texts
@@ -31,7 +33,7 @@ class ServiceCaptioner(Specialist):
         """Settings."""
 
         service: Endpoint = Field(description="the endpoint, and what it may cost")
-        tasks: tuple[str, ...] = Field(TASKS, min_length=1, description="kinds it claims")
+        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, min_length=1, description="kinds it claims")
         brief: str = Field("A caption of the image: one phrase of about eight words that names what matters most.", min_length=1, description="what is asked for as <CAPTION>")
         detailed: str = Field(
             "A description in two or three sentences, about thirty words: the objects, their colors, where they are and what they do.",
@@ -54,15 +56,9 @@ class ServiceCaptioner(Specialist):
         min_score: float = Field(0.3, ge=0, le=1, description="least score of such an object")
         min_alone: float = Field(0.6, ge=0, le=1, description="the same where one annotator alone named it")
 
-        @field_validator("tasks")
-        @classmethod
-        def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, TASKS)
-
     def __init__(self, *, name: str, **options) -> None:
         refuse_secrets(options, f"specialists.{name}", " or ".join(KEYS.values()))
         super().__init__(name=name, **options)
-        self.tasks = self.options.tasks
         self._chat = Chat(self, self.options.service, f"specialists.{name}.service")
 
     def load(self) -> None:

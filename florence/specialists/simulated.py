@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 from florence.config import Section
 from florence.geometry import Box, Polygon, Quad, box_iou
 from florence.records import ANNOTATED, CAPTIONS, FINE_TUNED, KINDS, Annotation, Claim, ImageRecord, Region, digest
-from florence.specialists import SPECIALISTS, Batch, Specialist, article, checked_tasks, plural
+from florence.specialists import SPECIALISTS, Batch, Specialist, among, article, plural
 
 LABELS = (
     "apple", "ball", "balloon", "banana", "bear", "bell", "bicycle", "bird", "boat", "book", "bottle", "box", "bus", "car", "cat",
@@ -61,15 +61,10 @@ class Simulated(Specialist):
         )  # fmt: skip
         score_noise: float = Field(0.15, ge=0, le=1, description="standard deviation of the score around that mean")
         labels: tuple[str, ...] = Field((), description="labels that objects are mistaken for; none: a built-in list of common names")
-        tasks: tuple[str, ...] = Field(KINDS, description="kinds it claims; where not set, answers and categories too if the truth has them")
+        tasks: Annotated[tuple[str, ...], among(ANNOTATED)] = Field(KINDS, description="kinds it claims; where not set, answers and categories too if the truth has them")
         seed: int = Field(0, ge=0, description="changes every draw")
         twin: str = Field("", description="name of an author whose draws it shares, as two versions of one model make the same mistakes; empty: none")
         shared: float = Field(0.8, ge=0, le=1, description="share of the objects, captions and signs that it tells by the twin's draws")
-
-        @field_validator("tasks")
-        @classmethod
-        def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, ANNOTATED)
 
         @field_validator("labels")
         @classmethod

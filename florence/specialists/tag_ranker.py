@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from florence.config import Section
 from florence.records import Claim
-from florence.specialists import SPECIALISTS, Batch, Specialist, checked_tasks
+from florence.specialists import SPECIALISTS, Batch, Specialist, among
 from florence.specialists import _imagenet as imagenet
 from florence.specialists import _nouns as nouns
 from florence.specialists import _sentences as sentences
@@ -38,20 +38,14 @@ class TagRanker(Specialist):
         """Settings."""
 
         weights: Literal["lite0", "lite2"] = Field("lite2", description="which classifier")
-        tasks: tuple[str, ...] = Field(TASKS, description="kinds it judges")
+        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="kinds it judges")
         temperature: float = Field(0.05, ge=0.005, le=1, description="of the softmax that makes tags of a text; a higher one is less decided")
         most: int = Field(10, ge=1, description="places an image at most")
         margin: float = Field(0.1, ge=0, le=1, description="share of a box's sides that is seen around it")
         min_score: float = Field(0.3, ge=0, le=1, description="least score of an object whose name is a candidate")
 
-        @field_validator("tasks")
-        @classmethod
-        def _tasks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-            return checked_tasks(values, TASKS)
-
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
-        self.tasks = self.options.tasks
         self._network: Any = None
 
     def ingredients(self) -> dict[str, str]:
