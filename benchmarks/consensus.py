@@ -212,7 +212,7 @@ def ranking(data: Scenes) -> list[tuple[str, float, float]]:
 
     claims, _, coverage = data.tables
     found = reliabilities(claims, coverage, Engine())
-    rows = [(name, found[name, KIND], f1(fused(single, {"author": name, "score": 0.0}, data), data.truth)) for name in annotators()]
+    rows = [(name, found[name, KIND].value, f1(fused(single, {"author": name, "score": 0.0}, data), data.truth)) for name in annotators()]
     return sorted(rows, key=lambda row: -row[1])
 
 

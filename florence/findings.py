@@ -18,6 +18,9 @@ from florence.report import facts
 from florence.report.facts import Churn, Gain, LoopFacts, Quality, RoundFacts, TaskScore
 from florence.store import Store
 
+NAMES = 12
+"""Names of objects for which it is told how well each annotator sees them."""
+
 
 def round_facts(
     settings: Settings,
@@ -45,6 +48,7 @@ def round_facts(
     parent = snapshot.get("parent")
     kept: Counter[tuple[str, bool]] = Counter(dict(_counts(labels, "task", "kept")))
     dropped = labels.filter(pc.invert(labels["kept"]))
+    reliable = _reliabilities(settings, store, who)
     return facts.RoundFacts(
         round=round,
         snapshot_id=snapshot["id"],
@@ -58,8 +62,9 @@ def round_facts(
         label_quality=tuple(_quality_facts(read["labels"] or {})),
         label_quality_gain=tuple(_gain_facts(settings, data, labels, without_student, since)) if since < round else (),
         scores=tuple(_score_facts(read["scores"] or {})),
-        churn=tuple(_churn_facts(data, labels, round)),
-        authors=tuple(_author_facts(settings, store, who)),
+        churn=tuple(_churn_facts(data, labels, round, without_student)),
+        authors=tuple(_author_facts(store, who, reliable, (read["labels"] or {}).get("authors", {}))),
+        named=tuple(_named_facts(data, store, who, reliable)),
         annotators=tuple(_annotator_facts(settings, store, who)),
     )
 
@@ -99,28 +104,60 @@ def _score_facts(figures: dict) -> Iterator[TaskScore]:
             yield TaskScore(task, found["metric"], value, low, high, found["n"], found["invalid"], reference, control, calibration)
 
 
-def _churn_facts(data: Store, labels: pa.Table, round: int) -> Iterator[Churn]:
+def _churn_facts(data: Store, labels: pa.Table, round: int, without_student: pa.Table | None) -> Iterator[Churn]:
     from florence.engine import consensus
+
     if earlier := [number for number in stages.rounds(data) if number < round]:
-        shares = consensus.churn(data.read_table(f"labels/round={earlier[-1]}/labels.parquet"), labels)
-        yield from (Churn(task, shares[task]) for task in ANNOTATED if task in shares)
+        before = data.read_table(f"labels/round={earlier[-1]}/labels.parquet")
+        found, without = consensus.churn(before, labels), {} if without_student is None else consensus.churn(before, without_student)
+        for task in [task for task in ANNOTATED if task in found]:
+            one = found[task]
+            yield Churn(task, one.share, one.same, one.renamed, one.moved, one.added, one.removed, without[task].share if task in without else None)
 
 
-def _author_facts(settings: Settings, store: Store, who: list[Author]) -> Iterator[facts.Author]:
-    """Every author with each kind it claimed or was weighed for; one that claimed nothing has one row without a kind."""
+def _claims(store: Store, author: Author) -> pa.Table:
+    return store.read_tables(f"claims/{author.key}", ANNOTATIONS)
+
+
+def _reliabilities(settings: Settings, store: Store, who: list[Author]) -> dict[tuple[str, str], Any]:
+    """`florence.engine.consensus.reliabilities` of all authors' claims."""
     from florence.engine import consensus
 
-    claims = {author.name: store.read_tables(f"claims/{author.key}", ANNOTATIONS) for author in who}
-    coverage = {author.name: store.read_tables(f"coverage/{author.key}", annotation.COVERAGE) for author in who}
     if not who:
-        return
-    looked = pa.concat_tables(coverage.values(), promote_options="default")
-    weights = consensus.reliabilities(pa.concat_tables(claims.values()), looked, settings.engine, annotation.speakers_of(store, who))
+        return {}
+    looked = pa.concat_tables([store.read_tables(f"coverage/{author.key}", annotation.COVERAGE) for author in who])
+    return consensus.reliabilities(pa.concat_tables([_claims(store, author) for author in who]), looked, settings.engine, annotation.speakers_of(store, who))
+
+
+def _author_facts(store: Store, who: list[Author], reliable: dict[tuple[str, str], Any], measured: dict) -> Iterator[facts.Author]:
+    """Every author with each kind it claimed or was weighed for; one that claimed nothing has one row without a kind. ``measured``: see metrics/labels.json."""
     for author in who:
-        number = Counter(claims[author.name]["task"].to_pylist())
-        failed = sum(bool(error) and not error.startswith("NotListed") for error in coverage[author.name]["error"].to_pylist())
-        for task in [kind for kind in ANNOTATED if number[kind] or (author.name, kind) in weights] or [""]:
-            yield facts.Author(author.name, author.version, task, number[task], weights.get((author.name, task)), failed)
+        number = Counter(_claims(store, author)["task"].to_pylist())
+        coverage = store.read_tables(f"coverage/{author.key}", annotation.COVERAGE)
+        failed = sum(bool(error) and not error.startswith("NotListed") for error in coverage["error"].to_pylist())
+        known = {task: found for reference in ("human", "truth") for task, found in measured.get(author.name, {}).get(reference, {}).items()}
+        for task in [kind for kind in ANNOTATED if number[kind] or (author.name, kind) in reliable] or [""]:
+            found = reliable.get((author.name, task))
+            metric = next(iter(known.get(task, {})), "")
+            value = known[task][metric]["value"] if metric else None
+            yield facts.Author(author.name, author.version, task, number[task], found.value if found else None, failed, metric, value)
+
+
+def _named_facts(data: Store, store: Store, who: list[Author], reliable: dict[tuple[str, str], Any]) -> Iterator[facts.Named]:
+    """How well each author sees the objects of the most frequent names."""
+    from florence.evaluate import by_name, gold
+    from florence.metrics import same
+
+    images = stages.images_table(data)
+    known = gold(data, images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist())
+    for author in who:
+        if (found := reliable.get((author.name, "<OD>"))) is None:
+            continue
+        looked = store.read_tables(f"coverage/{author.key}", annotation.COVERAGE)
+        seen = by_name(_claims(store, author), known, set(looked.filter(pc.equal(looked["error"], ""))["image_id"].to_pylist()))
+        for name, value in list(found.by_name.items())[:NAMES]:
+            right, of = seen.get(same(name), (0, 0))
+            yield facts.Named(author.name, name, value, right / of if of else None, of)
 
 
 def _annotator_facts(settings: Settings, store: Store, who: list[Author]) -> Iterator[facts.Annotator]:

@@ -145,7 +145,7 @@ def test_the_order_of_the_claims_does_not_matter(scenes):
 
 def test_a_changed_answer_is_a_changed_label():
     before, after = (fused({"a": said(first, question="Q1") [:1]}, 1) for first in ("cat", "dog"))
-    assert churn(before, before) == {"<VQA>": 0} and churn(before, after) == {"<VQA>": 1}
+    assert churn(before, before)["<VQA>"].share == 0 and churn(before, after)["<VQA>"].share == 1
 
 
 def test_quality_is_the_share_of_questions_answered_right(scenes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from engine_claims import box, fused, image, line, one_image, tables
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from florence.config import Engine
 from florence.engine.ballots import ballots
-from florence.engine.consensus import churn, gather, paired_iou, reliabilities, vote
+from florence.engine.consensus import Change, churn, gather, paired_iou, reliabilities, vote
 from florence.engine.reliability import believe, fit
 from florence.geometry import box_iou
 from florence.records import Annotation, Region, annotations_table
@@ -260,7 +261,21 @@ def test_reliabilities_are_told_by_author_and_kind():
     claims, _, coverage = tables(said, images)
     found = reliabilities(claims, coverage, Engine())
     assert {key for key in found} == {(author, "<OD>") for author in "abcd"}, "nobody else reads, so the reader's is not known"
-    assert found["a", "<OD>"] == found["b", "<OD>"] > 0.9 and found["d", "<OD>"] < 0.3
+    assert found["a", "<OD>"].value == found["b", "<OD>"].value > 0.9 and found["d", "<OD>"].value < 0.3
+    for who, least, most in (("a", 0.9, 1), ("d", 0, 0.3)):
+        by_name = found[who, "<OD>"].by_name
+        assert len(by_name) == 20 and all(least <= value <= most for value in by_name.values())
+
+
+def test_reliability_is_told_name_by_name():
+    """One of four never says "cat": it calls them dogs."""
+    images = [image(f"{k}") for k in range(120)]
+    said = {who: {i.image_id: [box(("cat", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)} for who in "abc"}
+    said["d"] = {i.image_id: [box(("dog", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)}
+    claims, _, coverage = tables(said, images)
+    found = reliabilities(claims, coverage, Engine())
+    assert found["d", "<OD>"].by_name["cat"] < 0.4 < 0.8 < found["d", "<OD>"].by_name["hen"]
+    assert set(found["a", "<OD>"].by_name) == {"cat", "dog", "hen"} and not found["a", "<OD>"].by_name["cat"] < 0.8
 
 
 def test_churn_is_the_share_of_labels_that_changed():
@@ -270,6 +285,29 @@ def test_churn_is_the_share_of_labels_that_changed():
 
     before = annotations_table([row(1, "cat", 0), row(1, "dog", 40), row(2, "cow", 0), row(3, "hen", 0, kept=False), row(1, "a cat", 0, "<CAPTION>")])
     after = annotations_table([row(1, "cat", 2), row(1, "fox", 40), row(2, "cow", 30), row(3, "hen", 0), row(1, "a cat", 0, "<CAPTION>")])
-    assert churn(before, before) == {"<OD>": 0.0, "<CAPTION>": 0.0}
-    # one of three and one of four are unchanged: the cat that moved a little
-    assert churn(before, after) == {"<OD>": pytest.approx(1 - 2 / 7, abs=1e-6), "<CAPTION>": 0.0}
+    assert churn(before, before) == {"<OD>": Change(3, 0, 0, 0, 0), "<CAPTION>": Change(1, 0, 0, 0, 0)}
+    found = churn(before, after)
+    # the cat has moved a little, the dog is a fox now, the cow is elsewhere, and the hen is new
+    assert found == {"<OD>": Change(same=1, renamed=1, moved=1, added=1, removed=0), "<CAPTION>": Change(1, 0, 0, 0, 0)}
+    assert found["<OD>"].share == pytest.approx(1 - 2 / 7, abs=1e-6) and found["<CAPTION>"].share == 0
+    assert churn(after, before)["<OD>"] == Change(same=1, renamed=1, moved=1, added=0, removed=1)
+    reworded = annotations_table([row(1, "a black cat", 0, "<CAPTION>"), row(2, "a cow", 0, "<CAPTION>")])
+    assert churn(before, reworded) == {"<OD>": Change(0, 0, 0, 0, removed=3), "<CAPTION>": Change(same=0, renamed=1, moved=0, added=1, removed=0)}
+
+
+def test_a_phrase_is_the_same_where_its_caption_is_told_in_other_words():
+    def phrase(caption: str, label: str, x: float) -> Annotation:
+        region = Region(label, box=(x, 0, x + 20, 20), span=(0, len(label)))
+        return Annotation(f"{caption}{label}{x}", image("1").image_id, "<CAPTION_TO_PHRASE_GROUNDING>", "consensus", "v", 0, caption, (region,), None, 1.0, True, "")
+
+    before = annotations_table([phrase("a cat sits", "a cat", 0), phrase("a cat sits", "a hat", 40)])
+    after = annotations_table([phrase("a cat lies", "a cat", 1), phrase("a cat lies", "a bow", 40)])
+    assert churn(before, after) == {"<CAPTION_TO_PHRASE_GROUNDING>": Change(same=1, renamed=1, moved=0, added=0, removed=0)}
+
+
+def test_two_things_of_one_name_are_paired_one_by_one():
+    def cats(*at: float) -> pa.Table:
+        return annotations_table([Annotation(f"{x}", image("1").image_id, "<OD>", "consensus", "v", 0, "cat", (Region("cat", box=(x, 0, x + 20, 20)),), None, 1.0, True, "") for x in at])
+
+    assert churn(cats(0, 40, 80), cats(2, 82)) == {"<OD>": Change(2, 0, 0, 0, removed=1)}
+    assert churn(cats(0, 40), cats(100, 140, 180)) == {"<OD>": Change(0, 0, moved=2, added=1, removed=0)}

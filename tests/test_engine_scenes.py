@@ -70,5 +70,5 @@ def test_a_poor_student_helps_all_the_same(quality, key):
 def test_annotators_are_told_apart(scenes, said):
     claims, _, coverage = tables(said, scenes.images)
     found = reliabilities(claims, coverage, Engine())
-    ranked = [found[name, "<OD>"] for name in ("careful", "hasty", "crude", "student")]
+    ranked = [found[name, "<OD>"].value for name in ("careful", "hasty", "crude", "student")]
     assert ranked == sorted(ranked, reverse=True) and ranked[0] > ranked[-1] + 0.1

@@ -13,6 +13,7 @@ from evaluations import Oracle, World, thing
 
 from florence import annotation, findings, stages
 from florence.config import settings_from
+from florence.engine.consensus import Reliable, churn
 from florence.records import ANNOTATIONS, Claim, table_annotations, table_images
 from florence.report.facts import LoopFacts
 from florence.store import Store
@@ -37,8 +38,8 @@ def engine(monkeypatch):
     import florence.engine as package
 
     consensus = types.SimpleNamespace(
-        churn=lambda before, after: {"<OD>": 0.25},
-        reliabilities=lambda claims, coverage, settings, speakers=(): {(name, "<OD>"): 0.5 for name in set(claims["author"].to_pylist())},
+        churn=churn,
+        reliabilities=lambda claims, coverage, settings, speakers=(): {(name, "<OD>"): Reliable(0.5, {"cat": 0.75}) for name in set(claims["author"].to_pylist())},
     )
     monkeypatch.setattr(package, "consensus", consensus, raising=False)
     monkeypatch.setitem(__import__("sys").modules, "florence.engine.statistics", types.SimpleNamespace(statistics=lambda labels, images: {}))
@@ -183,7 +184,12 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
     assert {s.task: s for s in facts.scores}["<OD>"].value == 1.0
     claimed = {(a.name, a.task): a for a in facts.authors}
     assert claimed["careful", "<OD>"].reliability == 0.5 and claimed["careful", "<CAPTION>"].reliability is None
-    assert facts.churn[0].value == 0.25
+    (churn,) = [c for c in facts.churn if c.task == "<OD>"]
+    assert churn.same + churn.renamed + churn.moved + churn.added == sum(c.kept for c in facts.counts if c.task == "<OD>") and 0 < churn.value < 1
+    assert churn.without_student == 0, "without the student the labels are those of round 0"
+    assert claimed["careful", "<OD>"].metric == "f1" and claimed["careful", "<OD>"].measured > claimed["careless", "<OD>"].measured + 0.2
+    (cats,) = [n for n in facts.named if n.author == "careful"]
+    assert (cats.name, cats.estimated) == ("cat", 0.75) and (cats.measured is None) == (cats.n == 0)
 
     text = findings.summary(LoopFacts("loop").with_round(bare).with_round(facts))
     lines = text.splitlines()

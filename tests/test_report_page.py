@@ -26,6 +26,7 @@ from florence.report.facts import (
     Gain,
     ImageCount,
     KindCount,
+    Named,
     Quality,
     SetAside,
     TaskScore,
@@ -65,8 +66,9 @@ def facts(rounds: int = 2) -> LoopFacts:
                     TaskScore("<REGION_TO_CATEGORY>", "balanced_accuracy", 0.52 + 0.02 * number, 0.5, 0.57, 600, 0.0, "truth", 0.05),
                     TaskScore("<OCR>", "exact", None, None, None, 0, 0.0, "consensus"),
                 ),
-                churn=(Churn("<OD>", 0.083),) if number else (),
-                authors=(Author("first", "a1", "<OD>", 4000, 0.81), Author("second", "b2", "<OD>", 3700, None, 2)),
+                churn=(Churn("<OD>", 0.083, 1100, 60, 20, 50, 7, 0.01),) if number else (),
+                authors=(Author("first", "a1", "<OD>", 4000, 0.81, 0, "f1", 0.7654), Author("second", "b2", "<OD>", 3700, None, 2)),
+                named=(Named("first", EVIL, 0.913, 0.8, 25), Named("first", "dog", 0.5), Named("second", "dog", 0.25, 0.0, 4)),
                 annotators=(
                     Annotator("first", "a1", "annotator", "cuda:1", 16, 1200, 0, 4000),
                     Annotator("second", "b2", "ranker", "auto", 8, 900, 300, 3700, "the budget is spent", 45, 91000, 0.182),
@@ -108,6 +110,12 @@ def built(small_snapshot: Store, tmp_path_factory) -> Path:
 def test_the_page_tells_who_annotated_what_is_missing_and_what_it_cost(built: Path):
     text = " ".join(Page(built).text.split())
     for words in ("Annotator Role Device Batch Images Missing Claims Calls Tokens Cost", "second b2 ranker auto 8 900 300 the budget is spent 3\u202f700 45 91\u202f000 0.18"):
+        assert re.sub(r"\s", "", words) in re.sub(r"\s", "", text), words
+
+
+def test_the_page_tells_how_far_annotators_are_to_be_believed_and_what_has_changed(built: Path):
+    text = Page(built).text
+    for words in ("Object first second", "0.91 0.80 of 25 –", "dog 0.50 0.25 0.00 of 4", "first a1 <OD> 4000 0 0.810 0.765 f1", "<OD> 8.3 % 1100 60 20 50 7 1.0 %"):
         assert re.sub(r"\s", "", words) in re.sub(r"\s", "", text), words
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 
 LEVELS = 8
 """Levels of an author's score that are told apart, where there are claims enough."""
@@ -67,12 +68,29 @@ class Ballots:
         """(c,) how far two authors say the same, silence of both included."""
         return self.same[:, a, b] + (~self.spoke[:, a] & ~self.spoke[:, b])
 
+    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first of the things of which the same authors say the same, in order, and (c,) the number of each thing's."""
+        number = np.zeros(len(self.claim), np.int64)
+        for a in range(self.claim.shape[1]):
+            said = (np.where(self.spoke[:, a], self.label[:, a] + 1, 0) * (LEVELS + 1) + self.level[:, a]) * 2 + self.heard[:, a]
+            if len(said) and (said != said[0]).any():
+                number = numbered(number * (int(said.max()) + 1) + said)
+        first = np.zeros(int(number.max(initial=-1)) + 1, np.int64)
+        # the last one that is written stays
+        first[number[::-1]] = np.arange(len(number))[::-1]
+        return first, number
+
     def take(self, rows: np.ndarray) -> Ballots:
         """Some of the things."""
         return replace(
             self, claim=self.claim[rows], heard=self.heard[rows], same=self.same[rows], label=self.label[rows], level=self.level[rows],
             of=self.of * len(self.claim) / max(len(rows), 1),
         )  # fmt: skip
+
+
+def numbered(values: np.ndarray) -> np.ndarray:
+    """Whole numbers as 0, 1, …, the same for the same, in the order in which they first come."""
+    return pa.array(values).dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def ballots(

@@ -6,7 +6,7 @@ its agreement is how likely it is right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,8 +130,18 @@ def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float, *, by
 # ---------------------------------------------------------------- for the report
 
 
-def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()) -> dict[tuple[str, str], float]:
-    """How reliable each author was found to be, 0…1, by author and kind: of places F1 (`Trust.reliability`), of captions what one weighs.
+@dataclass(frozen=True)
+class Reliable:
+    """How far an author is to be believed about a kind, 0…1. ``value``: of places F1 (`Trust.reliability`), of captions what one weighs; ``by_name``: of objects, the
+    share of the things of each name that it sees and names right, the most frequent names first.
+    """
+
+    value: float
+    by_name: Mapping[str, float]
+
+
+def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()) -> dict[tuple[str, str], Reliable]:
+    """How reliable each author was found to be, by author and kind; no truth is looked at.
 
     Where too few others looked at the same images nothing is estimated, and the pair is missing.
     """
@@ -139,32 +149,59 @@ def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine, speake
     from florence.engine.binding import GROUNDING, kept
     from florence.engine.columns import read_claims
     from florence.engine.phrases import ask_phrases
-    from florence.engine.places import PLACES, ask_places
+    from florence.engine.places import OBJECTS, PLACES, ask_places
     from florence.engine.texts import candidates, caption_trust, fuse_captions
     from florence.records import CAPTIONS, KINDS
 
     said = read_claims(*heard(claims, coverage, settings, speakers), None, speakers)
     captions = kept([fuse_captions(said, KINDS.index(task), settings) for task in CAPTIONS])
-    trusts: dict[str, Any] = {task: ask_places(said, KINDS.index(task), None, settings).trust for task in PLACES}
+    asked = {task: ask_places(said, KINDS.index(task), None, settings) for task in PLACES}
+    trusts: dict[str, Any] = {task: poll.trust for task, poll in asked.items()}
     trusts[GROUNDING] = ask_phrases(said, captions, None, settings)[1].trust
     found = {task: (trust.reliability, trust.estimated) for task, trust in trusts.items()}
     for task in CAPTIONS:
         trust = caption_trust(said, KINDS.index(task), candidates(said, KINDS.index(task), settings))
         found[task] = trust.weight, trust.estimated
+    units = asked[OBJECTS].units
+    by_name = _by_name(trusts[OBJECTS], dict(zip(units.code.tolist(), units.text, strict=True)), settings)
     return {
-        (author, task): round(float(value[who]), 6)
+        (author, task): Reliable(round(float(value[who]), 6), by_name[who] if task == OBJECTS else {})
         for task, (value, estimated) in sorted(found.items())
         for who, author in enumerate(said.authors)
         if estimated[who] and (said.author[said.kind == KINDS.index(task)] == who).any()
     }
 
 
-def churn(before: pa.Table, after: pa.Table) -> dict[str, float]:
-    """The share of kept labels of each kind that changed between two rounds: 1 − 2 · unchanged / labels of both.
+def _by_name(trust: Trust, example: Mapping[int, str], settings: Engine) -> list[dict[str, float]]:
+    """Each author's `Reliable.by_name`. ``example``: what is said, by its code."""
+    from florence.engine.names import names
 
-    A label is unchanged where the other round has one of the same text in the same place of the image (a caption: of the same text; a question:
-    with the same answer).
+    codes = [code for code in np.argsort(-trust.called, kind="stable").tolist() if code in example]
+    labels = [names(settings).label(example[code]) for code in codes]
+    return [{label: round(float(value), 6) for label, value in zip(labels, (seen * named)[codes], strict=True)} for seen, named in zip(trust.seen, trust.named, strict=True)]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of the kept labels of a kind from one round to the next. ``same``: the same text in the same place of the image (a caption: the same
+    text; a question: with the same answer); ``renamed``: another text in the same place; ``moved``: the same text in another place; ``added``, ``removed``: all others.
     """
+
+    same: int
+    renamed: int
+    moved: int
+    added: int
+    removed: int
+
+    @property
+    def share(self) -> float:
+        """1 − 2 · unchanged / labels of both rounds."""
+        of = 2 * (self.same + self.renamed + self.moved) + self.added + self.removed
+        return round(1 - 2 * self.same / of, 6) if of else 0.0
+
+
+def churn(before: pa.Table, after: pa.Table) -> dict[str, Change]:
+    """What became of the kept labels of each kind between two rounds."""
     from florence.engine.columns import read_claims
     from florence.metrics import same
     from florence.records import ANNOTATED
@@ -177,17 +214,32 @@ def churn(before: pa.Table, after: pa.Table) -> dict[str, float]:
     rows = read_claims(pa.concat_tables(both), none, None)
     codes: dict[str, int] = {}
     code = np.asarray([codes.setdefault(same(text), len(codes)) for text in rows.texts], np.int64)[rows.text]
-    questions = np.flatnonzero(rows.kind == ANNOTATED.index("<VQA>"))
-    answers = rows.regions.label.take(np.searchsorted(rows.regions.claim, questions)).to_pylist()
-    code[questions] = [codes.setdefault(f"{asked}\0{same(answer)}", len(codes)) for asked, answer in zip(code[questions].tolist(), answers, strict=True)]
-    result = {}
-    for kind in np.unique(rows.kind).tolist():
-        mine = np.flatnonzero(rows.kind == kind)
-        mine = mine[np.lexsort((rows.author[mine], code[mine], rows.image[mine]))]
-        group = np.unique(np.stack([rows.image[mine], code[mine]]), axis=1, return_inverse=True)[1].reshape(-1)
-        place = gather(group, rows.author[mine], _first_bounds(rows, mine), code[mine], CHURN_IOU, CHURN_IOU)
-        result[ANNOTATED[kind]] = round(1 - 2 * (len(mine) - int(place.max()) - 1) / len(mine), 6)
-    return result
+    about = code.copy()
+    told = np.flatnonzero(np.isin(rows.kind, [ANNOTATED.index("<VQA>"), ANNOTATED.index("<CAPTION_TO_PHRASE_GROUNDING>")]))
+    told = told[np.isin(told, rows.regions.claim)]
+    # of questions the answer is what is said, of captions' phrases the phrase
+    said = rows.regions.label.take(np.searchsorted(rows.regions.claim, told)).to_pylist()
+    asked = np.where(rows.kind[told] == ANNOTATED.index("<VQA>"), code[told], -1)
+    code[told] = [codes.setdefault(f"{question}\0{same(text)}", len(codes)) for question, text in zip(asked.tolist(), said, strict=True)]
+    about[rows.kind != ANNOTATED.index("<VQA>")] = -1
+    return {ANNOTATED[kind]: _changed(rows, np.flatnonzero(rows.kind == kind), code, about) for kind in np.unique(rows.kind).tolist()}
+
+
+def _changed(rows: Claims, left: np.ndarray, code: np.ndarray, about: np.ndarray) -> Change:
+    """Pair the labels ``left`` of both rounds: those of one text and place, then those of one place, then those of one text. ``code``: (n,), of what is said; ``about``: of what
+    it is said of, besides the image."""
+    pairs = []
+    for text, place in ((True, True), (False, True), (True, False)):
+        keys = [rows.image[left], code[left] if text else about[left]]
+        left = left[np.lexsort((rows.author[left], *reversed(keys)))]
+        group = np.unique(np.stack([rows.image[left], (code if text else about)[left]]), axis=1, return_inverse=True)[1].reshape(-1)
+        bounds = _first_bounds(rows, left) if place else np.tile([0.0, 0.0, 1.0, 1.0], (len(left), 1))
+        at = gather(group, rows.author[left], bounds, code[left], CHURN_IOU, CHURN_IOU)
+        paired = np.bincount(at)[at] > 1
+        pairs.append(int(paired.sum()) // 2)
+        left = left[~paired]
+    removed = int((rows.author[left] == 0).sum())
+    return Change(*pairs, added=len(left) - removed, removed=removed)
 
 
 def _first_bounds(rows: Claims, chosen: np.ndarray) -> np.ndarray:

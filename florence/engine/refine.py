@@ -35,7 +35,7 @@ class Student:
     """
 
     needs = frozenset({"pixels"})
-    revision = 2
+    revision = 3
 
     def __init__(self, folder: str, settings: Settings) -> None:
         self.folder, self.settings = folder, settings

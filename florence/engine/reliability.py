@@ -107,10 +107,12 @@ def believe(votes: Ballots, trust: Trust, capped: int | None = None, cap: float 
 
 
 def believed(votes: Ballots, trust: Trust, capped: int | None = None, cap: float = 1.0) -> Belief:
-    """`believe`, of as many things as there are: so many at once as memory is meant for."""
-    rows = np.array_split(np.arange(len(votes.claim)), max(1, -(-len(votes.claim) // CHUNK)))
-    parts = [believe(votes.take(part), trust, capped, cap) for part in rows]
-    return Belief(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("nothing", "names", "claims")))
+    """`believe`, of as many things as there are: so many at once as memory is meant for, and of those of which the same is said one alone."""
+    rows, number = votes.distinct()
+    if 2 * len(rows) > len(number):
+        rows, number = np.arange(len(number)), np.arange(len(number))
+    parts = [believe(votes.take(part), trust, capped, cap) for part in np.array_split(rows, max(1, -(-len(rows) // CHUNK)))]
+    return Belief(*(np.concatenate([getattr(part, name) for part in parts])[number] for name in ("nothing", "names", "claims")))
 
 
 def _rule(votes: Ballots, chance: np.ndarray) -> None:

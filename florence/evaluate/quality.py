@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from florence.config import Evaluate
 from florence.evaluate.references import Known
 from florence.evaluate.scores import rounded
-from florence.metrics import matches
+from florence.metrics import matches, same
 from florence.metrics.answer import accuracy
 from florence.metrics.bootstrap import Interval, interval, paired
 from florence.metrics.caption import cider_d
@@ -87,6 +88,24 @@ def quality_json(measured: Iterable[Measured], settings: Evaluate) -> dict[str, 
     return result
 
 
+def by_name(claims: pa.Table, known: Known, images: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Name (as `florence.metrics.same` has it) → how many of the objects of that name one author's ``claims`` see (IoU of 0.5 or more) and name right, and how many there
+    are, in the ``images`` (ids) that it looked at and of which objects are known.
+    """
+    there = {image: right for reference in known.references for image, right in known.of("<OD>", reference).items() if image in images}
+    said: dict[str, list[Annotation]] = {image: [] for image in there}
+    for row in _of_images(claims.filter(pc.and_(pc.equal(claims["task"], "<OD>"), pc.not_equal(claims["text"], ""))), there):
+        said[row.image_id].append(row)
+    found: dict[str, tuple[int, int]] = {}
+    for image, right in there.items():
+        regions = _regions(right)
+        seen = {j for _, j in matches(_regions(said[image]), regions)}
+        for j, region in enumerate(regions):
+            hits, of = found.get(same(region.label), (0, 0))
+            found[same(region.label)] = hits + (j in seen), of + 1
+    return found
+
+
 def changes(before: pa.Table, after: pa.Table, known: Known, settings: Evaluate) -> dict[tuple[str, str, str], Interval]:
     """What labels gained from ``before`` to ``after``, by (task, metric, reference): paired over the images that ``before`` has labels of."""
     images = {image for image, _ in known.rows} & set(before["image_id"].unique().to_pylist())
@@ -106,8 +125,6 @@ def _paired(after: Mapping[str, float], before: Mapping[str, float], settings: E
 
 
 def _of_images(labels: pa.Table, images: Collection[str]) -> list[Annotation]:
-    import pyarrow.compute as pc
-
     return table_annotations(labels.filter(pc.is_in(labels["image_id"], pa.array(sorted(images), pa.string()))))
 
 

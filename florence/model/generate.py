@@ -65,7 +65,8 @@ def predict(
     ``max_tokens``: of an answer without its end, of all or of each; ``batch``: rows that are written together, and images whose
     features are held at once; ``beams``: more than one searches for the likeliest whole answer. A region's score is the probability
     of its label times the mean (geometric) probability of its places, each with its neighbourhood; the answer's score is the same over
-    all its tokens. Raises UnknownName for a task, EncodeError for an input that it does not take.
+    all its tokens. A caption's, which may as well be told in other words, is the mean (geometric) probability of its tokens, whatever its length.
+    Raises UnknownName for a task, EncodeError for an input that it does not take.
     """
     prompts = [Prompt(ask.image, task(ask.task).prompt(ask.input)) for ask in asks]
     starts = np.asarray([task(ask.task).start for ask in asks], np.int64)
@@ -234,9 +235,12 @@ def _answer(lexicon: Lexicon, ask: Ask, shape: tuple[int, ...], written: Written
     text, ends = _spell(lexicon, tokens)
     places = lexicon.class_of(tokens) == Class.LOC
     starts = np.concatenate([[0], ends[:-1]]) if length else ends
-    answer = task(ask.task).decode(text, (shape[1], shape[0]), ask.input)
+    asked = task(ask.task)
+    answer = asked.decode(text, (shape[1], shape[0]), ask.input)
     scores = [_score(probability, places, starts, stretch) for stretch in zip(answer.spans, answer.label_spans, strict=True)]
     regions = tuple(replace(region, score=score) for region, score in zip(answer.regions, scores, strict=True))
+    if asked.metric == "caption":
+        return replace(answer, score=_mean(written.probability))
     whole = _score(probability, places, starts, ((0, len(text)),)) if length else 1.0
     return replace(answer, regions=regions, score=whole if regions else whole * end)
 
@@ -248,4 +252,9 @@ def _score(probability: np.ndarray, places: np.ndarray, starts: np.ndarray, span
         inside |= (starts >= first) & (starts < last)
     words, places = probability[inside & ~places], probability[inside & places]
     score = float(np.prod(words)) if len(words) else 1.0
-    return score * float(np.exp(np.log(np.maximum(places, 1e-12)).mean())) if len(places) else score
+    return score * _mean(places) if len(places) else score
+
+
+def _mean(probability: np.ndarray) -> float:
+    """The geometric mean."""
+    return float(np.exp(np.log(np.maximum(probability, 1e-12)).mean()))

@@ -120,11 +120,19 @@ class TaskScore:
 
 @dataclass(frozen=True, slots=True)
 class Churn:
-    """The share of the labels of one kind that changed since the last round (0 … 1)."""
+    """How the labels of one kind changed since the last round. ``value``: the share that did (0 … 1); ``same``, ``renamed`` (another text in the same place), ``moved`` (the
+    same text in another place), ``added``, ``removed``: labels; ``without_student``: the share that would have changed with the student's vote switched off, where it was tried.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     task: str
     value: float
+    same: int
+    renamed: int
+    moved: int
+    added: int
+    removed: int
+    without_student: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +159,8 @@ class Annotator:
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """An annotator in this round. ``reliability``: the weight (0 … 1) that the consensus estimated for it on ``task``, if it did.
+    """An annotator in this round. ``reliability``: the weight (0 … 1) that the consensus estimated for it on ``task``, without truth, if it did; ``measured``: what its
+    claims are worth on gold images under ``metric``, where truth or people's labels are known.
 
     ``failed``: images it looked at in vain.
     """
@@ -163,6 +172,22 @@ class Author:
     claims: int
     reliability: float | None = None
     failed: int = 0
+    metric: str = ""
+    measured: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """How well an annotator sees the objects of one name: ``estimated``, the share (0 … 1) of them that it sees and names right, without truth; ``measured``, the same of
+    the ``n`` that gold images are known to have, None where that is none.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    author: str
+    name: str
+    estimated: float
+    measured: float | None = None
+    n: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +213,7 @@ class RoundFacts:
     scores: tuple[TaskScore, ...] = ()
     churn: tuple[Churn, ...] = ()
     authors: tuple[Author, ...] = ()
+    named: tuple[Named, ...] = ()
     annotators: tuple[Annotator, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 

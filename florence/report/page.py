@@ -85,6 +85,7 @@ def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict
         "set_aside": tables.set_aside(last),
         "annotators": tables.annotators(last),
         "authors": tables.authors(last),
+        "named": tables.named(last),
         "table2": tables.table2(statistics) if statistics else None,
         "table3": tables.table3(statistics) if statistics else None,
         "boxes": _box_charts(statistics) if statistics else [],

@@ -147,21 +147,38 @@ def annotators(facts: RoundFacts) -> Table | None:
 
 
 def authors(facts: RoundFacts) -> Table | None:
-    """What annotators claimed of each kind, and what is known of their reliability."""
+    """What annotators claimed of each kind, how reliable they were found to be without truth, and what their claims are worth where truth is known."""
     rows = tuple(
         (
             Cell(a.name, a.version), Cell(a.task), _number(count(a.claims)), _number(count(a.failed)),
-            _number("not estimated" if a.reliability is None else figure(a.reliability)),
+            _number("not estimated" if a.reliability is None else figure(a.reliability)), _number(figure(a.measured), a.metric.replace("_", " ")),
         )
         for a in facts.authors
     )  # fmt: skip
-    return Table(_head("Annotator", "Kind", ">Claims", ">Images failed", ">Reliability"), rows) if rows else None
+    return Table(_head("Annotator", "Kind", ">Claims", ">Images failed", ">Reliability", ">On gold images"), rows) if rows else None
+
+
+def named(facts: RoundFacts) -> Table | None:
+    """How well each annotator sees the objects of the most frequent names: as estimated, and beneath it on gold images."""
+    names = list(dict.fromkeys(n.name for n in facts.named))
+    who = list(dict.fromkeys(n.author for n in facts.named))
+    found = {(n.author, n.name): n for n in facts.named}
+    rows = []
+    for name in names:
+        mine = [found.get((author, name)) for author in who]
+        cells = [_number(figure(n.estimated, 2), "" if n.measured is None else f"{n.measured:.2f} of {n.n}") if n else _number("–") for n in mine]
+        rows.append((Cell(name), *cells))
+    return Table(_head("Object", *(f">{author}" for author in who)), tuple(rows)) if rows else None
 
 
 def churn(facts: RoundFacts) -> Table | None:
-    """Share of labels that changed, by kind."""
-    rows = tuple((Cell(c.task), _number(f"{100 * c.value:.1f} %")) for c in facts.churn)
-    return Table(_head("Kind", ">Changed"), rows) if rows else None
+    """What became of the labels of the round before, by kind."""
+    rows = []
+    for c in facts.churn:
+        without = "–" if c.without_student is None else f"{100 * c.without_student:.1f} %"
+        rows.append((Cell(c.task), _number(f"{100 * c.value:.1f} %"), *(_number(count(n)) for n in (c.same, c.renamed, c.moved, c.added, c.removed)), _number(without)))
+    head = _head("Kind", ">Changed", ">As before", ">Renamed", ">Moved", ">Added", ">Removed", ">Changed without the student's vote")
+    return Table(head, tuple(rows)) if rows else None
 
 
 def seconds(facts: RoundFacts) -> Table | None:
