@@ -239,7 +239,8 @@ def _changed(rows: Claims, left: np.ndarray, code: np.ndarray, about: np.ndarray
         pairs.append(int(paired.sum()) // 2)
         left = left[~paired]
     removed = int((rows.author[left] == 0).sum())
-    return Change(*pairs, added=len(left) - removed, removed=removed)
+    unchanged, renamed, moved = pairs
+    return Change(unchanged, renamed, moved, len(left) - removed, removed)
 
 
 def _first_bounds(rows: Claims, chosen: np.ndarray) -> np.ndarray:
