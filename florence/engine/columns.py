@@ -14,6 +14,8 @@ from florence.errors import DataError
 from florence.records import ANNOTATED, ANNOTATIONS, REGION, Speaker, annotation_id
 
 NO_SPAN = -1
+STILL = 1e-5
+"""Pixels that a box may be off by rounding."""
 _POLYGONS = pa.list_(pa.list_(pa.float64()))
 
 
@@ -190,14 +192,16 @@ def nested(points: np.ndarray, first: np.ndarray, outer: np.ndarray) -> pa.ListA
 
 
 def moved(polygons: pa.ListArray, before: np.ndarray, after: np.ndarray) -> pa.ListArray:
-    """Polygons of m regions carried along as each one's box goes from ``before`` to ``after``, both (m, 4)."""
+    """Polygons of m regions carried along as each one's box goes from ``before`` to ``after``, both (m, 4); where it stays they do, be they in the box or not."""
     inner = polygons.flatten()
     points = inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2)
     count = pc.list_value_length(inner).to_numpy(zero_copy_only=False) // 2
     owner = np.repeat(np.repeat(np.arange(len(polygons)), pc.list_value_length(polygons).to_numpy(zero_copy_only=False)), count)
     scale = (after[:, 2:] - after[:, :2]) / np.maximum(before[:, 2:] - before[:, :2], 1e-9)
     carried = after[owner, :2] + (points - before[owner, :2]) * scale[owner]
-    return _nested(polygons, np.clip(carried, after[owner, :2], after[owner, 2:]))
+    carried = np.clip(carried, after[owner, :2], after[owner, 2:])
+    stays = (np.abs(after - before) <= STILL).all(axis=1)
+    return _nested(polygons, np.where(stays[owner, None], points, carried))
 
 
 def no_polygons(count: int) -> pa.ListArray:

@@ -299,7 +299,9 @@ def _verdicts(asked: Poll, fused: Fused, settings: Engine) -> list[str]:
     reason[(reason == "") & filters.no_quorum(fused.agreement, settings.quorum)] = "no_quorum"
     kept = np.flatnonzero(reason == "")
     rank = fused.agreement[kept] + ruled[kept]
-    reason[kept[filters.duplicate(units.image[speaker[kept]], units.code[speaker[kept]], fused.box[kept], rank, settings)]] = "duplicate"
+    again = filters.duplicate(units.image[speaker[kept]], units.code[speaker[kept]], fused.box[kept], rank, settings)
+    # two that a person has drawn are two
+    reason[kept[again & ~ruled[kept]]] = "duplicate"
     return reason.tolist()
 
 
