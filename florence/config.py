@@ -195,7 +195,7 @@ class Train(Section):
     temperature: float = Field(1.0, gt=0, description="task weights are raised to 1/temperature: above 1 evens them out, below 1 sharpens them")
     data_fraction: float = Field(1.0, gt=0, le=1, description="share of the training images that is learnt from, by hash; a smaller share is part of every larger one")
     sparse: tuple[str, ...] = Field((), description="tasks that are learnt last, on the images that have labels for them, because those are few (the paper's detailed texts)")
-    sparse_share: float = Field(0.3, gt=0, lt=1, description="share of the steps that is left for them")
+    sparse_share: float = Field(0.3, gt=0, lt=1, description="share of the steps that is left for them; they have a warm-up and a decay of the learning rate of their own")
     window: int = Field(32, ge=1, description="shards whose images are mixed with each other, and held in memory, at a time (twice, while the next are read)")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     seed: int = Field(0, description="order, draws and initial weights")

@@ -14,6 +14,7 @@ from florence.store import Store
 from florence.training import corpus as corpora
 from florence.training import read_corpus
 from florence.training.batches import Batch, Feed, batch, cut, draw
+from florence.training.loop import train
 from florence.training.order import Order
 
 
@@ -183,6 +184,16 @@ def test_sparse_tasks_are_learnt_last_on_the_images_that_have_them(sparse, nano,
         assert pairs(parts) == pairs(whole[step]), "a killed training goes on with the same"
     halves = [Feed(corpus, chosen.model_copy(update={"accumulate": 2}), rank, 2).step(8) for rank in (0, 1)]
     assert pairs([*halves[0], *halves[1]]) == pairs(whole[8])
+
+
+def test_what_is_learnt_last_has_a_learning_rate_of_its_own(sparse, tmp_path):
+    """After the decay of the first part the rate rises again: a fine-tuning that begins where the rate has ended learns next to nothing."""
+    store, _ = sparse
+    chosen = small(images=2, steps=80, warmup=4, sparse=FEW, sparse_share=0.5, tasks_per_image=1, checkpoint_every=100)
+    checkpoint = build("nano", image_size=32)
+    rates = {row["step"]: row["lr"] / chosen.lr for row in train(checkpoint, read_corpus(checkpoint, chosen, store), chosen, tmp_path, "key").curve}
+    assert rates[40] == pytest.approx(rates[80]) and rates[80] < 0.02
+    assert rates[20] == pytest.approx(rates[60]) and rates[60] > 0.4
 
 
 def test_where_nobody_has_sparse_labels_the_rest_is_learnt_throughout(sparse, nano, caplog):

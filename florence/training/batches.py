@@ -13,7 +13,7 @@ from florence.codec.grammar import Form
 from florence.config import Train
 from florence.tasks import task
 from florence.training.corpus import Corpus, Encoded, Seen, Window
-from florence.training.order import Place, Shards, side_of, steps_of
+from florence.training.order import Place, Shards, side_of, steps_of, turn_of
 
 IGNORED = -100
 """Label of a token that does not count, as in transformers."""
@@ -145,7 +145,7 @@ class Feed:
 
     def __post_init__(self) -> None:
         self.steps = steps_of(self.settings, len(self.corpus))
-        self.turn = self.steps if self.corpus.later is None else round(self.steps * (1 - self.settings.sparse_share))
+        self.turn = turn_of(self.settings, self.steps, self.corpus.later is not None)
         self.reader = ThreadPoolExecutor(1, "florence-shards")
 
     def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:

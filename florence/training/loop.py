@@ -18,7 +18,7 @@ from florence.store import Store
 from florence.training import state
 from florence.training.batches import Batch, Feed
 from florence.training.corpus import LEFT_OUT, Corpus, Progress
-from florence.training.order import side_of, steps_of
+from florence.training.order import side_of, steps_of, turn_of
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +68,7 @@ def train(
     main, world = accelerator.is_main_process, accelerator.num_processes
     checkpoint.model.to(accelerator.device)
     steps = steps_of(settings, len(corpus))
+    turn = turn_of(settings, steps, corpus.later is not None)
     with learning(checkpoint, settings) as learner:
         optimiser = _optimiser(checkpoint.model, settings)
         optimiser.zero_grad(set_to_none=True)  # of whatever trained this model before
@@ -77,7 +78,7 @@ def train(
         prepared, stepper = accelerator.prepare(learner, optimiser)
         meter, work = _meter(log if main else None, settings, accelerator), {}
         for step, parts in Feed(corpus, settings, accelerator.process_index, world).steps_from(first):
-            rate = learning_rate(settings, step, steps)
+            rate = learning_rate(settings, step - turn, steps - turn) if step >= turn else learning_rate(settings, step, turn)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             side = side_of(settings, step, steps, checkpoint.image_size)
@@ -112,7 +113,7 @@ def train(
 
 
 def learning_rate(settings: Train, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to a hundredth of the peak."""
+    """Linear warm-up, then a cosine to a hundredth of the peak. What is learnt last (`train.sparse`) has both anew: it is a fine-tuning."""
     warmup = min(settings.warmup, steps // 10)
     if step < warmup:
         return settings.lr * (step + 1) / warmup

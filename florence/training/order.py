@@ -89,6 +89,11 @@ def steps_of(settings: Train, images: int) -> int:
     return max(1, min(settings.steps, math.ceil(settings.max_epochs * images / settings.images)))
 
 
+def turn_of(settings: Train, steps: int, sparse: bool) -> int:
+    """The first of the ``steps`` that learn from what is ``sparse``; ``steps`` where nothing is."""
+    return round(steps * (1 - settings.sparse_share)) if sparse else steps
+
+
 def side_of(settings: Train, step: int, steps: int, side: int) -> int:
     """The image size that step ``step`` of ``steps`` sees; ``side``: the model's own, where there are no stages."""
     done = 0.0
