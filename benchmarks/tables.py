@@ -1,0 +1,49 @@
+"""Tables 2 and 3 of the Florence-2 paper for each source of a snapshot, beside the paper's own figures for FLD-5B.
+
+    python benchmarks/tables.py data
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from _common import table
+
+
+def of_sources(uri: str) -> dict[str, dict[str, Any]]:
+    """Source → `florence.engine.statistics.statistics` of its images, by the labels of the snapshot's last round."""
+    import pyarrow.compute as pc
+
+    from florence.engine.statistics import statistics
+    from florence.stages import images_table, rounds
+    from florence.store import Store
+
+    data = Store(uri)
+    labels, images = data.read_table(f"labels/round={rounds(data)[-1]}/labels.parquet"), images_table(data)
+    return {source: statistics(labels, images.filter(pc.equal(images["source"], source)).combine_chunks()) for source in sorted(set(images["source"].to_pylist()))}
+
+
+def rows_of(found: Any) -> list[list[str]]:
+    """A table of the report as rows of text; the paper's figure stands in brackets behind each."""
+
+    def told(cell: Any) -> str:
+        paper = f" ({cell.small})" if cell.small not in ("", "–") else ""
+        return f"{cell.text}{paper}".strip()
+
+    return [[cell.text for cell in found.head], *([told(cell) for cell in row] for row in found.rows)]
+
+
+def main() -> None:
+    """Print both tables of every source."""
+    from florence.report.tables import table2, table3
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", default="data", help="the snapshot's folder or s3:// address (default: data)")
+    for source, found in of_sources(parser.parse_args().data).items():
+        table(f"{source}: annotations (the paper's Table 2 in brackets)", rows_of(table2(found)))
+        table(f"{source}: means per text (the paper's Table 3 in brackets)", rows_of(table3(found)))
+
+
+if __name__ == "__main__":
+    main()
