@@ -165,7 +165,7 @@ def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
 )  # fmt: skip
 def test_a_fault_costs_that_image_alone(fault: Fault, calls: int, kind: type[FlorenceError], text: str):
     with server.reading(scripted(lambda index, before: fault if index == 2 else None)) as service:
-        specialist = made(service, retries=1, timeout=1.5)
+        specialist = made(service, retries=1, repeat=1, timeout=1.5)
         said = specialist.annotate(signs(4))
     assert type(said[2]) is kind and text in str(said[2]) and [len(said[i]) for i in (0, 1, 3)] == [1, 1, 1]
     assert len(service.calls) == 3 + calls == specialist.spent.calls

@@ -124,11 +124,11 @@ def test_every_image_is_asked_about_once_and_every_object_in_its_crop():
 def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
     batch, words = pictures(60)
     with server.chat(faulty(0.3)) as service:
-        specialist = made(service, concurrency=8, retries=1, repeat=4, timeout=20)
+        specialist = made(service, concurrency=8, retries=1, timeout=20)
         said = specialist.annotate(batch)
         left = [index for index, claims in enumerate(said) if not isinstance(claims, list)]
         assert left and all(isinstance(said[index], Unavailable) for index in left), "some are left for later, and none failed for good"
-        again = made(service, concurrency=8, retries=8, repeat=4, timeout=20)
+        again = made(service, concurrency=8, retries=8, timeout=20)
         again.spent = specialist.spent
         late = again.annotate(part(batch, *left))
     assert [texts(claims) for claims in late] == [[f"caption: {words[index]}"] for index in left]
@@ -290,10 +290,10 @@ def test_what_a_service_can_not_do_now_is_left_for_later_for_that_image_alone(fa
         (server.said('{"caption": "I cannot help with that."}'), "refuses"), (server.said("x", "content_filter"), "refuses"), (server.error(400, "no", code="content_filter"), "filter (no)"),
     ],
 )  # fmt: skip
-def test_an_answer_of_no_use_is_asked_for_once_more_and_then_fails_that_image_alone(fault: Fault, text: str):
+def test_an_answer_of_no_use_is_asked_for_again_and_then_fails_that_image_alone(fault: Fault, text: str):
     batch, words = pictures(4)
     with server.chat(times_asked(lambda index, time_: fault if index == 2 or (index, time_) == (1, 0) else None)) as service:
-        specialist = made(service)
+        specialist = made(service, repeat=1)
         said = specialist.annotate(batch)
     assert type(said[2]) is FlorenceError and text in str(said[2]) and "2 answers of no use" in str(said[2])
     assert [texts(said[i]) for i in (0, 1, 3)] == [[f"caption: {words[i]}"] for i in (0, 1, 3)]

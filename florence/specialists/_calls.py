@@ -50,7 +50,7 @@ class Calls(Section):
     timeout: float = Field(60.0, gt=0, exclude=True, description="seconds that a service may keep silent")
     retries: int = Field(4, ge=0, exclude=True, description="times that a call which failed (no connection, time-out, status 408, 409, 429, 5xx) is made again")
     max_wait: float = Field(120.0, ge=0, exclude=True, description="seconds that a service may ask to be left alone (Retry-After); where it asks for more, the image is left for a later run")
-    repeat: int = Field(1, ge=0, exclude=True, description="times that a question is asked again whose answer is of no use")
+    repeat: int = Field(4, ge=0, exclude=True, description="times that a question is asked again whose answer is of no use")
     rate: float | None = Field(None, gt=0, exclude=True, description="calls a minute at most; none: no limit")
     concurrency: int = Field(4, ge=1, exclude=True, description="calls under way at once")
     budget_calls: int | None = Field(None, ge=0, exclude=True, description="calls in all, failed ones too; none: no limit")
