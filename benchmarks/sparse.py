@@ -37,6 +37,7 @@ def sparse(params: dict[str, Any]) -> None:
     overlay = yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))
     params["engine"] = {**params.get("engine", {}), **overlay["engine"]}
     params["train"].update(overlay["train"])
+    params["validation"].update(overlay["validation"])
     # all other kinds have as many steps as in the demo
     params["train"]["steps"] = round(params["train"]["steps"] / (1 - overlay["train"]["sparse_share"]))
 
