@@ -118,7 +118,7 @@ class Engine(Section):
     min_side: float = Field(2.0, ge=0, description="pixels; thinner boxes are degenerate")
     max_area: float = Field(0.98, gt=0, le=1, description="share of the image; larger boxes are near-full")
     mask_iou: float = Field(0.7, gt=0, le=1, description="a region without an outline has that of a label whose box overlaps it so much")
-    fidelity: float = Field(1.0, gt=0, le=1, description="outlines have as few corners as keep this overlap (IoU) with what was claimed; 1 leaves them as they are: annotators of ours have their own, and what a data set brings stays")
+    fidelity: float = Field(0.95, gt=0, le=1, description="outlines have as few corners as keep this overlap (IoU) with what was claimed; 1 leaves them as they are, and people's stay in any case")
     alt_noise: bool = Field(True, description="drop captions that describe nothing: addresses, names of files, lists of search terms, phrases of shops and the like")
     language: str | None = Field("en", pattern="^[a-z]{2,3}$", description="captions in another language are dropped (ISO 639 code); none: whatever the language")
     min_words: dict[str, Annotated[int, Field(ge=0)]] = Field({"*": 2}, description="words of a caption, at least: by its kind, else '*'")

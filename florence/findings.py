@@ -18,6 +18,8 @@ from florence.report import facts
 from florence.report.facts import Churn, Gain, LoopFacts, Quality, RoundFacts, TaskScore
 from florence.store import Store
 
+MEASURES = ("f1", "spotted", "cider", "accuracy", "mask_iou", "f1_boxes")
+"""How claims are measured: of several measures of a kind the first says what they are worth."""
 NAMES = 12
 """Names of objects for which it is told how well each annotator sees them."""
 
@@ -138,7 +140,7 @@ def _author_facts(store: Store, who: list[Author], reliable: dict[tuple[str, str
         known = {task: found for reference in ("human", "truth") for task, found in measured.get(author.name, {}).get(reference, {}).items()}
         for task in [kind for kind in ANNOTATED if number[kind] or (author.name, kind) in reliable] or [""]:
             found = reliable.get((author.name, task))
-            metric = next(iter(known.get(task, {})), "")
+            metric = min(known.get(task, ()), key=MEASURES.index, default="")
             value = known[task][metric]["value"] if metric else None
             yield facts.Author(author.name, author.version, task, number[task], found.value if found else None, failed, metric, value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from engine_claims import box, fused, image, line, one_image, tables
 from hypothesis import given, settings
@@ -276,6 +277,9 @@ def test_reliability_is_told_name_by_name():
     found = reliabilities(claims, coverage, Engine())
     assert found["d", "<OD>"].by_name["cat"] < 0.4 < 0.8 < found["d", "<OD>"].by_name["hen"]
     assert set(found["a", "<OD>"].by_name) == {"cat", "dog", "hen"} and not found["a", "<OD>"].by_name["cat"] < 0.8
+    without = pa.array([i.image_id for k, i in enumerate(images) if k % 3 == 0])
+    claims, coverage = (t.filter(pc.invert(pc.and_(pc.equal(t["author"], "d"), pc.is_in(t["image_id"], without)))) for t in (claims, coverage))
+    assert set(reliabilities(claims, coverage, Engine())["d", "<OD>"].by_name) == {"dog", "hen"}, "nothing is told of what it was never shown"
 
 
 def test_churn_is_the_share_of_labels_that_changed():

@@ -215,7 +215,7 @@ class Labels:
 
     ``image``: (n,) index; ``text``: n strings; ``score``: NaN where none; ``reason``: n strings, empty where the row is kept. ``count``: (n,) regions
     of each row; ``label``: m strings; ``box``, ``quad``: NaN where none; ``polygons``: Arrow; ``span``: -1 where none. ``order``: (n, k) what rows
-    of one image are ordered by.
+    of one image are ordered by. ``fixed``: (m,) the regions whose outlines stay as they are, None for none.
     """
 
     kind: int
@@ -232,6 +232,7 @@ class Labels:
     region_score: np.ndarray
     span: np.ndarray
     order: np.ndarray
+    fixed: np.ndarray | None = None
 
 
 def labels_table(parts: Sequence[Labels], images: Sequence[str], author: str, version: str, round: int) -> pa.Table:

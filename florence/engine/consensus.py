@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ from florence.engine.clusters import joined, neighbours
 from florence.engine.columns import Claims
 from florence.engine.reliability import Trust, believed
 from florence.records import Speaker
+
+if TYPE_CHECKING:
+    from florence.engine.places import Poll
 
 HUMAN, STUDENT = "human", "student"
 ENOUGH = 5
@@ -133,7 +136,7 @@ def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float, *, by
 @dataclass(frozen=True)
 class Reliable:
     """How far an author is to be believed about a kind, 0…1. ``value``: of places F1 (`Trust.reliability`), of captions what one weighs; ``by_name``: of objects, the
-    share of the things of each name that it sees and names right, the most frequent names first.
+    share of the things of each name that it sees and names right, the most frequent names first, of names that somebody has said about images that it looked at.
     """
 
     value: float
@@ -162,8 +165,7 @@ def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine, speake
     for task in CAPTIONS:
         trust = caption_trust(said, KINDS.index(task), candidates(said, KINDS.index(task), settings))
         found[task] = trust.weight, trust.estimated
-    units = asked[OBJECTS].units
-    by_name = _by_name(trusts[OBJECTS], dict(zip(units.code.tolist(), units.text, strict=True)), settings)
+    by_name = _by_name(asked[OBJECTS], said.looked, settings)
     return {
         (author, task): Reliable(round(float(value[who]), 6), by_name[who] if task == OBJECTS else {})
         for task, (value, estimated) in sorted(found.items())
@@ -172,13 +174,19 @@ def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine, speake
     }
 
 
-def _by_name(trust: Trust, example: Mapping[int, str], settings: Engine) -> list[dict[str, float]]:
-    """Each author's `Reliable.by_name`. ``example``: what is said, by its code."""
+def _by_name(asked: Poll, looked: np.ndarray, settings: Engine) -> list[dict[str, float]]:
+    """Each author's `Reliable.by_name`. ``looked``: (images, A)."""
     from florence.engine.names import names
 
+    units, trust = asked.units, asked.trust
+    example = dict(zip(units.code.tolist(), units.text, strict=True))
     codes = [code for code in np.argsort(-trust.called, kind="stable").tolist() if code in example]
-    labels = [names(settings).label(example[code]) for code in codes]
-    return [{label: round(float(value), 6) for label, value in zip(labels, (seen * named)[codes], strict=True)} for seen, named in zip(trust.seen, trust.named, strict=True)]
+    labels = {code: names(settings).label(example[code]) for code in codes}
+    result = []
+    for who, recall in enumerate(trust.seen * trust.named):
+        met = set(units.code[looked[units.image, who]].tolist())
+        result.append({labels[code]: round(float(recall[code]), 6) for code in codes if code in met})
+    return result
 
 
 @dataclass(frozen=True)

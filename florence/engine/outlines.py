@@ -28,7 +28,7 @@ def outlined(parts: Sequence[Labels], settings: Engine) -> list[Labels]:
     A region without an outline has the one whose box overlaps its own most, by `engine.mask_iou` at least, carried along to it; of equals an expression's, then
     an object's, then a phrase's.
     """
-    parts = [replace(part, polygons=simplified(part.polygons, settings.fidelity)) for part in parts]
+    parts = [replace(part, polygons=_simple(part, settings.fidelity)) for part in parts]
     kept = [_Kept.of(part) for part in parts]
     lenders = sorted((k for k, part in enumerate(parts) if part.kind in LENDERS), key=lambda k: LENDERS.index(parts[k].kind))
     if not lenders:
@@ -38,6 +38,16 @@ def outlined(parts: Sequence[Labels], settings: Engine) -> list[Labels]:
     order = np.argsort(image, kind="stable")
     lent = _Kept(image[order], box[order], np.ones(len(order), bool), np.ones(len(order), bool)), polygons.take(pa.array(order))
     return [_borrowed(part, found, *lent, settings.mask_iou) if part.kind in BORROWERS else part for part, found in zip(parts, kept, strict=True)]
+
+
+def _simple(part: Labels, fidelity: float) -> pa.ListArray:
+    """The outlines of a part, `simplified` but for those that stay."""
+    if part.fixed is None or not part.fixed.any():
+        return simplified(part.polygons, fidelity)
+    free = np.flatnonzero(~part.fixed)
+    index = np.arange(len(part.fixed))
+    index[free] = len(index) + np.arange(len(free))
+    return pa.concat_arrays([part.polygons, simplified(part.polygons.take(pa.array(free)), fidelity)]).take(pa.array(index))
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fuse
         score=np.where(np.isnan(fused.score[best]), np.nan, means), agreement=fused.agreement[best], reason=reason[best].tolist(), count=count,
         label=[units.text[k] for k in fused.speaker[shown].tolist()], box=fused.box[shown], quad=np.full((len(shown), 8), np.nan),
         polygons=outlines(claims.regions, asked, fused, shown), region_score=fused.score[shown], span=span[shown],
-        order=np.stack([captions.kind[caption], span[best, 0], span[best, 1], np.zeros(len(best))], axis=1),
+        order=np.stack([captions.kind[caption], span[best, 0], span[best, 1], np.zeros(len(best))], axis=1), fixed=units.human[fused.speaker[shown]],
     )  # fmt: skip
 
 

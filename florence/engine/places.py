@@ -246,6 +246,7 @@ def fuse_places(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -
         count=there.astype(np.int64), label=[t for t, has in zip(text, there.tolist(), strict=True) if has],
         box=nothing[there, :4] if task == READ else box[there], quad=quad[there], polygons=outlines(claims.regions, asked, fused, np.flatnonzero(there)),
         region_score=fused.score[there], span=np.full((int(there.sum()), 2), NO_SPAN), order=np.nan_to_num(box[:, [1, 0, 3, 2]], nan=-1.0),
+        fixed=units.human[speaker[there]],
     )  # fmt: skip
     return ranked(labels, claims.ranks, units.human[speaker], settings) if task == DESCRIBED else [labels]
 
