@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from florence.config import Engine
 from florence.engine.ballots import ballots
 from florence.engine.consensus import Change, churn, gather, paired_iou, reliabilities, vote
-from florence.engine.reliability import believe, fit
+from florence.engine.reliability import believe, believed, fit
 from florence.geometry import box_iou
 from florence.records import Annotation, Region, annotations_table
 
@@ -107,6 +107,20 @@ def test_reliability_is_recovered_without_truth():
     assert np.allclose(trust.precision, [truth[author == a].mean() for a in range(3)], atol=0.05)
     assert trust.things == pytest.approx(4000, rel=0.07), "unseen things are counted too"
     assert (trust.repeats == -1).all(), "nobody repeats another"
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_what_is_said_alike_is_judged_once_and_alike(scored: bool):
+    votes, _, _ = simulated_ballots([0.9, 0.75, 0.55], [0.7, 0.55, 0.4], scored=scored)
+    votes.heard[::7, 1] &= votes.spoke[::7, 1]
+    rows, number = votes.distinct()
+    assert (2 * len(rows) < len(number)) != scored, "few are said alike where scores tell them apart"
+    for name in ("label", "level", "heard", "spoke"):
+        assert (getattr(votes, name)[rows][number] == getattr(votes, name)).all(), name
+    trust = fit(votes)
+    one, all_ = believed(votes, trust, 2, 0.4), believe(votes, trust, 2, 0.4)
+    for name in ("nothing", "names", "claims"):
+        assert np.allclose(getattr(one, name), getattr(all_, name), atol=1e-12), name
 
 
 def test_what_is_believed_is_as_often_right():
