@@ -32,6 +32,8 @@ from florence.engine import fuse
 from florence.records import ANNOTATIONS, IMAGES, REGION
 
 TABLES = ("claims", "images", "coverage")
+WORKERS = 2
+"""Blocks of claims that ours fuses at a time."""
 SAMPLE = 0.02
 """Share of the images that what works image by image is given."""
 AUTHORS = ("detector", "captioner", "grounder", "hasty", "crude", "old")
@@ -262,7 +264,7 @@ def _measured(side: str, folder: Path) -> dict[str, float]:
 
 
 def _whole(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[], Any]:
-    return lambda: fuse(claims, images, coverage, Engine(), 0)
+    return lambda: fuse(claims, images, coverage, Engine(), 0, workers=WORKERS)
 
 
 def _loop(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[], Any]:

@@ -270,7 +270,7 @@ class Flow(Section):
     """Prefect."""
 
     runner: Literal["threads", "dask"] = Field("threads", description="task runner")
-    workers: int = Field(2, ge=1, description="shards worked on at once")
+    workers: int = Field(2, ge=1, description="shards annotated, and blocks of claims fused, at once")
     dask: str | None = Field(None, description="address of a running Dask scheduler; none starts a local cluster")
     retries: int = Field(2, ge=0, description="tries again of a failed shard")
     cron: str = Field("0 3 * * *", description="schedule of `florence serve`")

@@ -171,7 +171,13 @@ def digest(value: Any, length: int = 16) -> str:
 
 def annotation_id(image_id: str, task: str, author: str, version: str, index: int) -> str:
     """The identity of an author's ``index``-th claim of one kind about an image; the same claim gets the same id again."""
-    return hashlib.sha256(f"{image_id}|{task}|{author}|{version}|{index}".encode()).hexdigest()[:16]
+    return annotation_ids([image_id], [task], author, version, [index])[0]
+
+
+def annotation_ids(image_ids: Iterable[str], tasks: Iterable[str], author: str, version: str, indices: Iterable[int]) -> list[str]:
+    """`annotation_id` of many."""
+    end, sha256 = f"|{author}|{version}|", hashlib.sha256
+    return [sha256(f"{image_id}|{task}{end}{index}".encode()).hexdigest()[:16] for image_id, task, index in zip(image_ids, tasks, indices, strict=True)]
 
 
 def annotate(

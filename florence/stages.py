@@ -177,7 +177,7 @@ def images_table(store: Store) -> pa.Table:
     return store.read_tables("images", IMAGES, RECORD_COLUMNS, older=True)
 
 
-def fuse_round(settings: Settings, store: Store, who: list[Author], round: int, *, write: bool = True) -> pa.Table:
+def fuse_round(settings: Settings, store: Store, who: list[Author], round: int, progress: Progress = silent, *, write: bool = True) -> pa.Table:
     """The engine's complete result of a round over the claims of ``who``; written to ``labels/round=N/`` unless told not to."""
     from florence.engine import fuse
 
@@ -186,7 +186,10 @@ def fuse_round(settings: Settings, store: Store, who: list[Author], round: int, 
     if not claims:
         raise DataError("nobody annotates: params.yaml names no specialist")
     looked = pa.concat_tables(coverage, promote_options="default")
-    labels = fuse(pa.concat_tables(claims), images_table(store), looked, settings.engine, round, speakers_of(store, who))
+    labels = fuse(
+        pa.concat_tables(claims), images_table(store), looked, settings.engine, round, speakers_of(store, who), settings.flow.workers,
+        lambda done, of: progress("fuse", done, of),
+    )  # fmt: skip
     if write:
         store.write_table(f"labels/round={round}/labels.parquet", labels)
     return labels

@@ -290,7 +290,7 @@ def publish(round: Round = None, student: Student = None) -> None:
     number = _round(parts, round)
     with locked(parts.root), Shown() as progress:
         who = annotation.authors(parts.settings, str(chosen_model(parts, student)) if student else None, parts.store)
-        stages.fuse_round(parts.settings, parts.store, who, number)
+        stages.fuse_round(parts.settings, parts.store, who, number, progress)
         validate_staging(parts.settings, parts.store, number, parts.root)
         snapshot = stages.publish(parts.settings, parts.store, parts.data, who, number, progress)
         found = parts.snapshots.add()

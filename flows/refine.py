@@ -227,7 +227,8 @@ class _Round:
     def published(self, who: list[Author]) -> dict[str, Any]:
         """Fuse, validate and publish; returns snapshot.json."""
         parts, number = self.parts, self.number
-        self.timed("fuse", lambda: stages.fuse_round(parts.settings, parts.store, who, number))
+        with Shown() as progress:
+            self.timed("fuse", lambda: stages.fuse_round(parts.settings, parts.store, who, number, progress))
         self.timed("validate", lambda: validate_staging(parts.settings, parts.store, number, parts.root))
         if self.state.student is not None:
             parts.store.write_table(f"baseline/round={number}/scores.parquet", self.baseline())

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from alt_texts import BAD, GOOD
 from engine_claims import Scenes, box, fused, line, one_image, phrase
+from hypothesis import given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
 
 from florence.config import BLACKLIST, Engine, settings_from
-from florence.engine import filters, language
+from florence.engine import alt_text, filters, language
 from florence.engine.alt_text import bare
+from florence.engine.words import lines
 from florence.errors import SettingsError
 from florence.geometry import nms
 from florence.records import CAPTIONS, Claim, Region
@@ -121,11 +125,14 @@ def test_the_list_has_its_words_once():
 
 def found(text: str, settings: Engine | None = None) -> list[str]:
     """The reasons against a caption of the web."""
-    return [name for name, applies in filters.captions([text[slice(*bare(text))]], "<CAPTION>", settings or Engine()) if applies[0]]
+    return [name for name, applies in filters.captions(lines([text[slice(*bare(text))]]), "<CAPTION>", settings or Engine()) if applies[0]]
 
 
 def is_noise(text: str) -> bool:
     return bool({"alt_noise", "empty_text"} & set(found(text)))
+
+
+PIECES = [*" -,;.!'’/|#1\n", ". ", ", ", " - ", "a", "I", "dog", "Dog", "DOG", "image", "Logo", "buy now", "sign", "free download", "in stock", "well-known", "isn't", "x.y", "ñandú", "日", "\ud800", "©", "http://a.io"]
 
 
 def test_alt_texts_that_describe_nothing_are_told_from_those_that_do():
@@ -135,6 +142,12 @@ def test_alt_texts_that_describe_nothing_are_told_from_those_that_do():
     assert right / (right + wrong) > 0.95 and right / len(bad) > 0.9, (right, wrong, len(bad))
     right, wrong = sum(map(is_noise, BAD[::2])), sum(map(is_noise, GOOD[::2]))
     assert wrong == 0 and right / len(BAD[::2]) > 0.95
+
+
+@settings_of(deadline=None, max_examples=300)
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), max_size=6))
+def test_what_is_seen_at_a_glance_is_what_is_found_one_by_one(texts):
+    assert alt_text.noise(texts).tolist() == [alt_text.is_noise(text) for text in texts]
 
 
 @pytest.mark.parametrize("text", ["", " ", "\x00", "\ud800", "a" * 5000, "#" * 3000, "<" * 3000, "a, " * 3000, "–" * 999, "١٢٣ ٤٥٦", "e\u0301" * 9])
@@ -159,7 +172,7 @@ def test_captions_of_scenes_are_good_texts():
     said = [row for rows in scenes.truth.values() for row in rows if row.task in CAPTIONS]
     for kind in CAPTIONS:
         texts = [row.text for row in said if row.task == kind]
-        assert texts and not any(applies.any() for _, applies in filters.captions(texts, kind, Engine()))
+        assert texts and not any(applies.any() for _, applies in filters.captions(lines(texts), kind, Engine()))
 
 
 FOREIGN = (
@@ -255,7 +268,7 @@ def test_a_phrase_keeps_its_other_places():
     ("There is a cat. There is a dog. There is a cow. There is a hen.", 3, False), ("", 3, False),
 ])  # fmt: skip
 def test_repetition_is_of_the_same_words_in_a_row(text: str, most: int, stuck: bool):
-    assert filters.repetition([text], Engine(max_repeats=most)).tolist() == [stuck]
+    assert filters.repetition(lines([text]), Engine(max_repeats=most)).tolist() == [stuck]
 
 
 def test_texts_are_parsed_only_where_it_is_asked(monkeypatch):
@@ -265,16 +278,16 @@ def test_texts_are_parsed_only_where_it_is_asked(monkeypatch):
         raise AssertionError("parsed")
 
     monkeypatch.setattr(florence.engine.parse, "parse", never)
-    assert filters.texts(["a cat on a mat. " * 5], Engine()) == []
+    assert filters.texts(lines(["a cat on a mat. " * 5]), Engine()) == []
     with pytest.raises(AssertionError, match="parsed"):
-        filters.texts(["a cat"], Engine(min_object_complexity=1))
+        filters.texts(lines(["a cat"]), Engine(min_object_complexity=1))
     with pytest.raises(AssertionError, match="parsed"):
-        filters.texts(["cats dogs cows hens mice"], Engine(max_objects=4))
+        filters.texts(lines(["cats dogs cows hens mice"]), Engine(max_objects=4))
 
 
 def test_texts_with_too_many_objects_or_too_little_in_them_are_dropped():
     many, simple, rich = "a cat, a dog, a cow, a hen and a mouse", "it moves", "a big brown dog chases a small cat"
-    found = dict(filters.texts([many, simple, rich], Engine(max_objects=4, min_object_complexity=2, min_action_complexity=2)))
+    found = dict(filters.texts(lines([many, simple, rich]), Engine(max_objects=4, min_object_complexity=2, min_action_complexity=2)))
     assert found["too_many_objects"].tolist() == [True, False, False]
     assert found["simple_objects"].tolist() == [False, True, False] and found["simple_actions"].tolist() == [True, True, False]
     assert reasons(Engine(max_objects=4), a=[Claim("<CAPTION>", many)]) == [(many, "too_many_objects")]

@@ -77,6 +77,18 @@ def test_what_texts_share_at_their_ends_may_be_taken_off(parts):
         assert [side.to.tolist() for side in align(coded)] == found
 
 
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.text(st.sampled_from("abAñ日1'’-.,;! \n\t\x85\u2003\x1c\ud800😀ßı")), max_size=5))
+def test_texts_are_read_at_once_as_each_by_itself(texts):
+    found = lines(texts)
+    assert len(found) == len(texts) and found.text == tuple(texts)
+    assert found.words.tolist() == [len(text.split()) for text in texts]
+    for row, text in enumerate(texts):
+        start, end, alone = found.first[row], found.first[row + 1], tokens(text)
+        assert found.keys[start:end].tolist() == list(alone.keys) and [tuple(span) for span in found.spans[start:end].tolist()] == list(alone.spans)
+    assert found.some(np.arange(len(texts))[::-1]).text == tuple(texts[::-1])
+
+
 @settings(deadline=None)
 @given(st.lists(words, min_size=1, max_size=6), st.data())
 def test_overlaps_of_many_are_those_of_each_pair(texts, data):

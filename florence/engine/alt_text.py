@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 _FILE = r"[\w-]+\.(?:jpe?g|png|gif|webp|tiff?|bmp|heic)\b"
 _BEFORE = re.compile(
@@ -18,6 +24,7 @@ _AFTER = re.compile(
 _SIGNS = re.compile(r"[|#(/]|[-–] ?(?:buy|shop|order|stock|royalty|free|download)|www|\.\w{3,4}\s*$", re.IGNORECASE)
 
 
+@lru_cache(maxsize=1 << 16)
 def bare(text: str) -> tuple[int, int]:
     """Start and end of ``text`` without what web pages put around a description: file names, "photo of", names of shops and sites, numbers."""
     start, end = 0, len(text)
@@ -70,6 +77,26 @@ SEGMENTS = 5
 """Short pieces between commas or bars, without words that join them, from which a text is a list for search engines."""
 CODES = 1 / 3
 """Share of a text's words, two at least, that have figures in them, from which it is a number of something."""
+
+
+_PLAIN = r"^\s*(?:(?:[A-Za-z]{2,}(?:['-][A-Za-z]+)*[.,;!?]?|[AaI])\s+)*(?:[A-Za-z]{2,}(?:['-][A-Za-z]+)*[.,;!?]?|[AaI])\s*$"
+"""Words of letters, with a sign after one of two letters or more at most: letters are most of it, and no address, markup, hashtag, figure or code is in it."""
+_LISTED = r"(?:[,;-][^,;-]*){4}"
+"""What a list has at least."""
+
+
+def noise(texts: Sequence[str]) -> np.ndarray:
+    """(n,) `is_noise` of each text; most are seen at a glance to be no noise."""
+    # halves of a character, which Arrow does not take, become strange ones
+    said = pa.array([text if text.isascii() else text.encode(errors="surrogatepass").decode("latin-1") for text in texts], pa.string())
+    plain = pc.and_(pc.match_substring_regex(said, _PLAIN), pc.match_substring_regex(said, "[a-z]"))
+    plain = pc.and_not(plain, pc.or_(pc.match_substring_regex(said, _LISTED), pc.match_substring_regex(said, _SHOP.pattern, ignore_case=True)))
+    rest = pc.replace_substring_regex(said, rf"(?i)\b(?:{'|'.join(sorted(_NOTHING))})\b", "")
+    plain = pc.and_(plain, pc.match_substring_regex(rest, "[A-Za-z]{2}"))
+    result = np.zeros(len(texts), bool)
+    for k in np.flatnonzero(~plain.to_numpy(zero_copy_only=False)).tolist():
+        result[k] = is_noise(texts[k])
+    return result
 
 
 def is_noise(text: str) -> bool:

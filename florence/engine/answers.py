@@ -36,28 +36,29 @@ class _Said:
         return same(self.answers[0]) if self.answers else ""
 
 
-def fuse_answers(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -> Labels:
-    """One label for each image and question (kind <VQA>), or for each image (<CLASSIFICATION>), kept or not.
+def fuse_answers(claims: Claims, kind: int, size: np.ndarray, settings: Engine, known: np.ndarray | None = None) -> tuple[Labels, np.ndarray]:
+    """One label for each image and question (kind <VQA>), or for each image (<CLASSIFICATION>), kept or not; and (A,) the weight of each author's answers.
 
     The answer with the most weight is taken, its agreement its share of the weight of all who answered: who was silent was not asked. An author's
-    weight follows from how often its answers are those of the others. ``size``: (images, 2). A person's word outranks all.
+    weight follows from how often its answers are those of the others, unless it is ``known``. ``size``: (images, 2). A person's word outranks all.
     """
     asked = _asked(claims, kind, settings)
     people = is_human(claims)
-    weight = _weight(list(asked.values()), people)
+    weight = _weight(list(asked.values()), people) if known is None else known
     questions = {question: rank for rank, question in enumerate(sorted({question for _, question in asked}))}
     found = [_answer(several, weight, people, settings) for several in asked.values()]
     image = np.asarray([image for image, _ in asked], np.int64)
     count = np.asarray([len(labels) for _, labels, *_ in found], np.int64)
     whole = np.concatenate([np.zeros((len(image), 2)), size[image]], axis=1) if len(image) else np.zeros((0, 4))
     m = int(count.sum())
-    return Labels(
+    labels = Labels(
         kind=kind, image=image, text=[text for text, *_ in found], score=np.asarray([score for _, _, score, _, _ in found], float),
         agreement=np.asarray([agreement for _, _, _, agreement, _ in found], float), reason=[reason for *_, reason in found], count=count,
         label=[label for _, labels, *_ in found for label in labels], box=np.repeat(whole, count, axis=0), quad=np.full((m, 8), np.nan),
         polygons=no_polygons(m), region_score=np.full(m, np.nan), span=np.full((m, 2), NO_SPAN),
         order=np.asarray([[questions[question]] for _, question in asked], float).reshape(-1, 1),
     )  # fmt: skip
+    return labels, weight
 
 
 def _asked(claims: Claims, kind: int, settings: Engine) -> dict[tuple[int, str], list[_Said]]:

@@ -14,8 +14,24 @@ LEVELS = 8
 PER_LEVEL = 40
 """Claims that a level needs."""
 
+Edges = tuple[np.ndarray, ...]
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(k,) codes of what things are, and of what is said of them → (k,) 0…1, how right that is."""
+
+
+@dataclass(frozen=True)
+class Turned:
+    """What ballots hold with the things last: ``spoke``, ``heard``, ``first``: (A, c) bool; ``label``, ``level``: (A, c); ``same``: (A, A, c); ``able``: (A, A, c), whether the second author
+    has the name that the first one says, None: all have.
+    """
+
+    spoke: np.ndarray
+    heard: np.ndarray
+    first: np.ndarray
+    label: np.ndarray
+    level: np.ndarray
+    same: np.ndarray
+    able: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -24,8 +40,8 @@ class Ballots:
 
     ``claim``: (c, A), the claim that each makes about it, -1 for none; ``heard``: (c, A), whose word and silence count: those who looked, people left out;
     ``same``: (c, A, A), 0…1, how right the second is if the first is, 0 where one says nothing; ``label``: (c, A), what is said, as a number below ``names``; 0 where nothing is;
-    ``level``: (c, A), of the author's score; ``able``: (A, V), which names an author has, None: all; ``human``: the author that is a person;
-    ``void``: the label by which a person says that there is nothing, -1 for none; ``of``: how many times as many things there are as these.
+    ``level``: (c, A), of the author's score, and ``edges``: of each author, the scores at which a level begins; ``able``: (A, V), which names an author has, None: all;
+    ``human``: the author that is a person; ``void``: the label by which a person says that there is nothing, -1 for none.
     """
 
     claim: np.ndarray
@@ -34,15 +50,22 @@ class Ballots:
     label: np.ndarray
     level: np.ndarray
     names: int
+    edges: Edges
     able: np.ndarray | None = None
     human: int | None = None
     void: int = -1
-    of: float = 1.0
 
     @cached_property
     def spoke(self) -> np.ndarray:
         """(c, A): who says something."""
         return self.claim >= 0
+
+    @cached_property
+    def turned(self) -> Turned:
+        """The same with the things last."""
+        spoke, heard, first, label, level = (np.ascontiguousarray(values.T) for values in (self.spoke, self.heard, self.first, self.label, self.level))
+        able = None if self.able is None else np.ascontiguousarray(self.able[:, label].swapaxes(0, 1))
+        return Turned(spoke, heard, first, label, level, np.ascontiguousarray(self.same.transpose(1, 2, 0)), able)
 
     @cached_property
     def first(self) -> np.ndarray:
@@ -68,6 +91,12 @@ class Ballots:
         """(c,) how far two authors say the same, silence of both included."""
         return self.same[:, a, b] + (~self.spoke[:, a] & ~self.spoke[:, b])
 
+    @cached_property
+    def few(self) -> tuple[Ballots, np.ndarray]:
+        """One thing of those of which the same is said, and (c,) which of them each is like; all things where hardly any are alike."""
+        rows, number = self.distinct()
+        return (self.take(rows), number) if 2 * len(rows) <= len(number) else (self, np.arange(len(number)))
+
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
         """The first of the things of which the same authors say the same, in order, and (c,) the number of each thing's."""
         number = np.zeros(len(self.claim), np.int64)
@@ -82,10 +111,7 @@ class Ballots:
 
     def take(self, rows: np.ndarray) -> Ballots:
         """Some of the things."""
-        return replace(
-            self, claim=self.claim[rows], heard=self.heard[rows], same=self.same[rows], label=self.label[rows], level=self.level[rows],
-            of=self.of * len(self.claim) / max(len(rows), 1),
-        )  # fmt: skip
+        return replace(self, claim=self.claim[rows], heard=self.heard[rows], same=self.same[rows], label=self.label[rows], level=self.level[rows])
 
 
 def numbered(values: np.ndarray) -> np.ndarray:
@@ -95,39 +121,42 @@ def numbered(values: np.ndarray) -> np.ndarray:
 
 def ballots(
     thing: np.ndarray, author: np.ndarray, looked: np.ndarray, code: np.ndarray, score: np.ndarray, similarity: Similarity | None = None,
-    able: np.ndarray | None = None, human: int | None = None, void: int = -1,
+    able: np.ndarray | None = None, human: int | None = None, void: int = -1, edges: Edges | None = None,
 ) -> Ballots:  # fmt: skip
     """Ballots of m claims about ``thing`` (m,), numbered from 0, each author with one claim a thing at most.
 
     ``looked``: (things, A). ``code``: (m,), the same for claims that say exactly the same; ``similarity``: of different codes, 0 where None; ``score``: (m,), NaN where
-    none; ``able``, ``human``, ``void``: see `Ballots`, by code.
+    none; ``able``, ``human``, ``void``, ``edges``: see `Ballots`, by code. Without ``edges`` the levels of an author hold about as many of these claims each.
     """
     claim = np.full(looked.shape, -1, np.int64)
     claim[thing, author] = np.arange(len(thing))
     spoke = claim >= 0
     label = np.where(spoke, np.append(code, 0)[claim], 0)
-    same = np.zeros((*looked.shape, looked.shape[1]))
-    for a in range(looked.shape[1]):
-        same[spoke[:, a], a, a] = 1
+    by, says = np.ascontiguousarray(spoke.T), np.ascontiguousarray(label.T)
+    same = np.zeros((looked.shape[1], *by.shape))
+    for a in range(len(by)):
+        same[a, a] = by[a]
         for b in range(a):
-            both = np.flatnonzero(spoke[:, a] & spoke[:, b])
-            same[both, a, b] = same[both, b, a] = label[both, a] == label[both, b]
-            rest = both[label[both, a] != label[both, b]]
+            both = by[a] & by[b]
+            same[a, b] = same[b, a] = both & (says[a] == says[b])
+            rest = np.flatnonzero(both & (says[a] != says[b]))
             if similarity is not None and len(rest):
-                same[rest, a, b] = similarity(label[rest, a], label[rest, b])
-                same[rest, b, a] = similarity(label[rest, b], label[rest, a])
+                same[a, b, rest] = similarity(says[a, rest], says[b, rest])
+                same[b, a, rest] = similarity(says[b, rest], says[a, rest])
+    same = np.ascontiguousarray(same.transpose(2, 0, 1))
     heard = looked | spoke
     if human is not None:
         heard[:, human] = False
+    edges = edges or tuple(_edges(score[claim[spoke[:, a], a]]) for a in range(looked.shape[1]))
     level = np.zeros(looked.shape, np.int64)
     for a in range(looked.shape[1]):
-        level[spoke[:, a], a] = _levels(score[claim[spoke[:, a], a]])
-    return Ballots(claim, heard, same, label, level, int(code.max(initial=0)) + 1, able, human, void)
+        mine = score[claim[spoke[:, a], a]]
+        level[spoke[:, a], a] = np.where(np.isnan(mine), LEVELS, np.searchsorted(edges[a], mine, side="right"))
+    return Ballots(claim, heard, same, label, level, int(code.max(initial=0)) + 1, edges, able, human, void)
 
 
-def _levels(score: np.ndarray) -> np.ndarray:
-    """The level of each score among its author's, levels holding about as many claims; those without a score are of one level."""
-    there = ~np.isnan(score)
-    count = int(min(LEVELS, max(1, there.sum() // PER_LEVEL)))
-    edges = np.quantile(score[there], np.arange(1, count) / count) if count > 1 else np.zeros(0)
-    return np.where(there, np.searchsorted(edges, score, side="right"), LEVELS)
+def _edges(score: np.ndarray) -> np.ndarray:
+    """Where the levels of an author's scores begin, each holding about as many; those without a score are of a level of their own."""
+    score = score[~np.isnan(score)]
+    count = int(min(LEVELS, max(1, len(score) // PER_LEVEL)))
+    return np.quantile(score, np.arange(1, count) / count) if count > 1 else np.zeros(0)

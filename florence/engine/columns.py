@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from florence.engine.ranks import NONE, Ranks
 from florence.errors import DataError
-from florence.records import ANNOTATED, ANNOTATIONS, REGION, Speaker, annotation_id
+from florence.records import ANNOTATED, ANNOTATIONS, REGION, Speaker, annotation_ids
 
 NO_SPAN = -1
 STILL = 1e-5
@@ -42,8 +42,8 @@ class Claims:
     """n claims in one order, whatever the order they came in: by image, kind, author and id.
 
     ``images``: ids in the order of the images' table; ``authors``: sorted; ``texts``: distinct ones. ``image``, ``kind``, ``author``, ``text``:
-    (n,), indices into images, `ANNOTATED`, authors and texts; ``score``: (n,), NaN where none. ``looked``: (images, authors), who looked at what.
-    ``vocabularies``: the names that each author has for objects, None for any; ``ranks``: what rankers say.
+    (n,), indices into images, `ANNOTATED`, authors and texts; ``score``: (n,), NaN where none. ``looked``: (images, authors), who looked at what; ``speaks``:
+    (authors, kinds), who claims what, be it about other images than these. ``vocabularies``: the names that each author has for objects, None for any; ``ranks``: what rankers say.
     """
 
     images: tuple[str, ...]
@@ -55,6 +55,7 @@ class Claims:
     text: np.ndarray
     score: np.ndarray
     looked: np.ndarray
+    speaks: np.ndarray
     regions: Regions
     vocabularies: tuple[tuple[str, ...] | None, ...]
     ranks: Ranks = NONE
@@ -64,35 +65,59 @@ class Claims:
 
     def able(self, kind: int) -> np.ndarray:
         """(images, authors): who looked at an image and claims this kind anywhere."""
-        speaks = np.zeros(len(self.authors), bool)
-        speaks[self.author[self.kind == kind]] = True
-        return self.looked & speaks
+        return self.looked & self.speaks[:, kind]
 
 
-def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None, speakers: Sequence[Speaker] = ()) -> Claims:
-    """Claims about ``images`` (about every image that is claimed about, where that is None; nothing is then clipped).
+@dataclass(frozen=True)
+class Roll:
+    """Who has a say, be it about other images. ``authors``: sorted; ``speaks``: (authors, kinds), who claims what."""
+
+    authors: tuple[str, ...]
+    speaks: np.ndarray
+
+    @classmethod
+    def of(cls, claims: pa.Table, coverage: pa.Table) -> Roll:
+        """All who have claimed something or looked at an image. Raises DataError where a claim is not of an annotated kind."""
+        claims = claims.select(["author", "task"])
+        names = sorted(set(pc.unique(claims["author"]).to_pylist()) | set(pc.unique(coverage["author"]).to_pylist()))
+        speaks = np.zeros((len(names), len(ANNOTATED)), bool)
+        pairs = claims.group_by(["author", "task"]).aggregate([])
+        speaks[codes(pairs["author"], pa.array(names, pa.string())), kinds(pairs["task"])] = True
+        return cls(tuple(names), speaks)
+
+
+def kinds(tasks: pa.ChunkedArray) -> np.ndarray:
+    """(n,) indices into `ANNOTATED`. Raises DataError where a claim is not of an annotated kind."""
+    kind = codes(tasks, pa.array(ANNOTATED))
+    if len(kind) and kind.min() < 0:
+        wrong = tasks[int(np.argmin(kind))].as_py()
+        raise DataError(f"claims hold the kind {wrong!r}; known: {', '.join(ANNOTATED)}")
+    return kind
+
+
+def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None, speakers: Sequence[Speaker] = (), roll: Roll | None = None) -> Claims:
+    """Claims about ``images`` (about every image that is claimed about, where that is None; nothing is then clipped). ``roll``: all who have a say, where these are not all
+    claims there are.
 
     Raises DataError for a kind that is not annotated, or a place that is not one.
     """
     known = images["image_id"].combine_chunks() if images is not None else pc.unique(claims["image_id"]).sort()
-    image = _codes(claims["image_id"], known)
-    kind = _codes(claims["task"], pa.array(ANNOTATED))
-    if len(kind) and kind.min() < 0:
-        wrong = claims["task"][int(np.argmin(kind))].as_py()
-        raise DataError(f"claims hold the kind {wrong!r}; known: {', '.join(ANNOTATED)}")
+    image = codes(claims["image_id"], known)
+    kind = kinds(claims["task"])
+    roll = roll or Roll.of(claims.select(["author", "task"]).filter(pa.array(image >= 0)), coverage)
     keys = {"image": image, "kind": kind, "author": claims["author"], "id": claims["annotation_id"]}
     order = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys]).to_numpy()
     order = order[image[order] >= 0]
     table = claims.select(["author", "text", "score", "regions"]).take(order)
     image, kind = image[order], kind[order]
-    names = pa.array(sorted(set(pc.unique(claims["author"]).to_pylist()) | set(pc.unique(coverage["author"]).to_pylist())), pa.string())
-    author = _codes(table["author"], names)
+    names = pa.array(roll.authors, pa.string())
+    author = codes(table["author"], names)
     texts = table["text"].combine_chunks().dictionary_encode()
     known_names = {speaker.name: speaker.vocabulary for speaker in speakers if speaker.role == "annotator"}
     size = sizes(images)[image] if images is not None else np.full((len(image), 2), np.inf)
     return Claims(
         images=tuple(known.to_pylist()),
-        authors=tuple(names.to_pylist()),
+        authors=roll.authors,
         texts=tuple(texts.dictionary.to_pylist()),
         image=image,
         kind=kind,
@@ -100,6 +125,7 @@ def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None, s
         text=texts.indices.to_numpy(zero_copy_only=False),
         score=_numbers(table["score"]),
         looked=_looked(coverage, known, names, image, author),
+        speaks=roll.speaks,
         regions=_regions(table["regions"].combine_chunks(), size),
         vocabularies=tuple(known_names.get(name) for name in names.to_pylist()),
     )
@@ -110,7 +136,7 @@ def sizes(images: pa.Table) -> np.ndarray:
     return np.stack([images["width"].to_numpy(), images["height"].to_numpy()], axis=1).astype(float).reshape(-1, 2)
 
 
-def _codes(column: pa.ChunkedArray, values: pa.Array) -> np.ndarray:
+def codes(column: pa.ChunkedArray, values: pa.Array) -> np.ndarray:
     """Each entry's position in ``values``, -1 where it is not there."""
     return pc.index_in(column, value_set=values).fill_null(-1).to_numpy().astype(np.int64)
 
@@ -123,7 +149,7 @@ def _numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 def _looked(coverage: pa.Table, known: pa.Array, names: pa.Array, image: np.ndarray, author: np.ndarray) -> np.ndarray:
     looked = np.zeros((len(known), len(names)), bool)
     good = coverage.filter(pc.equal(coverage["error"], ""))
-    where, who = _codes(good["image_id"], known), _codes(good["author"], names)
+    where, who = codes(good["image_id"], known), codes(good["author"], names)
     looked[where[where >= 0], who[where >= 0]] = True
     looked[image, author] = True  # one that claims something has looked
     return looked
@@ -264,7 +290,7 @@ def _ids(image: np.ndarray, kind: np.ndarray, images: Sequence[str], author: str
     new = np.r_[True, (image[1:] != image[:-1]) | (kind[1:] != kind[:-1])][: len(image)]
     first = np.maximum.accumulate(np.where(new, np.arange(len(image)), 0)) if len(image) else new
     index = np.arange(len(image)) - first
-    return [annotation_id(images[i], ANNOTATED[k], author, version, n) for i, k, n in zip(image.tolist(), kind.tolist(), index.tolist(), strict=True)]
+    return annotation_ids(map(images.__getitem__, image.tolist()), map(ANNOTATED.__getitem__, kind.tolist()), author, version, index.tolist())
 
 
 def _body(part: Labels) -> pa.Table:

@@ -57,9 +57,10 @@ def gather(
 
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union (n,) of boxes (n, 4) one by one; 0 where the union is empty or one is no box."""
-    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=1)
-    union = np.prod(a[:, 2:] - a[:, :2], axis=1) + np.prod(b[:, 2:] - b[:, :2], axis=1) - shared
+    a, b = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
+    side = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
+    shared = side[0] * side[1]
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
     return np.nan_to_num(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
 
 
@@ -144,23 +145,23 @@ class Reliable:
 
 
 def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()) -> dict[tuple[str, str], Reliable]:
-    """How reliable each author was found to be, by author and kind; no truth is looked at.
+    """How reliable each author was found to be, by author and kind, on the images that `florence.engine.fuse` learns from; no truth is looked at.
 
     Where too few others looked at the same images nothing is estimated, and the pair is missing.
     """
-    from florence.engine import heard
     from florence.engine.binding import GROUNDING, kept
+    from florence.engine.blocks import heard, learnt
     from florence.engine.columns import read_claims
     from florence.engine.phrases import ask_phrases
     from florence.engine.places import OBJECTS, PLACES, ask_places
     from florence.engine.texts import candidates, caption_trust, fuse_captions
     from florence.records import CAPTIONS, KINDS
 
-    said = read_claims(*heard(claims, coverage, settings, speakers), None, speakers)
+    said = read_claims(*learnt(*heard(claims, coverage, settings, speakers)), None, speakers)
     captions = kept([fuse_captions(said, KINDS.index(task), settings) for task in CAPTIONS])
     asked = {task: ask_places(said, KINDS.index(task), None, settings) for task in PLACES}
-    trusts: dict[str, Any] = {task: poll.trust for task, poll in asked.items()}
-    trusts[GROUNDING] = ask_phrases(said, captions, None, settings)[1].trust
+    trusts: dict[str, Any] = {task: poll.judged.trust for task, poll in asked.items()}
+    trusts[GROUNDING] = ask_phrases(said, captions, None, settings)[1].judged.trust
     found = {task: (trust.reliability, trust.estimated) for task, trust in trusts.items()}
     for task in CAPTIONS:
         trust = caption_trust(said, KINDS.index(task), candidates(said, KINDS.index(task), settings))
@@ -178,7 +179,7 @@ def _by_name(asked: Poll, looked: np.ndarray, settings: Engine) -> list[dict[str
     """Each author's `Reliable.by_name`. ``looked``: (images, A)."""
     from florence.engine.names import names
 
-    units, trust = asked.units, asked.trust
+    units, trust = asked.units, asked.judged.trust
     example = dict(zip(units.code.tolist(), units.text, strict=True))
     codes = [code for code in np.argsort(-trust.called, kind="stable").tolist() if code in example]
     labels = {code: names(settings).label(example[code]) for code in codes}

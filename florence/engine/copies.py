@@ -21,20 +21,21 @@ BLOCK = 1024
 REASON = "near_duplicate"
 
 
-def without_copies(parts: Sequence[Labels], images: pa.Table, most: int | None) -> list[Labels]:
-    """Labels in which everything about an image that is a copy of another one, see `copies`, is dropped. ``most``: None: nothing is."""
-    if most is None or "phash" not in images.column_names:
+def without_copies(parts: Sequence[Labels], copy: np.ndarray) -> list[Labels]:
+    """Labels in which everything about an image that is a ``copy`` (images,) of another one is dropped."""
+    if not copy.any():
         return list(parts)
-    dropped = copies(images, most)
-    return [replace(part, reason=[r or (REASON if copy else "") for r, copy in zip(part.reason, dropped[part.image].tolist(), strict=True)]) for part in parts]
+    return [replace(part, reason=[r or (REASON if of else "") for r, of in zip(part.reason, copy[part.image].tolist(), strict=True)]) for part in parts]
 
 
-def copies(images: pa.Table, most: int) -> np.ndarray:
-    """(n,) which training images differ in ``most`` bits or fewer from an image that stays: a held-out or gold one, or a training image of a smaller id.
+def copies(images: pa.Table, most: int | None) -> np.ndarray:
+    """(n,) which training images differ in ``most`` bits or fewer from an image that stays: a held-out or gold one, or a training image of a smaller id; None: none does.
 
     Held-out and gold images stay in any case, as dropping their labels would only spoil what is measured on them. Images without a hash have no copies.
     """
     found = np.zeros(len(images), bool)
+    if most is None or "phash" not in images.column_names:
+        return found
     train = np.asarray(images["split"].to_pylist()) == "train"
     known = np.asarray(images["phash"].is_valid().to_pylist(), bool)
     if not (known & train).any():

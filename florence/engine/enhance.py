@@ -9,6 +9,7 @@ import numpy as np
 
 from florence.engine.alignment import aligned
 from florence.engine.network import Network, in_order, likely, network
+from florence.engine.reliability import Trust
 from florence.engine.words import ARTICLE, Lines, Sequences, code_of, joined, lines, overlaps, starts
 from florence.specialists import article
 
@@ -42,13 +43,14 @@ class Versions:
 @dataclass(frozen=True)
 class Composed:
     """k texts made of m versions. ``line``: (k,), row of ``lines``; ``to``: where the tokens of each version stand in its text, -1 for nowhere, one version
-    after the other; ``similarity``: (m,), how alike they are.
+    after the other; ``similarity``: (m,), how alike they are; ``trust``: how far each author's words are to be trusted, None where it was of no account.
     """
 
     lines: Lines
     line: np.ndarray
     to: np.ndarray
     similarity: np.ndarray
+    trust: Trust | None
 
 
 @dataclass(frozen=True)
@@ -68,25 +70,28 @@ def likeness(versions: Versions) -> Likeness:
     return Likeness(a, b, overlaps(versions.lines, versions.line[a], versions.line[b]))
 
 
-def compose(versions: Versions, alike: float, near: Likeness | None = None, capped: int | None = None, cap: float = 1.0) -> Composed:
+def compose(
+    versions: Versions, alike: float, near: Likeness | None = None, capped: int | None = None, cap: float = 1.0, authors: int | None = None, known: Trust | None = None
+) -> Composed:
     """One text of the versions of each. A version without weight has no vote, and is placed all the same. ``near``: where it is known already; ``capped``, ``cap``: an
-    author whose word counts for so much of all evidence at most.
+    author whose word counts for so much of all evidence at most; ``authors``: how many there are, as many as have a version where None; ``known``: what other texts told of them.
 
     Versions that share less than ``alike`` of their words with the most typical one (see `overlap`) are no versions of it and have no
     vote. With fewer than three left the most typical text stands as it is.
     """
     near = near or likeness(versions)
     turns = _turns(versions, _typical(versions, near), near, alike)
-    texts, line = versions.lines, versions.line[turns[:, 0]]
+    texts, line, trust = versions.lines, versions.line[turns[:, 0]], known
     several = np.flatnonzero(turns[:, 2] >= 0) if turns.shape[1] > 2 else np.zeros(0, np.int64)
     if len(several):
-        found, written = _written(versions, turns[several], capped, cap)
+        authors = int(versions.author.max()) + 1 if authors is None else authors
+        found, written, trust = _written(versions, turns[several], capped, cap, authors, known)
         made = found < 0
         found[made] = len(texts) + np.arange(len(written))
         line[several], texts = found, texts + lines(written)
     a, b = texts.chosen(versions.line), texts.chosen(line[versions.item])
     to, similarity = aligned(a, b)
-    return Composed(texts, line, placed(a, b, to, similarity, alike), similarity)
+    return Composed(texts, line, placed(a, b, to, similarity, alike), similarity, trust)
 
 
 def _typical(versions: Versions, near: Likeness) -> np.ndarray:
@@ -123,18 +128,18 @@ def placed(a: Sequences, b: Sequences, to: np.ndarray, similarity: np.ndarray, a
 # ---------------------------------------------------------------- word by word
 
 
-def _written(versions: Versions, turns: np.ndarray, capped: int | None, cap: float) -> tuple[np.ndarray, list[str]]:
-    """(n,) row of the line that each text of ``turns`` (n, k) versions comes to, -1 where it is a new one, and the new ones in order."""
+def _written(versions: Versions, turns: np.ndarray, capped: int | None, cap: float, authors: int, known: Trust | None) -> tuple[np.ndarray, list[str], Trust | None]:
+    """(n,) row of the line that each text of ``turns`` (n, k) versions comes to, -1 where it is a new one; the new ones in order; how far the authors are trusted."""
     texts = versions.lines
     line = np.where(turns >= 0, versions.line[turns], -1)
     differ = ((turns >= 0) & (_spelling(texts)[line] != _spelling(texts)[line[:, :1]])).any(axis=1)
     result = line[:, 0].copy()
     if not differ.any():
-        return result, []
+        return result, [], known
     places = network(texts, line[differ])
     weight = np.where(turns >= 0, versions.weight[turns], 0.0)
     author = np.where(turns >= 0, versions.author[turns], -1)
-    belief = likely(places, texts, line, differ, author, capped, cap)
+    belief, trust = likely(places, texts, line, differ, author, capped, cap, authors, known)
     keep, weight = belief.max(axis=1) >= 0.5, weight[differ]
     places = Network(places.item[keep], places.token[keep], places.keys[keep])
     chosen = places.keys[np.arange(len(places.keys)), belief[keep].argmax(axis=1)]
@@ -153,7 +158,7 @@ def _written(versions: Versions, turns: np.ndarray, capped: int | None, cap: flo
         _sentence(texts, source[a:b], token[a:b], large)
         for a, b, large in zip(final.first[made].tolist(), final.first[made + 1].tolist(), capital.tolist(), strict=True)
     ]
-    return result, new
+    return result, new, trust
 
 
 def _spelling(texts: Lines) -> np.ndarray:

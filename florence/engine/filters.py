@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence.config import PRONOUNS, Engine
-from florence.engine.alt_text import is_noise
+from florence.engine.alt_text import noise
 from florence.engine.clusters import neighbours, suppressed
 from florence.engine.consensus import paired_iou
 from florence.engine.language import foreign
-from florence.engine.words import FUNCTION_WORDS, Sequences, fixed, lines, names, starts, tokens
+from florence.engine.words import FUNCTION_WORDS, Lines, Sequences, fixed, starts
 
 REASONS: dict[str, str] = {
     "no_place": "it has no region, or a region without a place",
@@ -78,17 +78,18 @@ def low_phrase_score(score: np.ndarray, author: np.ndarray, authors: Sequence[st
     return score < np.asarray([bounds.get(name, bounds.get("*", 0.0)) for name in authors])[author]
 
 
-def captions(texts: Sequence[str], kind: str, settings: Engine) -> list[tuple[str, np.ndarray]]:
+def captions(found: Lines, kind: str, settings: Engine) -> list[tuple[str, np.ndarray]]:
     """What is found of the captions of one kind, boilerplate stripped, each by itself."""
+    texts, words = found.text, found.words
     return [
-        ("empty_text", empty(texts)), ("alt_noise", alt_noise(texts, settings)), ("too_short", too_short(texts, kind, settings)),
-        ("too_long", too_long(texts, kind, settings)), ("repetition", repetition(texts, settings)), ("language", language(texts, settings)),
+        ("empty_text", empty(texts)), ("alt_noise", alt_noise(texts, settings)), ("too_short", too_short(words, kind, settings)),
+        ("too_long", too_long(words, kind, settings)), ("repetition", repetition(found, settings)), ("language", language(texts, settings)),
     ]  # fmt: skip
 
 
 def alt_noise(texts: Sequence[str], settings: Engine) -> np.ndarray:
     """Texts that describe no picture."""
-    return np.asarray([settings.alt_noise and is_noise(text) for text in texts], bool)
+    return noise(texts) if settings.alt_noise else np.zeros(len(texts), bool)
 
 
 def language(texts: Sequence[str], settings: Engine) -> np.ndarray:
@@ -96,18 +97,14 @@ def language(texts: Sequence[str], settings: Engine) -> np.ndarray:
     return np.zeros(len(texts), bool) if settings.language is None else foreign(texts, settings.language)
 
 
-def too_short(texts: Sequence[str], kind: str, settings: Engine) -> np.ndarray:
-    """Captions of fewer words than their kind has."""
-    return _words(texts) < settings.min_words.get(kind, settings.min_words.get("*", 0))
+def too_short(words: np.ndarray, kind: str, settings: Engine) -> np.ndarray:
+    """Captions of fewer words (n,) than their kind has."""
+    return words < settings.min_words.get(kind, settings.min_words.get("*", 0))
 
 
-def too_long(texts: Sequence[str], kind: str, settings: Engine) -> np.ndarray:
-    """Captions of more words than their kind has."""
-    return _words(texts) > settings.max_words.get(kind, settings.max_words.get("*", np.inf))
-
-
-def _words(texts: Sequence[str]) -> np.ndarray:
-    return np.asarray([len(text.split()) for text in texts], np.int64)
+def too_long(words: np.ndarray, kind: str, settings: Engine) -> np.ndarray:
+    """Captions of more words (n,) than their kind has."""
+    return words > settings.max_words.get(kind, settings.max_words.get("*", np.inf))
 
 
 def degenerate(box: np.ndarray, settings: Engine) -> np.ndarray:
@@ -125,11 +122,11 @@ def no_quorum(agreement: np.ndarray, least: float) -> np.ndarray:
     return (agreement < least - 1e-9) | (agreement <= 0)
 
 
-def repetition(texts: Sequence[str], settings: Engine) -> np.ndarray:
+def repetition(found: Lines, settings: Engine) -> np.ndarray:
     """Texts in which the same words stand more than ``max_repeats`` times in a row, as models that are stuck write."""
-    found, most = lines(texts), settings.max_repeats
-    owner = np.repeat(np.arange(len(texts)), found.lengths)
-    result = np.zeros(len(texts), bool)
+    most = settings.max_repeats
+    owner = np.repeat(np.arange(len(found)), found.lengths)
+    result = np.zeros(len(found), bool)
     for length in range(1, int(found.lengths.max(initial=0)) // (most + 1) + 1):
         again = (found.keys[length:] == found.keys[:-length]) & (owner[length:] == owner[:-length])
         # the places that break a row, and how far apart they are
@@ -210,23 +207,22 @@ def _mentions(words: Sequences, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.bincount(pair, there, minlength=len(a)) == count[fewer]
 
 
-def texts(found: Sequence[str], settings: Engine) -> list[tuple[str, np.ndarray]]:
+def texts(found: Lines, settings: Engine) -> list[tuple[str, np.ndarray]]:
     """What the paper's filter of texts finds: too many objects, or neither object nor action of the complexity asked for. Parses only what it must."""
     asked = bool(settings.min_object_complexity or settings.min_action_complexity)
-    must = [k for k, text in enumerate(found) if asked or _may_exceed(text, settings.max_objects)]
-    if not must:
+    must = np.arange(len(found)) if asked else np.flatnonzero(_most(found) > settings.max_objects)
+    if not len(must):
         return []
     from florence.engine.parse import parse
 
     result = {reason: np.zeros(len(found), bool) for reason in ("too_many_objects", "simple_objects", "simple_actions")}
-    for k, parsed in zip(must, parse([found[k] for k in must]), strict=True):
+    for k, parsed in zip(must.tolist(), parse([found.text[k] for k in must.tolist()]), strict=True):
         result["too_many_objects"][k] = len(parsed.objects) > settings.max_objects
         result["simple_objects"][k] = parsed.object_complexity < settings.min_object_complexity
         result["simple_actions"][k] = parsed.action_complexity < settings.min_action_complexity
     return list(result.items())
 
 
-def _may_exceed(text: str, most: int) -> bool:
-    """Whether a text could name more than so many objects: it has no more than it has words that are no function words."""
-    keys = tokens(text).keys
-    return len(keys) > most and sum(names(key) for key in keys) > most
+def _most(found: Lines) -> np.ndarray:
+    """(n,) how many objects a text could name: no more than it has words that are no function words."""
+    return np.bincount(np.repeat(np.arange(len(found)), found.lengths), ~fixed()[found.keys], minlength=len(found))

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from florence.engine.words import remembered
 from florence.errors import SettingsError
 
 LEAST = 20
@@ -17,6 +18,8 @@ MOST = 120
 """Bytes of a text that are looked at."""
 UNLIKELY, LIKELY = 0.01, 0.5
 """A text is in another language where the wanted one is less likely than the first, and another more likely than the second."""
+
+_SEEN: dict[str, dict[str, bool]] = {}
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ def foreign(texts: Sequence[str], wanted: str) -> np.ndarray:
 
     Raises SettingsError for a language that is not told.
     """
+    return remembered(texts, _SEEN.setdefault(wanted, {}), lambda new: _foreign(new, wanted))
+
+
+def _foreign(texts: Sequence[str], wanted: str) -> np.ndarray:
     long = [k for k, text in enumerate(texts) if len(text) >= LEAST or len(text.encode(errors="replace")) >= LEAST]
     result = np.zeros(len(texts), bool)
     if long:

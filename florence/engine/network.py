@@ -8,8 +8,8 @@ import numpy as np
 
 from florence.engine.alignment import aligned
 from florence.engine.ballots import ballots
-from florence.engine.reliability import believed, fit
-from florence.engine.words import Lines, Sequences, starts
+from florence.engine.reliability import Trust, believed, fit
+from florence.engine.words import Lines, Sequences, spelled, starts
 
 
 @dataclass(frozen=True)
@@ -77,26 +77,29 @@ def network(rows: Sequences, turns: np.ndarray) -> Network:
 
 
 def likely(
-    network: Network, texts: Lines, line: np.ndarray, differ: np.ndarray, author: np.ndarray, capped: int | None, cap: float
-) -> np.ndarray:  # fmt: skip
-    """(p, turns) how likely what a version says at a place is a word of the text, 0 where it says nothing there.
+    network: Network, texts: Lines, line: np.ndarray, differ: np.ndarray, author: np.ndarray, capped: int | None, cap: float, count: int, known: Trust | None = None
+) -> tuple[np.ndarray, Trust]:  # fmt: skip
+    """(p, turns) how likely what a version says at a place is a word of the text, 0 where it says nothing there; and how far each author's words are to be trusted.
 
     Places are things that authors see or not, and name right or not, as objects in a picture are: how often each leaves out which word follows from all texts.
-    ``line``, ``author``: (n, k) of the texts' versions, -1 for none; the network is of those that ``differ``, and of the others all say the same.
+    ``line``, ``author``: (n, k) of the texts' versions, -1 for none; the network is of those that ``differ``, and of the others all say the same. ``known``: what other texts
+    told of ``count`` authors.
     """
-    count = int(author.max()) + 1
     own = author[differ][network.item]
-    same = texts.chosen(line[~differ, 0])
-    whole = np.repeat(author[~differ], same.lengths, axis=0)
-    who = np.concatenate([own, whole])
-    there = np.concatenate([network.there, whole >= 0])
-    said = np.concatenate([network.keys, np.where(whole >= 0, same.keys[:, None], -1)])
+    who, there, said = own, network.there, network.keys
+    if known is None:
+        same = texts.chosen(line[~differ, 0])
+        whole = np.repeat(author[~differ], same.lengths, axis=0)
+        who = np.concatenate([own, whole])
+        there = np.concatenate([network.there, whole >= 0])
+        said = np.concatenate([network.keys, np.where(whole >= 0, same.keys[:, None], -1)])
     looked = np.zeros((len(who), count), bool)
     thing, turn = np.nonzero(who >= 0)
     looked[thing, who[thing, turn]] = True
     thing, turn = np.nonzero(there)
-    code = np.unique(said[thing, turn], return_inverse=True)[1].reshape(-1)
-    votes = ballots(thing, who[thing, turn], looked, code, np.full(len(thing), np.nan))
-    capped = capped if capped is not None and capped < count else None
-    claims = believed(votes, fit(votes, capped, cap), capped, cap).claims[: len(own)]
-    return np.where(network.there, claims[np.arange(len(own))[:, None], np.maximum(own, 0)], 0.0)
+    keys, code = np.unique(said[thing, turn], return_inverse=True)
+    votes = ballots(thing, who[thing, turn], looked, code.reshape(-1), np.full(len(thing), np.nan))
+    names = spelled(keys)
+    trust = fit(votes, capped, cap, names) if known is None else known.about(names, votes.names)
+    claims = believed(votes, trust, capped, cap).claims[: len(own)]
+    return np.where(network.there, claims[np.arange(len(own))[:, None], np.maximum(own, 0)], 0.0), trust

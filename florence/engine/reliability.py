@@ -9,12 +9,13 @@ their agreement counts for little. And how well things are seen and named is tol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
-from florence.engine.ballots import LEVELS, Ballots
+from florence.engine.ballots import LEVELS, Ballots, Edges
 
 SEEN, NAMED, RIGHT = 0.6, 0.85, 0.8
 """What is taken for granted of an annotator that can not be judged: how much of what is there it sees, how often it then names it right, and how many of
@@ -25,6 +26,8 @@ BY_NAME = 20.0
 """Things that an annotator's mean counts for, against those of one name."""
 BY_CLAIMS = 10.0
 """Claims that the mean of all names counts for, against those that say one, and that the claims of all levels of a score count for, against one."""
+BY_CLAIMS_OF_TEXTS = 100.0
+"""The same mean where texts are written freely: few are said twice, and what is believed of one claim must not prove it."""
 COINCIDENCE = 0.02
 """How likely two inventions in one image are in one place."""
 ENOUGH = 30
@@ -43,12 +46,13 @@ MOST_UNSEEN = 0.95
 
 @dataclass(frozen=True)
 class Trust:
-    """What is known of A authors, of things with V names.
+    """What is known of A authors, of things with V names. The last name stands for every one that has not been met.
 
     ``precision``: (A,), share of an author's claims that are right; ``seen``: (A, V), how likely an author says something of a thing of that name; ``named``: (A, V), how likely that is its name; ``invented``: (A,), claims
-    about nothing; ``things``: how many there are, unseen ones included; ``called``, ``mistaken``: (V,), how often a thing has that name, and how often
+    about nothing; ``things``: how many there are, unseen ones included, and ``of``: how many were spoken of; ``called``, ``mistaken``: (V,), how often a thing has that name, and how often
     a wrong claim says it; ``right``, ``wrong``: (A, levels), how often an author's right and wrong claims have that level of its score; ``repeats``: (A,), the
-    author whose word one repeats, -1 for none, and ``repeated``: (A,), for how many things; ``estimated``: (A,), whether there was enough to tell by.
+    author whose word one repeats, -1 for none, and ``repeated``: (A,), for how many things; ``estimated``: (A,), whether there was enough to tell by;
+    ``edges``: see `Ballots`. ``names``: what the names are, where others may say them too; ``number``: (labels + 1,), the name that each label of a ballot is.
     """
 
     precision: np.ndarray
@@ -56,6 +60,7 @@ class Trust:
     named: np.ndarray
     invented: np.ndarray
     things: float
+    of: int
     called: np.ndarray
     mistaken: np.ndarray
     right: np.ndarray
@@ -63,6 +68,16 @@ class Trust:
     repeats: np.ndarray
     repeated: np.ndarray
     estimated: np.ndarray
+    edges: Edges
+    names: tuple[str, ...]
+    number: np.ndarray
+
+    def about(self, names: Sequence[str], count: int) -> Trust:
+        """The same for ballots of which each label is one of ``names``, the first of ``count`` labels in all."""
+        known = {name: k for k, name in enumerate(self.names)}
+        number = np.full(count + 1, len(self.called) - 1)
+        number[: len(names)] = [known.get(name, len(self.called) - 1) for name in names]
+        return replace(self, number=number)
 
     @property
     def recall(self) -> np.ndarray:
@@ -91,28 +106,30 @@ def believe(votes: Ballots, trust: Trust, capped: int | None = None, cap: float 
 
     Where a person speaks, what it says holds.
     """
-    log = _evidence(votes, trust)
-    first = votes.first
-    possible = np.concatenate([np.ones((len(first), 1), bool), first, np.ones((len(first), 1), bool)], axis=1)
+    log, first = _evidence(votes, trust), votes.turned.first
+    possible = np.concatenate([np.ones((1, len(votes.claim)), bool), first, np.ones((1, len(votes.claim)), bool)])
     if capped is not None and cap < 1:
-        log[:, :, capped] *= _share(log, possible, capped, cap)[:, None]
-    total = log.sum(axis=2) + _prior(votes, trust)
+        log[:, capped] *= _share(log, possible, capped, cap)
+    total = log.sum(axis=1) + _prior(votes, trust)
     total[~possible] = -np.inf
-    total -= total.max(axis=1, keepdims=True)
+    total -= total.max(axis=0)
     chance = np.exp(total)
-    chance /= chance.sum(axis=1, keepdims=True)
+    chance /= chance.sum(axis=0)
     _rule(votes, chance)
-    names = chance[:, 1:-1]
-    return Belief(chance[:, 0], names, np.einsum("cj,cja->ca", names, votes.same) * votes.spoke)
+    names = chance[1:-1]
+    right = np.einsum("jc,jac->ac", names, votes.turned.same) * votes.turned.spoke
+    return Belief(chance[0], np.ascontiguousarray(names.T), np.ascontiguousarray(right.T))
 
 
 def believed(votes: Ballots, trust: Trust, capped: int | None = None, cap: float = 1.0) -> Belief:
     """`believe`, of as many things as there are: so many at once as memory is meant for, and of those of which the same is said one alone."""
-    rows, number = votes.distinct()
-    if 2 * len(rows) > len(number):
-        rows, number = np.arange(len(number)), np.arange(len(number))
-    parts = [believe(votes.take(part), trust, capped, cap) for part in np.array_split(rows, max(1, -(-len(rows) // CHUNK)))]
+    few, number = votes.few
+    cuts = np.array_split(np.arange(len(few.claim)), max(1, -(-len(few.claim) // CHUNK)))
+    parts = [believe(few if len(cuts) == 1 else few.take(rows), trust, capped, cap) for rows in cuts]
     return Belief(*(np.concatenate([getattr(part, name) for part in parts])[number] for name in ("nothing", "names", "claims")))
+
+
+# in the following things stand last: numpy is slow where its inner loops are as short as there are authors
 
 
 def _rule(votes: Ballots, chance: np.ndarray) -> None:
@@ -120,84 +137,86 @@ def _rule(votes: Ballots, chance: np.ndarray) -> None:
     if votes.human is None:
         return
     ruled = np.flatnonzero(votes.spoke[:, votes.human])
-    chance[ruled] = 0
+    chance[:, ruled] = 0
     said = votes.label[ruled, votes.human]
     # the first to say the same stands for all who do
     first = (votes.spoke[ruled] & (votes.label[ruled] == said[:, None])).argmax(axis=1)
-    chance[ruled, np.where(said == votes.void, 0, 1 + first)] = 1
+    chance[np.where(said == votes.void, 0, 1 + first), ruled] = 1
 
 
 def _share(log: np.ndarray, possible: np.ndarray, who: int, cap: float) -> np.ndarray:
     """(c,) what to scale an author's evidence by, so that its span over what is possible is ``cap`` of the sum of all spans at most."""
-    shown = possible[:, :, None]
-    span = np.where(shown, log, -np.inf).max(axis=1) - np.where(shown, log, np.inf).min(axis=1)
-    others = span.sum(axis=1) - span[:, who]
-    return np.minimum(1.0, others * cap / (1 - cap) / np.maximum(span[:, who], 1e-12))
+    shown = possible[:, None]
+    span = np.where(shown, log, -np.inf).max(axis=0) - np.where(shown, log, np.inf).min(axis=0)
+    others = span.sum(axis=0) - span[who]
+    return np.minimum(1.0, others * cap / (1 - cap) / np.maximum(span[who], 1e-12))
 
 
 def _prior(votes: Ballots, trust: Trust) -> np.ndarray:
-    """(c, 2 + A) log of how many things of each sort there are: nothing, the name that each author says, another name."""
-    count = np.full((len(votes.claim), 2 + votes.claim.shape[1]), np.log(trust.things))
-    count[:, 0] = np.log(max(len(votes.claim) * votes.of, 1.0) / COINCIDENCE)
-    count[:, 1:-1] += np.log(trust.called[votes.label])
+    """(2 + A, c) log of how many things of each sort there are: nothing, the name that each author says, another name."""
+    count = np.full((2 + votes.claim.shape[1], len(votes.claim)), np.log(trust.things))
+    count[0] = np.log(max(trust.of, 1) / COINCIDENCE)
+    count[1:-1] += np.log(trust.called)[trust.number][votes.turned.label]
     return count
 
 
 def _evidence(votes: Ballots, trust: Trust) -> np.ndarray:
-    """(c, 2 + A, A) log of how likely each author says what it says, if there is nothing, if the thing has the name that author j says, or another name."""
+    """(2 + A, A, c) log of how likely each author says what it says, if there is nothing, if the thing has the name that author j says, or another name."""
     one, many = _alone(votes, trust)
-    spoke, heard = votes.spoke, votes.heard
-    author = np.arange(votes.claim.shape[1])
-    right, wrong = trust.right[author, votes.level], trust.wrong[author, votes.level]
-    same = votes.same
+    turned = votes.turned
+    author = np.arange(len(one))[:, None]
+    right, wrong = trust.right[author, turned.level], trust.wrong[author, turned.level]
     for a in np.flatnonzero(trust.repeats >= 0).tolist():
         b = int(trust.repeats[a])
-        again = trust.repeated[a] * heard[:, b]
+        again = trust.repeated[a] * turned.heard[b]
         agree = votes.agree(b, a)
-        one[:, a] = again * agree + (1 - again) * one[:, a]
-        many[:, :, a] = (again * agree)[:, None] + (1 - again)[:, None] * many[:, :, a]
-    level = np.concatenate([wrong[:, None, :], same * right[:, None, :] + (1 - same) * wrong[:, None, :], wrong[:, None, :]], axis=1)
-    log = np.log(np.concatenate([one[:, None, :], many], axis=1) * np.where(spoke[:, None, :], level, 1.0) + 1e-300)
-    return np.where(heard[:, None, :], log, 0.0)
+        one[a] = again * agree + (1 - again) * one[a]
+        many[:, a] = again * agree + (1 - again) * many[:, a]
+    one *= np.where(turned.spoke, wrong, 1.0)
+    many[:-1] *= np.where(turned.spoke, turned.same * right + (1 - turned.same) * wrong, 1.0)
+    many[-1] *= np.where(turned.spoke, wrong, 1.0)
+    log = np.log(np.concatenate([one[None], many]) + 1e-300)
+    log *= turned.heard
+    return log
 
 
 def _alone(votes: Ballots, trust: Trust) -> tuple[np.ndarray, np.ndarray]:
-    """(c, A) and (c, 1 + A, A): how likely each author, whatever the others say, says what it says, if there is nothing, and if there is something."""
-    spoke, label, same = votes.spoke, votes.label, votes.same
-    author = np.arange(votes.claim.shape[1])
-    mistaken = trust.mistaken[label]
-    invents = np.minimum(trust.invented * COINCIDENCE / max(len(votes.claim) * votes.of, 1.0), 0.5)
-    # authors by (thing, whose name it has): what they see of a thing of that name
-    seen, named = trust.seen.T[label], trust.named.T[label]
-    says = same * seen * named + (1 - same) * seen * (1 - named) * mistaken[:, None, :]
+    """(A, c) and (1 + A, A, c): how likely each author, whatever the others say, says what it says, if there is nothing, and if there is something."""
+    turned = votes.turned
+    spoke, same, name = turned.spoke, turned.same, trust.number[turned.label]
+    mistaken = trust.mistaken[name]
+    invents = np.minimum(trust.invented * COINCIDENCE / max(trust.of, 1), 0.5)
+    # (whose name the thing has, author, thing): what the author sees of a thing of that name
+    seen, named = trust.seen[:, name].swapaxes(0, 1), trust.named[:, name].swapaxes(0, 1)
+    says = seen * (same * named + (1 - same) * (1 - named) * mistaken)
     # what one has no name for it can not tell
-    able = votes.able[:, label].transpose(1, 2, 0) if votes.able is not None else np.ones((1, 1, 1), bool)
-    silent = np.where(able, 1 - seen, 1.0)
-    mean, right = trust.seen @ trust.called, trust.recall / np.maximum(trust.seen @ trust.called, 1e-9)
-    other = np.where(spoke, mean * (1 - right) * mistaken, 1 - mean)
-    many = np.concatenate([np.where(spoke[:, None, :], says, silent), other[:, None, :]], axis=1)
-    return np.where(spoke, invents[author] * mistaken, 1.0), many
+    silent = 1 - seen if turned.able is None else np.where(turned.able, 1 - seen, 1.0)
+    mean = trust.seen @ trust.called
+    right = trust.recall / np.maximum(mean, 1e-9)
+    other = np.where(spoke, (mean * (1 - right))[:, None] * mistaken, (1 - mean)[:, None])
+    many = np.concatenate([np.where(spoke, says, silent), other[None]])
+    return np.where(spoke, invents[:, None] * mistaken, 1.0), many
 
 
 # ---------------------------------------------------------------- fitting
 
 
-def fit(votes: Ballots, capped: int | None = None, cap: float = 1.0) -> Trust:
-    """What the claims tell of their authors; ``capped`` and ``cap`` as in `believe`. It takes three who look at the same things to judge each of them, and four to find who repeats whom.
+def fit(votes: Ballots, capped: int | None = None, cap: float = 1.0, names: Sequence[str] = (), shared: float = BY_CLAIMS) -> Trust:
+    """What the claims tell of their authors; ``capped`` and ``cap`` as in `believe`; ``names``: what each label is; ``shared``: claims that the mean of all names counts for. It takes three who look at the same things to judge each of them, and four to find who repeats whom.
 
     Where two look, only the number of things and of inventions is estimated; where one does, nothing is.
     """
-    start = _assumed(votes)
+    start = replace(_assumed(votes), names=tuple(names))
     looked = votes.heard.sum(axis=1)
     for least in (3, 2):
         rows = np.flatnonzero(looked >= least)
         if len(rows) >= ENOUGH:
-            sample = replace(votes.take(rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64)]), of=1.0)
-            found = _fitted(sample, _assumed(sample), capped, cap, judged=least > 2)
+            sample = votes.take(rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(np.int64)])
+            found = _fitted(sample, _assumed(sample), capped, cap, shared, judged=least > 2)
             scale = len(votes.claim) / len(sample.claim)
             there = sample.heard.any(axis=0)
             invented = np.where(there, found.invented * _presence(votes, sample), start.invented)
-            return replace(found, things=found.things * scale, invented=invented, estimated=found.estimated & there)
+            return replace(found, things=found.things * scale, of=len(votes.claim), invented=invented, estimated=found.estimated & there, names=start.names)
     return start
 
 
@@ -208,24 +227,24 @@ def _presence(votes: Ballots, sample: Ballots) -> np.ndarray:
 
 def _assumed(votes: Ballots) -> Trust:
     """What is taken for granted before anything is known."""
-    count, names = votes.claim.shape[1], votes.names
+    count, names = votes.claim.shape[1], votes.names + 1
     said = votes.spoke.sum(axis=0)
     share = np.maximum(votes.heard.mean(axis=0), 1e-9) if len(votes.claim) else np.ones(count)
     things = [RIGHT * n / (SEEN * NAMED * s) for n, s in zip(said.tolist(), share.tolist(), strict=True) if n]
     flat = np.full((count, LEVELS + 1), 1.0 / (LEVELS + 1))
     return Trust(
         np.full(count, RIGHT), np.full((count, names), SEEN), np.full((count, names), NAMED), np.maximum((1 - RIGHT) * said, 0.1), float(np.median(things)) if things else 1.0,
-        np.full(names, 1 / names), np.full(names, 1 / names), flat, flat, np.full(count, -1), np.zeros(count), np.zeros(count, bool),
+        len(votes.claim), np.full(names, 1 / names), np.full(names, 1 / names), flat, flat, np.full(count, -1), np.zeros(count), np.zeros(count, bool), votes.edges, (), np.arange(names),
     )  # fmt: skip
 
 
-def _fitted(votes: Ballots, trust: Trust, capped: int | None, cap: float, *, judged: bool) -> Trust:
+def _fitted(votes: Ballots, trust: Trust, capped: int | None, cap: float, shared: float, *, judged: bool) -> Trust:
     estimated = votes.heard.sum(axis=0) >= ENOUGH if judged else np.zeros(votes.claim.shape[1], bool)
     trust = replace(trust, estimated=estimated)
     for step in range(STEPS):
         before = trust
-        belief = believe(votes, trust, capped, cap)
-        trust = _learnt(votes, belief, trust)
+        belief = believed(votes, trust, capped, cap)
+        trust = _learnt(votes, belief, trust, shared)
         if judged and estimated.sum() > 3 and step >= 5 and step % 3 == 2:
             trust = _repeating(votes, belief, trust)
         settled = max(abs(trust.things / before.things - 1), float(np.abs(trust.recall - before.recall).max()))
@@ -234,7 +253,7 @@ def _fitted(votes: Ballots, trust: Trust, capped: int | None, cap: float, *, jud
     return trust
 
 
-def _learnt(votes: Ballots, belief: Belief, trust: Trust) -> Trust:
+def _learnt(votes: Ballots, belief: Belief, trust: Trust, shared: float) -> Trust:
     """The trust that fits what is believed of the things best."""
     spoke, claims = votes.spoke, belief.claims
     there = 1 - belief.nothing
@@ -246,7 +265,7 @@ def _learnt(votes: Ballots, belief: Belief, trust: Trust) -> Trust:
     share = (spoke.sum(axis=0) + 0.5) / (tested.sum(axis=0) + 0.5)
     invented = ((belief.nothing[:, None] * tested * fresh).sum(axis=0) + 0.5) * share
     right, wrong = _levels_of(votes, claims), _levels_of(votes, spoke - claims)
-    called, mistaken = _names_of(votes, claims, tested)
+    called, mistaken = _names_of(votes, claims, tested, shared)
     precision = ((claims * tested).sum(axis=0) + RIGHT * PRIOR) / (tested.sum(axis=0) + PRIOR)
     changed = replace(trust, precision=precision, things=max(things, 0.5), invented=invented, called=called, mistaken=mistaken, right=right, wrong=wrong)
     if not trust.estimated.any():
@@ -258,7 +277,7 @@ def _learnt(votes: Ballots, belief: Belief, trust: Trust) -> Trust:
 
 def _by_name(votes: Ballots, belief: Belief, unseen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(A, V) twice: `Trust.seen` and `Trust.named`, each name's figures held to the author's mean."""
-    names, count = votes.names, votes.claim.shape[1]
+    names, count = votes.names + 1, votes.claim.shape[1]
     things, by = np.nonzero(votes.first)
     chance, label = belief.names[things, by], votes.label[things, by]
     seen, named = np.empty((count, names)), np.empty((count, names))
@@ -288,12 +307,14 @@ def _levels_of(votes: Ballots, weight: np.ndarray) -> np.ndarray:
     return result
 
 
-def _names_of(votes: Ballots, claims: np.ndarray, tested: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _names_of(votes: Ballots, claims: np.ndarray, tested: np.ndarray, shared: float) -> tuple[np.ndarray, np.ndarray]:
     """(V,) twice: `Trust.called` and `Trust.mistaken`; a name that is seldom said where others could confirm it is as often right as names are on the whole."""
-    said = np.bincount(votes.label[votes.spoke], minlength=votes.names) + 0.01
+    names = votes.names + 1
+    said = np.bincount(votes.label[votes.spoke], minlength=names) + 0.01
+    said[-1] += 1  # a name that has not been met is as rare as one that was said once
     label = votes.label[tested]
-    right, of = np.bincount(label, claims[tested], minlength=votes.names), np.bincount(label, minlength=votes.names)
-    share = (right + BY_CLAIMS * right.sum() / max(of.sum(), 1)) / (of + BY_CLAIMS)
+    right, of = np.bincount(label, claims[tested], minlength=names), np.bincount(label, minlength=names)
+    share = (right + shared * right.sum() / max(of.sum(), 1)) / (of + shared)
     called, mistaken = said * np.clip(share, 0.001, 0.999), said * np.clip(1 - share, 0.001, 0.999)
     return called / called.sum(), mistaken / mistaken.sum()
 
@@ -314,7 +335,7 @@ def _repeating(votes: Ballots, belief: Belief, trust: Trust) -> Trust:
     chance = np.concatenate([belief.nothing[:, None], belief.names, np.clip(1 - belief.nothing - belief.names.sum(axis=1), 0, 1)[:, None]], axis=1)
     ties = []
     for a, b in combinations(np.flatnonzero(trust.estimated).tolist(), 2):
-        shares, gains = zip(*(_repeats(votes, chance, np.concatenate([one[:, None, who], many[:, :, who]], axis=1), of, who) for of, who in ((a, b), (b, a))), strict=True)
+        shares, gains = zip(*(_repeats(votes, chance, np.concatenate([one[None, who], many[:, who]]).T, of, who) for of, who in ((a, b), (b, a))), strict=True)
         if min(gains) >= PROVEN and np.mean(shares) >= COPIES:
             ties.append((float(np.mean(shares)), a, b))
     group, edges = list(range(count)), []

@@ -13,6 +13,7 @@ from florence.engine.columns import NO_SPAN, Claims, Labels, no_polygons
 from florence.engine.consensus import STUDENT, information
 from florence.engine.enhance import Likeness, Versions, compose, likeness
 from florence.engine.places import is_human
+from florence.engine.reliability import Trust as WordTrust
 from florence.engine.words import Lines, lines
 from florence.records import KINDS
 
@@ -69,9 +70,18 @@ class Captions:
     score: np.ndarray
     agreement: np.ndarray
     reason: np.ndarray
+    judged: Judged
 
     def __len__(self) -> int:
         return len(self.image)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of those who write captions of one kind; ``words``: how far the words of each are to be trusted, None where it was of no account."""
+
+    trust: Trust
+    words: WordTrust | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ def candidates(claims: Claims, kind: int, settings: Engine) -> Candidates:
     known, line = np.unique(claims.text[rows] * 2 + human, return_inverse=True)
     whole = [claims.texts[k] for k in (known // 2).tolist()]
     spans = [(0, len(text)) if person else bare(text) for text, person in zip(whole, (known % 2).tolist(), strict=True)]
-    inner = [text[a:b] for text, (a, b) in zip(whole, spans, strict=True)]
+    inner = lines([text[a:b] for text, (a, b) in zip(whole, spans, strict=True)])
     found = [("low_score", filters.low_score(claims.score[rows], author, KINDS[kind], claims.authors, settings))]
     found += [(name, applies[line]) for name, applies in filters.captions(inner, KINDS[kind], settings)]
     reason = filters.first_reason(len(rows), [(name, applies & ~human) for name, applies in found])
@@ -102,7 +112,7 @@ def candidates(claims: Claims, kind: int, settings: Engine) -> Candidates:
     first = order[np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(author[order]) != 0)])] if len(order) else order
     start = np.asarray([a for a, _ in spans], np.int64)
     return Candidates(
-        image[first], author[first], claims.text[rows[first]], claims.score[rows[first]], reason[first], line[first], start[line[first]], lines(inner)
+        image[first], author[first], claims.text[rows[first]], claims.score[rows[first]], reason[first], line[first], start[line[first]], inner
     )
 
 
@@ -163,17 +173,18 @@ def repeating(total: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndar
 # ---------------------------------------------------------------- fusing
 
 
-def fuse_captions(claims: Claims, kind: int, settings: Engine) -> Captions:
-    """One caption of a kind for each image that has one claimed, kept or not."""
+def fuse_captions(claims: Claims, kind: int, settings: Engine, known: Judged | None = None) -> Captions:
+    """One caption of a kind for each image that has one claimed, kept or not. ``known``: what was found of other images."""
     found = candidates(claims, kind, settings)
     near = likeness(_versions(found, np.zeros(len(found))))
-    trust = caption_trust(claims, kind, found, near)
+    trust = known.trust if known else caption_trust(claims, kind, found, near)
     weight = _weights(claims, kind, found, trust, settings) * _fits(claims, found)
     student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
-    composed = compose(_versions(found, weight), settings.alike, near, student, settings.student.cap)
+    words = known.words if known else None
+    composed = compose(_versions(found, weight), settings.alike, near, student, settings.student.cap, len(claims.authors), words)
     agreement, reason = _agreed(claims, kind, found, trust, weight, composed.similarity, settings)
     score = _mean(found.score, weight, found.item, len(found.first))
-    result = Captions(kind, found.image[found.first], composed.lines, composed.line, found, found.item, composed.to, score, agreement, reason)
+    result = Captions(kind, found.image[found.first], composed.lines, composed.line, found, found.item, composed.to, score, agreement, reason, Judged(trust, composed.trust))
     return _filtered(result, is_human(claims), settings)
 
 
@@ -247,8 +258,7 @@ def _filtered(captions: Captions, people: np.ndarray, settings: Engine) -> Capti
     reason[written[filters.empty([captions.lines.text[k] for k in captions.line[written].tolist()])]] = "rejected"
     asked = np.flatnonzero((reason == "") & ~ruled)
     known, place = np.unique(captions.line[asked], return_inverse=True)
-    texts = [captions.lines.text[k] for k in known.tolist()]
-    reason[asked] = filters.first_reason(len(known), filters.texts(texts, settings))[place]
+    reason[asked] = filters.first_reason(len(known), filters.texts(captions.lines.some(known), settings))[place]
     return replace(captions, reason=reason)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from threading import Lock
 
 import numpy as np
+import pyarrow as pa
 
 FUNCTION_WORDS = frozenset(
     "a about above across after against all along also among and another any are around as at away be been before behind being below beneath beside "
@@ -19,20 +20,32 @@ FUNCTION_WORDS = frozenset(
     "five six under until up upon us very via was we were what when where which while who whom whose why will with within without would you your".split()
 )
 """Words that name nothing: English determiners, pronouns, prepositions, conjunctions, auxiliaries."""
-_TOKEN = re.compile(r"[\w'’-]+|[^\w\s]")
+_TOKEN, _IN_WORD = re.compile(r"[\w'’-]+|[^\w\s]"), re.compile(r"[\w'’-]")
+REMEMBERED = 1 << 17
+"""Texts of which it is remembered what was found of them."""
 _CLOSING = frozenset(".,;:!?)]}%")
 
 
 _CODES: dict[str, int] = {}
+_KEYS: list[str] = []
 _FIXED: list[bool] = []
+_NEW = Lock()
 
 
 def code_of(key: str) -> int:
     """A number for ``key``, the same all through the process: codes are compared and never ordered or written."""
     if key not in _CODES:
-        _FIXED.append(not key.isalnum() or key in FUNCTION_WORDS)
-        _CODES[key] = len(_CODES)
+        with _NEW:
+            if key not in _CODES:
+                _FIXED.append(not key.isalnum() or key in FUNCTION_WORDS)
+                _KEYS.append(key)
+                _CODES[key] = len(_CODES)
     return _CODES[key]
+
+
+def spelled(codes: np.ndarray) -> tuple[str, ...]:
+    """The keys of some codes."""
+    return tuple([_KEYS[code] for code in codes.tolist()])
 
 
 ARTICLE = code_of("a")
@@ -70,10 +83,25 @@ def tokens(text: str) -> Tokens:
     return Tokens(text, words, tuple([_key(word) for word in words]), spans)
 
 
-@lru_cache(maxsize=1 << 16)
+_WORDS: dict[str, int] = {}
+
+
 def _key(word: str) -> int:
-    key = word.casefold()
-    return ARTICLE if key == "an" else code_of(key)
+    if word not in _WORDS:
+        key = word.casefold()
+        _WORDS[word] = ARTICLE if key == "an" else code_of(key)
+    return _WORDS[word]
+
+
+def remembered(texts: Sequence[str], known: dict[str, bool], judge: Callable[[list[str]], np.ndarray]) -> np.ndarray:
+    """(n,) what ``judge`` says of each text, which it looks at once, as long as there are not too many to keep in mind."""
+    if len(known) > REMEMBERED:
+        known.clear()
+    before = {text: known.get(text) for text in texts}
+    new = [text for text, says in before.items() if says is None]
+    found = dict(zip(new, judge(new).tolist(), strict=True))
+    known.update(found)
+    return np.asarray([found.get(text, before[text]) for text in texts], bool)
 
 
 @dataclass(frozen=True)
@@ -122,21 +150,57 @@ class Lines(Sequences):
     text: tuple[str, ...]
     spans: np.ndarray
 
+    @property
+    def words(self) -> np.ndarray:
+        """(n,) how many there are between spaces."""
+        begins = np.concatenate([self.spans[:1, 0] >= 0, self.spans[1:, 0] != self.spans[:-1, 1]])
+        begins[self.first[:-1][self.lengths > 0]] = True
+        return np.bincount(np.repeat(np.arange(len(self)), self.lengths), begins, minlength=len(self)).astype(np.int64)
+
     def __add__(self, other: Lines) -> Lines:
         first = np.concatenate([self.first, other.first[1:] + self.first[-1]])
         return Lines(np.concatenate([self.keys, other.keys]), first, self.text + other.text, np.concatenate([self.spans, other.spans]))
 
-    def of(self, row: int) -> Tokens:
-        """One of the texts."""
-        return tokens(self.text[row])
+    def some(self, rows: np.ndarray) -> Lines:
+        """Some of the texts."""
+        at = self.at(rows)
+        return Lines(self.keys[at], starts(self.lengths[rows]), tuple([self.text[k] for k in rows.tolist()]), self.spans[at])
 
 
 def lines(texts: Sequence[str]) -> Lines:
-    """Texts in tokens."""
-    found = [tokens(text) for text in texts]
-    keys = np.fromiter(chain.from_iterable([one.keys for one in found]), np.int64)
-    spans = np.fromiter(chain.from_iterable(chain.from_iterable([one.spans for one in found])), np.int64)
-    return Lines(keys, starts(np.asarray([len(one) for one in found], np.int64)), tuple(texts), spans.reshape(-1, 2))
+    """Texts in tokens, all at once: as one row of characters, of which runs that make a word, and signs, are cut out. No token has a line's end in it."""
+    points = np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), "<u4")
+    sort = _sorts(points)
+    word, sign = np.concatenate([[False], sort == _WORD, [False]]), sort == _SIGN
+    spans = np.stack([np.flatnonzero(sign | (word[1:-1] & ~word[:-2])), np.flatnonzero(sign | (word[1:-1] & ~word[2:])) + 1], axis=1)
+    said = points[sort != _SPACE]
+    bytes_before = starts(1 + (said > 0x7F) + (said > 0x7FF) + (said > 0xFFFF).astype(np.int64))
+    ends = bytes_before[starts(spans[:, 1] - spans[:, 0])].astype(np.int32)
+    data = said.tobytes().decode("utf-32-le", "surrogatepass").encode("utf-8", "surrogatepass")
+    found = pa.Array.from_buffers(pa.binary(), len(spans), [None, pa.py_buffer(ends), pa.py_buffer(data)]).dictionary_encode()
+    known = np.asarray([_key(one.decode("utf-8", "surrogatepass")) for one in found.dictionary.to_pylist()], np.int64)
+    begin = starts(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
+    owner = np.searchsorted(begin, spans[:, 0], side="right") - 1
+    return Lines(known[found.indices.to_numpy()], starts(np.bincount(owner, minlength=len(texts))), tuple(texts), spans - begin[owner, None])
+
+
+_SPACE, _WORD, _SIGN = 0, 1, 2
+
+
+def _sorts(points: np.ndarray) -> np.ndarray:
+    """What each character is part of, `_WORD` or `_SIGN`, by `_TOKEN`; `_SPACE` for neither."""
+    plain = _PLAIN[np.minimum(points, 127)]
+    strange = np.flatnonzero(points > 127)
+    known, place = np.unique(points[strange], return_inverse=True)
+    plain[strange] = np.asarray([_sort(chr(point)) for point in known.tolist()], np.int8)[place]
+    return plain
+
+
+def _sort(character: str) -> int:
+    return _SPACE if _TOKEN.match(character) is None else _WORD if _IN_WORD.match(character) else _SIGN
+
+
+_PLAIN = np.asarray([_sort(chr(point)) for point in range(128)], np.int8)
 
 
 @lru_cache(maxsize=1 << 17)

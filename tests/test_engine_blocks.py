@@ -1,0 +1,239 @@
+"""Many claims are fused in blocks of images: what is learnt from some images is used for the others, whoever works on which block."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from engine_claims import NOISE, STUDENT, Scenes, shuffled, tables, written
+
+from florence.config import Engine
+from florence.engine import blocks, fuse
+from florence.engine.ballots import ballots
+from florence.engine.consensus import reliabilities
+from florence.engine.reliability import believed, fit
+from florence.errors import DataError
+from florence.evaluate.quality import measure
+from florence.evaluate.references import Known
+from florence.records import ANNOTATIONS, KINDS, Claim, Region, Speaker, table_annotations
+
+COUNT = 240
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return Scenes(COUNT, seed=21)
+
+
+@pytest.fixture(scope="module")
+def claimed(scenes):
+    """(claims, images, coverage) of three annotators and a student before scenes, and of one more and a person before few of them."""
+    said = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
+    said["student"] = scenes.says("student", STUDENT, tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>", "<CAPTION_TO_PHRASE_GROUNDING>"), alt_noise=0.4)
+    rare = scenes.says("rare", (0.1, 0.1, 0.1, 0.1), tasks=("<DETAILED_CAPTION>",))
+    said["rare"] = {image: claims for number, (image, claims) in enumerate(rare.items()) if number % 12 == 5}
+    asked = Claim("<VQA>", "What is it?", (Region("a scene", box=(0, 0, 128, 128)),))
+    said["human"] = {image.image_id: [asked] for image in scenes.images[-5:]}
+    return tables(said, scenes.images)
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Sets how many images it is learnt from, and how many claims a block has."""
+
+    def sizes(learn: int, block: int = 900, whole: int = 0) -> None:
+        for name, value in (("LEARN", learn), ("BLOCK", block), ("WHOLE", whole)):
+            monkeypatch.setattr(blocks, name, value)
+
+    return sizes
+
+
+def test_neither_order_nor_the_number_of_workers_shows(claimed, cut):
+    claims, images, coverage = claimed
+    cut(learn=30)
+    first = written(fuse(claims, images, coverage, Engine(), 1).combine_chunks())
+    for workers in (2, 3):
+        told: list[tuple[int, int]] = []
+        table = fuse(claims, images, coverage, Engine(), 1, workers=workers, done=lambda *k, told=told: told.append(k))
+        assert written(table.combine_chunks()) == first
+        assert len(told) > 5 and told == [(k + 1, len(told)) for k in range(len(told))]
+    pieces = pa.concat_tables([shuffled(claims, 1).slice(0, 700), shuffled(claims, 1).slice(700)])
+    assert written(fuse(pieces, images, shuffled(coverage, 2), Engine(), 1, workers=2).combine_chunks()) == first
+
+
+def test_learning_from_all_images_is_fusing_all_in_one(claimed, cut):
+    claims, images, coverage = claimed
+    cut(learn=30, whole=len(claims))
+    whole = fuse(claims, images, coverage, Engine(), 0)
+    cut(learn=COUNT)
+    assert fuse(claims, images, coverage, Engine(), 0).combine_chunks() == whole
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**9])
+def test_blocks_may_be_of_any_size(claimed, cut, block):
+    claims, images, coverage = (table.slice(0, 900) for table in claimed)
+    images = pa.concat_tables([images.slice(0, 40), images.slice(230)])  # of which some have no claim
+    cut(learn=5, block=10**9)
+    whole = fuse(claims, images, coverage, Engine(), 0)
+    cut(learn=5, block=block)
+    assert fuse(claims, images, coverage, Engine(), 0, workers=2).combine_chunks() == whole.combine_chunks()
+
+
+def test_the_table_is_as_that_of_one_block(claimed, cut):
+    claims, images, coverage = claimed
+    cut(learn=30)
+    stray = claims.slice(0, 50).set_column(1, "image_id", pa.array(["f" * 64] * 50))
+    table = fuse(pa.concat_tables([claims, stray]), images, coverage, Engine(), 4, workers=2)
+    assert table.schema == ANNOTATIONS
+    rows = table_annotations(table)
+    assert len({row.annotation_id for row in rows}) == len(rows) and {row.round for row in rows} == {4}
+    place = {image: k for k, image in enumerate(images["image_id"].to_pylist())}
+    keys = [(place[row.image_id], (*KINDS, "<VQA>").index(row.task)) for row in rows]
+    assert keys == sorted(keys)
+    assert {(row.image_id, row.task) for row in rows} == {(row["image_id"], row["task"]) for row in claims.select(["image_id", "task"]).to_pylist()}
+
+
+def test_labels_are_as_good_as_where_it_is_learnt_from_all(scenes, claimed, cut):
+    claims, images, coverage = claimed
+    known = Known({(i, kind): ("truth", tuple(r for r in rows if r.task == kind)) for i, rows in scenes.truth.items() for kind in KINDS})
+
+    def quality(learn: int) -> dict[tuple[str, str], float]:
+        cut(learn)
+        found = measure(fuse(claims, images, coverage, Engine(), 0), known, [i.image_id for i in scenes.images], masks=False)
+        values = {(m.task, m.metric): [v for v in m.per_image.values() if not math.isnan(v)] for m in found}
+        return {key: sum(v) / len(v) for key, v in values.items() if v}
+
+    some, every = quality(COUNT // 3), quality(COUNT)
+    for key in (("<OD>", "f1"), ("<DENSE_REGION_CAPTION>", "f1"), ("<OCR_WITH_REGION>", "spotted"), ("<CAPTION_TO_PHRASE_GROUNDING>", "f1")):
+        assert some[key] > every[key] - 0.02, (key, some[key], every[key])
+    for key in (("<CAPTION>", "cider"), ("<DETAILED_CAPTION>", "cider"), ("<MORE_DETAILED_CAPTION>", "cider")):
+        assert some[key] > every[key] - 0.4, (key, some[key], every[key])
+
+
+def test_images_to_learn_from_are_sought_for_each_author_and_kind(claimed, cut):
+    claims, images, coverage = claimed
+    cut(learn=10)
+    chosen, _ = blocks.learnt(claims, coverage)
+    there = {(row["author"], row["task"], row["image_id"]) for row in claims.select(["author", "task", "image_id"]).to_pylist()}
+    taken = set(chosen["image_id"].to_pylist())
+    for author, task in {(a, t) for a, t, _ in there if a != "human"}:
+        mine = {image for a, t, image in there if (a, t) == (author, task)}
+        assert len(mine & taken) >= min(10, len(mine)), (author, task)
+    # authors of all images share theirs: no more are taken than the rare ones and kinds ask for
+    assert len(taken) < 0.4 * COUNT
+    assert set(blocks.learnt(shuffled(claims, 3), shuffled(coverage, 3))[0]["image_id"].to_pylist()) == taken
+    people = claims.filter(pc.equal(claims["author"], "human"))
+    assert not len(blocks.learnt(people, coverage)[0])
+    # they are no row of neighbours
+    place = sorted(images["image_id"].to_pylist().index(image) for image in taken)
+    assert np.diff(place).std() > 1 and place[-1] - place[0] > COUNT / 2
+
+
+def test_what_is_said_of_authors_is_what_blocks_learn(claimed, cut):
+    claims, _, coverage = claimed
+    cut(learn=40)
+    some = reliabilities(claims, coverage, Engine())
+    cut(learn=40, whole=len(claims))
+    every = reliabilities(claims, coverage, Engine())
+    assert some.keys() <= every.keys()
+    for name in NOISE:
+        assert abs(some[name, "<OD>"].value - every[name, "<OD>"].value) < 0.1
+    ranked = [some[name, "<OD>"].value for name in ("careful", "hasty", "crude", "student")]
+    assert ranked == sorted(ranked, reverse=True)
+
+
+def test_rankers_and_people_reach_every_block(scenes, claimed, cut):
+    claims, images, coverage = claimed
+    cut(learn=20)
+    last, first = scenes.images[-1].image_id, scenes.images[0].image_id
+    said = {name: {} for name in ("anna", "clip")}
+    for image in (first, last):
+        said["anna"][image] = [Claim("<CAPTION>", "What Anna says is so.")]
+        said["clip"][image] = [Claim("<DETAILED_CAPTION>", "no caption of anybody", (), 0.9)]
+    more, _, looked = tables(said, [])
+    speakers = (Speaker("anna", "human"), Speaker("clip", "ranker"))
+    rows = table_annotations(fuse(pa.concat_tables([claims, more]), images, pa.concat_tables([coverage, looked]), Engine(), 0, speakers, workers=2))
+    written_by_her = [row.image_id for row in rows if row.kept and row.text == "What Anna says is so."]
+    assert written_by_her == [first, last]
+    assert not [row for row in rows if row.text == "no caption of anybody"]
+
+
+def test_a_broken_claim_in_any_block_is_an_error(scenes, claimed, cut):
+    claims, images, coverage = claimed
+    cut(learn=20)
+    odd = pa.array([[{"label": "cat", "box": [0.0, 1.0], "quad": None, "polygons": [], "score": None, "span": None}]], ANNOTATIONS.field("regions").type)
+    row = claims.filter(pc.and_(pc.equal(claims["image_id"], scenes.images[-1].image_id), pc.equal(claims["task"], "<OD>"))).slice(0, 1)
+    broken = row.set_column(row.schema.get_field_index("regions"), ANNOTATIONS.field("regions"), odd)
+    for workers in (1, 2):
+        with pytest.raises(DataError, match="a claim's box has 2 numbers; 4 are expected"):
+            fuse(pa.concat_tables([claims, broken]), images, coverage, Engine(), 0, workers=workers)
+    strange = claims.set_column(claims.schema.get_field_index("task"), "task", pa.array([*["<OD>"] * (len(claims) - 1), "<POSE>"]))
+    with pytest.raises(DataError, match="<POSE>"):
+        fuse(strange, images, coverage, Engine(), 0)
+
+
+# ---------------------------------------------------------------- what is known of authors is of use elsewhere
+
+
+def votes_on(rng: np.random.Generator, things: int, names: int, edges=None):
+    """Ballots of three authors of 90, 75 and 60 % right names, one of two of them scored, and whether each claim is right."""
+    right = np.asarray([0.9, 0.75, 0.6])
+    spoke = rng.random((things, 3)) < 0.8
+    thing, author = np.nonzero(spoke)
+    truth = rng.integers(names, size=things)[thing]
+    good = rng.random(len(thing)) < right[author]
+    code = np.where(good, truth, (truth + 1 + rng.integers(names - 1, size=len(thing))) % names)
+    score = np.where(author == 1, np.nan, 0.4 * good + 0.6 * rng.random(len(thing)))
+    kept = np.unique(thing, return_inverse=True)[1]
+    return ballots(kept, author, np.ones((int(kept.max()) + 1, 3), bool), code, score, edges=edges), good
+
+
+def test_trust_learnt_of_some_things_judges_others():
+    rng = np.random.default_rng(4)
+    names = [f"name {k}" for k in range(12)]
+    votes, _ = votes_on(rng, 1500, 12)
+    trust = fit(votes, names=names)
+    other, good = votes_on(rng, 1500, 12, trust.edges)
+    # the same names under other numbers
+    order = rng.permutation(12)
+    renamed = trust.about([names[k] for k in np.argsort(order)], 12)
+    turned = ballots(*_claims(other, order), edges=trust.edges)
+    same = believed(other, trust.about(names, 12)).claims
+    np.testing.assert_allclose(believed(turned, renamed).claims, same, rtol=1e-12)
+    # and as well as trust of their own
+    wrong = {name: np.abs(found[other.spoke] - good[other.claim[other.spoke]]).mean() for name, found in (("known", same), ("own", believed(other, fit(other)).claims))}
+    assert wrong["known"] < wrong["own"] + 0.01
+
+
+def test_trust_knows_what_to_make_of_names_it_has_not_met():
+    rng = np.random.default_rng(5)
+    votes, _ = votes_on(rng, 1500, 12)
+    trust = fit(votes, names=[f"name {k}" for k in range(12)])
+    other, good = votes_on(rng, 1500, 12, trust.edges)
+    belief = believed(other, trust.about(["a", "b"], 12)).claims
+    told = belief[other.spoke]
+    right = good[other.claim[other.spoke]]
+    assert told[right].mean() > told[~right].mean() + 0.3
+
+
+def _claims(votes, order: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What ballots were made of, with other codes."""
+    thing, author = np.nonzero(votes.spoke)
+    claim = votes.claim[thing, author]
+    place = np.argsort(claim)
+    level = votes.level[thing, author][place]
+    # any score of that level
+    edges = [np.concatenate([[-1.0], edge, [2.0]]) for edge in votes.edges]
+    score = np.asarray([np.nan if k == 8 else (edges[a][k] + edges[a][k + 1]) / 2 for a, k in zip(author[place].tolist(), level.tolist(), strict=True)])
+    return thing[place], author[place], np.ones(votes.claim.shape, bool), order[votes.label[thing, author][place]], score
+
+
+def test_equal_samples_of_names_are_drawn_whatever_the_seed_of_hashes():
+    ids = [f"{random.Random(k).getrandbits(256):064x}" for k in range(50)]
+    said = pa.table({"author": ["a"] * 50, "task": ["<OD>"] * 50, blocks.IMAGE: np.arange(50)})
+    blocks_of = lambda: np.flatnonzero(blocks.learnt_from(said, pa.array(ids)))  # noqa: E731
+    assert blocks_of().tolist() == blocks_of().tolist() and len(blocks_of()) == 50
