@@ -1,6 +1,6 @@
 """Consensus and filters: claims a second and peak memory, on a table of claims such as six annotators make of all eight kinds.
 
-Ours is `florence.engine.fuse` on the whole table, in a process of its own. Against it, in turn: (a) the same function called image by image, on a sample
+Ours is `florence.engine.fuse` on the whole table, two blocks at a time, in a process of its own. Against it, in turn: (a) the same function called image by image, on a sample
 of the images; (b) on the objects alone, weighted boxes fusion (ensemble-boxes, where that is installed) image by image, which does no more than fuse places.
 
     python benchmarks/engine_claims.py --claims 1000000
