@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
@@ -23,9 +22,6 @@ from florence.errors import FlorenceError, SettingsError
 from florence.store import Store
 from flows.parts import working_store
 from flows.terminal import Shown, say
-
-# Arrow's own allocator keeps what each thread has ever held at a time, and there is a new one to read each shard
-pa.set_memory_pool(pa.system_memory_pool())
 
 RETRY_DELAY = 2.0
 """Seconds before a failed shard is tried again."""
