@@ -8,6 +8,8 @@ FAST = INDEX=$$($(PIP) config list | sed -n "s/^[^.]*\.index-url='\(.*\)'$$/\1/p
 	UV_DEFAULT_INDEX=$${INDEX:-$${UV_DEFAULT_INDEX:-https://pypi.org/simple}} $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt $(1) \
 	|| { echo "uv could not do it; pip does it, which takes longer."; $(PIP) install -c constraints.txt $(1); }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Every step is a process of its own: without compiled modules beside them each would compile some thousand of them anew, which takes seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test accept check clean
@@ -44,7 +46,7 @@ demo: $(VENV)/installed ## the whole loop on real photos and generated scenes
 	@echo "The runs     $(BIN)/mlflow ui --backend-store-uri sqlite:///build/mlflow.db"
 	@echo "Ask it       $(BIN)/florence predict IMAGE --task '<OD>' --draw out.png"
 
-test: $(VENV)/installed-test ## the tests (under 10 minutes)
+test: $(VENV)/installed-test ## the tests (a quarter of an hour)
 	$(BIN)/python -m pytest
 
 accept: $(VENV)/installed-test ## the slow end-to-end proofs

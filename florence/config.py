@@ -110,7 +110,7 @@ class Engine(Section):
     caption_quorum: float = Field(0.0, ge=0, le=1, description="the same for captions, whose agreement is how far they use the same words")
     alike: float = Field(0.5, ge=0, le=1, description="share of words in common that makes captions versions of one text, which are then repaired word by word")
     min_score: dict[str, Share] = Field({"*": 0.05}, description="least score of a claim: by 'annotator <KIND>', else by annotator, else by kind, else '*'; of phrases, of each box")
-    min_phrase_score: dict[str, Share] = Field({"*": 0.05}, description="least score of a phrase, whatever its boxes': by annotator, else '*'")
+    min_phrase_score: dict[str, Share] = Field({"*": 0.05}, description="least score of a phrase, whatever its boxes: by annotator, else '*'")
     synonyms: dict[str, tuple[str, ...]] = Field({}, description="a name, and others that say the same of an object, which are replaced by it; besides the names that are known to say the same")
     kinds: dict[str, tuple[str, ...]] = Field({}, description="a kind, and names of objects that are of it, as animal: [dog, cat]; besides those that are known")
     nms_iou: float = Field(0.7, gt=0, le=1, description="fused regions of one label that overlap more are one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from florence.config import Engine
 from florence.engine import fuse
 from florence.records import (
     IMAGES,
+    KINDS,
     Annotation,
     Claim,
     ImageRecord,
@@ -107,3 +109,13 @@ class Scenes:
 
         teller = Simulated(name=name, **dict(zip(("missed", "mislabelled", "invented", "shifted"), noise, strict=True)), **options)
         return {i.image_id: teller.annotate(Batch(records=(i,), truth=(self.truth[i.image_id],)))[0] for i in self.images}
+
+    def quality(self, labels: pa.Table) -> dict[tuple[str, str], float]:
+        """(task, metric) → its mean over the images, against the truth."""
+        from florence.evaluate.quality import measure
+        from florence.evaluate.references import Known
+
+        known = Known({(i, kind): ("truth", tuple(r for r in rows if r.task == kind)) for i, rows in self.truth.items() for kind in KINDS})
+        found = measure(labels, known, [i.image_id for i in self.images], masks=False)
+        values = {(m.task, m.metric): [v for v in m.per_image.values() if not math.isnan(v)] for m in found}
+        return {key: sum(v) / len(v) for key, v in values.items() if v}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 import numpy as np
@@ -17,8 +16,6 @@ from florence.engine.ballots import ballots
 from florence.engine.consensus import reliabilities
 from florence.engine.reliability import believed, fit
 from florence.errors import DataError
-from florence.evaluate.quality import measure
-from florence.evaluate.references import Known
 from florence.records import ANNOTATIONS, KINDS, Claim, Region, Speaker, table_annotations
 
 COUNT = 240
@@ -99,13 +96,9 @@ def test_the_table_is_as_that_of_one_block(claimed, cut):
 
 def test_labels_are_as_good_as_where_it_is_learnt_from_all(scenes, claimed, cut):
     claims, images, coverage = claimed
-    known = Known({(i, kind): ("truth", tuple(r for r in rows if r.task == kind)) for i, rows in scenes.truth.items() for kind in KINDS})
-
     def quality(learn: int) -> dict[tuple[str, str], float]:
         cut(learn)
-        found = measure(fuse(claims, images, coverage, Engine(), 0), known, [i.image_id for i in scenes.images], masks=False)
-        values = {(m.task, m.metric): [v for v in m.per_image.values() if not math.isnan(v)] for m in found}
-        return {key: sum(v) / len(v) for key, v in values.items() if v}
+        return scenes.quality(fuse(claims, images, coverage, Engine(), 0))
 
     some, every = quality(COUNT // 3), quality(COUNT)
     for key in (("<OD>", "f1"), ("<DENSE_REGION_CAPTION>", "f1"), ("<OCR_WITH_REGION>", "spotted"), ("<CAPTION_TO_PHRASE_GROUNDING>", "f1")):
@@ -144,6 +137,15 @@ def test_what_is_said_of_authors_is_what_blocks_learn(claimed, cut):
         assert abs(some[name, "<OD>"].value - every[name, "<OD>"].value) < 0.1
     ranked = [some[name, "<OD>"].value for name in ("careful", "hasty", "crude", "student")]
     assert ranked == sorted(ranked, reverse=True)
+
+
+def test_claims_about_no_image_at_all_come_to_nothing(claimed, cut):
+    claims, images, coverage = claimed
+    cut(learn=20)
+    for none in (images.slice(0, 0), images.schema.empty_table()):
+        for seen in (coverage, coverage.slice(0, 0)):
+            table = fuse(claims, none, seen, Engine(), 0, workers=2)
+            assert table.schema == ANNOTATIONS and not len(table)
 
 
 def test_rankers_and_people_reach_every_block(scenes, claimed, cut):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from engine_claims import NOISE, STUDENT, Scenes, tables
 
 from florence.config import Engine
 from florence.engine import fuse
 from florence.engine.consensus import reliabilities
-from florence.evaluate.quality import measure
-from florence.evaluate.references import Known
-from florence.records import KINDS
 
 COUNT = 160
 
@@ -32,17 +27,10 @@ def said(scenes):
 
 @pytest.fixture(scope="module")
 def quality(scenes, said):
-    known = Known({(i, kind): ("truth", tuple(r for r in rows if r.task == kind)) for i, rows in scenes.truth.items() for kind in KINDS})
-
-    def of(table) -> dict[tuple[str, str], float]:
-        found = measure(table, known, [i.image_id for i in scenes.images], masks=False)
-        values = {(m.task, m.metric): [v for v in m.per_image.values() if not math.isnan(v)] for m in found}
-        return {key: sum(v) / len(v) for key, v in values.items() if v}
-
     def asked(*names: str, settings: Engine | None = None):
-        return of(fuse(*tables({name: said[name] for name in names}, scenes.images), settings or Engine(), 0))
+        return scenes.quality(fuse(*tables({name: said[name] for name in names}, scenes.images), settings or Engine(), 0))
 
-    single = {name: of(tables({name: said[name]}, scenes.images)[0]) for name in said}
+    single = {name: scenes.quality(tables({name: said[name]}, scenes.images)[0]) for name in said}
     return single, asked("careful", "hasty", "crude"), asked(*said), asked("careful", "hasty", "crude", "student", settings=Engine(student={"cap": 0.2}))
 
 

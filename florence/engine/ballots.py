@@ -15,6 +15,7 @@ PER_LEVEL = 40
 """Claims that a level needs."""
 
 Edges = tuple[np.ndarray, ...]
+"""Of each author, the scores at which its levels begin, rising: one fewer than there are levels."""
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(k,) codes of what things are, and of what is said of them → (k,) 0…1, how right that is."""
 

@@ -223,7 +223,7 @@ class _Cut:
 
     def __init__(self, claims: pa.Table, images: pa.Table, coverage: pa.Table, image: np.ndarray, number: np.ndarray) -> None:
         self._ids = images["image_id"].combine_chunks()
-        self.number, self.count = number, int(number.max()) + 1
+        self.number, self.count = number, int(number.max(initial=0)) + 1
         # what is said of images that are not there is in none
         of = np.append(number, -1)
         self._tables = [_Parts(claims, of[image]), _Parts(images, number), _Parts(coverage, of[codes(coverage["image_id"], self._ids)])]
