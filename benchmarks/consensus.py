@@ -1,7 +1,7 @@
 """What the consensus is worth: six annotators of drawn scenes, one of them bad and two that share their mistakes, against four other ways to make one of them.
 
 Each of the others is tuned by the same grid on seeds that are not measured; ours is measured as it is by default. Weighted boxes fusion is that of the
-package ensemble-boxes (`pip install ensemble-boxes`).
+package ensemble-boxes, which the extra `benchmarks` installs (and `test` as well).
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +256,8 @@ def main() -> None:
     parser.add_argument("--tuning", type=numbers, default=(10, 11, 12), help="on which the others are tuned (default 10,11,12)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     given = parser.parse_args()
+    if find_spec("ensemble_boxes") is None:
+        sys.exit("weighted boxes fusion is not installed: pip install -e '.[benchmarks]' -c constraints.txt")
     figures = run(given.scenes, given.seeds, given.tuning)
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

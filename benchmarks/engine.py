@@ -204,7 +204,9 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 
 def _run(root: Path, *arguments: str) -> str:
     """The output of a Python process of this checkout, in ``root``."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    # what `flow` has set of Prefect is of its own workspace
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT")}
+    environment = {**kept, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     done = subprocess.run([sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(arguments[:3])} failed:\n{done.stderr}")

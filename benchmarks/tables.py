@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from _common import table
@@ -20,6 +21,8 @@ def of_sources(uri: str) -> dict[str, dict[str, Any]]:
     from florence.store import Store
 
     data = Store(uri)
+    if not rounds(data):
+        sys.exit(f"{uri} has no labels: name the folder of a snapshot, as `make demo` leaves one in data/")
     labels, images = data.read_table(f"labels/round={rounds(data)[-1]}/labels.parquet"), images_table(data)
     return {source: statistics(labels, images.filter(pc.equal(images["source"], source)).combine_chunks()) for source in sorted(set(images["source"].to_pylist()))}
 

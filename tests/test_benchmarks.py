@@ -1,0 +1,78 @@
+"""The benchmarks' commands on little: that they run, and what they say apart from times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flow_workspaces import ROOT, environment
+
+
+def benchmark(name: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, f"benchmarks/{name}.py", *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def consensus(tmp_path_factory):
+    file = tmp_path_factory.mktemp("consensus") / "figures.json"
+    return benchmark("consensus", "--scenes", "200", "--seeds", "0", "--tuning", "10", "--json", str(file)), json.loads(file.read_text())
+
+
+def test_the_consensus_is_better_than_other_ways_tuned_elsewhere(consensus):
+    printed, figures = consensus
+    f1 = dict(figures["f1"]["0"])
+    ours = f1.pop("ours")
+    assert "weighted boxes fusion" in f1 and len(f1) == 4
+    assert ours > max(f1.values()) + 0.03, figures["f1"]
+    assert f"{ours:.3f}" in printed
+
+
+def test_reliabilities_rank_annotators_as_the_truth_does(consensus):
+    _, figures = consensus
+    rows = figures["reliability"]["0"]
+    assert {name for name, _, _ in rows} >= {"careful", "hasty", "crude", "bad", "twin_a", "twin_b"}
+    assert rows[0][0] == "careful" and rows[-1][0] == "bad"
+    estimated, true = ([row[k] for row in rows] for k in (1, 2))
+    # two that are as good as each other may change places where there are few scenes
+    assert all(b < a + 0.05 for a, b in zip(true, true[1:], strict=False)), rows
+    assert estimated == sorted(estimated, reverse=True)
+
+
+def test_agreement_is_calibrated(consensus):
+    error, bins = consensus[1]["calibration"]["0"]
+    assert error < 0.1
+    whole = sum(count for *_, count in bins)
+    assert abs(error - sum(abs(said - right) * count for said, right, count in bins) / whole) < 1e-9
+
+
+def test_claims_are_counted_side_by_side(tmp_path: Path):
+    printed = benchmark("engine_claims", "--claims", "6000", "--repeats", "1", "--json", str(tmp_path / "f.json"))
+    sides = json.loads((tmp_path / "f.json").read_text())["sides"]
+    assert set(sides) == {"ours", "loop", "objects", "boxes"}
+    assert abs(sides["ours"]["claims"] - 6000) < 600 and sides["loop"]["claims"] < sides["objects"]["claims"] < sides["ours"]["claims"]
+    assert all(side["memory"] > 0.05 for side in sides.values()) and "weighted boxes fusion" in printed
+
+
+@pytest.mark.accept
+def test_the_flow_claims_what_the_annotators_claim_by_themselves(tmp_path: Path):
+    benchmark("engine", "flow", "memory", "--images", "2", "--repeats", "1", "--scenes", "30", "60", "--json", str(tmp_path / "f.json"))
+    found = json.loads((tmp_path / "f.json").read_text())["models"]
+    # it exits where the two sides differ
+    assert found["flow"]["images"] == 2 and found["flow"]["claims"] > 2
+    assert {int(count): one["images"] for count, one in found["memory"]["scenes"].items()} == {30: 90, 60: 180}
+
+
+def test_tables_of_a_snapshot_stand_beside_the_papers(small_snapshot):
+    printed = benchmark("tables", small_snapshot.uri)
+    for source in ("photos", "scenes"):
+        assert f"{source}: annotations (the paper's Table 2 in brackets)" in printed and f"{source}: means per text (the paper's Table 3 in brackets)" in printed
+
+
+def test_a_folder_without_a_snapshot_is_said_to_be_none(tmp_path: Path):
+    done = subprocess.run([sys.executable, "benchmarks/tables.py", str(tmp_path)], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1 and "has no labels" in done.stderr and "Traceback" not in done.stderr
