@@ -20,7 +20,8 @@ from florence.config import Tracking
 from florence.errors import FlorenceError, SettingsError
 from flows.adapters._curves import Curves
 from flows.adapters._mlflow import bare, locked, store_uri
-from flows.adapters.tracking import Tracker, flat, legal
+from flows.adapters._values import flat, legal
+from flows.adapters.tracking import Tracker
 
 
 def rows(root: Path, query: str, *values) -> list[tuple]:

@@ -20,7 +20,8 @@ from mlflow_stores import tracker
 
 import florence
 from florence.errors import FlorenceError, ModelError
-from flows.adapters.tracking import REQUIREMENTS, Version
+from flows.adapters._packed import REQUIREMENTS
+from flows.adapters.tracking import Version
 
 LIBRARY = Path(florence.__file__).parent
 

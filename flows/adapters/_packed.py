@@ -1,0 +1,80 @@
+"""A model as MLflow keeps it: code, weights, the florence package beside them, what it wants and what it answers."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from florence.errors import ModelError
+
+REQUIREMENTS = (
+    "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+"""What the served model imports; told to MLflow, which would take a quarter of a minute to find out."""
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".msgpack", ".h5")
+
+
+@contextmanager
+def packed(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Iterator[Path]:
+    """A folder, while the block runs, with the model in ``model_dir`` and the files ``beside`` its weights as MLflow's ``record`` of it describes."""
+    import mlflow.pyfunc
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, result, weights, served = (Path(folder, name) for name in ("code/florence", "packed", "model", "served.py"))
+        copy_library(source)
+        # Copies: DVC may have made links of the weights, which MLflow does not take, and it notes the path of the code.
+        shutil.copytree(model_dir, weights, ignore=shutil.ignore_patterns(".*"))
+        for file in beside:
+            shutil.copy(file, weights)
+        shutil.copy(Path(__file__).with_name("served.py"), served)
+        with warnings.catch_warnings(action="ignore"):  # it would like an example of the input
+            mlflow.pyfunc.save_model(
+                str(result), mlflow_model=record, python_model=str(served), artifacts={"model": str(weights)},
+                code_paths=[str(source)], pip_requirements=requirements(), signature=signature(),
+            )  # fmt: skip
+        for cache in result.rglob("__pycache__"):
+            shutil.rmtree(cache)
+        yield result
+
+
+def check(model_dir: Path) -> None:
+    """Raise ModelError where ``model_dir`` is no whole model, or holds a file that may be a pickle."""
+    if not (model_dir / "config.json").is_file() or not any(model_dir.glob("*.safetensors")):
+        raise ModelError(f"{model_dir} holds no model (config.json and *.safetensors): `florence train` makes one")
+    if bad := sorted(p.name for p in model_dir.rglob("*") if p.suffix in PICKLES):
+        raise ModelError(f"{model_dir} holds {bad[0]}, which may be a pickle: only *.safetensors are registered; remove it")
+
+
+def copy_library(target: Path) -> None:
+    """A copy of the florence package's source: what a registered model is run with, wherever it is loaded."""
+    import florence
+
+    # The weights that come with the package would only double those that are registered.
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "tests", "*.safetensors")
+    shutil.copytree(Path(florence.__file__).parent, target, ignore=ignored)
+
+
+def requirements() -> list[str]:
+    """The served model's requirements, at the versions installed here."""
+    from importlib.metadata import version
+
+    return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
+
+
+def signature() -> Any:
+    """Rows of image, task and input; of each a text, regions, a score, a confidence and an error. An image may be a path, bytes or base64."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, Schema
+    from mlflow.types import ParamSpec as Param
+    from mlflow.types.schema import AnyType
+
+    return ModelSignature(
+        Schema([ColSpec(AnyType(), "image"), ColSpec("string", "task"), ColSpec("string", "input", required=False)]),
+        Schema([ColSpec("string", "text"), ColSpec(AnyType(), "regions"), ColSpec("double", "score", required=False), ColSpec("double", "confidence", required=False), ColSpec("string", "error")]),
+        ParamSchema([Param("max_tokens", DataType.long, 160)]),
+    )
