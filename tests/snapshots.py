@@ -27,6 +27,9 @@ STATISTICS = {
             "images": 10, "texts": 10, "tokens_per_text": 4.5, "regions": 25, "regions_per_image": 2.5, "tokens_per_region": 2.0,
         },
     },
+    "triplets": {
+        "<MORE_DETAILED_CAPTION>": {"images": 10, "texts": 10, "tokens_per_text": 4.5, "regions": 25, "regions_per_image": 2.5, "tokens_per_region": 2.0},
+    },
     "texts": {
         "<CAPTION>": {"objects": 2.31, "attributes": 0.0, "actions": 0.0, "proper_nouns": 0.0, "object_complexity": 1.4, "action_complexity": 0.0, "ungrounded": 3},
     },

@@ -60,7 +60,7 @@ def test_figures_are_those_that_one_counts():
     }
     assert statistics(shuffled(rows, 1), shuffled(images, 2)) == found and json.loads(json.dumps(found)) == found
     assert statistics(rows, images.slice(1))["kinds"] == {"<OD>": {**found["kinds"]["<OD>"], "images": 1, "texts": 1, "regions": 1, "regions_per_image": 1.0, "tokens_per_region": 1.0}}
-    assert statistics(rows.slice(0, 0), images) == {"kinds": {}, "texts": {}, "boxes": {}}
+    assert statistics(rows.slice(0, 0), images) == {"kinds": {}, "triplets": {}, "texts": {}, "boxes": {}}
 
 
 def test_captions_without_a_located_phrase_stay_and_are_counted():
@@ -69,6 +69,24 @@ def test_captions_without_a_located_phrase_stay_and_are_counted():
     assert [row.task for row in rows if row.kept] == ["<CAPTION>", "<DETAILED_CAPTION>", "<CAPTION_TO_PHRASE_GROUNDING>"]
     found = statistics(annotations_table(rows), tables(said, [image()])[1])["texts"]
     assert found["<CAPTION>"]["ungrounded"] == 0 and found["<DETAILED_CAPTION>"]["ungrounded"] == 1
+
+
+def test_phrases_are_counted_by_the_text_they_are_in():
+    brief, detailed = "a red car near a dog", "a red car in front of a white house with a dog"
+    first, other = image(), image("b")
+    said = {"a": {
+        first.image_id: [
+            Claim("<CAPTION>", brief), Claim("<DETAILED_CAPTION>", detailed), phrase(brief, "a dog", (60, 10, 80, 40)),
+            phrase(detailed, "a red car", (10, 10, 40, 40)), phrase(detailed, "a white house", (5, 5, 90, 60)), phrase(detailed, "a dog", (60, 10, 80, 40)),
+        ],
+        # the brief text of one image is the detailed one of another
+        other.image_id: [Claim("<DETAILED_CAPTION>", brief), phrase(brief, "a red car", (10, 10, 40, 40))],
+    }}  # fmt: skip
+    found = statistics(annotations_table(fused(said, [first, other])), tables(said, [first, other])[1])
+    counts = {task: (kind["images"], kind["texts"], kind["regions"], kind["regions_per_image"]) for task, kind in found["triplets"].items()}
+    assert counts == {"<CAPTION>": (1, 1, 1, 1.0), "<DETAILED_CAPTION>": (2, 2, 4, 2.0)}
+    assert found["triplets"]["<CAPTION>"]["tokens_per_text"] == 6 and found["triplets"]["<DETAILED_CAPTION>"]["tokens_per_text"] == (12 + 6) / 2
+    assert sum(kind["regions"] for kind in found["triplets"].values()) == found["kinds"]["<CAPTION_TO_PHRASE_GROUNDING>"]["regions"]
 
 
 def test_boxes_are_told_by_area_ratio_and_centre():
@@ -100,4 +118,8 @@ def test_the_report_reads_these_figures():
     found = statistics(rows, images)
     assert all(set(COLUMNS_2) == set(kind) for kind in found["kinds"].values())
     assert all(set(PAPER_3) <= set(text) for text in found["texts"].values())
-    assert table2(found).rows and table3(found).rows[-1][1].text == "0"
+    assert all(set(COLUMNS_2) == set(kind) for kind in found["triplets"].values())
+    rows = {row[0].text: [(cell.text, cell.small) for cell in row[1:]] for row in table2(found).rows}
+    assert rows["Text–phrase–region, brief"] == [("1", "235M"), ("1", "235M"), ("6.00", "7.95"), ("2", "1007M"), ("2.00", "4.27"), ("2.50", "1.93")]
+    assert "Text–phrase–region, detailed" not in rows
+    assert table3(found).rows[-1][1].text == "0"

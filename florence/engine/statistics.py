@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,16 +23,17 @@ GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"
 
 
 def statistics(labels: pa.Table, images: pa.Table) -> dict[str, Any]:
-    """Figures of the kept labels of ``images``: ``kinds`` (Table 2) and ``texts`` (Table 3), kind by kind; kinds without labels are left out.
+    """Figures of the kept labels of ``images``: ``kinds`` and ``triplets`` (Table 2) and ``texts`` (Table 3), kind by kind; kinds without labels are left out.
 
     Table 2: images that have labels, texts, regions; tokens are words. Table 3: means per text; a text's complexity is that of its most complex
-    object or action. Of more than `SAMPLE` distinct texts of a kind so many are parsed, drawn by their hash; ``parsed`` says how many. ``ungrounded``: texts of which
+    object or action. ``triplets``: the phrases with a place by the kind of the text that they are in, the briefest where it is of several. Of more than `SAMPLE` distinct texts of a kind so many are parsed, drawn by their hash; ``parsed`` says how many. ``ungrounded``: texts of which
     no phrase has a place. ``boxes``: the shares of the objects' boxes in `BINS` bins by area, aspect ratio and centre.
     """
     kept = labels.filter(pc.and_(labels["kept"], pc.is_in(labels["image_id"], images["image_id"].combine_chunks())))
     by_task = {task: kept.filter(pc.equal(kept["task"], task)) for task in ANNOTATED}
     return {
         "kinds": {task: _kind(task, rows) for task, rows in by_task.items() if len(rows)},
+        "triplets": {task: _kind(GROUNDING, rows) for task, rows in _by_text(by_task).items() if len(rows)},
         "texts": {task: _texts(by_task[task], by_task[GROUNDING]) for task in CAPTIONS if len(by_task[task])},
         "boxes": _boxes(by_task["<OD>"], images),
     }
@@ -83,6 +84,19 @@ def _kind(task: str, rows: pa.Table) -> dict[str, float | int | None]:
         result["regions"] = len(regions)
         result["regions_per_image"] = round(len(regions) / images, 4)
         result["tokens_per_region"] = _mean(regions.field("label").to_pylist()) if len(regions) else None
+    return result
+
+
+def _by_text(by_task: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """Of each kind of text the phrases that are in one, which has the same image and words."""
+
+    def key(rows: pa.Table) -> pa.ChunkedArray:
+        return pc.binary_join_element_wise(rows["image_id"], rows["text"], "\n")
+
+    result, rest = {}, by_task[GROUNDING]
+    for task in CAPTIONS:
+        mine = pc.is_in(key(rest), value_set=key(by_task[task]).combine_chunks())
+        result[task], rest = rest.filter(mine), rest.filter(pc.invert(mine))
     return result
 
 

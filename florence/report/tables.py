@@ -212,11 +212,12 @@ PAPER_2: Mapping[str, tuple[str, ...]] = {
     "<DENSE_REGION_CAPTION>": ("126M", "126M", "–", "681M", "5.42", "2.55"),
 }
 """Table 2 of the paper: images, texts, tokens per text, regions, regions per image, tokens per region."""
-PAPER_TRIPLETS = (
-    ("on brief", ("235M", "235M", "7.95", "1007M", "4.27", "1.93")),
-    ("on detailed", ("126M", "126M", "31.65", "1289M", "10.25", "1.49")),
-    ("on more detailed", ("126M", "126M", "70.53", "1278M", "10.17", "1.35")),
-)
+PAPER_TRIPLETS: Mapping[str, tuple[str, ...]] = {
+    "<CAPTION>": ("235M", "235M", "7.95", "1007M", "4.27", "1.93"),
+    "<DETAILED_CAPTION>": ("126M", "126M", "31.65", "1289M", "10.25", "1.49"),
+    "<MORE_DETAILED_CAPTION>": ("126M", "126M", "70.53", "1278M", "10.17", "1.35"),
+}
+"""The same of its triplets, by the text that the phrases are in."""
 PAPER_3: Mapping[str, tuple[str, str, str]] = {
     "objects": ("3.23", "13.31", "28.06"), "attributes": ("2.80", "7.27", "16.25"), "actions": ("0.58", "4.21", "8.76"),
     "proper_nouns": ("1.10", "2.40", "2.41"), "object_complexity": ("2.80", "4.00", "4.02"),
@@ -237,13 +238,17 @@ def table2(statistics: Mapping[str, Any]) -> Table:
     rows = []
     for task, name in KIND_NAMES.items():
         ours = statistics.get("kinds", {}).get(task)
-        theirs = PAPER_2.get(task, ("–",) * len(COLUMNS_2))
         if ours is not None:
-            rows.append((Cell(name), *_pairs((_plain(ours.get(c)) for c in COLUMNS_2), theirs)))
+            rows.append(_row2(name, ours, PAPER_2.get(task, ("–",) * len(COLUMNS_2))))
         if task == "<CAPTION_TO_PHRASE_GROUNDING>":
-            rows += [(Cell("", f"FLD-5B, {on}"), *_pairs(("",) * len(COLUMNS_2), figures)) for on, figures in PAPER_TRIPLETS]
+            triplets = statistics.get("triplets", {})
+            rows += [_row2(f"{name}, {KIND_NAMES[on].partition(', ')[2]}", triplets[on], theirs) for on, theirs in PAPER_TRIPLETS.items() if on in triplets]
     names = [_number(c.replace("_", " ")) for c in COLUMNS_2]
     return Table((Cell("Annotation"), *names), tuple(rows))
+
+
+def _row2(name: str, ours: Mapping[str, Any], theirs: Sequence[str]) -> tuple[Cell, ...]:
+    return (Cell(name), *_pairs((_plain(ours.get(c)) for c in COLUMNS_2), theirs))
 
 
 def table3(statistics: Mapping[str, Any]) -> Table:
