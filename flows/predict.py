@@ -6,7 +6,7 @@ import io
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,13 @@ class Asked:
     def sure(self, score: float | None) -> float | None:
         """How often an answer of this score is right, where that is known."""
         return None if score is None or self.calibration is None else self.calibration.confidence(score)
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The answer's regions as people are told of them: with confidences for scores, where they are known."""
+        if self.calibration is None:
+            return self.answer.regions
+        return tuple(replace(region, score=self.sure(region.score)) for region in self.answer.regions)
 
 
 def ask(root: Path, image: Path, task: str, input: str, model: str, beams: int = 1) -> Asked:
@@ -102,7 +109,7 @@ def drawn(asked: Asked, out: Path) -> None:
 
     caption = asked.answer.text if not asked.answer.regions else ""
     sink = io.BytesIO()
-    Image.fromarray(draw(asked.pixels, asked.answer.regions, caption=caption)).save(sink, Image.registered_extensions()[out.suffix.lower()])
+    Image.fromarray(draw(asked.pixels, asked.regions, caption=caption)).save(sink, Image.registered_extensions()[out.suffix.lower()])
     part = out.with_name(f".{out.name}.part")
     try:
         part.write_bytes(sink.getvalue())
@@ -142,8 +149,7 @@ def _lines(asked: Asked) -> str:
             lines = ["nothing found"]
     else:
         width = max(len(region.label) for region in answer.regions)
-        sures = [asked.sure(r.score) if asked.calibration else r.score for r in answer.regions]
-        lines = [f"{r.label:<{width}}  {found or 0:.2f}  {_place(r)}" for r, found in zip(answer.regions, sures, strict=True)]
+        lines = [f"{r.label:<{width}}  {r.score or 0:.2f}  {_place(r)}" for r in asked.regions]
     if answer.error is not None:
         lines.append(f"the answer is not whole: {answer.error}")
     return "\n".join(lines)

@@ -15,12 +15,13 @@ from flow_workspaces import ROOT, environment, florence, write_params
 from PIL import Image
 from typer.testing import CliRunner
 
+from florence.draw import draw
 from florence.model.confidence import Calibration
 from florence.records import Region
 from florence.tasks import Answer, task
 from flows import params
 from flows.cli import app
-from flows.predict import Asked, printed
+from flows.predict import Asked, drawn, printed
 
 HEAVY = ("torch", "prefect", "mlflow", "dvc", "pyarrow", "numpy", "pandas", "transformers", "great_expectations", "boto3", "botocore")
 
@@ -184,13 +185,17 @@ def test_a_broken_image_is_a_plain_error(model: Path, tmp_path: Path, content: b
     assert said in call("predict", str(path), "--model", str(model), code=1)
 
 
-def test_a_confidence_takes_the_place_of_a_score():
+def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
     calibration = Calibration((0.0, 0.5), (0.1, 0.8), 0.3, 0.02, 100)
     pixels = np.zeros((50, 50, 3), np.uint8)
     found = Asked(Path("a.png"), pixels, task("<OD>"), "", Answer("cup<loc_0>", (Region("cup", box=(1, 2, 30, 40), score=0.25),)), calibration)
     assert printed(found, as_json=False) == "cup  0.45  box 1,2,30,40"
     region = json.loads(printed(found, as_json=True))["regions"][0]
     assert (region["score"], region["confidence"]) == (0.25, pytest.approx(0.45))
+    # the picture says the same as the line
+    drawn(found, tmp_path / "drawn.png")
+    same = draw(pixels, [Region("cup", box=(1, 2, 30, 40), score=0.45)])
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "drawn.png")), same)
     named = Asked(Path("a.png"), pixels, task("<REGION_TO_CATEGORY>"), "", Answer("cup", score=0.9), calibration)
     assert printed(named, as_json=False) == "cup   (confidence 0.80)"
 
