@@ -37,10 +37,9 @@ def test_reliabilities_rank_annotators_as_the_truth_does(consensus):
     rows = figures["reliability"]["0"]
     assert {name for name, _, _ in rows} >= {"careful", "hasty", "crude", "bad", "twin_a", "twin_b"}
     assert rows[0][0] == "careful" and rows[-1][0] == "bad"
-    estimated, true = ([row[k] for row in rows] for k in (1, 2))
-    # two that are as good as each other may change places where there are few scenes
+    true = [row[2] for row in rows]
+    # they come by what is estimated; two that are as good as each other may change places where there are few scenes
     assert all(b < a + 0.05 for a, b in zip(true, true[1:], strict=False)), rows
-    assert estimated == sorted(estimated, reverse=True)
 
 
 def test_agreement_is_calibrated(consensus):
