@@ -24,7 +24,9 @@ def arguments(about: str, repeats: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("base", "nano", "both"), default="both")
     parser.add_argument("--images", type=int, help="images a step or a call (default: as many as the benchmark says)")
-    parser.add_argument("--repeats", type=int, default=repeats, help=f"timed runs of each side, taken in turn (default {repeats})")
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help=f"timed runs of each side, taken in turn (default {repeats})"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     return parser.parse_args()
@@ -72,5 +74,11 @@ def write(path: Path | None, what: str, threads: int, figures: Mapping[str, Any]
         import torch
         import transformers
 
-        about = {"benchmark": what, "threads": threads, "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+        about = {
+            "benchmark": what,
+            "threads": threads,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
         path.write_text(json.dumps({**about, "models": figures}, indent=2) + "\n", encoding="utf-8")

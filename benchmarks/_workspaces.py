@@ -26,7 +26,11 @@ def scenes(folder: Path, seed: int, scale: float = 1.0, change: Change = lambda 
     params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     found = params["sources"]["scenes"]
     params["sources"] = {"scenes": {**found, "count": max(int(found["count"] * scale), 200), "seed": seed}}
-    params["specialists"] = {name: {**section, "seed": seed} for name, section in params["specialists"].items() if section["use"] == "simulated"}
+    params["specialists"] = {
+        name: {**section, "seed": seed}
+        for name, section in params["specialists"].items()
+        if section["use"] == "simulated"
+    }
     params["train"].update(steps=max(int(params["train"]["steps"] * scale), 2), seed=seed)
     change(params)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
@@ -36,7 +40,9 @@ def florence(folder: Path, *command: str) -> None:
     """Run one command of the product in ``folder``; what it prints goes to standard error. Raises SystemExit where it fails."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(PARAMS.parent)}
-    code = subprocess.run([sys.executable, "-m", "flows.cli", *command], cwd=folder, env=environment, stdout=sys.stderr, check=False).returncode
+    code = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *command], cwd=folder, env=environment, stdout=sys.stderr, check=False
+    ).returncode
     if code:
         raise SystemExit(f"florence {' '.join(command)} ended with {code} in {folder}")
 

@@ -38,7 +38,9 @@ def annotators() -> dict[str, dict[str, Any]]:
     from florence.config import read_settings
 
     settings = read_settings(Path(__file__).parents[1] / "params.yaml")
-    declared = {name: dict(section.options) for name, section in settings.specialists.items() if section.use == "simulated"}
+    declared = {
+        name: dict(section.options) for name, section in settings.specialists.items() if section.use == "simulated"
+    }
     twin = {**declared["hasty"], "mislabelled": 0.25, "invented": 0.2, "twin": "vendor", "shared": 0.8}
     bad = {**declared["crude"], "missed": 0.3, "mislabelled": 0.5, "invented": 0.5}
     return {**declared, "bad": bad, "twin_a": twin, "twin_b": twin}
@@ -62,7 +64,10 @@ def scenes(count: int, seed: int) -> Scenes:
     from florence.specialists import Batch
     from florence.specialists.simulated import Simulated
 
-    tellers = {name: Simulated(name=name, **{**options, "seed": seed, "tasks": (KIND,)}) for name, options in annotators().items()}
+    tellers = {
+        name: Simulated(name=name, **{**options, "seed": seed, "tasks": (KIND,)})
+        for name, options in annotators().items()
+    }
     truth, said, rows, records, seen = {}, {}, [], [], []
     for number, found in enumerate(ScenesSource(count=count, seed=seed, size=SIZE, scale=1.12).images(frozenset())):
         record = ImageRecord(f"{number:064x}", SIZE, SIZE, "scenes", found.name, "", None, "train")
@@ -73,7 +78,9 @@ def scenes(count: int, seed: int) -> Scenes:
             (claims,) = teller.annotate(Batch(records=(record,), truth=(known,)))
             rows += annotate(record.image_id, claims, name, "1")
             said[record.image_id] += [(claim.text, claim.regions[0].box, claim.score, name) for claim in claims]
-            seen.append({"image_id": record.image_id, "author": name, "version": "1", "claims": len(claims), "error": ""})
+            seen.append(
+                {"image_id": record.image_id, "author": name, "version": "1", "claims": len(claims), "error": ""}
+            )
         records.append({name: getattr(record, name) for name in IMAGES.names if name != "bytes"})
     images = pa.Table.from_pylist(records, schema=pa.schema([IMAGES.field(name) for name in records[0]]))
     return Scenes(truth, said, (annotations_table(rows), images, pa.Table.from_pylist(seen)))
@@ -104,11 +111,22 @@ def f1(said: Mapping[str, Sequence[Found]], truth: Mapping[str, Sequence[Found]]
     return 2 * right / max(sum(map(len, said.values())) + sum(map(len, truth.values())), 1)
 
 
-def calibration(said: Mapping[str, Sequence[Found]], truth: Mapping[str, Sequence[Found]]) -> tuple[float, list[tuple[float, float, int]]]:
+def calibration(
+    said: Mapping[str, Sequence[Found]], truth: Mapping[str, Sequence[Found]]
+) -> tuple[float, list[tuple[float, float, int]]]:
     """Expected calibration error of agreement in ten bins, and (mean agreement, share right, objects) of each bin."""
-    pairs = np.asarray([(f[2], hit) for image, true in truth.items() for f, hit in zip(said.get(image, ()), hits(said.get(image, ()), true), strict=True)])
+    pairs = np.asarray(
+        [
+            (f[2], hit)
+            for image, true in truth.items()
+            for f, hit in zip(said.get(image, ()), hits(said.get(image, ()), true), strict=True)
+        ]
+    )
     bins = np.minimum((pairs[:, 0] * 10).astype(int), 9)
-    rows = [(float(pairs[bins == k, 0].mean()), float(pairs[bins == k, 1].mean()), int((bins == k).sum())) for k in sorted(set(bins.tolist()))]
+    rows = [
+        (float(pairs[bins == k, 0].mean()), float(pairs[bins == k, 1].mean()), int((bins == k).sum()))
+        for k in sorted(set(bins.tolist()))
+    ]
     return sum(abs(a - r) * n for a, r, n in rows) / len(pairs), rows
 
 
@@ -124,7 +142,9 @@ def ours(data: Scenes, settings: Any = None) -> dict[str, list[Found]]:
     found: dict[str, list[Found]] = {image: [] for image in data.truth}
     for row in table_annotations(fuse(*data.tables, settings or Engine(), 0)):
         if row.agreement is not None:
-            found[row.image_id].append((row.text, row.regions[0].box, row.agreement, "kept" if row.kept else row.reason))
+            found[row.image_id].append(
+                (row.text, row.regions[0].box, row.agreement, "kept" if row.kept else row.reason)
+            )
     return found
 
 
@@ -146,12 +166,18 @@ def majority(said: Sequence[Found], overlap: float) -> list[Found]:
     """What annotators say of one place, its box and score their means, and how many say so."""
     groups: list[list[Found]] = []
     for found in sorted(said, key=lambda f: -f[2]):
-        near = [g for g in groups if g[0][0] == found[0] and found[3] not in {f[3] for f in g} and _overlap(found[1], g[0][1]) >= overlap]
+        near = [
+            g
+            for g in groups
+            if g[0][0] == found[0] and found[3] not in {f[3] for f in g} and _overlap(found[1], g[0][1]) >= overlap
+        ]
         if near:
             max(near, key=lambda g: _overlap(found[1], g[0][1])).append(found)
         else:
             groups.append([found])
-    return [(g[0][0], tuple(np.mean([f[1] for f in g], axis=0)), float(np.mean([f[2] for f in g])), len(g)) for g in groups]
+    return [
+        (g[0][0], tuple(np.mean([f[1] for f in g], axis=0)), float(np.mean([f[2] for f in g])), len(g)) for g in groups
+    ]
 
 
 def weighted(said: Sequence[Found], overlap: float) -> list[Found]:
@@ -161,10 +187,15 @@ def weighted(said: Sequence[Found], overlap: float) -> list[Found]:
     labels = sorted({found[0] for found in said})
     by = [[found for found in said if found[3] == author] for author in sorted(annotators())]
     boxes, scores, names = weighted_boxes_fusion(
-        [[[v / SIZE for v in found[1]] for found in one] for one in by], [[found[2] for found in one] for one in by],
-        [[labels.index(found[0]) for found in one] for one in by], iou_thr=overlap,
-    )  # fmt: skip
-    return [(labels[int(k)], tuple(box * SIZE), float(score), "") for box, score, k in zip(boxes, scores, names, strict=True)]
+        [[[v / SIZE for v in found[1]] for found in one] for one in by],
+        [[found[2] for found in one] for one in by],
+        [[labels.index(found[0]) for found in one] for one in by],
+        iou_thr=overlap,
+    )
+    return [
+        (labels[int(k)], tuple(box * SIZE), float(score), "")
+        for box, score, k in zip(boxes, scores, names, strict=True)
+    ]
 
 
 def _overlap(a: Box, b: Box) -> float:
@@ -183,7 +214,11 @@ WAYS: dict[str, tuple[Way, dict[str, Sequence[Any]]]] = {
 
 def chosen(found: Found, at: Mapping[str, Any]) -> bool:
     """Whether an object is good enough at a point of the grid."""
-    return found[2] >= at["score"] and found[3] == at.get("author", found[3]) and ("votes" not in at or found[3] >= at["votes"])
+    return (
+        found[2] >= at["score"]
+        and found[3] == at.get("author", found[3])
+        and ("votes" not in at or found[3] >= at["votes"])
+    )
 
 
 def tuned(way: Way, grid: Mapping[str, Sequence[Any]], data: Sequence[Scenes]) -> dict[str, Any]:
@@ -194,14 +229,24 @@ def tuned(way: Way, grid: Mapping[str, Sequence[Any]], data: Sequence[Scenes]) -
         objects = [{image: way(said, overlap) for image, said in one.said.items()} for one in data]
         for values in itertools.product(*rest.values()):
             at = {**dict(zip(rest, values, strict=True)), **({"overlap": overlap} if "overlap" in grid else {})}
-            mean = float(np.mean([f1({i: [f for f in found if chosen(f, at)] for i, found in o.items()}, one.truth) for o, one in zip(objects, data, strict=True)]))
+            mean = float(
+                np.mean(
+                    [
+                        f1({i: [f for f in found if chosen(f, at)] for i, found in o.items()}, one.truth)
+                        for o, one in zip(objects, data, strict=True)
+                    ]
+                )
+            )
             best = max(best, (mean, at), key=lambda pair: pair[0])
     return best[1]
 
 
 def fused(way: Way, at: Mapping[str, Any], data: Scenes) -> dict[str, list[Found]]:
     """A way's objects by image."""
-    return {image: [found for found in way(said, at.get("overlap", 0.5)) if chosen(found, at)] for image, said in data.said.items()}
+    return {
+        image: [found for found in way(said, at.get("overlap", 0.5)) if chosen(found, at)]
+        for image, said in data.said.items()
+    }
 
 
 # ---------------------------------------------------------------- the run
@@ -214,7 +259,10 @@ def ranking(data: Scenes) -> list[tuple[str, float, float]]:
 
     claims, _, coverage = data.tables
     found = reliabilities(claims, coverage, Engine())
-    rows = [(name, found[name, KIND].value, f1(fused(single, {"author": name, "score": 0.0}, data), data.truth)) for name in annotators()]
+    rows = [
+        (name, found[name, KIND].value, f1(fused(single, {"author": name, "score": 0.0}, data), data.truth))
+        for name in annotators()
+    ]
     return sorted(rows, key=lambda row: -row[1])
 
 
@@ -235,16 +283,33 @@ def run(count: int, seeds: Iterable[int], tuning: Iterable[int]) -> dict[str, An
         data = scenes(count, seed)
         objects = ours(data)
         kept = {image: [found for found in rows if found[3] == "kept"] for image, rows in objects.items()}
-        figures["f1"][seed] = {"ours": f1(kept, data.truth)} | {name: f1(fused(way, best[name], data), data.truth) for name, (way, _) in WAYS.items()}
+        figures["f1"][seed] = {"ours": f1(kept, data.truth)} | {
+            name: f1(fused(way, best[name], data), data.truth) for name, (way, _) in WAYS.items()
+        }
         figures["reliability"][seed] = ranking(data)
         figures["calibration"][seed] = calibration(objects, data.truth)
     ways = ["ours", *WAYS]
-    table("F1 of objects at IoU 0.5", [("seed", *ways), *((seed, *(f"{row[way]:.3f}" for way in ways)) for seed, row in figures["f1"].items())])
-    table("Tuned on other seeds", [("way", "at"), *((name, ", ".join(f"{k} {v}" for k, v in at.items())) for name, at in best.items())])
+    table(
+        "F1 of objects at IoU 0.5",
+        [("seed", *ways), *((seed, *(f"{row[way]:.3f}" for way in ways)) for seed, row in figures["f1"].items())],
+    )
+    table(
+        "Tuned on other seeds",
+        [("way", "at"), *((name, ", ".join(f"{k} {v}" for k, v in at.items())) for name, at in best.items())],
+    )
     for seed, rows in figures["reliability"].items():
-        table(f"Reliability, seed {seed}", [("annotator", "estimated", "F1 against the truth"), *((name, f"{a:.3f}", f"{b:.3f}") for name, a, b in rows)])
+        table(
+            f"Reliability, seed {seed}",
+            [
+                ("annotator", "estimated", "F1 against the truth"),
+                *((name, f"{a:.3f}", f"{b:.3f}") for name, a, b in rows),
+            ],
+        )
     for seed, (error, bins) in figures["calibration"].items():
-        table(f"Agreement, seed {seed}: expected calibration error {error:.3f}", [("agreement", "share right", "objects"), *((f"{a:.2f}", f"{r:.2f}", n) for a, r, n in bins)])
+        table(
+            f"Agreement, seed {seed}: expected calibration error {error:.3f}",
+            [("agreement", "share right", "objects"), *((f"{a:.2f}", f"{r:.2f}", n) for a, r, n in bins)],
+        )
     return figures
 
 
@@ -253,7 +318,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=1000, help="of each seed (default 1000)")
     parser.add_argument("--seeds", type=numbers, default=(0, 1, 2), help="measured (default 0,1,2)")
-    parser.add_argument("--tuning", type=numbers, default=(10, 11, 12), help="on which the others are tuned (default 10,11,12)")
+    parser.add_argument(
+        "--tuning", type=numbers, default=(10, 11, 12), help="on which the others are tuned (default 10,11,12)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     given = parser.parse_args()
     if find_spec("ensemble_boxes") is None:

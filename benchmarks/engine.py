@@ -39,10 +39,24 @@ SIDES = (256, 384, 512, 640, 800, 1024)
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"what is measured: {', '.join(PARTS)} (default all)")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        choices=[*PARTS, []],
+        metavar="PART",
+        help=f"what is measured: {', '.join(PARTS)} (default all)",
+    )
     parser.add_argument("--images", type=int, default=200, help="photos of `flow` (default 200)")
-    parser.add_argument("--repeats", type=int, default=2, help="timed runs of each side of `flow`, taken in turn (default 2)")
-    parser.add_argument("--scenes", type=int, nargs=2, default=(1000, 10000), help="the two numbers of scenes of `memory` (default 1000 10000)")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="timed runs of each side of `flow`, taken in turn (default 2)"
+    )
+    parser.add_argument(
+        "--scenes",
+        type=int,
+        nargs=2,
+        default=(1000, 10000),
+        help="the two numbers of scenes of `memory` (default 1000 10000)",
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     options = parser.parse_args()
@@ -63,14 +77,33 @@ def flow(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         photos(root / "photos", options.images)
-        workspace(root, {"photos": {"use": "folder", "uri": str(root / "photos")}}, lambda section: section["use"] != "simulated")
+        workspace(
+            root,
+            {"photos": {"use": "folder", "uri": str(root / "photos")}},
+            lambda section: section["use"] != "simulated",
+        )
         with prefect_api(root):
             seconds, claims = _flow_sides(root, options.repeats)
     rows: list[list[Any]] = [["photos", "annotators", "claims", "seconds of", "bare", "flow", "ratio"]]
     for what, found in seconds.items():
-        rows.append([options.images, claims["authors"], claims["claims"], what, f"{found['bare']:.2f}", f"{found['flow']:.2f}", f"{found['flow'] / found['bare']:.3f}"])
+        rows.append(
+            [
+                options.images,
+                claims["authors"],
+                claims["claims"],
+                what,
+                f"{found['bare']:.2f}",
+                f"{found['flow']:.2f}",
+                f"{found['flow'] / found['bare']:.3f}",
+            ]
+        )
     table(f"Orchestration and storage, {options.threads} threads", rows)
-    return {**claims, "images": options.images, "seconds": seconds, "ratio": seconds["wall"]["flow"] / seconds["wall"]["bare"]}
+    return {
+        **claims,
+        "images": options.images,
+        "seconds": seconds,
+        "ratio": seconds["wall"]["flow"] / seconds["wall"]["bare"],
+    }
 
 
 def _flow_sides(root: Path, repeats: int) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
@@ -104,10 +137,17 @@ def _flow_sides(root: Path, repeats: int) -> tuple[dict[str, dict[str, float]], 
             run()
             wall[side].append(time.perf_counter() - began)
             cpu[side].append(time.process_time() - used)
-    said["flow"] = {(row.annotation_id, row.text, str(row.regions)) for name in store.names("claims") for row in table_annotations(store.read_table(name))}
+    said["flow"] = {
+        (row.annotation_id, row.text, str(row.regions))
+        for name in store.names("claims")
+        for row in table_annotations(store.read_table(name))
+    }
     if said["bare"] != said["flow"]:
         sys.exit(f"the two sides do not claim the same: {len(said['bare'] ^ said['flow'])} claims differ")
-    seconds = {what: {side: statistics.median(values) for side, values in times.items()} for what, times in (("wall", wall), ("processor", cpu))}
+    seconds = {
+        what: {side: statistics.median(values) for side, values in times.items()}
+        for what, times in (("wall", wall), ("processor", cpu))
+    }
     return seconds, {"authors": len(who), "claims": len(said["flow"])}
 
 
@@ -129,17 +169,29 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
             data = file.read_bytes()
             pixels.append(decode(data, file.name))
             height, width = pixels[-1].shape[:2]
-            records.append(ImageRecord(hashlib.sha256(data).hexdigest(), width, height, "photos", file.name, "", None, "train"))
+            records.append(
+                ImageRecord(hashlib.sha256(data).hexdigest(), width, height, "photos", file.name, "", None, "train")
+            )
         said: dict[str, list[tuple]] = {}
         for author in who:
             made = annotation.specialist(settings, author.name)[0]
             size, said[author.name] = settings.specialists[author.name].batch, []
             for first in range(0, len(records), size):
                 part = slice(first, first + size)
-                heard = [tuple(row for name in author.reads for row in said[name][index]) for index in range(first, min(first + size, len(records)))]
-                given = Batch(tuple(records[part]), tuple(pixels[part]) if "pixels" in made.needs else (), tuple(heard), ((),) * len(heard))
+                heard = [
+                    tuple(row for name in author.reads for row in said[name][index])
+                    for index in range(first, min(first + size, len(records)))
+                ]
+                given = Batch(
+                    tuple(records[part]),
+                    tuple(pixels[part]) if "pixels" in made.needs else (),
+                    tuple(heard),
+                    ((),) * len(heard),
+                )
                 answers = zip(records[part], made.annotate(given), strict=True)
-                said[author.name] += [annotate(record.image_id, claims, author.name, author.version) for record, claims in answers]
+                said[author.name] += [
+                    annotate(record.image_id, claims, author.name, author.version) for record, claims in answers
+                ]
         yield from (row for rows in said.values() for image in rows for row in image)
 
 
@@ -152,11 +204,17 @@ def photos(folder: Path, count: int) -> None:
 
     folder.mkdir()
     rng = np.random.default_rng(0)
-    whole = [Image.fromarray(decode(found.data, found.name)) for found in SOURCES.get("samples")().images(frozenset()) if isinstance(found, SourceImage)]
+    whole = [
+        Image.fromarray(decode(found.data, found.name))
+        for found in SOURCES.get("samples")().images(frozenset())
+        if isinstance(found, SourceImage)
+    ]
     for number in range(count):
         image = whole[number % len(whole)]
         width, height = (int(side * rng.uniform(0.6, 1)) for side in image.size)
-        left, top = (int(rng.integers(0, side - part + 1)) for side, part in zip(image.size, (width, height), strict=True))
+        left, top = (
+            int(rng.integers(0, side - part + 1)) for side, part in zip(image.size, (width, height), strict=True)
+        )
         part = image.crop((left, top, left + width, top + height))
         scale = SIDES[number % len(SIDES)] / max(part.size)
         sink = io.BytesIO()
@@ -168,7 +226,9 @@ def workspace(root: Path, sources: dict[str, Any], wanted: Callable[[dict[str, A
     """A params.yaml of ``sources`` and those annotators of the repository's that are ``wanted``."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     chosen = {name: section for name, section in values["specialists"].items() if wanted(section)}
-    (root / "params.yaml").write_text(yaml.safe_dump({"sources": sources, "specialists": chosen}, sort_keys=False), encoding="utf-8")
+    (root / "params.yaml").write_text(
+        yaml.safe_dump({"sources": sources, "specialists": chosen}, sort_keys=False), encoding="utf-8"
+    )
 
 
 # ---------------------------------------------------------------- memory
@@ -192,12 +252,17 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
     found = {}
     for count in tqdm(sorted(options.scenes), desc="memory", file=sys.stderr):
         with tempfile.TemporaryDirectory() as name:
-            workspace(Path(name), {"scenes": {"use": "scenes", "count": count}}, lambda section: section["use"] == "simulated")
+            workspace(
+                Path(name), {"scenes": {"use": "scenes", "count": count}}, lambda section: section["use"] == "simulated"
+            )
             _run(Path(name), "-m", "flows.cli", "collect")
             found[count] = json.loads(_run(Path(name), "-c", ANNOTATE, name).splitlines()[-1])
     few, many = (found[count]["peak"] for count in sorted(found))
     rows = [["scenes", "images × annotators", "before, MB", "peak, MB", "ratio"]]
-    rows += [[count, one["images"], f"{one['began']:.0f}", f"{one['peak']:.0f}", f"{one['peak'] / few:.3f}"] for count, one in found.items()]
+    rows += [
+        [count, one["images"], f"{one['began']:.0f}", f"{one['peak']:.0f}", f"{one['peak'] / few:.3f}"]
+        for count, one in found.items()
+    ]
     table("Peak memory of annotating", rows)
     return {"scenes": found, "ratio": many / few}
 

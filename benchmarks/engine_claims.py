@@ -44,8 +44,10 @@ OBJECTS = 2.6
 PER_IMAGE = 46
 """Claims about an image, on average."""
 COLOURS = "red green blue white black brown yellow pink grey orange".split()
-NOUNS = ("man woman child dog cat horse bird boat car bus train bicycle tree flower house tower bridge sign lamp table chair sofa bed book cup plate bottle apple "
-         "orange pizza cake ball kite umbrella hat bag shoe clock phone screen keyboard mouse cow sheep goat bear truck plane fence wall").split()  # fmt: skip
+NOUNS = (
+    "man woman child dog cat horse bird boat car bus train bicycle tree flower house tower bridge sign lamp table chair sofa bed book cup plate bottle apple "
+    "orange pizza cake ball kite umbrella hat bag shoe clock phone screen keyboard mouse cow sheep goat bear truck plane fence wall"
+).split()
 LINKS = ("near", "next to", "behind", "in front of", "on top of", "under", "beside", "above")
 SIGNS = ("EXIT", "STOP", "OPEN", "SALE", "NO PARKING", "CAFE", "TAXI", "BUS LANE", "WATER", "GATE 4")
 KINDS = {"<CAPTION>": (2, 0.7), "<DETAILED_CAPTION>": (4, 0.4), "<MORE_DETAILED_CAPTION>": (8, 0.3)}
@@ -62,15 +64,23 @@ def synthetic(claims: int, seed: int = 0) -> tuple[pa.Table, pa.Table, pa.Table]
     count = max(claims // PER_IMAGE, 1)
     ids = pa.array([hashlib.sha256(f"{seed}|{k}".encode()).hexdigest() for k in range(count)], pa.string())
     parts = [*_objects(rng, count), *_captions(rng, count)]
-    columns = {"image": np.concatenate([part["image"] for part in parts]), "author": np.concatenate([part["author"] for part in parts])}
+    columns = {
+        "image": np.concatenate([part["image"] for part in parts]),
+        "author": np.concatenate([part["author"] for part in parts]),
+    }
     table = pa.concat_tables([part["table"] for part in parts])
     names = pa.array(AUTHORS)
     rows = {
         "annotation_id": pa.array([f"{k:016x}" for k in range(len(table))], pa.string()),
-        "image_id": ids.take(pa.array(columns["image"])), "author": names.take(pa.array(columns["author"])), "version": pa.array(["1"] * len(table)),
-        "round": pa.array(np.zeros(len(table), np.int32)), "agreement": pa.nulls(len(table), pa.float64()), "kept": pa.array(np.ones(len(table), bool)),
-        "reason": pa.array([""] * len(table)), **{name: table[name] for name in ("task", "text", "regions", "score")},
-    }  # fmt: skip
+        "image_id": ids.take(pa.array(columns["image"])),
+        "author": names.take(pa.array(columns["author"])),
+        "version": pa.array(["1"] * len(table)),
+        "round": pa.array(np.zeros(len(table), np.int32)),
+        "agreement": pa.nulls(len(table), pa.float64()),
+        "kept": pa.array(np.ones(len(table), bool)),
+        "reason": pa.array([""] * len(table)),
+        **{name: table[name] for name in ("task", "text", "regions", "score")},
+    }
     said = pa.table({name: rows[name] for name in ANNOTATIONS.names}, schema=ANNOTATIONS)
     return said, _images(ids), _coverage(ids)
 
@@ -79,16 +89,28 @@ def _images(ids: pa.Array) -> pa.Table:
     fill = {"width": np.full(len(ids), SIDE, np.int32), "height": np.full(len(ids), SIDE, np.int32)}
     names = [name for name in IMAGES.names if name != "bytes"]
     # the ids are hashes: as good as those of pictures of which no two are alike
-    columns = [ids if n in ("image_id", "phash") else pa.array(fill[n]) if n in fill else pa.array(["train" if n == "split" else None] * len(ids), pa.string()) for n in names]
+    columns = [
+        ids
+        if n in ("image_id", "phash")
+        else pa.array(fill[n])
+        if n in fill
+        else pa.array(["train" if n == "split" else None] * len(ids), pa.string())
+        for n in names
+    ]
     return pa.table(dict(zip(names, columns, strict=True)))
 
 
 def _coverage(ids: pa.Array) -> pa.Table:
     n = len(ids)
-    return pa.table({
-        "image_id": pa.concat_arrays([ids] * len(AUTHORS)), "author": pa.array(np.repeat(AUTHORS, n)), "version": pa.array(["1"] * n * len(AUTHORS)),
-        "claims": pa.array(np.ones(n * len(AUTHORS), np.int32)), "error": pa.array([""] * n * len(AUTHORS)),
-    })  # fmt: skip
+    return pa.table(
+        {
+            "image_id": pa.concat_arrays([ids] * len(AUTHORS)),
+            "author": pa.array(np.repeat(AUTHORS, n)),
+            "version": pa.array(["1"] * n * len(AUTHORS)),
+            "claims": pa.array(np.ones(n * len(AUTHORS), np.int32)),
+            "error": pa.array([""] * n * len(AUTHORS)),
+        }
+    )
 
 
 def _objects(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
@@ -96,22 +118,59 @@ def _objects(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
     owner = np.repeat(np.arange(count), rng.poisson(OBJECTS - 1, count) + 1)
     low, side = rng.uniform(0, 0.6 * SIDE, (len(owner), 2)), rng.uniform(0.1 * SIDE, 0.4 * SIDE, (len(owner), 2))
     truth = np.concatenate([low, low + side], axis=1)
-    noun, colour, sign = rng.integers(len(NOUNS), size=len(owner)), rng.integers(len(COLOURS), size=len(owner)), rng.integers(len(SIGNS), size=len(owner))
+    noun, colour, sign = (
+        rng.integers(len(NOUNS), size=len(owner)),
+        rng.integers(len(COLOURS), size=len(owner)),
+        rng.integers(len(SIGNS), size=len(owner)),
+    )
     parts = []
     for who in range(len(AUTHORS)):
         seen = np.flatnonzero(rng.random(len(owner)) < 0.85 - 0.04 * who)
         box = truth[seen] + rng.normal(0, 0.03 + 0.01 * who, (len(seen), 4)) * np.tile(side[seen], 2)
-        named = np.where(rng.random(len(seen)) < 0.05 + 0.03 * who, rng.integers(len(NOUNS), size=len(seen)), noun[seen])
+        named = np.where(
+            rng.random(len(seen)) < 0.05 + 0.03 * who, rng.integers(len(NOUNS), size=len(seen)), noun[seen]
+        )
         score = rng.beta(6, 2, len(seen))
         outlined = _outlines(rng, box) if who < 2 else None
-        parts.append(_places("<OD>", who, owner[seen], [NOUNS[k] for k in named], box, score, outlined if who == 0 else None))
+        parts.append(
+            _places("<OD>", who, owner[seen], [NOUNS[k] for k in named], box, score, outlined if who == 0 else None)
+        )
         if who in (0, 1):
-            parts.append(_places("<DENSE_REGION_CAPTION>", who, owner[seen], [f"a {COLOURS[c]} {NOUNS[k]}" for c, k in zip(colour[seen], named, strict=True)], box, score))
-            parts.append(_places("<REFERRING_EXPRESSION_SEGMENTATION>", who, owner[seen], [f"the {NOUNS[k]}" for k in named], box, score, outlined))
+            parts.append(
+                _places(
+                    "<DENSE_REGION_CAPTION>",
+                    who,
+                    owner[seen],
+                    [f"a {COLOURS[c]} {NOUNS[k]}" for c, k in zip(colour[seen], named, strict=True)],
+                    box,
+                    score,
+                )
+            )
+            parts.append(
+                _places(
+                    "<REFERRING_EXPRESSION_SEGMENTATION>",
+                    who,
+                    owner[seen],
+                    [f"the {NOUNS[k]}" for k in named],
+                    box,
+                    score,
+                    outlined,
+                )
+            )
         if who in (2, 3):
             read = np.flatnonzero(sign[seen] < 2)
             quad = box[read][:, [0, 1, 2, 1, 2, 3, 0, 3]]
-            parts.append(_places("<OCR_WITH_REGION>", who, owner[seen][read], [SIGNS[k] for k in noun[seen][read] % len(SIGNS)], None, score[read], quad=quad))
+            parts.append(
+                _places(
+                    "<OCR_WITH_REGION>",
+                    who,
+                    owner[seen][read],
+                    [SIGNS[k] for k in noun[seen][read] % len(SIGNS)],
+                    None,
+                    score[read],
+                    quad=quad,
+                )
+            )
     return parts
 
 
@@ -120,7 +179,9 @@ def _outlines(rng: np.random.Generator, box: np.ndarray, corners: int = 24) -> p
     angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     around = np.stack([np.cos(angle), np.sin(angle)], axis=1)[None] * rng.uniform(0.85, 1, (len(box), corners, 1))
     points = (box[:, None, :2] + box[:, None, 2:]) / 2 + around * (box[:, None, 2:] - box[:, None, :2]) / 2
-    inner = pa.ListArray.from_arrays(pa.array(np.arange(len(box) + 1, dtype=np.int32) * 2 * corners), pa.array(points.reshape(-1)))
+    inner = pa.ListArray.from_arrays(
+        pa.array(np.arange(len(box) + 1, dtype=np.int32) * 2 * corners), pa.array(points.reshape(-1))
+    )
     return pa.ListArray.from_arrays(pa.array(np.arange(len(box) + 1, dtype=np.int32)), inner)
 
 
@@ -140,8 +201,19 @@ def _captions(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
             image, phrase = np.nonzero((rng.random((count, phrases)) < share) & (spans[text][:, :, 0] >= 0))
             box = places[image, phrase] + rng.normal(0, 6, (len(image), 4))
             chosen = text[image]
-            regions = _regions([labels[k][p] for k, p in zip(chosen, phrase, strict=True)], box, rng.beta(6, 2, len(image)), span=spans[chosen, phrase])
-            table = _table("<CAPTION_TO_PHRASE_GROUNDING>", [texts[k] for k in chosen], regions, rng.beta(6, 2, len(image)), np.ones(len(image), np.int32))
+            regions = _regions(
+                [labels[k][p] for k, p in zip(chosen, phrase, strict=True)],
+                box,
+                rng.beta(6, 2, len(image)),
+                span=spans[chosen, phrase],
+            )
+            table = _table(
+                "<CAPTION_TO_PHRASE_GROUNDING>",
+                [texts[k] for k in chosen],
+                regions,
+                rng.beta(6, 2, len(image)),
+                np.ones(len(image), np.int32),
+            )
             parts.append({"image": image, "author": np.full(len(image), who), "table": table})
     return parts
 
@@ -176,30 +248,64 @@ def _texts(rng: np.random.Generator, phrases: int) -> tuple[list[str], np.ndarra
 
 
 def _places(
-    task: str, who: int, image: np.ndarray, texts: Sequence[str], box: np.ndarray | None, score: np.ndarray, polygons: pa.Array | None = None, quad: np.ndarray | None = None
-) -> dict[str, Any]:  # fmt: skip
+    task: str,
+    who: int,
+    image: np.ndarray,
+    texts: Sequence[str],
+    box: np.ndarray | None,
+    score: np.ndarray,
+    polygons: pa.Array | None = None,
+    quad: np.ndarray | None = None,
+) -> dict[str, Any]:
     regions = _regions(texts, box, score, polygons, quad)
-    return {"image": image, "author": np.full(len(image), who), "table": _table(task, texts, regions, score, np.ones(len(image), np.int32))}
+    return {
+        "image": image,
+        "author": np.full(len(image), who),
+        "table": _table(task, texts, regions, score, np.ones(len(image), np.int32)),
+    }
 
 
-def _table(task: str, texts: Sequence[str], regions: pa.Array | None, score: np.ndarray, counts: np.ndarray) -> pa.Table:
+def _table(
+    task: str, texts: Sequence[str], regions: pa.Array | None, score: np.ndarray, counts: np.ndarray
+) -> pa.Table:
     offsets = pa.array(np.r_[0, np.cumsum(counts)].astype(np.int32))
     places = regions if regions is not None else pa.array([], REGION)
-    return pa.table({"task": pa.array([task] * len(texts)), "text": pa.array(texts, pa.string()), "regions": pa.ListArray.from_arrays(offsets, places), "score": pa.array(score)})
+    return pa.table(
+        {
+            "task": pa.array([task] * len(texts)),
+            "text": pa.array(texts, pa.string()),
+            "regions": pa.ListArray.from_arrays(offsets, places),
+            "score": pa.array(score),
+        }
+    )
 
 
 def _regions(
-    labels: Sequence[str], box: np.ndarray | None, score: np.ndarray, polygons: pa.Array | None = None, quad: np.ndarray | None = None, span: np.ndarray | None = None
-) -> pa.Array:  # fmt: skip
+    labels: Sequence[str],
+    box: np.ndarray | None,
+    score: np.ndarray,
+    polygons: pa.Array | None = None,
+    quad: np.ndarray | None = None,
+    span: np.ndarray | None = None,
+) -> pa.Array:
     n = len(labels)
 
     def lists(values: np.ndarray | None, length: int, kind: pa.DataType) -> pa.Array:
         if values is None:
             return pa.nulls(n, pa.list_(kind))
-        return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * length), pa.array(values.reshape(-1)).cast(kind))
+        return pa.ListArray.from_arrays(
+            pa.array(np.arange(n + 1, dtype=np.int32) * length), pa.array(values.reshape(-1)).cast(kind)
+        )
 
     none = pa.array([[]] * n, pa.list_(pa.list_(pa.float64())))
-    fields = [pa.array(labels, pa.string()), lists(box, 4, pa.float64()), lists(quad, 8, pa.float64()), polygons if polygons is not None else none, pa.array(score), lists(span, 2, pa.int32())]
+    fields = [
+        pa.array(labels, pa.string()),
+        lists(box, 4, pa.float64()),
+        lists(quad, 8, pa.float64()),
+        polygons if polygons is not None else none,
+        pa.array(score),
+        lists(span, 2, pa.int32()),
+    ]
     return pa.StructArray.from_arrays(fields, fields=list(REGION))
 
 
@@ -225,18 +331,37 @@ def main() -> None:
         for _ in range(options.repeats):
             for side in SIDES:
                 found[side].append(_child(side, folder))
-    figures = {side: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for side, runs in found.items() if runs[0]}
-    rows: list[list[Any]] = [["side", "claims", "claims a second", "seconds of all cores a million claims", "peak memory, GB"]]
+    figures = {
+        side: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        for side, runs in found.items()
+        if runs[0]
+    }
+    rows: list[list[Any]] = [
+        ["side", "claims", "claims a second", "seconds of all cores a million claims", "peak memory, GB"]
+    ]
     for side, run in figures.items():
-        rows.append([SIDES[side], f"{run['claims']:,.0f}", f"{run['claims'] / run['seconds']:,.0f}", f"{1e6 * run['cpu'] / run['claims']:.1f}", f"{run['memory']:.2f}"])
+        rows.append(
+            [
+                SIDES[side],
+                f"{run['claims']:,.0f}",
+                f"{run['claims'] / run['seconds']:,.0f}",
+                f"{1e6 * run['cpu'] / run['claims']:.1f}",
+                f"{run['memory']:.2f}",
+            ]
+        )
     shown(f"Consensus and filters, {options.claims:,} claims", rows)
     if options.json:
-        options.json.write_text(json.dumps({"benchmark": "engine_claims", "sides": figures}, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"benchmark": "engine_claims", "sides": figures}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 SIDES = {
-    "ours": "ours, the whole table", "loop": "(a) ours, image by image", "objects": "ours, objects alone", "boxes": "(b) weighted boxes fusion, objects alone",
-}  # fmt: skip
+    "ours": "ours, the whole table",
+    "loop": "(a) ours, image by image",
+    "objects": "ours, objects alone",
+    "boxes": "(b) weighted boxes fusion, objects alone",
+}
 
 
 def _child(side: str, folder: str) -> dict[str, float]:
@@ -251,7 +376,10 @@ def _measured(side: str, folder: Path) -> dict[str, float]:
         claims = claims.filter(pc.equal(claims["task"], "<OD>"))
     if side in ("loop", "boxes"):
         images = images.slice(0, max(int(SAMPLE * len(images)), 1))
-        claims, coverage = (table.filter(pc.is_in(table["image_id"], images["image_id"].combine_chunks())).combine_chunks() for table in (claims, coverage))
+        claims, coverage = (
+            table.filter(pc.is_in(table["image_id"], images["image_id"].combine_chunks())).combine_chunks()
+            for table in (claims, coverage)
+        )
     run = {"ours": _whole, "objects": _whole, "loop": _loop, "boxes": _boxes}[side](claims, images, coverage)
     if run is None:
         return {}
@@ -260,7 +388,12 @@ def _measured(side: str, folder: Path) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"claims": len(claims), "seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "memory": peak}
+    return {
+        "claims": len(claims),
+        "seconds": time.perf_counter() - wall,
+        "cpu": time.process_time() - cpu,
+        "memory": peak,
+    }
 
 
 def _whole(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[], Any]:
@@ -269,8 +402,9 @@ def _whole(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[
 
 def _loop(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[], Any]:
     parts = [
-        [table.filter(pc.equal(table["image_id"], image)) for table in (claims, images, coverage)] for image in images["image_id"].to_pylist()
-    ]  # fmt: skip
+        [table.filter(pc.equal(table["image_id"], image)) for table in (claims, images, coverage)]
+        for image in images["image_id"].to_pylist()
+    ]
     return lambda: [fuse(*part, Engine(), 0) for part in parts]
 
 
@@ -283,10 +417,16 @@ def _boxes(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[
     given: dict[str, dict[str, list[tuple[list[float], float, int]]]] = {}
     for row in claims.select(["image_id", "author", "text", "regions"]).to_pylist():
         box = [min(max(v / SIDE, 0.0), 1.0) for v in row["regions"][0]["box"]]
-        given.setdefault(row["image_id"], {}).setdefault(row["author"], []).append((box, row["regions"][0]["score"], numbers[row["text"]]))
+        given.setdefault(row["image_id"], {}).setdefault(row["author"], []).append(
+            (box, row["regions"][0]["score"], numbers[row["text"]])
+        )
     sides = [[list(zip(*said, strict=True)) for said in by_author.values()] for by_author in given.values()]
-    weighted_boxes_fusion(*([said[k] for said in sides[0]] for k in range(3)), iou_thr=0.4)  # compiled on its first call
-    return lambda: [weighted_boxes_fusion(*([said[k] for said in authors] for k in range(3)), iou_thr=0.4) for authors in sides]
+    weighted_boxes_fusion(
+        *([said[k] for said in sides[0]] for k in range(3)), iou_thr=0.4
+    )  # compiled on its first call
+    return lambda: [
+        weighted_boxes_fusion(*([said[k] for said in authors] for k in range(3)), iou_thr=0.4) for authors in sides
+    ]
 
 
 if __name__ == "__main__":

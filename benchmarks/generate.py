@@ -25,9 +25,15 @@ from florence.sources import SOURCES
 from florence.tasks import task
 
 LENGTHS = {
-    "<CAPTION>": 8, "<DETAILED_CAPTION>": 32, "<MORE_DETAILED_CAPTION>": 71, "<OD>": 28, "<DENSE_REGION_CAPTION>": 35, "<REGION_PROPOSAL>": 22,
-    "<CAPTION_TO_PHRASE_GROUNDING>": 25, "<OCR_WITH_REGION>": 20,
-}  # fmt: skip
+    "<CAPTION>": 8,
+    "<DETAILED_CAPTION>": 32,
+    "<MORE_DETAILED_CAPTION>": 71,
+    "<OD>": 28,
+    "<DENSE_REGION_CAPTION>": 35,
+    "<REGION_PROPOSAL>": 22,
+    "<CAPTION_TO_PHRASE_GROUNDING>": 25,
+    "<OCR_WITH_REGION>": 20,
+}
 """Tokens of an answer. The paper does not give those of written text: 20 are two strings with their quads."""
 INPUTS = {"<CAPTION_TO_PHRASE_GROUNDING>": "a red car next to a green tree"}
 IMAGES = {"base": 4, "nano": 16}
@@ -37,14 +43,40 @@ def main() -> None:
     """Measure and print."""
     options = arguments(__doc__ or "", repeats=2)
     torch.set_num_threads(options.threads)
-    rows: list[list[Any]] = [["model", "pixels", "images × tasks", "(a) one by one, s", "(b) by task, s", "ours, s", "over (a)", "over (b)", "tokens", "held to the grammar, s"]]
+    rows: list[list[Any]] = [
+        [
+            "model",
+            "pixels",
+            "images × tasks",
+            "(a) one by one, s",
+            "(b) by task, s",
+            "ours, s",
+            "over (a)",
+            "over (b)",
+            "tokens",
+            "held to the grammar, s",
+        ]
+    ]
     figures = {}
     for name in ("nano", "base") if options.model == "both" else (options.model,):
         figures[name] = found = measured(name, options.images or IMAGES[name], options.repeats)
         seconds = found["seconds"]
-        rows.append([name, found["pixels"], f"{found['images']} × {len(LENGTHS)}", *(f"{seconds[side]:.2f}" for side in ("one", "task", "ours")),
-                     f"{found['over_one']:.2f}", f"{found['over_task']:.2f}", found["tokens"], f"{seconds['held']:.2f}"])  # fmt: skip
-    table(f"Generation, {options.threads} threads; tokens an answer: {', '.join(f'{name} {length}' for name, length in LENGTHS.items())}", rows)
+        rows.append(
+            [
+                name,
+                found["pixels"],
+                f"{found['images']} × {len(LENGTHS)}",
+                *(f"{seconds[side]:.2f}" for side in ("one", "task", "ours")),
+                f"{found['over_one']:.2f}",
+                f"{found['over_task']:.2f}",
+                found["tokens"],
+                f"{seconds['held']:.2f}",
+            ]
+        )
+    table(
+        f"Generation, {options.threads} threads; tokens an answer: {', '.join(f'{name} {length}' for name, length in LENGTHS.items())}",
+        rows,
+    )
     write(options.json, "generate", options.threads, figures)
 
 
@@ -61,10 +93,19 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
 
     def theirs(chosen: list[int], task_name: str) -> int:
         texts = [task_name + INPUTS.get(task_name, "")] * len(chosen)
-        inputs = processor(images=[Image.fromarray(pictures[image]) for image in chosen], text=texts, return_tensors="pt", padding=True)
+        inputs = processor(
+            images=[Image.fromarray(pictures[image]) for image in chosen], text=texts, return_tensors="pt", padding=True
+        )
         length = LENGTHS[task_name]
         with torch.inference_mode():
-            found = net.generate(**inputs, min_new_tokens=length, max_new_tokens=length, num_beams=1, do_sample=False, no_repeat_ngram_size=0)
+            found = net.generate(
+                **inputs,
+                min_new_tokens=length,
+                max_new_tokens=length,
+                num_beams=1,
+                do_sample=False,
+                no_repeat_ngram_size=0,
+            )
         return int(found.shape[0] * (found.shape[1] - 1))
 
     def checked(tokens: int) -> None:
@@ -77,12 +118,29 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
     sides = {
         "one": lambda: checked(sum(theirs([image], task_name) for image, task_name in asked)),
         "task": lambda: checked(sum(theirs(list(range(images)), task_name) for task_name in LENGTHS)),
-        "ours": lambda: checked(sum(len(one) for one in generate(checkpoint, pictures, prompts, max_tokens=limits, fixed=True))),
-        "held": lambda: (predict(checkpoint, pictures, [Ask(image, task_name, INPUTS.get(task_name, "")) for image, task_name in asked], max_tokens=limits), bar.update()),
+        "ours": lambda: checked(
+            sum(len(one) for one in generate(checkpoint, pictures, prompts, max_tokens=limits, fixed=True))
+        ),
+        "held": lambda: (
+            predict(
+                checkpoint,
+                pictures,
+                [Ask(image, task_name, INPUTS.get(task_name, "")) for image, task_name in asked],
+                max_tokens=limits,
+            ),
+            bar.update(),
+        ),
     }
     seconds = in_turn(sides, repeats)
     bar.close()
-    return {"pixels": side, "images": images, "tokens": count, "seconds": seconds, "over_one": seconds["one"] / seconds["ours"], "over_task": seconds["task"] / seconds["ours"]}
+    return {
+        "pixels": side,
+        "images": images,
+        "tokens": count,
+        "seconds": seconds,
+        "over_one": seconds["one"] / seconds["ours"],
+        "over_task": seconds["task"] / seconds["ours"],
+    }
 
 
 def _processor(checkpoint: Any) -> Any:

@@ -46,17 +46,27 @@ def refined(folder: Path, seed: int, rounds: int, scale: float) -> dict[Key, dic
     found = [{(m.task, m.metric): m.interval(Evaluate()) for m in measure(table, truth, ids)} for table in tables]
     gained = {key[:2]: change for key, change in changes(tables[0], tables[-1], truth, Evaluate()).items()}
     return {
-        key: {"rounds": [values[key].mean for values in found], "change": [gained[key].mean, gained[key].low, gained[key].high]} for key in found[0]
-    }  # fmt: skip
+        key: {
+            "rounds": [values[key].mean for values in found],
+            "change": [gained[key].mean, gained[key].low, gained[key].high],
+        }
+        for key in found[0]
+    }
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of scenes, annotators and training (default 0 1 2)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of scenes, annotators and training (default 0 1 2)"
+    )
     parser.add_argument("--rounds", type=int, default=2, help="rounds of labels, the first one included (default 2)")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the demo's number of scenes and training steps (default 1)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the workspaces here, and go on with those that are here")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of the demo's number of scenes and training steps (default 1)"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the workspaces here, and go on with those that are here"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     options = parser.parse_args()
     if options.rounds < 2:
@@ -64,7 +74,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = (options.keep or Path(folder)).resolve()
         found = {seed: refined(home / f"seed-{seed}", seed, options.rounds, options.scale) for seed in options.seeds}
-    rows: list[list[Any]] = [["kind", "measure", *(f"seed {seed}, rounds 0 to {options.rounds - 1}" for seed in found), "error cut by, at least", "falls"]]
+    rows: list[list[Any]] = [
+        [
+            "kind",
+            "measure",
+            *(f"seed {seed}, rounds 0 to {options.rounds - 1}" for seed in found),
+            "error cut by, at least",
+            "falls",
+        ]
+    ]
     for key in found[options.seeds[0]]:
         values = [kinds[key]["rounds"] for kinds in found.values()]
         cut = min((v[-1] - v[0]) / max(1 - v[0], 1e-9) for v in values)
@@ -75,7 +93,10 @@ def main() -> None:
     print("\nA kind falls, on the seeds named, where the 95% interval of the change, paired over images, lies below 0.")
     figures = {seed: {" ".join(key): values for key, values in kinds.items()} for seed, kinds in found.items()}
     if options.json:
-        options.json.write_text(json.dumps({"benchmark": "refinement", "scale": options.scale, "seeds": figures}, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"benchmark": "refinement", "scale": options.scale, "seeds": figures}, indent=2) + "\n",
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ def alone(folder: Path, of: Path) -> None:
     if (folder / "metrics" / "scores.json").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(of, folder, ignore=shutil.ignore_patterns("build", "model", "scores", "students", "loop.json", "accepted"))
+    shutil.copytree(
+        of, folder, ignore=shutil.ignore_patterns("build", "model", "scores", "students", "loop.json", "accepted")
+    )
     (folder / "metrics" / "scores.json").unlink()
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     params["train"].pop("sparse")
@@ -66,7 +68,10 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
     from florence.store import Store
 
     rows = Store(str(folder)).read_table("scores/scores.parquet").to_pylist()
-    return {kind: {row["image_id"]: row["value"] for row in rows if row["task"] == kind and row["reference"] == "truth"} for kind in DETAILED}
+    return {
+        kind: {row["image_id"]: row["value"] for row in rows if row["task"] == kind and row["reference"] == "truth"}
+        for kind in DETAILED
+    }
 
 
 def told(folder: Path) -> dict[str, tuple[float, int]]:
@@ -78,7 +83,9 @@ def told(folder: Path) -> dict[str, tuple[float, int]]:
 
     store = Store(str(folder / "data"))
     snapshot = store.read_json("snapshot.json")
-    asked = store.read_tables(f"claims/describer@{snapshot['authors']['describer']}", ANNOTATIONS)["image_id"].to_pylist()
+    asked = store.read_tables(f"claims/describer@{snapshot['authors']['describer']}", ANNOTATIONS)[
+        "image_id"
+    ].to_pylist()
     truth, ids = known(folder)
     rest = set(ids) - set(asked)
     found = {m.task: m.interval(Evaluate()) for m in measure(labels(folder, 1), truth, rest) if m.task in DETAILED}
@@ -103,30 +110,69 @@ def compared(home: Path, seed: int, scale: float) -> dict[str, Any]:
     for kind in DETAILED:
         gain = paired(ours[kind], theirs[kind])
         means = [sum(side[kind].values()) / len(side[kind]) for side in (ours, theirs)]
-        result[kind] = {"ours": means[0], "alone": means[1], "gain": [gain.mean, gain.low, gain.high], "images": gain.n, "labels": labelled.get(kind)} if gain else {}
+        result[kind] = (
+            {
+                "ours": means[0],
+                "alone": means[1],
+                "gain": [gain.mean, gain.low, gain.high],
+                "images": gain.n,
+                "labels": labelled.get(kind),
+            }
+            if gain
+            else {}
+        )
     return result
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of scenes, annotators and training (default 0)")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the demo's number of scenes and training steps (default 1)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the workspaces here, and go on with those that are here")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="of scenes, annotators and training (default 0)"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of the demo's number of scenes and training steps (default 1)"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the workspaces here, and go on with those that are here"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = (options.keep or Path(folder)).resolve()
         found = {seed: compared(home, seed, options.scale) for seed in options.seeds}
-    rows: list[list[Any]] = [["kind", "seed", "learnt last, after all else", "learnt alone", "gain [95%]", "held-out images", "labels of the next round (gold images)"]]
+    rows: list[list[Any]] = [
+        [
+            "kind",
+            "seed",
+            "learnt last, after all else",
+            "learnt alone",
+            "gain [95%]",
+            "held-out images",
+            "labels of the next round (gold images)",
+        ]
+    ]
     for seed, kinds in found.items():
         for kind, of in kinds.items():
             gain, low, high = of["gain"]
             value, count = of["labels"] or (float("nan"), 0)
-            rows.append([kind, seed, f"{of['ours']:.3f}", f"{of['alone']:.3f}", f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]", of["images"], f"{value:.3f} ({count})"])
+            rows.append(
+                [
+                    kind,
+                    seed,
+                    f"{of['ours']:.3f}",
+                    f"{of['alone']:.3f}",
+                    f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]",
+                    of["images"],
+                    f"{value:.3f} ({count})",
+                ]
+            )
     table("CIDEr of detailed texts against the truth", rows)
     if options.json:
-        options.json.write_text(json.dumps({"benchmark": "sparse", "scale": options.scale, "seeds": found}, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"benchmark": "sparse", "scale": options.scale, "seeds": found}, indent=2) + "\n",
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

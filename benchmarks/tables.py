@@ -1,6 +1,6 @@
 """Tables 2 and 3 of the Florence-2 paper for each source of a snapshot, beside the paper's own figures for FLD-5B.
 
-    python benchmarks/tables.py data
+python benchmarks/tables.py data
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def of_sources(uri: str) -> dict[str, dict[str, Any]]:
     if not rounds(data):
         sys.exit(f"{uri} has no labels: name the folder of a snapshot, as `make demo` leaves one in data/")
     labels, images = data.read_table(f"labels/round={rounds(data)[-1]}/labels.parquet"), images_table(data)
-    return {source: statistics(labels, images.filter(pc.equal(images["source"], source)).combine_chunks()) for source in sorted(set(images["source"].to_pylist()))}
+    return {
+        source: statistics(labels, images.filter(pc.equal(images["source"], source)).combine_chunks())
+        for source in sorted(set(images["source"].to_pylist()))
+    }
 
 
 def rows_of(found: Any) -> list[list[str]]:
@@ -42,7 +45,9 @@ def main() -> None:
     from florence.report.tables import table2, table3
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", default="data", help="the snapshot's folder or s3:// address (default: data)")
+    parser.add_argument(
+        "data", nargs="?", default="data", help="the snapshot's folder or s3:// address (default: data)"
+    )
     for source, found in of_sources(parser.parse_args().data).items():
         table(f"{source}: annotations (the paper's Table 2 in brackets)", rows_of(table2(found)))
         table(f"{source}: means per text (the paper's Table 3 in brackets)", rows_of(table3(found)))

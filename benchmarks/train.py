@@ -26,7 +26,16 @@ from florence.training.batches import pack
 from florence.training.corpus import read_corpus
 from florence.training.learner import Learner
 
-EIGHT = ("<CAPTION>", "<DETAILED_CAPTION>", "<OD>", "<DENSE_REGION_CAPTION>", "<REGION_PROPOSAL>", "<REGION_TO_CATEGORY>", "<REGION_TO_DESCRIPTION>", "<OPEN_VOCABULARY_DETECTION>")
+EIGHT = (
+    "<CAPTION>",
+    "<DETAILED_CAPTION>",
+    "<OD>",
+    "<DENSE_REGION_CAPTION>",
+    "<REGION_PROPOSAL>",
+    "<REGION_TO_CATEGORY>",
+    "<REGION_TO_DESCRIPTION>",
+    "<OPEN_VOCABULARY_DETECTION>",
+)
 IMAGES = {"base": 2, "nano": 16}
 
 
@@ -34,11 +43,32 @@ def main() -> None:
     """Measure and print."""
     options = arguments(__doc__ or "", repeats=3)
     torch.set_num_threads(options.threads)
-    rows: list[list[Any]] = [["model", "pixels", "images × tasks", "plain loop, pairs/s", "ours, pairs/s", "ratio", "loss, plain", "loss, ours"]]
+    rows: list[list[Any]] = [
+        [
+            "model",
+            "pixels",
+            "images × tasks",
+            "plain loop, pairs/s",
+            "ours, pairs/s",
+            "ratio",
+            "loss, plain",
+            "loss, ours",
+        ]
+    ]
     figures = {}
     for name in ("nano", "base") if options.model == "both" else (options.model,):
         figures[name] = found = measured(name, options.images or IMAGES[name], options.repeats)
-        rows.append([name, found["pixels"], f"{found['images']} × {len(EIGHT)}", f"{found['plain']:.2f}", f"{found['ours']:.2f}", f"{found['ratio']:.2f}", *(f"{v:.5f}" for v in found["losses"])])
+        rows.append(
+            [
+                name,
+                found["pixels"],
+                f"{found['images']} × {len(EIGHT)}",
+                f"{found['plain']:.2f}",
+                f"{found['ours']:.2f}",
+                f"{found['ratio']:.2f}",
+                *(f"{v:.5f}" for v in found["losses"]),
+            ]
+        )
     table(f"Training, {options.threads} threads", rows)
     write(options.json, "train", options.threads, figures)
 
@@ -54,7 +84,10 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
     plain_model = copy.deepcopy(checkpoint.model).train()
     learner = Learner(checkpoint).train()
     steps = _passes(checkpoint, examples)
-    optimisers = {side: torch.optim.AdamW(part.parameters(), lr=1e-6, fused=True) for side, part in (("plain", plain_model), ("ours", checkpoint.model))}
+    optimisers = {
+        side: torch.optim.AdamW(part.parameters(), lr=1e-6, fused=True)
+        for side, part in (("plain", plain_model), ("ours", checkpoint.model))
+    }
     losses: dict[str, list[float]] = {"plain": [], "ours": []}
     bar = tqdm(total=2 * (repeats + 1), desc=name, file=sys.stderr)
 
@@ -83,14 +116,24 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
     bar.close()
     if not np.allclose(losses["plain"], losses["ours"], rtol=1e-4):
         sys.exit(f"{name}: the two sides do not learn the same: losses {losses}")
-    return {"pixels": checkpoint.image_size, "images": images, "pairs": pairs, "plain": pairs / seconds["plain"], "ours": pairs / seconds["ours"],
-            "ratio": seconds["plain"] / seconds["ours"], "losses": (losses["plain"][0], losses["ours"][0])}  # fmt: skip
+    return {
+        "pixels": checkpoint.image_size,
+        "images": images,
+        "pairs": pairs,
+        "plain": pairs / seconds["plain"],
+        "ours": pairs / seconds["ours"],
+        "ratio": seconds["plain"] / seconds["ours"],
+        "losses": (losses["plain"][0], losses["ours"][0]),
+    }
 
 
 def _examples(checkpoint: Any, store: Store, images: int) -> list[tuple[Any, list[Any]]]:
     """Scenes that have an example of all eight tasks, with the first of each."""
     source = {"use": "scenes", "count": images * 4, "size": max(checkpoint.image_size, 128)}
-    stages.collect(settings_from({"sources": {"scenes": source}, "specialists": {}, "split": {"held_out": 0.0, "gold": 0.0}}), store)
+    stages.collect(
+        settings_from({"sources": {"scenes": source}, "specialists": {}, "split": {"held_out": 0.0, "gold": 0.0}}),
+        store,
+    )
     store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
     settings = Train(task_weights={**dict.fromkeys(TASKS, 0.0), **dict.fromkeys(EIGHT, 1.0)})
     corpus = read_corpus(checkpoint, settings, store)
@@ -114,7 +157,14 @@ def _passes(checkpoint: Any, examples: list[tuple[Any, list[Any]]]) -> list[dict
         prompts = [torch.tensor(image + drawn[number].prompt.tolist()) for _, drawn in examples]
         labels = [torch.tensor(drawn[number].target.tolist()) for _, drawn in examples]
         ids = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=pad)
-        result.append({"pixel_values": pixels, "input_ids": ids, "attention_mask": (ids != pad).long(), "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)})
+        result.append(
+            {
+                "pixel_values": pixels,
+                "input_ids": ids,
+                "attention_mask": (ids != pad).long(),
+                "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100),
+            }
+        )
     return result
 
 

@@ -54,15 +54,25 @@ def set_of(name: str) -> str:
 # ---------------------------------------------------------------- what is varied
 
 
-def plan(settings: Settings, data: Store, values: Mapping[str, Sequence[str]], progress: Progress = silent) -> list[Variant]:
+def plan(
+    settings: Settings, data: Store, values: Mapping[str, Sequence[str]], progress: Progress = silent
+) -> list[Variant]:
     """The variants: every combination of ``values`` (option → values, each perhaps several with commas); `DEFAULT` where there are none.
 
     An option without values stays as ``settings`` have it. Raises SettingsError for a value that is not allowed and for a combination that leaves nothing
     to learn, DataError where there is no snapshot, no held-out image to score on, or no label to learn from: all before anything is trained.
     """
-    given = {name: tuple(part for value in texts for part in value.split(",")) for name, texts in values.items() if texts} or DEFAULT
-    choices = [list({choice.text: choice for choice in map(READ[name], given[name])}.values()) for name in READ if name in given]
-    named = [name for name, found in zip((n for n in READ if n in given), choices, strict=True) if len(found) > 1] or list(given)
+    given = {
+        name: tuple(part for value in texts for part in value.split(",")) for name, texts in values.items() if texts
+    } or DEFAULT
+    choices = [
+        list({choice.text: choice for choice in map(READ[name], given[name])}.values())
+        for name in READ
+        if name in given
+    ]
+    named = [
+        name for name, found in zip((n for n in READ if n in given), choices, strict=True) if len(found) > 1
+    ] or list(given)
     snapshot = _snapshot(data)
     variants: dict[str, Variant] = {}
     for combination in itertools.product(*choices):
@@ -93,7 +103,11 @@ def _tasks(text: str) -> _Choice:
     joined = "+".join(found)
 
     def change(train: Train) -> dict[str, Any]:
-        return {"task_weights": {name: train.task_weights.get(name, 1.0) if name in taught else 0.0 for name in (*TASKS, *FINE_TUNED)}}
+        return {
+            "task_weights": {
+                name: train.task_weights.get(name, 1.0) if name in taught else 0.0 for name in (*TASKS, *FINE_TUNED)
+            }
+        }
 
     return _Choice("tasks", joined, joined, change)
 
@@ -119,7 +133,13 @@ def _seed(text: str) -> _Choice:
     return _Choice("seed", str(value), f"seed {value}", lambda train: {"seed": value})
 
 
-READ: dict[str, Callable[[str], _Choice]] = {"tasks": _tasks, "data-fraction": _fraction, "freeze": _freeze, "steps": _steps, "seed": _seed}
+READ: dict[str, Callable[[str], _Choice]] = {
+    "tasks": _tasks,
+    "data-fraction": _fraction,
+    "freeze": _freeze,
+    "steps": _steps,
+    "seed": _seed,
+}
 """What can be varied, and how its values are read."""
 
 
@@ -127,11 +147,15 @@ def _joined(option: str, text: str, allowed: Sequence[str], more: str = "") -> t
     """Names joined by +, in the order of ``allowed``."""
     found = [part.strip() for part in text.split("+")]
     if bad := [part for part in found if part not in allowed]:
-        raise SettingsError(f"--{option}: {bad[0]!r} is not known; allowed: {', '.join(allowed)}{more}; + joins several, as {allowed[0]}+{allowed[1]}")
+        raise SettingsError(
+            f"--{option}: {bad[0]!r} is not known; allowed: {', '.join(allowed)}{more}; + joins several, as {allowed[0]}+{allowed[1]}"
+        )
     return tuple(name for name in allowed if name in found)
 
 
-def _number(option: str, text: str, kind: Callable[[str], float], legal: Callable[[float], bool], allowed: str) -> float:
+def _number(
+    option: str, text: str, kind: Callable[[str], float], legal: Callable[[float], bool], allowed: str
+) -> float:
     try:
         value = kind(text)
     except ValueError:
@@ -144,13 +168,19 @@ def _number(option: str, text: str, kind: Callable[[str], float], legal: Callabl
 def _snapshot(data: Store) -> str:
     """The id of the snapshot. Raises DataError where there is none, or it has no image to score on."""
     if not data.exists("snapshot.json"):
-        raise DataError(f"{data.uri} holds no snapshot: `florence loop` makes one, `dvc pull` fetches the one that data.dvc names")
+        raise DataError(
+            f"{data.uri} holds no snapshot: `florence loop` makes one, `dvc pull` fetches the one that data.dvc names"
+        )
     if "held_out" not in stages.images_table(data)["split"].to_pylist():
-        raise DataError(f"no image of the snapshot in {data.uri} is held out, so that nothing can be scored: `split.held_out` is the share; it needs a new workspace, or more images")
+        raise DataError(
+            f"no image of the snapshot in {data.uri} is held out, so that nothing can be scored: `split.held_out` is the share; it needs a new workspace, or more images"
+        )
     return str(data.read_json("snapshot.json")["id"])
 
 
-def _variant(name: str, combination: Sequence[_Choice], settings: Settings, data: Store, snapshot: str, progress: Progress) -> Variant:
+def _variant(
+    name: str, combination: Sequence[_Choice], settings: Settings, data: Store, snapshot: str, progress: Progress
+) -> Variant:
     from florence.training.corpus import counted
     from florence.training.order import steps_of
 
@@ -166,9 +196,30 @@ def _variant(name: str, combination: Sequence[_Choice], settings: Settings, data
         images = int(counted(train, data, progress)[2].sum())
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
-    key = digest([stages.training_key(changed, data), snapshot, data.names("truth", ".parquet"), settings.evaluate.digest(), settings.collect.max_pixels])
-    own = {"tasks": "own", "data-fraction": f"{train.data_fraction:.10g}", "freeze": "+".join(train.freeze) or "none", "steps": str(train.steps), "seed": str(train.seed)}
-    return Variant(name, key, changed, own | {choice.option: choice.text for choice in combination}, steps_of(train, images), images)
+    key = digest(
+        [
+            stages.training_key(changed, data),
+            snapshot,
+            data.names("truth", ".parquet"),
+            settings.evaluate.digest(),
+            settings.collect.max_pixels,
+        ]
+    )
+    own = {
+        "tasks": "own",
+        "data-fraction": f"{train.data_fraction:.10g}",
+        "freeze": "+".join(train.freeze) or "none",
+        "steps": str(train.steps),
+        "seed": str(train.seed),
+    }
+    return Variant(
+        name,
+        key,
+        changed,
+        own | {choice.option: choice.text for choice in combination},
+        steps_of(train, images),
+        images,
+    )
 
 
 # ---------------------------------------------------------------- what is done
@@ -185,7 +236,10 @@ def make(variant: Variant, data: Store, folder: Path, log: Log = unlogged, progr
     if done(variant, folder):
         return
     own = folder / variant.key
-    chosen = {"chosen": dict(variant.chosen), **variant.settings.model_dump(mode="json", include={"model", "train", "evaluate"})}
+    chosen = {
+        "chosen": dict(variant.chosen),
+        **variant.settings.model_dump(mode="json", include={"model", "train", "evaluate"}),
+    }
     Store(str(own)).write_json("variant.json", chosen)
     if not (own / "plots" / "train.csv").exists():  # a training writes it last
         stages.train_model(variant.settings, data, own, log, progress)
@@ -195,7 +249,11 @@ def make(variant: Variant, data: Store, folder: Path, log: Log = unlogged, progr
 def curve(variant: Variant, folder: Path) -> Iterator[tuple[int, dict[str, float]]]:
     """The points of a training that is done, named as when they were logged."""
     for row in csv.DictReader(io.StringIO(Store(str(folder / variant.key)).read_bytes("plots/train.csv").decode())):
-        figures = {f"loss/{name.strip('<>')}" if name.startswith("<") else name: float(value) for name, value in row.items() if value and name != "step"}
+        figures = {
+            f"loss/{name.strip('<>')}" if name.startswith("<") else name: float(value)
+            for name, value in row.items()
+            if value and name != "step"
+        }
         yield int(row["step"]), figures
 
 
@@ -218,12 +276,27 @@ def rows(variants: Sequence[Variant], folder: Path) -> list[Row]:
             for reference, found in scores.get(name, {"": {}}).items():
                 result.append(
                     Row(
-                        variant=variant.name, tasks=chosen["tasks"], data_fraction=train.data_fraction, freeze=chosen["freeze"], seed=train.seed,
-                        steps=variant.steps, images=variant.images, task=name, set=set_of(name), taught=name in train.drawn, reference=reference,
-                        metric=found.get("metric", ""), value=found.get("value"), low=found.get("low"), high=found.get("high"), n=found.get("n", 0),
-                        examples=found.get("examples", 0), invalid=found.get("invalid"), control=found.get("control"),
+                        variant=variant.name,
+                        tasks=chosen["tasks"],
+                        data_fraction=train.data_fraction,
+                        freeze=chosen["freeze"],
+                        seed=train.seed,
+                        steps=variant.steps,
+                        images=variant.images,
+                        task=name,
+                        set=set_of(name),
+                        taught=name in train.drawn,
+                        reference=reference,
+                        metric=found.get("metric", ""),
+                        value=found.get("value"),
+                        low=found.get("low"),
+                        high=found.get("high"),
+                        n=found.get("n", 0),
+                        examples=found.get("examples", 0),
+                        invalid=found.get("invalid"),
+                        control=found.get("control"),
                     )
-                )  # fmt: skip
+                )
     return result
 
 
@@ -245,14 +318,19 @@ def write(variants: Sequence[Variant], folder: Path) -> list[str]:
 
 def close(variants: Sequence[Variant], folder: Path) -> None:
     """Note that the ablation of ``variants`` is finished, and its table and plot are those in ``folder``."""
-    note = {"ablation": identity(variants), "variants": [{"name": variant.name, "folder": variant.key} for variant in variants]}
+    note = {
+        "ablation": identity(variants),
+        "variants": [{"name": variant.name, "folder": variant.key} for variant in variants],
+    }
     Store(str(folder)).write_json(NOTE, note)
 
 
 def finished(variants: Sequence[Variant], folder: Path) -> bool:
     """Whether the ablation of ``variants`` was the last one here, and everything of it is still there."""
     store = Store(str(folder))
-    whole = all(store.exists(name) for name in (NOTE, TABLE, TEXT, PLOT)) and all(done(variant, folder) for variant in variants)
+    whole = all(store.exists(name) for name in (NOTE, TABLE, TEXT, PLOT)) and all(
+        done(variant, folder) for variant in variants
+    )
     return whole and store.read_json(NOTE)["ablation"] == identity(variants)
 
 
@@ -265,6 +343,9 @@ def summary(variants: Sequence[Variant], folder: Path) -> str:
 
 def outlook(variants: Sequence[Variant], folder: Path) -> str:
     """The variants, their steps and which are done, in words."""
-    lines = [f"{'done  ' if done(variant, folder) else 'to do '}  {variant.name}: {variant.steps} steps on {variant.images} images" for variant in variants]
+    lines = [
+        f"{'done  ' if done(variant, folder) else 'to do '}  {variant.name}: {variant.steps} steps on {variant.images} images"
+        for variant in variants
+    ]
     left = sum(not done(variant, folder) for variant in variants)
     return "\n".join([*lines, f"{left} of {len(variants)} variants to do" if left else "nothing to do"])

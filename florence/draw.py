@@ -17,9 +17,19 @@ if TYPE_CHECKING:
 
 Colour = tuple[int, int, int]
 PALETTE: tuple[Colour, ...] = (
-    (230, 85, 60), (40, 130, 215), (45, 160, 90), (240, 175, 35), (150, 90, 205), (20, 170, 175), (225, 85, 150),
-    (120, 150, 30), (95, 100, 225), (200, 110, 35), (0, 150, 140), (180, 60, 90),
-)  # fmt: skip
+    (230, 85, 60),
+    (40, 130, 215),
+    (45, 160, 90),
+    (240, 175, 35),
+    (150, 90, 205),
+    (20, 170, 175),
+    (225, 85, 150),
+    (120, 150, 30),
+    (95, 100, 225),
+    (200, 110, 35),
+    (0, 150, 140),
+    (180, 60, 90),
+)
 """A label always has the same one of these, in every picture."""
 MIN_SIDE = 320
 LABEL = 40
@@ -102,7 +112,12 @@ def _scaled(region: Region, fx: float, fy: float) -> _Shape:
     text = text if len(text) <= LABEL else text[: LABEL - 1] + "…"
     return _Shape(
         label=f"{text}{score}".strip(),
-        box=(*points((min(box[0], box[2]), min(box[1], box[3])))[0], *points((max(box[0], box[2]), max(box[1], box[3])))[0]) if box else None,
+        box=(
+            *points((min(box[0], box[2]), min(box[1], box[3])))[0],
+            *points((max(box[0], box[2]), max(box[1], box[3])))[0],
+        )
+        if box
+        else None,
         rings=rings,
         filled=bool(polygons),
         corner=(bounds[0] * fx, bounds[1] * fy),
@@ -153,7 +168,11 @@ def _tags(picture: Image.Image, shapes: Sequence[_Shape], paints: Sequence[Colou
 
 
 def _place(
-    corner: tuple[float, float], width: float, height: float, canvas: tuple[int, int], taken: Sequence[tuple[float, ...]]
+    corner: tuple[float, float],
+    width: float,
+    height: float,
+    canvas: tuple[int, int],
+    taken: Sequence[tuple[float, ...]],
 ) -> tuple[float, float, float, float]:
     """Above the corner if that is free, else below it, else one line further down, and so on; inside the canvas."""
     x = max(0.0, min(corner[0], canvas[0] - width))
@@ -194,7 +213,9 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, brush: Image
         if line:
             lines.append(line)
         while len(word) > 1 and brush.textlength(word, font=font) > width:
-            cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or brush.textlength(word[:n], font=font) <= width)
+            cut = next(
+                n for n in range(len(word) - 1, 0, -1) if n == 1 or brush.textlength(word[:n], font=font) <= width
+            )
             lines.append(word[:cut])
             word = word[cut:]
         line = word

@@ -67,6 +67,7 @@ class ValidationFailed(FlorenceError):
     def __init__(self, where: str, failures: Iterable[str]) -> None:
         self.where, self.failures = where, tuple(failures)
         super().__init__(
-            f"validation of {where} failed:\n  " + "\n  ".join(self.failures)
+            f"validation of {where} failed:\n  "
+            + "\n  ".join(self.failures)
             + "\nNothing was published or trained. Data Docs: build/data_docs/index.html"
         )

@@ -51,7 +51,9 @@ class Exported:
     turned: int
 
 
-def export(data: Store, out: Path, choice: Choice, *, force: bool = False, dry_run: bool = False, progress: Progress = silent) -> Exported:
+def export(
+    data: Store, out: Path, choice: Choice, *, force: bool = False, dry_run: bool = False, progress: Progress = silent
+) -> Exported:
     """Write the labels of the snapshot ``data`` to the folder ``out``, whole or not at all; with ``dry_run`` only say what that would be.
 
     ``force``: an earlier export in ``out`` is replaced. Raises SettingsError for a choice that can not be made, StoreError where ``out`` is taken or can not
@@ -69,9 +71,20 @@ def export(data: Store, out: Path, choice: Choice, *, force: bool = False, dry_r
         turned: list[str] = []
         form.write(folder, _items(form, folder, data, labels, choice, survey, turned, progress), survey.plan)
         found = survey.told(number, len(turned))
-        note = {"format": choice.format, "snapshot": snapshot.get("id"), "round": number, "split": choice.split, "min_agreement": choice.min_agreement,
-                "images": found.images, "labels": dict(found.labels), "left_out": dict(found.left_out), "lost": dict(found.lost)}  # fmt: skip
-        (folder / NOTE).write_text(json.dumps(note, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        note = {
+            "format": choice.format,
+            "snapshot": snapshot.get("id"),
+            "round": number,
+            "split": choice.split,
+            "min_agreement": choice.min_agreement,
+            "images": found.images,
+            "labels": dict(found.labels),
+            "left_out": dict(found.left_out),
+            "lost": dict(found.lost),
+        }
+        (folder / NOTE).write_text(
+            json.dumps(note, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+        )
     return found
 
 
@@ -94,7 +107,11 @@ def replacing(out: Path, force: bool) -> Iterator[Path]:
     out = out.absolute()
     if out.is_file() or out.is_dir() and any(out.iterdir()):
         if not force or not (out / NOTE).is_file():
-            how = "--force replaces it" if (out / NOTE).is_file() else "choose another folder: it is no export, so that it is not replaced"
+            how = (
+                "--force replaces it"
+                if (out / NOTE).is_file()
+                else "choose another folder: it is no export, so that it is not replaced"
+            )
             raise StoreError(f"{out} is there already; {how}")
     part, before = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.before")
     try:
@@ -117,7 +134,9 @@ def replacing(out: Path, force: bool) -> Iterator[Path]:
 
 def _format(name: str) -> Format:
     if name not in writable():
-        raise SettingsError(f"--format {name}: {'it is read only' if name in FORMATS.names() else 'there is no such format'}; written are {', '.join(writable())}")
+        raise SettingsError(
+            f"--format {name}: {'it is read only' if name in FORMATS.names() else 'there is no such format'}; written are {', '.join(writable())}"
+        )
     return FORMATS.get(name)()
 
 
@@ -151,7 +170,9 @@ class _Survey:
         return Exported(number, len(self.paths), labels, left_out, lost, self.renamed, turned)
 
 
-def _survey(form: Format, data: Store, labels: pa.Table, choice: Choice, kinds: tuple[str, ...], progress: Progress) -> _Survey:
+def _survey(
+    form: Format, data: Store, labels: pa.Table, choice: Choice, kinds: tuple[str, ...], progress: Progress
+) -> _Survey:
     """Everything is looked at once before it is written: formats want names and numbers first."""
     rows: dict[str, list[int]] = {}
     for k, image_id in enumerate(labels["image_id"].to_pylist()):
@@ -169,7 +190,9 @@ def _survey(form: Format, data: Store, labels: pa.Table, choice: Choice, kinds: 
                 outlined = outlined or any(region.polygons for region in row.regions)
     found_paths, renamed = paths(records, by_stem=form.by_stem)
     held = tuple(kind for kind in kinds if kind in form.kinds)
-    plan = Plan(tuple(sorted(names)), held, tuple(split for split in SPLITS if split in splits), outlined, choice.pictures)
+    plan = Plan(
+        tuple(sorted(names)), held, tuple(split for split in SPLITS if split in splits), outlined, choice.pictures
+    )
     survey = _Survey(plan, found_paths, renamed, rows)
     for _, _, found in _images(data, labels, rows, choice):
         for row in found:
@@ -189,7 +212,13 @@ def _refusal(form: Format, row: Annotation, choice: Choice) -> str:
 
 
 def _images(
-    data: Store, labels: pa.Table, rows: Mapping[str, list[int]], choice: Choice, progress: Progress = silent, *, pictures: bool = False
+    data: Store,
+    labels: pa.Table,
+    rows: Mapping[str, list[int]],
+    choice: Choice,
+    progress: Progress = silent,
+    *,
+    pictures: bool = False,
 ) -> Iterator[tuple[ImageRecord, bytes | None, list[Annotation]]]:
     """Each image of the split with its labels, shard by shard; with its bytes where ``pictures`` are wanted."""
     names = data.names("images", ".parquet")
@@ -197,7 +226,9 @@ def _images(
         filters = None if choice.split == "all" else [("split", "=", choice.split)]
         found = list(table_images(data.read_table(name, None if pictures else RECORD_COLUMNS, filters)))
         by_image: dict[str, list[Annotation]] = {}
-        for row in table_annotations(labels.take(pa.array([k for record, _ in found for k in rows.get(record.image_id, ())], pa.int64()))):
+        for row in table_annotations(
+            labels.take(pa.array([k for record, _ in found for k in rows.get(record.image_id, ())], pa.int64()))
+        ):
             by_image.setdefault(row.image_id, []).append(row)
         for record, content in found:
             yield record, content, by_image.get(record.image_id, [])
@@ -205,11 +236,20 @@ def _images(
 
 
 def _items(
-    form: Format, folder: Path, data: Store, labels: pa.Table, choice: Choice, survey: _Survey, turned: list[str], progress: Progress
+    form: Format,
+    folder: Path,
+    data: Store,
+    labels: pa.Table,
+    choice: Choice,
+    survey: _Survey,
+    turned: list[str],
+    progress: Progress,
 ) -> Iterator[Labelled]:
     """What is written; each image's picture is, as it comes by."""
     for record, content, rows in _images(data, labels, survey.rows, choice, progress, pictures=choice.pictures):
-        item = Labelled(record, survey.paths[record.image_id], tuple(row for row in rows if not _refusal(form, row, choice)))
+        item = Labelled(
+            record, survey.paths[record.image_id], tuple(row for row in rows if not _refusal(form, row, choice))
+        )
         if content is not None:
             if write_picture(folder / form.picture(item), content, record):
                 turned.append(record.image_id)

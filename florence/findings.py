@@ -45,7 +45,10 @@ def round_facts(
     labels = data.read_table(f"labels/round={round}/labels.parquet")
     images, aside = stages.images_table(data), data.read_table("set_aside.parquet").to_pylist()
     out = Store(str(root))
-    read = {name: out.read_json(f"metrics/{name}.json") if out.exists(f"metrics/{name}.json") else None for name in ("labels", "scores", "decision")}
+    read = {
+        name: out.read_json(f"metrics/{name}.json") if out.exists(f"metrics/{name}.json") else None
+        for name in ("labels", "scores", "decision")
+    }
     decision = Decision.from_json(read["decision"]) if read["decision"] else None
     parent = snapshot.get("parent")
     kept: Counter[tuple[str, bool]] = Counter(dict(_counts(labels, "task", "kept")))
@@ -58,7 +61,11 @@ def round_facts(
         decision=None if decision is None else "accepted" if decision.accepted else "rejected",
         reason=decision.reason if decision else "",
         images=tuple(facts.ImageCount(source, split, n) for (source, split), n in _counts(images, "source", "split")),
-        counts=tuple(facts.KindCount(task, kept[task, True], kept[task, False]) for task in ANNOTATED if kept[task, True] + kept[task, False]),
+        counts=tuple(
+            facts.KindCount(task, kept[task, True], kept[task, False])
+            for task in ANNOTATED
+            if kept[task, True] + kept[task, False]
+        ),
         drops=tuple(facts.DropCount(task, reason, n) for (task, reason), n in _counts(dropped, "task", "reason")),
         set_aside=tuple(facts.SetAside(row["source"], row["name"], row["reason"], row["detail"]) for row in aside),
         label_quality=tuple(_quality_facts(read["labels"] or {})),
@@ -81,11 +88,16 @@ def _quality_facts(figures: dict) -> Iterator[Quality]:
         for reference, tasks in figures.get(split, {}).items():
             for task, measures in tasks.items():
                 for metric, found in measures.items():
-                    yield Quality(task, metric, split, reference, found["value"], found["low"], found["high"], found["n"])
+                    yield Quality(
+                        task, metric, split, reference, found["value"], found["low"], found["high"], found["n"]
+                    )
 
 
-def _gain_facts(settings: Settings, data: Store, labels: pa.Table, without_student: pa.Table | None, since: int) -> Iterator[Gain]:
+def _gain_facts(
+    settings: Settings, data: Store, labels: pa.Table, without_student: pa.Table | None, since: int
+) -> Iterator[Gain]:
     from florence.evaluate import changes, gold
+
     name = f"labels/round={since}/labels.parquet"
     if not data.exists(name):
         return
@@ -95,15 +107,29 @@ def _gain_facts(settings: Settings, data: Store, labels: pa.Table, without_stude
     without = {} if without_student is None else changes(before, without_student, known, settings.evaluate)
     for key, found in sorted(changes(before, labels, known, settings.evaluate).items()):
         task, metric, _ = key
-        yield Gain(task, metric, "gold", since, found.mean, found.low, found.high, found.n, without[key].mean if key in without else None)
+        yield Gain(
+            task,
+            metric,
+            "gold",
+            since,
+            found.mean,
+            found.low,
+            found.high,
+            found.n,
+            without[key].mean if key in without else None,
+        )
 
 
 def _score_facts(figures: dict) -> Iterator[TaskScore]:
     for task in (*TASKS, *FINE_TUNED):
         for reference, found in figures.get(task, {}).items():
             value, low, high, control = (found.get(name) for name in ("value", "low", "high", "control"))
-            calibration = (found["calibration"]["error"], found["calibration"]["calibrated"]) if "calibration" in found else None
-            yield TaskScore(task, found["metric"], value, low, high, found["n"], found["invalid"], reference, control, calibration)
+            calibration = (
+                (found["calibration"]["error"], found["calibration"]["calibrated"]) if "calibration" in found else None
+            )
+            yield TaskScore(
+                task, found["metric"], value, low, high, found["n"], found["invalid"], reference, control, calibration
+            )
 
 
 def _churn_facts(data: Store, labels: pa.Table, round: int, without_student: pa.Table | None) -> Iterator[Churn]:
@@ -111,10 +137,22 @@ def _churn_facts(data: Store, labels: pa.Table, round: int, without_student: pa.
 
     if earlier := [number for number in stages.rounds(data) if number < round]:
         before = data.read_table(f"labels/round={earlier[-1]}/labels.parquet")
-        found, without = consensus.churn(before, labels), {} if without_student is None else consensus.churn(before, without_student)
+        found, without = (
+            consensus.churn(before, labels),
+            {} if without_student is None else consensus.churn(before, without_student),
+        )
         for task in [task for task in ANNOTATED if task in found]:
             one = found[task]
-            yield Churn(task, one.share, one.same, one.renamed, one.moved, one.added, one.removed, without[task].share if task in without else None)
+            yield Churn(
+                task,
+                one.share,
+                one.same,
+                one.renamed,
+                one.moved,
+                one.added,
+                one.removed,
+                without[task].share if task in without else None,
+            )
 
 
 def _claims(store: Store, author: Author) -> pa.Table:
@@ -128,24 +166,39 @@ def _reliabilities(settings: Settings, store: Store, who: list[Author]) -> dict[
     if not who:
         return {}
     looked = pa.concat_tables([store.read_tables(f"coverage/{author.key}", annotation.COVERAGE) for author in who])
-    return consensus.reliabilities(pa.concat_tables([_claims(store, author) for author in who]), looked, settings.engine, annotation.speakers_of(store, who))
+    return consensus.reliabilities(
+        pa.concat_tables([_claims(store, author) for author in who]),
+        looked,
+        settings.engine,
+        annotation.speakers_of(store, who),
+    )
 
 
-def _author_facts(store: Store, who: list[Author], reliable: dict[tuple[str, str], Any], measured: dict) -> Iterator[facts.Author]:
+def _author_facts(
+    store: Store, who: list[Author], reliable: dict[tuple[str, str], Any], measured: dict
+) -> Iterator[facts.Author]:
     """Every author with each kind it claimed or was weighed for; one that claimed nothing has one row without a kind. ``measured``: see metrics/labels.json."""
     for author in who:
         number = Counter(_claims(store, author)["task"].to_pylist())
         coverage = store.read_tables(f"coverage/{author.key}", annotation.COVERAGE)
         failed = sum(bool(error) and not error.startswith("NotListed") for error in coverage["error"].to_pylist())
-        known = {task: found for reference in ("human", "truth") for task, found in measured.get(author.name, {}).get(reference, {}).items()}
+        known = {
+            task: found
+            for reference in ("human", "truth")
+            for task, found in measured.get(author.name, {}).get(reference, {}).items()
+        }
         for task in [kind for kind in ANNOTATED if number[kind] or (author.name, kind) in reliable] or [""]:
             found = reliable.get((author.name, task))
             metric = min(known.get(task, ()), key=MEASURES.index, default="")
             value = known[task][metric]["value"] if metric else None
-            yield facts.Author(author.name, author.version, task, number[task], found.value if found else None, failed, metric, value)
+            yield facts.Author(
+                author.name, author.version, task, number[task], found.value if found else None, failed, metric, value
+            )
 
 
-def _named_facts(data: Store, store: Store, who: list[Author], reliable: dict[tuple[str, str], Any]) -> Iterator[facts.Named]:
+def _named_facts(
+    data: Store, store: Store, who: list[Author], reliable: dict[tuple[str, str], Any]
+) -> Iterator[facts.Named]:
     """How well each author sees the objects of the most frequent names."""
     from florence.evaluate import by_name, gold
     from florence.metrics import same
@@ -156,7 +209,9 @@ def _named_facts(data: Store, store: Store, who: list[Author], reliable: dict[tu
         if (found := reliable.get((author.name, "<OD>"))) is None:
             continue
         looked = store.read_tables(f"coverage/{author.key}", annotation.COVERAGE)
-        seen = by_name(_claims(store, author), known, set(looked.filter(pc.equal(looked["error"], ""))["image_id"].to_pylist()))
+        seen = by_name(
+            _claims(store, author), known, set(looked.filter(pc.equal(looked["error"], ""))["image_id"].to_pylist())
+        )
         for name, value in list(found.by_name.items())[:NAMES]:
             right, of = seen.get(same(name), (0, 0))
             yield facts.Named(author.name, name, value, right / of if of else None, of)
@@ -174,9 +229,19 @@ def _annotator_facts(settings: Settings, store: Store, who: list[Author]) -> Ite
         claims = [store.footer(name).num_rows for name in store.names(f"claims/{author.key}", ".parquet")]
         spent = annotation.usage_of(store, author)
         yield facts.Annotator(
-            author.name, author.version, speaker.role, device, batch, sum(looked), left, sum(claims),
-            why.get(author.key, "") if left else "", spent.calls, spent.tokens, float(spent.cost),
-        )  # fmt: skip
+            author.name,
+            author.version,
+            speaker.role,
+            device,
+            batch,
+            sum(looked),
+            left,
+            sum(claims),
+            why.get(author.key, "") if left else "",
+            spent.calls,
+            spent.tokens,
+            float(spent.cost),
+        )
 
 
 def summary(loop: LoopFacts) -> str:

@@ -17,7 +17,18 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 """What is read. Others, such as EPS, can start foreign programs."""
 MAX_PIXELS = 100_000_000
 ORIENTATION = 0x0112
-MALFORMED = (SyntaxError, TypeError, ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError, EOFError, OSError, struct.error)
+MALFORMED = (
+    SyntaxError,
+    TypeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    ZeroDivisionError,
+    EOFError,
+    OSError,
+    struct.error,
+)
 """What Pillow raises on damaged files, by format."""
 
 
@@ -47,9 +58,13 @@ def opened(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_P
     image = _header(data, name)
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(name, "too_large", f"{width} × {height} pixels; at most {max_pixels:,} are allowed (collect.max_pixels)")
+        raise ImageError(
+            name, "too_large", f"{width} × {height} pixels; at most {max_pixels:,} are allowed (collect.max_pixels)"
+        )
     if min(width, height) < min_side:
-        raise ImageError(name, "too_small", f"{width} × {height} pixels; sides of at least {min_side} are needed (collect.min_side)")
+        raise ImageError(
+            name, "too_small", f"{width} × {height} pixels; sides of at least {min_side} are needed (collect.min_side)"
+        )
     # Other libraries switch this on for the whole process; half a picture would then pass as a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -96,7 +111,11 @@ def _header(data: bytes, name: str) -> Image:
             return factory(io.BytesIO(data), name)
         except MALFORMED as error:
             failure = failure or error
-    raise _broken(data, name, failure) if failure else ImageError(name, "unreadable", f"no image format that is read ({', '.join(FORMATS)})")
+    raise (
+        _broken(data, name, failure)
+        if failure
+        else ImageError(name, "unreadable", f"no image format that is read ({', '.join(FORMATS)})")
+    )
 
 
 def _broken(data: bytes, name: str, error: BaseException) -> ImageError:

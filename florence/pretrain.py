@@ -34,8 +34,21 @@ def pretrain(params: dict[str, Any], work: Path, out: Path) -> None:
     for name, lesson in params["lessons"].items():
         learnt = work / name
         if not learnt.is_dir():
-            settings = Train(**{**lesson, "task_weights": {**dict.fromkeys(TASKS, 0.0), **lesson["task_weights"]}, "seed": params["seed"]})
-            train(checkpoint, read_corpus(checkpoint, settings, data), settings, work / "checkpoints", name, progress=_Bar())
+            settings = Train(
+                **{
+                    **lesson,
+                    "task_weights": {**dict.fromkeys(TASKS, 0.0), **lesson["task_weights"]},
+                    "seed": params["seed"],
+                }
+            )
+            train(
+                checkpoint,
+                read_corpus(checkpoint, settings, data),
+                settings,
+                work / "checkpoints",
+                name,
+                progress=_Bar(),
+            )
             part = work / f"{name}.part"
             checkpoint.save(part)
             part.rename(learnt)
@@ -47,7 +60,14 @@ def pretrain(params: dict[str, Any], work: Path, out: Path) -> None:
 def _drawn(scenes: dict[str, Any], folder: Path) -> Store:
     """Scenes as a snapshot whose labels are their truth; those that are drawn already are not drawn again."""
     data = Store(str(folder))
-    stages.collect(settings_from({"sources": {"scenes": scenes}, "specialists": {}, "split": {"held_out": 0.05, "gold": 0.0}}, "pretrain/params.yaml"), data, _Bar())
+    stages.collect(
+        settings_from(
+            {"sources": {"scenes": scenes}, "specialists": {}, "split": {"held_out": 0.05, "gold": 0.0}},
+            "pretrain/params.yaml",
+        ),
+        data,
+        _Bar(),
+    )
     if not data.names("labels", ".parquet"):
         data.write_table("labels/round=0/labels.parquet", data.read_tables("truth", ANNOTATIONS))
     return data

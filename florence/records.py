@@ -18,19 +18,36 @@ from florence.errors import DataError
 from florence.geometry import Box, Polygon, Quad, polygon_box
 
 TASKS: tuple[str, ...] = (
-    "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>", "<OD>", "<DENSE_REGION_CAPTION>", "<REGION_PROPOSAL>",
-    "<CAPTION_TO_PHRASE_GROUNDING>", "<REFERRING_EXPRESSION_SEGMENTATION>", "<REGION_TO_SEGMENTATION>",
-    "<OPEN_VOCABULARY_DETECTION>", "<REGION_TO_CATEGORY>", "<REGION_TO_DESCRIPTION>", "<REGION_TO_OCR>", "<OCR>",
+    "<CAPTION>",
+    "<DETAILED_CAPTION>",
+    "<MORE_DETAILED_CAPTION>",
+    "<OD>",
+    "<DENSE_REGION_CAPTION>",
+    "<REGION_PROPOSAL>",
+    "<CAPTION_TO_PHRASE_GROUNDING>",
+    "<REFERRING_EXPRESSION_SEGMENTATION>",
+    "<REGION_TO_SEGMENTATION>",
+    "<OPEN_VOCABULARY_DETECTION>",
+    "<REGION_TO_CATEGORY>",
+    "<REGION_TO_DESCRIPTION>",
+    "<REGION_TO_OCR>",
+    "<OCR>",
     "<OCR_WITH_REGION>",
-)  # fmt: skip
+)
 """The fifteen tasks (paper, appendix; prompts as published)."""
 FINE_TUNED: tuple[str, ...] = ("<VQA>", "<CLASSIFICATION>")
 """Tasks that the paper reaches by fine-tuning. They are drawn, and scored, only where settings name them."""
 
 KINDS: tuple[str, ...] = (
-    "<OD>", "<DENSE_REGION_CAPTION>", "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>",
-    "<CAPTION_TO_PHRASE_GROUNDING>", "<OCR_WITH_REGION>", "<REFERRING_EXPRESSION_SEGMENTATION>",
-)  # fmt: skip
+    "<OD>",
+    "<DENSE_REGION_CAPTION>",
+    "<CAPTION>",
+    "<DETAILED_CAPTION>",
+    "<MORE_DETAILED_CAPTION>",
+    "<CAPTION_TO_PHRASE_GROUNDING>",
+    "<OCR_WITH_REGION>",
+    "<REFERRING_EXPRESSION_SEGMENTATION>",
+)
 """The tasks that are annotated; every other task is derived from one of them.
 
 <OD>: text = label, one region with a box (polygons where a mask is known). <DENSE_REGION_CAPTION>: text = description,
@@ -174,10 +191,15 @@ def annotation_id(image_id: str, task: str, author: str, version: str, index: in
     return annotation_ids([image_id], [task], author, version, [index])[0]
 
 
-def annotation_ids(image_ids: Iterable[str], tasks: Iterable[str], author: str, version: str, indices: Iterable[int]) -> list[str]:
+def annotation_ids(
+    image_ids: Iterable[str], tasks: Iterable[str], author: str, version: str, indices: Iterable[int]
+) -> list[str]:
     """`annotation_id` of many."""
     end, sha256 = f"|{author}|{version}|", hashlib.sha256
-    return [sha256(f"{image_id}|{task}{end}{index}".encode()).hexdigest()[:16] for image_id, task, index in zip(image_ids, tasks, indices, strict=True)]
+    return [
+        sha256(f"{image_id}|{task}{end}{index}".encode()).hexdigest()[:16]
+        for image_id, task, index in zip(image_ids, tasks, indices, strict=True)
+    ]
 
 
 def annotate(
@@ -191,27 +213,60 @@ def annotate(
         result.append(
             Annotation(
                 annotation_id(image_id, claim.task, author, version, index),
-                image_id, claim.task, author, version, round, claim.text, claim.regions, claim.score,
+                image_id,
+                claim.task,
+                author,
+                version,
+                round,
+                claim.text,
+                claim.regions,
+                claim.score,
             )
-        )  # fmt: skip
+        )
     return tuple(result)
 
 
-REGION = pa.struct([
-    ("label", pa.string()), ("box", pa.list_(pa.float64())), ("quad", pa.list_(pa.float64())),
-    ("polygons", pa.list_(pa.list_(pa.float64()))), ("score", pa.float64()), ("span", pa.list_(pa.int32())),
-])  # fmt: skip
-ANNOTATIONS = pa.schema([
-    ("annotation_id", pa.string()), ("image_id", pa.string()), ("task", pa.string()), ("author", pa.string()),
-    ("version", pa.string()), ("round", pa.int32()), ("text", pa.string()), ("regions", pa.list_(REGION)),
-    ("score", pa.float64()), ("agreement", pa.float64()), ("kept", pa.bool_()), ("reason", pa.string()),
-])  # fmt: skip
+REGION = pa.struct(
+    [
+        ("label", pa.string()),
+        ("box", pa.list_(pa.float64())),
+        ("quad", pa.list_(pa.float64())),
+        ("polygons", pa.list_(pa.list_(pa.float64()))),
+        ("score", pa.float64()),
+        ("span", pa.list_(pa.int32())),
+    ]
+)
+ANNOTATIONS = pa.schema(
+    [
+        ("annotation_id", pa.string()),
+        ("image_id", pa.string()),
+        ("task", pa.string()),
+        ("author", pa.string()),
+        ("version", pa.string()),
+        ("round", pa.int32()),
+        ("text", pa.string()),
+        ("regions", pa.list_(REGION)),
+        ("score", pa.float64()),
+        ("agreement", pa.float64()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),
+    ]
+)
 """Claims, labels and truth have this one schema."""
-IMAGES = pa.schema([
-    ("image_id", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("source", pa.string()),
-    ("name", pa.string()), ("licence", pa.string()), ("alt_text", pa.string()), ("split", pa.string()),
-    ("phash", pa.string()), ("bytes", pa.binary()),
-])  # fmt: skip
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("source", pa.string()),
+        ("name", pa.string()),
+        ("licence", pa.string()),
+        ("alt_text", pa.string()),
+        ("split", pa.string()),
+        ("phash", pa.string()),
+        ("bytes", pa.binary()),
+    ]
+)
 """Image shards: a record's fields and the file's bytes as they were found. Shards from before there was a hash lack that column."""
 RECORD_COLUMNS: list[str] = [name for name in IMAGES.names if name != "bytes"]
 

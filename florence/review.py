@@ -58,7 +58,9 @@ class Asked:
     reviewed: int
 
 
-def export_review(data: Store, store: Store, out: Path, images: int, *, force: bool = False, progress: Progress = silent) -> Asked:
+def export_review(
+    data: Store, store: Store, out: Path, images: int, *, force: bool = False, progress: Progress = silent
+) -> Asked:
     """Write the ``images`` of the snapshot's last round about which there is most disagreement as a Label Studio project, with their labels as a start.
 
     Disagreement is 1 − agreement, on average over an image's labels, those that too few agreed on included; of equals the lower id comes first. Objects and
@@ -69,13 +71,21 @@ def export_review(data: Store, store: Store, out: Path, images: int, *, force: b
     known = set(_images_of(store, reviewed(store)))
     ranked = [(value, image_id) for value, image_id in _disagreement(labels) if image_id not in known][:images]
     if not ranked:
-        raise DataError(f"{data.uri}: round {number} has no labels that are disputed" + (f" beside those of the {len(known)} images that are reviewed" if known else ""))
+        raise DataError(
+            f"{data.uri}: round {number} has no labels that are disputed"
+            + (f" beside those of the {len(known)} images that are reviewed" if known else "")
+        )
     shown = _shown(labels, [image_id for _, image_id in ranked])
     kinds = {row.task for rows in shown.values() for row in rows if row.kept}
     plan = Plan(_names(labels, shown), (OBJECTS, *(kind for kind in CAPTIONS if kind in kinds)), SPLITS, False, True)
     with replacing(out, force) as folder:
-        LabelStudio().project(folder, _tasks(data, folder, [image_id for _, image_id in ranked], shown, progress), plan, {"round": number})
-        (folder / NOTE).write_text(json.dumps({"format": "review", "round": number, "images": len(ranked)}, sort_keys=True) + "\n", encoding="utf-8")
+        LabelStudio().project(
+            folder, _tasks(data, folder, [image_id for _, image_id in ranked], shown, progress), plan, {"round": number}
+        )
+        (folder / NOTE).write_text(
+            json.dumps({"format": "review", "round": number, "images": len(ranked)}, sort_keys=True) + "\n",
+            encoding="utf-8",
+        )
     kept = sum(row.kept for rows in shown.values() for row in rows)
     return Asked(number, len(ranked), kept, (ranked[0][0], ranked[-1][0]), len(known))
 
@@ -90,7 +100,14 @@ def _disagreement(labels: pa.Table) -> list[tuple[float, str]]:
 
 def _shown(labels: pa.Table, images: Sequence[str]) -> dict[str, list[Annotation]]:
     """What a reviewer is shown of each image: objects, as boxes, and captions; those that too few agreed on too."""
-    rows = labels.filter(pc.and_(pc.is_in(labels["reason"], pa.array(VOTED)), pc.and_(pc.is_in(labels["task"], pa.array([OBJECTS, *CAPTIONS])), pc.is_in(labels["image_id"], pa.array(images)))))
+    rows = labels.filter(
+        pc.and_(
+            pc.is_in(labels["reason"], pa.array(VOTED)),
+            pc.and_(
+                pc.is_in(labels["task"], pa.array([OBJECTS, *CAPTIONS])), pc.is_in(labels["image_id"], pa.array(images))
+            ),
+        )
+    )
     result: dict[str, list[Annotation]] = {image_id: [] for image_id in images}
     for row in table_annotations(rows):
         boxed = tuple(replace(region, box=region.bounds, polygons=()) for region in row.regions)
@@ -160,8 +177,14 @@ def import_review(settings: Settings, store: Store, data: Store, file: str) -> R
     found = read(labels, records.values())
     if not found.told:
         why = f"; {found.problems[0]}" if found.problems else ""
-        raise DataError(f"{file}: none of its {len(labels.entries)} images that somebody has looked at is in {store.uri}{why}")
-    shown = {entry.image_id: number for entry in labels.entries if entry.image_id is not None and isinstance(number := entry.raw[1].get("round"), int)}
+        raise DataError(
+            f"{file}: none of its {len(labels.entries)} images that somebody has looked at is in {store.uri}{why}"
+        )
+    shown = {
+        entry.image_id: number
+        for entry in labels.entries
+        if entry.image_id is not None and isinstance(number := entry.raw[1].get("round"), int)
+    }
     claims = {image_id: _sure(told.claims) for image_id, told in found.told.items()}
     gone = _taken_away(settings.engine, store, data, claims, shown)
     version = f"{int(before.version.split('-')[0]) + 1 if before else 1:04d}-{mark}"
@@ -175,23 +198,40 @@ def import_review(settings: Settings, store: Store, data: Store, file: str) -> R
 
 def _sure(claims: Sequence[Claim]) -> tuple[Claim, ...]:
     """Claims without the scores of what they were made of: people are sure."""
-    return tuple(replace(claim, score=None, regions=tuple(replace(region, score=None) for region in claim.regions)) for claim in claims)
+    return tuple(
+        replace(claim, score=None, regions=tuple(replace(region, score=None) for region in claim.regions))
+        for claim in claims
+    )
 
 
 def _version_of(store: Store, mark: str) -> str | None:
     """The version that this very import made."""
     folders = {name.split("/")[1] for name in store.names("coverage", ".parquet")}
-    return next((folder.split("@")[1] for folder in sorted(folders) if folder.startswith(f"{HUMAN}@") and folder.endswith(f"-{mark}") and _whole(store, folder)), None)
+    return next(
+        (
+            folder.split("@")[1]
+            for folder in sorted(folders)
+            if folder.startswith(f"{HUMAN}@") and folder.endswith(f"-{mark}") and _whole(store, folder)
+        ),
+        None,
+    )
 
 
 def _whole(store: Store, folder: str) -> bool:
-    both = ({name.rsplit("/", 1)[1] for name in store.names(f"{kind}/{folder}", ".parquet")} for kind in ("claims", "coverage"))
+    both = (
+        {name.rsplit("/", 1)[1] for name in store.names(f"{kind}/{folder}", ".parquet")}
+        for kind in ("claims", "coverage")
+    )
     return next(both) == next(both)
 
 
 def _images_of(store: Store, people: Author | None) -> list[str]:
     """The images that people have reviewed."""
-    return [] if people is None else store.read_tables(f"coverage/{people.key}", COVERAGE, ["image_id"])["image_id"].to_pylist()
+    return (
+        []
+        if people is None
+        else store.read_tables(f"coverage/{people.key}", COVERAGE, ["image_id"])["image_id"].to_pylist()
+    )
 
 
 def _carried(store: Store, before: Author | None, version: str) -> dict[str, tuple[Annotation, ...]]:
@@ -203,7 +243,11 @@ def _carried(store: Store, before: Author | None, version: str) -> dict[str, tup
     return {
         image_id: tuple(
             replace(new, round=old.round)
-            for old, new in zip(said, annotate(image_id, (Claim(r.task, r.text, r.regions, r.score) for r in said), HUMAN, version), strict=True)
+            for old, new in zip(
+                said,
+                annotate(image_id, (Claim(r.task, r.text, r.regions, r.score) for r in said), HUMAN, version),
+                strict=True,
+            )
         )
         for image_id, said in rows.items()
     }
@@ -213,20 +257,30 @@ def _write(store: Store, version: str, rows: Mapping[str, Sequence[Annotation]])
     """Write claims, then coverage, shard by shard; returns the number of images. A version counts when it is whole."""
     written: dict[str, list[str]] = {}
     for shard in stages.shards(store):
-        there = [i for i in store.read_table(f"images/{shard}.parquet", ["image_id"])["image_id"].to_pylist() if i in rows]
+        there = [
+            i for i in store.read_table(f"images/{shard}.parquet", ["image_id"])["image_id"].to_pylist() if i in rows
+        ]
         if there:
             written[shard] = there
-            store.write_table(f"claims/{HUMAN}@{version}/{shard}.parquet", annotations_table(row for i in there for row in rows[i]))
+            store.write_table(
+                f"claims/{HUMAN}@{version}/{shard}.parquet", annotations_table(row for i in there for row in rows[i])
+            )
     for shard, there in written.items():
-        coverage = [{"image_id": i, "author": HUMAN, "version": version, "claims": len(rows[i]), "error": ""} for i in there]
-        store.write_table(f"coverage/{HUMAN}@{version}/{shard}.parquet", pa.Table.from_pylist(coverage, schema=COVERAGE))
+        coverage = [
+            {"image_id": i, "author": HUMAN, "version": version, "claims": len(rows[i]), "error": ""} for i in there
+        ]
+        store.write_table(
+            f"coverage/{HUMAN}@{version}/{shard}.parquet", pa.Table.from_pylist(coverage, schema=COVERAGE)
+        )
     return sum(map(len, written.values()))
 
 
 # ---------------------------------------------------------------- what was taken away
 
 
-def _taken_away(settings: Engine, store: Store, data: Store, claims: Mapping[str, Sequence[Claim]], shown: Mapping[str, int]) -> dict[str, list[Claim]]:
+def _taken_away(
+    settings: Engine, store: Store, data: Store, claims: Mapping[str, Sequence[Claim]], shown: Mapping[str, int]
+) -> dict[str, list[Claim]]:
     """Claims without a text, at the place of each label that a reviewer was shown, or could have added, and has not left there.
 
     ``shown``: image → the round whose labels were shown. Raises DataError where that round is not here.
@@ -237,29 +291,48 @@ def _taken_away(settings: Engine, store: Store, data: Store, claims: Mapping[str
         source = store if store.exists(name) else data
         images = [i for i in claims if shown.get(i) == number]
         if not source.exists(name):
-            raise DataError(f"the labels of round {number}, which {len(images)} of the images were reviewed with, are neither in {store.uri} nor in {data.uri}; `dvc checkout` their snapshot")
+            raise DataError(
+                f"the labels of round {number}, which {len(images)} of the images were reviewed with, are neither in {store.uri} nor in {data.uri}; `dvc checkout` their snapshot"
+            )
         rows: dict[str, list[Annotation]] = {}
         for row in table_annotations(source.read_table(name, filters=[("image_id", "in", images)])):
             rows.setdefault(row.image_id, []).append(row)
-        result |= {i: [*_objects_gone(settings, rows.get(i, ()), claims[i]), *_captions_gone(rows.get(i, ()), claims[i])] for i in images}
+        result |= {
+            i: [*_objects_gone(settings, rows.get(i, ()), claims[i]), *_captions_gone(rows.get(i, ()), claims[i])]
+            for i in images
+        }
     return {image_id: gone for image_id, gone in result.items() if gone}
 
 
 def _objects_gone(settings: Engine, labels: Sequence[Annotation], claims: Sequence[Claim]) -> list[Claim]:
     """The places of objects that people have nothing at; places are the same by the consensus's own rule."""
     labels = [row for row in labels if row.task == OBJECTS and row.reason in (*VOTED, "rejected") and row.regions]
-    said = [(row.text, row.regions[0].bounds) for row in labels] + [(c.text, c.regions[0].bounds) for c in claims if c.task == OBJECTS]
+    said = [(row.text, row.regions[0].bounds) for row in labels] + [
+        (c.text, c.regions[0].bounds) for c in claims if c.task == OBJECTS
+    ]
     if not labels:
         return []
     codes: dict[str, int] = {}
     code = np.asarray([codes.setdefault(same(text), len(codes)) for text, _ in said])
     author = np.arange(len(said)) >= len(labels)
-    place = gather(np.zeros(len(said), np.int64), author.astype(np.int64), np.asarray([box for _, box in said]), code, settings.iou, settings.same_iou)
+    place = gather(
+        np.zeros(len(said), np.int64),
+        author.astype(np.int64),
+        np.asarray([box for _, box in said]),
+        code,
+        settings.iou,
+        settings.same_iou,
+    )
     answered = set(place[author].tolist())
-    return [Claim(OBJECTS, "", (Region("", box=said[k][1]),)) for k in range(len(labels)) if int(place[k]) not in answered]
+    return [
+        Claim(OBJECTS, "", (Region("", box=said[k][1]),)) for k in range(len(labels)) if int(place[k]) not in answered
+    ]
 
 
 def _captions_gone(labels: Sequence[Annotation], claims: Sequence[Claim]) -> list[Claim]:
     there = {claim.task for claim in claims}
-    return [Claim(kind, "") for kind in CAPTIONS if kind not in there and any(row.task == kind and row.kept for row in labels)]
-
+    return [
+        Claim(kind, "")
+        for kind in CAPTIONS
+        if kind not in there and any(row.task == kind and row.kept for row in labels)
+    ]

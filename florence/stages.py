@@ -82,7 +82,13 @@ def collect(settings: Settings, store: Store, progress: Progress = silent) -> Co
         if not re.fullmatch(r"[A-Za-z0-9_]+", key):
             raise SettingsError(f"sources.{key}: a source's key is made of letters, digits and _")
     known = store.read_tables("images", IMAGES, ["image_id", "source", "name"])
-    first = dict(zip(known["image_id"].to_pylist(), zip(known["source"].to_pylist(), known["name"].to_pylist(), strict=True), strict=True))
+    first = dict(
+        zip(
+            known["image_id"].to_pylist(),
+            zip(known["source"].to_pylist(), known["name"].to_pylist(), strict=True),
+            strict=True,
+        )
+    )
     aside = {(r["source"], r["name"]): r for r in _set_aside(store).to_pylist()}
     before = dict(aside)
     new = duplicates = 0
@@ -130,12 +136,24 @@ def _admit(found, key: str, settings: Settings, first: dict, aside: dict) -> Ima
             note("duplicate", f"of {first[image_id][1]} in {first[image_id][0]}")
         return None
     try:
-        pixels = decode(found.data, found.name, min_side=settings.collect.min_side, max_pixels=settings.collect.max_pixels)
+        pixels = decode(
+            found.data, found.name, min_side=settings.collect.min_side, max_pixels=settings.collect.max_pixels
+        )
     except ImageError as error:
         note(error.reason, error.detail)
         return None
     height, width = pixels.shape[:2]
-    return ImageRecord(image_id, width, height, key, found.name, found.licence, found.alt_text, split_of(image_id, settings), perceptual_hash(pixels))
+    return ImageRecord(
+        image_id,
+        width,
+        height,
+        key,
+        found.name,
+        found.licence,
+        found.alt_text,
+        split_of(image_id, settings),
+        perceptual_hash(pixels),
+    )
 
 
 class _Shard:
@@ -177,7 +195,9 @@ def images_table(store: Store) -> pa.Table:
     return store.read_tables("images", IMAGES, RECORD_COLUMNS, older=True)
 
 
-def fuse_round(settings: Settings, store: Store, who: list[Author], round: int, progress: Progress = silent, *, write: bool = True) -> pa.Table:
+def fuse_round(
+    settings: Settings, store: Store, who: list[Author], round: int, progress: Progress = silent, *, write: bool = True
+) -> pa.Table:
     """The engine's complete result of a round over the claims of ``who``; written to ``labels/round=N/`` unless told not to."""
     from florence.engine import fuse
 
@@ -187,9 +207,15 @@ def fuse_round(settings: Settings, store: Store, who: list[Author], round: int, 
         raise DataError("nobody annotates: params.yaml names no specialist")
     looked = pa.concat_tables(coverage, promote_options="default")
     labels = fuse(
-        pa.concat_tables(claims), images_table(store), looked, settings.engine, round, speakers_of(store, who), settings.flow.workers,
+        pa.concat_tables(claims),
+        images_table(store),
+        looked,
+        settings.engine,
+        round,
+        speakers_of(store, who),
+        settings.flow.workers,
         lambda done, of: progress("fuse", done, of),
-    )  # fmt: skip
+    )
     if write:
         store.write_table(f"labels/round={round}/labels.parquet", labels)
     return labels
@@ -221,7 +247,9 @@ def rounds(data: Store) -> list[int]:
     return sorted({int(name.split("round=")[1].split("/")[0]) for name in data.names("labels", ".parquet")})
 
 
-def publish(settings: Settings, store: Store, data: Store, who: list[Author], round: int, progress: Progress = silent) -> dict:
+def publish(
+    settings: Settings, store: Store, data: Store, who: list[Author], round: int, progress: Progress = silent
+) -> dict:
     """Materialise the store into ``data/`` as the snapshot of ``round``; returns snapshot.json, which is written last.
 
     Images are only ever added, claims and coverage of a shard grow; labels and statistics are written anew. The champion's scores are those that the
@@ -240,10 +268,14 @@ def publish(settings: Settings, store: Store, data: Store, who: list[Author], ro
     labels = store.read_table(f"labels/round={round}/labels.parquet")
     for number in rounds(store):
         if number <= round:
-            data.write_bytes(f"labels/round={number}/labels.parquet", store.read_bytes(f"labels/round={number}/labels.parquet"))
+            data.write_bytes(
+                f"labels/round={number}/labels.parquet", store.read_bytes(f"labels/round={number}/labels.parquet")
+            )
     data.write_table("set_aside.parquet", _set_aside(store))
     champion = f"baseline/round={round}/scores.parquet"
-    data.write_table("baseline/scores.parquet", store.read_table(champion) if store.exists(champion) else SCORES.empty_table())
+    data.write_table(
+        "baseline/scores.parquet", store.read_table(champion) if store.exists(champion) else SCORES.empty_table()
+    )
     images = images_table(store)
     data.write_json("statistics.json", statistics(labels, images))
     snapshot = _snapshot(settings, images, labels, who, round, parent, data)
@@ -261,7 +293,15 @@ def _parent(data: Store, round: int) -> dict | None:
     return last["parent"] if last["round"] == round else {"id": last["id"], "round": last["round"]}
 
 
-def _snapshot(settings: Settings, images: pa.Table, labels: pa.Table, who: list[Author], round: int, parent: dict | None, data: Store) -> dict:
+def _snapshot(
+    settings: Settings,
+    images: pa.Table,
+    labels: pa.Table,
+    who: list[Author],
+    round: int,
+    parent: dict | None,
+    data: Store,
+) -> dict:
     kept = labels.filter(labels["kept"])
     dropped = labels.filter(pc.invert(labels["kept"]))
     content = {
@@ -281,7 +321,9 @@ def _snapshot(settings: Settings, images: pa.Table, labels: pa.Table, who: list[
         "drops": _count(dropped["reason"]),
         "set_aside": _count(data.read_table("set_aside.parquet")["reason"]),
     }
-    bytes_of = {n: digest(data.read_bytes(n), 64) for n in (f"labels/round={round}/labels.parquet", "baseline/scores.parquet")}
+    bytes_of = {
+        n: digest(data.read_bytes(n), 64) for n in (f"labels/round={round}/labels.parquet", "baseline/scores.parquet")
+    }
     identity = digest([content, sorted(images["image_id"].to_pylist()), bytes_of])
     return {"id": identity, **content}
 
@@ -293,7 +335,13 @@ def _count(column: pa.ChunkedArray) -> dict[str, int]:
 # ---------------------------------------------------------------- train
 
 
-def train_model(settings: Settings, data: Store, root: Path, log: Callable[[int, dict[str, float]], None] | None = None, progress: Progress = silent) -> dict:
+def train_model(
+    settings: Settings,
+    data: Store,
+    root: Path,
+    log: Callable[[int, dict[str, float]], None] | None = None,
+    progress: Progress = silent,
+) -> dict:
     """Train on the snapshot's last round; writes ``model/``, ``metrics/train.json`` and ``plots/train.csv`` below ``root``; returns the figures.
 
     Starts from `model.init`, or goes on from the checkpoint that a killed training of the same snapshot and settings left. Of several processes
@@ -316,7 +364,9 @@ def train_model(settings: Settings, data: Store, root: Path, log: Callable[[int,
         "steps": done.steps,
         "images": done.images,
         "loss": round(done.curve[-1]["loss"], 6),
-        "loss_by_task": {name: round(value, 6) for name, value in sorted(done.curve[-1].items()) if name.startswith("<")},
+        "loss_by_task": {
+            name: round(value, 6) for name, value in sorted(done.curve[-1].items()) if name.startswith("<")
+        },
         "left_out": {name: int(count) for name, count in done.counts.items()},
     }
     if first:
@@ -332,7 +382,15 @@ def train_model(settings: Settings, data: Store, root: Path, log: Callable[[int,
 def training_key(settings: Settings, data: Store) -> str:
     """What a training is a function of: the snapshot's labels and images, settings and code."""
     labels = data.read_bytes(f"labels/round={rounds(data)[-1]}/labels.parquet") if rounds(data) else b""
-    return digest([digest(labels, 64), data.names("images", ".parquet"), settings.model.digest(), settings.train.digest(), code_json()["code"]])
+    return digest(
+        [
+            digest(labels, 64),
+            data.names("images", ".parquet"),
+            settings.model.digest(),
+            settings.train.digest(),
+            code_json()["code"],
+        ]
+    )
 
 
 def _curve_csv(curve: Iterable[Mapping[str, float]]) -> bytes:
@@ -350,7 +408,9 @@ def code_json() -> dict[str, str]:
 
     package = Path(__file__).parent
     total = hashlib.sha256()
-    for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".json", ".safetensors") and "__pycache__" not in p.parts):
+    for path in sorted(
+        p for p in package.rglob("*") if p.suffix in (".py", ".json", ".safetensors") and "__pycache__" not in p.parts
+    ):
         total.update(path.relative_to(package).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return {"code": total.hexdigest()}
 
@@ -366,7 +426,12 @@ def unlogged(step: int, figures: dict[str, float]) -> None:
 
 
 def evaluate_model(
-    settings: Settings, data: Store, root: Path, log: Log = unlogged, progress: Progress = silent, predict: Callable[..., list] | None = None
+    settings: Settings,
+    data: Store,
+    root: Path,
+    log: Log = unlogged,
+    progress: Progress = silent,
+    predict: Callable[..., list] | None = None,
 ) -> None:
     """Score root/model on held-out images and measure the snapshot's labels.
 
@@ -379,7 +444,12 @@ def evaluate_model(
 
 
 def score_model(
-    settings: Settings, data: Store, root: Path, log: Log = unlogged, progress: Progress = silent, predict: Callable[..., list] | None = None
+    settings: Settings,
+    data: Store,
+    root: Path,
+    log: Log = unlogged,
+    progress: Progress = silent,
+    predict: Callable[..., list] | None = None,
 ) -> None:
     """The part of `evaluate_model` that is about the model; metrics/scores.json is written last."""
     from florence.evaluate import calibrations_json, evaluate, held_out, scores_json, scores_table
@@ -399,9 +469,20 @@ def score_model(
     out.write_table("scores/scores.parquet", scores_table(result.score for result in results))
     out.write_table("scores/control.parquet", scores_table(result.control for result in results if result.control))
     # of several references the first is the most trusted
-    out.write_json("scores/calibration.json", calibrations_json({r.score.task: r.calibration for r in reversed(results) if r.calibration}))
-    rows = [(task, reference, found["value"]) for task, kinds in figures.items() for reference, found in kinds.items() if "value" in found]
-    out.write_bytes("plots/scores.csv", "".join(f"{','.join(map(str, row))}\n" for row in [("task", "reference", "value"), *rows]).encode())
+    out.write_json(
+        "scores/calibration.json",
+        calibrations_json({r.score.task: r.calibration for r in reversed(results) if r.calibration}),
+    )
+    rows = [
+        (task, reference, found["value"])
+        for task, kinds in figures.items()
+        for reference, found in kinds.items()
+        if "value" in found
+    ]
+    out.write_bytes(
+        "plots/scores.csv",
+        "".join(f"{','.join(map(str, row))}\n" for row in [("task", "reference", "value"), *rows]).encode(),
+    )
     out.write_json("metrics/scores.json", figures)
     log(0, {f"scores/{task.strip('<>').lower()}/{reference}": value for task, reference, value in rows})
 
@@ -429,7 +510,9 @@ def _pictures(settings: Settings, data: Store, wanted: Iterable[str]) -> Iterato
                 yield record.image_id, decode(content, record.name, max_pixels=settings.collect.max_pixels)
 
 
-def label_quality(settings: Settings, data: Store, labels: pa.Table, split: str = "gold", *, masks: bool = True) -> list[Measured]:
+def label_quality(
+    settings: Settings, data: Store, labels: pa.Table, split: str = "gold", *, masks: bool = True
+) -> list[Measured]:
     """How good ``labels`` are (the engine's, or one author's claims) on the images of ``split`` whose truth is known; of training images a sample."""
     from florence.evaluate import by_draw, gold, measure
 
@@ -449,12 +532,18 @@ def _label_figures(settings: Settings, data: Store) -> dict:
         labels = data.read_table(f"labels/round={found[-1]}/labels.parquet")
         for split in ("gold", "train"):
             # masks take most of the time, and of training images there are many
-            result[split] = quality_json(label_quality(settings, data, labels, split, masks=split == "gold"), settings.evaluate)
+            result[split] = quality_json(
+                label_quality(settings, data, labels, split, masks=split == "gold"), settings.evaluate
+            )
     snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
     authors = {
-        name: quality_json(label_quality(settings, data, claims.filter(pc.not_equal(claims["text"], ""))), settings.evaluate)
+        name: quality_json(
+            label_quality(settings, data, claims.filter(pc.not_equal(claims["text"], ""))), settings.evaluate
+        )
         for name, version in snapshot.get("authors", {}).items()
-        for claims in [data.read_tables(f"claims/{name}@{version}", ANNOTATIONS)]  # one without a text says that something is not there
+        for claims in [
+            data.read_tables(f"claims/{name}@{version}", ANNOTATIONS)
+        ]  # one without a text says that something is not there
     }
     result["authors"] = {name: figures for name, figures in authors.items() if figures}
     return {part: figures for part, figures in result.items() if figures}

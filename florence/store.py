@@ -83,23 +83,33 @@ class Store:
 
         self._do("write", name, write)
 
-    def read_table(self, name: str, columns: list[str] | None = None, filters: Any = None, schema: pa.Schema | None = None) -> pa.Table:
+    def read_table(
+        self, name: str, columns: list[str] | None = None, filters: Any = None, schema: pa.Schema | None = None
+    ) -> pa.Table:
         """The Parquet table ``name``; columns of the ``schema`` that it lacks are null. Raises StoreError where it is missing or no Parquet file."""
 
         def read() -> pa.Table:
             fs = None if self.local else self.fs
-            return pq.read_table(self.path(name), filesystem=fs, columns=columns, filters=filters, partitioning=None, schema=schema)
+            return pq.read_table(
+                self.path(name), filesystem=fs, columns=columns, filters=filters, partitioning=None, schema=schema
+            )
 
         return self._do("read", name, read)
 
     def footer(self, name: str) -> pq.FileMetaData:
         """What a Parquet file says of itself: rows, and nulls by column. Its rows are not read. Raises StoreError as `read_table` does."""
-        return self._do("read", name, lambda: pq.read_metadata(self.path(name), filesystem=None if self.local else self.fs))
+        return self._do(
+            "read", name, lambda: pq.read_metadata(self.path(name), filesystem=None if self.local else self.fs)
+        )
 
     def read_batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The rows of ``name``, up to `GROUP` at a time: no more of the file than a row group is held in memory. Raises StoreError as `read_table` does."""
         # Buffered ahead, pyarrow would read whole columns before the first row is had.
-        with self._do("read", name, lambda: pq.ParquetFile(self.path(name), pre_buffer=False, filesystem=None if self.local else self.fs)) as file:
+        with self._do(
+            "read",
+            name,
+            lambda: pq.ParquetFile(self.path(name), pre_buffer=False, filesystem=None if self.local else self.fs),
+        ) as file:
             batches = file.iter_batches(GROUP, columns=columns, use_threads=False)
             while (batch := self._do("read", name, lambda: next(batches, None))) is not None:
                 yield batch
@@ -110,16 +120,23 @@ class Store:
         options: dict[str, Any] = {}
         if any(pa.types.is_binary(field.type) for field in table.schema):
             # A dictionary of files would be one page, as large as all of them.
-            options = {"row_group_size": GROUP, "use_dictionary": [field.name for field in table.schema if not pa.types.is_binary(field.type)]}
+            options = {
+                "row_group_size": GROUP,
+                "use_dictionary": [field.name for field in table.schema if not pa.types.is_binary(field.type)],
+            }
         pq.write_table(table, sink, compression="zstd", **options)
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
-    def read_tables(self, folder: str, schema: pa.Schema, columns: list[str] | None = None, *, older: bool = False) -> pa.Table:
+    def read_tables(
+        self, folder: str, schema: pa.Schema, columns: list[str] | None = None, *, older: bool = False
+    ) -> pa.Table:
         """All Parquet tables below ``folder``, concatenated in order of their names; an empty table where there is none.
 
         ``older``: whether columns of the schema may be lacking, as files from before they were there do; they are null then.
         """
-        tables = [self.read_table(name, columns, schema=schema if older else None) for name in self.names(folder, ".parquet")]
+        tables = [
+            self.read_table(name, columns, schema=schema if older else None) for name in self.names(folder, ".parquet")
+        ]
         if not tables:
             wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns])
             return wanted.empty_table()
@@ -158,13 +175,23 @@ class Store:
         except FileNotFoundError:
             raise StoreError(f"can not {verb} {where}: it does not exist") from None
         except PermissionError as error:
-            raise StoreError(f"can not {verb} {where}: not permitted ({error}); check credentials and rights (`florence doctor`)") from None
+            raise StoreError(
+                f"can not {verb} {where}: not permitted ({error}); check credentials and rights (`florence doctor`)"
+            ) from None
         except pa.ArrowInvalid as error:
-            raise StoreError(f"can not {verb} {where}: not a Parquet file, or a damaged one ({error}); delete it to have it made again") from None
+            raise StoreError(
+                f"can not {verb} {where}: not a Parquet file, or a damaged one ({error}); delete it to have it made again"
+            ) from None
         except OSError as error:
-            hint = "; the disk is full: free some space and start again, finished shards are kept" if error.errno == errno.ENOSPC else ""
+            hint = (
+                "; the disk is full: free some space and start again, finished shards are kept"
+                if error.errno == errno.ENOSPC
+                else ""
+            )
             raise StoreError(f"can not {verb} {where}: {error}{hint}") from None
         except Exception as error:
             if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
-                raise StoreError(f"can not {verb} {where}: {error}; check endpoint and credentials (`florence doctor`)") from None
+                raise StoreError(
+                    f"can not {verb} {where}: {error}; check endpoint and credentials (`florence doctor`)"
+                ) from None
             raise

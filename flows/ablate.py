@@ -42,11 +42,17 @@ def ablate(root: str = ".", values: dict[str, list[str]] | None = None) -> str:
 
 def _step(parts: Parts, parent: str, variant: Variant) -> None:
     """`_made` as a Prefect task, so that the run's page shows the variant with its time."""
-    task(name="variant", task_run_name=variant.name, persist_result=False, cache_policy=NO_CACHE)(lambda: _made(parts, parent, variant))()
+    task(name="variant", task_run_name=variant.name, persist_result=False, cache_policy=NO_CACHE)(
+        lambda: _made(parts, parent, variant)
+    )()
 
 
 def _told(parts: Parts, variant: Variant) -> str:
-    return f"{variant.name}, " + ("done already" if ablation.done(variant, parts.ablation) else f"{variant.steps} steps on {variant.images} images")
+    return f"{variant.name}, " + (
+        "done already"
+        if ablation.done(variant, parts.ablation)
+        else f"{variant.steps} steps on {variant.images} images"
+    )
 
 
 def _made(parts: Parts, parent: str, variant: Variant) -> None:
@@ -76,5 +82,7 @@ def _tracked(parts: Parts, variants: list[Variant]) -> Iterator[str]:
     params = {name: ", ".join(dict.fromkeys(found)) for name, found in options.items()}
     parent = parts.tracker.ablation_run(ablation.identity(variants), params)
     with ending(partial(parts.tracker.finish, parent)):
-        parts.tracker.log_snapshot(parent, parts.root / "data", parts.data.read_json("snapshot.json"), parts.snapshots.data_hash())
+        parts.tracker.log_snapshot(
+            parent, parts.root / "data", parts.data.read_json("snapshot.json"), parts.snapshots.data_hash()
+        )
         yield parent

@@ -57,7 +57,9 @@ class TryAgain(FlorenceError):
 
 
 @task(name="annotate shard", task_run_name="{shard}", persist_result=False, cache_policy=NO_CACHE)
-def annotate_shard(settings: str, store: str, who: list[dict[str, Any]], shard: str, round: int, retries: int) -> tuple[Outcome, ...]:
+def annotate_shard(
+    settings: str, store: str, who: list[dict[str, Any]], shard: str, round: int, retries: int
+) -> tuple[Outcome, ...]:
     """What became of each author of ``who`` in a shard. Plain values, so that it runs in any process of any machine.
 
     Raises TryAgain where an author failed in a way that may pass and the task has tries left: only what is missing is then done again.
@@ -104,7 +106,9 @@ def annotate(root: str = ".", round: int = 0, student: str | None = None) -> Ann
         store.write_json(annotation.MISSING, {keys[m.author]: m.error for m in missing})
     _refuse_required(settings, missing)
     for m in missing:
-        say(f"{m.author} has {m.images} images left in {m.shards} shards and is not required: going on without; the next run asks again. {m.shard}: {m.error}")
+        say(
+            f"{m.author} has {m.images} images left in {m.shards} shards and is not required: going on without; the next run asks again. {m.shard}: {m.error}"
+        )
     return Annotated(len(work), len(store.stems("images")) - len(work), count.images, missing)
 
 
@@ -115,10 +119,14 @@ def runner(settings: Settings) -> TaskRunner[Any]:
     try:
         from prefect_dask import DaskTaskRunner
     except ImportError:
-        raise SettingsError("flow.runner: dask needs prefect-dask: pip install 'florence[dask]' -c constraints.txt") from None
+        raise SettingsError(
+            "flow.runner: dask needs prefect-dask: pip install 'florence[dask]' -c constraints.txt"
+        ) from None
     if settings.flow.dask is not None:
         return DaskTaskRunner(address=settings.flow.dask)
-    return DaskTaskRunner(cluster_kwargs={"n_workers": settings.flow.workers, "threads_per_worker": 1, "dashboard_address": None})
+    return DaskTaskRunner(
+        cluster_kwargs={"n_workers": settings.flow.workers, "threads_per_worker": 1, "dashboard_address": None}
+    )
 
 
 class _Count:
@@ -137,7 +145,10 @@ class _Count:
 
     def look(self, now: dict[str, dict[str, int]], running: Iterable[str]) -> None:
         """What is missing ``now`` in the shards under way."""
-        self._running = {shard: sum(max(0, left.get(shard, 0) - now[name].get(shard, 0)) for name, left in self._before.items()) for shard in running}
+        self._running = {
+            shard: sum(max(0, left.get(shard, 0) - now[name].get(shard, 0)) for name, left in self._before.items())
+            for shard in running
+        }
 
     def add(self, shard: str, outcomes: tuple[Outcome, ...]) -> None:
         """A shard that is finished with."""
@@ -156,7 +167,14 @@ class _Count:
         return tuple(self._missing[name] for name in self._before if name in self._missing)
 
 
-def _worked(settings: Settings, store: Store, who: list[Author], shards: list[str], round: int, look: Callable[[list[str]], None]) -> Iterator[tuple[str, Any]]:
+def _worked(
+    settings: Settings,
+    store: Store,
+    who: list[Author],
+    shards: list[str],
+    round: int,
+    look: Callable[[list[str]], None],
+) -> Iterator[tuple[str, Any]]:
     """Each shard, as it is finished, with its outcomes or the error that ended it; calls ``look`` with the shards under way now and then."""
     retries = settings.flow.retries
     chosen = annotate_shard.with_options(retries=retries, retry_delay_seconds=RETRY_DELAY)
@@ -178,7 +196,9 @@ def _worked(settings: Settings, store: Store, who: list[Author], shards: list[st
             yield running.pop(future), future.result(raise_on_failure=False)
 
 
-def _broken(settings: Settings, store: Store, who: list[Author], shard: str, error: BaseException) -> tuple[Outcome, ...]:
+def _broken(
+    settings: Settings, store: Store, who: list[Author], shard: str, error: BaseException
+) -> tuple[Outcome, ...]:
     """A shard that could not be worked on to its end, as failures of all who miss something in it."""
     text = str(error) if isinstance(error, FlorenceError) else f"{type(error).__name__}: {error}"
     left = annotation.pending(settings, store, who, [shard])
@@ -197,7 +217,9 @@ def _tell_done(settings: Settings, store: Store, who: list[Author], before: dict
 def _refuse_required(settings: Settings, missing: tuple[Missing, ...]) -> None:
     fatal = [m for m in missing if annotation.required(settings, m.author)]
     if fatal:
-        listed = "\n  ".join(f"{m.author}, shard {m.shard}: {m.error} ({m.images} images in {m.shards} shards)" for m in fatal)
+        listed = "\n  ".join(
+            f"{m.author}, shard {m.shard}: {m.error} ({m.images} images in {m.shards} shards)" for m in fatal
+        )
         raise FlorenceError(
             f"{len(fatal)} annotators could not finish:\n  {listed}\nWhat is done is kept; the same command asks them for the rest. "
             "`required: false` lets a run go on without an annotator."

@@ -42,9 +42,13 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"max_content_width": 110},
-)  # fmt: skip
+)
 
 
 def main() -> None:
@@ -78,12 +82,20 @@ def _version(wanted: bool) -> None:
 
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log of the run too.")]
-Round = Annotated[int | None, typer.Option(min=0, help="Number of the round; by default the one that data/ holds, or 0.")]
-Student = Annotated[str | None, typer.Option(help="A model that annotates as well: alias, version number, or a model's folder.")]
+Round = Annotated[
+    int | None, typer.Option(min=0, help="Number of the round; by default the one that data/ holds, or 0.")
+]
+Student = Annotated[
+    str | None, typer.Option(help="A model that annotates as well: alias, version number, or a model's folder.")
+]
 
 
 @app.callback()
-def florence(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def florence(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Pictures in; a versioned data set and a promoted vision model out, round after round.
 
     Commands act on the workspace in the current folder: the one that holds params.yaml. Begin with
@@ -112,14 +124,29 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one witho
     made = make(folder)
     started = [name for name, new in (("git", made.git), ("DVC", made.dvc)) if new]
     print(f"{made.folder} is a workspace" + (f"; {' and '.join(started)} initialised" if started else ""))
-    print(f"Next: cd {folder}, then florence loop --images DIR, or name sources in params.yaml; florence doctor checks what is there")
+    print(
+        f"Next: cd {folder}, then florence loop --images DIR, or name sources in params.yaml; florence doctor checks what is there"
+    )
 
 
 @app.command()
 def loop(
-    images: Annotated[str | None, typer.Option(metavar="URI", help="A folder of images or s3://bucket/prefix; written to params.yaml as the source `images`.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of a new loop; of a finished one, how many it shall have. By default flow.rounds.")] = None,
-    config: Annotated[Path | None, typer.Option(metavar="OVERLAY", help="A YAML file of settings, laid over params.yaml.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="A folder of images or s3://bucket/prefix; written to params.yaml as the source `images`.",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Rounds of a new loop; of a finished one, how many it shall have. By default flow.rounds."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="OVERLAY", help="A YAML file of settings, laid over params.yaml.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -239,12 +266,19 @@ def annotate(round: Round = None, student: Student = None, verbose: Verbose = Fa
         from flows.annotate import runner
 
         done = run.with_options(task_runner=runner(parts.settings))(str(parts.root), _round(parts, round), model)
-    say(f"{done.images} images annotated (counted for every annotator) in {done.shards} shards; {done.skipped} shards were done already")
+    say(
+        f"{done.images} images annotated (counted for every annotator) in {done.shards} shards; {done.skipped} shards were done already"
+    )
 
 
 @app.command()
 def validate(
-    staging: Annotated[bool, typer.Option("--staging", help="Check the fused labels in the working store instead of the published snapshot.")] = False,
+    staging: Annotated[
+        bool,
+        typer.Option(
+            "--staging", help="Check the fused labels in the working store instead of the published snapshot."
+        ),
+    ] = False,
     round: Round = None,
 ) -> None:
     """Hold the snapshot in data/ against expectations/.
@@ -296,7 +330,9 @@ def publish(round: Round = None, student: Student = None) -> None:
         found = parts.snapshots.add()
         pushed = parts.snapshots.push()
     counts = snapshot["counts"]
-    say(f"snapshot {snapshot['id']} of round {number}: {counts['kept']} labels kept, {counts['dropped']} dropped, {counts['images']} images")
+    say(
+        f"snapshot {snapshot['id']} of round {number}: {counts['kept']} labels kept, {counts['dropped']} dropped, {counts['images']} images"
+    )
     say(f"data.dvc: {found}" + (", pushed" if pushed else ""))
 
 
@@ -356,7 +392,9 @@ def evaluate() -> None:
         finally:
             curves.close()
         metrics = Store(str(parts.root / "metrics"))
-        found = {name: metrics.read_json(f"{name}.json") for name in ("scores", "labels") if metrics.exists(f"{name}.json")}
+        found = {
+            name: metrics.read_json(f"{name}.json") for name in ("scores", "labels") if metrics.exists(f"{name}.json")
+        }
         parts.tracker.log_metrics(run_id, found)
     for name, by_reference in found.get("scores", {}).items():
         for reference, score in by_reference.items():
@@ -378,18 +416,36 @@ def compare() -> None:
 
     with _stage("compare") as (parts, run_id):
         decision = stages.compare_models(parts.settings, parts.data, parts.root)
-        parts.tracker.set_tags(run_id, {"decision": "accepted" if decision.accepted else "rejected", "reason": decision.reason})
+        parts.tracker.set_tags(
+            run_id, {"decision": "accepted" if decision.accepted else "rejected", "reason": decision.reason}
+        )
     say(f"{'accepted' if decision.accepted else 'rejected'}: {decision.reason}")
 
 
 @app.command()
 def ablate(
-    tasks: Annotated[list[str] | None, typer.Option(metavar="SETS", help="Sets of tasks: image (captions), region (boxes, phrases, text), pixel (outlines); + joins them.")] = None,
-    data_fraction: Annotated[list[str] | None, typer.Option(metavar="SHARE", help="Share of the training images, as 0.1.")] = None,
-    freeze: Annotated[list[str] | None, typer.Option(metavar="PARTS", help="Parts that are not trained: vision, projector, encoder, decoder, embeddings; + joins them; or none.")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SETS",
+            help="Sets of tasks: image (captions), region (boxes, phrases, text), pixel (outlines); + joins them.",
+        ),
+    ] = None,
+    data_fraction: Annotated[
+        list[str] | None, typer.Option(metavar="SHARE", help="Share of the training images, as 0.1.")
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PARTS",
+            help="Parts that are not trained: vision, projector, encoder, decoder, embeddings; + joins them; or none.",
+        ),
+    ] = None,
     steps: Annotated[list[str] | None, typer.Option(metavar="N", help="Steps of training.")] = None,
     seed: Annotated[list[str] | None, typer.Option(metavar="S", help="Seed of order and draws.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the variants and which of them are done, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the variants and which of them are done, and do nothing.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Train and score variants of the model on the snapshot in data/.
@@ -415,8 +471,17 @@ def ablate(
 
     parts = _parts()
     folder = parts.ablation
-    values = {"tasks": tasks or [], "data-fraction": data_fraction or [], "freeze": freeze or [], "steps": steps or [], "seed": seed or []}
-    with nullcontext() if dry_run else locked(parts.root), Shown() as progress:  # the flow locks again; who is refused shall hear it first
+    values = {
+        "tasks": tasks or [],
+        "data-fraction": data_fraction or [],
+        "freeze": freeze or [],
+        "steps": steps or [],
+        "seed": seed or [],
+    }
+    with (
+        nullcontext() if dry_run else locked(parts.root),
+        Shown() as progress,
+    ):  # the flow locks again; who is refused shall hear it first
         variants = ablation.plan(parts.settings, parts.data, values, progress)
     if dry_run:
         say(ablation.outlook(variants, folder))
@@ -436,9 +501,16 @@ def ablate(
 def export(
     format: Annotated[str, typer.Option(help="coco, jsonl, labelstudio, voc or yolo.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet, or empty.")],
-    round: Annotated[int | None, typer.Option(min=0, help="Number of the round; by default the last that data/ has labels of.")] = None,
+    round: Annotated[
+        int | None, typer.Option(min=0, help="Number of the round; by default the last that data/ has labels of.")
+    ] = None,
     split: Annotated[str, typer.Option(help="train, held_out, gold or all.")] = "all",
-    tasks: Annotated[list[str] | None, typer.Option(metavar="KIND", help="A kind of labels, as '<OD>' or OD; may be given several times. By default all.")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND", help="A kind of labels, as '<OD>' or OD; may be given several times. By default all."
+        ),
+    ] = None,
     min_agreement: Annotated[float, typer.Option(min=0, max=1, help="Least agreement of a label.")] = 0.0,
     images: Annotated[str, typer.Option(help="copy: write the pictures too; none: only labels.")] = "copy",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
@@ -467,7 +539,9 @@ def export(
     say(told_export(found, format, None if dry_run else out))
 
 
-review = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, help="Have people look at labels, in Label Studio.")
+review = typer.Typer(
+    cls=Commands, no_args_is_help=True, rich_markup_mode=None, help="Have people look at labels, in Label Studio."
+)
 app.add_typer(review, name="review")
 
 
@@ -491,12 +565,17 @@ def review_export(
     with Shown() as progress:
         asked = export_review(parts.data, parts.store, out, images, force=force, progress=progress)
     first, last = asked.disagreement
-    say(f"{asked.images} images of round {asked.round} with {asked.labels} labels, disagreement {first:.2f} to {last:.2f}" + (f"; {asked.reviewed} reviewed ones left out" if asked.reviewed else ""))
+    say(
+        f"{asked.images} images of round {asked.round} with {asked.labels} labels, disagreement {first:.2f} to {last:.2f}"
+        + (f"; {asked.reviewed} reviewed ones left out" if asked.reviewed else "")
+    )
     say(f"Next: {out / 'README.md'}; then florence review import FILE")
 
 
 @review.command("import")
-def review_import(file: Annotated[Path, typer.Argument(help="What Label Studio exported, as JSON or JSON-MIN.")]) -> None:
+def review_import(
+    file: Annotated[Path, typer.Argument(help="What Label Studio exported, as JSON or JSON-MIN.")],
+) -> None:
     """Take in what people made of a project.
 
     What they say outranks all annotators from the next round on. An image that is reviewed again replaces what was said of it before; the same file
@@ -555,7 +634,9 @@ def register() -> None:
 
 
 @app.command()
-def promote(version: Annotated[str | None, typer.Argument(help="Number or alias; by default the challenger.")] = None) -> None:
+def promote(
+    version: Annotated[str | None, typer.Argument(help="Number or alias; by default the challenger.")] = None,
+) -> None:
     """Make a registered model the champion.
 
     \b
@@ -587,9 +668,13 @@ def rollback() -> None:
 def predict(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     task: Annotated[str, typer.Option(help="The task, as '<OD>' or OD.")] = "<OD>",
-    input: Annotated[str, typer.Option(help="What the task is about: a text, or for a region x0,y0,x1,y1 in pixels.")] = "",
+    input: Annotated[
+        str, typer.Option(help="What the task is about: a text, or for a region x0,y0,x1,y1 in pixels.")
+    ] = "",
     model: Annotated[str, typer.Option(metavar="ALIAS|VERSION|DIR", help="Which model.")] = "champion",
-    draw: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Write the picture with the answer drawn on it.")] = None,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="Write the picture with the answer drawn on it.")
+    ] = None,
     beams: Annotated[int, typer.Option(min=1, max=16, help="More than 1 searches for the likeliest whole answer.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -640,7 +725,16 @@ def _facts(parts: Parts) -> Any:
     if (facts := read_facts(parts)) is not None:
         return facts
     number = _round(parts, None)
-    round = findings.round_facts(parts.settings, parts.store, parts.data, parts.root, annotation.authors(parts.settings, None, parts.store), number, None, number)
+    round = findings.round_facts(
+        parts.settings,
+        parts.store,
+        parts.data,
+        parts.root,
+        annotation.authors(parts.settings, None, parts.store),
+        number,
+        None,
+        number,
+    )
     return LoopFacts("by hand", (round,))
 
 

@@ -45,7 +45,10 @@ def examine(root: Path) -> list[Check]:
     try:
         settings = read_settings(root / "params.yaml")
     except FlorenceError as error:
-        return [*checks, Check("settings", "fail", str(error), "correct params.yaml; docs/settings.md lists every setting")]
+        return [
+            *checks,
+            Check("settings", "fail", str(error), "correct params.yaml; docs/settings.md lists every setting"),
+        ]
     looks: list[tuple[str, Callable[[], Iterator[Check]]]] = [
         ("dvc.yaml", lambda: _sections(root)),
         ("plug-ins", lambda: _plugins(settings)),
@@ -89,7 +92,12 @@ def _python() -> Check:
 def _packages() -> Iterator[Check]:
     missing = [name for name in NEEDED if _version(name) is None]
     found = ", ".join(f"{name} {_version(name)}" for name in NEEDED if name not in missing)
-    yield Check("packages", "fail" if missing else "ok", found + (f"; missing: {', '.join(missing)}" if missing else ""), "pip install -c constraints.txt -e .")
+    yield Check(
+        "packages",
+        "fail" if missing else "ok",
+        found + (f"; missing: {', '.join(missing)}" if missing else ""),
+        "pip install -c constraints.txt -e .",
+    )
     for name, limit, harm in TOO_NEW:
         found = _version(name) or "missing"
         good = tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < limit
@@ -98,7 +106,12 @@ def _packages() -> Iterator[Check]:
         yield Check("torchvision", "ok", "not installed, and not needed")
     else:
         broken = _import_error("torchvision")
-        yield Check("torchvision", "fail" if broken else "ok", broken or f"{_version('torchvision')}, loads", "nothing here needs it: pip uninstall torchvision")
+        yield Check(
+            "torchvision",
+            "fail" if broken else "ok",
+            broken or f"{_version('torchvision')}, loads",
+            "nothing here needs it: pip uninstall torchvision",
+        )
 
 
 def _version(name: str) -> str | None:
@@ -122,7 +135,12 @@ def _import_error(name: str) -> str:
 def _workspace(root: Path) -> Iterator[Check]:
     missing = [name for name in FILES if not (root / name).exists() and name not in (".git", "code.json")]
     if missing:
-        yield Check("workspace", "fail", f"{root}: {', '.join(missing)} missing", "`florence init DIR` makes a workspace; run commands inside it")
+        yield Check(
+            "workspace",
+            "fail",
+            f"{root}: {', '.join(missing)} missing",
+            "`florence init DIR` makes a workspace; run commands inside it",
+        )
     else:
         yield Check("workspace", "ok", str(root))
     if not any((folder / ".git").exists() for folder in (root, *root.parents)):
@@ -137,7 +155,12 @@ def _sections(root: Path) -> Iterator[Check]:
 
     missing = missing_sections(root)
     found = f"params.yaml lacks {', '.join(missing)}" if missing else "params.yaml has what its stages depend on"
-    yield Check("dvc.yaml", "fail" if missing else "ok", found, "write them down, be it with their defaults: stages of dvc.yaml depend on them")
+    yield Check(
+        "dvc.yaml",
+        "fail" if missing else "ok",
+        found,
+        "write them down, be it with their defaults: stages of dvc.yaml depend on them",
+    )
 
 
 def _plugins(settings: Settings) -> Iterator[Check]:
@@ -160,10 +183,17 @@ def _plugins(settings: Settings) -> Iterator[Check]:
     except FlorenceError as error:
         faults.append(str(error))
     if not settings.sources:
-        yield Check("sources", "warn", "params.yaml names none", "`florence loop --images DIR` names one; docs/settings.md tells of others")
+        yield Check(
+            "sources",
+            "warn",
+            "params.yaml names none",
+            "`florence loop --images DIR` names one; docs/settings.md tells of others",
+        )
     for key, annotator in settings.specialists.items() if settings.sources else ():
         if not any(annotator.looks_at(source) for source in settings.sources):
-            yield Check("specialists", "warn", f"{key} looks at no source of params.yaml", f"correct specialists.{key}.sources")
+            yield Check(
+                "specialists", "warn", f"{key} looks at no source of params.yaml", f"correct specialists.{key}.sources"
+            )
     found = f"{len(settings.sources)} sources, {len(settings.specialists)} annotators"
     yield Check("plug-ins", "fail" if faults else "ok", "; ".join(faults) or found, "correct params.yaml")
 
@@ -175,13 +205,27 @@ def _data(settings: Settings, root: Path) -> Iterator[Check]:
     data = Store(str(root / "data"))
     if data.exists("snapshot.json"):
         snapshot = data.read_json("snapshot.json")
-        yield Check("data", "ok", f"snapshot {snapshot['id']} of round {snapshot['round']}, {snapshot['counts']['images']} images")
+        yield Check(
+            "data",
+            "ok",
+            f"snapshot {snapshot['id']} of round {snapshot['round']}, {snapshot['counts']['images']} images",
+        )
     elif (root / "data.dvc").exists():
-        yield Check("data", "warn", "data.dvc names a snapshot that is not here", "`dvc pull` fetches it; `florence loop` makes a fresh one (in the repository: `make demo`)")
+        yield Check(
+            "data",
+            "warn",
+            "data.dvc names a snapshot that is not here",
+            "`dvc pull` fetches it; `florence loop` makes a fresh one (in the repository: `make demo`)",
+        )
     else:
         yield Check("data", "warn", "no snapshot yet", "`florence loop` makes one (in the repository: `make demo`)")
     shards = len(working_store(settings, root).names("images", ".parquet"))
-    yield Check("images", "ok" if shards else "warn", f"{shards} shards in the working store", "`florence collect` takes images in")
+    yield Check(
+        "images",
+        "ok" if shards else "warn",
+        f"{shards} shards in the working store",
+        "`florence collect` takes images in",
+    )
 
 
 def _model(settings: Settings, root: Path) -> Iterator[Check]:
@@ -200,12 +244,27 @@ def _model(settings: Settings, root: Path) -> Iterator[Check]:
             yield Check(where, "ok", f"{value}, a preset")
         elif (folder := root / value).is_dir():
             whole = (folder / "config.json").is_file()
-            yield Check(where, "ok" if whole else "fail", f"{value}, a folder" + ("" if whole else " without config.json"), "name a folder in transformers' layout")
+            yield Check(
+                where,
+                "ok" if whole else "fail",
+                f"{value}, a folder" + ("" if whole else " without config.json"),
+                "name a folder in transformers' layout",
+            )
         elif re.fullmatch(r"[\w.-]+/[\w.-]+", value):
             cached = _cached(value)
-            yield Check(where, "ok" if cached else "warn", f"{value}, " + ("in the hub's cache" if cached else "not in the hub's cache"), "it will be downloaded at first use; offline, download it first")
+            yield Check(
+                where,
+                "ok" if cached else "warn",
+                f"{value}, " + ("in the hub's cache" if cached else "not in the hub's cache"),
+                "it will be downloaded at first use; offline, download it first",
+            )
         elif where == "model.init":  # an annotator's own names are its own affair
-            yield Check(where, "fail", f"{value}: neither a preset, a folder nor a name on the hub", f"presets: {', '.join(PRESETS)}")
+            yield Check(
+                where,
+                "fail",
+                f"{value}: neither a preset, a folder nor a name on the hub",
+                f"presets: {', '.join(PRESETS)}",
+            )
 
 
 def _cached(name: str) -> bool:
@@ -219,7 +278,12 @@ def _disk(root: Path) -> Iterator[Check]:
     data = sum(file.stat().st_size for file in (root / "data").rglob("*") if file.is_file()) / 1e9
     # The working store, data/ and DVC's cache each may hold what data/ does, and each snapshot adds its labels.
     need = max(LEAST_DISK, 3 * data)
-    yield Check("disk", "ok" if free > need else "warn" if free > need / 4 else "fail", f"{free:.1f} GB free, about {need:.1f} GB wanted", "free some space; `dvc gc -w` removes old snapshots from the cache")
+    yield Check(
+        "disk",
+        "ok" if free > need else "warn" if free > need / 4 else "fail",
+        f"{free:.1f} GB free, about {need:.1f} GB wanted",
+        "free some space; `dvc gc -w` removes old snapshots from the cache",
+    )
 
 
 # ---------------------------------------------------------------- stores and services
@@ -235,7 +299,9 @@ def _store(settings: Settings, root: Path) -> Iterator[Check]:
     store.write_bytes(".probe/doctor", b"florence")
     good = store.read_bytes(".probe/doctor") == b"florence"
     store.delete(".probe")
-    yield Check("store", "ok" if good else "fail", f"{settings.store}: readable and writable", "check the folder's rights")
+    yield Check(
+        "store", "ok" if good else "fail", f"{settings.store}: readable and writable", "check the folder's rights"
+    )
 
 
 def _buckets(settings: Settings) -> Iterator[Check]:
@@ -273,11 +339,18 @@ def _bucket(name: str, uri: str, write: bool = True) -> Iterator[Check]:
         except ClientError as error:
             refused.append(f"{verb} ({error.response['Error'].get('Code', 'refused')})")
         except BotoCoreError as error:
-            yield Check(name, "fail", f"{bare(uri)}: {bare(str(error))}", "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where it is not Amazon's, AWS_ENDPOINT_URL")
+            yield Check(
+                name,
+                "fail",
+                f"{bare(uri)}: {bare(str(error))}",
+                "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where it is not Amazon's, AWS_ENDPOINT_URL",
+            )
             return
     verbs = ", ".join(verb for verb, _ in tries)
     found = f"{uri}: refused: {', '.join(refused)}" if refused else f"{uri}: {verbs} permitted"
-    yield Check(name, "fail" if refused else "ok", found, f"the credentials in the environment need the rights to {verbs} there")
+    yield Check(
+        name, "fail" if refused else "ok", found, f"the credentials in the environment need the rights to {verbs} there"
+    )
 
 
 def _remote(root: Path) -> Iterator[Check]:
@@ -285,14 +358,24 @@ def _remote(root: Path) -> Iterator[Check]:
 
     found = remotes(root)
     if not found:
-        yield Check("DVC remote", "warn", "none set", "`dvc remote add -d storage s3://bucket/prefix` lets others `dvc pull` the snapshots")
+        yield Check(
+            "DVC remote",
+            "warn",
+            "none set",
+            "`dvc remote add -d storage s3://bucket/prefix` lets others `dvc pull` the snapshots",
+        )
     for name, uri in found.items():
         if uri.startswith("s3://"):
             yield from _bucket(f"DVC remote {name}", uri)
         else:
             local = Path(uri)
             good = local.is_dir() or local.parent.is_dir() or "://" in uri
-            yield Check(f"DVC remote {name}", "ok" if good else "fail", bare(uri), "the folder does not exist: make it, or correct the remote (`dvc remote modify`)")
+            yield Check(
+                f"DVC remote {name}",
+                "ok" if good else "fail",
+                bare(uri),
+                "the folder does not exist: make it, or correct the remote (`dvc remote modify`)",
+            )
 
 
 def _mlflow(settings: Settings, root: Path) -> Iterator[Check]:
@@ -305,7 +388,12 @@ def _mlflow(settings: Settings, root: Path) -> Iterator[Check]:
         yield Check("MLflow", "fail", bare(str(error)), "correct tracking.uri, or start its server")
         return
     yield Check("MLflow", "ok", bare(settings.tracking.uri))
-    yield Check("champion", "ok" if leader else "warn", f"version {leader.version}" if leader else "none", "`florence loop` makes one; `florence promote VERSION` names one")
+    yield Check(
+        "champion",
+        "ok" if leader else "warn",
+        f"version {leader.version}" if leader else "none",
+        "`florence loop` makes one; `florence promote VERSION` names one",
+    )
 
 
 def _prefect(root: Path) -> Iterator[Check]:
@@ -313,7 +401,12 @@ def _prefect(root: Path) -> Iterator[Check]:
 
     if url := os.environ.get("PREFECT_API_URL"):
         good = answers(url)
-        yield Check("Prefect", "ok" if good else "fail", f"{bare(url)} " + ("answers" if good else "does not answer"), "start that server, or unset PREFECT_API_URL to have one started here")
+        yield Check(
+            "Prefect",
+            "ok" if good else "fail",
+            f"{bare(url)} " + ("answers" if good else "does not answer"),
+            "start that server, or unset PREFECT_API_URL to have one started here",
+        )
     elif url := running(root):
         yield Check("Prefect", "ok", f"`florence serve` is running: {url}")
     else:

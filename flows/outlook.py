@@ -69,7 +69,9 @@ def settings_hashes(parts: Parts) -> dict[str, str]:
 
     Defaults are left out: a version of Florence that brings a new setting is no reason for a new loop.
     """
-    return {name: digest(getattr(parts.settings, name).model_dump(mode="json", exclude_defaults=True)) for name in SECTIONS}
+    return {
+        name: digest(getattr(parts.settings, name).model_dump(mode="json", exclude_defaults=True)) for name in SECTIONS
+    }
 
 
 def changed_sections(parts: Parts, state: LoopState) -> list[str]:
@@ -88,7 +90,12 @@ def is_idle(parts: Parts, rounds: int | None) -> bool:
     state = read_state(parts.root)
     if state is None or not state.finished or not stages.shards(parts.store) or _more(state, rounds):
         return False
-    if changed_sections(parts, state) or images_hash(parts.store) != state.images or reviews(parts.store) != state.reviews or waiting(parts):
+    if (
+        changed_sections(parts, state)
+        or images_hash(parts.store) != state.images
+        or reviews(parts.store) != state.reviews
+        or waiting(parts)
+    ):
         return False
     try:
         stages.collect(parts.settings, _Dry(parts.store.uri, first=True))
@@ -108,15 +115,27 @@ def outlook(parts: Parts, rounds: int | None, progress: stages.Progress = stages
     changed = tuple(changed_sections(parts, state))
     known["reviews"] = reviews(parts.store) != state.reviews
     if not state.finished:
-        return Outlook(**known, changed=changed, rounds=range(state.round, state.first_round + max(rounds or state.wanted, state.done + 1)))
+        return Outlook(
+            **known,
+            changed=changed,
+            rounds=range(state.round, state.first_round + max(rounds or state.wanted, state.done + 1)),
+        )
     if collected.new or pending or changed or known["reviews"] or images_hash(parts.store) != state.images:
-        return Outlook(**known, changed=changed, rounds=range(state.round, state.round + (rounds or parts.settings.flow.rounds)))
-    return Outlook(**known, changed=changed, rounds=range(state.round, state.first_round + (rounds or 0) if _more(state, rounds) else state.round))
+        return Outlook(
+            **known, changed=changed, rounds=range(state.round, state.round + (rounds or parts.settings.flow.rounds))
+        )
+    return Outlook(
+        **known,
+        changed=changed,
+        rounds=range(state.round, state.first_round + (rounds or 0) if _more(state, rounds) else state.round),
+    )
 
 
 def nothing_new(parts: Parts) -> str:
     """That nothing is to be done, and what there is."""
-    snapshot = parts.data.read_json("snapshot.json") if parts.data.exists("snapshot.json") else {"id": "none", "round": "none"}
+    snapshot = (
+        parts.data.read_json("snapshot.json") if parts.data.exists("snapshot.json") else {"id": "none", "round": "none"}
+    )
     leader = parts.tracker.champion()
     images = len(stages.images_table(parts.store))
     text = f"nothing new: {images} images, snapshot {snapshot['id']} of round {snapshot['round']}, champion {'version ' + leader.version if leader else 'none'}"
@@ -142,7 +161,13 @@ def told(found: Outlook) -> str:
     if found.reviews:
         lines.append("people's reviews are new")
     if found.state is not None:
-        end = f"stopped: {found.state.rejected}" if found.state.rejected else "finished" if found.state.finished else "broken off, to be continued"
+        end = (
+            f"stopped: {found.state.rejected}"
+            if found.state.rejected
+            else "finished"
+            if found.state.finished
+            else "broken off, to be continued"
+        )
         lines.append(f"last loop: {found.state.loop_id}, {found.state.done} of {found.state.wanted} rounds, {end}")
     numbers = ", ".join(map(str, found.rounds))
     return "\n".join([*lines, f"rounds to do: {numbers}" if numbers else "nothing to do"])

@@ -52,7 +52,9 @@ def write_overlay(root: Path, overlay: Mapping[str, Any]) -> bool:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
-    yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.representer.add_representer(
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     path = root / "params.yaml"
     text = path.read_text(encoding="utf-8")
     document = yaml.load(text)

@@ -78,9 +78,13 @@ def open_parts(root: Path | str = ".", overlay: Mapping[str, Any] | None = None)
     settings = overlaid(folder, overlay) if overlay else read_settings(folder / "params.yaml")
     write_code_json(folder)
     return Parts(
-        root=folder, settings=settings, store=working_store(settings, folder), data=Store(str(folder / "data")),
-        tracker=Tracker(settings.tracking, folder), snapshots=Snapshots(folder, settings.snapshots),
-    )  # fmt: skip
+        root=folder,
+        settings=settings,
+        store=working_store(settings, folder),
+        data=Store(str(folder / "data")),
+        tracker=Tracker(settings.tracking, folder),
+        snapshots=Snapshots(folder, settings.snapshots),
+    )
 
 
 def write_code_json(root: Path) -> None:

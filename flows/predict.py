@@ -109,7 +109,9 @@ def drawn(asked: Asked, out: Path) -> None:
 
     caption = asked.answer.text if not asked.answer.regions else ""
     sink = io.BytesIO()
-    Image.fromarray(draw(asked.pixels, asked.regions, caption=caption)).save(sink, Image.registered_extensions()[out.suffix.lower()])
+    Image.fromarray(draw(asked.pixels, asked.regions, caption=caption)).save(
+        sink, Image.registered_extensions()[out.suffix.lower()]
+    )
     part = out.with_name(f".{out.name}.part")
     try:
         part.write_bytes(sink.getvalue())
@@ -127,15 +129,29 @@ def as_values(asked: Asked) -> dict[str, Any]:
     """The answer as JSON takes it; places in pixels of the upright image."""
     answer = asked.answer
     return {
-        "image": str(asked.image), "width": asked.pixels.shape[1], "height": asked.pixels.shape[0], "task": asked.task.name, "input": asked.input,
-        "text": answer.text, "score": answer.score, "confidence": asked.sure(answer.score) if not answer.regions else None, "regions": [_region(asked, r) for r in answer.regions], "error": str(answer.error) if answer.error else None,
-    }  # fmt: skip
+        "image": str(asked.image),
+        "width": asked.pixels.shape[1],
+        "height": asked.pixels.shape[0],
+        "task": asked.task.name,
+        "input": asked.input,
+        "text": answer.text,
+        "score": answer.score,
+        "confidence": asked.sure(answer.score) if not answer.regions else None,
+        "regions": [_region(asked, r) for r in answer.regions],
+        "error": str(answer.error) if answer.error else None,
+    }
 
 
 def _region(asked: Asked, region: Region) -> dict[str, Any]:
     polygons = [[round(v, 2) for v in polygon] for polygon in region.polygons]
     places = {"box": region.box, "quad": region.quad}
-    return {"label": region.label, "score": region.score, "confidence": asked.sure(region.score), **{k: [round(v, 2) for v in p] for k, p in places.items() if p}, **({"polygons": polygons} if polygons else {})}
+    return {
+        "label": region.label,
+        "score": region.score,
+        "confidence": asked.sure(region.score),
+        **{k: [round(v, 2) for v in p] for k, p in places.items() if p},
+        **({"polygons": polygons} if polygons else {}),
+    }
 
 
 def _lines(asked: Asked) -> str:
@@ -143,7 +159,13 @@ def _lines(asked: Asked) -> str:
     if not answer.regions:
         if asked.task.form in (Form.TEXT, Form.TEXT_OR_NOTHING) and answer.text:
             sure = asked.sure(answer.score)
-            how = f"   (confidence {sure:.2f})" if sure is not None else f"   (score {answer.score:.2g})" if answer.score is not None else ""
+            how = (
+                f"   (confidence {sure:.2f})"
+                if sure is not None
+                else f"   (score {answer.score:.2g})"
+                if answer.score is not None
+                else ""
+            )
             lines = [answer.text + how]
         else:
             lines = ["nothing found"]
@@ -158,4 +180,8 @@ def _lines(asked: Asked) -> str:
 def _place(region: Region) -> str:
     box = "box " + ",".join(f"{v:.0f}" for v in region.bounds)
     corners = sum(len(polygon) // 2 for polygon in region.polygons)
-    return box + (f", outline of {corners} corners" if corners else "") + (", quad " + ",".join(f"{v:.0f}" for v in region.quad) if region.quad else "")
+    return (
+        box
+        + (f", outline of {corners} corners" if corners else "")
+        + (", quad " + ",".join(f"{v:.0f}" for v in region.quad) if region.quad else "")
+    )

@@ -53,12 +53,23 @@ def register(parts: Parts, run_id: str, tags: dict[str, Any]) -> str:
 def lineage(parts: Parts, decision: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """A version's tags: all that it came of."""
     snapshot = parts.data.read_json("snapshot.json")
-    judged = {"decision": "accepted" if decision["accepted"] else "rejected", "reason": decision["reason"]} if decision else {}
+    judged = (
+        {"decision": "accepted" if decision["accepted"] else "rejected", "reason": decision["reason"]}
+        if decision
+        else {}
+    )
     return {
-        "florence.round": snapshot["round"], "snapshot": snapshot["id"], "dvc_hash": parts.snapshots.data_hash(), "git_commit": parts.snapshots.git_commit(),
-        "authors": snapshot["authors"], "engine": snapshot["engine"], "model.init": parts.settings.model.init, "train": parts.settings.train.digest(),
-        **judged, **more,
-    }  # fmt: skip
+        "florence.round": snapshot["round"],
+        "snapshot": snapshot["id"],
+        "dvc_hash": parts.snapshots.data_hash(),
+        "git_commit": parts.snapshots.git_commit(),
+        "authors": snapshot["authors"],
+        "engine": snapshot["engine"],
+        "model.init": parts.settings.model.init,
+        "train": parts.settings.train.digest(),
+        **judged,
+        **more,
+    }
 
 
 def champion(parts: Parts) -> Standing | None:
@@ -76,7 +87,9 @@ def _scores(parts: Parts, version: Version) -> Path | None:
     if not kept.exists(name):
         from mlflow.artifacts import download_artifacts
 
-        if version.run_id is None or SCORES not in {f.path for f in parts.tracker.client.list_artifacts(version.run_id, "scores")}:
+        if version.run_id is None or SCORES not in {
+            f.path for f in parts.tracker.client.list_artifacts(version.run_id, "scores")
+        }:
             return None
         found = download_artifacts(run_id=version.run_id, artifact_path=SCORES, tracking_uri=parts.tracker.uri)
         kept.write_bytes(name, Path(found).read_bytes())
@@ -89,7 +102,9 @@ def model_folder(ref: str) -> Path | None:
     if not folder.is_dir():
         return None
     if not (folder / "config.json").is_file():
-        raise FlorenceError(f"{folder} holds no model: config.json is missing; a model's folder, an alias or a version number is expected")
+        raise FlorenceError(
+            f"{folder} holds no model: config.json is missing; a model's folder, an alias or a version number is expected"
+        )
     return folder
 
 

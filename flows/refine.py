@@ -63,7 +63,9 @@ def refine(root: str = ".", rounds: int | None = None) -> str:
 
 def _refined(parts: Parts, rounds: int | None) -> str:
     if missing := missing_sections(parts.root):
-        raise SettingsError(f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it, so write it down, be it with its default")
+        raise SettingsError(
+            f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it, so write it down, be it with its default"
+        )
     sweep(parts)
     before = standing(parts)
     start = time.monotonic()
@@ -98,7 +100,11 @@ def standing(parts: Parts) -> LoopState | None:
     if last < 0:
         return None
     published = parts.data.read_json("snapshot.json").get("authors", {}) if parts.data.exists("snapshot.json") else {}
-    known: dict[str, Any] = {"images": images_hash(parts.store), "settings": settings_hashes(parts), "reviews": published.get(annotation.HUMAN, "")}
+    known: dict[str, Any] = {
+        "images": images_hash(parts.store),
+        "settings": settings_hashes(parts),
+        "reviews": published.get(annotation.HUMAN, ""),
+    }
     return LoopState("", 0, last + 1, last + 1, accepted=last, finished=True, **known)
 
 
@@ -116,7 +122,9 @@ def take_in(parts: Parts) -> stages.Collected:
     if collected.total == 0:
         aside = "".join(f"\n  {name}: {reason}" for _, name, reason, _ in collected.set_aside[:5])
         named = ", ".join(parts.settings.sources) or "there are none"
-        raise DataError(f"the sources of params.yaml ({named}) have no image that can be used; `florence loop --images DIR` names a folder{aside}")
+        raise DataError(
+            f"the sources of params.yaml ({named}) have no image that can be used; `florence loop --images DIR` names a folder{aside}"
+        )
     if collected.new:
         say(f"{collected.new} new images, {collected.total} in all; {len(collected.set_aside)} files set aside")
         for source, name, reason, detail in collected.set_aside[:LISTED]:
@@ -137,11 +145,15 @@ def next_state(parts: Parts, state: LoopState | None, rounds: int | None) -> tup
         return _new_state(parts, None, rounds), "a new loop"
     if not state.finished:
         wanted = max(rounds or state.wanted, state.done + 1)
-        return dataclasses.replace(state, wanted=wanted), f"going on with loop {state.loop_id}: {state.done} of {wanted} rounds are done"
+        return dataclasses.replace(
+            state, wanted=wanted
+        ), f"going on with loop {state.loop_id}: {state.done} of {wanted} rounds are done"
     if reasons := news(parts, state):
         return _new_state(parts, state, rounds), f"a new loop: {'; '.join(reasons)}"
     if rounds is not None and rounds > state.done and state.loop_id and not state.rejected:
-        return dataclasses.replace(state, wanted=rounds, finished=False), f"going on with loop {state.loop_id}: {state.done} rounds are done, {rounds} asked for"
+        return dataclasses.replace(
+            state, wanted=rounds, finished=False
+        ), f"going on with loop {state.loop_id}: {state.done} rounds are done, {rounds} asked for"
     return None, ""
 
 
@@ -199,7 +211,10 @@ class _Round:
         parts, number, state = self.parts, self.number, self.state
         who = annotation.authors(parts.settings, state.student, parts.store)
         student = any(author.name == annotation.STUDENT for author in who)
-        say(f"round {number} ({state.done + 1} of {state.wanted})" + (", with the champion as one more annotator" if student else ""))
+        say(
+            f"round {number} ({state.done + 1} of {state.wanted})"
+            + (", with the champion as one more annotator" if student else "")
+        )
         self.timed("annotate", lambda: _annotated(parts, number, state.student), plain=True)
         snapshot = self.published(who)
         dvc_hash = self.timed("snapshot", self.add)
@@ -207,9 +222,13 @@ class _Round:
         decided = self.timed("dvc repro", lambda: train(str(parts.root), self.run_id), plain=True)
         if self.pushed:
             self.timed("push", parts.snapshots.push)  # the model and its scores
-        commit = (parts.snapshots.commit(f"Round {number}: snapshot {snapshot['id']}") if decided["accepted"] else None) or parts.snapshots.git_commit()
+        commit = (
+            parts.snapshots.commit(f"Round {number}: snapshot {snapshot['id']}") if decided["accepted"] else None
+        ) or parts.snapshots.git_commit()
         tags = lineage(parts, decided, **{"florence.loop": state.loop_id, "git_commit": commit})
-        version = self.timed("register", lambda: promote(str(parts.root), self.run_id, tags, decided["accepted"]), plain=True)
+        version = self.timed(
+            "register", lambda: promote(str(parts.root), self.run_id, tags, decided["accepted"]), plain=True
+        )
         say(f"round {number} is {'accepted' if decided['accepted'] else 'rejected'}: {decided['reason']}")
         facts = self.facts(who, dvc_hash=dvc_hash, git_commit=commit, run_id=self.run_id, model_version=version)
         self.timed("report", lambda: self.report(facts))
@@ -233,7 +252,9 @@ class _Round:
         if self.state.student is not None:
             parts.store.write_table(f"baseline/round={number}/scores.parquet", self.baseline())
         with Shown() as progress:
-            return self.timed("publish", lambda: stages.publish(parts.settings, parts.store, parts.data, who, number, progress))
+            return self.timed(
+                "publish", lambda: stages.publish(parts.settings, parts.store, parts.data, who, number, progress)
+            )
 
     def baseline(self) -> Any:
         """The champion's scores, which the new model's are compared with."""
@@ -241,7 +262,9 @@ class _Round:
         from florence.evaluate import baseline
 
         if self.state.scores is None:
-            say("the champion's scores are not known here, so no model can be compared with it; `florence promote` names another champion")
+            say(
+                "the champion's scores are not known here, so no model can be compared with it; `florence promote` names another champion"
+            )
             return baseline(SCHEMA.empty_table())
         path = Path(self.state.scores)
         return baseline(Store(str(path.parent)).read_table(path.name))
@@ -260,12 +283,29 @@ class _Round:
         without = None
         if any(author.name == annotation.STUDENT for author in who):
             others = [author for author in who if author.name != annotation.STUDENT]
-            without = self.timed("fuse without student", lambda: stages.fuse_round(parts.settings, parts.store, others, self.number, write=False))
-        since = state.first_round if self.number > state.first_round else state.accepted if state.accepted is not None else self.number
-        facts = findings.round_facts(parts.settings, parts.store, parts.data, parts.root, who, self.number, without, since)
-        spent = {a.name: {"calls": a.calls, "tokens": a.tokens, "cost": a.cost} for a in facts.annotators if a.calls or a.tokens or a.cost}
+            without = self.timed(
+                "fuse without student",
+                lambda: stages.fuse_round(parts.settings, parts.store, others, self.number, write=False),
+            )
+        since = (
+            state.first_round
+            if self.number > state.first_round
+            else state.accepted
+            if state.accepted is not None
+            else self.number
+        )
+        facts = findings.round_facts(
+            parts.settings, parts.store, parts.data, parts.root, who, self.number, without, since
+        )
+        spent = {
+            a.name: {"calls": a.calls, "tokens": a.tokens, "cost": a.cost}
+            for a in facts.annotators
+            if a.calls or a.tokens or a.cost
+        }
         parts.tracker.log_metrics(self.run_id, {"annotators": spent})
-        seconds = {k: v for k, v in self.state.seconds.items() if k != "dvc repro"} | {f"dvc {k}": v for k, v in Seconds(parts.root).read().items()}
+        seconds = {k: v for k, v in self.state.seconds.items() if k != "dvc repro"} | {
+            f"dvc {k}": v for k, v in Seconds(parts.root).read().items()
+        }
         loop = read_facts(parts)
         if loop is None or loop.loop_id != state.loop_id:
             loop = LoopFacts(state.loop_id)
@@ -282,14 +322,26 @@ class _Round:
     def ended(self, decided: dict[str, Any], version: str) -> LoopState:
         """Keep what was accepted, or go back to what was; the state after the round."""
         parts, number, state = self.parts, self.number, self.state
-        state = dataclasses.replace(state, done=state.done + 1, images=images_hash(parts.store), settings=settings_hashes(parts), reviews=self.reviews, seconds={})
+        state = dataclasses.replace(
+            state,
+            done=state.done + 1,
+            images=images_hash(parts.store),
+            settings=settings_hashes(parts),
+            reviews=self.reviews,
+            seconds={},
+        )
         if decided["accepted"]:
             parts.snapshots.keep(parts.root / ACCEPTED / f"round={number}")
             student = _student(parts.root, number)
             scores = student.parent / f"scores-round={number}.parquet"
             Store(str(student.parent)).write_bytes(scores.name, (parts.root / SCORES).read_bytes())
             state = dataclasses.replace(
-                state, accepted=number, student=str(student), scores=str(scores), champion=version, finished=state.done >= state.wanted
+                state,
+                accepted=number,
+                student=str(student),
+                scores=str(scores),
+                champion=version,
+                finished=state.done >= state.wanted,
             )
         else:
             kept = parts.root / ACCEPTED / f"round={state.accepted}"
@@ -306,7 +358,10 @@ class _Round:
 def _annotated(parts: Parts, round: int, student: str | None) -> Annotated:
     done = annotate.with_options(task_runner=runner(parts.settings))(str(parts.root), round, student)
     if done.shards:
-        say(f"annotated {done.images} images, counted for every annotator, in {done.shards} shards" + (f"; {done.skipped} were done already" if done.skipped else ""))
+        say(
+            f"annotated {done.images} images, counted for every annotator, in {done.shards} shards"
+            + (f"; {done.skipped} were done already" if done.skipped else "")
+        )
     return done
 
 
@@ -371,4 +426,6 @@ def _told(parts: Parts, state: LoopState) -> str:
         say(findings.summary(facts))
     say(f"Look at   {parts.report / 'index.html'}\nFacts     {parts.root / 'build' / 'loop.json'}")
     leader = f"champion version {state.champion}" if state.champion else "no champion"
-    return f"loop {state.loop_id}: {state.done} rounds, {leader}" + (", stopped by a round that was rejected" if state.rejected else "")
+    return f"loop {state.loop_id}: {state.done} rounds, {leader}" + (
+        ", stopped by a round that was rejected" if state.rejected else ""
+    )

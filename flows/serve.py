@@ -34,11 +34,15 @@ def serve(root: Path, verbose: bool = False) -> None:
         try:
             deployment = deployment_of(root, settings.flow.cron)
         except ValueError:
-            raise SettingsError(f"flow.cron: {settings.flow.cron!r} is no schedule; five fields as in '0 3 * * *' (every night at three) are expected") from None
+            raise SettingsError(
+                f"flow.cron: {settings.flow.cron!r} is no schedule; five fields as in '0 3 * * *' (every night at three) are expected"
+            ) from None
         # The deployment's own limit refuses overlapping runs; one of the runner would keep them waiting instead.
         runner = Runner(pause_on_shutdown=True, limit=None)
         runner.add_deployment(deployment)
-        say(f"Prefect: {url.removesuffix('/api')} (API {url})\nthe loop of {root} runs on {settings.flow.cron!r} (UTC); Ctrl-C stops it")
+        say(
+            f"Prefect: {url.removesuffix('/api')} (API {url})\nthe loop of {root} runs on {settings.flow.cron!r} (UTC); Ctrl-C stops it"
+        )
         asyncio.run(_run(runner))
 
 

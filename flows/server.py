@@ -46,7 +46,9 @@ def prefect_api(root: Path, *, verbose: bool = False, lasting: bool = False) -> 
     """
     prefect_environment(root, verbose)
     if (url := os.environ.get("PREFECT_API_URL")) and not answers(url):
-        raise FlorenceError(f"PREFECT_API_URL: nothing answers at {bare(url)}; start that server, or unset it to have one started here")
+        raise FlorenceError(
+            f"PREFECT_API_URL: nothing answers at {bare(url)}; start that server, or unset it to have one started here"
+        )
     if url := url or running(root):
         os.environ["PREFECT_API_URL"] = url
         yield url
@@ -108,7 +110,12 @@ def _start(root: Path, lasting: bool) -> tuple[subprocess.Popen[bytes], str]:
     with (home / "server.log").open("ab") as log:
         # Its own session: a Ctrl-C is for the flow, which still has to tell the server that it was stopped.
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            [sys.executable, "-m", "flows.server"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
         )
     assert process.stdout is not None
     port = process.stdout.readline().decode().strip()
@@ -163,7 +170,9 @@ def _serve() -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    server = uvicorn.Server(uvicorn.Config(create_app, factory=True, log_level="error", lifespan="on", timeout_graceful_shutdown=3))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app, factory=True, log_level="error", lifespan="on", timeout_graceful_shutdown=3)
+    )
 
     def watch() -> None:
         sys.stdin.buffer.read()

@@ -54,7 +54,9 @@ class LoopState:
 
     def spent(self, stage: str, seconds: float) -> LoopState:
         """The same state with ``seconds`` more spent on ``stage``."""
-        return dataclasses.replace(self, seconds={**self.seconds, stage: round(self.seconds.get(stage, 0.0) + seconds, 2)})
+        return dataclasses.replace(
+            self, seconds={**self.seconds, stage: round(self.seconds.get(stage, 0.0) + seconds, 2)}
+        )
 
 
 def read_state(root: Path) -> LoopState | None:
@@ -66,7 +68,9 @@ def read_state(root: Path) -> LoopState | None:
     try:
         return LoopState(**values)
     except TypeError as error:
-        raise FlorenceError(f"{root / FOLDER / NAME} is not the state of a loop ({error}); delete it and a new loop is started") from None
+        raise FlorenceError(
+            f"{root / FOLDER / NAME} is not the state of a loop ({error}); delete it and a new loop is started"
+        ) from None
 
 
 def write_state(root: Path, state: LoopState) -> None:
@@ -86,7 +90,9 @@ def locked(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise Locked(f"another run (process {file.read().strip() or 'unknown'}) is at work in {root}; wait for it, or stop it") from None
+            raise Locked(
+                f"another run (process {file.read().strip() or 'unknown'}) is at work in {root}; wait for it, or stop it"
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

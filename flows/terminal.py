@@ -66,7 +66,9 @@ class Shown:
             self._drawn(what, done, of)
         elif time.monotonic() - self._said >= self.every:
             self._said = time.monotonic()
-            text = f"{what}: {done}" + (f" of {of}" if of is not None else "") + (f", {self._note}" if self._note else "")
+            text = (
+                f"{what}: {done}" + (f" of {of}" if of is not None else "") + (f", {self._note}" if self._note else "")
+            )
             print(text, file=sys.stderr, flush=True)
 
     def _drawn(self, what: str, done: int, of: int | None) -> None:
@@ -99,14 +101,22 @@ class Shown:
 
 def told_export(found: Exported, format: str, out: Path | None) -> str:
     """What an export wrote, left out and lost; ``out``: where, None where it was only asked."""
-    lines = [f"{'would write' if out is None else 'wrote'} {found.images} images of round {found.round}" + (f" to {out}" if out else "") + f", as {format}"]
+    lines = [
+        f"{'would write' if out is None else 'wrote'} {found.images} images of round {found.round}"
+        + (f" to {out}" if out else "")
+        + f", as {format}"
+    ]
     lines += [f"  {kind}: {number} labels" for kind, number in found.labels.items()] or ["  no labels"]
     lines += [f"  left out: {reason} ({number})" for reason, number in found.left_out.items()]
     lines += [f"  lost: {loss} ({number})" for loss, number in found.lost.items()]
     if found.renamed:
-        lines.append(f"  {found.renamed} pictures have other names than in their source, where theirs were taken or not to be had")
+        lines.append(
+            f"  {found.renamed} pictures have other names than in their source, where theirs were taken or not to be had"
+        )
     if found.turned:
-        lines.append(f"  {found.turned} pictures were stored on their side and are written upright, as their labels are")
+        lines.append(
+            f"  {found.turned} pictures were stored on their side and are written upright, as their labels are"
+        )
     return "\n".join(lines)
 
 
@@ -114,7 +124,9 @@ def told_review(found: Reviewed) -> str:
     """What an import of reviews came to."""
     if not found.new:
         return f"nothing new: this file has been imported before, as human@{found.version}; {found.total} images are reviewed"
-    lines = [f"{found.images} images reviewed, {found.claims} claims, {found.rejected} of them that something is not there; {found.total} images in all (human@{found.version})"]
+    lines = [
+        f"{found.images} images reviewed, {found.claims} claims, {found.rejected} of them that something is not there; {found.total} images in all (human@{found.version})"
+    ]
     for what, several in (("not here", found.unknown), ("left out", found.problems)):
         lines += [f"  {what}: {text}" for text in several[:LISTED]]
         if len(several) > LISTED:

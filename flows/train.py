@@ -10,7 +10,17 @@ from florence.store import Store
 from flows.parts import Parts, open_parts
 from flows.terminal import say
 
-HINTS = ("To track the changes with git", "git add", "To enable auto staging", "dvc config", "Use `dvc push`", "Updating lock file", "Generating lock file", "ERROR: ", "'data.dvc' didn't change")
+HINTS = (
+    "To track the changes with git",
+    "git add",
+    "To enable auto staging",
+    "dvc config",
+    "Use `dvc push`",
+    "Updating lock file",
+    "Generating lock file",
+    "ERROR: ",
+    "'data.dvc' didn't change",
+)
 """How lines begin by which DVC advises somebody at the keyboard, or repeats an error that is told anyway."""
 
 
@@ -38,6 +48,10 @@ def decision(parts: Parts) -> dict:
     if not path.exists():
         raise FlorenceError(f"{path} does not exist: nothing has been compared yet; `dvc repro` does it")
     found = Store(str(parts.root)).read_json("metrics/decision.json")
-    if not isinstance(found, dict) or not isinstance(found.get("accepted"), bool) or not isinstance(found.get("reason"), str):
+    if (
+        not isinstance(found, dict)
+        or not isinstance(found.get("accepted"), bool)
+        or not isinstance(found.get("reason"), str)
+    ):
         raise FlorenceError(f"{path} is not a decision; `dvc repro --force compare` makes it anew")
     return found

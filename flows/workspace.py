@@ -55,14 +55,19 @@ def _refuse(folder: Path) -> None:
         raise FlorenceError(f"{folder} is a file; name a folder")
     for name in OWNED:
         if os.path.lexists(folder / name):
-            raise FlorenceError(f"{folder / name} exists: this folder is a workspace already, or would be mixed up with one. Nothing was changed; name another folder")
+            raise FlorenceError(
+                f"{folder / name} exists: this folder is a workspace already, or would be mixed up with one. Nothing was changed; name another folder"
+            )
     if shutil.which("git") is None:
         raise FlorenceError("git is not found; install it: DVC keeps its files in a git repository")
 
 
 def _git(folder: Path) -> bool:
     """Start a git repository unless there is one that takes the folder; one that ignores it does not."""
-    if _run(folder, "git", "rev-parse", "--is-inside-work-tree").returncode == 0 and _run(folder, "git", "check-ignore", "-q", ".").returncode != 0:
+    if (
+        _run(folder, "git", "rev-parse", "--is-inside-work-tree").returncode == 0
+        and _run(folder, "git", "check-ignore", "-q", ".").returncode != 0
+    ):
         return False
     _checked(folder, "git", "init", "-q")
     return True
@@ -81,7 +86,10 @@ def _dvc(folder: Path) -> bool:
 def _write(folder: Path) -> Iterator[str]:
     """Copy the template, params.yaml last; lines that an ignore file lacks are added to it."""
     store = Store(str(folder))
-    found = sorted((p.relative_to(TEMPLATE) for p in TEMPLATE.rglob("*") if p.is_file()), key=lambda p: (p.name == "params.yaml", p))
+    found = sorted(
+        (p.relative_to(TEMPLATE) for p in TEMPLATE.rglob("*") if p.is_file()),
+        key=lambda p: (p.name == "params.yaml", p),
+    )
     store.write_json("code.json", stages.code_json())
     yield "code.json"
     for path in found:
@@ -100,7 +108,9 @@ def _joined(own: bytes, ours: bytes) -> bytes:
 
 def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "LC_ALL": "C.UTF-8"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+    )
 
 
 def _checked(folder: Path, *command: str) -> None:

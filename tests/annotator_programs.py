@@ -19,7 +19,7 @@ from florence.specialists import Batch
 
 ROOT = Path(__file__).parents[1]
 
-PREFACE = '''
+PREFACE = """
 import json, os, signal, subprocess, sys, time
 
 def requests():
@@ -33,7 +33,7 @@ def said(asked, label="thing", **more):
 def tell(answer):
     print(answer if isinstance(answer, str) else json.dumps(answer), flush=True)
 
-'''
+"""
 
 
 def written(folder: Path, body: str, name: str = "annotator.py") -> Path:
@@ -45,7 +45,9 @@ def written(folder: Path, body: str, name: str = "annotator.py") -> Path:
 
 def documented(folder: Path) -> Path:
     """The program that docs/annotators.md shows."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/annotators.md").read_text(encoding="utf-8"), re.M | re.S)
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs/annotators.md").read_text(encoding="utf-8"), re.M | re.S
+    )
     path = folder / "brightest.py"
     path.write_text(code, encoding="utf-8")
     return path
@@ -53,7 +55,9 @@ def documented(folder: Path) -> Path:
 
 def batch_of(count: int, width: int = 12, height: int = 8, *, first: int = 0, name: str = "x.png") -> Batch:
     """``count`` pictures, whose ids are numbers from ``first`` on. The first pixel tells the number too."""
-    records = tuple(ImageRecord(f"{i:064x}", width, height, "mine", name, "", None, "train") for i in range(first, first + count))
+    records = tuple(
+        ImageRecord(f"{i:064x}", width, height, "mine", name, "", None, "train") for i in range(first, first + count)
+    )
     pictures = []
     for i in range(first, first + count):
         pixels = np.full((height, width, 3), 90, np.uint8)
@@ -71,7 +75,10 @@ def png_size(data: bytes) -> tuple[int, int]:
 def whole_picture(asked: dict) -> dict:
     """An answer about a request with an image: one object, as large as the picture that was sent."""
     width, height = png_size(base64.b64decode(asked["image"]))
-    return {"image_id": asked["image_id"], "annotations": [{"label": "picture", "box": [0, 0, width, height], "score": 0.75}]}
+    return {
+        "image_id": asked["image_id"],
+        "annotations": [{"label": "picture", "box": [0, 0, width, height], "score": 0.75}],
+    }
 
 
 @contextmanager

@@ -72,7 +72,11 @@ class Told(Specialist):
         claims = [Claim("<CAPTION>", f"{self.name} of {record.name}" + (f" after ({heard})" if heard else ""), (), 0.1)]
         if batch.pixels:
             mean = float(np.float32(batch.pixels[index].mean()) / 255)
-            claims.append(Claim("<OD>", "thing", (Region("thing", box=(0.0, 0.0, 1.0 + mean, record.height / 3), score=mean),), mean))
+            claims.append(
+                Claim(
+                    "<OD>", "thing", (Region("thing", box=(0.0, 0.0, 1.0 + mean, record.height / 3), score=mean),), mean
+                )
+            )
         return claims
 
 

@@ -88,7 +88,11 @@ def said(text: str | None, reason: str = "stop", refusal: str | None = None) -> 
     """Another text than the model's."""
 
     def change(body: dict[str, Any]) -> dict[str, Any]:
-        body["choices"][0] = {"index": 0, "message": {"role": "assistant", "content": text, "refusal": refusal}, "finish_reason": reason}
+        body["choices"][0] = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text, "refusal": refusal},
+            "finish_reason": reason,
+        }
         return body
 
     return Fault(change=change)
@@ -98,7 +102,12 @@ HTML = Fault(raw=b"<!doctype html><html><body>Sign in</body></html>", kind="text
 HALF = Fault(raw=b'{"id": "1", "choices": [{"index": 0, "message": {"role": "assist')
 CLOSED = Fault(close=True)
 HANG = Fault(hang=3600)
-EMPTY, CUT, REFUSAL, APOLOGY = said(""), said("a cat and", "length"), said(None, refusal="I will not."), said("I'm sorry, but I can't assist with that.")
+EMPTY, CUT, REFUSAL, APOLOGY = (
+    said(""),
+    said("a cat and", "length"),
+    said(None, refusal="I will not."),
+    said("I'm sorry, but I can't assist with that."),
+)
 NO_CHOICES = Fault(change=lambda body: {**body, "choices": []})
 FOREIGN = Fault(raw=b'{"detail": "not what you asked for"}')
 NOT_JSON, OTHER_KEYS = said("Here you are: a cat."), said('{"caption of the image": "a cat"}')
@@ -133,7 +142,11 @@ def _serve(handler: type[_Handler], script: Callable[[Asked], Fault | None], key
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), {}), bind_and_activate=True)
     server.daemon_threads = True
     service = Service(f"http://127.0.0.1:{server.server_address[1]}", script)
-    server.RequestHandlerClass.service, server.RequestHandlerClass.key, server.RequestHandlerClass.over = service, key, threading.Event()
+    server.RequestHandlerClass.service, server.RequestHandlerClass.key, server.RequestHandlerClass.over = (
+        service,
+        key,
+        threading.Event(),
+    )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -232,12 +245,23 @@ class _Chat(_Handler):
         if body.get("model") != MODEL:
             return error(404, f"The model `{body.get('model')}` does not exist.", param="model", code="model_not_found")
         if unknown := set(body) - KNOWN:
-            return self.complain(error(400, f"Unrecognized request argument supplied: {unknown}", param=sorted(unknown)[0]))
+            return self.complain(
+                error(400, f"Unrecognized request argument supplied: {unknown}", param=sorted(unknown)[0])
+            )
         limit = body.get("max_tokens", body.get("max_completion_tokens"))
-        if not (isinstance(limit, int) and limit > 0 and isinstance(body.get("seed", 0), int) and body.get("temperature", 0) == 0):
+        if not (
+            isinstance(limit, int)
+            and limit > 0
+            and isinstance(body.get("seed", 0), int)
+            and body.get("temperature", 0) == 0
+        ):
             return self.complain(error(400, "a number is wrong"))
         form = body.get("response_format")
-        if form is not None and not (form["type"] == "json_schema" and form["json_schema"]["name"] and form["json_schema"]["schema"]["type"] == "object"):
+        if form is not None and not (
+            form["type"] == "json_schema"
+            and form["json_schema"]["name"]
+            and form["json_schema"]["schema"]["type"] == "object"
+        ):
             return self.complain(error(400, "response_format is wrong", param="response_format"))
         return self._messages(body.get("messages"))
 
@@ -249,17 +273,29 @@ class _Chat(_Handler):
             for part in parts if isinstance(parts, list) else [{"type": "text", "text": parts}]:
                 if part.get("type") == "text" and isinstance(part.get("text"), str):
                     continue
-                if part.get("type") != "image_url" or not part["image_url"]["url"].startswith("data:image/jpeg;base64,"):
+                if part.get("type") != "image_url" or not part["image_url"]["url"].startswith(
+                    "data:image/jpeg;base64,"
+                ):
                     return self.complain(error(400, "a part of a message is wrong", param="messages"))
         return None
 
     def read(self, number: int, data: bytes) -> Asked:
         body = json.loads(data)
-        parts = [part for message in body["messages"] for part in (message["content"] if isinstance(message["content"], list) else [{"type": "text", "text": message["content"]}])]
+        parts = [
+            part
+            for message in body["messages"]
+            for part in (
+                message["content"]
+                if isinstance(message["content"], list)
+                else [{"type": "text", "text": message["content"]}]
+            )
+        ]
         pictures = []
         for part in parts:
             if part["type"] == "image_url":
-                with Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].split(",", 1)[1], validate=True))) as image:
+                with Image.open(
+                    io.BytesIO(base64.b64decode(part["image_url"]["url"].split(",", 1)[1], validate=True))
+                ) as image:
                     assert image.format == "JPEG"
                     pictures.append(np.asarray(image.convert("RGB")))
         return Asked(number, body, "\n".join(part["text"] for part in parts if part["type"] == "text"), tuple(pictures))
@@ -271,10 +307,17 @@ class _Chat(_Handler):
             text = json.dumps({key: f"{key}: {text}" for key in keys})
         prompt = len(asked.text) // 4 + sum(image.shape[0] * image.shape[1] // 750 for image in asked.images)
         return {
-            "id": f"chatcmpl-{asked.number}", "object": "chat.completion", "created": 1, "model": asked.body["model"],
+            "id": f"chatcmpl-{asked.number}",
+            "object": "chat.completion",
+            "created": 1,
+            "model": asked.body["model"],
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": prompt, "completion_tokens": len(text) // 4, "total_tokens": prompt + len(text) // 4},
-        }  # fmt: skip
+            "usage": {
+                "prompt_tokens": prompt,
+                "completion_tokens": len(text) // 4,
+                "total_tokens": prompt + len(text) // 4,
+            },
+        }
 
 
 class _Reading(_Handler):
@@ -284,7 +327,11 @@ class _Reading(_Handler):
         if path.path != "/computervision/imageanalysis:analyze" or "api-version" not in query:
             return _azure(404, "404", "Resource not found")
         if self.key is not None and self.headers.get("Ocp-Apim-Subscription-Key") != self.key:
-            return _azure(401, "401", f"Access denied due to invalid subscription key {self.headers.get('Ocp-Apim-Subscription-Key')}")
+            return _azure(
+                401,
+                "401",
+                f"Access denied due to invalid subscription key {self.headers.get('Ocp-Apim-Subscription-Key')}",
+            )
         if query.get("features") != ["read"] or self.headers["Content-Type"] != "application/octet-stream":
             return self.complain(_azure(400, "InvalidRequest", "The request is wrong"))
         try:
@@ -308,9 +355,16 @@ class _Reading(_Handler):
         lines = []
         for x, y, w, h, area in stats[1:count].tolist():
             if area >= 30:
-                words = [{"text": text, "boundingPolygon": _corners(x0, y, w // 2, h), "confidence": sure} for text, x0, sure in (("OPEN", x, 0.9), ("DAILY", x + w // 2, 0.7))]
+                words = [
+                    {"text": text, "boundingPolygon": _corners(x0, y, w // 2, h), "confidence": sure}
+                    for text, x0, sure in (("OPEN", x, 0.9), ("DAILY", x + w // 2, 0.7))
+                ]
                 lines.append({"text": "OPEN DAILY", "boundingPolygon": _corners(x, y, w, h), "words": words})
-        return {"modelVersion": "2023-10-01", "metadata": {"width": grey.shape[1], "height": grey.shape[0]}, "readResult": {"blocks": [{"lines": lines}]}}
+        return {
+            "modelVersion": "2023-10-01",
+            "metadata": {"width": grey.shape[1], "height": grey.shape[0]},
+            "readResult": {"blocks": [{"lines": lines}]},
+        }
 
 
 def _corners(x: int, y: int, w: int, h: int) -> list[dict[str, int]]:

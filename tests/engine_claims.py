@@ -24,7 +24,15 @@ from florence.records import (
     table_annotations,
 )
 
-COVERAGE = pa.schema([("image_id", pa.string()), ("author", pa.string()), ("version", pa.string()), ("claims", pa.int32()), ("error", pa.string())])
+COVERAGE = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("author", pa.string()),
+        ("version", pa.string()),
+        ("claims", pa.int32()),
+        ("error", pa.string()),
+    ]
+)
 NOISE = {"careful": (0.2, 0.15, 0.1, 0.1), "hasty": (0.3, 0.2, 0.15, 0.12), "crude": (0.35, 0.25, 0.2, 0.15)}
 STUDENT = (0.55, 0.3, 0.3, 0.12)
 
@@ -42,7 +50,12 @@ def line(text: str, x0: float, y0: float, x1: float, y1: float, score: float = 0
 def phrase(caption: str, words: str, place: tuple[float, float, float, float], score: float = 0.9) -> Claim:
     """A claim about the first place of a caption that has these words."""
     start = caption.index(words)
-    return Claim("<CAPTION_TO_PHRASE_GROUNDING>", caption, (Region(words, box=place, score=score, span=(start, start + len(words))),), score)
+    return Claim(
+        "<CAPTION_TO_PHRASE_GROUNDING>",
+        caption,
+        (Region(words, box=place, score=score, span=(start, start + len(words))),),
+        score,
+    )
 
 
 def image(name: str = "a", width: int = 100, height: int = 80) -> ImageRecord:
@@ -51,7 +64,9 @@ def image(name: str = "a", width: int = 100, height: int = 80) -> ImageRecord:
 
 
 def tables(
-    said: Mapping[str, Mapping[str, Sequence[Claim]]], images: Sequence[ImageRecord], errors: Mapping[tuple[str, str], str] | None = None
+    said: Mapping[str, Mapping[str, Sequence[Claim]]],
+    images: Sequence[ImageRecord],
+    errors: Mapping[tuple[str, str], str] | None = None,
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
     """(claims, images, coverage) of author → image id → claims; every author has looked at the images it is given, even without a claim."""
     rows: list[Annotation] = []
@@ -60,9 +75,20 @@ def tables(
         for image_id, claims in by_image.items():
             found = annotate(image_id, claims, author, "v1")
             rows += found
-            seen.append(dict(image_id=image_id, author=author, version="v1", claims=len(found), error=(errors or {}).get((author, image_id), "")))
+            seen.append(
+                dict(
+                    image_id=image_id,
+                    author=author,
+                    version="v1",
+                    claims=len(found),
+                    error=(errors or {}).get((author, image_id), ""),
+                )
+            )
     columns = [name for name in IMAGES.names if name != "bytes"]
-    records = pa.Table.from_pylist([{name: getattr(i, name) for name in columns} for i in images], schema=pa.schema([IMAGES.field(n) for n in columns]))
+    records = pa.Table.from_pylist(
+        [{name: getattr(i, name) for name in columns} for i in images],
+        schema=pa.schema([IMAGES.field(n) for n in columns]),
+    )
     return annotations_table(rows), records, pa.Table.from_pylist(seen, schema=COVERAGE)
 
 
@@ -107,15 +133,25 @@ class Scenes:
         from florence.specialists import Batch
         from florence.specialists.simulated import Simulated
 
-        teller = Simulated(name=name, **dict(zip(("missed", "mislabelled", "invented", "shifted"), noise, strict=True)), **options)
-        return {i.image_id: teller.annotate(Batch(records=(i,), truth=(self.truth[i.image_id],)))[0] for i in self.images}
+        teller = Simulated(
+            name=name, **dict(zip(("missed", "mislabelled", "invented", "shifted"), noise, strict=True)), **options
+        )
+        return {
+            i.image_id: teller.annotate(Batch(records=(i,), truth=(self.truth[i.image_id],)))[0] for i in self.images
+        }
 
     def quality(self, labels: pa.Table) -> dict[tuple[str, str], float]:
         """(task, metric) → its mean over the images, against the truth."""
         from florence.evaluate.quality import measure
         from florence.evaluate.references import Known
 
-        known = Known({(i, kind): ("truth", tuple(r for r in rows if r.task == kind)) for i, rows in self.truth.items() for kind in KINDS})
+        known = Known(
+            {
+                (i, kind): ("truth", tuple(r for r in rows if r.task == kind))
+                for i, rows in self.truth.items()
+                for kind in KINDS
+            }
+        )
         found = measure(labels, known, [i.image_id for i in self.images], masks=False)
         values = {(m.task, m.metric): [v for v in m.per_image.values() if not math.isnan(v)] for m in found}
         return {key: sum(v) / len(v) for key, v in values.items() if v}

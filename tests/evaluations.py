@@ -24,7 +24,9 @@ def thing(label: str, x: float, y: float = 10.0, side: float = 20.0) -> Claim:
 class World:
     """A store of pictures (width, height) named 0, 1, 2 …; ``ids`` in that order."""
 
-    def __init__(self, folder: Path, splits: Sequence[str], *, source: str = "made", size: tuple[int, int] = (100, 100)) -> None:
+    def __init__(
+        self, folder: Path, splits: Sequence[str], *, source: str = "made", size: tuple[int, int] = (100, 100)
+    ) -> None:
         self.data, self.source = Store(str(folder)), source
         rows, self.ids, self.sizes = [], [], {}
         for index, split in enumerate(splits):
@@ -34,19 +36,36 @@ class World:
             image_id = hashlib.sha256(sink.getvalue()).hexdigest()
             self.ids.append(image_id)
             self.sizes[image_id] = (width, height)
-            rows.append(dict(image_id=image_id, width=width, height=height, source=source, name=f"{index}.png", licence="CC0", alt_text=None, split=split,
-                             bytes=sink.getvalue()))  # fmt: skip
+            rows.append(
+                dict(
+                    image_id=image_id,
+                    width=width,
+                    height=height,
+                    source=source,
+                    name=f"{index}.png",
+                    licence="CC0",
+                    alt_text=None,
+                    split=split,
+                    bytes=sink.getvalue(),
+                )
+            )
         self.data.write_table(f"images/{source}-00000.parquet", pa.Table.from_pylist(rows, schema=IMAGES))
 
-    def rows(self, claims: Mapping[int, Iterable[Claim]], author: str, version: str = "1", round: int = 0) -> list[Annotation]:
+    def rows(
+        self, claims: Mapping[int, Iterable[Claim]], author: str, version: str = "1", round: int = 0
+    ) -> list[Annotation]:
         """Claims by picture as annotations."""
-        return [row for index, found in claims.items() for row in annotate(self.ids[index], found, author, version, round)]
+        return [
+            row for index, found in claims.items() for row in annotate(self.ids[index], found, author, version, round)
+        ]
 
     def truth(self, claims: Mapping[int, Iterable[Claim]], author: str = "truth") -> None:
         """Write truth; what is there is added to."""
         name = f"truth/{self.source}-00000.parquet"
         table = annotations_table(self.rows(claims, author))
-        self.data.write_table(name, pa.concat_tables([self.data.read_table(name), table]) if self.data.exists(name) else table)
+        self.data.write_table(
+            name, pa.concat_tables([self.data.read_table(name), table]) if self.data.exists(name) else table
+        )
 
     def labels(self, claims: Mapping[int, Iterable[Claim]], round: int = 0) -> pa.Table:
         """Write a round's labels, all kept."""
@@ -56,7 +75,10 @@ class World:
 
     def claims(self, claims: Mapping[int, Iterable[Claim]], author: str, version: str = "1", round: int = 0) -> None:
         """Write an author's claims."""
-        self.data.write_table(f"claims/{author}@{version}/{self.source}-00000.parquet", annotations_table(self.rows(claims, author, version, round)))
+        self.data.write_table(
+            f"claims/{author}@{version}/{self.source}-00000.parquet",
+            annotations_table(self.rows(claims, author, version, round)),
+        )
 
 
 class Oracle:

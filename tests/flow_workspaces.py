@@ -11,7 +11,15 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-AUTHOR: dict[str, Any] = {"use": "simulated", "sources": ["*"], "tasks": ["<OD>", "<CAPTION>"], "missed": 0.2, "shifted": 0.1, "mislabelled": 0.15, "invented": 0.1}
+AUTHOR: dict[str, Any] = {
+    "use": "simulated",
+    "sources": ["*"],
+    "tasks": ["<OD>", "<CAPTION>"],
+    "missed": 0.2,
+    "shifted": 0.1,
+    "mislabelled": 0.15,
+    "invented": 0.1,
+}
 PARAMS: dict[str, Any] = {
     "sources": {"scenes": {"use": "scenes", "count": 24}},
     "specialists": {name: dict(AUTHOR) for name in ("careful", "hasty", "crude")},
@@ -20,7 +28,15 @@ PARAMS: dict[str, Any] = {
     "engine": {"student": {"tasks": ["<OD>"]}},
     "validation": {"max_shift": 100.0},
     "model": {"init": "nano", "image_size": 64},
-    "train": {"steps": 3, "warmup": 1, "images": 2, "tasks_per_image": 1, "threads": 1, "max_epochs": 1000, "checkpoint_every": 1},
+    "train": {
+        "steps": 3,
+        "warmup": 1,
+        "images": 2,
+        "tasks_per_image": 1,
+        "threads": 1,
+        "max_epochs": 1000,
+        "checkpoint_every": 1,
+    },
     "evaluate": {"seed": 0, "bootstrap": 100, "tasks": ["<OD>"], "max_images": 3, "control": []},
     "promotion": {"primary": "<OD>"},
     "flow": {"retries": 0, "rounds": 2},
@@ -50,5 +66,10 @@ def environment(**more: str) -> dict[str, str]:
 def florence(folder: Path, *arguments: str, timeout: float = 1700, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command in ``folder``."""
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments], cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=timeout
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=folder,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )

@@ -14,13 +14,31 @@ from florence.records import ANNOTATED, Claim, ImageRecord, Region, annotate
 NAMES = ("a.png", "sub/a.png", "sub/b.jpg", "other/a.png", "ünï cödé/ä, 'b\" & <c>.jpeg")
 SPLITS = ("train", "held_out", "gold", "train", "train")
 SIZES = ((64, 48), (1, 1), (640, 480), (33, 333), (50, 40))
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Cn", "Co")) | st.sampled_from(",;:'\"<>&{}[]\n\t#%\\"), min_size=1, max_size=12).map(str.strip).filter(bool)
+TEXT = (
+    st.text(
+        st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Cn", "Co"))
+        | st.sampled_from(",;:'\"<>&{}[]\n\t#%\\"),
+        min_size=1,
+        max_size=12,
+    )
+    .map(str.strip)
+    .filter(bool)
+)
 """Names as people give them, and worse: no control characters, but what a line holds them in."""
 
 
 def image(index: int, **more) -> ImageRecord:
     """One of the images; all have another size, and some the same base name."""
-    values = dict(image_id=f"{index:064x}", width=SIZES[index][0], height=SIZES[index][1], source="photos", name=NAMES[index], licence="CC0", alt_text=None, split=SPLITS[index])
+    values = dict(
+        image_id=f"{index:064x}",
+        width=SIZES[index][0],
+        height=SIZES[index][1],
+        source="photos",
+        name=NAMES[index],
+        licence="CC0",
+        alt_text=None,
+        split=SPLITS[index],
+    )
     return ImageRecord(**{**values, **more})
 
 
@@ -36,9 +54,21 @@ def write(form: Format, folder: Path, found: Sequence[tuple[ImageRecord, Sequenc
     items = [labelled(record, claims, places[record.image_id]) for record, claims in found]
     items = [Labelled(item.record, item.path, tuple(row for row in item.rows if not form.lacks(row))) for item in items]
     rows = [row for item in items for row in item.rows if row.task == OBJECTS]
-    splits = tuple(split for split in ("train", "held_out", "gold") if any(record.split == split for record, _ in found))
+    splits = tuple(
+        split for split in ("train", "held_out", "gold") if any(record.split == split for record, _ in found)
+    )
     kinds = tuple(kind for kind in ANNOTATED if kind in form.kinds)
-    form.write(folder, iter(items), Plan(tuple(sorted({row.text for row in rows})), kinds, splits, any(row.regions[0].polygons for row in rows), False))
+    form.write(
+        folder,
+        iter(items),
+        Plan(
+            tuple(sorted({row.text for row in rows})),
+            kinds,
+            splits,
+            any(row.regions[0].polygons for row in rows),
+            False,
+        ),
+    )
     return items
 
 
@@ -77,13 +107,18 @@ def outlined(draw, record: ImageRecord) -> tuple[tuple[float, ...], ...]:
         corners = draw(st.integers(3, 8))
         angles = np.sort(rng.uniform(0, 2 * np.pi, corners)) + np.arange(corners) * 1e-3
         middle, reach = rng.uniform(0.3, 0.7, 2), rng.uniform(0.05, 0.3, corners)
-        points = np.stack([middle[0] + reach * np.cos(angles), middle[1] + reach * np.sin(angles)], axis=1) * [record.width, record.height]
+        points = np.stack([middle[0] + reach * np.cos(angles), middle[1] + reach * np.sin(angles)], axis=1) * [
+            record.width,
+            record.height,
+        ]
         result.append(tuple(points.reshape(-1).tolist()))
     return tuple(result)
 
 
 @st.composite
-def objects(draw, record: ImageRecord, *, shapes: str = "box", whole: bool = False, names=TEXT, most: int = 5) -> list[Claim]:
+def objects(
+    draw, record: ImageRecord, *, shapes: str = "box", whole: bool = False, names=TEXT, most: int = 5
+) -> list[Claim]:
     """Objects with boxes, or with outlines and the boxes around them."""
     result = []
     for _ in range(draw(st.integers(0, most))):
@@ -99,7 +134,9 @@ def objects(draw, record: ImageRecord, *, shapes: str = "box", whole: bool = Fal
 
 def near(a: Sequence[Claim], b: Sequence[Claim], within: float = 1e-6, *, polygons: bool = True) -> None:
     """Assert that claims are the same, numbers within some pixels."""
-    assert [(c.task, c.text, len(c.regions), c.score) for c in a] == [(c.task, c.text, len(c.regions), c.score) for c in b]
+    assert [(c.task, c.text, len(c.regions), c.score) for c in a] == [
+        (c.task, c.text, len(c.regions), c.score) for c in b
+    ]
     for one, other in zip(a, b, strict=True):
         for left, right in zip(one.regions, other.regions, strict=True):
             assert (left.label, left.span, left.score) == (right.label, right.span, right.score)
@@ -107,4 +144,7 @@ def near(a: Sequence[Claim], b: Sequence[Claim], within: float = 1e-6, *, polygo
                 assert (x is None) == (y is None) and (x is None or np.abs(np.subtract(x, y)).max() <= within), (x, y)
             if polygons:
                 assert [len(p) for p in left.polygons] == [len(p) for p in right.polygons]
-                assert all(np.abs(np.subtract(p, q)).max() <= within for p, q in zip(left.polygons, right.polygons, strict=True))
+                assert all(
+                    np.abs(np.subtract(p, q)).max() <= within
+                    for p, q in zip(left.polygons, right.polygons, strict=True)
+                )

@@ -9,7 +9,14 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 SIDE = 32
-VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": SIDE, "patch_size": 8}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": 8,
+}
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 TEMPLATE = "{{ bos_token }}{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
@@ -20,12 +27,21 @@ def clip(folder: Path, seed: int = 0) -> Path:
     from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    vocabulary = {token: i for i, token in enumerate([*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"])}
+    vocabulary = {
+        token: i
+        for i, token in enumerate(
+            [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+        )
+    }
     words = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=24)
     ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
     text = {**TEXT, **ends, "vocab_size": len(words), "max_position_embeddings": 24, "projection_dim": 16}
-    model = _made(CLIPModel, CLIPConfig(text_config=text, vision_config={**VISION, "projection_dim": 16}, projection_dim=16), seed)
-    processor = CLIPProcessor(CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}), words)
+    model = _made(
+        CLIPModel, CLIPConfig(text_config=text, vision_config={**VISION, "projection_dim": 16}, projection_dim=16), seed
+    )
+    processor = CLIPProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}), words
+    )
     return _saved(folder, model, processor)
 
 
@@ -34,9 +50,19 @@ def siglip(folder: Path, seed: int = 0) -> Path:
     from transformers import GemmaTokenizer, SiglipConfig, SiglipModel, SiglipProcessor
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "▁", *(chr(c) for c in range(33, 127))])}
+    vocabulary = {
+        token: i for i, token in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "▁", *(chr(c) for c in range(33, 127))])
+    }
     words = GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=24)
-    text = {**TEXT, "vocab_size": len(words), "max_position_embeddings": 24, "projection_size": 32, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+    text = {
+        **TEXT,
+        "vocab_size": len(words),
+        "max_position_embeddings": 24,
+        "projection_size": 32,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+    }
     model = _made(SiglipModel, SiglipConfig(text_config=text, vision_config=VISION), seed)
     with torch.no_grad():
         model.logit_scale.fill_(2.0)
@@ -49,10 +75,23 @@ def blip(folder: Path, seed: int = 0) -> Path:
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-    words = BertTokenizer(vocab={t: i for i, t in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *_words()])}, bos_token="[DEC]")
+    words = BertTokenizer(
+        vocab={t: i for i, t in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *_words()])},
+        bos_token="[DEC]",
+    )
     ends = {"bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
-    text = {**TEXT, **ends, "vocab_size": len(words), "encoder_hidden_size": 32, "max_position_embeddings": 64, "is_decoder": True, "projection_dim": 16}
-    model = _made(BlipForConditionalGeneration, BlipConfig(text_config=text, vision_config=VISION, projection_dim=16), seed)
+    text = {
+        **TEXT,
+        **ends,
+        "vocab_size": len(words),
+        "encoder_hidden_size": 32,
+        "max_position_embeddings": 64,
+        "is_decoder": True,
+        "projection_dim": 16,
+    }
+    model = _made(
+        BlipForConditionalGeneration, BlipConfig(text_config=text, vision_config=VISION, projection_dim=16), seed
+    )
     return _saved(folder, model, BlipProcessor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), words))
 
 
@@ -61,17 +100,42 @@ def blip2(folder: Path, seed: int = 0) -> Path:
     from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, GPT2Tokenizer, OPTConfig
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-    words = GPT2Tokenizer(vocab={t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", *LETTERS])}, merges=[], bos_token="</s>", eos_token="</s>", unk_token="</s>", pad_token="<pad>")
+    words = GPT2Tokenizer(
+        vocab={t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", *LETTERS])},
+        merges=[],
+        bos_token="</s>",
+        eos_token="</s>",
+        unk_token="</s>",
+        pad_token="<pad>",
+    )
     words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
     text = OPTConfig(
-        vocab_size=len(words), hidden_size=32, word_embed_proj_dim=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=64, max_position_embeddings=128, pad_token_id=1, bos_token_id=2,
+        vocab_size=len(words),
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        ffn_dim=64,
+        max_position_embeddings=128,
+        pad_token_id=1,
+        bos_token_id=2,
         eos_token_id=2,
-    )  # fmt: skip
+    )
     bridge = {**TEXT, "vocab_size": 8, "encoder_hidden_size": 32, "cross_attention_frequency": 1}
     picture = words.convert_tokens_to_ids("<image>")
-    config = Blip2Config(vision_config=VISION, qformer_config=bridge, text_config=text.to_dict(), num_query_tokens=4, image_token_index=picture)
+    config = Blip2Config(
+        vision_config=VISION,
+        qformer_config=bridge,
+        text_config=text.to_dict(),
+        num_query_tokens=4,
+        image_token_index=picture,
+    )
     model = _made(Blip2ForConditionalGeneration, config, seed)
-    return _saved(folder, model, Blip2Processor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), words, num_query_tokens=4))
+    return _saved(
+        folder,
+        model,
+        Blip2Processor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), words, num_query_tokens=4),
+    )
 
 
 def florence(folder: Path, seed: int = 0) -> Path:
@@ -86,18 +150,47 @@ def florence(folder: Path, seed: int = 0) -> Path:
     )
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    words = BartTokenizer(vocab={t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", *LETTERS, "<mask>"])}, merges=[], model_max_length=256, extra_special_tokens={"image_token": "<image>"})
+    words = BartTokenizer(
+        vocab={t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", *LETTERS, "<mask>"])},
+        merges=[],
+        model_max_length=256,
+        extra_special_tokens={"image_token": "<image>"},
+    )
     words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
     ends = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
     vision = {
-        "embed_dim": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "num_groups": [1, 1, 2, 2], "window_size": 4, "projection_dim": 32,
-        "patch_size": [7, 3, 3, 3], "patch_stride": [4, 2, 2, 2], "patch_padding": [3, 1, 1, 1], "patch_prenorm": [False, True, True, True], "max_position_embeddings": 50,
-    }  # fmt: skip
+        "embed_dim": [8, 16, 16, 32],
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 2, 2],
+        "num_groups": [1, 1, 2, 2],
+        "window_size": 4,
+        "projection_dim": 32,
+        "patch_size": [7, 3, 3, 3],
+        "patch_stride": [4, 2, 2, 2],
+        "patch_padding": [3, 1, 1, 1],
+        "patch_prenorm": [False, True, True, True],
+        "max_position_embeddings": 50,
+    }
     text = {
-        **ends, "vocab_size": len(words), "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64,
-        "decoder_ffn_dim": 64, "max_position_embeddings": 256, "forced_bos_token_id": 0, "forced_eos_token_id": 2,
-    }  # fmt: skip
-    whole = Florence2Config(vision_config=Florence2VisionConfig(**vision), text_config=BartConfig(**text), image_token_id=words.convert_tokens_to_ids("<image>"), **ends)
+        **ends,
+        "vocab_size": len(words),
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "max_position_embeddings": 256,
+        "forced_bos_token_id": 0,
+        "forced_eos_token_id": 2,
+    }
+    whole = Florence2Config(
+        vision_config=Florence2VisionConfig(**vision),
+        text_config=BartConfig(**text),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        **ends,
+    )
     model = _made(Florence2ForConditionalGeneration, whole, seed)
     model.generation_config.update(num_beams=3, no_repeat_ngram_size=3, forced_bos_token_id=0, forced_eos_token_id=2)
     images = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
@@ -122,24 +215,73 @@ def llava(folder: Path, seed: int = 0, following: bool = False) -> Path:
     from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
     tokens = Tokenizer(models.WordLevel({t: i for i, t in enumerate(["<unk>", "<s>", "</s>", *_words()])}, "<unk>"))
-    tokens.normalizer, tokens.pre_tokenizer, tokens.decoder = normalizers.Lowercase(), pre_tokenizers.Whitespace(), decoders.WordPiece()
+    tokens.normalizer, tokens.pre_tokenizer, tokens.decoder = (
+        normalizers.Lowercase(),
+        pre_tokenizers.Whitespace(),
+        decoders.WordPiece(),
+    )
     tokens.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    words = PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=512)
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=tokens, bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
     words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
-    text = LlamaConfig(**TEXT, vocab_size=len(words), max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=None)
-    told = {"image_token_index": words.convert_tokens_to_ids("<image>"), "vision_feature_select_strategy": "default", "vision_feature_layer": -2}
-    given = {"patch_size": 8, "vision_feature_select_strategy": "default", "chat_template": TEMPLATE, "image_token": "<image>", "num_additional_image_tokens": 1}
-    eye, size = CLIPVisionConfig(**VISION), {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    text = LlamaConfig(
+        **TEXT, vocab_size=len(words), max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=None
+    )
+    told = {
+        "image_token_index": words.convert_tokens_to_ids("<image>"),
+        "vision_feature_select_strategy": "default",
+        "vision_feature_layer": -2,
+    }
+    given = {
+        "patch_size": 8,
+        "vision_feature_select_strategy": "default",
+        "chat_template": TEMPLATE,
+        "image_token": "<image>",
+        "num_additional_image_tokens": 1,
+    }
+    eye, size = (
+        CLIPVisionConfig(**VISION),
+        {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}},
+    )
     if following:
         pins = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
-        model = _made(LlavaNextForConditionalGeneration, LlavaNextConfig(vision_config=eye, text_config=text, image_grid_pinpoints=pins, **told), seed)
-        return _saved(folder, model, LlavaNextProcessor(LlavaNextImageProcessorPil(image_grid_pinpoints=pins, **size), words, **given))
+        model = _made(
+            LlavaNextForConditionalGeneration,
+            LlavaNextConfig(vision_config=eye, text_config=text, image_grid_pinpoints=pins, **told),
+            seed,
+        )
+        return _saved(
+            folder,
+            model,
+            LlavaNextProcessor(LlavaNextImageProcessorPil(image_grid_pinpoints=pins, **size), words, **given),
+        )
     model = _made(LlavaForConditionalGeneration, LlavaConfig(vision_config=eye, text_config=text, **told), seed)
     return _saved(folder, model, LlavaProcessor(CLIPImageProcessorPil(**size), words, **given))
 
 
 def _words() -> list[str]:
-    return ["a", "the", "cat", "dog", "ball", "tree", "red", "blue", "small", "big", "near", "on", "and", "user", "assistant", ":", "describe", "sentence", *map(str, range(40))]
+    return [
+        "a",
+        "the",
+        "cat",
+        "dog",
+        "ball",
+        "tree",
+        "red",
+        "blue",
+        "small",
+        "big",
+        "near",
+        "on",
+        "and",
+        "user",
+        "assistant",
+        ":",
+        "describe",
+        "sentence",
+        *map(str, range(40)),
+    ]
 
 
 def _made(kind: type, config: Any, seed: int) -> Any:

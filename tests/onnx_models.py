@@ -54,11 +54,23 @@ def red_finder(path: Path, size: tuple[int, int]) -> str:
     return str(path)
 
 
-def constant(path: Path, outputs: Mapping[str, np.ndarray], shape: tuple[int | str, ...] = (1, 3, 64, 64), inputs: int = 1, kind: int = TensorProto.FLOAT) -> str:
+def constant(
+    path: Path,
+    outputs: Mapping[str, np.ndarray],
+    shape: tuple[int | str, ...] = (1, 3, 64, 64),
+    inputs: int = 1,
+    kind: int = TensorProto.FLOAT,
+) -> str:
     """A file that answers with ``outputs`` whatever it is given."""
-    nodes = [helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value, np.float32))) for name, value in outputs.items()]
+    nodes = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value, np.float32)))
+        for name, value in outputs.items()
+    ]
     given = [helper.make_tensor_value_info(f"images{i or ''}", kind, shape) for i in range(inputs)]
-    told = [helper.make_tensor_value_info(name, TensorProto.FLOAT, np.asarray(value).shape) for name, value in outputs.items()]
+    told = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, np.asarray(value).shape)
+        for name, value in outputs.items()
+    ]
     graph = helper.make_graph(nodes, "constant", given, told)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return str(path)
@@ -84,5 +96,10 @@ means ({kind}[{shape}] images) => (float[1,7,1] output0)
     box = f"{size[1] / 2}, {size[0] / 2}, {size[1] / 2}, {size[0] / 2}"
     shape = f"1,{size[0]},{size[1]},3" if last else f"1,3,{size[0]},{size[1]}"
     name = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "float16", TensorProto.UINT8: "uint8"}[kind]
-    onnx.save(parser.parse_model(text.format(kind=name, shape=shape, box=box, most=255 if last else 1, axes="1, 2" if last else "2, 3")), path)
+    onnx.save(
+        parser.parse_model(
+            text.format(kind=name, shape=shape, box=box, most=255 if last else 1, axes="1, 2" if last else "2, 3")
+        ),
+        path,
+    )
     return str(path)

@@ -11,9 +11,10 @@ def options() -> dict:
     """A file of JSON lines that has an object, a caption and a line of text of the first image, and nothing of the others."""
     path = Path(tempfile.mkdtemp(prefix="florence-existing-")) / "labels.jsonl"
     rows = [
-        {"task": "<OD>", "text": "cat", "regions": [{"box": [5, 0, 280, 198]}], "score": 0.9}, {"task": "<CAPTION>", "text": "a cat near a tree"},
+        {"task": "<OD>", "text": "cat", "regions": [{"box": [5, 0, 280, 198]}], "score": 0.9},
+        {"task": "<CAPTION>", "text": "a cat near a tree"},
         {"task": "<OCR_WITH_REGION>", "text": "CAT", "regions": [{"quad": [5, 5, 50, 5, 50, 20, 5, 20]}]},
-    ]  # fmt: skip
+    ]
     lines = [{"image": {"name": f"{k}.png"}, "annotations": [] if k else rows} for k in range(4)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {"format": "jsonl", "uri": str(path)}

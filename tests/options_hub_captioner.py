@@ -11,4 +11,10 @@ from language_models import llava
 
 def options() -> dict[str, Any]:
     """A checkpoint in a temporary folder."""
-    return {"model": str(llava(Path(tempfile.mkdtemp()) / "llava")), "beams": 2, "max_tokens": 8, "rows": 3, "min_alone": 0.5}
+    return {
+        "model": str(llava(Path(tempfile.mkdtemp()) / "llava")),
+        "beams": 2,
+        "max_tokens": 8,
+        "rows": 3,
+        "min_alone": 0.5,
+    }

@@ -17,4 +17,8 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 def options() -> dict[str, Any]:
     """A file that finds what is red."""
-    return {"model": red_finder(Path(_folder().name) / "red.onnx", (96, 128)), "layout": "yolo", "labels": ["green thing", "red thing", "blue thing"]}
+    return {
+        "model": red_finder(Path(_folder().name) / "red.onnx", (96, 128)),
+        "layout": "yolo",
+        "labels": ["green thing", "red thing", "blue thing"],
+    }

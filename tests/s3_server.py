@@ -19,7 +19,16 @@ import pytest
 
 BUCKET = "florence-test"
 REGION = "us-east-1"
-PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
+PORTS = (
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+    "s3.port",
+    "s3.port.grpc",
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,12 @@ class S3:
         import boto3
 
         return boto3.client(
-            "s3", endpoint_url=self.endpoint, aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"], region_name=REGION,
-        )  # fmt: skip
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
+            region_name=REGION,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -54,25 +66,45 @@ def s3_server(folder: Path, wait: float = 120.0) -> Iterator[S3]:
     """Run the server with its data in ``folder``; it is ready, and its bucket made, when this yields."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     user, secret = "k" + secrets.token_hex(8), secrets.token_urlsafe(30)
-    identity = {"name": "test", "credentials": [{"accessKey": user, "secretKey": secret}], "actions": ["Admin", "Read", "List", "Tagging", "Write"]}
+    identity = {
+        "name": "test",
+        "credentials": [{"accessKey": user, "secretKey": secret}],
+        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+    }
     settings = folder / "s3.json"
     settings.touch(mode=0o600)
     settings.write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
     ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
     command = [
-        str(Path(sys.executable).with_name("weed")), "-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}",
-        "-s3", f"-s3.config={settings}", "-s3.iam=false", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        "-master.volumeSizeLimitMB=64", "-volume.max=20",
+        str(Path(sys.executable).with_name("weed")),
+        "-logtostderr=true",
+        "server",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-dir={folder / 'data'}",
+        "-s3",
+        f"-s3.config={settings}",
+        "-s3.iam=false",
+        "-s3.autoCreateBucket=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=20",
         *(f"-{name}={port}" for name, port in ports.items()),
-    ]  # fmt: skip
+    ]
     endpoint = f"http://127.0.0.1:{ports['s3.port']}"
     env = {
-        "AWS_ACCESS_KEY_ID": user, "AWS_SECRET_ACCESS_KEY": secret, "AWS_DEFAULT_REGION": REGION,
-        "AWS_ENDPOINT_URL": endpoint, "AWS_EC2_METADATA_DISABLED": "true",
-    }  # fmt: skip
+        "AWS_ACCESS_KEY_ID": user,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
     with ExitStack() as stack:
         log = stack.enter_context(open(folder / "weed.log", "wb"))
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        )
         stack.callback(_end, server, ports.values())
         found = S3(endpoint, BUCKET, env, folder, server.pid)
         _wait_for_bucket(found, server, wait)

@@ -17,24 +17,71 @@ from florence.store import Store
 EVIL = "<script>alert('x')</script>&\"quoted\""
 AUTHORS = (("first", "a1", 0.0), ("second", "b2", 0.35), ("third", "c3", 0.6))
 STRINGS = pa.schema([(name, pa.string()) for name in ("source", "name", "reason", "detail")])
-COVERAGE = pa.schema([("image_id", pa.string()), ("author", pa.string()), ("version", pa.string()), ("claims", pa.int32()), ("error", pa.string())])
-BASELINE = pa.schema([("image_id", pa.string()), ("task", pa.string()), ("reference", pa.string()), ("value", pa.float64())])
+COVERAGE = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("author", pa.string()),
+        ("version", pa.string()),
+        ("claims", pa.int32()),
+        ("error", pa.string()),
+    ]
+)
+BASELINE = pa.schema(
+    [("image_id", pa.string()), ("task", pa.string()), ("reference", pa.string()), ("value", pa.float64())]
+)
 STATISTICS = {
     "kinds": {
-        "<CAPTION>": {"images": 13, "texts": 13, "tokens_per_text": 4.5, "regions": None, "regions_per_image": None, "tokens_per_region": None},
-        "<OD>": {"images": 13, "texts": 31, "tokens_per_text": None, "regions": 31, "regions_per_image": 2.38, "tokens_per_region": 1.0},
+        "<CAPTION>": {
+            "images": 13,
+            "texts": 13,
+            "tokens_per_text": 4.5,
+            "regions": None,
+            "regions_per_image": None,
+            "tokens_per_region": None,
+        },
+        "<OD>": {
+            "images": 13,
+            "texts": 31,
+            "tokens_per_text": None,
+            "regions": 31,
+            "regions_per_image": 2.38,
+            "tokens_per_region": 1.0,
+        },
         "<CAPTION_TO_PHRASE_GROUNDING>": {
-            "images": 10, "texts": 10, "tokens_per_text": 4.5, "regions": 25, "regions_per_image": 2.5, "tokens_per_region": 2.0,
+            "images": 10,
+            "texts": 10,
+            "tokens_per_text": 4.5,
+            "regions": 25,
+            "regions_per_image": 2.5,
+            "tokens_per_region": 2.0,
         },
     },
     "triplets": {
-        "<MORE_DETAILED_CAPTION>": {"images": 10, "texts": 10, "tokens_per_text": 4.5, "regions": 25, "regions_per_image": 2.5, "tokens_per_region": 2.0},
+        "<MORE_DETAILED_CAPTION>": {
+            "images": 10,
+            "texts": 10,
+            "tokens_per_text": 4.5,
+            "regions": 25,
+            "regions_per_image": 2.5,
+            "tokens_per_region": 2.0,
+        },
     },
     "texts": {
-        "<CAPTION>": {"objects": 2.31, "attributes": 0.0, "actions": 0.0, "proper_nouns": 0.0, "object_complexity": 1.4, "action_complexity": 0.0, "ungrounded": 3},
+        "<CAPTION>": {
+            "objects": 2.31,
+            "attributes": 0.0,
+            "actions": 0.0,
+            "proper_nouns": 0.0,
+            "object_complexity": 1.4,
+            "action_complexity": 0.0,
+            "ungrounded": 3,
+        },
     },
-    "boxes": {"area": {"edges": [0.0, 0.25, 1.0], "shares": [0.8, 0.2]}, "aspect_ratio": {"edges": [0.25, 1.0, 4.0], "shares": [0.4, 0.6]}},
-}  # fmt: skip
+    "boxes": {
+        "area": {"edges": [0.0, 0.25, 1.0], "shares": [0.8, 0.2]},
+        "aspect_ratio": {"edges": [0.25, 1.0, 4.0], "shares": [0.4, 0.6]},
+    },
+}
 
 
 def _scene(rng: np.random.Generator) -> tuple[bytes, tuple[Claim, ...]]:
@@ -45,8 +92,12 @@ def _scene(rng: np.random.Generator) -> tuple[bytes, tuple[Claim, ...]]:
         name, box = ("ball", "brick")[index % 2], (x, y, x + side, y + side)
         (brush.ellipse if name == "ball" else brush.rectangle)(box, fill=tuple(int(v) for v in rng.integers(0, 120, 3)))
         corners = (x, y, x + side, y, x + side, y + side, x, y + side)
-        claims.append(Claim("<OD>", name, (Region(name, box=tuple(map(float, box)), polygons=(tuple(map(float, corners)),)),)))
-        claims.append(Claim("<DENSE_REGION_CAPTION>", f"a dark {name}", (Region(f"a dark {name}", box=tuple(map(float, box))),)))
+        claims.append(
+            Claim("<OD>", name, (Region(name, box=tuple(map(float, box)), polygons=(tuple(map(float, corners)),)),))
+        )
+        claims.append(
+            Claim("<DENSE_REGION_CAPTION>", f"a dark {name}", (Region(f"a dark {name}", box=tuple(map(float, box))),))
+        )
         caption += (" and " if caption else "") + f"a {name}"
         span = (len(caption) - len(name) - 2, len(caption))
         phrases.append((f"a {name}", span, tuple(map(float, box))))
@@ -66,7 +117,9 @@ def _photo(pixels: np.ndarray, label: str) -> tuple[bytes, tuple[Claim, ...]]:
         Claim("<OD>", label, (Region(label, box=box),), 0.9),
         Claim("<OD>", "thing", (Region("thing", box=(5.0, 5.0, width * 0.3, height * 0.4)),), 0.4),
         Claim("<CAPTION>", f"a picture of {label}"),
-        Claim("<OCR_WITH_REGION>", "EXIT", (Region("EXIT", quad=(10.0, 10.0, 90.0, 20.0, 88.0, 40.0, 8.0, 30.0)),), 0.8),
+        Claim(
+            "<OCR_WITH_REGION>", "EXIT", (Region("EXIT", quad=(10.0, 10.0, 90.0, 20.0, 88.0, 40.0, 8.0, 30.0)),), 0.8
+        ),
     )
     return sink.getvalue(), claims
 
@@ -77,7 +130,14 @@ def _noisy(claims: tuple[Claim, ...], noise: float, rng: np.random.Generator) ->
         if rng.random() < noise / 2:
             continue
         regions = tuple(
-            Region(r.label, tuple(v + float(rng.normal(0, 20 * noise)) for v in r.box) if r.box else None, r.quad, r.polygons, 0.5, r.span)
+            Region(
+                r.label,
+                tuple(v + float(rng.normal(0, 20 * noise)) for v in r.box) if r.box else None,
+                r.quad,
+                r.polygons,
+                0.5,
+                r.span,
+            )
             for r in claim.regions
         )
         kept.append(Claim(claim.task, claim.text, regions, claim.score))
@@ -87,30 +147,66 @@ def _noisy(claims: tuple[Claim, ...], noise: float, rng: np.random.Generator) ->
 def make_snapshot(folder: Path, scenes: int = 10) -> Store:
     """Write the snapshot below ``folder``; the same call writes the same bytes."""
     store, rng = Store(str(folder)), np.random.default_rng(7)
-    found = [("photos", f"{name} {EVIL}.jpg" if name == "cat" else f"{name}.jpg", *_photo(pixels, EVIL if name == "cat" else name))
-             for name, pixels in (("cat", samples.chelsea()), ("coffee", samples.coffee()), ("rocket", samples.rocket()))]  # fmt: skip
+    found = [
+        (
+            "photos",
+            f"{name} {EVIL}.jpg" if name == "cat" else f"{name}.jpg",
+            *_photo(pixels, EVIL if name == "cat" else name),
+        )
+        for name, pixels in (("cat", samples.chelsea()), ("coffee", samples.coffee()), ("rocket", samples.rocket()))
+    ]
     found += [("scenes", f"{number:06d}.png", *_scene(rng)) for number in range(scenes)]
     for source in ("photos", "scenes"):
-        ours = [(hashlib.sha256(data).hexdigest(), name, data, claims) for s, name, data, claims in found if s == source]
+        ours = [
+            (hashlib.sha256(data).hexdigest(), name, data, claims) for s, name, data, claims in found if s == source
+        ]
         rows = []
         for position, (image_id, name, data, _) in enumerate(ours):
             width, height = Image.open(io.BytesIO(data)).size
             split = ("train", "train", "train", "held_out", "gold")[position % 5]
-            rows.append(dict(image_id=image_id, width=width, height=height, source=source, name=name, licence="CC0", alt_text=None, split=split, bytes=data))
+            rows.append(
+                dict(
+                    image_id=image_id,
+                    width=width,
+                    height=height,
+                    source=source,
+                    name=name,
+                    licence="CC0",
+                    alt_text=None,
+                    split=split,
+                    bytes=data,
+                )
+            )
         shard = f"{source}-00000.parquet"
         store.write_table(f"images/{shard}", pa.Table.from_pylist(rows, schema=IMAGES))
         if source == "scenes":
-            store.write_table(f"truth/{shard}", annotations_table(a for i, _, _, c in ours for a in annotate(i, c, "truth", "1")))
+            store.write_table(
+                f"truth/{shard}", annotations_table(a for i, _, _, c in ours for a in annotate(i, c, "truth", "1"))
+            )
         for author, version, noise in AUTHORS:
             claims = [annotate(i, _noisy(c, noise, rng), author, version) for i, _, _, c in ours]
-            seen = [dict(image_id=o[0], author=author, version=version, claims=len(c), error="") for o, c in zip(ours, claims, strict=True)]
-            store.write_table(f"claims/{author}@{version}/{shard}", annotations_table(a for group in claims for a in group))
+            seen = [
+                dict(image_id=o[0], author=author, version=version, claims=len(c), error="")
+                for o, c in zip(ours, claims, strict=True)
+            ]
+            store.write_table(
+                f"claims/{author}@{version}/{shard}", annotations_table(a for group in claims for a in group)
+            )
             store.write_table(f"coverage/{author}@{version}/{shard}", pa.Table.from_pylist(seen, schema=COVERAGE))
     for number, noise in ((0, 0.4), (1, 0.1)):
-        labels = [_judged(a, rng) for _, _, data, claims in found
-                  for a in annotate(hashlib.sha256(data).hexdigest(), _noisy(claims, noise, rng), "consensus", "e1", number)]  # fmt: skip
-        store.write_table(f"labels/round={number}/labels.parquet", annotations_table(sorted(labels, key=lambda a: (a.image_id, a.task, a.annotation_id))))
-    store.write_table("set_aside.parquet", pa.Table.from_pylist([dict(source="photos", name="a.jpg", reason="empty", detail="")], schema=STRINGS))
+        labels = [
+            _judged(a, rng)
+            for _, _, data, claims in found
+            for a in annotate(hashlib.sha256(data).hexdigest(), _noisy(claims, noise, rng), "consensus", "e1", number)
+        ]
+        store.write_table(
+            f"labels/round={number}/labels.parquet",
+            annotations_table(sorted(labels, key=lambda a: (a.image_id, a.task, a.annotation_id))),
+        )
+    store.write_table(
+        "set_aside.parquet",
+        pa.Table.from_pylist([dict(source="photos", name="a.jpg", reason="empty", detail="")], schema=STRINGS),
+    )
     store.write_json("statistics.json", STATISTICS)
     store.write_json("snapshot.json", {"id": "snap-1", "parent": "snap-0", "round": 1})
     store.write_table("baseline/scores.parquet", BASELINE.empty_table())
@@ -120,6 +216,16 @@ def make_snapshot(folder: Path, scenes: int = 10) -> Store:
 def _judged(row: Annotation, rng: np.random.Generator) -> Annotation:
     agreement = float(rng.uniform(0.2, 1))
     return Annotation(
-        row.annotation_id, row.image_id, row.task, row.author, row.version, row.round, row.text, row.regions, row.score,
-        agreement, agreement >= 0.4, "" if agreement >= 0.4 else "no_quorum",
-    )  # fmt: skip
+        row.annotation_id,
+        row.image_id,
+        row.task,
+        row.author,
+        row.version,
+        row.round,
+        row.text,
+        row.regions,
+        row.score,
+        agreement,
+        agreement >= 0.4,
+        "" if agreement >= 0.4 else "no_quorum",
+    )

@@ -31,7 +31,13 @@ from flows.state import locked
 SCORED = ["<CAPTION>", "<OD>", "<REGION_TO_CATEGORY>", "<REGION_TO_SEGMENTATION>"]
 SMALL = {
     "model": {"init": "nano-scratch", "image_size": 32},
-    "train": {"steps": 9, "images": 4, "tasks_per_image": 2, "checkpoint_every": 2, "task_weights": {"<CAPTION>": 3.0, "<OD>": 2.0}},
+    "train": {
+        "steps": 9,
+        "images": 4,
+        "tasks_per_image": 2,
+        "checkpoint_every": 2,
+        "task_weights": {"<CAPTION>": 3.0, "<OD>": 2.0},
+    },
     "evaluate": {"tasks": SCORED, "max_images": 4, "threads": 1, "max_examples": 1},
 }
 OPTIONS = ("--tasks", "image", "--tasks", "pixel+region", "--steps", "4")
@@ -93,7 +99,11 @@ def call(*arguments: str, code: int = 0) -> str:
 
 
 def planned(folder: Path, **values: list[str]) -> list[ablation.Variant]:
-    return ablation.plan(read_settings(folder / "params.yaml"), Store(str(folder / "data")), {name.replace("_", "-"): found for name, found in values.items()})
+    return ablation.plan(
+        read_settings(folder / "params.yaml"),
+        Store(str(folder / "data")),
+        {name.replace("_", "-"): found for name, found in values.items()},
+    )
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -110,23 +120,39 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_task_is_in_one_set():
-    assert {name: [key for key, belongs in ablation.SETS.items() if belongs(ablation.task(name))] for name in TASKS} == {name: [ablation.set_of(name)] for name in TASKS}
+    assert {
+        name: [key for key, belongs in ablation.SETS.items() if belongs(ablation.task(name))] for name in TASKS
+    } == {name: [ablation.set_of(name)] for name in TASKS}
     found = {key: {name for name in TASKS if ablation.set_of(name) == key} for key in ablation.SETS}
     assert found["image"] == {"<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"}
     assert found["pixel"] == {"<REFERRING_EXPRESSION_SEGMENTATION>", "<REGION_TO_SEGMENTATION>"}
-    assert len(found["region"]) == 10 and {"<OD>", "<OCR>", "<REGION_TO_OCR>", "<CAPTION_TO_PHRASE_GROUNDING>"} <= found["region"]
+    assert (
+        len(found["region"]) == 10
+        and {"<OD>", "<OCR>", "<REGION_TO_OCR>", "<CAPTION_TO_PHRASE_GROUNDING>"} <= found["region"]
+    )
     assert ablation.set_of("<VQA>") == "fine-tuned"
 
 
 def test_variants_are_all_combinations_and_the_rest_stays(workspace: Path):
-    found = planned(workspace, tasks=["image", "pixel + image,image+pixel"], data_fraction=["0.5", "1"], freeze=["vision+projector"])
-    assert [v.name for v in found] == ["image, data 0.5", "image, data 1", "image+pixel, data 0.5", "image+pixel, data 1"]
+    found = planned(
+        workspace, tasks=["image", "pixel + image,image+pixel"], data_fraction=["0.5", "1"], freeze=["vision+projector"]
+    )
+    assert [v.name for v in found] == [
+        "image, data 0.5",
+        "image, data 1",
+        "image+pixel, data 0.5",
+        "image+pixel, data 1",
+    ]
     assert len({v.key for v in found}) == 4
     own = read_settings(workspace / "params.yaml").train
     for variant in found:
         train = variant.settings.train
         assert train.freeze == ("vision", "projector") and train.steps == own.steps and train.lr == own.lr
-        assert {name: train.weight(name) for name in TASKS if ablation.set_of(name) == "image"} == {"<CAPTION>": 3, "<DETAILED_CAPTION>": 1, "<MORE_DETAILED_CAPTION>": 1}
+        assert {name: train.weight(name) for name in TASKS if ablation.set_of(name) == "image"} == {
+            "<CAPTION>": 3,
+            "<DETAILED_CAPTION>": 1,
+            "<MORE_DETAILED_CAPTION>": 1,
+        }
         assert not any(train.weight(name) for name in TASKS if ablation.set_of(name) == "region")
     assert found[0].images < found[1].images
     assert [v.name for v in planned(workspace)] == ["image", "image+region", "image+region+pixel"]
@@ -141,30 +167,52 @@ def test_a_variant_is_known_by_all_that_its_result_depends_on(workspace: Path, s
         return ablation.plan(settings, data, {"tasks": ["image"], **values})[0].key
 
     def other(**sections) -> Settings:
-        return Settings.model_validate({**settings.model_dump(), **{name: {**getattr(settings, name).model_dump(), **more} for name, more in sections.items()}})
+        return Settings.model_validate(
+            {
+                **settings.model_dump(),
+                **{name: {**getattr(settings, name).model_dump(), **more} for name, more in sections.items()},
+            }
+        )
 
-    keys = [key(settings), key(settings, seed=["1"]), key(other(evaluate={"seed": 1})), key(other(model={"image_size": 64})), key(other(train={"lr": 0.5}))]
+    keys = [
+        key(settings),
+        key(settings, seed=["1"]),
+        key(other(evaluate={"seed": 1})),
+        key(other(model={"image_size": 64})),
+        key(other(train={"lr": 0.5})),
+    ]
     data.write_json("snapshot.json", {**data.read_json("snapshot.json"), "id": "snap-2"})
     assert len({*keys, key(settings)}) == 6
     assert key(other(flow={"rounds": 7})) == key(settings)
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--tasks", "images"], "--tasks: 'images' is not known; allowed: image, region, pixel"),
-    (["--tasks", "image+"], "--tasks: '' is not known"),
-    (["--data-fraction", "0"], "--data-fraction: found '0'; allowed: numbers above 0"),
-    (["--data-fraction", "all"], "found 'all'"),
-    (["--freeze", "eyes"], "--freeze: 'eyes' is not known; allowed: vision, projector"),
-    (["--steps", "1.5"], "--steps: found '1.5'; allowed: whole numbers from 1"),
-    (["--data-fraction", "0.00001"], "data 1e-05: labels/round=0/labels.parquet keeps no label to learn from"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--tasks", "images"], "--tasks: 'images' is not known; allowed: image, region, pixel"),
+        (["--tasks", "image+"], "--tasks: '' is not known"),
+        (["--data-fraction", "0"], "--data-fraction: found '0'; allowed: numbers above 0"),
+        (["--data-fraction", "all"], "found 'all'"),
+        (["--freeze", "eyes"], "--freeze: 'eyes' is not known; allowed: vision, projector"),
+        (["--steps", "1.5"], "--steps: found '1.5'; allowed: whole numbers from 1"),
+        (["--data-fraction", "0.00001"], "data 1e-05: labels/round=0/labels.parquet keeps no label to learn from"),
+    ],
+)
 def test_what_is_not_allowed_is_refused_with_what_is(workspace: Path, arguments: list[str], said: str):
     assert said in call(*arguments, code=1)
     assert not (workspace / "build/ablation").exists()
 
 
 def test_a_set_without_any_weight_is_refused(workspace: Path, snapshot: Store):
-    write_params(workspace, **{**SMALL, "train": {"task_weights": dict.fromkeys(("<REGION_TO_SEGMENTATION>", "<REFERRING_EXPRESSION_SEGMENTATION>"), 0)}})
+    write_params(
+        workspace,
+        **{
+            **SMALL,
+            "train": {
+                "task_weights": dict.fromkeys(("<REGION_TO_SEGMENTATION>", "<REFERRING_EXPRESSION_SEGMENTATION>"), 0)
+            },
+        },
+    )
     with pytest.raises(SettingsError, match="pixel: .*every task has weight 0"):
         planned(workspace, tasks=["pixel"])
 
@@ -215,7 +263,12 @@ def test_the_table_has_every_variant_and_task_with_its_interval(ablated: tuple[P
         assert row["reference"] == "truth" and int(row["n"]) > 1 and row["steps"] == "4" and row["seed"] == "0"
         assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
     assert [float(row["value"]) for row in rows[4:]] == [scores[task]["truth"]["value"] for task in SCORED]
-    assert f"{float(rows[0]['value']):.3f}" in said and "  1  image\n" in said and "*  the variant was not taught" in said and str(folder / "build/ablation/plot.png") in said
+    assert (
+        f"{float(rows[0]['value']):.3f}" in said
+        and "  1  image\n" in said
+        and "*  the variant was not taught" in said
+        and str(folder / "build/ablation/plot.png") in said
+    )
     text = (folder / "build/ablation/table.md").read_text()
     assert text.splitlines()[0] == "| task | image | region+pixel |" and "* [" in text
     assert Image.open(folder / "build/ablation/plot.png").width > 600
@@ -226,9 +279,18 @@ def test_a_variant_is_a_training_like_any_other(ablated: tuple[Path, str], tmp_p
     for variant in variants_of(folder):
         stages.train_model(variant.settings, Store(str(folder / "data")), tmp_path / variant.key)
         for name in ("model/model.safetensors", "plots/train.csv", "metrics/train.json"):
-            assert (tmp_path / variant.key / name).read_bytes() == (folder / "build/ablation" / variant.key / name).read_bytes(), name
-    curves = [(folder / "build/ablation" / variant.key / "plots/train.csv").read_text().splitlines()[0].split(",") for variant in variants_of(folder)]
-    assert set(curves[0][3:]) == {"<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"} and "<OD>" in curves[1] and not set(curves[0][3:]) & set(curves[1])
+            assert (tmp_path / variant.key / name).read_bytes() == (
+                folder / "build/ablation" / variant.key / name
+            ).read_bytes(), name
+    curves = [
+        (folder / "build/ablation" / variant.key / "plots/train.csv").read_text().splitlines()[0].split(",")
+        for variant in variants_of(folder)
+    ]
+    assert (
+        set(curves[0][3:]) == {"<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"}
+        and "<OD>" in curves[1]
+        and not set(curves[0][3:]) & set(curves[1])
+    )
 
 
 def test_the_runs_stand_below_one_run(ablated: tuple[Path, str]):
@@ -238,7 +300,9 @@ def test_the_runs_stand_below_one_run(ablated: tuple[Path, str]):
     (parent,) = [run for run in runs if run.info.run_name == "ablation"]
     children = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
     assert set(children) == set(NAMES) and len(runs) == 3 and {run.info.status for run in runs} == {"FINISHED"}
-    assert parent.data.params["tasks"] == "image, region+pixel" and parent.inputs.dataset_inputs[0].dataset.name == "FLD"
+    assert (
+        parent.data.params["tasks"] == "image, region+pixel" and parent.inputs.dataset_inputs[0].dataset.name == "FLD"
+    )
     assert {f.path for f in tracker.client.list_artifacts(parent.info.run_id)} == {"table.csv", "table.md", "plot.png"}
     for row in table(folder):
         run = children[row["variant"]]
@@ -253,7 +317,10 @@ def test_a_second_time_it_does_nothing(ablated: tuple[Path, str], monkeypatch):
     monkeypatch.chdir(folder)
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
     again = call(*OPTIONS)
-    assert again.startswith("nothing new: all 2 variants are done") and again.split("held-out")[1] == said.split("held-out")[1]
+    assert (
+        again.startswith("nothing new: all 2 variants are done")
+        and again.split("held-out")[1] == said.split("held-out")[1]
+    )
     assert "done    image: 4 steps" in (dry := call(*OPTIONS, "--dry-run")) and "nothing to do" in dry
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
 
@@ -270,7 +337,9 @@ def test_another_ablation_takes_what_is_done(ablated: tuple[Path, str], workspac
     assert step == 4 and {name: run.data.metrics[name] for name in curve} == curve
 
 
-def test_killed_and_started_again_it_ends_as_an_undisturbed_one(ablated: tuple[Path, str], workspace: Path, monkeypatch):
+def test_killed_and_started_again_it_ends_as_an_undisturbed_one(
+    ablated: tuple[Path, str], workspace: Path, monkeypatch
+):
     tracked(workspace)
     learn, score, calls, scored = loop._learn, stages.score_model, [], []
 
@@ -296,7 +365,11 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(ablated: tuple[P
     assert list((workspace / "build/ablation" / second.key / ".florence/checkpoints").rglob("*.safetensors"))
     assert not (workspace / "build/ablation/table.csv").exists()
     tracker = open_parts(workspace).tracker
-    assert sorted(run.info.status for run in tracker.client.search_runs([tracker.experiment_id])) == ["FINISHED", "KILLED", "KILLED"]
+    assert sorted(run.info.status for run in tracker.client.search_runs([tracker.experiment_id])) == [
+        "FINISHED",
+        "KILLED",
+        "KILLED",
+    ]
     assert "variant 1 of 2: image, done already" in call(*OPTIONS)
     assert len(calls) == 4 + 4 + 2, "from the checkpoint of step 2 on"
     assert results(workspace) == results(ablated[0])
@@ -308,8 +381,24 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(ablated: tuple[P
 
 
 def row(variant: str, task: str, value: float | None, **more) -> Row:
-    known = dict(tasks="own", data_fraction=1.0, freeze="none", seed=0, steps=1, images=2, set=ablation.set_of(task), taught=True, reference="truth", metric="f1",
-                 low=None if value is None else value * 0.9, high=None if value is None else value * 1.1, n=3, examples=4, invalid=0.0, control=None)  # fmt: skip
+    known = dict(
+        tasks="own",
+        data_fraction=1.0,
+        freeze="none",
+        seed=0,
+        steps=1,
+        images=2,
+        set=ablation.set_of(task),
+        taught=True,
+        reference="truth",
+        metric="f1",
+        low=None if value is None else value * 0.9,
+        high=None if value is None else value * 1.1,
+        n=3,
+        examples=4,
+        invalid=0.0,
+        control=None,
+    )
     return Row(**{**known, **more, "variant": variant, "task": task, "value": value})
 
 

@@ -27,7 +27,12 @@ def said(folder: Path, *arguments: str) -> str:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for name in ("model", "metrics", "scores", "plots") for p in (folder / name).rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for name in ("model", "metrics", "scores", "plots")
+        for p in (folder / name).rglob("*")
+        if p.is_file()
+    }
 
 
 def test_every_stage_is_a_command(tmp_path: Path):
@@ -39,7 +44,9 @@ def test_every_stage_is_a_command(tmp_path: Path):
 
     assert "24 new images" in said(folder, "collect")
     assert "72 images annotated (counted for every annotator) in 4 shards" in said(folder, "annotate")
-    assert "0 images annotated (counted for every annotator) in 0 shards; 4 shards were done already" in said(folder, "annotate")
+    assert "0 images annotated (counted for every annotator) in 0 shards; 4 shards were done already" in said(
+        folder, "annotate"
+    )
     assert "of round 0" in said(folder, "publish") and (folder / "data.dvc").exists()
     for arguments in (["validate"], ["validate", "--staging"]):
         assert "expectations met" in said(folder, *arguments)
@@ -59,7 +66,14 @@ def test_every_stage_is_a_command(tmp_path: Path):
     unknown = florence(folder, "predict", "photo.png", "--model", "best")
     assert unknown.returncode == 1 and "registered: 1 (@" in unknown.stderr
 
-    repro = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=with_florence(), capture_output=True, text=True, timeout=1200)
+    repro = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=folder,
+        env=with_florence(),
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
     assert repro.returncode == 0, repro.stdout + repro.stderr
     assert outputs(folder) == by_hand
     assert said(folder, "register").startswith("version ")
@@ -89,12 +103,26 @@ def test_a_loop_of_two_rounds_has_a_student(tmp_path: Path):
         assert florence(folder, "loop", "--rounds", "3").stdout.startswith("nothing new")
     else:
         assert snapshot["round"] == 1 and parts.data.read_table("baseline/scores.parquet").num_rows > 0
-    dvc = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=folder, env=with_florence(), capture_output=True, text=True, timeout=300)
+    dvc = subprocess.run(
+        [sys.executable, "-m", "dvc", "status"],
+        cwd=folder,
+        env=with_florence(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert "up to date" in dvc.stdout, dvc.stdout + dvc.stderr
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=with_florence(), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=with_florence(),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

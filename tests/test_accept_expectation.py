@@ -21,7 +21,12 @@ def test_a_failed_expectation_stops_the_loop(tmp_path: Path):
     first = florence(folder, "loop", "--rounds", "1")
     assert first.returncode == 0, first.stdout + first.stderr
     parts = open_parts(folder)
-    kept = {p: p.read_bytes() for name in ("data", "model", "metrics", "scores") for p in (folder / name).rglob("*") if p.is_file()}
+    kept = {
+        p: p.read_bytes()
+        for name in ("data", "model", "metrics", "scores")
+        for p in (folder / name).rglob("*")
+        if p.is_file()
+    }
     pointer, champion = (folder / "data.dvc").read_bytes(), parts.tracker.champion()
 
     suite = folder / "expectations/labels.json"
@@ -33,10 +38,17 @@ def test_a_failed_expectation_stops_the_loop(tmp_path: Path):
 
     assert second.returncode == 1 and "Traceback" not in second.stderr
     assert "expect_column_values_to_be_in_set" in second.stderr and "Nothing was published or trained" in second.stderr
-    now = {p: p.read_bytes() for name in ("data", "model", "metrics", "scores") for p in (folder / name).rglob("*") if p.is_file()}
+    now = {
+        p: p.read_bytes()
+        for name in ("data", "model", "metrics", "scores")
+        for p in (folder / name).rglob("*")
+        if p.is_file()
+    }
     assert now == kept and (folder / "data.dvc").read_bytes() == pointer
     assert parts.tracker.champion() == champion and len(parts.tracker.versions()) == 1
-    runs = parts.tracker.client.search_runs([parts.tracker.experiment_id], "", order_by=["attributes.start_time DESC"], max_results=2)
+    runs = parts.tracker.client.search_runs(
+        [parts.tracker.experiment_id], "", order_by=["attributes.start_time DESC"], max_results=2
+    )
     assert {run.info.status for run in runs} == {"FAILED"}
     assert (folder / "build/data_docs/index.html").exists()
 

@@ -53,7 +53,9 @@ def annotating(folder: Path) -> bool:
 
 def training(folder: Path) -> bool:
     """A checkpoint has been written."""
-    return any((folder / ".florence/checkpoints").rglob("*.safetensors")) or any((folder / ".florence/checkpoints").rglob("*.pt"))
+    return any((folder / ".florence/checkpoints").rglob("*.safetensors")) or any(
+        (folder / ".florence/checkpoints").rglob("*.pt")
+    )
 
 
 def compared(folder: Path) -> bool:
@@ -65,7 +67,12 @@ def kill_when(folder: Path, reached: Callable[[Path], bool]) -> None:
     """Start a loop, and kill it, and it alone, as soon as it has come so far."""
     with (folder.parent / "killed.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "loop", "--rounds", "1"], cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-m", "flows.cli", "loop", "--rounds", "1"],
+            cwd=folder,
+            env=environment(),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             while not reached(folder):
@@ -107,8 +114,14 @@ def test_killed_and_started_again(tmp_path: Path, undisturbed: str, reached: Cal
     assert "going on with loop" in done.stdout
     known = re.findall(r"(\d+) of 8 shards already annotated", done.stdout + done.stderr)
     assert sum(map(int, known)) == shards >= 3
-    finished = {str(p.relative_to(folder)) for p in before} & {str(p.relative_to(folder)) for p in (folder / ".florence/store/claims").rglob("*.parquet")}
-    again = [p for p in before if (folder / ".florence/store/coverage" / p.parent.name / p.name).exists() and p.stat().st_mtime_ns != before[p]]
+    finished = {str(p.relative_to(folder)) for p in before} & {
+        str(p.relative_to(folder)) for p in (folder / ".florence/store/claims").rglob("*.parquet")
+    }
+    again = [
+        p
+        for p in before
+        if (folder / ".florence/store/coverage" / p.parent.name / p.name).exists() and p.stat().st_mtime_ns != before[p]
+    ]
     assert len(again) <= len(before) - shards and finished
     assert data_hash(folder) == undisturbed
 

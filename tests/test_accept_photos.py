@@ -45,7 +45,12 @@ def huge_png() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,11 @@ def photos(tmp_path_factory) -> Path:
             image = Image.fromarray(decode(found.data, found.name))
             image.thumbnail((480, 480))
             pictures.append(image)
-    parts = [image.crop((x * image.width // 3, 0, image.width * (x + 2) // 3, image.height)) for image in pictures for x in (0, 1)] + pictures
+    parts = [
+        image.crop((x * image.width // 3, 0, image.width * (x + 2) // 3, image.height))
+        for image in pictures
+        for x in (0, 1)
+    ] + pictures
     for number, image in enumerate(parts[:32]):
         kind, ending = ("PNG", "png") if number % 3 == 0 else ("JPEG", "jpg")
         (folder / ("more" if number % 2 else ".") / f"photo {number:02d}.{ending}").write_bytes(saved(image, kind))
@@ -71,7 +80,9 @@ def photos(tmp_path_factory) -> Path:
     (folder / "huge.png").write_bytes(huge_png())
     (folder / "cmyk.jpg").write_bytes(saved(first.convert("CMYK")))
     Image.fromarray(np.asarray(first.convert("L")).astype(np.uint16) * 257).save(folder / "sixteen.png")
-    (folder / "moving.gif").write_bytes(saved(first.convert("P"), "GIF", save_all=True, append_images=[second.resize(first.size).convert("P")]))
+    (folder / "moving.gif").write_bytes(
+        saved(first.convert("P"), "GIF", save_all=True, append_images=[second.resize(first.size).convert("P")])
+    )
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
     (folder / "turned.jpg").write_bytes(saved(second.transpose(Image.Transpose.ROTATE_90), quality=95, exif=exif))
@@ -91,15 +102,23 @@ def test_a_folder_of_photos_goes_through(photos: Path, tmp_path: Path):
         assert f"images/{name}: {reason}" in done.stdout
     assert "duplicate" in done.stdout and "Traceback" not in done.stderr
 
-    images = pq.read_table(folder / "data/images/images-00000.parquet", columns=["image_id", "name", "width", "height"], partitioning=None).to_pylist()
+    images = pq.read_table(
+        folder / "data/images/images-00000.parquet", columns=["image_id", "name", "width", "height"], partitioning=None
+    ).to_pylist()
     by_name = {row["name"]: row for row in images}
     assert len(images) >= 36 and set(TAKEN) <= set(by_name)
     (facts,) = json.loads((folder / "build/loop.json").read_text())["rounds"]
     aside = {row["name"]: row["reason"] for row in facts["set_aside"]}
     double = {"upright.jpg", "more/the same again.jpg"} & set(aside)
-    assert {name: aside[name] for name in ASIDE} == ASIDE and [aside[name] for name in double] == ["duplicate"] and len(aside) == 5
+    assert (
+        {name: aside[name] for name in ASIDE} == ASIDE
+        and [aside[name] for name in double] == ["duplicate"]
+        and len(aside) == 5
+    )
 
-    turned, upright = (by_name[n] for n in ("turned.jpg", next(iter({"upright.jpg", "more/the same again.jpg"} - double))))
+    turned, upright = (
+        by_name[n] for n in ("turned.jpg", next(iter({"upright.jpg", "more/the same again.jpg"} - double)))
+    )
     assert (turned["width"], turned["height"]) == (upright["width"], upright["height"])
     boxes = {row["image_id"]: objects(folder, row["image_id"]) for row in (turned, upright)}
     ours, plain = boxes[turned["image_id"]], boxes[upright["image_id"]]

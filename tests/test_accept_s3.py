@@ -39,7 +39,14 @@ def keys(server: S3, prefix: str) -> list[str]:
 
 
 def dvc(folder: Path, *arguments: str, **env: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -90,7 +97,11 @@ def test_a_clone_pulls_what_was_pushed(s3: S3, tmp_path: Path):  # noqa: F811
     assert "dvc pull" in florence(second, "doctor", **s3.env).stdout
     dvc(second, "pull", "-q", **s3.env)
     restored = florence(second, "loop", **s3.env)
-    assert restored.returncode == 0 and "taken over from data/" in restored.stdout and "nothing new: 24 images" in restored.stdout, restored.stdout + restored.stderr
+    assert (
+        restored.returncode == 0
+        and "taken over from data/" in restored.stdout
+        and "nothing new: 24 images" in restored.stdout
+    ), restored.stdout + restored.stderr
 
 
 def no_secrets(server: S3, folders: list[Path], said: str) -> None:

@@ -43,7 +43,9 @@ def test_runs_by_itself_refuses_overlaps_and_does_nothing_twice(tmp_path: Path):
     write_params(folder, flow={"cron": "* * * * *", "rounds": 1}, train={"steps": 1500, "checkpoint_every": 500})
     log = tmp_path / "serve.log"
     with log.open("wb") as sink:
-        process = subprocess.Popen([sys.executable, "-m", "flows.cli", "serve"], cwd=folder, env=environment(), stdout=sink, stderr=sink)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "serve"], cwd=folder, env=environment(), stdout=sink, stderr=sink
+        )
         try:
             watch(folder, log)
         finally:
@@ -66,7 +68,11 @@ def watch(folder: Path, log: Path) -> None:
     url = found[1]
 
     def runs(*states: str) -> list[dict[str, Any]]:
-        return [run for run in post(url, "/flow_runs/filter", flows={"name": {"any_": ["refine"]}}) if run["state_type"] in states]
+        return [
+            run
+            for run in post(url, "/flow_runs/filter", flows={"name": {"any_": ["refine"]}})
+            if run["state_type"] in states
+        ]
 
     first = wait_for("a run that started by itself", lambda: runs("RUNNING", "COMPLETED"), 240)[0]
     assert first["auto_scheduled"] and first["deployment_id"]

@@ -18,10 +18,15 @@ pytestmark = [pytest.mark.accept, pytest.mark.timeout(3600)]
 def workspace(root: Path, count: int, train: dict, **more) -> tuple[Settings, Store]:
     """Scenes with questions, labelled by their truth, below ``root``/data, and settings to train on them at 96 pixels from the weights in the package."""
     weights = {**dict.fromkeys(TASKS, 0.0), **train.pop("task_weights")}
-    settings = settings_from({
-        "sources": {"scenes": {"use": "scenes", "count": count, "questions": True}}, "specialists": {}, "split": {"held_out": 0.1, "gold": 0.0},
-        "train": {"task_weights": weights, "tasks_per_image": 4, **train}, **more,
-    })  # fmt: skip
+    settings = settings_from(
+        {
+            "sources": {"scenes": {"use": "scenes", "count": count, "questions": True}},
+            "specialists": {},
+            "split": {"held_out": 0.1, "gold": 0.0},
+            "train": {"task_weights": weights, "tasks_per_image": 4, **train},
+            **more,
+        }
+    )
     data = Store(str(root / "data"))
     stages.collect(settings, data)
     data.write_table("labels/round=0/labels.parquet", data.read_tables("truth", ANNOTATIONS))
@@ -37,7 +42,12 @@ def trained(settings: Settings, data: Store, root: Path) -> dict:
 
 def prior(data: Store) -> float:
     """The share of held-out questions that the answer given most often to the same question gets right: what is known without the image."""
-    held_out = {record.image_id for name in data.names("images", ".parquet") for record, _ in table_images(data.read_table(name)) if record.split == "held_out"}
+    held_out = {
+        record.image_id
+        for name in data.names("images", ".parquet")
+        for record, _ in table_images(data.read_table(name))
+        if record.split == "held_out"
+    }
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     asked: list[tuple[str, str]] = []
     for row in table_annotations(data.read_tables("truth", ANNOTATIONS)):
@@ -54,7 +64,11 @@ def prior(data: Store) -> float:
 def test_questions_are_answered_better_than_without_looking(tmp_path: Path):
     evaluate = {"tasks": ["<VQA>", "<CLASSIFICATION>"], "control": ["<VQA>"], "max_examples": 10}
     settings, data = workspace(
-        tmp_path, 4000, {"steps": 500, "task_weights": {"<VQA>": 3, "<CLASSIFICATION>": 1}}, evaluate=evaluate, promotion={"primary": "<VQA>"}
+        tmp_path,
+        4000,
+        {"steps": 500, "task_weights": {"<VQA>": 3, "<CLASSIFICATION>": 1}},
+        evaluate=evaluate,
+        promotion={"primary": "<VQA>"},
     )
     found = trained(settings, data, tmp_path)["<VQA>"]["truth"]
     print(f"<VQA> {found}; without the image {prior(data):.3f}")
@@ -65,7 +79,9 @@ def test_a_training_in_two_stages_of_resolution(tmp_path: Path):
     weights = {"<OD>": 3, "<REGION_TO_CATEGORY>": 2}
     evaluate = {"tasks": list(weights), "control": list(weights)}
     stages_of = [{"image_size": 64, "share": 0.6}, {"image_size": 96, "share": 0.4}]
-    settings, data = workspace(tmp_path, 2000, {"steps": 200, "resolutions": stages_of, "task_weights": weights}, evaluate=evaluate)
+    settings, data = workspace(
+        tmp_path, 2000, {"steps": 200, "resolutions": stages_of, "task_weights": weights}, evaluate=evaluate
+    )
     found = trained(settings, data, tmp_path)
     curve = Store(str(tmp_path)).read_json("metrics/train.json")
     print({task: found[task]["truth"] for task in weights}, curve)

@@ -50,7 +50,10 @@ class Tables:
 @pytest.fixture(scope="module")
 def good(small_snapshot) -> Tables:
     """The small snapshot, with splits by the images' hashes, places cut at the images' edges, and more rows of some kinds."""
-    images = [{**row, "bytes": b"", "split": split_of(row["image_id"], SETTINGS)} for row in small_snapshot.read_tables("images", IMAGES).to_pylist()]
+    images = [
+        {**row, "bytes": b"", "split": split_of(row["image_id"], SETTINGS)}
+        for row in small_snapshot.read_tables("images", IMAGES).to_pylist()
+    ]
     size = {row["image_id"]: (row["width"], row["height"]) for row in images}
     tables = Tables(images, *(small_snapshot.read_table(name).to_pylist() for name in (ROUND, BEFORE)))
     for row in tables.labels + tables.before:
@@ -59,21 +62,37 @@ def good(small_snapshot) -> Tables:
             if region["box"]:
                 x0, y0, x1, y1 = region["box"]
                 region["box"] = [max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)]
-    words = dict(tables.labels[0], task="<REFERRING_EXPRESSION_SEGMENTATION>", text="the left ball", annotation_id="expression", kept=True, reason="")
+    words = dict(
+        tables.labels[0],
+        task="<REFERRING_EXPRESSION_SEGMENTATION>",
+        text="the left ball",
+        annotation_id="expression",
+        kept=True,
+        reason="",
+    )
     outline = [[1.0, 1.0, 20.0, 1.0, 20.0, 30.0]]
-    words["regions"] = [{"label": "the left ball", "box": None, "quad": None, "polygons": outline, "score": None, "span": None}]
+    words["regions"] = [
+        {"label": "the left ball", "box": None, "quad": None, "polygons": outline, "score": None, "span": None}
+    ]
     tables.labels.append(words)
     for round, rows in ((1, tables.labels), (0, tables.before)):
         more = [row for row in rows if row["task"] == "<OD>" and row["kept"]]
         rows += [dict(row, annotation_id=f"{row['annotation_id']}-{copy}-{round}") for row in more for copy in range(4)]
     for number, row in enumerate(tables.labels):
-        row.update(kept=True, reason="", agreement=0.9) if number % 7 else row.update(kept=False, reason="no_quorum", agreement=0.1)
+        row.update(kept=True, reason="", agreement=0.9) if number % 7 else row.update(
+            kept=False, reason="no_quorum", agreement=0.1
+        )
     return tables
 
 
 @pytest.fixture()
 def copied(good: Tables) -> Tables:
-    return Tables(*(json.loads(json.dumps(rows, default=lambda b: "")) for rows in ([{**i, "bytes": None} for i in good.images], good.labels, good.before)))
+    return Tables(
+        *(
+            json.loads(json.dumps(rows, default=lambda b: ""))
+            for rows in ([{**i, "bytes": None} for i in good.images], good.labels, good.before)
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +101,17 @@ def session():
         return quality.Session(BOUNDS)
 
 
-def put(column: str, value: Any, table: str = "labels", kept: bool | None = None, task: str | None = None) -> Callable[[Tables], None]:
+def put(
+    column: str, value: Any, table: str = "labels", kept: bool | None = None, task: str | None = None
+) -> Callable[[Tables], None]:
     """Set ``column`` in the second row that is so (the first one's image is often not in the training split)."""
 
     def break_it(tables: Tables) -> None:
-        rows = [r for r in getattr(tables, table) if (kept is None or r["kept"] is kept) and (task is None or r["task"] == task)]
+        rows = [
+            r
+            for r in getattr(tables, table)
+            if (kept is None or r["kept"] is kept) and (task is None or r["task"] == task)
+        ]
         rows[min(1, len(rows) - 1)][column] = value
 
     return break_it
@@ -111,7 +136,9 @@ def none_left(*tables: str) -> Callable[[Tables], None]:
 
 def leak(tables: Tables) -> None:
     """A gold image that another shard has as one to train on, as when the same file is collected by two stores."""
-    labelled = next(row["image_id"] for row in tables.labels if row["kept"] and split_of(row["image_id"], SETTINGS) == "train")
+    labelled = next(
+        row["image_id"] for row in tables.labels if row["kept"] and split_of(row["image_id"], SETTINGS) == "train"
+    )
     image = next(row for row in tables.images if row["image_id"] == labelled)
     tables.images.append({**image, "split": "gold"})
 
@@ -119,11 +146,15 @@ def leak(tables: Tables) -> None:
 def tampered(tables: Tables) -> None:
     for row in tables.images:
         row["split"] = "train"
-    tables.images[0]["image_id"] = tables.labels[1]["image_id"] = next(f"{i:064x}" for i in range(999) if split_of(f"{i:064x}", SETTINGS) == "held_out")
+    tables.images[0]["image_id"] = tables.labels[1]["image_id"] = next(
+        f"{i:064x}" for i in range(999) if split_of(f"{i:064x}", SETTINGS) == "held_out"
+    )
 
 
 def drop_all(task: str) -> Callable[[Tables], None]:
-    return lambda tables: [row.update(kept=False, reason="no_quorum") for row in tables.labels if row["task"] == task] and None
+    return lambda tables: (
+        [row.update(kept=False, reason="no_quorum") for row in tables.labels if row["task"] == task] and None
+    )
 
 
 def nothing_to_learn(tables: Tables) -> None:
@@ -133,7 +164,10 @@ def nothing_to_learn(tables: Tables) -> None:
 
 BROKEN: dict[str, Callable[[Tables], None]] = {
     "images table_row_count_to_be_between": none_left("images"),
-    **{f"images column_values_to_not_be_null {c}": put(c, None, "images") for c in ("image_id", "width", "height", "source", "name", "licence", "split")},
+    **{
+        f"images column_values_to_not_be_null {c}": put(c, None, "images")
+        for c in ("image_id", "width", "height", "source", "name", "licence", "split")
+    },
     "images column_values_to_be_unique image_id": twice("images"),
     "images column_values_to_match_regex image_id": put("image_id", "A" * 64, "images"),
     "images column_values_to_match_regex phash": put("phash", "f" * 16, "images"),
@@ -142,8 +176,10 @@ BROKEN: dict[str, Callable[[Tables], None]] = {
     "images column_value_lengths_to_be_between name": put("name", "", "images"),
     "images column_values_to_be_in_set split": put("split", "test", "images"),
     "labels table_row_count_to_be_between": none_left("labels"),
-    **{f"labels column_values_to_not_be_null {c}": put(c, None) for c in (
-        "annotation_id", "image_id", "task", "author", "version", "round", "text", "kept", "reason")},
+    **{
+        f"labels column_values_to_not_be_null {c}": put(c, None)
+        for c in ("annotation_id", "image_id", "task", "author", "version", "round", "text", "kept", "reason")
+    },
     "labels column_values_to_be_unique annotation_id": twice("labels"),
     "labels column_values_to_be_in_set known_image": put("image_id", "f" * 64),
     "labels column_values_to_be_in_set task": put("task", "<REGION_PROPOSAL>"),
@@ -154,15 +190,21 @@ BROKEN: dict[str, Callable[[Tables], None]] = {
     "labels column_values_to_be_between agreement": put("agreement", -0.1),
     "labels column_value_lengths_to_be_between reason": put("reason", "no_quorum", kept=True),
     "labels column_values_to_match_regex reason": put("reason", "", kept=False),
-    "labels column_values_to_be_between regions": put("regions", [{"label": "a", "box": [1.0, 1.0, 2.0, 2.0]}], kept=True, task="<CAPTION>"),
+    "labels column_values_to_be_between regions": put(
+        "regions", [{"label": "a", "box": [1.0, 1.0, 2.0, 2.0]}], kept=True, task="<CAPTION>"
+    ),
     "labels column_values_to_be_between regions 2": put("regions", [], kept=True, task="<OD>"),
     "regions column_values_to_not_be_null outside": place("<OD>", box=None, polygons=[]),
     "regions column_values_to_be_between outside": place("<OD>", box=[4.0, 4.0, 9.0, 5000.0]),
     "regions column_values_to_be_between side": place("<OD>", box=[30.0, 30.0, 20.0, 40.0]),
     "regions column_values_to_be_in_set well_formed": place("<OD>", polygons=[[1.0, 1.0, 2.0, 2.0, 3.0]]),
-    "regions column_values_to_be_in_set has_box": place("<OD>", box=None, quad=[1.0, 1.0, 9.0, 1.0, 9.0, 9.0, 1.0, 9.0]),
+    "regions column_values_to_be_in_set has_box": place(
+        "<OD>", box=None, quad=[1.0, 1.0, 9.0, 1.0, 9.0, 9.0, 1.0, 9.0]
+    ),
     "regions column_values_to_be_in_set has_quad": place("<OCR_WITH_REGION>", quad=None, box=[1.0, 1.0, 9.0, 9.0]),
-    "regions column_values_to_be_in_set has_polygons": place("<REFERRING_EXPRESSION_SEGMENTATION>", polygons=[], box=[1.0, 1.0, 9.0, 9.0]),
+    "regions column_values_to_be_in_set has_polygons": place(
+        "<REFERRING_EXPRESSION_SEGMENTATION>", polygons=[], box=[1.0, 1.0, 9.0, 9.0]
+    ),
     "regions column_values_to_be_in_set span_fits": place("<CAPTION_TO_PHRASE_GROUNDING>", span=[3, 999]),
     "regions column_values_to_match_regex label": place("<OD>", label=" "),
     "regions column_values_to_be_between score": place("<OD>", score=-1.0),
@@ -171,7 +213,7 @@ BROKEN: dict[str, Callable[[Tables], None]] = {
     "training table_row_count_to_be_between": nothing_to_learn,
     "training column_values_to_be_in_set split": leak,
     "training column_values_to_be_in_set split_by_hash": tampered,
-}  # fmt: skip
+}
 
 
 def expectations() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -212,8 +254,25 @@ def test_answers_to_questions_are_checked_where_there_are_any(copied: Tables, se
     plain = kinds(tmp_path / "plain")
     size = {image["image_id"]: (float(image["width"]), float(image["height"])) for image in copied.images}
     row = next(row for row in copied.labels if row["task"] == "<OD>")
-    whole = {"label": "two", "box": [0.0, 0.0, *size[row["image_id"]]], "quad": None, "polygons": [], "score": None, "span": None}
-    copied.labels.append(dict(row, task="<VQA>", text="How many dogs are there?", annotation_id="asked", kept=True, reason="", regions=[whole]))
+    whole = {
+        "label": "two",
+        "box": [0.0, 0.0, *size[row["image_id"]]],
+        "quad": None,
+        "polygons": [],
+        "score": None,
+        "span": None,
+    }
+    copied.labels.append(
+        dict(
+            row,
+            task="<VQA>",
+            text="How many dogs are there?",
+            annotation_id="asked",
+            kept=True,
+            reason="",
+            regions=[whole],
+        )
+    )
     assert list(plain) == list(KINDS) and kinds(tmp_path / "asked") == {**plain, "<VQA>": 1}
     frames = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)
     with quality.quiet():
@@ -232,9 +291,13 @@ def test_a_good_snapshot_passes_twice_with_the_same_bytes_and_pages_about_it(cop
     counts = quality.validate_snapshot(SETTINGS, data, root)
     written = (root / "metrics/validation.json").read_bytes()
     assert json.loads(written) == counts and counts["passed"] == counts["expectations"] == len(SHIPPED)
-    assert counts["rows"]["labels"] == len(copied.labels) and counts["rows"]["regions"] == sum(len(r["regions"]) for r in copied.labels if r["kept"])
+    assert counts["rows"]["labels"] == len(copied.labels) and counts["rows"]["regions"] == sum(
+        len(r["regions"]) for r in copied.labels if r["kept"]
+    )
     pages = {p.name for p in (root / "build/data_docs/expectations").iterdir()}
-    assert (root / "build/data_docs/index.html").exists() and pages == {f"{table}.html" for table in quality_tables.TABLES}
+    assert (root / "build/data_docs/index.html").exists() and pages == {
+        f"{table}.html" for table in quality_tables.TABLES
+    }
     assert quality.validate_staging(SETTINGS, data, 1, root) == counts
     assert (root / "metrics/validation.json").read_bytes() == written
 
@@ -249,8 +312,14 @@ def test_a_failure_names_the_expectation_the_row_and_what_to_do_and_has_pages(co
         quality.validate_staging(SETTINGS, store, 1, root)
     scores, outside = caught.value.failures
     total = len(copied.labels)
-    assert scores == f"labels: expect_column_values_to_be_between(score, max_value=1.0, min_value=0.0) – 1 of {total} rows unexpected, e.g. 1.7 (annotation {row['annotation_id']})"
-    assert outside.startswith("regions: expect_column_values_to_be_between(outside, max_value=0.5)") and row["annotation_id"] in outside
+    assert (
+        scores
+        == f"labels: expect_column_values_to_be_between(score, max_value=1.0, min_value=0.0) – 1 of {total} rows unexpected, e.g. 1.7 (annotation {row['annotation_id']})"
+    )
+    assert (
+        outside.startswith("regions: expect_column_values_to_be_between(outside, max_value=0.5)")
+        and row["annotation_id"] in outside
+    )
     page = next((root / "build/data_docs/validations/labels").rglob("*.html")).read_text(encoding="utf-8")
     assert "1.7" in page and "Failed" in page
     assert (root / "build/data_docs/index.html").exists() and not (root / "metrics/validation.json").exists()
@@ -265,14 +334,25 @@ def edit(root: Path, table: str, change: Callable[[dict[str, Any]], None]) -> No
 
 def test_a_user_adds_an_expectation_and_it_decides(copied: Tables, tmp_path: Path):
     root, data = workspace(tmp_path, copied)
-    strict = {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "agreement", "min_value": 0.99}, "notes": "Ours."}
+    strict = {
+        "type": "expect_column_mean_to_be_between",
+        "kwargs": {"column": "agreement", "min_value": 0.99},
+        "notes": "Ours.",
+    }
     edit(root, "labels", lambda suite: suite["expectations"].append(strict))
-    with pytest.raises(ValidationFailed, match=r"labels: expect_column_mean_to_be_between\(agreement, min_value=0.99\) – found 0\.\d+\. Ours\."):
+    with pytest.raises(
+        ValidationFailed,
+        match=r"labels: expect_column_mean_to_be_between\(agreement, min_value=0.99\) – found 0\.\d+\. Ours\.",
+    ):
         quality.validate_snapshot(SETTINGS, data, root)
 
 
 def test_what_is_only_a_warning_stops_nothing(copied: Tables, session, tmp_path: Path):
-    item = {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "agreement", "min_value": 0.99}, "severity": "warning"}
+    item = {
+        "type": "expect_column_mean_to_be_between",
+        "kwargs": {"column": "agreement", "min_value": 0.99},
+        "severity": "warning",
+    }
     with quality.quiet():
         checked = session.check("labels", quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)["labels"], [item])
     assert (checked.passed, checked.failures) == (0, ()) and "agreement" in checked.warnings[0]
@@ -283,7 +363,10 @@ def test_bounds_come_from_the_settings(copied: Tables, tmp_path: Path):
     for name in ("images", "labels", "regions", "training"):
         edit(root, name, lambda suite: suite["expectations"].clear())
     tight = settings_from({"sources": {}, "specialists": {}, "validation": {"max_drop_rate": 0.01, "max_shift": 0.5}})
-    with pytest.raises(ValidationFailed, match=r"kinds: .*\(drop_rate, max_value=0.01, where labels >= 50\).*<OD>.*validation\.max_drop_rate"):
+    with pytest.raises(
+        ValidationFailed,
+        match=r"kinds: .*\(drop_rate, max_value=0.01, where labels >= 50\).*<OD>.*validation\.max_drop_rate",
+    ):
         quality.validate_snapshot(tight, data, root)
 
 
@@ -292,14 +375,22 @@ def test_a_new_source_shifts_nothing_and_a_lost_kind_does(copied: Tables, tmp_pa
     copied.before = [row for row in copied.before if row["image_id"] in only and row["task"] == "<CAPTION>"]
     kinds = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)["kinds"].set_index("task")
     now = [row for row in copied.labels if row["image_id"] in only]
-    kept = [sum(row["kept"] and row["task"] == "<CAPTION>" for row in rows) / len({row["image_id"] for row in rows}) for rows in (now, copied.before)]
+    kept = [
+        sum(row["kept"] and row["task"] == "<CAPTION>" for row in rows) / len({row["image_id"] for row in rows})
+        for rows in (now, copied.before)
+    ]
     assert kinds.loc["<CAPTION>", "shift"] == pytest.approx(abs(kept[0] - kept[1]) / kept[1])
     assert kinds["shift"].notna().sum() == 1
 
 
 def test_columns_of_another_type_or_not_in_every_file_stop_before_the_rest(copied: Tables, tmp_path: Path):
     root, data = workspace(tmp_path, copied)
-    data.write_table(ROUND, data.read_table(ROUND).drop_columns(["agreement"]).append_column("extra", pa.nulls(len(copied.labels), pa.int8())))
+    data.write_table(
+        ROUND,
+        data.read_table(ROUND)
+        .drop_columns(["agreement"])
+        .append_column("extra", pa.nulls(len(copied.labels), pa.int8())),
+    )
     data.write_table("images/all-00001.parquet", data.read_table("images/all-00000.parquet").drop_columns(["licence"]))
     with pytest.raises(ValidationFailed) as caught:
         quality.validate_snapshot(SETTINGS, data, root)
@@ -318,14 +409,37 @@ def test_shards_from_before_images_had_a_hash_pass(copied: Tables, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda s: s["expectations"].append({"type": "expect_column_values_to_be_betwen", "kwargs": {"column": "score"}}), "labels.json: expect_column_values_to_be_betwen: there is no such expectation; did you mean expect_column_values_to_be_between"),
-        (lambda s: s["expectations"].append({"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "scor"}}), "labels.json: expect_column_values_to_not_be_null: the table has no column 'scor'; it has: annotation_id"),
-        (lambda s: s["expectations"].append({"type": "expect_column_values_to_be_between", "kwargs": {"column": "score", "min_vlue": 0}}), "labels.json: expect_column_values_to_be_between: .*min_vlue"),
-        (lambda s: s["expectations"].append({"type": "expect_column_values_to_be_between", "kwargs": {"column": "score", "max_value": {"$PARAMETER": "top"}}}), "labels.json: .* unknown .PARAMETER 'top'; known: max_drop_rate"),
+        (
+            lambda s: s["expectations"].append(
+                {"type": "expect_column_values_to_be_betwen", "kwargs": {"column": "score"}}
+            ),
+            "labels.json: expect_column_values_to_be_betwen: there is no such expectation; did you mean expect_column_values_to_be_between",
+        ),
+        (
+            lambda s: s["expectations"].append(
+                {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "scor"}}
+            ),
+            "labels.json: expect_column_values_to_not_be_null: the table has no column 'scor'; it has: annotation_id",
+        ),
+        (
+            lambda s: s["expectations"].append(
+                {"type": "expect_column_values_to_be_between", "kwargs": {"column": "score", "min_vlue": 0}}
+            ),
+            "labels.json: expect_column_values_to_be_between: .*min_vlue",
+        ),
+        (
+            lambda s: s["expectations"].append(
+                {
+                    "type": "expect_column_values_to_be_between",
+                    "kwargs": {"column": "score", "max_value": {"$PARAMETER": "top"}},
+                }
+            ),
+            "labels.json: .* unknown .PARAMETER 'top'; known: max_drop_rate",
+        ),
         (lambda s: s["expectations"].append({"kwargs": {}}), r"labels.json: expectation \d+: \"type\""),
         (lambda s: s.pop("expectations"), "labels.json: a suite is"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_suite_is_named_with_what_is_wrong(change, said: str, copied: Tables, tmp_path: Path):
     root, data = workspace(tmp_path, copied)
     edit(root, "labels", change)
@@ -351,13 +465,21 @@ def test_missing_foreign_and_broken_suite_files(copied: Tables, tmp_path: Path):
 
 def test_importing_it_is_quick():
     code = "import sys, flows.adapters.quality; print(sorted({'great_expectations', 'pandas'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_the_document_names_every_column_and_parameter(good: Tables, tmp_path: Path):
     text = (ROOT / "docs/expectations.md").read_text(encoding="utf-8")
     store = good.write(tmp_path)
-    sections = {table: part for table, part in zip(quality_tables.TABLES, text.split("## Tables")[1].split("\n`")[1:], strict=True)}
+    sections = {
+        table: part
+        for table, part in zip(quality_tables.TABLES, text.split("## Tables")[1].split("\n`")[1:], strict=True)
+    }
     frames = {"schema": quality_tables.schema_table(store, 1), **quality_tables.tables(SETTINGS, store, 1)}
     own = {"images": set(IMAGES.names), "labels": set(ANNOTATIONS.names)}
     for table, frame in frames.items():

@@ -53,7 +53,9 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +70,9 @@ def _blank(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("blank") / "w"
     folder.mkdir()
     git(folder, "init", "-q")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"}
+    )
     (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n")
     return folder
 
@@ -102,7 +106,9 @@ def test_a_round_is_kept_and_comes_back_and_stages_run_once(root: Path, tmp_path
     lines: list[str] = []
     ours.repro({"WHO": "us"}, lines.append)
     assert "training on one" in lines and any("compared by us" in line for line in lines)
-    assert any(str(Path(sys.executable).parent) in line for line in lines), "stages find the commands of this environment"
+    assert any(str(Path(sys.executable).parent) in line for line in lines), (
+        "stages find the commands of this environment"
+    )
     lock = (root / "dvc.lock").read_bytes()
     ours.keep(tmp_path / "kept" / "round=0")
 
@@ -130,11 +136,15 @@ def test_a_stage_that_fails_is_named_with_its_last_lines(root: Path):
     (root / "broken").write_text("")
     ours = Snapshots(root, Settings())
     ours.add()
-    with pytest.raises(FlorenceError, match=r"stage compare failed \(failed to run: .*exited with 1\):\n  compared by ") as caught:
+    with pytest.raises(
+        FlorenceError, match=r"stage compare failed \(failed to run: .*exited with 1\):\n  compared by "
+    ) as caught:
         ours.repro({}, lambda line: None)
     assert "training" not in str(caught.value), "the other stage's lines are not told"
     (root / "params.yaml").write_text("model: {}\n")
-    with pytest.raises(FlorenceError, match="stage train: .*'train' are missing from 'params.yaml'.*have to stand there"):
+    with pytest.raises(
+        FlorenceError, match="stage train: .*'train' are missing from 'params.yaml'.*have to stand there"
+    ):
         ours.repro({}, lambda line: None)
 
 
@@ -180,9 +190,15 @@ def test_half_written_files_of_a_killed_process_are_made_anew(root: Path):
 def test_another_dvc_process_is_waited_for(root: Path, monkeypatch):
     monkeypatch.setattr(snapshots, "WAITS", (0.1,) * 60)
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, time, zc.lockfile as z; l = z.LockFile(sys.argv[1]); print('held', flush=True); sys.stdin.read()", str(root / ".dvc/tmp/lock")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import sys, time, zc.lockfile as z; l = z.LockFile(sys.argv[1]); print('held', flush=True); sys.stdin.read()",
+            str(root / ".dvc/tmp/lock"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert holder.stdout.readline().strip() == b"held"
     tries: list[float] = []
 
@@ -195,7 +211,11 @@ def test_another_dvc_process_is_waited_for(root: Path, monkeypatch):
     assert Snapshots(root, Settings()).add().endswith(".dir")
     assert len(tries) == 1
     monkeypatch.setattr(snapshots, "WAITS", ())
-    monkeypatch.setattr(Snapshots, "_run", lambda *_: (255, ["ERROR: Unable to acquire lock. Most likely another DVC process is running"]))
+    monkeypatch.setattr(
+        Snapshots,
+        "_run",
+        lambda *_: (255, ["ERROR: Unable to acquire lock. Most likely another DVC process is running"]),
+    )
     with pytest.raises(FlorenceError, match="another DVC process holds the lock"):
         Snapshots(root, Settings()).add()
 
@@ -240,7 +260,9 @@ def test_publishing_over_hard_links_leaves_the_cache_whole(root: Path, tmp_path:
     data.write_table("labels/round=0/labels.parquet", pa.table({"a": [1, 2, 3]}))
     first = ours.add()
     dvc(root, "checkout", "--relink")
-    assert (root / "data/labels/round=0/labels.parquet").stat().st_nlink == 2 or (root / "data/labels/round=0/labels.parquet").is_symlink()
+    assert (root / "data/labels/round=0/labels.parquet").stat().st_nlink == 2 or (
+        root / "data/labels/round=0/labels.parquet"
+    ).is_symlink()
     ours.keep(tmp_path / "kept")
     data.write_table("labels/round=0/labels.parquet", pa.table({"a": [4, 5, 6]}))
     data.write_bytes("images/a", b"other")
@@ -264,7 +286,9 @@ def test_push_goes_to_the_remote_that_is_set(root: Path, tmp_path: Path):
     assert any(name.endswith(".dir") for name in pushed) and len(pushed) == 2
     (tmp_path / "file").write_text("")
     config.write_text(f"[core]\n    remote = bad\n['remote \"bad\"']\n    url = {tmp_path / 'file'}\n")
-    with pytest.raises(FlorenceError, match="can not be pushed to the DVC remote 'bad': .*Not a directory.*\n`dvc remote list`"):
+    with pytest.raises(
+        FlorenceError, match="can not be pushed to the DVC remote 'bad': .*Not a directory.*\n`dvc remote list`"
+    ):
         ours.push()
 
 
@@ -315,4 +339,6 @@ def test_a_snapshot_goes_to_s3_and_comes_back_in_another_clone(root: Path, tmp_p
     with pytest.raises(FlorenceError, match="DVC remote 'storage'.*Forbidden") as caught:
         ours.push()
     assert "florence doctor" in str(caught.value) and "not-the-secret-key" not in str(caught.value)
-    assert not any(s3.env["AWS_SECRET_ACCESS_KEY"].encode() in p.read_bytes() for p in (root / ".dvc").rglob("*") if p.is_file())
+    assert not any(
+        s3.env["AWS_SECRET_ACCESS_KEY"].encode() in p.read_bytes() for p in (root / ".dvc").rglob("*") if p.is_file()
+    )

@@ -53,14 +53,18 @@ def _folder(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("uri", "expected"), [
-    ("sqlite:///build/mlflow.db", "sqlite:////w/build/mlflow.db"),
-    ("sqlite:////abs/mlflow.db", "sqlite:////abs/mlflow.db"),
-    ("sqlite:///a.db?timeout=9", "sqlite:////w/a.db?timeout=9"),
-    ("https://host:5000/x", "https://host:5000/x"),
-    ("postgresql://u:p@host/db", "postgresql://u:p@host/db"),
-    ("databricks", "databricks"), ("databricks://profile", "databricks://profile"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("sqlite:///build/mlflow.db", "sqlite:////w/build/mlflow.db"),
+        ("sqlite:////abs/mlflow.db", "sqlite:////abs/mlflow.db"),
+        ("sqlite:///a.db?timeout=9", "sqlite:////w/a.db?timeout=9"),
+        ("https://host:5000/x", "https://host:5000/x"),
+        ("postgresql://u:p@host/db", "postgresql://u:p@host/db"),
+        ("databricks", "databricks"),
+        ("databricks://profile", "databricks://profile"),
+    ],
+)
 def test_uris(uri, expected):
     assert store_uri(uri, Path("/w")) == expected
 
@@ -71,17 +75,27 @@ def test_a_folder_or_memory_is_no_store(uri):
         store_uri(uri, Path("/w"))
 
 
-@pytest.mark.parametrize("text", [
-    "postgresql://user:s3cret@host/db", "at https://user:s3cret@host:5000/api, twice https://user:s3cret@other",
-    "mysql+pymysql://user:pa@s3cret@host/db", "https://host/?password=s3cret&x=1", "https://host/?x=1&api_token=s3cret", "postgresql://s3cret@host/db",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://user:s3cret@host/db",
+        "at https://user:s3cret@host:5000/api, twice https://user:s3cret@other",
+        "mysql+pymysql://user:pa@s3cret@host/db",
+        "https://host/?password=s3cret&x=1",
+        "https://host/?x=1&api_token=s3cret",
+        "postgresql://s3cret@host/db",
+    ],
+)
 def test_no_credentials_in_what_is_said(text):
     assert "s3cret" not in bare(text) and "host" in bare(text)
 
 
 def test_databricks_keeps_its_models_in_unity_catalog(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
-    found = [Tracker(Tracking(uri=uri, model="main.vision.florence"), tmp_path) for uri in ("databricks", "databricks://p", "https://h")]
+    found = [
+        Tracker(Tracking(uri=uri, model="main.vision.florence"), tmp_path)
+        for uri in ("databricks", "databricks://p", "https://h")
+    ]
     assert [t.registry_uri for t in found] == ["databricks-uc", "databricks-uc://p", "https://h"]
 
 
@@ -96,7 +110,11 @@ def test_the_tables_are_made_under_a_lock(tmp_path):
 
 
 def test_artifacts_go_where_the_settings_say(tmp_path):
-    where = {name: tracker(tmp_path, experiment=name, artifacts=uri) for name, uri in (("a", "kept here"), ("b", "s3://bucket/x"), ("c", None)) if uri}
+    where = {
+        name: tracker(tmp_path, experiment=name, artifacts=uri)
+        for name, uri in (("a", "kept here"), ("b", "s3://bucket/x"), ("c", None))
+        if uri
+    }
     found = {name: t.client.get_experiment(t.experiment_id).artifact_location for name, t in where.items()}
     assert found == {"a": (tmp_path / "kept here").as_uri(), "b": "s3://bucket/x"}
     server = Tracker(Tracking(uri="http://127.0.0.1:1"), tmp_path)
@@ -113,7 +131,9 @@ def test_importing_the_tracker_does_not_import_mlflow_which_is_then_quiet(tmp_pa
     )
     tracker(tmp_path)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DO_NOT", "PYTEST", "CI"))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -122,7 +142,10 @@ def test_importing_the_tracker_does_not_import_mlflow_which_is_then_quiet(tmp_pa
 
 def test_a_loop_and_its_rounds_are_found_again(tmp_path):
     first = tracker(tmp_path)
-    loop = first.loop_run("l1", {"train": {"lr": 1e-3, "task_weights": {"<OD>": 3.0}}, "note": "x" * 9000, "uri": "postgresql://u:s3cret@h/d"})
+    loop = first.loop_run(
+        "l1",
+        {"train": {"lr": 1e-3, "task_weights": {"<OD>": 3.0}}, "note": "x" * 9000, "uri": "postgresql://u:s3cret@h/d"},
+    )
     zero, one = first.round_run(loop, 0, {"snapshot": "s0", "nothing": None}), first.round_run(loop, 1)
     first.finish(zero)
     first.finish(loop, "KILLED")
@@ -146,7 +169,14 @@ def test_more_settings_than_one_request_takes(tmp_path):
 
 
 def test_names_that_mlflow_takes():
-    assert [legal(k) for k in ("loss/<OD>", "a//b/../c", "/x", "é ü:1", "a,b(c)", "")] == ["loss/OD", "a/b/c", "x", "é ü:1", "a_b_c_", "_"]
+    assert [legal(k) for k in ("loss/<OD>", "a//b/../c", "/x", "é ü:1", "a,b(c)", "")] == [
+        "loss/OD",
+        "a/b/c",
+        "x",
+        "é ü:1",
+        "a_b_c_",
+        "_",
+    ]
     assert dict(flat({"a": {"b": {"c": 1}, "d": {}}, "e": [1]})) == {"a.b.c": 1, "a.d": {}, "e": [1]}
 
 
@@ -155,8 +185,15 @@ def test_metrics_are_logged_flat_and_words_left_out(tmp_path):
 
     found = tracker(tmp_path)
     run = found.loop_run("l", {})
-    found.log_metrics(run, {"scores": {"<OD>": {"map": np.float32(0.5), "n": 30, "reference": "truth", "low": None}}, "accepted": True})
-    assert dict(rows(tmp_path, "SELECT key, value FROM metrics")) == {"scores.OD.map": 0.5, "scores.OD.n": 30.0, "accepted": 1.0}
+    found.log_metrics(
+        run,
+        {"scores": {"<OD>": {"map": np.float32(0.5), "n": 30, "reference": "truth", "low": None}}, "accepted": True},
+    )
+    assert dict(rows(tmp_path, "SELECT key, value FROM metrics")) == {
+        "scores.OD.map": 0.5,
+        "scores.OD.n": 30.0,
+        "accepted": 1.0,
+    }
 
 
 # ---------------------------------------------------------------- the run of a plain repro
@@ -172,7 +209,10 @@ def test_the_stages_of_one_repro_share_a_run(tmp_path):
     found.finish(second)
     assert found.run_for({}, "k2") == second  # made again by force: the same thing
     third = found.run_for({}, "k3")
-    assert dict(rows(tmp_path, "SELECT run_uuid, status FROM runs"))[second] == "KILLED" and third not in (first, second)
+    assert dict(rows(tmp_path, "SELECT run_uuid, status FROM runs"))[second] == "KILLED" and third not in (
+        first,
+        second,
+    )
 
 
 def test_the_run_that_the_flow_names_is_taken(tmp_path):
@@ -292,16 +332,27 @@ def test_training_goes_on_without_a_server(tmp_path, caplog):
 # ---------------------------------------------------------------- the snapshot
 
 
-@pytest.mark.parametrize(("data", "kind", "place"), [("data", "local", "{root}/data"), ("s3://bucket/dvc", "s3", "s3://bucket/dvc")])
+@pytest.mark.parametrize(
+    ("data", "kind", "place"), [("data", "local", "{root}/data"), ("s3://bucket/dvc", "s3", "s3://bucket/dvc")]
+)
 def test_the_snapshot_is_the_runs_dataset(tmp_path, data, kind, place):
     import mlflow.data
 
     found = tracker(tmp_path)
     run = found.loop_run("l", {})
     for _ in range(2):
-        found.log_snapshot(run, data, {"id": "s1", "round": 1, "counts": {"images": 3}, "drops": {}}, "0123456789abcdef0123456789abcdef.dir")
+        found.log_snapshot(
+            run,
+            data,
+            {"id": "s1", "round": 1, "counts": {"images": 3}, "drops": {}},
+            "0123456789abcdef0123456789abcdef.dir",
+        )
     (only,) = found.client.get_run(run).inputs.dataset_inputs
-    assert (only.dataset.name, only.dataset.digest, only.dataset.source_type) == ("FLD", "0123456789abcdef0123456789abcdef.dir", kind)
+    assert (only.dataset.name, only.dataset.digest, only.dataset.source_type) == (
+        "FLD",
+        "0123456789abcdef0123456789abcdef.dir",
+        kind,
+    )
     assert json.loads(only.dataset.profile)["counts"] == {"images": 3}
     assert [(t.key, t.value) for t in only.tags] == [("mlflow.data.context", "training")]
     assert mlflow.data.get_source(only.dataset).to_dict()["uri"] == place.format(root=tmp_path)
@@ -330,12 +381,17 @@ def _closed_port() -> int:
 
 def test_a_server_that_is_not_there_is_told_soon(tmp_path):
     start = time.monotonic()
-    with pytest.raises(FlorenceError, match=r"http://127.0.0.1:\d+ does not answer.*is the server running, and tracking.uri right") as caught:
+    with pytest.raises(
+        FlorenceError, match=r"http://127.0.0.1:\d+ does not answer.*is the server running, and tracking.uri right"
+    ) as caught:
         Tracker(Tracking(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path).loop_run("l", {})
     assert "s3cret" not in str(caught.value) and time.monotonic() - start < 15
 
 
-@pytest.mark.parametrize(("revision", "remedy"), [("ffffffffffff", "a newer MLflow than .* made the store"), ("451aebb31d03", "mlflow db upgrade")])
+@pytest.mark.parametrize(
+    ("revision", "remedy"),
+    [("ffffffffffff", "a newer MLflow than .* made the store"), ("451aebb31d03", "mlflow db upgrade")],
+)
 def test_a_store_of_another_schema(tmp_path, revision, remedy):
     tracker(tmp_path)
     with sqlite3.connect(tmp_path / "build/mlflow.db") as database:
@@ -382,7 +438,10 @@ def test_many_processes_open_a_new_store_at_once(tmp_path):
         "from flows.adapters.tracking import Tracker; from florence.config import Tracking; "
         f"print(Tracker(Tracking(), {str(tmp_path)!r}).loop_run('l', {{}}))"
     )
-    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     said = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], said
     assert rows(tmp_path, "SELECT count(*) FROM experiments WHERE name = 'florence'") == [(1,)]

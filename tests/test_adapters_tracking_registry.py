@@ -40,12 +40,18 @@ def registered(root: Path, rounds: int = 1, **settings: str):
     loop = found.loop_run("l", {})
     for number in range(rounds):
         folder = model_folder(root / f"models/{number}", f"weights of round {number}".encode())
-        found.register(found.round_run(loop, number), folder, {"round": number, "snapshot": f"s{number}", "nothing": None})
+        found.register(
+            found.round_run(loop, number), folder, {"round": number, "snapshot": f"s{number}", "nothing": None}
+        )
     return found
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.startswith(".")
+    }
 
 
 def packed(root: Path) -> Path:
@@ -87,15 +93,25 @@ def test_what_is_packed(tmp_path):
     folder = packed(tmp_path)
     found = files(folder)
     assert not [name for name, data in found.items() if is_pickle(data) or name.endswith((".pkl", ".pickle", ".pyc"))]
-    assert {n.removeprefix("artifacts/model/"): d for n, d in found.items() if n.startswith("artifacts/")} == files(tmp_path / "models/0")
+    assert {n.removeprefix("artifacts/model/"): d for n, d in found.items() if n.startswith("artifacts/")} == files(
+        tmp_path / "models/0"
+    )
     code = {name.removeprefix("code/florence/"): data for name, data in found.items() if name.startswith("code/")}
-    assert {n: d for n, d in code.items() if n.endswith(".py")} == {n: d for n, d in files(LIBRARY).items() if n.endswith(".py")}
+    assert {n: d for n, d in code.items() if n.endswith(".py")} == {
+        n: d for n, d in files(LIBRARY).items() if n.endswith(".py")
+    }
     assert "model/vocabulary.json" in code and not [n for n in code if n.endswith(".safetensors") or "__pycache__" in n]
     pyfunc = yaml.safe_load(found["MLmodel"])["flavors"]["python_function"]
-    assert Path(pyfunc["model_code_path"]).name == "served.py" and not Path(pyfunc["model_code_path"]).exists() and "python_model" not in pyfunc
+    assert (
+        Path(pyfunc["model_code_path"]).name == "served.py"
+        and not Path(pyfunc["model_code_path"]).exists()
+        and "python_model" not in pyfunc
+    )
     assert str(LIBRARY.parent) not in found["MLmodel"].decode()
     pinned = found["requirements.txt"].decode().split()
-    assert [line.partition("==")[0] for line in pinned] == list(REQUIREMENTS) and not [line for line in pinned if "+" in line]
+    assert [line.partition("==")[0] for line in pinned] == list(REQUIREMENTS) and not [
+        line for line in pinned if "+" in line
+    ]
 
 
 def test_links_that_dvc_made_are_followed(tmp_path):
@@ -109,10 +125,15 @@ def test_links_that_dvc_made_are_followed(tmp_path):
     assert files(packed(tmp_path) / "artifacts/model") == files(real)
 
 
-@pytest.mark.parametrize(("extra", "missing", "said"), [
-    ("pytorch_model.bin", None, "pytorch_model.bin, which may be a pickle"), ("sub/optimizer.pt", None, "optimizer.pt, which may be a pickle"),
-    (None, "model.safetensors", "florence train"), (None, "config.json", "florence train"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("extra", "missing", "said"),
+    [
+        ("pytorch_model.bin", None, "pytorch_model.bin, which may be a pickle"),
+        ("sub/optimizer.pt", None, "optimizer.pt, which may be a pickle"),
+        (None, "model.safetensors", "florence train"),
+        (None, "config.json", "florence train"),
+    ],
+)
 def test_what_is_no_whole_model_or_may_be_a_pickle_is_refused(tmp_path, extra, missing, said):
     found, folder = tracker(tmp_path), model_folder(tmp_path / "model")
     if extra:
@@ -200,7 +221,9 @@ def test_an_unknown_version_is_told_with_those_that_there_are(tmp_path):
     found = registered(tmp_path, rounds=2)
     found.promote(1)
     for attempt in (found.promote, found.fetch):
-        with pytest.raises(FlorenceError, match=re.escape("has no version or alias '7'; registered: 2 (@challenger), 1 (@champion)")):
+        with pytest.raises(
+            FlorenceError, match=re.escape("has no version or alias '7'; registered: 2 (@challenger), 1 (@champion)")
+        ):
             attempt(7)
     assert found.champion().version == "1"
 
@@ -294,14 +317,28 @@ def used_elsewhere(root: Path, uri: str, env: dict[str, str]) -> dict:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(sink, "PNG")
     (place / "photo.png").write_bytes(sink.getvalue())
     asked = [
-        {"image": "photo.png", "task": "<OD>"}, {"image": None, "task": "<OD>"}, {"image": base64.b64encode(sink.getvalue()).decode(), "task": "<OD>"},
-        {"image": "photo.png", "task": "<REGION_TO_CATEGORY>", "input": "<loc_1><loc_2><loc_500><loc_600>"}, {"image": "missing.png", "task": "<OD>"},
-    ]  # fmt: skip
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], "HOME": str(place)}
+        {"image": "photo.png", "task": "<OD>"},
+        {"image": None, "task": "<OD>"},
+        {"image": base64.b64encode(sink.getvalue()).decode(), "task": "<OD>"},
+        {"image": "photo.png", "task": "<REGION_TO_CATEGORY>", "input": "<loc_1><loc_2><loc_500><loc_600>"},
+        {"image": "missing.png", "task": "<OD>"},
+    ]
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PATH": os.environ["PATH"],
+        "HOME": str(place),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(LIBRARY.parent), uri], input=json.dumps(asked),
-        capture_output=True, text=True, cwd=place, env={**quiet, **env}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", ELSEWHERE, str(LIBRARY.parent), uri],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env={**quiet, **env},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -322,7 +359,10 @@ def test_the_champion_is_used_where_no_florence_is_installed(tmp_path):
     assert Path(said["library"]) == packed(tmp_path) / "code/florence/__init__.py"
     by_path, by_bytes, by_base64, category, missing = said["table"]
     assert by_path == by_bytes == by_base64 and set(by_path) == {"text", "regions", "score", "confidence", "error"}
-    assert missing == {"text": "", "regions": [], "score": None, "confidence": None, "error": missing["error"]} and "missing.png" in missing["error"]
+    assert (
+        missing == {"text": "", "regions": [], "score": None, "confidence": None, "error": missing["error"]}
+        and "missing.png" in missing["error"]
+    )
     assert [row["text"] for row in said["listed"]] == [by_path["text"], by_path["text"], category["text"], ""]
     assert said["wrong"].startswith("UnknownName") and "<OD>" in said["wrong"]
     assert [by_path["text"], category["text"]] == _here(folder, tmp_path / "far away/photo.png")
@@ -336,7 +376,10 @@ def _here(folder: Path, photo: Path) -> list[str]:
     from florence.pixels import decode
 
     asks = [Ask(0, "<OD>"), Ask(0, "<REGION_TO_CATEGORY>", "<loc_1><loc_2><loc_500><loc_600>")]
-    return [answer.text for answer in predict(checkpoint.load(str(folder)), [decode(photo.read_bytes(), "photo")], asks, max_tokens=12)]
+    return [
+        answer.text
+        for answer in predict(checkpoint.load(str(folder)), [decode(photo.read_bytes(), "photo")], asks, max_tokens=12)
+    ]
 
 
 def _packages(modules: list[str]) -> set[str]:

@@ -34,12 +34,24 @@ def server(tmp_path):
     place.mkdir()
     shutil.copy(empty_store(), place / "mlflow.db")
     command = [
-        str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{place}/mlflow.db", "--artifacts-destination", str(place / "kept"),
-    ]  # fmt: skip
+        str(Path(sys.executable).with_name("mlflow")),
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{place}/mlflow.db",
+        "--artifacts-destination",
+        str(place / "kept"),
+    ]
     env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     with open(place / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=place, env=env, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=place, env=env, start_new_session=True
+        )
     uri, end = f"http://127.0.0.1:{port}", time.monotonic() + 240
     try:
         while True:

@@ -66,7 +66,9 @@ def run(chosen: Settings, store: Store, **more) -> dict:
 
 
 def written(store: Store) -> dict[str, bytes]:
-    return {name: store.read_bytes(name) for folder in ("claims", "coverage", "authors") for name in store.names(folder)}
+    return {
+        name: store.read_bytes(name) for folder in ("claims", "coverage", "authors") for name in store.names(folder)
+    }
 
 
 def names(store: Store) -> list[str]:
@@ -74,8 +76,18 @@ def names(store: Store) -> list[str]:
 
 
 def coverage(store: Store, name: str) -> dict[str, dict]:
-    by_id = dict(zip(*(store.read_tables("images", IMAGES, ["image_id", "name"])[c].to_pylist() for c in ("image_id", "name")), strict=True))
-    return {by_id[row["image_id"]]: row for file in store.names("coverage") if f"/{name}@" in file for row in store.read_table(file).to_pylist()}
+    by_id = dict(
+        zip(
+            *(store.read_tables("images", IMAGES, ["image_id", "name"])[c].to_pylist() for c in ("image_id", "name")),
+            strict=True,
+        )
+    )
+    return {
+        by_id[row["image_id"]]: row
+        for file in store.names("coverage")
+        if f"/{name}@" in file
+        for row in store.read_table(file).to_pylist()
+    }
 
 
 def left(chosen: Settings, store: Store) -> dict[str, int]:
@@ -84,7 +96,9 @@ def left(chosen: Settings, store: Store) -> dict[str, int]:
 
 def unless(images, error: Exception):
     """Answers every image but ``images``, and those with ``error``."""
-    return lambda self, batch: [error if r.name in images else said for r, said in zip(batch.records, self.answers(batch), strict=True)]
+    return lambda self, batch: [
+        error if r.name in images else said for r, said in zip(batch.records, self.answers(batch), strict=True)
+    ]
 
 
 def raising(error: BaseException, images=None):
@@ -101,7 +115,9 @@ def raising(error: BaseException, images=None):
 def test_nobody_is_asked_twice_and_a_new_annotator_is_asked_alone(store: Store):
     two = {"a": told(batch=4), "b": told(needs=[]), "reader": told(needs=["claims"], reads=["a", "b"])}
     run(settings(two), store)
-    assert {name: len(asked(name)) for name in two} == {"a": 10, "b": 10, "reader": 10} and left(settings(two), store) == {}
+    assert {name: len(asked(name)) for name in two} == {"a": 10, "b": 10, "reader": 10} and left(
+        settings(two), store
+    ) == {}
     before = written(store)
     annotators.forget()
     assert run(settings(two), store) == {} and CALLS == LOADS == []
@@ -120,23 +136,54 @@ def test_one_who_reads_all_reads_a_new_one_too(store: Store):
 
 
 def test_readers_hear_those_they_read_in_order(store: Store):
-    chosen = settings({
-        "late": told(needs=["claims", "pixels"], reads=["*", "!b"]), "last": told(needs=["claims"], reads=["late", "c"]), "c": told(needs=["truth"]), "b": told(needs=[]), "a": told(needs=[]),
-    })  # fmt: skip
-    assert [(a.name, a.reads) for a in authors(chosen)] == [("c", ()), ("b", ()), ("a", ()), ("late", ("c", "a")), ("last", ("c", "late"))]
+    chosen = settings(
+        {
+            "late": told(needs=["claims", "pixels"], reads=["*", "!b"]),
+            "last": told(needs=["claims"], reads=["late", "c"]),
+            "c": told(needs=["truth"]),
+            "b": told(needs=[]),
+            "a": told(needs=[]),
+        }
+    )
+    assert [(a.name, a.reads) for a in authors(chosen)] == [
+        ("c", ()),
+        ("b", ()),
+        ("a", ()),
+        ("late", ("c", "a")),
+        ("last", ("c", "late")),
+    ]
     run(chosen, store)
     rows = table_annotations(store.read_table(store.names("claims/" + authors(chosen)[-1].key)[0]))
     name = names(store)[0]
-    assert rows[0].text == f"last of {name} after (c: c of {name}; late: late of {name} after (c: c of {name}; a: a of {name}); late: thing)"
+    assert (
+        rows[0].text
+        == f"last of {name} after (c: c of {name}; late: late of {name} after (c: c of {name}; a: a of {name}); late: thing)"
+    )
 
 
-@pytest.mark.parametrize(("reads", "fault"), [
-    (["nobody"], "there is no annotator 'nobody'; those before it: a, early"), (["!nobody"], "no annotator 'nobody'"), (["me"], "can not read its own"),
-    (["later"], "later comes after it"), (["*", "!later"], "later comes after it"), (["a", "!*"], "no annotator '\\*'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("reads", "fault"),
+    [
+        (["nobody"], "there is no annotator 'nobody'; those before it: a, early"),
+        (["!nobody"], "no annotator 'nobody'"),
+        (["me"], "can not read its own"),
+        (["later"], "later comes after it"),
+        (["*", "!later"], "later comes after it"),
+        (["a", "!*"], "no annotator '\\*'"),
+    ],
+)
 def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
     with pytest.raises(SettingsError, match=rf"specialists\.me\.reads: .*{fault}"):
-        authors(settings({"early": told(needs=["claims"], reads=[]), "me": told(needs=["claims"], reads=reads), "later": told(needs=["claims"]), "a": told()}))
+        authors(
+            settings(
+                {
+                    "early": told(needs=["claims"], reads=[]),
+                    "me": told(needs=["claims"], reads=reads),
+                    "later": told(needs=["claims"]),
+                    "a": told(),
+                }
+            )
+        )
 
 
 def test_one_who_reads_nothing_can_not_be_told_whom():
@@ -181,7 +228,17 @@ def decoded(monkeypatch) -> list[str]:
 
 
 def test_an_image_is_decoded_once_for_all(store: Store, decoded: list[str]):
-    run(settings({"a": told(batch=3), "b": told(batch=4), "reader": told(needs=["claims", "pixels"], batch=1), "c": told(needs=["truth"])}), store)
+    run(
+        settings(
+            {
+                "a": told(batch=3),
+                "b": told(batch=4),
+                "reader": told(needs=["claims", "pixels"], batch=1),
+                "c": told(needs=["truth"]),
+            }
+        ),
+        store,
+    )
     assert decoded == names(store)
 
 
@@ -218,7 +275,9 @@ def test_chunks_are_bounded_by_pixels(store: Store, monkeypatch):
 
 
 def test_what_is_missing_is_told_without_reading_tables(store: Store, monkeypatch):
-    chosen = settings({"a": told(), "b": told(), "reader": told(needs=["claims"], reads=["a"]), "elsewhere": told(sources=["other"])})
+    chosen = settings(
+        {"a": told(), "b": told(), "reader": told(needs=["claims"], reads=["a"]), "elsewhere": told(sources=["other"])}
+    )
     BEFORE["a"] = unless(names(store)[:3], Unavailable("later"))
     run(chosen, store)
     monkeypatch.setattr(Store, "read_table", None)
@@ -226,10 +285,15 @@ def test_what_is_missing_is_told_without_reading_tables(store: Store, monkeypatc
 
 
 def test_images_are_read_a_few_at_a_time(tmp_path: Path):
-    stages.collect(settings_from({"sources": {"scenes": {**SCENES["scenes"], "count": 40}}, "specialists": {}}), store := Store(str(tmp_path)))
+    stages.collect(
+        settings_from({"sources": {"scenes": {**SCENES["scenes"], "count": 40}}, "specialists": {}}),
+        store := Store(str(tmp_path)),
+    )
     (name,) = store.names("images")
     batches = list(store.read_batches(name, ["name", "bytes"]))
-    assert [len(batch) for batch in batches] == [GROUP, GROUP, 40 - 2 * GROUP] and pq.read_metadata(tmp_path / name).num_row_groups == 3
+    assert [len(batch) for batch in batches] == [GROUP, GROUP, 40 - 2 * GROUP] and pq.read_metadata(
+        tmp_path / name
+    ).num_row_groups == 3
     assert pa.Table.from_batches(batches).equals(store.read_table(name, ["name", "bytes"]))
 
 
@@ -241,7 +305,9 @@ def test_a_bad_image_costs_itself_alone(store: Store):
     BEFORE["a"] = raising(RuntimeError("out of order"), [bad])
     found = run(settings({"a": told(batch=4), "b": told()}), store)
     rows = coverage(store, "a")
-    assert {name: row["error"] for name, row in rows.items() if row["error"]} == {bad: "RuntimeError: out of order"} and len(rows) == 10
+    assert {name: row["error"] for name, row in rows.items() if row["error"]} == {
+        bad: "RuntimeError: out of order"
+    } and len(rows) == 10
     assert [len(images) for author, images in CALLS if author == "a"] == [4, 1, 1, 1, 1, 4, 2]
     assert (found["a"].left, found["a"].error, found["b"].left) == (0, "", 0)
 
@@ -256,11 +322,22 @@ def test_a_bad_image_at_the_start_is_settled_once_others_are_answered(store: Sto
     assert left(chosen, store) == {} and not any(row["unread"] for row in coverage(store, "reader").values())
 
 
-@pytest.mark.parametrize(("error", "again"), [(Unavailable(), False), (ModelError("no weights"), False), (OSError("no route"), True), (StoreError("full"), True), (ValueError(), True)])
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (Unavailable(), False),
+        (ModelError("no weights"), False),
+        (OSError("no route"), True),
+        (StoreError("full"), True),
+        (ValueError(), True),
+    ],
+)
 def test_what_was_raised_on_purpose_is_not_tried_again_at_once(store: Store, error: Exception, again: bool):
     ON_LOAD["a"] = raising_on_load(error)
     found = run(settings({"a": told(), "b": told()}), store)
-    assert (found["a"].left, found["a"].again, found["b"].left) == (10, again, 0) and (str(error) or type(error).__name__) in found["a"].error
+    assert (found["a"].left, found["a"].again, found["b"].left) == (10, again, 0) and (
+        str(error) or type(error).__name__
+    ) in found["a"].error
 
 
 def test_claims_that_can_not_be_read_are_nobodys_failure(store: Store):
@@ -323,14 +400,23 @@ def test_readers_wait_for_one_that_is_tried_again(store: Store):
 
 
 def test_readers_of_readers_are_asked_again_too(store: Store):
-    chosen = settings({"a": told(required=False), "second": told(needs=["claims"], reads=["a"]), "third": told(needs=["claims"], reads=["second"])})
+    chosen = settings(
+        {
+            "a": told(required=False),
+            "second": told(needs=["claims"], reads=["a"]),
+            "third": told(needs=["claims"], reads=["second"]),
+        }
+    )
     BEFORE["a"] = raising(Unavailable("down"))
     run(chosen, store)
     assert left(chosen, store) == {"a": 10} and coverage(store, "third")[names(store)[0]]["unread"] == "a"
     annotators.forget()
     run(chosen, store)
     name = names(store)[0]
-    assert f"third of {name} after (second: second of {name} after (a: a of {name}" in table_annotations(store.read_table(store.names("claims/" + authors(chosen)[2].key)[0]))[0].text
+    assert (
+        f"third of {name} after (second: second of {name} after (a: a of {name}"
+        in table_annotations(store.read_table(store.names("claims/" + authors(chosen)[2].key)[0]))[0].text
+    )
     assert left(chosen, store) == {}
     annotators.forget()
     assert run(chosen, store) == {} and CALLS == []
@@ -355,19 +441,28 @@ def test_an_answer_that_is_an_error_is_an_answer(store: Store):
     BEFORE["a"] = unless(names(store), NotListed("this data set does not know the image"))
     chosen = settings({"a": told()})
     assert run(chosen, store)["a"].left == 0 and left(chosen, store) == {}
-    assert {row["error"] for row in coverage(store, "a").values()} == {"NotListed: this data set does not know the image"}
+    assert {row["error"] for row in coverage(store, "a").values()} == {
+        "NotListed: this data set does not know the image"
+    }
 
 
 def test_answers_that_are_too_few_are_an_error(store: Store):
-    BEFORE["a"] = lambda self, batch: self.answers(batch)[:-1] if names(store)[0] in [r.name for r in batch.records] else None
+    BEFORE["a"] = lambda self, batch: (
+        self.answers(batch)[:-1] if names(store)[0] in [r.name for r in batch.records] else None
+    )
     run(settings({"a": told(batch=4)}), store)
-    assert {name: row["error"] for name, row in coverage(store, "a").items() if row["error"]} == {names(store)[0]: "ValueError: 0 answers about 1 images"}
+    assert {name: row["error"] for name, row in coverage(store, "a").items() if row["error"]} == {
+        names(store)[0]: "ValueError: 0 answers about 1 images"
+    }
 
 
 def test_claims_that_can_not_be_stored_cost_their_image(store: Store):
     from florence.records import Claim
 
-    BEFORE["a"] = lambda self, batch: [[Claim("<CAPTION>", object())] if r.name == names(store)[1] else said for r, said in zip(batch.records, self.answers(batch), strict=True)]  # type: ignore[arg-type]
+    BEFORE["a"] = lambda self, batch: [
+        [Claim("<CAPTION>", object())] if r.name == names(store)[1] else said
+        for r, said in zip(batch.records, self.answers(batch), strict=True)
+    ]  # type: ignore[arg-type]
     run(settings({"a": told()}), store)
     assert [name for name, row in coverage(store, "a").items() if row["error"]] == [names(store)[1]]
 
@@ -395,7 +490,9 @@ def test_an_image_that_can_not_be_decoded_costs_itself_alone(store: Store):
     table = store.read_table(file)
     data = table["bytes"].to_pylist()
     data[3] = data[3][: len(data[3]) // 2]
-    store.write_table(file, table.set_column(table.column_names.index("bytes"), IMAGES.field("bytes"), pa.array(data, pa.binary())))
+    store.write_table(
+        file, table.set_column(table.column_names.index("bytes"), IMAGES.field("bytes"), pa.array(data, pa.binary()))
+    )
     run(settings({"a": told(batch=4), "blind": told(needs=[])}), store)
     rows = coverage(store, "a")
     assert len(rows) == 10 and "truncated" in rows[names(store)[3]]["error"] and names(store)[3] not in asked("a")
@@ -425,12 +522,26 @@ with annotators.registered():
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collected: Path, tmp_path: Path):
-    chosen = settings({"a": told(batch=2, price=7), "b": told(batch=2, needs=["truth"]), "reader": told(needs=["claims", "pixels"], batch=1)})
+    chosen = settings(
+        {
+            "a": told(batch=2, price=7),
+            "b": told(batch=2, needs=["truth"]),
+            "reader": told(needs=["claims", "pixels"], batch=1),
+        }
+    )
     values = chosen.model_dump(mode="json")
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run([sys.executable, "-c", KILLED, repr((store.uri, values, names(store)[7]))], env=env, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, repr((store.uri, values, names(store)[7]))],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == -9, done.stderr
-    assert left(chosen, store) == {"a": 2, "b": 4, "reader": 4} and usage_of(store, authors(chosen)[0]) == Usage(4, 56, pytest.approx(0.056))
+    assert left(chosen, store) == {"a": 2, "b": 4, "reader": 4} and usage_of(store, authors(chosen)[0]) == Usage(
+        4, 56, pytest.approx(0.056)
+    )
     run(chosen, store)
     assert (asked("a"), asked("b")) == (names(store)[8:], names(store)[6:])
     assert usage_of(store, authors(chosen)[0]) == Usage(5, 70, pytest.approx(0.07))
@@ -448,7 +559,9 @@ def test_what_a_killed_write_left_behind_is_dropped(store: Store):
     BEFORE["a"] = raising(Unavailable("down"))
     run(chosen, store)
     claims = store.read_table(file.replace("coverage/", "claims/"))
-    assert set(claims["image_id"].to_pylist()) == set(store.read_table(file)["image_id"].to_pylist()) and len(claims) == 8
+    assert (
+        set(claims["image_id"].to_pylist()) == set(store.read_table(file)["image_id"].to_pylist()) and len(claims) == 8
+    )
     store.delete(file)
     run(chosen, store)
     assert len(store.read_table(file.replace("coverage/", "claims/"))) == 0
@@ -475,7 +588,10 @@ def test_an_exception_from_outside_keeps_what_has_been_said(store: Store):
 
 
 def test_a_store_that_is_no_folder_holds_the_same(store: Store, tmp_path: Path):
-    chosen, remote = settings({"a": told(batch=3), "reader": told(needs=["claims"])}), Store(f"memory://{tmp_path.name}")
+    chosen, remote = (
+        settings({"a": told(batch=3), "reader": told(needs=["claims"])}),
+        Store(f"memory://{tmp_path.name}"),
+    )
     for name in store.names(""):
         remote.write_bytes(name, store.read_bytes(name))
     BEFORE["a"] = unless(names(store)[:3], Unavailable("later"))
@@ -526,19 +642,31 @@ def test_coverage_of_before_there_was_a_column_is_read(store: Store):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_fails_for_a_while_the_end_is_the_same(collected: Path, store: Store, tmp_path: Path, monkeypatch, seed: int):
+def test_whatever_fails_for_a_while_the_end_is_the_same(
+    collected: Path, store: Store, tmp_path: Path, monkeypatch, seed: int
+):
     rng = random.Random(seed)
     sections = {
-        "a": told(batch=rng.randint(1, 4), required=rng.random() < 0.5), "b": told(batch=3, needs=["truth"], required=False),
-        "reader": told(needs=["claims", "pixels"], batch=2, required=False, reads=rng.choice([["*"], ["a"]])), "second": told(needs=["claims"], reads=["*"] if rng.random() < 0.5 else ["reader"]),
-    }  # fmt: skip
+        "a": told(batch=rng.randint(1, 4), required=rng.random() < 0.5),
+        "b": told(batch=3, needs=["truth"], required=False),
+        "reader": told(needs=["claims", "pixels"], batch=2, required=False, reads=rng.choice([["*"], ["a"]])),
+        "second": told(needs=["claims"], reads=["*"] if rng.random() < 0.5 else ["reader"]),
+    }
     chosen = settings(sections)
     monkeypatch.setattr(shard, "EVERY", rng.choice([0.0, 30.0]))
     for attempt in range(3):
         annotators.forget()
         for name in sections:
             some = rng.sample(names(store), rng.randint(1, 9))
-            how = rng.choice([None, unless(some, Unavailable("later")), raising(Unavailable("down"), some), raising(MemoryError(), some), raising(KeyboardInterrupt(), some)])
+            how = rng.choice(
+                [
+                    None,
+                    unless(some, Unavailable("later")),
+                    raising(Unavailable("down"), some),
+                    raising(MemoryError(), some),
+                    raising(KeyboardInterrupt(), some),
+                ]
+            )
             if how is not None:
                 BEFORE[name] = how
         try:
@@ -579,14 +707,21 @@ def test_what_a_failing_call_has_cost_is_counted(store: Store):
 
 
 def test_authors_declare_who_they_are(store: Store):
-    chosen = settings({"a": told(words=["dog", "cat"], device="cpu", batch=3), "judge": told(role="ranker", needs=["claims"])})
+    chosen = settings(
+        {"a": told(words=["dog", "cat"], device="cpu", batch=3), "judge": told(role="ranker", needs=["claims"])}
+    )
     run(chosen, store)
     who = authors(chosen)
     assert speakers_of(store, who) == (Speaker("a", "annotator", ("cat", "dog")), Speaker("judge", "ranker"))
     assert store.read_json(f"authors/{who[0].key}.json") == {
-        "name": "a", "use": "told", "role": "annotator", "tasks": ["<OD>", "<CAPTION>"], "vocabulary": ["cat", "dog"], "ingredients": {"author": "a"},
+        "name": "a",
+        "use": "told",
+        "role": "annotator",
+        "tasks": ["<OD>", "<CAPTION>"],
+        "vocabulary": ["cat", "dog"],
+        "ingredients": {"author": "a"},
         "options": {"needs": ["pixels"], "price": 0, "words": ["dog", "cat"], "note": "", "role": "annotator"},
-    }  # fmt: skip
+    }
     assert speakers_of(store, authors(settings({"b": told(words=["x"])}))) == (Speaker("b"),)
 
 
@@ -602,11 +737,18 @@ def test_one_that_can_not_say_its_words_costs_its_own_claims(store: Store, monke
 
 def test_the_student_is_asked_last_and_declares_itself(store: Store):
     chosen = settings(
-        {"a": told(batch=2), "reader": told(needs=["claims"])}, model={"image_size": 64}, engine={"student": {"tasks": ["<OD>"], "batch": 8}}, train={"threads": 1, "max_target": 8}
+        {"a": told(batch=2), "reader": told(needs=["claims"])},
+        model={"image_size": 64},
+        engine={"student": {"tasks": ["<OD>"], "batch": 8}},
+        train={"threads": 1, "max_target": 8},
     )
     who = authors(chosen, NANO)
     assert [author.name for author in who] == ["a", "reader", "student"]
-    assert {o.author: (o.images, o.left) for o in annotate_shard(chosen, store, who, "scenes-00000")} == {"a": (10, 0), "reader": (10, 0), "student": (10, 0)}
+    assert {o.author: (o.images, o.left) for o in annotate_shard(chosen, store, who, "scenes-00000")} == {
+        "a": (10, 0),
+        "reader": (10, 0),
+        "student": (10, 0),
+    }
     assert "student:" not in table_annotations(store.read_table(store.names("claims/" + who[1].key)[0]))[0].text
     assert len(coverage(store, "student")) == 10 and speakers_of(store, who)[2] == Speaker("student")
     said = store.read_json(f"authors/{who[2].key}.json")
@@ -615,20 +757,30 @@ def test_the_student_is_asked_last_and_declares_itself(store: Store):
     assert [author.name for author in authors(off, NANO)] == ["a"]
 
 
-def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_about_the_rest_tells_nothing(store: Store):
+def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_about_the_rest_tells_nothing(
+    store: Store,
+):
     who = {"dear": {**told(), "images": 0.3}, "cheap": told()}
     chosen = settings(who)
     run(chosen, store)
     rows = coverage(store, "dear")
     asked_about = {name for name, row in rows.items() if not row["error"]}
-    assert len(rows) == 10 and len(asked_about) == 3 and all(row["error"].startswith("NotListed") for name, row in rows.items() if name not in asked_about)
+    assert (
+        len(rows) == 10
+        and len(asked_about) == 3
+        and all(row["error"].startswith("NotListed") for name, row in rows.items() if name not in asked_about)
+    )
     assert not any(pending(chosen, store, authors(chosen))["dear"].values()) and len(coverage(store, "cheap")) == 10
     before = written(store)
     calls = len(CALLS)
     run(chosen, store)
     assert written(store) == before and len(CALLS) == calls, "nobody is asked again"
     key = next(author.version for author in authors(chosen) if author.name == "dear")
-    assert key != next(author.version for author in authors(settings({**who, "dear": {**who["dear"], "images": 0.4}})) if author.name == "dear")
+    assert key != next(
+        author.version
+        for author in authors(settings({**who, "dear": {**who["dear"], "images": 0.4}}))
+        if author.name == "dear"
+    )
 
 
 def test_those_that_are_chosen_differ_more_than_any_others(store: Store):

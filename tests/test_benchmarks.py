@@ -12,7 +12,14 @@ from flow_workspaces import ROOT, environment
 
 
 def benchmark(name: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, f"benchmarks/{name}.py", *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{name}.py", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -20,7 +27,9 @@ def benchmark(name: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def consensus(tmp_path_factory):
     file = tmp_path_factory.mktemp("consensus") / "figures.json"
-    return benchmark("consensus", "--scenes", "200", "--seeds", "0", "--tuning", "10", "--json", str(file)), json.loads(file.read_text())
+    return benchmark("consensus", "--scenes", "200", "--seeds", "0", "--tuning", "10", "--json", str(file)), json.loads(
+        file.read_text()
+    )
 
 
 def test_the_consensus_is_better_than_other_ways_tuned_elsewhere(consensus):
@@ -53,13 +62,29 @@ def test_claims_are_counted_side_by_side(tmp_path: Path):
     printed = benchmark("engine_claims", "--claims", "6000", "--repeats", "1", "--json", str(tmp_path / "f.json"))
     sides = json.loads((tmp_path / "f.json").read_text())["sides"]
     assert set(sides) == {"ours", "loop", "objects", "boxes"}
-    assert abs(sides["ours"]["claims"] - 6000) < 600 and sides["loop"]["claims"] < sides["objects"]["claims"] < sides["ours"]["claims"]
+    assert (
+        abs(sides["ours"]["claims"] - 6000) < 600
+        and sides["loop"]["claims"] < sides["objects"]["claims"] < sides["ours"]["claims"]
+    )
     assert all(side["memory"] > 0.05 for side in sides.values()) and "weighted boxes fusion" in printed
 
 
 @pytest.mark.accept
 def test_the_flow_claims_what_the_annotators_claim_by_themselves(tmp_path: Path):
-    benchmark("engine", "flow", "memory", "--images", "2", "--repeats", "1", "--scenes", "30", "60", "--json", str(tmp_path / "f.json"))
+    benchmark(
+        "engine",
+        "flow",
+        "memory",
+        "--images",
+        "2",
+        "--repeats",
+        "1",
+        "--scenes",
+        "30",
+        "60",
+        "--json",
+        str(tmp_path / "f.json"),
+    )
     found = json.loads((tmp_path / "f.json").read_text())["models"]
     # it exits where the two sides differ
     assert found["flow"]["images"] == 2 and found["flow"]["claims"] > 2
@@ -69,9 +94,18 @@ def test_the_flow_claims_what_the_annotators_claim_by_themselves(tmp_path: Path)
 def test_tables_of_a_snapshot_stand_beside_the_papers(small_snapshot):
     printed = benchmark("tables", small_snapshot.uri)
     for source in ("photos", "scenes"):
-        assert f"{source}: annotations (the paper's Table 2 in brackets)" in printed and f"{source}: means per text (the paper's Table 3 in brackets)" in printed
+        assert (
+            f"{source}: annotations (the paper's Table 2 in brackets)" in printed
+            and f"{source}: means per text (the paper's Table 3 in brackets)" in printed
+        )
 
 
 def test_a_folder_without_a_snapshot_is_said_to_be_none(tmp_path: Path):
-    done = subprocess.run([sys.executable, "benchmarks/tables.py", str(tmp_path)], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "benchmarks/tables.py", str(tmp_path)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and "has no labels" in done.stderr and "Traceback" not in done.stderr

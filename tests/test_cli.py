@@ -23,7 +23,19 @@ from flows import params
 from flows.cli import app
 from flows.predict import Asked, drawn, printed
 
-HEAVY = ("torch", "prefect", "mlflow", "dvc", "pyarrow", "numpy", "pandas", "transformers", "great_expectations", "boto3", "botocore")
+HEAVY = (
+    "torch",
+    "prefect",
+    "mlflow",
+    "dvc",
+    "pyarrow",
+    "numpy",
+    "pandas",
+    "transformers",
+    "great_expectations",
+    "boto3",
+    "botocore",
+)
 
 
 def call(*arguments: str, code: int = 0) -> str:
@@ -36,7 +48,9 @@ def call(*arguments: str, code: int = 0) -> str:
 def test_help_imports_nothing_heavy():
     code = f"import sys; sys.argv = ['florence', '--help']\nfrom flows.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\nassert not set(sys.modules) & set({HEAVY!r}), set(sys.modules) & set({HEAVY!r})"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "florence init work" in done.stdout
@@ -52,7 +66,26 @@ def test_every_command_shows_an_example_of_itself(command: str):
 
 
 def test_all_commands_are_there():
-    wanted = {"init", "loop", "ablate", "collect", "annotate", "validate", "publish", "train", "evaluate", "compare", "export", "report", "register", "promote", "rollback", "predict", "serve", "doctor"}
+    wanted = {
+        "init",
+        "loop",
+        "ablate",
+        "collect",
+        "annotate",
+        "validate",
+        "publish",
+        "train",
+        "evaluate",
+        "compare",
+        "export",
+        "report",
+        "register",
+        "promote",
+        "rollback",
+        "predict",
+        "serve",
+        "doctor",
+    }
     assert set(COMMANDS) == wanted and call("--version").startswith("florence ")
 
 
@@ -79,7 +112,11 @@ def comments(text: str) -> list[str]:
 
 def test_an_overlay_is_laid_over_params_and_comments_stay(template: Path):
     before = template.read_text()
-    overlay = {"train": {"steps": 7}, "engine": {"quorum": 0.7}, "sources": {"images": {"use": "folder", "uri": "/photos"}}}
+    overlay = {
+        "train": {"steps": 7},
+        "engine": {"quorum": 0.7},
+        "sources": {"images": {"use": "folder", "uri": "/photos"}},
+    }
     assert params.write_overlay(template.parent, overlay)
     text = template.read_text()
     assert comments(text) == comments(before)
@@ -92,7 +129,11 @@ def test_an_overlay_is_laid_over_params_and_comments_stay(template: Path):
 def test_null_takes_a_section_away(template: Path):
     assert params.write_overlay(template.parent, {"specialists": {"masks": None}, "snapshots": {"push": "storage"}})
     values = yaml.safe_load(template.read_text())
-    assert "masks" not in values["specialists"] and "reader" in values["specialists"] and values["snapshots"]["push"] == "storage"
+    assert (
+        "masks" not in values["specialists"]
+        and "reader" in values["specialists"]
+        and values["snapshots"]["push"] == "storage"
+    )
 
 
 @pytest.mark.parametrize("overlay", [{"train": {"stps": 7}}, {"train": {"steps": 0}}])
@@ -122,7 +163,11 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path):
     files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     said = florence(tmp_path, "loop", "--dry-run", "--rounds", "3", "--config", "o.yaml")
     assert said.returncode == 0, said.stderr
-    assert "6 collected, 3 new" in said.stdout and "careful has 6 images" in said.stdout and "rounds to do: 0, 1, 2" in said.stdout
+    assert (
+        "6 collected, 3 new" in said.stdout
+        and "careful has 6 images" in said.stdout
+        and "rounds to do: 0, 1, 2" in said.stdout
+    )
     assert files == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "code.json"}
 
 
@@ -148,7 +193,9 @@ def photo(tmp_path: Path) -> Path:
 
 def test_predict_prints_draws_and_gives_json(model: Path, photo: Path):
     out = photo.parent / "out.png"
-    values = json.loads(call("predict", str(photo), "--task", "od", "--model", str(model), "--json", "--draw", str(out)))
+    values = json.loads(
+        call("predict", str(photo), "--task", "od", "--model", str(model), "--json", "--draw", str(out))
+    )
     assert (values["task"], values["width"], values["height"]) == ("<OD>", 90, 60)
     assert all(0 <= r["box"][0] < r["box"][2] <= 90 and 0 <= r["score"] <= 1 for r in values["regions"])
     assert Image.open(out).width >= 90 and list(photo.parent.glob(".*")) == []
@@ -157,7 +204,19 @@ def test_predict_prints_draws_and_gives_json(model: Path, photo: Path):
 
 
 def test_predict_takes_a_box_in_pixels(model: Path, photo: Path):
-    values = json.loads(call("predict", str(photo), "--task", "<REGION_TO_CATEGORY>", "--input", "0, 0, 45, 59.9", "--model", str(model), "--json"))
+    values = json.loads(
+        call(
+            "predict",
+            str(photo),
+            "--task",
+            "<REGION_TO_CATEGORY>",
+            "--input",
+            "0, 0, 45, 59.9",
+            "--model",
+            str(model),
+            "--json",
+        )
+    )
     assert values["input"] == "<loc_0><loc_0><loc_500><loc_998>"
 
 
@@ -172,7 +231,9 @@ def test_predict_takes_a_box_in_pixels(model: Path, photo: Path):
         (["--draw", "out.txt"], ".png"),
     ],
 )
-def test_what_predict_is_asked_wrongly_is_told_before_a_model_is_loaded(model: Path, photo: Path, arguments: list[str], said: str):
+def test_what_predict_is_asked_wrongly_is_told_before_a_model_is_loaded(
+    model: Path, photo: Path, arguments: list[str], said: str
+):
     more = [] if "--model" in arguments else ["--model", str(model)]
     assert said in call("predict", str(photo), *arguments, *more, code=1)
 
@@ -188,7 +249,14 @@ def test_a_broken_image_is_a_plain_error(model: Path, tmp_path: Path, content: b
 def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
     calibration = Calibration((0.0, 0.5), (0.1, 0.8), 0.3, 0.02, 100)
     pixels = np.zeros((50, 50, 3), np.uint8)
-    found = Asked(Path("a.png"), pixels, task("<OD>"), "", Answer("cup<loc_0>", (Region("cup", box=(1, 2, 30, 40), score=0.25),)), calibration)
+    found = Asked(
+        Path("a.png"),
+        pixels,
+        task("<OD>"),
+        "",
+        Answer("cup<loc_0>", (Region("cup", box=(1, 2, 30, 40), score=0.25),)),
+        calibration,
+    )
     assert printed(found, as_json=False) == "cup  0.45  box 1,2,30,40"
     region = json.loads(printed(found, as_json=True))["regions"][0]
     assert (region["score"], region["confidence"]) == (0.25, pytest.approx(0.45))
@@ -200,14 +268,17 @@ def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
     assert printed(named, as_json=False) == "cup   (confidence 0.80)"
 
 
-@pytest.mark.parametrize("name, answer, said", [
-    ("<CAPTION>", Answer("a red cup", score=0.0123), "a red cup   (score 0.012)"),
-    ("<DETAILED_CAPTION>", Answer("There is a red cup."), "There is a red cup."),
-    ("<REGION_TO_CATEGORY>", Answer("cup", score=0.5), "cup   (score 0.5)"),
-    ("<OCR>", Answer("", score=0.9), "nothing found"),
-    ("<OD>", Answer("", score=0.9), "nothing found"),
-    ("<OD>", Answer("cup<loc_0>", (Region("cup", box=(1, 2, 30, 40), score=0.25),)), "cup  0.25  box 1,2,30,40"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, answer, said",
+    [
+        ("<CAPTION>", Answer("a red cup", score=0.0123), "a red cup   (score 0.012)"),
+        ("<DETAILED_CAPTION>", Answer("There is a red cup."), "There is a red cup."),
+        ("<REGION_TO_CATEGORY>", Answer("cup", score=0.5), "cup   (score 0.5)"),
+        ("<OCR>", Answer("", score=0.9), "nothing found"),
+        ("<OD>", Answer("", score=0.9), "nothing found"),
+        ("<OD>", Answer("cup<loc_0>", (Region("cup", box=(1, 2, 30, 40), score=0.25),)), "cup  0.25  box 1,2,30,40"),
+    ],
+)
 def test_an_answer_is_told_in_plain_words(name: str, answer: Answer, said: str):
     pixels = np.zeros((50, 50, 3), np.uint8)
     assert printed(Asked(Path("a.png"), pixels, task(name), "", answer), as_json=False) == said

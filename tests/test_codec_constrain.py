@@ -6,9 +6,15 @@ from florence.codec.constrain import Class
 from florence.codec.grammar import Form
 
 WRITTEN = {
-    Class.TEXT: "ab", Class.LOC: "<loc_7>", Class.SEP: "<sep>", Class.POLY_OPEN: "<poly>", Class.POLY_CLOSE: "</poly>",
-    Class.AND: "<and>", Class.EOS: "", Class.BLANK: " ",
-}  # fmt: skip
+    Class.TEXT: "ab",
+    Class.LOC: "<loc_7>",
+    Class.SEP: "<sep>",
+    Class.POLY_OPEN: "<poly>",
+    Class.POLY_CLOSE: "</poly>",
+    Class.AND: "<and>",
+    Class.EOS: "",
+    Class.BLANK: " ",
+}
 
 
 def walk(form, rng, budget, eos=0.1, rows=16):
@@ -59,11 +65,16 @@ def refused(form, classes):
 
 
 def position(form, text):
-    return grammar.read_text(text, form)[1] if form in (Form.TEXT, Form.TEXT_OR_NOTHING) else grammar.read(text, form, (100, 100)).position
+    return (
+        grammar.read_text(text, form)[1]
+        if form in (Form.TEXT, Form.TEXT_OR_NOTHING)
+        else grammar.read(text, form, (100, 100)).position
+    )
 
 
 def check(form, classes):
     """Machine and reader agree on whether the text is legal, and on the first token that is not."""
+
     def spelt(some):
         return "".join("</s>" if token == OTHER else WRITTEN[token] for token in some)
 
@@ -101,7 +112,9 @@ def test_long_sequences_are_accepted_or_refused_at_the_same_token(form):
                 torn = list(classes)
                 for _ in range(rng.integers(1, 3)):
                     place = int(rng.integers(len(torn) + 1))
-                    torn[place : place + int(rng.integers(2))] = [int(t) for t in rng.choice([*PIECES, OTHER], rng.integers(3))]
+                    torn[place : place + int(rng.integers(2))] = [
+                        int(t) for t in rng.choice([*PIECES, OTHER], rng.integers(3))
+                    ]
                 agreed.append(check(form, torn))
     assert 240 <= sum(agreed) < len(agreed)
 

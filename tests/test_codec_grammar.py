@@ -9,8 +9,10 @@ from florence.records import Region
 
 PLACED = [Form.BOXES, Form.LABELLED_BOXES, Form.LABELLED_QUADS, Form.POLYGONS, Form.LABELLED_SHAPES]
 size = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000))
-words = st.text(min_size=1, max_size=12).map(lambda t: " ".join(t.split())).filter(
-    lambda t: t and all(token.kind == "text" for token in grammar.tokenise(t))
+words = (
+    st.text(min_size=1, max_size=12)
+    .map(lambda t: " ".join(t.split()))
+    .filter(lambda t: t and all(token.kind == "text" for token in grammar.tokenise(t)))
 )
 bin_ = st.integers(0, 999)
 loc = bin_.map(lambda b: locations.TOKENS[b])
@@ -20,14 +22,18 @@ def tokens(bins):
     return "".join(locations.TOKENS[b] for b in bins)
 
 
-boxes = st.tuples(bin_, bin_, bin_, bin_).map(lambda b: tokens((min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))))
+boxes = st.tuples(bin_, bin_, bin_, bin_).map(
+    lambda b: tokens((min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3])))
+)
 points = st.lists(st.tuples(bin_, bin_), min_size=3, max_size=6).map(lambda p: tokens([v for xy in p for v in xy]))
 objects = st.lists(points, min_size=1, max_size=3).map("<sep>".join)
 wrapped = objects.map(lambda o: f"<poly>{o}</poly>")
 
 
 def labelled(shape, most=3):
-    return st.lists(st.tuples(words, st.lists(shape, min_size=1, max_size=most).map("".join)).map("".join), max_size=4).map("".join)
+    return st.lists(
+        st.tuples(words, st.lists(shape, min_size=1, max_size=most).map("".join)).map("".join), max_size=4
+    ).map("".join)
 
 
 LEGAL = {
@@ -53,16 +59,22 @@ def test_a_legal_text_read_and_written_is_itself(form, data):
         assert " ".join(text[a:b].split()) == region.label
 
 
-@given(st.lists(st.tuples(words, st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=3)), max_size=4), size)
+@given(
+    st.lists(st.tuples(words, st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=3)), max_size=4), size
+)
 @settings(deadline=None)
 def test_boxes_come_back_with_their_labels_within_half_a_bin(items, extent):
     width, height = extent
     groups = [
-        Group(name, tuple(
-            Region(name, box=(min(a, c) * width, min(b, d) * height, max(a, c) * width, max(b, d) * height)) for a, b, c, d in shares
-        ))
+        Group(
+            name,
+            tuple(
+                Region(name, box=(min(a, c) * width, min(b, d) * height, max(a, c) * width, max(b, d) * height))
+                for a, b, c, d in shares
+            ),
+        )
         for name, shares in items
-    ]  # fmt: skip
+    ]
     reading = grammar.read(grammar.write(groups, Form.LABELLED_BOXES, extent), Form.LABELLED_BOXES, extent)
     assert reading.position is None
     assert [group.label for group in reading.groups] == [group.label for group in groups]
@@ -73,9 +85,15 @@ def test_boxes_come_back_with_their_labels_within_half_a_bin(items, extent):
 
 
 piece = st.one_of(
-    loc, loc, loc, st.sampled_from(["<sep>", "<poly>", "</poly>", "<and>", "<s>", "</s>", "<od>", "<loc_1000>", "<loc_07>", "<", ">", "<loc_"]),
-    st.text(max_size=5), st.just("dog"),
-)  # fmt: skip
+    loc,
+    loc,
+    loc,
+    st.sampled_from(
+        ["<sep>", "<poly>", "</poly>", "<and>", "<s>", "</s>", "<od>", "<loc_1000>", "<loc_07>", "<", ">", "<loc_"]
+    ),
+    st.text(max_size=5),
+    st.just("dog"),
+)
 garbage = st.lists(piece, max_size=25).map("".join)
 
 
@@ -87,7 +105,11 @@ def test_whatever_the_text_reading_ends_and_gives_regions_that_can_be_written(fo
     assert (reading.position is None) == (reading.reason == "")
     assert len(reading.regions) == len(reading.spans) == len(reading.label_spans)
     if form in PLACED:
-        again = grammar.read(grammar.write(reading.groups, form, extent), form, extent) if reading.position is None else None
+        again = (
+            grammar.read(grammar.write(reading.groups, form, extent), form, extent)
+            if reading.position is None
+            else None
+        )
         assert again is None or again.regions == reading.regions
 
 
@@ -99,7 +121,9 @@ def test_what_is_cut_off_gives_the_regions_before_the_cut(form, data):
     whole = grammar.read(text, form, (1000, 1000))
     cut = data.draw(st.integers(0, len(text)))
     # at the end of a token: a token is never written in part
-    cut = next((token.start for token in grammar.tokenise(text) if token.start < cut < token.end and token.kind != "text"), cut)
+    cut = next(
+        (token.start for token in grammar.tokenise(text) if token.start < cut < token.end and token.kind != "text"), cut
+    )
     part = grammar.read(text[:cut], form, (1000, 1000))
     certain = [region for region, (_, end) in zip(whole.regions, whole.spans, strict=True) if end <= cut]
     assert list(part.regions)[: len(certain)] == certain
@@ -134,10 +158,17 @@ def test_the_first_token_that_does_not_fit_is_named(form, text, regions, positio
 
 
 def test_corners_in_the_wrong_order_are_put_right():
-    assert grammar.read("a" + tokens([9, 8, 1, 2]), Form.LABELLED_BOXES, (1000, 1000)).regions[0].box == (1.5, 2.5, 9.5, 8.5)
+    assert grammar.read("a" + tokens([9, 8, 1, 2]), Form.LABELLED_BOXES, (1000, 1000)).regions[0].box == (
+        1.5,
+        2.5,
+        9.5,
+        8.5,
+    )
 
 
-@pytest.mark.parametrize("text", ["a<loc_5>", "<loc_1000>", "x<sep>y", "</poly>", "<and>", "</s>", "<od>", "\ud800", "", " \n\t"])
+@pytest.mark.parametrize(
+    "text", ["a<loc_5>", "<loc_1000>", "x<sep>y", "</poly>", "<and>", "</s>", "<od>", "\ud800", "", " \n\t"]
+)
 def test_a_label_that_would_be_misread_is_refused(text):
     with pytest.raises(EncodeError):
         grammar.label(text)
@@ -146,7 +177,9 @@ def test_a_label_that_would_be_misread_is_refused(text):
 @pytest.mark.parametrize("text", ["a < b > c", "<b>bold</b>", "狗", "café 🐕", "<loc>", "naïve\u0301", "a,b|c"])
 def test_every_other_label_comes_back(text):
     region = Region(text, box=(1, 2, 3, 4))
-    reading = grammar.read(grammar.write([Group(text, (region,))], Form.LABELLED_BOXES, (10, 10)), Form.LABELLED_BOXES, (10, 10))
+    reading = grammar.read(
+        grammar.write([Group(text, (region,))], Form.LABELLED_BOXES, (10, 10)), Form.LABELLED_BOXES, (10, 10)
+    )
     assert reading.position is None
     assert reading.groups[0].label == text
 

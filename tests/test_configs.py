@@ -82,20 +82,37 @@ def test_every_line_says_whose_number_it_is(path: Path):
 def test_pretraining_is_the_papers(name: str):
     settings, paper = over(ROOT / f"configs/{name}.yaml"), PAPER[name]
     train = settings.train
-    assert (settings.model.init, settings.model.image_size, train.images, train.lr) == (paper["init"], 768, paper["images"], paper["lr"])
-    assert (train.optimizer, train.warmup, train.precision, train.lora, train.freeze) == ("adamw", 5000, "bf16", None, ())
+    assert (settings.model.init, settings.model.image_size, train.images, train.lr) == (
+        paper["init"],
+        768,
+        paper["images"],
+        paper["lr"],
+    )
+    assert (train.optimizer, train.warmup, train.precision, train.lora, train.freeze) == (
+        "adamw",
+        5000,
+        "bf16",
+        None,
+        (),
+    )
     assert {task: train.weight(task) for task in train.drawn} == dict.fromkeys(TASKS, 1.0)
     assert train.tasks_per_image == train.regions == 1, "a sample is one image with one task"
     assert train.images % (train.processes * train.accumulate) == 0
     assert steps_of(train, FLD) == train.steps
     assert train.steps * train.images == pytest.approx(sum(paper["samples"].values()), abs=train.images)
     sides = [stage.image_size for stage in train.resolutions]
-    ends = [next(step for step in range(guess - 5000, guess + 5000) if side_of(train, step, train.steps, 768) != side) if side != sides[-1] else train.steps
-            for side, guess in zip(sides, (round(paper["samples"][384] / train.images), train.steps), strict=True)]  # fmt: skip
+    ends = [
+        next(step for step in range(guess - 5000, guess + 5000) if side_of(train, step, train.steps, 768) != side)
+        if side != sides[-1]
+        else train.steps
+        for side, guess in zip(sides, (round(paper["samples"][384] / train.images), train.steps), strict=True)
+    ]
     assert sides == list(paper["samples"]) == [384, 768]
     for samples, first, end in zip(paper["samples"].values(), (0, ends[0]), ends, strict=True):
         assert (end - first) * train.images == pytest.approx(samples, abs=5 * train.images)
-    assert learning_rate(train, 4999, train.steps) == pytest.approx(paper["lr"]) and learning_rate(train, 0, train.steps) == pytest.approx(paper["lr"] / 5000)
+    assert learning_rate(train, 4999, train.steps) == pytest.approx(paper["lr"]) and learning_rate(
+        train, 0, train.steps
+    ) == pytest.approx(paper["lr"] / 5000)
     assert learning_rate(train, train.steps - 1, train.steps) == pytest.approx(paper["lr"] / 100, rel=1e-3)
 
 
@@ -104,17 +121,29 @@ def test_the_numbers_in_the_comments_are_those_of_the_settings():
         text = (ROOT / f"configs/{name}.yaml").read_text(encoding="utf-8")
         train, total = over(ROOT / f"configs/{name}.yaml").train, sum(paper["samples"].values())
         assert f"3 billion samples, then {paper['samples'][768] / 1e9:g} billion, {train.images:,} a step" in text
-        assert f"3.0 of {total / 1e9:g} billion samples" in text and f"{total / 1e9:g} billion samples pass {total / FLD:.1f} times" in text
+        assert (
+            f"3.0 of {total / 1e9:g} billion samples" in text
+            and f"{total / 1e9:g} billion samples pass {total / FLD:.1f} times" in text
+        )
         assert f"{train.images // train.processes // train.accumulate} samples a GPU at a time" in text
 
 
 def test_fine_tuning_starts_from_the_published_model_that_the_readme_names():
     path = ROOT / "configs/finetune-base.yaml"
     settings = over(path)
-    readme = next(yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S) if "init:" in block)
-    assert (settings.model.init, settings.model.image_size) == (readme["model"]["init"], readme["model"]["image_size"]) and settings.model.image_size == 768
+    readme = next(
+        yaml.safe_load(block)
+        for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+        if "init:" in block
+    )
+    assert (settings.model.init, settings.model.image_size) == (
+        readme["model"]["init"],
+        readme["model"]["image_size"],
+    ) and settings.model.image_size == 768
     assert settings.train.lr == readme["train"]["lr"] == PAPER["pretrain-base"]["lr"] / 10
     text = path.read_text(encoding="utf-8")
     images, passes = re.search(r"ours: ([\d,]+) images in all, or (\d+) passes", text).groups()
-    assert settings.train.steps * settings.train.images == int(images.replace(",", "")) and settings.train.max_epochs == int(passes)
+    assert settings.train.steps * settings.train.images == int(
+        images.replace(",", "")
+    ) and settings.train.max_epochs == int(passes)
     assert f"{settings.train.images // settings.train.processes // settings.train.accumulate} images at a time" in text

@@ -33,8 +33,16 @@ def files(path: Path) -> dict[str, str]:
 
 
 def run(code: str, cwd: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / ".hf")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(cwd / ".hf"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -61,7 +69,12 @@ def test_snapshot_snippets_run(number: int, small_snapshot, tmp_path: Path):
 
 def test_snapshot_document_names_every_column_and_kind():
     text = (ROOT / "docs/snapshot.md").read_text(encoding="utf-8")
-    for name in (*IMAGES.names, *ANNOTATIONS.names, *(REGION.field(i).name for i in range(REGION.num_fields)), *ANNOTATED):
+    for name in (
+        *IMAGES.names,
+        *ANNOTATIONS.names,
+        *(REGION.field(i).name for i in range(REGION.num_fields)),
+        *ANNOTATED,
+    ):
         assert f"`{name}`" in text, name
 
 
@@ -136,7 +149,11 @@ assert "<OBJECT_NAMES>" in settings.evaluate.tasks
 
 @pytest.mark.parametrize("name", SOURCES.names())
 def test_every_source_and_its_settings_are_told(name: str):
-    row = next(line for line in (ROOT / "docs/extending.md").read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |"))
+    row = next(
+        line
+        for line in (ROOT / "docs/extending.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith(f"| `{name}` |")
+    )
     with pytest.raises(SettingsError, match="allowed: ") as refused:
         SOURCES.get(name)(nothing=1)
     allowed = re.sub(r".*allowed: ", "", str(refused.value)).split(", ")
@@ -157,7 +174,9 @@ def test_format_examples_run(small_snapshot, tmp_path: Path, monkeypatch):
     for line in lines:
         if "import" in line:
             tasks = json.loads((tmp_path / "review/tasks.json").read_text())
-            works = [{"data": task["data"], "annotations": [{"result": task["predictions"][0]["result"]}]} for task in tasks]
+            works = [
+                {"data": task["data"], "annotations": [{"result": task["predictions"][0]["result"]}]} for task in tasks
+            ]
             (tmp_path / "project.json").write_text(json.dumps(works))
             os.makedirs(tmp_path / ".florence")
             shutil.copytree(small_snapshot.root, tmp_path / ".florence/store")
@@ -199,8 +218,18 @@ def test_every_make_target_and_setting_named_in_documents_exists():
     sections = {key.split(".")[0] for key in keys}
     for path in DOCS:
         if path.name != "settings.md":
-            named = {n for n in re.findall(r"`([a-z_]+\.[a-z_.]+)`", path.read_text(encoding="utf-8")) if n.split(".")[0] in sections}
-            unknown = {n for n in named if n not in keys and not n.endswith((".py", ".json", ".yaml", ".md")) and not any(k.startswith(n + ".") for k in keys)}
+            named = {
+                n
+                for n in re.findall(r"`([a-z_]+\.[a-z_.]+)`", path.read_text(encoding="utf-8"))
+                if n.split(".")[0] in sections
+            }
+            unknown = {
+                n
+                for n in named
+                if n not in keys
+                and not n.endswith((".py", ".json", ".yaml", ".md"))
+                and not any(k.startswith(n + ".") for k in keys)
+            }
             assert not unknown, f"{path.name}: {unknown}"
 
 

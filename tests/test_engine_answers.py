@@ -50,7 +50,12 @@ def told(scenes, name="one", **options):
 
 
 def answers(claims, kind):
-    return {(i, c.text if kind == "<VQA>" else ""): c.regions[0].label for i, said in enumerate(claims) for c in said if c.task == kind}
+    return {
+        (i, c.text if kind == "<VQA>" else ""): c.regions[0].label
+        for i, said in enumerate(claims)
+        for c in said
+        if c.task == kind
+    }
 
 
 @pytest.mark.parametrize("kind", FINE_TUNED)
@@ -92,7 +97,19 @@ def table(claims, author):
 
 
 def images(count):
-    rows = [{"image_id": f"{i:064x}", "width": SIDE, "height": SIDE, "source": "s", "name": str(i), "licence": "", "alt_text": None, "split": "train"} for i in range(count)]
+    rows = [
+        {
+            "image_id": f"{i:064x}",
+            "width": SIDE,
+            "height": SIDE,
+            "source": "s",
+            "name": str(i),
+            "licence": "",
+            "alt_text": None,
+            "split": "train",
+        }
+        for i in range(count)
+    ]
     return pa.Table.from_pylist(rows, schema=IMAGES)
 
 
@@ -103,13 +120,23 @@ def fused(by_author, count, **settings):
 
 
 def test_agreed_answers_are_better_than_anybodys(scenes):
-    by_author = {name: told(scenes, name, missed=0.2, mislabelled=wrong, misread=0.1) for name, wrong in (("a", 0.2), ("b", 0.3), ("c", 0.4))}
+    by_author = {
+        name: told(scenes, name, missed=0.2, mislabelled=wrong, misread=0.1)
+        for name, wrong in (("a", 0.2), ("b", 0.3), ("c", 0.4))
+    }
     labels = table_annotations(fused(by_author, len(scenes)))
     for kind in FINE_TUNED:
         right = answers([truth for _, truth in scenes], kind)
-        kept = {(int(r.image_id, 16), r.text if kind == "<VQA>" else ""): r.regions[0].label for r in labels if r.task == kind and r.kept}
+        kept = {
+            (int(r.image_id, 16), r.text if kind == "<VQA>" else ""): r.regions[0].label
+            for r in labels
+            if r.task == kind and r.kept
+        }
         found = sum(right[key] == value for key, value in kept.items()) / len(right)
-        singly = [sum(right[key] == value for key, value in answers(claims, kind).items()) / len(right) for claims in by_author.values()]
+        singly = [
+            sum(right[key] == value for key, value in answers(claims, kind).items()) / len(right)
+            for claims in by_author.values()
+        ]
         assert found > max(singly) + 0.05, (kind, found, singly)
     for row in labels:
         if row.task in FINE_TUNED:
@@ -126,7 +153,11 @@ def test_votes_quorum_and_people():
         return row
 
     row = only({"a": said("cat", scores=0.5), "b": said("Cat", scores=0.7), "c": said("dog")})
-    assert (row.regions[0].label, row.kept, row.text) == ("cat", True, "What is it?") and row.agreement == pytest.approx(2 / 3) and row.score == pytest.approx(0.6)
+    assert (
+        (row.regions[0].label, row.kept, row.text) == ("cat", True, "What is it?")
+        and row.agreement == pytest.approx(2 / 3)
+        and row.score == pytest.approx(0.6)
+    )
     row = only({"a": said("cat"), "b": said("cow"), "c": said("dog")}, quorum=0.5)
     assert not row.kept and row.reason == "no_quorum"
     row = only({"a": said("cat"), "b": said("cat"), "human": said("dog", "dog", "puppy")})
@@ -144,14 +175,20 @@ def test_the_order_of_the_claims_does_not_matter(scenes):
 
 
 def test_a_changed_answer_is_a_changed_label():
-    before, after = (fused({"a": said(first, question="Q1") [:1]}, 1) for first in ("cat", "dog"))
+    before, after = (fused({"a": said(first, question="Q1")[:1]}, 1) for first in ("cat", "dog"))
     assert churn(before, before)["<VQA>"].share == 0 and churn(before, after)["<VQA>"].share == 1
 
 
 def test_quality_is_the_share_of_questions_answered_right(scenes):
     few = scenes[:60]
     labels = fused({"a": told(few, "a", missed=0.3, mislabelled=0.2)}, 60)
-    known = Known({(record.image_id, kind): ("truth", tuple(r for r in truth if r.task == kind)) for record, truth in few for kind in FINE_TUNED})
+    known = Known(
+        {
+            (record.image_id, kind): ("truth", tuple(r for r in truth if r.task == kind))
+            for record, truth in few
+            for kind in FINE_TUNED
+        }
+    )
     found = {m.task: m for m in measure(labels, known, [record.image_id for record, _ in few]) if m.task in FINE_TUNED}
     kept = {(r.image_id, r.text): r.regions[0].label for r in table_annotations(labels) if r.task == "<VQA>" and r.kept}
     record, truth = few[0]
@@ -166,26 +203,59 @@ def test_quality_is_the_share_of_questions_answered_right(scenes):
 
 def test_examples_of_questions_hold_every_answer_and_learn_the_commonest():
     record = ImageRecord("a" * 64, SIDE, SIDE, "s", "n", "", None, "train")
-    rows = annotate(record.image_id, [
-        *said("red", "crimson", "red", question=" What colour? ")[0], *said("red", question="What colour?")[0], *said("2", question="How many?")[0],
-    ], "human", "1")  # fmt: skip
+    rows = annotate(
+        record.image_id,
+        [
+            *said("red", "crimson", "red", question=" What colour? ")[0],
+            *said("red", question="What colour?")[0],
+            *said("2", question="How many?")[0],
+        ],
+        "human",
+        "1",
+    )
     first, second = task("<VQA>").examples(record, rows)
-    assert (first.input, first.target, [r.label for r in first.regions]) == ("What colour?", "red", ["crimson", "red", "red", "red"])
+    assert (first.input, first.target, [r.label for r in first.regions]) == (
+        "What colour?",
+        "red",
+        ["crimson", "red", "red", "red"],
+    )
     assert (second.input, second.text) == ("How many?", "2")
     assert "What colour?" in task("<VQA>").prompt(first.input)
     with pytest.raises(EncodeError):
         task("<VQA>").prompt()
     refused = []
-    bad = annotate(record.image_id, [Claim("<VQA>", "Why?"), *said("a<loc_1>")[0], *said("x", question="<sep>")[0], *said(" ")[0]], "a", "1")
+    bad = annotate(
+        record.image_id,
+        [Claim("<VQA>", "Why?"), *said("a<loc_1>")[0], *said("x", question="<sep>")[0], *said(" ")[0]],
+        "a",
+        "1",
+    )
     assert task("<VQA>").examples(record, bad, refused) == [] and len(refused) == 4
 
 
 def test_they_are_asked_for_only_by_name(scenes):
     plain = settings_from({"sources": {}, "specialists": {}})
-    assert plain.evaluate.tasks == TASKS and not set(plain.train.task_weights) & set(FINE_TUNED) and not set(FINE_TUNED) & {*TASKS, *KINDS}
-    asked = settings_from({"sources": {}, "specialists": {}, "train": {"task_weights": {"<VQA>": 2}}, "evaluate": {"tasks": ["<OD>", "<VQA>", "<CLASSIFICATION>"], "control": ["<VQA>"]}})
+    assert (
+        plain.evaluate.tasks == TASKS
+        and not set(plain.train.task_weights) & set(FINE_TUNED)
+        and not set(FINE_TUNED) & {*TASKS, *KINDS}
+    )
+    asked = settings_from(
+        {
+            "sources": {},
+            "specialists": {},
+            "train": {"task_weights": {"<VQA>": 2}},
+            "evaluate": {"tasks": ["<OD>", "<VQA>", "<CLASSIFICATION>"], "control": ["<VQA>"]},
+        }
+    )
     few = scenes[:20]
-    known = Known({(record.image_id, kind): ("truth", tuple(r for r in truth if r.task == kind)) for record, truth in few for kind in (*KINDS, *FINE_TUNED)})
+    known = Known(
+        {
+            (record.image_id, kind): ("truth", tuple(r for r in truth if r.task == kind))
+            for record, truth in few
+            for kind in (*KINDS, *FINE_TUNED)
+        }
+    )
     records = [record for record, _ in few]
     names = {q.example.task for q in questions(records, known, asked.evaluate)[0]}
     assert names == {"<OD>", "<VQA>", "<CLASSIFICATION>"}

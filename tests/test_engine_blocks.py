@@ -30,7 +30,12 @@ def scenes():
 def claimed(scenes):
     """(claims, images, coverage) of three annotators and a student before scenes, and of one more and a person before few of them."""
     said = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
-    said["student"] = scenes.says("student", STUDENT, tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>", "<CAPTION_TO_PHRASE_GROUNDING>"), alt_noise=0.4)
+    said["student"] = scenes.says(
+        "student",
+        STUDENT,
+        tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>", "<CAPTION_TO_PHRASE_GROUNDING>"),
+        alt_noise=0.4,
+    )
     rare = scenes.says("rare", (0.1, 0.1, 0.1, 0.1), tasks=("<DETAILED_CAPTION>",))
     said["rare"] = {image: claims for number, (image, claims) in enumerate(rare.items()) if number % 12 == 5}
     asked = Claim("<VQA>", "What is it?", (Region("a scene", box=(0, 0, 128, 128)),))
@@ -91,17 +96,25 @@ def test_the_table_is_as_that_of_one_block(claimed, cut):
     place = {image: k for k, image in enumerate(images["image_id"].to_pylist())}
     keys = [(place[row.image_id], (*KINDS, "<VQA>").index(row.task)) for row in rows]
     assert keys == sorted(keys)
-    assert {(row.image_id, row.task) for row in rows} == {(row["image_id"], row["task"]) for row in claims.select(["image_id", "task"]).to_pylist()}
+    assert {(row.image_id, row.task) for row in rows} == {
+        (row["image_id"], row["task"]) for row in claims.select(["image_id", "task"]).to_pylist()
+    }
 
 
 def test_labels_are_as_good_as_where_it_is_learnt_from_all(scenes, claimed, cut):
     claims, images, coverage = claimed
+
     def quality(learn: int) -> dict[tuple[str, str], float]:
         cut(learn)
         return scenes.quality(fuse(claims, images, coverage, Engine(), 0))
 
     some, every = quality(COUNT // 3), quality(COUNT)
-    for key in (("<OD>", "f1"), ("<DENSE_REGION_CAPTION>", "f1"), ("<OCR_WITH_REGION>", "spotted"), ("<CAPTION_TO_PHRASE_GROUNDING>", "f1")):
+    for key in (
+        ("<OD>", "f1"),
+        ("<DENSE_REGION_CAPTION>", "f1"),
+        ("<OCR_WITH_REGION>", "spotted"),
+        ("<CAPTION_TO_PHRASE_GROUNDING>", "f1"),
+    ):
         assert some[key] > every[key] - 0.02, (key, some[key], every[key])
     for key in (("<CAPTION>", "cider"), ("<DETAILED_CAPTION>", "cider"), ("<MORE_DETAILED_CAPTION>", "cider")):
         assert some[key] > every[key] - 0.4, (key, some[key], every[key])
@@ -111,7 +124,10 @@ def test_images_to_learn_from_are_sought_for_each_author_and_kind(claimed, cut):
     claims, images, coverage = claimed
     cut(learn=10)
     chosen, _ = blocks.learnt(claims, coverage)
-    there = {(row["author"], row["task"], row["image_id"]) for row in claims.select(["author", "task", "image_id"]).to_pylist()}
+    there = {
+        (row["author"], row["task"], row["image_id"])
+        for row in claims.select(["author", "task", "image_id"]).to_pylist()
+    }
     taken = set(chosen["image_id"].to_pylist())
     for author, task in {(a, t) for a, t, _ in there if a != "human"}:
         mine = {image for a, t, image in there if (a, t) == (author, task)}
@@ -158,7 +174,17 @@ def test_rankers_and_people_reach_every_block(scenes, claimed, cut):
         said["clip"][image] = [Claim("<DETAILED_CAPTION>", "no caption of anybody", (), 0.9)]
     more, _, looked = tables(said, [])
     speakers = (Speaker("anna", "human"), Speaker("clip", "ranker"))
-    rows = table_annotations(fuse(pa.concat_tables([claims, more]), images, pa.concat_tables([coverage, looked]), Engine(), 0, speakers, workers=2))
+    rows = table_annotations(
+        fuse(
+            pa.concat_tables([claims, more]),
+            images,
+            pa.concat_tables([coverage, looked]),
+            Engine(),
+            0,
+            speakers,
+            workers=2,
+        )
+    )
     written_by_her = [row.image_id for row in rows if row.kept and row.text == "What Anna says is so."]
     assert written_by_her == [first, last]
     assert not [row for row in rows if row.text == "no caption of anybody"]
@@ -167,13 +193,20 @@ def test_rankers_and_people_reach_every_block(scenes, claimed, cut):
 def test_a_broken_claim_in_any_block_is_an_error(scenes, claimed, cut):
     claims, images, coverage = claimed
     cut(learn=20)
-    odd = pa.array([[{"label": "cat", "box": [0.0, 1.0], "quad": None, "polygons": [], "score": None, "span": None}]], ANNOTATIONS.field("regions").type)
-    row = claims.filter(pc.and_(pc.equal(claims["image_id"], scenes.images[-1].image_id), pc.equal(claims["task"], "<OD>"))).slice(0, 1)
+    odd = pa.array(
+        [[{"label": "cat", "box": [0.0, 1.0], "quad": None, "polygons": [], "score": None, "span": None}]],
+        ANNOTATIONS.field("regions").type,
+    )
+    row = claims.filter(
+        pc.and_(pc.equal(claims["image_id"], scenes.images[-1].image_id), pc.equal(claims["task"], "<OD>"))
+    ).slice(0, 1)
     broken = row.set_column(row.schema.get_field_index("regions"), ANNOTATIONS.field("regions"), odd)
     for workers in (1, 2):
         with pytest.raises(DataError, match="a claim's box has 2 numbers; 4 are expected"):
             fuse(pa.concat_tables([claims, broken]), images, coverage, Engine(), 0, workers=workers)
-    strange = claims.set_column(claims.schema.get_field_index("task"), "task", pa.array([*["<OD>"] * (len(claims) - 1), "<POSE>"]))
+    strange = claims.set_column(
+        claims.schema.get_field_index("task"), "task", pa.array([*["<OD>"] * (len(claims) - 1), "<POSE>"])
+    )
     with pytest.raises(DataError, match="<POSE>"):
         fuse(strange, images, coverage, Engine(), 0)
 
@@ -207,7 +240,10 @@ def test_trust_learnt_of_some_things_judges_others():
     same = believed(other, trust.about(names, 12)).claims
     np.testing.assert_allclose(believed(turned, renamed).claims, same, rtol=1e-12)
     # and as well as trust of their own
-    wrong = {name: np.abs(found[other.spoke] - good[other.claim[other.spoke]]).mean() for name, found in (("known", same), ("own", believed(other, fit(other)).claims))}
+    wrong = {
+        name: np.abs(found[other.spoke] - good[other.claim[other.spoke]]).mean()
+        for name, found in (("known", same), ("own", believed(other, fit(other)).claims))
+    }
     assert wrong["known"] < wrong["own"] + 0.01
 
 
@@ -230,8 +266,19 @@ def _claims(votes, order: np.ndarray) -> tuple[np.ndarray, ...]:
     level = votes.level[thing, author][place]
     # any score of that level
     edges = [np.concatenate([[-1.0], edge, [2.0]]) for edge in votes.edges]
-    score = np.asarray([np.nan if k == 8 else (edges[a][k] + edges[a][k + 1]) / 2 for a, k in zip(author[place].tolist(), level.tolist(), strict=True)])
-    return thing[place], author[place], np.ones(votes.claim.shape, bool), order[votes.label[thing, author][place]], score
+    score = np.asarray(
+        [
+            np.nan if k == 8 else (edges[a][k] + edges[a][k + 1]) / 2
+            for a, k in zip(author[place].tolist(), level.tolist(), strict=True)
+        ]
+    )
+    return (
+        thing[place],
+        author[place],
+        np.ones(votes.claim.shape, bool),
+        order[votes.label[thing, author][place]],
+        score,
+    )
 
 
 def test_equal_samples_of_names_are_drawn_whatever_the_seed_of_hashes():

@@ -38,4 +38,6 @@ def test_the_lesser_give_way_as_they_would_one_after_the_other(found):
 @given(st.lists(st.integers(0, 4), max_size=20).map(sorted))
 def test_neighbours_are_all_pairs_of_a_group(group):
     a, b = neighbours(np.asarray(group, int))
-    assert set(zip(a.tolist(), b.tolist(), strict=True)) == {(i, j) for j in range(len(group)) for i in range(j) if group[i] == group[j]} and len(a) == len(set(zip(a.tolist(), b.tolist(), strict=True)))
+    assert set(zip(a.tolist(), b.tolist(), strict=True)) == {
+        (i, j) for j in range(len(group)) for i in range(j) if group[i] == group[j]
+    } and len(a) == len(set(zip(a.tolist(), b.tolist(), strict=True)))

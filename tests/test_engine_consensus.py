@@ -17,7 +17,10 @@ from florence.engine.reliability import believe, believed, fit
 from florence.geometry import box_iou
 from florence.records import Annotation, Region, annotations_table
 
-boxes = st.lists(st.tuples(*(st.integers(low, high) for low, high in ((0, 3), (0, 2), (0, 60), (0, 60), (5, 40), (5, 40), (0, 2)))), max_size=14)
+boxes = st.lists(
+    st.tuples(*(st.integers(low, high) for low, high in ((0, 3), (0, 2), (0, 60), (0, 60), (5, 40), (5, 40), (0, 2)))),
+    max_size=14,
+)
 
 
 @settings(deadline=None)
@@ -56,7 +59,16 @@ def test_the_best_overlap_wins_and_the_same_label_comes_first():
     assert gather(group, np.asarray([0, 1, 1]), bounds, np.asarray([0, 1, 0]), 0.5, 0.3).tolist() == [0, 1, 0]
 
 
-def simulated_ballots(right: list[float], seen: list[float], things: int = 4000, labels: int = 30, *, scored: bool = False, copies: float = 0.0, alone: int = 0):
+def simulated_ballots(
+    right: list[float],
+    seen: list[float],
+    things: int = 4000,
+    labels: int = 30,
+    *,
+    scored: bool = False,
+    copies: float = 0.0,
+    alone: int = 0,
+):
     """Ballots, whether each claim is right, and its author: things seen and named by authors of known reliability.
 
     Half of the wrong claims are about nothing. ``copies``: share of things of which the last author says what the one before it says, its inventions included.
@@ -69,7 +81,13 @@ def simulated_ballots(right: list[float], seen: list[float], things: int = 4000,
         for t in range(things):
             if rng.random() < s / r and rng.random() < (1 + r) / 2:
                 wrong = rng.random() >= 2 * r / (1 + r)
-                said[a, t] = (int(rng.integers(1, labels + alone)) + t) % labels if wrong and not alone else labels + int(rng.integers(alone)) if wrong else t % labels
+                said[a, t] = (
+                    (int(rng.integers(1, labels + alone)) + t) % labels
+                    if wrong and not alone
+                    else labels + int(rng.integers(alone))
+                    if wrong
+                    else t % labels
+                )
         invented[a] = [int(rng.integers(labels + alone)) for _ in range(int(rng.poisson(things * s / r * (1 - r) / 2)))]
     last = len(right) - 1
     if copies:
@@ -181,7 +199,9 @@ def test_a_student_never_tells_more_than_its_cap(cap: float):
     # alone against two silent ones it can not make a thing, whatever it says, where its share is small
     alone = votes.spoke[:, 2] & ~votes.spoke[:, :2].any(axis=1)
     if cap <= 0.1:
-        assert (outcome.agreement[alone] < 0.5).all() and (vote(votes, trust, ("careful", "hasty", "other"), cap).agreement[alone] > 0.5).any()
+        assert (outcome.agreement[alone] < 0.5).all() and (
+            vote(votes, trust, ("careful", "hasty", "other"), cap).agreement[alone] > 0.5
+        ).any()
 
 
 # ---------------------------------------------------------------- what comes of it
@@ -189,7 +209,10 @@ def test_a_student_never_tells_more_than_its_cap(cap: float):
 
 def test_one_annotator_alone_is_believed():
     rows = fused(one_image(reader=[line("EXIT", 10, 10, 40, 20)], seer=[box("cat", 10, 10, 50, 50)]))
-    assert {(r.task, r.text, round(r.agreement, 1), r.kept) for r in rows} == {("<OCR_WITH_REGION>", "EXIT", 0.7, True), ("<OD>", "cat", 0.7, True)}
+    assert {(r.task, r.text, round(r.agreement, 1), r.kept) for r in rows} == {
+        ("<OCR_WITH_REGION>", "EXIT", 0.7, True),
+        ("<OD>", "cat", 0.7, True),
+    }
     (read,) = [r for r in rows if r.task == "<OCR_WITH_REGION>"]
     assert read.regions[0].quad == (10, 10, 40, 10, 40, 20, 10, 20) and read.regions[0].box is None
 
@@ -199,7 +222,9 @@ def test_silence_counts_of_those_who_looked_and_claim_such_things():
     said = one_image(a=[box("cat", *place)], b=[], c=[], d=[], reader=[line("EXIT", 60, 10, 90, 20)])
 
     def agreement(**more) -> float:
-        (found,) = [r for r in fused(said, [image(), far], **more) if r.task == "<OD>" and r.image_id == image().image_id]
+        (found,) = [
+            r for r in fused(said, [image(), far], **more) if r.task == "<OD>" and r.image_id == image().image_id
+        ]
         return found.agreement
 
     far = image("b")
@@ -220,7 +245,10 @@ def test_silence_counts_of_those_who_looked_and_claim_such_things():
 def crowd(count: int = 60) -> tuple[dict, list]:
     """Annotators a, b, c that agree on ``count`` images, so that their reliability is known."""
     images = [image(f"{k:03d}") for k in range(count)]
-    said = {author: {i.image_id: [box(f"thing {k % 20}", 10, 10, 50, 50, None)] for k, i in enumerate(images)} for author in ("a", "b", "c")}
+    said = {
+        author: {i.image_id: [box(f"thing {k % 20}", 10, 10, 50, 50, None)] for k, i in enumerate(images)}
+        for author in ("a", "b", "c")
+    }
     return said, images
 
 
@@ -238,9 +266,13 @@ def test_a_student_rescues_what_one_alone_has_seen():
     (cat,) = [r for r in od(fused(said, images), images[0]) if r.text == "cat"]
     assert cat.kept and cat.agreement > 0.5
     low = Engine(student={"cap": 0.05})
-    assert not [r for r in od(fused(said, images, low), images[0]) if r.text == "cat"][0].kept, "at a small cap it has too little weight"
+    assert not [r for r in od(fused(said, images, low), images[0]) if r.text == "cat"][0].kept, (
+        "at a small cap it has too little weight"
+    )
     sure = Engine(student={"min_score": 0.95})
-    assert fused(said, images, sure) == fused({k: v for k, v in said.items() if k != "student"} | {"student": {i.image_id: [] for i in images}}, images, sure)
+    assert fused(said, images, sure) == fused(
+        {k: v for k, v in said.items() if k != "student"} | {"student": {i.image_id: [] for i in images}}, images, sure
+    )
 
 
 def test_a_student_settles_what_is_disputed():
@@ -275,7 +307,9 @@ def test_reliabilities_are_told_by_author_and_kind():
     said["reader"] = {images[0].image_id: [line("EXIT", 60, 10, 90, 20)]}
     claims, _, coverage = tables(said, images)
     found = reliabilities(claims, coverage, Engine())
-    assert {key for key in found} == {(author, "<OD>") for author in "abcd"}, "nobody else reads, so the reader's is not known"
+    assert {key for key in found} == {(author, "<OD>") for author in "abcd"}, (
+        "nobody else reads, so the reader's is not known"
+    )
     assert found["a", "<OD>"].value == found["b", "<OD>"].value > 0.9 and found["d", "<OD>"].value < 0.3
     for who, least, most in (("a", 0.9, 1), ("d", 0, 0.3)):
         by_name = found[who, "<OD>"].by_name
@@ -285,24 +319,55 @@ def test_reliabilities_are_told_by_author_and_kind():
 def test_reliability_is_told_name_by_name():
     """One of four never says "cat": it calls them dogs."""
     images = [image(f"{k}") for k in range(120)]
-    said = {who: {i.image_id: [box(("cat", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)} for who in "abc"}
+    said = {
+        who: {i.image_id: [box(("cat", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)}
+        for who in "abc"
+    }
     said["d"] = {i.image_id: [box(("dog", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)}
     claims, _, coverage = tables(said, images)
     found = reliabilities(claims, coverage, Engine())
     assert found["d", "<OD>"].by_name["cat"] < 0.4 < 0.8 < found["d", "<OD>"].by_name["hen"]
     assert set(found["a", "<OD>"].by_name) == {"cat", "dog", "hen"} and not found["a", "<OD>"].by_name["cat"] < 0.8
     without = pa.array([i.image_id for k, i in enumerate(images) if k % 3 == 0])
-    claims, coverage = (t.filter(pc.invert(pc.and_(pc.equal(t["author"], "d"), pc.is_in(t["image_id"], without)))) for t in (claims, coverage))
-    assert set(reliabilities(claims, coverage, Engine())["d", "<OD>"].by_name) == {"dog", "hen"}, "nothing is told of what it was never shown"
+    claims, coverage = (
+        t.filter(pc.invert(pc.and_(pc.equal(t["author"], "d"), pc.is_in(t["image_id"], without))))
+        for t in (claims, coverage)
+    )
+    assert set(reliabilities(claims, coverage, Engine())["d", "<OD>"].by_name) == {"dog", "hen"}, (
+        "nothing is told of what it was never shown"
+    )
 
 
 def test_churn_is_the_share_of_labels_that_changed():
     def row(k: int, text: str, x: float, task: str = "<OD>", kept: bool = True) -> Annotation:
         region = () if task == "<CAPTION>" else (Region(text, box=(x, 0, x + 20, 20)),)
-        return Annotation(f"{k}{text}{x}", image(str(k)).image_id, task, "consensus", "v", 0, text, region, None, 1.0, kept, "" if kept else "no_quorum")
+        return Annotation(
+            f"{k}{text}{x}",
+            image(str(k)).image_id,
+            task,
+            "consensus",
+            "v",
+            0,
+            text,
+            region,
+            None,
+            1.0,
+            kept,
+            "" if kept else "no_quorum",
+        )
 
-    before = annotations_table([row(1, "cat", 0), row(1, "dog", 40), row(2, "cow", 0), row(3, "hen", 0, kept=False), row(1, "a cat", 0, "<CAPTION>")])
-    after = annotations_table([row(1, "cat", 2), row(1, "fox", 40), row(2, "cow", 30), row(3, "hen", 0), row(1, "a cat", 0, "<CAPTION>")])
+    before = annotations_table(
+        [
+            row(1, "cat", 0),
+            row(1, "dog", 40),
+            row(2, "cow", 0),
+            row(3, "hen", 0, kept=False),
+            row(1, "a cat", 0, "<CAPTION>"),
+        ]
+    )
+    after = annotations_table(
+        [row(1, "cat", 2), row(1, "fox", 40), row(2, "cow", 30), row(3, "hen", 0), row(1, "a cat", 0, "<CAPTION>")]
+    )
     assert churn(before, before) == {"<OD>": Change(3, 0, 0, 0, 0), "<CAPTION>": Change(1, 0, 0, 0, 0)}
     found = churn(before, after)
     # the cat has moved a little, the dog is a fox now, the cow is elsewhere, and the hen is new
@@ -310,22 +375,58 @@ def test_churn_is_the_share_of_labels_that_changed():
     assert found["<OD>"].share == pytest.approx(1 - 2 / 7, abs=1e-6) and found["<CAPTION>"].share == 0
     assert churn(after, before)["<OD>"] == Change(same=1, renamed=1, moved=1, added=0, removed=1)
     reworded = annotations_table([row(1, "a black cat", 0, "<CAPTION>"), row(2, "a cow", 0, "<CAPTION>")])
-    assert churn(before, reworded) == {"<OD>": Change(0, 0, 0, 0, removed=3), "<CAPTION>": Change(same=0, renamed=1, moved=0, added=1, removed=0)}
+    assert churn(before, reworded) == {
+        "<OD>": Change(0, 0, 0, 0, removed=3),
+        "<CAPTION>": Change(same=0, renamed=1, moved=0, added=1, removed=0),
+    }
 
 
 def test_a_phrase_is_the_same_where_its_caption_is_told_in_other_words():
     def phrase(caption: str, label: str, x: float) -> Annotation:
         region = Region(label, box=(x, 0, x + 20, 20), span=(0, len(label)))
-        return Annotation(f"{caption}{label}{x}", image("1").image_id, "<CAPTION_TO_PHRASE_GROUNDING>", "consensus", "v", 0, caption, (region,), None, 1.0, True, "")
+        return Annotation(
+            f"{caption}{label}{x}",
+            image("1").image_id,
+            "<CAPTION_TO_PHRASE_GROUNDING>",
+            "consensus",
+            "v",
+            0,
+            caption,
+            (region,),
+            None,
+            1.0,
+            True,
+            "",
+        )
 
     before = annotations_table([phrase("a cat sits", "a cat", 0), phrase("a cat sits", "a hat", 40)])
     after = annotations_table([phrase("a cat lies", "a cat", 1), phrase("a cat lies", "a bow", 40)])
-    assert churn(before, after) == {"<CAPTION_TO_PHRASE_GROUNDING>": Change(same=1, renamed=1, moved=0, added=0, removed=0)}
+    assert churn(before, after) == {
+        "<CAPTION_TO_PHRASE_GROUNDING>": Change(same=1, renamed=1, moved=0, added=0, removed=0)
+    }
 
 
 def test_two_things_of_one_name_are_paired_one_by_one():
     def cats(*at: float) -> pa.Table:
-        return annotations_table([Annotation(f"{x}", image("1").image_id, "<OD>", "consensus", "v", 0, "cat", (Region("cat", box=(x, 0, x + 20, 20)),), None, 1.0, True, "") for x in at])
+        return annotations_table(
+            [
+                Annotation(
+                    f"{x}",
+                    image("1").image_id,
+                    "<OD>",
+                    "consensus",
+                    "v",
+                    0,
+                    "cat",
+                    (Region("cat", box=(x, 0, x + 20, 20)),),
+                    None,
+                    1.0,
+                    True,
+                    "",
+                )
+                for x in at
+            ]
+        )
 
     assert churn(cats(0, 40, 80), cats(2, 82)) == {"<OD>": Change(2, 0, 0, 0, removed=1)}
     assert churn(cats(0, 40), cats(100, 140, 180)) == {"<OD>": Change(0, 0, moved=2, added=1, removed=0)}

@@ -22,7 +22,13 @@ MOST = Engine().near_duplicate
 
 
 def hashed(bits: np.ndarray, split: list[str], ids: np.ndarray) -> pa.Table:
-    return pa.table({"image_id": [f"{k:064x}" for k in ids.tolist()], "split": split, "phash": [row.tobytes().hex() for row in np.packbits(bits, axis=1)]})
+    return pa.table(
+        {
+            "image_id": [f"{k:064x}" for k in ids.tolist()],
+            "split": split,
+            "phash": [row.tobytes().hex() for row in np.packbits(bits, axis=1)],
+        }
+    )
 
 
 def one_by_one(table: pa.Table, most: int) -> list[bool]:
@@ -38,13 +44,17 @@ def one_by_one(table: pa.Table, most: int) -> list[bool]:
     return found
 
 
-@pytest.mark.parametrize("pictures, flips, most", [(150, 20, 24), (8, 12, 10), (1, 30, 24), (600, 40, 32), (40, 5, 0), (40, 3, 1)])
+@pytest.mark.parametrize(
+    "pictures, flips, most", [(150, 20, 24), (8, 12, 10), (1, 30, 24), (600, 40, 32), (40, 5, 0), (40, 3, 1)]
+)
 def test_copies_are_those_that_one_finds_one_by_one(pictures: int, flips: int, most: int):
     rng = np.random.default_rng(pictures)
     bits = rng.integers(0, 2, (pictures, 256)).astype(np.uint8)[rng.integers(pictures, size=1400)]
     for row in bits:
         row[rng.choice(256, rng.integers(flips + 1), replace=False)] ^= 1
-    table = hashed(bits, rng.choice(["train", "gold", "held_out"], 1400, p=[0.9, 0.05, 0.05]).tolist(), rng.permutation(1400))
+    table = hashed(
+        bits, rng.choice(["train", "gold", "held_out"], 1400, p=[0.9, 0.05, 0.05]).tolist(), rng.permutation(1400)
+    )
     assert copies(table, most).tolist() == one_by_one(table, most) and 0 < copies(table, most).sum() < 1400
 
 
@@ -57,7 +67,9 @@ def test_those_that_measure_stay_and_of_others_the_smaller_id():
 
 
 def test_images_without_a_hash_have_no_copies():
-    table = hashed(np.zeros((3, 256), np.uint8), ["train"] * 3, np.arange(3)).set_column(2, "phash", pa.array([None, None, "0" * 64]))
+    table = hashed(np.zeros((3, 256), np.uint8), ["train"] * 3, np.arange(3)).set_column(
+        2, "phash", pa.array([None, None, "0" * 64])
+    )
     assert not copies(table, 32).any()
     assert not copies(table.slice(0, 0), 32).any()
 
@@ -74,15 +86,25 @@ def test_labels_of_a_copy_are_dropped_with_the_reason():
     claims, table, coverage = tables(said, images)
     rows = table_annotations(fuse(claims, table, coverage, Engine(), 0))
     reasons = {(row.image_id[0], row.text): row.reason for row in rows}
-    assert reasons == {(name, "cat"): "near_duplicate" if name == "b" else "" for name in "abcd"} | {(name, "thin"): "degenerate" for name in "abcd"}
-    for settings, known in ((Engine(near_duplicate=None), table), (Engine(near_duplicate=1), table), (Engine(), table.drop_columns(["phash"]))):
+    assert reasons == {(name, "cat"): "near_duplicate" if name == "b" else "" for name in "abcd"} | {
+        (name, "thin"): "degenerate" for name in "abcd"
+    }
+    for settings, known in (
+        (Engine(near_duplicate=None), table),
+        (Engine(near_duplicate=1), table),
+        (Engine(), table.drop_columns(["phash"])),
+    ):
         assert sum(row.kept for row in table_annotations(fuse(claims, known, coverage, settings, 0))) == 4
-    assert fuse(claims, table.take([3, 1, 0, 2]), coverage, Engine(), 0)["reason"].to_pylist().count("near_duplicate") == 1
+    assert (
+        fuse(claims, table.take([3, 1, 0, 2]), coverage, Engine(), 0)["reason"].to_pylist().count("near_duplicate") == 1
+    )
 
 
 def test_a_table_from_before_there_was_a_hash_is_read():
     table = tables({"a": {}}, [image()])[1]
-    assert next(table_images(table.drop_columns(["phash"])))[0] == next(table_images(table))[0] and "phash" in IMAGES.names
+    assert (
+        next(table_images(table.drop_columns(["phash"])))[0] == next(table_images(table))[0] and "phash" in IMAGES.names
+    )
 
 
 # ---------------------------------------------------------------- hashes
@@ -95,12 +117,20 @@ def jpeg(picture: Image.Image, quality: int) -> Image.Image:
 
 
 COPIES = {
-    "half as large": lambda picture: picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BICUBIC),
-    "twice as large": lambda picture: picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.BILINEAR),
-    "compressed": lambda picture: jpeg(picture, 40), "brighter": lambda picture: ImageEnhance.Brightness(picture).enhance(1.15),
-    "darker": lambda picture: ImageEnhance.Brightness(picture).enhance(0.7), "grey": lambda picture: picture.convert("L").convert("RGB"),
-    "all of it": lambda picture: jpeg(ImageEnhance.Brightness(picture.resize((picture.width // 2, picture.height // 2))).enhance(1.1), 60),
-}  # fmt: skip
+    "half as large": lambda picture: picture.resize(
+        (picture.width // 2, picture.height // 2), Image.Resampling.BICUBIC
+    ),
+    "twice as large": lambda picture: picture.resize(
+        (picture.width * 2, picture.height * 2), Image.Resampling.BILINEAR
+    ),
+    "compressed": lambda picture: jpeg(picture, 40),
+    "brighter": lambda picture: ImageEnhance.Brightness(picture).enhance(1.15),
+    "darker": lambda picture: ImageEnhance.Brightness(picture).enhance(0.7),
+    "grey": lambda picture: picture.convert("L").convert("RGB"),
+    "all of it": lambda picture: jpeg(
+        ImageEnhance.Brightness(picture.resize((picture.width // 2, picture.height // 2))).enhance(1.1), 60
+    ),
+}
 
 
 def differ(a: str, b: str) -> int:
@@ -110,8 +140,14 @@ def differ(a: str, b: str) -> int:
 @pytest.fixture(scope="module")
 def pictures() -> dict[str, list[np.ndarray]]:
     """All photos, and scenes."""
-    found = {"photos": SOURCES.get("samples")().images(frozenset()), "scenes": SOURCES.get("scenes")(count=150, size=128, scale=1.12).images(frozenset())}
-    return {name: [decode(one.data, one.name) for one in images if not isinstance(one, Exception)] for name, images in found.items()}
+    found = {
+        "photos": SOURCES.get("samples")().images(frozenset()),
+        "scenes": SOURCES.get("scenes")(count=150, size=128, scale=1.12).images(frozenset()),
+    }
+    return {
+        name: [decode(one.data, one.name) for one in images if not isinstance(one, Exception)]
+        for name, images in found.items()
+    }
 
 
 @pytest.mark.parametrize("source", ["photos", "scenes"])

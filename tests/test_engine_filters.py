@@ -25,10 +25,18 @@ def reasons(settings: Engine | None = None, **said) -> list[tuple[str, str]]:
     return [(row.text, row.reason) for row in fused(one_image(**said), settings=settings)]
 
 
-@pytest.mark.parametrize("claim, reason", [
-    (box("cat", 10, 10, 11, 60), "degenerate"), (box("cat", 0, 0, 100, 80), "near_full"), (box("cat", 10, 10, 40, 40, 0.01), "low_score"), (box("  ", 10, 10, 40, 40), "empty_text"),
-    (Claim("<OD>", "cat"), "no_place"), (box("a cat a cat a cat a cat a cat", 10, 10, 40, 40, task="<DENSE_REGION_CAPTION>"), "repetition"), (line("--", 10, 10, 40, 30), "empty_text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "claim, reason",
+    [
+        (box("cat", 10, 10, 11, 60), "degenerate"),
+        (box("cat", 0, 0, 100, 80), "near_full"),
+        (box("cat", 10, 10, 40, 40, 0.01), "low_score"),
+        (box("  ", 10, 10, 40, 40), "empty_text"),
+        (Claim("<OD>", "cat"), "no_place"),
+        (box("a cat a cat a cat a cat a cat", 10, 10, 40, 40, task="<DENSE_REGION_CAPTION>"), "repetition"),
+        (line("--", 10, 10, 40, 30), "empty_text"),
+    ],
+)
 def test_each_filter_has_its_reason(claim: Claim, reason: str):
     rows = fused(one_image(a=[claim, box("dog", 50, 50, 90, 70)]))
     assert [(row.text, row.reason) for row in rows if not row.kept] == [(claim.text, reason)] and len(rows) == 2
@@ -36,25 +44,44 @@ def test_each_filter_has_its_reason(claim: Claim, reason: str):
 
 def test_thresholds_are_by_kind():
     settings = Engine(min_score={"*": 0.1, "<OD>": 0.5})
-    said = [box("cat", 10, 10, 40, 40, 0.3), box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>"), box("dog", 50, 10, 90, 40, None)]
+    said = [
+        box("cat", 10, 10, 40, 40, 0.3),
+        box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>"),
+        box("dog", 50, 10, 90, 40, None),
+    ]
     assert reasons(settings, a=said) == [("cat", "low_score"), ("dog", ""), ("a cat", "")]
 
 
 def test_thresholds_are_by_annotator_too_and_the_most_specific_holds():
     bounds = {"*": 0.1, "<OD>": 0.4, "<OCR_WITH_REGION>": 0.9, "a": 0.6, "a <OD>": 0.2}
     score, author = np.asarray([0.05, 0.15, 0.3, 0.5, 0.7, np.nan]), np.zeros(6, int)
-    least = {("a", "<OD>"): 0.2, ("a", "<CAPTION>"): 0.6, ("a", "<OCR_WITH_REGION>"): 0.6, ("b", "<OD>"): 0.4, ("b", "<CAPTION>"): 0.1}
+    least = {
+        ("a", "<OD>"): 0.2,
+        ("a", "<CAPTION>"): 0.6,
+        ("a", "<OCR_WITH_REGION>"): 0.6,
+        ("b", "<OD>"): 0.4,
+        ("b", "<CAPTION>"): 0.1,
+    }
     for (name, kind), bound in least.items():
-        assert filters.low_score(score, author, kind, [name], Engine(min_score=bounds)).tolist() == [s < bound for s in score.tolist()]
+        assert filters.low_score(score, author, kind, [name], Engine(min_score=bounds)).tolist() == [
+            s < bound for s in score.tolist()
+        ]
     said = [box("cat", 10, 10, 40, 40, 0.3), box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>")]
     assert reasons(Engine(min_score=bounds), a=said) == [("cat", ""), ("a cat", "low_score")]
     assert reasons(Engine(min_score=bounds), b=said) == [("cat", "low_score"), ("a cat", "")]
 
 
-@pytest.mark.parametrize("key, value, told", [
-    ("min_score", {"detektor": 0.5}, "detektor"), ("min_score", {"<ODD>": 0.5}, "<ODD>"), ("min_score", {"eyes <ODD>": 0.5}, "eyes <ODD>"), ("min_phrase_score", {"<OD>": 0.5}, "<OD>"),
-    ("min_words", {"<OD>": 3}, "<OD>"), ("min_score", {"eyes": 1.5}, "min_score.eyes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "key, value, told",
+    [
+        ("min_score", {"detektor": 0.5}, "detektor"),
+        ("min_score", {"<ODD>": 0.5}, "<ODD>"),
+        ("min_score", {"eyes <ODD>": 0.5}, "eyes <ODD>"),
+        ("min_phrase_score", {"<OD>": 0.5}, "<OD>"),
+        ("min_words", {"<OD>": 3}, "<OD>"),
+        ("min_score", {"eyes": 1.5}, "min_score.eyes"),
+    ],
+)
 def test_a_threshold_for_nobody_is_refused(key: str, value: dict, told: str):
     base = {"sources": {}, "specialists": {"eyes": {"use": "x", "sources": ["*"]}}}
     with pytest.raises(SettingsError, match=told):
@@ -68,14 +95,29 @@ def test_phrases_and_their_places_have_thresholds_of_their_own():
 
     def claim(words: str, score: float, place: float) -> Claim:
         span = (caption.index(words), caption.index(words) + len(words))
-        return Claim("<CAPTION_TO_PHRASE_GROUNDING>", caption, (Region(words, box=(10, 10, 40, 40), score=place, span=span),), score)
+        return Claim(
+            "<CAPTION_TO_PHRASE_GROUNDING>",
+            caption,
+            (Region(words, box=(10, 10, 40, 40), score=place, span=span),),
+            score,
+        )
 
     said = [Claim("<CAPTION>", caption), claim("a red car", 0.3, 0.9), claim("a dog", 0.9, 0.3)]
-    kept = {row.regions[0].label: row.reason for row in fused(one_image(a=said), settings=Engine(min_phrase_score={"*": 0.5}, phrase_nms_iou=1)) if row.regions}
+    kept = {
+        row.regions[0].label: row.reason
+        for row in fused(one_image(a=said), settings=Engine(min_phrase_score={"*": 0.5}, phrase_nms_iou=1))
+        if row.regions
+    }
     assert kept == {"a red car": "low_phrase_score", "a dog": ""}
-    kept = {row.regions[0].label: row.reason for row in fused(one_image(a=said), settings=Engine(min_score={"*": 0.5}, phrase_nms_iou=1)) if row.regions}
+    kept = {
+        row.regions[0].label: row.reason
+        for row in fused(one_image(a=said), settings=Engine(min_score={"*": 0.5}, phrase_nms_iou=1))
+        if row.regions
+    }
     assert kept == {"a red car": "", "a dog": "low_score"}
-    assert not filters.low_phrase_score(np.asarray([0.3]), np.zeros(1, int), ["a"], Engine(min_phrase_score={"*": 0.5, "a": 0.2})).any()
+    assert not filters.low_phrase_score(
+        np.asarray([0.3]), np.zeros(1, int), ["a"], Engine(min_phrase_score={"*": 0.5, "a": 0.2})
+    ).any()
 
 
 def test_a_claim_without_a_vote_does_not_drop_what_others_say_there():
@@ -83,7 +125,12 @@ def test_a_claim_without_a_vote_does_not_drop_what_others_say_there():
 
 
 def test_one_label_in_one_place_is_kept_once():
-    said = [box("cat", 10, 10, 50, 50, 0.9), box("cat", 11, 10, 51, 50, 0.8), box("dog", 10, 10, 50, 50, 0.9), box("cat", 60, 10, 90, 50, 0.9)]
+    said = [
+        box("cat", 10, 10, 50, 50, 0.9),
+        box("cat", 11, 10, 51, 50, 0.8),
+        box("dog", 10, 10, 50, 50, 0.9),
+        box("cat", 60, 10, 90, 50, 0.9),
+    ]
     found = sorted(reasons(a=said))
     assert found == [("cat", ""), ("cat", ""), ("cat", "duplicate"), ("dog", "")]
 
@@ -101,16 +148,39 @@ def test_suppression_is_that_of_one_list_at_a_time():
 
 def test_phrases_that_name_nothing_are_blacklisted():
     caption = "the scene has it and a cat"
-    said = [Claim("<CAPTION>", caption), *(phrase(caption, words, (10, 10, 40, 40)) for words in ("the scene", "it", "a cat"))]
+    said = [
+        Claim("<CAPTION>", caption),
+        *(phrase(caption, words, (10, 10, 40, 40)) for words in ("the scene", "it", "a cat")),
+    ]
     found = {row.regions[0].label: row.reason for row in fused(one_image(a=said)) if row.regions}
     assert found == {"the scene": "blacklisted", "it": "blacklisted", "a cat": ""}
 
 
-@pytest.mark.parametrize("phrase, named", [
-    ("one of them", True), ("each of the men", True), ("Someone in a hat", True), ("it all", True), ("these two", True), ("none of these", True), ("what he holds", True),
-    ("the view", True), ("Love", True), ("a lot", True), ("her left hand", False), ("some people", False), ("both dogs", False), ("all three men", False),
-    ("some very big dogs", False), ("this man", False), ("one dog", False), ("a view of the sea", False), ("the one on the left", False), ("a hat", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "phrase, named",
+    [
+        ("one of them", True),
+        ("each of the men", True),
+        ("Someone in a hat", True),
+        ("it all", True),
+        ("these two", True),
+        ("none of these", True),
+        ("what he holds", True),
+        ("the view", True),
+        ("Love", True),
+        ("a lot", True),
+        ("her left hand", False),
+        ("some people", False),
+        ("both dogs", False),
+        ("all three men", False),
+        ("some very big dogs", False),
+        ("this man", False),
+        ("one dog", False),
+        ("a view of the sea", False),
+        ("the one on the left", False),
+        ("a hat", False),
+    ],
+)
 def test_pronouns_and_what_can_not_be_seen_are_no_place(phrase: str, named: bool):
     assert filters.blacklisted([phrase, "a red car"], Engine()).tolist() == [named, False]
     assert not filters.blacklisted([phrase], Engine(blacklist=())).any(), "an empty list drops nothing"
@@ -125,14 +195,42 @@ def test_the_list_has_its_words_once():
 
 def found(text: str, settings: Engine | None = None) -> list[str]:
     """The reasons against a caption of the web."""
-    return [name for name, applies in filters.captions(lines([text[slice(*bare(text))]]), "<CAPTION>", settings or Engine()) if applies[0]]
+    return [
+        name
+        for name, applies in filters.captions(lines([text[slice(*bare(text))]]), "<CAPTION>", settings or Engine())
+        if applies[0]
+    ]
 
 
 def is_noise(text: str) -> bool:
     return bool({"alt_noise", "empty_text"} & set(found(text)))
 
 
-PIECES = [*" -,;.!'’/|#1\n", ". ", ", ", " - ", "a", "I", "dog", "Dog", "DOG", "image", "Logo", "buy now", "sign", "free download", "in stock", "well-known", "isn't", "x.y", "ñandú", "日", "\ud800", "©", "http://a.io"]
+PIECES = [
+    *" -,;.!'’/|#1\n",
+    ". ",
+    ", ",
+    " - ",
+    "a",
+    "I",
+    "dog",
+    "Dog",
+    "DOG",
+    "image",
+    "Logo",
+    "buy now",
+    "sign",
+    "free download",
+    "in stock",
+    "well-known",
+    "isn't",
+    "x.y",
+    "ñandú",
+    "日",
+    "\ud800",
+    "©",
+    "http://a.io",
+]
 
 
 def test_alt_texts_that_describe_nothing_are_told_from_those_that_do():
@@ -150,7 +248,10 @@ def test_what_is_seen_at_a_glance_is_what_is_found_one_by_one(texts):
     assert alt_text.noise(texts).tolist() == [alt_text.is_noise(text) for text in texts]
 
 
-@pytest.mark.parametrize("text", ["", " ", "\x00", "\ud800", "a" * 5000, "#" * 3000, "<" * 3000, "a, " * 3000, "–" * 999, "١٢٣ ٤٥٦", "e\u0301" * 9])
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "\x00", "\ud800", "a" * 5000, "#" * 3000, "<" * 3000, "a, " * 3000, "–" * 999, "١٢٣ ٤٥٦", "e\u0301" * 9],
+)
 def test_no_text_is_too_odd_to_judge(text: str):
     assert isinstance(is_noise(text), bool)
 
@@ -176,10 +277,22 @@ def test_captions_of_scenes_are_good_texts():
 
 
 FOREIGN = (
-    "ein rotes Auto steht vor einem Haus", "une femme en manteau jaune traverse la rue", "un coche rojo aparcado delante de una casa", "duas crianças brincando na areia",
-    "due cani che giocano sulla spiaggia", "twee honden spelen op het strand", "en röd bil står framför ett hus", "czerwony samochód przed domem", "красная машина стоит перед домом",
-    "赤い車が家の前に止まっている", "一只狗在草地上奔跑，旁边有一棵树", "빨간 자동차가 집 앞에 있다", "kırmızı bir araba evin önünde", "hai con chó chơi trên bãi biển", "δύο σκύλοι παίζουν στην παραλία",
-)  # fmt: skip
+    "ein rotes Auto steht vor einem Haus",
+    "une femme en manteau jaune traverse la rue",
+    "un coche rojo aparcado delante de una casa",
+    "duas crianças brincando na areia",
+    "due cani che giocano sulla spiaggia",
+    "twee honden spelen op het strand",
+    "en röd bil står framför ett hus",
+    "czerwony samochód przed domem",
+    "красная машина стоит перед домом",
+    "赤い車が家の前に止まっている",
+    "一只狗在草地上奔跑，旁边有一棵树",
+    "빨간 자동차가 집 앞에 있다",
+    "kırmızı bir araba evin önünde",
+    "hai con chó chơi trên bãi biển",
+    "δύο σκύλοι παίζουν στην παραλία",
+)
 
 
 def test_captions_in_other_languages_are_dropped_and_short_ones_pass():
@@ -221,7 +334,9 @@ def test_captions_have_a_length():
 # ---------------------------------------------------------------- phrases of one caption
 
 
-def phrases(caption: str, settings: Engine | None = None, **places: tuple[str, tuple[float, float, float, float], float]) -> dict[str, str]:
+def phrases(
+    caption: str, settings: Engine | None = None, **places: tuple[str, tuple[float, float, float, float], float]
+) -> dict[str, str]:
     """Phrase → reason, of claims (words, place, score) about one caption by two annotators; the second knows the last phrase only."""
     said = {"a": [Claim("<CAPTION>", caption)], "b": [Claim("<CAPTION>", caption)]}
     for name, (words, place, score) in places.items():
@@ -238,35 +353,71 @@ HERE, NEARLY, HAT = (10, 10, 50, 50), (11, 10, 51, 50), (20, 10, 35, 18)
 def test_different_phrases_do_not_share_a_place():
     caption = "a dog near a wolf"
     # both annotators see the wolf
-    assert phrases(caption, dog=("a dog", HERE, 0.9), wolf=("a wolf", NEARLY, 0.5)) == {"a dog": "overlapping_phrase", "a wolf": ""}
-    assert phrases(caption, Engine(quorum=0.2, phrase_nms_iou=1), dog=("a dog", HERE, 0.9), wolf=("a wolf", NEARLY, 0.5)) == {"a dog": "", "a wolf": ""}
-    assert phrases(caption, dog=("a dog", HERE, 0.9), wolf=("a wolf", (40, 10, 80, 50), 0.5)) == {"a dog": "", "a wolf": ""}
+    assert phrases(caption, dog=("a dog", HERE, 0.9), wolf=("a wolf", NEARLY, 0.5)) == {
+        "a dog": "overlapping_phrase",
+        "a wolf": "",
+    }
+    assert phrases(
+        caption, Engine(quorum=0.2, phrase_nms_iou=1), dog=("a dog", HERE, 0.9), wolf=("a wolf", NEARLY, 0.5)
+    ) == {"a dog": "", "a wolf": ""}
+    assert phrases(caption, dog=("a dog", HERE, 0.9), wolf=("a wolf", (40, 10, 80, 50), 0.5)) == {
+        "a dog": "",
+        "a wolf": "",
+    }
 
 
 def test_what_is_mentioned_again_and_what_is_part_of_something_keep_their_places():
     again = "a small blue boat, and on the boat a flag"
-    assert phrases(again, one=("a small blue boat", HERE, 0.9), two=("the boat", NEARLY, 0.9)) == {"a small blue boat": "", "the boat": ""}
+    assert phrases(again, one=("a small blue boat", HERE, 0.9), two=("the boat", NEARLY, 0.9)) == {
+        "a small blue boat": "",
+        "the boat": "",
+    }
     part = "a man and the man's hat"
-    assert phrases(part, man=("a man", HERE, 0.9), hat=("the man's hat", HAT, 0.9)) == {"a man": "", "the man's hat": ""}
+    assert phrases(part, man=("a man", HERE, 0.9), hat=("the man's hat", HAT, 0.9)) == {
+        "a man": "",
+        "the man's hat": "",
+    }
 
 
 def test_of_nested_phrases_the_longer_stays():
     caption = "a group of people on a hill"
-    assert phrases(caption, long=("a group of people", HERE, 0.9), short=("people", NEARLY, 0.9)) == {"a group of people": "", "people": "overlapping_phrase"}
+    assert phrases(caption, long=("a group of people", HERE, 0.9), short=("people", NEARLY, 0.9)) == {
+        "a group of people": "",
+        "people": "overlapping_phrase",
+    }
 
 
 def test_a_phrase_keeps_its_other_places():
     caption = "two cats near a dog"
-    both = Claim("<CAPTION_TO_PHRASE_GROUNDING>", caption, tuple(Region("two cats", box=b, score=0.9, span=(0, 8)) for b in (HERE, (60, 10, 90, 40))))
-    said = one_image(a=[Claim("<CAPTION>", caption), both, phrase(caption, "a dog", NEARLY)], b=[Claim("<CAPTION>", caption), phrase(caption, "a dog", NEARLY)])
+    both = Claim(
+        "<CAPTION_TO_PHRASE_GROUNDING>",
+        caption,
+        tuple(Region("two cats", box=b, score=0.9, span=(0, 8)) for b in (HERE, (60, 10, 90, 40))),
+    )
+    said = one_image(
+        a=[Claim("<CAPTION>", caption), both, phrase(caption, "a dog", NEARLY)],
+        b=[Claim("<CAPTION>", caption), phrase(caption, "a dog", NEARLY)],
+    )
     rows = {row.regions[0].label: row for row in fused(said, settings=Engine(quorum=0.2)) if row.regions}
-    assert [region.box for region in rows["two cats"].regions] == [(60, 10, 90, 40)] and rows["two cats"].kept and rows["a dog"].kept
+    assert (
+        [region.box for region in rows["two cats"].regions] == [(60, 10, 90, 40)]
+        and rows["two cats"].kept
+        and rows["a dog"].kept
+    )
 
 
-@pytest.mark.parametrize("text, most, stuck", [
-    ("a cat a cat a cat a cat", 3, True), ("a cat a cat a cat", 3, False), ("no no no", 2, True), ("no, no, no, no, no", 2, True), ("a very very big cat", 2, False),
-    ("There is a cat. There is a dog. There is a cow. There is a hen.", 3, False), ("", 3, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, most, stuck",
+    [
+        ("a cat a cat a cat a cat", 3, True),
+        ("a cat a cat a cat", 3, False),
+        ("no no no", 2, True),
+        ("no, no, no, no, no", 2, True),
+        ("a very very big cat", 2, False),
+        ("There is a cat. There is a dog. There is a cow. There is a hen.", 3, False),
+        ("", 3, False),
+    ],
+)
 def test_repetition_is_of_the_same_words_in_a_row(text: str, most: int, stuck: bool):
     assert filters.repetition(lines([text]), Engine(max_repeats=most)).tolist() == [stuck]
 
@@ -287,9 +438,17 @@ def test_texts_are_parsed_only_where_it_is_asked(monkeypatch):
 
 def test_texts_with_too_many_objects_or_too_little_in_them_are_dropped():
     many, simple, rich = "a cat, a dog, a cow, a hen and a mouse", "it moves", "a big brown dog chases a small cat"
-    found = dict(filters.texts(lines([many, simple, rich]), Engine(max_objects=4, min_object_complexity=2, min_action_complexity=2)))
+    found = dict(
+        filters.texts(
+            lines([many, simple, rich]), Engine(max_objects=4, min_object_complexity=2, min_action_complexity=2)
+        )
+    )
     assert found["too_many_objects"].tolist() == [True, False, False]
-    assert found["simple_objects"].tolist() == [False, True, False] and found["simple_actions"].tolist() == [True, True, False]
+    assert found["simple_objects"].tolist() == [False, True, False] and found["simple_actions"].tolist() == [
+        True,
+        True,
+        False,
+    ]
     assert reasons(Engine(max_objects=4), a=[Claim("<CAPTION>", many)]) == [(many, "too_many_objects")]
 
 

@@ -19,7 +19,12 @@ def claimed():
     """(claims, images, coverage) of three annotators and a student before 60 scenes."""
     scenes = Scenes(60, seed=5)
     said = {name: scenes.says(name, noise) for name, noise in NOISE.items()}
-    said["student"] = scenes.says("student", STUDENT, tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>", "<CAPTION_TO_PHRASE_GROUNDING>"), alt_noise=0.4)
+    said["student"] = scenes.says(
+        "student",
+        STUDENT,
+        tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>", "<CAPTION_TO_PHRASE_GROUNDING>"),
+        alt_noise=0.4,
+    )
     return tables(said, scenes.images)
 
 
@@ -55,7 +60,9 @@ def test_every_row_is_whole(claimed):
         assert row.kept == (row.reason == "") and (row.kept or row.reason in REASONS)
         assert not row.kept or (row.agreement is not None and 0 < row.agreement <= 1)
         counts[row.image_id, row.task] = counts.get((row.image_id, row.task), -1) + 1
-        assert row.annotation_id == annotation_id(row.image_id, row.task, "consensus", row.version, counts[row.image_id, row.task])
+        assert row.annotation_id == annotation_id(
+            row.image_id, row.task, "consensus", row.version, counts[row.image_id, row.task]
+        )
     claimed_kinds = {(row["image_id"], row["task"]) for row in claims.select(["image_id", "task"]).to_pylist()}
     assert {(row.image_id, row.task) for row in rows} == claimed_kinds, "nothing that was claimed vanishes"
 
@@ -73,10 +80,16 @@ def test_every_kept_phrase_stands_in_its_kept_caption(claimed):
 
 def test_nothing_leaves_the_image():
     wild = (Region("cat", box=(-20, 40, 140, 300), polygons=((-30.0, 40.0, 150.0, 50.0, 60.0, 200.0),), score=0.9),)
-    rows = fused(one_image(
-        a=[Claim("<OD>", "cat", wild, 0.9), Claim("<REFERRING_EXPRESSION_SEGMENTATION>", "the cat", wild, 0.9), line("EXIT", -5, -5, 300, 30)],
-        b=[box("cat", -25, 45, 130, 290)],
-    ))  # fmt: skip
+    rows = fused(
+        one_image(
+            a=[
+                Claim("<OD>", "cat", wild, 0.9),
+                Claim("<REFERRING_EXPRESSION_SEGMENTATION>", "the cat", wild, 0.9),
+                line("EXIT", -5, -5, 300, 30),
+            ],
+            b=[box("cat", -25, 45, 130, 290)],
+        )
+    )
     assert len(rows) == 3
     for row in rows:
         for region in row.regions:
@@ -86,10 +99,12 @@ def test_nothing_leaves_the_image():
 
 def test_polygons_go_along_with_the_fused_box():
     outline = ((10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0),)
-    (row,) = fused(one_image(
-        a=[Claim("<OD>", "cat", (Region("cat", box=(10, 10, 30, 30), polygons=outline),))],
-        b=[Claim("<OD>", "cat", (Region("cat", box=(14, 10, 34, 30)),))],
-    ))  # fmt: skip
+    (row,) = fused(
+        one_image(
+            a=[Claim("<OD>", "cat", (Region("cat", box=(10, 10, 30, 30), polygons=outline),))],
+            b=[Claim("<OD>", "cat", (Region("cat", box=(14, 10, 34, 30)),))],
+        )
+    )
     assert row.regions[0].box == (12, 10, 32, 30) and row.regions[0].polygons == ((12, 10, 32, 10, 32, 30, 12, 30),)
 
 
@@ -100,15 +115,21 @@ def test_no_claims_and_no_images_give_an_empty_table():
 
 
 def test_claims_about_other_images_are_left_out():
-    claims, images, coverage = tables({"a": {image("a").image_id: [box("cat", 1, 1, 40, 40)], image("b").image_id: [box("cow", 1, 1, 40, 40)]}}, [image("b")])
+    claims, images, coverage = tables(
+        {"a": {image("a").image_id: [box("cat", 1, 1, 40, 40)], image("b").image_id: [box("cow", 1, 1, 40, 40)]}},
+        [image("b")],
+    )
     assert [row.text for row in table_annotations(fuse(claims, images, coverage, Engine(), 0))] == ["cow"]
 
 
-@pytest.mark.parametrize("claim, told", [
-    (Claim("<REGION_TO_OCR>", "x"), "<REGION_TO_OCR>"),
-    (Claim("<OD>", "cat", (Region("cat", box=(1, 2, 3)),)), "3 numbers"),  # type: ignore[arg-type]
-    (Claim("<OD>", "cat", (Region("cat", polygons=((1.0, 2.0, 3.0),)),)), "3 numbers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "claim, told",
+    [
+        (Claim("<REGION_TO_OCR>", "x"), "<REGION_TO_OCR>"),
+        (Claim("<OD>", "cat", (Region("cat", box=(1, 2, 3)),)), "3 numbers"),  # type: ignore[arg-type]
+        (Claim("<OD>", "cat", (Region("cat", polygons=((1.0, 2.0, 3.0),)),)), "3 numbers"),
+    ],
+)
 def test_a_claim_that_is_none_is_refused(claim: Claim, told: str):
     with pytest.raises(DataError, match=told):
         fused(one_image(a=[claim]))
@@ -117,26 +138,45 @@ def test_a_claim_that_is_none_is_refused(claim: Claim, told: str):
 def test_phrases_of_several_authors_meet_in_the_kept_caption():
     caption, other = "a red car near a dog", "a red truck near a dog"
     said = one_image(
-        a=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40)), phrase(caption, "a dog", (60, 10, 80, 40))],
+        a=[
+            Claim("<CAPTION>", caption),
+            phrase(caption, "a red car", (10, 10, 40, 40)),
+            phrase(caption, "a dog", (60, 10, 80, 40)),
+        ],
         b=[Claim("<CAPTION>", f"photo of {caption}"), phrase(f"photo of {caption}", "a red car", (12, 10, 42, 40))],
-        c=[Claim("<CAPTION>", other), phrase(other, "a red truck", (11, 12, 41, 42)), phrase(other, "a dog", (62, 10, 82, 40))],
-        d=[Claim("<CAPTION>", "something else entirely , in two halves"), phrase("something else entirely , in two halves", "two halves", (1, 1, 9, 9))],
+        c=[
+            Claim("<CAPTION>", other),
+            phrase(other, "a red truck", (11, 12, 41, 42)),
+            phrase(other, "a dog", (62, 10, 82, 40)),
+        ],
+        d=[
+            Claim("<CAPTION>", "something else entirely , in two halves"),
+            phrase("something else entirely , in two halves", "two halves", (1, 1, 9, 9)),
+        ],
     )
     rows = [row for row in fused(said) if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
     kept = {row.regions[0].label: row for row in rows if row.kept}
     assert set(kept) == {"a red car", "a dog"} and all(row.text == caption for row in kept.values())
-    assert kept["a red car"].regions[0].box == pytest.approx((11, 10 + 2 / 3, 41, 40 + 2 / 3), abs=0.2) and kept["a red car"].agreement > 0.99
+    assert (
+        kept["a red car"].regions[0].box == pytest.approx((11, 10 + 2 / 3, 41, 40 + 2 / 3), abs=0.2)
+        and kept["a red car"].agreement > 0.99
+    )
     assert [(row.reason, row.regions[0].label) for row in rows if not row.kept] == [("not_in_caption", "two halves")]
 
 
 def test_phrases_of_a_text_that_nobody_captioned_find_the_caption_it_is_like():
     caption, other = "a red car near a dog", "one red car near a dog and a tree"
     said = one_image(
-        a=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40))], b=[phrase(other, "one red car", (12, 10, 42, 40)), phrase(other, "a tree", (60, 1, 80, 50))],
+        a=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40))],
+        b=[phrase(other, "one red car", (12, 10, 42, 40)), phrase(other, "a tree", (60, 1, 80, 50))],
         c=[phrase("nothing of the sort, not at all", "the sort", (1, 1, 30, 30))],
-    )  # fmt: skip
+    )
     rows = [row for row in fused(said) if row.regions]
-    assert [(row.regions[0].label, row.reason) for row in rows] == [("a red car", ""), ("the sort", "no_caption"), ("a tree", "not_in_caption")]
+    assert [(row.regions[0].label, row.reason) for row in rows] == [
+        ("a red car", ""),
+        ("the sort", "no_caption"),
+        ("a tree", "not_in_caption"),
+    ]
     assert rows[0].regions[0].box == (11, 10, 41, 40), "both speak of one place"
 
 
@@ -144,24 +184,39 @@ def test_phrases_whose_caption_was_dropped_are_told():
     caption = "a red car"
     said = one_image(a=[Claim("<CAPTION>", caption, (), 0.01), phrase(caption, "a red car", (10, 10, 40, 40))])
     rows = fused(said)
-    assert [(row.task, row.reason) for row in rows] == [("<CAPTION>", "low_score"), ("<CAPTION_TO_PHRASE_GROUNDING>", "no_caption")]
+    assert [(row.task, row.reason) for row in rows] == [
+        ("<CAPTION>", "low_score"),
+        ("<CAPTION_TO_PHRASE_GROUNDING>", "no_caption"),
+    ]
 
 
 def test_a_persons_caption_and_phrases_hold():
     theirs, caption = "a blue van", "a red car"
     said = one_image(
-        a=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40))], b=[Claim("<CAPTION>", caption)],
+        a=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40))],
+        b=[Claim("<CAPTION>", caption)],
         human=[Claim("<CAPTION>", theirs), phrase(theirs, "a blue van", (50, 10, 90, 40))],
-    )  # fmt: skip
+    )
     rows = [row for row in fused(said) if row.kept]
-    assert [(row.task, row.text, row.agreement) for row in rows] == [("<CAPTION>", theirs, 1.0), ("<CAPTION_TO_PHRASE_GROUNDING>", theirs, 1.0)]
+    assert [(row.task, row.text, row.agreement) for row in rows] == [
+        ("<CAPTION>", theirs, 1.0),
+        ("<CAPTION_TO_PHRASE_GROUNDING>", theirs, 1.0),
+    ]
     assert [region.box for region in rows[1].regions] == [(50, 10, 90, 40)]
 
 
 def test_a_phrase_may_have_several_places():
     caption = "two cats"
-    both = Claim("<CAPTION_TO_PHRASE_GROUNDING>", caption, tuple(Region(caption, box=b, score=0.9, span=(0, 8)) for b in ((10, 10, 30, 30), (60, 10, 80, 30))))
-    (row,) = [r for r in fused(one_image(a=[Claim("<CAPTION>", caption), both], b=[Claim("<CAPTION>", caption), both])) if r.regions]
+    both = Claim(
+        "<CAPTION_TO_PHRASE_GROUNDING>",
+        caption,
+        tuple(Region(caption, box=b, score=0.9, span=(0, 8)) for b in ((10, 10, 30, 30), (60, 10, 80, 30))),
+    )
+    (row,) = [
+        r
+        for r in fused(one_image(a=[Claim("<CAPTION>", caption), both], b=[Claim("<CAPTION>", caption), both]))
+        if r.regions
+    ]
     assert [region.box for region in row.regions] == [(10, 10, 30, 30), (60, 10, 80, 30)] and row.kept
 
 
@@ -169,21 +224,44 @@ def test_who_draws_outlines_in_the_boxes_of_others_has_no_vote_and_no_silence():
     caption, place, far = "a red car near a dog", (10, 10, 40, 40), (60, 10, 80, 40)
     outline = ((12.0, 12.0, 38.0, 12.0, 38.0, 38.0, 12.0, 38.0),)
     found = [phrase(caption, "a red car", place, 0.6), phrase(caption, "a dog", far, 0.6)]
-    drawn = Claim("<CAPTION_TO_PHRASE_GROUNDING>", caption, (Region("a red car", box=place, polygons=outline, score=0.6, span=(0, 9)),), 0.6)
+    drawn = Claim(
+        "<CAPTION_TO_PHRASE_GROUNDING>",
+        caption,
+        (Region("a red car", box=place, polygons=outline, score=0.6, span=(0, 9)),),
+        0.6,
+    )
 
     def rows(**said):
-        made = fused(one_image(a=[Claim("<CAPTION>", caption), *found], other=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (50, 50, 70, 70))], **said))
+        made = fused(
+            one_image(
+                a=[Claim("<CAPTION>", caption), *found],
+                other=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (50, 50, 70, 70))],
+                **said,
+            )
+        )
         return {row.regions[0].label: row for row in made if row.regions and row.kept}
 
     alone, outlined = rows(), rows(masks=[drawn])
-    assert {label: row.agreement for label, row in alone.items()} == {label: row.agreement for label, row in outlined.items()}
+    assert {label: row.agreement for label, row in alone.items()} == {
+        label: row.agreement for label, row in outlined.items()
+    }
     assert not alone["a red car"].regions[0].polygons and outlined["a red car"].regions[0].polygons == outline
-    moved = Claim(drawn.task, caption, (Region("a red car", box=(11, 10, 40, 40), polygons=outline, score=0.6, span=(0, 9)),), 0.6)
+    moved = Claim(
+        drawn.task, caption, (Region("a red car", box=(11, 10, 40, 40), polygons=outline, score=0.6, span=(0, 9)),), 0.6
+    )
     assert rows(masks=[moved])["a red car"].agreement > outlined["a red car"].agreement, "a box of its own is a vote"
 
 
 def test_quads_that_start_at_another_corner_are_turned():
     quad = (10.0, 10.0, 50.0, 10.0, 50.0, 20.0, 10.0, 20.0)
     turned = tuple(np.roll(quad, 4))
-    (row,) = fused(one_image(*[], **{name: [Claim("<OCR_WITH_REGION>", "EXIT", (Region("EXIT", quad=q),))] for name, q in (("a", quad), ("b", turned))}))
+    (row,) = fused(
+        one_image(
+            *[],
+            **{
+                name: [Claim("<OCR_WITH_REGION>", "EXIT", (Region("EXIT", quad=q),))]
+                for name, q in (("a", quad), ("b", turned))
+            },
+        )
+    )
     assert row.regions[0].quad == quad

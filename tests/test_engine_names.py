@@ -25,11 +25,15 @@ def only(said, **settings):
 
 
 def test_names_that_say_the_same_are_one_vote():
-    said = one_image(a=[box("sofa", *PLACE)], b=[box("Couch", *PLACE)], c=[box("settee", *PLACE)], d=[box("chair", *PLACE)])
+    said = one_image(
+        a=[box("sofa", *PLACE)], b=[box("Couch", *PLACE)], c=[box("settee", *PLACE)], d=[box("chair", *PLACE)]
+    )
     assert only(said).text in ("sofa", "Couch", "settee") and only(said).agreement > 0.9
     assert only(said, settings=Engine(synonyms={"sofa": ("couch", "settee")})).text == "sofa"
     person = one_image(a=[box("sofa", *PLACE)], human=[box("Couch", *PLACE)])
-    assert only(person, settings=Engine(synonyms={"sofa": ("couch",)})).text == "Couch", "what a person says is not changed"
+    assert only(person, settings=Engine(synonyms={"sofa": ("couch",)})).text == "Couch", (
+        "what a person says is not changed"
+    )
 
 
 def test_names_are_never_alike_by_accident():
@@ -43,7 +47,13 @@ def test_a_kind_supports_what_is_of_it_and_the_narrower_name_stands():
         row = only(one_image(a=[box(order[0], *PLACE)], b=[box(order[1], *PLACE)]))
         apart = only(one_image(a=[box("dog", *PLACE)], b=[box("vehicle", *PLACE)]))
         assert row.text == "dog" and row.agreement > apart.agreement + 0.2
-    assert only(one_image(a=[box("robin", *PLACE)], b=[box("fowl", *PLACE)], c=[]), settings=Engine(kinds={"fowl": ("robin",)})).text == "robin"
+    assert (
+        only(
+            one_image(a=[box("robin", *PLACE)], b=[box("fowl", *PLACE)], c=[]),
+            settings=Engine(kinds={"fowl": ("robin",)}),
+        ).text
+        == "robin"
+    )
 
 
 def test_kinds_go_up_all_the_way():
@@ -52,10 +62,13 @@ def test_kinds_go_up_all_the_way():
     assert table.likeness("kitten", "thing") > table.likeness("thing", "kitten") > 0 == table.likeness("kitten", "dog")
 
 
-@pytest.mark.parametrize("settings, told", [
-    (Engine(kinds={"a": ("b",), "b": ("a",)}), "kind of itself"),
-    (Engine(synonyms={"a": ("b",), "c": ("b",)}), "given to both"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        (Engine(kinds={"a": ("b",), "b": ("a",)}), "kind of itself"),
+        (Engine(synonyms={"a": ("b",), "c": ("b",)}), "given to both"),
+    ],
+)
 def test_a_table_that_contradicts_itself_is_refused(settings, told):
     with pytest.raises(SettingsError, match=told):
         names(settings)
@@ -68,7 +81,14 @@ def test_the_built_in_table_is_sound():
     for kind, members in BUILT_IN["kinds"].items():
         assert all(table.likeness(table.plain(member), table.plain(kind)) > 0.5 for member in members)
         assert not set(map(table.plain, members)) & table.kinds(kind), f"{kind} is its own member"
-    coco_in_voc = {"aeroplane": "airplane", "motorbike": "motorcycle", "tvmonitor": "tv", "sofa": "couch", "pottedplant": "potted plant", "diningtable": "dining table"}
+    coco_in_voc = {
+        "aeroplane": "airplane",
+        "motorbike": "motorcycle",
+        "tvmonitor": "tv",
+        "sofa": "couch",
+        "pottedplant": "potted plant",
+        "diningtable": "dining table",
+    }
     assert all(table.plain(voc) == coco for voc, coco in coco_in_voc.items())
 
 
@@ -78,18 +98,30 @@ def told(said, speakers, images=None) -> list:
 
 def test_silence_of_one_that_has_no_name_for_it_tells_nothing():
     images = [image(f"{k:03d}") for k in range(40)]
-    said = {who: {i.image_id: [box("zebra", *PLACE)] if who == "a" else [] for i in images[:4]} | {i.image_id: [box("cat", *PLACE)] for i in images[4:]} for who in "abc"}
+    said = {
+        who: {i.image_id: [box("zebra", *PLACE)] if who == "a" else [] for i in images[:4]}
+        | {i.image_id: [box("cat", *PLACE)] for i in images[4:]}
+        for who in "abc"
+    }
 
     def zebra(vocabulary) -> float:
-        return next(row.agreement for row in told(said, [Speaker(who, vocabulary=vocabulary) for who in "bc"], images) if row.text == "zebra")
+        return next(
+            row.agreement
+            for row in told(said, [Speaker(who, vocabulary=vocabulary) for who in "bc"], images)
+            if row.text == "zebra"
+        )
 
     blind, seeing, kind = zebra(("cat", "dog")), zebra(("cat", "zebra")), zebra(("cat", "animal"))
-    assert blind > 0.6 > 0.3 > seeing and kind == seeing, "one that says \"animal\" could have said that"
+    assert blind > 0.6 > 0.3 > seeing and kind == seeing, 'one that says "animal" could have said that'
     assert zebra(None) == seeing
 
 
 def test_a_ranker_has_no_vote_and_a_person_may_have_any_name():
-    said = one_image(a=[box("cat", *PLACE)], clip=[box("dog", *PLACE), Claim("<CAPTION>", "a dog", (), 0.9)], coco=[box("cow", *PLACE)])
+    said = one_image(
+        a=[box("cat", *PLACE)],
+        clip=[box("dog", *PLACE), Claim("<CAPTION>", "a dog", (), 0.9)],
+        coco=[box("cow", *PLACE)],
+    )
     (row,) = told(said, [Speaker("clip", "ranker"), Speaker("coco", "human")])
     assert (row.text, row.agreement) == ("cow", 1.0)
     assert told(said, []) != told(said, [Speaker("clip", "ranker")])

@@ -43,7 +43,9 @@ def test_outlines_keep_their_shape_and_lose_corners(polygons, fidelity: float):
     regions = [polygons[:2], [], polygons[2:]]
     found = simplified(column(*regions), fidelity).to_pylist()
     assert [len(region) for region in found] == [len(region) for region in regions]
-    for before, after in zip([p for region in regions for p in region], [p for region in found for p in region], strict=True):
+    for before, after in zip(
+        [p for region in regions for p in region], [p for region in found for p in region], strict=True
+    ):
         corners, left = (list(map(tuple, np.reshape(points, (-1, 2)))) for points in (before, after))
         assert [corner for corner in corners if corner in set(left)] == left and len(left) >= min(len(corners), 4)
         assert overlap(before, after) >= fidelity - 1e-9
@@ -52,14 +54,26 @@ def test_outlines_keep_their_shape_and_lose_corners(polygons, fidelity: float):
 
 def test_what_can_not_be_simpler_stays_and_what_adds_nothing_goes():
     along = [10.0, 10.0, 30.0, 10.0, 50.0, 10.0, 50.0, 30.0, 50.0, 50.0, 10.0, 50.0]
-    assert simplified(column([list(SQUARE)], [along], [[1.0, 1.0, 9.0, 1.0, 5.0, 9.0]]), 0.95).to_pylist() == [[list(SQUARE)], [list(SQUARE)], [[1.0, 1.0, 9.0, 1.0, 5.0, 9.0]]]
+    assert simplified(column([list(SQUARE)], [along], [[1.0, 1.0, 9.0, 1.0, 5.0, 9.0]]), 0.95).to_pylist() == [
+        [list(SQUARE)],
+        [list(SQUARE)],
+        [[1.0, 1.0, 9.0, 1.0, 5.0, 9.0]],
+    ]
 
 
 def test_hardly_more_corners_are_kept_than_have_to_be():
     # against the same order of corners, in which every overlap is computed
     scenes = Scenes(25, seed=2)
-    whole = [list(polygon) for rows in scenes.truth.values() for row in rows for region in row.regions for polygon in region.polygons]
-    ours = [len(polygons[0]) // 2 for polygons in simplified(column(*([polygon] for polygon in whole)), 0.95).to_pylist()]
+    whole = [
+        list(polygon)
+        for rows in scenes.truth.values()
+        for row in rows
+        for region in row.regions
+        for polygon in region.polygons
+    ]
+    ours = [
+        len(polygons[0]) // 2 for polygons in simplified(column(*([polygon] for polygon in whole)), 0.95).to_pylist()
+    ]
     assert sum(ours) < 0.8 * sum(len(polygon) // 2 for polygon in whole)
     assert sum(ours) <= 1.1 * sum(fewest(polygon, 0.95) for polygon in whole)
 
@@ -68,9 +82,15 @@ def fewest(polygon: list[float], fidelity: float) -> int:
     corners = [tuple(corner) for corner in np.reshape(polygon, (-1, 2)).tolist()]
     best = len(corners)
     while len(corners) > 4:
-        triangles = [abs(shapely.Polygon([corners[k - 1], corner, corners[(k + 1) % len(corners)]]).area) for k, corner in enumerate(corners)]
+        triangles = [
+            abs(shapely.Polygon([corners[k - 1], corner, corners[(k + 1) % len(corners)]]).area)
+            for k, corner in enumerate(corners)
+        ]
         del corners[int(np.argmin(triangles))]
-        if shapely.Polygon(corners).is_valid and overlap(polygon, [v for corner in corners for v in corner]) >= fidelity:
+        if (
+            shapely.Polygon(corners).is_valid
+            and overlap(polygon, [v for corner in corners for v in corner]) >= fidelity
+        ):
             best = len(corners)
     return best
 
@@ -80,12 +100,24 @@ def expression(words: str, polygon: tuple[float, ...]) -> Claim:
 
 
 def polygons(said, **more) -> dict[tuple[str, str], list[tuple]]:
-    return {(row.task, region.label): [region.polygons for region in row.regions] for row in fused(one_image(**said), settings=Engine(**more)) for region in row.regions}
+    return {
+        (row.task, region.label): [region.polygons for region in row.regions]
+        for row in fused(one_image(**said), settings=Engine(**more))
+        for region in row.regions
+    }
 
 
 def test_objects_and_phrases_have_the_mask_of_what_is_in_their_place():
     caption = "a cat on a mat"
-    said = dict(a=[box("cat", *HERE), Claim("<CAPTION>", caption), phrase(caption, "a cat", (12, 10, 52, 50)), phrase(caption, "a mat", (0, 40, 60, 60)), expression("the cat", SQUARE)])
+    said = dict(
+        a=[
+            box("cat", *HERE),
+            Claim("<CAPTION>", caption),
+            phrase(caption, "a cat", (12, 10, 52, 50)),
+            phrase(caption, "a mat", (0, 40, 60, 60)),
+            expression("the cat", SQUARE),
+        ]
+    )
     found = polygons(said)
     assert found["<OD>", "cat"] == [(SQUARE,)]
     # carried along to the phrase's own box
@@ -104,7 +136,10 @@ def test_the_nearest_mask_is_lent_and_own_masks_stay():
 
 
 def test_what_was_dropped_lends_nothing_and_gets_nothing():
-    said = dict(a=[box("cat", *HERE), expression("the cat", SQUARE)], b=[box("cat", *HERE), expression("x", (60.0, 60.0, 90.0, 60.0, 90.0, 79.0))])
+    said = dict(
+        a=[box("cat", *HERE), expression("the cat", SQUARE)],
+        b=[box("cat", *HERE), expression("x", (60.0, 60.0, 90.0, 60.0, 90.0, 79.0))],
+    )
     rows = fused(one_image(**said), settings=Engine(quorum=0.9))
     assert [(row.task, row.kept) for row in rows].count(("<OD>", True)) == 1
     assert all(not region.polygons for row in rows if row.task == "<OD>" for region in row.regions)
@@ -122,12 +157,20 @@ def test_lent_masks_are_as_good_as_the_objects_own():
             overlaps = box_iou(np.asarray([region.box]), np.asarray([other.box for other in truth]))[0]
             masked.append(bool(region.polygons))
             if region.polygons and overlaps.max() >= 0.5:
-                scores[row.task].append(mask_iou(rasterise(region.polygons, 128, 128), rasterise(truth[int(overlaps.argmax())].polygons, 128, 128)))
+                scores[row.task].append(
+                    mask_iou(
+                        rasterise(region.polygons, 128, 128),
+                        rasterise(truth[int(overlaps.argmax())].polygons, 128, 128),
+                    )
+                )
     own, lent = np.mean(scores["<OD>"]), np.mean(scores["<CAPTION_TO_PHRASE_GROUNDING>"])
     assert lent > own - 0.03 and np.mean(masked) > 0.8 and len(masked) > 200
 
 
-@pytest.mark.parametrize("polygon", [(5.0, 5.0, 5.0, 5.0, 5.0, 5.0), tuple([1.0, 1.0] * 9), tuple(float(v) for k in range(9) for v in (k, k))])
+@pytest.mark.parametrize(
+    "polygon",
+    [(5.0, 5.0, 5.0, 5.0, 5.0, 5.0), tuple([1.0, 1.0] * 9), tuple(float(v) for k in range(9) for v in (k, k))],
+)
 def test_outlines_without_an_area_do_no_harm(polygon):
     (row,) = fused(one_image(a=[Claim("<OD>", "cat", (Region("cat", box=HERE, polygons=(polygon,)),))]), [image()])
     assert row.kept and all(np.isfinite(v) for points in row.regions[0].polygons for v in points)

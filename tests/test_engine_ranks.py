@@ -25,12 +25,21 @@ def test_the_text_that_fits_best_is_taken_and_the_others_are_kept_as_dropped():
     place, near, far = (10, 10, 50, 50), (12, 11, 51, 50), (60, 10, 90, 60)
     said = one_image(
         blip=[about("a red cat on a mat", place), about("a dog", far)],
-        clip=[about("cat", near, 0.3), about("a red cat on a mat", near, 0.5), about("a mat", near, 0.2), about("cat", near, 0.1), about("A Mat", near, 0.25)],
+        clip=[
+            about("cat", near, 0.3),
+            about("a red cat on a mat", near, 0.5),
+            about("a mat", near, 0.2),
+            about("cat", near, 0.1),
+            about("A Mat", near, 0.25),
+        ],
     )
     found = rows(said)
     assert [(row.text, row.kept, row.reason, row.score) for row in found] == [
-        ("a red cat on a mat", True, "", 0.5), ("A Mat", False, "outranked", 0.25), ("cat", False, "outranked", 0.2), ("a dog", True, "", 0.9),
-    ]  # fmt: skip
+        ("a red cat on a mat", True, "", 0.5),
+        ("A Mat", False, "outranked", 0.25),
+        ("cat", False, "outranked", 0.2),
+        ("a dog", True, "", 0.9),
+    ]
     assert all(row.regions[0].label == row.text for row in found)
     assert [row.regions[0].box for row in found if not row.kept] == [place] * sum(not row.kept for row in found)
 
@@ -41,7 +50,11 @@ def test_another_text_may_replace_what_was_said_but_never_what_a_person_said():
     (best, other) = rows(one_image(blip=[about("a thing", place)], clip=ranks))
     assert (best.text, best.kept, best.score, best.regions[0].score) == ("a tabby cat", True, 0.9, 0.9)
     assert (other.text, other.reason, other.score) == ("a thing", "outranked", 0.2)
-    (theirs,) = [row for row in rows(one_image(blip=[about("a thing", place)], human=[about("my cat", place)], clip=ranks)) if row.kept]
+    (theirs,) = [
+        row
+        for row in rows(one_image(blip=[about("a thing", place)], human=[about("my cat", place)], clip=ranks))
+        if row.kept
+    ]
     assert theirs.text == "my cat"
 
 
@@ -49,7 +62,10 @@ def test_dropped_regions_and_other_images_are_left_alone():
     place = (10, 10, 50, 50)
     said = one_image(blip=[about("a cat", place, 0.01)], clip=[about("cat", place, 0.9)])
     assert [(row.text, row.reason) for row in rows(said)] == [("a cat", "low_score")]
-    said = {"blip": {image().image_id: [about("a cat", place)]}, "clip": {image("b").image_id: [about("cat", place, 0.9)]}}
+    said = {
+        "blip": {image().image_id: [about("a cat", place)]},
+        "clip": {image("b").image_id: [about("cat", place, 0.9)]},
+    }
     found = table_annotations(fuse(*tables(said, [image(), image("b")]), Engine(), 0, CLIP))
     assert [(row.text, row.image_id) for row in found] == [("a cat", image().image_id)]
 
@@ -61,6 +77,11 @@ def test_of_captions_that_say_different_things_the_one_that_fits_counts_for_more
     said = one_image(**{name: [Claim("<CAPTION>", text)] for name, text in captions.items()}, clip=ranks)
     (row,) = [row for row in rows(said) if row.kept]
     assert row.text == told
-    assert [row.text for row in rows(one_image(**{name: [Claim("<CAPTION>", text)] for name, text in captions.items()}, clip=ranks[:1]))] == [
+    assert [
+        row.text
+        for row in rows(
+            one_image(**{name: [Claim("<CAPTION>", text)] for name, text in captions.items()}, clip=ranks[:1])
+        )
+    ] == [
         row.text for row in rows(one_image(**{name: [Claim("<CAPTION>", text)] for name, text in captions.items()}))
     ], "where one was not ranked none is"

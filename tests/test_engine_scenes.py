@@ -21,23 +21,37 @@ def scenes():
 def said(scenes):
     """Author → claims; scores say a little about what is right."""
     asked = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
-    asked["student"] = scenes.says("student", STUDENT, skill=0.2, tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), alt_noise=0.3, misread=0.15)
+    asked["student"] = scenes.says(
+        "student", STUDENT, skill=0.2, tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), alt_noise=0.3, misread=0.15
+    )
     return asked
 
 
 @pytest.fixture(scope="module")
 def quality(scenes, said):
     def asked(*names: str, settings: Engine | None = None):
-        return scenes.quality(fuse(*tables({name: said[name] for name in names}, scenes.images), settings or Engine(), 0))
+        return scenes.quality(
+            fuse(*tables({name: said[name] for name in names}, scenes.images), settings or Engine(), 0)
+        )
 
     single = {name: scenes.quality(tables({name: said[name]}, scenes.images)[0]) for name in said}
-    return single, asked("careful", "hasty", "crude"), asked(*said), asked("careful", "hasty", "crude", "student", settings=Engine(student={"cap": 0.2}))
+    return (
+        single,
+        asked("careful", "hasty", "crude"),
+        asked(*said),
+        asked("careful", "hasty", "crude", "student", settings=Engine(student={"cap": 0.2})),
+    )
 
 
 GAIN = {
-    ("<OD>", "f1"): 0.04, ("<DENSE_REGION_CAPTION>", "f1"): 0.04, ("<OCR_WITH_REGION>", "spotted"): 0.03, ("<CAPTION>", "cider"): 1.5,
-    ("<DETAILED_CAPTION>", "cider"): 2.0, ("<MORE_DETAILED_CAPTION>", "cider"): 3.0, ("<CAPTION_TO_PHRASE_GROUNDING>", "f1"): 0.08,
-}  # fmt: skip
+    ("<OD>", "f1"): 0.04,
+    ("<DENSE_REGION_CAPTION>", "f1"): 0.04,
+    ("<OCR_WITH_REGION>", "spotted"): 0.03,
+    ("<CAPTION>", "cider"): 1.5,
+    ("<DETAILED_CAPTION>", "cider"): 2.0,
+    ("<MORE_DETAILED_CAPTION>", "cider"): 3.0,
+    ("<CAPTION_TO_PHRASE_GROUNDING>", "f1"): 0.08,
+}
 """What the consensus has to gain on the best annotator, at least."""
 
 

@@ -22,7 +22,9 @@ def test_a_sentence_is_parsed_as_one_would():
     # ball: a, small and red hang on it, and it on throws
     assert {node.text: node.degree for node in found.objects}["ball"] == 4
     text = "A young woman in London quickly throws a small red ball to her big dog."
-    assert all(text[p.start : p.end] == p.text for p in found.phrases) and "a small red ball" in [p.text for p in found.phrases]
+    assert all(text[p.start : p.end] == p.text for p in found.phrases) and "a small red ball" in [
+        p.text for p in found.phrases
+    ]
     assert found.tokens == 15
 
 
@@ -35,10 +37,17 @@ def test_to_be_is_no_action_and_nothing_is_nothing():
 
 def labels():
     caption = "a red car near a dog"
-    said = one_image(a=[
-        Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40)), phrase(caption, "a dog", (60, 10, 80, 40)), box("car", 10, 10, 40, 40),
-        box("traffic light", 60, 10, 80, 40), box("thin", 10, 10, 11, 40), line("NO EXIT", 10, 50, 40, 60),
-    ])  # fmt: skip
+    said = one_image(
+        a=[
+            Claim("<CAPTION>", caption),
+            phrase(caption, "a red car", (10, 10, 40, 40)),
+            phrase(caption, "a dog", (60, 10, 80, 40)),
+            box("car", 10, 10, 40, 40),
+            box("traffic light", 60, 10, 80, 40),
+            box("thin", 10, 10, 11, 40),
+            line("NO EXIT", 10, 50, 40, 60),
+        ]
+    )
     other = image("b")
     said["a"][other.image_id] = [box("car", 10, 10, 40, 40)]
     return annotations_table(fused(said, [image(), other])), tables(said, [image(), other])[1]
@@ -48,25 +57,70 @@ def test_figures_are_those_that_one_counts():
     rows, images = labels()
     found = statistics(rows, images)
     assert found["kinds"]["<OD>"] == {
-        "images": 2, "texts": 3, "tokens_per_text": None, "regions": 3, "regions_per_image": 1.5, "tokens_per_region": pytest.approx(4 / 3, abs=1e-4),
-    }  # fmt: skip
-    assert found["kinds"]["<CAPTION>"] == {"images": 1, "texts": 1, "tokens_per_text": 6, "regions": None, "regions_per_image": None, "tokens_per_region": None}
+        "images": 2,
+        "texts": 3,
+        "tokens_per_text": None,
+        "regions": 3,
+        "regions_per_image": 1.5,
+        "tokens_per_region": pytest.approx(4 / 3, abs=1e-4),
+    }
+    assert found["kinds"]["<CAPTION>"] == {
+        "images": 1,
+        "texts": 1,
+        "tokens_per_text": 6,
+        "regions": None,
+        "regions_per_image": None,
+        "tokens_per_region": None,
+    }
     assert found["kinds"]["<CAPTION_TO_PHRASE_GROUNDING>"] == {
-        "images": 1, "texts": 1, "tokens_per_text": 6, "regions": 2, "regions_per_image": 2, "tokens_per_region": 2.5,
-    }  # fmt: skip
+        "images": 1,
+        "texts": 1,
+        "tokens_per_text": 6,
+        "regions": 2,
+        "regions_per_image": 2,
+        "tokens_per_region": 2.5,
+    }
     assert found["kinds"]["<OCR_WITH_REGION>"]["tokens_per_region"] == 2
     assert found["texts"] == {
-        "<CAPTION>": {"objects": 2, "attributes": 1, "actions": 0, "proper_nouns": 0, "object_complexity": 3, "action_complexity": 0, "parsed": 1, "ungrounded": 0}
+        "<CAPTION>": {
+            "objects": 2,
+            "attributes": 1,
+            "actions": 0,
+            "proper_nouns": 0,
+            "object_complexity": 3,
+            "action_complexity": 0,
+            "parsed": 1,
+            "ungrounded": 0,
+        }
     }
     assert statistics(shuffled(rows, 1), shuffled(images, 2)) == found and json.loads(json.dumps(found)) == found
-    assert statistics(rows, images.slice(1))["kinds"] == {"<OD>": {**found["kinds"]["<OD>"], "images": 1, "texts": 1, "regions": 1, "regions_per_image": 1.0, "tokens_per_region": 1.0}}
+    assert statistics(rows, images.slice(1))["kinds"] == {
+        "<OD>": {
+            **found["kinds"]["<OD>"],
+            "images": 1,
+            "texts": 1,
+            "regions": 1,
+            "regions_per_image": 1.0,
+            "tokens_per_region": 1.0,
+        }
+    }
     assert statistics(rows.slice(0, 0), images) == {"kinds": {}, "triplets": {}, "texts": {}, "boxes": {}}
 
 
 def test_captions_without_a_located_phrase_stay_and_are_counted():
-    said = one_image(a=[Claim("<CAPTION>", "a red car"), Claim("<DETAILED_CAPTION>", "a red car in front of a house"), phrase("a red car", "a red car", (10, 10, 40, 40))])
+    said = one_image(
+        a=[
+            Claim("<CAPTION>", "a red car"),
+            Claim("<DETAILED_CAPTION>", "a red car in front of a house"),
+            phrase("a red car", "a red car", (10, 10, 40, 40)),
+        ]
+    )
     rows = fused(said)
-    assert [row.task for row in rows if row.kept] == ["<CAPTION>", "<DETAILED_CAPTION>", "<CAPTION_TO_PHRASE_GROUNDING>"]
+    assert [row.task for row in rows if row.kept] == [
+        "<CAPTION>",
+        "<DETAILED_CAPTION>",
+        "<CAPTION_TO_PHRASE_GROUNDING>",
+    ]
     found = statistics(annotations_table(rows), tables(said, [image()])[1])["texts"]
     assert found["<CAPTION>"]["ungrounded"] == 0 and found["<DETAILED_CAPTION>"]["ungrounded"] == 1
 
@@ -74,30 +128,51 @@ def test_captions_without_a_located_phrase_stay_and_are_counted():
 def test_phrases_are_counted_by_the_text_they_are_in():
     brief, detailed = "a red car near a dog", "a red car in front of a white house with a dog"
     first, other = image(), image("b")
-    said = {"a": {
-        first.image_id: [
-            Claim("<CAPTION>", brief), Claim("<DETAILED_CAPTION>", detailed), phrase(brief, "a dog", (60, 10, 80, 40)),
-            phrase(detailed, "a red car", (10, 10, 40, 40)), phrase(detailed, "a white house", (5, 5, 90, 60)), phrase(detailed, "a dog", (60, 10, 80, 40)),
-        ],
-        # the brief text of one image is the detailed one of another
-        other.image_id: [Claim("<DETAILED_CAPTION>", brief), phrase(brief, "a red car", (10, 10, 40, 40))],
-    }}  # fmt: skip
+    said = {
+        "a": {
+            first.image_id: [
+                Claim("<CAPTION>", brief),
+                Claim("<DETAILED_CAPTION>", detailed),
+                phrase(brief, "a dog", (60, 10, 80, 40)),
+                phrase(detailed, "a red car", (10, 10, 40, 40)),
+                phrase(detailed, "a white house", (5, 5, 90, 60)),
+                phrase(detailed, "a dog", (60, 10, 80, 40)),
+            ],
+            # the brief text of one image is the detailed one of another
+            other.image_id: [Claim("<DETAILED_CAPTION>", brief), phrase(brief, "a red car", (10, 10, 40, 40))],
+        }
+    }
     found = statistics(annotations_table(fused(said, [first, other])), tables(said, [first, other])[1])
-    counts = {task: (kind["images"], kind["texts"], kind["regions"], kind["regions_per_image"]) for task, kind in found["triplets"].items()}
+    counts = {
+        task: (kind["images"], kind["texts"], kind["regions"], kind["regions_per_image"])
+        for task, kind in found["triplets"].items()
+    }
     assert counts == {"<CAPTION>": (1, 1, 1, 1.0), "<DETAILED_CAPTION>": (2, 2, 4, 2.0)}
-    assert found["triplets"]["<CAPTION>"]["tokens_per_text"] == 6 and found["triplets"]["<DETAILED_CAPTION>"]["tokens_per_text"] == (12 + 6) / 2
-    assert sum(kind["regions"] for kind in found["triplets"].values()) == found["kinds"]["<CAPTION_TO_PHRASE_GROUNDING>"]["regions"]
+    assert (
+        found["triplets"]["<CAPTION>"]["tokens_per_text"] == 6
+        and found["triplets"]["<DETAILED_CAPTION>"]["tokens_per_text"] == (12 + 6) / 2
+    )
+    assert (
+        sum(kind["regions"] for kind in found["triplets"].values())
+        == found["kinds"]["<CAPTION_TO_PHRASE_GROUNDING>"]["regions"]
+    )
 
 
 def test_boxes_are_told_by_area_ratio_and_centre():
     # of an image of 100 × 80: a quarter of it and square in its shares, a thin upright one, a wide one
     said = one_image(a=[box("car", 0, 0, 50, 40), box("pole", 90, 0, 98, 78), box("wall", 0, 60, 100, 70)])
     found = statistics(annotations_table(fused(said)), tables(said, [image()])[1])["boxes"]
-    assert set(found) == {"area", "aspect_ratio", "centre_x", "centre_y"} and all(len(h["edges"]) == 11 and len(h["shares"]) == 10 for h in found.values())
+    assert set(found) == {"area", "aspect_ratio", "centre_x", "centre_y"} and all(
+        len(h["edges"]) == 11 and len(h["shares"]) == 10 for h in found.values()
+    )
     where = {name: [k for k, share in enumerate(h["shares"]) if share] for name, h in found.items()}
     # √(1/4) = .5, √(8·78/8000) = .28, √(10·100/8000) = .35; 1.25, 0.10, 10; x .25, .94, .5; y .25, .49, .81
     assert where == {"area": [2, 3, 5], "aspect_ratio": [0, 5, 9], "centre_x": [2, 5, 9], "centre_y": [2, 4, 8]}
-    assert found["area"]["edges"][5] == 0.25 and found["aspect_ratio"]["edges"][0] == 0.25 and found["aspect_ratio"]["edges"][-1] == 4.0
+    assert (
+        found["area"]["edges"][5] == 0.25
+        and found["aspect_ratio"]["edges"][0] == 0.25
+        and found["aspect_ratio"]["edges"][-1] == 4.0
+    )
     assert all(abs(sum(h["shares"]) - 1) < 1e-3 for h in found.values())
 
 
@@ -120,6 +195,13 @@ def test_the_report_reads_these_figures():
     assert all(set(PAPER_3) <= set(text) for text in found["texts"].values())
     assert all(set(COLUMNS_2) == set(kind) for kind in found["triplets"].values())
     rows = {row[0].text: [(cell.text, cell.small) for cell in row[1:]] for row in table2(found).rows}
-    assert rows["Text–phrase–region, brief"] == [("1", "235M"), ("1", "235M"), ("6.00", "7.95"), ("2", "1007M"), ("2.00", "4.27"), ("2.50", "1.93")]
+    assert rows["Text–phrase–region, brief"] == [
+        ("1", "235M"),
+        ("1", "235M"),
+        ("6.00", "7.95"),
+        ("2", "1007M"),
+        ("2.00", "4.27"),
+        ("2.50", "1.93"),
+    ]
     assert "Text–phrase–region, detailed" not in rows
     assert table3(found).rows[-1][1].text == "0"

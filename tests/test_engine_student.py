@@ -27,14 +27,24 @@ NANO = str(Path(florence.model.__file__).parent / "nano")
 
 
 def settings(**student) -> Settings:
-    return Settings(sources={"scenes": {"use": "scenes"}}, specialists={"a": {"use": "simulated", "sources": ["*"]}}, engine={"student": {"min_score": 0.0, **student}}, model={"image_size": 64})
+    return Settings(
+        sources={"scenes": {"use": "scenes"}},
+        specialists={"a": {"use": "simulated", "sources": ["*"]}},
+        engine={"student": {"min_score": 0.0, **student}},
+        model={"image_size": 64},
+    )
 
 
 @pytest.fixture(scope="module")
 def batch() -> Batch:
-    pictures = [found for found in SOURCES.get("scenes")(count=6, seed=5).images(frozenset()) if isinstance(found, SourceImage)]
+    pictures = [
+        found for found in SOURCES.get("scenes")(count=6, seed=5).images(frozenset()) if isinstance(found, SourceImage)
+    ]
     pixels = tuple(decode(found.data, found.name) for found in pictures)
-    records = tuple(ImageRecord(f"{k:064x}", p.shape[1], p.shape[0], "scenes", f"{k}.png", "CC0", None, "train") for k, p in enumerate(pixels))
+    records = tuple(
+        ImageRecord(f"{k:064x}", p.shape[1], p.shape[0], "scenes", f"{k}.png", "CC0", None, "train")
+        for k, p in enumerate(pixels)
+    )
     return Batch(records, pixels)
 
 
@@ -47,10 +57,14 @@ def test_an_object_has_the_name_of_the_second_look(batch: Batch):
     once = objects(Student(NANO, settings(second_look=False)).annotate(batch))
     model = load(NANO, image_size=64)
     first = predict(model, batch.pixels, [Ask(k, "<OD>") for k in range(len(batch.pixels))])
-    assert sum(map(len, twice)) and all({r.label for r in found} <= {r.label for r in a.regions} for found, a in zip(once, first, strict=True))
+    assert sum(map(len, twice)) and all(
+        {r.label for r in found} <= {r.label for r in a.regions} for found, a in zip(once, first, strict=True)
+    )
     for k, found in enumerate(twice):
         height, width = batch.pixels[k].shape[:2]
-        asked = predict(model, batch.pixels, [Ask(k, "<REGION_TO_CATEGORY>", box_tokens(r.bounds, (width, height))) for r in found])
+        asked = predict(
+            model, batch.pixels, [Ask(k, "<REGION_TO_CATEGORY>", box_tokens(r.bounds, (width, height))) for r in found]
+        )
         assert [r.label for r in found] == [a.text.strip() for a in asked]
         assert {r.bounds for r in found} <= {r.bounds for r in first[k].regions}
 
@@ -66,12 +80,18 @@ def test_two_names_for_one_place_are_less_sure_than_one(first: float, second: fl
 
 
 def test_what_is_asked_is_part_of_the_version():
-    versions = {Student(NANO, settings(**more)).version for more in ({}, {"second_look": False}, {"min_score": 0.1}, {"tasks": ["<OD>"]})}
+    versions = {
+        Student(NANO, settings(**more)).version
+        for more in ({}, {"second_look": False}, {"min_score": 0.1}, {"tasks": ["<OD>"]})
+    }
     assert len(versions) == 4
 
 
 def test_captions_and_lines_stay_as_they_are_told(batch: Batch):
-    both = [Student(NANO, settings(second_look=look, tasks=["<CAPTION>", "<OCR_WITH_REGION>"])).annotate(batch) for look in (True, False)]
+    both = [
+        Student(NANO, settings(second_look=look, tasks=["<CAPTION>", "<OCR_WITH_REGION>"])).annotate(batch)
+        for look in (True, False)
+    ]
     assert both[0] == both[1] and all(any(claim.task == "<CAPTION>" for claim in said) for said in both[0])
 
 
@@ -89,8 +109,12 @@ def test_scores_are_confidences_where_a_calibration_lies_beside_the_weights(batc
     (folder / "calibration.json").write_text(json.dumps({"<OD>": halved}))
     calibrated = Student(str(folder), settings(second_look=False))
     after = objects(calibrated.annotate(batch))
-    assert sum(map(len, before)) and [[r.score / 2 for r in found] for found in before] == [pytest.approx([r.score for r in found]) for found in after]
-    assert [[r.label for r in found] for found in before] == [[r.label for r in found] for found in after] and calibrated.version != version
+    assert sum(map(len, before)) and [[r.score / 2 for r in found] for found in before] == [
+        pytest.approx([r.score for r in found]) for found in after
+    ]
+    assert [[r.label for r in found] for found in before] == [
+        [r.label for r in found] for found in after
+    ] and calibrated.version != version
     (folder / "calibration.json").write_text("{")
     with pytest.raises(ModelError, match="calibration"):
         Student(str(folder), settings()).annotate(batch)

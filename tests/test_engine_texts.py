@@ -19,19 +19,43 @@ from florence.records import Claim
 words = st.lists(st.sampled_from(["a", "the", "cat", "dog", "red", "on", ".", "mat"]), max_size=9)
 
 
-@pytest.mark.parametrize("text, left", [
-    ("photo of a red car", "a red car"), ("Image: a red car", "a red car"), ("IMG_1234.jpg a red car", "a red car"), ("DSC04567.JPG - a red car", "a red car"),
-    ("a red car | stock photo", "a red car"), ("a red car #4711", "a red car"), ("a red car - buy online", "a red car"), ("picture of a red car (640x480)", "a red car"),
-    ("A photo of a red car | cars.example", "a red car"), ("IMG_1.jpg photo of a red car #12", "a red car"), ("IMG_1234.jpg", ""), ("https://example.org/x.png", ""),
-    ("a photo album on a table", "a photo album on a table"), ("a black and white photo of a cat", "a black and white photo of a cat"),
-    ("A well-known half-empty glass.", "A well-known half-empty glass."), ("2 dogs", "2 dogs"), ("", ""), ("a sugar-free drink in a duty-free shop", "a sugar-free drink in a duty-free shop"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, left",
+    [
+        ("photo of a red car", "a red car"),
+        ("Image: a red car", "a red car"),
+        ("IMG_1234.jpg a red car", "a red car"),
+        ("DSC04567.JPG - a red car", "a red car"),
+        ("a red car | stock photo", "a red car"),
+        ("a red car #4711", "a red car"),
+        ("a red car - buy online", "a red car"),
+        ("picture of a red car (640x480)", "a red car"),
+        ("A photo of a red car | cars.example", "a red car"),
+        ("IMG_1.jpg photo of a red car #12", "a red car"),
+        ("IMG_1234.jpg", ""),
+        ("https://example.org/x.png", ""),
+        ("a photo album on a table", "a photo album on a table"),
+        ("a black and white photo of a cat", "a black and white photo of a cat"),
+        ("A well-known half-empty glass.", "A well-known half-empty glass."),
+        ("2 dogs", "2 dogs"),
+        ("", ""),
+        ("a sugar-free drink in a duty-free shop", "a sugar-free drink in a duty-free shop"),
+    ],
+)
 def test_boilerplate_goes_and_descriptions_stay(text: str, left: str):
     start, end = bare(text)
     assert text[start:end] == left
 
 
-@pytest.mark.parametrize("text", ["There is a red car, standing.", 'a sign that says "STOP now" on it', "two cats (and a dog)", "a dog's bone; 50% off!"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "There is a red car, standing.",
+        'a sign that says "STOP now" on it',
+        "two cats (and a dog)",
+        "a dog's bone; 50% off!",
+    ],
+)
 def test_tokens_join_to_their_text(text: str):
     assert joined(tokens(text).words) == text
     assert all(text[a:b] == word for word, (a, b) in zip(tokens(text).words, tokens(text).spans, strict=True))
@@ -59,7 +83,9 @@ def test_alignments_are_the_cheapest_and_in_order(pairs):
         to = [int(j) for j in side.to]
         found = [j for j in to if j >= 0]
         assert len(to) == len(a) and found == sorted(set(found))
-        spent = sum(GAP if j < 0 else 0 if a[i] == b[j] else SWAP for i, j in enumerate(to)) + GAP * (len(b) - len(found))
+        spent = sum(GAP if j < 0 else 0 if a[i] == b[j] else SWAP for i, j in enumerate(to)) + GAP * (
+            len(b) - len(found)
+        )
         assert spent == cost(a, b)
 
 
@@ -85,7 +111,9 @@ def test_texts_are_read_at_once_as_each_by_itself(texts):
     assert found.words.tolist() == [len(text.split()) for text in texts]
     for row, text in enumerate(texts):
         start, end, alone = found.first[row], found.first[row + 1], tokens(text)
-        assert found.keys[start:end].tolist() == list(alone.keys) and [tuple(span) for span in found.spans[start:end].tolist()] == list(alone.spans)
+        assert found.keys[start:end].tolist() == list(alone.keys) and [
+            tuple(span) for span in found.spans[start:end].tolist()
+        ] == list(alone.spans)
     assert found.some(np.arange(len(texts))[::-1]).text == tuple(texts[::-1])
 
 
@@ -103,7 +131,16 @@ def composed_all(*items: tuple[str, ...], weights: tuple[float, ...] = ()) -> li
     texts = [text for item in items for text in item]
     author = np.concatenate([np.arange(len(item)) for item in items])
     weight = np.asarray(weights)[author] if weights else np.ones(len(texts))
-    found = compose(Versions(lines(texts), np.repeat(np.arange(len(items)), [len(item) for item in items]), author, np.arange(len(texts)), weight), 0.5)
+    found = compose(
+        Versions(
+            lines(texts),
+            np.repeat(np.arange(len(items)), [len(item) for item in items]),
+            author,
+            np.arange(len(texts)),
+            weight,
+        ),
+        0.5,
+    )
     return [found.lines.text[k] for k in found.line.tolist()]
 
 
@@ -112,13 +149,29 @@ def composed(*texts: str, weights: tuple[float, ...] = ()) -> str:
 
 
 def test_versions_repair_each_other():
-    assert composed("There is a red car near a big house.", "There is red car near a big house.", "There is a red car a big tree.") == "There is a red car near a big house."
-    assert composed("Is an orange leaf on a wall", "There is an orange leaf on a wall", "There is an orange leaf on wall") == "There is an orange leaf on a wall"
+    assert (
+        composed(
+            "There is a red car near a big house.",
+            "There is red car near a big house.",
+            "There is a red car a big tree.",
+        )
+        == "There is a red car near a big house."
+    )
+    assert (
+        composed("Is an orange leaf on a wall", "There is an orange leaf on a wall", "There is an orange leaf on wall")
+        == "There is an orange leaf on a wall"
+    )
 
 
 def test_an_article_fits_the_word_after_it():
-    assert composed("look at an orange car here", "look at a big orange car here", "see look at a big car here") == "look at a big orange car here"
-    assert composed("there is a green apple there", "there is an apple there", "so there is an apple there") == "there is an apple there"
+    assert (
+        composed("look at an orange car here", "look at a big orange car here", "see look at a big car here")
+        == "look at a big orange car here"
+    )
+    assert (
+        composed("there is a green apple there", "there is an apple there", "so there is an apple there")
+        == "there is an apple there"
+    )
 
 
 def test_texts_that_have_little_in_common_are_not_mixed():
@@ -154,18 +207,30 @@ def test_who_never_says_a_word_does_not_take_it_from_the_others():
 
 
 def test_strings_are_read_character_by_character():
-    assert spell([[("EX1T", 1.0), ("EXIT", 1.0), ("FXIT", 1.0)], [("OPEN", 1.0), ("0PEN", 0.4)], [("NO PRKING", 1.0), ("N0 PARKING", 1.0), ("NO PARKINC", 1.0)]]) == [
-        "EXIT", "OPEN", "NO PARKING",
-    ]  # fmt: skip
+    assert spell(
+        [
+            [("EX1T", 1.0), ("EXIT", 1.0), ("FXIT", 1.0)],
+            [("OPEN", 1.0), ("0PEN", 0.4)],
+            [("NO PRKING", 1.0), ("N0 PARKING", 1.0), ("NO PARKINC", 1.0)],
+        ]
+    ) == [
+        "EXIT",
+        "OPEN",
+        "NO PARKING",
+    ]
 
 
 def test_overlap_is_of_words():
-    assert overlap("a red car", "A red van") == pytest.approx(4 / 6) and overlap("", "") == 1.0 and overlap("a", "") == 0.0
+    assert (
+        overlap("a red car", "A red van") == pytest.approx(4 / 6) and overlap("", "") == 1.0 and overlap("a", "") == 0.0
+    )
 
 
 def test_captions_are_fused_and_agreement_is_how_far_they_use_the_same_words():
     said = one_image(
-        a=[Claim("<CAPTION>", "a red car near a dog")], b=[Claim("<CAPTION>", "photo of a red car near a dog | stock photo")], c=[Claim("<CAPTION>", "a car near a dog")]
+        a=[Claim("<CAPTION>", "a red car near a dog")],
+        b=[Claim("<CAPTION>", "photo of a red car near a dog | stock photo")],
+        c=[Claim("<CAPTION>", "a car near a dog")],
     )
     (row,) = fused(said)
     assert row.text == "a red car near a dog" and row.kept and 0.9 < row.agreement < 1
@@ -184,6 +249,8 @@ def test_a_student_without_others_captions_nothing():
     alone = Engine(student={"alone": ("<CAPTION>",)})
     (row,) = fused(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]), settings=alone)
     assert row.kept and row.text == "a red car"
-    said = one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)], a=[Claim("<CAPTION>", "a green hill", (), 0.9)])
+    said = one_image(
+        student=[Claim("<CAPTION>", "a red car", (), 0.9)], a=[Claim("<CAPTION>", "a green hill", (), 0.9)]
+    )
     (row,) = fused(said, settings=alone)
     assert row.text == "a green hill", "where others have looked it has no more to say than elsewhere"

@@ -38,7 +38,9 @@ def test_it_is_measured_on_images_that_were_not_fitted_on():
     rng = np.random.default_rng(2)
     scores, right = rng.random(60), rng.random(60) < 0.5
     # three answers of an image are the same: with them in both parts the map would know what is asked
-    found = calibrate(Judged(np.arange(180) // 3, np.repeat(scores, 3), np.repeat(right, 3)), [str(i) for i in range(60)])
+    found = calibrate(
+        Judged(np.arange(180) // 3, np.repeat(scores, 3), np.repeat(right, 3)), [str(i) for i in range(60)]
+    )
     at, height = np.asarray(found.scores), np.asarray(found.confidences)
     seen = expected_error(np.interp(np.repeat(scores, 3), at, height), np.repeat(right, 3).astype(float))
     assert seen < 0.02 < 0.1 < found.calibrated
@@ -70,21 +72,33 @@ def test_it_is_read_as_it_was_written_and_other_files_are_refused(tmp_path: Path
     written = calibrations_json({"<OD>": found})
     assert read(json.loads(json.dumps(written))) == {"<OD>": found}
     assert beside(tmp_path) == {}
-    for broken in ("{", "[]", '{"<OD>": {}}', json.dumps({"<OD>": {**written["<OD>"], "confidences": [0.5]}}), json.dumps({"<OD>": {**written["<OD>"], "scores": ["a", "b"]}})):
+    for broken in (
+        "{",
+        "[]",
+        '{"<OD>": {}}',
+        json.dumps({"<OD>": {**written["<OD>"], "confidences": [0.5]}}),
+        json.dumps({"<OD>": {**written["<OD>"], "scores": ["a", "b"]}}),
+    ):
         (tmp_path / "calibration.json").write_text(broken)
         with pytest.raises(ModelError, match="calibration.json"):
             beside(tmp_path)
 
 
-@pytest.mark.parametrize("name, said, there, right", [
-    ("detection", [("cup", 0), ("cup", 2), ("owl", 50)], [("cup", 0), ("hat", 50)], [True, False, False]),
-    ("proposal", [("", 0), ("", 2), ("", 50)], [("cup", 0), ("hat", 50)], [True, False, True]),
-    ("reading", [("STOP", 0), ("GO", 50)], [("STOP", 1), ("NO", 50)], [True, False]),
-    ("grounding", [("a cup", 0), ("a cup", 60), ("a hat", 50)], [("a cup", 0), ("a hat", 0)], [True, False, False]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, said, there, right",
+    [
+        ("detection", [("cup", 0), ("cup", 2), ("owl", 50)], [("cup", 0), ("hat", 50)], [True, False, False]),
+        ("proposal", [("", 0), ("", 2), ("", 50)], [("cup", 0), ("hat", 50)], [True, False, True]),
+        ("reading", [("STOP", 0), ("GO", 50)], [("STOP", 1), ("NO", 50)], [True, False]),
+        ("grounding", [("a cup", 0), ("a cup", 60), ("a hat", 50)], [("a cup", 0), ("a hat", 0)], [True, False, False]),
+    ],
+)
 def test_regions_are_judged_by_what_and_where(name: str, said, there, right):
     def regions(found, scored: bool):
-        return tuple(Region(label, box=(x, 0.0, x + 20.0, 20.0), score=0.1 * (i + 1) if scored else None) for i, (label, x) in enumerate(found))
+        return tuple(
+            Region(label, box=(x, 0.0, x + 20.0, 20.0), score=0.1 * (i + 1) if scored else None)
+            for i, (label, x) in enumerate(found)
+        )
 
     metric = METRICS.get(name)()
     prediction, reference = Prediction("a", "", regions(said, True)), Reference("a", "", regions(there, False))
@@ -95,11 +109,23 @@ def test_regions_are_judged_by_what_and_where(name: str, said, there, right):
     assert not len(metric.judged([Prediction("a", "", regions(said, False))], [reference]).right)
 
 
-@pytest.mark.parametrize("name, text, right", [("category", "Cup", True), ("category", "cap", False), ("answer", "the cup", True), ("answer", "two", False), ("reading", "cup", True), ("reading", "Cup", False)])
+@pytest.mark.parametrize(
+    "name, text, right",
+    [
+        ("category", "Cup", True),
+        ("category", "cap", False),
+        ("answer", "the cup", True),
+        ("answer", "two", False),
+        ("reading", "cup", True),
+        ("reading", "Cup", False),
+    ],
+)
 def test_texts_are_judged_by_their_words(name: str, text: str, right: bool):
     found = METRICS.get(name)().judged([Prediction("a", text, score=0.3)], [Reference("a", "cup")])
     assert (found.right.tolist(), found.scores.tolist()) == ([right], [0.3])
 
 
 def test_captions_have_only_degrees():
-    assert not len(METRICS.get("caption")().judged([Prediction("a", "a cup", score=0.3)], [Reference("a", "a cup")]).right)
+    assert not len(
+        METRICS.get("caption")().judged([Prediction("a", "a cup", score=0.3)], [Reference("a", "a cup")]).right
+    )

@@ -38,7 +38,11 @@ def test_improves_and_nothing_falls():
     assert decision.accepted
     assert "<OD> rose: 0.400 before, 0.430 now" in decision.reason and "none of 1 other scores fell" in decision.reason
     first = decision.changes[0]
-    assert (first.task, first.n, first.p) == ("<OD>", 100, None) and first.change == pytest.approx(0.03) and first.low < 0.03 < first.high
+    assert (
+        (first.task, first.n, first.p) == ("<OD>", 100, None)
+        and first.change == pytest.approx(0.03)
+        and first.low < 0.03 < first.high
+    )
 
 
 def test_the_primary_must_rise():
@@ -53,7 +57,10 @@ def test_another_task_falls_significantly():
     new = scores({"<OD>": spread(0.5), "<CAPTION>": spread(1.8, seed=4), "<OCR>": spread(0.5)})
     decision = is_better(new, old, NONE, RULE, HOW)
     assert not decision.accepted
-    assert "significantly lower: <CAPTION> 2.000 → 1.800 on 100 images" in decision.reason and "<OCR>" not in decision.reason
+    assert (
+        "significantly lower: <CAPTION> 2.000 → 1.800 on 100 images" in decision.reason
+        and "<OCR>" not in decision.reason
+    )
     fallen = {change.task: change.p for change in decision.changes}
     assert fallen["<CAPTION>"] < 0.001 and fallen["<OCR>"] == 1.0
 
@@ -110,7 +117,11 @@ def test_the_first_model_must_look_at_the_picture():
         "the first model: <OD> 0.300 on 100 held-out images against truth, 0.020 with the images shuffled (p < 0.001)"
     )
     blind = is_better(new, NONE, scores({"<OD>": spread(0.3, seed=5)}), RULE, HOW)
-    assert not blind.accepted and "does not look at the picture" in blind.reason and "not significantly above 0.300" in blind.reason
+    assert (
+        not blind.accepted
+        and "does not look at the picture" in blind.reason
+        and "not significantly above 0.300" in blind.reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +129,10 @@ def test_the_first_model_must_look_at_the_picture():
     [
         (NONE, "no held-out image has anything to score <OD> against"),
         (scores({"<CAPTION>": [1.0] * 50}), "no held-out image has anything to score <OD> against"),
-        (scores({"<OD>": [0.0, 0.1]}, "consensus"), "<OD> 0.050 on 2 held-out images against consensus; 30 images are needed"),
+        (
+            scores({"<OD>": [0.0, 0.1]}, "consensus"),
+            "<OD> 0.050 on 2 held-out images against consensus; 30 images are needed",
+        ),
         (scores({"<OD>": [0.1] * 50}), "evaluate.control does not name <OD>"),
     ],
 )
@@ -143,7 +157,10 @@ def test_a_champion_that_was_never_scored_is_a_champion():
 
 
 def test_a_decision_survives_its_file_and_is_repeatable():
-    old, new = scores({"<OD>": spread(0.4), "<CAPTION>": spread(2.0)}), scores({"<OD>": spread(0.5), "<CAPTION>": spread(1.9)})
+    old, new = (
+        scores({"<OD>": spread(0.4), "<CAPTION>": spread(2.0)}),
+        scores({"<OD>": spread(0.5), "<CAPTION>": spread(1.9)}),
+    )
     decisions = [is_better(new, old, NONE, RULE, HOW) for _ in range(2)]
     texts = [json.dumps(decision.to_json(), sort_keys=True, allow_nan=False) for decision in decisions]
     assert texts[0] == texts[1]

@@ -29,49 +29,84 @@ def masked(label: str, x: float, outline: float) -> Claim:
 
 def phrase(caption: str, words: str, x: float) -> Claim:
     start = caption.index(words)
-    return Claim("<CAPTION_TO_PHRASE_GROUNDING>", caption, (Region(words, box=(x, 10.0, x + 20.0, 30.0), span=(start, start + len(words))),))
+    return Claim(
+        "<CAPTION_TO_PHRASE_GROUNDING>",
+        caption,
+        (Region(words, box=(x, 10.0, x + 20.0, 30.0), span=(start, start + len(words))),),
+    )
 
 
 def figures(world: World, labels, images=None) -> dict:
-    return {(m.task, m.metric, m.reference): m.per_image for m in measure(labels, gold(world.data, world.ids), set(images or world.ids))}
+    return {
+        (m.task, m.metric, m.reference): m.per_image
+        for m in measure(labels, gold(world.data, world.ids), set(images or world.ids))
+    }
 
 
 def test_objects_by_hand(tmp_path: Path):
     world = World(tmp_path, ["gold"] * 4)
-    world.truth({0: [thing("cat", 10), thing("dog", 60)], 1: [thing("cat", 10)], 2: [thing("cat", 10)], 3: [thing("cat", 10)]})
+    world.truth(
+        {0: [thing("cat", 10), thing("dog", 60)], 1: [thing("cat", 10)], 2: [thing("cat", 10)], 3: [thing("cat", 10)]}
+    )
     said = {0: [thing("Cat", 12), thing("cup", 60), thing("dog", 0)], 1: [], 2: [thing("cat", 10)]}
     found = figures(world, world.labels(said))
     a, b, c, d = world.ids
     assert found["<OD>", "f1", "truth"] == pytest.approx({a: 2 / 5, b: 0.0, c: 1.0, d: 0.0})
     assert found["<OD>", "f1_boxes", "truth"] == pytest.approx({a: 4 / 5, b: 0.0, c: 1.0, d: 0.0})
-    (json,) = quality_json([m for m in measure(world.labels(said), gold(world.data, world.ids), world.ids) if m.metric == "f1"], Evaluate()).values()
+    (json,) = quality_json(
+        [m for m in measure(world.labels(said), gold(world.data, world.ids), world.ids) if m.metric == "f1"], Evaluate()
+    ).values()
     values = json["<OD>"]["f1"]
-    assert values["value"] == pytest.approx(1.4 / 4) and values["n"] == 4 and values["low"] < values["value"] < values["high"]
+    assert (
+        values["value"] == pytest.approx(1.4 / 4)
+        and values["n"] == 4
+        and values["low"] < values["value"] < values["high"]
+    )
 
 
 def test_dropped_labels_do_not_count_and_a_kind_nobody_speaks_of_is_not_measured(tmp_path: Path):
     world = World(tmp_path, ["gold"] * 2)
     world.truth({0: [thing("cat", 10), sign("A", 50)], 1: [thing("cat", 10)]})
     rows = world.rows({0: [thing("cat", 10), thing("dog", 60)], 1: [thing("cat", 10)]}, "consensus")
-    judged = annotations_table(replace(row, kept=False, reason="no_quorum") if row.text == "dog" else row for row in rows)
+    judged = annotations_table(
+        replace(row, kept=False, reason="no_quorum") if row.text == "dog" else row for row in rows
+    )
     found = figures(world, judged)
     assert set(found) == {("<OD>", "f1", "truth"), ("<OD>", "f1_boxes", "truth")}
     assert set(found["<OD>", "f1", "truth"].values()) == {1.0}
     everything = annotations_table(replace(row, kept=False, reason="no_quorum") for row in rows)
-    assert set(figures(world, everything)["<OD>", "f1", "truth"].values()) == {0.0}, "dropping all is worst, not unknown"
+    assert set(figures(world, everything)["<OD>", "f1", "truth"].values()) == {0.0}, (
+        "dropping all is worst, not unknown"
+    )
 
 
 def test_masks_signs_and_phrases_by_hand(tmp_path: Path):
     world = World(tmp_path, ["gold"] * 2)
     caption = "a cat and a dog"
-    world.truth({
-        0: [masked("cat", 10, 20), masked("dog", 60, 20), sign("EXIT", 0), sign("42", 60), phrase(caption, "a cat", 10), phrase(caption, "a dog", 60)],
-        1: [masked("cat", 10, 20)],
-    })  # fmt: skip
+    world.truth(
+        {
+            0: [
+                masked("cat", 10, 20),
+                masked("dog", 60, 20),
+                sign("EXIT", 0),
+                sign("42", 60),
+                phrase(caption, "a cat", 10),
+                phrase(caption, "a dog", 60),
+            ],
+            1: [masked("cat", 10, 20)],
+        }
+    )
     said = {
-        0: [masked("cat", 10, 10), thing("dog", 60), sign("EXIT", 0), sign("4Z", 60), phrase("the cat, a dog", "the cat", 10), phrase("the cat, a dog", "a dog", 60)],
+        0: [
+            masked("cat", 10, 10),
+            thing("dog", 60),
+            sign("EXIT", 0),
+            sign("4Z", 60),
+            phrase("the cat, a dog", "the cat", 10),
+            phrase("the cat, a dog", "a dog", 60),
+        ],
         1: [masked("cat", 10, 20), sign("no", 0)],
-    }  # fmt: skip
+    }
     found = figures(world, world.labels(said))
     a, b = world.ids
     # a quarter of the cat's mask; the dog has none
@@ -84,7 +119,9 @@ def test_masks_signs_and_phrases_by_hand(tmp_path: Path):
 def test_signs_where_neither_side_has_any_are_no_merit(tmp_path: Path):
     world = World(tmp_path, ["gold"] * 3)
     world.truth({0: [sign("EXIT", 0), thing("cat", 10)], 1: [thing("cat", 10)], 2: [thing("cat", 10)]})
-    found = figures(world, world.labels({0: [sign("EXIT", 0)], 2: [sign("no", 0)]}))["<OCR_WITH_REGION>", "spotted", "truth"]
+    found = figures(world, world.labels({0: [sign("EXIT", 0)], 2: [sign("no", 0)]}))[
+        "<OCR_WITH_REGION>", "spotted", "truth"
+    ]
     assert found[world.ids[0]] == 1.0 and math.isnan(found[world.ids[1]]) and found[world.ids[2]] == 0.0
 
 
@@ -92,7 +129,9 @@ def test_captions_are_those_of_the_formula(tmp_path: Path):
     world = World(tmp_path, ["gold"] * 3)
     texts = ["a red cat sleeps on the mat", "two dogs run over green grass", "one old hat lies in the rain"]
     world.truth({i: [Claim("<CAPTION>", text)] for i, text in enumerate(texts)})
-    found = figures(world, world.labels({0: [Claim("<CAPTION>", texts[0])], 1: [Claim("<CAPTION>", "nothing of it")]}))["<CAPTION>", "cider", "truth"]
+    found = figures(world, world.labels({0: [Claim("<CAPTION>", texts[0])], 1: [Claim("<CAPTION>", "nothing of it")]}))[
+        "<CAPTION>", "cider", "truth"
+    ]
     assert found == pytest.approx({world.ids[0]: 10.0, world.ids[1]: 0.0, world.ids[2]: 0.0})
 
 

@@ -11,14 +11,18 @@ from florence.records import Region
 LABELS = ("cat", "dog", "cup")
 
 
-def _regions(rng: np.random.Generator, number: int, noise: float = 0.0, like: tuple[Region, ...] = ()) -> tuple[Region, ...]:
+def _regions(
+    rng: np.random.Generator, number: int, noise: float = 0.0, like: tuple[Region, ...] = ()
+) -> tuple[Region, ...]:
     found = []
     for index in range(number):
         box = like[index].box if index < len(like) else None
         x, y = rng.uniform(0, 60, 2)
         box = tuple(v + float(rng.normal(0, noise)) for v in box) if box else (x, y, x + 30.0, y + 30.0)
         box = (min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3]))
-        found.append(Region(str(rng.choice(LABELS)), box=box, score=round(float(rng.random()), 3), span=(index, index + 1)))
+        found.append(
+            Region(str(rng.choice(LABELS)), box=box, score=round(float(rng.random()), 3), span=(index, index + 1))
+        )
     return tuple(found)
 
 
@@ -34,7 +38,13 @@ def _pairs(seed: int) -> tuple[list[Prediction], list[Reference]]:
         words = [" ".join(rng.choice(LABELS, int(rng.integers(1, 4)))) for _ in range(2)]
         name = str(rng.choice(LABELS))
         references.append(Reference(f"i{index // 2}", name if seed % 2 else words[0], right))
-        predictions.append(Prediction(f"i{index // 2}", (name if rng.random() < 0.5 else "cup") if seed % 2 else words[int(rng.integers(2))], said))
+        predictions.append(
+            Prediction(
+                f"i{index // 2}",
+                (name if rng.random() < 0.5 else "cup") if seed % 2 else words[int(rng.integers(2))],
+                said,
+            )
+        )
     return predictions, references
 
 

@@ -23,18 +23,35 @@ def records(world: World):
 
 def pictures(world: World):
     return lambda wanted: [
-        (r.image_id, np.full((r.height, r.width, 3), int(r.name.removesuffix(".png")), np.uint8)) for r in records(world) if r.image_id in set(wanted)
+        (r.image_id, np.full((r.height, r.width, 3), int(r.name.removesuffix(".png")), np.uint8))
+        for r in records(world)
+        if r.image_id in set(wanted)
     ]
 
 
 def run(world: World, predict, settings: Evaluate = OD):
-    return evaluate(records(world), pictures(world), held_out(world.data, [r.image_id for r in records(world)]), settings, predict)
+    return evaluate(
+        records(world), pictures(world), held_out(world.data, [r.image_id for r in records(world)]), settings, predict
+    )
 
 
 def test_scores_by_hand(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 4 + ["train"])
-    world.truth({0: [thing("cat", 10), thing("dog", 60)], 1: [thing("cat", 10)], 2: [thing("cat", 30)], 3: [thing("dog", 40)], 4: [thing("cat", 0)]})
-    said = {0: [thing("cat", 10)], 1: [thing("cat", 10), thing("cup", 150)], 2: [thing("cup", 30)], 3: [thing("dog", 40)]}
+    world.truth(
+        {
+            0: [thing("cat", 10), thing("dog", 60)],
+            1: [thing("cat", 10)],
+            2: [thing("cat", 30)],
+            3: [thing("dog", 40)],
+            4: [thing("cat", 0)],
+        }
+    )
+    said = {
+        0: [thing("cat", 10)],
+        1: [thing("cat", 10), thing("cup", 150)],
+        2: [thing("cup", 30)],
+        3: [thing("dog", 40)],
+    }
     (result,) = run(world, Oracle(world, said))
     one, two, three, four = world.ids[:4]
     assert result.score.per_image == pytest.approx({one: 2 / 3, two: 2 / 3, three: 0.0, four: 1.0})
@@ -48,7 +65,11 @@ def test_scores_by_hand(tmp_path: Path):
 def test_the_control_asks_each_question_of_another_picture_in_its_own_proportions(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 6)
     # the same place in proportion in narrow and wide pictures: shuffled answers are right once they are scaled
-    same = {i: [Claim("<OD>", "cat", (Region("cat", box=(10.0 * w, 10.0, 40.0 * w, 60.0)),))] for i in range(6) for w in [1 + i % 2]}
+    same = {
+        i: [Claim("<OD>", "cat", (Region("cat", box=(10.0 * w, 10.0, 40.0 * w, 60.0)),))]
+        for i in range(6)
+        for w in [1 + i % 2]
+    }
     world.truth(same)
     (result,) = run(world, Oracle(world, same))
     assert result.control.value == 1.0 == result.score.value
@@ -63,7 +84,9 @@ def test_a_shuffled_predictor_is_near_chance(tmp_path: Path):
     rng = np.random.default_rng(0)
     world = World(tmp_path, ["held_out"] * 80)
     names = ("cat", "dog", "cup", "hat")
-    truth = {i: [thing(str(rng.choice(names)), float(rng.uniform(0, 70)), float(rng.uniform(0, 70)))] for i in range(80)}
+    truth = {
+        i: [thing(str(rng.choice(names)), float(rng.uniform(0, 70)), float(rng.uniform(0, 70)))] for i in range(80)
+    }
     world.truth(truth)
     settings = Evaluate(tasks=("<OD>", "<REGION_TO_CATEGORY>"), control=("<OD>", "<REGION_TO_CATEGORY>"))
     perfect = {r.score.task: r for r in run(world, Oracle(world, truth), settings)}
@@ -85,7 +108,9 @@ def test_references_by_standing_and_frozen_in_the_first_round(tmp_path: Path):
     world.claims({1: [thing("dog", 10)]}, "human", "1", 0)
     world.claims({1: [thing("cow", 10)]}, "human", "2", 1)
     world.claims({2: [thing("dog", 90)]}, "watcher")
-    first = world.rows({0: [thing("hat", 0)], 1: [thing("hat", 0)], 2: [thing("cup", 10), thing("pot", 60)]}, "consensus", "e")
+    first = world.rows(
+        {0: [thing("hat", 0)], 1: [thing("hat", 0)], 2: [thing("cup", 10), thing("pot", 60)]}, "consensus", "e"
+    )
     from dataclasses import replace
 
     dropped = [replace(row, kept=False, reason="no_quorum") if row.text == "pot" else row for row in first]
@@ -93,14 +118,23 @@ def test_references_by_standing_and_frozen_in_the_first_round(tmp_path: Path):
     world.labels({2: [thing("moved", 70)], 3: [thing("key", 10)]}, round=1)
     world.labels({2: [thing("again", 70)], 3: [thing("moved", 10)]}, round=10)
     known = held_out(world.data, world.ids)
-    found = {world.ids.index(image): (name, [row.text for row in rows]) for (image, kind), (name, rows) in known.rows.items() if kind == "<OD>"}
+    found = {
+        world.ids.index(image): (name, [row.text for row in rows])
+        for (image, kind), (name, rows) in known.rows.items()
+        if kind == "<OD>"
+    }
     assert found == {0: ("truth", ["cat"]), 1: ("human", ["cow"]), 2: ("consensus", ["cup"]), 3: ("consensus", ["key"])}
     assert known.rows[world.ids[0], "<CAPTION>"] == ("consensus", ()), "truth tells of objects alone"
     # scores are kept apart
     results = run(world, Oracle(world, {0: [thing("cat", 10)], 1: [thing("cow", 10)]}))
     assert [(r.score.reference, r.score.value) for r in results] == [("truth", 1.0), ("human", 1.0), ("consensus", 0.0)]
     assert [r.control is None for r in results] == [True, True, False], "one picture can not be shuffled"
-    assert scores_table(r.score for r in results).column("reference").to_pylist() == ["consensus", "consensus", "human", "truth"]
+    assert scores_table(r.score for r in results).column("reference").to_pylist() == [
+        "consensus",
+        "consensus",
+        "human",
+        "truth",
+    ]
 
 
 def test_a_source_that_knows_signs_knows_where_there_are_none(tmp_path: Path):
@@ -126,7 +160,9 @@ def test_what_is_asked_is_bounded_and_drawn_by_hash(tmp_path: Path):
     assert asked == questions(records(world)[::-1], known, settings)[0]
     fewer, _ = questions([r for r in records(world) if r.image_id in images], known, settings)
     assert {q.example.image_id for q in fewer} == images
-    assert {q.example.image_id for q in questions(records(world), known, settings.model_copy(update={"seed": 5}))[0]} != images
+    assert {
+        q.example.image_id for q in questions(records(world), known, settings.model_copy(update={"seed": 5}))[0]
+    } != images
 
 
 def test_pictures_come_in_batches_and_nothing_is_asked_twice(tmp_path: Path):
@@ -140,7 +176,9 @@ def test_pictures_come_in_batches_and_nothing_is_asked_twice(tmp_path: Path):
     evaluate(records(world), pictures(world), known, settings, oracle, lambda *found: done.append(found))
     assert [len({ask.image for ask in call}) for call in oracle.asked] == [3, 3, 1]
     assert done == [(3, 7), (6, 7), (7, 7)]
-    assert sum(ask.task == "<OD>" for call in oracle.asked for ask in call) == 7, "the control of a task without input costs nothing"
+    assert sum(ask.task == "<OD>" for call in oracle.asked for ask in call) == 7, (
+        "the control of a task without input costs nothing"
+    )
     assert all(len(call) == len(set(call)) for call in oracle.asked)
 
 
@@ -148,7 +186,11 @@ def test_captions_of_equal_standing_are_alternatives(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 3)
     texts = {0: ["a red cat sleeps here", "the cat is asleep now"], 1: ["two dogs run"], 2: ["one hat lies there"]}
     world.truth({i: [Claim("<CAPTION>", text) for text in found] for i, found in texts.items()})
-    said = {0: [Claim("<CAPTION>", texts[0][1])], 1: [Claim("<CAPTION>", "two dogs run")], 2: [Claim("<CAPTION>", "nothing at all")]}
+    said = {
+        0: [Claim("<CAPTION>", texts[0][1])],
+        1: [Claim("<CAPTION>", "two dogs run")],
+        2: [Claim("<CAPTION>", "nothing at all")],
+    }
     (result,) = run(world, Oracle(world, said), Evaluate(tasks=("<CAPTION>",)))
     assert result.score.n == 3 and result.score.details["exact"] == pytest.approx(2 / 3)
 
@@ -165,7 +207,12 @@ def test_answers_out_of_the_grammar_are_counted_and_figures_are_plain_numbers(tm
 
     results = run(world, Broken(world, {}))
     (found,) = scores_json(results)["<OD>"].values()
-    assert found["invalid"] == 0.5 and found["n"] == 2 and found["metric"] == "map50" and found["control"] == round(51 / 101, 6)
+    assert (
+        found["invalid"] == 0.5
+        and found["n"] == 2
+        and found["metric"] == "map50"
+        and found["control"] == round(51 / 101, 6)
+    )
     assert found["per_image"] == 0.5
     assert all(isinstance(v, (int, float)) for k, v in found.items() if k not in ("metric", "details"))
 

@@ -19,12 +19,17 @@ from florence.report.facts import LoopFacts
 from florence.store import Store
 
 SIMULATED = {"use": "simulated", "sources": ["scenes"]}
-SCENES = settings_from({
-    "sources": {"scenes": {"use": "scenes", "count": 40}},
-    "specialists": {"careful": {**SIMULATED, "missed": 0.02, "mislabelled": 0.02, "shifted": 0.02, "seed": 1}, "careless": {**SIMULATED, "missed": 0.4, "mislabelled": 0.4}},
-    "split": {"held_out": 0.5, "gold": 0.3},
-    "promotion": {"min_images": 10},
-})  # fmt: skip
+SCENES = settings_from(
+    {
+        "sources": {"scenes": {"use": "scenes", "count": 40}},
+        "specialists": {
+            "careful": {**SIMULATED, "missed": 0.02, "mislabelled": 0.02, "shifted": 0.02, "seed": 1},
+            "careless": {**SIMULATED, "missed": 0.4, "mislabelled": 0.4},
+        },
+        "split": {"held_out": 0.5, "gold": 0.3},
+        "promotion": {"min_images": 10},
+    }
+)
 PHOTOS = settings_from({"sources": {"made": {"use": "folder", "uri": "photos"}}, "specialists": {}})
 
 
@@ -39,10 +44,16 @@ def engine(monkeypatch):
 
     consensus = types.SimpleNamespace(
         churn=churn,
-        reliabilities=lambda claims, coverage, settings, speakers=(): {(name, "<OD>"): Reliable(0.5, {"cat": 0.75}) for name in set(claims["author"].to_pylist())},
+        reliabilities=lambda claims, coverage, settings, speakers=(): {
+            (name, "<OD>"): Reliable(0.5, {"cat": 0.75}) for name in set(claims["author"].to_pylist())
+        },
     )
     monkeypatch.setattr(package, "consensus", consensus, raising=False)
-    monkeypatch.setitem(__import__("sys").modules, "florence.engine.statistics", types.SimpleNamespace(statistics=lambda labels, images: {}))
+    monkeypatch.setitem(
+        __import__("sys").modules,
+        "florence.engine.statistics",
+        types.SimpleNamespace(statistics=lambda labels, images: {}),
+    )
 
 
 def labels_of(store: Store, author: annotation.Author, round: int) -> pa.Table:
@@ -94,7 +105,9 @@ class Right:
         for ask in asks:
             record, one = self.only or self.records[pictures[ask.image].tobytes()], task(ask.task)
             examples = one.examples(record, self.truth.get((record.image_id, one.kind), []))
-            found = [example for example in examples if example.input == ask.input] or examples[:1] * (self.only is not None)
+            found = [example for example in examples if example.input == ask.input] or examples[:1] * (
+                self.only is not None
+            )
             height, width = pictures[ask.image].shape[:2]
             answers.append(one.decode(found[0].target if found else "", (width, height), ask.input))
         return answers
@@ -109,9 +122,23 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
     again = tmp_path / "again"
     stages.evaluate_model(SCENES, data, again, predict=right)
     assert contents(first) == contents(again)
-    assert set(contents(first)) == {"scores/scores.parquet", "scores/control.parquet", "scores/calibration.json", "metrics/scores.json", "metrics/labels.json", "plots/scores.csv"}
+    assert set(contents(first)) == {
+        "scores/scores.parquet",
+        "scores/control.parquet",
+        "scores/calibration.json",
+        "metrics/scores.json",
+        "metrics/labels.json",
+        "plots/scores.csv",
+    }
     scores = json.loads((first / "metrics/scores.json").read_text())
-    for task in ("<OD>", "<REGION_TO_CATEGORY>", "<REGION_PROPOSAL>", "<CAPTION_TO_PHRASE_GROUNDING>", "<OCR>", "<DENSE_REGION_CAPTION>"):
+    for task in (
+        "<OD>",
+        "<REGION_TO_CATEGORY>",
+        "<REGION_PROPOSAL>",
+        "<CAPTION_TO_PHRASE_GROUNDING>",
+        "<OCR>",
+        "<DENSE_REGION_CAPTION>",
+    ):
         assert scores[task]["truth"]["value"] == 1.0 and scores[task]["truth"]["invalid"] == 0, task
     assert scores["<OD>"]["truth"]["control"] < 0.1 and scores["<REGION_TO_CATEGORY>"]["truth"]["control"] < 0.3
     assert scores["<MORE_DETAILED_CAPTION>"]["truth"]["details"]["exact"] == 1.0
@@ -167,27 +194,48 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
     who, data, root = annotation.authors(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
     stages.publish(SCENES, store, data, who, 0)
     bare = findings.round_facts(SCENES, store, data, root, who, 0)
-    assert (bare.decision, bare.scores, bare.label_quality, bare.label_quality_gain, bare.churn) == (None, (), (), (), ())
+    assert (bare.decision, bare.scores, bare.label_quality, bare.label_quality_gain, bare.churn) == (
+        None,
+        (),
+        (),
+        (),
+        (),
+    )
     stages.publish(SCENES, store, data, who, 1)
     stages.evaluate_model(SCENES, data, root, predict=Right(store))
     stages.compare_models(SCENES, data, root)
-    facts = findings.round_facts(SCENES, store, data, root, who, 1, without_student=store.read_table("labels/round=0/labels.parquet"))
+    facts = findings.round_facts(
+        SCENES, store, data, root, who, 1, without_student=store.read_table("labels/round=0/labels.parquet")
+    )
     assert LoopFacts.from_json(LoopFacts("loop", (facts,)).to_json()).rounds == (facts,)
     assert (facts.decision, facts.parent) == ("accepted", bare.snapshot_id) and facts.snapshot_id != bare.snapshot_id
     assert sum(i.images for i in facts.images) == 40
-    assert sum(c.kept for c in facts.counts) == len(store.read_table("labels/round=1/labels.parquet")) and not facts.drops
+    assert (
+        sum(c.kept for c in facts.counts) == len(store.read_table("labels/round=1/labels.parquet")) and not facts.drops
+    )
     gain = {(g.task, g.metric): g for g in facts.label_quality_gain}["<OD>", "f1"]
     quality = {(q.task, q.metric, q.split): q.value for q in facts.label_quality}
-    before = {(q.task, q.metric): q for q in stages.label_quality(SCENES, data, store.read_table("labels/round=0/labels.parquet"))}["<OD>", "f1"]
-    assert gain.value == pytest.approx(quality["<OD>", "f1", "gold"] - sum(before.per_image.values()) / len(before.per_image), abs=1e-6)
+    before = {
+        (q.task, q.metric): q
+        for q in stages.label_quality(SCENES, data, store.read_table("labels/round=0/labels.parquet"))
+    }["<OD>", "f1"]
+    assert gain.value == pytest.approx(
+        quality["<OD>", "f1", "gold"] - sum(before.per_image.values()) / len(before.per_image), abs=1e-6
+    )
     assert gain.low > 0 and gain.without_student == 0 and gain.since == 0
     assert {s.task: s for s in facts.scores}["<OD>"].value == 1.0
     claimed = {(a.name, a.task): a for a in facts.authors}
     assert claimed["careful", "<OD>"].reliability == 0.5 and claimed["careful", "<CAPTION>"].reliability is None
     (churn,) = [c for c in facts.churn if c.task == "<OD>"]
-    assert churn.same + churn.renamed + churn.moved + churn.added == sum(c.kept for c in facts.counts if c.task == "<OD>") and 0 < churn.value < 1
+    assert (
+        churn.same + churn.renamed + churn.moved + churn.added == sum(c.kept for c in facts.counts if c.task == "<OD>")
+        and 0 < churn.value < 1
+    )
     assert churn.without_student == 0, "without the student the labels are those of round 0"
-    assert claimed["careful", "<OD>"].metric == "f1" and claimed["careful", "<OD>"].measured > claimed["careless", "<OD>"].measured + 0.2
+    assert (
+        claimed["careful", "<OD>"].metric == "f1"
+        and claimed["careful", "<OD>"].measured > claimed["careless", "<OD>"].measured + 0.2
+    )
     (cats,) = [n for n in facts.named if n.author == "careful"]
     assert (cats.name, cats.estimated) == ("cat", 0.75) and (cats.measured is None) == (cats.n == 0)
 
@@ -201,8 +249,12 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
     assert line.split()[4:6] == ["–", f"{gain.value:+.3f}"] and line.split()[-1] == "+0.000"
     assert any(line.startswith("round 1: the first model: <OD> 1.000 on") for line in lines)
     assert [line.split() for line in lines if line.startswith("decision")] == [["decision", "none", "accepted"]]
-    many = LoopFacts("loop", tuple(type(facts)(**{**{k: getattr(facts, k) for k in facts.__slots__}, "round": n}) for n in range(12)))
-    assert max(map(len, findings.summary(many).splitlines())) <= 110 and " 11 " in findings.summary(many).splitlines()[0]
+    many = LoopFacts(
+        "loop", tuple(type(facts)(**{**{k: getattr(facts, k) for k in facts.__slots__}, "round": n}) for n in range(12))
+    )
+    assert (
+        max(map(len, findings.summary(many).splitlines())) <= 110 and " 11 " in findings.summary(many).splitlines()[0]
+    )
 
 
 def test_photos_alone_need_no_truth(tmp_path: Path):
@@ -222,7 +274,9 @@ def test_photos_alone_need_no_truth(tmp_path: Path):
     assert scores["<OD>"]["consensus"]["value"] == 1.0 and scores["<OD>"]["consensus"]["n"] == 1
     assert "value" not in scores["<CAPTION>"]["consensus"], "one text alone has no CIDEr"
     decision = stages.compare_models(PHOTOS, data, root)
-    assert decision.accepted and "accepted untested: <OD> 1.000 on 1 held-out image against consensus" in decision.reason
+    assert (
+        decision.accepted and "accepted untested: <OD> 1.000 on 1 held-out image against consensus" in decision.reason
+    )
     facts = findings.round_facts(PHOTOS, data, data, root, [], 0)
     assert facts.label_quality == () and facts.scores and findings.summary(LoopFacts("l", (facts,)))
 
@@ -233,7 +287,11 @@ def test_a_model_from_disk_is_asked(tmp_path: Path):
     world = World(tmp_path / "data", ["held_out"] * 3)
     world.truth({i: [thing("cat", 10), Claim("<CAPTION>", "a cat")] for i in range(3)})
     build("nano", image_size=64, seed=0).save(tmp_path / "model")
-    chosen = PHOTOS.model_copy(update={"evaluate": PHOTOS.evaluate.model_copy(update={"tasks": ("<OD>", "<REGION_TO_CATEGORY>"), "bootstrap": 100})})
+    chosen = PHOTOS.model_copy(
+        update={
+            "evaluate": PHOTOS.evaluate.model_copy(update={"tasks": ("<OD>", "<REGION_TO_CATEGORY>"), "bootstrap": 100})
+        }
+    )
     stages.evaluate_model(chosen, world.data, tmp_path)
     first = contents(tmp_path / "scores")
     scores = json.loads((tmp_path / "metrics/scores.json").read_text())

@@ -58,18 +58,26 @@ def make(folder: Path, found: list[tuple[ImageRecord, bytes, list[Claim]]], **mo
     for source in sorted({record.source for record, _, _ in found}):
         rows = [{**dataclasses.asdict(record), "bytes": data} for record, data, _ in found if record.source == source]
         store.write_table(f"images/{source}-00000.parquet", pa.Table.from_pylist(rows, schema=IMAGES))
-    labels = [dataclasses.replace(row, agreement=0.75) for record, _, claims in found for row in annotate(record.image_id, claims, "consensus", "1")]
+    labels = [
+        dataclasses.replace(row, agreement=0.75)
+        for record, _, claims in found
+        for row in annotate(record.image_id, claims, "consensus", "1")
+    ]
     store.write_table("labels/round=0/labels.parquet", annotations_table(labels))
     return store
 
 
 def picture(width: int, height: int, kind: str = "PNG", **more) -> bytes:
     sink = io.BytesIO()
-    Image.fromarray(np.random.default_rng(width).integers(0, 255, (height, width, 3), dtype=np.uint8)).save(sink, kind, **more)
+    Image.fromarray(np.random.default_rng(width).integers(0, 255, (height, width, 3), dtype=np.uint8)).save(
+        sink, kind, **more
+    )
     return sink.getvalue()
 
 
-def record(data: bytes, name: str, width: int, height: int, source: str = "photos", split: str = "train") -> ImageRecord:
+def record(
+    data: bytes, name: str, width: int, height: int, source: str = "photos", split: str = "train"
+) -> ImageRecord:
     return ImageRecord(hashlib.sha256(data).hexdigest(), width, height, source, name, "CC0", None, split)
 
 
@@ -94,14 +102,23 @@ def test_every_kept_label_is_written_or_told(workspace: Path, small_snapshot: St
     assert not found.unknown and not found.unmatched and not found.errors and not found.problems
     told = Counter(claim.task for entry in found.told.values() for claim in entry.claims)
     assert told == Counter(note["labels"])
-    assert note == {**note, "format": name, "snapshot": "snap-1", "round": 1, "split": "all", "images": len(images(small_snapshot))}
+    assert note == {
+        **note,
+        "format": name,
+        "snapshot": "snap-1",
+        "round": 1,
+        "split": "all",
+        "images": len(images(small_snapshot)),
+    }
     assert not list(workspace.glob(".out*")), "nothing half-written is left"
 
 
 @pytest.mark.parametrize("name", writable())
 def test_pictures_are_the_files_that_labels_name(workspace: Path, small_snapshot: Store, name: str):
     call("export", "--format", name, "--out", "out")
-    files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in (workspace / "out").rglob("*") if path.is_file()}
+    files = {
+        hashlib.sha256(path.read_bytes()).hexdigest(): path for path in (workspace / "out").rglob("*") if path.is_file()
+    }
     assert {r.image_id for r in images(small_snapshot)} <= set(files)
     if name == "coco":
         with contextlib.redirect_stdout(io.StringIO()):
@@ -114,7 +131,23 @@ def test_pictures_are_the_files_that_labels_name(workspace: Path, small_snapshot
 
 
 def test_what_is_chosen_is_what_is_written(workspace: Path, small_snapshot: Store):
-    call("export", "--format", "jsonl", "--out", "out", "--split", "train", "--tasks", "OD", "--tasks", "<CAPTION>", "--min-agreement", "0.6", "--round", "0")
+    call(
+        "export",
+        "--format",
+        "jsonl",
+        "--out",
+        "out",
+        "--split",
+        "train",
+        "--tasks",
+        "OD",
+        "--tasks",
+        "<CAPTION>",
+        "--min-agreement",
+        "0.6",
+        "--round",
+        "0",
+    )
     train = {r.image_id for r in images(small_snapshot) if r.split == "train"}
     rows = [row for row in kept(small_snapshot, 0) if row.image_id in train and row.task in ("<OD>", "<CAPTION>")]
     lines = [json.loads(line) for line in (workspace / "out/labels.jsonl").read_text().splitlines()]
@@ -122,21 +155,29 @@ def test_what_is_chosen_is_what_is_written(workspace: Path, small_snapshot: Stor
     written = sorted(row["annotation_id"] for line in lines for row in line["annotations"])
     assert written == sorted(row.annotation_id for row in rows if row.agreement >= 0.6)
     note = json.loads((workspace / "out/florence-export.json").read_text())
-    assert sum(note["left_out"].values()) == len(rows) - len(written) and set(note["left_out"]) <= {"<OD>: agreement below 0.6", "<CAPTION>: agreement below 0.6"}
+    assert sum(note["left_out"].values()) == len(rows) - len(written) and set(note["left_out"]) <= {
+        "<OD>: agreement below 0.6",
+        "<CAPTION>: agreement below 0.6",
+    }
 
 
 def test_the_same_snapshot_gives_the_same_bytes(workspace: Path):
     for name in writable():
         for folder in ("one", "two"):
             call("export", "--format", name, "--out", f"{folder}/{name}")
-    one, two = ({p.relative_to(workspace / f): p.read_bytes() for p in (workspace / f).rglob("*") if p.is_file()} for f in ("one", "two"))
+    one, two = (
+        {p.relative_to(workspace / f): p.read_bytes() for p in (workspace / f).rglob("*") if p.is_file()}
+        for f in ("one", "two")
+    )
     assert one == two
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(workspace: Path):
     before = sorted(workspace.iterdir())
     dry = call("export", "--format", "voc", "--out", "out", "--dry-run")
-    assert sorted(p for p in workspace.iterdir() if p.name != "code.json") == [p for p in before if p.name != "code.json"]
+    assert sorted(p for p in workspace.iterdir() if p.name != "code.json") == [
+        p for p in before if p.name != "code.json"
+    ]
     wet = call("export", "--format", "voc", "--out", "out")
     assert dry.splitlines()[1:] == wet.splitlines()[1:] and dry.startswith("would write 13 images of round 1")
     assert "<CAPTION>: the format has no such labels" in dry and "lost: <OD>: the outline" in dry
@@ -168,18 +209,25 @@ def test_an_export_that_fails_leaves_what_was_there(workspace: Path, small_snaps
         raise OSError(28, "No space left on device", "x")
 
     monkeypatch.setattr(writing, "write_picture", broken)
-    assert "can not write x: No space left on device" in call("export", "--format", "coco", "--out", "out", "--force", code=1)
-    assert {p: p.read_bytes() for p in (workspace / "out").rglob("*") if p.is_file()} == before and not list(workspace.glob(".out*"))
+    assert "can not write x: No space left on device" in call(
+        "export", "--format", "coco", "--out", "out", "--force", code=1
+    )
+    assert {p: p.read_bytes() for p in (workspace / "out").rglob("*") if p.is_file()} == before and not list(
+        workspace.glob(".out*")
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--format", "kitti"], "there is no such format; written are coco, jsonl, labelstudio, voc, yolo"), (["--format", "snapshot"], "it is read only"),
-        (["--format", "coco", "--split", "test"], "one of train, held_out, gold or all"), (["--format", "coco", "--tasks", "OBJECTS"], "--tasks <OBJECTS>: there are no labels of that kind"),
-        (["--format", "coco", "--round", "5"], "has no labels of round 5; it has those of 0, 1"), (["--format", "coco", "--images", "link"], "copy or none"),
+        (["--format", "kitti"], "there is no such format; written are coco, jsonl, labelstudio, voc, yolo"),
+        (["--format", "snapshot"], "it is read only"),
+        (["--format", "coco", "--split", "test"], "one of train, held_out, gold or all"),
+        (["--format", "coco", "--tasks", "OBJECTS"], "--tasks <OBJECTS>: there are no labels of that kind"),
+        (["--format", "coco", "--round", "5"], "has no labels of round 5; it has those of 0, 1"),
+        (["--format", "coco", "--images", "link"], "copy or none"),
     ],
-)  # fmt: skip
+)
 def test_what_can_not_be_done_is_said_before_anything_is_written(workspace: Path, arguments: list[str], said: str):
     assert said in call("export", "--out", "out", *arguments, code=1)
     assert not (workspace / "out").exists()
@@ -208,27 +256,41 @@ def test_pictures_stored_on_their_side_are_written_upright(tmp_path: Path):
     assert told.turned == 4
     for one, data, _ in found:
         with Image.open(tmp_path / "out/images" / one.name) as now, Image.open(io.BytesIO(data)) as before:
-            assert now.size == (one.width, one.height) and now.getexif().get(0x0112, 1) == 1 and now.format == before.format
-            difference = np.abs(np.asarray(now.convert("RGB"), int) - np.asarray(ImageOps.exif_transpose(before).convert("RGB"), int))
-            assert difference.mean() < (12 if now.format in ("JPEG", "WEBP") else 1e-9), "noise, written again with loss"
+            assert (
+                now.size == (one.width, one.height)
+                and now.getexif().get(0x0112, 1) == 1
+                and now.format == before.format
+            )
+            difference = np.abs(
+                np.asarray(now.convert("RGB"), int) - np.asarray(ImageOps.exif_transpose(before).convert("RGB"), int)
+            )
+            assert difference.mean() < (12 if now.format in ("JPEG", "WEBP") else 1e-9), (
+                "noise, written again with loss"
+            )
     assert (tmp_path / "out/images/upright.png").read_bytes() == data
 
 
 def test_names_that_clash_are_told_apart_and_counted(tmp_path: Path):
     found = []
-    for k, (name, source) in enumerate([("a.png", "one"), ("a.jpg", "one"), ("sub/a.png", "one"), ("a.png", "two"), ("../../up.png", "two")]):
+    for k, (name, source) in enumerate(
+        [("a.png", "one"), ("a.jpg", "one"), ("sub/a.png", "one"), ("a.png", "two"), ("../../up.png", "two")]
+    ):
         data = picture(20 + k, 20)
         found.append((record(data, name, 20 + k, 20, source), data, [thing(f"thing {k}", (0, 0, 5, 5))]))
     told = writing.export(make(tmp_path / "data", found), tmp_path / "out", writing.Choice("voc"))
     assert told.renamed == 2
-    files = sorted(str(p.relative_to(tmp_path / "out/JPEGImages")) for p in (tmp_path / "out/JPEGImages").rglob("*") if p.is_file())
+    files = sorted(
+        str(p.relative_to(tmp_path / "out/JPEGImages")) for p in (tmp_path / "out/JPEGImages").rglob("*") if p.is_file()
+    )
     assert files == ["one/a-2.jpg", "one/a.png", "one/sub/a.png", "two/a.png", "two/up.png"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "out"], "nothing stands outside"
 
 
 def test_a_picture_that_can_not_be_looked_into_is_written_as_it_is(tmp_path: Path):
     one = record(b"not a picture", "a.jpg", 20, 20)
-    told = writing.export(make(tmp_path / "data", [(one, b"not a picture", [])]), tmp_path / "out", writing.Choice("jsonl"))
+    told = writing.export(
+        make(tmp_path / "data", [(one, b"not a picture", [])]), tmp_path / "out", writing.Choice("jsonl")
+    )
     assert told.images == 1 and (tmp_path / "out/images/a.jpg").read_bytes() == b"not a picture"
 
 

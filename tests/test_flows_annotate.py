@@ -44,7 +44,9 @@ def run(folder: Path, settings):
 
 
 def written(store: Store) -> dict[str, bytes]:
-    return {name: store.read_bytes(name) for folder in ("claims", "coverage", "authors") for name in store.names(folder)}
+    return {
+        name: store.read_bytes(name) for folder in ("claims", "coverage", "authors") for name in store.names(folder)
+    }
 
 
 def names(store: Store, shard: int) -> list[str]:
@@ -82,19 +84,35 @@ def test_the_flow_and_the_plain_verb_say_the_same(tmp_path: Path):
 
 
 def test_a_new_annotator_is_asked_alone(tmp_path: Path):
-    sections = {"careful": None, "hasty": None, "crude": None, "a": told(batch=3), "reader": told(needs=["claims"], reads=["a"])}
+    sections = {
+        "careful": None,
+        "hasty": None,
+        "crude": None,
+        "a": told(batch=3),
+        "reader": told(needs=["claims"], reads=["a"]),
+    }
     settings, store = workspace(tmp_path, specialists=sections)
     run(tmp_path, settings)
     before = written(store)
     CALLS.clear()
     settings, _ = workspace(tmp_path, specialists={**sections, "new": told(needs=["truth"])})
     done = run(tmp_path, settings)
-    assert (done.shards, done.images) == (3, 12) and {author for author, _ in CALLS} == {"new"} and len(asked("new")) == 12
+    assert (
+        (done.shards, done.images) == (3, 12) and {author for author, _ in CALLS} == {"new"} and len(asked("new")) == 12
+    )
     assert {name: data for name, data in written(store).items() if "/new@" not in name} == before
 
 
 def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
-    settings, store = workspace(tmp_path, specialists={"fragile": told(required=False), "steady": told(), "reader": told(needs=["claims"], reads=["fragile"])}, flow={"retries": 2, "workers": 1})
+    settings, store = workspace(
+        tmp_path,
+        specialists={
+            "fragile": told(required=False),
+            "steady": told(),
+            "reader": told(needs=["claims"], reads=["fragile"]),
+        },
+        flow={"retries": 2, "workers": 1},
+    )
     tries = []
 
     def before(self, batch):
@@ -109,18 +127,35 @@ def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
 
 
 def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tmp_path: Path, capsys):
-    settings, store = workspace(tmp_path, specialists={"fragile": told(required=False, price=3), "reader": told(needs=["claims"])}, flow={"retries": 1})
+    settings, store = workspace(
+        tmp_path,
+        specialists={"fragile": told(required=False, price=3), "reader": told(needs=["claims"])},
+        flow={"retries": 1},
+    )
     BEFORE["fragile"] = failing(names(store, 0), Unavailable("the budget is spent"))
     done = run(tmp_path, settings)
     (missing,) = done.missing
-    assert (missing.author, missing.images, missing.shards, missing.shard, missing.error) == ("fragile", 4, 1, "scenes-00000", "the budget is spent")
+    assert (missing.author, missing.images, missing.shards, missing.shard, missing.error) == (
+        "fragile",
+        4,
+        1,
+        "scenes-00000",
+        "the budget is spent",
+    )
     assert "fragile has 4 images left in 1 shards and is not required" in capsys.readouterr().out
-    assert len([a for a, images in CALLS if a == "fragile" and set(images) & set(names(store, 0))]) == 1, "what is not there is asked for once a run"
+    assert len([a for a, images in CALLS if a == "fragile" and set(images) & set(names(store, 0))]) == 1, (
+        "what is not there is asked for once a run"
+    )
     who = annotation.authors(settings)
     facts = {a.name: a for a in findings._annotator_facts(settings, store, who)}
     assert (facts["fragile"].images, facts["fragile"].missing, facts["fragile"].why) == (8, 4, "the budget is spent")
     assert (facts["fragile"].calls, facts["fragile"].tokens, facts["fragile"].batch) == (3, 36, 16)
-    assert (facts["reader"].images, facts["reader"].missing, facts["reader"].why, facts["reader"].calls) == (12, 0, "", 0)
+    assert (facts["reader"].images, facts["reader"].missing, facts["reader"].why, facts["reader"].calls) == (
+        12,
+        0,
+        "",
+        0,
+    )
     assert facts["careful"].claims == sum(len(store.read_table(n)) for n in store.names("claims") if "/careful@" in n)
     assert run(tmp_path, settings).images == 0, "the same failure again is nothing new"
     BEFORE.clear()
@@ -133,12 +168,23 @@ def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tm
 
 
 def test_a_required_one_fails_the_flow_when_the_others_have_finished(tmp_path: Path):
-    settings, store = workspace(tmp_path, specialists={"fragile": told(), "reader": told(needs=["claims"], required=False), "other": told()})
+    settings, store = workspace(
+        tmp_path, specialists={"fragile": told(), "reader": told(needs=["claims"], required=False), "other": told()}
+    )
     BEFORE["fragile"] = failing(names(store, 0), RuntimeError("out of order"))
-    with pytest.raises(FlorenceError, match=r"fragile, shard scenes-00000: .*out of order \(4 images in 1 shards\)\n.*required: false"):
+    with pytest.raises(
+        FlorenceError, match=r"fragile, shard scenes-00000: .*out of order \(4 images in 1 shards\)\n.*required: false"
+    ):
         run(tmp_path, settings)
     done = [name.split("/")[1].split("@")[0] for name in store.names("coverage")]
-    assert {name: done.count(name) for name in set(done)} == {"careful": 3, "hasty": 3, "crude": 3, "other": 3, "fragile": 2, "reader": 2}
+    assert {name: done.count(name) for name in set(done)} == {
+        "careful": 3,
+        "hasty": 3,
+        "crude": 3,
+        "other": 3,
+        "fragile": 2,
+        "reader": 2,
+    }
 
 
 def test_a_shard_that_can_not_be_read_costs_itself_alone(tmp_path: Path):
@@ -148,7 +194,9 @@ def test_a_shard_that_can_not_be_read_costs_itself_alone(tmp_path: Path):
         store.delete(folder)
     file = next(name for name in store.names("truth") if "00001" in name)
     store.write_bytes(file, b"not a table")
-    with pytest.raises(FlorenceError, match=r"careful, shard scenes-00001: .*not a Parquet file.*\(4 images in 1 shards\)"):
+    with pytest.raises(
+        FlorenceError, match=r"careful, shard scenes-00001: .*not a Parquet file.*\(4 images in 1 shards\)"
+    ):
         run(tmp_path, settings)
     assert len(store.names("coverage")) == 6
     with pytest.raises(StoreError):

@@ -47,7 +47,12 @@ def test_no_workspace_is_a_fault_with_a_remedy(tmp_path: Path):
     ("overlay", "name", "status", "said"),
     [
         ({"train": {"steps": -1}}, "settings", "fail", "train.steps"),
-        ({"specialists": {"careful": {"use": "nobody"}}}, "plug-ins", "fail", "specialists.careful: unknown specialist 'nobody'"),
+        (
+            {"specialists": {"careful": {"use": "nobody"}}},
+            "plug-ins",
+            "fail",
+            "specialists.careful: unknown specialist 'nobody'",
+        ),
         ({"sources": {"scenes": {"count": "many"}}}, "plug-ins", "fail", "sources.scenes"),
         ({"specialists": {"careful": {"sources": ["photos"]}}}, "specialists", "warn", "careful looks at no source"),
         ({"model": {"init": "nano-with-a-typo!"}}, "model.init", "fail", "neither a preset"),
@@ -78,7 +83,12 @@ def test_a_fresh_clone_hears_how_to_get_data(workspace: Path):
         check = looked_at(workspace)["data"]
     finally:
         (workspace / "data.dvc").unlink()
-    assert check.status == "warn" and "dvc pull" in check.remedy and "florence loop" in check.remedy and "make demo" in check.remedy
+    assert (
+        check.status == "warn"
+        and "dvc pull" in check.remedy
+        and "florence loop" in check.remedy
+        and "make demo" in check.remedy
+    )
 
 
 def test_packages_that_do_not_go_together_are_found(monkeypatch):

@@ -43,7 +43,9 @@ def finished(folder: Path, **more) -> LoopState:
     from flows.outlook import images_hash, settings_hashes
 
     parts = open_parts(folder)
-    state = LoopState("a-loop", 0, 2, 2, accepted=1, images=images_hash(parts.store), settings=settings_hashes(parts), finished=True)
+    state = LoopState(
+        "a-loop", 0, 2, 2, accepted=1, images=images_hash(parts.store), settings=settings_hashes(parts), finished=True
+    )
     state = dataclasses.replace(state, **more)
     write_state(folder, state)
     return state
@@ -73,14 +75,21 @@ def test_a_loop_that_was_broken_off_goes_on(annotated: Path):
     assert "going on" in why and not is_idle(open_parts(annotated), None)
 
 
-@pytest.mark.parametrize(("rounds", "rejected", "wanted"), [(3, "", 3), (2, "", None), (1, "", None), (3, "not better", None), (None, "", None)])
-def test_more_rounds_are_added_unless_the_last_was_rejected(annotated: Path, rounds: int | None, rejected: str, wanted: int | None):
+@pytest.mark.parametrize(
+    ("rounds", "rejected", "wanted"),
+    [(3, "", 3), (2, "", None), (1, "", None), (3, "not better", None), (None, "", None)],
+)
+def test_more_rounds_are_added_unless_the_last_was_rejected(
+    annotated: Path, rounds: int | None, rejected: str, wanted: int | None
+):
     state, _ = decided(annotated, finished(annotated, rejected=rejected), rounds)
     assert (state.wanted if state else None) == wanted
     assert is_idle(open_parts(annotated), rounds) == (wanted is None)
 
 
-@pytest.mark.parametrize(("change", "named"), [({"images": "other"}, "new images"), ({"settings": {}}, "changed settings")])
+@pytest.mark.parametrize(
+    ("change", "named"), [({"images": "other"}, "new images"), ({"settings": {}}, "changed settings")]
+)
 def test_a_new_loop_is_numbered_on(annotated: Path, change: dict, named: str):
     state, why = decided(annotated, finished(annotated, **change))
     assert state is not None and (state.first_round, state.done, state.wanted, state.accepted) == (2, 0, 2, 1)
@@ -107,7 +116,13 @@ def test_one_that_fails_as_before_has_nothing_new_to_say(annotated: Path, tmp_pa
     folder = tmp_path / "w"
     shutil.copytree(annotated, folder)
     state = finished(folder)
-    write_params(folder, specialists={"late": annotators.told(required=False), "reader": annotators.told(needs=["claims"], reads=["careful"])})
+    write_params(
+        folder,
+        specialists={
+            "late": annotators.told(required=False),
+            "reader": annotators.told(needs=["claims"], reads=["careful"]),
+        },
+    )
     with annotators.registered():
         parts = open_parts(folder)
         annotators.BEFORE["late"] = down
@@ -127,7 +142,10 @@ def test_what_a_killed_run_had_half_written_goes(annotated: Path):
     from flows.refine import sweep
 
     parts = open_parts(annotated)
-    left = [Path(parts.store.root, "images/.scenes-00000.parquet.0.part"), Path(parts.data.root, "labels/.labels.parquet.0.part")]
+    left = [
+        Path(parts.store.root, "images/.scenes-00000.parquet.0.part"),
+        Path(parts.data.root, "labels/.labels.parquet.0.part"),
+    ]
     whole = parts.store.names("images")
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,9 +197,17 @@ def workspace(tmp_path_factory, prefect) -> Path:
 def test_the_loop_leaves_a_snapshot_a_model_and_a_champion(workspace: Path):
     parts = open_parts(workspace)
     snapshot = parts.data.read_json("snapshot.json")
-    assert snapshot["round"] == 0 and snapshot["counts"]["images"] == 24 and set(snapshot["authors"]) == {"careful", "hasty", "crude"}
+    assert (
+        snapshot["round"] == 0
+        and snapshot["counts"]["images"] == 24
+        and set(snapshot["authors"]) == {"careful", "hasty", "crude"}
+    )
     champion = parts.tracker.champion()
-    assert champion is not None and champion.tags["dvc_hash"] == parts.snapshots.data_hash() and champion.tags["snapshot"] == snapshot["id"]
+    assert (
+        champion is not None
+        and champion.tags["dvc_hash"] == parts.snapshots.data_hash()
+        and champion.tags["snapshot"] == snapshot["id"]
+    )
     run = parts.tracker.client.get_run(champion.run_id)
     assert run.info.status == "FINISHED" and run.inputs.dataset_inputs[0].dataset.name == "FLD"
     parent = parts.tracker.client.get_run(run.data.tags["mlflow.parentRunId"])
@@ -194,8 +220,23 @@ def test_the_facts_tell_the_round(workspace: Path):
     (round,) = facts.rounds
     state = read_state(workspace)
     assert state is not None and facts.loop_id == state.loop_id
-    assert (round.round, round.decision, round.model_version, round.dvc_hash) == (0, "accepted", "1", open_parts(workspace).snapshots.data_hash())
-    assert {"collect", "annotate", "fuse", "validate", "publish", "snapshot", "dvc train", "dvc evaluate", "register"} <= set(round.seconds)
+    assert (round.round, round.decision, round.model_version, round.dvc_hash) == (
+        0,
+        "accepted",
+        "1",
+        open_parts(workspace).snapshots.data_hash(),
+    )
+    assert {
+        "collect",
+        "annotate",
+        "fuse",
+        "validate",
+        "publish",
+        "snapshot",
+        "dvc train",
+        "dvc evaluate",
+        "register",
+    } <= set(round.seconds)
     assert all(seconds >= 0 for seconds in round.seconds.values())
     assert (workspace / "build/report/index.html").stat().st_size > 1000
 
@@ -203,7 +244,9 @@ def test_the_facts_tell_the_round(workspace: Path):
 def test_the_state_holds_what_the_next_round_needs(workspace: Path):
     state = read_state(workspace)
     assert state is not None and state.finished and (state.accepted, state.champion) == (0, "1")
-    assert (Path(state.student or "") / "model.safetensors").read_bytes() == (workspace / "model/model.safetensors").read_bytes()
+    assert (Path(state.student or "") / "model.safetensors").read_bytes() == (
+        workspace / "model/model.safetensors"
+    ).read_bytes()
     assert Path(state.scores or "").read_bytes() == (workspace / "scores/scores.parquet").read_bytes()
 
 
@@ -216,7 +259,11 @@ def test_prefect_has_the_runs_and_their_artifacts(workspace: Path):
         async with get_client() as client:
             runs = await client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=200)
             artifacts = await client.read_artifacts(
-                artifact_filter=ArtifactFilter(), flow_run_filter=FlowRunFilter(), task_run_filter=TaskRunFilter(), sort=ArtifactSort.CREATED_DESC, limit=200
+                artifact_filter=ArtifactFilter(),
+                flow_run_filter=FlowRunFilter(),
+                task_run_filter=TaskRunFilter(),
+                sort=ArtifactSort.CREATED_DESC,
+                limit=200,
             )
             return runs, artifacts, await client.read_task_runs(sort=TaskRunSort.END_TIME_DESC, limit=200)
 
@@ -231,7 +278,11 @@ def test_started_again_it_does_nothing(workspace: Path):
     said = florence(workspace, "loop")
     assert said.returncode == 0, said.stderr
     assert "nothing new: 24 images" in said.stdout and "champion version 1" in said.stdout
-    changed = {p.name for p in workspace.rglob("*") if p.is_file() and ".git" not in p.parts and files.get(p) != p.stat().st_mtime_ns}
+    changed = {
+        p.name
+        for p in workspace.rglob("*")
+        if p.is_file() and ".git" not in p.parts and files.get(p) != p.stat().st_mtime_ns
+    }
     assert changed <= {"lock", "mlflow.lock", "mlflow.db", "code.json"}, changed
 
 

@@ -27,8 +27,11 @@ RECORD = image(2)
 
 def document(folder: Path, annotations: list, **more) -> Path:
     """A file with one image, 640 × 480, and two categories whose ids leave gaps."""
-    values = {"images": [{"id": 7, "file_name": RECORD.name, "width": 640, "height": 480}], "categories": [{"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}],
-              "annotations": [{"id": k, "image_id": 7, "category_id": 3, **values} for k, values in enumerate(annotations)]}  # fmt: skip
+    values = {
+        "images": [{"id": 7, "file_name": RECORD.name, "width": 640, "height": 480}],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}],
+        "annotations": [{"id": k, "image_id": 7, "category_id": 3, **values} for k, values in enumerate(annotations)],
+    }
     path = folder / "instances.json"
     path.write_text(json.dumps({**values, **more}))
     return path
@@ -52,13 +55,27 @@ def test_objects_and_captions_come_back(tmp_path_factory, data):
     records = [image(k) for k in range(5)]
     found = []
     for record in records:
-        claims = data.draw(objects(record)) + data.draw(objects(record, shapes="outline", most=2) if record.width > 1 else st.just([]))
-        found.append((record, claims + [Claim(kind, f"a text of {kind}") for kind in data.draw(st.lists(st.sampled_from(["<CAPTION>", "<DETAILED_CAPTION>"]), unique=True))]))
+        claims = data.draw(objects(record)) + data.draw(
+            objects(record, shapes="outline", most=2) if record.width > 1 else st.just([])
+        )
+        found.append(
+            (
+                record,
+                claims
+                + [
+                    Claim(kind, f"a text of {kind}")
+                    for kind in data.draw(st.lists(st.sampled_from(["<CAPTION>", "<DETAILED_CAPTION>"]), unique=True))
+                ],
+            )
+        )
     folder = tmp_path_factory.mktemp("coco")
     write(FORMATS.get("coco")(), folder, found)
     told = back("coco", folder, records)
     for record, claims in found:
-        again = {task: [c for c in claims_of(told, record) if (c.task == "<OD>") == (task == "<OD>")] for task in ("<OD>", "text")}
+        again = {
+            task: [c for c in claims_of(told, record) if (c.task == "<OD>") == (task == "<OD>")]
+            for task in ("<OD>", "text")
+        }
         near(again["<OD>"], [c for c in claims if c.task == "<OD>"])
         near(again["text"], [c for c in claims if c.task != "<OD>"])
     assert not told.unknown and not told.unmatched
@@ -74,22 +91,49 @@ def test_what_is_read_and_written_again_is_the_same_to_pycocotools(tmp_path: Pat
     noisy = np.zeros((480, 640), bool)
     noisy[300:340, 400:460] = rng.random((40, 60)) < 0.6
     annotations = [
-        {"bbox": [10.25, 20.5, 30.125, 40.75], "segmentation": [[10.25, 20.5, 40.375, 20.5, 40.375, 61.25, 12, 60]], "area": 1.0, "iscrowd": 0},
-        {"category_id": 90, "bbox": [0, 0, 640, 480], "segmentation": [[0, 0, 100, 0, 100, 90, 0, 90], [300, 300, 640, 300, 640, 480]], "area": 1.0, "iscrowd": 0},
+        {
+            "bbox": [10.25, 20.5, 30.125, 40.75],
+            "segmentation": [[10.25, 20.5, 40.375, 20.5, 40.375, 61.25, 12, 60]],
+            "area": 1.0,
+            "iscrowd": 0,
+        },
+        {
+            "category_id": 90,
+            "bbox": [0, 0, 640, 480],
+            "segmentation": [[0, 0, 100, 0, 100, 90, 0, 90], [300, 300, 640, 300, 640, 480]],
+            "area": 1.0,
+            "iscrowd": 0,
+        },
         {"bbox": [5, 5, 1, 1], "segmentation": [], "area": 1.0, "iscrowd": 0},
     ]
     for k, mask in enumerate((ring, small, noisy)):
         packed = reference.encode(np.asfortranarray(mask.astype(np.uint8)))
-        runs = np.diff(np.flatnonzero(np.concatenate([[True], np.diff(mask.T.ravel().astype(int)) != 0, [True]]))).tolist()
+        runs = np.diff(
+            np.flatnonzero(np.concatenate([[True], np.diff(mask.T.ravel().astype(int)) != 0, [True]]))
+        ).tolist()
         counts = packed["counts"].decode() if k % 2 else ([0] if mask[0, 0] else []) + runs
         bbox = reference.toBbox(packed).tolist()
-        annotations.append({"category_id": 90, "bbox": bbox, "segmentation": {"size": [480, 640], "counts": counts}, "area": float(mask.sum()), "iscrowd": k % 2})
+        annotations.append(
+            {
+                "category_id": 90,
+                "bbox": bbox,
+                "segmentation": {"size": [480, 640], "counts": counts},
+                "area": float(mask.sum()),
+                "iscrowd": k % 2,
+            }
+        )
     path = document(tmp_path, annotations)
     before = opened(path)
-    write(FORMATS.get("coco")(), tmp_path / "again", [(RECORD, claims_of(back("coco", path, [RECORD], crowds=True), RECORD))])
+    write(
+        FORMATS.get("coco")(),
+        tmp_path / "again",
+        [(RECORD, claims_of(back("coco", path, [RECORD], crowds=True), RECORD))],
+    )
     after = opened(tmp_path / "again/annotations/instances_gold.json")
     names = [{c["id"]: c["name"] for c in coco.loadCats(coco.getCatIds())} for coco in (before, after)]
-    for one, other in zip(before.loadAnns(sorted(before.getAnnIds())), after.loadAnns(sorted(after.getAnnIds())), strict=True):
+    for one, other in zip(
+        before.loadAnns(sorted(before.getAnnIds())), after.loadAnns(sorted(after.getAnnIds())), strict=True
+    ):
         assert names[0][one["category_id"]] == names[1][other["category_id"]]
         assert np.abs(np.subtract(one["bbox"], other["bbox"])).max() < 1e-6
         if one["segmentation"]:
@@ -116,13 +160,31 @@ def test_outlines_of_run_lengths_cover_the_same_pixels(height: int, width: int, 
 
 def test_our_document_has_what_the_format_asks_for(tmp_path: Path):
     """The fields of cocodataset.org's description of the format."""
-    write(FORMATS.get("coco")(), tmp_path, [(image(0), [Claim("<OD>", "cat", (Region("cat", box=(1, 2, 30, 40)),), 0.5), Claim("<CAPTION>", 'a "cat"')])])
-    assert sorted(p.name for p in (tmp_path / "annotations").iterdir()) == ["captions_train.json", "instances_train.json"]
+    write(
+        FORMATS.get("coco")(),
+        tmp_path,
+        [(image(0), [Claim("<OD>", "cat", (Region("cat", box=(1, 2, 30, 40)),), 0.5), Claim("<CAPTION>", 'a "cat"')])],
+    )
+    assert sorted(p.name for p in (tmp_path / "annotations").iterdir()) == [
+        "captions_train.json",
+        "instances_train.json",
+    ]
     values = json.loads((tmp_path / "annotations/instances_train.json").read_text())
     assert values["images"] == [{"id": 1, "file_name": "a.png", "width": 64, "height": 48, "license": 1}]
     assert values["categories"] == [{"id": 1, "name": "cat", "supercategory": ""}]
     assert values["licenses"] == [{"id": 1, "name": "CC0", "url": ""}]
-    assert values["annotations"] == [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 29, 38], "area": 29 * 38, "segmentation": [], "iscrowd": 0, "score": 0.5}]
+    assert values["annotations"] == [
+        {
+            "id": 1,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [1, 2, 29, 38],
+            "area": 29 * 38,
+            "segmentation": [],
+            "iscrowd": 0,
+            "score": 0.5,
+        }
+    ]
     (caption,) = json.loads((tmp_path / "annotations/captions_train.json").read_text())["annotations"]
     assert caption == {"id": 2, "image_id": 1, "caption": 'a "cat"', "task": "<CAPTION>"}
 
@@ -133,7 +195,10 @@ def test_our_document_has_what_the_format_asks_for(tmp_path: Path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"bbox": [1, 2, 3]}, r"annotations\[0\]\.bbox: found \[1, 2, 3\]; x, y, width and height in pixels are expected"),
+        (
+            {"bbox": [1, 2, 3]},
+            r"annotations\[0\]\.bbox: found \[1, 2, 3\]; x, y, width and height in pixels are expected",
+        ),
         ({"bbox": [1, 2, "x", 4]}, r"bbox\[2\]: found 'x'; a number is expected"),
         ({"bbox": [1, 2, float("nan"), 4]}, r"bbox\[2\]: found nan"),
         ({"bbox": [1, 2, 0, 4]}, "a width of 0"),
@@ -156,11 +221,25 @@ def test_a_bad_annotation_costs_itself_alone_and_is_told(tmp_path: Path, values:
         claims_of(found, RECORD)
 
 
-@pytest.mark.parametrize("segmentation", [
-    [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [["x"] * 6], "abc", 5, {"size": [480, 640], "counts": "#"}, {"size": [480, 640], "counts": "~~~"}, {"size": [2, 2], "counts": [4]},
-    {"size": [480, 640], "counts": [5]}, {"size": [480, 640], "counts": [-5, 307205]}, {"size": [480, 640]}, {"size": [10**9, 10**9], "counts": []}, {"size": "big", "counts": []},
-    {"size": [480, 640], "counts": "oooooooooooooo"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5, 6, 7]],
+        [["x"] * 6],
+        "abc",
+        5,
+        {"size": [480, 640], "counts": "#"},
+        {"size": [480, 640], "counts": "~~~"},
+        {"size": [2, 2], "counts": [4]},
+        {"size": [480, 640], "counts": [5]},
+        {"size": [480, 640], "counts": [-5, 307205]},
+        {"size": [480, 640]},
+        {"size": [10**9, 10**9], "counts": []},
+        {"size": "big", "counts": []},
+        {"size": [480, 640], "counts": "oooooooooooooo"},
+    ],
+)
 def test_a_bad_outline_costs_the_outline(tmp_path: Path, segmentation):
     found = back("coco", document(tmp_path, [{"bbox": [10, 20, 30, 40], "segmentation": segmentation}]), [RECORD])
     (claim,) = found.told[RECORD.image_id].claims
@@ -172,10 +251,17 @@ def test_a_bad_outline_costs_the_outline(tmp_path: Path, segmentation):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "not JSON"), (b"{", "not JSON"), (b"\xff\xfe", "not JSON"), (b"[]", "found list"), (b'{"a": 1}', "found 'a'"), (b'{"images": {}}', "found 'images'"),
-        (b'{"images": [], "annotations": 5}', "annotations: found int"), (b'{"images": [], "categories": {}}', "categories: found dict"), (b"[" * 100000, "not JSON"),
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[]", "found list"),
+        (b'{"a": 1}', "found 'a'"),
+        (b'{"images": {}}', "found 'images'"),
+        (b'{"images": [], "annotations": 5}', "annotations: found int"),
+        (b'{"images": [], "categories": {}}', "categories: found dict"),
+        (b"[" * 100000, "not JSON"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_such_file_is_an_error(tmp_path: Path, content: bytes, said: str):
     path = tmp_path / "x.json"
     path.write_bytes(content)
@@ -185,17 +271,43 @@ def test_what_is_no_such_file_is_an_error(tmp_path: Path, content: bytes, said: 
 
 
 def test_images_and_categories_that_are_not_right_cost_themselves(tmp_path: Path):
-    images = [{"id": 7, "file_name": RECORD.name}, {"id": 7, "file_name": "again.jpg"}, {"id": 8}, "x", {"file_name": "no id"}, {"id": 9, "file_name": "n.jpg", "width": "wide", "height": 3}]
-    path = document(tmp_path, [{"bbox": [10, 20, 30, 40]}], images=images, categories=[{"id": 3, "name": "cat"}, {"id": 5}, None])
+    images = [
+        {"id": 7, "file_name": RECORD.name},
+        {"id": 7, "file_name": "again.jpg"},
+        {"id": 8},
+        "x",
+        {"file_name": "no id"},
+        {"id": 9, "file_name": "n.jpg", "width": "wide", "height": 3},
+    ]
+    path = document(
+        tmp_path, [{"bbox": [10, 20, 30, 40]}], images=images, categories=[{"id": 3, "name": "cat"}, {"id": 5}, None]
+    )
     found = back("coco", path, [RECORD])
     assert [c.text for c in found.told[RECORD.image_id].claims] == ["cat"]
-    assert [p.split(": ")[1].split(".")[0] for p in found.problems] == ["categories[1]", "categories[2]", "images[1]", "images[2]", "images[3]", "images[4]", "images[5]"]
+    assert [p.split(": ")[1].split(".")[0] for p in found.problems] == [
+        "categories[1]",
+        "categories[2]",
+        "images[1]",
+        "images[2]",
+        "images[3]",
+        "images[4]",
+        "images[5]",
+    ]
 
 
 def test_an_object_that_two_files_have_is_taken_once(tmp_path: Path):
     document(tmp_path, [{"bbox": [10, 20, 30, 40]}, {"bbox": [10, 20, 30, 40]}]).rename(tmp_path / "instances_val.json")
-    document(tmp_path, [{"bbox": [10, 20, 30, 40], "keypoints": [1, 2, 2]}]).rename(tmp_path / "person_keypoints_val.json")
-    (tmp_path / "captions_val.json").write_text(json.dumps({"images": [{"id": 1, "file_name": RECORD.name}], "annotations": [{"id": 1, "image_id": 1, "caption": "two cats"}]}))
+    document(tmp_path, [{"bbox": [10, 20, 30, 40], "keypoints": [1, 2, 2]}]).rename(
+        tmp_path / "person_keypoints_val.json"
+    )
+    (tmp_path / "captions_val.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": RECORD.name}],
+                "annotations": [{"id": 1, "image_id": 1, "caption": "two cats"}],
+            }
+        )
+    )
     claims = claims_of(back("coco", tmp_path, [RECORD], captions="<DETAILED_CAPTION>"), RECORD)
     assert [(c.task, c.text) for c in claims] == [("<DETAILED_CAPTION>", "two cats"), ("<OD>", "cat"), ("<OD>", "cat")]
 
@@ -208,7 +320,11 @@ def test_other_json_beside_the_folder_of_annotations_is_none_of_ours(tmp_path: P
 
 
 def test_images_of_one_name_in_a_file_can_not_be_told_apart(tmp_path: Path):
-    path = document(tmp_path, [{"bbox": [10, 20, 30, 40]}], images=[{"id": 7, "file_name": RECORD.name}, {"id": 8, "file_name": RECORD.name}])
+    path = document(
+        tmp_path,
+        [{"bbox": [10, 20, 30, 40]}],
+        images=[{"id": 7, "file_name": RECORD.name}, {"id": 8, "file_name": RECORD.name}],
+    )
     assert back("coco", path, [RECORD]).unknown == (RECORD.name,)
 
 
@@ -218,7 +334,9 @@ def test_vocabulary_is_every_category_also_one_without_objects(tmp_path: Path):
 
 
 def test_settings_are_checked():
-    with pytest.raises(SettingsError, match="specialists.mine.settings.crowd: no such setting; found True; allowed: crowds, captions"):
+    with pytest.raises(
+        SettingsError, match="specialists.mine.settings.crowd: no such setting; found True; allowed: crowds, captions"
+    ):
         FORMATS.get("coco")("specialists.mine.settings.", crowd=True)
     with pytest.raises(SettingsError, match="captions: .*<CAPTION>.*found '<OD>'"):
         FORMATS.get("coco")(captions="<OD>")
@@ -233,5 +351,16 @@ def test_many_annotations_take_a_quarter_of_their_lists_memory(tmp_path: Path):
 
 def test_labels_without_a_place_are_not_written():
     record = ImageRecord("0" * 64, 64, 48, "photos", NAMES[0], "", None, "train")
-    rows = labelled(record, [Claim("<OD>", "cat"), Claim("<OD>", "cat", (Region("cat", box=(1, 1, 1, 5)),)), Claim("<VQA>", "what?", (Region("x", box=(0, 0, 64, 48)),))]).rows
-    assert [FORMATS.get("coco")().lacks(row) for row in rows] == ["<OD>: without a place", "<OD>: a box without an inside", "<VQA>: the format has no such labels"]
+    rows = labelled(
+        record,
+        [
+            Claim("<OD>", "cat"),
+            Claim("<OD>", "cat", (Region("cat", box=(1, 1, 1, 5)),)),
+            Claim("<VQA>", "what?", (Region("x", box=(0, 0, 64, 48)),)),
+        ],
+    ).rows
+    assert [FORMATS.get("coco")().lacks(row) for row in rows] == [
+        "<OD>: without a place",
+        "<OD>: a box without an inside",
+        "<VQA>: the format has no such labels",
+    ]

@@ -22,16 +22,46 @@ BOX = (64.0, 96.0, 256.0, 288.0)
 
 
 def result(value: dict, kind: str = "rectanglelabels", name: str = "label", id: str = "r1", **more) -> dict:
-    return {"id": id, "type": kind, "from_name": name, "to_name": "image", "original_width": 640, "original_height": 480, "image_rotation": 0, "value": value, **more}
+    return {
+        "id": id,
+        "type": kind,
+        "from_name": name,
+        "to_name": "image",
+        "original_width": 640,
+        "original_height": 480,
+        "image_rotation": 0,
+        "value": value,
+        **more,
+    }
 
 
 def work(*results: dict, **more) -> dict:
-    return {"id": 1, "completed_by": 1, "result": list(results), "was_cancelled": False, "ground_truth": False, "created_at": "2021-03-09T22:16:08.728353Z", **more}
+    return {
+        "id": 1,
+        "completed_by": 1,
+        "result": list(results),
+        "was_cancelled": False,
+        "ground_truth": False,
+        "created_at": "2021-03-09T22:16:08.728353Z",
+        **more,
+    }
 
 
 def tasks(folder: Path, *annotations: dict, data: dict | None = None, **more) -> Path:
     path = folder / "export.json"
-    path.write_text(json.dumps([{"id": 1, "data": data or {"image": f"/data/local-files/?d={RECORD.name}"}, "annotations": list(annotations), "predictions": [], **more}]))
+    path.write_text(
+        json.dumps(
+            [
+                {
+                    "id": 1,
+                    "data": data or {"image": f"/data/local-files/?d={RECORD.name}"},
+                    "annotations": list(annotations),
+                    "predictions": [],
+                    **more,
+                }
+            ]
+        )
+    )
     return path
 
 
@@ -43,18 +73,29 @@ def tasks(folder: Path, *annotations: dict, data: dict | None = None, **more) ->
 def test_all_kinds_come_back(tmp_path_factory, data):
     found = []
     for record in (image(k) for k in range(5)):
-        claims = data.draw(objects(record)) + (data.draw(objects(record, shapes="outline", most=2)) if record.width > 1 else [])
+        claims = data.draw(objects(record)) + (
+            data.draw(objects(record, shapes="outline", most=2)) if record.width > 1 else []
+        )
         for text in data.draw(st.lists(TEXT, max_size=2)):
             box = data.draw(boxes(record))
             claims.append(Claim("<DENSE_REGION_CAPTION>", text, (Region(text, box=box),)))
             quad = (box[0], box[1], box[2], box[1], box[2], box[3], (box[0] + box[2]) / 2, box[3])
             claims.append(Claim("<OCR_WITH_REGION>", text, (Region(text, quad=quad, score=0.5),), 0.5))
             if record.width > 1:
-                claims.append(Claim("<REFERRING_EXPRESSION_SEGMENTATION>", text, (Region(text, polygons=data.draw(outlined(record))),)))
+                claims.append(
+                    Claim(
+                        "<REFERRING_EXPRESSION_SEGMENTATION>",
+                        text,
+                        (Region(text, polygons=data.draw(outlined(record))),),
+                    )
+                )
         for kind in ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"):
             claims += [Claim(kind, text) for text in data.draw(st.lists(TEXT, max_size=1))]
         whole = (0.0, 0.0, float(record.width), float(record.height))
-        claims += [Claim("<CLASSIFICATION>", text, (Region(text, box=whole),)) for text in data.draw(st.lists(TEXT, max_size=1))]
+        claims += [
+            Claim("<CLASSIFICATION>", text, (Region(text, box=whole),))
+            for text in data.draw(st.lists(TEXT, max_size=1))
+        ]
         found.append((record, claims))
     folder = tmp_path_factory.mktemp("studio")
     write(FORMATS.get("labelstudio")(), folder, found)
@@ -65,19 +106,45 @@ def test_all_kinds_come_back(tmp_path_factory, data):
 
 def test_what_is_written_has_the_documented_shape(tmp_path: Path):
     square = (64.0, 48.0, 128.0, 48.0, 128.0, 96.0)
-    claims = [Claim("<OD>", 'a "cat" & <dog>', (Region("x", box=BOX),), 0.5), Claim("<OD>", "dog", (Region("dog", polygons=(square, square)),)), Claim("<CAPTION>", "two\nlines")]
+    claims = [
+        Claim("<OD>", 'a "cat" & <dog>', (Region("x", box=BOX),), 0.5),
+        Claim("<OD>", "dog", (Region("dog", polygons=(square, square)),)),
+        Claim("<CAPTION>", "two\nlines"),
+    ]
     write(FORMATS.get("labelstudio")(), tmp_path, [(RECORD, claims), (image(0), [])])
     first, second = json.loads((tmp_path / "tasks.json").read_text())
-    assert first["data"] == {"image": "/data/local-files/?d=images/sub/b.jpg", "image_id": RECORD.image_id, "source": "photos", "name": RECORD.name}
+    assert first["data"] == {
+        "image": "/data/local-files/?d=images/sub/b.jpg",
+        "image_id": RECORD.image_id,
+        "source": "photos",
+        "name": RECORD.name,
+    }
     assert second["predictions"] == [{"model_version": "florence", "result": []}]
     (prediction,) = first["predictions"]
     assert set(prediction) == {"model_version", "result"}
     box, one, other, relation, text = prediction["result"]
     for drawn in (box, one, other):
-        assert {"id", "type", "from_name", "to_name", "original_width", "original_height", "image_rotation", "value"} <= set(drawn)
+        assert {
+            "id",
+            "type",
+            "from_name",
+            "to_name",
+            "original_width",
+            "original_height",
+            "image_rotation",
+            "value",
+        } <= set(drawn)
         assert (drawn["original_width"], drawn["original_height"]) == (640, 480)
-    assert box["type"] == "rectanglelabels" and box["value"] == {**DRAWN, "rectanglelabels": ['a "cat" & <dog>']} and box["score"] == 0.5
-    assert one["type"] == "polygonlabels" and one["value"] == {"points": [[10, 10], [20, 10], [20, 20]], "closed": True, "polygonlabels": ["dog"]}
+    assert (
+        box["type"] == "rectanglelabels"
+        and box["value"] == {**DRAWN, "rectanglelabels": ['a "cat" & <dog>']}
+        and box["score"] == 0.5
+    )
+    assert one["type"] == "polygonlabels" and one["value"] == {
+        "points": [[10, 10], [20, 10], [20, 20]],
+        "closed": True,
+        "polygonlabels": ["dog"],
+    }
     assert relation == {"type": "relation", "from_id": one["id"], "to_id": other["id"], "direction": "right"}
     assert (text["type"], text["value"]) == ("textarea", {"text": ["two\nlines"]})
     config = ElementTree.parse(tmp_path / "config.xml").getroot()
@@ -99,7 +166,9 @@ def test_places_are_percent_of_the_sides(tmp_path: Path):
 @given(st.floats(-360, 720))
 def test_a_turned_rectangle_is_the_outline_that_it_is(tmp_path_factory, angle: float):
     value = {**DRAWN, "x": 50.0, "y": 50.0, "width": 5.0, "height": 10.0, "rotation": angle}
-    (claim,) = claims_of(back("labelstudio", tasks(tmp_path_factory.mktemp("s"), work(result(value))), [RECORD]), RECORD)
+    (claim,) = claims_of(
+        back("labelstudio", tasks(tmp_path_factory.mktemp("s"), work(result(value))), [RECORD]), RECORD
+    )
     turn = complex(math.cos(math.radians(angle)), math.sin(math.radians(angle)))
     corners = [complex(320, 240) + turn * c for c in (0, 32, complex(32, 48), complex(0, 48))]
     expected = [v for c in corners for v in (c.real, c.imag)]
@@ -127,13 +196,24 @@ def test_a_region_s_text_is_a_reading_with_the_region_s_corners(tmp_path: Path):
 
 def test_texts_and_choices_about_the_whole_image(tmp_path: Path):
     results = [
-        result({"text": ["a cat", "  "]}, "textarea", "caption", "t1"), result({"text": ["more"]}, "textarea", "summary", "t2"), result({"choices": ["indoors"]}, "choices", "where", "t3"),
-        result({"choices": ["a place"]}, "choices", "told", "t4"), result({"text": "Z"}, "textarea", "text", "t5"),
-    ]  # fmt: skip
-    found = back("labelstudio", tasks(tmp_path, work(*results)), [RECORD], kinds={"summary": "<DETAILED_CAPTION>", "told": "<CAPTION>"})
+        result({"text": ["a cat", "  "]}, "textarea", "caption", "t1"),
+        result({"text": ["more"]}, "textarea", "summary", "t2"),
+        result({"choices": ["indoors"]}, "choices", "where", "t3"),
+        result({"choices": ["a place"]}, "choices", "told", "t4"),
+        result({"text": "Z"}, "textarea", "text", "t5"),
+    ]
+    found = back(
+        "labelstudio",
+        tasks(tmp_path, work(*results)),
+        [RECORD],
+        kinds={"summary": "<DETAILED_CAPTION>", "told": "<CAPTION>"},
+    )
     assert [(c.task, c.text) for c in found.told[RECORD.image_id].claims] == [
-        ("<CAPTION>", "a cat"), ("<DETAILED_CAPTION>", "more"), ("<CLASSIFICATION>", "indoors"), ("<CAPTION>", "a place"),
-    ]  # fmt: skip
+        ("<CAPTION>", "a cat"),
+        ("<DETAILED_CAPTION>", "more"),
+        ("<CLASSIFICATION>", "indoors"),
+        ("<CAPTION>", "a place"),
+    ]
     assert len(found.problems) == 1 and "belongs to no region" in found.problems[0]
     with pytest.raises(SettingsError, match="<OD> can not be had from a text"):
         FORMATS.get("labelstudio")(kinds={"summary": "<OD>"})
@@ -151,20 +231,33 @@ def test_of_several_works_the_truth_then_the_newest_counts_or_that_of_one_person
     def drawn(name: str, **more) -> dict:
         return work(result({**DRAWN, "rectanglelabels": [name]}), **more)
 
-    works = [drawn("new", completed_by=2, updated_at="2021-04-01T00:00:00Z"), drawn("old", completed_by={"id": 3, "email": "c@x.org"}), drawn("skipped", completed_by=4, was_cancelled=True)]
+    works = [
+        drawn("new", completed_by=2, updated_at="2021-04-01T00:00:00Z"),
+        drawn("old", completed_by={"id": 3, "email": "c@x.org"}),
+        drawn("skipped", completed_by=4, was_cancelled=True),
+    ]
     path = tasks(tmp_path, *works)
 
     def taken(**settings) -> list[str]:
         return [c.text for told in back("labelstudio", path, [RECORD], **settings).told.values() for c in told.claims]
 
-    assert taken() == ["new"] and taken(annotator="3") == ["old"] and taken(annotator="c@x.org") == ["old"] and taken(annotator="4") == []
+    assert (
+        taken() == ["new"]
+        and taken(annotator="3") == ["old"]
+        and taken(annotator="c@x.org") == ["old"]
+        and taken(annotator="4") == []
+    )
     assert "2 works on it" in back("labelstudio", path, [RECORD]).problems[0]
     path = tasks(tmp_path, *works, drawn("true", ground_truth=True))
     assert taken() == ["true"]
 
 
 def test_predictions_are_taken_where_asked_for(tmp_path: Path):
-    path = tasks(tmp_path, work(result(DRAWN)), predictions=[{"model_version": "1", "result": [result({**DRAWN, "rectanglelabels": ["dog"]}, score=0.25)]}])
+    path = tasks(
+        tmp_path,
+        work(result(DRAWN)),
+        predictions=[{"model_version": "1", "result": [result({**DRAWN, "rectanglelabels": ["dog"]}, score=0.25)]}],
+    )
     (claim,) = claims_of(back("labelstudio", path, [RECORD], predictions=True), RECORD)
     assert (claim.text, claim.score) == ("dog", 0.25)
 
@@ -173,14 +266,30 @@ def test_json_min_is_read(tmp_path: Path):
     drawn = {**DRAWN, "original_width": 640, "original_height": 480}
     place = {key: drawn[key] for key in ("x", "y", "width", "height", "rotation")}
     rows = [
-        {"image": RECORD.name, "id": 1, "label": [drawn, {**drawn, "x": 50, "rectanglelabels": ["Text"]}], "caption": "a cat", "source": "photos",
-         "transcription": [{**place, "x": 50, "text": ["EXIT"]}], "detailed_caption": ["one", "two"], "annotator": 1, "annotation_id": 1, "updated_at": "2021-01-02"},
+        {
+            "image": RECORD.name,
+            "id": 1,
+            "label": [drawn, {**drawn, "x": 50, "rectanglelabels": ["Text"]}],
+            "caption": "a cat",
+            "source": "photos",
+            "transcription": [{**place, "x": 50, "text": ["EXIT"]}],
+            "detailed_caption": ["one", "two"],
+            "annotator": 1,
+            "annotation_id": 1,
+            "updated_at": "2021-01-02",
+        },
         {"image": RECORD.name, "id": 1, "label": [], "annotator": 2, "annotation_id": 2, "updated_at": "2021-01-01"},
-    ]  # fmt: skip
+    ]
     path = tmp_path / "min.json"
     path.write_text(json.dumps(rows))
     claims = back("labelstudio", path, [RECORD]).told[RECORD.image_id].claims
-    assert [(c.task, c.text) for c in claims] == [("<OD>", "cat"), ("<OCR_WITH_REGION>", "EXIT"), ("<CAPTION>", "a cat"), ("<DETAILED_CAPTION>", "one"), ("<DETAILED_CAPTION>", "two")]
+    assert [(c.task, c.text) for c in claims] == [
+        ("<OD>", "cat"),
+        ("<OCR_WITH_REGION>", "EXIT"),
+        ("<CAPTION>", "a cat"),
+        ("<DETAILED_CAPTION>", "one"),
+        ("<DETAILED_CAPTION>", "two"),
+    ]
     assert claims[0].regions[0].box == BOX
     assert back("labelstudio", path, [RECORD], annotator="2").told[RECORD.image_id].claims == ()
 
@@ -188,10 +297,15 @@ def test_json_min_is_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("address", "name"),
     [
-        ("/data/local-files/?d=photos/sub/b%20c.jpg", "photos/sub/b c.jpg"), ("/data/upload/3/1a2b3c4d-b.jpg", "b.jpg"), ("/data/upload/1a2b3c4d-b.jpg", "1a2b3c4d-b.jpg"),
-        ("s3://bucket/sub/b.jpg", "sub/b.jpg"), ("https://example.com/a%20b/c.jpg?x=1", "a b/c.jpg"), ("sub/b.jpg", "sub/b.jpg"), ("/sub/b.jpg", "sub/b.jpg"),
+        ("/data/local-files/?d=photos/sub/b%20c.jpg", "photos/sub/b c.jpg"),
+        ("/data/upload/3/1a2b3c4d-b.jpg", "b.jpg"),
+        ("/data/upload/1a2b3c4d-b.jpg", "1a2b3c4d-b.jpg"),
+        ("s3://bucket/sub/b.jpg", "sub/b.jpg"),
+        ("https://example.com/a%20b/c.jpg?x=1", "a b/c.jpg"),
+        ("sub/b.jpg", "sub/b.jpg"),
+        ("/sub/b.jpg", "sub/b.jpg"),
     ],
-)  # fmt: skip
+)
 def test_images_are_known_by_the_path_in_their_address(tmp_path: Path, address: str, name: str):
     form = FORMATS.get("labelstudio")()
     labels = form.open(form.files(str(tasks(tmp_path, work(result(DRAWN)), data={"image": address}))))
@@ -199,21 +313,32 @@ def test_images_are_known_by_the_path_in_their_address(tmp_path: Path, address: 
 
 
 def test_a_file_of_a_target_storage_is_read(tmp_path: Path):
-    (tmp_path / "1.json").write_text(json.dumps({**work(result(DRAWN)), "task": {"id": 1, "data": {"image": RECORD.name}}}))
+    (tmp_path / "1.json").write_text(
+        json.dumps({**work(result(DRAWN)), "task": {"id": 1, "data": {"image": RECORD.name}}})
+    )
     assert len(claims_of(back("labelstudio", tmp_path, [RECORD]), RECORD)) == 1
 
 
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        (result({**DRAWN, "x": "left"}), r"\[0\]\.annotations\[0\]\.result\[0\]\.value\.x: found 'left'; a number is expected"),
-        (result({**DRAWN, "width": 0}), "no pixel of the image"), (result({**DRAWN, "rectanglelabels": []}), "without a label or a text"),
-        (result({"points": [[1, 2], [3]]}, "polygonlabels"), "pairs of percent"), (result({"points": [[1, 2], [3, 4]]}, "polygonlabels"), "at least three corners"),
-        (result({"rle": [1], "format": "rle"}, "brushlabels"), "type 'brushlabels'"), ("x", "type ''"), ({**result({}), "value": None}, "value.x: found None"),
+        (
+            result({**DRAWN, "x": "left"}),
+            r"\[0\]\.annotations\[0\]\.result\[0\]\.value\.x: found 'left'; a number is expected",
+        ),
+        (result({**DRAWN, "width": 0}), "no pixel of the image"),
+        (result({**DRAWN, "rectanglelabels": []}), "without a label or a text"),
+        (result({"points": [[1, 2], [3]]}, "polygonlabels"), "pairs of percent"),
+        (result({"points": [[1, 2], [3, 4]]}, "polygonlabels"), "at least three corners"),
+        (result({"rle": [1], "format": "rle"}, "brushlabels"), "type 'brushlabels'"),
+        ("x", "type ''"),
+        ({**result({}), "value": None}, "value.x: found None"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_result_costs_itself_alone(tmp_path: Path, bad: dict, said: str):
-    found = back("labelstudio", tasks(tmp_path, work(bad, result({**DRAWN, "rectanglelabels": ["dog"]}, id="r2"))), [RECORD])
+    found = back(
+        "labelstudio", tasks(tmp_path, work(bad, result({**DRAWN, "rectanglelabels": ["dog"]}, id="r2"))), [RECORD]
+    )
     assert [c.text for c in found.told[RECORD.image_id].claims] == ["dog"]
     with pytest.raises(AssertionError, match=said):
         claims_of(found, RECORD)
@@ -226,7 +351,17 @@ def test_what_is_no_export_is_an_error(tmp_path: Path, content: str):
         back("labelstudio", tmp_path / "x.json", [RECORD])
 
 
-@pytest.mark.parametrize("task", [{"data": {}}, {"data": None}, {"data": {"image": 3}}, {"id": 3}, {"data": {"image": "a.png"}, "annotations": 3}, {"data": {"image": "a.png"}, "annotations": [3]}])
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"data": {}},
+        {"data": None},
+        {"data": {"image": 3}},
+        {"id": 3},
+        {"data": {"image": "a.png"}, "annotations": 3},
+        {"data": {"image": "a.png"}, "annotations": [3]},
+    ],
+)
 def test_a_bad_task_costs_itself_alone(tmp_path: Path, task: dict):
     path = tasks(tmp_path, work(result(DRAWN)))
     path.write_text(json.dumps([task, *json.loads(path.read_text())]))
@@ -235,4 +370,6 @@ def test_a_bad_task_costs_itself_alone(tmp_path: Path, task: dict):
 
 
 def test_another_size_is_an_error_of_that_image(tmp_path: Path):
-    assert "640 × 480" in str(back("labelstudio", tasks(tmp_path, work(result(DRAWN))), [image(2, width=320)]).errors[RECORD.image_id])
+    assert "640 × 480" in str(
+        back("labelstudio", tasks(tmp_path, work(result(DRAWN))), [image(2, width=320)]).errors[RECORD.image_id]
+    )

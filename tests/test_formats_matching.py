@@ -33,7 +33,13 @@ def said(found: LabelSet, name: str, **names) -> str:
 
 def test_the_whole_path_counts(tmp_path: Path):
     found = labels(tmp_path, "a.png", "sub/a.png", "./other/a.png", "back\\a.png", "cafe\u0301.png")
-    assert [said(found, n) for n in ("a.png", "sub/a.png", "other/a.png", "back/a.png", "caf\u00e9.png")] == ["a.png", "sub/a.png", "./other/a.png", "back\\a.png", "cafe\u0301.png"]
+    assert [said(found, n) for n in ("a.png", "sub/a.png", "other/a.png", "back/a.png", "caf\u00e9.png")] == [
+        "a.png",
+        "sub/a.png",
+        "./other/a.png",
+        "back\\a.png",
+        "cafe\u0301.png",
+    ]
     for name in ("A.png", "b.png", "x/a.png", "a.png.png", "a.jpg"):
         with pytest.raises(NotListed, match="has no labels of"):
             found.claims(named(name))
@@ -48,7 +54,10 @@ def test_a_name_without_an_ending_stands_for_any(tmp_path: Path):
 
 def test_fronts_of_paths_are_mapped(tmp_path: Path):
     found = labels(tmp_path, "1.jpg", "images/train/2.jpg")
-    assert said(found, "train2017/1.jpg", strip="train2017/") == "1.jpg" and said(found, "2.jpg", prefix="images/train/") == "images/train/2.jpg"
+    assert (
+        said(found, "train2017/1.jpg", strip="train2017/") == "1.jpg"
+        and said(found, "2.jpg", prefix="images/train/") == "images/train/2.jpg"
+    )
     assert said(found, "all/2.jpg", strip="all/", prefix="images/train/") == "images/train/2.jpg"
     with pytest.raises(NotListed, match="does not begin with train2017/"):
         found.claims(named("val2017/1.jpg"), strip="train2017/")
@@ -67,8 +76,16 @@ def test_base_names_are_used_on_whole_sets_where_both_sides_have_one(tmp_path: P
     labels(tmp_path, "x/1.jpg", "x/2.jpg", "y/3.jpg", "z/3.jpg", "exact/4.jpg", "9.jpg")
     names = ["p/1.jpg", "p/2.jpg", "q/2.jpg", "p/3.jpg", "exact/4.jpg", "other/4.jpg"]
     found = back("alttext", tmp_path / "texts.jsonl", [named(n) for n in names])
-    assert {k.removeprefix("id of "): [c.text for c in v.claims] for k, v in found.told.items()} == {"p/1.jpg": ["x/1.jpg"], "exact/4.jpg": ["exact/4.jpg"]}
-    assert found.unknown == ("p/2.jpg", "q/2.jpg", "p/3.jpg", "other/4.jpg") and found.unmatched == ("x/2.jpg", "y/3.jpg", "z/3.jpg", "9.jpg")
+    assert {k.removeprefix("id of "): [c.text for c in v.claims] for k, v in found.told.items()} == {
+        "p/1.jpg": ["x/1.jpg"],
+        "exact/4.jpg": ["exact/4.jpg"],
+    }
+    assert found.unknown == ("p/2.jpg", "q/2.jpg", "p/3.jpg", "other/4.jpg") and found.unmatched == (
+        "x/2.jpg",
+        "y/3.jpg",
+        "z/3.jpg",
+        "9.jpg",
+    )
 
 
 def test_another_size_is_an_error_and_no_match(tmp_path: Path):
@@ -94,11 +111,25 @@ def test_data_sets_may_be_anywhere(tmp_path: Path):
 
 
 def test_pictures_get_paths_of_their_own():
-    records = [named("a.png"), named("sub/a.png"), named("a.jpg"), named("../x.png"), named("/etc/y.png"), named("new\nline.png"), named("a-2.jpg")]
+    records = [
+        named("a.png"),
+        named("sub/a.png"),
+        named("a.jpg"),
+        named("../x.png"),
+        named("/etc/y.png"),
+        named("new\nline.png"),
+        named("a-2.jpg"),
+    ]
     own, renamed = paths(records, by_stem=False)
-    assert list(own.values()) == ["a.png", "sub/a.png", "a.jpg", "x.png", "etc/y.png", "new_line.png", "a-2.jpg"] and renamed == 3
+    assert (
+        list(own.values()) == ["a.png", "sub/a.png", "a.jpg", "x.png", "etc/y.png", "new_line.png", "a-2.jpg"]
+        and renamed == 3
+    )
     stems, renamed = paths(records, by_stem=True)
-    assert list(stems.values()) == ["a.png", "sub/a.png", "a-2.jpg", "x.png", "etc/y.png", "new_line.png", "a-2-2.jpg"] and renamed == 5
+    assert (
+        list(stems.values()) == ["a.png", "sub/a.png", "a-2.jpg", "x.png", "etc/y.png", "new_line.png", "a-2-2.jpg"]
+        and renamed == 5
+    )
     several, _ = paths([named("a.png"), image(1, name="a.png", source="scenes")], by_stem=False)
     assert list(several.values()) == ["photos/a.png", "scenes/a.png"]
 
@@ -110,4 +141,9 @@ def test_formats_are_found_by_their_files():
         FORMATS.get("kitti")
     for name in FORMATS.names():
         form = FORMATS.get(name)
-        assert form.__doc__ and form.Options.__doc__ and form.kinds and all(field.description for field in form.Options.model_fields.values())
+        assert (
+            form.__doc__
+            and form.Options.__doc__
+            and form.kinds
+            and all(field.description for field in form.Options.model_fields.values())
+        )

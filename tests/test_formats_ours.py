@@ -37,13 +37,25 @@ def test_nothing_is_lost(tmp_path_factory, data):
             a, b = data.draw(boxes(record)), data.draw(boxes(record))
             whole = (0.0, 0.0, float(record.width), float(record.height))
             claims += [
-                Claim("<CAPTION>", text, (), data.draw(score)), Claim("<DENSE_REGION_CAPTION>", text, (Region(text, box=a),)),
-                Claim("<CAPTION_TO_PHRASE_GROUNDING>", text, (Region(text[:2], box=a, span=(0, 2), score=0.5), Region(text[:2], box=b, span=(0, 2)))),
+                Claim("<CAPTION>", text, (), data.draw(score)),
+                Claim("<DENSE_REGION_CAPTION>", text, (Region(text, box=a),)),
+                Claim(
+                    "<CAPTION_TO_PHRASE_GROUNDING>",
+                    text,
+                    (Region(text[:2], box=a, span=(0, 2), score=0.5), Region(text[:2], box=b, span=(0, 2))),
+                ),
                 Claim("<OCR_WITH_REGION>", text, (Region(text, quad=(*a, *b), score=data.draw(score)),)),
-                Claim("<VQA>", text, (Region("yes", box=whole), Region("no", box=whole))), Claim("<CLASSIFICATION>", text, (Region(text, box=whole),)),
-            ]  # fmt: skip
+                Claim("<VQA>", text, (Region("yes", box=whole), Region("no", box=whole))),
+                Claim("<CLASSIFICATION>", text, (Region(text, box=whole),)),
+            ]
             if record.width > 1:
-                claims.append(Claim("<REFERRING_EXPRESSION_SEGMENTATION>", text, (Region(text, polygons=data.draw(outlined(record))),)))
+                claims.append(
+                    Claim(
+                        "<REFERRING_EXPRESSION_SEGMENTATION>",
+                        text,
+                        (Region(text, polygons=data.draw(outlined(record))),),
+                    )
+                )
         found.append((record, claims))
     folder = tmp_path_factory.mktemp("lines")
     items = write(FORMATS.get("jsonl")(), folder, found)
@@ -53,7 +65,9 @@ def test_nothing_is_lost(tmp_path_factory, data):
     lines = [json.loads(line) for line in (folder / "labels.jsonl").read_text(encoding="utf-8").split("\n") if line]
     for line, item in zip(lines, items, strict=True):
         assert {k: v for k, v in line["image"].items() if k != "file"} == dataclasses.asdict(item.record)
-        assert [set(row) for row in line["annotations"]] == [{f.name for f in dataclasses.fields(row)} - {"image_id"} for row in item.rows]
+        assert [set(row) for row in line["annotations"]] == [
+            {f.name for f in dataclasses.fields(row)} - {"image_id"} for row in item.rows
+        ]
 
 
 def test_an_image_is_known_by_its_bytes_whatever_its_name(tmp_path: Path):
@@ -71,29 +85,54 @@ def test_a_text_may_hold_other_ends_of_lines(tmp_path: Path):
 
 
 def test_lines_by_hand_need_little(tmp_path: Path):
-    (tmp_path / "a.jsonl").write_text('{"image": {"name": "sub/b.jpg"}, "annotations": [{"task": "<OD>", "text": "cat", "regions": [{"box": [1, 2, 700, 40]}]}]}\n')
-    assert claims_of(back("jsonl", tmp_path / "a.jsonl", [RECORD]), RECORD) == (Claim("<OD>", "cat", (Region("cat", box=(1, 2, 640, 40)),)),)
+    (tmp_path / "a.jsonl").write_text(
+        '{"image": {"name": "sub/b.jpg"}, "annotations": [{"task": "<OD>", "text": "cat", "regions": [{"box": [1, 2, 700, 40]}]}]}\n'
+    )
+    assert claims_of(back("jsonl", tmp_path / "a.jsonl", [RECORD]), RECORD) == (
+        Claim("<OD>", "cat", (Region("cat", box=(1, 2, 640, 40)),)),
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"task": "<od>", "text": "x"}, "task: found '<od>'; one of <OD>"), ({"task": "<CAPTION>"}, "text: found None"), (3, "task: found 3"),
-        ({"task": "<OD>", "text": "x", "regions": 3}, "regions: found int"), ({"task": "<OD>", "text": "x", "regions": [3]}, r"regions\[0\]: found 3"),
-        ({"task": "<OD>", "text": "x", "regions": [{}]}, "a box, a quad or polygons"), ({"task": "<OD>", "text": "x", "regions": [{"box": [1, 2, 3]}]}, r"regions\[0\]\.box: found"),
-        ({"task": "<OD>", "text": "x", "regions": [{"box": [1, 2, 1, 3]}]}, "a box with pixels"), ({"task": "<OD>", "text": "x", "regions": [{"quad": [1] * 7}]}, "quad: found"),
-        ({"task": "<OD>", "text": "x", "regions": [{"polygons": [[1, 2]]}]}, "three corners"), ({"task": "<OD>", "text": "x", "regions": [{"box": [1, 2, 3, 4], "span": [2, 1]}]}, "span"),
+        ({"task": "<od>", "text": "x"}, "task: found '<od>'; one of <OD>"),
+        ({"task": "<CAPTION>"}, "text: found None"),
+        (3, "task: found 3"),
+        ({"task": "<OD>", "text": "x", "regions": 3}, "regions: found int"),
+        ({"task": "<OD>", "text": "x", "regions": [3]}, r"regions\[0\]: found 3"),
+        ({"task": "<OD>", "text": "x", "regions": [{}]}, "a box, a quad or polygons"),
+        ({"task": "<OD>", "text": "x", "regions": [{"box": [1, 2, 3]}]}, r"regions\[0\]\.box: found"),
+        ({"task": "<OD>", "text": "x", "regions": [{"box": [1, 2, 1, 3]}]}, "a box with pixels"),
+        ({"task": "<OD>", "text": "x", "regions": [{"quad": [1] * 7}]}, "quad: found"),
+        ({"task": "<OD>", "text": "x", "regions": [{"polygons": [[1, 2]]}]}, "three corners"),
+        ({"task": "<OD>", "text": "x", "regions": [{"box": [1, 2, 3, 4], "span": [2, 1]}]}, "span"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_label_costs_itself_alone(tmp_path: Path, row, said: str):
-    (tmp_path / "a.jsonl").write_text(json.dumps({"image": {"name": RECORD.name}, "annotations": [row, {"task": "<CAPTION>", "text": "a cat"}]}))
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"image": {"name": RECORD.name}, "annotations": [row, {"task": "<CAPTION>", "text": "a cat"}]})
+    )
     found = back("jsonl", tmp_path, [RECORD])
-    assert [c.text for c in found.told[RECORD.image_id].claims] == ["a cat"] and "a.jsonl: line 1: annotations[0]" in found.problems[0]
+    assert [c.text for c in found.told[RECORD.image_id].claims] == [
+        "a cat"
+    ] and "a.jsonl: line 1: annotations[0]" in found.problems[0]
     with pytest.raises(AssertionError, match=said):
         claims_of(found, RECORD)
 
 
-@pytest.mark.parametrize("line", ["{", "3", "{}", '{"image": {}}', '{"image": {"name": 3}}', '{"image": {"name": "x"}, "annotations": 3}', '{"image": {"name": "x", "width": "x"}}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "3",
+        "{}",
+        '{"image": {}}',
+        '{"image": {"name": 3}}',
+        '{"image": {"name": "x"}, "annotations": 3}',
+        '{"image": {"name": "x", "width": "x"}}',
+    ],
+)
 def test_a_bad_line_costs_itself_alone(tmp_path: Path, line: str):
     (tmp_path / "a.jsonl").write_text(f'{line}\n\n{{"image": {{"name": "sub/b.jpg"}}}}\n')
     found = back("jsonl", tmp_path, [RECORD])
@@ -107,7 +146,10 @@ def test_a_bad_line_costs_itself_alone(tmp_path: Path, line: str):
 @given(st.lists(TEXT, min_size=5, max_size=5), st.sampled_from(["csv", "tsv", "parquet", "jsonl"]))
 def test_texts_of_every_ending_come_back(tmp_path_factory, texts: list[str], ending: str):
     records = [image(k) for k in range(5)]
-    rows = [{"id": k, "file_name": record.name, "caption": text} for k, (record, text) in enumerate(zip(records, texts, strict=True))]
+    rows = [
+        {"id": k, "file_name": record.name, "caption": text}
+        for k, (record, text) in enumerate(zip(records, texts, strict=True))
+    ]
     path = tmp_path_factory.mktemp("alt") / f"texts.{ending}"
     if ending == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
@@ -137,14 +179,19 @@ def test_columns_are_named_where_they_are_unusual(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("name,text\na.png,x,y\nsub/b.jpg,ok\n", "line 2 has 3 fields; 2 are expected"), ("name,text\n,x\nsub/b.jpg,ok\n", "line 2: name: found ''"),
+        ("name,text\na.png,x,y\nsub/b.jpg,ok\n", "line 2 has 3 fields; 2 are expected"),
+        ("name,text\n,x\nsub/b.jpg,ok\n", "line 2: name: found ''"),
         ('name,text\nsub/b.jpg,ok\na.png,"x\n', "not well formed"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_row_costs_itself_alone(tmp_path: Path, content: str, said: str):
     (tmp_path / "t.csv").write_text(content)
     found = back("alttext", tmp_path / "t.csv", [RECORD])
-    assert [c.text for c in found.told[RECORD.image_id].claims] == ["ok"] and len(found.problems) == 1 and said in found.problems[0]
+    assert (
+        [c.text for c in found.told[RECORD.image_id].claims] == ["ok"]
+        and len(found.problems) == 1
+        and said in found.problems[0]
+    )
 
 
 def test_other_files_are_errors(tmp_path: Path):
@@ -166,7 +213,9 @@ def test_other_files_are_errors(tmp_path: Path):
 
 
 def test_a_snapshot_s_kept_labels_are_claims(small_snapshot: Store):
-    records = [record for name in small_snapshot.names("images") for record, _ in table_images(small_snapshot.read_table(name))]
+    records = [
+        record for name in small_snapshot.names("images") for record, _ in table_images(small_snapshot.read_table(name))
+    ]
     other = labelled(RECORD, []).record
     for settings_, number, least in (({}, 1, 0.0), ({"round": 0}, 0, 0.0), ({"min_agreement": 0.7}, 1, 0.7)):
         found = back("snapshot", small_snapshot.uri, [*records, other], **settings_)
@@ -178,8 +227,12 @@ def test_a_snapshot_s_kept_labels_are_claims(small_snapshot: Store):
 
 
 def test_truth_is_known_of_the_images_that_have_it(small_snapshot: Store):
-    records = [record for name in small_snapshot.names("images") for record, _ in table_images(small_snapshot.read_table(name))]
+    records = [
+        record for name in small_snapshot.names("images") for record, _ in table_images(small_snapshot.read_table(name))
+    ]
     found = back("snapshot", small_snapshot.uri, records, part="truth")
-    assert {r.source for r in records if r.image_id in found.told} == {"scenes"} and all(told.claims for told in found.told.values())
+    assert {r.source for r in records if r.image_id in found.told} == {"scenes"} and all(
+        told.claims for told in found.told.values()
+    )
     with pytest.raises(StoreError, match=r"labels/round=7/… of a snapshot"):
         FORMATS.get("snapshot")(round=7).files(small_snapshot.uri + "/truth")

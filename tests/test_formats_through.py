@@ -33,7 +33,9 @@ def pictures(folder: Path) -> list[tuple[str, tuple[int, int]]]:
     for k in range(9):
         name, size = f"{'sub/' if k % 3 else ''}p{k}.png", SIZES[k % 3]
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(k).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(folder / name)
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(
+            folder / name
+        )
         found.append((name, size))
     return found
 
@@ -41,7 +43,12 @@ def pictures(folder: Path) -> list[tuple[str, tuple[int, int]]]:
 def boxes(k: int, size: tuple[int, int], whole: bool) -> list[tuple[str, tuple[float, ...]]]:
     """Objects of an image: two that nearly cover each other under one name, one as large as the image, a thin one, and some at random."""
     rng = np.random.default_rng(100 + k)
-    found = [("Traffic Light", (0.3, 0.3, 0.8, 0.8)), ("Traffic Light", (0.32, 0.3, 0.8, 0.81)), ("scene", FULL), ("pole", SLIVER)]
+    found = [
+        ("Traffic Light", (0.3, 0.3, 0.8, 0.8)),
+        ("Traffic Light", (0.32, 0.3, 0.8, 0.81)),
+        ("scene", FULL),
+        ("pole", SLIVER),
+    ]
     for _ in range(k % 4):
         low = rng.uniform(0, 0.6, 2)
         found.append((("cat", "tv", "dog")[int(rng.integers(3))], (*low, *(low + rng.uniform(0.1, 0.4, 2)))))
@@ -53,7 +60,16 @@ def through(folder: Path, form: str, uri: str, out: str, **more) -> Path:
     """Annotate with the data set alone, publish, export; the folder of the export."""
     values = {
         "sources": {"photos": {"use": "folder", "uri": str(folder / "photos")}},
-        "specialists": {"have": {"use": "existing", "format": form, "uri": str(folder / uri), "human": True, "sources": ["*"], "settings": more}},
+        "specialists": {
+            "have": {
+                "use": "existing",
+                "format": form,
+                "uri": str(folder / uri),
+                "human": True,
+                "sources": ["*"],
+                "settings": more,
+            }
+        },
         "split": {"held_out": 0.2, "gold": 0.2},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
@@ -78,11 +94,21 @@ def opened(path: Path) -> COCO:
 def test_coco_keeps_every_box_category_and_mask(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["Traffic Light", "scene", "pole", "cat", "tv", "dog", "never seen"]
-    values = {"categories": [{"id": 5 + 3 * k, "name": name} for k, name in enumerate(names)], "images": [], "annotations": []}
+    values = {
+        "categories": [{"id": 5 + 3 * k, "name": name} for k, name in enumerate(names)],
+        "images": [],
+        "annotations": [],
+    }
     for k, (name, (width, height)) in enumerate(pictures(tmp_path / "photos")):
         values["images"].append({"id": 100 + k, "file_name": name, "width": width, "height": height})
         for label, (x0, y0, x1, y1) in boxes(k, (width, height), whole=False):
-            one = {"id": len(values["annotations"]), "image_id": 100 + k, "category_id": 5 + 3 * names.index(label), "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
+            one = {
+                "id": len(values["annotations"]),
+                "image_id": 100 + k,
+                "category_id": 5 + 3 * names.index(label),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "iscrowd": 0,
+            }
             if label == "cat":  # two polygons, corners beyond the box by a rounding
                 middle = (x0 + x1) / 2
                 one["segmentation"] = [[x0 - 0.004, y0, middle, y0, x0, y1], [middle, y1, x1 + 0.004, y1, x1, y0]]
@@ -109,8 +135,14 @@ def test_coco_keeps_every_box_category_and_mask(tmp_path: Path, monkeypatch):
 
     out = through(tmp_path, "coco", "instances.json", "out")
     written, given = found(*sorted((out / "annotations").glob("instances_*.json"))), found(tmp_path / "instances.json")
-    for (name, category, box, mask), (given_name, given_category, given_box, given_mask) in zip(written, given, strict=True):
-        assert (name, category) == (given_name, given_category) and box == pytest.approx(given_box, abs=1e-5) and mask == given_mask
+    for (name, category, box, mask), (given_name, given_category, given_box, given_mask) in zip(
+        written, given, strict=True
+    ):
+        assert (
+            (name, category) == (given_name, given_category)
+            and box == pytest.approx(given_box, abs=1e-5)
+            and mask == given_mask
+        )
     assert sum(bool(mask) for *_, mask in given) >= 5
 
 
@@ -120,14 +152,29 @@ def test_other_formats_keep_every_box_and_name(tmp_path: Path, monkeypatch, form
     monkeypatch.chdir(tmp_path)
     first, second = tmp_path / "first", tmp_path / "second"
     said: dict[str, list[tuple]] = {}
-    values: dict[str, list] = {"categories": [{"id": k, "name": name} for k, name in enumerate(("Traffic Light", "scene", "pole", "cat", "tv", "dog"))], "images": [], "annotations": []}
+    values: dict[str, list] = {
+        "categories": [
+            {"id": k, "name": name} for k, name in enumerate(("Traffic Light", "scene", "pole", "cat", "tv", "dog"))
+        ],
+        "images": [],
+        "annotations": [],
+    }
     ids = {one["name"]: one["id"] for one in values["categories"]}
     first.mkdir()
     for k, (name, size) in enumerate(pictures(first / "photos")):
         values["images"].append({"id": k, "file_name": name, "width": size[0], "height": size[1]})
         said[name] = boxes(k, size, whole=form == "voc")
         for label, (x0, y0, x1, y1) in said[name]:
-            values["annotations"].append({"id": len(values["annotations"]), "image_id": k, "category_id": ids[label], "bbox": [x0, y0, x1 - x0, y1 - y0], "area": 1, "iscrowd": 0})
+            values["annotations"].append(
+                {
+                    "id": len(values["annotations"]),
+                    "image_id": k,
+                    "category_id": ids[label],
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": 1,
+                    "iscrowd": 0,
+                }
+            )
     (first / "coco.json").write_text(json.dumps(values))
     monkeypatch.chdir(first)
     through(first, "coco", "coco.json", "same")
@@ -140,5 +187,7 @@ def test_other_formats_keep_every_box_and_name(tmp_path: Path, monkeypatch, form
     for record in records(second):
         told = back(form, again, [record], **more).told[record.image_id].claims
         mine = sorted((claim.text, *np.round(claim.regions[0].bounds, 2)) for claim in told)
-        for (label, *box), (name, *right) in zip(mine, sorted((label, *np.round(box, 2)) for label, box in said[record.name]), strict=True):
+        for (label, *box), (name, *right) in zip(
+            mine, sorted((label, *np.round(box, 2)) for label, box in said[record.name]), strict=True
+        ):
             assert label == name and box == pytest.approx(right, abs=0.011)

@@ -20,7 +20,13 @@ def thing(name: str, box: tuple[float, ...]) -> Claim:
     return Claim("<OD>", name, (Region(name, box=box),))
 
 
-def annotation(folder: Path, objects: str, name: str = "sub/b", filename: str = "sub/b.jpg", size: str = "<size><width>640</width><height>480</height></size>") -> Path:
+def annotation(
+    folder: Path,
+    objects: str,
+    name: str = "sub/b",
+    filename: str = "sub/b.jpg",
+    size: str = "<size><width>640</width><height>480</height></size>",
+) -> Path:
     path = folder / "Annotations" / f"{name}.xml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"<annotation><filename>{filename}</filename>{size}{objects}</annotation>", encoding="utf-8")
@@ -43,7 +49,9 @@ def test_whole_pixels_come_back_exactly(tmp_path_factory, data):
     for (record, claims), item in zip(found, items, strict=True):
         near(claims_of(told, record), claims, 0)
         root = ElementTree.parse(folder / "Annotations" / f"{item.path.rsplit('.', 1)[0]}.xml").getroot()
-        assert root.findtext("filename") == item.path and [root.findtext(f"size/{side}") for side in ("width", "height")] == [str(record.width), str(record.height)]
+        assert root.findtext("filename") == item.path and [
+            root.findtext(f"size/{side}") for side in ("width", "height")
+        ] == [str(record.width), str(record.height)]
         assert [o.findtext("name") for o in root.findall("object")] == [c.text for c in claims]
         for o, claim in zip(root.findall("object"), claims, strict=True):
             xmin, ymin, xmax, ymax = (int(o.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
@@ -60,14 +68,24 @@ def test_edges_inside_a_pixel_go_to_the_nearest_between_two(tmp_path_factory, da
     write(FORMATS.get("voc")(), folder, [(RECORD, [thing("cat", b) for b in places])])
     for claim, place in zip(claims_of(back("voc", folder, [RECORD]), RECORD), places, strict=True):
         found = claim.regions[0].box
-        assert all(abs(a - b) <= (0.5 if high - low >= 1 else 1) for a, b, low, high in zip(found, place, place[:2] * 2, place[2:] * 2, strict=True))
+        assert all(
+            abs(a - b) <= (0.5 if high - low >= 1 else 1)
+            for a, b, low, high in zip(found, place, place[:2] * 2, place[2:] * 2, strict=True)
+        )
         assert found[2] - found[0] >= 1 and found[3] - found[1] >= 1
 
 
 def test_pixels_are_numbered_from_one_and_both_ends_belong_to_the_box(tmp_path: Path):
-    write(FORMATS.get("voc")(), tmp_path, [(image(0), [thing("first", (0, 0, 1, 1)), thing("all", (0, 0, 64, 48)), thing("last", (63, 47, 64, 48))])])
+    write(
+        FORMATS.get("voc")(),
+        tmp_path,
+        [(image(0), [thing("first", (0, 0, 1, 1)), thing("all", (0, 0, 64, 48)), thing("last", (63, 47, 64, 48))])],
+    )
     root = ElementTree.parse(tmp_path / "Annotations/a.xml").getroot()
-    found = {o.findtext("name"): [o.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")] for o in root.findall("object")}
+    found = {
+        o.findtext("name"): [o.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        for o in root.findall("object")
+    }
     assert found == {"first": ["1", "1", "1", "1"], "all": ["1", "1", "64", "48"], "last": ["64", "48", "64", "48"]}
     annotation(tmp_path, box(1, 1, 1, 1) + box(640, 480, 640, 480) + box("10.5", "20.5", "30", "40"))
     claims = claims_of(back("voc", tmp_path, [RECORD]), RECORD)
@@ -77,25 +95,52 @@ def test_pixels_are_numbered_from_one_and_both_ends_belong_to_the_box(tmp_path: 
 def test_layout_is_the_devkits(tmp_path: Path):
     write(FORMATS.get("voc")(), tmp_path, [(image(k), [thing("cat", (0, 0, 1, 1))]) for k in (0, 1, 2)])
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
-        "Annotations/a.xml", "Annotations/sub/a.xml", "Annotations/sub/b.xml", "ImageSets/Main/test.txt", "ImageSets/Main/train.txt", "ImageSets/Main/val.txt",
-    ]  # fmt: skip
+        "Annotations/a.xml",
+        "Annotations/sub/a.xml",
+        "Annotations/sub/b.xml",
+        "ImageSets/Main/test.txt",
+        "ImageSets/Main/train.txt",
+        "ImageSets/Main/val.txt",
+    ]
     assert (tmp_path / "ImageSets/Main/val.txt").read_text() == "sub/a\n"
     root = ElementTree.parse(tmp_path / "Annotations/sub/a.xml").getroot()
-    assert root.findtext("folder") == "JPEGImages/sub" and root.findtext("size/depth") == "3" and root.findtext("segmented") == "0"
-    assert [(e.tag, e.text) for e in root.find("object")][1:4] == [("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0")]
+    assert (
+        root.findtext("folder") == "JPEGImages/sub"
+        and root.findtext("size/depth") == "3"
+        and root.findtext("segmented") == "0"
+    )
+    assert [(e.tag, e.text) for e in root.find("object")][1:4] == [
+        ("pose", "Unspecified"),
+        ("truncated", "0"),
+        ("difficult", "0"),
+    ]
 
 
 def test_what_xml_can_not_hold_is_not_written():
-    rows = labelled(RECORD, [thing("a\x00b", (0, 0, 5, 5)), thing("a\ufffe", (0, 0, 5, 5)), thing("a\tb\n😀", (0, 0, 5, 5)), Claim("<CAPTION>", "cat")]).rows
+    rows = labelled(
+        RECORD,
+        [
+            thing("a\x00b", (0, 0, 5, 5)),
+            thing("a\ufffe", (0, 0, 5, 5)),
+            thing("a\tb\n😀", (0, 0, 5, 5)),
+            Claim("<CAPTION>", "cat"),
+        ],
+    ).rows
     assert [FORMATS.get("voc")().lacks(row) for row in rows] == [
-        "<OD>: a name with characters that XML can not hold", "<OD>: a name with characters that XML can not hold", "", "<CAPTION>: the format has no such labels",
-    ]  # fmt: skip
+        "<OD>: a name with characters that XML can not hold",
+        "<OD>: a name with characters that XML can not hold",
+        "",
+        "<CAPTION>: the format has no such labels",
+    ]
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (box(5, 5, 4, 9), r"object\[0\]/bndbox: found 5, 5, 4, 9; xmin, ymin, xmax and ymax in this order are expected"),
+        (
+            box(5, 5, 4, 9),
+            r"object\[0\]/bndbox: found 5, 5, 4, 9; xmin, ymin, xmax and ymax in this order are expected",
+        ),
         (box("x", 5, 9, 9), r"bndbox/xmin: found 'x'; a number is expected"),
         (box("nan", 5, 9, 9), "a number is expected"),
         (box(1000, 1, 1001, 2), "no pixel of the image"),
@@ -112,7 +157,17 @@ def test_a_bad_object_costs_itself_alone(tmp_path: Path, content: str, said: str
         claims_of(found, RECORD)
 
 
-@pytest.mark.parametrize("content", [b"", b"<annotation>", b"<html/>", b"\xff", b'<!DOCTYPE a [<!ENTITY x "y">]><annotation/>', b"<?xml version='1.0' encoding='none'?><annotation/>"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<annotation>",
+        b"<html/>",
+        b"\xff",
+        b'<!DOCTYPE a [<!ENTITY x "y">]><annotation/>',
+        b"<?xml version='1.0' encoding='none'?><annotation/>",
+    ],
+)
 def test_a_file_that_is_none_costs_itself_alone(tmp_path: Path, content: bytes):
     annotation(tmp_path, box(1, 1, 10, 10))
     (tmp_path / "Annotations/bad.xml").write_bytes(content)
@@ -121,7 +176,16 @@ def test_a_file_that_is_none_costs_itself_alone(tmp_path: Path, content: bytes):
 
 
 def test_flags_are_out_of_the_way(tmp_path: Path):
-    annotation(tmp_path, box(1, 1, 9, 9, more="<pose>Left</pose><truncated>1</truncated><difficult>1</difficult><part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"))
+    annotation(
+        tmp_path,
+        box(
+            1,
+            1,
+            9,
+            9,
+            more="<pose>Left</pose><truncated>1</truncated><difficult>1</difficult><part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>",
+        ),
+    )
     assert [c.text for c in claims_of(back("voc", tmp_path, [RECORD]), RECORD)] == ["cat"]
     found = back("voc", tmp_path, [RECORD], difficult=False)
     assert found.told[RECORD.image_id].claims == () and "difficult" in found.problems[0]
@@ -131,7 +195,9 @@ def test_an_image_is_known_by_its_file_name_or_by_that_of_its_xml(tmp_path: Path
     annotation(tmp_path, box(1, 1, 9, 9), "1", "sub/b.jpg")
     assert len(claims_of(back("voc", tmp_path, [RECORD]), RECORD)) == 1
     assert len(claims_of(back("voc", tmp_path, [image(2, name="JPEGImages/sub/b.jpg")]), RECORD)) == 1
-    assert len(claims_of(back("voc", tmp_path / "Annotations", [RECORD]), RECORD)) == 1, "the folder of the files themselves"
+    assert len(claims_of(back("voc", tmp_path / "Annotations", [RECORD]), RECORD)) == 1, (
+        "the folder of the files themselves"
+    )
     annotation(tmp_path, "", "2", "sub/b.jpg")
     assert back("voc", tmp_path, [RECORD]).unknown == (RECORD.name,), "a name that two files give is no name"
     assert len(claims_of(back("voc", tmp_path, [image(2, name="1.png")]), RECORD)) == 1

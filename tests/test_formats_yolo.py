@@ -32,8 +32,19 @@ def parsed(folder: Path, picture: str) -> list[tuple[str, list[float]]]:
     return result
 
 
-def dataset(folder: Path, lines: str = "0 0.5 0.5 0.25 0.5\n", names: object = ("cat", "dog"), picture: str = "images/train/sub/b.jpg", **more) -> Path:
-    values = {"train": "images/train", "val": "images/val", "names": list(names) if isinstance(names, tuple) else names, **more}
+def dataset(
+    folder: Path,
+    lines: str = "0 0.5 0.5 0.25 0.5\n",
+    names: object = ("cat", "dog"),
+    picture: str = "images/train/sub/b.jpg",
+    **more,
+) -> Path:
+    values = {
+        "train": "images/train",
+        "val": "images/val",
+        "names": list(names) if isinstance(names, tuple) else names,
+        **more,
+    }
     (folder / "data.yaml").write_text(yaml.safe_dump(values))
     label = folder / picture.replace("images/", "labels/").rsplit(".", 1)[0]
     label.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +75,9 @@ def test_boxes_come_back(tmp_path_factory, data):
         other = parsed(folder, f"images/{SETS[record.split]}/{item.path}")
         assert [name for name, _ in other] == [c.text for c in claims]
         for (_, (x, y, w, h)), claim in zip(other, claims, strict=True):
-            corners = np.asarray([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * np.tile([record.width, record.height], 2)
+            corners = np.asarray([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * np.tile(
+                [record.width, record.height], 2
+            )
             assert np.abs(corners - claim.regions[0].box).max() < 1e-5
 
 
@@ -89,7 +102,9 @@ def test_outlines_come_back_also_several_of_one_object(tmp_path_factory, data):
 def test_outlines_that_are_joined_are_parted_again(polygons):
     parts = _parted(tuple(_joined(polygons)))
     assert sorted(map(corners, parts)) == sorted(map(corners, polygons))
-    assert sum(abs(polygon_area(p)) for p in parts) == pytest.approx(sum(abs(polygon_area(p)) for p in polygons), abs=1e-6)
+    assert sum(abs(polygon_area(p)) for p in parts) == pytest.approx(
+        sum(abs(polygon_area(p)) for p in polygons), abs=1e-6
+    )
 
 
 def test_a_hole_stays_joined():
@@ -99,9 +114,15 @@ def test_a_hole_stays_joined():
 
 def test_one_outline_makes_all_lines_outlines(tmp_path: Path):
     square = (64.0, 48.0, 128.0, 48.0, 128.0, 96.0)
-    claims = [Claim("<OD>", "cat", (Region("cat", box=(64, 48, 128, 96), polygons=(square,)),)), Claim("<OD>", "dog", (Region("dog", box=(0, 0, 320, 240)),))]
+    claims = [
+        Claim("<OD>", "cat", (Region("cat", box=(64, 48, 128, 96), polygons=(square,)),)),
+        Claim("<OD>", "dog", (Region("dog", box=(0, 0, 320, 240)),)),
+    ]
     items = write(FORMATS.get("yolo")(), tmp_path, [(RECORD, claims)])
-    assert parsed(tmp_path, f"images/test/{RECORD.name}") == [("cat", [0.1, 0.1, 0.2, 0.1, 0.2, 0.2]), ("dog", [0, 0, 0.5, 0, 0.5, 0.5, 0, 0.5])]
+    assert parsed(tmp_path, f"images/test/{RECORD.name}") == [
+        ("cat", [0.1, 0.1, 0.2, 0.1, 0.2, 0.2]),
+        ("dog", [0, 0, 0.5, 0, 0.5, 0.5, 0, 0.5]),
+    ]
     again = claims_of(back("yolo", tmp_path, [RECORD]), RECORD)
     assert [c.regions[0].box for c in again] == [(64, 48, 128, 96), (0, 0, 320, 240)]
     plan = Plan(("cat", "dog"), ("<OD>",), ("gold",), True, False)
@@ -111,7 +132,11 @@ def test_one_outline_makes_all_lines_outlines(tmp_path: Path):
 
 
 def test_layout_is_ultralytics(tmp_path: Path):
-    write(FORMATS.get("yolo")(), tmp_path, [(image(k), [Claim("<OD>", f'{"zebra" if k else "a, b"}', (Region("x", box=(0, 0, 1, 1)),))]) for k in (0, 1)])
+    write(
+        FORMATS.get("yolo")(),
+        tmp_path,
+        [(image(k), [Claim("<OD>", f"{'zebra' if k else 'a, b'}", (Region("x", box=(0, 0, 1, 1)),))]) for k in (0, 1)],
+    )
     values = yaml.safe_load((tmp_path / "data.yaml").read_text())
     assert values == {"train": "images/train", "val": "images/val", "names": {0: "a, b", 1: "zebra"}}
     assert (tmp_path / "labels/val/sub/a.txt").read_text() == "1 0.5 0.5 1 1\n"
@@ -119,7 +144,12 @@ def test_layout_is_ultralytics(tmp_path: Path):
 
 def test_an_only_set_stands_for_the_other(tmp_path: Path):
     write(FORMATS.get("yolo")(), tmp_path, [(RECORD, [])])
-    assert yaml.safe_load((tmp_path / "data.yaml").read_text()) == {"train": "images/test", "val": "images/test", "test": "images/test", "names": {}}
+    assert yaml.safe_load((tmp_path / "data.yaml").read_text()) == {
+        "train": "images/test",
+        "val": "images/test",
+        "test": "images/test",
+        "names": {},
+    }
 
 
 # ---------------------------------------------------------------- what others write
@@ -145,7 +175,13 @@ def test_a_source_may_be_the_data_set_or_a_folder_of_it(tmp_path: Path, name: st
 def test_other_layouts_are_read(tmp_path: Path):
     form = FORMATS.get("yolo")()
     (tmp_path / "a").mkdir()
-    dataset(tmp_path / "a", picture="train/images/b.jpg", train="../train/images", val="../valid/images", names={0: "cat", 1: "dog"})
+    dataset(
+        tmp_path / "a",
+        picture="train/images/b.jpg",
+        train="../train/images",
+        val="../valid/images",
+        names={0: "cat", 1: "dog"},
+    )
     assert len(form.open(form.files(str(tmp_path / "a/data.yaml"))).claims(image(2, name="b.jpg")).claims) == 1
     (tmp_path / "b").mkdir()
     dataset(tmp_path / "b", picture="images/b.jpg", train="train.txt", val=None)
@@ -165,15 +201,24 @@ def test_a_sixth_field_is_a_score(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("2 0.5 0.5 0.1 0.1", "name: found 2; a whole number from 0 to 1 is expected"), ("0.5 0.5 0.5 0.1 0.1", "name: found 0.5"), ("cat 0.5 0.5 0.1 0.1", "name: found 'cat'"),
-        ("0 0.5 0.5 0.1", "found 4 fields"), ("0", "found 1 fields"), ("0 0.5 0.5 0.1 x", "field 5: found 'x'"), ("0 320 240 10 10", "found 320; shares of the image's sides"),
-        ("0 0.5 0.5 0 0.1", "no pixel"), ("0 nan 0.5 0.1 0.1", "a number is expected"), ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "found 8 fields"),
+        ("2 0.5 0.5 0.1 0.1", "name: found 2; a whole number from 0 to 1 is expected"),
+        ("0.5 0.5 0.5 0.1 0.1", "name: found 0.5"),
+        ("cat 0.5 0.5 0.1 0.1", "name: found 'cat'"),
+        ("0 0.5 0.5 0.1", "found 4 fields"),
+        ("0", "found 1 fields"),
+        ("0 0.5 0.5 0.1 x", "field 5: found 'x'"),
+        ("0 320 240 10 10", "found 320; shares of the image's sides"),
+        ("0 0.5 0.5 0 0.1", "no pixel"),
+        ("0 nan 0.5 0.1 0.1", "a number is expected"),
+        ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "found 8 fields"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_line_costs_itself_alone(tmp_path: Path, line: str, said: str):
     found = back("yolo", dataset(tmp_path, f"{line}\n1 0.5 0.5 0.1 0.1\n"), [RECORD])
     assert [c.text for c in found.told[RECORD.image_id].claims] == ["dog"]
-    assert len(found.problems) == 1 and "labels/train/sub/b.txt: line 1" in found.problems[0] and said in found.problems[0]
+    assert (
+        len(found.problems) == 1 and "labels/train/sub/b.txt: line 1" in found.problems[0] and said in found.problems[0]
+    )
 
 
 @pytest.mark.parametrize("names", [None, 5, "cat", [""], {"a": "cat"}, {0: ""}])

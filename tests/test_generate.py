@@ -19,9 +19,13 @@ from florence.records import TASKS
 from florence.tasks import task
 
 INPUTS = {
-    "<CAPTION_TO_PHRASE_GROUNDING>": "a cat on a mat", "<REFERRING_EXPRESSION_SEGMENTATION>": "the cat", "<OPEN_VOCABULARY_DETECTION>": "cat<and>dog",
-}  # fmt: skip
-ASKED = [(name, INPUTS.get(name, "<loc_10><loc_20><loc_700><loc_800>") if task(name).takes_input else "") for name in TASKS]
+    "<CAPTION_TO_PHRASE_GROUNDING>": "a cat on a mat",
+    "<REFERRING_EXPRESSION_SEGMENTATION>": "the cat",
+    "<OPEN_VOCABULARY_DETECTION>": "cat<and>dog",
+}
+ASKED = [
+    (name, INPUTS.get(name, "<loc_10><loc_20><loc_700><loc_800>") if task(name).takes_input else "") for name in TASKS
+]
 SCALE = 20.0
 """What a random model's logits are multiplied by, so that its choices are clear and not one token repeated for ever."""
 
@@ -52,8 +56,21 @@ def lively(checkpoint: Checkpoint, seed: int) -> Checkpoint:
 def small_base() -> Checkpoint:
     """The shape of ``base`` (depths, strides, windows, heads), a quarter as wide."""
     parts = {
-        "vision": {"embed_dim": (32, 64, 128, 256), "num_heads": (2, 4, 8, 16), "num_groups": (2, 4, 8, 16), "projection_dim": 192, "depths": (1, 1, 2, 1)},
-        "text": {**PRESETS["base"]["text"], "d_model": 192, "encoder_layers": 3, "decoder_layers": 3, "encoder_ffn_dim": 768, "decoder_ffn_dim": 768},
+        "vision": {
+            "embed_dim": (32, 64, 128, 256),
+            "num_heads": (2, 4, 8, 16),
+            "num_groups": (2, 4, 8, 16),
+            "projection_dim": 192,
+            "depths": (1, 1, 2, 1),
+        },
+        "text": {
+            **PRESETS["base"]["text"],
+            "d_model": 192,
+            "encoder_layers": 3,
+            "decoder_layers": 3,
+            "encoder_ffn_dim": 768,
+            "decoder_ffn_dim": 768,
+        },
     }
     PRESETS["small base"] = parts
     try:
@@ -79,9 +96,15 @@ def theirs(checkpoint: Checkpoint, picture: np.ndarray, text: str, **options) ->
     with torch.inference_mode():
         image = [model.config.image_token_id] * image_features(model, pixels).shape[1]
         found = model.generate(
-            input_ids=torch.tensor([image + ids]), pixel_values=pixels, attention_mask=torch.ones(1, len(image) + len(ids), dtype=torch.long),
-            do_sample=False, no_repeat_ngram_size=0, output_logits=True, return_dict_in_generate=True, **options,
-        )  # fmt: skip
+            input_ids=torch.tensor([image + ids]),
+            pixel_values=pixels,
+            attention_mask=torch.ones(1, len(image) + len(ids), dtype=torch.long),
+            do_sample=False,
+            no_repeat_ngram_size=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+            **options,
+        )
     tokens = found.sequences[0, 1:].tolist()
     if checkpoint.lexicon.eos in tokens:
         tokens = tokens[: tokens.index(checkpoint.lexicon.eos) + 1]
@@ -120,9 +143,28 @@ def test_beams_give_the_tokens_of_transformers(which, beams, penalty, request):
     checkpoint = request.getfixturevalue(which)
     images = pictures(2)
     prompts = PROMPTS[:: 3 if which == "shipped" else 6]
-    ours = generate.generate(checkpoint, images, [Prompt(*prompt) for prompt in prompts], max_tokens=24, batch=9, beams=beams, penalty=penalty)
+    ours = generate.generate(
+        checkpoint,
+        images,
+        [Prompt(*prompt) for prompt in prompts],
+        max_tokens=24,
+        batch=9,
+        beams=beams,
+        penalty=penalty,
+    )
     for (image, text), mine in zip(prompts, ours, strict=True):
-        assert mine.tolist() == theirs(checkpoint, images[image], text, num_beams=beams, max_new_tokens=24, length_penalty=penalty, early_stopping=False)[0], text
+        assert (
+            mine.tolist()
+            == theirs(
+                checkpoint,
+                images[image],
+                text,
+                num_beams=beams,
+                max_new_tokens=24,
+                length_penalty=penalty,
+                early_stopping=False,
+            )[0]
+        ), text
 
 
 def test_fixed_lengths_are_those_of_transformers(scratch):
@@ -131,7 +173,10 @@ def test_fixed_lengths_are_those_of_transformers(scratch):
     ours = generate.generate(scratch, images, prompts, max_tokens=lengths, fixed=True)
     assert [len(one) for one in ours] == lengths
     for prompt, length, mine in zip(prompts, lengths, ours, strict=True):
-        assert mine.tolist() == theirs(scratch, images[0], prompt.text, num_beams=1, min_new_tokens=length, max_new_tokens=length)[0]
+        assert (
+            mine.tolist()
+            == theirs(scratch, images[0], prompt.text, num_beams=1, min_new_tokens=length, max_new_tokens=length)[0]
+        )
 
 
 def test_the_decoder_is_transformers_own(small_base):
@@ -150,9 +195,11 @@ def test_the_decoder_is_transformers_own(small_base):
             hidden = decoder(token)
             if step in (0, 5, 31, 33, 69):
                 whole = model.model.language_model.decoder(
-                    input_ids=text.flatten(0, 1), encoder_hidden_states=states[rows].repeat_interleave(beams, 0),
-                    encoder_attention_mask=mask[rows].repeat_interleave(beams, 0), use_cache=False,
-                ).last_hidden_state[:, -1]  # fmt: skip
+                    input_ids=text.flatten(0, 1),
+                    encoder_hidden_states=states[rows].repeat_interleave(beams, 0),
+                    encoder_attention_mask=mask[rows].repeat_interleave(beams, 0),
+                    use_cache=False,
+                ).last_hidden_state[:, -1]
                 assert torch.allclose(hidden.flatten(0, 1), whole, atol=1e-4), step
             order = torch.from_numpy(rng.integers(0, beams, (len(rows), beams)))
             decoder.follow(order)
@@ -179,7 +226,9 @@ def test_prompts_stand_by_length_and_features_are_few():
 def test_an_image_is_encoded_once_and_few_at_a_time(scratch, monkeypatch):
     seen: list[int] = []
     real = generate.image_features
-    monkeypatch.setattr(generate, "image_features", lambda model, pixels: seen.append(len(pixels)) or real(model, pixels))
+    monkeypatch.setattr(
+        generate, "image_features", lambda model, pixels: seen.append(len(pixels)) or real(model, pixels)
+    )
     monkeypatch.setattr(generate, "PIXELS", 2 * 64 * 64)
     images = pictures(6)
     asks = [Ask(image, name) for name in ("<OD>", "<CAPTION>", "<OCR>") for image in (0, 1, 2, 4, 5)]
@@ -195,7 +244,9 @@ def test_finished_rows_leave_and_each_answer_has_its_own_limit(scratch, monkeypa
     limits = [2, 4, 8, 30]
     answers = predict(scratch, pictures(1), [Ask(0, "<MORE_DETAILED_CAPTION>")] * 4, max_tokens=limits)
     assert rows[0] == 4 and rows[-1] == 1 and sorted(rows, reverse=True) == rows and len(rows) <= 33
-    alone = [predict(scratch, pictures(1), [Ask(0, "<MORE_DETAILED_CAPTION>")], max_tokens=limit)[0].text for limit in limits]
+    alone = [
+        predict(scratch, pictures(1), [Ask(0, "<MORE_DETAILED_CAPTION>")], max_tokens=limit)[0].text for limit in limits
+    ]
     assert [a.text for a in answers] == alone and alone[0] != alone[3]
 
 
@@ -218,7 +269,11 @@ def check_answers(checkpoint: Checkpoint, beams: int, images: int, lengths: tupl
     asks = [Ask(image, name, given) for image in range(images) for name, given in ASKED]
     limits = [lengths[index % len(lengths)] for index in range(len(asks))]
     answers = predict(checkpoint, pictures(images, seed=3), asks, max_tokens=limits, beams=beams)
-    wrong = [(ask.task, limit, answer.text) for ask, limit, answer in zip(asks, limits, answers, strict=True) if answer.error is not None]
+    wrong = [
+        (ask.task, limit, answer.text)
+        for ask, limit, answer in zip(asks, limits, answers, strict=True)
+        if answer.error is not None
+    ]
     assert not wrong, wrong[:5]
     assert all(answer.score is not None and 0 <= answer.score <= 1 for answer in answers)
     assert all(region.score is not None and 0 <= region.score <= 1 for answer in answers for region in answer.regions)
@@ -233,13 +288,18 @@ def test_beams_find_answers_at_least_as_likely_and_of_the_same_search(shipped, m
     worth = {}
     for beams in (1, 4):
         found = predict(shipped, images, asks, max_tokens=40, beams=beams)
-        worth[beams] = [mean_log_probability(shipped, images[ask.image], ask, answer) for ask, answer in zip(asks, found, strict=True)]
+        worth[beams] = [
+            mean_log_probability(shipped, images[ask.image], ask, answer)
+            for ask, answer in zip(asks, found, strict=True)
+        ]
         for ask, answer, mean in zip(asks, found, worth[beams], strict=True):
             length = len(shipped.tokenizer(answer.text, add_special_tokens=False).input_ids) + 1
             if length > 40:  # its end was the limit's choice, not the model's
                 continue
             # a caption's is that of a token
-            assert np.log(answer.score) == pytest.approx(mean if "CAPTION" in ask.task else mean * length, rel=1e-2, abs=1e-2)
+            assert np.log(answer.score) == pytest.approx(
+                mean if "CAPTION" in ask.task else mean * length, rel=1e-2, abs=1e-2
+            )
     assert np.mean(worth[4]) > np.mean(worth[1])
     assert sum(b >= a - 1e-6 for a, b in zip(worth[1], worth[4], strict=True)) >= len(asks) - 1
 
@@ -252,7 +312,9 @@ def mean_log_probability(checkpoint: Checkpoint, picture: np.ndarray, ask: Ask, 
     with torch.inference_mode():
         image = [model.config.image_token_id] * image_features(model, pixels).shape[1]
         prompt = checkpoint.tokenizer(task(ask.task).prompt(ask.input)).input_ids
-        logits = model(input_ids=torch.tensor([image + prompt]), pixel_values=pixels, labels=torch.tensor([labels])).logits[0, 1:]
+        logits = model(
+            input_ids=torch.tensor([image + prompt]), pixel_values=pixels, labels=torch.tensor([labels])
+        ).logits[0, 1:]
     states, total = np.asarray([task(ask.task).start]), 0.0
     for at, token in enumerate(labels[1:]):
         legal = torch.from_numpy(lexicon.classes @ constrain.allowed(states)[0])
@@ -275,7 +337,11 @@ def test_places_are_told_apart_by_neighbourhood(shipped):
     scorer = HeldScorer(choice.Grammar(lexicon, "cpu"), states)
     scores = scorer.scores(torch.from_numpy(np.log(probability)).float()[None], 0, np.asarray([50]))[0].exp()
     order = scores.argsort(descending=True)[:3].tolist()
-    assert order == [int(lexicon.locations[200]), lexicon.eos, int(lexicon.locations[700])] or order == [int(lexicon.locations[200]), int(lexicon.locations[700]), lexicon.eos]
+    assert order == [int(lexicon.locations[200]), lexicon.eos, int(lexicon.locations[700])] or order == [
+        int(lexicon.locations[200]),
+        int(lexicon.locations[700]),
+        lexicon.eos,
+    ]
     assert scores[order].tolist() == pytest.approx([0.5, 0.25, 0.25], abs=5e-3)
     near = scorer.probability(torch.tensor([0]), torch.tensor([order[0]]))
     assert float(near) == pytest.approx(mass[185:216].sum(), abs=1e-3)

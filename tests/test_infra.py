@@ -31,7 +31,10 @@ def test_deployments_fit_the_flow():
         inspect.signature(flow.fn).bind(**deployment["parameters"])
         flow.validate_parameters(deployment["parameters"])
         assert deployment["concurrency_limit"]["limit"] == 1
-        assert ConcurrencyLimitStrategy(deployment["concurrency_limit"]["collision_strategy"]) is ConcurrencyLimitStrategy.CANCEL_NEW
+        assert (
+            ConcurrencyLimitStrategy(deployment["concurrency_limit"]["collision_strategy"])
+            is ConcurrencyLimitStrategy.CANCEL_NEW
+        )
 
 
 def test_what_is_served_here_is_what_is_deployed():
@@ -79,14 +82,21 @@ def test_the_work_pool_has_a_variable_for_every_place():
     pool = json.loads((INFRA / "kubernetes/work-pool.json").read_text())
     used = set(re.findall(r"{{ (\w+) }}", json.dumps(pool["job_configuration"])))
     assert used == set(pool["variables"]["properties"])
-    asked = {key for d in DEPLOYMENTS if d["work_pool"]["name"] == "florence-kubernetes" for key in d["work_pool"]["job_variables"]}
+    asked = {
+        key
+        for d in DEPLOYMENTS
+        if d["work_pool"]["name"] == "florence-kubernetes"
+        for key in d["work_pool"]["job_variables"]
+    }
     assert asked <= used
 
 
 def test_no_file_here_holds_a_secret():
     for path in INFRA.rglob("*"):
         if path.is_file():
-            assert not re.search(r"AKIA[0-9A-Z]{16}|(?i:password|secret_access_key)\s*[:=]\s*[\"']?[A-Za-z0-9/+]{8,}", path.read_text()), path
+            assert not re.search(
+                r"AKIA[0-9A-Z]{16}|(?i:password|secret_access_key)\s*[:=]\s*[\"']?[A-Za-z0-9/+]{8,}", path.read_text()
+            ), path
 
 
 def test_the_readme_names_every_file():

@@ -30,10 +30,18 @@ from florence.training.learner import PARTS, _part
 Asked = tuple[tuple[str, str], ...]
 """Tasks, each with what its prompt takes."""
 INPUTS = {
-    "<CAPTION_TO_PHRASE_GROUNDING>": "a cat on a mat", "<REFERRING_EXPRESSION_SEGMENTATION>": "the cat", "<OPEN_VOCABULARY_DETECTION>": "cat<and>dog",
-}  # fmt: skip
-ASKED: Asked = tuple((name, INPUTS.get(name, "<loc_10><loc_20><loc_700><loc_800>") if task(name).takes_input else "") for name in TASKS)
-FEW: Asked = tuple((name, given) for name, given in ASKED if name in ("<CAPTION>", "<OD>", "<REGION_TO_SEGMENTATION>", "<OPEN_VOCABULARY_DETECTION>"))
+    "<CAPTION_TO_PHRASE_GROUNDING>": "a cat on a mat",
+    "<REFERRING_EXPRESSION_SEGMENTATION>": "the cat",
+    "<OPEN_VOCABULARY_DETECTION>": "cat<and>dog",
+}
+ASKED: Asked = tuple(
+    (name, INPUTS.get(name, "<loc_10><loc_20><loc_700><loc_800>") if task(name).takes_input else "") for name in TASKS
+)
+FEW: Asked = tuple(
+    (name, given)
+    for name, given in ASKED
+    if name in ("<CAPTION>", "<OD>", "<REGION_TO_SEGMENTATION>", "<OPEN_VOCABULARY_DETECTION>")
+)
 PIXELS = 1e-5
 """Normalised pixels, which lie between −2.2 and 2.7, differ by no more."""
 LOGITS = 1e-4
@@ -64,7 +72,9 @@ def pictures(count: int = 2) -> list[np.ndarray]:
     return [np.kron(rng.integers(0, 255, (5, 4 + n, 3)), np.ones((19, 17, 1))).astype(np.uint8) for n in range(count)]
 
 
-def check_same(ours: Checkpoint, folder: Path, images: list[np.ndarray], asked: Asked, searched: Asked = (), length: int = 20) -> set[str]:
+def check_same(
+    ours: Checkpoint, folder: Path, images: list[np.ndarray], asked: Asked, searched: Asked = (), length: int = 20
+) -> set[str]:
     """Pixels, prompts, logits, greedy tokens and texts of ``asked``, tokens of three beams of ``searched``: ours against what transformers reads from
     ``folder``, one image and prompt at a time. Returns the texts."""
     model = Florence2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
@@ -74,9 +84,13 @@ def check_same(ours: Checkpoint, folder: Path, images: list[np.ndarray], asked: 
     prompts = [Prompt(image, task(name).prompt(given)) for image, name, given in pairs]
     logits, forced = logits_of(ours, images, prompts)
     texts = set()
-    for (image, name, given), prompt, mine, tokens in zip(pairs, prompts, logits, generate(ours, images, prompts, max_tokens=length), strict=True):
+    for (image, name, given), prompt, mine, tokens in zip(
+        pairs, prompts, logits, generate(ours, images, prompts, max_tokens=length), strict=True
+    ):
         inputs = processor(text=name + given, images=images[image], return_tensors="pt")
-        assert torch.allclose(ours.tensor(ours.shrink(images[image])[None]), inputs["pixel_values"], atol=PIXELS, rtol=0)
+        assert torch.allclose(
+            ours.tensor(ours.shrink(images[image])[None]), inputs["pixel_values"], atol=PIXELS, rtol=0
+        )
         shown = [model.config.image_token_id] * image_tokens(ours)
         assert shown + ours.tokenizer(prompt.text).input_ids == inputs["input_ids"][0].tolist(), prompt.text
         with torch.inference_mode():
@@ -85,12 +99,20 @@ def check_same(ours: Checkpoint, folder: Path, images: list[np.ndarray], asked: 
         assert tokens.tolist() == written(model, inputs, ours.lexicon.eos, length, num_beams=1), prompt.text
         text, _ = _spell(ours.lexicon, tokens)
         assert text == processor.batch_decode(tokens[None], skip_special_tokens=False)[0]
-        assert set(processor.post_process_generation(text, task=name, image_size=(images[image].shape[1], images[image].shape[0]))) == {name}
+        assert set(
+            processor.post_process_generation(
+                text, task=name, image_size=(images[image].shape[1], images[image].shape[0])
+            )
+        ) == {name}
         texts.add(text)
     prompts = [Prompt(0, task(name).prompt(given)) for name, given in searched]
-    for (name, given), tokens in zip(searched, generate(ours, images, prompts, max_tokens=length, beams=3), strict=True):
+    for (name, given), tokens in zip(
+        searched, generate(ours, images, prompts, max_tokens=length, beams=3), strict=True
+    ):
         inputs = processor(text=name + given, images=images[0], return_tensors="pt")
-        assert tokens.tolist() == written(model, inputs, ours.lexicon.eos, length, num_beams=3, early_stopping=False), name
+        assert tokens.tolist() == written(model, inputs, ours.lexicon.eos, length, num_beams=3, early_stopping=False), (
+            name
+        )
     return texts
 
 
@@ -110,7 +132,9 @@ def logits_of(ours: Checkpoint, images: list[np.ndarray], prompts: list[Prompt])
 def written(model: Any, inputs: Any, eos: int, length: int, **options: Any) -> list[int]:
     """transformers' tokens without the start and what is filled up; n-grams are not blocked."""
     with torch.inference_mode():
-        tokens = model.generate(**inputs, do_sample=False, no_repeat_ngram_size=0, max_new_tokens=length, **options)[0, 1:].tolist()
+        tokens = model.generate(**inputs, do_sample=False, no_repeat_ngram_size=0, max_new_tokens=length, **options)[
+            0, 1:
+        ].tolist()
     return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
 
 
@@ -124,7 +148,11 @@ def legal(checkpoint: Checkpoint, images: list[np.ndarray]) -> list[str]:
     """The texts of our answers to every task, none of which leaves the grammar."""
     asks = [Ask(image, *one) for image in range(len(images)) for one in ASKED]
     answers = predict(checkpoint, images, asks, max_tokens=24)
-    assert not [(ask.task, answer.text, answer.error) for ask, answer in zip(asks, answers, strict=True) if answer.error is not None]
+    assert not [
+        (ask.task, answer.text, answer.error)
+        for ask, answer in zip(asks, answers, strict=True)
+        if answer.error is not None
+    ]
     assert all(answer.score is not None and 0 <= answer.score <= 1 for answer in answers)
     return [answer.text for answer in answers]
 
@@ -139,11 +167,24 @@ def test_what_we_save_says_the_same_in_transformers(name, tmp_path):
 
 def test_a_published_folder_is_read_as_it_is(folder):
     ours = load(str(folder))
-    assert (ours.image_size, image_tokens(ours), len(ours.tokenizer), len(ours.lexicon.pieces)) == (768, 577, 51290, published.ROWS)
+    assert (ours.image_size, image_tokens(ours), len(ours.tokenizer), len(ours.lexicon.pieces)) == (
+        768,
+        577,
+        51290,
+        published.ROWS,
+    )
     assert {mark: ours.tokenizer.convert_tokens_to_ids(mark) for mark in published.IDS} == published.IDS
-    assert ours.lexicon.locations.tolist() == list(range(50269, 51269)) and (ours.lexicon.bos, ours.lexicon.pad, ours.lexicon.eos) == (0, 1, 2)
+    assert ours.lexicon.locations.tolist() == list(range(50269, 51269)) and (
+        ours.lexicon.bos,
+        ours.lexicon.pad,
+        ours.lexicon.eos,
+    ) == (0, 1, 2)
     assert not ours.lexicon.classes[51290:].any(), "rows that only fill the embeddings up are no token"
-    for text in ("What does the image describe?", "a Käse's 🙂 <loc_0><loc_999>", " two  blanks<sep><poly><loc_5></poly>"):
+    for text in (
+        "What does the image describe?",
+        "a Käse's 🙂 <loc_0><loc_999>",
+        " two  blanks<sep><poly><loc_5></poly>",
+    ):
         ids = np.asarray(ours.tokenizer(text, add_special_tokens=False).input_ids)
         assert _spell(ours.lexicon, ids)[0] == text
     texts = check_same(ours, folder, pictures(1), FEW[:2], length=8)
@@ -170,9 +211,20 @@ def test_a_published_folder_is_trained_and_saved_in_its_layout(folder, data, tmp
     assert {**read[0], "dtype": "float32"} == read[1]
     assert (folder / "generation_config.json").read_bytes() == (saved / "generation_config.json").read_bytes()
     theirs = [AutoProcessor.from_pretrained(at) for at in (folder, saved)]
-    assert theirs[0].tokenizer.get_vocab() == theirs[1].tokenizer.get_vocab() and type(theirs[0].tokenizer) is type(theirs[1].tokenizer)
+    assert theirs[0].tokenizer.get_vocab() == theirs[1].tokenizer.get_vocab() and type(theirs[0].tokenizer) is type(
+        theirs[1].tokenizer
+    )
     assert theirs[0].post_processor_config == theirs[1].post_processor_config == published.POST_PROCESSING
-    kept = ("image_mean", "image_std", "resample", "do_center_crop", "do_resize", "do_rescale", "do_normalize", "rescale_factor")
+    kept = (
+        "image_mean",
+        "image_std",
+        "resample",
+        "do_center_crop",
+        "do_resize",
+        "do_rescale",
+        "do_normalize",
+        "rescale_factor",
+    )
     seen = [{name: getattr(one.image_processor, name) for name in kept} for one in theirs]
     assert seen[0] == seen[1]
     assert (theirs[1].image_processor.size["height"], theirs[1].num_image_tokens) == (SIDE, 10)
@@ -194,15 +246,28 @@ def test_adapters_on_a_published_folder_leave_its_weights_alone_and_merge(folder
         """After the last step, before adapters are merged."""
         if what == "train" and done == of:
             said.extend(legal(ours, images))
-            base.update({name.replace(".base_layer", ""): value.detach().clone() for name, value in ours.model.named_parameters() if "lora_" not in name})
+            base.update(
+                {
+                    name.replace(".base_layer", ""): value.detach().clone()
+                    for name, value in ours.model.named_parameters()
+                    if "lora_" not in name
+                }
+            )
             apart = {name: value.detach().clone() for name, value in ours.model.named_parameters() if "lora_" in name}
             for name, value in apart.items():
                 if ".lora_B." in name:
-                    change[name.split(".lora_B.")[0] + ".weight"] = alpha / rank * value @ apart[name.replace("lora_B", "lora_A")]
+                    change[name.split(".lora_B.")[0] + ".weight"] = (
+                        alpha / rank * value @ apart[name.replace("lora_B", "lora_A")]
+                    )
 
     train(ours, read_corpus(ours, chosen, data), chosen, tmp_path / "checkpoints", "key", progress=look)
-    assert base.keys() == before.keys() and all(torch.equal(base[name], value) for name, value in before.items()), "adapters alone are trained"
-    assert change and all(name.endswith(tuple(f".{target}.weight" for target in chosen.lora.targets)) and bool(value.any()) for name, value in change.items())
+    assert base.keys() == before.keys() and all(torch.equal(base[name], value) for name, value in before.items()), (
+        "adapters alone are trained"
+    )
+    assert change and all(
+        name.endswith(tuple(f".{target}.weight" for target in chosen.lora.targets)) and bool(value.any())
+        for name, value in change.items()
+    )
     merged = dict(ours.model.named_parameters())
     assert merged.keys() == before.keys()
     for name, value in merged.items():

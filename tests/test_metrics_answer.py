@@ -12,7 +12,9 @@ from florence.records import Region
 
 def published(answer, given):
     """min(#others that say it / 3, 1), averaged over all sets of nine of the ten people."""
-    return sum(min(sum(answer == one for one in nine) / 3, 1) for nine in itertools.combinations(given, len(given) - 1)) / len(given)
+    return sum(
+        min(sum(answer == one for one in nine) / 3, 1) for nine in itertools.combinations(given, len(given) - 1)
+    ) / len(given)
 
 
 def test_with_ten_people_it_is_the_published_rule():
@@ -29,10 +31,26 @@ def test_with_few_people_what_all_say_is_right(given):
     assert accuracy("Cat.", given) == 1 and accuracy("dog", given) == 0
 
 
-@pytest.mark.parametrize("said,as_", [
-    ("The cat", "cat"), ("Two", "2"), ("none", "0"), ("don't", "dont"), ("yes!", "yes"), ("1,000", "1000"), ("3.5", "3.5"), ("12:30", "12:30"), ("red, white", "red white"),
-    ("ten cats.", "10 cats"), ("t-shirt", "t shirt"), ("  A   dog ", "dog"), ("STOP", "stop"), ("Café", "café"), ("", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "said,as_",
+    [
+        ("The cat", "cat"),
+        ("Two", "2"),
+        ("none", "0"),
+        ("don't", "dont"),
+        ("yes!", "yes"),
+        ("1,000", "1000"),
+        ("3.5", "3.5"),
+        ("12:30", "12:30"),
+        ("red, white", "red white"),
+        ("ten cats.", "10 cats"),
+        ("t-shirt", "t shirt"),
+        ("  A   dog ", "dog"),
+        ("STOP", "stop"),
+        ("Café", "café"),
+        ("", ""),
+    ],
+)
 def test_answers_are_compared_without_case_articles_and_punctuation(said, as_):
     assert normal(said) == as_ and normal(as_) == as_
 

@@ -16,8 +16,10 @@ from florence.records import TASKS
 from florence.tasks import task
 
 INPUTS = {
-    "<CAPTION_TO_PHRASE_GROUNDING>": "a cat on a mat", "<REFERRING_EXPRESSION_SEGMENTATION>": "the cat", "<OPEN_VOCABULARY_DETECTION>": "cat<and>dog",
-}  # fmt: skip
+    "<CAPTION_TO_PHRASE_GROUNDING>": "a cat on a mat",
+    "<REFERRING_EXPRESSION_SEGMENTATION>": "the cat",
+    "<OPEN_VOCABULARY_DETECTION>": "cat<and>dog",
+}
 
 
 def asked(name: str) -> str:
@@ -47,7 +49,11 @@ def test_nano_is_small_and_a_function_of_its_seed(nano):
 def test_one_encoding_for_many_prompts_is_transformers_own_pass(nano, pictures):
     """Logits and loss against Florence2ForConditionalGeneration on the same examples, one prompt at a time."""
     pixels = nano.tensor(np.stack([nano.shrink(p) for p in pictures]))
-    prompts = [task("<OD>").prompt(), task("<CAPTION>").prompt(), task("<REGION_TO_CATEGORY>").prompt("<loc_1><loc_2><loc_3><loc_4>")]
+    prompts = [
+        task("<OD>").prompt(),
+        task("<CAPTION>").prompt(),
+        task("<REGION_TO_CATEGORY>").prompt("<loc_1><loc_2><loc_3><loc_4>"),
+    ]
     targets = ["cat<loc_1><loc_2><loc_3><loc_4>", "a cat", "dog"]
     ids = [nano.tokenizer(p).input_ids for p in prompts]
     padded = torch.tensor([i + [nano.lexicon.pad] * (max(map(len, ids)) - len(i)) for i in ids])
@@ -57,15 +63,22 @@ def test_one_encoding_for_many_prompts_is_transformers_own_pass(nano, pictures):
         for row, (prompt, target, owner) in enumerate(zip(ids, targets, owners, strict=True)):
             labels = torch.tensor([nano.tokenizer(target).input_ids])
             image = [nano.model.config.image_token_id] * (states.shape[1] - padded.shape[1])
-            theirs = nano.model(input_ids=torch.tensor([image + prompt]), pixel_values=pixels[owner : owner + 1], labels=labels)
+            theirs = nano.model(
+                input_ids=torch.tensor([image + prompt]), pixel_values=pixels[owner : owner + 1], labels=labels
+            )
             inputs = torch.cat([torch.tensor([[2]]), labels[:, :-1]], dim=1)
             hidden = nano.model.model.language_model.decoder(
-                input_ids=inputs, encoder_hidden_states=states[row : row + 1], encoder_attention_mask=mask[row : row + 1], use_cache=False
+                input_ids=inputs,
+                encoder_hidden_states=states[row : row + 1],
+                encoder_attention_mask=mask[row : row + 1],
+                use_cache=False,
             ).last_hidden_state
             ours = nano.model.lm_head(hidden)
             assert torch.allclose(ours, theirs.logits, atol=1e-4)
             by_hand = -torch.log_softmax(ours[0], dim=-1)[range(labels.shape[1]), labels[0]].mean()
-            assert torch.allclose(by_hand, theirs.loss, atol=1e-5), "transformers' loss is the cross-entropy of the target tokens"
+            assert torch.allclose(by_hand, theirs.loss, atol=1e-5), (
+                "transformers' loss is the cross-entropy of the target tokens"
+            )
 
 
 def test_an_untrained_model_answers_every_task_within_its_grammar(nano, pictures):
@@ -78,11 +91,20 @@ def test_an_untrained_model_answers_every_task_within_its_grammar(nano, pictures
         height, width = pictures[ask.image].shape[:2]
         for region in answer.regions:
             x0, y0, x1, y1 = region.bounds
-            assert 0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height and region.score is not None and 0 <= region.score <= 1
+            assert (
+                0 <= x0 <= x1 <= width
+                and 0 <= y0 <= y1 <= height
+                and region.score is not None
+                and 0 <= region.score <= 1
+            )
 
 
 def test_answers_do_not_depend_on_what_else_is_asked(nano, pictures):
-    asks = [Ask(image, name, asked(name)) for name in ("<OD>", "<CAPTION>", "<REGION_TO_SEGMENTATION>") for image in (0, 1, 2)]
+    asks = [
+        Ask(image, name, asked(name))
+        for name in ("<OD>", "<CAPTION>", "<REGION_TO_SEGMENTATION>")
+        for image in (0, 1, 2)
+    ]
     together = predict(nano, pictures, asks, max_tokens=30)
     alone = [predict(nano, [pictures[a.image]], [Ask(0, a.task, a.input)], max_tokens=30)[0] for a in asks]
     assert [a.text for a in together] == [a.text for a in alone]
@@ -114,7 +136,9 @@ def test_saved_and_loaded_it_says_the_same_and_transformers_reads_it(nano, pictu
     again = load(str(tmp_path / "model"))
     assert again.image_size == 64
     asks = [Ask(0, "<OD>"), Ask(1, "<CAPTION>")]
-    assert [a.text for a in predict(again, pictures, asks, max_tokens=20)] == [a.text for a in predict(nano, pictures, asks, max_tokens=20)]
+    assert [a.text for a in predict(again, pictures, asks, max_tokens=20)] == [
+        a.text for a in predict(nano, pictures, asks, max_tokens=20)
+    ]
     theirs = Florence2ForConditionalGeneration.from_pretrained(tmp_path / "model")
     processor = AutoProcessor.from_pretrained(tmp_path / "model")
     inputs = processor(text="<OD>", images=pictures[0], return_tensors="pt")

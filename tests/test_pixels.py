@@ -47,7 +47,12 @@ def raw_png(values: np.ndarray, depth: int, colour: int) -> bytes:
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def reason(data: bytes, **options) -> str:
@@ -62,9 +67,15 @@ def test_exif_orientation_is_applied(orientation, kind):
     upright = picture()
     # What a camera stores for each orientation, from the meaning of the tag: where row 0 and column 0 lie.
     stored = {
-        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright, 1), 7: upright[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(upright, -1),
-    }[orientation]  # fmt: skip
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     options = {"quality": 95, "exif": exif} if kind in ("JPEG", "WEBP") else {"exif": exif}
@@ -116,7 +127,11 @@ def test_transparency_lies_over_white():
     palette.putpalette([9, 9, 9, 200, 10, 10])
     assert decode(encoded(palette, "PNG"), "x")[0, 0].tolist() == [200, 10, 10]
     assert decode(encoded(palette, "PNG", transparency=1), "x")[0, 0].tolist() == [255, 255, 255]
-    assert decode(encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3)), "x")[0, 0].tolist() == [255, 255, 255]
+    assert decode(encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3)), "x")[0, 0].tolist() == [
+        255,
+        255,
+        255,
+    ]
 
 
 def test_one_bit_and_grey():
@@ -142,7 +157,15 @@ def test_empty_and_foreign():
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("JPEG", {"quality": 90}), ("JPEG", {"quality": 90, "progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})],
+    [
+        ("JPEG", {"quality": 90}),
+        ("JPEG", {"quality": 90, "progressive": True}),
+        ("PNG", {}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("WEBP", {"lossless": True}),
+    ],
 )
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_file_that_stops_is_truncated(kind, options, share, monkeypatch):
@@ -164,7 +187,12 @@ def test_damage_inside_is_unreadable():
 
 def test_huge_is_refused_by_its_header():
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + png_chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + png_chunk(b"IEND", b"")
+    )
     with pytest.raises(ImageError) as caught:
         decode(data, "huge.png")
     assert caught.value.reason == "too_large"

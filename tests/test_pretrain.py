@@ -17,14 +17,34 @@ from florence.training import vision
 
 ATTRIBUTES = [list(COLOURS), ["striped", "dotted"], ["small", "big"]]
 PARAMS = {
-    "seed": 0, "image_size": 64, "figures": {"use": "scenes", "vocabulary": "invented", "count": 30, "size": 64, "seed": 1},
-    "scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 30, "size": 64, "seed": 2}, "attributes": ATTRIBUTES,
-    "vision": {"see": {"steps": 5, "batch": 6, "letters": 0.1, "threads": 1}, "spell": {"steps": 3, "batch": 6, "threads": 1}},
-    "lessons": {
-        "regions": {"steps": 3, "images": 4, "tasks_per_image": 1, "optimizer": "muon", "threads": 1, "task_weights": {"<REGION_TO_CATEGORY>": 1}},
-        "every_task": {"steps": 3, "images": 4, "tasks_per_image": 2, "checkpoint_every": 1, "threads": 1, "task_weights": {"<OD>": 2, "<CAPTION>": 1}},
+    "seed": 0,
+    "image_size": 64,
+    "figures": {"use": "scenes", "vocabulary": "invented", "count": 30, "size": 64, "seed": 1},
+    "scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 30, "size": 64, "seed": 2},
+    "attributes": ATTRIBUTES,
+    "vision": {
+        "see": {"steps": 5, "batch": 6, "letters": 0.1, "threads": 1},
+        "spell": {"steps": 3, "batch": 6, "threads": 1},
     },
-}  # fmt: skip
+    "lessons": {
+        "regions": {
+            "steps": 3,
+            "images": 4,
+            "tasks_per_image": 1,
+            "optimizer": "muon",
+            "threads": 1,
+            "task_weights": {"<REGION_TO_CATEGORY>": 1},
+        },
+        "every_task": {
+            "steps": 3,
+            "images": 4,
+            "tasks_per_image": 2,
+            "checkpoint_every": 1,
+            "threads": 1,
+            "task_weights": {"<OD>": 2, "<CAPTION>": 1},
+        },
+    },
+}
 
 
 class Stopped(Exception):
@@ -61,7 +81,9 @@ def test_goes_on_where_it_was_stopped_and_makes_the_same_weights(tmp_path, monke
 def data(tmp_path_factory) -> Store:
     store = Store(str(tmp_path_factory.mktemp("scenes")))
     sources = {"scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 40, "size": 128, "seed": 3, "signs": 0.6}}
-    stages.collect(settings_from({"sources": sources, "specialists": {}, "split": {"held_out": 0.0, "gold": 0.0}}, "test"), store)
+    stages.collect(
+        settings_from({"sources": sources, "specialists": {}, "split": {"held_out": 0.0, "gold": 0.0}}, "test"), store
+    )
     store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
     return store
 
@@ -75,7 +97,9 @@ def test_cells_tell_what_is_there(data):
 
     for row in table_annotations(data.read_tables("truth", ANNOTATIONS)):
         truth.setdefault(row.image_id, []).append(row)
-    images = [record for shard in data.names("images", ".parquet") for record, _ in table_images(data.read_table(shard))]
+    images = [
+        record for shard in data.names("images", ".parquet") for record, _ in table_images(data.read_table(shard))
+    ]
     assert len(images) == len(seen.squares) == 40
     spelt = 0
     for place, image in enumerate(images):
@@ -84,7 +108,11 @@ def test_cells_tell_what_is_there(data):
         assert {vision.LETTERS[i % 36] for i in np.flatnonzero(seen.letters[place].any(axis=(1, 2)))} == written
         # told in halves of cells, from left to right: a string that stands level and alone can be read off
         signs = [row for row in rows if row.task == "<OCR_WITH_REGION>"]
-        if len(signs) == 1 and np.ptp(np.asarray(signs[0].regions[0].quad)[[1, 3]]) < 1e-6 and len(set(signs[0].text)) == len(signs[0].text):
+        if (
+            len(signs) == 1
+            and np.ptp(np.asarray(signs[0].regions[0].quad)[[1, 3]]) < 1e-6
+            and len(set(signs[0].text)) == len(signs[0].text)
+        ):
             letter, _, column = np.nonzero(seen.letters[place])
             half = np.argsort(column * vision.PARTS + letter // len(vision.LETTERS), kind="stable")
             halves = (column * vision.PARTS + letter // len(vision.LETTERS))[half]
@@ -92,7 +120,10 @@ def test_cells_tell_what_is_there(data):
                 assert "".join(vision.LETTERS[i % 36] for i in letter[half]) == signs[0].text
                 spelt += len(halves) > 2
         objects = [row for row in rows if row.task == "<OD>"]
-        found = {tuple(np.round(seen.boxes[place][:, y, x] * 128, 3)) for y, x in zip(*np.nonzero(seen.names[place]), strict=True)}
+        found = {
+            tuple(np.round(seen.boxes[place][:, y, x] * 128, 3))
+            for y, x in zip(*np.nonzero(seen.names[place]), strict=True)
+        }
         assert found <= {tuple(np.round(row.regions[0].bounds, 3)) for row in objects} and found
         # cell by cell, the outline's parts cover the area of what is seen there
         covered = seen.outlines[place].mean(axis=0)[seen.names[place] > 0]
@@ -106,7 +137,9 @@ def test_mirrored_twice_is_as_before_and_signs_are_never_mirrored(data):
     once = vision._mirrored(seen, chosen, turned)
     signs = seen.letters.any(axis=(1, 2, 3))
     assert signs.any() and not signs.all()
-    assert (once.squares[signs] == seen.squares[signs]).all() and (once.squares[~signs] == seen.squares[~signs][:, :, ::-1]).all()
+    assert (once.squares[signs] == seen.squares[signs]).all() and (
+        once.squares[~signs] == seen.squares[~signs][:, :, ::-1]
+    ).all()
     twice = vision._mirrored(once, chosen, turned)
     for name in ("squares", "names", "words", "letters", "outlines"):
         assert (getattr(twice, name) == getattr(seen, name)).all(), name
@@ -115,7 +148,9 @@ def test_mirrored_twice_is_as_before_and_signs_are_never_mirrored(data):
     # an outline lies within its box, mirrored or not
     fine, grid = vision.FINE, seen.names.shape[1]
     for place in np.flatnonzero(~signs)[:10]:
-        picture = once.outlines[place].reshape(fine, fine, grid, grid).transpose(2, 0, 3, 1).reshape(grid * fine, grid * fine)
+        picture = (
+            once.outlines[place].reshape(fine, fine, grid, grid).transpose(2, 0, 3, 1).reshape(grid * fine, grid * fine)
+        )
         columns = np.flatnonzero(picture.any(axis=0)) / (grid * fine)
         boxes = once.boxes[place][:, once.names[place] > 0]
         assert columns.min() >= boxes[0].min() - 1 / fine / grid and columns.max() <= boxes[2].max() + 1 / fine / grid

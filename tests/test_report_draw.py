@@ -48,7 +48,10 @@ def test_a_caption_adds_a_strip_and_long_words_are_cut():
 
 @pytest.mark.parametrize("label", ["", "кошка и κύμα", "a\nb", "x" * 300, "<b>&"])
 def test_any_label_at_any_place_is_drawn_inside(label):
-    regions = [Region(label, box=b) for b in ((0, 0, 5, 5), (599, 399, 600, 400), (0, 0, 600, 400), (10, 10, 10, 10), (90, 90, 20, 20))]
+    regions = [
+        Region(label, box=b)
+        for b in ((0, 0, 5, 5), (599, 399, 600, 400), (0, 0, 600, 400), (10, 10, 10, 10), (90, 90, 20, 20))
+    ]
     assert draw(GREY, regions).shape == GREY.shape
 
 
@@ -59,7 +62,9 @@ def test_colours_follow_labels_and_must_be_as_many_as_regions():
 
 
 def test_labelled_takes_the_text_where_a_region_has_no_label_and_leaves_out_what_is_nowhere():
-    row = Annotation("1", "i", "<OCR_WITH_REGION>", "a", "v", 0, "EXIT", (Region("", quad=(0, 0, 1, 0, 1, 1, 0, 1)), Region("lost")))
+    row = Annotation(
+        "1", "i", "<OCR_WITH_REGION>", "a", "v", 0, "EXIT", (Region("", quad=(0, 0, 1, 0, 1, 1, 0, 1)), Region("lost"))
+    )
     assert [r.label for r in labelled(row)] == ["EXIT"]
 
 

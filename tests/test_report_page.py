@@ -51,27 +51,91 @@ def facts(rounds: int = 2) -> LoopFacts:
                 model_version=str(number + 1),
                 decision="accepted",
                 reason="<OD> rose from 0.310 to 0.355; no task fell",
-                images=(ImageCount("photos", "train", 3), ImageCount("scenes", "train", 8), ImageCount("scenes", "gold", 2)),
-                counts=(KindCount("<OD>", 1230, 410), KindCount("<CAPTION>", 13, 0), KindCount("<OCR_WITH_REGION>", 0, 0)),
+                images=(
+                    ImageCount("photos", "train", 3),
+                    ImageCount("scenes", "train", 8),
+                    ImageCount("scenes", "gold", 2),
+                ),
+                counts=(
+                    KindCount("<OD>", 1230, 410),
+                    KindCount("<CAPTION>", 13, 0),
+                    KindCount("<OCR_WITH_REGION>", 0, 0),
+                ),
                 drops=(DropCount("<OD>", "no_quorum", 400), DropCount("<OD>", "near_full", 10)),
                 set_aside=(SetAside("photos", EVIL + ".jpg", "truncated", "12 of 400 bytes"),),
                 label_quality=(
-                    Quality("<OD>", "f1", "gold", "truth", 0.861 + 0.04 * number, 0.84 + 0.04 * number, 0.88 + 0.04 * number, 400),
-                    Quality("<OD>", "f1", "train", "truth", 0.857 + 0.04 * number, 0.853 + 0.04 * number, 0.861 + 0.04 * number, 6000),
-                    Quality("<CAPTION>", "cider", "gold", "truth", 1.91 + 0.3 * number, 1.8 + 0.3 * number, 2.0 + 0.3 * number, 400),
+                    Quality(
+                        "<OD>",
+                        "f1",
+                        "gold",
+                        "truth",
+                        0.861 + 0.04 * number,
+                        0.84 + 0.04 * number,
+                        0.88 + 0.04 * number,
+                        400,
+                    ),
+                    Quality(
+                        "<OD>",
+                        "f1",
+                        "train",
+                        "truth",
+                        0.857 + 0.04 * number,
+                        0.853 + 0.04 * number,
+                        0.861 + 0.04 * number,
+                        6000,
+                    ),
+                    Quality(
+                        "<CAPTION>",
+                        "cider",
+                        "gold",
+                        "truth",
+                        1.91 + 0.3 * number,
+                        1.8 + 0.3 * number,
+                        2.0 + 0.3 * number,
+                        400,
+                    ),
                 ),
                 label_quality_gain=(Gain("<OD>", "f1", "gold", 0, 0.04, 0.031, 0.049, 400, 0.0),) if number else (),
                 scores=(
-                    TaskScore("<OD>", "map50", 0.31 + 0.045 * number, 0.29 + 0.045 * number, 0.33 + 0.045 * number, 600, 0.0021, "truth", 0.021),
-                    TaskScore("<REGION_TO_CATEGORY>", "balanced_accuracy", 0.52 + 0.02 * number, 0.5, 0.57, 600, 0.0, "truth", 0.05),
+                    TaskScore(
+                        "<OD>",
+                        "map50",
+                        0.31 + 0.045 * number,
+                        0.29 + 0.045 * number,
+                        0.33 + 0.045 * number,
+                        600,
+                        0.0021,
+                        "truth",
+                        0.021,
+                    ),
+                    TaskScore(
+                        "<REGION_TO_CATEGORY>",
+                        "balanced_accuracy",
+                        0.52 + 0.02 * number,
+                        0.5,
+                        0.57,
+                        600,
+                        0.0,
+                        "truth",
+                        0.05,
+                    ),
                     TaskScore("<OCR>", "exact", None, None, None, 0, 0.0, "consensus"),
                 ),
                 churn=(Churn("<OD>", 0.083, 1100, 60, 20, 50, 7, 0.01),) if number else (),
-                authors=(Author("first", "a1", "<OD>", 4000, 0.81, 0, "f1", 0.7654), Author("second", "b2", "<OD>", 3700, None, 2)),
-                named=(Named("first", EVIL, 0.913, 0.8, 25), Named("first", "dog", 0.5), Named("second", "dog", 0.25, 0.0, 4)),
+                authors=(
+                    Author("first", "a1", "<OD>", 4000, 0.81, 0, "f1", 0.7654),
+                    Author("second", "b2", "<OD>", 3700, None, 2),
+                ),
+                named=(
+                    Named("first", EVIL, 0.913, 0.8, 25),
+                    Named("first", "dog", 0.5),
+                    Named("second", "dog", 0.25, 0.0, 4),
+                ),
                 annotators=(
                     Annotator("first", "a1", "annotator", "cuda:1", 16, 1200, 0, 4000),
-                    Annotator("second", "b2", "ranker", "auto", 8, 900, 300, 3700, "the budget is spent", 45, 91000, 0.182),
+                    Annotator(
+                        "second", "b2", "ranker", "auto", 8, 900, 300, 3700, "the budget is spent", 45, 91000, 0.182
+                    ),
                 ),
                 seconds={"annotate": 81.25, "train": 713.5},
             )
@@ -109,13 +173,22 @@ def built(small_snapshot: Store, tmp_path_factory) -> Path:
 
 def test_the_page_tells_who_annotated_what_is_missing_and_what_it_cost(built: Path):
     text = " ".join(Page(built).text.split())
-    for words in ("Annotator Role Device Batch Images Missing Claims Calls Tokens Cost", "second b2 ranker auto 8 900 300 the budget is spent 3\u202f700 45 91\u202f000 0.18"):
+    for words in (
+        "Annotator Role Device Batch Images Missing Claims Calls Tokens Cost",
+        "second b2 ranker auto 8 900 300 the budget is spent 3\u202f700 45 91\u202f000 0.18",
+    ):
         assert re.sub(r"\s", "", words) in re.sub(r"\s", "", text), words
 
 
 def test_the_page_tells_how_far_annotators_are_to_be_believed_and_what_has_changed(built: Path):
     text = Page(built).text
-    for words in ("Object first second", "0.91 0.80 of 25 –", "dog 0.50 0.25 0.00 of 4", "first a1 <OD> 4000 0 0.810 0.765 f1", "<OD> 8.3 % 1100 60 20 50 7 1.0 %"):
+    for words in (
+        "Object first second",
+        "0.91 0.80 of 25 –",
+        "dog 0.50 0.25 0.00 of 4",
+        "first a1 <OD> 4000 0 0.810 0.765 f1",
+        "<OD> 8.3 % 1100 60 20 50 7 1.0 %",
+    ):
         assert re.sub(r"\s", "", words) in re.sub(r"\s", "", text), words
 
 
@@ -123,7 +196,9 @@ def test_where_nothing_cost_anything_the_page_has_no_costs():
     last = facts().rounds[-1]
     free = dataclasses.replace(last, annotators=last.annotators[:1])
     table = annotators(free)
-    assert table is not None and "Cost" not in [cell.text for cell in table.head] and len(table.head) == len(table.rows[0])
+    assert (
+        table is not None and "Cost" not in [cell.text for cell in table.head] and len(table.head) == len(table.rows[0])
+    )
     assert annotators(dataclasses.replace(last, annotators=())) is None
 
 
@@ -143,9 +218,28 @@ def test_page_is_self_contained_and_links_lead_somewhere(built: Path):
 
 def test_page_says_the_facts(built: Path):
     text = Page(built).text
-    for said in ("0.901", "[0.880, 0.920] n 400", "+0.040", "[0.031, 0.049]", "0.355", "0.021", "0.21 %",
-                 "no quorum", "truncated", "12 of 400 bytes", "8.3 %", "713.5 s", "snap-0", "d41d8cd9.dir", "run-7", "not estimated",
-                 "<OD> rose from 0.310 to 0.355", "681M", "70.53", "FLD-5B"):  # fmt: skip
+    for said in (
+        "0.901",
+        "[0.880, 0.920] n 400",
+        "+0.040",
+        "[0.031, 0.049]",
+        "0.355",
+        "0.021",
+        "0.21 %",
+        "no quorum",
+        "truncated",
+        "12 of 400 bytes",
+        "8.3 %",
+        "713.5 s",
+        "snap-0",
+        "d41d8cd9.dir",
+        "run-7",
+        "not estimated",
+        "<OD> rose from 0.310 to 0.355",
+        "681M",
+        "70.53",
+        "FLD-5B",
+    ):
         assert said in text, said
 
 
@@ -166,7 +260,7 @@ def test_pictures_are_small_jpegs_of_the_images(built: Path):
 
 def test_photos_come_before_scenes_with_truth(built: Path):
     html = built.read_text(encoding="utf-8")
-    gallery = html[html.index('id="gallery"'):html.index('id="change"')]
+    gallery = html[html.index('id="gallery"') : html.index('id="change"')]
     assert gallery.index("<h3>photos") < gallery.index("<h3>scenes")
 
 
@@ -179,8 +273,18 @@ def test_same_facts_same_bytes(built: Path, small_snapshot: Store):
 def test_missing_parts_are_said(tmp_path: Path):
     path = build_report(LoopFacts("l", (RoundFacts(0, "s"),)), Store(str(tmp_path / "data")), tmp_path / "out")
     text = Page(path).text
-    for said in ("No label quality", "No scores", "No labels were counted", "No label was dropped", "No file was set aside",
-                 "no statistics.json", "has no images", "first round", "not decided", "No times"):  # fmt: skip
+    for said in (
+        "No label quality",
+        "No scores",
+        "No labels were counted",
+        "No label was dropped",
+        "No file was set aside",
+        "no statistics.json",
+        "has no images",
+        "first round",
+        "not decided",
+        "No times",
+    ):
         assert said in text, said
 
 
@@ -196,8 +300,12 @@ def test_refusals(tmp_path: Path, small_snapshot: Store):
 def test_facts_round_trip_and_refuse_what_they_do_not_know():
     text = facts().to_json()
     assert LoopFacts.from_json(text) == facts()
-    for wrong, found in (("\"n\": 400", "\"n\": \"400\""), ("\"loop_id\"", "\"loop\""), ("\"version\": 1", "\"version\": 2"),
-                         ("\"accepted\"", "\"maybe\"")):  # fmt: skip
+    for wrong, found in (
+        ('"n": 400', '"n": "400"'),
+        ('"loop_id"', '"loop"'),
+        ('"version": 1', '"version": 2'),
+        ('"accepted"', '"maybe"'),
+    ):
         with pytest.raises(DataError, match="loop.json"):
             LoopFacts.from_json(text.replace(wrong, found))
     with pytest.raises(DataError):
@@ -219,18 +327,43 @@ def test_match_is_one_to_one_and_by_label():
 def test_changes_rank_by_size_and_leave_out_what_is_the_same():
     def rows(*labels: tuple[str, str, bool]):
         return annotations_table(
-            Annotation(str(i), image, "<OD>", "consensus", "v", 0, label, (Region(label, box=(0, 0, 9, 9)),), kept=kept, reason="" if kept else "low_score")
+            Annotation(
+                str(i),
+                image,
+                "<OD>",
+                "consensus",
+                "v",
+                0,
+                label,
+                (Region(label, box=(0, 0, 9, 9)),),
+                kept=kept,
+                reason="" if kept else "low_score",
+            )
             for i, (image, label, kept) in enumerate(labels)
         )
 
-    found = changes(rows(("a", "cat", True), ("b", "cat", True), ("c", "cat", True)), rows(("a", "cat", True), ("b", "dog", True), ("c", "cat", False)))
+    found = changes(
+        rows(("a", "cat", True), ("b", "cat", True), ("c", "cat", True)),
+        rows(("a", "cat", True), ("b", "dog", True), ("c", "cat", False)),
+    )
     assert [(c.image_id, len(c.removed), len(c.added)) for c in found] == [("b", 1, 1), ("c", 1, 0)]
 
 
 def test_marked_text_is_whole_whatever_the_spans():
     text = "a red cat on a mat"
     spans = [(2, 9, "red cat"), (6, 9, "cat"), (15, 18, "mat"), (17, 40, "beyond")]
-    phrases = [Annotation("1", "i", "<CAPTION_TO_PHRASE_GROUNDING>", "a", "v", 0, text, tuple(Region(p, box=(0, 0, 1, 1), span=(s, e)) for s, e, p in spans))]
+    phrases = [
+        Annotation(
+            "1",
+            "i",
+            "<CAPTION_TO_PHRASE_GROUNDING>",
+            "a",
+            "v",
+            0,
+            text,
+            tuple(Region(p, box=(0, 0, 1, 1), span=(s, e)) for s, e, p in spans),
+        )
+    ]
     parts = marked(text, phrases)
     assert "".join(p.text for p in parts) == text
     assert [p.text for p in parts if p.colour] == ["red cat", "mat"]
@@ -242,8 +375,19 @@ def test_opens_in_a_browser_without_complaint(built: Path, tmp_path: Path):
     if browser is None:
         pytest.skip("no Chromium on this machine")
     shot = tmp_path / "shot.png"
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--enable-logging=stderr",
-               f"--user-data-dir={tmp_path}/profile", "--window-size=1200,2400", f"--screenshot={shot}", built.parent.parent.joinpath("index.html").as_uri()]  # fmt: skip
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path}/profile",
+        "--window-size=1200,2400",
+        f"--screenshot={shot}",
+        built.parent.parent.joinpath("index.html").as_uri(),
+    ]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "CONSOLE" not in run.stderr
     assert np.asarray(Image.open(shot).convert("L")).std() > 10
@@ -254,5 +398,9 @@ def test_boxes_are_plotted_where_they_are_told(built: Path):
     plots = re.findall(r'<svg class="chart"[^>]*aria-label="(Area[^"]*|Width[^"]*)".*?</svg>', page, re.DOTALL)
     assert plots == ["Area, share of the image", "Width over height"]
     heights = [float(h) for h in re.findall(r'class="column"[^>]*height="([\d.]+)"', page)]
-    assert len(heights) == 4 and heights[0] == pytest.approx(4 * heights[1], rel=0.02) and heights[3] == pytest.approx(1.5 * heights[2], rel=0.02)
+    assert (
+        len(heights) == 4
+        and heights[0] == pytest.approx(4 * heights[1], rel=0.02)
+        and heights[3] == pytest.approx(1.5 * heights[2], rel=0.02)
+    )
     assert "0.25 to 1: 20.0 %" in page

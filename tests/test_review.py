@@ -55,7 +55,12 @@ def parts(published: Path, tmp_path: Path) -> Parts:
     import shutil
 
     shutil.copytree(published, tmp_path / "w")
-    return settings_from(params()), Store(str(tmp_path / "w/.florence/store")), Store(str(tmp_path / "w/data")), tmp_path
+    return (
+        settings_from(params()),
+        Store(str(tmp_path / "w/.florence/store")),
+        Store(str(tmp_path / "w/data")),
+        tmp_path,
+    )
 
 
 def labels(data: Store, number: int = 0) -> list[Annotation]:
@@ -71,16 +76,29 @@ def asked(parts: Parts, images: int = 4) -> list[dict]:
     _, store, data, folder = parts
     export_review(data, store, folder / "review", 24)
     tasks = json.loads((folder / "review/tasks.json").read_text())
-    return [task for task in tasks if {"rectanglelabels", "textarea"} <= {r["type"] for r in task["predictions"][0]["result"]}][:images]
+    return [
+        task
+        for task in tasks
+        if {"rectanglelabels", "textarea"} <= {r["type"] for r in task["predictions"][0]["result"]}
+    ][:images]
 
 
-def done(folder: Path, tasks: list[dict], change: Callable[[dict, list[dict]], list[dict] | None], name: str = "project.json") -> str:
+def done(
+    folder: Path, tasks: list[dict], change: Callable[[dict, list[dict]], list[dict] | None], name: str = "project.json"
+) -> str:
     """Label Studio's export of tasks in which a person has changed the predicted results; None: they skipped the task."""
     result = []
     for k, task in enumerate(tasks):
         start = [dict(r) for r in task["predictions"][0]["result"]]
         changed = change(task["data"], start)
-        annotation = {"id": k, "completed_by": 1, "result": start if changed is None else changed, "was_cancelled": changed is None, "ground_truth": False, "updated_at": "2026-01-01T00:00:00Z"}
+        annotation = {
+            "id": k,
+            "completed_by": 1,
+            "result": start if changed is None else changed,
+            "was_cancelled": changed is None,
+            "ground_truth": False,
+            "updated_at": "2026-01-01T00:00:00Z",
+        }
         result.append({"id": k, "data": task["data"], "annotations": [annotation], "predictions": [], "project": 1})
     (folder / name).write_text(json.dumps(result))
     return str(folder / name)
@@ -106,7 +124,11 @@ def test_the_most_disputed_images_are_asked_about(parts: Parts):
     assert told.disagreement == pytest.approx((np.mean(by_image[expected[0]]), np.mean(by_image[expected[-1]])))
     kept = [row for row in labels(data) if row.image_id in expected and row.kept and row.task in ("<OD>", *CAPTIONS)]
     assert told.labels == len(kept) == sum(len(task["predictions"][0]["result"]) for task in tasks)
-    voted = [row for row in labels(data) if row.image_id in expected and row.reason in ("", "no_quorum") and row.task in ("<OD>", *CAPTIONS)]
+    voted = [
+        row
+        for row in labels(data)
+        if row.image_id in expected and row.reason in ("", "no_quorum") and row.task in ("<OD>", *CAPTIONS)
+    ]
     assert [p["model_version"] for p in tasks[0]["predictions"]] == ["kept", "kept and disputed"]
     assert len(kept) < len(voted) == sum(len(task["predictions"][1]["result"]) for task in tasks)
 
@@ -120,11 +142,16 @@ def test_a_project_is_whole(parts: Parts):
     for task in tasks:
         path = folder / "review" / task["data"]["image"].split("?d=")[1]
         record = records(data)[task["data"]["image_id"]]
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == record.image_id and Image.open(path).size == (record.width, record.height)
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == record.image_id and Image.open(path).size == (
+            record.width,
+            record.height,
+        )
         assert task["data"]["round"] == 0
         for result in task["predictions"][0]["result"]:
             assert result["from_name"] in controls and set(result["value"].get("rectanglelabels", ())) <= names
-    assert {row.text for row in labels(data) if row.kept and row.task == "<OD>"} <= names, "a name that is missed can be given"
+    assert {row.text for row in labels(data) if row.kept and row.task == "<OD>"} <= names, (
+        "a name that is missed can be given"
+    )
     assert "label-studio start" in (folder / "review/README.md").read_text()
 
 
@@ -136,7 +163,10 @@ def test_corrections_outrank_models_in_the_next_round(parts: Parts):
     tasks = asked(parts, 6)
     box = {"x": 10.0, "y": 20.0, "width": 30.0, "height": 40.0, "rotation": 0}
     renamed, moved, removed, added, captions, emptied = (task["data"]["image_id"] for task in tasks)
-    first = {task["data"]["image_id"]: next(r for r in task["predictions"][0]["result"] if r["type"] == "rectanglelabels") for task in tasks}
+    first = {
+        task["data"]["image_id"]: next(r for r in task["predictions"][0]["result"] if r["type"] == "rectanglelabels")
+        for task in tasks
+    }
 
     def change(data: dict, results: list[dict]) -> list[dict]:
         mine = first[data["image_id"]]
@@ -150,7 +180,9 @@ def test_corrections_outrank_models_in_the_next_round(parts: Parts):
         if data["image_id"] == added:
             return [*results, {**mine, "id": "new", "value": {**box, "rectanglelabels": ["dragon"]}}]
         if data["image_id"] == captions:
-            return [{**r, "value": {"text": ["What a person wrote."]}} if r["type"] == "textarea" else r for r in results]
+            return [
+                {**r, "value": {"text": ["What a person wrote."]}} if r["type"] == "textarea" else r for r in results
+            ]
         return []
 
     told = import_review(settings, store, data, done(folder, tasks, change))
@@ -164,18 +196,37 @@ def test_corrections_outrank_models_in_the_next_round(parts: Parts):
 
     assert [row.text for row in kept[renamed] if row.regions[0].box == pytest.approx(place(renamed))] == ["unicorn"]
     x0, y0, x1, y1 = place(moved)
-    assert any(row.regions[0].box == pytest.approx((x0, y0, x0 + 0.8 * (x1 - x0), y1)) and row.agreement == 1 for row in kept[moved])
-    assert not any(paired_iou(np.asarray([row.regions[0].box]), np.asarray([place(removed)]))[0] > 0.5 for row in kept[removed])
+    assert any(
+        row.regions[0].box == pytest.approx((x0, y0, x0 + 0.8 * (x1 - x0), y1)) and row.agreement == 1
+        for row in kept[moved]
+    )
+    assert not any(
+        paired_iou(np.asarray([row.regions[0].box]), np.asarray([place(removed)]))[0] > 0.5 for row in kept[removed]
+    )
     assert any(row.reason == "rejected" for row in after if row.image_id == removed)
     record = records(data)[added]
     dragon = [row for row in kept[added] if row.text == "dragon"]
-    assert len(dragon) == 1 and dragon[0].regions[0].box == pytest.approx((0.1 * record.width, 0.2 * record.height, 0.4 * record.width, 0.6 * record.height))
-    assert [row.text for row in after if row.image_id == captions and row.task == "<CAPTION>" and row.kept] == ["What a person wrote."]
-    assert not [row for row in after if row.image_id == emptied and row.kept and row.task in ("<OD>", *CAPTIONS)], "there is nothing"
+    assert len(dragon) == 1 and dragon[0].regions[0].box == pytest.approx(
+        (0.1 * record.width, 0.2 * record.height, 0.4 * record.width, 0.6 * record.height)
+    )
+    assert [row.text for row in after if row.image_id == captions and row.task == "<CAPTION>" and row.kept] == [
+        "What a person wrote."
+    ]
+    assert not [row for row in after if row.image_id == emptied and row.kept and row.task in ("<OD>", *CAPTIONS)], (
+        "there is nothing"
+    )
     assert {row.reason for row in after if row.image_id == emptied} >= {"rejected"}
     for image_id in (added, captions):  # what was left as it was stays
-        for result in (r for r in tasks[[t["data"]["image_id"] for t in tasks].index(image_id)]["predictions"][0]["result"] if r["type"] == "rectanglelabels"):
-            assert any(row.text == old[result["id"]].text and row.regions[0].box == pytest.approx(old[result["id"]].regions[0].box) for row in kept[image_id])
+        for result in (
+            r
+            for r in tasks[[t["data"]["image_id"] for t in tasks].index(image_id)]["predictions"][0]["result"]
+            if r["type"] == "rectanglelabels"
+        ):
+            assert any(
+                row.text == old[result["id"]].text
+                and row.regions[0].box == pytest.approx(old[result["id"]].regions[0].box)
+                for row in kept[image_id]
+            )
 
 
 def test_the_snapshot_holds_what_people_said_and_gives_it_back(parts: Parts):
@@ -196,9 +247,16 @@ def test_the_same_file_again_changes_nothing(parts: Parts):
     first = import_review(settings, store, data, path)
     before = contents(store)
     again = import_review(settings, store, data, path)
-    assert not again.new and again.version == first.version and again.total == first.total == 4 and contents(store) == before
+    assert (
+        not again.new
+        and again.version == first.version
+        and again.total == first.total == 4
+        and contents(store) == before
+    )
     (author,) = [a for a in annotation.authors(settings, None, store) if a.name == "human"]
-    assert author.version == first.version and not [a for a in annotation.authors(settings) if a.name == "human"], "nobody asks them"
+    assert author.version == first.version and not [a for a in annotation.authors(settings) if a.name == "human"], (
+        "nobody asks them"
+    )
 
 
 def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
@@ -206,7 +264,9 @@ def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
     tasks = asked(parts, 4)
 
     def named(name: str) -> Callable:
-        return lambda _, results: [{**r, "value": {**r["value"], "rectanglelabels": [name]}} for r in results if r["type"] == "rectanglelabels"]
+        return lambda _, results: [
+            {**r, "value": {**r["value"], "rectanglelabels": [name]}} for r in results if r["type"] == "rectanglelabels"
+        ]
 
     one = import_review(settings, store, data, done(folder, tasks[:3], named("first"), "1.json"))
     two = import_review(settings, store, data, done(folder, tasks[2:], named("second"), "2.json"))
@@ -214,11 +274,16 @@ def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
     people = annotation.reviewed(store)
     assert people is not None and people.version == two.version
     rows = table_annotations(store.read_tables(f"claims/{people.key}", stages.ANNOTATIONS))
-    said = {task["data"]["image_id"]: {row.text for row in rows if row.image_id == task["data"]["image_id"] and row.text} for task in tasks}
+    said = {
+        task["data"]["image_id"]: {row.text for row in rows if row.image_id == task["data"]["image_id"] and row.text}
+        for task in tasks
+    }
     assert list(said.values()) == [{"first"}, {"first"}, {"second"}, {"second"}]
     assert len({row.annotation_id for row in rows}) == len(rows) and {row.version for row in rows} == {two.version}
     third = import_review(settings, store, data, str(folder / "1.json"))
-    assert not third.new and contents(store) and annotation.reviewed(store) == people, "an old file does not take back what a newer one says"
+    assert not third.new and contents(store) and annotation.reviewed(store) == people, (
+        "an old file does not take back what a newer one says"
+    )
 
 
 def test_what_was_rejected_stays_so_when_the_image_is_reviewed_again(parts: Parts):
@@ -230,7 +295,9 @@ def test_what_was_rejected_stays_so_when_the_image_is_reviewed_again(parts: Part
     again = [{"data": {**tasks[0]["data"], "round": 1}, "predictions": [{"result": []}]}]
     told = import_review(settings, store, data, done(folder, again, lambda _, results: [], "2.json"))
     assert told.new and told.rejected > 0
-    assert not [row for row in fused(settings, store, data, 2) if row.image_id == image_id and row.kept and row.task == "<OD>"]
+    assert not [
+        row for row in fused(settings, store, data, 2) if row.image_id == image_id and row.kept and row.task == "<OD>"
+    ]
 
 
 def test_an_import_that_is_killed_does_not_count(parts: Parts, monkeypatch):
@@ -266,7 +333,12 @@ def test_reviewed_images_are_not_asked_about_again(parts: Parts):
     told = export_review(data, store, folder / "next", 1000)
     next_ones = {task["data"]["image_id"] for task in json.loads((folder / "next/tasks.json").read_text())}
     assert told.reviewed == 3 and next_ones and not next_ones & {task["data"]["image_id"] for task in tasks}
-    import_review(settings, store, data, done(folder, json.loads((folder / "next/tasks.json").read_text()), lambda _, results: results, "all.json"))
+    import_review(
+        settings,
+        store,
+        data,
+        done(folder, json.loads((folder / "next/tasks.json").read_text()), lambda _, results: results, "all.json"),
+    )
     with pytest.raises(DataError, match="no labels that are disputed beside those of the"):
         export_review(data, store, folder / "none", 5)
 
@@ -274,9 +346,17 @@ def test_reviewed_images_are_not_asked_about_again(parts: Parts):
 def test_skipped_and_unknown_tasks_are_told(parts: Parts):
     settings, store, data, folder = parts
     tasks = asked(parts, 3)
-    foreign = {"data": {**tasks[1]["data"], "image_id": "0" * 64, "image": "elsewhere/x.jpg"}, "predictions": tasks[1]["predictions"]}
+    foreign = {
+        "data": {**tasks[1]["data"], "image_id": "0" * 64, "image": "elsewhere/x.jpg"},
+        "predictions": tasks[1]["predictions"],
+    }
     skipped = tasks[0]["data"]["image_id"]
-    told = import_review(settings, store, data, done(folder, [tasks[0], foreign, tasks[2]], lambda d, results: None if d["image_id"] == skipped else results))
+    told = import_review(
+        settings,
+        store,
+        data,
+        done(folder, [tasks[0], foreign, tasks[2]], lambda d, results: None if d["image_id"] == skipped else results),
+    )
     assert told.images == 1 and told.unknown == ("elsewhere/x.jpg",) and "it was skipped" in told.problems[0]
     with pytest.raises(DataError, match="none of its 1 images that somebody has looked at"):
         import_review(settings, store, data, done(folder, [foreign], lambda _, results: results, "other.json"))
@@ -288,12 +368,28 @@ def test_a_project_of_somebody_else_s_takes_nothing_away(parts: Parts):
     settings, store, data, folder = parts
     record = next(iter(records(data).values()))
     value = {"x": 1.0, "y": 1.0, "width": 5.0, "height": 5.0, "rotation": 0, "rectanglelabels": ["knob"]}
-    result = {"id": "1", "type": "rectanglelabels", "from_name": "l", "to_name": "i", "original_width": record.width, "original_height": record.height, "value": value}
+    result = {
+        "id": "1",
+        "type": "rectanglelabels",
+        "from_name": "l",
+        "to_name": "i",
+        "original_width": record.width,
+        "original_height": record.height,
+        "value": value,
+    }
     path = folder / "foreign.json"
-    path.write_text(json.dumps([{"data": {"image": f"/data/upload/1/1a2b3c4d-{record.name}"}, "annotations": [{"result": [result]}]}]))
+    path.write_text(
+        json.dumps(
+            [{"data": {"image": f"/data/upload/1/1a2b3c4d-{record.name}"}, "annotations": [{"result": [result]}]}]
+        )
+    )
     told = import_review(settings, store, data, str(path))
     assert (told.images, told.claims, told.rejected) == (1, 1, 0)
-    kept = [row for row in fused(settings, store, data, 1) if row.image_id == record.image_id and row.kept and row.task == "<OD>"]
+    kept = [
+        row
+        for row in fused(settings, store, data, 1)
+        if row.image_id == record.image_id and row.kept and row.task == "<OD>"
+    ]
     old = [row for row in labels(data) if row.image_id == record.image_id and row.kept and row.task == "<OD>"]
     assert {row.text for row in kept} == {row.text for row in old} | {"knob"}
 
@@ -301,7 +397,9 @@ def test_a_project_of_somebody_else_s_takes_nothing_away(parts: Parts):
 def test_what_is_said_not_to_be_there_is_no_reference_for_models(parts: Parts):
     settings, store, data, folder = parts
     tasks = asked(parts, 2)
-    import_review(settings, store, data, done(folder, tasks, lambda d, results: [] if d is tasks[0]["data"] else results))
+    import_review(
+        settings, store, data, done(folder, tasks, lambda d, results: [] if d is tasks[0]["data"] else results)
+    )
     fused(settings, store, data, 1)
     for name in data.names("truth"):
         (Path(data.root) / name).unlink()
@@ -343,7 +441,9 @@ def test_a_review_is_a_reason_for_a_round(parts: Parts, monkeypatch):
     opened = open_parts(folder / "w")
     from flows.outlook import images_hash
 
-    state = LoopState("x", 0, 1, 1, accepted=0, finished=True, images=images_hash(store), settings=settings_hashes(opened))
+    state = LoopState(
+        "x", 0, 1, 1, accepted=0, finished=True, images=images_hash(store), settings=settings_hashes(opened)
+    )
     write_state(folder / "w", state)
     assert is_idle(opened, None) and news(opened, state) == [] and reviews(store) == ""
     import_review(settings, store, data, done(folder, asked(parts, 1), lambda _, results: results))

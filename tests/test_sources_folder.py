@@ -45,7 +45,9 @@ def test_takes_images_in_order_of_names(tree):
     assert found[0].alt_text is None
     assert isinstance(found[4], ImageError) and found[4].reason == "empty"
     again = list(folder(uri=str(tree), licence="CC0").images(frozenset({"b.png"})))
-    assert [item.name for item in again] == [item.name for item in found], "known names are read again: the hash decides"
+    assert [item.name for item in again] == [item.name for item in found], (
+        "known names are read again: the hash decides"
+    )
 
 
 def test_symbolic_links(tree):
@@ -118,7 +120,14 @@ def test_any_file_system(tree):
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({}, "uri"), ({"uri": 3}, "uri"), ({"uri": " "}, "uri"), ({"uri": "x", "licence": 5}, "licence"), ({"uri": "x", "url": "y"}, "'url'"), ({"uri": "nope://x"}, "nope")],
+    [
+        ({}, "uri"),
+        ({"uri": 3}, "uri"),
+        ({"uri": " "}, "uri"),
+        ({"uri": "x", "licence": 5}, "licence"),
+        ({"uri": "x", "url": "y"}, "'url'"),
+        ({"uri": "nope://x"}, "nope"),
+    ],
 )
 def test_wrong_options_are_named(options, named):
     with pytest.raises(SettingsError, match=named):

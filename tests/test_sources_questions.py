@@ -56,11 +56,20 @@ def test_every_answer_follows_from_the_rest_of_the_truth(scenes):
                 assert names.count(found[1]) == 1
                 assert answer == " ".join(claim.text for claim in of(scene, "<OCR_WITH_REGION>"))
             else:
-                way, anchor = re.fullmatch(r"What is (to the left of|to the right of|above|below) the (.+)\?", question).groups()
-                fits = [box for name, box in boxes if set(anchor.split()) <= set(told[box].split(" that says ")[0].split()) and anchor.endswith(name)]
+                way, anchor = re.fullmatch(
+                    r"What is (to the left of|to the right of|above|below) the (.+)\?", question
+                ).groups()
+                fits = [
+                    box
+                    for name, box in boxes
+                    if set(anchor.split()) <= set(told[box].split(" that says ")[0].split()) and anchor.endswith(name)
+                ]
                 (base,) = fits
                 axis, sign = (0, 1)["to the" not in way], -1 if way in ("to the left of", "above") else 1
-                distance = {(name, box): sign * (box[axis] + box[axis + 2] - base[axis] - base[axis + 2]) / 2 for name, box in boxes}
+                distance = {
+                    (name, box): sign * (box[axis] + box[axis + 2] - base[axis] - base[axis + 2]) / 2
+                    for name, box in boxes
+                }
                 (there,) = [key for key, value in distance.items() if value > 0]
                 assert there[0] == answer and distance[there] >= SIDE / 12
     assert set(seen) == {"there", "many", "colour", "does", "is"} and min(seen.values()) > 100

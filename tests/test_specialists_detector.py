@@ -49,18 +49,28 @@ def pictures() -> tuple[np.ndarray, ...]:
         photo = image.convert("RGB")
         sizes = [np.asarray(photo.resize(size)) for size in ((131, 97), (83, 140), (131, 97))]
         grey = np.repeat(np.asarray(photo.convert("L").resize((60, 61)))[..., None], 3, axis=2)
-    return (*sizes[:2], np.ascontiguousarray(sizes[2][:, ::-1]), grey, np.random.default_rng(0).integers(0, 255, (3, 6, 3), dtype=np.uint8))
+    return (
+        *sizes[:2],
+        np.ascontiguousarray(sizes[2][:, ::-1]),
+        grey,
+        np.random.default_rng(0).integers(0, 255, (3, 6, 3), dtype=np.uint8),
+    )
 
 
 def by_the_library(kind: str, pixels: np.ndarray, threshold: float) -> list[tuple[float, str, tuple[float, ...]]]:
     """(score, label, box inside the image) by model, processor and post-processing called straight."""
-    processor, model = hf.AutoImageProcessor.from_pretrained(checkpoint(kind)), hf.AutoModelForObjectDetection.from_pretrained(checkpoint(kind)).eval()
+    processor, model = (
+        hf.AutoImageProcessor.from_pretrained(checkpoint(kind)),
+        hf.AutoModelForObjectDetection.from_pretrained(checkpoint(kind)).eval(),
+    )
     height, width = pixels.shape[:2]
     with torch.no_grad():
         output = model(**processor(images=Image.fromarray(pixels), return_tensors="pt"))
     (found,) = processor.post_process_object_detection(output, threshold=threshold, target_sizes=[(height, width)])
     rows = []
-    for score, label, (x0, y0, x1, y1) in zip(found["scores"].tolist(), found["labels"].tolist(), found["boxes"].tolist(), strict=True):
+    for score, label, (x0, y0, x1, y1) in zip(
+        found["scores"].tolist(), found["labels"].tolist(), found["boxes"].tolist(), strict=True
+    ):
         box = (min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height))
         if model.config.id2label[label] != "N/A" and box[0] < box[2] and box[1] < box[3]:
             rows.append((score, model.config.id2label[label], box))
@@ -117,7 +127,11 @@ def test_files_of_one_grey_channel_and_of_three_pixels_height_are_read(tmp_path:
     detector = made("rt_detr", **HOPEFUL)
     assert rows(detector.annotate(batch(pixels))[0]) == rows(detector.annotate(batch(pictures()[3]))[0]) != []
     low = detector.annotate(batch(pictures()[4]))[0]
-    np.testing.assert_allclose([row[2] for row in rows(low)], [row[2] for row in by_the_library("rt_detr", pictures()[4], HOPEFUL["threshold"])], atol=1e-4)
+    np.testing.assert_allclose(
+        [row[2] for row in rows(low)],
+        [row[2] for row in by_the_library("rt_detr", pictures()[4], HOPEFUL["threshold"])],
+        atol=1e-4,
+    )
     assert low
 
 
@@ -134,14 +148,18 @@ def test_names_are_changed_and_dropped_and_unused_labels_are_never_claimed():
     assert plain.vocabulary() == ("cat", "cup", "dog", "traffic light")
     changed = made("yolos", **HOPEFUL, names={"traffic light": "lamp", "dog": "cat", "cat": None})
     assert changed.vocabulary() == ("cat", "cup", "lamp")
-    said, other = ([row for claims in found.annotate(batch(*pictures()[:4])) for row in rows(claims)] for found in (plain, changed))
+    said, other = (
+        [row for claims in found.annotate(batch(*pictures()[:4])) for row in rows(claims)] for found in (plain, changed)
+    )
     assert {label for _, label, _ in said} == {"cat", "cup", "dog", "traffic light"}
     renamed = {"traffic light": "lamp", "dog": "cat", "cup": "cup"}
     assert sorted(other) == sorted((score, renamed[label], box) for score, label, box in said if label != "cat")
 
 
 def test_what_two_labels_of_one_name_find_in_one_place_is_one_object():
-    twice = made("conditional_detr", threshold=0.05, nms_iou=0.999, names={"cup": "cat", "dog": "cat"}).annotate(batch(pictures()[0]))[0]
+    twice = made("conditional_detr", threshold=0.05, nms_iou=0.999, names={"cup": "cat", "dog": "cat"}).annotate(
+        batch(pictures()[0])
+    )[0]
     once = made("conditional_detr", threshold=0.05, nms_iou=0.999).annotate(batch(pictures()[0]))[0]
     boxes = [claim.regions[0].box for claim in twice if claim.text == "cat"]
     assert len(boxes) == len(set(boxes)) and sum(claim.text in ("cat", "dog", "cup") for claim in once) > len(boxes)
@@ -197,8 +215,13 @@ def test_a_checkpoint_without_its_heads_is_refused(tmp_path: Path):
 def test_weights_that_would_have_to_be_unpickled_are_refused(tmp_path: Path):
     for name in ("config.json", "preprocessor_config.json"):
         shutil.copy(Path(checkpoint("detr")) / name, tmp_path)
-    torch.save(hf.AutoModelForObjectDetection.from_pretrained(checkpoint("detr")).state_dict(), tmp_path / "pytorch_model.bin")
-    assert re.search(r"weights in \.safetensors files; found config\.json, preprocessor_config\.json, pytorch_model\.bin", refused(str(tmp_path)))
+    torch.save(
+        hf.AutoModelForObjectDetection.from_pretrained(checkpoint("detr")).state_dict(), tmp_path / "pytorch_model.bin"
+    )
+    assert re.search(
+        r"weights in \.safetensors files; found config\.json, preprocessor_config\.json, pytorch_model\.bin",
+        refused(str(tmp_path)),
+    )
     with pytest.raises(ModelError, match="safetensors"):
         load_model("AutoModelForObjectDetection", str(tmp_path), None, "cpu")
 
@@ -221,7 +244,10 @@ def test_a_processor_that_tells_no_boxes_is_refused(tmp_path: Path):
 
 def test_what_can_not_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for load in (lambda: load_config("nobody/nothing", None), lambda: load_processor("AutoTokenizer", "nobody/nothing", "abc")):
+    for load in (
+        lambda: load_config("nobody/nothing", None),
+        lambda: load_processor("AutoTokenizer", "nobody/nothing", "abc"),
+    ):
         with pytest.raises(ModelError, match=r"nobody/nothing can not be loaded.*is the hub reached"):
             load()
     assert load_processor("AutoTokenizer", str(_tokenizer()), None)("a cat").input_ids[0] == 101
@@ -271,7 +297,18 @@ def test_of_boxes_under_one_name_the_best_is_kept():
 
 
 def test_boxes_are_cut_to_the_image_and_those_outside_or_without_numbers_are_left_out():
-    found = np.array([[-5, -5, 20, 20], [90, 10, 130, 20], [101, 10, 120, 20], [30, 30, 30, 40], [np.nan, 0, 10, 10], [40, 40, 50, 50], [60, 60, 70, np.inf], [80, 80, 70, 70]])
+    found = np.array(
+        [
+            [-5, -5, 20, 20],
+            [90, 10, 130, 20],
+            [101, 10, 120, 20],
+            [30, 30, 30, 40],
+            [np.nan, 0, 10, 10],
+            [40, 40, 50, 50],
+            [60, 60, 70, np.inf],
+            [80, 80, 70, 70],
+        ]
+    )
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, np.nan, 0.3, 1.01])
     assert distinct(found, scores, 100, 50, 0.5, 10) == [((0, 0, 20, 20), 0.9), ((90, 10, 100, 20), 0.8)]
 
@@ -279,7 +316,9 @@ def test_boxes_are_cut_to_the_image_and_those_outside_or_without_numbers_are_lef
 def test_the_order_of_equals_does_not_follow_the_networks_order():
     found = np.array([[0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]], float)
     turned = distinct(found[::-1], np.full(3, 0.5), 100, 100, 0.5, 2)
-    assert turned == distinct(found, np.full(3, 0.5), 100, 100, 0.5, 2) == [((0, 0, 10, 10), 0.5), ((20, 20, 30, 30), 0.5)]
+    assert (
+        turned == distinct(found, np.full(3, 0.5), 100, 100, 0.5, 2) == [((0, 0, 10, 10), 0.5), ((20, 20, 30, 30), 0.5)]
+    )
 
 
 def test_the_documents_settings_are_taken_by_these_annotators():

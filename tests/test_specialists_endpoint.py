@@ -32,7 +32,9 @@ def no_credentials_and_no_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def made(url: str, **options):
-    return SPECIALISTS.get("endpoint")(name="theirs", **{"url": url, "version": "1", "tasks": ["<OD>"], "timeout": 20, **options})
+    return SPECIALISTS.get("endpoint")(
+        name="theirs", **{"url": url, "version": "1", "tasks": ["<OD>"], "timeout": 20, **options}
+    )
 
 
 def number(asked: dict) -> int:
@@ -76,7 +78,12 @@ def test_pictures_arrive_without_loss_with_what_is_known_of_them():
         assert theirs.annotate(Batch(records, pixels, (rows, ()))) == [PICTURE] * 2
     for asked, record, picture in zip(seen, records, pixels, strict=True):
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(asked["image"])))), picture)
-        assert (asked["image_id"], asked["width"], asked["height"], asked["name"]) == (record.image_id, 12, 8, record.name) and "path" not in asked
+        assert (asked["image_id"], asked["width"], asked["height"], asked["name"]) == (
+            record.image_id,
+            12,
+            8,
+            record.name,
+        ) and "path" not in asked
     assert [c["author"] for c in seen[0]["claims"]] == ["someone"] and seen[1]["claims"] == []
 
 
@@ -118,8 +125,22 @@ def test_answers_that_come_one_by_one_are_read(monkeypatch: pytest.MonkeyPatch):
 
 def test_errors_in_answers_cost_their_images():
     def respond(handler, requests):
-        about = {0: {"error": "too dark"}, 1: {"error": "busy", "retry": True}, 2: {"annotations": [{"label": "x", "box": [0, 0, 1]}]}}
-        reply(handler, lines(*({"image_id": asked["image_id"], **about[number(asked)]} if number(asked) in about else whole_picture(asked) for asked in requests)))
+        about = {
+            0: {"error": "too dark"},
+            1: {"error": "busy", "retry": True},
+            2: {"annotations": [{"label": "x", "box": [0, 0, 1]}]},
+        }
+        reply(
+            handler,
+            lines(
+                *(
+                    {"image_id": asked["image_id"], **about[number(asked)]}
+                    if number(asked) in about
+                    else whole_picture(asked)
+                    for asked in requests
+                )
+            ),
+        )
 
     with service(respond) as url:
         found = made(url).annotate(batch_of(4))
@@ -134,7 +155,9 @@ def test_one_that_is_not_there_is_unavailable_after_all_tries(no_credentials_and
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
-        with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:\d+/x can not be reached \(.*refused.*\) \(4 times\)"):
+        with pytest.raises(
+            Unavailable, match=r"http://127\.0\.0\.1:\d+/x can not be reached \(.*refused.*\) \(4 times\)"
+        ):
             made(url, retries=3).annotate(batch_of(3))
     assert no_credentials_and_no_waiting == [0.5, 1.0, 2.0]
 
@@ -176,14 +199,38 @@ BREAKS = {
     "500": (lambda h, asked: reply(h, b"KeyError: 'dog'", 500), "answers 500 Internal Server Error: KeyError: 'dog'"),
     "400": (lambda h, asked: reply(h, b"bad", 400), "answers 400 Bad Request: bad"),
     "413": (lambda h, asked: reply(h, b"", 413), "answers 413"),
-    "a page": (lambda h, asked: reply(h, b"<html>\n<body>Welcome</body>\n"), "line 1: a JSON object is expected .*found '<html>'"),
+    "a page": (
+        lambda h, asked: reply(h, b"<html>\n<body>Welcome</body>\n"),
+        "line 1: a JSON object is expected .*found '<html>'",
+    ),
     "nothing": (lambda h, asked: reply(h, b""), "left 1 of 1 images unanswered"),
-    "of another": (lambda h, asked: reply(h, lines({"image_id": "f" * 64, "annotations": []})), "image_id: one of the 1"),
-    "breaks off": (lambda h, asked: (h.send_response(200), h.send_header("Content-Length", "999"), h.end_headers(), h.wfile.write(b"{"), setattr(h, "close_connection", True)), "broke off in the middle of a line"),
+    "of another": (
+        lambda h, asked: reply(h, lines({"image_id": "f" * 64, "annotations": []})),
+        "image_id: one of the 1",
+    ),
+    "breaks off": (
+        lambda h, asked: (
+            h.send_response(200),
+            h.send_header("Content-Length", "999"),
+            h.end_headers(),
+            h.wfile.write(b"{"),
+            setattr(h, "close_connection", True),
+        ),
+        "broke off in the middle of a line",
+    ),
     "breaks off early": (lambda h, asked: h.connection.shutdown(socket.SHUT_RDWR), "broke off"),
-    "breaks off in a chunk": (lambda h, asked: (h.send_response(200), h.send_header("Transfer-Encoding", "chunked"), h.end_headers(), h.wfile.write(b"ff\r\n{"), setattr(h, "close_connection", True)), "broke off"),
+    "breaks off in a chunk": (
+        lambda h, asked: (
+            h.send_response(200),
+            h.send_header("Transfer-Encoding", "chunked"),
+            h.end_headers(),
+            h.wfile.write(b"ff\r\n{"),
+            setattr(h, "close_connection", True),
+        ),
+        "broke off",
+    ),
     "no http": (lambda h, asked: (h.wfile.write(b"what?\r\n\r\n"), setattr(h, "close_connection", True)), "broke off"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BREAKS)
@@ -239,7 +286,9 @@ def test_one_that_hangs_up_on_large_calls_is_sent_small_ones():
             except OSError:
                 return
             with connection, connection.makefile("rb") as file:
-                headers = dict(line.decode().lower().split(": ", 1) for line in iter(file.readline, b"\r\n") if b": " in line)
+                headers = dict(
+                    line.decode().lower().split(": ", 1) for line in iter(file.readline, b"\r\n") if b": " in line
+                )
                 calls.append(int(headers["content-length"]))
                 if calls[-1] > 3_000_000:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -251,7 +300,9 @@ def test_one_that_hangs_up_on_large_calls_is_sent_small_ones():
     threading.Thread(target=serve, daemon=True).start()
     noise = np.random.default_rng(0).integers(0, 256, (4, 800, 900, 3), dtype=np.uint8)
     try:
-        found = made(f"http://127.0.0.1:{held.getsockname()[1]}/").annotate(Batch(batch_of(4, 900, 800).records, tuple(noise)))
+        found = made(f"http://127.0.0.1:{held.getsockname()[1]}/").annotate(
+            Batch(batch_of(4, 900, 800).records, tuple(noise))
+        )
     finally:
         held.close()
     assert [claims[0].regions[0].box for claims in found] == [(0, 0, 900, 800)] * 4
@@ -294,9 +345,21 @@ def test_one_that_answers_nothing_right_is_unavailable():
     assert counted.calls == [list(range(9)), [0], [1], [2]] * 2, "after so many in a row it is let alone"
 
 
-@pytest.mark.parametrize(("status", "remedy"), [(401, "credentials"), (403, "right to this"), (404, "path of the url"), (405, "path of the url"), (301, "url right"), (501, "url right")])
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (401, "credentials"),
+        (403, "right to this"),
+        (404, "path of the url"),
+        (405, "path of the url"),
+        (301, "url right"),
+        (501, "url right"),
+    ],
+)
 def test_what_no_image_is_at_fault_for_stops_at_once(status: int, remedy: str):
-    counted = Counted(lambda handler, requests, call: reply(handler, b"go\n away", status, Location="http://127.0.0.1:1/elsewhere"))
+    counted = Counted(
+        lambda handler, requests, call: reply(handler, b"go\n away", status, Location="http://127.0.0.1:1/elsewhere")
+    )
     with service(counted) as url, pytest.raises(Unavailable, match=f"answers {status} .*: go away.*{remedy}"):
         made(url).annotate(batch_of(4))
     assert counted.calls == [[0, 1, 2, 3]]
@@ -307,7 +370,9 @@ def test_what_no_image_is_at_fault_for_stops_at_once(status: int, remedy: str):
 
 def test_a_token_from_a_file_is_sent_and_never_told(tmp_path: Path):
     (tmp_path / "token").write_text("s3cr3t\n")
-    counted = Counted(lambda handler, requests, call: reply(handler, f"wrong: {handler.headers['Authorization']}".encode(), 401))
+    counted = Counted(
+        lambda handler, requests, call: reply(handler, f"wrong: {handler.headers['Authorization']}".encode(), 401)
+    )
     with service(counted) as url:
         theirs = made(url, token_file=str(tmp_path / "token"))
         with pytest.raises(Unavailable) as found:
@@ -332,7 +397,15 @@ def test_a_token_that_is_repeated_in_an_answer_is_not_told(tmp_path: Path):
     (tmp_path / "token").write_text("s3cr3t")
 
     def respond(handler, requests, call):
-        reply(handler, b"".join(lines({"image_id": asked["image_id"], "error": f"bad {handler.headers['Authorization']}"}) if number(asked) == 0 else b"no s3cr3t\n" for asked in requests))
+        reply(
+            handler,
+            b"".join(
+                lines({"image_id": asked["image_id"], "error": f"bad {handler.headers['Authorization']}"})
+                if number(asked) == 0
+                else b"no s3cr3t\n"
+                for asked in requests
+            ),
+        )
 
     with service(Counted(respond)) as url:
         first, second = map(str, made(url, token_file=str(tmp_path / "token"), retries=0).annotate(batch_of(2)))
@@ -343,7 +416,11 @@ def test_netrc_is_used_for_its_host_alone(tmp_path: Path):
     netrc = tmp_path / "home/.netrc"
     netrc.write_text("machine 127.0.0.1 login me password s3cr3t\nmachine elsewhere login you password other\n")
     netrc.chmod(0o600)
-    counted = Counted(lambda handler, requests, call: reply(handler, f"you said s3cr3t, {handler.headers['Authorization']}".encode(), 403))
+    counted = Counted(
+        lambda handler, requests, call: reply(
+            handler, f"you said s3cr3t, {handler.headers['Authorization']}".encode(), 403
+        )
+    )
     with service(counted) as url:
         with pytest.raises(Unavailable) as found:
             made(url).annotate(batch_of(1))
@@ -365,10 +442,17 @@ def test_addresses_with_secrets_are_refused_and_not_repeated(url: str):
     assert "s3cr3t" not in str(found.value)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"url": "ftp://x/y"}, r"theirs\.url.*http://host"), ({"url": "x"}, r"theirs\.url"), ({"url": 5}, r"theirs\.url"), ({"version": ""}, r"theirs\.version"), ({"tasks": ["<OCR>"]}, r"theirs\.tasks"),
-    ({"retries": -1}, r"theirs\.retries"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "ftp://x/y"}, r"theirs\.url.*http://host"),
+        ({"url": "x"}, r"theirs\.url"),
+        ({"url": 5}, r"theirs\.url"),
+        ({"version": ""}, r"theirs\.version"),
+        ({"tasks": ["<OCR>"]}, r"theirs\.tasks"),
+        ({"retries": -1}, r"theirs\.retries"),
+    ],
+)
 def test_settings_are_checked(options: dict, message: str):
     with pytest.raises(SettingsError, match=message):
         made(**{"url": "http://127.0.0.1/x", **options})
@@ -380,4 +464,3 @@ def test_version_is_what_the_settings_say_and_not_where_the_service_is():
     assert version != made("http://127.0.0.1/x", version="2").version
     assert version != made("http://127.0.0.1/x", vocabulary=["cat"]).version
     assert made("http://127.0.0.1/x", vocabulary=["cat"], role="ranker").vocabulary() == ("cat",)
-

@@ -19,9 +19,21 @@ RECORD = image(2)
 
 def coco(folder: Path, *annotations: dict) -> dict:
     path = folder / "instances.json"
-    images = [{"id": 1, "file_name": RECORD.name, "width": 640, "height": 480}, {"id": 2, "file_name": "a.png", "width": 64, "height": 48}, {"id": 3, "file_name": "other/a.png", "width": 9, "height": 9}]
+    images = [
+        {"id": 1, "file_name": RECORD.name, "width": 640, "height": 480},
+        {"id": 2, "file_name": "a.png", "width": 64, "height": 48},
+        {"id": 3, "file_name": "other/a.png", "width": 9, "height": 9},
+    ]
     values = [{"id": k, "image_id": 1, "category_id": 1, **row} for k, row in enumerate(annotations)]
-    path.write_text(json.dumps({"images": images, "annotations": values, "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "zebra"}]}))
+    path.write_text(
+        json.dumps(
+            {
+                "images": images,
+                "annotations": values,
+                "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "zebra"}],
+            }
+        )
+    )
     return {"format": "coco", "uri": str(path)}
 
 
@@ -34,7 +46,11 @@ def test_an_image_that_is_not_listed_is_not_one_without_objects(tmp_path: Path):
     specialist.load()
     there, empty, unknown, other = specialist.annotate(Batch((RECORD, image(0), image(1), image(3))))
     assert [c.text for c in there] == ["cat"] and empty == []
-    assert isinstance(unknown, NotListed) and isinstance(unknown, FlorenceError) and "has no labels of sub/a.png" in str(unknown)
+    assert (
+        isinstance(unknown, NotListed)
+        and isinstance(unknown, FlorenceError)
+        and "has no labels of sub/a.png" in str(unknown)
+    )
     assert isinstance(other, DataError) and "9 × 9" in str(other)
 
 
@@ -79,7 +95,12 @@ def test_version_of_a_folder_follows_every_file_and_which_images_there_are(tmp_p
     (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 1 1\n")
     options = {"format": "yolo", "uri": str(tmp_path)}
     versions = {made(options).version}
-    for path, content in (("labels/b.txt", ""), ("labels/a.txt", ""), ("images/c.png", ""), ("data.yaml", "names: [dog]")):
+    for path, content in (
+        ("labels/b.txt", ""),
+        ("labels/a.txt", ""),
+        ("images/c.png", ""),
+        ("data.yaml", "names: [dog]"),
+    ):
         (tmp_path / path).write_text(content)
         versions.add(made(options).version)
     assert len(versions) == 5
@@ -91,10 +112,15 @@ def test_people_s_labels_are_marked(tmp_path: Path):
 
 def test_settings_are_checked_before_anything_is_read():
     for options, said in (
-        ({"format": "coco"}, "specialists.mine.uri"), ({"format": "coco", "uri": "x", "settings": {"crowd": 1}}, r"specialists\.mine\.settings\.crowd: no such setting; found 1; allowed: crowds"),
-        ({"format": "alttext", "uri": "x", "settings": {"kind": "<OD>"}}, r"specialists\.mine\.settings\.kind"), ({"format": "coco", "uri": "x", "tasks": ["<od>"]}, "tasks: .*<od> is not annotated"),
+        ({"format": "coco"}, "specialists.mine.uri"),
+        (
+            {"format": "coco", "uri": "x", "settings": {"crowd": 1}},
+            r"specialists\.mine\.settings\.crowd: no such setting; found 1; allowed: crowds",
+        ),
+        ({"format": "alttext", "uri": "x", "settings": {"kind": "<OD>"}}, r"specialists\.mine\.settings\.kind"),
+        ({"format": "coco", "uri": "x", "tasks": ["<od>"]}, "tasks: .*<od> is not annotated"),
         ({"format": "coco", "uri": "x", "tasks": []}, "tasks"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(SettingsError, match=said):
             made(options)
     with pytest.raises(UnknownName, match="unknown format 'kitti'"):
@@ -104,17 +130,28 @@ def test_settings_are_checked_before_anything_is_read():
 
 
 def test_what_can_not_be_used_is_told(tmp_path: Path, caplog):
-    specialist = made(coco(tmp_path, {"bbox": [1, 2, 0, 4]}, {"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "category_id": 5}))
+    specialist = made(
+        coco(tmp_path, {"bbox": [1, 2, 0, 4]}, {"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "category_id": 5})
+    )
     with caplog.at_level(logging.WARNING):
         (claims,) = specialist.annotate(Batch((RECORD,)))
     assert isinstance(claims, list) and len(claims) == 1
     assert [r.levelname for r in caplog.records] == ["WARNING"] * 2
-    assert "mine: 1 things" in caplog.text and "category_id: found 5" in caplog.text and "1 labels of sub/b.jpg can not be used; the first:" in caplog.text
+    assert (
+        "mine: 1 things" in caplog.text
+        and "category_id: found 5" in caplog.text
+        and "1 labels of sub/b.jpg can not be used; the first:" in caplog.text
+    )
 
 
 def test_paths_are_matched_as_settings_say(tmp_path: Path):
     options = coco(tmp_path, {"bbox": [1, 2, 3, 4]})
     record = image(2, name="train/sub/b.jpg")
-    for more, there in (({}, False), ({"strip": "train/"}, True), ({"base_names": True}, True), ({"prefix": "x/"}, False)):
+    for more, there in (
+        ({}, False),
+        ({"strip": "train/"}, True),
+        ({"base_names": True}, True),
+        ({"prefix": "x/"}, False),
+    ):
         (said,) = made(options, **more).annotate(Batch((record,)))
         assert isinstance(said, list) == there, more

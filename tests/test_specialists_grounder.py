@@ -66,7 +66,11 @@ def cut(boxes: np.ndarray) -> np.ndarray:
 
 def same(claim: Claim, boxes: np.ndarray, scores: np.ndarray) -> None:
     """The claim's regions are those boxes (n, 4), cut to the image, with those scores (n,)."""
-    expected = [(round(float(score), 4), *np.round(box, 2)) for box, score in zip(cut(boxes), scores, strict=True) if box[0] < photo().shape[1] and box[1] < photo().shape[0]]
+    expected = [
+        (round(float(score), 4), *np.round(box, 2))
+        for box, score in zip(cut(boxes), scores, strict=True)
+        if box[0] < photo().shape[1] and box[1] < photo().shape[0]
+    ]
     there = [(round(float(region.score), 4), *np.round(region.box, 2)) for region in claim.regions]
     expected = [row for row in sorted(set(map(tuple, expected))) if row[1] < row[3] and row[2] < row[4]]
     assert there and len(there) == len(expected)
@@ -78,11 +82,16 @@ def same(claim: Claim, boxes: np.ndarray, scores: np.ndarray) -> None:
 
 def dino(prompt: str) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (q, 4) in pixels and scores (q, tokens) of a prompt, by model and processor called straight."""
-    processor, model = hf.AutoProcessor.from_pretrained(checkpoint("grounding_dino")), hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint("grounding_dino")).eval()
+    processor, model = (
+        hf.AutoProcessor.from_pretrained(checkpoint("grounding_dino")),
+        hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint("grounding_dino")).eval(),
+    )
     with torch.no_grad():
         given = processor(images=Image.fromarray(photo()), text=prompt, return_tensors="pt")
         output = model(**given)
-    (found,) = processor.post_process_grounded_object_detection(output, given["input_ids"], threshold=-1, text_threshold=2, target_sizes=[photo().shape[:2]])
+    (found,) = processor.post_process_grounded_object_detection(
+        output, given["input_ids"], threshold=-1, text_threshold=2, target_sizes=[photo().shape[:2]]
+    )
     return found["boxes"].numpy(), output.logits[0].sigmoid().numpy()
 
 
@@ -97,12 +106,20 @@ def test_a_phrases_boxes_are_those_of_its_tokens():
 
 
 def test_the_library_finds_the_same_for_one_phrase():
-    processor, model = hf.AutoProcessor.from_pretrained(checkpoint("grounding_dino")), hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint("grounding_dino")).eval()
+    processor, model = (
+        hf.AutoProcessor.from_pretrained(checkpoint("grounding_dino")),
+        hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint("grounding_dino")).eval(),
+    )
     with torch.no_grad():
         given = processor(images=Image.fromarray(photo()), text="a dog.", return_tensors="pt")
         output = model(**given)
-    (found,) = processor.post_process_grounded_object_detection(output, given["input_ids"], threshold=0.6, text_threshold=0.6, target_sizes=[photo().shape[:2]])
-    own = {round(region.score, 4) for region in ground("grounding_dino", captions("a dog"), box_threshold=0.6, text_threshold=0.6)[0].regions}
+    (found,) = processor.post_process_grounded_object_detection(
+        output, given["input_ids"], threshold=0.6, text_threshold=0.6, target_sizes=[photo().shape[:2]]
+    )
+    own = {
+        round(region.score, 4)
+        for region in ground("grounding_dino", captions("a dog"), box_threshold=0.6, text_threshold=0.6)[0].regions
+    }
     tokens = output.logits[0, :, 1:3].sigmoid().max(dim=1).values
     best = tokens >= output.logits[0].sigmoid().max(dim=1).values
     theirs = {round(float(score), 4) for score in found["scores"]}
@@ -117,10 +134,19 @@ def test_phrases_that_share_words_have_scores_of_their_own():
 
 
 def test_all_captions_of_a_picture_are_asked_for_at_once_and_each_phrase_once():
-    said = ground("grounding_dino", captions("a dog", "The dog and a tree", "a dog") + captions("A dog with a man", task="<DETAILED_CAPTION>") + captions("a dog", author="b"))
+    said = ground(
+        "grounding_dino",
+        captions("a dog", "The dog and a tree", "a dog")
+        + captions("A dog with a man", task="<DETAILED_CAPTION>")
+        + captions("a dog", author="b"),
+    )
     assert [(claim.text, claim.regions[0].label) for claim in said] == [
-        ("a dog", "a dog"), ("The dog and a tree", "The dog"), ("The dog and a tree", "a tree"), ("A dog with a man", "A dog"), ("A dog with a man", "a man"),
-    ]  # fmt: skip
+        ("a dog", "a dog"),
+        ("The dog and a tree", "The dog"),
+        ("The dog and a tree", "a tree"),
+        ("A dog with a man", "A dog"),
+        ("A dog with a man", "a man"),
+    ]
     boxes, scores = dino("a dog. the dog. a tree. a man.")
     same(said[0], boxes, scores[:, [1, 2]].max(axis=1))
     same(said[2], boxes, scores[:, [7, 8]].max(axis=1))
@@ -129,7 +155,11 @@ def test_all_captions_of_a_picture_are_asked_for_at_once_and_each_phrase_once():
 
 def test_more_phrases_than_the_model_takes_are_asked_for_in_parts():
     specialist = made("grounding_dino", **HOPEFUL)
-    phrases = [f"a {colour} {thing}" for colour in ("red", "brown", "blue") for thing in ("dog", "cat", "ball", "tree", "man", "sign", "dot")] + ["a " + "x" * 90, "two balls"]
+    phrases = [
+        f"a {colour} {thing}"
+        for colour in ("red", "brown", "blue")
+        for thing in ("dog", "cat", "ball", "tree", "man", "sign", "dot")
+    ] + ["a " + "x" * 90, "two balls"]
     parts = list(specialist._parts(phrases))
     assert [phrase for part in parts for phrase in part] == [*phrases[:-2], phrases[-1]] and len(parts) == 2
     for part in parts:
@@ -144,7 +174,10 @@ def test_more_phrases_than_the_model_takes_are_asked_for_in_parts():
     same(said[-1], boxes, scores[:, end - 5 : end - 2].max(axis=1))  # two ball ##s . [SEP]
 
 
-@pytest.mark.parametrize("phrase", ["Mr. Smith's dog", "St. Mary's", "a 3.5 m tree", "What?! a sign", "Über-dog", "İ dog", "犬 dog", "a\u200bdog"])
+@pytest.mark.parametrize(
+    "phrase",
+    ["Mr. Smith's dog", "St. Mary's", "a 3.5 m tree", "What?! a sign", "Über-dog", "İ dog", "犬 dog", "a\u200bdog"],
+)
 def test_every_token_of_a_phrase_is_its_own_and_none_ends_it(phrase: str):
     from florence.specialists.grounder import _spoken
 
@@ -153,8 +186,16 @@ def test_every_token_of_a_phrase_is_its_own_and_none_ends_it(phrase: str):
     ids = prompt["input_ids"][0].tolist()
     assert [ids[i] for i in range(len(ids)) if owners[i] == -1] == [101, 1012, 1012, 1012, 102]
     assert not {1012, 1029} & {ids[i] for i in range(len(ids)) if owners[i] >= 0}
-    assert owners[owners >= 0].tolist() == sorted(owners[owners >= 0].tolist()) and set(owners.tolist()) == {-1, 0, 1, 2}
-    assert owners.tolist()[1:3] == [0, 0] and ids[1:3] == specialist._processor.tokenizer("a cat", add_special_tokens=False).input_ids
+    assert owners[owners >= 0].tolist() == sorted(owners[owners >= 0].tolist()) and set(owners.tolist()) == {
+        -1,
+        0,
+        1,
+        2,
+    }
+    assert (
+        owners.tolist()[1:3] == [0, 0]
+        and ids[1:3] == specialist._processor.tokenizer("a cat", add_special_tokens=False).input_ids
+    )
 
 
 def test_a_box_needs_a_good_phrase_and_a_phrase_a_good_box():
@@ -175,14 +216,19 @@ def test_a_box_needs_a_good_phrase_and_a_phrase_a_good_box():
 @pytest.mark.parametrize("kind", ["owl_v2", "owl_vit"])
 def test_owl_scores_each_phrase_and_its_boxes_are_in_the_pictures_pixels(kind: str):
     said = ground(kind, captions("A dog near two cats"))
-    processor, model = hf.AutoProcessor.from_pretrained(checkpoint(kind)), hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint(kind)).eval()
+    processor, model = (
+        hf.AutoProcessor.from_pretrained(checkpoint(kind)),
+        hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint(kind)).eval(),
+    )
     with torch.no_grad():
         output = model(**processor(images=Image.fromarray(photo()), text=[["a dog", "two cats"]], return_tensors="pt"))
     height, width = photo().shape[:2]
     # OWLv2 pads below and to the right until the picture is a square, so its shares are of the longer side.
     scale = np.asarray([width, width] if kind == "owl_v2" else [width, height])
     shares = output.pred_boxes[0].numpy()
-    boxes = np.concatenate([(shares[:, :2] - shares[:, 2:] / 2) * scale, (shares[:, :2] + shares[:, 2:] / 2) * scale], axis=1)
+    boxes = np.concatenate(
+        [(shares[:, :2] - shares[:, 2:] / 2) * scale, (shares[:, :2] + shares[:, 2:] / 2) * scale], axis=1
+    )
     for index, claim in enumerate(said):
         same(claim, boxes, output.logits[0, :, index].sigmoid().numpy())
 
@@ -198,13 +244,25 @@ def test_long_phrases_are_cut_for_owl():
 @pytest.mark.parametrize("kind", GROUNDERS)
 def test_others_in_the_batch_change_nothing(kind: str):
     specialist = made(kind)
-    pictures = (photo(), np.ascontiguousarray(photo()[:80, ::-1]), np.repeat(photo()[:60, :50, :1], 3, axis=2), photo()[:1, :1])
-    said = (captions("A dog near two cats"), captions("a man with a red ball", "a tree"), captions("a sign"), captions("a dot"))
+    pictures = (
+        photo(),
+        np.ascontiguousarray(photo()[:80, ::-1]),
+        np.repeat(photo()[:60, :50, :1], 3, axis=2),
+        photo()[:1, :1],
+    )
+    said = (
+        captions("A dog near two cats"),
+        captions("a man with a red ball", "a tree"),
+        captions("a sign"),
+        captions("a dot"),
+    )
     records = tuple(ImageRecord("0" * 64, p.shape[1], p.shape[0], "mine", "x.png", "", None, "train") for p in pictures)
     together = specialist.annotate(Batch(records, pictures, said))
     assert all(together) and len({str(found) for found in together}) == 4
     for index in (3, 1, 0, 2):
-        assert specialist.annotate(Batch(records[index : index + 1], pictures[index : index + 1], said[index : index + 1])) == [together[index]]
+        assert specialist.annotate(
+            Batch(records[index : index + 1], pictures[index : index + 1], said[index : index + 1])
+        ) == [together[index]]
 
 
 def test_overlapping_boxes_of_a_phrase_are_one():

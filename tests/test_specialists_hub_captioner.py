@@ -20,7 +20,13 @@ from florence.specialists import SPECIALISTS, Batch
 
 CROPS = "<DENSE_REGION_CAPTION>"
 KINDS = ("blip", "blip2", "florence", "llava", "llava_next")
-PROMPTS = {"blip": "", "blip2": "", "florence": "<CAPTION>", "llava": "describe the cat", "llava_next": "describe the cat"}
+PROMPTS = {
+    "blip": "",
+    "blip2": "",
+    "florence": "<CAPTION>",
+    "llava": "describe the cat",
+    "llava_next": "describe the cat",
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +43,33 @@ def folder(tmp_path_factory):
 
 def pictures(*shapes: tuple[int, int]) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    return [np.asarray(Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)).resize((w, h))) for h, w in shapes]
+    return [
+        np.asarray(Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)).resize((w, h))) for h, w in shapes
+    ]
 
 
 SHAPES = (48, 64), (30, 120), (120, 30), (1, 1), (3, 40), (400, 7), (64, 48)
 
 
 def captioner(path: Path, **options: Any):
-    made = SPECIALISTS.get("hub_captioner")(name="writer", **{"model": str(path), "max_tokens": 10, "rows": 3, "tasks": ["<CAPTION>"], **options})
+    made = SPECIALISTS.get("hub_captioner")(
+        name="writer", **{"model": str(path), "max_tokens": 10, "rows": 3, "tasks": ["<CAPTION>"], **options}
+    )
     made.load()
     return made
 
 
 def batch(images: list[np.ndarray], boxes: list[list[tuple]] | None = None) -> Batch:
-    records = tuple(ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}", "", None, "train") for i, p in enumerate(images))
-    said = [annotate(r.image_id, [Claim("<OD>", "thing", (Region("thing", box=box, score=0.9),), 0.9) for box in b], "a", "1") for r, b in zip(records, boxes or [[] for _ in images], strict=True)]
+    records = tuple(
+        ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}", "", None, "train")
+        for i, p in enumerate(images)
+    )
+    said = [
+        annotate(
+            r.image_id, [Claim("<OD>", "thing", (Region("thing", box=box, score=0.9),), 0.9) for box in b], "a", "1"
+        )
+        for r, b in zip(records, boxes or [[] for _ in images], strict=True)
+    ]
     return Batch(records, tuple(images), tuple(said))
 
 
@@ -60,7 +78,9 @@ def alone(path: Path, image: Image.Image, prompt: str, beams: int) -> tuple[str,
     processor, model = AutoProcessor.from_pretrained(path), AutoModelForImageTextToText.from_pretrained(path).eval()
     if processor.chat_template:
         message = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}
-        inputs = processor.apply_chat_template([message], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True)
+        inputs = processor.apply_chat_template(
+            [message], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        )
     else:
         inputs = processor(images=image, return_tensors="pt", **({"text": prompt} if prompt else {}))
     with torch.inference_mode():
@@ -69,7 +89,12 @@ def alone(path: Path, image: Image.Image, prompt: str, beams: int) -> tuple[str,
         if kind == "florence2":
             given, logits = 1, model(**inputs, decoder_input_ids=told).logits[0]
         elif kind == "blip":
-            given, logits = 1, model.text_decoder(input_ids=told, encoder_hidden_states=model.vision_model(inputs["pixel_values"])[0]).logits[0]
+            given, logits = (
+                1,
+                model.text_decoder(
+                    input_ids=told, encoder_hidden_states=model.vision_model(inputs["pixel_values"])[0]
+                ).logits[0],
+            )
         else:
             given = inputs["input_ids"].shape[1] if "input_ids" in inputs else model.config.num_query_tokens + 1
             more = {k: v for k, v in inputs.items() if k in ("pixel_values", "image_sizes")}
@@ -94,7 +119,9 @@ def test_captions_are_those_of_the_model_asked_about_one_picture(folder, kind: s
     texts = set()
     for pixels, claims in zip(images, made.annotate(batch(images)), strict=True):
         text, score = alone(folder(kind), Image.fromarray(pixels), PROMPTS[kind], beams)
-        assert [(c.task, same(c.text), c.regions) for c in claims] == ([("<CAPTION>", same(text), ())] if same(text) else [])
+        assert [(c.task, same(c.text), c.regions) for c in claims] == (
+            [("<CAPTION>", same(text), ())] if same(text) else []
+        )
         assert all(claim.score == pytest.approx(score, rel=1e-4) for claim in claims)
         texts.add(text)
     assert len(texts) > 1, "this model does not see the picture"
@@ -130,7 +157,10 @@ def test_objects_are_described_from_their_crops_at_their_places(folder):
 
 def test_only_the_surest_objects_are_described(folder):
     (pixels,) = pictures((48, 64))
-    rows = [Claim("<OD>", f"thing {i}", (Region("thing", box=(i * 12.0, 0.0, i * 12.0 + 11, 30.0), score=score),), score) for i, score in enumerate((0.5, 0.9, 0.7, 0.8))]
+    rows = [
+        Claim("<OD>", f"thing {i}", (Region("thing", box=(i * 12.0, 0.0, i * 12.0 + 11, 30.0), score=score),), score)
+        for i, score in enumerate((0.5, 0.9, 0.7, 0.8))
+    ]
     record = ImageRecord("0" * 64, 64, 48, "mine", "x", "", None, "train")
     given = Batch((record,), (pixels,), (annotate(record.image_id, rows, "a", "1"),))
     claims = captioner(folder("llava"), tasks=[CROPS], most=2).annotate(given)[0]
@@ -147,19 +177,26 @@ def test_captions_alone_need_no_claims_of_others(folder):
 
 
 def test_each_kind_of_model_is_asked_as_suits_it(folder):
-    asked = {kind: [captioner(folder(kind), tasks=["<CAPTION>", CROPS])._writer.prompt(task) for task in (*CAPTIONS, CROPS)] for kind in ("florence", "blip", "llava")}
+    asked = {
+        kind: [captioner(folder(kind), tasks=["<CAPTION>", CROPS])._writer.prompt(task) for task in (*CAPTIONS, CROPS)]
+        for kind in ("florence", "blip", "llava")
+    }
     assert asked["florence"] == [*CAPTIONS, "<CAPTION>"]
     assert asked["blip"] == [""] * 4
     assert len(set(asked["llava"])) == 4 and all(asked["llava"])
 
 
 def test_several_captions_in_the_same_words_are_refused(folder):
-    with pytest.raises(SettingsError, match=r"specialists\.writer\.prompts: <CAPTION> and <DETAILED_CAPTION> .*give each a prompt"):
+    with pytest.raises(
+        SettingsError, match=r"specialists\.writer\.prompts: <CAPTION> and <DETAILED_CAPTION> .*give each a prompt"
+    ):
         captioner(folder("blip"), tasks=["<CAPTION>", "<DETAILED_CAPTION>"])
     captioner(folder("blip"), tasks=["<CAPTION>", "<DETAILED_CAPTION>"], prompts={"<DETAILED_CAPTION>": "a big"})
 
 
-@pytest.mark.parametrize(("option", "value"), [("tasks", ["<OD>"]), ("prompts", {"<OD>": "x"}), ("beams", 0), ("margin", 2)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("tasks", ["<OD>"]), ("prompts", {"<OD>": "x"}), ("beams", 0), ("margin", 2)]
+)
 def test_wrong_options_are_refused(option: str, value):
     with pytest.raises(SettingsError, match=rf"specialists\.writer\.{option}"):
         SPECIALISTS.get("hub_captioner")(name="writer", model="x", **{option: value})

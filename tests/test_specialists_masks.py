@@ -29,7 +29,12 @@ def ellipse(pixels: np.ndarray, box: Box, colour: tuple[int, int, int]) -> np.nd
 
 
 def said(*objects: tuple[str, Box, float], author: str = "a") -> tuple[Annotation, ...]:
-    return annotate("0" * 64, [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects], author, "1")
+    return annotate(
+        "0" * 64,
+        [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects],
+        author,
+        "1",
+    )
 
 
 def cut(pixels: np.ndarray, claims: tuple[Annotation, ...], **options) -> list[Claim]:
@@ -59,7 +64,9 @@ def test_a_mask_in_a_large_picture_is_in_its_own_pixels():
 def test_two_authors_boxes_of_one_thing_give_one_mask():
     pixels = meadow(320, 240)
     ellipse(pixels, (90, 60, 210, 170), (200, 50, 40))
-    claims = said(("ball", (78.0, 50.0, 226.0, 182.0), 0.5)) + said(("ball", (85.0, 55.0, 220.0, 180.0), 0.4), author="b")
+    claims = said(("ball", (78.0, 50.0, 226.0, 182.0), 0.5)) + said(
+        ("ball", (85.0, 55.0, 220.0, 180.0), 0.4), author="b"
+    )
     assert [claim.text for claim in cut(pixels, claims)] == ["the ball"]
     assert cut(pixels, claims[:1]) == [], "what one author alone named has to be surer"
 
@@ -119,17 +126,29 @@ def test_phrases_boxes_are_outlined_too_and_those_of_objects_but_once(monkeypatc
     right = ellipse(pixels, (260, 70, 370, 190), (40, 60, 200))
     one, other = (20.0, 70.0, 140.0, 190.0), (250.0, 60.0, 380.0, 200.0)
     text = "a ball and a balloon"
-    phrases = [Claim("<CAPTION_TO_PHRASE_GROUNDING>", text, (Region(text[a:b], box=box, score=0.5, span=(a, b)),), 0.5) for (a, b), box in (((0, 6), one), ((11, 20), other))]
+    phrases = [
+        Claim("<CAPTION_TO_PHRASE_GROUNDING>", text, (Region(text[a:b], box=box, score=0.5, span=(a, b)),), 0.5)
+        for (a, b), box in (((0, 6), one), ((11, 20), other))
+    ]
     specialist = SPECIALISTS.get("masks")
     looked: list[Box] = []
     outline = specialist._outline
-    monkeypatch.setattr(specialist, "_outline", lambda self, pixels, box: looked.append(box) or outline(self, pixels, box))
+    monkeypatch.setattr(
+        specialist, "_outline", lambda self, pixels, box: looked.append(box) or outline(self, pixels, box)
+    )
     first, second, third = cut(pixels, said(("ball", one, 0.9)) + annotate("0" * 64, phrases, "b", "1"))
     assert looked == [one, other]
     assert (first.text, first.regions[0].box, first.score) == ("the ball", None, 0.9)
     for claim, span, box, truth in ((second, (0, 6), one, left), (third, (11, 20), other, right)):
         (region,) = claim.regions
-        assert (claim.task, claim.text, claim.score, region.span, region.box, region.label) == ("<CAPTION_TO_PHRASE_GROUNDING>", text, 0.5, span, box, text[slice(*span)])
+        assert (claim.task, claim.text, claim.score, region.span, region.box, region.label) == (
+            "<CAPTION_TO_PHRASE_GROUNDING>",
+            text,
+            0.5,
+            span,
+            box,
+            text[slice(*span)],
+        )
         assert mask_iou(rasterise(region.polygons, 400, 240), truth) > 0.9
     assert second.regions[0].polygons == first.regions[0].polygons
 
@@ -137,5 +156,11 @@ def test_phrases_boxes_are_outlined_too_and_those_of_objects_but_once(monkeypatc
 def test_more_fidelity_takes_more_corners():
     pixels = meadow(320, 240)
     ellipse(pixels, (90, 60, 210, 170), (200, 50, 40))
-    counts = [sum(len(p) for p in cut(pixels, said(("ball", (78.0, 50.0, 226.0, 182.0), 0.8)), fidelity=f)[0].regions[0].polygons) for f in (0.8, 0.95, 0.99)]
+    counts = [
+        sum(
+            len(p)
+            for p in cut(pixels, said(("ball", (78.0, 50.0, 226.0, 182.0), 0.8)), fidelity=f)[0].regions[0].polygons
+        )
+        for f in (0.8, 0.95, 0.99)
+    ]
     assert counts[0] < counts[1] < counts[2]

@@ -28,7 +28,10 @@ def made(model: str, layout: str, labels: Any = THREE, **options: Any):
 
 
 def look(specialist: Any, *pictures: np.ndarray) -> list[list[Claim]]:
-    records = tuple(ImageRecord("0" * 64, p.shape[1], p.shape[0], "mine", f"{i}.png", "", None, "train") for i, p in enumerate(pictures))
+    records = tuple(
+        ImageRecord("0" * 64, p.shape[1], p.shape[0], "mine", f"{i}.png", "", None, "train")
+        for i, p in enumerate(pictures)
+    )
     return specialist.annotate(Batch(records, pictures))
 
 
@@ -57,10 +60,18 @@ def centred(*boxes: Box) -> np.ndarray:
 @pytest.mark.parametrize(("width", "height"), [(333, 101), (97, 405), (128, 96), (1000, 701), (33, 31)])
 def test_what_is_red_is_found_where_it_is(tmp_path: Path, resize: str, width: int, height: int):
     truth = (round(width * 0.3), round(height * 0.2), round(width * 0.8), round(height * 0.7))
-    ((found,),) = (rows(claims) for claims in look(made(red_finder(tmp_path / "red.onnx", (96, 128)), "yolo", resize=resize), canvas(width, height, truth)))
+    ((found,),) = (
+        rows(claims)
+        for claims in look(
+            made(red_finder(tmp_path / "red.onnx", (96, 128)), "yolo", resize=resize), canvas(width, height, truth)
+        )
+    )
     label, box, score = found
     assert label == "dog" and score == pytest.approx(0.9)
-    one = max(width / 128, height / 96) if resize == "letterbox" else max(width / 128, 1), max(width / 128, height / 96) if resize == "letterbox" else max(height / 96, 1)
+    one = (
+        max(width / 128, height / 96) if resize == "letterbox" else max(width / 128, 1),
+        max(width / 128, height / 96) if resize == "letterbox" else max(height / 96, 1),
+    )
     np.testing.assert_allclose(box, truth, atol=1.01 * max(one))
     assert box_iou(np.asarray(box), np.asarray(truth))[0, 0] > 0.85
 
@@ -91,15 +102,22 @@ def test_mean_and_deviation_are_taken_channel_by_channel(tmp_path: Path, kind: i
         given = {"mean": (100.0, 50.0, 200.0), "std": (100.0, 20.0, 40.0)}
         expected = ("dog", 0.5)
     ((found,),) = (rows(claims) for claims in look(made(model, "yolo", resize="stretch", **given), pixels))
-    assert (found[0], found[2]) == (expected[0], pytest.approx(expected[1], abs=2e-3)) and found[1] == pytest.approx((5, 2.5, 15, 7.5))
+    assert (found[0], found[2]) == (expected[0], pytest.approx(expected[1], abs=2e-3)) and found[1] == pytest.approx(
+        (5, 2.5, 15, 7.5)
+    )
     if kind == TensorProto.FLOAT:
         turned = {"order": "bgr", "mean": (200.0, 50.0, 100.0), "std": (40.0, 20.0, 100.0)}
-        assert rows(look(made(model, "yolo", resize="stretch", **turned), pixels)[0])[0][::2] == ("dog", pytest.approx(0.5))
+        assert rows(look(made(model, "yolo", resize="stretch", **turned), pixels)[0])[0][::2] == (
+            "dog",
+            pytest.approx(0.5),
+        )
 
 
 def test_around_a_letterboxed_picture_there_is_grey(tmp_path: Path):
     model = brightness(tmp_path / "mean.onnx", (64, 64))
-    ((found,),) = (rows(claims) for claims in look(made(model, "yolo", threshold=0.1), np.full((20, 40, 3), 255, np.uint8)))
+    ((found,),) = (
+        rows(claims) for claims in look(made(model, "yolo", threshold=0.1), np.full((20, 40, 3), 255, np.uint8))
+    )
     assert found[2] == pytest.approx((255 + 114) / 2 / 255, rel=1e-5)
 
 
@@ -117,11 +135,21 @@ def placed(box: Box) -> Box:
     return (x0 / 0.32, max((y0 - 16) / 0.32, 0.0), x1 / 0.32, min((y1 - 16) / 0.32, 100.0))
 
 
-def seen(tmp_path: Path, outputs: dict[str, np.ndarray], layout: str = "yolo", **options: Any) -> list[tuple[str, Box, float]]:
-    return rows(look(made(constant(tmp_path / "model.onnx", outputs), layout, **{"resize": "letterbox", **options}), canvas(200, 100))[0])
+def seen(
+    tmp_path: Path, outputs: dict[str, np.ndarray], layout: str = "yolo", **options: Any
+) -> list[tuple[str, Box, float]]:
+    return rows(
+        look(
+            made(constant(tmp_path / "model.onnx", outputs), layout, **{"resize": "letterbox", **options}),
+            canvas(200, 100),
+        )[0]
+    )
 
 
-EXPECTED = [("dog", pytest.approx(placed(BOXES[0])), pytest.approx(0.8)), ("cat", pytest.approx(placed(BOXES[1])), pytest.approx(0.7))]
+EXPECTED = [
+    ("dog", pytest.approx(placed(BOXES[0])), pytest.approx(0.8)),
+    ("cat", pytest.approx(placed(BOXES[1])), pytest.approx(0.7)),
+]
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -152,14 +180,19 @@ def test_six_columns_are_raw_where_the_strides_give_so_many_rows(tmp_path: Path)
     assert seen(tmp_path, {"output": raw}, labels=("cat", "dog")) == two
     three_anchors = np.zeros((1, 3 * cells, 6))
     three_anchors[0, :2, :4], three_anchors[0, :2, 4], three_anchors[0, :2, 5] = centred(*BOXES), 1.0, (0.8, 0.7)
-    assert [score for _, _, score in seen(tmp_path, {"output": three_anchors}, labels=("cat",))] == pytest.approx([0.8, 0.7])
+    assert [score for _, _, score in seen(tmp_path, {"output": three_anchors}, labels=("cat",))] == pytest.approx(
+        [0.8, 0.7]
+    )
     assert seen(tmp_path, {"output": np.array([[[*BOXES[0], 0.8, 1]]])}, labels=("cat", "dog")) == EXPECTED[:1]
 
 
 @pytest.mark.parametrize(("shape", "count"), [((1, 7, 84), 2), ((1, 252, 8), 4)])
 def test_a_list_of_labels_that_is_one_off_is_refused(tmp_path: Path, shape: tuple[int, ...], count: int):
     model = constant(tmp_path / "model.onnx", {"output0": np.zeros(shape)})
-    with pytest.raises(ModelError, match=rf"C = {count} labels: found output0 \(1, .*expected \(1, 4 \+ C, cells\).*list of labels whole"):
+    with pytest.raises(
+        ModelError,
+        match=rf"C = {count} labels: found output0 \(1, .*expected \(1, 4 \+ C, cells\).*list of labels whole",
+    ):
         made(model, "yolo", labels=THREE[:2] if count == 2 else (*THREE, "owl"))
     assert made(model, "yolo", labels=THREE)
 
@@ -210,7 +243,9 @@ def test_detr_with_each_label_for_itself_and_with_nothing_as_one_more(tmp_path: 
     places = {"pred_boxes": centred(*BOXES)[None] / 64}
     assert seen(tmp_path, {"logits": logit(SCORES)[None], **places}, "detr") == EXPECTED
     chances = np.array([[0.05, 0.8, 0.05, 0.1], [0.7, 0.1, 0.1, 0.1]])
-    assert seen(tmp_path, {**places, "logits": np.log(chances)[None]}, "detr") == EXPECTED, "with three labels both outputs have four columns"
+    assert seen(tmp_path, {**places, "logits": np.log(chances)[None]}, "detr") == EXPECTED, (
+        "with three labels both outputs have four columns"
+    )
     nothing = np.array([[0.05, 0.05, 0.1, 0.8], [0.7, 0.1, 0.1, 0.1]])
     assert seen(tmp_path, {"logits": np.log(nothing)[None], **places}, "detr") == EXPECTED[1:]
     unnamed = {"a": np.log(chances)[None], "b": places["pred_boxes"]}
@@ -268,14 +303,21 @@ def test_the_version_follows_the_file_its_weights_beside_it_and_the_labels(tmp_p
         ({"a": np.full((1, 2, 7), np.nan)}, "yolo", r"no numbers"),
     ],
 )
-def test_outputs_that_do_not_fit_are_refused_when_the_file_is_opened(tmp_path: Path, outputs: dict[str, np.ndarray], layout: str, message: str):
+def test_outputs_that_do_not_fit_are_refused_when_the_file_is_opened(
+    tmp_path: Path, outputs: dict[str, np.ndarray], layout: str, message: str
+):
     with pytest.raises(ModelError, match=rf"model\.onnx: .*{message}"):
         made(constant(tmp_path / "model.onnx", outputs), layout)
 
 
 def test_inputs_that_are_no_picture_are_refused(tmp_path: Path):
     raw = {"output": np.zeros((1, 1, 7))}
-    for shape, inputs, kind in (((1, 4, 64, 64), 1, TensorProto.FLOAT), ((1, 3, 64), 1, TensorProto.FLOAT), ((1, 3, 64, 64), 2, TensorProto.FLOAT), ((1, 3, 64, 64), 1, TensorProto.INT64)):
+    for shape, inputs, kind in (
+        ((1, 4, 64, 64), 1, TensorProto.FLOAT),
+        ((1, 3, 64), 1, TensorProto.FLOAT),
+        ((1, 3, 64, 64), 2, TensorProto.FLOAT),
+        ((1, 3, 64, 64), 1, TensorProto.INT64),
+    ):
         with pytest.raises(ModelError, match="one input .* is expected; found images tensor"):
             made(constant(tmp_path / "model.onnx", raw, shape, inputs, kind), "yolo")
     free = constant(tmp_path / "model.onnx", raw, (1, 3, "height", "width"))
@@ -290,7 +332,9 @@ def test_inputs_that_are_no_picture_are_refused(tmp_path: Path):
 
 def test_what_is_no_onnx_file_is_refused(tmp_path: Path):
     with pytest.raises(ModelError, match=r"specialists\.objects\.model: .*none\.onnx is no file"):
-        assert SPECIALISTS.get("onnx_detector")(name="objects", model=str(tmp_path / "none.onnx"), layout="yolo", labels=THREE).version
+        assert SPECIALISTS.get("onnx_detector")(
+            name="objects", model=str(tmp_path / "none.onnx"), layout="yolo", labels=THREE
+        ).version
     (tmp_path / "text.onnx").write_text("not a model")
     with pytest.raises(ModelError, match="text.onnx can not be opened"):
         made(str(tmp_path / "text.onnx"), "yolo")
@@ -299,7 +343,9 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path):
 def test_it_computes_where_it_is_told():
     gpu = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert _providers("cpu", gpu) == _providers("auto", gpu[1:]) == ["CPUExecutionProvider"]
-    assert _providers("auto", gpu)[0] == ("CUDAExecutionProvider", {"device_id": 0}) and _providers("cuda:1", gpu)[0][1] == {"device_id": 1}
+    assert _providers("auto", gpu)[0] == ("CUDAExecutionProvider", {"device_id": 0}) and _providers("cuda:1", gpu)[0][
+        1
+    ] == {"device_id": 1}
     for device, available in (("cuda", gpu[1:]), ("tpu", gpu), ("cuda:x", gpu)):
         with pytest.raises(ModelError, match=f"device '{device}' can not be used"):
             _providers(device, available)

@@ -12,7 +12,12 @@ from florence.specialists import SPECIALISTS, Batch
 from florence.store import Store
 
 Box = tuple[float, float, float, float]
-LEFT, RIGHT, TOP, ALL = (0.0, 60.0, 60.0, 140.0), (240.0, 60.0, 300.0, 140.0), (120.0, 0.0, 180.0, 50.0), (0.0, 0.0, 300.0, 200.0)
+LEFT, RIGHT, TOP, ALL = (
+    (0.0, 60.0, 60.0, 140.0),
+    (240.0, 60.0, 300.0, 140.0),
+    (120.0, 0.0, 180.0, 50.0),
+    (0.0, 0.0, 300.0, 200.0),
+)
 
 
 @lru_cache(maxsize=4)
@@ -23,7 +28,10 @@ def annotator(**options):
 
 
 def ground(caption: str, *objects: tuple[str, Box, float], **options) -> list[tuple[str, list[Box]]]:
-    return [(claim.regions[0].label, [region.box for region in claim.regions]) for claim in claimed(caption, *objects, **options)]
+    return [
+        (claim.regions[0].label, [region.box for region in claim.regions])
+        for claim in claimed(caption, *objects, **options)
+    ]
 
 
 def claimed(caption: str, *objects: tuple[str, Box, float], **options) -> list[Claim]:
@@ -53,7 +61,10 @@ def test_plurals_lead_to_all_and_unseen_things_nowhere():
 
 def test_one_of_several_is_the_one_whose_place_is_named():
     objects = ("dog", LEFT, 0.9), ("dog", RIGHT, 0.8)
-    assert ground("On the right there is a gray dog. On the left there is a brown dog.", *objects) == [("a gray dog", [RIGHT]), ("a brown dog", [LEFT])]
+    assert ground("On the right there is a gray dog. On the left there is a brown dog.", *objects) == [
+        ("a gray dog", [RIGHT]),
+        ("a brown dog", [LEFT]),
+    ]
     assert ground("there is a dog", *objects) == [("a dog", [LEFT])]
 
 
@@ -68,7 +79,10 @@ def test_quoted_words_and_pronouns_name_nothing():
 
 def test_a_phrase_leads_to_an_object_of_about_the_same_meaning():
     objects = ("cat", LEFT, 0.9), ("motorcycle", RIGHT, 0.8)
-    assert ground("A fluffy white kitten sits on a motorbike.", *objects) == [("A fluffy white kitten", [LEFT]), ("a motorbike", [RIGHT])]
+    assert ground("A fluffy white kitten sits on a motorbike.", *objects) == [
+        ("A fluffy white kitten", [LEFT]),
+        ("a motorbike", [RIGHT]),
+    ]
     assert ground("two kittens", ("cat", LEFT, 0.9), ("cat", TOP, 0.8)) == [("two kittens", [LEFT, TOP])]
     assert ground("The puppy is near a tree in the street.", *objects) == []
 
@@ -76,7 +90,10 @@ def test_a_phrase_leads_to_an_object_of_about_the_same_meaning():
 def test_a_name_counts_before_a_meaning():
     assert ground("a kitten", ("cat", LEFT, 0.9), ("kitten", RIGHT, 0.6)) == [("a kitten", [RIGHT])]
     # a chair is a folding chair by its name, though the two mean not quite the same
-    (by_name,), (by_meaning,) = claimed("a chair", ("folding chair", LEFT, 0.8)), claimed("a kitten", ("cat", LEFT, 0.8))
+    (by_name,), (by_meaning,) = (
+        claimed("a chair", ("folding chair", LEFT, 0.8)),
+        claimed("a kitten", ("cat", LEFT, 0.8)),
+    )
     assert by_name.score == by_name.regions[0].score == 0.8
     assert 0.6 < by_meaning.score == by_meaning.regions[0].score < 0.8
 
@@ -94,14 +111,26 @@ def test_without_objects_or_captions_nothing_is_claimed():
 
 
 def test_captioner_and_phrases_work_on_from_the_claims_of_others(tmp_path: Path):
-    settings = settings_from({
-        "sources": {"scenes": {"use": "scenes", "count": 4}},
-        "specialists": {
-            "captioner": {"use": "captioner", "sources": ["*"]},
-            "phrases": {"use": "phrases", "sources": ["*"]},
-            "objects": {"use": "simulated", "sources": ["*"], "tasks": ["<OD>"], "missed": 0, "mislabelled": 0, "invented": 0, "shifted": 0, "skill": 1, "score_noise": 0},
-        },
-    })  # fmt: skip
+    settings = settings_from(
+        {
+            "sources": {"scenes": {"use": "scenes", "count": 4}},
+            "specialists": {
+                "captioner": {"use": "captioner", "sources": ["*"]},
+                "phrases": {"use": "phrases", "sources": ["*"]},
+                "objects": {
+                    "use": "simulated",
+                    "sources": ["*"],
+                    "tasks": ["<OD>"],
+                    "missed": 0,
+                    "mislabelled": 0,
+                    "invented": 0,
+                    "shifted": 0,
+                    "skill": 1,
+                    "score_noise": 0,
+                },
+            },
+        }
+    )
     store = Store(str(tmp_path))
     stages.collect(settings, store)
     who = annotation.authors(settings)
@@ -110,7 +139,9 @@ def test_captioner_and_phrases_work_on_from_the_claims_of_others(tmp_path: Path)
     for shard in stages.shards(store):
         annotation.annotate_shard(settings, store, who, shard)
         for author in who:
-            said.setdefault(author.name, []).extend(table_annotations(store.read_table(f"claims/{author.key}/{shard}.parquet")))
+            said.setdefault(author.name, []).extend(
+                table_annotations(store.read_table(f"claims/{author.key}/{shard}.parquet"))
+            )
     captions = {(row.image_id, row.text) for row in said["captioner"] if not row.regions}
     boxes = {(row.image_id, row.regions[0].box) for row in said["objects"]}
     assert len(captions) == 12 and len(said["phrases"]) >= 4

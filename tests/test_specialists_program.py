@@ -31,7 +31,9 @@ for asked in requests():
 
 
 def made(command, **options):
-    return SPECIALISTS.get("program")(name="theirs", **{"command": command, "tasks": ["<OD>"], "timeout": 20, "start": 20, **options})
+    return SPECIALISTS.get("program")(
+        name="theirs", **{"command": command, "tasks": ["<OD>"], "timeout": 20, "start": 20, **options}
+    )
 
 
 def of(folder: Path, body: str, **options):
@@ -74,7 +76,13 @@ def _programs() -> list[str]:
 def test_the_documented_program_in_another_virtual_environment(tmp_path: Path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "other")], check=True)
     python = str(tmp_path / "other/bin/python")
-    seen = subprocess.run([python, "-c", "import sys, importlib.util as u; print(sys.prefix, u.find_spec('numpy'))"], capture_output=True, text=True, check=True, env={})
+    seen = subprocess.run(
+        [python, "-c", "import sys, importlib.util as u; print(sys.prefix, u.find_spec('numpy'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={},
+    )
     assert seen.stdout.split() == [str(tmp_path / "other"), "None"], "it has none of our packages"
     program = documented(tmp_path)
     assert 14 <= len(program.read_text().splitlines()) <= 16
@@ -83,7 +91,9 @@ def test_the_documented_program_in_another_virtual_environment(tmp_path: Path):
     batch = batch_of(3)
     found = specialist.annotate(batch)
     size = sum((4 * 2 + 4 + 13, 4 * 2 + 4 + 5 + 6 + (1 + 3 * 12) * 8, 4 * 2 + 4, 8))
-    assert found == [[Claim("<OD>", "picture", (Region("picture", box=(0, 0, 12, 8), score=size / 1e6),), size / 1e6)]] * 3
+    assert (
+        found == [[Claim("<OD>", "picture", (Region("picture", box=(0, 0, 12, 8), score=size / 1e6),), size / 1e6)]] * 3
+    )
 
 
 def test_it_sees_the_pictures_and_what_is_known_of_them(tmp_path: Path):
@@ -100,12 +110,19 @@ for asked in requests():
     rng = np.random.default_rng(0)
     batch = batch_of(2, name="日本/süß “x”\n.png")
     pixels = tuple(rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((8, 12, 3), (1, 1, 3)))
-    for record, seen, (claim,) in zip(batch.records, pixels, specialist.annotate(Batch(batch.records, pixels)), strict=True):
+    for record, seen, (claim,) in zip(
+        batch.records, pixels, specialist.annotate(Batch(batch.records, pixels)), strict=True
+    ):
         told = json.loads(claim.text)
         data = base64.b64decode(told["picture"])
         assert png_size(data) == (seen.shape[1], seen.shape[0])
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), seen)
-        assert told["image_id"] == record.image_id and told["name"] == record.name and told["source"] == "mine" and told["alt_text"] is None
+        assert (
+            told["image_id"] == record.image_id
+            and told["name"] == record.name
+            and told["source"] == "mine"
+            and told["alt_text"] is None
+        )
         assert (told["width"], told["height"], told["device"]) == (12, 8, "cuda:1") and "claims" not in told
         assert not os.path.exists(told["path"]), "pictures are taken away when the batch is answered"
 
@@ -227,14 +244,18 @@ for asked in requests():
     specialist = of(tmp_path, body, restarts=0)
     for count in (3, 1, 2):
         assert specialist.annotate(batch_of(count)) == [THING] * count
-    late = of(tmp_path, """
+    late = of(
+        tmp_path,
+        """
 before = None
 for asked in requests():
     if before:
         tell(said(before, "other"))
     tell(said(asked))
     before = asked
-""", restarts=0)  # fmt: skip
+""",
+        restarts=0,
+    )
     for first, count in ((0, 3), (3, 1), (4, 2)):
         assert late.annotate(batch_of(count, first=first)) == [THING] * count
 
@@ -268,9 +289,18 @@ BREAKS = {
     "is killed": ("os.kill(os.getpid(), signal.SIGKILL)", r"killed by signal 9 \(SIGKILL; .*out of memory"),
     "segfaults": ("os.kill(os.getpid(), signal.SIGSEGV)", r"killed by signal 11 \(SIGSEGV\)"),
     "hangs": ("signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)", "answered nothing for 4 seconds"),
-    "talks": ("tell('Processing image ...')", r"line \d+: a JSON object is expected .*standard error.*found 'Processing image"),
-    "stops in a line": ("sys.stdout.write(json.dumps(said(asked))[:40]); sys.stdout.flush(); os._exit(3)", "exit code 3, in the middle of a line"),
-    "answers about another": ("tell({'image_id': 'x' * 64, 'annotations': []})", "image_id: one of the .* asked is expected; found 'xxx"),
+    "talks": (
+        "tell('Processing image ...')",
+        r"line \d+: a JSON object is expected .*standard error.*found 'Processing image",
+    ),
+    "stops in a line": (
+        "sys.stdout.write(json.dumps(said(asked))[:40]); sys.stdout.flush(); os._exit(3)",
+        "exit code 3, in the middle of a line",
+    ),
+    "answers about another": (
+        "tell({'image_id': 'x' * 64, 'annotations': []})",
+        "image_id: one of the .* asked is expected; found 'xxx",
+    ),
     "answers about none": ("tell({'annotations': []})", "image_id: .*found None"),
     "closes its output": ("os.close(1); time.sleep(600)", "closed its output"),
     "is silent": ("continue", "answered nothing for 4 seconds"),
@@ -278,7 +308,9 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("what", BREAKS)
-def test_the_image_that_breaks_it_is_found_and_the_others_lose_nothing(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_image_that_breaks_it_is_found_and_the_others_lose_nothing(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("florence.specialists._process.GRACE", 0.5)
     breaks, reason = BREAKS[what]
     body = f"""
@@ -307,7 +339,9 @@ for asked in requests():
     found = of(tmp_path, body, timeout=60, start=60).annotate(batch_of(3))
     assert [i for i, one in enumerate(found) if one != THING] == [1] and "exit code 5" in str(found[1])
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
-    assert not [command for command in commands if b"# annotator.py" in command and b"600" in command], "the children are ended too"
+    assert not [command for command in commands if b"# annotator.py" in command and b"600" in command], (
+        "the children are ended too"
+    )
 
 
 def test_a_program_killed_from_outside_in_the_middle_is_started_again(tmp_path: Path):
@@ -387,7 +421,10 @@ for asked in requests():
 
 
 def test_a_printing_library_is_told_by_a_clear_error(tmp_path: Path):
-    with pytest.raises(Unavailable, match=r"line 1: a JSON object is expected \(what is not an answer belongs on standard error\); found 'Loading weights"):
+    with pytest.raises(
+        Unavailable,
+        match=r"line 1: a JSON object is expected \(what is not an answer belongs on standard error\); found 'Loading weights",
+    ):
         of(tmp_path, "tell('Loading weights ...')" + GOOD).annotate(batch_of(2))
 
 
@@ -440,8 +477,14 @@ for asked in requests():
     first, second = map(str, theirs.annotate(batch_of(2)))
     assert first == "no right for ***" and "found '***'" in second and "s3cr3t" not in second
     with pytest.raises(Unavailable) as found:
-        of(tmp_path, body.replace("for asked", "sys.exit(2)\nfor asked"), environment=["THEIR_TOKEN"]).annotate(batch_of(1))
-    assert "s3cr3t" not in str(found.value) and "401 for ***" in str(found.value) and "[31mred\n    half" in str(found.value)
+        of(tmp_path, body.replace("for asked", "sys.exit(2)\nfor asked"), environment=["THEIR_TOKEN"]).annotate(
+            batch_of(1)
+        )
+    assert (
+        "s3cr3t" not in str(found.value)
+        and "401 for ***" in str(found.value)
+        and "[31mred\n    half" in str(found.value)
+    )
     assert "\x1b" not in str(found.value) and "\r" not in str(found.value)
 
 
@@ -453,7 +496,9 @@ def test_version_follows_the_programs_files_and_what_is_said_of_it(tmp_path: Pat
     (tmp_path / "weights.bin").write_bytes(b"one")
     command = [sys.executable, path.name, "--weights", "weights.bin"]
     version = made(command, cwd=str(tmp_path)).version
-    assert version == made(command, cwd=str(tmp_path), timeout=7, start=8, restarts=9).version, "patience decides no answer"
+    assert version == made(command, cwd=str(tmp_path), timeout=7, start=8, restarts=9).version, (
+        "patience decides no answer"
+    )
     assert version != made(command, cwd=str(tmp_path), version="2").version
     assert version != made([*command, "--fast"], cwd=str(tmp_path)).version
     assert version != made(command, cwd=str(tmp_path), tasks=["<CAPTION>"]).version
@@ -469,7 +514,9 @@ def test_an_own_binary_counts_and_an_interpreter_does_not(tmp_path: Path):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "x.py").write_text("pass\n")
-    own, interpreted = ({"command": [f"./{name}", "x.py"], "cwd": str(tmp_path)} for name in ("annotator", "python3.11"))
+    own, interpreted = (
+        {"command": [f"./{name}", "x.py"], "cwd": str(tmp_path)} for name in ("annotator", "python3.11")
+    )
     before = made(**own).version, made(**interpreted).version
     for name in ("annotator", "python3.11"):
         (tmp_path / name).write_text("#!/bin/sh\nexit\n")
@@ -504,16 +551,30 @@ def test_without_room_for_pictures_images_are_left_for_later(tmp_path: Path, mon
 
 
 def test_a_command_that_names_no_file_needs_a_version():
-    with pytest.raises(SettingsError, match=r"specialists\.theirs\.command.*names no file.*specialists\.theirs\.version"):
+    with pytest.raises(
+        SettingsError, match=r"specialists\.theirs\.command.*names no file.*specialists\.theirs\.version"
+    ):
         made([sys.executable, "-m", "their_package"]).version  # noqa: B018
-    assert made([sys.executable, "-m", "their_package"], version="1").version != made([sys.executable, "-m", "their_package"], version="2").version
+    assert (
+        made([sys.executable, "-m", "their_package"], version="1").version
+        != made([sys.executable, "-m", "their_package"], version="2").version
+    )
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"command": []}, r"theirs\.command"), ({"command": ""}, r"theirs\.command"), ({"command": "a 'b"}, r"theirs\.command.*quotation"), ({"command": 5}, r"theirs\.command"),
-    ({"command": "x", "tasks": ["<OD>", "<OCR>"]}, r"theirs\.tasks.*<OCR> is not annotated"), ({"command": "x", "tasks": []}, r"theirs\.tasks"), ({"command": "x", "timeout": 0}, r"theirs\.timeout"),
-    ({"command": "x", "vocabulary": []}, r"theirs\.vocabulary"), ({"command": "x", "role": "human"}, r"theirs\.role"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"command": []}, r"theirs\.command"),
+        ({"command": ""}, r"theirs\.command"),
+        ({"command": "a 'b"}, r"theirs\.command.*quotation"),
+        ({"command": 5}, r"theirs\.command"),
+        ({"command": "x", "tasks": ["<OD>", "<OCR>"]}, r"theirs\.tasks.*<OCR> is not annotated"),
+        ({"command": "x", "tasks": []}, r"theirs\.tasks"),
+        ({"command": "x", "timeout": 0}, r"theirs\.timeout"),
+        ({"command": "x", "vocabulary": []}, r"theirs\.vocabulary"),
+        ({"command": "x", "role": "human"}, r"theirs\.role"),
+    ],
+)
 def test_settings_are_checked(options: dict, message: str):
     with pytest.raises(SettingsError, match=message):
         made(**options)
@@ -561,7 +622,14 @@ def ours(folder: Path, then: str, body: str = LASTING) -> tuple[subprocess.Popen
     """A process of ours that has had a program answer, and the program's number."""
     path = written(folder, body.format(mark=str(folder / "ended")))
     code = OURS.format(tests=str(ROOT / "tests"), path=str(path), then=then)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert process.stdout is not None and process.stderr is not None
     first = process.stdout.readline()
     assert first, process.stderr.read()

@@ -40,8 +40,13 @@ def picture(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def batch(*images: tuple[np.ndarray, Sequence[Claim]]) -> Batch:
-    records = tuple(ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}", "", None, "train") for i, (p, _) in enumerate(images))
-    said: tuple[tuple[Annotation, ...], ...] = tuple(annotate(r.image_id, claims, "a", "1") for r, (_, claims) in zip(records, images, strict=True))
+    records = tuple(
+        ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}", "", None, "train")
+        for i, (p, _) in enumerate(images)
+    )
+    said: tuple[tuple[Annotation, ...], ...] = tuple(
+        annotate(r.image_id, claims, "a", "1") for r, (_, claims) in zip(records, images, strict=True)
+    )
     return Batch(records, tuple(p for p, _ in images), said)
 
 
@@ -50,15 +55,21 @@ def at(task: str, text: str, box: tuple = BOX) -> Claim:
 
 
 CLAIMS = [
-    Claim("<CAPTION>", "a cat", (), 0.9), Claim("<CAPTION>", "two dogs", (), 0.9), Claim("<CAPTION>", "a cat", (), 0.4), Claim("<MORE_DETAILED_CAPTION>", LONG, (), 0.9),
-    at("<OD>", "cat"), at(DENSE, "a cat on a chair"),
-]  # fmt: skip
+    Claim("<CAPTION>", "a cat", (), 0.9),
+    Claim("<CAPTION>", "two dogs", (), 0.9),
+    Claim("<CAPTION>", "a cat", (), 0.4),
+    Claim("<MORE_DETAILED_CAPTION>", LONG, (), 0.9),
+    at("<OD>", "cat"),
+    at(DENSE, "a cat on a chair"),
+]
 
 
 def logits(path: Path, pixels: np.ndarray, texts: list[str]) -> np.ndarray:
     """Transformers' scores of one picture with each text, padded and cut as the model's cards say."""
     processor, model = AutoProcessor.from_pretrained(path), AutoModel.from_pretrained(path).eval()
-    how: dict[str, Any] = {"padding": "max_length", "max_length": 24} if model.config.model_type == "siglip" else {"padding": True}
+    how: dict[str, Any] = (
+        {"padding": "max_length", "max_length": 24} if model.config.model_type == "siglip" else {"padding": True}
+    )
     inputs = processor(images=Image.fromarray(pixels), text=texts, truncation=True, return_tensors="pt", **how)
     if model.config.model_type == "siglip":
         inputs.pop("attention_mask", None)
@@ -75,8 +86,14 @@ def test_scores_are_the_model_s_own(folder, kind: str):
     pixels = picture(0)
     claims = ranker(folder(kind), margin=0).annotate(batch((pixels, CLAIMS)))[0]
     captions, places = [c for c in claims if not c.regions], [c for c in claims if c.regions]
-    assert [(c.task, c.text) for c in captions] == [("<CAPTION>", "a cat"), ("<CAPTION>", "two dogs"), ("<MORE_DETAILED_CAPTION>", LONG)]
-    assert [(c.task, c.text, c.regions[0].box) for c in places] == [(DENSE, text, BOX) for text in ("cat", "a cat on a chair", "a chair")]
+    assert [(c.task, c.text) for c in captions] == [
+        ("<CAPTION>", "a cat"),
+        ("<CAPTION>", "two dogs"),
+        ("<MORE_DETAILED_CAPTION>", LONG),
+    ]
+    assert [(c.task, c.text, c.regions[0].box) for c in places] == [
+        (DENSE, text, BOX) for text in ("cat", "a cat on a chair", "a chair")
+    ]
     whole = logits(folder(kind), pixels, [c.text for c in captions])
     part = logits(folder(kind), pixels[4:36, 8:40], [c.text for c in places])
     if kind == "siglip":
@@ -94,15 +111,20 @@ def test_a_higher_temperature_decides_less_and_a_margin_shows_more(folder):
     pixels, path = picture(1), folder("clip")
     texts = ["cat", "a cat on a chair", "a chair"]
     made = ranker(path, margin=0.25, temperature=4.0).annotate(batch((pixels, CLAIMS)))[0]
-    assert [c.score for c in made if c.regions] == pytest.approx(softmax(logits(path, pixels[0:44, 0:48], texts) / 4), abs=1e-5)
+    assert [c.score for c in made if c.regions] == pytest.approx(
+        softmax(logits(path, pixels[0:44, 0:48], texts) / 4), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_answers_do_not_depend_on_the_batch(folder, kind: str):
     images = [
-        (picture(0), CLAIMS), (picture(1, 10, 200), []), (picture(2, 200, 10), [Claim("<CAPTION>", "ein Kätzchen 🐈", (), None)]), (picture(3, 1, 1), [Claim("<CAPTION>", "a cat", (), 0.2)]),
+        (picture(0), CLAIMS),
+        (picture(1, 10, 200), []),
+        (picture(2, 200, 10), [Claim("<CAPTION>", "ein Kätzchen 🐈", (), None)]),
+        (picture(3, 1, 1), [Claim("<CAPTION>", "a cat", (), 0.2)]),
         (picture(4), [at("<OD>", "dog", (0.0, 0.0, 1.0, 1.0)), at("<OD>", "cat", (3.2, 0.0, 64.0, 48.0))]),
-    ]  # fmt: skip
+    ]
     made = ranker(folder(kind))
     together = made.annotate(batch(*images))
     assert [len(claims) for claims in together] == [6, 0, 1, 1, 2]

@@ -32,7 +32,9 @@ def read(picture: Image.Image, **options) -> list[Claim]:
     return reader(**options).annotate(Batch((record,), (np.asarray(picture),)))[0]
 
 
-def written(size: tuple[int, int], *lines: tuple[str, tuple[int, int], int]) -> tuple[Image.Image, list[tuple[float, ...]]]:
+def written(
+    size: tuple[int, int], *lines: tuple[str, tuple[int, int], int]
+) -> tuple[Image.Image, list[tuple[float, ...]]]:
     """A picture of lines (text, corner, height) in black on grey, and the box of each."""
     picture = Image.new("RGB", size, (205, 210, 200))
     pen = ImageDraw.Draw(picture)

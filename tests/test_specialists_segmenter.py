@@ -53,7 +53,12 @@ def record(pixels: np.ndarray | None = None) -> ImageRecord:
 
 
 def said(*things: tuple[str, Box, float], author: str = "a") -> tuple[Annotation, ...]:
-    return annotate("0" * 64, [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in things], author, "1")
+    return annotate(
+        "0" * 64,
+        [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in things],
+        author,
+        "1",
+    )
 
 
 def phrase(text: str, label: str, *places: tuple[Box, float | None], author: str = "a") -> tuple[Annotation, ...]:
@@ -78,10 +83,15 @@ def drawn(region: Region) -> np.ndarray:
 
 def by_the_library(*asked: Box, kind: str = "sam") -> tuple[np.ndarray, list[float]]:
     """SAM's masks (n, height, width) and the quality that it expects, by processor and model called straight."""
-    processor, model = hf.SamProcessor.from_pretrained(checkpoint(kind)), hf.SamModel.from_pretrained(checkpoint(kind)).eval()
+    processor, model = (
+        hf.SamProcessor.from_pretrained(checkpoint(kind)),
+        hf.SamModel.from_pretrained(checkpoint(kind)).eval(),
+    )
     given = processor(images=Image.fromarray(photo()), input_boxes=[[list(box) for box in asked]], return_tensors="pt")
     with torch.no_grad():
-        output = model(pixel_values=given["pixel_values"], input_boxes=given["input_boxes"].float(), multimask_output=False)
+        output = model(
+            pixel_values=given["pixel_values"], input_boxes=given["input_boxes"].float(), multimask_output=False
+        )
     (masks,) = processor.post_process_masks(output.pred_masks, given["original_sizes"], given["reshaped_input_sizes"])
     return masks[:, 0].numpy(), output.iou_scores[0, :, 0].tolist()
 
@@ -91,25 +101,37 @@ def by_hand(*asked: Box, kind: str) -> tuple[np.ndarray, list[float]]:
     model = hf.Sam2Model.from_pretrained(checkpoint(kind)).eval()
     height, width = photo().shape[:2]
     small = np.asarray(Image.fromarray(photo()).resize((128, 128), Image.Resampling.BILINEAR), np.float64) / 255
-    pixels = torch.from_numpy(((small - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None].astype(np.float32))
-    prompts = torch.tensor([[[x0 * 128 / width, y0 * 128 / height, x1 * 128 / width, y1 * 128 / height] for x0, y0, x1, y1 in asked]])
+    pixels = torch.from_numpy(
+        ((small - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None].astype(np.float32)
+    )
+    prompts = torch.tensor(
+        [[[x0 * 128 / width, y0 * 128 / height, x1 * 128 / width, y1 * 128 / height] for x0, y0, x1, y1 in asked]]
+    )
     with torch.no_grad():
         output = model(pixel_values=pixels, input_boxes=prompts, multimask_output=False)
-        masks = torch.nn.functional.interpolate(output.pred_masks[0], (height, width), mode="bilinear", align_corners=False)
+        masks = torch.nn.functional.interpolate(
+            output.pred_masks[0], (height, width), mode="bilinear", align_corners=False
+        )
     return (masks[:, 0] > 0).numpy(), output.iou_scores[0, :, 0].tolist()
 
 
 @pytest.mark.parametrize(("kind", "reference"), [("sam", by_the_library), ("sam_2", by_hand), ("sam_2_video", by_hand)])
 def test_masks_are_the_models_own(kind: str, reference: Any):
     claims = cut(kind, said(("cat", CAT, 0.9), ("dog", DOG, 0.8)))
-    assert [(claim.task, claim.text, claim.score) for claim in claims] == [(REFERRED, "the cat", 0.9), (REFERRED, "the dog", 0.8)]
+    assert [(claim.task, claim.text, claim.score) for claim in claims] == [
+        (REFERRED, "the cat", 0.9),
+        (REFERRED, "the dog", 0.8),
+    ]
     masks, _ = reference(CAT, DOG, kind=kind)
     assert mask_iou(*masks) < 0.9, "both boxes get one mask: the test tells nothing"
     for claim, mask in zip(claims, masks, strict=True):
         (region,) = claim.regions
         assert region.label == claim.text and region.box is None and region.score == claim.score
         assert mask_iou(drawn(region), mask) >= 0.95
-    finer = {claim.text: drawn(claim.regions[0]) for claim in cut(kind, said(("cat", CAT, 0.9), ("dog", DOG, 0.8)), fidelity=0.98)}
+    finer = {
+        claim.text: drawn(claim.regions[0])
+        for claim in cut(kind, said(("cat", CAT, 0.9), ("dog", DOG, 0.8)), fidelity=0.98)
+    }
     assert finer, "neither has an outline that fine"
     for name, mask in zip(("the cat", "the dog"), masks, strict=True):
         assert name not in finer or mask_iou(finer[name], mask) >= 0.98
@@ -131,7 +153,11 @@ def test_a_picture_is_encoded_once_for_all_its_boxes(kind: str):
     hook = specialist._network.vision_encoder.register_forward_hook(lambda *_: calls.append(1))
     try:
         places = [(28.0 * x, 23.0 * y, 28.0 * x + 28, 23.0 * y + 23) for y in range(4) for x in range(5)]
-        (row,) = cut(kind, phrase("a row of things", "a row of things", *((box, 0.9 - i / 100) for i, box in enumerate(places))), min_iou=0.0)
+        (row,) = cut(
+            kind,
+            phrase("a row of things", "a row of things", *((box, 0.9 - i / 100) for i, box in enumerate(places))),
+            min_iou=0.0,
+        )
         assert len(calls) == 1 and cut(kind, ()) == [] and len(calls) == 1
     finally:
         hook.remove()
@@ -140,19 +166,33 @@ def test_a_picture_is_encoded_once_for_all_its_boxes(kind: str):
     for region in (*last, row.regions[0]):
         (alone,) = cut(kind, phrase("a row of things", "a row of things", (region.box, 0.9)), min_iou=0.0)
         assert mask_iou(drawn(region), drawn(alone.regions[0])) > 0.95
-    assert min(mask_iou(drawn(region), drawn(other)) for region in last for other in row.regions) < 0.9, "all boxes get one mask: the test tells nothing"
+    assert min(mask_iou(drawn(region), drawn(other)) for region in last for other in row.regions) < 0.9, (
+        "all boxes get one mask: the test tells nothing"
+    )
 
 
 @pytest.mark.parametrize("kind", SEGMENTERS)
 def test_others_in_the_batch_change_nothing(kind: str):
     specialist = made(kind)
-    pictures = (photo(), np.ascontiguousarray(photo()[:80, ::-1]), np.repeat(photo()[:60, :50, :1], 3, axis=2), photo()[:1, :1])
-    claims = (said(("cat", CAT, 0.9)), said(("dog", (5.0, 5.0, 90.0, 70.0), 0.9)), said(("cat", (3.0, 3.0, 40.0, 50.0), 0.9)), said(("dot", (0.0, 0.0, 1.0, 1.0), 0.9)))
+    pictures = (
+        photo(),
+        np.ascontiguousarray(photo()[:80, ::-1]),
+        np.repeat(photo()[:60, :50, :1], 3, axis=2),
+        photo()[:1, :1],
+    )
+    claims = (
+        said(("cat", CAT, 0.9)),
+        said(("dog", (5.0, 5.0, 90.0, 70.0), 0.9)),
+        said(("cat", (3.0, 3.0, 40.0, 50.0), 0.9)),
+        said(("dot", (0.0, 0.0, 1.0, 1.0), 0.9)),
+    )
     records = tuple(record(pixels) for pixels in pictures)
     together = specialist.annotate(Batch(records, pictures, claims))
     assert all(together[:3]) and together[3] == [], "a pixel has no outline"
     for index in (3, 1, 0, 2):
-        assert specialist.annotate(Batch(records[index : index + 1], pictures[index : index + 1], claims[index : index + 1])) == [together[index]]
+        assert specialist.annotate(
+            Batch(records[index : index + 1], pictures[index : index + 1], claims[index : index + 1])
+        ) == [together[index]]
 
 
 def test_a_model_of_another_kind_or_without_numbers_is_refused(tmp_path: Path):
@@ -173,13 +213,20 @@ def test_a_model_of_another_kind_or_without_numbers_is_refused(tmp_path: Path):
 # ---------------------------------------------------------------- what is outlined
 
 
-def asked(*claims: tuple[Annotation, ...], most: int = 10, min_score: float = 0.3, min_alone: float = 0.6) -> list[tuple[str, str, list[Box]]]:
+def asked(
+    *claims: tuple[Annotation, ...], most: int = 10, min_score: float = 0.3, min_alone: float = 0.6
+) -> list[tuple[str, str, list[Box]]]:
     rows = [row for part in claims for row in part]
-    return [(claim.task, claim.text, [region.box for region in claim.regions]) for claim in wanted(record(), rows, most, min_score, min_alone)]
+    return [
+        (claim.task, claim.text, [region.box for region in claim.regions])
+        for claim in wanted(record(), rows, most, min_score, min_alone)
+    ]
 
 
 def test_segmenter_and_grabcut_name_objects_alike():
-    things = said(("cat", CAT, 0.9), ("cat", DOG, 0.8), ("cup", (10.0, 60.0, 50.0, 90.0), 0.5)) + said(("cup", (12.0, 60.0, 50.0, 90.0), 0.4), author="b")
+    things = said(("cat", CAT, 0.9), ("cat", DOG, 0.8), ("cup", (10.0, 60.0, 50.0, 90.0), 0.5)) + said(
+        ("cup", (12.0, 60.0, 50.0, 90.0), 0.4), author="b"
+    )
     names = [claim.text for claim in cut("sam", things, min_iou=0.0)]
     assert set(names) == {"the leftmost cat", "the rightmost cat", "the cup"}
     masks = SPECIALISTS.get("masks")(name="masks", min_share=0.0, max_share=1.0)
@@ -190,10 +237,17 @@ def test_phrases_are_said_again_with_polygons():
     text = "Ein Kätzchen 🐈 near a dog"
     things = phrase(text, "Kätzchen 🐈", (CAT, 0.7), (DOG, None)) + phrase(text, "a dog", (DOG, 0.5))
     claims = cut("sam", things)
-    assert [(claim.task, claim.text, claim.regions[0].label) for claim in claims] == [(GROUNDED, text, "Kätzchen 🐈"), (GROUNDED, text, "a dog")]
+    assert [(claim.task, claim.text, claim.regions[0].label) for claim in claims] == [
+        (GROUNDED, text, "Kätzchen 🐈"),
+        (GROUNDED, text, "a dog"),
+    ]
     masks, _ = by_the_library(CAT, DOG)
     first, second = claims
-    assert [(region.box, region.score) for region in first.regions] == [(DOG, None), (CAT, 0.7)] and first.score == 0.7 and second.score == 0.5
+    assert (
+        [(region.box, region.score) for region in first.regions] == [(DOG, None), (CAT, 0.7)]
+        and first.score == 0.7
+        and second.score == 0.5
+    )
     for region, mask in zip((*first.regions, *second.regions), (masks[1], masks[0], masks[1]), strict=True):
         assert text[slice(*region.span)] == region.label and mask_iou(drawn(region), mask) >= 0.95
 
@@ -203,13 +257,22 @@ def test_what_several_claim_of_a_phrase_in_one_place_is_one():
     text = "a dog and a dog"
     first, second = phrase(text, "a dog", (DOG, 0.5), (CAT, 0.6)), phrase(text, "a dog", (near, 0.8), author="b")
     assert asked(first, second) == [(GROUNDED, text, [near, CAT])] == asked(second, first)
-    other = annotate("0" * 64, [Claim(GROUNDED, text, (Region("a dog", box=DOG, score=0.5, span=(10, 15)),), 0.5)], "a", "1")
-    assert asked(first, other) == [(GROUNDED, text, [CAT, DOG]), (GROUNDED, text, [DOG])], "the second dog is another phrase"
+    other = annotate(
+        "0" * 64, [Claim(GROUNDED, text, (Region("a dog", box=DOG, score=0.5, span=(10, 15)),), 0.5)], "a", "1"
+    )
+    assert asked(first, other) == [(GROUNDED, text, [CAT, DOG]), (GROUNDED, text, [DOG])], (
+        "the second dog is another phrase"
+    )
 
 
 def test_boxes_of_objects_cost_no_more_and_of_the_others_the_best_are_taken():
     box = (5.0, 5.0, 20.0, 20.0)
-    things = said(("cat", CAT, 0.9)) + phrase("a cat by a cup and a hat", "a cat", (CAT, 0.7)) + phrase("a cat by a cup and a hat", "a cup", (DOG, 0.5)) + phrase("a cat by a cup and a hat", "a hat", (box, 0.6))
+    things = (
+        said(("cat", CAT, 0.9))
+        + phrase("a cat by a cup and a hat", "a cat", (CAT, 0.7))
+        + phrase("a cat by a cup and a hat", "a cup", (DOG, 0.5))
+        + phrase("a cat by a cup and a hat", "a hat", (box, 0.6))
+    )
     assert [places for _, _, places in asked(things, most=1)] == [[CAT], [CAT], [box]]
     assert boxes(wanted(record(), things, 2, 0.3, 0.6)) == (CAT, DOG, box)
     assert [places for _, _, places in asked(things, min_score=0.55)] == [[CAT], [CAT], [box]]
@@ -217,16 +280,41 @@ def test_boxes_of_objects_cost_no_more_and_of_the_others_the_best_are_taken():
 
 def test_boxes_beyond_the_image_are_cut_and_what_has_no_place_is_left_out():
     text = "a dog"
-    rows = [Claim(GROUNDED, text, (Region(text, box=(100.0, -5.0, 500.0, 50.0), span=(0, 5)), Region(text, box=(200.0, 0.0, 300.0, 9.0), span=(0, 5)), Region(text, span=(0, 5)), Region(text, box=DOG)))]
-    rows.append(Claim(GROUNDED, "a cat", (Region("a cat", polygons=((10.0, 10.0, 40.0, 10.0, 40.0, 30.0),), span=(0, 5)),)))
-    assert asked(annotate("0" * 64, rows, "a", "1")) == [(GROUNDED, text, [(100.0, 0.0, 141.0, 50.0)]), (GROUNDED, "a cat", [(10.0, 10.0, 40.0, 30.0)])]
+    rows = [
+        Claim(
+            GROUNDED,
+            text,
+            (
+                Region(text, box=(100.0, -5.0, 500.0, 50.0), span=(0, 5)),
+                Region(text, box=(200.0, 0.0, 300.0, 9.0), span=(0, 5)),
+                Region(text, span=(0, 5)),
+                Region(text, box=DOG),
+            ),
+        )
+    ]
+    rows.append(
+        Claim(GROUNDED, "a cat", (Region("a cat", polygons=((10.0, 10.0, 40.0, 10.0, 40.0, 30.0),), span=(0, 5)),))
+    )
+    assert asked(annotate("0" * 64, rows, "a", "1")) == [
+        (GROUNDED, text, [(100.0, 0.0, 141.0, 50.0)]),
+        (GROUNDED, "a cat", [(10.0, 10.0, 40.0, 30.0)]),
+    ]
 
 
 def test_what_has_no_outline_is_not_claimed():
-    wants = wanted(record(), said(("cat", CAT, 0.9), ("cup", (5.0, 5.0, 20.0, 20.0), 0.9)) + phrase("a dog", "a dog", (CAT, 0.8), (DOG, 0.6)), 10, 0.3, 0.6)
+    wants = wanted(
+        record(),
+        said(("cat", CAT, 0.9), ("cup", (5.0, 5.0, 20.0, 20.0), 0.9))
+        + phrase("a dog", "a dog", (CAT, 0.8), (DOG, 0.6)),
+        10,
+        0.3,
+        0.6,
+    )
     shape = ((1.0, 1.0, 5.0, 1.0, 5.0, 5.0),)
     said_of = outlined(wants, {DOG: shape, CAT: ()})
-    assert [(claim.text, claim.score, claim.regions) for claim in said_of] == [("a dog", 0.6, (Region("a dog", box=DOG, polygons=shape, score=0.6, span=(0, 5)),))]
+    assert [(claim.text, claim.score, claim.regions) for claim in said_of] == [
+        ("a dog", 0.6, (Region("a dog", box=DOG, polygons=shape, score=0.6, span=(0, 5)),))
+    ]
 
 
 # ---------------------------------------------------------------- polygons
@@ -279,14 +367,22 @@ def test_a_ring_is_cut_through_and_specks_are_left_out():
 
 
 def test_what_has_no_area_has_no_polygons():
-    for mask in (np.zeros((20, 20), bool), np.eye(20, dtype=bool), np.pad(np.ones((1, 1), bool), 5), np.pad(np.ones((1, 30), bool), 3), np.zeros((0, 0), bool)):
+    for mask in (
+        np.zeros((20, 20), bool),
+        np.eye(20, dtype=bool),
+        np.pad(np.ones((1, 1), bool), 5),
+        np.pad(np.ones((1, 30), bool), 3),
+        np.zeros((0, 0), bool),
+    ):
         assert polygons(mask, 0.9) == ()
     (whole,) = polygons(np.ones((9, 12), bool), 1.0)
     assert {whole[i : i + 2] for i in range(0, 8, 2)} == {(0.5, 0.5), (11.5, 0.5), (11.5, 8.5), (0.5, 8.5)}
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=9), st.sampled_from([0.5, 0.9, 1.0]))
+@given(
+    st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=9), st.sampled_from([0.5, 0.9, 1.0])
+)
 def test_any_small_mask_keeps_the_promise_or_has_none(rows: list[list[bool]], fidelity: float):
     mask = np.asarray(rows)
     found = polygons(mask, fidelity)

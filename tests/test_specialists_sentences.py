@@ -10,7 +10,15 @@ import pytest
 from florence.specialists import _sentences
 from florence.specialists._sentences import ROWS, Sentences, sentences
 
-TEXTS = ["kitten", "a cat", "a car", "", "Ein Kätzchen 🐈 schläft.", "two dogs near a tree", "a photo of a big red bus that stops at the corner of a long street"]
+TEXTS = [
+    "kitten",
+    "a cat",
+    "a car",
+    "",
+    "Ein Kätzchen 🐈 schläft.",
+    "two dogs near a tree",
+    "a photo of a big red bus that stops at the corner of a long street",
+]
 
 
 def test_vectors_are_those_of_the_library_that_the_model_was_made_with():
@@ -53,7 +61,9 @@ def test_it_remembers_no_more_than_it_is_let(monkeypatch):
 
 def test_threads_may_ask_at_once():
     made, answers = Sentences(), {}
-    threads = [threading.Thread(target=lambda i=i: answers.update({i: made.vectors([f"{i}", *TEXTS])[1:]})) for i in range(4)]
+    threads = [
+        threading.Thread(target=lambda i=i: answers.update({i: made.vectors([f"{i}", *TEXTS])[1:]})) for i in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -67,7 +67,9 @@ sys.exit(main(["noisy", *sys.argv[1:]]))
 @contextmanager
 def served(*words: str) -> Iterator[str]:
     """The URL of an annotator of ours at any free port."""
-    with subprocess.Popen([*words, "--http", "0"], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=ENVIRONMENT, cwd=ROOT) as process:
+    with subprocess.Popen(
+        [*words, "--http", "0"], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=ENVIRONMENT, cwd=ROOT
+    ) as process:
         assert process.stderr is not None
         heard = ""
         while not (found := re.search(r"answers at (http://127\.0\.0\.1:\d+)", heard)):
@@ -84,10 +86,20 @@ def program(use: str, folder: Path, **options):
     (folder / "options.json").write_text(json.dumps(options))
     command = [*COMMAND, use, "--options", str(folder / "options.json"), "--batch", "3"]
     reads = "claims" in SPECIALISTS.get(use)(name=use, **options).needs
-    return SPECIALISTS.get("program")(name="theirs", command=command, tasks=list(ANNOTATED), reads_claims=reads, cwd=str(ROOT), start=600, timeout=600)
+    return SPECIALISTS.get("program")(
+        name="theirs", command=command, tasks=list(ANNOTATED), reads_claims=reads, cwd=str(ROOT), start=600, timeout=600
+    )
 
 
-@pytest.mark.parametrize(("use", "options", "how"), [("activation", {"weights": "lite0", "min_probability": 0.05}, "program"), ("masks", {"most": 2}, "program"), ("reader", {}, "endpoint"), ("phrases", {}, "endpoint")])
+@pytest.mark.parametrize(
+    ("use", "options", "how"),
+    [
+        ("activation", {"weights": "lite0", "min_probability": 0.05}, "program"),
+        ("masks", {"most": 2}, "program"),
+        ("reader", {}, "endpoint"),
+        ("phrases", {}, "endpoint"),
+    ],
+)
 def test_what_it_claims_elsewhere_is_the_same_to_the_last_bit(use: str, options: dict, how: str, tmp_path: Path):
     here = SPECIALISTS.get(use)(name=use, **options)
     here.load()
@@ -99,20 +111,31 @@ def test_what_it_claims_elsewhere_is_the_same_to_the_last_bit(use: str, options:
         found = there.annotate(asked)
     else:
         with served(*COMMAND, use, "--options", str(tmp_path / "options.json"), "--batch", "2") as url:
-            found = SPECIALISTS.get("endpoint")(name="theirs", url=url, version="1", tasks=list(ANNOTATED), reads_claims="claims" in here.needs).annotate(asked)
+            found = SPECIALISTS.get("endpoint")(
+                name="theirs", url=url, version="1", tasks=list(ANNOTATED), reads_claims="claims" in here.needs
+            ).annotate(asked)
     assert found == expected
 
 
 def test_what_libraries_print_does_not_get_among_the_answers(tmp_path: Path):
     noisy = tmp_path / "noisy.py"
     noisy.write_text(NOISY)
-    theirs = SPECIALISTS.get("program")(name="theirs", command=["env", f"PYTHONPATH={ROOT}", sys.executable, str(noisy), "--batch", "2"], tasks=["<CAPTION>"], restarts=0)
+    theirs = SPECIALISTS.get("program")(
+        name="theirs",
+        command=["env", f"PYTHONPATH={ROOT}", sys.executable, str(noisy), "--batch", "2"],
+        tasks=["<CAPTION>"],
+        restarts=0,
+    )
     theirs.device = "cuda:7"
     theirs.load()
     found = theirs.annotate(batch_of(6))
     assert [type(one) for one in found] == [list, FlorenceError, Unavailable, FlorenceError, list, list]
     assert [str(one) for one in found[1:4]] == ["too dark", "busy", "ValueError: three is too many"]
-    assert [one[0].text for one in (found[0], found[4], found[5])] == ["0 on cuda:7 of 2: 0.0", "4 on cuda:7 of 2: 4.0", "5 on cuda:7 of 2: 5.0"]
+    assert [one[0].text for one in (found[0], found[4], found[5])] == [
+        "0 on cuda:7 of 2: 0.0",
+        "4 on cuda:7 of 2: 4.0",
+        "5 on cuda:7 of 2: 5.0",
+    ]
     assert found[5][0].score == 5 / 7
     assert "loading ...\n    written by C\n    said by a child" in theirs._process.last_words()
 
@@ -124,11 +147,19 @@ def test_a_service_says_what_it_is_and_refuses_what_it_can_not_do(tmp_path: Path
         with urllib.request.urlopen(url, timeout=60) as answer:
             told = json.loads(answer.read())
         assert told == {
-            "annotator": "reader", "version": SPECIALISTS.get("reader")(name="reader").version, "tasks": ["<OCR_WITH_REGION>"], "role": "annotator", "reads_claims": False, "vocabulary": None,
-        }  # fmt: skip
+            "annotator": "reader",
+            "version": SPECIALISTS.get("reader")(name="reader").version,
+            "tasks": ["<OCR_WITH_REGION>"],
+            "role": "annotator",
+            "reads_claims": False,
+            "vocabulary": None,
+        }
         secret = tmp_path / "secret.png"
         secret.write_bytes(png(batch.pixels[0], 0))
-        for body, said in ((asked + b"what?\n", "line 2: a JSON object"), (request_line(batch.records[0], None, path=str(secret)), "found path, a file of this machine")):
+        for body, said in (
+            (asked + b"what?\n", "line 2: a JSON object"),
+            (request_line(batch.records[0], None, path=str(secret)), "found path, a file of this machine"),
+        ):
             with pytest.raises(urllib.error.HTTPError, match="400") as refused:
                 urllib.request.urlopen(urllib.request.Request(url, body, method="POST"), timeout=60)
             assert said in refused.value.read().decode()
@@ -140,7 +171,9 @@ def test_a_service_says_what_it_is_and_refuses_what_it_can_not_do(tmp_path: Path
             assert connection.getresponse().status == status
             connection.close()
         broken = request_line(batch.records[1], None, image=b"no picture")
-        with urllib.request.urlopen(urllib.request.Request(url, broken + b"\n" + asked, method="POST"), timeout=60) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, broken + b"\n" + asked, method="POST"), timeout=60
+        ) as answer:
             first, second = map(json.loads, answer.read().splitlines())
         assert first["image_id"] == batch.records[1].image_id and "unreadable" in first["error"] and not first["retry"]
         assert second == {"image_id": batch.records[0].image_id, "annotations": []}
@@ -157,7 +190,9 @@ def test_pictures_that_are_not_there_or_not_as_told_are_errors_of_their_own(tmp_
     batch = batch_of(4)
     for index, data in enumerate((png(batch.pixels[0], 0), png(np.zeros((12, 8, 3), np.uint8), 0), b"no picture")):
         (tmp_path / f"{index}.png").write_bytes(data)
-    asked = [request_line(record, None, path=str(tmp_path / f"{index}.png")) for index, record in enumerate(batch.records)]
+    asked = [
+        request_line(record, None, path=str(tmp_path / f"{index}.png")) for index, record in enumerate(batch.records)
+    ]
     for size in (1, 3, 16):
         answers = {answer.pop("image_id"): answer for answer in conversed("masks", *asked, size=size)}
         good, turned, broken, missing = (answers[record.image_id] for record in batch.records)
@@ -214,10 +249,16 @@ def test_it_is_described(tmp_path: Path):
     assert told["vocabulary"] == (None if theirs.vocabulary() is None else list(theirs.vocabulary()))
 
 
-@pytest.mark.parametrize(("use", "options", "message"), [
-    ("nobody", None, "unknown specialist 'nobody'; known: "), ("simulated", None, "simulated looks at known truth"), ("reader", "{", "is no JSON"), ("reader", "[]", "an object is expected; found list"),
-    ("reader", '{"sides": 7}', r"specialists\.ocr\.sides: no such setting"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("use", "options", "message"),
+    [
+        ("nobody", None, "unknown specialist 'nobody'; known: "),
+        ("simulated", None, "simulated looks at known truth"),
+        ("reader", "{", "is no JSON"),
+        ("reader", "[]", "an object is expected; found list"),
+        ("reader", '{"sides": 7}', r"specialists\.ocr\.sides: no such setting"),
+    ],
+)
 def test_what_can_not_be_run_is_told(use: str, options: str | None, message: str, tmp_path: Path):
     if options is not None:
         (tmp_path / "o.json").write_text(options)
@@ -227,18 +268,31 @@ def test_what_can_not_be_run_is_told(use: str, options: str | None, message: str
         made("reader", None, "nowhere.json")
 
 
-@pytest.mark.parametrize(("words", "given", "said"), [
-    (["reader", "--http", "1", "--host", "192.0.2.1"], b"", "--http: 192.0.2.1:1 can not be had"), (["phrases"], b'{"image_id": "a"}\n', "line 1.width: Field required"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "given", "said"),
+    [
+        (["reader", "--http", "1", "--host", "192.0.2.1"], b"", "--http: 192.0.2.1:1 can not be had"),
+        (["phrases"], b'{"image_id": "a"}\n', "line 1.width: Field required"),
+    ],
+)
 def test_an_error_is_a_line(words: list[str], given: bytes, said: str):
     done = ran(*words, given=given)
-    assert done.returncode == 1 and done.stdout == b"" and said in done.stderr.decode() and b"Traceback" not in done.stderr
+    assert (
+        done.returncode == 1 and done.stdout == b"" and said in done.stderr.decode() and b"Traceback" not in done.stderr
+    )
 
 
 def test_it_ends_quietly_when_nobody_reads_its_answers(tmp_path: Path):
     (tmp_path / "x.png").write_bytes(png(whole().pixels[2], 0))
     request = request_line(whole().records[2], None, path=str(tmp_path / "x.png"))
-    with subprocess.Popen([*COMMAND, "phrases"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, cwd=ROOT) as process:
+    with subprocess.Popen(
+        [*COMMAND, "phrases"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        cwd=ROOT,
+    ) as process:
         assert process.stdin and process.stdout and process.stderr
         process.stdout.close()
         process.stdin.write(request + b"\n")

@@ -48,7 +48,9 @@ def made(service: Service | str, use: str = "service_captioner", name: str = "gp
     """A captioner of that endpoint. Options that `Endpoint` has go to its section. It asks for one caption, in one call, if not told otherwise."""
     own = {key: options.pop(key) for key in list(options) if key in Endpoint.model_fields}
     url = service if isinstance(service, str) else service.url
-    specialist = SPECIALISTS.get(use)(name=name, service={"url": url, "model": MODEL, **own}, **{"tasks": ("<CAPTION>",), **options})
+    specialist = SPECIALISTS.get(use)(
+        name=name, service={"url": url, "model": MODEL, **own}, **{"tasks": ("<CAPTION>",), **options}
+    )
     specialist.load()
     return specialist
 
@@ -92,7 +94,16 @@ def times_asked(fault: Callable[[int, int], Fault | None]) -> Callable[[Asked], 
 
 
 def faulty(share: float, seed: int = 0, faults: tuple[Fault, ...] | None = None) -> Callable[[Asked], Fault | None]:
-    faults = faults or (*server.LOST, *server.USELESS, server.NOT_JSON, server.OTHER_KEYS, server.CLOSED, server.error(500), server.error(503), server.error(429, retry_after=0))
+    faults = faults or (
+        *server.LOST,
+        *server.USELESS,
+        server.NOT_JSON,
+        server.OTHER_KEYS,
+        server.CLOSED,
+        server.error(500),
+        server.error(503),
+        server.error(429, retry_after=0),
+    )
 
     def fault(index: int, time_: int) -> Fault | None:
         draw = random.Random(f"{seed} {index} {time_}")
@@ -116,7 +127,9 @@ def test_every_image_is_asked_about_once_and_every_object_in_its_crop():
         assert [claim.task for claim in claims] == [*CAPTIONS, "<DENSE_REGION_CAPTION>"]
         assert texts(claims)[:3] == [f"{task.strip('<>').lower()}: {word}" for task in CAPTIONS]
         region = f"a {colour} picture of 32 by 64"
-        assert claims[3] == Claim("<DENSE_REGION_CAPTION>", region, (Region(region, box=(4.0, 5.0, 24.0, 45.0), score=0.9),), 0.9), "20 by 40, enlarged for patches of 28 pixels"
+        assert claims[3] == Claim(
+            "<DENSE_REGION_CAPTION>", region, (Region(region, box=(4.0, 5.0, 24.0, 45.0), score=0.9),), 0.9
+        ), "20 by 40, enlarged for patches of 28 pixels"
     assert specialist.spent == Usage(10, service.tokens, 0.0) and len(service.calls) == 10
     assert {(a.body["temperature"], a.body["seed"]) for a in service.asked} == {(0, 0)}
 
@@ -127,19 +140,27 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
         specialist = made(service, concurrency=8, retries=1, timeout=20)
         said = specialist.annotate(batch)
         left = [index for index, claims in enumerate(said) if not isinstance(claims, list)]
-        assert left and all(isinstance(said[index], Unavailable) for index in left), "some are left for later, and none failed for good"
+        assert left and all(isinstance(said[index], Unavailable) for index in left), (
+            "some are left for later, and none failed for good"
+        )
         again = made(service, concurrency=8, retries=8, timeout=20)
         again.spent = specialist.spent
         late = again.annotate(part(batch, *left))
     assert [texts(claims) for claims in late] == [[f"caption: {words[index]}"] for index in left]
-    assert all(texts(claims) == [f"caption: {word}"] for claims, word in zip(said, words, strict=True) if isinstance(claims, list))
+    assert all(
+        texts(claims) == [f"caption: {word}"]
+        for claims, word in zip(said, words, strict=True)
+        if isinstance(claims, list)
+    )
     assert again.spent.calls == len(service.calls) and again.spent.tokens == service.tokens
     assert service.complaints == []
 
 
 def test_a_budget_in_calls_is_kept_to_the_call_and_a_raised_one_goes_on():
     batch, words = pictures(60)
-    with server.chat(faulty(0.3, seed=1, faults=(server.HALF, server.EMPTY, server.error(500), server.CLOSED))) as service:
+    with server.chat(
+        faulty(0.3, seed=1, faults=(server.HALF, server.EMPTY, server.error(500), server.CLOSED))
+    ) as service:
         specialist = made(service, concurrency=8, budget_calls=23, repeat=5, retries=6)
         first = specialist.annotate(batch)
         assert len(service.calls) == specialist.spent.calls <= 23
@@ -147,7 +168,11 @@ def test_a_budget_in_calls_is_kept_to_the_call_and_a_raised_one_goes_on():
         left = [index for index, claims in enumerate(first) if not isinstance(claims, list)]
         assert 30 < len(left) < 60
         for index in left:
-            assert isinstance(first[index], Unavailable) and "budget in calls" in str(first[index]) and "specialists.gpt.service.budget_calls" in str(first[index])
+            assert (
+                isinstance(first[index], Unavailable)
+                and "budget in calls" in str(first[index])
+                and "specialists.gpt.service.budget_calls" in str(first[index])
+            )
         assert specialist.annotate(part(batch, *left)) and len(service.calls) == 23, "nothing is asked once it is spent"
         richer = made(service, concurrency=8, budget_calls=1000, repeat=5, retries=6)
         assert richer.version == specialist.version, "claims of before count"
@@ -165,7 +190,9 @@ def test_an_image_is_not_begun_where_the_budget_is_too_small_for_all_that_is_ask
         assert [isinstance(claims, list) for claims in said].count(True) == 4 and len(service.calls) == 8
 
 
-@pytest.mark.parametrize("budget", [{"budget_tokens": 4000}, {"budget_cost": 0.012, "price_prompt": 2.0, "price_completion": 10.0}])
+@pytest.mark.parametrize(
+    "budget", [{"budget_tokens": 4000}, {"budget_cost": 0.012, "price_prompt": 2.0, "price_completion": 10.0}]
+)
 def test_budgets_in_tokens_and_cost_are_kept(budget: dict[str, float]):
     batch, _ = pictures(50)
     with server.chat(faulty(0.3, seed=2, faults=(*server.USELESS, server.error(500)))) as service:
@@ -188,11 +215,17 @@ def test_what_a_call_may_have_cost_that_broke_off_is_held_against_the_budget(fau
     batch, _ = pictures(40)
     answered = []
     for broken in (None, fault):
-        with server.chat(times_asked(lambda index, time_, broken=broken: broken if (index, time_) == (0, 0) else None)) as service:  # type: ignore[misc]
+        with server.chat(
+            times_asked(lambda index, time_, broken=broken: broken if (index, time_) == (0, 0) else None)
+        ) as service:  # type: ignore[misc]
             specialist = made(service, concurrency=1, max_tokens=100, image_tokens=200, budget_tokens=3000)
             answered.append(sum(isinstance(claims, list) for claims in specialist.annotate(batch)))
-            assert specialist.spent == Usage(len(service.calls), service.tokens, 0.0), "reported is what the service told"
-    assert 5 < answered[1] < answered[0] < 40, "and the broken call, which told nothing, is taken for the most that it could cost"
+            assert specialist.spent == Usage(len(service.calls), service.tokens, 0.0), (
+                "reported is what the service told"
+            )
+    assert 5 < answered[1] < answered[0] < 40, (
+        "and the broken call, which told nothing, is taken for the most that it could cost"
+    )
 
 
 def test_what_images_cost_is_learnt_from_the_first_answer():
@@ -233,13 +266,17 @@ def test_calls_are_spaced_at_the_rate():
         specialist.annotate(batch)
         arrived = sorted(call.arrived for call in service.calls)
     assert len(arrived) >= 12
-    assert all(at >= start + 0.1 * index for index, at in enumerate(arrived)), "none comes before its turn; how late is the machine's affair"
+    assert all(at >= start + 0.1 * index for index, at in enumerate(arrived)), (
+        "none comes before its turn; how late is the machine's affair"
+    )
 
 
 @pytest.mark.parametrize(("header", "seconds"), [({"retry_after": "1"}, 1.0), ({"retry_after_ms": "1200"}, 1.2)])
 def test_a_service_that_asks_to_wait_is_left_alone_for_so_long(header: dict[str, str], seconds: float):
     batch, words = pictures(3)
-    with server.chat(times_asked(lambda index, time_: server.error(429, "slow down", **header) if (index, time_) == (1, 0) else None)) as service:
+    with server.chat(
+        times_asked(lambda index, time_: server.error(429, "slow down", **header) if (index, time_) == (1, 0) else None)
+    ) as service:
         said = made(service, concurrency=1).annotate(batch)
         refused_, after = (call.arrived for call in service.calls[1:3])
     assert [texts(claims) for claims in said] == [[f"caption: {word}"] for word in words]
@@ -259,7 +296,11 @@ def test_retry_after_is_a_number_or_a_date():
     ("fault", "calls", "text"),
     [
         (server.error(429, "come back tomorrow", retry_after="86400"), 1, "asks for 86400 seconds"),
-        (server.error(429, "You exceeded your current quota", code="insufficient_quota"), 1, "exceeded your current quota"),
+        (
+            server.error(429, "You exceeded your current quota", code="insufficient_quota"),
+            1,
+            "exceeded your current quota",
+        ),
         (server.error(500, "trouble"), 2, "answers 500 (trouble) (2 times)"),
         (server.error(503), 2, "answers 503"),
         (server.error(429), 2, "answers 429"),
@@ -284,15 +325,27 @@ def test_what_a_service_can_not_do_now_is_left_for_later_for_that_image_alone(fa
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
-        (server.EMPTY, "empty"), (server.said(None), "empty"), (server.said("  \n"), "empty"), (server.CUT, "max_tokens"), (server.REFUSAL, "refuses (I will not.)"),
-        (server.APOLOGY, "refuses"), (server.NOT_JSON, "not the JSON object"), (server.OTHER_KEYS, "without the text 'caption'; found caption of the image"),
-        (server.said('{"caption": 5}'), "without the text 'caption'"), (server.said('{"caption": ""}'), "empty"), (server.said('["a cat"]'), "not the JSON object"),
-        (server.said('{"caption": "I cannot help with that."}'), "refuses"), (server.said("x", "content_filter"), "refuses"), (server.error(400, "no", code="content_filter"), "filter (no)"),
+        (server.EMPTY, "empty"),
+        (server.said(None), "empty"),
+        (server.said("  \n"), "empty"),
+        (server.CUT, "max_tokens"),
+        (server.REFUSAL, "refuses (I will not.)"),
+        (server.APOLOGY, "refuses"),
+        (server.NOT_JSON, "not the JSON object"),
+        (server.OTHER_KEYS, "without the text 'caption'; found caption of the image"),
+        (server.said('{"caption": 5}'), "without the text 'caption'"),
+        (server.said('{"caption": ""}'), "empty"),
+        (server.said('["a cat"]'), "not the JSON object"),
+        (server.said('{"caption": "I cannot help with that."}'), "refuses"),
+        (server.said("x", "content_filter"), "refuses"),
+        (server.error(400, "no", code="content_filter"), "filter (no)"),
     ],
-)  # fmt: skip
+)
 def test_an_answer_of_no_use_is_asked_for_again_and_then_fails_that_image_alone(fault: Fault, text: str):
     batch, words = pictures(4)
-    with server.chat(times_asked(lambda index, time_: fault if index == 2 or (index, time_) == (1, 0) else None)) as service:
+    with server.chat(
+        times_asked(lambda index, time_: fault if index == 2 or (index, time_) == (1, 0) else None)
+    ) as service:
         specialist = made(service, repeat=1)
         said = specialist.annotate(batch)
     assert type(said[2]) is FlorenceError and text in str(said[2]) and "2 answers of no use" in str(said[2])
@@ -306,7 +359,12 @@ def test_answers_in_fences_after_thoughts_and_in_quotes_are_read():
     batch, _ = pictures(1)
     with server.chat(lambda asked: fence) as service:
         assert texts(made(service).annotate(batch)[0]) == ["a quiet harbour"]
-    assert not refused("a man is sorry for himself") and not refused("Sorry sight: an old boat") and refused("Sorry, I can’t see the image.") and refused("As an AI language model, I")
+    assert (
+        not refused("a man is sorry for himself")
+        and not refused("Sorry sight: an old boat")
+        and refused("Sorry, I can’t see the image.")
+        and refused("As an AI language model, I")
+    )
     assert refused("I’m unable to view images") and not refused("I-beam on a crane")
 
 
@@ -316,8 +374,14 @@ def test_answers_in_fences_after_thoughts_and_in_quotes_are_read():
         ({"model": "no-such"}, "The model `no-such` does not exist"),
         ({"fault": server.error(401, f"Incorrect API key provided: {KEY}")}, "OPENAI_API_KEY"),
         ({"fault": server.error(403, "not allowed")}, "OPENAI_API_KEY"),
-        ({"fault": server.error(400, "temperature does not support 0", param="temperature")}, "specialists.gpt.service.omit"),
-        ({"fault": server.error(400, "use max_completion_tokens", param="max_tokens")}, "specialists.gpt.service.limit"),
+        (
+            {"fault": server.error(400, "temperature does not support 0", param="temperature")},
+            "specialists.gpt.service.omit",
+        ),
+        (
+            {"fault": server.error(400, "use max_completion_tokens", param="max_tokens")},
+            "specialists.gpt.service.limit",
+        ),
         ({"fault": Fault(307, (("Location", "http://127.0.0.1:9/"),), raw=b"")}, "specialists.gpt.service.url"),
     ],
 )
@@ -339,7 +403,11 @@ def test_a_key_that_is_withdrawn_on_the_way_leaves_what_was_answered():
         specialist = made(service, concurrency=4)
         said = specialist.annotate(batch)
         assert 10 <= sum(isinstance(claims, list) for claims in said) <= 10 + 4
-        assert all(isinstance(claims, Unavailable) and KEY not in str(claims) for claims in said if not isinstance(claims, list))
+        assert all(
+            isinstance(claims, Unavailable) and KEY not in str(claims)
+            for claims in said
+            if not isinstance(claims, list)
+        )
         with pytest.raises(SettingsError, match="not accepted"):
             specialist.annotate(batch)
     assert len(service.calls) <= 14
@@ -373,7 +441,9 @@ def test_a_service_that_fails_on_the_way_is_tried_once_a_batch_until_it_is_back(
 
 def test_a_request_that_is_refused_is_the_images_fault_only_where_others_are_answered():
     batch, _ = pictures(8)
-    with server.chat(times_asked(lambda index, time_: server.error(400, "too long") if index == 4 else None)) as service:
+    with server.chat(
+        times_asked(lambda index, time_: server.error(400, "too long") if index == 4 else None)
+    ) as service:
         said = made(service).annotate(batch)
         assert type(said[4]) is FlorenceError and "answers 400 (too long)" in str(said[4]) and len(service.calls) == 8
     with server.chat(lambda asked: server.error(400, "too long")) as service:
@@ -384,8 +454,12 @@ def test_a_request_that_is_refused_is_the_images_fault_only_where_others_are_ans
 def test_parts_of_a_request_can_be_left_out_and_the_limit_named_otherwise():
     batch, _ = pictures(2)
     with server.chat() as service:
-        made(service, omit=("temperature", "seed", "response_format"), limit="max_completion_tokens", max_tokens=77).annotate(batch)
-    assert {frozenset(asked.body) for asked in service.asked} == {frozenset({"model", "messages", "max_completion_tokens"})} and service.asked[0].body["max_completion_tokens"] == 77
+        made(
+            service, omit=("temperature", "seed", "response_format"), limit="max_completion_tokens", max_tokens=77
+        ).annotate(batch)
+    assert {frozenset(asked.body) for asked in service.asked} == {
+        frozenset({"model", "messages", "max_completion_tokens"})
+    } and service.asked[0].body["max_completion_tokens"] == 77
 
 
 def test_azures_paths_and_key():
@@ -393,7 +467,9 @@ def test_azures_paths_and_key():
     with server.chat() as service:
         url = service.url.removesuffix("/v1")
         said = made(url, api="azure", api_version="2024-10-21").annotate(batch)
-        assert [texts(claims) for claims in said] == [[f"caption: {word}"] for word in words] and service.complaints == []
+        assert [texts(claims) for claims in said] == [
+            [f"caption: {word}"] for word in words
+        ] and service.complaints == []
         with pytest.raises(SettingsError, match="OPENAI_API_VERSION"):
             made(url, api="azure")
 
@@ -401,23 +477,49 @@ def test_azures_paths_and_key():
 def test_keys_come_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch):
     batch, _ = pictures(1)
     with server.chat(key="keyless") as service:
-        assert isinstance(made(service, keyless=True).annotate(batch)[0], list), "what the environment has is not shown to a server that wants none"
+        assert isinstance(made(service, keyless=True).annotate(batch)[0], list), (
+            "what the environment has is not shown to a server that wants none"
+        )
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(SettingsError, match="set OPENAI_API_KEY in the environment, or specialists.gpt.service.keyless"):
+    with pytest.raises(
+        SettingsError, match="set OPENAI_API_KEY in the environment, or specialists.gpt.service.keyless"
+    ):
         made("http://127.0.0.1:9/v1")
-    for options in ({"api_key": KEY}, {"service": {"model": MODEL, "api_key": KEY}}, {"service": {"model": MODEL, "url": f"https://me:{KEY}@host/v1"}}, {"service": {"model": MODEL, "url": f"https://host/v1?key={KEY}"}}):
+    for options in (
+        {"api_key": KEY},
+        {"service": {"model": MODEL, "api_key": KEY}},
+        {"service": {"model": MODEL, "url": f"https://me:{KEY}@host/v1"}},
+        {"service": {"model": MODEL, "url": f"https://host/v1?key={KEY}"}},
+    ):
         with pytest.raises(SettingsError, match="environment, as OPENAI_API_KEY") as caught:
             SPECIALISTS.get("service_captioner")(name="gpt", **options)
         assert KEY not in str(caught.value) and "specialists.gpt." in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "http://", "ftp://host", "https://host:99999/v1", "http://host:port", "http://[::1/v1", "http://two words/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000/v1",
+        "http://",
+        "ftp://host",
+        "https://host:99999/v1",
+        "http://host:port",
+        "http://[::1/v1",
+        "http://two words/v1",
+    ],
+)
 def test_an_address_that_is_none_is_refused_before_anything_is_loaded(url: str):
-    for use, options, where in (("service_captioner", {"service": {"model": MODEL, "url": url}}, "service.url"), ("azure_reader", {"endpoint": url}, "endpoint")):
+    for use, options, where in (
+        ("service_captioner", {"service": {"model": MODEL, "url": url}}, "service.url"),
+        ("azure_reader", {"endpoint": url}, "endpoint"),
+    ):
         with pytest.raises(SettingsError, match=f"specialists.gpt.{where}: ") as caught:
             SPECIALISTS.get(use)(name="gpt", **options)
         assert url in str(caught.value)
-    assert SPECIALISTS.get("azure_reader")(name="gpt", endpoint="http://[::1]:8000").options.endpoint == "http://[::1]:8000"
+    assert (
+        SPECIALISTS.get("azure_reader")(name="gpt", endpoint="http://[::1]:8000").options.endpoint
+        == "http://[::1]:8000"
+    )
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
@@ -433,12 +535,36 @@ def test_the_version_follows_from_what_decides_answers_alone():
         return SPECIALISTS.get("service_captioner")(name="gpt", service={"model": "a", **own}, **options).version
 
     deciding = {"model": "b", "revision": "2", "side": 512, "seed": 1, "max_tokens": 50, "omit": ("seed",)}
-    for key, value in {**deciding, "rules": "Look.", "brief": "b", "detailed": "d", "more_detailed": "m", "region": "r", "margin": 0.3, "most": 2}.items():
+    for key, value in {
+        **deciding,
+        "rules": "Look.",
+        "brief": "b",
+        "detailed": "d",
+        "more_detailed": "m",
+        "region": "r",
+        "margin": 0.3,
+        "most": 2,
+    }.items():
         assert version(**{key: value}) != version(), key
     others = {
-        "url": "http://127.0.0.1:1/v1", "api": "azure", "api_version": "1", "keyless": True, "limit": "max_completion_tokens", "image_tokens": 9, "budget_tokens": 9, "price_prompt": 9, "price_completion": 9,
-        "timeout": 9, "retries": 9, "max_wait": 9, "repeat": 9, "rate": 9, "concurrency": 9, "budget_calls": 9, "budget_cost": 9,
-    }  # fmt: skip
+        "url": "http://127.0.0.1:1/v1",
+        "api": "azure",
+        "api_version": "1",
+        "keyless": True,
+        "limit": "max_completion_tokens",
+        "image_tokens": 9,
+        "budget_tokens": 9,
+        "price_prompt": 9,
+        "price_completion": 9,
+        "timeout": 9,
+        "retries": 9,
+        "max_wait": 9,
+        "repeat": 9,
+        "rate": 9,
+        "concurrency": 9,
+        "budget_calls": 9,
+        "budget_cost": 9,
+    }
     assert {*deciding, *others} == set(Endpoint.model_fields)
     assert {version(**{key: value}) for key, value in others.items()} == {version()}
 
@@ -459,10 +585,16 @@ def test_only_the_tasks_asked_for_are_asked_about():
     batch, _ = pictures(2, claims=True)
     with server.chat() as service:
         said = made(service, tasks=("<DENSE_REGION_CAPTION>",)).annotate(batch)
-        assert [[claim.task for claim in claims] for claims in said] == [["<DENSE_REGION_CAPTION>"]] * 2 and len(service.calls) == 2
-        assert [[claim.task for claim in claims] for claims in made(service, tasks=("<CAPTION>",)).annotate(batch)] == [["<CAPTION>"]] * 2 and len(service.calls) == 4
+        assert [[claim.task for claim in claims] for claims in said] == [["<DENSE_REGION_CAPTION>"]] * 2 and len(
+            service.calls
+        ) == 2
+        assert [[claim.task for claim in claims] for claims in made(service, tasks=("<CAPTION>",)).annotate(batch)] == [
+            ["<CAPTION>"]
+        ] * 2 and len(service.calls) == 4
         bare, _ = pictures(3)
-        assert made(service, tasks=("<DENSE_REGION_CAPTION>",)).annotate(bare) == [[], [], []] and len(service.calls) == 4
+        assert (
+            made(service, tasks=("<DENSE_REGION_CAPTION>",)).annotate(bare) == [[], [], []] and len(service.calls) == 4
+        )
     with pytest.raises(SettingsError, match="<OD> is not annotated here"):
         made("http://127.0.0.1:9/v1", tasks=("<OD>",))
 
@@ -482,7 +614,14 @@ except KeyboardInterrupt:
     raise
 """
     with server.chat(lambda asked: server.HANG if asked.number else None) as service:
-        run = subprocess.Popen([sys.executable, "-c", code, service.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env={**os.environ, "PYTHONPATH": "."})
+        run = subprocess.Popen(
+            [sys.executable, "-c", code, service.url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "PYTHONPATH": "."},
+        )
         while len(service.calls) < 5 and run.poll() is None:
             time.sleep(0.05)
         run.send_signal(signal.SIGINT)
@@ -501,8 +640,20 @@ def test_the_document_has_every_setting_of_a_service():
 
 def test_a_wrong_setting_of_the_service_is_named_with_those_that_there_are():
     with pytest.raises(SettingsError) as caught:
-        SPECIALISTS.get("service_captioner")(name="gpt", service={"model": MODEL, "modle": 1, "retries": -1}, margin="wide", sid=3)
+        SPECIALISTS.get("service_captioner")(
+            name="gpt", service={"model": MODEL, "modle": 1, "retries": -1}, margin="wide", sid=3
+        )
     lines = str(caught.value).splitlines()
-    assert {line.split(":")[0] for line in lines} == {"specialists.gpt.service.modle", "specialists.gpt.service.retries", "specialists.gpt.margin", "specialists.gpt.sid"}
-    allowed = {line.split(":")[0]: line.rpartition("allowed: ")[2].split(", ") for line in lines if "no such setting" in line}
-    assert allowed["specialists.gpt.service.modle"] == sorted(Endpoint.model_fields) and "margin" in allowed["specialists.gpt.sid"]
+    assert {line.split(":")[0] for line in lines} == {
+        "specialists.gpt.service.modle",
+        "specialists.gpt.service.retries",
+        "specialists.gpt.margin",
+        "specialists.gpt.sid",
+    }
+    allowed = {
+        line.split(":")[0]: line.rpartition("allowed: ")[2].split(", ") for line in lines if "no such setting" in line
+    }
+    assert (
+        allowed["specialists.gpt.service.modle"] == sorted(Endpoint.model_fields)
+        and "margin" in allowed["specialists.gpt.sid"]
+    )

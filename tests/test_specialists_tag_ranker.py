@@ -18,12 +18,22 @@ from florence.specialists.tag_ranker import tags
 
 DENSE = "<DENSE_REGION_CAPTION>"
 TOLD = {
-    "skimage/astronaut.png": "a smiling woman in an orange space suit", "skimage/camera.png": "a man with a camera on a tripod", "skimage/chelsea.png": "a tabby cat looking down",
-    "skimage/clock_motion.png": "a blurred clock", "skimage/coffee.png": "a cup of coffee on a wooden table", "skimage/coins.png": "rows of ancient coins",
-    "skimage/hubble_deep_field.jpg": "many galaxies in a black sky", "skimage/moon.png": "craters on the moon", "skimage/motorcycle_left.png": "a red motorcycle in a garage",
-    "skimage/page.png": "a page of printed text", "skimage/rocket.jpg": "a rocket on its launch pad at dusk", "skimage/text.png": "handwriting on paper",
-    "sklearn/china.jpg": "a Chinese temple above a lake", "sklearn/flower.jpg": "an orange dahlia", "matplotlib/grace_hopper.jpg": "an old woman in a navy uniform",
-}  # fmt: skip
+    "skimage/astronaut.png": "a smiling woman in an orange space suit",
+    "skimage/camera.png": "a man with a camera on a tripod",
+    "skimage/chelsea.png": "a tabby cat looking down",
+    "skimage/clock_motion.png": "a blurred clock",
+    "skimage/coffee.png": "a cup of coffee on a wooden table",
+    "skimage/coins.png": "rows of ancient coins",
+    "skimage/hubble_deep_field.jpg": "many galaxies in a black sky",
+    "skimage/moon.png": "craters on the moon",
+    "skimage/motorcycle_left.png": "a red motorcycle in a garage",
+    "skimage/page.png": "a page of printed text",
+    "skimage/rocket.jpg": "a rocket on its launch pad at dusk",
+    "skimage/text.png": "handwriting on paper",
+    "sklearn/china.jpg": "a Chinese temple above a lake",
+    "sklearn/flower.jpg": "an orange dahlia",
+    "matplotlib/grace_hopper.jpg": "an old woman in a navy uniform",
+}
 """Told by eye. Pictures from a microscope are left out: ImageNet has no names for what they show."""
 
 
@@ -36,8 +46,13 @@ def photos() -> dict[str, np.ndarray]:
 
 
 def batch(said: dict[str, list[Claim]], pixels: dict[str, np.ndarray]) -> Batch:
-    records = tuple(ImageRecord(f"{i:064x}", pixels[name].shape[1], pixels[name].shape[0], "mine", name, "", None, "train") for i, name in enumerate(said))
-    claims: tuple[tuple[Annotation, ...], ...] = tuple(annotate(r.image_id, rows, "a", "1") for r, rows in zip(records, said.values(), strict=True))
+    records = tuple(
+        ImageRecord(f"{i:064x}", pixels[name].shape[1], pixels[name].shape[0], "mine", name, "", None, "train")
+        for i, name in enumerate(said)
+    )
+    claims: tuple[tuple[Annotation, ...], ...] = tuple(
+        annotate(r.image_id, rows, "a", "1") for r, rows in zip(records, said.values(), strict=True)
+    )
     return Batch(records, tuple(pixels[name] for name in said), claims)
 
 
@@ -48,12 +63,20 @@ def ranker(**options):
 
 
 def scores(said: dict[str, list[Claim]], pixels: dict[str, np.ndarray], **options) -> dict[str, dict[str, float]]:
-    return {name: {c.text: c.score for c in claims} for name, claims in zip(said, ranker(**options).annotate(batch(said, pixels)), strict=True)}
+    return {
+        name: {c.text: c.score for c in claims}
+        for name, claims in zip(said, ranker(**options).annotate(batch(said, pixels)), strict=True)
+    }
 
 
 def outranked(table: dict[str, dict[str, float]], right: dict[str, str]) -> float:
     """The share of other pictures' captions that score below a picture's own, over all pictures."""
-    pairs = [(row[right[name]] > score) + 0.5 * (row[right[name]] == score) for name, row in table.items() for text, score in row.items() if text != right[name]]
+    pairs = [
+        (row[right[name]] > score) + 0.5 * (row[right[name]] == score)
+        for name, row in table.items()
+        for text, score in row.items()
+        if text != right[name]
+    ]
     return float(np.mean(pairs))
 
 
@@ -67,13 +90,23 @@ def test_captions_told_by_eye_outrank_those_of_other_photos():
 
 
 def test_captions_composed_of_what_others_found_outrank_those_of_other_photos():
-    objects, captioner = SPECIALISTS.get("activation")(name="objects", weights="lite0", scales=(1.0,)), SPECIALISTS.get("captioner")(name="captioner")
+    objects, captioner = (
+        SPECIALISTS.get("activation")(name="objects", weights="lite0", scales=(1.0,)),
+        SPECIALISTS.get("captioner")(name="captioner"),
+    )
     objects.load()
     everything = batch({name: [] for name in photos()}, photos())
-    found = tuple(annotate(r.image_id, claims, "a", "1") for r, claims in zip(everything.records, objects.annotate(everything), strict=True))
+    found = tuple(
+        annotate(r.image_id, claims, "a", "1")
+        for r, claims in zip(everything.records, objects.annotate(everything), strict=True)
+    )
     told = captioner.annotate(Batch(everything.records, everything.pixels, found))
     # where nothing was found the captioner tells colours, of which ImageNet knows nothing
-    captions = {name: {c.task: c.text for c in claims} for name, claims, rows in zip(photos(), told, found, strict=True) if any(row.score > 0.6 for row in rows)}
+    captions = {
+        name: {c.task: c.text for c in claims}
+        for name, claims, rows in zip(photos(), told, found, strict=True)
+        if any(row.score > 0.6 for row in rows)
+    }
     assert len(captions) >= 5
     for task in CAPTIONS:
         right = {name: texts[task] for name, texts in captions.items()}
@@ -88,10 +121,17 @@ def test_a_text_about_nothing_in_particular_is_neither_right_nor_wrong():
 
 
 def test_each_place_is_judged_by_what_is_there():
-    cat, cup = (np.asarray(Image.fromarray(photos()[name]).resize((300, 240))) for name in ("skimage/chelsea.png", "skimage/coffee.png"))
+    cat, cup = (
+        np.asarray(Image.fromarray(photos()[name]).resize((300, 240)))
+        for name in ("skimage/chelsea.png", "skimage/coffee.png")
+    )
     pixels = {"both": np.concatenate([cat, cup], axis=1)}
     left, right = (0.0, 0.0, 300.0, 240.0), (300.0, 0.0, 600.0, 240.0)
-    rows = [Claim("<OD>", label, (Region(label, box=box, score=0.9),), 0.9) for box in (left, right) for label in ("cat", "cup")]
+    rows = [
+        Claim("<OD>", label, (Region(label, box=box, score=0.9),), 0.9)
+        for box in (left, right)
+        for label in ("cat", "cup")
+    ]
     claims = ranker(margin=0.0).annotate(batch({"both": rows}, pixels))[0]
     by_place = {box: {c.text: c.score for c in claims if c.regions[0].box == box} for box in (left, right)}
     assert by_place[left]["cat"] > 0.9 > 0.1 > by_place[left]["cup"]
@@ -116,7 +156,9 @@ def test_a_name_stands_for_all_classes_of_its_kind():
 
 def test_answers_do_not_depend_on_the_batch():
     rng = np.random.default_rng(0)
-    pixels = {f"{h}x{w}": rng.integers(0, 255, (h, w, 3), dtype=np.uint8) for h, w in ((1, 1), (3, 200), (200, 3), (60, 40))}
+    pixels = {
+        f"{h}x{w}": rng.integers(0, 255, (h, w, 3), dtype=np.uint8) for h, w in ((1, 1), (3, 200), (200, 3), (60, 40))
+    }
     texts = [[Claim("<CAPTION>", f"a {word}")] for word in ("cat", "dog", "bird", "Kätzchen 🐈")]
     said = dict(zip(pixels, texts, strict=True))
     made = ranker()

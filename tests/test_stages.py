@@ -71,7 +71,9 @@ def test_the_split_follows_the_hash_alone(tmp_path: Path):
     chosen = settings(split={"held_out": 0.2, "gold": 0.1})
     splits = [stages.split_of(f"{i:064x}", chosen) for i in range(4000)]
     assert abs(splits.count("held_out") / 4000 - 0.2) < 0.03 and abs(splits.count("gold") / 4000 - 0.1) < 0.02
-    assert splits == [stages.split_of(f"{i:064x}", settings(count=3, split={"held_out": 0.2, "gold": 0.1})) for i in range(4000)]
+    assert splits == [
+        stages.split_of(f"{i:064x}", settings(count=3, split={"held_out": 0.2, "gold": 0.1})) for i in range(4000)
+    ]
 
 
 def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_path: Path):

@@ -17,8 +17,50 @@ from florence.tasks import Answer, task
 NAMES = (*TASKS, *FINE_TUNED)
 PLACED = [name for name in NAMES if task(name).form not in (Form.TEXT, Form.TEXT_OR_NOTHING)]
 SPELT = {Class.SEP: "<sep>", Class.POLY_OPEN: "<poly>", Class.POLY_CLOSE: "</poly>"}
-PIECES = ("dog", "a", "Übung", "狗", "🐕", "e\u0301", "<", "< 5", "<loc_", "<lo c_5>", "&lt;", "\\", "{input}", "x > y", "\u3000", "\x85", "5", "'s", ".", " cat", "STOP ")
-FOREIGN = ("<s>", "</s>", "<pad>", "<od>", "<and>", "<sep>", "<poly>", "</poly>", "<loc_1000>", "<loc_007>", "<mask>", "<loc_3>", "dog", " ", "\n", "\u202e", "\ud800", "\x00", "<loc_")
+PIECES = (
+    "dog",
+    "a",
+    "Übung",
+    "狗",
+    "🐕",
+    "e\u0301",
+    "<",
+    "< 5",
+    "<loc_",
+    "<lo c_5>",
+    "&lt;",
+    "\\",
+    "{input}",
+    "x > y",
+    "\u3000",
+    "\x85",
+    "5",
+    "'s",
+    ".",
+    " cat",
+    "STOP ",
+)
+FOREIGN = (
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<od>",
+    "<and>",
+    "<sep>",
+    "<poly>",
+    "</poly>",
+    "<loc_1000>",
+    "<loc_007>",
+    "<mask>",
+    "<loc_3>",
+    "dog",
+    " ",
+    "\n",
+    "\u202e",
+    "\ud800",
+    "\x00",
+    "<loc_",
+)
 side = st.integers(1, 20_000)
 size = st.tuples(side, side)
 seed = st.integers(0, 2**32 - 1)
@@ -26,14 +68,22 @@ seed = st.integers(0, 2**32 - 1)
 
 def legal(name, rng):
     """A random walk through what the grammar allows, any bin at any place."""
-    state, left, parts = np.asarray([task(name).start]), int(rng.integers(constrain.tokens_to_finish(np.asarray([task(name).start]))[0], 60)), []
+    state, left, parts = (
+        np.asarray([task(name).start]),
+        int(rng.integers(constrain.tokens_to_finish(np.asarray([task(name).start]))[0], 60)),
+        [],
+    )
     while True:
         weight = constrain.allowed(state, left)[0] * rng.random(constrain.CLASSES)
         weight[Class.EOS] *= 0.2
         chosen = Class(int(weight.argmax()))
         if chosen is Class.EOS:
             return "".join(parts)
-        spelt = {Class.LOC: locations.TOKENS[rng.integers(1000)], Class.TEXT: str(rng.choice(PIECES)), Class.BLANK: str(rng.choice(list(grammar.WHITE)))}
+        spelt = {
+            Class.LOC: locations.TOKENS[rng.integers(1000)],
+            Class.TEXT: str(rng.choice(PIECES)),
+            Class.BLANK: str(rng.choice(list(grammar.WHITE))),
+        }
         parts.append((SPELT | spelt)[chosen])
         state, left = constrain.step(state, np.asarray([chosen])), left - 1
 
@@ -74,7 +124,9 @@ def test_a_legal_text_decoded_and_encoded_is_itself(name, seed, extent):
     # without what the text looked like, the same regions in the same order
     again = task(name).decode(task(name).encode(Answer(answer.text, answer.regions), extent), extent, "a thing")
     assert again.error is None
-    assert [(r.label, r.box, r.quad, r.polygons) for r in again.regions] == [(r.label, r.box, r.quad, r.polygons) for r in answer.regions]
+    assert [(r.label, r.box, r.quad, r.polygons) for r in again.regions] == [
+        (r.label, r.box, r.quad, r.polygons) for r in answer.regions
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,13 +169,20 @@ places = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_s
 
 
 @pytest.mark.parametrize("name", PLACED)
-@given(labels=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=4), shares=st.lists(places, min_size=4, max_size=4), extent=size)
+@given(
+    labels=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=4),
+    shares=st.lists(places, min_size=4, max_size=4),
+    extent=size,
+)
 @settings(max_examples=60, deadline=None)
 def test_places_come_back_within_half_a_bin_and_labels_as_they_were(name, labels, shares, extent):
     form = task(name).form
     regions = [_region(form, label, points, extent) for label, points in zip(labels, shares, strict=False)]
     labelled = form in (Form.LABELLED_BOXES, Form.LABELLED_QUADS, Form.LABELLED_SHAPES)
-    if labelled and any([token.kind for token in grammar.tokenise(label)] != ["text"] or not label.strip(grammar.WHITE) for label in labels):
+    if labelled and any(
+        [token.kind for token in grammar.tokenise(label)] != ["text"] or not label.strip(grammar.WHITE)
+        for label in labels
+    ):
         with pytest.raises(EncodeError):
             task(name).encode(Answer("", tuple(regions)), extent)
         return
@@ -133,7 +192,9 @@ def test_places_come_back_within_half_a_bin_and_labels_as_they_were(name, labels
         assert [r.label for r in answer.regions] == [label.strip(grammar.WHITE) for label in labels]
         assert [g.label for g in answer.groups for _ in g.regions] == labels
     for mine, there in zip(answer.regions, regions, strict=True):
-        back, gone = (np.asarray(r.box or r.quad or [v for p in r.polygons for v in p]).reshape(-1, 2) for r in (mine, there))
+        back, gone = (
+            np.asarray(r.box or r.quad or [v for p in r.polygons for v in p]).reshape(-1, 2) for r in (mine, there)
+        )
         assert back.shape == gone.shape
         assert (np.abs(back - gone) <= np.asarray(extent) / 2000 * (1 + 1e-9)).all()
 
@@ -148,7 +209,21 @@ def _region(form, label, shares, extent):
     return Region(label, box=(min(a, c), min(b, d), max(a, c), max(b, d)))
 
 
-SPECIAL = ["<loc_5>", "<loc_1000>", "<loc_00>", "<sep>", "<poly>", "</poly>", "<and>", "<s>", "</s>", "<pad>", "<mask>", "<od>", "<image>"]
+SPECIAL = [
+    "<loc_5>",
+    "<loc_1000>",
+    "<loc_00>",
+    "<sep>",
+    "<poly>",
+    "</poly>",
+    "<and>",
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<mask>",
+    "<od>",
+    "<image>",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -162,7 +237,9 @@ def test_a_label_with_a_token_in_it_is_refused_and_says_so(name, mark):
         task(name).encode(Answer(region.label, (region,)), (9, 9))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if task(name).takes_input and not task(name).name.startswith("<REGION")])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if task(name).takes_input and not task(name).name.startswith("<REGION")]
+)
 def test_an_input_with_a_token_in_it_is_refused(name):
     with pytest.raises(EncodeError, match="<loc_5>"):
         task(name).prompt("what is at <loc_5>?")
@@ -182,9 +259,13 @@ def test_a_region_in_a_prompt_says_where_it_is(a, b, extent):
 
 def test_what_the_form_has_no_room_for_is_not_encoded():
     for name, answer in [
-        ("<VQA>", Answer("")), ("<REGION_TO_CATEGORY>", Answer(" ")), ("<OD>", Answer("", (Region("a"),))), ("<OD>", Answer("", (Region("", box=(1, 2, 3, 4)),))),
-        ("<REFERRING_EXPRESSION_SEGMENTATION>", Answer("", (Region("a", box=(1, 2, 3, 4)),))), ("<OD>", Answer("", (Region("a", box=(1, 2, 3, math.nan)),))),
-    ]:  # fmt: skip
+        ("<VQA>", Answer("")),
+        ("<REGION_TO_CATEGORY>", Answer(" ")),
+        ("<OD>", Answer("", (Region("a"),))),
+        ("<OD>", Answer("", (Region("", box=(1, 2, 3, 4)),))),
+        ("<REFERRING_EXPRESSION_SEGMENTATION>", Answer("", (Region("a", box=(1, 2, 3, 4)),))),
+        ("<OD>", Answer("", (Region("a", box=(1, 2, 3, math.nan)),))),
+    ]:
         with pytest.raises(EncodeError):
             task(name).encode(answer, (9, 9))
 

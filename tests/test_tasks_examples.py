@@ -28,10 +28,17 @@ def circle(cx, cy, rx, ry, count=120):
 
 
 def objects(*items):
-    return [row("<OD>", name, Region(name, box=box, polygons=shapes), number=i) for i, (name, box, shapes) in enumerate(items)]
+    return [
+        row("<OD>", name, Region(name, box=box, polygons=shapes), number=i)
+        for i, (name, box, shapes) in enumerate(items)
+    ]
 
 
-DOG, CAT, FAR_DOG = ("dog", (100, 50, 200, 150), (circle(150, 100, 50, 50),)), ("cat", (20, 60, 90, 130), ()), ("dog", (400, 10, 500, 90), ())
+DOG, CAT, FAR_DOG = (
+    ("dog", (100, 50, 200, 150), (circle(150, 100, 50, 50),)),
+    ("cat", (20, 60, 90, 130), ()),
+    ("dog", (400, 10, 500, 90), ()),
+)
 CAPTION = "a dog left of a dog and a cat"
 
 
@@ -51,7 +58,9 @@ def rows_of(kind):
         ],
         "<VQA>": [row(kind, "What is there?", Region("two dogs", box=(0, 0, 640, 480)))],
         "<CLASSIFICATION>": [row(kind, "park bench", Region("park bench", box=(0, 0, 640, 480)))],
-        "<REFERRING_EXPRESSION_SEGMENTATION>": [row(kind, "the dog", Region("the dog", polygons=(circle(150, 100, 50, 50), circle(300, 100, 9, 9))))],
+        "<REFERRING_EXPRESSION_SEGMENTATION>": [
+            row(kind, "the dog", Region("the dog", polygons=(circle(150, 100, 50, 50), circle(300, 100, 9, 9))))
+        ],
     }.get(kind) or [row(kind, "A dog, a cat: <b>and</b> more.")]
 
 
@@ -108,7 +117,12 @@ def test_a_label_that_says_nothing_is_there_gives_an_empty_answer(name):
 def test_a_label_that_can_not_be_written_costs_only_itself(name, caplog):
     kind = task(name).kind
     good = rows_of(kind)
-    bad = replace(good[0], annotation_id="bad", text="x<loc_5>", regions=tuple(replace(r, label="x<loc_5>") for r in good[0].regions))
+    bad = replace(
+        good[0],
+        annotation_id="bad",
+        text="x<loc_5>",
+        regions=tuple(replace(r, label="x<loc_5>") for r in good[0].regions),
+    )
     refused = []
     assert task(name).examples(IMAGE, [*good, bad], refused) == task(name).examples(IMAGE, good)
     assert len(refused) == 1 and "bad" in str(refused[0]) and "<loc_5>" in str(refused[0])
@@ -144,7 +158,12 @@ def test_text_is_read_line_by_line():
     assert example.target == "HELLO\nWORLD\nbelow"
 
 
-@given(st.lists(st.tuples(st.floats(0, 600), st.floats(0, 440), st.floats(1, 40), st.floats(1, 40)), min_size=1, max_size=8), st.randoms())
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 600), st.floats(0, 440), st.floats(1, 40), st.floats(1, 40)), min_size=1, max_size=8
+    ),
+    st.randoms(),
+)
 @settings(max_examples=60, deadline=None)
 def test_reading_order_depends_on_places_alone(boxes, random):
     regions = [Region(f"w{i}", box=(x, y, x + w, y + h)) for i, (x, y, w, h) in enumerate(boxes)]
@@ -162,10 +181,18 @@ def test_open_vocabulary_asks_for_each_label_once_and_takes_joined_names():
         task("<OPEN_VOCABULARY_DETECTION>").prompt("dog<and>")
 
 
-@pytest.mark.parametrize("name,given", [
-    ("<OD>", "dog"), ("<CAPTION_TO_PHRASE_GROUNDING>", ""), ("<CAPTION_TO_PHRASE_GROUNDING>", "a<loc_1>"), ("<REGION_TO_CATEGORY>", "dog"),
-    ("<REGION_TO_CATEGORY>", "<loc_1><loc_2>"), ("<REGION_TO_CATEGORY>", "<loc_1><loc_2><loc_3><loc_4>x"), ("<REGION_TO_OCR>", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,given",
+    [
+        ("<OD>", "dog"),
+        ("<CAPTION_TO_PHRASE_GROUNDING>", ""),
+        ("<CAPTION_TO_PHRASE_GROUNDING>", "a<loc_1>"),
+        ("<REGION_TO_CATEGORY>", "dog"),
+        ("<REGION_TO_CATEGORY>", "<loc_1><loc_2>"),
+        ("<REGION_TO_CATEGORY>", "<loc_1><loc_2><loc_3><loc_4>x"),
+        ("<REGION_TO_OCR>", ""),
+    ],
+)
 def test_a_wrong_input_is_refused(name, given):
     with pytest.raises(EncodeError):
         task(name).prompt(given)
@@ -195,11 +222,20 @@ def test_outlines_keep_the_largest_polygons():
     assert areas == sorted(areas, reverse=True)
 
 
-@pytest.mark.parametrize("shape", [(5.0, 5.0) * 3, (5.0, 5.0, 5.1, 5.0, 5.1, 5.1), tuple(float(i // 2 % 300) if i % 2 == 0 else 7.0 for i in range(800))])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (5.0, 5.0) * 3,
+        (5.0, 5.0, 5.1, 5.0, 5.1, 5.1),
+        tuple(float(i // 2 % 300) if i % 2 == 0 else 7.0 for i in range(800)),
+    ],
+)
 def test_degenerate_polygons_stay_polygons(shape):
     refused = []
     kind = "<REFERRING_EXPRESSION_SEGMENTATION>"
-    (example,) = task(kind).examples(replace(IMAGE, width=20_000, height=20_000), [row(kind, "a", Region("a", polygons=(shape,)))], refused)
+    (example,) = task(kind).examples(
+        replace(IMAGE, width=20_000, height=20_000), [row(kind, "a", Region("a", polygons=(shape,)))], refused
+    )
     assert not refused
     assert task(kind).decode(example.target, (20_000, 20_000), "a").error is None
 
@@ -213,22 +249,34 @@ PARAGRAPH = 'First a dog. "Then a cat?" It costs 1.5 (or 2)! The U.S. flag… An
 @pytest.mark.parametrize("name", ["<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"])
 def test_a_caption_is_shortened_by_whole_sentences(name):
     (example,) = task(name).examples(IMAGE, [row(name, PARAGRAPH)])
-    found = {short.target for n in range(len(PARAGRAPH)) if (short := task(name).shortened(example, lambda text, n=n: len(text) <= n)) and short.text == short.target}
+    found = {
+        short.target
+        for n in range(len(PARAGRAPH))
+        if (short := task(name).shortened(example, lambda text, n=n: len(text) <= n)) and short.text == short.target
+    }
     assert found == {PARAGRAPH[:12], PARAGRAPH[:26], PARAGRAPH[:47], PARAGRAPH[:56], PARAGRAPH[:62]}
     assert task(name).shortened(example, lambda text: len(text) < 12) is None
-    assert {p.target for p in task(name).beginnings(replace(example, target="一只狗。一只猫。", text="一只狗。一只猫。"))} == {"一只狗。"}
+    assert {
+        p.target for p in task(name).beginnings(replace(example, target="一只狗。一只猫。", text="一只狗。一只猫。"))
+    } == {"一只狗。"}
 
 
 @pytest.mark.parametrize("name", ["<OCR>", "<OCR_WITH_REGION>"])
 def test_strings_are_shortened_by_whole_ones(name):
     (example,) = task(name).examples(IMAGE, rows_of("<OCR_WITH_REGION>"))
-    found = [short.text for n in range(len(example.target)) if (short := task(name).shortened(example, lambda text, n=n: len(text) <= n))]
+    found = [
+        short.text
+        for n in range(len(example.target))
+        if (short := task(name).shortened(example, lambda text, n=n: len(text) <= n))
+    ]
     assert list(dict.fromkeys(found)) == ["HELLO", "HELLO\nWORLD"]
     for short in task(name).beginnings(example):
         assert task(name).decode(short.target, SIZE).text == short.text
 
 
-@pytest.mark.parametrize("name", ["<REGION_TO_CATEGORY>", "<REGION_TO_DESCRIPTION>", "<REGION_TO_OCR>", "<VQA>", "<CLASSIFICATION>"])
+@pytest.mark.parametrize(
+    "name", ["<REGION_TO_CATEGORY>", "<REGION_TO_DESCRIPTION>", "<REGION_TO_OCR>", "<VQA>", "<CLASSIFICATION>"]
+)
 def test_answers_whose_part_would_be_another_answer_are_left_out(name):
     for example in task(name).examples(IMAGE, rows_of(task(name).kind)):
         assert task(name).shortened(example, lambda text, whole=example.target: len(text) < len(whole)) is None
@@ -237,9 +285,13 @@ def test_answers_whose_part_would_be_another_answer_are_left_out(name):
 def test_outlines_are_shortened_by_polygons_and_then_objects():
     kind = "<REFERRING_EXPRESSION_SEGMENTATION>"
     first, second = ((circle(100, 100, 40, 40, 5), circle(200, 100, 9, 9, 5)), (circle(500, 100, 40, 40, 5),))
-    (example,) = task(kind).examples(IMAGE, [row(kind, "all", Region("all", polygons=first), Region("all", polygons=second))])
+    (example,) = task(kind).examples(
+        IMAGE, [row(kind, "all", Region("all", polygons=first), Region("all", polygons=second))]
+    )
     parts = task(kind).beginnings(example)
-    assert [(len(task(kind).decode(p.target, SIZE, "all").regions[0].polygons), "<poly>" in p.target) for p in parts] == [(1, False), (2, False)]
+    assert [
+        (len(task(kind).decode(p.target, SIZE, "all").regions[0].polygons), "<poly>" in p.target) for p in parts
+    ] == [(1, False), (2, False)]
     assert all(p.regions == example.regions[:1] for p in parts)
     assert example.target == f"<poly>{parts[1].target}</poly>" + example.target[len(parts[1].target) + 13 :]
     assert example.target.count("<poly>") == 2
@@ -250,7 +302,9 @@ def test_a_shortened_example_is_legal_and_as_long_as_it_may_be(name):
     kind = task(name).kind
     rows = rows_of(kind)
     if kind == "<OD>":
-        rows += objects(*((f"c{i}", (60.0 * i, 200, 60.0 * i + 50, 300), (circle(60 * i, 250, 20, 40, 9),)) for i in range(9)))
+        rows += objects(
+            *((f"c{i}", (60.0 * i, 200, 60.0 * i + 50, 300), (circle(60 * i, 250, 20, 40, 9),)) for i in range(9))
+        )
     for example in task(name).examples(IMAGE, rows):
         lengths = range(0, len(example.target) + 1)
         last = 0
@@ -270,11 +324,31 @@ def test_a_shortened_example_is_legal_and_as_long_as_it_may_be(name):
 
 
 piece = st.one_of(
-    st.sampled_from([*(f"<loc_{i}>" for i in (0, 5, 999, 1000)), "<sep>", "<poly>", "</poly>", "<and>", "<s>", "dog", " ", "<", "\n"]), st.text(max_size=4)
+    st.sampled_from(
+        [
+            *(f"<loc_{i}>" for i in (0, 5, 999, 1000)),
+            "<sep>",
+            "<poly>",
+            "</poly>",
+            "<and>",
+            "<s>",
+            "dog",
+            " ",
+            "<",
+            "\n",
+        ]
+    ),
+    st.text(max_size=4),
 )
 
 
-@given(st.sampled_from(TASKS), st.lists(piece, max_size=30).map("".join), st.integers(1, 20_000), st.integers(1, 20_000), st.text(max_size=5))
+@given(
+    st.sampled_from(TASKS),
+    st.lists(piece, max_size=30).map("".join),
+    st.integers(1, 20_000),
+    st.integers(1, 20_000),
+    st.text(max_size=5),
+)
 @settings(max_examples=300, deadline=None)
 def test_garbage_is_an_answer_with_an_error_and_never_a_crash(name, text, width, height, given):
     answer = task(name).decode(text, (width, height), given)

@@ -45,10 +45,13 @@ def test_truth_round_trips(scenes, name: str):
             distance = np.abs(np.asarray(got)[:, None] - np.asarray(wanted)[None]).max(-1)
             if answer.regions[0].polygons:  # simplified, and the smallest pieces left out: the area counts
                 masks = [
-                    rasterise([p for r in side for p in r.polygons], SIZE, SIZE) for side in (example.regions, answer.regions)
+                    rasterise([p for r in side for p in r.polygons], SIZE, SIZE)
+                    for side in (example.regions, answer.regions)
                 ]
                 overlaps.append(mask_iou(*masks))
             else:
                 assert distance.min(1).max() <= 0.5 * SIZE / 1000 + 1e-6, f"{name}: {distance.min(1).max()}"
-    assert not overlaps or (np.mean(overlaps) > 0.9 and min(overlaps) > 0.6), f"{name}: {np.mean(overlaps):.2f}, {min(overlaps):.2f}"
+    assert not overlaps or (np.mean(overlaps) > 0.9 and min(overlaps) > 0.6), (
+        f"{name}: {np.mean(overlaps):.2f}, {min(overlaps):.2f}"
+    )
     assert count > 10, f"{name}: the scenes gave {count} examples"

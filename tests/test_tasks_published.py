@@ -19,11 +19,24 @@ def processor():
     raw = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "<pad>": 3, "<image>": 4}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens={"image_token": "<image>"}
+        tokenizer_object=raw,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
     )
     images = CLIPImageProcessor()
     images.image_seq_length = 1
-    named = ("ocr", "phrase_grounding", "pure_text", "description_with_bboxes", "polygons", "bboxes", "description_with_bboxes_or_polygons")
+    named = (
+        "ocr",
+        "phrase_grounding",
+        "pure_text",
+        "description_with_bboxes",
+        "polygons",
+        "bboxes",
+        "description_with_bboxes_or_polygons",
+    )
     return Florence2Processor(images, tokenizer, post_processor_config={name: {} for name in named})
 
 
@@ -34,11 +47,14 @@ def test_all_fifteen_tasks_are_there_and_two_more():
 
 
 INPUTS = {
-    "<CAPTION_TO_PHRASE_GROUNDING>": "a dog {on} a lawn", "<REFERRING_EXPRESSION_SEGMENTATION>": "the dog",
-    "<OPEN_VOCABULARY_DETECTION>": "dog<and>red cat", "<REGION_TO_SEGMENTATION>": "<loc_1><loc_2><loc_3><loc_4>",
-    "<REGION_TO_CATEGORY>": "<loc_1><loc_2><loc_3><loc_4>", "<REGION_TO_DESCRIPTION>": "<loc_1><loc_2><loc_3><loc_4>",
+    "<CAPTION_TO_PHRASE_GROUNDING>": "a dog {on} a lawn",
+    "<REFERRING_EXPRESSION_SEGMENTATION>": "the dog",
+    "<OPEN_VOCABULARY_DETECTION>": "dog<and>red cat",
+    "<REGION_TO_SEGMENTATION>": "<loc_1><loc_2><loc_3><loc_4>",
+    "<REGION_TO_CATEGORY>": "<loc_1><loc_2><loc_3><loc_4>",
+    "<REGION_TO_DESCRIPTION>": "<loc_1><loc_2><loc_3><loc_4>",
     "<REGION_TO_OCR>": "<loc_1><loc_2><loc_3><loc_4>",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -55,7 +71,9 @@ def test_regions_that_are_asked_about_are_spelt_as_published(processor):
     for _ in range(500):
         width, height = (int(v) for v in rng.integers(1, 5000, 2))
         (x0, x1), (y0, y1) = (np.sort(rng.random(2) * side) for side in (width, height))
-        bins = processor.post_processor.quantize(torch.tensor([[x0, y0, x1, y1]], dtype=torch.float64), (width, height))[0].tolist()
+        bins = processor.post_processor.quantize(
+            torch.tensor([[x0, y0, x1, y1]], dtype=torch.float64), (width, height)
+        )[0].tolist()
         assert box_tokens((x0, y0, x1, y1), (width, height)) == "".join(f"<loc_{b}>" for b in bins)
 
 
@@ -64,6 +82,7 @@ LETTERS = [c for c in string.printable if c not in string.whitespace + "<"]
 
 def answer_text(rng, name):
     """A well-formed ASCII answer of a task: any printable characters but "<", several words, at times more than one space between them."""
+
     def word():
         return "".join(rng.choice(LETTERS, rng.integers(1, 7)))
 
@@ -88,7 +107,9 @@ def answer_text(rng, name):
     if name == "<OPEN_VOCABULARY_DETECTION>":
         if rng.random() < 0.5:
             return "".join(label() + "".join(box() for _ in range(rng.integers(1, 4))) for _ in range(parts))
-        return "".join(label() + "".join(f"<poly>{outline()}</poly>" for _ in range(rng.integers(1, 3))) for _ in range(parts))
+        return "".join(
+            label() + "".join(f"<poly>{outline()}</poly>" for _ in range(rng.integers(1, 3))) for _ in range(parts)
+        )
     if name == "<REGION_PROPOSAL>":
         return "".join(box() for _ in range(parts))
     if name == "<OCR_WITH_REGION>":
@@ -131,7 +152,9 @@ def _theirs(found):
     if "quad_boxes" in found:
         return found["labels"], found["quad_boxes"]
     if "bboxes_labels" in found:
-        flat = [(name, p) for name, group in zip(found["polygons_labels"], found["polygons"], strict=True) for p in group]
+        flat = [
+            (name, p) for name, group in zip(found["polygons_labels"], found["polygons"], strict=True) for p in group
+        ]
         return found["bboxes_labels"] + [n for n, _ in flat], found["bboxes"] + [p for _, p in flat]
     if "polygons" in found:
         flat = [(name, p) for name, group in zip(found["labels"], found["polygons"], strict=True) for p in group]

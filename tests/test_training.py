@@ -63,7 +63,9 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(data, whole, tmp
     assert not (tmp_path / "model").exists()
     monkeypatch.setattr(loop, "_learn", real)
     steps = []
-    stages.train_model(settings(), data, tmp_path, progress=lambda what, done, of: steps.append(done) if what == "train" else None)
+    stages.train_model(
+        settings(), data, tmp_path, progress=lambda what, done, of: steps.append(done) if what == "train" else None
+    )
     assert steps == [5, 6], "the four steps up to the last checkpoint are not done again"
     same(whole, tmp_path)
     assert not list((tmp_path / ".florence/checkpoints").iterdir()), "a finished training leaves nothing to start from"
@@ -73,7 +75,9 @@ def test_a_checkpoint_cut_in_two_is_not_read(data, tmp_path):
     checkpoint = build("nano", image_size=32)
     (tmp_path / "key").mkdir(parents=True)
     (tmp_path / "key" / "training.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0half")
-    assert train(checkpoint, read_corpus(checkpoint, small(steps=1), data), small(steps=1), tmp_path, "key").resumed == 0
+    assert (
+        train(checkpoint, read_corpus(checkpoint, small(steps=1), data), small(steps=1), tmp_path, "key").resumed == 0
+    )
 
 
 def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
@@ -85,11 +89,19 @@ def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
     shutil.copytree(data.root, tmp_path / "data")
     bare = Store(str(tmp_path / "data"))
     labels = bare.read_table("labels/round=0/labels.parquet")
-    kept = [image != ids[0] and (image != ids[1] or kind != "<OD>") for image, kind in zip(labels["image_id"].to_pylist(), labels["task"].to_pylist(), strict=True)]
-    bare.write_table("labels/round=0/labels.parquet", labels.set_column(labels.schema.get_field_index("kept"), "kept", pa.array(kept)))
+    kept = [
+        image != ids[0] and (image != ids[1] or kind != "<OD>")
+        for image, kind in zip(labels["image_id"].to_pylist(), labels["task"].to_pylist(), strict=True)
+    ]
+    bare.write_table(
+        "labels/round=0/labels.parquet",
+        labels.set_column(labels.schema.get_field_index("kept"), "kept", pa.array(kept)),
+    )
     assert len(read_corpus(checkpoint, chosen, bare)) == len(ids) - 1, "all labels of one image are dropped"
     only = small(images=1000, task_weights={**dict.fromkeys(chosen.drawn, 0.0), "<OD>": 1.0})
-    assert set(batch(read_corpus(checkpoint, only, bare), only, 0).image_ids) == set(ids[2:]), "of another one those that are learnt"
+    assert set(batch(read_corpus(checkpoint, only, bare), only, 0).image_ids) == set(ids[2:]), (
+        "of another one those that are learnt"
+    )
 
 
 def test_shards_from_before_images_had_a_hash_are_learnt_from(data, tmp_path):
@@ -110,12 +122,22 @@ def test_an_image_that_can_not_be_decoded_changes_no_other_place(data, whole, tm
     lost = before.step(1)[0].image_ids[1]
     for name in broken.names("images", ".parquet"):
         rows = broken.read_table(name).to_pylist()
-        broken.write_table(name, pa.Table.from_pylist([{**row, "bytes": row["bytes"][:200] if row["image_id"] == lost else row["bytes"]} for row in rows], schema=IMAGES))
+        broken.write_table(
+            name,
+            pa.Table.from_pylist(
+                [{**row, "bytes": row["bytes"][:200] if row["image_id"] == lost else row["bytes"]} for row in rows],
+                schema=IMAGES,
+            ),
+        )
     after = Feed(read_corpus(checkpoint, small(), broken), small())
     for step in range(6):
         a, b = before.step(step)[0], after.step(step)[0]
         assert [image for image in a.image_ids if image != lost] == list(b.image_ids)
-        tasks = [a.tasks[row] for row, image in enumerate(np.concatenate([group.images for group in a.prompts])) if a.image_ids[image] != lost]
+        tasks = [
+            a.tasks[row]
+            for row, image in enumerate(np.concatenate([group.images for group in a.prompts]))
+            if a.image_ids[image] != lost
+        ]
         assert sorted(tasks) == sorted(b.tasks)
     figures = stages.train_model(settings(), broken, tmp_path)
     assert figures["left_out"]["unreadable"] == 1 == figures["left_out"]["unreadable_truncated"]
@@ -144,12 +166,22 @@ def test_figures_say_what_was_left_out_of_images_once_each(data, tmp_path):
     corpus = read_corpus(build("nano", image_size=32), chosen, data)
     window = corpus.window(corpus.order.windows(0)[0])
     assert 12 * 4 > len(corpus), "the second epoch has begun"
-    assert figures["left_out"]["too_long"] == sum(window.see(i, 32).counts.get("too_long", 0) for i in range(len(corpus)))
+    assert figures["left_out"]["too_long"] == sum(
+        window.see(i, 32).counts.get("too_long", 0) for i in range(len(corpus))
+    )
 
 
 def test_it_learns_what_it_is_shown(data):
     """Images by heart: the loss falls far below that of guessing."""
-    chosen = small(steps=120, images=6, lr=2e-3, warmup=10, checkpoint_every=1000, data_fraction=0.3, task_weights={**dict.fromkeys(small().drawn, 0.0), "<REGION_TO_CATEGORY>": 1.0})
+    chosen = small(
+        steps=120,
+        images=6,
+        lr=2e-3,
+        warmup=10,
+        checkpoint_every=1000,
+        data_fraction=0.3,
+        task_weights={**dict.fromkeys(small().drawn, 0.0), "<REGION_TO_CATEGORY>": 1.0},
+    )
     checkpoint = build("nano", image_size=64)
     curve = train(checkpoint, read_corpus(checkpoint, chosen, data), chosen, Path("/nonexistent"), "none").curve
     assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
@@ -181,9 +213,15 @@ def test_what_is_logged_while_it_runs(data, tmp_path):
     stages.train_model(settings(steps=21), data, tmp_path, log=lambda step, values: points.append((step, values)))
     assert [step for step, _ in points] == [20, 21]
     for _, values in points:
-        assert values["images_per_second"] > 0 and values["pairs_per_second"] > values["images_per_second"] and 0 < values["peak_share"] < 1.5
+        assert (
+            values["images_per_second"] > 0
+            and values["pairs_per_second"] > values["images_per_second"]
+            and 0 < values["peak_share"] < 1.5
+        )
         assert any(name.startswith("loss/") for name in values)
-    assert "per_second" not in (tmp_path / "metrics/train.json").read_text() + (tmp_path / "plots/train.csv").read_text()
+    assert (
+        "per_second" not in (tmp_path / "metrics/train.json").read_text() + (tmp_path / "plots/train.csv").read_text()
+    )
 
 
 def test_few_images_mean_few_steps():

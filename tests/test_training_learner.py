@@ -42,8 +42,11 @@ def trained(data: Store, tmp_path: Path, chosen: Train, side: int = 32) -> tuple
 
 def examples(data: Batch) -> list[tuple[int, list[int], list[int]]]:
     """(image, prompt ids, target ids) of every row, from the packed arrays alone."""
-    found: list[list] = [[int(image), [int(i) for i in ids if i != PAD], []]
-                         for group in data.prompts for image, ids in zip(group.images, group.ids, strict=True)]  # fmt: skip
+    found: list[list] = [
+        [int(image), [int(i) for i in ids if i != PAD], []]
+        for group in data.prompts
+        for image, ids in zip(group.images, group.ids, strict=True)
+    ]
     for target in data.targets:
         for owner, label in zip(target.owners, target.labels, strict=True):
             found[owner][2].append(int(label))
@@ -56,22 +59,39 @@ def test_the_loss_is_that_of_transformers_on_the_same_examples(data, tmp_path, m
     corpus = read_corpus(checkpoint, chosen, data)
     parts = Feed(corpus, chosen).step(0)
     reference = copy.deepcopy(checkpoint.model)
-    assert len(parts) == 2 and parts[0].tokens != parts[1].tokens and all(len(part.prompts) > 1 and len(part.targets) > 1 for part in parts)
+    assert (
+        len(parts) == 2
+        and parts[0].tokens != parts[1].tokens
+        and all(len(part.prompts) > 1 and len(part.targets) > 1 for part in parts)
+    )
     total = torch.zeros(())
     for part in parts:
         pixels = checkpoint.tensor(part.squares)
         for image, prompt, target in examples(part):
-            tokens = [reference.config.image_token_id] * (reference.get_image_features(pixels[:1]).pooler_output.shape[1])
-            theirs = reference(input_ids=torch.tensor([tokens + prompt]), pixel_values=pixels[image : image + 1], labels=torch.tensor([target]))
+            tokens = [reference.config.image_token_id] * (
+                reference.get_image_features(pixels[:1]).pooler_output.shape[1]
+            )
+            theirs = reference(
+                input_ids=torch.tensor([tokens + prompt]),
+                pixel_values=pixels[image : image + 1],
+                labels=torch.tensor([target]),
+            )
             total = total + theirs.loss * len(target)
     loss = total / sum(part.tokens for part in parts)
     loss.backward()
     gradients = {}
 
-
     real = loop.Feed.steps_from
-    monkeypatch.setattr(loop.Feed, "steps_from", lambda self, first: (pair for pair in real(self, first) if pair[0] == 0))
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: gradients.update({n: p.grad.clone() for n, p in checkpoint.model.named_parameters()}))
+    monkeypatch.setattr(
+        loop.Feed, "steps_from", lambda self, first: (pair for pair in real(self, first) if pair[0] == 0)
+    )
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self, closure=None: gradients.update(
+            {n: p.grad.clone() for n, p in checkpoint.model.named_parameters()}
+        ),
+    )
     clip = small(images=6, tasks_per_image=4, accumulate=2, clip=1e9, steps=1)
     curve = train(checkpoint, corpus, clip, tmp_path, "key").curve
     assert curve[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
@@ -94,13 +114,18 @@ def test_packing_loses_nothing(data):
     known = {}
     for index in range(len(corpus)):
         seen = window.see(index, 32)
-        known[seen.record.image_id] = {(name, tuple(e.prompt), tuple(e.target)) for name, found in seen.examples.items() for e in found}
+        known[seen.record.image_id] = {
+            (name, tuple(e.prompt), tuple(e.target)) for name, found in seen.examples.items() for e in found
+        }
     for (image, prompt, target), name in zip(examples(packed), packed.tasks, strict=True):
         assert (name, tuple(prompt), tuple(target)) in known[packed.image_ids[image]]
     for target in packed.targets:
         flat = target.inputs.reshape(-1)
         follows = np.setdiff1d(target.valid, np.arange(0, flat.size, target.inputs.shape[1]))
-        assert np.array_equal(flat[follows], target.labels[np.searchsorted(target.valid, follows) - 1]) and (target.inputs[:, 0] == 2).all()
+        assert (
+            np.array_equal(flat[follows], target.labels[np.searchsorted(target.valid, follows) - 1])
+            and (target.inputs[:, 0] == 2).all()
+        )
 
 
 def test_what_is_frozen_stays_bit_for_bit_and_the_rest_moves(data, tmp_path):
@@ -151,7 +176,10 @@ def test_adapters_alone_are_trained_and_merge_into_plain_weights(data, tmp_path)
 
 
 def test_activations_computed_again_give_the_same_weights(data, tmp_path):
-    models = [trained(data, tmp_path / str(again), small(gradient_checkpointing=again, steps=3))[0].model for again in (False, True)]
+    models = [
+        trained(data, tmp_path / str(again), small(gradient_checkpointing=again, steps=3))[0].model
+        for again in (False, True)
+    ]
     for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         assert torch.equal(a, b), name
 
@@ -160,7 +188,10 @@ def test_activations_are_computed_again(data):
     checkpoint, chosen = nano(), small(gradient_checkpointing=True)
     corpus = read_corpus(checkpoint, chosen, data)
     calls = []
-    for layer in (checkpoint.model.model.vision_tower.blocks[2][0].spatial_block, checkpoint.model.model.language_model.decoder.layers[1].fc1):
+    for layer in (
+        checkpoint.model.model.vision_tower.blocks[2][0].spatial_block,
+        checkpoint.model.model.language_model.decoder.layers[1].fc1,
+    ):
         layer.register_forward_hook(lambda module, given, out: calls.append(type(module).__name__))
     with learning(checkpoint, chosen) as learner:
         total, _ = learner(batch(corpus, chosen, 0))
@@ -183,15 +214,23 @@ def test_stages_of_resolution(data, tmp_path):
     chosen = small(steps=6, resolutions=({"image_size": 16, "share": 0.7}, {"image_size": 32, "share": 0.3}))
     checkpoint = nano(32)
     sides = []
-    checkpoint.model.model.vision_tower.register_forward_pre_hook(lambda module, given: sides.append(given[0].shape[-1]))
+    checkpoint.model.model.vision_tower.register_forward_pre_hook(
+        lambda module, given: sides.append(given[0].shape[-1])
+    )
     train(checkpoint, read_corpus(checkpoint, chosen, data), chosen, tmp_path, "key")
     assert sides == [16] * 4 + [32] * 2
 
 
 HARD = {
-    "precision": "bf16", "accumulate": 2, "gradient_checkpointing": True, "lora": {"rank": 2, "dropout": 0.1}, "freeze": ("vision",),
-    "resolutions": ({"image_size": 16, "share": 0.5}, {"image_size": 32, "share": 0.5}), "window": 1, "temperature": 2.0,
-}  # fmt: skip
+    "precision": "bf16",
+    "accumulate": 2,
+    "gradient_checkpointing": True,
+    "lora": {"rank": 2, "dropout": 0.1},
+    "freeze": ("vision",),
+    "resolutions": ({"image_size": 16, "share": 0.5}, {"image_size": 32, "share": 0.5}),
+    "window": 1,
+    "temperature": 2.0,
+}
 
 
 def test_resumed_with_everything_it_ends_bit_for_bit_the_same(data, tmp_path, monkeypatch):
@@ -209,4 +248,6 @@ def test_resumed_with_everything_it_ends_bit_for_bit_the_same(data, tmp_path, mo
         stages.train_model(settings(**HARD), data, tmp_path / "broken")
     monkeypatch.setattr(loop, "_learn", real)
     assert stages.train_model(settings(**HARD), data, tmp_path / "broken") == whole
-    assert (tmp_path / "whole/model/model.safetensors").read_bytes() == (tmp_path / "broken/model/model.safetensors").read_bytes()
+    assert (tmp_path / "whole/model/model.safetensors").read_bytes() == (
+        tmp_path / "broken/model/model.safetensors"
+    ).read_bytes()

@@ -36,11 +36,20 @@ def test_agrees_with_torchs_muon_up_to_its_half_precision():
 
 def test_what_is_no_hidden_matrix_moves_as_adamw_moves_it():
     random = torch.Generator().manual_seed(2)
-    table, bias, matrix = torch.randn(9, 4, generator=random), torch.randn(4, generator=random), torch.nn.Parameter(torch.randn(8, 8, generator=random))
+    table, bias, matrix = (
+        torch.randn(9, 4, generator=random),
+        torch.randn(4, generator=random),
+        torch.nn.Parameter(torch.randn(8, 8, generator=random)),
+    )
     ours = [torch.nn.Parameter(table.clone()), torch.nn.Parameter(bias.clone())]
     theirs = [torch.nn.Parameter(table.clone()), torch.nn.Parameter(bias.clone())]
     one = Muon([matrix], ours, lr=0.01, weight_decay=0.1)
-    other = torch.optim.AdamW([{"params": [theirs[0]], "weight_decay": 0.1}, {"params": [theirs[1]], "weight_decay": 0.0}], lr=0.01, betas=(0.9, 0.98), fused=True)
+    other = torch.optim.AdamW(
+        [{"params": [theirs[0]], "weight_decay": 0.1}, {"params": [theirs[1]], "weight_decay": 0.0}],
+        lr=0.01,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
     for _ in range(3):
         matrix.grad = torch.randn(8, 8, generator=random)
         for a, b in zip(ours, theirs, strict=True):
@@ -53,10 +62,16 @@ def test_what_is_no_hidden_matrix_moves_as_adamw_moves_it():
 
 
 def test_embeddings_heads_tied_to_them_and_depthwise_kernels_are_no_hidden_matrices():
-    model = torch.nn.ModuleDict({
-        "embedding": torch.nn.Embedding(10, 8), "head": torch.nn.Linear(8, 10, bias=False), "inner": torch.nn.Linear(8, 6),
-        "patches": torch.nn.Conv2d(3, 8, 7), "depthwise": torch.nn.Conv2d(8, 8, 3, groups=8), "conv": torch.nn.Conv2d(8, 16, 3),
-    })  # fmt: skip
+    model = torch.nn.ModuleDict(
+        {
+            "embedding": torch.nn.Embedding(10, 8),
+            "head": torch.nn.Linear(8, 10, bias=False),
+            "inner": torch.nn.Linear(8, 6),
+            "patches": torch.nn.Conv2d(3, 8, 7),
+            "depthwise": torch.nn.Conv2d(8, 8, 3, groups=8),
+            "conv": torch.nn.Conv2d(8, 16, 3),
+        }
+    )
     model["head"].weight = model["embedding"].weight
     assert [id(p) for p in hidden_matrices(model)] == [id(model["inner"].weight), id(model["conv"].weight)]
 

@@ -34,11 +34,19 @@ def pairs(parts: list[Batch]) -> list[tuple[str, str, tuple[int, ...]]]:
     found = []
     for part in parts:
         rows = [(image, ids) for group in part.prompts for image, ids in zip(group.images, group.ids, strict=True)]
-        found += [(part.image_ids[image], name, tuple(int(i) for i in ids if i != 1)) for (image, ids), name in zip(rows, part.tasks, strict=True)]
+        found += [
+            (part.image_ids[image], name, tuple(int(i) for i in ids if i != 1))
+            for (image, ids), name in zip(rows, part.tasks, strict=True)
+        ]
     return sorted(found)
 
 
-@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(sum), window=st.integers(1, 14), seed=st.integers(0, 3), step=st.integers(1, 7))
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(sum),
+    window=st.integers(1, 14),
+    seed=st.integers(0, 3),
+    step=st.integers(1, 7),
+)
 def test_an_epoch_has_every_image_once_and_steps_follow_each_other(sizes, window, seed, step):
     order = Order(np.asarray(sizes), window, seed)
     n = order.images
@@ -53,7 +61,9 @@ def test_an_epoch_has_every_image_once_and_steps_follow_each_other(sizes, window
         assert sorted(seen) == [(shard, image) for shard, size in enumerate(sizes) for image in range(size)]
         assert all(len(place.shards) <= window for place in places), "no more shards are held at a time"
     again = Order(np.asarray(sizes), window, seed)
-    assert [place for at in range(0, 2 * n, step) for place in again.places(at, step)][: 2 * n] == order.places(0, 2 * n)
+    assert [place for at in range(0, 2 * n, step) for place in again.places(at, step)][: 2 * n] == order.places(
+        0, 2 * n
+    )
 
 
 def test_one_window_is_one_full_shuffle_and_more_are_mixed_within():
@@ -159,7 +169,10 @@ def sparse(data, tmp_path_factory) -> tuple[Store, set[str]]:
     labels = store.read_table("labels/round=0/labels.parquet")
     few = set(sorted(set(labels["image_id"].to_pylist()))[::5])
     detailed = pc.is_in(labels["task"], pa.array(FEW))
-    store.write_table("labels/round=0/labels.parquet", labels.filter(pc.or_(pc.invert(detailed), pc.is_in(labels["image_id"], pa.array(sorted(few))))))
+    store.write_table(
+        "labels/round=0/labels.parquet",
+        labels.filter(pc.or_(pc.invert(detailed), pc.is_in(labels["image_id"], pa.array(sorted(few))))),
+    )
     return store, few
 
 
@@ -191,7 +204,10 @@ def test_what_is_learnt_last_has_a_learning_rate_of_its_own(sparse, tmp_path):
     store, _ = sparse
     chosen = small(images=2, steps=80, warmup=4, sparse=FEW, sparse_share=0.5, tasks_per_image=1, checkpoint_every=100)
     checkpoint = build("nano", image_size=32)
-    rates = {row["step"]: row["lr"] / chosen.lr for row in train(checkpoint, read_corpus(checkpoint, chosen, store), chosen, tmp_path, "key").curve}
+    rates = {
+        row["step"]: row["lr"] / chosen.lr
+        for row in train(checkpoint, read_corpus(checkpoint, chosen, store), chosen, tmp_path, "key").curve
+    }
     assert rates[40] == pytest.approx(rates[80]) and rates[80] < 0.02
     assert rates[20] == pytest.approx(rates[60]) and rates[60] > 0.4
 

@@ -66,7 +66,9 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_and_ends_the_same(data, who
     assert process.wait() == -signal.SIGKILL and not (tmp_path / "model").exists()
     assert list(tmp_path.glob(".florence/checkpoints/*/training.safetensors"))
     steps = []
-    stages.train_model(settings(**CHOSEN), data, tmp_path, None, lambda what, done, of: steps.append(done) if what == "train" else None)
+    stages.train_model(
+        settings(**CHOSEN), data, tmp_path, None, lambda what, done, of: steps.append(done) if what == "train" else None
+    )
     assert steps[0] in (5, 7) and steps[-1] == 9, "from a checkpoint, not from the start"
     for name in ("model/model.safetensors", "metrics/train.json", "plots/train.csv"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
@@ -78,9 +80,12 @@ def test_two_processes_follow_the_curve_of_one(data, tmp_path):
     one = stages.train_model(settings(**chosen), data, tmp_path / "one")
     points, steps = [], []
     two = stages.train_model(
-        settings(**chosen, processes=2), data, tmp_path / "two", lambda step, values: points.append((step, values)),
+        settings(**chosen, processes=2),
+        data,
+        tmp_path / "two",
+        lambda step, values: points.append((step, values)),
         lambda what, done, of: steps.append(done) if what == "train" else None,
-    )  # fmt: skip
+    )
     assert steps == list(range(1, 22)) and [step for step, _ in points] == [20, 21]
     assert two["steps"] == one["steps"] and two["images"] == one["images"] and two["left_out"] == one["left_out"]
     a, b = curve(tmp_path / "one"), curve(tmp_path / "two")
@@ -98,9 +103,30 @@ def test_a_process_with_nothing_to_say_takes_part_all_the_same(data, tmp_path):
     assert one["left_out"]["too_long"] > one["images"] // 2
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no",
-              "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]  # fmt: skip
-    said = subprocess.run([*launch, str(program), chosen.model_dump_json(), data.uri, str(tmp_path / "two")], check=True, capture_output=True, text=True).stdout
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--main_process_port",
+        "0",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--num_cpu_threads_per_process",
+        "1",
+    ]
+    said = subprocess.run(
+        [*launch, str(program), chosen.model_dump_json(), data.uri, str(tmp_path / "two")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     assert said.split() == [str(step) for step in range(1, 17)], "the first alone shows progress"
     two = json.loads((tmp_path / "two/metrics/train.json").read_text())
     assert two["left_out"] == one["left_out"] and two["loss"] == pytest.approx(one["loss"], rel=1e-4)

@@ -16,7 +16,14 @@ from florence.errors import FlorenceError
 from flows import params, workspace
 
 ROOT = Path(__file__).parents[1]
-MADE = {"code.json", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", *(f"expectations/{p.name}" for p in (ROOT / "expectations").glob("*.json"))}
+MADE = {
+    "code.json",
+    "dvc.yaml",
+    "params.yaml",
+    ".gitignore",
+    ".dvcignore",
+    *(f"expectations/{p.name}" for p in (ROOT / "expectations").glob("*.json")),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +39,9 @@ def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_a_new_workspace_is_whole_and_nothing_is_committed(tmp_path: Path):
@@ -48,7 +57,12 @@ def test_a_new_workspace_is_whole_and_nothing_is_committed(tmp_path: Path):
     ignored = ["data", "model", "scores", "build/report", ".florence/store"]
     assert git(folder, "check-ignore", *ignored).stdout.split() == ignored
     assert git(folder, "check-ignore", "metrics", "plots", "data.dvc", "dvc.lock", "code.json").stdout == ""
-    assert [line.split()[0] for line in dvc(folder, "stage", "list").splitlines()] == ["validate", "train", "evaluate", "compare"]
+    assert [line.split()[0] for line in dvc(folder, "stage", "list").splitlines()] == [
+        "validate",
+        "train",
+        "evaluate",
+        "compare",
+    ]
     assert dvc(folder, "config", "core.analytics").strip() == "false"
 
 
@@ -72,7 +86,15 @@ def test_other_files_stay_and_ignore_files_are_added_to(tmp_path: Path):
     (tmp_path / ".gitignore").write_bytes(b"*.tmp\n/data")
     workspace.init(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert (tmp_path / ".gitignore").read_text().splitlines() == ["*.tmp", "/data", "/model", "/scores", "/build/", "/.florence/", "/dvc_plots/"]
+    assert (tmp_path / ".gitignore").read_text().splitlines() == [
+        "*.tmp",
+        "/data",
+        "/model",
+        "/scores",
+        "/build/",
+        "/.florence/",
+        "/dvc_plots/",
+    ]
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml", "expectations/", "data/", "data.dvc"])
@@ -125,4 +147,9 @@ def test_the_demo_is_noisy_enough():
     simulated = [s.options for s in read_settings(ROOT / "params.yaml").specialists.values() if s.use == "simulated"]
     assert len(simulated) == 3 and len({tuple(sorted(o.items())) for o in simulated}) == 3
     for options in simulated:
-        assert options["missed"] >= 0.2 and options["mislabelled"] >= 0.15 and options["invented"] >= 0.1 and options["shifted"] >= 0.1
+        assert (
+            options["missed"] >= 0.2
+            and options["mislabelled"] >= 0.15
+            and options["invented"] >= 0.1
+            and options["shifted"] >= 0.1
+        )

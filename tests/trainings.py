@@ -10,20 +10,44 @@ from florence.config import Settings, Train, settings_from
 from florence.records import ANNOTATIONS
 from florence.store import Store
 
-SMALL: dict[str, Any] = {"steps": 6, "images": 4, "tasks_per_image": 2, "threads": 1, "checkpoint_every": 2, "max_epochs": 1000, "warmup": 2}
+SMALL: dict[str, Any] = {
+    "steps": 6,
+    "images": 4,
+    "tasks_per_image": 2,
+    "threads": 1,
+    "checkpoint_every": 2,
+    "max_epochs": 1000,
+    "warmup": 2,
+}
 
 
 def scenes(folder: Path, count: int = 30, shard: int = 10) -> Store:
     """``count`` scenes in shards of ``shard`` images, in the layout of data/."""
     store = Store(str(folder))
-    stages.collect(settings_from({"sources": {"scenes": {"use": "scenes", "count": count, "size": 64}}, "specialists": {}, "collect": {"shard": shard}}), store)
+    stages.collect(
+        settings_from(
+            {
+                "sources": {"scenes": {"use": "scenes", "count": count, "size": 64}},
+                "specialists": {},
+                "collect": {"shard": shard},
+            }
+        ),
+        store,
+    )
     store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
     return store
 
 
 def settings(**train: Any) -> Settings:
     """Settings of a small training of `nano` from noise at 32 pixels."""
-    return settings_from({"sources": {}, "specialists": {}, "model": {"init": "nano-scratch", "image_size": 32}, "train": {**SMALL, **train}})
+    return settings_from(
+        {
+            "sources": {},
+            "specialists": {},
+            "model": {"init": "nano-scratch", "image_size": 32},
+            "train": {**SMALL, **train},
+        }
+    )
 
 
 def small(**train: Any) -> Train:

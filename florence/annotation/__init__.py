@@ -18,5 +18,20 @@ from florence.annotation.shard import Outcome, annotate_shard
 from florence.annotation.usage import usage_of
 
 __all__ = [
-    "COVERAGE", "HUMAN", "MISSING", "STUDENT", "Author", "Outcome", "annotate_shard", "authors", "declare", "looks_at", "pending", "required", "reviewed", "speakers_of", "specialist", "usage_of",
-]  # fmt: skip
+    "COVERAGE",
+    "HUMAN",
+    "MISSING",
+    "STUDENT",
+    "Author",
+    "Outcome",
+    "annotate_shard",
+    "authors",
+    "declare",
+    "looks_at",
+    "pending",
+    "required",
+    "reviewed",
+    "speakers_of",
+    "specialist",
+    "usage_of",
+]

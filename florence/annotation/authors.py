@@ -110,9 +110,19 @@ def _read(settings: Settings, name: str, reader: bool, before: Sequence[Author])
     for entry in entries:
         other = entry.removeprefix("!")
         if entry != "*" and other not in known:
-            fault = "it can not read its own claims" if other == name else f"{other} comes after it" if other in settings.specialists else f"there is no annotator {other!r}"
-            raise SettingsError(f"{where}: {fault}; those before it: {', '.join(known) or 'none'} ('*' for all, '!name' to leave one out)")
-    return [author for author in before if f"!{author.name}" not in entries and ("*" in entries or author.name in entries)]
+            fault = (
+                "it can not read its own claims"
+                if other == name
+                else f"{other} comes after it"
+                if other in settings.specialists
+                else f"there is no annotator {other!r}"
+            )
+            raise SettingsError(
+                f"{where}: {fault}; those before it: {', '.join(known) or 'none'} ('*' for all, '!name' to leave one out)"
+            )
+    return [
+        author for author in before if f"!{author.name}" not in entries and ("*" in entries or author.name in entries)
+    ]
 
 
 def looks_at(settings: Settings, author: Author, shard: str) -> bool:
@@ -143,8 +153,19 @@ def _declaration(settings: Settings, author: Author) -> dict[str, Any]:
         from florence.model.checkpoint import weights_hash
 
         student, weights = settings.engine.student, weights_hash(author.folder)
-        asked = {**student.model_dump(mode="json", include={"tasks", "min_score", "second_look"}), "image_size": settings.model.image_size}
-        return {"name": author.name, "use": STUDENT, "role": "annotator", "tasks": list(student.tasks), "vocabulary": None, "ingredients": {"weights": weights}, "options": asked}
+        asked = {
+            **student.model_dump(mode="json", include={"tasks", "min_score", "second_look"}),
+            "image_size": settings.model.image_size,
+        }
+        return {
+            "name": author.name,
+            "use": STUDENT,
+            "role": "annotator",
+            "tasks": list(student.tasks),
+            "vocabulary": None,
+            "ingredients": {"weights": weights},
+            "options": asked,
+        }
     made, _ = specialist(settings, author.name)
     words = made.vocabulary()
     return {

@@ -19,7 +19,9 @@ def diverse(records: Sequence[ImageRecord], share: float) -> frozenset[str]:
     wanted = math.ceil(share * len(records))
     if not known:
         return frozenset(rest[:wanted])
-    bits = np.unpackbits(np.asarray([np.frombuffer(bytes.fromhex(record.phash or ""), np.uint8) for record in known]), axis=1)
+    bits = np.unpackbits(
+        np.asarray([np.frombuffer(bytes.fromhex(record.phash or ""), np.uint8) for record in known]), axis=1
+    )
     chosen, away = [0], np.full(len(known), np.inf)
     while len(chosen) < min(wanted, len(known)):
         away = np.minimum(away, (bits != bits[chosen[-1]]).sum(axis=1))

@@ -14,7 +14,14 @@ from florence.records import ANNOTATIONS, Annotation, table_annotations
 from florence.store import Store
 
 COVERAGE = pa.schema(
-    [("image_id", pa.string()), ("author", pa.string()), ("version", pa.string()), ("claims", pa.int32()), ("error", pa.string()), ("unread", pa.string())]
+    [
+        ("image_id", pa.string()),
+        ("author", pa.string()),
+        ("version", pa.string()),
+        ("claims", pa.int32()),
+        ("error", pa.string()),
+        ("unread", pa.string()),
+    ]
 )
 """``unread``: of those it reads, the ones that had not answered then, with commas between them; null: they all had."""
 
@@ -30,7 +37,9 @@ def by_image(table: pa.Table, order: Mapping[str, int]) -> dict[str, Rows]:
         arranged = np.argsort(places, kind="stable")
         table, places = table.take(arranged), places[arranged]
     edges = [*np.flatnonzero(np.diff(places, prepend=-2)).tolist(), len(places)]
-    return {table["image_id"][start].as_py(): (table, start, end) for start, end in pairwise(edges) if places[start] >= 0}
+    return {
+        table["image_id"][start].as_py(): (table, start, end) for start, end in pairwise(edges) if places[start] >= 0
+    }
 
 
 def _joined(found: Iterable[Rows]) -> pa.Table:
@@ -41,7 +50,9 @@ def _joined(found: Iterable[Rows]) -> pa.Table:
             pieces[-1] = (table, pieces[-1][1], end)
         else:
             pieces.append((table, start, end))
-    return pa.concat_tables([table.slice(start, end - start) for table, start, end in pieces] or [ANNOTATIONS.empty_table()])
+    return pa.concat_tables(
+        [table.slice(start, end - start) for table, start, end in pieces] or [ANNOTATIONS.empty_table()]
+    )
 
 
 class ShardClaims:
@@ -71,7 +82,11 @@ class ShardClaims:
         if self._claims is None:
             name = f"claims/{self._name}"
             # Parquet calls the entries of lists by another name than Arrow, and would write that name into the file.
-            found = by_image(self._store.read_table(name).cast(ANNOTATIONS), self._order) if self._store.exists(name) else {}
+            found = (
+                by_image(self._store.read_table(name).cast(ANNOTATIONS), self._order)
+                if self._store.exists(name)
+                else {}
+            )
             self._claims = {image: rows for image, rows in found.items() if image in self.covered}
             self._changed |= len(self._claims) < len(found)
         return self._claims
@@ -84,7 +99,14 @@ class ShardClaims:
         if claims is not None and count:
             rows[image_id] = claims
         names = ",".join(sorted(unread)) or None
-        row = {"image_id": image_id, "author": self.author.name, "version": self.author.version, "claims": count, "error": error, "unread": names}
+        row = {
+            "image_id": image_id,
+            "author": self.author.name,
+            "version": self.author.version,
+            "claims": count,
+            "error": error,
+            "unread": names,
+        }
         self.covered[image_id] = row
         self._changed = True
 

@@ -15,13 +15,18 @@ READERS = 16
 """Footers read at once: in a bucket each takes a request or two."""
 
 
-def pending(settings: Settings, store: Store, who: Sequence[Author], shards: Iterable[str] | None = None) -> dict[str, dict[str, int]]:
+def pending(
+    settings: Settings, store: Store, who: Sequence[Author], shards: Iterable[str] | None = None
+) -> dict[str, dict[str, int]]:
     """Author's name → shard → images that it has still to annotate, of those shards that have some; ``shards``: look at these alone.
 
     Images are counted again of which an author has spoken without the claims of one that it reads, once all of those are complete.
     """
     names = store.stems("images") if shards is None else list(shards)
-    total = {shard: rows for shard, (rows, _) in _counted(store, {shard: f"images/{shard}.parquet" for shard in names}).items()}
+    total = {
+        shard: rows
+        for shard, (rows, _) in _counted(store, {shard: f"images/{shard}.parquet" for shard in names}).items()
+    }
     complete: dict[str, set[str]] = {}
     result: dict[str, dict[str, int]] = {}
     for author in who:
@@ -49,4 +54,6 @@ def _rows(store: Store, name: str) -> tuple[int, int]:
     footer = store.footer(name)
     groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
     columns = [group.column(index) for group in groups for index in range(group.num_columns)]
-    return footer.num_rows, sum(c.num_values - c.statistics.null_count for c in columns if c.path_in_schema == "unread" and c.is_stats_set)
+    return footer.num_rows, sum(
+        c.num_values - c.statistics.null_count for c in columns if c.path_in_schema == "unread" and c.is_stats_set
+    )

@@ -29,7 +29,9 @@ class Chunk:
     broken: dict[str, ImageError]
 
 
-def chunks(settings: Settings, store: Store, shard: str, records: Sequence[ImageRecord], seen: Set[str], count: int) -> Iterator[Chunk]:
+def chunks(
+    settings: Settings, store: Store, shard: str, records: Sequence[ImageRecord], seen: Set[str], count: int
+) -> Iterator[Chunk]:
     """``records``, in the order of the shard, in chunks of at most ``count`` images and `PIXELS` pixels; those whose ids are in ``seen`` are decoded.
 
     Raises StoreError where the shard can not be read.
@@ -37,7 +39,9 @@ def chunks(settings: Settings, store: Store, shard: str, records: Sequence[Image
     return _ahead(_chunks(settings, store, shard, records, seen, count))
 
 
-def _chunks(settings: Settings, store: Store, shard: str, records: Sequence[ImageRecord], seen: Set[str], count: int) -> Iterator[Chunk]:
+def _chunks(
+    settings: Settings, store: Store, shard: str, records: Sequence[ImageRecord], seen: Set[str], count: int
+) -> Iterator[Chunk]:
     decoded = _decoded(settings, store, shard, {record.image_id for record in records} & seen)
     for part in _parts(records, seen, count):
         found = list(islice(decoded, sum(record.image_id in seen for record in part)))
@@ -59,12 +63,16 @@ def _parts(records: Sequence[ImageRecord], seen: Set[str], count: int) -> Iterat
         yield tuple(part)
 
 
-def _decoded(settings: Settings, store: Store, shard: str, wanted: Set[str]) -> Iterator[tuple[str, np.ndarray | ImageError]]:
+def _decoded(
+    settings: Settings, store: Store, shard: str, wanted: Set[str]
+) -> Iterator[tuple[str, np.ndarray | ImageError]]:
     """Id and pixels of each wanted image, in the order of the shard."""
     from florence.pixels import decode
 
     for batch in store.read_batches(f"images/{shard}.parquet", ["image_id", "name", "bytes"]) if wanted else ():
-        for image_id, name, data in zip(batch["image_id"].to_pylist(), batch["name"].to_pylist(), batch["bytes"], strict=True):
+        for image_id, name, data in zip(
+            batch["image_id"].to_pylist(), batch["name"].to_pylist(), batch["bytes"], strict=True
+        ):
             if image_id in wanted:
                 try:
                     yield image_id, decode(data.as_py(), name, max_pixels=settings.collect.max_pixels)

@@ -36,7 +36,9 @@ class Outcome:
     again: bool = False
 
 
-def annotate_shard(settings: Settings, store: Store, who: Sequence[Author], shard: str, round: int = 0, *, patient: bool = False) -> tuple[Outcome, ...]:
+def annotate_shard(
+    settings: Settings, store: Store, who: Sequence[Author], shard: str, round: int = 0, *, patient: bool = False
+) -> tuple[Outcome, ...]:
     """Have every author of ``who``, in that order, annotate what it has not annotated yet of one shard; returns what became of those that had something to do.
 
     An image on which an author fails is covered with the error, and costs that image's claims alone. One that is answered with Unavailable stays to be done,
@@ -50,7 +52,9 @@ def annotate_shard(settings: Settings, store: Store, who: Sequence[Author], shar
 class _Work:
     """A shard while it is worked on."""
 
-    def __init__(self, settings: Settings, store: Store, who: Sequence[Author], shard: str, round: int, patient: bool) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, who: Sequence[Author], shard: str, round: int, patient: bool
+    ) -> None:
         self.settings, self.store, self.shard = settings, store, shard
         table = store.read_table(f"images/{shard}.parquet", RECORD_COLUMNS, schema=IMAGES)
         self.records = tuple(record for record, _ in table_images(table))
@@ -63,7 +67,9 @@ class _Work:
                 if (share := share_of(settings, author)) < 1:
                     self.turns[-1].leave(set(order) - diverse(self.records, share))
         self.truth: dict[str, Rows] = {}
-        if any("truth" in turn.needs and self._planned(turn.may) for turn in self.turns) and store.exists(f"truth/{shard}.parquet"):
+        if any("truth" in turn.needs and self._planned(turn.may) for turn in self.turns) and store.exists(
+            f"truth/{shard}.parquet"
+        ):
             self.truth = by_image(store.read_table(f"truth/{shard}.parquet"), order)
         self.flushed = time.monotonic()
 
@@ -76,8 +82,15 @@ class _Work:
                 going = self._pass(lambda turn: turn.wants)
         finally:
             self._flush()
-        left = {turn.author.name: sum(record.image_id not in turn.claims.covered for record in self.records) for turn in self.turns}
-        return tuple(Outcome(t.author.name, t.made, n, t.why() if n else "", t.again) for t in self.turns if (n := left[t.author.name]) or t.made)
+        left = {
+            turn.author.name: sum(record.image_id not in turn.claims.covered for record in self.records)
+            for turn in self.turns
+        }
+        return tuple(
+            Outcome(t.author.name, t.made, n, t.why() if n else "", t.again)
+            for t in self.turns
+            if (n := left[t.author.name]) or t.made
+        )
 
     def _planned(self, asks: Callable[[str], bool]) -> list[ImageRecord]:
         return [record for record in self.records if asks(record.image_id)]
@@ -94,7 +107,9 @@ class _Work:
                 one.claims.tidy()
         seen = set().union(*(planned[turn.author.name] for turn in busy if "pixels" in turn.needs))
         records = self._planned(set().union(*planned.values()).__contains__)
-        for chunk in chunks(self.settings, self.store, self.shard, records, seen, _together([turn.size for turn in busy])):
+        for chunk in chunks(
+            self.settings, self.store, self.shard, records, seen, _together([turn.size for turn in busy])
+        ):
             for turn in busy:
                 for _ in turn.work(chunk, self.truth):
                     if time.monotonic() - self.flushed >= EVERY:

@@ -20,7 +20,15 @@ class Turn:
     """An author and its claims of a shard. ``made``: images it has answered; ``again``: it failed in a way that may pass."""
 
     def __init__(
-        self, settings: Settings, store: Store, author: Author, shard: str, order: Mapping[str, int], reads: Sequence[Turn], round: int, patient: bool
+        self,
+        settings: Settings,
+        store: Store,
+        author: Author,
+        shard: str,
+        order: Mapping[str, int],
+        reads: Sequence[Turn],
+        round: int,
+        patient: bool,
     ) -> None:
         self.author, self.reads, self.round, self.patient = author, tuple(reads), round, patient
         self._settings, self._store = settings, store
@@ -43,7 +51,11 @@ class Turn:
         """Cover images that it is not asked about: its silence about them tells nothing."""
         for image_id in image_ids:
             if image_id not in self.claims.covered:
-                self.claims.add(image_id, None, _told(NotListed("not one of the images that it is asked about (specialists.<name>.images)")))
+                self.claims.add(
+                    image_id,
+                    None,
+                    _told(NotListed("not one of the images that it is asked about (specialists.<name>.images)")),
+                )
 
     # ------------------------------------------------------------ what it may be asked
 
@@ -70,13 +82,18 @@ class Turn:
 
     def _missed(self, image_id: str) -> frozenset[str]:
         """Names of those whose claims about an image it is not given now, be it by way of another."""
-        names = [{other.author.name} if image_id not in other.claims.covered else other.claims.unread(image_id) for other in self.reads]
+        names = [
+            {other.author.name} if image_id not in other.claims.covered else other.claims.unread(image_id)
+            for other in self.reads
+        ]
         return frozenset().union(*names)
 
     def why(self) -> str:
         """Why something is left; empty where nothing was tried."""
         waits = [other.author.name for other in self.reads if other.why()]
-        return self._failure or next(iter(self._later.values()), "") or (f"waits for {', '.join(waits)}" if waits else "")
+        return (
+            self._failure or next(iter(self._later.values()), "") or (f"waits for {', '.join(waits)}" if waits else "")
+        )
 
     # ------------------------------------------------------------ asking
 
@@ -84,7 +101,11 @@ class Turn:
         """Ask it about those images of a chunk that it wants; yields after each batch."""
         wanted = [record for record in chunk.records if self.wants(record.image_id)]
         if "pixels" in self.needs:
-            self._raised |= {record.image_id: _told(chunk.broken[record.image_id]) for record in wanted if record.image_id in chunk.broken}
+            self._raised |= {
+                record.image_id: _told(chunk.broken[record.image_id])
+                for record in wanted
+                if record.image_id in chunk.broken
+            }
             wanted = [record for record in wanted if record.image_id in chunk.pixels]
         if not wanted or not self._loaded():
             return
@@ -134,7 +155,9 @@ class Turn:
                 self._cover(record.image_id, answer)
         return rest
 
-    def _answers(self, part: Sequence[ImageRecord], chunk: Chunk, truth: Mapping[str, Rows]) -> list[Rows | FlorenceError]:
+    def _answers(
+        self, part: Sequence[ImageRecord], chunk: Chunk, truth: Mapping[str, Rows]
+    ) -> list[Rows | FlorenceError]:
         """Its claims about each image as rows of a table, or the error that it answers with."""
         ids = [record.image_id for record in part]
         heard = [other.claims.annotations(ids) for other in self.reads]
@@ -144,7 +167,7 @@ class Turn:
             pixels=tuple(chunk.pixels[image_id] for image_id in ids) if "pixels" in self.needs else (),
             claims=tuple(tuple(row for said in heard for row in said.get(image_id, ())) for image_id in ids),
             truth=tuple(tuple(known.get(image_id, ())) for image_id in ids),
-        )  # fmt: skip
+        )
         said = list(self._annotator.annotate(batch))
         if len(said) != len(part):
             raise ValueError(f"{len(said)} answers about {len(part)} images")
@@ -152,10 +175,17 @@ class Turn:
         rows: list[Annotation] = []
         ends = []
         for image_id, answer in zip(ids, said, strict=True):
-            rows += () if isinstance(answer, FlorenceError) else annotate(image_id, answer, self.author.name, self.author.version, self.round)
+            rows += (
+                ()
+                if isinstance(answer, FlorenceError)
+                else annotate(image_id, answer, self.author.name, self.author.version, self.round)
+            )
             ends.append(len(rows))
         table = annotations_table(rows)
-        return [answer if isinstance(answer, FlorenceError) else (table, start, end) for answer, start, end in zip(said, [0, *ends], ends, strict=False)]
+        return [
+            answer if isinstance(answer, FlorenceError) else (table, start, end)
+            for answer, start, end in zip(said, [0, *ends], ends, strict=False)
+        ]
 
     def _cover(self, image_id: str, answer: Rows | FlorenceError) -> None:
         if isinstance(answer, Unavailable):

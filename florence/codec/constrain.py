@@ -156,5 +156,7 @@ def step(states: np.ndarray, classes: np.ndarray) -> np.ndarray:
     following = TABLE[np.asarray(states), np.asarray(classes)].astype(np.int64)
     if (following < 0).any():
         row = int(np.argmax(following < 0))
-        raise ValueError(f"row {row}: {Class(int(np.asarray(classes)[row])).name} may not come in state {int(np.asarray(states)[row])}")
+        raise ValueError(
+            f"row {row}: {Class(int(np.asarray(classes)[row])).name} may not come in state {int(np.asarray(states)[row])}"
+        )
     return following

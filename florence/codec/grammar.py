@@ -21,14 +21,39 @@ from florence.records import Region
 
 SEP, POLY_OPEN, POLY_CLOSE, AND = "<sep>", "<poly>", "</poly>", "<and>"
 MARKS: tuple[str, ...] = (
-    "<s>", "</s>", "<pad>", "<unk>", "<mask>", "<image>", "<od>", "</od>", "<ocr>", "</ocr>", "<cap>", "</cap>", "<ncap>",
-    "</ncap>", "<dcap>", "</dcap>", "<grounding>", "</grounding>", "<seg>", "</seg>", "<region_cap>", "</region_cap>",
-    "<region_to_desciption>", "</region_to_desciption>", "<proposal>", "</proposal>",
-)  # fmt: skip
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<unk>",
+    "<mask>",
+    "<image>",
+    "<od>",
+    "</od>",
+    "<ocr>",
+    "</ocr>",
+    "<cap>",
+    "</cap>",
+    "<ncap>",
+    "</ncap>",
+    "<dcap>",
+    "</dcap>",
+    "<grounding>",
+    "</grounding>",
+    "<seg>",
+    "</seg>",
+    "<region_cap>",
+    "</region_cap>",
+    "<region_to_desciption>",
+    "</region_to_desciption>",
+    "<proposal>",
+    "</proposal>",
+)
 """Tokens of the published vocabulary that stand in no answer (one of them is misspelt there too)."""
 
 # half a surrogate pair is no character: no vocabulary can write it
-_SPECIAL = re.compile("|".join([r"<loc_[0-9]+>", "[\ud800-\udfff]", *map(re.escape, (SEP, POLY_OPEN, POLY_CLOSE, AND, *MARKS))]))
+_SPECIAL = re.compile(
+    "|".join([r"<loc_[0-9]+>", "[\ud800-\udfff]", *map(re.escape, (SEP, POLY_OPEN, POLY_CLOSE, AND, *MARKS))])
+)
 _LOCATION = re.compile(r"<loc_(0|[1-9][0-9]{0,2})>")
 WHITE = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
 """White space of the grammar: ASCII's alone, so that pieces of a byte-level vocabulary are white space or not whatever stands around them."""
@@ -94,8 +119,12 @@ def plain(text: str, what: str = "text") -> str:
     """``text`` itself. Raises EncodeError where it holds a special token or half a surrogate pair, which no model could write."""
     if ("<" in text or not text.isascii()) and (found := _SPECIAL.search(text)):
         if found[0].startswith("<"):
-            raise EncodeError(f"the {what} {text[:80]!r} contains {found[0]}, which is a token of the grammar; take it out of the {what}")
-        raise EncodeError(f"the {what} {text[:80]!r} contains {found[0]!r}, half a surrogate pair; only whole characters can be written")
+            raise EncodeError(
+                f"the {what} {text[:80]!r} contains {found[0]}, which is a token of the grammar; take it out of the {what}"
+            )
+        raise EncodeError(
+            f"the {what} {text[:80]!r} contains {found[0]!r}, half a surrogate pair; only whole characters can be written"
+        )
     return text
 
 
@@ -107,7 +136,9 @@ def label(text: str) -> str:
 def _written(words: str) -> str:
     """A label as it is. Raises EncodeError as `label`."""
     if not words.strip(WHITE):
-        raise EncodeError("an empty label can not be written before a place; at least one character that is not white space is expected")
+        raise EncodeError(
+            "an empty label can not be written before a place; at least one character that is not white space is expected"
+        )
     return plain(words, "label")
 
 
@@ -120,7 +151,9 @@ def bounds(region: Region) -> Box:
     """The box around ``region``. Raises EncodeError where it has no place, or a box or quad with too few or too many numbers."""
     for shape, count in ((region.box, 4), (region.quad, 8)):
         if shape is not None and len(shape) != count:
-            raise EncodeError(f"the region {region.label!r} has a place of {len(shape)} numbers, {tuple(shape)!r}; {count} are expected")
+            raise EncodeError(
+                f"the region {region.label!r} has a place of {len(shape)} numbers, {tuple(shape)!r}; {count} are expected"
+            )
     if region.box is None and region.quad is None and not any(region.polygons):
         raise EncodeError(f"the region {region.label!r} has no place; a box, a quad or polygons are expected")
     return region.bounds
@@ -128,7 +161,9 @@ def bounds(region: Region) -> Box:
 
 def box_tokens(box: Sequence[float], size: tuple[int, int]) -> str:
     """A box (x0, y0, x1, y1 in pixels) as four location tokens, corners in order."""
-    x0, y0, x1, y1 = locations.bins(box, size)  # compared as bins: a coordinate that is no number is refused, not lost in min and max
+    x0, y0, x1, y1 = locations.bins(
+        box, size
+    )  # compared as bins: a coordinate that is no number is refused, not lost in min and max
     return "".join([locations.TOKENS[index] for index in (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))])
 
 
@@ -154,7 +189,9 @@ def write(groups: Iterable[Group], form: Form, size: tuple[int, int]) -> str:
             parts.append(_written(group.label))
         if form is Form.LABELLED_QUADS:
             if len(group.regions) > 1:
-                raise EncodeError(f"the text {group.label!r} has {len(group.regions)} quads; one is expected, the text repeated before each")
+                raise EncodeError(
+                    f"the text {group.label!r} has {len(group.regions)} quads; one is expected, the text repeated before each"
+                )
             around = bounds(group.regions[0])
             parts.append(locations.tokens(group.regions[0].quad or box_quad(around), size))
         elif shaped:
@@ -273,7 +310,9 @@ class _Reader:
             return
         turned = tuple(self._turned(first) if region.box else 0 for region, first, _ in found)
         words = self.text[label_span[0] : label_span[1]]
-        self.groups.append(Group(words, tuple(region for region, _, _ in found), wrapped, turned if any(turned) else ()))
+        self.groups.append(
+            Group(words, tuple(region for region, _, _ in found), wrapped, turned if any(turned) else ())
+        )
         for number, (_, first, after) in enumerate(found):
             start = self.tokens[first].start
             if number == 0 and label_span[1] > label_span[0]:

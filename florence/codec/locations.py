@@ -30,7 +30,9 @@ def bins(points: Sequence[float], size: tuple[int, int]) -> list[int]:
         result = [int(float(value) * BINS / (height if odd & 1 else width)) for odd, value in enumerate(points)]
     except (ValueError, OverflowError):
         bad = next((value for value in points if not math.isfinite(value)), max(points, key=abs))
-        raise EncodeError(f"the coordinate {bad!r} is no place in an image; a finite number of pixels is expected") from None
+        raise EncodeError(
+            f"the coordinate {bad!r} is no place in an image; a finite number of pixels is expected"
+        ) from None
     return [0 if index < 0 else BINS - 1 if index >= BINS else index for index in result]
 
 

@@ -15,9 +15,15 @@ AUTHOR = "consensus"
 
 
 def fuse(
-    claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engine, round: int, speakers: Sequence[Speaker] = (), workers: int = 1,
+    claims: pa.Table,
+    images: pa.Table,
+    coverage: pa.Table,
+    settings: Engine,
+    round: int,
+    speakers: Sequence[Speaker] = (),
+    workers: int = 1,
     done: Callable[[int, int], object] = lambda done, of: None,
-) -> pa.Table:  # fmt: skip
+) -> pa.Table:
     """Everything that the claims about ``images`` come to, kept or dropped with a reason: a table of schema `ANNOTATIONS` by author "consensus".
 
     ``coverage``: who looked at which image, with what error. ``speakers``: what is known of authors; one that is not among them is an annotator of

@@ -29,11 +29,16 @@ def align(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Alignmen
     """`aligned`, of pairs of sequences of codes."""
     a, b = (_sequences([pair[side] for pair in pairs]) for side in (0, 1))
     to, similarity = aligned(a, b)
-    return [Alignment(to[start:end], value) for start, end, value in zip(a.first[:-1].tolist(), a.first[1:].tolist(), similarity.tolist(), strict=True)]
+    return [
+        Alignment(to[start:end], value)
+        for start, end, value in zip(a.first[:-1].tolist(), a.first[1:].tolist(), similarity.tolist(), strict=True)
+    ]
 
 
 def _sequences(rows: Sequence[Sequence[int]]) -> Sequences:
-    return Sequences(np.fromiter(chain.from_iterable(rows), np.int64), starts(np.asarray([len(row) for row in rows], np.int64)))
+    return Sequences(
+        np.fromiter(chain.from_iterable(rows), np.int64), starts(np.asarray([len(row) for row in rows], np.int64))
+    )
 
 
 def aligned(a: Sequences, b: Sequences) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +69,9 @@ def _common(a: Sequences, b: Sequences, most: np.ndarray, ends: bool) -> np.ndar
     rows = np.flatnonzero(most > 0)
     while len(rows):
         k = count[rows]
-        one, other = (a.first[rows + 1] - 1 - k, b.first[rows + 1] - 1 - k) if ends else (a.first[rows] + k, b.first[rows] + k)
+        one, other = (
+            (a.first[rows + 1] - 1 - k, b.first[rows + 1] - 1 - k) if ends else (a.first[rows] + k, b.first[rows] + k)
+        )
         rows = rows[a.keys[one] == b.keys[other]]
         count[rows] += 1
         rows = rows[count[rows] < most[rows]]
@@ -87,7 +94,9 @@ def _again(rows: Sequences, head: np.ndarray) -> np.ndarray:
     return result
 
 
-def _filled(a: Sequences, b: Sequences, rows: np.ndarray, head: np.ndarray, tail: np.ndarray, to: np.ndarray) -> np.ndarray:
+def _filled(
+    a: Sequences, b: Sequences, rows: np.ndarray, head: np.ndarray, tail: np.ndarray, to: np.ndarray
+) -> np.ndarray:
     """(n,) the cost of some of the pairs; their counterparts are written into ``to``. Tables of pairs of about one length are filled together."""
     long, wide = a.lengths[rows] - head - tail, b.lengths[rows] - head - tail
     for start, length, shift in ((np.zeros(len(rows), np.int64), head, 0), (head + long, tail, wide - long)):
@@ -99,15 +108,23 @@ def _filled(a: Sequences, b: Sequences, rows: np.ndarray, head: np.ndarray, tail
     order = order[(long[order] > 0) & (wide[order] > 0)]
     begin = 0
     while begin < len(order):
-        size = np.arange(1, len(order) - begin + 1) * (long[order[begin:]] + 1) * (np.maximum.accumulate(wide[order[begin:]]) + 1)
+        size = (
+            np.arange(1, len(order) - begin + 1)
+            * (long[order[begin:]] + 1)
+            * (np.maximum.accumulate(wide[order[begin:]]) + 1)
+        )
         some = order[begin : begin + max(int(np.searchsorted(size, CELLS, side="right")), 1)]
         begin += len(some)
-        first, second = (_padded(s, s.first[rows[some]] + head[some], n[some], fill) for s, n, fill in ((a, long, -1), (b, wide, -2)))
+        first, second = (
+            _padded(s, s.first[rows[some]] + head[some], n[some], fill) for s, n, fill in ((a, long, -1), (b, wide, -2))
+        )
         table = _table(first, second, rigid)
         cost[some] = table[np.arange(len(some)), long[some], wide[some]]
         back = _back(table, first, second, rigid, long[some], wide[some])
         inside = np.arange(first.shape[1]) < long[some][:, None]
-        to[spread(a.first[rows[some]] + head[some], long[some])] = np.where(back >= 0, back + head[some][:, None], -1)[inside]
+        to[spread(a.first[rows[some]] + head[some], long[some])] = np.where(back >= 0, back + head[some][:, None], -1)[
+            inside
+        ]
     return cost
 
 
@@ -136,7 +153,9 @@ def _table(first: np.ndarray, second: np.ndarray, fixed: np.ndarray) -> np.ndarr
     return table
 
 
-def _back(table: np.ndarray, first: np.ndarray, second: np.ndarray, fixed: np.ndarray, long: np.ndarray, wide: np.ndarray) -> np.ndarray:
+def _back(
+    table: np.ndarray, first: np.ndarray, second: np.ndarray, fixed: np.ndarray, long: np.ndarray, wide: np.ndarray
+) -> np.ndarray:
     """The way back through each table: (batch, items of the first) indices into the second, -1 for none."""
     to = np.full(first.shape, -1, np.int64)
     rows, i, j = np.arange(len(long)), long.copy(), wide.copy()

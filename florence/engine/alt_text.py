@@ -43,8 +43,13 @@ def bare(text: str) -> tuple[int, int]:
 # ---------------------------------------------------------------- what is no description
 
 
-_ADDRESS = re.compile(rf"\w+://|\bwww\.|\b[\w-]+\.(?:com|org|net|info|shop|io|co\.uk|example)\b|\b{_FILE}|\b\w+\.(?:html?|php|aspx?|svg|pdf)\b|\b[a-z]:\\", re.IGNORECASE)
-_MARKUP = re.compile(r"</?[a-z][^<>]*>|&#?\w+;|\{\{|\}\}|\$\{|!\[|\]\(|\[\w+ \w+=|%[0-9a-f]{2}|\b(?:alt|src|href|class)=", re.IGNORECASE)
+_ADDRESS = re.compile(
+    rf"\w+://|\bwww\.|\b[\w-]+\.(?:com|org|net|info|shop|io|co\.uk|example)\b|\b{_FILE}|\b\w+\.(?:html?|php|aspx?|svg|pdf)\b|\b[a-z]:\\",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(
+    r"</?[a-z][^<>]*>|&#?\w+;|\{\{|\}\}|\$\{|!\[|\]\(|\[\w+ \w+=|%[0-9a-f]{2}|\b(?:alt|src|href|class)=", re.IGNORECASE
+)
 _HASHTAG = re.compile(r"#[^\W\d]\w*")
 _SHOP = re.compile(
     r"\b(?:(?:buy|shop|order|book)\s+(?:now|online|today)|add to (?:cart|basket|bag)|free (?:shipping|delivery|download|returns)|(?:best|lowest) (?:price|deal|offer)s?"
@@ -79,7 +84,9 @@ CODES = 1 / 3
 """Share of a text's words, two at least, that have figures in them, from which it is a number of something."""
 
 
-_PLAIN = r"^\s*(?:(?:[A-Za-z]{2,}(?:['-][A-Za-z]+)*[.,;!?]?|[AaI])\s+)*(?:[A-Za-z]{2,}(?:['-][A-Za-z]+)*[.,;!?]?|[AaI])\s*$"
+_PLAIN = (
+    r"^\s*(?:(?:[A-Za-z]{2,}(?:['-][A-Za-z]+)*[.,;!?]?|[AaI])\s+)*(?:[A-Za-z]{2,}(?:['-][A-Za-z]+)*[.,;!?]?|[AaI])\s*$"
+)
 """Words of letters, with a sign after one of two letters or more at most: letters are most of it, and no address, markup, hashtag, figure or code is in it."""
 _LISTED = r"(?:[,;-][^,;-]*){4}"
 """What a list has at least."""
@@ -88,9 +95,17 @@ _LISTED = r"(?:[,;-][^,;-]*){4}"
 def noise(texts: Sequence[str]) -> np.ndarray:
     """(n,) `is_noise` of each text; most are seen at a glance to be no noise."""
     # halves of a character, which Arrow does not take, become strange ones
-    said = pa.array([text if text.isascii() else text.encode(errors="surrogatepass").decode("latin-1") for text in texts], pa.string())
+    said = pa.array(
+        [text if text.isascii() else text.encode(errors="surrogatepass").decode("latin-1") for text in texts],
+        pa.string(),
+    )
     plain = pc.and_(pc.match_substring_regex(said, _PLAIN), pc.match_substring_regex(said, "[a-z]"))
-    plain = pc.and_not(plain, pc.or_(pc.match_substring_regex(said, _LISTED), pc.match_substring_regex(said, _SHOP.pattern, ignore_case=True)))
+    plain = pc.and_not(
+        plain,
+        pc.or_(
+            pc.match_substring_regex(said, _LISTED), pc.match_substring_regex(said, _SHOP.pattern, ignore_case=True)
+        ),
+    )
     rest = pc.replace_substring_regex(said, rf"(?i)\b(?:{'|'.join(sorted(_NOTHING))})\b", "")
     plain = pc.and_(plain, pc.match_substring_regex(rest, "[A-Za-z]{2}"))
     result = np.zeros(len(texts), bool)
@@ -104,7 +119,9 @@ def is_noise(text: str) -> bool:
     a list of search terms, numbers, signs.
     """
     # most texts have none of the signs and words that the slower searches look for
-    if _SIGN.search(text) and (_ADDRESS.search(text) or _MARKUP.search(text) or len(_HASHTAG.findall(text)) > 1 or "©" in text):
+    if _SIGN.search(text) and (
+        _ADDRESS.search(text) or _MARKUP.search(text) or len(_HASHTAG.findall(text)) > 1 or "©" in text
+    ):
         return True
     words = [word.casefold() for word in _WORD.findall(text)]
     if _NOTHING.issuperset(words) or not _SHOPS.isdisjoint(words) and _SHOP.search(text):

@@ -36,7 +36,9 @@ class _Said:
         return same(self.answers[0]) if self.answers else ""
 
 
-def fuse_answers(claims: Claims, kind: int, size: np.ndarray, settings: Engine, known: np.ndarray | None = None) -> tuple[Labels, np.ndarray]:
+def fuse_answers(
+    claims: Claims, kind: int, size: np.ndarray, settings: Engine, known: np.ndarray | None = None
+) -> tuple[Labels, np.ndarray]:
     """One label for each image and question (kind <VQA>), or for each image (<CLASSIFICATION>), kept or not; and (A,) the weight of each author's answers.
 
     The answer with the most weight is taken, its agreement its share of the weight of all who answered: who was silent was not asked. An author's
@@ -52,12 +54,21 @@ def fuse_answers(claims: Claims, kind: int, size: np.ndarray, settings: Engine, 
     whole = np.concatenate([np.zeros((len(image), 2)), size[image]], axis=1) if len(image) else np.zeros((0, 4))
     m = int(count.sum())
     labels = Labels(
-        kind=kind, image=image, text=[text for text, *_ in found], score=np.asarray([score for _, _, score, _, _ in found], float),
-        agreement=np.asarray([agreement for _, _, _, agreement, _ in found], float), reason=[reason for *_, reason in found], count=count,
-        label=[label for _, labels, *_ in found for label in labels], box=np.repeat(whole, count, axis=0), quad=np.full((m, 8), np.nan),
-        polygons=no_polygons(m), region_score=np.full(m, np.nan), span=np.full((m, 2), NO_SPAN),
+        kind=kind,
+        image=image,
+        text=[text for text, *_ in found],
+        score=np.asarray([score for _, _, score, _, _ in found], float),
+        agreement=np.asarray([agreement for _, _, _, agreement, _ in found], float),
+        reason=[reason for *_, reason in found],
+        count=count,
+        label=[label for _, labels, *_ in found for label in labels],
+        box=np.repeat(whole, count, axis=0),
+        quad=np.full((m, 8), np.nan),
+        polygons=no_polygons(m),
+        region_score=np.full(m, np.nan),
+        span=np.full((m, 2), NO_SPAN),
         order=np.asarray([[questions[question]] for _, question in asked], float).reshape(-1, 1),
-    )  # fmt: skip
+    )
     return labels, weight
 
 
@@ -67,12 +78,20 @@ def _asked(claims: Claims, kind: int, settings: Engine) -> dict[tuple[int, str],
     first, after = (np.searchsorted(claims.regions.claim, rows, side=side) for side in ("left", "right"))
     texts = [claims.texts[k] for k in claims.text[rows].tolist()]
     answers = [
-        tuple(claims.regions.label[a:b].to_pylist()) if kind == QUESTION else (text,) for a, b, text in zip(first.tolist(), after.tolist(), texts, strict=True)
+        tuple(claims.regions.label[a:b].to_pylist()) if kind == QUESTION else (text,)
+        for a, b, text in zip(first.tolist(), after.tolist(), texts, strict=True)
     ]
     people = is_human(claims)
     human = people[claims.author[rows]]
-    found = [("no_place", first == after), ("empty_text", filters.empty([" ".join(given[:1]) for given in answers])),
-             ("low_score", filters.low_score(claims.score[rows], claims.author[rows], ANNOTATED[kind], claims.authors, settings) & ~human)]  # fmt: skip
+    found = [
+        ("no_place", first == after),
+        ("empty_text", filters.empty([" ".join(given[:1]) for given in answers])),
+        (
+            "low_score",
+            filters.low_score(claims.score[rows], claims.author[rows], ANNOTATED[kind], claims.authors, settings)
+            & ~human,
+        ),
+    ]
     reasons = filters.first_reason(len(rows), found).tolist()
     result: dict[tuple[int, str], list[_Said]] = {}
     for row, text, given, reason in zip(rows.tolist(), texts, answers, reasons, strict=True):
@@ -101,7 +120,9 @@ def _weight(asked: Sequence[Sequence[_Said]], people: np.ndarray) -> np.ndarray:
     return np.where(judged, information(factors(total, times), choices), 1.0)
 
 
-def _answer(several: Sequence[_Said], weight: np.ndarray, people: np.ndarray, settings: Engine) -> tuple[str, tuple[str, ...], float, float, str]:
+def _answer(
+    several: Sequence[_Said], weight: np.ndarray, people: np.ndarray, settings: Engine
+) -> tuple[str, tuple[str, ...], float, float, str]:
     """Text, answers, score, agreement and reason of one label."""
     ruled = [one for one in several if people[one.author]]
     heard = [one for one in ruled or several if not one.reason]

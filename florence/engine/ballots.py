@@ -64,7 +64,9 @@ class Ballots:
     @cached_property
     def turned(self) -> Turned:
         """The same with the things last."""
-        spoke, heard, first, label, level = (np.ascontiguousarray(values.T) for values in (self.spoke, self.heard, self.first, self.label, self.level))
+        spoke, heard, first, label, level = (
+            np.ascontiguousarray(values.T) for values in (self.spoke, self.heard, self.first, self.label, self.level)
+        )
         able = None if self.able is None else np.ascontiguousarray(self.able[:, label].swapaxes(0, 1))
         return Turned(spoke, heard, first, label, level, np.ascontiguousarray(self.same.transpose(1, 2, 0)), able)
 
@@ -102,7 +104,9 @@ class Ballots:
         """The first of the things of which the same authors say the same, in order, and (c,) the number of each thing's."""
         number = np.zeros(len(self.claim), np.int64)
         for a in range(self.claim.shape[1]):
-            said = (np.where(self.spoke[:, a], self.label[:, a] + 1, 0) * (LEVELS + 1) + self.level[:, a]) * 2 + self.heard[:, a]
+            said = (
+                np.where(self.spoke[:, a], self.label[:, a] + 1, 0) * (LEVELS + 1) + self.level[:, a]
+            ) * 2 + self.heard[:, a]
             if len(said) and (said != said[0]).any():
                 number = numbered(number * (int(said.max()) + 1) + said)
         first = np.zeros(int(number.max(initial=-1)) + 1, np.int64)
@@ -112,7 +116,14 @@ class Ballots:
 
     def take(self, rows: np.ndarray) -> Ballots:
         """Some of the things."""
-        return replace(self, claim=self.claim[rows], heard=self.heard[rows], same=self.same[rows], label=self.label[rows], level=self.level[rows])
+        return replace(
+            self,
+            claim=self.claim[rows],
+            heard=self.heard[rows],
+            same=self.same[rows],
+            label=self.label[rows],
+            level=self.level[rows],
+        )
 
 
 def numbered(values: np.ndarray) -> np.ndarray:
@@ -121,9 +132,17 @@ def numbered(values: np.ndarray) -> np.ndarray:
 
 
 def ballots(
-    thing: np.ndarray, author: np.ndarray, looked: np.ndarray, code: np.ndarray, score: np.ndarray, similarity: Similarity | None = None,
-    able: np.ndarray | None = None, human: int | None = None, void: int = -1, edges: Edges | None = None,
-) -> Ballots:  # fmt: skip
+    thing: np.ndarray,
+    author: np.ndarray,
+    looked: np.ndarray,
+    code: np.ndarray,
+    score: np.ndarray,
+    similarity: Similarity | None = None,
+    able: np.ndarray | None = None,
+    human: int | None = None,
+    void: int = -1,
+    edges: Edges | None = None,
+) -> Ballots:
     """Ballots of m claims about ``thing`` (m,), numbered from 0, each author with one claim a thing at most.
 
     ``looked``: (things, A). ``code``: (m,), the same for claims that say exactly the same; ``similarity``: of different codes, 0 where None; ``score``: (m,), NaN where

@@ -60,7 +60,9 @@ class Sources:
     to: np.ndarray
 
     def __add__(self, other: Sources) -> Sources:
-        return Sources(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.__dataclass_fields__))
+        return Sources(
+            *(np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.__dataclass_fields__)
+        )
 
 
 def kept(parts: Sequence[Captions]) -> Kept:
@@ -77,10 +79,27 @@ def kept(parts: Sequence[Captions]) -> Kept:
         kind.append(np.full(int(good.sum()), part.kind))
         line.append(part.line[good] + base)
         author.append(found.author[mine])
-        sources.append(Sources(found.image[mine], found.text[mine], number[part.item[mine]], found.line[mine] + base, found.start[mine], part.to[tokens]))
+        sources.append(
+            Sources(
+                found.image[mine],
+                found.text[mine],
+                number[part.item[mine]],
+                found.line[mine] + base,
+                found.start[mine],
+                part.to[tokens],
+            )
+        )
         count += int(good.sum())
     source = reduce(add, sources)
-    return Kept(np.concatenate(image), np.concatenate(kind), np.concatenate(line), texts, np.concatenate(author), source.caption, source)
+    return Kept(
+        np.concatenate(image),
+        np.concatenate(kind),
+        np.concatenate(line),
+        texts,
+        np.concatenate(author),
+        source.caption,
+        source,
+    )
 
 
 @dataclass(frozen=True)
@@ -148,7 +167,10 @@ def claimed_spans(claims: Claims, rows: np.ndarray) -> np.ndarray:
 
 def _sources(claims: Claims, rows: np.ndarray, captions: Kept) -> np.ndarray:
     """(n,) the first source that is the text of each claim, -1 where none is."""
-    code, wanted = (image * len(claims.texts) + text for image, text in ((captions.source.image, captions.source.text), (claims.image[rows], claims.text[rows])))
+    code, wanted = (
+        image * len(claims.texts) + text
+        for image, text in ((captions.source.image, captions.source.text), (claims.image[rows], claims.text[rows]))
+    )
     known, first = np.unique(code, return_index=True)
     at = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
     return np.where(known[at] == wanted, first[at], -1) if len(known) else np.full(len(rows), -1)

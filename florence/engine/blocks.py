@@ -77,12 +77,16 @@ class Common:
     roll: Roll | None
 
 
-def heard(claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()) -> tuple[pa.Table, pa.Table]:
+def heard(
+    claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()
+) -> tuple[pa.Table, pa.Table]:
     """Claims and coverage of all who have a vote: without rankers, a student whose vote is off, and what it says without being sure enough.
 
     People, whatever their names, are one author, "human".
     """
-    left_out = [speaker.name for speaker in speakers if speaker.role == "ranker"] + ([STUDENT] if settings.student.cap == 0 else [])
+    left_out = [speaker.name for speaker in speakers if speaker.role == "ranker"] + (
+        [STUDENT] if settings.student.cap == 0 else []
+    )
     people = pa.array([speaker.name for speaker in speakers if speaker.role == "human"], pa.string())
 
     def voting(table: pa.Table) -> pa.Table:
@@ -102,14 +106,18 @@ def heard(claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequ
 # ---------------------------------------------------------------- one block
 
 
-def fuse_block(block: Block, common: Common, known: Estimates | None = None, tasks: Sequence[str] = ANNOTATED) -> tuple[list[Labels], Estimates]:
+def fuse_block(
+    block: Block, common: Common, known: Estimates | None = None, tasks: Sequence[str] = ANNOTATED
+) -> tuple[list[Labels], Estimates]:
     """The labels of a block, those of the kinds ``tasks``, and what is known of the authors: what is ``known`` already, else what this block tells.
 
     Captions and the phrases in them go together. Raises DataError where a claim's place is none.
     """
     settings, known = common.settings, known or Estimates()
     ids = block.images["image_id"].to_pylist()
-    said = read_claims(*heard(block.claims, block.coverage, settings, common.speakers), block.images, common.speakers, common.roll)
+    said = read_claims(
+        *heard(block.claims, block.coverage, settings, common.speakers), block.images, common.speakers, common.roll
+    )
     said = replace(said, ranks=read_ranks(block.claims, ids, common.speakers))
     if not len(said):
         return [], known
@@ -124,7 +132,9 @@ def fuse_block(block: Block, common: Common, known: Estimates | None = None, tas
             labels, found.answers[kind] = answers.fuse_answers(said, kind, size, settings, known.answers.get(kind))
             parts.append(labels)
     if set(tasks).issuperset(WRITTEN):
-        written = [texts.fuse_captions(said, kind, settings, known.captions.get(kind)) for kind in map(KINDS.index, CAPTIONS)]
+        written = [
+            texts.fuse_captions(said, kind, settings, known.captions.get(kind)) for kind in map(KINDS.index, CAPTIONS)
+        ]
         found.captions.update({part.kind: part.judged for part in written if part.kind in there})
         parts += [texts.caption_labels(said, part) for part in written]
         captions = kept(written)
@@ -147,7 +157,16 @@ def _fused(block: Block, copy: np.ndarray, common: Common, known: Estimates) -> 
 # ---------------------------------------------------------------- all blocks
 
 
-def fuse_blocks(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings: Engine, round: int, speakers: Sequence[Speaker], workers: int, done: Done) -> pa.Table:
+def fuse_blocks(
+    claims: pa.Table,
+    images: pa.Table,
+    coverage: pa.Table,
+    settings: Engine,
+    round: int,
+    speakers: Sequence[Speaker],
+    workers: int,
+    done: Done,
+) -> pa.Table:
     """The labels of all images, in their order, ``workers`` blocks at a time; ``done`` is told of each block."""
     whole = Block(claims, images, coverage)
     if len(claims) <= WHOLE:
@@ -155,20 +174,24 @@ def fuse_blocks(claims: pa.Table, images: pa.Table, coverage: pa.Table, settings
         return finished(fuse_block(whole, common)[0], whole, copies(images, settings.near_duplicate), common)
     ids = images["image_id"].combine_chunks()
     image = codes(claims["image_id"], ids)
-    said, looked = heard(claims.select(["task", "author", "score"]).append_column(IMAGE, pa.array(image)), coverage, settings, speakers)
+    said, looked = heard(
+        claims.select(["task", "author", "score"]).append_column(IMAGE, pa.array(image)), coverage, settings, speakers
+    )
     said = said.filter(pc.greater_equal(said[IMAGE], 0))
     common = Common(settings, round, tuple(speakers), Roll.of(said, looked))
     cut = _Cut(claims, images, coverage, image, _numbers(image, learnt_from(said, ids)))
     del said, looked, image
     with ThreadPoolExecutor(workers, "florence-fuse") as pool:
         first = cut.block(0)
-        begin = [(fuse_block, first, common, None, tasks) for tasks in APART] + [(copies, images, settings.near_duplicate)]
+        begin = [(fuse_block, first, common, None, tasks) for tasks in APART] + [
+            (copies, images, settings.near_duplicate)
+        ]
         *halves, copy = _side_by_side(pool, begin, len(begin))
         known = reduce(or_, (learnt for _, learnt in halves))
         jobs = chain(
             [(finished, [part for parts, _ in halves for part in parts], first, copy[cut.number == 0], common)],
             ((_fused, cut.block(k), copy[cut.number == k], common, known) for k in range(1, cut.count)),
-        )  # fmt: skip
+        )
         del begin, halves, first
         results = _side_by_side(pool, jobs, workers)
         tables = []
@@ -221,12 +244,18 @@ def learnt(claims: pa.Table, coverage: pa.Table) -> tuple[pa.Table, pa.Table]:
 class _Cut:
     """Tables cut into blocks, image by image. ``image``: (claims,) the image of each, -1 for none; ``number``: (images,) the block of each."""
 
-    def __init__(self, claims: pa.Table, images: pa.Table, coverage: pa.Table, image: np.ndarray, number: np.ndarray) -> None:
+    def __init__(
+        self, claims: pa.Table, images: pa.Table, coverage: pa.Table, image: np.ndarray, number: np.ndarray
+    ) -> None:
         self._ids = images["image_id"].combine_chunks()
         self.number, self.count = number, int(number.max(initial=0)) + 1
         # what is said of images that are not there is in none
         of = np.append(number, -1)
-        self._tables = [_Parts(claims, of[image]), _Parts(images, number), _Parts(coverage, of[codes(coverage["image_id"], self._ids)])]
+        self._tables = [
+            _Parts(claims, of[image]),
+            _Parts(images, number),
+            _Parts(coverage, of[codes(coverage["image_id"], self._ids)]),
+        ]
 
     def block(self, k: int) -> Block:
         """One block."""
@@ -241,7 +270,9 @@ class _Cut:
             last = np.flatnonzero(self.number == k)[-1] if k + 1 < self.count else len(self.number)
             end = int(np.searchsorted(place, last, side="right"))
             both = pa.concat_tables([begun.slice(done, end - done), labels])
-            yield both.take(np.argsort(np.concatenate([place[done:end], codes(labels["image_id"], self._ids)]), kind="stable"))
+            yield both.take(
+                np.argsort(np.concatenate([place[done:end], codes(labels["image_id"], self._ids)]), kind="stable")
+            )
             done = end
 
 
@@ -250,7 +281,9 @@ class _Parts:
 
     def __init__(self, table: pa.Table, number: np.ndarray) -> None:
         self._batches = table.to_batches()
-        self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)])
+        self._first = np.concatenate(
+            [np.zeros(1, np.int64), np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)]
+        )
         self._rows = np.argsort(number, kind="stable")
         self._ends = np.searchsorted(number[self._rows], np.arange(int(number.max(initial=-1)) + 2))
         self._schema = table.schema
@@ -260,7 +293,11 @@ class _Parts:
         rows = self._rows[self._ends[k] : self._ends[k + 1]] if k + 1 < len(self._ends) else self._rows[:0]
         ends = np.searchsorted(rows, self._first)
         # batch by batch: of a table Arrow would put all together first
-        found = [batch.take(pa.array(rows[a:b] - first)) for batch, first, a, b in zip(self._batches, self._first, ends, ends[1:], strict=False) if b > a]
+        found = [
+            batch.take(pa.array(rows[a:b] - first))
+            for batch, first, a, b in zip(self._batches, self._first, ends, ends[1:], strict=False)
+            if b > a
+        ]
         return pa.Table.from_batches(found, self._schema).combine_chunks()
 
 

@@ -95,7 +95,13 @@ def kinds(tasks: pa.ChunkedArray) -> np.ndarray:
     return kind
 
 
-def read_claims(claims: pa.Table, coverage: pa.Table, images: pa.Table | None, speakers: Sequence[Speaker] = (), roll: Roll | None = None) -> Claims:
+def read_claims(
+    claims: pa.Table,
+    coverage: pa.Table,
+    images: pa.Table | None,
+    speakers: Sequence[Speaker] = (),
+    roll: Roll | None = None,
+) -> Claims:
     """Claims about ``images`` (about every image that is claimed about, where that is None; nothing is then clipped). ``roll``: all who have a say, where these are not all
     claims there are.
 
@@ -170,9 +176,14 @@ def _regions(column: pa.ListArray, size: np.ndarray) -> Regions:
     drawn = np.flatnonzero(~np.isnan(quad[:, 0]))
     quad[drawn] = np.clip(quad[drawn], 0, np.tile(size[drawn], 4))
     corners = quad[drawn].reshape(-1, 4, 2)
-    for rows, other in ((drawn, np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)), (outlined, around)):
+    for rows, other in (
+        (drawn, np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)),
+        (outlined, around),
+    ):
         bounds[rows] = np.where(np.isnan(bounds[rows]), other, bounds[rows])
-    return Regions(claim, flat.field("label"), bounds, quad, polygons, _numbers(flat.field("score")), _spans(flat.field("span")))
+    return Regions(
+        claim, flat.field("label"), bounds, quad, polygons, _numbers(flat.field("score")), _spans(flat.field("span"))
+    )
 
 
 def _fixed(column: pa.ListArray, length: int, name: str) -> np.ndarray:
@@ -181,7 +192,9 @@ def _fixed(column: pa.ListArray, length: int, name: str) -> np.ndarray:
     lengths = pc.list_value_length(column).drop_null().to_numpy(zero_copy_only=False)
     if len(lengths) and (lengths != length).any():
         raise DataError(f"a claim's {name} has {int(lengths[lengths != length][0])} numbers; {length} are expected")
-    result[pc.is_valid(column).to_numpy(zero_copy_only=False)] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, length)
+    result[pc.is_valid(column).to_numpy(zero_copy_only=False)] = (
+        column.flatten().to_numpy(zero_copy_only=False).reshape(-1, length)
+    )
     return result
 
 
@@ -195,8 +208,12 @@ def _clipped_polygons(column: pa.ListArray, size: np.ndarray) -> tuple[pa.ListAr
     inner = column.flatten()
     lengths = pc.list_value_length(inner).to_numpy(zero_copy_only=False)
     if len(lengths) and (lengths % 2).any():
-        raise DataError(f"a claim's polygon has {int(lengths[lengths % 2 == 1][0])} numbers; x and y in turn are expected")
-    owner = np.repeat(np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy(zero_copy_only=False)), lengths // 2)
+        raise DataError(
+            f"a claim's polygon has {int(lengths[lengths % 2 == 1][0])} numbers; x and y in turn are expected"
+        )
+    owner = np.repeat(
+        np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy(zero_copy_only=False)), lengths // 2
+    )
     points = np.clip(inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2), 0, size[owner])
     starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]][: len(owner)])
     around = np.zeros((0, 4))
@@ -222,7 +239,9 @@ def moved(polygons: pa.ListArray, before: np.ndarray, after: np.ndarray) -> pa.L
     inner = polygons.flatten()
     points = inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2)
     count = pc.list_value_length(inner).to_numpy(zero_copy_only=False) // 2
-    owner = np.repeat(np.repeat(np.arange(len(polygons)), pc.list_value_length(polygons).to_numpy(zero_copy_only=False)), count)
+    owner = np.repeat(
+        np.repeat(np.arange(len(polygons)), pc.list_value_length(polygons).to_numpy(zero_copy_only=False)), count
+    )
     scale = (after[:, 2:] - after[:, :2]) / np.maximum(before[:, 2:] - before[:, :2], 1e-9)
     carried = after[owner, :2] + (points - before[owner, :2]) * scale[owner]
     carried = np.clip(carried, after[owner, :2], after[owner, 2:])
@@ -266,7 +285,10 @@ def labels_table(parts: Sequence[Labels], images: Sequence[str], author: str, ve
     image = np.concatenate([np.zeros(0, np.int64), *(part.image for part in parts)])
     kind = np.repeat([part.kind for part in parts], [len(part.image) for part in parts]).astype(np.int64)
     wide = max([part.order.shape[1] for part in parts], default=0)
-    keys = [np.concatenate([part.order[:, k] if k < part.order.shape[1] else np.zeros(len(part.image)) for part in parts]) for k in reversed(range(wide))]
+    keys = [
+        np.concatenate([part.order[:, k] if k < part.order.shape[1] else np.zeros(len(part.image)) for part in parts])
+        for k in reversed(range(wide))
+    ]
     order = np.lexsort((*keys, kind, image))
     body = pa.concat_tables([_EMPTY, *(_body(part) for part in parts)]).take(order)
     image, kind = image[order], kind[order]
@@ -282,7 +304,9 @@ def labels_table(parts: Sequence[Labels], images: Sequence[str], author: str, ve
     return pa.table({name: columns[name] for name in ANNOTATIONS.names}, schema=ANNOTATIONS).combine_chunks()
 
 
-_EMPTY = pa.schema([ANNOTATIONS.field(name) for name in ("text", "regions", "score", "agreement", "kept", "reason")]).empty_table()
+_EMPTY = pa.schema(
+    [ANNOTATIONS.field(name) for name in ("text", "regions", "score", "agreement", "kept", "reason")]
+).empty_table()
 
 
 def _ids(image: np.ndarray, kind: np.ndarray, images: Sequence[str], author: str, version: str) -> list[str]:
@@ -290,23 +314,40 @@ def _ids(image: np.ndarray, kind: np.ndarray, images: Sequence[str], author: str
     new = np.r_[True, (image[1:] != image[:-1]) | (kind[1:] != kind[:-1])][: len(image)]
     first = np.maximum.accumulate(np.where(new, np.arange(len(image)), 0)) if len(image) else new
     index = np.arange(len(image)) - first
-    return annotation_ids(map(images.__getitem__, image.tolist()), map(ANNOTATED.__getitem__, kind.tolist()), author, version, index.tolist())
+    return annotation_ids(
+        map(images.__getitem__, image.tolist()),
+        map(ANNOTATED.__getitem__, kind.tolist()),
+        author,
+        version,
+        index.tolist(),
+    )
 
 
 def _body(part: Labels) -> pa.Table:
     regions = pa.StructArray.from_arrays(
         [
-            pa.array(part.label, pa.string()), _lists(part.box), _lists(part.quad), part.polygons.cast(_POLYGONS), _nullable(part.region_score),
+            pa.array(part.label, pa.string()),
+            _lists(part.box),
+            _lists(part.quad),
+            part.polygons.cast(_POLYGONS),
+            _nullable(part.region_score),
             _lists(np.where(part.span == NO_SPAN, np.nan, part.span)).cast(pa.list_(pa.int32())),
         ],
         fields=list(REGION),
-    )  # fmt: skip
+    )
     offsets = np.r_[0, np.cumsum(part.count)].astype(np.int32)
     reasons = pa.array(part.reason, pa.string())
-    return pa.table({
-        "text": pa.array(part.text, pa.string()), "regions": pa.ListArray.from_arrays(pa.array(offsets), regions), "score": _nullable(part.score),
-        "agreement": _nullable(part.agreement), "kept": pc.equal(reasons, ""), "reason": reasons,
-    }, schema=_EMPTY.schema)  # fmt: skip
+    return pa.table(
+        {
+            "text": pa.array(part.text, pa.string()),
+            "regions": pa.ListArray.from_arrays(pa.array(offsets), regions),
+            "score": _nullable(part.score),
+            "agreement": _nullable(part.agreement),
+            "kept": pc.equal(reasons, ""),
+            "reason": reasons,
+        },
+        schema=_EMPTY.schema,
+    )
 
 
 def _nullable(values: np.ndarray) -> pa.Array:

@@ -36,7 +36,13 @@ CHURN_IOU = 0.5
 
 
 def gather(
-    group: np.ndarray, author: np.ndarray, bounds: np.ndarray, code: np.ndarray, iou: float, same_iou: float, first: np.ndarray | None = None
+    group: np.ndarray,
+    author: np.ndarray,
+    bounds: np.ndarray,
+    code: np.ndarray,
+    iou: float,
+    same_iou: float,
+    first: np.ndarray | None = None,
 ) -> np.ndarray:
     """The place (m,) that each of m claims is about, numbered 0, 1, … in the order of their first claims.
 
@@ -120,7 +126,11 @@ def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float, *, by
     student = authors.index(STUDENT) if STUDENT in authors else None
     belief = believed(votes, trust, student, cap)
     weight = belief.claims
-    standing = np.where(votes.first, np.round(belief.names, 9), -1) if by_name else np.where(votes.spoke, np.round(weight, 9), -1)
+    standing = (
+        np.where(votes.first, np.round(belief.names, 9), -1)
+        if by_name
+        else np.where(votes.spoke, np.round(weight, 9), -1)
+    )
     winner = standing.argmax(axis=1)
     agreement = weight[np.arange(len(winner)), winner]
     if votes.human is not None:
@@ -144,7 +154,9 @@ class Reliable:
     by_name: Mapping[str, float]
 
 
-def reliabilities(claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()) -> dict[tuple[str, str], Reliable]:
+def reliabilities(
+    claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()
+) -> dict[tuple[str, str], Reliable]:
     """How reliable each author was found to be, by author and kind, on the images that `florence.engine.fuse` learns from; no truth is looked at.
 
     Where too few others looked at the same images nothing is estimated, and the pair is missing.
@@ -218,20 +230,30 @@ def churn(before: pa.Table, after: pa.Table) -> dict[str, Change]:
     both = []
     for name, table in (("a", before), ("b", after)):
         kept = table.filter(table["kept"])
-        both.append(kept.set_column(kept.schema.get_field_index("author"), "author", pa.array([name] * len(kept), pa.string())))
+        both.append(
+            kept.set_column(kept.schema.get_field_index("author"), "author", pa.array([name] * len(kept), pa.string()))
+        )
     none = pa.table({name: pa.array([], pa.string()) for name in ("image_id", "author", "error")})
     rows = read_claims(pa.concat_tables(both), none, None)
     codes: dict[str, int] = {}
     code = np.asarray([codes.setdefault(same(text), len(codes)) for text in rows.texts], np.int64)[rows.text]
     about = code.copy()
-    told = np.flatnonzero(np.isin(rows.kind, [ANNOTATED.index("<VQA>"), ANNOTATED.index("<CAPTION_TO_PHRASE_GROUNDING>")]))
+    told = np.flatnonzero(
+        np.isin(rows.kind, [ANNOTATED.index("<VQA>"), ANNOTATED.index("<CAPTION_TO_PHRASE_GROUNDING>")])
+    )
     told = told[np.isin(told, rows.regions.claim)]
     # of questions the answer is what is said, of captions' phrases the phrase
     said = rows.regions.label.take(np.searchsorted(rows.regions.claim, told)).to_pylist()
     asked = np.where(rows.kind[told] == ANNOTATED.index("<VQA>"), code[told], -1)
-    code[told] = [codes.setdefault(f"{question}\0{same(text)}", len(codes)) for question, text in zip(asked.tolist(), said, strict=True)]
+    code[told] = [
+        codes.setdefault(f"{question}\0{same(text)}", len(codes))
+        for question, text in zip(asked.tolist(), said, strict=True)
+    ]
     about[rows.kind != ANNOTATED.index("<VQA>")] = -1
-    return {ANNOTATED[kind]: _changed(rows, np.flatnonzero(rows.kind == kind), code, about) for kind in np.unique(rows.kind).tolist()}
+    return {
+        ANNOTATED[kind]: _changed(rows, np.flatnonzero(rows.kind == kind), code, about)
+        for kind in np.unique(rows.kind).tolist()
+    }
 
 
 def _changed(rows: Claims, left: np.ndarray, code: np.ndarray, about: np.ndarray) -> Change:
@@ -241,7 +263,9 @@ def _changed(rows: Claims, left: np.ndarray, code: np.ndarray, about: np.ndarray
     for text, place in ((True, True), (False, True), (True, False)):
         keys = [rows.image[left], code[left] if text else about[left]]
         left = left[np.lexsort((rows.author[left], *reversed(keys)))]
-        group = np.unique(np.stack([rows.image[left], (code if text else about)[left]]), axis=1, return_inverse=True)[1].reshape(-1)
+        group = np.unique(np.stack([rows.image[left], (code if text else about)[left]]), axis=1, return_inverse=True)[
+            1
+        ].reshape(-1)
         bounds = _first_bounds(rows, left) if place else np.tile([0.0, 0.0, 1.0, 1.0], (len(left), 1))
         at = gather(group, rows.author[left], bounds, code[left], CHURN_IOU, CHURN_IOU)
         paired = np.bincount(at)[at] > 1
@@ -257,4 +281,6 @@ def _first_bounds(rows: Claims, chosen: np.ndarray) -> np.ndarray:
     first = rows.regions.claim.searchsorted(chosen)
     there = np.append(rows.regions.claim, -1)[first] == chosen
     bounds = np.append(rows.regions.bounds, np.zeros((1, 4)), axis=0)[np.where(there, first, -1)]
-    return np.where(there[:, None] & ~np.isnan(bounds).any(axis=1, keepdims=True), bounds, np.asarray([0.0, 0.0, 1.0, 1.0]))
+    return np.where(
+        there[:, None] & ~np.isnan(bounds).any(axis=1, keepdims=True), bounds, np.asarray([0.0, 0.0, 1.0, 1.0])
+    )

@@ -25,7 +25,13 @@ def without_copies(parts: Sequence[Labels], copy: np.ndarray) -> list[Labels]:
     """Labels in which everything about an image that is a ``copy`` (images,) of another one is dropped."""
     if not copy.any():
         return list(parts)
-    return [replace(part, reason=[r or (REASON if of else "") for r, of in zip(part.reason, copy[part.image].tolist(), strict=True)]) for part in parts]
+    return [
+        replace(
+            part,
+            reason=[r or (REASON if of else "") for r, of in zip(part.reason, copy[part.image].tolist(), strict=True)],
+        )
+        for part in parts
+    ]
 
 
 def copies(images: pa.Table, most: int | None) -> np.ndarray:

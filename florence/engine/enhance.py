@@ -71,7 +71,13 @@ def likeness(versions: Versions) -> Likeness:
 
 
 def compose(
-    versions: Versions, alike: float, near: Likeness | None = None, capped: int | None = None, cap: float = 1.0, authors: int | None = None, known: Trust | None = None
+    versions: Versions,
+    alike: float,
+    near: Likeness | None = None,
+    capped: int | None = None,
+    cap: float = 1.0,
+    authors: int | None = None,
+    known: Trust | None = None,
 ) -> Composed:
     """One text of the versions of each. A version without weight has no vote, and is placed all the same. ``near``: where it is known already; ``capped``, ``cap``: an
     author whose word counts for so much of all evidence at most; ``authors``: how many there are, as many as have a version where None; ``known``: what other texts told of them.
@@ -99,7 +105,13 @@ def _typical(versions: Versions, near: Likeness) -> np.ndarray:
     weight = versions.weight
     heard = np.where(weight > 0, weight, 0.0)
     shared = np.bincount(near.a, heard[near.b] * near.value, minlength=len(versions))
-    ranks = (-versions.lines.lengths[versions.line], -np.round(weight, 9), -np.round(shared, 9), weight <= 0, versions.item)
+    ranks = (
+        -versions.lines.lengths[versions.line],
+        -np.round(weight, 9),
+        -np.round(shared, 9),
+        weight <= 0,
+        versions.item,
+    )
     return np.lexsort(ranks)[versions.first[:-1]]
 
 
@@ -128,7 +140,9 @@ def placed(a: Sequences, b: Sequences, to: np.ndarray, similarity: np.ndarray, a
 # ---------------------------------------------------------------- word by word
 
 
-def _written(versions: Versions, turns: np.ndarray, capped: int | None, cap: float, authors: int, known: Trust | None) -> tuple[np.ndarray, list[str], Trust | None]:
+def _written(
+    versions: Versions, turns: np.ndarray, capped: int | None, cap: float, authors: int, known: Trust | None
+) -> tuple[np.ndarray, list[str], Trust | None]:
     """(n,) row of the line that each text of ``turns`` (n, k) versions comes to, -1 where it is a new one; the new ones in order; how far the authors are trusted."""
     texts = versions.lines
     line = np.where(turns >= 0, versions.line[turns], -1)
@@ -156,7 +170,9 @@ def _written(versions: Versions, turns: np.ndarray, capped: int | None, cap: flo
     source, token = source.tolist(), token.tolist()
     new = [
         _sentence(texts, source[a:b], token[a:b], large)
-        for a, b, large in zip(final.first[made].tolist(), final.first[made + 1].tolist(), capital.tolist(), strict=True)
+        for a, b, large in zip(
+            final.first[made].tolist(), final.first[made + 1].tolist(), capital.tolist(), strict=True
+        )
     ]
     return result, new, trust
 
@@ -165,7 +181,9 @@ def _spelling(texts: Lines) -> np.ndarray:
     """(n,) a number for the keys of each text, the same for the same keys; and one more for none."""
     known: dict[bytes, int] = {}
     whole, first = texts.keys.tobytes(), (texts.first * texts.keys.itemsize).tolist()
-    return np.asarray([*(known.setdefault(whole[a:b], len(known)) for a, b in zip(first[:-1], first[1:], strict=True)), -1], np.int64)
+    return np.asarray(
+        [*(known.setdefault(whole[a:b], len(known)) for a, b in zip(first[:-1], first[1:], strict=True)), -1], np.int64
+    )
 
 
 def _as_said(final: Sequences, texts: Lines, line: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -174,7 +192,9 @@ def _as_said(final: Sequences, texts: Lines, line: np.ndarray, weight: np.ndarra
     for turn in range(line.shape[1]):
         rows = np.flatnonzero((line[:, turn] >= 0) & (texts.lengths[line[:, turn]] == final.lengths))
         differ = texts.keys[texts.at(line[rows, turn])] != final.keys[final.at(rows)]
-        equal[rows, turn] = np.bincount(np.repeat(np.arange(len(rows)), final.lengths[rows]), differ, minlength=len(rows)) == 0
+        equal[rows, turn] = (
+            np.bincount(np.repeat(np.arange(len(rows)), final.lengths[rows]), differ, minlength=len(rows)) == 0
+        )
     best = np.where(equal, weight, -1.0).argmax(axis=1)
     return np.where(equal.any(axis=1), line[np.arange(len(line)), best], -1)
 
@@ -223,7 +243,12 @@ def spell(items: Sequence[Sequence[tuple[str, float]]]) -> list[str]:
     turns, weight = np.full(there.shape, -1, np.int64), np.zeros(there.shape)
     turns[there], weight[there] = np.arange(len(readings)), [mass for k in asked for _, mass in items[k]]
     characters = "".join(readings)
-    places = network(Sequences(np.asarray([code_of(c) for c in characters], np.int64), starts(np.asarray([len(text) for text in readings]))), turns)
+    places = network(
+        Sequences(
+            np.asarray([code_of(c) for c in characters], np.int64), starts(np.asarray([len(text) for text in readings]))
+        ),
+        turns,
+    )
     mass = weight[places.item]
     keep = 2 * in_order(mass * places.there) > in_order(mass)
     token = places.token[np.arange(len(places.token)), places.heaviest(mass)]

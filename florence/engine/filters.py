@@ -42,7 +42,9 @@ REASONS: dict[str, str] = {
 }
 """Every reason that a label can be dropped for."""
 _SAYS = re.compile(r"[^\W_]")
-_DETERMINERS = frozenset("my your his her its our their this that these those another other each both either neither all any some few many most several much more less which what whose one".split())
+_DETERMINERS = frozenset(
+    "my your his her its our their this that these those another other each both either neither all any some few many most several much more less which what whose one".split()
+)
 """Pronouns that may also stand before a noun."""
 _ENDING = frozenset(
     "of in on at with by to from for behind above below under over near next beside between around who which that whose where when while and or but is are was were has have "
@@ -82,9 +84,13 @@ def captions(found: Lines, kind: str, settings: Engine) -> list[tuple[str, np.nd
     """What is found of the captions of one kind, boilerplate stripped, each by itself."""
     texts, words = found.text, found.words
     return [
-        ("empty_text", empty(texts)), ("alt_noise", alt_noise(texts, settings)), ("too_short", too_short(words, kind, settings)),
-        ("too_long", too_long(words, kind, settings)), ("repetition", repetition(found, settings)), ("language", language(texts, settings)),
-    ]  # fmt: skip
+        ("empty_text", empty(texts)),
+        ("alt_noise", alt_noise(texts, settings)),
+        ("too_short", too_short(words, kind, settings)),
+        ("too_long", too_long(words, kind, settings)),
+        ("repetition", repetition(found, settings)),
+        ("language", language(texts, settings)),
+    ]
 
 
 def alt_noise(texts: Sequence[str], settings: Engine) -> np.ndarray:
@@ -139,7 +145,9 @@ def repetition(found: Lines, settings: Engine) -> np.ndarray:
 def blacklisted(phrases: Sequence[str], settings: Engine) -> np.ndarray:
     """Phrases that name nothing to point at: that are on the list, with or without an article, or headed by a pronoun ("each of them"). An empty list drops none."""
     names = frozenset(name.casefold() for name in settings.blacklist)
-    known = {phrase: (said := phrase.strip().casefold()) in names or _LEAD.sub("", said) in names for phrase in set(phrases)}
+    known = {
+        phrase: (said := phrase.strip().casefold()) in names or _LEAD.sub("", said) in names for phrase in set(phrases)
+    }
     if names:
         known = {phrase: found or _is_headed(phrase) for phrase, found in known.items()}
     return np.asarray([known[phrase] for phrase in phrases], bool)
@@ -167,7 +175,15 @@ def duplicate(image: np.ndarray, code: np.ndarray, box: np.ndarray, rank: np.nda
     return suppressed(better[near], worse[near], len(image))
 
 
-def overlapping_phrase(caption: np.ndarray, phrase: np.ndarray, box: np.ndarray, rank: np.ndarray, words: Sequences, spans: np.ndarray, settings: Engine) -> np.ndarray:
+def overlapping_phrase(
+    caption: np.ndarray,
+    phrase: np.ndarray,
+    box: np.ndarray,
+    rank: np.ndarray,
+    words: Sequences,
+    spans: np.ndarray,
+    settings: Engine,
+) -> np.ndarray:
     """Places (n,) of phrases of one caption that overlap the place of another phrase of it by more than ``phrase_nms_iou``, and give way to it.
 
     ``phrase``: (n,), row of ``words``, the keys of each, and of ``spans`` (phrases, 2), where it begins and ends in the caption. Of phrases one inside the other the longer
@@ -185,7 +201,9 @@ def overlapping_phrase(caption: np.ndarray, phrase: np.ndarray, box: np.ndarray,
     found = np.zeros(len(caption), bool)
     for rows, value in ((inside, length), (~inside & ~again, rank)):
         x, y = a[rows], b[rows]
-        first = (value[x] > value[y]) | ((value[x] == value[y]) & ((length[x] > length[y]) | ((length[x] == length[y]) & (phrase[x] < phrase[y]))))
+        first = (value[x] > value[y]) | (
+            (value[x] == value[y]) & ((length[x] > length[y]) | ((length[x] == length[y]) & (phrase[x] < phrase[y])))
+        )
         better, worse = np.where(first, x, y), np.where(first, y, x)
         good = ~found[better] & ~found[worse]
         found |= suppressed(better[good], worse[good], len(caption))

@@ -42,7 +42,14 @@ def _model() -> _Model:
 
     found = LanguageIdentifier.from_model_file(MODEL_FILE)
     row = np.asarray(found.tk_row, np.int64) << 8
-    return _Model(np.asarray(found.tk_nextmove), row, np.asarray(found.tk_output), found.nb_ptc, np.asarray(found.nb_pc, float), tuple(found.nb_classes))
+    return _Model(
+        np.asarray(found.tk_nextmove),
+        row,
+        np.asarray(found.tk_output),
+        found.nb_ptc,
+        np.asarray(found.nb_pc, float),
+        tuple(found.nb_classes),
+    )
 
 
 def languages() -> tuple[str, ...]:
@@ -63,7 +70,9 @@ def _foreign(texts: Sequence[str], wanted: str) -> np.ndarray:
     result = np.zeros(len(texts), bool)
     if long:
         if wanted not in languages():
-            raise SettingsError(f"engine.language: {wanted!r} is not told; known: {', '.join(languages())}; null tells none")
+            raise SettingsError(
+                f"engine.language: {wanted!r} is not told; known: {', '.join(languages())}; null tells none"
+            )
         share = probabilities([texts[k] for k in long])
         result[long] = (share[:, languages().index(wanted)] < UNLIKELY) & (share.max(axis=1) >= LIKELY)
     return result
@@ -74,13 +83,18 @@ def probabilities(texts: Sequence[str]) -> np.ndarray:
     from scipy.sparse import csr_array
 
     model = _model()
-    encoded = [unicodedata.normalize("NFC", text.lower() if text.isupper() else text).encode(errors="replace")[:MOST] for text in texts]
+    encoded = [
+        unicodedata.normalize("NFC", text.lower() if text.isupper() else text).encode(errors="replace")[:MOST]
+        for text in texts
+    ]
     owner, feature = _features(encoded, model)
     code, count = np.unique(owner * len(model.table) + feature, return_counts=True)
     known, column = np.unique(code % len(model.table), return_inverse=True)
     seen = csr_array((np.log1p(count), (code // len(model.table), column)), shape=(len(texts), len(known)))
     # what is told by more is told more firmly, but not in proportion
-    score = (seen @ model.table[known].astype(float) + model.prior) / np.sqrt(np.maximum([len(text) for text in encoded], 1))[:, None]
+    score = (seen @ model.table[known].astype(float) + model.prior) / np.sqrt(
+        np.maximum([len(text) for text in encoded], 1)
+    )[:, None]
     score[np.bincount(owner, minlength=len(texts)) == 0] = 0
     share = np.exp(score - score.max(axis=1, keepdims=True))
     share /= share.sum(axis=1, keepdims=True)

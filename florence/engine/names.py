@@ -82,7 +82,9 @@ def _merged(synonyms: dict[str, list[str]]) -> dict[str, str]:
     for name, others in synonyms.items():
         for other in map(same, others):
             if result.setdefault(other, same(name)) != same(name):
-                raise SettingsError(f"engine.synonyms: {other!r} is given to both {result[other]!r} and {same(name)!r}; a name stands for one thing")
+                raise SettingsError(
+                    f"engine.synonyms: {other!r} is given to both {result[other]!r} and {same(name)!r}; a name stands for one thing"
+                )
     return result
 
 

@@ -37,7 +37,9 @@ class Network:
         mass = np.full(self.keys.shape, -1.0)
         for turn in range(self.keys.shape[1]):
             mine = self.there[:, turn]
-            mass[mine, turn] = in_order(weight[mine] * (self.there[mine] & (self.keys[mine] == self.keys[mine, turn, None])))
+            mass[mine, turn] = in_order(
+                weight[mine] * (self.there[mine] & (self.keys[mine] == self.keys[mine, turn, None]))
+            )
         return mass.argmax(axis=1)
 
 
@@ -77,8 +79,16 @@ def network(rows: Sequences, turns: np.ndarray) -> Network:
 
 
 def likely(
-    network: Network, texts: Lines, line: np.ndarray, differ: np.ndarray, author: np.ndarray, capped: int | None, cap: float, count: int, known: Trust | None = None
-) -> tuple[np.ndarray, Trust]:  # fmt: skip
+    network: Network,
+    texts: Lines,
+    line: np.ndarray,
+    differ: np.ndarray,
+    author: np.ndarray,
+    capped: int | None,
+    cap: float,
+    count: int,
+    known: Trust | None = None,
+) -> tuple[np.ndarray, Trust]:
     """(p, turns) how likely what a version says at a place is a word of the text, 0 where it says nothing there; and how far each author's words are to be trusted.
 
     Places are things that authors see or not, and name right or not, as objects in a picture are: how often each leaves out which word follows from all texts.

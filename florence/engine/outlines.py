@@ -18,7 +18,9 @@ CELLS = 4_000_000
 """Corners that are looked at together."""
 LEAST = 4
 """Corners that an outline keeps in any case, where it has them."""
-LENDERS = tuple(KINDS.index(kind) for kind in ("<REFERRING_EXPRESSION_SEGMENTATION>", "<OD>", "<CAPTION_TO_PHRASE_GROUNDING>"))
+LENDERS = tuple(
+    KINDS.index(kind) for kind in ("<REFERRING_EXPRESSION_SEGMENTATION>", "<OD>", "<CAPTION_TO_PHRASE_GROUNDING>")
+)
 BORROWERS = LENDERS[1:]
 
 
@@ -30,14 +32,22 @@ def outlined(parts: Sequence[Labels], settings: Engine) -> list[Labels]:
     """
     parts = [replace(part, polygons=_simple(part, settings.fidelity)) for part in parts]
     kept = [_Kept.of(part) for part in parts]
-    lenders = sorted((k for k, part in enumerate(parts) if part.kind in LENDERS), key=lambda k: LENDERS.index(parts[k].kind))
+    lenders = sorted(
+        (k for k, part in enumerate(parts) if part.kind in LENDERS), key=lambda k: LENDERS.index(parts[k].kind)
+    )
     if not lenders:
         return parts
     image, box = (np.concatenate([getattr(kept[k], name)[kept[k].drawn] for k in lenders]) for name in ("image", "box"))
     polygons = pa.concat_arrays([parts[k].polygons.filter(pa.array(kept[k].drawn)) for k in lenders])
     order = np.argsort(image, kind="stable")
-    lent = _Kept(image[order], box[order], np.ones(len(order), bool), np.ones(len(order), bool)), polygons.take(pa.array(order))
-    return [_borrowed(part, found, *lent, settings.mask_iou) if part.kind in BORROWERS else part for part, found in zip(parts, kept, strict=True)]
+    lent = (
+        _Kept(image[order], box[order], np.ones(len(order), bool), np.ones(len(order), bool)),
+        polygons.take(pa.array(order)),
+    )
+    return [
+        _borrowed(part, found, *lent, settings.mask_iou) if part.kind in BORROWERS else part
+        for part, found in zip(parts, kept, strict=True)
+    ]
 
 
 def _simple(part: Labels, fidelity: float) -> pa.ListArray:
@@ -47,7 +57,9 @@ def _simple(part: Labels, fidelity: float) -> pa.ListArray:
     free = np.flatnonzero(~part.fixed)
     index = np.arange(len(part.fixed))
     index[free] = len(index) + np.arange(len(free))
-    return pa.concat_arrays([part.polygons, simplified(part.polygons.take(pa.array(free)), fidelity)]).take(pa.array(index))
+    return pa.concat_arrays([part.polygons, simplified(part.polygons.take(pa.array(free)), fidelity)]).take(
+        pa.array(index)
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,9 @@ class _Kept:
 
     @classmethod
     def of(cls, part: Labels) -> _Kept:
-        kept = np.repeat(np.asarray([not reason for reason in part.reason], bool), part.count) & ~np.isnan(part.box).any(axis=1)
+        kept = np.repeat(np.asarray([not reason for reason in part.reason], bool), part.count) & ~np.isnan(
+            part.box
+        ).any(axis=1)
         has = np.diff(part.polygons.offsets.to_numpy()) > 0
         return cls(np.repeat(part.image, part.count), part.box, kept & has, kept & ~has)
 
@@ -131,7 +145,9 @@ def _needed(points: np.ndarray, inside: np.ndarray, fidelity: float) -> np.ndarr
         both = whole + np.abs(rest)
         fine = (both - spent >= fidelity * (both + spent)) & (number > LEAST)
         if not fine.all():
-            rows, least, at, spent, rest, whole, number, cost = (values[fine] for values in (rows, least, at, spent, rest, whole, number, cost))
+            rows, least, at, spent, rest, whole, number, cost = (
+                values[fine] for values in (rows, least, at, spent, rest, whole, number, cost)
+            )
         differ, area, number = spent, rest, number - 1
         step = np.arange(len(rows))
         alive[rows, least], cost[step, least] = False, np.inf

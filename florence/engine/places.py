@@ -107,18 +107,33 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
     code = np.asarray([codes.setdefault(plain(text), len(codes)) for text in said], np.int64)[place]
     human = is_human(claims)[claims.author[rows]]
     found = [
-        ("empty_text", filters.empty(said)[place]), ("low_score", filters.low_score(claims.score[rows], claims.author[rows], KINDS[kind], claims.authors, settings)),
-        ("repetition", filters.repetition(lines(said), settings)[place]), ("degenerate", filters.degenerate(bounds, settings)),
-    ]  # fmt: skip
+        ("empty_text", filters.empty(said)[place]),
+        (
+            "low_score",
+            filters.low_score(claims.score[rows], claims.author[rows], KINDS[kind], claims.authors, settings),
+        ),
+        ("repetition", filters.repetition(lines(said), settings)[place]),
+        ("degenerate", filters.degenerate(bounds, settings)),
+    ]
     if size is not None and KINDS[kind] != READ:
         found.append(("near_full", filters.near_full(bounds, size[claims.image[rows]], settings)))
     # what a person says is not filtered
     found = [("no_place", np.isnan(bounds).any(axis=1)), *((name, applies & ~human) for name, applies in found)]
     image = claims.image[rows]
     return Units(
-        rows, region, image, image, claims.author[rows], bounds, tuple([said[k] for k in place.tolist()]), code, claims.score[rows],
-        filters.first_reason(len(rows), found), human, tuple(codes),
-    )  # fmt: skip
+        rows,
+        region,
+        image,
+        image,
+        claims.author[rows],
+        bounds,
+        tuple([said[k] for k in place.tolist()]),
+        code,
+        claims.score[rows],
+        filters.first_reason(len(rows), found),
+        human,
+        tuple(codes),
+    )
 
 
 def is_human(claims: Claims) -> np.ndarray:
@@ -127,9 +142,17 @@ def is_human(claims: Claims) -> np.ndarray:
 
 
 def ask(
-    claims: Claims, units: Units, looked: np.ndarray, settings: Engine, similarity: Similarity | None, able: np.ndarray | None = None, *,
-    by_name: bool = False, known: Judged | None = None, shared: float = BY_CLAIMS,
-) -> Poll:  # fmt: skip
+    claims: Claims,
+    units: Units,
+    looked: np.ndarray,
+    settings: Engine,
+    similarity: Similarity | None,
+    able: np.ndarray | None = None,
+    *,
+    by_name: bool = False,
+    known: Judged | None = None,
+    shared: float = BY_CLAIMS,
+) -> Poll:
     """Gather units by place, and estimate whom to trust how far, unless it is ``known``. ``looked``: (groups, A), who could have said something; ``able``: see `Ballots`;
     ``shared``: see `fit`.
     """
@@ -146,7 +169,18 @@ def ask(
     empty = [k for k in voter[units.human[voter]].tolist() if similarity and filters.empty([units.text[k]])[0]]
     void = int(units.code[empty[0]]) if empty else -1
     edges = known.trust.edges if known else None
-    votes = ballots(thing_of, units.author[voter], looked[group], units.code[voter], units.score[voter], similarity, able, human, void, edges)
+    votes = ballots(
+        thing_of,
+        units.author[voter],
+        looked[group],
+        units.code[voter],
+        units.score[voter],
+        similarity,
+        able,
+        human,
+        void,
+        edges,
+    )
     if known:
         judged = replace(known, trust=known.trust.about(units.names, votes.names))
     else:
@@ -156,12 +190,24 @@ def ask(
     return Poll(units, place, thing, voter, votes, judged, similarity is None or by_name)
 
 
-def ask_places(claims: Claims, kind: int, size: np.ndarray | None, settings: Engine, known: Judged | None = None) -> Poll:
+def ask_places(
+    claims: Claims, kind: int, size: np.ndarray | None, settings: Engine, known: Judged | None = None
+) -> Poll:
     """The poll on all places of a kind. ``size``: of the images; None filters nothing by it. ``known``: what was found of other images."""
     units = place_units(claims, kind, size, settings)
     objects = KINDS[kind] == OBJECTS
     able, shared = (vocabulary(claims, units, settings), BY_CLAIMS) if objects else (None, BY_CLAIMS_OF_TEXTS)
-    return ask(claims, units, claims.able(kind), settings, likeness(units, KINDS[kind], settings), able, by_name=objects, known=known, shared=shared)
+    return ask(
+        claims,
+        units,
+        claims.able(kind),
+        settings,
+        likeness(units, KINDS[kind], settings),
+        able,
+        by_name=objects,
+        known=known,
+        shared=shared,
+    )
 
 
 def vocabulary(claims: Claims, units: Units, settings: Engine) -> np.ndarray | None:
@@ -192,7 +238,9 @@ def likeness(units: Units, task: str, settings: Engine) -> Similarity:
             known.update({(x, y): table.likeness(plain[x], plain[y]) for x, y in new})
         elif task == READ:
             sides = align([(letters(example[x]), letters(example[y])) for x, y in new])
-            known.update({both: side.similarity**2 for (x, y), side in zip(new, sides, strict=True) for both in ((x, y), (y, x))})
+            known.update(
+                {both: side.similarity**2 for (x, y), side in zip(new, sides, strict=True) for both in ((x, y), (y, x))}
+            )
         else:
             # squared: two words of four in common is little
             known.update({both: overlap(example[x], example[y]) ** 2 for x, y in new for both in ((x, y), (y, x))})
@@ -260,14 +308,28 @@ def place_labels(claims: Claims, kind: int, asked: Poll, settings: Engine) -> li
         table = names(settings)
         text = [t if human else table.label(t) for t, human in zip(text, units.human[speaker].tolist(), strict=True)]
     nothing = np.full((len(box), 8), np.nan)
-    quad = average(_alike_quads(claims.regions, asked, speaker), fused.sharp, asked.place, speaker) if task == READ else nothing
+    quad = (
+        average(_alike_quads(claims.regions, asked, speaker), fused.sharp, asked.place, speaker)
+        if task == READ
+        else nothing
+    )
     labels = Labels(
-        kind=kind, image=units.image[speaker], text=text, score=fused.score, agreement=fused.agreement, reason=_verdicts(asked, fused, settings),
-        count=there.astype(np.int64), label=[t for t, has in zip(text, there.tolist(), strict=True) if has],
-        box=nothing[there, :4] if task == READ else box[there], quad=quad[there], polygons=outlines(claims.regions, asked, fused, np.flatnonzero(there)),
-        region_score=fused.score[there], span=np.full((int(there.sum()), 2), NO_SPAN), order=np.nan_to_num(box[:, [1, 0, 3, 2]], nan=-1.0),
+        kind=kind,
+        image=units.image[speaker],
+        text=text,
+        score=fused.score,
+        agreement=fused.agreement,
+        reason=_verdicts(asked, fused, settings),
+        count=there.astype(np.int64),
+        label=[t for t, has in zip(text, there.tolist(), strict=True) if has],
+        box=nothing[there, :4] if task == READ else box[there],
+        quad=quad[there],
+        polygons=outlines(claims.regions, asked, fused, np.flatnonzero(there)),
+        region_score=fused.score[there],
+        span=np.full((int(there.sum()), 2), NO_SPAN),
+        order=np.nan_to_num(box[:, [1, 0, 3, 2]], nan=-1.0),
         fixed=units.human[speaker[there]],
-    )  # fmt: skip
+    )
     return ranked(labels, claims.ranks, units.human[speaker], settings) if task == DESCRIBED else [labels]
 
 
@@ -285,12 +347,19 @@ def ranked(labels: Labels, ranks: Ranks, fixed: np.ndarray, settings: Engine) ->
     fitting: dict[int, list[int]] = {}
     for r, k in zip(row[near].tolist(), rank[near].tolist(), strict=True):
         fitting.setdefault(r, []).append(k)
-    text, score, label, region_score = list(labels.text), labels.score.copy(), list(labels.label), labels.region_score.copy()
+    text, score, label, region_score = (
+        list(labels.text),
+        labels.score.copy(),
+        list(labels.label),
+        labels.region_score.copy(),
+    )
     rest: list[tuple[int, str, float]] = []
     for here, ranked_there in fitting.items():
         best: dict[str, tuple[float, str]] = {}
         for k in ranked_there:
-            best[same(ranks.text[k])] = max(best.get(same(ranks.text[k]), (-1.0, "")), (float(ranks.score[k]), ranks.text[k]))
+            best[same(ranks.text[k])] = max(
+                best.get(same(ranks.text[k]), (-1.0, "")), (float(ranks.score[k]), ranks.text[k])
+            )
         for place, (fits, words) in enumerate(sorted(best.values(), reverse=True)):
             if place:
                 rest.append((here, words, fits))
@@ -305,10 +374,21 @@ def _outranked(labels: Labels, region: np.ndarray, rest: list[tuple[int, str, fl
     rows = np.asarray([row for row, _, _ in rest], np.int64)
     words, fits = [words for _, words, _ in rest], np.asarray([fits for _, _, fits in rest], float)
     return Labels(
-        kind=labels.kind, image=labels.image[rows], text=words, score=fits, agreement=labels.agreement[rows], reason=["outranked"] * len(rest),
-        count=np.ones(len(rest), np.int64), label=words, box=labels.box[region[rows]], quad=np.full((len(rest), 8), np.nan), polygons=no_polygons(len(rest)),
-        region_score=fits, span=np.full((len(rest), 2), NO_SPAN), order=labels.order[rows],
-    )  # fmt: skip
+        kind=labels.kind,
+        image=labels.image[rows],
+        text=words,
+        score=fits,
+        agreement=labels.agreement[rows],
+        reason=["outranked"] * len(rest),
+        count=np.ones(len(rest), np.int64),
+        label=words,
+        box=labels.box[region[rows]],
+        quad=np.full((len(rest), 8), np.nan),
+        polygons=no_polygons(len(rest)),
+        region_score=fits,
+        span=np.full((len(rest), 2), NO_SPAN),
+        order=labels.order[rows],
+    )
 
 
 def _verdicts(asked: Poll, fused: Fused, settings: Engine) -> list[str]:

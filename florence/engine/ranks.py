@@ -57,6 +57,9 @@ def read_ranks(claims: pa.Table, images: Sequence[str], speakers: Sequence[Speak
             regions.setdefault((number, tuple(places[0]["box"]), text), []).append(score)
     keys = sorted(regions)
     return Ranks(
-        {key: float(np.mean(values)) for key, values in captions.items()}, np.asarray([key[0] for key in keys], np.int64),
-        np.asarray([key[1] for key in keys], float).reshape(-1, 4), np.asarray([np.mean(regions[key]) for key in keys], float), tuple(key[2] for key in keys),
-    )  # fmt: skip
+        {key: float(np.mean(values)) for key, values in captions.items()},
+        np.asarray([key[0] for key in keys], np.int64),
+        np.asarray([key[1] for key in keys], float).reshape(-1, 4),
+        np.asarray([np.mean(regions[key]) for key in keys], float),
+        tuple(key[2] for key in keys),
+    )

@@ -46,7 +46,17 @@ class Student:
     def version(self) -> str:
         """Follows from the weights, their calibration, and from what is asked of them. Raises ModelError where the folder holds none."""
         student = self.settings.engine.student
-        return digest([self.revision, weights_hash(self.folder), sorted(student.tasks), student.min_score, student.second_look, self.settings.model.image_size], length=12)
+        return digest(
+            [
+                self.revision,
+                weights_hash(self.folder),
+                sorted(student.tasks),
+                student.min_score,
+                student.second_look,
+                self.settings.model.image_size,
+            ],
+            length=12,
+        )
 
     def load(self) -> None:
         """Load the model, once."""
@@ -70,26 +80,46 @@ class Student:
         for ask, answer in zip(asks, answers, strict=True):
             claims[ask.image] += _claims(ask.task, answer, student.min_score)
         if GROUNDING in student.tasks:
-            about = [Ask(image, GROUNDING, claim.text) for image, said in enumerate(claims) for claim in said if claim.task == "<CAPTION>"]
+            about = [
+                Ask(image, GROUNDING, claim.text)
+                for image, said in enumerate(claims)
+                for claim in said
+                if claim.task == "<CAPTION>"
+            ]
             for ask, answer in zip(about, self._ask(batch, about), strict=True):
                 claims[ask.image] += _phrases(ask.input, answer, student.min_score)
         return claims
 
     def _looked_again(self, batch: Batch, asks: list[Ask], answers: list[Answer]) -> list[Answer]:
         """The answers with the objects of <OD> named anew."""
-        rows = [row for row, (ask, answer) in enumerate(zip(asks, answers, strict=True)) if ask.task == OBJECTS and answer.error is None]
+        rows = [
+            row
+            for row, (ask, answer) in enumerate(zip(asks, answers, strict=True))
+            if ask.task == OBJECTS and answer.error is None
+        ]
         about = []
         for row in rows:
             height, width = batch.pixels[asks[row].image].shape[:2]
-            about += [Ask(asks[row].image, CATEGORY, box_tokens(region.bounds, (width, height))) for region in answers[row].regions]
+            about += [
+                Ask(asks[row].image, CATEGORY, box_tokens(region.bounds, (width, height)))
+                for region in answers[row].regions
+            ]
         names = iter(self._ask(batch, about))
         result = list(answers)
         for row in rows:
-            result[row] = replace(answers[row], regions=tuple(renamed(region, next(names)) for region in answers[row].regions))
+            result[row] = replace(
+                answers[row], regions=tuple(renamed(region, next(names)) for region in answers[row].regions)
+            )
         return result
 
     def _ask(self, batch: Batch, asks: list[Ask]) -> list[Answer]:
-        answers = predict(self._checkpoint, batch.pixels, asks, max_tokens=self.settings.train.max_target, batch=self.settings.engine.student.batch)
+        answers = predict(
+            self._checkpoint,
+            batch.pixels,
+            asks,
+            max_tokens=self.settings.train.max_target,
+            batch=self.settings.engine.student.batch,
+        )
         return [sure(answer, self._calibrations.get(ask.task)) for ask, answer in zip(asks, answers, strict=True)]
 
 
@@ -98,14 +128,21 @@ def _claims(task: str, answer: Answer, least: float) -> list[Claim]:
         return []
     if task in CAPTIONS:
         return [Claim(task, answer.text.strip(), (), answer.score)] if answer.text.strip() else []
-    return [Claim(task, region.label, (region,), region.score) for region in _once(answer.regions) if (region.score or 0.0) >= least]
+    return [
+        Claim(task, region.label, (region,), region.score)
+        for region in _once(answer.regions)
+        if (region.score or 0.0) >= least
+    ]
 
 
 def sure(answer: Answer, calibration: Calibration | None) -> Answer:
     """An answer with confidences for scores, where they are known."""
     if calibration is None:
         return answer
-    confidence = [score if score is None else calibration.confidence(score) for score in (answer.score, *(region.score for region in answer.regions))]
+    confidence = [
+        score if score is None else calibration.confidence(score)
+        for score in (answer.score, *(region.score for region in answer.regions))
+    ]
     regions = tuple(replace(region, score=score) for region, score in zip(answer.regions, confidence[1:], strict=True))
     return replace(answer, score=confidence[0], regions=regions)
 
@@ -119,7 +156,9 @@ def renamed(region: Region, name: Answer) -> Region:
     if not label or name.error is not None or name.score is None:
         return region
     agree = same(label) == same(region.label)
-    return replace(region, label=label, score=1 - (1 - (region.score or 0.0)) * (1 - name.score) if agree else name.score * DOUBT)
+    return replace(
+        region, label=label, score=1 - (1 - (region.score or 0.0)) * (1 - name.score) if agree else name.score * DOUBT
+    )
 
 
 def _phrases(caption: str, answer: Answer, least: float) -> list[Claim]:
@@ -128,7 +167,10 @@ def _phrases(caption: str, answer: Answer, least: float) -> list[Claim]:
     for region in _once(answer.regions):
         if region.span is not None and (region.score or 0.0) >= least and answer.error is None:
             spoken.setdefault(region.span, []).append(region)
-    return [Claim(GROUNDING, caption, tuple(regions), float(np.mean([r.score for r in regions]))) for _, regions in sorted(spoken.items())]
+    return [
+        Claim(GROUNDING, caption, tuple(regions), float(np.mean([r.score for r in regions])))
+        for _, regions in sorted(spoken.items())
+    ]
 
 
 def _once(regions: tuple[Region, ...]) -> list[Region]:
@@ -137,6 +179,9 @@ def _once(regions: tuple[Region, ...]) -> list[Region]:
     kept: list[int] = []
     for index in ranked:
         same = [j for j in kept if regions[j].label == regions[index].label]
-        if not same or box_iou(np.asarray([regions[index].bounds]), np.asarray([regions[j].bounds for j in same])).max() < TWICE:
+        if (
+            not same
+            or box_iou(np.asarray([regions[index].bounds]), np.asarray([regions[j].bounds for j in same])).max() < TWICE
+        ):
             kept.append(index)
     return [regions[index] for index in sorted(kept)]

@@ -126,7 +126,9 @@ def believed(votes: Ballots, trust: Trust, capped: int | None = None, cap: float
     few, number = votes.few
     cuts = np.array_split(np.arange(len(few.claim)), max(1, -(-len(few.claim) // CHUNK)))
     parts = [believe(few if len(cuts) == 1 else few.take(rows), trust, capped, cap) for rows in cuts]
-    return Belief(*(np.concatenate([getattr(part, name) for part in parts])[number] for name in ("nothing", "names", "claims")))
+    return Belief(
+        *(np.concatenate([getattr(part, name) for part in parts])[number] for name in ("nothing", "names", "claims"))
+    )
 
 
 # in the following things stand last: numpy is slow where its inner loops are as short as there are authors
@@ -201,7 +203,9 @@ def _alone(votes: Ballots, trust: Trust) -> tuple[np.ndarray, np.ndarray]:
 # ---------------------------------------------------------------- fitting
 
 
-def fit(votes: Ballots, capped: int | None = None, cap: float = 1.0, names: Sequence[str] = (), shared: float = BY_CLAIMS) -> Trust:
+def fit(
+    votes: Ballots, capped: int | None = None, cap: float = 1.0, names: Sequence[str] = (), shared: float = BY_CLAIMS
+) -> Trust:
     """What the claims tell of their authors; ``capped`` and ``cap`` as in `believe`; ``names``: what each label is; ``shared``: claims that the mean of all names counts for. It takes three who look at the same things to judge each of them, and four to find who repeats whom.
 
     Where two look, only the number of things and of inventions is estimated; where one does, nothing is.
@@ -216,7 +220,14 @@ def fit(votes: Ballots, capped: int | None = None, cap: float = 1.0, names: Sequ
             scale = len(votes.claim) / len(sample.claim)
             there = sample.heard.any(axis=0)
             invented = np.where(there, found.invented * _presence(votes, sample), start.invented)
-            return replace(found, things=found.things * scale, of=len(votes.claim), invented=invented, estimated=found.estimated & there, names=start.names)
+            return replace(
+                found,
+                things=found.things * scale,
+                of=len(votes.claim),
+                invented=invented,
+                estimated=found.estimated & there,
+                names=start.names,
+            )
     return start
 
 
@@ -233,9 +244,23 @@ def _assumed(votes: Ballots) -> Trust:
     things = [RIGHT * n / (SEEN * NAMED * s) for n, s in zip(said.tolist(), share.tolist(), strict=True) if n]
     flat = np.full((count, LEVELS + 1), 1.0 / (LEVELS + 1))
     return Trust(
-        np.full(count, RIGHT), np.full((count, names), SEEN), np.full((count, names), NAMED), np.maximum((1 - RIGHT) * said, 0.1), float(np.median(things)) if things else 1.0,
-        len(votes.claim), np.full(names, 1 / names), np.full(names, 1 / names), flat, flat, np.full(count, -1), np.zeros(count), np.zeros(count, bool), votes.edges, (), np.arange(names),
-    )  # fmt: skip
+        np.full(count, RIGHT),
+        np.full((count, names), SEEN),
+        np.full((count, names), NAMED),
+        np.maximum((1 - RIGHT) * said, 0.1),
+        float(np.median(things)) if things else 1.0,
+        len(votes.claim),
+        np.full(names, 1 / names),
+        np.full(names, 1 / names),
+        flat,
+        flat,
+        np.full(count, -1),
+        np.zeros(count),
+        np.zeros(count, bool),
+        votes.edges,
+        (),
+        np.arange(names),
+    )
 
 
 def _fitted(votes: Ballots, trust: Trust, capped: int | None, cap: float, shared: float, *, judged: bool) -> Trust:
@@ -259,7 +284,13 @@ def _learnt(votes: Ballots, belief: Belief, trust: Trust, shared: float) -> Trus
     there = 1 - belief.nothing
     unseen = 1 / (1 - _unseen(votes, trust))
     things = float((there * unseen).sum())
-    fresh = 1 - np.stack([votes.agree(int(b), a) * r if b >= 0 else np.zeros(len(there)) for a, (b, r) in enumerate(zip(trust.repeats.tolist(), trust.repeated.tolist(), strict=True))], axis=1)
+    fresh = 1 - np.stack(
+        [
+            votes.agree(int(b), a) * r if b >= 0 else np.zeros(len(there))
+            for a, (b, r) in enumerate(zip(trust.repeats.tolist(), trust.repeated.tolist(), strict=True))
+        ],
+        axis=1,
+    )
     # claims that nobody could have confirmed are taken to be as often wrong as the others
     tested = spoke & votes.testable
     share = (spoke.sum(axis=0) + 0.5) / (tested.sum(axis=0) + 0.5)
@@ -267,7 +298,16 @@ def _learnt(votes: Ballots, belief: Belief, trust: Trust, shared: float) -> Trus
     right, wrong = _levels_of(votes, claims), _levels_of(votes, spoke - claims)
     called, mistaken = _names_of(votes, claims, tested, shared)
     precision = ((claims * tested).sum(axis=0) + RIGHT * PRIOR) / (tested.sum(axis=0) + PRIOR)
-    changed = replace(trust, precision=precision, things=max(things, 0.5), invented=invented, called=called, mistaken=mistaken, right=right, wrong=wrong)
+    changed = replace(
+        trust,
+        precision=precision,
+        things=max(things, 0.5),
+        invented=invented,
+        called=called,
+        mistaken=mistaken,
+        right=right,
+        wrong=wrong,
+    )
     if not trust.estimated.any():
         return changed
     seen, named = _by_name(votes, belief, unseen)
@@ -332,10 +372,19 @@ def _repeating(votes: Ballots, belief: Belief, trust: Trust) -> Trust:
     """Who repeats whom: of all pairs that share more words than what they see explains, those that join all with the strongest ties."""
     count = votes.claim.shape[1]
     one, many = _alone(votes, trust)
-    chance = np.concatenate([belief.nothing[:, None], belief.names, np.clip(1 - belief.nothing - belief.names.sum(axis=1), 0, 1)[:, None]], axis=1)
+    chance = np.concatenate(
+        [belief.nothing[:, None], belief.names, np.clip(1 - belief.nothing - belief.names.sum(axis=1), 0, 1)[:, None]],
+        axis=1,
+    )
     ties = []
     for a, b in combinations(np.flatnonzero(trust.estimated).tolist(), 2):
-        shares, gains = zip(*(_repeats(votes, chance, np.concatenate([one[None, who], many[:, who]]).T, of, who) for of, who in ((a, b), (b, a))), strict=True)
+        shares, gains = zip(
+            *(
+                _repeats(votes, chance, np.concatenate([one[None, who], many[:, who]]).T, of, who)
+                for of, who in ((a, b), (b, a))
+            ),
+            strict=True,
+        )
         if min(gains) >= PROVEN and np.mean(shares) >= COPIES:
             ties.append((float(np.mean(shares)), a, b))
     group, edges = list(range(count)), []

@@ -46,7 +46,9 @@ def _boxes(rows: pa.Table, images: pa.Table) -> dict[str, dict[str, list[float]]
     shares of the image's sides.
     """
     regions = rows["regions"].combine_chunks()
-    owner = np.repeat(np.arange(len(rows)), pc.fill_null(pc.list_value_length(regions), 0).to_numpy(zero_copy_only=False))
+    owner = np.repeat(
+        np.arange(len(rows)), pc.fill_null(pc.list_value_length(regions), 0).to_numpy(zero_copy_only=False)
+    )
     boxes = regions.flatten().field("box")
     there = boxes.is_valid().to_numpy(zero_copy_only=False)
     if not there.any():
@@ -58,15 +60,20 @@ def _boxes(rows: pa.Table, images: pa.Table) -> dict[str, dict[str, list[float]]
     centre = (box[:, :2] + box[:, 2:]) / 2 / size
     even = np.linspace(0, 1, BINS + 1)
     measures = {
-        "area": (np.prod(side / size, axis=1), even**2), "aspect_ratio": (side[:, 0] / side[:, 1], RATIO ** (2 * even - 1)),
-        "centre_x": (centre[:, 0], even), "centre_y": (centre[:, 1], even),
-    }  # fmt: skip
+        "area": (np.prod(side / size, axis=1), even**2),
+        "aspect_ratio": (side[:, 0] / side[:, 1], RATIO ** (2 * even - 1)),
+        "centre_x": (centre[:, 0], even),
+        "centre_y": (centre[:, 1], even),
+    }
     return {name: _histogram(values, edges) for name, (values, edges) in measures.items()}
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray) -> dict[str, list[float]]:
     bins = np.searchsorted(edges[1:-1], values, side="right")
-    return {"edges": np.round(edges, 4).tolist(), "shares": np.round(np.bincount(bins, minlength=BINS) / len(values), 4).tolist()}
+    return {
+        "edges": np.round(edges, 4).tolist(),
+        "shares": np.round(np.bincount(bins, minlength=BINS) / len(values), 4).tolist(),
+    }
 
 
 def _kind(task: str, rows: pa.Table) -> dict[str, float | int | None]:
@@ -76,9 +83,13 @@ def _kind(task: str, rows: pa.Table) -> dict[str, float | int | None]:
         texts = [text for _, text in sorted(set(zip(rows["image_id"].to_pylist(), texts, strict=True)))]
     told = task in CAPTIONS or task == GROUNDING
     result: dict[str, float | int | None] = {
-        "images": images, "texts": len(texts), "tokens_per_text": _mean(texts) if told else None,
-        "regions": None, "regions_per_image": None, "tokens_per_region": None,
-    }  # fmt: skip
+        "images": images,
+        "texts": len(texts),
+        "tokens_per_text": _mean(texts) if told else None,
+        "regions": None,
+        "regions_per_image": None,
+        "tokens_per_region": None,
+    }
     if task not in CAPTIONS:
         regions = rows["regions"].combine_chunks().flatten()
         result["regions"] = len(regions)
@@ -112,11 +123,17 @@ def _texts(rows: pa.Table, phrases: pa.Table) -> dict[str, float | int]:
     without = sum(pair not in grounded for pair in zip(rows["image_id"].to_pylist(), texts, strict=True))
     chosen = sorted(set(texts), key=lambda text: (digest(text.encode()), text))[:SAMPLE]
     found = parse(chosen)
-    return {name: round(float(np.mean([_figures(parsed)[name] for parsed in found])), 4) for name in _figures(found[0])} | {"parsed": len(found), "ungrounded": without}
+    return {
+        name: round(float(np.mean([_figures(parsed)[name] for parsed in found])), 4) for name in _figures(found[0])
+    } | {"parsed": len(found), "ungrounded": without}
 
 
 def _figures(parsed: Parsed) -> dict[str, int]:
     return {
-        "objects": len(parsed.objects), "attributes": len(parsed.attributes), "actions": len(parsed.actions), "proper_nouns": len(parsed.proper_nouns),
-        "object_complexity": parsed.object_complexity, "action_complexity": parsed.action_complexity,
-    }  # fmt: skip
+        "objects": len(parsed.objects),
+        "attributes": len(parsed.attributes),
+        "actions": len(parsed.actions),
+        "proper_nouns": len(parsed.proper_nouns),
+        "object_complexity": parsed.object_complexity,
+        "action_complexity": parsed.action_complexity,
+    }

@@ -109,10 +109,21 @@ def candidates(claims: Claims, kind: int, settings: Engine) -> Candidates:
     found += [(name, applies[line]) for name, applies in filters.captions(inner, KINDS[kind], settings)]
     reason = filters.first_reason(len(rows), [(name, applies & ~human) for name, applies in found])
     order = np.lexsort((reason != "", author, image))
-    first = order[np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(author[order]) != 0)])] if len(order) else order
+    first = (
+        order[np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(author[order]) != 0)])]
+        if len(order)
+        else order
+    )
     start = np.asarray([a for a, _ in spans], np.int64)
     return Candidates(
-        image[first], author[first], claims.text[rows[first]], claims.score[rows[first]], reason[first], line[first], start[line[first]], inner
+        image[first],
+        author[first],
+        claims.text[rows[first]],
+        claims.score[rows[first]],
+        reason[first],
+        line[first],
+        start[line[first]],
+        inner,
     )
 
 
@@ -181,10 +192,24 @@ def fuse_captions(claims: Claims, kind: int, settings: Engine, known: Judged | N
     weight = _weights(claims, kind, found, trust, settings) * _fits(claims, found)
     student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
     words = known.words if known else None
-    composed = compose(_versions(found, weight), settings.alike, near, student, settings.student.cap, len(claims.authors), words)
+    composed = compose(
+        _versions(found, weight), settings.alike, near, student, settings.student.cap, len(claims.authors), words
+    )
     agreement, reason = _agreed(claims, kind, found, trust, weight, composed.similarity, settings)
     score = _mean(found.score, weight, found.item, len(found.first))
-    result = Captions(kind, found.image[found.first], composed.lines, composed.line, found, found.item, composed.to, score, agreement, reason, Judged(trust, composed.trust))
+    result = Captions(
+        kind,
+        found.image[found.first],
+        composed.lines,
+        composed.line,
+        found,
+        found.item,
+        composed.to,
+        score,
+        agreement,
+        reason,
+        Judged(trust, composed.trust),
+    )
     return _filtered(result, is_human(claims), settings)
 
 
@@ -203,7 +228,13 @@ def _fits(claims: Claims, found: Candidates) -> np.ndarray:
         return np.ones(len(found))
     ends = np.append(found.first, len(found))
     texts = [claims.texts[k] for k in found.text.tolist()]
-    return np.asarray([value for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True) for value in claims.ranks.fit(int(found.image[a]), texts[a:b])])
+    return np.asarray(
+        [
+            value
+            for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+            for value in claims.ranks.fit(int(found.image[a]), texts[a:b])
+        ]
+    )
 
 
 def _weights(claims: Claims, kind: int, found: Candidates, trust: Trust, settings: Engine) -> np.ndarray:
@@ -227,14 +258,22 @@ def _weights(claims: Claims, kind: int, found: Candidates, trust: Trust, setting
 
 
 def _agreed(
-    claims: Claims, kind: int, found: Candidates, trust: Trust, weight: np.ndarray, similarity: np.ndarray, settings: Engine
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    claims: Claims,
+    kind: int,
+    found: Candidates,
+    trust: Trust,
+    weight: np.ndarray,
+    similarity: np.ndarray,
+    settings: Engine,
+) -> tuple[np.ndarray, np.ndarray]:
     """(k,) agreement on each caption, and why it is dropped."""
     people, count = is_human(claims), len(found.first)
     ruled = _ruled(found, people)
     silent = claims.able(kind)[found.image[found.first]] & ~people
     silent[found.item, found.author] = False
-    whole = np.bincount(found.item, weight, minlength=count) + np.where(ruled, 0.0, silent @ (trust.weight * trust.speaks))
+    whole = np.bincount(found.item, weight, minlength=count) + np.where(
+        ruled, 0.0, silent @ (trust.weight * trust.speaks)
+    )
     agreement = np.bincount(found.item, weight * similarity, minlength=count)
     agreement = np.where(whole > 0, agreement / np.where(whole > 0, whole, 1.0), 0.0)
     reason = np.where(filters.no_quorum(agreement, settings.caption_quorum), "no_quorum", "").astype(object)
@@ -248,7 +287,11 @@ def _mean(score: np.ndarray, weight: np.ndarray, item: np.ndarray, count: int) -
     """(k,) the weighted mean of the scores (c,) that are there, NaN without any."""
     scored = np.where(np.isnan(score), 0.0, weight)
     total = np.bincount(item, scored, minlength=count)
-    return np.where(total > 0, np.bincount(item, scored * np.nan_to_num(score), minlength=count) / np.where(total > 0, total, 1.0), np.nan)
+    return np.where(
+        total > 0,
+        np.bincount(item, scored * np.nan_to_num(score), minlength=count) / np.where(total > 0, total, 1.0),
+        np.nan,
+    )
 
 
 def _filtered(captions: Captions, people: np.ndarray, settings: Engine) -> Captions:
@@ -269,7 +312,18 @@ def caption_labels(claims: Claims, captions: Captions) -> Labels:
     for k in np.flatnonzero(captions.lines.lengths[captions.line] == 0).tolist():
         text[k] = claims.texts[found.text[found.first[k]]]
     return Labels(
-        kind=captions.kind, image=captions.image, text=text, score=captions.score, agreement=captions.agreement, reason=captions.reason.tolist(),
-        count=np.zeros(len(captions), np.int64), label=[], box=none.reshape(0, 4), quad=none.reshape(0, 8),
-        polygons=no_polygons(0), region_score=none, span=np.full((0, 2), NO_SPAN), order=np.zeros((len(captions), 1)),
-    )  # fmt: skip
+        kind=captions.kind,
+        image=captions.image,
+        text=text,
+        score=captions.score,
+        agreement=captions.agreement,
+        reason=captions.reason.tolist(),
+        count=np.zeros(len(captions), np.int64),
+        label=[],
+        box=none.reshape(0, 4),
+        quad=none.reshape(0, 8),
+        polygons=no_polygons(0),
+        region_score=none,
+        span=np.full((0, 2), NO_SPAN),
+        order=np.zeros((len(captions), 1)),
+    )

@@ -159,12 +159,19 @@ class Lines(Sequences):
 
     def __add__(self, other: Lines) -> Lines:
         first = np.concatenate([self.first, other.first[1:] + self.first[-1]])
-        return Lines(np.concatenate([self.keys, other.keys]), first, self.text + other.text, np.concatenate([self.spans, other.spans]))
+        return Lines(
+            np.concatenate([self.keys, other.keys]),
+            first,
+            self.text + other.text,
+            np.concatenate([self.spans, other.spans]),
+        )
 
     def some(self, rows: np.ndarray) -> Lines:
         """Some of the texts."""
         at = self.at(rows)
-        return Lines(self.keys[at], starts(self.lengths[rows]), tuple([self.text[k] for k in rows.tolist()]), self.spans[at])
+        return Lines(
+            self.keys[at], starts(self.lengths[rows]), tuple([self.text[k] for k in rows.tolist()]), self.spans[at]
+        )
 
 
 def lines(texts: Sequence[str]) -> Lines:
@@ -172,16 +179,25 @@ def lines(texts: Sequence[str]) -> Lines:
     points = np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), "<u4")
     sort = _sorts(points)
     word, sign = np.concatenate([[False], sort == _WORD, [False]]), sort == _SIGN
-    spans = np.stack([np.flatnonzero(sign | (word[1:-1] & ~word[:-2])), np.flatnonzero(sign | (word[1:-1] & ~word[2:])) + 1], axis=1)
+    spans = np.stack(
+        [np.flatnonzero(sign | (word[1:-1] & ~word[:-2])), np.flatnonzero(sign | (word[1:-1] & ~word[2:])) + 1], axis=1
+    )
     said = points[sort != _SPACE]
     bytes_before = starts(1 + (said > 0x7F) + (said > 0x7FF) + (said > 0xFFFF).astype(np.int64))
     ends = bytes_before[starts(spans[:, 1] - spans[:, 0])].astype(np.int32)
     data = said.tobytes().decode("utf-32-le", "surrogatepass").encode("utf-8", "surrogatepass")
-    found = pa.Array.from_buffers(pa.binary(), len(spans), [None, pa.py_buffer(ends), pa.py_buffer(data)]).dictionary_encode()
+    found = pa.Array.from_buffers(
+        pa.binary(), len(spans), [None, pa.py_buffer(ends), pa.py_buffer(data)]
+    ).dictionary_encode()
     known = np.asarray([_key(one.decode("utf-8", "surrogatepass")) for one in found.dictionary.to_pylist()], np.int64)
     begin = starts(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
     owner = np.searchsorted(begin, spans[:, 0], side="right") - 1
-    return Lines(known[found.indices.to_numpy()], starts(np.bincount(owner, minlength=len(texts))), tuple(texts), spans - begin[owner, None])
+    return Lines(
+        known[found.indices.to_numpy()],
+        starts(np.bincount(owner, minlength=len(texts))),
+        tuple(texts),
+        spans - begin[owner, None],
+    )
 
 
 _SPACE, _WORD, _SIGN = 0, 1, 2
@@ -243,5 +259,7 @@ def joined(words: Sequence[str]) -> str:
     for word in words:
         quoted ^= word == '"'
         close = word in _CLOSING or (word == '"' and not quoted)
-        text += word if not text or close or text.endswith(("(", "[")) or (quoted and text.endswith('"')) else f" {word}"
+        text += (
+            word if not text or close or text.endswith(("(", "[")) or (quoted and text.endswith('"')) else f" {word}"
+        )
     return text

@@ -7,6 +7,25 @@ from florence.evaluate.references import STANDING, Known, by_draw, gold, held_ou
 from florence.evaluate.scores import SCORES, Result, evaluate, scores_json, scores_table
 
 __all__ = [
-    "SCORES", "STANDING", "Change", "Decision", "Known", "Measured", "Result", "baseline", "by_draw", "by_name", "calibrate", "calibrations_json", "changes", "evaluate", "gold", "held_out",
-    "is_better", "measure", "quality_json", "scores_json", "scores_table",
-]  # fmt: skip
+    "SCORES",
+    "STANDING",
+    "Change",
+    "Decision",
+    "Known",
+    "Measured",
+    "Result",
+    "baseline",
+    "by_draw",
+    "by_name",
+    "calibrate",
+    "calibrations_json",
+    "changes",
+    "evaluate",
+    "gold",
+    "held_out",
+    "is_better",
+    "measure",
+    "quality_json",
+    "scores_json",
+    "scores_table",
+]

@@ -27,7 +27,9 @@ def calibrate(judged: Judged, images: Sequence[str]) -> Calibration | None:
     scores, right = judged.scores, judged.right.astype(float)
     if len(scores) < LEAST or not 0 < right.sum() < len(right):
         return None
-    fold = np.asarray([int(hashlib.sha256(images[example].encode()).hexdigest()[:8], 16) % FOLDS for example in judged.examples])
+    fold = np.asarray(
+        [int(hashlib.sha256(images[example].encode()).hexdigest()[:8], 16) % FOLDS for example in judged.examples]
+    )
     held = np.full(len(scores), np.nan)
     for part in range(FOLDS):
         inside = fold == part
@@ -37,7 +39,13 @@ def calibrate(judged: Judged, images: Sequence[str]) -> Calibration | None:
     if not there.any():  # all of one image
         return None
     at, confidences = _isotonic(scores, right)
-    return Calibration(tuple(at), tuple(confidences), expected_error(scores, right), expected_error(held[there], right[there]), len(scores))
+    return Calibration(
+        tuple(at),
+        tuple(confidences),
+        expected_error(scores, right),
+        expected_error(held[there], right[there]),
+        len(scores),
+    )
 
 
 def expected_error(confidences: np.ndarray, right: np.ndarray) -> float:
@@ -52,7 +60,9 @@ def _isotonic(scores: np.ndarray, right: np.ndarray) -> tuple[list[float], list[
     from sklearn.isotonic import IsotonicRegression
 
     line = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, right)
-    at, confidences = ([round(float(value), 6) for value in values] for values in (line.X_thresholds_, line.y_thresholds_))
+    at, confidences = (
+        [round(float(value), 6) for value in values] for values in (line.X_thresholds_, line.y_thresholds_)
+    )
     return at, confidences
 
 

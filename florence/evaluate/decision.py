@@ -52,18 +52,28 @@ class Decision:
         """As metrics/decision.json holds it: accepted, reason, and task → reference → figures."""
         tasks: dict[str, dict[str, dict[str, Any]]] = {}
         for change in self.changes:
-            values = {key: rounded(value) for key, value in asdict(change).items() if key not in ("task", "reference") and value is not None}
+            values = {
+                key: rounded(value)
+                for key, value in asdict(change).items()
+                if key not in ("task", "reference") and value is not None
+            }
             tasks.setdefault(change.task, {})[change.reference] = values
         return {"accepted": self.accepted, "reason": self.reason, "tasks": tasks}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Decision:
         """What `to_json` wrote, figures to six digits."""
-        found = [Change(task, reference, **figures) for task, references in values["tasks"].items() for reference, figures in references.items()]
+        found = [
+            Change(task, reference, **figures)
+            for task, references in values["tasks"].items()
+            for reference, figures in references.items()
+        ]
         return cls(values["accepted"], values["reason"], tuple(found))
 
 
-def is_better(candidate: pa.Table, champion: pa.Table, control: pa.Table, promotion: Promotion, evaluate: Evaluate) -> Decision:
+def is_better(
+    candidate: pa.Table, champion: pa.Table, control: pa.Table, promotion: Promotion, evaluate: Evaluate
+) -> Decision:
     """The rule of promotion. Tables of schema SCORES: the new model's scores, the champion's (see `baseline`; no rows: there is none), and the new model's on shuffled images.
 
     With a champion: accepted if the mean of ``promotion.primary`` over the images that both have is higher, and no task is significantly
@@ -80,28 +90,50 @@ def is_better(candidate: pa.Table, champion: pa.Table, control: pa.Table, promot
     changes = {key: change for key in new if (change := _change(key, new[key], old.get(key, {}), evaluate)) is not None}
     decisive = _decisive({key: change.n for key, (change, _) in changes.items()}, promotion)
     if decisive is None:
-        return Decision(False, f"no held-out image has a {promotion.primary} score of both models, so it can not be shown that the new one is better; "
-                        "the champion stays", _sorted(changes, None))  # fmt: skip
-    tests = {key: found.p_fall for key, (change, found) in changes.items() if change.n >= promotion.min_images and key != decisive}
+        return Decision(
+            False,
+            f"no held-out image has a {promotion.primary} score of both models, so it can not be shown that the new one is better; "
+            "the champion stays",
+            _sorted(changes, None),
+        )
+    tests = {
+        key: found.p_fall
+        for key, (change, found) in changes.items()
+        if change.n >= promotion.min_images and key != decisive
+    }
     corrected = holm({" ".join(key): p for key, p in tests.items()})
-    changes = {key: (replace(change, p=corrected.get(" ".join(key))), found) for key, (change, found) in changes.items()}
-    fallen = [change for key, (change, _) in sorted(changes.items()) if change.p is not None and change.change < 0 and change.p < promotion.level]
+    changes = {
+        key: (replace(change, p=corrected.get(" ".join(key))), found) for key, (change, found) in changes.items()
+    }
+    fallen = [
+        change
+        for key, (change, _) in sorted(changes.items())
+        if change.p is not None and change.change < 0 and change.p < promotion.level
+    ]
     return _decided(changes[decisive][0], fallen, len(tests), _sorted(changes, decisive), promotion)
 
 
-def _decided(primary: Change, fallen: list[Change], tests: int, changes: tuple[Change, ...], promotion: Promotion) -> Decision:
+def _decided(
+    primary: Change, fallen: list[Change], tests: int, changes: tuple[Change, ...], promotion: Promotion
+) -> Decision:
     images = f"{primary.n} held-out image{'s' * (primary.n != 1)} against {primary.reference}"
-    moved = f"{primary.task} {'rose' if primary.change > 0 else 'did not rise'}: {primary.before:.3f} before, {primary.after:.3f} now " + (
-        f"({primary.change:+.3f}, 95% interval {primary.low:+.3f} to {primary.high:+.3f}, on {images})"
+    moved = (
+        f"{primary.task} {'rose' if primary.change > 0 else 'did not rise'}: {primary.before:.3f} before, {primary.after:.3f} now "
+        + (f"({primary.change:+.3f}, 95% interval {primary.low:+.3f} to {primary.high:+.3f}, on {images})")
     )
     if primary.n < promotion.min_images:
         moved += f", which are too few to be sure ({promotion.min_images} are needed)"
     if fallen:
-        lost = "; ".join(f"{c.task} {c.before:.3f} → {c.after:.3f} on {c.n} images against {c.reference}, corrected {_p(c.p)}" for c in fallen)
+        lost = "; ".join(
+            f"{c.task} {c.before:.3f} → {c.after:.3f} on {c.n} images against {c.reference}, corrected {_p(c.p)}"
+            for c in fallen
+        )
         return Decision(False, f"{moved}; but significantly lower: {lost}", changes)
     if primary.change <= 0:
         return Decision(False, moved, changes)
-    others = f"none of {tests} other scores fell significantly" if tests else "no other score has enough images to be tested"
+    others = (
+        f"none of {tests} other scores fell significantly" if tests else "no other score has enough images to be tested"
+    )
     return Decision(True, f"{moved}; {others}", changes)
 
 
@@ -109,19 +141,32 @@ def _first(new: Scores, shuffled: Scores, promotion: Promotion, evaluate: Evalua
     task = promotion.primary
     decisive = _decisive({key: len(values) for key, values in new.items()}, promotion)
     if decisive is None:
-        return Decision(True, f"the first model, accepted untested: no held-out image has anything to score {task} against")
+        return Decision(
+            True, f"the first model, accepted untested: no held-out image has anything to score {task} against"
+        )
     values = new[decisive]
     told = f"{task} {sum(values.values()) / len(values):.3f} on {len(values)} held-out image{'s' * (len(values) != 1)} against {decisive[1]}"
     found = _change(decisive, values, shuffled.get(decisive, {}), evaluate)
     if len(values) < promotion.min_images:
-        return Decision(True, f"the first model, accepted untested: {told}; {promotion.min_images} images are needed", (found[0],) if found else ())
+        return Decision(
+            True,
+            f"the first model, accepted untested: {told}; {promotion.min_images} images are needed",
+            (found[0],) if found else (),
+        )
     if found is None:
-        return Decision(True, f"the first model, accepted untested: {told}; evaluate.control does not name {task}, so nothing shows that it looks at pictures")
+        return Decision(
+            True,
+            f"the first model, accepted untested: {told}; evaluate.control does not name {task}, so nothing shows that it looks at pictures",
+        )
     change, sure = found
     accepted = sure.p_rise < promotion.level and change.change > 0
     verdict = "the first model" if accepted else "rejected, for the model does not look at the picture"
     above = "" if accepted else "not significantly above "
-    return Decision(accepted, f"{verdict}: {told}, {above}{change.before:.3f} with the images shuffled ({_p(sure.p_rise)})", (change,))
+    return Decision(
+        accepted,
+        f"{verdict}: {told}, {above}{change.before:.3f} with the images shuffled ({_p(sure.p_rise)})",
+        (change,),
+    )
 
 
 def _p(value: float | None) -> str:
@@ -152,10 +197,15 @@ def _change(key: tuple[str, str], after: Values, before: Values, evaluate: Evalu
 
 def _decisive(images: Mapping[tuple[str, str], int], promotion: Promotion) -> tuple[str, str] | None:
     """The primary task's best reference with enough images, else the one with most; None without any."""
-    found = sorted(((key, n) for key, n in images.items() if key[0] == promotion.primary and n), key=lambda pair: STANDING.index(pair[0][1]))
+    found = sorted(
+        ((key, n) for key, n in images.items() if key[0] == promotion.primary and n),
+        key=lambda pair: STANDING.index(pair[0][1]),
+    )
     enough = [key for key, n in found if n >= promotion.min_images]
     return enough[0] if enough else max(found, key=lambda pair: pair[1], default=(None, 0))[0]
 
 
-def _sorted(changes: Mapping[tuple[str, str], tuple[Change, Interval]], first: tuple[str, str] | None) -> tuple[Change, ...]:
+def _sorted(
+    changes: Mapping[tuple[str, str], tuple[Change, Interval]], first: tuple[str, str] | None
+) -> tuple[Change, ...]:
     return tuple(changes[key][0] for key in sorted(changes, key=lambda key: (key != first, key)))

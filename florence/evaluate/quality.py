@@ -74,7 +74,11 @@ def measure(labels: pa.Table, known: Known, images: Collection[str], *, masks: b
                     for name, one in _MEASURES[kind].items()
                     if name != "mask_iou" or outlined
                 }
-            result += [Measured(kind, name, reference, values) for name, values in found.items() if not all(map(math.isnan, values.values()))]
+            result += [
+                Measured(kind, name, reference, values)
+                for name, values in found.items()
+                if not all(map(math.isnan, values.values()))
+            ]
     return result
 
 
@@ -84,7 +88,9 @@ def quality_json(measured: Iterable[Measured], settings: Evaluate) -> dict[str, 
     for found in measured:
         if (mean := found.interval(settings)) is not None:
             values = {"value": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
-            result.setdefault(found.reference, {}).setdefault(found.task, {})[found.metric] = {key: rounded(v) for key, v in values.items()}
+            result.setdefault(found.reference, {}).setdefault(found.task, {})[found.metric] = {
+                key: rounded(v) for key, v in values.items()
+            }
     return result
 
 
@@ -92,9 +98,16 @@ def by_name(claims: pa.Table, known: Known, images: Collection[str]) -> dict[str
     """Name (as `florence.metrics.same` has it) → how many of the objects of that name one author's ``claims`` see (IoU of 0.5 or more) and name right, and how many there
     are, in the ``images`` (ids) that it looked at and of which objects are known.
     """
-    there = {image: right for reference in known.references for image, right in known.of("<OD>", reference).items() if image in images}
+    there = {
+        image: right
+        for reference in known.references
+        for image, right in known.of("<OD>", reference).items()
+        if image in images
+    }
     said: dict[str, list[Annotation]] = {image: [] for image in there}
-    for row in _of_images(claims.filter(pc.and_(pc.equal(claims["task"], "<OD>"), pc.not_equal(claims["text"], ""))), there):
+    for row in _of_images(
+        claims.filter(pc.and_(pc.equal(claims["task"], "<OD>"), pc.not_equal(claims["text"], ""))), there
+    ):
         said[row.image_id].append(row)
     found: dict[str, tuple[int, int]] = {}
     for image, right in there.items():
@@ -106,20 +119,29 @@ def by_name(claims: pa.Table, known: Known, images: Collection[str]) -> dict[str
     return found
 
 
-def changes(before: pa.Table, after: pa.Table, known: Known, settings: Evaluate) -> dict[tuple[str, str, str], Interval]:
+def changes(
+    before: pa.Table, after: pa.Table, known: Known, settings: Evaluate
+) -> dict[tuple[str, str, str], Interval]:
     """What labels gained from ``before`` to ``after``, by (task, metric, reference): paired over the images that ``before`` has labels of."""
     images = {image for image, _ in known.rows} & set(before["image_id"].unique().to_pylist())
     first = {found.key: found for found in measure(before, known, images)}
     result = {}
     for found in measure(after, known, images):
-        if found.key in first and (change := _paired(found.per_image, first[found.key].per_image, settings)) is not None:
+        if (
+            found.key in first
+            and (change := _paired(found.per_image, first[found.key].per_image, settings)) is not None
+        ):
             result[found.key] = change
     return result
 
 
 def _paired(after: Mapping[str, float], before: Mapping[str, float], settings: Evaluate) -> Interval | None:
     """Saying nothing where there is nothing is right; it counts where the other side of the pair said something."""
-    shared = [image for image in sorted(after.keys() & before.keys()) if not (math.isnan(after[image]) and math.isnan(before[image]))]
+    shared = [
+        image
+        for image in sorted(after.keys() & before.keys())
+        if not (math.isnan(after[image]) and math.isnan(before[image]))
+    ]
     sides = [{image: 1.0 if math.isnan(side[image]) else side[image] for image in shared} for side in (after, before)]
     return paired(*sides, resamples=settings.bootstrap, seed=settings.seed)
 
@@ -138,7 +160,9 @@ def _outlined(side: Mapping[str, Rows]) -> bool:
 def _regions(rows: Rows) -> list[Region]:
     """Every place of rows, labelled with what it is compared by: a phrase by its words, all else by the row's text."""
     return [
-        region if row.task == "<CAPTION_TO_PHRASE_GROUNDING>" else Region(row.text, region.box, region.quad, region.polygons)
+        region
+        if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"
+        else Region(row.text, region.box, region.quad, region.polygons)
         for row in rows
         for region in row.regions
     ]
@@ -173,7 +197,10 @@ def _answered(said: Rows, right: Rows) -> float:
     """The share of the questions that are answered right (a category is the answer to one); NaN where none is known."""
     given = {_asked(row): row for row in said}
     known = [(given.get(_asked(row)), row) for row in right if row.regions]
-    values = [accuracy(mine.regions[0].label, [r.label for r in row.regions]) if mine and mine.regions else 0.0 for mine, row in known]
+    values = [
+        accuracy(mine.regions[0].label, [r.label for r in row.regions]) if mine and mine.regions else 0.0
+        for mine, row in known
+    ]
     return sum(values) / len(values) if values else math.nan
 
 

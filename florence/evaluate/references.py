@@ -24,7 +24,9 @@ class Known:
 
     def of(self, kind: str, reference: str) -> dict[str, tuple[Annotation, ...]]:
         """Image id → annotations of ``kind``, for the images where ``reference`` is what they are compared with."""
-        return {image: rows for (image, found), (name, rows) in self.rows.items() if found == kind and name == reference}
+        return {
+            image: rows for (image, found), (name, rows) in self.rows.items() if found == kind and name == reference
+        }
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -68,7 +70,10 @@ def _merged(*standings: Rows) -> Rows:
 
 def _read(data: Store, names: Iterable[str], images: Collection[str]) -> Iterator[tuple[str, list[Annotation]]]:
     for name in names:
-        yield name, table_annotations(data.read_table(name, filters=[("image_id", "in", sorted(images))])) if images else []
+        yield (
+            name,
+            table_annotations(data.read_table(name, filters=[("image_id", "in", sorted(images))])) if images else [],
+        )
 
 
 def _truth(data: Store, images: Collection[str]) -> Rows:
@@ -78,7 +83,9 @@ def _truth(data: Store, images: Collection[str]) -> Rows:
     for name in names:
         table = data.read_table(name, ["task", "author"])
         kinds.setdefault(_source(name), set()).update(
-            task for task, author in zip(table["task"].to_pylist(), table["author"].to_pylist(), strict=True) if author != HUMAN
+            task
+            for task, author in zip(table["task"].to_pylist(), table["author"].to_pylist(), strict=True)
+            if author != HUMAN
         )
     found: dict[tuple[str, str], list[Annotation]] = {}
     people: list[Annotation] = []
@@ -121,7 +128,9 @@ def _consensus(data: Store, images: Collection[str]) -> Rows:
     for name in names:
         _, rows = next(_read(data, [name], wanted))
         frozen = {row.image_id for row in rows}
-        found: dict[tuple[str, str], list[Annotation]] = {(image, kind): [] for image in sorted(frozen) for kind in ANNOTATED}
+        found: dict[tuple[str, str], list[Annotation]] = {
+            (image, kind): [] for image in sorted(frozen) for kind in ANNOTATED
+        }
         for row in rows:
             if row.kept:
                 found[row.image_id, row.task].append(row)

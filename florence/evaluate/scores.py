@@ -21,7 +21,9 @@ from florence.model.generate import Ask
 from florence.records import ImageRecord, Region
 from florence.tasks import Answer, Example, task
 
-SCORES = pa.schema([("image_id", pa.string()), ("task", pa.string()), ("reference", pa.string()), ("value", pa.float64())])
+SCORES = pa.schema(
+    [("image_id", pa.string()), ("task", pa.string()), ("reference", pa.string()), ("value", pa.float64())]
+)
 """One value for each image and task; ``reference`` says what the image was compared with."""
 LEVEL = 0.05
 
@@ -77,7 +79,9 @@ def evaluate(
     groups: dict[tuple[str, str], list[Question]] = {}
     for question in asked:
         groups.setdefault((question.example.task, question.reference), []).append(question)
-    return [_result(groups[key], answers, sizes, settings, refused[key]) for key in sorted(groups, key=_order(settings))]
+    return [
+        _result(groups[key], answers, sizes, settings, refused[key]) for key in sorted(groups, key=_order(settings))
+    ]
 
 
 def _order(settings: Evaluate) -> Callable[[tuple[str, str]], tuple[int, int]]:
@@ -87,7 +91,9 @@ def _order(settings: Evaluate) -> Callable[[tuple[str, str]], tuple[int, int]]:
 # ---------------------------------------------------------------- what is asked
 
 
-def questions(records: Sequence[ImageRecord], known: Known, settings: Evaluate) -> tuple[list[Question], Counter[tuple[str, str]]]:
+def questions(
+    records: Sequence[ImageRecord], known: Known, settings: Evaluate
+) -> tuple[list[Question], Counter[tuple[str, str]]]:
     """What is asked about the images, and how many labels could not be, by (task, reference).
 
     Of each reference at most ``settings.max_images`` images and of each image and task at most ``settings.max_examples``
@@ -99,7 +105,10 @@ def questions(records: Sequence[ImageRecord], known: Known, settings: Evaluate) 
     kinds = dict.fromkeys(task(name).kind for name in settings.tasks)
     for reference in known.references:
         rows = {kind: known.of(kind, reference) for kind in kinds}
-        images = by_draw({image for found in rows.values() for image, there in found.items() if there and image in by_id}, settings.seed)
+        images = by_draw(
+            {image for found in rows.values() for image, there in found.items() if there and image in by_id},
+            settings.seed,
+        )
         images = images[: settings.max_images]
         for name in settings.tasks:
             errors: list[EncodeError] = []
@@ -122,7 +131,9 @@ def _few(examples: Iterable[Example], reference: str, settings: Evaluate) -> Ite
     chosen = set(by_draw(prompts, *key)[: settings.max_examples])
     for prompt, found in prompts.items():
         if prompt in chosen:
-            yield Question(found[0], reference, tuple(dict.fromkeys(e.text for e in found[1:] if e.text != found[0].text)))
+            yield Question(
+                found[0], reference, tuple(dict.fromkeys(e.text for e in found[1:] if e.text != found[0].text))
+            )
 
 
 def _with_controls(asked: list[Question], settings: Evaluate) -> list[Question]:
@@ -133,8 +144,11 @@ def _with_controls(asked: list[Question], settings: Evaluate) -> list[Question]:
         if len(images) > 1:
             circles[reference] = dict(zip(images, [*images[1:], images[0]], strict=True))
     return [
-        replace(q, other=circles.get(q.reference, {}).get(q.example.image_id, "")) if q.example.task in settings.control else q for q in asked
-    ]  # fmt: skip
+        replace(q, other=circles.get(q.reference, {}).get(q.example.image_id, ""))
+        if q.example.task in settings.control
+        else q
+        for q in asked
+    ]
 
 
 # ---------------------------------------------------------------- what is answered
@@ -160,7 +174,9 @@ def _answers(
     done = 0
     for chunk in _chunks(pictures(sorted(wanted)), batch):
         asks = [(index, key) for index, (image, _) in enumerate(chunk) for key in wanted[image]]
-        found = predict([picture for _, picture in chunk], [Ask(index, name, prompt) for index, (_, name, prompt) in asks])
+        found = predict(
+            [picture for _, picture in chunk], [Ask(index, name, prompt) for index, (_, name, prompt) in asks]
+        )
         result.update(zip([key for _, key in asks], found, strict=True))
         done += len(chunk)
         progress(done, len(wanted))
@@ -178,7 +194,9 @@ def _chunks(pictures: Iterable[tuple[str, np.ndarray]], size: int) -> Iterator[l
         yield chunk
 
 
-def _prediction(question: Question, answers: Mapping[Asked, Answer], sizes: Mapping[str, tuple[int, int]], *, control: bool = False) -> Prediction:
+def _prediction(
+    question: Question, answers: Mapping[Asked, Answer], sizes: Mapping[str, tuple[int, int]], *, control: bool = False
+) -> Prediction:
     """The answer as one about the question's own image."""
     example = question.example
     image = question.other if control else example.image_id
@@ -208,7 +226,11 @@ def _scaled(region: Region, x: float, y: float) -> Region:
 
 
 def _result(
-    asked: Sequence[Question], answers: Mapping[Asked, Answer], sizes: Mapping[str, tuple[int, int]], settings: Evaluate, refused: int
+    asked: Sequence[Question],
+    answers: Mapping[Asked, Answer],
+    sizes: Mapping[str, tuple[int, int]],
+    settings: Evaluate,
+    refused: int,
 ) -> Result:
     name, reference = asked[0].example.task, asked[0].reference
     metric = METRICS.get(task(name).metric)()
@@ -250,9 +272,16 @@ def _interval(
 
 def scores_table(scores: Iterable[Score]) -> pa.Table:
     """A table of schema `SCORES`, sorted."""
-    rows = sorted((score.task, score.reference, image, value) for score in scores for image, value in score.per_image.items())
+    rows = sorted(
+        (score.task, score.reference, image, value) for score in scores for image, value in score.per_image.items()
+    )
     return pa.table(
-        {"image_id": [r[2] for r in rows], "task": [r[0] for r in rows], "reference": [r[1] for r in rows], "value": [r[3] for r in rows]},
+        {
+            "image_id": [r[2] for r in rows],
+            "task": [r[0] for r in rows],
+            "reference": [r[1] for r in rows],
+            "value": [r[3] for r in rows],
+        },
         schema=SCORES,
     )
 
@@ -274,10 +303,14 @@ def scores_json(results: Iterable[Result]) -> dict[str, dict[str, dict[str, Any]
             "control": result.control.value if result.control else None,
             "per_image": sum(per_image) / len(per_image) if per_image else None,
             "refused": result.refused or None,
-            "calibration": {name: rounded(getattr(result.calibration, name)) for name in ("error", "calibrated", "n")} if result.calibration else None,
+            "calibration": {name: rounded(getattr(result.calibration, name)) for name in ("error", "calibrated", "n")}
+            if result.calibration
+            else None,
             "details": {name: rounded(value) for name, value in sorted(score.details.items())} or None,
         }
-        found.setdefault(score.task, {})[score.reference] = {key: rounded(value) for key, value in values.items() if value is not None}
+        found.setdefault(score.task, {})[score.reference] = {
+            key: rounded(value) for key, value in values.items() if value is not None
+        }
     return found
 
 

@@ -57,7 +57,9 @@ class Told:
 class LabelSet(ABC):
     """A data set's labels, opened. ``where``: its address; ``vocabulary``: the names that it gives to objects; ``problems``: what could not be read at all."""
 
-    def __init__(self, where: str, entries: Sequence[Entry], vocabulary: Iterable[str] = (), problems: Iterable[str] = ()) -> None:
+    def __init__(
+        self, where: str, entries: Sequence[Entry], vocabulary: Iterable[str] = (), problems: Iterable[str] = ()
+    ) -> None:
         self.where = where
         self.entries = tuple(entries)
         self.vocabulary = tuple(dict.fromkeys(vocabulary))
@@ -100,8 +102,14 @@ class LabelSet(ABC):
         if len(found) == 1:
             return self.entries[found[0]]
         if found:
-            raise NotListed(f"{record.name}: {self.where} has labels of {len(found)} images that go by {name}, so that none of them can be told to be of this one")
-        hint = f", but of {self.entries[alike[0]].names[0]}: if that is the same image, set strip, prefix or base_names" if alike else ""
+            raise NotListed(
+                f"{record.name}: {self.where} has labels of {len(found)} images that go by {name}, so that none of them can be told to be of this one"
+            )
+        hint = (
+            f", but of {self.entries[alike[0]].names[0]}: if that is the same image, set strip, prefix or base_names"
+            if alike
+            else ""
+        )
         raise NotListed(f"{self.where} has no labels of {record.name}{hint}")
 
     def claims(self, record: ImageRecord, **names: Any) -> Told:
@@ -167,7 +175,9 @@ def read(labels: LabelSet, images: Iterable[ImageRecord]) -> Read:
             unknown.append(record.name)
         except FlorenceError as error:
             errors[record.image_id] = error
-    unmatched = tuple(next(iter(entry.names), entry.image_id or "") for entry in labels.entries if id(entry) not in used)
+    unmatched = tuple(
+        next(iter(entry.names), entry.image_id or "") for entry in labels.entries if id(entry) not in used
+    )
     left_out = [text for found in told.values() for text in found.left_out]
     return Read(told, errors, tuple(unknown), unmatched, (*labels.problems, *left_out))
 
@@ -257,7 +267,11 @@ def paths(records: Iterable[ImageRecord], *, by_stem: bool) -> tuple[dict[str, s
     for record in images:
         own = f"{record.source}/{record.name}" if several else record.name
         stem, ending = posixpath.splitext(_clean(own))
-        path = next(path for k in itertools.count(1) if _mark(path := f"{stem}{f'-{k}' if k > 1 else ''}{ending}", by_stem) not in taken)
+        path = next(
+            path
+            for k in itertools.count(1)
+            if _mark(path := f"{stem}{f'-{k}' if k > 1 else ''}{ending}", by_stem) not in taken
+        )
         taken.add(_mark(path, by_stem))
         result[record.image_id] = path
         renamed += path != own

@@ -24,7 +24,9 @@ class Files:
     Raises StoreError where the address is missing, not permitted, or has no such file.
     """
 
-    def __init__(self, uri: str, wanted: Callable[[str], bool], expected: str, listed: Callable[[str], bool] = lambda name: False) -> None:
+    def __init__(
+        self, uri: str, wanted: Callable[[str], bool], expected: str, listed: Callable[[str], bool] = lambda name: False
+    ) -> None:
         """``wanted``: whether a file of a folder holds labels; ``expected``: what there should be, for the error; ``listed``: which are `others`."""
         path = os.path.expanduser(uri)
         whole = Store(path)
@@ -56,12 +58,16 @@ class Files:
         try:
             return self.read(name).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.where(name)}: byte {error.start} is not UTF-8, which the file has to be in") from None
+            raise DataError(
+                f"{self.where(name)}: byte {error.start} is not UTF-8, which the file has to be in"
+            ) from None
 
     def stamp(self) -> tuple[tuple[str, str], ...]:
         """What tells, without reading them, whether the files have changed: their names, sizes, and times or tags."""
         fs, path = self.store.fs, self.store.path
-        listed = {} if self.single or self.store.local else fs.find(self.store.root, detail=True)  # one request for many files
+        listed = (
+            {} if self.single or self.store.local else fs.find(self.store.root, detail=True)
+        )  # one request for many files
         stamps = []
         for name in self.names:
             info = listed.get(path(name)) or fs.info(path(name))

@@ -21,14 +21,21 @@ def decoded(segmentation: dict[str, Any]) -> np.ndarray:
     Runs go down the columns, the first is of background. Raises DataError where that is not what is there.
     """
     size, counts = segmentation.get("size"), segmentation.get("counts")
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size)) or size[0] * size[1] > LARGEST:
-        raise DataError(f"size: found {size!r}; height and width in pixels are expected, at most {LARGEST:,} pixels together")
+    if (
+        not (isinstance(size, list) and len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size))
+        or size[0] * size[1] > LARGEST
+    ):
+        raise DataError(
+            f"size: found {size!r}; height and width in pixels are expected, at most {LARGEST:,} pixels together"
+        )
     if isinstance(counts, str):
         counts = _unpacked(counts)
     if not isinstance(counts, list) or not all(isinstance(v, int) and v >= 0 for v in counts):
         raise DataError(f"counts: found {str(counts)[:40]!r}; a list of run lengths or their packed text is expected")
     if sum(counts) != size[0] * size[1]:
-        raise DataError(f"counts: runs of {sum(counts)} pixels together; {size[0]} × {size[1]} = {size[0] * size[1]} are expected")
+        raise DataError(
+            f"counts: runs of {sum(counts)} pixels together; {size[0]} × {size[1]} = {size[0] * size[1]} are expected"
+        )
     inside = np.arange(len(counts)) % 2 == 1
     return np.repeat(inside, counts).reshape(size[1], size[0]).T
 
@@ -70,7 +77,9 @@ def outlines(mask: np.ndarray) -> tuple[Polygon, ...]:
         if cuts:
             # a hole, cut at its first column, lies open there in the piece that begins with that column
             edges = sorted({0, *cuts, width})
-            loops = [loop + (start, 0) for start, stop in itertools.pairwise(edges) for loop in _loops(part[:, start:stop])]
+            loops = [
+                loop + (start, 0) for start, stop in itertools.pairwise(edges) for loop in _loops(part[:, start:stop])
+            ]
         found += [tuple((loop + (x, y)).astype(float).reshape(-1).tolist()) for loop in loops]
     return tuple(found)
 
@@ -106,7 +115,9 @@ def _runs(edges: np.ndarray) -> list[tuple[int, int, int]]:
     length = edges.shape[1] + 2
     line, low = starts // length, starts % length - 1
     high, positive = low + ends - starts, flat[starts] > 0
-    return list(zip(line.tolist(), np.where(positive, low, high).tolist(), np.where(positive, high, low).tolist(), strict=True))
+    return list(
+        zip(line.tolist(), np.where(positive, low, high).tolist(), np.where(positive, high, low).tolist(), strict=True)
+    )
 
 
 def _walk(start: Point, rows: dict[Point, dict[int, int]], down: dict[Point, dict[int, int]]) -> list[Point]:

@@ -49,12 +49,16 @@ def polygon(points: Any, what: str, record: ImageRecord) -> Polygon:
     return tuple(min(max(value, 0.0), float((record.width, record.height)[k % 2])) for k, value in enumerate(found))
 
 
-def placed(label: str, box: Sequence[float], polygons: tuple[Polygon, ...], score: float | None, what: str, record: ImageRecord) -> Region:
+def placed(
+    label: str, box: Sequence[float], polygons: tuple[Polygon, ...], score: float | None, what: str, record: ImageRecord
+) -> Region:
     """The region of a box (x0, y0, x1, y1), inside the image. Raises DataError where nothing of it is."""
     x0, y0, x1, y1 = clip_box(box, record.width, record.height)
     if not (x0 < x1 and y0 < y1):
         corners = ", ".join(f"{v:g}" for v in box)
-        raise DataError(f"{what}: the box from {corners} has no pixel of the image, which is {record.width} × {record.height}")
+        raise DataError(
+            f"{what}: the box from {corners} has no pixel of the image, which is {record.width} × {record.height}"
+        )
     return Region(label, box=(x0, y0, x1, y1), polygons=polygons, score=score)
 
 

@@ -18,11 +18,22 @@ from florence.formats._places import BIGGEST, number, placed, polygon, score_of,
 from florence.geometry import Polygon, box_quad, polygon_box
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 
-READ, DESCRIBED, EXPRESSED, CATEGORY = "<OCR_WITH_REGION>", "<DENSE_REGION_CAPTION>", "<REFERRING_EXPRESSION_SEGMENTATION>", "<CLASSIFICATION>"
+READ, DESCRIBED, EXPRESSED, CATEGORY = (
+    "<OCR_WITH_REGION>",
+    "<DENSE_REGION_CAPTION>",
+    "<REFERRING_EXPRESSION_SEGMENTATION>",
+    "<CLASSIFICATION>",
+)
 TEXTS = {
-    "caption": "<CAPTION>", "detailed_caption": "<DETAILED_CAPTION>", "more_detailed_caption": "<MORE_DETAILED_CAPTION>", "category": CATEGORY,
-    "text": READ, "transcription": READ, "description": DESCRIBED, "expression": EXPRESSED,
-}  # fmt: skip
+    "caption": "<CAPTION>",
+    "detailed_caption": "<DETAILED_CAPTION>",
+    "more_detailed_caption": "<MORE_DETAILED_CAPTION>",
+    "category": CATEGORY,
+    "text": READ,
+    "transcription": READ,
+    "description": DESCRIBED,
+    "expression": EXPRESSED,
+}
 """Names of controls that give texts → the kind that these are. A text that belongs to a place is a reading, one that belongs to none a caption, where its
 control is not named here."""
 CONTROLS = {kind: name for name, kind in reversed(TEXTS.items())}
@@ -52,10 +63,24 @@ class Result:
         kind = str(values.get("type", ""))
         found = values.get("value")
         value = found if isinstance(found, dict) else {}
-        sides = [int(v) for v in (values.get("original_width"), values.get("original_height")) if isinstance(v, int | float) and 1 <= v < BIGGEST]
+        sides = [
+            int(v)
+            for v in (values.get("original_width"), values.get("original_height"))
+            if isinstance(v, int | float) and 1 <= v < BIGGEST
+        ]
         size = (sides[0], sides[1]) if len(sides) == 2 else None
         ends = (str(values.get("from_id")), str(values.get("to_id"))) if kind == "relation" else None
-        return Result(place, kind, str(values.get("from_name", "")), str(values.get("id", place)), value, _labels(value, kind), score_of(values.get("score")), size, ends)
+        return Result(
+            place,
+            kind,
+            str(values.get("from_name", "")),
+            str(values.get("id", place)),
+            value,
+            _labels(value, kind),
+            score_of(values.get("score")),
+            size,
+            ends,
+        )
 
 
 def _labels(value: Mapping[str, Any], kind: str) -> tuple[str, ...]:
@@ -75,12 +100,27 @@ def flat_results(controls: Mapping[str, Any], place: str, kinds: Mapping[str, st
             if isinstance(value, str) and name in kinds:
                 results.append(Result(where, "textarea", name, where, {"text": [value]}, (), None, None))
             elif isinstance(value, dict):
-                kind = next((key for key in ("rectanglelabels", "polygonlabels", "labels", "choices") if key in value), "")
-                kind = kind or ("textarea" if "text" in value else "polygon" if "points" in value else "rectangle" if "x" in value else "")
+                kind = next(
+                    (key for key in ("rectanglelabels", "polygonlabels", "labels", "choices") if key in value), ""
+                )
+                kind = kind or (
+                    "textarea"
+                    if "text" in value
+                    else "polygon"
+                    if "points" in value
+                    else "rectangle"
+                    if "x" in value
+                    else ""
+                )
                 region = json.dumps([value.get(key) for key in ("x", "y", "width", "height", "rotation", "points")])
                 alone = kind in ("textarea", "choices") and "x" not in value and "points" not in value
                 sides = {"original_width": value.get("original_width"), "original_height": value.get("original_height")}
-                results.append(Result.of({"type": kind, "from_name": name, "id": where if alone else region, "value": value, **sides}, where))
+                results.append(
+                    Result.of(
+                        {"type": kind, "from_name": name, "id": where if alone else region, "value": value, **sides},
+                        where,
+                    )
+                )
     return tuple(results)
 
 
@@ -112,7 +152,9 @@ class _Shape:
     texts: list[tuple[str, str]]
 
 
-def claims_of(results: Sequence[Result], place: str, kinds: Mapping[str, str], record: ImageRecord) -> tuple[list[Claim], list[str]]:
+def claims_of(
+    results: Sequence[Result], place: str, kinds: Mapping[str, str], record: ImageRecord
+) -> tuple[list[Claim], list[str]]:
     """The claims that results come to, and what can not be used."""
     left_out: list[str] = []
     shapes: dict[str, _Shape] = {}
@@ -128,7 +170,9 @@ def claims_of(results: Sequence[Result], place: str, kinds: Mapping[str, str], r
         elif result.ends is not None:
             _join(result.ends, shapes)
         elif result.type not in SHAPES:
-            left_out.append(f"{result.place}: found a result of type {result.type!r}; {', '.join((*SHAPES, 'textarea', 'choices'))} are read")
+            left_out.append(
+                f"{result.place}: found a result of type {result.type!r}; {', '.join((*SHAPES, 'textarea', 'choices'))} are read"
+            )
     claims: list[Claim] = []
     for shape in {id(shape): shape for shape in shapes.values()}.values():
         try:
@@ -150,11 +194,26 @@ def _place(result: Result, shapes: dict[str, _Shape], record: ImageRecord) -> No
             raise DataError(f"{where}.points: found {points!r:.60}; pairs of percent are expected")
         corners = [number(v, f"{where}.points") * sides[k] for point in points for k, v in enumerate(point)]
     else:
-        x, y, width, height = (number(value.get(name), f"{where}.{name}") * sides[k % 2] for k, name in enumerate(("x", "y", "width", "height")))
+        x, y, width, height = (
+            number(value.get(name), f"{where}.{name}") * sides[k % 2]
+            for k, name in enumerate(("x", "y", "width", "height"))
+        )
         angle = math.radians(number(value.get("rotation") or 0, f"{where}.rotation"))
         upright = abs(math.sin(2 * angle)) < 1e-9  # by a quarter: a box as it is
-        across, down = (width * math.cos(angle), width * math.sin(angle)), (-height * math.sin(angle), height * math.cos(angle))
-        corners = [x, y, x + across[0], y + across[1], x + across[0] + down[0], y + across[1] + down[1], x + down[0], y + down[1]]
+        across, down = (
+            (width * math.cos(angle), width * math.sin(angle)),
+            (-height * math.sin(angle), height * math.cos(angle)),
+        )
+        corners = [
+            x,
+            y,
+            x + across[0],
+            y + across[1],
+            x + across[0] + down[0],
+            y + across[1] + down[1],
+            x + down[0],
+            y + down[1],
+        ]
         if angle == 0:
             corners = list(box_quad((x, y, x + width, y + height)))
     shape = _Shape(result.place, [polygon(corners, where, record)], upright, result.labels, result.score, [])
@@ -162,11 +221,15 @@ def _place(result: Result, shapes: dict[str, _Shape], record: ImageRecord) -> No
     known.labels = tuple(dict.fromkeys((*known.labels, *result.labels)))
 
 
-def _say(result: Result, shapes: Mapping[str, _Shape], kinds: Mapping[str, str], record: ImageRecord, left_out: list[str]) -> list[Claim]:
+def _say(
+    result: Result, shapes: Mapping[str, _Shape], kinds: Mapping[str, str], record: ImageRecord, left_out: list[str]
+) -> list[Claim]:
     """Claims of a text about the whole image; a region's text is noted with it."""
     chosen = result.type == "choices"
     found = result.value.get("choices" if chosen else "text")
-    texts = [value for value in (found if isinstance(found, list) else [found]) if isinstance(value, str) and value.strip()]
+    texts = [
+        value for value in (found if isinstance(found, list) else [found]) if isinstance(value, str) and value.strip()
+    ]
     if result.id in shapes:
         if chosen and result.control not in kinds:
             left_out.append(f"{result.place}: a choice about a region is not read")
@@ -184,7 +247,14 @@ def _say(result: Result, shapes: Mapping[str, _Shape], kinds: Mapping[str, str],
 def _join(ends: tuple[str, str], shapes: dict[str, _Shape]) -> None:
     """Make outlines that a relation ties, and that go by the same labels, parts of one thing."""
     first, other = (shapes.get(end) for end in ends)
-    if first is not None and other is not None and first is not other and first.labels == other.labels and not first.upright and not other.upright:
+    if (
+        first is not None
+        and other is not None
+        and first is not other
+        and first.labels == other.labels
+        and not first.upright
+        and not other.upright
+    ):
         first.polygons += other.polygons
         first.texts += other.texts
         shapes.update({key: first for key, shape in shapes.items() if shape is other})
@@ -205,7 +275,9 @@ def _told(shape: _Shape, record: ImageRecord) -> Iterator[Claim]:
             yield Claim(kind, value, (Region(value, polygons=tuple(shape.polygons), score=shape.score),), shape.score)
     if shape.labels and not any(kind == READ for kind, _ in shape.texts):
         for label in shape.labels:
-            yield Claim(OBJECTS, text(label, shape.place), (Region(label, place.box, None, polygons, shape.score),), shape.score)
+            yield Claim(
+                OBJECTS, text(label, shape.place), (Region(label, place.box, None, polygons, shape.score),), shape.score
+            )
     elif not shape.texts:
         raise DataError(f"{shape.place}: a region without a label or a text says nothing")
 
@@ -223,18 +295,39 @@ def _results(row: Annotation, record: ImageRecord) -> Iterator[dict[str, Any]]:
     score = {} if row.score is None else {"score": row.score}
     key = row.annotation_id
     if row.task in (*CAPTIONS, CATEGORY):
-        yield {"id": key, "type": "textarea", "from_name": CONTROLS[row.task], "to_name": "image", "value": {"text": [row.text]}, **score}
+        yield {
+            "id": key,
+            "type": "textarea",
+            "from_name": CONTROLS[row.task],
+            "to_name": "image",
+            "value": {"text": [row.text]},
+            **score,
+        }
         return
     region = row.regions[0]
     polygons = (region.quad,) if row.task == READ and region.quad else region.polygons if row.task != DESCRIBED else ()
     named = row.task == OBJECTS
     if not polygons:
-        yield {"id": key, "type": "rectanglelabels" if named else "rectangle", "from_name": "label" if named else "region", **common, **score,
-               "value": {**_percent_box(region, record), **({"rectanglelabels": [row.text]} if named else {})}}  # fmt: skip
+        yield {
+            "id": key,
+            "type": "rectanglelabels" if named else "rectangle",
+            "from_name": "label" if named else "region",
+            **common,
+            **score,
+            "value": {**_percent_box(region, record), **({"rectanglelabels": [row.text]} if named else {})},
+        }
     for k, points in enumerate(polygons):
-        pairs = [[points[i] / record.width * 100, points[i + 1] / record.height * 100] for i in range(0, len(points) - 1, 2)]
-        yield {"id": f"{key}-{k}" if k else key, "type": "polygonlabels" if named else "polygon", "from_name": "outline" if named else "shape", **common, **score,
-               "value": {"points": pairs, "closed": True, **({"polygonlabels": [row.text]} if named else {})}}  # fmt: skip
+        pairs = [
+            [points[i] / record.width * 100, points[i + 1] / record.height * 100] for i in range(0, len(points) - 1, 2)
+        ]
+        yield {
+            "id": f"{key}-{k}" if k else key,
+            "type": "polygonlabels" if named else "polygon",
+            "from_name": "outline" if named else "shape",
+            **common,
+            **score,
+            "value": {"points": pairs, "closed": True, **({"polygonlabels": [row.text]} if named else {})},
+        }
         if k:
             yield {"type": "relation", "from_id": key, "to_id": f"{key}-{k}", "direction": "right"}
     if not named:
@@ -244,18 +337,33 @@ def _results(row: Annotation, record: ImageRecord) -> Iterator[dict[str, Any]]:
 def _percent_box(region: Region, record: ImageRecord) -> dict[str, float]:
     x0, y0, x1, y1 = region.bounds
     return {
-        "x": x0 / record.width * 100, "y": y0 / record.height * 100, "width": (x1 - x0) / record.width * 100, "height": (y1 - y0) / record.height * 100, "rotation": 0,
-    }  # fmt: skip
+        "x": x0 / record.width * 100,
+        "y": y0 / record.height * 100,
+        "width": (x1 - x0) / record.width * 100,
+        "height": (y1 - y0) / record.height * 100,
+        "rotation": 0,
+    }
 
 
-def write_project(folder: Path, tasks: Iterable[tuple[Labelled, Mapping[str, Any]]], plan: Plan, more: Mapping[str, Any]) -> None:
+def write_project(
+    folder: Path, tasks: Iterable[tuple[Labelled, Mapping[str, Any]]], plan: Plan, more: Mapping[str, Any]
+) -> None:
     """Write tasks.json, config.xml and README.md below ``folder``. A task has predictions: what they go by → their results."""
     with (folder / "tasks.json").open("w", encoding="utf-8") as file:
         file.write("[")
         for k, (item, predictions) in enumerate(tasks):
             record = item.record
-            data = {"image": f"/data/local-files/?d={quote(f'images/{item.path}')}", "image_id": record.image_id, "source": record.source, "name": record.name, **more}
-            task = {"data": data, "predictions": [{"model_version": name, "result": results} for name, results in predictions.items()]}
+            data = {
+                "image": f"/data/local-files/?d={quote(f'images/{item.path}')}",
+                "image_id": record.image_id,
+                "source": record.source,
+                "name": record.name,
+                **more,
+            }
+            task = {
+                "data": data,
+                "predictions": [{"model_version": name, "result": results} for name, results in predictions.items()],
+            }
             file.write((",\n" if k else "\n") + json.dumps(task, ensure_ascii=False, allow_nan=False))
         file.write("\n]\n")
     (folder / "config.xml").write_text(config(plan), encoding="utf-8")
@@ -264,10 +372,15 @@ def write_project(folder: Path, tasks: Iterable[tuple[Labelled, Mapping[str, Any
 
 def config(plan: Plan) -> str:
     """The labelling configuration of a project that has the plan's kinds."""
-    lines = ['<View>', '  <Image name="image" value="$image" zoom="true"/>']
+    lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']
     labels = [f"    <Label value={quoteattr(name)}/>" for name in plan.names or ("object",)]
     if OBJECTS in plan.kinds:
-        lines += ['  <Filter name="filter" toName="label"/>', '  <RectangleLabels name="label" toName="image">', *labels, "  </RectangleLabels>"]
+        lines += [
+            '  <Filter name="filter" toName="label"/>',
+            '  <RectangleLabels name="label" toName="image">',
+            *labels,
+            "  </RectangleLabels>",
+        ]
         if plan.outlined:
             lines += ['  <PolygonLabels name="outline" toName="image">', *labels, "  </PolygonLabels>"]
     if any(kind in PLACED for kind in plan.kinds):
@@ -276,7 +389,10 @@ def config(plan: Plan) -> str:
         if kind in CONTROLS:
             name = CONTROLS[kind]
             each = ' perRegion="true"' if kind in PLACED else ""
-            lines += [f'  <Header value="{name.replace("_", " ").capitalize()}"/>', f'  <TextArea name="{name}" toName="image" editable="true" maxSubmissions="1"{each}/>']
+            lines += [
+                f'  <Header value="{name.replace("_", " ").capitalize()}"/>',
+                f'  <TextArea name="{name}" toName="image" editable="true" maxSubmissions="1"{each}/>',
+            ]
     return "\n".join([*lines, "</View>", ""])
 
 

@@ -31,9 +31,13 @@ class AltText(Format):
     class Options(Section):
         """Settings of reading."""
 
-        name: str = Field("", description=f"column with the image's path; else the first of {', '.join(NAMES)} that is there")
+        name: str = Field(
+            "", description=f"column with the image's path; else the first of {', '.join(NAMES)} that is there"
+        )
         text: str = Field("", description=f"column with the text; else the first of {', '.join(SAID)} that is there")
-        kind: str = Field("<CAPTION>", description="kind of the texts: <CAPTION>, <DETAILED_CAPTION> or <MORE_DETAILED_CAPTION>")
+        kind: str = Field(
+            "<CAPTION>", description="kind of the texts: <CAPTION>, <DETAILED_CAPTION> or <MORE_DETAILED_CAPTION>"
+        )
 
         @field_validator("kind")
         @classmethod
@@ -93,14 +97,23 @@ def _rows(files: Files, name: str) -> Iterator[tuple[str, dict[str, Any] | str]]
                 except (json.JSONDecodeError, RecursionError) as error:
                     yield f"{where}: line {k}", f"is not JSON: {error}"
                     continue
-                yield f"{where}: line {k}", row if isinstance(row, dict) else f"found {type(row).__name__}; an object is expected"
+                yield (
+                    f"{where}: line {k}",
+                    row if isinstance(row, dict) else f"found {type(row).__name__}; an object is expected",
+                )
     else:
         # texts may be longer than what csv takes for a field that was not closed
         csv.field_size_limit(1 << 24)
-        reader = csv.DictReader(io.StringIO(files.text(name), newline=""), delimiter="\t" if ending == "tsv" else ",", strict=True)
+        reader = csv.DictReader(
+            io.StringIO(files.text(name), newline=""), delimiter="\t" if ending == "tsv" else ",", strict=True
+        )
         try:
             for values in reader:
-                row = values if None not in values else f"has {len(values) + len(values[None]) - 1} fields; {len(values) - 1} are expected"
+                row = (
+                    values
+                    if None not in values
+                    else f"has {len(values) + len(values[None]) - 1} fields; {len(values) - 1} are expected"
+                )
                 yield f"{where}: line {reader.line_num}", row
         except csv.Error as error:
             yield f"{where}: line {reader.line_num}", f"is not well formed, and nothing after it is read: {error}"
@@ -112,6 +125,8 @@ def _columns(row: dict[str, Any], options: Any, where: str) -> tuple[str, str]:
     for setting, wanted, usual in (("name", options.name, NAMES), ("text", options.text, SAID)):
         found = next((column for column in ((wanted,) if wanted else usual) if column in row), None)
         if found is None:
-            raise DataError(f"{where}: found the columns {', '.join(map(str, row))}; {wanted or ' or '.join(usual)} is expected (setting {setting})")
+            raise DataError(
+                f"{where}: found the columns {', '.join(map(str, row))}; {wanted or ' or '.join(usual)} is expected (setting {setting})"
+            )
         result.append(found)
     return result[0], result[1]

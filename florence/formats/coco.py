@@ -37,7 +37,9 @@ class Coco(Format):
     class Options(Section):
         """Settings of reading."""
 
-        crowds: bool = Field(False, description="whether a crowd (iscrowd) is taken for one object; else it is left out")
+        crowds: bool = Field(
+            False, description="whether a crowd (iscrowd) is taken for one object; else it is left out"
+        )
         captions: str = Field("<CAPTION>", description="kind of captions that do not say which")
 
         @field_validator("captions")
@@ -67,9 +69,13 @@ class Coco(Format):
         ids = {name: k for k, name in enumerate(plan.names, start=1)}
         asked = {"instances": OBJECTS in plan.kinds, "captions": any(kind in CAPTIONS for kind in plan.kinds)}
         documents = {
-            (split, kind): _Document(folder / "annotations" / f"{kind}_{split}.json", ids if kind == "instances" else {})
-            for split in plan.splits for kind in asked if asked[kind]
-        }  # fmt: skip
+            (split, kind): _Document(
+                folder / "annotations" / f"{kind}_{split}.json", ids if kind == "instances" else {}
+            )
+            for split in plan.splits
+            for kind in asked
+            if asked[kind]
+        }
         numbered = itertools.count(1)
         for image, item in enumerate(items, start=1):
             split = item.record.split
@@ -129,7 +135,9 @@ class _CocoSet(LabelSet):
         for said in entry.raw:
             where = f"{said.file}: {said.place}"
             try:
-                claim = self._caption(said, where) if said.category is None else self._object(said, where, record, left_out)
+                claim = (
+                    self._caption(said, where) if said.category is None else self._object(said, where, record, left_out)
+                )
             except DataError as error:
                 left_out.append(str(error))
                 continue
@@ -139,7 +147,9 @@ class _CocoSet(LabelSet):
 
     def _caption(self, said: _Said, where: str) -> Claim:
         kind = said.values.get("task", self.options.captions)
-        return Claim(kind if kind in CAPTIONS else self.options.captions, text(said.values.get("caption"), f"{where}.caption"))
+        return Claim(
+            kind if kind in CAPTIONS else self.options.captions, text(said.values.get("caption"), f"{where}.caption")
+        )
 
     def _object(self, said: _Said, where: str, record: ImageRecord, left_out: list[str]) -> Claim:
         values = said.values
@@ -152,7 +162,12 @@ class _CocoSet(LabelSet):
             left_out.append(f"{error}; the object is taken without an outline")
         box = _box(values, where, polygons)
         score = score_of(values.get("score"))
-        return Claim(OBJECTS, said.category or "", (placed(said.category or "", box, polygons, score, f"{where}.bbox", record),), score)
+        return Claim(
+            OBJECTS,
+            said.category or "",
+            (placed(said.category or "", box, polygons, score, f"{where}.bbox", record),),
+            score,
+        )
 
 
 def _box(values: Mapping[str, Any], where: str, polygons: tuple[Polygon, ...]) -> tuple[float, float, float, float]:
@@ -173,7 +188,9 @@ def _polygons(segmentation: Any, where: str, record: ImageRecord) -> tuple[Polyg
         except DataError as error:
             raise DataError(f"{where}.{error}") from None
         if mask.shape != (record.height, record.width):
-            raise DataError(f"{where}.size: found {mask.shape[0]} × {mask.shape[1]}; height and width of the image, {record.height} × {record.width}, are expected")
+            raise DataError(
+                f"{where}.size: found {mask.shape[0]} × {mask.shape[1]}; height and width of the image, {record.height} × {record.width}, are expected"
+            )
         return outlines(mask)
     if not isinstance(segmentation, list):
         raise DataError(f"{where}: found {type(segmentation).__name__}; a list of polygons or run lengths are expected")
@@ -186,7 +203,9 @@ def _document(files: Files, name: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{files.where(name)} is not JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
-        raise DataError(f"{files.where(name)}: found {', '.join(map(repr, list(document)[:5])) if isinstance(document, dict) else type(document).__name__}; an object with 'images', 'annotations' and, of objects, 'categories' is expected")
+        raise DataError(
+            f"{files.where(name)}: found {', '.join(map(repr, list(document)[:5])) if isinstance(document, dict) else type(document).__name__}; an object with 'images', 'annotations' and, of objects, 'categories' is expected"
+        )
     for part in ("annotations", "categories"):
         if not isinstance(document.setdefault(part, []), list):
             raise DataError(f"{files.where(name)}: {part}: found {type(document[part]).__name__}; a list is expected")
@@ -209,7 +228,9 @@ def _categories(document: dict[str, Any], where: str, problems: list[str]) -> di
     for k, values in enumerate(document["categories"]):
         try:
             if not isinstance(values, dict) or not isinstance(values.get("id"), int | str):
-                raise DataError(f"{where}: categories[{k}]: found {values!r:.60}; an object with id and name is expected")
+                raise DataError(
+                    f"{where}: categories[{k}]: found {values!r:.60}; an object with id and name is expected"
+                )
             result[values["id"]] = text(values.get("name"), f"{where}: categories[{k}].name")
         except DataError as error:
             problems.append(str(error))
@@ -222,9 +243,15 @@ def _entries(document: dict[str, Any], categories: dict[Any, str], where: str, p
     for k, values in enumerate(document["images"]):
         try:
             if not isinstance(values, dict) or not isinstance(values.get("id"), int | str) or values["id"] in images:
-                raise DataError(f"{where}: images[{k}]: found {values!r:.60}; an object with file_name and an id of its own is expected")
+                raise DataError(
+                    f"{where}: images[{k}]: found {values!r:.60}; an object with file_name and an id of its own is expected"
+                )
             name = text(values.get("file_name"), f"{where}: images[{k}].file_name")
-            sides = [int(number(values[side], f"{where}: images[{k}].{side}")) for side in ("width", "height") if values.get(side)]
+            sides = [
+                int(number(values[side], f"{where}: images[{k}].{side}"))
+                for side in ("width", "height")
+                if values.get(side)
+            ]
             images[values["id"]] = (name, (sides[0], sides[1]) if len(sides) == 2 else None)
         except DataError as error:
             problems.append(str(error))
@@ -233,11 +260,15 @@ def _entries(document: dict[str, Any], categories: dict[Any, str], where: str, p
         place = f"annotations[{k}]"
         image = values.get("image_id") if isinstance(values, dict) else None
         if not isinstance(image, int | str) or image not in said:
-            problems.append(f"{where}: {place}.image_id: found {image!r:.60}; the id of one of the file's images is expected")
+            problems.append(
+                f"{where}: {place}.image_id: found {image!r:.60}; the id of one of the file's images is expected"
+            )
         elif "caption" in values:
             said[image].append(_Said(where, place, None, values))
         elif not isinstance(values.get("category_id"), int | str) or values["category_id"] not in categories:
-            problems.append(f"{where}: {place}.category_id: found {values.get('category_id')!r:.60}; the id of one of the file's categories is expected")
+            problems.append(
+                f"{where}: {place}.category_id: found {values.get('category_id')!r:.60}; the id of one of the file's categories is expected"
+            )
         else:
             said[image].append(_Said(where, place, categories[values["category_id"]], values))
     return [Entry((name,), None, size, tuple(said[image])) for image, (name, size) in images.items()]
@@ -252,19 +283,27 @@ class _Document:
     def __init__(self, path: Path, ids: Mapping[str, int]) -> None:
         self.path, self.ids = path, ids
         self.licences: dict[str, int] = {}
-        self._parts: dict[str, IO[str]] = {name: path.with_name(f"{path.name}.{name}").open("w+", encoding="utf-8") for name in ("images", "annotations")}
+        self._parts: dict[str, IO[str]] = {
+            name: path.with_name(f"{path.name}.{name}").open("w+", encoding="utf-8")
+            for name in ("images", "annotations")
+        }
         self._begun: set[str] = set()
 
     def image(self, number: int, item: Labelled) -> None:
         record = item.record
         licence = self.licences.setdefault(record.licence, len(self.licences) + 1)
-        self._add("images", {"id": number, "file_name": item.path, "width": record.width, "height": record.height, "license": licence})
+        self._add(
+            "images",
+            {"id": number, "file_name": item.path, "width": record.width, "height": record.height, "license": licence},
+        )
 
     def annotation(self, values: dict[str, Any]) -> None:
         self._add("annotations", values)
 
     def _add(self, part: str, values: dict[str, Any]) -> None:
-        self._parts[part].write((",\n" if part in self._begun else "") + json.dumps(values, ensure_ascii=False, allow_nan=False))
+        self._parts[part].write(
+            (",\n" if part in self._begun else "") + json.dumps(values, ensure_ascii=False, allow_nan=False)
+        )
         self._begun.add(part)
 
     def close(self) -> None:
@@ -274,7 +313,12 @@ class _Document:
             "categories": [{"id": k, "name": name, "supercategory": ""} for name, k in self.ids.items()],
         }
         with self.path.open("w", encoding="utf-8") as file:
-            file.write("{" + ",\n".join(f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in rest.items()))
+            file.write(
+                "{"
+                + ",\n".join(
+                    f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in rest.items()
+                )
+            )
             for name, part in self._parts.items():
                 part.seek(0)
                 file.write(f",\n{json.dumps(name)}: [\n")
@@ -290,9 +334,12 @@ def _object(row: Annotation, ids: Mapping[str, int], record: ImageRecord) -> dic
     x0, y0, x1, y1 = region.bounds
     polygons = [list(points) for points in region.polygons if len(points) >= 6]
     return {
-        "category_id": ids[row.text], "bbox": [x0, y0, x1 - x0, y1 - y0], "area": _area(polygons, record) if polygons else (x1 - x0) * (y1 - y0),
-        "segmentation": polygons, "iscrowd": 0,
-    }  # fmt: skip
+        "category_id": ids[row.text],
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": _area(polygons, record) if polygons else (x1 - x0) * (y1 - y0),
+        "segmentation": polygons,
+        "iscrowd": 0,
+    }
 
 
 def _area(polygons: list[list[float]], record: ImageRecord) -> float:

@@ -39,8 +39,13 @@ class JsonLines(Format):
         with (folder / "labels.jsonl").open("w", encoding="utf-8") as file:
             for item in items:
                 image = {**dataclasses.asdict(item.record), "file": self.picture(item) if plan.pictures else None}
-                rows = [{name: value for name, value in dataclasses.asdict(row).items() if name != "image_id"} for row in item.rows]
-                file.write(json.dumps({"image": image, "annotations": rows}, ensure_ascii=False, allow_nan=False) + "\n")
+                rows = [
+                    {name: value for name, value in dataclasses.asdict(row).items() if name != "image_id"}
+                    for row in item.rows
+                ]
+                file.write(
+                    json.dumps({"image": image, "annotations": rows}, ensure_ascii=False, allow_nan=False) + "\n"
+                )
 
 
 class _LineSet(LabelSet):
@@ -57,7 +62,11 @@ class _LineSet(LabelSet):
                     except DataError as error:
                         problems.append(str(error))
         for entry in entries:
-            names |= {row["text"] for row in entry.raw[1] if isinstance(row, dict) and row.get("task") == OBJECTS and isinstance(row.get("text"), str)}
+            names |= {
+                row["text"]
+                for row in entry.raw[1]
+                if isinstance(row, dict) and row.get("task") == OBJECTS and isinstance(row.get("text"), str)
+            }
         super().__init__(files.uri, entries, sorted(names), problems)
 
     def told(self, entry: Entry, record: ImageRecord) -> Told:
@@ -85,7 +94,11 @@ def _entry(line: str, where: str) -> Entry:
     rows = values.get("annotations", [])
     if not isinstance(rows, list):
         raise DataError(f"{where}: annotations: found {type(rows).__name__}; a list is expected")
-    sides = [int(number(image[side], f"{where}: image.{side}")) for side in ("width", "height") if image.get(side) is not None]
+    sides = [
+        int(number(image[side], f"{where}: image.{side}"))
+        for side in ("width", "height")
+        if image.get(side) is not None
+    ]
     name, image_id = (value if isinstance(value, str) and value else None for value in names)
     return Entry((name,) if name else (), image_id, (sides[0], sides[1]) if len(sides) == 2 else None, (where, rows))
 
@@ -98,7 +111,12 @@ def _claim(row: Any, where: str, record: ImageRecord) -> Claim:
     if not isinstance(regions, list | tuple):
         raise DataError(f"{where}.regions: found {type(regions).__name__}; a list is expected")
     said = text(row.get("text"), f"{where}.text")
-    return Claim(row["task"], said, tuple(_region(region, f"{where}.regions[{k}]", said, record) for k, region in enumerate(regions)), score_of(row.get("score")))
+    return Claim(
+        row["task"],
+        said,
+        tuple(_region(region, f"{where}.regions[{k}]", said, record) for k, region in enumerate(regions)),
+        score_of(row.get("score")),
+    )
 
 
 def _region(values: Any, where: str, said: str, record: ImageRecord) -> Region:
@@ -110,14 +128,25 @@ def _region(values: Any, where: str, said: str, record: ImageRecord) -> Region:
     if values.get("box") is not None:
         box = clip_box(numbers(values["box"], f"{where}.box", 4, "x0, y0, x1 and y1 in pixels"), *sides)
         if not (box[0] < box[2] and box[1] < box[3]):
-            raise DataError(f"{where}.box: found {values['box']!r:.60}; a box with pixels of the image, which is {record.width} × {record.height}, is expected")
+            raise DataError(
+                f"{where}.box: found {values['box']!r:.60}; a box with pixels of the image, which is {record.width} × {record.height}, is expected"
+            )
     if values.get("quad") is not None:
         corners = numbers(values["quad"], f"{where}.quad", 8, "x and y of four corners in pixels")
         quad = tuple(min(max(v, 0.0), sides[k % 2]) for k, v in enumerate(corners))  # type: ignore[assignment]
-    polygons = tuple(polygon(points, f"{where}.polygons[{k}]", record) for k, points in enumerate(values.get("polygons") or ()))
+    polygons = tuple(
+        polygon(points, f"{where}.polygons[{k}]", record) for k, points in enumerate(values.get("polygons") or ())
+    )
     if box is None and quad is None and not polygons:
         raise DataError(f"{where}: a box, a quad or polygons are expected")
-    return Region(text(values.get("label", said), f"{where}.label"), box, quad, polygons, score_of(values.get("score")), _span(values.get("span"), where))
+    return Region(
+        text(values.get("label", said), f"{where}.label"),
+        box,
+        quad,
+        polygons,
+        score_of(values.get("score")),
+        _span(values.get("span"), where),
+    )
 
 
 def _span(value: Any, where: str) -> tuple[int, int] | None:
@@ -125,5 +154,7 @@ def _span(value: Any, where: str) -> tuple[int, int] | None:
         return None
     first, last = numbers(value, f"{where}.span", 2, "the first character and the one past the last")
     if not 0 <= first <= last or first % 1 or last % 1:
-        raise DataError(f"{where}.span: found {value!r:.60}; two whole numbers, the first not above the second, are expected")
+        raise DataError(
+            f"{where}.span: found {value!r:.60}; two whole numbers, the first not above the second, are expected"
+        )
     return (int(first), int(last))

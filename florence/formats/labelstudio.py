@@ -35,10 +35,17 @@ class LabelStudio(Format):
     class Options(Section):
         """Settings of reading."""
 
-        annotator: str = Field("", description="id or e-mail of the annotator whose work is taken; else what is marked as ground truth, or is newest")
-        predictions: bool = Field(False, description="whether a task's last prediction is taken, instead of what people made of it")
+        annotator: str = Field(
+            "",
+            description="id or e-mail of the annotator whose work is taken; else what is marked as ground truth, or is newest",
+        )
+        predictions: bool = Field(
+            False, description="whether a task's last prediction is taken, instead of what people made of it"
+        )
         image: str = Field("image", description="key of the task's data that has the image's address")
-        kinds: dict[str, str] = Field({}, description="name of a control → kind of the texts or choices that it gives, beyond those that we write")
+        kinds: dict[str, str] = Field(
+            {}, description="name of a control → kind of the texts or choices that it gives, beyond those that we write"
+        )
 
         @field_validator("kinds")
         @classmethod
@@ -64,15 +71,28 @@ class LabelStudio(Format):
 
     def loses(self, row: Annotation, plan: Plan) -> str:
         """See `Format.loses`."""
-        return f"{row.task}: the box, which is then that of the outline" if row.task == OBJECTS and row.regions[0].polygons else ""
+        return (
+            f"{row.task}: the box, which is then that of the outline"
+            if row.task == OBJECTS and row.regions[0].polygons
+            else ""
+        )
 
     def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
         """See `Format.write`."""
         self.project(folder, ((item, {"florence": item.rows}) for item in items), plan, {})
 
-    def project(self, folder: Path, tasks: Iterable[tuple[Labelled, Mapping[str, Sequence[Annotation]]]], plan: Plan, data: Mapping[str, Any]) -> None:
+    def project(
+        self,
+        folder: Path,
+        tasks: Iterable[tuple[Labelled, Mapping[str, Sequence[Annotation]]]],
+        plan: Plan,
+        data: Mapping[str, Any],
+    ) -> None:
         """Write a project whose tasks have predictions, each under a name. ``data``: what each task's own data have besides, which comes back with the work on it."""
-        named = ((item, {name: results_of(rows, item.record) for name, rows in predictions.items()}) for item, predictions in tasks)
+        named = (
+            (item, {name: results_of(rows, item.record) for name, rows in predictions.items()})
+            for item, predictions in tasks
+        )
         write_project(folder, named, plan, data)
 
 
@@ -109,7 +129,14 @@ class _StudioSet(LabelSet):
         for address, (data, works) in tasks.items():
             if (work := _chosen(address, works, options.annotator, problems)) is not None:
                 image_id = data.get("image_id")
-                entries.append(Entry(names_of(address), image_id if isinstance(image_id, str) else None, _size(work.results), (work, data)))
+                entries.append(
+                    Entry(
+                        names_of(address),
+                        image_id if isinstance(image_id, str) else None,
+                        _size(work.results),
+                        (work, data),
+                    )
+                )
         names = {label for entry in entries for result in entry.raw[0].results for label in result.labels}
         super().__init__(files.uri, entries, sorted(names), problems)
 
@@ -125,10 +152,15 @@ def _tasks(files: Files, name: str) -> list[Any]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{files.where(name)} is not JSON: {error}") from None
     if isinstance(document, dict) and isinstance(document.get("task"), dict) and "result" in document:
-        document = {**document["task"], "annotations": [{k: v for k, v in document.items() if k != "task"}]}  # a file of a target storage
+        document = {
+            **document["task"],
+            "annotations": [{k: v for k, v in document.items() if k != "task"}],
+        }  # a file of a target storage
     tasks = document if isinstance(document, list) else [document]
     if not all(isinstance(task, dict) for task in tasks):
-        raise DataError(f"{files.where(name)}: found {type(next(t for t in tasks if not isinstance(t, dict))).__name__}; a list of tasks is expected")
+        raise DataError(
+            f"{files.where(name)}: found {type(next(t for t in tasks if not isinstance(t, dict))).__name__}; a list of tasks is expected"
+        )
     return tasks
 
 
@@ -139,10 +171,25 @@ def _opened(task: dict[str, Any], place: str, options: Any) -> tuple[str, dict[s
     address = data.get(options.image) if isinstance(data, dict) else None
     if not isinstance(address, str) or not address:
         keys = ", ".join(map(repr, list(data)[:5])) if isinstance(data, dict) else type(data).__name__
-        raise DataError(f"{place}.{'' if flat else 'data.'}{options.image}: the image's address is expected; found {keys}")
+        raise DataError(
+            f"{place}.{'' if flat else 'data.'}{options.image}: the image's address is expected; found {keys}"
+        )
     if flat:
         controls = {name: value for name, value in task.items() if name not in FLAT and name != options.image}
-        return address, task, [Work(place, _person(task.get("annotator")), _stamp(task), False, False, flat_results(controls, place, {**TEXTS, **options.kinds}))]
+        return (
+            address,
+            task,
+            [
+                Work(
+                    place,
+                    _person(task.get("annotator")),
+                    _stamp(task),
+                    False,
+                    False,
+                    flat_results(controls, place, {**TEXTS, **options.kinds}),
+                )
+            ],
+        )
     part = "predictions" if options.predictions else "annotations" if "annotations" in task else "completions"
     given = task.get(part) or []
     if not isinstance(given, list):
@@ -154,7 +201,14 @@ def _opened(task: dict[str, Any], place: str, options: Any) -> tuple[str, dict[s
             raise DataError(f"{where}: found {values!r:.60}; an object with a list of results is expected")
         results = tuple(Result.of(result, f"{where}.result[{n}]") for n, result in enumerate(values["result"]))
         works.append(
-            Work(where, _person(values.get("completed_by")), _stamp(values), values.get("ground_truth") is True, values.get("was_cancelled") is True, results)
+            Work(
+                where,
+                _person(values.get("completed_by")),
+                _stamp(values),
+                values.get("ground_truth") is True,
+                values.get("was_cancelled") is True,
+                results,
+            )
         )
     return address, data, works
 
@@ -175,7 +229,13 @@ def _chosen(address: str, works: Sequence[Work], annotator: str, problems: list[
     if annotator:
         done = [work for work in done if annotator in work.by]
     if not done:
-        why = "nobody has worked on it" if not works else "it was skipped" if all(work.cancelled for work in works) else f"{annotator} has not worked on it"
+        why = (
+            "nobody has worked on it"
+            if not works
+            else "it was skipped"
+            if all(work.cancelled for work in works)
+            else f"{annotator} has not worked on it"
+        )
         problems.append(f"{address}: {why}")
         return None
     # of equals the last in the file
@@ -187,4 +247,3 @@ def _chosen(address: str, works: Sequence[Work], annotator: str, problems: list[
 
 def _size(results: Sequence[Result]) -> tuple[int, int] | None:
     return next((result.size for result in results if result.size is not None), None)
-

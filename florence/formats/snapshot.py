@@ -28,7 +28,9 @@ class Snapshot(Format):
     class Options(Section):
         """Settings of reading."""
 
-        part: Literal["labels", "truth"] = Field("labels", description="labels: what was kept; truth: what is known to be right")
+        part: Literal["labels", "truth"] = Field(
+            "labels", description="labels: what was kept; truth: what is known to be right"
+        )
         round: int | None = Field(None, ge=0, description="of the labels; the last one by default")
         min_agreement: float = Field(0.0, ge=0, le=1, description="least agreement of a label that is taken")
 
@@ -38,7 +40,10 @@ class Snapshot(Format):
         if self.options.part == "labels" and self.options.round is not None:
             part += f"round={self.options.round}/"
         return Files(
-            uri, lambda name: name.startswith(part) and name.endswith(".parquet"), f"{part}… of a snapshot", lambda name: name.startswith("images/") and name.endswith(".parquet")
+            uri,
+            lambda name: name.startswith(part) and name.endswith(".parquet"),
+            f"{part}… of a snapshot",
+            lambda name: name.startswith("images/") and name.endswith(".parquet"),
         )
 
     def open(self, files: Files) -> LabelSet:
@@ -63,10 +68,18 @@ class _SnapshotSet(LabelSet):
         for k, image_id in enumerate(rows["image_id"].to_pylist()):
             self.places.setdefault(image_id, []).append(k)
         entries = [Entry((), image_id) for image_id in self.places]
-        if options.part == "labels":  # of an image without labels everything was dropped; one without truth nobody knows
-            images = [files.store.read_table(name, ["image_id", "width", "height"]).to_pylist() for name in files.others]
-            entries = [Entry((), row["image_id"], (row["width"], row["height"])) for shard in images for row in shard] or entries
-        super().__init__(files.uri, entries, sorted(pc.unique(rows.filter(pc.equal(rows["task"], OBJECTS))["text"]).to_pylist()))
+        if (
+            options.part == "labels"
+        ):  # of an image without labels everything was dropped; one without truth nobody knows
+            images = [
+                files.store.read_table(name, ["image_id", "width", "height"]).to_pylist() for name in files.others
+            ]
+            entries = [
+                Entry((), row["image_id"], (row["width"], row["height"])) for shard in images for row in shard
+            ] or entries
+        super().__init__(
+            files.uri, entries, sorted(pc.unique(rows.filter(pc.equal(rows["task"], OBJECTS))["text"]).to_pylist())
+        )
 
     def told(self, entry: Entry, record: ImageRecord) -> Told:
         """The labels of an image, in the snapshot's order."""
@@ -77,5 +90,7 @@ class _SnapshotSet(LabelSet):
 def _table(files: Files, name: str) -> pa.Table:
     table = files.store.read_table(name)
     if missing := set(ANNOTATIONS.names) - set(table.column_names):
-        raise DataError(f"{files.where(name)}: columns {', '.join(sorted(missing))} are missing; a table of labels is expected")
+        raise DataError(
+            f"{files.where(name)}: columns {', '.join(sorted(missing))} are missing; a table of labels is expected"
+        )
     return table.select(ANNOTATIONS.names).cast(ANNOTATIONS)

@@ -107,14 +107,30 @@ class _VocSet(LabelSet):
                 continue
             before, _, below = file.rpartition("Annotations/")
             things = tuple(
-                _Thing(_said(thing, "name"), _said(thing, "difficult"), tuple(thing.findtext(f"bndbox/{side}") for side in SIDES)) for thing in root.findall("object")
+                _Thing(
+                    _said(thing, "name"),
+                    _said(thing, "difficult"),
+                    tuple(thing.findtext(f"bndbox/{side}") for side in SIDES),
+                )
+                for thing in root.findall("object")
             )
-            found.append((_said(root, "filename"), before, posixpath.splitext(below)[0], Entry((), None, _size(root), (files.where(file), things))))
+            found.append(
+                (
+                    _said(root, "filename"),
+                    before,
+                    posixpath.splitext(below)[0],
+                    Entry((), None, _size(root), (files.where(file), things)),
+                )
+            )
         often = Counter((before, named) for named, before, _, _ in found)
         entries = []
         for named, before, stem, entry in found:
-            name = named if named and often[before, named] == 1 else stem  # a name that several files give is a template's
-            entries.append(Entry((name, f"JPEGImages/{name}", f"{before}JPEGImages/{name}"), None, entry.size, entry.raw))
+            name = (
+                named if named and often[before, named] == 1 else stem
+            )  # a name that several files give is a template's
+            entries.append(
+                Entry((name, f"JPEGImages/{name}", f"{before}JPEGImages/{name}"), None, entry.size, entry.raw)
+            )
         names = {thing.name for entry in entries for thing in entry.raw[1] if thing.name}
         super().__init__(files.uri, entries, sorted(names), problems)
 
@@ -134,10 +150,16 @@ class _VocSet(LabelSet):
         label = text(thing.name, f"{where}/name")
         if thing.difficult == "1" and not self.difficult:
             raise DataError(f"{where}/difficult: {label} is left out, as difficult is off")
-        xmin, ymin, xmax, ymax = (number(value, f"{where}/bndbox/{side}") for side, value in zip(SIDES, thing.sides, strict=True))
+        xmin, ymin, xmax, ymax = (
+            number(value, f"{where}/bndbox/{side}") for side, value in zip(SIDES, thing.sides, strict=True)
+        )
         if xmin > xmax or ymin > ymax:
-            raise DataError(f"{where}/bndbox: found {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}; xmin, ymin, xmax and ymax in this order are expected")
-        return Claim(OBJECTS, label, (placed(label, (xmin - 1, ymin - 1, xmax, ymax), (), None, f"{where}/bndbox", record),))
+            raise DataError(
+                f"{where}/bndbox: found {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}; xmin, ymin, xmax and ymax in this order are expected"
+            )
+        return Claim(
+            OBJECTS, label, (placed(label, (xmin - 1, ymin - 1, xmax, ymax), (), None, f"{where}/bndbox", record),)
+        )
 
 
 def _said(element: ElementTree.Element, name: str) -> str:
@@ -148,7 +170,9 @@ def _root(files: Files, name: str) -> ElementTree.Element:
     data = files.read(name)
     where = files.where(name)
     if b"<!ENTITY" in data:
-        raise DataError(f"{where}: it defines entities, which no file of VOC's does and which can be made to fill the memory")
+        raise DataError(
+            f"{where}: it defines entities, which no file of VOC's does and which can be made to fill the memory"
+        )
     try:
         root = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -173,16 +197,24 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
 def _document(item: Labelled) -> str:
     folder = posixpath.join("JPEGImages", posixpath.dirname(item.path)).rstrip("/")
     lines = [
-        "<annotation>", f"  <folder>{_text(folder)}</folder>", f"  <filename>{_text(item.path)}</filename>",
+        "<annotation>",
+        f"  <folder>{_text(folder)}</folder>",
+        f"  <filename>{_text(item.path)}</filename>",
         f"  <source><database>{_text(item.record.source)}</database></source>",
-        f"  <size><width>{item.record.width}</width><height>{item.record.height}</height><depth>3</depth></size>", "  <segmented>0</segmented>",
-    ]  # fmt: skip
+        f"  <size><width>{item.record.width}</width><height>{item.record.height}</height><depth>3</depth></size>",
+        "  <segmented>0</segmented>",
+    ]
     for row in item.rows:
         xmin, ymin, xmax, ymax = whole(row.regions[0].bounds, item.record)
         lines += [
-            "  <object>", f"    <name>{_text(row.text)}</name>", "    <pose>Unspecified</pose>", "    <truncated>0</truncated>", "    <difficult>0</difficult>",
-            f"    <bndbox><xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox>", "  </object>",
-        ]  # fmt: skip
+            "  <object>",
+            f"    <name>{_text(row.text)}</name>",
+            "    <pose>Unspecified</pose>",
+            "    <truncated>0</truncated>",
+            "    <difficult>0</difficult>",
+            f"    <bndbox><xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox>",
+            "  </object>",
+        ]
     return "\n".join([*lines, "</annotation>", ""])
 
 

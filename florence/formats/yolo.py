@@ -38,9 +38,10 @@ class Yolo(Format):
         """The folder that data.yaml is in, or that file."""
         return Files(
             (posixpath.dirname(uri) or ".") if uri.endswith(YAML) else uri,
-            lambda name: ("/" not in name and name.endswith(YAML)) or (name.endswith(".txt") and not is_image(name)), "data.yaml",
+            lambda name: ("/" not in name and name.endswith(YAML)) or (name.endswith(".txt") and not is_image(name)),
+            "data.yaml",
             lambda name: is_image(name) and "images" in name.split("/")[:-1],
-        )  # fmt: skip
+        )
 
     def open(self, files: Files) -> LabelSet:
         """See `Format.open`."""
@@ -76,7 +77,10 @@ class Yolo(Format):
         for item in items:
             path = folder / "labels" / SETS[item.record.split] / f"{posixpath.splitext(item.path)[0]}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(_line(ids[row.text], row.regions[0], item.record, plan.outlined) for row in item.rows), encoding="utf-8")
+            path.write_text(
+                "".join(_line(ids[row.text], row.regions[0], item.record, plan.outlined) for row in item.rows),
+                encoding="utf-8",
+            )
         sets = {SETS[split]: f"images/{SETS[split]}" for split in plan.splits}
         first = next(iter(sets.values()), "images/train")
         values = {"train": first, "val": first, **sets, "names": dict(enumerate(plan.names))}
@@ -91,11 +95,17 @@ class _YoloSet(LabelSet):
         self.files = files
         values, where = _settings(files)
         self.names = _names(values.get("names"), where)
-        labels = {_picture(name): name for name in files.names if name.endswith(".txt") and "labels" in name.split("/")[:-1]}
+        labels = {
+            _picture(name): name for name in files.names if name.endswith(".txt") and "labels" in name.split("/")[:-1]
+        }
         folders, listed = _listed(files, values)
         entries = []
         pictures = {posixpath.splitext(name)[0]: name for name in files.others}
-        known = [name for name in files.others if not folders and not listed or name in listed or any(name.startswith(f) for f in folders)] or list(files.others)
+        known = [
+            name
+            for name in files.others
+            if not folders and not listed or name in listed or any(name.startswith(f) for f in folders)
+        ] or list(files.others)
         for stem in sorted({*labels, *(posixpath.splitext(name)[0] for name in known)}):
             name = pictures.get(stem, stem)
             entries.append(Entry(tuple(_paths(name, folders)), None, None, labels.get(stem)))
@@ -117,11 +127,15 @@ class _YoloSet(LabelSet):
     def _object(self, fields: Sequence[str], where: str, record: ImageRecord) -> Claim:
         kind = number(fields[0], f"{where}: name")
         if kind not in self.names:
-            raise DataError(f"{where}: name: found {fields[0]}; a whole number from {min(self.names, default=0)} to {max(self.names, default=0)} is expected")
+            raise DataError(
+                f"{where}: name: found {fields[0]}; a whole number from {min(self.names, default=0)} to {max(self.names, default=0)} is expected"
+            )
         label = self.names[int(kind)]
         values = [number(value, f"{where}: field {k}") for k, value in enumerate(fields[1:], start=2)]
         if any(not -0.01 <= v <= 1.01 for v in values):
-            raise DataError(f"{where}: found {next(v for v in values if not -0.01 <= v <= 1.01):g}; shares of the image's sides, 0 to 1, are expected")
+            raise DataError(
+                f"{where}: found {next(v for v in values if not -0.01 <= v <= 1.01):g}; shares of the image's sides, 0 to 1, are expected"
+            )
         sides = (record.width, record.height)
         score = None
         if len(values) in (4, 5):
@@ -132,7 +146,9 @@ class _YoloSet(LabelSet):
             points = polygon([v * sides[k % 2] for k, v in enumerate(values)], where, record)
             region = placed(label, polygon_box(points), _parted(points), None, where, record)
         else:
-            raise DataError(f"{where}: found {len(fields)} fields; a name and the four numbers of a box, or x and y of at least three corners, are expected")
+            raise DataError(
+                f"{where}: found {len(fields)} fields; a name and the four numbers of a box, or x and y of at least three corners, are expected"
+            )
         return Claim(OBJECTS, label, (region,), score)
 
 
@@ -151,7 +167,9 @@ def _settings(files: Files) -> tuple[dict[str, Any], str]:
                 found[name] = values
     chosen = "data.yaml" if "data.yaml" in found else next(iter(found), "")
     if not chosen or (len(found) > 1 and chosen != "data.yaml"):
-        raise DataError(f"{files.uri}: found {', '.join(found) or 'no YAML file with names'}; a data.yaml with the names of the objects is expected beside images/ and labels/")
+        raise DataError(
+            f"{files.uri}: found {', '.join(found) or 'no YAML file with names'}; a data.yaml with the names of the objects is expected beside images/ and labels/"
+        )
     return found[chosen], files.where(chosen)
 
 
@@ -178,7 +196,11 @@ def _listed(files: Files, values: dict[str, Any]) -> tuple[list[str], frozenset[
         for path in given if isinstance(given, list) else [given] if isinstance(given, str) else []:
             path = _plain(str(path))
             if path.endswith(".txt"):
-                listed |= {_plain(line.strip()) for line in (files.text(path).splitlines() if path in files.names else []) if line.strip()}
+                listed |= {
+                    _plain(line.strip())
+                    for line in (files.text(path).splitlines() if path in files.names else [])
+                    if line.strip()
+                }
             else:
                 folders.append(f"{path.rstrip('/')}/")
     return folders, frozenset(listed)
@@ -208,7 +230,10 @@ def _line(kind: int, region: Region, record: ImageRecord, outlined: bool) -> str
         values = list(_joined(region.polygons) if region.polygons else box_quad(box))
     else:
         values = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]]
-    return " ".join([str(kind), *(f"{min(max(v / sides[k % 2], 0.0), 1.0):.{DIGITS}g}" for k, v in enumerate(values))]) + "\n"
+    return (
+        " ".join([str(kind), *(f"{min(max(v / sides[k % 2], 0.0), 1.0):.{DIGITS}g}" for k, v in enumerate(values))])
+        + "\n"
+    )
 
 
 def _joined(polygons: Sequence[Polygon]) -> list[float]:
@@ -233,7 +258,10 @@ def _parted(points: Polygon) -> tuple[Polygon, ...]:
         places.setdefault(corner, []).append(k)
     for k, m in ((k, m) for several in places.values() for k, m in itertools.combinations(several, 2) if m >= k + 5):
         if corners[k + 1] == corners[m - 1]:
-            outer, inner = (tuple(v for corner in part for v in corner) for part in ([*corners[: k + 1], *corners[m + 1 :]], corners[k + 1 : m - 1]))
+            outer, inner = (
+                tuple(v for corner in part for v in corner)
+                for part in ([*corners[: k + 1], *corners[m + 1 :]], corners[k + 1 : m - 1])
+            )
             if polygon_area(outer) * polygon_area(inner) > 0:
                 return (*_parted(outer), *_parted(inner))
     return (points,)

@@ -42,7 +42,11 @@ class Judged:
     def of(cls, found: Iterable[tuple[int, float | None, bool]]) -> Judged:
         """Of (example, score, right); what has no score is left out."""
         rows = [row for row in found if row[1] is not None]
-        return cls(np.asarray([row[0] for row in rows], int), np.asarray([row[1] for row in rows], float), np.asarray([row[2] for row in rows], bool))
+        return cls(
+            np.asarray([row[0] for row in rows], int),
+            np.asarray([row[1] for row in rows], float),
+            np.asarray([row[2] for row in rows], bool),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,9 @@ class Metric(ABC):
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """Compare one or more pairs."""
 
-    def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+    def resampled(
+        self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
+    ) -> np.ndarray:
         """The value (r,) in each of r resamples. ``weights`` (r, n): how often an example is in it. NaN where nothing can be scored.
 
         With every weight 1 it is the value of `measure`. Here: the mean over the examples that can be scored.
@@ -130,10 +136,14 @@ METRICS: Registry[type[Metric]] = Registry("metric", "florence.metrics")
 
 def _check_pairs(predictions: Sequence[Prediction], references: Sequence[Reference]) -> None:
     if len(predictions) != len(references):
-        raise DataError(f"{len(predictions)} predictions for {len(references)} references; one for each is expected, in the same order")
+        raise DataError(
+            f"{len(predictions)} predictions for {len(references)} references; one for each is expected, in the same order"
+        )
     for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
         if prediction.image_id != reference.image_id:
-            raise DataError(f"pair {index}: the prediction is about {prediction.image_id!r}, the reference about {reference.image_id!r}")
+            raise DataError(
+                f"pair {index}: the prediction is about {prediction.image_id!r}, the reference about {reference.image_id!r}"
+            )
 
 
 def _by_image(references: Sequence[Reference], per_example: np.ndarray) -> dict[str, float]:
@@ -174,7 +184,9 @@ def bounds(regions: Sequence[Region]) -> np.ndarray:
     return np.asarray([region.bounds for region in regions], float).reshape(-1, 4)
 
 
-def judged_regions(predictions: Sequence[Prediction], references: Sequence[Reference], labelled: bool = True) -> Iterator[tuple[int, float | None, bool]]:
+def judged_regions(
+    predictions: Sequence[Prediction], references: Sequence[Reference], labelled: bool = True
+) -> Iterator[tuple[int, float | None, bool]]:
     """Of each region said its example, its score, and whether it is one of `matches`."""
     for number, (p, r) in enumerate(zip(predictions, references, strict=True)):
         right = {row for row, _ in matches(p.regions, r.regions, labelled=labelled)}

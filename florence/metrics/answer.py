@@ -59,10 +59,15 @@ class Answered(Metric):
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
         pairs = list(zip(predictions, references, strict=True))
-        per_example = np.asarray([accuracy(p.text, [region.label for region in r.regions] or [r.text]) for p, r in pairs], float)
+        per_example = np.asarray(
+            [accuracy(p.text, [region.label for region in r.regions] or [r.text]) for p, r in pairs], float
+        )
         kinds = np.asarray([_kind(r.text) for r in references])
         exact = np.asarray([normal(p.text) == normal(r.text) for p, r in pairs], float)
-        details = {kind: math.nan if (found := mean(per_example[kinds == kind])) is None else found for kind in ("yes_no", "number", "other")}
+        details = {
+            kind: math.nan if (found := mean(per_example[kinds == kind])) is None else found
+            for kind in ("yes_no", "number", "other")
+        }
         return Measure(mean(per_example), per_example, {**details, "exact": float(exact.mean())})
 
 

@@ -44,7 +44,9 @@ def interval(values: Sequence[float], *, resamples: int = 1000, level: float = 0
     # one is added: no finite number of resamples makes a p-value of 0
     p_fall = float((np.sum(means >= 0) + 1) / (resamples + 1))
     p_rise = float((np.sum(means <= 0) + 1) / (resamples + 1))
-    return Interval(float(sample.mean()), float(low), float(high), len(sample), min(1.0, 2 * min(p_fall, p_rise)), p_fall, p_rise)
+    return Interval(
+        float(sample.mean()), float(low), float(high), len(sample), min(1.0, 2 * min(p_fall, p_rise)), p_fall, p_rise
+    )
 
 
 def _means(sample: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -55,7 +57,12 @@ def _means(sample: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray
 
 
 def paired(
-    after: Mapping[str, float], before: Mapping[str, float], *, resamples: int = 1000, level: float = 0.05, seed: int = 0
+    after: Mapping[str, float],
+    before: Mapping[str, float],
+    *,
+    resamples: int = 1000,
+    level: float = 0.05,
+    seed: int = 0,
 ) -> Interval | None:
     """The mean of ``after`` − ``before`` over the images that both have. None where they share none."""
     shared = sorted(after.keys() & before.keys())

@@ -45,9 +45,12 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> n
             vectors[len(gram) - 1][gram] = count * (documents - math.log(max(frequency[gram], 1)))
         return vectors
 
-    return np.asarray([
-        _one(_grams(words(text)), image, weigh) if image else 0.0 for text, image in zip(candidates, grams, strict=True)
-    ])  # fmt: skip
+    return np.asarray(
+        [
+            _one(_grams(words(text)), image, weigh) if image else 0.0
+            for text, image in zip(candidates, grams, strict=True)
+        ]
+    )
 
 
 def _grams(tokens: list[str]) -> Counter[tuple[str, ...]]:
@@ -72,7 +75,10 @@ def _cosine(candidate: Vector, reference: Vector) -> float:
     norm = math.sqrt(sum(v * v for v in candidate.values())) * math.sqrt(sum(v * v for v in reference.values()))
     if not norm:
         return 0.0
-    return sum(min(value, reference[gram]) * reference[gram] for gram, value in candidate.items() if gram in reference) / norm
+    return (
+        sum(min(value, reference[gram]) * reference[gram] for gram, value in candidate.items() if gram in reference)
+        / norm
+    )
 
 
 @METRICS.register("caption")
@@ -90,9 +96,14 @@ class Caption(Metric):
         """See the class."""
         texts = [(reference.text, *reference.alternatives) for reference in references]
         said = [prediction.text for prediction in predictions]
-        exact = np.mean([words(text) in [words(right) for right in all_right] for text, all_right in zip(said, texts, strict=True)])
+        exact = np.mean(
+            [words(text) in [words(right) for right in all_right] for text, all_right in zip(said, texts, strict=True)]
+        )
         there = sum(len(words(all_right[0])) for all_right in texts)
-        details = {"exact": float(exact), "length": sum(len(words(text)) for text in said) / there if there else math.nan}
+        details = {
+            "exact": float(exact),
+            "length": sum(len(words(text)) for text in said) / there if there else math.nan,
+        }
         if len(references) < 2:
             return Measure(None, np.full(len(references), math.nan), details)
         per_example = cider_d(said, texts)

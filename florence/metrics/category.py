@@ -30,7 +30,9 @@ class Category(Metric):
         right, _ = _right(predictions, references)
         return Judged.of((number, p.score, bool(right[number])) for number, p in enumerate(predictions))
 
-    def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+    def resampled(
+        self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
+    ) -> np.ndarray:
         """See `Metric.resampled`: the mean over the classes that are in the resample."""
         right, codes = _right(predictions, references)
         member = np.eye(int(codes.max()) + 1)[codes]

@@ -70,10 +70,16 @@ class Detection(Metric):
         """See `Metric.judged`: a region is right where it counts for F1."""
         return Judged.of(judged_regions(predictions, references))
 
-    def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+    def resampled(
+        self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
+    ) -> np.ndarray:
         """See `Metric.resampled`: AP at IoU 0.5. Regions are paired within an example, so its pairs are the same in every resample."""
         labels = sorted({same(region.label) for reference in references for region in reference.regions})
-        found = np.stack([_resampled_ap(name, predictions, references, weights) for name in labels]) if labels else np.zeros((0, len(weights)))
+        found = (
+            np.stack([_resampled_ap(name, predictions, references, weights) for name in labels])
+            if labels
+            else np.zeros((0, len(weights)))
+        )
         return shares(np.nansum(found, axis=0), (~np.isnan(found)).sum(axis=0))
 
 
@@ -83,13 +89,17 @@ LIMIT = 100
 """Predictions of one label and example that enter AP."""
 
 
-def _resampled_ap(name: str, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+def _resampled_ap(
+    name: str, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
+) -> np.ndarray:
     """AP (r,) of one label in each resample; NaN where it is in none of the references."""
     there = np.zeros(len(references))
     found: list[tuple[float, int, bool]] = []
     for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
         right = [region for region in reference.regions if same(region.label) == name]
-        said = sorted((region for region in prediction.regions if same(region.label) == name), key=lambda region: -_score(region))[:LIMIT]
+        said = sorted(
+            (region for region in prediction.regions if same(region.label) == name), key=lambda region: -_score(region)
+        )[:LIMIT]
         there[index] = len(right)
         found += [(_score(region), index, hit) for region, hit in zip(said, _hits(said, right), strict=True)]
     wanted = weights @ there
@@ -160,10 +170,17 @@ def _coco(images, code: dict[str, int]) -> list[dict]:
             if (category := code.get(same(region.label))) is None:
                 continue
             x0, y0, x1, y1 = region.bounds
-            rows.append({
-                "id": len(rows) + 1, "image_id": number, "category_id": category, "iscrowd": 0, "area": (x1 - x0) * (y1 - y0),
-                "bbox": [x0, y0, x1 - x0, y1 - y0], "score": _score(region),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "id": len(rows) + 1,
+                    "image_id": number,
+                    "category_id": category,
+                    "iscrowd": 0,
+                    "area": (x1 - x0) * (y1 - y0),
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "score": _score(region),
+                }
+            )
     return rows
 
 

@@ -75,10 +75,17 @@ class Grounding(Metric):
                 there.setdefault(same(region.label), []).append(region)
             for region in p.regions:
                 right = there.get(same(region.label), [])
-                found.append((number, region.score, bool(right) and bool(box_iou(bounds([region]), bounds(right)).max() >= IOU)))
+                found.append(
+                    (number, region.score, bool(right) and bool(box_iou(bounds([region]), bounds(right)).max() >= IOU))
+                )
         return Judged.of(found)
 
-    def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+    def resampled(
+        self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
+    ) -> np.ndarray:
         """See `Metric.resampled`: an example weighs as many as its phrases."""
         found = [hits(p.regions, r.regions) for p, r in zip(predictions, references, strict=True)]
-        return shares(weights @ np.asarray([sum(phrases) for phrases in found]), weights @ np.asarray([len(phrases) for phrases in found]))
+        return shares(
+            weights @ np.asarray([sum(phrases) for phrases in found]),
+            weights @ np.asarray([len(phrases) for phrases in found]),
+        )

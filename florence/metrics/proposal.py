@@ -34,7 +34,10 @@ class Proposal(Metric):
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
         matched = np.asarray(
-            [len(matches(p.regions[:LIMIT], r.regions, labelled=False)) for p, r in zip(predictions, references, strict=True)]
+            [
+                len(matches(p.regions[:LIMIT], r.regions, labelled=False))
+                for p, r in zip(predictions, references, strict=True)
+            ]
         )
         there = np.asarray([len(reference.regions) for reference in references])
         said = sum(min(len(prediction.regions), LIMIT) for prediction in predictions)
@@ -47,7 +50,9 @@ class Proposal(Metric):
         """See `Metric.judged`: a region is right where something is."""
         return Judged.of(judged_regions(predictions, references, labelled=False))
 
-    def resampled(self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray) -> np.ndarray:
+    def resampled(
+        self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
+    ) -> np.ndarray:
         """See `Metric.resampled`: an example weighs as many as its regions."""
         there = np.asarray([len(reference.regions) for reference in references], float)
         found = np.nan_to_num(self.measure(predictions, references).per_example) * there

@@ -51,7 +51,11 @@ class Reading(Metric):
             return Judged.of((number, p.score, normal(p.text) == normal(r.text)) for number, (p, r) in enumerate(pairs))
         found = []
         for number, (p, r) in enumerate(zip(predictions, references, strict=True)):
-            read = {i for i, j in matches(p.regions, r.regions, labelled=False) if normal(p.regions[i].label) == normal(r.regions[j].label)}
+            read = {
+                i
+                for i, j in matches(p.regions, r.regions, labelled=False)
+                if normal(p.regions[i].label) == normal(r.regions[j].label)
+            }
             found += [(number, region.score, row in read) for row, region in enumerate(p.regions)]
         return Judged.of(found)
 

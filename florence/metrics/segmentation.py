@@ -33,11 +33,15 @@ def iou(predicted: Sequence[Region], reference: Sequence[Region]) -> float:
         return 0.0
     masks = [
         rasterise(
-            [[(v - (y0 if i & 1 else x0)) * SIDE / ((y1 - y0) if i & 1 else (x1 - x0)) for i, v in enumerate(points)] for points in side],
-            SIDE, SIDE,
+            [
+                [(v - (y0 if i & 1 else x0)) * SIDE / ((y1 - y0) if i & 1 else (x1 - x0)) for i, v in enumerate(points)]
+                for points in side
+            ],
+            SIDE,
+            SIDE,
         )
         for side in (left, right)
-    ]  # fmt: skip
+    ]
     return mask_iou(*masks)
 
 
@@ -50,13 +54,15 @@ class Segmentation(Metric):
 
     def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
         """See `Metric.judged`: an answer is right whose outlines share half of their area with the reference's."""
-        pairs = [(n, p, r) for n, (p, r) in enumerate(zip(predictions, references, strict=True)) if p.regions and r.regions]
+        pairs = [
+            (n, p, r) for n, (p, r) in enumerate(zip(predictions, references, strict=True)) if p.regions and r.regions
+        ]
         return Judged.of((n, p.score, iou(p.regions, r.regions) >= 0.5) for n, p, r in pairs)
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
-        per_example = np.asarray([
-            iou(p.regions, r.regions) if r.regions else math.nan for p, r in zip(predictions, references, strict=True)
-        ])  # fmt: skip
+        per_example = np.asarray(
+            [iou(p.regions, r.regions) if r.regions else math.nan for p, r in zip(predictions, references, strict=True)]
+        )
         scored = per_example[~np.isnan(per_example)]
         return Measure(mean(per_example), per_example, {"over50": float((scored >= 0.5).mean())} if len(scored) else {})

@@ -126,12 +126,18 @@ def _read(init: str, image_size: int | None) -> Checkpoint:
     logging.disable_progress_bar()
     local = os.path.isdir(init)
     if not local and (init.startswith((".", "/", "~")) or init.count("/") != 1):
-        raise ModelError(f"model {init!r}: neither a preset ({', '.join(PRESETS)}) nor a folder, and no name on the hub (owner/name)")
+        raise ModelError(
+            f"model {init!r}: neither a preset ({', '.join(PRESETS)}) nor a folder, and no name on the hub (owner/name)"
+        )
     try:
         model = Florence2ForConditionalGeneration.from_pretrained(init, use_safetensors=True, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(init)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        remedy = "is it a whole checkpoint of Florence-2 in transformers' layout, with *.safetensors?" if local else "is the hub reachable, and the name right?"
+        remedy = (
+            "is it a whole checkpoint of Florence-2 in transformers' layout, with *.safetensors?"
+            if local
+            else "is the hub reachable, and the name right?"
+        )
         raise ModelError(f"model {init!r} can not be loaded: {str(error).splitlines()[0]}; {remedy}") from None
     side, mean, std = _seen(init)
     told, _ = Florence2Processor.get_processor_dict(init)
@@ -145,7 +151,9 @@ def _seen(init: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
     try:
         found = AutoImageProcessor.from_pretrained(init)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model {init!r}: no image processor beside the weights ({str(error).splitlines()[0]})") from None
+        raise ModelError(
+            f"model {init!r}: no image processor beside the weights ({str(error).splitlines()[0]})"
+        ) from None
     return int(found.size["height"]), tuple(found.image_mean), tuple(found.image_std)
 
 
@@ -154,10 +162,18 @@ def _processor(checkpoint: Checkpoint) -> Any:
 
     side = checkpoint.image_size
     images: Any = CLIPImageProcessorPil(
-        size={"height": side, "width": side}, do_center_crop=False, image_mean=list(checkpoint.mean), image_std=list(checkpoint.std), resample=3,
-    )  # fmt: skip
+        size={"height": side, "width": side},
+        do_center_crop=False,
+        image_mean=list(checkpoint.mean),
+        image_std=list(checkpoint.std),
+        resample=3,
+    )
     images.image_seq_length = image_tokens(checkpoint)
-    return Florence2Processor(image_processor=images, tokenizer=checkpoint.tokenizer, post_processor_config={**_post_processing(), **checkpoint.post_processing})
+    return Florence2Processor(
+        image_processor=images,
+        tokenizer=checkpoint.tokenizer,
+        post_processor_config={**_post_processing(), **checkpoint.post_processing},
+    )
 
 
 def image_tokens(checkpoint: Checkpoint) -> int:
@@ -171,9 +187,20 @@ def image_tokens(checkpoint: Checkpoint) -> int:
 
 def _post_processing() -> dict[str, Any]:
     """What transformers' post-processor refuses to work without: every form that it knows, with its defaults."""
-    names = ("ocr", "phrase_grounding", "pure_text", "description_with_bboxes", "description_with_polygons", "polygons", "bboxes",
-             "description_with_bboxes_or_polygons")  # fmt: skip
-    return {name: {"pattern": r"(.+?)" + r"<loc_(\d+)>" * 8, "area_threshold": 0.0} if name == "ocr" else {} for name in names}
+    names = (
+        "ocr",
+        "phrase_grounding",
+        "pure_text",
+        "description_with_bboxes",
+        "description_with_polygons",
+        "polygons",
+        "bboxes",
+        "description_with_bboxes_or_polygons",
+    )
+    return {
+        name: {"pattern": r"(.+?)" + r"<loc_(\d+)>" * 8, "area_threshold": 0.0} if name == "ocr" else {}
+        for name in names
+    }
 
 
 def squares(checkpoint: Checkpoint, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -112,7 +112,11 @@ class Greedy:
         n, longest = len(limits), int(limits.max(initial=1))
         self.limits, self.first, self.eos, self.beams, self.step = limits, first, eos, 1, 0
         self.rows, self.open = np.arange(n), np.ones(n, bool)
-        self.tokens, self.probability, self.lengths = np.zeros((n, longest), np.int64), np.ones((n, longest)), np.zeros(n, np.int64)
+        self.tokens, self.probability, self.lengths = (
+            np.zeros((n, longest), np.int64),
+            np.ones((n, longest)),
+            np.zeros(n, np.int64),
+        )
         self.next: torch.Tensor
 
     def take(self, hidden: torch.Tensor) -> None:
@@ -133,7 +137,11 @@ class Greedy:
         """Go on with ``kept`` of the rows that are decoded."""
         import torch
 
-        self.rows, self.open, self.next = self.rows[kept], self.open[kept], self.next[torch.from_numpy(kept).to(self.next.device)]
+        self.rows, self.open, self.next = (
+            self.rows[kept],
+            self.open[kept],
+            self.next[torch.from_numpy(kept).to(self.next.device)],
+        )
 
     def written(self) -> list[Written]:
         """The answers, by row."""
@@ -143,7 +151,9 @@ class Greedy:
 class Held(Greedy):
     """Held to the grammar. ``states``: (n,) of `florence.codec.constrain` before the first token."""
 
-    def __init__(self, head: Head, grammar: Grammar, states: np.ndarray, limits: np.ndarray, first: tuple[int, ...]) -> None:
+    def __init__(
+        self, head: Head, grammar: Grammar, states: np.ndarray, limits: np.ndarray, first: tuple[int, ...]
+    ) -> None:
         super().__init__(limits, first, grammar.lexicon.eos)
         self.head, self.grammar, self.states = head, grammar, states.copy()
 
@@ -157,7 +167,10 @@ class Held(Greedy):
         best = torch.ones(len(states), device=hidden.device)
         # half of all tokens are locations that nothing else may stand for: their logits are enough
         only_place = may[:, Class.LOC] & (may.sum(axis=1) == 1)
-        for rows, choice in ((np.flatnonzero(only_place), self._place), (np.flatnonzero(~only_place & self.open), self._any)):
+        for rows, choice in (
+            (np.flatnonzero(only_place), self._place),
+            (np.flatnonzero(~only_place & self.open), self._any),
+        ):
             if len(rows):
                 at = torch.from_numpy(rows).to(hidden.device)
                 chosen[at], best[at] = choice(hidden[at], may[rows])
@@ -202,7 +215,13 @@ class Forced:
         """The demands of ``model``'s configuration."""
         found = model.generation_config
         ends = found.eos_token_id
-        return cls(found.decoder_start_token_id, ends[0] if isinstance(ends, list) else ends, found.forced_bos_token_id, found.forced_eos_token_id, fixed)
+        return cls(
+            found.decoder_start_token_id,
+            ends[0] if isinstance(ends, list) else ends,
+            found.forced_bos_token_id,
+            found.forced_eos_token_id,
+            fixed,
+        )
 
     def shape(self, scores: torch.Tensor, step: int, last: np.ndarray) -> torch.Tensor:
         """Scores (n, vocabulary) at ``step`` with what is demanded, in place; ``last``: (n,) whether a row has one token left."""

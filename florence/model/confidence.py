@@ -35,7 +35,13 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """As `read` takes it."""
-        return {"scores": list(self.scores), "confidences": list(self.confidences), "error": self.error, "calibrated": self.calibrated, "n": self.n}
+        return {
+            "scores": list(self.scores),
+            "confidences": list(self.confidences),
+            "error": self.error,
+            "calibrated": self.calibrated,
+            "n": self.n,
+        }
 
 
 def beside(folder: Path) -> dict[str, Calibration]:
@@ -58,7 +64,22 @@ def read(values: Any) -> dict[str, Calibration]:
         if not isinstance(one, dict) or set(one) != {*VALUES, "error", "calibrated", "n"}:
             raise ValueError(f"{task}: {', '.join(VALUES)}, error, calibrated and n are expected")
         at, confidences = (np.asarray(one[name], float) for name in VALUES)
-        if at.ndim != 1 or not len(at) or at.shape != confidences.shape or (np.diff(at) < 0).any() or (np.diff(confidences) < 0).any() or not ((confidences >= 0) & (confidences <= 1)).all():
-            raise ValueError(f"{task}: scores and confidences have to be two rising lists of one length, confidences from 0 to 1")
-        result[task] = Calibration(tuple(at.tolist()), tuple(confidences.tolist()), float(one["error"]), float(one["calibrated"]), int(one["n"]))
+        if (
+            at.ndim != 1
+            or not len(at)
+            or at.shape != confidences.shape
+            or (np.diff(at) < 0).any()
+            or (np.diff(confidences) < 0).any()
+            or not ((confidences >= 0) & (confidences <= 1)).all()
+        ):
+            raise ValueError(
+                f"{task}: scores and confidences have to be two rising lists of one length, confidences from 0 to 1"
+            )
+        result[task] = Calibration(
+            tuple(at.tolist()),
+            tuple(confidences.tolist()),
+            float(one["error"]),
+            float(one["calibrated"]),
+            int(one["n"]),
+        )
     return result

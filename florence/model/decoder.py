@@ -57,7 +57,9 @@ def _bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(rows, 1, 1, length): 0 where ``mask`` (rows, length) is 1, −∞ elsewhere."""
     import torch
 
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, -torch.inf)[:, None, None, :]
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, -torch.inf)[
+        :, None, None, :
+    ]
 
 
 class _Layer:
@@ -68,7 +70,10 @@ class _Layer:
         across = layer.encoder_attn
         self.heads = across.num_heads
         rows, length, _ = states.shape
-        self.seen = [project(states).view(rows, length, self.heads, -1).transpose(1, 2) for project in (across.k_proj, across.v_proj)]
+        self.seen = [
+            project(states).view(rows, length, self.heads, -1).transpose(1, 2)
+            for project in (across.k_proj, across.v_proj)
+        ]
         self.past = states.new_empty((2, rows * beams, self.heads, FIRST, self.seen[0].shape[-1]))
 
     def __call__(self, hidden: torch.Tensor, written: int, mask: torch.Tensor | None) -> torch.Tensor:
@@ -87,7 +92,11 @@ class _Layer:
         found = attend(query, keys, values, scale=own.scaling).reshape(rows, beams, width)
         hidden = layer.self_attn_layer_norm(hidden + own.out_proj(found))
         query = across.q_proj(hidden).view(rows, beams, self.heads, -1).transpose(1, 2)
-        found = attend(query, self.seen[0], self.seen[1], attn_mask=mask, scale=across.scaling).transpose(1, 2).reshape(rows, beams, width)
+        found = (
+            attend(query, self.seen[0], self.seen[1], attn_mask=mask, scale=across.scaling)
+            .transpose(1, 2)
+            .reshape(rows, beams, width)
+        )
         hidden = layer.encoder_attn_layer_norm(hidden + across.out_proj(found))
         return layer.final_layer_norm(hidden + layer.fc2(layer.activation_fn(layer.fc1(hidden))))
 

@@ -13,7 +13,9 @@ def image_features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     return model.model.get_image_features(pixels).pooler_output
 
 
-def encode(model: Any, features: torch.Tensor, images: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+def encode(
+    model: Any, features: torch.Tensor, images: torch.Tensor, prompts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The encoder's states (rows, length, width) of prompts (rows, tokens), each about the image whose index is in ``images`` (rows,),
     and their mask (rows, length), None where no prompt is filled up. Prompts are filled up with the pad token on the right.
 

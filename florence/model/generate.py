@@ -79,7 +79,9 @@ def predict(
             return Held(head, grammar, starts[rows], limits, first)
         return Beams(head, HeldScorer(grammar, np.repeat(starts[rows], beams)), limits, first, beams, PENALTY)
 
-    written = _write(checkpoint, images, prompts, np.broadcast_to(max_tokens, len(asks)) + 1, batch, beams, writer, progress)
+    written = _write(
+        checkpoint, images, prompts, np.broadcast_to(max_tokens, len(asks)) + 1, batch, beams, writer, progress
+    )
     return [_answer(lexicon, ask, images[ask.image].shape, one) for ask, one in zip(asks, written, strict=True)]
 
 
@@ -145,7 +147,10 @@ def windows(images: Sequence[int], lengths: Sequence[int], batch: int, rows: int
         about.setdefault(image, []).append(index)
     order = sorted(about)
     for first in range(0, len(order), batch):
-        found = sorted((index for image in order[first : first + batch] for index in about[image]), key=lambda index: lengths[index])
+        found = sorted(
+            (index for image in order[first : first + batch] for index in about[image]),
+            key=lambda index: lengths[index],
+        )
         yield [found[start : start + rows] for start in range(0, len(found), rows)]
 
 
@@ -164,16 +169,22 @@ def _write(
 
     model = checkpoint.model.eval()
     text = model.config.text_config
-    ids = checkpoint.tokenizer([prompt.text for prompt in prompts], add_special_tokens=True).input_ids if prompts else []
+    ids = (
+        checkpoint.tokenizer([prompt.text for prompt in prompts], add_special_tokens=True).input_ids if prompts else []
+    )
     result: dict[int, Written] = {}
     with torch.inference_mode():
         head = Head(model, checkpoint.lexicon)
-        for window in windows([prompt.image for prompt in prompts], [len(one) for one in ids], batch, max(1, batch // beams)):
+        for window in windows(
+            [prompt.image for prompt in prompts], [len(one) for one in ids], batch, max(1, batch // beams)
+        ):
             seen = sorted({prompts[index].image for rows in window for index in rows})
             features = _features(checkpoint, [images[image] for image in seen])
             place = {image: at for at, image in enumerate(seen)}
             for rows in window:
-                padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids[index]) for index in rows], batch_first=True, padding_value=text.pad_token_id)
+                padded = torch.nn.utils.rnn.pad_sequence(
+                    [torch.tensor(ids[index]) for index in rows], batch_first=True, padding_value=text.pad_token_id
+                )
                 about = torch.tensor([place[prompts[index].image] for index in rows])
                 states, mask = encode(model, features, about.to(model.device), padded.to(model.device))
                 one = writer(head, np.asarray(rows), limits[rows])
@@ -191,7 +202,9 @@ def _features(checkpoint: Checkpoint, images: Sequence[np.ndarray]) -> torch.Ten
     import torch
 
     step = max(1, PIXELS // checkpoint.image_size**2)
-    parts = [checkpoint.tensor(squares(checkpoint, images[first : first + step])) for first in range(0, len(images), step)]
+    parts = [
+        checkpoint.tensor(squares(checkpoint, images[first : first + step])) for first in range(0, len(images), step)
+    ]
     return torch.cat([image_features(checkpoint.model, part.to(checkpoint.model.device)) for part in parts])
 
 
@@ -231,13 +244,19 @@ def _spell(lexicon: Lexicon, tokens: np.ndarray) -> tuple[str, np.ndarray]:
 
 def _answer(lexicon: Lexicon, ask: Ask, shape: tuple[int, ...], written: Written) -> Answer:
     length = len(written.tokens) - int(written.tokens[-1] == lexicon.eos)
-    tokens, probability, end = written.tokens[:length], written.probability[:length], float(np.prod(written.probability[length:]))
+    tokens, probability, end = (
+        written.tokens[:length],
+        written.probability[:length],
+        float(np.prod(written.probability[length:])),
+    )
     text, ends = _spell(lexicon, tokens)
     places = lexicon.class_of(tokens) == Class.LOC
     starts = np.concatenate([[0], ends[:-1]]) if length else ends
     asked = task(ask.task)
     answer = asked.decode(text, (shape[1], shape[0]), ask.input)
-    scores = [_score(probability, places, starts, stretch) for stretch in zip(answer.spans, answer.label_spans, strict=True)]
+    scores = [
+        _score(probability, places, starts, stretch) for stretch in zip(answer.spans, answer.label_spans, strict=True)
+    ]
     regions = tuple(replace(region, score=score) for region, score in zip(answer.regions, scores, strict=True))
     if asked.metric == "caption":
         return replace(answer, score=_mean(written.probability))
@@ -245,7 +264,9 @@ def _answer(lexicon: Lexicon, ask: Ask, shape: tuple[int, ...], written: Written
     return replace(answer, regions=regions, score=whole if regions else whole * end)
 
 
-def _score(probability: np.ndarray, places: np.ndarray, starts: np.ndarray, spans: tuple[tuple[int, int], ...]) -> float:
+def _score(
+    probability: np.ndarray, places: np.ndarray, starts: np.ndarray, spans: tuple[tuple[int, int], ...]
+) -> float:
     """Product of the probabilities of a stretch's words times the geometric mean of those of its places."""
     inside = np.zeros(len(starts), bool)
     for first, last in spans:

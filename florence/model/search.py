@@ -94,7 +94,11 @@ class HeldScorer:
         """See `Scorer`; of a location with its neighbourhood."""
         import torch
 
-        return torch.where(self.grammar.kinds[tokens] == Class.LOC, self.mass[beams, self.grammar.bins[tokens]], self.last[beams, tokens])
+        return torch.where(
+            self.grammar.kinds[tokens] == Class.LOC,
+            self.mass[beams, self.grammar.bins[tokens]],
+            self.last[beams, tokens],
+        )
 
     def move(self, beams: torch.Tensor, tokens: torch.Tensor, dead: torch.Tensor) -> None:
         """See `Scorer`."""
@@ -110,7 +114,9 @@ class HeldScorer:
 class Beams:
     """The state of a search over n rows; see `florence.model.choice.Greedy` for what the loop asks of it."""
 
-    def __init__(self, head: Head, scorer: Scorer, limits: np.ndarray, first: tuple[int, ...], beams: int, penalty: float) -> None:
+    def __init__(
+        self, head: Head, scorer: Scorer, limits: np.ndarray, first: tuple[int, ...], beams: int, penalty: float
+    ) -> None:
         import torch
 
         device = head.locations.device
@@ -145,14 +151,19 @@ class Beams:
         self._finish(worth, parent, token, chance, over)
         self.worth, pick = (worth + over * NEVER).topk(beams)
         self.order, self.next = parent.gather(1, pick), token.gather(1, pick)
-        self.tokens, self.chances = (_extended(a, self.order, new.gather(1, pick), self.step) for a, new in ((self.tokens, token), (self.chances, chance)))
+        self.tokens, self.chances = (
+            _extended(a, self.order, new.gather(1, pick), self.step)
+            for a, new in ((self.tokens, token), (self.chances, chance))
+        )
         self.scorer.move((self.order + offset).flatten(), self.next.flatten(), (self.worth <= NEVER / 2).flatten())
         self.step += 1
         best = self.worth[:, :1] / self.step**self.penalty
         worst = torch.where(self.done_length > 0, self.done_worth.min(dim=1, keepdim=True)[0], NEVER)
         self.open = self.open & ((best > worst).any(dim=1) & ~over.all(dim=1)).cpu().numpy()
 
-    def _finish(self, worth: torch.Tensor, parent: torch.Tensor, token: torch.Tensor, chance: torch.Tensor, over: torch.Tensor) -> None:
+    def _finish(
+        self, worth: torch.Tensor, parent: torch.Tensor, token: torch.Tensor, chance: torch.Tensor, over: torch.Tensor
+    ) -> None:
         """Take the candidates that have ended among the finished answers. Only the first half may: the rest is there so that enough go on."""
         import torch
 
@@ -162,8 +173,12 @@ class Beams:
             return
         merged = torch.cat([self.done_worth, worth / (self.step + 1) ** self.penalty + ~ended * NEVER], dim=1)
         self.done_worth, pick = merged.topk(self.beams)
-        self.done_tokens = _chosen(torch.cat([self.done_tokens, _extended(self.tokens, parent, token, self.step)], dim=1), pick)
-        self.done_chances = _chosen(torch.cat([self.done_chances, _extended(self.chances, parent, chance, self.step)], dim=1), pick)
+        self.done_tokens = _chosen(
+            torch.cat([self.done_tokens, _extended(self.tokens, parent, token, self.step)], dim=1), pick
+        )
+        self.done_chances = _chosen(
+            torch.cat([self.done_chances, _extended(self.chances, parent, chance, self.step)], dim=1), pick
+        )
         self.done_length = torch.cat([self.done_length, ended * (self.step + 1)], dim=1).gather(1, pick)
 
     def keep(self, kept: np.ndarray) -> None:
@@ -180,7 +195,9 @@ class Beams:
     def _note(self) -> None:
         for at, row in enumerate(self.rows):
             length = int(self.done_length[at, 0])
-            self.result[row] = Written(self.done_tokens[at, 0, :length].cpu().numpy(), self.done_chances[at, 0, :length].double().cpu().numpy())
+            self.result[row] = Written(
+                self.done_tokens[at, 0, :length].cpu().numpy(), self.done_chances[at, 0, :length].double().cpu().numpy()
+            )
 
     def written(self) -> list[Written]:
         """The best finished answer of each row."""

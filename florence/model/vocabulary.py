@@ -38,7 +38,10 @@ def make(texts: Iterable[str], pieces: int = PIECES) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spelt, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=pieces, special_tokens=list(HEAD), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=pieces,
+        special_tokens=list(HEAD),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     others = [mark for mark in MARKS if mark not in HEAD]
@@ -56,9 +59,16 @@ def shipped() -> Any:
 
     with resources.as_file(resources.files("florence.model").joinpath("vocabulary.json")) as path:
         return PreTrainedTokenizerFast(
-            tokenizer_file=str(path), bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>", mask_token="<mask>",
-            extra_special_tokens={"image_token": "<image>"}, clean_up_tokenization_spaces=False, model_max_length=1024,
-        )  # fmt: skip
+            tokenizer_file=str(path),
+            bos_token="<s>",
+            eos_token="</s>",
+            unk_token="<unk>",
+            pad_token="<pad>",
+            mask_token="<mask>",
+            extra_special_tokens={"image_token": "<image>"},
+            clean_up_tokenization_spaces=False,
+            model_max_length=1024,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,9 @@ def lexicon(tokenizer: Any, size: int) -> Lexicon:
     classes[locations, Class.LOC] = True
     classes[tokenizer.eos_token_id] = False
     classes[tokenizer.eos_token_id, Class.EOS] = True
-    return Lexicon(locations, classes, tuple(pieces), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return Lexicon(
+        locations, classes, tuple(pieces), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    )
 
 
 def _byte_letters() -> dict[int, str]:

@@ -63,7 +63,9 @@ def markdown(rows: Sequence[Row]) -> str:
     variants, scored, cells = _pivoted(rows)
     lines = ["| task | " + " | ".join(variants) + " |", "|---|" + "---|" * len(variants)]
     for what in scored:
-        lines.append(f"| `{what}` | " + " | ".join(_cell(cells.get((what, variant)), wide=True) for variant in variants) + " |")
+        lines.append(
+            f"| `{what}` | " + " | ".join(_cell(cells.get((what, variant)), wide=True) for variant in variants) + " |"
+        )
     sizes = {row.variant: f"{row.steps} steps on {row.images} images" for row in rows}
     lines += ["", f"{UNTAUGHT} The variant was not taught this task. Intervals are 95%, over images.", ""]
     return "\n".join([*lines, *(f"- {variant}: {size}" for variant, size in sizes.items())]) + "\n"
@@ -145,8 +147,20 @@ def _bars(axes: Any, cells: Cells, variants: Sequence[str]) -> None:
             if row is not None:
                 x = place - 0.4 + (number + 0.5) * width
                 pale = dict(alpha=1.0 if row.taught else 0.35, hatch=None if row.taught else "//")
-                axes.bar(x, row.value, width * 0.92, color=f"C{number % 10}", yerr=_error(row), error_kw={"lw": 0.8, "ecolor": "0.3"}, **pale)
-    axes.set_xticks(range(len(tasks)), [_below(next(row for (task, _), row in cells.items() if task == name)) for name in tasks], fontsize="x-small")
+                axes.bar(
+                    x,
+                    row.value,
+                    width * 0.92,
+                    color=f"C{number % 10}",
+                    yerr=_error(row),
+                    error_kw={"lw": 0.8, "ecolor": "0.3"},
+                    **pale,
+                )
+    axes.set_xticks(
+        range(len(tasks)),
+        [_below(next(row for (task, _), row in cells.items() if task == name)) for name in tasks],
+        fontsize="x-small",
+    )
 
 
 def _legend(drawing: Any, variants: Sequence[str], taught: bool) -> None:
@@ -163,8 +177,17 @@ def _lines(axes: Any, cells: Cells, variants: Sequence[str]) -> None:
         found = sorted((row for (task, _), row in cells.items() if task == name), key=lambda row: row.data_fraction)
         errors = [[pair[side][0] if (pair := _error(row)) else 0.0 for row in found] for side in (0, 1)]
         label = _below(found[0]).replace("\n", " ")
-        axes.errorbar([row.data_fraction for row in found], [row.value for row in found], yerr=errors, marker="o", lw=1.5, elinewidth=0.8, color=f"C{number % 10}",
-                      linestyle="-" if number < 10 else "--", label=label)  # fmt: skip
+        axes.errorbar(
+            [row.data_fraction for row in found],
+            [row.value for row in found],
+            yerr=errors,
+            marker="o",
+            lw=1.5,
+            elinewidth=0.8,
+            color=f"C{number % 10}",
+            linestyle="-" if number < 10 else "--",
+            label=label,
+        )
     shares = sorted({row.data_fraction for row in cells.values()})
     axes.set_xscale("log")
     axes.set_xticks(shares, [f"{share:g}" for share in shares])

@@ -59,13 +59,15 @@ def by_round(title: str, series: Sequence[Series]) -> Markup:
     ]
     for tick in scale:
         parts.append(
-            Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
-                LEFT, WIDTH - RIGHT, y(tick), y(tick), LEFT - 6, y(tick) + 4, f"{tick:g}"
-            )
+            Markup(
+                '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+            ).format(LEFT, WIDTH - RIGHT, y(tick), y(tick), LEFT - 6, y(tick) + 4, f"{tick:g}")
         )
     for number in rounds:
         parts.append(
-            Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">round {}</text>').format(x(number), HEIGHT - 8, number)
+            Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">round {}</text>').format(
+                x(number), HEIGHT - 8, number
+            )
         )
     offset = -(len(lines) - 1) * 3.0
     for index, line in enumerate(lines):
@@ -80,21 +82,34 @@ def histogram(title: str, edges: Sequence[float], shares: Sequence[float]) -> Ma
     scale = ticks(0, max(shares))
     y = _placing(scale[0], scale[-1], HEIGHT - BOTTOM, TOP)
     x = _placing(0, len(shares), LEFT + 6, WIDTH - RIGHT)
-    parts = [Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title), Markup("<title>{}</title>").format(title)]
+    parts = [
+        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
+        Markup("<title>{}</title>").format(title),
+    ]
     for tick in scale:
         parts.append(
-            Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
-                LEFT, WIDTH - RIGHT, y(tick), y(tick), LEFT - 6, y(tick) + 4, f"{100 * tick:g} %"
-            )
+            Markup(
+                '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+            ).format(LEFT, WIDTH - RIGHT, y(tick), y(tick), LEFT - 6, y(tick) + 4, f"{100 * tick:g} %")
         )
     for k, share in enumerate(shares):
         parts.append(
-            Markup('<rect class="column" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>').format(
-                x(k) + 1, y(share), x(k + 1) - x(k) - 2, y(0) - y(share), f"{edges[k]:g} to {edges[k + 1]:g}: {100 * share:.1f} %"
+            Markup(
+                '<rect class="column" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+            ).format(
+                x(k) + 1,
+                y(share),
+                x(k + 1) - x(k) - 2,
+                y(0) - y(share),
+                f"{edges[k]:g} to {edges[k + 1]:g}: {100 * share:.1f} %",
             )
         )
     for k in range(0, len(edges), max(1, (len(edges) - 1) // 5)):
-        parts.append(Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(x(k), HEIGHT - 8, f"{edges[k]:.2g}"))
+        parts.append(
+            Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
+                x(k), HEIGHT - 8, f"{edges[k]:.2g}"
+            )
+        )
     return Markup("").join([*parts, Markup("</svg>")])
 
 
@@ -111,10 +126,18 @@ def _line(series: Series, x, y) -> Markup:
     for p in series.points:
         if p.low is not None and p.high is not None:
             parts.append(
-                Markup('<line class="interval" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>').format(x(p.round), y(p.low), y(p.high))
+                Markup('<line class="interval" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>').format(
+                    x(p.round), y(p.low), y(p.high)
+                )
             )
-        said = f"{series.name}, round {p.round}: {p.value:.3f}" + (f" ({p.low:.3f} to {p.high:.3f})" if p.low is not None and p.high is not None else "")
-        parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(x(p.round), y(p.value), said))
+        said = f"{series.name}, round {p.round}: {p.value:.3f}" + (
+            f" ({p.low:.3f} to {p.high:.3f})" if p.low is not None and p.high is not None else ""
+        )
+        parts.append(
+            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
+                x(p.round), y(p.value), said
+            )
+        )
     return Markup("").join([*parts, Markup("</g>")])
 
 

@@ -247,6 +247,7 @@ class LoopFacts:
         except ValidationError as error:
             lines = [f"{'.'.join(str(p) for p in e['loc']) or 'top'}: {e['msg']}" for e in error.errors()]
             raise DataError(
-                f"{where} is not the facts of a loop:\n  " + "\n  ".join(lines)
+                f"{where} is not the facts of a loop:\n  "
+                + "\n  ".join(lines)
                 + "\nIt may be of another version of Florence; delete it and run `florence loop` to have it made again."
-            ) from None  # fmt: skip
+            ) from None

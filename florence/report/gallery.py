@@ -148,13 +148,17 @@ def gallery(pictures: Pictures, labels: pa.Table) -> tuple[Group, ...]:
 
 def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -> Card:
     places = [region for row in rows if row.task in PLACES for region in labelled(row)]
-    shown = [Picture(_uri(draw(pixels, places, side=SIDE)), "objects, masks, read text" if places else "nothing located")]
+    shown = [
+        Picture(_uri(draw(pixels, places, side=SIDE)), "objects, masks, read text" if places else "nothing located")
+    ]
     described = [region for row in rows if row.task == "<DENSE_REGION_CAPTION>" for region in labelled(row)]
     phrases = [row for row in rows if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
     lines = [
         Line(NAMES[task], marked(row.text, [p for p in phrases if p.text == row.text]))
-        for task in CAPTIONS for row in rows if row.task == task
-    ]  # fmt: skip
+        for task in CAPTIONS
+        for row in rows
+        if row.task == task
+    ]
     if phrases:
         # Phrases of the longest caption cover those of the shorter ones and would only be drawn over each other.
         text = max((p.text for p in phrases), key=len)
@@ -219,7 +223,11 @@ def match(
         gone.discard(int(i))
         fresh.discard(int(j))
         same.append(int(j))
-    return tuple(after[j] for j in sorted(same)), tuple(before[i] for i in sorted(gone)), tuple(after[j] for j in sorted(fresh))
+    return (
+        tuple(after[j] for j in sorted(same)),
+        tuple(before[i] for i in sorted(gone)),
+        tuple(after[j] for j in sorted(fresh)),
+    )
 
 
 def _objects(table: pa.Table) -> dict[str, tuple[Region, ...]]:
@@ -261,26 +269,42 @@ def _caption_changes(before: Sequence[Annotation], after: Sequence[Annotation]) 
     return tuple(lines)
 
 
-def disagreements(pictures: Pictures, labels: pa.Table, authors: Set[tuple[str, str]] = frozenset()) -> tuple[Card, ...]:
+def disagreements(
+    pictures: Pictures, labels: pa.Table, authors: Set[tuple[str, str]] = frozenset()
+) -> tuple[Card, ...]:
     """The images whose objects the annotators agree on least: what each of them said, and what became of it.
 
     ``authors``: (name, version) of those who took part in the round; everybody's claims are drawn where it is empty.
     """
     rows = labels.filter(pc.and_(pc.equal(labels["task"], "<OD>"), pc.is_valid(labels["agreement"])))
     means = rows.group_by("image_id").aggregate([("agreement", "mean"), ("agreement", "count")])
-    ranked = sorted(zip(means["agreement_mean"].to_pylist(), means["image_id"].to_pylist(), means["agreement_count"].to_pylist(), strict=True))
+    ranked = sorted(
+        zip(
+            means["agreement_mean"].to_pylist(),
+            means["image_id"].to_pylist(),
+            means["agreement_count"].to_pylist(),
+            strict=True,
+        )
+    )
     chosen = [(image_id, mean, count) for mean, image_id, count in ranked if count > 1][:DISPUTED]
     ids = [image_id for image_id, _, _ in chosen]
     pixels, claims, fused = pictures.pixels(ids), pictures.said("claims", ids), rows_of(labels, ids)
     cards = []
     for image_id, mean, _ in chosen:
-        said = [row for row in claims.get(image_id, []) if row.task == "<OD>" and (not authors or (row.author, row.version) in authors)]
+        said = [
+            row
+            for row in claims.get(image_id, [])
+            if row.task == "<OD>" and (not authors or (row.author, row.version) in authors)
+        ]
         names = sorted({row.author for row in said})
         colours = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
         regions = [(region, colours[row.author]) for row in said for region in labelled(row)]
         kept = [r for row in fused.get(image_id, []) if row.task == "<OD>" and row.kept for r in labelled(row)]
         shown = (
-            Picture(_uri(draw(pixels[image_id], [r for r, _ in regions], colours=[c for _, c in regions], side=SIDE)), "claimed"),
+            Picture(
+                _uri(draw(pixels[image_id], [r for r, _ in regions], colours=[c for _, c in regions], side=SIDE)),
+                "claimed",
+            ),
             Picture(_uri(draw(pixels[image_id], kept, side=SIDE)), "kept" if kept else "nothing kept"),
         )
         record = pictures.records[image_id]

@@ -18,9 +18,15 @@ from florence.report.tables import Cell
 from florence.store import Store
 
 SECTIONS = (
-    ("quality", "Label quality"), ("scores", "Scores"), ("data", "Kept and dropped"), ("statistics", "Statistics"),
-    ("gallery", "Gallery"), ("change", "Before and after"), ("disputed", "Disagreements"), ("lineage", "Lineage and time"),
-)  # fmt: skip
+    ("quality", "Label quality"),
+    ("scores", "Scores"),
+    ("data", "Kept and dropped"),
+    ("statistics", "Statistics"),
+    ("gallery", "Gallery"),
+    ("change", "Before and after"),
+    ("disputed", "Disagreements"),
+    ("lineage", "Lineage and time"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,11 @@ def _render(template: str, **context: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("florence.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("florence.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template(template).render(**context)
 
@@ -93,7 +103,11 @@ def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict
         "previous": earlier[-1].round if earlier else None,
         "changed": changed,
         "changed_cards": changed_cards,
-        "colours": {"removed": gallery.css(gallery.REMOVED), "added": gallery.css(gallery.ADDED), "same": gallery.css(gallery.SAME)},
+        "colours": {
+            "removed": gallery.css(gallery.REMOVED),
+            "added": gallery.css(gallery.ADDED),
+            "same": gallery.css(gallery.SAME),
+        },
         "churn": tables.churn(last),
         "disputed": gallery.disagreements(pictures, labels, {(a.name, a.version) for a in last.authors}),
         "lineage": tables.lineage(last),
@@ -107,8 +121,16 @@ def _tiles(facts: RoundFacts) -> list[Cell]:
         Cell(tables.count(sum(c.kept for c in facts.counts)), "labels kept"),
         Cell(tables.count(sum(c.dropped for c in facts.counts)), "labels dropped"),
     ]
-    tiles += [Cell(tables.figure(q.value), f"{q.task} labels, {q.metric} on gold images") for q in facts.label_quality if q.split == "gold" and q.task == "<OD>"]
-    tiles += [Cell(tables.figure(s.value), f"{s.task} {s.metric}, held-out") for s in facts.scores if s.task in ("<OD>", "<REGION_TO_CATEGORY>")]
+    tiles += [
+        Cell(tables.figure(q.value), f"{q.task} labels, {q.metric} on gold images")
+        for q in facts.label_quality
+        if q.split == "gold" and q.task == "<OD>"
+    ]
+    tiles += [
+        Cell(tables.figure(s.value), f"{s.task} {s.metric}, held-out")
+        for s in facts.scores
+        if s.task in ("<OD>", "<REGION_TO_CATEGORY>")
+    ]
     return [*tiles, Cell(facts.model_version or "none", "model version")]
 
 
@@ -119,7 +141,10 @@ def _quality_charts(facts: LoopFacts) -> list[Chart]:
             lines = found.setdefault((q.task, q.metric, q.reference), {"gold": [], "train": []})
             lines.setdefault(q.split, []).append(Point(r.round, q.value, q.low, q.high))
     return [
-        _chart(_titled(task, metric, reference), [Series("gold", "main", tuple(lines["gold"])), Series("training", "second", tuple(lines["train"]))])
+        _chart(
+            _titled(task, metric, reference),
+            [Series("gold", "main", tuple(lines["gold"])), Series("training", "second", tuple(lines["train"]))],
+        )
         for (task, metric, reference), lines in sorted(found.items())
     ]
 
@@ -134,21 +159,31 @@ def _score_charts(facts: LoopFacts) -> list[Chart]:
             if s.control is not None:
                 controls.append(Point(r.round, s.control))
     return [
-        _chart(_titled(task, metric, reference), [Series("student", "main", tuple(students)), Series("shuffled images", "control", tuple(controls))])
+        _chart(
+            _titled(task, metric, reference),
+            [Series("student", "main", tuple(students)), Series("shuffled images", "control", tuple(controls))],
+        )
         for (task, metric, reference), (students, controls) in found.items()
         if students
     ]
 
 
 BOXES = {
-    "area": "Area, share of the image", "aspect_ratio": "Width over height", "centre_x": "Centre, from the left", "centre_y": "Centre, from the top",
-}  # fmt: skip
+    "area": "Area, share of the image",
+    "aspect_ratio": "Width over height",
+    "centre_x": "Centre, from the left",
+    "centre_y": "Centre, from the top",
+}
 """What is told of the boxes in statistics.json, and the titles of the plots."""
 
 
 def _box_charts(statistics: Mapping[str, Any]) -> list[Chart]:
     found = statistics.get("boxes", {})
-    return [Chart(title, charts.histogram(title, found[name]["edges"], found[name]["shares"]), Markup("")) for name, title in BOXES.items() if name in found]
+    return [
+        Chart(title, charts.histogram(title, found[name]["edges"], found[name]["shares"]), Markup(""))
+        for name, title in BOXES.items()
+        if name in found
+    ]
 
 
 def _titled(task: str, metric: str, reference: str) -> str:

@@ -32,7 +32,10 @@ def summary(facts: LoopFacts) -> str:
     lines.append(_line("labels dropped", [f"{sum(c.dropped for c in r.counts):,}" for r in rounds]))
     lines += _part("label quality on gold images", [_quality(r) for r in rounds])
     if any(r.label_quality_gain for r in rounds):
-        lines += _part("label quality gained since an earlier round (last column: without the student)", [_gains(r) for r in rounds])
+        lines += _part(
+            "label quality gained since an earlier round (last column: without the student)",
+            [_gains(r) for r in rounds],
+        )
     lines += _part("held-out scores", [_scores(r) for r in rounds])
     lines += ["", _line("decision", [r.decision or "none" for r in rounds])]
     for r in rounds:
@@ -43,21 +46,34 @@ def summary(facts: LoopFacts) -> str:
 
 def _quality(facts: RoundFacts) -> Figures:
     return {
-        f"{q.task} {q.metric} ({q.reference})": (figure(q.value), interval(q.low, q.high), str(q.n)) for q in facts.label_quality if q.split == "gold"
-    }  # fmt: skip
+        f"{q.task} {q.metric} ({q.reference})": (figure(q.value), interval(q.low, q.high), str(q.n))
+        for q in facts.label_quality
+        if q.split == "gold"
+    }
 
 
 def _gains(facts: RoundFacts) -> Figures:
     """Of kinds that changed."""
     return {
-        f"{g.task} {g.metric} (since {g.since})": (f"{g.value:+.3f}", interval(g.low, g.high), str(g.n), "" if g.without_student is None else f"{g.without_student:+.3f}")
-        for g in facts.label_quality_gain if g.split == "gold" and (g.value or g.low or g.high)
-    }  # fmt: skip
+        f"{g.task} {g.metric} (since {g.since})": (
+            f"{g.value:+.3f}",
+            interval(g.low, g.high),
+            str(g.n),
+            "" if g.without_student is None else f"{g.without_student:+.3f}",
+        )
+        for g in facts.label_quality_gain
+        if g.split == "gold" and (g.value or g.low or g.high)
+    }
 
 
 def _scores(facts: RoundFacts) -> Figures:
     return {
-        f"{s.task} {s.metric} ({s.reference})": (figure(s.value), interval(s.low, s.high), str(s.n), "" if s.control is None else figure(s.control))
+        f"{s.task} {s.metric} ({s.reference})": (
+            figure(s.value),
+            interval(s.low, s.high),
+            str(s.n),
+            "" if s.control is None else figure(s.control),
+        )
         for s in facts.scores
     }
 
@@ -66,10 +82,17 @@ def _part(title: str, rounds: Sequence[Figures]) -> list[str]:
     names = dict.fromkeys(name for figures in rounds for name in figures)
     if not names:
         return ["", f"{title}: none"]
-    lines = [_line(f"  {name}", [figures.get(name, (figure(None),))[0] for figures in rounds], *rounds[-1].get(name, ("",))[1:]) for name in names]
+    lines = [
+        _line(
+            f"  {name}", [figures.get(name, (figure(None),))[0] for figures in rounds], *rounds[-1].get(name, ("",))[1:]
+        )
+        for name in names
+    ]
     return ["", title, *lines]
 
 
 def _line(name: str, cells: Sequence[str], between: str = "", images: str = "", control: str = "") -> str:
     short = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
-    return f"{short:<{NAME}}" + "".join(f"{cell:>{ROUND}}" for cell in cells) + f"{between:>18}{images:>10}{control:>11}"
+    return (
+        f"{short:<{NAME}}" + "".join(f"{cell:>{ROUND}}" for cell in cells) + f"{between:>18}{images:>10}{control:>11}"
+    )

@@ -64,7 +64,11 @@ def quality(facts: LoopFacts) -> Table | None:
         cells = []
         for r in rounds:
             found = [q for q in r.label_quality if (q.split, q.task, q.metric, q.reference) == key]
-            cells.append(_number(figure(found[0].value), f"{interval(found[0].low, found[0].high)} n {found[0].n}".strip()) if found else _number("–"))
+            cells.append(
+                _number(figure(found[0].value), f"{interval(found[0].low, found[0].high)} n {found[0].n}".strip())
+                if found
+                else _number("–")
+            )
         split, task, metric, reference = key
         rows.append((Cell(task), Cell(metric), Cell(split), Cell(reference), *cells))
     return Table(_head("Kind", "Measure", "Split", "Reference", *(f">Round {r.round}" for r in rounds)), tuple(rows))
@@ -75,11 +79,17 @@ def gains(facts: RoundFacts) -> Table | None:
     rows = []
     for g in facts.label_quality_gain:
         sure = "up" if g.low is not None and g.low > 0 else "down" if g.high is not None and g.high < 0 else ""
-        rows.append((
-            Cell(g.task), Cell(g.metric), Cell(g.split), Cell(f"round {g.since}"),
-            _number(f"{g.value:+.3f}", interval(g.low, g.high), sure), _number(count(g.n)),
-            _number("–" if g.without_student is None else f"{g.without_student:+.3f}"),
-        ))  # fmt: skip
+        rows.append(
+            (
+                Cell(g.task),
+                Cell(g.metric),
+                Cell(g.split),
+                Cell(f"round {g.since}"),
+                _number(f"{g.value:+.3f}", interval(g.low, g.high), sure),
+                _number(count(g.n)),
+                _number("–" if g.without_student is None else f"{g.without_student:+.3f}"),
+            )
+        )
     head = _head("Kind", "Measure", "Split", "Since", ">Gain", ">Images", ">Without the student's vote")
     return Table(head, tuple(rows)) if rows else None
 
@@ -88,13 +98,25 @@ def scores(facts: RoundFacts) -> Table | None:
     """The model's scores, with what each was measured against and its control."""
     rows = tuple(
         (
-            Cell(s.task), Cell(s.metric), _number(figure(s.value), interval(s.low, s.high)), _number(figure(s.control)),
-            _number(count(s.n)), _number(f"{100 * s.invalid:.2f} %"),
-            _number(figure(s.calibration[1]), f"scores {s.calibration[0]:.3f}") if s.calibration else _number("–"), Cell(s.reference),
+            Cell(s.task),
+            Cell(s.metric),
+            _number(figure(s.value), interval(s.low, s.high)),
+            _number(figure(s.control)),
+            _number(count(s.n)),
+            _number(f"{100 * s.invalid:.2f} %"),
+            _number(figure(s.calibration[1]), f"scores {s.calibration[0]:.3f}") if s.calibration else _number("–"),
+            Cell(s.reference),
         )
         for s in facts.scores
-    )  # fmt: skip
-    return Table(_head("Task", "Measure", ">Score", ">Shuffled", ">Images", ">Invalid", ">Calibration error", "Reference"), rows) if rows else None
+    )
+    return (
+        Table(
+            _head("Task", "Measure", ">Score", ">Shuffled", ">Images", ">Invalid", ">Calibration error", "Reference"),
+            rows,
+        )
+        if rows
+        else None
+    )
 
 
 def images(facts: RoundFacts) -> Table | None:
@@ -117,7 +139,14 @@ def counts(facts: RoundFacts) -> Table | None:
     rows = []
     for c in facts.counts:
         total = c.kept + c.dropped
-        rows.append((Cell(c.task), _number(count(c.kept)), _number(count(c.dropped)), Cell("", bar=c.kept / total if total else None)))
+        rows.append(
+            (
+                Cell(c.task),
+                _number(count(c.kept)),
+                _number(count(c.dropped)),
+                Cell("", bar=c.kept / total if total else None),
+            )
+        )
     return Table(_head("Kind", ">Kept", ">Dropped", "Share kept"), tuple(rows)) if rows else None
 
 
@@ -130,7 +159,9 @@ def drops(facts: RoundFacts) -> Table | None:
 
 def set_aside(facts: RoundFacts) -> Table | None:
     """Files that could not be used."""
-    rows = tuple((Cell(s.name), Cell(s.source), Cell(s.reason.replace("_", " ")), Cell(s.detail)) for s in facts.set_aside)
+    rows = tuple(
+        (Cell(s.name), Cell(s.source), Cell(s.reason.replace("_", " ")), Cell(s.detail)) for s in facts.set_aside
+    )
     return Table(_head("File", "Source", "Reason", "Detail"), rows) if rows else None
 
 
@@ -139,10 +170,27 @@ def annotators(facts: RoundFacts) -> Table | None:
     spent = any(a.calls or a.tokens or a.cost for a in facts.annotators)
     rows = []
     for a in facts.annotators:
-        told = (Cell(a.name, a.version), Cell(a.role), Cell(a.device), _number(count(a.batch)), _number(count(a.images)))
+        told = (
+            Cell(a.name, a.version),
+            Cell(a.role),
+            Cell(a.device),
+            _number(count(a.batch)),
+            _number(count(a.images)),
+        )
         cost = (_number(count(a.calls)), _number(count(a.tokens)), _number(figure(a.cost, 2))) if spent else ()
-        rows.append((*told, _number(count(a.missing), a.why, "down" if a.missing else ""), _number(count(a.claims)), *cost))
-    head = _head("Annotator", "Role", "Device", ">Batch", ">Images", ">Missing", ">Claims", *((">Calls", ">Tokens", ">Cost") if spent else ()))
+        rows.append(
+            (*told, _number(count(a.missing), a.why, "down" if a.missing else ""), _number(count(a.claims)), *cost)
+        )
+    head = _head(
+        "Annotator",
+        "Role",
+        "Device",
+        ">Batch",
+        ">Images",
+        ">Missing",
+        ">Claims",
+        *((">Calls", ">Tokens", ">Cost") if spent else ()),
+    )
     return Table(head, tuple(rows)) if rows else None
 
 
@@ -150,12 +198,20 @@ def authors(facts: RoundFacts) -> Table | None:
     """What annotators claimed of each kind, how reliable they were found to be without truth, and what their claims are worth where truth is known."""
     rows = tuple(
         (
-            Cell(a.name, a.version), Cell(a.task), _number(count(a.claims)), _number(count(a.failed)),
-            _number("not estimated" if a.reliability is None else figure(a.reliability)), _number(figure(a.measured), a.metric.replace("_", " ")),
+            Cell(a.name, a.version),
+            Cell(a.task),
+            _number(count(a.claims)),
+            _number(count(a.failed)),
+            _number("not estimated" if a.reliability is None else figure(a.reliability)),
+            _number(figure(a.measured), a.metric.replace("_", " ")),
         )
         for a in facts.authors
-    )  # fmt: skip
-    return Table(_head("Annotator", "Kind", ">Claims", ">Images failed", ">Reliability", ">On gold images"), rows) if rows else None
+    )
+    return (
+        Table(_head("Annotator", "Kind", ">Claims", ">Images failed", ">Reliability", ">On gold images"), rows)
+        if rows
+        else None
+    )
 
 
 def named(facts: RoundFacts) -> Table | None:
@@ -166,7 +222,12 @@ def named(facts: RoundFacts) -> Table | None:
     rows = []
     for name in names:
         mine = [found.get((author, name)) for author in who]
-        cells = [_number(figure(n.estimated, 2), "" if n.measured is None else f"{n.measured:.2f} of {n.n}") if n else _number("–") for n in mine]
+        cells = [
+            _number(figure(n.estimated, 2), "" if n.measured is None else f"{n.measured:.2f} of {n.n}")
+            if n
+            else _number("–")
+            for n in mine
+        ]
         rows.append((Cell(name), *cells))
     return Table(_head("Object", *(f">{author}" for author in who)), tuple(rows)) if rows else None
 
@@ -176,8 +237,24 @@ def churn(facts: RoundFacts) -> Table | None:
     rows = []
     for c in facts.churn:
         without = "–" if c.without_student is None else f"{100 * c.without_student:.1f} %"
-        rows.append((Cell(c.task), _number(f"{100 * c.value:.1f} %"), *(_number(count(n)) for n in (c.same, c.renamed, c.moved, c.added, c.removed)), _number(without)))
-    head = _head("Kind", ">Changed", ">As before", ">Renamed", ">Moved", ">Added", ">Removed", ">Changed without the student's vote")
+        rows.append(
+            (
+                Cell(c.task),
+                _number(f"{100 * c.value:.1f} %"),
+                *(_number(count(n)) for n in (c.same, c.renamed, c.moved, c.added, c.removed)),
+                _number(without),
+            )
+        )
+    head = _head(
+        "Kind",
+        ">Changed",
+        ">As before",
+        ">Renamed",
+        ">Moved",
+        ">Added",
+        ">Removed",
+        ">Changed without the student's vote",
+    )
     return Table(head, tuple(rows)) if rows else None
 
 
@@ -193,17 +270,26 @@ def seconds(facts: RoundFacts) -> Table | None:
 def lineage(facts: RoundFacts) -> Table:
     """From the model back to the data."""
     rows = (
-        ("Registered model version", facts.model_version), ("Tracking run", facts.run_id), ("Snapshot", facts.snapshot_id),
-        ("Parent snapshot", facts.parent), ("DVC hash of data/", facts.dvc_hash), ("Git commit", facts.git_commit),
-    )  # fmt: skip
+        ("Registered model version", facts.model_version),
+        ("Tracking run", facts.run_id),
+        ("Snapshot", facts.snapshot_id),
+        ("Parent snapshot", facts.parent),
+        ("DVC hash of data/", facts.dvc_hash),
+        ("Git commit", facts.git_commit),
+    )
     return Table(_head("What", "Which"), tuple((Cell(name), Cell(value or "none")) for name, value in rows))
 
 
 KIND_NAMES = {
-    "<CAPTION>": "Text, brief", "<DETAILED_CAPTION>": "Text, detailed", "<MORE_DETAILED_CAPTION>": "Text, more detailed",
-    "<OD>": "Region–text, phrase", "<DENSE_REGION_CAPTION>": "Region–text, brief", "<OCR_WITH_REGION>": "Region–text, read",
-    "<CAPTION_TO_PHRASE_GROUNDING>": "Text–phrase–region", "<REFERRING_EXPRESSION_SEGMENTATION>": "Expression–mask",
-}  # fmt: skip
+    "<CAPTION>": "Text, brief",
+    "<DETAILED_CAPTION>": "Text, detailed",
+    "<MORE_DETAILED_CAPTION>": "Text, more detailed",
+    "<OD>": "Region–text, phrase",
+    "<DENSE_REGION_CAPTION>": "Region–text, brief",
+    "<OCR_WITH_REGION>": "Region–text, read",
+    "<CAPTION_TO_PHRASE_GROUNDING>": "Text–phrase–region",
+    "<REFERRING_EXPRESSION_SEGMENTATION>": "Expression–mask",
+}
 PAPER_2: Mapping[str, tuple[str, ...]] = {
     "<CAPTION>": ("235M", "235M", "7.95", "–", "–", "–"),
     "<DETAILED_CAPTION>": ("126M", "126M", "31.65", "–", "–", "–"),
@@ -219,10 +305,13 @@ PAPER_TRIPLETS: Mapping[str, tuple[str, ...]] = {
 }
 """The same of its triplets, by the text that the phrases are in."""
 PAPER_3: Mapping[str, tuple[str, str, str]] = {
-    "objects": ("3.23", "13.31", "28.06"), "attributes": ("2.80", "7.27", "16.25"), "actions": ("0.58", "4.21", "8.76"),
-    "proper_nouns": ("1.10", "2.40", "2.41"), "object_complexity": ("2.80", "4.00", "4.02"),
+    "objects": ("3.23", "13.31", "28.06"),
+    "attributes": ("2.80", "7.27", "16.25"),
+    "actions": ("0.58", "4.21", "8.76"),
+    "proper_nouns": ("1.10", "2.40", "2.41"),
+    "object_complexity": ("2.80", "4.00", "4.02"),
     "action_complexity": ("1.14", "3.63", "4.38"),
-}  # fmt: skip
+}
 """Table 3 of the paper: means per text for brief, detailed and more detailed texts."""
 COLUMNS_2 = ("images", "texts", "tokens_per_text", "regions", "regions_per_image", "tokens_per_region")
 
@@ -242,7 +331,11 @@ def table2(statistics: Mapping[str, Any]) -> Table:
             rows.append(_row2(name, ours, PAPER_2.get(task, ("–",) * len(COLUMNS_2))))
         if task == "<CAPTION_TO_PHRASE_GROUNDING>":
             triplets = statistics.get("triplets", {})
-            rows += [_row2(f"{name}, {KIND_NAMES[on].partition(', ')[2]}", triplets[on], theirs) for on, theirs in PAPER_TRIPLETS.items() if on in triplets]
+            rows += [
+                _row2(f"{name}, {KIND_NAMES[on].partition(', ')[2]}", triplets[on], theirs)
+                for on, theirs in PAPER_TRIPLETS.items()
+                if on in triplets
+            ]
     names = [_number(c.replace("_", " ")) for c in COLUMNS_2]
     return Table((Cell("Annotation"), *names), tuple(rows))
 

@@ -40,7 +40,9 @@ def _ramp(side: int) -> np.ndarray:
     return np.broadcast_to(np.linspace(0, 1, side, dtype=np.float32)[:, None], (side, side))
 
 
-def _land(rng: np.random.Generator, side: int, above: np.ndarray, below: np.ndarray, low: float, high: float) -> tuple[np.ndarray, int]:
+def _land(
+    rng: np.random.Generator, side: int, above: np.ndarray, below: np.ndarray, low: float, high: float
+) -> tuple[np.ndarray, int]:
     ground = int(side * (low + (high - low) * rng.random()))
     picture = above
     picture[ground:] = below[ground:]
@@ -49,18 +51,30 @@ def _land(rng: np.random.Generator, side: int, above: np.ndarray, below: np.ndar
 
 def _sky(rng: np.random.Generator, side: int) -> tuple[np.ndarray, None]:
     cloud = np.clip(_noise(rng, side, 5, 3) * 0.8 + _noise(rng, side, 11, 7) * 0.4, 0, 1)
-    return _blend(_blend(_tint(rng, 112, 168, 224), _tint(rng, 190, 220, 242), _ramp(side)), _tint(rng, 246, 246, 250, spread=5), cloud), None
+    return _blend(
+        _blend(_tint(rng, 112, 168, 224), _tint(rng, 190, 220, 242), _ramp(side)),
+        _tint(rng, 246, 246, 250, spread=5),
+        cloud,
+    ), None
 
 
 def _beach(rng: np.random.Generator, side: int) -> tuple[np.ndarray, int]:
-    sea = _blend(_tint(rng, 150, 205, 222), _tint(rng, 84, 160, 186), np.clip(_ramp(side) + _noise(rng, side, 16, 3) * 0.25, 0, 1))
-    sand = _blend(_tint(rng, 232, 212, 168), _tint(rng, 210, 184, 136), np.clip(0.5 + _noise(rng, side, 24) * 0.4, 0, 1))
+    sea = _blend(
+        _tint(rng, 150, 205, 222),
+        _tint(rng, 84, 160, 186),
+        np.clip(_ramp(side) + _noise(rng, side, 16, 3) * 0.25, 0, 1),
+    )
+    sand = _blend(
+        _tint(rng, 232, 212, 168), _tint(rng, 210, 184, 136), np.clip(0.5 + _noise(rng, side, 24) * 0.4, 0, 1)
+    )
     return _land(rng, side, sea, sand, 0.45, 0.65)
 
 
 def _field(rng: np.random.Generator, side: int) -> tuple[np.ndarray, int]:
     sky = _blend(_tint(rng, 176, 212, 240), _tint(rng, 226, 236, 238), _ramp(side))
-    grass = _blend(_tint(rng, 158, 196, 112), _tint(rng, 116, 166, 84), np.clip(0.5 + _noise(rng, side, 12, 40) * 0.5, 0, 1))
+    grass = _blend(
+        _tint(rng, 158, 196, 112), _tint(rng, 116, 166, 84), np.clip(0.5 + _noise(rng, side, 12, 40) * 0.5, 0, 1)
+    )
     return _land(rng, side, sky, grass, 0.5, 0.7)
 
 
@@ -68,13 +82,21 @@ def _cloth(rng: np.random.Generator, side: int) -> tuple[np.ndarray, None]:
     cell = side / (4 + int(rng.integers(5)))
     step = (np.arange(side) / cell + rng.random()).astype(int) % 2
     light = _tint(rng, 238, 232, 224, spread=10)
-    return _blend(light, light * (0.72 + 0.2 * rng.random(3, dtype=np.float32)), (step[:, None] ^ step[None, :]).astype(np.float32)), None
+    return _blend(
+        light,
+        light * (0.72 + 0.2 * rng.random(3, dtype=np.float32)),
+        (step[:, None] ^ step[None, :]).astype(np.float32),
+    ), None
 
 
 def _wall(rng: np.random.Generator, side: int) -> tuple[np.ndarray, int]:
     stripe = (np.arange(side) / side * (5 + int(rng.integers(8))) + rng.random()) % 1 < 0.5
     paper = _tint(rng, 222, 214, 208, spread=22)
-    striped = _blend(paper, paper * (0.8 + 0.14 * rng.random(3, dtype=np.float32)), np.broadcast_to(stripe.astype(np.float32)[None, :], (side, side)))
+    striped = _blend(
+        paper,
+        paper * (0.8 + 0.14 * rng.random(3, dtype=np.float32)),
+        np.broadcast_to(stripe.astype(np.float32)[None, :], (side, side)),
+    )
     floor = _blend(_tint(rng, 186, 156, 124), _tint(rng, 160, 128, 98), _ramp(side))
     return _land(rng, side, striped, floor, 0.6, 0.75)
 
@@ -94,7 +116,11 @@ def _night(rng: np.random.Generator, side: int) -> tuple[np.ndarray, None]:
 
 def _hill(rng: np.random.Generator, side: int) -> tuple[np.ndarray, int]:
     sky = _blend(_tint(rng, 168, 182, 206), _tint(rng, 214, 218, 228), _ramp(side))
-    snow = _blend(_tint(rng, 246, 248, 252, spread=4), _tint(rng, 214, 224, 238, spread=8), np.clip(0.4 + _noise(rng, side, 5, 3) * 0.5, 0, 1))
+    snow = _blend(
+        _tint(rng, 246, 248, 252, spread=4),
+        _tint(rng, 214, 224, 238, spread=8),
+        np.clip(0.4 + _noise(rng, side, 5, 3) * 0.5, 0, 1),
+    )
     return _land(rng, side, sky, snow, 0.5, 0.7)
 
 
@@ -136,11 +162,21 @@ def _tiles(rng: np.random.Generator, side: int) -> tuple[np.ndarray, int]:
 
 
 MAIN_BACKGROUNDS: dict[str, Painter] = {
-    "a cloudy sky": _sky, "a sandy beach": _beach, "a grassy field": _field, "a checkered cloth": _cloth, "a striped wall": _wall, "a spotted paper": _paper,
-}  # fmt: skip
+    "a cloudy sky": _sky,
+    "a sandy beach": _beach,
+    "a grassy field": _field,
+    "a checkered cloth": _cloth,
+    "a striped wall": _wall,
+    "a spotted paper": _paper,
+}
 PRETRAIN_BACKGROUNDS: dict[str, Painter] = {
-    "a starry night": _night, "a snowy hill": _hill, "a row of bricks": _bricks, "a set of planks": _planks, "a wavy lake": _lake, "a tiled kitchen": _tiles,
-}  # fmt: skip
+    "a starry night": _night,
+    "a snowy hill": _hill,
+    "a row of bricks": _bricks,
+    "a set of planks": _planks,
+    "a wavy lake": _lake,
+    "a tiled kitchen": _tiles,
+}
 
 
 def paint(backgrounds: dict[str, Painter], rng: np.random.Generator, side: int) -> Background:

@@ -14,9 +14,17 @@ from florence.geometry import Quad
 from florence.sources._shapes import DARK, FIXED, LIGHT, MAIN, Part
 
 COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (208, 42, 44), "orange": (242, 130, 28), "yellow": (248, 214, 44), "green": (44, 156, 62), "blue": (40, 92, 204), "purple": (132, 56, 168),
-    "pink": (246, 140, 186), "brown": (126, 76, 40), "black": (38, 38, 42), "white": (246, 246, 244),
-}  # fmt: skip
+    "red": (208, 42, 44),
+    "orange": (242, 130, 28),
+    "yellow": (248, 214, 44),
+    "green": (44, 156, 62),
+    "blue": (40, 92, 204),
+    "purple": (132, 56, 168),
+    "pink": (246, 140, 186),
+    "brown": (126, 76, 40),
+    "black": (38, 38, 42),
+    "white": (246, 246, 244),
+}
 TEXTURES: tuple[str, ...] = ("plain", "striped", "dotted")
 SUPERSAMPLE = 3
 """Shapes are drawn this much larger and averaged down, for smooth edges."""
@@ -57,7 +65,9 @@ def _pattern(texture: str, period: int, angle: int, extent: int) -> np.ndarray:
     return (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.3**2
 
 
-def draw_shape(rng: np.random.Generator, parts: list[Part], colour: str, texture: str, side: int, size: float, angle: float) -> Figure:
+def draw_shape(
+    rng: np.random.Generator, parts: list[Part], colour: str, texture: str, side: int, size: float, angle: float
+) -> Figure:
     """A shape in a colour. ``size``: pixels of its larger extent before it is turned by ``angle`` degrees clockwise."""
     import cv2
 
@@ -123,7 +133,9 @@ def _face(font: str):
 
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or not spec.submodule_search_locations:
-        raise FlorenceError("source scenes: written signs need the fonts that matplotlib carries; install matplotlib, or set signs: 0")
+        raise FlorenceError(
+            "source scenes: written signs need the fonts that matplotlib carries; install matplotlib, or set signs: 0"
+        )
     path = Path(next(iter(spec.submodule_search_locations))) / "mpl-data" / "fonts" / "ttf" / f"{font}.ttf"
     # Raqm, where it is built in, may space letters differently: the basic layout is the same everywhere.
     return ImageFont.truetype(str(path), 82, layout_engine=ImageFont.Layout.BASIC)
@@ -136,7 +148,10 @@ def draw_sign(rng: np.random.Generator, lines: tuple[str, ...], colour: str, sid
     font, scale = FONTS[int(rng.integers(len(FONTS)))], SUPERSAMPLE
     high = int(np.ceil(side * (0.105 + 0.03 * rng.random()) * scale))
     inks = [_ink(text, font) for text in lines]
-    inks = [cv2.resize(ink, (max(ink.shape[1] * high // ink.shape[0], 1), high), interpolation=cv2.INTER_AREA) for ink in inks]
+    inks = [
+        cv2.resize(ink, (max(ink.shape[1] * high // ink.shape[0], 1), high), interpolation=cv2.INTER_AREA)
+        for ink in inks
+    ]
     pad, gap, line = int(high * 0.45), int(high * 0.4), max(round(side * scale / 90), 1)
     wide = max(ink.shape[1] for ink in inks) + 2 * pad
     tall = len(inks) * high + (len(inks) - 1) * gap + 2 * pad
@@ -165,7 +180,10 @@ def _turned(rgb: np.ndarray, alpha: np.ndarray, angle: float, scale: int, quads:
 
     height, width = alpha.shape
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    out_w, out_h = (int(np.ceil(v / scale) + 2) * scale for v in (abs(c) * width + abs(s) * height, abs(s) * width + abs(c) * height))
+    out_w, out_h = (
+        int(np.ceil(v / scale) + 2) * scale
+        for v in (abs(c) * width + abs(s) * height, abs(s) * width + abs(c) * height)
+    )
     # In coordinates where the first pixel's centre is (0, 0), as warpAffine counts.
     old, new = np.array([(width - 1) / 2, (height - 1) / 2]), np.array([(out_w - 1) / 2, (out_h - 1) / 2])
     linear = np.array([[c, -s], [s, c]])
@@ -175,7 +193,10 @@ def _turned(rgb: np.ndarray, alpha: np.ndarray, angle: float, scale: int, quads:
     alpha = cv2.warpAffine(alpha, affine, (out_w, out_h), flags=cv2.INTER_LINEAR)
     if scale > 1:
         small = (out_w // scale, out_h // scale)
-        rgb, alpha = cv2.resize(rgb, small, interpolation=cv2.INTER_AREA), cv2.resize(alpha, small, interpolation=cv2.INTER_AREA)
+        rgb, alpha = (
+            cv2.resize(rgb, small, interpolation=cv2.INTER_AREA),
+            cv2.resize(alpha, small, interpolation=cv2.INTER_AREA),
+        )
     return _figure(rgb, alpha, tuple(((q - 0.5) @ linear.T + shift + 0.5) / scale for q in quads))
 
 

@@ -59,7 +59,9 @@ class Tree:
 
     def _local_entries(self) -> tuple[list[Entry], list[ImageError]]:
         if not os.path.exists(self.root):
-            raise StoreError(f"{self.where}: there is no such folder; check the path (relative paths start at the workspace)")
+            raise StoreError(
+                f"{self.where}: there is no such folder; check the path (relative paths start at the workspace)"
+            )
         if not os.path.isdir(self.root):
             raise StoreError(f"{self.where}: is a file; give the folder that it is in")
         found: list[Entry] = []
@@ -67,12 +69,18 @@ class Tree:
 
         def refuse(error: OSError) -> None:
             if error.filename == self.root:
-                raise StoreError(f"{self.where}: can not be listed: {error.strerror}; give this user the right to read it") from None
+                raise StoreError(
+                    f"{self.where}: can not be listed: {error.strerror}; give this user the right to read it"
+                ) from None
             failed.append(ImageError(self._name(error.filename), "unreadable", f"folder: {error.strerror}"))
 
         seen = {_identity(self.root)}  # a symbolic link back to a folder above must not be walked again
         for folder, folders, files in os.walk(self.root, followlinks=True, onerror=refuse):
-            folders[:] = [name for name in sorted(folders) if not name.startswith(".") and _first(os.path.join(folder, name), seen)]
+            folders[:] = [
+                name
+                for name in sorted(folders)
+                if not name.startswith(".") and _first(os.path.join(folder, name), seen)
+            ]
             for path in (os.path.join(folder, name) for name in files if not name.startswith(".")):
                 if os.path.isfile(path):
                     found.append(Entry(self._name(path), path, os.stat(path).st_size))
@@ -87,14 +95,22 @@ class Tree:
         except FileNotFoundError:
             found = {}
         except PermissionError as error:
-            raise StoreError(f"{self.where}: not permitted ({error}); check credentials and rights (`florence doctor`)") from None
+            raise StoreError(
+                f"{self.where}: not permitted ({error}); check credentials and rights (`florence doctor`)"
+            ) from None
         except Exception as error:
             raise self._refused(error) from error
         if not found:
             raise StoreError(f"{self.where}: nothing is there; check bucket and prefix (`florence doctor`)")
         start = len(self.root.rstrip("/")) + 1
-        entries = [Entry(path[start:], path, int(info.get("size") or 0)) for path, info in found.items() if info.get("type") == "file"]
-        return [entry for entry in entries if entry.name and not any(part.startswith(".") for part in entry.name.split("/"))]
+        entries = [
+            Entry(path[start:], path, int(info.get("size") or 0))
+            for path, info in found.items()
+            if info.get("type") == "file"
+        ]
+        return [
+            entry for entry in entries if entry.name and not any(part.startswith(".") for part in entry.name.split("/"))
+        ]
 
     def _name(self, path: str) -> str:
         # Names that are not UTF-8 hold lone surrogates, which no table can store.
@@ -102,7 +118,12 @@ class Tree:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
     def _refused(self, error: Exception) -> Exception:
-        if isinstance(error, FlorenceError) or type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "aiohttp", "builtins"):
+        if isinstance(error, FlorenceError) or type(error).__module__.split(".")[0] not in (
+            "botocore",
+            "aiobotocore",
+            "aiohttp",
+            "builtins",
+        ):
             return error
         return StoreError(f"{self.where}: {error}; check endpoint, credentials and network (`florence doctor`)")
 

@@ -17,7 +17,31 @@ from florence.sources._shapes import BROWN, DARK, GLASS, GOLD, GREEN, LIGHT, MAI
 SEED = 2311
 JITTER = 0.07
 """How much a drawing's measures differ from the plan's, as a share."""
-_CONSONANTS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "fl", "gr", "kl", "pl", "sk", "st", "tr")
+_CONSONANTS = (
+    "b",
+    "d",
+    "f",
+    "g",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "z",
+    "br",
+    "dr",
+    "fl",
+    "gr",
+    "kl",
+    "pl",
+    "sk",
+    "st",
+    "tr",
+)
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "oo")
 _ENDS = ("", "b", "k", "l", "m", "n", "p", "r", "s", "t", "x", "nd", "rk", "lt")
 
@@ -102,9 +126,31 @@ def _plan(rng: np.random.Generator) -> list[_Piece]:
         small = rng.uniform(0.35, 0.75)
         side = rng.choice((-1, 1))
         if rng.random() < 0.7:  # above or below
-            plan.append(_Piece(_outline(rng), 0, side * (high + small * high * 0.6), wide * small, high * small, 0, _paint(rng, body=True), False))
+            plan.append(
+                _Piece(
+                    _outline(rng),
+                    0,
+                    side * (high + small * high * 0.6),
+                    wide * small,
+                    high * small,
+                    0,
+                    _paint(rng, body=True),
+                    False,
+                )
+            )
         else:
-            plan.append(_Piece(_outline(rng), side * (wide + small * wide * 0.6), rng.uniform(-0.5, 0.5) * high, wide * small, high * small, 0, _paint(rng, body=True), False))
+            plan.append(
+                _Piece(
+                    _outline(rng),
+                    side * (wide + small * wide * 0.6),
+                    rng.uniform(-0.5, 0.5) * high,
+                    wide * small,
+                    high * small,
+                    0,
+                    _paint(rng, body=True),
+                    False,
+                )
+            )
         if rng.random() < 0.5:
             plan.reverse()
     for _ in range(int(rng.integers(1, 5))):
@@ -113,9 +159,22 @@ def _plan(rng: np.random.Generator) -> list[_Piece]:
         where = rng.random()
         angle = rng.uniform(0, 2 * np.pi)
         reach = 0.85 if where < 0.5 else rng.uniform(0, 0.6)  # at the edge, or inside
-        x, y = (np.cos(angle) * wide * reach, np.sin(angle) * high * reach) if twin or where > 0.25 else (0.0, np.sign(np.sin(angle)) * high * reach)
+        x, y = (
+            (np.cos(angle) * wide * reach, np.sin(angle) * high * reach)
+            if twin or where > 0.25
+            else (0.0, np.sign(np.sin(angle)) * high * reach)
+        )
         stretched = float(np.exp(rng.uniform(-0.9, 0.9)))
-        piece = _Piece(_outline(rng), float(x), float(y), size * stretched**0.5, size / stretched**0.5, float(rng.choice((0, 0, 30, 45, 90, -30))), _paint(rng), twin)
+        piece = _Piece(
+            _outline(rng),
+            float(x),
+            float(y),
+            size * stretched**0.5,
+            size / stretched**0.5,
+            float(rng.choice((0, 0, 30, 45, 90, -30))),
+            _paint(rng),
+            twin,
+        )
         plan.insert(0 if reach == 0.85 and rng.random() < 0.5 else len(plan), piece)
     return plan
 
@@ -171,8 +230,30 @@ def _outline(rng: np.random.Generator) -> np.ndarray:
     if kind == 8:  # a cross, T or L
         arm, foot = rng.uniform(0.2, 0.45), rng.uniform(-0.6, 0.6)
         shapes = (
-            [(-arm, -1), (arm, -1), (arm, foot - arm), (1, foot - arm), (1, foot + arm), (arm, foot + arm), (arm, 1), (-arm, 1), (-arm, foot + arm), (-1, foot + arm), (-1, foot - arm), (-arm, foot - arm)],
-            [(-1, -1), (1, -1), (1, -1 + 2 * arm), (arm, -1 + 2 * arm), (arm, 1), (-arm, 1), (-arm, -1 + 2 * arm), (-1, -1 + 2 * arm)],
+            [
+                (-arm, -1),
+                (arm, -1),
+                (arm, foot - arm),
+                (1, foot - arm),
+                (1, foot + arm),
+                (arm, foot + arm),
+                (arm, 1),
+                (-arm, 1),
+                (-arm, foot + arm),
+                (-1, foot + arm),
+                (-1, foot - arm),
+                (-arm, foot - arm),
+            ],
+            [
+                (-1, -1),
+                (1, -1),
+                (1, -1 + 2 * arm),
+                (arm, -1 + 2 * arm),
+                (arm, 1),
+                (-arm, 1),
+                (-arm, -1 + 2 * arm),
+                (-1, -1 + 2 * arm),
+            ],
             [(-1, -1), (-1 + 2 * arm, -1), (-1 + 2 * arm, 1 - 2 * arm), (1, 1 - 2 * arm), (1, 1), (-1, 1)],
         )
         return np.array(shapes[int(rng.integers(3))], float)

@@ -54,13 +54,17 @@ def _cutout(data: bytes, name: str, side: int, least: float) -> np.ndarray:
     rgba.thumbnail((side, side), Image.Resampling.LANCZOS)
     small = draw_cutout(np.asarray(rgba), least * side, 0)
     if not outline(np.pad(small.mask, 1)):
-        raise ImageError(name, "unreadable", f"too thin to be outlined at {least * side:.0f} pixels; make scenes larger")
+        raise ImageError(
+            name, "unreadable", f"too thin to be outlined at {least * side:.0f} pixels; make scenes larger"
+        )
     return np.asarray(rgba)
 
 
 def notes(files: list[Entry]) -> dict[str, Entry]:
     """The .txt files by their names without the ending."""
-    return {stem: entry for entry in files for stem, suffix in [posixpath.splitext(entry.name)] if suffix.lower() == ".txt"}
+    return {
+        stem: entry for entry in files for stem, suffix in [posixpath.splitext(entry.name)] if suffix.lower() == ".txt"
+    }
 
 
 def note(tree: Tree, said: dict[str, Entry], name: str) -> str | None:

@@ -21,7 +21,13 @@ CLEAR = 1.5
 def questions(rng: np.random.Generator, things: Sequence[Thing], side: int, labels: Sequence[str]) -> Iterator[Claim]:
     """A few questions about a scene, and its category where it has one. ``labels``: all that objects without writing can be."""
     whole = (0.0, 0.0, float(side), float(side))
-    for question, answer in (*_is_there(rng, things, labels), *_how_many(things), *_colour(rng, things), *_where(rng, things, side), *_says(things)):
+    for question, answer in (
+        *_is_there(rng, things, labels),
+        *_how_many(things),
+        *_colour(rng, things),
+        *_where(rng, things, side),
+        *_says(things),
+    ):
         yield Claim("<VQA>", question, (Region(answer, box=whole),))
     largest, *rest = sorted(things, key=lambda thing: -thing.area)
     if not largest.lines and all(largest.area >= CLEAR * thing.area for thing in rest):

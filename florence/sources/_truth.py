@@ -11,8 +11,27 @@ from florence.geometry import Box, Polygon, Quad
 from florence.records import Claim, Region
 
 SIZES: tuple[str, ...] = ("small", "big")
-ACTIONS: tuple[str, ...] = ("standing", "floating", "rolling", "tilting to the left", "tilting to the right", "lying on its side", "upside down")
-RELATIONS: tuple[str, ...] = ("left of", "right of", "above", "below", "on top of", "next to", "near", "overlapping", "in front of", "behind")
+ACTIONS: tuple[str, ...] = (
+    "standing",
+    "floating",
+    "rolling",
+    "tilting to the left",
+    "tilting to the right",
+    "lying on its side",
+    "upside down",
+)
+RELATIONS: tuple[str, ...] = (
+    "left of",
+    "right of",
+    "above",
+    "below",
+    "on top of",
+    "next to",
+    "near",
+    "overlapping",
+    "in front of",
+    "behind",
+)
 PLURALS = {"fish": "fish", "leaf": "leaves", "butterfly": "butterflies", "cross": "crosses"}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -87,7 +106,9 @@ class Text:
         yield Claim(task, self.text)
         for span, things in self.phrases:
             phrase = self.text[span[0] : span[1]]
-            yield Claim("<CAPTION_TO_PHRASE_GROUNDING>", self.text, tuple(thing.region(phrase, span) for thing in things))
+            yield Claim(
+                "<CAPTION_TO_PHRASE_GROUNDING>", self.text, tuple(thing.region(phrase, span) for thing in things)
+            )
 
 
 def claims(rng: np.random.Generator, things: Sequence[Thing], side: int, background: str | None) -> tuple[Claim, ...]:
@@ -98,7 +119,9 @@ def claims(rng: np.random.Generator, things: Sequence[Thing], side: int, backgro
     things = sorted(things, key=lambda thing: (thing.centre, thing.order))
     result = [Claim("<OD>", thing.label, (thing.region(thing.label),)) for thing in things]
     for thing in things:
-        phrase = article(thing.noun("size", "colour", "texture")) + (f" that says {thing.reading}" if thing.lines else "")
+        phrase = article(thing.noun("size", "colour", "texture")) + (
+            f" that says {thing.reading}" if thing.lines else ""
+        )
         result.append(Claim("<DENSE_REGION_CAPTION>", phrase, (Region(phrase, box=thing.box),)))
     salient = sorted(things, key=lambda thing: -thing.area)
     result += brief(rng, salient, side).claims("<CAPTION>")
@@ -141,7 +164,16 @@ def holds(a: Thing, word: str, b: Thing, side: int) -> bool:
 def described(thing: Thing, things: Sequence[Thing]) -> list[str]:
     """Descriptions by attributes that fit this thing alone, shortest first."""
     found = []
-    for kinds in ((), ("colour",), ("texture",), ("size",), ("size", "colour"), ("colour", "texture"), ("size", "texture"), ("size", "colour", "texture")):
+    for kinds in (
+        (),
+        ("colour",),
+        ("texture",),
+        ("size",),
+        ("size", "colour"),
+        ("colour", "texture"),
+        ("size", "texture"),
+        ("size", "colour", "texture"),
+    ):
         noun = thing.noun(*kinds)
         if noun not in found and all(other is thing or not _fits(noun, other) for other in things):
             found.append(noun)
@@ -150,7 +182,12 @@ def described(thing: Thing, things: Sequence[Thing]) -> list[str]:
 
 def _fits(noun: str, thing: Thing) -> bool:
     *words, label = noun.split()
-    return label == thing.label.split()[-1] and set(words) <= {thing.size, thing.colour, thing.texture, *thing.label.split()}
+    return label == thing.label.split()[-1] and set(words) <= {
+        thing.size,
+        thing.colour,
+        thing.texture,
+        *thing.label.split(),
+    }
 
 
 def refer(rng: np.random.Generator, thing: Thing, things: Sequence[Thing], side: int) -> str | None:
@@ -208,12 +245,20 @@ def detailed(salient: Sequence[Thing], side: int, background: str | None) -> Tex
     if first.action:
         text.say(f" {first.action}")
     if rest:
-        text.say(f"{',' if first.action else ''} {relation(first, rest[0], side)} ").name(article(rest[0].noun("colour", "texture")), rest[0])
+        text.say(f"{',' if first.action else ''} {relation(first, rest[0], side)} ").name(
+            article(rest[0].noun("colour", "texture")), rest[0]
+        )
     if background:
         text.say(f" with {background} behind")
     text.say(".")
     for position, thing in enumerate(rest[1:]):
-        text.say((" Also visible is " if len(rest) == 2 else " Also visible are ") if position == 0 else " and " if thing is rest[-1] else ", ")
+        text.say(
+            (" Also visible is " if len(rest) == 2 else " Also visible are ")
+            if position == 0
+            else " and "
+            if thing is rest[-1]
+            else ", "
+        )
         text.name(article(thing.noun("colour", "texture")), thing)
     return text.say(".") if rest[1:] else text
 
@@ -224,7 +269,9 @@ def more_detailed(things: Sequence[Thing], side: int, background: str | None) ->
     text = Text(f"This is {background or 'a scene'} with {number} object{'s' if len(things) > 1 else ''}.")
     for thing in things:
         where = place(thing, side)
-        text.say(f" {where[0].upper()}{where[1:]} there is ").name(article(thing.noun("size", "colour", "texture")), thing)
+        text.say(f" {where[0].upper()}{where[1:]} there is ").name(
+            article(thing.noun("size", "colour", "texture")), thing
+        )
         if thing.lines:
             text.say(f" that says {thing.reading}")
         text.say(f", {thing.action}." if thing.action else ".")

@@ -47,6 +47,14 @@ class FolderSource(Source):
                 data = self.tree.read(entry)
                 alt = " ".join(self.tree.read(note).decode("utf-8-sig", "replace").split()) if note else None
             except ImageError as error:
-                yield ImageError(entry.name, error.reason, error.detail if error.name == entry.name else f"{error.name}: {error.detail}")
+                yield ImageError(
+                    entry.name,
+                    error.reason,
+                    error.detail if error.name == entry.name else f"{error.name}: {error.detail}",
+                )
                 continue
-            yield SourceImage(entry.name, data, self.licence, alt or None) if data else ImageError(entry.name, "empty", "0 bytes")
+            yield (
+                SourceImage(entry.name, data, self.licence, alt or None)
+                if data
+                else ImageError(entry.name, "empty", "0 bytes")
+            )

@@ -29,25 +29,61 @@ class Package(NamedTuple):
 
 
 PACKAGES: dict[str, Package] = {
-    "skimage": Package("data", UNSTATED, {
-        "astronaut.png": "public domain (NASA)", "hubble_deep_field.jpg": "public domain (NASA)", "rocket.jpg": "public domain (SpaceX)",
-        "camera.png": "CC0 (Lav Varshney)", "chelsea.png": "CC0 (Stefan van der Walt)", "coffee.png": "CC0 (Rachel Michetti)",
-        "clock_motion.png": "public domain (Stefan van der Walt)", "retina.jpg": "CC0", "cell.png": "CC0", "microaneurysms.png": "CC0 (Andreas Maier)",
-        "coins.png": FREE, "ihc.png": FREE, "text.png": "public domain",
-        "motorcycle_left.png": "not stated by the package (Middlebury 2014 stereo data; cite Scharstein et al., GCPR 2014)",
-    }, {
-        "brick.png": "texture", "grass.png": "texture", "gravel.png": "texture", "chessboard_*": "synthetic", "color.png": "synthetic", "phantom.png": "synthetic",
-        "multipage*": "synthetic", "horse.png": "silhouette", "logo.png": "logo", "motorcycle_right.png": "second view of motorcycle_left.png",
-        "no_time_for_that_tiny.gif": "thumbnail",
-    }),
-    "sklearn": Package("datasets/images", UNSTATED, {"china.jpg": "CC BY 2.0 (danielbuechele, Flickr)", "flower.jpg": "CC BY 2.0 (vultilion, Flickr)"}),
-    "matplotlib": Package(
-        "mpl-data/sample_data", UNSTATED, {"grace_hopper.jpg": "not stated by the package (a United States Navy portrait)"}, {"logo2.png": "logo", "Minduka_*": "drawing"}
+    "skimage": Package(
+        "data",
+        UNSTATED,
+        {
+            "astronaut.png": "public domain (NASA)",
+            "hubble_deep_field.jpg": "public domain (NASA)",
+            "rocket.jpg": "public domain (SpaceX)",
+            "camera.png": "CC0 (Lav Varshney)",
+            "chelsea.png": "CC0 (Stefan van der Walt)",
+            "coffee.png": "CC0 (Rachel Michetti)",
+            "clock_motion.png": "public domain (Stefan van der Walt)",
+            "retina.jpg": "CC0",
+            "cell.png": "CC0",
+            "microaneurysms.png": "CC0 (Andreas Maier)",
+            "coins.png": FREE,
+            "ihc.png": FREE,
+            "text.png": "public domain",
+            "motorcycle_left.png": "not stated by the package (Middlebury 2014 stereo data; cite Scharstein et al., GCPR 2014)",
+        },
+        {
+            "brick.png": "texture",
+            "grass.png": "texture",
+            "gravel.png": "texture",
+            "chessboard_*": "synthetic",
+            "color.png": "synthetic",
+            "phantom.png": "synthetic",
+            "multipage*": "synthetic",
+            "horse.png": "silhouette",
+            "logo.png": "logo",
+            "motorcycle_right.png": "second view of motorcycle_left.png",
+            "no_time_for_that_tiny.gif": "thumbnail",
+        },
     ),
-    "foolbox": Package("data", "not stated by the package (ImageNet photos; for research)", {}, {
-        "cifar*": "thumbnail", "mnist_*": "thumbnail", "fashionMNIST_*": "thumbnail",
-    }),
-}  # fmt: skip
+    "sklearn": Package(
+        "datasets/images",
+        UNSTATED,
+        {"china.jpg": "CC BY 2.0 (danielbuechele, Flickr)", "flower.jpg": "CC BY 2.0 (vultilion, Flickr)"},
+    ),
+    "matplotlib": Package(
+        "mpl-data/sample_data",
+        UNSTATED,
+        {"grace_hopper.jpg": "not stated by the package (a United States Navy portrait)"},
+        {"logo2.png": "logo", "Minduka_*": "drawing"},
+    ),
+    "foolbox": Package(
+        "data",
+        "not stated by the package (ImageNet photos; for research)",
+        {},
+        {
+            "cifar*": "thumbnail",
+            "mnist_*": "thumbnail",
+            "fashionMNIST_*": "thumbnail",
+        },
+    ),
+}
 """Packages are looked for, not needed: one that is not installed gives nothing. A picture that is not left out by name is taken."""
 
 
@@ -62,7 +98,9 @@ class SamplesSource(Source):
     def __init__(self, **options: Any) -> None:
         wanted = check_options("samples", options, {"packages": tuple(PACKAGES)})["packages"]
         if not isinstance(wanted, list | tuple) or any(name not in PACKAGES for name in wanted):
-            raise SettingsError(f"source samples: packages must be a list of some of {', '.join(PACKAGES)}; found {wanted!r}")
+            raise SettingsError(
+                f"source samples: packages must be a list of some of {', '.join(PACKAGES)}; found {wanted!r}"
+            )
         self.packages = tuple(dict.fromkeys(wanted))
 
     def count(self) -> int:

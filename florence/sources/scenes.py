@@ -43,13 +43,78 @@ class Vocabulary(NamedTuple):
 
 
 VOCABULARIES: dict[str, Vocabulary] = {
-    "main": Vocabulary(MAIN_SHAPES, MAIN_BACKGROUNDS, "sign", (
-        "STOP", "EXIT", "OPEN", "CAFE", "HOTEL", "TAXI", "BUS", "SALE", "PARK", "ZOO", "BANK", "SHOP", "NEWS", "MILK", "TEA", "PIZZA", "BAKER", "BOOKS",
-        "EAST", "WEST", "NORTH", "SOUTH", "LEFT", "RIGHT", "UP", "DOWN", "PUSH", "PULL", "GO", "SLOW", "WAIT", "HELP", "FREE", "HOT", "COLD", "NEW", "OLD",
-        "YES", "NO", "FIRE", "WATER", "ROAD", "GATE", "LIFT", "HALL", "ROOM", "DESK", "SCHOOL", "BEACH", "PORT", "FERRY", "TRAIN", "5", "7", "12", "24", "30",
-        "50", "66", "80", "99", "101", "360", "2026",
-    )),
-}  # fmt: skip
+    "main": Vocabulary(
+        MAIN_SHAPES,
+        MAIN_BACKGROUNDS,
+        "sign",
+        (
+            "STOP",
+            "EXIT",
+            "OPEN",
+            "CAFE",
+            "HOTEL",
+            "TAXI",
+            "BUS",
+            "SALE",
+            "PARK",
+            "ZOO",
+            "BANK",
+            "SHOP",
+            "NEWS",
+            "MILK",
+            "TEA",
+            "PIZZA",
+            "BAKER",
+            "BOOKS",
+            "EAST",
+            "WEST",
+            "NORTH",
+            "SOUTH",
+            "LEFT",
+            "RIGHT",
+            "UP",
+            "DOWN",
+            "PUSH",
+            "PULL",
+            "GO",
+            "SLOW",
+            "WAIT",
+            "HELP",
+            "FREE",
+            "HOT",
+            "COLD",
+            "NEW",
+            "OLD",
+            "YES",
+            "NO",
+            "FIRE",
+            "WATER",
+            "ROAD",
+            "GATE",
+            "LIFT",
+            "HALL",
+            "ROOM",
+            "DESK",
+            "SCHOOL",
+            "BEACH",
+            "PORT",
+            "FERRY",
+            "TRAIN",
+            "5",
+            "7",
+            "12",
+            "24",
+            "30",
+            "50",
+            "66",
+            "80",
+            "99",
+            "101",
+            "360",
+            "2026",
+        ),
+    ),
+}
 _WORDS = words(3000, frozenset(VOCABULARIES["main"].words))
 VOCABULARIES["pretrain"] = Vocabulary(PRETRAIN_SHAPES, PRETRAIN_BACKGROUNDS, "plate", _WORDS)
 VOCABULARIES["invented"] = Vocabulary({**PRETRAIN_SHAPES, **figures(276)}, PRETRAIN_BACKGROUNDS, "plate", _WORDS)
@@ -58,8 +123,18 @@ OBJECTS: tuple[str, ...] = VOCABULARIES["main"].objects
 SIGN_WORDS: tuple[str, ...] = VOCABULARIES["main"].words
 BACKGROUNDS: tuple[str, ...] = tuple(MAIN_BACKGROUNDS)
 __all__ = [
-    "ACTIONS", "BACKGROUNDS", "COLOURS", "OBJECTS", "RELATIONS", "SIGN_WORDS", "SIZES", "TEXTURES", "VOCABULARIES", "ScenesSource", "Vocabulary",
-]  # fmt: skip
+    "ACTIONS",
+    "BACKGROUNDS",
+    "COLOURS",
+    "OBJECTS",
+    "RELATIONS",
+    "SIGN_WORDS",
+    "SIZES",
+    "TEXTURES",
+    "VOCABULARIES",
+    "ScenesSource",
+    "Vocabulary",
+]
 
 EXTENTS: tuple[tuple[str | None, float, float], ...] = (("small", 0.25, 0.31), (None, 0.36, 0.43), ("big", 0.49, 0.58))
 """Size words and the share of the picture's side that they stand for; between them is a gap, so that words are never arguable."""
@@ -100,7 +175,18 @@ class ScenesSource(Source):
     """
 
     def __init__(self, **options: Any) -> None:
-        allowed = {"count": 1000, "size": 128, "seed": 0, "objects": (1, 3), "signs": 0.35, "scale": 1.0, "vocabulary": "main", "sprites": None, "backgrounds": None, "questions": False}
+        allowed = {
+            "count": 1000,
+            "size": 128,
+            "seed": 0,
+            "objects": (1, 3),
+            "signs": 0.35,
+            "scale": 1.0,
+            "vocabulary": "main",
+            "sprites": None,
+            "backgrounds": None,
+            "questions": False,
+        }
         values = check_options("scenes", options, allowed)
         self.total = _whole("count", values["count"], 0, 999_999)
         self.side = _whole("size", values["size"], 64, 2048)
@@ -150,16 +236,22 @@ class ScenesSource(Source):
             self._cutouts, unusable = cutouts(self.sprites, files, round(self.side * self.scale), EXTENTS[0][1])
             broken += failed + unusable
             if not self._cutouts:
-                raise SettingsError(f"{self.sprites.where}: no usable sprite there; RGBA pictures with a transparent background are needed")
+                raise SettingsError(
+                    f"{self.sprites.where}: no usable sprite there; RGBA pictures with a transparent background are needed"
+                )
         if self.backdrops is not None:
             files, failed = self.backdrops.entries()
             listed["backgrounds"] = [(entry.name, entry.size) for entry in files]
             notes_of = notes(files)
-            self._photos = [(entry, note(self.backdrops, notes_of, entry.name)) for entry in files if is_image(entry.name)]
+            self._photos = [
+                (entry, note(self.backdrops, notes_of, entry.name)) for entry in files if is_image(entry.name)
+            ]
             self._damaged = {}
             broken += failed
             if not self._photos:
-                raise SettingsError(f"{self.backdrops.where}: no picture there; images are needed (jpg, png, webp, tif, gif or bmp)")
+                raise SettingsError(
+                    f"{self.backdrops.where}: no picture there; images are needed (jpg, png, webp, tif, gif or bmp)"
+                )
         settings = [DRAWING, self.side, self.least, self.most, self.signs, self.scale, self.vocabulary_name, listed]
         return digest(settings, 8), broken
 
@@ -170,10 +262,16 @@ class ScenesSource(Source):
             if things:
                 truth = claims(rng, things, self.side, background.phrase)
                 if self.questions:
-                    labels = tuple(dict.fromkeys(cutout.label for cutout in self._cutouts)) or tuple(self.vocabulary.shapes)
+                    labels = tuple(dict.fromkeys(cutout.label for cutout in self._cutouts)) or tuple(
+                        self.vocabulary.shapes
+                    )
                     truth += tuple(questions(rng, things, self.side, labels))
                 return SourceImage(name, _jpeg(pixels), LICENCE, None, truth)
-        raise ImageError(name, "unreadable", f"no arrangement found in {ATTEMPTS} attempts whose objects can be outlined; use fewer objects or less thin sprites")
+        raise ImageError(
+            name,
+            "unreadable",
+            f"no arrangement found in {ATTEMPTS} attempts whose objects can be outlined; use fewer objects or less thin sprites",
+        )
 
     def _compose(self, rng: np.random.Generator, most: int) -> tuple[np.ndarray, list[Thing], Background]:
         """One arrangement; no things where it did not work out."""
@@ -222,15 +320,23 @@ class ScenesSource(Source):
         colour, texture = COLOURS[int(rng.integers(len(COLOURS)))], TEXTURES[max(int(rng.integers(5)) - 2, 0)]
         angle, action = _pose(rng, shape.turns)
         figure = draw_shape(rng, shape.draw(rng), colour, texture, self.side, size, angle)
-        return Placed(figure, {"label": label, "size": word, "colour": colour, "texture": texture, "action": action}, upright=action is None)
+        return Placed(
+            figure,
+            {"label": label, "size": word, "colour": colour, "texture": texture, "action": action},
+            upright=action is None,
+        )
 
     def _sign(self, rng: np.random.Generator) -> Placed:
         words, panels = self.vocabulary.words, ("white", "yellow", "blue", "green", "red", "black", "orange")
         lines = tuple(words[int(i)] for i in rng.integers(len(words), size=2 if rng.random() < 0.25 else 1))
         colour = panels[int(rng.integers(len(panels)))]
-        return Placed(draw_sign(rng, lines, colour, self.side), {"label": self.vocabulary.panel, "colour": colour, "lines": lines})
+        return Placed(
+            draw_sign(rng, lines, colour, self.side), {"label": self.vocabulary.panel, "colour": colour, "lines": lines}
+        )
 
-    def _put(self, rng: np.random.Generator, item: Placed, placed: list[Placed], owner: np.ndarray, ground: int | None) -> bool:
+    def _put(
+        self, rng: np.random.Generator, item: Placed, placed: list[Placed], owner: np.ndarray, ground: int | None
+    ) -> bool:
         """Find a place that hides none of the others too much; False where there is none."""
         height, width = item.figure.mask.shape
         if max(height, width) > self.side - 2 or not item.figure.mask.any():
@@ -262,7 +368,11 @@ def _pose(rng: np.random.Generator, turns: str) -> tuple[float, str | None]:
     if turns == "none" or draw < 0.6:
         return jitter * 5, None
     if turns == "tilt" or draw < 0.8:
-        return (-28 + jitter * 7, "tilting to the left") if rng.random() < 0.5 else (28 + jitter * 7, "tilting to the right")
+        return (
+            (-28 + jitter * 7, "tilting to the left")
+            if rng.random() < 0.5
+            else (28 + jitter * 7, "tilting to the right")
+        )
     if draw < 0.9:
         return (90 if rng.random() < 0.5 else -90) + jitter * 5, "lying on its side"
     return 180 + jitter * 5, "upside down"
@@ -275,7 +385,9 @@ def _stack(rng: np.random.Generator, item: Placed, placed: list[Placed]) -> None
     height, width = item.figure.mask.shape
     base_width = base.figure.mask.shape[1]
     item.x = base.x + (base_width - width) // 2 + round((rng.random() - 0.5) * 0.2 * base_width)
-    item.y = base.y + int(np.flatnonzero(base.figure.mask.any(1))[0]) - 1 - int(np.flatnonzero(item.figure.mask.any(1))[-1])
+    item.y = (
+        base.y + int(np.flatnonzero(base.figure.mask.any(1))[0]) - 1 - int(np.flatnonzero(item.figure.mask.any(1))[-1])
+    )
 
 
 def _settle(rng: np.random.Generator, item: Placed, ground: int, side: int, stands: bool) -> None:
@@ -324,7 +436,18 @@ def _things(placed: list[Placed], owner: np.ndarray) -> list[Thing]:
         if not polygons:
             return []
         quads = tuple(_moved(quad, item.x, item.y) for quad in item.figure.quads)
-        result.append(Thing(box=box, polygons=polygons, area=int(mask.sum()), order=order, quads=quads, covers=covers[order], on=item.on, **item.words))
+        result.append(
+            Thing(
+                box=box,
+                polygons=polygons,
+                area=int(mask.sum()),
+                order=order,
+                quads=quads,
+                covers=covers[order],
+                on=item.on,
+                **item.words,
+            )
+        )
     return result
 
 
@@ -380,7 +503,11 @@ def _scale(value: Any) -> float:
 
 def _span(value: Any) -> tuple[int, int]:
     allowed = "two whole numbers [least, most] with 1 <= least <= most <= 12"
-    if not isinstance(value, list | tuple) or len(value) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in value):
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or any(isinstance(v, bool) or not isinstance(v, int) for v in value)
+    ):
         raise wrong("scenes", "objects", value, allowed)
     if not 1 <= value[0] <= value[1] <= 12:
         raise wrong("scenes", "objects", value, allowed)

@@ -89,7 +89,9 @@ class Specialist(ABC):
             for item in error.errors():
                 key = ".".join(str(part) for part in item["loc"]) or "options"
                 if item["type"] == "extra_forbidden":
-                    lines.append(f"specialists.{self.name}.{key}: no such setting; found {item['input']!r}; allowed: {_allowed(self.Options, item['loc'][:-1])}")
+                    lines.append(
+                        f"specialists.{self.name}.{key}: no such setting; found {item['input']!r}; allowed: {_allowed(self.Options, item['loc'][:-1])}"
+                    )
                 else:
                     found = "" if item["type"] == "missing" else f"; found {item['input']!r}"
                     lines.append(f"specialists.{self.name}.{key}: {item['msg']}{found}")
@@ -157,11 +159,32 @@ def package_versions(*names: str) -> dict[str, str]:
 _SILENT_H = ("hour", "honest", "honour", "honor", "heir")
 _CONSONANT_SOUND = ("uni", "use", "usu", "eur", "ewe", "one", "once", "ut", "ubi")
 _IRREGULAR = {
-    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "goose": "geese", "foot": "feet",
-    "tooth": "teeth", "ox": "oxen", "leaf": "leaves", "knife": "knives", "wolf": "wolves", "shelf": "shelves", "loaf": "loaves",
-    "sheep": "sheep", "fish": "fish", "deer": "deer", "aircraft": "aircraft", "spacecraft": "spacecraft", "scissors": "scissors",
-    "sunglasses": "sunglasses", "trousers": "trousers", "potato": "potatoes", "tomato": "tomatoes", "mango": "mangoes",
-}  # fmt: skip
+    "person": "people",
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "mouse": "mice",
+    "goose": "geese",
+    "foot": "feet",
+    "tooth": "teeth",
+    "ox": "oxen",
+    "leaf": "leaves",
+    "knife": "knives",
+    "wolf": "wolves",
+    "shelf": "shelves",
+    "loaf": "loaves",
+    "sheep": "sheep",
+    "fish": "fish",
+    "deer": "deer",
+    "aircraft": "aircraft",
+    "spacecraft": "spacecraft",
+    "scissors": "scissors",
+    "sunglasses": "sunglasses",
+    "trousers": "trousers",
+    "potato": "potatoes",
+    "tomato": "tomatoes",
+    "mango": "mangoes",
+}
 
 
 def article(words: str) -> str:

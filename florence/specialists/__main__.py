@@ -29,9 +29,13 @@ MAX_BODY = 2**30
 def described(specialist: Specialist) -> dict:
     """What the settings of `program` and `endpoint` have to say of it, and what it is."""
     return {
-        "annotator": specialist.name, "version": specialist.version, "tasks": specialist.tasks, "role": specialist.role,
-        "reads_claims": "claims" in specialist.needs, "vocabulary": specialist.vocabulary(),
-    }  # fmt: skip
+        "annotator": specialist.name,
+        "version": specialist.version,
+        "tasks": specialist.tasks,
+        "role": specialist.role,
+        "reads_claims": "claims" in specialist.needs,
+        "vocabulary": specialist.vocabulary(),
+    }
 
 
 def answers(specialist: Specialist, requests: Sequence[Request]) -> Iterator[bytes]:
@@ -45,7 +49,12 @@ def answers(specialist: Specialist, requests: Sequence[Request]) -> Iterator[byt
             readable.append(request)
         except (FlorenceError, OSError) as error:
             yield answer_line(request.record.image_id, FlorenceError(str(error)))
-    batch = Batch(tuple(r.record for r in readable), tuple(pixels), tuple(r.claims if "claims" in specialist.needs else () for r in readable), ((),) * len(readable))
+    batch = Batch(
+        tuple(r.record for r in readable),
+        tuple(pixels),
+        tuple(r.claims if "claims" in specialist.needs else () for r in readable),
+        ((),) * len(readable),
+    )
     for record, said in zip(batch.records, _said(specialist, batch), strict=True):
         yield answer_line(record.image_id, said)
 
@@ -53,9 +62,14 @@ def answers(specialist: Specialist, requests: Sequence[Request]) -> Iterator[byt
 def _seen(request: Request) -> np.ndarray:
     """The picture that is asked about. Raises ImageError or OSError where it can not be read, DataError where it is not of the size that was told."""
     record = request.record
-    found = decode(request.image if request.image is not None else Path(request.path or "").read_bytes(), record.name or record.image_id)
+    found = decode(
+        request.image if request.image is not None else Path(request.path or "").read_bytes(),
+        record.name or record.image_id,
+    )
     if found.shape[:2] != (record.height, record.width):
-        raise DataError(f"width, height: {found.shape[1]} and {found.shape[0]}, those of the upright picture, are expected; found {record.width} and {record.height}")
+        raise DataError(
+            f"width, height: {found.shape[1]} and {found.shape[0]}, those of the upright picture, are expected; found {record.width} and {record.height}"
+        )
     return found
 
 
@@ -68,7 +82,10 @@ def _said(specialist: Specialist, batch: Batch) -> list[Said]:
     except Exception as error:
         if len(batch.records) == 1:
             return [error if isinstance(error, FlorenceError) else FlorenceError(f"{type(error).__name__}: {error}")]
-    alone = [Batch(batch.records[i : i + 1], batch.pixels[i : i + 1], batch.claims[i : i + 1], batch.truth[i : i + 1]) for i in range(len(batch.records))]
+    alone = [
+        Batch(batch.records[i : i + 1], batch.pixels[i : i + 1], batch.claims[i : i + 1], batch.truth[i : i + 1])
+        for i in range(len(batch.records))
+    ]
     return [said for one in alone for said in _said(specialist, one)]
 
 
@@ -105,9 +122,16 @@ def server(specialist: Specialist, host: str, port: int, size: int) -> Threading
             length = self.headers.get("Content-Length", "")
             if not length.isdigit() or int(length) > MAX_BODY:
                 self.close_connection = True
-                return self._whole(411 if not length.isdigit() else 413, f"Content-Length: a number up to {MAX_BODY:,} is expected\n".encode())
+                return self._whole(
+                    411 if not length.isdigit() else 413,
+                    f"Content-Length: a number up to {MAX_BODY:,} is expected\n".encode(),
+                )
             try:
-                requests = [requested(line, number) for number, line in enumerate(self.rfile.read(int(length)).split(b"\n"), 1) if line.strip()]
+                requests = [
+                    requested(line, number)
+                    for number, line in enumerate(self.rfile.read(int(length)).split(b"\n"), 1)
+                    if line.strip()
+                ]
                 if any(request.image is None for request in requests):
                     raise Rubbish("image: base64 is expected over HTTP; found path, a file of this machine")
             except Rubbish as error:
@@ -134,15 +158,28 @@ def server(specialist: Specialist, host: str, port: int, size: int) -> Threading
 
 def arguments() -> argparse.ArgumentParser:
     """What the command line takes."""
-    parser = argparse.ArgumentParser("python -m florence.specialists", description="Run an annotator as a program that reads and writes lines of JSON, or as an HTTP endpoint.")
+    parser = argparse.ArgumentParser(
+        "python -m florence.specialists",
+        description="Run an annotator as a program that reads and writes lines of JSON, or as an HTTP endpoint.",
+    )
     parser.add_argument("use", help="the annotator, as params.yaml's `use`")
     parser.add_argument("--options", metavar="FILE", help="its settings, a JSON object")
     parser.add_argument("--name", help="what it is called in params.yaml; default: the same as `use`")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="images it is given at once (16)")
-    parser.add_argument("--device", default=os.environ.get("FLORENCE_DEVICE", "auto"), help="where it computes; default: FLORENCE_DEVICE, or auto")
+    parser.add_argument(
+        "--device",
+        default=os.environ.get("FLORENCE_DEVICE", "auto"),
+        help="where it computes; default: FLORENCE_DEVICE, or auto",
+    )
     parser.add_argument("--http", type=int, metavar="PORT", help="answer over HTTP; 0: any free port")
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind to (127.0.0.1: this machine alone). There is no access control here")
-    parser.add_argument("--describe", action="store_true", help="tell its version, tasks and vocabulary as JSON, and end")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to bind to (127.0.0.1: this machine alone). There is no access control here",
+    )
+    parser.add_argument(
+        "--describe", action="store_true", help="tell its version, tasks and vocabulary as JSON, and end"
+    )
     return parser
 
 
@@ -156,7 +193,9 @@ def made(use: str, name: str | None, options: str | None) -> Specialist:
         raise SettingsError(f"--options: {options}: an object is expected; found {type(values).__name__}")
     specialist = SPECIALISTS.get(use)(name=name or use, **values)
     if "truth" in specialist.needs:
-        raise SettingsError(f"{use} looks at known truth, which is sent to nobody; it runs in the loop's own process alone")
+        raise SettingsError(
+            f"{use} looks at known truth, which is sent to nobody; it runs in the loop's own process alone"
+        )
     return specialist
 
 

@@ -9,7 +9,10 @@ from typing import Any
 
 THOUGHT = re.compile(r"<think>.*?</think>", re.S)
 FENCE = re.compile(r"^```\w*\s*(.*?)\s*```$", re.S)
-REFUSAL = re.compile(r"(i['’]?m|i am|we['’]re) (very |so )?(sorry|unable|not able)\b|sorry,|(unfortunately, )?i (can['’]?t|cannot|can not|won['’]?t) |as an? (ai|language model)\b", re.I)
+REFUSAL = re.compile(
+    r"(i['’]?m|i am|we['’]re) (very |so )?(sorry|unable|not able)\b|sorry,|(unfortunately, )?i (can['’]?t|cannot|can not|won['’]?t) |as an? (ai|language model)\b",
+    re.I,
+)
 
 
 class Useless(Exception):
@@ -29,9 +32,13 @@ def texts(content: str, keys: Sequence[str]) -> dict[str, str]:
         return {"": plain(content)}
     values = as_json(fenced.group(1) if (fenced := FENCE.match(content)) else content)
     if not isinstance(values, dict):
-        raise Useless("not the JSON object that was asked for" if not refused(content) else f"the model refuses ({content[:100]})")
+        raise Useless(
+            "not the JSON object that was asked for" if not refused(content) else f"the model refuses ({content[:100]})"
+        )
     if bad := [key for key in keys if not isinstance(values.get(key), str)]:
-        raise Useless(f"JSON without the text {bad[0]!r}; found {', '.join(sorted(map(str, values)))[:100] or 'nothing'}")
+        raise Useless(
+            f"JSON without the text {bad[0]!r}; found {', '.join(sorted(map(str, values)))[:100] or 'nothing'}"
+        )
     return {key: plain(values[key]) for key in keys}
 
 

@@ -60,7 +60,9 @@ class Asking:
             faults |= doubtful
         if not said and not faults and failure is not None:
             raise Unavailable(failure.reason)
-        return {image: said[image] if image in said else faults.get(image, Unavailable(self.reason)) for image in images}
+        return {
+            image: said[image] if image in said else faults.get(image, Unavailable(self.reason)) for image in images
+        }
 
     def _once(self, images: Sequence[str], said: dict[str, Said], ask: Ask) -> Failure | None:
         before = len(said)

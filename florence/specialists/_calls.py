@@ -48,13 +48,29 @@ class Calls(Section):
     """How a service is called. Nothing of this changes what it answers, and so none of it is part of an annotator's version."""
 
     timeout: float = Field(60.0, gt=0, exclude=True, description="seconds that a service may keep silent")
-    retries: int = Field(4, ge=0, exclude=True, description="times that a call which failed (no connection, time-out, status 408, 409, 429, 5xx) is made again")
-    max_wait: float = Field(120.0, ge=0, exclude=True, description="seconds that a service may ask to be left alone (Retry-After); where it asks for more, the image is left for a later run")
-    repeat: int = Field(4, ge=0, exclude=True, description="times that a question is asked again whose answer is of no use")
+    retries: int = Field(
+        4,
+        ge=0,
+        exclude=True,
+        description="times that a call which failed (no connection, time-out, status 408, 409, 429, 5xx) is made again",
+    )
+    max_wait: float = Field(
+        120.0,
+        ge=0,
+        exclude=True,
+        description="seconds that a service may ask to be left alone (Retry-After); where it asks for more, the image is left for a later run",
+    )
+    repeat: int = Field(
+        4, ge=0, exclude=True, description="times that a question is asked again whose answer is of no use"
+    )
     rate: float | None = Field(None, gt=0, exclude=True, description="calls a minute at most; none: no limit")
     concurrency: int = Field(4, ge=1, exclude=True, description="calls under way at once")
-    budget_calls: int | None = Field(None, ge=0, exclude=True, description="calls in all, failed ones too; none: no limit")
-    budget_cost: float | None = Field(None, ge=0, exclude=True, description="cost in all, in the currency of the prices; none: no limit")
+    budget_calls: int | None = Field(
+        None, ge=0, exclude=True, description="calls in all, failed ones too; none: no limit"
+    )
+    budget_cost: float | None = Field(
+        None, ge=0, exclude=True, description="cost in all, in the currency of the prices; none: no limit"
+    )
 
 
 class Failed(Exception):
@@ -64,7 +80,15 @@ class Failed(Exception):
     known to have used nothing but the call.
     """
 
-    def __init__(self, reason: str, *, again: Literal["now", "later", "never"] = "now", wait: float | None = None, sent: bool = True, free: bool = True) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        again: Literal["now", "later", "never"] = "now",
+        wait: float | None = None,
+        sent: bool = True,
+        free: bool = True,
+    ) -> None:
         super().__init__(reason)
         self.again, self.wait, self.sent, self.free = again, wait, sent, free
 
@@ -100,7 +124,14 @@ class Caller:
             raise SettingsError(str(self._refused))
         return said
 
-    def ask(self, hold: Hold, most: Usage, call: Callable[[int], tuple[R, Usage | None]], read: Callable[[R], T], stop: threading.Event) -> T:
+    def ask(
+        self,
+        hold: Hold,
+        most: Usage,
+        call: Callable[[int], tuple[R, Usage | None]],
+        read: Callable[[R], T],
+        stop: threading.Event,
+    ) -> T:
         """One question: ``read`` of what ``call`` brings, asked again where either raises `Useless`.
 
         ``call`` is given the number of times that the question was asked before, makes one call that uses ``most`` at most, and says what it
@@ -119,7 +150,9 @@ class Caller:
         many = f"{self._calls.repeat + 1} answers" if self._calls.repeat else "the answer"
         raise (Unavailable if useless.lost else FlorenceError)(f"{self._owner.name}: {many} of no use: {useless}")
 
-    def _persist(self, hold: Hold, most: Usage, turn: int, call: Callable[[int], tuple[R, Usage | None]], stop: threading.Event) -> R:
+    def _persist(
+        self, hold: Hold, most: Usage, turn: int, call: Callable[[int], tuple[R, Usage | None]], stop: threading.Event
+    ) -> R:
         """What a call brings, made again where it fails."""
         extra = most if turn else Usage()
         for tried in range(self._calls.retries + 1):
@@ -135,7 +168,9 @@ class Caller:
                 stop.wait(wait)
         raise AssertionError("the last try returns or raises")
 
-    def _once(self, hold: Hold, most: Usage, extra: Usage, call: Callable[[], tuple[R, Usage | None]], stop: threading.Event) -> R:
+    def _once(
+        self, hold: Hold, most: Usage, extra: Usage, call: Callable[[], tuple[R, Usage | None]], stop: threading.Event
+    ) -> R:
         with self._slots:
             self._pace.turn(stop)
             if stop.is_set():
@@ -160,8 +195,16 @@ class Caller:
         own = error.again == "never" and self._sure
         self._note(str(error))
         times = f" ({tries} times)" if tries > 1 else ""
-        long = f", and asks for {error.wait:.0f} seconds, above max_wait" if error.wait is not None and error.wait > self._calls.max_wait else ""
-        return FlorenceError(f"{self._owner.name}: {error}") if own else Unavailable(f"{self._owner.name}: {error}{times}{long}; a later run asks again")
+        long = (
+            f", and asks for {error.wait:.0f} seconds, above max_wait"
+            if error.wait is not None and error.wait > self._calls.max_wait
+            else ""
+        )
+        return (
+            FlorenceError(f"{self._owner.name}: {error}")
+            if own
+            else Unavailable(f"{self._owner.name}: {error}{times}{long}; a later run asks again")
+        )
 
     def _note(self, fault: str) -> None:
         """Count images in a row that no answer came for."""
@@ -170,7 +213,9 @@ class Caller:
 
     def _rest(self, ask: Callable[[int, threading.Event], list[Claim]], index: int, stop: threading.Event) -> Said:
         if self._down >= GIVE_UP:
-            return Unavailable(f"{self._owner.name}: not asked, as {GIVE_UP} images in a row got no answer ({self._why}); a later run asks")
+            return Unavailable(
+                f"{self._owner.name}: not asked, as {GIVE_UP} images in a row got no answer ({self._why}); a later run asks"
+            )
         return self._one(ask, index, stop)
 
     def _one(self, ask: Callable[[int, threading.Event], list[Claim]], index: int, stop: threading.Event) -> Said:
@@ -185,7 +230,13 @@ class Caller:
         except FlorenceError as error:
             return error
 
-    def _work(self, indices: Sequence[int], answer: Callable[[int, threading.Event], Said], stop: threading.Event, said: list[Said]) -> None:
+    def _work(
+        self,
+        indices: Sequence[int],
+        answer: Callable[[int, threading.Event], Said],
+        stop: threading.Event,
+        said: list[Said],
+    ) -> None:
         """Fill ``said`` from threads. They are daemons, and what is waited for is their answers: so Ctrl-C does not wait for a service that is silent."""
         todo, done = deque(indices), SimpleQueue[tuple[int, Said | BaseException]]()
 
@@ -257,6 +308,10 @@ def refuse_secrets(options: dict[str, Any], where: str, variable: str) -> None:
         if isinstance(value, dict):
             refuse_secrets(value, key, variable)
         elif SECRET.search(name):
-            raise SettingsError(f"{key}: a key is no setting, and would be published with them; set it in the environment, as {variable}")
+            raise SettingsError(
+                f"{key}: a key is no setting, and would be published with them; set it in the environment, as {variable}"
+            )
         elif isinstance(value, str) and URL_WITH_MORE.match(value):
-            raise SettingsError(f"{key}: a URL with a name, password or query is not allowed here; give it without, and the key in the environment, as {variable}")
+            raise SettingsError(
+                f"{key}: a URL with a name, password or query is not allowed here; give it without, and the key in the environment, as {variable}"
+            )

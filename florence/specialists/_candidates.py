@@ -39,7 +39,9 @@ class Place:
 def captions(claims: Iterable[Annotation], tasks: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """The distinct (task, text) of captions among ``tasks``, kind by kind, in the order of the claims."""
     rows = list(claims)
-    return tuple(dict.fromkeys((task, row.text) for task in CAPTIONS if task in tasks for row in rows if row.task == task))
+    return tuple(
+        dict.fromkeys((task, row.text) for task in CAPTIONS if task in tasks for row in rows if row.task == task)
+    )
 
 
 def places(claims: Iterable[Annotation], record: ImageRecord, min_score: float, most: int) -> tuple[Place, ...]:
@@ -47,10 +49,18 @@ def places(claims: Iterable[Annotation], record: ImageRecord, min_score: float, 
 
     What has no extent in the picture is no place.
     """
-    rows = [(row, _bounds(row, record)) for row in claims if row.task == "<DENSE_REGION_CAPTION>" or (row.task == "<OD>" and _score(row) >= min_score)]
+    rows = [
+        (row, _bounds(row, record))
+        for row in claims
+        if row.task == "<DENSE_REGION_CAPTION>" or (row.task == "<OD>" and _score(row) >= min_score)
+    ]
     groups: list[list[tuple[Annotation, Box]]] = []
-    for row, box in sorted(((row, box) for row, box in rows if box), key=lambda r: (-_score(r[0]), r[1], r[0].task, r[0].text, r[0].author)):
-        own = next((group for group in groups if box_iou(np.asarray(group[0][1]), np.asarray(box))[0, 0] >= SAME_PLACE), None)
+    for row, box in sorted(
+        ((row, box) for row, box in rows if box), key=lambda r: (-_score(r[0]), r[1], r[0].task, r[0].text, r[0].author)
+    ):
+        own = next(
+            (group for group in groups if box_iou(np.asarray(group[0][1]), np.asarray(box))[0, 0] >= SAME_PLACE), None
+        )
         if own is None:
             groups.append(own := [])
         own.append((row, box))
@@ -58,16 +68,23 @@ def places(claims: Iterable[Annotation], record: ImageRecord, min_score: float, 
     return tuple(_place(group) for group in groups[:most])
 
 
-def judged(claims: Sequence[Annotation], record: ImageRecord, tasks: Sequence[str], min_score: float, most: int) -> tuple[tuple[tuple[str, str], ...], tuple[Place, ...]]:
+def judged(
+    claims: Sequence[Annotation], record: ImageRecord, tasks: Sequence[str], min_score: float, most: int
+) -> tuple[tuple[tuple[str, str], ...], tuple[Place, ...]]:
     """The captions and places of one image that a ranker of ``tasks`` judges."""
     return captions(claims, tasks), places(claims, record, min_score, most) if "<DENSE_REGION_CAPTION>" in tasks else ()
 
 
-def ranked(caption_scores: Iterable[tuple[str, str, float]], place_scores: Iterable[tuple[Place, Sequence[float]]]) -> list[Claim]:
+def ranked(
+    caption_scores: Iterable[tuple[str, str, float]], place_scores: Iterable[tuple[Place, Sequence[float]]]
+) -> list[Claim]:
     """A ranker's claims: every caption, of (task, text, score), then every candidate of each place under its score (one for each of the place's texts)."""
     told = [Claim(task, text, (), score) for task, text, score in caption_scores]
     for place, scores in place_scores:
-        told += [Claim("<DENSE_REGION_CAPTION>", text, (Region(text, box=place.box, score=score),), score) for text, score in zip(place.texts, scores, strict=True)]
+        told += [
+            Claim("<DENSE_REGION_CAPTION>", text, (Region(text, box=place.box, score=score),), score)
+            for text, score in zip(place.texts, scores, strict=True)
+        ]
     return told
 
 
@@ -75,7 +92,9 @@ def _place(group: Sequence[tuple[Annotation, Box]]) -> Place:
     weights = [max(_score(row), 1e-3) for row, _ in group]
     # Rounded, because a mean of equal edges may come out beyond them, and so outside the image.
     x0, y0, x1, y1 = (round(float(v), 6) for v in np.average([box for _, box in group], axis=0, weights=weights))
-    categories, descriptions = (_distinct([row.text for row, _ in group if row.task == task]) for task in ("<OD>", "<DENSE_REGION_CAPTION>"))
+    categories, descriptions = (
+        _distinct([row.text for row, _ in group if row.task == task]) for task in ("<OD>", "<DENSE_REGION_CAPTION>")
+    )
     phrases = _distinct([chunk.text for text in descriptions for chunk in chunks(text)])
     return Place((x0, y0, x1, y1), categories, descriptions, phrases)
 

@@ -17,7 +17,10 @@ def crop(pixels: np.ndarray, box: Box, margin: float) -> np.ndarray:
     height, width = pixels.shape[:2]
     dx, dy = margin * (box[2] - box[0]), margin * (box[3] - box[1])
     left, top = (min(max(int(np.floor(v)), 0), side - 1) for v, side in ((box[0] - dx, width), (box[1] - dy, height)))
-    right, bottom = (min(max(int(np.ceil(v)), first + 1), side) for v, first, side in ((box[2] + dx, left, width), (box[3] + dy, top, height)))
+    right, bottom = (
+        min(max(int(np.ceil(v)), first + 1), side)
+        for v, first, side in ((box[2] + dx, left, width), (box[3] + dy, top, height))
+    )
     return pixels[top:bottom, left:right]
 
 
@@ -29,4 +32,6 @@ def picture(pixels: np.ndarray) -> Any:
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if max(height, width) <= LONGEST * min(height, width):
         return image
-    return image.resize((width, max(1, round(width / LONGEST))) if width > height else (max(1, round(height / LONGEST)), height))
+    return image.resize(
+        (width, max(1, round(width / LONGEST))) if width > height else (max(1, round(height / LONGEST)), height)
+    )

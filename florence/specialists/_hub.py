@@ -22,9 +22,15 @@ def weights_version(model: str, revision: str | None) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return f"{model}@{revision or 'main'}"
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".txt", ".model") and path.is_file())
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in (".safetensors", ".json", ".txt", ".model") and path.is_file()
+    )
     if not (folder / "config.json").is_file() or not any(path.suffix == ".safetensors" for path in files):
-        raise ModelError(f"{model}: a checkpoint has a config.json and weights in .safetensors files; found {', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}")
+        raise ModelError(
+            f"{model}: a checkpoint has a config.json and weights in .safetensors files; found {', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}"
+        )
     return files_version(files)
 
 
@@ -64,11 +70,15 @@ def load_model(auto: str, model: str, revision: str | None, device: str, **optio
     """
     chosen = torch_device(device)
     precision = {"dtype": "float32"} if chosen.type == "cpu" else {}
-    network, report = _loaded(auto, model, revision, {**precision, **options, "use_safetensors": True, "output_loading_info": True})
+    network, report = _loaded(
+        auto, model, revision, {**precision, **options, "use_safetensors": True, "output_loading_info": True}
+    )
     # That counter is used in training alone.
     missing = sorted(name for name in report["missing_keys"] if not name.endswith("num_batches_tracked"))
     if missing:
-        raise ModelError(f"{model} is no whole checkpoint for {auto}: {len(missing)} of the weights are not in it, {missing[0]} for one. Name a model that was trained for this task")
+        raise ModelError(
+            f"{model} is no whole checkpoint for {auto}: {len(missing)} of the weights are not in it, {missing[0]} for one. Name a model that was trained for this task"
+        )
     return network.eval().to(chosen)
 
 
@@ -94,7 +104,9 @@ def answer(record: ImageRecord, ask: Callable[..., T], *given: Any) -> T | Flore
         raise
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
         said = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        return ModelError(f"{record.name} ({record.width} × {record.height} pixels): the model failed on it ({said}). Other images are not affected")
+        return ModelError(
+            f"{record.name} ({record.width} × {record.height} pixels): the model failed on it ({said}). Other images are not affected"
+        )
 
 
 def _loaded(auto: str, model: str, revision: str | None, options: dict[str, Any]) -> Any:
@@ -103,8 +115,14 @@ def _loaded(auto: str, model: str, revision: str | None, options: dict[str, Any]
 
     local = Path(model).is_dir()
     try:
-        return getattr(transformers, auto).from_pretrained(model, revision=None if local else revision, local_files_only=local, trust_remote_code=False, **options)
+        return getattr(transformers, auto).from_pretrained(
+            model, revision=None if local else revision, local_files_only=local, trust_remote_code=False, **options
+        )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        remedy = "is the folder a whole checkpoint of this class?" if local else "is the name right, is the hub reached, and has HF_TOKEN the right to read it?"
+        remedy = (
+            "is the folder a whole checkpoint of this class?"
+            if local
+            else "is the name right, is the hub reached, and has HF_TOKEN the right to read it?"
+        )
         raise ModelError(f"{model} can not be loaded by {auto} ({first}): {remedy}") from None

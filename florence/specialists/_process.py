@@ -33,10 +33,19 @@ class Process:
     ``environment``: all that it is given. ``secrets``: what is not told of what it writes. Raises OSError where it can not be started.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None, secrets: Sequence[str] = ()) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None, secrets: Sequence[str] = ()
+    ) -> None:
         self._program = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=cwd, env=environment, start_new_session=True
-        )  # fmt: skip
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd=cwd,
+            env=environment,
+            start_new_session=True,
+        )
         assert self._program.stdin and self._program.stdout and self._program.stderr
         self._in, self._out = self._program.stdin.fileno(), self._program.stdout.fileno()
         os.set_blocking(self._in, False)
@@ -63,7 +72,9 @@ class Process:
         """Whether it is still there."""
         return not self._ended and not self._exited()
 
-    def exchange(self, lines: Iterator[bytes], take: Callable[[bytes, int], bool], patience: Callable[[], float]) -> None:
+    def exchange(
+        self, lines: Iterator[bytes], take: Callable[[bytes, int], bool], patience: Callable[[], float]
+    ) -> None:
         """Write ``lines``, each with its end, while reading what is answered, until all are written and ``take`` says that nothing is awaited any more.
 
         ``take`` is given each line and its number. ``patience``: seconds without an answer, or a line taken, after which the program counts as
@@ -127,7 +138,9 @@ class Process:
         if not self._ended:
             # Before it is waited for: after that its number, and so the group's, may be somebody else's.
             self._signal(signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver: not even this ends it, and it is left behind
+            with contextlib.suppress(
+                subprocess.TimeoutExpired
+            ):  # stuck in a driver: not even this ends it, and it is left behind
                 self._program.wait(GRACE)
             self._ended = True
             self._listener.join(GRACE)
@@ -176,7 +189,9 @@ class Process:
         """The last lines of its standard error, one indented line each, without secrets; empty where it wrote none."""
         heard = self._heard.replace(b"\r", b"\n")
         if len(heard) == HEARD:
-            heard = heard.partition(b"\n")[2]  # of the first line the beginning is gone, and half a secret would not be known
+            heard = heard.partition(b"\n")[
+                2
+            ]  # of the first line the beginning is gone, and half a secret would not be known
         text = self.blotted(heard.decode(errors="replace"))
         lines = ["".join(c if c.isprintable() else " " for c in line)[:500].rstrip() for line in text.split("\n")]
         return "".join(f"\n    {line}" for line in [line for line in lines if line][-TOLD:])

@@ -45,7 +45,11 @@ def objects(claims: Iterable[Annotation], min_score: float, min_alone: float) ->
     Claims of one label in one place are one object. Where a place has several names, the best one is taken. Left out are objects
     under ``min_score``, and under ``min_alone`` those that one author alone named.
     """
-    rows = [(row.text, row.regions[0].bounds, 1.0 if row.score is None else row.score, row.author) for row in claims if row.task == "<OD>" and row.regions]
+    rows = [
+        (row.text, row.regions[0].bounds, 1.0 if row.score is None else row.score, row.author)
+        for row in claims
+        if row.task == "<OD>" and row.regions
+    ]
     groups: list[list[tuple[str, Box, float, str]]] = []
     for row in sorted(rows, key=lambda r: (-r[2], r)):
         own = next((g for g in groups if g[0][0] == row[0] and same_place(g[0][1], row[1])), None)
@@ -56,7 +60,9 @@ def objects(claims: Iterable[Annotation], min_score: float, min_alone: float) ->
     kept: list[Seen] = []
     for seen in found:
         sure = seen.score >= (min_score if len(seen.authors) > 1 else min_alone)
-        if sure and not any(same_place(seen.box, o.box) or (seen.label == o.label and _inside(seen.box, o.box)) for o in kept):
+        if sure and not any(
+            same_place(seen.box, o.box) or (seen.label == o.label and _inside(seen.box, o.box)) for o in kept
+        ):
             kept.append(seen)
     return tuple(kept)
 
@@ -127,8 +133,16 @@ def _named(rgb: np.ndarray) -> np.ndarray:
     plain = np.where(value > 0.78, 2, np.where(value < 0.25, 0, 1))
     tinted = np.select(
         [(hue < 14) | (hue >= 345), hue < 48, hue < 70, hue < 165, hue < 262, hue < 310],
-        [np.where(pale & ~dim, 10, np.where(pale, 5, 3)), np.where(pale | dim, 5, 4), np.where(value < 0.4, 5, 6), 7, 8, 9], 10,
-    )  # fmt: skip
+        [
+            np.where(pale & ~dim, 10, np.where(pale, 5, 3)),
+            np.where(pale | dim, 5, 4),
+            np.where(value < 0.4, 5, 6),
+            7,
+            8,
+            9,
+        ],
+        10,
+    )
     # Warm light tints everything a little: there more strength is asked for before a colour is named.
     grey = (strength < np.where(warm, 0.2, 0.14)) | (spread < 0.06)
     return np.where(value < 0.14, 0, np.where(grey, plain, tinted)).astype(int)
@@ -136,7 +150,11 @@ def _named(rgb: np.ndarray) -> np.ndarray:
 
 def _hue(rgb: np.ndarray, value: np.ndarray, spread: np.ndarray) -> np.ndarray:
     red, green, blue = rgb.T
-    sector = np.where(value == red, (green - blue) / spread, np.where(value == green, 2 + (blue - red) / spread, 4 + (red - green) / spread))
+    sector = np.where(
+        value == red,
+        (green - blue) / spread,
+        np.where(value == green, 2 + (blue - red) / spread, 4 + (red - green) / spread),
+    )
     return sector * 60 % 360
 
 
@@ -148,4 +166,6 @@ def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
     scale = side / max(height, width)
     if scale >= 1:
         return pixels
-    return cv2.resize(pixels, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        pixels, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
+    )

@@ -34,7 +34,9 @@ class Sentences:
     def __init__(self) -> None:
         folder = _folder()
         try:
-            self._longest = int(json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"])
+            self._longest = int(
+                json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
+            )
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{folder}: sentence_bert_config.json tells no length ({error}). {_again()}") from None
         self._tokens = load_processor("AutoTokenizer", str(folder), None)
@@ -50,12 +52,20 @@ class Sentences:
             for some, vectors in self._computed(missing):
                 found.update(zip(some, vectors, strict=True))
             self._remember({text: found[text] for text in missing})
-        return np.stack([found[text] for text in texts]) if len(texts) else np.zeros((0, self._model.config.hidden_size), np.float32)
+        return (
+            np.stack([found[text] for text in texts])
+            if len(texts)
+            else np.zeros((0, self._model.config.hidden_size), np.float32)
+        )
 
     def _computed(self, texts: list[str]) -> Iterator[tuple[list[str], np.ndarray]]:
         """Texts of one number of tokens at a time, so that none is padded."""
         groups: dict[int, list[tuple[str, list[int]]]] = {}
-        for text, ids in zip(texts, self._tokens(texts, truncation=True, max_length=self._longest)["input_ids"] if texts else (), strict=True):
+        for text, ids in zip(
+            texts,
+            self._tokens(texts, truncation=True, max_length=self._longest)["input_ids"] if texts else (),
+            strict=True,
+        ):
             groups.setdefault(len(ids), []).append((text, ids))
         for group in groups.values():
             for start in range(0, len(group), ROWS):

@@ -32,18 +32,37 @@ class Endpoint(Calls):
     """A chat endpoint. Its answers follow from ``model``, ``revision``, ``side``, ``seed``, ``max_tokens`` and ``omit``, and are made again where one of these changes."""
 
     model: str = Field(min_length=1, description="name of the model, or of the deployment on Azure")
-    url: Address | None = Field(None, exclude=True, description="the API's base, as http://localhost:8000/v1; none: OPENAI_BASE_URL (AZURE_OPENAI_ENDPOINT), or OpenAI itself")
-    api: Literal["openai", "azure"] = Field("openai", exclude=True, description="azure: the paths, key and versions of an Azure OpenAI resource")
+    url: Address | None = Field(
+        None,
+        exclude=True,
+        description="the API's base, as http://localhost:8000/v1; none: OPENAI_BASE_URL (AZURE_OPENAI_ENDPOINT), or OpenAI itself",
+    )
+    api: Literal["openai", "azure"] = Field(
+        "openai", exclude=True, description="azure: the paths, key and versions of an Azure OpenAI resource"
+    )
     api_version: str | None = Field(None, exclude=True, description="for azure; none: OPENAI_API_VERSION")
-    keyless: bool = Field(False, exclude=True, description="the server wants no key, and is sent none that the environment has")
+    keyless: bool = Field(
+        False, exclude=True, description="the server wants no key, and is sent none that the environment has"
+    )
     revision: str = Field("", description="any word; change it when the service has changed the model behind its name")
     side: int = Field(1024, ge=32, description="pixels; a longer side is shrunk to it before an image is sent")
     seed: int = Field(0, ge=0, description="given with each question; one more each time that it is asked again")
     max_tokens: int = Field(500, ge=1, description="tokens of an answer at most; a longer one is of no use")
-    limit: Literal["max_tokens", "max_completion_tokens"] = Field("max_tokens", exclude=True, description="what the service calls that")
-    omit: tuple[Literal["temperature", "seed", "response_format"], ...] = Field((), description="parts of a request to leave out, for services that refuse them")
-    image_tokens: int = Field(1500, ge=0, exclude=True, description="tokens that an image is taken for in the budget until the service has told of more")
-    budget_tokens: int | None = Field(None, ge=0, exclude=True, description="tokens in all, of questions and answers; none: no limit")
+    limit: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", exclude=True, description="what the service calls that"
+    )
+    omit: tuple[Literal["temperature", "seed", "response_format"], ...] = Field(
+        (), description="parts of a request to leave out, for services that refuse them"
+    )
+    image_tokens: int = Field(
+        1500,
+        ge=0,
+        exclude=True,
+        description="tokens that an image is taken for in the budget until the service has told of more",
+    )
+    budget_tokens: int | None = Field(
+        None, ge=0, exclude=True, description="tokens in all, of questions and answers; none: no limit"
+    )
     price_prompt: float = Field(0.0, ge=0, exclude=True, description="price of a million tokens of questions")
     price_completion: float = Field(0.0, ge=0, exclude=True, description="price of a million tokens of answers")
 
@@ -76,10 +95,16 @@ class Chat:
         try:
             import openai
         except ImportError:
-            raise SettingsError(f"specialists.{self._owner.name}: the package openai is not installed: {INSTALL}") from None
+            raise SettingsError(
+                f"specialists.{self._owner.name}: the package openai is not installed: {INSTALL}"
+            ) from None
         ask = self._endpoint
         # Calls are made again by `Caller`, which counts them, and redirects would be calls that nobody counts.
-        options: dict[str, Any] = {"timeout": ask.timeout, "max_retries": 0, "http_client": openai.DefaultHttpxClient(follow_redirects=False)}
+        options: dict[str, Any] = {
+            "timeout": ask.timeout,
+            "max_retries": 0,
+            "http_client": openai.DefaultHttpxClient(follow_redirects=False),
+        }
         if ask.keyless:
             options["api_key"] = "keyless"
         try:
@@ -89,10 +114,21 @@ class Chat:
                 options |= {"azure_endpoint": ask.url, "api_version": ask.api_version}
                 self._client = openai.AzureOpenAI(**options)
         except (openai.OpenAIError, ValueError, TypeError) as error:
-            remedy = f"set {KEYS[ask.api]} in the environment, or {self._where}.keyless: true for a server that wants none" if "redentials" in str(error) else f"see {self._where}"
-            raise SettingsError(f"specialists.{self._owner.name}: {str(error).splitlines()[0]} Remedy: {remedy}") from None
+            remedy = (
+                f"set {KEYS[ask.api]} in the environment, or {self._where}.keyless: true for a server that wants none"
+                if "redentials" in str(error)
+                else f"see {self._where}"
+            )
+            raise SettingsError(
+                f"specialists.{self._owner.name}: {str(error).splitlines()[0]} Remedy: {remedy}"
+            ) from None
 
-    def annotate(self, count: int, questions: Callable[[int], Sequence[Question]], claims: Callable[[int, list[Texts]], list[Claim]]) -> list[Said]:
+    def annotate(
+        self,
+        count: int,
+        questions: Callable[[int], Sequence[Question]],
+        claims: Callable[[int, list[Texts]], list[Claim]],
+    ) -> list[Said]:
         """``claims`` of the answers to an image's ``questions``, for each of ``count`` images. An image is answered whole or not at all."""
 
         def ask(index: int, stop: threading.Event) -> list[Claim]:
@@ -102,7 +138,13 @@ class Chat:
             most = [self._most(one, request) for one, request in asked]
             with self._caller.budget.hold(sum(most, Usage()), stop) as hold:
                 told = [
-                    self._caller.ask(hold, at_most, partial(self._call, request, one.pixels is not None), partial(_read, one.keys), stop)
+                    self._caller.ask(
+                        hold,
+                        at_most,
+                        partial(self._call, request, one.pixels is not None),
+                        partial(_read, one.keys),
+                        stop,
+                    )
                     for (one, request), at_most in zip(asked, most, strict=True)
                 ]
             return claims(index, told)
@@ -112,20 +154,48 @@ class Chat:
     def _request(self, question: Question) -> dict[str, Any]:
         content: str | list[dict[str, Any]] = question.prompt
         if question.pixels is not None:
-            content = [{"type": "text", "text": question.prompt}, {"type": "image_url", "image_url": {"url": data_url(question.pixels, self._endpoint.side)}}]
-        request: dict[str, Any] = {"model": self._endpoint.model, "messages": [{"role": "user", "content": content}], "temperature": 0, "seed": self._endpoint.seed}
+            content = [
+                {"type": "text", "text": question.prompt},
+                {"type": "image_url", "image_url": {"url": data_url(question.pixels, self._endpoint.side)}},
+            ]
+        request: dict[str, Any] = {
+            "model": self._endpoint.model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": 0,
+            "seed": self._endpoint.seed,
+        }
         if question.keys:
-            schema = {"type": "object", "properties": {key: {"type": "string"} for key in question.keys}, "required": list(question.keys), "additionalProperties": False}
-            request["response_format"] = {"type": "json_schema", "json_schema": {"name": "texts", "strict": True, "schema": schema}}
-        return {**{key: value for key, value in request.items() if key not in self._endpoint.omit}, self._endpoint.limit: self._endpoint.max_tokens}
+            schema = {
+                "type": "object",
+                "properties": {key: {"type": "string"} for key in question.keys},
+                "required": list(question.keys),
+                "additionalProperties": False,
+            }
+            request["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "texts", "strict": True, "schema": schema},
+            }
+        return {
+            **{key: value for key, value in request.items() if key not in self._endpoint.omit},
+            self._endpoint.limit: self._endpoint.max_tokens,
+        }
 
     def _most(self, question: Question, request: dict[str, Any]) -> Usage:
         """What one call can use at most: no tokenizer makes more tokens than there are bytes, and a chat template adds a few."""
-        prompt = len(question.prompt.encode()) + len(json.dumps(request.get("response_format", ""))) + 50 + (self._image_tokens if question.pixels is not None else 0)
+        prompt = (
+            len(question.prompt.encode())
+            + len(json.dumps(request.get("response_format", "")))
+            + 50
+            + (self._image_tokens if question.pixels is not None else 0)
+        )
         return self._usage(prompt, self._endpoint.max_tokens, 1)
 
     def _usage(self, prompt: int, completion: int, calls: int = 0) -> Usage:
-        return Usage(calls, prompt + completion, (prompt * self._endpoint.price_prompt + completion * self._endpoint.price_completion) / 1e6)
+        return Usage(
+            calls,
+            prompt + completion,
+            (prompt * self._endpoint.price_prompt + completion * self._endpoint.price_completion) / 1e6,
+        )
 
     def _call(self, request: dict[str, Any], image: bool, turn: int) -> tuple[Any, Usage | None]:
         """The body of an answer, as JSON or None, and what it used."""
@@ -136,7 +206,9 @@ class Chat:
         try:
             body = as_json(self._client.chat.completions.with_raw_response.create(**request).http_response.text)
         except openai.APIStatusError as error:
-            raise self._refusal(error.status_code, error.code or "", error.param or "", _said(error), error.response.headers) from None
+            raise self._refusal(
+                error.status_code, error.code or "", error.param or "", _said(error), error.response.headers
+            ) from None
         except openai.APIConnectionError as error:
             raise self._silence(error) from None
         used = _counts(body)
@@ -149,27 +221,46 @@ class Chat:
     def _silence(self, error: Exception) -> Failed:
         """What a connection that failed means."""
         cause = error.__cause__ or error
-        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"):
+        if type(cause).__name__ in (
+            "ConnectError",
+            "ConnectTimeout",
+            "PoolTimeout",
+            "ProxyError",
+            "UnsupportedProtocol",
+        ):
             return Failed(f"{self._place()} can not be reached ({str(cause) or type(cause).__name__})", sent=False)
         slow = "Timeout" in type(cause).__name__
-        return Failed(f"{self._place()} did not answer within {self._endpoint.timeout:g} seconds" if slow else f"{self._place()} broke off ({cause})", free=False)
+        return Failed(
+            f"{self._place()} did not answer within {self._endpoint.timeout:g} seconds"
+            if slow
+            else f"{self._place()} broke off ({cause})",
+            free=False,
+        )
 
     def _refusal(self, status: int, code: str, param: str, said: str, headers: Any) -> Exception:
         """What an answer of another status than 200 means."""
         place, section = f"{self._place()} answers {status}{said}", f"specialists.{self._owner.name}"
         if status in (401, 403):
-            return SettingsError(f"{section}: {place}: the key is not accepted; set {KEYS[self._endpoint.api]} to one that may use model {self._endpoint.model}")
+            return SettingsError(
+                f"{section}: {place}: the key is not accepted; set {KEYS[self._endpoint.api]} to one that may use model {self._endpoint.model}"
+            )
         if status in (404, 405) or status < 400:
-            return SettingsError(f"{section}: {place}: check {self._where}.url (the API's base, mostly ending in /v1) and {self._where}.model, {self._endpoint.model}")
+            return SettingsError(
+                f"{section}: {place}: check {self._where}.url (the API's base, mostly ending in /v1) and {self._where}.model, {self._endpoint.model}"
+            )
         if status in (400, 422) and param in ("temperature", "seed", "response_format"):
             return SettingsError(f"{section}: {place}: name {param} in {self._where}.omit, and it is left out")
         if status in (400, 422) and param in ("max_tokens", "max_completion_tokens"):
-            return SettingsError(f"{section}: {place}: set {self._where}.limit to what the service calls it, or {self._where}.max_tokens to what it allows")
+            return SettingsError(
+                f"{section}: {place}: set {self._where}.limit to what the service calls it, or {self._where}.max_tokens to what it allows"
+            )
         if status == 400 and "content_filter" in code:
             return Useless(f"refused by the service's filter{said}")
         if status in AGAIN and code != "insufficient_quota":
             milliseconds = retry_after(headers.get("retry-after-ms"))
-            return Failed(place, wait=retry_after(headers.get("retry-after")) if milliseconds is None else milliseconds / 1000)
+            return Failed(
+                place, wait=retry_after(headers.get("retry-after")) if milliseconds is None else milliseconds / 1000
+            )
         return Failed(place, again="later" if status == 429 else "never")
 
     def _place(self) -> str:
@@ -186,11 +277,15 @@ def data_url(pixels: np.ndarray, side: int) -> str:
     height, width = sized.shape[:2]
     scale = min(LEAST_SIDE / min(height, width), side / max(height, width))
     if scale > 1:
-        sized = cv2.resize(sized, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_LINEAR)
+        sized = cv2.resize(
+            sized, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_LINEAR
+        )
         height, width = sized.shape[:2]
     below, right = max(0, LEAST_SIDE - height), max(0, LEAST_SIDE - width)
     if below or right:
-        sized = cv2.copyMakeBorder(sized, below // 2, below - below // 2, right // 2, right - right // 2, cv2.BORDER_REPLICATE)
+        sized = cv2.copyMakeBorder(
+            sized, below // 2, below - below // 2, right // 2, right - right // 2, cv2.BORDER_REPLICATE
+        )
     _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(sized[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 
@@ -217,7 +312,11 @@ def _counts(body: Any) -> tuple[int, int] | None:
     usage = body.get("usage") if isinstance(body, dict) else None
     counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
     prompt, completion = counts if len(counts) == 2 else (None, None)
-    return (prompt, completion) if isinstance(prompt, int) and isinstance(completion, int) and prompt >= 0 and completion >= 0 else None
+    return (
+        (prompt, completion)
+        if isinstance(prompt, int) and isinstance(completion, int) and prompt >= 0 and completion >= 0
+        else None
+    )
 
 
 def _said(error: Any) -> str:

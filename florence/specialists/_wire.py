@@ -72,14 +72,19 @@ class Request:
 # ---------------------------------------------------------------- the side that asks
 
 
-def request_line(record: ImageRecord, claims: Iterable[Annotation] | None, *, path: str | None = None, image: bytes | None = None) -> bytes:
+def request_line(
+    record: ImageRecord, claims: Iterable[Annotation] | None, *, path: str | None = None, image: bytes | None = None
+) -> bytes:
     """The line that asks about one image, ASCII, with its end. ``claims``: what others said; None where that is not read."""
     line: dict[str, Any] = {"image_id": record.image_id, "width": record.width, "height": record.height}
     line |= {"source": record.source, "name": record.name, "alt_text": record.alt_text}
     line |= {"path": path} if image is None else {"image": base64.b64encode(image).decode()}
     if claims is not None:
         who = ("annotation_id", "author", "version", "round")
-        line["claims"] = [{name: getattr(row, name) for name in who} | _written(row.task, row.text, row.regions, row.score) for row in claims]
+        line["claims"] = [
+            {name: getattr(row, name) for name in who} | _written(row.task, row.text, row.regions, row.score)
+            for row in claims
+        ]
     return _json(line)
 
 
@@ -92,14 +97,23 @@ def answer(line: bytes, number: int, asked: Mapping[str, ImageRecord], tasks: Co
     value = _object(line, number)
     image_id = value.get("image_id")
     if not isinstance(image_id, str) or image_id not in asked:
-        raise Rubbish(f"line {number}, image_id: one of the {len(asked)} that were asked is expected; found {shown(image_id)}")
+        raise Rubbish(
+            f"line {number}, image_id: one of the {len(asked)} that were asked is expected; found {shown(image_id)}"
+        )
     try:
         read = _checked(_Answer, value, f"line {number}")
         if read.error or (read.error is not None and read.annotations is None):
-            return image_id, (Unavailable if read.retry else FlorenceError)(read.error[:2000] or "the program gives no reason")
+            return image_id, (Unavailable if read.retry else FlorenceError)(
+                read.error[:2000] or "the program gives no reason"
+            )
         if read.annotations is None:
-            raise FlorenceError(f"line {number}, annotations: a list is expected, empty where nothing is seen; found none")
-        return image_id, [_claim(item, f"line {number}, annotations.{index}", asked[image_id], tasks) for index, item in enumerate(read.annotations)]
+            raise FlorenceError(
+                f"line {number}, annotations: a list is expected, empty where nothing is seen; found none"
+            )
+        return image_id, [
+            _claim(item, f"line {number}, annotations.{index}", asked[image_id], tasks)
+            for index, item in enumerate(read.annotations)
+        ]
     except FlorenceError as error:
         return image_id, error
 
@@ -107,7 +121,9 @@ def answer(line: bytes, number: int, asked: Mapping[str, ImageRecord], tasks: Co
 def _claim(item: Any, where: str, record: ImageRecord, tasks: Collection[str]) -> Claim:
     read = _checked(AnnotationLine, item, where)
     if read.task not in tasks:
-        raise FlorenceError(f"{where}.task: one of the declared tasks is expected, {', '.join(tasks)}; found {shown(read.task)}")
+        raise FlorenceError(
+            f"{where}.task: one of the declared tasks is expected, {', '.join(tasks)}; found {shown(read.task)}"
+        )
     return claimed(read, where, record)
 
 
@@ -132,14 +148,18 @@ def requested(line: bytes, number: int) -> Request:
 
 def _annotation(row: _Claim, image_id: str) -> Annotation:
     said = row.claim()
-    return Annotation(row.annotation_id, image_id, said.task, row.author, row.version, row.round, said.text, said.regions, said.score)
+    return Annotation(
+        row.annotation_id, image_id, said.task, row.author, row.version, row.round, said.text, said.regions, said.score
+    )
 
 
 def answer_line(image_id: str, said: Said) -> bytes:
     """The line that answers about one image, ASCII, with its end. A claim that can not be written, as of a score that is no number, makes it an error."""
     if not isinstance(said, FlorenceError):
         try:
-            return _json({"image_id": image_id, "annotations": [_written(c.task, c.text, c.regions, c.score) for c in said]})
+            return _json(
+                {"image_id": image_id, "annotations": [_written(c.task, c.text, c.regions, c.score) for c in said]}
+            )
         except (ValueError, TypeError) as error:
             said = FlorenceError(f"a claim can not be written as JSON: {error}")
     return _json({"image_id": image_id, "error": str(said), "retry": isinstance(said, Unavailable)})
@@ -154,9 +174,13 @@ def _written(task: str, text: str, regions: Iterable[Region], score: float | Non
 
 def _place(region: Region) -> dict[str, Any]:
     return {
-        "label": region.label, "box": _floats(region.box), "quad": _floats(region.quad), "polygons": [_floats(p) for p in region.polygons],
-        "score": _float(region.score), "span": None if region.span is None else [int(v) for v in region.span],
-    }  # fmt: skip
+        "label": region.label,
+        "box": _floats(region.box),
+        "quad": _floats(region.quad),
+        "polygons": [_floats(p) for p in region.polygons],
+        "score": _float(region.score),
+        "span": None if region.span is None else [int(v) for v in region.span],
+    }
 
 
 def _float(value: float | None) -> float | None:
@@ -178,7 +202,9 @@ def _object(line: bytes, number: int) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise Rubbish(f"line {number}: a JSON object is expected (what is not an answer belongs on standard error); found {shown(line.decode(errors='replace').strip())}")
+        raise Rubbish(
+            f"line {number}: a JSON object is expected (what is not an answer belongs on standard error); found {shown(line.decode(errors='replace').strip())}"
+        )
     return value
 
 
@@ -189,7 +215,9 @@ def _checked(model: type[Any], value: Any, where: str) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join([where, *map(str, first["loc"])])
-        raise FlorenceError(f"{field}: {first['msg']}" + ("" if first["type"] == "missing" else f"; found {shown(first['input'])}")) from None
+        raise FlorenceError(
+            f"{field}: {first['msg']}" + ("" if first["type"] == "missing" else f"; found {shown(first['input'])}")
+        ) from None
 
 
 class Lines:
@@ -222,7 +250,9 @@ def png(pixels: np.ndarray, level: int) -> bytes:
     if level:
         rows[1:, 1:] -= values[:-1]
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), level)), (b"IEND", b"")))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        _chunk(*part) for part in ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), level)), (b"IEND", b""))
+    )
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -13,9 +13,14 @@ from florence.records import CAPTIONS, Claim, ImageRecord, Region
 SHOWN = 80
 """Characters of what was found that an error shows."""
 PLACED: dict[str, str] = {
-    "<OD>": "box", "<DENSE_REGION_CAPTION>": "box", "<CAPTION_TO_PHRASE_GROUNDING>": "box", "<OCR_WITH_REGION>": "quad",
-    "<REFERRING_EXPRESSION_SEGMENTATION>": "polygons", "<VQA>": "box", "<CLASSIFICATION>": "box",
-}  # fmt: skip
+    "<OD>": "box",
+    "<DENSE_REGION_CAPTION>": "box",
+    "<CAPTION_TO_PHRASE_GROUNDING>": "box",
+    "<OCR_WITH_REGION>": "quad",
+    "<REFERRING_EXPRESSION_SEGMENTATION>": "polygons",
+    "<VQA>": "box",
+    "<CLASSIFICATION>": "box",
+}
 """How each kind says where; captions do not."""
 MANY = ("<CAPTION_TO_PHRASE_GROUNDING>", "<VQA>")
 """Kinds that may have several regions, whose labels are not the text; all others have one, under the text itself."""
@@ -56,7 +61,14 @@ class PlaceLine(Line):
     def region(self) -> Region:
         """The same place as it is, unchecked."""
         span = None if self.span is None else (self.span[0], self.span[1])
-        return Region(self.label or "", cast("Box | None", self.box), cast("Quad | None", self.quad), self.polygons or (), self.score, span)
+        return Region(
+            self.label or "",
+            cast("Box | None", self.box),
+            cast("Quad | None", self.quad),
+            self.polygons or (),
+            self.score,
+            span,
+        )
 
 
 class AnnotationLine(PlaceLine):
@@ -82,7 +94,9 @@ def claimed(line: AnnotationLine, where: str, record: ImageRecord) -> Claim:
         raise FlorenceError(f"{where}.text: a text that is not empty is expected; found {text!r}")
     regions = tuple(_region(place, name, line.task, text, record) for name, place in places)
     if line.task == "<CAPTION_TO_PHRASE_GROUNDING>" and len({(region.label, region.span) for region in regions}) > 1:
-        raise FlorenceError(f"{where}.regions: all regions of one phrase are expected to have its label and span; found {shown([region.label for region in regions])}")
+        raise FlorenceError(
+            f"{where}.regions: all regions of one phrase are expected to have its label and span; found {shown([region.label for region in regions])}"
+        )
     return Claim(line.task, text, regions, line.score)
 
 
@@ -96,9 +110,13 @@ def _places(line: AnnotationLine, where: str) -> list[tuple[str, PlaceLine]]:
     if line.regions is None:
         return [(where, line)]
     if short:
-        raise FlorenceError(f"{where}: regions, or the fields of the one place, are expected; found regions and {', '.join(short)}")
+        raise FlorenceError(
+            f"{where}: regions, or the fields of the one place, are expected; found regions and {', '.join(short)}"
+        )
     if not line.regions or (len(line.regions) > 1 and line.task not in MANY):
-        raise FlorenceError(f"{where}.regions: {'one or more are' if line.task in MANY else 'one is'} expected for {line.task}; found {len(line.regions)}")
+        raise FlorenceError(
+            f"{where}.regions: {'one or more are' if line.task in MANY else 'one is'} expected for {line.task}; found {len(line.regions)}"
+        )
     return [(f"{where}.regions.{index}", place) for index, place in enumerate(line.regions)]
 
 
@@ -106,7 +124,9 @@ def _region(place: PlaceLine, where: str, task: str, text: str, record: ImageRec
     label = _label(place, where, task, text)
     width, height = float(record.width), float(record.height)
     if odd := [len(points) for points in place.polygons or () if len(points) % 2]:
-        raise FlorenceError(f"{where}.polygons: x and y of each corner, an even number of values, are expected; found {odd[0]}")
+        raise FlorenceError(
+            f"{where}.polygons: x and y of each corner, an even number of values, are expected; found {odd[0]}"
+        )
     box = None if place.box is None else clip_box(place.box, width, height)
     quad = None if place.quad is None else cast(Quad, _inside(place.quad, width, height))
     polygons = tuple(_inside(points, width, height) for points in place.polygons or ())
@@ -120,8 +140,12 @@ def _region(place: PlaceLine, where: str, task: str, text: str, record: ImageRec
     for one in (Region(label, box=box), Region(label, quad=quad), Region(label, polygons=polygons)):
         if one != Region(label) and not (one.bounds[0] < one.bounds[2] and one.bounds[1] < one.bounds[3]):
             found = place.box if one.box else place.quad or place.box if one.quad else place.polygons
-            raise FlorenceError(f"{where}: a place of some extent inside the image, 0, 0, {width:g}, {height:g}, is expected; found {shown(found)}")
-    return Region(label, box, quad, polygons, place.score, None if place.span is None else (place.span[0], place.span[1]))
+            raise FlorenceError(
+                f"{where}: a place of some extent inside the image, 0, 0, {width:g}, {height:g}, is expected; found {shown(found)}"
+            )
+    return Region(
+        label, box, quad, polygons, place.score, None if place.span is None else (place.span[0], place.span[1])
+    )
 
 
 def _label(place: PlaceLine, where: str, task: str, text: str) -> str:
@@ -130,14 +154,20 @@ def _label(place: PlaceLine, where: str, task: str, text: str) -> str:
     if place.span is not None:
         start, end = place.span
         if not start < end <= len(text):
-            raise FlorenceError(f"{where}.span: start and end within the {len(text)} characters of the text are expected; found {list(place.span)}")
+            raise FlorenceError(
+                f"{where}.span: start and end within the {len(text)} characters of the text are expected; found {list(place.span)}"
+            )
         label = text[start:end] if label is None else label
         if label != text[start:end]:
-            raise FlorenceError(f"{where}.label: what the span cuts out of the text is expected, {shown(text[start:end])}; found {shown(label)}")
+            raise FlorenceError(
+                f"{where}.label: what the span cuts out of the text is expected, {shown(text[start:end])}; found {shown(label)}"
+            )
     if task not in MANY:
         label = text if label is None else label
         if label != text:
-            raise FlorenceError(f"{where}.label: the annotation's text is expected, {shown(text)}; found {shown(label)}")
+            raise FlorenceError(
+                f"{where}.label: the annotation's text is expected, {shown(text)}; found {shown(label)}"
+            )
     if label is None or not label.strip():
         raise FlorenceError(f"{where}.label: a text that is not empty is expected; found {label!r}")
     return label

@@ -35,8 +35,12 @@ class Activation(Specialist):
         names: Literal["coarse", "fine"] = Field("coarse", description="dog, or one of 120 breeds")
         most: int = Field(3, ge=1, description="names an image at most")
         min_probability: float = Field(0.25, gt=0, le=1, description="least probability of a name")
-        threshold: float = Field(0.25, gt=0, lt=1, description="share of the strongest activation above which a cell belongs to the object")
-        scales: tuple[float, ...] = Field((1.0, 1.5, 2.0, 3.0), description="sizes of the picture that are added up; the first one decides on names")
+        threshold: float = Field(
+            0.25, gt=0, lt=1, description="share of the strongest activation above which a cell belongs to the object"
+        )
+        scales: tuple[float, ...] = Field(
+            (1.0, 1.5, 2.0, 3.0), description="sizes of the picture that are added up; the first one decides on names"
+        )
         boxes: int = Field(6, ge=1, description="boxes a name at most")
 
         @field_validator("scales")
@@ -69,7 +73,9 @@ class Activation(Specialist):
         height, width = pixels.shape[:2]
         side = SIDES[self.options.weights]
         pixels = thumbnail(pixels, 8 * side)
-        cells = [cell_scores(self._network, pixels, extent(width, height, side * scale)) for scale in self.options.scales]
+        cells = [
+            cell_scores(self._network, pixels, extent(width, height, side * scale)) for scale in self.options.scales
+        ]
         chances = probabilities(cells[0])
         named = self._members @ chances
         claims = []

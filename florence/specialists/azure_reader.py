@@ -40,12 +40,28 @@ class AzureReader(Specialist):
     class Options(Calls):
         """Settings."""
 
-        endpoint: Address | None = Field(None, exclude=True, description="address of the Azure resource, as https://NAME.cognitiveservices.azure.com; none: VISION_ENDPOINT")
-        model_version: str | None = Field(None, description="of the service's model, as its documents list them; none: its latest, which may change")
+        endpoint: Address | None = Field(
+            None,
+            exclude=True,
+            description="address of the Azure resource, as https://NAME.cognitiveservices.azure.com; none: VISION_ENDPOINT",
+        )
+        model_version: str | None = Field(
+            None, description="of the service's model, as its documents list them; none: its latest, which may change"
+        )
         words: bool = Field(False, description="claim words instead of lines")
         min_score: float = Field(0.5, ge=0, le=1, description="least score of a line or word")
-        side: int = Field(4096, ge=LEAST_SIDE, le=MOST_SIDE, description="pixels; a longer side is shrunk to it before an image is sent")
-        megabytes: float = Field(20.0, gt=0, le=20, description="size of the file that is sent at most; a larger one is sent as JPEG, or smaller")
+        side: int = Field(
+            4096,
+            ge=LEAST_SIDE,
+            le=MOST_SIDE,
+            description="pixels; a longer side is shrunk to it before an image is sent",
+        )
+        megabytes: float = Field(
+            20.0,
+            gt=0,
+            le=20,
+            description="size of the file that is sent at most; a larger one is sent as JPEG, or smaller",
+        )
         price: float = Field(0.0, ge=0, exclude=True, description="price of a call that is answered")
 
     def __init__(self, *, name: str, **options) -> None:
@@ -63,19 +79,31 @@ class AzureReader(Specialist):
             from azure.ai.vision.imageanalysis import ImageAnalysisClient
             from azure.core.credentials import AzureKeyCredential
         except ImportError:
-            raise SettingsError(f"specialists.{self.name}: the package azure-ai-vision-imageanalysis is not installed: {INSTALL}") from None
-        given = {"VISION_KEY": os.environ.get("VISION_KEY"), "VISION_ENDPOINT": self.options.endpoint or os.environ.get("VISION_ENDPOINT")}
+            raise SettingsError(
+                f"specialists.{self.name}: the package azure-ai-vision-imageanalysis is not installed: {INSTALL}"
+            ) from None
+        given = {
+            "VISION_KEY": os.environ.get("VISION_KEY"),
+            "VISION_ENDPOINT": self.options.endpoint or os.environ.get("VISION_ENDPOINT"),
+        }
         for variable, value in given.items():
             if not value:
                 also = f", or specialists.{self.name}.endpoint" if variable == "VISION_ENDPOINT" else ""
-                raise SettingsError(f"specialists.{self.name}: {variable} is not set in the environment: set it{also}; Azure's portal shows it under Keys and Endpoint")
+                raise SettingsError(
+                    f"specialists.{self.name}: {variable} is not set in the environment: set it{also}; Azure's portal shows it under Keys and Endpoint"
+                )
         try:
             parts = urlsplit(address(str(given["VISION_ENDPOINT"])))
         except ValueError as error:
             raise SettingsError(f"specialists.{self.name}: VISION_ENDPOINT: {error}") from None
         self._key, self._place = str(given["VISION_KEY"]), f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         # Calls are made again by `Caller`, which counts them. A client is used by one thread at a time: its connections are not made for more.
-        options: dict[str, Any] = {"retry_total": 0, "permit_redirects": False, "connection_timeout": self.options.timeout, "read_timeout": self.options.timeout}
+        options: dict[str, Any] = {
+            "retry_total": 0,
+            "permit_redirects": False,
+            "connection_timeout": self.options.timeout,
+            "read_timeout": self.options.timeout,
+        }
         for _ in range(self.options.concurrency):
             self._clients.put(ImageAnalysisClient(parts.geturl(), AzureKeyCredential(self._key), **options))
 
@@ -86,7 +114,9 @@ class AzureReader(Specialist):
             pixels, most = batch.pixels[index], Usage(1, 0, self.options.price)
             payload, factors = encode(pixels, self.options.side, int(self.options.megabytes * 1e6))
             with self._caller.budget.hold(most, stop) as hold:
-                return self._caller.ask(hold, most, partial(self._call, payload), partial(self._read, pixels.shape[:2], factors), stop)
+                return self._caller.ask(
+                    hold, most, partial(self._call, payload), partial(self._read, pixels.shape[:2], factors), stop
+                )
 
         return self._caller.each(len(batch.records), ask)
 
@@ -115,16 +145,22 @@ class AzureReader(Specialist):
     def _refusal(self, error: Any) -> Exception:
         """What an answer of another status than 200 means."""
         status, headers = error.status_code, error.response.headers if error.response is not None else {}
-        said = " ".join(str(error.error.message if error.error else error.reason or "").replace(self._key, "…").split())[:200]
+        said = " ".join(
+            str(error.error.message if error.error else error.reason or "").replace(self._key, "…").split()
+        )[:200]
         place = f"{self._place} answers {status} ({said})"
         if status is None:
             return Failed(f"{self._place} broke off", free=False)
         if status == 403 and "quota" in said.lower():
             return Failed(place, again="later")
         if status in (401, 403):
-            return SettingsError(f"specialists.{self.name}: {place}: the key is not accepted; set VISION_KEY to one of this resource")
+            return SettingsError(
+                f"specialists.{self.name}: {place}: the key is not accepted; set VISION_KEY to one of this resource"
+            )
         if status in (404, 405) or status < 400:
-            return SettingsError(f"specialists.{self.name}: {place}: check specialists.{self.name}.endpoint; it is the resource's address without a path")
+            return SettingsError(
+                f"specialists.{self.name}: {place}: check specialists.{self.name}.endpoint; it is the resource's address without a path"
+            )
         return Failed(place, again="now" if status in AGAIN else "never", wait=retry_after(headers.get("Retry-After")))
 
     def _read(self, shape: tuple[int, int], factors: np.ndarray, body: Any) -> list[Claim]:
@@ -133,9 +169,15 @@ class AzureReader(Specialist):
             raise Useless("not an answer of the service (a web page, or cut off)", lost=True)
         try:
             lines = [line for block in body["readResult"]["blocks"] for line in block["lines"]]
-            read = [(" ".join(part["text"].split()), _corners(part), _sure(part)) for line in lines for part in (line["words"] if self.options.words else [line])]
+            read = [
+                (" ".join(part["text"].split()), _corners(part), _sure(part))
+                for line in lines
+                for part in (line["words"] if self.options.words else [line])
+            ]
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise Useless(f"not what the feature Read answers; found {', '.join(sorted(map(str, body)))[:100] or 'nothing'}") from None
+            raise Useless(
+                f"not what the feature Read answers; found {', '.join(sorted(map(str, body)))[:100] or 'nothing'}"
+            ) from None
         claims = []
         for text, corners, score in read:
             quad = upright(corners * factors, shape[1], shape[0])

@@ -42,9 +42,22 @@ class Captioner(Specialist):
         return [[claim for claim in self._tell(*image) if claim.task in self.options.tasks] for image in images]
 
     def _tell(self, record: ImageRecord, pixels: np.ndarray, claims: Sequence[Annotation]) -> list[Claim]:
-        whole = picture(record, pixels, claims, self.options.min_score, self.options.min_alone, self.options.min_reading, self.options.most)
-        told = [Claim(task, text, (), whole.score) for task, text in zip(CAPTIONS, (whole.brief(), whole.detailed(), whole.paragraph()), strict=True)]
+        whole = picture(
+            record,
+            pixels,
+            claims,
+            self.options.min_score,
+            self.options.min_alone,
+            self.options.min_reading,
+            self.options.most,
+        )
+        told = [
+            Claim(task, text, (), whole.score)
+            for task, text in zip(CAPTIONS, (whole.brief(), whole.detailed(), whole.paragraph()), strict=True)
+        ]
         for seen in whole.found:
             text = whole.description(seen)
-            told.append(Claim("<DENSE_REGION_CAPTION>", text, (Region(text, box=seen.box, score=seen.score),), seen.score))
+            told.append(
+                Claim("<DENSE_REGION_CAPTION>", text, (Region(text, box=seen.box, score=seen.score),), seen.score)
+            )
         return told

@@ -31,7 +31,12 @@ OVERLOADED = (408, 425, 429, 502, 503, 504)
 """Status codes of what may go well in a moment."""
 LONGEST = 60.0
 """Seconds that are waited at most where the service asks to be left alone."""
-REMEDIES = {401: "are its credentials in ~/.netrc or token_file, and valid?", 403: "have its credentials the right to this?", 404: "is the path of the url right?", 405: "is the path of the url right?"}
+REMEDIES = {
+    401: "are its credentials in ~/.netrc or token_file, and valid?",
+    403: "have its credentials the right to this?",
+    404: "is the path of the url right?",
+    405: "is the path of the url right?",
+}
 
 
 class _Down(Exception):
@@ -64,15 +69,29 @@ class Endpoint(Specialist):
     class Options(Section):
         """Settings. Those that say where the service is and how patient to be are no part of the annotator's version: `version` alone says that it answers as before."""
 
-        url: str = Field(exclude=True, description="where lines are posted to, http:// or https://, without credentials")
+        url: str = Field(
+            exclude=True, description="where lines are posted to, http:// or https://, without credentials"
+        )
         tasks: Annotated[tuple[str, ...], among(ANNOTATED)] = Field(min_length=1, description="kinds it claims")
         version: str = Field(min_length=1, description="raised by you when the service comes to answer otherwise")
-        vocabulary: tuple[str, ...] | None = Field(None, min_length=1, description="the names it can give to objects; none: any")
-        role: Literal["annotator", "ranker"] = Field("annotator", description="a ranker tells how well texts that others claimed fit")
+        vocabulary: tuple[str, ...] | None = Field(
+            None, min_length=1, description="the names it can give to objects; none: any"
+        )
+        role: Literal["annotator", "ranker"] = Field(
+            "annotator", description="a ranker tells how well texts that others claimed fit"
+        )
         reads_claims: bool = Field(False, description="whether it is given what annotators before it claimed")
-        timeout: float = Field(120.0, gt=0, exclude=True, description="seconds without an answer after which a call has failed")
-        retries: int = Field(4, ge=0, exclude=True, description="times that a failed call is made again, for the images that it left")
-        token_file: str | None = Field(None, exclude=True, description="a file with a token, sent as `Authorization: Bearer`; none: name and password of ~/.netrc, where it has the host")
+        timeout: float = Field(
+            120.0, gt=0, exclude=True, description="seconds without an answer after which a call has failed"
+        )
+        retries: int = Field(
+            4, ge=0, exclude=True, description="times that a failed call is made again, for the images that it left"
+        )
+        token_file: str | None = Field(
+            None,
+            exclude=True,
+            description="a file with a token, sent as `Authorization: Bearer`; none: name and password of ~/.netrc, where it has the host",
+        )
 
         @field_validator("url")
         @classmethod
@@ -86,7 +105,9 @@ class Endpoint(Specialist):
         url = options.get("url")
         if isinstance(url, str) and ("@" in urlsplit(url).netloc or urlsplit(url).query):
             # Here and not in a validator, whose error would show it.
-            raise SettingsError(f"specialists.{name}.url: a name, password or query in an address may be secret, and settings are published: use ~/.netrc or token_file")
+            raise SettingsError(
+                f"specialists.{name}.url: a name, password or query in an address may be secret, and settings are published: use ~/.netrc or token_file"
+            )
         super().__init__(name=name, **options)
         self.role = self.options.role
         self.needs = frozenset({"pixels", "claims"} if self.options.reads_claims else {"pixels"})
@@ -128,7 +149,13 @@ class Endpoint(Specialist):
         asked: dict[str, ImageRecord] = {}
         for index in chosen:
             record = batch.records[index]
-            lines.append(request_line(record, batch.claims[index] if self.options.reads_claims else None, image=png(batch.pixels[index], 1)))
+            lines.append(
+                request_line(
+                    record,
+                    batch.claims[index] if self.options.reads_claims else None,
+                    image=png(batch.pixels[index], 1),
+                )
+            )
             asked[record.image_id] = record
             if sum(map(len, lines)) >= BODY:
                 yield b"".join(lines), asked
@@ -144,7 +171,10 @@ class Endpoint(Specialist):
                 self._post(body, asked, said)
             except _Down as error:
                 if not error.again or last:
-                    return Failure(self._blotted(f"{self.options.url} {error}") + (f" ({tried + 1} times)" if tried else ""), lasting=True)
+                    return Failure(
+                        self._blotted(f"{self.options.url} {error}") + (f" ({tried + 1} times)" if tried else ""),
+                        lasting=True,
+                    )
                 wait = wait if error.wait is None else error.wait
             except (_Useless, Rubbish) as error:
                 if not asked.keys() <= said.keys() and (len(asked) > 1 or last or isinstance(error, _Silent)):
@@ -156,7 +186,9 @@ class Endpoint(Specialist):
 
     def _post(self, body: bytes, asked: dict[str, ImageRecord], said: dict[str, Said]) -> None:
         """One call. What was answered before it failed is kept. Raises _Down, or _Useless or Rubbish where images are left unanswered."""
-        request = urllib.request.Request(self.options.url, body, {"Content-Type": LINES, "Accept": LINES, **self._credentials()}, method="POST")
+        request = urllib.request.Request(
+            self.options.url, body, {"Content-Type": LINES, "Accept": LINES, **self._credentials()}, method="POST"
+        )
         opener = urllib.request.build_opener(_NoRedirect())
         try:
             with opener.open(request, timeout=self.options.timeout) as response:
@@ -165,13 +197,17 @@ class Endpoint(Specialist):
                         image, claims = answer(line, number, asked, self.tasks)
                     except Rubbish as error:
                         raise error if whole else _Useless(f"broke off in the middle of a line ({error})") from None
-                    said.setdefault(image, claims if isinstance(claims, list) else type(claims)(self._blotted(str(claims))))
+                    said.setdefault(
+                        image, claims if isinstance(claims, list) else type(claims)(self._blotted(str(claims)))
+                    )
         except urllib.error.HTTPError as error:
             with error:
                 raise _refusal(error) from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, (BrokenPipeError, ConnectionResetError)):
-                raise _Useless(f"hung up while it was sent {len(body):,} bytes (has it, or a proxy before it, a limit?)") from None
+                raise _Useless(
+                    f"hung up while it was sent {len(body):,} bytes (has it, or a proxy before it, a limit?)"
+                ) from None
             raise _Down(f"can not be reached ({error.reason})") from None
         except TimeoutError:
             raise _Silent(f"has answered nothing for {self.options.timeout:g} seconds") from None
@@ -197,9 +233,13 @@ class Endpoint(Specialist):
             try:
                 token = Path(self.options.token_file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"specialists.{self.name}.token_file: {self.options.token_file} can not be read: {type(error).__name__}") from None
+                raise SettingsError(
+                    f"specialists.{self.name}.token_file: {self.options.token_file} can not be read: {type(error).__name__}"
+                ) from None
             if not re.fullmatch(r"[!-~]+", token):
-                raise SettingsError(f"specialists.{self.name}.token_file: {self.options.token_file} has to hold a token, in ASCII and on one line")
+                raise SettingsError(
+                    f"specialists.{self.name}.token_file: {self.options.token_file} has to hold a token, in ASCII and on one line"
+                )
             self._secrets = (token,)
             return {"Authorization": f"Bearer {token}"}
         try:
@@ -208,7 +248,9 @@ class Endpoint(Specialist):
             return {}
         except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
             # The error's own text would show what it stumbled over.
-            raise SettingsError(f"specialists.{self.name}: ~/.netrc can not be read, at line {getattr(error, 'lineno', None) or '?'}: correct it, or its owner and mode") from None
+            raise SettingsError(
+                f"specialists.{self.name}: ~/.netrc can not be read, at line {getattr(error, 'lineno', None) or '?'}: correct it, or its owner and mode"
+            ) from None
         if not found or not found[2]:
             return {}
         pair = base64.b64encode(f"{found[0]}:{found[2]}".encode()).decode()

@@ -27,12 +27,22 @@ class Existing(Specialist):
         """Settings."""
 
         format: str = Field(description="alttext, coco, jsonl, labelstudio, snapshot, voc or yolo")
-        uri: str = Field(description="the file or folder: a local path (relative to the workspace) or s3://bucket/prefix")
+        uri: str = Field(
+            description="the file or folder: a local path (relative to the workspace) or s3://bucket/prefix"
+        )
         human: bool = Field(False, description="whether people made the labels: their word outranks all others'")
-        tasks: Annotated[tuple[str, ...], among(ANNOTATED)] = Field(ANNOTATED, min_length=1, description="kinds that are taken, of those that the format has")
-        strip: str = Field("", description="what images' paths in their source begin with, and the data set's names do not, as `train2017/`")
+        tasks: Annotated[tuple[str, ...], among(ANNOTATED)] = Field(
+            ANNOTATED, min_length=1, description="kinds that are taken, of those that the format has"
+        )
+        strip: str = Field(
+            "",
+            description="what images' paths in their source begin with, and the data set's names do not, as `train2017/`",
+        )
         prefix: str = Field("", description="what the data set's names begin with, and images' paths do not")
-        base_names: bool = Field(False, description="whether an image whose path is not found is matched by its file's name, where the data set has that once; no two images may share one")
+        base_names: bool = Field(
+            False,
+            description="whether an image whose path is not found is matched by its file's name, where the data set has that once; no two images may share one",
+        )
         settings: dict[str, Any] = Field({}, description="settings of the format")
 
     def __init__(self, *, name: str, **options: Any) -> None:
@@ -40,7 +50,9 @@ class Existing(Specialist):
         self.format: Format = FORMATS.get(self.options.format)(f"specialists.{name}.settings.", **self.options.settings)
         self.tasks = tuple(task for task in self.options.tasks if task in self.format.kinds)
         if not self.tasks:
-            raise SettingsError(f"specialists.{name}.tasks: {', '.join(self.options.tasks)}: the format {self.options.format} has {', '.join(self.format.kinds)} alone")
+            raise SettingsError(
+                f"specialists.{name}.tasks: {', '.join(self.options.tasks)}: the format {self.options.format} has {', '.join(self.format.kinds)} alone"
+            )
         self.role = "human" if self.options.human else "annotator"
         self._hashed: tuple[Any, str] | None = None
         self._labels: tuple[str, LabelSet] | None = None
@@ -65,7 +77,13 @@ class Existing(Specialist):
                 raise FlorenceError(f"{files.uri} changed while it was read; start again when it is whole")
             self._labels = (digest, labels)
             if labels.problems:
-                logger.warning("%s: %d things of %s can not be used; the first: %s", self.name, len(labels.problems), files.uri, labels.problems[0])
+                logger.warning(
+                    "%s: %d things of %s can not be used; the first: %s",
+                    self.name,
+                    len(labels.problems),
+                    files.uri,
+                    labels.problems[0],
+                )
 
     def annotate(self, batch: Batch) -> list[Said]:
         """What the data set says of each image."""
@@ -80,7 +98,13 @@ class Existing(Specialist):
         except FlorenceError as error:
             return error
         if told.left_out:
-            logger.warning("%s: %d labels of %s can not be used; the first: %s", self.name, len(told.left_out), record.name, told.left_out[0])
+            logger.warning(
+                "%s: %d labels of %s can not be used; the first: %s",
+                self.name,
+                len(told.left_out),
+                record.name,
+                told.left_out[0],
+            )
         return [claim for claim in told.claims if claim.task in self.tasks]
 
     def _files(self) -> Files:

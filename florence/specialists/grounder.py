@@ -43,13 +43,19 @@ class Grounder(Specialist):
         """Settings."""
 
         model: str = Field(min_length=1, description="folder of a checkpoint, or its name on a hub")
-        revision: str | None = Field(None, description="commit, tag or branch on the hub; a commit alone always means the same weights")
+        revision: str | None = Field(
+            None, description="commit, tag or branch on the hub; a commit alone always means the same weights"
+        )
         box_threshold: float = Field(0.3, ge=0, lt=1, description="score for its best phrase that a box must exceed")
-        text_threshold: float = Field(0.25, ge=0, lt=1, description="score for a phrase above which such a box is the phrase's")
+        text_threshold: float = Field(
+            0.25, ge=0, lt=1, description="score for a phrase above which such a box is the phrase's"
+        )
         nms_iou: float = Field(0.7, gt=0, le=1, description="of a phrase's boxes that overlap more, the best is kept")
         most: int = Field(10, ge=1, description="boxes a phrase at most, the best")
         max_characters: int = Field(2000, ge=1, description="longer captions are left alone")
-        captions: Annotated[tuple[str, ...], among(CAPTIONS)] = Field(CAPTIONS, min_length=1, description="kinds of captions whose phrases are looked for")
+        captions: Annotated[tuple[str, ...], among(CAPTIONS)] = Field(
+            CAPTIONS, min_length=1, description="kinds of captions whose phrases are looked for"
+        )
 
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
@@ -66,17 +72,24 @@ class Grounder(Specialist):
         self._processor = load_processor("AutoProcessor", self.options.model, self.options.revision)
         network = load_model(CLASS, self.options.model, self.options.revision, self.device, dtype="float32")
         if network.config.model_type not in TOKENS + TEXTS:
-            raise ModelError(f"{self.options.model} is of type {network.config.model_type}, which is not asked for phrases here; allowed: {', '.join(TOKENS + TEXTS)}")
+            raise ModelError(
+                f"{self.options.model} is of type {network.config.model_type}, which is not asked for phrases here; allowed: {', '.join(TOKENS + TEXTS)}"
+            )
         nouns.parser()
         self._network = network
 
     def annotate(self, batch: Batch) -> list[Said]:
         """The phrases of each picture's captions, caption by caption. All phrases of a picture are looked for together, each picture by itself."""
-        return [answer(record, self._ground, record, pixels, claims) for record, pixels, claims in zip(batch.records, batch.pixels, batch.claims, strict=True)]
+        return [
+            answer(record, self._ground, record, pixels, claims)
+            for record, pixels, claims in zip(batch.records, batch.pixels, batch.claims, strict=True)
+        ]
 
     def _ground(self, record: ImageRecord, pixels: np.ndarray, claims: Sequence[Annotation]) -> list[Claim]:
         texts = dict.fromkeys(row.text for task in self.options.captions for row in claims if row.task == task)
-        chunks = [(text, chunk) for text in texts if len(text) <= self.options.max_characters for chunk in nouns.chunks(text)]
+        chunks = [
+            (text, chunk) for text in texts if len(text) <= self.options.max_characters for chunk in nouns.chunks(text)
+        ]
         phrases = list(dict.fromkeys(spoken for _, chunk in chunks if (spoken := _spoken(chunk.text))))
         places: dict[str, list[tuple[Box, float]]] = {}
         for asked, sought in self._sought(pixels, phrases) if phrases else ():
@@ -84,14 +97,33 @@ class Grounder(Specialist):
         result = []
         for text, chunk in chunks:
             span = (chunk.start_char, chunk.end_char)
-            regions = tuple(Region(chunk.text, box=box, score=score, span=span) for box, score in places.get(_spoken(chunk.text), ()))
+            regions = tuple(
+                Region(chunk.text, box=box, score=score, span=span)
+                for box, score in places.get(_spoken(chunk.text), ())
+            )
             if regions:
-                result.append(Claim("<CAPTION_TO_PHRASE_GROUNDING>", text, regions, sum(region.score or 0.0 for region in regions) / len(regions)))
+                result.append(
+                    Claim(
+                        "<CAPTION_TO_PHRASE_GROUNDING>",
+                        text,
+                        regions,
+                        sum(region.score or 0.0 for region in regions) / len(regions),
+                    )
+                )
         return result
 
     def _places(self, record: ImageRecord, sought: Sought, phrase: int) -> list[tuple[Box, float]]:
-        mine = (sought.scores.max(axis=1) > self.options.box_threshold) & (sought.scores[:, phrase] > self.options.text_threshold)
-        return distinct(sought.boxes[mine], sought.scores[mine, phrase], record.width, record.height, self.options.nms_iou, self.options.most)
+        mine = (sought.scores.max(axis=1) > self.options.box_threshold) & (
+            sought.scores[:, phrase] > self.options.text_threshold
+        )
+        return distinct(
+            sought.boxes[mine],
+            sought.scores[mine, phrase],
+            record.width,
+            record.height,
+            self.options.nms_iou,
+            self.options.most,
+        )
 
     def _sought(self, pixels: np.ndarray, phrases: Sequence[str]) -> Iterator[tuple[Sequence[str], Sought]]:
         """The phrases, in as many parts as have to be asked for one after the other, with what was found."""
@@ -101,7 +133,9 @@ class Grounder(Specialist):
         size = pixels.shape[:2]
         if self._network.config.model_type in TEXTS:
             longest = self._network.config.text_config.max_position_embeddings
-            text = self._processor.tokenizer(list(phrases), padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
+            text = self._processor.tokenizer(
+                list(phrases), padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+            )
             yield phrases, Sought(*self._asked(image, text, size))
             return
         for part in self._parts(phrases):
@@ -120,7 +154,9 @@ class Grounder(Specialist):
             if bool(output.logits.isnan().any()):
                 raise ModelError(f"{self.options.model} answers with scores that are no numbers")
             # Below any score: boxes are chosen here, phrase by phrase, and not by their best one.
-            (found,) = self._processor.image_processor.post_process_object_detection(output, threshold=-1.0, target_sizes=[size])
+            (found,) = self._processor.image_processor.post_process_object_detection(
+                output, threshold=-1.0, target_sizes=[size]
+            )
             return found["boxes"].cpu().numpy(), output.logits[0].sigmoid().cpu().numpy()
 
     def _parts(self, phrases: Sequence[str]) -> Iterator[list[str]]:

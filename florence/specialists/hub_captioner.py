@@ -50,17 +50,26 @@ class HubCaptioner(Specialist):
     class Options(Section):
         """Settings."""
 
-        model: str = Field(description="a folder, or a name on the hub: any model of the class AutoModelForImageTextToText")
+        model: str = Field(
+            description="a folder, or a name on the hub: any model of the class AutoModelForImageTextToText"
+        )
         revision: str | None = Field(None, description="of a model on the hub: branch, tag or commit")
         tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(("<CAPTION>", CROPS), description="kinds it claims")
-        prompts: dict[str, str] = Field({}, description="what it is asked, by kind; else Florence-2's tasks, an instruction for models with a chat template, nothing for others")
+        prompts: dict[str, str] = Field(
+            {},
+            description="what it is asked, by kind; else Florence-2's tasks, an instruction for models with a chat template, nothing for others",
+        )
         max_tokens: int = Field(100, ge=1, description="tokens of a text at most")
         beams: int = Field(3, ge=1, description="beams of the search; 1 takes the likeliest token each time")
         most: int = Field(8, ge=1, description="objects an image at most")
         margin: float = Field(0.1, ge=0, le=1, description="share of a box's sides that is seen around it")
         min_score: float = Field(0.3, ge=0, le=1, description="least score of an object")
         min_alone: float = Field(0.6, ge=0, le=1, description="least score of an object that one annotator alone named")
-        rows: int = Field(4, ge=1, description="pictures that the model is given at once: always exactly so many, so that answers do not depend on what else is asked")
+        rows: int = Field(
+            4,
+            ge=1,
+            description="pictures that the model is given at once: always exactly so many, so that answers do not depend on what else is asked",
+        )
 
         @field_validator("prompts")
         @classmethod
@@ -151,13 +160,24 @@ class Writer:
         """What the model takes of one picture. One at a time: what is as long as another is put beside it later, and nothing has to be padded."""
         if self._chats:
             turn = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}
-            return dict(self._processor.apply_chat_template([turn], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True))
+            return dict(
+                self._processor.apply_chat_template(
+                    [turn], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+                )
+            )
         text = {"text": [prompt]} if prompt else {}
         return dict(self._processor(images=[image], return_tensors="pt", **text))
 
     def _texts(self, batch: dict[str, Any]) -> list[tuple[str, float]]:
         o = self._options
-        made = self._model.generate(**batch, max_new_tokens=o.max_tokens, num_beams=o.beams, do_sample=False, return_dict_in_generate=True, output_logits=True)
+        made = self._model.generate(
+            **batch,
+            max_new_tokens=o.max_tokens,
+            num_beams=o.beams,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
         beams = getattr(made, "beam_indices", None)
         # Some models give the prompt back and some do not: what is new has as many tokens as the longest answer had steps.
         steps = len(made.logits) if beams is None else int((beams >= 0).sum(dim=1).max())

@@ -35,11 +35,23 @@ class Masks(Specialist):
         side: int = Field(256, ge=32, description="pixels of the longer side that an object is cut out at")
         min_score: float = Field(0.3, ge=0, le=1, description="least score of an object, and of a phrase's box")
         min_alone: float = Field(0.6, ge=0, le=1, description="least score of an object that one annotator alone named")
-        max_box: float = Field(0.7, gt=0, le=1, description="largest share of the image that a box may have: around larger ones too little is left to compare with")
+        max_box: float = Field(
+            0.7,
+            gt=0,
+            le=1,
+            description="largest share of the image that a box may have: around larger ones too little is left to compare with",
+        )
         min_share: float = Field(0.15, ge=0, le=1, description="least share of its box that a mask may fill")
-        max_share: float = Field(0.95, ge=0, le=1, description="largest share of its box: a mask that fills it tells no more than the box")
+        max_share: float = Field(
+            0.95, ge=0, le=1, description="largest share of its box: a mask that fills it tells no more than the box"
+        )
         rounds: int = Field(4, ge=1, description="iterations")
-        fidelity: float = Field(0.95, gt=0, le=1, description="least overlap (IoU) of a mask's polygons with it: they get the fewest corners that keep it")
+        fidelity: float = Field(
+            0.95,
+            gt=0,
+            le=1,
+            description="least overlap (IoU) of a mask's polygons with it: they get the fewest corners that keep it",
+        )
 
     def ingredients(self) -> dict[str, str]:
         """OpenCV, whose GrabCut this is."""
@@ -52,7 +64,9 @@ class Masks(Specialist):
     def _cut(self, record: ImageRecord, pixels: np.ndarray, claims: Sequence[Annotation]) -> list[Claim]:
         asked = wanted(record, claims, self.options.most, self.options.min_score, self.options.min_alone)
         largest = self.options.max_box * record.width * record.height
-        outlines = {box: self._outline(pixels, box) for box in boxes(asked) if (box[2] - box[0]) * (box[3] - box[1]) <= largest}
+        outlines = {
+            box: self._outline(pixels, box) for box in boxes(asked) if (box[2] - box[0]) * (box[3] - box[1]) <= largest
+        }
         return outlined(asked, outlines)
 
     def _outline(self, pixels: np.ndarray, box: Box) -> tuple[Polygon, ...]:
@@ -74,7 +88,10 @@ class Masks(Specialist):
             return ()
         # Polygons run through the middle of pixels: traced in the small picture they would lose half of its larger ones.
         whole = cv2.resize(mask.astype(np.float32), crop.shape[1::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
-        return tuple(tuple(v + (top if i % 2 else left) for i, v in enumerate(polygon)) for polygon in polygons(whole, self.options.fidelity))
+        return tuple(
+            tuple(v + (top if i % 2 else left) for i, v in enumerate(polygon))
+            for polygon in polygons(whole, self.options.fidelity)
+        )
 
 
 def _grabcut(pixels: np.ndarray, inner: np.ndarray, rounds: int) -> np.ndarray | None:

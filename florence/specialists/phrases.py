@@ -37,7 +37,12 @@ class Phrases(Specialist):
 
         min_score: float = Field(0.3, ge=0, le=1, description="least score of an object")
         min_alone: float = Field(0.6, ge=0, le=1, description="least score of an object that one annotator alone named")
-        min_likeness: float = Field(0.75, ge=0, le=1, description="least cosine between a phrase's noun and an object's name; at 1 names alone count")
+        min_likeness: float = Field(
+            0.75,
+            ge=0,
+            le=1,
+            description="least cosine between a phrase's noun and an object's name; at 1 names alone count",
+        )
         max_characters: int = Field(2000, ge=1, description="longer captions are left alone")
 
     def ingredients(self) -> dict[str, str]:
@@ -55,7 +60,12 @@ class Phrases(Specialist):
     def _ground(self, record: ImageRecord, claims: Sequence[Annotation]) -> list[Claim]:
         found = objects(claims, self.options.min_score, self.options.min_alone)
         texts = dict.fromkeys(row.text for task in CAPTIONS for row in claims if row.task == task) if found else {}
-        return [claim for text in texts if len(text) <= self.options.max_characters for claim in self._phrases(text, found, record)]
+        return [
+            claim
+            for text in texts
+            if len(text) <= self.options.max_characters
+            for claim in self._phrases(text, found, record)
+        ]
 
     def _phrases(self, text: str, found: Sequence[Seen], record: ImageRecord) -> list[Claim]:
         claims = []
@@ -64,8 +74,17 @@ class Phrases(Specialist):
             meant = _meant(chunk, [seen for seen in found if seen.label == label], record)
             if meant:
                 span = (chunk.start_char, chunk.end_char)
-                regions = tuple(Region(chunk.text, box=seen.box, score=seen.score * likeness, span=span) for seen in meant)
-                claims.append(Claim("<CAPTION_TO_PHRASE_GROUNDING>", text, regions, sum(seen.score for seen in meant) / len(meant) * likeness))
+                regions = tuple(
+                    Region(chunk.text, box=seen.box, score=seen.score * likeness, span=span) for seen in meant
+                )
+                claims.append(
+                    Claim(
+                        "<CAPTION_TO_PHRASE_GROUNDING>",
+                        text,
+                        regions,
+                        sum(seen.score for seen in meant) / len(meant) * likeness,
+                    )
+                )
         return claims
 
     def _named(self, chunk: Any, found: Sequence[Seen]) -> tuple[str | None, float]:
@@ -74,7 +93,9 @@ class Phrases(Specialist):
         if label is not None or self.options.min_likeness >= 1:
             return label, 1.0
         labels = tuple(dict.fromkeys(seen.label for seen in found))
-        noun, *names = sentences.sentences().vectors([_noun(chunk), *(f"{article(name)} {name}" for name in (label.lower() for label in labels))])
+        noun, *names = sentences.sentences().vectors(
+            [_noun(chunk), *(f"{article(name)} {name}" for name in (label.lower() for label in labels))]
+        )
         likeness = [float((noun * name).sum()) for name in names]
         best = int(np.argmax(likeness))
         # rounding may lead a cosine beyond 1
@@ -83,7 +104,12 @@ class Phrases(Specialist):
 
 def _noun(chunk: Any) -> str:
     """A chunk's noun in the singular, with an article and the nouns that are one word with it, as names of objects are given: adjectives would weigh as much."""
-    noun = " ".join([*(token.lower_ for token in chunk if token.dep_ == "compound" and token.i < chunk.root.i), chunk.root.lemma_.lower()])
+    noun = " ".join(
+        [
+            *(token.lower_ for token in chunk if token.dep_ == "compound" and token.i < chunk.root.i),
+            chunk.root.lemma_.lower(),
+        ]
+    )
     return f"{article(noun)} {noun}"
 
 

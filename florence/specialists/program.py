@@ -26,10 +26,34 @@ from florence.specialists._process import Broken, Process
 from florence.specialists._wire import Rubbish, answer, png, request_line
 
 PASSED_ON = (
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR",
-    "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_HOME", "CUDA_PATH", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME",
-)  # fmt: skip
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "XDG_CACHE_HOME",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "NVIDIA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "TORCH_HOME",
+)
 """Variables that every program is given. Not among them: PYTHONPATH, whose packages would be ours, and proxies and tokens, which can be secrets."""
 INTERPRETER = re.compile(r"(python|pypy|ruby|perl|lua|julia|node|deno|java|Rscript|bash|sh)[\d.]*$")
 
@@ -41,15 +65,33 @@ class Program(Specialist):
     class Options(Section):
         """Settings. Those that say how long to wait and how often to try are no part of the annotator's version."""
 
-        command: tuple[str, ...] = Field(min_length=1, description="the program and its arguments, as a list or as one line; no shell reads it")
+        command: tuple[str, ...] = Field(
+            min_length=1, description="the program and its arguments, as a list or as one line; no shell reads it"
+        )
         tasks: Annotated[tuple[str, ...], among(ANNOTATED)] = Field(min_length=1, description="kinds it claims")
-        version: str = Field("", description="raised by you when it comes to answer otherwise; files that the command names are seen to by themselves")
-        vocabulary: tuple[str, ...] | None = Field(None, min_length=1, description="the names it can give to objects; none: any")
-        role: Literal["annotator", "ranker"] = Field("annotator", description="a ranker tells how well texts that others claimed fit")
+        version: str = Field(
+            "",
+            description="raised by you when it comes to answer otherwise; files that the command names are seen to by themselves",
+        )
+        vocabulary: tuple[str, ...] | None = Field(
+            None, min_length=1, description="the names it can give to objects; none: any"
+        )
+        role: Literal["annotator", "ranker"] = Field(
+            "annotator", description="a ranker tells how well texts that others claimed fit"
+        )
         reads_claims: bool = Field(False, description="whether it is given what annotators before it claimed")
-        timeout: float = Field(120.0, gt=0, exclude=True, description="seconds without an answer after which it counts as hanging")
-        start: float = Field(300.0, gt=0, exclude=True, description="the same until its first answer: loading takes time")
-        restarts: int = Field(3, ge=0, exclude=True, description="times in a row that it is started again without an answer in between; then it is given up")
+        timeout: float = Field(
+            120.0, gt=0, exclude=True, description="seconds without an answer after which it counts as hanging"
+        )
+        start: float = Field(
+            300.0, gt=0, exclude=True, description="the same until its first answer: loading takes time"
+        )
+        restarts: int = Field(
+            3,
+            ge=0,
+            exclude=True,
+            description="times in a row that it is started again without an answer in between; then it is given up",
+        )
         environment: tuple[str, ...] = Field((), description="names of more environment variables that it is given")
         cwd: str | None = Field(None, description="folder it runs in; none: the workspace")
 
@@ -89,7 +131,9 @@ class Program(Specialist):
         if not folder.is_dir():
             raise SettingsError(f"specialists.{self.name}.cwd: {folder} is no folder")
         if not shutil.which(str(folder / first) if os.sep in first else first):
-            raise SettingsError(f"specialists.{self.name}.command: {first} is no program that can be run; name one on the PATH, or its file (relative to cwd)")
+            raise SettingsError(
+                f"specialists.{self.name}.command: {first} is no program that can be run; name one on the PATH, or its file (relative to cwd)"
+            )
 
     def vocabulary(self) -> tuple[str, ...] | None:
         """As the settings say."""
@@ -139,7 +183,9 @@ class Program(Specialist):
         def take(line: bytes, number: int) -> bool:
             image, claims = answer(line, number, known, self.tasks)
             if image in asked:
-                said.setdefault(image, claims if isinstance(claims, list) else type(claims)(process.blotted(str(claims))))
+                said.setdefault(
+                    image, claims if isinstance(claims, list) else type(claims)(process.blotted(str(claims)))
+                )
             return asked.keys() <= said.keys()
 
         try:
@@ -180,7 +226,9 @@ class Program(Specialist):
             path = folder / f"{index}.png"
             if not path.exists():
                 path.write_bytes(png(batch.pixels[index], 0))
-            yield request_line(batch.records[index], batch.claims[index] if self.options.reads_claims else None, path=str(path))
+            yield request_line(
+                batch.records[index], batch.claims[index] if self.options.reads_claims else None, path=str(path)
+            )
         yield b"\n"
 
 

@@ -40,11 +40,17 @@ class Ranker(Specialist):
         model: str = Field(description="a folder, or a name on the hub: any CLIP or SigLIP")
         revision: str | None = Field(None, description="of a model on the hub: branch, tag or commit")
         tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="kinds it judges")
-        temperature: float = Field(1.0, gt=0, description="of the softmax over a place's candidates; a higher one is less decided")
+        temperature: float = Field(
+            1.0, gt=0, description="of the softmax over a place's candidates; a higher one is less decided"
+        )
         most: int = Field(10, ge=1, description="places an image at most")
         margin: float = Field(0.1, ge=0, le=1, description="share of a box's sides that is seen around it")
         min_score: float = Field(0.3, ge=0, le=1, description="least score of an object whose name is a candidate")
-        rows: int = Field(8, ge=1, description="pictures that the model is given at once: always exactly so many, so that answers do not depend on what else is asked")
+        rows: int = Field(
+            8,
+            ge=1,
+            description="pictures that the model is given at once: always exactly so many, so that answers do not depend on what else is asked",
+        )
 
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
@@ -64,17 +70,27 @@ class Ranker(Specialist):
         """The captions of each image, then the candidates place by place, each under its score."""
         assert self._space is not None, "load() comes first"
         o = self.options
-        asked = [judged(claims, record, o.tasks, o.min_score, o.most) for record, claims in zip(batch.records, batch.claims, strict=True)]
+        asked = [
+            judged(claims, record, o.tasks, o.min_score, o.most)
+            for record, claims in zip(batch.records, batch.claims, strict=True)
+        ]
         seen: list[np.ndarray] = []
         for pixels, (captions, places) in zip(batch.pixels, asked, strict=True):
             seen += [pixels] * bool(captions) + [crop(pixels, place.box, o.margin) for place in places]
-        texts = dict.fromkeys(text for captions, places in asked for text in (*(t for _, t in captions), *(t for place in places for t in place.texts)))
+        texts = dict.fromkeys(
+            text
+            for captions, places in asked
+            for text in (*(t for _, t in captions), *(t for place in places for t in place.texts))
+        )
         pictures = iter(self._space.pictures(seen, o.rows))
         vectors = dict(zip(texts, self._space.texts(list(texts), o.rows), strict=True))
         result = []
         for captions, places in asked:
             whole = self._space.fits(next(pictures), [vectors[text] for _, text in captions]) if captions else []
-            parts = [(place, self._space.chosen(next(pictures), [vectors[text] for text in place.texts], o.temperature)) for place in places]
+            parts = [
+                (place, self._space.chosen(next(pictures), [vectors[text] for text in place.texts], o.temperature))
+                for place in places
+            ]
             result.append(ranked([(*caption, score) for caption, score in zip(captions, whole, strict=True)], parts))
         return result
 
@@ -85,9 +101,16 @@ class Space:
     def __init__(self, model: str, revision: str | None, device: str) -> None:
         self._processor = load_processor("AutoProcessor", model, revision)
         self._model = load_model("AutoModel", model, revision, device)
-        parts = ((self._model, "get_image_features"), (self._model, "logit_scale"), (self._processor, "image_processor"), (self._processor, "tokenizer"))
+        parts = (
+            (self._model, "get_image_features"),
+            (self._model, "logit_scale"),
+            (self._processor, "image_processor"),
+            (self._processor, "tokenizer"),
+        )
         if not all(hasattr(*part) for part in parts):
-            raise ModelError(f"{model} is a {type(self._model).__name__}, which does not compare pictures with texts: name a CLIP or SigLIP")
+            raise ModelError(
+                f"{model} is a {type(self._model).__name__}, which does not compare pictures with texts: name a CLIP or SigLIP"
+            )
         self._scale = float(self._model.logit_scale.detach().exp())
         bias = getattr(self._model, "logit_bias", None)
         self._bias = None if bias is None else float(bias.detach())
@@ -102,7 +125,14 @@ class Space:
         """(d,) float64 of length 1 of each text; of a text that is too long the beginning counts."""
         # SigLIP has learnt from texts filled up to one length, all of which it reads
         filled = {"padding": "max_length"} if self._bias is not None else {}
-        inputs = ({"input_ids": self._processor.tokenizer([text], truncation=True, max_length=self._longest, return_tensors="pt", **filled)["input_ids"]} for text in texts)
+        inputs = (
+            {
+                "input_ids": self._processor.tokenizer(
+                    [text], truncation=True, max_length=self._longest, return_tensors="pt", **filled
+                )["input_ids"]
+            }
+            for text in texts
+        )
         return self._vectors(list(inputs), self._model.get_text_features, rows)
 
     def _vectors(self, inputs: list[dict[str, Any]], features: Any, rows: int) -> list[np.ndarray]:

@@ -31,7 +31,11 @@ class Reader(Specialist):
 
         side: int = Field(1600, ge=64, description="pixels; a longer side is shrunk to it, and none is enlarged beyond")
         min_score: float = Field(0.75, ge=0, le=1, description="least score of a line")
-        min_characters: int = Field(2, ge=1, description="least number of different letters and digits in a line: less is mostly a pattern taken for text")
+        min_characters: int = Field(
+            2,
+            ge=1,
+            description="least number of different letters and digits in a line: less is mostly a pattern taken for text",
+        )
 
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
@@ -49,7 +53,12 @@ class Reader(Specialist):
 
         paths = {f"{part}.model_path": _weights(part.lower()) for part in ("Det", "Cls", "Rec")}
         threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
-        limits = {"Global.text_score": self.options.min_score, "Global.max_side_len": 2 * self.options.side, "Det.limit_type": "max", "Det.limit_side_len": 2 * self.options.side}
+        limits = {
+            "Global.text_score": self.options.min_score,
+            "Global.max_side_len": 2 * self.options.side,
+            "Det.limit_type": "max",
+            "Det.limit_side_len": 2 * self.options.side,
+        }
         self._engine = RapidOCR(params={**paths, **threads, **limits, "Global.log_level": "critical"})
 
     def annotate(self, batch: Batch) -> list[list[Claim]]:
@@ -67,7 +76,9 @@ class Reader(Specialist):
             text = " ".join(text.split())
             quad = upright(np.asarray(corners, float) * scale, width, height)
             if len(set(re.findall(r"[^\W_]", text))) >= self.options.min_characters and polygon_area(quad) > 0:
-                claims.append(Claim("<OCR_WITH_REGION>", text, (Region(text, quad=quad, score=float(score)),), float(score)))
+                claims.append(
+                    Claim("<OCR_WITH_REGION>", text, (Region(text, quad=quad, score=float(score)),), float(score))
+                )
         return sorted(claims, key=from_the_top)
 
 
@@ -80,7 +91,9 @@ def _weights(part: str) -> str:
     folder = Path(rapidocr.__file__).parent / "models"
     found = sorted(folder.glob(f"*_{part}_*.onnx"))
     if len(found) != 1:
-        raise ModelError(f"{folder}: one *_{part}_*.onnx is expected; found {[p.name for p in found] or 'none'}. Install rapidocr anew: pip install --force-reinstall rapidocr -c constraints.txt")
+        raise ModelError(
+            f"{folder}: one *_{part}_*.onnx is expected; found {[p.name for p in found] or 'none'}. Install rapidocr anew: pip install --force-reinstall rapidocr -c constraints.txt"
+        )
     return str(found[0])
 
 

@@ -36,12 +36,21 @@ class Segmenter(Specialist):
         """Settings."""
 
         model: str = Field(min_length=1, description="folder of a checkpoint, or its name on a hub")
-        revision: str | None = Field(None, description="commit, tag or branch on the hub; a commit alone always means the same weights")
+        revision: str | None = Field(
+            None, description="commit, tag or branch on the hub; a commit alone always means the same weights"
+        )
         most: int = Field(30, ge=1, description="objects an image at most, and boxes of phrases that are not theirs")
         min_score: float = Field(0.3, ge=0, le=1, description="least score of an object, and of a phrase's box")
         min_alone: float = Field(0.6, ge=0, le=1, description="least score of an object that one annotator alone named")
-        min_iou: float = Field(0.7, ge=0, le=1, description="least overlap with the true mask that the model expects of its own")
-        fidelity: float = Field(0.95, gt=0, le=1, description="least overlap (IoU) of a mask's polygons with it: they get the fewest corners that keep it")
+        min_iou: float = Field(
+            0.7, ge=0, le=1, description="least overlap with the true mask that the model expects of its own"
+        )
+        fidelity: float = Field(
+            0.95,
+            gt=0,
+            le=1,
+            description="least overlap (IoU) of a mask's polygons with it: they get the fewest corners that keep it",
+        )
 
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
@@ -58,7 +67,9 @@ class Segmenter(Specialist):
         model, revision = self.options.model, self.options.revision
         kind = load_config(model, revision).model_type
         if kind not in SAM + SAM_2:
-            raise ModelError(f"{model} is of type {kind}, which is not asked for masks here; allowed: {', '.join(SAM + SAM_2)}. Others can run out of process")
+            raise ModelError(
+                f"{model} is of type {kind}, which is not asked for masks here; allowed: {', '.join(SAM + SAM_2)}. Others can run out of process"
+            )
         # SAM 2's own processor can not be had without torchvision. What it does to pictures is what ViT's does with the same settings.
         self._processor = load_processor("AutoProcessor" if kind in SAM else "ViTImageProcessorPil", model, revision)
         self._prompted = self._in_proportion if kind in SAM else self._stretched
@@ -66,7 +77,10 @@ class Segmenter(Specialist):
 
     def annotate(self, batch: Batch) -> list[Said]:
         """The masks in each picture: of the surest object first, then of phrases."""
-        return [answer(record, self._cut, record, pixels, claims) for record, pixels, claims in zip(batch.records, batch.pixels, batch.claims, strict=True)]
+        return [
+            answer(record, self._cut, record, pixels, claims)
+            for record, pixels, claims in zip(batch.records, batch.pixels, batch.claims, strict=True)
+        ]
 
     def _cut(self, record: ImageRecord, pixels: np.ndarray, claims: Sequence[Annotation]) -> list[Claim]:
         asked = wanted(record, claims, self.options.most, self.options.min_score, self.options.min_alone)
@@ -97,7 +111,11 @@ class Segmenter(Specialist):
         """SAM's input, (1, 3, h, w); its prompts, (1, boxes, 4); and what makes a mask (1, 1, h, w) of its logits one of the picture's size."""
         given = self._processor(images=image, input_boxes=[[list(box) for box in asked]], return_tensors="pt")
         sizes = given["original_sizes"].tolist(), given["reshaped_input_sizes"].tolist()
-        return given["pixel_values"], given["input_boxes"].float(), lambda logits: self._processor.image_processor.post_process_masks([logits], *sizes)[0][0, 0].numpy()
+        return (
+            given["pixel_values"],
+            given["input_boxes"].float(),
+            lambda logits: self._processor.image_processor.post_process_masks([logits], *sizes)[0][0, 0].numpy(),
+        )
 
     def _stretched(self, image: Any, asked: Sequence[Box]) -> tuple[Any, Any, Callable[[Any], np.ndarray]]:
         """The same for SAM 2."""
@@ -107,4 +125,10 @@ class Segmenter(Specialist):
         given = self._processor(images=image, return_tensors="pt")["pixel_values"]
         scale = [given.shape[3] / image.width, given.shape[2] / image.height] * 2
         prompts = torch.tensor([asked], dtype=torch.float64) * torch.tensor(scale, dtype=torch.float64)
-        return given, prompts.float(), lambda logits: (interpolate(logits, (image.height, image.width), mode="bilinear", align_corners=False)[0, 0] > 0).numpy()
+        return (
+            given,
+            prompts.float(),
+            lambda logits: (
+                interpolate(logits, (image.height, image.width), mode="bilinear", align_corners=False)[0, 0] > 0
+            ).numpy(),
+        )

@@ -34,23 +34,30 @@ class ServiceCaptioner(Specialist):
 
         service: Endpoint = Field(description="the endpoint, and what it may cost")
         tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, min_length=1, description="kinds it claims")
-        brief: str = Field("A caption of the image: one phrase of about eight words that names what matters most.", min_length=1, description="what is asked for as <CAPTION>")
+        brief: str = Field(
+            "A caption of the image: one phrase of about eight words that names what matters most.",
+            min_length=1,
+            description="what is asked for as <CAPTION>",
+        )
         detailed: str = Field(
             "A description in two or three sentences, about thirty words: the objects, their colors, where they are and what they do.",
-            min_length=1, description="what is asked for as <DETAILED_CAPTION>",
-        )  # fmt: skip
+            min_length=1,
+            description="what is asked for as <DETAILED_CAPTION>",
+        )
         more_detailed: str = Field(
             "A paragraph of about seventy words: every object with its color, size and place, what happens, the surroundings, and words that can be read.",
-            min_length=1, description="what is asked for as <MORE_DETAILED_CAPTION>",
-        )  # fmt: skip
+            min_length=1,
+            description="what is asked for as <MORE_DETAILED_CAPTION>",
+        )
         rules: str = Field(
             "Look at the image and write, in plain English and without any comment of your own, only what can be seen in it.",
             description="what stands before each question",
-        )  # fmt: skip
+        )
         region: str = Field(
             "The image is a part of a larger one, cut out around one object. Answer with one noun phrase of two to six words that describes the object, and nothing else.",
-            min_length=1, description="what is asked about a crop",
-        )  # fmt: skip
+            min_length=1,
+            description="what is asked about a crop",
+        )
         margin: float = Field(0.1, ge=0, le=1, description="share of a box's sides that a crop shows around it")
         most: int = Field(6, ge=1, description="objects of an image that are asked about at most")
         min_score: float = Field(0.3, ge=0, le=1, description="least score of such an object")
@@ -67,11 +74,24 @@ class ServiceCaptioner(Specialist):
 
     def annotate(self, batch: Batch) -> list[Said]:
         """The captions of each image, then the texts of its objects. Raises SettingsError where the endpoint refuses key, model or request."""
-        seen = [objects(claims, self.options.min_score, self.options.min_alone)[: self.options.most] if REGION in self.tasks else () for claims in batch.claims]
-        return self._chat.annotate(len(batch.records), lambda i: self._questions(batch.pixels[i], seen[i]), lambda i, texts: self._claims(seen[i], texts))
+        seen = [
+            objects(claims, self.options.min_score, self.options.min_alone)[: self.options.most]
+            if REGION in self.tasks
+            else ()
+            for claims in batch.claims
+        ]
+        return self._chat.annotate(
+            len(batch.records),
+            lambda i: self._questions(batch.pixels[i], seen[i]),
+            lambda i, texts: self._claims(seen[i], texts),
+        )
 
     def _questions(self, pixels: np.ndarray, seen: tuple[Seen, ...]) -> list[Question]:
-        asked = {task: (self.options.brief, self.options.detailed, self.options.more_detailed)[index] for index, task in enumerate(CAPTIONS) if task in self.tasks}
+        asked = {
+            task: (self.options.brief, self.options.detailed, self.options.more_detailed)[index]
+            for index, task in enumerate(CAPTIONS)
+            if task in self.tasks
+        }
         names = {task: _key(task) for task in asked}
         wanted = "\n".join(f'- "{names[task]}": {text}' for task, text in asked.items())
         prompt = f"{self.options.rules}\n\nAnswer with a JSON object with these texts, and nothing else:\n{wanted}"
@@ -81,7 +101,10 @@ class ServiceCaptioner(Specialist):
     def _claims(self, seen: tuple[Seen, ...], texts: list[Texts]) -> list[Claim]:
         captions = [Claim(task, texts[0][_key(task)]) for task in CAPTIONS if task in self.tasks]
         regions = [one[""].rstrip(".") for one in texts[len(texts) - len(seen) :]]
-        return captions + [Claim(REGION, text, (Region(text, box=one.box, score=one.score),), one.score) for text, one in zip(regions, seen, strict=True)]
+        return captions + [
+            Claim(REGION, text, (Region(text, box=one.box, score=one.score),), one.score)
+            for text, one in zip(regions, seen, strict=True)
+        ]
 
 
 def _key(task: str) -> str:

@@ -22,15 +22,98 @@ from florence.records import ANNOTATED, CAPTIONS, FINE_TUNED, KINDS, Annotation,
 from florence.specialists import SPECIALISTS, Batch, Specialist, among, article, plural
 
 LABELS = (
-    "apple", "ball", "balloon", "banana", "bear", "bell", "bicycle", "bird", "boat", "book", "bottle", "box", "bus", "car", "cat",
-    "chair", "clock", "cloud", "cow", "cup", "dog", "duck", "fish", "flag", "flower", "hat", "horse", "house", "key", "kite",
-    "lamp", "leaf", "moon", "mushroom", "person", "phone", "pizza", "plane", "rocket", "sheep", "shoe", "star", "sun",
-    "table", "train", "tree", "truck", "umbrella",
-)  # fmt: skip
+    "apple",
+    "ball",
+    "balloon",
+    "banana",
+    "bear",
+    "bell",
+    "bicycle",
+    "bird",
+    "boat",
+    "book",
+    "bottle",
+    "box",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "clock",
+    "cloud",
+    "cow",
+    "cup",
+    "dog",
+    "duck",
+    "fish",
+    "flag",
+    "flower",
+    "hat",
+    "horse",
+    "house",
+    "key",
+    "kite",
+    "lamp",
+    "leaf",
+    "moon",
+    "mushroom",
+    "person",
+    "phone",
+    "pizza",
+    "plane",
+    "rocket",
+    "sheep",
+    "shoe",
+    "star",
+    "sun",
+    "table",
+    "train",
+    "tree",
+    "truck",
+    "umbrella",
+)
 """What objects are mistaken for where the options name no labels."""
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray", "grey")
-LOOKALIKES: dict[str, str] = {pair[0]: pair[1] for pair in ("O0", "0O", "I1", "1I", "S5", "5S", "B8", "8B", "Z2", "2Z", "G6", "6G", "EF", "FE", "CG", "MN", "NM", "UV", "VU",
-                   "PR", "RP", "o0", "l1", "s5", "ec", "ce", "nm", "mn", "uv", "vu", "hb", "bh", "ij", "ji", "tf", "ft")}  # fmt: skip
+LOOKALIKES: dict[str, str] = {
+    pair[0]: pair[1]
+    for pair in (
+        "O0",
+        "0O",
+        "I1",
+        "1I",
+        "S5",
+        "5S",
+        "B8",
+        "8B",
+        "Z2",
+        "2Z",
+        "G6",
+        "6G",
+        "EF",
+        "FE",
+        "CG",
+        "MN",
+        "NM",
+        "UV",
+        "VU",
+        "PR",
+        "RP",
+        "o0",
+        "l1",
+        "s5",
+        "ec",
+        "ce",
+        "nm",
+        "mn",
+        "uv",
+        "vu",
+        "hb",
+        "bh",
+        "ij",
+        "ji",
+        "tf",
+        "ft",
+    )
+}
 OVERLAP = 0.6
 """IoU from which a region of another kind is the same object as one of <OD>: both then share one fate."""
 
@@ -46,25 +129,52 @@ class Simulated(Specialist):
     class Options(Section):
         """Declared error rates; all shares and probabilities are per object, phrase, word or character."""
 
-        missed: float = Field(0.2, ge=0, le=1, description="share of objects and signs not seen, and of questions not answered")
-        mislabelled: float = Field(0.15, ge=0, le=1, description="share of the seen objects given a wrong label, and of wrong answers")
+        missed: float = Field(
+            0.2, ge=0, le=1, description="share of objects and signs not seen, and of questions not answered"
+        )
+        mislabelled: float = Field(
+            0.15, ge=0, le=1, description="share of the seen objects given a wrong label, and of wrong answers"
+        )
         invented: float = Field(0.1, ge=0, le=1, description="objects that are not there, as a share of those that are")
         shifted: float = Field(
-            0.1, ge=0, le=0.5,
+            0.1,
+            ge=0,
+            le=0.5,
             description="mean |shift| of a box along each axis as a share of its side; its sides change by half as much",
-        )  # fmt: skip
-        alt_noise: float = Field(0.2, ge=0, le=1, description="probability that a phrase or word of a caption is dropped or wrong, or that a caption carries boilerplate")
-        misread: float = Field(0.05, ge=0, le=1, description="probability that a character of a sign, or of an answer that says what is written, is read wrong")
+        )
+        alt_noise: float = Field(
+            0.2,
+            ge=0,
+            le=1,
+            description="probability that a phrase or word of a caption is dropped or wrong, or that a caption carries boilerplate",
+        )
+        misread: float = Field(
+            0.05,
+            ge=0,
+            le=1,
+            description="probability that a character of a sign, or of an answer that says what is written, is read wrong",
+        )
         skill: float = Field(
-            0.2, ge=0, le=1,
+            0.2,
+            ge=0,
+            le=1,
             description="how well the score tells right from wrong: their means differ by this much; with a score_noise of 0.15, an area under the curve of 0.83",
-        )  # fmt: skip
+        )
         score_noise: float = Field(0.15, ge=0, le=1, description="standard deviation of the score around that mean")
-        labels: tuple[str, ...] = Field((), description="labels that objects are mistaken for; none: a built-in list of common names")
-        tasks: Annotated[tuple[str, ...], among(ANNOTATED)] = Field(KINDS, description="kinds it claims; where not set, answers and categories too if the truth has them")
+        labels: tuple[str, ...] = Field(
+            (), description="labels that objects are mistaken for; none: a built-in list of common names"
+        )
+        tasks: Annotated[tuple[str, ...], among(ANNOTATED)] = Field(
+            KINDS, description="kinds it claims; where not set, answers and categories too if the truth has them"
+        )
         seed: int = Field(0, ge=0, description="changes every draw")
-        twin: str = Field("", description="name of an author whose draws it shares, as two versions of one model make the same mistakes; empty: none")
-        shared: float = Field(0.8, ge=0, le=1, description="share of the objects, captions and signs that it tells by the twin's draws")
+        twin: str = Field(
+            "",
+            description="name of an author whose draws it shares, as two versions of one model make the same mistakes; empty: none",
+        )
+        shared: float = Field(
+            0.8, ge=0, le=1, description="share of the objects, captions and signs that it tells by the twin's draws"
+        )
 
         @field_validator("labels")
         @classmethod
@@ -130,14 +240,18 @@ class _Teller:
         self.truth = [row for row in truth if row.task in ANNOTATED]
         own = [row.text for row in self._of("<OD>")]
         self.labels = tuple(sorted(set(self.o.labels or (*LABELS, *own))))
-        self.fates = [self._fate(row.regions[0].bounds, row.text, "object", i) for i, row in enumerate(self._of("<OD>"))]
+        self.fates = [
+            self._fate(row.regions[0].bounds, row.text, "object", i) for i, row in enumerate(self._of("<OD>"))
+        ]
         self.places = np.asarray([fate.before for fate in self.fates], float).reshape(-1, 4)
 
     def tell(self) -> list[Claim]:
         told: dict[str, Callable[[], list[Claim]]] = {
             "<OD>": self._objects,
             "<DENSE_REGION_CAPTION>": lambda: self._described("<DENSE_REGION_CAPTION>", polygons=False),
-            "<REFERRING_EXPRESSION_SEGMENTATION>": lambda: self._described("<REFERRING_EXPRESSION_SEGMENTATION>", polygons=True),
+            "<REFERRING_EXPRESSION_SEGMENTATION>": lambda: self._described(
+                "<REFERRING_EXPRESSION_SEGMENTATION>", polygons=True
+            ),
             "<OCR_WITH_REGION>": self._signs,
         }
         claims = [claim for task, tell in told.items() if task in self.o.tasks for claim in tell()]
@@ -172,7 +286,12 @@ class _Teller:
         w, h = (x1 - x0) * math.exp(sx / 2), (y1 - y0) * math.exp(sy / 2)
         cx = min(max((x0 + x1) / 2 + dx * (x1 - x0), 0.0), width)
         cy = min(max((y0 + y1) / 2 + dy * (y1 - y0), 0.0), height)
-        return (max(cx - w / 2, 0.0), max(cy - h / 2, 0.0), min(cx + w / 2, float(width)), min(cy + h / 2, float(height)))
+        return (
+            max(cx - w / 2, 0.0),
+            max(cy - h / 2, 0.0),
+            min(cx + w / 2, float(width)),
+            min(cy + h / 2, float(height)),
+        )
 
     def _mistaken(self, label: str, choice: float) -> str:
         others = [other for other in self.labels if other != label]
@@ -188,7 +307,9 @@ class _Teller:
         for row, fate in zip(self._of("<OD>"), self.fates, strict=True):
             if fate.seen:
                 label = fate.wrong or row.text
-                claims.append(Claim("<OD>", label, (fate.region(row.regions[0], label, polygons=polygons),), fate.score))
+                claims.append(
+                    Claim("<OD>", label, (fate.region(row.regions[0], label, polygons=polygons),), fate.score)
+                )
         return claims + [claim for index in range(len(self.fates)) for claim in self._invented(index)]
 
     def _invented(self, index: int) -> list[Claim]:
@@ -237,7 +358,9 @@ class _Teller:
                 continue
             right = sum(a == b for a, b in zip(read, row.text, strict=True)) / len(read)
             fate = replace(fate, score=self._score(draw, right))
-            claims.append(Claim("<OCR_WITH_REGION>", text, (fate.region(row.regions[0], text, polygons=False),), fate.score))
+            claims.append(
+                Claim("<OCR_WITH_REGION>", text, (fate.region(row.regions[0], text, polygons=False),), fate.score)
+            )
         return claims
 
     def _character(self, character: str, draw: np.random.Generator) -> str:
@@ -246,7 +369,13 @@ class _Teller:
             return character
         if how < 0.15:
             return ""
-        alphabet = "0123456789" if character.isdigit() else "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if character.isupper() else "abcdefghijklmnopqrstuvwxyz"
+        alphabet = (
+            "0123456789"
+            if character.isdigit()
+            else "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+            if character.isupper()
+            else "abcdefghijklmnopqrstuvwxyz"
+        )
         other = [c for c in alphabet if c != character]
         if how < 0.3:
             return character + other[int(which * len(other))]
@@ -297,7 +426,9 @@ class _Teller:
                     grounded += [claim for span, regions in phrases if (claim := self._grounded(text, span, regions))]
         return claims + grounded
 
-    def _noisy(self, task: str, index: int, text: str) -> tuple[str, list[tuple[tuple[int, int], tuple[Region, ...]]], float]:
+    def _noisy(
+        self, task: str, index: int, text: str
+    ) -> tuple[str, list[tuple[tuple[int, int], tuple[Region, ...]]], float]:
         """A caption as alt text has it; the phrases left in it with their regions, and a score."""
         units = _units(text, self._phrases(text))
         out, phrases, untouched = "", [], 0
@@ -357,9 +488,15 @@ class _Teller:
             return text, 0
         n = int(number * 9000) + 1000
         front, back = [
-            ("photo of ", ""), ("Image: ", ""), (f"IMG_{n}.jpg ", ""), (f"DSC0{n}.JPG - ", ""), ("", " | stock photo"),
-            ("", f" #{n}"), ("", " - buy online"), ("picture of ", f" ({n}x{n // 2})"),
-        ][int(how * 8)]  # fmt: skip
+            ("photo of ", ""),
+            ("Image: ", ""),
+            (f"IMG_{n}.jpg ", ""),
+            (f"DSC0{n}.JPG - ", ""),
+            ("", " | stock photo"),
+            ("", f" #{n}"),
+            ("", " - buy online"),
+            ("picture of ", f" ({n}x{n // 2})"),
+        ][int(how * 8)]
         return front + text + back, len(front)
 
     def _grounded(self, text: str, span: tuple[int, int], regions: tuple[Region, ...]) -> Claim | None:
@@ -372,7 +509,12 @@ class _Teller:
                 seen.append(replace(fate.region(region, phrase, polygons=False), span=span))
         if not seen:
             return None
-        return Claim("<CAPTION_TO_PHRASE_GROUNDING>", text, tuple(seen), sum(r.score for r in seen if r.score is not None) / len(seen))
+        return Claim(
+            "<CAPTION_TO_PHRASE_GROUNDING>",
+            text,
+            tuple(seen),
+            sum(r.score for r in seen if r.score is not None) / len(seen),
+        )
 
 
 def _carried(fate: _Fate, box: Box, record: ImageRecord) -> Box:
@@ -384,7 +526,9 @@ def _carried(fate: _Fate, box: Box, record: ImageRecord) -> Box:
     return (x0, y0, x1, y1)
 
 
-def _units(text: str, phrases: list[tuple[tuple[int, int], tuple[Region, ...]]]) -> list[tuple[str, tuple[Region, ...]]]:
+def _units(
+    text: str, phrases: list[tuple[tuple[int, int], tuple[Region, ...]]]
+) -> list[tuple[str, tuple[Region, ...]]]:
     """``text`` cut into phrases (with their regions) and, between them, words and punctuation."""
     units: list[tuple[str, tuple[Region, ...]]] = []
     position = 0

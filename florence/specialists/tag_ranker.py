@@ -39,7 +39,9 @@ class TagRanker(Specialist):
 
         weights: Literal["lite0", "lite2"] = Field("lite2", description="which classifier")
         tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="kinds it judges")
-        temperature: float = Field(0.05, ge=0.005, le=1, description="of the softmax that makes tags of a text; a higher one is less decided")
+        temperature: float = Field(
+            0.05, ge=0.005, le=1, description="of the softmax that makes tags of a text; a higher one is less decided"
+        )
         most: int = Field(10, ge=1, description="places an image at most")
         margin: float = Field(0.1, ge=0, le=1, description="share of a box's sides that is seen around it")
         min_score: float = Field(0.3, ge=0, le=1, description="least score of an object whose name is a candidate")
@@ -83,7 +85,9 @@ class TagRanker(Specialist):
         side = imagenet.SIDES[self.options.weights]
         height, width = pixels.shape[:2]
         with one_thread():
-            return imagenet.probabilities(imagenet.cell_scores(self._network, thumbnail(pixels, 8 * side), imagenet.extent(width, height, side)))
+            return imagenet.probabilities(
+                imagenet.cell_scores(self._network, thumbnail(pixels, 8 * side), imagenet.extent(width, height, side))
+            )
 
 
 def tags(texts: Sequence[str], temperature: float) -> list[np.ndarray]:
@@ -100,5 +104,7 @@ def tags(texts: Sequence[str], temperature: float) -> list[np.ndarray]:
 @lru_cache(maxsize=1)
 def _names() -> tuple[np.ndarray, np.ndarray]:
     """The vectors (1000, 384) of the classes' own names, and of their plain names."""
-    own, plain = (tuple(labels[i] for i in members.argmax(axis=0)) for labels, members in map(imagenet.labels, ("fine", "coarse")))
+    own, plain = (
+        tuple(labels[i] for i in members.argmax(axis=0)) for labels, members in map(imagenet.labels, ("fine", "coarse"))
+    )
     return sentences.sentences().vectors(own), sentences.sentences().vectors(plain)

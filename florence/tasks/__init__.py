@@ -155,7 +155,10 @@ class Task(ABC):
             return [Group("", tuple(regions))] if regions else []
         if self.form is Form.LABELLED_QUADS:
             return [Group(region.label, (region,)) for region in regions]
-        return [Group(words, tuple(members)) for words, members in itertools.groupby(regions, key=lambda region: region.label)]
+        return [
+            Group(words, tuple(members))
+            for words, members in itertools.groupby(regions, key=lambda region: region.label)
+        ]
 
     def named(self, groups: Sequence[Group], input: str) -> tuple[Region, ...]:
         """The regions of an answer's groups, as this task names them."""
@@ -181,7 +184,10 @@ class Task(ABC):
     def beginnings(self, example: Example) -> list[Example]:
         """The example cut after each part of its target but the last, the shortest first: legal examples all."""
         ends = [end for _, end in grammar.read(example.target, self.form, (1, 1)).spans][:-1]
-        return [replace(example, target=example.target[:end], regions=example.regions[:parts]) for parts, end in enumerate(ends, start=1)]
+        return [
+            replace(example, target=example.target[:end], regions=example.regions[:parts])
+            for parts, end in enumerate(ends, start=1)
+        ]
 
 
 class TextTask(Task):

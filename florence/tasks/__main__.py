@@ -67,7 +67,9 @@ def scene() -> tuple[ImageRecord, Mapping[str, list[Annotation]]]:
     # by name, as every plug-in is found: tasks and sources do not know each other
     source = importlib.import_module("florence.sources").SOURCES.get("scenes")(count=1000, size=SIDE, questions=True)
     for image in source.images(frozenset()):
-        record = ImageRecord(hashlib.sha256(image.data).hexdigest(), SIDE, SIDE, "scenes", image.name, image.licence, None, "train")
+        record = ImageRecord(
+            hashlib.sha256(image.data).hexdigest(), SIDE, SIDE, "scenes", image.name, image.licence, None, "train"
+        )
         rows: dict[str, list[Annotation]] = {}
         for row in annotate(record.image_id, image.truth, "truth", "1"):
             rows.setdefault(row.task, []).append(row)
@@ -81,23 +83,41 @@ def markdown() -> str:
     record, rows = scene()
     lines = ["| task | made of | answer | metric |", "|---|---|---|---|"]
     for one in map(task, (*TASKS, *FINE_TUNED)):
-        lines.append(f"| [`{one.name}`](#{one.name.strip('<>').lower()}) | `{one.kind}` | {one.form.value} | {one.metric} |")
+        lines.append(
+            f"| [`{one.name}`](#{one.name.strip('<>').lower()}) | `{one.kind}` | {one.form.value} | {one.metric} |"
+        )
     published = [line for name in TASKS for line in section(task(name), record, rows)]
     tuned = [line for name in FINE_TUNED for line in section(task(name), record, rows)]
     head = HEAD.replace("MAX_POLYGONS", str(MAX_POLYGONS)).replace("MAX_POINTS", str(MAX_POINTS))
-    return head + "\n".join([
-        *lines, "", f"The examples are of the scene `{record.name}` of the source `scenes` ({SIDE} × {SIDE} pixels), from its exact truth.", "",
-        "## The published tasks", "", *published, "## Reached by fine-tuning", "", *_tuned(), *tuned,
-    ]).rstrip() + "\n"  # fmt: skip
+    return (
+        head
+        + "\n".join(
+            [
+                *lines,
+                "",
+                f"The examples are of the scene `{record.name}` of the source `scenes` ({SIDE} × {SIDE} pixels), from its exact truth.",
+                "",
+                "## The published tasks",
+                "",
+                *published,
+                "## Reached by fine-tuning",
+                "",
+                *_tuned(),
+                *tuned,
+            ]
+        ).rstrip()
+        + "\n"
+    )
 
 
 def _tuned() -> list[str]:
     return [
-        "No default run draws, scores or reports these two. `train.task_weights: {\"<VQA>\": 1}` has one learnt, `evaluate.tasks` scored, and `evaluate.control` beside it shows",
+        'No default run draws, scores or reports these two. `train.task_weights: {"<VQA>": 1}` has one learnt, `evaluate.tasks` scored, and `evaluate.control` beside it shows',
         "what its questions score when they are asked of another image. Labels are annotations of these kinds, as any other: from people, from an annotator, or from",
         "the source `scenes` with `questions: true`, which asks of each scene what is there, how many, in which colour, where, and what is written. Knowing which answers are frequent is not",
-        "enough there: each kind of object is asked for as often where it is as where it is not, and the commonest answer to each question is right in fewer than two cases of five.", "",
-    ]  # fmt: skip
+        "enough there: each kind of object is asked for as often where it is as where it is not, and the commonest answer to each question is right in fewer than two cases of five.",
+        "",
+    ]
 
 
 def section(one: Task, record: ImageRecord, rows: Mapping[str, list[Annotation]]) -> list[str]:
@@ -105,11 +125,26 @@ def section(one: Task, record: ImageRecord, rows: Mapping[str, list[Annotation]]
     example = min(one.examples(record, rows[one.kind]), key=lambda example: (len(example.target), example.input))
     answer = one.decode(example.target, (record.width, record.height), example.input)
     return [
-        f"### {one.name.strip('<>')}", "", _marked(" ".join((type(one).__doc__ or "").split())), "",
-        "| | |", "|---|---|", f"| prompt | `{one.template}` |", *([f"| {{input}} | {_marked(one.given)} |"] if one.takes_input else []), f"| made of | annotations of kind `{one.kind}` |", f"| answer | {FORMS[one.form]} |",
-        f"| metric | `{one.metric}` |", f"| too long | {one.shortening} |", "",
-        "```", f"prompt   {one.prompt(example.input)}", f"target   {_line(example.target)}", *_answer(answer, example), "```", "",
-    ]  # fmt: skip
+        f"### {one.name.strip('<>')}",
+        "",
+        _marked(" ".join((type(one).__doc__ or "").split())),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| prompt | `{one.template}` |",
+        *([f"| {{input}} | {_marked(one.given)} |"] if one.takes_input else []),
+        f"| made of | annotations of kind `{one.kind}` |",
+        f"| answer | {FORMS[one.form]} |",
+        f"| metric | `{one.metric}` |",
+        f"| too long | {one.shortening} |",
+        "",
+        "```",
+        f"prompt   {one.prompt(example.input)}",
+        f"target   {_line(example.target)}",
+        *_answer(answer, example),
+        "```",
+        "",
+    ]
 
 
 def _marked(text: str) -> str:
@@ -128,7 +163,13 @@ def _answer(answer: Answer, example: Example) -> list[str]:
 
 def _region(region: Region) -> str:
     label = f'"{region.label}"  ' if region.label else ""
-    places = [("box", region.box)] if region.box else [("quad", region.quad)] if region.quad else [("polygon", points) for points in region.polygons]
+    places = (
+        [("box", region.box)]
+        if region.box
+        else [("quad", region.quad)]
+        if region.quad
+        else [("polygon", points) for points in region.polygons]
+    )
     return label + "  ".join(f"{name} {_numbers(points)}" for name, points in places if points)
 
 

@@ -90,4 +90,6 @@ class OpenVocabularyDetection(_Detection):
         for group in self.groups(image, rows):
             # without polygons: with them the grammar would write outlines
             boxes = Group(group.label, tuple(replace(r, box=r.bounds, polygons=()) for r in group.regions))
-            yield Example(image.image_id, self.name, group.label, grammar.write([boxes], self.form, size), "", boxes.regions)
+            yield Example(
+                image.image_id, self.name, group.label, grammar.write([boxes], self.form, size), "", boxes.regions
+            )

@@ -37,11 +37,20 @@ class VisualQuestionAnswering(TextTask):
         """One example a question, in the order of the rows."""
         asked: dict[str, list[Region]] = {}
         for row in rows:
-            asked.setdefault(row.text.strip(), []).extend(replace(region, label=grammar.label(region.label)) for region in row.regions)
+            asked.setdefault(row.text.strip(), []).extend(
+                replace(region, label=grammar.label(region.label)) for region in row.regions
+            )
         for question, answers in asked.items():
             given = Counter(region.label for region in answers)
             answer = min(given, key=lambda words: (-given[words], words))
-            yield Example(image.image_id, self.name, question, answer, answer, tuple(sorted(answers, key=lambda region: region.label)))
+            yield Example(
+                image.image_id,
+                self.name,
+                question,
+                answer,
+                answer,
+                tuple(sorted(answers, key=lambda region: region.label)),
+            )
 
 
 @TASK.register("<CLASSIFICATION>")

@@ -71,7 +71,10 @@ class OcrWithRegion(Task):
 
     def beginnings(self, example: Example) -> list[Example]:
         """The text is that of the strings which are left."""
-        return [replace(part, text=LINE.join(region.label for region in part.regions)) for part in super().beginnings(example)]
+        return [
+            replace(part, text=LINE.join(region.label for region in part.regions))
+            for part in super().beginnings(example)
+        ]
 
     def decode(self, text: str, size: Size, input: str = "") -> Answer:
         """Strings with their quads; the answer's text is the strings, joined, so that it can be compared with `Example.text`."""

@@ -31,12 +31,18 @@ class _Segmentation(Task):
             for points in region.polygons:
                 locations.bins(points, (1, 1))
                 if len(points) < 6 or len(points) % 2:
-                    raise EncodeError(f"a polygon of {len(points)} coordinates; three points or more, x and y each, are expected")
+                    raise EncodeError(
+                        f"a polygon of {len(points)} coordinates; three points or more, x and y each, are expected"
+                    )
 
     def beginnings(self, example: Example) -> list[Example]:
         """The polygons of the first object one by one, without <poly> as objects that stand alone are; then the objects."""
         wrapped = super().beginnings(example)
-        first = wrapped[0].target.removeprefix(grammar.POLY_OPEN).removesuffix(grammar.POLY_CLOSE) if wrapped else example.target
+        first = (
+            wrapped[0].target.removeprefix(grammar.POLY_OPEN).removesuffix(grammar.POLY_CLOSE)
+            if wrapped
+            else example.target
+        )
         cuts = [found.start() for found in re.finditer(grammar.SEP, first)] + [len(first)] * bool(wrapped)
         return [replace(example, target=first[:cut], regions=example.regions[:1]) for cut in cuts] + wrapped[1:]
 

@@ -81,7 +81,13 @@ def draw(seen: Seen, settings: Train, random: np.random.Generator) -> list[Encod
     return drawn
 
 
-def pack(found: Sequence[tuple[Seen, Sequence[Encoded]]], side: int, pad: int, start: int, counts: Mapping[str, int] | None = None) -> Batch:
+def pack(
+    found: Sequence[tuple[Seen, Sequence[Encoded]]],
+    side: int,
+    pad: int,
+    start: int,
+    counts: Mapping[str, int] | None = None,
+) -> Batch:
     """Images and, for each, its examples as one batch; images without an example are left out. ``side``: of the squares;
     ``pad``, ``start``: ids that fill up, and that decoding starts from."""
     shown = [(seen, examples) for seen, examples in found if examples]
@@ -89,21 +95,36 @@ def pack(found: Sequence[tuple[Seen, Sequence[Encoded]]], side: int, pad: int, s
     rows.sort(key=lambda pair: len(pair[1].prompt))
     images = np.asarray([image for image, _ in rows], np.int64)
     lengths = np.asarray([len(row.prompt) for _, row in rows], np.int64)
-    squares = np.stack([seen.square for seen, _ in shown if seen.square is not None]) if shown else np.zeros((0, side, side, 3), np.uint8)
+    squares = (
+        np.stack([seen.square for seen, _ in shown if seen.square is not None])
+        if shown
+        else np.zeros((0, side, side, 3), np.uint8)
+    )
     prompts = []
     for first, end in cut(lengths):
         prompts.append(Prompts(images[first:end], padded([row.prompt for _, row in rows[first:end]], pad)))
     long = np.asarray([len(row.target) for _, row in rows], np.int64)
     order = np.lexsort((lengths, long))
-    targets = [_targets(order[first:end], [rows[i][1].target for i in order[first:end]], lengths, pad, start) for first, end in cut(long[order])]
+    targets = [
+        _targets(order[first:end], [rows[i][1].target for i in order[first:end]], lengths, pad, start)
+        for first, end in cut(long[order])
+    ]
     return Batch(
-        squares, tuple(prompts), tuple(targets), lengths, tuple(row.task for _, row in rows), tuple(seen.record.image_id for seen, _ in shown), counts or {}
+        squares,
+        tuple(prompts),
+        tuple(targets),
+        lengths,
+        tuple(row.task for _, row in rows),
+        tuple(seen.record.image_id for seen, _ in shown),
+        counts or {},
     )
 
 
 def _targets(members: np.ndarray, sequences: list[np.ndarray], lengths: np.ndarray, pad: int, start: int) -> Targets:
     labels = padded(sequences, IGNORED)
-    inputs = np.concatenate([np.full((len(labels), 1), start), np.where(labels == IGNORED, pad, labels)[:, :-1]], axis=1)
+    inputs = np.concatenate(
+        [np.full((len(labels), 1), start), np.where(labels == IGNORED, pad, labels)[:, :-1]], axis=1
+    )
     flat = labels.reshape(-1)
     valid = np.flatnonzero(flat != IGNORED)
     return Targets(members, int(lengths[members].max()), inputs, valid, flat[valid], members[valid // labels.shape[1]])
@@ -179,7 +200,9 @@ class Feed:
                 seen = self._window(corpus, place).see(place.image, side)
                 if place.epoch == 0 and corpus is self.corpus:
                     counts.update(seen.counts)
-                found.append((seen, draw(seen, self.settings, np.random.default_rng([self.settings.seed, 1, step, number]))))
+                found.append(
+                    (seen, draw(seen, self.settings, np.random.default_rng([self.settings.seed, 1, step, number])))
+                )
             result.append(pack(found, side, text.pad_token_id, text.decoder_start_token_id, counts))
         return result
 

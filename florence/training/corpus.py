@@ -25,7 +25,16 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int | None], None]
 KEPT_PIXELS = 2 << 30
 """Bytes of pixels that are kept from epoch to epoch; beyond it an image is decoded whenever it is drawn."""
-LEFT_OUT = ("refused", "shortened", "too_long", "unreadable", "unreadable_empty", "unreadable_too_large", "unreadable_truncated", "unreadable_unreadable")
+LEFT_OUT = (
+    "refused",
+    "shortened",
+    "too_long",
+    "unreadable",
+    "unreadable_empty",
+    "unreadable_too_large",
+    "unreadable_truncated",
+    "unreadable_unreadable",
+)
 """What is counted: labels that the grammar can not write; targets cut after a whole region; targets left out; images, and why (`ImageError.reason`)."""
 
 
@@ -73,14 +82,27 @@ class Corpus:
 
     def window(self, shards: Shards) -> Window:
         """The images of some shards, with their labels. Raises DataError where the store has changed since the corpus was read."""
-        tables = [self.data.read_table(self.shards[shard], filters=[("split", "=", "train")], schema=IMAGES) for shard in shards]
+        tables = [
+            self.data.read_table(self.shards[shard], filters=[("split", "=", "train")], schema=IMAGES)
+            for shard in shards
+        ]
         images = pa.concat_tables(tables).combine_chunks()
-        labels = self.data.read_table(self.labels, filters=_learnt(self.settings) & pc.field("image_id").isin(images["image_id"])).combine_chunks()
-        images = images.filter(_wanted(images["image_id"], _labelled(labels, self.among), self.settings)).combine_chunks()
+        labels = self.data.read_table(
+            self.labels, filters=_learnt(self.settings) & pc.field("image_id").isin(images["image_id"])
+        ).combine_chunks()
+        images = images.filter(
+            _wanted(images["image_id"], _labelled(labels, self.among), self.settings)
+        ).combine_chunks()
         expected = int(self.order.sizes[list(shards)].sum())
         if len(images) != expected:
-            raise DataError(f"{self.data.uri} has changed during the training: {len(images)} images with labels in {len(shards)} shards, there were {expected}")
-        owners = pc.index_in(labels["image_id"], value_set=images["image_id"].combine_chunks()).fill_null(len(images)).to_numpy()
+            raise DataError(
+                f"{self.data.uri} has changed during the training: {len(images)} images with labels in {len(shards)} shards, there were {expected}"
+            )
+        owners = (
+            pc.index_in(labels["image_id"], value_set=images["image_id"].combine_chunks())
+            .fill_null(len(images))
+            .to_numpy()
+        )
         order = np.argsort(owners, kind="stable")
         starts = np.searchsorted(owners[order], np.arange(len(images) + 1))
         return Window(self, images, labels.take(pa.array(order)).combine_chunks(), starts)
@@ -113,7 +135,9 @@ class Window:
             seen = Seen(record, None, {}, {"unreadable": 1, f"unreadable_{error.reason}": 1})
         else:
             if made is None:
-                rows = table_annotations(self.labels.slice(self.starts[index], self.starts[index + 1] - self.starts[index]))
+                rows = table_annotations(
+                    self.labels.slice(self.starts[index], self.starts[index + 1] - self.starts[index])
+                )
                 seen = Seen(record, square, self._examples(record, rows, counts), counts)
             else:
                 seen = Seen(record, square, made.examples, made.counts)
@@ -121,7 +145,9 @@ class Window:
             self._made[index] = seen
         return seen
 
-    def _examples(self, record: ImageRecord, labels: list[Annotation], counts: Counter[str]) -> dict[str, list[Encoded]]:
+    def _examples(
+        self, record: ImageRecord, labels: list[Annotation], counts: Counter[str]
+    ) -> dict[str, list[Encoded]]:
         rows: dict[str, list[Annotation]] = {}
         for row in labels:
             rows.setdefault(row.task, []).append(row)
@@ -139,7 +165,9 @@ class Window:
         if not found:
             return result
         longest = self.corpus.settings.max_target
-        ids = self._ids([task(name).prompt(example.input) for name, example in found] + [example.target for _, example in found])
+        ids = self._ids(
+            [task(name).prompt(example.input) for name, example in found] + [example.target for _, example in found]
+        )
         for (name, example), prompt, target in zip(found, ids, ids[len(found) :], strict=False):
             if len(target) > longest:
                 short = task(name).shortened(example, lambda text: len(self._ids([text])[0]) <= longest)
@@ -153,10 +181,15 @@ class Window:
 
     def _ids(self, texts: list[str]) -> list[np.ndarray]:
         tokenizer: Any = self.corpus.checkpoint.tokenizer
-        return [np.asarray(ids, np.int64) for ids in tokenizer(texts, add_special_tokens=True, return_attention_mask=False).input_ids]
+        return [
+            np.asarray(ids, np.int64)
+            for ids in tokenizer(texts, add_special_tokens=True, return_attention_mask=False).input_ids
+        ]
 
 
-def read_corpus(checkpoint: Checkpoint, settings: Train, data: Store, progress: Progress = lambda what, done, of: None) -> Corpus:
+def read_corpus(
+    checkpoint: Checkpoint, settings: Train, data: Store, progress: Progress = lambda what, done, of: None
+) -> Corpus:
     """The corpus of the snapshot in ``data``: which images have something to learn, by ids alone. Raises DataError where it has no labels to learn from."""
     first = settings.without_sparse()
     last, shards, sizes = counted(first, data, progress)
@@ -167,7 +200,12 @@ def read_corpus(checkpoint: Checkpoint, settings: Train, data: Store, progress: 
     if not few.sum():
         logger.warning("no image has a label for %s: nothing is learnt of them", ", ".join(settings.sparse))
         return corpus
-    return replace(corpus, later=Corpus(data, last, shards, Order(few, settings.window, settings.seed), checkpoint, settings, settings.sparse))
+    return replace(
+        corpus,
+        later=Corpus(
+            data, last, shards, Order(few, settings.window, settings.seed), checkpoint, settings, settings.sparse
+        ),
+    )
 
 
 def counted(
@@ -219,4 +257,6 @@ def _wanted(ids: pa.ChunkedArray, labelled: pa.Array, settings: Train) -> pa.Chu
 def _resized(checkpoint: Checkpoint, image: np.ndarray, side: int) -> np.ndarray:
     import dataclasses
 
-    return (checkpoint if side == checkpoint.image_size else dataclasses.replace(checkpoint, image_size=side)).shrink(image)
+    return (checkpoint if side == checkpoint.image_size else dataclasses.replace(checkpoint, image_size=side)).shrink(
+        image
+    )

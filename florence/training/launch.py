@@ -75,9 +75,26 @@ def _train(job: Job, log: Log | None, progress: Progress) -> Trained:
 def _start(job: Job, log: Log | None, progress: Progress) -> Trained:
     """Start `train.processes` processes and wait for them."""
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(job.train.processes), "--num_machines", "1", "--main_process_port", "0",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(job.train.threads), "--module", "florence.training.launch", _written(job),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        str(job.train.processes),
+        "--num_machines",
+        "1",
+        "--main_process_port",
+        "0",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--num_cpu_threads_per_process",
+        str(job.train.threads),
+        "--module",
+        "florence.training.launch",
+        _written(job),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     done: Trained | None = None
     failure: FlorenceError | None = None
@@ -102,7 +119,9 @@ def _start(job: Job, log: Log | None, progress: Progress) -> Trained:
     if failure is not None:
         raise failure
     if code or done is None:
-        raise ModelError(f"one of the {job.train.processes} processes of the training ended (exit {code}); what it said stands above. Started again, the training goes on from its last checkpoint")
+        raise ModelError(
+            f"one of the {job.train.processes} processes of the training ended (exit {code}); what it said stands above. Started again, the training goes on from its last checkpoint"
+        )
     return done
 
 
@@ -114,7 +133,9 @@ def _error(kind: str, text: str) -> FlorenceError:
 
 
 def _written(job: Job) -> str:
-    return json.dumps({**asdict(job), "model": job.model.model_dump(mode="json"), "train": job.train.model_dump(mode="json")})
+    return json.dumps(
+        {**asdict(job), "model": job.model.model_dump(mode="json"), "train": job.train.model_dump(mode="json")}
+    )
 
 
 def _read(text: str) -> Job:
@@ -128,7 +149,9 @@ def _main(text: str) -> int:
 
     job = _read(text)
     try:
-        done = _train(job, lambda step, values: tell(log=[step, values]), lambda what, done, of: tell(progress=[what, done, of]))
+        done = _train(
+            job, lambda step, values: tell(log=[step, values]), lambda what, done, of: tell(progress=[what, done, of])
+        )
     except FlorenceError as error:
         tell(failed=[type(error).__name__, str(error)])
         return 1

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     import torch
 
 PARTS = {
-    "vision": ("model.vision_tower.",), "projector": ("model.multi_modal_projector.",), "encoder": ("model.language_model.encoder.",),
-    "decoder": ("model.language_model.decoder.",), "embeddings": ("model.language_model.shared.", "lm_head."),
-}  # fmt: skip
+    "vision": ("model.vision_tower.",),
+    "projector": ("model.multi_modal_projector.",),
+    "encoder": ("model.language_model.encoder.",),
+    "decoder": ("model.language_model.decoder.",),
+    "embeddings": ("model.language_model.shared.", "lm_head."),
+}
 """The parts that `train.freeze` names, by the beginnings of their parameters' names. Token embeddings are the head's weights, and tied to both stacks."""
 TIED = ("model.language_model.encoder.embed_tokens.", "model.language_model.decoder.embed_tokens.")
 
@@ -39,8 +42,12 @@ class Learner(nn.Module):
         """(the sum of the target tokens' cross-entropies, which has a gradient, each of them (tokens,) float32, which has none), tokens in the order of ``data.targets``."""
         import torch
 
-        if not data.tasks:  # of a process whose images have nothing to say: its gradients are 0, and others wait for them
-            return sum((p.sum() for p in self.parameters() if p.requires_grad), torch.zeros((), device=self.model.device)) * 0.0, torch.zeros(0)
+        if (
+            not data.tasks
+        ):  # of a process whose images have nothing to say: its gradients are 0, and others wait for them
+            return sum(
+                (p.sum() for p in self.parameters() if p.requires_grad), torch.zeros((), device=self.model.device)
+            ) * 0.0, torch.zeros(0)
         put = partial(_put, device=self.model.device)
         text = self.model.model.language_model
         features = image_features(self.model, self.tensor(data.squares).to(self.model.device))
@@ -54,9 +61,11 @@ class Learner(nn.Module):
             lengths = data.lengths[target.rows]
             seen = np.arange(shown + target.prompt) < shown + lengths[:, None]
             hidden = text.decoder(
-                input_ids=put(target.inputs), encoder_hidden_states=encoded.index_select(0, put(target.rows))[:, : shown + target.prompt],
-                encoder_attention_mask=None if seen.all() else put(seen.astype(np.int64)), use_cache=False,
-            ).last_hidden_state  # fmt: skip
+                input_ids=put(target.inputs),
+                encoder_hidden_states=encoded.index_select(0, put(target.rows))[:, : shown + target.prompt],
+                encoder_attention_mask=None if seen.all() else put(seen.astype(np.int64)),
+                use_cache=False,
+            ).last_hidden_state
             # the head, which is most of a small model's work, sees valid tokens alone
             logits = self.model.lm_head(hidden.flatten(0, 1).index_select(0, put(target.valid)))
             losses.append(nn.functional.cross_entropy(logits.float(), put(target.labels), reduction="none"))
@@ -107,10 +116,14 @@ def _adapted(model: Any, lora: Lora, settings: Train) -> Any:
     import torch
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    chosen = [name for name in layers if name.rsplit(".", 1)[-1] in lora.targets and _part(name + ".") not in settings.freeze]
+    chosen = [
+        name for name in layers if name.rsplit(".", 1)[-1] in lora.targets and _part(name + ".") not in settings.freeze
+    ]
     if not chosen:
         there = sorted({name.rsplit(".", 1)[-1] for name in layers if _part(name + ".") not in settings.freeze})
-        raise SettingsError(f"train.lora.targets: no layer that is not frozen ends in {', '.join(lora.targets)}; there are {', '.join(there) or 'none'}")
+        raise SettingsError(
+            f"train.lora.targets: no layer that is not frozen ends in {', '.join(lora.targets)}; there are {', '.join(there) or 'none'}"
+        )
     torch.manual_seed(settings.seed)
     config = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=chosen)  # type: ignore[arg-type]
     return peft.get_peft_model(model, config).base_model

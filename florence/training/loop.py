@@ -47,7 +47,13 @@ class Trained:
 
 
 def train(
-    checkpoint: Checkpoint, corpus: Corpus, settings: Train, folder: Path, key: str, log: Log | None = None, progress: Progress = lambda what, done, of: None
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    settings: Train,
+    folder: Path,
+    key: str,
+    log: Log | None = None,
+    progress: Progress = lambda what, done, of: None,
 ) -> Trained:
     """Train ``checkpoint.model`` in place, together with the other processes where it was started as one of several.
 
@@ -78,14 +84,22 @@ def train(
         prepared, stepper = accelerator.prepare(learner, optimiser)
         meter, work = _meter(log if main else None, settings, accelerator), {}
         for step, parts in Feed(corpus, settings, accelerator.process_index, world).steps_from(first):
-            rate = learning_rate(settings, step - turn, steps - turn) if step >= turn else learning_rate(settings, step, turn)
+            rate = (
+                learning_rate(settings, step - turn, steps - turn)
+                if step >= turn
+                else learning_rate(settings, step, turn)
+            )
             for group in optimiser.param_groups:
                 group["lr"] = rate
             side = side_of(settings, step, steps, checkpoint.image_size)
             if meter is not None and side not in work:
                 work[side] = _flops(learner, parts, accelerator)
             seen, tokens = _learn(prepared, parts, settings, step, accelerator)
-            norm = float(accelerator.clip_grad_norm_([p for p in checkpoint.model.parameters() if p.requires_grad], settings.clip))
+            norm = float(
+                accelerator.clip_grad_norm_(
+                    [p for p in checkpoint.model.parameters() if p.requires_grad], settings.clip
+                )
+            )
             figures = _summed(seen, parts, settings, accelerator)
             if not math.isfinite(figures.seen.loss) or not (math.isfinite(norm) or _rescaled(accelerator)):
                 _stop(step, figures.seen.loss / max(tokens, 1), norm, parts, Store(str(folder)), key, accelerator)
@@ -131,7 +145,11 @@ def _accelerator(settings: Train) -> Accelerator:
     if settings.precision == "fp16" and not gpu:
         raise SettingsError("train.precision: fp16 needs a GPU, and there is none; use bf16 or fp32")
     AcceleratorState._reset_state()  # another training of this process may have had another precision
-    return Accelerator(mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision), cpu=not gpu, step_scheduler_with_optimizer=False)
+    return Accelerator(
+        mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision),
+        cpu=not gpu,
+        step_scheduler_with_optimizer=False,
+    )
 
 
 def _optimiser(model: Any, settings: Train) -> torch.optim.AdamW:
@@ -144,12 +162,16 @@ def _optimiser(model: Any, settings: Train) -> torch.optim.AdamW:
     if settings.optimizer == "muon":
         matrices = [p for p in hidden_matrices(model) if p.requires_grad]
         hidden = {id(p) for p in matrices}
-        return Muon(matrices, [p for p in parameters if id(p) not in hidden], lr=settings.lr, weight_decay=settings.weight_decay)
+        return Muon(
+            matrices, [p for p in parameters if id(p) not in hidden], lr=settings.lr, weight_decay=settings.weight_decay
+        )
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, betas=(0.9, 0.98), eps=1e-8, fused=True)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=settings.lr, betas=(0.9, 0.98), eps=1e-8, fused=True
+    )
 
 
 def _agreed(accelerator: Accelerator, where: state.Progressed, folder: Path) -> None:
@@ -160,10 +182,14 @@ def _agreed(accelerator: Accelerator, where: state.Progressed, folder: Path) -> 
 
     found = sorted(set(gather_object([where.step])))
     if len(found) > 1:
-        raise ModelError(f"the processes go on from different steps ({', '.join(map(str, found))}): {folder} has to be one folder that all machines share")
+        raise ModelError(
+            f"the processes go on from different steps ({', '.join(map(str, found))}): {folder} has to be one folder that all machines share"
+        )
 
 
-def _learn(prepared: Any, parts: Sequence[Batch], settings: Train, step: int, accelerator: Accelerator) -> tuple[list[np.ndarray], int]:
+def _learn(
+    prepared: Any, parts: Sequence[Batch], settings: Train, step: int, accelerator: Accelerator
+) -> tuple[list[np.ndarray], int]:
     """Put the gradient of one step into the parameters; returns the losses of each part's tokens, and the tokens of the whole step."""
     import torch
 
@@ -174,7 +200,13 @@ def _learn(prepared: Any, parts: Sequence[Batch], settings: Train, step: int, ac
     losses = []
     for number, part in enumerate(parts):
         # dropout draws anew in every step and part, whatever happened before: nothing of it needs to be saved
-        torch.manual_seed(int(np.random.SeedSequence([settings.seed, 2, step, rank * len(parts) + number]).generate_state(1, np.uint32)[0]))
+        torch.manual_seed(
+            int(
+                np.random.SeedSequence([settings.seed, 2, step, rank * len(parts) + number]).generate_state(
+                    1, np.uint32
+                )[0]
+            )
+        )
         last = number + 1 == len(parts)
         with nullcontext() if last else accelerator.no_sync(prepared):
             total, each = prepared(part)
@@ -195,18 +227,24 @@ class _Figures:
     pairs: float
 
 
-def _summed(losses: Sequence[np.ndarray], parts: Sequence[Batch], settings: Train, accelerator: Accelerator) -> _Figures:
+def _summed(
+    losses: Sequence[np.ndarray], parts: Sequence[Batch], settings: Train, accelerator: Accelerator
+) -> _Figures:
     """What a step came to: the sums of losses by task, tokens, what was left out, summed over all processes."""
     names = settings.drawn
     code = {name: number for number, name in enumerate(names)}
     sums, counts = np.zeros(len(names)), np.zeros(len(names))
     for each, part in zip(losses, parts, strict=True):
         if part.tasks:
-            tasks = np.asarray([code[name] for name in part.tasks])[np.concatenate([group.owners for group in part.targets])]
+            tasks = np.asarray([code[name] for name in part.tasks])[
+                np.concatenate([group.owners for group in part.targets])
+            ]
             sums += np.bincount(tasks, each, len(names))
             counts += np.bincount(tasks, minlength=len(names))
     left = [float(sum(part.counts.get(name, 0) for part in parts)) for name in LEFT_OUT]
-    row = np.concatenate([sums, counts, left, [sum(len(part.image_ids) for part in parts), sum(len(part.tasks) for part in parts)]])
+    row = np.concatenate(
+        [sums, counts, left, [sum(len(part.image_ids) for part in parts), sum(len(part.tasks) for part in parts)]]
+    )
     if accelerator.num_processes > 1:
         import torch
 
@@ -214,7 +252,12 @@ def _summed(losses: Sequence[np.ndarray], parts: Sequence[Batch], settings: Trai
     n = len(names)
     tasks_seen = {name: (float(row[i]), float(row[n + i])) for name, i in code.items() if row[n + i]}
     left_out = {name: int(row[2 * n + i]) for i, name in enumerate(LEFT_OUT) if row[2 * n + i]}
-    return _Figures(state.Seen(float(row[:n].sum()), tasks_seen, float(row[n : 2 * n].sum())), left_out, float(row[-2]), float(row[-1]))
+    return _Figures(
+        state.Seen(float(row[:n].sum()), tasks_seen, float(row[n : 2 * n].sum())),
+        left_out,
+        float(row[-2]),
+        float(row[-1]),
+    )
 
 
 def _rescaled(accelerator: Accelerator) -> bool:
@@ -222,19 +265,36 @@ def _rescaled(accelerator: Accelerator) -> bool:
     return accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
 
 
-def _stop(step: int, loss: float, norm: float, parts: Sequence[Batch], folder: Store, key: str, accelerator: Accelerator) -> None:
+def _stop(
+    step: int, loss: float, norm: float, parts: Sequence[Batch], folder: Store, key: str, accelerator: Accelerator
+) -> None:
     """Say which images and tasks a step was about whose loss or gradient is not finite. Raises ModelError."""
     from accelerate.utils import gather_object
 
     about = [
-        {"image_id": image, "tasks": sorted({part.tasks[row] for row in np.flatnonzero(np.concatenate([group.images for group in part.prompts]) == number)})}
-        for part in parts for number, image in enumerate(part.image_ids)
-    ]  # fmt: skip
+        {
+            "image_id": image,
+            "tasks": sorted(
+                {
+                    part.tasks[row]
+                    for row in np.flatnonzero(np.concatenate([group.images for group in part.prompts]) == number)
+                }
+            ),
+        }
+        for part in parts
+        for number, image in enumerate(part.image_ids)
+    ]
     if accelerator.num_processes > 1:
         about = gather_object(about)
     if accelerator.is_main_process:
-        folder.write_json(f"{key}/{FAILED}", {"step": step, "loss": str(loss), "gradient_norm": str(norm), "images": about})
-    what = f"the loss of step {step} is {loss}" if not math.isfinite(loss) else f"the gradient of step {step} has the norm {norm}"
+        folder.write_json(
+            f"{key}/{FAILED}", {"step": step, "loss": str(loss), "gradient_norm": str(norm), "images": about}
+        )
+    what = (
+        f"the loss of step {step} is {loss}"
+        if not math.isfinite(loss)
+        else f"the gradient of step {step} has the norm {norm}"
+    )
     raise ModelError(
         f"{what}; nothing was changed by it. {folder.uri}/{key}/{FAILED} names its {len(about)} images and their tasks "
         f"({', '.join(str(row['image_id'])[:12] for row in about[:6])}{' …' if len(about) > 6 else ''}). Lower train.lr or train.clip, or look at these images' labels"
@@ -265,7 +325,11 @@ def _flops(learner: Learner, parts: Sequence[Batch], accelerator: Accelerator) -
 
 def _row(step: int, rate: float, window: Sequence[state.Seen]) -> dict[str, float]:
     """A point of the curve: means over the tokens of a window of steps."""
-    row: dict[str, float] = {"step": step, "loss": sum(seen.loss for seen in window) / max(sum(seen.tokens for seen in window), 1), "lr": rate}
+    row: dict[str, float] = {
+        "step": step,
+        "loss": sum(seen.loss for seen in window) / max(sum(seen.tokens for seen in window), 1),
+        "lr": rate,
+    }
     for name in sorted({name for seen in window for name in seen.tasks}):
         pairs = [seen.tasks[name] for seen in window if name in seen.tasks]
         row[name] = sum(s for s, _ in pairs) / max(sum(c for _, c in pairs), 1)
@@ -273,4 +337,8 @@ def _row(step: int, rate: float, window: Sequence[state.Seen]) -> dict[str, floa
 
 
 def _live(row: dict[str, float]) -> dict[str, float]:
-    return {(f"loss/{name.strip('<>')}" if name.startswith("<") else name): value for name, value in row.items() if name != "step"}
+    return {
+        (f"loss/{name.strip('<>')}" if name.startswith("<") else name): value
+        for name, value in row.items()
+        if name != "step"
+    }

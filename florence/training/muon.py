@@ -24,7 +24,15 @@ class Muon(torch.optim.AdamW):
     (out, in, h, w) count as matrices (out, in·h·w). ``lr`` is AdamW's, a matrix's step has `PER_LR` times it as spectral norm.
     """
 
-    def __init__(self, matrices: Iterable[torch.nn.Parameter], others: Iterable[torch.nn.Parameter], *, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.98)) -> None:
+    def __init__(
+        self,
+        matrices: Iterable[torch.nn.Parameter],
+        others: Iterable[torch.nn.Parameter],
+        *,
+        lr: float,
+        weight_decay: float,
+        betas: tuple[float, float] = (0.9, 0.98),
+    ) -> None:
         others = list(others)
         groups: list[dict[str, Any]] = [
             {"params": list(matrices), "weight_decay": weight_decay, "muon": True},
@@ -75,5 +83,9 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 def hidden_matrices(module: torch.nn.Module) -> list[torch.nn.Parameter]:
     """Weights of a module's linear layers and convolutions with more than a few rows and columns; none that is an embedding too, no depthwise kernels."""
     embeddings = {id(part.weight) for part in module.modules() if isinstance(part, torch.nn.Embedding)}
-    weights: list[Any] = [part.weight for part in module.modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d) and min(part.weight.shape[:2]) > 3]
+    weights: list[Any] = [
+        part.weight
+        for part in module.modules()
+        if isinstance(part, torch.nn.Linear | torch.nn.Conv2d) and min(part.weight.shape[:2]) > 3
+    ]
     return [weight for weight in dict.fromkeys(weights) if id(weight) not in embeddings]

@@ -50,8 +50,14 @@ class Order:
         if epoch not in self._epochs:
             if len(self._epochs) > 2:
                 self._epochs.clear()
-            order = np.arange(len(self.sizes)) if self.whole else np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.sizes))
-            cut = (tuple(int(s) for s in order[first : first + self.window]) for first in range(0, len(order), self.window))
+            order = (
+                np.arange(len(self.sizes))
+                if self.whole
+                else np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.sizes))
+            )
+            cut = (
+                tuple(int(s) for s in order[first : first + self.window]) for first in range(0, len(order), self.window)
+            )
             self._epochs[epoch] = [shards for shards in cut if self.sizes[list(shards)].sum()]
         return self._epochs[epoch]
 

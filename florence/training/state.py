@@ -48,7 +48,11 @@ def save(folder: Path, key: str, where: Progressed, model: Any, optimiser: Any, 
         for moment in MOMENTS & moments.keys():
             tensors[f"{moment}.{names[id(parameter)]}"] = moments[moment].detach().clone().contiguous()
     tensors.update({f"buffer.{name}": b.detach().clone().contiguous() for name, b in model.named_buffers()})
-    about = {"key": key, "progressed": json.dumps(asdict(where)), "scaler": json.dumps(scaler.state_dict() if scaler is not None else None)}
+    about = {
+        "key": key,
+        "progressed": json.dumps(asdict(where)),
+        "scaler": json.dumps(scaler.state_dict() if scaler is not None else None),
+    }
     target = folder / key / NAME
     part = target.with_suffix(f".{os.getpid()}.part")
     try:
@@ -59,7 +63,9 @@ def save(folder: Path, key: str, where: Progressed, model: Any, optimiser: Any, 
         os.replace(part, target)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise ModelError(f"the checkpoint {target} can not be written: {error}; free some space and start again") from None
+        raise ModelError(
+            f"the checkpoint {target} can not be written: {error}; free some space and start again"
+        ) from None
 
 
 def resume(folder: Path, key: str, model: Any, optimiser: Any, scaler: Any = None) -> Progressed:

@@ -79,7 +79,9 @@ def cells(checkpoint: Checkpoint, data: Store, attributes: Sequence[Sequence[str
             rows.append((square, *_targets(record, truth.get(record.image_id, []), grid, names, attributes)))
     stacked = [np.stack(part) for part in zip(*rows, strict=True)]
     squares, labels, words, boxes, letters, outlines = stacked
-    return Cells(squares, labels, words, boxes, letters, outlines, len(names) + 1, tuple(len(kind) + 1 for kind in attributes))
+    return Cells(
+        squares, labels, words, boxes, letters, outlines, len(names) + 1, tuple(len(kind) + 1 for kind in attributes)
+    )
 
 
 def _grid(checkpoint: Checkpoint) -> int:
@@ -88,18 +90,33 @@ def _grid(checkpoint: Checkpoint) -> int:
     return math.isqrt(image_tokens(checkpoint) - 1)
 
 
-def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dict[str, int], attributes: Sequence[Sequence[str]]) -> tuple[np.ndarray, ...]:
+def _targets(
+    record: ImageRecord, truth: list[Annotation], grid: int, names: dict[str, int], attributes: Sequence[Sequence[str]]
+) -> tuple[np.ndarray, ...]:
     label, box = np.zeros((grid, grid), np.int16), np.zeros((4, grid, grid), np.float32)
     fine = np.zeros((FINE * FINE, grid, grid), bool)
-    words, letters = -np.ones((len(attributes), grid, grid), np.int8), np.zeros((PARTS * len(LETTERS), grid, grid), bool)
+    words, letters = (
+        -np.ones((len(attributes), grid, grid), np.int8),
+        np.zeros((PARTS * len(LETTERS), grid, grid), bool),
+    )
     told = {row.regions[0].box: row.text.split() for row in truth if row.task == "<DENSE_REGION_CAPTION>"}
     size = np.asarray([record.width, record.height] * 2, float)
     objects = [row for row in truth if row.task == "<OD>"]
     # the smaller of two that share a cell has it
-    for row in sorted(objects, key=lambda row: -float(np.prod(np.subtract(row.regions[0].bounds[2:], row.regions[0].bounds[:2])))):
+    for row in sorted(
+        objects, key=lambda row: -float(np.prod(np.subtract(row.regions[0].bounds[2:], row.regions[0].bounds[:2])))
+    ):
         side = grid * FINE
-        outline = [[v * side / (record.height if i & 1 else record.width) for i, v in enumerate(points)] for points in row.regions[0].polygons]
-        parts = rasterise(outline, side, side).reshape(grid, FINE, grid, FINE).transpose(1, 3, 0, 2).reshape(FINE * FINE, grid, grid)
+        outline = [
+            [v * side / (record.height if i & 1 else record.width) for i, v in enumerate(points)]
+            for points in row.regions[0].polygons
+        ]
+        parts = (
+            rasterise(outline, side, side)
+            .reshape(grid, FINE, grid, FINE)
+            .transpose(1, 3, 0, 2)
+            .reshape(FINE * FINE, grid, grid)
+        )
         mask = parts.mean(axis=0) > COVERED
         fine[:, mask] = parts[:, mask]
         label[mask] = names[row.text]
@@ -119,7 +136,17 @@ def _targets(record: ImageRecord, truth: list[Annotation], grid: int, names: dic
 
 
 def see(
-    checkpoint: Checkpoint, seen: Cells, folder: Path, key: str, *, steps: int, batch: int = 48, lr: float = 3e-3, letters: float = 1.0, seed: int = 0, threads: int = 2,
+    checkpoint: Checkpoint,
+    seen: Cells,
+    folder: Path,
+    key: str,
+    *,
+    steps: int,
+    batch: int = 48,
+    lr: float = 3e-3,
+    letters: float = 1.0,
+    seed: int = 0,
+    threads: int = 2,
     progress: Progress | None = None,
 ) -> float:
     """Train the vision tower in place on ``seen``, mirrored at random; returns the last loss. Killed, it goes on from the last checkpoint ``key`` in ``folder``.
@@ -198,9 +225,13 @@ def _loss(said: torch.Tensor, some: Cells, letters: float) -> torch.Tensor:
     sides = torch.from_numpy(some.boxes).permute(0, 2, 3, 1)[there]
     waves = torch.cos(math.pi * sides[..., None] * torch.arange(1, WAVES + 1)).flatten(1)
     loss = loss + PLACE * mse_loss(place[there], waves)
-    loss = loss + binary_cross_entropy_with_logits(drawn[there], torch.from_numpy(some.outlines).permute(0, 2, 3, 1)[there].float())
+    loss = loss + binary_cross_entropy_with_logits(
+        drawn[there], torch.from_numpy(some.outlines).permute(0, 2, 3, 1)[there].float()
+    )
     ink = torch.from_numpy(some.letters).permute(0, 2, 3, 1)
     inked = ink.any(dim=-1)
     if bool(inked.any()):
-        loss = loss + letters * ink.shape[-1] * binary_cross_entropy_with_logits(written[inked], ink[inked].float(), pos_weight=torch.tensor(RARE))
+        loss = loss + letters * ink.shape[-1] * binary_cross_entropy_with_logits(
+            written[inked], ink[inked].float(), pos_weight=torch.tensor(RARE)
+        )
     return loss

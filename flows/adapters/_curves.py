@@ -26,7 +26,9 @@ class Curves:
     BATCH = 1000
     KEPT = 100_000
 
-    def __init__(self, client: Callable[[], Any], run_id: str, where: str, legal: Callable[[str], str], period: float = 5.0) -> None:
+    def __init__(
+        self, client: Callable[[], Any], run_id: str, where: str, legal: Callable[[str], str], period: float = 5.0
+    ) -> None:
         self.run_id, self.where, self.period = run_id, where, period
         self.failures, self.lost = 0, 0
         self._client, self._legal = client, legal
@@ -41,7 +43,9 @@ class Curves:
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take note of ``metrics`` at ``step``; returns at once."""
         now = int(time.time() * 1000)
-        points = [(self._legal(key), float(value), now, int(step)) for key, value in metrics.items() if value is not None]
+        points = [
+            (self._legal(key), float(value), now, int(step)) for key, value in metrics.items() if value is not None
+        ]
         with self._changed:
             self._pending += points
             if len(self._pending) > self.KEPT:
@@ -85,7 +89,10 @@ class Curves:
             with self._changed:
                 # After a failure the pauses grow: a server that is down is not asked at every step.
                 pause = min(self.period * 2 ** min(self.failures, 6), max(self.period, 120.0))
-                self._changed.wait_for(lambda: self._closing or self._asked or (not self.failures and len(self._pending) >= self.BATCH), pause)
+                self._changed.wait_for(
+                    lambda: self._closing or self._asked or (not self.failures and len(self._pending) >= self.BATCH),
+                    pause,
+                )
                 closing, self._asked = self._closing, False
                 batch, self._pending = self._pending[: self.BATCH], self._pending[self.BATCH :]
                 self._sending = len(batch)
@@ -116,7 +123,9 @@ class Curves:
         except Exception as error:
             if not self._warned:
                 self._warned = True
-                logger.warning("curves are not reaching MLflow at %s, training goes on: %s", self.where, bare(str(error)))
+                logger.warning(
+                    "curves are not reaching MLflow at %s, training goes on: %s", self.where, bare(str(error))
+                )
             return False
 
     def _is_new(self, client: Any, point: Point) -> bool:

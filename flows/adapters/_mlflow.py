@@ -26,19 +26,35 @@ QUIET = {
 FOREIGN = ("mlflow", "sqlalchemy", "alembic", "sqlite3", "requests", "urllib3", "botocore", "boto3", "s3transfer")
 """Packages whose errors are about the store, not about us."""
 REMEDIES = (
-    (r"file:? ?store|filesystem tracking backend", "MLflow keeps no more runs in folders: set tracking.uri to sqlite:///build/mlflow.db"),
-    (r"No module named|Can't load plugin", "the database's driver is not installed (PostgreSQL: pip install psycopg2-binary)"),
-    (r"not a database|malformed", "the file is no MLflow store, or damaged: move it away, or name another tracking.uri"),
+    (
+        r"file:? ?store|filesystem tracking backend",
+        "MLflow keeps no more runs in folders: set tracking.uri to sqlite:///build/mlflow.db",
+    ),
+    (
+        r"No module named|Can't load plugin",
+        "the database's driver is not installed (PostgreSQL: pip install psycopg2-binary)",
+    ),
+    (
+        r"not a database|malformed",
+        "the file is no MLflow store, or damaged: move it away, or name another tracking.uri",
+    ),
     (r"database is locked", "another process holds the database; try again when it has finished"),
     (r"No space left|disk is full|disk I/O", "the disk is full: free some space and start again"),
-    (r"unable to open database|readonly database|Permission ?denied|Read-only file", "check that the folder exists and may be written"),
-    (r"PERMISSION_DENIED|UNAUTHENTICATED|\b40[13]\b|authentication failed|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|credentials",
-     "check the credentials in the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; for s3:// AWS_ACCESS_KEY_ID, "
-     "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"),
+    (
+        r"unable to open database|readonly database|Permission ?denied|Read-only file",
+        "check that the folder exists and may be written",
+    ),
+    (
+        r"PERMISSION_DENIED|UNAUTHENTICATED|\b40[13]\b|authentication failed|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|credentials",
+        "check the credentials in the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; for s3:// AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL",
+    ),
     (r"NoSuchBucket", "make the bucket, or name another one in tracking.artifacts"),
-    (r"Max retries|refused|timed? ?out|not resolve|Name or service|unreachable|could not connect|ConnectionError|connection to server",
-     "is the server running, and tracking.uri right?"),
-)  # fmt: skip
+    (
+        r"Max retries|refused|timed? ?out|not resolve|Name or service|unreachable|could not connect|ConnectionError|connection to server",
+        "is the server running, and tracking.uri right?",
+    ),
+)
 
 
 def quiet() -> None:
@@ -53,7 +69,9 @@ def quiet() -> None:
 def bare(text: str) -> str:
     """``text`` without the credentials of any URI in it."""
     text = re.sub(r"(\w[\w+.-]*://)[^/\s]*@", r"\1", text)
-    return re.sub(r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret|key)[^=&\s]*=)[^&\s'\")]+", r"\1…", text, flags=re.IGNORECASE)
+    return re.sub(
+        r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret|key)[^=&\s]*=)[^&\s'\")]+", r"\1…", text, flags=re.IGNORECASE
+    )
 
 
 def store_uri(uri: str, root: Path) -> str:
@@ -65,7 +83,9 @@ def store_uri(uri: str, root: Path) -> str:
             raise SettingsError("tracking.uri: a store in memory forgets everything; use sqlite:///build/mlflow.db")
         return f"{scheme}:///{root / path}{query}{options}"
     if (not mark and uri != "databricks") or scheme == "file":
-        raise SettingsError(f"tracking.uri: {bare(uri)!r} is a folder, and MLflow keeps no more runs in folders; use sqlite:///build/mlflow.db")
+        raise SettingsError(
+            f"tracking.uri: {bare(uri)!r} is a folder, and MLflow keeps no more runs in folders; use sqlite:///build/mlflow.db"
+        )
     return uri
 
 
@@ -97,7 +117,9 @@ def knock(uri: str) -> None:
     except requests.exceptions.SSLError:
         return  # it answers; which certificates are trusted, MLflow has settings of its own for
     except requests.RequestException as error:
-        raise FlorenceError(f"MLflow at {bare(uri)} does not answer: {bare(_first_line(error))}; is the server running, and tracking.uri right?") from None
+        raise FlorenceError(
+            f"MLflow at {bare(uri)} does not answer: {bare(_first_line(error))}; is the server running, and tracking.uri right?"
+        ) from None
 
 
 @contextmanager
@@ -125,8 +147,12 @@ def told(uri: str, doing: str) -> Iterator[None]:
         if ours:
             raise
         text = bare(f"{_first_line(error)} {type(error).__name__}")
-        remedy = _schema_remedy(str(error), uri) or next((r for pattern, r in REMEDIES if re.search(pattern, text + str(error), re.IGNORECASE)), "")
-        raise FlorenceError(f"MLflow at {bare(uri)}: can not {doing}: {bare(_first_line(error))}" + (f"; {remedy}" if remedy else "")) from None
+        remedy = _schema_remedy(str(error), uri) or next(
+            (r for pattern, r in REMEDIES if re.search(pattern, text + str(error), re.IGNORECASE)), ""
+        )
+        raise FlorenceError(
+            f"MLflow at {bare(uri)}: can not {doing}: {bare(_first_line(error))}" + (f"; {remedy}" if remedy else "")
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:

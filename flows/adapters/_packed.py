@@ -13,8 +13,19 @@ from typing import Any
 from florence.errors import ModelError
 
 REQUIREMENTS = (
-    "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors", "tokenizers", "torch", "transformers",
-)  # fmt: skip
+    "mlflow",
+    "numpy",
+    "opencv-python-headless",
+    "pandas",
+    "pillow",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 """What the served model imports; told to MLflow, which would take a quarter of a minute to find out."""
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".msgpack", ".h5")
 
@@ -25,7 +36,9 @@ def packed(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Iterator[P
     import mlflow.pyfunc
 
     with tempfile.TemporaryDirectory() as folder:
-        source, result, weights, served = (Path(folder, name) for name in ("code/florence", "packed", "model", "served.py"))
+        source, result, weights, served = (
+            Path(folder, name) for name in ("code/florence", "packed", "model", "served.py")
+        )
         copy_library(source)
         # Copies: DVC may have made links of the weights, which MLflow does not take, and it notes the path of the code.
         shutil.copytree(model_dir, weights, ignore=shutil.ignore_patterns(".*"))
@@ -34,9 +47,14 @@ def packed(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Iterator[P
         shutil.copy(Path(__file__).with_name("served.py"), served)
         with warnings.catch_warnings(action="ignore"):  # it would like an example of the input
             mlflow.pyfunc.save_model(
-                str(result), mlflow_model=record, python_model=str(served), artifacts={"model": str(weights)},
-                code_paths=[str(source)], pip_requirements=requirements(), signature=signature(),
-            )  # fmt: skip
+                str(result),
+                mlflow_model=record,
+                python_model=str(served),
+                artifacts={"model": str(weights)},
+                code_paths=[str(source)],
+                pip_requirements=requirements(),
+                signature=signature(),
+            )
         for cache in result.rglob("__pycache__"):
             shutil.rmtree(cache)
         yield result
@@ -47,7 +65,9 @@ def check(model_dir: Path) -> None:
     if not (model_dir / "config.json").is_file() or not any(model_dir.glob("*.safetensors")):
         raise ModelError(f"{model_dir} holds no model (config.json and *.safetensors): `florence train` makes one")
     if bad := sorted(p.name for p in model_dir.rglob("*") if p.suffix in PICKLES):
-        raise ModelError(f"{model_dir} holds {bad[0]}, which may be a pickle: only *.safetensors are registered; remove it")
+        raise ModelError(
+            f"{model_dir} holds {bad[0]}, which may be a pickle: only *.safetensors are registered; remove it"
+        )
 
 
 def copy_library(target: Path) -> None:
@@ -75,6 +95,14 @@ def signature() -> Any:
 
     return ModelSignature(
         Schema([ColSpec(AnyType(), "image"), ColSpec("string", "task"), ColSpec("string", "input", required=False)]),
-        Schema([ColSpec("string", "text"), ColSpec(AnyType(), "regions"), ColSpec("double", "score", required=False), ColSpec("double", "confidence", required=False), ColSpec("string", "error")]),
+        Schema(
+            [
+                ColSpec("string", "text"),
+                ColSpec(AnyType(), "regions"),
+                ColSpec("double", "score", required=False),
+                ColSpec("double", "confidence", required=False),
+                ColSpec("string", "error"),
+            ]
+        ),
         ParamSchema([Param("max_tokens", DataType.long, 160)]),
     )

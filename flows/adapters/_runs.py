@@ -152,7 +152,9 @@ class Runs:
     @telling("look for the variant's run")
     def variant_finished(self, parent: str, key: str) -> bool:
         """Whether a variant has a run below ``parent`` that has ended well."""
-        wanted = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{VARIANT}` = '{key}' and attributes.status = 'FINISHED'"
+        wanted = (
+            f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{VARIANT}` = '{key}' and attributes.status = 'FINISHED'"
+        )
         return bool(self.client.search_runs([self.experiment_id], wanted, max_results=1))
 
     @telling("start a run")
@@ -193,7 +195,9 @@ class Runs:
     def _run(self, name: str, tags: dict[str, str]) -> str:
         """The run that carries ``tags``, made where there is none, and running (again)."""
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = self.client.search_runs([self.experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+        found = self.client.search_runs(
+            [self.experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"]
+        )
         if found:
             return self._reopened(found[0].info.run_id)
         return self.client.create_run(self.experiment_id, tags={**self._source(), **tags}, run_name=name).info.run_id
@@ -265,11 +269,16 @@ class Runs:
         where = str(data)
         remote = "://" in where
         uri = where if remote else str((self.root / where).absolute())
-        profile = {name: snapshot[name] for name in ("id", "parent", "round", "counts", "drops", "authors") if name in snapshot}
+        profile = {
+            name: snapshot[name] for name in ("id", "parent", "round", "counts", "drops", "authors") if name in snapshot
+        }
         dataset = Dataset(
-            name="FLD", digest=(dvc_hash or str(snapshot["id"]))[:36], source_type="s3" if where.startswith("s3://") else "local",
-            source=json.dumps({"uri": bare(uri)}), profile=json.dumps(profile, ensure_ascii=False),
-        )  # fmt: skip
+            name="FLD",
+            digest=(dvc_hash or str(snapshot["id"]))[:36],
+            source_type="s3" if where.startswith("s3://") else "local",
+            source=json.dumps({"uri": bare(uri)}),
+            profile=json.dumps(profile, ensure_ascii=False),
+        )
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     @telling("log the report")

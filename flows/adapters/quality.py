@@ -62,7 +62,9 @@ def validate_snapshot(settings: Settings, data: Store, root: Path) -> dict[str, 
     """
     rounds = stages.rounds(data)
     if not rounds:
-        raise DataError(f"{data.uri} holds no labels: `florence loop` makes a snapshot, `dvc pull` fetches the one that data.dvc names")
+        raise DataError(
+            f"{data.uri} holds no labels: `florence loop` makes a snapshot, `dvc pull` fetches the one that data.dvc names"
+        )
     counts = _validate(f"the snapshot of round {rounds[-1]}", settings, data, rounds[-1], root)
     Store(str(root)).write_json(METRICS, counts)
     return counts
@@ -70,7 +72,11 @@ def validate_snapshot(settings: Settings, data: Store, root: Path) -> dict[str, 
 
 def _validate(where: str, settings: Settings, store: Store, round: int, root: Path) -> dict[str, Any]:
     suites = read_suites(root / FOLDER)
-    bounds = {"max_drop_rate": settings.validation.max_drop_rate, "max_shift": settings.validation.max_shift, "round": round}
+    bounds = {
+        "max_drop_rate": settings.validation.max_drop_rate,
+        "max_shift": settings.validation.max_shift,
+        "round": round,
+    }
     checked: list[Checked] = []
     with quiet():
         session = Session(bounds)
@@ -78,7 +84,9 @@ def _validate(where: str, settings: Settings, store: Store, round: int, root: Pa
             checked.append(session.check("schema", schema_table(store, round), suites["schema"]))
             if not checked[0].failures:
                 # the other tables can be made only of columns that are as they should be
-                checked += [session.check(name, frame, suites[name]) for name, frame in tables(settings, store, round).items()]
+                checked += [
+                    session.check(name, frame, suites[name]) for name, frame in tables(settings, store, round).items()
+                ]
         finally:
             session.build_docs(root / DOCS)
     for line in (line for table in checked for line in table.warnings):
@@ -123,8 +131,14 @@ def _suite(path: Path) -> list[dict[str, Any]]:
     if not isinstance(items, list) or set(document) - {"name", "meta", "notes", "expectations"}:
         raise SettingsError(f'{path}: a suite is {{"name": …, "expectations": [{{"type": …, "kwargs": {{…}}}}, …]}}')
     for number, item in enumerate(items, start=1):
-        if not isinstance(item, dict) or not isinstance(item.get("type"), str) or not isinstance(item.get("kwargs"), dict):
-            raise SettingsError(f'{path}: expectation {number}: "type" (a name) and "kwargs" (a mapping) are needed; found {item!r}')
+        if (
+            not isinstance(item, dict)
+            or not isinstance(item.get("type"), str)
+            or not isinstance(item.get("kwargs"), dict)
+        ):
+            raise SettingsError(
+                f'{path}: expectation {number}: "type" (a name) and "kwargs" (a mapping) are needed; found {item!r}'
+            )
     return items
 
 
@@ -172,10 +186,14 @@ class Session:
 
         self.parameters = dict(parameters)
         nowhere = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
-        self.context = gx.get_context(mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=nowhere, analytics_enabled=False))
+        self.context = gx.get_context(
+            mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=nowhere, analytics_enabled=False)
+        )
         self.context.variables.progress_bars = ProgressBarsConfig(globally=False)  # type: ignore[assignment]
         source = self.context.data_sources.add_pandas("florence")
-        self.batches = {table: source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all") for table in TABLES}
+        self.batches = {
+            table: source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all") for table in TABLES
+        }
 
     def check(self, table: str, frame: pd.DataFrame, items: list[dict[str, Any]]) -> Checked:
         """Hold ``frame`` against the expectations ``items``. Raises SettingsError for one that can not be understood."""
@@ -183,7 +201,9 @@ class Session:
 
         suite = gx.ExpectationSuite(name=table, expectations=[self._expectation(table, frame, item) for item in items])
         definition = self.context.validation_definitions.add_or_update(
-            gx.ValidationDefinition(name=table, data=self.batches[table], suite=self.context.suites.add_or_update(suite))
+            gx.ValidationDefinition(
+                name=table, data=self.batches[table], suite=self.context.suites.add_or_update(suite)
+            )
         )
         run = definition.run(
             batch_parameters={"dataframe": frame}, expectation_parameters=self.parameters, result_format="SUMMARY"
@@ -195,7 +215,9 @@ class Session:
                 stops = getattr(config.severity, "value", config.severity) not in ("warning", "info")
                 lines[stops].append(_line(table, frame, config, result))
         failed = len(lines[True]) + len(lines[False])
-        return Checked(table, len(frame), len(items), len(items) - failed, tuple(sorted(lines[True])), tuple(sorted(lines[False])))
+        return Checked(
+            table, len(frame), len(items), len(items) - failed, tuple(sorted(lines[True])), tuple(sorted(lines[False]))
+        )
 
     def _expectation(self, table: str, frame: pd.DataFrame, item: dict[str, Any]) -> Any:
         from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
@@ -205,7 +227,9 @@ class Session:
         known = list_registered_expectation_implementations()
         if item["type"] not in known:
             near = difflib.get_close_matches(item["type"], known, 1)
-            raise SettingsError(f"{where}: there is no such expectation" + (f"; did you mean {near[0]}?" if near else ""))
+            raise SettingsError(
+                f"{where}: there is no such expectation" + (f"; did you mean {near[0]}?" if near else "")
+            )
         for name in _parameters(item["kwargs"]):
             if name not in self.parameters:
                 raise SettingsError(f"{where}: unknown $PARAMETER {name!r}; known: {', '.join(self.parameters)}")
@@ -222,7 +246,11 @@ class Session:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())}
-        builder = {"class_name": "SiteBuilder", "store_backend": store, "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}}
+        builder = {
+            "class_name": "SiteBuilder",
+            "store_backend": store,
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        }
         self.context.add_data_docs_site("local_site", builder)  # type: ignore[arg-type]
         self.context.build_data_docs()
 
@@ -253,7 +281,11 @@ def _line(table: str, frame: pd.DataFrame, config: Any, result: Any) -> str:
 
 def _told(kwargs: Mapping[str, Any]) -> str:
     columns = _columns(kwargs)
-    others = {key: value for key, value in sorted(kwargs.items()) if value not in columns and key not in ("batch_id", "column_list", "row_condition")}
+    others = {
+        key: value
+        for key, value in sorted(kwargs.items())
+        if value not in columns and key not in ("batch_id", "column_list", "row_condition")
+    }
     where = [f"where {_condition(kwargs['row_condition'])}"] if kwargs.get("row_condition") else []
     return ", ".join([*columns, *(f"{key}={_short(value)}" for key, value in others.items()), *where])
 

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES: dict[str, str] = {
-    "schema": "column", "images": "image_id", "labels": "annotation_id", "regions": "annotation_id", "kinds": "task", "training": "annotation_id",
-}  # fmt: skip
+    "schema": "column",
+    "images": "image_id",
+    "labels": "annotation_id",
+    "regions": "annotation_id",
+    "kinds": "task",
+    "training": "annotation_id",
+}
 """The tables, each with the column that names a row in a message."""
 _REPEATED = ["image_id", "task", "author", "version", "reason"]
 """Columns of few different texts: as categories they are filtered an order of magnitude faster."""
@@ -37,11 +42,17 @@ def schema_table(store: Store, round: int) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for table, names in (("images", store.names("images", ".parquet")), ("labels", [f"labels/round={round}/labels.parquet"])):
+    for table, names in (
+        ("images", store.names("images", ".parquet")),
+        ("labels", [f"labels/round={round}/labels.parquet"]),
+    ):
         found: Counter[str] = Counter()
         for name in names:
             found.update(list(dict.fromkeys((*_columns(store, name), *OLDER.get(table, ())))))
-        rows += [{"column": f"{table}.{column}", "files": count, "everywhere": count == len(names)} for column, count in found.items()]
+        rows += [
+            {"column": f"{table}.{column}", "files": count, "everywhere": count == len(names)}
+            for column, count in found.items()
+        ]
     return pd.DataFrame(rows, columns=["column", "files", "everywhere"])
 
 
@@ -59,7 +70,11 @@ def _leaves(path: str, kind: pa.DataType) -> list[str]:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _leaves(f"{path}[]", kind.value_type)
     if pa.types.is_struct(kind):
-        return [line for index in range(kind.num_fields) for line in _leaves(f"{path}.{kind.field(index).name}", kind.field(index).type)]
+        return [
+            line
+            for index in range(kind.num_fields)
+            for line in _leaves(f"{path}.{kind.field(index).name}", kind.field(index).type)
+        ]
     return [f"{path}: {kind}"]
 
 
@@ -92,7 +107,9 @@ def _regions(labels: pa.Table, images: pa.Table) -> pd.DataFrame:
     """One row for each region of ``labels``: whose it is, where it lies, and whether it is well formed."""
     lists = _whole(labels["regions"])
     region = pc.list_flatten(lists)
-    part = {name: _whole(pc.struct_field(region, [name])) for name in ("label", "box", "quad", "polygons", "score", "span")}
+    part = {
+        name: _whole(pc.struct_field(region, [name])) for name in ("label", "box", "quad", "polygons", "score", "span")
+    }
     rows = labels.select(["annotation_id", "image_id", "task", "text"]).take(pc.list_parent_indices(lists))
     at = pc.index_in(rows["image_id"], images["image_id"])
     frame = rows.drop_columns(["text"]).to_pandas(categories=["image_id", "task"])
@@ -107,20 +124,32 @@ def _regions(labels: pa.Table, images: pa.Table) -> pd.DataFrame:
 
 def _places(part: dict[str, Any], width: np.ndarray, height: np.ndarray) -> dict[str, np.ndarray]:
     """Bounds of each region, its shorter side, and how far any of its coordinates is outside the image; NaN where there is no place."""
-    (box, box_ok), (quad, quad_ok), (outlines, outlines_ok) = _extent(part["box"], 4), _extent(part["quad"], 8), _outlines(part["polygons"])
+    (box, box_ok), (quad, quad_ok), (outlines, outlines_ok) = (
+        _extent(part["box"], 4),
+        _extent(part["quad"], 8),
+        _outlines(part["polygons"]),
+    )
     has = {f"has_{name}": _lengths(part[name]) > 0 for name in ("box", "quad", "polygons")}
-    beyond = [np.max([-e[:, 0], -e[:, 1], e[:, 2] - width, e[:, 3] - height, np.zeros(len(e))], axis=0) for e in (box, quad, outlines)]
+    beyond = [
+        np.max([-e[:, 0], -e[:, 1], e[:, 2] - width, e[:, 3] - height, np.zeros(len(e))], axis=0)
+        for e in (box, quad, outlines)
+    ]
     # a place that a region does not have is nowhere outside; a coordinate that is no number stays one, to be seen
     outside = np.max([np.where(owned, b, 0.0) for owned, b in zip(has.values(), beyond, strict=True)], axis=0)
-    bounds = np.where(has["has_box"][:, None], _in_order(part["box"], box), np.where(has["has_quad"][:, None], quad, outlines))
+    bounds = np.where(
+        has["has_box"][:, None], _in_order(part["box"], box), np.where(has["has_quad"][:, None], quad, outlines)
+    )
     x0, y0, x1, y1 = bounds.T
     return {
-        "x0": x0, "y0": y0, "x1": x1, "y1": y1,
+        "x0": x0,
+        "y0": y0,
+        "x1": x1,
+        "y1": y1,
         "side": np.minimum(x1 - x0, y1 - y0),
         "outside": np.where(np.any(list(has.values()), axis=0), outside, np.nan),
         "well_formed": box_ok & quad_ok & outlines_ok,
         **has,
-    }  # fmt: skip
+    }
 
 
 def _whole(column: Any) -> Any:
@@ -142,7 +171,9 @@ def _extent(lists: pa.ListArray, size: int) -> tuple[np.ndarray, np.ndarray]:
     result = np.full((len(lists), 4), np.nan)
     usable = (length > 0) & (length % 2 == 0)
     if usable.any():
-        values = pc.list_flatten(lists.filter(pa.array(usable))).to_numpy(zero_copy_only=False).astype(float).reshape(-1, 2)
+        values = (
+            pc.list_flatten(lists.filter(pa.array(usable))).to_numpy(zero_copy_only=False).astype(float).reshape(-1, 2)
+        )
         starts = np.concatenate([[0], np.cumsum(length[usable] // 2)[:-1]])
         result[usable] = np.hstack([np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)])
     return result, ok | (length == 0)
@@ -157,7 +188,9 @@ def _outlines(polygons: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
         outline = _whole(pc.list_flatten(polygons))
         extent, whole = _extent(outline, 0)
         starts = np.concatenate([[0], np.cumsum(count[has])[:-1]])
-        result[has] = np.hstack([np.minimum.reduceat(extent[:, :2], starts), np.maximum.reduceat(extent[:, 2:], starts)])
+        result[has] = np.hstack(
+            [np.minimum.reduceat(extent[:, :2], starts), np.maximum.reduceat(extent[:, 2:], starts)]
+        )
         ok[has] = np.logical_and.reduceat(whole & (_lengths(outline) > 0), starts)
     return result, ok
 
@@ -226,9 +259,13 @@ def _training(labels: pa.Table, images: pa.Table, settings: Settings) -> pd.Data
     """
     recorded: dict[str, str] = {}
     for image_id, split in zip(images["image_id"].to_pylist(), images["split"].to_pylist(), strict=True):
-        recorded[image_id] = max(recorded.get(image_id, "train"), split, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS))
+        recorded[image_id] = max(
+            recorded.get(image_id, "train"), split, key=lambda s: SPLITS.index(s) if s in SPLITS else len(SPLITS)
+        )
     training = images.filter(pc.equal(images["split"], "train"))["image_id"]
-    rows = labels.select(["annotation_id", "image_id", "task"]).filter(pc.and_(labels["kept"], pc.is_in(labels["image_id"], training)))
+    rows = labels.select(["annotation_id", "image_id", "task"]).filter(
+        pc.and_(labels["kept"], pc.is_in(labels["image_id"], training))
+    )
     frame = rows.to_pandas(categories=["image_id", "task"])
     hashed = {image_id: split_of(image_id, settings) for image_id in pc.unique(rows["image_id"]).to_pylist()}
     frame["split"], frame["split_by_hash"] = frame["image_id"].map(recorded), frame["image_id"].map(hashed)

@@ -64,10 +64,14 @@ class Florence(PythonModel):
             asks.append(Ask(places[key], name, given))
             rows.append(row)
         longest = int((params or {}).get("max_tokens", MAX_TOKENS))
-        for row, ask, answer in zip(rows, asks, predict(self.checkpoint, images, asks, max_tokens=longest) if asks else (), strict=True):
+        for row, ask, answer in zip(
+            rows, asks, predict(self.checkpoint, images, asks, max_tokens=longest) if asks else (), strict=True
+        ):
             answers[row] = _plain(answer, self.calibrations.get(ask.task))
         # As objects: a score that there is not stays None, which JSON knows, and does not become NaN, which it does not.
-        return pd.DataFrame(answers, columns=["text", "regions", "score", "confidence", "error"], index=model_input.index, dtype=object)
+        return pd.DataFrame(
+            answers, columns=["text", "regions", "score", "confidence", "error"], index=model_input.index, dtype=object
+        )
 
 
 def _read(image: Any, seen: Mapping[str, int]) -> tuple[str, np.ndarray | None]:
@@ -102,13 +106,23 @@ def _plain(answer: Answer, calibration: Calibration | None) -> dict[str, Any]:
 
     regions = [
         {
-            "label": region.label, "box": _list(region.box), "quad": _list(region.quad), "polygons": [_list(p) for p in region.polygons], "score": region.score,
+            "label": region.label,
+            "box": _list(region.box),
+            "quad": _list(region.quad),
+            "polygons": [_list(p) for p in region.polygons],
+            "score": region.score,
             "confidence": sure(region.score),
         }
         for region in answer.regions
-    ]  # fmt: skip
+    ]
     confidence = None if regions else sure(answer.score)
-    return {"text": answer.text, "regions": regions, "score": answer.score, "confidence": confidence, "error": str(answer.error) if answer.error else ""}
+    return {
+        "text": answer.text,
+        "regions": regions,
+        "score": answer.score,
+        "confidence": confidence,
+        "error": str(answer.error) if answer.error else "",
+    }
 
 
 def _list(values: Any) -> list[float] | None:

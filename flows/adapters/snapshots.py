@@ -54,7 +54,11 @@ logger = logging.getLogger(__name__)
 def remotes(root: Path) -> dict[str, str]:
     """The DVC remotes of the workspace ``root``, name → URL or path."""
     found = Snapshots(root, SnapshotSettings())._config()
-    return {name.removeprefix("remote.").removesuffix(".url"): value for name, value in found.items() if re.fullmatch(r"remote\..+\.url", name)}
+    return {
+        name.removeprefix("remote.").removesuffix(".url"): value
+        for name, value in found.items()
+        if re.fullmatch(r"remote\..+\.url", name)
+    }
 
 
 class Snapshots:
@@ -96,11 +100,13 @@ class Snapshots:
         if remote is None:
             return False
         self._dvc(
-            "push", "-r", remote,
+            "push",
+            "-r",
+            remote,
             failed=f"the snapshot can not be pushed to the DVC remote {remote!r}",
             remedy="`dvc remote list` shows where it leads, `florence doctor` whether it can be reached and written with the credentials in the "
             "environment; the snapshot itself is safe in DVC's cache, and the next push takes it along",
-        )  # fmt: skip
+        )
         return True
 
     def _config(self) -> dict[str, str]:
@@ -117,7 +123,9 @@ class Snapshots:
 
         ``env`` is added to their environment; ``say`` is given every line they write. Raises FlorenceError naming the stage that failed, with its last lines.
         """
-        if (self.root / "dvc.lock").exists() and not isinstance((_yaml(self.root / "dvc.lock") or {}).get("stages"), dict):
+        if (self.root / "dvc.lock").exists() and not isinstance(
+            (_yaml(self.root / "dvc.lock") or {}).get("stages"), dict
+        ):
             logger.warning("dvc.lock was half-written; it is made anew, from DVC's run cache where that knows a stage")
             (self.root / "dvc.lock").unlink()
         code, lines = self._patiently(["repro"], env, say)
@@ -144,10 +152,11 @@ class Snapshots:
             _remove(self.root / name)
             _copy(folder / name, self.root / name)
         self._dvc(
-            "checkout", "--force",
+            "checkout",
+            "--force",
             failed="the data of the best round can not be brought back from DVC's cache",
             remedy="`dvc pull` fetches what is missing from the remote; without one, `florence loop` makes it again",
-        )  # fmt: skip
+        )
 
     # ------------------------------------------------------------ git
 
@@ -161,7 +170,11 @@ class Snapshots:
         if not self.settings.commit:
             return None
         names = [name for name in COMMITTED if (self.root / name).exists()]
-        for arguments in (["add", "--", *names], ["diff", "--cached", "--quiet", "--", *names], ["commit", "-q", "-m", message, "--", *names]):
+        for arguments in (
+            ["add", "--", *names],
+            ["diff", "--cached", "--quiet", "--", *names],
+            ["commit", "-q", "-m", message, "--", *names],
+        ):
             code, said = self._git(*arguments)
             if arguments[0] == "diff":
                 if code == 0:
@@ -172,7 +185,14 @@ class Snapshots:
 
     def _git(self, *arguments: str) -> tuple[int, str]:
         try:
-            done = subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=self.root,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                stdin=subprocess.DEVNULL,
+            )
         except FileNotFoundError:
             return 127, "git is not installed; install it, or set snapshots.commit: false"
         return done.returncode, clean(done.stdout if done.returncode == 0 else done.stderr or done.stdout)
@@ -182,12 +202,18 @@ class Snapshots:
     def _dvc(self, *arguments: str, failed: str, remedy: str = "") -> None:
         code, lines = self._patiently(arguments, None, _nothing)
         if code:
-            raise FlorenceError(f"{failed}: {_told(lines)}" + (f"\n{remedy[:1].upper()}{remedy[1:]}." if remedy else ""))
+            raise FlorenceError(
+                f"{failed}: {_told(lines)}" + (f"\n{remedy[:1].upper()}{remedy[1:]}." if remedy else "")
+            )
 
-    def _patiently(self, arguments: Sequence[str], env: Mapping[str, str] | None, say: Callable[[str], None]) -> tuple[int, list[str]]:
+    def _patiently(
+        self, arguments: Sequence[str], env: Mapping[str, str] | None, say: Callable[[str], None]
+    ) -> tuple[int, list[str]]:
         """Run DVC; where another process holds its lock, again after a while."""
         if not (self.root / ".dvc").is_dir():
-            raise FlorenceError(f"{self.root} is no DVC repository: `florence init DIR` makes a workspace with one, `dvc init` adds it to this folder")
+            raise FlorenceError(
+                f"{self.root} is no DVC repository: `florence init DIR` makes a workspace with one, `dvc init` adds it to this folder"
+            )
         for wait in (*WAITS, None):
             code, lines = self._run(arguments, env, say)
             text = "\n".join(lines[-TAIL:])
@@ -196,12 +222,16 @@ class Snapshots:
             if TORN_LOCK.search(text):
                 (self.root / ".dvc/tmp/rwlock").unlink(missing_ok=True)
             if wait is None:
-                raise FlorenceError(f"dvc {arguments[0]}: another DVC process holds the lock of {self.root}: wait for it to end, or end it, and start again")
+                raise FlorenceError(
+                    f"dvc {arguments[0]}: another DVC process holds the lock of {self.root}: wait for it to end, or end it, and start again"
+                )
             logger.info("dvc %s: another DVC process holds the lock; trying again in %g s", arguments[0], wait)
             time.sleep(wait)
         return code, lines
 
-    def _run(self, arguments: Sequence[str], env: Mapping[str, str] | None, say: Callable[[str], None]) -> tuple[int, list[str]]:
+    def _run(
+        self, arguments: Sequence[str], env: Mapping[str, str] | None, say: Callable[[str], None]
+    ) -> tuple[int, list[str]]:
         command = [sys.executable, "-S", "-c", _TOGETHER, sys.executable, "-m", "dvc", *arguments]
         lines: list[str] = []
         long = threading.Timer(LONG, logger.info, ("dvc %s is still at work", arguments[0]))
@@ -229,9 +259,17 @@ class Snapshots:
 def _started(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
     """A command in a process group of its own, which does not outlive this context."""
     process = subprocess.Popen(
-        command, cwd=folder, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, encoding="utf-8", errors="replace", start_new_session=True,
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        env=dict(env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
     try:
         yield process
     except BaseException:
@@ -274,7 +312,9 @@ def _repro_failed(lines: list[str]) -> str:
         return f"dvc repro failed: {_told(lines)}"
     name, why = found[1], found[2] or _told(lines)
     if name.endswith(".dvc") or "missing data" in why:
-        return f"dvc repro failed: {why}. `dvc pull` fetches the snapshot that data.dvc names; `florence loop` makes one"
+        return (
+            f"dvc repro failed: {why}. `dvc pull` fetches the snapshot that data.dvc names; `florence loop` makes one"
+        )
     if "are missing from" in why:
         return f"stage {name}: {why} dvc.yaml depends on these sections of params.yaml, so they have to stand there, be it with one setting"
     start = max((number for number, line in enumerate(lines) if line.startswith(f"Running stage '{name}'")), default=0)
@@ -283,7 +323,12 @@ def _repro_failed(lines: list[str]) -> str:
 
 
 def _commit_remedy(said: str) -> str:
-    if "tell me who you are" in said or "auto-detect email" in said or "ident name" in said or "no email was given" in said:
+    if (
+        "tell me who you are" in said
+        or "auto-detect email" in said
+        or "ident name" in said
+        or "no email was given" in said
+    ):
         return "git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS`, or set snapshots.commit: false"
     if "not a git repository" in said:
         return "this folder is in no git repository: `git init`, or set snapshots.commit: false"

@@ -56,7 +56,11 @@ class Tracker(Runs):
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         with self._guard, addressed(self.uri):
-            return str(self.client.create_model_version(self.settings.model, f"models:/{model_id}", run_id, tags=tags, model_id=model_id).version)
+            return str(
+                self.client.create_model_version(
+                    self.settings.model, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
+                ).version
+            )
 
     def _logged(self, run_id: str, model_dir: Path, tags: dict[str, str], beside: tuple[Path, ...]) -> str:
         """Log the model as code, the weights and the florence package beside it; returns MLflow's id of it."""
@@ -70,7 +74,9 @@ class Tracker(Runs):
         status = "FAILED"
         try:
             self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-            record = Model(artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id)
+            record = Model(
+                artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id
+            )
             with packed(model_dir, beside, record) as folder:
                 self.client.log_model_artifacts(model.model_id, str(folder))
             status = "READY"
@@ -84,7 +90,9 @@ class Tracker(Runs):
         aliases = self._aliases()
         found, token = [], None
         while True:
-            page = self.client.search_model_versions(f"name = '{self.settings.model}'", max_results=200, page_token=token)
+            page = self.client.search_model_versions(
+                f"name = '{self.settings.model}'", max_results=200, page_token=token
+            )
             found += list(page)
             token = page.token
             if not token:
@@ -106,7 +114,9 @@ class Tracker(Runs):
         """Make ``version``, by default the challenger, the champion; the one before is remembered for `rollback`."""
         if version is None:
             if (challenger := self.challenger()) is None:
-                raise FlorenceError(f"no challenger of {self.settings.model!r} to promote; `florence register` makes one")
+                raise FlorenceError(
+                    f"no challenger of {self.settings.model!r} to promote; `florence register` makes one"
+                )
             version = challenger.version
         wanted = self._numbered(str(version))
         before = self.champion()
@@ -126,7 +136,9 @@ class Tracker(Runs):
             history.pop()
         if champion is None or not history:
             now = f"version {champion.version} is the first champion" if champion else "there is no champion"
-            raise FlorenceError(f"nothing to roll back to: {now} of {self.settings.model!r}; `florence promote VERSION` names one")
+            raise FlorenceError(
+                f"nothing to roll back to: {now} of {self.settings.model!r}; `florence promote VERSION` names one"
+            )
         back = history.pop()
         self.client.set_registered_model_alias(self.settings.model, CHAMPION, back)
         self._remember(history)
@@ -150,7 +162,12 @@ class Tracker(Runs):
             return target
         part = folder / f".{version}.{uuid.uuid4().hex}.part"
         try:
-            where = download_artifacts(f"{self._place(version)}/artifacts/model", dst_path=str(part), tracking_uri=self.uri, registry_uri=self.registry_uri)
+            where = download_artifacts(
+                f"{self._place(version)}/artifacts/model",
+                dst_path=str(part),
+                tracking_uri=self.uri,
+                registry_uri=self.registry_uri,
+            )
             Path(where, ".origin").write_text(origin, encoding="utf-8")
             with locked(folder / ".lock"):
                 if _origin(target) != origin:
@@ -199,7 +216,9 @@ class Tracker(Runs):
             if version.version == name or name in version.aliases:
                 return version.version
         known = ", ".join(v.version + "".join(f" (@{alias})" for alias in v.aliases) for v in versions)
-        raise FlorenceError(f"model {self.settings.model!r} has no version or alias {ref!r}; registered: {known or 'none, `florence register` makes one'}")
+        raise FlorenceError(
+            f"model {self.settings.model!r} has no version or alias {ref!r}; registered: {known or 'none, `florence register` makes one'}"
+        )
 
     def _history(self) -> list[str]:
         """The champions before this one, the last one last."""
