@@ -26,9 +26,9 @@ def scenes(folder: Path, seed: int, scale: float = 1.0, change: Change = lambda 
     params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     found = params["sources"]["scenes"]
     params["sources"] = {"scenes": {**found, "count": max(int(found["count"] * scale), 200), "seed": seed}}
-    params["specialists"] = {
+    params["annotators"] = {
         name: {**section, "seed": seed}
-        for name, section in params["specialists"].items()
+        for name, section in params["annotators"].items()
         if section["use"] == "simulated"
     }
     params["train"].update(steps=max(int(params["train"]["steps"] * scale), 2), seed=seed)

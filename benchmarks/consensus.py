@@ -28,7 +28,7 @@ KIND = "<OD>"
 
 Box = tuple[float, float, float, float]
 Found = tuple[str, Box, float, Any]
-"""Label, box, score, and who says so: an author, or how many."""
+"""Label, box, score, and who says so: an annotator, or how many."""
 Way = Callable[[Sequence[Found], float], list[Found]]
 """What annotators say of an image, and the overlap from which boxes are one → objects, all of them: scores and votes are looked at after."""
 
@@ -39,7 +39,7 @@ def annotators() -> dict[str, dict[str, Any]]:
 
     settings = read_settings(Path(__file__).parents[1] / "params.yaml")
     declared = {
-        name: dict(section.options) for name, section in settings.specialists.items() if section.use == "simulated"
+        name: dict(section.options) for name, section in settings.annotators.items() if section.use == "simulated"
     }
     twin = {**declared["hasty"], "mislabelled": 0.25, "invented": 0.2, "twin": "vendor", "shared": 0.8}
     bad = {**declared["crude"], "missed": 0.3, "mislabelled": 0.5, "invented": 0.5}
@@ -61,8 +61,8 @@ def scenes(count: int, seed: int) -> Scenes:
 
     from florence.records import IMAGES, ImageRecord, annotate, annotations_table
     from florence.sources.scenes import ScenesSource
-    from florence.specialists import Batch
-    from florence.specialists.simulated import Simulated
+    from florence.annotators import Batch
+    from florence.annotators.simulated import Simulated
 
     tellers = {
         name: Simulated(name=name, **{**options, "seed": seed, "tasks": (KIND,)})
@@ -79,7 +79,7 @@ def scenes(count: int, seed: int) -> Scenes:
             rows += annotate(record.image_id, claims, name, "1")
             said[record.image_id] += [(claim.text, claim.regions[0].box, claim.score, name) for claim in claims]
             seen.append(
-                {"image_id": record.image_id, "author": name, "version": "1", "claims": len(claims), "error": ""}
+                {"image_id": record.image_id, "annotator": name, "version": "1", "claims": len(claims), "error": ""}
             )
         records.append({name: getattr(record, name) for name in IMAGES.names if name != "bytes"})
     images = pa.Table.from_pylist(records, schema=pa.schema([IMAGES.field(name) for name in records[0]]))
@@ -141,9 +141,9 @@ def ours(data: Scenes, settings: Any = None) -> dict[str, list[Found]]:
 
     found: dict[str, list[Found]] = {image: [] for image in data.truth}
     for row in table_annotations(fuse(*data.tables, settings or Engine(), 0)):
-        if row.agreement is not None:
+        if row.confidence is not None:
             found[row.image_id].append(
-                (row.text, row.regions[0].box, row.agreement, "kept" if row.kept else row.reason)
+                (row.text, row.regions[0].box, row.confidence, "kept" if row.kept else row.reason)
             )
     return found
 
@@ -185,7 +185,7 @@ def weighted(said: Sequence[Found], overlap: float) -> list[Found]:
     from ensemble_boxes import weighted_boxes_fusion
 
     labels = sorted({found[0] for found in said})
-    by = [[found for found in said if found[3] == author] for author in sorted(annotators())]
+    by = [[found for found in said if found[3] == annotator] for annotator in sorted(annotators())]
     boxes, scores, names = weighted_boxes_fusion(
         [[[v / SIZE for v in found[1]] for found in one] for one in by],
         [[found[2] for found in one] for one in by],
@@ -205,7 +205,7 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 WAYS: dict[str, tuple[Way, dict[str, Sequence[Any]]]] = {
-    "best single annotator": (single, {"author": tuple(annotators()), "score": SCORE}),
+    "best single annotator": (single, {"annotator": tuple(annotators()), "score": SCORE}),
     "union, suppressed": (union, {"overlap": OVERLAP, "score": SCORE}),
     "majority": (majority, {"overlap": OVERLAP, "score": SCORE, "votes": VOTES}),
     "weighted boxes fusion": (weighted, {"overlap": OVERLAP, "score": SCORE}),
@@ -216,7 +216,7 @@ def chosen(found: Found, at: Mapping[str, Any]) -> bool:
     """Whether an object is good enough at a point of the grid."""
     return (
         found[2] >= at["score"]
-        and found[3] == at.get("author", found[3])
+        and found[3] == at.get("annotator", found[3])
         and ("votes" not in at or found[3] >= at["votes"])
     )
 
@@ -260,7 +260,7 @@ def ranking(data: Scenes) -> list[tuple[str, float, float]]:
     claims, _, coverage = data.tables
     found = reliabilities(claims, coverage, Engine())
     rows = [
-        (name, found[name, KIND].value, f1(fused(single, {"author": name, "score": 0.0}, data), data.truth))
+        (name, found[name, KIND].value, f1(fused(single, {"annotator": name, "score": 0.0}, data), data.truth))
         for name in annotators()
     ]
     return sorted(rows, key=lambda row: -row[1])
@@ -308,7 +308,7 @@ def run(count: int, seeds: Iterable[int], tuning: Iterable[int]) -> dict[str, An
     for seed, (error, bins) in figures["calibration"].items():
         table(
             f"Agreement, seed {seed}: expected calibration error {error:.3f}",
-            [("agreement", "share right", "objects"), *((f"{a:.2f}", f"{r:.2f}", n) for a, r, n in bins)],
+            [("confidence", "share right", "objects"), *((f"{a:.2f}", f"{r:.2f}", n) for a, r, n in bins)],
         )
     return figures
 

@@ -1,7 +1,7 @@
 """The data engine: what orchestration and storage add to the annotators, and how much memory annotating takes.
 
 `flow`: the annotate flow, from pending work to claims on disk, against the same annotators in a plain loop that decodes each image once and keeps what they say.
-Same specialists (those of params.yaml that need no truth, loaded before), same batches, same images: packaged photos, cropped and scaled. A Prefect server runs
+Same annotators (those of params.yaml that need no truth, loaded before), same batches, same images: packaged photos, cropped and scaled. A Prefect server runs
 beside both; its start is not counted, all that the flow says to it is (the server's own processor time is not). Both sides claim the same (checked).
 
 `memory`: the largest resident set of a process that annotates scenes with the three simulated annotators of params.yaml, for two numbers of scenes.
@@ -89,7 +89,7 @@ def flow(options: argparse.Namespace) -> dict[str, Any]:
         rows.append(
             [
                 options.images,
-                claims["authors"],
+                claims["annotators"],
                 claims["claims"],
                 what,
                 f"{found['bare']:.2f}",
@@ -117,7 +117,7 @@ def _flow_sides(root: Path, repeats: int) -> tuple[dict[str, dict[str, float]], 
     settings = read_settings(root / "params.yaml")
     store = working_store(settings, root)
     stages.collect(settings, store)
-    who, files = annotation.authors(settings), sorted((root / "photos").iterdir())
+    who, files = annotation.annotators(settings), sorted((root / "photos").iterdir())
     said: dict[str, set[tuple[str, str, str]]] = {}
 
     def bare() -> None:
@@ -148,7 +148,7 @@ def _flow_sides(root: Path, repeats: int) -> tuple[dict[str, dict[str, float]], 
         what: {side: statistics.median(values) for side, values in times.items()}
         for what, times in (("wall", wall), ("processor", cpu))
     }
-    return seconds, {"authors": len(who), "claims": len(said["flow"])}
+    return seconds, {"annotators": len(who), "claims": len(said["flow"])}
 
 
 def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
@@ -158,11 +158,11 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
     from florence import annotation
     from florence.pixels import decode
     from florence.records import ImageRecord, annotate
-    from florence.specialists import Batch
+    from florence.annotators import Batch
 
-    batch = max(settings.specialists[author.name].batch for author in who)
-    for author in who:
-        annotation.specialist(settings, author.name)[0].load()
+    batch = max(settings.annotators[annotator.name].batch for annotator in who)
+    for annotator in who:
+        annotation.make_annotator(settings, annotator.name)[0].load()
     for start in range(0, len(files), batch):
         records, pixels = [], []
         for file in files[start : start + batch]:
@@ -173,13 +173,13 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
                 ImageRecord(hashlib.sha256(data).hexdigest(), width, height, "photos", file.name, "", None, "train")
             )
         said: dict[str, list[tuple]] = {}
-        for author in who:
-            made = annotation.specialist(settings, author.name)[0]
-            size, said[author.name] = settings.specialists[author.name].batch, []
+        for annotator in who:
+            made = annotation.make_annotator(settings, annotator.name)[0]
+            size, said[annotator.name] = settings.annotators[annotator.name].batch, []
             for first in range(0, len(records), size):
                 part = slice(first, first + size)
                 heard = [
-                    tuple(row for name in author.reads for row in said[name][index])
+                    tuple(row for name in annotator.reads for row in said[name][index])
                     for index in range(first, min(first + size, len(records)))
                 ]
                 given = Batch(
@@ -189,8 +189,8 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
                     ((),) * len(heard),
                 )
                 answers = zip(records[part], made.annotate(given), strict=True)
-                said[author.name] += [
-                    annotate(record.image_id, claims, author.name, author.version) for record, claims in answers
+                said[annotator.name] += [
+                    annotate(record.image_id, claims, annotator.name, annotator.version) for record, claims in answers
                 ]
         yield from (row for rows in said.values() for image in rows for row in image)
 
@@ -225,9 +225,9 @@ def photos(folder: Path, count: int) -> None:
 def workspace(root: Path, sources: dict[str, Any], wanted: Callable[[dict[str, Any]], bool]) -> None:
     """A params.yaml of ``sources`` and those annotators of the repository's that are ``wanted``."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    chosen = {name: section for name, section in values["specialists"].items() if wanted(section)}
+    chosen = {name: section for name, section in values["annotators"].items() if wanted(section)}
     (root / "params.yaml").write_text(
-        yaml.safe_dump({"sources": sources, "specialists": chosen}, sort_keys=False), encoding="utf-8"
+        yaml.safe_dump({"sources": sources, "annotators": chosen}, sort_keys=False), encoding="utf-8"
     )
 
 

@@ -50,7 +50,7 @@ NOUNS = (
 ).split()
 LINKS = ("near", "next to", "behind", "in front of", "on top of", "under", "beside", "above")
 SIGNS = ("EXIT", "STOP", "OPEN", "SALE", "NO PARKING", "CAFE", "TAXI", "BUS LANE", "WATER", "GATE 4")
-KINDS = {"<CAPTION>": (2, 0.7), "<DETAILED_CAPTION>": (4, 0.4), "<MORE_DETAILED_CAPTION>": (8, 0.3)}
+BASE_TYPES = {"<CAPTION>": (2, 0.7), "<DETAILED_CAPTION>": (4, 0.4), "<MORE_DETAILED_CAPTION>": (8, 0.3)}
 """Phrases of a text, and the share of them that is grounded."""
 CAPTIONS = 1500
 """Different texts of each kind that are right; annotators say them in `VERSIONS` ways."""
@@ -66,17 +66,17 @@ def synthetic(claims: int, seed: int = 0) -> tuple[pa.Table, pa.Table, pa.Table]
     parts = [*_objects(rng, count), *_captions(rng, count)]
     columns = {
         "image": np.concatenate([part["image"] for part in parts]),
-        "author": np.concatenate([part["author"] for part in parts]),
+        "annotator": np.concatenate([part["annotator"] for part in parts]),
     }
     table = pa.concat_tables([part["table"] for part in parts])
     names = pa.array(AUTHORS)
     rows = {
         "annotation_id": pa.array([f"{k:016x}" for k in range(len(table))], pa.string()),
         "image_id": ids.take(pa.array(columns["image"])),
-        "author": names.take(pa.array(columns["author"])),
+        "annotator": names.take(pa.array(columns["annotator"])),
         "version": pa.array(["1"] * len(table)),
         "round": pa.array(np.zeros(len(table), np.int32)),
-        "agreement": pa.nulls(len(table), pa.float64()),
+        "confidence": pa.nulls(len(table), pa.float64()),
         "kept": pa.array(np.ones(len(table), bool)),
         "reason": pa.array([""] * len(table)),
         **{name: table[name] for name in ("task", "text", "regions", "score")},
@@ -105,7 +105,7 @@ def _coverage(ids: pa.Array) -> pa.Table:
     return pa.table(
         {
             "image_id": pa.concat_arrays([ids] * len(AUTHORS)),
-            "author": pa.array(np.repeat(AUTHORS, n)),
+            "annotator": pa.array(np.repeat(AUTHORS, n)),
             "version": pa.array(["1"] * n * len(AUTHORS)),
             "claims": pa.array(np.ones(n * len(AUTHORS), np.int32)),
             "error": pa.array([""] * n * len(AUTHORS)),
@@ -188,7 +188,7 @@ def _outlines(rng: np.random.Generator, box: np.ndarray, corners: int = 24) -> p
 def _captions(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
     """Three kinds of texts by three annotators, and some of their phrases with places."""
     parts = []
-    for kind, (phrases, share) in KINDS.items():
+    for kind, (phrases, share) in BASE_TYPES.items():
         texts, spans, labels = _texts(rng, phrases)
         which = rng.integers(CAPTIONS, size=count)
         places = rng.uniform(0, 0.6 * SIDE, (count, phrases, 2))
@@ -197,7 +197,7 @@ def _captions(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
             text = which * len(VERSIONS) + rng.choice(len(VERSIONS), size=count, p=VERSIONS)
             score = rng.beta(6, 2, count)
             table = _table(kind, [texts[k] for k in text], None, score, np.zeros(count, np.int32))
-            parts.append({"image": np.arange(count), "author": np.full(count, who), "table": table})
+            parts.append({"image": np.arange(count), "annotator": np.full(count, who), "table": table})
             image, phrase = np.nonzero((rng.random((count, phrases)) < share) & (spans[text][:, :, 0] >= 0))
             box = places[image, phrase] + rng.normal(0, 6, (len(image), 4))
             chosen = text[image]
@@ -214,7 +214,7 @@ def _captions(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
                 rng.beta(6, 2, len(image)),
                 np.ones(len(image), np.int32),
             )
-            parts.append({"image": image, "author": np.full(len(image), who), "table": table})
+            parts.append({"image": image, "annotator": np.full(len(image), who), "table": table})
     return parts
 
 
@@ -260,7 +260,7 @@ def _places(
     regions = _regions(texts, box, score, polygons, quad)
     return {
         "image": image,
-        "author": np.full(len(image), who),
+        "annotator": np.full(len(image), who),
         "table": _table(task, texts, regions, score, np.ones(len(image), np.int32)),
     }
 
@@ -415,9 +415,9 @@ def _boxes(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[
         return None
     numbers = {name: k for k, name in enumerate(NOUNS)}
     given: dict[str, dict[str, list[tuple[list[float], float, int]]]] = {}
-    for row in claims.select(["image_id", "author", "text", "regions"]).to_pylist():
+    for row in claims.select(["image_id", "annotator", "text", "regions"]).to_pylist():
         box = [min(max(v / SIDE, 0.0), 1.0) for v in row["regions"][0]["box"]]
-        given.setdefault(row["image_id"], {}).setdefault(row["author"], []).append(
+        given.setdefault(row["image_id"], {}).setdefault(row["annotator"], []).append(
             (box, row["regions"][0]["score"], numbers[row["text"]])
         )
     sides = [[list(zip(*said, strict=True)) for said in by_author.values()] for by_author in given.values()]
@@ -425,7 +425,7 @@ def _boxes(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[
         *([said[k] for said in sides[0]] for k in range(3)), iou_thr=0.4
     )  # compiled on its first call
     return lambda: [
-        weighted_boxes_fusion(*([said[k] for said in authors] for k in range(3)), iou_thr=0.4) for authors in sides
+        weighted_boxes_fusion(*([said[k] for said in annotators] for k in range(3)), iou_thr=0.4) for annotators in sides
     ]
 
 

@@ -27,13 +27,13 @@ OVERLAY = Path(__file__).parents[1] / "configs" / "sparse.yaml"
 
 def sparse(params: dict[str, Any]) -> None:
     """The demo's three say everything but detailed texts; a describer with the errors of the best of them is asked for those, about a tenth of the images."""
-    from florence.records import KINDS
+    from florence.records import BASE_TYPES
 
-    rest = [kind for kind in KINDS if kind not in DETAILED]
-    careful = params["specialists"]["careful"]
-    for section in params["specialists"].values():
+    rest = [kind for kind in BASE_TYPES if kind not in DETAILED]
+    careful = params["annotators"]["careful"]
+    for section in params["annotators"].values():
         section["tasks"] = rest
-    params["specialists"]["describer"] = {**careful, "tasks": list(DETAILED), "images": SHARE}
+    params["annotators"]["describer"] = {**careful, "tasks": list(DETAILED), "images": SHARE}
     overlay = yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))
     params["engine"] = {**params.get("engine", {}), **overlay["engine"]}
     params["train"].update(overlay["train"])
@@ -83,7 +83,7 @@ def told(folder: Path) -> dict[str, tuple[float, int]]:
 
     store = Store(str(folder / "data"))
     snapshot = store.read_json("snapshot.json")
-    asked = store.read_tables(f"claims/describer@{snapshot['authors']['describer']}", ANNOTATIONS)[
+    asked = store.read_tables(f"claims/describer@{snapshot['annotators']['describer']}", ANNOTATIONS)[
         "image_id"
     ].to_pylist()
     truth, ids = known(folder)

@@ -131,7 +131,7 @@ def _examples(checkpoint: Any, store: Store, images: int) -> list[tuple[Any, lis
     """Scenes that have an example of all eight tasks, with the first of each."""
     source = {"use": "scenes", "count": images * 4, "size": max(checkpoint.image_size, 128)}
     stages.collect(
-        settings_from({"sources": {"scenes": source}, "specialists": {}, "split": {"held_out": 0.0, "gold": 0.0}}),
+        settings_from({"sources": {"scenes": source}, "annotators": {}, "split": {"held_out": 0.0, "gold": 0.0}}),
         store,
     )
     store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from florence.errors import SettingsError
-from florence.records import ANNOTATED, CAPTIONS, FINE_TUNED, KINDS, TASKS, digest
+from florence.records import ANNOTATION_TYPES, CAPTIONS, FINE_TUNED, BASE_TYPES, TASKS, digest
 
 
 class Section(BaseModel):
@@ -39,7 +39,7 @@ class SourceSection(PluginSection):
     """Where images come from."""
 
 
-class SpecialistSection(PluginSection):
+class AnnotatorSection(PluginSection):
     """An annotator, and what it looks at."""
 
     sources: tuple[str, ...] = Field(description="keys of sources it annotates; '*' for all, '!key' to leave one out")
@@ -58,7 +58,7 @@ class SpecialistSection(PluginSection):
     )
 
     def looks_at(self, source: str) -> bool:
-        """Whether this specialist annotates images of ``source``."""
+        """Whether this annotator annotates images of ``source``."""
         return f"!{source}" not in self.sources and ("*" in self.sources or source in self.sources)
 
 
@@ -73,8 +73,8 @@ class Split(Section):
 class Collect(Section):
     """What is taken in."""
 
-    min_side: int = Field(16, ge=1, description="pixels; smaller images are set aside")
-    max_pixels: int = Field(100_000_000, ge=1, description="width × height; larger images are set aside undecoded")
+    min_side: int = Field(16, ge=1, description="pixels; smaller images are rejected")
+    max_pixels: int = Field(100_000_000, ge=1, description="width × height; larger images are rejected undecoded")
     shard: int = Field(512, ge=1, description="images a shard")
 
 
@@ -124,13 +124,13 @@ class Engine(Section):
 
     iou: float = Field(0.4, gt=0, lt=1, description="boxes that overlap this much speak of one place")
     same_iou: float = Field(0.2, gt=0, lt=1, description="the same for boxes under one label")
-    quorum: float = Field(
+    min_confidence: float = Field(
         0.3,
         ge=0,
         le=1,
         description="least agreement: how likely a label is right, all that was said and not said taken together",
     )
-    caption_quorum: float = Field(
+    min_caption_confidence: float = Field(
         0.0, ge=0, le=1, description="the same for captions, whose agreement is how far they use the same words"
     )
     alike: float = Field(
@@ -166,7 +166,7 @@ class Engine(Section):
     mask_iou: float = Field(
         0.7, gt=0, le=1, description="a region without an outline has that of a label whose box overlaps it so much"
     )
-    fidelity: float = Field(
+    min_polygon_iou: float = Field(
         0.95,
         gt=0,
         le=1,
@@ -433,7 +433,7 @@ class Settings(Section):
         ".florence/store", description="working store of running annotation: a folder or s3://bucket/prefix"
     )
     sources: dict[str, SourceSection]
-    specialists: dict[str, SpecialistSection]
+    annotators: dict[str, AnnotatorSection]
     split: Split = Split()
     collect: Collect = Collect()
     engine: Engine = Engine()
@@ -453,8 +453,8 @@ class Settings(Section):
         if bad := sorted(set(tasks) - set(known)):
             raise ValueError(f"unknown task {bad[0]}; known: {', '.join(known)}")
         self._engine_keys()
-        if bad := sorted({*self.engine.student.tasks, *self.engine.student.alone} - set(KINDS)):
-            raise ValueError(f"engine.student: {bad[0]} is not annotated; known: {', '.join(KINDS)}")
+        if bad := sorted({*self.engine.student.tasks, *self.engine.student.alone} - set(BASE_TYPES)):
+            raise ValueError(f"engine.student: {bad[0]} is not annotated; known: {', '.join(BASE_TYPES)}")
         if self.promotion.primary not in known:
             raise ValueError(f"promotion.primary: unknown task {self.promotion.primary}; known: {', '.join(known)}")
         if self.train.resolutions and self.train.resolutions[-1].image_size != self.model.image_size:
@@ -467,11 +467,11 @@ class Settings(Section):
 
     def _engine_keys(self) -> None:
         """Raise ValueError where thresholds are for an annotator or a kind that is not there: nothing would come of them."""
-        authors = ("*", *self.specialists, "student", "human")
-        both = [f"{author} {kind}" for author in authors[1:] for kind in ANNOTATED]
+        annotators = ("*", *self.annotators, "student", "human")
+        both = [f"{annotator} {kind}" for annotator in annotators[1:] for kind in ANNOTATION_TYPES]
         allowed = {
-            "min_score": (*authors, *ANNOTATED, *both),
-            "min_phrase_score": authors,
+            "min_score": (*annotators, *ANNOTATION_TYPES, *both),
+            "min_phrase_score": annotators,
             "min_words": ("*", *CAPTIONS),
             "max_words": ("*", *CAPTIONS),
         }
@@ -515,7 +515,7 @@ def read_settings(path: Path | str = "params.yaml") -> Settings:
 
 
 def merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``overlay`` laid over it, key by key; lists and scalars are replaced. ``sources`` and ``specialists`` too merge by key; a null removes one."""
+    """``base`` with ``overlay`` laid over it, key by key; lists and scalars are replaced. ``sources`` and ``annotators`` too merge by key; a null removes one."""
     result = dict(base)
     for key, value in overlay.items():
         if value is None and isinstance(result.get(key), dict):

@@ -9,7 +9,7 @@ class FlorenceError(Exception):
     """Base of every error that Florence raises on purpose; the command line prints it without a traceback."""
 
 
-class UnknownName(FlorenceError):
+class UnknownNameError(FlorenceError):
     """A name was looked up that nothing is registered under."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
@@ -33,11 +33,11 @@ class StoreError(FlorenceError):
     """A store can not be read or written: missing, foreign, half-written, full or forbidden."""
 
 
-class Unavailable(FlorenceError):
+class UnavailableError(FlorenceError):
     """What can not be done now and may be later: a service that is down, a budget that is spent. What was asked stays to be done."""
 
 
-class NotListed(FlorenceError):
+class NotListedError(FlorenceError):
     """A data set does not know an image: nobody looked at it there, so that nothing is said of it, which is not the same as that nothing is there."""
 
 
@@ -61,7 +61,7 @@ class DataError(FlorenceError):
     """A table or a snapshot is not what it should be."""
 
 
-class ValidationFailed(FlorenceError):
+class ValidationFailedError(FlorenceError):
     """Expectations failed; nothing after them may run."""
 
     def __init__(self, where: str, failures: Iterable[str]) -> None:

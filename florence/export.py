@@ -17,7 +17,7 @@ from florence import stages
 from florence.errors import DataError, ImageError, SettingsError, StoreError
 from florence.formats import FORMATS, NOTE, OBJECTS, Format, Labelled, Plan, paths, writable
 from florence.pixels import upright
-from florence.records import ANNOTATED, RECORD_COLUMNS, SPLITS, Annotation, ImageRecord, table_annotations, table_images
+from florence.records import ANNOTATION_TYPES, RECORD_COLUMNS, SPLITS, Annotation, ImageRecord, table_annotations, table_images
 from florence.stages import Progress, silent
 from florence.store import Store
 
@@ -32,7 +32,7 @@ class Choice:
     round: int | None = None
     split: str = "all"
     tasks: tuple[str, ...] = ()
-    min_agreement: float = 0.0
+    min_confidence: float = 0.0
     pictures: bool = True
 
 
@@ -76,7 +76,7 @@ def export(
             "snapshot": snapshot.get("id"),
             "round": number,
             "split": choice.split,
-            "min_agreement": choice.min_agreement,
+            "min_confidence": choice.min_confidence,
             "images": found.images,
             "labels": dict(found.labels),
             "left_out": dict(found.left_out),
@@ -143,9 +143,9 @@ def _format(name: str) -> Format:
 def _kinds(form: Format, choice: Choice) -> tuple[str, ...]:
     if choice.split not in (*SPLITS, "all"):
         raise SettingsError(f"--split {choice.split}: one of {', '.join(SPLITS)} or all is expected")
-    if bad := sorted(set(choice.tasks) - set(ANNOTATED)):
-        raise SettingsError(f"--tasks {bad[0]}: there are no labels of that kind; known: {', '.join(ANNOTATED)}")
-    return tuple(kind for kind in ANNOTATED if kind in (choice.tasks or ANNOTATED))
+    if bad := sorted(set(choice.tasks) - set(ANNOTATION_TYPES)):
+        raise SettingsError(f"--tasks {bad[0]}: there are no labels of that kind; known: {', '.join(ANNOTATION_TYPES)}")
+    return tuple(kind for kind in ANNOTATION_TYPES if kind in (choice.tasks or ANNOTATION_TYPES))
 
 
 def _labels(data: Store, number: int, choice: Choice, kinds: tuple[str, ...]) -> pa.Table:
@@ -206,8 +206,8 @@ def _survey(
 
 
 def _refusal(form: Format, row: Annotation, choice: Choice) -> str:
-    if choice.min_agreement > 0 and (row.agreement is None or row.agreement < choice.min_agreement):
-        return f"{row.task}: agreement below {choice.min_agreement:g}"
+    if choice.min_confidence > 0 and (row.confidence is None or row.confidence < choice.min_confidence):
+        return f"{row.task}: agreement below {choice.min_confidence:g}"
     return form.lacks(row)
 
 

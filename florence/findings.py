@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence import annotation, stages
-from florence.annotation import Author
+from florence.annotation import AnnotatorVersion
 from florence.config import Settings
-from florence.records import ANNOTATED, ANNOTATIONS, FINE_TUNED, TASKS
+from florence.records import ANNOTATION_TYPES, ANNOTATIONS, FINE_TUNED, TASKS
 from florence.report import facts
 from florence.report.facts import Churn, Gain, LoopFacts, Quality, RoundFacts, TaskScore
 from florence.store import Store
@@ -29,21 +29,21 @@ def round_facts(
     store: Store,
     data: Store,
     root: Path,
-    who: list[Author],
+    who: list[AnnotatorVersion],
     round: int,
     without_student: pa.Table | None = None,
     since: int = 0,
 ) -> RoundFacts:
     """What is to be told of a round once it is compared: all of its facts but hashes, run, model version and seconds.
 
-    ``who``: its authors; ``without_student``: its labels as they are with the student's vote switched off (`florence.stages.fuse_round` of the other
-    authors, not written), if that was tried; ``since``: the round that label quality is compared with. What the round does not have is empty.
+    ``who``: its annotators; ``without_student``: its labels as they are with the student's vote switched off (`florence.stages.fuse_round` of the other
+    annotators, not written), if that was tried; ``since``: the round that label quality is compared with. What the round does not have is empty.
     """
     from florence.evaluate import Decision
 
     snapshot = data.read_json("snapshot.json")
     labels = data.read_table(f"labels/round={round}/labels.parquet")
-    images, aside = stages.images_table(data), data.read_table("set_aside.parquet").to_pylist()
+    images, aside = stages.images_table(data), data.read_table("rejected_files.parquet").to_pylist()
     out = Store(str(root))
     read = {
         name: out.read_json(f"metrics/{name}.json") if out.exists(f"metrics/{name}.json") else None
@@ -62,19 +62,19 @@ def round_facts(
         reason=decision.reason if decision else "",
         images=tuple(facts.ImageCount(source, split, n) for (source, split), n in _counts(images, "source", "split")),
         counts=tuple(
-            facts.KindCount(task, kept[task, True], kept[task, False])
-            for task in ANNOTATED
+            facts.TypeCount(task, kept[task, True], kept[task, False])
+            for task in ANNOTATION_TYPES
             if kept[task, True] + kept[task, False]
         ),
         drops=tuple(facts.DropCount(task, reason, n) for (task, reason), n in _counts(dropped, "task", "reason")),
-        set_aside=tuple(facts.SetAside(row["source"], row["name"], row["reason"], row["detail"]) for row in aside),
+        rejected_files=tuple(facts.RejectedFile(row["source"], row["name"], row["reason"], row["detail"]) for row in aside),
         label_quality=tuple(_quality_facts(read["labels"] or {})),
         label_quality_gain=tuple(_gain_facts(settings, data, labels, without_student, since)) if since < round else (),
         scores=tuple(_score_facts(read["scores"] or {})),
         churn=tuple(_churn_facts(data, labels, round, without_student)),
-        authors=tuple(_author_facts(store, who, reliable, (read["labels"] or {}).get("authors", {}))),
-        named=tuple(_named_facts(data, store, who, reliable)),
-        annotators=tuple(_annotator_facts(settings, store, who)),
+        annotator_quality=tuple(_quality_of(store, who, reliable, (read["labels"] or {}).get("annotators", {}))),
+        reliability_by_name=tuple(_named_facts(data, store, who, reliable)),
+        annotator_activity=tuple(_activity_of(settings, store, who)),
     )
 
 
@@ -141,7 +141,7 @@ def _churn_facts(data: Store, labels: pa.Table, round: int, without_student: pa.
             consensus.churn(before, labels),
             {} if without_student is None else consensus.churn(before, without_student),
         )
-        for task in [task for task in ANNOTATED if task in found]:
+        for task in [task for task in ANNOTATION_TYPES if task in found]:
             one = found[task]
             yield Churn(
                 task,
@@ -155,89 +155,89 @@ def _churn_facts(data: Store, labels: pa.Table, round: int, without_student: pa.
             )
 
 
-def _claims(store: Store, author: Author) -> pa.Table:
-    return store.read_tables(f"claims/{author.key}", ANNOTATIONS)
+def _claims(store: Store, annotator: AnnotatorVersion) -> pa.Table:
+    return store.read_tables(f"claims/{annotator.key}", ANNOTATIONS)
 
 
-def _reliabilities(settings: Settings, store: Store, who: list[Author]) -> dict[tuple[str, str], Any]:
-    """`florence.engine.consensus.reliabilities` of all authors' claims."""
+def _reliabilities(settings: Settings, store: Store, who: list[AnnotatorVersion]) -> dict[tuple[str, str], Any]:
+    """`florence.engine.consensus.reliabilities` of all annotators' claims."""
     from florence.engine import consensus
 
     if not who:
         return {}
-    looked = pa.concat_tables([store.read_tables(f"coverage/{author.key}", annotation.COVERAGE) for author in who])
+    looked = pa.concat_tables([store.read_tables(f"coverage/{annotator.key}", annotation.COVERAGE) for annotator in who])
     return consensus.reliabilities(
-        pa.concat_tables([_claims(store, author) for author in who]),
+        pa.concat_tables([_claims(store, annotator) for annotator in who]),
         looked,
         settings.engine,
-        annotation.speakers_of(store, who),
+        annotation.profiles_of(store, who),
     )
 
 
-def _author_facts(
-    store: Store, who: list[Author], reliable: dict[tuple[str, str], Any], measured: dict
-) -> Iterator[facts.Author]:
-    """Every author with each kind it claimed or was weighed for; one that claimed nothing has one row without a kind. ``measured``: see metrics/labels.json."""
-    for author in who:
-        number = Counter(_claims(store, author)["task"].to_pylist())
-        coverage = store.read_tables(f"coverage/{author.key}", annotation.COVERAGE)
-        failed = sum(bool(error) and not error.startswith("NotListed") for error in coverage["error"].to_pylist())
+def _quality_of(
+    store: Store, who: list[AnnotatorVersion], reliable: dict[tuple[str, str], Any], measured: dict
+) -> Iterator[facts.AnnotatorQuality]:
+    """Every annotator with each kind it claimed or was weighed for; one that claimed nothing has one row without a kind. ``measured``: see metrics/labels.json."""
+    for annotator in who:
+        number = Counter(_claims(store, annotator)["task"].to_pylist())
+        coverage = store.read_tables(f"coverage/{annotator.key}", annotation.COVERAGE)
+        failed = sum(bool(error) and not error.startswith("NotListedError") for error in coverage["error"].to_pylist())
         known = {
             task: found
             for reference in ("human", "truth")
-            for task, found in measured.get(author.name, {}).get(reference, {}).items()
+            for task, found in measured.get(annotator.name, {}).get(reference, {}).items()
         }
-        for task in [kind for kind in ANNOTATED if number[kind] or (author.name, kind) in reliable] or [""]:
-            found = reliable.get((author.name, task))
+        for task in [kind for kind in ANNOTATION_TYPES if number[kind] or (annotator.name, kind) in reliable] or [""]:
+            found = reliable.get((annotator.name, task))
             metric = min(known.get(task, ()), key=MEASURES.index, default="")
             value = known[task][metric]["value"] if metric else None
-            yield facts.Author(
-                author.name, author.version, task, number[task], found.value if found else None, failed, metric, value
+            yield facts.AnnotatorQuality(
+                annotator.name, annotator.version, task, number[task], found.value if found else None, failed, metric, value
             )
 
 
 def _named_facts(
-    data: Store, store: Store, who: list[Author], reliable: dict[tuple[str, str], Any]
-) -> Iterator[facts.Named]:
-    """How well each author sees the objects of the most frequent names."""
+    data: Store, store: Store, who: list[AnnotatorVersion], reliable: dict[tuple[str, str], Any]
+) -> Iterator[facts.ReliabilityByName]:
+    """How well each annotator sees the objects of the most frequent names."""
     from florence.evaluate import by_name, gold
     from florence.metrics import same
 
     images = stages.images_table(data)
     known = gold(data, images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist())
-    for author in who:
-        if (found := reliable.get((author.name, "<OD>"))) is None:
+    for annotator in who:
+        if (found := reliable.get((annotator.name, "<OD>"))) is None:
             continue
-        looked = store.read_tables(f"coverage/{author.key}", annotation.COVERAGE)
+        looked = store.read_tables(f"coverage/{annotator.key}", annotation.COVERAGE)
         seen = by_name(
-            _claims(store, author), known, set(looked.filter(pc.equal(looked["error"], ""))["image_id"].to_pylist())
+            _claims(store, annotator), known, set(looked.filter(pc.equal(looked["error"], ""))["image_id"].to_pylist())
         )
         for name, value in list(found.by_name.items())[:NAMES]:
             right, of = seen.get(same(name), (0, 0))
-            yield facts.Named(author.name, name, value, right / of if of else None, of)
+            yield facts.ReliabilityByName(annotator.name, name, value, right / of if of else None, of)
 
 
-def _annotator_facts(settings: Settings, store: Store, who: list[Author]) -> Iterator[facts.Annotator]:
-    """Every author: who it is, what it has looked at, what it misses and why, what it has cost."""
+def _activity_of(settings: Settings, store: Store, who: list[AnnotatorVersion]) -> Iterator[facts.AnnotatorActivity]:
+    """Every annotator: who it is, what it has looked at, what it misses and why, what it has cost."""
     missing = annotation.pending(settings, store, who)
     why = store.read_json(annotation.MISSING) if store.exists(annotation.MISSING) else {}
-    for author, speaker in zip(who, annotation.speakers_of(store, who), strict=True):
-        section = settings.specialists.get(author.name)
+    for annotator, speaker in zip(who, annotation.profiles_of(store, who), strict=True):
+        section = settings.annotators.get(annotator.name)
         device, batch = (section.device, section.batch) if section else ("cpu", settings.engine.student.batch)
-        left = sum(missing[author.name].values())
-        looked = [store.footer(name).num_rows for name in store.names(f"coverage/{author.key}", ".parquet")]
-        claims = [store.footer(name).num_rows for name in store.names(f"claims/{author.key}", ".parquet")]
-        spent = annotation.usage_of(store, author)
-        yield facts.Annotator(
-            author.name,
-            author.version,
+        left = sum(missing[annotator.name].values())
+        looked = [store.footer(name).num_rows for name in store.names(f"coverage/{annotator.key}", ".parquet")]
+        claims = [store.footer(name).num_rows for name in store.names(f"claims/{annotator.key}", ".parquet")]
+        spent = annotation.usage_of(store, annotator)
+        yield facts.AnnotatorActivity(
+            annotator.name,
+            annotator.version,
             speaker.role,
             device,
             batch,
             sum(looked),
             left,
             sum(claims),
-            why.get(author.key, "") if left else "",
+            why.get(annotator.key, "") if left else "",
             spent.calls,
             spent.tokens,
             float(spent.cost),

@@ -62,7 +62,7 @@ def _drawn(scenes: dict[str, Any], folder: Path) -> Store:
     data = Store(str(folder))
     stages.collect(
         settings_from(
-            {"sources": {"scenes": scenes}, "specialists": {}, "split": {"held_out": 0.05, "gold": 0.0}},
+            {"sources": {"scenes": scenes}, "annotators": {}, "split": {"held_out": 0.05, "gold": 0.0}},
             "pretrain/params.yaml",
         ),
         data,

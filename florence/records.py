@@ -1,7 +1,7 @@
 """The values that modules exchange: frozen, typed, in pixels of the upright image; and their Arrow form.
 
 One `Annotation` is the smallest thing that gets a verdict of its own: one object, one line of text, one caption, one
-phrase of a caption. Its ``task`` names its kind, one of `ANNOTATED`; the other tasks' examples are derived from these.
+phrase of a caption. Its ``task`` names its kind, one of `ANNOTATION_TYPES`; the other tasks' examples are derived from these.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TASKS: tuple[str, ...] = (
 FINE_TUNED: tuple[str, ...] = ("<VQA>", "<CLASSIFICATION>")
 """Tasks that the paper reaches by fine-tuning. They are drawn, and scored, only where settings name them."""
 
-KINDS: tuple[str, ...] = (
+BASE_TYPES: tuple[str, ...] = (
     "<OD>",
     "<DENSE_REGION_CAPTION>",
     "<CAPTION>",
@@ -55,7 +55,7 @@ one region with a box. Captions: text alone. <CAPTION_TO_PHRASE_GROUNDING>: text
 phrase of it (label = phrase, span = its characters). <OCR_WITH_REGION>: text = the string, one region with a quad.
 <REFERRING_EXPRESSION_SEGMENTATION>: text = the expression, one region with polygons.
 """
-ANNOTATED: tuple[str, ...] = (*KINDS, *FINE_TUNED)
+ANNOTATION_TYPES: tuple[str, ...] = (*BASE_TYPES, *FINE_TUNED)
 """Every kind that an annotation may have. Those of `FINE_TUNED` are there where somebody gives them, and asked for nowhere by default.
 
 <VQA>: text = the question, a region for each answer that was given to it (label = answer, box = the whole image). <CLASSIFICATION>: text = the
@@ -112,7 +112,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a specialist says, before it has an identity; ``task`` is one of `ANNOTATED`."""
+    """What an annotator says, before it has an identity; ``task`` is one of `ANNOTATION_TYPES`."""
 
     task: str
     text: str
@@ -122,7 +122,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One claim or label about one image. ``score``: the author's own confidence 0…1; ``agreement``: the consensus's 0…1.
+    """One claim or label about one image. ``score``: the annotator's own confidence 0…1; ``agreement``: the consensus's 0…1.
 
     ``kept`` and ``reason`` are the verdict on it: claims carry kept=True, reason="" until the engine has judged.
     """
@@ -130,13 +130,13 @@ class Annotation:
     annotation_id: str
     image_id: str
     task: str
-    author: str
+    annotator: str
     version: str
     round: int
     text: str
     regions: tuple[Region, ...] = ()
     score: float | None = None
-    agreement: float | None = None
+    confidence: float | None = None
     kept: bool = True
     reason: str = ""
 
@@ -149,8 +149,8 @@ ROLES: tuple[str, ...] = ("annotator", "ranker", "human")
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
-    """Who an author is to the consensus. ``role``: an annotator has a vote, a ranker tells how well texts fit what they are about, a human is right.
+class AnnotatorProfile:
+    """Who an annotator is to the consensus. ``role``: an annotator has a vote, a ranker tells how well texts fit what they are about, a human is right.
 
     ``vocabulary``: the names that it can give to objects; None: any. Of what it has no name for, its silence says nothing.
     """
@@ -186,16 +186,16 @@ def digest(value: Any, length: int = 16) -> str:
     return hashlib.sha256(data).hexdigest()[:length]
 
 
-def annotation_id(image_id: str, task: str, author: str, version: str, index: int) -> str:
-    """The identity of an author's ``index``-th claim of one kind about an image; the same claim gets the same id again."""
-    return annotation_ids([image_id], [task], author, version, [index])[0]
+def annotation_id(image_id: str, task: str, annotator: str, version: str, index: int) -> str:
+    """The identity of an annotator's ``index``-th claim of one kind about an image; the same claim gets the same id again."""
+    return annotation_ids([image_id], [task], annotator, version, [index])[0]
 
 
 def annotation_ids(
-    image_ids: Iterable[str], tasks: Iterable[str], author: str, version: str, indices: Iterable[int]
+    image_ids: Iterable[str], tasks: Iterable[str], annotator: str, version: str, indices: Iterable[int]
 ) -> list[str]:
     """`annotation_id` of many."""
-    end, sha256 = f"|{author}|{version}|", hashlib.sha256
+    end, sha256 = f"|{annotator}|{version}|", hashlib.sha256
     return [
         sha256(f"{image_id}|{task}{end}{index}".encode()).hexdigest()[:16]
         for image_id, task, index in zip(image_ids, tasks, indices, strict=True)
@@ -203,19 +203,19 @@ def annotation_ids(
 
 
 def annotate(
-    image_id: str, claims: Iterable[Claim], author: str, version: str, round: int = 0
+    image_id: str, claims: Iterable[Claim], annotator: str, version: str, round: int = 0
 ) -> tuple[Annotation, ...]:
-    """Claims about one image as annotations of ``author`` at ``version``; ids follow from the order within each kind."""
+    """Claims about one image as annotations of ``annotator`` at ``version``; ids follow from the order within each kind."""
     seen: dict[str, int] = {}
     result = []
     for claim in claims:
         index = seen[claim.task] = seen.get(claim.task, -1) + 1
         result.append(
             Annotation(
-                annotation_id(image_id, claim.task, author, version, index),
+                annotation_id(image_id, claim.task, annotator, version, index),
                 image_id,
                 claim.task,
-                author,
+                annotator,
                 version,
                 round,
                 claim.text,
@@ -241,13 +241,13 @@ ANNOTATIONS = pa.schema(
         ("annotation_id", pa.string()),
         ("image_id", pa.string()),
         ("task", pa.string()),
-        ("author", pa.string()),
+        ("annotator", pa.string()),
         ("version", pa.string()),
         ("round", pa.int32()),
         ("text", pa.string()),
         ("regions", pa.list_(REGION)),
         ("score", pa.float64()),
-        ("agreement", pa.float64()),
+        ("confidence", pa.float64()),
         ("kept", pa.bool_()),
         ("reason", pa.string()),
     ]

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from typing import Generic, TypeVar
 
-from florence.errors import UnknownName
+from florence.errors import UnknownNameError
 
 T = TypeVar("T")
 
@@ -45,12 +45,12 @@ class Registry(Generic[T]):
         self._discovered = True
 
     def get(self, name: str) -> T:
-        """The class called ``name``. Raises UnknownName, listing what is known."""
+        """The class called ``name``. Raises UnknownNameError, listing what is known."""
         self.discover()
         try:
             return self._entries[name]
         except KeyError:
-            raise UnknownName(self.kind, name, self._entries) from None
+            raise UnknownNameError(self.kind, name, self._entries) from None
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""

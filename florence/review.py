@@ -1,4 +1,4 @@
-"""People's reviews: the images most worth a look as a Label Studio project, and what was made of it as claims of the author `human`."""
+"""People's reviews: the images most worth a look as a Label Studio project, and what was made of it as claims of the annotator `human`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence import stages
-from florence.annotation import COVERAGE, HUMAN, Author, reviewed
+from florence.annotation import COVERAGE, HUMAN, AnnotatorVersion, reviewed
 from florence.config import Engine, Settings
 from florence.engine.consensus import gather
 from florence.errors import DataError
@@ -40,7 +40,7 @@ from florence.store import Store
 
 MOST = 300
 """Names of objects that a reviewer is offered, beyond those that are shown."""
-VOTED = ("", "no_quorum")
+VOTED = ("", "low_confidence")
 """Reasons of labels that were kept, or that too few agreed on."""
 
 
@@ -92,9 +92,9 @@ def export_review(
 
 def _disagreement(labels: pa.Table) -> list[tuple[float, str]]:
     """(disagreement, image) of every image that has labels which were voted on, the most disputed first."""
-    voted = labels.filter(pc.and_(pc.is_in(labels["reason"], pa.array(VOTED)), pc.is_valid(labels["agreement"])))
-    mean = voted.group_by("image_id").aggregate([("agreement", "mean")])
-    pairs = zip(mean["agreement_mean"].to_pylist(), mean["image_id"].to_pylist(), strict=True)
+    voted = labels.filter(pc.and_(pc.is_in(labels["reason"], pa.array(VOTED)), pc.is_valid(labels["confidence"])))
+    mean = voted.group_by("image_id").aggregate([("confidence", "mean")])
+    pairs = zip(mean["confidence_mean"].to_pylist(), mean["image_id"].to_pylist(), strict=True)
     return sorted(((round(1 - value, 9), image_id) for value, image_id in pairs), key=lambda pair: (-pair[0], pair[1]))
 
 
@@ -161,7 +161,7 @@ class Reviewed:
 
 
 def import_review(settings: Settings, store: Store, data: Store, file: str) -> Reviewed:
-    """Store what people made of a Label Studio project as claims of the author `human`, which outrank all others from the next round on.
+    """Store what people made of a Label Studio project as claims of the annotator `human`, which outrank all others from the next round on.
 
     An image that is in it replaces what they said of it before; the same file again changes nothing. Where they were shown a project of ours, what they took
     away is claimed not to be there. Raises StoreError or DataError for a file that can not be read, and DataError where it is about none of the store's images.
@@ -225,7 +225,7 @@ def _whole(store: Store, folder: str) -> bool:
     return next(both) == next(both)
 
 
-def _images_of(store: Store, people: Author | None) -> list[str]:
+def _images_of(store: Store, people: AnnotatorVersion | None) -> list[str]:
     """The images that people have reviewed."""
     return (
         []
@@ -234,7 +234,7 @@ def _images_of(store: Store, people: Author | None) -> list[str]:
     )
 
 
-def _carried(store: Store, before: Author | None, version: str) -> dict[str, tuple[Annotation, ...]]:
+def _carried(store: Store, before: AnnotatorVersion | None, version: str) -> dict[str, tuple[Annotation, ...]]:
     """What people said before, image by image, at the new version; the round stays that in which they said it."""
     rows: dict[str, list[Annotation]] = {image_id: [] for image_id in _images_of(store, before)}
     if before is not None:
@@ -267,7 +267,7 @@ def _write(store: Store, version: str, rows: Mapping[str, Sequence[Annotation]])
             )
     for shard, there in written.items():
         coverage = [
-            {"image_id": i, "author": HUMAN, "version": version, "claims": len(rows[i]), "error": ""} for i in there
+            {"image_id": i, "annotator": HUMAN, "version": version, "claims": len(rows[i]), "error": ""} for i in there
         ]
         store.write_table(
             f"coverage/{HUMAN}@{version}/{shard}.parquet", pa.Table.from_pylist(coverage, schema=COVERAGE)
@@ -314,16 +314,16 @@ def _objects_gone(settings: Engine, labels: Sequence[Annotation], claims: Sequen
         return []
     codes: dict[str, int] = {}
     code = np.asarray([codes.setdefault(same(text), len(codes)) for text, _ in said])
-    author = np.arange(len(said)) >= len(labels)
+    annotator = np.arange(len(said)) >= len(labels)
     place = gather(
         np.zeros(len(said), np.int64),
-        author.astype(np.int64),
+        annotator.astype(np.int64),
         np.asarray([box for _, box in said]),
         code,
         settings.iou,
         settings.same_iou,
     )
-    answered = set(place[author].tolist())
+    answered = set(place[annotator].tolist())
     return [
         Claim(OBJECTS, "", (Region("", box=said[k][1]),)) for k in range(len(labels)) if int(place[k]) not in answered
     ]

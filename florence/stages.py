@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.annotation import COVERAGE, Author, speakers_of
+from florence.annotation import COVERAGE, AnnotatorVersion, profiles_of
 from florence.config import Settings
 from florence.errors import DataError, ImageError, SettingsError
 from florence.records import (
@@ -36,7 +36,7 @@ from florence.store import Store
 if TYPE_CHECKING:
     from florence.evaluate import Decision, Measured
 
-SET_ASIDE = pa.schema([(name, pa.string()) for name in ("source", "name", "reason", "detail")])
+REJECTED_FILES = pa.schema([(name, pa.string()) for name in ("source", "name", "reason", "detail")])
 
 Progress = Callable[[str, int, int | None], None]
 """Called as (what, done, of); of is None where the total is not known."""
@@ -54,7 +54,7 @@ class Collected:
 
     new: int
     duplicates: int
-    set_aside: tuple[tuple[str, str, str, str], ...]
+    rejected_files: tuple[tuple[str, str, str, str], ...]
     total: int
 
 
@@ -73,7 +73,7 @@ def collect(settings: Settings, store: Store, progress: Progress = silent) -> Co
     """Take in every image of every source that the store does not have yet.
 
     A shard is written with its truth first and its images last, so an interrupted collection goes on where it stopped
-    and ends with the same shards. Raises UnknownName or SettingsError for a wrong source before anything is read.
+    and ends with the same shards. Raises UnknownNameError or SettingsError for a wrong source before anything is read.
     """
     from florence.sources import SOURCES
 
@@ -89,7 +89,7 @@ def collect(settings: Settings, store: Store, progress: Progress = silent) -> Co
             strict=True,
         )
     )
-    aside = {(r["source"], r["name"]): r for r in _set_aside(store).to_pylist()}
+    aside = {(r["source"], r["name"]): r for r in _rejected_files(store).to_pylist()}
     before = dict(aside)
     new = duplicates = 0
     for key, source in sources.items():
@@ -108,13 +108,13 @@ def collect(settings: Settings, store: Store, progress: Progress = silent) -> Co
         shard.flush()
     if aside != before:
         rows = [aside[k] for k in sorted(aside)]
-        store.write_table("set_aside.parquet", pa.Table.from_pylist(rows, schema=SET_ASIDE))
+        store.write_table("rejected_files.parquet", pa.Table.from_pylist(rows, schema=REJECTED_FILES))
     listed = tuple((r["source"], r["name"], r["reason"], r["detail"]) for _, r in sorted(aside.items()))
     return Collected(new, duplicates, listed, len(first))
 
 
-def _set_aside(store: Store) -> pa.Table:
-    return store.read_table("set_aside.parquet") if store.exists("set_aside.parquet") else SET_ASIDE.empty_table()
+def _rejected_files(store: Store) -> pa.Table:
+    return store.read_table("rejected_files.parquet") if store.exists("rejected_files.parquet") else REJECTED_FILES.empty_table()
 
 
 def _admit(found, key: str, settings: Settings, first: dict, aside: dict) -> ImageRecord | None:
@@ -196,15 +196,15 @@ def images_table(store: Store) -> pa.Table:
 
 
 def fuse_round(
-    settings: Settings, store: Store, who: list[Author], round: int, progress: Progress = silent, *, write: bool = True
+    settings: Settings, store: Store, who: list[AnnotatorVersion], round: int, progress: Progress = silent, *, write: bool = True
 ) -> pa.Table:
     """The engine's complete result of a round over the claims of ``who``; written to ``labels/round=N/`` unless told not to."""
     from florence.engine import fuse
 
-    claims = [store.read_tables(f"claims/{author.key}", ANNOTATIONS) for author in who]
-    coverage = [store.read_tables(f"coverage/{author.key}", COVERAGE) for author in who]
+    claims = [store.read_tables(f"claims/{annotator.key}", ANNOTATIONS) for annotator in who]
+    coverage = [store.read_tables(f"coverage/{annotator.key}", COVERAGE) for annotator in who]
     if not claims:
-        raise DataError("nobody annotates: params.yaml names no specialist")
+        raise DataError("nobody annotates: params.yaml names no annotator")
     looked = pa.concat_tables(coverage, promote_options="default")
     labels = fuse(
         pa.concat_tables(claims),
@@ -212,7 +212,7 @@ def fuse_round(
         looked,
         settings.engine,
         round,
-        speakers_of(store, who),
+        profiles_of(store, who),
         settings.flow.workers,
         lambda done, of: progress("fuse", done, of),
     )
@@ -233,12 +233,12 @@ def restore(store: Store, data: Store) -> int:
         name = f"baseline/round={data.read_json('snapshot.json')['round']}/scores.parquet"
         store.write_bytes(name, data.read_bytes("baseline/scores.parquet"))
         copied += 1
-    for folder in ("authors", "claims", "coverage", "truth", "labels", "images"):
+    for folder in ("annotators", "claims", "coverage", "truth", "labels", "images"):
         for name in data.names(folder):
             store.copy_in(data, name)
             copied += 1
-    if copied and data.exists("set_aside.parquet"):
-        store.copy_in(data, "set_aside.parquet")
+    if copied and data.exists("rejected_files.parquet"):
+        store.copy_in(data, "rejected_files.parquet")
     return copied
 
 
@@ -248,7 +248,7 @@ def rounds(data: Store) -> list[int]:
 
 
 def publish(
-    settings: Settings, store: Store, data: Store, who: list[Author], round: int, progress: Progress = silent
+    settings: Settings, store: Store, data: Store, who: list[AnnotatorVersion], round: int, progress: Progress = silent
 ) -> dict:
     """Materialise the store into ``data/`` as the snapshot of ``round``; returns snapshot.json, which is written last.
 
@@ -259,9 +259,9 @@ def publish(
     from florence.evaluate import SCORES
 
     parent = _parent(data, round)
-    folders = ["images", "truth", *(f"{kind}/{author.key}" for author in who for kind in ("claims", "coverage"))]
+    folders = ["images", "truth", *(f"{kind}/{annotator.key}" for annotator in who for kind in ("claims", "coverage"))]
     names = [name for folder in folders for name in store.names(folder, ".parquet")]
-    names += [name for author in who if store.exists(name := f"authors/{author.key}.json")]
+    names += [name for annotator in who if store.exists(name := f"annotators/{annotator.key}.json")]
     for done, name in enumerate(names, start=1):
         data.copy_in(store, name, grows=not name.startswith(("images/", "truth/")))
         progress("publish", done, len(names))
@@ -271,7 +271,7 @@ def publish(
             data.write_bytes(
                 f"labels/round={number}/labels.parquet", store.read_bytes(f"labels/round={number}/labels.parquet")
             )
-    data.write_table("set_aside.parquet", _set_aside(store))
+    data.write_table("rejected_files.parquet", _rejected_files(store))
     champion = f"baseline/round={round}/scores.parquet"
     data.write_table(
         "baseline/scores.parquet", store.read_table(champion) if store.exists(champion) else SCORES.empty_table()
@@ -297,7 +297,7 @@ def _snapshot(
     settings: Settings,
     images: pa.Table,
     labels: pa.Table,
-    who: list[Author],
+    who: list[AnnotatorVersion],
     round: int,
     parent: dict | None,
     data: Store,
@@ -307,7 +307,7 @@ def _snapshot(
     content = {
         "round": round,
         "parent": parent,
-        "authors": {author.name: author.version for author in who},
+        "annotators": {annotator.name: annotator.version for annotator in who},
         "engine": settings.engine.digest(),
         "counts": {
             "images": len(images),
@@ -319,7 +319,7 @@ def _snapshot(
             "kept_by_task": _count(kept["task"]),
         },
         "drops": _count(dropped["reason"]),
-        "set_aside": _count(data.read_table("set_aside.parquet")["reason"]),
+        "rejected_files": _count(data.read_table("rejected_files.parquet")["reason"]),
     }
     bytes_of = {
         n: digest(data.read_bytes(n), 64) for n in (f"labels/round={round}/labels.parquet", "baseline/scores.parquet")
@@ -513,7 +513,7 @@ def _pictures(settings: Settings, data: Store, wanted: Iterable[str]) -> Iterato
 def label_quality(
     settings: Settings, data: Store, labels: pa.Table, split: str = "gold", *, masks: bool = True
 ) -> list[Measured]:
-    """How good ``labels`` are (the engine's, or one author's claims) on the images of ``split`` whose truth is known; of training images a sample."""
+    """How good ``labels`` are (the engine's, or one annotator's claims) on the images of ``split`` whose truth is known; of training images a sample."""
     from florence.evaluate import by_draw, gold, measure
 
     images = images_table(data)
@@ -524,7 +524,7 @@ def label_quality(
 
 
 def _label_figures(settings: Settings, data: Store) -> dict:
-    """metrics/labels.json: split → reference → task → measure, of the last round's labels; and the same of each author's claims on gold images."""
+    """metrics/labels.json: split → reference → task → measure, of the last round's labels; and the same of each annotator's claims on gold images."""
     from florence.evaluate import quality_json
 
     result: dict = {}
@@ -536,16 +536,16 @@ def _label_figures(settings: Settings, data: Store) -> dict:
                 label_quality(settings, data, labels, split, masks=split == "gold"), settings.evaluate
             )
     snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
-    authors = {
+    annotators = {
         name: quality_json(
             label_quality(settings, data, claims.filter(pc.not_equal(claims["text"], ""))), settings.evaluate
         )
-        for name, version in snapshot.get("authors", {}).items()
+        for name, version in snapshot.get("annotators", {}).items()
         for claims in [
             data.read_tables(f"claims/{name}@{version}", ANNOTATIONS)
         ]  # one without a text says that something is not there
     }
-    result["authors"] = {name: figures for name, figures in authors.items() if figures}
+    result["annotators"] = {name: figures for name, figures in annotators.items() if figures}
     return {part: figures for part, figures in result.items() if figures}
 
 

@@ -22,7 +22,7 @@ from flows.terminal import Shown, say
 def ablate(root: str = ".", values: dict[str, list[str]] | None = None) -> str:
     """Train and score every combination of ``values`` (as `florence.ablation.plan` reads them) that is not done yet; write table and plot.
 
-    Returns the folder they are in. Raises Locked where another run is at work.
+    Returns the folder they are in. Raises WorkspaceLockedError where another run is at work.
     """
     folder = Path(root).resolve()
     os.chdir(folder)  # relative paths in params.yaml are the workspace's

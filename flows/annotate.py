@@ -1,4 +1,4 @@
-"""Annotation as a Prefect flow: one task a shard, for all authors that miss something in it; tried again where it fails, skipped where it is done."""
+"""Annotation as a Prefect flow: one task a shard, for all annotators that miss something in it; tried again where it fails, skipped where it is done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefect.runtime import task_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from florence import annotation
-from florence.annotation import Author, Outcome
+from florence.annotation import AnnotatorVersion, Outcome
 from florence.config import Settings, read_settings
 from florence.errors import FlorenceError, SettingsError
 from florence.store import Store
@@ -33,9 +33,9 @@ SUBMITTED = 256
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What an author has not annotated. ``images`` of ``shards`` shards; ``shard``, ``error``: the first of them, and why."""
+    """What an annotator has not annotated. ``images`` of ``shards`` shards; ``shard``, ``error``: the first of them, and why."""
 
-    author: str
+    annotator: str
     images: int
     shards: int
     shard: str
@@ -44,7 +44,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """What an annotation did. ``shards``: worked on; ``skipped``: with nothing to do; ``images``: annotated now, counted for every author."""
+    """What an annotation did. ``shards``: worked on; ``skipped``: with nothing to do; ``images``: annotated now, counted for every annotator."""
 
     shards: int
     skipped: int
@@ -53,36 +53,36 @@ class Annotated:
 
 
 class TryAgain(FlorenceError):
-    """An author failed in a shard in a way that may pass."""
+    """An annotator failed in a shard in a way that may pass."""
 
 
 @task(name="annotate shard", task_run_name="{shard}", persist_result=False, cache_policy=NO_CACHE)
 def annotate_shard(
     settings: str, store: str, who: list[dict[str, Any]], shard: str, round: int, retries: int
 ) -> tuple[Outcome, ...]:
-    """What became of each author of ``who`` in a shard. Plain values, so that it runs in any process of any machine.
+    """What became of each annotator of ``who`` in a shard. Plain values, so that it runs in any process of any machine.
 
-    Raises TryAgain where an author failed in a way that may pass and the task has tries left: only what is missing is then done again.
+    Raises TryAgain where an annotator failed in a way that may pass and the task has tries left: only what is missing is then done again.
     """
     more = (task_run.run_count or 1) <= retries
     chosen = Settings.model_validate_json(settings)
-    outcomes = annotation.annotate_shard(chosen, Store(store), [Author(**a) for a in who], shard, round, patient=more)
+    outcomes = annotation.annotate_shard(chosen, Store(store), [AnnotatorVersion(**a) for a in who], shard, round, patient=more)
     if more and (failed := [o for o in outcomes if o.again]):
-        raise TryAgain("; ".join(f"{o.author}: {o.error}" for o in failed))
+        raise TryAgain("; ".join(f"{o.annotator}: {o.error}" for o in failed))
     return outcomes
 
 
 @flow(name="annotate", persist_result=False, retries=0)
 def annotate(root: str = ".", round: int = 0, student: str | None = None) -> Annotated:
-    """Have every author annotate the images that it has not annotated yet.
+    """Have every annotator annotate the images that it has not annotated yet.
 
-    ``student``: the folder of the model that annotates as well. An author that fails costs its own claims about that shard; raises FlorenceError at the end,
+    ``student``: the folder of the model that annotates as well. An annotator that fails costs its own claims about that shard; raises FlorenceError at the end,
     when the others have finished, where it is a required one. What is missing is left for the next run.
     """
     folder = Path(root).resolve()
     settings = read_settings(folder / "params.yaml")
     store = working_store(settings, folder)
-    who = annotation.authors(settings, student)
+    who = annotation.annotators(settings, student)
     before = annotation.pending(settings, store, who)
     _tell_done(settings, store, who, before)
     work = sorted({shard for left in before.values() for shard in left})
@@ -102,12 +102,12 @@ def annotate(root: str = ".", round: int = 0, student: str | None = None) -> Ann
             shown()
     missing = count.missing()
     if missing or store.exists(annotation.MISSING):
-        keys = {author.name: author.key for author in who}
-        store.write_json(annotation.MISSING, {keys[m.author]: m.error for m in missing})
+        keys = {annotator.name: annotator.key for annotator in who}
+        store.write_json(annotation.MISSING, {keys[m.annotator]: m.error for m in missing})
     _refuse_required(settings, missing)
     for m in missing:
         say(
-            f"{m.author} has {m.images} images left in {m.shards} shards and is not required: going on without; the next run asks again. {m.shard}: {m.error}"
+            f"{m.annotator} has {m.images} images left in {m.shards} shards and is not required: going on without; the next run asks again. {m.shard}: {m.error}"
         )
     return Annotated(len(work), len(store.stems("images")) - len(work), count.images, missing)
 
@@ -130,7 +130,7 @@ def runner(settings: Settings) -> TaskRunner[Any]:
 
 
 class _Count:
-    """What has been done so far of what was missing ``before``: author → shard → images."""
+    """What has been done so far of what was missing ``before``: annotator → shard → images."""
 
     def __init__(self, before: dict[str, dict[str, int]]) -> None:
         self._before = before
@@ -140,7 +140,7 @@ class _Count:
 
     @property
     def images(self) -> int:
-        """Images annotated, counted for every author."""
+        """Images annotated, counted for every annotator."""
         return self._done + sum(self._running.values())
 
     def look(self, now: dict[str, dict[str, int]], running: Iterable[str]) -> None:
@@ -154,7 +154,7 @@ class _Count:
         """A shard that is finished with."""
         self.shards += 1
         self._running.pop(shard, None)
-        left = {o.author: o for o in outcomes if o.left}
+        left = {o.annotator: o for o in outcomes if o.left}
         for name, missed in self._before.items():
             self._done += max(0, missed.get(shard, 0) - (left[name].left if name in left else 0))
         for name, o in left.items():
@@ -170,7 +170,7 @@ class _Count:
 def _worked(
     settings: Settings,
     store: Store,
-    who: list[Author],
+    who: list[AnnotatorVersion],
     shards: list[str],
     round: int,
     look: Callable[[list[str]], None],
@@ -178,7 +178,7 @@ def _worked(
     """Each shard, as it is finished, with its outcomes or the error that ended it; calls ``look`` with the shards under way now and then."""
     retries = settings.flow.retries
     chosen = annotate_shard.with_options(retries=retries, retry_delay_seconds=RETRY_DELAY)
-    given = settings.model_dump_json(), store.uri, [asdict(author) for author in who]
+    given = settings.model_dump_json(), store.uri, [asdict(annotator) for annotator in who]
     coming, running = iter(shards), dict[PrefectFuture[Any], str]()
     finished: queue.SimpleQueue[PrefectFuture[Any]] = queue.SimpleQueue()
     while True:
@@ -197,7 +197,7 @@ def _worked(
 
 
 def _broken(
-    settings: Settings, store: Store, who: list[Author], shard: str, error: BaseException
+    settings: Settings, store: Store, who: list[AnnotatorVersion], shard: str, error: BaseException
 ) -> tuple[Outcome, ...]:
     """A shard that could not be worked on to its end, as failures of all who miss something in it."""
     text = str(error) if isinstance(error, FlorenceError) else f"{type(error).__name__}: {error}"
@@ -205,20 +205,20 @@ def _broken(
     return tuple(Outcome(name, 0, missed[shard], text) for name, missed in left.items() if shard in missed)
 
 
-def _tell_done(settings: Settings, store: Store, who: list[Author], before: dict[str, dict[str, int]]) -> None:
+def _tell_done(settings: Settings, store: Store, who: list[AnnotatorVersion], before: dict[str, dict[str, int]]) -> None:
     logger = get_run_logger()
     shards = store.stems("images")
-    for author in who:
-        looked = [shard for shard in shards if annotation.looks_at(settings, author, shard)]
-        if done := sum(shard not in before[author.name] for shard in looked):
-            logger.info("%s: %d of %d shards already annotated", author.name, done, len(looked))
+    for annotator in who:
+        looked = [shard for shard in shards if annotation.looks_at(settings, annotator, shard)]
+        if done := sum(shard not in before[annotator.name] for shard in looked):
+            logger.info("%s: %d of %d shards already annotated", annotator.name, done, len(looked))
 
 
 def _refuse_required(settings: Settings, missing: tuple[Missing, ...]) -> None:
-    fatal = [m for m in missing if annotation.required(settings, m.author)]
+    fatal = [m for m in missing if annotation.required(settings, m.annotator)]
     if fatal:
         listed = "\n  ".join(
-            f"{m.author}, shard {m.shard}: {m.error} ({m.images} images in {m.shards} shards)" for m in fatal
+            f"{m.annotator}, shard {m.shard}: {m.error} ({m.images} images in {m.shards} shards)" for m in fatal
         )
         raise FlorenceError(
             f"{len(fatal)} annotators could not finish:\n  {listed}\nWhat is done is kept; the same command asks them for the rest. "

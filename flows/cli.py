@@ -241,9 +241,9 @@ def collect() -> None:
     parts = _parts()
     with locked(parts.root), Shown() as progress:
         found = stages.collect(parts.settings, parts.store, progress)
-    for source, name, reason, detail in found.set_aside:
-        say(f"set aside: {source}/{name}: {reason}" + (f" ({detail})" if detail else ""))
-    say(f"{found.new} new images, {found.total} in all, {len(found.set_aside)} set aside")
+    for source, name, reason, detail in found.rejected_files:
+        say(f"rejected: {source}/{name}: {reason}" + (f" ({detail})" if detail else ""))
+    say(f"{found.new} new images, {found.total} in all, {len(found.rejected_files)} rejected")
 
 
 @app.command()
@@ -323,7 +323,7 @@ def publish(round: Round = None, student: Student = None) -> None:
     parts = _parts()
     number = _round(parts, round)
     with locked(parts.root), Shown() as progress:
-        who = annotation.authors(parts.settings, str(chosen_model(parts, student)) if student else None, parts.store)
+        who = annotation.annotators(parts.settings, str(chosen_model(parts, student)) if student else None, parts.store)
         stages.fuse_round(parts.settings, parts.store, who, number, progress)
         validate_staging(parts.settings, parts.store, number, parts.root)
         snapshot = stages.publish(parts.settings, parts.store, parts.data, who, number, progress)
@@ -511,7 +511,7 @@ def export(
             metavar="KIND", help="A kind of labels, as '<OD>' or OD; may be given several times. By default all."
         ),
     ] = None,
-    min_agreement: Annotated[float, typer.Option(min=0, max=1, help="Least agreement of a label.")] = 0.0,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a label.")] = 0.0,
     images: Annotated[str, typer.Option(help="copy: write the pictures too; none: only labels.")] = "copy",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
@@ -523,7 +523,7 @@ def export(
     \b
     Examples:
       florence export --format coco --out ~/coco
-      florence export --format yolo --out ~/yolo --tasks OD --min-agreement 0.7
+      florence export --format yolo --out ~/yolo --tasks OD --min-confidence 0.7
       florence export --format jsonl --out ~/lines --split train --images none --dry-run
     """
     from florence import export as writing
@@ -533,7 +533,7 @@ def export(
         raise FlorenceError(f"--images {images}: copy or none is expected")
     kinds = tuple(task if task.startswith("<") else f"<{task.upper()}>" for task in tasks or ())
     parts = _parts()
-    choice = writing.Choice(format, round, split, kinds, min_agreement, images == "copy")
+    choice = writing.Choice(format, round, split, kinds, min_confidence, images == "copy")
     with Shown() as progress:
         found = writing.export(parts.data, out, choice, force=force, dry_run=dry_run, progress=progress)
     say(told_export(found, format, None if dry_run else out))
@@ -730,7 +730,7 @@ def _facts(parts: Parts) -> Any:
         parts.store,
         parts.data,
         parts.root,
-        annotation.authors(parts.settings, None, parts.store),
+        annotation.annotators(parts.settings, None, parts.store),
         number,
         None,
         number,

@@ -164,7 +164,7 @@ def _sections(root: Path) -> Iterator[Check]:
 
 
 def _plugins(settings: Settings) -> Iterator[Check]:
-    from florence.annotation import authors, specialist
+    from florence.annotation import annotators, make_annotator
     from florence.sources import SOURCES
 
     faults = []
@@ -173,13 +173,13 @@ def _plugins(settings: Settings) -> Iterator[Check]:
             SOURCES.get(section.use)(**section.options)
         except FlorenceError as error:
             faults.append(f"sources.{key}: {error}")
-    for key in settings.specialists:
+    for key in settings.annotators:
         try:
-            specialist(settings, key)[0].version  # noqa: B018 - it looks for the packages that the annotator answers with
+            make_annotator(settings, key)[0].version  # noqa: B018 - it looks for the packages that the annotator answers with
         except FlorenceError as error:
-            faults.append(f"specialists.{key}: {error}")
+            faults.append(f"annotators.{key}: {error}")
     try:
-        _ = authors(settings) if not faults else None  # it looks at who reads whom
+        _ = annotators(settings) if not faults else None  # it looks at who reads whom
     except FlorenceError as error:
         faults.append(str(error))
     if not settings.sources:
@@ -189,12 +189,12 @@ def _plugins(settings: Settings) -> Iterator[Check]:
             "params.yaml names none",
             "`florence loop --images DIR` names one; docs/settings.md tells of others",
         )
-    for key, annotator in settings.specialists.items() if settings.sources else ():
+    for key, annotator in settings.annotators.items() if settings.sources else ():
         if not any(annotator.looks_at(source) for source in settings.sources):
             yield Check(
-                "specialists", "warn", f"{key} looks at no source of params.yaml", f"correct specialists.{key}.sources"
+                "annotators", "warn", f"{key} looks at no source of params.yaml", f"correct annotators.{key}.sources"
             )
-    found = f"{len(settings.sources)} sources, {len(settings.specialists)} annotators"
+    found = f"{len(settings.sources)} sources, {len(settings.annotators)} annotators"
     yield Check("plug-ins", "fail" if faults else "ok", "; ".join(faults) or found, "correct params.yaml")
 
 
@@ -234,8 +234,8 @@ def _model(settings: Settings, root: Path) -> Iterator[Check]:
 
     name = settings.model.init
     names = [("model.init", name)] + [
-        (f"specialists.{key}.{option}", value)
-        for key, section in settings.specialists.items()
+        (f"annotators.{key}.{option}", value)
+        for key, section in settings.annotators.items()
         for option, value in section.options.items()
         if option in ("model", "weights", "checkpoint") and isinstance(value, str)
     ]

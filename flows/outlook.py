@@ -81,7 +81,7 @@ def changed_sections(parts: Parts, state: LoopState) -> list[str]:
 
 def waiting(parts: Parts) -> dict[str, int]:
     """Annotator → images that it has not annotated yet; those who have none are left out."""
-    left = annotation.pending(parts.settings, parts.store, annotation.authors(parts.settings))
+    left = annotation.pending(parts.settings, parts.store, annotation.annotators(parts.settings))
     return {name: sum(shards.values()) for name, shards in left.items() if shards}
 
 

@@ -50,7 +50,7 @@ class Asked:
 def ask(root: Path, image: Path, task: str, input: str, model: str, beams: int = 1) -> Asked:
     """The answer of ``model`` (a folder, or an alias or version of the workspace's registry). All that can be wrong is checked before it is loaded.
 
-    Raises ImageError, UnknownName for a task, EncodeError for an input that it does not take, FlorenceError for a model that is not there.
+    Raises ImageError, UnknownNameError for a task, EncodeError for an input that it does not take, FlorenceError for a model that is not there.
     """
     from florence.pixels import decode
 

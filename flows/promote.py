@@ -63,7 +63,7 @@ def lineage(parts: Parts, decision: dict[str, Any] | None = None, **more: Any) -
         "snapshot": snapshot["id"],
         "dvc_hash": parts.snapshots.data_hash(),
         "git_commit": parts.snapshots.git_commit(),
-        "authors": snapshot["authors"],
+        "annotators": snapshot["annotators"],
         "engine": snapshot["engine"],
         "model.init": parts.settings.model.init,
         "train": parts.settings.train.digest(),

@@ -21,7 +21,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from florence import annotation, findings, stages
-from florence.annotation import Author
+from florence.annotation import AnnotatorVersion
 from florence.errors import DataError, FlorenceError, SettingsError
 from florence.report.facts import LoopFacts
 from florence.store import Store
@@ -38,7 +38,7 @@ from flows.train import train
 
 T = TypeVar("T")
 LISTED = 20
-"""Files set aside that are listed one by one."""
+"""Files rejected that are listed one by one."""
 ACCEPTED = ".florence/accepted"
 STUDENTS = ".florence/students"
 
@@ -47,7 +47,7 @@ STUDENTS = ".florence/students"
 def refine(root: str = ".", rounds: int | None = None) -> str:
     """Bring the workspace in ``root`` up to date: ``rounds`` rounds (by default flow.rounds) over what is new; nothing where nothing is.
 
-    Returns a sentence about the outcome. Raises Locked where another run is at work, ValidationFailed where expectations failed.
+    Returns a sentence about the outcome. Raises WorkspaceLockedError where another run is at work, ValidationFailedError where expectations failed.
     """
     end_with_parent(os.environ)
     folder = Path(root).resolve()
@@ -99,7 +99,7 @@ def standing(parts: Parts) -> LoopState | None:
     last = max([-1, *stages.rounds(parts.store), *stages.rounds(parts.data)])
     if last < 0:
         return None
-    published = parts.data.read_json("snapshot.json").get("authors", {}) if parts.data.exists("snapshot.json") else {}
+    published = parts.data.read_json("snapshot.json").get("annotators", {}) if parts.data.exists("snapshot.json") else {}
     known: dict[str, Any] = {
         "images": images_hash(parts.store),
         "settings": settings_hashes(parts),
@@ -120,16 +120,16 @@ def take_in(parts: Parts) -> stages.Collected:
     with Shown() as progress:
         collected = _step("collect", lambda: stages.collect(parts.settings, parts.store, progress))
     if collected.total == 0:
-        aside = "".join(f"\n  {name}: {reason}" for _, name, reason, _ in collected.set_aside[:5])
-        named = ", ".join(parts.settings.sources) or "there are none"
+        aside = "".join(f"\n  {name}: {reason}" for _, name, reason, _ in collected.rejected_files[:5])
+        reliability_by_name = ", ".join(parts.settings.sources) or "there are none"
         raise DataError(
-            f"the sources of params.yaml ({named}) have no image that can be used; `florence loop --images DIR` names a folder{aside}"
+            f"the sources of params.yaml ({reliability_by_name}) have no image that can be used; `florence loop --images DIR` names a folder{aside}"
         )
     if collected.new:
-        say(f"{collected.new} new images, {collected.total} in all; {len(collected.set_aside)} files set aside")
-        for source, name, reason, detail in collected.set_aside[:LISTED]:
+        say(f"{collected.new} new images, {collected.total} in all; {len(collected.rejected_files)} files rejected")
+        for source, name, reason, detail in collected.rejected_files[:LISTED]:
             say(f"  {source}/{name}: {reason}" + (f" ({detail})" if detail else ""))
-        if (more := len(collected.set_aside) - LISTED) > 0:
+        if (more := len(collected.rejected_files) - LISTED) > 0:
             say(f"  and {more} more; `florence collect` lists all")
     return collected
 
@@ -209,8 +209,8 @@ class _Round:
     def run(self) -> LoopState:
         """Do the round, or what is left of it; returns the state after it."""
         parts, number, state = self.parts, self.number, self.state
-        who = annotation.authors(parts.settings, state.student, parts.store)
-        student = any(author.name == annotation.STUDENT for author in who)
+        who = annotation.annotators(parts.settings, state.student, parts.store)
+        student = any(annotator.name == annotation.STUDENT for annotator in who)
         say(
             f"round {number} ({state.done + 1} of {state.wanted})"
             + (", with the champion as one more annotator" if student else "")
@@ -243,7 +243,7 @@ class _Round:
             self.state = self.state.spent(stage, time.monotonic() - start)
             write_state(self.parts.root, self.state)
 
-    def published(self, who: list[Author]) -> dict[str, Any]:
+    def published(self, who: list[AnnotatorVersion]) -> dict[str, Any]:
         """Fuse, validate and publish; returns snapshot.json."""
         parts, number = self.parts, self.number
         with Shown() as progress:
@@ -277,12 +277,12 @@ class _Round:
             say("pushed the snapshot")
         return found
 
-    def facts(self, who: list[Author], **more: Any) -> LoopFacts:
+    def facts(self, who: list[AnnotatorVersion], **more: Any) -> LoopFacts:
         """The loop's facts with this round's, written to build/loop.json."""
         parts, state = self.parts, self.state
         without = None
-        if any(author.name == annotation.STUDENT for author in who):
-            others = [author for author in who if author.name != annotation.STUDENT]
+        if any(annotator.name == annotation.STUDENT for annotator in who):
+            others = [annotator for annotator in who if annotator.name != annotation.STUDENT]
             without = self.timed(
                 "fuse without student",
                 lambda: stages.fuse_round(parts.settings, parts.store, others, self.number, write=False),
@@ -299,7 +299,7 @@ class _Round:
         )
         spent = {
             a.name: {"calls": a.calls, "tokens": a.tokens, "cost": a.cost}
-            for a in facts.annotators
+            for a in facts.annotator_activity
             if a.calls or a.tokens or a.cost
         }
         parts.tracker.log_metrics(self.run_id, {"annotators": spent})

@@ -17,7 +17,7 @@ FOLDER = ".florence"
 NAME = "loop.json"
 
 
-class Locked(FlorenceError):
+class WorkspaceLockedError(FlorenceError):
     """Another run is at work in this workspace."""
 
 
@@ -80,7 +80,7 @@ def write_state(root: Path, state: LoopState) -> None:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Keep every other run out of this workspace. Raises Locked where one is at work; the kernel frees a dead run's lock."""
+    """Keep every other run out of this workspace. Raises WorkspaceLockedError where one is at work; the kernel frees a dead run's lock."""
     import fcntl
 
     path = root / FOLDER / "lock"
@@ -90,7 +90,7 @@ def locked(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise Locked(
+            raise WorkspaceLockedError(
                 f"another run (process {file.read().strip() or 'unknown'}) is at work in {root}; wait for it, or stop it"
             ) from None
         file.truncate(0)

@@ -68,7 +68,7 @@ GOOD = (
     "A user looks at a photo gallery on her phone",
     "Arrow painted on a road",
     "Cows, sheep and goats on a hill",
-    "Portrait of the author",
+    "Portrait of the annotator",
     "the back of a bus",
     "A page of handwriting",
     "Test tube in a rack",

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from florence.records import ImageRecord
-from florence.specialists import Batch
+from florence.annotators import Batch
 
 ROOT = Path(__file__).parents[1]
 

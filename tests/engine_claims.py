@@ -14,7 +14,7 @@ from florence.config import Engine
 from florence.engine import fuse
 from florence.records import (
     IMAGES,
-    KINDS,
+    BASE_TYPES,
     Annotation,
     Claim,
     ImageRecord,
@@ -27,7 +27,7 @@ from florence.records import (
 COVERAGE = pa.schema(
     [
         ("image_id", pa.string()),
-        ("author", pa.string()),
+        ("annotator", pa.string()),
         ("version", pa.string()),
         ("claims", pa.int32()),
         ("error", pa.string()),
@@ -68,20 +68,20 @@ def tables(
     images: Sequence[ImageRecord],
     errors: Mapping[tuple[str, str], str] | None = None,
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """(claims, images, coverage) of author → image id → claims; every author has looked at the images it is given, even without a claim."""
+    """(claims, images, coverage) of annotator → image id → claims; every annotator has looked at the images it is given, even without a claim."""
     rows: list[Annotation] = []
     seen = []
-    for author, by_image in said.items():
+    for annotator, by_image in said.items():
         for image_id, claims in by_image.items():
-            found = annotate(image_id, claims, author, "v1")
+            found = annotate(image_id, claims, annotator, "v1")
             rows += found
             seen.append(
                 dict(
                     image_id=image_id,
-                    author=author,
+                    annotator=annotator,
                     version="v1",
                     claims=len(found),
-                    error=(errors or {}).get((author, image_id), ""),
+                    error=(errors or {}).get((annotator, image_id), ""),
                 )
             )
     columns = [name for name in IMAGES.names if name != "bytes"]
@@ -99,8 +99,8 @@ def fused(said, images=None, settings: Engine | None = None, **more) -> list[Ann
 
 
 def one_image(**said: Sequence[Claim]) -> dict[str, dict[str, Sequence[Claim]]]:
-    """author=claims about the image "a"."""
-    return {author: {image().image_id: claims} for author, claims in said.items()}
+    """annotator=claims about the image "a"."""
+    return {annotator: {image().image_id: claims} for annotator, claims in said.items()}
 
 
 def written(table: pa.Table) -> bytes:
@@ -130,8 +130,8 @@ class Scenes:
 
     def says(self, name: str, noise: tuple[float, float, float, float], **options) -> dict[str, Sequence[Claim]]:
         """Image id → claims of an annotator with these shares of missed, mislabelled, invented and shifted objects."""
-        from florence.specialists import Batch
-        from florence.specialists.simulated import Simulated
+        from florence.annotators import Batch
+        from florence.annotators.simulated import Simulated
 
         teller = Simulated(
             name=name, **dict(zip(("missed", "mislabelled", "invented", "shifted"), noise, strict=True)), **options
@@ -149,7 +149,7 @@ class Scenes:
             {
                 (i, kind): ("truth", tuple(r for r in rows if r.task == kind))
                 for i, rows in self.truth.items()
-                for kind in KINDS
+                for kind in BASE_TYPES
             }
         )
         found = measure(labels, known, [i.image_id for i in self.images], masks=False)

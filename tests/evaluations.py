@@ -52,17 +52,17 @@ class World:
         self.data.write_table(f"images/{source}-00000.parquet", pa.Table.from_pylist(rows, schema=IMAGES))
 
     def rows(
-        self, claims: Mapping[int, Iterable[Claim]], author: str, version: str = "1", round: int = 0
+        self, claims: Mapping[int, Iterable[Claim]], annotator: str, version: str = "1", round: int = 0
     ) -> list[Annotation]:
         """Claims by picture as annotations."""
         return [
-            row for index, found in claims.items() for row in annotate(self.ids[index], found, author, version, round)
+            row for index, found in claims.items() for row in annotate(self.ids[index], found, annotator, version, round)
         ]
 
-    def truth(self, claims: Mapping[int, Iterable[Claim]], author: str = "truth") -> None:
+    def truth(self, claims: Mapping[int, Iterable[Claim]], annotator: str = "truth") -> None:
         """Write truth; what is there is added to."""
         name = f"truth/{self.source}-00000.parquet"
-        table = annotations_table(self.rows(claims, author))
+        table = annotations_table(self.rows(claims, annotator))
         self.data.write_table(
             name, pa.concat_tables([self.data.read_table(name), table]) if self.data.exists(name) else table
         )
@@ -73,11 +73,11 @@ class World:
         self.data.write_table(f"labels/round={round}/labels.parquet", table)
         return table
 
-    def claims(self, claims: Mapping[int, Iterable[Claim]], author: str, version: str = "1", round: int = 0) -> None:
-        """Write an author's claims."""
+    def claims(self, claims: Mapping[int, Iterable[Claim]], annotator: str, version: str = "1", round: int = 0) -> None:
+        """Write an annotator's claims."""
         self.data.write_table(
-            f"claims/{author}@{version}/{self.source}-00000.parquet",
-            annotations_table(self.rows(claims, author, version, round)),
+            f"claims/{annotator}@{version}/{self.source}-00000.parquet",
+            annotations_table(self.rows(claims, annotator, version, round)),
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-AUTHOR: dict[str, Any] = {
+CONSENSUS: dict[str, Any] = {
     "use": "simulated",
     "sources": ["*"],
     "tasks": ["<OD>", "<CAPTION>"],
@@ -22,7 +22,7 @@ AUTHOR: dict[str, Any] = {
 }
 PARAMS: dict[str, Any] = {
     "sources": {"scenes": {"use": "scenes", "count": 24}},
-    "specialists": {name: dict(AUTHOR) for name in ("careful", "hasty", "crude")},
+    "annotators": {name: dict(CONSENSUS) for name in ("careful", "hasty", "crude")},
     "collect": {"shard": 6},
     "split": {"held_out": 0.2, "gold": 0.2},
     "engine": {"student": {"tasks": ["<OD>"]}},

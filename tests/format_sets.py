@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from florence.formats import FORMATS, OBJECTS, Format, Labelled, Plan, Read, paths, read
-from florence.records import ANNOTATED, Claim, ImageRecord, Region, annotate
+from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region, annotate
 
 NAMES = ("a.png", "sub/a.png", "sub/b.jpg", "other/a.png", "ünï cödé/ä, 'b\" & <c>.jpeg")
 SPLITS = ("train", "held_out", "gold", "train", "train")
@@ -57,7 +57,7 @@ def write(form: Format, folder: Path, found: Sequence[tuple[ImageRecord, Sequenc
     splits = tuple(
         split for split in ("train", "held_out", "gold") if any(record.split == split for record, _ in found)
     )
-    kinds = tuple(kind for kind in ANNOTATED if kind in form.kinds)
+    kinds = tuple(kind for kind in ANNOTATION_TYPES if kind in form.kinds)
     form.write(
         folder,
         iter(items),

@@ -404,7 +404,7 @@ SEGMENTERS = {"sam": sam, "sam_2": sam_2, "sam_2_video": sam_2_video}
 # ---------------------------------------------------------------- all of them
 
 
-KINDS: dict[str, Callable[[Path], str]] = {**DETECTORS, **GROUNDERS, **SEGMENTERS}
+BASE_TYPES: dict[str, Callable[[Path], str]] = {**DETECTORS, **GROUNDERS, **SEGMENTERS}
 
 
 @cache
@@ -414,5 +414,5 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 @cache
 def checkpoint(kind: str) -> str:
-    """The folder of a checkpoint of one of `KINDS`. Read only: others use it too."""
-    return KINDS[kind](Path(_folder().name) / kind)
+    """The folder of a checkpoint of one of `BASE_TYPES`. Read only: others use it too."""
+    return BASE_TYPES[kind](Path(_folder().name) / kind)

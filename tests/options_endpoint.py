@@ -1,4 +1,4 @@
-"""A service that claims each picture as an object, for the tests of all specialists."""
+"""A service that claims each picture as an object, for the tests of all annotators."""
 
 from __future__ import annotations
 

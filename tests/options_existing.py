@@ -1,4 +1,4 @@
-"""`existing`: labels of the images that all specialists are tested on."""
+"""`existing`: labels of the images that all annotators are tested on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that `onnx_detector` is tested with where all specialists are."""
+"""The options that `onnx_detector` is tested with where all annotators are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program that docs/annotators.md shows, for the tests of all specialists."""
+"""The program that docs/annotators.md shows, for the tests of all annotators."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ STRINGS = pa.schema([(name, pa.string()) for name in ("source", "name", "reason"
 COVERAGE = pa.schema(
     [
         ("image_id", pa.string()),
-        ("author", pa.string()),
+        ("annotator", pa.string()),
         ("version", pa.string()),
         ("claims", pa.int32()),
         ("error", pa.string()),
@@ -183,16 +183,16 @@ def make_snapshot(folder: Path, scenes: int = 10) -> Store:
             store.write_table(
                 f"truth/{shard}", annotations_table(a for i, _, _, c in ours for a in annotate(i, c, "truth", "1"))
             )
-        for author, version, noise in AUTHORS:
-            claims = [annotate(i, _noisy(c, noise, rng), author, version) for i, _, _, c in ours]
+        for annotator, version, noise in AUTHORS:
+            claims = [annotate(i, _noisy(c, noise, rng), annotator, version) for i, _, _, c in ours]
             seen = [
-                dict(image_id=o[0], author=author, version=version, claims=len(c), error="")
+                dict(image_id=o[0], annotator=annotator, version=version, claims=len(c), error="")
                 for o, c in zip(ours, claims, strict=True)
             ]
             store.write_table(
-                f"claims/{author}@{version}/{shard}", annotations_table(a for group in claims for a in group)
+                f"claims/{annotator}@{version}/{shard}", annotations_table(a for group in claims for a in group)
             )
-            store.write_table(f"coverage/{author}@{version}/{shard}", pa.Table.from_pylist(seen, schema=COVERAGE))
+            store.write_table(f"coverage/{annotator}@{version}/{shard}", pa.Table.from_pylist(seen, schema=COVERAGE))
     for number, noise in ((0, 0.4), (1, 0.1)):
         labels = [
             _judged(a, rng)
@@ -204,7 +204,7 @@ def make_snapshot(folder: Path, scenes: int = 10) -> Store:
             annotations_table(sorted(labels, key=lambda a: (a.image_id, a.task, a.annotation_id))),
         )
     store.write_table(
-        "set_aside.parquet",
+        "rejected_files.parquet",
         pa.Table.from_pylist([dict(source="photos", name="a.jpg", reason="empty", detail="")], schema=STRINGS),
     )
     store.write_json("statistics.json", STATISTICS)
@@ -214,18 +214,18 @@ def make_snapshot(folder: Path, scenes: int = 10) -> Store:
 
 
 def _judged(row: Annotation, rng: np.random.Generator) -> Annotation:
-    agreement = float(rng.uniform(0.2, 1))
+    confidence = float(rng.uniform(0.2, 1))
     return Annotation(
         row.annotation_id,
         row.image_id,
         row.task,
-        row.author,
+        row.annotator,
         row.version,
         row.round,
         row.text,
         row.regions,
         row.score,
-        agreement,
-        agreement >= 0.4,
-        "" if agreement >= 0.4 else "no_quorum",
+        confidence,
+        confidence >= 0.4,
+        "" if confidence >= 0.4 else "low_confidence",
     )

@@ -95,7 +95,7 @@ def test_a_loop_of_two_rounds_has_a_student(tmp_path: Path):
     assert "round 1 (2 of 2), with the champion as one more annotator" in text and "label quality" in text
     facts = json.loads((folder / "build/loop.json").read_text())
     assert [round["round"] for round in facts["rounds"]] == [0, 1]
-    assert "student" in {author["name"] for author in facts["rounds"][1]["authors"]}
+    assert "student" in {annotator["name"] for annotator in facts["rounds"][1]["annotators"]}
     parts = open_parts(folder)
     snapshot = parts.data.read_json("snapshot.json")
     if facts["rounds"][1]["decision"] == "rejected":

@@ -108,7 +108,7 @@ def test_a_folder_of_photos_goes_through(photos: Path, tmp_path: Path):
     by_name = {row["name"]: row for row in images}
     assert len(images) >= 36 and set(TAKEN) <= set(by_name)
     (facts,) = json.loads((folder / "build/loop.json").read_text())["rounds"]
-    aside = {row["name"]: row["reason"] for row in facts["set_aside"]}
+    aside = {row["name"]: row["reason"] for row in facts["rejected_files"]}
     double = {"upright.jpg", "more/the same again.jpg"} & set(aside)
     assert (
         {name: aside[name] for name in ASIDE} == ASIDE

@@ -58,7 +58,7 @@ def test_the_loop_lives_in_a_bucket(s3: S3, tmp_path: Path):  # noqa: F811
         folder,
         store=f"s3://{s3.bucket}/store",
         tracking={"artifacts": f"s3://{s3.bucket}/mlflow"},
-        specialists={
+        annotators={
             **{name: {"sources": ["scenes"]} for name in ("careful", "hasty", "crude")},
             "seen": {"use": "activation", "weights": "lite0", "sources": ["images"]},
         },

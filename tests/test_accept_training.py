@@ -21,7 +21,7 @@ def workspace(root: Path, count: int, train: dict, **more) -> tuple[Settings, St
     settings = settings_from(
         {
             "sources": {"scenes": {"use": "scenes", "count": count, "questions": True}},
-            "specialists": {},
+            "annotators": {},
             "split": {"held_out": 0.1, "gold": 0.0},
             "train": {"task_weights": weights, "tasks_per_image": 4, **train},
             **more,

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pytest
 
 from florence.config import settings_from
-from florence.errors import DataError, SettingsError, ValidationFailed
-from florence.records import ANNOTATIONS, IMAGES, KINDS
+from florence.errors import DataError, SettingsError, ValidationFailedError
+from florence.records import ANNOTATIONS, IMAGES, BASE_TYPES
 from florence.stages import split_of
 from florence.store import Store
 from flows.adapters import quality, quality_tables
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = settings_from({"sources": {}, "specialists": {}})
+SETTINGS = settings_from({"sources": {}, "annotators": {}})
 ROUND = "labels/round=1/labels.parquet"
 BEFORE = "labels/round=0/labels.parquet"
 BOUNDS = {"max_drop_rate": 0.95, "max_shift": 0.5, "round": 1}
@@ -79,8 +79,8 @@ def good(small_snapshot) -> Tables:
         more = [row for row in rows if row["task"] == "<OD>" and row["kept"]]
         rows += [dict(row, annotation_id=f"{row['annotation_id']}-{copy}-{round}") for row in more for copy in range(4)]
     for number, row in enumerate(tables.labels):
-        row.update(kept=True, reason="", agreement=0.9) if number % 7 else row.update(
-            kept=False, reason="no_quorum", agreement=0.1
+        row.update(kept=True, reason="", confidence=0.9) if number % 7 else row.update(
+            kept=False, reason="low_confidence", confidence=0.1
         )
     return tables
 
@@ -153,7 +153,7 @@ def tampered(tables: Tables) -> None:
 
 def drop_all(task: str) -> Callable[[Tables], None]:
     return lambda tables: (
-        [row.update(kept=False, reason="no_quorum") for row in tables.labels if row["task"] == task] and None
+        [row.update(kept=False, reason="low_confidence") for row in tables.labels if row["task"] == task] and None
     )
 
 
@@ -178,17 +178,17 @@ BROKEN: dict[str, Callable[[Tables], None]] = {
     "labels table_row_count_to_be_between": none_left("labels"),
     **{
         f"labels column_values_to_not_be_null {c}": put(c, None)
-        for c in ("annotation_id", "image_id", "task", "author", "version", "round", "text", "kept", "reason")
+        for c in ("annotation_id", "image_id", "task", "annotator", "version", "round", "text", "kept", "reason")
     },
     "labels column_values_to_be_unique annotation_id": twice("labels"),
     "labels column_values_to_be_in_set known_image": put("image_id", "f" * 64),
     "labels column_values_to_be_in_set task": put("task", "<REGION_PROPOSAL>"),
-    "labels column_values_to_be_in_set author": put("author", "student"),
+    "labels column_values_to_be_in_set annotator": put("annotator", "student"),
     "labels column_values_to_be_between round": put("round", 2),
     "labels column_values_to_match_regex text": put("text", " \n", kept=True),
     "labels column_values_to_be_between score": put("score", 1.7),
-    "labels column_values_to_be_between agreement": put("agreement", -0.1),
-    "labels column_value_lengths_to_be_between reason": put("reason", "no_quorum", kept=True),
+    "labels column_values_to_be_between agreement": put("confidence", -0.1),
+    "labels column_value_lengths_to_be_between reason": put("reason", "low_confidence", kept=True),
     "labels column_values_to_match_regex reason": put("reason", "", kept=False),
     "labels column_values_to_be_between regions": put(
         "regions", [{"label": "a", "box": [1.0, 1.0, 2.0, 2.0]}], kept=True, task="<CAPTION>"
@@ -273,7 +273,7 @@ def test_answers_to_questions_are_checked_where_there_are_any(copied: Tables, se
             regions=[whole],
         )
     )
-    assert list(plain) == list(KINDS) and kinds(tmp_path / "asked") == {**plain, "<VQA>": 1}
+    assert list(plain) == list(BASE_TYPES) and kinds(tmp_path / "asked") == {**plain, "<VQA>": 1}
     frames = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)
     with quality.quiet():
         for table in ("labels", "regions", "kinds"):
@@ -308,7 +308,7 @@ def test_a_failure_names_the_expectation_the_row_and_what_to_do_and_has_pages(co
     row["score"] = 1.7
     row["regions"][0]["box"] = [4.0, 4.0, 9.0, 5000.0]
     copied.write(tmp_path / "data")
-    with pytest.raises(ValidationFailed) as caught:
+    with pytest.raises(ValidationFailedError) as caught:
         quality.validate_staging(SETTINGS, store, 1, root)
     scores, outside = caught.value.failures
     total = len(copied.labels)
@@ -336,12 +336,12 @@ def test_a_user_adds_an_expectation_and_it_decides(copied: Tables, tmp_path: Pat
     root, data = workspace(tmp_path, copied)
     strict = {
         "type": "expect_column_mean_to_be_between",
-        "kwargs": {"column": "agreement", "min_value": 0.99},
+        "kwargs": {"column": "confidence", "min_value": 0.99},
         "notes": "Ours.",
     }
     edit(root, "labels", lambda suite: suite["expectations"].append(strict))
     with pytest.raises(
-        ValidationFailed,
+        ValidationFailedError,
         match=r"labels: expect_column_mean_to_be_between\(agreement, min_value=0.99\) – found 0\.\d+\. Ours\.",
     ):
         quality.validate_snapshot(SETTINGS, data, root)
@@ -350,21 +350,21 @@ def test_a_user_adds_an_expectation_and_it_decides(copied: Tables, tmp_path: Pat
 def test_what_is_only_a_warning_stops_nothing(copied: Tables, session, tmp_path: Path):
     item = {
         "type": "expect_column_mean_to_be_between",
-        "kwargs": {"column": "agreement", "min_value": 0.99},
+        "kwargs": {"column": "confidence", "min_value": 0.99},
         "severity": "warning",
     }
     with quality.quiet():
         checked = session.check("labels", quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)["labels"], [item])
-    assert (checked.passed, checked.failures) == (0, ()) and "agreement" in checked.warnings[0]
+    assert (checked.passed, checked.failures) == (0, ()) and "confidence" in checked.warnings[0]
 
 
 def test_bounds_come_from_the_settings(copied: Tables, tmp_path: Path):
     root, data = workspace(tmp_path, copied)
     for name in ("images", "labels", "regions", "training"):
         edit(root, name, lambda suite: suite["expectations"].clear())
-    tight = settings_from({"sources": {}, "specialists": {}, "validation": {"max_drop_rate": 0.01, "max_shift": 0.5}})
+    tight = settings_from({"sources": {}, "annotators": {}, "validation": {"max_drop_rate": 0.01, "max_shift": 0.5}})
     with pytest.raises(
-        ValidationFailed,
+        ValidationFailedError,
         match=r"kinds: .*\(drop_rate, max_value=0.01, where labels >= 50\).*<OD>.*validation\.max_drop_rate",
     ):
         quality.validate_snapshot(tight, data, root)
@@ -388,11 +388,11 @@ def test_columns_of_another_type_or_not_in_every_file_stop_before_the_rest(copie
     data.write_table(
         ROUND,
         data.read_table(ROUND)
-        .drop_columns(["agreement"])
+        .drop_columns(["confidence"])
         .append_column("extra", pa.nulls(len(copied.labels), pa.int8())),
     )
     data.write_table("images/all-00001.parquet", data.read_table("images/all-00000.parquet").drop_columns(["licence"]))
-    with pytest.raises(ValidationFailed) as caught:
+    with pytest.raises(ValidationFailedError) as caught:
         quality.validate_snapshot(SETTINGS, data, root)
     text = str(caught.value)
     assert "labels.extra: int8" in text and "labels.agreement: double" in text

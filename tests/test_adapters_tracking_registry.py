@@ -364,7 +364,7 @@ def test_the_champion_is_used_where_no_florence_is_installed(tmp_path):
         and "missing.png" in missing["error"]
     )
     assert [row["text"] for row in said["listed"]] == [by_path["text"], by_path["text"], category["text"], ""]
-    assert said["wrong"].startswith("UnknownName") and "<OD>" in said["wrong"]
+    assert said["wrong"].startswith("UnknownNameError") and "<OD>" in said["wrong"]
     assert [by_path["text"], category["text"]] == _here(folder, tmp_path / "far away/photo.png")
     assert _packages(said["modules"]) <= set(REQUIREMENTS)
 

@@ -8,18 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import annotators
+import fake_annotators
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from annotators import BEFORE, CALLS, LOADS, ON_LOAD, asked, told
+from fake_annotators import BEFORE, CALLS, LOADS, ON_LOAD, asked, told
 
 from florence import stages
-from florence.annotation import annotate_shard, authors, pending, shard, speakers_of, usage_of
+from florence.annotation import annotate_shard, annotators, pending, shard, profiles_of, usage_of
 from florence.config import Settings, settings_from
-from florence.errors import FlorenceError, ModelError, SettingsError, StoreError, Unavailable
-from florence.records import IMAGES, Speaker, table_annotations
-from florence.specialists import Usage
+from florence.errors import FlorenceError, ModelError, SettingsError, StoreError, UnavailableError
+from florence.records import IMAGES, AnnotatorProfile, table_annotations
+from florence.annotators import Usage
 from florence.store import GROUP, Store
 
 SCENES = {"scenes": {"use": "scenes", "count": 10, "size": 64}}
@@ -29,12 +29,12 @@ NANO = str(ROOT / "florence/model/nano")
 
 @pytest.fixture(autouse=True)
 def _registered():
-    with annotators.registered():
+    with fake_annotators.registered():
         yield
 
 
-def settings(specialists: dict, size: int = 10, **more) -> Settings:
-    return settings_from({"sources": SCENES, "specialists": specialists, "collect": {"shard": size}, **more})
+def settings(annotators: dict, size: int = 10, **more) -> Settings:
+    return settings_from({"sources": SCENES, "annotators": annotators, "collect": {"shard": size}, **more})
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +58,16 @@ def copied(collected: Path, folder: Path) -> Store:
 
 
 def run(chosen: Settings, store: Store, **more) -> dict:
-    """Every shard, as a flow would; author → its last outcome."""
+    """Every shard, as a flow would; annotator → its last outcome."""
     outcomes = {}
     for name in stages.shards(store):
-        outcomes |= {o.author: o for o in annotate_shard(chosen, store, authors(chosen), name, **more)}
+        outcomes |= {o.annotator: o for o in annotate_shard(chosen, store, annotators(chosen), name, **more)}
     return outcomes
 
 
 def written(store: Store) -> dict[str, bytes]:
     return {
-        name: store.read_bytes(name) for folder in ("claims", "coverage", "authors") for name in store.names(folder)
+        name: store.read_bytes(name) for folder in ("claims", "coverage", "annotators") for name in store.names(folder)
     }
 
 
@@ -91,7 +91,7 @@ def coverage(store: Store, name: str) -> dict[str, dict]:
 
 
 def left(chosen: Settings, store: Store) -> dict[str, int]:
-    return {name: sum(shards.values()) for name, shards in pending(chosen, store, authors(chosen)).items() if shards}
+    return {name: sum(shards.values()) for name, shards in pending(chosen, store, annotators(chosen)).items() if shards}
 
 
 def unless(images, error: Exception):
@@ -119,20 +119,20 @@ def test_nobody_is_asked_twice_and_a_new_annotator_is_asked_alone(store: Store):
         settings(two), store
     ) == {}
     before = written(store)
-    annotators.forget()
+    fake_annotators.forget()
     assert run(settings(two), store) == {} and CALLS == LOADS == []
     three = settings({**two, "new": told()})
     assert left(three, store) == {"new": 10}
     assert run(three, store)["new"].images == 10
-    assert {author for author, _ in CALLS} == {author for author, _ in LOADS} == {"new"}
+    assert {annotator for annotator, _ in CALLS} == {annotator for annotator, _ in LOADS} == {"new"}
     assert {name: data for name, data in written(store).items() if "/new@" not in name} == before
 
 
 def test_one_who_reads_all_reads_a_new_one_too(store: Store):
     run(settings({"a": told(), "reader": told(needs=["claims"])}), store)
-    annotators.forget()
+    fake_annotators.forget()
     run(settings({"a": told(), "reader": told(needs=["claims"]), "b": told()}), store)
-    assert {author for author, _ in CALLS} == {"b", "reader"}
+    assert {annotator for annotator, _ in CALLS} == {"b", "reader"}
 
 
 def test_readers_hear_those_they_read_in_order(store: Store):
@@ -145,7 +145,7 @@ def test_readers_hear_those_they_read_in_order(store: Store):
             "a": told(needs=[]),
         }
     )
-    assert [(a.name, a.reads) for a in authors(chosen)] == [
+    assert [(a.name, a.reads) for a in annotators(chosen)] == [
         ("c", ()),
         ("b", ()),
         ("a", ()),
@@ -153,7 +153,7 @@ def test_readers_hear_those_they_read_in_order(store: Store):
         ("last", ("c", "late")),
     ]
     run(chosen, store)
-    rows = table_annotations(store.read_table(store.names("claims/" + authors(chosen)[-1].key)[0]))
+    rows = table_annotations(store.read_table(store.names("claims/" + annotators(chosen)[-1].key)[0]))
     name = names(store)[0]
     assert (
         rows[0].text
@@ -173,8 +173,8 @@ def test_readers_hear_those_they_read_in_order(store: Store):
     ],
 )
 def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
-    with pytest.raises(SettingsError, match=rf"specialists\.me\.reads: .*{fault}"):
-        authors(
+    with pytest.raises(SettingsError, match=rf"annotators\.me\.reads: .*{fault}"):
+        annotators(
             settings(
                 {
                     "early": told(needs=["claims"], reads=[]),
@@ -187,13 +187,13 @@ def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
 
 
 def test_one_who_reads_nothing_can_not_be_told_whom():
-    with pytest.raises(SettingsError, match="specialists.b.reads: b reads no claims"):
-        authors(settings({"a": told(), "b": told(reads=["a"])}))
+    with pytest.raises(SettingsError, match="annotators.b.reads: b reads no claims"):
+        annotators(settings({"a": told(), "b": told(reads=["a"])}))
 
 
 def test_a_version_covers_exactly_those_that_are_read():
     def version(**sections) -> str:
-        return {a.name: a.version for a in authors(settings(sections))}["reader"]
+        return {a.name: a.version for a in annotators(settings(sections))}["reader"]
 
     reader = told(needs=["claims"], reads=["a"])
     first = version(a=told(), b=told(), reader=reader)
@@ -206,7 +206,7 @@ def test_the_device_is_set_before_loading_and_is_no_part_of_the_version(store: S
     chosen = [settings({"a": told(device=device)}) for device in ("cuda:1", "cpu")]
     run(chosen[0], store)
     assert LOADS == [("a", "cuda:1")]
-    assert authors(chosen[0]) == authors(chosen[1])
+    assert annotators(chosen[0]) == annotators(chosen[1])
 
 
 # ---------------------------------------------------------------- speed and memory
@@ -249,9 +249,9 @@ def test_nothing_is_decoded_for_those_who_do_not_look(store: Store, decoded: lis
 
 def test_only_what_is_missing_is_decoded(store: Store, decoded: list[str]):
     chosen, missing = settings({"a": told(batch=3), "b": told()}), names(store)[4:6]
-    BEFORE["a"] = unless(missing, Unavailable("later"))
+    BEFORE["a"] = unless(missing, UnavailableError("later"))
     run(chosen, store)
-    annotators.forget()
+    fake_annotators.forget()
     decoded.clear()
     run(chosen, store)
     assert decoded == asked("a") == missing and asked("b") == []
@@ -259,8 +259,8 @@ def test_only_what_is_missing_is_decoded(store: Store, decoded: list[str]):
 
 def test_batches_are_full_whatever_the_others_are_given_at_once(store: Store):
     run(settings({"small": told(batch=3), "large": told(batch=8)}), store)
-    assert [len(images) for author, images in CALLS if author == "large"] == [8, 2]
-    assert [len(images) for author, images in CALLS if author == "small"] == [3, 3, 3, 1]
+    assert [len(images) for annotator, images in CALLS if annotator == "large"] == [8, 2]
+    assert [len(images) for annotator, images in CALLS if annotator == "small"] == [3, 3, 3, 1]
 
 
 def test_chunks_are_bounded_by_pixels(store: Store, monkeypatch):
@@ -268,17 +268,17 @@ def test_chunks_are_bounded_by_pixels(store: Store, monkeypatch):
 
     monkeypatch.setattr(florence.annotation.pictures, "PIXELS", 4 * 64 * 64 + 1)
     run(settings({"a": told(batch=8), "blind": told(needs=[], batch=8)}), store)
-    assert [len(images) for author, images in CALLS if author == "a"] == [4, 4, 2]
+    assert [len(images) for annotator, images in CALLS if annotator == "a"] == [4, 4, 2]
     monkeypatch.setattr(florence.annotation.pictures, "PIXELS", 1)
     run(settings({"a": told(batch=8, note="again"), "blind": told(needs=[], batch=8, note="again")}), store)
-    assert [len(images) for author, images in CALLS if author == "a"][3:] == [1] * 10
+    assert [len(images) for annotator, images in CALLS if annotator == "a"][3:] == [1] * 10
 
 
 def test_what_is_missing_is_told_without_reading_tables(store: Store, monkeypatch):
     chosen = settings(
         {"a": told(), "b": told(), "reader": told(needs=["claims"], reads=["a"]), "elsewhere": told(sources=["other"])}
     )
-    BEFORE["a"] = unless(names(store)[:3], Unavailable("later"))
+    BEFORE["a"] = unless(names(store)[:3], UnavailableError("later"))
     run(chosen, store)
     monkeypatch.setattr(Store, "read_table", None)
     assert left(chosen, store) == {"a": 3, "reader": 3}, "the reader waits for one that is required"
@@ -286,7 +286,7 @@ def test_what_is_missing_is_told_without_reading_tables(store: Store, monkeypatc
 
 def test_images_are_read_a_few_at_a_time(tmp_path: Path):
     stages.collect(
-        settings_from({"sources": {"scenes": {**SCENES["scenes"], "count": 40}}, "specialists": {}}),
+        settings_from({"sources": {"scenes": {**SCENES["scenes"], "count": 40}}, "annotators": {}}),
         store := Store(str(tmp_path)),
     )
     (name,) = store.names("images")
@@ -308,7 +308,7 @@ def test_a_bad_image_costs_itself_alone(store: Store):
     assert {name: row["error"] for name, row in rows.items() if row["error"]} == {
         bad: "RuntimeError: out of order"
     } and len(rows) == 10
-    assert [len(images) for author, images in CALLS if author == "a"] == [4, 1, 1, 1, 1, 4, 2]
+    assert [len(images) for annotator, images in CALLS if annotator == "a"] == [4, 1, 1, 1, 1, 4, 2]
     assert (found["a"].left, found["a"].error, found["b"].left) == (0, "", 0)
 
 
@@ -325,7 +325,7 @@ def test_a_bad_image_at_the_start_is_settled_once_others_are_answered(store: Sto
 @pytest.mark.parametrize(
     ("error", "again"),
     [
-        (Unavailable(), False),
+        (UnavailableError(), False),
         (ModelError("no weights"), False),
         (OSError("no route"), True),
         (StoreError("full"), True),
@@ -352,26 +352,26 @@ def test_claims_that_can_not_be_read_are_nobodys_failure(store: Store):
 @pytest.mark.parametrize("how", ["raised", "load", "crash", "answered"])
 def test_one_that_fails_costs_its_own_claims(store: Store, how: str):
     if how == "raised":
-        BEFORE["a"] = raising(Unavailable("the service is down"))
+        BEFORE["a"] = raising(UnavailableError("the service is down"))
     elif how == "crash":
         BEFORE["a"] = raising(RuntimeError("the service is down"))
     elif how == "answered":
-        BEFORE["a"] = unless(names(store), Unavailable("the service is down"))
+        BEFORE["a"] = unless(names(store), UnavailableError("the service is down"))
     else:
         ON_LOAD["a"] = raising_on_load(RuntimeError("the service is down"))
     chosen = settings({"a": told(required=False), "b": told(), "reader": told(needs=["claims"], reads=["a", "b"])})
     found = run(chosen, store)
     assert found["a"].left == 10 and found["a"].images == 0 and "the service is down" in found["a"].error
     assert found["a"].again == (how in ("load", "crash"))
-    assert not store.names("coverage/" + authors(chosen)[0].key)
+    assert not store.names("coverage/" + annotators(chosen)[0].key)
     assert len(coverage(store, "b")) == len(coverage(store, "reader")) == 10
     assert left(chosen, store) == {"a": 10}
-    annotators.forget()
+    fake_annotators.forget()
     run(chosen, store)
     assert (len(asked("a")), len(asked("b")), len(asked("reader"))) == (10, 0, 10), "who read without it is asked again"
     assert left(chosen, store) == {} and not any(row["unread"] for row in coverage(store, "reader").values())
     other = copied(Path(store.root), Path(store.root).parent / "other")
-    for folder in ("claims", "coverage", "authors"):
+    for folder in ("claims", "coverage", "annotators"):
         other.delete(folder)
     run(chosen, other)
     assert written(other) == written(store)
@@ -386,7 +386,7 @@ def raising_on_load(error: Exception):
 
 def test_readers_wait_for_one_that_is_required(store: Store):
     chosen = settings({"a": told(), "reader": told(needs=["claims"])})
-    BEFORE["a"] = raising(Unavailable("down"))
+    BEFORE["a"] = raising(UnavailableError("down"))
     found = run(chosen, store)
     assert asked("reader") == [] and found["reader"].error == "waits for a" and found["reader"].left == 10
 
@@ -407,42 +407,42 @@ def test_readers_of_readers_are_asked_again_too(store: Store):
             "third": told(needs=["claims"], reads=["second"]),
         }
     )
-    BEFORE["a"] = raising(Unavailable("down"))
+    BEFORE["a"] = raising(UnavailableError("down"))
     run(chosen, store)
     assert left(chosen, store) == {"a": 10} and coverage(store, "third")[names(store)[0]]["unread"] == "a"
-    annotators.forget()
+    fake_annotators.forget()
     run(chosen, store)
     name = names(store)[0]
     assert (
         f"third of {name} after (second: second of {name} after (a: a of {name}"
-        in table_annotations(store.read_table(store.names("claims/" + authors(chosen)[2].key)[0]))[0].text
+        in table_annotations(store.read_table(store.names("claims/" + annotators(chosen)[2].key)[0]))[0].text
     )
     assert left(chosen, store) == {}
-    annotators.forget()
+    fake_annotators.forget()
     assert run(chosen, store) == {} and CALLS == []
 
 
 def test_a_reader_whose_author_has_caught_up_is_missing_something(store: Store):
     chosen = settings({"a": told(required=False), "reader": told(needs=["claims"]), "b": told()})
-    BEFORE["a"] = unless(names(store)[:3], Unavailable("later"))
+    BEFORE["a"] = unless(names(store)[:3], UnavailableError("later"))
     run(chosen, store)
     assert left(chosen, store) == {"a": 3}
-    annotators.forget()
-    annotate_shard(chosen, store, authors(chosen)[:1], "scenes-00000")  # as if a kill had come after it
+    fake_annotators.forget()
+    annotate_shard(chosen, store, annotators(chosen)[:1], "scenes-00000")  # as if a kill had come after it
     assert left(chosen, store) == {"reader": 3}
     run(chosen, store)
     assert asked("reader") == names(store)[:3] and left(chosen, store) == {}
 
 
 def test_an_answer_that_is_an_error_is_an_answer(store: Store):
-    class NotListed(FlorenceError):
+    class NotListedError(FlorenceError):
         pass
 
-    BEFORE["a"] = unless(names(store), NotListed("this data set does not know the image"))
+    BEFORE["a"] = unless(names(store), NotListedError("this data set does not know the image"))
     chosen = settings({"a": told()})
     assert run(chosen, store)["a"].left == 0 and left(chosen, store) == {}
     assert {row["error"] for row in coverage(store, "a").values()} == {
-        "NotListed: this data set does not know the image"
+        "NotListedError: this data set does not know the image"
     }
 
 
@@ -505,7 +505,7 @@ def test_an_image_that_can_not_be_decoded_costs_itself_alone(store: Store):
 KILLED = """
 import os, signal, sys
 import annotators
-from florence.annotation import annotate_shard, authors, shard
+from florence.annotation import annotate_shard, annotators, shard
 from florence.config import settings_from
 from florence.store import Store
 
@@ -517,7 +517,7 @@ def before(self, batch):
 with annotators.registered():
     annotators.BEFORE["b"] = before
     chosen = settings_from(values)
-    annotate_shard(chosen, Store(uri), authors(chosen), "scenes-00000")
+    annotate_shard(chosen, Store(uri), annotators(chosen), "scenes-00000")
 """
 
 
@@ -539,12 +539,12 @@ def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collecte
         timeout=100,
     )
     assert done.returncode == -9, done.stderr
-    assert left(chosen, store) == {"a": 2, "b": 4, "reader": 4} and usage_of(store, authors(chosen)[0]) == Usage(
+    assert left(chosen, store) == {"a": 2, "b": 4, "reader": 4} and usage_of(store, annotators(chosen)[0]) == Usage(
         4, 56, pytest.approx(0.056)
     )
     run(chosen, store)
     assert (asked("a"), asked("b")) == (names(store)[8:], names(store)[6:])
-    assert usage_of(store, authors(chosen)[0]) == Usage(5, 70, pytest.approx(0.07))
+    assert usage_of(store, annotators(chosen)[0]) == Usage(5, 70, pytest.approx(0.07))
     whole = copied(collected, tmp_path / "whole")
     run(chosen, whole)
     assert written(whole) == written(store)
@@ -553,10 +553,10 @@ def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collecte
 def test_what_a_killed_write_left_behind_is_dropped(store: Store):
     chosen = settings({"a": told(), "b": told(needs=[])})
     run(chosen, store)
-    before, author = written(store), authors(chosen)[0]
-    file = store.names("coverage/" + author.key)[0]
+    before, annotator = written(store), annotators(chosen)[0]
+    file = store.names("coverage/" + annotator.key)[0]
     store.write_table(file, store.read_table(file).slice(0, 4))
-    BEFORE["a"] = raising(Unavailable("down"))
+    BEFORE["a"] = raising(UnavailableError("down"))
     run(chosen, store)
     claims = store.read_table(file.replace("coverage/", "claims/"))
     assert (
@@ -565,7 +565,7 @@ def test_what_a_killed_write_left_behind_is_dropped(store: Store):
     store.delete(file)
     run(chosen, store)
     assert len(store.read_table(file.replace("coverage/", "claims/"))) == 0
-    annotators.forget()
+    fake_annotators.forget()
     run(chosen, store)
     assert written(store) == before
 
@@ -594,10 +594,10 @@ def test_a_store_that_is_no_folder_holds_the_same(store: Store, tmp_path: Path):
     )
     for name in store.names(""):
         remote.write_bytes(name, store.read_bytes(name))
-    BEFORE["a"] = unless(names(store)[:3], Unavailable("later"))
+    BEFORE["a"] = unless(names(store)[:3], UnavailableError("later"))
     run(chosen, remote)
     assert left(chosen, remote) == {"a": 3, "reader": 3}
-    annotators.forget()
+    fake_annotators.forget()
     run(chosen, remote)
     run(chosen, store)
     assert left(chosen, remote) == {} and written(remote) == written(store)
@@ -605,20 +605,20 @@ def test_a_store_that_is_no_folder_holds_the_same(store: Store, tmp_path: Path):
 
 def test_coverage_that_has_grown_is_published_again(store: Store, tmp_path: Path):
     chosen, data = settings({"a": told(), "b": told()}), Store(str(tmp_path / "data"))
-    BEFORE["a"] = unless(names(store)[5:], Unavailable("later"))
+    BEFORE["a"] = unless(names(store)[5:], UnavailableError("later"))
     run(chosen, store)
-    who = authors(chosen)
+    who = annotators(chosen)
     stages.fuse_round(chosen, store, who, 0)
     stages.publish(chosen, store, data, who, 0)
     assert len(data.read_tables("coverage/" + who[0].key, pa.schema([]))) == 5
-    annotators.forget()
+    fake_annotators.forget()
     run(chosen, store)
     stages.fuse_round(chosen, store, who, 1)
     stages.publish(chosen, store, data, who, 1)
-    assert written(data) == written(store) and any(name.startswith("authors/a@") for name in written(data))
+    assert written(data) == written(store) and any(name.startswith("annotators/a@") for name in written(data))
     again = Store(str(tmp_path / "again"))
     stages.restore(again, data)
-    annotators.forget()
+    fake_annotators.forget()
     assert run(chosen, again) == {} and CALLS == [] and written(again) == written(store)
 
 
@@ -635,10 +635,10 @@ def test_a_file_of_the_same_size_is_copied_where_it_can_have_changed(tmp_path: P
 def test_coverage_of_before_there_was_a_column_is_read(store: Store):
     chosen = settings({"a": told(), "b": told()})
     run(chosen, store)
-    file = store.names("coverage/" + authors(chosen)[0].key)[0]
+    file = store.names("coverage/" + annotators(chosen)[0].key)[0]
     store.write_table(file, store.read_table(file).drop_columns(["unread"]))
     assert left(chosen, store) == {} and run(chosen, store) == {}
-    assert len(stages.fuse_round(chosen, store, authors(chosen), 0))
+    assert len(stages.fuse_round(chosen, store, annotators(chosen), 0))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -655,14 +655,14 @@ def test_whatever_fails_for_a_while_the_end_is_the_same(
     chosen = settings(sections)
     monkeypatch.setattr(shard, "EVERY", rng.choice([0.0, 30.0]))
     for attempt in range(3):
-        annotators.forget()
+        fake_annotators.forget()
         for name in sections:
             some = rng.sample(names(store), rng.randint(1, 9))
             how = rng.choice(
                 [
                     None,
-                    unless(some, Unavailable("later")),
-                    raising(Unavailable("down"), some),
+                    unless(some, UnavailableError("later")),
+                    raising(UnavailableError("down"), some),
                     raising(MemoryError(), some),
                     raising(KeyboardInterrupt(), some),
                 ]
@@ -673,10 +673,10 @@ def test_whatever_fails_for_a_while_the_end_is_the_same(
             run(chosen, store, patient=attempt == 1)
         except KeyboardInterrupt:
             pass
-    annotators.forget()
+    fake_annotators.forget()
     run(chosen, store)
     assert left(chosen, store) == {}
-    annotators.forget()
+    fake_annotators.forget()
     assert run(chosen, store) == {} and CALLS == []
     whole = copied(collected, tmp_path / "whole")
     run(chosen, whole)
@@ -688,22 +688,22 @@ def test_whatever_fails_for_a_while_the_end_is_the_same(
 
 def test_usage_is_kept_and_known_to_the_next_run(store: Store):
     chosen = settings({"a": told(batch=4, price=5)})
-    BEFORE["a"] = unless(names(store)[8:], Unavailable("the budget is spent"))
+    BEFORE["a"] = unless(names(store)[8:], UnavailableError("the budget is spent"))
     run(chosen, store)
-    author = authors(chosen)[0]
-    assert usage_of(store, author) == Usage(3, 50, 0.05)
-    annotators.forget()
+    annotator = annotators(chosen)[0]
+    assert usage_of(store, annotator) == Usage(3, 50, 0.05)
+    fake_annotators.forget()
     known = []
     BEFORE["a"] = lambda self, batch: known.append(self.spent.tokens)
     run(chosen, store)
-    assert known == [60] and usage_of(store, author) == Usage(4, 60, pytest.approx(0.06))
+    assert known == [60] and usage_of(store, annotator) == Usage(4, 60, pytest.approx(0.06))
 
 
 def test_what_a_failing_call_has_cost_is_counted(store: Store):
-    BEFORE["a"] = raising(Unavailable("down"))
+    BEFORE["a"] = raising(UnavailableError("down"))
     chosen = settings({"a": told(batch=4, price=5)})
     run(chosen, store)
-    assert usage_of(store, authors(chosen)[0]) == Usage(1, 20, 0.02)
+    assert usage_of(store, annotators(chosen)[0]) == Usage(1, 20, 0.02)
 
 
 def test_authors_declare_who_they_are(store: Store):
@@ -711,18 +711,18 @@ def test_authors_declare_who_they_are(store: Store):
         {"a": told(words=["dog", "cat"], device="cpu", batch=3), "judge": told(role="ranker", needs=["claims"])}
     )
     run(chosen, store)
-    who = authors(chosen)
-    assert speakers_of(store, who) == (Speaker("a", "annotator", ("cat", "dog")), Speaker("judge", "ranker"))
-    assert store.read_json(f"authors/{who[0].key}.json") == {
+    who = annotators(chosen)
+    assert profiles_of(store, who) == (AnnotatorProfile("a", "annotator", ("cat", "dog")), AnnotatorProfile("judge", "ranker"))
+    assert store.read_json(f"annotators/{who[0].key}.json") == {
         "name": "a",
         "use": "told",
         "role": "annotator",
         "tasks": ["<OD>", "<CAPTION>"],
         "vocabulary": ["cat", "dog"],
-        "ingredients": {"author": "a"},
+        "ingredients": {"annotator": "a"},
         "options": {"needs": ["pixels"], "price": 0, "words": ["dog", "cat"], "note": "", "role": "annotator"},
     }
-    assert speakers_of(store, authors(settings({"b": told(words=["x"])}))) == (Speaker("b"),)
+    assert profiles_of(store, annotators(settings({"b": told(words=["x"])}))) == (AnnotatorProfile("b"),)
 
 
 def test_one_that_can_not_say_its_words_costs_its_own_claims(store: Store, monkeypatch):
@@ -730,7 +730,7 @@ def test_one_that_can_not_say_its_words_costs_its_own_claims(store: Store, monke
         if self.name == "a":
             raise ModelError("the hub is not reached")
 
-    monkeypatch.setattr(annotators.Told, "vocabulary", vocabulary)
+    monkeypatch.setattr(fake_annotators.Told, "vocabulary", vocabulary)
     found = run(settings({"a": told(required=False), "b": told()}), store)
     assert (found["a"].left, found["a"].error) == (10, "the hub is not reached") and found["b"].left == 0
 
@@ -742,19 +742,19 @@ def test_the_student_is_asked_last_and_declares_itself(store: Store):
         engine={"student": {"tasks": ["<OD>"], "batch": 8}},
         train={"threads": 1, "max_target": 8},
     )
-    who = authors(chosen, NANO)
-    assert [author.name for author in who] == ["a", "reader", "student"]
-    assert {o.author: (o.images, o.left) for o in annotate_shard(chosen, store, who, "scenes-00000")} == {
+    who = annotators(chosen, NANO)
+    assert [annotator.name for annotator in who] == ["a", "reader", "student"]
+    assert {o.annotator: (o.images, o.left) for o in annotate_shard(chosen, store, who, "scenes-00000")} == {
         "a": (10, 0),
         "reader": (10, 0),
         "student": (10, 0),
     }
     assert "student:" not in table_annotations(store.read_table(store.names("claims/" + who[1].key)[0]))[0].text
-    assert len(coverage(store, "student")) == 10 and speakers_of(store, who)[2] == Speaker("student")
-    said = store.read_json(f"authors/{who[2].key}.json")
+    assert len(coverage(store, "student")) == 10 and profiles_of(store, who)[2] == AnnotatorProfile("student")
+    said = store.read_json(f"annotators/{who[2].key}.json")
     assert (said["use"], said["tasks"]) == ("student", ["<OD>"]) and "batch" not in said["options"]
     off = settings({"a": told()}, engine={"student": {"cap": 0}})
-    assert [author.name for author in authors(off, NANO)] == ["a"]
+    assert [annotator.name for annotator in annotators(off, NANO)] == ["a"]
 
 
 def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_about_the_rest_tells_nothing(
@@ -768,18 +768,18 @@ def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_ab
     assert (
         len(rows) == 10
         and len(asked_about) == 3
-        and all(row["error"].startswith("NotListed") for name, row in rows.items() if name not in asked_about)
+        and all(row["error"].startswith("NotListedError") for name, row in rows.items() if name not in asked_about)
     )
-    assert not any(pending(chosen, store, authors(chosen))["dear"].values()) and len(coverage(store, "cheap")) == 10
+    assert not any(pending(chosen, store, annotators(chosen))["dear"].values()) and len(coverage(store, "cheap")) == 10
     before = written(store)
     calls = len(CALLS)
     run(chosen, store)
     assert written(store) == before and len(CALLS) == calls, "nobody is asked again"
-    key = next(author.version for author in authors(chosen) if author.name == "dear")
+    key = next(annotator.version for annotator in annotators(chosen) if annotator.name == "dear")
     assert key != next(
-        author.version
-        for author in authors(settings({**who, "dear": {**who["dear"], "images": 0.4}}))
-        if author.name == "dear"
+        annotator.version
+        for annotator in annotators(settings({**who, "dear": {**who["dear"], "images": 0.4}}))
+        if annotator.name == "dear"
     )
 
 

@@ -114,7 +114,7 @@ def test_an_overlay_is_laid_over_params_and_comments_stay(template: Path):
     before = template.read_text()
     overlay = {
         "train": {"steps": 7},
-        "engine": {"quorum": 0.7},
+        "engine": {"min_confidence": 0.7},
         "sources": {"images": {"use": "folder", "uri": "/photos"}},
     }
     assert params.write_overlay(template.parent, overlay)
@@ -127,11 +127,11 @@ def test_an_overlay_is_laid_over_params_and_comments_stay(template: Path):
 
 
 def test_null_takes_a_section_away(template: Path):
-    assert params.write_overlay(template.parent, {"specialists": {"masks": None}, "snapshots": {"push": "storage"}})
+    assert params.write_overlay(template.parent, {"annotators": {"masks": None}, "snapshots": {"push": "storage"}})
     values = yaml.safe_load(template.read_text())
     assert (
-        "masks" not in values["specialists"]
-        and "reader" in values["specialists"]
+        "masks" not in values["annotators"]
+        and "reader" in values["annotators"]
         and values["snapshots"]["push"] == "storage"
     )
 

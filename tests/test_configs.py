@@ -56,7 +56,7 @@ def test_there_are_the_papers_recipes():
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
 def test_every_setting_is_there_allowed_and_taken(path: Path, base: str, tmp_path: Path):
     known = set(re.findall(r"^\| `([\w.<>]+)` \|", (ROOT / "docs/settings.md").read_text(encoding="utf-8"), re.M))
-    assert {key for key in keys(values(path)) if not key.startswith("specialists.")} <= known
+    assert {key for key in keys(values(path)) if not key.startswith("annotators.")} <= known
     shutil.copy(ROOT / base, tmp_path / "params.yaml")
     overlay = overlay_of(None, path)
     assert overlaid(tmp_path, overlay) == over(path, base)

@@ -16,7 +16,7 @@ import yaml
 
 from florence.config import markdown, merged, settings_from
 from florence.errors import SettingsError
-from florence.records import ANNOTATED, ANNOTATIONS, IMAGES, REGION
+from florence.records import ANNOTATION_TYPES, ANNOTATIONS, IMAGES, REGION
 from florence.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +64,7 @@ def test_snapshot_snippets_run(number: int, small_snapshot, tmp_path: Path):
     snippets = blocks(ROOT / "docs/snapshot.md", "python")
     assert len(snippets) == 4
     said = run(snippets[number], tmp_path)
-    assert ("<OD>", "agreement", "annotation_id", "nothing")[number] in said or (tmp_path / "drawn.png").exists()
+    assert ("<OD>", "confidence", "annotation_id", "nothing")[number] in said or (tmp_path / "drawn.png").exists()
 
 
 def test_snapshot_document_names_every_column_and_kind():
@@ -73,14 +73,14 @@ def test_snapshot_document_names_every_column_and_kind():
         *IMAGES.names,
         *ANNOTATIONS.names,
         *(REGION.field(i).name for i in range(REGION.num_fields)),
-        *ANNOTATED,
+        *ANNOTATION_TYPES,
     ):
         assert f"`{name}`" in text, name
 
 
 def test_extending_examples_are_found_by_their_file_alone(small_snapshot, tmp_path: Path):
     examples = files(ROOT / "docs/extending.md")
-    assert {name.split("/")[1] for name in examples} == {"specialists", "sources", "tasks", "metrics"}
+    assert {name.split("/")[1] for name in examples} == {"annotators", "sources", "tasks", "metrics"}
     for name, code in examples.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(code, encoding="utf-8")
@@ -91,8 +91,8 @@ EXTENDING = """
 import florence.records
 florence.records.TASKS += ("<OBJECT_NAMES>",)  # the one line that the document asks for
 
-import florence.metrics, florence.sources, florence.specialists, florence.tasks
-for package in (florence.sources, florence.specialists, florence.tasks, florence.metrics):
+import florence.metrics, florence.sources, florence.annotators, florence.tasks
+for package in (florence.sources, florence.annotators, florence.tasks, florence.metrics):
     package.__path__.append(FOLDER + "/" + package.__name__.replace(".", "/"))
 
 import numpy as np
@@ -111,12 +111,12 @@ except SettingsError as error:
 else:
     raise SystemExit("a wrong option was taken")
 
-specialist = florence.specialists.SPECIALISTS.get("darkest")(name="shadows", cells=2)
+annotator = florence.annotators.ANNOTATORS.get("darkest")(name="shadows", cells=2)
 data = Store(DATA)
 record = next(table_images(data.read_table(data.names("images")[0])))[0]
 pixels = np.full((40, 60, 3), 200, np.uint8)
 pixels[20:, :30] = 0
-(claim,), = specialist.annotate(florence.specialists.Batch((record,), (pixels,)))
+(claim,), = annotator.annotate(florence.annotators.Batch((record,), (pixels,)))
 assert claim.regions[0].box == (0, 20, 30, 40), claim
 
 from florence.config import settings_from
@@ -142,7 +142,7 @@ draws = np.array([[1, 1, 1], [2, 0, 1], [0, 3, 0]])
 assert np.allclose(metric.resampled(said, there, draws), [6 / 7, 2 / 3, 1])
 assert metric.score(said[2:], there[2:]).value is None
 
-settings = settings_from({"sources": {}, "specialists": {}, "train": {"task_weights": {"<OBJECT_NAMES>": 2}}})
+settings = settings_from({"sources": {}, "annotators": {}, "train": {"task_weights": {"<OBJECT_NAMES>": 2}}})
 assert "<OBJECT_NAMES>" in settings.evaluate.tasks
 """
 
@@ -163,9 +163,9 @@ def test_every_source_and_its_settings_are_told(name: str):
 def test_format_examples_run(small_snapshot, tmp_path: Path, monkeypatch):
     from test_cli import call
 
-    from florence.specialists.existing import Existing
+    from florence.annotators.existing import Existing
 
-    (tmp_path / "params.yaml").write_text("sources: {}\nspecialists: {}\n")
+    (tmp_path / "params.yaml").write_text("sources: {}\nannotators: {}\n")
     os.symlink(small_snapshot.root, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     path = ROOT / "docs/formats.md"
@@ -184,7 +184,7 @@ def test_format_examples_run(small_snapshot, tmp_path: Path, monkeypatch):
     (code,) = blocks(path, "python")
     assert "pixels" in run(code, tmp_path)
     (text,) = blocks(path, "yaml")
-    for name, values in yaml.safe_load(text)["specialists"].items():
+    for name, values in yaml.safe_load(text)["annotators"].items():
         options = {key: value for key, value in values.items() if key not in ("use", "sources")}
         assert set(Existing(name=name, **options).vocabulary()) >= {"ball", "brick"}
     (line,) = blocks(path, "json")
@@ -206,7 +206,7 @@ def test_extending_settings_are_allowed():
     overlays = [yaml.safe_load(text) for text in blocks(ROOT / "docs/extending.md", "yaml")]
     assert overlays
     for overlay in overlays:
-        settings_from(merged({"sources": {}, "specialists": {}}, overlay))
+        settings_from(merged({"sources": {}, "annotators": {}}, overlay))
 
 
 def test_every_make_target_and_setting_named_in_documents_exists():

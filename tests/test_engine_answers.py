@@ -17,7 +17,7 @@ from florence.records import (
     ANNOTATIONS,
     FINE_TUNED,
     IMAGES,
-    KINDS,
+    BASE_TYPES,
     TASKS,
     Claim,
     ImageRecord,
@@ -27,7 +27,7 @@ from florence.records import (
     table_annotations,
 )
 from florence.sources import SOURCES
-from florence.specialists import SPECIALISTS, Batch
+from florence.annotators import ANNOTATORS, Batch
 from florence.tasks import task
 
 SIDE = 64
@@ -45,8 +45,8 @@ def scenes():
 
 
 def told(scenes, name="one", **options):
-    author = SPECIALISTS.get("simulated")(name=name, **options)
-    return author.annotate(Batch(tuple(record for record, _ in scenes), truth=tuple(truth for _, truth in scenes)))
+    annotator = ANNOTATORS.get("simulated")(name=name, **options)
+    return annotator.annotate(Batch(tuple(record for record, _ in scenes), truth=tuple(truth for _, truth in scenes)))
 
 
 def answers(claims, kind):
@@ -86,14 +86,14 @@ def test_what_is_read_is_misread_by_its_characters(scenes):
 def test_kinds_that_are_named_are_told_alone_and_the_rest_does_not_change(scenes):
     few = scenes[:30]
     everything = told(few)
-    assert {c.task for said in everything for c in said} == {*KINDS, *FINE_TUNED}
+    assert {c.task for said in everything for c in said} == {*BASE_TYPES, *FINE_TUNED}
     assert {c.task for said in told(few, tasks=("<OD>", "<VQA>")) for c in said} == {"<OD>", "<VQA>"}
-    plain = told([(record, tuple(row for row in truth if row.task in KINDS)) for record, truth in few])
-    assert plain == [[c for c in said if c.task in KINDS] for said in everything]
+    plain = told([(record, tuple(row for row in truth if row.task in BASE_TYPES)) for record, truth in few])
+    assert plain == [[c for c in said if c.task in BASE_TYPES] for said in everything]
 
 
-def table(claims, author):
-    return annotations_table([row for i, said in enumerate(claims) for row in annotate(f"{i:064x}", said, author, "1")])
+def table(claims, annotator):
+    return annotations_table([row for i, said in enumerate(claims) for row in annotate(f"{i:064x}", said, annotator, "1")])
 
 
 def images(count):
@@ -114,8 +114,8 @@ def images(count):
 
 
 def fused(by_author, count, **settings):
-    claims = pa.concat_tables([table(claims, author) for author, claims in by_author.items()])
-    covered = [{"image_id": f"{i:064x}", "author": author, "error": ""} for author in by_author for i in range(count)]
+    claims = pa.concat_tables([table(claims, annotator) for annotator, claims in by_author.items()])
+    covered = [{"image_id": f"{i:064x}", "annotator": annotator, "error": ""} for annotator in by_author for i in range(count)]
     return fuse(claims, images(count), pa.Table.from_pylist(covered), Engine(**settings), 0)
 
 
@@ -140,7 +140,7 @@ def test_agreed_answers_are_better_than_anybodys(scenes):
         assert found > max(singly) + 0.05, (kind, found, singly)
     for row in labels:
         if row.task in FINE_TUNED:
-            assert row.regions[0].box == WHOLE and (row.kept or row.reason) and 0 <= row.agreement <= 1
+            assert row.regions[0].box == WHOLE and (row.kept or row.reason) and 0 <= row.confidence <= 1
 
 
 def said(*answers, question="What is it?", scores=None):
@@ -155,17 +155,17 @@ def test_votes_quorum_and_people():
     row = only({"a": said("cat", scores=0.5), "b": said("Cat", scores=0.7), "c": said("dog")})
     assert (
         (row.regions[0].label, row.kept, row.text) == ("cat", True, "What is it?")
-        and row.agreement == pytest.approx(2 / 3)
+        and row.confidence == pytest.approx(2 / 3)
         and row.score == pytest.approx(0.6)
     )
-    row = only({"a": said("cat"), "b": said("cow"), "c": said("dog")}, quorum=0.5)
-    assert not row.kept and row.reason == "no_quorum"
+    row = only({"a": said("cat"), "b": said("cow"), "c": said("dog")}, min_confidence=0.5)
+    assert not row.kept and row.reason == "low_confidence"
     row = only({"a": said("cat"), "b": said("cat"), "human": said("dog", "dog", "puppy")})
     assert [r.label for r in row.regions] == ["dog", "dog", "puppy"] and row.kept
     assert only({"a": said("cat", scores=0.01)}).reason == "low_score"
     assert only({"a": said("?")}).reason == "empty_text"
     # who was not asked has no part in it
-    assert only({"a": said("cat"), "b": [[]]}).agreement == 1
+    assert only({"a": said("cat"), "b": [[]]}).confidence == 1
 
 
 def test_the_order_of_the_claims_does_not_matter(scenes):
@@ -234,16 +234,16 @@ def test_examples_of_questions_hold_every_answer_and_learn_the_commonest():
 
 
 def test_they_are_asked_for_only_by_name(scenes):
-    plain = settings_from({"sources": {}, "specialists": {}})
+    plain = settings_from({"sources": {}, "annotators": {}})
     assert (
         plain.evaluate.tasks == TASKS
         and not set(plain.train.task_weights) & set(FINE_TUNED)
-        and not set(FINE_TUNED) & {*TASKS, *KINDS}
+        and not set(FINE_TUNED) & {*TASKS, *BASE_TYPES}
     )
     asked = settings_from(
         {
             "sources": {},
-            "specialists": {},
+            "annotators": {},
             "train": {"task_weights": {"<VQA>": 2}},
             "evaluate": {"tasks": ["<OD>", "<VQA>", "<CLASSIFICATION>"], "control": ["<VQA>"]},
         }
@@ -253,7 +253,7 @@ def test_they_are_asked_for_only_by_name(scenes):
         {
             (record.image_id, kind): ("truth", tuple(r for r in truth if r.task == kind))
             for record, truth in few
-            for kind in (*KINDS, *FINE_TUNED)
+            for kind in (*BASE_TYPES, *FINE_TUNED)
         }
     )
     records = [record for record, _ in few]

@@ -16,7 +16,7 @@ from florence.engine.ballots import ballots
 from florence.engine.consensus import reliabilities
 from florence.engine.reliability import believed, fit
 from florence.errors import DataError
-from florence.records import ANNOTATIONS, KINDS, Claim, Region, Speaker, table_annotations
+from florence.records import ANNOTATIONS, BASE_TYPES, Claim, Region, AnnotatorProfile, table_annotations
 
 COUNT = 240
 
@@ -94,7 +94,7 @@ def test_the_table_is_as_that_of_one_block(claimed, cut):
     rows = table_annotations(table)
     assert len({row.annotation_id for row in rows}) == len(rows) and {row.round for row in rows} == {4}
     place = {image: k for k, image in enumerate(images["image_id"].to_pylist())}
-    keys = [(place[row.image_id], (*KINDS, "<VQA>").index(row.task)) for row in rows]
+    keys = [(place[row.image_id], (*BASE_TYPES, "<VQA>").index(row.task)) for row in rows]
     assert keys == sorted(keys)
     assert {(row.image_id, row.task) for row in rows} == {
         (row["image_id"], row["task"]) for row in claims.select(["image_id", "task"]).to_pylist()
@@ -125,17 +125,17 @@ def test_images_to_learn_from_are_sought_for_each_author_and_kind(claimed, cut):
     cut(learn=10)
     chosen, _ = blocks.learnt(claims, coverage)
     there = {
-        (row["author"], row["task"], row["image_id"])
-        for row in claims.select(["author", "task", "image_id"]).to_pylist()
+        (row["annotator"], row["task"], row["image_id"])
+        for row in claims.select(["annotator", "task", "image_id"]).to_pylist()
     }
     taken = set(chosen["image_id"].to_pylist())
-    for author, task in {(a, t) for a, t, _ in there if a != "human"}:
-        mine = {image for a, t, image in there if (a, t) == (author, task)}
-        assert len(mine & taken) >= min(10, len(mine)), (author, task)
-    # authors of all images share theirs: no more are taken than the rare ones and kinds ask for
+    for annotator, task in {(a, t) for a, t, _ in there if a != "human"}:
+        mine = {image for a, t, image in there if (a, t) == (annotator, task)}
+        assert len(mine & taken) >= min(10, len(mine)), (annotator, task)
+    # annotators of all images share theirs: no more are taken than the rare ones and kinds ask for
     assert len(taken) < 0.4 * COUNT
     assert set(blocks.learnt(shuffled(claims, 3), shuffled(coverage, 3))[0]["image_id"].to_pylist()) == taken
-    people = claims.filter(pc.equal(claims["author"], "human"))
+    people = claims.filter(pc.equal(claims["annotator"], "human"))
     assert not len(blocks.learnt(people, coverage)[0])
     # they are no row of neighbours
     place = sorted(images["image_id"].to_pylist().index(image) for image in taken)
@@ -173,7 +173,7 @@ def test_rankers_and_people_reach_every_block(scenes, claimed, cut):
         said["anna"][image] = [Claim("<CAPTION>", "What Anna says is so.")]
         said["clip"][image] = [Claim("<DETAILED_CAPTION>", "no caption of anybody", (), 0.9)]
     more, _, looked = tables(said, [])
-    speakers = (Speaker("anna", "human"), Speaker("clip", "ranker"))
+    profiles = (AnnotatorProfile("anna", "human"), AnnotatorProfile("clip", "ranker"))
     rows = table_annotations(
         fuse(
             pa.concat_tables([claims, more]),
@@ -181,7 +181,7 @@ def test_rankers_and_people_reach_every_block(scenes, claimed, cut):
             pa.concat_tables([coverage, looked]),
             Engine(),
             0,
-            speakers,
+            profiles,
             workers=2,
         )
     )
@@ -211,20 +211,20 @@ def test_a_broken_claim_in_any_block_is_an_error(scenes, claimed, cut):
         fuse(strange, images, coverage, Engine(), 0)
 
 
-# ---------------------------------------------------------------- what is known of authors is of use elsewhere
+# ---------------------------------------------------------------- what is known of annotators is of use elsewhere
 
 
 def votes_on(rng: np.random.Generator, things: int, names: int, edges=None):
-    """Ballots of three authors of 90, 75 and 60 % right names, one of two of them scored, and whether each claim is right."""
+    """Ballots of three annotators of 90, 75 and 60 % right names, one of two of them scored, and whether each claim is right."""
     right = np.asarray([0.9, 0.75, 0.6])
     spoke = rng.random((things, 3)) < 0.8
-    thing, author = np.nonzero(spoke)
+    thing, annotator = np.nonzero(spoke)
     truth = rng.integers(names, size=things)[thing]
-    good = rng.random(len(thing)) < right[author]
+    good = rng.random(len(thing)) < right[annotator]
     code = np.where(good, truth, (truth + 1 + rng.integers(names - 1, size=len(thing))) % names)
-    score = np.where(author == 1, np.nan, 0.4 * good + 0.6 * rng.random(len(thing)))
+    score = np.where(annotator == 1, np.nan, 0.4 * good + 0.6 * rng.random(len(thing)))
     kept = np.unique(thing, return_inverse=True)[1]
-    return ballots(kept, author, np.ones((int(kept.max()) + 1, 3), bool), code, score, edges=edges), good
+    return ballots(kept, annotator, np.ones((int(kept.max()) + 1, 3), bool), code, score, edges=edges), good
 
 
 def test_trust_learnt_of_some_things_judges_others():
@@ -260,29 +260,29 @@ def test_trust_knows_what_to_make_of_names_it_has_not_met():
 
 def _claims(votes, order: np.ndarray) -> tuple[np.ndarray, ...]:
     """What ballots were made of, with other codes."""
-    thing, author = np.nonzero(votes.spoke)
-    claim = votes.claim[thing, author]
+    thing, annotator = np.nonzero(votes.spoke)
+    claim = votes.claim[thing, annotator]
     place = np.argsort(claim)
-    level = votes.level[thing, author][place]
+    level = votes.level[thing, annotator][place]
     # any score of that level
     edges = [np.concatenate([[-1.0], edge, [2.0]]) for edge in votes.edges]
     score = np.asarray(
         [
             np.nan if k == 8 else (edges[a][k] + edges[a][k + 1]) / 2
-            for a, k in zip(author[place].tolist(), level.tolist(), strict=True)
+            for a, k in zip(annotator[place].tolist(), level.tolist(), strict=True)
         ]
     )
     return (
         thing[place],
-        author[place],
+        annotator[place],
         np.ones(votes.claim.shape, bool),
-        order[votes.label[thing, author][place]],
+        order[votes.label[thing, annotator][place]],
         score,
     )
 
 
 def test_equal_samples_of_names_are_drawn_whatever_the_seed_of_hashes():
     ids = [f"{random.Random(k).getrandbits(256):064x}" for k in range(50)]
-    said = pa.table({"author": ["a"] * 50, "task": ["<OD>"] * 50, blocks.IMAGE: np.arange(50)})
+    said = pa.table({"annotator": ["a"] * 50, "task": ["<OD>"] * 50, blocks.IMAGE: np.arange(50)})
     blocks_of = lambda: np.flatnonzero(blocks.learnt_from(said, pa.array(ids)))  # noqa: E731
     assert blocks_of().tolist() == blocks_of().tolist() and len(blocks_of()) == 50

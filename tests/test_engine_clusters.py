@@ -13,15 +13,15 @@ pairs = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)).filter(lambda
 
 @settings(deadline=None)
 @given(pairs, st.lists(st.integers(0, 5), min_size=15, max_size=15))
-def test_claims_join_as_they_would_one_pair_after_the_other(found, authors):
+def test_claims_join_as_they_would_one_pair_after_the_other(found, annotators):
     clusters = [{k} for k in range(15)]
     for a, b in found:
         one, other = (next(c for c in clusters if k in c) for k in (a, b))
-        if one is not other and not {authors[k] for k in one} & {authors[k] for k in other}:
+        if one is not other and not {annotators[k] for k in one} & {annotators[k] for k in other}:
             clusters = [c for c in clusters if c is not one and c is not other] + [one | other]
     expected = [min(next(c for c in clusters if k in c)) for k in range(15)]
     a, b = np.asarray(found, int).reshape(-1, 2).T
-    assert joined(a, b, np.asarray(authors)).tolist() == expected
+    assert joined(a, b, np.asarray(annotators)).tolist() == expected
 
 
 @settings(deadline=None)

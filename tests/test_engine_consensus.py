@@ -27,23 +27,23 @@ boxes = st.lists(
 @given(boxes)
 def test_a_place_has_one_claim_an_author_and_claims_that_overlap(rows):
     rows = sorted(rows)
-    group, author, code = (np.asarray([r[k] for r in rows], np.int64) for k in (1, 0, 6))
+    group, annotator, code = (np.asarray([r[k] for r in rows], np.int64) for k in (1, 0, 6))
     group, order = np.sort(group), np.argsort(group, kind="stable")
-    author, code = author[order], code[order]
+    annotator, code = annotator[order], code[order]
     bounds = np.asarray([(r[2], r[3], r[2] + r[4], r[3] + r[5]) for r in rows], float).reshape(-1, 4)[order]
-    place = gather(group, author, bounds, code, 0.5, 0.3)
+    place = gather(group, annotator, bounds, code, 0.5, 0.3)
     overlap = box_iou(bounds, bounds)
     for number in set(place.tolist()):
         members = np.flatnonzero(place == number)
-        assert len(set(author[members].tolist())) == len(members) and len(set(group[members].tolist())) == 1
+        assert len(set(annotator[members].tolist())) == len(members) and len(set(group[members].tolist())) == 1
         for k in members:
             near = [overlap[k, m] >= (0.3 if code[k] == code[m] else 0.5) for m in members if m != k]
             assert any(near) or len(members) == 1
-    # nothing that could join is left apart: two places of one group without a common author hold no pair that is the same place
+    # nothing that could join is left apart: two places of one group without a common annotator hold no pair that is the same place
     for a in range(len(rows)):
         for b in range(a):
             if place[a] != place[b] and group[a] == group[b] and overlap[a, b] >= 0.5:
-                assert set(author[place == place[a]].tolist()) & set(author[place == place[b]].tolist())
+                assert set(annotator[place == place[a]].tolist()) & set(annotator[place == place[b]].tolist())
 
 
 @settings(deadline=None)
@@ -69,9 +69,9 @@ def simulated_ballots(
     copies: float = 0.0,
     alone: int = 0,
 ):
-    """Ballots, whether each claim is right, and its author: things seen and named by authors of known reliability.
+    """Ballots, whether each claim is right, and its annotator: things seen and named by annotators of known reliability.
 
-    Half of the wrong claims are about nothing. ``copies``: share of things of which the last author says what the one before it says, its inventions included.
+    Half of the wrong claims are about nothing. ``copies``: share of things of which the last annotator says what the one before it says, its inventions included.
     ``alone``: labels that wrong claims alone say.
     """
     rng = np.random.default_rng(3)
@@ -103,10 +103,10 @@ def simulated_ballots(
             extra += 1
     rows.sort()
     thing = np.unique([row[0] for row in rows], return_inverse=True)[1]
-    author, code, truth = (np.asarray([row[k] for row in rows]) for k in (1, 2, 3))
+    annotator, code, truth = (np.asarray([row[k] for row in rows]) for k in (1, 2, 3))
     score = truth * 0.4 + rng.random(len(truth)) * 0.6 if scored else np.full(len(truth), np.nan)
     looked = np.ones((int(thing.max()) + 1, len(right)), bool)
-    return ballots(thing, author, looked, code, score), truth, author
+    return ballots(thing, annotator, looked, code, score), truth, annotator
 
 
 def by_claim(votes, values: np.ndarray) -> np.ndarray:
@@ -118,11 +118,11 @@ def by_claim(votes, values: np.ndarray) -> np.ndarray:
 
 def test_reliability_is_recovered_without_truth():
     right, seen = [0.9, 0.75, 0.55], [0.7, 0.55, 0.4]
-    votes, truth, author = simulated_ballots(right, seen)
+    votes, truth, annotator = simulated_ballots(right, seen)
     trust = fit(votes)
     assert trust.estimated.all()
     assert np.allclose(trust.recall, seen, atol=0.06)
-    assert np.allclose(trust.precision, [truth[author == a].mean() for a in range(3)], atol=0.05)
+    assert np.allclose(trust.precision, [truth[annotator == a].mean() for a in range(3)], atol=0.05)
     assert trust.things == pytest.approx(4000, rel=0.07), "unseen things are counted too"
     assert (trust.repeats == -1).all(), "nobody repeats another"
 
@@ -152,7 +152,7 @@ def test_what_is_believed_is_as_often_right():
 
 def test_one_that_repeats_another_adds_little():
     right, seen = [0.8, 0.75, 0.7, 0.6, 0.6], [0.6, 0.6, 0.5, 0.5, 0.5]
-    votes, truth, author = simulated_ballots(right, seen, copies=0.8)
+    votes, truth, annotator = simulated_ballots(right, seen, copies=0.8)
     trust = fit(votes)
     assert trust.repeats.tolist() == [-1, -1, -1, -1, 3] and trust.repeated[4] == pytest.approx(0.8, abs=0.08)
     assert np.allclose(trust.recall, seen, atol=0.05)
@@ -171,21 +171,21 @@ def test_names_that_only_wrong_claims_say_are_found_out():
 
 
 def test_a_score_that_tells_right_from_wrong_is_found_out():
-    votes, truth, author = simulated_ballots([0.8, 0.7, 0.6], [0.6, 0.6, 0.5], scored=True)
+    votes, truth, annotator = simulated_ballots([0.8, 0.7, 0.6], [0.6, 0.6, 0.5], scored=True)
     told = by_claim(votes, believe(votes, fit(votes)).claims)
     plain, _, _ = simulated_ballots([0.8, 0.7, 0.6], [0.6, 0.6, 0.5])
     for a in range(3):
-        gap = told[(author == a) & truth].mean() - told[(author == a) & ~truth].mean()
+        gap = told[(annotator == a) & truth].mean() - told[(annotator == a) & ~truth].mean()
         without = by_claim(plain, believe(plain, fit(plain)).claims)
-        assert gap > without[(author == a) & truth].mean() - without[(author == a) & ~truth].mean() + 0.05
+        assert gap > without[(annotator == a) & truth].mean() - without[(annotator == a) & ~truth].mean() + 0.05
 
 
 def test_one_that_guesses_changes_nothing():
-    votes, truth, author = simulated_ballots([0.85, 0.8, 0.75, 1 / 30], [0.7, 0.6, 0.6, 0.02])
+    votes, truth, annotator = simulated_ballots([0.85, 0.8, 0.75, 1 / 30], [0.7, 0.6, 0.6, 0.02])
     trust = fit(votes)
     assert trust.precision[3] < 0.15 and trust.precision[:3].min() > 0.65
     told = by_claim(votes, believe(votes, trust).claims)
-    assert told[author == 3].mean() < 0.15
+    assert told[annotator == 3].mean() < 0.15
 
 
 @pytest.mark.parametrize("cap", [0.1, 0.25, 0.5, 0.9])
@@ -199,8 +199,8 @@ def test_a_student_never_tells_more_than_its_cap(cap: float):
     # alone against two silent ones it can not make a thing, whatever it says, where its share is small
     alone = votes.spoke[:, 2] & ~votes.spoke[:, :2].any(axis=1)
     if cap <= 0.1:
-        assert (outcome.agreement[alone] < 0.5).all() and (
-            vote(votes, trust, ("careful", "hasty", "other"), cap).agreement[alone] > 0.5
+        assert (outcome.confidence[alone] < 0.5).all() and (
+            vote(votes, trust, ("careful", "hasty", "other"), cap).confidence[alone] > 0.5
         ).any()
 
 
@@ -209,7 +209,7 @@ def test_a_student_never_tells_more_than_its_cap(cap: float):
 
 def test_one_annotator_alone_is_believed():
     rows = fused(one_image(reader=[line("EXIT", 10, 10, 40, 20)], seer=[box("cat", 10, 10, 50, 50)]))
-    assert {(r.task, r.text, round(r.agreement, 1), r.kept) for r in rows} == {
+    assert {(r.task, r.text, round(r.confidence, 1), r.kept) for r in rows} == {
         ("<OCR_WITH_REGION>", "EXIT", 0.7, True),
         ("<OD>", "cat", 0.7, True),
     }
@@ -221,33 +221,33 @@ def test_silence_counts_of_those_who_looked_and_claim_such_things():
     place = (10, 10, 50, 50)
     said = one_image(a=[box("cat", *place)], b=[], c=[], d=[], reader=[line("EXIT", 60, 10, 90, 20)])
 
-    def agreement(**more) -> float:
+    def confidence(**more) -> float:
         (found,) = [
             r for r in fused(said, [image(), far], **more) if r.task == "<OD>" and r.image_id == image().image_id
         ]
-        return found.agreement
+        return found.confidence
 
     far = image("b")
-    alone = agreement()
+    alone = confidence()
     assert alone == pytest.approx(0.7, abs=0.05), "b, c, d and the reader claim no object anywhere"
     said["c"][far.image_id] = [box("cow", *place)]
-    one = agreement()
+    one = confidence()
     said["d"][far.image_id] = [box("cow", *place)]
-    two = agreement()
+    two = confidence()
     assert alone > one > two, "those who are known to claim objects have said nothing here"
-    assert agreement(errors={("d", image().image_id): "MemoryError"}) > two, "one that failed has not looked"
+    assert confidence(errors={("d", image().image_id): "MemoryError"}) > two, "one that failed has not looked"
     said["b"][image().image_id] = [box("cat", *place)]
-    assert agreement() > 0.9
+    assert confidence() > 0.9
     said["b"][image().image_id] = [box("dog", *place)]
-    assert agreement() < 0.5, "two names, and nothing between them"
+    assert confidence() < 0.5, "two names, and nothing between them"
 
 
 def crowd(count: int = 60) -> tuple[dict, list]:
     """Annotators a, b, c that agree on ``count`` images, so that their reliability is known."""
     images = [image(f"{k:03d}") for k in range(count)]
     said = {
-        author: {i.image_id: [box(f"thing {k % 20}", 10, 10, 50, 50, None)] for k, i in enumerate(images)}
-        for author in ("a", "b", "c")
+        annotator: {i.image_id: [box(f"thing {k % 20}", 10, 10, 50, 50, None)] for k, i in enumerate(images)}
+        for annotator in ("a", "b", "c")
     }
     return said, images
 
@@ -260,11 +260,11 @@ def test_a_student_rescues_what_one_alone_has_seen():
     said, images = crowd()
     said["a"][images[0].image_id] = [box("thing 0", 10, 10, 50, 50, None), box("cat", 60, 10, 90, 60, None)]
     (cat,) = [r for r in od(fused(said, images), images[0]) if r.text == "cat"]
-    assert not cat.kept and cat.reason == "no_quorum"
+    assert not cat.kept and cat.reason == "low_confidence"
     said["student"] = {i.image_id: [box(f"thing {k % 20}", 11, 10, 50, 50, 0.9)] for k, i in enumerate(images)}
     said["student"][images[0].image_id].append(box("cat", 61, 10, 90, 60, 0.9))
     (cat,) = [r for r in od(fused(said, images), images[0]) if r.text == "cat"]
-    assert cat.kept and cat.agreement > 0.5
+    assert cat.kept and cat.confidence > 0.5
     low = Engine(student={"cap": 0.05})
     assert not [r for r in od(fused(said, images, low), images[0]) if r.text == "cat"][0].kept, (
         "at a small cap it has too little weight"
@@ -277,8 +277,8 @@ def test_a_student_rescues_what_one_alone_has_seen():
 
 def test_a_student_settles_what_is_disputed():
     said, images = crowd()
-    for author, label in (("a", "cat"), ("b", "dog")):
-        said[author][images[0].image_id] = [box(label, 10, 10, 50, 50, None)]
+    for annotator, label in (("a", "cat"), ("b", "dog")):
+        said[annotator][images[0].image_id] = [box(label, 10, 10, 50, 50, None)]
     said["c"][images[0].image_id] = []
     said["student"] = {i.image_id: [box(f"thing {k % 20}", 10, 10, 50, 50, 0.9)] for k, i in enumerate(images)}
     for label in ("cat", "dog"):
@@ -292,13 +292,13 @@ def test_what_a_person_says_of_a_place_holds():
     first = images[0].image_id
     said["human"] = {first: [box("cat", 12, 12, 52, 52, None)]}
     (row,) = od(fused(said, images), images[0])
-    assert (row.text, row.regions[0].box, row.agreement, row.kept) == ("cat", (12, 12, 52, 52), 1.0, True)
+    assert (row.text, row.regions[0].box, row.confidence, row.kept) == ("cat", (12, 12, 52, 52), 1.0, True)
     said["human"] = {first: [box("", 10, 10, 50, 50, None)]}
     (row,) = od(fused(said, images), images[0])
     assert not row.kept and row.reason == "rejected"
     said["human"] = {first: [], images[1].image_id: [box("cat", 60, 60, 90, 79, None)]}
     (row,) = od(fused(said, images), images[0])
-    assert row.kept and row.text == "thing 0" and row.agreement > 0.99, "that a person says nothing means nothing"
+    assert row.kept and row.text == "thing 0" and row.confidence > 0.99, "that a person says nothing means nothing"
 
 
 def test_reliabilities_are_told_by_author_and_kind():
@@ -307,7 +307,7 @@ def test_reliabilities_are_told_by_author_and_kind():
     said["reader"] = {images[0].image_id: [line("EXIT", 60, 10, 90, 20)]}
     claims, _, coverage = tables(said, images)
     found = reliabilities(claims, coverage, Engine())
-    assert {key for key in found} == {(author, "<OD>") for author in "abcd"}, (
+    assert {key for key in found} == {(annotator, "<OD>") for annotator in "abcd"}, (
         "nobody else reads, so the reader's is not known"
     )
     assert found["a", "<OD>"].value == found["b", "<OD>"].value > 0.9 and found["d", "<OD>"].value < 0.3
@@ -330,7 +330,7 @@ def test_reliability_is_told_name_by_name():
     assert set(found["a", "<OD>"].by_name) == {"cat", "dog", "hen"} and not found["a", "<OD>"].by_name["cat"] < 0.8
     without = pa.array([i.image_id for k, i in enumerate(images) if k % 3 == 0])
     claims, coverage = (
-        t.filter(pc.invert(pc.and_(pc.equal(t["author"], "d"), pc.is_in(t["image_id"], without))))
+        t.filter(pc.invert(pc.and_(pc.equal(t["annotator"], "d"), pc.is_in(t["image_id"], without))))
         for t in (claims, coverage)
     )
     assert set(reliabilities(claims, coverage, Engine())["d", "<OD>"].by_name) == {"dog", "hen"}, (
@@ -353,7 +353,7 @@ def test_churn_is_the_share_of_labels_that_changed():
             None,
             1.0,
             kept,
-            "" if kept else "no_quorum",
+            "" if kept else "low_confidence",
         )
 
     before = annotations_table(

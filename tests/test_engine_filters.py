@@ -54,7 +54,7 @@ def test_thresholds_are_by_kind():
 
 def test_thresholds_are_by_annotator_too_and_the_most_specific_holds():
     bounds = {"*": 0.1, "<OD>": 0.4, "<OCR_WITH_REGION>": 0.9, "a": 0.6, "a <OD>": 0.2}
-    score, author = np.asarray([0.05, 0.15, 0.3, 0.5, 0.7, np.nan]), np.zeros(6, int)
+    score, annotator = np.asarray([0.05, 0.15, 0.3, 0.5, 0.7, np.nan]), np.zeros(6, int)
     least = {
         ("a", "<OD>"): 0.2,
         ("a", "<CAPTION>"): 0.6,
@@ -63,7 +63,7 @@ def test_thresholds_are_by_annotator_too_and_the_most_specific_holds():
         ("b", "<CAPTION>"): 0.1,
     }
     for (name, kind), bound in least.items():
-        assert filters.low_score(score, author, kind, [name], Engine(min_score=bounds)).tolist() == [
+        assert filters.low_score(score, annotator, kind, [name], Engine(min_score=bounds)).tolist() == [
             s < bound for s in score.tolist()
         ]
     said = [box("cat", 10, 10, 40, 40, 0.3), box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>")]
@@ -83,7 +83,7 @@ def test_thresholds_are_by_annotator_too_and_the_most_specific_holds():
     ],
 )
 def test_a_threshold_for_nobody_is_refused(key: str, value: dict, told: str):
-    base = {"sources": {}, "specialists": {"eyes": {"use": "x", "sources": ["*"]}}}
+    base = {"sources": {}, "annotators": {"eyes": {"use": "x", "sources": ["*"]}}}
     with pytest.raises(SettingsError, match=told):
         settings_from({**base, "engine": {key: value}})
     good = {"*": 0.1, "eyes": 0.2, "<OD>": 0.3, "eyes <OD>": 0.4, "student": 0.1}
@@ -343,7 +343,7 @@ def phrases(
         said["a"].append(phrase(caption, words, place, score))
         if name == list(places)[-1]:
             said["b"].append(phrase(caption, words, place, score))
-    rows = fused(one_image(**said), settings=settings or Engine(quorum=0.2))
+    rows = fused(one_image(**said), settings=settings or Engine(min_confidence=0.2))
     return {row.regions[0].label: row.reason for row in rows if row.regions}
 
 
@@ -358,7 +358,7 @@ def test_different_phrases_do_not_share_a_place():
         "a wolf": "",
     }
     assert phrases(
-        caption, Engine(quorum=0.2, phrase_nms_iou=1), dog=("a dog", HERE, 0.9), wolf=("a wolf", NEARLY, 0.5)
+        caption, Engine(min_confidence=0.2, phrase_nms_iou=1), dog=("a dog", HERE, 0.9), wolf=("a wolf", NEARLY, 0.5)
     ) == {"a dog": "", "a wolf": ""}
     assert phrases(caption, dog=("a dog", HERE, 0.9), wolf=("a wolf", (40, 10, 80, 50), 0.5)) == {
         "a dog": "",
@@ -398,7 +398,7 @@ def test_a_phrase_keeps_its_other_places():
         a=[Claim("<CAPTION>", caption), both, phrase(caption, "a dog", NEARLY)],
         b=[Claim("<CAPTION>", caption), phrase(caption, "a dog", NEARLY)],
     )
-    rows = {row.regions[0].label: row for row in fused(said, settings=Engine(quorum=0.2)) if row.regions}
+    rows = {row.regions[0].label: row for row in fused(said, settings=Engine(min_confidence=0.2)) if row.regions}
     assert (
         [region.box for region in rows["two cats"].regions] == [(60, 10, 90, 40)]
         and rows["two cats"].kept

@@ -11,7 +11,7 @@ from florence.config import Engine
 from florence.engine import fuse
 from florence.engine.filters import REASONS
 from florence.errors import DataError
-from florence.records import ANNOTATIONS, KINDS, Claim, Region, annotation_id, table_annotations
+from florence.records import ANNOTATIONS, BASE_TYPES, Claim, Region, annotation_id, table_annotations
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_order_of_claims_and_coverage_does_not_matter(claimed):
 def test_a_student_without_a_vote_leaves_no_trace(claimed):
     claims, images, coverage = claimed
     off = Engine(student={"cap": 0.0})
-    alone = [table.filter(pa.compute.not_equal(table["author"], "student")) for table in (claims, coverage)]
+    alone = [table.filter(pa.compute.not_equal(table["annotator"], "student")) for table in (claims, coverage)]
     assert written(fuse(claims, images, coverage, off, 1)) == written(fuse(alone[0], images, alone[1], off, 1))
     assert fuse(claims, images, coverage, Engine(), 1) != fuse(alone[0], images, alone[1], Engine(), 1)
 
@@ -52,13 +52,13 @@ def test_every_row_is_whole(claimed):
     assert table.schema == ANNOTATIONS
     assert len({row.annotation_id for row in rows}) == len(rows)
     place = {image_id: k for k, image_id in enumerate(images["image_id"].to_pylist())}
-    keys = [(place[row.image_id], KINDS.index(row.task)) for row in rows]
+    keys = [(place[row.image_id], BASE_TYPES.index(row.task)) for row in rows]
     assert keys == sorted(keys)
     counts: dict[tuple, int] = {}
     for row in rows:
-        assert (row.author, row.version, row.round) == ("consensus", Engine().digest(), 3)
+        assert (row.annotator, row.version, row.round) == ("consensus", Engine().digest(), 3)
         assert row.kept == (row.reason == "") and (row.kept or row.reason in REASONS)
-        assert not row.kept or (row.agreement is not None and 0 < row.agreement <= 1)
+        assert not row.kept or (row.confidence is not None and 0 < row.confidence <= 1)
         counts[row.image_id, row.task] = counts.get((row.image_id, row.task), -1) + 1
         assert row.annotation_id == annotation_id(
             row.image_id, row.task, "consensus", row.version, counts[row.image_id, row.task]
@@ -159,7 +159,7 @@ def test_phrases_of_several_authors_meet_in_the_kept_caption():
     assert set(kept) == {"a red car", "a dog"} and all(row.text == caption for row in kept.values())
     assert (
         kept["a red car"].regions[0].box == pytest.approx((11, 10 + 2 / 3, 41, 40 + 2 / 3), abs=0.2)
-        and kept["a red car"].agreement > 0.99
+        and kept["a red car"].confidence > 0.99
     )
     assert [(row.reason, row.regions[0].label) for row in rows if not row.kept] == [("not_in_caption", "two halves")]
 
@@ -198,7 +198,7 @@ def test_a_persons_caption_and_phrases_hold():
         human=[Claim("<CAPTION>", theirs), phrase(theirs, "a blue van", (50, 10, 90, 40))],
     )
     rows = [row for row in fused(said) if row.kept]
-    assert [(row.task, row.text, row.agreement) for row in rows] == [
+    assert [(row.task, row.text, row.confidence) for row in rows] == [
         ("<CAPTION>", theirs, 1.0),
         ("<CAPTION_TO_PHRASE_GROUNDING>", theirs, 1.0),
     ]
@@ -242,14 +242,14 @@ def test_who_draws_outlines_in_the_boxes_of_others_has_no_vote_and_no_silence():
         return {row.regions[0].label: row for row in made if row.regions and row.kept}
 
     alone, outlined = rows(), rows(masks=[drawn])
-    assert {label: row.agreement for label, row in alone.items()} == {
-        label: row.agreement for label, row in outlined.items()
+    assert {label: row.confidence for label, row in alone.items()} == {
+        label: row.confidence for label, row in outlined.items()
     }
     assert not alone["a red car"].regions[0].polygons and outlined["a red car"].regions[0].polygons == outline
     moved = Claim(
         drawn.task, caption, (Region("a red car", box=(11, 10, 40, 40), polygons=outline, score=0.6, span=(0, 9)),), 0.6
     )
-    assert rows(masks=[moved])["a red car"].agreement > outlined["a red car"].agreement, "a box of its own is a vote"
+    assert rows(masks=[moved])["a red car"].confidence > outlined["a red car"].confidence, "a box of its own is a vote"
 
 
 def test_quads_that_start_at_another_corner_are_turned():

@@ -13,7 +13,7 @@ from florence.config import Engine
 from florence.engine import fuse
 from florence.engine.names import names
 from florence.errors import SettingsError
-from florence.records import Claim, Speaker, table_annotations
+from florence.records import Claim, AnnotatorProfile, table_annotations
 
 PLACE = (10, 10, 50, 50)
 BUILT_IN = json.loads((Path(florence.engine.__file__).parent / "names.json").read_text())
@@ -28,7 +28,7 @@ def test_names_that_say_the_same_are_one_vote():
     said = one_image(
         a=[box("sofa", *PLACE)], b=[box("Couch", *PLACE)], c=[box("settee", *PLACE)], d=[box("chair", *PLACE)]
     )
-    assert only(said).text in ("sofa", "Couch", "settee") and only(said).agreement > 0.9
+    assert only(said).text in ("sofa", "Couch", "settee") and only(said).confidence > 0.9
     assert only(said, settings=Engine(synonyms={"sofa": ("couch", "settee")})).text == "sofa"
     person = one_image(a=[box("sofa", *PLACE)], human=[box("Couch", *PLACE)])
     assert only(person, settings=Engine(synonyms={"sofa": ("couch",)})).text == "Couch", (
@@ -39,14 +39,14 @@ def test_names_that_say_the_same_are_one_vote():
 def test_names_are_never_alike_by_accident():
     for one, other in (("cat", "car"), ("hat", "cat"), ("bus", "bush"), ("pot", "potted plant")):
         assert names(Engine()).likeness(one, other) == 0
-        assert only(one_image(a=[box(one, *PLACE)], b=[box(other, *PLACE)])).agreement < 0.6
+        assert only(one_image(a=[box(one, *PLACE)], b=[box(other, *PLACE)])).confidence < 0.6
 
 
 def test_a_kind_supports_what_is_of_it_and_the_narrower_name_stands():
     for order in (("dog", "animal"), ("animal", "dog")):
         row = only(one_image(a=[box(order[0], *PLACE)], b=[box(order[1], *PLACE)]))
         apart = only(one_image(a=[box("dog", *PLACE)], b=[box("vehicle", *PLACE)]))
-        assert row.text == "dog" and row.agreement > apart.agreement + 0.2
+        assert row.text == "dog" and row.confidence > apart.confidence + 0.2
     assert (
         only(
             one_image(a=[box("robin", *PLACE)], b=[box("fowl", *PLACE)], c=[]),
@@ -92,8 +92,8 @@ def test_the_built_in_table_is_sound():
     assert all(table.plain(voc) == coco for voc, coco in coco_in_voc.items())
 
 
-def told(said, speakers, images=None) -> list:
-    return table_annotations(fuse(*tables(said, images or [image()]), Engine(), 0, speakers))
+def told(said, profiles, images=None) -> list:
+    return table_annotations(fuse(*tables(said, images or [image()]), Engine(), 0, profiles))
 
 
 def test_silence_of_one_that_has_no_name_for_it_tells_nothing():
@@ -106,8 +106,8 @@ def test_silence_of_one_that_has_no_name_for_it_tells_nothing():
 
     def zebra(vocabulary) -> float:
         return next(
-            row.agreement
-            for row in told(said, [Speaker(who, vocabulary=vocabulary) for who in "bc"], images)
+            row.confidence
+            for row in told(said, [AnnotatorProfile(who, vocabulary=vocabulary) for who in "bc"], images)
             if row.text == "zebra"
         )
 
@@ -122,6 +122,6 @@ def test_a_ranker_has_no_vote_and_a_person_may_have_any_name():
         clip=[box("dog", *PLACE), Claim("<CAPTION>", "a dog", (), 0.9)],
         coco=[box("cow", *PLACE)],
     )
-    (row,) = told(said, [Speaker("clip", "ranker"), Speaker("coco", "human")])
-    assert (row.text, row.agreement) == ("cow", 1.0)
-    assert told(said, []) != told(said, [Speaker("clip", "ranker")])
+    (row,) = told(said, [AnnotatorProfile("clip", "ranker"), AnnotatorProfile("coco", "human")])
+    assert (row.text, row.confidence) == ("cow", 1.0)
+    assert told(said, []) != told(said, [AnnotatorProfile("clip", "ranker")])

@@ -39,16 +39,16 @@ def outlines(draw) -> list[float]:
 
 @settings(deadline=None)
 @given(st.lists(outlines(), max_size=5), st.sampled_from([0.8, 0.95, 0.99]))
-def test_outlines_keep_their_shape_and_lose_corners(polygons, fidelity: float):
+def test_outlines_keep_their_shape_and_lose_corners(polygons, min_polygon_iou: float):
     regions = [polygons[:2], [], polygons[2:]]
-    found = simplified(column(*regions), fidelity).to_pylist()
+    found = simplified(column(*regions), min_polygon_iou).to_pylist()
     assert [len(region) for region in found] == [len(region) for region in regions]
     for before, after in zip(
         [p for region in regions for p in region], [p for region in found for p in region], strict=True
     ):
         corners, left = (list(map(tuple, np.reshape(points, (-1, 2)))) for points in (before, after))
         assert [corner for corner in corners if corner in set(left)] == left and len(left) >= min(len(corners), 4)
-        assert overlap(before, after) >= fidelity - 1e-9
+        assert overlap(before, after) >= min_polygon_iou - 1e-9
     assert simplified(column(*regions), 1.0).to_pylist() == regions
 
 
@@ -78,7 +78,7 @@ def test_hardly_more_corners_are_kept_than_have_to_be():
     assert sum(ours) <= 1.1 * sum(fewest(polygon, 0.95) for polygon in whole)
 
 
-def fewest(polygon: list[float], fidelity: float) -> int:
+def fewest(polygon: list[float], min_polygon_iou: float) -> int:
     corners = [tuple(corner) for corner in np.reshape(polygon, (-1, 2)).tolist()]
     best = len(corners)
     while len(corners) > 4:
@@ -89,7 +89,7 @@ def fewest(polygon: list[float], fidelity: float) -> int:
         del corners[int(np.argmin(triangles))]
         if (
             shapely.Polygon(corners).is_valid
-            and overlap(polygon, [v for corner in corners for v in corner]) >= fidelity
+            and overlap(polygon, [v for corner in corners for v in corner]) >= min_polygon_iou
         ):
             best = len(corners)
     return best
@@ -140,7 +140,7 @@ def test_what_was_dropped_lends_nothing_and_gets_nothing():
         a=[box("cat", *HERE), expression("the cat", SQUARE)],
         b=[box("cat", *HERE), expression("x", (60.0, 60.0, 90.0, 60.0, 90.0, 79.0))],
     )
-    rows = fused(one_image(**said), settings=Engine(quorum=0.9))
+    rows = fused(one_image(**said), settings=Engine(min_confidence=0.9))
     assert [(row.task, row.kept) for row in rows].count(("<OD>", True)) == 1
     assert all(not region.polygons for row in rows if row.task == "<OD>" for region in row.regions)
 

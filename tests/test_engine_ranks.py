@@ -7,9 +7,9 @@ from engine_claims import image, one_image, tables
 
 from florence.config import Engine
 from florence.engine import fuse
-from florence.records import Claim, Region, Speaker, table_annotations
+from florence.records import Claim, Region, AnnotatorProfile, table_annotations
 
-CLIP = (Speaker("clip", "ranker"),)
+CLIP = (AnnotatorProfile("clip", "ranker"),)
 DENSE = "<DENSE_REGION_CAPTION>"
 
 
@@ -17,8 +17,8 @@ def about(text: str, place: tuple[float, float, float, float], score: float | No
     return Claim(DENSE, text, (Region(text, box=place, score=score),), score)
 
 
-def rows(said, speakers=CLIP):
-    return table_annotations(fuse(*tables(said, [image()]), Engine(), 0, speakers))
+def rows(said, profiles=CLIP):
+    return table_annotations(fuse(*tables(said, [image()]), Engine(), 0, profiles))
 
 
 def test_the_text_that_fits_best_is_taken_and_the_others_are_kept_as_dropped():
@@ -36,8 +36,8 @@ def test_the_text_that_fits_best_is_taken_and_the_others_are_kept_as_dropped():
     found = rows(said)
     assert [(row.text, row.kept, row.reason, row.score) for row in found] == [
         ("a red cat on a mat", True, "", 0.5),
-        ("A Mat", False, "outranked", 0.25),
-        ("cat", False, "outranked", 0.2),
+        ("A Mat", False, "ranked_lower", 0.25),
+        ("cat", False, "ranked_lower", 0.2),
         ("a dog", True, "", 0.9),
     ]
     assert all(row.regions[0].label == row.text for row in found)
@@ -49,7 +49,7 @@ def test_another_text_may_replace_what_was_said_but_never_what_a_person_said():
     ranks = [about("a tabby cat", place, 0.9), about("a thing", place, 0.2)]
     (best, other) = rows(one_image(blip=[about("a thing", place)], clip=ranks))
     assert (best.text, best.kept, best.score, best.regions[0].score) == ("a tabby cat", True, 0.9, 0.9)
-    assert (other.text, other.reason, other.score) == ("a thing", "outranked", 0.2)
+    assert (other.text, other.reason, other.score) == ("a thing", "ranked_lower", 0.2)
     (theirs,) = [
         row
         for row in rows(one_image(blip=[about("a thing", place)], human=[about("my cat", place)], clip=ranks))

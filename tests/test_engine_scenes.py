@@ -19,7 +19,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def said(scenes):
-    """Author → claims; scores say a little about what is right."""
+    """AnnotatorVersion → claims; scores say a little about what is right."""
     asked = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
     asked["student"] = scenes.says(
         "student", STUDENT, skill=0.2, tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), alt_noise=0.3, misread=0.15

@@ -20,7 +20,7 @@ from florence.model.generate import Ask, predict
 from florence.pixels import decode
 from florence.records import ImageRecord, Region
 from florence.sources import SOURCES, SourceImage
-from florence.specialists import Batch
+from florence.annotators import Batch
 from florence.tasks import Answer
 
 NANO = str(Path(florence.model.__file__).parent / "nano")
@@ -29,7 +29,7 @@ NANO = str(Path(florence.model.__file__).parent / "nano")
 def settings(**student) -> Settings:
     return Settings(
         sources={"scenes": {"use": "scenes"}},
-        specialists={"a": {"use": "simulated", "sources": ["*"]}},
+        annotators={"a": {"use": "simulated", "sources": ["*"]}},
         engine={"student": {"min_score": 0.0, **student}},
         model={"image_size": 64},
     )

@@ -127,15 +127,15 @@ def test_overlaps_of_many_are_those_of_each_pair(texts, data):
 
 
 def composed_all(*items: tuple[str, ...], weights: tuple[float, ...] = ()) -> list[str]:
-    """One text of the versions of each item, whose authors are numbered."""
+    """One text of the versions of each item, whose annotators are numbered."""
     texts = [text for item in items for text in item]
-    author = np.concatenate([np.arange(len(item)) for item in items])
-    weight = np.asarray(weights)[author] if weights else np.ones(len(texts))
+    annotator = np.concatenate([np.arange(len(item)) for item in items])
+    weight = np.asarray(weights)[annotator] if weights else np.ones(len(texts))
     found = compose(
         Versions(
             lines(texts),
             np.repeat(np.arange(len(items)), [len(item) for item in items]),
-            author,
+            annotator,
             np.arange(len(texts)),
             weight,
         ),
@@ -182,7 +182,7 @@ def test_texts_that_have_little_in_common_are_not_mixed():
 
 
 def test_how_often_words_are_left_out_is_learnt():
-    # each author leaves out every fifth word at random: one of three that has a word is right then, mostly
+    # each annotator leaves out every fifth word at random: one of three that has a word is right then, mostly
     rng = np.random.default_rng(0)
     whole = "the tall man near a table holds one small cup of hot tea in his left hand"
     drop = lambda: " ".join(w for w in whole.split() if rng.random() > 0.2)  # noqa: E731
@@ -233,9 +233,9 @@ def test_captions_are_fused_and_agreement_is_how_far_they_use_the_same_words():
         c=[Claim("<CAPTION>", "a car near a dog")],
     )
     (row,) = fused(said)
-    assert row.text == "a red car near a dog" and row.kept and 0.9 < row.agreement < 1
+    assert row.text == "a red car near a dog" and row.kept and 0.9 < row.confidence < 1
     (alone,) = fused(one_image(a=[Claim("<CAPTION>", "IMG_12.jpg a red car", (), 0.7)]))
-    assert (alone.text, alone.agreement, alone.score) == ("a red car", 1.0, 0.7)
+    assert (alone.text, alone.confidence, alone.score) == ("a red car", 1.0, 0.7)
     (nothing,) = fused(one_image(a=[Claim("<CAPTION>", "IMG_12.jpg")]))
     assert (nothing.kept, nothing.reason, nothing.text) == (False, "empty_text", "IMG_12.jpg")
     loop = "a cat and a cat and a cat and a cat and a cat"
@@ -245,7 +245,7 @@ def test_captions_are_fused_and_agreement_is_how_far_they_use_the_same_words():
 
 def test_a_student_without_others_captions_nothing():
     (row,) = fused(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]))
-    assert (row.kept, row.reason) == (False, "no_quorum")
+    assert (row.kept, row.reason) == (False, "low_confidence")
     alone = Engine(student={"alone": ("<CAPTION>",)})
     (row,) = fused(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]), settings=alone)
     assert row.kept and row.text == "a red car"

@@ -69,12 +69,12 @@ def test_dropped_labels_do_not_count_and_a_kind_nobody_speaks_of_is_not_measured
     world.truth({0: [thing("cat", 10), sign("A", 50)], 1: [thing("cat", 10)]})
     rows = world.rows({0: [thing("cat", 10), thing("dog", 60)], 1: [thing("cat", 10)]}, "consensus")
     judged = annotations_table(
-        replace(row, kept=False, reason="no_quorum") if row.text == "dog" else row for row in rows
+        replace(row, kept=False, reason="low_confidence") if row.text == "dog" else row for row in rows
     )
     found = figures(world, judged)
     assert set(found) == {("<OD>", "f1", "truth"), ("<OD>", "f1_boxes", "truth")}
     assert set(found["<OD>", "f1", "truth"].values()) == {1.0}
-    everything = annotations_table(replace(row, kept=False, reason="no_quorum") for row in rows)
+    everything = annotations_table(replace(row, kept=False, reason="low_confidence") for row in rows)
     assert set(figures(world, everything)["<OD>", "f1", "truth"].values()) == {0.0}, (
         "dropping all is worst, not unknown"
     )
@@ -137,7 +137,7 @@ def test_captions_are_those_of_the_formula(tmp_path: Path):
 
 def test_people_s_gold_labels_are_a_reference_of_their_own_and_their_claims_are_none(tmp_path: Path):
     world = World(tmp_path, ["gold"] * 2)
-    world.truth({0: [thing("cat", 10)]}, author="human")
+    world.truth({0: [thing("cat", 10)]}, annotator="human")
     world.claims({1: [thing("cat", 10)]}, "human")
     found = figures(world, world.labels({0: [thing("cat", 10)], 1: [thing("cat", 10)]}))
     assert {key[2] for key in found} == {"human"} and list(found["<OD>", "f1", "human"]) == [world.ids[0]]

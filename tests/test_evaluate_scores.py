@@ -113,7 +113,7 @@ def test_references_by_standing_and_frozen_in_the_first_round(tmp_path: Path):
     )
     from dataclasses import replace
 
-    dropped = [replace(row, kept=False, reason="no_quorum") if row.text == "pot" else row for row in first]
+    dropped = [replace(row, kept=False, reason="low_confidence") if row.text == "pot" else row for row in first]
     world.data.write_table("labels/round=0/labels.parquet", annotations_table(dropped))
     world.labels({2: [thing("moved", 70)], 3: [thing("key", 10)]}, round=1)
     world.labels({2: [thing("again", 70)], 3: [thing("moved", 10)]}, round=10)

@@ -22,7 +22,7 @@ SIMULATED = {"use": "simulated", "sources": ["scenes"]}
 SCENES = settings_from(
     {
         "sources": {"scenes": {"use": "scenes", "count": 40}},
-        "specialists": {
+        "annotators": {
             "careful": {**SIMULATED, "missed": 0.02, "mislabelled": 0.02, "shifted": 0.02, "seed": 1},
             "careless": {**SIMULATED, "missed": 0.4, "mislabelled": 0.4},
         },
@@ -30,7 +30,7 @@ SCENES = settings_from(
         "promotion": {"min_images": 10},
     }
 )
-PHOTOS = settings_from({"sources": {"made": {"use": "folder", "uri": "photos"}}, "specialists": {}})
+PHOTOS = settings_from({"sources": {"made": {"use": "folder", "uri": "photos"}}, "annotators": {}})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -39,13 +39,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def engine(monkeypatch):
-    """An engine that takes what one author says; the real one has its own tests."""
+    """An engine that takes what one annotator says; the real one has its own tests."""
     import florence.engine as package
 
     consensus = types.SimpleNamespace(
         churn=churn,
-        reliabilities=lambda claims, coverage, settings, speakers=(): {
-            (name, "<OD>"): Reliable(0.5, {"cat": 0.75}) for name in set(claims["author"].to_pylist())
+        reliabilities=lambda claims, coverage, settings, profiles=(): {
+            (name, "<OD>"): Reliable(0.5, {"cat": 0.75}) for name in set(claims["annotator"].to_pylist())
         },
     )
     monkeypatch.setattr(package, "consensus", consensus, raising=False)
@@ -56,9 +56,9 @@ def engine(monkeypatch):
     )
 
 
-def labels_of(store: Store, author: annotation.Author, round: int) -> pa.Table:
-    table = store.read_tables(f"claims/{author.key}", ANNOTATIONS)
-    columns = {"author": pa.array(["consensus"] * len(table)), "round": pa.array([round] * len(table), pa.int32())}
+def labels_of(store: Store, annotator: annotation.AnnotatorVersion, round: int) -> pa.Table:
+    table = store.read_tables(f"claims/{annotator.key}", ANNOTATIONS)
+    columns = {"annotator": pa.array(["consensus"] * len(table)), "round": pa.array([round] * len(table), pa.int32())}
     for name, values in columns.items():
         table = table.set_column(table.column_names.index(name), ANNOTATIONS.field(name), values)
     return table
@@ -66,14 +66,14 @@ def labels_of(store: Store, author: annotation.Author, round: int) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def annotated(tmp_path_factory) -> Path:
-    """A store of scenes with two authors' claims and the labels of two rounds: the careless author's, then the careful one's."""
+    """A store of scenes with two annotators' claims and the labels of two rounds: the careless annotator's, then the careful one's."""
     folder = tmp_path_factory.mktemp("scenes")
     store = Store(str(folder))
     stages.collect(SCENES, store)
-    for number, author in enumerate(sorted(annotation.authors(SCENES), key=lambda a: a.name, reverse=True)):
+    for number, annotator in enumerate(sorted(annotation.annotators(SCENES), key=lambda a: a.name, reverse=True)):
         for shard in stages.shards(store):
-            annotation.annotate_shard(SCENES, store, [author], shard)
-        store.write_table(f"labels/round={number}/labels.parquet", labels_of(store, author, number))
+            annotation.annotate_shard(SCENES, store, [annotator], shard)
+        store.write_table(f"labels/round={number}/labels.parquet", labels_of(store, annotator, number))
     return folder
 
 
@@ -114,7 +114,7 @@ class Right:
 
 
 def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
-    who, data = annotation.authors(SCENES), Store(str(tmp_path / "data"))
+    who, data = annotation.annotators(SCENES), Store(str(tmp_path / "data"))
     stages.publish(SCENES, store, data, who, 0)
     right, first = Right(store), tmp_path / "first"
     logged: dict[str, float] = {}
@@ -145,10 +145,10 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
     assert logged["scores/od/truth"] == 1.0
     assert (first / "plots/scores.csv").read_text().startswith("task,reference,value\n<CAPTION>,truth,")
     labels = json.loads((first / "metrics/labels.json").read_text())
-    assert set(labels) == {"gold", "train", "authors"} and set(labels["authors"]) == {"careful", "careless"}
-    f1 = {name: found["truth"]["<OD>"]["f1"]["value"] for name, found in labels["authors"].items()}
+    assert set(labels) == {"gold", "train", "annotators"} and set(labels["annotators"]) == {"careful", "careless"}
+    f1 = {name: found["truth"]["<OD>"]["f1"]["value"] for name, found in labels["annotators"].items()}
     assert f1["careful"] > f1["careless"] + 0.2
-    assert labels["gold"]["truth"]["<OD>"]["f1"]["value"] == f1["careless"], "round 0 is what the careless author says"
+    assert labels["gold"]["truth"]["<OD>"]["f1"]["value"] == f1["careless"], "round 0 is what the careless annotator says"
 
     assert stages.compare_models(SCENES, data, first).accepted
     decision = (first / "metrics/decision.json").read_bytes()
@@ -163,14 +163,14 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
 
 def test_a_model_that_does_not_look_is_no_champion(store: Store, tmp_path: Path):
     data, root = Store(str(tmp_path / "data")), tmp_path / "root"
-    stages.publish(SCENES, store, data, annotation.authors(SCENES), 0)
+    stages.publish(SCENES, store, data, annotation.annotators(SCENES), 0)
     stages.evaluate_model(SCENES, data, root, predict=Right(store, blind=True))
     decision = stages.compare_models(SCENES, data, root)
     assert not decision.accepted and "does not look at the picture" in decision.reason
 
 
 def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, tmp_path: Path):
-    who, data = annotation.authors(SCENES), Store(str(tmp_path / "data"))
+    who, data = annotation.annotators(SCENES), Store(str(tmp_path / "data"))
     stages.publish(SCENES, store, data, who, 0)
     assert len(data.read_table("baseline/scores.parquet")) == 0
     from florence.evaluate import SCORES, baseline
@@ -191,7 +191,7 @@ def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, t
 
 
 def test_facts_of_a_round(store: Store, tmp_path: Path):
-    who, data, root = annotation.authors(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
+    who, data, root = annotation.annotators(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
     stages.publish(SCENES, store, data, who, 0)
     bare = findings.round_facts(SCENES, store, data, root, who, 0)
     assert (bare.decision, bare.scores, bare.label_quality, bare.label_quality_gain, bare.churn) == (
@@ -224,7 +224,7 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
     )
     assert gain.low > 0 and gain.without_student == 0 and gain.since == 0
     assert {s.task: s for s in facts.scores}["<OD>"].value == 1.0
-    claimed = {(a.name, a.task): a for a in facts.authors}
+    claimed = {(a.name, a.task): a for a in facts.annotators}
     assert claimed["careful", "<OD>"].reliability == 0.5 and claimed["careful", "<CAPTION>"].reliability is None
     (churn,) = [c for c in facts.churn if c.task == "<OD>"]
     assert (
@@ -236,7 +236,7 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
         claimed["careful", "<OD>"].metric == "f1"
         and claimed["careful", "<OD>"].measured > claimed["careless", "<OD>"].measured + 0.2
     )
-    (cats,) = [n for n in facts.named if n.author == "careful"]
+    (cats,) = [n for n in facts.named if n.annotator == "careful"]
     assert (cats.name, cats.estimated) == ("cat", 0.75) and (cats.measured is None) == (cats.n == 0)
 
     text = findings.summary(LoopFacts("loop").with_round(bare).with_round(facts))
@@ -262,11 +262,11 @@ def test_photos_alone_need_no_truth(tmp_path: Path):
     claims = {i: [thing("cat", 10 + i), Claim("<CAPTION>", f"a cat, number {i}")] for i in range(7)}
     world.labels(claims)
     data, root = world.data, tmp_path / "root"
-    data.write_json("snapshot.json", {"id": "s", "parent": None, "round": 0, "authors": {}})
+    data.write_json("snapshot.json", {"id": "s", "parent": None, "round": 0, "annotators": {}})
     from florence.evaluate import SCORES
 
     data.write_table("baseline/scores.parquet", SCORES.empty_table())
-    data.write_table("set_aside.parquet", stages.SET_ASIDE.empty_table())
+    data.write_table("rejected_files.parquet", stages.REJECTED_FILES.empty_table())
     stages.evaluate_model(PHOTOS, data, root, predict=Oracle(world, claims))
     assert not data.names("truth")
     assert json.loads((root / "metrics/labels.json").read_text()) == {}

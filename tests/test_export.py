@@ -38,7 +38,7 @@ from florence.store import Store
 
 @pytest.fixture
 def workspace(small_snapshot: Store, tmp_path: Path, monkeypatch) -> Path:
-    (tmp_path / "params.yaml").write_text("sources: {}\nspecialists: {}\n")
+    (tmp_path / "params.yaml").write_text("sources: {}\nannotators: {}\n")
     os.symlink(small_snapshot.root, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -59,7 +59,7 @@ def make(folder: Path, found: list[tuple[ImageRecord, bytes, list[Claim]]], **mo
         rows = [{**dataclasses.asdict(record), "bytes": data} for record, data, _ in found if record.source == source]
         store.write_table(f"images/{source}-00000.parquet", pa.Table.from_pylist(rows, schema=IMAGES))
     labels = [
-        dataclasses.replace(row, agreement=0.75)
+        dataclasses.replace(row, confidence=0.75)
         for record, _, claims in found
         for row in annotate(record.image_id, claims, "consensus", "1")
     ]
@@ -143,7 +143,7 @@ def test_what_is_chosen_is_what_is_written(workspace: Path, small_snapshot: Stor
         "OD",
         "--tasks",
         "<CAPTION>",
-        "--min-agreement",
+        "--min-confidence",
         "0.6",
         "--round",
         "0",
@@ -153,7 +153,7 @@ def test_what_is_chosen_is_what_is_written(workspace: Path, small_snapshot: Stor
     lines = [json.loads(line) for line in (workspace / "out/labels.jsonl").read_text().splitlines()]
     assert {line["image"]["image_id"] for line in lines} == train
     written = sorted(row["annotation_id"] for line in lines for row in line["annotations"])
-    assert written == sorted(row.annotation_id for row in rows if row.agreement >= 0.6)
+    assert written == sorted(row.annotation_id for row in rows if row.confidence >= 0.6)
     note = json.loads((workspace / "out/florence-export.json").read_text())
     assert sum(note["left_out"].values()) == len(rows) - len(written) and set(note["left_out"]) <= {
         "<OD>: agreement below 0.6",

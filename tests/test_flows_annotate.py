@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import annotators
+import fake_annotators
 import pytest
-from annotators import BEFORE, CALLS, asked, told
+from fake_annotators import BEFORE, CALLS, asked, told
 from flow_workspaces import params, write_params
 
 from florence import annotation, findings, stages
 from florence.config import settings_from
-from florence.errors import FlorenceError, SettingsError, StoreError, Unavailable
+from florence.errors import FlorenceError, SettingsError, StoreError, UnavailableError
 from florence.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -23,7 +23,7 @@ def _registered(monkeypatch):
     import flows.annotate
 
     monkeypatch.setattr(flows.annotate, "RETRY_DELAY", 0)
-    with annotators.registered():
+    with fake_annotators.registered():
         yield
 
 
@@ -45,7 +45,7 @@ def run(folder: Path, settings):
 
 def written(store: Store) -> dict[str, bytes]:
     return {
-        name: store.read_bytes(name) for folder in ("claims", "coverage", "authors") for name in store.names(folder)
+        name: store.read_bytes(name) for folder in ("claims", "coverage", "annotators") for name in store.names(folder)
     }
 
 
@@ -67,7 +67,7 @@ def test_every_author_annotates_every_image_once(tmp_path: Path):
     assert (first.shards, first.skipped, first.images, first.missing) == (3, 0, 36, ())
     before = written(store)
     assert len(before) == 21
-    store.delete("coverage/" + annotation.authors(settings)[0].key)
+    store.delete("coverage/" + annotation.annotators(settings)[0].key)
     again = run(tmp_path, settings)
     assert (again.shards, again.skipped, again.images) == (3, 0, 12) and written(store) == before
     last = run(tmp_path, settings)
@@ -79,7 +79,7 @@ def test_the_flow_and_the_plain_verb_say_the_same(tmp_path: Path):
     run(tmp_path / "flow", settings)
     plain, other = workspace(tmp_path / "plain")
     for shard in stages.shards(other):
-        annotation.annotate_shard(plain, other, annotation.authors(plain), shard)
+        annotation.annotate_shard(plain, other, annotation.annotators(plain), shard)
     assert written(store) == written(other)
 
 
@@ -91,14 +91,14 @@ def test_a_new_annotator_is_asked_alone(tmp_path: Path):
         "a": told(batch=3),
         "reader": told(needs=["claims"], reads=["a"]),
     }
-    settings, store = workspace(tmp_path, specialists=sections)
+    settings, store = workspace(tmp_path, annotators=sections)
     run(tmp_path, settings)
     before = written(store)
     CALLS.clear()
-    settings, _ = workspace(tmp_path, specialists={**sections, "new": told(needs=["truth"])})
+    settings, _ = workspace(tmp_path, annotators={**sections, "new": told(needs=["truth"])})
     done = run(tmp_path, settings)
     assert (
-        (done.shards, done.images) == (3, 12) and {author for author, _ in CALLS} == {"new"} and len(asked("new")) == 12
+        (done.shards, done.images) == (3, 12) and {annotator for annotator, _ in CALLS} == {"new"} and len(asked("new")) == 12
     )
     assert {name: data for name, data in written(store).items() if "/new@" not in name} == before
 
@@ -106,7 +106,7 @@ def test_a_new_annotator_is_asked_alone(tmp_path: Path):
 def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
     settings, store = workspace(
         tmp_path,
-        specialists={
+        annotators={
             "fragile": told(required=False),
             "steady": told(),
             "reader": told(needs=["claims"], reads=["fragile"]),
@@ -129,13 +129,13 @@ def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
 def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tmp_path: Path, capsys):
     settings, store = workspace(
         tmp_path,
-        specialists={"fragile": told(required=False, price=3), "reader": told(needs=["claims"])},
+        annotators={"fragile": told(required=False, price=3), "reader": told(needs=["claims"])},
         flow={"retries": 1},
     )
-    BEFORE["fragile"] = failing(names(store, 0), Unavailable("the budget is spent"))
+    BEFORE["fragile"] = failing(names(store, 0), UnavailableError("the budget is spent"))
     done = run(tmp_path, settings)
     (missing,) = done.missing
-    assert (missing.author, missing.images, missing.shards, missing.shard, missing.error) == (
+    assert (missing.annotator, missing.images, missing.shards, missing.shard, missing.error) == (
         "fragile",
         4,
         1,
@@ -146,7 +146,7 @@ def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tm
     assert len([a for a, images in CALLS if a == "fragile" and set(images) & set(names(store, 0))]) == 1, (
         "what is not there is asked for once a run"
     )
-    who = annotation.authors(settings)
+    who = annotation.annotators(settings)
     facts = {a.name: a for a in findings._annotator_facts(settings, store, who)}
     assert (facts["fragile"].images, facts["fragile"].missing, facts["fragile"].why) == (8, 4, "the budget is spent")
     assert (facts["fragile"].calls, facts["fragile"].tokens, facts["fragile"].batch) == (3, 36, 16)
@@ -169,7 +169,7 @@ def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tm
 
 def test_a_required_one_fails_the_flow_when_the_others_have_finished(tmp_path: Path):
     settings, store = workspace(
-        tmp_path, specialists={"fragile": told(), "reader": told(needs=["claims"], required=False), "other": told()}
+        tmp_path, annotators={"fragile": told(), "reader": told(needs=["claims"], required=False), "other": told()}
     )
     BEFORE["fragile"] = failing(names(store, 0), RuntimeError("out of order"))
     with pytest.raises(
@@ -200,7 +200,7 @@ def test_a_shard_that_can_not_be_read_costs_itself_alone(tmp_path: Path):
         run(tmp_path, settings)
     assert len(store.names("coverage")) == 6
     with pytest.raises(StoreError):
-        annotation.annotate_shard(settings, store, annotation.authors(settings), "scenes-00001")
+        annotation.annotate_shard(settings, store, annotation.annotators(settings), "scenes-00001")
 
 
 def test_many_shards_are_given_to_prefect_a_few_at_a_time(tmp_path: Path, monkeypatch):
@@ -208,9 +208,9 @@ def test_many_shards_are_given_to_prefect_a_few_at_a_time(tmp_path: Path, monkey
 
     monkeypatch.setattr(flows.annotate, "SUBMITTED", 1)
     monkeypatch.setattr(flows.annotate, "LOOK", 0.01)
-    settings, store = workspace(tmp_path, specialists={"a": told(batch=1)})
+    settings, store = workspace(tmp_path, annotators={"a": told(batch=1)})
     seen = []
-    BEFORE["a"] = lambda self, batch: seen.append(len(store.names("coverage/" + annotation.authors(settings)[-1].key)))
+    BEFORE["a"] = lambda self, batch: seen.append(len(store.names("coverage/" + annotation.annotators(settings)[-1].key)))
     assert run(tmp_path, settings).images == 48
     assert seen == [0] * 4 + [1] * 4 + [2] * 4
 

@@ -48,13 +48,13 @@ def test_no_workspace_is_a_fault_with_a_remedy(tmp_path: Path):
     [
         ({"train": {"steps": -1}}, "settings", "fail", "train.steps"),
         (
-            {"specialists": {"careful": {"use": "nobody"}}},
+            {"annotators": {"careful": {"use": "nobody"}}},
             "plug-ins",
             "fail",
-            "specialists.careful: unknown specialist 'nobody'",
+            "annotators.careful: unknown annotator 'nobody'",
         ),
         ({"sources": {"scenes": {"count": "many"}}}, "plug-ins", "fail", "sources.scenes"),
-        ({"specialists": {"careful": {"sources": ["photos"]}}}, "specialists", "warn", "careful looks at no source"),
+        ({"annotators": {"careful": {"sources": ["photos"]}}}, "annotators", "warn", "careful looks at no source"),
         ({"model": {"init": "nano-with-a-typo!"}}, "model.init", "fail", "neither a preset"),
         ({"model": {"init": "some/where"}}, "model.init", "warn", "not in the hub's cache"),
         ({"tracking": {"uri": "http://127.0.0.1:1"}}, "MLflow", "fail", "does not answer"),

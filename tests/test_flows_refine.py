@@ -9,18 +9,18 @@ import os
 import shutil
 from pathlib import Path
 
-import annotators
+import fake_annotators
 import pytest
 from flow_workspaces import florence, params, write_params
 
 from florence import annotation, stages
 from florence.config import settings_from
-from florence.errors import DataError, FlorenceError, Unavailable
+from florence.errors import DataError, FlorenceError, UnavailableError
 from florence.report.facts import LoopFacts
 from florence.store import Store
 from flows.outlook import is_idle, outlook, told
 from flows.parts import open_parts
-from flows.state import Locked, LoopState, locked, read_state, write_state
+from flows.state import WorkspaceLockedError, LoopState, locked, read_state, write_state
 from flows.workspace import init
 
 # ---------------------------------------------------------------- what there is to do
@@ -34,7 +34,7 @@ def annotated(tmp_path_factory) -> Path:
     settings, store = settings_from(params()), Store(str(folder / ".florence/store"))
     stages.collect(settings, store)
     for shard in stages.shards(store):
-        annotation.annotate_shard(settings, store, annotation.authors(settings), shard)
+        annotation.annotate_shard(settings, store, annotation.annotators(settings), shard)
     return folder
 
 
@@ -106,7 +106,7 @@ def test_a_new_image_is_seen_without_being_taken_in(annotated: Path, tmp_path: P
 
 def test_a_new_version_of_an_annotator_is_work(annotated: Path):
     finished(annotated)
-    parts = open_parts(annotated, {"specialists": {"careful": {"seed": 1}}})
+    parts = open_parts(annotated, {"annotators": {"careful": {"seed": 1}}})
     assert not is_idle(parts, None) and outlook(parts, None).pending == {"careful": 24}
 
 
@@ -118,24 +118,24 @@ def test_one_that_fails_as_before_has_nothing_new_to_say(annotated: Path, tmp_pa
     state = finished(folder)
     write_params(
         folder,
-        specialists={
-            "late": annotators.told(required=False),
-            "reader": annotators.told(needs=["claims"], reads=["careful"]),
+        annotators={
+            "late": fake_annotators.told(required=False),
+            "reader": fake_annotators.told(needs=["claims"], reads=["careful"]),
         },
     )
-    with annotators.registered():
+    with fake_annotators.registered():
         parts = open_parts(folder)
-        annotators.BEFORE["late"] = down
+        fake_annotators.BEFORE["late"] = down
         assert outlook(parts, None).pending == {"late": 24, "reader": 24}
         assert news(parts, state) == ["new claims of late, reader"]
         assert outlook(parts, None).pending == {"late": 24} and not is_idle(parts, None)
         assert news(parts, state) == []
-        annotators.BEFORE.clear()
+        fake_annotators.BEFORE.clear()
         assert news(parts, state) == ["new claims of late"] and outlook(parts, None).pending == {}
 
 
 def down(self, batch):
-    raise Unavailable("the service is down")
+    raise UnavailableError("the service is down")
 
 
 def test_what_a_killed_run_had_half_written_goes(annotated: Path):
@@ -161,7 +161,7 @@ def test_a_second_run_is_refused_and_the_lock_is_freed(annotated: Path):
     with locked(annotated):
         said = florence(annotated, "collect")
         assert said.returncode == 1 and f"process {os.getpid()}" in said.stderr
-        with pytest.raises(Locked):
+        with pytest.raises(WorkspaceLockedError):
             with locked(annotated):
                 pass
     with locked(annotated):
@@ -200,7 +200,7 @@ def test_the_loop_leaves_a_snapshot_a_model_and_a_champion(workspace: Path):
     assert (
         snapshot["round"] == 0
         and snapshot["counts"]["images"] == 24
-        and set(snapshot["authors"]) == {"careful", "hasty", "crude"}
+        and set(snapshot["annotators"]) == {"careful", "hasty", "crude"}
     )
     champion = parts.tracker.champion()
     assert (

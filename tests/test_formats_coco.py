@@ -335,9 +335,9 @@ def test_vocabulary_is_every_category_also_one_without_objects(tmp_path: Path):
 
 def test_settings_are_checked():
     with pytest.raises(
-        SettingsError, match="specialists.mine.settings.crowd: no such setting; found True; allowed: crowds, captions"
+        SettingsError, match="annotators.mine.settings.crowd: no such setting; found True; allowed: crowds, captions"
     ):
-        FORMATS.get("coco")("specialists.mine.settings.", crowd=True)
+        FORMATS.get("coco")("annotators.mine.settings.", crowd=True)
     with pytest.raises(SettingsError, match="captions: .*<CAPTION>.*found '<OD>'"):
         FORMATS.get("coco")(captions="<OD>")
 

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from format_sets import back, image
 
-from florence.errors import DataError, NotListed, UnknownName
+from florence.errors import DataError, NotListedError, UnknownNameError
 from florence.formats import FORMATS, LabelSet, paths, writable
 from florence.records import ImageRecord
 
@@ -41,14 +41,14 @@ def test_the_whole_path_counts(tmp_path: Path):
         "cafe\u0301.png",
     ]
     for name in ("A.png", "b.png", "x/a.png", "a.png.png", "a.jpg"):
-        with pytest.raises(NotListed, match="has no labels of"):
+        with pytest.raises(NotListedError, match="has no labels of"):
             found.claims(named(name))
 
 
 def test_a_name_without_an_ending_stands_for_any(tmp_path: Path):
     found = labels(tmp_path, "sub/a", "b.1", "c.png")
     assert said(found, "sub/a.jpg") == said(found, "sub/a.webp") == "sub/a" and said(found, "b.1.jpg") == "b.1"
-    with pytest.raises(NotListed):
+    with pytest.raises(NotListedError):
         found.claims(named("c.png.jpg"))
 
 
@@ -59,16 +59,16 @@ def test_fronts_of_paths_are_mapped(tmp_path: Path):
         and said(found, "2.jpg", prefix="images/train/") == "images/train/2.jpg"
     )
     assert said(found, "all/2.jpg", strip="all/", prefix="images/train/") == "images/train/2.jpg"
-    with pytest.raises(NotListed, match="does not begin with train2017/"):
+    with pytest.raises(NotListedError, match="does not begin with train2017/"):
         found.claims(named("val2017/1.jpg"), strip="train2017/")
 
 
 def test_base_names_count_where_asked_for_and_told_apart(tmp_path: Path):
     found = labels(tmp_path, "x/1.jpg", "y/2.jpg", "z/2.jpg")
-    with pytest.raises(NotListed, match=r"but of x/1\.jpg: if that is the same image, set strip, prefix or base_names"):
+    with pytest.raises(NotListedError, match=r"but of x/1\.jpg: if that is the same image, set strip, prefix or base_names"):
         found.claims(named("train/1.jpg"))
     assert said(found, "train/1.jpg", base_names=True) == "x/1.jpg"
-    with pytest.raises(NotListed, match="2 images that go by train/2.jpg"):
+    with pytest.raises(NotListedError, match="2 images that go by train/2.jpg"):
         found.claims(named("train/2.jpg"), base_names=True)
 
 
@@ -137,7 +137,7 @@ def test_pictures_get_paths_of_their_own():
 def test_formats_are_found_by_their_files():
     assert FORMATS.names() == ("alttext", "coco", "jsonl", "labelstudio", "snapshot", "voc", "yolo")
     assert writable() == ("coco", "jsonl", "labelstudio", "voc", "yolo")
-    with pytest.raises(UnknownName, match="unknown format 'kitti'; known: alttext, coco"):
+    with pytest.raises(UnknownNameError, match="unknown format 'kitti'; known: alttext, coco"):
         FORMATS.get("kitti")
     for name in FORMATS.names():
         form = FORMATS.get(name)

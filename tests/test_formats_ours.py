@@ -217,12 +217,12 @@ def test_a_snapshot_s_kept_labels_are_claims(small_snapshot: Store):
         record for name in small_snapshot.names("images") for record, _ in table_images(small_snapshot.read_table(name))
     ]
     other = labelled(RECORD, []).record
-    for settings_, number, least in (({}, 1, 0.0), ({"round": 0}, 0, 0.0), ({"min_agreement": 0.7}, 1, 0.7)):
+    for settings_, number, least in (({}, 1, 0.0), ({"round": 0}, 0, 0.0), ({"min_confidence": 0.7}, 1, 0.7)):
         found = back("snapshot", small_snapshot.uri, [*records, other], **settings_)
         rows = table_annotations(small_snapshot.read_table(f"labels/round={number}/labels.parquet"))
         assert found.unknown == (other.name,)
         for record in records:
-            kept = [row for row in rows if row.image_id == record.image_id and row.kept and row.agreement >= least]
+            kept = [row for row in rows if row.image_id == record.image_id and row.kept and row.confidence >= least]
             assert claims_of(found, record) == tuple(Claim(row.task, row.text, row.regions, row.score) for row in kept)
 
 

@@ -60,7 +60,7 @@ def through(folder: Path, form: str, uri: str, out: str, **more) -> Path:
     """Annotate with the data set alone, publish, export; the folder of the export."""
     values = {
         "sources": {"photos": {"use": "folder", "uri": str(folder / "photos")}},
-        "specialists": {
+        "annotators": {
             "have": {
                 "use": "existing",
                 "format": form,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from florence.errors import EncodeError, ModelError, UnknownName
+from florence.errors import EncodeError, ModelError, UnknownNameError
 from florence.geometry import box_iou
 from florence.model.checkpoint import build, load, weights_hash
 from florence.model.choice import Head
@@ -159,7 +159,7 @@ def test_wrong_models_and_inputs_are_told(nano, pictures, tmp_path):
         load("./nowhere")
     with pytest.raises(ModelError, match="no weights"):
         weights_hash(tmp_path)
-    with pytest.raises(UnknownName, match="<OD>"):
+    with pytest.raises(UnknownNameError, match="<OD>"):
         predict(nano, pictures, [Ask(0, "<COUNT>")])
     with pytest.raises(EncodeError, match="location tokens"):
         predict(nano, pictures, [Ask(0, "<REGION_TO_CATEGORY>", "here")])

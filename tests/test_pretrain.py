@@ -82,7 +82,7 @@ def data(tmp_path_factory) -> Store:
     store = Store(str(tmp_path_factory.mktemp("scenes")))
     sources = {"scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 40, "size": 128, "seed": 3, "signs": 0.6}}
     stages.collect(
-        settings_from({"sources": sources, "specialists": {}, "split": {"held_out": 0.0, "gold": 0.0}}, "test"), store
+        settings_from({"sources": sources, "annotators": {}, "split": {"held_out": 0.0, "gold": 0.0}}, "test"), store
     )
     store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
     return store

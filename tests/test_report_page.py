@@ -19,20 +19,20 @@ from florence.errors import DataError, StoreError
 from florence.records import Annotation, Region, annotations_table
 from florence.report import LoopFacts, RoundFacts, build_report
 from florence.report.facts import (
-    Annotator,
-    Author,
+    AnnotatorActivity,
+    AnnotatorQuality,
     Churn,
     DropCount,
     Gain,
     ImageCount,
-    KindCount,
-    Named,
+    TypeCount,
+    ReliabilityByName,
     Quality,
-    SetAside,
+    RejectedFile,
     TaskScore,
 )
 from florence.report.gallery import changes, marked, match
-from florence.report.tables import annotators
+from florence.report.tables import annotator_activity
 from florence.store import Store
 
 EVIL = "<script>alert('x')</script>&\"quoted\""
@@ -57,12 +57,12 @@ def facts(rounds: int = 2) -> LoopFacts:
                     ImageCount("scenes", "gold", 2),
                 ),
                 counts=(
-                    KindCount("<OD>", 1230, 410),
-                    KindCount("<CAPTION>", 13, 0),
-                    KindCount("<OCR_WITH_REGION>", 0, 0),
+                    TypeCount("<OD>", 1230, 410),
+                    TypeCount("<CAPTION>", 13, 0),
+                    TypeCount("<OCR_WITH_REGION>", 0, 0),
                 ),
-                drops=(DropCount("<OD>", "no_quorum", 400), DropCount("<OD>", "near_full", 10)),
-                set_aside=(SetAside("photos", EVIL + ".jpg", "truncated", "12 of 400 bytes"),),
+                drops=(DropCount("<OD>", "low_confidence", 400), DropCount("<OD>", "near_full", 10)),
+                rejected_files=(RejectedFile("photos", EVIL + ".jpg", "truncated", "12 of 400 bytes"),),
                 label_quality=(
                     Quality(
                         "<OD>",
@@ -122,18 +122,18 @@ def facts(rounds: int = 2) -> LoopFacts:
                     TaskScore("<OCR>", "exact", None, None, None, 0, 0.0, "consensus"),
                 ),
                 churn=(Churn("<OD>", 0.083, 1100, 60, 20, 50, 7, 0.01),) if number else (),
-                authors=(
-                    Author("first", "a1", "<OD>", 4000, 0.81, 0, "f1", 0.7654),
-                    Author("second", "b2", "<OD>", 3700, None, 2),
+                annotator_quality=(
+                    AnnotatorQuality("first", "a1", "<OD>", 4000, 0.81, 0, "f1", 0.7654),
+                    AnnotatorQuality("second", "b2", "<OD>", 3700, None, 2),
                 ),
-                named=(
-                    Named("first", EVIL, 0.913, 0.8, 25),
-                    Named("first", "dog", 0.5),
-                    Named("second", "dog", 0.25, 0.0, 4),
+                reliability_by_name=(
+                    ReliabilityByName("first", EVIL, 0.913, 0.8, 25),
+                    ReliabilityByName("first", "dog", 0.5),
+                    ReliabilityByName("second", "dog", 0.25, 0.0, 4),
                 ),
-                annotators=(
-                    Annotator("first", "a1", "annotator", "cuda:1", 16, 1200, 0, 4000),
-                    Annotator(
+                annotator_activity=(
+                    AnnotatorActivity("first", "a1", "annotator", "cuda:1", 16, 1200, 0, 4000),
+                    AnnotatorActivity(
                         "second", "b2", "ranker", "auto", 8, 900, 300, 3700, "the budget is spent", 45, 91000, 0.182
                     ),
                 ),
@@ -194,12 +194,12 @@ def test_the_page_tells_how_far_annotators_are_to_be_believed_and_what_has_chang
 
 def test_where_nothing_cost_anything_the_page_has_no_costs():
     last = facts().rounds[-1]
-    free = dataclasses.replace(last, annotators=last.annotators[:1])
-    table = annotators(free)
+    free = dataclasses.replace(last, annotator_activity=last.annotator_activity[:1])
+    table = annotator_activity(free)
     assert (
         table is not None and "Cost" not in [cell.text for cell in table.head] and len(table.head) == len(table.rows[0])
     )
-    assert annotators(dataclasses.replace(last, annotators=())) is None
+    assert annotator_activity(dataclasses.replace(last, annotator_activity=())) is None
 
 
 def test_page_is_self_contained_and_links_lead_somewhere(built: Path):
@@ -278,7 +278,7 @@ def test_missing_parts_are_said(tmp_path: Path):
         "No scores",
         "No labels were counted",
         "No label was dropped",
-        "No file was set aside",
+        "No file was rejected",
         "no statistics.json",
         "has no images",
         "first round",

@@ -40,10 +40,10 @@ def published(tmp_path_factory) -> Path:
 
 def fused(settings: Settings, store: Store, data: Store, number: int) -> list[Annotation]:
     """Annotate what is missing, fuse, and publish; the labels of the round."""
-    asked = annotation.authors(settings)
+    asked = annotation.annotators(settings)
     for shard in store.stems("images"):
         annotation.annotate_shard(settings, store, asked, shard)
-    who = annotation.authors(settings, None, store)
+    who = annotation.annotators(settings, None, store)
     stages.fuse_round(settings, store, who, number)
     stages.publish(settings, store, data, who, number)
     return table_annotations(data.read_table(f"labels/round={number}/labels.parquet"))
@@ -117,8 +117,8 @@ def test_the_most_disputed_images_are_asked_about(parts: Parts):
     tasks = json.loads((folder / "out/tasks.json").read_text())
     by_image: dict[str, list[float]] = {}
     for row in labels(data):
-        if row.agreement is not None and (row.kept or row.reason == "no_quorum"):
-            by_image.setdefault(row.image_id, []).append(1 - row.agreement)
+        if row.confidence is not None and (row.kept or row.reason == "low_confidence"):
+            by_image.setdefault(row.image_id, []).append(1 - row.confidence)
     expected = sorted(by_image, key=lambda i: (-round(float(np.mean(by_image[i])), 9), i))[:5]
     assert [task["data"]["image_id"] for task in tasks] == expected
     assert told.disagreement == pytest.approx((np.mean(by_image[expected[0]]), np.mean(by_image[expected[-1]])))
@@ -127,7 +127,7 @@ def test_the_most_disputed_images_are_asked_about(parts: Parts):
     voted = [
         row
         for row in labels(data)
-        if row.image_id in expected and row.reason in ("", "no_quorum") and row.task in ("<OD>", *CAPTIONS)
+        if row.image_id in expected and row.reason in ("", "low_confidence") and row.task in ("<OD>", *CAPTIONS)
     ]
     assert [p["model_version"] for p in tasks[0]["predictions"]] == ["kept", "kept and disputed"]
     assert len(kept) < len(voted) == sum(len(task["predictions"][1]["result"]) for task in tasks)
@@ -197,7 +197,7 @@ def test_corrections_outrank_models_in_the_next_round(parts: Parts):
     assert [row.text for row in kept[renamed] if row.regions[0].box == pytest.approx(place(renamed))] == ["unicorn"]
     x0, y0, x1, y1 = place(moved)
     assert any(
-        row.regions[0].box == pytest.approx((x0, y0, x0 + 0.8 * (x1 - x0), y1)) and row.agreement == 1
+        row.regions[0].box == pytest.approx((x0, y0, x0 + 0.8 * (x1 - x0), y1)) and row.confidence == 1
         for row in kept[moved]
     )
     assert not any(
@@ -233,11 +233,11 @@ def test_the_snapshot_holds_what_people_said_and_gives_it_back(parts: Parts):
     settings, store, data, folder = parts
     told = import_review(settings, store, data, done(folder, asked(parts), lambda _, results: results))
     after = fused(settings, store, data, 1)
-    assert data.read_json("snapshot.json")["authors"]["human"] == told.version
+    assert data.read_json("snapshot.json")["annotators"]["human"] == told.version
     fresh = Store(str(folder / "fresh"))
     stages.restore(fresh, data)
     assert annotation.reviewed(fresh) == annotation.reviewed(store)
-    stages.fuse_round(settings, fresh, annotation.authors(settings, None, fresh), 1)
+    stages.fuse_round(settings, fresh, annotation.annotators(settings, None, fresh), 1)
     assert table_annotations(fresh.read_table("labels/round=1/labels.parquet")) == after
 
 
@@ -253,8 +253,8 @@ def test_the_same_file_again_changes_nothing(parts: Parts):
         and again.total == first.total == 4
         and contents(store) == before
     )
-    (author,) = [a for a in annotation.authors(settings, None, store) if a.name == "human"]
-    assert author.version == first.version and not [a for a in annotation.authors(settings) if a.name == "human"], (
+    (annotator,) = [a for a in annotation.annotators(settings, None, store) if a.name == "human"]
+    assert annotator.version == first.version and not [a for a in annotation.annotators(settings) if a.name == "human"], (
         "nobody asks them"
     )
 
@@ -407,7 +407,7 @@ def test_what_is_said_not_to_be_there_is_no_reference_for_models(parts: Parts):
     known = held_out(data, ids)
     assert known.of("<OD>", "human")[ids[0]] == () and all(row.text for row in known.of("<OD>", "human")[ids[1]])
     figures = stages._label_figures(settings, data)
-    assert "human" not in figures.get("authors", {})
+    assert "human" not in figures.get("annotators", {})
 
 
 # ---------------------------------------------------------------- the commands

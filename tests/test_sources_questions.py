@@ -9,7 +9,7 @@ import pytest
 
 from florence.errors import SettingsError
 from florence.metrics import METRICS, Prediction, Reference
-from florence.records import FINE_TUNED, KINDS
+from florence.records import FINE_TUNED, BASE_TYPES
 from florence.sources import SOURCES
 from florence.sources.scenes import COLOURS
 
@@ -33,8 +33,8 @@ def test_nothing_else_changes_with_them(scenes):
     plain = list(SOURCES.get("scenes")(count=40, size=SIDE).images(frozenset()))
     for without, scene in zip(plain, scenes, strict=False):
         assert (without.name, without.data) == (scene.name, scene.data)
-        assert without.truth == tuple(claim for claim in scene.truth if claim.task in KINDS)
-        assert {claim.task for claim in scene.truth} - set(KINDS) <= set(FINE_TUNED)
+        assert without.truth == tuple(claim for claim in scene.truth if claim.task in BASE_TYPES)
+        assert {claim.task for claim in scene.truth} - set(BASE_TYPES) <= set(FINE_TUNED)
 
 
 def test_every_answer_follows_from_the_rest_of_the_truth(scenes):

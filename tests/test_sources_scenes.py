@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from florence.errors import ImageError, SettingsError, StoreError
 from florence.geometry import mask_iou, polygon_area, polygon_box, rasterise
 from florence.pixels import decode
-from florence.records import CAPTIONS, KINDS
+from florence.records import CAPTIONS, BASE_TYPES
 from florence.sources import SOURCES, scenes
 from florence.sources._truth import Thing, described, refer, relation
 
@@ -111,7 +111,7 @@ def test_every_kind_and_phrase(composed):
         for caption, taken in spans.items():
             rest = "".join(" " if any(a <= i < b for a, b in taken) else c for i, c in enumerate(caption))
             assert not set(rest.replace(".", "").replace(",", "").split()) & set(words.objects)
-    assert kinds == set(KINDS)
+    assert kinds == set(BASE_TYPES)
 
 
 def test_written_signs_are_readable(composed):

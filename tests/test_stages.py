@@ -17,7 +17,7 @@ def settings(count: int = 10, shard: int = 4, **more):
     return settings_from(
         {
             "sources": {"scenes": {"use": "scenes", "count": count}},
-            "specialists": {},
+            "annotators": {},
             "collect": {"shard": shard},
             **more,
         }
@@ -47,7 +47,7 @@ def test_an_interrupted_collection_ends_as_an_undisturbed_one(tmp_path: Path):
     assert contents(broken) == contents(whole)
 
 
-def test_damaged_files_are_set_aside_and_the_rest_goes_on(tmp_path: Path):
+def test_damaged_files_are_rejected_files_and_the_rest_goes_on(tmp_path: Path):
     photos = tmp_path / "photos é"
     photos.mkdir()
     rng = np.random.default_rng(0)
@@ -59,10 +59,10 @@ def test_damaged_files_are_set_aside_and_the_rest_goes_on(tmp_path: Path):
     (photos / "cut.jpg").write_bytes(good[: len(good) // 2])
     (photos / "nothing.jpg").write_bytes(b"")
     (photos / "words.jpg").write_text("no picture")
-    chosen = settings_from({"sources": {"mine": {"use": "folder", "uri": str(photos)}}, "specialists": {}})
+    chosen = settings_from({"sources": {"mine": {"use": "folder", "uri": str(photos)}}, "annotators": {}})
     done = stages.collect(chosen, Store(str(tmp_path / "store")))
     assert done.new == 1
-    reasons = {name: reason for _, name, reason, _ in done.set_aside}
+    reasons = {name: reason for _, name, reason, _ in done.rejected_files}
     assert reasons["cut.jpg"] == "truncated" and reasons["nothing.jpg"] == "empty"
     assert reasons["words.jpg"] == "unreadable" and reasons["twin.jpg"] == "duplicate"
 
@@ -81,7 +81,7 @@ def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_pa
     from florence.pixels import decode
     from florence.records import RECORD_COLUMNS, table_images
 
-    store, chosen = Store(str(tmp_path)), settings(specialists={"careful": {"use": "simulated", "sources": ["*"]}})
+    store, chosen = Store(str(tmp_path)), settings(annotators={"careful": {"use": "simulated", "sources": ["*"]}})
     stages.collect(chosen, store)
     for record, content in table_images(store.read_table("images/scenes-00000.parquet")):
         assert record.phash == perceptual_hash(decode(content, record.name)) and len(record.phash) == 64
@@ -90,7 +90,7 @@ def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_pa
     table = stages.images_table(store)
     assert table["phash"].null_count == 4 and table.column_names == RECORD_COLUMNS
     assert stages.collect(chosen, store).new == 0, "what was there stays there"
-    who = annotation.authors(chosen)
+    who = annotation.annotators(chosen)
     for shard in stages.shards(store):
         assert sum(outcome.images for outcome in annotation.annotate_shard(chosen, store, who, shard)) > 0
     assert set(stages.fuse_round(chosen, store, who, 0)["image_id"].to_pylist()) == set(table["image_id"].to_pylist())

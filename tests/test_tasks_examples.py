@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from florence.errors import EncodeError
 from florence.geometry import box_iou, mask_iou, polygon_area, rasterise
-from florence.records import FINE_TUNED, KINDS, TASKS, Annotation, ImageRecord, Region
+from florence.records import FINE_TUNED, BASE_TYPES, TASKS, Annotation, ImageRecord, Region
 from florence.tasks import task
 from florence.tasks.reading import reading_order
 from florence.tasks.segmentation import MAX_POINTS, MAX_POLYGONS, outline
@@ -361,4 +361,4 @@ def test_garbage_is_an_answer_with_an_error_and_never_a_crash(name, text, width,
 
 
 def test_kinds_are_those_that_are_annotated():
-    assert {task(name).kind for name in TASKS} == set(KINDS)
+    assert {task(name).kind for name in TASKS} == set(BASE_TYPES)

@@ -52,7 +52,7 @@ def test_a_new_workspace_is_whole_and_nothing_is_committed(tmp_path: Path):
     for suite in (ROOT / "expectations").glob("*.json"):
         assert (folder / "expectations" / suite.name).read_bytes() == suite.read_bytes()
     settings = read_settings(folder / "params.yaml")
-    assert not settings.sources and settings.specialists and annotation.authors(settings)
+    assert not settings.sources and settings.annotators and annotation.annotators(settings)
     assert git(folder, "rev-parse", "--verify", "HEAD").returncode != 0, "nothing is committed"
     ignored = ["data", "model", "scores", "build/report", ".florence/store"]
     assert git(folder, "check-ignore", *ignored).stdout.split() == ignored
@@ -133,7 +133,7 @@ def test_a_source_written_into_the_settings_leaves_their_comments(tmp_path: Path
 @pytest.mark.parametrize("file", [ROOT / "params.yaml", workspace.TEMPLATE / "params.yaml"], ids=["demo", "template"])
 def test_settings_name_plugins_that_exist_and_all_that_dvc_depends_on(file: Path):
     settings = read_settings(file)
-    assert annotation.authors(settings)
+    assert annotation.annotators(settings)
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values():
         for name in stage["params"]:
@@ -144,7 +144,7 @@ def test_settings_name_plugins_that_exist_and_all_that_dvc_depends_on(file: Path
 
 
 def test_the_demo_is_noisy_enough():
-    simulated = [s.options for s in read_settings(ROOT / "params.yaml").specialists.values() if s.use == "simulated"]
+    simulated = [s.options for s in read_settings(ROOT / "params.yaml").annotators.values() if s.use == "simulated"]
     assert len(simulated) == 3 and len({tuple(sorted(o.items())) for o in simulated}) == 3
     for options in simulated:
         assert (

@@ -28,7 +28,7 @@ def scenes(folder: Path, count: int = 30, shard: int = 10) -> Store:
         settings_from(
             {
                 "sources": {"scenes": {"use": "scenes", "count": count, "size": 64}},
-                "specialists": {},
+                "annotators": {},
                 "collect": {"shard": shard},
             }
         ),
@@ -43,7 +43,7 @@ def settings(**train: Any) -> Settings:
     return settings_from(
         {
             "sources": {},
-            "specialists": {},
+            "annotators": {},
             "model": {"init": "nano-scratch", "image_size": 32},
             "train": {**SMALL, **train},
         }

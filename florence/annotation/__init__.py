@@ -1,16 +1,16 @@
 """Annotation: who annotates, what is still to be done, and the work on one shard, which can be broken off at any point and done again."""
 
-from florence.annotation.authors import (
+from florence.annotation.annotators import (
     HUMAN,
     STUDENT,
-    Author,
-    authors,
+    AnnotatorVersion,
+    annotators,
     declare,
     looks_at,
     required,
     reviewed,
-    speakers_of,
-    specialist,
+    profiles_of,
+    make_annotator,
 )
 from florence.annotation.claims import COVERAGE
 from florence.annotation.pending import MISSING, pending
@@ -22,16 +22,16 @@ __all__ = [
     "HUMAN",
     "MISSING",
     "STUDENT",
-    "Author",
+    "AnnotatorVersion",
     "Outcome",
     "annotate_shard",
-    "authors",
+    "annotators",
     "declare",
     "looks_at",
     "pending",
     "required",
     "reviewed",
-    "speakers_of",
-    "specialist",
+    "profiles_of",
+    "make_annotator",
     "usage_of",
 ]

@@ -1,4 +1,4 @@
-"""What one author has said of one shard: its claims, and its coverage, which tells who looked at which image."""
+"""What one annotator has said of one shard: its claims, and its coverage, which tells who looked at which image."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from florence.annotation.authors import Author
+from florence.annotation.annotators import AnnotatorVersion
 from florence.records import ANNOTATIONS, Annotation, table_annotations
 from florence.store import Store
 
 COVERAGE = pa.schema(
     [
         ("image_id", pa.string()),
-        ("author", pa.string()),
+        ("annotator", pa.string()),
         ("version", pa.string()),
         ("claims", pa.int32()),
         ("error", pa.string()),
@@ -56,14 +56,14 @@ def _joined(found: Iterable[Rows]) -> pa.Table:
 
 
 class ShardClaims:
-    """An author's claims and coverage of one shard, as they are in the store and as they grow. ``order``: the shard's images, and their places in it.
+    """An annotator's claims and coverage of one shard, as they are in the store and as they grow. ``order``: the shard's images, and their places in it.
 
     Claims are read when they are first needed. Those of images without coverage are what a killed run left behind: they are dropped.
     """
 
-    def __init__(self, store: Store, author: Author, shard: str, order: Mapping[str, int]) -> None:
-        self.author, self._store, self._order = author, store, order
-        self._name = f"{author.key}/{shard}.parquet"
+    def __init__(self, store: Store, annotator: AnnotatorVersion, shard: str, order: Mapping[str, int]) -> None:
+        self.annotator, self._store, self._order = annotator, store, order
+        self._name = f"{annotator.key}/{shard}.parquet"
         rows = store.read_table(f"coverage/{self._name}").to_pylist() if store.exists(f"coverage/{self._name}") else []
         self.covered: dict[str, dict[str, Any]] = {row["image_id"]: row for row in rows if row["image_id"] in order}
         self._claims: dict[str, Rows] | None = None
@@ -101,8 +101,8 @@ class ShardClaims:
         names = ",".join(sorted(unread)) or None
         row = {
             "image_id": image_id,
-            "author": self.author.name,
-            "version": self.author.version,
+            "annotator": self.annotator.name,
+            "version": self.annotator.version,
             "claims": count,
             "error": error,
             "unread": names,

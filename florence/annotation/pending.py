@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from florence.annotation.authors import Author, looks_at
+from florence.annotation.annotators import AnnotatorVersion, looks_at
 from florence.config import Settings
 from florence.store import Store
 
 MISSING = "missing.json"
-"""In the working store: author@version → why the last run has left something, of those who have."""
+"""In the working store: annotator@version → why the last run has left something, of those who have."""
 READERS = 16
 """Footers read at once: in a bucket each takes a request or two."""
 
 
 def pending(
-    settings: Settings, store: Store, who: Sequence[Author], shards: Iterable[str] | None = None
+    settings: Settings, store: Store, who: Sequence[AnnotatorVersion], shards: Iterable[str] | None = None
 ) -> dict[str, dict[str, int]]:
-    """Author's name → shard → images that it has still to annotate, of those shards that have some; ``shards``: look at these alone.
+    """AnnotatorVersion's name → shard → images that it has still to annotate, of those shards that have some; ``shards``: look at these alone.
 
-    Images are counted again of which an author has spoken without the claims of one that it reads, once all of those are complete.
+    Images are counted again of which an annotator has spoken without the claims of one that it reads, once all of those are complete.
     """
     names = store.stems("images") if shards is None else list(shards)
     total = {
@@ -29,18 +29,18 @@ def pending(
     }
     complete: dict[str, set[str]] = {}
     result: dict[str, dict[str, int]] = {}
-    for author in who:
-        there = set(store.stems(f"coverage/{author.key}")) & total.keys()
-        counted = _counted(store, {shard: f"coverage/{author.key}/{shard}.parquet" for shard in there})
-        complete[author.name], left = set(), {}
+    for annotator in who:
+        there = set(store.stems(f"coverage/{annotator.key}")) & total.keys()
+        counted = _counted(store, {shard: f"coverage/{annotator.key}/{shard}.parquet" for shard in there})
+        complete[annotator.name], left = set(), {}
         for shard in names:
             rows, unread = counted.get(shard, (0, 0))
-            missing = total[shard] - rows if looks_at(settings, author, shard) else 0
+            missing = total[shard] - rows if looks_at(settings, annotator, shard) else 0
             if not missing and not unread:
-                complete[author.name].add(shard)
-            if missing or (unread and all(shard in complete[name] for name in author.reads)):
+                complete[annotator.name].add(shard)
+            if missing or (unread and all(shard in complete[name] for name in annotator.reads)):
                 left[shard] = missing or unread
-        result[author.name] = left
+        result[annotator.name] = left
     return result
 
 

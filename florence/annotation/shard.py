@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from florence.annotation.authors import Author, looks_at, share_of
+from florence.annotation.annotators import AnnotatorVersion, looks_at, share_of
 from florence.annotation.choice import diverse
 from florence.annotation.claims import Rows, by_image
 from florence.annotation.pictures import chunks
@@ -19,17 +19,17 @@ from florence.store import Store
 EVERY = 30.0
 """Seconds after which what has been said is written, also in the middle of a shard."""
 AT_ONCE = 256
-"""Images that are in memory together at most, unless an author is given more at once; `florence.annotation.pictures.PIXELS` bounds them too."""
+"""Images that are in memory together at most, unless an annotator is given more at once; `florence.annotation.pictures.PIXELS` bounds them too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one author in a shard. ``images``: annotated now; ``left``: still to be done, and why (``error``, empty where none is).
+    """What became of one annotator in a shard. ``images``: annotated now; ``left``: still to be done, and why (``error``, empty where none is).
 
     ``again``: it failed in a way that may pass, so that trying again at once may help.
     """
 
-    author: str
+    annotator: str
     images: int
     left: int = 0
     error: str = ""
@@ -37,12 +37,12 @@ class Outcome:
 
 
 def annotate_shard(
-    settings: Settings, store: Store, who: Sequence[Author], shard: str, round: int = 0, *, patient: bool = False
+    settings: Settings, store: Store, who: Sequence[AnnotatorVersion], shard: str, round: int = 0, *, patient: bool = False
 ) -> tuple[Outcome, ...]:
-    """Have every author of ``who``, in that order, annotate what it has not annotated yet of one shard; returns what became of those that had something to do.
+    """Have every annotator of ``who``, in that order, annotate what it has not annotated yet of one shard; returns what became of those that had something to do.
 
-    An image on which an author fails is covered with the error, and costs that image's claims alone. One that is answered with Unavailable stays to be done,
-    as does every image of an author that can not be loaded, has no memory for one image, raises Unavailable, or fails on all: the others go on. Those who read
+    An image on which an annotator fails is covered with the error, and costs that image's claims alone. One that is answered with UnavailableError stays to be done,
+    as does every image of an annotator that can not be loaded, has no memory for one image, raises UnavailableError, or fails on all: the others go on. Those who read
     its claims go on without them, which is noted, and are asked again when it has answered; they wait where it is required, and where ``patient`` also for
     one that is about to be tried again. Raises StoreError where the store can not be read or written.
     """
@@ -53,18 +53,18 @@ class _Work:
     """A shard while it is worked on."""
 
     def __init__(
-        self, settings: Settings, store: Store, who: Sequence[Author], shard: str, round: int, patient: bool
+        self, settings: Settings, store: Store, who: Sequence[AnnotatorVersion], shard: str, round: int, patient: bool
     ) -> None:
         self.settings, self.store, self.shard = settings, store, shard
         table = store.read_table(f"images/{shard}.parquet", RECORD_COLUMNS, schema=IMAGES)
         self.records = tuple(record for record, _ in table_images(table))
         order = {record.image_id: place for place, record in enumerate(self.records)}
         self.turns: list[Turn] = []
-        for author in who:
-            if looks_at(settings, author, shard):
-                reads = [turn for turn in self.turns if turn.author.name in author.reads]
-                self.turns.append(Turn(settings, store, author, shard, order, reads, round, patient))
-                if (share := share_of(settings, author)) < 1:
+        for annotator in who:
+            if looks_at(settings, annotator, shard):
+                reads = [turn for turn in self.turns if turn.annotator.name in annotator.reads]
+                self.turns.append(Turn(settings, store, annotator, shard, order, reads, round, patient))
+                if (share := share_of(settings, annotator)) < 1:
                     self.turns[-1].leave(set(order) - diverse(self.records, share))
         self.truth: dict[str, Rows] = {}
         if any("truth" in turn.needs and self._planned(turn.may) for turn in self.turns) and store.exists(
@@ -83,13 +83,13 @@ class _Work:
         finally:
             self._flush()
         left = {
-            turn.author.name: sum(record.image_id not in turn.claims.covered for record in self.records)
+            turn.annotator.name: sum(record.image_id not in turn.claims.covered for record in self.records)
             for turn in self.turns
         }
         return tuple(
-            Outcome(t.author.name, t.made, n, t.why() if n else "", t.again)
+            Outcome(t.annotator.name, t.made, n, t.why() if n else "", t.again)
             for t in self.turns
-            if (n := left[t.author.name]) or t.made
+            if (n := left[t.annotator.name]) or t.made
         )
 
     def _planned(self, asks: Callable[[str], bool]) -> list[ImageRecord]:
@@ -97,15 +97,15 @@ class _Work:
 
     def _pass(self, plan: Callable[[Turn], Callable[[str], bool]]) -> bool:
         """Once over the images that somebody may be asked about; returns whether anything came of it, be it that somebody need not be waited for any more."""
-        planned = {turn.author.name: {record.image_id for record in self._planned(plan(turn))} for turn in self.turns}
-        busy = [turn for turn in self.turns if planned[turn.author.name]]
+        planned = {turn.annotator.name: {record.image_id for record in self._planned(plan(turn))} for turn in self.turns}
+        busy = [turn for turn in self.turns if planned[turn.annotator.name]]
         if not busy:
             return False
         before = [(turn.made, turn.failed) for turn in self.turns]
         for turn in busy:
             for one in (turn, *turn.reads):  # here, where a table that can not be read is nobody's failure
                 one.claims.tidy()
-        seen = set().union(*(planned[turn.author.name] for turn in busy if "pixels" in turn.needs))
+        seen = set().union(*(planned[turn.annotator.name] for turn in busy if "pixels" in turn.needs))
         records = self._planned(set().union(*planned.values()).__contains__)
         for chunk in chunks(
             self.settings, self.store, self.shard, records, seen, _together([turn.size for turn in busy])

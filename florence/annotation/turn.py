@@ -1,42 +1,42 @@
-"""One author at work on a shard: what it may be asked now, how it is asked, and what its failures cost."""
+"""One annotator at work on a shard: what it may be asked now, how it is asked, and what its failures cost."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from florence.annotation.authors import Author, annotator, declare, required
+from florence.annotation.annotators import AnnotatorVersion, acquire_annotator, declare, required
 from florence.annotation.claims import Rows, ShardClaims, annotations_of
 from florence.annotation.pictures import Chunk
 from florence.annotation.usage import ShardUsage, usage_of
 from florence.config import Settings
-from florence.errors import FlorenceError, NotListed, StoreError, Unavailable
+from florence.errors import FlorenceError, NotListedError, StoreError, UnavailableError
 from florence.records import Annotation, ImageRecord, annotate, annotations_table
-from florence.specialists import Batch
+from florence.annotators import Batch
 from florence.store import Store
 
 
 class Turn:
-    """An author and its claims of a shard. ``made``: images it has answered; ``again``: it failed in a way that may pass."""
+    """An annotator and its claims of a shard. ``made``: images it has answered; ``again``: it failed in a way that may pass."""
 
     def __init__(
         self,
         settings: Settings,
         store: Store,
-        author: Author,
+        annotator: AnnotatorVersion,
         shard: str,
         order: Mapping[str, int],
         reads: Sequence[Turn],
         round: int,
         patient: bool,
     ) -> None:
-        self.author, self.reads, self.round, self.patient = author, tuple(reads), round, patient
+        self.annotator, self.reads, self.round, self.patient = annotator, tuple(reads), round, patient
         self._settings, self._store = settings, store
-        self._annotator, self._lock, self.size = annotator(settings, author)
+        self._annotator, self._lock, self.size = acquire_annotator(settings, annotator)
         self.needs: frozenset[str] = self._annotator.needs
-        self.claims = ShardClaims(store, author, shard, order)
-        self._usage = ShardUsage(store, author, shard)
-        self._required = required(settings, author.name)
+        self.claims = ShardClaims(store, annotator, shard, order)
+        self._usage = ShardUsage(store, annotator, shard)
+        self._required = required(settings, annotator.name)
         self._ready, self._failure, self.again, self.made = False, "", False, 0
         # Texts, not the exceptions: those would keep the pixels they met in memory.
         self._raised: dict[str, str] = {}
@@ -54,7 +54,7 @@ class Turn:
                 self.claims.add(
                     image_id,
                     None,
-                    _told(NotListed("not one of the images that it is asked about (specialists.<name>.images)")),
+                    _told(NotListedError("not one of the images that it is asked about (annotators.<name>.images)")),
                 )
 
     # ------------------------------------------------------------ what it may be asked
@@ -83,14 +83,14 @@ class Turn:
     def _missed(self, image_id: str) -> frozenset[str]:
         """Names of those whose claims about an image it is not given now, be it by way of another."""
         names = [
-            {other.author.name} if image_id not in other.claims.covered else other.claims.unread(image_id)
+            {other.annotator.name} if image_id not in other.claims.covered else other.claims.unread(image_id)
             for other in self.reads
         ]
         return frozenset().union(*names)
 
     def why(self) -> str:
         """Why something is left; empty where nothing was tried."""
-        waits = [other.author.name for other in self.reads if other.why()]
+        waits = [other.annotator.name for other in self.reads if other.why()]
         return (
             self._failure or next(iter(self._later.values()), "") or (f"waits for {', '.join(waits)}" if waits else "")
         )
@@ -125,8 +125,8 @@ class Turn:
         if not self._ready:
             try:
                 with self._lock:
-                    declare(self._settings, self._store, [self.author])
-                    self._annotator.spent = usage_of(self._store, self.author)
+                    declare(self._settings, self._store, [self.annotator])
+                    self._annotator.spent = usage_of(self._store, self.annotator)
                     self._annotator.load()
                 self._ready = True
             except Exception as error:
@@ -137,7 +137,7 @@ class Turn:
         """Ask about one batch; returns the batches that are left to ask about, which are smaller ones where it failed."""
         try:
             answers = self._answers(part, chunk, truth)
-        except Unavailable as error:
+        except UnavailableError as error:
             self._fail(error)
         except Exception as error:
             if not _out_of_memory(error):
@@ -178,7 +178,7 @@ class Turn:
             rows += (
                 ()
                 if isinstance(answer, FlorenceError)
-                else annotate(image_id, answer, self.author.name, self.author.version, self.round)
+                else annotate(image_id, answer, self.annotator.name, self.annotator.version, self.round)
             )
             ends.append(len(rows))
         table = annotations_table(rows)
@@ -188,7 +188,7 @@ class Turn:
         ]
 
     def _cover(self, image_id: str, answer: Rows | FlorenceError) -> None:
-        if isinstance(answer, Unavailable):
+        if isinstance(answer, UnavailableError):
             self._later[image_id] = _told(answer)
             return
         if isinstance(answer, FlorenceError):
@@ -211,7 +211,7 @@ class Turn:
                 self.claims.add(image_id, None, error, self._missed(image_id))
                 self.made += 1
         elif raised and not self._failure:
-            self._failure = f"{self.author.name} failed on every image that it was asked about; the first error: {next(iter(raised.values()))}"
+            self._failure = f"{self.annotator.name} failed on every image that it was asked about; the first error: {next(iter(raised.values()))}"
             self.again = True
 
 

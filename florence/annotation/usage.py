@@ -1,25 +1,25 @@
-"""What authors have used that costs something, kept from run to run."""
+"""What annotators have used that costs something, kept from run to run."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from florence.annotation.authors import Author
-from florence.specialists import Usage
+from florence.annotation.annotators import AnnotatorVersion
+from florence.annotators import Usage
 from florence.store import Store
 
 
-def usage_of(store: Store, author: Author) -> Usage:
-    """What ``author`` has used in all runs: the sum of ``usage/<author@version>/<shard>.json``."""
-    files = [name for name in store.names(f"usage/{author.key}", ".json")]
+def usage_of(store: Store, annotator: AnnotatorVersion) -> Usage:
+    """What ``annotator`` has used in all runs: the sum of ``usage/<annotator@version>/<shard>.json``."""
+    files = [name for name in store.names(f"usage/{annotator.key}", ".json")]
     return sum((Usage(**store.read_json(name)) for name in files), Usage())
 
 
 class ShardUsage:
-    """What an author has used for one shard. A shard has one worker at a time, so those of a cluster do not write over each other's files."""
+    """What an annotator has used for one shard. A shard has one worker at a time, so those of a cluster do not write over each other's files."""
 
-    def __init__(self, store: Store, author: Author, shard: str) -> None:
-        self._store, self._name = store, f"usage/{author.key}/{shard}.json"
+    def __init__(self, store: Store, annotator: AnnotatorVersion, shard: str) -> None:
+        self._store, self._name = store, f"usage/{annotator.key}/{shard}.json"
         self._used = Usage(**store.read_json(self._name)) if store.exists(self._name) else Usage()
 
     def add(self, more: Usage) -> None:

@@ -14,18 +14,18 @@ from florence.engine.consensus import information
 from florence.engine.places import is_human
 from florence.engine.texts import factors
 from florence.metrics import same
-from florence.records import ANNOTATED
+from florence.records import ANNOTATION_TYPES
 
-QUESTION = ANNOTATED.index("<VQA>")
+QUESTION = ANNOTATION_TYPES.index("<VQA>")
 LEAST = 10
-"""Answers to compare with others' from which an author is judged."""
+"""Answers to compare with others' from which an annotator is judged."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
     """One claim. ``answers``: as they were given, one but where people were asked; ``reason``: why it has no vote, empty where it has."""
 
-    author: int
+    annotator: int
     question: str
     answers: tuple[str, ...]
     score: float
@@ -39,9 +39,9 @@ class _Said:
 def fuse_answers(
     claims: Claims, kind: int, size: np.ndarray, settings: Engine, known: np.ndarray | None = None
 ) -> tuple[Labels, np.ndarray]:
-    """One label for each image and question (kind <VQA>), or for each image (<CLASSIFICATION>), kept or not; and (A,) the weight of each author's answers.
+    """One label for each image and question (kind <VQA>), or for each image (<CLASSIFICATION>), kept or not; and (A,) the weight of each annotator's answers.
 
-    The answer with the most weight is taken, its agreement its share of the weight of all who answered: who was silent was not asked. An author's
+    The answer with the most weight is taken, its agreement its share of the weight of all who answered: who was silent was not asked. An annotator's
     weight follows from how often its answers are those of the others, unless it is ``known``. ``size``: (images, 2). A person's word outranks all.
     """
     asked = _asked(claims, kind, settings)
@@ -58,7 +58,7 @@ def fuse_answers(
         image=image,
         text=[text for text, *_ in found],
         score=np.asarray([score for _, _, score, _, _ in found], float),
-        agreement=np.asarray([agreement for _, _, _, agreement, _ in found], float),
+        confidence=np.asarray([confidence for _, _, _, confidence, _ in found], float),
         reason=[reason for *_, reason in found],
         count=count,
         label=[label for _, labels, *_ in found for label in labels],
@@ -73,7 +73,7 @@ def fuse_answers(
 
 
 def _asked(claims: Claims, kind: int, settings: Engine) -> dict[tuple[int, str], list[_Said]]:
-    """The claims of a kind by image and question; of several that one author makes about one the first, of a person's all answers."""
+    """The claims of a kind by image and question; of several that one annotator makes about one the first, of a person's all answers."""
     rows = np.flatnonzero(claims.kind == kind)
     first, after = (np.searchsorted(claims.regions.claim, rows, side=side) for side in ("left", "right"))
     texts = [claims.texts[k] for k in claims.text[rows].tolist()]
@@ -82,13 +82,13 @@ def _asked(claims: Claims, kind: int, settings: Engine) -> dict[tuple[int, str],
         for a, b, text in zip(first.tolist(), after.tolist(), texts, strict=True)
     ]
     people = is_human(claims)
-    human = people[claims.author[rows]]
+    human = people[claims.annotator[rows]]
     found = [
         ("no_place", first == after),
         ("empty_text", filters.empty([" ".join(given[:1]) for given in answers])),
         (
             "low_score",
-            filters.low_score(claims.score[rows], claims.author[rows], ANNOTATED[kind], claims.authors, settings)
+            filters.low_score(claims.score[rows], claims.annotator[rows], ANNOTATION_TYPES[kind], claims.annotators, settings)
             & ~human,
         ),
     ]
@@ -96,24 +96,24 @@ def _asked(claims: Claims, kind: int, settings: Engine) -> dict[tuple[int, str],
     result: dict[tuple[int, str], list[_Said]] = {}
     for row, text, given, reason in zip(rows.tolist(), texts, answers, reasons, strict=True):
         several = result.setdefault((int(claims.image[row]), same(text) if kind == QUESTION else ""), [])
-        author, score = int(claims.author[row]), float(claims.score[row])
-        mine = next((k for k, one in enumerate(several) if one.author == author), None)
+        annotator, score = int(claims.annotator[row]), float(claims.score[row])
+        mine = next((k for k, one in enumerate(several) if one.annotator == annotator), None)
         if mine is None:
-            several.append(_Said(author, text, given, score, reason))
-        elif people[author] and kind == QUESTION and not reason:
-            several[mine] = _Said(author, text, (*several[mine].answers, *given), score, several[mine].reason)
+            several.append(_Said(annotator, text, given, score, reason))
+        elif people[annotator] and kind == QUESTION and not reason:
+            several[mine] = _Said(annotator, text, (*several[mine].answers, *given), score, several[mine].reason)
     return result
 
 
 def _weight(asked: Sequence[Sequence[_Said]], people: np.ndarray) -> np.ndarray:
-    """(A,) the weight of each author's answers; 1 of people, and where fewer than two others or `LEAST` of their answers are there to judge by."""
+    """(A,) the weight of each annotator's answers; 1 of people, and where fewer than two others or `LEAST` of their answers are there to judge by."""
     total, times = np.zeros((len(people), len(people))), np.zeros((len(people), len(people)))
     for several in asked:
         heard = [one for one in several if not one.reason]
         for k, one in enumerate(heard):
             for other in heard[:k]:
-                total[one.author, other.author] += one.key == other.key
-                times[one.author, other.author] += 1
+                total[one.annotator, other.annotator] += one.key == other.key
+                times[one.annotator, other.annotator] += 1
     total, times = total + total.T, times + times.T
     choices = max(len({one.key for several in asked for one in several if not one.reason}), 2)
     judged = ~people & ((times > 0).sum(axis=1) >= 2) & (times.sum(axis=1) >= LEAST)
@@ -124,18 +124,18 @@ def _answer(
     several: Sequence[_Said], weight: np.ndarray, people: np.ndarray, settings: Engine
 ) -> tuple[str, tuple[str, ...], float, float, str]:
     """Text, answers, score, agreement and reason of one label."""
-    ruled = [one for one in several if people[one.author]]
+    ruled = [one for one in several if people[one.annotator]]
     heard = [one for one in ruled or several if not one.reason]
     if not heard:
         one = several[0]
         return one.question, one.answers, one.score, np.nan, one.reason
     mass: dict[str, float] = {}
     for one in heard:
-        mass[one.key] = mass.get(one.key, 0.0) + float(weight[one.author])
+        mass[one.key] = mass.get(one.key, 0.0) + float(weight[one.annotator])
     best = min(mass, key=lambda key: (-mass[key], key))
     chosen = [one for one in heard if one.key == best]
     scores = [one.score for one in chosen if not np.isnan(one.score)]
     whole = sum(mass.values())
-    agreement = mass[best] / whole if whole > 0 else 0.0
-    reason = "" if ruled or not filters.no_quorum(np.asarray([agreement]), settings.quorum)[0] else "no_quorum"
-    return chosen[0].question, chosen[0].answers, float(np.mean(scores)) if scores else np.nan, agreement, reason
+    confidence = mass[best] / whole if whole > 0 else 0.0
+    reason = "" if ruled or not filters.low_confidence(np.asarray([confidence]), settings.min_confidence)[0] else "low_confidence"
+    return chosen[0].question, chosen[0].answers, float(np.mean(scores)) if scores else np.nan, confidence, reason

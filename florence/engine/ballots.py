@@ -10,19 +10,19 @@ import numpy as np
 import pyarrow as pa
 
 LEVELS = 8
-"""Levels of an author's score that are told apart, where there are claims enough."""
+"""Levels of an annotator's score that are told apart, where there are claims enough."""
 PER_LEVEL = 40
 """Claims that a level needs."""
 
 Edges = tuple[np.ndarray, ...]
-"""Of each author, the scores at which its levels begin, rising: one fewer than there are levels."""
+"""Of each annotator, the scores at which its levels begin, rising: one fewer than there are levels."""
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(k,) codes of what things are, and of what is said of them → (k,) 0…1, how right that is."""
 
 
 @dataclass(frozen=True)
 class Turned:
-    """What ballots hold with the things last: ``spoke``, ``heard``, ``first``: (A, c) bool; ``label``, ``level``: (A, c); ``same``: (A, A, c); ``able``: (A, A, c), whether the second author
+    """What ballots hold with the things last: ``spoke``, ``heard``, ``first``: (A, c) bool; ``label``, ``level``: (A, c); ``same``: (A, A, c); ``able``: (A, A, c), whether the second annotator
     has the name that the first one says, None: all have.
     """
 
@@ -37,12 +37,12 @@ class Turned:
 
 @dataclass(frozen=True)
 class Ballots:
-    """c things that A authors could speak of.
+    """c things that A annotators could speak of.
 
     ``claim``: (c, A), the claim that each makes about it, -1 for none; ``heard``: (c, A), whose word and silence count: those who looked, people left out;
     ``same``: (c, A, A), 0…1, how right the second is if the first is, 0 where one says nothing; ``label``: (c, A), what is said, as a number below ``names``; 0 where nothing is;
-    ``level``: (c, A), of the author's score, and ``edges``: of each author, the scores at which a level begins; ``able``: (A, V), which names an author has, None: all;
-    ``human``: the author that is a person; ``void``: the label by which a person says that there is nothing, -1 for none.
+    ``level``: (c, A), of the annotator's score, and ``edges``: of each annotator, the scores at which a level begins; ``able``: (A, V), which names an annotator has, None: all;
+    ``human``: the annotator that is a person; ``void``: the label by which a person says that there is nothing, -1 for none.
     """
 
     claim: np.ndarray
@@ -72,7 +72,7 @@ class Ballots:
 
     @cached_property
     def first(self) -> np.ndarray:
-        """(c, A): whether an author is the first of those who say what it says."""
+        """(c, A): whether an annotator is the first of those who say what it says."""
         first = self.spoke.copy()
         for a in range(1, first.shape[1]):
             first[:, a] &= ~((self.label[:, :a] == self.label[:, [a]]) & self.spoke[:, :a]).any(axis=1)
@@ -80,7 +80,7 @@ class Ballots:
 
     @cached_property
     def testable(self) -> np.ndarray:
-        """(c, A): whether somebody else could have said what an author says."""
+        """(c, A): whether somebody else could have said what an annotator says."""
         if self.able is None:
             return np.sum(self.heard, axis=1, keepdims=True) - self.heard > 0
         others = np.zeros(self.claim.shape, bool)
@@ -91,7 +91,7 @@ class Ballots:
         return others
 
     def agree(self, a: int, b: int) -> np.ndarray:
-        """(c,) how far two authors say the same, silence of both included."""
+        """(c,) how far two annotators say the same, silence of both included."""
         return self.same[:, a, b] + (~self.spoke[:, a] & ~self.spoke[:, b])
 
     @cached_property
@@ -101,7 +101,7 @@ class Ballots:
         return (self.take(rows), number) if 2 * len(rows) <= len(number) else (self, np.arange(len(number)))
 
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """The first of the things of which the same authors say the same, in order, and (c,) the number of each thing's."""
+        """The first of the things of which the same annotators say the same, in order, and (c,) the number of each thing's."""
         number = np.zeros(len(self.claim), np.int64)
         for a in range(self.claim.shape[1]):
             said = (
@@ -133,7 +133,7 @@ def numbered(values: np.ndarray) -> np.ndarray:
 
 def ballots(
     thing: np.ndarray,
-    author: np.ndarray,
+    annotator: np.ndarray,
     looked: np.ndarray,
     code: np.ndarray,
     score: np.ndarray,
@@ -143,13 +143,13 @@ def ballots(
     void: int = -1,
     edges: Edges | None = None,
 ) -> Ballots:
-    """Ballots of m claims about ``thing`` (m,), numbered from 0, each author with one claim a thing at most.
+    """Ballots of m claims about ``thing`` (m,), numbered from 0, each annotator with one claim a thing at most.
 
     ``looked``: (things, A). ``code``: (m,), the same for claims that say exactly the same; ``similarity``: of different codes, 0 where None; ``score``: (m,), NaN where
-    none; ``able``, ``human``, ``void``, ``edges``: see `Ballots`, by code. Without ``edges`` the levels of an author hold about as many of these claims each.
+    none; ``able``, ``human``, ``void``, ``edges``: see `Ballots`, by code. Without ``edges`` the levels of an annotator hold about as many of these claims each.
     """
     claim = np.full(looked.shape, -1, np.int64)
-    claim[thing, author] = np.arange(len(thing))
+    claim[thing, annotator] = np.arange(len(thing))
     spoke = claim >= 0
     label = np.where(spoke, np.append(code, 0)[claim], 0)
     by, says = np.ascontiguousarray(spoke.T), np.ascontiguousarray(label.T)
@@ -176,7 +176,7 @@ def ballots(
 
 
 def _edges(score: np.ndarray) -> np.ndarray:
-    """Where the levels of an author's scores begin, each holding about as many; those without a score are of a level of their own."""
+    """Where the levels of an annotator's scores begin, each holding about as many; those without a score are of a level of their own."""
     score = score[~np.isnan(score)]
     count = int(min(LEVELS, max(1, len(score) // PER_LEVEL)))
     return np.quantile(score, np.arange(1, count) / count) if count > 1 else np.zeros(0)

@@ -16,10 +16,10 @@ from florence.engine.columns import NO_SPAN, Claims
 from florence.engine.enhance import placed
 from florence.engine.texts import Captions
 from florence.engine.words import LEADING, Lines, fixed, lines, starts
-from florence.records import KINDS
+from florence.records import BASE_TYPES
 
 GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"
-KIND = KINDS.index(GROUNDING)
+KIND = BASE_TYPES.index(GROUNDING)
 RELATED = 0.3
 """Likeness from which the caption that a phrase was found in is taken for a version of one that was kept."""
 NO_PHRASE, NO_CAPTION = -1, -2
@@ -29,7 +29,7 @@ LONG = 1 << 32
 
 @dataclass(frozen=True)
 class Kept:
-    """The captions of all kinds that were kept. ``image``, ``kind``: (k,); ``line``: (k,), row of ``lines``, the final text. ``author``, ``caption``: (v,), of each version
+    """The captions of all kinds that were kept. ``image``, ``kind``: (k,); ``line``: (k,), row of ``lines``, the final text. ``annotator``, ``caption``: (v,), of each version
     that somebody gave of one; ``source``: the texts that phrases may be found in.
     """
 
@@ -37,7 +37,7 @@ class Kept:
     kind: np.ndarray
     line: np.ndarray
     lines: Lines
-    author: np.ndarray
+    annotator: np.ndarray
     caption: np.ndarray
     source: Sources
 
@@ -69,7 +69,7 @@ def kept(parts: Sequence[Captions]) -> Kept:
     """The captions that were kept, kind by kind."""
     texts = reduce(add, (part.lines for part in parts))
     shift = starts(np.asarray([len(part.lines) for part in parts]))
-    image, kind, line, author, sources, count = [], [], [], [], [], 0
+    image, kind, line, annotator, sources, count = [], [], [], [], [], 0
     for part, base in zip(parts, shift.tolist(), strict=False):
         good = part.reason == ""
         number = np.cumsum(good) - 1 + count
@@ -78,7 +78,7 @@ def kept(parts: Sequence[Captions]) -> Kept:
         image.append(part.image[good])
         kind.append(np.full(int(good.sum()), part.kind))
         line.append(part.line[good] + base)
-        author.append(found.author[mine])
+        annotator.append(found.annotator[mine])
         sources.append(
             Sources(
                 found.image[mine],
@@ -96,7 +96,7 @@ def kept(parts: Sequence[Captions]) -> Kept:
         np.concatenate(kind),
         np.concatenate(line),
         texts,
-        np.concatenate(author),
+        np.concatenate(annotator),
         source.caption,
         source,
     )

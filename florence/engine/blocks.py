@@ -20,26 +20,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.config import Engine
-from florence.engine import AUTHOR, answers, phrases, places, texts
+from florence.engine import CONSENSUS, answers, phrases, places, texts
 from florence.engine.binding import kept
 from florence.engine.columns import Labels, Roll, codes, kinds, labels_table, read_claims, sizes
 from florence.engine.consensus import HUMAN, STUDENT
 from florence.engine.copies import copies, without_copies
 from florence.engine.outlines import outlined
 from florence.engine.ranks import read_ranks
-from florence.records import ANNOTATED, CAPTIONS, FINE_TUNED, KINDS, Speaker
+from florence.records import ANNOTATION_TYPES, CAPTIONS, FINE_TUNED, BASE_TYPES, AnnotatorProfile
 
 WHOLE = 200_000
 """Claims up to which all are one block."""
 BLOCK = 120_000
 """About how many claims of the other blocks one has at most, where there are more."""
 WRITTEN = (*CAPTIONS, phrases.GROUNDING)
-APART = (WRITTEN, tuple(task for task in ANNOTATED if task not in WRITTEN))
+APART = (WRITTEN, tuple(task for task in ANNOTATION_TYPES if task not in WRITTEN))
 """Kinds that can be fused apart from each other: captions with the phrases in them, and all others."""
 IMAGE = "image"
 """The column that tells the number of a claim's image."""
 LEARN = 1_000
-"""Images by which each author is judged about each kind: of things that the models are fitted to (`florence.engine.reliability.SAMPLE`) these have enough."""
+"""Images by which each annotator is judged about each kind: of things that the models are fitted to (`florence.engine.reliability.SAMPLE`) these have enough."""
 
 
 Done = Callable[[int, int], object]
@@ -48,7 +48,7 @@ Done = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class Estimates:
-    """What is known of the authors, by kind (index into `ANNOTATED`): of those who speak of places, write captions, and answer questions."""
+    """What is known of the annotators, by kind (index into `ANNOTATION_TYPES`): of those who speak of places, write captions, and answer questions."""
 
     places: dict[int, places.Judged] = field(default_factory=dict)
     captions: dict[int, texts.Judged] = field(default_factory=dict)
@@ -73,67 +73,67 @@ class Common:
 
     settings: Engine
     round: int
-    speakers: tuple[Speaker, ...]
+    profiles: tuple[AnnotatorProfile, ...]
     roll: Roll | None
 
 
 def heard(
-    claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()
+    claims: pa.Table, coverage: pa.Table, settings: Engine, profiles: Sequence[AnnotatorProfile] = ()
 ) -> tuple[pa.Table, pa.Table]:
     """Claims and coverage of all who have a vote: without rankers, a student whose vote is off, and what it says without being sure enough.
 
-    People, whatever their names, are one author, "human".
+    People, whatever their names, are one annotator, "human".
     """
-    left_out = [speaker.name for speaker in speakers if speaker.role == "ranker"] + (
+    left_out = [speaker.name for speaker in profiles if speaker.role == "ranker"] + (
         [STUDENT] if settings.student.cap == 0 else []
     )
-    people = pa.array([speaker.name for speaker in speakers if speaker.role == "human"], pa.string())
+    people = pa.array([speaker.name for speaker in profiles if speaker.role == "human"], pa.string())
 
     def voting(table: pa.Table) -> pa.Table:
         if not left_out and not len(people):
             return table
-        table = table.filter(pc.invert(pc.is_in(table["author"], pa.array(left_out, pa.string()))))
-        author = pc.if_else(pc.is_in(table["author"], people), HUMAN, table["author"])
-        return table.set_column(table.schema.get_field_index("author"), "author", author)
+        table = table.filter(pc.invert(pc.is_in(table["annotator"], pa.array(left_out, pa.string()))))
+        annotator = pc.if_else(pc.is_in(table["annotator"], people), HUMAN, table["annotator"])
+        return table.set_column(table.schema.get_field_index("annotator"), "annotator", annotator)
 
     claims, coverage = voting(claims), voting(coverage)
-    if STUDENT not in pc.unique(claims["author"]).to_pylist():
+    if STUDENT not in pc.unique(claims["annotator"]).to_pylist():
         return claims, coverage
     sure = pc.fill_null(pc.greater_equal(claims["score"], settings.student.min_score), True)
-    return claims.filter(pc.or_(pc.not_equal(claims["author"], STUDENT), sure)), coverage
+    return claims.filter(pc.or_(pc.not_equal(claims["annotator"], STUDENT), sure)), coverage
 
 
 # ---------------------------------------------------------------- one block
 
 
 def fuse_block(
-    block: Block, common: Common, known: Estimates | None = None, tasks: Sequence[str] = ANNOTATED
+    block: Block, common: Common, known: Estimates | None = None, tasks: Sequence[str] = ANNOTATION_TYPES
 ) -> tuple[list[Labels], Estimates]:
-    """The labels of a block, those of the kinds ``tasks``, and what is known of the authors: what is ``known`` already, else what this block tells.
+    """The labels of a block, those of the kinds ``tasks``, and what is known of the annotators: what is ``known`` already, else what this block tells.
 
     Captions and the phrases in them go together. Raises DataError where a claim's place is none.
     """
     settings, known = common.settings, known or Estimates()
     ids = block.images["image_id"].to_pylist()
     said = read_claims(
-        *heard(block.claims, block.coverage, settings, common.speakers), block.images, common.speakers, common.roll
+        *heard(block.claims, block.coverage, settings, common.profiles), block.images, common.profiles, common.roll
     )
-    said = replace(said, ranks=read_ranks(block.claims, ids, common.speakers))
+    said = replace(said, ranks=read_ranks(block.claims, ids, common.profiles))
     if not len(said):
         return [], known
     size, found, parts = sizes(block.images), Estimates(), list[Labels]()
-    there = [kind for kind, task in enumerate(ANNOTATED) if task in tasks and (said.kind == kind).any()]
+    there = [kind for kind, task in enumerate(ANNOTATION_TYPES) if task in tasks and (said.kind == kind).any()]
     for kind in there:
-        if ANNOTATED[kind] in places.PLACES:
+        if ANNOTATION_TYPES[kind] in places.PLACES:
             asked = places.ask_places(said, kind, size, settings, known.places.get(kind))
             parts += places.place_labels(said, kind, asked, settings)
             found.places[kind] = asked.judged
-        elif ANNOTATED[kind] in FINE_TUNED:
+        elif ANNOTATION_TYPES[kind] in FINE_TUNED:
             labels, found.answers[kind] = answers.fuse_answers(said, kind, size, settings, known.answers.get(kind))
             parts.append(labels)
     if set(tasks).issuperset(WRITTEN):
         written = [
-            texts.fuse_captions(said, kind, settings, known.captions.get(kind)) for kind in map(KINDS.index, CAPTIONS)
+            texts.fuse_captions(said, kind, settings, known.captions.get(kind)) for kind in map(BASE_TYPES.index, CAPTIONS)
         ]
         found.captions.update({part.kind: part.judged for part in written if part.kind in there})
         parts += [texts.caption_labels(said, part) for part in written]
@@ -147,7 +147,7 @@ def fuse_block(
 def finished(parts: Sequence[Labels], block: Block, copy: np.ndarray, common: Common) -> pa.Table:
     """Labels of a block as a table of schema `ANNOTATIONS`. ``copy``: (images,), which images are nearly the same as others."""
     parts = outlined(without_copies(parts, copy), common.settings)
-    return labels_table(parts, block.images["image_id"].to_pylist(), AUTHOR, common.settings.digest(), common.round)
+    return labels_table(parts, block.images["image_id"].to_pylist(), CONSENSUS, common.settings.digest(), common.round)
 
 
 def _fused(block: Block, copy: np.ndarray, common: Common, known: Estimates) -> pa.Table:
@@ -163,22 +163,22 @@ def fuse_blocks(
     coverage: pa.Table,
     settings: Engine,
     round: int,
-    speakers: Sequence[Speaker],
+    profiles: Sequence[AnnotatorProfile],
     workers: int,
     done: Done,
 ) -> pa.Table:
     """The labels of all images, in their order, ``workers`` blocks at a time; ``done`` is told of each block."""
     whole = Block(claims, images, coverage)
     if len(claims) <= WHOLE:
-        common = Common(settings, round, tuple(speakers), None)
+        common = Common(settings, round, tuple(profiles), None)
         return finished(fuse_block(whole, common)[0], whole, copies(images, settings.near_duplicate), common)
     ids = images["image_id"].combine_chunks()
     image = codes(claims["image_id"], ids)
     said, looked = heard(
-        claims.select(["task", "author", "score"]).append_column(IMAGE, pa.array(image)), coverage, settings, speakers
+        claims.select(["task", "annotator", "score"]).append_column(IMAGE, pa.array(image)), coverage, settings, profiles
     )
     said = said.filter(pc.greater_equal(said[IMAGE], 0))
-    common = Common(settings, round, tuple(speakers), Roll.of(said, looked))
+    common = Common(settings, round, tuple(profiles), Roll.of(said, looked))
     cut = _Cut(claims, images, coverage, image, _numbers(image, learnt_from(said, ids)))
     del said, looked, image
     with ThreadPoolExecutor(workers, "florence-fuse") as pool:
@@ -214,19 +214,19 @@ def _numbers(image: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def learnt_from(said: pa.Table, ids: pa.Array) -> np.ndarray:
-    """(images,) from which images it is learnt whom to trust: `LEARN` of those that an author claims a kind of, for each author and kind.
+    """(images,) from which images it is learnt whom to trust: `LEARN` of those that an annotator claims a kind of, for each annotator and kind.
 
     They are taken in the order of a hash of their ids, so that they are the same ones for all as far as may be. What people reviewed is no fair sample, and not sought.
     ``said``: claims, with the number of their images in ``ids``.
     """
     order = np.argsort([blake2b(name.encode(), digest_size=8).hexdigest() for name in ids.to_pylist()], kind="stable")
     rank = np.argsort(order)[said[IMAGE].to_numpy()]
-    names = pc.unique(said["author"]).filter(pc.not_equal(pc.unique(said["author"]), HUMAN))
-    author, kind = codes(said["author"], names), kinds(said["task"])
+    names = pc.unique(said["annotator"]).filter(pc.not_equal(pc.unique(said["annotator"]), HUMAN))
+    annotator, kind = codes(said["annotator"], names), kinds(said["task"])
     result = np.zeros(len(ids), bool)
     for who in range(len(names)):
-        there = np.zeros((len(ANNOTATED), len(ids)), bool)
-        there[kind[author == who], rank[author == who]] = True
+        there = np.zeros((len(ANNOTATION_TYPES), len(ids)), bool)
+        there[kind[annotator == who], rank[annotator == who]] = True
         result[order[(there & (np.cumsum(there, axis=1) <= LEARN)).any(axis=0)]] = True
     return result
 
@@ -236,7 +236,7 @@ def learnt(claims: pa.Table, coverage: pa.Table) -> tuple[pa.Table, pa.Table]:
     if len(claims) <= WHOLE:
         return claims, coverage
     ids = pc.unique(claims["image_id"])
-    said = claims.select(["author", "task"]).append_column(IMAGE, pa.array(codes(claims["image_id"], ids)))
+    said = claims.select(["annotator", "task"]).append_column(IMAGE, pa.array(codes(claims["image_id"], ids)))
     known = ids.filter(pa.array(learnt_from(said, ids)))
     return claims.filter(pc.is_in(claims["image_id"], known)), coverage.filter(pc.is_in(coverage["image_id"], known))
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 
-def joined(a: np.ndarray, b: np.ndarray, author: np.ndarray) -> np.ndarray:
+def joined(a: np.ndarray, b: np.ndarray, annotator: np.ndarray) -> np.ndarray:
     """(m,) the first of the claims that each of m claims is joined with.
 
-    Pairs (``a``, ``b``) are taken in their order. Each joins its two claims, and all that are joined with them, unless an ``author`` (m,) would then be there twice.
+    Pairs (``a``, ``b``) are taken in their order. Each joins its two claims, and all that are joined with them, unless an ``annotator`` (m,) would then be there twice.
 
     A pair that is the first of all at both of its ends depends on no other: such pairs are decided together, round after round.
     """
-    root = np.arange(len(author))
-    count = int(author.max(initial=-1)) + 1
-    spoken = np.zeros((len(author), count), bool)
-    spoken[root, author] = True
-    first = np.empty(len(author), np.int64)
+    root = np.arange(len(annotator))
+    count = int(annotator.max(initial=-1)) + 1
+    spoken = np.zeros((len(annotator), count), bool)
+    spoken[root, annotator] = True
+    first = np.empty(len(annotator), np.int64)
     while len(a):
         rank = np.arange(len(a))
         # of values written to one place the last stays: the least

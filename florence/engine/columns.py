@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from florence.engine.ranks import NONE, Ranks
 from florence.errors import DataError
-from florence.records import ANNOTATED, ANNOTATIONS, REGION, Speaker, annotation_ids
+from florence.records import ANNOTATION_TYPES, ANNOTATIONS, REGION, AnnotatorProfile, annotation_ids
 
 NO_SPAN = -1
 STILL = 1e-5
@@ -39,19 +39,19 @@ class Regions:
 
 @dataclass(frozen=True)
 class Claims:
-    """n claims in one order, whatever the order they came in: by image, kind, author and id.
+    """n claims in one order, whatever the order they came in: by image, kind, annotator and id.
 
-    ``images``: ids in the order of the images' table; ``authors``: sorted; ``texts``: distinct ones. ``image``, ``kind``, ``author``, ``text``:
-    (n,), indices into images, `ANNOTATED`, authors and texts; ``score``: (n,), NaN where none. ``looked``: (images, authors), who looked at what; ``speaks``:
-    (authors, kinds), who claims what, be it about other images than these. ``vocabularies``: the names that each author has for objects, None for any; ``ranks``: what rankers say.
+    ``images``: ids in the order of the images' table; ``annotators``: sorted; ``texts``: distinct ones. ``image``, ``kind``, ``annotator``, ``text``:
+    (n,), indices into images, `ANNOTATION_TYPES`, annotators and texts; ``score``: (n,), NaN where none. ``looked``: (images, annotators), who looked at what; ``speaks``:
+    (annotators, kinds), who claims what, be it about other images than these. ``vocabularies``: the names that each annotator has for objects, None for any; ``ranks``: what rankers say.
     """
 
     images: tuple[str, ...]
-    authors: tuple[str, ...]
+    annotators: tuple[str, ...]
     texts: tuple[str, ...]
     image: np.ndarray
     kind: np.ndarray
-    author: np.ndarray
+    annotator: np.ndarray
     text: np.ndarray
     score: np.ndarray
     looked: np.ndarray
@@ -64,34 +64,34 @@ class Claims:
         return len(self.image)
 
     def able(self, kind: int) -> np.ndarray:
-        """(images, authors): who looked at an image and claims this kind anywhere."""
+        """(images, annotators): who looked at an image and claims this kind anywhere."""
         return self.looked & self.speaks[:, kind]
 
 
 @dataclass(frozen=True)
 class Roll:
-    """Who has a say, be it about other images. ``authors``: sorted; ``speaks``: (authors, kinds), who claims what."""
+    """Who has a say, be it about other images. ``annotators``: sorted; ``speaks``: (annotators, kinds), who claims what."""
 
-    authors: tuple[str, ...]
+    annotators: tuple[str, ...]
     speaks: np.ndarray
 
     @classmethod
     def of(cls, claims: pa.Table, coverage: pa.Table) -> Roll:
         """All who have claimed something or looked at an image. Raises DataError where a claim is not of an annotated kind."""
-        claims = claims.select(["author", "task"])
-        names = sorted(set(pc.unique(claims["author"]).to_pylist()) | set(pc.unique(coverage["author"]).to_pylist()))
-        speaks = np.zeros((len(names), len(ANNOTATED)), bool)
-        pairs = claims.group_by(["author", "task"]).aggregate([])
-        speaks[codes(pairs["author"], pa.array(names, pa.string())), kinds(pairs["task"])] = True
+        claims = claims.select(["annotator", "task"])
+        names = sorted(set(pc.unique(claims["annotator"]).to_pylist()) | set(pc.unique(coverage["annotator"]).to_pylist()))
+        speaks = np.zeros((len(names), len(ANNOTATION_TYPES)), bool)
+        pairs = claims.group_by(["annotator", "task"]).aggregate([])
+        speaks[codes(pairs["annotator"], pa.array(names, pa.string())), kinds(pairs["task"])] = True
         return cls(tuple(names), speaks)
 
 
 def kinds(tasks: pa.ChunkedArray) -> np.ndarray:
-    """(n,) indices into `ANNOTATED`. Raises DataError where a claim is not of an annotated kind."""
-    kind = codes(tasks, pa.array(ANNOTATED))
+    """(n,) indices into `ANNOTATION_TYPES`. Raises DataError where a claim is not of an annotated kind."""
+    kind = codes(tasks, pa.array(ANNOTATION_TYPES))
     if len(kind) and kind.min() < 0:
         wrong = tasks[int(np.argmin(kind))].as_py()
-        raise DataError(f"claims hold the kind {wrong!r}; known: {', '.join(ANNOTATED)}")
+        raise DataError(f"claims hold the kind {wrong!r}; known: {', '.join(ANNOTATION_TYPES)}")
     return kind
 
 
@@ -99,7 +99,7 @@ def read_claims(
     claims: pa.Table,
     coverage: pa.Table,
     images: pa.Table | None,
-    speakers: Sequence[Speaker] = (),
+    profiles: Sequence[AnnotatorProfile] = (),
     roll: Roll | None = None,
 ) -> Claims:
     """Claims about ``images`` (about every image that is claimed about, where that is None; nothing is then clipped). ``roll``: all who have a say, where these are not all
@@ -110,27 +110,27 @@ def read_claims(
     known = images["image_id"].combine_chunks() if images is not None else pc.unique(claims["image_id"]).sort()
     image = codes(claims["image_id"], known)
     kind = kinds(claims["task"])
-    roll = roll or Roll.of(claims.select(["author", "task"]).filter(pa.array(image >= 0)), coverage)
-    keys = {"image": image, "kind": kind, "author": claims["author"], "id": claims["annotation_id"]}
+    roll = roll or Roll.of(claims.select(["annotator", "task"]).filter(pa.array(image >= 0)), coverage)
+    keys = {"image": image, "kind": kind, "annotator": claims["annotator"], "id": claims["annotation_id"]}
     order = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys]).to_numpy()
     order = order[image[order] >= 0]
-    table = claims.select(["author", "text", "score", "regions"]).take(order)
+    table = claims.select(["annotator", "text", "score", "regions"]).take(order)
     image, kind = image[order], kind[order]
-    names = pa.array(roll.authors, pa.string())
-    author = codes(table["author"], names)
+    names = pa.array(roll.annotators, pa.string())
+    annotator = codes(table["annotator"], names)
     texts = table["text"].combine_chunks().dictionary_encode()
-    known_names = {speaker.name: speaker.vocabulary for speaker in speakers if speaker.role == "annotator"}
+    known_names = {speaker.name: speaker.vocabulary for speaker in profiles if speaker.role == "annotator"}
     size = sizes(images)[image] if images is not None else np.full((len(image), 2), np.inf)
     return Claims(
         images=tuple(known.to_pylist()),
-        authors=roll.authors,
+        annotators=roll.annotators,
         texts=tuple(texts.dictionary.to_pylist()),
         image=image,
         kind=kind,
-        author=author,
+        annotator=annotator,
         text=texts.indices.to_numpy(zero_copy_only=False),
         score=_numbers(table["score"]),
-        looked=_looked(coverage, known, names, image, author),
+        looked=_looked(coverage, known, names, image, annotator),
         speaks=roll.speaks,
         regions=_regions(table["regions"].combine_chunks(), size),
         vocabularies=tuple(known_names.get(name) for name in names.to_pylist()),
@@ -152,12 +152,12 @@ def _numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.asarray(pc.fill_null(column, np.nan), float)
 
 
-def _looked(coverage: pa.Table, known: pa.Array, names: pa.Array, image: np.ndarray, author: np.ndarray) -> np.ndarray:
+def _looked(coverage: pa.Table, known: pa.Array, names: pa.Array, image: np.ndarray, annotator: np.ndarray) -> np.ndarray:
     looked = np.zeros((len(known), len(names)), bool)
     good = coverage.filter(pc.equal(coverage["error"], ""))
-    where, who = codes(good["image_id"], known), codes(good["author"], names)
+    where, who = codes(good["image_id"], known), codes(good["annotator"], names)
     looked[where[where >= 0], who[where >= 0]] = True
-    looked[image, author] = True  # one that claims something has looked
+    looked[image, annotator] = True  # one that claims something has looked
     return looked
 
 
@@ -267,7 +267,7 @@ class Labels:
     image: np.ndarray
     text: Sequence[str]
     score: np.ndarray
-    agreement: np.ndarray
+    confidence: np.ndarray
     reason: Sequence[str]
     count: np.ndarray
     label: Sequence[str]
@@ -280,7 +280,7 @@ class Labels:
     fixed: np.ndarray | None = None
 
 
-def labels_table(parts: Sequence[Labels], images: Sequence[str], author: str, version: str, round: int) -> pa.Table:
+def labels_table(parts: Sequence[Labels], images: Sequence[str], annotator: str, version: str, round: int) -> pa.Table:
     """Parts as one table of schema `ANNOTATIONS`, ordered by image, kind and place; ids follow from that order."""
     image = np.concatenate([np.zeros(0, np.int64), *(part.image for part in parts)])
     kind = np.repeat([part.kind for part in parts], [len(part.image) for part in parts]).astype(np.int64)
@@ -293,10 +293,10 @@ def labels_table(parts: Sequence[Labels], images: Sequence[str], author: str, ve
     body = pa.concat_tables([_EMPTY, *(_body(part) for part in parts)]).take(order)
     image, kind = image[order], kind[order]
     columns = {
-        "annotation_id": pa.array(_ids(image, kind, images, author, version), pa.string()),
+        "annotation_id": pa.array(_ids(image, kind, images, annotator, version), pa.string()),
         "image_id": pa.array(images, pa.string()).take(pa.array(image)),
-        "task": pa.array(ANNOTATED, pa.string()).take(pa.array(kind)),
-        "author": pa.array([author] * len(image), pa.string()),
+        "task": pa.array(ANNOTATION_TYPES, pa.string()).take(pa.array(kind)),
+        "annotator": pa.array([annotator] * len(image), pa.string()),
         "version": pa.array([version] * len(image), pa.string()),
         "round": pa.array(np.full(len(image), round, np.int32)),
         **{name: body[name] for name in body.column_names},
@@ -305,19 +305,19 @@ def labels_table(parts: Sequence[Labels], images: Sequence[str], author: str, ve
 
 
 _EMPTY = pa.schema(
-    [ANNOTATIONS.field(name) for name in ("text", "regions", "score", "agreement", "kept", "reason")]
+    [ANNOTATIONS.field(name) for name in ("text", "regions", "score", "confidence", "kept", "reason")]
 ).empty_table()
 
 
-def _ids(image: np.ndarray, kind: np.ndarray, images: Sequence[str], author: str, version: str) -> list[str]:
+def _ids(image: np.ndarray, kind: np.ndarray, images: Sequence[str], annotator: str, version: str) -> list[str]:
     """Ids by the order within each image and kind; rows are ordered by both."""
     new = np.r_[True, (image[1:] != image[:-1]) | (kind[1:] != kind[:-1])][: len(image)]
     first = np.maximum.accumulate(np.where(new, np.arange(len(image)), 0)) if len(image) else new
     index = np.arange(len(image)) - first
     return annotation_ids(
         map(images.__getitem__, image.tolist()),
-        map(ANNOTATED.__getitem__, kind.tolist()),
-        author,
+        map(ANNOTATION_TYPES.__getitem__, kind.tolist()),
+        annotator,
         version,
         index.tolist(),
     )
@@ -342,7 +342,7 @@ def _body(part: Labels) -> pa.Table:
             "text": pa.array(part.text, pa.string()),
             "regions": pa.ListArray.from_arrays(pa.array(offsets), regions),
             "score": _nullable(part.score),
-            "agreement": _nullable(part.agreement),
+            "confidence": _nullable(part.confidence),
             "kept": pc.equal(reasons, ""),
             "reason": reasons,
         },

@@ -18,14 +18,14 @@ from florence.engine.ballots import Ballots
 from florence.engine.clusters import joined, neighbours
 from florence.engine.columns import Claims
 from florence.engine.reliability import Trust, believed
-from florence.records import Speaker
+from florence.records import AnnotatorProfile
 
 if TYPE_CHECKING:
     from florence.engine.places import Poll
 
 HUMAN, STUDENT = "human", "student"
 ENOUGH = 5
-"""Things that two authors have both boxed under which the distance of their boxes tells nothing."""
+"""Things that two annotators have both boxed under which the distance of their boxes tells nothing."""
 SURE = 0.99
 """The most that a text is ever believed."""
 CHURN_IOU = 0.5
@@ -37,7 +37,7 @@ CHURN_IOU = 0.5
 
 def gather(
     group: np.ndarray,
-    author: np.ndarray,
+    annotator: np.ndarray,
     bounds: np.ndarray,
     code: np.ndarray,
     iou: float,
@@ -46,19 +46,19 @@ def gather(
 ) -> np.ndarray:
     """The place (m,) that each of m claims is about, numbered 0, 1, … in the order of their first claims.
 
-    Claims of one ``group`` and different authors are about one place where their ``bounds`` (m, 4) overlap by ``iou``, or by ``same_iou`` if they
-    say the same (``code``); each author has one claim a place at most. Pairs that say the same join first, then those that overlap most; pairs of
+    Claims of one ``group`` and different annotators are about one place where their ``bounds`` (m, 4) overlap by ``iou``, or by ``same_iou`` if they
+    say the same (``code``); each annotator has one claim a place at most. Pairs that say the same join first, then those that overlap most; pairs of
     claims that are ``first`` (m,) before all others. The groups must be in order.
     """
     a, b = neighbours(group)
-    keep = author[a] != author[b]
+    keep = annotator[a] != annotator[b]
     a, b = a[keep], b[keep]
     overlap, same = paired_iou(bounds[a], bounds[b]), code[a] == code[b]
     keep = overlap >= np.where(same, same_iou, iou)
     a, b, overlap, same = a[keep], b[keep], overlap[keep], same[keep]
     early = np.zeros(len(a), bool) if first is None else first[a] & first[b]
     order = np.lexsort((b, a, -np.round(overlap, 9), ~same, ~early))
-    return np.unique(joined(a[order], b[order], author), return_inverse=True)[1]
+    return np.unique(joined(a[order], b[order], annotator), return_inverse=True)[1]
 
 
 def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -78,9 +78,9 @@ def information(right: np.ndarray, choices: float) -> np.ndarray:
 
 
 def sharpness(bounds: np.ndarray, votes: Ballots, trust: Trust) -> np.ndarray:
-    """(A,) the weight of each author's boxes (claims, 4): one over their variance, on the whole 1; less for one that repeats another.
+    """(A,) the weight of each annotator's boxes (claims, 4): one over their variance, on the whole 1; less for one that repeats another.
 
-    The distance between two authors' boxes of one thing, in shares of its sides, has the sum of both variances.
+    The distance between two annotators' boxes of one thing, in shares of its sides, has the sum of both variances.
     """
     count = votes.claim.shape[1]
     rows, distances, shares = [], [], []
@@ -109,21 +109,21 @@ def sharpness(bounds: np.ndarray, votes: Ballots, trust: Trust) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a vote comes to. ``winner``: (c,), the author whose word stands, the likeliest; ``agreement``: (c,), how likely that is right; ``weight``: (c, A), how likely is
+    """What a vote comes to. ``winner``: (c,), the annotator whose word stands, the likeliest; ``agreement``: (c,), how likely that is right; ``weight``: (c, A), how likely is
     right what each says.
     """
 
     winner: np.ndarray
-    agreement: np.ndarray
+    confidence: np.ndarray
     weight: np.ndarray
 
 
-def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float, *, by_name: bool = False) -> Outcome:
+def vote(votes: Ballots, trust: Trust, annotators: Sequence[str], cap: float, *, by_name: bool = False) -> Outcome:
     """What each thing comes to. A student's evidence is ``cap`` of all there is at most; where a person speaks, that is what holds.
 
     ``by_name``: of a name and a kind that it is of the likelier one stands, although the kind is right in both cases; else what is likeliest right.
     """
-    student = authors.index(STUDENT) if STUDENT in authors else None
+    student = annotators.index(STUDENT) if STUDENT in annotators else None
     belief = believed(votes, trust, student, cap)
     weight = belief.claims
     standing = (
@@ -132,13 +132,13 @@ def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float, *, by
         else np.where(votes.spoke, np.round(weight, 9), -1)
     )
     winner = standing.argmax(axis=1)
-    agreement = weight[np.arange(len(winner)), winner]
+    confidence = weight[np.arange(len(winner)), winner]
     if votes.human is not None:
         ruled = votes.spoke[:, votes.human]
-        winner, agreement = np.where(ruled, votes.human, winner), np.where(ruled, 1.0, agreement)
+        winner, confidence = np.where(ruled, votes.human, winner), np.where(ruled, 1.0, confidence)
         weight[ruled] = 0
         weight[ruled, votes.human] = 1
-    return Outcome(winner, np.clip(agreement, 0, 1), weight)
+    return Outcome(winner, np.clip(confidence, 0, 1), weight)
 
 
 # ---------------------------------------------------------------- for the report
@@ -146,7 +146,7 @@ def vote(votes: Ballots, trust: Trust, authors: Sequence[str], cap: float, *, by
 
 @dataclass(frozen=True)
 class Reliable:
-    """How far an author is to be believed about a kind, 0…1. ``value``: of places F1 (`Trust.reliability`), of captions what one weighs; ``by_name``: of objects, the
+    """How far an annotator is to be believed about a kind, 0…1. ``value``: of places F1 (`Trust.reliability`), of captions what one weighs; ``by_name``: of objects, the
     share of the things of each name that it sees and names right, the most frequent names first, of names that somebody has said about images that it looked at.
     """
 
@@ -155,9 +155,9 @@ class Reliable:
 
 
 def reliabilities(
-    claims: pa.Table, coverage: pa.Table, settings: Engine, speakers: Sequence[Speaker] = ()
+    claims: pa.Table, coverage: pa.Table, settings: Engine, profiles: Sequence[AnnotatorProfile] = ()
 ) -> dict[tuple[str, str], Reliable]:
-    """How reliable each author was found to be, by author and kind, on the images that `florence.engine.fuse` learns from; no truth is looked at.
+    """How reliable each annotator was found to be, by annotator and kind, on the images that `florence.engine.fuse` learns from; no truth is looked at.
 
     Where too few others looked at the same images nothing is estimated, and the pair is missing.
     """
@@ -167,28 +167,28 @@ def reliabilities(
     from florence.engine.phrases import ask_phrases
     from florence.engine.places import OBJECTS, PLACES, ask_places
     from florence.engine.texts import candidates, caption_trust, fuse_captions
-    from florence.records import CAPTIONS, KINDS
+    from florence.records import CAPTIONS, BASE_TYPES
 
-    said = read_claims(*learnt(*heard(claims, coverage, settings, speakers)), None, speakers)
-    captions = kept([fuse_captions(said, KINDS.index(task), settings) for task in CAPTIONS])
-    asked = {task: ask_places(said, KINDS.index(task), None, settings) for task in PLACES}
+    said = read_claims(*learnt(*heard(claims, coverage, settings, profiles)), None, profiles)
+    captions = kept([fuse_captions(said, BASE_TYPES.index(task), settings) for task in CAPTIONS])
+    asked = {task: ask_places(said, BASE_TYPES.index(task), None, settings) for task in PLACES}
     trusts: dict[str, Any] = {task: poll.judged.trust for task, poll in asked.items()}
     trusts[GROUNDING] = ask_phrases(said, captions, None, settings)[1].judged.trust
     found = {task: (trust.reliability, trust.estimated) for task, trust in trusts.items()}
     for task in CAPTIONS:
-        trust = caption_trust(said, KINDS.index(task), candidates(said, KINDS.index(task), settings))
+        trust = caption_trust(said, BASE_TYPES.index(task), candidates(said, BASE_TYPES.index(task), settings))
         found[task] = trust.weight, trust.estimated
     by_name = _by_name(asked[OBJECTS], said.looked, settings)
     return {
-        (author, task): Reliable(round(float(value[who]), 6), by_name[who] if task == OBJECTS else {})
+        (annotator, task): Reliable(round(float(value[who]), 6), by_name[who] if task == OBJECTS else {})
         for task, (value, estimated) in sorted(found.items())
-        for who, author in enumerate(said.authors)
-        if estimated[who] and (said.author[said.kind == KINDS.index(task)] == who).any()
+        for who, annotator in enumerate(said.annotators)
+        if estimated[who] and (said.annotator[said.kind == BASE_TYPES.index(task)] == who).any()
     }
 
 
 def _by_name(asked: Poll, looked: np.ndarray, settings: Engine) -> list[dict[str, float]]:
-    """Each author's `Reliable.by_name`. ``looked``: (images, A)."""
+    """Each annotator's `Reliable.by_name`. ``looked``: (images, A)."""
     from florence.engine.names import names
 
     units, trust = asked.units, asked.judged.trust
@@ -225,33 +225,33 @@ def churn(before: pa.Table, after: pa.Table) -> dict[str, Change]:
     """What became of the kept labels of each kind between two rounds."""
     from florence.engine.columns import read_claims
     from florence.metrics import same
-    from florence.records import ANNOTATED
+    from florence.records import ANNOTATION_TYPES
 
     both = []
     for name, table in (("a", before), ("b", after)):
         kept = table.filter(table["kept"])
         both.append(
-            kept.set_column(kept.schema.get_field_index("author"), "author", pa.array([name] * len(kept), pa.string()))
+            kept.set_column(kept.schema.get_field_index("annotator"), "annotator", pa.array([name] * len(kept), pa.string()))
         )
-    none = pa.table({name: pa.array([], pa.string()) for name in ("image_id", "author", "error")})
+    none = pa.table({name: pa.array([], pa.string()) for name in ("image_id", "annotator", "error")})
     rows = read_claims(pa.concat_tables(both), none, None)
     codes: dict[str, int] = {}
     code = np.asarray([codes.setdefault(same(text), len(codes)) for text in rows.texts], np.int64)[rows.text]
     about = code.copy()
     told = np.flatnonzero(
-        np.isin(rows.kind, [ANNOTATED.index("<VQA>"), ANNOTATED.index("<CAPTION_TO_PHRASE_GROUNDING>")])
+        np.isin(rows.kind, [ANNOTATION_TYPES.index("<VQA>"), ANNOTATION_TYPES.index("<CAPTION_TO_PHRASE_GROUNDING>")])
     )
     told = told[np.isin(told, rows.regions.claim)]
     # of questions the answer is what is said, of captions' phrases the phrase
     said = rows.regions.label.take(np.searchsorted(rows.regions.claim, told)).to_pylist()
-    asked = np.where(rows.kind[told] == ANNOTATED.index("<VQA>"), code[told], -1)
+    asked = np.where(rows.kind[told] == ANNOTATION_TYPES.index("<VQA>"), code[told], -1)
     code[told] = [
         codes.setdefault(f"{question}\0{same(text)}", len(codes))
         for question, text in zip(asked.tolist(), said, strict=True)
     ]
-    about[rows.kind != ANNOTATED.index("<VQA>")] = -1
+    about[rows.kind != ANNOTATION_TYPES.index("<VQA>")] = -1
     return {
-        ANNOTATED[kind]: _changed(rows, np.flatnonzero(rows.kind == kind), code, about)
+        ANNOTATION_TYPES[kind]: _changed(rows, np.flatnonzero(rows.kind == kind), code, about)
         for kind in np.unique(rows.kind).tolist()
     }
 
@@ -262,16 +262,16 @@ def _changed(rows: Claims, left: np.ndarray, code: np.ndarray, about: np.ndarray
     pairs = []
     for text, place in ((True, True), (False, True), (True, False)):
         keys = [rows.image[left], code[left] if text else about[left]]
-        left = left[np.lexsort((rows.author[left], *reversed(keys)))]
+        left = left[np.lexsort((rows.annotator[left], *reversed(keys)))]
         group = np.unique(np.stack([rows.image[left], (code if text else about)[left]]), axis=1, return_inverse=True)[
             1
         ].reshape(-1)
         bounds = _first_bounds(rows, left) if place else np.tile([0.0, 0.0, 1.0, 1.0], (len(left), 1))
-        at = gather(group, rows.author[left], bounds, code[left], CHURN_IOU, CHURN_IOU)
+        at = gather(group, rows.annotator[left], bounds, code[left], CHURN_IOU, CHURN_IOU)
         paired = np.bincount(at)[at] > 1
         pairs.append(int(paired.sum()) // 2)
         left = left[~paired]
-    removed = int((rows.author[left] == 0).sum())
+    removed = int((rows.annotator[left] == 0).sum())
     unchanged, renamed, moved = pairs
     return Change(unchanged, renamed, moved, len(left) - removed, removed)
 

@@ -11,7 +11,7 @@ from florence.engine.alignment import aligned
 from florence.engine.network import Network, in_order, likely, network
 from florence.engine.reliability import Trust
 from florence.engine.words import ARTICLE, Lines, Sequences, code_of, joined, lines, overlaps, starts
-from florence.specialists import article
+from florence.annotators import article
 
 _STOPS = frozenset(".!?")
 
@@ -21,13 +21,13 @@ _STOPS = frozenset(".!?")
 
 @dataclass(frozen=True)
 class Versions:
-    """m versions of k texts. ``item``: (m,) the text that each is a version of, 0…k − 1 in order, none left out; ``author``: (m,); ``line``: (m,), row of
-    ``lines``; ``weight``: (m,), of its author's word.
+    """m versions of k texts. ``item``: (m,) the text that each is a version of, 0…k − 1 in order, none left out; ``annotator``: (m,); ``line``: (m,), row of
+    ``lines``; ``weight``: (m,), of its annotator's word.
     """
 
     lines: Lines
     item: np.ndarray
-    author: np.ndarray
+    annotator: np.ndarray
     line: np.ndarray
     weight: np.ndarray
 
@@ -43,7 +43,7 @@ class Versions:
 @dataclass(frozen=True)
 class Composed:
     """k texts made of m versions. ``line``: (k,), row of ``lines``; ``to``: where the tokens of each version stand in its text, -1 for nowhere, one version
-    after the other; ``similarity``: (m,), how alike they are; ``trust``: how far each author's words are to be trusted, None where it was of no account.
+    after the other; ``similarity``: (m,), how alike they are; ``trust``: how far each annotator's words are to be trusted, None where it was of no account.
     """
 
     lines: Lines
@@ -76,11 +76,11 @@ def compose(
     near: Likeness | None = None,
     capped: int | None = None,
     cap: float = 1.0,
-    authors: int | None = None,
+    annotators: int | None = None,
     known: Trust | None = None,
 ) -> Composed:
     """One text of the versions of each. A version without weight has no vote, and is placed all the same. ``near``: where it is known already; ``capped``, ``cap``: an
-    author whose word counts for so much of all evidence at most; ``authors``: how many there are, as many as have a version where None; ``known``: what other texts told of them.
+    annotator whose word counts for so much of all evidence at most; ``annotators``: how many there are, as many as have a version where None; ``known``: what other texts told of them.
 
     Versions that share less than ``alike`` of their words with the most typical one (see `overlap`) are no versions of it and have no
     vote. With fewer than three left the most typical text stands as it is.
@@ -90,8 +90,8 @@ def compose(
     texts, line, trust = versions.lines, versions.line[turns[:, 0]], known
     several = np.flatnonzero(turns[:, 2] >= 0) if turns.shape[1] > 2 else np.zeros(0, np.int64)
     if len(several):
-        authors = int(versions.author.max()) + 1 if authors is None else authors
-        found, written, trust = _written(versions, turns[several], capped, cap, authors, known)
+        annotators = int(versions.annotator.max()) + 1 if annotators is None else annotators
+        found, written, trust = _written(versions, turns[several], capped, cap, annotators, known)
         made = found < 0
         found[made] = len(texts) + np.arange(len(written))
         line[several], texts = found, texts + lines(written)
@@ -141,9 +141,9 @@ def placed(a: Sequences, b: Sequences, to: np.ndarray, similarity: np.ndarray, a
 
 
 def _written(
-    versions: Versions, turns: np.ndarray, capped: int | None, cap: float, authors: int, known: Trust | None
+    versions: Versions, turns: np.ndarray, capped: int | None, cap: float, annotators: int, known: Trust | None
 ) -> tuple[np.ndarray, list[str], Trust | None]:
-    """(n,) row of the line that each text of ``turns`` (n, k) versions comes to, -1 where it is a new one; the new ones in order; how far the authors are trusted."""
+    """(n,) row of the line that each text of ``turns`` (n, k) versions comes to, -1 where it is a new one; the new ones in order; how far the annotators are trusted."""
     texts = versions.lines
     line = np.where(turns >= 0, versions.line[turns], -1)
     differ = ((turns >= 0) & (_spelling(texts)[line] != _spelling(texts)[line[:, :1]])).any(axis=1)
@@ -152,8 +152,8 @@ def _written(
         return result, [], known
     places = network(texts, line[differ])
     weight = np.where(turns >= 0, versions.weight[turns], 0.0)
-    author = np.where(turns >= 0, versions.author[turns], -1)
-    belief, trust = likely(places, texts, line, differ, author, capped, cap, authors, known)
+    annotator = np.where(turns >= 0, versions.annotator[turns], -1)
+    belief, trust = likely(places, texts, line, differ, annotator, capped, cap, annotators, known)
     keep, weight = belief.max(axis=1) >= 0.5, weight[differ]
     places = Network(places.item[keep], places.token[keep], places.keys[keep])
     chosen = places.keys[np.arange(len(places.keys)), belief[keep].argmax(axis=1)]

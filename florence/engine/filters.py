@@ -17,8 +17,8 @@ from florence.engine.words import FUNCTION_WORDS, Lines, Sequences, fixed, start
 REASONS: dict[str, str] = {
     "no_place": "it has no region, or a region without a place",
     "empty_text": "it says nothing",
-    "low_score": "its author's own confidence is below engine.min_score",
-    "low_phrase_score": "its author's confidence in the phrase is below engine.min_phrase_score",
+    "low_score": "its annotator's own confidence is below engine.min_score",
+    "low_phrase_score": "its annotator's confidence in the phrase is below engine.min_phrase_score",
     "alt_noise": "it describes no picture: an address, the name of a file, a list of search terms and the like",
     "language": "it is in another language than engine.language",
     "too_short": "it has fewer words than engine.min_words",
@@ -27,9 +27,9 @@ REASONS: dict[str, str] = {
     "blacklisted": "it names nothing to point at",
     "degenerate": "its box is thinner than engine.min_side",
     "near_full": "its box is nearly the whole image",
-    "no_quorum": "it is too unlikely to be right, by all that was said and not said of it",
+    "low_confidence": "it is too unlikely to be right, by all that was said and not said of it",
     "duplicate": "another label of the same name is in the same place",
-    "outranked": "a ranker finds that another text fits the region better",
+    "ranked_lower": "a ranker finds that another text fits the region better",
     "overlapping_phrase": "another phrase of the caption is in the same place",
     "repeated": "it draws an outline in the box that another annotator has found for the phrase, and says nothing of its own",
     "rejected": "a human says that there is nothing",
@@ -67,17 +67,17 @@ def empty(texts: Sequence[str]) -> np.ndarray:
     return np.asarray([_SAYS.search(text) is None for text in texts], bool)
 
 
-def low_score(score: np.ndarray, author: np.ndarray, kind: str, authors: Sequence[str], settings: Engine) -> np.ndarray:
-    """Scores (n,) of claims of one kind below the least one of their ``author`` (n,), a row of ``authors``; what has no score passes."""
+def low_score(score: np.ndarray, annotator: np.ndarray, kind: str, annotators: Sequence[str], settings: Engine) -> np.ndarray:
+    """Scores (n,) of claims of one kind below the least one of their ``annotator`` (n,), a row of ``annotators``; what has no score passes."""
     bounds = settings.min_score
-    keys = [(f"{name} {kind}", name, kind, "*") for name in authors]
-    return score < np.asarray([next((bounds[key] for key in tried if key in bounds), 0.0) for tried in keys])[author]
+    keys = [(f"{name} {kind}", name, kind, "*") for name in annotators]
+    return score < np.asarray([next((bounds[key] for key in tried if key in bounds), 0.0) for tried in keys])[annotator]
 
 
-def low_phrase_score(score: np.ndarray, author: np.ndarray, authors: Sequence[str], settings: Engine) -> np.ndarray:
-    """Scores (n,) of phrases below the least one of their author."""
+def low_phrase_score(score: np.ndarray, annotator: np.ndarray, annotators: Sequence[str], settings: Engine) -> np.ndarray:
+    """Scores (n,) of phrases below the least one of their annotator."""
     bounds = settings.min_phrase_score
-    return score < np.asarray([bounds.get(name, bounds.get("*", 0.0)) for name in authors])[author]
+    return score < np.asarray([bounds.get(name, bounds.get("*", 0.0)) for name in annotators])[annotator]
 
 
 def captions(found: Lines, kind: str, settings: Engine) -> list[tuple[str, np.ndarray]]:
@@ -123,9 +123,9 @@ def near_full(box: np.ndarray, size: np.ndarray, settings: Engine) -> np.ndarray
     return np.prod(box[:, 2:] - box[:, :2], axis=1) > settings.max_area * np.prod(size, axis=1)
 
 
-def no_quorum(agreement: np.ndarray, least: float) -> np.ndarray:
+def low_confidence(confidence: np.ndarray, least: float) -> np.ndarray:
     """Agreement below the least, or none at all; where nobody has a vote (NaN) there is nothing to agree on."""
-    return (agreement < least - 1e-9) | (agreement <= 0)
+    return (confidence < least - 1e-9) | (confidence <= 0)
 
 
 def repetition(found: Lines, settings: Engine) -> np.ndarray:

@@ -83,23 +83,23 @@ def likely(
     texts: Lines,
     line: np.ndarray,
     differ: np.ndarray,
-    author: np.ndarray,
+    annotator: np.ndarray,
     capped: int | None,
     cap: float,
     count: int,
     known: Trust | None = None,
 ) -> tuple[np.ndarray, Trust]:
-    """(p, turns) how likely what a version says at a place is a word of the text, 0 where it says nothing there; and how far each author's words are to be trusted.
+    """(p, turns) how likely what a version says at a place is a word of the text, 0 where it says nothing there; and how far each annotator's words are to be trusted.
 
-    Places are things that authors see or not, and name right or not, as objects in a picture are: how often each leaves out which word follows from all texts.
-    ``line``, ``author``: (n, k) of the texts' versions, -1 for none; the network is of those that ``differ``, and of the others all say the same. ``known``: what other texts
-    told of ``count`` authors.
+    Places are things that annotators see or not, and name right or not, as objects in a picture are: how often each leaves out which word follows from all texts.
+    ``line``, ``annotator``: (n, k) of the texts' versions, -1 for none; the network is of those that ``differ``, and of the others all say the same. ``known``: what other texts
+    told of ``count`` annotators.
     """
-    own = author[differ][network.item]
+    own = annotator[differ][network.item]
     who, there, said = own, network.there, network.keys
     if known is None:
         same = texts.chosen(line[~differ, 0])
-        whole = np.repeat(author[~differ], same.lengths, axis=0)
+        whole = np.repeat(annotator[~differ], same.lengths, axis=0)
         who = np.concatenate([own, whole])
         there = np.concatenate([network.there, whole >= 0])
         said = np.concatenate([network.keys, np.where(whole >= 0, same.keys[:, None], -1)])

@@ -12,14 +12,14 @@ from florence.config import Engine
 from florence.engine.columns import Labels, moved, nested
 from florence.engine.consensus import paired_iou
 from florence.engine.words import starts
-from florence.records import KINDS
+from florence.records import BASE_TYPES
 
 CELLS = 4_000_000
 """Corners that are looked at together."""
 LEAST = 4
 """Corners that an outline keeps in any case, where it has them."""
 LENDERS = tuple(
-    KINDS.index(kind) for kind in ("<REFERRING_EXPRESSION_SEGMENTATION>", "<OD>", "<CAPTION_TO_PHRASE_GROUNDING>")
+    BASE_TYPES.index(kind) for kind in ("<REFERRING_EXPRESSION_SEGMENTATION>", "<OD>", "<CAPTION_TO_PHRASE_GROUNDING>")
 )
 BORROWERS = LENDERS[1:]
 
@@ -30,7 +30,7 @@ def outlined(parts: Sequence[Labels], settings: Engine) -> list[Labels]:
     A region without an outline has the one whose box overlaps its own most, by `engine.mask_iou` at least, carried along to it; of equals an expression's, then
     an object's, then a phrase's.
     """
-    parts = [replace(part, polygons=_simple(part, settings.fidelity)) for part in parts]
+    parts = [replace(part, polygons=_simple(part, settings.min_polygon_iou)) for part in parts]
     kept = [_Kept.of(part) for part in parts]
     lenders = sorted(
         (k for k, part in enumerate(parts) if part.kind in LENDERS), key=lambda k: LENDERS.index(parts[k].kind)
@@ -50,14 +50,14 @@ def outlined(parts: Sequence[Labels], settings: Engine) -> list[Labels]:
     ]
 
 
-def _simple(part: Labels, fidelity: float) -> pa.ListArray:
+def _simple(part: Labels, min_polygon_iou: float) -> pa.ListArray:
     """The outlines of a part, `simplified` but for those that stay."""
     if part.fixed is None or not part.fixed.any():
-        return simplified(part.polygons, fidelity)
+        return simplified(part.polygons, min_polygon_iou)
     free = np.flatnonzero(~part.fixed)
     index = np.arange(len(part.fixed))
     index[free] = len(index) + np.arange(len(free))
-    return pa.concat_arrays([part.polygons, simplified(part.polygons.take(pa.array(free)), fidelity)]).take(
+    return pa.concat_arrays([part.polygons, simplified(part.polygons.take(pa.array(free)), min_polygon_iou)]).take(
         pa.array(index)
     )
 
@@ -97,7 +97,7 @@ def _borrowed(part: Labels, mine: _Kept, lenders: _Kept, polygons: pa.ListArray,
     return replace(part, polygons=pa.concat_arrays([part.polygons, carried]).take(pa.array(index)))
 
 
-def simplified(polygons: pa.ListArray, fidelity: float) -> pa.ListArray:
+def simplified(polygons: pa.ListArray, min_polygon_iou: float) -> pa.ListArray:
     """Lists of polygons, each without the corners that it takes least to do without, as long as its IoU with what it was stays at least ``fidelity``.
 
     Corners go in the order of the triangle that they make with their neighbours (Visvalingam and Whyatt). Two outlines differ by the triangles between them at
@@ -109,21 +109,21 @@ def simplified(polygons: pa.ListArray, fidelity: float) -> pa.ListArray:
     count = np.diff(first)
     keep = np.ones(len(points), bool)
     order = np.argsort(count, kind="stable")
-    order = order[count[order] > LEAST] if fidelity < 1 else order[:0]
+    order = order[count[order] > LEAST] if min_polygon_iou < 1 else order[:0]
     while len(order):
         size = np.arange(1, len(order) + 1) * count[order]
         some = order[: max(int(np.searchsorted(size, CELLS, side="right")), 1)]
         order = order[len(some) :]
         inside = np.arange(count[some[-1]]) < count[some][:, None]
         at = np.minimum(first[some][:, None] + np.arange(inside.shape[1]), len(points) - 1)
-        keep[at[inside]] = _needed(points[at], inside, fidelity)[inside]
+        keep[at[inside]] = _needed(points[at], inside, min_polygon_iou)[inside]
     if keep.all():
         return polygons
     kept = starts(np.add.reduceat(keep, first[:-1])) if len(count) else first
     return nested(points[keep], kept, polygons.offsets.to_numpy())
 
 
-def _needed(points: np.ndarray, inside: np.ndarray, fidelity: float) -> np.ndarray:
+def _needed(points: np.ndarray, inside: np.ndarray, min_polygon_iou: float) -> np.ndarray:
     """(n, corners) which of the corners (n, corners, 2) that are ``inside`` their polygon it can not do without."""
     n, wide = inside.shape
     # corners are told by their place in the whole: row · wide + corner
@@ -143,7 +143,7 @@ def _needed(points: np.ndarray, inside: np.ndarray, fidelity: float) -> np.ndarr
         at = rows * wide + least
         spent, rest = differ + cost[np.arange(len(rows)), least], area - signed[at]
         both = whole + np.abs(rest)
-        fine = (both - spent >= fidelity * (both + spent)) & (number > LEAST)
+        fine = (both - spent >= min_polygon_iou * (both + spent)) & (number > LEAST)
         if not fine.all():
             rows, least, at, spent, rest, whole, number, cost = (
                 values[fine] for values in (rows, least, at, spent, rest, whole, number, cost)

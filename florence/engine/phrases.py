@@ -28,14 +28,14 @@ def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray 
     bounds, score, human = (
         claims.regions.bounds[region],
         claims.regions.score[region],
-        is_human(claims)[claims.author[claim]],
+        is_human(claims)[claims.annotator[claim]],
     )
     found = [
         ("blacklisted", filters.blacklisted(text, settings)[slot]),
-        ("low_score", filters.low_score(score, claims.author[claim], GROUNDING, claims.authors, settings)),
+        ("low_score", filters.low_score(score, claims.annotator[claim], GROUNDING, claims.annotators, settings)),
         (
             "low_phrase_score",
-            filters.low_phrase_score(claims.score[claim], claims.author[claim], claims.authors, settings),
+            filters.low_phrase_score(claims.score[claim], claims.annotator[claim], claims.annotators, settings),
         ),
         ("degenerate", filters.degenerate(bounds, settings)),
     ]
@@ -55,7 +55,7 @@ def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray 
         region,
         slot,
         claims.image[claim],
-        claims.author[claim],
+        claims.annotator[claim],
         bounds,
         phrase,
         np.zeros(len(slot), np.int64),
@@ -67,7 +67,7 @@ def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray 
 
 
 def repeated(claims: Claims, region: np.ndarray, slot: np.ndarray) -> np.ndarray:
-    """(n,) whether a region of a phrase is another author's box word by word and to the last digit, with an outline that the other has not: who draws masks in the
+    """(n,) whether a region of a phrase is another annotator's box word by word and to the last digit, with an outline that the other has not: who draws masks in the
     boxes of others says nothing of its own about phrases. ``region``: rows of the regions; ``slot``: their phrases.
     """
     drawn = np.diff(claims.regions.polygons.offsets.to_numpy())[region] > 0
@@ -96,12 +96,12 @@ def could_say(claims: Claims, bound: Bound, captions: Kept) -> np.ndarray:
     version = np.argsort(captions.caption, kind="stable")[
         np.arange(len(row)) - np.repeat(starts(size)[:-1] - starts(count)[bound.caption], size)
     ]
-    length = captions.lines.lengths[captions.source.line[: len(captions.author)]]
+    length = captions.lines.lengths[captions.source.line[: len(captions.annotator)]]
     to = captions.source.to[: int(length.sum())]
     there = np.flatnonzero(to >= 0)
     at = to[there] + np.repeat(np.arange(len(length)), length)[there] * LONG
     low, high = (np.searchsorted(at, version * LONG + bound.tokens[row, side]) for side in (0, 1))
-    able[row, captions.author[version]] &= low < high
+    able[row, captions.annotator[version]] &= low < high
     return able
 
 
@@ -114,9 +114,9 @@ def ask_phrases(
     able = could_say(claims, bound, captions)
     draws = known.draws if known else None
     if draws is None:
-        count = len(claims.authors)
-        drawing = np.bincount(units.author, units.reason == "repeated", minlength=count)
-        draws = (drawing > 0) & (drawing == np.bincount(units.author, minlength=count))
+        count = len(claims.annotators)
+        drawing = np.bincount(units.annotator, units.reason == "repeated", minlength=count)
+        draws = (drawing > 0) & (drawing == np.bincount(units.annotator, minlength=count))
     # who does nothing but draw outlines in others' boxes is not silent where it drew none
     able[:, draws] = False
     asked = ask(claims, units, able, settings, None, known=known)
@@ -134,8 +134,8 @@ def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fuse
     slot = units.group[fused.speaker]
     heard = asked.thing >= 0
     reason = np.where(heard, "", units.reason[fused.speaker]).astype(object)
-    reason[(reason == "") & filters.no_quorum(fused.agreement, settings.quorum)] = "no_quorum"
-    rank = np.nan_to_num(fused.agreement, nan=-1.0)
+    reason[(reason == "") & filters.low_confidence(fused.confidence, settings.min_confidence)] = "low_confidence"
+    rank = np.nan_to_num(fused.confidence, nan=-1.0)
     good = reason == ""
     reason[
         np.flatnonzero(good)[
@@ -169,7 +169,7 @@ def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fuse
         image=units.image[fused.speaker][best],
         text=captions.texts(caption),
         score=np.where(np.isnan(fused.score[best]), np.nan, means),
-        agreement=fused.agreement[best],
+        confidence=fused.confidence[best],
         reason=reason[best].tolist(),
         count=count,
         label=[units.text[k] for k in fused.speaker[shown].tolist()],
@@ -197,7 +197,7 @@ def _unbound(claims: Claims, bound: Bound) -> Labels:
         image=claims.image[rows],
         text=[claims.texts[k] for k in claims.text[rows].tolist()],
         score=claims.score[rows],
-        agreement=np.full(len(rows), np.nan),
+        confidence=np.full(len(rows), np.nan),
         reason=["no_caption" if slot == NO_CAPTION else "not_in_caption" for slot in bound.slot[lost].tolist()],
         count=count,
         label=regions.label.take(pa.array(index)).to_pylist(),
@@ -206,7 +206,7 @@ def _unbound(claims: Claims, bound: Bound) -> Labels:
         polygons=no_polygons(len(index)),
         region_score=regions.score[index],
         span=regions.span[index],
-        order=np.stack([np.full(len(rows), 99), spans[:, 0], spans[:, 1], claims.author[rows]], axis=1)
+        order=np.stack([np.full(len(rows), 99), spans[:, 0], spans[:, 1], claims.annotator[rows]], axis=1)
         .astype(float)
         .reshape(-1, 4),
     )

@@ -21,7 +21,7 @@ from florence.engine.words import code_of, lines, overlap, spread
 from florence.geometry import box_quad
 from florence.metrics import same
 from florence.metrics.reading import normal
-from florence.records import KINDS
+from florence.records import BASE_TYPES
 
 OBJECTS, READ = "<OD>", "<OCR_WITH_REGION>"
 PLACES = (OBJECTS, DESCRIBED, "<REFERRING_EXPRESSION_SEGMENTATION>", READ)
@@ -40,7 +40,7 @@ class Units:
     region: np.ndarray
     group: np.ndarray
     image: np.ndarray
-    author: np.ndarray
+    annotator: np.ndarray
     bounds: np.ndarray
     text: tuple[str, ...]
     code: np.ndarray
@@ -55,7 +55,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Judged:
-    """What is known of those who speak of places of one kind. ``sharp``: (A,) the weight of each author's boxes, see `sharpness`; ``draws``: (A,) who draws
+    """What is known of those who speak of places of one kind. ``sharp``: (A,) the weight of each annotator's boxes, see `sharpness`; ``draws``: (A,) who draws
     outlines in the boxes of others and does nothing else, where it was asked.
     """
 
@@ -81,14 +81,14 @@ class Poll:
 
 @dataclass(frozen=True)
 class Fused:
-    """The answer. ``speaker``: (places,), the unit whose word stands; ``winner``: (places,), its author in the ballots; ``box``: (places, 4);
+    """The answer. ``speaker``: (places,), the unit whose word stands; ``winner``: (places,), its annotator in the ballots; ``box``: (places, 4);
     ``agreement``: NaN where nobody has a vote; ``weight``, ``sharp``: (m,), of each unit's word, and of its box.
     """
 
     speaker: np.ndarray
     winner: np.ndarray
     box: np.ndarray
-    agreement: np.ndarray
+    confidence: np.ndarray
     score: np.ndarray
     weight: np.ndarray
     sharp: np.ndarray
@@ -102,20 +102,20 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
     bounds = np.append(claims.regions.bounds, np.full((1, 4), np.nan), axis=0)[region]
     known, place = np.unique(claims.text[rows], return_inverse=True)
     said = [claims.texts[k] for k in known.tolist()]
-    plain = normal if KINDS[kind] == READ else names(settings).plain if KINDS[kind] == OBJECTS else same
+    plain = normal if BASE_TYPES[kind] == READ else names(settings).plain if BASE_TYPES[kind] == OBJECTS else same
     codes: dict[str, int] = {}
     code = np.asarray([codes.setdefault(plain(text), len(codes)) for text in said], np.int64)[place]
-    human = is_human(claims)[claims.author[rows]]
+    human = is_human(claims)[claims.annotator[rows]]
     found = [
         ("empty_text", filters.empty(said)[place]),
         (
             "low_score",
-            filters.low_score(claims.score[rows], claims.author[rows], KINDS[kind], claims.authors, settings),
+            filters.low_score(claims.score[rows], claims.annotator[rows], BASE_TYPES[kind], claims.annotators, settings),
         ),
         ("repetition", filters.repetition(lines(said), settings)[place]),
         ("degenerate", filters.degenerate(bounds, settings)),
     ]
-    if size is not None and KINDS[kind] != READ:
+    if size is not None and BASE_TYPES[kind] != READ:
         found.append(("near_full", filters.near_full(bounds, size[claims.image[rows]], settings)))
     # what a person says is not filtered
     found = [("no_place", np.isnan(bounds).any(axis=1)), *((name, applies & ~human) for name, applies in found)]
@@ -125,7 +125,7 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
         region,
         image,
         image,
-        claims.author[rows],
+        claims.annotator[rows],
         bounds,
         tuple([said[k] for k in place.tolist()]),
         code,
@@ -137,8 +137,8 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
 
 
 def is_human(claims: Claims) -> np.ndarray:
-    """(authors,) whether it is a person."""
-    return np.asarray([name == HUMAN for name in claims.authors], bool)
+    """(annotators,) whether it is a person."""
+    return np.asarray([name == HUMAN for name in claims.annotators], bool)
 
 
 def ask(
@@ -157,21 +157,21 @@ def ask(
     ``shared``: see `fit`.
     """
     good = units.reason == ""
-    place = gather(units.group, units.author, units.bounds, units.code, settings.iou, settings.same_iou, first=good)
+    place = gather(units.group, units.annotator, units.bounds, units.code, settings.iou, settings.same_iou, first=good)
     voter = np.flatnonzero(good)
     asked, thing_of = np.unique(place[voter], return_inverse=True)
     thing = np.full(int(place.max(initial=-1)) + 1, -1, np.int64)
     thing[asked] = np.arange(len(asked))
     group = np.zeros(len(asked), np.int64)
     group[thing_of] = units.group[voter]
-    human = claims.authors.index(HUMAN) if HUMAN in claims.authors else None
+    human = claims.annotators.index(HUMAN) if HUMAN in claims.annotators else None
     # only a person's empty text is let in; all of them have one code
     empty = [k for k in voter[units.human[voter]].tolist() if similarity and filters.empty([units.text[k]])[0]]
     void = int(units.code[empty[0]]) if empty else -1
     edges = known.trust.edges if known else None
     votes = ballots(
         thing_of,
-        units.author[voter],
+        units.annotator[voter],
         looked[group],
         units.code[voter],
         units.score[voter],
@@ -184,7 +184,7 @@ def ask(
     if known:
         judged = replace(known, trust=known.trust.about(units.names, votes.names))
     else:
-        student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
+        student = claims.annotators.index(STUDENT) if STUDENT in claims.annotators else None
         trust = fit(votes, student, settings.student.cap, units.names, shared)
         judged = Judged(trust, sharpness(units.bounds[voter], votes, trust))
     return Poll(units, place, thing, voter, votes, judged, similarity is None or by_name)
@@ -195,14 +195,14 @@ def ask_places(
 ) -> Poll:
     """The poll on all places of a kind. ``size``: of the images; None filters nothing by it. ``known``: what was found of other images."""
     units = place_units(claims, kind, size, settings)
-    objects = KINDS[kind] == OBJECTS
+    objects = BASE_TYPES[kind] == OBJECTS
     able, shared = (vocabulary(claims, units, settings), BY_CLAIMS) if objects else (None, BY_CLAIMS_OF_TEXTS)
     return ask(
         claims,
         units,
         claims.able(kind),
         settings,
-        likeness(units, KINDS[kind], settings),
+        likeness(units, BASE_TYPES[kind], settings),
         able,
         by_name=objects,
         known=known,
@@ -211,12 +211,12 @@ def ask_places(
 
 
 def vocabulary(claims: Claims, units: Units, settings: Engine) -> np.ndarray | None:
-    """(A, codes) whether an author has a name, or that of a kind, for what has that code; None where all have any."""
+    """(A, codes) whether an annotator has a name, or that of a kind, for what has that code; None where all have any."""
     if all(known is None for known in claims.vocabularies):
         return None
     table = names(settings)
     example = dict(zip(units.code.tolist(), units.text, strict=True))
-    able = np.ones((len(claims.authors), len(example)), bool)
+    able = np.ones((len(claims.annotators), len(example)), bool)
     for who, known in enumerate(claims.vocabularies):
         if known is not None:
             words = {table.plain(name) for name in known}
@@ -259,18 +259,18 @@ def letters(text: str) -> list[int]:
 
 def fuse(claims: Claims, asked: Poll, settings: Engine) -> Fused:
     """Vote on every place, and put its box where its claims are on average, the sharper ones counting for more."""
-    outcome = vote(asked.votes, asked.judged.trust, claims.authors, settings.student.cap, by_name=asked.by_name)
+    outcome = vote(asked.votes, asked.judged.trust, claims.annotators, settings.student.cap, by_name=asked.by_name)
     units = asked.units
     weight = np.zeros(len(units))
     where = np.nonzero(asked.votes.spoke)
     weight[asked.voter[asked.votes.claim[where]]] = outcome.weight[where]
     speaker, winner = _speakers(asked, outcome)
-    sharp = weight * asked.judged.sharp[units.author]
+    sharp = weight * asked.judged.sharp[units.annotator]
     return Fused(
         speaker=speaker,
         winner=winner,
         box=average(units.bounds, sharp, asked.place, speaker),
-        agreement=np.append(outcome.agreement, np.nan)[asked.thing],
+        confidence=np.append(outcome.confidence, np.nan)[asked.thing],
         score=average(units.score[:, None], weight, asked.place, speaker)[:, 0],
         weight=weight,
         sharp=sharp,
@@ -278,7 +278,7 @@ def fuse(claims: Claims, asked: Poll, settings: Engine) -> Fused:
 
 
 def _speakers(asked: Poll, outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
-    """(places,) the unit whose text stands for the place, and its author in the ballots: the winner's; where nobody has a vote, the first claim's, and -1."""
+    """(places,) the unit whose text stands for the place, and its annotator in the ballots: the winner's; where nobody has a vote, the first claim's, and -1."""
     speaker = np.full(len(asked.thing), len(asked.units), np.int64)
     np.minimum.at(speaker, asked.place, np.arange(len(asked.units)))
     heard = asked.thing >= 0
@@ -299,7 +299,7 @@ def average(values: np.ndarray, weight: np.ndarray, place: np.ndarray, speaker: 
 
 def place_labels(claims: Claims, kind: int, asked: Poll, settings: Engine) -> list[Labels]:
     """One row for each place that a kind's claims are about; then the texts of regions that rankers find to fit less well than the one that is taken."""
-    task, units = KINDS[kind], asked.units
+    task, units = BASE_TYPES[kind], asked.units
     fused = fuse(claims, asked, settings)
     speaker, box = fused.speaker, fused.box
     there = ~np.isnan(box).any(axis=1)
@@ -318,7 +318,7 @@ def place_labels(claims: Claims, kind: int, asked: Poll, settings: Engine) -> li
         image=units.image[speaker],
         text=text,
         score=fused.score,
-        agreement=fused.agreement,
+        confidence=fused.confidence,
         reason=_verdicts(asked, fused, settings),
         count=there.astype(np.int64),
         label=[t for t, has in zip(text, there.tolist(), strict=True) if has],
@@ -366,10 +366,10 @@ def ranked(labels: Labels, ranks: Ranks, fixed: np.ndarray, settings: Engine) ->
             else:
                 text[here], score[here], label[region[here]], region_score[region[here]] = words, fits, words, fits
     chosen = replace(labels, text=text, score=score, label=label, region_score=region_score)
-    return [chosen, _outranked(labels, region, rest)] if rest else [chosen]
+    return [chosen, _ranked_lower(labels, region, rest)] if rest else [chosen]
 
 
-def _outranked(labels: Labels, region: np.ndarray, rest: list[tuple[int, str, float]]) -> Labels:
+def _ranked_lower(labels: Labels, region: np.ndarray, rest: list[tuple[int, str, float]]) -> Labels:
     """(row, text, score) as dropped rows in the places of those rows."""
     rows = np.asarray([row for row, _, _ in rest], np.int64)
     words, fits = [words for _, words, _ in rest], np.asarray([fits for _, _, fits in rest], float)
@@ -378,8 +378,8 @@ def _outranked(labels: Labels, region: np.ndarray, rest: list[tuple[int, str, fl
         image=labels.image[rows],
         text=words,
         score=fits,
-        agreement=labels.agreement[rows],
-        reason=["outranked"] * len(rest),
+        confidence=labels.confidence[rows],
+        reason=["ranked_lower"] * len(rest),
         count=np.ones(len(rest), np.int64),
         label=words,
         box=labels.box[region[rows]],
@@ -397,9 +397,9 @@ def _verdicts(asked: Poll, fused: Fused, settings: Engine) -> list[str]:
     reason = np.where(heard, "", units.reason[speaker]).astype(object)
     said = np.flatnonzero(heard & ruled)
     reason[said[filters.empty([units.text[k] for k in speaker[said].tolist()])]] = "rejected"
-    reason[(reason == "") & filters.no_quorum(fused.agreement, settings.quorum)] = "no_quorum"
+    reason[(reason == "") & filters.low_confidence(fused.confidence, settings.min_confidence)] = "low_confidence"
     kept = np.flatnonzero(reason == "")
-    rank = fused.agreement[kept] + ruled[kept]
+    rank = fused.confidence[kept] + ruled[kept]
     again = filters.duplicate(units.image[speaker[kept]], units.code[speaker[kept]], fused.box[kept], rank, settings)
     # two that a person has drawn are two
     reason[kept[again & ~ruled[kept]]] = "duplicate"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.metrics import same
-from florence.records import CAPTIONS, Speaker
+from florence.records import CAPTIONS, AnnotatorProfile
 
 DESCRIBED = "<DENSE_REGION_CAPTION>"
 
@@ -38,10 +38,10 @@ class Ranks:
 NONE = Ranks({}, np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), ())
 
 
-def read_ranks(claims: pa.Table, images: Sequence[str], speakers: Sequence[Speaker]) -> Ranks:
+def read_ranks(claims: pa.Table, images: Sequence[str], profiles: Sequence[AnnotatorProfile]) -> Ranks:
     """The claims of rankers about ``images`` (ids). Of several rankers' scores of one text the mean counts."""
-    rankers = pa.array([speaker.name for speaker in speakers if speaker.role == "ranker"], pa.string())
-    table = claims.filter(pc.and_(pc.is_in(claims["author"], rankers), pc.is_valid(claims["score"])))
+    rankers = pa.array([speaker.name for speaker in profiles if speaker.role == "ranker"], pa.string())
+    table = claims.filter(pc.and_(pc.is_in(claims["annotator"], rankers), pc.is_valid(claims["score"])))
     if not len(table):
         return NONE
     image = pc.index_in(table["image_id"], value_set=pa.array(images, pa.string())).fill_null(-1).to_numpy()

@@ -1,4 +1,4 @@
-"""The model as one more annotator: what it predicts enters the next round's consensus as claims of author `student`."""
+"""The model as one more annotator: what it predicts enters the next round's consensus as claims of annotator `student`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from florence.model.checkpoint import load, weights_hash
 from florence.model.confidence import Calibration, beside
 from florence.model.generate import Ask, predict
 from florence.records import CAPTIONS, Claim, Region, digest
-from florence.specialists import Batch
+from florence.annotators import Batch
 from florence.tasks import Answer
 
 TWICE = 0.7
@@ -27,7 +27,7 @@ OBJECTS, CATEGORY, GROUNDING = "<OD>", "<REGION_TO_CATEGORY>", "<CAPTION_TO_PHRA
 
 
 class Student:
-    """A checkpoint folder as an annotator, with the interface of a specialist.
+    """A checkpoint folder as an annotator, with the interface of an annotator.
 
     It is asked the tasks in `engine.student.tasks`. Scores are confidences where a calibration lies beside the weights, and probabilities of tokens elsewhere; answers that
     are no legal text of their task are not claimed, nor are regions whose score is below `engine.student.min_score`. With `engine.student.second_look` it is asked about each object's box again

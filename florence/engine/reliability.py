@@ -37,7 +37,7 @@ COPIES = 0.1
 PROVEN = 20.0
 """How much likelier (log) that has to make what both say."""
 SAMPLE, PAIRED = 5000, 1500
-"""Things that the model is fitted to at most, and of those, that two authors are compared on."""
+"""Things that the model is fitted to at most, and of those, that two annotators are compared on."""
 CHUNK = 20_000
 """Things whose evidence is in memory at once."""
 STEPS, SETTLED = 40, 1e-3
@@ -46,12 +46,12 @@ MOST_UNSEEN = 0.95
 
 @dataclass(frozen=True)
 class Trust:
-    """What is known of A authors, of things with V names. The last name stands for every one that has not been met.
+    """What is known of A annotators, of things with V names. The last name stands for every one that has not been met.
 
-    ``precision``: (A,), share of an author's claims that are right; ``seen``: (A, V), how likely an author says something of a thing of that name; ``named``: (A, V), how likely that is its name; ``invented``: (A,), claims
+    ``precision``: (A,), share of an annotator's claims that are right; ``seen``: (A, V), how likely an annotator says something of a thing of that name; ``named``: (A, V), how likely that is its name; ``invented``: (A,), claims
     about nothing; ``things``: how many there are, unseen ones included, and ``of``: how many were spoken of; ``called``, ``mistaken``: (V,), how often a thing has that name, and how often
-    a wrong claim says it; ``right``, ``wrong``: (A, levels), how often an author's right and wrong claims have that level of its score; ``repeats``: (A,), the
-    author whose word one repeats, -1 for none, and ``repeated``: (A,), for how many things; ``estimated``: (A,), whether there was enough to tell by;
+    a wrong claim says it; ``right``, ``wrong``: (A, levels), how often an annotator's right and wrong claims have that level of its score; ``repeats``: (A,), the
+    annotator whose word one repeats, -1 for none, and ``repeated``: (A,), for how many things; ``estimated``: (A,), whether there was enough to tell by;
     ``edges``: see `Ballots`. ``names``: what the names are, where others may say them too; ``number``: (labels + 1,), the name that each label of a ballot is.
     """
 
@@ -81,7 +81,7 @@ class Trust:
 
     @property
     def recall(self) -> np.ndarray:
-        """(A,): share of the things that an author sees and names right."""
+        """(A,): share of the things that an annotator sees and names right."""
         return (self.seen * self.named) @ self.called
 
     @property
@@ -92,8 +92,8 @@ class Trust:
 
 @dataclass(frozen=True)
 class Belief:
-    """What is believed of c things. ``nothing``: (c,), how likely there is nothing; ``names``: (c, A), how likely the thing has the name that an author was the first to say
-    (0 for the others); ``claims``: (c, A), how likely what an author says is right, 0 where it says nothing.
+    """What is believed of c things. ``nothing``: (c,), how likely there is nothing; ``names``: (c, A), how likely the thing has the name that an annotator was the first to say
+    (0 for the others); ``claims``: (c, A), how likely what an annotator says is right, 0 where it says nothing.
     """
 
     nothing: np.ndarray
@@ -102,7 +102,7 @@ class Belief:
 
 
 def believe(votes: Ballots, trust: Trust, capped: int | None = None, cap: float = 1.0) -> Belief:
-    """What the claims come to, all evidence taken together. The evidence of author ``capped`` is at most ``cap`` of all there is about a thing.
+    """What the claims come to, all evidence taken together. The evidence of annotator ``capped`` is at most ``cap`` of all there is about a thing.
 
     Where a person speaks, what it says holds.
     """
@@ -131,7 +131,7 @@ def believed(votes: Ballots, trust: Trust, capped: int | None = None, cap: float
     )
 
 
-# in the following things stand last: numpy is slow where its inner loops are as short as there are authors
+# in the following things stand last: numpy is slow where its inner loops are as short as there are annotators
 
 
 def _rule(votes: Ballots, chance: np.ndarray) -> None:
@@ -147,7 +147,7 @@ def _rule(votes: Ballots, chance: np.ndarray) -> None:
 
 
 def _share(log: np.ndarray, possible: np.ndarray, who: int, cap: float) -> np.ndarray:
-    """(c,) what to scale an author's evidence by, so that its span over what is possible is ``cap`` of the sum of all spans at most."""
+    """(c,) what to scale an annotator's evidence by, so that its span over what is possible is ``cap`` of the sum of all spans at most."""
     shown = possible[:, None]
     span = np.where(shown, log, -np.inf).max(axis=0) - np.where(shown, log, np.inf).min(axis=0)
     others = span.sum(axis=0) - span[who]
@@ -155,7 +155,7 @@ def _share(log: np.ndarray, possible: np.ndarray, who: int, cap: float) -> np.nd
 
 
 def _prior(votes: Ballots, trust: Trust) -> np.ndarray:
-    """(2 + A, c) log of how many things of each sort there are: nothing, the name that each author says, another name."""
+    """(2 + A, c) log of how many things of each sort there are: nothing, the name that each annotator says, another name."""
     count = np.full((2 + votes.claim.shape[1], len(votes.claim)), np.log(trust.things))
     count[0] = np.log(max(trust.of, 1) / COINCIDENCE)
     count[1:-1] += np.log(trust.called)[trust.number][votes.turned.label]
@@ -163,11 +163,11 @@ def _prior(votes: Ballots, trust: Trust) -> np.ndarray:
 
 
 def _evidence(votes: Ballots, trust: Trust) -> np.ndarray:
-    """(2 + A, A, c) log of how likely each author says what it says, if there is nothing, if the thing has the name that author j says, or another name."""
+    """(2 + A, A, c) log of how likely each annotator says what it says, if there is nothing, if the thing has the name that annotator j says, or another name."""
     one, many = _alone(votes, trust)
     turned = votes.turned
-    author = np.arange(len(one))[:, None]
-    right, wrong = trust.right[author, turned.level], trust.wrong[author, turned.level]
+    annotator = np.arange(len(one))[:, None]
+    right, wrong = trust.right[annotator, turned.level], trust.wrong[annotator, turned.level]
     for a in np.flatnonzero(trust.repeats >= 0).tolist():
         b = int(trust.repeats[a])
         again = trust.repeated[a] * turned.heard[b]
@@ -183,12 +183,12 @@ def _evidence(votes: Ballots, trust: Trust) -> np.ndarray:
 
 
 def _alone(votes: Ballots, trust: Trust) -> tuple[np.ndarray, np.ndarray]:
-    """(A, c) and (1 + A, A, c): how likely each author, whatever the others say, says what it says, if there is nothing, and if there is something."""
+    """(A, c) and (1 + A, A, c): how likely each annotator, whatever the others say, says what it says, if there is nothing, and if there is something."""
     turned = votes.turned
     spoke, same, name = turned.spoke, turned.same, trust.number[turned.label]
     mistaken = trust.mistaken[name]
     invents = np.minimum(trust.invented * COINCIDENCE / max(trust.of, 1), 0.5)
-    # (whose name the thing has, author, thing): what the author sees of a thing of that name
+    # (whose name the thing has, annotator, thing): what the annotator sees of a thing of that name
     seen, named = trust.seen[:, name].swapaxes(0, 1), trust.named[:, name].swapaxes(0, 1)
     says = seen * (same * named + (1 - same) * (1 - named) * mistaken)
     # what one has no name for it can not tell
@@ -206,7 +206,7 @@ def _alone(votes: Ballots, trust: Trust) -> tuple[np.ndarray, np.ndarray]:
 def fit(
     votes: Ballots, capped: int | None = None, cap: float = 1.0, names: Sequence[str] = (), shared: float = BY_CLAIMS
 ) -> Trust:
-    """What the claims tell of their authors; ``capped`` and ``cap`` as in `believe`; ``names``: what each label is; ``shared``: claims that the mean of all names counts for. It takes three who look at the same things to judge each of them, and four to find who repeats whom.
+    """What the claims tell of their annotators; ``capped`` and ``cap`` as in `believe`; ``names``: what each label is; ``shared``: claims that the mean of all names counts for. It takes three who look at the same things to judge each of them, and four to find who repeats whom.
 
     Where two look, only the number of things and of inventions is estimated; where one does, nothing is.
     """
@@ -232,7 +232,7 @@ def fit(
 
 
 def _presence(votes: Ballots, sample: Ballots) -> np.ndarray:
-    """(A,) how many of each author's claims there are to one in the sample."""
+    """(A,) how many of each annotator's claims there are to one in the sample."""
     return votes.spoke.sum(axis=0) / np.maximum(sample.spoke.sum(axis=0), 1)
 
 
@@ -316,7 +316,7 @@ def _learnt(votes: Ballots, belief: Belief, trust: Trust, shared: float) -> Trus
 
 
 def _by_name(votes: Ballots, belief: Belief, unseen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(A, V) twice: `Trust.seen` and `Trust.named`, each name's figures held to the author's mean."""
+    """(A, V) twice: `Trust.seen` and `Trust.named`, each name's figures held to the annotator's mean."""
     names, count = votes.names + 1, votes.claim.shape[1]
     things, by = np.nonzero(votes.first)
     chance, label = belief.names[things, by], votes.label[things, by]
@@ -336,7 +336,7 @@ def _by_name(votes: Ballots, belief: Belief, unseen: np.ndarray) -> tuple[np.nda
 
 
 def _levels_of(votes: Ballots, weight: np.ndarray) -> np.ndarray:
-    """(A, levels): how the weight of each author's claims is spread over the levels of its score, held to the spread of all its claims."""
+    """(A, levels): how the weight of each annotator's claims is spread over the levels of its score, held to the spread of all its claims."""
     result = np.empty((votes.claim.shape[1], LEVELS + 1))
     for a in range(len(result)):
         mine = votes.spoke[:, a]
@@ -410,7 +410,7 @@ def _repeats(votes: Ballots, chance: np.ndarray, alone: np.ndarray, of: int, who
 
 
 def _rooted(edges: list[tuple[int, int, float]], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ties as who repeats whom, and for how many things: in each group the first author repeats nobody."""
+    """Ties as who repeats whom, and for how many things: in each group the first annotator repeats nobody."""
     repeats, repeated = np.full(count, -1), np.zeros(count)
     known: set[int] = set()
     for root in range(count):

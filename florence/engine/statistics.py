@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from florence.engine.columns import sizes
 from florence.engine.parse import Parsed, parse
 from florence.engine.words import tokens
-from florence.records import ANNOTATED, CAPTIONS, digest
+from florence.records import ANNOTATION_TYPES, CAPTIONS, digest
 
 SAMPLE = 1000
 """Texts of a kind that are parsed at most."""
@@ -30,7 +30,7 @@ def statistics(labels: pa.Table, images: pa.Table) -> dict[str, Any]:
     no phrase has a place. ``boxes``: the shares of the objects' boxes in `BINS` bins by area, aspect ratio and centre.
     """
     kept = labels.filter(pc.and_(labels["kept"], pc.is_in(labels["image_id"], images["image_id"].combine_chunks())))
-    by_task = {task: kept.filter(pc.equal(kept["task"], task)) for task in ANNOTATED}
+    by_task = {task: kept.filter(pc.equal(kept["task"], task)) for task in ANNOTATION_TYPES}
     return {
         "kinds": {task: _kind(task, rows) for task, rows in by_task.items() if len(rows)},
         "triplets": {task: _kind(GROUNDING, rows) for task, rows in _by_text(by_task).items() if len(rows)},

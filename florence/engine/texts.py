@@ -15,24 +15,24 @@ from florence.engine.enhance import Likeness, Versions, compose, likeness
 from florence.engine.places import is_human
 from florence.engine.reliability import Trust as WordTrust
 from florence.engine.words import Lines, lines
-from florence.records import KINDS
+from florence.records import BASE_TYPES
 
 CHOICES = 20.0
 """Texts that could as well be written: with more, weights differ too little for the silence of the others to count for enough."""
 COPIES = 0.25
-"""Share of what two authors do not have in common by chance from which one is taken to repeat the other."""
+"""Share of what two annotators do not have in common by chance from which one is taken to repeat the other."""
 ENOUGH = 30
-"""Captions of two authors about the same images under which they are taken to be independent."""
+"""Captions of two annotators about the same images under which they are taken to be independent."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The captions of one kind that are claimed, one an author and image, in order of both. ``image``, ``author``, ``text``: (c,), as in `Claims`; ``line``: (c,),
+    """The captions of one kind that are claimed, one an annotator and image, in order of both. ``image``, ``annotator``, ``text``: (c,), as in `Claims`; ``line``: (c,),
     row of ``lines``, what is left of the text without boilerplate; ``start``: (c,), the character that it begins at; ``reason``: (c,), why it has no vote.
     """
 
     image: np.ndarray
-    author: np.ndarray
+    annotator: np.ndarray
     text: np.ndarray
     score: np.ndarray
     reason: np.ndarray
@@ -68,7 +68,7 @@ class Captions:
     item: np.ndarray
     to: np.ndarray
     score: np.ndarray
-    agreement: np.ndarray
+    confidence: np.ndarray
     reason: np.ndarray
     judged: Judged
 
@@ -86,8 +86,8 @@ class Judged:
 
 @dataclass(frozen=True)
 class Trust:
-    """(A,) ``weight``: of each author's captions of one kind; ``speaks``: the share of the images it looked at that it has one for; ``estimated``: whether
-    there was enough to tell by; ``group``: a number that authors have in common who repeat each other.
+    """(A,) ``weight``: of each annotator's captions of one kind; ``speaks``: the share of the images it looked at that it has one for; ``estimated``: whether
+    there was enough to tell by; ``group``: a number that annotators have in common who repeat each other.
     """
 
     weight: np.ndarray
@@ -97,27 +97,27 @@ class Trust:
 
 
 def candidates(claims: Claims, kind: int, settings: Engine) -> Candidates:
-    """The captions of one kind: of several by one author about one image the first that has a vote."""
+    """The captions of one kind: of several by one annotator about one image the first that has a vote."""
     rows = np.flatnonzero(claims.kind == kind)
-    image, author, human = claims.image[rows], claims.author[rows], is_human(claims)[claims.author[rows]]
+    image, annotator, human = claims.image[rows], claims.annotator[rows], is_human(claims)[claims.annotator[rows]]
     # what a person writes stands as it is
     known, line = np.unique(claims.text[rows] * 2 + human, return_inverse=True)
     whole = [claims.texts[k] for k in (known // 2).tolist()]
     spans = [(0, len(text)) if person else bare(text) for text, person in zip(whole, (known % 2).tolist(), strict=True)]
     inner = lines([text[a:b] for text, (a, b) in zip(whole, spans, strict=True)])
-    found = [("low_score", filters.low_score(claims.score[rows], author, KINDS[kind], claims.authors, settings))]
-    found += [(name, applies[line]) for name, applies in filters.captions(inner, KINDS[kind], settings)]
+    found = [("low_score", filters.low_score(claims.score[rows], annotator, BASE_TYPES[kind], claims.annotators, settings))]
+    found += [(name, applies[line]) for name, applies in filters.captions(inner, BASE_TYPES[kind], settings)]
     reason = filters.first_reason(len(rows), [(name, applies & ~human) for name, applies in found])
-    order = np.lexsort((reason != "", author, image))
+    order = np.lexsort((reason != "", annotator, image))
     first = (
-        order[np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(author[order]) != 0)])]
+        order[np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(annotator[order]) != 0)])]
         if len(order)
         else order
     )
     start = np.asarray([a for a, _ in spans], np.int64)
     return Candidates(
         image[first],
-        author[first],
+        annotator[first],
         claims.text[rows[first]],
         claims.score[rows[first]],
         reason[first],
@@ -131,21 +131,21 @@ def candidates(claims: Claims, kind: int, settings: Engine) -> Candidates:
 
 
 def caption_trust(claims: Claims, kind: int, found: Candidates, near: Likeness | None = None) -> Trust:
-    """How near each author's captions are to what is right, by how near they are to each other. ``near``: where it is known already.
+    """How near each annotator's captions are to what is right, by how near they are to each other. ``near``: where it is known already.
 
-    The likeness of two authors is taken for the product of two figures, one of each, that are fitted to all pairs; it takes three authors to tell them apart. Pairs that
+    The likeness of two annotators is taken for the product of two figures, one of each, that are fitted to all pairs; it takes three annotators to tell them apart. Pairs that
     are much more alike than that repeat each other (see `repeating`).
     """
-    count = len(claims.authors)
+    count = len(claims.annotators)
     near = near or likeness(_versions(found, np.zeros(len(found))))
     heard = (found.reason[near.a] == "") & (found.reason[near.b] == "") & (near.a != near.b)
-    pair = found.author[near.a[heard]] * count + found.author[near.b[heard]]
+    pair = found.annotator[near.a[heard]] * count + found.annotator[near.b[heard]]
     total = np.bincount(pair, near.value[heard], minlength=count * count).reshape(count, count).astype(float)
     times = np.bincount(pair, minlength=count * count).reshape(count, count).astype(float)
     judged = ~is_human(claims) & ((times > 0).sum(axis=1) >= 2)
     figures, group = repeating(total, times)
     weight = np.where(judged, information(figures, CHOICES), 1.0)
-    said = np.bincount(found.author, minlength=count)
+    said = np.bincount(found.annotator, minlength=count)
     return Trust(weight, np.minimum((said + 1) / (claims.able(kind).sum(axis=0) + 1), 1.0), judged, group)
 
 
@@ -162,9 +162,9 @@ def factors(total: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def repeating(total: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(A,) `factors`, and (A,) the group of each author: pairs are of one that are alike in more than `COPIES` of what two independent ones would not share.
+    """(A,) `factors`, and (A,) the group of each annotator: pairs are of one that are alike in more than `COPIES` of what two independent ones would not share.
 
-    It takes four authors: with three, any likeness of pairs can be explained by the factors.
+    It takes four annotators: with three, any likeness of pairs can be explained by the factors.
     """
     times, group = times.copy(), np.arange(len(times))
     while True:
@@ -190,12 +190,12 @@ def fuse_captions(claims: Claims, kind: int, settings: Engine, known: Judged | N
     near = likeness(_versions(found, np.zeros(len(found))))
     trust = known.trust if known else caption_trust(claims, kind, found, near)
     weight = _weights(claims, kind, found, trust, settings) * _fits(claims, found)
-    student = claims.authors.index(STUDENT) if STUDENT in claims.authors else None
+    student = claims.annotators.index(STUDENT) if STUDENT in claims.annotators else None
     words = known.words if known else None
     composed = compose(
-        _versions(found, weight), settings.alike, near, student, settings.student.cap, len(claims.authors), words
+        _versions(found, weight), settings.alike, near, student, settings.student.cap, len(claims.annotators), words
     )
-    agreement, reason = _agreed(claims, kind, found, trust, weight, composed.similarity, settings)
+    confidence, reason = _agreed(claims, kind, found, trust, weight, composed.similarity, settings)
     score = _mean(found.score, weight, found.item, len(found.first))
     result = Captions(
         kind,
@@ -206,7 +206,7 @@ def fuse_captions(claims: Claims, kind: int, settings: Engine, known: Judged | N
         found.item,
         composed.to,
         score,
-        agreement,
+        confidence,
         reason,
         Judged(trust, composed.trust),
     )
@@ -214,12 +214,12 @@ def fuse_captions(claims: Claims, kind: int, settings: Engine, known: Judged | N
 
 
 def _versions(found: Candidates, weight: np.ndarray) -> Versions:
-    return Versions(found.lines, found.item, found.author, found.line, weight)
+    return Versions(found.lines, found.item, found.annotator, found.line, weight)
 
 
 def _ruled(found: Candidates, people: np.ndarray) -> np.ndarray:
     """(k,) whether a person has a caption for the image."""
-    return np.bincount(found.item, people[found.author], minlength=len(found.first)) > 0
+    return np.bincount(found.item, people[found.annotator], minlength=len(found.first)) > 0
 
 
 def _fits(claims: Claims, found: Candidates) -> np.ndarray:
@@ -241,20 +241,20 @@ def _weights(claims: Claims, kind: int, found: Candidates, trust: Trust, setting
     """(c,) the weight of each candidate: none where it has no vote, where a person has one, or where one that it repeats has one."""
     people, cap = is_human(claims), settings.student.cap
     ruled = _ruled(found, people)[found.item]
-    weight = np.where(found.reason == "", trust.weight[found.author], 0.0)
-    if STUDENT in claims.authors and cap < 1:
-        student = claims.authors.index(STUDENT)
+    weight = np.where(found.reason == "", trust.weight[found.annotator], 0.0)
+    if STUDENT in claims.annotators and cap < 1:
+        student = claims.annotators.index(STUDENT)
         others = claims.able(kind) & ~people & (np.arange(len(people)) != student)
-        mine = found.author == student
+        mine = found.annotator == student
         limit = (others @ trust.weight) * cap / (1 - cap)
-        if KINDS[kind] in settings.student.alone:
+        if BASE_TYPES[kind] in settings.student.alone:
             limit[~others.any(axis=1)] = np.inf
         weight[mine] = np.minimum(weight[mine], limit[found.image[mine]])
     # of those who repeat each other the heaviest has a vote
-    order = np.lexsort((np.arange(len(found)), -weight, trust.group[found.author], found.item))
-    again = (np.diff(found.item[order]) == 0) & (np.diff(trust.group[found.author[order]]) == 0)
+    order = np.lexsort((np.arange(len(found)), -weight, trust.group[found.annotator], found.item))
+    again = (np.diff(found.item[order]) == 0) & (np.diff(trust.group[found.annotator[order]]) == 0)
     weight[order[1:][again]] = 0.0
-    return np.where(ruled, people[found.author].astype(float), weight)
+    return np.where(ruled, people[found.annotator].astype(float), weight)
 
 
 def _agreed(
@@ -270,17 +270,17 @@ def _agreed(
     people, count = is_human(claims), len(found.first)
     ruled = _ruled(found, people)
     silent = claims.able(kind)[found.image[found.first]] & ~people
-    silent[found.item, found.author] = False
+    silent[found.item, found.annotator] = False
     whole = np.bincount(found.item, weight, minlength=count) + np.where(
         ruled, 0.0, silent @ (trust.weight * trust.speaks)
     )
-    agreement = np.bincount(found.item, weight * similarity, minlength=count)
-    agreement = np.where(whole > 0, agreement / np.where(whole > 0, whole, 1.0), 0.0)
-    reason = np.where(filters.no_quorum(agreement, settings.caption_quorum), "no_quorum", "").astype(object)
+    confidence = np.bincount(found.item, weight * similarity, minlength=count)
+    confidence = np.where(whole > 0, confidence / np.where(whole > 0, whole, 1.0), 0.0)
+    reason = np.where(filters.low_confidence(confidence, settings.min_caption_confidence), "low_confidence", "").astype(object)
     unheard = np.bincount(found.item, found.reason == "", minlength=count) == 0
-    reason[unheard], agreement[unheard] = found.reason[found.first][unheard], np.nan
-    reason[ruled], agreement[ruled] = "", 1.0
-    return np.minimum(agreement, 1.0), reason
+    reason[unheard], confidence[unheard] = found.reason[found.first][unheard], np.nan
+    reason[ruled], confidence[ruled] = "", 1.0
+    return np.minimum(confidence, 1.0), reason
 
 
 def _mean(score: np.ndarray, weight: np.ndarray, item: np.ndarray, count: int) -> np.ndarray:
@@ -306,7 +306,7 @@ def _filtered(captions: Captions, people: np.ndarray, settings: Engine) -> Capti
 
 
 def caption_labels(claims: Claims, captions: Captions) -> Labels:
-    """Captions as rows. One of which nothing is left stands as its author wrote it."""
+    """Captions as rows. One of which nothing is left stands as its annotator wrote it."""
     none, found = np.zeros(0), captions.candidates
     text = [captions.lines.text[k] for k in captions.line.tolist()]
     for k in np.flatnonzero(captions.lines.lengths[captions.line] == 0).tolist():
@@ -316,7 +316,7 @@ def caption_labels(claims: Claims, captions: Captions) -> Labels:
         image=captions.image,
         text=text,
         score=captions.score,
-        agreement=captions.agreement,
+        confidence=captions.confidence,
         reason=captions.reason.tolist(),
         count=np.zeros(len(captions), np.int64),
         label=[],

@@ -95,7 +95,7 @@ def quality_json(measured: Iterable[Measured], settings: Evaluate) -> dict[str, 
 
 
 def by_name(claims: pa.Table, known: Known, images: Collection[str]) -> dict[str, tuple[int, int]]:
-    """Name (as `florence.metrics.same` has it) → how many of the objects of that name one author's ``claims`` see (IoU of 0.5 or more) and name right, and how many there
+    """Name (as `florence.metrics.same` has it) → how many of the objects of that name one annotator's ``claims`` see (IoU of 0.5 or more) and name right, and how many there
     are, in the ``images`` (ids) that it looked at and of which objects are known.
     """
     there = {
@@ -220,7 +220,7 @@ _MEASURES: dict[str, dict[str, OneImage]] = {
 
 
 def _trust(row: Annotation) -> float:
-    return row.agreement if row.agreement is not None else row.score or 0.0
+    return row.confidence if row.confidence is not None else row.score or 0.0
 
 
 def _cider(said: Mapping[str, Rows], there: Mapping[str, Rows]) -> dict[str, float]:

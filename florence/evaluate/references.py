@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from florence.records import ANNOTATED, Annotation, digest, table_annotations
+from florence.records import ANNOTATION_TYPES, Annotation, digest, table_annotations
 from florence.store import Store
 
 STANDING: tuple[str, ...] = ("truth", "human", "consensus")
@@ -81,22 +81,22 @@ def _truth(data: Store, images: Collection[str]) -> Rows:
     names = data.names("truth", ".parquet")
     kinds: dict[str, set[str]] = {}
     for name in names:
-        table = data.read_table(name, ["task", "author"])
+        table = data.read_table(name, ["task", "annotator"])
         kinds.setdefault(_source(name), set()).update(
             task
-            for task, author in zip(table["task"].to_pylist(), table["author"].to_pylist(), strict=True)
-            if author != HUMAN
+            for task, annotator in zip(table["task"].to_pylist(), table["annotator"].to_pylist(), strict=True)
+            if annotator != HUMAN
         )
     found: dict[tuple[str, str], list[Annotation]] = {}
     people: list[Annotation] = []
     for name, rows in _read(data, names, images):
-        people += [row for row in rows if row.author == HUMAN]
+        people += [row for row in rows if row.annotator == HUMAN]
         for row in rows:
-            if row.author != HUMAN:
+            if row.annotator != HUMAN:
                 for kind in kinds[_source(name)]:
                     found.setdefault((row.image_id, kind), [])
                 found[row.image_id, row.task].append(row)
-    truth: Rows = {key: ("truth", tuple(rows)) for key, rows in found.items() if key[1] in ANNOTATED}
+    truth: Rows = {key: ("truth", tuple(rows)) for key, rows in found.items() if key[1] in ANNOTATION_TYPES}
     return _merged(truth, _latest(people))
 
 
@@ -129,7 +129,7 @@ def _consensus(data: Store, images: Collection[str]) -> Rows:
         _, rows = next(_read(data, [name], wanted))
         frozen = {row.image_id for row in rows}
         found: dict[tuple[str, str], list[Annotation]] = {
-            (image, kind): [] for image in sorted(frozen) for kind in ANNOTATED
+            (image, kind): [] for image in sorted(frozen) for kind in ANNOTATION_TYPES
         }
         for row in rows:
             if row.kept:

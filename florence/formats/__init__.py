@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from florence.config import Section
-from florence.errors import DataError, FlorenceError, NotListed, SettingsError
+from florence.errors import DataError, FlorenceError, NotListedError, SettingsError
 from florence.formats._files import Files, is_image
 from florence.records import Annotation, Claim, ImageRecord
 from florence.registry import Registry
@@ -77,7 +77,7 @@ class LabelSet(ABC):
     def find(self, record: ImageRecord, *, strip: str = "", prefix: str = "", base_names: bool = False) -> Entry:
         """The entry of an image: by id, else by path, else (``base_names``) by base name where the data set has it once.
 
-        ``strip``, ``prefix``: taken from the front of the image's path in its source, and then put there. Raises NotListed where there is none or
+        ``strip``, ``prefix``: taken from the front of the image's path in its source, and then put there. Raises NotListedError where there is none or
         more than one, DataError where the sizes differ.
         """
         entry = self._found(record, strip, prefix, base_names)
@@ -93,7 +93,7 @@ class LabelSet(ABC):
         found = self._ids.get(record.image_id, [])
         if not found:
             if strip and not name.startswith(key(strip)):
-                raise NotListed(f"{record.name} does not begin with {strip}, so that {self.where} has no labels of it")
+                raise NotListedError(f"{record.name} does not begin with {strip}, so that {self.where} has no labels of it")
             name = key(prefix) + name.removeprefix(key(strip))
             found = self._full.get(name) or self._stems.get(posixpath.splitext(name)[0]) or []
         alike = self._bases.get(_base(name), [])
@@ -102,7 +102,7 @@ class LabelSet(ABC):
         if len(found) == 1:
             return self.entries[found[0]]
         if found:
-            raise NotListed(
+            raise NotListedError(
                 f"{record.name}: {self.where} has labels of {len(found)} images that go by {name}, so that none of them can be told to be of this one"
             )
         hint = (
@@ -110,10 +110,10 @@ class LabelSet(ABC):
             if alike
             else ""
         )
-        raise NotListed(f"{self.where} has no labels of {record.name}{hint}")
+        raise NotListedError(f"{self.where} has no labels of {record.name}{hint}")
 
     def claims(self, record: ImageRecord, **names: Any) -> Told:
-        """What the data set says of an image; ``names``: as `find` takes them. Raises NotListed and DataError as it does."""
+        """What the data set says of an image; ``names``: as `find` takes them. Raises NotListedError and DataError as it does."""
         return self.told(self.find(record, **names), record)
 
 
@@ -171,7 +171,7 @@ def read(labels: LabelSet, images: Iterable[ImageRecord]) -> Read:
             entry = labels.find(record, base_names=bases[_base(key(record.name))] == 1)
             used.add(id(entry))
             told[record.image_id] = labels.told(entry, record)
-        except NotListed:
+        except NotListedError:
             unknown.append(record.name)
         except FlorenceError as error:
             errors[record.image_id] = error

@@ -350,4 +350,4 @@ def _area(polygons: list[list[float]], record: ImageRecord) -> float:
 
 
 def _scores(row: Annotation) -> dict[str, float]:
-    return {name: value for name, value in (("score", row.score), ("agreement", row.agreement)) if value is not None}
+    return {name: value for name, value in (("score", row.score), ("confidence", row.confidence)) if value is not None}

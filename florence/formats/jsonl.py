@@ -17,14 +17,14 @@ from florence.formats import FORMATS, OBJECTS, Entry, Format, Labelled, LabelSet
 from florence.formats._files import Files
 from florence.formats._places import number, numbers, polygon, score_of, text
 from florence.geometry import Box, Quad, clip_box
-from florence.records import ANNOTATED, Claim, ImageRecord, Region
+from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region
 
 
 @FORMATS.register("jsonl")
 class JsonLines(Format):
     """``labels.jsonl``, pictures in ``images/``."""
 
-    kinds = ANNOTATED
+    kinds = ANNOTATION_TYPES
 
     def files(self, uri: str) -> Files:
         """A file, or every .jsonl of a folder."""
@@ -104,9 +104,9 @@ def _entry(line: str, where: str) -> Entry:
 
 
 def _claim(row: Any, where: str, record: ImageRecord) -> Claim:
-    if not isinstance(row, dict) or row.get("task") not in ANNOTATED:
+    if not isinstance(row, dict) or row.get("task") not in ANNOTATION_TYPES:
         found = row.get("task") if isinstance(row, dict) else row
-        raise DataError(f"{where}.task: found {found!r:.60}; one of {', '.join(ANNOTATED)} is expected")
+        raise DataError(f"{where}.task: found {found!r:.60}; one of {', '.join(ANNOTATION_TYPES)} is expected")
     regions = row.get("regions") or []
     if not isinstance(regions, list | tuple):
         raise DataError(f"{where}.regions: found {type(regions).__name__}; a list is expected")

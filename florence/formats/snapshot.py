@@ -15,14 +15,14 @@ from florence.config import Section
 from florence.errors import DataError
 from florence.formats import FORMATS, OBJECTS, Entry, Format, LabelSet, Told
 from florence.formats._files import Files
-from florence.records import ANNOTATED, ANNOTATIONS, Claim, ImageRecord, table_annotations
+from florence.records import ANNOTATION_TYPES, ANNOTATIONS, Claim, ImageRecord, table_annotations
 
 
 @FORMATS.register("snapshot")
 class Snapshot(Format):
     """The folder ``data/`` of another workspace, or of this one's past."""
 
-    kinds = ANNOTATED
+    kinds = ANNOTATION_TYPES
     writes = False
 
     class Options(Section):
@@ -32,7 +32,7 @@ class Snapshot(Format):
             "labels", description="labels: what was kept; truth: what is known to be right"
         )
         round: int | None = Field(None, ge=0, description="of the labels; the last one by default")
-        min_agreement: float = Field(0.0, ge=0, le=1, description="least agreement of a label that is taken")
+        min_confidence: float = Field(0.0, ge=0, le=1, description="least agreement of a label that is taken")
 
     def files(self, uri: str) -> Files:
         """The snapshot's folder. Of its images nothing but the shards' names counts."""
@@ -61,8 +61,8 @@ class _SnapshotSet(LabelSet):
             raise DataError(f"{files.uri}: a snapshot with {options.part}/ is expected")
         rows = pa.concat_tables([_table(files, name) for name in names])
         rows = rows.filter(rows["kept"])
-        if options.min_agreement > 0:
-            rows = rows.filter(pc.fill_null(pc.greater_equal(rows["agreement"], options.min_agreement), False))
+        if options.min_confidence > 0:
+            rows = rows.filter(pc.fill_null(pc.greater_equal(rows["confidence"], options.min_confidence), False))
         self.rows = rows
         self.places: dict[str, list[int]] = {}
         for k, image_id in enumerate(rows["image_id"].to_pylist()):

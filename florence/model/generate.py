@@ -66,7 +66,7 @@ def predict(
     features are held at once; ``beams``: more than one searches for the likeliest whole answer. A region's score is the probability
     of its label times the mean (geometric) probability of its places, each with its neighbourhood; the answer's score is the same over
     all its tokens. A caption's, which may as well be told in other words, is the mean (geometric) probability of its tokens, whatever its length.
-    Raises UnknownName for a task, EncodeError for an input that it does not take.
+    Raises UnknownNameError for a task, EncodeError for an input that it does not take.
     """
     prompts = [Prompt(ask.image, task(ask.task).prompt(ask.input)) for ask in asks]
     starts = np.asarray([task(ask.task).start for ask in asks], np.int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from florence.errors import UnknownName
+from florence.errors import UnknownNameError
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "nano": {
@@ -79,11 +79,11 @@ IMAGE_SIZES = {"nano": 96, "base": 768, "large": 768}
 
 
 def config(preset: str, vocabulary: int, image_token: int) -> Any:
-    """transformers' configuration of ``preset`` over ``vocabulary`` tokens. Raises UnknownName."""
+    """transformers' configuration of ``preset`` over ``vocabulary`` tokens. Raises UnknownNameError."""
     from transformers import BartConfig, Florence2Config, Florence2VisionConfig
 
     if preset not in PRESETS:
-        raise UnknownName("preset", preset, PRESETS)
+        raise UnknownNameError("preset", preset, PRESETS)
     parts = PRESETS[preset]
     vision = {"drop_path_rate": 0.1, "depths": (1, 1, 9, 1), **parts["vision"]}
     marks = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}

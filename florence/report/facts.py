@@ -28,7 +28,7 @@ class ImageCount:
 
 
 @dataclass(frozen=True, slots=True)
-class KindCount:
+class TypeCount:
     """How many labels of one kind were kept and how many dropped."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -48,7 +48,7 @@ class DropCount:
 
 
 @dataclass(frozen=True, slots=True)
-class SetAside:
+class RejectedFile:
     """A file that could not be used as an image, and why."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -136,10 +136,10 @@ class Churn:
 
 
 @dataclass(frozen=True, slots=True)
-class Annotator:
+class AnnotatorActivity:
     """Who annotated, and what came of it. ``images``: looked at; ``missing``: not looked at yet, and ``why``; ``calls``, ``tokens``, ``cost``: in all runs.
 
-    ``role``: see `florence.records.Speaker`; ``device``, ``batch``: as they are set.
+    ``role``: see `florence.records.AnnotatorProfile`; ``device``, ``batch``: as they are set.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -158,7 +158,7 @@ class Annotator:
 
 
 @dataclass(frozen=True, slots=True)
-class Author:
+class AnnotatorQuality:
     """An annotator in this round. ``reliability``: the weight (0 … 1) that the consensus estimated for it on ``task``, without truth, if it did; ``measured``: what its
     claims are worth on gold images under ``metric``, where truth or people's labels are known.
 
@@ -177,13 +177,13 @@ class Author:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ReliabilityByName:
     """How well an annotator sees the objects of one name: ``estimated``, the share (0 … 1) of them that it sees and names right, without truth; ``measured``, the same of
     the ``n`` that gold images are known to have, None where that is none.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    author: str
+    annotator: str
     name: str
     estimated: float
     measured: float | None = None
@@ -205,16 +205,16 @@ class RoundFacts:
     decision: Literal["accepted", "rejected"] | None = None
     reason: str = ""
     images: tuple[ImageCount, ...] = ()
-    counts: tuple[KindCount, ...] = ()
+    counts: tuple[TypeCount, ...] = ()
     drops: tuple[DropCount, ...] = ()
-    set_aside: tuple[SetAside, ...] = ()
+    rejected_files: tuple[RejectedFile, ...] = ()
     label_quality: tuple[Quality, ...] = ()
     label_quality_gain: tuple[Gain, ...] = ()
     scores: tuple[TaskScore, ...] = ()
     churn: tuple[Churn, ...] = ()
-    authors: tuple[Author, ...] = ()
-    named: tuple[Named, ...] = ()
-    annotators: tuple[Annotator, ...] = ()
+    annotator_quality: tuple[AnnotatorQuality, ...] = ()
+    reliability_by_name: tuple[ReliabilityByName, ...] = ()
+    annotator_activity: tuple[AnnotatorActivity, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 

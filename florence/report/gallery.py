@@ -270,19 +270,19 @@ def _caption_changes(before: Sequence[Annotation], after: Sequence[Annotation]) 
 
 
 def disagreements(
-    pictures: Pictures, labels: pa.Table, authors: Set[tuple[str, str]] = frozenset()
+    pictures: Pictures, labels: pa.Table, annotator_quality: Set[tuple[str, str]] = frozenset()
 ) -> tuple[Card, ...]:
     """The images whose objects the annotators agree on least: what each of them said, and what became of it.
 
-    ``authors``: (name, version) of those who took part in the round; everybody's claims are drawn where it is empty.
+    ``annotators``: (name, version) of those who took part in the round; everybody's claims are drawn where it is empty.
     """
-    rows = labels.filter(pc.and_(pc.equal(labels["task"], "<OD>"), pc.is_valid(labels["agreement"])))
-    means = rows.group_by("image_id").aggregate([("agreement", "mean"), ("agreement", "count")])
+    rows = labels.filter(pc.and_(pc.equal(labels["task"], "<OD>"), pc.is_valid(labels["confidence"])))
+    means = rows.group_by("image_id").aggregate([("confidence", "mean"), ("confidence", "count")])
     ranked = sorted(
         zip(
-            means["agreement_mean"].to_pylist(),
+            means["confidence_mean"].to_pylist(),
             means["image_id"].to_pylist(),
-            means["agreement_count"].to_pylist(),
+            means["confidence_count"].to_pylist(),
             strict=True,
         )
     )
@@ -294,11 +294,11 @@ def disagreements(
         said = [
             row
             for row in claims.get(image_id, [])
-            if row.task == "<OD>" and (not authors or (row.author, row.version) in authors)
+            if row.task == "<OD>" and (not annotator_quality or (row.annotator, row.version) in annotator_quality)
         ]
-        names = sorted({row.author for row in said})
+        names = sorted({row.annotator for row in said})
         colours = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
-        regions = [(region, colours[row.author]) for row in said for region in labelled(row)]
+        regions = [(region, colours[row.annotator]) for row in said for region in labelled(row)]
         kept = [r for row in fused.get(image_id, []) if row.task == "<OD>" and row.kept for r in labelled(row)]
         shown = (
             Picture(

@@ -157,19 +157,19 @@ def drops(facts: RoundFacts) -> Table | None:
     return Table(_head("Reason", "Kind", ">Labels"), rows) if rows else None
 
 
-def set_aside(facts: RoundFacts) -> Table | None:
+def rejected_files(facts: RoundFacts) -> Table | None:
     """Files that could not be used."""
     rows = tuple(
-        (Cell(s.name), Cell(s.source), Cell(s.reason.replace("_", " ")), Cell(s.detail)) for s in facts.set_aside
+        (Cell(s.name), Cell(s.source), Cell(s.reason.replace("_", " ")), Cell(s.detail)) for s in facts.rejected_files
     )
     return Table(_head("File", "Source", "Reason", "Detail"), rows) if rows else None
 
 
-def annotators(facts: RoundFacts) -> Table | None:
+def annotator_activity(facts: RoundFacts) -> Table | None:
     """Who annotated, what it was asked and what it cost; without cost where nobody has any."""
-    spent = any(a.calls or a.tokens or a.cost for a in facts.annotators)
+    spent = any(a.calls or a.tokens or a.cost for a in facts.annotator_activity)
     rows = []
-    for a in facts.annotators:
+    for a in facts.annotator_activity:
         told = (
             Cell(a.name, a.version),
             Cell(a.role),
@@ -194,7 +194,7 @@ def annotators(facts: RoundFacts) -> Table | None:
     return Table(head, tuple(rows)) if rows else None
 
 
-def authors(facts: RoundFacts) -> Table | None:
+def annotator_quality(facts: RoundFacts) -> Table | None:
     """What annotators claimed of each kind, how reliable they were found to be without truth, and what their claims are worth where truth is known."""
     rows = tuple(
         (
@@ -205,7 +205,7 @@ def authors(facts: RoundFacts) -> Table | None:
             _number("not estimated" if a.reliability is None else figure(a.reliability)),
             _number(figure(a.measured), a.metric.replace("_", " ")),
         )
-        for a in facts.authors
+        for a in facts.annotator_quality
     )
     return (
         Table(_head("Annotator", "Kind", ">Claims", ">Images failed", ">Reliability", ">On gold images"), rows)
@@ -214,14 +214,14 @@ def authors(facts: RoundFacts) -> Table | None:
     )
 
 
-def named(facts: RoundFacts) -> Table | None:
+def reliability_by_name(facts: RoundFacts) -> Table | None:
     """How well each annotator sees the objects of the most frequent names: as estimated, and beneath it on gold images."""
-    names = list(dict.fromkeys(n.name for n in facts.named))
-    who = list(dict.fromkeys(n.author for n in facts.named))
-    found = {(n.author, n.name): n for n in facts.named}
+    names = list(dict.fromkeys(n.name for n in facts.reliability_by_name))
+    who = list(dict.fromkeys(n.annotator for n in facts.reliability_by_name))
+    found = {(n.annotator, n.name): n for n in facts.reliability_by_name}
     rows = []
     for name in names:
-        mine = [found.get((author, name)) for author in who]
+        mine = [found.get((annotator, name)) for annotator in who]
         cells = [
             _number(figure(n.estimated, 2), "" if n.measured is None else f"{n.measured:.2f} of {n.n}")
             if n
@@ -229,7 +229,7 @@ def named(facts: RoundFacts) -> Table | None:
             for n in mine
         ]
         rows.append((Cell(name), *cells))
-    return Table(_head("Object", *(f">{author}" for author in who)), tuple(rows)) if rows else None
+    return Table(_head("Object", *(f">{annotator}" for annotator in who)), tuple(rows)) if rows else None
 
 
 def churn(facts: RoundFacts) -> Table | None:

@@ -236,7 +236,7 @@ TASK: Registry[type[Task]] = Registry("task", "florence.tasks")
 
 @lru_cache(maxsize=64)
 def task(name: str) -> Task:
-    """The task called ``name`` ("<OD>" …). Raises UnknownName, listing what is known."""
+    """The task called ``name`` ("<OD>" …). Raises UnknownNameError, listing what is known."""
     return TASK.get(name)()
 
 

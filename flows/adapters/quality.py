@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from florence import stages
 from florence.config import Settings
-from florence.errors import DataError, SettingsError, ValidationFailed
+from florence.errors import DataError, SettingsError, ValidationFailedError
 from florence.store import Store
 from flows.adapters.quality_tables import TABLES, schema_table, tables
 
@@ -50,7 +50,7 @@ class Checked:
 def validate_staging(settings: Settings, store: Store, round: int, root: Path) -> dict[str, Any]:
     """Check the labels of ``round`` in the working store before they are published; returns the counts.
 
-    Raises ValidationFailed naming each expectation that was not met, SettingsError for a suite that is wrong. Builds Data Docs either way.
+    Raises ValidationFailedError naming each expectation that was not met, SettingsError for a suite that is wrong. Builds Data Docs either way.
     """
     return _validate(f"round {round} before publishing", settings, store, round, root)
 
@@ -92,7 +92,7 @@ def _validate(where: str, settings: Settings, store: Store, round: int, root: Pa
     for line in (line for table in checked for line in table.warnings):
         logger.warning("validation of %s: %s", where, line)
     if failures := [line for table in checked for line in table.failures]:
-        raise ValidationFailed(where, failures)
+        raise ValidationFailedError(where, failures)
     return _counts(checked)
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from florence.config import Settings
-from florence.records import ANNOTATIONS, FINE_TUNED, KINDS, RECORD_COLUMNS, SPLITS
+from florence.records import ANNOTATIONS, FINE_TUNED, BASE_TYPES, RECORD_COLUMNS, SPLITS
 from florence.stages import images_table, split_of
 from florence.store import Store
 
@@ -31,7 +31,7 @@ TABLES: dict[str, str] = {
     "training": "annotation_id",
 }
 """The tables, each with the column that names a row in a message."""
-_REPEATED = ["image_id", "task", "author", "version", "reason"]
+_REPEATED = ["image_id", "task", "annotator", "version", "reason"]
 """Columns of few different texts: as categories they are filtered an order of magnitude faster."""
 OLDER = {"images": ("phash: string",)}
 """Columns that files of earlier versions lack, and that are read as null there."""
@@ -227,7 +227,7 @@ def _kinds(labels: pa.Table, parent: pa.Table | None, images: pa.Table) -> pd.Da
     import pandas as pd
 
     there = set(pc.unique(labels["task"]).to_pylist())
-    frame = pd.DataFrame({"task": [*KINDS, *(kind for kind in FINE_TUNED if kind in there)]}).set_index("task")
+    frame = pd.DataFrame({"task": [*BASE_TYPES, *(kind for kind in FINE_TUNED if kind in there)]}).set_index("task")
     frame["labels"] = _counted(labels)
     frame["kept"] = _counted(labels.filter(labels["kept"]))
     frame["drop_rate"] = (1 - frame["kept"] / frame["labels"]).where(frame["labels"] > 0)
@@ -245,7 +245,7 @@ def _kinds(labels: pa.Table, parent: pa.Table | None, images: pa.Table) -> pd.Da
 
 
 def _counted(labels: pa.Table) -> pd.Series:
-    return labels["task"].to_pandas().value_counts().reindex([*KINDS, *FINE_TUNED], fill_value=0)
+    return labels["task"].to_pandas().value_counts().reindex([*BASE_TYPES, *FINE_TUNED], fill_value=0)
 
 
 def _source(labels: pa.Table, images: pa.Table) -> pa.ChunkedArray:

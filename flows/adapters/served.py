@@ -41,7 +41,7 @@ class Florence(PythonModel):
     def predict(self, context, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """An answer for each row (MLflow makes a table of a list of dicts). ``params``: max_tokens, the longest answer.
 
-        Raises UnknownName for a task that there is not, EncodeError for an input that the task does not take; an image that
+        Raises UnknownNameError for a task that there is not, EncodeError for an input that the task does not take; an image that
         can not be read is told in its row.
         """
         answers: list[dict[str, Any]] = [{} for _ in range(len(model_input))]

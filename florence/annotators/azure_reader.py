@@ -1,0 +1,225 @@
+"""Reads what is written in a picture: Azure AI Vision (Image Analysis 4.0, feature Read), by Azure's own client."""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from pydantic import Field
+
+from florence.errors import SettingsError
+from florence.geometry import polygon_area
+from florence.records import Claim, Region
+from florence.annotators import ANNOTATORS, Batch, Said, Annotator, Usage
+from florence.annotators._answers import Useless
+from florence.annotators._calls import AGAIN, Address, Caller, Calls, Failed, address, refuse_secrets, retry_after
+from florence.annotators._quads import from_the_top, upright
+from florence.annotators._seen import thumbnail
+
+INSTALL = "pip install 'florence[services]' -c constraints.txt"
+LEAST_SIDE, MOST_SIDE = 64, 16000
+"""Pixels; the service takes no picture whose sides are not above 50, or above 16,000."""
+QUALITY = 95
+"""Of a JPEG, which is sent where a PNG is too large."""
+
+
+@ANNOTATORS.register("azure_reader")
+class AzureReader(Annotator):
+    """Claims lines of text, or words, with their quads. A word's score is the service's confidence, a line's the mean of its words'.
+
+    The key is taken from VISION_KEY in the environment.
+    """
+
+    tasks = ("<OCR_WITH_REGION>",)
+
+    class Options(Calls):
+        """Settings."""
+
+        endpoint: Address | None = Field(
+            None,
+            exclude=True,
+            description="address of the Azure resource, as https://NAME.cognitiveservices.azure.com; none: VISION_ENDPOINT",
+        )
+        model_version: str | None = Field(
+            None, description="of the service's model, as its documents list them; none: its latest, which may change"
+        )
+        words: bool = Field(False, description="claim words instead of lines")
+        min_score: float = Field(0.5, ge=0, le=1, description="least score of a line or word")
+        side: int = Field(
+            4096,
+            ge=LEAST_SIDE,
+            le=MOST_SIDE,
+            description="pixels; a longer side is shrunk to it before an image is sent",
+        )
+        megabytes: float = Field(
+            20.0,
+            gt=0,
+            le=20,
+            description="size of the file that is sent at most; a larger one is sent as JPEG, or smaller",
+        )
+        price: float = Field(0.0, ge=0, exclude=True, description="price of a call that is answered")
+
+    def __init__(self, *, name: str, **options) -> None:
+        refuse_secrets(options, f"annotators.{name}", "VISION_KEY")
+        super().__init__(name=name, **options)
+        self._caller = Caller(self, self.options, f"annotators.{name}")
+        self._clients: SimpleQueue[Any] = SimpleQueue()
+        self._key, self._place = "", ""
+
+    def load(self) -> None:
+        """Make the clients. Raises SettingsError where package, key or address is missing."""
+        if self._key:
+            return
+        try:
+            from azure.ai.vision.imageanalysis import ImageAnalysisClient
+            from azure.core.credentials import AzureKeyCredential
+        except ImportError:
+            raise SettingsError(
+                f"annotators.{self.name}: the package azure-ai-vision-imageanalysis is not installed: {INSTALL}"
+            ) from None
+        given = {
+            "VISION_KEY": os.environ.get("VISION_KEY"),
+            "VISION_ENDPOINT": self.options.endpoint or os.environ.get("VISION_ENDPOINT"),
+        }
+        for variable, value in given.items():
+            if not value:
+                also = f", or annotators.{self.name}.endpoint" if variable == "VISION_ENDPOINT" else ""
+                raise SettingsError(
+                    f"annotators.{self.name}: {variable} is not set in the environment: set it{also}; Azure's portal shows it under Keys and Endpoint"
+                )
+        try:
+            parts = urlsplit(address(str(given["VISION_ENDPOINT"])))
+        except ValueError as error:
+            raise SettingsError(f"annotators.{self.name}: VISION_ENDPOINT: {error}") from None
+        self._key, self._place = str(given["VISION_KEY"]), f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        # Calls are made again by `Caller`, which counts them. A client is used by one thread at a time: its connections are not made for more.
+        options: dict[str, Any] = {
+            "retry_total": 0,
+            "permit_redirects": False,
+            "connection_timeout": self.options.timeout,
+            "read_timeout": self.options.timeout,
+        }
+        for _ in range(self.options.concurrency):
+            self._clients.put(ImageAnalysisClient(parts.geturl(), AzureKeyCredential(self._key), **options))
+
+    def annotate(self, batch: Batch) -> list[Said]:
+        """The lines of each picture, in the order they are read in. Raises SettingsError where the service refuses key or address."""
+
+        def ask(index: int, stop: threading.Event) -> list[Claim]:
+            pixels, most = batch.pixels[index], Usage(1, 0, self.options.price)
+            payload, factors = encode(pixels, self.options.side, int(self.options.megabytes * 1e6))
+            with self._caller.budget.hold(most, stop) as hold:
+                return self._caller.ask(
+                    hold, most, partial(self._call, payload), partial(self._read, pixels.shape[:2], factors), stop
+                )
+
+        return self._caller.each(len(batch.records), ask)
+
+    def _call(self, payload: bytes, turn: int) -> tuple[Any, Usage | None]:
+        """The body of an answer, None where it is not JSON of the service, and what it used."""
+        from azure.ai.vision.imageanalysis.models import VisualFeatures
+        from azure.core import exceptions
+
+        client = self._clients.get()
+        try:
+            body = client.analyze(payload, [VisualFeatures.READ], model_version=self.options.model_version).as_dict()
+        except exceptions.ServiceRequestError:
+            raise Failed(f"{self._place} can not be reached", sent=False) from None
+        except exceptions.ServiceResponseTimeoutError:
+            raise Failed(f"{self._place} did not answer within {self.options.timeout:g} seconds", free=False) from None
+        except (exceptions.DecodeError, ValueError, TypeError, AttributeError, KeyError):
+            body = None
+        except exceptions.HttpResponseError as error:
+            raise self._refusal(error) from None
+        except exceptions.AzureError as error:
+            raise Failed(f"{self._place} broke off ({type(error).__name__})", free=False) from None
+        finally:
+            self._clients.put(client)
+        return body, Usage(0, 0, self.options.price)
+
+    def _refusal(self, error: Any) -> Exception:
+        """What an answer of another status than 200 means."""
+        status, headers = error.status_code, error.response.headers if error.response is not None else {}
+        said = " ".join(
+            str(error.error.message if error.error else error.reason or "").replace(self._key, "…").split()
+        )[:200]
+        place = f"{self._place} answers {status} ({said})"
+        if status is None:
+            return Failed(f"{self._place} broke off", free=False)
+        if status == 403 and "quota" in said.lower():
+            return Failed(place, again="later")
+        if status in (401, 403):
+            return SettingsError(
+                f"annotators.{self.name}: {place}: the key is not accepted; set VISION_KEY to one of this resource"
+            )
+        if status in (404, 405) or status < 400:
+            return SettingsError(
+                f"annotators.{self.name}: {place}: check annotators.{self.name}.endpoint; it is the resource's address without a path"
+            )
+        return Failed(place, again="now" if status in AGAIN else "never", wait=retry_after(headers.get("Retry-After")))
+
+    def _read(self, shape: tuple[int, int], factors: np.ndarray, body: Any) -> list[Claim]:
+        """The claims of an answer, in pixels of the picture of ``shape`` (height, width). Raises Useless saying what is wrong with it."""
+        if not isinstance(body, dict):
+            raise Useless("not an answer of the service (a web page, or cut off)", lost=True)
+        try:
+            lines = [line for block in body["readResult"]["blocks"] for line in block["lines"]]
+            read = [
+                (" ".join(part["text"].split()), _corners(part), _sure(part))
+                for line in lines
+                for part in (line["words"] if self.options.words else [line])
+            ]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise Useless(
+                f"not what the feature Read answers; found {', '.join(sorted(map(str, body)))[:100] or 'nothing'}"
+            ) from None
+        claims = []
+        for text, corners, score in read:
+            quad = upright(corners * factors, shape[1], shape[0])
+            if text and score >= self.options.min_score and polygon_area(quad) > 0:
+                claims.append(Claim("<OCR_WITH_REGION>", text, (Region(text, quad=quad, score=score),), score))
+        return sorted(claims, key=from_the_top)
+
+
+def encode(pixels: np.ndarray, side: int, size: int) -> tuple[bytes, np.ndarray]:
+    """A picture (H, W, 3), uint8, as a file of at most ``size`` bytes and sides of at most ``side``, and the factors (x, y) from its pixels to the picture's.
+
+    PNG, or JPEG where that is too large; where that is too, smaller. Small pictures get a margin below and to the right.
+    """
+    import cv2
+
+    height, width = pixels.shape[:2]
+    while True:
+        sized = thumbnail(pixels, side)
+        factors = np.asarray([width / sized.shape[1], height / sized.shape[0]])
+        below, right = max(0, LEAST_SIDE - sized.shape[0]), max(0, LEAST_SIDE - sized.shape[1])
+        image = np.ascontiguousarray(cv2.copyMakeBorder(sized, 0, below, 0, right, cv2.BORDER_REPLICATE)[..., ::-1])
+        for name, options in ((".png", []), (".jpg", [cv2.IMWRITE_JPEG_QUALITY, QUALITY])):
+            payload = cv2.imencode(name, image, options)[1].tobytes()
+            if len(payload) <= size:
+                return payload, factors
+        if max(sized.shape[:2]) <= LEAST_SIDE:
+            return payload, factors
+        side = max(LEAST_SIDE, int(max(sized.shape[:2]) * 0.8))
+
+
+def _corners(part: dict[str, Any]) -> np.ndarray:
+    """(4, 2). Raises KeyError, TypeError or ValueError where there are not four points."""
+    corners = np.asarray([(point["x"], point["y"]) for point in part["boundingPolygon"]], float).reshape(4, 2)
+    if not np.isfinite(corners).all():
+        raise ValueError("a corner that is no number")
+    return corners
+
+
+def _sure(part: dict[str, Any]) -> float:
+    """The confidence in a word, 0…1; of a line the mean of its words'."""
+    values = [float(word["confidence"]) for word in part["words"]] if "words" in part else [float(part["confidence"])]
+    score = sum(values) / len(values) if values else 0.0
+    if not 0 <= score <= 1:
+        raise ValueError(f"confidence {score}")
+    return score

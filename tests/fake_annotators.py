@@ -1,0 +1,112 @@
+"""An annotator for tests that counts what it is asked, and does what a test tells it to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from florence.annotation.annotators import _cached_annotator
+from florence.config import Section
+from florence.records import Claim, Region
+from florence.annotators import ANNOTATORS, Batch, Annotator, Usage
+
+CALLS: list[tuple[str, tuple[str, ...]]] = []
+"""(annotator, names of the images of the batch), in order."""
+LOADS: list[tuple[str, str]] = []
+"""(annotator, its device)."""
+BEFORE: dict[str, Callable[[Annotator, Batch], Any]] = {}
+"""Annotator → called with every batch before it is answered; what it returns, if anything, is the answer."""
+ON_LOAD: dict[str, Callable[[Annotator], Any]] = {}
+
+
+class Told(Annotator):
+    """Says of every image who it is and what it has heard, and boxes a place that follows from the pixels."""
+
+    class Options(Section):
+        """What it needs and costs."""
+
+        needs: tuple[str, ...] = Field(("pixels",), description="of NEEDS")
+        price: int = Field(0, description="tokens an image")
+        words: tuple[str, ...] | None = Field(None, description="its vocabulary")
+        note: str = Field("", description="changes the version")
+        role: str = Field("annotator", description="of ROLES")
+
+    tasks = ("<OD>", "<CAPTION>")
+
+    def __init__(self, *, name: str, **options: Any) -> None:
+        super().__init__(name=name, **options)
+        self.needs = frozenset(self.options.needs)  # type: ignore[misc]
+        self.role = self.options.role
+
+    def ingredients(self) -> dict[str, str]:
+        return {"annotator": self.name}
+
+    def vocabulary(self) -> tuple[str, ...] | None:
+        return self.options.words
+
+    def load(self) -> None:
+        LOADS.append((self.name, self.device))
+        if self.name in ON_LOAD:
+            ON_LOAD[self.name](self)
+
+    def annotate(self, batch: Batch):
+        CALLS.append((self.name, tuple(record.name for record in batch.records)))
+        if self.options.price:
+            tokens = self.options.price * len(batch.records)
+            self.spent += Usage(1, tokens, tokens / 1000)
+        if self.name in BEFORE and (answer := BEFORE[self.name](self, batch)) is not None:
+            return answer
+        return self.answers(batch)
+
+    def answers(self, batch: Batch) -> list[list[Claim]]:
+        """What it says where nothing is in the way."""
+        return [self._claims(batch, index) for index in range(len(batch.records))]
+
+    def _claims(self, batch: Batch, index: int) -> list[Claim]:
+        record = batch.records[index]
+        heard = "; ".join(f"{row.annotator}: {row.text}" for row in batch.claims[index])
+        claims = [Claim("<CAPTION>", f"{self.name} of {record.name}" + (f" after ({heard})" if heard else ""), (), 0.1)]
+        if batch.pixels:
+            mean = float(np.float32(batch.pixels[index].mean()) / 255)
+            claims.append(
+                Claim(
+                    "<OD>", "thing", (Region("thing", box=(0.0, 0.0, 1.0 + mean, record.height / 3), score=mean),), mean
+                )
+            )
+        return claims
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """`use: told` is this annotator while the block runs."""
+    ANNOTATORS.discover()
+    ANNOTATORS._entries["told"] = Told
+    forget()
+    try:
+        yield
+    finally:
+        ANNOTATORS._entries.pop("told", None)
+        forget()
+
+
+def forget() -> None:
+    """Forget calls and instructions, and all instances, as a new process would."""
+    _cached_annotator.cache_clear()
+    CALLS.clear()
+    LOADS.clear()
+    BEFORE.clear()
+    ON_LOAD.clear()
+
+
+def asked(name: str) -> list[str]:
+    """The names of the images that an annotator was asked about, in order."""
+    return [image for annotator, images in CALLS if annotator == name for image in images]
+
+
+def told(**more: Any) -> dict[str, Any]:
+    """A section of params.yaml."""
+    return {"use": "told", "sources": ["*"], **more}

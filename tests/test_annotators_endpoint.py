@@ -1,0 +1,466 @@
+"""Annotators behind HTTP, against small servers that speak the form well, badly or not at all."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import numpy as np
+import pytest
+from annotator_programs import batch_of, lines, reply, service, whole_picture
+from PIL import Image
+
+from florence.errors import FlorenceError, SettingsError, UnavailableError
+from florence.records import Claim, Region, annotate
+from florence.annotators import ANNOTATORS, Batch
+
+PICTURE = [Claim("<OD>", "picture", (Region("picture", box=(0, 0, 12, 8), score=0.75),), 0.75)]
+
+
+@pytest.fixture(autouse=True)
+def no_credentials_and_no_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    waits: list[float] = []
+    monkeypatch.setattr("florence.annotators.endpoint.time.sleep", waits.append)
+    yield waits
+
+
+def made(url: str, **options):
+    return ANNOTATORS.get("endpoint")(
+        name="theirs", **{"url": url, "version": "1", "tasks": ["<OD>"], "timeout": 20, **options}
+    )
+
+
+def number(asked: dict) -> int:
+    return int(asked["image_id"], 16)
+
+
+class Counted:
+    """Answers a POST by ``respond``, and keeps what was asked in each."""
+
+    def __init__(self, respond):
+        self.respond, self.calls, self.headers = respond, [], []
+
+    def __call__(self, handler: BaseHTTPRequestHandler, requests: list[dict]) -> None:
+        self.calls.append([number(asked) for asked in requests])
+        self.headers.append(dict(handler.headers))
+        self.respond(handler, requests, len(self.calls))
+
+
+def good(handler, requests, call=0) -> None:
+    reply(handler, lines(*map(whole_picture, requests)))
+
+
+# ---------------------------------------------------------------- good services
+
+
+def test_pictures_arrive_without_loss_with_what_is_known_of_them():
+    seen: list[dict] = []
+
+    def respond(handler, requests):
+        seen.extend(requests)
+        assert handler.headers["Content-Type"] == "application/x-ndjson" and "Authorization" not in handler.headers
+        good(handler, requests)
+
+    rng = np.random.default_rng(0)
+    records = batch_of(2, name="日本/süß\n.png").records
+    pixels = tuple(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8) for _ in records)
+    rows = annotate(records[0].image_id, PICTURE, "someone", "1")
+    with service(respond) as url:
+        theirs = made(url, reads_claims=True)
+        assert theirs.needs == {"pixels", "claims"}
+        assert theirs.annotate(Batch(records, pixels, (rows, ()))) == [PICTURE] * 2
+    for asked, record, picture in zip(seen, records, pixels, strict=True):
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(asked["image"])))), picture)
+        assert (asked["image_id"], asked["width"], asked["height"], asked["name"]) == (
+            record.image_id,
+            12,
+            8,
+            record.name,
+        ) and "path" not in asked
+    assert [c["annotator"] for c in seen[0]["claims"]] == ["someone"] and seen[1]["claims"] == []
+
+
+def test_a_batch_that_is_large_comes_in_several_calls(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("florence.annotators.endpoint.BODY", 1200)
+    counted = Counted(good)
+    with service(counted) as url:
+        assert made(url).annotate(batch_of(10)) == [PICTURE] * 10
+        assert made(url).annotate(batch_of(0)) == []
+    assert 2 <= len(counted.calls) < 10 and [n for call in counted.calls for n in call] == list(range(10))
+
+
+def test_any_order_a_last_line_without_end_blank_lines_and_two_answers():
+    def respond(handler, requests):
+        answers = [whole_picture(asked) for asked in reversed(requests)]
+        twice = {**answers[0], "annotations": []}
+        reply(handler, b"\n" + lines(answers[0], b"\r\n", twice, *answers[1:]).rstrip(b"\n"))
+
+    with service(respond) as url:
+        assert made(url).annotate(batch_of(3)) == [PICTURE] * 3
+
+
+def test_answers_that_come_one_by_one_are_read(monkeypatch: pytest.MonkeyPatch):
+    def respond(handler, requests):
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for asked in requests:
+            data = lines(whole_picture(asked))
+            for piece in (data[:30], data[30:]):
+                handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                handler.wfile.flush()
+                threading.Event().wait(0.05)
+        handler.wfile.write(b"0\r\n\r\n")
+
+    with service(respond) as url:
+        assert made(url).annotate(batch_of(3)) == [PICTURE] * 3
+
+
+def test_errors_in_answers_cost_their_images():
+    def respond(handler, requests):
+        about = {
+            0: {"error": "too dark"},
+            1: {"error": "busy", "retry": True},
+            2: {"annotations": [{"label": "x", "box": [0, 0, 1]}]},
+        }
+        reply(
+            handler,
+            lines(
+                *(
+                    {"image_id": asked["image_id"], **about[number(asked)]}
+                    if number(asked) in about
+                    else whole_picture(asked)
+                    for asked in requests
+                )
+            ),
+        )
+
+    with service(respond) as url:
+        found = made(url).annotate(batch_of(4))
+    assert [type(one) for one in found] == [FlorenceError, UnavailableError, FlorenceError, list]
+    assert str(found[0]) == "too dark" and str(found[1]) == "busy" and "line 3, annotations.0.box" in str(found[2])
+
+
+# ---------------------------------------------------------------- bad ones
+
+
+def test_one_that_is_not_there_is_unavailable_after_all_tries(no_credentials_and_no_waiting: list[float]):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
+        with pytest.raises(
+            UnavailableError, match=r"http://127\.0\.0\.1:\d+/x can not be reached \(.*refused.*\) \(4 times\)"
+        ):
+            made(url, retries=3).annotate(batch_of(3))
+    assert no_credentials_and_no_waiting == [0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
+def test_one_that_is_overloaded_is_asked_again_when_it_says(status: int, no_credentials_and_no_waiting: list[float]):
+    def respond(handler, requests, call):
+        if call == 1:
+            reply(handler, b"later", status, Retry_After="7")
+        elif call == 2:
+            reply(handler, b"later", status, Retry_After="86400")
+        elif call == 3:
+            reply(handler, b"later", status)
+        else:
+            good(handler, requests)
+
+    counted = Counted(respond)
+    with service(counted) as url:
+        assert made(url, retries=3).annotate(batch_of(3)) == [PICTURE] * 3
+    assert no_credentials_and_no_waiting == [7, 60, 2.0] and counted.calls == [[0, 1, 2]] * 4
+
+
+def test_what_was_answered_before_it_became_unavailable_is_kept_and_not_asked_again():
+    def respond(handler, requests, call):
+        if call == 1:
+            reply(handler, lines(*map(whole_picture, requests[:2])) + b'{"image_id": "00')
+        else:
+            reply(handler, b"down", 503)
+
+    counted = Counted(respond)
+    with service(counted) as url:
+        found = made(url, retries=1).annotate(batch_of(5))
+    assert found[:2] == [PICTURE] * 2
+    assert all(type(one) is UnavailableError and "503" in str(one) and "down" in str(one) for one in found[2:])
+    assert counted.calls == [[0, 1, 2, 3, 4], [2], [2]], "and when it is down nothing more is asked"
+
+
+BREAKS = {
+    "500": (lambda h, asked: reply(h, b"KeyError: 'dog'", 500), "answers 500 Internal Server Error: KeyError: 'dog'"),
+    "400": (lambda h, asked: reply(h, b"bad", 400), "answers 400 Bad Request: bad"),
+    "413": (lambda h, asked: reply(h, b"", 413), "answers 413"),
+    "a page": (
+        lambda h, asked: reply(h, b"<html>\n<body>Welcome</body>\n"),
+        "line 1: a JSON object is expected .*found '<html>'",
+    ),
+    "nothing": (lambda h, asked: reply(h, b""), "left 1 of 1 images unanswered"),
+    "of another": (
+        lambda h, asked: reply(h, lines({"image_id": "f" * 64, "annotations": []})),
+        "image_id: one of the 1",
+    ),
+    "breaks off": (
+        lambda h, asked: (
+            h.send_response(200),
+            h.send_header("Content-Length", "999"),
+            h.end_headers(),
+            h.wfile.write(b"{"),
+            setattr(h, "close_connection", True),
+        ),
+        "broke off in the middle of a line",
+    ),
+    "breaks off early": (lambda h, asked: h.connection.shutdown(socket.SHUT_RDWR), "broke off"),
+    "breaks off in a chunk": (
+        lambda h, asked: (
+            h.send_response(200),
+            h.send_header("Transfer-Encoding", "chunked"),
+            h.end_headers(),
+            h.wfile.write(b"ff\r\n{"),
+            setattr(h, "close_connection", True),
+        ),
+        "broke off",
+    ),
+    "no http": (lambda h, asked: (h.wfile.write(b"what?\r\n\r\n"), setattr(h, "close_connection", True)), "broke off"),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_the_image_that_breaks_it_is_found_and_the_others_lose_nothing(what: str):
+    breaks, reason = BREAKS[what]
+
+    def respond(handler, requests, call):
+        if any(number(asked) == 2 for asked in requests):
+            breaks(handler, requests)
+        else:
+            good(handler, requests)
+
+    counted = Counted(respond)
+    with service(counted) as url:
+        found = made(url, retries=1).annotate(batch_of(5))
+    assert [i for i, one in enumerate(found) if one != PICTURE] == [2]
+    assert type(found[2]) is FlorenceError
+    with pytest.raises(FlorenceError, match=f"(?s)asked about this image alone: http.*{reason}"):
+        raise found[2]
+    assert counted.calls == [[0, 1, 2, 3, 4], [0], [1], [2], [2], [3], [4]]
+
+
+def test_a_service_that_fails_now_and_then_loses_nothing():
+    def respond(handler, requests, call):
+        how = rng.random()
+        if how < 0.1:
+            reply(handler, b"oops", 500)
+        elif how < 0.2:
+            reply(handler, b"later", 503)
+        elif how < 0.3:
+            reply(handler, lines(*map(whole_picture, requests))[:-20])
+        else:
+            good(handler, requests)
+
+    rng = np.random.default_rng(0)
+    with service(Counted(respond)) as url:
+        theirs = made(url, retries=9)
+        for first in range(0, 200, 8):
+            assert theirs.annotate(batch_of(8, first=first)) == [PICTURE] * 8
+
+
+def test_one_that_hangs_up_on_large_calls_is_sent_small_ones():
+    """As a proxy with a limit does, which says so and closes the connection before it has read all."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    held.listen()
+    calls: list[int] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection = held.accept()[0]
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as file:
+                headers = dict(
+                    line.decode().lower().split(": ", 1) for line in iter(file.readline, b"\r\n") if b": " in line
+                )
+                calls.append(int(headers["content-length"]))
+                if calls[-1] > 3_000_000:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    continue
+                requests = [json.loads(line) for line in file.read(calls[-1]).splitlines()]
+                body = lines(*map(whole_picture, requests))
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    threading.Thread(target=serve, daemon=True).start()
+    noise = np.random.default_rng(0).integers(0, 256, (4, 800, 900, 3), dtype=np.uint8)
+    try:
+        found = made(f"http://127.0.0.1:{held.getsockname()[1]}/").annotate(
+            Batch(batch_of(4, 900, 800).records, tuple(noise))
+        )
+    finally:
+        held.close()
+    assert [claims[0].regions[0].box for claims in found] == [(0, 0, 900, 800)] * 4
+    assert len(calls) == 5 and calls[0] > 3_000_000
+
+
+@pytest.mark.parametrize("drips", [False, True])
+def test_one_that_hangs_at_an_image_costs_that_image(drips: bool):
+    free = threading.Event()
+
+    def respond(handler, requests, call):
+        if not any(number(asked) == 1 for asked in requests):
+            return good(handler, requests)
+        if drips:
+            handler.send_response(200)
+            handler.end_headers()
+        while not free.wait(0.2):
+            if drips:
+                try:
+                    handler.wfile.write(b"{")
+                except OSError:
+                    return None
+
+    counted = Counted(respond)
+    with service(counted) as url:
+        found = made(url, timeout=2, retries=3).annotate(batch_of(3))
+        free.set()
+    assert [i for i, one in enumerate(found) if one != PICTURE] == [1]
+    assert type(found[1]) is FlorenceError and "answered nothing for 2 seconds" in str(found[1])
+    assert counted.calls == [[0, 1, 2], [0], [1], [2]], "it is given that time once in a batch and once alone"
+
+
+def test_one_that_answers_nothing_right_is_unavailable():
+    counted = Counted(lambda handler, requests, call: reply(handler, b"<html>Log in</html>"))
+    with service(counted) as url:
+        theirs = made(url, retries=0)
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="found '<html>Log in</html>'"):
+                theirs.annotate(batch_of(9))
+    assert counted.calls == [list(range(9)), [0], [1], [2]] * 2, "after so many in a row it is let alone"
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (401, "credentials"),
+        (403, "right to this"),
+        (404, "path of the url"),
+        (405, "path of the url"),
+        (301, "url right"),
+        (501, "url right"),
+    ],
+)
+def test_what_no_image_is_at_fault_for_stops_at_once(status: int, remedy: str):
+    counted = Counted(
+        lambda handler, requests, call: reply(handler, b"go\n away", status, Location="http://127.0.0.1:1/elsewhere")
+    )
+    with service(counted) as url, pytest.raises(UnavailableError, match=f"answers {status} .*: go away.*{remedy}"):
+        made(url).annotate(batch_of(4))
+    assert counted.calls == [[0, 1, 2, 3]]
+
+
+# ---------------------------------------------------------------- credentials
+
+
+def test_a_token_from_a_file_is_sent_and_never_told(tmp_path: Path):
+    (tmp_path / "token").write_text("s3cr3t\n")
+    counted = Counted(
+        lambda handler, requests, call: reply(handler, f"wrong: {handler.headers['Authorization']}".encode(), 401)
+    )
+    with service(counted) as url:
+        theirs = made(url, token_file=str(tmp_path / "token"))
+        with pytest.raises(UnavailableError) as found:
+            theirs.annotate(batch_of(1))
+        assert counted.headers[0]["Authorization"] == "Bearer s3cr3t"
+        assert "s3cr3t" not in str(found.value) and "wrong: Bearer ***" in str(found.value)
+        (tmp_path / "token").write_text("n3w")
+        with pytest.raises(UnavailableError):
+            theirs.annotate(batch_of(1))
+        assert counted.headers[1]["Authorization"] == "Bearer n3w", "it is read again"
+        assert theirs.version == made(url).version
+        with pytest.raises(SettingsError, match=r"theirs\.token_file: .*nowhere"):
+            made(url, token_file=str(tmp_path / "nowhere")).load()
+        for bad in ("", "s3cr3t\nX-More: 1", "s3cr3t\x07", "s3crét"):
+            (tmp_path / "token").write_text(bad)
+            with pytest.raises(SettingsError, match=r"theirs\.token_file: .* on one line") as refused:
+                theirs.annotate(batch_of(1))
+            assert "s3cr" not in str(refused.value)
+
+
+def test_a_token_that_is_repeated_in_an_answer_is_not_told(tmp_path: Path):
+    (tmp_path / "token").write_text("s3cr3t")
+
+    def respond(handler, requests, call):
+        reply(
+            handler,
+            b"".join(
+                lines({"image_id": asked["image_id"], "error": f"bad {handler.headers['Authorization']}"})
+                if number(asked) == 0
+                else b"no s3cr3t\n"
+                for asked in requests
+            ),
+        )
+
+    with service(Counted(respond)) as url:
+        first, second = map(str, made(url, token_file=str(tmp_path / "token"), retries=0).annotate(batch_of(2)))
+    assert first == "bad Bearer ***" and "found 'no ***'" in second and "s3cr3t" not in second
+
+
+def test_netrc_is_used_for_its_host_alone(tmp_path: Path):
+    netrc = tmp_path / "home/.netrc"
+    netrc.write_text("machine 127.0.0.1 login me password s3cr3t\nmachine elsewhere login you password other\n")
+    netrc.chmod(0o600)
+    counted = Counted(
+        lambda handler, requests, call: reply(
+            handler, f"you said s3cr3t, {handler.headers['Authorization']}".encode(), 403
+        )
+    )
+    with service(counted) as url:
+        with pytest.raises(UnavailableError) as found:
+            made(url).annotate(batch_of(1))
+        assert counted.headers[0]["Authorization"] == "Basic " + base64.b64encode(b"me:s3cr3t").decode()
+        assert "s3cr3t" not in str(found.value) and "you said ***, Basic ***" in str(found.value)
+        with pytest.raises(UnavailableError):
+            made(url.replace("127.0.0.1", "localhost")).annotate(batch_of(1))
+        assert "Authorization" not in counted.headers[1]
+        netrc.write_text("machine 127.0.0.1 login me s3cr3t")
+        with pytest.raises(SettingsError, match="netrc can not be read") as refused:
+            made(url).load()
+        assert "s3cr3t" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["http://me:s3cr3t@127.0.0.1/x", "http://127.0.0.1/x?key=s3cr3t"])
+def test_addresses_with_secrets_are_refused_and_not_repeated(url: str):
+    with pytest.raises(SettingsError, match=r"theirs\.url.*netrc") as found:
+        made(url)
+    assert "s3cr3t" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "ftp://x/y"}, r"theirs\.url.*http://host"),
+        ({"url": "x"}, r"theirs\.url"),
+        ({"url": 5}, r"theirs\.url"),
+        ({"version": ""}, r"theirs\.version"),
+        ({"tasks": ["<OCR>"]}, r"theirs\.tasks"),
+        ({"retries": -1}, r"theirs\.retries"),
+    ],
+)
+def test_settings_are_checked(options: dict, message: str):
+    with pytest.raises(SettingsError, match=message):
+        made(**{"url": "http://127.0.0.1/x", **options})
+
+
+def test_version_is_what_the_settings_say_and_not_where_the_service_is():
+    version = made("http://127.0.0.1/x").version
+    assert version == made("https://elsewhere:9/y", timeout=3, retries=9).version
+    assert version != made("http://127.0.0.1/x", version="2").version
+    assert version != made("http://127.0.0.1/x", vocabulary=["cat"]).version
+    assert made("http://127.0.0.1/x", vocabulary=["cat"], role="ranker").vocabulary() == ("cat",)

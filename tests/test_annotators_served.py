@@ -1,0 +1,300 @@
+"""Our own annotators as programs and services: they say the same there, to the last bit."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from annotator_programs import ROOT, batch_of
+from test_annotators_contract import given, whole
+
+from florence.config import settings_from
+from florence.errors import FlorenceError, SettingsError, UnavailableError
+from florence.records import ANNOTATION_TYPES
+from florence.annotators import ANNOTATORS
+from florence.annotators.__main__ import arguments, converse, made
+from florence.annotators._wire import _Answer, _Request, png, request_line
+from florence.annotators._written import AnnotationLine
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+COMMAND = [sys.executable, "-m", "florence.annotators"]
+
+NOISY = """
+import os, sys
+from florence.records import Claim
+from florence.config import settings_from
+from florence.errors import FlorenceError, SettingsError, UnavailableError
+from florence.annotators import ANNOTATORS, Annotator
+from florence.annotators.__main__ import main
+
+print("importing ...")
+
+@ANNOTATORS.register("noisy")
+class Noisy(Annotator):
+    tasks = ("<CAPTION>",)
+
+    def load(self):
+        print("loading ...", flush=True)
+        os.write(1, b"written by C\\n")
+        os.system("echo said by a child")
+
+    def annotate(self, batch):
+        print("annotating ...")
+        numbers = [int(record.image_id, 16) for record in batch.records]
+        if 3 in numbers:
+            raise ValueError("three is too many")
+        about = {1: FlorenceError("too dark"), 2: UnavailableError("busy")}
+        return [about.get(n, [Claim("<CAPTION>", f"{n} on {self.device} of {len(numbers)}: {float(pixels[0, 0, 0])}", (), n / 7)]) for n, pixels in zip(numbers, batch.pixels)]
+
+sys.exit(main(["noisy", *sys.argv[1:]]))
+"""
+
+
+@contextmanager
+def served(*words: str) -> Iterator[str]:
+    """The URL of an annotator of ours at any free port."""
+    with subprocess.Popen(
+        [*words, "--http", "0"], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=ENVIRONMENT, cwd=ROOT
+    ) as process:
+        assert process.stderr is not None
+        heard = ""
+        while not (found := re.search(r"answers at (http://127\.0\.0\.1:\d+)", heard)):
+            line = process.stderr.readline()
+            assert line, heard
+            heard += line
+        try:
+            yield found[1]
+        finally:
+            process.kill()
+
+
+def program(use: str, folder: Path, **options):
+    (folder / "options.json").write_text(json.dumps(options))
+    command = [*COMMAND, use, "--options", str(folder / "options.json"), "--batch", "3"]
+    reads = "claims" in ANNOTATORS.get(use)(name=use, **options).needs
+    return ANNOTATORS.get("program")(
+        name="theirs", command=command, tasks=list(ANNOTATION_TYPES), reads_claims=reads, cwd=str(ROOT), start=600, timeout=600
+    )
+
+
+@pytest.mark.parametrize(
+    ("use", "options", "how"),
+    [
+        ("activation", {"weights": "lite0", "min_probability": 0.05}, "program"),
+        ("masks", {"most": 2}, "program"),
+        ("reader", {}, "endpoint"),
+        ("phrases", {}, "endpoint"),
+    ],
+)
+def test_what_it_claims_elsewhere_is_the_same_to_the_last_bit(use: str, options: dict, how: str, tmp_path: Path):
+    here = ANNOTATORS.get(use)(name=use, **options)
+    here.load()
+    expected = here.annotate(given(here.needs, 0, 1, 2))
+    assert any(expected)
+    asked = given(here.needs | {"pixels"}, 0, 1, 2)
+    there = program(use, tmp_path, **options)
+    if how == "program":
+        found = there.annotate(asked)
+    else:
+        with served(*COMMAND, use, "--options", str(tmp_path / "options.json"), "--batch", "2") as url:
+            found = ANNOTATORS.get("endpoint")(
+                name="theirs", url=url, version="1", tasks=list(ANNOTATION_TYPES), reads_claims="claims" in here.needs
+            ).annotate(asked)
+    assert found == expected
+
+
+def test_what_libraries_print_does_not_get_among_the_answers(tmp_path: Path):
+    noisy = tmp_path / "noisy.py"
+    noisy.write_text(NOISY)
+    theirs = ANNOTATORS.get("program")(
+        name="theirs",
+        command=["env", f"PYTHONPATH={ROOT}", sys.executable, str(noisy), "--batch", "2"],
+        tasks=["<CAPTION>"],
+        restarts=0,
+    )
+    theirs.device = "cuda:7"
+    theirs.load()
+    found = theirs.annotate(batch_of(6))
+    assert [type(one) for one in found] == [list, FlorenceError, UnavailableError, FlorenceError, list, list]
+    assert [str(one) for one in found[1:4]] == ["too dark", "busy", "ValueError: three is too many"]
+    assert [one[0].text for one in (found[0], found[4], found[5])] == [
+        "0 on cuda:7 of 2: 0.0",
+        "4 on cuda:7 of 2: 4.0",
+        "5 on cuda:7 of 2: 5.0",
+    ]
+    assert found[5][0].score == 5 / 7
+    assert "loading ...\n    written by C\n    said by a child" in theirs._process.last_words()
+
+
+def test_a_service_says_what_it_is_and_refuses_what_it_can_not_do(tmp_path: Path):
+    batch = batch_of(2)
+    asked = request_line(batch.records[0], None, image=png(batch.pixels[0], 0))
+    with served(*COMMAND, "reader") as url:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            told = json.loads(answer.read())
+        assert told == {
+            "annotator": "reader",
+            "version": ANNOTATORS.get("reader")(name="reader").version,
+            "tasks": ["<OCR_WITH_REGION>"],
+            "role": "annotator",
+            "reads_claims": False,
+            "vocabulary": None,
+        }
+        secret = tmp_path / "secret.png"
+        secret.write_bytes(png(batch.pixels[0], 0))
+        for body, said in (
+            (asked + b"what?\n", "line 2: a JSON object"),
+            (request_line(batch.records[0], None, path=str(secret)), "found path, a file of this machine"),
+        ):
+            with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+                urllib.request.urlopen(urllib.request.Request(url, body, method="POST"), timeout=60)
+            assert said in refused.value.read().decode()
+        for header, status in ((("Transfer-Encoding", "chunked"), 411), (("Content-Length", "99999999999"), 413)):
+            connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+            connection.putrequest("POST", "/")
+            connection.putheader(*header)
+            connection.endheaders()
+            assert connection.getresponse().status == status
+            connection.close()
+        broken = request_line(batch.records[1], None, image=b"no picture")
+        with urllib.request.urlopen(
+            urllib.request.Request(url, broken + b"\n" + asked, method="POST"), timeout=60
+        ) as answer:
+            first, second = map(json.loads, answer.read().splitlines())
+        assert first["image_id"] == batch.records[1].image_id and "unreadable" in first["error"] and not first["retry"]
+        assert second == {"image_id": batch.records[0].image_id, "annotations": []}
+
+
+def conversed(use: str, *requests: bytes, size: int = 16) -> list[dict]:
+    """What it answers to lines, read again."""
+    out = io.BytesIO()
+    converse(made(use, None, None), io.BytesIO(b"".join(requests)), out, size)
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_pictures_that_are_not_there_or_not_as_told_are_errors_of_their_own(tmp_path: Path):
+    batch = batch_of(4)
+    for index, data in enumerate((png(batch.pixels[0], 0), png(np.zeros((12, 8, 3), np.uint8), 0), b"no picture")):
+        (tmp_path / f"{index}.png").write_bytes(data)
+    asked = [
+        request_line(record, None, path=str(tmp_path / f"{index}.png")) for index, record in enumerate(batch.records)
+    ]
+    for size in (1, 3, 16):
+        answers = {answer.pop("image_id"): answer for answer in conversed("masks", *asked, size=size)}
+        good, turned, broken, missing = (answers[record.image_id] for record in batch.records)
+        assert good == {"annotations": []}
+        assert turned["error"] == "width, height: 8 and 12, those of the upright picture, are expected; found 12 and 8"
+        assert "unreadable" in broken["error"] and "3.png" in missing["error"] and not missing["retry"]
+
+
+def test_a_blank_line_has_it_answer_what_it_has():
+    """To one that reads an image's answer before it asks about the next."""
+    batch = batch_of(3)
+    reading, writing = os.pipe()
+    told, out = os.pipe()
+    with os.fdopen(reading, "rb") as lines, os.fdopen(out, "wb") as answers:
+        thread = threading.Thread(target=converse, args=(made("phrases", None, None), lines, answers, 100), daemon=True)
+        thread.start()
+        with os.fdopen(writing, "wb", buffering=0) as ask, os.fdopen(told, "rb") as heard:
+            for record in batch.records:
+                ask.write(request_line(record, (), path="/nowhere.png") + b"\n")
+                assert json.loads(heard.readline()) == {"image_id": record.image_id, "annotations": []}
+            ask.write(request_line(batch.records[0], (), path="/nowhere.png"))
+            ask.close()
+            assert json.loads(heard.readline())["image_id"] == batch.records[0].image_id, "and so does the end"
+        thread.join(60)
+
+
+# ---------------------------------------------------------------- the command, and its document
+
+
+def test_the_document_has_settings_that_are_allowed_and_every_field():
+    text = (ROOT / "docs/annotators.md").read_text(encoding="utf-8")
+    overlays = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)]
+    assert len(overlays) == 3
+    for overlay in overlays:
+        for name, section in settings_from({"sources": {}, **overlay}).annotators.items():
+            assert ANNOTATORS.get(section.use)(name=name, **section.options).tasks
+    for model in (_Answer, _Request, AnnotationLine):
+        assert not [field for field in model.model_fields if f"`{field}`" not in text]
+    assert not [kind for kind in ANNOTATION_TYPES if f"`{kind}`" not in text]
+    words = re.findall(r"^python -m florence\.annotators (.*?)(?: +#.*)?$", text, re.M)
+    assert len(words) == 3 and all(arguments().parse_args(line.split()).use for line in words)
+
+
+def ran(*words: str, given: bytes = b"") -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, *words], input=given, capture_output=True, timeout=120, env=ENVIRONMENT, cwd=ROOT)
+
+
+def test_it_is_described(tmp_path: Path):
+    (tmp_path / "o.json").write_text('{"weights": "lite0"}')
+    done = ran("activation", "--options", str(tmp_path / "o.json"), "--describe")
+    theirs = ANNOTATORS.get("activation")(name="activation", weights="lite0")
+    told = json.loads(done.stdout)
+    assert done.returncode == 0 and told["version"] == theirs.version and told["tasks"] == ["<OD>"]
+    assert told["vocabulary"] == (None if theirs.vocabulary() is None else list(theirs.vocabulary()))
+
+
+@pytest.mark.parametrize(
+    ("use", "options", "message"),
+    [
+        ("nobody", None, "unknown annotator 'nobody'; known: "),
+        ("simulated", None, "simulated looks at known truth"),
+        ("reader", "{", "is no JSON"),
+        ("reader", "[]", "an object is expected; found list"),
+        ("reader", '{"sides": 7}', r"annotators\.ocr\.sides: no such setting"),
+    ],
+)
+def test_what_can_not_be_run_is_told(use: str, options: str | None, message: str, tmp_path: Path):
+    if options is not None:
+        (tmp_path / "o.json").write_text(options)
+    with pytest.raises(FlorenceError, match=message):
+        made(use, "ocr", None if options is None else str(tmp_path / "o.json"))
+    with pytest.raises(SettingsError, match="nowhere.json is no JSON that can be read"):
+        made("reader", None, "nowhere.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "said"),
+    [
+        (["reader", "--http", "1", "--host", "192.0.2.1"], b"", "--http: 192.0.2.1:1 can not be had"),
+        (["phrases"], b'{"image_id": "a"}\n', "line 1.width: Field required"),
+    ],
+)
+def test_an_error_is_a_line(words: list[str], given: bytes, said: str):
+    done = ran(*words, given=given)
+    assert (
+        done.returncode == 1 and done.stdout == b"" and said in done.stderr.decode() and b"Traceback" not in done.stderr
+    )
+
+
+def test_it_ends_quietly_when_nobody_reads_its_answers(tmp_path: Path):
+    (tmp_path / "x.png").write_bytes(png(whole().pixels[2], 0))
+    request = request_line(whole().records[2], None, path=str(tmp_path / "x.png"))
+    with subprocess.Popen(
+        [*COMMAND, "phrases"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stdin.write(request + b"\n")
+        process.stdin.close()
+        assert process.wait(120) == 0 and b"Traceback" not in process.stderr.read()
