@@ -59,10 +59,10 @@ def scenes(count: int, seed: int) -> Scenes:
     """Drawn scenes and the claims of all annotators."""
     import pyarrow as pa
 
-    from florence.records import IMAGES, ImageRecord, annotate, annotations_table
-    from florence.sources.scenes import ScenesSource
     from florence.annotators import Batch
     from florence.annotators.simulated import Simulated
+    from florence.records import IMAGES, ImageRecord, annotate, annotations_table
+    from florence.sources.scenes import ScenesSource
 
     tellers = {
         name: Simulated(name=name, **{**options, "seed": seed, "tasks": (KIND,)})

@@ -156,11 +156,11 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
     import hashlib
 
     from florence import annotation
+    from florence.annotators import Batch
     from florence.pixels import decode
     from florence.records import ImageRecord, annotate
-    from florence.annotators import Batch
 
-    batch = max(settings.annotators[annotator.name].batch for annotator in who)
+    batch = max(settings.annotators[annotator.name].batch_size for annotator in who)
     for annotator in who:
         annotation.make_annotator(settings, annotator.name)[0].load()
     for start in range(0, len(files), batch):
@@ -175,7 +175,7 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
         said: dict[str, list[tuple]] = {}
         for annotator in who:
             made = annotation.make_annotator(settings, annotator.name)[0]
-            size, said[annotator.name] = settings.annotators[annotator.name].batch, []
+            size, said[annotator.name] = settings.annotators[annotator.name].batch_size, []
             for first in range(0, len(records), size):
                 part = slice(first, first + size)
                 heard = [

@@ -425,7 +425,8 @@ def _boxes(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[
         *([said[k] for said in sides[0]] for k in range(3)), iou_thr=0.4
     )  # compiled on its first call
     return lambda: [
-        weighted_boxes_fusion(*([said[k] for said in annotators] for k in range(3)), iou_thr=0.4) for annotators in sides
+        weighted_boxes_fusion(*([said[k] for said in annotators] for k in range(3)), iou_thr=0.4)
+        for annotators in sides
     ]
 
 

@@ -57,7 +57,7 @@ def alone(folder: Path, of: Path) -> None:
     params["train"].pop("sparse")
     params["train"].pop("sparse_share")
     params["train"]["task_weights"] = {task: float(task in DETAILED) for task in TASKS}
-    params["evaluate"].update(tasks=["<OD>", *DETAILED], control=[])
+    params["evaluate"].update(tasks=["<OD>", *DETAILED], shuffled_image_tasks=[])
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     for command in ("train", "evaluate"):
         florence(folder, command)

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from florence.errors import SettingsError
-from florence.records import ANNOTATION_TYPES, CAPTIONS, FINE_TUNED, BASE_TYPES, TASKS, digest
+from florence.records import ANNOTATION_TYPES, BASE_TYPES, CAPTIONS, FINE_TUNED, TASKS, digest
+from florence.renamed import renamed_keys
 
 
 class Section(BaseModel):
@@ -44,15 +45,15 @@ class AnnotatorSection(PluginSection):
 
     sources: tuple[str, ...] = Field(description="keys of sources it annotates; '*' for all, '!key' to leave one out")
     required: bool = Field(True, description="whether the run fails when it fails")
-    batch: int = Field(16, ge=1, description="images it is given at once")
-    images: float = Field(
+    batch_size: int = Field(16, ge=1, description="images it is given at once")
+    sample_fraction: float = Field(
         1.0,
         gt=0,
         le=1,
         description="share of the images that it is asked about, those that look least like each other; for what is dear. Another share makes it another version",
     )
     device: str = Field("auto", description="where it computes: auto (a GPU where there is one), cpu, cuda, cuda:1 …")
-    reads: tuple[str, ...] = Field(
+    depends_on: tuple[str, ...] = Field(
         ("*",),
         description="annotators whose claims it is given, where it reads claims; '*' for all before it, '!name' to leave one out",
     )
@@ -96,7 +97,7 @@ class Student(Section):
     second_look: bool = Field(
         True, description="whether it is asked about the box of each object once more, and claims that name"
     )
-    batch: int = Field(128, ge=1, description="images it is given at once")
+    batch_size: int = Field(128, ge=1, description="images it is given at once")
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -133,7 +134,7 @@ class Engine(Section):
     min_caption_confidence: float = Field(
         0.0, ge=0, le=1, description="the same for captions, whose agreement is how far they use the same words"
     )
-    alike: float = Field(
+    min_caption_overlap: float = Field(
         0.5,
         ge=0,
         le=1,
@@ -150,7 +151,7 @@ class Engine(Section):
         {},
         description="a name, and others that say the same of an object, which are replaced by it; besides the names that are known to say the same",
     )
-    kinds: dict[str, tuple[str, ...]] = Field(
+    hypernyms: dict[str, tuple[str, ...]] = Field(
         {},
         description="a kind, and names of objects that are of it, as animal: [dog, cat]; besides those that are known",
     )
@@ -266,8 +267,10 @@ class Train(Section):
 
     steps: int = Field(1000, ge=1, description="optimiser steps at most")
     max_epochs: float = Field(30.0, gt=0, description="passes over the training images at most")
-    images: int = Field(24, ge=1, description="images a step, over all processes and micro-batches together")
-    accumulate: int = Field(1, ge=1, description="micro-batches that a step is cut into, on each process")
+    batch_size: int = Field(24, ge=1, description="images a step, over all processes and micro-batches together")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="micro-batches that a step is cut into, on each process"
+    )
     processes: int = Field(
         1, ge=1, description="processes started on this machine; for more machines, start each by `accelerate launch`"
     )
@@ -285,7 +288,7 @@ class Train(Section):
     )
     lora: Lora | None = Field(None, description="train low-rank adapters instead of the weights")
     tasks_per_image: int = Field(3, ge=1, description="tasks drawn for each image of a step")
-    regions: int = Field(
+    regions_per_image: int = Field(
         4, ge=1, description="regions of an image that a drawn task which names what is in a region is asked about"
     )
     optimizer: Literal["adamw", "muon"] = Field(
@@ -295,7 +298,7 @@ class Train(Section):
     lr: float = Field(1e-3, gt=0, description="peak learning rate (cosine decay)")
     warmup: int = Field(50, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.02, ge=0, description="decoupled decay")
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    max_grad_norm: float = Field(1.0, gt=0, description="largest gradient norm")
     max_target: int = Field(
         160, ge=8, description="target tokens at most; longer targets are shortened by whole regions and counted"
     )
@@ -322,12 +325,12 @@ class Train(Section):
         lt=1,
         description="share of the steps that is left for them; they have a warm-up and a decay of the learning rate of their own",
     )
-    window: int = Field(
+    shuffle_buffer: int = Field(
         32,
         ge=1,
         description="shards whose images are mixed with each other, and held in memory, at a time (twice, while the next are read)",
     )
-    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    save_steps: int = Field(200, ge=1, description="steps between checkpoints")
     seed: int = Field(0, description="order, draws and initial weights")
     threads: int = Field(2, ge=1, description="CPU threads of each process; part of what makes a result repeatable")
 
@@ -337,9 +340,9 @@ class Train(Section):
             raise ValueError(
                 f"resolutions: shares add up to {sum(stage.share for stage in self.resolutions):g}; they have to add up to 1"
             )
-        if self.images < self.processes * self.accumulate:
+        if self.batch_size < self.processes * self.gradient_accumulation_steps:
             raise ValueError(
-                f"images: {self.images} can not be cut into processes × accumulate = {self.processes * self.accumulate} micro-batches"
+                f"batch_size: {self.batch_size} cannot be cut into processes × gradient_accumulation_steps = {self.processes * self.gradient_accumulation_steps} micro-batches"
             )
         if not self.drawn:
             raise ValueError("task_weights: every task has weight 0; give at least one a weight above 0")
@@ -373,7 +376,7 @@ class Evaluate(Section):
     max_images: int = Field(
         600, ge=1, description="held-out images scored at most, of each reference (truth, human, consensus)"
     )
-    batch: int = Field(128, ge=1, description="images decoded at once")
+    batch_size: int = Field(128, ge=1, description="images decoded at once")
     threads: int = Field(2, ge=1, description="CPU threads; part of what makes a result repeatable")
     bootstrap: int = Field(1000, ge=100, description="resamples for intervals")
     seed: int = Field(0, description="of the resamples and the shuffled-image control")
@@ -381,7 +384,7 @@ class Evaluate(Section):
     max_examples: int = Field(
         3, ge=1, description="examples of one task asked of one image at most, where it has one a region or caption"
     )
-    control: tuple[str, ...] = Field(
+    shuffled_image_tasks: tuple[str, ...] = Field(
         ("<OD>", "<REGION_TO_CATEGORY>"),
         description="tasks whose questions are also asked of another image, to show what a model that does not look would score",
     )
@@ -390,8 +393,8 @@ class Evaluate(Section):
 class Promotion(Section):
     """When a round is accepted."""
 
-    primary: str = Field("<OD>", description="the task whose score must improve")
-    level: float = Field(0.05, gt=0, lt=1, description="significance of a fall, corrected for the number of tasks")
+    primary_task: str = Field("<OD>", description="the task whose score must improve")
+    alpha: float = Field(0.05, gt=0, lt=1, description="significance of a fall, corrected for the number of tasks")
     min_images: int = Field(30, ge=2, description="a task with fewer scored images is reported, not gating")
 
 
@@ -448,21 +451,28 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Settings:
-        tasks = {**self.train.task_weights, **dict.fromkeys((*self.evaluate.tasks, *self.evaluate.control))}
+        tasks = {
+            **self.train.task_weights,
+            **dict.fromkeys((*self.evaluate.tasks, *self.evaluate.shuffled_image_tasks)),
+        }
         known = (*TASKS, *FINE_TUNED)
         if bad := sorted(set(tasks) - set(known)):
             raise ValueError(f"unknown task {bad[0]}; known: {', '.join(known)}")
         self._engine_keys()
         if bad := sorted({*self.engine.student.tasks, *self.engine.student.alone} - set(BASE_TYPES)):
             raise ValueError(f"engine.student: {bad[0]} is not annotated; known: {', '.join(BASE_TYPES)}")
-        if self.promotion.primary not in known:
-            raise ValueError(f"promotion.primary: unknown task {self.promotion.primary}; known: {', '.join(known)}")
+        if self.promotion.primary_task not in known:
+            raise ValueError(
+                f"promotion.primary_task: unknown task {self.promotion.primary_task}; known: {', '.join(known)}"
+            )
         if self.train.resolutions and self.train.resolutions[-1].image_size != self.model.image_size:
             raise ValueError(
                 f"train.resolutions: the last stage sees {self.train.resolutions[-1].image_size} pixels; it has to be model.image_size, {self.model.image_size}"
             )
-        if self.promotion.primary not in self.evaluate.tasks:
-            raise ValueError(f"promotion.primary: {self.promotion.primary} is not scored; add it to evaluate.tasks")
+        if self.promotion.primary_task not in self.evaluate.tasks:
+            raise ValueError(
+                f"promotion.primary_task: {self.promotion.primary_task} is not scored; add it to evaluate.tasks"
+            )
         return self
 
     def _engine_keys(self) -> None:
@@ -483,7 +493,12 @@ class Settings(Section):
 
 
 def settings_from(values: dict[str, Any], where: str = "params.yaml") -> Settings:
-    """Settings of a plain mapping. Raises SettingsError naming the key, what was found and what is allowed."""
+    """Return the settings of a plain mapping.
+
+    Raises SettingsError naming the key, what was found and what is allowed; for an old key, the new one.
+    """
+    if renamed := list(renamed_keys(values)):
+        raise SettingsError(f"{where}:\n  " + "\n  ".join(renamed))
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

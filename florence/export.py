@@ -17,7 +17,15 @@ from florence import stages
 from florence.errors import DataError, ImageError, SettingsError, StoreError
 from florence.formats import FORMATS, NOTE, OBJECTS, Format, Labelled, Plan, paths, writable
 from florence.pixels import upright
-from florence.records import ANNOTATION_TYPES, RECORD_COLUMNS, SPLITS, Annotation, ImageRecord, table_annotations, table_images
+from florence.records import (
+    ANNOTATION_TYPES,
+    RECORD_COLUMNS,
+    SPLITS,
+    Annotation,
+    ImageRecord,
+    table_annotations,
+    table_images,
+)
 from florence.stages import Progress, silent
 from florence.store import Store
 

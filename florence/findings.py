@@ -67,7 +67,9 @@ def round_facts(
             if kept[task, True] + kept[task, False]
         ),
         drops=tuple(facts.DropCount(task, reason, n) for (task, reason), n in _counts(dropped, "task", "reason")),
-        rejected_files=tuple(facts.RejectedFile(row["source"], row["name"], row["reason"], row["detail"]) for row in aside),
+        rejected_files=tuple(
+            facts.RejectedFile(row["source"], row["name"], row["reason"], row["detail"]) for row in aside
+        ),
         label_quality=tuple(_quality_facts(read["labels"] or {})),
         label_quality_gain=tuple(_gain_facts(settings, data, labels, without_student, since)) if since < round else (),
         scores=tuple(_score_facts(read["scores"] or {})),
@@ -165,7 +167,9 @@ def _reliabilities(settings: Settings, store: Store, who: list[AnnotatorVersion]
 
     if not who:
         return {}
-    looked = pa.concat_tables([store.read_tables(f"coverage/{annotator.key}", annotation.COVERAGE) for annotator in who])
+    looked = pa.concat_tables(
+        [store.read_tables(f"coverage/{annotator.key}", annotation.COVERAGE) for annotator in who]
+    )
     return consensus.reliabilities(
         pa.concat_tables([_claims(store, annotator) for annotator in who]),
         looked,
@@ -192,7 +196,14 @@ def _quality_of(
             metric = min(known.get(task, ()), key=MEASURES.index, default="")
             value = known[task][metric]["value"] if metric else None
             yield facts.AnnotatorQuality(
-                annotator.name, annotator.version, task, number[task], found.value if found else None, failed, metric, value
+                annotator.name,
+                annotator.version,
+                task,
+                number[task],
+                found.value if found else None,
+                failed,
+                metric,
+                value,
             )
 
 
@@ -223,7 +234,7 @@ def _activity_of(settings: Settings, store: Store, who: list[AnnotatorVersion]) 
     why = store.read_json(annotation.MISSING) if store.exists(annotation.MISSING) else {}
     for annotator, speaker in zip(who, annotation.profiles_of(store, who), strict=True):
         section = settings.annotators.get(annotator.name)
-        device, batch = (section.device, section.batch) if section else ("cpu", settings.engine.student.batch)
+        device, batch = (section.device, section.batch_size) if section else ("cpu", settings.engine.student.batch_size)
         left = sum(missing[annotator.name].values())
         looked = [store.footer(name).num_rows for name in store.names(f"coverage/{annotator.key}", ".parquet")]
         claims = [store.footer(name).num_rows for name in store.names(f"claims/{annotator.key}", ".parquet")]

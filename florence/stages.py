@@ -114,7 +114,11 @@ def collect(settings: Settings, store: Store, progress: Progress = silent) -> Co
 
 
 def _rejected_files(store: Store) -> pa.Table:
-    return store.read_table("rejected_files.parquet") if store.exists("rejected_files.parquet") else REJECTED_FILES.empty_table()
+    return (
+        store.read_table("rejected_files.parquet")
+        if store.exists("rejected_files.parquet")
+        else REJECTED_FILES.empty_table()
+    )
 
 
 def _admit(found, key: str, settings: Settings, first: dict, aside: dict) -> ImageRecord | None:
@@ -196,7 +200,13 @@ def images_table(store: Store) -> pa.Table:
 
 
 def fuse_round(
-    settings: Settings, store: Store, who: list[AnnotatorVersion], round: int, progress: Progress = silent, *, write: bool = True
+    settings: Settings,
+    store: Store,
+    who: list[AnnotatorVersion],
+    round: int,
+    progress: Progress = silent,
+    *,
+    write: bool = True,
 ) -> pa.Table:
     """The engine's complete result of a round over the claims of ``who``; written to ``labels/round=N/`` unless told not to."""
     from florence.engine import fuse
@@ -461,7 +471,7 @@ def score_model(
         lambda wanted: _pictures(settings, data, wanted),
         held_out(data, [record.image_id for record in records]),
         settings.evaluate,
-        lambda pictures, asks: ask(pictures, asks, batch=settings.evaluate.batch),
+        lambda pictures, asks: ask(pictures, asks, batch=settings.evaluate.batch_size),
         lambda done, of: progress("evaluate", done, of),
     )
     out = Store(str(root))

@@ -66,7 +66,9 @@ def annotate_shard(
     """
     more = (task_run.run_count or 1) <= retries
     chosen = Settings.model_validate_json(settings)
-    outcomes = annotation.annotate_shard(chosen, Store(store), [AnnotatorVersion(**a) for a in who], shard, round, patient=more)
+    outcomes = annotation.annotate_shard(
+        chosen, Store(store), [AnnotatorVersion(**a) for a in who], shard, round, patient=more
+    )
     if more and (failed := [o for o in outcomes if o.again]):
         raise TryAgain("; ".join(f"{o.annotator}: {o.error}" for o in failed))
     return outcomes
@@ -205,7 +207,9 @@ def _broken(
     return tuple(Outcome(name, 0, missed[shard], text) for name, missed in left.items() if shard in missed)
 
 
-def _tell_done(settings: Settings, store: Store, who: list[AnnotatorVersion], before: dict[str, dict[str, int]]) -> None:
+def _tell_done(
+    settings: Settings, store: Store, who: list[AnnotatorVersion], before: dict[str, dict[str, int]]
+) -> None:
     logger = get_run_logger()
     shards = store.stems("images")
     for annotator in who:

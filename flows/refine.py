@@ -99,7 +99,9 @@ def standing(parts: Parts) -> LoopState | None:
     last = max([-1, *stages.rounds(parts.store), *stages.rounds(parts.data)])
     if last < 0:
         return None
-    published = parts.data.read_json("snapshot.json").get("annotators", {}) if parts.data.exists("snapshot.json") else {}
+    published = (
+        parts.data.read_json("snapshot.json").get("annotators", {}) if parts.data.exists("snapshot.json") else {}
+    )
     known: dict[str, Any] = {
         "images": images_hash(parts.store),
         "settings": settings_hashes(parts),

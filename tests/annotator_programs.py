@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from florence.records import ImageRecord
 from florence.annotators import Batch
+from florence.records import ImageRecord
 
 ROOT = Path(__file__).parents[1]
 

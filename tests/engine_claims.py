@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from florence.config import Engine
 from florence.engine import fuse
 from florence.records import (
-    IMAGES,
     BASE_TYPES,
+    IMAGES,
     Annotation,
     Claim,
     ImageRecord,

@@ -56,7 +56,9 @@ class World:
     ) -> list[Annotation]:
         """Claims by picture as annotations."""
         return [
-            row for index, found in claims.items() for row in annotate(self.ids[index], found, annotator, version, round)
+            row
+            for index, found in claims.items()
+            for row in annotate(self.ids[index], found, annotator, version, round)
         ]
 
     def truth(self, claims: Mapping[int, Iterable[Claim]], annotator: str = "truth") -> None:

@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import Field
 
 from florence.annotation.annotators import _cached_annotator
+from florence.annotators import ANNOTATORS, Annotator, Batch, Usage
 from florence.config import Section
 from florence.records import Claim, Region
-from florence.annotators import ANNOTATORS, Batch, Annotator, Usage
 
 CALLS: list[tuple[str, tuple[str, ...]]] = []
 """(annotator, names of the images of the batch), in order."""

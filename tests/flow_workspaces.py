@@ -37,8 +37,8 @@ PARAMS: dict[str, Any] = {
         "max_epochs": 1000,
         "checkpoint_every": 1,
     },
-    "evaluate": {"seed": 0, "bootstrap": 100, "tasks": ["<OD>"], "max_images": 3, "control": []},
-    "promotion": {"primary": "<OD>"},
+    "evaluate": {"seed": 0, "bootstrap": 100, "tasks": ["<OD>"], "max_images": 3, "shuffled_image_tasks": []},
+    "promotion": {"primary_task": "<OD>"},
     "flow": {"retries": 0, "rounds": 2},
 }
 

@@ -31,7 +31,10 @@ def test_a_failed_expectation_stops_the_loop(tmp_path: Path):
 
     suite = folder / "expectations/labels.json"
     document = json.loads(suite.read_text())
-    impossible = {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "annotator", "value_set": ["nobody"]}}
+    impossible = {
+        "type": "expect_column_values_to_be_in_set",
+        "kwargs": {"column": "annotator", "value_set": ["nobody"]},
+    }
     suite.write_text(json.dumps({**document, "expectations": [*document["expectations"], impossible]}))
     write_params(folder, sources={"scenes": {"count": 30}})
     second = florence(folder, "loop", "--rounds", "1")

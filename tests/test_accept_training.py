@@ -62,13 +62,13 @@ def prior(data: Store) -> float:
 
 
 def test_questions_are_answered_better_than_without_looking(tmp_path: Path):
-    evaluate = {"tasks": ["<VQA>", "<CLASSIFICATION>"], "control": ["<VQA>"], "max_examples": 10}
+    evaluate = {"tasks": ["<VQA>", "<CLASSIFICATION>"], "shuffled_image_tasks": ["<VQA>"], "max_examples": 10}
     settings, data = workspace(
         tmp_path,
         4000,
         {"steps": 500, "task_weights": {"<VQA>": 3, "<CLASSIFICATION>": 1}},
         evaluate=evaluate,
-        promotion={"primary": "<VQA>"},
+        promotion={"primary_task": "<VQA>"},
     )
     found = trained(settings, data, tmp_path)["<VQA>"]["truth"]
     print(f"<VQA> {found}; without the image {prior(data):.3f}")
@@ -77,7 +77,7 @@ def test_questions_are_answered_better_than_without_looking(tmp_path: Path):
 
 def test_a_training_in_two_stages_of_resolution(tmp_path: Path):
     weights = {"<OD>": 3, "<REGION_TO_CATEGORY>": 2}
-    evaluate = {"tasks": list(weights), "control": list(weights)}
+    evaluate = {"tasks": list(weights), "shuffled_image_tasks": list(weights)}
     stages_of = [{"image_size": 64, "share": 0.6}, {"image_size": 96, "share": 0.4}]
     settings, data = workspace(
         tmp_path, 2000, {"steps": 200, "resolutions": stages_of, "task_weights": weights}, evaluate=evaluate

@@ -16,7 +16,7 @@ import pytest
 
 from florence.config import settings_from
 from florence.errors import DataError, SettingsError, ValidationFailedError
-from florence.records import ANNOTATIONS, IMAGES, BASE_TYPES
+from florence.records import ANNOTATIONS, BASE_TYPES, IMAGES
 from florence.stages import split_of
 from florence.store import Store
 from flows.adapters import quality, quality_tables
@@ -208,8 +208,8 @@ BROKEN: dict[str, Callable[[Tables], None]] = {
     "regions column_values_to_be_in_set span_fits": place("<CAPTION_TO_PHRASE_GROUNDING>", span=[3, 999]),
     "regions column_values_to_match_regex label": place("<OD>", label=" "),
     "regions column_values_to_be_between score": place("<OD>", score=-1.0),
-    "kinds column_values_to_be_between drop_rate": drop_all("<OD>"),
-    "kinds column_values_to_be_between shift": drop_all("<OD>"),
+    "annotation_types column_values_to_be_between drop_rate": drop_all("<OD>"),
+    "annotation_types column_values_to_be_between shift": drop_all("<OD>"),
     "training table_row_count_to_be_between": nothing_to_learn,
     "training column_values_to_be_in_set split": leak,
     "training column_values_to_be_in_set split_by_hash": tampered,
@@ -248,7 +248,7 @@ def test_expectation_fails_on_a_broken_table(name: str, copied: Tables, session,
 
 def test_answers_to_questions_are_checked_where_there_are_any(copied: Tables, session, tmp_path: Path):
     def kinds(folder: Path) -> dict[str, int]:
-        frame = quality_tables.tables(SETTINGS, copied.write(folder), 1)["kinds"]
+        frame = quality_tables.tables(SETTINGS, copied.write(folder), 1)["annotation_types"]
         return dict(zip(frame["task"], frame["labels"], strict=True))
 
     plain = kinds(tmp_path / "plain")
@@ -276,7 +276,7 @@ def test_answers_to_questions_are_checked_where_there_are_any(copied: Tables, se
     assert list(plain) == list(BASE_TYPES) and kinds(tmp_path / "asked") == {**plain, "<VQA>": 1}
     frames = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)
     with quality.quiet():
-        for table in ("labels", "regions", "kinds"):
+        for table in ("labels", "regions", "annotation_types"):
             items = [item for where, item in SHIPPED.values() if where == table]
             assert session.check(table, frames[table], items).failures == ()
 
@@ -365,7 +365,7 @@ def test_bounds_come_from_the_settings(copied: Tables, tmp_path: Path):
     tight = settings_from({"sources": {}, "annotators": {}, "validation": {"max_drop_rate": 0.01, "max_shift": 0.5}})
     with pytest.raises(
         ValidationFailedError,
-        match=r"kinds: .*\(drop_rate, max_value=0.01, where labels >= 50\).*<OD>.*validation\.max_drop_rate",
+        match=r"annotation_types: .*\(drop_rate, max_value=0.01, where labels >= 50\).*<OD>.*validation\.max_drop_rate",
     ):
         quality.validate_snapshot(tight, data, root)
 
@@ -373,7 +373,7 @@ def test_bounds_come_from_the_settings(copied: Tables, tmp_path: Path):
 def test_a_new_source_shifts_nothing_and_a_lost_kind_does(copied: Tables, tmp_path: Path):
     only = {row["image_id"] for row in copied.images if row["source"] == "scenes"}
     copied.before = [row for row in copied.before if row["image_id"] in only and row["task"] == "<CAPTION>"]
-    kinds = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)["kinds"].set_index("task")
+    kinds = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)["annotation_types"].set_index("task")
     now = [row for row in copied.labels if row["image_id"] in only]
     kept = [
         sum(row["kept"] and row["task"] == "<CAPTION>" for row in rows) / len({row["image_id"] for row in rows})
@@ -449,15 +449,15 @@ def test_a_wrong_suite_is_named_with_what_is_wrong(change, said: str, copied: Ta
 
 def test_missing_foreign_and_broken_suite_files(copied: Tables, tmp_path: Path):
     root, data = workspace(tmp_path, copied)
-    (root / "expectations/kinds.json").rename(root / "expectations/kind.json")
-    with pytest.raises(SettingsError, match="kinds.json does not exist"):
+    (root / "expectations/annotation_types.json").rename(root / "expectations/kind.json")
+    with pytest.raises(SettingsError, match="annotation_types.json does not exist"):
         quality.validate_snapshot(SETTINGS, data, root)
-    shutil.copy(root / "expectations/kind.json", root / "expectations/kinds.json")
+    shutil.copy(root / "expectations/kind.json", root / "expectations/annotation_types.json")
     with pytest.raises(SettingsError, match="kind.json: there is no table of this name; tables: schema"):
         quality.validate_snapshot(SETTINGS, data, root)
     (root / "expectations/kind.json").unlink()
-    (root / "expectations/kinds.json").write_text("{", encoding="utf-8")
-    with pytest.raises(SettingsError, match="kinds.json: not JSON"):
+    (root / "expectations/annotation_types.json").write_text("{", encoding="utf-8")
+    with pytest.raises(SettingsError, match="annotation_types.json: not JSON"):
         quality.validate_snapshot(SETTINGS, data, root)
     with pytest.raises(DataError, match="dvc pull"):
         quality.validate_snapshot(SETTINGS, Store(str(tmp_path / "nothing")), root)

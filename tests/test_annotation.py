@@ -15,11 +15,11 @@ import pytest
 from fake_annotators import BEFORE, CALLS, LOADS, ON_LOAD, asked, told
 
 from florence import stages
-from florence.annotation import annotate_shard, annotators, pending, shard, profiles_of, usage_of
+from florence.annotation import annotate_shard, annotators, pending, profiles_of, shard, usage_of
+from florence.annotators import Usage
 from florence.config import Settings, settings_from
 from florence.errors import FlorenceError, ModelError, SettingsError, StoreError, UnavailableError
 from florence.records import IMAGES, AnnotatorProfile, table_annotations
-from florence.annotators import Usage
 from florence.store import GROUP, Store
 
 SCENES = {"scenes": {"use": "scenes", "count": 10, "size": 64}}
@@ -113,7 +113,7 @@ def raising(error: BaseException, images=None):
 
 
 def test_nobody_is_asked_twice_and_a_new_annotator_is_asked_alone(store: Store):
-    two = {"a": told(batch=4), "b": told(needs=[]), "reader": told(needs=["claims"], reads=["a", "b"])}
+    two = {"a": told(batch_size=4), "b": told(needs=[]), "reader": told(needs=["claims"], depends_on=["a", "b"])}
     run(settings(two), store)
     assert {name: len(asked(name)) for name in two} == {"a": 10, "b": 10, "reader": 10} and left(
         settings(two), store
@@ -138,8 +138,8 @@ def test_one_who_reads_all_reads_a_new_one_too(store: Store):
 def test_readers_hear_those_they_read_in_order(store: Store):
     chosen = settings(
         {
-            "late": told(needs=["claims", "pixels"], reads=["*", "!b"]),
-            "last": told(needs=["claims"], reads=["late", "c"]),
+            "late": told(needs=["claims", "pixels"], depends_on=["*", "!b"]),
+            "last": told(needs=["claims"], depends_on=["late", "c"]),
             "c": told(needs=["truth"]),
             "b": told(needs=[]),
             "a": told(needs=[]),
@@ -162,7 +162,7 @@ def test_readers_hear_those_they_read_in_order(store: Store):
 
 
 @pytest.mark.parametrize(
-    ("reads", "fault"),
+    ("depends_on", "fault"),
     [
         (["nobody"], "there is no annotator 'nobody'; those before it: a, early"),
         (["!nobody"], "no annotator 'nobody'"),
@@ -177,8 +177,8 @@ def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
         annotators(
             settings(
                 {
-                    "early": told(needs=["claims"], reads=[]),
-                    "me": told(needs=["claims"], reads=reads),
+                    "early": told(needs=["claims"], depends_on=[]),
+                    "me": told(needs=["claims"], depends_on=reads),
                     "later": told(needs=["claims"]),
                     "a": told(),
                 }
@@ -188,18 +188,18 @@ def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
 
 def test_one_who_reads_nothing_can_not_be_told_whom():
     with pytest.raises(SettingsError, match="annotators.b.reads: b reads no claims"):
-        annotators(settings({"a": told(), "b": told(reads=["a"])}))
+        annotators(settings({"a": told(), "b": told(depends_on=["a"])}))
 
 
 def test_a_version_covers_exactly_those_that_are_read():
     def version(**sections) -> str:
         return {a.name: a.version for a in annotators(settings(sections))}["reader"]
 
-    reader = told(needs=["claims"], reads=["a"])
+    reader = told(needs=["claims"], depends_on=["a"])
     first = version(a=told(), b=told(), reader=reader)
     assert version(a=told(), b=told(note="other"), reader=reader) == first == version(a=told(), reader=reader)
     assert version(a=told(note="other"), b=told(), reader=reader) != first
-    assert version(a=told(), b=told(), reader={**reader, "reads": ["*"]}) != first
+    assert version(a=told(), b=told(), reader={**reader, "depends_on": ["*"]}) != first
 
 
 def test_the_device_is_set_before_loading_and_is_no_part_of_the_version(store: Store):
@@ -231,9 +231,9 @@ def test_an_image_is_decoded_once_for_all(store: Store, decoded: list[str]):
     run(
         settings(
             {
-                "a": told(batch=3),
-                "b": told(batch=4),
-                "reader": told(needs=["claims", "pixels"], batch=1),
+                "a": told(batch_size=3),
+                "b": told(batch_size=4),
+                "reader": told(needs=["claims", "pixels"], batch_size=1),
                 "c": told(needs=["truth"]),
             }
         ),
@@ -248,7 +248,7 @@ def test_nothing_is_decoded_for_those_who_do_not_look(store: Store, decoded: lis
 
 
 def test_only_what_is_missing_is_decoded(store: Store, decoded: list[str]):
-    chosen, missing = settings({"a": told(batch=3), "b": told()}), names(store)[4:6]
+    chosen, missing = settings({"a": told(batch_size=3), "b": told()}), names(store)[4:6]
     BEFORE["a"] = unless(missing, UnavailableError("later"))
     run(chosen, store)
     fake_annotators.forget()
@@ -258,25 +258,30 @@ def test_only_what_is_missing_is_decoded(store: Store, decoded: list[str]):
 
 
 def test_batches_are_full_whatever_the_others_are_given_at_once(store: Store):
-    run(settings({"small": told(batch=3), "large": told(batch=8)}), store)
+    run(settings({"small": told(batch_size=3), "large": told(batch_size=8)}), store)
     assert [len(images) for annotator, images in CALLS if annotator == "large"] == [8, 2]
     assert [len(images) for annotator, images in CALLS if annotator == "small"] == [3, 3, 3, 1]
 
 
 def test_chunks_are_bounded_by_pixels(store: Store, monkeypatch):
-    import florence.annotation.pictures
+    import florence.annotation.chunks
 
-    monkeypatch.setattr(florence.annotation.pictures, "PIXELS", 4 * 64 * 64 + 1)
-    run(settings({"a": told(batch=8), "blind": told(needs=[], batch=8)}), store)
+    monkeypatch.setattr(florence.annotation.chunks, "PIXELS", 4 * 64 * 64 + 1)
+    run(settings({"a": told(batch_size=8), "blind": told(needs=[], batch_size=8)}), store)
     assert [len(images) for annotator, images in CALLS if annotator == "a"] == [4, 4, 2]
-    monkeypatch.setattr(florence.annotation.pictures, "PIXELS", 1)
-    run(settings({"a": told(batch=8, note="again"), "blind": told(needs=[], batch=8, note="again")}), store)
+    monkeypatch.setattr(florence.annotation.chunks, "PIXELS", 1)
+    run(settings({"a": told(batch_size=8, note="again"), "blind": told(needs=[], batch_size=8, note="again")}), store)
     assert [len(images) for annotator, images in CALLS if annotator == "a"][3:] == [1] * 10
 
 
 def test_what_is_missing_is_told_without_reading_tables(store: Store, monkeypatch):
     chosen = settings(
-        {"a": told(), "b": told(), "reader": told(needs=["claims"], reads=["a"]), "elsewhere": told(sources=["other"])}
+        {
+            "a": told(),
+            "b": told(),
+            "reader": told(needs=["claims"], depends_on=["a"]),
+            "elsewhere": told(sources=["other"]),
+        }
     )
     BEFORE["a"] = unless(names(store)[:3], UnavailableError("later"))
     run(chosen, store)
@@ -303,7 +308,7 @@ def test_images_are_read_a_few_at_a_time(tmp_path: Path):
 def test_a_bad_image_costs_itself_alone(store: Store):
     bad = names(store)[2]
     BEFORE["a"] = raising(RuntimeError("out of order"), [bad])
-    found = run(settings({"a": told(batch=4), "b": told()}), store)
+    found = run(settings({"a": told(batch_size=4), "b": told()}), store)
     rows = coverage(store, "a")
     assert {name: row["error"] for name, row in rows.items() if row["error"]} == {
         bad: "RuntimeError: out of order"
@@ -315,7 +320,7 @@ def test_a_bad_image_costs_itself_alone(store: Store):
 def test_a_bad_image_at_the_start_is_settled_once_others_are_answered(store: Store):
     bad = names(store)[:4]
     BEFORE["a"] = raising(RuntimeError("out of order"), bad)
-    chosen = settings({"a": told(batch=2), "reader": told(needs=["claims", "pixels"], batch=2)})
+    chosen = settings({"a": told(batch_size=2), "reader": told(needs=["claims", "pixels"], batch_size=2)})
     run(chosen, store)
     assert {name for name, row in coverage(store, "a").items() if row["error"]} == set(bad)
     assert sorted(asked("reader")) == sorted(names(store)), "once each, and with what came of those before it"
@@ -359,7 +364,7 @@ def test_one_that_fails_costs_its_own_claims(store: Store, how: str):
         BEFORE["a"] = unless(names(store), UnavailableError("the service is down"))
     else:
         ON_LOAD["a"] = raising_on_load(RuntimeError("the service is down"))
-    chosen = settings({"a": told(required=False), "b": told(), "reader": told(needs=["claims"], reads=["a", "b"])})
+    chosen = settings({"a": told(required=False), "b": told(), "reader": told(needs=["claims"], depends_on=["a", "b"])})
     found = run(chosen, store)
     assert found["a"].left == 10 and found["a"].images == 0 and "the service is down" in found["a"].error
     assert found["a"].again == (how in ("load", "crash"))
@@ -403,8 +408,8 @@ def test_readers_of_readers_are_asked_again_too(store: Store):
     chosen = settings(
         {
             "a": told(required=False),
-            "second": told(needs=["claims"], reads=["a"]),
-            "third": told(needs=["claims"], reads=["second"]),
+            "second": told(needs=["claims"], depends_on=["a"]),
+            "third": told(needs=["claims"], depends_on=["second"]),
         }
     )
     BEFORE["a"] = raising(UnavailableError("down"))
@@ -450,7 +455,7 @@ def test_answers_that_are_too_few_are_an_error(store: Store):
     BEFORE["a"] = lambda self, batch: (
         self.answers(batch)[:-1] if names(store)[0] in [r.name for r in batch.records] else None
     )
-    run(settings({"a": told(batch=4)}), store)
+    run(settings({"a": told(batch_size=4)}), store)
     assert {name: row["error"] for name, row in coverage(store, "a").items() if row["error"]} == {
         names(store)[0]: "ValueError: 0 answers about 1 images"
     }
@@ -474,14 +479,14 @@ def test_too_little_memory_makes_batches_smaller(store: Store, error: Exception)
             raise error
 
     BEFORE["a"] = before
-    assert run(settings({"a": told(batch=8)}), store)["a"].left == 0
+    assert run(settings({"a": told(batch_size=8)}), store)["a"].left == 0
     assert [len(images) for _, images in CALLS] == [8, 4, 2, 2, 2, 2, 2] and asked("a")[-10:] == names(store)
     assert not any(row["error"] for row in coverage(store, "a").values())
 
 
 def test_too_little_memory_for_one_image_ends_the_annotators_work(store: Store):
     BEFORE["a"] = raising(MemoryError("full"), names(store)[3:4])
-    found = run(settings({"a": told(batch=2), "b": told()}), store)
+    found = run(settings({"a": told(batch_size=2), "b": told()}), store)
     assert found["a"].left == 7 and found["a"].again and "full" in found["a"].error and found["b"].left == 0
 
 
@@ -493,7 +498,7 @@ def test_an_image_that_can_not_be_decoded_costs_itself_alone(store: Store):
     store.write_table(
         file, table.set_column(table.column_names.index("bytes"), IMAGES.field("bytes"), pa.array(data, pa.binary()))
     )
-    run(settings({"a": told(batch=4), "blind": told(needs=[])}), store)
+    run(settings({"a": told(batch_size=4), "blind": told(needs=[])}), store)
     rows = coverage(store, "a")
     assert len(rows) == 10 and "truncated" in rows[names(store)[3]]["error"] and names(store)[3] not in asked("a")
     assert not any(row["error"] for row in coverage(store, "blind").values())
@@ -524,9 +529,9 @@ with annotators.registered():
 def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collected: Path, tmp_path: Path):
     chosen = settings(
         {
-            "a": told(batch=2, price=7),
-            "b": told(batch=2, needs=["truth"]),
-            "reader": told(needs=["claims", "pixels"], batch=1),
+            "a": told(batch_size=2, price=7),
+            "b": told(batch_size=2, needs=["truth"]),
+            "reader": told(needs=["claims", "pixels"], batch_size=1),
         }
     )
     values = chosen.model_dump(mode="json")
@@ -571,7 +576,7 @@ def test_what_a_killed_write_left_behind_is_dropped(store: Store):
 
 
 def test_what_has_been_said_is_written_while_a_shard_is_worked_on(store: Store, monkeypatch):
-    chosen = settings({"a": told(batch=2)})
+    chosen = settings({"a": told(batch_size=2)})
     monkeypatch.setattr(shard, "EVERY", 0.0)
     seen = []
     BEFORE["a"] = lambda self, batch: seen.append(left(chosen, store).get("a"))
@@ -580,7 +585,7 @@ def test_what_has_been_said_is_written_while_a_shard_is_worked_on(store: Store, 
 
 
 def test_an_exception_from_outside_keeps_what_has_been_said(store: Store):
-    chosen = settings({"a": told(batch=2)})
+    chosen = settings({"a": told(batch_size=2)})
     BEFORE["a"] = raising(KeyboardInterrupt(), names(store)[6:7])
     with pytest.raises(KeyboardInterrupt):
         run(chosen, store)
@@ -589,7 +594,7 @@ def test_an_exception_from_outside_keeps_what_has_been_said(store: Store):
 
 def test_a_store_that_is_no_folder_holds_the_same(store: Store, tmp_path: Path):
     chosen, remote = (
-        settings({"a": told(batch=3), "reader": told(needs=["claims"])}),
+        settings({"a": told(batch_size=3), "reader": told(needs=["claims"])}),
         Store(f"memory://{tmp_path.name}"),
     )
     for name in store.names(""):
@@ -647,10 +652,10 @@ def test_whatever_fails_for_a_while_the_end_is_the_same(
 ):
     rng = random.Random(seed)
     sections = {
-        "a": told(batch=rng.randint(1, 4), required=rng.random() < 0.5),
-        "b": told(batch=3, needs=["truth"], required=False),
-        "reader": told(needs=["claims", "pixels"], batch=2, required=False, reads=rng.choice([["*"], ["a"]])),
-        "second": told(needs=["claims"], reads=["*"] if rng.random() < 0.5 else ["reader"]),
+        "a": told(batch_size=rng.randint(1, 4), required=rng.random() < 0.5),
+        "b": told(batch_size=3, needs=["truth"], required=False),
+        "reader": told(needs=["claims", "pixels"], batch_size=2, required=False, depends_on=rng.choice([["*"], ["a"]])),
+        "second": told(needs=["claims"], depends_on=["*"] if rng.random() < 0.5 else ["reader"]),
     }
     chosen = settings(sections)
     monkeypatch.setattr(shard, "EVERY", rng.choice([0.0, 30.0]))
@@ -687,7 +692,7 @@ def test_whatever_fails_for_a_while_the_end_is_the_same(
 
 
 def test_usage_is_kept_and_known_to_the_next_run(store: Store):
-    chosen = settings({"a": told(batch=4, price=5)})
+    chosen = settings({"a": told(batch_size=4, price=5)})
     BEFORE["a"] = unless(names(store)[8:], UnavailableError("the budget is spent"))
     run(chosen, store)
     annotator = annotators(chosen)[0]
@@ -701,18 +706,21 @@ def test_usage_is_kept_and_known_to_the_next_run(store: Store):
 
 def test_what_a_failing_call_has_cost_is_counted(store: Store):
     BEFORE["a"] = raising(UnavailableError("down"))
-    chosen = settings({"a": told(batch=4, price=5)})
+    chosen = settings({"a": told(batch_size=4, price=5)})
     run(chosen, store)
     assert usage_of(store, annotators(chosen)[0]) == Usage(1, 20, 0.02)
 
 
 def test_authors_declare_who_they_are(store: Store):
     chosen = settings(
-        {"a": told(words=["dog", "cat"], device="cpu", batch=3), "judge": told(role="ranker", needs=["claims"])}
+        {"a": told(words=["dog", "cat"], device="cpu", batch_size=3), "judge": told(role="ranker", needs=["claims"])}
     )
     run(chosen, store)
     who = annotators(chosen)
-    assert profiles_of(store, who) == (AnnotatorProfile("a", "annotator", ("cat", "dog")), AnnotatorProfile("judge", "ranker"))
+    assert profiles_of(store, who) == (
+        AnnotatorProfile("a", "annotator", ("cat", "dog")),
+        AnnotatorProfile("judge", "ranker"),
+    )
     assert store.read_json(f"annotators/{who[0].key}.json") == {
         "name": "a",
         "use": "told",
@@ -737,9 +745,9 @@ def test_one_that_can_not_say_its_words_costs_its_own_claims(store: Store, monke
 
 def test_the_student_is_asked_last_and_declares_itself(store: Store):
     chosen = settings(
-        {"a": told(batch=2), "reader": told(needs=["claims"])},
+        {"a": told(batch_size=2), "reader": told(needs=["claims"])},
         model={"image_size": 64},
-        engine={"student": {"tasks": ["<OD>"], "batch": 8}},
+        engine={"student": {"tasks": ["<OD>"], "batch_size": 8}},
         train={"threads": 1, "max_target": 8},
     )
     who = annotators(chosen, NANO)
@@ -752,7 +760,7 @@ def test_the_student_is_asked_last_and_declares_itself(store: Store):
     assert "student:" not in table_annotations(store.read_table(store.names("claims/" + who[1].key)[0]))[0].text
     assert len(coverage(store, "student")) == 10 and profiles_of(store, who)[2] == AnnotatorProfile("student")
     said = store.read_json(f"annotators/{who[2].key}.json")
-    assert (said["use"], said["tasks"]) == ("student", ["<OD>"]) and "batch" not in said["options"]
+    assert (said["use"], said["tasks"]) == ("student", ["<OD>"]) and "batch_size" not in said["options"]
     off = settings({"a": told()}, engine={"student": {"cap": 0}})
     assert [annotator.name for annotator in annotators(off, NANO)] == ["a"]
 
@@ -786,7 +794,7 @@ def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_ab
 def test_those_that_are_chosen_differ_more_than_any_others(store: Store):
     from itertools import combinations
 
-    from florence.annotation.choice import diverse
+    from florence.annotation.sampling import diverse
     from florence.records import table_images
 
     records = [record for record, _ in table_images(store.read_tables("images", IMAGES, older=True))]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from florence.annotators import ANNOTATORS, Batch
+from florence.annotators._imagenet import cell_scores, coarse, labels, network
 from florence.errors import SettingsError
 from florence.geometry import box_iou
 from florence.records import Claim, ImageRecord
-from florence.annotators import ANNOTATORS, Batch
-from florence.annotators._imagenet import cell_scores, coarse, labels, network
 
 CAT = (0.0, 0.0, 0.92, 1.0)
 CUP = (0.28, 0.04, 0.70, 0.77)

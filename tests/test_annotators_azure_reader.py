@@ -18,10 +18,10 @@ import pytest
 from chat_server import KEY, Asked, Fault, Service, azure_error
 from PIL import Image
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, Usage
+from florence.annotators.azure_reader import encode
 from florence.errors import FlorenceError, SettingsError, UnavailableError
 from florence.records import ImageRecord
-from florence.annotators import ANNOTATORS, Batch, Annotator, Usage
-from florence.annotators.azure_reader import encode
 
 NOISE = np.random.default_rng(0)
 ERRORS = (

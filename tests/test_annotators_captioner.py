@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from florence.records import Annotation, Claim, ImageRecord, Region, annotate
 from florence.annotators import ANNOTATORS, Batch
 from florence.annotators._seen import colour_shares, objects
+from florence.records import Annotation, Claim, ImageRecord, Region, annotate
 
 Box = tuple[float, float, float, float]
 RED, BLUE, GREEN, ORANGE = (200, 30, 25), (30, 60, 200), (60, 150, 50), (250, 150, 30)

@@ -12,12 +12,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
 from annotator_options import made, options
+from PIL import Image, ImageDraw, ImageFont
 
+from florence.annotators import ANNOTATORS, NEEDS, Batch
 from florence.errors import SettingsError
 from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region, annotate
-from florence.annotators import NEEDS, ANNOTATORS, Batch
 
 HEAVY = (
     "openai",

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from chat_server import KEY, MODEL
 
+from florence.annotators import ANNOTATORS, Annotator, Batch
 from florence.errors import FlorenceError, ModelError, SettingsError
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
-from florence.annotators import ANNOTATORS, Batch, Annotator
 
 TASKS = ("<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 

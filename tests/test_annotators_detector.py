@@ -16,12 +16,12 @@ import yaml
 from hub_models import DETECTORS, LABELS, bert_tokenizer, checkpoint
 from PIL import Image
 
-from florence.errors import FlorenceError, ModelError, SettingsError
-from florence.pixels import decode
-from florence.records import Claim, ImageRecord
 from florence.annotators import ANNOTATORS, Batch
 from florence.annotators._boxes import distinct, objects_found
 from florence.annotators._hub import load_config, load_model, load_processor, weights_version
+from florence.errors import FlorenceError, ModelError, SettingsError
+from florence.pixels import decode
+from florence.records import Claim, ImageRecord
 
 HOPEFUL = {"threshold": 0.05, "nms_iou": 1.0, "most": 1000}
 

@@ -15,9 +15,9 @@ import pytest
 from annotator_programs import batch_of, lines, reply, service, whole_picture
 from PIL import Image
 
+from florence.annotators import ANNOTATORS, Batch
 from florence.errors import FlorenceError, SettingsError, UnavailableError
 from florence.records import Claim, Region, annotate
-from florence.annotators import ANNOTATORS, Batch
 
 PICTURE = [Claim("<OD>", "picture", (Region("picture", box=(0, 0, 12, 8), score=0.75),), 0.75)]
 

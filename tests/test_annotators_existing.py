@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from format_sets import image
 
-from florence.errors import DataError, FlorenceError, NotListedError, SettingsError, StoreError, UnknownNameError
 from florence.annotators import Batch
 from florence.annotators.existing import Existing
+from florence.errors import DataError, FlorenceError, NotListedError, SettingsError, StoreError, UnknownNameError
 
 RECORD = image(2)
 

@@ -13,10 +13,10 @@ import transformers as hf
 from hub_models import GROUNDERS, checkpoint
 from PIL import Image
 
+from florence.annotators import ANNOTATORS, Batch
 from florence.errors import ModelError, SettingsError
 from florence.geometry import box_iou
 from florence.records import Annotation, Claim, ImageRecord, annotate
-from florence.annotators import ANNOTATORS, Batch
 
 HOPEFUL = {"box_threshold": 0.0, "text_threshold": 0.0, "nms_iou": 1.0, "most": 1000}
 

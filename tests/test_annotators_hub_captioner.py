@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from florence.annotators import ANNOTATORS, Batch
 from florence.errors import ModelError, SettingsError
 from florence.records import CAPTIONS, Claim, ImageRecord, Region, annotate
-from florence.annotators import ANNOTATORS, Batch
 
 CROPS = "<DENSE_REGION_CAPTION>"
 BASE_TYPES = ("blip", "blip2", "florence", "llava", "llava_next")

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from florence.annotators import ANNOTATORS, Batch
 from florence.geometry import mask_iou, polygon_area, rasterise
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
-from florence.annotators import ANNOTATORS, Batch
 
 Box = tuple[float, float, float, float]
 
@@ -159,7 +159,9 @@ def test_more_fidelity_takes_more_corners():
     counts = [
         sum(
             len(p)
-            for p in cut(pixels, said(("ball", (78.0, 50.0, 226.0, 182.0), 0.8)), min_polygon_iou=f)[0].regions[0].polygons
+            for p in cut(pixels, said(("ball", (78.0, 50.0, 226.0, 182.0), 0.8)), min_polygon_iou=f)[0]
+            .regions[0]
+            .polygons
         )
         for f in (0.8, 0.95, 0.99)
     ]

@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto
 from onnx_models import brightness, constant, red_finder
 
-from florence.errors import ModelError, SettingsError
-from florence.geometry import box_iou
-from florence.records import Claim, ImageRecord
 from florence.annotators import ANNOTATORS, Batch
 from florence.annotators._layouts import read
 from florence.annotators.onnx_detector import _providers
+from florence.errors import ModelError, SettingsError
+from florence.geometry import box_iou
+from florence.records import Claim, ImageRecord
 
 Box = tuple[float, float, float, float]
 THREE = ("cat", "dog", "cup")

@@ -6,9 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from florence import annotation, stages
+from florence.annotators import ANNOTATORS, Batch
 from florence.config import settings_from
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate, table_annotations
-from florence.annotators import ANNOTATORS, Batch
 from florence.store import Store
 
 Box = tuple[float, float, float, float]

@@ -19,9 +19,9 @@ import pytest
 from annotator_programs import ROOT, batch_of, documented, png_size, written
 from PIL import Image
 
+from florence.annotators import ANNOTATORS, Batch
 from florence.errors import FlorenceError, SettingsError, UnavailableError
 from florence.records import Claim, Region, annotate
-from florence.annotators import ANNOTATORS, Batch
 
 THING = [Claim("<OD>", "thing", (Region("thing", box=(0, 0, 12, 8), score=0.5),), 0.5)]
 GOOD = """
@@ -551,9 +551,7 @@ def test_without_room_for_pictures_images_are_left_for_later(tmp_path: Path, mon
 
 
 def test_a_command_that_names_no_file_needs_a_version():
-    with pytest.raises(
-        SettingsError, match=r"annotators\.theirs\.command.*names no file.*annotators\.theirs\.version"
-    ):
+    with pytest.raises(SettingsError, match=r"annotators\.theirs\.command.*names no file.*annotators\.theirs\.version"):
         made([sys.executable, "-m", "their_package"]).version  # noqa: B018
     assert (
         made([sys.executable, "-m", "their_package"], version="1").version

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
+from florence.annotators import ANNOTATORS, Batch
 from florence.errors import ModelError, SettingsError
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
-from florence.annotators import ANNOTATORS, Batch
 
 DENSE = "<DENSE_REGION_CAPTION>"
 BOX = (8.0, 4.0, 40.0, 36.0)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from florence.annotators import ANNOTATORS, Batch
+from florence.annotators.reader import _sized
 from florence.errors import ModelError
 from florence.geometry import box_iou, polygon_area, polygon_box
 from florence.records import Claim, ImageRecord
-from florence.annotators import ANNOTATORS, Batch
-from florence.annotators.reader import _sized
 
 FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 

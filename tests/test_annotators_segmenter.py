@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from florence.errors import ModelError
-from florence.geometry import Box, mask_iou, polygon_area, rasterise
-from florence.records import Annotation, Claim, ImageRecord, Region, annotate
 from florence.annotators import ANNOTATORS, Batch
 from florence.annotators._outlines import boxes, outlined, polygons, wanted
 from florence.annotators.segmenter import TOGETHER
+from florence.errors import ModelError
+from florence.geometry import Box, mask_iou, polygon_area, rasterise
+from florence.records import Annotation, Claim, ImageRecord, Region, annotate
 
 GROUNDED, REFERRED = "<CAPTION_TO_PHRASE_GROUNDING>", "<REFERRING_EXPRESSION_SEGMENTATION>"
 CAT, DOG = (20.0, 15.0, 70.0, 80.0), (60.5, 10.25, 135.0, 90.0)

@@ -22,13 +22,13 @@ import yaml
 from annotator_programs import ROOT, batch_of
 from test_annotators_contract import given, whole
 
-from florence.config import settings_from
-from florence.errors import FlorenceError, SettingsError, UnavailableError
-from florence.records import ANNOTATION_TYPES
 from florence.annotators import ANNOTATORS
 from florence.annotators.__main__ import arguments, converse, made
 from florence.annotators._wire import _Answer, _Request, png, request_line
 from florence.annotators._written import AnnotationLine
+from florence.config import settings_from
+from florence.errors import FlorenceError, SettingsError, UnavailableError
+from florence.records import ANNOTATION_TYPES
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-m", "florence.annotators"]
@@ -87,7 +87,13 @@ def program(use: str, folder: Path, **options):
     command = [*COMMAND, use, "--options", str(folder / "options.json"), "--batch", "3"]
     reads = "claims" in ANNOTATORS.get(use)(name=use, **options).needs
     return ANNOTATORS.get("program")(
-        name="theirs", command=command, tasks=list(ANNOTATION_TYPES), reads_claims=reads, cwd=str(ROOT), start=600, timeout=600
+        name="theirs",
+        command=command,
+        tasks=list(ANNOTATION_TYPES),
+        reads_claims=reads,
+        cwd=str(ROOT),
+        start=600,
+        timeout=600,
     )
 
 

@@ -24,12 +24,12 @@ import pytest
 from chat_server import KEY, MODEL, Asked, Fault, Service
 from PIL import Image
 
-from florence.errors import FlorenceError, SettingsError, UnavailableError
-from florence.records import Claim, ImageRecord, Region, annotate
-from florence.annotators import ANNOTATORS, Batch, Annotator, Usage
+from florence.annotators import ANNOTATORS, Annotator, Batch, Usage
 from florence.annotators._answers import refused
 from florence.annotators._calls import GIVE_UP, retry_after
 from florence.annotators._service import Endpoint, data_url
+from florence.errors import FlorenceError, SettingsError, UnavailableError
+from florence.records import Claim, ImageRecord, Region, annotate
 
 CAPTIONS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 COLOURS = {"red": (210, 20, 20), "green": (20, 210, 20), "blue": (20, 20, 210)}
@@ -481,9 +481,7 @@ def test_keys_come_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch):
             "what the environment has is not shown to a server that wants none"
         )
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(
-        SettingsError, match="set OPENAI_API_KEY in the environment, or annotators.gpt.service.keyless"
-    ):
+    with pytest.raises(SettingsError, match="set OPENAI_API_KEY in the environment, or annotators.gpt.service.keyless"):
         made("http://127.0.0.1:9/v1")
     for options in (
         {"api_key": KEY},
@@ -517,8 +515,7 @@ def test_an_address_that_is_none_is_refused_before_anything_is_loaded(url: str):
             ANNOTATORS.get(use)(name="gpt", **options)
         assert url in str(caught.value)
     assert (
-        ANNOTATORS.get("azure_reader")(name="gpt", endpoint="http://[::1]:8000").options.endpoint
-        == "http://[::1]:8000"
+        ANNOTATORS.get("azure_reader")(name="gpt", endpoint="http://[::1]:8000").options.endpoint == "http://[::1]:8000"
     )
 
 

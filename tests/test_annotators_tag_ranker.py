@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence.errors import SettingsError
-from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region, annotate
-from florence.sources.samples import SamplesSource
 from florence.annotators import ANNOTATORS, Batch
 from florence.annotators._imagenet import labels
 from florence.annotators.tag_ranker import tags
+from florence.errors import SettingsError
+from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region, annotate
+from florence.sources.samples import SamplesSource
 
 DENSE = "<DENSE_REGION_CAPTION>"
 TOLD = {

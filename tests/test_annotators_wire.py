@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from florence.annotators._wire import Lines, ProtocolError, answer, answer_line, png, request_line, requested
 from florence.errors import FlorenceError, UnavailableError
 from florence.geometry import polygon_area
 from florence.records import ANNOTATION_TYPES, CAPTIONS, Claim, ImageRecord, Region, annotate
-from florence.annotators._wire import Lines, ProtocolError, answer, answer_line, png, request_line, requested
 
 WIDTH, HEIGHT = 120, 80
 RECORD = ImageRecord("a" * 64, WIDTH, HEIGHT, "mine", "süß/1.png", "", "a “dog” 狗", "train")

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from florence.annotators import ANNOTATORS, Batch
 from florence.config import Engine, settings_from
 from florence.engine import fuse
 from florence.engine.consensus import churn
@@ -15,9 +16,9 @@ from florence.evaluate.references import Known
 from florence.evaluate.scores import questions
 from florence.records import (
     ANNOTATIONS,
+    BASE_TYPES,
     FINE_TUNED,
     IMAGES,
-    BASE_TYPES,
     TASKS,
     Claim,
     ImageRecord,
@@ -27,7 +28,6 @@ from florence.records import (
     table_annotations,
 )
 from florence.sources import SOURCES
-from florence.annotators import ANNOTATORS, Batch
 from florence.tasks import task
 
 SIDE = 64
@@ -93,7 +93,9 @@ def test_kinds_that_are_named_are_told_alone_and_the_rest_does_not_change(scenes
 
 
 def table(claims, annotator):
-    return annotations_table([row for i, said in enumerate(claims) for row in annotate(f"{i:064x}", said, annotator, "1")])
+    return annotations_table(
+        [row for i, said in enumerate(claims) for row in annotate(f"{i:064x}", said, annotator, "1")]
+    )
 
 
 def images(count):
@@ -115,7 +117,9 @@ def images(count):
 
 def fused(by_author, count, **settings):
     claims = pa.concat_tables([table(claims, annotator) for annotator, claims in by_author.items()])
-    covered = [{"image_id": f"{i:064x}", "annotator": annotator, "error": ""} for annotator in by_author for i in range(count)]
+    covered = [
+        {"image_id": f"{i:064x}", "annotator": annotator, "error": ""} for annotator in by_author for i in range(count)
+    ]
     return fuse(claims, images(count), pa.Table.from_pylist(covered), Engine(**settings), 0)
 
 
@@ -245,7 +249,7 @@ def test_they_are_asked_for_only_by_name(scenes):
             "sources": {},
             "annotators": {},
             "train": {"task_weights": {"<VQA>": 2}},
-            "evaluate": {"tasks": ["<OD>", "<VQA>", "<CLASSIFICATION>"], "control": ["<VQA>"]},
+            "evaluate": {"tasks": ["<OD>", "<VQA>", "<CLASSIFICATION>"], "shuffled_image_tasks": ["<VQA>"]},
         }
     )
     few = scenes[:20]

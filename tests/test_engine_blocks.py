@@ -16,7 +16,7 @@ from florence.engine.ballots import ballots
 from florence.engine.consensus import reliabilities
 from florence.engine.reliability import believed, fit
 from florence.errors import DataError
-from florence.records import ANNOTATIONS, BASE_TYPES, Claim, Region, AnnotatorProfile, table_annotations
+from florence.records import ANNOTATIONS, BASE_TYPES, AnnotatorProfile, Claim, Region, table_annotations
 
 COUNT = 240
 

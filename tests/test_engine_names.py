@@ -13,7 +13,7 @@ from florence.config import Engine
 from florence.engine import fuse
 from florence.engine.names import names
 from florence.errors import SettingsError
-from florence.records import Claim, AnnotatorProfile, table_annotations
+from florence.records import AnnotatorProfile, Claim, table_annotations
 
 PLACE = (10, 10, 50, 50)
 BUILT_IN = json.loads((Path(florence.engine.__file__).parent / "names.json").read_text())
@@ -50,14 +50,14 @@ def test_a_kind_supports_what_is_of_it_and_the_narrower_name_stands():
     assert (
         only(
             one_image(a=[box("robin", *PLACE)], b=[box("fowl", *PLACE)], c=[]),
-            settings=Engine(kinds={"fowl": ("robin",)}),
+            settings=Engine(hypernyms={"fowl": ("robin",)}),
         ).text
         == "robin"
     )
 
 
 def test_kinds_go_up_all_the_way():
-    table = names(Engine(kinds={"pet": ("kitten",), "thing": ("pet", "animal")}))
+    table = names(Engine(hypernyms={"pet": ("kitten",), "thing": ("pet", "animal")}))
     assert {"kitten", "cat", "animal", "pet", "thing"} <= table.kinds("Kitten")
     assert table.likeness("kitten", "thing") > table.likeness("thing", "kitten") > 0 == table.likeness("kitten", "dog")
 
@@ -65,7 +65,7 @@ def test_kinds_go_up_all_the_way():
 @pytest.mark.parametrize(
     "settings, told",
     [
-        (Engine(kinds={"a": ("b",), "b": ("a",)}), "kind of itself"),
+        (Engine(hypernyms={"a": ("b",), "b": ("a",)}), "kind of itself"),
         (Engine(synonyms={"a": ("b",), "c": ("b",)}), "given to both"),
     ],
 )

@@ -7,7 +7,7 @@ from engine_claims import image, one_image, tables
 
 from florence.config import Engine
 from florence.engine import fuse
-from florence.records import Claim, Region, AnnotatorProfile, table_annotations
+from florence.records import AnnotatorProfile, Claim, Region, table_annotations
 
 CLIP = (AnnotatorProfile("clip", "ranker"),)
 DENSE = "<DENSE_REGION_CAPTION>"

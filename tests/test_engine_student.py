@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import florence.model
+from florence.annotators import Batch
 from florence.codec.grammar import box_tokens
 from florence.config import Settings
 from florence.engine.refine import DOUBT, Student, renamed
@@ -20,7 +21,6 @@ from florence.model.generate import Ask, predict
 from florence.pixels import decode
 from florence.records import ImageRecord, Region
 from florence.sources import SOURCES, SourceImage
-from florence.annotators import Batch
 from florence.tasks import Answer
 
 NANO = str(Path(florence.model.__file__).parent / "nano")

@@ -148,7 +148,9 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
     assert set(labels) == {"gold", "train", "annotators"} and set(labels["annotators"]) == {"careful", "careless"}
     f1 = {name: found["truth"]["<OD>"]["f1"]["value"] for name, found in labels["annotators"].items()}
     assert f1["careful"] > f1["careless"] + 0.2
-    assert labels["gold"]["truth"]["<OD>"]["f1"]["value"] == f1["careless"], "round 0 is what the careless annotator says"
+    assert labels["gold"]["truth"]["<OD>"]["f1"]["value"] == f1["careless"], (
+        "round 0 is what the careless annotator says"
+    )
 
     assert stages.compare_models(SCENES, data, first).accepted
     decision = (first / "metrics/decision.json").read_bytes()

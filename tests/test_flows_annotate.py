@@ -88,8 +88,8 @@ def test_a_new_annotator_is_asked_alone(tmp_path: Path):
         "careful": None,
         "hasty": None,
         "crude": None,
-        "a": told(batch=3),
-        "reader": told(needs=["claims"], reads=["a"]),
+        "a": told(batch_size=3),
+        "reader": told(needs=["claims"], depends_on=["a"]),
     }
     settings, store = workspace(tmp_path, annotators=sections)
     run(tmp_path, settings)
@@ -98,7 +98,9 @@ def test_a_new_annotator_is_asked_alone(tmp_path: Path):
     settings, _ = workspace(tmp_path, annotators={**sections, "new": told(needs=["truth"])})
     done = run(tmp_path, settings)
     assert (
-        (done.shards, done.images) == (3, 12) and {annotator for annotator, _ in CALLS} == {"new"} and len(asked("new")) == 12
+        (done.shards, done.images) == (3, 12)
+        and {annotator for annotator, _ in CALLS} == {"new"}
+        and len(asked("new")) == 12
     )
     assert {name: data for name, data in written(store).items() if "/new@" not in name} == before
 
@@ -109,7 +111,7 @@ def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
         annotators={
             "fragile": told(required=False),
             "steady": told(),
-            "reader": told(needs=["claims"], reads=["fragile"]),
+            "reader": told(needs=["claims"], depends_on=["fragile"]),
         },
         flow={"retries": 2, "workers": 1},
     )
@@ -208,9 +210,11 @@ def test_many_shards_are_given_to_prefect_a_few_at_a_time(tmp_path: Path, monkey
 
     monkeypatch.setattr(flows.annotate, "SUBMITTED", 1)
     monkeypatch.setattr(flows.annotate, "LOOK", 0.01)
-    settings, store = workspace(tmp_path, annotators={"a": told(batch=1)})
+    settings, store = workspace(tmp_path, annotators={"a": told(batch_size=1)})
     seen = []
-    BEFORE["a"] = lambda self, batch: seen.append(len(store.names("coverage/" + annotation.annotators(settings)[-1].key)))
+    BEFORE["a"] = lambda self, batch: seen.append(
+        len(store.names("coverage/" + annotation.annotators(settings)[-1].key))
+    )
     assert run(tmp_path, settings).images == 48
     assert seen == [0] * 4 + [1] * 4 + [2] * 4
 

@@ -20,7 +20,7 @@ from florence.report.facts import LoopFacts
 from florence.store import Store
 from flows.outlook import is_idle, outlook, told
 from flows.parts import open_parts
-from flows.state import WorkspaceLockedError, LoopState, locked, read_state, write_state
+from flows.state import LoopState, WorkspaceLockedError, locked, read_state, write_state
 from flows.workspace import init
 
 # ---------------------------------------------------------------- what there is to do
@@ -120,7 +120,7 @@ def test_one_that_fails_as_before_has_nothing_new_to_say(annotated: Path, tmp_pa
         folder,
         annotators={
             "late": fake_annotators.told(required=False),
-            "reader": fake_annotators.told(needs=["claims"], reads=["careful"]),
+            "reader": fake_annotators.told(needs=["claims"], depends_on=["careful"]),
         },
     )
     with fake_annotators.registered():

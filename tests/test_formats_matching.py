@@ -65,7 +65,9 @@ def test_fronts_of_paths_are_mapped(tmp_path: Path):
 
 def test_base_names_count_where_asked_for_and_told_apart(tmp_path: Path):
     found = labels(tmp_path, "x/1.jpg", "y/2.jpg", "z/2.jpg")
-    with pytest.raises(NotListedError, match=r"but of x/1\.jpg: if that is the same image, set strip, prefix or base_names"):
+    with pytest.raises(
+        NotListedError, match=r"but of x/1\.jpg: if that is the same image, set strip, prefix or base_names"
+    ):
         found.claims(named("train/1.jpg"))
     assert said(found, "train/1.jpg", base_names=True) == "x/1.jpg"
     with pytest.raises(NotListedError, match="2 images that go by train/2.jpg"):

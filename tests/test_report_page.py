@@ -25,11 +25,11 @@ from florence.report.facts import (
     DropCount,
     Gain,
     ImageCount,
-    TypeCount,
-    ReliabilityByName,
     Quality,
     RejectedFile,
+    ReliabilityByName,
     TaskScore,
+    TypeCount,
 )
 from florence.report.gallery import changes, marked, match
 from florence.report.tables import annotator_activity

@@ -254,9 +254,9 @@ def test_the_same_file_again_changes_nothing(parts: Parts):
         and contents(store) == before
     )
     (annotator,) = [a for a in annotation.annotators(settings, None, store) if a.name == "human"]
-    assert annotator.version == first.version and not [a for a in annotation.annotators(settings) if a.name == "human"], (
-        "nobody asks them"
-    )
+    assert annotator.version == first.version and not [
+        a for a in annotation.annotators(settings) if a.name == "human"
+    ], "nobody asks them"
 
 
 def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):

@@ -9,7 +9,7 @@ import pytest
 
 from florence.errors import SettingsError
 from florence.metrics import METRICS, Prediction, Reference
-from florence.records import FINE_TUNED, BASE_TYPES
+from florence.records import BASE_TYPES, FINE_TUNED
 from florence.sources import SOURCES
 from florence.sources.scenes import COLOURS
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from florence.errors import ImageError, SettingsError, StoreError
 from florence.geometry import mask_iou, polygon_area, polygon_box, rasterise
 from florence.pixels import decode
-from florence.records import CAPTIONS, BASE_TYPES
+from florence.records import BASE_TYPES, CAPTIONS
 from florence.sources import SOURCES, scenes
 from florence.sources._truth import Thing, described, refer, relation
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from florence.errors import EncodeError
 from florence.geometry import box_iou, mask_iou, polygon_area, rasterise
-from florence.records import FINE_TUNED, BASE_TYPES, TASKS, Annotation, ImageRecord, Region
+from florence.records import BASE_TYPES, FINE_TUNED, TASKS, Annotation, ImageRecord, Region
 from florence.tasks import task
 from florence.tasks.reading import reading_order
 from florence.tasks.segmentation import MAX_POINTS, MAX_POLYGONS, outline

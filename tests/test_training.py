@@ -83,7 +83,7 @@ def test_a_checkpoint_cut_in_two_is_not_read(data, tmp_path):
 def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
     checkpoint = build("nano", image_size=32)
     splits = {r["image_id"]: r["split"] for r in stages.images_table(data).to_pylist()}
-    chosen = small(images=1000)
+    chosen = small(batch_size=1000)
     ids = batch(read_corpus(checkpoint, chosen, data), chosen, 0).image_ids
     assert sorted(ids) == sorted(image for image, split in splits.items() if split == "train")
     shutil.copytree(data.root, tmp_path / "data")
@@ -98,7 +98,7 @@ def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
         labels.set_column(labels.schema.get_field_index("kept"), "kept", pa.array(kept)),
     )
     assert len(read_corpus(checkpoint, chosen, bare)) == len(ids) - 1, "all labels of one image are dropped"
-    only = small(images=1000, task_weights={**dict.fromkeys(chosen.drawn, 0.0), "<OD>": 1.0})
+    only = small(batch_size=1000, task_weights={**dict.fromkeys(chosen.drawn, 0.0), "<OD>": 1.0})
     assert set(batch(read_corpus(checkpoint, only, bare), only, 0).image_ids) == set(ids[2:]), (
         "of another one those that are learnt"
     )
@@ -175,10 +175,10 @@ def test_it_learns_what_it_is_shown(data):
     """Images by heart: the loss falls far below that of guessing."""
     chosen = small(
         steps=120,
-        images=6,
+        batch_size=6,
         lr=2e-3,
         warmup=10,
-        checkpoint_every=1000,
+        save_steps=1000,
         data_fraction=0.3,
         task_weights={**dict.fromkeys(small().drawn, 0.0), "<REGION_TO_CATEGORY>": 1.0},
     )
@@ -225,8 +225,8 @@ def test_what_is_logged_while_it_runs(data, tmp_path):
 
 
 def test_few_images_mean_few_steps():
-    assert steps_of(Train(steps=1000, images=24, max_epochs=30), 30) == 38
-    assert steps_of(Train(steps=1000, images=24, max_epochs=30), 100_000) == 1000
+    assert steps_of(Train(steps=1000, batch_size=24, max_epochs=30), 30) == 38
+    assert steps_of(Train(steps=1000, batch_size=24, max_epochs=30), 100_000) == 1000
 
 
 def test_without_labels_it_says_what_to_do(tmp_path):

@@ -55,7 +55,7 @@ def examples(data: Batch) -> list[tuple[int, list[int], list[int]]]:
 
 def test_the_loss_is_that_of_transformers_on_the_same_examples(data, tmp_path, monkeypatch):
     """Every row alone through Florence2ForConditionalGeneration(labels=…); a step's loss is the mean over all tokens of all its parts."""
-    checkpoint, chosen = nano(), small(images=6, tasks_per_image=4, accumulate=2)
+    checkpoint, chosen = nano(), small(batch_size=6, tasks_per_image=4, gradient_accumulation_steps=2)
     corpus = read_corpus(checkpoint, chosen, data)
     parts = Feed(corpus, chosen).step(0)
     reference = copy.deepcopy(checkpoint.model)
@@ -92,7 +92,7 @@ def test_the_loss_is_that_of_transformers_on_the_same_examples(data, tmp_path, m
             {n: p.grad.clone() for n, p in checkpoint.model.named_parameters()}
         ),
     )
-    clip = small(images=6, tasks_per_image=4, accumulate=2, clip=1e9, steps=1)
+    clip = small(batch_size=6, tasks_per_image=4, gradient_accumulation_steps=2, max_grad_norm=1e9, steps=1)
     curve = train(checkpoint, corpus, clip, tmp_path, "key").curve
     assert curve[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
     for name, parameter in reference.named_parameters():
@@ -100,13 +100,15 @@ def test_the_loss_is_that_of_transformers_on_the_same_examples(data, tmp_path, m
 
 
 def test_micro_batches_come_to_the_same_step(data, tmp_path):
-    curves = [trained(data, tmp_path / str(n), small(images=8, accumulate=n, steps=5))[1] for n in (1, 4)]
+    curves = [
+        trained(data, tmp_path / str(n), small(batch_size=8, gradient_accumulation_steps=n, steps=5))[1] for n in (1, 4)
+    ]
     for a, b in zip(*curves, strict=True):
         assert a == pytest.approx(b, rel=1e-4)
 
 
 def test_packing_loses_nothing(data):
-    checkpoint, chosen = nano(), small(images=12, tasks_per_image=5)
+    checkpoint, chosen = nano(), small(batch_size=12, tasks_per_image=5)
     corpus = read_corpus(checkpoint, chosen, data)
     packed = batch(corpus, chosen, 0)
     assert sorted(np.concatenate([g.rows for g in packed.targets])) == list(range(len(packed.tasks)))
@@ -228,7 +230,7 @@ HARD = {
     "lora": {"rank": 2, "dropout": 0.1},
     "freeze": ("vision",),
     "resolutions": ({"image_size": 16, "share": 0.5}, {"image_size": 32, "share": 0.5}),
-    "window": 1,
+    "shuffle_buffer": 1,
     "temperature": 2.0,
 }
 

@@ -78,7 +78,7 @@ def test_one_window_is_one_full_shuffle_and_more_are_mixed_within():
 
 @pytest.mark.parametrize("window", [1, 2, 99])
 def test_how_a_step_is_cut_changes_nothing_of_what_it_sees(data, nano, window):
-    chosen = small(images=8, tasks_per_image=3, window=window)
+    chosen = small(batch_size=8, tasks_per_image=3, shuffle_buffer=window)
     corpus = read_corpus(nano, chosen, data)
     for step in (0, 6):
         whole = pairs(Feed(corpus, chosen).step(step))
@@ -88,7 +88,7 @@ def test_how_a_step_is_cut_changes_nothing_of_what_it_sees(data, nano, window):
 
 
 def test_memory_holds_two_windows(data, nano, monkeypatch):
-    chosen = small(images=4, window=2, steps=40)
+    chosen = small(batch_size=4, shuffle_buffer=2, steps=40)
     corpus = read_corpus(nano, chosen, data)
     feed, loads, held = Feed(corpus, chosen), [], []
     real = corpora.Corpus.window
@@ -103,7 +103,7 @@ def test_memory_holds_two_windows(data, nano, monkeypatch):
 
 
 def test_steps_from_the_middle_are_those_of_the_whole(data, nano):
-    chosen = small(images=5, window=2, steps=15)
+    chosen = small(batch_size=5, shuffle_buffer=2, steps=15)
     corpus = read_corpus(nano, chosen, data)
     whole = dict(Feed(corpus, chosen).steps_from(0))
     for step, parts in Feed(corpus, chosen).steps_from(11):
@@ -125,7 +125,7 @@ def test_a_store_that_changes_is_told(data, nano, tmp_path):
 def test_smaller_fractions_are_part_of_larger_ones(data, nano):
     sets = []
     for fraction in (0.2, 0.5, 0.9, 1.0):
-        chosen = small(images=1000, data_fraction=fraction)
+        chosen = small(batch_size=1000, data_fraction=fraction)
         corpus = read_corpus(nano, chosen, data)
         sets.append(set(batch(corpus, chosen, 0).image_ids))
         assert len(sets[-1]) == len(corpus)
@@ -179,7 +179,7 @@ def sparse(data, tmp_path_factory) -> tuple[Store, set[str]]:
 @pytest.mark.parametrize("window", [2, 99])
 def test_sparse_tasks_are_learnt_last_on_the_images_that_have_them(sparse, nano, window):
     store, few = sparse
-    chosen = small(images=4, steps=10, sparse=FEW, sparse_share=0.4, window=window, tasks_per_image=3)
+    chosen = small(batch_size=4, steps=10, sparse=FEW, sparse_share=0.4, shuffle_buffer=window, tasks_per_image=3)
     corpus = read_corpus(nano, chosen, store)
     ids = set()
     for step, (part,) in Feed(corpus, chosen).steps_from(0):
@@ -202,7 +202,7 @@ def test_sparse_tasks_are_learnt_last_on_the_images_that_have_them(sparse, nano,
 def test_what_is_learnt_last_has_a_learning_rate_of_its_own(sparse, tmp_path):
     """After the decay of the first part the rate rises again: a fine-tuning that begins where the rate has ended learns next to nothing."""
     store, _ = sparse
-    chosen = small(images=2, steps=80, warmup=4, sparse=FEW, sparse_share=0.5, tasks_per_image=1, checkpoint_every=100)
+    chosen = small(batch_size=2, steps=80, warmup=4, sparse=FEW, sparse_share=0.5, tasks_per_image=1, save_steps=100)
     checkpoint = build("nano", image_size=32)
     rates = {
         row["step"]: row["lr"] / chosen.lr
@@ -214,7 +214,7 @@ def test_what_is_learnt_last_has_a_learning_rate_of_its_own(sparse, tmp_path):
 
 def test_where_nobody_has_sparse_labels_the_rest_is_learnt_throughout(sparse, nano, caplog):
     store, _ = sparse
-    chosen = small(images=4, steps=10, sparse=("<VQA>",), task_weights={**small().task_weights, "<VQA>": 1.0})
+    chosen = small(batch_size=4, steps=10, sparse=("<VQA>",), task_weights={**small().task_weights, "<VQA>": 1.0})
     corpus = read_corpus(nano, chosen, store)
     assert corpus.later is None and "<VQA>" in caplog.text
     assert len(list(Feed(corpus, chosen).steps_from(0))) == 10

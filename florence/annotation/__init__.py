@@ -7,10 +7,10 @@ from florence.annotation.annotators import (
     annotators,
     declare,
     looks_at,
+    make_annotator,
+    profiles_of,
     required,
     reviewed,
-    profiles_of,
-    make_annotator,
 )
 from florence.annotation.claims import COVERAGE
 from florence.annotation.pending import MISSING, pending

@@ -58,8 +58,8 @@ def _student(folder: str, settings: str) -> tuple[Any, threading.Lock]:
 def acquire_annotator(settings: Settings, annotator: AnnotatorVersion) -> tuple[Any, threading.Lock, int]:
     """Who answers for ``annotator``, the lock its users share, and how many images it is given at once."""
     if annotator.folder is not None:
-        return *_student(annotator.folder, settings.model_dump_json()), settings.engine.student.batch
-    return *make_annotator(settings, annotator.name), settings.annotators[annotator.name].batch
+        return *_student(annotator.folder, settings.model_dump_json()), settings.engine.student.batch_size
+    return *make_annotator(settings, annotator.name), settings.annotators[annotator.name].batch_size
 
 
 def annotators(settings: Settings, student: str | None = None, store: Store | None = None) -> list[AnnotatorVersion]:
@@ -72,8 +72,10 @@ def annotators(settings: Settings, student: str | None = None, store: Store | No
     for name in sorted(settings.annotators, key=lambda n: "claims" in make_annotator(settings, n)[0].needs):
         made, _ = make_annotator(settings, name)
         read = _read(settings, name, "claims" in made.needs, result)
-        version = digest([made.version, [annotator.key for annotator in read]]) if "claims" in made.needs else made.version
-        if (share := settings.annotators[name].images) < 1:
+        version = (
+            digest([made.version, [annotator.key for annotator in read]]) if "claims" in made.needs else made.version
+        )
+        if (share := settings.annotators[name].sample_fraction) < 1:
             version = digest([version, share])
         result.append(AnnotatorVersion(name, version, reads=tuple(annotator.name for annotator in read)))
     if student is not None and settings.engine.student.cap > 0:
@@ -101,7 +103,7 @@ def reviewed(store: Store) -> AnnotatorVersion | None:
 
 def _read(settings: Settings, name: str, reader: bool, before: Sequence[AnnotatorVersion]) -> list[AnnotatorVersion]:
     """Those of ``before`` whose claims ``name`` is given. Raises SettingsError for an entry of `reads` that is none of them."""
-    entries, known = settings.annotators[name].reads, [annotator.name for annotator in before]
+    entries, known = settings.annotators[name].depends_on, [annotator.name for annotator in before]
     where = f"annotators.{name}.reads"
     if not reader:
         if entries != ("*",):
@@ -121,7 +123,9 @@ def _read(settings: Settings, name: str, reader: bool, before: Sequence[Annotato
                 f"{where}: {fault}; those before it: {', '.join(known) or 'none'} ('*' for all, '!name' to leave one out)"
             )
     return [
-        annotator for annotator in before if f"!{annotator.name}" not in entries and ("*" in entries or annotator.name in entries)
+        annotator
+        for annotator in before
+        if f"!{annotator.name}" not in entries and ("*" in entries or annotator.name in entries)
     ]
 
 
@@ -132,7 +136,7 @@ def looks_at(settings: Settings, annotator: AnnotatorVersion, shard: str) -> boo
 
 def share_of(settings: Settings, annotator: AnnotatorVersion) -> float:
     """The share of the images that an annotator is asked about."""
-    return 1.0 if annotator.name in (STUDENT, HUMAN) else settings.annotators[annotator.name].images
+    return 1.0 if annotator.name in (STUDENT, HUMAN) else settings.annotators[annotator.name].sample_fraction
 
 
 def required(settings: Settings, name: str) -> bool:
@@ -188,4 +192,6 @@ def _profile(store: Store, annotator: AnnotatorVersion) -> AnnotatorProfile:
     if not store.exists(f"annotators/{annotator.key}.json"):
         return AnnotatorProfile(annotator.name)
     said = store.read_json(f"annotators/{annotator.key}.json")
-    return AnnotatorProfile(annotator.name, said["role"], None if said["vocabulary"] is None else tuple(said["vocabulary"]))
+    return AnnotatorProfile(
+        annotator.name, said["role"], None if said["vocabulary"] is None else tuple(said["vocabulary"])
+    )

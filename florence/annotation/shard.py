@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from florence.annotation.annotators import AnnotatorVersion, looks_at, share_of
-from florence.annotation.choice import diverse
+from florence.annotation.chunks import chunks
 from florence.annotation.claims import Rows, by_image
-from florence.annotation.pictures import chunks
+from florence.annotation.sampling import diverse
 from florence.annotation.turn import Turn
 from florence.config import Settings
 from florence.records import IMAGES, RECORD_COLUMNS, ImageRecord, table_images
@@ -19,7 +19,7 @@ from florence.store import Store
 EVERY = 30.0
 """Seconds after which what has been said is written, also in the middle of a shard."""
 AT_ONCE = 256
-"""Images that are in memory together at most, unless an annotator is given more at once; `florence.annotation.pictures.PIXELS` bounds them too."""
+"""Images that are in memory together at most, unless an annotator is given more at once; `florence.annotation.chunks.PIXELS` bounds them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,13 @@ class Outcome:
 
 
 def annotate_shard(
-    settings: Settings, store: Store, who: Sequence[AnnotatorVersion], shard: str, round: int = 0, *, patient: bool = False
+    settings: Settings,
+    store: Store,
+    who: Sequence[AnnotatorVersion],
+    shard: str,
+    round: int = 0,
+    *,
+    patient: bool = False,
 ) -> tuple[Outcome, ...]:
     """Have every annotator of ``who``, in that order, annotate what it has not annotated yet of one shard; returns what became of those that had something to do.
 
@@ -97,7 +103,9 @@ class _Work:
 
     def _pass(self, plan: Callable[[Turn], Callable[[str], bool]]) -> bool:
         """Once over the images that somebody may be asked about; returns whether anything came of it, be it that somebody need not be waited for any more."""
-        planned = {turn.annotator.name: {record.image_id for record in self._planned(plan(turn))} for turn in self.turns}
+        planned = {
+            turn.annotator.name: {record.image_id for record in self._planned(plan(turn))} for turn in self.turns
+        }
         busy = [turn for turn in self.turns if planned[turn.annotator.name]]
         if not busy:
             return False

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from florence.annotation.annotators import AnnotatorVersion, acquire_annotator, declare, required
+from florence.annotation.chunks import Chunk
 from florence.annotation.claims import Rows, ShardClaims, annotations_of
-from florence.annotation.pictures import Chunk
 from florence.annotation.usage import ShardUsage, usage_of
+from florence.annotators import Batch
 from florence.config import Settings
 from florence.errors import FlorenceError, NotListedError, StoreError, UnavailableError
 from florence.records import Annotation, ImageRecord, annotate, annotations_table
-from florence.annotators import Batch
 from florence.store import Store
 
 

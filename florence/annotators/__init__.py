@@ -18,6 +18,7 @@ from florence.config import Section
 from florence.errors import FlorenceError, SettingsError
 from florence.records import ANNOTATION_TYPES, BASE_TYPES, Annotation, Claim, ImageRecord, digest
 from florence.registry import Registry
+from florence.renamed import FIRST_OPTION_NAMES
 
 NEEDS: frozenset[str] = frozenset({"pixels", "claims", "truth"})
 """What an annotator may ask for besides the records."""
@@ -100,9 +101,10 @@ class Annotator(ABC):
     @property
     def version(self) -> str:
         """A short hash of all that decides its answers: code revision, options, and `ingredients`. Loads no model."""
-        return digest(
-            [type(self).__name__, self.revision, self.options.model_dump(mode="json"), self.ingredients()], length=12
-        )
+        options = {
+            FIRST_OPTION_NAMES.get(name, name): value for name, value in self.options.model_dump(mode="json").items()
+        }
+        return digest([type(self).__name__, self.revision, options, self.ingredients()], length=12)
 
     def ingredients(self) -> dict[str, str]:
         """Versions or hashes of the packages and weights that it answers with."""

@@ -17,10 +17,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said
+from florence.annotators._wire import LINES, ProtocolError, Request, answer_line, requested
 from florence.errors import DataError, FlorenceError, SettingsError
 from florence.pixels import decode
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator
-from florence.annotators._wire import LINES, Request, ProtocolError, answer_line, requested
 
 MAX_BODY = 2**30
 """Bytes of a POST at most."""

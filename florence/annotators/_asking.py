@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from florence.errors import FlorenceError, UnavailableError
 from florence.annotators import Said
+from florence.errors import FlorenceError, UnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ class Asking:
         if not said and not faults and failure is not None:
             raise UnavailableError(failure.reason)
         return {
-            image: said[image] if image in said else faults.get(image, UnavailableError(self.reason)) for image in images
+            image: said[image] if image in said else faults.get(image, UnavailableError(self.reason))
+            for image in images
         }
 
     def _once(self, images: Sequence[str], said: dict[str, Said], ask: Ask) -> Failure | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from florence.errors import UnavailableError
 from florence.annotators import Annotator, Usage
+from florence.errors import UnavailableError
 
 FIGURES = ("calls", "tokens", "cost")
 

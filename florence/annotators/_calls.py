@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from florence.annotators import Annotator, Said, Usage
+from florence.annotators._answers import Useless
+from florence.annotators._budget import Budget, Hold, Limits
 from florence.config import Section
 from florence.errors import FlorenceError, SettingsError, UnavailableError
 from florence.records import Claim
-from florence.annotators import Said, Annotator, Usage
-from florence.annotators._answers import Useless
-from florence.annotators._budget import Budget, Hold, Limits
 
 R = TypeVar("R")
 T = TypeVar("T")

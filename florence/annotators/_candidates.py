@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.geometry import Box, box_iou, clip_box
-from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 from florence.annotators._nouns import bare, chunks
 from florence.annotators._seen import SAME_PLACE
+from florence.geometry import Box, box_iou, clip_box
+from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 
 TASKS = (*CAPTIONS, "<DENSE_REGION_CAPTION>")
 
@@ -56,7 +56,8 @@ def places(claims: Iterable[Annotation], record: ImageRecord, min_score: float, 
     ]
     groups: list[list[tuple[Annotation, Box]]] = []
     for row, box in sorted(
-        ((row, box) for row, box in rows if box), key=lambda r: (-_score(r[0]), r[1], r[0].task, r[0].text, r[0].annotator)
+        ((row, box) for row, box in rows if box),
+        key=lambda r: (-_score(r[0]), r[1], r[0].task, r[0].text, r[0].annotator),
     ):
         own = next(
             (group for group in groups if box_iou(np.asarray(group[0][1]), np.asarray(box))[0, 0] >= SAME_PLACE), None

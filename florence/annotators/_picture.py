@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.geometry import box_iou, rasterise
-from florence.records import Annotation, ImageRecord, Region
 from florence.annotators import article, plural
 from florence.annotators._seen import NUMBERS, Seen, colour_shares, objects, place, size, thumbnail
+from florence.geometry import box_iou, rasterise
+from florence.records import Annotation, ImageRecord, Region
 
 Line = tuple[str, tuple[float, float], float]
 """What is written: the text, the middle of its place in pixels, its score."""

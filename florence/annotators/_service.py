@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from florence.errors import SettingsError
-from florence.records import Claim
-from florence.annotators import Said, Annotator, Usage
+from florence.annotators import Annotator, Said, Usage
 from florence.annotators._answers import Useless, as_json, texts
 from florence.annotators._calls import AGAIN, Address, Caller, Calls, Failed, retry_after
 from florence.annotators._seen import thumbnail
+from florence.errors import SettingsError
+from florence.records import Claim
 
 INSTALL = "pip install 'florence[services]' -c constraints.txt"
 KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_OPENAI_API_KEY"}

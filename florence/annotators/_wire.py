@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, ValidationError
 
-from florence.errors import FlorenceError, UnavailableError
-from florence.records import Annotation, Claim, ImageRecord, Region
 from florence.annotators import Said
 from florence.annotators._written import AnnotationLine, Line, Text, claimed, shown
+from florence.errors import FlorenceError, UnavailableError
+from florence.records import Annotation, Claim, ImageRecord, Region
 
 LINES = "application/x-ndjson"
 """The content type of lines."""
@@ -141,7 +141,9 @@ def requested(line: bytes, number: int) -> Request:
     except FlorenceError as error:
         raise ProtocolError(str(error)) from None
     if image is None and read.path is None:
-        raise ProtocolError(f"line {number}: the image is expected, as path or as image; found {', '.join(sorted(value))}")
+        raise ProtocolError(
+            f"line {number}: the image is expected, as path or as image; found {', '.join(sorted(value))}"
+        )
     record = ImageRecord(read.image_id, read.width, read.height, read.source, read.name, "", read.alt_text, "train")
     return Request(record, tuple(_annotation(row, read.image_id) for row in read.claims), read.path, image)
 
@@ -149,7 +151,15 @@ def requested(line: bytes, number: int) -> Request:
 def _annotation(row: _Claim, image_id: str) -> Annotation:
     said = row.claim()
     return Annotation(
-        row.annotation_id, image_id, said.task, row.annotator, row.version, row.round, said.text, said.regions, said.score
+        row.annotation_id,
+        image_id,
+        said.task,
+        row.annotator,
+        row.version,
+        row.round,
+        said.text,
+        said.regions,
+        said.score,
     )
 
 

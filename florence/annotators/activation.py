@@ -13,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from florence.config import Section
-from florence.geometry import Box
-from florence.records import Claim, Region
-from florence.annotators import ANNOTATORS, Batch, Annotator
+from florence.annotators import ANNOTATORS, Annotator, Batch
 from florence.annotators._imagenet import SIDES, cell_scores, extent, labels, network, packages, probabilities
 from florence.annotators._seen import thumbnail
 from florence.annotators._threads import one_thread
+from florence.config import Section
+from florence.geometry import Box
+from florence.records import Claim, Region
 
 
 @ANNOTATORS.register("activation")

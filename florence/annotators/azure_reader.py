@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import Field
 
-from florence.errors import SettingsError
-from florence.geometry import polygon_area
-from florence.records import Claim, Region
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator, Usage
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said, Usage
 from florence.annotators._answers import Useless
 from florence.annotators._calls import AGAIN, Address, Caller, Calls, Failed, address, refuse_secrets, retry_after
 from florence.annotators._quads import from_the_top, upright
 from florence.annotators._seen import thumbnail
+from florence.errors import SettingsError
+from florence.geometry import polygon_area
+from florence.records import Claim, Region
 
 INSTALL = "pip install 'florence[services]' -c constraints.txt"
 LEAST_SIDE, MOST_SIDE = 64, 16000

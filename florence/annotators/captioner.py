@@ -8,10 +8,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, among
+from florence.annotators._picture import picture
 from florence.config import Section
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
-from florence.annotators import ANNOTATORS, Batch, Annotator, among
-from florence.annotators._picture import picture
 
 TASKS = (*CAPTIONS, "<DENSE_REGION_CAPTION>")
 

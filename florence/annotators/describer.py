@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from florence.config import Section
-from florence.errors import FlorenceError, ModelError, SettingsError
-from florence.records import Annotation, Claim, ImageRecord
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator, among
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
 from florence.annotators._answers import Useless, texts
 from florence.annotators._calls import refuse_secrets
 from florence.annotators._hub import load_model, load_processor, weights_version
 from florence.annotators._picture import Picture, picture
 from florence.annotators._seen import place
 from florence.annotators._service import KEYS, Chat, Endpoint, Question
+from florence.config import Section
+from florence.errors import FlorenceError, ModelError, SettingsError
+from florence.records import Annotation, Claim, ImageRecord
 
 TASKS = ("<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 NAMES = dict(zip(TASKS, ("detailed", "more_detailed"), strict=True))

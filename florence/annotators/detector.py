@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said
+from florence.annotators._boxes import objects_found
+from florence.annotators._hub import answer, load_config, load_model, load_processor, torch_device, weights_version
 from florence.config import Section
 from florence.errors import FlorenceError, ModelError, SettingsError
 from florence.records import ImageRecord
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator
-from florence.annotators._boxes import objects_found
-from florence.annotators._hub import answer, load_config, load_model, load_processor, torch_device, weights_version
 
 CLASS = "AutoModelForObjectDetection"
 

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
+from florence.annotators._asking import Asking, Failure
+from florence.annotators._wire import LINES, Lines, ProtocolError, answer, png, request_line
 from florence.config import Section
 from florence.errors import SettingsError
 from florence.records import ANNOTATION_TYPES, ImageRecord
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator, among
-from florence.annotators._asking import Asking, Failure
-from florence.annotators._wire import LINES, Lines, ProtocolError, answer, png, request_line
 
 BODY = 16 * 2**20
 """Bytes of a POST from which on the images left go into another one."""

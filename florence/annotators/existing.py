@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
 from florence.config import Section
 from florence.errors import FlorenceError, SettingsError
 from florence.formats import FORMATS, OBJECTS, Format, LabelSet
 from florence.formats._files import Files
 from florence.records import ANNOTATION_TYPES, ImageRecord
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator, among
 
 logger = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
+from florence.annotators import _nouns as nouns
+from florence.annotators._boxes import distinct
+from florence.annotators._hub import answer, load_model, load_processor, torch_device, weights_version
 from florence.config import Section
 from florence.errors import ModelError
 from florence.geometry import Box
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator, among
-from florence.annotators import _nouns as nouns
-from florence.annotators._boxes import distinct
-from florence.annotators._hub import answer, load_model, load_processor, torch_device, weights_version
 
 CLASS = "AutoModelForZeroShotObjectDetection"
 TOKENS, TEXTS = ("grounding-dino", "mm-grounding-dino"), ("owlv2", "owlvit")

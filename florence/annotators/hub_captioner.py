@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from florence.config import Section
-from florence.errors import SettingsError
-from florence.records import CAPTIONS, Claim, Region
-from florence.annotators import ANNOTATORS, Batch, Annotator, among, checked_tasks
+from florence.annotators import ANNOTATORS, Annotator, Batch, among, checked_tasks
 from florence.annotators._crops import crop, picture
 from florence.annotators._hub import load_model, load_processor, weights_version
 from florence.annotators._rows import in_rows, stacked
 from florence.annotators._seen import Seen, objects
+from florence.config import Section
+from florence.errors import SettingsError
+from florence.records import CAPTIONS, Claim, Region
 
 CROPS = "<DENSE_REGION_CAPTION>"
 TASKS = (*CAPTIONS, CROPS)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, package_versions
+from florence.annotators._outlines import GROUNDED, REFERRED, boxes, outlined, polygons, wanted
+from florence.annotators._seen import thumbnail
 from florence.config import Section
 from florence.geometry import Box, Polygon
 from florence.records import Annotation, Claim, ImageRecord
-from florence.annotators import ANNOTATORS, Batch, Annotator, package_versions
-from florence.annotators._outlines import GROUNDED, REFERRED, boxes, outlined, polygons, wanted
-from florence.annotators._seen import thumbnail
 
 MARGIN = 0.3
 """How much of its surroundings a box is looked at with, as a share of its sides: they show what the object is not."""

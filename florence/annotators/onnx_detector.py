@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from florence.config import Section
-from florence.errors import ModelError, SettingsError
-from florence.records import ImageRecord
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said
 from florence.annotators._boxes import objects_found
 from florence.annotators._hub import files_version
 from florence.annotators._layouts import read
+from florence.config import Section
+from florence.errors import ModelError, SettingsError
+from florence.records import ImageRecord
 
 Triple = tuple[float, float, float]
 MARGIN = 114

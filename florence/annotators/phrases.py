@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from florence.config import Section
-from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
-from florence.annotators import ANNOTATORS, Batch, Annotator, article, plural
+from florence.annotators import ANNOTATORS, Annotator, Batch, article, plural
 from florence.annotators import _nouns as nouns
 from florence.annotators import _sentences as sentences
 from florence.annotators._seen import Seen, objects, place
+from florence.config import Section
+from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 
 
 @ANNOTATORS.register("phrases")

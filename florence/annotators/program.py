@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from florence.config import Section
-from florence.errors import SettingsError, UnavailableError
-from florence.records import ANNOTATION_TYPES, ImageRecord
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator, among
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
 from florence.annotators._asking import Asking, Failure
 from florence.annotators._process import Broken, Process
 from florence.annotators._wire import ProtocolError, answer, png, request_line
+from florence.config import Section
+from florence.errors import SettingsError, UnavailableError
+from florence.records import ANNOTATION_TYPES, ImageRecord
 
 PASSED_ON = (
     "PATH",

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from florence.config import Section
-from florence.errors import ModelError
-from florence.records import Claim
-from florence.annotators import ANNOTATORS, Batch, Annotator, among
+from florence.annotators import ANNOTATORS, Annotator, Batch, among
 from florence.annotators._candidates import TASKS, judged, ranked
 from florence.annotators._crops import crop, picture
 from florence.annotators._hub import load_model, load_processor, weights_version
 from florence.annotators._nouns import packages, parser
 from florence.annotators._rows import in_rows, stacked
+from florence.config import Section
+from florence.errors import ModelError
+from florence.records import Claim
 
 CLIPSCORE = 2.5
 """What a cosine of CLIP's is stretched by, as CLIPScore does (arXiv 2104.08718): those of fitting captions are near 0.3."""

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, package_versions
+from florence.annotators._quads import from_the_top, upright
+from florence.annotators._seen import thumbnail
 from florence.config import Section
 from florence.errors import ModelError
 from florence.geometry import polygon_area
 from florence.records import Claim, Region
-from florence.annotators import ANNOTATORS, Batch, Annotator, package_versions
-from florence.annotators._quads import from_the_top, upright
-from florence.annotators._seen import thumbnail
 
 READ_AT = 736
 """Pixels of the shorter side that the detector of text was trained at."""

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said
+from florence.annotators._hub import answer, load_config, load_model, load_processor, torch_device, weights_version
+from florence.annotators._outlines import GROUNDED, REFERRED, boxes, outlined, polygons, wanted
 from florence.config import Section
 from florence.errors import ModelError
 from florence.geometry import Box, Polygon
 from florence.records import Annotation, Claim, ImageRecord
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator
-from florence.annotators._hub import answer, load_config, load_model, load_processor, torch_device, weights_version
-from florence.annotators._outlines import GROUNDED, REFERRED, boxes, outlined, polygons, wanted
 
 CLASS = "AutoModelForMaskGeneration"
 SAM, SAM_2 = ("sam",), ("sam2", "sam2_video")

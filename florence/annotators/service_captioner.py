@@ -7,13 +7,13 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from florence.config import Section
-from florence.geometry import Box
-from florence.records import CAPTIONS, Claim, Region
-from florence.annotators import ANNOTATORS, Batch, Said, Annotator, among
+from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
 from florence.annotators._calls import refuse_secrets
 from florence.annotators._seen import Seen, objects
 from florence.annotators._service import KEYS, Chat, Endpoint, Question, Texts
+from florence.config import Section
+from florence.geometry import Box
+from florence.records import CAPTIONS, Claim, Region
 
 REGION = "<DENSE_REGION_CAPTION>"
 TASKS = (*CAPTIONS, REGION)

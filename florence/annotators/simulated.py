@@ -16,10 +16,20 @@ from typing import Annotated, cast
 import numpy as np
 from pydantic import Field, field_validator
 
+from florence.annotators import ANNOTATORS, Annotator, Batch, among, article, plural
 from florence.config import Section
 from florence.geometry import Box, Polygon, Quad, box_iou
-from florence.records import ANNOTATION_TYPES, CAPTIONS, FINE_TUNED, BASE_TYPES, Annotation, Claim, ImageRecord, Region, digest
-from florence.annotators import ANNOTATORS, Batch, Annotator, among, article, plural
+from florence.records import (
+    ANNOTATION_TYPES,
+    BASE_TYPES,
+    CAPTIONS,
+    FINE_TUNED,
+    Annotation,
+    Claim,
+    ImageRecord,
+    Region,
+    digest,
+)
 
 LABELS = (
     "apple",

@@ -14,9 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from florence.config import Section
-from florence.records import Claim
-from florence.annotators import ANNOTATORS, Batch, Annotator, among
+from florence.annotators import ANNOTATORS, Annotator, Batch, among
 from florence.annotators import _imagenet as imagenet
 from florence.annotators import _nouns as nouns
 from florence.annotators import _sentences as sentences
@@ -24,6 +22,8 @@ from florence.annotators._candidates import TASKS, judged, ranked
 from florence.annotators._crops import crop
 from florence.annotators._seen import thumbnail
 from florence.annotators._threads import one_thread
+from florence.config import Section
+from florence.records import Claim
 
 
 @ANNOTATORS.register("tag_ranker")

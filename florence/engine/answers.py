@@ -88,7 +88,9 @@ def _asked(claims: Claims, kind: int, settings: Engine) -> dict[tuple[int, str],
         ("empty_text", filters.empty([" ".join(given[:1]) for given in answers])),
         (
             "low_score",
-            filters.low_score(claims.score[rows], claims.annotator[rows], ANNOTATION_TYPES[kind], claims.annotators, settings)
+            filters.low_score(
+                claims.score[rows], claims.annotator[rows], ANNOTATION_TYPES[kind], claims.annotators, settings
+            )
             & ~human,
         ),
     ]
@@ -137,5 +139,9 @@ def _answer(
     scores = [one.score for one in chosen if not np.isnan(one.score)]
     whole = sum(mass.values())
     confidence = mass[best] / whole if whole > 0 else 0.0
-    reason = "" if ruled or not filters.low_confidence(np.asarray([confidence]), settings.min_confidence)[0] else "low_confidence"
+    reason = (
+        ""
+        if ruled or not filters.low_confidence(np.asarray([confidence]), settings.min_confidence)[0]
+        else "low_confidence"
+    )
     return chosen[0].question, chosen[0].answers, float(np.mean(scores)) if scores else np.nan, confidence, reason

@@ -120,7 +120,7 @@ def bind(claims: Claims, captions: Kept, settings: Engine) -> Bound:
     """Find each claimed phrase in the caption that was kept of the one it was found in."""
     rows = np.flatnonzero(claims.kind == KIND)
     spans = claimed_spans(claims, rows)
-    captions = _related(claims, rows, captions, settings.alike)
+    captions = _related(claims, rows, captions, settings.min_caption_overlap)
     source = _sources(claims, rows, captions)
     slot = np.where(source < 0, NO_CAPTION, NO_PHRASE)
     asked = np.flatnonzero(source >= 0)

@@ -27,7 +27,7 @@ from florence.engine.consensus import HUMAN, STUDENT
 from florence.engine.copies import copies, without_copies
 from florence.engine.outlines import outlined
 from florence.engine.ranks import read_ranks
-from florence.records import ANNOTATION_TYPES, CAPTIONS, FINE_TUNED, BASE_TYPES, AnnotatorProfile
+from florence.records import ANNOTATION_TYPES, BASE_TYPES, CAPTIONS, FINE_TUNED, AnnotatorProfile
 
 WHOLE = 200_000
 """Claims up to which all are one block."""
@@ -133,7 +133,8 @@ def fuse_block(
             parts.append(labels)
     if set(tasks).issuperset(WRITTEN):
         written = [
-            texts.fuse_captions(said, kind, settings, known.captions.get(kind)) for kind in map(BASE_TYPES.index, CAPTIONS)
+            texts.fuse_captions(said, kind, settings, known.captions.get(kind))
+            for kind in map(BASE_TYPES.index, CAPTIONS)
         ]
         found.captions.update({part.kind: part.judged for part in written if part.kind in there})
         parts += [texts.caption_labels(said, part) for part in written]
@@ -175,7 +176,10 @@ def fuse_blocks(
     ids = images["image_id"].combine_chunks()
     image = codes(claims["image_id"], ids)
     said, looked = heard(
-        claims.select(["task", "annotator", "score"]).append_column(IMAGE, pa.array(image)), coverage, settings, profiles
+        claims.select(["task", "annotator", "score"]).append_column(IMAGE, pa.array(image)),
+        coverage,
+        settings,
+        profiles,
     )
     said = said.filter(pc.greater_equal(said[IMAGE], 0))
     common = Common(settings, round, tuple(profiles), Roll.of(said, looked))

@@ -79,7 +79,9 @@ class Roll:
     def of(cls, claims: pa.Table, coverage: pa.Table) -> Roll:
         """All who have claimed something or looked at an image. Raises DataError where a claim is not of an annotated kind."""
         claims = claims.select(["annotator", "task"])
-        names = sorted(set(pc.unique(claims["annotator"]).to_pylist()) | set(pc.unique(coverage["annotator"]).to_pylist()))
+        names = sorted(
+            set(pc.unique(claims["annotator"]).to_pylist()) | set(pc.unique(coverage["annotator"]).to_pylist())
+        )
         speaks = np.zeros((len(names), len(ANNOTATION_TYPES)), bool)
         pairs = claims.group_by(["annotator", "task"]).aggregate([])
         speaks[codes(pairs["annotator"], pa.array(names, pa.string())), kinds(pairs["task"])] = True
@@ -152,7 +154,9 @@ def _numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.asarray(pc.fill_null(column, np.nan), float)
 
 
-def _looked(coverage: pa.Table, known: pa.Array, names: pa.Array, image: np.ndarray, annotator: np.ndarray) -> np.ndarray:
+def _looked(
+    coverage: pa.Table, known: pa.Array, names: pa.Array, image: np.ndarray, annotator: np.ndarray
+) -> np.ndarray:
     looked = np.zeros((len(known), len(names)), bool)
     good = coverage.filter(pc.equal(coverage["error"], ""))
     where, who = codes(good["image_id"], known), codes(good["annotator"], names)

@@ -167,7 +167,7 @@ def reliabilities(
     from florence.engine.phrases import ask_phrases
     from florence.engine.places import OBJECTS, PLACES, ask_places
     from florence.engine.texts import candidates, caption_trust, fuse_captions
-    from florence.records import CAPTIONS, BASE_TYPES
+    from florence.records import BASE_TYPES, CAPTIONS
 
     said = read_claims(*learnt(*heard(claims, coverage, settings, profiles)), None, profiles)
     captions = kept([fuse_captions(said, BASE_TYPES.index(task), settings) for task in CAPTIONS])
@@ -231,7 +231,9 @@ def churn(before: pa.Table, after: pa.Table) -> dict[str, Change]:
     for name, table in (("a", before), ("b", after)):
         kept = table.filter(table["kept"])
         both.append(
-            kept.set_column(kept.schema.get_field_index("annotator"), "annotator", pa.array([name] * len(kept), pa.string()))
+            kept.set_column(
+                kept.schema.get_field_index("annotator"), "annotator", pa.array([name] * len(kept), pa.string())
+            )
         )
     none = pa.table({name: pa.array([], pa.string()) for name in ("image_id", "annotator", "error")})
     rows = read_claims(pa.concat_tables(both), none, None)

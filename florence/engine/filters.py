@@ -67,14 +67,18 @@ def empty(texts: Sequence[str]) -> np.ndarray:
     return np.asarray([_SAYS.search(text) is None for text in texts], bool)
 
 
-def low_score(score: np.ndarray, annotator: np.ndarray, kind: str, annotators: Sequence[str], settings: Engine) -> np.ndarray:
+def low_score(
+    score: np.ndarray, annotator: np.ndarray, kind: str, annotators: Sequence[str], settings: Engine
+) -> np.ndarray:
     """Scores (n,) of claims of one kind below the least one of their ``annotator`` (n,), a row of ``annotators``; what has no score passes."""
     bounds = settings.min_score
     keys = [(f"{name} {kind}", name, kind, "*") for name in annotators]
     return score < np.asarray([next((bounds[key] for key in tried if key in bounds), 0.0) for tried in keys])[annotator]
 
 
-def low_phrase_score(score: np.ndarray, annotator: np.ndarray, annotators: Sequence[str], settings: Engine) -> np.ndarray:
+def low_phrase_score(
+    score: np.ndarray, annotator: np.ndarray, annotators: Sequence[str], settings: Engine
+) -> np.ndarray:
     """Scores (n,) of phrases below the least one of their annotator."""
     bounds = settings.min_phrase_score
     return score < np.asarray([bounds.get(name, bounds.get("*", 0.0)) for name in annotators])[annotator]

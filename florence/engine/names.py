@@ -49,11 +49,11 @@ class Names:
 
 
 def names(settings: Engine) -> Names:
-    """The built-in table (names.json beside this file) with `engine.synonyms` and `engine.kinds` added.
+    """The built-in table (names.json beside this file) with `engine.synonyms` and `engine.hypernyms` added.
 
     Raises SettingsError where a name would stand for two others, or be a kind of itself.
     """
-    return _table(json.dumps([settings.synonyms, settings.kinds]))
+    return _table(json.dumps([settings.synonyms, settings.hypernyms]))
 
 
 @lru_cache(maxsize=8)
@@ -92,6 +92,6 @@ def _above(name: str, below: dict[str, set[str]], path: tuple[str, ...]) -> set[
     found: set[str] = set()
     for kind in below.get(name, ()):
         if kind in path:
-            raise SettingsError(f"engine.kinds: {kind!r} would be a kind of itself, by {' → '.join(path)}")
+            raise SettingsError(f"engine.hypernyms: {kind!r} would be a kind of itself, by {' → '.join(path)}")
         found |= {kind} | _above(kind, below, (*path, kind))
     return found

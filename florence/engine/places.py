@@ -110,7 +110,9 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
         ("empty_text", filters.empty(said)[place]),
         (
             "low_score",
-            filters.low_score(claims.score[rows], claims.annotator[rows], BASE_TYPES[kind], claims.annotators, settings),
+            filters.low_score(
+                claims.score[rows], claims.annotator[rows], BASE_TYPES[kind], claims.annotators, settings
+            ),
         ),
         ("repetition", filters.repetition(lines(said), settings)[place]),
         ("degenerate", filters.degenerate(bounds, settings)),

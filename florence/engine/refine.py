@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from florence.annotators import Batch
 from florence.codec.grammar import box_tokens
 from florence.config import Settings
 from florence.geometry import box_iou
@@ -16,7 +17,6 @@ from florence.model.checkpoint import load, weights_hash
 from florence.model.confidence import Calibration, beside
 from florence.model.generate import Ask, predict
 from florence.records import CAPTIONS, Claim, Region, digest
-from florence.annotators import Batch
 from florence.tasks import Answer
 
 TWICE = 0.7
@@ -118,7 +118,7 @@ class Student:
             batch.pixels,
             asks,
             max_tokens=self.settings.train.max_target,
-            batch=self.settings.engine.student.batch,
+            batch=self.settings.engine.student.batch_size,
         )
         return [sure(answer, self._calibrations.get(ask.task)) for ask, answer in zip(asks, answers, strict=True)]
 

@@ -105,7 +105,9 @@ def candidates(claims: Claims, kind: int, settings: Engine) -> Candidates:
     whole = [claims.texts[k] for k in (known // 2).tolist()]
     spans = [(0, len(text)) if person else bare(text) for text, person in zip(whole, (known % 2).tolist(), strict=True)]
     inner = lines([text[a:b] for text, (a, b) in zip(whole, spans, strict=True)])
-    found = [("low_score", filters.low_score(claims.score[rows], annotator, BASE_TYPES[kind], claims.annotators, settings))]
+    found = [
+        ("low_score", filters.low_score(claims.score[rows], annotator, BASE_TYPES[kind], claims.annotators, settings))
+    ]
     found += [(name, applies[line]) for name, applies in filters.captions(inner, BASE_TYPES[kind], settings)]
     reason = filters.first_reason(len(rows), [(name, applies & ~human) for name, applies in found])
     order = np.lexsort((reason != "", annotator, image))
@@ -193,7 +195,13 @@ def fuse_captions(claims: Claims, kind: int, settings: Engine, known: Judged | N
     student = claims.annotators.index(STUDENT) if STUDENT in claims.annotators else None
     words = known.words if known else None
     composed = compose(
-        _versions(found, weight), settings.alike, near, student, settings.student.cap, len(claims.annotators), words
+        _versions(found, weight),
+        settings.min_caption_overlap,
+        near,
+        student,
+        settings.student.cap,
+        len(claims.annotators),
+        words,
     )
     confidence, reason = _agreed(claims, kind, found, trust, weight, composed.similarity, settings)
     score = _mean(found.score, weight, found.item, len(found.first))
@@ -276,7 +284,9 @@ def _agreed(
     )
     confidence = np.bincount(found.item, weight * similarity, minlength=count)
     confidence = np.where(whole > 0, confidence / np.where(whole > 0, whole, 1.0), 0.0)
-    reason = np.where(filters.low_confidence(confidence, settings.min_caption_confidence), "low_confidence", "").astype(object)
+    reason = np.where(filters.low_confidence(confidence, settings.min_caption_confidence), "low_confidence", "").astype(
+        object
+    )
     unheard = np.bincount(found.item, found.reason == "", minlength=count) == 0
     reason[unheard], confidence[unheard] = found.reason[found.first][unheard], np.nan
     reason[ruled], confidence[ruled] = "", 1.0

@@ -76,7 +76,7 @@ def is_better(
 ) -> Decision:
     """The rule of promotion. Tables of schema SCORES: the new model's scores, the champion's (see `baseline`; no rows: there is none), and the new model's on shuffled images.
 
-    With a champion: accepted if the mean of ``promotion.primary`` over the images that both have is higher, and no task is significantly
+    With a champion: accepted if the mean of ``promotion.primary_task`` over the images that both have is higher, and no task is significantly
     lower (one-sided, paired over images, Holm-corrected over all tasks and references with ``promotion.min_images`` images or more). Scores are
     compared with scores against the same reference. The primary task is judged by its best reference that has enough images; where
     none has, by the one with most, and the reason says so. Without an image that both have, the champion stays.
@@ -92,7 +92,7 @@ def is_better(
     if decisive is None:
         return Decision(
             False,
-            f"no held-out image has a {promotion.primary} score of both models, so it can not be shown that the new one is better; "
+            f"no held-out image has a {promotion.primary_task} score of both models, so it can not be shown that the new one is better; "
             "the champion stays",
             _sorted(changes, None),
         )
@@ -108,7 +108,7 @@ def is_better(
     fallen = [
         change
         for key, (change, _) in sorted(changes.items())
-        if change.p is not None and change.change < 0 and change.p < promotion.level
+        if change.p is not None and change.change < 0 and change.p < promotion.alpha
     ]
     return _decided(changes[decisive][0], fallen, len(tests), _sorted(changes, decisive), promotion)
 
@@ -138,7 +138,7 @@ def _decided(
 
 
 def _first(new: Scores, shuffled: Scores, promotion: Promotion, evaluate: Evaluate) -> Decision:
-    task = promotion.primary
+    task = promotion.primary_task
     decisive = _decisive({key: len(values) for key, values in new.items()}, promotion)
     if decisive is None:
         return Decision(
@@ -156,10 +156,10 @@ def _first(new: Scores, shuffled: Scores, promotion: Promotion, evaluate: Evalua
     if found is None:
         return Decision(
             True,
-            f"the first model, accepted untested: {told}; evaluate.control does not name {task}, so nothing shows that it looks at pictures",
+            f"the first model, accepted untested: {told}; evaluate.shuffled_image_tasks does not name {task}, so nothing shows that it looks at pictures",
         )
     change, sure = found
-    accepted = sure.p_rise < promotion.level and change.change > 0
+    accepted = sure.p_rise < promotion.alpha and change.change > 0
     verdict = "the first model" if accepted else "rejected, for the model does not look at the picture"
     above = "" if accepted else "not significantly above "
     return Decision(
@@ -198,7 +198,7 @@ def _change(key: tuple[str, str], after: Values, before: Values, evaluate: Evalu
 def _decisive(images: Mapping[tuple[str, str], int], promotion: Promotion) -> tuple[str, str] | None:
     """The primary task's best reference with enough images, else the one with most; None without any."""
     found = sorted(
-        ((key, n) for key, n in images.items() if key[0] == promotion.primary and n),
+        ((key, n) for key, n in images.items() if key[0] == promotion.primary_task and n),
         key=lambda pair: STANDING.index(pair[0][1]),
     )
     enough = [key for key, n in found if n >= promotion.min_images]

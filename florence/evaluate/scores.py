@@ -71,10 +71,10 @@ def evaluate(
     """Scores of the model behind ``predict``, by task and reference.
 
     ``records``: held-out images; ``pictures``: gives the pixels of those named, in any order, one by one. At most
-    ``settings.batch`` pictures are in memory; each is given to ``predict`` once, with all that is asked of it.
+    ``settings.batch_size`` pictures are in memory; each is given to ``predict`` once, with all that is asked of it.
     """
     asked, refused = questions(records, known, settings)
-    answers = _answers(asked, pictures, predict, settings.batch, progress)
+    answers = _answers(asked, pictures, predict, settings.batch_size, progress)
     sizes = {record.image_id: (record.width, record.height) for record in records}
     groups: dict[tuple[str, str], list[Question]] = {}
     for question in asked:
@@ -137,7 +137,7 @@ def _few(examples: Iterable[Example], reference: str, settings: Evaluate) -> Ite
 
 
 def _with_controls(asked: list[Question], settings: Evaluate) -> list[Question]:
-    """The questions of the tasks in ``settings.control`` with another image each: the next one in a drawn circle of its reference's images."""
+    """The questions of the tasks in ``settings.shuffled_image_tasks`` with another image each: the next one in a drawn circle of its reference's images."""
     circles: dict[str, dict[str, str]] = {}
     for reference in {question.reference for question in asked}:
         images = by_draw((q.example.image_id for q in asked if q.reference == reference), settings.seed, "control")
@@ -145,7 +145,7 @@ def _with_controls(asked: list[Question], settings: Evaluate) -> list[Question]:
             circles[reference] = dict(zip(images, [*images[1:], images[0]], strict=True))
     return [
         replace(q, other=circles.get(q.reference, {}).get(q.example.image_id, ""))
-        if q.example.task in settings.control
+        if q.example.task in settings.shuffled_image_tasks
         else q
         for q in asked
     ]

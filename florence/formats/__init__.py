@@ -93,7 +93,9 @@ class LabelSet(ABC):
         found = self._ids.get(record.image_id, [])
         if not found:
             if strip and not name.startswith(key(strip)):
-                raise NotListedError(f"{record.name} does not begin with {strip}, so that {self.where} has no labels of it")
+                raise NotListedError(
+                    f"{record.name} does not begin with {strip}, so that {self.where} has no labels of it"
+                )
             name = key(prefix) + name.removeprefix(key(strip))
             found = self._full.get(name) or self._stems.get(posixpath.splitext(name)[0]) or []
         alike = self._bases.get(_base(name), [])

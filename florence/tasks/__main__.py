@@ -112,7 +112,7 @@ def markdown() -> str:
 
 def _tuned() -> list[str]:
     return [
-        'No default run draws, scores or reports these two. `train.task_weights: {"<VQA>": 1}` has one learnt, `evaluate.tasks` scored, and `evaluate.control` beside it shows',
+        'No default run draws, scores or reports these two. `train.task_weights: {"<VQA>": 1}` has one learnt, `evaluate.tasks` scored, and `evaluate.shuffled_image_tasks` beside it shows',
         "what its questions score when they are asked of another image. Labels are annotations of these kinds, as any other: from people, from an annotator, or from",
         "the source `scenes` with `questions: true`, which asks of each scene what is there, how many, in which colour, where, and what is written. Knowing which answers are frequent is not",
         "enough there: each kind of object is asked for as often where it is as where it is not, and the commonest answer to each question is right in fewer than two cases of five.",

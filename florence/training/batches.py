@@ -68,7 +68,7 @@ class Batch:
 
 def draw(seen: Seen, settings: Train, random: np.random.Generator) -> list[Encoded]:
     """Examples of distinct tasks of one image: tasks by weight without putting back (exponential keys), those of ``settings.sparse`` before all others. One example
-    of each; of tasks that name what is in a region, whose answers are a few tokens, up to ``settings.regions``."""
+    of each; of tasks that name what is in a region, whose answers are a few tokens, up to ``settings.regions_per_image``."""
     names = list(seen.examples)
     weights = np.asarray([settings.weight(name) for name in names])
     keys = random.exponential(size=len(names)) / weights
@@ -76,7 +76,7 @@ def draw(seen: Seen, settings: Train, random: np.random.Generator) -> list[Encod
     drawn: list[Encoded] = []
     for place in np.argsort(keys, kind="stable")[: settings.tasks_per_image]:
         examples, one = seen.examples[names[place]], task(names[place])
-        many = settings.regions if one.takes_input and one.form is Form.TEXT else 1
+        many = settings.regions_per_image if one.takes_input and one.form is Form.TEXT else 1
         drawn += [examples[i] for i in random.permutation(len(examples))[:many]]
     return drawn
 
@@ -189,10 +189,13 @@ class Feed:
         text = self.corpus.checkpoint.model.config.text_config
         side = side_of(self.settings, step, self.steps, self.corpus.checkpoint.image_size)
         corpus = self.corpus if step < self.turn or self.corpus.later is None else self.corpus.later
-        size = min(self.settings.images, len(corpus))
+        size = min(self.settings.batch_size, len(corpus))
         places = corpus.order.places((step if corpus is self.corpus else step - self.turn) * size, size)
-        parts, result = self.world * self.settings.accumulate, []
-        for part in range(self.rank * self.settings.accumulate, (self.rank + 1) * self.settings.accumulate):
+        parts, result = self.world * self.settings.gradient_accumulation_steps, []
+        for part in range(
+            self.rank * self.settings.gradient_accumulation_steps,
+            (self.rank + 1) * self.settings.gradient_accumulation_steps,
+        ):
             counts: Counter[str] = Counter()
             found = []
             for number in range(part * size // parts, (part + 1) * size // parts):

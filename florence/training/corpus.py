@@ -193,7 +193,7 @@ def read_corpus(
     """The corpus of the snapshot in ``data``: which images have something to learn, by ids alone. Raises DataError where it has no labels to learn from."""
     first = settings.without_sparse()
     last, shards, sizes = counted(first, data, progress)
-    corpus = Corpus(data, last, shards, Order(sizes, settings.window, settings.seed), checkpoint, first)
+    corpus = Corpus(data, last, shards, Order(sizes, settings.shuffle_buffer, settings.seed), checkpoint, first)
     if not settings.sparse:
         return corpus
     _, _, few = counted(settings, data, progress, settings.sparse)
@@ -203,7 +203,13 @@ def read_corpus(
     return replace(
         corpus,
         later=Corpus(
-            data, last, shards, Order(few, settings.window, settings.seed), checkpoint, settings, settings.sparse
+            data,
+            last,
+            shards,
+            Order(few, settings.shuffle_buffer, settings.seed),
+            checkpoint,
+            settings,
+            settings.sparse,
         ),
     )
 

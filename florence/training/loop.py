@@ -97,7 +97,7 @@ def train(
             seen, tokens = _learn(prepared, parts, settings, step, accelerator)
             norm = float(
                 accelerator.clip_grad_norm_(
-                    [p for p in checkpoint.model.parameters() if p.requires_grad], settings.clip
+                    [p for p in checkpoint.model.parameters() if p.requires_grad], settings.max_grad_norm
                 )
             )
             figures = _summed(seen, parts, settings, accelerator)
@@ -120,7 +120,7 @@ def train(
                 where.window = []
                 if meter is not None and log is not None:
                     log(step + 1, {**_live(row), **meter.read()})
-            if main and (step + 1) % settings.checkpoint_every == 0 and step + 1 < steps:
+            if main and (step + 1) % settings.save_steps == 0 and step + 1 < steps:
                 state.save(folder, key, where, checkpoint.model, optimiser, accelerator.scaler)
         accelerator.wait_for_everyone()
     return Trained(steps, first, tuple(where.curve), dict(sorted(where.counts.items())), len(corpus))
@@ -297,7 +297,7 @@ def _stop(
     )
     raise ModelError(
         f"{what}; nothing was changed by it. {folder.uri}/{key}/{FAILED} names its {len(about)} images and their tasks "
-        f"({', '.join(str(row['image_id'])[:12] for row in about[:6])}{' …' if len(about) > 6 else ''}). Lower train.lr or train.clip, or look at these images' labels"
+        f"({', '.join(str(row['image_id'])[:12] for row in about[:6])}{' …' if len(about) > 6 else ''}). Lower train.lr or train.max_grad_norm, or look at these images' labels"
     )
 
 

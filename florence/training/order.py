@@ -92,7 +92,7 @@ class Order:
 
 def steps_of(settings: Train, images: int) -> int:
     """The steps of a training on ``images`` images: ``settings.steps``, or fewer where that would pass over them too often."""
-    return max(1, min(settings.steps, math.ceil(settings.max_epochs * images / settings.images)))
+    return max(1, min(settings.steps, math.ceil(settings.max_epochs * images / settings.batch_size)))
 
 
 def turn_of(settings: Train, steps: int, sparse: bool) -> int:

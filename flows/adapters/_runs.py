@@ -270,7 +270,9 @@ class Runs:
         remote = "://" in where
         uri = where if remote else str((self.root / where).absolute())
         profile = {
-            name: snapshot[name] for name in ("id", "parent", "round", "counts", "drops", "annotators") if name in snapshot
+            name: snapshot[name]
+            for name in ("id", "parent", "round", "counts", "drops", "annotators")
+            if name in snapshot
         }
         dataset = Dataset(
             name="FLD",

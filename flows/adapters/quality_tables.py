@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from florence.config import Settings
-from florence.records import ANNOTATIONS, FINE_TUNED, BASE_TYPES, RECORD_COLUMNS, SPLITS
+from florence.records import ANNOTATIONS, BASE_TYPES, FINE_TUNED, RECORD_COLUMNS, SPLITS
 from florence.stages import images_table, split_of
 from florence.store import Store
 
@@ -27,7 +27,7 @@ TABLES: dict[str, str] = {
     "images": "image_id",
     "labels": "annotation_id",
     "regions": "annotation_id",
-    "kinds": "task",
+    "annotation_types": "task",
     "training": "annotation_id",
 }
 """The tables, each with the column that names a row in a message."""
@@ -88,7 +88,7 @@ def tables(settings: Settings, store: Store, round: int) -> dict[str, pd.DataFra
         "images": images.select(RECORD_COLUMNS).to_pandas(),
         "labels": _labels(labels, images),
         "regions": _regions(labels.filter(labels["kept"]), images),
-        "kinds": _kinds(labels, parent, images),
+        "annotation_types": _kinds(labels, parent, images),
         "training": _training(labels, images, settings),
     }
 
