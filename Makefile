@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# uv installs in a fraction of pip's time, but does not read pip's settings: it is told pip's index, and what it can not find pip installs.
+# uv installs in a fraction of pip's time, but does not read pip's settings: it is told pip's index, and what it cannot find pip installs.
 FAST = INDEX=$$($(PIP) config list | sed -n "s/^[^.]*\.index-url='\(.*\)'$$/\1/p" | tail -n 1); \
 	UV_DEFAULT_INDEX=$${INDEX:-$${UV_DEFAULT_INDEX:-https://pypi.org/simple}} $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt $(1) \
 	|| { echo "uv could not do it; pip does it, which takes longer."; $(PIP) install -c constraints.txt $(1); }

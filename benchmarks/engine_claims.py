@@ -370,7 +370,7 @@ def _child(side: str, folder: str) -> dict[str, float]:
 
 
 def _measured(side: str, folder: Path) -> dict[str, float]:
-    """Seconds, seconds of all cores together, claims and GB at most of one side, in this process; nothing where it can not run."""
+    """Seconds, seconds of all cores together, claims and GB at most of one side, in this process; nothing where it cannot run."""
     claims, images, coverage = (pq.read_table(folder / f"{name}.parquet") for name in TABLES)
     if side in ("objects", "boxes"):
         claims = claims.filter(pc.equal(claims["task"], "<OD>"))

@@ -113,7 +113,7 @@ BLACKLIST: tuple[str, ...] = (
     *"distance direction position part parts area place spot way".split(),
     # how much, of what sort
     *"kind type sort variety lot lots number amount couple bit rest pair thing things stuff style shape size color colour example".split(),
-    # time, and what can not be seen
+    # time, and what cannot be seen
     *"time day night morning afternoon evening today moment minute hour week month year season love freedom peace joy happiness beauty fun life luck idea thought fact".split(),
     *"reason case sense feeling mood atmosphere action motion purpose use work fashion history tradition culture".split(),
 )
@@ -239,7 +239,7 @@ WEIGHTS: dict[str, float] = {
     "<OCR>": 0.5,
     "<OCR_WITH_REGION>": 0.5,
 }
-"""Short answers are drawn often: they cost little, and a small model that can not name a region can not find one either."""
+"""Short answers are drawn often: they cost little, and a small model that cannot name a region cannot find one either."""
 
 
 class Lora(Section):

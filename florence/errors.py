@@ -22,7 +22,7 @@ class SettingsError(FlorenceError):
 
 
 class ImageError(FlorenceError):
-    """An image can not be used: unreadable, truncated, too large or too small."""
+    """An image cannot be used: unreadable, truncated, too large or too small."""
 
     def __init__(self, name: str, reason: str, detail: str = "") -> None:
         self.name, self.reason, self.detail = name, reason, detail
@@ -30,11 +30,11 @@ class ImageError(FlorenceError):
 
 
 class StoreError(FlorenceError):
-    """A store can not be read or written: missing, foreign, half-written, full or forbidden."""
+    """A store cannot be read or written: missing, foreign, half-written, full or forbidden."""
 
 
 class UnavailableError(FlorenceError):
-    """What can not be done now and may be later: a service that is down, a budget that is spent. What was asked stays to be done."""
+    """What cannot be done now and may be later: a service that is down, a budget that is spent. What was asked stays to be done."""
 
 
 class NotListedError(FlorenceError):
@@ -50,11 +50,11 @@ class DecodeError(FlorenceError):
 
 
 class EncodeError(FlorenceError):
-    """A label can not be written in a task's grammar."""
+    """A label cannot be written in a task's grammar."""
 
 
 class ModelError(FlorenceError):
-    """A model can not be built, loaded, saved or trained."""
+    """A model cannot be built, loaded, saved or trained."""
 
 
 class DataError(FlorenceError):

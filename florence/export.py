@@ -46,7 +46,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written, or would be. ``labels``: kind → number; ``left_out``: why labels are not in it → number; ``lost``: what the format can not hold of
+    """What was written, or would be. ``labels``: kind → number; ``left_out``: why labels are not in it → number; ``lost``: what the format cannot hold of
     labels that are → number; ``renamed``: pictures that could not keep their names; ``turned``: pictures that were stored on their side.
     """
 
@@ -64,7 +64,7 @@ def export(
 ) -> Exported:
     """Write the labels of the snapshot ``data`` to the folder ``out``, whole or not at all; with ``dry_run`` only say what that would be.
 
-    ``force``: an earlier export in ``out`` is replaced. Raises SettingsError for a choice that can not be made, StoreError where ``out`` is taken or can not
+    ``force``: an earlier export in ``out`` is replaced. Raises SettingsError for a choice that cannot be made, StoreError where ``out`` is taken or cannot
     be written, DataError where the snapshot has no such labels.
     """
     form = _format(choice.format)
@@ -131,7 +131,7 @@ def replacing(out: Path, force: bool) -> Iterator[Path]:
             out.rename(before)
         part.rename(out)
     except OSError as error:
-        raise StoreError(f"can not write {error.filename or out}: {error.strerror or error}") from None
+        raise StoreError(f"cannot write {error.filename or out}: {error.strerror or error}") from None
     finally:
         for folder in (part, before):
             shutil.rmtree(folder, ignore_errors=True)

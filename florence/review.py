@@ -164,7 +164,7 @@ def import_review(settings: Settings, store: Store, data: Store, file: str) -> R
     """Store what people made of a Label Studio project as claims of the annotator `human`, which outrank all others from the next round on.
 
     An image that is in it replaces what they said of it before; the same file again changes nothing. Where they were shown a project of ours, what they took
-    away is claimed not to be there. Raises StoreError or DataError for a file that can not be read, and DataError where it is about none of the store's images.
+    away is claimed not to be there. Raises StoreError or DataError for a file that cannot be read, and DataError where it is about none of the store's images.
     """
     form = LabelStudio()
     files = form.files(file)

@@ -299,7 +299,7 @@ def _parent(data: Store, round: int) -> dict | None:
         return None
     last = data.read_json("snapshot.json")
     if last["round"] > round:
-        raise DataError(f"round {round} can not be published: {data.uri} already holds round {last['round']}")
+        raise DataError(f"round {round} cannot be published: {data.uri} already holds round {last['round']}")
     return last["parent"] if last["round"] == round else {"id": last["id"], "round": last["round"]}
 
 
@@ -356,7 +356,7 @@ def train_model(
 
     Starts from `model.init`, or goes on from the checkpoint that a killed training of the same snapshot and settings left. Of several processes
     that were started together the first alone writes. Raises ModelError for a model that is not there or a loss that is not finite, SettingsError for settings
-    that this machine can not do, DataError where there is nothing to learn.
+    that this machine cannot do, DataError where there is nothing to learn.
     """
     import shutil
 

@@ -32,7 +32,7 @@ class Store:
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.uri)
         except (ImportError, ValueError) as error:
-            raise StoreError(f"{uri}: can not be opened as a store: {error}") from None
+            raise StoreError(f"{uri}: cannot be opened as a store: {error}") from None
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def path(self, name: str) -> str:
@@ -173,14 +173,14 @@ class Store:
         try:
             return action()
         except FileNotFoundError:
-            raise StoreError(f"can not {verb} {where}: it does not exist") from None
+            raise StoreError(f"cannot {verb} {where}: it does not exist") from None
         except PermissionError as error:
             raise StoreError(
-                f"can not {verb} {where}: not permitted ({error}); check credentials and rights (`florence doctor`)"
+                f"cannot {verb} {where}: not permitted ({error}); check credentials and rights (`florence doctor`)"
             ) from None
         except pa.ArrowInvalid as error:
             raise StoreError(
-                f"can not {verb} {where}: not a Parquet file, or a damaged one ({error}); delete it to have it made again"
+                f"cannot {verb} {where}: not a Parquet file, or a damaged one ({error}); delete it to have it made again"
             ) from None
         except OSError as error:
             hint = (
@@ -188,10 +188,10 @@ class Store:
                 if error.errno == errno.ENOSPC
                 else ""
             )
-            raise StoreError(f"can not {verb} {where}: {error}{hint}") from None
+            raise StoreError(f"cannot {verb} {where}: {error}{hint}") from None
         except Exception as error:
             if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
                 raise StoreError(
-                    f"can not {verb} {where}: {error}; check endpoint and credentials (`florence doctor`)"
+                    f"cannot {verb} {where}: {error}; check endpoint and credentials (`florence doctor`)"
                 ) from None
             raise

@@ -66,7 +66,7 @@ def _stop(number: int, _: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print("\nstopping; what is finished is kept: the same command goes on from here", file=sys.stderr, flush=True)
-    # Annotators in threads can not be interrupted, and a shard of theirs may take long.
+    # Annotators in threads cannot be interrupted, and a shard of theirs may take long.
     timer = threading.Timer(GRACE, os._exit, [128 + number])
     timer.daemon = True
     timer.start()
@@ -518,7 +518,7 @@ def export(
 ) -> None:
     """Write the kept labels in data/ in another format.
 
-    What the format can not hold is said, with numbers. The folder is written whole or not at all. docs/formats.md tells what each format holds.
+    What the format cannot hold is said, with numbers. The folder is written whole or not at all. docs/formats.md tells what each format holds.
 
     \b
     Examples:

@@ -94,7 +94,7 @@ def _model(root: Path, ref: str) -> Path:
 
 
 def check_out(out: Path) -> None:
-    """Raise FlorenceError where a picture can not be written to ``out``."""
+    """Raise FlorenceError where a picture cannot be written to ``out``."""
     if out.suffix.lower() not in FORMATS:
         raise FlorenceError(f"--draw {out}: a file that ends in {', '.join(FORMATS)} is expected")
     if not out.absolute().parent.is_dir():
@@ -102,7 +102,7 @@ def check_out(out: Path) -> None:
 
 
 def drawn(asked: Asked, out: Path) -> None:
-    """Write the image with the answer drawn on it, whole or not at all. Raises FlorenceError where that can not be."""
+    """Write the image with the answer drawn on it, whole or not at all. Raises FlorenceError where that cannot be."""
     from PIL import Image
 
     from florence.draw import draw
@@ -117,7 +117,7 @@ def drawn(asked: Asked, out: Path) -> None:
         part.write_bytes(sink.getvalue())
         os.replace(part, out)
     except OSError as error:
-        raise FlorenceError(f"--draw {out} can not be written: {error.strerror}") from None
+        raise FlorenceError(f"--draw {out} cannot be written: {error.strerror}") from None
 
 
 def printed(asked: Asked, as_json: bool) -> str:

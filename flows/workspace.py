@@ -46,7 +46,7 @@ def init(folder: Path) -> Made:
         dvc = _dvc(folder)
         written = list(_write(folder))
     except OSError as error:
-        raise FlorenceError(f"{folder} can not be made a workspace: {error}") from None
+        raise FlorenceError(f"{folder} cannot be made a workspace: {error}") from None
     return Made(folder, tuple(sorted(written)), git, dvc)
 
 

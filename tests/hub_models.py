@@ -308,7 +308,7 @@ def sam(folder: Path) -> str:
 
 
 class _Sam2Files:
-    """The files of SAM 2's processor, which itself can not be made without torchvision."""
+    """The files of SAM 2's processor, which itself cannot be made without torchvision."""
 
     def save_pretrained(self, folder: Path) -> None:
         shared = {

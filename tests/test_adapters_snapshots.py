@@ -287,7 +287,7 @@ def test_push_goes_to_the_remote_that_is_set(root: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     config.write_text(f"[core]\n    remote = bad\n['remote \"bad\"']\n    url = {tmp_path / 'file'}\n")
     with pytest.raises(
-        FlorenceError, match="can not be pushed to the DVC remote 'bad': .*Not a directory.*\n`dvc remote list`"
+        FlorenceError, match="cannot be pushed to the DVC remote 'bad': .*Not a directory.*\n`dvc remote list`"
     ):
         ours.push()
 

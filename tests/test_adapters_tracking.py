@@ -396,7 +396,7 @@ def test_a_store_of_another_schema(tmp_path, revision, remedy):
     tracker(tmp_path)
     with sqlite3.connect(tmp_path / "build/mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
-    with pytest.raises(FlorenceError, match=f"MLflow at sqlite:.*mlflow.db: can not open the store: .*{remedy}"):
+    with pytest.raises(FlorenceError, match=f"MLflow at sqlite:.*mlflow.db: cannot open the store: .*{remedy}"):
         tracker(tmp_path).loop_run("l", {})
 
 
@@ -409,7 +409,7 @@ def test_a_file_that_is_no_store(tmp_path):
 
 def test_a_place_that_can_not_be_written(tmp_path):
     (tmp_path / "taken").write_text("a file", encoding="utf-8")
-    with pytest.raises(FlorenceError, match="can not open the store"):
+    with pytest.raises(FlorenceError, match="cannot open the store"):
         Tracker(Tracking(uri="sqlite:///taken/mlflow.db"), tmp_path).champion()
 
 

@@ -257,7 +257,7 @@ def test_another_store_s_model_of_the_same_number_is_fetched_anew(tmp_path):
 def test_a_model_that_can_not_be_fetched_leaves_nothing(tmp_path):
     found = registered(tmp_path)
     shutil.rmtree(packed(tmp_path) / "artifacts")
-    with pytest.raises(FlorenceError, match="can not fetch the model"):
+    with pytest.raises(FlorenceError, match="cannot fetch the model"):
         found.fetch("1")
     assert [p.name for p in (tmp_path / ".florence/models").iterdir() if p.name != ".lock"] == []
 

@@ -46,12 +46,12 @@ def test_a_model_goes_to_s3_and_comes_back(tmp_path, s3, env):  # noqa: F811
 
 def test_wrong_credentials_are_told_without_them(tmp_path, s3, env, monkeypatch):  # noqa: F811
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wr0ng-secret")
-    with pytest.raises(FlorenceError, match="can not register the model.*AWS_SECRET_ACCESS_KEY") as caught:
+    with pytest.raises(FlorenceError, match="cannot register the model.*AWS_SECRET_ACCESS_KEY") as caught:
         registered(tmp_path, artifacts=f"s3://{s3.bucket}/x")
     assert "wr0ng-secret" not in str(caught.value) and s3.env["AWS_ACCESS_KEY_ID"] not in str(caught.value)
     assert tracker(tmp_path).versions() == ()
 
 
 def test_a_missing_bucket_is_told(tmp_path, s3, env):  # noqa: F811
-    with pytest.raises(FlorenceError, match="can not register the model.*make the bucket"):
+    with pytest.raises(FlorenceError, match="cannot register the model.*make the bucket"):
         registered(tmp_path, artifacts="s3://no-such-bucket/x")

@@ -166,7 +166,7 @@ def test_readers_hear_those_they_read_in_order(store: Store):
     [
         (["nobody"], "there is no annotator 'nobody'; those before it: a, early"),
         (["!nobody"], "no annotator 'nobody'"),
-        (["me"], "can not read its own"),
+        (["me"], "cannot read its own"),
         (["later"], "later comes after it"),
         (["*", "!later"], "later comes after it"),
         (["a", "!*"], "no annotator '\\*'"),

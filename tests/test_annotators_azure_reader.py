@@ -238,10 +238,10 @@ def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
         *((fault, 2, UnavailableError, "web page, or cut off") for fault in LOST),
         *((fault, 2, FlorenceError, "not what the feature Read answers") for fault in WRONG),
         (
-            azure_error(400, "InvalidImageFormat", "The image can not be decoded"),
+            azure_error(400, "InvalidImageFormat", "The image cannot be decoded"),
             1,
             FlorenceError,
-            "answers 400 (The image can not be decoded)",
+            "answers 400 (The image cannot be decoded)",
         ),
     ],
 )
@@ -286,7 +286,7 @@ def test_a_service_that_is_not_there_costs_nothing():
         held.bind(("127.0.0.1", 0))
         annotator = made(f"http://127.0.0.1:{held.getsockname()[1]}", retries=0)
         said = annotator.annotate(signs(3))
-    assert ["can not be reached" in str(claims) for claims in said] == [True] * 3 and annotator.spent == Usage()
+    assert ["cannot be reached" in str(claims) for claims in said] == [True] * 3 and annotator.spent == Usage()
 
 
 def test_keys_and_addresses_that_are_missing_or_misplaced(monkeypatch: pytest.MonkeyPatch):

@@ -176,7 +176,7 @@ def test_vocabulary_and_version_need_no_weights(tmp_path: Path):
     (folder / "model.safetensors").write_bytes(b"nothing that could be read")
     detector = ANNOTATORS.get("detector")(name="objects", model=str(folder))
     assert set(detector.vocabulary()) == set(LABELS) - {"N/A"} and len(detector.version) == 12
-    with pytest.raises(ModelError, match="hollow can not be loaded"):
+    with pytest.raises(ModelError, match="hollow cannot be loaded"):
         detector.load()
 
 
@@ -248,7 +248,7 @@ def test_what_can_not_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch
         lambda: load_config("nobody/nothing", None),
         lambda: load_processor("AutoTokenizer", "nobody/nothing", "abc"),
     ):
-        with pytest.raises(ModelError, match=r"nobody/nothing can not be loaded.*is the hub reached"):
+        with pytest.raises(ModelError, match=r"nobody/nothing cannot be loaded.*is the hub reached"):
             load()
     assert load_processor("AutoTokenizer", str(_tokenizer()), None)("a cat").input_ids[0] == 101
 

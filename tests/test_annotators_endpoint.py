@@ -156,7 +156,7 @@ def test_one_that_is_not_there_is_unavailable_after_all_tries(no_credentials_and
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
         with pytest.raises(
-            UnavailableError, match=r"http://127\.0\.0\.1:\d+/x can not be reached \(.*refused.*\) \(4 times\)"
+            UnavailableError, match=r"http://127\.0\.0\.1:\d+/x cannot be reached \(.*refused.*\) \(4 times\)"
         ):
             made(url, retries=3).annotate(batch_of(3))
     assert no_credentials_and_no_waiting == [0.5, 1.0, 2.0]
@@ -430,7 +430,7 @@ def test_netrc_is_used_for_its_host_alone(tmp_path: Path):
             made(url.replace("127.0.0.1", "localhost")).annotate(batch_of(1))
         assert "Authorization" not in counted.headers[1]
         netrc.write_text("machine 127.0.0.1 login me s3cr3t")
-        with pytest.raises(SettingsError, match="netrc can not be read") as refused:
+        with pytest.raises(SettingsError, match="netrc cannot be read") as refused:
             made(url).load()
         assert "s3cr3t" not in str(refused.value)
 

@@ -140,7 +140,7 @@ def test_what_can_not_be_used_is_told(tmp_path: Path, caplog):
     assert (
         "mine: 1 things" in caplog.text
         and "category_id: found 5" in caplog.text
-        and "1 labels of sub/b.jpg can not be used; the first:" in caplog.text
+        and "1 labels of sub/b.jpg cannot be used; the first:" in caplog.text
     )
 
 

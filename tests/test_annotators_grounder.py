@@ -288,7 +288,7 @@ def test_only_captions_of_the_kinds_asked_for():
 
 def test_a_detector_is_refused_and_so_is_one_that_answers_with_no_numbers(tmp_path: Path):
     annotator = ANNOTATORS.get("grounder")(name="grounder", model=checkpoint("detr"))
-    with pytest.raises(ModelError, match="can not be loaded by Auto"):
+    with pytest.raises(ModelError, match="cannot be loaded by Auto"):
         annotator.load()
     model = hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint("owl_v2"))
     with torch.no_grad():

@@ -204,7 +204,7 @@ def test_wrong_options_are_refused(option: str, value):
 
 def test_a_model_of_another_class_is_refused_by_its_name(tmp_path):
     path = language_models.clip(tmp_path / "clip")
-    with pytest.raises(ModelError, match="clip can not be loaded by AutoModelForImageTextToText"):
+    with pytest.raises(ModelError, match="clip cannot be loaded by AutoModelForImageTextToText"):
         captioner(path)
 
 

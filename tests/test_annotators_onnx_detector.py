@@ -273,7 +273,7 @@ def test_labels_can_stand_in_a_file_and_empty_ones_are_dropped(tmp_path: Path):
     names.write_text("\n\n")
     with pytest.raises(SettingsError, match="names.txt is empty"):
         made(str(tmp_path / "model.onnx"), "yolo", labels=str(names))
-    with pytest.raises(SettingsError, match="nowhere.txt can not be read"):
+    with pytest.raises(SettingsError, match="nowhere.txt cannot be read"):
         made(str(tmp_path / "model.onnx"), "yolo", labels=str(tmp_path / "nowhere.txt"))
 
 
@@ -336,7 +336,7 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path):
             name="objects", model=str(tmp_path / "none.onnx"), layout="yolo", labels=THREE
         ).version
     (tmp_path / "text.onnx").write_text("not a model")
-    with pytest.raises(ModelError, match="text.onnx can not be opened"):
+    with pytest.raises(ModelError, match="text.onnx cannot be opened"):
         made(str(tmp_path / "text.onnx"), "yolo")
 
 
@@ -347,5 +347,5 @@ def test_it_computes_where_it_is_told():
         1
     ] == {"device_id": 1}
     for device, available in (("cuda", gpu[1:]), ("tpu", gpu), ("cuda:x", gpu)):
-        with pytest.raises(ModelError, match=f"device '{device}' can not be used"):
+        with pytest.raises(ModelError, match=f"device '{device}' cannot be used"):
             _providers(device, available)

@@ -583,9 +583,9 @@ def test_a_program_that_is_not_there_is_named_before_anything_is_started(tmp_pat
         made(["no-such-program"], version="1").version  # noqa: B018
     with pytest.raises(SettingsError, match=r"theirs\.cwd: .*nowhere is no folder"):
         made([sys.executable], version="1", cwd=str(tmp_path / "nowhere")).version  # noqa: B018
-    with pytest.raises(UnavailableError, match="no-such-program can not be started"):
+    with pytest.raises(UnavailableError, match="no-such-program cannot be started"):
         made(["no-such-program"], version="1").load()
-    with pytest.raises(UnavailableError, match="no-such-program can not be started"):
+    with pytest.raises(UnavailableError, match="no-such-program cannot be started"):
         made(["no-such-program"], version="1").annotate(batch_of(2))
 
 

@@ -420,7 +420,7 @@ def test_a_service_that_is_not_there_costs_nothing_and_is_not_tried_for_every_im
         annotator = made(url, retries=1, concurrency=8)
         said = annotator.annotate(pictures(30)[0])
     assert all(isinstance(claims, UnavailableError) for claims in said) and annotator.spent == Usage()
-    assert [f"{url}/ can not be reached" in str(claims) for claims in said] == [True] * 30
+    assert [f"{url}/ cannot be reached" in str(claims) for claims in said] == [True] * 30
     assert ["not asked, as" in str(claims) for claims in said] == [False] * GIVE_UP + [True] * (30 - GIVE_UP)
 
 

@@ -196,7 +196,7 @@ def test_a_student_never_tells_more_than_its_cap(cap: float):
     assert np.abs(held - without).sum() <= np.abs(free - without).sum() + 1e-6
     outcome = vote(votes, trust, ("careful", "hasty", "student"), cap)
     assert np.allclose(outcome.weight, held)
-    # alone against two silent ones it can not make a thing, whatever it says, where its share is small
+    # alone against two silent ones it cannot make a thing, whatever it says, where its share is small
     alone = votes.spoke[:, 2] & ~votes.spoke[:, :2].any(axis=1)
     if cap <= 0.1:
         assert (outcome.confidence[alone] < 0.5).all() and (

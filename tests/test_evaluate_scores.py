@@ -128,7 +128,7 @@ def test_references_by_standing_and_frozen_in_the_first_round(tmp_path: Path):
     # scores are kept apart
     results = run(world, Oracle(world, {0: [thing("cat", 10)], 1: [thing("cow", 10)]}))
     assert [(r.score.reference, r.score.value) for r in results] == [("truth", 1.0), ("human", 1.0), ("consensus", 0.0)]
-    assert [r.control is None for r in results] == [True, True, False], "one picture can not be shuffled"
+    assert [r.control is None for r in results] == [True, True, False], "one picture cannot be shuffled"
     assert scores_table(r.score for r in results).column("reference").to_pylist() == [
         "consensus",
         "consensus",

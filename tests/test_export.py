@@ -209,7 +209,7 @@ def test_an_export_that_fails_leaves_what_was_there(workspace: Path, small_snaps
         raise OSError(28, "No space left on device", "x")
 
     monkeypatch.setattr(writing, "write_picture", broken)
-    assert "can not write x: No space left on device" in call(
+    assert "cannot write x: No space left on device" in call(
         "export", "--format", "coco", "--out", "out", "--force", code=1
     )
     assert {p: p.read_bytes() for p in (workspace / "out").rglob("*") if p.is_file()} == before and not list(

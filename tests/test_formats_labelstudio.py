@@ -215,7 +215,7 @@ def test_texts_and_choices_about_the_whole_image(tmp_path: Path):
         ("<CAPTION>", "a place"),
     ]
     assert len(found.problems) == 1 and "belongs to no region" in found.problems[0]
-    with pytest.raises(SettingsError, match="<OD> can not be had from a text"):
+    with pytest.raises(SettingsError, match="<OD> cannot be had from a text"):
         FORMATS.get("labelstudio")(kinds={"summary": "<OD>"})
 
 

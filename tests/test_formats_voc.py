@@ -127,8 +127,8 @@ def test_what_xml_can_not_hold_is_not_written():
         ],
     ).rows
     assert [FORMATS.get("voc")().lacks(row) for row in rows] == [
-        "<OD>: a name with characters that XML can not hold",
-        "<OD>: a name with characters that XML can not hold",
+        "<OD>: a name with characters that XML cannot hold",
+        "<OD>: a name with characters that XML cannot hold",
         "",
         "<CAPTION>: the format has no such labels",
     ]

@@ -109,7 +109,7 @@ def test_a_second_time_and_a_file_are_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FlorenceError, match="is a file"):
         workspace.init(tmp_path / "file")
-    with pytest.raises(FlorenceError, match="can not be made a workspace"):
+    with pytest.raises(FlorenceError, match="cannot be made a workspace"):
         workspace.init(tmp_path / "file" / "below")
 
 

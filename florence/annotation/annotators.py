@@ -113,7 +113,7 @@ def _read(settings: Settings, name: str, reader: bool, before: Sequence[Annotato
         other = entry.removeprefix("!")
         if entry != "*" and other not in known:
             fault = (
-                "it can not read its own claims"
+                "it cannot read its own claims"
                 if other == name
                 else f"{other} comes after it"
                 if other in settings.annotators

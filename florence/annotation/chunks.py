@@ -22,7 +22,7 @@ PIXELS = 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Images that are in memory together. ``pixels``: by image id, (H, W, 3) uint8, of those that were to be decoded; ``broken``: why that can not be done."""
+    """Images that are in memory together. ``pixels``: by image id, (H, W, 3) uint8, of those that were to be decoded; ``broken``: why that cannot be done."""
 
     records: tuple[ImageRecord, ...]
     pixels: dict[str, np.ndarray]
@@ -34,7 +34,7 @@ def chunks(
 ) -> Iterator[Chunk]:
     """``records``, in the order of the shard, in chunks of at most ``count`` images and `PIXELS` pixels; those whose ids are in ``seen`` are decoded.
 
-    Raises StoreError where the shard can not be read.
+    Raises StoreError where the shard cannot be read.
     """
     return _ahead(_chunks(settings, store, shard, records, seen, count))
 

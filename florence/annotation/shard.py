@@ -48,9 +48,9 @@ def annotate_shard(
     """Have every annotator of ``who``, in that order, annotate what it has not annotated yet of one shard; returns what became of those that had something to do.
 
     An image on which an annotator fails is covered with the error, and costs that image's claims alone. One that is answered with UnavailableError stays to be done,
-    as does every image of an annotator that can not be loaded, has no memory for one image, raises UnavailableError, or fails on all: the others go on. Those who read
+    as does every image of an annotator that cannot be loaded, has no memory for one image, raises UnavailableError, or fails on all: the others go on. Those who read
     its claims go on without them, which is noted, and are asked again when it has answered; they wait where it is required, and where ``patient`` also for
-    one that is about to be tried again. Raises StoreError where the store can not be read or written.
+    one that is about to be tried again. Raises StoreError where the store cannot be read or written.
     """
     return _Work(settings, store, who, shard, round, patient).done()
 
@@ -111,7 +111,7 @@ class _Work:
             return False
         before = [(turn.made, turn.failed) for turn in self.turns]
         for turn in busy:
-            for one in (turn, *turn.reads):  # here, where a table that can not be read is nobody's failure
+            for one in (turn, *turn.reads):  # here, where a table that cannot be read is nobody's failure
                 one.claims.tidy()
         seen = set().union(*(planned[turn.annotator.name] for turn in busy if "pixels" in turn.needs))
         records = self._planned(set().union(*planned.values()).__contains__)

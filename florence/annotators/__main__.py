@@ -39,7 +39,7 @@ def described(annotator: Annotator) -> dict:
 
 
 def answers(annotator: Annotator, requests: Sequence[Request]) -> Iterator[bytes]:
-    """The lines that answer a batch: those of images that can not be read first, then the others in order."""
+    """The lines that answer a batch: those of images that cannot be read first, then the others in order."""
     readable: list[Request] = []
     pixels = []
     for request in requests:
@@ -60,7 +60,7 @@ def answers(annotator: Annotator, requests: Sequence[Request]) -> Iterator[bytes
 
 
 def _seen(request: Request) -> np.ndarray:
-    """The picture that is asked about. Raises ImageError or OSError where it can not be read, DataError where it is not of the size that was told."""
+    """The picture that is asked about. Raises ImageError or OSError where it cannot be read, DataError where it is not of the size that was told."""
     record = request.record
     found = decode(
         request.image if request.image is not None else Path(request.path or "").read_bytes(),
@@ -221,16 +221,16 @@ def main(words: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except (BrokenPipeError, KeyboardInterrupt):
-        os._exit(0)  # nobody listens any more: what is buffered can not be written
+        os._exit(0)  # nobody listens any more: what is buffered cannot be written
     return 0
 
 
 def serve(annotator: Annotator, host: str, port: int, size: int) -> None:
-    """Answer over HTTP until interrupted. Raises SettingsError where the address can not be had."""
+    """Answer over HTTP until interrupted. Raises SettingsError where the address cannot be had."""
     try:
         listening = server(annotator, host, port, size)
     except OSError as error:
-        raise SettingsError(f"--http: {host}:{port} can not be had: {error}") from None
+        raise SettingsError(f"--http: {host}:{port} cannot be had: {error}") from None
     with listening:
         print(f"{annotator.name} answers at http://{host}:{listening.server_address[1]}", file=sys.stderr, flush=True)
         listening.serve_forever()

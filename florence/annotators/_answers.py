@@ -10,7 +10,7 @@ from typing import Any
 THOUGHT = re.compile(r"<think>.*?</think>", re.S)
 FENCE = re.compile(r"^```\w*\s*(.*?)\s*```$", re.S)
 REFUSAL = re.compile(
-    r"(i['’]?m|i am|we['’]re) (very |so )?(sorry|unable|not able)\b|sorry,|(unfortunately, )?i (can['’]?t|cannot|can not|won['’]?t) |as an? (ai|language model)\b",
+    r"(i['’]?m|i am|we['’]re) (very |so )?(sorry|unable|not able)\b|sorry,|(unfortunately, )?i (can['’]?t|cannot|cannot|won['’]?t) |as an? (ai|language model)\b",
     re.I,
 )
 

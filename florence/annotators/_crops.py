@@ -25,7 +25,7 @@ def crop(pixels: np.ndarray, box: Box, margin: float) -> np.ndarray:
 
 
 def picture(pixels: np.ndarray) -> Any:
-    """Pixels (H, W, 3), uint8, as an image of Pillow, which can not be taken for one with its colours first, in proportions of at most `LONGEST`."""
+    """Pixels (H, W, 3), uint8, as an image of Pillow, which cannot be taken for one with its colours first, in proportions of at most `LONGEST`."""
     from PIL import Image
 
     height, width = pixels.shape[:2]

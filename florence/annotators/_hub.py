@@ -35,7 +35,7 @@ def weights_version(model: str, revision: str | None) -> str:
 
 
 def files_version(files: Iterable[Path]) -> str:
-    """A hash of the names and contents of some files; they are read again only when they change. Raises OSError for one that can not be read."""
+    """A hash of the names and contents of some files; they are read again only when they change. Raises OSError for one that cannot be read."""
     return _hashed(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
@@ -58,14 +58,14 @@ def torch_device(device: str) -> Any:
         chosen = torch.device(device)
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {device!r} can not be used ({str(error).splitlines()[0]}): use auto or cpu") from None
+        raise ModelError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}): use auto or cpu") from None
     return chosen
 
 
 def load_model(auto: str, model: str, revision: str | None, device: str, **options: Any) -> Any:
     """A model by the name of its class in transformers (as "AutoModelForObjectDetection"), ready to answer on ``device``. On a CPU it computes in single precision.
 
-    Raises ModelError naming the model and what to do where it can not be had, is of another class, or lacks some of its weights: transformers
+    Raises ModelError naming the model and what to do where it cannot be had, is of another class, or lacks some of its weights: transformers
     would fill them in at random.
     """
     chosen = torch_device(device)
@@ -83,12 +83,12 @@ def load_model(auto: str, model: str, revision: str | None, device: str, **optio
 
 
 def load_processor(auto: str, model: str, revision: str | None, **options: Any) -> Any:
-    """A model's processor ("AutoImageProcessor", "AutoProcessor", "AutoTokenizer"). Raises ModelError where it can not be had."""
+    """A model's processor ("AutoImageProcessor", "AutoProcessor", "AutoTokenizer"). Raises ModelError where it cannot be had."""
     return _loaded(auto, model, revision, options)
 
 
 def load_config(model: str, revision: str | None) -> Any:
-    """A model's configuration, without its weights. Raises ModelError where it can not be had."""
+    """A model's configuration, without its weights. Raises ModelError where it cannot be had."""
     return _loaded("AutoConfig", model, revision, {})
 
 
@@ -125,4 +125,4 @@ def _loaded(auto: str, model: str, revision: str | None, options: dict[str, Any]
             if local
             else "is the name right, is the hub reached, and has HF_TOKEN the right to read it?"
         )
-        raise ModelError(f"{model} can not be loaded by {auto} ({first}): {remedy}") from None
+        raise ModelError(f"{model} cannot be loaded by {auto} ({first}): {remedy}") from None

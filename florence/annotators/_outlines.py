@@ -97,7 +97,7 @@ def outlined(wanted: Iterable[Claim], outlines: Mapping[Box, tuple[Polygon, ...]
 
 
 def polygons(mask: np.ndarray, min_polygon_iou: float) -> tuple[Polygon, ...]:
-    """A mask (h, w) as polygons of few corners that overlap it by an IoU of ``fidelity`` at least, largest first; none where that can not be had.
+    """A mask (h, w) as polygons of few corners that overlap it by an IoU of ``fidelity`` at least, largest first; none where that cannot be had.
 
     Parts that are but specks are left out as far as that allows. A polygon has no holes: small ones are filled, through larger ones the mask is cut.
     """

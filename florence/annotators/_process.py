@@ -30,7 +30,7 @@ class Broken(Exception):
 class Process:
     """A program that was started, in a process group of its own, so that it is ended with all its children.
 
-    ``environment``: all that it is given. ``secrets``: what is not told of what it writes. Raises OSError where it can not be started.
+    ``environment``: all that it is given. ``secrets``: what is not told of what it writes. Raises OSError where it cannot be started.
     """
 
     def __init__(

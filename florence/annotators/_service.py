@@ -228,7 +228,7 @@ class Chat:
             "ProxyError",
             "UnsupportedProtocol",
         ):
-            return Failed(f"{self._place()} can not be reached ({str(cause) or type(cause).__name__})", sent=False)
+            return Failed(f"{self._place()} cannot be reached ({str(cause) or type(cause).__name__})", sent=False)
         slow = "Timeout" in type(cause).__name__
         return Failed(
             f"{self._place()} did not answer within {self._endpoint.timeout:g} seconds"

@@ -30,7 +30,7 @@ MAX_LINE = 64 * 2**20
 
 
 class ProtocolError(FlorenceError):
-    """A line that is no answer to anything that was asked; what else its writer says can not be trusted."""
+    """A line that is no answer to anything that was asked; what else its writer says cannot be trusted."""
 
 
 class _Answer(Line):
@@ -164,14 +164,14 @@ def _annotation(row: _Claim, image_id: str) -> Annotation:
 
 
 def answer_line(image_id: str, said: Said) -> bytes:
-    """The line that answers about one image, ASCII, with its end. A claim that can not be written, as of a score that is no number, makes it an error."""
+    """The line that answers about one image, ASCII, with its end. A claim that cannot be written, as of a score that is no number, makes it an error."""
     if not isinstance(said, FlorenceError):
         try:
             return _json(
                 {"image_id": image_id, "annotations": [_written(c.task, c.text, c.regions, c.score) for c in said]}
             )
         except (ValueError, TypeError) as error:
-            said = FlorenceError(f"a claim can not be written as JSON: {error}")
+            said = FlorenceError(f"a claim cannot be written as JSON: {error}")
     return _json({"image_id": image_id, "error": str(said), "retry": isinstance(said, UnavailableError)})
 
 

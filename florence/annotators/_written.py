@@ -33,7 +33,7 @@ Index = Annotated[int, Field(strict=True, ge=0)]
 
 
 def _encodable(text: str) -> str:
-    # Half of a surrogate pair, which JSON can hold and UTF-8 can not, would stop the whole table when it is written.
+    # Half of a surrogate pair, which JSON can hold and UTF-8 cannot, would stop the whole table when it is written.
     text.encode()
     return text
 

@@ -129,7 +129,7 @@ class AzureReader(Annotator):
         try:
             body = client.analyze(payload, [VisualFeatures.READ], model_version=self.options.model_version).as_dict()
         except exceptions.ServiceRequestError:
-            raise Failed(f"{self._place} can not be reached", sent=False) from None
+            raise Failed(f"{self._place} cannot be reached", sent=False) from None
         except exceptions.ServiceResponseTimeoutError:
             raise Failed(f"{self._place} did not answer within {self.options.timeout:g} seconds", free=False) from None
         except (exceptions.DecodeError, ValueError, TypeError, AttributeError, KeyError):

@@ -101,7 +101,7 @@ class Describer(Annotator):
         )
 
     def load(self) -> None:
-        """Load the model, or make the endpoint's client. Raises ModelError or SettingsError where it can not be had."""
+        """Load the model, or make the endpoint's client. Raises ModelError or SettingsError where it cannot be had."""
         if self._chat is not None:
             self._chat.load()
         elif self.options.backend == "transformers" and self._model is None:

@@ -54,7 +54,7 @@ class Detector(Annotator):
         return tuple(sorted(set(self._named().values())))
 
     def load(self) -> None:
-        """Load the model. Raises ModelError where that can not be done."""
+        """Load the model. Raises ModelError where that cannot be done."""
         if self._network is None:
             self._named()
             self._processor = load_processor("AutoImageProcessor", self.options.model, self.options.revision)
@@ -102,7 +102,7 @@ class Detector(Annotator):
         """What the network is given of a picture: (1, …) tensors."""
         from PIL import Image
 
-        # A picture and not an array: of one that is three pixels high it can not be told where its channels are.
+        # A picture and not an array: of one that is three pixels high it cannot be told where its channels are.
         return dict(self._processor(images=[Image.fromarray(pixels)], return_tensors="pt"))
 
     def _look(self, records: Sequence[ImageRecord], given: Sequence[dict[str, Any]]) -> list[Said]:

@@ -123,7 +123,7 @@ class Endpoint(Annotator):
         self._credentials()
 
     def annotate(self, batch: Batch) -> list[Said]:
-        """What the service says of each image. An image that it can not get through is found, by asking about each alone.
+        """What the service says of each image. An image that it cannot get through is found, by asking about each alone.
 
         Raises UnavailableError where it answers about none.
         """
@@ -208,7 +208,7 @@ class Endpoint(Annotator):
                 raise _Useless(
                     f"hung up while it was sent {len(body):,} bytes (has it, or a proxy before it, a limit?)"
                 ) from None
-            raise _Down(f"can not be reached ({error.reason})") from None
+            raise _Down(f"cannot be reached ({error.reason})") from None
         except TimeoutError:
             raise _Silent(f"has answered nothing for {self.options.timeout:g} seconds") from None
         except (OSError, http.client.HTTPException) as error:
@@ -228,13 +228,13 @@ class Endpoint(Annotator):
         yield from ((lines.number, line, False) for line in lines.of(b"\n"))
 
     def _credentials(self) -> dict[str, str]:
-        """The header that the settings or ~/.netrc have for the host. Raises SettingsError where they can not be read."""
+        """The header that the settings or ~/.netrc have for the host. Raises SettingsError where they cannot be read."""
         if self.options.token_file is not None:
             try:
                 token = Path(self.options.token_file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingsError(
-                    f"annotators.{self.name}.token_file: {self.options.token_file} can not be read: {type(error).__name__}"
+                    f"annotators.{self.name}.token_file: {self.options.token_file} cannot be read: {type(error).__name__}"
                 ) from None
             if not re.fullmatch(r"[!-~]+", token):
                 raise SettingsError(
@@ -249,7 +249,7 @@ class Endpoint(Annotator):
         except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
             # The error's own text would show what it stumbled over.
             raise SettingsError(
-                f"annotators.{self.name}: ~/.netrc can not be read, at line {getattr(error, 'lineno', None) or '?'}: correct it, or its owner and mode"
+                f"annotators.{self.name}: ~/.netrc cannot be read, at line {getattr(error, 'lineno', None) or '?'}: correct it, or its owner and mode"
             ) from None
         if not found or not found[2]:
             return {}

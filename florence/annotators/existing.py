@@ -78,7 +78,7 @@ class Existing(Annotator):
             self._labels = (digest, labels)
             if labels.problems:
                 logger.warning(
-                    "%s: %d things of %s can not be used; the first: %s",
+                    "%s: %d things of %s cannot be used; the first: %s",
                     self.name,
                     len(labels.problems),
                     files.uri,
@@ -99,7 +99,7 @@ class Existing(Annotator):
             return error
         if told.left_out:
             logger.warning(
-                "%s: %d labels of %s can not be used; the first: %s",
+                "%s: %d labels of %s cannot be used; the first: %s",
                 self.name,
                 len(told.left_out),
                 record.name,

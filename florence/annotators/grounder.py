@@ -66,7 +66,7 @@ class Grounder(Annotator):
         return {"model": weights_version(self.options.model, self.options.revision), **nouns.packages()}
 
     def load(self) -> None:
-        """Load parser and model. Raises ModelError where that can not be done, or the model is none that can be asked for phrases."""
+        """Load parser and model. Raises ModelError where that cannot be done, or the model is none that can be asked for phrases."""
         if self._network is not None:
             return
         self._processor = load_processor("AutoProcessor", self.options.model, self.options.revision)

@@ -87,7 +87,7 @@ class HubCaptioner(Annotator):
         return {"weights": weights_version(self.options.model, self.options.revision)}
 
     def load(self) -> None:
-        """Load the model. Raises ModelError where it can not be had, SettingsError where captions of several kinds would be asked for in the same words."""
+        """Load the model. Raises ModelError where it cannot be had, SettingsError where captions of several kinds would be asked for in the same words."""
         if self._writer is not None:
             return
         writer = Writer(self.options, self.device)

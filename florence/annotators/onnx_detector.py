@@ -135,7 +135,7 @@ class OnnxDetector(Annotator):
             )
         except Exception as error:
             raise ModelError(
-                f"{self.options.model} can not be opened ({str(error).splitlines()[0]}): is it a whole ONNX file?"
+                f"{self.options.model} cannot be opened ({str(error).splitlines()[0]}): is it a whole ONNX file?"
             ) from None
         self._channels, self._size, self._type = self._input(session.get_inputs())
         self._names = self._labels()
@@ -163,7 +163,7 @@ class OnnxDetector(Annotator):
             text = Path(self.options.labels).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(
-                f"annotators.{self.name}.labels: {self.options.labels} can not be read ({error}); a UTF-8 text with one name a line is needed"
+                f"annotators.{self.name}.labels: {self.options.labels} cannot be read ({error}); a UTF-8 text with one name a line is needed"
             ) from None
         if not text.strip():
             raise SettingsError(
@@ -250,7 +250,7 @@ def _providers(device: str, available: Sequence[str]) -> list[Any]:
     name, _, number = device.partition(":")
     if name not in ("auto", "cuda") or not gpu or not (number or "0").isdigit():
         raise ModelError(
-            f"device {device!r} can not be used by onnxruntime, which has {', '.join(available)}: use auto or cpu, or install onnxruntime-gpu"
+            f"device {device!r} cannot be used by onnxruntime, which has {', '.join(available)}: use auto or cpu, or install onnxruntime-gpu"
         )
     return [("CUDAExecutionProvider", {"device_id": int(number or 0)}), "CPUExecutionProvider"]
 

@@ -142,17 +142,17 @@ class Program(Annotator):
     def load(self) -> None:
         """Start the program, where it is not running, without waiting for it. One that was given up gets another chance.
 
-        Raises UnavailableError where it can not be started.
+        Raises UnavailableError where it cannot be started.
         """
         if self._asking.given_up:
             self._asking = Asking(self.options.restarts)
         try:
             self._running()
         except OSError as error:
-            raise UnavailableError(f"{self.options.command[0]} can not be started: {error}") from None
+            raise UnavailableError(f"{self.options.command[0]} cannot be started: {error}") from None
 
     def annotate(self, batch: Batch) -> list[Said]:
-        """What the program says of each image. One that it can not get through is found, by asking about each alone, and costs that image.
+        """What the program says of each image. One that it cannot get through is found, by asking about each alone, and costs that image.
 
         Raises UnavailableError where it answers about none, and was not shown to be an image's fault.
         """
@@ -175,7 +175,7 @@ class Program(Annotator):
         try:
             process = self._running()
         except OSError as error:
-            return Failure(f"{self.options.command[0]} can not be started: {error}", lasting=True)
+            return Failure(f"{self.options.command[0]} cannot be started: {error}", lasting=True)
         asked = {batch.records[index].image_id: batch.records[index] for index in chosen}
         known = ChainMap(asked, self._before)
         self._before = asked  # a second answer about one of these may come when others are asked about
@@ -196,7 +196,7 @@ class Program(Annotator):
             return None if asked.keys() <= said.keys() else Failure(process.blotted(str(error)) + process.last_words())
         except OSError as error:
             process.kill()
-            return Failure(f"pictures can not be written for it: {error}", lasting=True)
+            return Failure(f"pictures cannot be written for it: {error}", lasting=True)
         except BaseException:
             process.kill()
             raise
@@ -205,7 +205,7 @@ class Program(Annotator):
         return self.options.timeout if process.lines else max(self.options.start, self.options.timeout)
 
     def _running(self) -> Process:
-        """The program, started where it does not run. Raises OSError where it can not be."""
+        """The program, started where it does not run. Raises OSError where it cannot be."""
         if self._process is not None and self._process.alive():
             return self._process
         if self._process is not None:

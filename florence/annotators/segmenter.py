@@ -61,7 +61,7 @@ class Segmenter(Annotator):
         return {"model": weights_version(self.options.model, self.options.revision)}
 
     def load(self) -> None:
-        """Load the model. Raises ModelError where that can not be done."""
+        """Load the model. Raises ModelError where that cannot be done."""
         if self._network is not None:
             return
         model, revision = self.options.model, self.options.revision
@@ -70,7 +70,7 @@ class Segmenter(Annotator):
             raise ModelError(
                 f"{model} is of type {kind}, which is not asked for masks here; allowed: {', '.join(SAM + SAM_2)}. Others can run out of process"
             )
-        # SAM 2's own processor can not be had without torchvision. What it does to pictures is what ViT's does with the same settings.
+        # SAM 2's own processor cannot be had without torchvision. What it does to pictures is what ViT's does with the same settings.
         self._processor = load_processor("AutoProcessor" if kind in SAM else "ViTImageProcessorPil", model, revision)
         self._prompted = self._in_proportion if kind in SAM else self._stretched
         self._network = load_model(CLASS, model, revision, self.device, dtype="float32")

@@ -190,7 +190,7 @@ class Simulated(Annotator):
         @classmethod
         def _labels(cls, values: tuple[str, ...]) -> tuple[str, ...]:
             if len(set(values)) == 1:
-                raise ValueError("one label can not be mistaken for another; give two or more, or none")
+                raise ValueError("one label cannot be mistaken for another; give two or more, or none")
             return values
 
     def __init__(self, *, name: str, **options) -> None:

@@ -137,7 +137,7 @@ def _written(words: str) -> str:
     """A label as it is. Raises EncodeError as `label`."""
     if not words.strip(WHITE):
         raise EncodeError(
-            "an empty label can not be written before a place; at least one character that is not white space is expected"
+            "an empty label cannot be written before a place; at least one character that is not white space is expected"
         )
     return plain(words, "label")
 

@@ -13,7 +13,7 @@ from florence.engine.words import remembered
 from florence.errors import SettingsError
 
 LEAST = 20
-"""Bytes (UTF-8) of a text under which its language can not be told."""
+"""Bytes (UTF-8) of a text under which its language cannot be told."""
 MOST = 120
 """Bytes of a text that are looked at."""
 UNLIKELY, LIKELY = 0.01, 0.5

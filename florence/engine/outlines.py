@@ -124,7 +124,7 @@ def simplified(polygons: pa.ListArray, min_polygon_iou: float) -> pa.ListArray:
 
 
 def _needed(points: np.ndarray, inside: np.ndarray, min_polygon_iou: float) -> np.ndarray:
-    """(n, corners) which of the corners (n, corners, 2) that are ``inside`` their polygon it can not do without."""
+    """(n, corners) which of the corners (n, corners, 2) that are ``inside`` their polygon it cannot do without."""
     n, wide = inside.shape
     # corners are told by their place in the whole: row · wide + corner
     base, corner = (np.arange(n) * wide)[:, None], np.arange(wide)

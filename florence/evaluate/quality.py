@@ -24,7 +24,7 @@ from florence.records import CAPTIONS, Annotation, Region, table_annotations
 
 Rows = Sequence[Annotation]
 OneImage = Callable[[Rows, Rows], float]
-"""(labels of one kind, what is right) of an image → a value; NaN where it can not be scored."""
+"""(labels of one kind, what is right) of an image → a value; NaN where it cannot be scored."""
 
 
 @dataclass(frozen=True, slots=True)

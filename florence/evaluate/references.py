@@ -39,7 +39,7 @@ def held_out(data: Store, images: Collection[str]) -> Known:
     """What models are scored against on ``images`` (ids).
 
     Truth where the image's source knows the kind; else people's labels; else the kept labels of the first round in which the
-    image has any label, so that a model can not move its own reference.
+    image has any label, so that a model cannot move its own reference.
     """
     return Known(_merged(_truth(data, images), _human(data, images), _consensus(data, images)))
 

@@ -48,7 +48,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a data set says of one image; ``left_out``: what of it can not be used, each with its place and the reason."""
+    """What a data set says of one image; ``left_out``: what of it cannot be used, each with its place and the reason."""
 
     claims: tuple[Claim, ...]
     left_out: tuple[str, ...] = ()
@@ -240,7 +240,7 @@ class Format(ABC):
         """The labels in ``files``. Raises DataError where they are not of this format, naming the file, the place, what was found and what is allowed."""
 
     def lacks(self, row: Annotation) -> str:
-        """Why a label can not be written, in words that can be counted; empty where it can."""
+        """Why a label cannot be written, in words that can be counted; empty where it can."""
         return "" if row.task in self.kinds else f"{row.task}: the format has no such labels"
 
     def loses(self, row: Annotation, plan: Plan) -> str:

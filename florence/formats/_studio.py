@@ -155,7 +155,7 @@ class _Shape:
 def claims_of(
     results: Sequence[Result], place: str, kinds: Mapping[str, str], record: ImageRecord
 ) -> tuple[list[Claim], list[str]]:
-    """The claims that results come to, and what can not be used."""
+    """The claims that results come to, and what cannot be used."""
     left_out: list[str] = []
     shapes: dict[str, _Shape] = {}
     for result in results:

@@ -52,7 +52,7 @@ class LabelStudio(Format):
         def _known(cls, values: dict[str, str]) -> dict[str, str]:
             allowed = tuple(dict.fromkeys(TEXTS.values()))
             if bad := sorted(set(values.values()) - set(allowed)):
-                raise ValueError(f"{bad[0]} can not be had from a text; known: {', '.join(allowed)}")
+                raise ValueError(f"{bad[0]} cannot be had from a text; known: {', '.join(allowed)}")
             return values
 
     def files(self, uri: str) -> Files:

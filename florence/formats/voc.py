@@ -51,7 +51,7 @@ class Voc(Format):
         """See `Format.lacks`."""
         if reason := super().lacks(row) or bad_box(row):
             return reason
-        return "" if all(_allowed(c) for c in row.text) else f"{row.task}: a name with characters that XML can not hold"
+        return "" if all(_allowed(c) for c in row.text) else f"{row.task}: a name with characters that XML cannot hold"
 
     def loses(self, row: Annotation, plan: Plan) -> str:
         """See `Format.loses`."""

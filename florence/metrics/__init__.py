@@ -1,7 +1,7 @@
 """How good answers are. One file a metric; found, never listed. Metrics know no task: they compare predictions with references.
 
 Predictions and references are two lists in step; an image may come up several times (one example for each of its
-regions). What can not be scored has no value: None, never NaN.
+regions). What cannot be scored has no value: None, never NaN.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A metric's result. ``value``: higher is better, None where nothing can be scored; ``per_example``: (n,), NaN where an example can not."""
+    """A metric's result. ``value``: higher is better, None where nothing can be scored; ``per_example``: (n,), NaN where an example cannot."""
 
     value: float | None
     per_example: np.ndarray

@@ -138,7 +138,7 @@ def _read(init: str, image_size: int | None) -> Checkpoint:
             if local
             else "is the hub reachable, and the name right?"
         )
-        raise ModelError(f"model {init!r} can not be loaded: {str(error).splitlines()[0]}; {remedy}") from None
+        raise ModelError(f"model {init!r} cannot be loaded: {str(error).splitlines()[0]}; {remedy}") from None
     side, mean, std = _seen(init)
     told, _ = Florence2Processor.get_processor_dict(init)
     return Checkpoint(model.eval(), tokenizer, image_size or side, mean, std, told.get("post_processor_config") or {})

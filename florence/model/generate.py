@@ -1,6 +1,6 @@
 """Answers of a model: one encoding of an image serves all that is asked about it, prompts of many images are written together.
 
-`predict` answers tasks and can not leave their grammar; `generate` continues any prompt with the tokens that transformers' ``generate`` gives.
+`predict` answers tasks and cannot leave their grammar; `generate` continues any prompt with the tokens that transformers' ``generate`` gives.
 """
 
 from __future__ import annotations

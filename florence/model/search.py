@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 NEVER = -1e9
-"""The worth of what must not win, as in transformers; below it only what can not be written at all."""
+"""The worth of what must not win, as in transformers; below it only what cannot be written at all."""
 
 
 class Scorer(Protocol):
@@ -33,7 +33,7 @@ class Scorer(Protocol):
         """Probabilities (m,) of ``tokens`` (m,) after ``beams`` (m,), indices into what was scored last."""
 
     def move(self, beams: torch.Tensor, tokens: torch.Tensor, dead: torch.Tensor) -> None:
-        """Go on with ``tokens`` (n,) after ``beams`` (n,); those that are ``dead`` (n,) can not be written."""
+        """Go on with ``tokens`` (n,) after ``beams`` (n,); those that are ``dead`` (n,) cannot be written."""
 
     def keep(self, beams: torch.Tensor) -> None:
         """Go on with ``beams`` alone."""

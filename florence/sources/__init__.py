@@ -26,7 +26,7 @@ class Source:
     """A supplier of image files. Options come from params.yaml; the constructor refuses wrong ones with SettingsError."""
 
     def images(self, known: frozenset[str]) -> Iterator[SourceImage | ImageError]:
-        """Every image in a fixed order; an ImageError in place of a file that can not be had, and then the next.
+        """Every image in a fixed order; an ImageError in place of a file that cannot be had, and then the next.
 
         ``known``: names already collected. A source whose names fix its bytes skips those; others give them again.
         """

@@ -36,12 +36,12 @@ class Tree:
         try:
             self.fs, self.root = fsspec.core.url_to_fs(os.path.expanduser(uri))
         except (ImportError, ValueError) as error:
-            raise SettingsError(f"{self.where}: can not be opened: {error}") from None
+            raise SettingsError(f"{self.where}: cannot be opened: {error}") from None
         protocols = self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)
         self.local = "file" in protocols
 
     def entries(self) -> tuple[list[Entry], list[ImageError]]:
-        """All files, sorted by name, without hidden ones; and the subfolders that can not be listed.
+        """All files, sorted by name, without hidden ones; and the subfolders that cannot be listed.
 
         Raises StoreError where the root is missing, no folder, or not permitted.
         """
@@ -49,7 +49,7 @@ class Tree:
         return sorted(found), sorted(failed, key=lambda error: error.name)
 
     def read(self, entry: Entry) -> bytes:
-        """The bytes of a file. Raises ImageError where this one can not be read, StoreError where none can."""
+        """The bytes of a file. Raises ImageError where this one cannot be read, StoreError where none can."""
         try:
             return self.fs.cat_file(entry.path)
         except OSError as error:
@@ -70,7 +70,7 @@ class Tree:
         def refuse(error: OSError) -> None:
             if error.filename == self.root:
                 raise StoreError(
-                    f"{self.where}: can not be listed: {error.strerror}; give this user the right to read it"
+                    f"{self.where}: cannot be listed: {error.strerror}; give this user the right to read it"
                 ) from None
             failed.append(ImageError(self._name(error.filename), "unreadable", f"folder: {error.strerror}"))
 

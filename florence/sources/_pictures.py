@@ -24,7 +24,7 @@ class Cutout:
 
 
 def cutouts(tree: Tree, files: list[Entry], side: int, least: float) -> tuple[list[Cutout], list[ImageError]]:
-    """The sprites of a folder, shrunk to what a scene needs, and those that can not be used. ``side``: of the scene, in pixels; ``least``: the share of it that the smallest objects have."""
+    """The sprites of a folder, shrunk to what a scene needs, and those that cannot be used. ``side``: of the scene, in pixels; ``least``: the share of it that the smallest objects have."""
     found, broken, said = [], [], notes(files)
     for entry in files:
         if not is_image(entry.name):

@@ -35,7 +35,7 @@ class FolderSource(Source):
         return self._count
 
     def images(self, known: frozenset[str]) -> Iterator[SourceImage | ImageError]:
-        """Every image file, known or not; an ImageError for a file or subfolder that can not be read, or a file of 0 bytes."""
+        """Every image file, known or not; an ImageError for a file or subfolder that cannot be read, or a file of 0 bytes."""
         entries, failed = self.tree.entries()
         texts = {entry.name: entry for entry in entries if entry.name.lower().endswith(".txt")}
         pictures = [entry for entry in entries if is_image(entry.name)]

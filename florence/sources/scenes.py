@@ -212,7 +212,7 @@ class ScenesSource(Source):
         return self.total
 
     def images(self, known: frozenset[str]) -> Iterator[SourceImage | ImageError]:
-        """Scenes 0, 1, …; known ones are not drawn again. Sprites and backgrounds that can not be used come first, as errors."""
+        """Scenes 0, 1, …; known ones are not drawn again. Sprites and backgrounds that cannot be used come first, as errors."""
         key, broken = self._prepare()
         yield from broken
         for index in range(self.total):
@@ -227,7 +227,7 @@ class ScenesSource(Source):
             yield from list(self._damaged.values())[told:]
 
     def _prepare(self) -> tuple[str, list[ImageError]]:
-        """The digest of all that pictures depend on, and the files that can not be used."""
+        """The digest of all that pictures depend on, and the files that cannot be used."""
         listed: dict[str, Any] = {}
         broken: list[ImageError] = []
         if self.sprites is not None:
@@ -425,7 +425,7 @@ def _fair(item: Placed, placed: list[Placed], owner: np.ndarray, alone: bool) ->
 
 
 def _things(placed: list[Placed], owner: np.ndarray) -> list[Thing]:
-    """The visible part of everything; an empty list where a part can not be outlined."""
+    """The visible part of everything; an empty list where a part cannot be outlined."""
     covers = _covers(placed)
     result = []
     for order, item in enumerate(placed):

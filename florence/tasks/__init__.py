@@ -107,7 +107,7 @@ class Task(ABC):
     ) -> list[Example]:
         """The examples that ``labels`` (the image's kept annotations of ``kind``) give; deterministic.
 
-        No labels give no example. A label that can not be written in the grammar is left out: its error is appended to
+        No labels give no example. A label that cannot be written in the grammar is left out: its error is appended to
         ``refused``, or logged where no list is given.
         """
         rows = []
@@ -125,7 +125,7 @@ class Task(ABC):
 
     @abstractmethod
     def check(self, row: Annotation) -> None:
-        """Raise EncodeError where ``row`` can not be written."""
+        """Raise EncodeError where ``row`` cannot be written."""
 
     @abstractmethod
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
@@ -145,7 +145,7 @@ class Task(ABC):
         """The text that says ``answer`` of an image of ``size``: what `decode` reads without an error is written again as it was.
 
         ``answer.groups`` is written; where there is none ``answer.regions``, in order, neighbours of one label together. Raises EncodeError where a
-        label or place can not be written, or the form has no room for it.
+        label or place cannot be written, or the form has no room for it.
         """
         return grammar.write(answer.groups or self._grouped(answer.regions), self.form, size)
 
@@ -258,7 +258,7 @@ def places(rows: Iterable[Annotation]) -> Iterator[Region]:
 
 
 def check_places(row: Annotation) -> None:
-    """Raise EncodeError where the row's text or a region of it can not be written."""
+    """Raise EncodeError where the row's text or a region of it cannot be written."""
     if row.text or row.regions:
         grammar.label(row.text)
     for region in row.regions:

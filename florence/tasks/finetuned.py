@@ -25,7 +25,7 @@ class VisualQuestionAnswering(TextTask):
     template = "Answer the question about the image: {input}"
 
     def check(self, row: Annotation) -> None:
-        """Raise EncodeError where the question or an answer can not be written, or there is no answer."""
+        """Raise EncodeError where the question or an answer cannot be written, or there is no answer."""
         self.checked_input(row.text.strip())
         if not row.regions:
             raise EncodeError(f"the question {row.text!r} has no answer")
@@ -62,7 +62,7 @@ class Classification(TextTask):
     template = "What is the category of the image?"
 
     def check(self, row: Annotation) -> None:
-        """Raise EncodeError where the category can not be written or has no region."""
+        """Raise EncodeError where the category cannot be written or has no region."""
         if not row.regions:
             raise EncodeError(f"the category {row.text!r} has no region; the whole image's box is expected")
         check_places(row)

@@ -23,7 +23,7 @@ class PhraseGrounding(Task):
     template = "Locate the phrases in the caption: {input}"
 
     def check(self, row: Annotation) -> None:
-        """Raise EncodeError where caption, phrase or box can not be written."""
+        """Raise EncodeError where caption, phrase or box cannot be written."""
         if not row.regions:
             raise EncodeError("a phrase without a region")
         self.checked_input(row.text.strip())

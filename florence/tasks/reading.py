@@ -58,7 +58,7 @@ class OcrWithRegion(Task):
     template = "What is the text in the image, with regions?"
 
     def check(self, row: Annotation) -> None:
-        """Raise EncodeError where a string or quad can not be written."""
+        """Raise EncodeError where a string or quad cannot be written."""
         _check(row)
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
@@ -95,7 +95,7 @@ class Ocr(TextTask):
     template = "What is the text in the image?"
 
     def check(self, row: Annotation) -> None:
-        """Raise EncodeError where a string can not be written."""
+        """Raise EncodeError where a string cannot be written."""
         _check(row)
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
@@ -116,7 +116,7 @@ class RegionToOcr(RegionInput, TextTask):
     template = "What text is in the region {input}?"
 
     def check(self, row: Annotation) -> None:
-        """Raise EncodeError where the string can not be written."""
+        """Raise EncodeError where the string cannot be written."""
         _check(row)
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:

@@ -25,7 +25,7 @@ class _Segmentation(Task):
     shortening = "the first objects are kept, and of one object its largest polygons"
 
     def check(self, row: Annotation) -> None:
-        """Raise EncodeError where text or polygons can not be written."""
+        """Raise EncodeError where text or polygons cannot be written."""
         check_places(row)
         for region in row.regions:
             for points in region.polygons:
@@ -61,7 +61,7 @@ class ReferringExpressionSegmentation(_Segmentation):
     template = "Locate {input} in the image with mask"
 
     def check(self, row: Annotation) -> None:
-        """Raise EncodeError where the row can not be written or has no polygon."""
+        """Raise EncodeError where the row cannot be written or has no polygon."""
         super().check(row)
         if not any(region.polygons for region in row.regions):
             raise EncodeError(f"the expression {row.text!r} has no polygon")

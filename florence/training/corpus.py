@@ -35,7 +35,7 @@ LEFT_OUT = (
     "unreadable_truncated",
     "unreadable_unreadable",
 )
-"""What is counted: labels that the grammar can not write; targets cut after a whole region; targets left out; images, and why (`ImageError.reason`)."""
+"""What is counted: labels that the grammar cannot write; targets cut after a whole region; targets left out; images, and why (`ImageError.reason`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An image as it is learnt from. ``square``: (side, side, 3) uint8, None where it can not be decoded; ``examples``: by task, of tasks
+    """An image as it is learnt from. ``square``: (side, side, 3) uint8, None where it cannot be decoded; ``examples``: by task, of tasks
     with a weight; ``counts``: what was left out of it, by `LEFT_OUT`."""
 
     record: ImageRecord
@@ -122,7 +122,7 @@ class Window:
         return len(self.images)
 
     def see(self, index: int, side: int) -> Seen:
-        """Image ``index`` at ``side`` pixels, with its examples. One that can not be decoded has no square and no example."""
+        """Image ``index`` at ``side`` pixels, with its examples. One that cannot be decoded has no square and no example."""
         made = self._made.get(index)
         if made is not None and (made.square is None or made.square.shape[0] == side):
             return made

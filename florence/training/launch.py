@@ -40,7 +40,7 @@ def run(job: Job, log: Log | None = None, progress: Progress = lambda what, done
     """Train, and write the model to ``job.out``. With `train.processes` above 1 that many processes are started; where this one was started by
     ``accelerate launch`` or torchrun it joins the others, of which the first alone writes, logs and shows progress.
 
-    Raises what `florence.training.train` raises, ModelError also where the processes can not be started or one of them ends.
+    Raises what `florence.training.train` raises, ModelError also where the processes cannot be started or one of them ends.
     """
     if job.train.processes > 1 and rank_of() is None:
         return _start(job, log, progress)

@@ -61,7 +61,7 @@ def train(
     images_per_second, pairs_per_second (an image and one task's example) and peak_share (of the measured matmul peak).
 
     Loss: the sum of the cross-entropies of all target tokens of a step, over every micro-batch and process, divided by their number; the same for every task (paper,
-    section 3). Raises ModelError where a loss or gradient is not finite, before the optimiser's step, and SettingsError for settings that this machine can not do.
+    section 3). Raises ModelError where a loss or gradient is not finite, before the optimiser's step, and SettingsError for settings that this machine cannot do.
     """
     import torch
 

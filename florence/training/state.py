@@ -38,7 +38,7 @@ class Progressed:
 
 
 def save(folder: Path, key: str, where: Progressed, model: Any, optimiser: Any, scaler: Any = None) -> None:
-    """Write the state, in place of the one before. Raises ModelError where it can not be written."""
+    """Write the state, in place of the one before. Raises ModelError where it cannot be written."""
     from safetensors.torch import save_file
 
     learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -64,7 +64,7 @@ def save(folder: Path, key: str, where: Progressed, model: Any, optimiser: Any, 
     except OSError as error:
         part.unlink(missing_ok=True)
         raise ModelError(
-            f"the checkpoint {target} can not be written: {error}; free some space and start again"
+            f"the checkpoint {target} cannot be written: {error}; free some space and start again"
         ) from None
 
 

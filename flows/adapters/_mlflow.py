@@ -151,7 +151,7 @@ def told(uri: str, doing: str) -> Iterator[None]:
             (r for pattern, r in REMEDIES if re.search(pattern, text + str(error), re.IGNORECASE)), ""
         )
         raise FlorenceError(
-            f"MLflow at {bare(uri)}: can not {doing}: {bare(_first_line(error))}" + (f"; {remedy}" if remedy else "")
+            f"MLflow at {bare(uri)}: cannot {doing}: {bare(_first_line(error))}" + (f"; {remedy}" if remedy else "")
         ) from None
 
 

@@ -43,7 +43,7 @@ class Runs:
     """Runs in the MLflow store that ``settings`` name, for the workspace ``root``.
 
     Nothing is imported or opened before it is used. Every method raises FlorenceError, naming the store and the remedy, where the
-    store can not be reached, read or written. Global state of MLflow is neither used nor changed.
+    store cannot be reached, read or written. Global state of MLflow is neither used nor changed.
     """
 
     def __init__(self, settings: config.Tracking, root: Path | str) -> None:

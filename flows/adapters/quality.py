@@ -113,7 +113,7 @@ def read_suites(folder: Path) -> dict[str, list[dict[str, Any]]]:
     missing = [name for name in TABLES if not (folder / f"{name}.json").is_file()]
     if missing:
         raise SettingsError(
-            f"{folder / missing[0]}.json does not exist, so {missing[0]} can not be checked; `florence init` in an empty folder writes "
+            f"{folder / missing[0]}.json does not exist, so {missing[0]} cannot be checked; `florence init` in an empty folder writes "
             'one to copy, and {"expectations": []} switches the checks of a table off'
         )
     unknown = sorted(path.name for path in folder.glob("*.json") if path.stem not in TABLES)
@@ -196,7 +196,7 @@ class Session:
         }
 
     def check(self, table: str, frame: pd.DataFrame, items: list[dict[str, Any]]) -> Checked:
-        """Hold ``frame`` against the expectations ``items``. Raises SettingsError for one that can not be understood."""
+        """Hold ``frame`` against the expectations ``items``. Raises SettingsError for one that cannot be understood."""
         import great_expectations as gx
 
         suite = gx.ExpectationSuite(name=table, expectations=[self._expectation(table, frame, item) for item in items])

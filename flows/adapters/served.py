@@ -42,7 +42,7 @@ class Florence(PythonModel):
         """An answer for each row (MLflow makes a table of a list of dicts). ``params``: max_tokens, the longest answer.
 
         Raises UnknownNameError for a task that there is not, EncodeError for an input that the task does not take; an image that
-        can not be read is told in its row.
+        cannot be read is told in its row.
         """
         answers: list[dict[str, Any]] = [{} for _ in range(len(model_input))]
         images: list[np.ndarray] = []

@@ -78,7 +78,7 @@ class Snapshots:
         if pointer.exists() and self._pointer() is None:
             logger.warning("data.dvc was half-written; it is made anew")
             pointer.unlink()
-        self._dvc("add", "data", failed="data/ can not be added to DVC")
+        self._dvc("add", "data", failed="data/ cannot be added to DVC")
         found = self.data_hash()
         if found is None:
             raise FlorenceError(f"dvc add left no hash in {pointer}")
@@ -103,7 +103,7 @@ class Snapshots:
             "push",
             "-r",
             remote,
-            failed=f"the snapshot can not be pushed to the DVC remote {remote!r}",
+            failed=f"the snapshot cannot be pushed to the DVC remote {remote!r}",
             remedy="`dvc remote list` shows where it leads, `florence doctor` whether it can be reached and written with the credentials in the "
             "environment; the snapshot itself is safe in DVC's cache, and the next push takes it along",
         )
@@ -154,7 +154,7 @@ class Snapshots:
         self._dvc(
             "checkout",
             "--force",
-            failed="the data of the best round can not be brought back from DVC's cache",
+            failed="the data of the best round cannot be brought back from DVC's cache",
             remedy="`dvc pull` fetches what is missing from the remote; without one, `florence loop` makes it again",
         )
 
@@ -180,7 +180,7 @@ class Snapshots:
                 if code == 0:
                     break
             elif code:
-                raise FlorenceError(f"the round can not be committed to git: {_commit_remedy(said)}")
+                raise FlorenceError(f"the round cannot be committed to git: {_commit_remedy(said)}")
         return self.git_commit()
 
     def _git(self, *arguments: str) -> tuple[int, str]:
