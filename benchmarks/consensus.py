@@ -255,7 +255,7 @@ def fused(way: Way, at: Mapping[str, Any], data: Scenes) -> dict[str, list[Found
 def ranking(data: Scenes) -> list[tuple[str, float, float]]:
     """(annotator, estimated reliability, F1 against the truth), the most reliable first."""
     from florence.config import Engine
-    from florence.engine.consensus import reliabilities
+    from florence.engine.consensus.vote import reliabilities
 
     claims, _, coverage = data.tables
     found = reliabilities(claims, coverage, Engine())

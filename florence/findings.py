@@ -135,7 +135,7 @@ def _score_facts(figures: dict) -> Iterator[TaskScore]:
 
 
 def _churn_facts(data: Store, labels: pa.Table, round: int, without_student: pa.Table | None) -> Iterator[Churn]:
-    from florence.engine import consensus
+    from florence.engine.consensus import vote as consensus
 
     if earlier := [number for number in stages.rounds(data) if number < round]:
         before = data.read_table(f"labels/round={earlier[-1]}/labels.parquet")
@@ -162,8 +162,8 @@ def _claims(store: Store, annotator: AnnotatorVersion) -> pa.Table:
 
 
 def _reliabilities(settings: Settings, store: Store, who: list[AnnotatorVersion]) -> dict[tuple[str, str], Any]:
-    """`florence.engine.consensus.reliabilities` of all annotators' claims."""
-    from florence.engine import consensus
+    """`florence.engine.consensus.vote.reliabilities` of all annotators' claims."""
+    from florence.engine.consensus import vote as consensus
 
     if not who:
         return {}

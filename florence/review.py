@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from florence import stages
 from florence.annotation import COVERAGE, HUMAN, AnnotatorVersion, reviewed
 from florence.config import Engine, Settings
-from florence.engine.consensus import gather
+from florence.engine.consensus.vote import gather
 from florence.errors import DataError
 from florence.export import chosen_round, replacing, write_picture
 from florence.formats import NOTE, OBJECTS, Labelled, Plan, paths, read

@@ -162,7 +162,7 @@ def test_readers_hear_those_they_read_in_order(store: Store):
 
 
 @pytest.mark.parametrize(
-    ("depends_on", "fault"),
+    ("reads", "fault"),
     [
         (["nobody"], "there is no annotator 'nobody'; those before it: a, early"),
         (["!nobody"], "no annotator 'nobody'"),

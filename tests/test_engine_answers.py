@@ -9,7 +9,7 @@ import pytest
 from florence.annotators import ANNOTATORS, Batch
 from florence.config import Engine, settings_from
 from florence.engine import fuse
-from florence.engine.consensus import churn
+from florence.engine.consensus.vote import churn
 from florence.errors import EncodeError
 from florence.evaluate.quality import measure
 from florence.evaluate.references import Known

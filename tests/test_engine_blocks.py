@@ -11,10 +11,11 @@ import pytest
 from engine_claims import NOISE, STUDENT, Scenes, shuffled, tables, written
 
 from florence.config import Engine
-from florence.engine import blocks, fuse
-from florence.engine.ballots import ballots
-from florence.engine.consensus import reliabilities
-from florence.engine.reliability import believed, fit
+from florence.engine import fuse
+from florence.engine.consensus import blocks
+from florence.engine.consensus.annotator_models import believed, fit
+from florence.engine.consensus.label_matrix import ballots
+from florence.engine.consensus.vote import reliabilities
 from florence.errors import DataError
 from florence.records import ANNOTATIONS, BASE_TYPES, AnnotatorProfile, Claim, Region, table_annotations
 

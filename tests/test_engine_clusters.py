@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence.engine.clusters import joined, neighbours, suppressed
+from florence.engine.pairs import joined, neighbours, suppressed
 
 pairs = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)).filter(lambda pair: pair[0] != pair[1]), max_size=60)
 

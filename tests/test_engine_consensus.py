@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence.config import Engine
-from florence.engine.ballots import ballots
-from florence.engine.consensus import Change, churn, gather, paired_iou, reliabilities, vote
-from florence.engine.reliability import believe, believed, fit
+from florence.engine.consensus.annotator_models import believe, believed, fit
+from florence.engine.consensus.label_matrix import ballots
+from florence.engine.consensus.vote import Change, churn, gather, paired_iou, reliabilities, vote
 from florence.geometry import box_iou
 from florence.records import Annotation, Region, annotations_table
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from florence.config import Engine
 from florence.engine import fuse
-from florence.engine.copies import copies
+from florence.engine.filters.duplicates import copies
 from florence.looks import perceptual_hash
 from florence.pixels import decode
 from florence.records import IMAGES, table_annotations, table_images

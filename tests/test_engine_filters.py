@@ -13,9 +13,10 @@ from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
 from florence.config import BLACKLIST, Engine, settings_from
-from florence.engine import alt_text, filters, language
-from florence.engine.alt_text import bare
-from florence.engine.words import lines
+from florence.engine import filters
+from florence.engine.filters import alt_text, language
+from florence.engine.filters.alt_text import bare
+from florence.engine.wording.tokens import lines
 from florence.errors import SettingsError
 from florence.geometry import nms
 from florence.records import CAPTIONS, Claim, Region

@@ -11,12 +11,12 @@ from engine_claims import box, fused, image, one_image, tables
 import florence.engine
 from florence.config import Engine
 from florence.engine import fuse
-from florence.engine.names import names
+from florence.engine.enhance.names import names
 from florence.errors import SettingsError
 from florence.records import AnnotatorProfile, Claim, table_annotations
 
 PLACE = (10, 10, 50, 50)
-BUILT_IN = json.loads((Path(florence.engine.__file__).parent / "names.json").read_text())
+BUILT_IN = json.loads((Path(florence.engine.__file__).parent / "enhance/names.json").read_text())
 
 
 def only(said, **settings):

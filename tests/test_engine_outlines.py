@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from florence.config import Engine
 from florence.engine import fuse
-from florence.engine.outlines import simplified
+from florence.engine.enhance.polygons import simplified
 from florence.geometry import box_iou, mask_iou, rasterise
 from florence.records import Claim, Region, table_annotations
 

@@ -7,7 +7,7 @@ from engine_claims import NOISE, STUDENT, Scenes, tables
 
 from florence.config import Engine
 from florence.engine import fuse
-from florence.engine.consensus import reliabilities
+from florence.engine.consensus.vote import reliabilities
 
 COUNT = 160
 

@@ -14,7 +14,7 @@ import florence.model
 from florence.annotators import Batch
 from florence.codec.grammar import box_tokens
 from florence.config import Settings
-from florence.engine.refine import DOUBT, Student, renamed
+from florence.engine.student import DOUBT, Student, renamed
 from florence.errors import ModelError
 from florence.model.checkpoint import load
 from florence.model.generate import Ask, predict

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence.config import Engine
-from florence.engine import alignment
-from florence.engine.alignment import GAP, SWAP, align
-from florence.engine.alt_text import bare
-from florence.engine.enhance import Versions, compose, spell
-from florence.engine.words import code_of, joined, lines, names, overlap, overlaps, tokens
+from florence.engine.consensus.word_consensus import Versions, compose, spell
+from florence.engine.filters.alt_text import bare
+from florence.engine.wording import alignment
+from florence.engine.wording.alignment import GAP, SWAP, align
+from florence.engine.wording.tokens import code_of, joined, lines, names, overlap, overlaps, tokens
 from florence.records import Claim
 
 words = st.lists(st.sampled_from(["a", "the", "cat", "dog", "red", "on", ".", "mat"]), max_size=9)

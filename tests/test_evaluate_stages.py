@@ -13,7 +13,7 @@ from evaluations import Oracle, World, thing
 
 from florence import annotation, findings, stages
 from florence.config import settings_from
-from florence.engine.consensus import Reliable, churn
+from florence.engine.consensus.vote import Reliable, churn
 from florence.records import ANNOTATIONS, Claim, table_annotations, table_images
 from florence.report.facts import LoopFacts
 from florence.store import Store

@@ -17,7 +17,7 @@ from test_cli import call
 
 from florence import annotation, stages
 from florence.config import Settings, settings_from
-from florence.engine.consensus import paired_iou
+from florence.engine.consensus.vote import paired_iou
 from florence.errors import DataError, StoreError
 from florence.evaluate import held_out
 from florence.records import CAPTIONS, Annotation, ImageRecord, table_annotations, table_images

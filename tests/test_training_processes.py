@@ -76,7 +76,14 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_and_ends_the_same(data, who
 
 def test_two_processes_follow_the_curve_of_one(data, tmp_path):
     """The same total batch, unequal numbers of tokens on each. Some gradients are clipped and some are not: AdamW alone would not notice a wrong factor."""
-    chosen = {**CHOSEN, "batch_size": 5, "steps": 21, "gradient_accumulation_steps": 2, "lr": 3e-4, "max_grad_norm": 3.5}
+    chosen = {
+        **CHOSEN,
+        "batch_size": 5,
+        "steps": 21,
+        "gradient_accumulation_steps": 2,
+        "lr": 3e-4,
+        "max_grad_norm": 3.5,
+    }
     one = stages.train_model(settings(**chosen), data, tmp_path / "one")
     points, steps = [], []
     two = stages.train_model(
@@ -98,7 +105,9 @@ def test_two_processes_follow_the_curve_of_one(data, tmp_path):
 def test_a_process_with_nothing_to_say_takes_part_all_the_same(data, tmp_path):
     """Joined by accelerate's own launcher. Of few images a caption is short enough: most parts of a step are empty, and some whole steps."""
     captions = {**dict.fromkeys(settings().train.drawn, 0.0), "<CAPTION>": 1.0}
-    chosen = settings(**{**CHOSEN, "batch_size": 4, "shuffle_buffer": 9, "steps": 16}, max_target=8, task_weights=captions)
+    chosen = settings(
+        **{**CHOSEN, "batch_size": 4, "shuffle_buffer": 9, "steps": 16}, max_target=8, task_weights=captions
+    )
     one = stages.train_model(chosen, data, tmp_path / "one")
     assert one["left_out"]["too_long"] > one["images"] // 2
     program = tmp_path / "program.py"
@@ -134,7 +143,9 @@ def test_a_process_with_nothing_to_say_takes_part_all_the_same(data, tmp_path):
 
 def test_an_error_of_one_of_several_processes_is_told_as_it_is(data, tmp_path):
     with pytest.raises(ModelError, match="failed-step.json"):
-        stages.train_model(settings(**{**CHOSEN, "lr": 1e30, "max_grad_norm": 1e30, "warmup": 0}, processes=2), data, tmp_path)
+        stages.train_model(
+            settings(**{**CHOSEN, "lr": 1e30, "max_grad_norm": 1e30, "warmup": 0}, processes=2), data, tmp_path
+        )
     (found,) = tmp_path.glob(".florence/checkpoints/*/failed-step.json")
     told = json.loads(found.read_text())
     assert len(told["images"]) >= 4 and all(row["tasks"] for row in told["images"]), "of both processes"

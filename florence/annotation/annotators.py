@@ -50,7 +50,7 @@ def make_annotator(settings: Settings, name: str) -> tuple[Any, threading.Lock]:
 
 @lru_cache(maxsize=2)
 def _student(folder: str, settings: str) -> tuple[Any, threading.Lock]:
-    from florence.engine.refine import Student
+    from florence.engine.student import Student
 
     return Student(folder, Settings.model_validate_json(settings)), threading.Lock()
 
@@ -79,7 +79,7 @@ def annotators(settings: Settings, student: str | None = None, store: Store | No
             version = digest([version, share])
         result.append(AnnotatorVersion(name, version, reads=tuple(annotator.name for annotator in read)))
     if student is not None and settings.engine.student.cap > 0:
-        from florence.engine.refine import Student
+        from florence.engine.student import Student
 
         result.append(AnnotatorVersion(STUDENT, Student(student, settings).version, student))
     if store is not None and (people := reviewed(store)) is not None:

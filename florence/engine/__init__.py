@@ -31,6 +31,6 @@ def fuse(
     (threads) share the work where there is much; ``done`` is then told how many parts of how many are finished. What a refinement round adds is the claims of the
     annotator "student", no other state. Raises DataError where a claim is not of an annotated kind or its place is none.
     """
-    from florence.engine.blocks import fuse_blocks
+    from florence.engine.consensus.blocks import fuse_blocks
 
     return fuse_blocks(claims, images, coverage, settings, round, profiles, workers, done)

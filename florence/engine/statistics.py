@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.engine.columns import sizes
+from florence.engine.claims import sizes
 from florence.engine.parse import Parsed, parse
-from florence.engine.words import tokens
+from florence.engine.wording.tokens import tokens
 from florence.records import ANNOTATION_TYPES, CAPTIONS, digest
 
 SAMPLE = 1000

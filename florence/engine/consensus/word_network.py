@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.engine.alignment import aligned
-from florence.engine.ballots import ballots
-from florence.engine.reliability import Trust, believed, fit
-from florence.engine.words import Lines, Sequences, spelled, starts
+from florence.engine.consensus.annotator_models import Trust, believed, fit
+from florence.engine.consensus.label_matrix import ballots
+from florence.engine.wording.alignment import aligned
+from florence.engine.wording.tokens import Lines, Sequences, spelled, starts
 
 
 @dataclass(frozen=True)

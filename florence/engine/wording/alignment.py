@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from florence.engine.words import Sequences, fixed, spread, starts
+from florence.engine.wording.tokens import Sequences, fixed, spread, starts
 
 GAP, SWAP = 2, 3
 """Cost of a token that the other text lacks, and of one that is another there: less than two gaps, as words are mistaken for each other. Function

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence.config import PRONOUNS, Engine
-from florence.engine.alt_text import noise
-from florence.engine.clusters import neighbours, suppressed
-from florence.engine.consensus import paired_iou
-from florence.engine.language import foreign
-from florence.engine.words import FUNCTION_WORDS, Lines, Sequences, fixed, starts
+from florence.engine.consensus.vote import paired_iou
+from florence.engine.filters.alt_text import noise
+from florence.engine.filters.language import foreign
+from florence.engine.pairs import neighbours, suppressed
+from florence.engine.wording.tokens import FUNCTION_WORDS, Lines, Sequences, fixed, starts
 
 REASONS: dict[str, str] = {
     "no_place": "it has no region, or a region without a place",

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from florence.engine.words import remembered
+from florence.engine.wording.tokens import remembered
 from florence.errors import SettingsError
 
 LEAST = 20

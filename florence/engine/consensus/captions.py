@@ -8,13 +8,13 @@ import numpy as np
 
 from florence.config import Engine
 from florence.engine import filters
-from florence.engine.alt_text import bare
-from florence.engine.columns import NO_SPAN, Claims, Labels, no_polygons
-from florence.engine.consensus import STUDENT, information
-from florence.engine.enhance import Likeness, Versions, compose, likeness
-from florence.engine.places import is_human
-from florence.engine.reliability import Trust as WordTrust
-from florence.engine.words import Lines, lines
+from florence.engine.claims import NO_SPAN, Claims, Labels, no_polygons
+from florence.engine.consensus.annotator_models import Trust as WordTrust
+from florence.engine.consensus.boxes import is_human
+from florence.engine.consensus.vote import STUDENT, information
+from florence.engine.consensus.word_consensus import Likeness, Versions, compose, likeness
+from florence.engine.filters.alt_text import bare
+from florence.engine.wording.tokens import Lines, lines
 from florence.records import BASE_TYPES
 
 CHOICES = 20.0

@@ -10,12 +10,12 @@ from operator import add
 import numpy as np
 
 from florence.config import Engine
-from florence.engine.alignment import aligned
-from florence.engine.alt_text import bare
-from florence.engine.columns import NO_SPAN, Claims
-from florence.engine.enhance import placed
-from florence.engine.texts import Captions
-from florence.engine.words import LEADING, Lines, fixed, lines, starts
+from florence.engine.claims import NO_SPAN, Claims
+from florence.engine.consensus.captions import Captions
+from florence.engine.consensus.word_consensus import placed
+from florence.engine.filters.alt_text import bare
+from florence.engine.wording.alignment import aligned
+from florence.engine.wording.tokens import LEADING, Lines, fixed, lines, starts
 from florence.records import BASE_TYPES
 
 GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"

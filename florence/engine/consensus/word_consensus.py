@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from florence.annotators import article
-from florence.engine.alignment import aligned
-from florence.engine.network import Network, in_order, likely, network
-from florence.engine.reliability import Trust
-from florence.engine.words import ARTICLE, Lines, Sequences, code_of, joined, lines, overlaps, starts
+from florence.engine.consensus.annotator_models import Trust
+from florence.engine.consensus.word_network import Network, in_order, likely, network
+from florence.engine.wording.alignment import aligned
+from florence.engine.wording.tokens import ARTICLE, Lines, Sequences, code_of, joined, lines, overlaps, starts
 
 _STOPS = frozenset(".!?")
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from florence.engine.clusters import suppressed
-from florence.engine.columns import Labels
+from florence.engine.claims import Labels
+from florence.engine.pairs import suppressed
 
 BITS = 256
 WIDE = 20

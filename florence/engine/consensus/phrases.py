@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from florence.config import Engine
 from florence.engine import filters
-from florence.engine.binding import GROUNDING, KIND, LONG, NO_CAPTION, Bound, Kept, bind, claimed_spans
-from florence.engine.columns import Claims, Labels, no_polygons
-from florence.engine.places import Fused, Judged, Poll, Units, ask, fuse, is_human, outlines
-from florence.engine.words import starts
+from florence.engine.claims import Claims, Labels, no_polygons
+from florence.engine.consensus.boxes import Fused, Judged, Poll, Units, ask, fuse, is_human, outlines
+from florence.engine.consensus.phrase_binding import GROUNDING, KIND, LONG, NO_CAPTION, Bound, Kept, bind, claimed_spans
+from florence.engine.wording.tokens import starts
 
 
 def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray | None, settings: Engine) -> Units:

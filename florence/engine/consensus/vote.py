@@ -1,6 +1,6 @@
 """What several annotators say of one image, made into one: who speaks of the same place, and what is to be believed of it.
 
-Whom to trust how far is estimated from the claims alone (`florence.engine.reliability`). What is likeliest, all words and silences taken together, stands;
+Whom to trust how far is estimated from the claims alone (`florence.engine.consensus.annotator_models`). What is likeliest, all words and silences taken together, stands;
 its agreement is how likely it is right.
 """
 
@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import Engine
-from florence.engine.ballots import Ballots
-from florence.engine.clusters import joined, neighbours
-from florence.engine.columns import Claims
-from florence.engine.reliability import Trust, believed
+from florence.engine.claims import Claims
+from florence.engine.consensus.annotator_models import Trust, believed
+from florence.engine.consensus.label_matrix import Ballots
+from florence.engine.pairs import joined, neighbours
 from florence.records import AnnotatorProfile
 
 if TYPE_CHECKING:
-    from florence.engine.places import Poll
+    from florence.engine.consensus.boxes import Poll
 
 HUMAN, STUDENT = "human", "student"
 ENOUGH = 5
@@ -161,12 +161,12 @@ def reliabilities(
 
     Where too few others looked at the same images nothing is estimated, and the pair is missing.
     """
-    from florence.engine.binding import GROUNDING, kept
-    from florence.engine.blocks import heard, learnt
-    from florence.engine.columns import read_claims
-    from florence.engine.phrases import ask_phrases
-    from florence.engine.places import OBJECTS, PLACES, ask_places
-    from florence.engine.texts import candidates, caption_trust, fuse_captions
+    from florence.engine.claims import read_claims
+    from florence.engine.consensus.blocks import heard, learnt
+    from florence.engine.consensus.boxes import OBJECTS, PLACES, ask_places
+    from florence.engine.consensus.captions import candidates, caption_trust, fuse_captions
+    from florence.engine.consensus.phrase_binding import GROUNDING, kept
+    from florence.engine.consensus.phrases import ask_phrases
     from florence.records import BASE_TYPES, CAPTIONS
 
     said = read_claims(*learnt(*heard(claims, coverage, settings, profiles)), None, profiles)
@@ -189,7 +189,7 @@ def reliabilities(
 
 def _by_name(asked: Poll, looked: np.ndarray, settings: Engine) -> list[dict[str, float]]:
     """Each annotator's `Reliable.by_name`. ``looked``: (images, A)."""
-    from florence.engine.names import names
+    from florence.engine.enhance.names import names
 
     units, trust = asked.units, asked.judged.trust
     example = dict(zip(units.code.tolist(), units.text, strict=True))
@@ -223,7 +223,7 @@ class Change:
 
 def churn(before: pa.Table, after: pa.Table) -> dict[str, Change]:
     """What became of the kept labels of each kind between two rounds."""
-    from florence.engine.columns import read_claims
+    from florence.engine.claims import read_claims
     from florence.metrics import same
     from florence.records import ANNOTATION_TYPES
 

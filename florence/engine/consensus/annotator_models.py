@@ -15,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
-from florence.engine.ballots import LEVELS, Ballots, Edges
+from florence.engine.consensus.label_matrix import LEVELS, Ballots, Edges
 
 SEEN, NAMED, RIGHT = 0.6, 0.85, 0.8
 """What is taken for granted of an annotator that cannot be judged: how much of what is there it sees, how often it then names it right, and how many of

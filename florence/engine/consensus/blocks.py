@@ -20,13 +20,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.config import Engine
-from florence.engine import CONSENSUS, answers, phrases, places, texts
-from florence.engine.binding import kept
-from florence.engine.columns import Labels, Roll, codes, kinds, labels_table, read_claims, sizes
-from florence.engine.consensus import HUMAN, STUDENT
-from florence.engine.copies import copies, without_copies
-from florence.engine.outlines import outlined
-from florence.engine.ranks import read_ranks
+from florence.engine import CONSENSUS
+from florence.engine.claims import Labels, Roll, codes, kinds, labels_table, read_claims, sizes
+from florence.engine.consensus import answers, phrases
+from florence.engine.consensus import boxes as places
+from florence.engine.consensus import captions as texts
+from florence.engine.consensus.phrase_binding import kept
+from florence.engine.consensus.vote import HUMAN, STUDENT
+from florence.engine.enhance.polygons import outlined
+from florence.engine.enhance.ranks import read_ranks
+from florence.engine.filters.duplicates import copies, without_copies
 from florence.records import ANNOTATION_TYPES, BASE_TYPES, CAPTIONS, FINE_TUNED, AnnotatorProfile
 
 WHOLE = 200_000
@@ -39,7 +42,7 @@ APART = (WRITTEN, tuple(task for task in ANNOTATION_TYPES if task not in WRITTEN
 IMAGE = "image"
 """The column that tells the number of a claim's image."""
 LEARN = 1_000
-"""Images by which each annotator is judged about each kind: of things that the models are fitted to (`florence.engine.reliability.SAMPLE`) these have enough."""
+"""Images by which each annotator is judged about each kind: of things that the models are fitted to (`florence.engine.consensus.annotator_models.SAMPLE`) these have enough."""
 
 
 Done = Callable[[int, int], object]

@@ -9,15 +9,15 @@ import pyarrow as pa
 
 from florence.config import Engine
 from florence.engine import filters
-from florence.engine.alignment import align
-from florence.engine.ballots import Ballots, Similarity, ballots
-from florence.engine.columns import NO_SPAN, Claims, Labels, Regions, moved, no_polygons
-from florence.engine.consensus import HUMAN, STUDENT, Outcome, gather, paired_iou, sharpness, vote
-from florence.engine.enhance import spell
-from florence.engine.names import names
-from florence.engine.ranks import DESCRIBED, Ranks
-from florence.engine.reliability import BY_CLAIMS, BY_CLAIMS_OF_TEXTS, Trust, fit
-from florence.engine.words import code_of, lines, overlap, spread
+from florence.engine.claims import NO_SPAN, Claims, Labels, Regions, moved, no_polygons
+from florence.engine.consensus.annotator_models import BY_CLAIMS, BY_CLAIMS_OF_TEXTS, Trust, fit
+from florence.engine.consensus.label_matrix import Ballots, Similarity, ballots
+from florence.engine.consensus.vote import HUMAN, STUDENT, Outcome, gather, paired_iou, sharpness, vote
+from florence.engine.consensus.word_consensus import spell
+from florence.engine.enhance.names import names
+from florence.engine.enhance.ranks import DESCRIBED, Ranks
+from florence.engine.wording.alignment import align
+from florence.engine.wording.tokens import code_of, lines, overlap, spread
 from florence.geometry import box_quad
 from florence.metrics import same
 from florence.metrics.reading import normal

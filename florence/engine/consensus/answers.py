@@ -9,10 +9,10 @@ import numpy as np
 
 from florence.config import Engine
 from florence.engine import filters
-from florence.engine.columns import NO_SPAN, Claims, Labels, no_polygons
-from florence.engine.consensus import information
-from florence.engine.places import is_human
-from florence.engine.texts import factors
+from florence.engine.claims import NO_SPAN, Claims, Labels, no_polygons
+from florence.engine.consensus.boxes import is_human
+from florence.engine.consensus.captions import factors
+from florence.engine.consensus.vote import information
 from florence.metrics import same
 from florence.records import ANNOTATION_TYPES
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import Engine
-from florence.engine.columns import Labels, moved, nested
-from florence.engine.consensus import paired_iou
-from florence.engine.words import starts
+from florence.engine.claims import Labels, moved, nested
+from florence.engine.consensus.vote import paired_iou
+from florence.engine.wording.tokens import starts
 from florence.records import BASE_TYPES
 
 CELLS = 4_000_000
