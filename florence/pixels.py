@@ -190,3 +190,16 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
         low, high = 0.0, 1.0
     scaled = (np.nan_to_num(wide, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
     return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
+    """``pixels`` (H, W, 3) shrunk by area so that the longer side is at most ``side``; never enlarged."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return pixels
+    return cv2.resize(
+        pixels, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from florence.errors import DataError
+from florence.errors import DataError, FlorenceError
 from florence.geometry import Box, Polygon, Quad, polygon_box
 
 TASKS: tuple[str, ...] = (
@@ -118,6 +118,10 @@ class Claim:
     text: str
     regions: tuple[Region, ...] = ()
     score: float | None = None
+
+
+ClaimsOrError = list[Claim] | FlorenceError
+"""An annotator's answer about one image: its claims, or why there are none. After `UnavailableError` a later run asks again."""
 
 
 @dataclass(frozen=True, slots=True)

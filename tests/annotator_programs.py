@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from florence.annotators import Batch
+from florence.annotators import ImageBatch
 from florence.records import ImageRecord
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def documented(folder: Path) -> Path:
     return path
 
 
-def batch_of(count: int, width: int = 12, height: int = 8, *, first: int = 0, name: str = "x.png") -> Batch:
+def batch_of(count: int, width: int = 12, height: int = 8, *, first: int = 0, name: str = "x.png") -> ImageBatch:
     """``count`` pictures, whose ids are numbers from ``first`` on. The first pixel tells the number too."""
     records = tuple(
         ImageRecord(f"{i:064x}", width, height, "mine", name, "", None, "train") for i in range(first, first + count)
@@ -63,7 +63,7 @@ def batch_of(count: int, width: int = 12, height: int = 8, *, first: int = 0, na
         pixels = np.full((height, width, 3), 90, np.uint8)
         pixels[0, 0] = i % 256, i // 256 % 256, 7
         pictures.append(pixels)
-    return Batch(records, tuple(pictures), ((),) * count, ((),) * count)
+    return ImageBatch(records, tuple(pictures), ((),) * count, ((),) * count)
 
 
 def png_size(data: bytes) -> tuple[int, int]:

@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from florence.annotation.annotators import _cached_annotator
-from florence.annotators import ANNOTATORS, Annotator, Batch, Usage
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
+from florence.services.usage import Usage
 from florence.config import Section
 from florence.records import Claim, Region
 
@@ -18,7 +19,7 @@ CALLS: list[tuple[str, tuple[str, ...]]] = []
 """(annotator, names of the images of the batch), in order."""
 LOADS: list[tuple[str, str]] = []
 """(annotator, its device)."""
-BEFORE: dict[str, Callable[[Annotator, Batch], Any]] = {}
+BEFORE: dict[str, Callable[[Annotator, ImageBatch], Any]] = {}
 """Annotator → called with every batch before it is answered; what it returns, if anything, is the answer."""
 ON_LOAD: dict[str, Callable[[Annotator], Any]] = {}
 
@@ -53,20 +54,20 @@ class Told(Annotator):
         if self.name in ON_LOAD:
             ON_LOAD[self.name](self)
 
-    def annotate(self, batch: Batch):
+    def annotate(self, batch: ImageBatch):
         CALLS.append((self.name, tuple(record.name for record in batch.records)))
         if self.options.price:
             tokens = self.options.price * len(batch.records)
-            self.spent += Usage(1, tokens, tokens / 1000)
+            self.usage += Usage(1, tokens, tokens / 1000)
         if self.name in BEFORE and (answer := BEFORE[self.name](self, batch)) is not None:
             return answer
         return self.answers(batch)
 
-    def answers(self, batch: Batch) -> list[list[Claim]]:
+    def answers(self, batch: ImageBatch) -> list[list[Claim]]:
         """What it says where nothing is in the way."""
         return [self._claims(batch, index) for index in range(len(batch.records))]
 
-    def _claims(self, batch: Batch, index: int) -> list[Claim]:
+    def _claims(self, batch: ImageBatch, index: int) -> list[Claim]:
         record = batch.records[index]
         heard = "; ".join(f"{row.annotator}: {row.text}" for row in batch.claims[index])
         claims = [Claim("<CAPTION>", f"{self.name} of {record.name}" + (f" after ({heard})" if heard else ""), (), 0.1)]

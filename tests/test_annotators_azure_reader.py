@@ -18,10 +18,11 @@ import pytest
 from chat_server import KEY, Asked, Fault, Service, azure_error
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Usage
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.annotators.azure_reader import encode
 from florence.errors import FlorenceError, SettingsError, UnavailableError
 from florence.records import ImageRecord
+from florence.services.usage import Usage
 
 NOISE = np.random.default_rng(0)
 ERRORS = (
@@ -87,15 +88,15 @@ def sign(width: int, height: int, *boxes: tuple[int, int, int, int]) -> np.ndarr
     return pixels
 
 
-def batch(*pixels: np.ndarray) -> Batch:
+def batch(*pixels: np.ndarray) -> ImageBatch:
     records = tuple(
         ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}.png", "", None, "train")
         for i, p in enumerate(pixels)
     )
-    return Batch(records, pixels)
+    return ImageBatch(records, pixels)
 
 
-def signs(count: int) -> Batch:
+def signs(count: int) -> ImageBatch:
     """Images that are told apart by their widths."""
     return batch(*(sign(100 + i, 80, (10, 10, 50 + i, 30)) for i in range(count)))
 
@@ -194,15 +195,15 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
         left = [i for i, claims in enumerate(said) if not isinstance(claims, list)]
         assert left and all(isinstance(said[i], UnavailableError) for i in left)
         again = made(service, concurrency=8, retries=6, repeat=4, price=0.5)
-        again.spent = first.spent
+        again.usage = first.usage
         late = again.annotate(batch(*(rows.pixels[i] for i in left)))
         whole = [*said]
         for i, claims in zip(left, late, strict=True):
             whole[i] = claims
     assert [[box(c) for c in claims] for claims in whole] == [[(10.0, 10.0, 50.0 + i, 30.0)] for i in range(40)]
     assert (
-        again.spent.calls == len(service.calls)
-        and again.spent.cost == 0.5 * sum(call.status == 200 for call in service.calls)
+        again.usage.calls == len(service.calls)
+        and again.usage.cost == 0.5 * sum(call.status == 200 for call in service.calls)
         and service.complaints == []
     )
 
@@ -214,7 +215,7 @@ def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
     ) as service:
         annotator = made(service, concurrency=8, retries=5, **budget)
         said = annotator.annotate(signs(40))
-    assert len(service.calls) == annotator.spent.calls == 17
+    assert len(service.calls) == annotator.usage.calls == 17
     for claims in said:
         assert isinstance(
             claims, list
@@ -250,7 +251,7 @@ def test_a_fault_costs_that_image_alone(fault: Fault, calls: int, kind: type[Flo
         annotator = made(service, retries=1, repeat=1, timeout=1.5)
         said = annotator.annotate(signs(4))
     assert type(said[2]) is kind and text in str(said[2]) and [len(said[i]) for i in (0, 1, 3)] == [1, 1, 1]
-    assert len(service.calls) == 3 + calls == annotator.spent.calls
+    assert len(service.calls) == 3 + calls == annotator.usage.calls
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_a_service_that_is_not_there_costs_nothing():
         held.bind(("127.0.0.1", 0))
         annotator = made(f"http://127.0.0.1:{held.getsockname()[1]}", retries=0)
         said = annotator.annotate(signs(3))
-    assert ["cannot be reached" in str(claims) for claims in said] == [True] * 3 and annotator.spent == Usage()
+    assert ["cannot be reached" in str(claims) for claims in said] == [True] * 3 and annotator.usage == Usage()
 
 
 def test_keys_and_addresses_that_are_missing_or_misplaced(monkeypatch: pytest.MonkeyPatch):

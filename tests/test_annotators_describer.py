@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from chat_server import KEY, MODEL
 
-from florence.annotators import ANNOTATORS, Annotator, Batch
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.errors import FlorenceError, ModelError, SettingsError
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
 
@@ -53,9 +53,9 @@ def said(*more: Claim) -> tuple[Annotation, ...]:
     return annotate("0" * 64, claims, "someone", "1")
 
 
-def batch(*claims: tuple[Annotation, ...]) -> Batch:
+def batch(*claims: tuple[Annotation, ...]) -> ImageBatch:
     images = [image(index) for index in range(len(claims))]
-    return Batch(tuple(record for record, _ in images), tuple(pixels for _, pixels in images), claims)
+    return ImageBatch(tuple(record for record, _ in images), tuple(pixels for _, pixels in images), claims)
 
 
 def made(**options: Any) -> Annotator:
@@ -112,7 +112,7 @@ def test_an_endpoint_is_told_what_others_said_and_answers_both_texts_in_one_call
         ],
         [],
     ]
-    assert writer.spent.calls == 1 and writer.spent.tokens == service.tokens
+    assert writer.usage.calls == 1 and writer.usage.tokens == service.tokens
 
 
 def test_an_endpoint_may_see_the_image():

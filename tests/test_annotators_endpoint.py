@@ -15,7 +15,7 @@ import pytest
 from annotator_programs import batch_of, lines, reply, service, whole_picture
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, Batch
+from florence.annotators import ANNOTATORS, ImageBatch
 from florence.errors import FlorenceError, SettingsError, UnavailableError
 from florence.records import Claim, Region, annotate
 
@@ -75,7 +75,7 @@ def test_pictures_arrive_without_loss_with_what_is_known_of_them():
     with service(respond) as url:
         theirs = made(url, reads_claims=True)
         assert theirs.needs == {"pixels", "claims"}
-        assert theirs.annotate(Batch(records, pixels, (rows, ()))) == [PICTURE] * 2
+        assert theirs.annotate(ImageBatch(records, pixels, (rows, ()))) == [PICTURE] * 2
     for asked, record, picture in zip(seen, records, pixels, strict=True):
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(asked["image"])))), picture)
         assert (asked["image_id"], asked["width"], asked["height"], asked["name"]) == (
@@ -301,7 +301,7 @@ def test_one_that_hangs_up_on_large_calls_is_sent_small_ones():
     noise = np.random.default_rng(0).integers(0, 256, (4, 800, 900, 3), dtype=np.uint8)
     try:
         found = made(f"http://127.0.0.1:{held.getsockname()[1]}/").annotate(
-            Batch(batch_of(4, 900, 800).records, tuple(noise))
+            ImageBatch(batch_of(4, 900, 800).records, tuple(noise))
         )
     finally:
         held.close()
@@ -388,9 +388,9 @@ def test_a_token_from_a_file_is_sent_and_never_told(tmp_path: Path):
             made(url, token_file=str(tmp_path / "nowhere")).load()
         for bad in ("", "s3cr3t\nX-More: 1", "s3cr3t\x07", "s3crét"):
             (tmp_path / "token").write_text(bad)
-            with pytest.raises(SettingsError, match=r"theirs\.token_file: .* on one line") as refused:
+            with pytest.raises(SettingsError, match=r"theirs\.token_file: .* on one line") as refusal:
                 theirs.annotate(batch_of(1))
-            assert "s3cr" not in str(refused.value)
+            assert "s3cr" not in str(refusal.value)
 
 
 def test_a_token_that_is_repeated_in_an_answer_is_not_told(tmp_path: Path):
@@ -430,9 +430,9 @@ def test_netrc_is_used_for_its_host_alone(tmp_path: Path):
             made(url.replace("127.0.0.1", "localhost")).annotate(batch_of(1))
         assert "Authorization" not in counted.headers[1]
         netrc.write_text("machine 127.0.0.1 login me s3cr3t")
-        with pytest.raises(SettingsError, match="netrc cannot be read") as refused:
+        with pytest.raises(SettingsError, match="netrc cannot be read") as refusal:
             made(url).load()
-        assert "s3cr3t" not in str(refused.value)
+        assert "s3cr3t" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("url", ["http://me:s3cr3t@127.0.0.1/x", "http://127.0.0.1/x?key=s3cr3t"])

@@ -19,7 +19,7 @@ import pytest
 from annotator_programs import ROOT, batch_of, documented, png_size, written
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, Batch
+from florence.annotators import ANNOTATORS, ImageBatch
 from florence.errors import FlorenceError, SettingsError, UnavailableError
 from florence.records import Claim, Region, annotate
 
@@ -111,7 +111,7 @@ for asked in requests():
     batch = batch_of(2, name="日本/süß “x”\n.png")
     pixels = tuple(rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((8, 12, 3), (1, 1, 3)))
     for record, seen, (claim,) in zip(
-        batch.records, pixels, annotator.annotate(Batch(batch.records, pixels)), strict=True
+        batch.records, pixels, annotator.annotate(ImageBatch(batch.records, pixels)), strict=True
     ):
         told = json.loads(claim.text)
         data = base64.b64decode(told["picture"])
@@ -137,7 +137,7 @@ for asked in requests():
     assert annotator.needs == {"pixels", "claims"}
     batch = batch_of(1)
     rows = annotate(batch.records[0].image_id, [Claim("<CAPTION>", "a “Hund”"), THING[0]], "someone", "1")
-    ((claim,),) = annotator.annotate(Batch(batch.records, batch.pixels, (rows,)))
+    ((claim,),) = annotator.annotate(ImageBatch(batch.records, batch.pixels, (rows,)))
     assert claim.text == "someone says a “Hund” and someone says thing"
 
 
@@ -311,7 +311,7 @@ BREAKS = {
 def test_the_image_that_breaks_it_is_found_and_the_others_lose_nothing(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("florence.annotators._process.GRACE", 0.5)
+    monkeypatch.setattr("florence.processes.process.GRACE", 0.5)
     breaks, reason = BREAKS[what]
     body = f"""
 for asked in requests():
@@ -650,7 +650,7 @@ def test_it_ends_when_our_process_is_killed(tmp_path: Path):
 
 def test_one_that_does_not_listen_is_ended_by_force(tmp_path: Path):
     body = LASTING + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)\n"
-    process, pid = ours(tmp_path, "import florence.annotators._process as p; p.GRACE = 0.3", body)
+    process, pid = ours(tmp_path, "import florence.processes.process as p; p.GRACE = 0.3", body)
     assert process.wait(60) == 0 and gone(pid)
 
 

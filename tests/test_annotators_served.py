@@ -24,10 +24,10 @@ from test_annotators_contract import given, whole
 
 from florence.annotators import ANNOTATORS
 from florence.annotators.__main__ import arguments, converse, made
-from florence.annotators._wire import _Answer, _Request, png, request_line
-from florence.annotators._written import AnnotationLine
 from florence.config import settings_from
 from florence.errors import FlorenceError, SettingsError, UnavailableError
+from florence.processes.annotations import AnnotationLine
+from florence.processes.protocol import _AnswerLine, _RequestLine, encode_png, format_request
 from florence.records import ANNOTATION_TYPES
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -148,7 +148,7 @@ def test_what_libraries_print_does_not_get_among_the_answers(tmp_path: Path):
 
 def test_a_service_says_what_it_is_and_refuses_what_it_can_not_do(tmp_path: Path):
     batch = batch_of(2)
-    asked = request_line(batch.records[0], None, image=png(batch.pixels[0], 0))
+    asked = format_request(batch.records[0], None, image=encode_png(batch.pixels[0], 0))
     with served(*COMMAND, "reader") as url:
         with urllib.request.urlopen(url, timeout=60) as answer:
             told = json.loads(answer.read())
@@ -161,14 +161,14 @@ def test_a_service_says_what_it_is_and_refuses_what_it_can_not_do(tmp_path: Path
             "vocabulary": None,
         }
         secret = tmp_path / "secret.png"
-        secret.write_bytes(png(batch.pixels[0], 0))
+        secret.write_bytes(encode_png(batch.pixels[0], 0))
         for body, said in (
             (asked + b"what?\n", "line 2: a JSON object"),
-            (request_line(batch.records[0], None, path=str(secret)), "found path, a file of this machine"),
+            (format_request(batch.records[0], None, path=str(secret)), "found path, a file of this machine"),
         ):
-            with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+            with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
                 urllib.request.urlopen(urllib.request.Request(url, body, method="POST"), timeout=60)
-            assert said in refused.value.read().decode()
+            assert said in refusal.value.read().decode()
         for header, status in ((("Transfer-Encoding", "chunked"), 411), (("Content-Length", "99999999999"), 413)):
             connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
             connection.putrequest("POST", "/")
@@ -176,7 +176,7 @@ def test_a_service_says_what_it_is_and_refuses_what_it_can_not_do(tmp_path: Path
             connection.endheaders()
             assert connection.getresponse().status == status
             connection.close()
-        broken = request_line(batch.records[1], None, image=b"no picture")
+        broken = format_request(batch.records[1], None, image=b"no picture")
         with urllib.request.urlopen(
             urllib.request.Request(url, broken + b"\n" + asked, method="POST"), timeout=60
         ) as answer:
@@ -194,10 +194,12 @@ def conversed(use: str, *requests: bytes, size: int = 16) -> list[dict]:
 
 def test_pictures_that_are_not_there_or_not_as_told_are_errors_of_their_own(tmp_path: Path):
     batch = batch_of(4)
-    for index, data in enumerate((png(batch.pixels[0], 0), png(np.zeros((12, 8, 3), np.uint8), 0), b"no picture")):
+    for index, data in enumerate(
+        (encode_png(batch.pixels[0], 0), encode_png(np.zeros((12, 8, 3), np.uint8), 0), b"no picture")
+    ):
         (tmp_path / f"{index}.png").write_bytes(data)
     asked = [
-        request_line(record, None, path=str(tmp_path / f"{index}.png")) for index, record in enumerate(batch.records)
+        format_request(record, None, path=str(tmp_path / f"{index}.png")) for index, record in enumerate(batch.records)
     ]
     for size in (1, 3, 16):
         answers = {answer.pop("image_id"): answer for answer in conversed("masks", *asked, size=size)}
@@ -217,9 +219,9 @@ def test_a_blank_line_has_it_answer_what_it_has():
         thread.start()
         with os.fdopen(writing, "wb", buffering=0) as ask, os.fdopen(told, "rb") as heard:
             for record in batch.records:
-                ask.write(request_line(record, (), path="/nowhere.png") + b"\n")
+                ask.write(format_request(record, (), path="/nowhere.png") + b"\n")
                 assert json.loads(heard.readline()) == {"image_id": record.image_id, "annotations": []}
-            ask.write(request_line(batch.records[0], (), path="/nowhere.png"))
+            ask.write(format_request(batch.records[0], (), path="/nowhere.png"))
             ask.close()
             assert json.loads(heard.readline())["image_id"] == batch.records[0].image_id, "and so does the end"
         thread.join(60)
@@ -235,7 +237,7 @@ def test_the_document_has_settings_that_are_allowed_and_every_field():
     for overlay in overlays:
         for name, section in settings_from({"sources": {}, **overlay}).annotators.items():
             assert ANNOTATORS.get(section.use)(name=name, **section.options).tasks
-    for model in (_Answer, _Request, AnnotationLine):
+    for model in (_AnswerLine, _RequestLine, AnnotationLine):
         assert not [field for field in model.model_fields if f"`{field}`" not in text]
     assert not [kind for kind in ANNOTATION_TYPES if f"`{kind}`" not in text]
     words = re.findall(r"^python -m florence\.annotators (.*?)(?: +#.*)?$", text, re.M)
@@ -289,8 +291,8 @@ def test_an_error_is_a_line(words: list[str], given: bytes, said: str):
 
 
 def test_it_ends_quietly_when_nobody_reads_its_answers(tmp_path: Path):
-    (tmp_path / "x.png").write_bytes(png(whole().pixels[2], 0))
-    request = request_line(whole().records[2], None, path=str(tmp_path / "x.png"))
+    (tmp_path / "x.png").write_bytes(encode_png(whole().pixels[2], 0))
+    request = format_request(whole().records[2], None, path=str(tmp_path / "x.png"))
     with subprocess.Popen(
         [*COMMAND, "phrases"],
         stdin=subprocess.PIPE,

@@ -24,12 +24,13 @@ import pytest
 from chat_server import KEY, MODEL, Asked, Fault, Service
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Usage
-from florence.annotators._answers import refused
-from florence.annotators._calls import GIVE_UP, retry_after
-from florence.annotators._service import Endpoint, data_url
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.errors import FlorenceError, SettingsError, UnavailableError
 from florence.records import Claim, ImageRecord, Region, annotate
+from florence.services.answers import is_refusal
+from florence.services.calls import GIVE_UP, parse_retry_after
+from florence.services.chat import ChatSettings, data_url
+from florence.services.usage import Usage
 
 CAPTIONS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 COLOURS = {"red": (210, 20, 20), "green": (20, 210, 20), "blue": (20, 20, 210)}
@@ -46,7 +47,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def made(service: Service | str, use: str = "service_captioner", name: str = "gpt", **options: Any) -> Annotator:
     """A captioner of that endpoint. Options that `Endpoint` has go to its section. It asks for one caption, in one call, if not told otherwise."""
-    own = {key: options.pop(key) for key in list(options) if key in Endpoint.model_fields}
+    own = {key: options.pop(key) for key in list(options) if key in ChatSettings.model_fields}
     url = service if isinstance(service, str) else service.url
     annotator = ANNOTATORS.get(use)(
         name=name, service={"url": url, "model": MODEL, **own}, **{"tasks": ("<CAPTION>",), **options}
@@ -55,7 +56,7 @@ def made(service: Service | str, use: str = "service_captioner", name: str = "gp
     return annotator
 
 
-def pictures(count: int, claims: bool = False) -> tuple[Batch, list[str]]:
+def pictures(count: int, claims: bool = False) -> tuple[ImageBatch, list[str]]:
     """Images that are told apart by their sizes and colours, and what the endpoint's model says of each."""
     records, pixels, said, words = [], [], [], []
     for index in range(count):
@@ -68,11 +69,11 @@ def pictures(count: int, claims: bool = False) -> tuple[Batch, list[str]]:
         pixels.append(np.full((height, width, 3), COLOURS[name], np.uint8))
         said.append(annotate(record.image_id, rows, "someone", "1"))
         words.append(f"a {name} picture of {width} by {height}")
-    return Batch(tuple(records), tuple(pixels), tuple(said)), words
+    return ImageBatch(tuple(records), tuple(pixels), tuple(said)), words
 
 
-def part(batch: Batch, *chosen: int) -> Batch:
-    return Batch(*(tuple(field[i] for i in chosen) for field in (batch.records, batch.pixels, batch.claims)))
+def part(batch: ImageBatch, *chosen: int) -> ImageBatch:
+    return ImageBatch(*(tuple(field[i] for i in chosen) for field in (batch.records, batch.pixels, batch.claims)))
 
 
 def width_of(asked: Asked) -> int:
@@ -130,7 +131,7 @@ def test_every_image_is_asked_about_once_and_every_object_in_its_crop():
         assert claims[3] == Claim(
             "<DENSE_REGION_CAPTION>", region, (Region(region, box=(4.0, 5.0, 24.0, 45.0), score=0.9),), 0.9
         ), "20 by 40, enlarged for patches of 28 pixels"
-    assert annotator.spent == Usage(10, service.tokens, 0.0) and len(service.calls) == 10
+    assert annotator.usage == Usage(10, service.tokens, 0.0) and len(service.calls) == 10
     assert {(a.body["temperature"], a.body["seed"]) for a in service.asked} == {(0, 0)}
 
 
@@ -144,7 +145,7 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
             "some are left for later, and none failed for good"
         )
         again = made(service, concurrency=8, retries=8, timeout=20)
-        again.spent = annotator.spent
+        again.usage = annotator.usage
         late = again.annotate(part(batch, *left))
     assert [texts(claims) for claims in late] == [[f"caption: {words[index]}"] for index in left]
     assert all(
@@ -152,7 +153,7 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
         for claims, word in zip(said, words, strict=True)
         if isinstance(claims, list)
     )
-    assert again.spent.calls == len(service.calls) and again.spent.tokens == service.tokens
+    assert again.usage.calls == len(service.calls) and again.usage.tokens == service.tokens
     assert service.complaints == []
 
 
@@ -163,7 +164,7 @@ def test_a_budget_in_calls_is_kept_to_the_call_and_a_raised_one_goes_on():
     ) as service:
         annotator = made(service, concurrency=8, budget_calls=23, repeat=5, retries=6)
         first = annotator.annotate(batch)
-        assert len(service.calls) == annotator.spent.calls <= 23
+        assert len(service.calls) == annotator.usage.calls <= 23
         assert len(service.calls) == 23, "calls of one each: the budget is used up"
         left = [index for index, claims in enumerate(first) if not isinstance(claims, list)]
         assert 30 < len(left) < 60
@@ -176,10 +177,10 @@ def test_a_budget_in_calls_is_kept_to_the_call_and_a_raised_one_goes_on():
         assert annotator.annotate(part(batch, *left)) and len(service.calls) == 23, "nothing is asked once it is spent"
         richer = made(service, concurrency=8, budget_calls=1000, repeat=5, retries=6)
         assert richer.version == annotator.version, "claims of before count"
-        richer.spent = annotator.spent
+        richer.usage = annotator.usage
         rest = richer.annotate(part(batch, *left))
     assert [texts(claims) for claims in rest] == [[f"caption: {words[index]}"] for index in left]
-    assert richer.spent == Usage(len(service.calls), service.tokens, 0.0)
+    assert richer.usage == Usage(len(service.calls), service.tokens, 0.0)
 
 
 def test_an_image_is_not_begun_where_the_budget_is_too_small_for_all_that_is_asked_about_it():
@@ -199,13 +200,13 @@ def test_budgets_in_tokens_and_cost_are_kept(budget: dict[str, float]):
         annotator = made(service, concurrency=8, max_tokens=100, image_tokens=200, **budget)
         said = annotator.annotate(batch)
     prices = budget.get("price_prompt", 0), budget.get("price_completion", 0)
-    assert annotator.spent.tokens == service.tokens and annotator.spent.calls == len(service.calls)
+    assert annotator.usage.tokens == service.tokens and annotator.usage.calls == len(service.calls)
     limit = {"tokens": budget.get("budget_tokens"), "cost": budget.get("budget_cost")}
     for figure, most in limit.items():
         if most is not None:
-            assert 0.5 * most < getattr(annotator.spent, figure) <= most
+            assert 0.5 * most < getattr(annotator.usage, figure) <= most
     if prices[0]:
-        assert 2.0 * service.tokens / 1e6 < annotator.spent.cost < 10.0 * service.tokens / 1e6
+        assert 2.0 * service.tokens / 1e6 < annotator.usage.cost < 10.0 * service.tokens / 1e6
     assert any(isinstance(claims, list) for claims in said)
     assert any(isinstance(claims, UnavailableError) and ".budget_" in str(claims) for claims in said)
 
@@ -220,7 +221,7 @@ def test_what_a_call_may_have_cost_that_broke_off_is_held_against_the_budget(fau
         ) as service:  # type: ignore[misc]
             annotator = made(service, concurrency=1, max_tokens=100, image_tokens=200, budget_tokens=3000)
             answered.append(sum(isinstance(claims, list) for claims in annotator.annotate(batch)))
-            assert annotator.spent == Usage(len(service.calls), service.tokens, 0.0), (
+            assert annotator.usage == Usage(len(service.calls), service.tokens, 0.0), (
                 "reported is what the service told"
             )
     assert 5 < answered[1] < answered[0] < 40, (
@@ -234,7 +235,7 @@ def test_what_images_cost_is_learnt_from_the_first_answer():
     with server.chat(lambda asked: dear) as service:
         annotator = made(service, concurrency=8, image_tokens=10, max_tokens=100, budget_tokens=10_000)
         annotator.annotate(batch)
-    assert 7_000 < annotator.spent.tokens == service.tokens <= 10_000
+    assert 7_000 < annotator.usage.tokens == service.tokens <= 10_000
 
 
 def test_no_more_calls_at_once_than_allowed_and_claims_in_the_order_of_images():
@@ -284,12 +285,18 @@ def test_a_service_that_asks_to_wait_is_left_alone_for_so_long(header: dict[str,
 
 
 def test_retry_after_is_a_number_or_a_date():
-    assert retry_after("7") == 7 and retry_after("0.5") == 0.5 and retry_after("-3") == 0
-    assert retry_after(None) is retry_after("") is retry_after("soon") is retry_after("nan") is None
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert parse_retry_after("7") == 7 and parse_retry_after("0.5") == 0.5 and parse_retry_after("-3") == 0
+    assert (
+        parse_retry_after(None)
+        is parse_retry_after("")
+        is parse_retry_after("soon")
+        is parse_retry_after("nan")
+        is None
+    )
+    assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     from email.utils import formatdate
 
-    assert 50 < (retry_after(formatdate(time.time() + 60, usegmt=True)) or 0) <= 61
+    assert 50 < (parse_retry_after(formatdate(time.time() + 60, usegmt=True)) or 0) <= 61
 
 
 @pytest.mark.parametrize(
@@ -319,7 +326,7 @@ def test_what_a_service_can_not_do_now_is_left_for_later_for_that_image_alone(fa
         said = annotator.annotate(batch)
     assert isinstance(said[1], UnavailableError) and text in str(said[1]) and str(said[1]).startswith("gpt: ")
     assert [texts(said[i]) for i in (0, 2, 3)] == [[f"caption: {words[i]}"] for i in (0, 2, 3)]
-    assert len(service.calls) == 3 + calls == annotator.spent.calls and annotator.spent.tokens == service.tokens
+    assert len(service.calls) == 3 + calls == annotator.usage.calls and annotator.usage.tokens == service.tokens
 
 
 @pytest.mark.parametrize(
@@ -351,7 +358,7 @@ def test_an_answer_of_no_use_is_asked_for_again_and_then_fails_that_image_alone(
     assert type(said[2]) is FlorenceError and text in str(said[2]) and "2 answers of no use" in str(said[2])
     assert [texts(said[i]) for i in (0, 1, 3)] == [[f"caption: {words[i]}"] for i in (0, 1, 3)]
     assert sorted(asked.body["seed"] for asked in service.asked) == [0, 0, 0, 0, 1, 1], "asked again with another seed"
-    assert annotator.spent == Usage(6, service.tokens, 0.0)
+    assert annotator.usage == Usage(6, service.tokens, 0.0)
 
 
 def test_answers_in_fences_after_thoughts_and_in_quotes_are_read():
@@ -360,12 +367,12 @@ def test_answers_in_fences_after_thoughts_and_in_quotes_are_read():
     with server.chat(lambda asked: fence) as service:
         assert texts(made(service).annotate(batch)[0]) == ["a quiet harbour"]
     assert (
-        not refused("a man is sorry for himself")
-        and not refused("Sorry sight: an old boat")
-        and refused("Sorry, I can’t see the image.")
-        and refused("As an AI language model, I")
+        not is_refusal("a man is sorry for himself")
+        and not is_refusal("Sorry sight: an old boat")
+        and is_refusal("Sorry, I can’t see the image.")
+        and is_refusal("As an AI language model, I")
     )
-    assert refused("I’m unable to view images") and not refused("I-beam on a crane")
+    assert is_refusal("I’m unable to view images") and not is_refusal("I-beam on a crane")
 
 
 @pytest.mark.parametrize(
@@ -393,7 +400,7 @@ def test_wrong_settings_stop_the_annotator_at_the_first_call(options: dict[str, 
             with pytest.raises(SettingsError) as caught:
                 annotator.annotate(batch)
             assert text in str(caught.value) and "annotators.gpt" in str(caught.value) and KEY not in str(caught.value)
-        assert len(service.calls) == 1 and annotator.spent == Usage(1)
+        assert len(service.calls) == 1 and annotator.usage == Usage(1)
         assert annotator.annotate(part(batch)) == []
 
 
@@ -419,7 +426,7 @@ def test_a_service_that_is_not_there_costs_nothing_and_is_not_tried_for_every_im
         url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
         annotator = made(url, retries=1, concurrency=8)
         said = annotator.annotate(pictures(30)[0])
-    assert all(isinstance(claims, UnavailableError) for claims in said) and annotator.spent == Usage()
+    assert all(isinstance(claims, UnavailableError) for claims in said) and annotator.usage == Usage()
     assert [f"{url}/ cannot be reached" in str(claims) for claims in said] == [True] * 30
     assert ["not asked, as" in str(claims) for claims in said] == [False] * GIVE_UP + [True] * (30 - GIVE_UP)
 
@@ -528,7 +535,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 def test_the_version_follows_from_what_decides_answers_alone():
     def version(**options: Any) -> str:
-        own = {key: options.pop(key) for key in list(options) if key in Endpoint.model_fields}
+        own = {key: options.pop(key) for key in list(options) if key in ChatSettings.model_fields}
         return ANNOTATORS.get("service_captioner")(name="gpt", service={"model": "a", **own}, **options).version
 
     deciding = {"model": "b", "revision": "2", "side": 512, "seed": 1, "max_tokens": 50, "omit": ("seed",)}
@@ -562,7 +569,7 @@ def test_the_version_follows_from_what_decides_answers_alone():
         "budget_calls": 9,
         "budget_cost": 9,
     }
-    assert {*deciding, *others} == set(Endpoint.model_fields)
+    assert {*deciding, *others} == set(ChatSettings.model_fields)
     assert {version(**{key: value}) for key, value in others.items()} == {version()}
 
 
@@ -607,7 +614,7 @@ print("asking", flush=True)
 try:
     annotator.annotate(pictures(12)[0])
 except KeyboardInterrupt:
-    print("interrupted", annotator.spent.calls, flush=True)
+    print("interrupted", annotator.usage.calls, flush=True)
     raise
 """
     with server.chat(lambda asked: server.HANG if asked.number else None) as service:
@@ -630,8 +637,8 @@ except KeyboardInterrupt:
 def test_the_document_has_every_setting_of_a_service():
     text = (Path(__file__).parents[1] / "docs/extending.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \|", text.partition("## Services")[2].partition("\n## ")[0], re.M)
-    assert [row for row in rows if row not in ("use", *ANNOTATORS.names())] == list(Endpoint.model_fields)
-    for name, field in Endpoint.model_fields.items():
+    assert [row for row in rows if row not in ("use", *ANNOTATORS.names())] == list(ChatSettings.model_fields)
+    for name, field in ChatSettings.model_fields.items():
         assert f"| {field.description} |" in text, name
 
 
@@ -651,6 +658,6 @@ def test_a_wrong_setting_of_the_service_is_named_with_those_that_there_are():
         line.split(":")[0]: line.rpartition("allowed: ")[2].split(", ") for line in lines if "no such setting" in line
     }
     assert (
-        allowed["annotators.gpt.service.modle"] == sorted(Endpoint.model_fields)
+        allowed["annotators.gpt.service.modle"] == sorted(ChatSettings.model_fields)
         and "margin" in allowed["annotators.gpt.sid"]
     )

@@ -13,9 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from florence.annotators._wire import Lines, ProtocolError, answer, answer_line, png, request_line, requested
 from florence.errors import FlorenceError, UnavailableError
 from florence.geometry import polygon_area
+from florence.processes.protocol import (
+    LineReader,
+    ProtocolError,
+    answer,
+    format_answer,
+    encode_png,
+    format_request,
+    parse_request,
+)
 from florence.records import ANNOTATION_TYPES, CAPTIONS, Claim, ImageRecord, Region, annotate
 
 WIDTH, HEIGHT = 120, 80
@@ -106,7 +114,7 @@ def said(draw):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(said(), max_size=4))
 def test_claims_are_the_same_to_the_last_bit_when_they_are_read_again(made: list[Claim]):
-    line = answer_line(RECORD.image_id, made)
+    line = format_answer(RECORD.image_id, made)
     assert line.isascii() and line.endswith(b"\n") and line.count(b"\n") == 1
     assert read(line) == made
     assert repr(read(line)) == repr(made)  # == takes -0.0 for 0.0
@@ -116,11 +124,11 @@ def test_claims_are_the_same_to_the_last_bit_when_they_are_read_again(made: list
 @given(st.lists(said(), max_size=3), st.binary(max_size=20))
 def test_requests_are_read_as_they_were_asked(made: list[Claim], image: bytes):
     rows = annotate(RECORD.image_id, made, "someone", "7", 2)
-    request = requested(request_line(RECORD, rows, image=image), 1)
+    request = parse_request(format_request(RECORD, rows, image=image), 1)
     assert request.record == RECORD and request.claims == rows and request.image == image and request.path is None
-    request = requested(request_line(RECORD, None, path="/tmp/ä b.png"), 1)
+    request = parse_request(format_request(RECORD, None, path="/tmp/ä b.png"), 1)
     assert request.path == "/tmp/ä b.png" and request.image is None and request.claims == ()
-    assert "claims" not in json.loads(request_line(RECORD, None, path="x"))
+    assert "claims" not in json.loads(format_request(RECORD, None, path="x"))
 
 
 BOX, QUAD, OUTLINE = [10, 20, 30, 40], [10, 20, 30, 20, 30, 40, 10, 40], [[10, 20, 30, 20, 20, 40]]
@@ -347,12 +355,12 @@ def test_errors_and_whether_to_ask_again():
     said = read({"image_id": RECORD.image_id, "error": "busy", "retry": True})
     assert type(said) is UnavailableError and str(said) == "busy"
     for error in (FlorenceError("too dark ☾"), UnavailableError("busy")):
-        again = read(answer_line(RECORD.image_id, error))
+        again = read(format_answer(RECORD.image_id, error))
         assert type(again) is type(error) and str(again) == str(error)
 
 
 def test_a_claim_that_is_no_json_becomes_the_images_error():
-    said = read(answer_line(RECORD.image_id, [Claim("<CAPTION>", "a dog", (), math.nan)]))
+    said = read(format_answer(RECORD.image_id, [Claim("<CAPTION>", "a dog", (), math.nan)]))
     assert isinstance(said, FlorenceError) and "JSON" in str(said)
 
 
@@ -393,7 +401,7 @@ def test_what_is_no_answer_to_anything_asked_is_rubbish(line: bytes):
 )
 def test_malformed_requests_are_named(line: bytes, message: str):
     with pytest.raises(ProtocolError, match=f"line 5.*{message}"):
-        requested(line, 5)
+        parse_request(line, 5)
 
 
 # ---------------------------------------------------------------- bytes
@@ -401,7 +409,7 @@ def test_malformed_requests_are_named(line: bytes, message: str):
 
 @given(st.lists(st.binary(max_size=9), max_size=9))
 def test_lines_come_out_the_same_however_they_are_cut(pieces: list[bytes]):
-    lines = Lines()
+    lines = LineReader()
     found = [line for piece in pieces for line in lines.of(piece)]
     data = b"".join(pieces)
     assert found == [line for line in data.split(b"\n")[:-1] if line.strip()]
@@ -409,8 +417,8 @@ def test_lines_come_out_the_same_however_they_are_cut(pieces: list[bytes]):
 
 
 def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("florence.annotators._wire.MAX_LINE", 1000)
-    lines = Lines()
+    monkeypatch.setattr("florence.processes.protocol.MAX_LINE", 1000)
+    lines = LineReader()
     assert len(list(lines.of(b"x" * 999 + b"\n"))) == 1
     with pytest.raises(ProtocolError, match="line 2 has more than 1,000 bytes"):
         for _ in range(20):
@@ -422,8 +430,8 @@ def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch):
 def test_pictures_are_written_without_loss(level: int, shape: tuple[int, int]):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     for seen in (pixels, pixels[::-1], np.asfortranarray(pixels)):
-        with Image.open(io.BytesIO(png(seen, level))) as image:
+        with Image.open(io.BytesIO(encode_png(seen, level))) as image:
             image.verify()
-        with Image.open(io.BytesIO(png(seen, level))) as image:
+        with Image.open(io.BytesIO(encode_png(seen, level))) as image:
             assert image.mode == "RGB" and np.array_equal(np.asarray(image), seen)
-    assert base64.b64decode(base64.b64encode(png(pixels, level))) == png(pixels, level)
+    assert base64.b64decode(base64.b64encode(encode_png(pixels, level))) == encode_png(pixels, level)

@@ -9,7 +9,7 @@ from florence.annotation.annotators import AnnotatorVersion, acquire_annotator, 
 from florence.annotation.chunks import Chunk
 from florence.annotation.claims import Rows, ShardClaims, annotations_of
 from florence.annotation.usage import ShardUsage, usage_of
-from florence.annotators import Batch
+from florence.annotators import ImageBatch
 from florence.config import Settings
 from florence.errors import FlorenceError, NotListedError, StoreError, UnavailableError
 from florence.records import Annotation, ImageRecord, annotate, annotations_table
@@ -113,11 +113,11 @@ class Turn:
         while batches and not self._failure:
             part = batches.popleft()
             with self._lock:
-                before = self._annotator.spent
+                before = self._annotator.usage
                 try:
                     batches = self._asked(part, batches, chunk, truth)
                 finally:
-                    self._usage.add(self._annotator.spent - before)
+                    self._usage.add(self._annotator.usage - before)
             yield
 
     def _loaded(self) -> bool:
@@ -126,7 +126,7 @@ class Turn:
             try:
                 with self._lock:
                     declare(self._settings, self._store, [self.annotator])
-                    self._annotator.spent = usage_of(self._store, self.annotator)
+                    self._annotator.usage = usage_of(self._store, self.annotator)
                     self._annotator.load()
                 self._ready = True
             except Exception as error:
@@ -162,7 +162,7 @@ class Turn:
         ids = [record.image_id for record in part]
         heard = [other.claims.annotations(ids) for other in self.reads]
         known = annotations_of(truth, ids) if "truth" in self.needs else {}
-        batch = Batch(
+        batch = ImageBatch(
             records=tuple(part),
             pixels=tuple(chunk.pixels[image_id] for image_id in ids) if "pixels" in self.needs else (),
             claims=tuple(tuple(row for said in heard for row in said.get(image_id, ())) for image_id in ids),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from florence.annotation.annotators import AnnotatorVersion
-from florence.annotators import Usage
+from florence.services.usage import Usage
 from florence.store import Store
 
 

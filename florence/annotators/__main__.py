@@ -17,10 +17,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said
-from florence.annotators._wire import LINES, ProtocolError, Request, answer_line, requested
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.errors import DataError, FlorenceError, SettingsError
 from florence.pixels import decode
+from florence.processes.protocol import LINES, AnnotationRequest, ProtocolError, format_answer, parse_request
+from florence.records import ClaimsOrError
 
 MAX_BODY = 2**30
 """Bytes of a POST at most."""
@@ -38,9 +39,9 @@ def described(annotator: Annotator) -> dict:
     }
 
 
-def answers(annotator: Annotator, requests: Sequence[Request]) -> Iterator[bytes]:
+def answers(annotator: Annotator, requests: Sequence[AnnotationRequest]) -> Iterator[bytes]:
     """The lines that answer a batch: those of images that cannot be read first, then the others in order."""
-    readable: list[Request] = []
+    readable: list[AnnotationRequest] = []
     pixels = []
     for request in requests:
         try:
@@ -48,18 +49,18 @@ def answers(annotator: Annotator, requests: Sequence[Request]) -> Iterator[bytes
                 pixels.append(_seen(request))
             readable.append(request)
         except (FlorenceError, OSError) as error:
-            yield answer_line(request.record.image_id, FlorenceError(str(error)))
-    batch = Batch(
+            yield format_answer(request.record.image_id, FlorenceError(str(error)))
+    batch = ImageBatch(
         tuple(r.record for r in readable),
         tuple(pixels),
         tuple(r.claims if "claims" in annotator.needs else () for r in readable),
         ((),) * len(readable),
     )
     for record, said in zip(batch.records, _said(annotator, batch), strict=True):
-        yield answer_line(record.image_id, said)
+        yield format_answer(record.image_id, said)
 
 
-def _seen(request: Request) -> np.ndarray:
+def _seen(request: AnnotationRequest) -> np.ndarray:
     """The picture that is asked about. Raises ImageError or OSError where it cannot be read, DataError where it is not of the size that was told."""
     record = request.record
     found = decode(
@@ -73,7 +74,7 @@ def _seen(request: Request) -> np.ndarray:
     return found
 
 
-def _said(annotator: Annotator, batch: Batch) -> list[Said]:
+def _said(annotator: Annotator, batch: ImageBatch) -> list[ClaimsOrError]:
     """What it says of each image; where it fails on the batch, each is tried alone."""
     try:
         return list(annotator.annotate(batch)) if batch.records else []
@@ -83,7 +84,7 @@ def _said(annotator: Annotator, batch: Batch) -> list[Said]:
         if len(batch.records) == 1:
             return [error if isinstance(error, FlorenceError) else FlorenceError(f"{type(error).__name__}: {error}")]
     alone = [
-        Batch(batch.records[i : i + 1], batch.pixels[i : i + 1], batch.claims[i : i + 1], batch.truth[i : i + 1])
+        ImageBatch(batch.records[i : i + 1], batch.pixels[i : i + 1], batch.claims[i : i + 1], batch.truth[i : i + 1])
         for i in range(len(batch.records))
     ]
     return [said for one in alone for said in _said(annotator, one)]
@@ -91,7 +92,7 @@ def _said(annotator: Annotator, batch: Batch) -> list[Said]:
 
 def converse(annotator: Annotator, lines: BinaryIO, out: BinaryIO, size: int) -> None:
     """Answer lines until there are no more: ``size`` of them at once, or as many as there are before a blank line."""
-    waiting: list[Request] = []
+    waiting: list[AnnotationRequest] = []
 
     def flush() -> None:
         for line in answers(annotator, waiting):
@@ -101,7 +102,7 @@ def converse(annotator: Annotator, lines: BinaryIO, out: BinaryIO, size: int) ->
 
     for number, line in enumerate(iter(lines.readline, b""), 1):
         if line.strip():
-            waiting.append(requested(line, number))
+            waiting.append(parse_request(line, number))
         if len(waiting) == size or not line.strip():
             flush()
     flush()
@@ -128,7 +129,7 @@ def server(annotator: Annotator, host: str, port: int, size: int) -> ThreadingHT
                 )
             try:
                 requests = [
-                    requested(line, number)
+                    parse_request(line, number)
                     for number, line in enumerate(self.rfile.read(int(length)).split(b"\n"), 1)
                     if line.strip()
                 ]

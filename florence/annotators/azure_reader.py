@@ -12,14 +12,24 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said, Usage
-from florence.annotators._answers import Useless
-from florence.annotators._calls import AGAIN, Address, Caller, Calls, Failed, address, refuse_secrets, retry_after
-from florence.annotators._quads import from_the_top, upright
-from florence.annotators._seen import thumbnail
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.errors import SettingsError
 from florence.geometry import polygon_area
-from florence.records import Claim, Region
+from florence.imaging.quads import from_the_top, upright
+from florence.pixels import shrink
+from florence.records import Claim, ClaimsOrError, Region
+from florence.services.answers import UnusableAnswerError
+from florence.services.calls import (
+    RETRIED_STATUSES,
+    Address,
+    Caller,
+    CallFailedError,
+    CallSettings,
+    address,
+    parse_retry_after,
+    refuse_secrets,
+)
+from florence.services.usage import Usage
 
 INSTALL = "pip install 'florence[services]' -c constraints.txt"
 LEAST_SIDE, MOST_SIDE = 64, 16000
@@ -37,7 +47,7 @@ class AzureReader(Annotator):
 
     tasks = ("<OCR_WITH_REGION>",)
 
-    class Options(Calls):
+    class Options(CallSettings):
         """Settings."""
 
         endpoint: Address | None = Field(
@@ -107,7 +117,7 @@ class AzureReader(Annotator):
         for _ in range(self.options.concurrency):
             self._clients.put(ImageAnalysisClient(parts.geturl(), AzureKeyCredential(self._key), **options))
 
-    def annotate(self, batch: Batch) -> list[Said]:
+    def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """The lines of each picture, in the order they are read in. Raises SettingsError where the service refuses key or address."""
 
         def ask(index: int, stop: threading.Event) -> list[Claim]:
@@ -129,15 +139,17 @@ class AzureReader(Annotator):
         try:
             body = client.analyze(payload, [VisualFeatures.READ], model_version=self.options.model_version).as_dict()
         except exceptions.ServiceRequestError:
-            raise Failed(f"{self._place} cannot be reached", sent=False) from None
+            raise CallFailedError(f"{self._place} cannot be reached", sent=False) from None
         except exceptions.ServiceResponseTimeoutError:
-            raise Failed(f"{self._place} did not answer within {self.options.timeout:g} seconds", free=False) from None
+            raise CallFailedError(
+                f"{self._place} did not answer within {self.options.timeout:g} seconds", free=False
+            ) from None
         except (exceptions.DecodeError, ValueError, TypeError, AttributeError, KeyError):
             body = None
         except exceptions.HttpResponseError as error:
             raise self._refusal(error) from None
         except exceptions.AzureError as error:
-            raise Failed(f"{self._place} broke off ({type(error).__name__})", free=False) from None
+            raise CallFailedError(f"{self._place} broke off ({type(error).__name__})", free=False) from None
         finally:
             self._clients.put(client)
         return body, Usage(0, 0, self.options.price)
@@ -150,9 +162,9 @@ class AzureReader(Annotator):
         )[:200]
         place = f"{self._place} answers {status} ({said})"
         if status is None:
-            return Failed(f"{self._place} broke off", free=False)
+            return CallFailedError(f"{self._place} broke off", free=False)
         if status == 403 and "quota" in said.lower():
-            return Failed(place, again="later")
+            return CallFailedError(place, again="later")
         if status in (401, 403):
             return SettingsError(
                 f"annotators.{self.name}: {place}: the key is not accepted; set VISION_KEY to one of this resource"
@@ -161,12 +173,16 @@ class AzureReader(Annotator):
             return SettingsError(
                 f"annotators.{self.name}: {place}: check annotators.{self.name}.endpoint; it is the resource's address without a path"
             )
-        return Failed(place, again="now" if status in AGAIN else "never", wait=retry_after(headers.get("Retry-After")))
+        return CallFailedError(
+            place,
+            again="now" if status in RETRIED_STATUSES else "never",
+            wait=parse_retry_after(headers.get("Retry-After")),
+        )
 
     def _read(self, shape: tuple[int, int], factors: np.ndarray, body: Any) -> list[Claim]:
         """The claims of an answer, in pixels of the picture of ``shape`` (height, width). Raises Useless saying what is wrong with it."""
         if not isinstance(body, dict):
-            raise Useless("not an answer of the service (a web page, or cut off)", lost=True)
+            raise UnusableAnswerError("not an answer of the service (a web page, or cut off)", lost=True)
         try:
             lines = [line for block in body["readResult"]["blocks"] for line in block["lines"]]
             read = [
@@ -175,7 +191,7 @@ class AzureReader(Annotator):
                 for part in (line["words"] if self.options.words else [line])
             ]
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise Useless(
+            raise UnusableAnswerError(
                 f"not what the feature Read answers; found {', '.join(sorted(map(str, body)))[:100] or 'nothing'}"
             ) from None
         claims = []
@@ -195,7 +211,7 @@ def encode(pixels: np.ndarray, side: int, size: int) -> tuple[bytes, np.ndarray]
 
     height, width = pixels.shape[:2]
     while True:
-        sized = thumbnail(pixels, side)
+        sized = shrink(pixels, side)
         factors = np.asarray([width / sized.shape[1], height / sized.shape[0]])
         below, right = max(0, LEAST_SIDE - sized.shape[0]), max(0, LEAST_SIDE - sized.shape[1])
         image = np.ascontiguousarray(cv2.copyMakeBorder(sized, 0, below, 0, right, cv2.BORDER_REPLICATE)[..., ::-1])

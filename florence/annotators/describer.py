@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
-from florence.annotators._answers import Useless, texts
-from florence.annotators._calls import refuse_secrets
-from florence.annotators._hub import load_model, load_processor, weights_version
-from florence.annotators._picture import Picture, picture
-from florence.annotators._seen import place
-from florence.annotators._service import KEYS, Chat, Endpoint, Question
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.errors import FlorenceError, ModelError, SettingsError
-from florence.records import Annotation, Claim, ImageRecord
+from florence.hub.models import load_model, load_processor, weights_version
+from florence.records import Annotation, Claim, ClaimsOrError, ImageRecord
+from florence.scene.description import Picture, picture
+from florence.scene.objects import place
+from florence.services.answers import UnusableAnswerError, parse_texts
+from florence.services.calls import refuse_secrets
+from florence.services.chat import KEYS, ChatClient, ChatQuestion, ChatSettings
 
 TASKS = ("<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 NAMES = dict(zip(TASKS, ("detailed", "more_detailed"), strict=True))
@@ -49,7 +49,7 @@ class Describer(Annotator):
         max_tokens: int = Field(
             256, ge=1, description="for transformers: tokens of a text at most; a longer one is of no use"
         )
-        service: Endpoint | None = Field(None, description="for service: the endpoint, and what it may cost")
+        service: ChatSettings | None = Field(None, description="for service: the endpoint, and what it may cost")
         see_image: bool = Field(
             False,
             description="for service: whether the model is shown the image as well; templates look at its colors anyway",
@@ -85,7 +85,7 @@ class Describer(Annotator):
                 f"annotators.{name}.see_image: a chat model of transformers sees no image; use backend service, or see_image: false"
             )
         self._chat = (
-            Chat(self, self.options.service, f"annotators.{name}.service")
+            ChatClient(self, self.options.service, f"annotators.{name}.service")
             if self.options.backend == "service"
             else None
         )
@@ -112,7 +112,7 @@ class Describer(Annotator):
                 )
             self._model = load_model("AutoModelForCausalLM", self.options.model, self.options.revision, self.device)
 
-    def annotate(self, batch: Batch) -> Sequence[Said]:
+    def annotate(self, batch: ImageBatch) -> Sequence[ClaimsOrError]:
         """The texts of each image. Raises SettingsError where an endpoint refuses key, model or request."""
         images = [self._picture(*image) for image in zip(batch.records, batch.pixels, batch.claims, strict=True)]
         if self.options.backend == "template":
@@ -146,21 +146,23 @@ class Describer(Annotator):
     def _prompt(self, facts: str, wish: str) -> str:
         return "\n\n".join(part for part in (self.options.rules, facts, wish) if part)
 
-    def _questions(self, facts: str, pixels: np.ndarray) -> list[Question]:
+    def _questions(self, facts: str, pixels: np.ndarray) -> list[ChatQuestion]:
         if not facts and not self.options.see_image:
             return []
         names = tuple(NAMES[task] for task in self.tasks)
         wish = "Answer with a JSON object with these texts, and nothing else:\n" + "\n".join(
             f'- "{name}": {getattr(self.options, name)}' for name in names
         )
-        return [Question(self._prompt(facts, wish), names, pixels if self.options.see_image else None)]
+        return [ChatQuestion(self._prompt(facts, wish), names, pixels if self.options.see_image else None)]
 
-    def _write(self, facts: str) -> Said:
+    def _write(self, facts: str) -> ClaimsOrError:
         """The texts by the model on this machine, one by one: small models are poor at JSON."""
         try:
             wishes = {NAMES[task]: getattr(self.options, NAMES[task]) for task in self.tasks} if facts else {}
-            told = {name: texts(self._generate(self._prompt(facts, wish)), ())[""] for name, wish in wishes.items()}
-        except Useless as error:
+            told = {
+                name: parse_texts(self._generate(self._prompt(facts, wish)), ())[""] for name, wish in wishes.items()
+            }
+        except UnusableAnswerError as error:
             return FlorenceError(f"{self.name}: the text of {self.options.model} is of no use: {error}")
         return self._claims(told) if told else []
 
@@ -176,7 +178,7 @@ class Describer(Annotator):
             getattr(self._model.config.get_text_config(), "max_position_embeddings", None),
         )
         if room is not None and length + self.options.max_tokens > room:
-            raise Useless(
+            raise UnusableAnswerError(
                 f"{length} tokens of prompt and {self.options.max_tokens} of answer are more than the model's {room}; lower most or max_tokens"
             )
         ends = self._model.generation_config.eos_token_id
@@ -195,7 +197,7 @@ class Describer(Annotator):
             )
         tokens = answer[0, length:].tolist()
         if not tokens or tokens[-1] not in ends:
-            raise Useless("cut off: longer than max_tokens")
+            raise UnusableAnswerError("cut off: longer than max_tokens")
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
 
 

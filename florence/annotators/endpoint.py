@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
-from florence.annotators._asking import Asking, Failure
-from florence.annotators._wire import LINES, Lines, ProtocolError, answer, png, request_line
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.errors import SettingsError
-from florence.records import ANNOTATION_TYPES, ImageRecord
+from florence.processes.isolation import AskFailure, FaultIsolator
+from florence.processes.protocol import LINES, LineReader, ProtocolError, answer, encode_png, format_request
+from florence.records import ANNOTATION_TYPES, ClaimsOrError, ImageRecord
 
 BODY = 16 * 2**20
 """Bytes of a POST from which on the images left go into another one."""
@@ -39,7 +39,7 @@ REMEDIES = {
 }
 
 
-class _Down(Exception):
+class _ServiceDownError(Exception):
     """A service that gives no answers now. ``again``: whether to try in a moment, after ``wait`` seconds where it says so."""
 
     def __init__(self, reason: str, again: bool = True, wait: float | None = None) -> None:
@@ -47,11 +47,11 @@ class _Down(Exception):
         self.again, self.wait = again, wait
 
 
-class _Useless(Exception):
+class _UnusableResponseError(Exception):
     """A call without an answer, or whose answer is of no use; an image may be at fault."""
 
 
-class _Silent(_Useless):
+class _ResponseTimeoutError(_UnusableResponseError):
     """A call that took too long."""
 
 
@@ -111,7 +111,7 @@ class Endpoint(Annotator):
         super().__init__(name=name, **options)
         self.role = self.options.role
         self.needs = frozenset({"pixels", "claims"} if self.options.reads_claims else {"pixels"})
-        self._asking = Asking(PATIENCE)
+        self._asking = FaultIsolator(PATIENCE)
         self._secrets: tuple[str, ...] = ()
 
     def vocabulary(self) -> tuple[str, ...] | None:
@@ -122,7 +122,7 @@ class Endpoint(Annotator):
         """See to the credentials: it is no good to find out in the middle."""
         self._credentials()
 
-    def annotate(self, batch: Batch) -> list[Said]:
+    def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """What the service says of each image. An image that it cannot get through is found, by asking about each alone.
 
         Raises UnavailableError where it answers about none.
@@ -130,10 +130,10 @@ class Endpoint(Annotator):
         if not batch.records:
             return []
         if self._asking.given_up:
-            self._asking = Asking(PATIENCE)
+            self._asking = FaultIsolator(PATIENCE)
         places = {record.image_id: index for index, record in enumerate(batch.records)}
 
-        def ask(images: Sequence[str], said: dict[str, Said]) -> Failure | None:
+        def ask(images: Sequence[str], said: dict[str, ClaimsOrError]) -> AskFailure | None:
             for body, asked in self._bodies(batch, [places[image] for image in images]):
                 failure = self._persist(body, asked, said)
                 if failure is not None:
@@ -143,17 +143,17 @@ class Endpoint(Annotator):
         found = self._asking.about(list(places), ask)
         return [found[record.image_id] for record in batch.records]
 
-    def _bodies(self, batch: Batch, chosen: Sequence[int]) -> Iterator[tuple[bytes, dict[str, ImageRecord]]]:
+    def _bodies(self, batch: ImageBatch, chosen: Sequence[int]) -> Iterator[tuple[bytes, dict[str, ImageRecord]]]:
         """What to post, and the images it asks about."""
         lines: list[bytes] = []
         asked: dict[str, ImageRecord] = {}
         for index in chosen:
             record = batch.records[index]
             lines.append(
-                request_line(
+                format_request(
                     record,
                     batch.claims[index] if self.options.reads_claims else None,
-                    image=png(batch.pixels[index], 1),
+                    image=encode_png(batch.pixels[index], 1),
                 )
             )
             asked[record.image_id] = record
@@ -163,28 +163,30 @@ class Endpoint(Annotator):
         if lines:
             yield b"".join(lines), asked
 
-    def _persist(self, body: bytes, asked: dict[str, ImageRecord], said: dict[str, Said]) -> Failure | None:
+    def _persist(self, body: bytes, asked: dict[str, ImageRecord], said: dict[str, ClaimsOrError]) -> AskFailure | None:
         """Post a body, and again where that may help: of several images, answers of no use are not asked for again, as that is done one by one."""
         for tried in range(self.options.retries + 1):
             last, wait = tried == self.options.retries, 0.5 * 2**tried
             try:
                 self._post(body, asked, said)
-            except _Down as error:
+            except _ServiceDownError as error:
                 if not error.again or last:
-                    return Failure(
+                    return AskFailure(
                         self._blotted(f"{self.options.url} {error}") + (f" ({tried + 1} times)" if tried else ""),
                         lasting=True,
                     )
                 wait = wait if error.wait is None else error.wait
-            except (_Useless, ProtocolError) as error:
-                if not asked.keys() <= said.keys() and (len(asked) > 1 or last or isinstance(error, _Silent)):
-                    return Failure(self._blotted(f"{self.options.url} {error}"))
+            except (_UnusableResponseError, ProtocolError) as error:
+                if not asked.keys() <= said.keys() and (
+                    len(asked) > 1 or last or isinstance(error, _ResponseTimeoutError)
+                ):
+                    return AskFailure(self._blotted(f"{self.options.url} {error}"))
             if asked.keys() <= said.keys():
                 return None
             time.sleep(min(wait, LONGEST))
         raise AssertionError("the last try returns")
 
-    def _post(self, body: bytes, asked: dict[str, ImageRecord], said: dict[str, Said]) -> None:
+    def _post(self, body: bytes, asked: dict[str, ImageRecord], said: dict[str, ClaimsOrError]) -> None:
         """One call. What was answered before it failed is kept. Raises _Down, or _Useless or ProtocolError where images are left unanswered."""
         request = urllib.request.Request(
             self.options.url, body, {"Content-Type": LINES, "Accept": LINES, **self._credentials()}, method="POST"
@@ -196,7 +198,9 @@ class Endpoint(Annotator):
                     try:
                         image, claims = answer(line, number, asked, self.tasks)
                     except ProtocolError as error:
-                        raise error if whole else _Useless(f"broke off in the middle of a line ({error})") from None
+                        raise (
+                            error if whole else _UnusableResponseError(f"broke off in the middle of a line ({error})")
+                        ) from None
                     said.setdefault(
                         image, claims if isinstance(claims, list) else type(claims)(self._blotted(str(claims)))
                     )
@@ -205,20 +209,20 @@ class Endpoint(Annotator):
                 raise _refusal(error) from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, (BrokenPipeError, ConnectionResetError)):
-                raise _Useless(
+                raise _UnusableResponseError(
                     f"hung up while it was sent {len(body):,} bytes (has it, or a proxy before it, a limit?)"
                 ) from None
-            raise _Down(f"cannot be reached ({error.reason})") from None
+            raise _ServiceDownError(f"cannot be reached ({error.reason})") from None
         except TimeoutError:
-            raise _Silent(f"has answered nothing for {self.options.timeout:g} seconds") from None
+            raise _ResponseTimeoutError(f"has answered nothing for {self.options.timeout:g} seconds") from None
         except (OSError, http.client.HTTPException) as error:
-            raise _Useless(f"broke off ({str(error) or type(error).__name__})") from None
+            raise _UnusableResponseError(f"broke off ({str(error) or type(error).__name__})") from None
         if left := asked.keys() - said.keys():
-            raise _Useless(f"left {len(left)} of {len(asked)} images unanswered")
+            raise _UnusableResponseError(f"left {len(left)} of {len(asked)} images unanswered")
 
     def _lines(self, response: http.client.HTTPResponse) -> Iterator[tuple[int, bytes, bool]]:
         """The lines of an answer as they come, numbered, and whether each has its end. A service that drips bytes without ever ending a line runs out of time too."""
-        lines, since = Lines(), time.monotonic()
+        lines, since = LineReader(), time.monotonic()
         while data := response.read1(1 << 16):
             for line in lines.of(data):
                 yield lines.number, line, True
@@ -273,7 +277,7 @@ def _refusal(error: urllib.error.HTTPError) -> Exception:
     reason = f"answers {error.code} {error.reason}" + (f": {told[:300]}" if told else "")
     if error.code in OVERLOADED:
         wait = error.headers.get("Retry-After", "")
-        return _Down(reason, wait=float(wait) if wait.isdigit() else None)
+        return _ServiceDownError(reason, wait=float(wait) if wait.isdigit() else None)
     if error.code == 500 or error.code in (400, 411, 413, 415, 422):
-        return _Useless(reason)
-    return _Down(f"{reason} ({REMEDIES.get(error.code, 'is the url right?')})", again=False)
+        return _UnusableResponseError(reason)
+    return _ServiceDownError(f"{reason} ({REMEDIES.get(error.code, 'is the url right?')})", again=False)

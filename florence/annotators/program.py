@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
-from florence.annotators._asking import Asking, Failure
-from florence.annotators._process import Broken, Process
-from florence.annotators._wire import ProtocolError, answer, png, request_line
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.errors import SettingsError, UnavailableError
-from florence.records import ANNOTATION_TYPES, ImageRecord
+from florence.processes.isolation import AskFailure, FaultIsolator
+from florence.processes.process import LineProcess, ProcessError
+from florence.processes.protocol import ProtocolError, answer, encode_png, format_request
+from florence.records import ANNOTATION_TYPES, ClaimsOrError, ImageRecord
 
 PASSED_ON = (
     "PATH",
@@ -104,8 +104,8 @@ class Program(Annotator):
         super().__init__(name=name, **options)
         self.role = self.options.role
         self.needs = frozenset({"pixels", "claims"} if self.options.reads_claims else {"pixels"})
-        self._asking = Asking(self.options.restarts)
-        self._process: Process | None = None
+        self._asking = FaultIsolator(self.options.restarts)
+        self._process: LineProcess | None = None
         self._before: dict[str, ImageRecord] = {}
         self._ending: weakref.finalize | None = None
 
@@ -145,13 +145,13 @@ class Program(Annotator):
         Raises UnavailableError where it cannot be started.
         """
         if self._asking.given_up:
-            self._asking = Asking(self.options.restarts)
+            self._asking = FaultIsolator(self.options.restarts)
         try:
             self._running()
         except OSError as error:
             raise UnavailableError(f"{self.options.command[0]} cannot be started: {error}") from None
 
-    def annotate(self, batch: Batch) -> list[Said]:
+    def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """What the program says of each image. One that it cannot get through is found, by asking about each alone, and costs that image.
 
         Raises UnavailableError where it answers about none, and was not shown to be an image's fault.
@@ -162,7 +162,7 @@ class Program(Annotator):
         try:
             with TemporaryDirectory(prefix="florence-", ignore_cleanup_errors=True) as folder:
 
-                def ask(images: Sequence[str], said: dict[str, Said]) -> Failure | None:
+                def ask(images: Sequence[str], said: dict[str, ClaimsOrError]) -> AskFailure | None:
                     return self._ask(batch, [places[image] for image in images], Path(folder), said)
 
                 found = self._asking.about(list(places), ask)
@@ -170,12 +170,14 @@ class Program(Annotator):
             raise UnavailableError(f"no temporary folder can be made for its pictures: {error}") from None
         return [found[record.image_id] for record in batch.records]
 
-    def _ask(self, batch: Batch, chosen: Sequence[int], folder: Path, said: dict[str, Said]) -> Failure | None:
+    def _ask(
+        self, batch: ImageBatch, chosen: Sequence[int], folder: Path, said: dict[str, ClaimsOrError]
+    ) -> AskFailure | None:
         """Ask about the chosen images of the batch. Whatever goes wrong ends the program: what it would write next could be about anything."""
         try:
             process = self._running()
         except OSError as error:
-            return Failure(f"{self.options.command[0]} cannot be started: {error}", lasting=True)
+            return AskFailure(f"{self.options.command[0]} cannot be started: {error}", lasting=True)
         asked = {batch.records[index].image_id: batch.records[index] for index in chosen}
         known = ChainMap(asked, self._before)
         self._before = asked  # a second answer about one of these may come when others are asked about
@@ -191,20 +193,22 @@ class Program(Annotator):
         try:
             process.exchange(self._lines(batch, chosen, folder), take, lambda: self._patience(process))
             return None
-        except (Broken, ProtocolError) as error:
+        except (ProcessError, ProtocolError) as error:
             process.kill()
-            return None if asked.keys() <= said.keys() else Failure(process.blotted(str(error)) + process.last_words())
+            return (
+                None if asked.keys() <= said.keys() else AskFailure(process.blotted(str(error)) + process.last_words())
+            )
         except OSError as error:
             process.kill()
-            return Failure(f"pictures cannot be written for it: {error}", lasting=True)
+            return AskFailure(f"pictures cannot be written for it: {error}", lasting=True)
         except BaseException:
             process.kill()
             raise
 
-    def _patience(self, process: Process) -> float:
+    def _patience(self, process: LineProcess) -> float:
         return self.options.timeout if process.lines else max(self.options.start, self.options.timeout)
 
-    def _running(self) -> Process:
+    def _running(self) -> LineProcess:
         """The program, started where it does not run. Raises OSError where it cannot be."""
         if self._process is not None and self._process.alive():
             return self._process
@@ -213,20 +217,20 @@ class Program(Annotator):
         environment = {name: os.environ[name] for name in (*PASSED_ON, *self.options.environment) if name in os.environ}
         secrets = [value for name in self.options.environment if len(value := os.environ.get(name, "")) > 5]
         environment |= {"FLORENCE_DEVICE": self.device, "PYTHONUTF8": "1"}
-        self._process = Process(self.options.command, environment, self.options.cwd, secrets)
+        self._process = LineProcess(self.options.command, environment, self.options.cwd, secrets)
         self._before = {}
         if self._ending is not None:
             self._ending.detach()
         self._ending = weakref.finalize(self, self._process.end)
         return self._process
 
-    def _lines(self, batch: Batch, chosen: Sequence[int], folder: Path) -> Iterator[bytes]:
+    def _lines(self, batch: ImageBatch, chosen: Sequence[int], folder: Path) -> Iterator[bytes]:
         """What is asked about the chosen images, whose pictures are written on the way, and the blank line that ends a batch."""
         for index in chosen:
             path = folder / f"{index}.png"
             if not path.exists():
-                path.write_bytes(png(batch.pixels[index], 0))
-            yield request_line(
+                path.write_bytes(encode_png(batch.pixels[index], 0))
+            yield format_request(
                 batch.records[index], batch.claims[index] if self.options.reads_claims else None, path=str(path)
             )
         yield b"\n"

@@ -7,13 +7,13 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
-from florence.annotators._calls import refuse_secrets
-from florence.annotators._seen import Seen, objects
-from florence.annotators._service import KEYS, Chat, Endpoint, Question, Texts
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.geometry import Box
-from florence.records import CAPTIONS, Claim, Region
+from florence.records import CAPTIONS, Claim, ClaimsOrError, Region
+from florence.scene.objects import Seen, objects
+from florence.services.calls import refuse_secrets
+from florence.services.chat import KEYS, ChatClient, ChatQuestion, ChatSettings, Texts
 
 REGION = "<DENSE_REGION_CAPTION>"
 TASKS = (*CAPTIONS, REGION)
@@ -32,7 +32,7 @@ class ServiceCaptioner(Annotator):
     class Options(Section):
         """Settings."""
 
-        service: Endpoint = Field(description="the endpoint, and what it may cost")
+        service: ChatSettings = Field(description="the endpoint, and what it may cost")
         tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, min_length=1, description="kinds it claims")
         brief: str = Field(
             "A caption of the image: one phrase of about eight words that names what matters most.",
@@ -66,13 +66,13 @@ class ServiceCaptioner(Annotator):
     def __init__(self, *, name: str, **options) -> None:
         refuse_secrets(options, f"annotators.{name}", " or ".join(KEYS.values()))
         super().__init__(name=name, **options)
-        self._chat = Chat(self, self.options.service, f"annotators.{name}.service")
+        self._chat = ChatClient(self, self.options.service, f"annotators.{name}.service")
 
     def load(self) -> None:
         """Make the endpoint's client. Raises SettingsError where its package or key is missing."""
         self._chat.load()
 
-    def annotate(self, batch: Batch) -> list[Said]:
+    def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """The captions of each image, then the texts of its objects. Raises SettingsError where the endpoint refuses key, model or request."""
         seen = [
             objects(claims, self.options.min_score, self.options.min_alone)[: self.options.most]
@@ -86,7 +86,7 @@ class ServiceCaptioner(Annotator):
             lambda i, texts: self._claims(seen[i], texts),
         )
 
-    def _questions(self, pixels: np.ndarray, seen: tuple[Seen, ...]) -> list[Question]:
+    def _questions(self, pixels: np.ndarray, seen: tuple[Seen, ...]) -> list[ChatQuestion]:
         asked = {
             task: (self.options.brief, self.options.detailed, self.options.more_detailed)[index]
             for index, task in enumerate(CAPTIONS)
@@ -95,8 +95,10 @@ class ServiceCaptioner(Annotator):
         names = {task: _key(task) for task in asked}
         wanted = "\n".join(f'- "{names[task]}": {text}' for task, text in asked.items())
         prompt = f"{self.options.rules}\n\nAnswer with a JSON object with these texts, and nothing else:\n{wanted}"
-        whole = [Question(prompt, tuple(names.values()), pixels)] if asked else []
-        return whole + [Question(self.options.region, (), _crop(pixels, one.box, self.options.margin)) for one in seen]
+        whole = [ChatQuestion(prompt, tuple(names.values()), pixels)] if asked else []
+        return whole + [
+            ChatQuestion(self.options.region, (), _crop(pixels, one.box, self.options.margin)) for one in seen
+        ]
 
     def _claims(self, seen: tuple[Seen, ...], texts: list[Texts]) -> list[Claim]:
         captions = [Claim(task, texts[0][_key(task)]) for task in CAPTIONS if task in self.tasks]

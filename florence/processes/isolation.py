@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from florence.annotators import Said
 from florence.errors import FlorenceError, UnavailableError
+from florence.records import ClaimsOrError
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class AskFailure:
     """Why images were left unanswered. ``lasting``: it has nothing to do with them, and to ask on now would be in vain."""
 
     reason: str
     lasting: bool = False
 
 
-Ask = Callable[[Sequence[str], dict[str, Said]], Failure | None]
+Ask = Callable[[Sequence[str], dict[str, ClaimsOrError]], AskFailure | None]
 """Asks about images, by id, and puts what is said of each into the dict; what failed where some are left unanswered."""
 
 
-class Asking:
+class FaultIsolator:
     """What an annotator has been like so far. One that fails more than ``patience`` times in a row, with no answer in between, is given up.
 
     An image is at fault where it was asked about alone and got no answer from an annotator that answers others. The last ones before an
@@ -39,11 +39,11 @@ class Asking:
         """Whether it has failed too often."""
         return self.failures > self.patience
 
-    def about(self, images: Sequence[str], ask: Ask) -> dict[str, Said]:
+    def about(self, images: Sequence[str], ask: Ask) -> dict[str, ClaimsOrError]:
         """What is said of each image. Raises UnavailableError where the annotator is given up without having answered about any of them."""
         if self.given_up:
             raise UnavailableError(f"given up after {self.failures} failures in a row, the last one: {self.reason}")
-        said: dict[str, Said] = {}
+        said: dict[str, ClaimsOrError] = {}
         faults: dict[str, FlorenceError] = {}
         doubtful: dict[str, FlorenceError] = {}
         failure = self._once(images, said, ask)
@@ -65,7 +65,7 @@ class Asking:
             for image in images
         }
 
-    def _once(self, images: Sequence[str], said: dict[str, Said], ask: Ask) -> Failure | None:
+    def _once(self, images: Sequence[str], said: dict[str, ClaimsOrError], ask: Ask) -> AskFailure | None:
         before = len(said)
         failure = ask(images, said)
         if len(said) > before:

@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import Annotator, Said, Usage
-from florence.annotators._answers import Useless, as_json, texts
-from florence.annotators._calls import AGAIN, Address, Caller, Calls, Failed, retry_after
-from florence.annotators._seen import thumbnail
 from florence.errors import SettingsError
-from florence.records import Claim
+from florence.pixels import shrink
+from florence.records import Claim, ClaimsOrError
+from florence.services.answers import UnusableAnswerError, parse_json, parse_texts
+from florence.services.calls import RETRIED_STATUSES, Address, Caller, CallFailedError, CallSettings, parse_retry_after
+from florence.services.usage import MeteredAnnotator, Usage
 
 INSTALL = "pip install 'florence[services]' -c constraints.txt"
 KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_OPENAI_API_KEY"}
@@ -28,7 +28,7 @@ QUALITY = 90
 """Of the JPEG that is sent."""
 
 
-class Endpoint(Calls):
+class ChatSettings(CallSettings):
     """A chat endpoint. Its answers follow from ``model``, ``revision``, ``side``, ``seed``, ``max_tokens`` and ``omit``, and are made again where one of these changes."""
 
     model: str = Field(min_length=1, description="name of the model, or of the deployment on Azure")
@@ -68,7 +68,7 @@ class Endpoint(Calls):
 
 
 @dataclass(frozen=True)
-class Question:
+class ChatQuestion:
     """``keys``: names of the texts that are asked for together, as JSON; none: one text, under "". ``pixels``: (H, W, 3) uint8, a picture to look at."""
 
     prompt: str
@@ -79,10 +79,10 @@ class Question:
 Texts = dict[str, str]
 
 
-class Chat:
+class ChatClient:
     """A chat endpoint as an annotator asks it. ``where``: the section of its settings."""
 
-    def __init__(self, owner: Annotator, endpoint: Endpoint, where: str) -> None:
+    def __init__(self, owner: MeteredAnnotator, endpoint: ChatSettings, where: str) -> None:
         self._owner, self._endpoint, self._where = owner, endpoint, where
         self._caller = Caller(owner, endpoint, where, endpoint.budget_tokens)
         self._image_tokens = endpoint.image_tokens
@@ -126,9 +126,9 @@ class Chat:
     def annotate(
         self,
         count: int,
-        questions: Callable[[int], Sequence[Question]],
+        questions: Callable[[int], Sequence[ChatQuestion]],
         claims: Callable[[int, list[Texts]], list[Claim]],
-    ) -> list[Said]:
+    ) -> list[ClaimsOrError]:
         """``claims`` of the answers to an image's ``questions``, for each of ``count`` images. An image is answered whole or not at all."""
 
         def ask(index: int, stop: threading.Event) -> list[Claim]:
@@ -151,7 +151,7 @@ class Chat:
 
         return self._caller.each(count, ask)
 
-    def _request(self, question: Question) -> dict[str, Any]:
+    def _request(self, question: ChatQuestion) -> dict[str, Any]:
         content: str | list[dict[str, Any]] = question.prompt
         if question.pixels is not None:
             content = [
@@ -180,7 +180,7 @@ class Chat:
             self._endpoint.limit: self._endpoint.max_tokens,
         }
 
-    def _most(self, question: Question, request: dict[str, Any]) -> Usage:
+    def _most(self, question: ChatQuestion, request: dict[str, Any]) -> Usage:
         """What one call can use at most: no tokenizer makes more tokens than there are bytes, and a chat template adds a few."""
         prompt = (
             len(question.prompt.encode())
@@ -204,7 +204,7 @@ class Chat:
         if "seed" in request:
             request = {**request, "seed": request["seed"] + turn}
         try:
-            body = as_json(self._client.chat.completions.with_raw_response.create(**request).http_response.text)
+            body = parse_json(self._client.chat.completions.with_raw_response.create(**request).http_response.text)
         except openai.APIStatusError as error:
             raise self._refusal(
                 error.status_code, error.code or "", error.param or "", _said(error), error.response.headers
@@ -218,7 +218,7 @@ class Chat:
             self._image_tokens = max(self._image_tokens, used[0])
         return body, self._usage(*used)
 
-    def _silence(self, error: Exception) -> Failed:
+    def _silence(self, error: Exception) -> CallFailedError:
         """What a connection that failed means."""
         cause = error.__cause__ or error
         if type(cause).__name__ in (
@@ -228,9 +228,11 @@ class Chat:
             "ProxyError",
             "UnsupportedProtocol",
         ):
-            return Failed(f"{self._place()} cannot be reached ({str(cause) or type(cause).__name__})", sent=False)
+            return CallFailedError(
+                f"{self._place()} cannot be reached ({str(cause) or type(cause).__name__})", sent=False
+            )
         slow = "Timeout" in type(cause).__name__
-        return Failed(
+        return CallFailedError(
             f"{self._place()} did not answer within {self._endpoint.timeout:g} seconds"
             if slow
             else f"{self._place()} broke off ({cause})",
@@ -255,13 +257,14 @@ class Chat:
                 f"{section}: {place}: set {self._where}.limit to what the service calls it, or {self._where}.max_tokens to what it allows"
             )
         if status == 400 and "content_filter" in code:
-            return Useless(f"refused by the service's filter{said}")
-        if status in AGAIN and code != "insufficient_quota":
-            milliseconds = retry_after(headers.get("retry-after-ms"))
-            return Failed(
-                place, wait=retry_after(headers.get("retry-after")) if milliseconds is None else milliseconds / 1000
+            return UnusableAnswerError(f"refused by the service's filter{said}")
+        if status in RETRIED_STATUSES and code != "insufficient_quota":
+            milliseconds = parse_retry_after(headers.get("retry-after-ms"))
+            return CallFailedError(
+                place,
+                wait=parse_retry_after(headers.get("retry-after")) if milliseconds is None else milliseconds / 1000,
             )
-        return Failed(place, again="later" if status == 429 else "never")
+        return CallFailedError(place, again="later" if status == 429 else "never")
 
     def _place(self) -> str:
         """The endpoint without what might be secret in its address."""
@@ -273,7 +276,7 @@ def data_url(pixels: np.ndarray, side: int) -> str:
     """A picture (H, W, 3), uint8, as the data URL of a JPEG whose longer side is at most ``side``. Very small and thin ones are enlarged, and their edges repeated."""
     import cv2
 
-    sized = thumbnail(pixels, side)
+    sized = shrink(pixels, side)
     height, width = sized.shape[:2]
     scale = min(LEAST_SIDE / min(height, width), side / max(height, width))
     if scale > 1:
@@ -297,14 +300,14 @@ def _read(keys: Sequence[str], body: Any) -> Texts:
         message, reason = choice["message"], choice.get("finish_reason")
         content, refusal = message.get("content"), message.get("refusal")
     except (TypeError, KeyError, IndexError, AttributeError):
-        raise Useless("not an answer of a chat endpoint (a web page, or cut off)", lost=True) from None
+        raise UnusableAnswerError("not an answer of a chat endpoint (a web page, or cut off)", lost=True) from None
     if reason == "length":
-        raise Useless("cut off: longer than max_tokens")
+        raise UnusableAnswerError("cut off: longer than max_tokens")
     if refusal or reason == "content_filter":
-        raise Useless(f"the model refuses ({str(refusal or reason)[:100]})")
+        raise UnusableAnswerError(f"the model refuses ({str(refusal or reason)[:100]})")
     if not isinstance(content, str):
-        raise Useless("empty")
-    return texts(content, keys)
+        raise UnusableAnswerError("empty")
+    return parse_texts(content, keys)
 
 
 def _counts(body: Any) -> tuple[int, int] | None:

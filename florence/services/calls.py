@@ -16,21 +16,21 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from florence.annotators import Annotator, Said, Usage
-from florence.annotators._answers import Useless
-from florence.annotators._budget import Budget, Hold, Limits
 from florence.config import Section
 from florence.errors import FlorenceError, SettingsError, UnavailableError
-from florence.records import Claim
+from florence.records import Claim, ClaimsOrError
+from florence.services.answers import UnusableAnswerError
+from florence.services.budget import Budget, BudgetLimits, Reservation
+from florence.services.usage import MeteredAnnotator, Usage
 
 R = TypeVar("R")
 T = TypeVar("T")
 GIVE_UP = 5
 """Images in a row that no answer came for, after which the rest of a batch is not asked about."""
-AGAIN = frozenset({408, 409, 429, *range(500, 600)})
+RETRIED_STATUSES = frozenset({408, 409, 429, *range(500, 600)})
 """Status codes of calls that may succeed when they are made again."""
-SECRET = re.compile(r"(^|_)(api_?key|key|secret|password|credentials?|authorization)$", re.I)
-URL_WITH_MORE = re.compile(r"\w+://([^/\s]*@|\S*\?)")
+SECRET_OPTION = re.compile(r"(^|_)(api_?key|key|secret|password|credentials?|authorization)$", re.I)
+URL_WITH_CREDENTIALS = re.compile(r"\w+://([^/\s]*@|\S*\?)")
 
 
 def address(value: str) -> str:
@@ -44,7 +44,7 @@ def address(value: str) -> str:
 Address = Annotated[str, AfterValidator(address)]
 
 
-class Calls(Section):
+class CallSettings(Section):
     """How a service is called. Nothing of this changes what it answers, and so none of it is part of an annotator's version."""
 
     timeout: float = Field(60.0, gt=0, exclude=True, description="seconds that a service may keep silent")
@@ -73,7 +73,7 @@ class Calls(Section):
     )
 
 
-class Failed(Exception):
+class CallFailedError(Exception):
     """A call that brought no answer.
 
     ``again``: when it may succeed. ``wait``: seconds that the service asks for. ``sent``: whether it reached the service. ``free``: whether it is
@@ -96,15 +96,15 @@ class Failed(Exception):
 class Caller:
     """Makes an annotator's calls, from as many threads as settings say. ``where``: the section of the settings that says how."""
 
-    def __init__(self, owner: Annotator, calls: Calls, where: str, tokens: int | None = None) -> None:
+    def __init__(self, owner: MeteredAnnotator, calls: CallSettings, where: str, tokens: int | None = None) -> None:
         self._owner, self._calls = owner, calls
-        self.budget = Budget(owner, Limits(calls.budget_calls, tokens, calls.budget_cost), where)
-        self._pace = _Pace(calls.rate)
+        self.budget = Budget(owner, BudgetLimits(calls.budget_calls, tokens, calls.budget_cost), where)
+        self._pace = CallPace(calls.rate)
         self._slots = threading.BoundedSemaphore(calls.concurrency)
         self._down, self._why, self._sure = 0, "", False
         self._refused: SettingsError | None = None
 
-    def each(self, count: int, ask: Callable[[int, threading.Event], list[Claim]]) -> list[Said]:
+    def each(self, count: int, ask: Callable[[int, threading.Event], list[Claim]]) -> list[ClaimsOrError]:
         """What ``ask`` says of each of ``count`` images, in order. It is given an image's index, and an event that says to make no more calls.
 
         Until an answer has come, images are asked about one by one, so that a wrong key costs one call. Where `GIVE_UP` images in a row
@@ -114,7 +114,7 @@ class Caller:
             return []
         if self._refused is not None:
             raise SettingsError(str(self._refused))
-        said: list[Said] = [UnavailableError(f"{self._owner.name}: not asked")] * count
+        said: list[ClaimsOrError] = [UnavailableError(f"{self._owner.name}: not asked")] * count
         stop, first = threading.Event(), 0
         while first < count and not self._sure and not (first and (self._refused or self._down >= GIVE_UP)):
             self._work([first], partial(self._one, ask), stop, said)
@@ -126,7 +126,7 @@ class Caller:
 
     def ask(
         self,
-        hold: Hold,
+        hold: Reservation,
         most: Usage,
         call: Callable[[int], tuple[R, Usage | None]],
         read: Callable[[R], T],
@@ -141,7 +141,7 @@ class Caller:
         for turn in range(self._calls.repeat + 1):
             try:
                 result = read(self._persist(hold, most, turn, call, stop))
-            except Useless as error:
+            except UnusableAnswerError as error:
                 useless = error
                 self._note(str(error) if error.lost else "")
                 continue
@@ -151,14 +151,19 @@ class Caller:
         raise (UnavailableError if useless.lost else FlorenceError)(f"{self._owner.name}: {many} of no use: {useless}")
 
     def _persist(
-        self, hold: Hold, most: Usage, turn: int, call: Callable[[int], tuple[R, Usage | None]], stop: threading.Event
+        self,
+        hold: Reservation,
+        most: Usage,
+        turn: int,
+        call: Callable[[int], tuple[R, Usage | None]],
+        stop: threading.Event,
     ) -> R:
         """What a call brings, made again where it fails."""
         extra = most if turn else Usage()
         for tried in range(self._calls.retries + 1):
             try:
                 return self._once(hold, most, extra, lambda: call(turn), stop)
-            except Failed as error:
+            except CallFailedError as error:
                 extra = Usage() if not error.sent else Usage(1) if error.free else most
                 wait = min(0.5 * 2**tried, 8.0) * random.uniform(0.75, 1) if error.wait is None else error.wait
                 if error.again != "now" or tried == self._calls.retries or wait > self._calls.max_wait:
@@ -169,7 +174,12 @@ class Caller:
         raise AssertionError("the last try returns or raises")
 
     def _once(
-        self, hold: Hold, most: Usage, extra: Usage, call: Callable[[], tuple[R, Usage | None]], stop: threading.Event
+        self,
+        hold: Reservation,
+        most: Usage,
+        extra: Usage,
+        call: Callable[[], tuple[R, Usage | None]],
+        stop: threading.Event,
     ) -> R:
         with self._slots:
             self._pace.turn(stop)
@@ -178,7 +188,7 @@ class Caller:
             self.budget.begin(hold, extra)
             try:
                 answer, used = call()
-            except Failed as error:
+            except CallFailedError as error:
                 if not error.sent:
                     self.budget.undo(hold)
                 elif not error.free:
@@ -190,7 +200,7 @@ class Caller:
             self.budget.end(hold, most, used)
             return answer
 
-    def _given_up(self, error: Failed, tries: int) -> FlorenceError:
+    def _given_up(self, error: CallFailedError, tries: int) -> FlorenceError:
         """Why an image has no answer. What the service will never answer is the image's fault only if it answers about others."""
         own = error.again == "never" and self._sure
         self._note(str(error))
@@ -211,14 +221,18 @@ class Caller:
         self._down, self._why = (self._down + 1, fault) if fault else (0, "")
         self._sure = self._down < GIVE_UP and (self._sure or not fault)
 
-    def _rest(self, ask: Callable[[int, threading.Event], list[Claim]], index: int, stop: threading.Event) -> Said:
+    def _rest(
+        self, ask: Callable[[int, threading.Event], list[Claim]], index: int, stop: threading.Event
+    ) -> ClaimsOrError:
         if self._down >= GIVE_UP:
             return UnavailableError(
                 f"{self._owner.name}: not asked, as {GIVE_UP} images in a row got no answer ({self._why}); a later run asks"
             )
         return self._one(ask, index, stop)
 
-    def _one(self, ask: Callable[[int, threading.Event], list[Claim]], index: int, stop: threading.Event) -> Said:
+    def _one(
+        self, ask: Callable[[int, threading.Event], list[Claim]], index: int, stop: threading.Event
+    ) -> ClaimsOrError:
         if self._refused is not None:
             return UnavailableError(str(self._refused))
         try:
@@ -233,12 +247,12 @@ class Caller:
     def _work(
         self,
         indices: Sequence[int],
-        answer: Callable[[int, threading.Event], Said],
+        answer: Callable[[int, threading.Event], ClaimsOrError],
         stop: threading.Event,
-        said: list[Said],
+        said: list[ClaimsOrError],
     ) -> None:
         """Fill ``said`` from threads. They are daemons, and what is waited for is their answers: so Ctrl-C does not wait for a service that is silent."""
-        todo, done = deque(indices), SimpleQueue[tuple[int, Said | BaseException]]()
+        todo, done = deque(indices), SimpleQueue[tuple[int, ClaimsOrError | BaseException]]()
 
         def work() -> None:
             while True:
@@ -265,7 +279,7 @@ class Caller:
             raise
 
 
-class _Pace:
+class CallPace:
     """When the next call may start: evenly spaced at so many a minute, and not while the service asks to be left alone."""
 
     def __init__(self, rate: float | None) -> None:
@@ -287,7 +301,7 @@ class _Pace:
             self._free = max(self._free, time.monotonic() + seconds)
 
 
-def retry_after(value: str | None) -> float | None:
+def parse_retry_after(value: str | None) -> float | None:
     """The seconds that a Retry-After header asks for, as a number or a date; None where it has neither."""
     if not value:
         return None
@@ -307,11 +321,11 @@ def refuse_secrets(options: dict[str, Any], where: str, variable: str) -> None:
         key = f"{where}.{name}"
         if isinstance(value, dict):
             refuse_secrets(value, key, variable)
-        elif SECRET.search(name):
+        elif SECRET_OPTION.search(name):
             raise SettingsError(
                 f"{key}: a key is no setting, and would be published with them; set it in the environment, as {variable}"
             )
-        elif isinstance(value, str) and URL_WITH_MORE.match(value):
+        elif isinstance(value, str) and URL_WITH_CREDENTIALS.match(value):
             raise SettingsError(
                 f"{key}: a URL with a name, password or query is not allowed here; give it without, and the key in the environment, as {variable}"
             )

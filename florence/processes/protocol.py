@@ -18,10 +18,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, ValidationError
 
-from florence.annotators import Said
-from florence.annotators._written import AnnotationLine, Line, Text, claimed, shown
 from florence.errors import FlorenceError, UnavailableError
-from florence.records import Annotation, Claim, ImageRecord, Region
+from florence.processes.annotations import AnnotationLine, Text, WireLine, build_claim, shorten
+from florence.records import Annotation, Claim, ClaimsOrError, ImageRecord, Region
 
 LINES = "application/x-ndjson"
 """The content type of lines."""
@@ -33,21 +32,21 @@ class ProtocolError(FlorenceError):
     """A line that is no answer to anything that was asked; what else its writer says cannot be trusted."""
 
 
-class _Answer(Line):
+class _AnswerLine(WireLine):
     image_id: str
     annotations: tuple[Any, ...] | None = None
     error: Text | None = None
     retry: Annotated[bool, Field(strict=True)] = False
 
 
-class _Claim(AnnotationLine):
+class _ClaimLine(AnnotationLine):
     annotation_id: str = ""
     annotator: str = ""
     version: str = ""
     round: int = 0
 
 
-class _Request(Line):
+class _RequestLine(WireLine):
     image_id: str
     width: Annotated[int, Field(strict=True, ge=1)]
     height: Annotated[int, Field(strict=True, ge=1)]
@@ -56,11 +55,11 @@ class _Request(Line):
     source: str = ""
     name: str = ""
     alt_text: str | None = None
-    claims: tuple[_Claim, ...] = ()
+    claims: tuple[_ClaimLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class AnnotationRequest:
     """One image that is asked about: ``image`` is the file's bytes, or else ``path`` its place."""
 
     record: ImageRecord
@@ -72,7 +71,7 @@ class Request:
 # ---------------------------------------------------------------- the side that asks
 
 
-def request_line(
+def format_request(
     record: ImageRecord, claims: Iterable[Annotation] | None, *, path: str | None = None, image: bytes | None = None
 ) -> bytes:
     """The line that asks about one image, ASCII, with its end. ``claims``: what others said; None where that is not read."""
@@ -88,7 +87,9 @@ def request_line(
     return _json(line)
 
 
-def answer(line: bytes, number: int, asked: Mapping[str, ImageRecord], tasks: Collection[str]) -> tuple[str, Said]:
+def answer(
+    line: bytes, number: int, asked: Mapping[str, ImageRecord], tasks: Collection[str]
+) -> tuple[str, ClaimsOrError]:
     """The image that a line answers about, and what is said of it: claims, or the error that costs this image.
 
     ``number``: of the line, for errors. ``asked``: the images that an answer may be about, by id. ``tasks``: the kinds that may be claimed.
@@ -98,10 +99,10 @@ def answer(line: bytes, number: int, asked: Mapping[str, ImageRecord], tasks: Co
     image_id = value.get("image_id")
     if not isinstance(image_id, str) or image_id not in asked:
         raise ProtocolError(
-            f"line {number}, image_id: one of the {len(asked)} that were asked is expected; found {shown(image_id)}"
+            f"line {number}, image_id: one of the {len(asked)} that were asked is expected; found {shorten(image_id)}"
         )
     try:
-        read = _checked(_Answer, value, f"line {number}")
+        read = _checked(_AnswerLine, value, f"line {number}")
         if read.error or (read.error is not None and read.annotations is None):
             return image_id, (UnavailableError if read.retry else FlorenceError)(
                 read.error[:2000] or "the program gives no reason"
@@ -122,19 +123,19 @@ def _claim(item: Any, where: str, record: ImageRecord, tasks: Collection[str]) -
     read = _checked(AnnotationLine, item, where)
     if read.task not in tasks:
         raise FlorenceError(
-            f"{where}.task: one of the declared tasks is expected, {', '.join(tasks)}; found {shown(read.task)}"
+            f"{where}.task: one of the declared tasks is expected, {', '.join(tasks)}; found {shorten(read.task)}"
         )
-    return claimed(read, where, record)
+    return build_claim(read, where, record)
 
 
 # ---------------------------------------------------------------- the side that is asked
 
 
-def requested(line: bytes, number: int) -> Request:
+def parse_request(line: bytes, number: int) -> AnnotationRequest:
     """What a line asks. Raises ProtocolError naming the field where it is no such line."""
     value = _object(line, number)
     try:
-        read = _checked(_Request, value, f"line {number}")
+        read = _checked(_RequestLine, value, f"line {number}")
         image = None if read.image is None else base64.b64decode(read.image, validate=True)
     except binascii.Error as error:
         raise ProtocolError(f"line {number}, image: base64 is expected; {error}") from None
@@ -145,10 +146,10 @@ def requested(line: bytes, number: int) -> Request:
             f"line {number}: the image is expected, as path or as image; found {', '.join(sorted(value))}"
         )
     record = ImageRecord(read.image_id, read.width, read.height, read.source, read.name, "", read.alt_text, "train")
-    return Request(record, tuple(_annotation(row, read.image_id) for row in read.claims), read.path, image)
+    return AnnotationRequest(record, tuple(_annotation(row, read.image_id) for row in read.claims), read.path, image)
 
 
-def _annotation(row: _Claim, image_id: str) -> Annotation:
+def _annotation(row: _ClaimLine, image_id: str) -> Annotation:
     said = row.claim()
     return Annotation(
         row.annotation_id,
@@ -163,7 +164,7 @@ def _annotation(row: _Claim, image_id: str) -> Annotation:
     )
 
 
-def answer_line(image_id: str, said: Said) -> bytes:
+def format_answer(image_id: str, said: ClaimsOrError) -> bytes:
     """The line that answers about one image, ASCII, with its end. A claim that cannot be written, as of a score that is no number, makes it an error."""
     if not isinstance(said, FlorenceError):
         try:
@@ -213,7 +214,7 @@ def _object(line: bytes, number: int) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         raise ProtocolError(
-            f"line {number}: a JSON object is expected (what is not an answer belongs on standard error); found {shown(line.decode(errors='replace').strip())}"
+            f"line {number}: a JSON object is expected (what is not an answer belongs on standard error); found {shorten(line.decode(errors='replace').strip())}"
         )
     return value
 
@@ -226,11 +227,11 @@ def _checked(model: type[Any], value: Any, where: str) -> Any:
         first = error.errors(include_url=False)[0]
         field = ".".join([where, *map(str, first["loc"])])
         raise FlorenceError(
-            f"{field}: {first['msg']}" + ("" if first["type"] == "missing" else f"; found {shown(first['input'])}")
+            f"{field}: {first['msg']}" + ("" if first["type"] == "missing" else f"; found {shorten(first['input'])}")
         ) from None
 
 
-class Lines:
+class LineReader:
     """Whole lines of bytes that come in pieces. ``number``: how many there were; ``rest``: what has no end yet."""
 
     def __init__(self) -> None:
@@ -250,7 +251,7 @@ class Lines:
             raise ProtocolError(f"line {self.number + 1} has more than {MAX_LINE:,} bytes")
 
 
-def png(pixels: np.ndarray, level: int) -> bytes:
+def encode_png(pixels: np.ndarray, level: int) -> bytes:
     """Pixels (H, W, 3) uint8 as a PNG file. ``level``: 0 stores them, which is as quick as it gets; 1…9 take more time and less room."""
     height, width = pixels.shape[:2]
     values = pixels.reshape(height, 3 * width)

@@ -15,7 +15,7 @@ REFUSAL = re.compile(
 )
 
 
-class Useless(Exception):
+class UnusableAnswerError(Exception):
     """An answer that is of no use. ``lost``: it is not even one of the service's own (a web page, half a message), and may come whole in a later run."""
 
     def __init__(self, reason: str, lost: bool = False) -> None:
@@ -23,44 +23,46 @@ class Useless(Exception):
         self.lost = lost
 
 
-def texts(content: str, keys: Sequence[str]) -> dict[str, str]:
+def parse_texts(content: str, keys: Sequence[str]) -> dict[str, str]:
     """What a model wrote as plain texts: one for each of ``keys``, which it was asked for as JSON; without keys one, under "". Raises Useless saying what is wrong."""
     content = THOUGHT.sub("", content).strip()
     if not content:
-        raise Useless("empty")
+        raise UnusableAnswerError("empty")
     if not keys:
-        return {"": plain(content)}
-    values = as_json(fenced.group(1) if (fenced := FENCE.match(content)) else content)
+        return {"": clean_text(content)}
+    values = parse_json(fenced.group(1) if (fenced := FENCE.match(content)) else content)
     if not isinstance(values, dict):
-        raise Useless(
-            "not the JSON object that was asked for" if not refused(content) else f"the model refuses ({content[:100]})"
+        raise UnusableAnswerError(
+            "not the JSON object that was asked for"
+            if not is_refusal(content)
+            else f"the model refuses ({content[:100]})"
         )
     if bad := [key for key in keys if not isinstance(values.get(key), str)]:
-        raise Useless(
+        raise UnusableAnswerError(
             f"JSON without the text {bad[0]!r}; found {', '.join(sorted(map(str, values)))[:100] or 'nothing'}"
         )
-    return {key: plain(values[key]) for key in keys}
+    return {key: clean_text(values[key]) for key in keys}
 
 
-def plain(text: str) -> str:
+def clean_text(text: str) -> str:
     """A text on one line, without quotes around it. Raises Useless where no letter is left, or it is an apology."""
     text = " ".join(text.split())
     for before, after in ('""', "“”", "''"):
         if len(text) > 1 and text[0] == before and text[-1] == after and not {before, after} & set(text[1:-1]):
             text = text[1:-1].strip()
     if not any(letter.isalnum() for letter in text):
-        raise Useless("empty")
-    if refused(text):
-        raise Useless(f"the model refuses ({text[:100]})")
+        raise UnusableAnswerError("empty")
+    if is_refusal(text):
+        raise UnusableAnswerError(f"the model refuses ({text[:100]})")
     return text
 
 
-def refused(text: str) -> bool:
+def is_refusal(text: str) -> bool:
     """Whether a text is an apology in place of an answer."""
     return bool(REFUSAL.match(text.lstrip("\"'“ ")))
 
 
-def as_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """The value that a text is in JSON; None where it is none."""
     try:
         return json.loads(text)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from florence.annotators._wire import Lines
+from florence.processes.protocol import LineReader
 
 HEARD = 8192
 """Bytes of the program's standard error that are kept."""
@@ -23,11 +23,11 @@ GLANCE = 1.0
 """Seconds after which a silent program is looked at: its children may keep its output open when it has died."""
 
 
-class Broken(Exception):
+class ProcessError(Exception):
     """A program that answers no more: why."""
 
 
-class Process:
+class LineProcess:
     """A program that was started, in a process group of its own, so that it is ended with all its children.
 
     ``environment``: all that it is given. ``secrets``: what is not told of what it writes. Raises OSError where it cannot be started.
@@ -52,7 +52,7 @@ class Process:
         os.set_blocking(self._out, False)
         self._owner = os.getpid()
         self._secrets = secrets
-        self._lines = Lines()
+        self._lines = LineReader()
         self._heard = b""
         self._ended = False
         self._listener = threading.Thread(target=self._listen, args=(self._program.stderr,), daemon=True)
@@ -100,9 +100,9 @@ class Process:
                         awaited = not take(line, self.lines) and awaited
                         moved = time.monotonic()
                 elif not ready and self._exited():
-                    raise Broken(self._ending())
+                    raise ProcessError(self._ending())
                 if time.monotonic() - moved > patience():
-                    raise Broken(f"it has answered nothing for {patience():g} seconds and was ended")
+                    raise ProcessError(f"it has answered nothing for {patience():g} seconds and was ended")
 
     def _write(self, data: bytes) -> bytes | None:
         """What is left of ``data``; None where there was none, or the program reads no more (what it wrote before is still read)."""
@@ -117,7 +117,7 @@ class Process:
         """The lines that are whole by now."""
         data = os.read(self._out, 1 << 16)
         if not data:
-            raise Broken(self._ending() + (", in the middle of a line" if self._lines.rest else ""))
+            raise ProcessError(self._ending() + (", in the middle of a line" if self._lines.rest else ""))
         return self._lines.of(data)
 
     # ------------------------------------------------------------ ending

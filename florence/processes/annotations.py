@@ -42,13 +42,13 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Numbers = tuple[Number, ...]
 
 
-class Line(BaseModel):
+class WireLine(BaseModel):
     """Fields that are not known are ignored: a later version of the form may have more."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class PlaceLine(Line):
+class RegionLine(WireLine):
     """A place in an image as it is written; null is the same as not there."""
 
     label: Text | None = None
@@ -71,19 +71,19 @@ class PlaceLine(Line):
         )
 
 
-class AnnotationLine(PlaceLine):
+class AnnotationLine(RegionLine):
     """An annotation as it is written. In the short form, without ``regions``, the fields of its one place stand in it."""
 
     task: str = "<OD>"
     text: Text | None = None
-    regions: tuple[PlaceLine, ...] | None = None
+    regions: tuple[RegionLine, ...] | None = None
 
     def claim(self) -> Claim:
         """The same claim as it is, unchecked."""
         return Claim(self.task, self.text or "", tuple(place.region() for place in self.regions or ()), self.score)
 
 
-def claimed(line: AnnotationLine, where: str, record: ImageRecord) -> Claim:
+def build_claim(line: AnnotationLine, where: str, record: ImageRecord) -> Claim:
     """The claim that a line makes about an image, its places clipped to the image and their corners put in order.
 
     ``where``: what errors call the line. Raises FlorenceError naming the field, what was found and what is allowed.
@@ -95,12 +95,12 @@ def claimed(line: AnnotationLine, where: str, record: ImageRecord) -> Claim:
     regions = tuple(_region(place, name, line.task, text, record) for name, place in places)
     if line.task == "<CAPTION_TO_PHRASE_GROUNDING>" and len({(region.label, region.span) for region in regions}) > 1:
         raise FlorenceError(
-            f"{where}.regions: all regions of one phrase are expected to have its label and span; found {shown([region.label for region in regions])}"
+            f"{where}.regions: all regions of one phrase are expected to have its label and span; found {shorten([region.label for region in regions])}"
         )
     return Claim(line.task, text, regions, line.score)
 
 
-def _places(line: AnnotationLine, where: str) -> list[tuple[str, PlaceLine]]:
+def _places(line: AnnotationLine, where: str) -> list[tuple[str, RegionLine]]:
     """The places of a line, and what errors call each."""
     short = [name for name in ("label", "box", "quad", "polygons", "span") if getattr(line, name)]
     if line.task in CAPTIONS:
@@ -120,7 +120,7 @@ def _places(line: AnnotationLine, where: str) -> list[tuple[str, PlaceLine]]:
     return [(f"{where}.regions.{index}", place) for index, place in enumerate(line.regions)]
 
 
-def _region(place: PlaceLine, where: str, task: str, text: str, record: ImageRecord) -> Region:
+def _region(place: RegionLine, where: str, task: str, text: str, record: ImageRecord) -> Region:
     label = _label(place, where, task, text)
     width, height = float(record.width), float(record.height)
     if odd := [len(points) for points in place.polygons or () if len(points) % 2]:
@@ -141,14 +141,14 @@ def _region(place: PlaceLine, where: str, task: str, text: str, record: ImageRec
         if one != Region(label) and not (one.bounds[0] < one.bounds[2] and one.bounds[1] < one.bounds[3]):
             found = place.box if one.box else place.quad or place.box if one.quad else place.polygons
             raise FlorenceError(
-                f"{where}: a place of some extent inside the image, 0, 0, {width:g}, {height:g}, is expected; found {shown(found)}"
+                f"{where}: a place of some extent inside the image, 0, 0, {width:g}, {height:g}, is expected; found {shorten(found)}"
             )
     return Region(
         label, box, quad, polygons, place.score, None if place.span is None else (place.span[0], place.span[1])
     )
 
 
-def _label(place: PlaceLine, where: str, task: str, text: str) -> str:
+def _label(place: RegionLine, where: str, task: str, text: str) -> str:
     """The label of a region: its own, what its span cuts out of the text, or the text."""
     label = place.label
     if place.span is not None:
@@ -160,13 +160,13 @@ def _label(place: PlaceLine, where: str, task: str, text: str) -> str:
         label = text[start:end] if label is None else label
         if label != text[start:end]:
             raise FlorenceError(
-                f"{where}.label: what the span cuts out of the text is expected, {shown(text[start:end])}; found {shown(label)}"
+                f"{where}.label: what the span cuts out of the text is expected, {shorten(text[start:end])}; found {shorten(label)}"
             )
     if task not in MANY:
         label = text if label is None else label
         if label != text:
             raise FlorenceError(
-                f"{where}.label: the annotation's text is expected, {shown(text)}; found {shown(label)}"
+                f"{where}.label: the annotation's text is expected, {shorten(text)}; found {shorten(label)}"
             )
     if label is None or not label.strip():
         raise FlorenceError(f"{where}.label: a text that is not empty is expected; found {label!r}")
@@ -182,7 +182,7 @@ def _inside(points: Polygon, width: float, height: float) -> Polygon:
     return tuple(moved)
 
 
-def shown(value: Any) -> str:
+def shorten(value: Any) -> str:
     """``value`` as errors show it, shortened."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
