@@ -156,7 +156,7 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
     import hashlib
 
     from florence import annotation
-    from florence.annotators import Batch
+    from florence.annotators import ImageBatch
     from florence.pixels import decode
     from florence.records import ImageRecord, annotate
 
@@ -182,7 +182,7 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
                     tuple(row for name in annotator.reads for row in said[name][index])
                     for index in range(first, min(first + size, len(records)))
                 ]
-                given = Batch(
+                given = ImageBatch(
                     tuple(records[part]),
                     tuple(pixels[part]) if "pixels" in made.needs else (),
                     tuple(heard),

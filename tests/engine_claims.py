@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.records import (
     BASE_TYPES,
@@ -92,10 +92,10 @@ def tables(
     return annotations_table(rows), records, pa.Table.from_pylist(seen, schema=COVERAGE)
 
 
-def fused(said, images=None, settings: Engine | None = None, **more) -> list[Annotation]:
+def fused(said, images=None, settings: EngineSettings | None = None, **more) -> list[Annotation]:
     """The engine's rows for claims about one or more images."""
     images = images or [image()]
-    return table_annotations(fuse(*tables(said, images, **more), settings or Engine(), 0))
+    return table_annotations(fuse(*tables(said, images, **more), settings or EngineSettings(), 0))
 
 
 def one_image(**said: Sequence[Claim]) -> dict[str, dict[str, Sequence[Claim]]]:
@@ -130,14 +130,14 @@ class Scenes:
 
     def says(self, name: str, noise: tuple[float, float, float, float], **options) -> dict[str, Sequence[Claim]]:
         """Image id → claims of an annotator with these shares of missed, mislabelled, invented and shifted objects."""
-        from florence.annotators import Batch
+        from florence.annotators import ImageBatch
         from florence.annotators.simulated import Simulated
 
         teller = Simulated(
             name=name, **dict(zip(("missed", "mislabelled", "invented", "shifted"), noise, strict=True)), **options
         )
         return {
-            i.image_id: teller.annotate(Batch(records=(i,), truth=(self.truth[i.image_id],)))[0] for i in self.images
+            i.image_id: teller.annotate(ImageBatch(records=(i,), truth=(self.truth[i.image_id],)))[0] for i in self.images
         }
 
     def quality(self, labels: pa.Table) -> dict[tuple[str, str], float]:

@@ -16,10 +16,10 @@ from fake_annotators import BEFORE, CALLS, LOADS, ON_LOAD, asked, told
 
 from florence import stages
 from florence.annotation import annotate_shard, annotators, pending, profiles_of, shard, usage_of
-from florence.annotators import Usage
 from florence.config import Settings, settings_from
 from florence.errors import FlorenceError, ModelError, SettingsError, StoreError, UnavailableError
 from florence.records import IMAGES, AnnotatorProfile, table_annotations
+from florence.services.usage import Usage
 from florence.store import GROUP, Store
 
 SCENES = {"scenes": {"use": "scenes", "count": 10, "size": 64}}
@@ -699,7 +699,7 @@ def test_usage_is_kept_and_known_to_the_next_run(store: Store):
     assert usage_of(store, annotator) == Usage(3, 50, 0.05)
     fake_annotators.forget()
     known = []
-    BEFORE["a"] = lambda self, batch: known.append(self.spent.tokens)
+    BEFORE["a"] = lambda self, batch: known.append(self.usage.tokens)
     run(chosen, store)
     assert known == [60] and usage_of(store, annotator) == Usage(4, 60, pytest.approx(0.06))
 

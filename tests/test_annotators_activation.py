@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, Batch
-from florence.annotators._imagenet import cell_scores, coarse, labels, network
+from florence.annotators import ANNOTATORS, ImageBatch
+from florence.packaged_models.imagenet import cell_scores, coarse, labels, network
 from florence.errors import SettingsError
 from florence.geometry import box_iou
 from florence.records import Claim, ImageRecord
@@ -31,7 +31,7 @@ def look(pixels: np.ndarray, **options) -> list[Claim]:
     annotator = ANNOTATORS.get("activation")(name="objects", **{"weights": "lite0", "scales": (1.0, 2.0), **options})
     annotator.load()
     return annotator.annotate(
-        Batch((ImageRecord("0" * 64, width, height, "mine", "x", "", None, "train"),), (pixels,))
+        ImageBatch((ImageRecord("0" * 64, width, height, "mine", "x", "", None, "train"),), (pixels,))
     )[0]
 
 

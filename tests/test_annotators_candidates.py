@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from florence.annotators._candidates import Place, captions, places
+from florence.scene.candidates import Place, captions, places
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
 
 RECORD = ImageRecord("0" * 64, 300, 200, "mine", "x", "", None, "train")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from florence.annotators import ANNOTATORS, Batch
-from florence.annotators._seen import colour_shares, objects
+from florence.annotators import ANNOTATORS, ImageBatch
+from florence.scene.objects import colour_shares, objects
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
 
 Box = tuple[float, float, float, float]
@@ -26,7 +26,9 @@ def said(
 
 def tell(pixels: np.ndarray, claims: tuple[Annotation, ...], **options) -> list[Claim]:
     record = ImageRecord("0" * 64, pixels.shape[1], pixels.shape[0], "mine", "x", "", None, "train")
-    return ANNOTATORS.get("captioner")(name="captioner", **options).annotate(Batch((record,), (pixels,), (claims,)))[0]
+    return ANNOTATORS.get("captioner")(name="captioner", **options).annotate(
+        ImageBatch((record,), (pixels,), (claims,))
+    )[0]
 
 
 def captions(pixels: np.ndarray, claims: tuple[Annotation, ...]) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from annotator_options import made, options
 from PIL import Image, ImageDraw, ImageFont
 
-from florence.annotators import ANNOTATORS, NEEDS, Batch
+from florence.annotators import ANNOTATORS, NEEDS, ImageBatch
 from florence.errors import SettingsError
 from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region, annotate
 
@@ -44,7 +44,7 @@ def photo(name: str, width: int, height: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def whole() -> Batch:
+def whole() -> ImageBatch:
     """A photo, a drawing with truth, and two shapes that are hard to do anything with."""
     rng = np.random.default_rng(0)
     canvas = Image.new("RGB", (320, 240), (225, 220, 200))
@@ -74,10 +74,10 @@ def whole() -> Batch:
         claims += [Claim("<CAPTION>", f"a {label} near a tree", (), 0.9) for label, _, _ in objects[:1]]
         records.append(record)
         said.append(annotate(record.image_id, claims, "someone", "1"))
-    return Batch(tuple(records), pictures, tuple(said), tuple(said))
+    return ImageBatch(tuple(records), pictures, tuple(said), tuple(said))
 
 
-def given(needs: frozenset[str], *chosen: int) -> Batch:
+def given(needs: frozenset[str], *chosen: int) -> ImageBatch:
     """The batch of the chosen images with what an annotator asks for, and nothing else."""
     batch = whole()
     parts = {
@@ -87,7 +87,7 @@ def given(needs: frozenset[str], *chosen: int) -> Batch:
     rows = {
         name: tuple(getattr(batch, name)[i] if name in needs else () for i in chosen) for name in ("claims", "truth")
     }
-    return Batch(tuple(batch.records[i] for i in chosen), **parts, **rows)
+    return ImageBatch(tuple(batch.records[i] for i in chosen), **parts, **rows)
 
 
 @lru_cache(maxsize=len(NAMES))

@@ -16,9 +16,9 @@ import yaml
 from hub_models import DETECTORS, LABELS, bert_tokenizer, checkpoint
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, Batch
-from florence.annotators._boxes import distinct, objects_found
-from florence.annotators._hub import load_config, load_model, load_processor, weights_version
+from florence.annotators import ANNOTATORS, ImageBatch
+from florence.imaging.boxes import distinct, objects_found
+from florence.hub.models import load_config, load_model, load_processor, weights_version
 from florence.errors import FlorenceError, ModelError, SettingsError
 from florence.pixels import decode
 from florence.records import Claim, ImageRecord
@@ -30,8 +30,8 @@ def record(pixels: np.ndarray, name: str = "x.png") -> ImageRecord:
     return ImageRecord("0" * 64, pixels.shape[1], pixels.shape[0], "mine", name, "", None, "train")
 
 
-def batch(*pictures: np.ndarray) -> Batch:
-    return Batch(tuple(record(p, f"{i}.png") for i, p in enumerate(pictures)), pictures)
+def batch(*pictures: np.ndarray) -> ImageBatch:
+    return ImageBatch(tuple(record(p, f"{i}.png") for i, p in enumerate(pictures)), pictures)
 
 
 def made(kind: str, **options: Any):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from format_sets import image
 
-from florence.annotators import Batch
+from florence.annotators import ImageBatch
 from florence.annotators.existing import Existing
 from florence.errors import DataError, FlorenceError, NotListedError, SettingsError, StoreError, UnknownNameError
 
@@ -44,7 +44,7 @@ def made(options: dict, **more) -> Existing:
 def test_an_image_that_is_not_listed_is_not_one_without_objects(tmp_path: Path):
     annotator = made(coco(tmp_path, {"bbox": [1, 2, 3, 4]}))
     annotator.load()
-    there, empty, unknown, other = annotator.annotate(Batch((RECORD, image(0), image(1), image(3))))
+    there, empty, unknown, other = annotator.annotate(ImageBatch((RECORD, image(0), image(1), image(3))))
     assert [c.text for c in there] == ["cat"] and empty == []
     assert (
         isinstance(unknown, NotListedError)
@@ -64,7 +64,7 @@ def test_vocabulary_is_the_data_set_s_own(tmp_path: Path):
 def test_only_kinds_that_are_asked_for_are_claimed(tmp_path: Path):
     options = coco(tmp_path, {"bbox": [1, 2, 3, 4]}, {"caption": "a cat"})
     for kinds, said in ((["<OD>"], ["cat"]), (["<CAPTION>", "<OD>"], ["cat", "a cat"]), (["<DETAILED_CAPTION>"], [])):
-        (claims,) = made(options, tasks=kinds).annotate(Batch((RECORD,)))
+        (claims,) = made(options, tasks=kinds).annotate(ImageBatch((RECORD,)))
         assert isinstance(claims, list) and [c.text for c in claims] == said
     with pytest.raises(SettingsError, match="annotators.mine.tasks: <VQA>: the format coco has <OD>"):
         made(options, tasks=["<VQA>"])
@@ -134,7 +134,7 @@ def test_what_can_not_be_used_is_told(tmp_path: Path, caplog):
         coco(tmp_path, {"bbox": [1, 2, 0, 4]}, {"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "category_id": 5})
     )
     with caplog.at_level(logging.WARNING):
-        (claims,) = annotator.annotate(Batch((RECORD,)))
+        (claims,) = annotator.annotate(ImageBatch((RECORD,)))
     assert isinstance(claims, list) and len(claims) == 1
     assert [r.levelname for r in caplog.records] == ["WARNING"] * 2
     assert (
@@ -153,5 +153,5 @@ def test_paths_are_matched_as_settings_say(tmp_path: Path):
         ({"base_names": True}, True),
         ({"prefix": "x/"}, False),
     ):
-        (said,) = made(options, **more).annotate(Batch((record,)))
+        (said,) = made(options, **more).annotate(ImageBatch((record,)))
         assert isinstance(said, list) == there, more

@@ -13,7 +13,7 @@ import transformers as hf
 from hub_models import GROUNDERS, checkpoint
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, Batch
+from florence.annotators import ANNOTATORS, ImageBatch
 from florence.errors import ModelError, SettingsError
 from florence.geometry import box_iou
 from florence.records import Annotation, Claim, ImageRecord, annotate
@@ -48,7 +48,7 @@ def captions(*texts: str, task: str = "<CAPTION>", annotator: str = "a") -> tupl
 def ground(kind: str, said: tuple[Annotation, ...], pixels: np.ndarray | None = None, **options: Any) -> list[Claim]:
     pixels = photo() if pixels is None else pixels
     record = ImageRecord("0" * 64, pixels.shape[1], pixels.shape[0], "mine", "x.png", "", None, "train")
-    (found,) = made(kind, **{**HOPEFUL, **options}).annotate(Batch((record,), (pixels,), (said,)))
+    (found,) = made(kind, **{**HOPEFUL, **options}).annotate(ImageBatch((record,), (pixels,), (said,)))
     assert isinstance(found, list), found
     for claim in found:
         assert claim.task == "<CAPTION_TO_PHRASE_GROUNDING>" and claim.regions
@@ -257,11 +257,11 @@ def test_others_in_the_batch_change_nothing(kind: str):
         captions("a dot"),
     )
     records = tuple(ImageRecord("0" * 64, p.shape[1], p.shape[0], "mine", "x.png", "", None, "train") for p in pictures)
-    together = annotator.annotate(Batch(records, pictures, said))
+    together = annotator.annotate(ImageBatch(records, pictures, said))
     assert all(together) and len({str(found) for found in together}) == 4
     for index in (3, 1, 0, 2):
         assert annotator.annotate(
-            Batch(records[index : index + 1], pictures[index : index + 1], said[index : index + 1])
+            ImageBatch(records[index : index + 1], pictures[index : index + 1], said[index : index + 1])
         ) == [together[index]]
 
 
@@ -298,5 +298,5 @@ def test_a_detector_is_refused_and_so_is_one_that_answers_with_no_numbers(tmp_pa
     annotator = ANNOTATORS.get("grounder")(name="grounder", model=str(tmp_path))
     annotator.load()
     record = ImageRecord("0" * 64, 141, 93, "mine", "x.png", "", None, "train")
-    (failed,) = annotator.annotate(Batch((record,), (photo(),), (captions("a dog"),)))
+    (failed,) = annotator.annotate(ImageBatch((record,), (photo(),), (captions("a dog"),)))
     assert isinstance(failed, ModelError) and "no numbers" in str(failed)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from florence.annotators import ANNOTATORS, Batch
+from florence.annotators import ANNOTATORS, ImageBatch
 from florence.errors import ModelError, SettingsError
 from florence.records import CAPTIONS, Claim, ImageRecord, Region, annotate
 
@@ -59,7 +59,7 @@ def captioner(path: Path, **options: Any):
     return made
 
 
-def batch(images: list[np.ndarray], boxes: list[list[tuple]] | None = None) -> Batch:
+def batch(images: list[np.ndarray], boxes: list[list[tuple]] | None = None) -> ImageBatch:
     records = tuple(
         ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}", "", None, "train")
         for i, p in enumerate(images)
@@ -70,7 +70,7 @@ def batch(images: list[np.ndarray], boxes: list[list[tuple]] | None = None) -> B
         )
         for r, b in zip(records, boxes or [[] for _ in images], strict=True)
     ]
-    return Batch(records, tuple(images), tuple(said))
+    return ImageBatch(records, tuple(images), tuple(said))
 
 
 def alone(path: Path, image: Image.Image, prompt: str, beams: int) -> tuple[str, float]:
@@ -162,7 +162,7 @@ def test_only_the_surest_objects_are_described(folder):
         for i, score in enumerate((0.5, 0.9, 0.7, 0.8))
     ]
     record = ImageRecord("0" * 64, 64, 48, "mine", "x", "", None, "train")
-    given = Batch((record,), (pixels,), (annotate(record.image_id, rows, "a", "1"),))
+    given = ImageBatch((record,), (pixels,), (annotate(record.image_id, rows, "a", "1"),))
     claims = captioner(folder("llava"), tasks=[CROPS], most=2).annotate(given)[0]
     assert [claim.regions[0].box[0] for claim in claims] == [12.0, 36.0]
 
@@ -171,7 +171,7 @@ def test_captions_alone_need_no_claims_of_others(folder):
     made = captioner(folder("florence"), tasks=list(CAPTIONS))
     assert made.needs == {"pixels"} and made.tasks == CAPTIONS
     given = batch(pictures((40, 40)))
-    claims = made.annotate(Batch(given.records, given.pixels))[0]
+    claims = made.annotate(ImageBatch(given.records, given.pixels))[0]
     assert [claim.task for claim in claims] == list(CAPTIONS)
     assert len({claim.text for claim in claims}) > 1, "each kind has a prompt of its own"
 

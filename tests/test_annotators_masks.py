@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, Batch
+from florence.annotators import ANNOTATORS, ImageBatch
 from florence.geometry import mask_iou, polygon_area, rasterise
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
 
@@ -41,7 +41,7 @@ def cut(pixels: np.ndarray, claims: tuple[Annotation, ...], **options) -> list[C
     record = ImageRecord("0" * 64, pixels.shape[1], pixels.shape[0], "mine", "x", "", None, "train")
     masks = ANNOTATORS.get("masks")(name="masks", **options)
     masks.load()
-    return masks.annotate(Batch((record,), (pixels,), (claims,)))[0]
+    return masks.annotate(ImageBatch((record,), (pixels,), (claims,)))[0]
 
 
 def test_a_ball_is_cut_out_of_a_loose_box():

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto
 from onnx_models import brightness, constant, red_finder
 
-from florence.annotators import ANNOTATORS, Batch
-from florence.annotators._layouts import read
+from florence.annotators import ANNOTATORS, ImageBatch
+from florence.imaging.onnx_outputs import read
 from florence.annotators.onnx_detector import _providers
 from florence.errors import ModelError, SettingsError
 from florence.geometry import box_iou
@@ -32,7 +32,7 @@ def look(annotator: Any, *pictures: np.ndarray) -> list[list[Claim]]:
         ImageRecord("0" * 64, p.shape[1], p.shape[0], "mine", f"{i}.png", "", None, "train")
         for i, p in enumerate(pictures)
     )
-    return annotator.annotate(Batch(records, pictures))
+    return annotator.annotate(ImageBatch(records, pictures))
 
 
 def rows(claims: list[Claim]) -> list[tuple[str, Box, float]]:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from florence import annotation, stages
-from florence.annotators import ANNOTATORS, Batch
+from florence.annotators import ANNOTATORS, ImageBatch
 from florence.config import settings_from
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate, table_annotations
 from florence.store import Store
@@ -38,7 +38,9 @@ def claimed(caption: str, *objects: tuple[str, Box, float], **options) -> list[C
     claims = [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects]
     claims.append(Claim("<CAPTION>", caption, (), 0.9))
     record = ImageRecord("0" * 64, 300, 200, "mine", "x", "", None, "train")
-    found = annotator(**options).annotate(Batch((record,), claims=(annotate(record.image_id, claims, "a", "1"),)))[0]
+    found = annotator(**options).annotate(ImageBatch((record,), claims=(annotate(record.image_id, claims, "a", "1"),)))[
+        0
+    ]
     for claim in found:
         assert (claim.task, claim.text) == ("<CAPTION_TO_PHRASE_GROUNDING>", caption)
         assert all(caption[slice(*region.span)] == region.label for region in claim.regions)
@@ -107,7 +109,7 @@ def test_of_several_likely_names_the_likeliest_wins_and_a_threshold_of_one_leave
 def test_without_objects_or_captions_nothing_is_claimed():
     assert ground("a dog") == []
     record = ImageRecord("0" * 64, 300, 200, "mine", "x", "", None, "train")
-    assert annotator().annotate(Batch((record,), claims=((),))) == [[]]
+    assert annotator().annotate(ImageBatch((record,), claims=((),))) == [[]]
 
 
 def test_captioner_and_phrases_work_on_from_the_claims_of_others(tmp_path: Path):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from florence.annotators import ANNOTATORS, Batch
+from florence.annotators import ANNOTATORS, ImageBatch
 from florence.errors import ModelError, SettingsError
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
 
@@ -39,7 +39,7 @@ def picture(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
     return np.asarray(Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)).resize((width, height)))
 
 
-def batch(*images: tuple[np.ndarray, Sequence[Claim]]) -> Batch:
+def batch(*images: tuple[np.ndarray, Sequence[Claim]]) -> ImageBatch:
     records = tuple(
         ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}", "", None, "train")
         for i, (p, _) in enumerate(images)
@@ -47,7 +47,7 @@ def batch(*images: tuple[np.ndarray, Sequence[Claim]]) -> Batch:
     said: tuple[tuple[Annotation, ...], ...] = tuple(
         annotate(r.image_id, claims, "a", "1") for r, (_, claims) in zip(records, images, strict=True)
     )
-    return Batch(records, tuple(p for p, _ in images), said)
+    return ImageBatch(records, tuple(p for p, _ in images), said)
 
 
 def at(task: str, text: str, box: tuple = BOX) -> Claim:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from florence.annotators import ANNOTATORS, Batch
+from florence.annotators import ANNOTATORS, ImageBatch
 from florence.annotators.reader import _sized
 from florence.errors import ModelError
 from florence.geometry import box_iou, polygon_area, polygon_box
@@ -29,7 +29,7 @@ def reader(**options):
 
 def read(picture: Image.Image, **options) -> list[Claim]:
     record = ImageRecord("0" * 64, *picture.size, "mine", "x", "", None, "train")
-    return reader(**options).annotate(Batch((record,), (np.asarray(picture),)))[0]
+    return reader(**options).annotate(ImageBatch((record,), (np.asarray(picture),)))[0]
 
 
 def written(

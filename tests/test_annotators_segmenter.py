@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, Batch
-from florence.annotators._outlines import boxes, outlined, polygons, wanted
+from florence.annotators import ANNOTATORS, ImageBatch
+from florence.scene.segmentation import boxes, outlined, polygons, wanted
 from florence.annotators.segmenter import TOGETHER
 from florence.errors import ModelError
 from florence.geometry import Box, mask_iou, polygon_area, rasterise
@@ -69,7 +69,7 @@ def phrase(text: str, label: str, *places: tuple[Box, float | None], annotator: 
 
 def cut(kind: str, claims: tuple[Annotation, ...], pixels: np.ndarray | None = None, **options: Any) -> list[Claim]:
     pixels = photo() if pixels is None else pixels
-    (found,) = made(kind, **options).annotate(Batch((record(pixels),), (pixels,), (claims,)))
+    (found,) = made(kind, **options).annotate(ImageBatch((record(pixels),), (pixels,), (claims,)))
     assert isinstance(found, list), found
     return found
 
@@ -187,11 +187,11 @@ def test_others_in_the_batch_change_nothing(kind: str):
         said(("dot", (0.0, 0.0, 1.0, 1.0), 0.9)),
     )
     records = tuple(record(pixels) for pixels in pictures)
-    together = annotator.annotate(Batch(records, pictures, claims))
+    together = annotator.annotate(ImageBatch(records, pictures, claims))
     assert all(together[:3]) and together[3] == [], "a pixel has no outline"
     for index in (3, 1, 0, 2):
         assert annotator.annotate(
-            Batch(records[index : index + 1], pictures[index : index + 1], claims[index : index + 1])
+            ImageBatch(records[index : index + 1], pictures[index : index + 1], claims[index : index + 1])
         ) == [together[index]]
 
 
@@ -206,7 +206,7 @@ def test_a_model_of_another_kind_or_without_numbers_is_refused(tmp_path: Path):
     model.save_pretrained(tmp_path / "model")
     annotator = ANNOTATORS.get("segmenter")(name="segmenter", model=str(tmp_path / "model"))
     annotator.load()
-    (failed,) = annotator.annotate(Batch((record(),), (photo(),), (said(("cat", CAT, 0.9)),)))
+    (failed,) = annotator.annotate(ImageBatch((record(),), (photo(),), (said(("cat", CAT, 0.9)),)))
     assert isinstance(failed, ModelError) and "no numbers" in str(failed)
 
 
@@ -230,7 +230,7 @@ def test_segmenter_and_grabcut_name_objects_alike():
     names = [claim.text for claim in cut("sam", things, min_iou=0.0)]
     assert set(names) == {"the leftmost cat", "the rightmost cat", "the cup"}
     masks = ANNOTATORS.get("masks")(name="masks", min_share=0.0, max_share=1.0)
-    assert {claim.text for claim in masks.annotate(Batch((record(),), (photo(),), (things,)))[0]} <= set(names)
+    assert {claim.text for claim in masks.annotate(ImageBatch((record(),), (photo(),), (things,)))[0]} <= set(names)
 
 
 def test_phrases_are_said_again_with_polygons():

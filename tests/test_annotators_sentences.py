@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from florence.annotators import _sentences
-from florence.annotators._sentences import ROWS, Sentences, sentences
+from florence.packaged_models import sentences as _sentences
+from florence.packaged_models.sentences import ROWS, Sentences, sentences
 
 TEXTS = [
     "kitten",

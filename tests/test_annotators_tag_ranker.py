@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, Batch
-from florence.annotators._imagenet import labels
+from florence.annotators import ANNOTATORS, ImageBatch
+from florence.packaged_models.imagenet import labels
 from florence.annotators.tag_ranker import tags
 from florence.errors import SettingsError
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region, annotate
@@ -45,7 +45,7 @@ def photos() -> dict[str, np.ndarray]:
     return found
 
 
-def batch(said: dict[str, list[Claim]], pixels: dict[str, np.ndarray]) -> Batch:
+def batch(said: dict[str, list[Claim]], pixels: dict[str, np.ndarray]) -> ImageBatch:
     records = tuple(
         ImageRecord(f"{i:064x}", pixels[name].shape[1], pixels[name].shape[0], "mine", name, "", None, "train")
         for i, name in enumerate(said)
@@ -53,7 +53,7 @@ def batch(said: dict[str, list[Claim]], pixels: dict[str, np.ndarray]) -> Batch:
     claims: tuple[tuple[Annotation, ...], ...] = tuple(
         annotate(r.image_id, rows, "a", "1") for r, rows in zip(records, said.values(), strict=True)
     )
-    return Batch(records, tuple(pixels[name] for name in said), claims)
+    return ImageBatch(records, tuple(pixels[name] for name in said), claims)
 
 
 def ranker(**options):
@@ -100,7 +100,7 @@ def test_captions_composed_of_what_others_found_outrank_those_of_other_photos():
         annotate(r.image_id, claims, "a", "1")
         for r, claims in zip(everything.records, objects.annotate(everything), strict=True)
     )
-    told = captioner.annotate(Batch(everything.records, everything.pixels, found))
+    told = captioner.annotate(ImageBatch(everything.records, everything.pixels, found))
     # where nothing was found the captioner tells colours, of which ImageNet knows nothing
     captions = {
         name: {c.task: c.text for c in claims}

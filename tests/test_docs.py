@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from florence.config import markdown, merged, settings_from
+from florence.config import merged, settings_from, settings_markdown
 from florence.errors import SettingsError
 from florence.records import ANNOTATION_TYPES, ANNOTATIONS, IMAGES, REGION
 from florence.sources import SOURCES
@@ -48,7 +48,7 @@ def run(code: str, cwd: Path) -> str:
 
 
 def test_settings_document_is_what_the_settings_say():
-    assert (ROOT / "docs/settings.md").read_text(encoding="utf-8") == markdown()
+    assert (ROOT / "docs/settings.md").read_text(encoding="utf-8") == settings_markdown()
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda p: str(p.relative_to(ROOT)))
@@ -116,7 +116,7 @@ data = Store(DATA)
 record = next(table_images(data.read_table(data.names("images")[0])))[0]
 pixels = np.full((40, 60, 3), 200, np.uint8)
 pixels[20:, :30] = 0
-(claim,), = annotator.annotate(florence.annotators.Batch((record,), (pixels,)))
+(claim,), = annotator.annotate(florence.annotators.ImageBatch((record,), (pixels,)))
 assert claim.regions[0].box == (0, 20, 30, 40), claim
 
 from florence.config import settings_from
@@ -214,7 +214,7 @@ def test_every_make_target_and_setting_named_in_documents_exists():
     for path in DOCS:
         text = path.read_text(encoding="utf-8")
         assert set(re.findall(r"`make ([a-z]+)", text)) <= targets, path
-    keys = set(re.findall(r"^\| `([\w.<>]+)` \|", markdown(), re.M))
+    keys = set(re.findall(r"^\| `([\w.<>]+)` \|", settings_markdown(), re.M))
     sections = {key.split(".")[0] for key in keys}
     for path in DOCS:
         if path.name != "settings.md":

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from florence.annotators import ANNOTATORS, Batch
-from florence.config import Engine, settings_from
+from florence.annotators import ANNOTATORS, ImageBatch
+from florence.config import EngineSettings, settings_from
 from florence.engine import fuse
 from florence.engine.consensus.vote import churn
 from florence.errors import EncodeError
@@ -46,7 +46,7 @@ def scenes():
 
 def told(scenes, name="one", **options):
     annotator = ANNOTATORS.get("simulated")(name=name, **options)
-    return annotator.annotate(Batch(tuple(record for record, _ in scenes), truth=tuple(truth for _, truth in scenes)))
+    return annotator.annotate(ImageBatch(tuple(record for record, _ in scenes), truth=tuple(truth for _, truth in scenes)))
 
 
 def answers(claims, kind):
@@ -120,7 +120,7 @@ def fused(by_author, count, **settings):
     covered = [
         {"image_id": f"{i:064x}", "annotator": annotator, "error": ""} for annotator in by_author for i in range(count)
     ]
-    return fuse(claims, images(count), pa.Table.from_pylist(covered), Engine(**settings), 0)
+    return fuse(claims, images(count), pa.Table.from_pylist(covered), EngineSettings(**settings), 0)
 
 
 def test_agreed_answers_are_better_than_anybodys(scenes):

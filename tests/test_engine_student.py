@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import florence.model
-from florence.annotators import Batch
+from florence.annotators import ImageBatch
 from florence.codec.grammar import box_tokens
 from florence.config import Settings
 from florence.engine.student import DOUBT, Student, renamed
@@ -36,7 +36,7 @@ def settings(**student) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def batch() -> Batch:
+def batch() -> ImageBatch:
     pictures = [
         found for found in SOURCES.get("scenes")(count=6, seed=5).images(frozenset()) if isinstance(found, SourceImage)
     ]
@@ -45,14 +45,14 @@ def batch() -> Batch:
         ImageRecord(f"{k:064x}", p.shape[1], p.shape[0], "scenes", f"{k}.png", "CC0", None, "train")
         for k, p in enumerate(pixels)
     )
-    return Batch(records, pixels)
+    return ImageBatch(records, pixels)
 
 
 def objects(claims) -> list[list[Region]]:
     return [[claim.regions[0] for claim in said if claim.task == "<OD>"] for said in claims]
 
 
-def test_an_object_has_the_name_of_the_second_look(batch: Batch):
+def test_an_object_has_the_name_of_the_second_look(batch: ImageBatch):
     twice = objects(Student(NANO, settings()).annotate(batch))
     once = objects(Student(NANO, settings(second_look=False)).annotate(batch))
     model = load(NANO, image_size=64)
@@ -87,7 +87,7 @@ def test_what_is_asked_is_part_of_the_version():
     assert len(versions) == 4
 
 
-def test_captions_and_lines_stay_as_they_are_told(batch: Batch):
+def test_captions_and_lines_stay_as_they_are_told(batch: ImageBatch):
     both = [
         Student(NANO, settings(second_look=look, tasks=["<CAPTION>", "<OCR_WITH_REGION>"])).annotate(batch)
         for look in (True, False)
@@ -100,7 +100,7 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path: Path):
         Student(str(tmp_path), settings()).version  # noqa: B018
 
 
-def test_scores_are_confidences_where_a_calibration_lies_beside_the_weights(batch: Batch, tmp_path: Path):
+def test_scores_are_confidences_where_a_calibration_lies_beside_the_weights(batch: ImageBatch, tmp_path: Path):
     folder = tmp_path / "student"
     shutil.copytree(NANO, folder)
     plain = Student(str(folder), settings(second_look=False))

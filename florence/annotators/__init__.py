@@ -15,17 +15,18 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ValidationError
 
 from florence.config import Section
-from florence.errors import FlorenceError, SettingsError
-from florence.records import ANNOTATION_TYPES, BASE_TYPES, Annotation, Claim, ImageRecord, digest
+from florence.errors import SettingsError
+from florence.records import ANNOTATION_TYPES, BASE_TYPES, Annotation, ClaimsOrError, ImageRecord, digest
 from florence.registry import Registry
 from florence.renamed import FIRST_OPTION_NAMES
+from florence.services.usage import Usage
 
 NEEDS: frozenset[str] = frozenset({"pixels", "claims", "truth"})
 """What an annotator may ask for besides the records."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ImageBatch:
     """Images to annotate; every field has one entry an image, empty where the annotator does not need it.
 
     ``pixels``: (H, W, 3) uint8, upright RGB. ``claims``: what earlier annotators said. ``truth``: what is known.
@@ -37,32 +38,13 @@ class Batch:
     truth: tuple[tuple[Annotation, ...], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What an annotator has used that costs something. ``cost``: in the currency of its settings' prices."""
-
-    calls: int = 0
-    tokens: int = 0
-    cost: float = 0.0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(self.calls + other.calls, self.tokens + other.tokens, self.cost + other.cost)
-
-    def __sub__(self, other: Usage) -> Usage:
-        return Usage(self.calls - other.calls, self.tokens - other.tokens, self.cost - other.cost)
-
-
-Said = list[Claim] | FlorenceError
-"""What an annotator says of one image: its claims, or why it could not make any. Of an image that is answered with `UnavailableError` it is asked again in a later run."""
-
-
 class Annotator(ABC):
     """One annotator. A subclass sets the class attributes and writes `annotate`.
 
     ``needs``: subset of `NEEDS`. ``tasks``: the kinds it claims (an instance may narrow both). ``Options``: its settings.
     ``revision``: raised whenever its code comes to answer differently, so that its earlier claims are made again.
     ``role``: see `florence.records.AnnotatorProfile`; a ranker claims the texts that it judges, word by word and where they were claimed, under scores of its own.
-    ``device``: where it computes ("auto", "cpu", "cuda", "cuda:1" …), set before `load`. ``spent``: what it has used in all, set to what earlier runs used
+    ``device``: where it computes ("auto", "cpu", "cuda", "cuda:1" …), set before `load`. ``usage``: what it has used in all, set to what earlier runs used
     before the first `annotate`.
     """
 
@@ -71,7 +53,7 @@ class Annotator(ABC):
     revision: ClassVar[int] = 1
     role: str = "annotator"
     device: str = "auto"
-    spent: Usage = Usage()
+    usage: Usage = Usage()
 
     class Options(Section):
         """No settings."""
@@ -118,7 +100,7 @@ class Annotator(ABC):
         """Load models; called before `annotate`, more than once."""
 
     @abstractmethod
-    def annotate(self, batch: Batch) -> Sequence[Said]:
+    def annotate(self, batch: ImageBatch) -> Sequence[ClaimsOrError]:
         """The claims about each image, in a stable order, or the error that one image met. What it says of an image does not depend on the others in the batch.
 
         Raises UnavailableError where none can be answered now.
@@ -143,19 +125,6 @@ def checked_tasks(values: tuple[str, ...], allowed: tuple[str, ...] = BASE_TYPES
 def among(allowed: tuple[str, ...]) -> AfterValidator:
     """What makes an option a choice of kinds: ``tasks: Annotated[tuple[str, ...], among(TASKS)]``. An option of that name narrows what an instance claims."""
     return AfterValidator(lambda values: checked_tasks(values, allowed))
-
-
-def package_versions(*names: str) -> dict[str, str]:
-    """The installed version of each package. Raises SettingsError naming one that is missing and how to install it."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    result = {}
-    for name in names:
-        try:
-            result[name] = version(name)
-        except PackageNotFoundError:
-            raise SettingsError(f"the package {name} is not installed: pip install {name} -c constraints.txt") from None
-    return result
 
 
 _SILENT_H = ("hour", "honest", "honour", "honor", "heir")

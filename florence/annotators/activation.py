@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, Batch
-from florence.annotators._imagenet import SIDES, cell_scores, extent, labels, network, packages, probabilities
-from florence.annotators._seen import thumbnail
-from florence.annotators._threads import one_thread
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.config import Section
 from florence.geometry import Box
+from florence.hub.threads import one_thread
+from florence.packaged_models.imagenet import SIDES, cell_scores, extent, labels, network, packages, probabilities
+from florence.pixels import shrink
 from florence.records import Claim, Region
 
 
@@ -64,7 +64,7 @@ class Activation(Annotator):
             self._network = network(self.options.weights)
             self._labels, self._members = labels(self.options.names)
 
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
+    def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """The objects of each picture, the most probable name first."""
         with one_thread():
             return [self._look(pixels) for pixels in batch.pixels]
@@ -72,7 +72,7 @@ class Activation(Annotator):
     def _look(self, pixels: np.ndarray) -> list[Claim]:
         height, width = pixels.shape[:2]
         side = SIDES[self.options.weights]
-        pixels = thumbnail(pixels, 8 * side)
+        pixels = shrink(pixels, 8 * side)
         cells = [
             cell_scores(self._network, pixels, extent(width, height, side * scale)) for scale in self.options.scales
         ]

@@ -8,10 +8,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, among
-from florence.annotators._picture import picture
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
+from florence.scene.description import picture
 
 TASKS = (*CAPTIONS, "<DENSE_REGION_CAPTION>")
 
@@ -36,7 +36,7 @@ class Captioner(Annotator):
         most: int = Field(8, ge=1, description="objects named at most")
         tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="kinds it claims")
 
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
+    def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """The captions of each picture, then its descriptions."""
         images = zip(batch.records, batch.pixels, batch.claims, strict=True)
         return [[claim for claim in self._tell(*image) if claim.task in self.options.tasks] for image in images]

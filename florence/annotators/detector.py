@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said
-from florence.annotators._boxes import objects_found
-from florence.annotators._hub import answer, load_config, load_model, load_processor, torch_device, weights_version
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.config import Section
 from florence.errors import FlorenceError, ModelError, SettingsError
-from florence.records import ImageRecord
+from florence.hub.models import answer, load_config, load_model, load_processor, torch_device, weights_version
+from florence.imaging.boxes import objects_found
+from florence.records import ClaimsOrError, ImageRecord
 
 CLASS = "AutoModelForObjectDetection"
 
@@ -64,7 +64,7 @@ class Detector(Annotator):
                     f"{self.options.model}: its processor, {type(self._processor).__name__}, does not tell boxes. Name a detector such as PekingU/rtdetr_r50vd"
                 )
 
-    def annotate(self, batch: Batch) -> list[Said]:
+    def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """The objects of each picture, the best first.
 
         No picture is padded to the size of another: that would move its boxes. On a GPU those that come out at one size go through the network
@@ -73,7 +73,7 @@ class Detector(Annotator):
         given = [
             answer(record, self._given, pixels) for record, pixels in zip(batch.records, batch.pixels, strict=True)
         ]
-        result: list[Said] = [part if isinstance(part, FlorenceError) else [] for part in given]
+        result: list[ClaimsOrError] = [part if isinstance(part, FlorenceError) else [] for part in given]
         for group in _groups(given, alone=torch_device(self.device).type == "cpu"):
             said = answer(
                 batch.records[group[0]], self._look, [batch.records[i] for i in group], [given[i] for i in group]
@@ -105,7 +105,7 @@ class Detector(Annotator):
         # A picture and not an array: of one that is three pixels high it cannot be told where its channels are.
         return dict(self._processor(images=[Image.fromarray(pixels)], return_tensors="pt"))
 
-    def _look(self, records: Sequence[ImageRecord], given: Sequence[dict[str, Any]]) -> list[Said]:
+    def _look(self, records: Sequence[ImageRecord], given: Sequence[dict[str, Any]]) -> list[ClaimsOrError]:
         """The answers for images of one size."""
         import torch
 
@@ -121,7 +121,7 @@ class Detector(Annotator):
             for record, logits, part in zip(records, output.logits, found, strict=True)
         ]
 
-    def _claims(self, record: ImageRecord, logits: Any, found: dict[str, Any]) -> Said:
+    def _claims(self, record: ImageRecord, logits: Any, found: dict[str, Any]) -> ClaimsOrError:
         if bool(logits.isnan().any()):
             return ModelError(f"{record.name}: {self.options.model} answers with scores that are no numbers")
         names = self._named()

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.errors import FlorenceError, SettingsError
 from florence.formats import FORMATS, OBJECTS, Format, LabelSet
 from florence.formats._files import Files
-from florence.records import ANNOTATION_TYPES, ImageRecord
+from florence.records import ANNOTATION_TYPES, ClaimsOrError, ImageRecord
 
 logger = logging.getLogger(__name__)
 
@@ -85,13 +85,13 @@ class Existing(Annotator):
                     labels.problems[0],
                 )
 
-    def annotate(self, batch: Batch) -> list[Said]:
+    def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """What the data set says of each image."""
         if self._labels is None:
             self.load()
         return [self._said(record) for record in batch.records]
 
-    def _said(self, record: ImageRecord) -> Said:
+    def _said(self, record: ImageRecord) -> ClaimsOrError:
         names = {name: getattr(self.options, name) for name in ("strip", "prefix", "base_names")}
         try:
             told = self._opened().claims(record, **names)

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said, among
-from florence.annotators import _nouns as nouns
-from florence.annotators._boxes import distinct
-from florence.annotators._hub import answer, load_model, load_processor, torch_device, weights_version
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.errors import ModelError
 from florence.geometry import Box
-from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
+from florence.hub.models import answer, load_model, load_processor, torch_device, weights_version
+from florence.imaging.boxes import distinct
+from florence.packaged_models import nouns
+from florence.records import CAPTIONS, Annotation, Claim, ClaimsOrError, ImageRecord, Region
 
 CLASS = "AutoModelForZeroShotObjectDetection"
 TOKENS, TEXTS = ("grounding-dino", "mm-grounding-dino"), ("owlv2", "owlvit")
@@ -78,7 +78,7 @@ class Grounder(Annotator):
         nouns.parser()
         self._network = network
 
-    def annotate(self, batch: Batch) -> list[Said]:
+    def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """The phrases of each picture's captions, caption by caption. All phrases of a picture are looked for together, each picture by itself."""
         return [
             answer(record, self._ground, record, pixels, claims)

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, among, checked_tasks
-from florence.annotators._crops import crop, picture
-from florence.annotators._hub import load_model, load_processor, weights_version
-from florence.annotators._rows import in_rows, stacked
-from florence.annotators._seen import Seen, objects
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among, checked_tasks
 from florence.config import Section
 from florence.errors import SettingsError
+from florence.hub.fixed_batches import in_rows, stacked
+from florence.hub.models import load_model, load_processor, weights_version
+from florence.imaging.crops import crop, picture
 from florence.records import CAPTIONS, Claim, Region
+from florence.scene.objects import Seen, objects
 
 CROPS = "<DENSE_REGION_CAPTION>"
 TASKS = (*CAPTIONS, CROPS)
@@ -100,7 +100,7 @@ class HubCaptioner(Annotator):
                 )
         self._writer = writer
 
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
+    def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """The captions of each picture, then the descriptions, of the surest object first. A text that comes out empty is not claimed."""
         assert self._writer is not None, "load() comes first"
         asked = [one for index in range(len(batch.records)) for one in self._asked(batch, index)]
@@ -111,7 +111,7 @@ class HubCaptioner(Annotator):
                 result[one.image].append(Claim(one.task, text, regions, score))
         return result
 
-    def _asked(self, batch: Batch, index: int) -> list[Asked]:
+    def _asked(self, batch: ImageBatch, index: int) -> list[Asked]:
         pixels = batch.pixels[index]
         asked = [Asked(index, task, pixels) for task in CAPTIONS if task in self.tasks]
         if CROPS in self.tasks:

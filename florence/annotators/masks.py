@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, package_versions
-from florence.annotators._outlines import GROUNDED, REFERRED, boxes, outlined, polygons, wanted
-from florence.annotators._seen import thumbnail
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.config import Section
 from florence.geometry import Box, Polygon
+from florence.pixels import shrink
 from florence.records import Annotation, Claim, ImageRecord
+from florence.scene.segmentation import GROUNDED, REFERRED, boxes, outlined, polygons, wanted
+from florence.versions import package_versions
 
 MARGIN = 0.3
 """How much of its surroundings a box is looked at with, as a share of its sides: they show what the object is not."""
@@ -57,7 +58,7 @@ class Masks(Annotator):
         """OpenCV, whose GrabCut this is."""
         return package_versions("opencv-python-headless")
 
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
+    def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """The masks in each picture: of the surest object first, then of phrases."""
         return [self._cut(*image) for image in zip(batch.records, batch.pixels, batch.claims, strict=True)]
 
@@ -79,7 +80,7 @@ class Masks(Annotator):
         crop = pixels[top : min(int(box[3] + dy) + 1, height), left : min(int(box[2] + dx) + 1, width)]
         if min(crop.shape[:2]) < 8:
             return ()
-        small = thumbnail(crop, self.options.side)
+        small = shrink(crop, self.options.side)
         scale = np.asarray([crop.shape[1] / small.shape[1], crop.shape[0] / small.shape[0]])
         inner = np.rint((np.asarray(box).reshape(2, 2) - [left, top]) / scale).astype(int)
         mask = _grabcut(small, inner, self.options.rounds)

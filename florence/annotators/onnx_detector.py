@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said
-from florence.annotators._boxes import objects_found
-from florence.annotators._hub import files_version
-from florence.annotators._layouts import read
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.config import Section
 from florence.errors import ModelError, SettingsError
-from florence.records import ImageRecord
+from florence.imaging.boxes import objects_found
+from florence.imaging.onnx_outputs import read
+from florence.records import ClaimsOrError, ImageRecord
+from florence.versions import files_version
 
 Triple = tuple[float, float, float]
 MARGIN = 114
@@ -146,7 +146,7 @@ class OnnxDetector(Annotator):
             self._session = None
             raise
 
-    def annotate(self, batch: Batch) -> list[Said]:
+    def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """The objects of each picture, the best first."""
         return [self._claims(record, pixels) for record, pixels in zip(batch.records, batch.pixels, strict=True)]
 
@@ -202,7 +202,7 @@ class OnnxDetector(Annotator):
             )
         return channels, (wanted[0], wanted[1]), types[inputs[0].type]
 
-    def _claims(self, record: ImageRecord, pixels: np.ndarray) -> Said:
+    def _claims(self, record: ImageRecord, pixels: np.ndarray) -> ClaimsOrError:
         try:
             boxes, scores, labels = self._look(pixels)
         except ModelError as error:

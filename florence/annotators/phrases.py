@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, article, plural
-from florence.annotators import _nouns as nouns
-from florence.annotators import _sentences as sentences
-from florence.annotators._seen import Seen, objects, place
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, article, plural
 from florence.config import Section
+from florence.packaged_models import nouns, sentences
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
+from florence.scene.objects import Seen, objects, place
 
 
 @ANNOTATORS.register("phrases")
@@ -53,7 +52,7 @@ class Phrases(Annotator):
         """Load the parser. The embedding is loaded when a phrase first asks for it."""
         nouns.parser()
 
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
+    def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """The phrases of each picture's captions, caption by caption."""
         return [self._ground(record, claims) for record, claims in zip(batch.records, batch.claims, strict=True)]
 

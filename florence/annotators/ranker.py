@@ -8,15 +8,15 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, among
-from florence.annotators._candidates import TASKS, judged, ranked
-from florence.annotators._crops import crop, picture
-from florence.annotators._hub import load_model, load_processor, weights_version
-from florence.annotators._nouns import packages, parser
-from florence.annotators._rows import in_rows, stacked
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.errors import ModelError
+from florence.hub.fixed_batches import in_rows, stacked
+from florence.hub.models import load_model, load_processor, weights_version
+from florence.imaging.crops import crop, picture
+from florence.packaged_models.nouns import packages, parser
 from florence.records import Claim
+from florence.scene.candidates import TASKS, judged, ranked
 
 CLIPSCORE = 2.5
 """What a cosine of CLIP's is stretched by, as CLIPScore does (arXiv 2104.08718): those of fitting captions are near 0.3."""
@@ -66,7 +66,7 @@ class Ranker(Annotator):
             parser()
             self._space = Space(self.options.model, self.options.revision, self.device)
 
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
+    def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """The captions of each image, then the candidates place by place, each under its score."""
         assert self._space is not None, "load() comes first"
         o = self.options

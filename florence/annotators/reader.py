@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, package_versions
-from florence.annotators._quads import from_the_top, upright
-from florence.annotators._seen import thumbnail
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.config import Section
 from florence.errors import ModelError
 from florence.geometry import polygon_area
+from florence.imaging.quads import from_the_top, upright
+from florence.pixels import shrink
 from florence.records import Claim, Region
+from florence.versions import package_versions
 
 READ_AT = 736
 """Pixels of the shorter side that the detector of text was trained at."""
@@ -61,7 +62,7 @@ class Reader(Annotator):
         }
         self._engine = RapidOCR(params={**paths, **threads, **limits, "Global.log_level": "critical"})
 
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
+    def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """The lines of each picture, in the order they are read in."""
         return [self._read(pixels) for pixels in batch.pixels]
 
@@ -108,7 +109,7 @@ def _sized(pixels: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     height, width = pixels.shape[:2]
     scale = min(side / max(height, width), max(1.0, READ_AT / min(height, width)), 4.0)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    sized = thumbnail(pixels, side) if scale < 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    sized = shrink(pixels, side) if scale < 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
     factors = np.asarray([width / sized.shape[1], height / sized.shape[0]])
     below, right = max(0, 32 - sized.shape[0]), max(0, 32 - sized.shape[1])
     return cv2.copyMakeBorder(sized, 0, below, 0, right, cv2.BORDER_REPLICATE), factors

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, Said
-from florence.annotators._hub import answer, load_config, load_model, load_processor, torch_device, weights_version
-from florence.annotators._outlines import GROUNDED, REFERRED, boxes, outlined, polygons, wanted
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.config import Section
 from florence.errors import ModelError
 from florence.geometry import Box, Polygon
-from florence.records import Annotation, Claim, ImageRecord
+from florence.hub.models import answer, load_config, load_model, load_processor, torch_device, weights_version
+from florence.records import Annotation, Claim, ClaimsOrError, ImageRecord
+from florence.scene.segmentation import GROUNDED, REFERRED, boxes, outlined, polygons, wanted
 
 CLASS = "AutoModelForMaskGeneration"
 SAM, SAM_2 = ("sam",), ("sam2", "sam2_video")
@@ -75,7 +75,7 @@ class Segmenter(Annotator):
         self._prompted = self._in_proportion if kind in SAM else self._stretched
         self._network = load_model(CLASS, model, revision, self.device, dtype="float32")
 
-    def annotate(self, batch: Batch) -> list[Said]:
+    def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """The masks in each picture: of the surest object first, then of phrases."""
         return [
             answer(record, self._cut, record, pixels, claims)

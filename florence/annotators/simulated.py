@@ -16,7 +16,7 @@ from typing import Annotated, cast
 import numpy as np
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, among, article, plural
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among, article, plural
 from florence.config import Section
 from florence.geometry import Box, Polygon, Quad, box_iou
 from florence.records import (
@@ -201,7 +201,7 @@ class Simulated(Annotator):
         """Its name: it is part of every draw."""
         return {"annotator": self.name}
 
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
+    def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """The truth about each image as this annotator tells it."""
         return [_Teller(self, record, truth).tell() for record, truth in zip(batch.records, batch.truth, strict=True)]
 

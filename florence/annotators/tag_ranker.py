@@ -14,16 +14,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, Batch, among
-from florence.annotators import _imagenet as imagenet
-from florence.annotators import _nouns as nouns
-from florence.annotators import _sentences as sentences
-from florence.annotators._candidates import TASKS, judged, ranked
-from florence.annotators._crops import crop
-from florence.annotators._seen import thumbnail
-from florence.annotators._threads import one_thread
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
+from florence.hub.threads import one_thread
+from florence.imaging.crops import crop
+from florence.packaged_models import imagenet, nouns, sentences
+from florence.pixels import shrink
 from florence.records import Claim
+from florence.scene.candidates import TASKS, judged, ranked
 
 
 @ANNOTATORS.register("tag_ranker")
@@ -61,7 +59,7 @@ class TagRanker(Annotator):
             _names()
             self._network = imagenet.network(self.options.weights)
 
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
+    def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """The captions of each image, then the candidates place by place, each under its score."""
         o = self.options
         result = []
@@ -86,7 +84,7 @@ class TagRanker(Annotator):
         height, width = pixels.shape[:2]
         with one_thread():
             return imagenet.probabilities(
-                imagenet.cell_scores(self._network, thumbnail(pixels, 8 * side), imagenet.extent(width, height, side))
+                imagenet.cell_scores(self._network, shrink(pixels, 8 * side), imagenet.extent(width, height, side))
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from florence.annotators import Batch
+from florence.annotators import ImageBatch
 from florence.codec.grammar import box_tokens
 from florence.config import Settings
 from florence.geometry import box_iou
@@ -64,7 +64,7 @@ class Student:
             self._calibrations = beside(Path(self.folder))
             self._checkpoint = load(self.folder, image_size=self.settings.model.image_size)
 
-    def annotate(self, batch: Batch) -> list[list[Claim]]:
+    def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """What the model says of each image."""
         import torch
 
@@ -90,7 +90,7 @@ class Student:
                 claims[ask.image] += _phrases(ask.input, answer, student.min_score)
         return claims
 
-    def _looked_again(self, batch: Batch, asks: list[Ask], answers: list[Answer]) -> list[Answer]:
+    def _looked_again(self, batch: ImageBatch, asks: list[Ask], answers: list[Answer]) -> list[Answer]:
         """The answers with the objects of <OD> named anew."""
         rows = [
             row
@@ -112,7 +112,7 @@ class Student:
             )
         return result
 
-    def _ask(self, batch: Batch, asks: list[Ask]) -> list[Answer]:
+    def _ask(self, batch: ImageBatch, asks: list[Ask]) -> list[Answer]:
         answers = predict(
             self._checkpoint,
             batch.pixels,

@@ -156,16 +156,3 @@ def _hue(rgb: np.ndarray, value: np.ndarray, spread: np.ndarray) -> np.ndarray:
         np.where(value == green, 2 + (blue - red) / spread, 4 + (red - green) / spread),
     )
     return sector * 60 % 360
-
-
-def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
-    """``pixels`` (H, W, 3) shrunk by area so that the longer side is at most ``side``; never enlarged."""
-    import cv2
-
-    height, width = pixels.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return pixels
-    return cv2.resize(
-        pixels, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
-    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from florence.errors import FlorenceError, ModelError
 from florence.records import ImageRecord
+from florence.versions import files_version
 
 T = TypeVar("T")
 
@@ -32,20 +31,6 @@ def weights_version(model: str, revision: str | None) -> str:
             f"{model}: a checkpoint has a config.json and weights in .safetensors files; found {', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}"
         )
     return files_version(files)
-
-
-def files_version(files: Iterable[Path]) -> str:
-    """A hash of the names and contents of some files; they are read again only when they change. Raises OSError for one that cannot be read."""
-    return _hashed(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
-
-
-@lru_cache(maxsize=64)
-def _hashed(files: tuple[tuple[str, int, int], ...]) -> str:
-    total = hashlib.sha256()
-    for path, _, _ in files:
-        with open(path, "rb") as file:
-            total.update(Path(path).name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]
 
 
 def torch_device(device: str) -> Any:

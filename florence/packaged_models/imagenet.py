@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from florence.annotators import package_versions
 from florence.errors import ModelError
+from florence.versions import package_versions
 
 COARSE = """
 fish 0-1 389-397; shark 2-4; ray 5-6; bird 7-24 80-100 127-146; salamander 25-29; frog 30-32; turtle 33-37; lizard 38-48

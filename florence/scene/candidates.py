@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.annotators._nouns import bare, chunks
-from florence.annotators._seen import SAME_PLACE
 from florence.geometry import Box, box_iou, clip_box
+from florence.packaged_models.nouns import bare, chunks
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
+from florence.scene.objects import SAME_PLACE
 
 TASKS = (*CAPTIONS, "<DENSE_REGION_CAPTION>")
 

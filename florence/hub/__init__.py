@@ -1,0 +1,1 @@
+"""Models of the transformers library by name: loading, devices, batches of one fixed shape."""

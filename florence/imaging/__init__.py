@@ -1,0 +1,1 @@
+"""What models take and give of pictures: crops, colors, boxes, quads, polygons, outputs of detectors."""
