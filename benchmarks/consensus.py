@@ -59,7 +59,7 @@ def scenes(count: int, seed: int) -> Scenes:
     """Drawn scenes and the claims of all annotators."""
     import pyarrow as pa
 
-    from florence.annotators import Batch
+    from florence.annotators import ImageBatch
     from florence.annotators.simulated import Simulated
     from florence.records import IMAGES, ImageRecord, annotate, annotations_table
     from florence.sources.scenes import ScenesSource
@@ -75,7 +75,7 @@ def scenes(count: int, seed: int) -> Scenes:
         truth[record.image_id] = [(row.text, row.regions[0].box, 1.0, "truth") for row in known if row.task == KIND]
         said[record.image_id] = []
         for name, teller in tellers.items():
-            (claims,) = teller.annotate(Batch(records=(record,), truth=(known,)))
+            (claims,) = teller.annotate(ImageBatch(records=(record,), truth=(known,)))
             rows += annotate(record.image_id, claims, name, "1")
             said[record.image_id] += [(claim.text, claim.regions[0].box, claim.score, name) for claim in claims]
             seen.append(
@@ -135,12 +135,12 @@ def calibration(
 
 def ours(data: Scenes, settings: Any = None) -> dict[str, list[Found]]:
     """The engine's objects, kept and dropped, by image; agreement as their score."""
-    from florence.config import Engine
+    from florence.config import EngineSettings
     from florence.engine import fuse
     from florence.records import table_annotations
 
     found: dict[str, list[Found]] = {image: [] for image in data.truth}
-    for row in table_annotations(fuse(*data.tables, settings or Engine(), 0)):
+    for row in table_annotations(fuse(*data.tables, settings or EngineSettings(), 0)):
         if row.confidence is not None:
             found[row.image_id].append(
                 (row.text, row.regions[0].box, row.confidence, "kept" if row.kept else row.reason)
@@ -254,11 +254,11 @@ def fused(way: Way, at: Mapping[str, Any], data: Scenes) -> dict[str, list[Found
 
 def ranking(data: Scenes) -> list[tuple[str, float, float]]:
     """(annotator, estimated reliability, F1 against the truth), the most reliable first."""
-    from florence.config import Engine
+    from florence.config import EngineSettings
     from florence.engine.consensus.vote import reliabilities
 
     claims, _, coverage = data.tables
-    found = reliabilities(claims, coverage, Engine())
+    found = reliabilities(claims, coverage, EngineSettings())
     rows = [
         (name, found[name, KIND].value, f1(fused(single, {"annotator": name, "score": 0.0}, data), data.truth))
         for name in annotators()

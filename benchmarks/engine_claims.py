@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from _common import table as shown
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.records import ANNOTATIONS, IMAGES, REGION
 
@@ -384,7 +384,7 @@ def _measured(side: str, folder: Path) -> dict[str, float]:
     if run is None:
         return {}
     # models are loaded and caches filled by what is not timed
-    fuse(claims.slice(0, 500), images, coverage, Engine(), 0)
+    fuse(claims.slice(0, 500), images, coverage, EngineSettings(), 0)
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -397,7 +397,7 @@ def _measured(side: str, folder: Path) -> dict[str, float]:
 
 
 def _whole(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[], Any]:
-    return lambda: fuse(claims, images, coverage, Engine(), 0, workers=WORKERS)
+    return lambda: fuse(claims, images, coverage, EngineSettings(), 0, workers=WORKERS)
 
 
 def _loop(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[], Any]:
@@ -405,7 +405,7 @@ def _loop(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[]
         [table.filter(pc.equal(table["image_id"], image)) for table in (claims, images, coverage)]
         for image in images["image_id"].to_pylist()
     ]
-    return lambda: [fuse(*part, Engine(), 0) for part in parts]
+    return lambda: [fuse(*part, EngineSettings(), 0) for part in parts]
 
 
 def _boxes(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[], Any] | None:

@@ -30,7 +30,7 @@ def refined(folder: Path, seed: int, rounds: int, scale: float) -> dict[Key, dic
 
     Raises SystemExit where a model is rejected: there is no student then.
     """
-    from florence.config import Evaluate
+    from florence.config import EvaluateSettings
     from florence.evaluate import changes, measure
 
     scenes(folder, seed, scale)
@@ -43,8 +43,8 @@ def refined(folder: Path, seed: int, rounds: int, scale: float) -> dict[Key, dic
         florence(folder, command, "--round", str(last), "--student", "champion")
     truth, ids = known(folder)
     tables = [labels(folder, round) for round in range(rounds)]
-    found = [{(m.task, m.metric): m.interval(Evaluate()) for m in measure(table, truth, ids)} for table in tables]
-    gained = {key[:2]: change for key, change in changes(tables[0], tables[-1], truth, Evaluate()).items()}
+    found = [{(m.task, m.metric): m.interval(EvaluateSettings()) for m in measure(table, truth, ids)} for table in tables]
+    gained = {key[:2]: change for key, change in changes(tables[0], tables[-1], truth, EvaluateSettings()).items()}
     return {
         key: {
             "rounds": [values[key].mean for values in found],

@@ -44,7 +44,7 @@ def sparse(params: dict[str, Any]) -> None:
 
 def alone(folder: Path, of: Path) -> None:
     """A copy of the workspace ``of`` whose model learns the detailed texts from the start, and nothing else."""
-    from florence.config import TASKS
+    from florence.records import TASKS
 
     if (folder / "metrics" / "scores.json").exists():
         return
@@ -76,7 +76,7 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
 
 def told(folder: Path) -> dict[str, tuple[float, int]]:
     """Kind → CIDEr of the labels of round 1, and on how many images: gold ones that the describer was not asked about."""
-    from florence.config import Evaluate
+    from florence.config import EvaluateSettings
     from florence.evaluate import measure
     from florence.records import ANNOTATIONS
     from florence.store import Store
@@ -88,7 +88,7 @@ def told(folder: Path) -> dict[str, tuple[float, int]]:
     ].to_pylist()
     truth, ids = known(folder)
     rest = set(ids) - set(asked)
-    found = {m.task: m.interval(Evaluate()) for m in measure(labels(folder, 1), truth, rest) if m.task in DETAILED}
+    found = {m.task: m.interval(EvaluateSettings()) for m in measure(labels(folder, 1), truth, rest) if m.task in DETAILED}
     return {kind: (value.mean, value.n) for kind, value in found.items() if value}
 
 

@@ -19,12 +19,12 @@ from _common import arguments, in_turn, model, table, write
 from tqdm import tqdm
 
 from florence import stages
-from florence.config import Train, settings_from
+from florence.config import TrainSettings, settings_from
 from florence.records import ANNOTATIONS, TASKS
 from florence.store import Store
 from florence.training.batches import pack
-from florence.training.corpus import read_corpus
-from florence.training.learner import Learner
+from florence.training.dataset import read_dataset
+from florence.training.trainable import TrainableModel
 
 EIGHT = (
     "<CAPTION>",
@@ -82,7 +82,7 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
     batch = pack(examples, checkpoint.image_size, text.pad_token_id, text.decoder_start_token_id)
     pairs = len(batch.tasks)
     plain_model = copy.deepcopy(checkpoint.model).train()
-    learner = Learner(checkpoint).train()
+    learner = TrainableModel(checkpoint).train()
     steps = _passes(checkpoint, examples)
     optimisers = {
         side: torch.optim.AdamW(part.parameters(), lr=1e-6, fused=True)
@@ -135,11 +135,11 @@ def _examples(checkpoint: Any, store: Store, images: int) -> list[tuple[Any, lis
         store,
     )
     store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
-    settings = Train(task_weights={**dict.fromkeys(TASKS, 0.0), **dict.fromkeys(EIGHT, 1.0)})
-    corpus = read_corpus(checkpoint, settings, store)
+    settings = TrainSettings(task_weights={**dict.fromkeys(TASKS, 0.0), **dict.fromkeys(EIGHT, 1.0)})
+    dataset = read_dataset(checkpoint, settings, store)
     result = []
-    for place in corpus.order.places(0, len(corpus)):
-        seen = corpus.window(place.shards).see(place.image, checkpoint.image_size)
+    for place in dataset.order.places(0, len(dataset)):
+        seen = dataset.window(place.shards).see(place.image, checkpoint.image_size)
         if set(EIGHT) <= set(seen.examples):
             result.append((seen, [seen.examples[task][0] for task in EIGHT]))
     return result[:images]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from florence import stages
 from florence.codec.grammar import Form
-from florence.config import Settings, Train
+from florence.config import Settings, TrainSettings
 from florence.errors import DataError, SettingsError
 from florence.records import CAPTIONS, FINE_TUNED, TASKS, digest
 from florence.report.ablations import Row
@@ -29,7 +29,7 @@ SETS: dict[str, Callable[[Task], bool]] = {
 }
 """The paper's levels: texts about the whole image, what names or finds places, outlines. Each of the fifteen tasks is in one of them."""
 DEFAULT: dict[str, tuple[str, ...]] = {"tasks": ("image", "image+region", "image+region+pixel")}
-PARTS: tuple[str, ...] = get_args(get_args(Train.model_fields["freeze"].annotation)[0])
+PARTS: tuple[str, ...] = get_args(get_args(TrainSettings.model_fields["freeze"].annotation)[0])
 NOTE, TABLE, TEXT, PLOT = "ablation.json", "table.csv", "table.md", "plot.png"
 
 
@@ -94,7 +94,7 @@ class _Choice:
     option: str
     text: str
     said: str
-    change: Callable[[Train], dict[str, Any]]
+    change: Callable[[TrainSettings], dict[str, Any]]
 
 
 def _tasks(text: str) -> _Choice:
@@ -102,7 +102,7 @@ def _tasks(text: str) -> _Choice:
     taught = {name for name in TASKS if set_of(name) in found}
     joined = "+".join(found)
 
-    def change(train: Train) -> dict[str, Any]:
+    def change(train: TrainSettings) -> dict[str, Any]:
         return {
             "task_weights": {
                 name: train.task_weights.get(name, 1.0) if name in taught else 0.0 for name in (*TASKS, *FINE_TUNED)
@@ -181,19 +181,19 @@ def _snapshot(data: Store) -> str:
 def _variant(
     name: str, combination: Sequence[_Choice], settings: Settings, data: Store, snapshot: str, progress: Progress
 ) -> Variant:
-    from florence.training.corpus import counted
-    from florence.training.order import steps_of
+    from florence.training.dataset import count_images
+    from florence.training.sample_order import count_steps
 
     changes: dict[str, Any] = {}
     for choice in combination:
         changes |= choice.change(settings.train)
     try:
-        train = Train.model_validate({**settings.train.model_dump(), **changes})
+        train = TrainSettings.model_validate({**settings.train.model_dump(), **changes})
     except ValidationError as error:
         raise SettingsError(f"{name}: {'; '.join(item['msg'] for item in error.errors())}") from None
     changed = settings.model_copy(update={"train": train})
     try:
-        images = int(counted(train, data, progress)[2].sum())
+        images = int(count_images(train, data, progress)[2].sum())
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     key = digest(
@@ -217,7 +217,7 @@ def _variant(
         key,
         changed,
         own | {choice.option: choice.text for choice in combination},
-        steps_of(train, images),
+        count_steps(train, images),
         images,
     )
 

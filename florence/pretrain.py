@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from florence import stages
 from florence.codec.locations import BINS
-from florence.config import Train, settings_from
+from florence.config import TrainSettings, settings_from
 from florence.model.checkpoint import Checkpoint, load
 from florence.records import ANNOTATIONS, TASKS
 from florence.store import Store
-from florence.training import read_corpus, train
+from florence.training import read_dataset, train
 from florence.training.vision import cells, see
 
 
@@ -34,7 +34,7 @@ def pretrain(params: dict[str, Any], work: Path, out: Path) -> None:
     for name, lesson in params["lessons"].items():
         learnt = work / name
         if not learnt.is_dir():
-            settings = Train(
+            settings = TrainSettings(
                 **{
                     **lesson,
                     "task_weights": {**dict.fromkeys(TASKS, 0.0), **lesson["task_weights"]},
@@ -43,7 +43,7 @@ def pretrain(params: dict[str, Any], work: Path, out: Path) -> None:
             )
             train(
                 checkpoint,
-                read_corpus(checkpoint, settings, data),
+                read_dataset(checkpoint, settings, data),
                 settings,
                 work / "checkpoints",
                 name,

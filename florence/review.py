@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from florence import stages
 from florence.annotation import COVERAGE, HUMAN, AnnotatorVersion, reviewed
-from florence.config import Engine, Settings
+from florence.config import EngineSettings, Settings
 from florence.engine.consensus.vote import gather
 from florence.errors import DataError
 from florence.export import chosen_round, replacing, write_picture
@@ -279,7 +279,7 @@ def _write(store: Store, version: str, rows: Mapping[str, Sequence[Annotation]])
 
 
 def _taken_away(
-    settings: Engine, store: Store, data: Store, claims: Mapping[str, Sequence[Claim]], shown: Mapping[str, int]
+    settings: EngineSettings, store: Store, data: Store, claims: Mapping[str, Sequence[Claim]], shown: Mapping[str, int]
 ) -> dict[str, list[Claim]]:
     """Claims without a text, at the place of each label that a reviewer was shown, or could have added, and has not left there.
 
@@ -304,7 +304,7 @@ def _taken_away(
     return {image_id: gone for image_id, gone in result.items() if gone}
 
 
-def _objects_gone(settings: Engine, labels: Sequence[Annotation], claims: Sequence[Claim]) -> list[Claim]:
+def _objects_gone(settings: EngineSettings, labels: Sequence[Annotation], claims: Sequence[Claim]) -> list[Claim]:
     """The places of objects that people have nothing at; places are the same by the consensus's own rule."""
     labels = [row for row in labels if row.task == OBJECTS and row.reason in (*VOTED, "rejected") and row.regions]
     said = [(row.text, row.regions[0].bounds) for row in labels] + [

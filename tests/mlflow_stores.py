@@ -8,7 +8,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from florence.config import Tracking
+from florence.config import TrackingSettings
 from flows.adapters.tracking import Tracker
 
 
@@ -17,7 +17,7 @@ def empty_store() -> Path:
     """The file of a store that has tables and nothing in them."""
     folder = Path(tempfile.mkdtemp(prefix="mlflow-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    assert Tracker(Tracking(), folder).client is not None
+    assert Tracker(TrackingSettings(), folder).client is not None
     return folder / "build/mlflow.db"
 
 
@@ -27,4 +27,4 @@ def tracker(root: Path, **settings: str) -> Tracker:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(empty_store(), file)
-    return Tracker(Tracking(**settings), root)
+    return Tracker(TrackingSettings(**settings), root)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from s3_server import S3, s3
 
-from florence.config import Snapshots as Settings
+from florence.config import SnapshotSettings
 from florence.errors import FlorenceError
 from florence.store import Store
 from flows.adapters import snapshots
@@ -99,7 +99,7 @@ def staged(folder: Path) -> None:
 
 def test_a_round_is_kept_and_comes_back_and_stages_run_once(root: Path, tmp_path: Path):
     staged(root)
-    ours = Snapshots(root, Settings())
+    ours = Snapshots(root, SnapshotSettings())
     assert ours.data_hash() is None and ours.git_commit() is None
     first = ours.add()
     assert first.endswith(".dir") and first == ours.data_hash()
@@ -134,7 +134,7 @@ def test_a_round_is_kept_and_comes_back_and_stages_run_once(root: Path, tmp_path
 def test_a_stage_that_fails_is_named_with_its_last_lines(root: Path):
     staged(root)
     (root / "broken").write_text("")
-    ours = Snapshots(root, Settings())
+    ours = Snapshots(root, SnapshotSettings())
     ours.add()
     with pytest.raises(
         FlorenceError, match=r"stage compare failed \(failed to run: .*exited with 1\):\n  compared by "
@@ -150,7 +150,7 @@ def test_a_stage_that_fails_is_named_with_its_last_lines(root: Path):
 
 def test_without_data_it_says_how_to_get_it(root: Path):
     staged(root)
-    ours = Snapshots(root, Settings())
+    ours = Snapshots(root, SnapshotSettings())
     ours.add()
     (root / "data/images/a").unlink()
     (root / "data/images").rmdir()
@@ -163,7 +163,7 @@ def test_without_data_it_says_how_to_get_it(root: Path):
 
 def test_outside_of_a_repository(tmp_path: Path):
     (tmp_path / "data").mkdir()
-    ours = Snapshots(tmp_path, Settings(commit=True))
+    ours = Snapshots(tmp_path, SnapshotSettings(commit=True))
     with pytest.raises(FlorenceError, match="no DVC repository: `florence init"):
         ours.add()
     assert ours.git_commit() is None and not ours.push()
@@ -175,7 +175,7 @@ def test_outside_of_a_repository(tmp_path: Path):
 
 def test_half_written_files_of_a_killed_process_are_made_anew(root: Path):
     staged(root)
-    ours = Snapshots(root, Settings())
+    ours = Snapshots(root, SnapshotSettings())
     found = ours.add()
     ours.repro({}, lambda line: None)
     lock = (root / "dvc.lock").read_text()
@@ -208,7 +208,7 @@ def test_another_dvc_process_is_waited_for(root: Path, monkeypatch):
         holder.wait()
 
     monkeypatch.setattr(snapshots.time, "sleep", sleep)
-    assert Snapshots(root, Settings()).add().endswith(".dir")
+    assert Snapshots(root, SnapshotSettings()).add().endswith(".dir")
     assert len(tries) == 1
     monkeypatch.setattr(snapshots, "WAITS", ())
     monkeypatch.setattr(
@@ -217,15 +217,15 @@ def test_another_dvc_process_is_waited_for(root: Path, monkeypatch):
         lambda *_: (255, ["ERROR: Unable to acquire lock. Most likely another DVC process is running"]),
     )
     with pytest.raises(FlorenceError, match="another DVC process holds the lock"):
-        Snapshots(root, Settings()).add()
+        Snapshots(root, SnapshotSettings()).add()
 
 
 def test_stages_end_with_the_process_that_runs_them(root: Path):
     staged(root)
     (root / "train.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(100)")
-    ours = Snapshots(root, Settings())
+    ours = Snapshots(root, SnapshotSettings())
     ours.add()
-    code = f"from pathlib import Path; from florence.config import Snapshots as S; from flows.adapters.snapshots import Snapshots; Snapshots(Path({str(root)!r}), S()).repro()"
+    code = f"from pathlib import Path; from florence.config import SnapshotSettings as S; from flows.adapters.snapshots import Snapshots; Snapshots(Path({str(root)!r}), S()).repro()"
     runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
     pid = _until(lambda: (root / "pid").exists() and (root / "pid").read_text())
     runner.send_signal(signal.SIGKILL)
@@ -256,7 +256,7 @@ def _alive(pid: int) -> bool:
 def test_publishing_over_hard_links_leaves_the_cache_whole(root: Path, tmp_path: Path):
     """With links in place of copies a file in data/ is the cache's own: it must be replaced, never written into."""
     dvc(root, "config", "cache.type", "hardlink,symlink")
-    ours, data = Snapshots(root, Settings()), Store(str(root / "data"))
+    ours, data = Snapshots(root, SnapshotSettings()), Store(str(root / "data"))
     data.write_table("labels/round=0/labels.parquet", pa.table({"a": [1, 2, 3]}))
     first = ours.add()
     dvc(root, "checkout", "--relink")
@@ -275,13 +275,13 @@ def test_publishing_over_hard_links_leaves_the_cache_whole(root: Path, tmp_path:
 
 
 def test_push_goes_to_the_remote_that_is_set(root: Path, tmp_path: Path):
-    ours = Snapshots(root, Settings())
+    ours = Snapshots(root, SnapshotSettings())
     ours.add()
     config = root / ".dvc/config"
     config.write_text(f"['remote \"named\"']\n    url = {tmp_path / 'remote one'}\n")
     assert snapshots.remotes(root) == {"named": str(tmp_path / "remote one")}
     assert not ours.push(), "a remote, but no default one, and none is named"
-    assert Snapshots(root, Settings(push="named")).push()
+    assert Snapshots(root, SnapshotSettings(push="named")).push()
     pushed = {p.name for p in (tmp_path / "remote one").rglob("*") if p.is_file()}
     assert any(name.endswith(".dir") for name in pushed) and len(pushed) == 2
     (tmp_path / "file").write_text("")
@@ -299,8 +299,8 @@ def test_credentials_are_not_told(monkeypatch):
 
 
 def test_a_commit_holds_the_small_files_of_the_round_and_nothing_else(root: Path):
-    ours = Snapshots(root, Settings(commit=True))
-    assert Snapshots(root, Settings()).commit("off") is None
+    ours = Snapshots(root, SnapshotSettings(commit=True))
+    assert Snapshots(root, SnapshotSettings()).commit("off") is None
     git(root, "config", "user.useConfigOnly", "true")
     ours.add()
     (root / "params.yaml").write_text("a: 1\n")
@@ -323,7 +323,7 @@ def test_a_snapshot_goes_to_s3_and_comes_back_in_another_clone(root: Path, tmp_p
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
     dvc(root, "remote", "add", "-d", "storage", f"s3://{s3.bucket}/dvc")
-    ours = Snapshots(root, Settings())
+    ours = Snapshots(root, SnapshotSettings())
     found = ours.add()
     assert ours.push()
     clone = tmp_path / "clone"
@@ -332,7 +332,7 @@ def test_a_snapshot_goes_to_s3_and_comes_back_in_another_clone(root: Path, tmp_p
     for name in ("data.dvc", ".dvc/config"):
         (clone / name).write_bytes((root / name).read_bytes())
     dvc(clone, "pull", "-q")
-    assert (clone / "data/images/a").read_text() == "one" and Snapshots(clone, Settings()).data_hash() == found
+    assert (clone / "data/images/a").read_text() == "one" and Snapshots(clone, SnapshotSettings()).data_hash() == found
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret-key")
     publish(root, "more")
     ours.add()

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from mlflow_stores import tracker
 
-from florence.config import Tracking
+from florence.config import TrackingSettings
 from florence.errors import FlorenceError, SettingsError
-from flows.adapters._curves import Curves
-from flows.adapters._mlflow import bare, locked, store_uri
-from flows.adapters._values import flat, legal
+from flows.adapters.curves import Curves
+from flows.adapters.mlflow_store import bare, locked, store_uri
+from flows.adapters.mlflow_values import flat, legal
 from flows.adapters.tracking import Tracker
 
 
@@ -93,7 +93,7 @@ def test_no_credentials_in_what_is_said(text):
 def test_databricks_keeps_its_models_in_unity_catalog(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
     found = [
-        Tracker(Tracking(uri=uri, model="main.vision.florence"), tmp_path)
+        Tracker(TrackingSettings(uri=uri, model="main.vision.florence"), tmp_path)
         for uri in ("databricks", "databricks://p", "https://h")
     ]
     assert [t.registry_uri for t in found] == ["databricks-uc", "databricks-uc://p", "https://h"]
@@ -117,15 +117,15 @@ def test_artifacts_go_where_the_settings_say(tmp_path):
     }
     found = {name: t.client.get_experiment(t.experiment_id).artifact_location for name, t in where.items()}
     assert found == {"a": (tmp_path / "kept here").as_uri(), "b": "s3://bucket/x"}
-    server = Tracker(Tracking(uri="http://127.0.0.1:1"), tmp_path)
+    server = Tracker(TrackingSettings(uri="http://127.0.0.1:1"), tmp_path)
     assert server._artifacts() is None  # it decides itself
 
 
 def test_importing_the_tracker_does_not_import_mlflow_which_is_then_quiet(tmp_path):
     code = (
-        "import sys; from flows.adapters.tracking import Tracker; from florence.config import Tracking\n"
+        "import sys; from flows.adapters.tracking import Tracker; from florence.config import TrackingSettings\n"
         "assert not {'mlflow', 'torch', 'pandas'} & set(sys.modules), 'imported early'\n"
-        f"t = Tracker(Tracking(), {str(tmp_path)!r}); assert 'mlflow' not in sys.modules\n"
+        f"t = Tracker(TrackingSettings(), {str(tmp_path)!r}); assert 'mlflow' not in sys.modules\n"
         "assert t.champion() is None\n"
         "from mlflow.telemetry import get_telemetry_client; assert get_telemetry_client() is None\n"
     )
@@ -322,7 +322,7 @@ def test_more_points_than_are_kept_are_counted(monkeypatch):
 
 
 def test_training_goes_on_without_a_server(tmp_path, caplog):
-    live = Tracker(Tracking(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path).live("r", period=0.01)
+    live = Tracker(TrackingSettings(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path).live("r", period=0.01)
     live(0, {"loss": 1.0})
     assert not live.flush()
     assert "1 measurements" in live.close()
@@ -384,7 +384,7 @@ def test_a_server_that_is_not_there_is_told_soon(tmp_path):
     with pytest.raises(
         FlorenceError, match=r"http://127.0.0.1:\d+ does not answer.*is the server running, and tracking.uri right"
     ) as caught:
-        Tracker(Tracking(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path).loop_run("l", {})
+        Tracker(TrackingSettings(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path).loop_run("l", {})
     assert "s3cret" not in str(caught.value) and time.monotonic() - start < 15
 
 
@@ -410,13 +410,13 @@ def test_a_file_that_is_no_store(tmp_path):
 def test_a_place_that_can_not_be_written(tmp_path):
     (tmp_path / "taken").write_text("a file", encoding="utf-8")
     with pytest.raises(FlorenceError, match="cannot open the store"):
-        Tracker(Tracking(uri="sqlite:///taken/mlflow.db"), tmp_path).champion()
+        Tracker(TrackingSettings(uri="sqlite:///taken/mlflow.db"), tmp_path).champion()
 
 
 def test_a_database_without_its_driver(tmp_path):
     pytest.importorskip("sqlalchemy")
     with pytest.raises(FlorenceError, match="driver is not installed") as caught:
-        Tracker(Tracking(uri="postgresql://user:s3cret@127.0.0.1/db"), tmp_path).champion()
+        Tracker(TrackingSettings(uri="postgresql://user:s3cret@127.0.0.1/db"), tmp_path).champion()
     assert "s3cret" not in str(caught.value)
 
 
@@ -435,8 +435,8 @@ def test_our_own_mistakes_stay_mistakes(tmp_path):
 @pytest.mark.accept
 def test_many_processes_open_a_new_store_at_once(tmp_path):
     code = (
-        "from flows.adapters.tracking import Tracker; from florence.config import Tracking; "
-        f"print(Tracker(Tracking(), {str(tmp_path)!r}).loop_run('l', {{}}))"
+        "from flows.adapters.tracking import Tracker; from florence.config import TrackingSettings; "
+        f"print(Tracker(TrackingSettings(), {str(tmp_path)!r}).loop_run('l', {{}}))"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -20,8 +20,8 @@ from mlflow_stores import tracker
 
 import florence
 from florence.errors import FlorenceError, ModelError
-from flows.adapters._packed import REQUIREMENTS
-from flows.adapters.tracking import Version
+from flows.adapters.model_package import REQUIREMENTS
+from flows.adapters.model_registry import Version
 
 LIBRARY = Path(florence.__file__).parent
 
@@ -372,10 +372,10 @@ def test_the_champion_is_used_where_no_florence_is_installed(tmp_path):
 def _here(folder: Path, photo: Path) -> list[str]:
     """The same answers by the library of this process."""
     from florence.model import checkpoint
-    from florence.model.generate import Ask, predict
+    from florence.model.generate import Query, predict
     from florence.pixels import decode
 
-    asks = [Ask(0, "<OD>"), Ask(0, "<REGION_TO_CATEGORY>", "<loc_1><loc_2><loc_500><loc_600>")]
+    asks = [Query(0, "<OD>"), Query(0, "<REGION_TO_CATEGORY>", "<loc_1><loc_2><loc_500><loc_600>")]
     return [
         answer.text
         for answer in predict(checkpoint.load(str(folder)), [decode(photo.read_bytes(), "photo")], asks, max_tokens=12)

@@ -14,7 +14,7 @@ import pytest
 from mlflow_stores import empty_store
 from test_adapters_tracking_registry import files, real_model, used_elsewhere
 
-from florence.config import Tracking
+from florence.config import TrackingSettings
 from florence.errors import FlorenceError
 from flows.adapters.tracking import Tracker
 
@@ -70,7 +70,7 @@ def server(tmp_path):
 def test_a_loop_over_http(tmp_path, server):
     root = tmp_path / "w"
     root.mkdir()
-    found = Tracker(Tracking(uri=server), root)
+    found = Tracker(TrackingSettings(uri=server), root)
     loop = found.loop_run("l1", {"train": {"lr": 0.1}})
     run = found.round_run(loop, 0, {"snapshot": "s0"})
     with found.live(run) as live:
@@ -82,7 +82,7 @@ def test_a_loop_over_http(tmp_path, server):
     assert found.promote().tags == {"snapshot": "s0"}
     found.finish(run)
 
-    again = Tracker(Tracking(uri=server), tmp_path / "other")
+    again = Tracker(TrackingSettings(uri=server), tmp_path / "other")
     assert (again.loop_run("l1", {}), again.round_run(loop, 0)) == (loop, run)
     assert len(again.client.get_metric_history(run, "loss")) == 100
     assert files(again.fetch("champion")) == files(folder)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 from engine_claims import NOISE, STUDENT, Scenes, shuffled, tables, written
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.engine.consensus import blocks
 from florence.engine.consensus.annotator_models import believed, fit
@@ -58,22 +58,22 @@ def cut(monkeypatch):
 def test_neither_order_nor_the_number_of_workers_shows(claimed, cut):
     claims, images, coverage = claimed
     cut(learn=30)
-    first = written(fuse(claims, images, coverage, Engine(), 1).combine_chunks())
+    first = written(fuse(claims, images, coverage, EngineSettings(), 1).combine_chunks())
     for workers in (2, 3):
         told: list[tuple[int, int]] = []
-        table = fuse(claims, images, coverage, Engine(), 1, workers=workers, done=lambda *k, told=told: told.append(k))
+        table = fuse(claims, images, coverage, EngineSettings(), 1, workers=workers, done=lambda *k, told=told: told.append(k))
         assert written(table.combine_chunks()) == first
         assert len(told) > 5 and told == [(k + 1, len(told)) for k in range(len(told))]
     pieces = pa.concat_tables([shuffled(claims, 1).slice(0, 700), shuffled(claims, 1).slice(700)])
-    assert written(fuse(pieces, images, shuffled(coverage, 2), Engine(), 1, workers=2).combine_chunks()) == first
+    assert written(fuse(pieces, images, shuffled(coverage, 2), EngineSettings(), 1, workers=2).combine_chunks()) == first
 
 
 def test_learning_from_all_images_is_fusing_all_in_one(claimed, cut):
     claims, images, coverage = claimed
     cut(learn=30, whole=len(claims))
-    whole = fuse(claims, images, coverage, Engine(), 0)
+    whole = fuse(claims, images, coverage, EngineSettings(), 0)
     cut(learn=COUNT)
-    assert fuse(claims, images, coverage, Engine(), 0).combine_chunks() == whole
+    assert fuse(claims, images, coverage, EngineSettings(), 0).combine_chunks() == whole
 
 
 @pytest.mark.parametrize("block", [1, 40, 10**9])
@@ -81,16 +81,16 @@ def test_blocks_may_be_of_any_size(claimed, cut, block):
     claims, images, coverage = (table.slice(0, 900) for table in claimed)
     images = pa.concat_tables([images.slice(0, 40), images.slice(230)])  # of which some have no claim
     cut(learn=5, block=10**9)
-    whole = fuse(claims, images, coverage, Engine(), 0)
+    whole = fuse(claims, images, coverage, EngineSettings(), 0)
     cut(learn=5, block=block)
-    assert fuse(claims, images, coverage, Engine(), 0, workers=2).combine_chunks() == whole.combine_chunks()
+    assert fuse(claims, images, coverage, EngineSettings(), 0, workers=2).combine_chunks() == whole.combine_chunks()
 
 
 def test_the_table_is_as_that_of_one_block(claimed, cut):
     claims, images, coverage = claimed
     cut(learn=30)
     stray = claims.slice(0, 50).set_column(1, "image_id", pa.array(["f" * 64] * 50))
-    table = fuse(pa.concat_tables([claims, stray]), images, coverage, Engine(), 4, workers=2)
+    table = fuse(pa.concat_tables([claims, stray]), images, coverage, EngineSettings(), 4, workers=2)
     assert table.schema == ANNOTATIONS
     rows = table_annotations(table)
     assert len({row.annotation_id for row in rows}) == len(rows) and {row.round for row in rows} == {4}
@@ -107,7 +107,7 @@ def test_labels_are_as_good_as_where_it_is_learnt_from_all(scenes, claimed, cut)
 
     def quality(learn: int) -> dict[tuple[str, str], float]:
         cut(learn)
-        return scenes.quality(fuse(claims, images, coverage, Engine(), 0))
+        return scenes.quality(fuse(claims, images, coverage, EngineSettings(), 0))
 
     some, every = quality(COUNT // 3), quality(COUNT)
     for key in (
@@ -146,9 +146,9 @@ def test_images_to_learn_from_are_sought_for_each_author_and_kind(claimed, cut):
 def test_what_is_said_of_authors_is_what_blocks_learn(claimed, cut):
     claims, _, coverage = claimed
     cut(learn=40)
-    some = reliabilities(claims, coverage, Engine())
+    some = reliabilities(claims, coverage, EngineSettings())
     cut(learn=40, whole=len(claims))
-    every = reliabilities(claims, coverage, Engine())
+    every = reliabilities(claims, coverage, EngineSettings())
     assert some.keys() <= every.keys()
     for name in NOISE:
         assert abs(some[name, "<OD>"].value - every[name, "<OD>"].value) < 0.1
@@ -161,7 +161,7 @@ def test_claims_about_no_image_at_all_come_to_nothing(claimed, cut):
     cut(learn=20)
     for none in (images.slice(0, 0), images.schema.empty_table()):
         for seen in (coverage, coverage.slice(0, 0)):
-            table = fuse(claims, none, seen, Engine(), 0, workers=2)
+            table = fuse(claims, none, seen, EngineSettings(), 0, workers=2)
             assert table.schema == ANNOTATIONS and not len(table)
 
 
@@ -180,7 +180,7 @@ def test_rankers_and_people_reach_every_block(scenes, claimed, cut):
             pa.concat_tables([claims, more]),
             images,
             pa.concat_tables([coverage, looked]),
-            Engine(),
+            EngineSettings(),
             0,
             profiles,
             workers=2,
@@ -204,12 +204,12 @@ def test_a_broken_claim_in_any_block_is_an_error(scenes, claimed, cut):
     broken = row.set_column(row.schema.get_field_index("regions"), ANNOTATIONS.field("regions"), odd)
     for workers in (1, 2):
         with pytest.raises(DataError, match="a claim's box has 2 numbers; 4 are expected"):
-            fuse(pa.concat_tables([claims, broken]), images, coverage, Engine(), 0, workers=workers)
+            fuse(pa.concat_tables([claims, broken]), images, coverage, EngineSettings(), 0, workers=workers)
     strange = claims.set_column(
         claims.schema.get_field_index("task"), "task", pa.array([*["<OD>"] * (len(claims) - 1), "<POSE>"])
     )
     with pytest.raises(DataError, match="<POSE>"):
-        fuse(strange, images, coverage, Engine(), 0)
+        fuse(strange, images, coverage, EngineSettings(), 0)
 
 
 # ---------------------------------------------------------------- what is known of annotators is of use elsewhere

@@ -10,7 +10,7 @@ from engine_claims import box, fused, image, line, one_image, tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine.consensus.annotator_models import believe, believed, fit
 from florence.engine.consensus.label_matrix import ballots
 from florence.engine.consensus.vote import Change, churn, gather, paired_iou, reliabilities, vote
@@ -265,11 +265,11 @@ def test_a_student_rescues_what_one_alone_has_seen():
     said["student"][images[0].image_id].append(box("cat", 61, 10, 90, 60, 0.9))
     (cat,) = [r for r in od(fused(said, images), images[0]) if r.text == "cat"]
     assert cat.kept and cat.confidence > 0.5
-    low = Engine(student={"cap": 0.05})
+    low = EngineSettings(student={"cap": 0.05})
     assert not [r for r in od(fused(said, images, low), images[0]) if r.text == "cat"][0].kept, (
         "at a small cap it has too little weight"
     )
-    sure = Engine(student={"min_score": 0.95})
+    sure = EngineSettings(student={"min_score": 0.95})
     assert fused(said, images, sure) == fused(
         {k: v for k, v in said.items() if k != "student"} | {"student": {i.image_id: [] for i in images}}, images, sure
     )
@@ -306,7 +306,7 @@ def test_reliabilities_are_told_by_author_and_kind():
     said["d"] = {i.image_id: [box(f"thing {(k * 7 + 3) % 20}", 10, 10, 50, 50, None)] for k, i in enumerate(images)}
     said["reader"] = {images[0].image_id: [line("EXIT", 60, 10, 90, 20)]}
     claims, _, coverage = tables(said, images)
-    found = reliabilities(claims, coverage, Engine())
+    found = reliabilities(claims, coverage, EngineSettings())
     assert {key for key in found} == {(annotator, "<OD>") for annotator in "abcd"}, (
         "nobody else reads, so the reader's is not known"
     )
@@ -325,7 +325,7 @@ def test_reliability_is_told_name_by_name():
     }
     said["d"] = {i.image_id: [box(("dog", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)}
     claims, _, coverage = tables(said, images)
-    found = reliabilities(claims, coverage, Engine())
+    found = reliabilities(claims, coverage, EngineSettings())
     assert found["d", "<OD>"].by_name["cat"] < 0.4 < 0.8 < found["d", "<OD>"].by_name["hen"]
     assert set(found["a", "<OD>"].by_name) == {"cat", "dog", "hen"} and not found["a", "<OD>"].by_name["cat"] < 0.8
     without = pa.array([i.image_id for k, i in enumerate(images) if k % 3 == 0])
@@ -333,7 +333,7 @@ def test_reliability_is_told_name_by_name():
         t.filter(pc.invert(pc.and_(pc.equal(t["annotator"], "d"), pc.is_in(t["image_id"], without))))
         for t in (claims, coverage)
     )
-    assert set(reliabilities(claims, coverage, Engine())["d", "<OD>"].by_name) == {"dog", "hen"}, (
+    assert set(reliabilities(claims, coverage, EngineSettings())["d", "<OD>"].by_name) == {"dog", "hen"}, (
         "nothing is told of what it was never shown"
     )
 

@@ -10,7 +10,7 @@ import pytest
 from engine_claims import box, image, tables
 from PIL import Image, ImageEnhance
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.engine.filters.duplicates import copies
 from florence.looks import perceptual_hash
@@ -18,7 +18,7 @@ from florence.pixels import decode
 from florence.records import IMAGES, table_annotations, table_images
 from florence.sources import SOURCES
 
-MOST = Engine().near_duplicate
+MOST = EngineSettings().near_duplicate
 
 
 def hashed(bits: np.ndarray, split: list[str], ids: np.ndarray) -> pa.Table:
@@ -84,19 +84,19 @@ def test_labels_of_a_copy_are_dropped_with_the_reason():
     images = records("0" * 64, "0" * 63 + "3", "f" * 64, None)
     said = {"a": {i.image_id: [box("cat", 10, 10, 50, 50), box("thin", 10, 10, 11, 50)] for i in images}}
     claims, table, coverage = tables(said, images)
-    rows = table_annotations(fuse(claims, table, coverage, Engine(), 0))
+    rows = table_annotations(fuse(claims, table, coverage, EngineSettings(), 0))
     reasons = {(row.image_id[0], row.text): row.reason for row in rows}
     assert reasons == {(name, "cat"): "near_duplicate" if name == "b" else "" for name in "abcd"} | {
         (name, "thin"): "degenerate" for name in "abcd"
     }
     for settings, known in (
-        (Engine(near_duplicate=None), table),
-        (Engine(near_duplicate=1), table),
-        (Engine(), table.drop_columns(["phash"])),
+        (EngineSettings(near_duplicate=None), table),
+        (EngineSettings(near_duplicate=1), table),
+        (EngineSettings(), table.drop_columns(["phash"])),
     ):
         assert sum(row.kept for row in table_annotations(fuse(claims, known, coverage, settings, 0))) == 4
     assert (
-        fuse(claims, table.take([3, 1, 0, 2]), coverage, Engine(), 0)["reason"].to_pylist().count("near_duplicate") == 1
+        fuse(claims, table.take([3, 1, 0, 2]), coverage, EngineSettings(), 0)["reason"].to_pylist().count("near_duplicate") == 1
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
-from florence.config import BLACKLIST, Engine, settings_from
+from florence.config import BLACKLIST, EngineSettings, settings_from
 from florence.engine import filters
 from florence.engine.filters import alt_text, language
 from florence.engine.filters.alt_text import bare
@@ -22,7 +22,7 @@ from florence.geometry import nms
 from florence.records import CAPTIONS, Claim, Region
 
 
-def reasons(settings: Engine | None = None, **said) -> list[tuple[str, str]]:
+def reasons(settings: EngineSettings | None = None, **said) -> list[tuple[str, str]]:
     return [(row.text, row.reason) for row in fused(one_image(**said), settings=settings)]
 
 
@@ -44,7 +44,7 @@ def test_each_filter_has_its_reason(claim: Claim, reason: str):
 
 
 def test_thresholds_are_by_kind():
-    settings = Engine(min_score={"*": 0.1, "<OD>": 0.5})
+    settings = EngineSettings(min_score={"*": 0.1, "<OD>": 0.5})
     said = [
         box("cat", 10, 10, 40, 40, 0.3),
         box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>"),
@@ -64,12 +64,12 @@ def test_thresholds_are_by_annotator_too_and_the_most_specific_holds():
         ("b", "<CAPTION>"): 0.1,
     }
     for (name, kind), bound in least.items():
-        assert filters.low_score(score, annotator, kind, [name], Engine(min_score=bounds)).tolist() == [
+        assert filters.low_score(score, annotator, kind, [name], EngineSettings(min_score=bounds)).tolist() == [
             s < bound for s in score.tolist()
         ]
     said = [box("cat", 10, 10, 40, 40, 0.3), box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>")]
-    assert reasons(Engine(min_score=bounds), a=said) == [("cat", ""), ("a cat", "low_score")]
-    assert reasons(Engine(min_score=bounds), b=said) == [("cat", "low_score"), ("a cat", "")]
+    assert reasons(EngineSettings(min_score=bounds), a=said) == [("cat", ""), ("a cat", "low_score")]
+    assert reasons(EngineSettings(min_score=bounds), b=said) == [("cat", "low_score"), ("a cat", "")]
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,18 @@ def test_phrases_and_their_places_have_thresholds_of_their_own():
     said = [Claim("<CAPTION>", caption), claim("a red car", 0.3, 0.9), claim("a dog", 0.9, 0.3)]
     kept = {
         row.regions[0].label: row.reason
-        for row in fused(one_image(a=said), settings=Engine(min_phrase_score={"*": 0.5}, phrase_nms_iou=1))
+        for row in fused(one_image(a=said), settings=EngineSettings(min_phrase_score={"*": 0.5}, phrase_nms_iou=1))
         if row.regions
     }
     assert kept == {"a red car": "low_phrase_score", "a dog": ""}
     kept = {
         row.regions[0].label: row.reason
-        for row in fused(one_image(a=said), settings=Engine(min_score={"*": 0.5}, phrase_nms_iou=1))
+        for row in fused(one_image(a=said), settings=EngineSettings(min_score={"*": 0.5}, phrase_nms_iou=1))
         if row.regions
     }
     assert kept == {"a red car": "", "a dog": "low_score"}
     assert not filters.low_phrase_score(
-        np.asarray([0.3]), np.zeros(1, int), ["a"], Engine(min_phrase_score={"*": 0.5, "a": 0.2})
+        np.asarray([0.3]), np.zeros(1, int), ["a"], EngineSettings(min_phrase_score={"*": 0.5, "a": 0.2})
     ).any()
 
 
@@ -141,7 +141,7 @@ def test_suppression_is_that_of_one_list_at_a_time():
     low = rng.uniform(0, 60, (200, 2))
     boxes, rank = np.concatenate([low, low + rng.uniform(10, 40, (200, 2))], axis=1), rng.permutation(200) / 200
     group = rng.integers(0, 6, 200)
-    found = filters.duplicate(group // 2, group % 2, boxes, rank, Engine(nms_iou=0.4))
+    found = filters.duplicate(group // 2, group % 2, boxes, rank, EngineSettings(nms_iou=0.4))
     for g in range(6):
         mine = np.flatnonzero(group == g)
         assert set(mine[~found[mine]].tolist()) == set(mine[nms(boxes[mine], rank[mine], 0.4)].tolist())
@@ -183,8 +183,8 @@ def test_phrases_that_name_nothing_are_blacklisted():
     ],
 )
 def test_pronouns_and_what_can_not_be_seen_are_no_place(phrase: str, named: bool):
-    assert filters.blacklisted([phrase, "a red car"], Engine()).tolist() == [named, False]
-    assert not filters.blacklisted([phrase], Engine(blacklist=())).any(), "an empty list drops nothing"
+    assert filters.blacklisted([phrase, "a red car"], EngineSettings()).tolist() == [named, False]
+    assert not filters.blacklisted([phrase], EngineSettings(blacklist=())).any(), "an empty list drops nothing"
 
 
 def test_the_list_has_its_words_once():
@@ -194,11 +194,11 @@ def test_the_list_has_its_words_once():
 # ---------------------------------------------------------------- texts
 
 
-def found(text: str, settings: Engine | None = None) -> list[str]:
+def found(text: str, settings: EngineSettings | None = None) -> list[str]:
     """The reasons against a caption of the web."""
     return [
         name
-        for name, applies in filters.captions(lines([text[slice(*bare(text))]]), "<CAPTION>", settings or Engine())
+        for name, applies in filters.captions(lines([text[slice(*bare(text))]]), "<CAPTION>", settings or EngineSettings())
         if applies[0]
     ]
 
@@ -263,7 +263,7 @@ def test_noise_has_no_vote_and_can_be_let_through():
     assert (row.text, row.reason) == ("a red car", "")
     (row,) = fused(one_image(a=[Claim("<CAPTION>", "Add to cart")]))
     assert (row.text, row.kept, row.reason) == ("Add to cart", False, "alt_noise")
-    (row,) = fused(one_image(a=[Claim("<CAPTION>", "Add to cart")]), settings=Engine(alt_noise=False))
+    (row,) = fused(one_image(a=[Claim("<CAPTION>", "Add to cart")]), settings=EngineSettings(alt_noise=False))
     assert row.kept
     (row,) = fused(one_image(human=[Claim("<CAPTION>", "Add to cart")]))
     assert row.kept, "what a person says is not filtered"
@@ -274,7 +274,7 @@ def test_captions_of_scenes_are_good_texts():
     said = [row for rows in scenes.truth.values() for row in rows if row.task in CAPTIONS]
     for kind in CAPTIONS:
         texts = [row.text for row in said if row.task == kind]
-        assert texts and not any(applies.any() for _, applies in filters.captions(lines(texts), kind, Engine()))
+        assert texts and not any(applies.any() for _, applies in filters.captions(lines(texts), kind, EngineSettings()))
 
 
 FOREIGN = (
@@ -297,10 +297,10 @@ FOREIGN = (
 
 
 def test_captions_in_other_languages_are_dropped_and_short_ones_pass():
-    assert filters.language(FOREIGN, Engine()).all()
-    assert not filters.language([*GOOD, "Hund", "chat", "vélo rouge", ""], Engine()).any()
-    assert not filters.language(FOREIGN, Engine(language=None)).any()
-    assert filters.language([FOREIGN[0], GOOD[0]], Engine(language="de")).tolist() == [False, True]
+    assert filters.language(FOREIGN, EngineSettings()).all()
+    assert not filters.language([*GOOD, "Hund", "chat", "vélo rouge", ""], EngineSettings()).any()
+    assert not filters.language(FOREIGN, EngineSettings(language=None)).any()
+    assert filters.language([FOREIGN[0], GOOD[0]], EngineSettings(language="de")).tolist() == [False, True]
     (row,) = fused(one_image(a=[Claim("<CAPTION>", FOREIGN[0])]))
     assert row.reason == "language"
 
@@ -317,13 +317,13 @@ def test_languages_are_those_that_the_library_tells():
 
 def test_a_language_that_is_not_told_is_refused():
     with pytest.raises(SettingsError, match="'qqq' is not told; known: .*\\ben\\b"):
-        filters.language([GOOD[0]], Engine(language="qqq"))
+        filters.language([GOOD[0]], EngineSettings(language="qqq"))
     with pytest.raises(ValueError, match="language"):
-        Engine(language="English")
+        EngineSettings(language="English")
 
 
 def test_captions_have_a_length():
-    settings = Engine(min_words={"*": 2, "<DETAILED_CAPTION>": 4}, max_words={"<CAPTION>": 5, "*": 50})
+    settings = EngineSettings(min_words={"*": 2, "<DETAILED_CAPTION>": 4}, max_words={"<CAPTION>": 5, "*": 50})
     long = "a red car next to a dog"
     said = [Claim("<CAPTION>", "car"), Claim("<DETAILED_CAPTION>", "a red car"), Claim("<MORE_DETAILED_CAPTION>", long)]
     assert [reason for _, reason in reasons(settings, a=said)] == ["too_short", "too_short", ""]
@@ -336,7 +336,7 @@ def test_captions_have_a_length():
 
 
 def phrases(
-    caption: str, settings: Engine | None = None, **places: tuple[str, tuple[float, float, float, float], float]
+    caption: str, settings: EngineSettings | None = None, **places: tuple[str, tuple[float, float, float, float], float]
 ) -> dict[str, str]:
     """Phrase → reason, of claims (words, place, score) about one caption by two annotators; the second knows the last phrase only."""
     said = {"a": [Claim("<CAPTION>", caption)], "b": [Claim("<CAPTION>", caption)]}
@@ -344,7 +344,7 @@ def phrases(
         said["a"].append(phrase(caption, words, place, score))
         if name == list(places)[-1]:
             said["b"].append(phrase(caption, words, place, score))
-    rows = fused(one_image(**said), settings=settings or Engine(min_confidence=0.2))
+    rows = fused(one_image(**said), settings=settings or EngineSettings(min_confidence=0.2))
     return {row.regions[0].label: row.reason for row in rows if row.regions}
 
 
@@ -359,7 +359,7 @@ def test_different_phrases_do_not_share_a_place():
         "a wolf": "",
     }
     assert phrases(
-        caption, Engine(min_confidence=0.2, phrase_nms_iou=1), dog=("a dog", HERE, 0.9), wolf=("a wolf", NEARLY, 0.5)
+        caption, EngineSettings(min_confidence=0.2, phrase_nms_iou=1), dog=("a dog", HERE, 0.9), wolf=("a wolf", NEARLY, 0.5)
     ) == {"a dog": "", "a wolf": ""}
     assert phrases(caption, dog=("a dog", HERE, 0.9), wolf=("a wolf", (40, 10, 80, 50), 0.5)) == {
         "a dog": "",
@@ -399,7 +399,7 @@ def test_a_phrase_keeps_its_other_places():
         a=[Claim("<CAPTION>", caption), both, phrase(caption, "a dog", NEARLY)],
         b=[Claim("<CAPTION>", caption), phrase(caption, "a dog", NEARLY)],
     )
-    rows = {row.regions[0].label: row for row in fused(said, settings=Engine(min_confidence=0.2)) if row.regions}
+    rows = {row.regions[0].label: row for row in fused(said, settings=EngineSettings(min_confidence=0.2)) if row.regions}
     assert (
         [region.box for region in rows["two cats"].regions] == [(60, 10, 90, 40)]
         and rows["two cats"].kept
@@ -420,7 +420,7 @@ def test_a_phrase_keeps_its_other_places():
     ],
 )
 def test_repetition_is_of_the_same_words_in_a_row(text: str, most: int, stuck: bool):
-    assert filters.repetition(lines([text]), Engine(max_repeats=most)).tolist() == [stuck]
+    assert filters.repetition(lines([text]), EngineSettings(max_repeats=most)).tolist() == [stuck]
 
 
 def test_texts_are_parsed_only_where_it_is_asked(monkeypatch):
@@ -430,18 +430,18 @@ def test_texts_are_parsed_only_where_it_is_asked(monkeypatch):
         raise AssertionError("parsed")
 
     monkeypatch.setattr(florence.engine.parse, "parse", never)
-    assert filters.texts(lines(["a cat on a mat. " * 5]), Engine()) == []
+    assert filters.texts(lines(["a cat on a mat. " * 5]), EngineSettings()) == []
     with pytest.raises(AssertionError, match="parsed"):
-        filters.texts(lines(["a cat"]), Engine(min_object_complexity=1))
+        filters.texts(lines(["a cat"]), EngineSettings(min_object_complexity=1))
     with pytest.raises(AssertionError, match="parsed"):
-        filters.texts(lines(["cats dogs cows hens mice"]), Engine(max_objects=4))
+        filters.texts(lines(["cats dogs cows hens mice"]), EngineSettings(max_objects=4))
 
 
 def test_texts_with_too_many_objects_or_too_little_in_them_are_dropped():
     many, simple, rich = "a cat, a dog, a cow, a hen and a mouse", "it moves", "a big brown dog chases a small cat"
     found = dict(
         filters.texts(
-            lines([many, simple, rich]), Engine(max_objects=4, min_object_complexity=2, min_action_complexity=2)
+            lines([many, simple, rich]), EngineSettings(max_objects=4, min_object_complexity=2, min_action_complexity=2)
         )
     )
     assert found["too_many_objects"].tolist() == [True, False, False]
@@ -450,7 +450,7 @@ def test_texts_with_too_many_objects_or_too_little_in_them_are_dropped():
         True,
         False,
     ]
-    assert reasons(Engine(max_objects=4), a=[Claim("<CAPTION>", many)]) == [(many, "too_many_objects")]
+    assert reasons(EngineSettings(max_objects=4), a=[Claim("<CAPTION>", many)]) == [(many, "too_many_objects")]
 
 
 def test_every_reason_has_its_meaning_and_stands_in_the_document():

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from engine_claims import NOISE, STUDENT, Scenes, box, fused, image, line, one_image, phrase, shuffled, tables, written
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.engine.filters import REASONS
 from florence.errors import DataError
@@ -30,24 +30,24 @@ def claimed():
 
 def test_the_order_of_claims_and_coverage_does_not_matter(claimed):
     claims, images, coverage = claimed
-    first = written(fuse(claims, images, coverage, Engine(), 1))
+    first = written(fuse(claims, images, coverage, EngineSettings(), 1))
     for seed in range(3):
-        assert written(fuse(shuffled(claims, seed), images, shuffled(coverage, seed), Engine(), 1)) == first
+        assert written(fuse(shuffled(claims, seed), images, shuffled(coverage, seed), EngineSettings(), 1)) == first
     cut = pa.concat_tables([claims.slice(0, 100), claims.slice(100)])
-    assert written(fuse(cut, images, coverage, Engine(), 1)) == first
+    assert written(fuse(cut, images, coverage, EngineSettings(), 1)) == first
 
 
 def test_a_student_without_a_vote_leaves_no_trace(claimed):
     claims, images, coverage = claimed
-    off = Engine(student={"cap": 0.0})
+    off = EngineSettings(student={"cap": 0.0})
     alone = [table.filter(pa.compute.not_equal(table["annotator"], "student")) for table in (claims, coverage)]
     assert written(fuse(claims, images, coverage, off, 1)) == written(fuse(alone[0], images, alone[1], off, 1))
-    assert fuse(claims, images, coverage, Engine(), 1) != fuse(alone[0], images, alone[1], Engine(), 1)
+    assert fuse(claims, images, coverage, EngineSettings(), 1) != fuse(alone[0], images, alone[1], EngineSettings(), 1)
 
 
 def test_every_row_is_whole(claimed):
     claims, images, coverage = claimed
-    table = fuse(claims, images, coverage, Engine(), 3)
+    table = fuse(claims, images, coverage, EngineSettings(), 3)
     rows = table_annotations(table)
     assert table.schema == ANNOTATIONS
     assert len({row.annotation_id for row in rows}) == len(rows)
@@ -56,7 +56,7 @@ def test_every_row_is_whole(claimed):
     assert keys == sorted(keys)
     counts: dict[tuple, int] = {}
     for row in rows:
-        assert (row.annotator, row.version, row.round) == ("consensus", Engine().digest(), 3)
+        assert (row.annotator, row.version, row.round) == ("consensus", EngineSettings().digest(), 3)
         assert row.kept == (row.reason == "") and (row.kept or row.reason in REASONS)
         assert not row.kept or (row.confidence is not None and 0 < row.confidence <= 1)
         counts[row.image_id, row.task] = counts.get((row.image_id, row.task), -1) + 1
@@ -68,7 +68,7 @@ def test_every_row_is_whole(claimed):
 
 
 def test_every_kept_phrase_stands_in_its_kept_caption(claimed):
-    rows = [row for row in table_annotations(fuse(*claimed, Engine(), 0)) if row.kept]
+    rows = [row for row in table_annotations(fuse(*claimed, EngineSettings(), 0)) if row.kept]
     captions = {(row.image_id, row.text) for row in rows if "CAPTION>" in row.task and not row.regions}
     phrases = [row for row in rows if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
     assert len(phrases) > 100
@@ -110,7 +110,7 @@ def test_polygons_go_along_with_the_fused_box():
 
 def test_no_claims_and_no_images_give_an_empty_table():
     claims, images, coverage = tables({"a": {image().image_id: []}}, [image()])
-    for table in (fuse(claims, images, coverage, Engine(), 0), fuse(claims, images.slice(0, 0), coverage, Engine(), 0)):
+    for table in (fuse(claims, images, coverage, EngineSettings(), 0), fuse(claims, images.slice(0, 0), coverage, EngineSettings(), 0)):
         assert len(table) == 0 and table.schema == ANNOTATIONS
 
 
@@ -119,7 +119,7 @@ def test_claims_about_other_images_are_left_out():
         {"a": {image("a").image_id: [box("cat", 1, 1, 40, 40)], image("b").image_id: [box("cow", 1, 1, 40, 40)]}},
         [image("b")],
     )
-    assert [row.text for row in table_annotations(fuse(claims, images, coverage, Engine(), 0))] == ["cow"]
+    assert [row.text for row in table_annotations(fuse(claims, images, coverage, EngineSettings(), 0))] == ["cow"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from engine_claims import box, fused, image, one_image, tables
 
 import florence.engine
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.engine.enhance.names import names
 from florence.errors import SettingsError
@@ -29,16 +29,16 @@ def test_names_that_say_the_same_are_one_vote():
         a=[box("sofa", *PLACE)], b=[box("Couch", *PLACE)], c=[box("settee", *PLACE)], d=[box("chair", *PLACE)]
     )
     assert only(said).text in ("sofa", "Couch", "settee") and only(said).confidence > 0.9
-    assert only(said, settings=Engine(synonyms={"sofa": ("couch", "settee")})).text == "sofa"
+    assert only(said, settings=EngineSettings(synonyms={"sofa": ("couch", "settee")})).text == "sofa"
     person = one_image(a=[box("sofa", *PLACE)], human=[box("Couch", *PLACE)])
-    assert only(person, settings=Engine(synonyms={"sofa": ("couch",)})).text == "Couch", (
+    assert only(person, settings=EngineSettings(synonyms={"sofa": ("couch",)})).text == "Couch", (
         "what a person says is not changed"
     )
 
 
 def test_names_are_never_alike_by_accident():
     for one, other in (("cat", "car"), ("hat", "cat"), ("bus", "bush"), ("pot", "potted plant")):
-        assert names(Engine()).likeness(one, other) == 0
+        assert names(EngineSettings()).likeness(one, other) == 0
         assert only(one_image(a=[box(one, *PLACE)], b=[box(other, *PLACE)])).confidence < 0.6
 
 
@@ -50,14 +50,14 @@ def test_a_kind_supports_what_is_of_it_and_the_narrower_name_stands():
     assert (
         only(
             one_image(a=[box("robin", *PLACE)], b=[box("fowl", *PLACE)], c=[]),
-            settings=Engine(hypernyms={"fowl": ("robin",)}),
+            settings=EngineSettings(hypernyms={"fowl": ("robin",)}),
         ).text
         == "robin"
     )
 
 
 def test_kinds_go_up_all_the_way():
-    table = names(Engine(hypernyms={"pet": ("kitten",), "thing": ("pet", "animal")}))
+    table = names(EngineSettings(hypernyms={"pet": ("kitten",), "thing": ("pet", "animal")}))
     assert {"kitten", "cat", "animal", "pet", "thing"} <= table.kinds("Kitten")
     assert table.likeness("kitten", "thing") > table.likeness("thing", "kitten") > 0 == table.likeness("kitten", "dog")
 
@@ -65,8 +65,8 @@ def test_kinds_go_up_all_the_way():
 @pytest.mark.parametrize(
     "settings, told",
     [
-        (Engine(hypernyms={"a": ("b",), "b": ("a",)}), "kind of itself"),
-        (Engine(synonyms={"a": ("b",), "c": ("b",)}), "given to both"),
+        (EngineSettings(hypernyms={"a": ("b",), "b": ("a",)}), "kind of itself"),
+        (EngineSettings(synonyms={"a": ("b",), "c": ("b",)}), "given to both"),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(settings, told):
@@ -75,7 +75,7 @@ def test_a_table_that_contradicts_itself_is_refused(settings, told):
 
 
 def test_the_built_in_table_is_sound():
-    table = names(Engine())
+    table = names(EngineSettings())
     for name, others in BUILT_IN["synonyms"].items():
         assert table.plain(name) == name and all(table.plain(other) == name for other in others)
     for kind, members in BUILT_IN["kinds"].items():
@@ -93,7 +93,7 @@ def test_the_built_in_table_is_sound():
 
 
 def told(said, profiles, images=None) -> list:
-    return table_annotations(fuse(*tables(said, images or [image()]), Engine(), 0, profiles))
+    return table_annotations(fuse(*tables(said, images or [image()]), EngineSettings(), 0, profiles))
 
 
 def test_silence_of_one_that_has_no_name_for_it_tells_nothing():

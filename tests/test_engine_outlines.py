@@ -10,7 +10,7 @@ from engine_claims import NOISE, Scenes, box, fused, image, one_image, phrase, t
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.engine.enhance.polygons import simplified
 from florence.geometry import box_iou, mask_iou, rasterise
@@ -102,7 +102,7 @@ def expression(words: str, polygon: tuple[float, ...]) -> Claim:
 def polygons(said, **more) -> dict[tuple[str, str], list[tuple]]:
     return {
         (row.task, region.label): [region.polygons for region in row.regions]
-        for row in fused(one_image(**said), settings=Engine(**more))
+        for row in fused(one_image(**said), settings=EngineSettings(**more))
         for region in row.regions
     }
 
@@ -140,7 +140,7 @@ def test_what_was_dropped_lends_nothing_and_gets_nothing():
         a=[box("cat", *HERE), expression("the cat", SQUARE)],
         b=[box("cat", *HERE), expression("x", (60.0, 60.0, 90.0, 60.0, 90.0, 79.0))],
     )
-    rows = fused(one_image(**said), settings=Engine(min_confidence=0.9))
+    rows = fused(one_image(**said), settings=EngineSettings(min_confidence=0.9))
     assert [(row.task, row.kept) for row in rows].count(("<OD>", True)) == 1
     assert all(not region.polygons for row in rows if row.task == "<OD>" for region in row.regions)
 
@@ -148,7 +148,7 @@ def test_what_was_dropped_lends_nothing_and_gets_nothing():
 def test_lent_masks_are_as_good_as_the_objects_own():
     scenes = Scenes(40, seed=12)
     said = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
-    rows = [row for row in table_annotations(fuse(*tables(said, scenes.images), Engine(), 0)) if row.kept]
+    rows = [row for row in table_annotations(fuse(*tables(said, scenes.images), EngineSettings(), 0)) if row.kept]
     scores: dict[str, list[float]] = {"<OD>": [], "<CAPTION_TO_PHRASE_GROUNDING>": []}
     masked = []
     for row in rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine_claims import image, one_image, tables
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.records import AnnotatorProfile, Claim, Region, table_annotations
 
@@ -18,7 +18,7 @@ def about(text: str, place: tuple[float, float, float, float], score: float | No
 
 
 def rows(said, profiles=CLIP):
-    return table_annotations(fuse(*tables(said, [image()]), Engine(), 0, profiles))
+    return table_annotations(fuse(*tables(said, [image()]), EngineSettings(), 0, profiles))
 
 
 def test_the_text_that_fits_best_is_taken_and_the_others_are_kept_as_dropped():
@@ -66,7 +66,7 @@ def test_dropped_regions_and_other_images_are_left_alone():
         "blip": {image().image_id: [about("a cat", place)]},
         "clip": {image("b").image_id: [about("cat", place, 0.9)]},
     }
-    found = table_annotations(fuse(*tables(said, [image(), image("b")]), Engine(), 0, CLIP))
+    found = table_annotations(fuse(*tables(said, [image(), image("b")]), EngineSettings(), 0, CLIP))
     assert [(row.text, row.image_id) for row in found] == [("a cat", image().image_id)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine_claims import NOISE, STUDENT, Scenes, tables
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.engine.consensus.vote import reliabilities
 
@@ -29,9 +29,9 @@ def said(scenes):
 
 @pytest.fixture(scope="module")
 def quality(scenes, said):
-    def asked(*names: str, settings: Engine | None = None):
+    def asked(*names: str, settings: EngineSettings | None = None):
         return scenes.quality(
-            fuse(*tables({name: said[name] for name in names}, scenes.images), settings or Engine(), 0)
+            fuse(*tables({name: said[name] for name in names}, scenes.images), settings or EngineSettings(), 0)
         )
 
     single = {name: scenes.quality(tables({name: said[name]}, scenes.images)[0]) for name in said}
@@ -39,7 +39,7 @@ def quality(scenes, said):
         single,
         asked("careful", "hasty", "crude"),
         asked(*said),
-        asked("careful", "hasty", "crude", "student", settings=Engine(student={"cap": 0.2})),
+        asked("careful", "hasty", "crude", "student", settings=EngineSettings(student={"cap": 0.2})),
     )
 
 
@@ -71,6 +71,6 @@ def test_a_poor_student_helps_all_the_same(quality, key):
 
 def test_annotators_are_told_apart(scenes, said):
     claims, _, coverage = tables(said, scenes.images)
-    found = reliabilities(claims, coverage, Engine())
+    found = reliabilities(claims, coverage, EngineSettings())
     ranked = [found[name, "<OD>"].value for name in ("careful", "hasty", "crude", "student")]
     assert ranked == sorted(ranked, reverse=True) and ranked[0] > ranked[-1] + 0.1

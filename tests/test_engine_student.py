@@ -17,7 +17,7 @@ from florence.config import Settings
 from florence.engine.student import DOUBT, Student, renamed
 from florence.errors import ModelError
 from florence.model.checkpoint import load
-from florence.model.generate import Ask, predict
+from florence.model.generate import Query, predict
 from florence.pixels import decode
 from florence.records import ImageRecord, Region
 from florence.sources import SOURCES, SourceImage
@@ -56,14 +56,14 @@ def test_an_object_has_the_name_of_the_second_look(batch: ImageBatch):
     twice = objects(Student(NANO, settings()).annotate(batch))
     once = objects(Student(NANO, settings(second_look=False)).annotate(batch))
     model = load(NANO, image_size=64)
-    first = predict(model, batch.pixels, [Ask(k, "<OD>") for k in range(len(batch.pixels))])
+    first = predict(model, batch.pixels, [Query(k, "<OD>") for k in range(len(batch.pixels))])
     assert sum(map(len, twice)) and all(
         {r.label for r in found} <= {r.label for r in a.regions} for found, a in zip(once, first, strict=True)
     )
     for k, found in enumerate(twice):
         height, width = batch.pixels[k].shape[:2]
         asked = predict(
-            model, batch.pixels, [Ask(k, "<REGION_TO_CATEGORY>", box_tokens(r.bounds, (width, height))) for r in found]
+            model, batch.pixels, [Query(k, "<REGION_TO_CATEGORY>", box_tokens(r.bounds, (width, height))) for r in found]
         )
         assert [r.label for r in found] == [a.text.strip() for a in asked]
         assert {r.bounds for r in found} <= {r.bounds for r in first[k].regions}

@@ -8,7 +8,7 @@ from engine_claims import fused, one_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine.consensus.word_consensus import Versions, compose, spell
 from florence.engine.filters.alt_text import bare
 from florence.engine.wording import alignment
@@ -246,7 +246,7 @@ def test_captions_are_fused_and_agreement_is_how_far_they_use_the_same_words():
 def test_a_student_without_others_captions_nothing():
     (row,) = fused(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]))
     assert (row.kept, row.reason) == (False, "low_confidence")
-    alone = Engine(student={"alone": ("<CAPTION>",)})
+    alone = EngineSettings(student={"alone": ("<CAPTION>",)})
     (row,) = fused(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]), settings=alone)
     assert row.kept and row.text == "a red car"
     said = one_image(

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from florence.config import Evaluate, Promotion
+from florence.config import EvaluateSettings, PromotionSettings
 from florence.evaluate import SCORES, Decision, baseline, is_better
 
 NONE = SCORES.empty_table()
-RULE, HOW = Promotion(), Evaluate()
+RULE, HOW = PromotionSettings(), EvaluateSettings()
 
 
 def scores(values: dict[str, list[float]], reference: str = "truth") -> pa.Table:
@@ -72,7 +72,7 @@ def test_a_fall_on_too_few_images_is_reported_and_decides_nothing():
     assert decision.accepted and "no other score has enough images" in decision.reason
     (change,) = [change for change in decision.changes if change.task == "<CAPTION>"]
     assert change.p is None and change.change == pytest.approx(-1.9) and change.n == 29
-    enough = is_better(new, old, NONE, Promotion(min_images=29), HOW)
+    enough = is_better(new, old, NONE, PromotionSettings(min_images=29), HOW)
     assert not enough.accepted
 
 

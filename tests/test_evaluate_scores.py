@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from evaluations import Oracle, World, thing
 
-from florence.config import Evaluate
+from florence.config import EvaluateSettings
 from florence.evaluate import evaluate, held_out, scores_json, scores_table
 from florence.evaluate.scores import questions
 from florence.records import Claim, Region, annotations_table, table_images
 from florence.tasks import Answer
 
-OD = Evaluate(tasks=("<OD>",), shuffled_image_tasks=("<OD>",))
+OD = EvaluateSettings(tasks=("<OD>",), shuffled_image_tasks=("<OD>",))
 
 
 def records(world: World):
@@ -29,7 +29,7 @@ def pictures(world: World):
     ]
 
 
-def run(world: World, predict, settings: Evaluate = OD):
+def run(world: World, predict, settings: EvaluateSettings = OD):
     return evaluate(
         records(world), pictures(world), held_out(world.data, [r.image_id for r in records(world)]), settings, predict
     )
@@ -88,7 +88,7 @@ def test_a_shuffled_predictor_is_near_chance(tmp_path: Path):
         i: [thing(str(rng.choice(names)), float(rng.uniform(0, 70)), float(rng.uniform(0, 70)))] for i in range(80)
     }
     world.truth(truth)
-    settings = Evaluate(tasks=("<OD>", "<REGION_TO_CATEGORY>"), shuffled_image_tasks=("<OD>", "<REGION_TO_CATEGORY>"))
+    settings = EvaluateSettings(tasks=("<OD>", "<REGION_TO_CATEGORY>"), shuffled_image_tasks=("<OD>", "<REGION_TO_CATEGORY>"))
     perfect = {r.score.task: r for r in run(world, Oracle(world, truth), settings)}
     assert perfect["<OD>"].score.value == perfect["<REGION_TO_CATEGORY>"].score.value == 1.0
     assert perfect["<OD>"].control.value < 0.1
@@ -150,7 +150,7 @@ def test_a_source_that_knows_signs_knows_where_there_are_none(tmp_path: Path):
 def test_what_is_asked_is_bounded_and_drawn_by_hash(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 9)
     world.truth({i: [thing(name, 10.0 * k) for k, name in enumerate("abcdefgh")] for i in range(9)})
-    settings = Evaluate(
+    settings = EvaluateSettings(
         tasks=("<OD>", "<OPEN_VOCABULARY_DETECTION>"), shuffled_image_tasks=(), max_images=5, max_examples=2
     )
     known = held_out(world.data, world.ids)
@@ -172,7 +172,7 @@ def test_pictures_come_in_batches_and_nothing_is_asked_twice(tmp_path: Path):
     truth = {i: [thing("cat", 10), thing("dog", 50)] for i in range(7)}
     world.truth(truth)
     oracle = Oracle(world, truth)
-    settings = Evaluate(
+    settings = EvaluateSettings(
         tasks=("<OD>", "<REGION_TO_CATEGORY>"), shuffled_image_tasks=("<OD>", "<REGION_TO_CATEGORY>"), batch_size=3
     )
     done: list[tuple[int, int]] = []
@@ -195,7 +195,7 @@ def test_captions_of_equal_standing_are_alternatives(tmp_path: Path):
         1: [Claim("<CAPTION>", "two dogs run")],
         2: [Claim("<CAPTION>", "nothing at all")],
     }
-    (result,) = run(world, Oracle(world, said), Evaluate(tasks=("<CAPTION>",)))
+    (result,) = run(world, Oracle(world, said), EvaluateSettings(tasks=("<CAPTION>",)))
     assert result.score.n == 3 and result.score.details["exact"] == pytest.approx(2 / 3)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from florence.training import state
+from florence.training import checkpoint as state
 from florence.training.muon import MOMENTUM, PER_LR, Muon, hidden_matrices, orthogonal
 
 
@@ -94,7 +94,7 @@ def test_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path):
     run(range(6), whole, optimiser)
     half, optimiser = fresh()
     run(range(3), half, optimiser)
-    state.save(tmp_path, "key", state.Progressed(step=3), half, optimiser)
+    state.save(tmp_path, "key", state.TrainingState(step=3), half, optimiser)
     resumed, optimiser = fresh()
     assert state.resume(tmp_path, "key", resumed, optimiser).step == 3
     run(range(3, 6), resumed, optimiser)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from florence import stages
-from florence.config import Settings, Train, settings_from
+from florence.config import Settings, TrainSettings, settings_from
 from florence.records import ANNOTATIONS
 from florence.store import Store
 
@@ -50,6 +50,6 @@ def settings(**train: Any) -> Settings:
     )
 
 
-def small(**train: Any) -> Train:
+def small(**train: Any) -> TrainSettings:
     """The section `train` of `settings`."""
     return settings(**train).train

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from florence.config import Engine
+    from florence.config import EngineSettings
     from florence.records import AnnotatorProfile
 
 CONSENSUS = "consensus"
@@ -18,7 +18,7 @@ def fuse(
     claims: pa.Table,
     images: pa.Table,
     coverage: pa.Table,
-    settings: Engine,
+    settings: EngineSettings,
     round: int,
     profiles: Sequence[AnnotatorProfile] = (),
     workers: int = 1,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from florence.config import Evaluate, Promotion
+from florence.config import EvaluateSettings, PromotionSettings
 from florence.evaluate.references import STANDING
 from florence.evaluate.scores import SCORES, rounded
 from florence.metrics.bootstrap import Interval, holm, paired
@@ -72,7 +72,7 @@ class Decision:
 
 
 def is_better(
-    candidate: pa.Table, champion: pa.Table, control: pa.Table, promotion: Promotion, evaluate: Evaluate
+    candidate: pa.Table, champion: pa.Table, control: pa.Table, promotion: PromotionSettings, evaluate: EvaluateSettings
 ) -> Decision:
     """The rule of promotion. Tables of schema SCORES: the new model's scores, the champion's (see `baseline`; no rows: there is none), and the new model's on shuffled images.
 
@@ -114,7 +114,7 @@ def is_better(
 
 
 def _decided(
-    primary: Change, fallen: list[Change], tests: int, changes: tuple[Change, ...], promotion: Promotion
+    primary: Change, fallen: list[Change], tests: int, changes: tuple[Change, ...], promotion: PromotionSettings
 ) -> Decision:
     images = f"{primary.n} held-out image{'s' * (primary.n != 1)} against {primary.reference}"
     moved = (
@@ -137,7 +137,7 @@ def _decided(
     return Decision(True, f"{moved}; {others}", changes)
 
 
-def _first(new: Scores, shuffled: Scores, promotion: Promotion, evaluate: Evaluate) -> Decision:
+def _first(new: Scores, shuffled: Scores, promotion: PromotionSettings, evaluate: EvaluateSettings) -> Decision:
     task = promotion.primary_task
     decisive = _decisive({key: len(values) for key, values in new.items()}, promotion)
     if decisive is None:
@@ -186,7 +186,7 @@ def _values(table: pa.Table) -> dict[tuple[str, str], dict[str, float]]:
     return found
 
 
-def _change(key: tuple[str, str], after: Values, before: Values, evaluate: Evaluate) -> tuple[Change, Interval] | None:
+def _change(key: tuple[str, str], after: Values, before: Values, evaluate: EvaluateSettings) -> tuple[Change, Interval] | None:
     found = paired(after, before, resamples=max(evaluate.bootstrap, RESAMPLES), seed=evaluate.seed)
     if found is None:
         return None
@@ -195,7 +195,7 @@ def _change(key: tuple[str, str], after: Values, before: Values, evaluate: Evalu
     return Change(*key, old, new, found.mean, found.low, found.high, found.n), found
 
 
-def _decisive(images: Mapping[tuple[str, str], int], promotion: Promotion) -> tuple[str, str] | None:
+def _decisive(images: Mapping[tuple[str, str], int], promotion: PromotionSettings) -> tuple[str, str] | None:
     """The primary task's best reference with enough images, else the one with most; None without any."""
     found = sorted(
         ((key, n) for key, n in images.items() if key[0] == promotion.primary_task and n),

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.config import Evaluate
+from florence.config import EvaluateSettings
 from florence.evaluate.references import Known
 from florence.evaluate.scores import rounded
 from florence.metrics import matches, same
@@ -41,7 +41,7 @@ class Measured:
         """Task, metric and reference."""
         return self.task, self.metric, self.reference
 
-    def interval(self, settings: Evaluate) -> Interval | None:
+    def interval(self, settings: EvaluateSettings) -> Interval | None:
         """The mean over the images that have a value, with its 95% interval; None where none has."""
         values = [value for _, value in sorted(self.per_image.items()) if not math.isnan(value)]
         return interval(values, resamples=settings.bootstrap, seed=settings.seed)
@@ -82,7 +82,7 @@ def measure(labels: pa.Table, known: Known, images: Collection[str], *, masks: b
     return result
 
 
-def quality_json(measured: Iterable[Measured], settings: Evaluate) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+def quality_json(measured: Iterable[Measured], settings: EvaluateSettings) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """reference → task → measure → value (mean over n images), low, high, n."""
     result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for found in measured:
@@ -120,7 +120,7 @@ def by_name(claims: pa.Table, known: Known, images: Collection[str]) -> dict[str
 
 
 def changes(
-    before: pa.Table, after: pa.Table, known: Known, settings: Evaluate
+    before: pa.Table, after: pa.Table, known: Known, settings: EvaluateSettings
 ) -> dict[tuple[str, str, str], Interval]:
     """What labels gained from ``before`` to ``after``, by (task, metric, reference): paired over the images that ``before`` has labels of."""
     images = {image for image, _ in known.rows} & set(before["image_id"].unique().to_pylist())
@@ -135,7 +135,7 @@ def changes(
     return result
 
 
-def _paired(after: Mapping[str, float], before: Mapping[str, float], settings: Evaluate) -> Interval | None:
+def _paired(after: Mapping[str, float], before: Mapping[str, float], settings: EvaluateSettings) -> Interval | None:
     """Saying nothing where there is nothing is right; it counts where the other side of the pair said something."""
     shared = [
         image

@@ -10,14 +10,14 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from florence.config import Evaluate
+from florence.config import EvaluateSettings
 from florence.errors import EncodeError
 from florence.evaluate.calibration import calibrate
 from florence.evaluate.references import STANDING, Known, by_draw
 from florence.geometry import Box, Quad
 from florence.metrics import METRICS, Metric, Prediction, Reference, Score
 from florence.model.confidence import Calibration
-from florence.model.generate import Ask
+from florence.model.generate import Query
 from florence.records import ImageRecord, Region
 from florence.tasks import Answer, Example, task
 
@@ -27,7 +27,7 @@ SCORES = pa.schema(
 """One value for each image and task; ``reference`` says what the image was compared with."""
 LEVEL = 0.05
 
-Predict = Callable[[Sequence[np.ndarray], Sequence[Ask]], Sequence[Answer]]
+Predict = Callable[[Sequence[np.ndarray], Sequence[Query]], Sequence[Answer]]
 """Called with pictures (height, width, 3) and what to ask of them; gives the answers in the same order, places in pixels of their picture."""
 
 
@@ -64,7 +64,7 @@ def evaluate(
     records: Sequence[ImageRecord],
     pictures: Callable[[Sequence[str]], Iterable[tuple[str, np.ndarray]]],
     known: Known,
-    settings: Evaluate,
+    settings: EvaluateSettings,
     predict: Predict,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Result]:
@@ -84,7 +84,7 @@ def evaluate(
     ]
 
 
-def _order(settings: Evaluate) -> Callable[[tuple[str, str]], tuple[int, int]]:
+def _order(settings: EvaluateSettings) -> Callable[[tuple[str, str]], tuple[int, int]]:
     return lambda key: (settings.tasks.index(key[0]), STANDING.index(key[1]))
 
 
@@ -92,7 +92,7 @@ def _order(settings: Evaluate) -> Callable[[tuple[str, str]], tuple[int, int]]:
 
 
 def questions(
-    records: Sequence[ImageRecord], known: Known, settings: Evaluate
+    records: Sequence[ImageRecord], known: Known, settings: EvaluateSettings
 ) -> tuple[list[Question], Counter[tuple[str, str]]]:
     """What is asked about the images, and how many labels could not be, by (task, reference).
 
@@ -120,7 +120,7 @@ def questions(
     return _with_controls(result, settings), refused
 
 
-def _few(examples: Iterable[Example], reference: str, settings: Evaluate) -> Iterator[Question]:
+def _few(examples: Iterable[Example], reference: str, settings: EvaluateSettings) -> Iterator[Question]:
     """Some of the examples of one image and task. One prompt has one answer: further texts are alternatives of the first."""
     prompts: dict[str, list[Example]] = {}
     key: tuple[object, ...] = ()
@@ -136,7 +136,7 @@ def _few(examples: Iterable[Example], reference: str, settings: Evaluate) -> Ite
             )
 
 
-def _with_controls(asked: list[Question], settings: Evaluate) -> list[Question]:
+def _with_controls(asked: list[Question], settings: EvaluateSettings) -> list[Question]:
     """The questions of the tasks in ``settings.shuffled_image_tasks`` with another image each: the next one in a drawn circle of its reference's images."""
     circles: dict[str, dict[str, str]] = {}
     for reference in {question.reference for question in asked}:
@@ -175,7 +175,7 @@ def _answers(
     for chunk in _chunks(pictures(sorted(wanted)), batch):
         asks = [(index, key) for index, (image, _) in enumerate(chunk) for key in wanted[image]]
         found = predict(
-            [picture for _, picture in chunk], [Ask(index, name, prompt) for index, (_, name, prompt) in asks]
+            [picture for _, picture in chunk], [Query(index, name, prompt) for index, (_, name, prompt) in asks]
         )
         result.update(zip([key for _, key in asks], found, strict=True))
         done += len(chunk)
@@ -229,7 +229,7 @@ def _result(
     asked: Sequence[Question],
     answers: Mapping[Asked, Answer],
     sizes: Mapping[str, tuple[int, int]],
-    settings: Evaluate,
+    settings: EvaluateSettings,
     refused: int,
 ) -> Result:
     name, reference = asked[0].example.task, asked[0].reference
@@ -251,7 +251,7 @@ def _reference(question: Question) -> Reference:
 
 
 def _interval(
-    metric: Metric, said: Sequence[Prediction], right: Sequence[Reference], settings: Evaluate
+    metric: Metric, said: Sequence[Prediction], right: Sequence[Reference], settings: EvaluateSettings
 ) -> tuple[float | None, float | None]:
     """Percentile interval of the metric's own value over images drawn with replacement; all examples of an image come along."""
     images, member = np.unique([reference.image_id for reference in right], return_inverse=True)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from florence.config import Snapshots as SnapshotSettings
+from florence.config import SnapshotSettings
 from florence.errors import FlorenceError
 
 COMMITTED = ("data.dvc", "dvc.lock", "params.yaml", "metrics", "plots", "code.json")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import filters
 from florence.engine.claims import NO_SPAN, Claims, Labels, no_polygons
 from florence.engine.consensus.boxes import is_human
@@ -37,7 +37,7 @@ class _Said:
 
 
 def fuse_answers(
-    claims: Claims, kind: int, size: np.ndarray, settings: Engine, known: np.ndarray | None = None
+    claims: Claims, kind: int, size: np.ndarray, settings: EngineSettings, known: np.ndarray | None = None
 ) -> tuple[Labels, np.ndarray]:
     """One label for each image and question (kind <VQA>), or for each image (<CLASSIFICATION>), kept or not; and (A,) the weight of each annotator's answers.
 
@@ -72,7 +72,7 @@ def fuse_answers(
     return labels, weight
 
 
-def _asked(claims: Claims, kind: int, settings: Engine) -> dict[tuple[int, str], list[_Said]]:
+def _asked(claims: Claims, kind: int, settings: EngineSettings) -> dict[tuple[int, str], list[_Said]]:
     """The claims of a kind by image and question; of several that one annotator makes about one the first, of a person's all answers."""
     rows = np.flatnonzero(claims.kind == kind)
     first, after = (np.searchsorted(claims.regions.claim, rows, side=side) for side in ("left", "right"))
@@ -123,7 +123,7 @@ def _weight(asked: Sequence[Sequence[_Said]], people: np.ndarray) -> np.ndarray:
 
 
 def _answer(
-    several: Sequence[_Said], weight: np.ndarray, people: np.ndarray, settings: Engine
+    several: Sequence[_Said], weight: np.ndarray, people: np.ndarray, settings: EngineSettings
 ) -> tuple[str, tuple[str, ...], float, float, str]:
     """Text, answers, score, agreement and reason of one label."""
     ruled = [one for one in several if people[one.annotator]]

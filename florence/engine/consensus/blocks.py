@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import CONSENSUS
 from florence.engine.claims import Labels, Roll, codes, kinds, labels_table, read_claims, sizes
 from florence.engine.consensus import answers, phrases
@@ -74,14 +74,14 @@ class Block:
 class Common:
     """What all blocks have in common."""
 
-    settings: Engine
+    settings: EngineSettings
     round: int
     profiles: tuple[AnnotatorProfile, ...]
     roll: Roll | None
 
 
 def heard(
-    claims: pa.Table, coverage: pa.Table, settings: Engine, profiles: Sequence[AnnotatorProfile] = ()
+    claims: pa.Table, coverage: pa.Table, settings: EngineSettings, profiles: Sequence[AnnotatorProfile] = ()
 ) -> tuple[pa.Table, pa.Table]:
     """Claims and coverage of all who have a vote: without rankers, a student whose vote is off, and what it says without being sure enough.
 
@@ -165,7 +165,7 @@ def fuse_blocks(
     claims: pa.Table,
     images: pa.Table,
     coverage: pa.Table,
-    settings: Engine,
+    settings: EngineSettings,
     round: int,
     profiles: Sequence[AnnotatorProfile],
     workers: int,

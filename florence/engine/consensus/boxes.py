@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import filters
 from florence.engine.claims import NO_SPAN, Claims, Labels, Regions, moved, no_polygons
 from florence.engine.consensus.annotator_models import BY_CLAIMS, BY_CLAIMS_OF_TEXTS, Trust, fit
@@ -94,7 +94,7 @@ class Fused:
     sharp: np.ndarray
 
 
-def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: Engine) -> Units:
+def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: EngineSettings) -> Units:
     """The claims of a kind with their first region, and the filters that look at one claim alone. ``size``: of the images; None filters nothing by it."""
     rows = np.flatnonzero(claims.kind == kind)
     region = claims.regions.claim.searchsorted(rows)
@@ -147,7 +147,7 @@ def ask(
     claims: Claims,
     units: Units,
     looked: np.ndarray,
-    settings: Engine,
+    settings: EngineSettings,
     similarity: Similarity | None,
     able: np.ndarray | None = None,
     *,
@@ -193,7 +193,7 @@ def ask(
 
 
 def ask_places(
-    claims: Claims, kind: int, size: np.ndarray | None, settings: Engine, known: Judged | None = None
+    claims: Claims, kind: int, size: np.ndarray | None, settings: EngineSettings, known: Judged | None = None
 ) -> Poll:
     """The poll on all places of a kind. ``size``: of the images; None filters nothing by it. ``known``: what was found of other images."""
     units = place_units(claims, kind, size, settings)
@@ -212,7 +212,7 @@ def ask_places(
     )
 
 
-def vocabulary(claims: Claims, units: Units, settings: Engine) -> np.ndarray | None:
+def vocabulary(claims: Claims, units: Units, settings: EngineSettings) -> np.ndarray | None:
     """(A, codes) whether an annotator has a name, or that of a kind, for what has that code; None where all have any."""
     if all(known is None for known in claims.vocabularies):
         return None
@@ -226,7 +226,7 @@ def vocabulary(claims: Claims, units: Units, settings: Engine) -> np.ndarray | N
     return able
 
 
-def likeness(units: Units, task: str, settings: Engine) -> Similarity:
+def likeness(units: Units, task: str, settings: EngineSettings) -> Similarity:
     """How right what is said is where something else is the case: names of objects by the table of kinds, descriptions by words in common, lines by characters."""
     example = dict(zip(units.code.tolist(), units.text, strict=True))
     known: dict[tuple[int, int], float] = {}
@@ -259,7 +259,7 @@ def letters(text: str) -> list[int]:
 # ---------------------------------------------------------------- fusing
 
 
-def fuse(claims: Claims, asked: Poll, settings: Engine) -> Fused:
+def fuse(claims: Claims, asked: Poll, settings: EngineSettings) -> Fused:
     """Vote on every place, and put its box where its claims are on average, the sharper ones counting for more."""
     outcome = vote(asked.votes, asked.judged.trust, claims.annotators, settings.student.cap, by_name=asked.by_name)
     units = asked.units
@@ -299,7 +299,7 @@ def average(values: np.ndarray, weight: np.ndarray, place: np.ndarray, speaker: 
     return np.where(total > 1e-12, np.round(sums / np.maximum(total, 1e-12), 6), values[speaker])
 
 
-def place_labels(claims: Claims, kind: int, asked: Poll, settings: Engine) -> list[Labels]:
+def place_labels(claims: Claims, kind: int, asked: Poll, settings: EngineSettings) -> list[Labels]:
     """One row for each place that a kind's claims are about; then the texts of regions that rankers find to fit less well than the one that is taken."""
     task, units = BASE_TYPES[kind], asked.units
     fused = fuse(claims, asked, settings)
@@ -335,7 +335,7 @@ def place_labels(claims: Claims, kind: int, asked: Poll, settings: Engine) -> li
     return ranked(labels, claims.ranks, units.human[speaker], settings) if task == DESCRIBED else [labels]
 
 
-def ranked(labels: Labels, ranks: Ranks, fixed: np.ndarray, settings: Engine) -> list[Labels]:
+def ranked(labels: Labels, ranks: Ranks, fixed: np.ndarray, settings: EngineSettings) -> list[Labels]:
     """Descriptions of regions under the text that rankers find to fit best, and those that they find to fit less well, as dropped rows.
 
     The score of both is the rankers'. ``fixed``: (n,) rows whose text stands, as it is a person's. Rows have a region each, or none.
@@ -393,7 +393,7 @@ def _ranked_lower(labels: Labels, region: np.ndarray, rest: list[tuple[int, str,
     )
 
 
-def _verdicts(asked: Poll, fused: Fused, settings: Engine) -> list[str]:
+def _verdicts(asked: Poll, fused: Fused, settings: EngineSettings) -> list[str]:
     units, speaker = asked.units, fused.speaker
     heard, ruled = asked.thing >= 0, units.human[fused.speaker]
     reason = np.where(heard, "", units.reason[speaker]).astype(object)

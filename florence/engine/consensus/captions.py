@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import filters
 from florence.engine.claims import NO_SPAN, Claims, Labels, no_polygons
 from florence.engine.consensus.annotator_models import Trust as WordTrust
@@ -96,7 +96,7 @@ class Trust:
     group: np.ndarray
 
 
-def candidates(claims: Claims, kind: int, settings: Engine) -> Candidates:
+def candidates(claims: Claims, kind: int, settings: EngineSettings) -> Candidates:
     """The captions of one kind: of several by one annotator about one image the first that has a vote."""
     rows = np.flatnonzero(claims.kind == kind)
     image, annotator, human = claims.image[rows], claims.annotator[rows], is_human(claims)[claims.annotator[rows]]
@@ -186,7 +186,7 @@ def repeating(total: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndar
 # ---------------------------------------------------------------- fusing
 
 
-def fuse_captions(claims: Claims, kind: int, settings: Engine, known: Judged | None = None) -> Captions:
+def fuse_captions(claims: Claims, kind: int, settings: EngineSettings, known: Judged | None = None) -> Captions:
     """One caption of a kind for each image that has one claimed, kept or not. ``known``: what was found of other images."""
     found = candidates(claims, kind, settings)
     near = likeness(_versions(found, np.zeros(len(found))))
@@ -245,7 +245,7 @@ def _fits(claims: Claims, found: Candidates) -> np.ndarray:
     )
 
 
-def _weights(claims: Claims, kind: int, found: Candidates, trust: Trust, settings: Engine) -> np.ndarray:
+def _weights(claims: Claims, kind: int, found: Candidates, trust: Trust, settings: EngineSettings) -> np.ndarray:
     """(c,) the weight of each candidate: none where it has no vote, where a person has one, or where one that it repeats has one."""
     people, cap = is_human(claims), settings.student.cap
     ruled = _ruled(found, people)[found.item]
@@ -272,7 +272,7 @@ def _agreed(
     trust: Trust,
     weight: np.ndarray,
     similarity: np.ndarray,
-    settings: Engine,
+    settings: EngineSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(k,) agreement on each caption, and why it is dropped."""
     people, count = is_human(claims), len(found.first)
@@ -304,7 +304,7 @@ def _mean(score: np.ndarray, weight: np.ndarray, item: np.ndarray, count: int) -
     )
 
 
-def _filtered(captions: Captions, people: np.ndarray, settings: Engine) -> Captions:
+def _filtered(captions: Captions, people: np.ndarray, settings: EngineSettings) -> Captions:
     """Captions after the filters that look at the final text; of those that a person wrote, empty ones alone are dropped."""
     ruled, reason = _ruled(captions.candidates, people), captions.reason.copy()
     written = np.flatnonzero(ruled)

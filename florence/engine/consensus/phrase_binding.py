@@ -9,7 +9,7 @@ from operator import add
 
 import numpy as np
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine.claims import NO_SPAN, Claims
 from florence.engine.consensus.captions import Captions
 from florence.engine.consensus.word_consensus import placed
@@ -116,7 +116,7 @@ class Bound:
     span: np.ndarray
 
 
-def bind(claims: Claims, captions: Kept, settings: Engine) -> Bound:
+def bind(claims: Claims, captions: Kept, settings: EngineSettings) -> Bound:
     """Find each claimed phrase in the caption that was kept of the one it was found in."""
     rows = np.flatnonzero(claims.kind == KIND)
     spans = claimed_spans(claims, rows)

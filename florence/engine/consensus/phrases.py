@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine import filters
 from florence.engine.claims import Claims, Labels, no_polygons
 from florence.engine.consensus.boxes import Fused, Judged, Poll, Units, ask, fuse, is_human, outlines
@@ -15,7 +15,7 @@ from florence.engine.consensus.phrase_binding import GROUNDING, KIND, LONG, NO_C
 from florence.engine.wording.tokens import starts
 
 
-def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray | None, settings: Engine) -> Units:
+def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray | None, settings: EngineSettings) -> Units:
     """Every region of every phrase that has its place in a kept caption, in the order of the phrases."""
     slot_of = np.full(len(claims), -1, np.int64)
     slot_of[bound.rows] = bound.slot
@@ -106,7 +106,7 @@ def could_say(claims: Claims, bound: Bound, captions: Kept) -> np.ndarray:
 
 
 def ask_phrases(
-    claims: Claims, captions: Kept, size: np.ndarray | None, settings: Engine, known: Judged | None = None
+    claims: Claims, captions: Kept, size: np.ndarray | None, settings: EngineSettings, known: Judged | None = None
 ) -> tuple[Bound, Poll]:
     """The poll on all places of the phrases of kept captions. ``size``: of the images; None filters nothing by it. ``known``: what was found of other images."""
     bound = bind(claims, captions, settings)
@@ -123,13 +123,13 @@ def ask_phrases(
     return bound, replace(asked, judged=replace(asked.judged, draws=draws))
 
 
-def phrase_labels(claims: Claims, captions: Kept, bound: Bound, asked: Poll, settings: Engine) -> list[Labels]:
+def phrase_labels(claims: Claims, captions: Kept, bound: Bound, asked: Poll, settings: EngineSettings) -> list[Labels]:
     """One row for each phrase of a kept caption with all its places; then the claims about phrases that no kept caption has."""
     fused = fuse(claims, asked, settings)
     return [_rows(claims, bound, captions, asked, fused, settings), _unbound(claims, bound)]
 
 
-def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fused, settings: Engine) -> Labels:
+def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fused, settings: EngineSettings) -> Labels:
     units = asked.units
     slot = units.group[fused.speaker]
     heard = asked.thing >= 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine.claims import Claims
 from florence.engine.consensus.annotator_models import Trust, believed
 from florence.engine.consensus.label_matrix import Ballots
@@ -155,7 +155,7 @@ class Reliable:
 
 
 def reliabilities(
-    claims: pa.Table, coverage: pa.Table, settings: Engine, profiles: Sequence[AnnotatorProfile] = ()
+    claims: pa.Table, coverage: pa.Table, settings: EngineSettings, profiles: Sequence[AnnotatorProfile] = ()
 ) -> dict[tuple[str, str], Reliable]:
     """How reliable each annotator was found to be, by annotator and kind, on the images that `florence.engine.fuse` learns from; no truth is looked at.
 
@@ -187,7 +187,7 @@ def reliabilities(
     }
 
 
-def _by_name(asked: Poll, looked: np.ndarray, settings: Engine) -> list[dict[str, float]]:
+def _by_name(asked: Poll, looked: np.ndarray, settings: EngineSettings) -> list[dict[str, float]]:
     """Each annotator's `Reliable.by_name`. ``looked``: (images, A)."""
     from florence.engine.enhance.names import names
 

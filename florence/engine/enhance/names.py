@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.errors import SettingsError
 from florence.metrics import same
 
@@ -48,7 +48,7 @@ class Names:
         return self.given.get(same(text), text)
 
 
-def names(settings: Engine) -> Names:
+def names(settings: EngineSettings) -> Names:
     """The built-in table (names.json beside this file) with `engine.synonyms` and `engine.hypernyms` added.
 
     Raises SettingsError where a name would stand for two others, or be a kind of itself.

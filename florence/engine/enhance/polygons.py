@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from florence.config import Engine
+from florence.config import EngineSettings
 from florence.engine.claims import Labels, moved, nested
 from florence.engine.consensus.vote import paired_iou
 from florence.engine.wording.tokens import starts
@@ -24,7 +24,7 @@ LENDERS = tuple(
 BORROWERS = LENDERS[1:]
 
 
-def outlined(parts: Sequence[Labels], settings: Engine) -> list[Labels]:
+def outlined(parts: Sequence[Labels], settings: EngineSettings) -> list[Labels]:
     """Labels with outlines as simple as `engine.fidelity` has them, and with a mask for each kept box of an object or phrase where one is known.
 
     A region without an outline has the one whose box overlaps its own most, by `engine.mask_iou` at least, carried along to it; of equals an expression's, then

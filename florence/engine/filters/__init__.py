@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.config import PRONOUNS, Engine
+from florence.config import PRONOUNS, EngineSettings
 from florence.engine.consensus.vote import paired_iou
 from florence.engine.filters.alt_text import noise
 from florence.engine.filters.language import foreign
@@ -68,7 +68,7 @@ def empty(texts: Sequence[str]) -> np.ndarray:
 
 
 def low_score(
-    score: np.ndarray, annotator: np.ndarray, kind: str, annotators: Sequence[str], settings: Engine
+    score: np.ndarray, annotator: np.ndarray, kind: str, annotators: Sequence[str], settings: EngineSettings
 ) -> np.ndarray:
     """Scores (n,) of claims of one kind below the least one of their ``annotator`` (n,), a row of ``annotators``; what has no score passes."""
     bounds = settings.min_score
@@ -77,14 +77,14 @@ def low_score(
 
 
 def low_phrase_score(
-    score: np.ndarray, annotator: np.ndarray, annotators: Sequence[str], settings: Engine
+    score: np.ndarray, annotator: np.ndarray, annotators: Sequence[str], settings: EngineSettings
 ) -> np.ndarray:
     """Scores (n,) of phrases below the least one of their annotator."""
     bounds = settings.min_phrase_score
     return score < np.asarray([bounds.get(name, bounds.get("*", 0.0)) for name in annotators])[annotator]
 
 
-def captions(found: Lines, kind: str, settings: Engine) -> list[tuple[str, np.ndarray]]:
+def captions(found: Lines, kind: str, settings: EngineSettings) -> list[tuple[str, np.ndarray]]:
     """What is found of the captions of one kind, boilerplate stripped, each by itself."""
     texts, words = found.text, found.words
     return [
@@ -97,32 +97,32 @@ def captions(found: Lines, kind: str, settings: Engine) -> list[tuple[str, np.nd
     ]
 
 
-def alt_noise(texts: Sequence[str], settings: Engine) -> np.ndarray:
+def alt_noise(texts: Sequence[str], settings: EngineSettings) -> np.ndarray:
     """Texts that describe no picture."""
     return noise(texts) if settings.alt_noise else np.zeros(len(texts), bool)
 
 
-def language(texts: Sequence[str], settings: Engine) -> np.ndarray:
+def language(texts: Sequence[str], settings: EngineSettings) -> np.ndarray:
     """Texts in another language than the one that is wanted."""
     return np.zeros(len(texts), bool) if settings.language is None else foreign(texts, settings.language)
 
 
-def too_short(words: np.ndarray, kind: str, settings: Engine) -> np.ndarray:
+def too_short(words: np.ndarray, kind: str, settings: EngineSettings) -> np.ndarray:
     """Captions of fewer words (n,) than their kind has."""
     return words < settings.min_words.get(kind, settings.min_words.get("*", 0))
 
 
-def too_long(words: np.ndarray, kind: str, settings: Engine) -> np.ndarray:
+def too_long(words: np.ndarray, kind: str, settings: EngineSettings) -> np.ndarray:
     """Captions of more words (n,) than their kind has."""
     return words > settings.max_words.get(kind, settings.max_words.get("*", np.inf))
 
 
-def degenerate(box: np.ndarray, settings: Engine) -> np.ndarray:
+def degenerate(box: np.ndarray, settings: EngineSettings) -> np.ndarray:
     """Boxes (n, 4) that are thinner than allowed."""
     return (box[:, 2:] - box[:, :2]).min(axis=1, initial=np.inf) < settings.min_side
 
 
-def near_full(box: np.ndarray, size: np.ndarray, settings: Engine) -> np.ndarray:
+def near_full(box: np.ndarray, size: np.ndarray, settings: EngineSettings) -> np.ndarray:
     """Boxes (n, 4) that cover more of their image (n, 2) than allowed."""
     return np.prod(box[:, 2:] - box[:, :2], axis=1) > settings.max_area * np.prod(size, axis=1)
 
@@ -132,7 +132,7 @@ def low_confidence(confidence: np.ndarray, least: float) -> np.ndarray:
     return (confidence < least - 1e-9) | (confidence <= 0)
 
 
-def repetition(found: Lines, settings: Engine) -> np.ndarray:
+def repetition(found: Lines, settings: EngineSettings) -> np.ndarray:
     """Texts in which the same words stand more than ``max_repeats`` times in a row, as models that are stuck write."""
     most = settings.max_repeats
     owner = np.repeat(np.arange(len(found)), found.lengths)
@@ -146,7 +146,7 @@ def repetition(found: Lines, settings: Engine) -> np.ndarray:
     return result
 
 
-def blacklisted(phrases: Sequence[str], settings: Engine) -> np.ndarray:
+def blacklisted(phrases: Sequence[str], settings: EngineSettings) -> np.ndarray:
     """Phrases that name nothing to point at: that are on the list, with or without an article, or headed by a pronoun ("each of them"). An empty list drops none."""
     names = frozenset(name.casefold() for name in settings.blacklist)
     known = {
@@ -169,7 +169,7 @@ def _is_headed(phrase: str) -> bool:
     return following is None or following in _ENDING
 
 
-def duplicate(image: np.ndarray, code: np.ndarray, box: np.ndarray, rank: np.ndarray, settings: Engine) -> np.ndarray:
+def duplicate(image: np.ndarray, code: np.ndarray, box: np.ndarray, rank: np.ndarray, settings: EngineSettings) -> np.ndarray:
     """Rows of one image and label whose box overlaps one of a higher ``rank`` by more than ``nms_iou``, that one being no duplicate itself."""
     order = np.lexsort((-rank, code, image))
     group = np.cumsum(np.r_[False, (np.diff(image[order]) != 0) | (np.diff(code[order]) != 0)][: len(order)])
@@ -186,7 +186,7 @@ def overlapping_phrase(
     rank: np.ndarray,
     words: Sequences,
     spans: np.ndarray,
-    settings: Engine,
+    settings: EngineSettings,
 ) -> np.ndarray:
     """Places (n,) of phrases of one caption that overlap the place of another phrase of it by more than ``phrase_nms_iou``, and give way to it.
 
@@ -229,7 +229,7 @@ def _mentions(words: Sequences, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.bincount(pair, there, minlength=len(a)) == count[fewer]
 
 
-def texts(found: Lines, settings: Engine) -> list[tuple[str, np.ndarray]]:
+def texts(found: Lines, settings: EngineSettings) -> list[tuple[str, np.ndarray]]:
     """What the paper's filter of texts finds: too many objects, or neither object nor action of the complexity asked for. Parses only what it must."""
     asked = bool(settings.min_object_complexity or settings.min_action_complexity)
     must = np.arange(len(found)) if asked else np.flatnonzero(_most(found) > settings.max_objects)

@@ -1,0 +1,56 @@
+"""Settings of sources, annotators and the split."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from florence.config.base import PluginSettings, Section
+
+
+class SourceSettings(PluginSettings):
+    """Where images come from."""
+
+
+class AnnotatorSettings(PluginSettings):
+    """An annotator and the images it annotates."""
+
+    sources: tuple[str, ...] = Field(description="keys of sources it annotates; '*' for all, '!key' to leave one out")
+    required: bool = Field(True, description="whether the run fails when this annotator fails")
+    batch_size: int = Field(16, ge=1, description="images in one call")
+    sample_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description=(
+            "share of the images it is asked about, chosen to be as different as possible; for expensive annotators. "
+            "Another share makes another version"
+        ),
+    )
+    device: str = Field("auto", description="where it computes: auto (a GPU if there is one), cpu, cuda, cuda:1 …")
+    depends_on: tuple[str, ...] = Field(
+        ("*",),
+        description=(
+            "annotators whose claims it reads, if it reads claims; '*' for all that come before it, "
+            "'!name' to leave one out"
+        ),
+    )
+
+    def looks_at(self, source: str) -> bool:
+        """Return whether this annotator annotates images of ``source``."""
+        return f"!{source}" not in self.sources and ("*" in self.sources or source in self.sources)
+
+
+class SplitSettings(Section):
+    """Which images are held out and which are gold; an image's hash decides."""
+
+    held_out: float = Field(0.05, ge=0, le=0.5, description="share held out to score models")
+    gold: float = Field(0.05, ge=0, le=0.5, description="share whose truth or human labels measure label quality")
+    salt: str = Field("florence", description="another salt draws other images")
+
+
+class CollectSettings(Section):
+    """Which images are accepted."""
+
+    min_side: int = Field(16, ge=1, description="pixels; images with a shorter side are rejected")
+    max_pixels: int = Field(100_000_000, ge=1, description="width × height; larger images are rejected undecoded")
+    shard: int = Field(512, ge=1, description="images in a shard")

@@ -1,0 +1,129 @@
+"""All settings as one object, read from params.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from florence.config.base import Section
+from florence.config.data import AnnotatorSettings, CollectSettings, SourceSettings, SplitSettings
+from florence.config.engine import EngineSettings, ValidationSettings
+from florence.config.flow import FlowSettings, SnapshotSettings, TrackingSettings
+from florence.config.training import EvaluateSettings, ModelSettings, PromotionSettings, TrainSettings
+from florence.errors import SettingsError
+from florence.records import ANNOTATION_TYPES, BASE_TYPES, CAPTIONS, FINE_TUNED, TASKS
+from florence.renamed import renamed_keys
+
+
+class Settings(Section):
+    """Everything in params.yaml."""
+
+    store: str = Field(".florence/store", description="working store of the annotation: a folder or s3://bucket/prefix")
+    sources: dict[str, SourceSettings]
+    annotators: dict[str, AnnotatorSettings]
+    split: SplitSettings = SplitSettings()
+    collect: CollectSettings = CollectSettings()
+    engine: EngineSettings = EngineSettings()
+    validation: ValidationSettings = ValidationSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
+    flow: FlowSettings = FlowSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        tasks = {
+            **self.train.task_weights,
+            **dict.fromkeys((*self.evaluate.tasks, *self.evaluate.shuffled_image_tasks)),
+        }
+        known = (*TASKS, *FINE_TUNED)
+        if bad := sorted(set(tasks) - set(known)):
+            raise ValueError(f"unknown task {bad[0]}; known: {', '.join(known)}")
+        self._check_engine_keys()
+        if bad := sorted({*self.engine.student.tasks, *self.engine.student.alone} - set(BASE_TYPES)):
+            raise ValueError(f"engine.student: {bad[0]} is not annotated; known: {', '.join(BASE_TYPES)}")
+        if self.promotion.primary_task not in known:
+            raise ValueError(
+                f"promotion.primary_task: unknown task {self.promotion.primary_task}; known: {', '.join(known)}"
+            )
+        if self.train.resolutions and self.train.resolutions[-1].image_size != self.model.image_size:
+            raise ValueError(
+                f"train.resolutions: the last stage has {self.train.resolutions[-1].image_size} pixels; "
+                f"it has to be model.image_size, {self.model.image_size}"
+            )
+        if self.promotion.primary_task not in self.evaluate.tasks:
+            raise ValueError(
+                f"promotion.primary_task: {self.promotion.primary_task} is not scored; add it to evaluate.tasks"
+            )
+        return self
+
+    def _check_engine_keys(self) -> None:
+        """Raise ValueError if a threshold names an unknown annotator or annotation type: it would have no effect."""
+        annotators = ("*", *self.annotators, "student", "human")
+        pairs = [f"{annotator} {name}" for annotator in annotators[1:] for name in ANNOTATION_TYPES]
+        allowed = {
+            "min_score": (*annotators, *ANNOTATION_TYPES, *pairs),
+            "min_phrase_score": annotators,
+            "min_words": ("*", *CAPTIONS),
+            "max_words": ("*", *CAPTIONS),
+        }
+        for name, known in allowed.items():
+            if bad := sorted(set(getattr(self.engine, name)) - set(known)):
+                raise ValueError(
+                    f"engine.{name}: {bad[0]!r} is neither an annotator nor an annotation type; "
+                    f"known: {', '.join(key for key in known if ' ' not in key)}"
+                )
+
+
+def settings_from(values: dict[str, Any], where: str = "params.yaml") -> Settings:
+    """Return the settings in a plain mapping.
+
+    Raises SettingsError naming the key, what was found and what is allowed; for an old key, the new one.
+    """
+    if renamed := list(renamed_keys(values)):
+        raise SettingsError(f"{where}:\n  " + "\n  ".join(renamed))
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"]) or "params"
+            found = "" if item["type"] in ("missing", "value_error") else f"; found {item['input']!r}"
+            hint = " (no such setting; docs/settings.md lists all)" if item["type"] == "extra_forbidden" else ""
+            lines.append(f"{key}: {item['msg']}{found}{hint}")
+        raise SettingsError(f"{where}:\n  " + "\n  ".join(lines)) from None
+
+
+def read_settings(path: Path | str = "params.yaml") -> Settings:
+    """Return the settings in a YAML file. Raises SettingsError if it is missing or wrong."""
+    path = Path(path)
+    if not path.exists():
+        raise SettingsError(
+            f"{path.absolute()} does not exist: this folder is no workspace. `florence init DIR` makes one."
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: a mapping is expected; found {type(values).__name__}")
+    return settings_from(values, str(path))
+
+
+def merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``overlay`` merged into it: lists and scalars are replaced, a null removes a mapping."""
+    result = dict(base)
+    for key, value in overlay.items():
+        if value is None and isinstance(result.get(key), dict):
+            del result[key]
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result

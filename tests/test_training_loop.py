@@ -1,0 +1,234 @@
+"""Training: repeatable, resumable, from training images alone, and it learns."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from trainings import SMALL, scenes, settings, small
+
+from florence import stages
+from florence.config import TrainSettings
+from florence.errors import DataError, ModelError
+from florence.model.checkpoint import build
+from florence.records import IMAGES
+from florence.store import Store
+from florence.training import loop, read_dataset, train
+from florence.training.batches import BatchLoader, batch
+from florence.training.sample_order import count_steps
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Store:
+    return scenes(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> Path:
+    """An undisturbed training."""
+    root = tmp_path_factory.mktemp("whole")
+    stages.train_model(settings(), data, root)
+    return root
+
+
+def same(a: Path, b: Path) -> None:
+    for name in ("metrics/train.json", "plots/train.csv", "model/model.safetensors", "model/config.json"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+def test_the_same_settings_give_the_same_bytes(data, whole, tmp_path):
+    stages.train_model(settings(), data, tmp_path / "again", log=lambda step, values: None)
+    same(whole, tmp_path / "again")
+    other = stages.train_model(settings(seed=1), data, tmp_path / "other")
+    assert other["loss"] != json.loads((whole / "metrics/train.json").read_text())["loss"]
+
+
+def test_killed_and_started_again_it_ends_as_an_undisturbed_one(data, whole, tmp_path, monkeypatch):
+    real, calls = loop._learn, []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(loop, "_learn", failing)
+    with pytest.raises(KeyboardInterrupt):
+        stages.train_model(settings(), data, tmp_path)
+    assert not (tmp_path / "model").exists()
+    monkeypatch.setattr(loop, "_learn", real)
+    steps = []
+    stages.train_model(
+        settings(), data, tmp_path, progress=lambda what, done, of: steps.append(done) if what == "train" else None
+    )
+    assert steps == [5, 6], "the four steps up to the last checkpoint are not done again"
+    same(whole, tmp_path)
+    assert not list((tmp_path / ".florence/checkpoints").iterdir()), "a finished training leaves nothing to start from"
+
+
+def test_a_checkpoint_cut_in_two_is_not_read(data, tmp_path):
+    checkpoint = build("nano", image_size=32)
+    (tmp_path / "key").mkdir(parents=True)
+    (tmp_path / "key" / "training.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0half")
+    assert (
+        train(checkpoint, read_dataset(checkpoint, small(steps=1), data), small(steps=1), tmp_path, "key").resumed == 0
+    )
+
+
+def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
+    checkpoint = build("nano", image_size=32)
+    splits = {r["image_id"]: r["split"] for r in stages.images_table(data).to_pylist()}
+    chosen = small(batch_size=1000)
+    ids = batch(read_dataset(checkpoint, chosen, data), chosen, 0).image_ids
+    assert sorted(ids) == sorted(image for image, split in splits.items() if split == "train")
+    shutil.copytree(data.root, tmp_path / "data")
+    bare = Store(str(tmp_path / "data"))
+    labels = bare.read_table("labels/round=0/labels.parquet")
+    kept = [
+        image != ids[0] and (image != ids[1] or kind != "<OD>")
+        for image, kind in zip(labels["image_id"].to_pylist(), labels["task"].to_pylist(), strict=True)
+    ]
+    bare.write_table(
+        "labels/round=0/labels.parquet",
+        labels.set_column(labels.schema.get_field_index("kept"), "kept", pa.array(kept)),
+    )
+    assert len(read_dataset(checkpoint, chosen, bare)) == len(ids) - 1, "all labels of one image are dropped"
+    only = small(batch_size=1000, task_weights={**dict.fromkeys(chosen.drawn, 0.0), "<OD>": 1.0})
+    assert set(batch(read_dataset(checkpoint, only, bare), only, 0).image_ids) == set(ids[2:]), (
+        "of another one those that are learnt"
+    )
+
+
+def test_shards_from_before_images_had_a_hash_are_learnt_from(data, tmp_path):
+    shutil.copytree(data.root, tmp_path / "data")
+    older, checkpoint = Store(str(tmp_path / "data")), build("nano", image_size=32)
+    names = older.names("images", ".parquet")
+    assert len(names) > 1
+    older.write_table(names[0], older.read_table(names[0]).drop_columns(["phash"]))
+    now, before = (batch(read_dataset(checkpoint, small(), store), small(), 1).image_ids for store in (data, older))
+    assert now == before
+
+
+def test_an_image_that_can_not_be_decoded_changes_no_other_place(data, whole, tmp_path):
+    shutil.copytree(data.root, tmp_path / "data")
+    broken = Store(str(tmp_path / "data"))
+    checkpoint = build("nano", image_size=32)
+    before = BatchLoader(read_dataset(checkpoint, small(), data), small())
+    lost = before.step(1)[0].image_ids[1]
+    for name in broken.names("images", ".parquet"):
+        rows = broken.read_table(name).to_pylist()
+        broken.write_table(
+            name,
+            pa.Table.from_pylist(
+                [{**row, "bytes": row["bytes"][:200] if row["image_id"] == lost else row["bytes"]} for row in rows],
+                schema=IMAGES,
+            ),
+        )
+    after = BatchLoader(read_dataset(checkpoint, small(), broken), small())
+    for step in range(6):
+        a, b = before.step(step)[0], after.step(step)[0]
+        assert [image for image in a.image_ids if image != lost] == list(b.image_ids)
+        tasks = [
+            a.tasks[row]
+            for row, image in enumerate(np.concatenate([group.images for group in a.prompts]))
+            if a.image_ids[image] != lost
+        ]
+        assert sorted(tasks) == sorted(b.tasks)
+    figures = stages.train_model(settings(), broken, tmp_path)
+    assert figures["left_out"]["unreadable"] == 1 == figures["left_out"]["unreadable_truncated"]
+    assert figures["images"] == json.loads((whole / "metrics/train.json").read_text())["images"]
+
+
+def test_long_targets_are_shortened_by_whole_regions_and_counted(data):
+    checkpoint = build("nano", image_size=32)
+    chosen = small(max_target=14)
+    dataset = read_dataset(checkpoint, chosen, data)
+    window = dataset.window(dataset.order.windows(0)[0])
+    counts: dict[str, int] = {}
+    for index in range(len(dataset)):
+        seen = window.see(index, 32)
+        for name, count in seen.counts.items():
+            counts[name] = counts.get(name, 0) + count
+        for name, examples in seen.examples.items():
+            for one in examples:
+                assert len(one.target) <= 14 and one.target[-1] == checkpoint.lexicon.eos, name
+    assert counts["shortened"] > 0 and counts["too_long"] > 0
+
+
+def test_figures_say_what_was_left_out_of_images_once_each(data, tmp_path):
+    figures = stages.train_model(settings(max_target=14, steps=12), data, tmp_path)
+    chosen = small(max_target=14)
+    dataset = read_dataset(build("nano", image_size=32), chosen, data)
+    window = dataset.window(dataset.order.windows(0)[0])
+    assert 12 * 4 > len(dataset), "the second epoch has begun"
+    assert figures["left_out"]["too_long"] == sum(
+        window.see(i, 32).counts.get("too_long", 0) for i in range(len(dataset))
+    )
+
+
+def test_it_learns_what_it_is_shown(data):
+    """Images by heart: the loss falls far below that of guessing."""
+    chosen = small(
+        steps=120,
+        batch_size=6,
+        lr=2e-3,
+        warmup=10,
+        save_steps=1000,
+        data_fraction=0.3,
+        task_weights={**dict.fromkeys(small().drawn, 0.0), "<REGION_TO_CATEGORY>": 1.0},
+    )
+    checkpoint = build("nano", image_size=64)
+    curve = train(checkpoint, read_dataset(checkpoint, chosen, data), chosen, Path("/nonexistent"), "none").curve
+    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_what_is_no_number_stops_before_the_weights_change(data, tmp_path, where, monkeypatch):
+    checkpoint = build("nano", image_size=32)
+    dataset = read_dataset(checkpoint, small(), data)
+    norm = checkpoint.model.model.multi_modal_projector.image_proj_norm.weight
+    if where == "loss":
+        with torch.no_grad():
+            norm[0] = float("nan")
+    else:
+        norm.register_hook(lambda gradient: gradient / 0.0)
+    before = checkpoint.model.get_input_embeddings().weight.clone()
+    with pytest.raises(ModelError, match=f"the {where} of step 0") as raised:
+        train(checkpoint, dataset, small(), tmp_path, "key")
+    assert torch.equal(before, checkpoint.model.get_input_embeddings().weight)
+    assert "key/failed-step.json" in str(raised.value)
+    told = json.loads((tmp_path / "key/failed-step.json").read_text())
+    first = BatchLoader(dataset, small()).step(0)[0]
+    assert [row["image_id"] for row in told["images"]] == list(first.image_ids)
+    assert {name for row in told["images"] for name in row["tasks"]} == set(first.tasks)
+
+
+def test_what_is_logged_while_it_runs(data, tmp_path):
+    points = []
+    stages.train_model(settings(steps=21), data, tmp_path, log=lambda step, values: points.append((step, values)))
+    assert [step for step, _ in points] == [20, 21]
+    for _, values in points:
+        assert (
+            values["images_per_second"] > 0
+            and values["pairs_per_second"] > values["images_per_second"]
+            and 0 < values["peak_share"] < 1.5
+        )
+        assert any(name.startswith("loss/") for name in values)
+    assert (
+        "per_second" not in (tmp_path / "metrics/train.json").read_text() + (tmp_path / "plots/train.csv").read_text()
+    )
+
+
+def test_few_images_mean_few_steps():
+    assert count_steps(TrainSettings(steps=1000, batch_size=24, max_epochs=30), 30) == 38
+    assert count_steps(TrainSettings(steps=1000, batch_size=24, max_epochs=30), 100_000) == 1000
+
+
+def test_without_labels_it_says_what_to_do(tmp_path):
+    with pytest.raises(DataError, match="dvc pull"):
+        read_dataset(build("nano", image_size=32), TrainSettings(**SMALL), Store(str(tmp_path)))

@@ -1,0 +1,252 @@
+"""Which images a step sees, and which of their tasks: functions of seed and step alone, whatever is held in memory and however the step is cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trainings import scenes, small
+
+from florence.errors import DataError, SettingsError
+from florence.model.checkpoint import build
+from florence.store import Store
+from florence.training import dataset as corpora
+from florence.training import read_dataset
+from florence.training.batches import Batch, BatchLoader, batch, cut, draw
+from florence.training.loop import train
+from florence.training.sample_order import SampleOrder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Store:
+    """Sixty scenes in six shards."""
+    return scenes(tmp_path_factory.mktemp("data"), 60)
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return build("nano", image_size=32)
+
+
+def pairs(parts: list[Batch]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(image, task, prompt) of every row."""
+    found = []
+    for part in parts:
+        rows = [(image, ids) for group in part.prompts for image, ids in zip(group.images, group.ids, strict=True)]
+        found += [
+            (part.image_ids[image], name, tuple(int(i) for i in ids if i != 1))
+            for (image, ids), name in zip(rows, part.tasks, strict=True)
+        ]
+    return sorted(found)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(sum),
+    window=st.integers(1, 14),
+    seed=st.integers(0, 3),
+    step=st.integers(1, 7),
+)
+def test_an_epoch_has_every_image_once_and_steps_follow_each_other(sizes, window, seed, step):
+    order = SampleOrder(np.asarray(sizes), window, seed)
+    n = order.images
+    for epoch in range(2):
+        places = order.places(epoch * n, n)
+        assert {place.epoch for place in places} == {epoch}
+        seen = []
+        for place in places:
+            bounds = np.cumsum([0, *(sizes[s] for s in place.shards)])
+            shard = int(np.searchsorted(bounds, place.image, side="right")) - 1
+            seen.append((place.shards[shard], place.image - int(bounds[shard])))
+        assert sorted(seen) == [(shard, image) for shard, size in enumerate(sizes) for image in range(size)]
+        assert all(len(place.shards) <= window for place in places), "no more shards are held at a time"
+    again = SampleOrder(np.asarray(sizes), window, seed)
+    assert [place for at in range(0, 2 * n, step) for place in again.places(at, step)][: 2 * n] == order.places(
+        0, 2 * n
+    )
+
+
+def test_one_window_is_one_full_shuffle_and_more_are_mixed_within():
+    sizes = np.full(8, 50)
+    whole, narrow = SampleOrder(sizes, 8, 0), SampleOrder(sizes, 2, 0)
+    first = [place.image // 50 for place in whole.places(0, 100)]
+    assert np.bincount(first, minlength=8).min() >= 5, "every shard is in the first quarter"
+    shards = [[p.shards[p.image // 50] for p in narrow.places(at, 100)] for at in (0, 100)]
+    assert all(len(set(found)) == 2 and 20 <= np.bincount(found[:50]).max() <= 40 for found in shards)
+    assert narrow.windows(0) != narrow.windows(1) and narrow.places(0, 400) != SampleOrder(sizes, 2, 1).places(0, 400)
+
+
+@pytest.mark.parametrize("window", [1, 2, 99])
+def test_how_a_step_is_cut_changes_nothing_of_what_it_sees(data, nano, window):
+    chosen = small(batch_size=8, tasks_per_image=3, shuffle_buffer=window)
+    dataset = read_dataset(nano, chosen, data)
+    for step in (0, 6):
+        whole = pairs(BatchLoader(dataset, chosen).step(step))
+        halves = [BatchLoader(dataset, chosen.model_copy(update={"accumulate": 2}), rank, 2).step(step) for rank in (0, 1)]
+        assert [len(found) for found in halves] == [2, 2]
+        assert pairs([*halves[0], *halves[1]]) == whole
+
+
+def test_memory_holds_two_windows(data, nano, monkeypatch):
+    chosen = small(batch_size=4, shuffle_buffer=2, steps=40)
+    dataset = read_dataset(nano, chosen, data)
+    feed, loads, held = BatchLoader(dataset, chosen), [], []
+    real = corpora.TrainingDataset.window
+    monkeypatch.setattr(corpora.TrainingDataset, "window", lambda self, shards: loads.append(shards) or real(self, shards))
+    ids = []
+    for step, parts in feed.steps_from(0):
+        held.append(len(feed._windows))
+        if step * 4 < len(dataset):
+            ids += parts[0].image_ids
+    assert max(held) == 2 and all(len(shards) == 2 for shards in loads)
+    assert len(set(ids)) == len(dataset)
+
+
+def test_steps_from_the_middle_are_those_of_the_whole(data, nano):
+    chosen = small(batch_size=5, shuffle_buffer=2, steps=15)
+    dataset = read_dataset(nano, chosen, data)
+    whole = dict(BatchLoader(dataset, chosen).steps_from(0))
+    for step, parts in BatchLoader(dataset, chosen).steps_from(11):
+        assert pairs(parts) == pairs(whole[step]) and np.array_equal(parts[0].squares, whole[step][0].squares)
+
+
+def test_a_store_that_changes_is_told(data, nano, tmp_path):
+    import shutil
+
+    shutil.copytree(data.root, tmp_path / "data")
+    store = Store(str(tmp_path / "data"))
+    dataset = read_dataset(nano, small(), store)
+    labels = store.read_table("labels/round=0/labels.parquet")
+    store.write_table("labels/round=0/labels.parquet", labels.slice(len(labels) // 2))
+    with pytest.raises(DataError, match="changed during the training"):
+        BatchLoader(dataset, small()).step(0)
+
+
+def test_smaller_fractions_are_part_of_larger_ones(data, nano):
+    sets = []
+    for fraction in (0.2, 0.5, 0.9, 1.0):
+        chosen = small(batch_size=1000, data_fraction=fraction)
+        dataset = read_dataset(nano, chosen, data)
+        sets.append(set(batch(dataset, chosen, 0).image_ids))
+        assert len(sets[-1]) == len(dataset)
+    assert all(a < b for a, b in zip(sets, sets[1:], strict=False))
+    assert [len(s) / len(sets[-1]) for s in sets] == pytest.approx([0.2, 0.5, 0.9, 1.0], abs=0.15)
+    with pytest.raises(DataError, match="data_fraction 1e-06"):
+        read_dataset(nano, small(data_fraction=1e-6), data)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_tasks_are_drawn_by_weight_and_temperature(data, nano, temperature):
+    """One task an image: shares are weight^(1/temperature) over their sum; a task of weight 0, or one not named that is fine-tuned, is never drawn."""
+    weights = {**dict.fromkeys(small().drawn, 0.0), "<OD>": 1.0, "<CAPTION>": 2.0, "<REGION_PROPOSAL>": 5.0}
+    chosen = small(task_weights=weights, temperature=temperature, tasks_per_image=1)
+    dataset = read_dataset(nano, chosen, data)
+    seen = dataset.window(dataset.order.windows(0)[0]).see(0, 32)
+    assert set(seen.examples) == {"<OD>", "<CAPTION>", "<REGION_PROPOSAL>"}
+    n = 3000
+    drawn = [draw(seen, chosen, np.random.default_rng([0, 1, step, 0]))[0].task for step in range(n)]
+    powers = {name: weight ** (1 / temperature) for name, weight in weights.items() if weight}
+    for name, power in powers.items():
+        share = power / sum(powers.values())
+        assert drawn.count(name) / n == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / n))
+    assert "<VQA>" not in chosen.drawn and chosen.weight("<VQA>") == 0
+
+
+FEW = ("<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
+
+
+@pytest.fixture(scope="module")
+def sparse(data, tmp_path_factory) -> tuple[Store, set[str]]:
+    """The same scenes where every fifth has detailed texts, and the ids of those."""
+    import shutil
+
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    folder = tmp_path_factory.mktemp("sparse") / "data"
+    shutil.copytree(data.root, folder)
+    store = Store(str(folder))
+    labels = store.read_table("labels/round=0/labels.parquet")
+    few = set(sorted(set(labels["image_id"].to_pylist()))[::5])
+    detailed = pc.is_in(labels["task"], pa.array(FEW))
+    store.write_table(
+        "labels/round=0/labels.parquet",
+        labels.filter(pc.or_(pc.invert(detailed), pc.is_in(labels["image_id"], pa.array(sorted(few))))),
+    )
+    return store, few
+
+
+@pytest.mark.parametrize("window", [2, 99])
+def test_sparse_tasks_are_learnt_last_on_the_images_that_have_them(sparse, nano, window):
+    store, few = sparse
+    chosen = small(batch_size=4, steps=10, sparse=FEW, sparse_share=0.4, shuffle_buffer=window, tasks_per_image=3)
+    dataset = read_dataset(nano, chosen, store)
+    ids = set()
+    for step, (part,) in BatchLoader(dataset, chosen).steps_from(0):
+        told = pairs([part])
+        if step < 6:
+            assert not {name for _, name, _ in told} & set(FEW)
+        else:
+            ids |= {image for image, _, _ in told}
+            for image in set(part.image_ids):
+                own = [name for of, name, _ in told if of == image]
+                assert set(FEW) <= set(own) and len(set(own)) == 3, "both of them, and one other"
+    assert ids <= few and len(ids) > 4
+    whole = dict(BatchLoader(dataset, chosen).steps_from(0))
+    for step, parts in BatchLoader(dataset, chosen).steps_from(7):
+        assert pairs(parts) == pairs(whole[step]), "a killed training goes on with the same"
+    halves = [BatchLoader(dataset, chosen.model_copy(update={"accumulate": 2}), rank, 2).step(8) for rank in (0, 1)]
+    assert pairs([*halves[0], *halves[1]]) == pairs(whole[8])
+
+
+def test_what_is_learnt_last_has_a_learning_rate_of_its_own(sparse, tmp_path):
+    """After the decay of the first part the rate rises again: a fine-tuning that begins where the rate has ended learns next to nothing."""
+    store, _ = sparse
+    chosen = small(batch_size=2, steps=80, warmup=4, sparse=FEW, sparse_share=0.5, tasks_per_image=1, save_steps=100)
+    checkpoint = build("nano", image_size=32)
+    rates = {
+        row["step"]: row["lr"] / chosen.lr
+        for row in train(checkpoint, read_dataset(checkpoint, chosen, store), chosen, tmp_path, "key").curve
+    }
+    assert rates[40] == pytest.approx(rates[80]) and rates[80] < 0.02
+    assert rates[20] == pytest.approx(rates[60]) and rates[60] > 0.4
+
+
+def test_where_nobody_has_sparse_labels_the_rest_is_learnt_throughout(sparse, nano, caplog):
+    store, _ = sparse
+    chosen = small(batch_size=4, steps=10, sparse=("<VQA>",), task_weights={**small().task_weights, "<VQA>": 1.0})
+    dataset = read_dataset(nano, chosen, store)
+    assert dataset.later is None and "<VQA>" in caplog.text
+    assert len(list(BatchLoader(dataset, chosen).steps_from(0))) == 10
+
+
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=60))
+def test_rows_are_cut_into_pieces_of_least_filling(lengths):
+    lengths = np.sort(np.asarray(lengths))
+    pieces = cut(lengths)
+    assert [first for first, _ in pieces] == [0, *(end for _, end in pieces[:-1])] and pieces[-1][1] == len(lengths)
+
+    def cost(cuts):
+        from florence.training.batches import OVERHEAD
+
+        return sum(OVERHEAD + (end - first) * int(lengths[end - 1]) for first, end in cuts)
+
+    best = cost(pieces)
+    assert best <= cost([(0, len(lengths))])
+    for at in range(1, len(lengths)):
+        assert best <= cost([(0, at), (at, len(lengths))])
+
+
+def test_settings_that_can_not_be(data):
+    for bad, said in (
+        ({"resolutions": [{"image_size": 32, "share": 0.5}]}, "add up to 0.5"),
+        ({"resolutions": [{"image_size": 64, "share": 1.0}]}, "model.image_size, 32"),
+        ({"images": 3, "accumulate": 2, "processes": 2}, "4 micro-batches"),
+        ({"task_weights": dict.fromkeys(small().drawn, 0.0)}, "every task has weight 0"),
+        ({"task_weights": {"<OD>": -1.0}}, "<OD>"),
+        ({"freeze": ["head"]}, "'vision'"),
+        ({"sparse": ["<VQA>"]}, "<VQA> is not trained at all"),
+        ({"sparse": list(small().drawn)}, "every trained task is sparse"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            small(**bad)

@@ -1,0 +1,255 @@
+"""What is learnt: transformers' own loss, by frozen parts, adapters, micro-batches, precisions and stages of resolution."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainings import scenes, settings, small
+from transformers import Florence2ForConditionalGeneration
+
+from florence import stages
+from florence.config import TrainSettings
+from florence.errors import SettingsError
+from florence.model.checkpoint import Checkpoint, build, load
+from florence.model.generate import Query, predict
+from florence.store import Store
+from florence.training import loop, read_dataset, train
+from florence.training.batches import Batch, BatchLoader, batch
+from florence.training.trainable import PARTS, _part, learning
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Store:
+    torch.set_num_threads(1)
+    return scenes(tmp_path_factory.mktemp("data"), 20)
+
+
+PAD = 1
+
+
+def nano(side: int = 32) -> Checkpoint:
+    return build("nano", image_size=side, seed=1)
+
+
+def trained(data: Store, tmp_path: Path, chosen: TrainSettings, side: int = 32) -> tuple[Checkpoint, tuple]:
+    checkpoint = nano(side)
+    return checkpoint, train(checkpoint, read_dataset(checkpoint, chosen, data), chosen, tmp_path, "key").curve
+
+
+def examples(data: Batch) -> list[tuple[int, list[int], list[int]]]:
+    """(image, prompt ids, target ids) of every row, from the packed arrays alone."""
+    found: list[list] = [
+        [int(image), [int(i) for i in ids if i != PAD], []]
+        for group in data.prompts
+        for image, ids in zip(group.images, group.ids, strict=True)
+    ]
+    for target in data.targets:
+        for owner, label in zip(target.owners, target.labels, strict=True):
+            found[owner][2].append(int(label))
+    return [tuple(row) for row in found]
+
+
+def test_the_loss_is_that_of_transformers_on_the_same_examples(data, tmp_path, monkeypatch):
+    """Every row alone through Florence2ForConditionalGeneration(labels=…); a step's loss is the mean over all tokens of all its parts."""
+    checkpoint, chosen = nano(), small(batch_size=6, tasks_per_image=4, gradient_accumulation_steps=2)
+    dataset = read_dataset(checkpoint, chosen, data)
+    parts = BatchLoader(dataset, chosen).step(0)
+    reference = copy.deepcopy(checkpoint.model)
+    assert (
+        len(parts) == 2
+        and parts[0].tokens != parts[1].tokens
+        and all(len(part.prompts) > 1 and len(part.targets) > 1 for part in parts)
+    )
+    total = torch.zeros(())
+    for part in parts:
+        pixels = checkpoint.tensor(part.squares)
+        for image, prompt, target in examples(part):
+            tokens = [reference.config.image_token_id] * (
+                reference.get_image_features(pixels[:1]).pooler_output.shape[1]
+            )
+            theirs = reference(
+                input_ids=torch.tensor([tokens + prompt]),
+                pixel_values=pixels[image : image + 1],
+                labels=torch.tensor([target]),
+            )
+            total = total + theirs.loss * len(target)
+    loss = total / sum(part.tokens for part in parts)
+    loss.backward()
+    gradients = {}
+
+    real = loop.BatchLoader.steps_from
+    monkeypatch.setattr(
+        loop.BatchLoader, "steps_from", lambda self, first: (pair for pair in real(self, first) if pair[0] == 0)
+    )
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self, closure=None: gradients.update(
+            {n: p.grad.clone() for n, p in checkpoint.model.named_parameters()}
+        ),
+    )
+    clip = small(batch_size=6, tasks_per_image=4, gradient_accumulation_steps=2, max_grad_norm=1e9, steps=1)
+    curve = train(checkpoint, dataset, clip, tmp_path, "key").curve
+    assert curve[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    for name, parameter in reference.named_parameters():
+        assert torch.allclose(gradients[name], parameter.grad, atol=2e-5, rtol=1e-3), name
+
+
+def test_micro_batches_come_to_the_same_step(data, tmp_path):
+    curves = [
+        trained(data, tmp_path / str(n), small(batch_size=8, gradient_accumulation_steps=n, steps=5))[1] for n in (1, 4)
+    ]
+    for a, b in zip(*curves, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_packing_loses_nothing(data):
+    checkpoint, chosen = nano(), small(batch_size=12, tasks_per_image=5)
+    dataset = read_dataset(checkpoint, chosen, data)
+    packed = batch(dataset, chosen, 0)
+    assert sorted(np.concatenate([g.rows for g in packed.targets])) == list(range(len(packed.tasks)))
+    window = dataset.window(dataset.order.windows(0)[0])
+    known = {}
+    for index in range(len(dataset)):
+        seen = window.see(index, 32)
+        known[seen.record.image_id] = {
+            (name, tuple(e.prompt), tuple(e.target)) for name, found in seen.examples.items() for e in found
+        }
+    for (image, prompt, target), name in zip(examples(packed), packed.tasks, strict=True):
+        assert (name, tuple(prompt), tuple(target)) in known[packed.image_ids[image]]
+    for target in packed.targets:
+        flat = target.inputs.reshape(-1)
+        follows = np.setdiff1d(target.valid, np.arange(0, flat.size, target.inputs.shape[1]))
+        assert (
+            np.array_equal(flat[follows], target.labels[np.searchsorted(target.valid, follows) - 1])
+            and (target.inputs[:, 0] == 2).all()
+        )
+
+
+def test_what_is_frozen_stays_bit_for_bit_and_the_rest_moves(data, tmp_path):
+    before = nano().model.state_dict()
+    for part in PARTS:
+        checkpoint, _ = trained(data, tmp_path / part, small(freeze=(part,), steps=2))
+        moved = {name: not torch.equal(before[name], value) for name, value in checkpoint.model.named_parameters()}
+        assert not any(changed for name, changed in moved.items() if _part(name) == part), part
+        for other in set(PARTS) - {part}:
+            assert any(changed for name, changed in moved.items() if _part(name) == other), (part, other)
+        assert all(p.requires_grad for p in checkpoint.model.parameters()), "nothing stays frozen afterwards"
+    assert {_part(name) for name in moved} == set(PARTS)
+    with pytest.raises(SettingsError, match="nothing is left"):
+        trained(data, tmp_path, small(freeze=tuple(PARTS)))
+
+
+def test_adapters_alone_are_trained_and_merge_into_plain_weights(data, tmp_path):
+    chosen = settings(lora={"rank": 4, "alpha": 64.0}, lr=0.02, steps=8)
+    checkpoint = load("nano-scratch", image_size=32)
+    before = {name: value.clone() for name, value in checkpoint.model.named_parameters()}
+    pictures = [np.random.default_rng(n).integers(0, 255, (40, 40, 3), dtype=np.uint8) for n in range(2)]
+    asks = [Query(image, name) for image in (0, 1) for name in ("<OD>", "<CAPTION>")]
+    dataset = read_dataset(checkpoint, chosen.train, data)
+    with learning(checkpoint, chosen.train) as learner:
+        learnt = [name for name, p in learner.named_parameters() if p.requires_grad]
+        assert learnt and all("lora_" in name for name in learnt)
+        with torch.no_grad():
+            for name, p in learner.named_parameters():
+                if "lora_B" in name:
+                    p.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
+        checkpoint.model.eval()
+        step = batch(dataset, chosen.train, 0)
+        apart = float(learner(step)[0].detach())
+        said = [a.text for a in predict(checkpoint, pictures, asks, max_tokens=16)]
+    with learning(checkpoint, small()) as learner:
+        checkpoint.model.eval()
+        assert float(learner(step)[0].detach()) == pytest.approx(apart, rel=1e-5)
+    assert [a.text for a in predict(checkpoint, pictures, asks, max_tokens=16)] == said
+    assert any(not torch.allclose(before[name], p) for name, p in checkpoint.model.named_parameters())
+    stages.train_model(chosen, data, tmp_path)
+    model = Florence2ForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert {name for name, _ in model.named_parameters()} == set(before), "no adapter is left in what is saved"
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved and all(name.endswith(tuple(f"{t}.weight" for t in chosen.train.lora.targets)) for name in moved)
+    frozen = settings(lora={}, freeze=("vision", "encoder", "decoder"))
+    with pytest.raises(SettingsError, match="image_projection"):
+        stages.train_model(frozen, data, tmp_path / "none")
+
+
+def test_activations_computed_again_give_the_same_weights(data, tmp_path):
+    models = [
+        trained(data, tmp_path / str(again), small(gradient_checkpointing=again, steps=3))[0].model
+        for again in (False, True)
+    ]
+    for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_activations_are_computed_again(data):
+    checkpoint, chosen = nano(), small(gradient_checkpointing=True)
+    dataset = read_dataset(checkpoint, chosen, data)
+    calls = []
+    for layer in (
+        checkpoint.model.model.vision_tower.blocks[2][0].spatial_block,
+        checkpoint.model.model.language_model.decoder.layers[1].fc1,
+    ):
+        layer.register_forward_hook(lambda module, given, out: calls.append(type(module).__name__))
+    with learning(checkpoint, chosen) as learner:
+        total, _ = learner(batch(dataset, chosen, 0))
+        once = calls.copy()
+        total.backward()
+    assert calls == once + once[::-1] or sorted(calls) == sorted(once * 2)
+    assert len(calls) == 2 * len(once)
+
+
+def test_half_precision_follows_the_whole_one(data, tmp_path):
+    curves = {p: trained(data, tmp_path / p, small(precision=p, steps=5))[1] for p in ("fp32", "bf16")}
+    for a, b in zip(curves["fp32"], curves["bf16"], strict=True):
+        assert a["loss"] != b["loss"] and a["loss"] == pytest.approx(b["loss"], rel=0.03)
+    if not torch.cuda.is_available():
+        with pytest.raises(SettingsError, match="fp16 needs a GPU"):
+            trained(data, tmp_path, small(precision="fp16"))
+
+
+def test_stages_of_resolution(data, tmp_path):
+    chosen = small(steps=6, resolutions=({"image_size": 16, "share": 0.7}, {"image_size": 32, "share": 0.3}))
+    checkpoint = nano(32)
+    sides = []
+    checkpoint.model.model.vision_tower.register_forward_pre_hook(
+        lambda module, given: sides.append(given[0].shape[-1])
+    )
+    train(checkpoint, read_dataset(checkpoint, chosen, data), chosen, tmp_path, "key")
+    assert sides == [16] * 4 + [32] * 2
+
+
+HARD = {
+    "precision": "bf16",
+    "accumulate": 2,
+    "gradient_checkpointing": True,
+    "lora": {"rank": 2, "dropout": 0.1},
+    "freeze": ("vision",),
+    "resolutions": ({"image_size": 16, "share": 0.5}, {"image_size": 32, "share": 0.5}),
+    "shuffle_buffer": 1,
+    "temperature": 2.0,
+}
+
+
+def test_resumed_with_everything_it_ends_bit_for_bit_the_same(data, tmp_path, monkeypatch):
+    whole = stages.train_model(settings(**HARD), data, tmp_path / "whole")
+    real, calls = loop._learn, []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(loop, "_learn", failing)
+    with pytest.raises(KeyboardInterrupt):
+        stages.train_model(settings(**HARD), data, tmp_path / "broken")
+    monkeypatch.setattr(loop, "_learn", real)
+    assert stages.train_model(settings(**HARD), data, tmp_path / "broken") == whole
+    assert (tmp_path / "whole/model/model.safetensors").read_bytes() == (
+        tmp_path / "broken/model/model.safetensors"
+    ).read_bytes()
