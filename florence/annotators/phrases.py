@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, article, plural
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.config import Section
+from florence.english import choose_article, pluralize
 from florence.packaged_models import nouns, sentences
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 from florence.scene.objects import Seen, objects, place
@@ -93,7 +94,7 @@ class Phrases(Annotator):
             return label, 1.0
         labels = tuple(dict.fromkeys(seen.label for seen in found))
         noun, *names = sentences.sentences().vectors(
-            [_noun(chunk), *(f"{article(name)} {name}" for name in (label.lower() for label in labels))]
+            [_noun(chunk), *(f"{choose_article(name)} {name}" for name in (label.lower() for label in labels))]
         )
         likeness = [float((noun * name).sum()) for name in names]
         best = int(np.argmax(likeness))
@@ -109,7 +110,7 @@ def _noun(chunk: Any) -> str:
             chunk.root.lemma_.lower(),
         ]
     )
-    return f"{article(noun)} {noun}"
+    return f"{choose_article(noun)} {noun}"
 
 
 def _meant(chunk: Any, alike: list[Seen], record: ImageRecord) -> list[Seen]:
@@ -128,7 +129,7 @@ def _label(chunk: Any, found: Sequence[Seen]) -> str | None:
     for shorten in (False, True):
         for seen in sorted(found, key=lambda s: -len(s.label)):
             label = seen.label.lower().rsplit(" ", 1)[-1] if shorten else seen.label.lower()
-            named = any(re.search(rf"(?<!\w){re.escape(form)}$", words) for form in (label, plural(label)))
+            named = any(re.search(rf"(?<!\w){re.escape(form)}$", words) for form in (label, pluralize(label)))
             if named or (" " not in label and root.lemma_.lower() == label):
                 return seen.label
     return None

@@ -16,8 +16,9 @@ from typing import Annotated, cast
 import numpy as np
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among, article, plural
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
+from florence.english import choose_article, pluralize
 from florence.geometry import Box, Polygon, Quad, box_iou
 from florence.records import (
     ANNOTATION_TYPES,
@@ -552,7 +553,7 @@ def _units(
 
 @lru_cache(maxsize=4096)
 def _word(label: str) -> str:
-    return rf"(?<!\w)(?:{re.escape(plural(label))}|{re.escape(label)})(?!\w)"
+    return rf"(?<!\w)(?:{re.escape(pluralize(label))}|{re.escape(label)})(?!\w)"
 
 
 def _renamed(text: str, label: str, other: str) -> str:
@@ -563,12 +564,12 @@ def _renamed(text: str, label: str, other: str) -> str:
     found = re.search(_word(label), text, re.IGNORECASE) if label else None
     if found is None:
         return text
-    many = found.group().lower() == plural(label).lower() != label.lower()
-    word = plural(other) if many else other
+    many = found.group().lower() == pluralize(label).lower() != label.lower()
+    word = pluralize(other) if many else other
     if found.group()[:1].isupper():
         word = word[:1].upper() + word[1:]
     front = text[: found.start()]
     before = re.search(r"(?<!\w)([Aa])n?\s+$", front)
     if before:
-        front = front[: before.start()] + before.group(1) + article(word)[1:] + " "
+        front = front[: before.start()] + before.group(1) + choose_article(word)[1:] + " "
     return front + word + text[found.end() :]

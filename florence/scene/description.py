@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.annotators import article, plural
+from florence.english import choose_article, pluralize
 from florence.geometry import box_iou, rasterise
 from florence.pixels import shrink
 from florence.records import Annotation, ImageRecord, Region
@@ -115,7 +115,7 @@ class Picture:
 
     def named(self, kind: list[Seen]) -> str:
         """Objects of one label as a noun phrase."""
-        return _a(self.noun(kind[0])) if len(kind) == 1 else f"{_number(len(kind))} {plural(kind[0].label)}"
+        return _a(self.noun(kind[0])) if len(kind) == 1 else f"{_number(len(kind))} {pluralize(kind[0].label)}"
 
     def palette(self) -> str:
         """The one or two colours that most of the picture has; nothing where it takes more."""
@@ -130,7 +130,7 @@ class Picture:
         if not kinds:
             written = f" with the {_words([text for text, _, _ in self.lines])}" if self.lines else ""
             palette = self.palette()
-            return (f"{article(palette)} {palette} picture" if palette else "a picture in many colors") + written
+            return (f"{choose_article(palette)} {palette} picture" if palette else "a picture in many colors") + written
         alone = self.sign(kinds[0][0]) if len(self.found) == 1 else ""
         return " and ".join(self.named(kind) for kind in kinds[:2]) + alone
 
@@ -230,7 +230,7 @@ def _a(noun: str) -> str:
         "velvet",
         "wool",
     )
-    return noun if plain else f"{article(noun)} {noun}"
+    return noun if plain else f"{choose_article(noun)} {noun}"
 
 
 def _number(count: int) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.annotators import article
 from florence.engine.consensus.annotator_models import Trust
 from florence.engine.consensus.word_network import Network, in_order, likely, network
 from florence.engine.wording.alignment import aligned
 from florence.engine.wording.tokens import ARTICLE, Lines, Sequences, code_of, joined, lines, overlaps, starts
+from florence.english import choose_article
 
 _STOPS = frozenset(".!?")
 
@@ -214,7 +214,7 @@ def _word(texts: Lines, row: int, at: int, following: tuple[int, int] | None) ->
     word, keys = _said(texts, row, at), texts.keys
     last = at + 1 == texts.first[row + 1]
     if keys[at] == ARTICLE and following is not None and (last or keys[following[1]] != keys[at + 1]):
-        fitting = article(_said(texts, *following))
+        fitting = choose_article(_said(texts, *following))
         word = fitting.capitalize() if word[0].isupper() else fitting
     first = at == texts.first[row] or _said(texts, row, at - 1) in _STOPS
     return word[:1].lower() + word[1:] if first and (word[1:].islower() or len(word) == 1) else word
