@@ -157,7 +157,7 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
 
     from florence import annotation
     from florence.annotators import ImageBatch
-    from florence.pixels import decode
+    from florence.images import decode_image
     from florence.records import ImageRecord, annotate
 
     batch = max(settings.annotators[annotator.name].batch_size for annotator in who)
@@ -167,7 +167,7 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
         records, pixels = [], []
         for file in files[start : start + batch]:
             data = file.read_bytes()
-            pixels.append(decode(data, file.name))
+            pixels.append(decode_image(data, file.name))
             height, width = pixels[-1].shape[:2]
             records.append(
                 ImageRecord(hashlib.sha256(data).hexdigest(), width, height, "photos", file.name, "", None, "train")
@@ -199,13 +199,13 @@ def photos(folder: Path, count: int) -> None:
     """``count`` different JPEG files of many sizes, cut out of the photos that installed packages carry."""
     from PIL import Image
 
-    from florence.pixels import decode
+    from florence.images import decode_image
     from florence.sources import SOURCES, SourceImage
 
     folder.mkdir()
     rng = np.random.default_rng(0)
     whole = [
-        Image.fromarray(decode(found.data, found.name))
+        Image.fromarray(decode_image(found.data, found.name))
         for found in SOURCES.get("samples")().images(frozenset())
         if isinstance(found, SourceImage)
     ]

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from florence import stages
 from florence.errors import DataError, ImageError, SettingsError, StoreError
 from florence.formats import FORMATS, NOTE, OBJECTS, Format, Labelled, Plan, paths, writable
-from florence.pixels import upright
+from florence.images import make_upright
 from florence.records import (
     ANNOTATION_TYPES,
     RECORD_COLUMNS,
@@ -267,7 +267,7 @@ def _items(
 def write_picture(path: Path, content: bytes, record: ImageRecord) -> bool:
     """Write an image's file, upright, so that its labels' places are right for every program; returns whether it had to be turned."""
     try:
-        stands = upright(content, record.name)
+        stands = make_upright(content, record.name)
     except ImageError:
         stands = content  # as it is: its size could be told when it was collected
     path.parent.mkdir(parents=True, exist_ok=True)

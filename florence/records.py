@@ -70,7 +70,7 @@ SPLITS: tuple[str, ...] = ("train", "held_out", "gold")
 class ImageRecord:
     """What is known of one image. ``image_id``: SHA-256 of its bytes, hex. ``width``, ``height``: upright pixels.
 
-    ``name``: its path within its source. ``source``: the key of its source in params.yaml. ``phash``: perceptual hash (`florence.looks.perceptual_hash`).
+    ``name``: its path within its source. ``source``: the key of its source in params.yaml. ``phash``: perceptual hash (`florence.images.perceptual_hash`).
     """
 
     image_id: str

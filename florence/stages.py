@@ -123,8 +123,7 @@ def _rejected_files(store: Store) -> pa.Table:
 
 def _admit(found, key: str, settings: Settings, first: dict, aside: dict) -> ImageRecord | None:
     """The record of an image that is new and good; None, with its reason noted, for one that is neither."""
-    from florence.looks import perceptual_hash
-    from florence.pixels import decode
+    from florence.images import decode_image, perceptual_hash
 
     def note(reason: str, detail: str) -> None:
         aside[key, found.name] = {"source": key, "name": found.name, "reason": reason, "detail": detail}
@@ -140,7 +139,7 @@ def _admit(found, key: str, settings: Settings, first: dict, aside: dict) -> Ima
             note("duplicate", f"of {first[image_id][1]} in {first[image_id][0]}")
         return None
     try:
-        pixels = decode(
+        pixels = decode_image(
             found.data, found.name, min_side=settings.collect.min_side, max_pixels=settings.collect.max_pixels
         )
     except ImageError as error:
@@ -360,16 +359,16 @@ def train_model(
     """
     import shutil
 
-    from florence.training import Job, run
-    from florence.training.launch import rank_of
+    from florence.training import TrainingJob, run_training
+    from florence.training.launch import process_rank
 
     folder, part = root / ".florence" / "checkpoints", root / ".florence" / "model.part"
     key = training_key(settings, data)
-    first = not rank_of()
+    first = not process_rank()
     for other in folder.glob("*") if first and folder.is_dir() else ():
         if other.name != key:
             shutil.rmtree(other, ignore_errors=True)
-    done = run(Job(settings.model, settings.train, data.uri, str(folder), key, str(part)), log, progress)
+    done = run_training(TrainingJob(settings.model, settings.train, data.uri, str(folder), key, str(part)), log, progress)
     figures = {
         "steps": done.steps,
         "images": done.images,
@@ -511,13 +510,13 @@ def _model(root: Path, threads: int) -> Callable[..., list]:
 
 def _pictures(settings: Settings, data: Store, wanted: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Id and pixels of each image in ``wanted``, shard by shard."""
-    from florence.pixels import decode
+    from florence.images import decode_image
 
     ids = sorted(wanted)
     for name in data.names("images", ".parquet") if ids else ():
         for record, content in table_images(data.read_table(name, filters=[("image_id", "in", ids)])):
             if content is not None:
-                yield record.image_id, decode(content, record.name, max_pixels=settings.collect.max_pixels)
+                yield record.image_id, decode_image(content, record.name, max_pixels=settings.collect.max_pixels)
 
 
 def label_quality(

@@ -52,11 +52,11 @@ def ask(root: Path, image: Path, task: str, input: str, model: str, beams: int =
 
     Raises ImageError, UnknownNameError for a task, EncodeError for an input that it does not take, FlorenceError for a model that is not there.
     """
-    from florence.pixels import decode
+    from florence.images import decode_image
 
     chosen = find_task(task if task.startswith("<") else f"<{task.upper()}>")
     try:
-        pixels = decode(image.read_bytes(), str(image))
+        pixels = decode_image(image.read_bytes(), str(image))
     except OSError as error:
         raise ImageError(str(image), "unreadable", error.strerror or str(error)) from None
     given = region_input(chosen, input, (pixels.shape[1], pixels.shape[0]))
@@ -65,10 +65,10 @@ def ask(root: Path, image: Path, task: str, input: str, model: str, beams: int =
 
     from florence.model import checkpoint
     from florence.model.confidence import beside
-    from florence.model.generate import Ask, predict
+    from florence.model.generate import Query, predict
 
     calibration = beside(folder).get(chosen.name)
-    (answer,) = predict(checkpoint.load(str(folder)), [pixels], [Ask(0, chosen.name, given)], beams=beams)
+    (answer,) = predict(checkpoint.load(str(folder)), [pixels], [Query(0, chosen.name, given)], beams=beams)
     return Asked(image, pixels, chosen, given, answer, calibration)
 
 
@@ -90,7 +90,7 @@ def _model(root: Path, ref: str) -> Path:
     from flows.promote import model_folder
 
     # A folder needs no workspace around it.
-    return model_folder(ref) or open_parts(root).tracker.fetch(ref)
+    return model_folder(ref) or open_parts(root).registry.fetch(ref)
 
 
 def check_out(out: Path) -> None:

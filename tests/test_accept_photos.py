@@ -17,7 +17,7 @@ from flow_workspaces import florence
 from PIL import Image
 
 from florence.geometry import box_iou
-from florence.pixels import decode
+from florence.images import decode_image
 from florence.records import table_annotations
 from florence.sources import SOURCES, SourceImage
 from flows.workspace import init
@@ -61,7 +61,7 @@ def photos(tmp_path_factory) -> Path:
     pictures = []
     for found in SOURCES.get("samples")().images(frozenset()):
         if isinstance(found, SourceImage):
-            image = Image.fromarray(decode(found.data, found.name))
+            image = Image.fromarray(decode_image(found.data, found.name))
             image.thumbnail((480, 480))
             pictures.append(image)
     parts = [

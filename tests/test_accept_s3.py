@@ -12,7 +12,7 @@ from flow_workspaces import environment, florence, write_params
 from PIL import Image
 from s3_server import S3, s3  # noqa: F401 - a fixture
 
-from florence.pixels import decode
+from florence.images import decode_image
 from florence.sources import SOURCES, SourceImage
 from flows.workspace import init
 
@@ -24,7 +24,7 @@ def upload(server: S3, prefix: str, number: int) -> None:
     client, done = server.client(), 0
     for found in SOURCES.get("samples")().images(frozenset()):
         if isinstance(found, SourceImage) and done < number:
-            image = Image.fromarray(decode(found.data, found.name))
+            image = Image.fromarray(decode_image(found.data, found.name))
             image.thumbnail((160, 160))
             sink = io.BytesIO()
             image.save(sink, "JPEG")

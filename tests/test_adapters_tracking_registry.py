@@ -373,12 +373,12 @@ def _here(folder: Path, photo: Path) -> list[str]:
     """The same answers by the library of this process."""
     from florence.model import checkpoint
     from florence.model.generate import Query, predict
-    from florence.pixels import decode
+    from florence.images import decode_image
 
     asks = [Query(0, "<OD>"), Query(0, "<REGION_TO_CATEGORY>", "<loc_1><loc_2><loc_500><loc_600>")]
     return [
         answer.text
-        for answer in predict(checkpoint.load(str(folder)), [decode(photo.read_bytes(), "photo")], asks, max_tokens=12)
+        for answer in predict(checkpoint.load(str(folder)), [decode_image(photo.read_bytes(), "photo")], asks, max_tokens=12)
     ]
 
 

@@ -214,16 +214,16 @@ def test_the_device_is_set_before_loading_and_is_no_part_of_the_version(store: S
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    import florence.pixels
+    import florence.images
 
     found: list[str] = []
-    decode = florence.pixels.decode
+    decode = florence.images.decode_image
 
     def counted(data, name, **more):
         found.append(name)
         return decode(data, name, **more)
 
-    monkeypatch.setattr(florence.pixels, "decode", counted)
+    monkeypatch.setattr(florence.images, "decode_image", counted)
     return found
 
 

@@ -20,7 +20,7 @@ from florence.annotators import ANNOTATORS, ImageBatch
 from florence.imaging.boxes import distinct, objects_found
 from florence.hub.models import load_config, load_model, load_processor, weights_version
 from florence.errors import FlorenceError, ModelError, SettingsError
-from florence.pixels import decode
+from florence.images import decode_image
 from florence.records import Claim, ImageRecord
 
 HOPEFUL = {"threshold": 0.05, "nms_iou": 1.0, "most": 1000}
@@ -123,7 +123,7 @@ def test_sizes_are_kept_apart_where_pictures_go_together():
 
 def test_files_of_one_grey_channel_and_of_three_pixels_height_are_read(tmp_path: Path):
     Image.fromarray(pictures()[3][..., 0]).save(tmp_path / "grey.png")
-    pixels = decode((tmp_path / "grey.png").read_bytes(), "grey.png")
+    pixels = decode_image((tmp_path / "grey.png").read_bytes(), "grey.png")
     detector = made("rt_detr", **HOPEFUL)
     assert rows(detector.annotate(batch(pixels))[0]) == rows(detector.annotate(batch(pictures()[3]))[0]) != []
     low = detector.annotate(batch(pictures()[4]))[0]

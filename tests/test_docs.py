@@ -97,13 +97,13 @@ for package in (florence.sources, florence.annotators, florence.tasks, florence.
 
 import numpy as np
 from florence.errors import SettingsError
-from florence.pixels import decode
+from florence.images import decode_image
 from florence.records import table_images
 from florence.store import Store
 
 source = florence.sources.SOURCES.get("gradients")(number=3)
 found = list(source.images(frozenset({"0001.png"})))
-assert [f.name for f in found] == ["0000.png", "0002.png"] and decode(found[0].data, "x").shape == (64, 64, 3)
+assert [f.name for f in found] == ["0000.png", "0002.png"] and decode_image(found[0].data, "x").shape == (64, 64, 3)
 try:
     florence.sources.SOURCES.get("gradients")(number=0)
 except SettingsError as error:

@@ -13,8 +13,7 @@ from PIL import Image, ImageEnhance
 from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.engine.filters.duplicates import copies
-from florence.looks import perceptual_hash
-from florence.pixels import decode
+from florence.images import decode_image, perceptual_hash
 from florence.records import IMAGES, table_annotations, table_images
 from florence.sources import SOURCES
 
@@ -145,7 +144,7 @@ def pictures() -> dict[str, list[np.ndarray]]:
         "scenes": SOURCES.get("scenes")(count=150, size=128, scale=1.12).images(frozenset()),
     }
     return {
-        name: [decode(one.data, one.name) for one in images if not isinstance(one, Exception)]
+        name: [decode_image(one.data, one.name) for one in images if not isinstance(one, Exception)]
         for name, images in found.items()
     }
 

@@ -18,7 +18,7 @@ from florence.engine.student import DOUBT, Student, renamed
 from florence.errors import ModelError
 from florence.model.checkpoint import load
 from florence.model.generate import Query, predict
-from florence.pixels import decode
+from florence.images import decode_image
 from florence.records import ImageRecord, Region
 from florence.sources import SOURCES, SourceImage
 from florence.tasks import Answer
@@ -40,7 +40,7 @@ def batch() -> ImageBatch:
     pictures = [
         found for found in SOURCES.get("scenes")(count=6, seed=5).images(frozenset()) if isinstance(found, SourceImage)
     ]
-    pixels = tuple(decode(found.data, found.name) for found in pictures)
+    pixels = tuple(decode_image(found.data, found.name) for found in pictures)
     records = tuple(
         ImageRecord(f"{k:064x}", p.shape[1], p.shape[0], "scenes", f"{k}.png", "CC0", None, "train")
         for k, p in enumerate(pixels)

@@ -87,13 +87,13 @@ class Right:
     """Knows the truth; ``blind``: of every picture but one the answer about that one."""
 
     def __init__(self, store: Store, blind: bool = False) -> None:
-        from florence.pixels import decode
+        from florence.images import decode_image
 
         self.records = {}
         self.truth: dict = {}
         for name in store.names("images", ".parquet"):
             for record, content in table_images(store.read_table(name)):
-                self.records[decode(content, record.name).tobytes()] = record
+                self.records[decode_image(content, record.name).tobytes()] = record
         for row in table_annotations(store.read_tables("truth", ANNOTATIONS)):
             self.truth.setdefault((row.image_id, row.task), []).append(row)
         self.only = next(iter(self.records.values())) if blind else None
@@ -104,7 +104,7 @@ class Right:
         answers = []
         for ask in asks:
             record, one = self.only or self.records[pictures[ask.image].tobytes()], task(ask.task)
-            examples = one.examples(record, self.truth.get((record.image_id, one.kind), []))
+            examples = one.examples(record, self.truth.get((record.image_id, one.annotation_type), []))
             found = [example for example in examples if example.input == ask.input] or examples[:1] * (
                 self.only is not None
             )

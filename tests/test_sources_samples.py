@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from florence.errors import SettingsError
-from florence.pixels import decode
+from florence.images import decode_image
 from florence.sources import SOURCES
 
 
@@ -16,7 +16,7 @@ def test_enough_real_photos_without_optional_packages():
     source = SOURCES.get("samples")(packages=["skimage", "sklearn", "matplotlib"])
     found = list(source.images(frozenset()))
     assert len(found) == source.count() >= 12
-    shapes = {item.name: decode(item.data, item.name, min_side=16).shape for item in found}
+    shapes = {item.name: decode_image(item.data, item.name, min_side=16).shape for item in found}
     assert shapes["skimage/astronaut.png"] == (512, 512, 3)
     assert {"sklearn/china.jpg", "matplotlib/grace_hopper.jpg"} <= set(shapes)
     assert not any(word in name for name in shapes for word in ("logo", "phantom", "chessboard", "horse", "multipage"))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from florence.errors import ImageError, SettingsError, StoreError
 from florence.geometry import mask_iou, polygon_area, polygon_box, rasterise
-from florence.pixels import decode
+from florence.images import decode_image
 from florence.records import BASE_TYPES, CAPTIONS
 from florence.sources import SOURCES, scenes
 from florence.sources._truth import Thing, described, refer, relation
@@ -72,7 +72,7 @@ def test_polygons_and_boxes_are_those_of_the_visible_pixels(composed):
 
 def test_every_place_is_inside_the_picture(composed):
     for size, _, found, *_ in composed:
-        assert decode(found.data, found.name).shape == (size, size, 3)
+        assert decode_image(found.data, found.name).shape == (size, size, 3)
         for claim in found.truth:
             for region in claim.regions:
                 places = [
@@ -117,7 +117,7 @@ def test_every_kind_and_phrase(composed):
 def test_written_signs_are_readable(composed):
     seen = 0
     for size, vocabulary, found, *_ in composed:
-        pixels = decode(found.data, found.name).astype(float).mean(axis=2)
+        pixels = decode_image(found.data, found.name).astype(float).mean(axis=2)
         for claim in of(found, "<OCR_WITH_REGION>"):
             (region,) = claim.regions
             corners = np.array(region.quad).reshape(4, 2)
@@ -332,7 +332,7 @@ def test_sprites_have_exact_truth_too(cutouts):
         (claim,) = of(item, "<OD>")
         (region,) = claim.regions
         seen.add(claim.text)
-        pixels = decode(item.data, item.name).astype(int)
+        pixels = decode_image(item.data, item.name).astype(int)
         red, blue = (pixels[..., c] - pixels.max(axis=2, initial=0, where=np.arange(3) != c) > 60 for c in (0, 2))
         mask = rasterise(region.polygons, 128, 128)
         assert mask_iou(mask, red if claim.text == "gold ring" else blue) > 0.85
@@ -352,7 +352,7 @@ def test_backgrounds_from_a_folder(tmp_path):
     made = [item for item in found if not isinstance(item, ImageError)]
     assert len(made) == 25
     for item in made:
-        corners = decode(item.data, item.name)[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
+        corners = decode_image(item.data, item.name)[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
         lawn = np.median(corners, axis=0)[1] > 50
         assert ("a dark lawn" in of(item, "<DETAILED_CAPTION>")[0].text) == lawn
         assert not any(word in of(item, "<MORE_DETAILED_CAPTION>")[0].text for word in ("standing", "floating")), (

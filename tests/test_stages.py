@@ -77,14 +77,13 @@ def test_the_split_follows_the_hash_alone(tmp_path: Path):
 
 
 def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_path: Path):
-    from florence.looks import perceptual_hash
-    from florence.pixels import decode
+    from florence.images import decode_image, perceptual_hash
     from florence.records import RECORD_COLUMNS, table_images
 
     store, chosen = Store(str(tmp_path)), settings(annotators={"careful": {"use": "simulated", "sources": ["*"]}})
     stages.collect(chosen, store)
     for record, content in table_images(store.read_table("images/scenes-00000.parquet")):
-        assert record.phash == perceptual_hash(decode(content, record.name)) and len(record.phash) == 64
+        assert record.phash == perceptual_hash(decode_image(content, record.name)) and len(record.phash) == 64
     name = "images/scenes-00001.parquet"
     store.write_table(name, store.read_table(name).drop_columns(["phash"]))
     table = stages.images_table(store)

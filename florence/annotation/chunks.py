@@ -67,7 +67,7 @@ def _decoded(
     settings: Settings, store: Store, shard: str, wanted: Set[str]
 ) -> Iterator[tuple[str, np.ndarray | ImageError]]:
     """Id and pixels of each wanted image, in the order of the shard."""
-    from florence.pixels import decode
+    from florence.images import decode_image
 
     for batch in store.read_batches(f"images/{shard}.parquet", ["image_id", "name", "bytes"]) if wanted else ():
         for image_id, name, data in zip(
@@ -75,7 +75,7 @@ def _decoded(
         ):
             if image_id in wanted:
                 try:
-                    yield image_id, decode(data.as_py(), name, max_pixels=settings.collect.max_pixels)
+                    yield image_id, decode_image(data.as_py(), name, max_pixels=settings.collect.max_pixels)
                 except ImageError as error:
                     yield image_id, error
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.errors import DataError, FlorenceError, SettingsError
-from florence.pixels import decode
+from florence.images import decode_image
 from florence.processes.protocol import LINES, AnnotationRequest, ProtocolError, format_answer, parse_request
 from florence.records import ClaimsOrError
 
@@ -63,7 +63,7 @@ def answers(annotator: Annotator, requests: Sequence[AnnotationRequest]) -> Iter
 def _seen(request: AnnotationRequest) -> np.ndarray:
     """The picture that is asked about. Raises ImageError or OSError where it cannot be read, DataError where it is not of the size that was told."""
     record = request.record
-    found = decode(
+    found = decode_image(
         request.image if request.image is not None else Path(request.path or "").read_bytes(),
         record.name or record.image_id,
     )

@@ -18,7 +18,7 @@ from florence.config import Section
 from florence.geometry import Box
 from florence.hub.threads import one_thread
 from florence.packaged_models.imagenet import SIDES, cell_scores, extent, labels, network, packages, probabilities
-from florence.pixels import shrink
+from florence.images import shrink
 from florence.records import Claim, Region
 
 

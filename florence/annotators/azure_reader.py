@@ -1,4 +1,4 @@
-"""Reads what is written in a picture: Azure AI Vision (Image Analysis 4.0, feature Read), by Azure's own client."""
+"""OCR lines by Azure AI Vision (Image Analysis 4.0, feature Read), through Azure's own client."""
 
 from __future__ import annotations
 
@@ -15,34 +15,28 @@ from pydantic import Field
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.errors import SettingsError
 from florence.geometry import polygon_area
+from florence.images import shrink
 from florence.imaging.quads import from_the_top, upright
-from florence.pixels import shrink
 from florence.records import Claim, ClaimsOrError, Region
+from florence.redact import redact
 from florence.services.answers import UnusableAnswerError
-from florence.services.calls import (
-    RETRIED_STATUSES,
-    Address,
-    Caller,
-    CallFailedError,
-    CallSettings,
-    address,
-    parse_retry_after,
-    refuse_secrets,
-)
+from florence.services.calls import RETRIED_STATUSES, Caller, CallFailedError, parse_retry_after
+from florence.services.settings import Address, CallSettings, check_address, refuse_secrets
 from florence.services.usage import Usage
 
 INSTALL = "pip install 'florence[services]' -c constraints.txt"
-LEAST_SIDE, MOST_SIDE = 64, 16000
-"""Pixels; the service takes no picture whose sides are not above 50, or above 16,000."""
-QUALITY = 95
-"""Of a JPEG, which is sent where a PNG is too large."""
+MIN_SIDE, MAX_SIDE = 64, 16000
+"""Pixels; the service takes pictures with sides of 50 to 16,000."""
+JPEG_QUALITY = 95
+"""A JPEG is sent where a PNG is too large."""
 
 
 @ANNOTATORS.register("azure_reader")
 class AzureReader(Annotator):
-    """Claims lines of text, or words, with their quads. A word's score is the service's confidence, a line's the mean of its words'.
+    """Claim OCR lines, or words, with their quads.
 
-    The key is taken from VISION_KEY in the environment.
+    The score of a word is the service's confidence, that of a line the mean of its words' scores. The key is taken from
+    VISION_KEY in the environment.
     """
 
     tasks = ("<OCR_WITH_REGION>",)
@@ -62,8 +56,8 @@ class AzureReader(Annotator):
         min_score: float = Field(0.5, ge=0, le=1, description="least score of a line or word")
         side: int = Field(
             4096,
-            ge=LEAST_SIDE,
-            le=MOST_SIDE,
+            ge=MIN_SIDE,
+            le=MAX_SIDE,
             description="pixels; a longer side is shrunk to it before an image is sent",
         )
         megabytes: float = Field(
@@ -79,7 +73,7 @@ class AzureReader(Annotator):
         super().__init__(name=name, **options)
         self._caller = Caller(self, self.options, f"annotators.{name}")
         self._clients: SimpleQueue[Any] = SimpleQueue()
-        self._key, self._place = "", ""
+        self._key, self._address = "", ""
 
     def load(self) -> None:
         """Make the clients. Raises SettingsError where package, key or address is missing."""
@@ -100,14 +94,15 @@ class AzureReader(Annotator):
             if not value:
                 also = f", or annotators.{self.name}.endpoint" if variable == "VISION_ENDPOINT" else ""
                 raise SettingsError(
-                    f"annotators.{self.name}: {variable} is not set in the environment: set it{also}; Azure's portal shows it under Keys and Endpoint"
+                    f"annotators.{self.name}: {variable} is not set in the environment: set it{also}; "
+                    "Azure's portal shows it under Keys and Endpoint"
                 )
         try:
-            parts = urlsplit(address(str(given["VISION_ENDPOINT"])))
+            parts = urlsplit(check_address(str(given["VISION_ENDPOINT"])))
         except ValueError as error:
             raise SettingsError(f"annotators.{self.name}: VISION_ENDPOINT: {error}") from None
-        self._key, self._place = str(given["VISION_KEY"]), f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        # Calls are made again by `Caller`, which counts them. A client is used by one thread at a time: its connections are not made for more.
+        self._key, self._address = str(given["VISION_KEY"]), f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        # `Caller` makes calls again, and counts them. A client's connections are made for one thread at a time.
         options: dict[str, Any] = {
             "retry_total": 0,
             "permit_redirects": False,
@@ -118,20 +113,24 @@ class AzureReader(Annotator):
             self._clients.put(ImageAnalysisClient(parts.geturl(), AzureKeyCredential(self._key), **options))
 
     def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
-        """The lines of each picture, in the order they are read in. Raises SettingsError where the service refuses key or address."""
+        """Return the lines of each picture, in reading order. Raises SettingsError where the service refuses key or address."""
 
-        def ask(index: int, stop: threading.Event) -> list[Claim]:
+        def annotate_image(index: int, stop: threading.Event) -> list[Claim]:
             pixels, most = batch.pixels[index], Usage(1, 0, self.options.price)
             payload, factors = encode(pixels, self.options.side, int(self.options.megabytes * 1e6))
-            with self._caller.budget.hold(most, stop) as hold:
+            with self._caller.budget.reserve(most, stop) as reservation:
                 return self._caller.ask(
-                    hold, most, partial(self._call, payload), partial(self._read, pixels.shape[:2], factors), stop
+                    reservation,
+                    most,
+                    partial(self._call, payload),
+                    partial(self._read, pixels.shape[:2], factors),
+                    stop,
                 )
 
-        return self._caller.each(len(batch.records), ask)
+        return self._caller.annotate_each(len(batch.records), annotate_image)
 
-    def _call(self, payload: bytes, turn: int) -> tuple[Any, Usage | None]:
-        """The body of an answer, None where it is not JSON of the service, and what it used."""
+    def _call(self, payload: bytes, _attempt: int) -> tuple[Any, Usage | None]:
+        """Return an answer's body, None where it is not the service's JSON, and what the call used."""
         from azure.ai.vision.imageanalysis.models import VisualFeatures
         from azure.core import exceptions
 
@@ -139,54 +138,56 @@ class AzureReader(Annotator):
         try:
             body = client.analyze(payload, [VisualFeatures.READ], model_version=self.options.model_version).as_dict()
         except exceptions.ServiceRequestError:
-            raise CallFailedError(f"{self._place} cannot be reached", sent=False) from None
+            raise CallFailedError(f"{self._address} cannot be reached", reached=False) from None
         except exceptions.ServiceResponseTimeoutError:
             raise CallFailedError(
-                f"{self._place} did not answer within {self.options.timeout:g} seconds", free=False
+                f"{self._address} did not answer within {self.options.timeout:g} seconds", is_free=False
             ) from None
         except (exceptions.DecodeError, ValueError, TypeError, AttributeError, KeyError):
             body = None
         except exceptions.HttpResponseError as error:
-            raise self._refusal(error) from None
+            raise self._status_error(error) from None
         except exceptions.AzureError as error:
-            raise CallFailedError(f"{self._place} broke off ({type(error).__name__})", free=False) from None
+            raise CallFailedError(f"{self._address} broke off ({type(error).__name__})", is_free=False) from None
         finally:
             self._clients.put(client)
         return body, Usage(0, 0, self.options.price)
 
-    def _refusal(self, error: Any) -> Exception:
-        """What an answer of another status than 200 means."""
+    def _status_error(self, error: Any) -> Exception:
+        """Return what an answer of another status than 200 means."""
         status, headers = error.status_code, error.response.headers if error.response is not None else {}
-        said = " ".join(
-            str(error.error.message if error.error else error.reason or "").replace(self._key, "…").split()
-        )[:200]
-        place = f"{self._place} answers {status} ({said})"
+        message = redact(str(error.error.message if error.error else error.reason or ""), [self._key])
+        message = " ".join(message.split())[:200]
+        reason, section = f"{self._address} answers {status} ({message})", f"annotators.{self.name}"
         if status is None:
-            return CallFailedError(f"{self._place} broke off", free=False)
-        if status == 403 and "quota" in said.lower():
-            return CallFailedError(place, again="later")
+            return CallFailedError(f"{self._address} broke off", is_free=False)
+        if status == 403 and "quota" in message.lower():
+            return CallFailedError(reason, retry="later")
         if status in (401, 403):
             return SettingsError(
-                f"annotators.{self.name}: {place}: the key is not accepted; set VISION_KEY to one of this resource"
+                f"{section}: {reason}: the key is not accepted; set VISION_KEY to one of this resource"
             )
         if status in (404, 405) or status < 400:
             return SettingsError(
-                f"annotators.{self.name}: {place}: check annotators.{self.name}.endpoint; it is the resource's address without a path"
+                f"{section}: {reason}: check {section}.endpoint; it is the resource's address without a path"
             )
         return CallFailedError(
-            place,
-            again="now" if status in RETRIED_STATUSES else "never",
+            reason,
+            retry="now" if status in RETRIED_STATUSES else "never",
             wait=parse_retry_after(headers.get("Retry-After")),
         )
 
     def _read(self, shape: tuple[int, int], factors: np.ndarray, body: Any) -> list[Claim]:
-        """The claims of an answer, in pixels of the picture of ``shape`` (height, width). Raises Useless saying what is wrong with it."""
+        """Return the claims in an answer, in pixels of the picture of ``shape`` (height, width).
+
+        Raises UnusableAnswerError saying what is wrong with it.
+        """
         if not isinstance(body, dict):
-            raise UnusableAnswerError("not an answer of the service (a web page, or cut off)", lost=True)
+            raise UnusableAnswerError("not an answer of the service (a web page, or cut off)", is_foreign=True)
         try:
             lines = [line for block in body["readResult"]["blocks"] for line in block["lines"]]
-            read = [
-                (" ".join(part["text"].split()), _corners(part), _sure(part))
+            found = [
+                (" ".join(part["text"].split()), _corners(part), _confidence(part))
                 for line in lines
                 for part in (line["words"] if self.options.words else [line])
             ]
@@ -195,7 +196,7 @@ class AzureReader(Annotator):
                 f"not what the feature Read answers; found {', '.join(sorted(map(str, body)))[:100] or 'nothing'}"
             ) from None
         claims = []
-        for text, corners, score in read:
+        for text, corners, score in found:
             quad = upright(corners * factors, shape[1], shape[0])
             if text and score >= self.options.min_score and polygon_area(quad) > 0:
                 claims.append(Claim("<OCR_WITH_REGION>", text, (Region(text, quad=quad, score=score),), score))
@@ -203,9 +204,10 @@ class AzureReader(Annotator):
 
 
 def encode(pixels: np.ndarray, side: int, size: int) -> tuple[bytes, np.ndarray]:
-    """A picture (H, W, 3), uint8, as a file of at most ``size`` bytes and sides of at most ``side``, and the factors (x, y) from its pixels to the picture's.
+    """Return a picture (H, W, 3), uint8, as a file of at most ``size`` bytes whose sides are at most ``side``.
 
-    PNG, or JPEG where that is too large; where that is too, smaller. Small pictures get a margin below and to the right.
+    Also returns the factors (x, y) from the file's pixels to the picture's. The file is a PNG, or a JPEG where that is too
+    large, or a smaller picture where both are. Small pictures get a margin below and to the right.
     """
     import cv2
 
@@ -213,27 +215,27 @@ def encode(pixels: np.ndarray, side: int, size: int) -> tuple[bytes, np.ndarray]
     while True:
         sized = shrink(pixels, side)
         factors = np.asarray([width / sized.shape[1], height / sized.shape[0]])
-        below, right = max(0, LEAST_SIDE - sized.shape[0]), max(0, LEAST_SIDE - sized.shape[1])
+        below, right = max(0, MIN_SIDE - sized.shape[0]), max(0, MIN_SIDE - sized.shape[1])
         image = np.ascontiguousarray(cv2.copyMakeBorder(sized, 0, below, 0, right, cv2.BORDER_REPLICATE)[..., ::-1])
-        for name, options in ((".png", []), (".jpg", [cv2.IMWRITE_JPEG_QUALITY, QUALITY])):
+        for name, options in ((".png", []), (".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])):
             payload = cv2.imencode(name, image, options)[1].tobytes()
             if len(payload) <= size:
                 return payload, factors
-        if max(sized.shape[:2]) <= LEAST_SIDE:
+        if max(sized.shape[:2]) <= MIN_SIDE:
             return payload, factors
-        side = max(LEAST_SIDE, int(max(sized.shape[:2]) * 0.8))
+        side = max(MIN_SIDE, int(max(sized.shape[:2]) * 0.8))
 
 
 def _corners(part: dict[str, Any]) -> np.ndarray:
-    """(4, 2). Raises KeyError, TypeError or ValueError where there are not four points."""
+    """Return the corners (4, 2) of a line or word. Raises KeyError, TypeError or ValueError without four points."""
     corners = np.asarray([(point["x"], point["y"]) for point in part["boundingPolygon"]], float).reshape(4, 2)
     if not np.isfinite(corners).all():
         raise ValueError("a corner that is no number")
     return corners
 
 
-def _sure(part: dict[str, Any]) -> float:
-    """The confidence in a word, 0…1; of a line the mean of its words'."""
+def _confidence(part: dict[str, Any]) -> float:
+    """Return the confidence of a word, 0…1; for a line the mean of its words' confidences."""
     values = [float(word["confidence"]) for word in part["words"]] if "words" in part else [float(part["confidence"])]
     score = sum(values) / len(values) if values else 0.0
     if not 0 <= score <= 1:

@@ -10,7 +10,7 @@ from pydantic import Field
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.config import Section
 from florence.geometry import Box, Polygon
-from florence.pixels import shrink
+from florence.images import shrink
 from florence.records import Annotation, Claim, ImageRecord
 from florence.scene.segmentation import GROUNDED, REFERRED, boxes, outlined, polygons, wanted
 from florence.versions import package_versions

@@ -13,7 +13,7 @@ from florence.config import Section
 from florence.errors import ModelError
 from florence.geometry import polygon_area
 from florence.imaging.quads import from_the_top, upright
-from florence.pixels import shrink
+from florence.images import shrink
 from florence.records import Claim, Region
 from florence.versions import package_versions
 

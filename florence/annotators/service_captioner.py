@@ -1,4 +1,4 @@
-"""Captions, and texts of the objects that others boxed, by an image-text model behind a chat endpoint."""
+"""Captions, and texts of objects that earlier annotators boxed, by an image-text model behind a chat endpoint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from florence.config import Section
 from florence.geometry import Box
 from florence.records import CAPTIONS, Claim, ClaimsOrError, Region
 from florence.scene.objects import Seen, objects
-from florence.services.calls import refuse_secrets
-from florence.services.chat import KEYS, ChatClient, ChatQuestion, ChatSettings, Texts
+from florence.services.chat import KEY_VARIABLES, ChatClient, ChatQuestion, ChatSettings, Texts
+from florence.services.settings import refuse_secrets
 
 REGION = "<DENSE_REGION_CAPTION>"
 TASKS = (*CAPTIONS, REGION)
@@ -21,9 +21,9 @@ TASKS = (*CAPTIONS, REGION)
 
 @ANNOTATORS.register("service_captioner")
 class ServiceCaptioner(Annotator):
-    """Claims captions, all of an image in one call, and a brief text of each boxed object, one call a crop.
+    """Claim the captions of an image in one call, and a brief text of each boxed object in one call a crop.
 
-    Captions have no score, as the endpoint gives none; a region's is that of its object.
+    Captions have no score, as the endpoint gives none; the score of a region is that of its object.
     """
 
     needs = frozenset({"pixels", "claims"})
@@ -40,21 +40,25 @@ class ServiceCaptioner(Annotator):
             description="what is asked for as <CAPTION>",
         )
         detailed: str = Field(
-            "A description in two or three sentences, about thirty words: the objects, their colors, where they are and what they do.",
+            "A description in two or three sentences, about thirty words: the objects, their colors, where they are "
+            "and what they do.",
             min_length=1,
             description="what is asked for as <DETAILED_CAPTION>",
         )
         more_detailed: str = Field(
-            "A paragraph of about seventy words: every object with its color, size and place, what happens, the surroundings, and words that can be read.",
+            "A paragraph of about seventy words: every object with its color, size and place, what happens, "
+            "the surroundings, and words that can be read.",
             min_length=1,
             description="what is asked for as <MORE_DETAILED_CAPTION>",
         )
         rules: str = Field(
-            "Look at the image and write, in plain English and without any comment of your own, only what can be seen in it.",
+            "Look at the image and write, in plain English and without any comment of your own, "
+            "only what can be seen in it.",
             description="what stands before each question",
         )
         region: str = Field(
-            "The image is a part of a larger one, cut out around one object. Answer with one noun phrase of two to six words that describes the object, and nothing else.",
+            "The image is a part of a larger one, cut out around one object. "
+            "Answer with one noun phrase of two to six words that describes the object, and nothing else.",
             min_length=1,
             description="what is asked about a crop",
         )
@@ -64,17 +68,20 @@ class ServiceCaptioner(Annotator):
         min_alone: float = Field(0.6, ge=0, le=1, description="the same where one annotator alone named it")
 
     def __init__(self, *, name: str, **options) -> None:
-        refuse_secrets(options, f"annotators.{name}", " or ".join(KEYS.values()))
+        refuse_secrets(options, f"annotators.{name}", " or ".join(KEY_VARIABLES.values()))
         super().__init__(name=name, **options)
         self._chat = ChatClient(self, self.options.service, f"annotators.{name}.service")
 
     def load(self) -> None:
-        """Make the endpoint's client. Raises SettingsError where its package or key is missing."""
+        """Make the endpoint's client. Raises SettingsError where package, key or address is missing."""
         self._chat.load()
 
     def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
-        """The captions of each image, then the texts of its objects. Raises SettingsError where the endpoint refuses key, model or request."""
-        seen = [
+        """Return the captions of each image, then the texts of its objects.
+
+        Raises SettingsError where the endpoint refuses key, model or request.
+        """
+        found = [
             objects(claims, self.options.min_score, self.options.min_alone)[: self.options.most]
             if REGION in self.tasks
             else ()
@@ -82,40 +89,40 @@ class ServiceCaptioner(Annotator):
         ]
         return self._chat.annotate(
             len(batch.records),
-            lambda i: self._questions(batch.pixels[i], seen[i]),
-            lambda i, texts: self._claims(seen[i], texts),
+            lambda i: self._questions(batch.pixels[i], found[i]),
+            lambda i, texts: self._claims(found[i], texts),
         )
 
-    def _questions(self, pixels: np.ndarray, seen: tuple[Seen, ...]) -> list[ChatQuestion]:
-        asked = {
+    def _questions(self, pixels: np.ndarray, found: tuple[Seen, ...]) -> list[ChatQuestion]:
+        wishes = {
             task: (self.options.brief, self.options.detailed, self.options.more_detailed)[index]
             for index, task in enumerate(CAPTIONS)
             if task in self.tasks
         }
-        names = {task: _key(task) for task in asked}
-        wanted = "\n".join(f'- "{names[task]}": {text}' for task, text in asked.items())
-        prompt = f"{self.options.rules}\n\nAnswer with a JSON object with these texts, and nothing else:\n{wanted}"
-        whole = [ChatQuestion(prompt, tuple(names.values()), pixels)] if asked else []
+        names = {task: _key(task) for task in wishes}
+        listed = "\n".join(f'- "{names[task]}": {text}' for task, text in wishes.items())
+        prompt = f"{self.options.rules}\n\nAnswer with a JSON object with these texts, and nothing else:\n{listed}"
+        whole = [ChatQuestion(prompt, tuple(names.values()), pixels)] if wishes else []
         return whole + [
-            ChatQuestion(self.options.region, (), _crop(pixels, one.box, self.options.margin)) for one in seen
+            ChatQuestion(self.options.region, (), _crop(pixels, one.box, self.options.margin)) for one in found
         ]
 
-    def _claims(self, seen: tuple[Seen, ...], texts: list[Texts]) -> list[Claim]:
+    def _claims(self, found: tuple[Seen, ...], texts: list[Texts]) -> list[Claim]:
         captions = [Claim(task, texts[0][_key(task)]) for task in CAPTIONS if task in self.tasks]
-        regions = [one[""].rstrip(".") for one in texts[len(texts) - len(seen) :]]
+        regions = [one[""].rstrip(".") for one in texts[len(texts) - len(found) :]]
         return captions + [
             Claim(REGION, text, (Region(text, box=one.box, score=one.score),), one.score)
-            for text, one in zip(regions, seen, strict=True)
+            for text, one in zip(regions, found, strict=True)
         ]
 
 
 def _key(task: str) -> str:
-    """The name of a caption in an answer: <DETAILED_CAPTION> is detailed_caption."""
+    """Return the name of a caption in an answer: detailed_caption for <DETAILED_CAPTION>."""
     return task.strip("<>").lower()
 
 
 def _crop(pixels: np.ndarray, box: Box, margin: float) -> np.ndarray:
-    """The part of a picture (H, W, 3) around a box, with ``margin`` of its sides on each side; one pixel at least."""
+    """Return the part of a picture (H, W, 3) around a box, with ``margin`` of its sides added; at least one pixel."""
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = box
     dx, dy = margin * (x1 - x0), margin * (y1 - y0)

@@ -19,7 +19,7 @@ from florence.config import Section
 from florence.hub.threads import one_thread
 from florence.imaging.crops import crop
 from florence.packaged_models import imagenet, nouns, sentences
-from florence.pixels import shrink
+from florence.images import shrink
 from florence.records import Claim
 from florence.scene.candidates import TASKS, judged, ranked
 

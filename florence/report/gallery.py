@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from florence.draw import PALETTE, Colour, colour_of, draw, jpeg, labelled
 from florence.geometry import box_iou
-from florence.pixels import decode
+from florence.images import decode_image
 from florence.records import (
     ANNOTATIONS,
     CAPTIONS,
@@ -111,7 +111,7 @@ class Pictures:
         for shard in sorted({self.shards[i] for i in image_ids}):
             ids = [i for i in image_ids if self.shards[i] == shard]
             for record, data in table_images(self.data.read_table(shard, filters=[("image_id", "in", ids)])):
-                result[record.image_id] = decode(data or b"", record.name)
+                result[record.image_id] = decode_image(data or b"", record.name)
         return result
 
 

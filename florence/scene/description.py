@@ -9,7 +9,7 @@ import numpy as np
 
 from florence.english import choose_article, pluralize
 from florence.geometry import box_iou, rasterise
-from florence.pixels import shrink
+from florence.images import shrink
 from florence.records import Annotation, ImageRecord, Region
 from florence.scene.objects import NUMBERS, Seen, colour_shares, objects, place, size
 

@@ -1,4 +1,4 @@
-"""What earlier annotators saw in one image, put together for those who build on it; and the words for where, how big and what colour."""
+"""Merge the objects that earlier annotators claimed in one image, and say in words where and how big they are."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import numpy as np
 from florence.geometry import Box, box_iou
 from florence.records import Annotation, ImageRecord
 
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-COLOURS = ("black", "gray", "white", "red", "orange", "brown", "yellow", "green", "blue", "purple", "pink")
-SAME_PLACE = 0.5
-"""IoU from which two boxes are one place."""
-INSIDE = 0.8
+SAME_BOX_IOU = 0.5
+"""IoU from which two boxes are in the same position."""
+CONTAINED_SHARE = 0.8
 """Share of a box inside another one of the same label from which both are one object."""
 SMALL, BIG = 0.05, 0.35
 """Shares of the image's area: below the first an object is small, above the second big."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One object. ``box``: pixels, the score-weighted mean of its claims; ``score``: the best of theirs; ``annotators``: who named it so."""
+class SceneObject:
+    """One object, merged from the claims of several annotators.
+
+    ``box``: pixels, the mean of the claims' boxes, weighted by score. ``score``: the highest of theirs. ``annotators``:
+    names of the annotators that gave it this label.
+    """
 
     label: str
     box: Box
@@ -31,77 +33,82 @@ class Seen:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """The middle of the box."""
+        """The centre of the box, in pixels."""
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
-    def share(self, record: ImageRecord) -> float:
-        """Its box's share of the image's area."""
+    def area_share(self, record: ImageRecord) -> float:
+        """Return the box's share of the image's area."""
         return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1]) / (record.width * record.height)
 
 
-def objects(claims: Iterable[Annotation], min_score: float, min_alone: float) -> tuple[Seen, ...]:
-    """The objects of <OD> claims, best first: those that more annotators named, then those of higher score.
+def merge_objects(claims: Iterable[Annotation], min_score: float, min_alone: float) -> tuple[SceneObject, ...]:
+    """Return the objects of <OD> claims: first those that more annotators named, then those of higher score.
 
-    Claims of one label in one place are one object. Where a place has several names, the best one is taken. Left out are objects
-    under ``min_score``, and under ``min_alone`` those that one annotator alone named.
+    Claims of one label in the same position are one object. Of several labels in one position, the best is kept.
+    Objects with a score under ``min_score`` are left out; under ``min_alone`` if a single annotator named them.
     """
     rows = [
         (row.text, row.regions[0].bounds, 1.0 if row.score is None else row.score, row.annotator)
         for row in claims
         if row.task == "<OD>" and row.regions
     ]
-    groups: list[list[tuple[str, Box, float, str]]] = []
+    clusters: list[list[tuple[str, Box, float, str]]] = []
     for row in sorted(rows, key=lambda r: (-r[2], r)):
-        own = next((g for g in groups if g[0][0] == row[0] and same_place(g[0][1], row[1])), None)
+        own = next((c for c in clusters if c[0][0] == row[0] and is_same_box(c[0][1], row[1])), None)
         if own is None:
-            groups.append(own := [])
+            clusters.append(own := [])
         own.append(row)
-    found = sorted((_merged(group) for group in groups), key=lambda s: (-len(s.annotators), -s.score, s.label, s.box))
-    kept: list[Seen] = []
-    for seen in found:
-        sure = seen.score >= (min_score if len(seen.annotators) > 1 else min_alone)
-        if sure and not any(
-            same_place(seen.box, o.box) or (seen.label == o.label and _inside(seen.box, o.box)) for o in kept
+    found = sorted(
+        (_merge_cluster(cluster) for cluster in clusters), key=lambda s: (-len(s.annotators), -s.score, s.label, s.box)
+    )
+    kept: list[SceneObject] = []
+    for item in found:
+        is_sure = item.score >= (min_score if len(item.annotators) > 1 else min_alone)
+        if is_sure and not any(
+            is_same_box(item.box, o.box) or (item.label == o.label and _is_contained(item.box, o.box)) for o in kept
         ):
-            kept.append(seen)
+            kept.append(item)
     return tuple(kept)
 
 
-def same_place(a: Box, b: Box) -> bool:
-    """Whether two boxes are one place."""
-    return bool(box_iou(np.asarray(a), np.asarray(b))[0, 0] >= SAME_PLACE)
+def is_same_box(a: Box, b: Box) -> bool:
+    """Return whether two boxes are in the same position."""
+    return bool(box_iou(np.asarray(a), np.asarray(b))[0, 0] >= SAME_BOX_IOU)
 
 
-def _inside(a: Box, b: Box) -> bool:
-    """Whether the smaller of two boxes lies in the other."""
+def _is_contained(a: Box, b: Box) -> bool:
+    """Return whether the smaller of two boxes lies in the other."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
-    return max(width, 0.0) * max(height, 0.0) >= INSIDE * smaller
+    return max(width, 0.0) * max(height, 0.0) >= CONTAINED_SHARE * smaller
 
 
-def _merged(group: Sequence[tuple[str, Box, float, str]]) -> Seen:
-    weights = np.asarray([max(score, 1e-3) for _, _, score, _ in group])
+def _merge_cluster(cluster: Sequence[tuple[str, Box, float, str]]) -> SceneObject:
+    weights = np.asarray([max(score, 1e-3) for _, _, score, _ in cluster])
     # Rounded, because a mean of equal edges may come out beyond them, and so outside the image.
-    x0, y0, x1, y1 = (round(float(v), 6) for v in np.average([box for _, box, _, _ in group], axis=0, weights=weights))
-    return Seen(group[0][0], (x0, y0, x1, y1), group[0][2], frozenset(annotator for *_, annotator in group))
+    x0, y0, x1, y1 = (
+        round(float(v), 6) for v in np.average([box for _, box, _, _ in cluster], axis=0, weights=weights)
+    )
+    annotators = frozenset(annotator for *_, annotator in cluster)
+    return SceneObject(cluster[0][0], (x0, y0, x1, y1), cluster[0][2], annotators)
 
 
-def refer(seen: Seen, others: Sequence[Seen], record: ImageRecord) -> str | None:
-    """An expression that fits this object alone: by its name, else as the outermost of its kind; None where there is none."""
-    twins = [other for other in others if other.label == seen.label and other is not seen]
-    if not twins:
-        return f"the {seen.label}"
+def referring_expression(item: SceneObject, objects: Sequence[SceneObject], record: ImageRecord) -> str | None:
+    """Return an expression that fits this object alone: its label, or the outermost of its label; None if none does."""
+    others = [other for other in objects if other.label == item.label and other is not item]
+    if not others:
+        return f"the {item.label}"
     for axis, side, low, high in ((0, record.width, "leftmost", "rightmost"), (1, record.height, "topmost", "lowest")):
-        distances = [seen.centre[axis] - twin.centre[axis] for twin in twins]
+        distances = [item.centre[axis] - other.centre[axis] for other in others]
         if max(distances) <= -side / 24:
-            return f"the {low} {seen.label}"
+            return f"the {low} {item.label}"
         if min(distances) >= side / 24:
-            return f"the {high} {seen.label}"
+            return f"the {high} {item.label}"
     return None
 
 
-def place(point: tuple[float, float], record: ImageRecord) -> str:
-    """Where in the picture a point is, in thirds."""
+def position_phrase(point: tuple[float, float], record: ImageRecord) -> str:
+    """Return where a point (x, y), in pixels, is in the picture, by thirds: "at the top left"."""
     x, y = point[0] / record.width, point[1] / record.height
     column = "left" if x < 0.38 else "right" if x > 0.62 else ""
     row = "top" if y < 0.38 else "bottom" if y > 0.62 else ""
@@ -110,49 +117,6 @@ def place(point: tuple[float, float], record: ImageRecord) -> str:
     return f"on the {column}" if column else "in the middle"
 
 
-def size(share: float) -> str:
-    """``small``, ``big`` or nothing, for a share of the image's area."""
-    return "small" if share < SMALL else "big" if share > BIG else ""
-
-
-def colour_shares(pixels: np.ndarray) -> dict[str, float]:
-    """How much of some pixels (…, 3), uint8, RGB, is of each of `COLOURS`; in falling order, shares sum to 1."""
-    counts = np.bincount(_named(pixels.reshape(-1, 3)), minlength=len(COLOURS)) / max(pixels.size // 3, 1)
-    order = sorted(range(len(COLOURS)), key=lambda i: (-counts[i], i))
-    return {COLOURS[i]: float(counts[i]) for i in order if counts[i] > 0}
-
-
-def _named(rgb: np.ndarray) -> np.ndarray:
-    """The index in `COLOURS` of each of n pixels (n, 3)."""
-    value = rgb.max(axis=1) / 255.0
-    spread = value - rgb.min(axis=1) / 255.0
-    strength = spread / np.maximum(value, 1e-6)
-    hue = _hue(rgb / 255.0, value, np.maximum(spread, 1e-6))
-    warm = (hue < 48) | (hue >= 345)
-    pale, dim = strength < 0.55, value < 0.7
-    plain = np.where(value > 0.78, 2, np.where(value < 0.25, 0, 1))
-    tinted = np.select(
-        [(hue < 14) | (hue >= 345), hue < 48, hue < 70, hue < 165, hue < 262, hue < 310],
-        [
-            np.where(pale & ~dim, 10, np.where(pale, 5, 3)),
-            np.where(pale | dim, 5, 4),
-            np.where(value < 0.4, 5, 6),
-            7,
-            8,
-            9,
-        ],
-        10,
-    )
-    # Warm light tints everything a little: there more strength is asked for before a colour is named.
-    grey = (strength < np.where(warm, 0.2, 0.14)) | (spread < 0.06)
-    return np.where(value < 0.14, 0, np.where(grey, plain, tinted)).astype(int)
-
-
-def _hue(rgb: np.ndarray, value: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    red, green, blue = rgb.T
-    sector = np.where(
-        value == red,
-        (green - blue) / spread,
-        np.where(value == green, 2 + (blue - red) / spread, 4 + (red - green) / spread),
-    )
-    return sector * 60 % 360
+def size_word(area_share: float) -> str:
+    """Return "small", "big" or nothing, by the share of the image's area."""
+    return "small" if area_share < SMALL else "big" if area_share > BIG else ""

@@ -1,4 +1,4 @@
-"""What chat models answer, and what of it is of use: a text, or several as JSON."""
+"""The texts in a chat model's answer: one plain text, or several as a JSON object."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ from typing import Any
 THOUGHT = re.compile(r"<think>.*?</think>", re.S)
 FENCE = re.compile(r"^```\w*\s*(.*?)\s*```$", re.S)
 REFUSAL = re.compile(
-    r"(i['’]?m|i am|we['’]re) (very |so )?(sorry|unable|not able)\b|sorry,|(unfortunately, )?i (can['’]?t|cannot|cannot|won['’]?t) |as an? (ai|language model)\b",
+    r"(i['’]?m|i am|we['’]re) (very |so )?(sorry|unable|not able)\b|sorry,"
+    r"|(unfortunately, )?i (can['’]?t|can ?not|won['’]?t) |as an? (ai|language model)\b",
     re.I,
 )
 
 
 class UnusableAnswerError(Exception):
-    """An answer that is of no use. ``lost``: it is not even one of the service's own (a web page, half a message), and may come whole in a later run."""
+    """An answer that claims cannot be made of; its text says why.
 
-    def __init__(self, reason: str, lost: bool = False) -> None:
+    ``is_foreign``: it is no answer of the service at all (a web page, half a message), so a later run may get one.
+    """
+
+    def __init__(self, reason: str, is_foreign: bool = False) -> None:
         super().__init__(reason)
-        self.lost = lost
+        self.is_foreign = is_foreign
 
 
 def parse_texts(content: str, keys: Sequence[str]) -> dict[str, str]:
-    """What a model wrote as plain texts: one for each of ``keys``, which it was asked for as JSON; without keys one, under "". Raises Useless saying what is wrong."""
+    """Return the texts in a model's answer: one for each of ``keys``, from JSON; without keys one, under "".
+
+    Raises UnusableAnswerError saying what is wrong.
+    """
     content = THOUGHT.sub("", content).strip()
     if not content:
         raise UnusableAnswerError("empty")
@@ -37,15 +44,18 @@ def parse_texts(content: str, keys: Sequence[str]) -> dict[str, str]:
             if not is_refusal(content)
             else f"the model refuses ({content[:100]})"
         )
-    if bad := [key for key in keys if not isinstance(values.get(key), str)]:
+    if missing := [key for key in keys if not isinstance(values.get(key), str)]:
         raise UnusableAnswerError(
-            f"JSON without the text {bad[0]!r}; found {', '.join(sorted(map(str, values)))[:100] or 'nothing'}"
+            f"JSON without the text {missing[0]!r}; found {', '.join(sorted(map(str, values)))[:100] or 'nothing'}"
         )
     return {key: clean_text(values[key]) for key in keys}
 
 
 def clean_text(text: str) -> str:
-    """A text on one line, without quotes around it. Raises Useless where no letter is left, or it is an apology."""
+    """Return a text on one line, without quotes around it.
+
+    Raises UnusableAnswerError where no letter is left, or where it is an apology.
+    """
     text = " ".join(text.split())
     for before, after in ('""', "“”", "''"):
         if len(text) > 1 and text[0] == before and text[-1] == after and not {before, after} & set(text[1:-1]):
@@ -58,12 +68,12 @@ def clean_text(text: str) -> str:
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a text is an apology in place of an answer."""
+    """Return whether a text is an apology in place of an answer."""
     return bool(REFUSAL.match(text.lstrip("\"'“ ")))
 
 
 def parse_json(text: str) -> Any:
-    """The value that a text is in JSON; None where it is none."""
+    """Return the value of a JSON text; None where it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:

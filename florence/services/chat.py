@@ -14,42 +14,49 @@ import numpy as np
 from pydantic import Field
 
 from florence.errors import SettingsError
-from florence.pixels import shrink
+from florence.images import shrink
 from florence.records import Claim, ClaimsOrError
+from florence.redact import redact
 from florence.services.answers import UnusableAnswerError, parse_json, parse_texts
-from florence.services.calls import RETRIED_STATUSES, Address, Caller, CallFailedError, CallSettings, parse_retry_after
+from florence.services.calls import RETRIED_STATUSES, Caller, CallFailedError, parse_retry_after
+from florence.services.settings import Address, CallSettings
 from florence.services.usage import MeteredAnnotator, Usage
 
 INSTALL = "pip install 'florence[services]' -c constraints.txt"
-KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_OPENAI_API_KEY"}
-LEAST_SIDE = 32
+KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "azure": "AZURE_OPENAI_API_KEY"}
+"""The environment variable of the key, by protocol."""
+MIN_SIDE = 32
 """Pixels; some models refuse pictures that are smaller than one of their patches."""
-QUALITY = 90
-"""Of the JPEG that is sent."""
+JPEG_QUALITY = 90
 
 
 class ChatSettings(CallSettings):
-    """A chat endpoint. Its answers follow from ``model``, ``revision``, ``side``, ``seed``, ``max_tokens`` and ``omit``, and are made again where one of these changes."""
+    """A chat endpoint.
+
+    Its answers follow from ``model``, ``revision``, ``side``, ``seed``, ``max_tokens`` and ``omit``, and are made again
+    where one of these changes.
+    """
 
     model: str = Field(min_length=1, description="name of the model, or of the deployment on Azure")
     url: Address | None = Field(
         None,
         exclude=True,
-        description="the API's base, as http://localhost:8000/v1; none: OPENAI_BASE_URL (AZURE_OPENAI_ENDPOINT), or OpenAI itself",
+        description="the API's base, as http://localhost:8000/v1; "
+        "none: OPENAI_BASE_URL (AZURE_OPENAI_ENDPOINT), or OpenAI itself",
     )
     api: Literal["openai", "azure"] = Field(
         "openai", exclude=True, description="azure: the paths, key and versions of an Azure OpenAI resource"
     )
     api_version: str | None = Field(None, exclude=True, description="for azure; none: OPENAI_API_VERSION")
     keyless: bool = Field(
-        False, exclude=True, description="the server wants no key, and is sent none that the environment has"
+        False, exclude=True, description="the server needs no key; a key in the environment is not sent to it"
     )
     revision: str = Field("", description="any word; change it when the service has changed the model behind its name")
     side: int = Field(1024, ge=32, description="pixels; a longer side is shrunk to it before an image is sent")
-    seed: int = Field(0, ge=0, description="given with each question; one more each time that it is asked again")
-    max_tokens: int = Field(500, ge=1, description="tokens of an answer at most; a longer one is of no use")
+    seed: int = Field(0, ge=0, description="sent with each question; one more each time that it is asked again")
+    max_tokens: int = Field(500, ge=1, description="tokens of an answer at most; a longer one is unusable")
     limit: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", exclude=True, description="what the service calls that"
+        "max_tokens", exclude=True, description="the service's name for max_tokens"
     )
     omit: tuple[Literal["temperature", "seed", "response_format"], ...] = Field(
         (), description="parts of a request to leave out, for services that refuse them"
@@ -58,7 +65,7 @@ class ChatSettings(CallSettings):
         1500,
         ge=0,
         exclude=True,
-        description="tokens that an image is taken for in the budget until the service has told of more",
+        description="tokens that the budget counts for an image until an answer of the service counts more",
     )
     budget_tokens: int | None = Field(
         None, ge=0, exclude=True, description="tokens in all, of questions and answers; none: no limit"
@@ -69,7 +76,11 @@ class ChatSettings(CallSettings):
 
 @dataclass(frozen=True)
 class ChatQuestion:
-    """``keys``: names of the texts that are asked for together, as JSON; none: one text, under "". ``pixels``: (H, W, 3) uint8, a picture to look at."""
+    """A question to a chat model.
+
+    ``keys``: names of the texts that are asked for together, as JSON; none: one text, under "". ``pixels``: (H, W, 3)
+    uint8, a picture to look at.
+    """
 
     prompt: str
     keys: tuple[str, ...] = ()
@@ -77,19 +88,23 @@ class ChatQuestion:
 
 
 Texts = dict[str, str]
+"""The texts in an answer, by the question's keys."""
 
 
 class ChatClient:
-    """A chat endpoint as an annotator asks it. ``where``: the section of its settings."""
+    """The client of an annotator that asks a chat endpoint. ``section``: the section of its settings, for errors."""
 
-    def __init__(self, owner: MeteredAnnotator, endpoint: ChatSettings, where: str) -> None:
-        self._owner, self._endpoint, self._where = owner, endpoint, where
-        self._caller = Caller(owner, endpoint, where, endpoint.budget_tokens)
-        self._image_tokens = endpoint.image_tokens
+    def __init__(self, owner: MeteredAnnotator, settings: ChatSettings, section: str) -> None:
+        self._owner, self._settings, self._section = owner, settings, section
+        self._caller = Caller(owner, settings, section, settings.budget_tokens)
+        self._image_tokens = settings.image_tokens
         self._client: Any = None
 
     def load(self) -> None:
-        """Make the client, which takes the key from the environment. Raises SettingsError where package, key or address is missing."""
+        """Make the client, which takes its key from the environment.
+
+        Raises SettingsError where package, key or address is missing.
+        """
         if self._client is not None:
             return
         try:
@@ -98,26 +113,27 @@ class ChatClient:
             raise SettingsError(
                 f"annotators.{self._owner.name}: the package openai is not installed: {INSTALL}"
             ) from None
-        ask = self._endpoint
-        # Calls are made again by `Caller`, which counts them, and redirects would be calls that nobody counts.
+        settings = self._settings
+        # `Caller` makes calls again, and counts them. Redirects would be calls that nobody counts.
         options: dict[str, Any] = {
-            "timeout": ask.timeout,
+            "timeout": settings.timeout,
             "max_retries": 0,
             "http_client": openai.DefaultHttpxClient(follow_redirects=False),
         }
-        if ask.keyless:
+        if settings.keyless:
             options["api_key"] = "keyless"
         try:
-            if ask.api == "openai":
-                self._client = openai.OpenAI(base_url=ask.url, **options)
+            if settings.api == "openai":
+                self._client = openai.OpenAI(base_url=settings.url, **options)
             else:
-                options |= {"azure_endpoint": ask.url, "api_version": ask.api_version}
+                options |= {"azure_endpoint": settings.url, "api_version": settings.api_version}
                 self._client = openai.AzureOpenAI(**options)
         except (openai.OpenAIError, ValueError, TypeError) as error:
             remedy = (
-                f"set {KEYS[ask.api]} in the environment, or {self._where}.keyless: true for a server that wants none"
+                f"set {KEY_VARIABLES[settings.api]} in the environment, "
+                f"or {self._section}.keyless: true for a server that needs none"
                 if "redentials" in str(error)
-                else f"see {self._where}"
+                else f"see {self._section}"
             )
             raise SettingsError(
                 f"annotators.{self._owner.name}: {str(error).splitlines()[0]} Remedy: {remedy}"
@@ -129,40 +145,44 @@ class ChatClient:
         questions: Callable[[int], Sequence[ChatQuestion]],
         claims: Callable[[int, list[Texts]], list[Claim]],
     ) -> list[ClaimsOrError]:
-        """``claims`` of the answers to an image's ``questions``, for each of ``count`` images. An image is answered whole or not at all."""
+        """Return the claims about each of ``count`` images, or its error.
 
-        def ask(index: int, stop: threading.Event) -> list[Claim]:
-            asked = [(one, self._request(one)) for one in questions(index)]
-            if not asked:
+        ``questions`` returns the questions about the image of an index, ``claims`` the claims that the answers make. An
+        image gets claims only when all its questions are answered.
+        """
+
+        def annotate_image(index: int, stop: threading.Event) -> list[Claim]:
+            requests = [(question, self._request(question)) for question in questions(index)]
+            if not requests:
                 return claims(index, [])
-            most = [self._most(one, request) for one, request in asked]
-            with self._caller.budget.hold(sum(most, Usage()), stop) as hold:
-                told = [
+            limits = [self._most_usage(question, request) for question, request in requests]
+            with self._caller.budget.reserve(sum(limits, Usage()), stop) as reservation:
+                answers = [
                     self._caller.ask(
-                        hold,
-                        at_most,
-                        partial(self._call, request, one.pixels is not None),
-                        partial(_read, one.keys),
+                        reservation,
+                        most,
+                        partial(self._call, request, question.pixels is not None),
+                        partial(_read, question.keys),
                         stop,
                     )
-                    for (one, request), at_most in zip(asked, most, strict=True)
+                    for (question, request), most in zip(requests, limits, strict=True)
                 ]
-            return claims(index, told)
+            return claims(index, answers)
 
-        return self._caller.each(count, ask)
+        return self._caller.annotate_each(count, annotate_image)
 
     def _request(self, question: ChatQuestion) -> dict[str, Any]:
         content: str | list[dict[str, Any]] = question.prompt
         if question.pixels is not None:
             content = [
                 {"type": "text", "text": question.prompt},
-                {"type": "image_url", "image_url": {"url": data_url(question.pixels, self._endpoint.side)}},
+                {"type": "image_url", "image_url": {"url": data_url(question.pixels, self._settings.side)}},
             ]
         request: dict[str, Any] = {
-            "model": self._endpoint.model,
+            "model": self._settings.model,
             "messages": [{"role": "user", "content": content}],
             "temperature": 0,
-            "seed": self._endpoint.seed,
+            "seed": self._settings.seed,
         }
         if question.keys:
             schema = {
@@ -176,50 +196,50 @@ class ChatClient:
                 "json_schema": {"name": "texts", "strict": True, "schema": schema},
             }
         return {
-            **{key: value for key, value in request.items() if key not in self._endpoint.omit},
-            self._endpoint.limit: self._endpoint.max_tokens,
+            **{key: value for key, value in request.items() if key not in self._settings.omit},
+            self._settings.limit: self._settings.max_tokens,
         }
 
-    def _most(self, question: ChatQuestion, request: dict[str, Any]) -> Usage:
-        """What one call can use at most: no tokenizer makes more tokens than there are bytes, and a chat template adds a few."""
+    def _most_usage(self, question: ChatQuestion, request: dict[str, Any]) -> Usage:
+        """Return what one call may use at most: no tokenizer makes more tokens than bytes; a chat template adds a few."""
         prompt = (
             len(question.prompt.encode())
             + len(json.dumps(request.get("response_format", "")))
             + 50
             + (self._image_tokens if question.pixels is not None else 0)
         )
-        return self._usage(prompt, self._endpoint.max_tokens, 1)
+        return self._usage(prompt, self._settings.max_tokens, 1)
 
     def _usage(self, prompt: int, completion: int, calls: int = 0) -> Usage:
         return Usage(
             calls,
             prompt + completion,
-            (prompt * self._endpoint.price_prompt + completion * self._endpoint.price_completion) / 1e6,
+            (prompt * self._settings.price_prompt + completion * self._settings.price_completion) / 1e6,
         )
 
-    def _call(self, request: dict[str, Any], image: bool, turn: int) -> tuple[Any, Usage | None]:
-        """The body of an answer, as JSON or None, and what it used."""
+    def _call(self, request: dict[str, Any], has_image: bool, attempt: int) -> tuple[Any, Usage | None]:
+        """Return an answer's body (None where it is not JSON), and what it used (None where the service does not tell)."""
         import openai
 
         if "seed" in request:
-            request = {**request, "seed": request["seed"] + turn}
+            request = {**request, "seed": request["seed"] + attempt}
         try:
             body = parse_json(self._client.chat.completions.with_raw_response.create(**request).http_response.text)
         except openai.APIStatusError as error:
-            raise self._refusal(
-                error.status_code, error.code or "", error.param or "", _said(error), error.response.headers
+            raise self._status_error(
+                error.status_code, error.code or "", error.param or "", _error_message(error), error.response.headers
             ) from None
         except openai.APIConnectionError as error:
-            raise self._silence(error) from None
-        used = _counts(body)
+            raise self._connection_error(error) from None
+        used = _token_counts(body)
         if used is None:
             return body, None
-        if image:
+        if has_image:
             self._image_tokens = max(self._image_tokens, used[0])
         return body, self._usage(*used)
 
-    def _silence(self, error: Exception) -> CallFailedError:
-        """What a connection that failed means."""
+    def _connection_error(self, error: Exception) -> CallFailedError:
+        """Return what a connection that failed means."""
         cause = error.__cause__ or error
         if type(cause).__name__ in (
             "ConnectError",
@@ -229,78 +249,88 @@ class ChatClient:
             "UnsupportedProtocol",
         ):
             return CallFailedError(
-                f"{self._place()} cannot be reached ({str(cause) or type(cause).__name__})", sent=False
+                f"{self._address()} cannot be reached ({str(cause) or type(cause).__name__})", reached=False
             )
         slow = "Timeout" in type(cause).__name__
         return CallFailedError(
-            f"{self._place()} did not answer within {self._endpoint.timeout:g} seconds"
+            f"{self._address()} did not answer within {self._settings.timeout:g} seconds"
             if slow
-            else f"{self._place()} broke off ({cause})",
-            free=False,
+            else f"{self._address()} broke off ({cause})",
+            is_free=False,
         )
 
-    def _refusal(self, status: int, code: str, param: str, said: str, headers: Any) -> Exception:
-        """What an answer of another status than 200 means."""
-        place, section = f"{self._place()} answers {status}{said}", f"annotators.{self._owner.name}"
+    def _status_error(self, status: int, code: str, param: str, message: str, headers: Any) -> Exception:
+        """Return what an answer of another status than 200 means."""
+        reason = f"{self._address()} answers {status}{message}"
+        reply = f"annotators.{self._owner.name}: {reason}"
+        section, settings = self._section, self._settings
         if status in (401, 403):
             return SettingsError(
-                f"{section}: {place}: the key is not accepted; set {KEYS[self._endpoint.api]} to one that may use model {self._endpoint.model}"
+                f"{reply}: the key is not accepted; "
+                f"set {KEY_VARIABLES[settings.api]} to one that may use model {settings.model}"
             )
         if status in (404, 405) or status < 400:
             return SettingsError(
-                f"{section}: {place}: check {self._where}.url (the API's base, mostly ending in /v1) and {self._where}.model, {self._endpoint.model}"
+                f"{reply}: check {section}.url (the API's base, mostly ending in /v1) "
+                f"and {section}.model, {settings.model}"
             )
         if status in (400, 422) and param in ("temperature", "seed", "response_format"):
-            return SettingsError(f"{section}: {place}: name {param} in {self._where}.omit, and it is left out")
+            return SettingsError(f"{reply}: name {param} in {section}.omit, and it is left out")
         if status in (400, 422) and param in ("max_tokens", "max_completion_tokens"):
             return SettingsError(
-                f"{section}: {place}: set {self._where}.limit to what the service calls it, or {self._where}.max_tokens to what it allows"
+                f"{reply}: set {section}.limit to the service's name for it, "
+                f"or {section}.max_tokens to what the service allows"
             )
         if status == 400 and "content_filter" in code:
-            return UnusableAnswerError(f"refused by the service's filter{said}")
+            return UnusableAnswerError(f"refused by the service's filter{message}")
         if status in RETRIED_STATUSES and code != "insufficient_quota":
             milliseconds = parse_retry_after(headers.get("retry-after-ms"))
             return CallFailedError(
-                place,
+                reason,
                 wait=parse_retry_after(headers.get("retry-after")) if milliseconds is None else milliseconds / 1000,
             )
-        return CallFailedError(place, again="later" if status == 429 else "never")
+        return CallFailedError(reason, retry="later" if status == 429 else "never")
 
-    def _place(self) -> str:
-        """The endpoint without what might be secret in its address."""
+    def _address(self) -> str:
+        """Return the endpoint's address, without what may be secret in it."""
         url = self._client.base_url
         return f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}{url.path}"
 
 
 def data_url(pixels: np.ndarray, side: int) -> str:
-    """A picture (H, W, 3), uint8, as the data URL of a JPEG whose longer side is at most ``side``. Very small and thin ones are enlarged, and their edges repeated."""
+    """Return a picture (H, W, 3), uint8, as the data URL of a JPEG whose longer side is at most ``side``.
+
+    Very small and thin pictures are enlarged, and their edges repeated.
+    """
     import cv2
 
     sized = shrink(pixels, side)
     height, width = sized.shape[:2]
-    scale = min(LEAST_SIDE / min(height, width), side / max(height, width))
+    scale = min(MIN_SIDE / min(height, width), side / max(height, width))
     if scale > 1:
         sized = cv2.resize(
             sized, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_LINEAR
         )
         height, width = sized.shape[:2]
-    below, right = max(0, LEAST_SIDE - height), max(0, LEAST_SIDE - width)
+    below, right = max(0, MIN_SIDE - height), max(0, MIN_SIDE - width)
     if below or right:
         sized = cv2.copyMakeBorder(
             sized, below // 2, below - below // 2, right // 2, right - right // 2, cv2.BORDER_REPLICATE
         )
-    _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(sized[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(sized[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
 def _read(keys: Sequence[str], body: Any) -> Texts:
-    """The texts of an answer. Raises Useless saying what is wrong with it."""
+    """Return the texts in an answer. Raises UnusableAnswerError saying what is wrong with it."""
     try:
         choice = body["choices"][0]
         message, reason = choice["message"], choice.get("finish_reason")
         content, refusal = message.get("content"), message.get("refusal")
     except (TypeError, KeyError, IndexError, AttributeError):
-        raise UnusableAnswerError("not an answer of a chat endpoint (a web page, or cut off)", lost=True) from None
+        raise UnusableAnswerError(
+            "not an answer of a chat endpoint (a web page, or cut off)", is_foreign=True
+        ) from None
     if reason == "length":
         raise UnusableAnswerError("cut off: longer than max_tokens")
     if refusal or reason == "content_filter":
@@ -310,8 +340,8 @@ def _read(keys: Sequence[str], body: Any) -> Texts:
     return parse_texts(content, keys)
 
 
-def _counts(body: Any) -> tuple[int, int] | None:
-    """Tokens of question and answer, where the service tells."""
+def _token_counts(body: Any) -> tuple[int, int] | None:
+    """Return the tokens of question and answer; None where the service does not tell."""
     usage = body.get("usage") if isinstance(body, dict) else None
     counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
     prompt, completion = counts if len(counts) == 2 else (None, None)
@@ -322,11 +352,10 @@ def _counts(body: Any) -> tuple[int, int] | None:
     )
 
 
-def _said(error: Any) -> str:
-    """What the service says of its refusal, short, and without the key, which some repeat."""
+def _error_message(error: Any) -> str:
+    """Return the service's own message, short, in brackets, without the key, which some services repeat."""
     body = error.body if isinstance(error.body, dict) else {}
-    text = " ".join(str(body.get("message") or "").split())
-    for name in ("authorization", "api-key"):
-        secret = error.request.headers.get(name, "").removeprefix("Bearer ")
-        text = text.replace(secret, "…") if secret else text
+    headers = error.request.headers
+    keys = [headers.get(name, "").removeprefix("Bearer ") for name in ("authorization", "api-key")]
+    text = redact(" ".join(str(body.get("message") or "").split()), keys)
     return f" ({text[:200]})" if text else ""

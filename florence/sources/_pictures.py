@@ -40,9 +40,9 @@ def cutouts(tree: Tree, files: list[Entry], side: int, least: float) -> tuple[li
 def _cutout(data: bytes, name: str, side: int, least: float) -> np.ndarray:
     from PIL import Image
 
-    from florence.pixels import opened
+    from florence.images import open_image
 
-    with opened(data, name) as image:
+    with open_image(data, name) as image:
         if "A" not in image.getbands() and "transparency" not in image.info:
             raise ImageError(name, "unreadable", "a sprite needs a transparent background (RGBA)")
         rgba = image.convert("RGBA")
@@ -84,9 +84,9 @@ def photo(tree: Tree, entry: Entry, side: int) -> np.ndarray:
     """A background picture (h, w, 3), its shorter side half as long again as the scene's."""
     import cv2
 
-    from florence.pixels import decode
+    from florence.images import decode_image
 
-    pixels = decode(tree.read(entry), f"backgrounds/{entry.name}")
+    pixels = decode_image(tree.read(entry), f"backgrounds/{entry.name}")
     height, width = pixels.shape[:2]
     factor = 1.5 * side / min(height, width)
     size = (max(round(width * factor), side), max(round(height * factor), side))

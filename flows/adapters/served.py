@@ -23,8 +23,8 @@ from mlflow.pyfunc import PythonModel
 from florence.errors import ImageError
 from florence.model import checkpoint
 from florence.model.confidence import Calibration, beside
-from florence.model.generate import Ask, predict
-from florence.pixels import decode
+from florence.model.generate import Query, predict
+from florence.images import decode_image
 from florence.tasks import Answer, task
 
 MAX_TOKENS = 160
@@ -47,7 +47,7 @@ class Florence(PythonModel):
         answers: list[dict[str, Any]] = [{} for _ in range(len(model_input))]
         images: list[np.ndarray] = []
         places: dict[str, int] = {}
-        asks: list[Ask] = []
+        asks: list[Query] = []
         rows: list[int] = []
         inputs = model_input["input"] if "input" in model_input.columns else [""] * len(model_input)
         for row, (image, name, given) in enumerate(zip(model_input["image"], model_input["task"], inputs, strict=True)):
@@ -61,7 +61,7 @@ class Florence(PythonModel):
             if pixels is not None:
                 places[key] = len(images)
                 images.append(pixels)
-            asks.append(Ask(places[key], name, given))
+            asks.append(Query(places[key], name, given))
             rows.append(row)
         longest = int((params or {}).get("max_tokens", MAX_TOKENS))
         for row, ask, answer in zip(
@@ -83,7 +83,7 @@ def _read(image: Any, seen: Mapping[str, int]) -> tuple[str, np.ndarray | None]:
     else:
         raise ImageError("image", "unreadable", f"a path, bytes or base64 are expected; found {type(image).__name__}")
     key = hashlib.sha256(data).hexdigest()
-    return key, None if key in seen else decode(data, name)
+    return key, None if key in seen else decode_image(data, name)
 
 
 def _bytes(text: str) -> tuple[bytes, str]:

@@ -1,20 +1,17 @@
-"""Bytes of an image file → pixels: checked before they are decoded, upright, RGB."""
+"""Image files: bytes → upright RGB pixels, checked before they are decoded; perceptual hashes."""
 
 from __future__ import annotations
 
 import io
 import struct
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageFile, ImageOps
 
 from florence.errors import ImageError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""What is read. Others, such as EPS, can start foreign programs."""
+"""Formats that are read. Others, such as EPS, can start foreign programs."""
 MAX_PIXELS = 100_000_000
 ORIENTATION = 0x0112
 MALFORMED = (
@@ -29,33 +26,39 @@ MALFORMED = (
     OSError,
     struct.error,
 )
-"""What Pillow raises on damaged files, by format."""
+"""What Pillow raises for damaged files; it depends on the format."""
+HASH_SIDE, MIN_CONTRAST = 16, 8
+"""Frequencies on each side of a perceptual hash; levels of grey (of 256) that a hashed image spans at least."""
 
 
-def decode(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The pixels (height, width, 3), uint8, RGB, of an image file; EXIF orientation applied.
+def decode_image(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Return the pixels (height, width, 3), uint8, RGB, of an image file, with its EXIF orientation applied.
 
-    Transparency is laid over white, sixteen bits are scaled to eight, of an animation the first frame is taken. Colour profiles
-    are not applied. Raises ImageError(name, reason) with reason empty, unreadable, truncated, too_large (width × height above
-    ``max_pixels``; not decoded) or too_small (a side below ``min_side``).
+    Transparent pixels are put on white, 16 bits are scaled to 8, an animation gives its first frame. Colour profiles
+    are not applied. Raises ImageError(name, reason) with reason empty, unreadable, truncated, too_large (width × height
+    above ``max_pixels``; not decoded) or too_small (a side below ``min_side``).
     """
-    with opened(data, name, min_side=min_side, max_pixels=max_pixels) as image:
+    with open_image(data, name, min_side=min_side, max_pixels=max_pixels) as image:
         return np.ascontiguousarray(_rgb(image))
 
 
-def size(data: bytes, name: str) -> tuple[int, int]:
-    """Width and height of the upright picture, from the header alone. Raises ImageError (empty, unreadable, truncated)."""
-    with _header(data, name) as image:
+def read_size(data: bytes, name: str) -> tuple[int, int]:
+    """Return width and height of the upright image, from its header alone.
+
+    Raises ImageError (empty, unreadable, truncated).
+    """
+    with _read_header(data, name) as image:
         width, height = image.size
-        # Pillow turns a TIFF's size already when it reads the header.
+        # Pillow has swapped the sides of a rotated TIFF already when it read the header.
         return (height, width) if image.format != "TIFF" and _orientation(image) >= 5 else (width, height)
 
 
-def opened(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_PIXELS) -> Image:
-    """The first frame as a Pillow image in its own mode, decoded and upright. Raises ImageError as `decode` does."""
-    from PIL import ImageFile, ImageOps
+def open_image(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the first frame as a Pillow image in its own mode, decoded and upright.
 
-    image = _header(data, name)
+    Raises ImageError as `decode_image` does.
+    """
+    image = _read_header(data, name)
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
@@ -65,46 +68,44 @@ def opened(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_P
         raise ImageError(
             name, "too_small", f"{width} × {height} pixels; sides of at least {min_side} are needed (collect.min_side)"
         )
-    # Other libraries switch this on for the whole process; half a picture would then pass as a whole one.
+    # Other libraries switch this on for the whole process; half an image would then pass as a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image.load()
     except MALFORMED as error:
-        raise _broken(data, name, error) from None
-    if image.format == "GIF" and _gif_stops(data):
+        raise _damage_error(data, name, error) from None
+    if image.format == "GIF" and _is_gif_cut(data):
         raise ImageError(name, "truncated", f"the file ends after {len(data):,} bytes, inside the first frame")
     try:
         return ImageOps.exif_transpose(image)
     except MALFORMED:
-        return image  # damaged EXIF: the picture itself is whole
+        return image  # the EXIF data are damaged, the image is whole
 
 
-def upright(data: bytes, name: str) -> bytes:
-    """The file as it is, where its picture is stored upright; else one of the same format that is (a JPEG's quality is 95).
+def make_upright(data: bytes, name: str) -> bytes:
+    """Return ``data`` if its image is stored upright, else an upright file of the same format (JPEG quality 95).
 
-    Not every program heeds the mark by which a picture is to be turned. Raises ImageError as `decode` does.
+    Not every program applies the EXIF orientation. Raises ImageError as `decode_image` does.
     """
-    with _header(data, name) as image:
+    with _read_header(data, name) as image:
         if _orientation(image) == 1:
             return data
-        kind, profile = image.format, image.info.get("icc_profile")
+        form, profile = image.format, image.info.get("icc_profile")
     sink = io.BytesIO()
-    with opened(data, name) as image:
+    with open_image(data, name) as image:
         image.info.pop("exif", None)
-        image.save(sink, "JPEG" if kind == "MPO" else kind, quality=95, icc_profile=profile)
+        image.save(sink, "JPEG" if form == "MPO" else form, quality=95, icc_profile=profile)
     return sink.getvalue()
 
 
-def _header(data: bytes, name: str) -> Image:
-    """The image with nothing but its header read. Pillow's own limit of pixels is not applied, so that sizes can be told."""
-    from PIL import Image
-
+def _read_header(data: bytes, name: str) -> Image.Image:
+    """Return the image with only its header read; Pillow's own limit of pixels is not applied, so the size is known."""
     if not data:
         raise ImageError(name, "empty", "0 bytes")
     Image.init()
     failure: BaseException | None = None
-    for kind in FORMATS:
-        factory, accept = Image.OPEN[kind]
+    for form in FORMATS:
+        factory, accept = Image.OPEN[form]
         if accept is not None and accept(data[:16]) is not True:
             continue
         try:
@@ -112,20 +113,20 @@ def _header(data: bytes, name: str) -> Image:
         except MALFORMED as error:
             failure = failure or error
     raise (
-        _broken(data, name, failure)
+        _damage_error(data, name, failure)
         if failure
-        else ImageError(name, "unreadable", f"no image format that is read ({', '.join(FORMATS)})")
+        else ImageError(name, "unreadable", f"not in an image format that is read ({', '.join(FORMATS)})")
     )
 
 
-def _broken(data: bytes, name: str, error: BaseException) -> ImageError:
-    if _cut_short(data):
+def _damage_error(data: bytes, name: str, error: BaseException) -> ImageError:
+    if _is_cut_short(data):
         return ImageError(name, "truncated", f"the file ends after {len(data):,} bytes")
     return ImageError(name, "unreadable", f"damaged: {str(error)[:120]}" if str(error) else "damaged")
 
 
-def _cut_short(data: bytes) -> bool:
-    """Whether a damaged file lacks its end, by what its format says about ends."""
+def _is_cut_short(data: bytes) -> bool:
+    """Return whether a damaged file lacks its end, judged by the end mark or length of its format."""
     if data[:2] == b"\xff\xd8":
         return b"\xff\xd9" not in data[-1024:]
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -140,8 +141,8 @@ def _cut_short(data: bytes) -> bool:
     return data[:4] in (b"II*\0", b"MM\0*") or (data[:1] == b"P" and data[1:2].isdigit())
 
 
-def _gif_stops(data: bytes) -> bool:
-    """Whether the first frame's data run out: Pillow gives such a frame with its lower part empty, without an error."""
+def _is_gif_cut(data: bytes) -> bool:
+    """Return whether the first frame ends early: Pillow leaves its lower part empty, without an error."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     while at < len(data):
         mark = data[at]
@@ -158,19 +159,17 @@ def _gif_stops(data: bytes) -> bool:
     return True
 
 
-def _orientation(image: Image) -> int:
+def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except MALFORMED:
         return 1
 
 
-def _rgb(image: Image) -> np.ndarray:
-    """Any mode as (height, width, 3) uint8."""
-    from PIL import Image
-
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Return an image of any mode as (height, width, 3) uint8."""
     if image.mode.startswith("I") or image.mode == "F":
-        grey = _eight_bits(np.asarray(image))
+        grey = _to_eight_bits(np.asarray(image))
         return np.repeat(grey[..., None], 3, axis=2)
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         rgba = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
@@ -179,8 +178,8 @@ def _rgb(image: Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Deep grey values as uint8: 16-bit by its full range, integers and floats beyond that by the range they use."""
+def _to_eight_bits(values: np.ndarray) -> np.ndarray:
+    """Return grey values as uint8: 16-bit values by their full range, others by the range they use."""
     if values.dtype == np.uint16 or (values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 65535):
         return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     wide = values.astype(np.float64)
@@ -193,7 +192,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
-    """``pixels`` (H, W, 3) shrunk by area so that the longer side is at most ``side``; never enlarged."""
+    """Return ``pixels`` (H, W, 3) shrunk by area to a longer side of at most ``side``; never enlarged."""
     import cv2
 
     height, width = pixels.shape[:2]
@@ -203,3 +202,18 @@ def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(
         pixels, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
     )
+
+
+def perceptual_hash(pixels: np.ndarray) -> str | None:
+    """Return the perceptual hash (imagehash's pHash) of an image (H, W, 3): 256 bits as 64 hexadecimal digits.
+
+    Hashes of copies that are scaled, compressed again or a little brighter differ in few bits, hashes of different
+    images in about half of the bits. None for an image with too little contrast.
+    """
+    import imagehash
+
+    side = 4 * HASH_SIDE
+    grey = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.LANCZOS)
+    if np.ptp(np.asarray(grey).astype(int)) < MIN_CONTRAST:
+        return None
+    return str(imagehash.phash(grey, hash_size=HASH_SIDE))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from florence.errors import ImageError
-from florence.pixels import decode, size
+from florence.images import decode_image, read_size
 
 ORIENTATION = 0x0112
 
@@ -57,7 +57,7 @@ def raw_png(values: np.ndarray, depth: int, colour: int) -> bytes:
 
 def reason(data: bytes, **options) -> str:
     with pytest.raises(ImageError) as caught:
-        decode(data, "x", **options)
+        decode_image(data, "x", **options)
     return caught.value.reason
 
 
@@ -80,28 +80,28 @@ def test_exif_orientation_is_applied(orientation, kind):
     exif[ORIENTATION] = orientation
     options = {"quality": 95, "exif": exif} if kind in ("JPEG", "WEBP") else {"exif": exif}
     data = encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, **options)
-    pixels = decode(data, "x")
+    pixels = decode_image(data, "x")
     assert pixels.shape == upright.shape
-    assert size(data, "x") == (60, 40)
+    assert read_size(data, "x") == (60, 40)
     assert np.abs(pixels.astype(int) - upright).mean() < 6
 
 
 def test_sixteen_bits_are_scaled_not_clipped():
     values = np.linspace(0, 65535, 64).astype(">u2").reshape(8, 8)
     expected = np.round(values.astype(float) / 257)
-    grey = decode(raw_png(values, 16, 0), "x")
+    grey = decode_image(raw_png(values, 16, 0), "x")
     assert np.abs(grey[..., 0] - expected).max() == 0
-    rgb = decode(raw_png(np.repeat(values[..., None], 3, 2), 16, 2), "x")
+    rgb = decode_image(raw_png(np.repeat(values[..., None], 3, 2), 16, 2), "x")
     assert np.abs(rgb[..., 1] - expected).max() <= 1
-    tiff = decode(encoded(Image.fromarray(values.astype("<u2")), "TIFF"), "x")
+    tiff = decode_image(encoded(Image.fromarray(values.astype("<u2")), "TIFF"), "x")
     assert np.array_equal(tiff, grey)
 
 
 def test_float_and_wide_integer_grey():
     ramp = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
-    assert np.array_equal(decode(encoded(Image.fromarray(ramp), "TIFF"), "x")[..., 0], np.round(ramp * 255))
+    assert np.array_equal(decode_image(encoded(Image.fromarray(ramp), "TIFF"), "x")[..., 0], np.round(ramp * 255))
     wide = Image.fromarray((ramp * 2_000_000).astype(np.int32))
-    assert np.abs(decode(encoded(wide, "TIFF"), "x")[..., 0] - ramp * 255).max() <= 1
+    assert np.abs(decode_image(encoded(wide, "TIFF"), "x")[..., 0] - ramp * 255).max() <= 1
 
 
 @pytest.mark.parametrize("marker", [True, False])
@@ -113,21 +113,21 @@ def test_cmyk_jpeg(marker):
     # Samples are stored inverted, as Adobe does; files without Adobe's marker do so too.
     if not marker:
         data = data[:start] + data[start + 2 + struct.unpack(">H", data[start + 2 : start + 4])[0] :]
-    red, green, blue = decode(data, "x").reshape(-1, 3).mean(0)
+    red, green, blue = decode_image(data, "x").reshape(-1, 3).mean(0)
     assert red > 200 and green < 60 and blue < 60
 
 
 def test_transparency_lies_over_white():
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[..., 3] = [[0, 128, 255, 255]] * 4
-    assert decode(encoded(Image.fromarray(rgba), "PNG"), "x")[0, :, 0].tolist() == [255, 127, 0, 0]
+    assert decode_image(encoded(Image.fromarray(rgba), "PNG"), "x")[0, :, 0].tolist() == [255, 127, 0, 0]
     grey = Image.fromarray(rgba).convert("LA")
-    assert decode(encoded(grey, "PNG"), "x")[0, :, 0].tolist() == [255, 127, 0, 0]
+    assert decode_image(encoded(grey, "PNG"), "x")[0, :, 0].tolist() == [255, 127, 0, 0]
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([9, 9, 9, 200, 10, 10])
-    assert decode(encoded(palette, "PNG"), "x")[0, 0].tolist() == [200, 10, 10]
-    assert decode(encoded(palette, "PNG", transparency=1), "x")[0, 0].tolist() == [255, 255, 255]
-    assert decode(encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3)), "x")[0, 0].tolist() == [
+    assert decode_image(encoded(palette, "PNG"), "x")[0, 0].tolist() == [200, 10, 10]
+    assert decode_image(encoded(palette, "PNG", transparency=1), "x")[0, 0].tolist() == [255, 255, 255]
+    assert decode_image(encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3)), "x")[0, 0].tolist() == [
         255,
         255,
         255,
@@ -135,8 +135,8 @@ def test_transparency_lies_over_white():
 
 
 def test_one_bit_and_grey():
-    assert decode(encoded(Image.new("1", (5, 3), 1), "PNG"), "x").tolist() == np.full((3, 5, 3), 255).tolist()
-    assert decode(encoded(Image.new("L", (5, 3), 77), "BMP"), "x")[0, 0].tolist() == [77] * 3
+    assert decode_image(encoded(Image.new("1", (5, 3), 1), "PNG"), "x").tolist() == np.full((3, 5, 3), 255).tolist()
+    assert decode_image(encoded(Image.new("L", (5, 3), 77), "BMP"), "x")[0, 0].tolist() == [77] * 3
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
@@ -144,7 +144,7 @@ def test_animation_gives_its_first_frame(kind):
     frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, **options)
-    assert decode(data, "x").reshape(-1, 3).mean(0).tolist() == [255, 0, 0]
+    assert decode_image(data, "x").reshape(-1, 3).mean(0).tolist() == [255, 0, 0]
 
 
 def test_empty_and_foreign():
@@ -170,7 +170,7 @@ def test_empty_and_foreign():
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_file_that_stops_is_truncated(kind, options, share, monkeypatch):
     data = encoded(noise(), kind, **options)
-    assert decode(data, "whole").shape == (70, 90, 3)
+    assert decode_image(data, "whole").shape == (70, 90, 3)
     cut = data[: int(len(data) * share)]
     assert reason(cut) == "truncated"
     # Set by other libraries for the whole process; half a picture must not pass even then.
@@ -194,15 +194,15 @@ def test_huge_is_refused_by_its_header():
         + png_chunk(b"IEND", b"")
     )
     with pytest.raises(ImageError) as caught:
-        decode(data, "huge.png")
+        decode_image(data, "huge.png")
     assert caught.value.reason == "too_large"
     assert "60000 × 60000" in caught.value.detail
-    assert size(data, "huge.png") == (60_000, 60_000)
+    assert read_size(data, "huge.png") == (60_000, 60_000)
 
 
 def test_bounds_of_size_are_inclusive():
     data = encoded(Image.new("RGB", (30, 20)), "PNG")
-    assert decode(data, "x", min_side=20, max_pixels=600).shape == (20, 30, 3)
+    assert decode_image(data, "x", min_side=20, max_pixels=600).shape == (20, 30, 3)
     assert reason(data, min_side=21) == "too_small"
     assert reason(data, max_pixels=599) == "too_large"
 
@@ -210,8 +210,8 @@ def test_bounds_of_size_are_inclusive():
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damaged_exif_does_not_lose_the_picture():
     data = encoded(Image.fromarray(picture()), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
-    assert decode(data, "x").shape == (40, 60, 3)
-    assert size(data, "x") == (60, 40)
+    assert decode_image(data, "x").shape == (40, 60, 3)
+    assert read_size(data, "x") == (60, 40)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -222,7 +222,7 @@ def test_damage_gives_pixels_or_an_image_error(kind, draw):
     for _ in range(draw.draw(st.integers(1, 6))):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
     try:
-        pixels = decode(bytes(data[: draw.draw(st.integers(0, len(data)))]), "x", max_pixels=10_000_000)
+        pixels = decode_image(bytes(data[: draw.draw(st.integers(0, len(data)))]), "x", max_pixels=10_000_000)
     except ImageError as error:
         assert error.reason in ("empty", "unreadable", "truncated", "too_large", "too_small")
     else:
