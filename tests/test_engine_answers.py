@@ -46,7 +46,9 @@ def scenes():
 
 def told(scenes, name="one", **options):
     annotator = ANNOTATORS.get("simulated")(name=name, **options)
-    return annotator.annotate(ImageBatch(tuple(record for record, _ in scenes), truth=tuple(truth for _, truth in scenes)))
+    return annotator.annotate(
+        ImageBatch(tuple(record for record, _ in scenes), truth=tuple(truth for _, truth in scenes))
+    )
 
 
 def answers(claims, kind):

@@ -61,11 +61,15 @@ def test_neither_order_nor_the_number_of_workers_shows(claimed, cut):
     first = written(fuse(claims, images, coverage, EngineSettings(), 1).combine_chunks())
     for workers in (2, 3):
         told: list[tuple[int, int]] = []
-        table = fuse(claims, images, coverage, EngineSettings(), 1, workers=workers, done=lambda *k, told=told: told.append(k))
+        table = fuse(
+            claims, images, coverage, EngineSettings(), 1, workers=workers, done=lambda *k, told=told: told.append(k)
+        )
         assert written(table.combine_chunks()) == first
         assert len(told) > 5 and told == [(k + 1, len(told)) for k in range(len(told))]
     pieces = pa.concat_tables([shuffled(claims, 1).slice(0, 700), shuffled(claims, 1).slice(700)])
-    assert written(fuse(pieces, images, shuffled(coverage, 2), EngineSettings(), 1, workers=2).combine_chunks()) == first
+    assert (
+        written(fuse(pieces, images, shuffled(coverage, 2), EngineSettings(), 1, workers=2).combine_chunks()) == first
+    )
 
 
 def test_learning_from_all_images_is_fusing_all_in_one(claimed, cut):

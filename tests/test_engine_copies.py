@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from florence.config import EngineSettings
 from florence.engine import fuse
-from florence.engine.filters.duplicates import copies
+from florence.engine.filters.duplicates import find_near_duplicates
 from florence.images import decode_image, perceptual_hash
 from florence.records import IMAGES, table_annotations, table_images
 from florence.sources import SOURCES
@@ -54,23 +54,30 @@ def test_copies_are_those_that_one_finds_one_by_one(pictures: int, flips: int, m
     table = hashed(
         bits, rng.choice(["train", "gold", "held_out"], 1400, p=[0.9, 0.05, 0.05]).tolist(), rng.permutation(1400)
     )
-    assert copies(table, most).tolist() == one_by_one(table, most) and 0 < copies(table, most).sum() < 1400
+    assert (
+        find_near_duplicates(table, most).tolist() == one_by_one(table, most)
+        and 0 < find_near_duplicates(table, most).sum() < 1400
+    )
 
 
 def test_those_that_measure_stay_and_of_others_the_smaller_id():
     bits = np.zeros((5, 256), np.uint8)
     bits[4, :200] = 1
     table = hashed(bits, ["train", "train", "gold", "held_out", "train"], np.asarray([1, 0, 9, 8, 7]))
-    assert copies(table, 24).tolist() == [True, True, False, False, False]
-    assert copies(table.filter(pa.array([True, True, False, False, True])), 24).tolist() == [True, False, False]
+    assert find_near_duplicates(table, 24).tolist() == [True, True, False, False, False]
+    assert find_near_duplicates(table.filter(pa.array([True, True, False, False, True])), 24).tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_images_without_a_hash_have_no_copies():
     table = hashed(np.zeros((3, 256), np.uint8), ["train"] * 3, np.arange(3)).set_column(
         2, "phash", pa.array([None, None, "0" * 64])
     )
-    assert not copies(table, 32).any()
-    assert not copies(table.slice(0, 0), 32).any()
+    assert not find_near_duplicates(table, 32).any()
+    assert not find_near_duplicates(table.slice(0, 0), 32).any()
 
 
 def records(*hashes: str | None) -> list:
@@ -95,7 +102,10 @@ def test_labels_of_a_copy_are_dropped_with_the_reason():
     ):
         assert sum(row.kept for row in table_annotations(fuse(claims, known, coverage, settings, 0))) == 4
     assert (
-        fuse(claims, table.take([3, 1, 0, 2]), coverage, EngineSettings(), 0)["reason"].to_pylist().count("near_duplicate") == 1
+        fuse(claims, table.take([3, 1, 0, 2]), coverage, EngineSettings(), 0)["reason"]
+        .to_pylist()
+        .count("near_duplicate")
+        == 1
     )
 
 

@@ -13,9 +13,13 @@ from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
 from florence.config import BLACKLIST, EngineSettings, settings_from
-from florence.engine import filters
 from florence.engine.filters import alt_text, language
-from florence.engine.filters.alt_text import bare
+from florence.engine.filters.alt_text import find_description
+from florence.engine.filters.phrases import flag_blacklisted_phrases
+from florence.engine.filters.reasons import DROP_REASONS
+from florence.engine.filters.regions import flag_duplicates
+from florence.engine.filters.scores import flag_low_phrase_scores, flag_low_scores
+from florence.engine.filters.texts import apply_caption_filters, apply_parse_filters, flag_language, flag_repetition
 from florence.engine.wording.tokens import lines
 from florence.errors import SettingsError
 from florence.geometry import nms
@@ -64,7 +68,7 @@ def test_thresholds_are_by_annotator_too_and_the_most_specific_holds():
         ("b", "<CAPTION>"): 0.1,
     }
     for (name, kind), bound in least.items():
-        assert filters.low_score(score, annotator, kind, [name], EngineSettings(min_score=bounds)).tolist() == [
+        assert flag_low_scores(score, annotator, kind, [name], EngineSettings(min_score=bounds)).tolist() == [
             s < bound for s in score.tolist()
         ]
     said = [box("cat", 10, 10, 40, 40, 0.3), box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>")]
@@ -116,7 +120,7 @@ def test_phrases_and_their_places_have_thresholds_of_their_own():
         if row.regions
     }
     assert kept == {"a red car": "", "a dog": "low_score"}
-    assert not filters.low_phrase_score(
+    assert not flag_low_phrase_scores(
         np.asarray([0.3]), np.zeros(1, int), ["a"], EngineSettings(min_phrase_score={"*": 0.5, "a": 0.2})
     ).any()
 
@@ -141,7 +145,7 @@ def test_suppression_is_that_of_one_list_at_a_time():
     low = rng.uniform(0, 60, (200, 2))
     boxes, rank = np.concatenate([low, low + rng.uniform(10, 40, (200, 2))], axis=1), rng.permutation(200) / 200
     group = rng.integers(0, 6, 200)
-    found = filters.duplicate(group // 2, group % 2, boxes, rank, EngineSettings(nms_iou=0.4))
+    found = flag_duplicates(group // 2, group % 2, boxes, rank, EngineSettings(nms_iou=0.4))
     for g in range(6):
         mine = np.flatnonzero(group == g)
         assert set(mine[~found[mine]].tolist()) == set(mine[nms(boxes[mine], rank[mine], 0.4)].tolist())
@@ -183,8 +187,8 @@ def test_phrases_that_name_nothing_are_blacklisted():
     ],
 )
 def test_pronouns_and_what_can_not_be_seen_are_no_place(phrase: str, named: bool):
-    assert filters.blacklisted([phrase, "a red car"], EngineSettings()).tolist() == [named, False]
-    assert not filters.blacklisted([phrase], EngineSettings(blacklist=())).any(), "an empty list drops nothing"
+    assert flag_blacklisted_phrases([phrase, "a red car"], EngineSettings()).tolist() == [named, False]
+    assert not flag_blacklisted_phrases([phrase], EngineSettings(blacklist=())).any(), "an empty list drops nothing"
 
 
 def test_the_list_has_its_words_once():
@@ -198,7 +202,9 @@ def found(text: str, settings: EngineSettings | None = None) -> list[str]:
     """The reasons against a caption of the web."""
     return [
         name
-        for name, applies in filters.captions(lines([text[slice(*bare(text))]]), "<CAPTION>", settings or EngineSettings())
+        for name, applies in apply_caption_filters(
+            lines([text[slice(*find_description(text))]]), "<CAPTION>", settings or EngineSettings()
+        )
         if applies[0]
     ]
 
@@ -246,7 +252,7 @@ def test_alt_texts_that_describe_nothing_are_told_from_those_that_do():
 @settings_of(deadline=None, max_examples=300)
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), max_size=6))
 def test_what_is_seen_at_a_glance_is_what_is_found_one_by_one(texts):
-    assert alt_text.noise(texts).tolist() == [alt_text.is_noise(text) for text in texts]
+    assert alt_text.flag_noise(texts).tolist() == [alt_text.is_noise(text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +280,9 @@ def test_captions_of_scenes_are_good_texts():
     said = [row for rows in scenes.truth.values() for row in rows if row.task in CAPTIONS]
     for kind in CAPTIONS:
         texts = [row.text for row in said if row.task == kind]
-        assert texts and not any(applies.any() for _, applies in filters.captions(lines(texts), kind, EngineSettings()))
+        assert texts and not any(
+            applies.any() for _, applies in apply_caption_filters(lines(texts), kind, EngineSettings())
+        )
 
 
 FOREIGN = (
@@ -297,10 +305,10 @@ FOREIGN = (
 
 
 def test_captions_in_other_languages_are_dropped_and_short_ones_pass():
-    assert filters.language(FOREIGN, EngineSettings()).all()
-    assert not filters.language([*GOOD, "Hund", "chat", "vélo rouge", ""], EngineSettings()).any()
-    assert not filters.language(FOREIGN, EngineSettings(language=None)).any()
-    assert filters.language([FOREIGN[0], GOOD[0]], EngineSettings(language="de")).tolist() == [False, True]
+    assert flag_language(FOREIGN, EngineSettings()).all()
+    assert not flag_language([*GOOD, "Hund", "chat", "vélo rouge", ""], EngineSettings()).any()
+    assert not flag_language(FOREIGN, EngineSettings(language=None)).any()
+    assert flag_language([FOREIGN[0], GOOD[0]], EngineSettings(language="de")).tolist() == [False, True]
     (row,) = fused(one_image(a=[Claim("<CAPTION>", FOREIGN[0])]))
     assert row.reason == "language"
 
@@ -309,15 +317,17 @@ def test_languages_are_those_that_the_library_tells():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     library = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    texts = [text for text in (*GOOD[:20], *FOREIGN, "Ü", "", "STOP THE CAR") if len(text.encode()) <= language.MOST]
-    for text, ours in zip(texts, language.probabilities(texts), strict=True):
+    texts = [
+        text for text in (*GOOD[:20], *FOREIGN, "Ü", "", "STOP THE CAR") if len(text.encode()) <= language.MAX_BYTES
+    ]
+    for text, ours in zip(texts, language.estimate_languages(texts), strict=True):
         theirs = dict(library.rank(text))
-        assert ours == pytest.approx([theirs[name] for name in language.languages()], abs=2e-3)
+        assert ours == pytest.approx([theirs[name] for name in language.list_languages()], abs=2e-3)
 
 
 def test_a_language_that_is_not_told_is_refused():
     with pytest.raises(SettingsError, match="'qqq' is not told; known: .*\\ben\\b"):
-        filters.language([GOOD[0]], EngineSettings(language="qqq"))
+        flag_language([GOOD[0]], EngineSettings(language="qqq"))
     with pytest.raises(ValueError, match="language"):
         EngineSettings(language="English")
 
@@ -359,7 +369,10 @@ def test_different_phrases_do_not_share_a_place():
         "a wolf": "",
     }
     assert phrases(
-        caption, EngineSettings(min_confidence=0.2, phrase_nms_iou=1), dog=("a dog", HERE, 0.9), wolf=("a wolf", NEARLY, 0.5)
+        caption,
+        EngineSettings(min_confidence=0.2, phrase_nms_iou=1),
+        dog=("a dog", HERE, 0.9),
+        wolf=("a wolf", NEARLY, 0.5),
     ) == {"a dog": "", "a wolf": ""}
     assert phrases(caption, dog=("a dog", HERE, 0.9), wolf=("a wolf", (40, 10, 80, 50), 0.5)) == {
         "a dog": "",
@@ -399,7 +412,9 @@ def test_a_phrase_keeps_its_other_places():
         a=[Claim("<CAPTION>", caption), both, phrase(caption, "a dog", NEARLY)],
         b=[Claim("<CAPTION>", caption), phrase(caption, "a dog", NEARLY)],
     )
-    rows = {row.regions[0].label: row for row in fused(said, settings=EngineSettings(min_confidence=0.2)) if row.regions}
+    rows = {
+        row.regions[0].label: row for row in fused(said, settings=EngineSettings(min_confidence=0.2)) if row.regions
+    }
     assert (
         [region.box for region in rows["two cats"].regions] == [(60, 10, 90, 40)]
         and rows["two cats"].kept
@@ -420,27 +435,25 @@ def test_a_phrase_keeps_its_other_places():
     ],
 )
 def test_repetition_is_of_the_same_words_in_a_row(text: str, most: int, stuck: bool):
-    assert filters.repetition(lines([text]), EngineSettings(max_repeats=most)).tolist() == [stuck]
+    assert flag_repetition(lines([text]), EngineSettings(max_repeats=most)).tolist() == [stuck]
 
 
 def test_texts_are_parsed_only_where_it_is_asked(monkeypatch):
-    import florence.engine.parse
-
     def never(texts):
         raise AssertionError("parsed")
 
-    monkeypatch.setattr(florence.engine.parse, "parse", never)
-    assert filters.texts(lines(["a cat on a mat. " * 5]), EngineSettings()) == []
+    monkeypatch.setattr("florence.engine.filters.texts.parse", never)
+    assert apply_parse_filters(lines(["a cat on a mat. " * 5]), EngineSettings()) == []
     with pytest.raises(AssertionError, match="parsed"):
-        filters.texts(lines(["a cat"]), EngineSettings(min_object_complexity=1))
+        apply_parse_filters(lines(["a cat"]), EngineSettings(min_object_complexity=1))
     with pytest.raises(AssertionError, match="parsed"):
-        filters.texts(lines(["cats dogs cows hens mice"]), EngineSettings(max_objects=4))
+        apply_parse_filters(lines(["cats dogs cows hens mice"]), EngineSettings(max_objects=4))
 
 
 def test_texts_with_too_many_objects_or_too_little_in_them_are_dropped():
     many, simple, rich = "a cat, a dog, a cow, a hen and a mouse", "it moves", "a big brown dog chases a small cat"
     found = dict(
-        filters.texts(
+        apply_parse_filters(
             lines([many, simple, rich]), EngineSettings(max_objects=4, min_object_complexity=2, min_action_complexity=2)
         )
     )
@@ -455,5 +468,5 @@ def test_texts_with_too_many_objects_or_too_little_in_them_are_dropped():
 
 def test_every_reason_has_its_meaning_and_stands_in_the_document():
     document = (Path(__file__).parents[1] / "docs/snapshot.md").read_text(encoding="utf-8")
-    for name, about in filters.REASONS.items():
+    for name, about in DROP_REASONS.items():
         assert name.islower() and " " not in name and about and f"`{name}`" in document

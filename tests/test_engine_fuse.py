@@ -9,7 +9,7 @@ from engine_claims import NOISE, STUDENT, Scenes, box, fused, image, line, one_i
 
 from florence.config import EngineSettings
 from florence.engine import fuse
-from florence.engine.filters import REASONS
+from florence.engine.filters.reasons import DROP_REASONS
 from florence.errors import DataError
 from florence.records import ANNOTATIONS, BASE_TYPES, Claim, Region, annotation_id, table_annotations
 
@@ -57,7 +57,7 @@ def test_every_row_is_whole(claimed):
     counts: dict[tuple, int] = {}
     for row in rows:
         assert (row.annotator, row.version, row.round) == ("consensus", EngineSettings().digest(), 3)
-        assert row.kept == (row.reason == "") and (row.kept or row.reason in REASONS)
+        assert row.kept == (row.reason == "") and (row.kept or row.reason in DROP_REASONS)
         assert not row.kept or (row.confidence is not None and 0 < row.confidence <= 1)
         counts[row.image_id, row.task] = counts.get((row.image_id, row.task), -1) + 1
         assert row.annotation_id == annotation_id(
@@ -110,7 +110,10 @@ def test_polygons_go_along_with_the_fused_box():
 
 def test_no_claims_and_no_images_give_an_empty_table():
     claims, images, coverage = tables({"a": {image().image_id: []}}, [image()])
-    for table in (fuse(claims, images, coverage, EngineSettings(), 0), fuse(claims, images.slice(0, 0), coverage, EngineSettings(), 0)):
+    for table in (
+        fuse(claims, images, coverage, EngineSettings(), 0),
+        fuse(claims, images.slice(0, 0), coverage, EngineSettings(), 0),
+    ):
         assert len(table) == 0 and table.schema == ANNOTATIONS
 
 

@@ -16,9 +16,9 @@ from florence.codec.grammar import box_tokens
 from florence.config import Settings
 from florence.engine.student import DOUBT, Student, renamed
 from florence.errors import ModelError
+from florence.images import decode_image
 from florence.model.checkpoint import load
 from florence.model.generate import Query, predict
-from florence.images import decode_image
 from florence.records import ImageRecord, Region
 from florence.sources import SOURCES, SourceImage
 from florence.tasks import Answer
@@ -63,7 +63,9 @@ def test_an_object_has_the_name_of_the_second_look(batch: ImageBatch):
     for k, found in enumerate(twice):
         height, width = batch.pixels[k].shape[:2]
         asked = predict(
-            model, batch.pixels, [Query(k, "<REGION_TO_CATEGORY>", box_tokens(r.bounds, (width, height))) for r in found]
+            model,
+            batch.pixels,
+            [Query(k, "<REGION_TO_CATEGORY>", box_tokens(r.bounds, (width, height))) for r in found],
         )
         assert [r.label for r in found] == [a.text.strip() for a in asked]
         assert {r.bounds for r in found} <= {r.bounds for r in first[k].regions}

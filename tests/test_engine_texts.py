@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from florence.config import EngineSettings
 from florence.engine.consensus.word_consensus import Versions, compose, spell
-from florence.engine.filters.alt_text import bare
+from florence.engine.filters.alt_text import find_description
 from florence.engine.wording import alignment
 from florence.engine.wording.alignment import GAP, SWAP, align
 from florence.engine.wording.tokens import code_of, joined, lines, names, overlap, overlaps, tokens
@@ -43,7 +43,7 @@ words = st.lists(st.sampled_from(["a", "the", "cat", "dog", "red", "on", ".", "m
     ],
 )
 def test_boilerplate_goes_and_descriptions_stay(text: str, left: str):
-    start, end = bare(text)
+    start, end = find_description(text)
     assert text[start:end] == left
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.engine.enhance.ranks import NONE, Ranks
+from florence.engine.ranks import NONE, Ranks
 from florence.errors import DataError
 from florence.records import ANNOTATION_TYPES, ANNOTATIONS, REGION, AnnotatorProfile, annotation_ids
 

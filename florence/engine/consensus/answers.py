@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from florence.config import EngineSettings
-from florence.engine import filters
 from florence.engine.claims import NO_SPAN, Claims, Labels, no_polygons
 from florence.engine.consensus.boxes import is_human
 from florence.engine.consensus.captions import factors
 from florence.engine.consensus.vote import information
+from florence.engine.filters.reasons import choose_first_reason
+from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
+from florence.engine.filters.texts import flag_empty_texts
 from florence.metrics import same
 from florence.records import ANNOTATION_TYPES
 
@@ -85,16 +87,16 @@ def _asked(claims: Claims, kind: int, settings: EngineSettings) -> dict[tuple[in
     human = people[claims.annotator[rows]]
     found = [
         ("no_place", first == after),
-        ("empty_text", filters.empty([" ".join(given[:1]) for given in answers])),
+        ("empty_text", flag_empty_texts([" ".join(given[:1]) for given in answers])),
         (
             "low_score",
-            filters.low_score(
+            flag_low_scores(
                 claims.score[rows], claims.annotator[rows], ANNOTATION_TYPES[kind], claims.annotators, settings
             )
             & ~human,
         ),
     ]
-    reasons = filters.first_reason(len(rows), found).tolist()
+    reasons = choose_first_reason(len(rows), found).tolist()
     result: dict[tuple[int, str], list[_Said]] = {}
     for row, text, given, reason in zip(rows.tolist(), texts, answers, reasons, strict=True):
         several = result.setdefault((int(claims.image[row]), same(text) if kind == QUESTION else ""), [])
@@ -141,7 +143,7 @@ def _answer(
     confidence = mass[best] / whole if whole > 0 else 0.0
     reason = (
         ""
-        if ruled or not filters.low_confidence(np.asarray([confidence]), settings.min_confidence)[0]
+        if ruled or not flag_low_confidence(np.asarray([confidence]), settings.min_confidence)[0]
         else "low_confidence"
     )
     return chosen[0].question, chosen[0].answers, float(np.mean(scores)) if scores else np.nan, confidence, reason

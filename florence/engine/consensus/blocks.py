@@ -28,8 +28,8 @@ from florence.engine.consensus import captions as texts
 from florence.engine.consensus.phrase_binding import kept
 from florence.engine.consensus.vote import HUMAN, STUDENT
 from florence.engine.enhance.polygons import outlined
-from florence.engine.enhance.ranks import read_ranks
-from florence.engine.filters.duplicates import copies, without_copies
+from florence.engine.filters.duplicates import drop_near_duplicates, find_near_duplicates
+from florence.engine.ranks import read_ranks
 from florence.records import ANNOTATION_TYPES, BASE_TYPES, CAPTIONS, FINE_TUNED, AnnotatorProfile
 
 WHOLE = 200_000
@@ -150,7 +150,7 @@ def fuse_block(
 
 def finished(parts: Sequence[Labels], block: Block, copy: np.ndarray, common: Common) -> pa.Table:
     """Labels of a block as a table of schema `ANNOTATIONS`. ``copy``: (images,), which images are nearly the same as others."""
-    parts = outlined(without_copies(parts, copy), common.settings)
+    parts = outlined(drop_near_duplicates(parts, copy), common.settings)
     return labels_table(parts, block.images["image_id"].to_pylist(), CONSENSUS, common.settings.digest(), common.round)
 
 
@@ -175,7 +175,9 @@ def fuse_blocks(
     whole = Block(claims, images, coverage)
     if len(claims) <= WHOLE:
         common = Common(settings, round, tuple(profiles), None)
-        return finished(fuse_block(whole, common)[0], whole, copies(images, settings.near_duplicate), common)
+        return finished(
+            fuse_block(whole, common)[0], whole, find_near_duplicates(images, settings.near_duplicate), common
+        )
     ids = images["image_id"].combine_chunks()
     image = codes(claims["image_id"], ids)
     said, looked = heard(
@@ -191,7 +193,7 @@ def fuse_blocks(
     with ThreadPoolExecutor(workers, "florence-fuse") as pool:
         first = cut.block(0)
         begin = [(fuse_block, first, common, None, tasks) for tasks in APART] + [
-            (copies, images, settings.near_duplicate)
+            (find_near_duplicates, images, settings.near_duplicate)
         ]
         *halves, copy = _side_by_side(pool, begin, len(begin))
         known = reduce(or_, (learnt for _, learnt in halves))

@@ -8,14 +8,17 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import EngineSettings
-from florence.engine import filters
 from florence.engine.claims import NO_SPAN, Claims, Labels, Regions, moved, no_polygons
 from florence.engine.consensus.annotator_models import BY_CLAIMS, BY_CLAIMS_OF_TEXTS, Trust, fit
 from florence.engine.consensus.label_matrix import Ballots, Similarity, ballots
 from florence.engine.consensus.vote import HUMAN, STUDENT, Outcome, gather, paired_iou, sharpness, vote
 from florence.engine.consensus.word_consensus import spell
 from florence.engine.enhance.names import names
-from florence.engine.enhance.ranks import DESCRIBED, Ranks
+from florence.engine.filters.reasons import choose_first_reason
+from florence.engine.filters.regions import flag_degenerate_boxes, flag_duplicates, flag_near_full_boxes
+from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
+from florence.engine.filters.texts import flag_empty_texts, flag_repetition
+from florence.engine.ranks import DESCRIBED, Ranks
 from florence.engine.wording.alignment import align
 from florence.engine.wording.tokens import code_of, lines, overlap, spread
 from florence.geometry import box_quad
@@ -107,18 +110,16 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
     code = np.asarray([codes.setdefault(plain(text), len(codes)) for text in said], np.int64)[place]
     human = is_human(claims)[claims.annotator[rows]]
     found = [
-        ("empty_text", filters.empty(said)[place]),
+        ("empty_text", flag_empty_texts(said)[place]),
         (
             "low_score",
-            filters.low_score(
-                claims.score[rows], claims.annotator[rows], BASE_TYPES[kind], claims.annotators, settings
-            ),
+            flag_low_scores(claims.score[rows], claims.annotator[rows], BASE_TYPES[kind], claims.annotators, settings),
         ),
-        ("repetition", filters.repetition(lines(said), settings)[place]),
-        ("degenerate", filters.degenerate(bounds, settings)),
+        ("repetition", flag_repetition(lines(said), settings)[place]),
+        ("degenerate", flag_degenerate_boxes(bounds, settings)),
     ]
     if size is not None and BASE_TYPES[kind] != READ:
-        found.append(("near_full", filters.near_full(bounds, size[claims.image[rows]], settings)))
+        found.append(("near_full", flag_near_full_boxes(bounds, size[claims.image[rows]], settings)))
     # what a person says is not filtered
     found = [("no_place", np.isnan(bounds).any(axis=1)), *((name, applies & ~human) for name, applies in found)]
     image = claims.image[rows]
@@ -132,7 +133,7 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
         tuple([said[k] for k in place.tolist()]),
         code,
         claims.score[rows],
-        filters.first_reason(len(rows), found),
+        choose_first_reason(len(rows), found),
         human,
         tuple(codes),
     )
@@ -168,7 +169,7 @@ def ask(
     group[thing_of] = units.group[voter]
     human = claims.annotators.index(HUMAN) if HUMAN in claims.annotators else None
     # only a person's empty text is let in; all of them have one code
-    empty = [k for k in voter[units.human[voter]].tolist() if similarity and filters.empty([units.text[k]])[0]]
+    empty = [k for k in voter[units.human[voter]].tolist() if similarity and flag_empty_texts([units.text[k]])[0]]
     void = int(units.code[empty[0]]) if empty else -1
     edges = known.trust.edges if known else None
     votes = ballots(
@@ -398,11 +399,11 @@ def _verdicts(asked: Poll, fused: Fused, settings: EngineSettings) -> list[str]:
     heard, ruled = asked.thing >= 0, units.human[fused.speaker]
     reason = np.where(heard, "", units.reason[speaker]).astype(object)
     said = np.flatnonzero(heard & ruled)
-    reason[said[filters.empty([units.text[k] for k in speaker[said].tolist()])]] = "rejected"
-    reason[(reason == "") & filters.low_confidence(fused.confidence, settings.min_confidence)] = "low_confidence"
+    reason[said[flag_empty_texts([units.text[k] for k in speaker[said].tolist()])]] = "rejected"
+    reason[(reason == "") & flag_low_confidence(fused.confidence, settings.min_confidence)] = "low_confidence"
     kept = np.flatnonzero(reason == "")
     rank = fused.confidence[kept] + ruled[kept]
-    again = filters.duplicate(units.image[speaker[kept]], units.code[speaker[kept]], fused.box[kept], rank, settings)
+    again = flag_duplicates(units.image[speaker[kept]], units.code[speaker[kept]], fused.box[kept], rank, settings)
     # two that a person has drawn are two
     reason[kept[again & ~ruled[kept]]] = "duplicate"
     return reason.tolist()

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from florence.config import EngineSettings
-from florence.engine import filters
 from florence.engine.claims import NO_SPAN, Claims, Labels, no_polygons
 from florence.engine.consensus.annotator_models import Trust as WordTrust
 from florence.engine.consensus.boxes import is_human
 from florence.engine.consensus.vote import STUDENT, information
 from florence.engine.consensus.word_consensus import Likeness, Versions, compose, likeness
-from florence.engine.filters.alt_text import bare
+from florence.engine.filters.alt_text import find_description
+from florence.engine.filters.reasons import choose_first_reason
+from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
+from florence.engine.filters.texts import apply_caption_filters, apply_parse_filters, flag_empty_texts
 from florence.engine.wording.tokens import Lines, lines
 from florence.records import BASE_TYPES
 
@@ -103,13 +105,16 @@ def candidates(claims: Claims, kind: int, settings: EngineSettings) -> Candidate
     # what a person writes stands as it is
     known, line = np.unique(claims.text[rows] * 2 + human, return_inverse=True)
     whole = [claims.texts[k] for k in (known // 2).tolist()]
-    spans = [(0, len(text)) if person else bare(text) for text, person in zip(whole, (known % 2).tolist(), strict=True)]
+    spans = [
+        (0, len(text)) if person else find_description(text)
+        for text, person in zip(whole, (known % 2).tolist(), strict=True)
+    ]
     inner = lines([text[a:b] for text, (a, b) in zip(whole, spans, strict=True)])
     found = [
-        ("low_score", filters.low_score(claims.score[rows], annotator, BASE_TYPES[kind], claims.annotators, settings))
+        ("low_score", flag_low_scores(claims.score[rows], annotator, BASE_TYPES[kind], claims.annotators, settings))
     ]
-    found += [(name, applies[line]) for name, applies in filters.captions(inner, BASE_TYPES[kind], settings)]
-    reason = filters.first_reason(len(rows), [(name, applies & ~human) for name, applies in found])
+    found += [(name, applies[line]) for name, applies in apply_caption_filters(inner, BASE_TYPES[kind], settings)]
+    reason = choose_first_reason(len(rows), [(name, applies & ~human) for name, applies in found])
     order = np.lexsort((reason != "", annotator, image))
     first = (
         order[np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(annotator[order]) != 0)])]
@@ -284,7 +289,7 @@ def _agreed(
     )
     confidence = np.bincount(found.item, weight * similarity, minlength=count)
     confidence = np.where(whole > 0, confidence / np.where(whole > 0, whole, 1.0), 0.0)
-    reason = np.where(filters.low_confidence(confidence, settings.min_caption_confidence), "low_confidence", "").astype(
+    reason = np.where(flag_low_confidence(confidence, settings.min_caption_confidence), "low_confidence", "").astype(
         object
     )
     unheard = np.bincount(found.item, found.reason == "", minlength=count) == 0
@@ -308,10 +313,10 @@ def _filtered(captions: Captions, people: np.ndarray, settings: EngineSettings) 
     """Captions after the filters that look at the final text; of those that a person wrote, empty ones alone are dropped."""
     ruled, reason = _ruled(captions.candidates, people), captions.reason.copy()
     written = np.flatnonzero(ruled)
-    reason[written[filters.empty([captions.lines.text[k] for k in captions.line[written].tolist()])]] = "rejected"
+    reason[written[flag_empty_texts([captions.lines.text[k] for k in captions.line[written].tolist()])]] = "rejected"
     asked = np.flatnonzero((reason == "") & ~ruled)
     known, place = np.unique(captions.line[asked], return_inverse=True)
-    reason[asked] = filters.first_reason(len(known), filters.texts(captions.lines.some(known), settings))[place]
+    reason[asked] = choose_first_reason(len(known), apply_parse_filters(captions.lines.some(known), settings))[place]
     return replace(captions, reason=reason)
 
 

@@ -13,7 +13,7 @@ from florence.config import EngineSettings
 from florence.engine.claims import NO_SPAN, Claims
 from florence.engine.consensus.captions import Captions
 from florence.engine.consensus.word_consensus import placed
-from florence.engine.filters.alt_text import bare
+from florence.engine.filters.alt_text import find_description
 from florence.engine.wording.alignment import aligned
 from florence.engine.wording.tokens import LEADING, Lines, fixed, lines, starts
 from florence.records import BASE_TYPES
@@ -186,7 +186,7 @@ def _related(claims: Claims, rows: np.ndarray, captions: Kept, alike: float) -> 
     image, text = claims.image[lost[first]], claims.text[lost[first]]
     known, line = np.unique(text, return_inverse=True)
     whole = [claims.texts[k] for k in known.tolist()]
-    spans = [bare(t) for t in whole]
+    spans = [find_description(t) for t in whole]
     texts = captions.lines + lines([t[a:b] for t, (a, b) in zip(whole, spans, strict=True)])
     line += len(captions.lines)
     # every pair of such a text and a kept caption of its image, in order

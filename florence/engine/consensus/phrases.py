@@ -8,14 +8,19 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import EngineSettings
-from florence.engine import filters
 from florence.engine.claims import Claims, Labels, no_polygons
 from florence.engine.consensus.boxes import Fused, Judged, Poll, Units, ask, fuse, is_human, outlines
 from florence.engine.consensus.phrase_binding import GROUNDING, KIND, LONG, NO_CAPTION, Bound, Kept, bind, claimed_spans
+from florence.engine.filters.phrases import flag_blacklisted_phrases, flag_overlapping_phrases, flag_repeated_boxes
+from florence.engine.filters.reasons import choose_first_reason
+from florence.engine.filters.regions import flag_degenerate_boxes, flag_duplicates, flag_near_full_boxes
+from florence.engine.filters.scores import flag_low_confidence, flag_low_phrase_scores, flag_low_scores
 from florence.engine.wording.tokens import starts
 
 
-def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray | None, settings: EngineSettings) -> Units:
+def phrase_units(
+    claims: Claims, bound: Bound, captions: Kept, size: np.ndarray | None, settings: EngineSettings
+) -> Units:
     """Every region of every phrase that has its place in a kept caption, in the order of the phrases."""
     slot_of = np.full(len(claims), -1, np.int64)
     slot_of[bound.rows] = bound.slot
@@ -31,16 +36,16 @@ def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray 
         is_human(claims)[claims.annotator[claim]],
     )
     found = [
-        ("blacklisted", filters.blacklisted(text, settings)[slot]),
-        ("low_score", filters.low_score(score, claims.annotator[claim], GROUNDING, claims.annotators, settings)),
+        ("blacklisted", flag_blacklisted_phrases(text, settings)[slot]),
+        ("low_score", flag_low_scores(score, claims.annotator[claim], GROUNDING, claims.annotators, settings)),
         (
             "low_phrase_score",
-            filters.low_phrase_score(claims.score[claim], claims.annotator[claim], claims.annotators, settings),
+            flag_low_phrase_scores(claims.score[claim], claims.annotator[claim], claims.annotators, settings),
         ),
-        ("degenerate", filters.degenerate(bounds, settings)),
+        ("degenerate", flag_degenerate_boxes(bounds, settings)),
     ]
     if size is not None:
-        found.append(("near_full", filters.near_full(bounds, size[claims.image[claim]], settings)))
+        found.append(("near_full", flag_near_full_boxes(bounds, size[claims.image[claim]], settings)))
     ruled = np.zeros(len(text), bool)
     ruled[slot[human]] = True
     found = [
@@ -48,7 +53,7 @@ def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray 
         *((name, applies & ~human) for name, applies in found),
         ("rejected", ruled[slot] & ~human),
     ]
-    found.append(("repeated", repeated(claims, region, slot) & ~human))
+    found.append(("repeated", flag_repeated_boxes(claims, region, slot) & ~human))
     # all that is said of a phrase is that it is here: to the vote all phrases are of one name
     return Units(
         claim,
@@ -60,30 +65,10 @@ def phrase_units(claims: Claims, bound: Bound, captions: Kept, size: np.ndarray 
         phrase,
         np.zeros(len(slot), np.int64),
         score,
-        filters.first_reason(len(claim), found),
+        choose_first_reason(len(claim), found),
         human,
         ("",),
     )
-
-
-def repeated(claims: Claims, region: np.ndarray, slot: np.ndarray) -> np.ndarray:
-    """(n,) whether a region of a phrase is another annotator's box word by word and to the last digit, with an outline that the other has not: who draws masks in the
-    boxes of others says nothing of its own about phrases. ``region``: rows of the regions; ``slot``: their phrases.
-    """
-    drawn = np.diff(claims.regions.polygons.offsets.to_numpy())[region] > 0
-    # of other phrases nothing can be repeated
-    some = np.isin(slot, slot[drawn])
-    result = np.zeros(len(slot), bool)
-    if some.any():
-        result[some] = _repeated(
-            np.column_stack([slot, np.nan_to_num(claims.regions.bounds[region])])[some], drawn[some]
-        )
-    return result
-
-
-def _repeated(place: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    key = np.unique(place, axis=0, return_inverse=True)[1].reshape(-1)
-    return drawn & (np.bincount(key, ~drawn, minlength=int(key.max(initial=-1)) + 1)[key] > 0)
 
 
 def could_say(claims: Claims, bound: Bound, captions: Kept) -> np.ndarray:
@@ -134,19 +119,19 @@ def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fuse
     slot = units.group[fused.speaker]
     heard = asked.thing >= 0
     reason = np.where(heard, "", units.reason[fused.speaker]).astype(object)
-    reason[(reason == "") & filters.low_confidence(fused.confidence, settings.min_confidence)] = "low_confidence"
+    reason[(reason == "") & flag_low_confidence(fused.confidence, settings.min_confidence)] = "low_confidence"
     rank = np.nan_to_num(fused.confidence, nan=-1.0)
     good = reason == ""
     reason[
         np.flatnonzero(good)[
-            filters.duplicate(slot[good], np.zeros(int(good.sum()), np.int64), fused.box[good], rank[good], settings)
+            flag_duplicates(slot[good], np.zeros(int(good.sum()), np.int64), fused.box[good], rank[good], settings)
         ]
     ] = "duplicate"
     good = np.flatnonzero(reason == "")
     words = captions.lines.parts(captions.line[bound.caption], bound.tokens)
     reason[
         good[
-            filters.overlapping_phrase(
+            flag_overlapping_phrases(
                 bound.caption[slot[good]], slot[good], fused.box[good], rank[good], words, bound.tokens, settings
             )
         ]

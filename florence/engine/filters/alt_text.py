@@ -25,7 +25,7 @@ _SIGNS = re.compile(r"[|#(/]|[-–] ?(?:buy|shop|order|stock|royalty|free|downlo
 
 
 @lru_cache(maxsize=1 << 16)
-def bare(text: str) -> tuple[int, int]:
+def find_description(text: str) -> tuple[int, int]:
     """Start and end of ``text`` without what web pages put around a description: file names, "photo of", names of shops and sites, numbers."""
     start, end = 0, len(text)
     while found := _BEFORE.match(text, start, end):
@@ -92,7 +92,7 @@ _LISTED = r"(?:[,;-][^,;-]*){4}"
 """What a list has at least."""
 
 
-def noise(texts: Sequence[str]) -> np.ndarray:
+def flag_noise(texts: Sequence[str]) -> np.ndarray:
     """(n,) `is_noise` of each text; most are seen at a glance to be no noise."""
     # halves of a character, which Arrow does not take, become strange ones
     said = pa.array(
@@ -115,7 +115,7 @@ def noise(texts: Sequence[str]) -> np.ndarray:
 
 
 def is_noise(text: str) -> bool:
-    """Whether what is left of an alt text, see `bare`, describes no picture: an address, markup, hashtags, a shop's or a site's phrase, the name of a file,
+    """Whether what is left of an alt text, see `find_description`, describes no picture: an address, markup, hashtags, a shop's or a site's phrase, the name of a file,
     a list of search terms, numbers, signs.
     """
     # most texts have none of the signs and words that the slower searches look for

@@ -21,7 +21,7 @@ BLOCK = 1024
 REASON = "near_duplicate"
 
 
-def without_copies(parts: Sequence[Labels], copy: np.ndarray) -> list[Labels]:
+def drop_near_duplicates(parts: Sequence[Labels], copy: np.ndarray) -> list[Labels]:
     """Labels in which everything about an image that is a ``copy`` (images,) of another one is dropped."""
     if not copy.any():
         return list(parts)
@@ -34,7 +34,7 @@ def without_copies(parts: Sequence[Labels], copy: np.ndarray) -> list[Labels]:
     ]
 
 
-def copies(images: pa.Table, most: int | None) -> np.ndarray:
+def find_near_duplicates(images: pa.Table, most: int | None) -> np.ndarray:
     """(n,) which training images differ in ``most`` bits or fewer from an image that stays: a held-out or gold one, or a training image of a smaller id; None: none does.
 
     Held-out and gold images stay in any case, as dropping their labels would only spoil what is measured on them. Images without a hash have no copies.

@@ -12,9 +12,9 @@ import numpy as np
 from florence.engine.wording.tokens import remembered
 from florence.errors import SettingsError
 
-LEAST = 20
+MIN_BYTES = 20
 """Bytes (UTF-8) of a text under which its language cannot be told."""
-MOST = 120
+MAX_BYTES = 120
 """Bytes of a text that are looked at."""
 UNLIKELY, LIKELY = 0.01, 0.5
 """A text is in another language where the wanted one is less likely than the first, and another more likely than the second."""
@@ -52,39 +52,41 @@ def _model() -> _Model:
     )
 
 
-def languages() -> tuple[str, ...]:
+def list_languages() -> tuple[str, ...]:
     """The ISO 639 codes of all languages that are told apart, sorted."""
     return tuple(sorted(set(_model().names)))
 
 
-def foreign(texts: Sequence[str], wanted: str) -> np.ndarray:
+def flag_other_languages(texts: Sequence[str], wanted: str) -> np.ndarray:
     """(n,) whether each text is in another language than the ``wanted`` one, an ISO 639 code; what is too short or in doubt is not.
 
     Raises SettingsError for a language that is not told.
     """
-    return remembered(texts, _SEEN.setdefault(wanted, {}), lambda new: _foreign(new, wanted))
+    return remembered(texts, _SEEN.setdefault(wanted, {}), lambda new: _flag_other_languages(new, wanted))
 
 
-def _foreign(texts: Sequence[str], wanted: str) -> np.ndarray:
-    long = [k for k, text in enumerate(texts) if len(text) >= LEAST or len(text.encode(errors="replace")) >= LEAST]
+def _flag_other_languages(texts: Sequence[str], wanted: str) -> np.ndarray:
+    long = [
+        k for k, text in enumerate(texts) if len(text) >= MIN_BYTES or len(text.encode(errors="replace")) >= MIN_BYTES
+    ]
     result = np.zeros(len(texts), bool)
     if long:
-        if wanted not in languages():
+        if wanted not in list_languages():
             raise SettingsError(
-                f"engine.language: {wanted!r} is not told; known: {', '.join(languages())}; null tells none"
+                f"engine.language: {wanted!r} is not told; known: {', '.join(list_languages())}; null tells none"
             )
-        share = probabilities([texts[k] for k in long])
-        result[long] = (share[:, languages().index(wanted)] < UNLIKELY) & (share.max(axis=1) >= LIKELY)
+        share = estimate_languages([texts[k] for k in long])
+        result[long] = (share[:, list_languages().index(wanted)] < UNLIKELY) & (share.max(axis=1) >= LIKELY)
     return result
 
 
-def probabilities(texts: Sequence[str]) -> np.ndarray:
-    """(n, languages) how likely each text is in each of `languages`, by its first `MOST` bytes."""
+def estimate_languages(texts: Sequence[str]) -> np.ndarray:
+    """(n, languages) how likely each text is in each of `list_languages`, by its first `MAX_BYTES` bytes."""
     from scipy.sparse import csr_array
 
     model = _model()
     encoded = [
-        unicodedata.normalize("NFC", text.lower() if text.isupper() else text).encode(errors="replace")[:MOST]
+        unicodedata.normalize("NFC", text.lower() if text.isupper() else text).encode(errors="replace")[:MAX_BYTES]
         for text in texts
     ]
     owner, feature = _features(encoded, model)
@@ -98,7 +100,7 @@ def probabilities(texts: Sequence[str]) -> np.ndarray:
     score[np.bincount(owner, minlength=len(texts)) == 0] = 0
     share = np.exp(score - score.max(axis=1, keepdims=True))
     share /= share.sum(axis=1, keepdims=True)
-    place = {name: k for k, name in enumerate(languages())}
+    place = {name: k for k, name in enumerate(list_languages())}
     result = np.zeros((len(texts), len(place)))
     for name, column in zip(model.names, share.T, strict=True):
         result[:, place[name]] += column
