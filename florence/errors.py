@@ -1,4 +1,4 @@
-"""The errors that Florence raises on purpose. Each says what was wrong, with what, and what to do."""
+"""The errors that Florence raises on purpose. Each message says what is wrong, with which datum, and what to do."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ class FlorenceError(Exception):
 
 
 class UnknownNameError(FlorenceError):
-    """A name was looked up that nothing is registered under."""
+    """No plug-in is registered under a name."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
-        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(self.known) or 'none'}")
+    def __init__(self, plugin_type: str, name: str, known: Iterable[str]) -> None:
+        self.plugin_type, self.name, self.known = plugin_type, name, tuple(sorted(known))
+        super().__init__(f"unknown {plugin_type} {name!r}; known: {', '.join(self.known) or 'none'}")
 
 
 class SettingsError(FlorenceError):
-    """params.yaml (or an overlay) has a setting that is not allowed."""
+    """A setting of params.yaml, or of an overlay, is not allowed."""
 
 
 class ImageError(FlorenceError):
@@ -34,15 +34,15 @@ class StoreError(FlorenceError):
 
 
 class UnavailableError(FlorenceError):
-    """What cannot be done now and may be later: a service that is down, a budget that is spent. What was asked stays to be done."""
+    """A service is down or a budget is used up: the work stays pending, and a later run may do it."""
 
 
 class NotListedError(FlorenceError):
-    """A data set does not know an image: nobody looked at it there, so that nothing is said of it, which is not the same as that nothing is there."""
+    """A data set does not list an image: it was not annotated there, which is not the same as annotated and empty."""
 
 
 class DecodeError(FlorenceError):
-    """A text is not a legal answer of its task; ``position`` is the index of the first token that does not fit."""
+    """A text is not a legal answer of its task; ``position``: index of the first token that is not allowed."""
 
     def __init__(self, task: str, text: str, position: int, reason: str) -> None:
         self.task, self.text, self.position, self.reason = task, text, position, reason
@@ -50,7 +50,7 @@ class DecodeError(FlorenceError):
 
 
 class EncodeError(FlorenceError):
-    """A label cannot be written in a task's grammar."""
+    """A label cannot be written in the grammar of a task."""
 
 
 class ModelError(FlorenceError):
@@ -58,11 +58,11 @@ class ModelError(FlorenceError):
 
 
 class DataError(FlorenceError):
-    """A table or a snapshot is not what it should be."""
+    """A table or a snapshot does not have the expected content."""
 
 
 class ValidationFailedError(FlorenceError):
-    """Expectations failed; nothing after them may run."""
+    """Expectations failed; no later step may run."""
 
     def __init__(self, where: str, failures: Iterable[str]) -> None:
         self.where, self.failures = where, tuple(failures)

@@ -1,6 +1,6 @@
 """Boxes, quads, polygons and masks in pixels of the upright image; x to the right, y down, origin at the top left.
 
-Single shapes are tuples of floats (they live in records); everything that is hot works on NumPy arrays.
+Single shapes are tuples of floats, as in records; functions for many shapes take NumPy arrays.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 with x0 <= x1 and y0 <= y1."""
@@ -18,12 +19,12 @@ Polygon = tuple[float, ...]
 
 
 def box_area(boxes: np.ndarray) -> np.ndarray:
-    """Areas (…,) of boxes (…, 4)."""
+    """Return the areas (…,) of boxes (…, 4)."""
     return np.clip(boxes[..., 2] - boxes[..., 0], 0, None) * np.clip(boxes[..., 3] - boxes[..., 1], 0, None)
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union (n, m) of boxes (n, 4) and (m, 4); 0 where the union is empty."""
+    """Return the intersection over union (n, m) of boxes (n, 4) and (m, 4); 0 where the union is empty."""
     a, b = np.asarray(a, float).reshape(-1, 4), np.asarray(b, float).reshape(-1, 4)
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -33,14 +34,14 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def clip_box(box: Sequence[float], width: float, height: float) -> Box:
-    """The part of ``box`` inside an image of ``width`` × ``height``, corners put in order."""
+    """Return the part of ``box`` inside an image of ``width`` × ``height``, with its corners in order."""
     x0, x1 = sorted((min(max(float(box[0]), 0.0), width), min(max(float(box[2]), 0.0), width)))
     y0, y1 = sorted((min(max(float(box[1]), 0.0), height), min(max(float(box[3]), 0.0), height)))
     return (x0, y0, x1, y1)
 
 
 def nms(boxes: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
-    """Greedy non-maximum suppression: indices kept, best first. boxes (n, 4), scores (n,)."""
+    """Return the indices kept by greedy non-maximum suppression, best first. boxes (n, 4), scores (n,)."""
     order = np.argsort(-np.asarray(scores, float), kind="stable")
     overlap = box_iou(boxes, boxes)
     kept: list[int] = []
@@ -51,19 +52,19 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
 
 
 def polygon_box(points: Sequence[float]) -> Box:
-    """The smallest box around a polygon or quad."""
+    """Return the smallest box around a polygon or quad."""
     xs, ys = points[0::2], points[1::2]
     return (float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys)))
 
 
 def box_quad(box: Sequence[float]) -> Quad:
-    """The corners of a box, clockwise from the top left."""
+    """Return the corners of a box, clockwise from the top left."""
     x0, y0, x1, y1 = (float(v) for v in box)
     return (x0, y0, x1, y0, x1, y1, x0, y1)
 
 
 def polygon_area(points: Sequence[float]) -> float:
-    """Signed area by the shoelace formula; positive when clockwise on screen (y down); 0 for fewer than three corners."""
+    """Return the signed area (shoelace formula): positive if clockwise on screen, 0 for fewer than three corners."""
     if len(points) < 6:
         return 0.0
     xs, ys = np.asarray(points[0::2], float), np.asarray(points[1::2], float)
@@ -71,9 +72,7 @@ def polygon_area(points: Sequence[float]) -> float:
 
 
 def rasterise(polygons: Sequence[Sequence[float]], width: int, height: int) -> np.ndarray:
-    """The mask (height, width), bool, of the union of ``polygons``."""
-    from PIL import Image, ImageDraw
-
+    """Return the mask (height, width), bool, of the union of ``polygons``."""
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)
     for points in polygons:
@@ -83,13 +82,16 @@ def rasterise(polygons: Sequence[Sequence[float]], width: int, height: int) -> n
 
 
 def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two masks of one shape; 0 where both are empty."""
+    """Return the intersection over union of two masks of one shape; 0 if both are empty."""
     union = np.logical_or(a, b).sum()
     return float(np.logical_and(a, b).sum() / union) if union else 0.0
 
 
-def trace(mask: np.ndarray, tolerance: float = 1.0, min_area: float = 4.0) -> tuple[Polygon, ...]:
-    """Outer contours of a mask (height, width) as clockwise polygons, simplified to ``tolerance`` pixels, largest first."""
+def trace_polygons(mask: np.ndarray, tolerance: float = 1.0, min_area: float = 4.0) -> tuple[Polygon, ...]:
+    """Return the outer contours of a mask (height, width) as clockwise polygons, largest first.
+
+    ``tolerance``: pixels that a simplified contour may deviate. Polygons below ``min_area`` square pixels are left out.
+    """
     import cv2
 
     contours, _ = cv2.findContours(np.ascontiguousarray(mask, dtype=np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -105,31 +107,32 @@ def trace(mask: np.ndarray, tolerance: float = 1.0, min_area: float = 4.0) -> tu
     return tuple(sorted(polygons, key=lambda p: -abs(polygon_area(p))))
 
 
-OUTLINED = 0.9
-"""Least overlap (IoU) of an outline with its mask."""
+MIN_MASK_IOU = 0.9
+"""Least overlap (IoU) of polygons with their mask."""
 
 
-def outline(mask: np.ndarray) -> tuple[Polygon, ...]:
-    """Polygons of a mask (h, w): as simple as overlaps it well (IoU above 0.93), else exact; none where even that is below `OUTLINED`.
+def mask_polygons(mask: np.ndarray) -> tuple[Polygon, ...]:
+    """Return the polygons of a mask (h, w): simplified if they still overlap it well (IoU above 0.93), else exact.
 
-    A polygon has no holes, so a mask that has some is cut through them first.
+    Empty if even the exact polygons overlap it less than `MIN_MASK_IOU`. A polygon has no holes, so the mask is cut
+    through its holes first.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
         return ()
     y, x = int(rows[0]), int(columns[0])
     part = mask[y : rows[-1] + 1, x : columns[-1] + 1]
-    parts = pieces(part)
+    parts = cut_holes(part)
     for tolerance in (1.2, 0.8, 0.0):
-        found = [polygon for piece in parts for polygon in trace(piece, tolerance)]
+        found = [polygon for piece in parts for polygon in trace_polygons(piece, tolerance)]
         overlap = mask_iou(rasterise(found, part.shape[1], part.shape[0]), part)
-        if overlap > (0.93 if tolerance else OUTLINED):
+        if overlap > (0.93 if tolerance else MIN_MASK_IOU):
             return tuple(tuple(v + (y if i % 2 else x) for i, v in enumerate(polygon)) for polygon in found)
     return ()
 
 
-def pieces(mask: np.ndarray) -> list[np.ndarray]:
-    """The mask (h, w), cut at the middle of each hole that matters (of more than a hundredth of its area) until none is left."""
+def cut_holes(mask: np.ndarray) -> list[np.ndarray]:
+    """Return the parts of a mask (h, w) after cutting it through each hole larger than a hundredth of its area."""
     import cv2
 
     contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -139,5 +142,5 @@ def pieces(mask: np.ndarray) -> list[np.ndarray]:
             middle = int(contour[:, 0, 0].min() + contour[:, 0, 0].max() + 1) // 2
             left, right = mask.copy(), mask.copy()
             left[:, middle:], right[:, :middle] = False, False
-            return [*pieces(left), *pieces(right)]
+            return [*cut_holes(left), *cut_holes(right)]
     return [mask]

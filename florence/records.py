@@ -1,7 +1,7 @@
-"""The values that modules exchange: frozen, typed, in pixels of the upright image; and their Arrow form.
+"""The values that modules exchange: frozen, typed, in pixels of the upright image; and their Arrow tables.
 
-One `Annotation` is the smallest thing that gets a verdict of its own: one object, one line of text, one caption, one
-phrase of a caption. Its ``task`` names its kind, one of `ANNOTATION_TYPES`; the other tasks' examples are derived from these.
+One `Annotation` is the smallest unit that is kept or dropped: one object, one OCR line, one caption, one phrase of a
+caption. Its ``task`` is its annotation type, one of `ANNOTATION_TYPES`; other tasks' examples are derived from these.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -36,7 +36,7 @@ TASKS: tuple[str, ...] = (
 )
 """The fifteen tasks (paper, appendix; prompts as published)."""
 FINE_TUNED: tuple[str, ...] = ("<VQA>", "<CLASSIFICATION>")
-"""Tasks that the paper reaches by fine-tuning. They are drawn, and scored, only where settings name them."""
+"""Tasks that the paper fine-tunes for. They are trained and scored only if the settings name them."""
 
 BASE_TYPES: tuple[str, ...] = (
     "<OD>",
@@ -48,18 +48,23 @@ BASE_TYPES: tuple[str, ...] = (
     "<OCR_WITH_REGION>",
     "<REFERRING_EXPRESSION_SEGMENTATION>",
 )
-"""The tasks that are annotated; every other task is derived from one of them.
+"""The annotation types every annotator may be asked for, named by the task each is an example of as it stands.
 
-<OD>: text = label, one region with a box (polygons where a mask is known). <DENSE_REGION_CAPTION>: text = description,
-one region with a box. Captions: text alone. <CAPTION_TO_PHRASE_GROUNDING>: text = the caption, the regions of one
-phrase of it (label = phrase, span = its characters). <OCR_WITH_REGION>: text = the string, one region with a quad.
-<REFERRING_EXPRESSION_SEGMENTATION>: text = the expression, one region with polygons.
+Examples of all other tasks are derived from them. What an annotation of each type holds:
+
+- <OD>: one object. text = label; one region with a box, and polygons if a mask is known.
+- <DENSE_REGION_CAPTION>: text = description of a region; one region with a box.
+- <CAPTION>, <DETAILED_CAPTION>, <MORE_DETAILED_CAPTION>: text = caption; no region.
+- <CAPTION_TO_PHRASE_GROUNDING>: one phrase. text = the caption; the regions of the phrase (label = phrase, span = its
+  characters).
+- <OCR_WITH_REGION>: one OCR line. text = the characters; one region with a quad.
+- <REFERRING_EXPRESSION_SEGMENTATION>: text = the expression; one region with polygons.
 """
 ANNOTATION_TYPES: tuple[str, ...] = (*BASE_TYPES, *FINE_TUNED)
-"""Every kind that an annotation may have. Those of `FINE_TUNED` are there where somebody gives them, and asked for nowhere by default.
+"""Every annotation type. Those of `FINE_TUNED` come from people or data sets; nothing asks for them by default.
 
-<VQA>: text = the question, a region for each answer that was given to it (label = answer, box = the whole image). <CLASSIFICATION>: text = the
-image's category, one region of that label with the whole image's box.
+- <VQA>: text = the question; a region for each answer to it (label = answer, box = the whole image).
+- <CLASSIFICATION>: text = the image's category; one region with that label and the whole image's box.
 """
 
 CAPTIONS: tuple[str, ...] = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
@@ -68,9 +73,11 @@ SPLITS: tuple[str, ...] = ("train", "held_out", "gold")
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """What is known of one image. ``image_id``: SHA-256 of its bytes, hex. ``width``, ``height``: upright pixels.
+    """The facts about one image.
 
-    ``name``: its path within its source. ``source``: the key of its source in params.yaml. ``phash``: perceptual hash (`florence.images.perceptual_hash`).
+    ``image_id``: SHA-256 of its bytes, hex. ``width``, ``height``: pixels of the upright image. ``source``: key of its
+    source in params.yaml. ``name``: its path within the source. ``split``: one of `SPLITS`. ``phash``: its
+    `florence.images.perceptual_hash`.
     """
 
     image_id: str
@@ -86,9 +93,9 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A place in an image and what is said of it. ``box``, ``quad``, ``polygons``: pixels; ``score``: 0…1 or None.
+    """A region of an image and its label. ``box``, ``quad``, ``polygons``: pixels; ``score``: 0…1 or None.
 
-    ``span``: start and end character of ``label`` in the annotation's text, for phrases.
+    ``span``: first character of ``label`` in the annotation's text, and the one after its last; for phrases.
     """
 
     label: str
@@ -100,7 +107,7 @@ class Region:
 
     @property
     def bounds(self) -> Box:
-        """The box, or the smallest box around the quad or polygons. Raises DataError where there is no place at all."""
+        """The box, or the smallest box around the quad or the polygons. Raises DataError if there is none of them."""
         if self.box is not None:
             return self.box
         if self.quad is not None:
@@ -112,7 +119,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an annotator says, before it has an identity; ``task`` is one of `ANNOTATION_TYPES`."""
+    """One annotator's annotation of an image, before it has an id; ``task`` is one of `ANNOTATION_TYPES`."""
 
     task: str
     text: str
@@ -121,14 +128,16 @@ class Claim:
 
 
 ClaimsOrError = list[Claim] | FlorenceError
-"""An annotator's answer about one image: its claims, or why there are none. After `UnavailableError` a later run asks again."""
+"""An annotator's answer about one image: claims, or an error; after `UnavailableError` a later run asks again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One claim or label about one image. ``score``: the annotator's own confidence 0…1; ``agreement``: the consensus's 0…1.
+    """One claim or label of one image.
 
-    ``kept`` and ``reason`` are the verdict on it: claims carry kept=True, reason="" until the engine has judged.
+    ``score``: the annotator's own confidence in its claim, 0…1, as the model gives it. ``confidence``: how likely the
+    label is right, 0…1, estimated by the consensus (captions: how far annotators use the same words); None for claims.
+    ``kept``, ``reason``: whether the label is kept, and the drop reason if not. Claims have ``kept=True, reason=""``.
     """
 
     annotation_id: str
@@ -144,19 +153,16 @@ class Annotation:
     kept: bool = True
     reason: str = ""
 
-    def judged(self, verdict: Verdict) -> Annotation:
-        """The same annotation under a verdict."""
-        return replace(self, kept=verdict.kept, reason=verdict.reason)
-
 
 ROLES: tuple[str, ...] = ("annotator", "ranker", "human")
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatorProfile:
-    """Who an annotator is to the consensus. ``role``: an annotator has a vote, a ranker tells how well texts fit what they are about, a human is right.
+    """What the consensus has to know about an annotator.
 
-    ``vocabulary``: the names that it can give to objects; None: any. Of what it has no name for, its silence says nothing.
+    ``role``: an annotator has a vote, a ranker scores how well texts fit an image or region, a human is always right.
+    ``vocabulary``: the object names it can claim; None: any. That it claims no object it has no name for means nothing.
     """
 
     name: str
@@ -164,41 +170,21 @@ class AnnotatorProfile:
     vocabulary: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Keep or drop; a drop always has a reason (a short snake_case label)."""
-
-    kept: bool
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        if self.kept == bool(self.reason):
-            raise ValueError(f"a verdict is kept, or dropped with a reason: {self!r}")
-
-
-KEEP = Verdict(True)
-
-
-def drop(reason: str) -> Verdict:
-    """A verdict that drops, for ``reason``."""
-    return Verdict(False, reason)
-
-
 def digest(value: Any, length: int = 16) -> str:
-    """First ``length`` hex digits of the SHA-256 of ``value`` as canonical JSON (or of bytes as they are)."""
+    """Return the first ``length`` hex digits of the SHA-256 of ``value`` as canonical JSON (of bytes, as they are)."""
     data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
     return hashlib.sha256(data).hexdigest()[:length]
 
 
 def annotation_id(image_id: str, task: str, annotator: str, version: str, index: int) -> str:
-    """The identity of an annotator's ``index``-th claim of one kind about an image; the same claim gets the same id again."""
+    """Return the id of an annotator's ``index``-th claim of one annotation type about an image."""
     return annotation_ids([image_id], [task], annotator, version, [index])[0]
 
 
 def annotation_ids(
     image_ids: Iterable[str], tasks: Iterable[str], annotator: str, version: str, indices: Iterable[int]
 ) -> list[str]:
-    """`annotation_id` of many."""
+    """Return the `annotation_id` of many claims of one annotator."""
     end, sha256 = f"|{annotator}|{version}|", hashlib.sha256
     return [
         sha256(f"{image_id}|{task}{end}{index}".encode()).hexdigest()[:16]
@@ -209,11 +195,11 @@ def annotation_ids(
 def annotate(
     image_id: str, claims: Iterable[Claim], annotator: str, version: str, round: int = 0
 ) -> tuple[Annotation, ...]:
-    """Claims about one image as annotations of ``annotator`` at ``version``; ids follow from the order within each kind."""
-    seen: dict[str, int] = {}
+    """Return the claims about one image as annotations; their ids follow from the order within each annotation type."""
+    last_index: dict[str, int] = {}
     result = []
     for claim in claims:
-        index = seen[claim.task] = seen.get(claim.task, -1) + 1
+        index = last_index[claim.task] = last_index.get(claim.task, -1) + 1
         result.append(
             Annotation(
                 annotation_id(image_id, claim.task, annotator, version, index),
@@ -256,7 +242,7 @@ ANNOTATIONS = pa.schema(
         ("reason", pa.string()),
     ]
 )
-"""Claims, labels and truth have this one schema."""
+"""The schema of claims, labels and truth."""
 IMAGES = pa.schema(
     [
         ("image_id", pa.string()),
@@ -271,12 +257,12 @@ IMAGES = pa.schema(
         ("bytes", pa.binary()),
     ]
 )
-"""Image shards: a record's fields and the file's bytes as they were found. Shards from before there was a hash lack that column."""
+"""The schema of image shards: the fields of a record and the unchanged bytes of the file. Old shards lack ``phash``."""
 RECORD_COLUMNS: list[str] = [name for name in IMAGES.names if name != "bytes"]
 
 
 def annotations_table(annotations: Iterable[Annotation]) -> pa.Table:
-    """Annotations as an Arrow table of schema `ANNOTATIONS`."""
+    """Return annotations as an Arrow table of schema `ANNOTATIONS`."""
     rows = list(annotations)
     columns: dict[str, list[Any]] = {
         name: [getattr(row, name) for row in rows] for name in ANNOTATIONS.names if name != "regions"
@@ -292,7 +278,7 @@ def annotations_table(annotations: Iterable[Annotation]) -> pa.Table:
 
 
 def table_annotations(table: pa.Table) -> list[Annotation]:
-    """The annotations of a table of schema `ANNOTATIONS`. Raises DataError where a column is missing."""
+    """Return the annotations of a table of schema `ANNOTATIONS`. Raises DataError if a column is missing."""
     missing = set(ANNOTATIONS.names) - set(table.column_names)
     if missing:
         raise DataError(f"not a table of annotations: columns {sorted(missing)} are missing")
@@ -314,7 +300,7 @@ def _region(value: dict[str, Any]) -> Region:
 
 
 def table_images(table: pa.Table) -> Iterator[tuple[ImageRecord, bytes | None]]:
-    """Records, with bytes where the column was read, of a table of schema `IMAGES`."""
+    """Yield the records of a table of schema `IMAGES`, with bytes if that column was read."""
     fields = [name for name in IMAGES.names if name in table.column_names or name not in ("bytes", "phash")]
     fields = [name for name in fields if name != "bytes"]
     payload = table["bytes"] if "bytes" in table.column_names else None

@@ -1,4 +1,4 @@
-"""Name → class. Plug-ins are found by walking their package's folder; none is listed anywhere."""
+"""Name → class. Plug-ins are found in their package's folder; no list names them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The classes of one kind of plug-in, by name.
+    """The classes of one type of plug-in, by name.
 
-    ``package`` is imported module by module at the first look-up; each module registers what it defines with
-    ``@registry.register("name")``. Adding a plug-in is adding a file.
+    The modules of ``package`` are imported at the first look-up; each registers its classes with
+    ``@registry.register("name")``. To add a plug-in, add a file.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, plugin_type: str, package: str) -> None:
+        self.plugin_type, self.package = plugin_type, package
         self._entries: dict[str, T] = {}
         self._discovered = False
 
     def register(self, name: str):
-        """Register the decorated class under ``name``. Raises ValueError where the name is taken."""
+        """Register the decorated class under ``name``. Raises ValueError if the name is taken."""
 
         def keep(entry: T) -> T:
             if name in self._entries:
-                raise ValueError(f"{self.kind} {name!r} is registered twice")
+                raise ValueError(f"{self.plugin_type} {name!r} is registered twice")
             self._entries[name] = entry
             return entry
 
@@ -45,14 +45,14 @@ class Registry(Generic[T]):
         self._discovered = True
 
     def get(self, name: str) -> T:
-        """The class called ``name``. Raises UnknownNameError, listing what is known."""
+        """Return the class registered as ``name``. Raises UnknownNameError, which lists the known names."""
         self.discover()
         try:
             return self._entries[name]
         except KeyError:
-            raise UnknownNameError(self.kind, name, self._entries) from None
+            raise UnknownNameError(self.plugin_type, name, self._entries) from None
 
     def names(self) -> tuple[str, ...]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         self.discover()
         return tuple(sorted(self._entries))

@@ -1,4 +1,4 @@
-"""Settings that had another name: the old name is refused, and the error names the new one."""
+"""Settings that were renamed: the old name is refused, and the error names the new one."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ RENAMED: dict[str, str] = {
 """Path of an old key in params.yaml (``*``: any key) → the new name of its last part."""
 
 FIRST_OPTION_NAMES: dict[str, str] = {"min_polygon_iou": "fidelity"}
-"""New name of an annotator's own option → the name that enters its version, so that renaming it makes no claim anew."""
+"""New name of an annotator's option → the name in its version digest, so that no claim has to be made again."""
 
 
 def renamed_keys(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each key of ``values`` (params.yaml as a mapping) that has another name now."""
+    """Yield an error message for each key of ``values`` (params.yaml as a mapping) that was renamed."""
     for pattern, new in RENAMED.items():
         *front, last = pattern.split(".")
         for path, section in _sections(values, front):
             if last in section:
                 old = ".".join([*path, last])
-                yield f"{old}: this setting is called {'.'.join([*path, new])} now; rename the key, its value stays"
+                yield f"{old}: this setting is now called {'.'.join([*path, new])}; rename the key, its value stays"
 
 
 def _sections(values: Any, pattern: list[str]) -> Iterator[tuple[list[str], Mapping[str, Any]]]:

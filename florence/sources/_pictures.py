@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from florence.errors import ImageError
-from florence.geometry import outline
+from florence.geometry import mask_polygons
 from florence.sources._figures import draw_cutout
 from florence.sources._files import Entry, Tree, is_image
 
@@ -53,7 +53,7 @@ def _cutout(data: bytes, name: str, side: int, least: float) -> np.ndarray:
     rgba = rgba.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
     rgba.thumbnail((side, side), Image.Resampling.LANCZOS)
     small = draw_cutout(np.asarray(rgba), least * side, 0)
-    if not outline(np.pad(small.mask, 1)):
+    if not mask_polygons(np.pad(small.mask, 1)):
         raise ImageError(
             name, "unreadable", f"too thin to be outlined at {least * side:.0f} pixels; make scenes larger"
         )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from florence.errors import ImageError, SettingsError
-from florence.geometry import Quad, outline
+from florence.geometry import Quad, mask_polygons
 from florence.records import digest
 from florence.sources import SOURCES, Source, SourceImage, check_options, wrong
 from florence.sources._backgrounds import MAIN_BACKGROUNDS, PRETRAIN_BACKGROUNDS, Background, Painter, paint
@@ -432,7 +432,7 @@ def _things(placed: list[Placed], owner: np.ndarray) -> list[Thing]:
         mask = owner == order
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-        polygons = outline(mask)
+        polygons = mask_polygons(mask)
         if not polygons:
             return []
         quads = tuple(_moved(quad, item.x, item.y) for quad in item.figure.quads)
