@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from florence.config import TrackingSettings
+from flows.adapters.mlflow_store import MlflowStore
+from flows.adapters.model_registry import ModelRegistry
 from flows.adapters.tracking import Tracker
 
 
@@ -17,14 +19,24 @@ def empty_store() -> Path:
     """The file of a store that has tables and nothing in them."""
     folder = Path(tempfile.mkdtemp(prefix="mlflow-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    assert Tracker(TrackingSettings(), folder).client is not None
+    assert MlflowStore(TrackingSettings(), folder).client is not None
     return folder / "build/mlflow.db"
 
 
-def tracker(root: Path, **settings: str) -> Tracker:
-    """The tracker of the workspace ``root``, whose store is made if it has none."""
+def mlflow_store(root: Path, **settings: str) -> MlflowStore:
+    """Return the store of the workspace ``root``, made if there is none."""
     file = root / "build/mlflow.db"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(empty_store(), file)
-    return Tracker(TrackingSettings(**settings), root)
+    return MlflowStore(TrackingSettings(**settings), root)
+
+
+def tracker(root: Path, **settings: str) -> Tracker:
+    """Return the tracker of the workspace ``root``."""
+    return Tracker(mlflow_store(root, **settings))
+
+
+def registry(root: Path, **settings: str) -> ModelRegistry:
+    """Return the model registry of the workspace ``root``."""
+    return ModelRegistry(mlflow_store(root, **settings))

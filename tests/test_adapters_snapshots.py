@@ -143,7 +143,7 @@ def test_a_stage_that_fails_is_named_with_its_last_lines(root: Path):
     assert "training" not in str(caught.value), "the other stage's lines are not told"
     (root / "params.yaml").write_text("model: {}\n")
     with pytest.raises(
-        FlorenceError, match="stage train: .*'train' are missing from 'params.yaml'.*have to stand there"
+        FlorenceError, match="stage train: .*'train' are missing from 'params.yaml'.*have to be there"
     ):
         ours.repro({}, lambda line: None)
 
@@ -188,7 +188,7 @@ def test_half_written_files_of_a_killed_process_are_made_anew(root: Path):
 
 
 def test_another_dvc_process_is_waited_for(root: Path, monkeypatch):
-    monkeypatch.setattr(snapshots, "WAITS", (0.1,) * 60)
+    monkeypatch.setattr(snapshots, "RETRY_DELAYS", (0.1,) * 60)
     holder = subprocess.Popen(
         [
             sys.executable,
@@ -210,7 +210,7 @@ def test_another_dvc_process_is_waited_for(root: Path, monkeypatch):
     monkeypatch.setattr(snapshots.time, "sleep", sleep)
     assert Snapshots(root, SnapshotSettings()).add().endswith(".dir")
     assert len(tries) == 1
-    monkeypatch.setattr(snapshots, "WAITS", ())
+    monkeypatch.setattr(snapshots, "RETRY_DELAYS", ())
     monkeypatch.setattr(
         Snapshots,
         "_run",
@@ -279,7 +279,7 @@ def test_push_goes_to_the_remote_that_is_set(root: Path, tmp_path: Path):
     ours.add()
     config = root / ".dvc/config"
     config.write_text(f"['remote \"named\"']\n    url = {tmp_path / 'remote one'}\n")
-    assert snapshots.remotes(root) == {"named": str(tmp_path / "remote one")}
+    assert Snapshots(root, SnapshotSettings()).remotes() == {"named": str(tmp_path / "remote one")}
     assert not ours.push(), "a remote, but no default one, and none is named"
     assert Snapshots(root, SnapshotSettings(push="named")).push()
     pushed = {p.name for p in (tmp_path / "remote one").rglob("*") if p.is_file()}
@@ -292,10 +292,16 @@ def test_push_goes_to_the_remote_that_is_set(root: Path, tmp_path: Path):
         ours.push()
 
 
-def test_credentials_are_not_told(monkeypatch):
+def test_credentials_are_redacted_where_people_read_them_and_not_where_output_is_parsed(root: Path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret/value")
-    said = snapshots.clean("403 with a-secret/value at https://user:pass@host/x and s3://bucket/key@2")
-    assert said == "403 with ••• at https://•••@host/x and s3://bucket/key@2"
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    ours = Snapshots(root, SnapshotSettings())
+    dvc(root, "remote", "add", "web", "https://user:pass@host/a-secret/value")
+    assert ours.remotes() == {"web": "https://user:pass@host/a-secret/value"}
+    assert ours._read_config()["core.analytics"] == "false"
+    said: list[str] = []
+    ours._run(["config", "--list"], None, said.append)
+    assert "remote.web.url=https://•••@host/•••" in said and "core.analytics=false" in said
 
 
 def test_a_commit_holds_the_small_files_of_the_round_and_nothing_else(root: Path):

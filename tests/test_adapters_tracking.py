@@ -14,13 +14,15 @@ import time
 from pathlib import Path
 
 import pytest
-from mlflow_stores import tracker
+from mlflow_stores import mlflow_store, registry, tracker
 
 from florence.config import TrackingSettings
 from florence.errors import FlorenceError, SettingsError
 from flows.adapters.curves import Curves
-from flows.adapters.mlflow_store import bare, locked, store_uri
-from flows.adapters.mlflow_values import flat, legal
+from flows.adapters.environment import redact_text
+from flows.adapters.mlflow_store import MlflowStore, hold_lock, store_uri
+from flows.adapters.mlflow_values import flatten, legal_key
+from flows.adapters.model_registry import ModelRegistry
 from flows.adapters.tracking import Tracker
 
 
@@ -87,21 +89,21 @@ def test_a_folder_or_memory_is_no_store(uri):
     ],
 )
 def test_no_credentials_in_what_is_said(text):
-    assert "s3cret" not in bare(text) and "host" in bare(text)
+    assert "s3cret" not in redact_text(text) and "host" in redact_text(text)
 
 
 def test_databricks_keeps_its_models_in_unity_catalog(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
     found = [
-        Tracker(TrackingSettings(uri=uri, model="main.vision.florence"), tmp_path)
+        MlflowStore(TrackingSettings(uri=uri, model="main.vision.florence"), tmp_path)
         for uri in ("databricks", "databricks://p", "https://h")
     ]
     assert [t.registry_uri for t in found] == ["databricks-uc", "databricks-uc://p", "https://h"]
 
 
 def test_the_tables_are_made_under_a_lock(tmp_path):
-    found, opened = tracker(tmp_path), threading.Event()
-    with locked(tmp_path / "build/mlflow.lock"):
+    found, opened = mlflow_store(tmp_path), threading.Event()
+    with hold_lock(tmp_path / "build/mlflow.lock"):
         worker = threading.Thread(target=lambda: (found.client, opened.set()))
         worker.start()
         assert not opened.wait(0.5)
@@ -111,21 +113,22 @@ def test_the_tables_are_made_under_a_lock(tmp_path):
 
 def test_artifacts_go_where_the_settings_say(tmp_path):
     where = {
-        name: tracker(tmp_path, experiment=name, artifacts=uri)
+        name: mlflow_store(tmp_path, experiment=name, artifacts=uri)
         for name, uri in (("a", "kept here"), ("b", "s3://bucket/x"), ("c", None))
         if uri
     }
     found = {name: t.client.get_experiment(t.experiment_id).artifact_location for name, t in where.items()}
     assert found == {"a": (tmp_path / "kept here").as_uri(), "b": "s3://bucket/x"}
-    server = Tracker(TrackingSettings(uri="http://127.0.0.1:1"), tmp_path)
-    assert server._artifacts() is None  # it decides itself
+    server = MlflowStore(TrackingSettings(uri="http://127.0.0.1:1"), tmp_path)
+    assert server._artifact_location() is None  # it decides itself
 
 
 def test_importing_the_tracker_does_not_import_mlflow_which_is_then_quiet(tmp_path):
     code = (
-        "import sys; from flows.adapters.tracking import Tracker; from florence.config import TrackingSettings\n"
+        "import sys; import flows.adapters.tracking; from flows.adapters.mlflow_store import MlflowStore\n"
+        "from flows.adapters.model_registry import ModelRegistry; from florence.config import TrackingSettings\n"
         "assert not {'mlflow', 'torch', 'pandas'} & set(sys.modules), 'imported early'\n"
-        f"t = Tracker(TrackingSettings(), {str(tmp_path)!r}); assert 'mlflow' not in sys.modules\n"
+        f"t = ModelRegistry(MlflowStore(TrackingSettings(), {str(tmp_path)!r})); assert 'mlflow' not in sys.modules\n"
         "assert t.champion() is None\n"
         "from mlflow.telemetry import get_telemetry_client; assert get_telemetry_client() is None\n"
     )
@@ -159,7 +162,7 @@ def test_a_loop_and_its_rounds_are_found_again(tmp_path):
     assert {s for (s,) in rows(tmp_path, "SELECT status FROM runs")} == {"RUNNING"}
     params = dict(rows(tmp_path, "SELECT key, value FROM params WHERE run_uuid = ?", loop))
     assert params.pop("note") == "x" * 5999 + "…"
-    assert params == {"train.lr": "0.001", "train.task_weights.OD": "3.0", "uri": "postgresql://h/d", "new": '[1, "ä"]'}
+    assert params == {"train.lr": "0.001", "train.task_weights.OD": "3.0", "uri": "postgresql://•••@h/d", "new": '[1, "ä"]'}
 
 
 def test_more_settings_than_one_request_takes(tmp_path):
@@ -169,7 +172,7 @@ def test_more_settings_than_one_request_takes(tmp_path):
 
 
 def test_names_that_mlflow_takes():
-    assert [legal(k) for k in ("loss/<OD>", "a//b/../c", "/x", "é ü:1", "a,b(c)", "")] == [
+    assert [legal_key(k) for k in ("loss/<OD>", "a//b/../c", "/x", "é ü:1", "a,b(c)", "")] == [
         "loss/OD",
         "a/b/c",
         "x",
@@ -177,7 +180,7 @@ def test_names_that_mlflow_takes():
         "a_b_c_",
         "_",
     ]
-    assert dict(flat({"a": {"b": {"c": 1}, "d": {}}, "e": [1]})) == {"a.b.c": 1, "a.d": {}, "e": [1]}
+    assert dict(flatten({"a": {"b": {"c": 1}, "d": {}}, "e": [1]})) == {"a.b.c": 1, "a.d": {}, "e": [1]}
 
 
 def test_metrics_are_logged_flat_and_words_left_out(tmp_path):
@@ -200,15 +203,15 @@ def test_metrics_are_logged_flat_and_words_left_out(tmp_path):
 
 
 def test_the_stages_of_one_repro_share_a_run(tmp_path):
-    first = tracker(tmp_path).run_for({}, "k1")
-    assert tracker(tmp_path).run_for({}, "k1") == first
+    first = tracker(tmp_path).stage_run({}, "k1")
+    assert tracker(tmp_path).stage_run({}, "k1") == first
     assert rows(tmp_path, "SELECT name, status FROM runs") == [("repro", "RUNNING")]
-    second = tracker(tmp_path).run_for({}, "k2")
+    second = tracker(tmp_path).stage_run({}, "k2")
     assert dict(rows(tmp_path, "SELECT run_uuid, status FROM runs")) == {first: "KILLED", second: "RUNNING"}
     found = tracker(tmp_path)
     found.finish(second)
-    assert found.run_for({}, "k2") == second  # made again by force: the same thing
-    third = found.run_for({}, "k3")
+    assert found.stage_run({}, "k2") == second  # made again by force: the same thing
+    third = found.stage_run({}, "k3")
     assert dict(rows(tmp_path, "SELECT run_uuid, status FROM runs"))[second] == "KILLED" and third not in (
         first,
         second,
@@ -218,28 +221,28 @@ def test_the_stages_of_one_repro_share_a_run(tmp_path):
 def test_the_run_that_the_flow_names_is_taken(tmp_path):
     found = tracker(tmp_path)
     flow = found.round_run(found.loop_run("l", {}), 0)
-    assert tracker(tmp_path).run_for({"MLFLOW_RUN_ID": flow}, "k") == flow
+    assert tracker(tmp_path).stage_run({"MLFLOW_RUN_ID": flow}, "k") == flow
     assert not (tmp_path / "build/run.json").exists()
     with pytest.raises(FlorenceError, match="has no run 0123456789abcdef0123456789abcdef: MLFLOW_RUN_ID"):
-        found.run_for({"MLFLOW_RUN_ID": "0123456789abcdef0123456789abcdef"})
+        found.stage_run({"MLFLOW_RUN_ID": "0123456789abcdef0123456789abcdef"})
 
 
 @pytest.mark.parametrize("damage", ["half", "{}", '{"run_id": "0123456789abcdef0123456789abcdef"', "[1]"])
 def test_a_damaged_or_foreign_run_file_is_no_obstacle(tmp_path, damage):
     found = tracker(tmp_path)
-    first = found.run_for({}, "k")
+    first = found.stage_run({}, "k")
     (tmp_path / "build/run.json").write_text(damage, encoding="utf-8")
-    assert found.run_for({}, "k") != first
+    assert found.stage_run({}, "k") != first
 
 
 def test_a_deleted_run_is_not_used_again(tmp_path):
     found = tracker(tmp_path)
-    first = found.run_for({}, "k")
-    found.client.delete_run(first)
-    assert found.run_for({}, "k") != first
+    first = found.stage_run({}, "k")
+    found.store.client.delete_run(first)
+    assert found.stage_run({}, "k") != first
     file = tmp_path / "build/run.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "run_id": "0123456789abcdef0123456789abcdef"}))
-    assert len(found.run_for({}, "k")) == 32
+    assert len(found.stage_run({}, "k")) == 32
 
 
 # ---------------------------------------------------------------- curves
@@ -248,14 +251,14 @@ def test_a_deleted_run_is_not_used_again(tmp_path):
 def test_curves_arrive_in_batches_and_a_resumed_training_does_not_double_them(tmp_path):
     found = tracker(tmp_path)
     run = found.loop_run("l", {})
-    live = found.live(run, period=60)
+    live = found.open_curves(run, period=60)
     for step in range(1500):
         live(step, {"loss": 1 / (step + 1), "loss/<OD>": 2.0, "lr": None})
     assert live.flush()
     assert curve(tmp_path, run) == [(step, 1 / (step + 1)) for step in range(1500)]
     assert len(curve(tmp_path, run, "loss/OD")) == 1500 and not curve(tmp_path, run, "lr")
     assert live.close() is None
-    with tracker(tmp_path).live(run) as resumed:
+    with tracker(tmp_path).open_curves(run) as resumed:
         for step in range(1400, 1600):
             resumed(step, {"loss": 1 / (step + 1) if step != 1450 else 9.0})
     assert curve(tmp_path, run) == sorted([(step, 1 / (step + 1)) for step in range(1600)] + [(1450, 9.0)])
@@ -264,7 +267,7 @@ def test_curves_arrive_in_batches_and_a_resumed_training_does_not_double_them(tm
 def test_points_are_sent_without_being_asked_for(tmp_path):
     found = tracker(tmp_path)
     run = found.loop_run("l", {})
-    live = found.live(run, period=0.05)
+    live = found.open_curves(run, period=0.05)
     live(1, {"loss": 1.0})
     end = time.monotonic() + 30
     while not curve(tmp_path, run) and time.monotonic() < end:
@@ -280,7 +283,7 @@ def test_a_server_that_hangs_does_not_hold_training_up(caplog):
         release.wait(60)
         raise ConnectionError("gone")
 
-    live = Curves(client, "r", "http://x", legal, period=0.01)
+    live = Curves(client, "r", "http://x", period=0.01)
     start = time.monotonic()
     for step in range(2000):
         live(step, {"loss": 1.0})
@@ -300,9 +303,9 @@ def test_curves_that_do_not_arrive_are_told_once_and_caught_up_with(tmp_path, ca
     def client():
         if down.is_set():
             raise ConnectionError("https://u:s3cret@host is gone")
-        return found.client
+        return found.store.client
 
-    live = Curves(client, run, "there", legal, period=0.01)
+    live = Curves(client, run, "there", period=0.01)
     with caplog.at_level(logging.WARNING):
         for step in range(5):
             live(step, {"loss": float(step)})
@@ -314,15 +317,16 @@ def test_curves_that_do_not_arrive_are_told_once_and_caught_up_with(tmp_path, ca
 
 
 def test_more_points_than_are_kept_are_counted(monkeypatch):
-    monkeypatch.setattr(Curves, "KEPT", 10)
-    live = Curves(lambda: 1 / 0, "r", "there", legal, period=60)
+    monkeypatch.setattr(Curves, "MAX_PENDING", 10)
+    live = Curves(lambda: 1 / 0, "r", "there", period=60)
     for step in range(25):
         live(step, {"loss": 0.0})
     assert live.close().startswith("25 measurements")
 
 
 def test_training_goes_on_without_a_server(tmp_path, caplog):
-    live = Tracker(TrackingSettings(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path).live("r", period=0.01)
+    store = MlflowStore(TrackingSettings(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path)
+    live = Tracker(store).open_curves("r", period=0.01)
     live(0, {"loss": 1.0})
     assert not live.flush()
     assert "1 measurements" in live.close()
@@ -347,7 +351,7 @@ def test_the_snapshot_is_the_runs_dataset(tmp_path, data, kind, place):
             {"id": "s1", "round": 1, "counts": {"images": 3}, "drops": {}},
             "0123456789abcdef0123456789abcdef.dir",
         )
-    (only,) = found.client.get_run(run).inputs.dataset_inputs
+    (only,) = found.store.client.get_run(run).inputs.dataset_inputs
     assert (only.dataset.name, only.dataset.digest, only.dataset.source_type) == (
         "FLD",
         "0123456789abcdef0123456789abcdef.dir",
@@ -382,9 +386,10 @@ def _closed_port() -> int:
 def test_a_server_that_is_not_there_is_told_soon(tmp_path):
     start = time.monotonic()
     with pytest.raises(
-        FlorenceError, match=r"http://127.0.0.1:\d+ does not answer.*is the server running, and tracking.uri right"
+        FlorenceError, match=r"http://•••@127.0.0.1:\d+ does not answer.*is the server running, and tracking.uri right"
     ) as caught:
-        Tracker(TrackingSettings(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path).loop_run("l", {})
+        store = MlflowStore(TrackingSettings(uri=f"http://user:s3cret@127.0.0.1:{_closed_port()}"), tmp_path)
+        Tracker(store).loop_run("l", {})
     assert "s3cret" not in str(caught.value) and time.monotonic() - start < 15
 
 
@@ -404,25 +409,26 @@ def test_a_file_that_is_no_store(tmp_path):
     (tmp_path / "build").mkdir()
     (tmp_path / "build/mlflow.db").write_bytes(b"notes, not a database; " * 100)
     with pytest.raises(FlorenceError, match="not a database.*move it away, or name another"):
-        tracker(tmp_path).champion()
+        registry(tmp_path).champion()
 
 
 def test_a_place_that_can_not_be_written(tmp_path):
     (tmp_path / "taken").write_text("a file", encoding="utf-8")
     with pytest.raises(FlorenceError, match="cannot open the store"):
-        Tracker(TrackingSettings(uri="sqlite:///taken/mlflow.db"), tmp_path).champion()
+        ModelRegistry(MlflowStore(TrackingSettings(uri="sqlite:///taken/mlflow.db"), tmp_path)).champion()
 
 
 def test_a_database_without_its_driver(tmp_path):
     pytest.importorskip("sqlalchemy")
     with pytest.raises(FlorenceError, match="driver is not installed") as caught:
-        Tracker(TrackingSettings(uri="postgresql://user:s3cret@127.0.0.1/db"), tmp_path).champion()
+        store = MlflowStore(TrackingSettings(uri="postgresql://user:s3cret@127.0.0.1/db"), tmp_path)
+        ModelRegistry(store).champion()
     assert "s3cret" not in str(caught.value)
 
 
 def test_a_deleted_experiment_is_told_with_the_way_back(tmp_path):
     found = tracker(tmp_path)
-    found.client.delete_experiment(found.experiment_id)
+    found.store.client.delete_experiment(found.store.experiment_id)
     with pytest.raises(FlorenceError, match="mlflow experiments restore -x 1"):
         tracker(tmp_path).loop_run("l", {})
 
@@ -435,8 +441,9 @@ def test_our_own_mistakes_stay_mistakes(tmp_path):
 @pytest.mark.accept
 def test_many_processes_open_a_new_store_at_once(tmp_path):
     code = (
-        "from flows.adapters.tracking import Tracker; from florence.config import TrackingSettings; "
-        f"print(Tracker(TrackingSettings(), {str(tmp_path)!r}).loop_run('l', {{}}))"
+        "from flows.adapters.tracking import Tracker; from flows.adapters.mlflow_store import MlflowStore; "
+        "from florence.config import TrackingSettings; "
+        f"print(Tracker(MlflowStore(TrackingSettings(), {str(tmp_path)!r})).loop_run('l', {{}}))"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mlflow_stores import tracker
+from mlflow_stores import registry
 
 import florence
 from florence.errors import FlorenceError, ModelError
 from flows.adapters.model_package import REQUIREMENTS
-from flows.adapters.model_registry import Version
+from flows.adapters.model_registry import ModelVersion
+from flows.adapters.tracking import Tracker
 
 LIBRARY = Path(florence.__file__).parent
 
@@ -35,13 +36,15 @@ def model_folder(path: Path, weights: bytes = b"weights") -> Path:
 
 
 def registered(root: Path, rounds: int = 1, **settings: str):
-    """A tracker with a version for each round."""
-    found = tracker(root, **settings)
-    loop = found.loop_run("l", {})
+    """A registry with a version for each round."""
+    found = registry(root, **settings)
+    loop = Tracker(found.store).loop_run("l", {})
     for number in range(rounds):
         folder = model_folder(root / f"models/{number}", f"weights of round {number}".encode())
         found.register(
-            found.round_run(loop, number), folder, {"round": number, "snapshot": f"s{number}", "nothing": None}
+            Tracker(found.store).round_run(loop, number),
+            folder,
+            {"round": number, "snapshot": f"s{number}", "nothing": None},
         )
     return found
 
@@ -78,10 +81,10 @@ def test_a_model_is_registered_once_with_its_lineage(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     root = tmp_path / "w"
     found = registered(root)
-    run = found.round_run(found.loop_run("l", {}), 0)
-    only = Version("1", run, {"round": "0", "snapshot": "s0"}, ("challenger",))
+    run = Tracker(found.store).round_run(Tracker(found.store).loop_run("l", {}), 0)
+    only = ModelVersion("1", run, {"round": "0", "snapshot": "s0"}, ("challenger",))
     assert found.versions() == (only,) and found.challenger() == only and found.champion() is None
-    again = tracker(root)
+    again = registry(root)
     assert again.register(run, root / "models/0", {"other": 1}) == "1"
     assert again.versions() == (only,)
     assert not list(elsewhere.iterdir()) and "MLFLOW_TRACKING_URI" not in os.environ
@@ -115,13 +118,13 @@ def test_what_is_packed(tmp_path):
 
 
 def test_links_that_dvc_made_are_followed(tmp_path):
-    found = tracker(tmp_path)
+    found = registry(tmp_path)
     real = model_folder(tmp_path / "cache")
     folder = tmp_path / "model"
     folder.mkdir()
     for file in real.iterdir():
         (folder / file.name).symlink_to(file)
-    found.register(found.loop_run("l", {}), folder, {})
+    found.register(Tracker(found.store).loop_run("l", {}), folder, {})
     assert files(packed(tmp_path) / "artifacts/model") == files(real)
 
 
@@ -135,29 +138,29 @@ def test_links_that_dvc_made_are_followed(tmp_path):
     ],
 )
 def test_what_is_no_whole_model_or_may_be_a_pickle_is_refused(tmp_path, extra, missing, said):
-    found, folder = tracker(tmp_path), model_folder(tmp_path / "model")
+    found, folder = registry(tmp_path), model_folder(tmp_path / "model")
     if extra:
         (folder / extra).parent.mkdir(exist_ok=True)
         (folder / extra).write_bytes(b"x")
     if missing:
         (folder / missing).unlink()
     with pytest.raises(ModelError, match=said):
-        found.register(found.loop_run("l", {}), folder, {})
+        found.register(Tracker(found.store).loop_run("l", {}), folder, {})
     assert found.versions() == ()
 
 
 @pytest.mark.parametrize("step", ["log_model_artifacts", "create_model_version", "set_registered_model_alias"])
 def test_registering_that_was_cut_short_is_done_again(tmp_path, monkeypatch, step):
-    found, folder = tracker(tmp_path), model_folder(tmp_path / "model")
-    run = found.loop_run("l", {})
+    found, folder = registry(tmp_path), model_folder(tmp_path / "model")
+    run = Tracker(found.store).loop_run("l", {})
 
     def cut(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(found.client, step, cut)
+        patch.setattr(found.store.client, step, cut)
         found.register(run, folder, {})
-    again = tracker(tmp_path)
+    again = registry(tmp_path)
     assert again.register(run, folder, {}) == "1"
     assert [(v.version, v.aliases) for v in again.versions()] == [("1", ("challenger",))]
     assert files(again.fetch("challenger")) == files(folder)
@@ -171,7 +174,7 @@ def test_promoting_and_going_back_again_and_again(tmp_path):
     assert [found.promote(v).version for v in (1, "2")] == ["1", "2"]
     assert found.promote(2).aliases == ("champion",)  # again: nothing to remember
     assert found.promote() == found.champion() == found.challenger() and found.champion().version == "4"
-    found = tracker(tmp_path)
+    found = registry(tmp_path)
     assert [found.rollback(), found.rollback()] == [("4", "2"), ("2", "1")]
     with pytest.raises(FlorenceError, match="nothing to roll back to: version 1 is the first champion"):
         found.rollback()
@@ -185,29 +188,29 @@ def test_going_back_skips_what_was_deleted_and_what_was_cut_short(tmp_path, monk
     found = registered(tmp_path, rounds=3)
     for version in (1, 2, 3):
         found.promote(version)
-    found.client.delete_model_version("florence", "2")
+    found.store.client.delete_model_version("florence", "2")
     assert found.rollback() == ("3", "1")
 
     def cut(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(found.client, "set_registered_model_alias", cut)
+        patch.setattr(found.store.client, "set_registered_model_alias", cut)
         found.promote(3)
     with pytest.raises(FlorenceError, match="first champion"):
-        tracker(tmp_path).rollback()
+        registry(tmp_path).rollback()
     found.promote(3)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(found.client, "set_registered_model_tag", cut)
+        patch.setattr(found.store.client, "set_registered_model_tag", cut)
         found.rollback()
-    found = tracker(tmp_path)
+    found = registry(tmp_path)
     assert found.champion().version == "1"
     with pytest.raises(FlorenceError, match="first champion"):
         found.rollback()
 
 
 def test_where_there_is_nothing(tmp_path):
-    found = tracker(tmp_path)
+    found = registry(tmp_path)
     assert (found.champion(), found.challenger(), found.versions()) == (None, None, ())
     with pytest.raises(FlorenceError, match="no challenger of 'florence'.*florence register"):
         found.promote()
@@ -237,21 +240,21 @@ def test_a_model_is_fetched_once(tmp_path):
     folder = found.fetch("champion")
     assert folder == tmp_path / ".florence/models/1" and files(folder) == files(tmp_path / "models/0")
     before = {p: p.stat().st_ino for p in folder.iterdir()}
-    assert found.fetch("1") == found.fetch("@champion") == tracker(tmp_path).fetch(1) == folder
+    assert found.fetch("1") == found.fetch("@champion") == registry(tmp_path).fetch(1) == folder
     assert {p: p.stat().st_ino for p in folder.iterdir()} == before
     assert files(found.fetch("challenger", tmp_path / "there")) == files(tmp_path / "models/1")
     assert sorted(p.name for p in (tmp_path / ".florence/models").iterdir()) == [".lock", "1"]
     # What was fetched can be registered in turn.
-    run = found.round_run(found.loop_run("l", {}), 9)
+    run = Tracker(found.store).round_run(Tracker(found.store).loop_run("l", {}), 9)
     assert files(found.fetch(found.register(run, folder, {}))) == files(folder)
 
 
 def test_another_store_s_model_of_the_same_number_is_fetched_anew(tmp_path):
     cache = registered(tmp_path / "a").fetch("1").parent
-    found = tracker(tmp_path / "b")
-    found.register(found.loop_run("l", {}), model_folder(tmp_path / "b/model", b"other weights"), {})
+    found = registry(tmp_path / "b")
+    found.register(Tracker(found.store).loop_run("l", {}), model_folder(tmp_path / "b/model", b"other weights"), {})
     assert (found.fetch("1", cache) / "model.safetensors").read_bytes() == b"other weights"
-    assert files(tracker(tmp_path / "a").fetch("1")) == files(tmp_path / "a/models/0")
+    assert files(registry(tmp_path / "a").fetch("1")) == files(tmp_path / "a/models/0")
 
 
 def test_a_model_that_can_not_be_fetched_leaves_nothing(tmp_path):
@@ -351,9 +354,9 @@ def real_model(path: Path) -> Path:
 
 
 def test_the_champion_is_used_where_no_florence_is_installed(tmp_path):
-    found = tracker(tmp_path)
+    found = registry(tmp_path)
     folder = real_model(tmp_path / "model")
-    found.register(found.loop_run("l", {}), folder, {})
+    found.register(Tracker(found.store).loop_run("l", {}), folder, {})
     found.promote()
     said = used_elsewhere(tmp_path, found.uri, {})
     assert Path(said["library"]) == packed(tmp_path) / "code/florence/__init__.py"
@@ -371,14 +374,16 @@ def test_the_champion_is_used_where_no_florence_is_installed(tmp_path):
 
 def _here(folder: Path, photo: Path) -> list[str]:
     """The same answers by the library of this process."""
+    from florence.images import decode_image
     from florence.model import checkpoint
     from florence.model.generate import Query, predict
-    from florence.images import decode_image
 
     asks = [Query(0, "<OD>"), Query(0, "<REGION_TO_CATEGORY>", "<loc_1><loc_2><loc_500><loc_600>")]
     return [
         answer.text
-        for answer in predict(checkpoint.load(str(folder)), [decode_image(photo.read_bytes(), "photo")], asks, max_tokens=12)
+        for answer in predict(
+            checkpoint.load(str(folder)), [decode_image(photo.read_bytes(), "photo")], asks, max_tokens=12
+        )
     ]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from mlflow_stores import tracker
+from mlflow_stores import registry
 from s3_server import s3  # noqa: F401
 from test_adapters_tracking_registry import files, real_model, registered, used_elsewhere
 
 from florence.errors import FlorenceError
+from flows.adapters.tracking import Tracker
 
 pytestmark = pytest.mark.accept
 
@@ -26,19 +27,19 @@ def env(s3, monkeypatch):  # noqa: F811
 
 
 def test_a_model_goes_to_s3_and_comes_back(tmp_path, s3, env):  # noqa: F811
-    found = tracker(tmp_path, artifacts=f"s3://{s3.bucket}/art ifacts")
+    found = registry(tmp_path, artifacts=f"s3://{s3.bucket}/art ifacts")
     folder = real_model(tmp_path / "model")
-    run = found.loop_run("l", {})
+    run = Tracker(found.store).loop_run("l", {})
     report = tmp_path / "report"
     report.mkdir()
     (report / "index.html").write_text("<p>report</p>", encoding="utf-8")
-    found.log_report(run, report)
+    Tracker(found.store).log_report(run, report)
     found.register(run, folder, {"snapshot": "s0"})
     found.promote()
     names = [item["Key"] for item in s3.client().list_objects_v2(Bucket=s3.bucket)["Contents"]]
     assert f"art ifacts/{run}/artifacts/report/index.html" in names
     assert len([name for name in names if name.endswith("/artifacts/model/model.safetensors")]) == 1
-    assert files(tracker(tmp_path, artifacts="elsewhere").fetch("champion")) == files(folder)
+    assert files(registry(tmp_path, artifacts="elsewhere").fetch("champion")) == files(folder)
     assert not (tmp_path / "build/mlartifacts").exists()
     said = used_elsewhere(tmp_path, found.uri, {**env, "MLFLOW_S3_ENDPOINT_URL": s3.endpoint})
     assert said["table"][0] == said["table"][1] and not said["library"].startswith(str(tmp_path / "build"))
@@ -49,7 +50,7 @@ def test_wrong_credentials_are_told_without_them(tmp_path, s3, env, monkeypatch)
     with pytest.raises(FlorenceError, match="cannot register the model.*AWS_SECRET_ACCESS_KEY") as caught:
         registered(tmp_path, artifacts=f"s3://{s3.bucket}/x")
     assert "wr0ng-secret" not in str(caught.value) and s3.env["AWS_ACCESS_KEY_ID"] not in str(caught.value)
-    assert tracker(tmp_path).versions() == ()
+    assert registry(tmp_path).versions() == ()
 
 
 def test_a_missing_bucket_is_told(tmp_path, s3, env):  # noqa: F811

@@ -16,6 +16,8 @@ from test_adapters_tracking_registry import files, real_model, used_elsewhere
 
 from florence.config import TrackingSettings
 from florence.errors import FlorenceError
+from flows.adapters.mlflow_store import MlflowStore
+from flows.adapters.model_registry import ModelRegistry
 from flows.adapters.tracking import Tracker
 
 pytestmark = pytest.mark.accept
@@ -70,24 +72,26 @@ def server(tmp_path):
 def test_a_loop_over_http(tmp_path, server):
     root = tmp_path / "w"
     root.mkdir()
-    found = Tracker(TrackingSettings(uri=server), root)
+    store = MlflowStore(TrackingSettings(uri=server), root)
+    found, models = Tracker(store), ModelRegistry(store)
     loop = found.loop_run("l1", {"train": {"lr": 0.1}})
     run = found.round_run(loop, 0, {"snapshot": "s0"})
-    with found.live(run) as live:
+    with found.open_curves(run) as live:
         for step in range(100):
             live(step, {"loss": 1 / (step + 1)})
     found.log_snapshot(run, "s3://bucket/dvc", {"id": "s0", "counts": {}}, "0" * 32 + ".dir")
     folder = real_model(root / "model")
-    assert [found.register(run, folder, {"snapshot": "s0"}) for _ in range(2)] == ["1", "1"]
-    assert found.promote().tags == {"snapshot": "s0"}
+    assert [models.register(run, folder, {"snapshot": "s0"}) for _ in range(2)] == ["1", "1"]
+    assert models.promote().tags == {"snapshot": "s0"}
     found.finish(run)
 
-    again = Tracker(TrackingSettings(uri=server), tmp_path / "other")
+    store = MlflowStore(TrackingSettings(uri=server), tmp_path / "other")
+    again, models = Tracker(store), ModelRegistry(store)
     assert (again.loop_run("l1", {}), again.round_run(loop, 0)) == (loop, run)
-    assert len(again.client.get_metric_history(run, "loss")) == 100
-    assert files(again.fetch("champion")) == files(folder)
+    assert len(store.client.get_metric_history(run, "loss")) == 100
+    assert files(models.fetch("champion")) == files(folder)
     assert sorted(p.name for p in root.iterdir()) == ["model"]
     said = used_elsewhere(tmp_path, server, {})
     assert said["table"][0]["text"] == said["table"][1]["text"]
     with pytest.raises(FlorenceError, match="nothing to roll back to"):
-        again.rollback()
+        models.rollback()

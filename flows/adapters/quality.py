@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from florence import stages
 from florence.config import Settings
 from florence.errors import DataError, SettingsError, ValidationFailedError
 from florence.store import Store
+from florence.workspace.layout import list_rounds
 from flows.adapters.quality_tables import TABLES, schema_table, tables
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def validate_snapshot(settings: Settings, data: Store, root: Path) -> dict[str, 
 
     Raises DataError where there is no snapshot, otherwise as `validate_staging`.
     """
-    rounds = stages.rounds(data)
+    rounds = list_rounds(data)
     if not rounds:
         raise DataError(
             f"{data.uri} holds no labels: `florence loop` makes a snapshot, `dvc pull` fetches the one that data.dvc names"

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from florence.config import Settings
 from florence.records import ANNOTATIONS, BASE_TYPES, FINE_TUNED, RECORD_COLUMNS, SPLITS
-from florence.stages import images_table, split_of
 from florence.store import Store
+from florence.workspace.collect import choose_split
+from florence.workspace.layout import read_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +81,7 @@ def _leaves(path: str, kind: pa.DataType) -> list[str]:
 
 def tables(settings: Settings, store: Store, round: int) -> dict[str, pd.DataFrame]:
     """Every table but ``schema``, for the labels of ``round`` and the images in ``store``; the round before is the one compared with."""
-    images = images_table(store)
+    images = read_images(store)
     labels = store.read_table(f"labels/round={round}/labels.parquet", ANNOTATIONS.names)
     before = f"labels/round={round - 1}/labels.parquet"
     parent = store.read_table(before, ["image_id", "task", "kept"]) if store.exists(before) else None
@@ -267,6 +268,6 @@ def _training(labels: pa.Table, images: pa.Table, settings: Settings) -> pd.Data
         pc.and_(labels["kept"], pc.is_in(labels["image_id"], training))
     )
     frame = rows.to_pandas(categories=["image_id", "task"])
-    hashed = {image_id: split_of(image_id, settings) for image_id in pc.unique(rows["image_id"]).to_pylist()}
+    hashed = {image_id: choose_split(image_id, settings) for image_id in pc.unique(rows["image_id"]).to_pylist()}
     frame["split"], frame["split_by_hash"] = frame["image_id"].map(recorded), frame["image_id"].map(hashed)
     return frame

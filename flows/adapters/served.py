@@ -21,10 +21,10 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from florence.errors import ImageError
+from florence.images import decode_image
 from florence.model import checkpoint
 from florence.model.confidence import Calibration, beside
 from florence.model.generate import Query, predict
-from florence.images import decode_image
 from florence.tasks import Answer, task
 
 MAX_TOKENS = 160

@@ -1,6 +1,7 @@
-"""DVC and git: the snapshot's versions, and the line of stages that dvc.yaml draws from a snapshot to a scored model.
+"""DVC and git: the versions of the snapshot, and the stages of dvc.yaml from a snapshot to a scored model.
 
-DVC is run as a command, as a user would. What it keeps is one hash for data/ (data.dvc) and one for each stage (dvc.lock).
+DVC is run as a command, as a user would. It keeps one hash for data/ (data.dvc) and one for each stage (dvc.lock).
+Output of DVC and git is parsed as it is, and redacted before anybody reads it.
 """
 
 from __future__ import annotations
@@ -21,24 +22,26 @@ from typing import Any
 
 from florence.config import SnapshotSettings
 from florence.errors import FlorenceError
+from flows.adapters.environment import redact_text
 
 COMMITTED = ("data.dvc", "dvc.lock", "params.yaml", "metrics", "plots", "code.json")
-"""What a commit of a round holds, where it is there."""
+"""Files and folders that a round's commit holds, as far as they exist."""
 KEPT = ("data.dvc", "dvc.lock", "metrics", "plots")
-"""What brings a round back, together with DVC's cache."""
-WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds between tries while another DVC process holds the lock."""
-LONG = 10.0
-"""Seconds after which a command that is still running is spoken of."""
-TAIL = 20
+"""Files and folders that bring a round back, together with DVC's cache."""
+RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds between attempts while another DVC process holds the lock."""
+SLOW = 10.0
+"""Seconds after which a command that is still running is logged."""
+LAST_LINES = 20
+"""Lines of output that an error repeats at most."""
 LOCKED = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
-TORN_LOCK = re.compile(r"RWLock-file .* (?:corrupted|format error)")
+BROKEN_LOCK = re.compile(r"RWLock-file .* (?:corrupted|format error)")
+NO_COMMITTER = ("tell me who you are", "auto-detect email", "ident name", "no email was given")
 STAGE_FAILED = re.compile(r"failed to reproduce '([^']+)'(?:: (.*))?")
-SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY")
 
-# A process of its own group, which ends with the one that started it, however that ended: an orphan would go on training
-# and hold DVC's lock while the run that was started again waits for it.
-_TOGETHER = """
+# Run a command in a process group that ends when the process that started it has ended, in whatever way: an orphan would go
+# on training, and hold DVC's lock while the run that was started again waits for it.
+_RUN_AND_END_TOGETHER = """
 import os, signal, subprocess, sys, threading
 child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 def end():
@@ -51,18 +54,11 @@ os._exit(code if code >= 0 else 128 - code)
 logger = logging.getLogger(__name__)
 
 
-def remotes(root: Path) -> dict[str, str]:
-    """The DVC remotes of the workspace ``root``, name → URL or path."""
-    found = Snapshots(root, SnapshotSettings())._config()
-    return {
-        name.removeprefix("remote.").removesuffix(".url"): value
-        for name, value in found.items()
-        if re.fullmatch(r"remote\..+\.url", name)
-    }
-
-
 class Snapshots:
-    """The DVC and git repositories of the workspace ``root``. Every method raises FlorenceError saying what failed and what to do."""
+    """The DVC and git repositories of the workspace ``root``.
+
+    Every method raises FlorenceError saying what failed and what to do.
+    """
 
     def __init__(self, root: Path, settings: SnapshotSettings) -> None:
         self.root = Path(root).resolve()
@@ -71,11 +67,11 @@ class Snapshots:
     # ------------------------------------------------------------ the snapshot
 
     def add(self) -> str:
-        """Give data/ to DVC as it is now; returns the hash that data.dvc then holds."""
+        """Add data/ to DVC as it is now; return the hash that data.dvc then holds."""
         if not (self.root / "data").is_dir():
             raise FlorenceError(f"{self.root / 'data'} does not exist: nothing has been published yet")
         pointer = self.root / "data.dvc"
-        if pointer.exists() and self._pointer() is None:
+        if pointer.exists() and self._read_pointer() is None:
             logger.warning("data.dvc was half-written; it is made anew")
             pointer.unlink()
         self._dvc("add", "data", failed="data/ cannot be added to DVC")
@@ -85,18 +81,18 @@ class Snapshots:
         return found
 
     def data_hash(self) -> str | None:
-        """The hash in data.dvc; None where there is no snapshot."""
-        pointer = self._pointer()
+        """Return the hash in data.dvc; None where there is no snapshot."""
+        pointer = self._read_pointer()
         return None if pointer is None else str(pointer["outs"][0]["md5"])
 
-    def _pointer(self) -> dict[str, Any] | None:
-        document = _yaml(self.root / "data.dvc")
+    def _read_pointer(self) -> dict[str, Any] | None:
+        document = _read_yaml(self.root / "data.dvc")
         outs = document.get("outs") if document else None
         return document if isinstance(outs, list) and outs and isinstance(outs[0], dict) and "md5" in outs[0] else None
 
     def push(self) -> bool:
-        """Push what data.dvc and dvc.lock name to ``snapshots.push``, or to the default remote; False where there is neither."""
-        remote = self.settings.push or self._config().get("core.remote")
+        """Push what data.dvc and dvc.lock name to ``snapshots.push``, or to the default remote; return whether there is one."""
+        remote = self.settings.push or self._read_config().get("core.remote")
         if remote is None:
             return False
         self._dvc(
@@ -104,38 +100,47 @@ class Snapshots:
             "-r",
             remote,
             failed=f"the snapshot cannot be pushed to the DVC remote {remote!r}",
-            remedy="`dvc remote list` shows where it leads, `florence doctor` whether it can be reached and written with the credentials in the "
-            "environment; the snapshot itself is safe in DVC's cache, and the next push takes it along",
+            remedy="`dvc remote list` shows where it leads, `florence doctor` whether it can be reached and written with the "
+            "credentials in the environment; the snapshot itself is safe in DVC's cache, and the next push takes it along",
         )
         return True
 
-    def _config(self) -> dict[str, str]:
-        """DVC's configuration of every level, as `dvc config --list` tells it: dotted names and values."""
+    def remotes(self) -> dict[str, str]:
+        """Return the DVC remotes, name → URL or path as DVC has it: with credentials, where it holds some."""
+        return {
+            name.removeprefix("remote.").removesuffix(".url"): value
+            for name, value in self._read_config().items()
+            if re.fullmatch(r"remote\..+\.url", name)
+        }
+
+    def _read_config(self) -> dict[str, str]:
+        """Return DVC's configuration of all levels, as `dvc config --list` prints it: dotted names and values."""
         if not (self.root / ".dvc").is_dir():
             return {}
-        code, lines = self._run(["config", "--list"], None, _nothing)
+        code, lines = self._run(["config", "--list"], None, _say_nothing)
         return dict(line.split("=", 1) for line in lines if "=" in line) if code == 0 else {}
 
     # ------------------------------------------------------------ the stages
 
     def repro(self, env: Mapping[str, str] | None = None, say: Callable[[str], None] = print) -> None:
-        """Run `dvc repro`: the stages of dvc.yaml whose dependencies changed, one after the other.
+        """Run `dvc repro`: the stages of dvc.yaml whose dependencies have changed, one after the other.
 
-        ``env`` is added to their environment; ``say`` is given every line they write. Raises FlorenceError naming the stage that failed, with its last lines.
+        ``env`` is added to their environment; ``say`` receives every line they write, redacted. Raises FlorenceError naming
+        the stage that failed, with its last lines.
         """
         if (self.root / "dvc.lock").exists() and not isinstance(
-            (_yaml(self.root / "dvc.lock") or {}).get("stages"), dict
+            (_read_yaml(self.root / "dvc.lock") or {}).get("stages"), dict
         ):
             logger.warning("dvc.lock was half-written; it is made anew, from DVC's run cache where that knows a stage")
             (self.root / "dvc.lock").unlink()
-        code, lines = self._patiently(["repro"], env, say)
+        code, lines = self._run_when_free(["repro"], env, say)
         if code:
-            raise FlorenceError(_repro_failed(lines))
+            raise FlorenceError(redact_text(_explain_repro(lines)))
 
     # ------------------------------------------------------------ back to an earlier round
 
     def keep(self, folder: Path) -> None:
-        """Copy what brings this round back (`KEPT`) into ``folder``, in place of what is there."""
+        """Copy what brings this round back (`KEPT`) to ``folder``, in place of what is there."""
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -161,12 +166,15 @@ class Snapshots:
     # ------------------------------------------------------------ git
 
     def git_commit(self) -> str | None:
-        """The commit that is checked out; None outside of a git repository and before the first commit."""
-        code, said = self._git("rev-parse", "--verify", "-q", "HEAD")
-        return said.strip() if code == 0 else None
+        """Return the commit that is checked out; None outside of a git repository and before the first commit."""
+        code, output = self._git("rev-parse", "--verify", "-q", "HEAD")
+        return output.strip() if code == 0 else None
 
     def commit(self, message: str) -> str | None:
-        """Commit the round's small files where ``snapshots.commit`` says so, and nothing else; returns the commit that holds them, or None."""
+        """Commit the round's small files (`COMMITTED`), and nothing else, if ``snapshots.commit`` is set.
+
+        Returns the commit that holds them, or None.
+        """
         if not self.settings.commit:
             return None
         names = [name for name in COMMITTED if (self.root / name).exists()]
@@ -175,15 +183,16 @@ class Snapshots:
             ["diff", "--cached", "--quiet", "--", *names],
             ["commit", "-q", "-m", message, "--", *names],
         ):
-            code, said = self._git(*arguments)
+            code, output = self._git(*arguments)
             if arguments[0] == "diff":
                 if code == 0:
                     break
             elif code:
-                raise FlorenceError(f"the round cannot be committed to git: {_commit_remedy(said)}")
+                raise FlorenceError(f"the round cannot be committed to git: {redact_text(_explain_commit(output))}")
         return self.git_commit()
 
     def _git(self, *arguments: str) -> tuple[int, str]:
+        """Run git; return its exit code and what it wrote, not redacted."""
         try:
             done = subprocess.run(
                 ["git", *arguments],
@@ -195,35 +204,38 @@ class Snapshots:
             )
         except FileNotFoundError:
             return 127, "git is not installed; install it, or set snapshots.commit: false"
-        return done.returncode, clean(done.stdout if done.returncode == 0 else done.stderr or done.stdout)
+        return done.returncode, done.stdout if done.returncode == 0 else done.stderr or done.stdout
 
     # ------------------------------------------------------------ running DVC
 
     def _dvc(self, *arguments: str, failed: str, remedy: str = "") -> None:
-        code, lines = self._patiently(arguments, None, _nothing)
+        code, lines = self._run_when_free(arguments, None, _say_nothing)
         if code:
             raise FlorenceError(
-                f"{failed}: {_told(lines)}" + (f"\n{remedy[:1].upper()}{remedy[1:]}." if remedy else "")
+                f"{failed}: {redact_text(_find_errors(lines))}"
+                + (f"\n{remedy[:1].upper()}{remedy[1:]}." if remedy else "")
             )
 
-    def _patiently(
+    def _run_when_free(
         self, arguments: Sequence[str], env: Mapping[str, str] | None, say: Callable[[str], None]
     ) -> tuple[int, list[str]]:
-        """Run DVC; where another process holds its lock, again after a while."""
+        """Run DVC, again after a while as long as another process holds its lock; return its exit code and lines."""
         if not (self.root / ".dvc").is_dir():
             raise FlorenceError(
-                f"{self.root} is no DVC repository: `florence init DIR` makes a workspace with one, `dvc init` adds it to this folder"
+                f"{self.root} is no DVC repository: `florence init DIR` makes a workspace with one, "
+                "`dvc init` adds it to this folder"
             )
-        for wait in (*WAITS, None):
+        for wait in (*RETRY_DELAYS, None):
             code, lines = self._run(arguments, env, say)
-            text = "\n".join(lines[-TAIL:])
-            if not code or not (LOCKED.search(text) or TORN_LOCK.search(text)):
+            text = "\n".join(lines[-LAST_LINES:])
+            if not code or not (LOCKED.search(text) or BROKEN_LOCK.search(text)):
                 break
-            if TORN_LOCK.search(text):
+            if BROKEN_LOCK.search(text):
                 (self.root / ".dvc/tmp/rwlock").unlink(missing_ok=True)
             if wait is None:
                 raise FlorenceError(
-                    f"dvc {arguments[0]}: another DVC process holds the lock of {self.root}: wait for it to end, or end it, and start again"
+                    f"dvc {arguments[0]}: another DVC process holds the lock of {self.root}: "
+                    "wait for it to end, or end it, and start again"
                 )
             logger.info("dvc %s: another DVC process holds the lock; trying again in %g s", arguments[0], wait)
             time.sleep(wait)
@@ -232,32 +244,36 @@ class Snapshots:
     def _run(
         self, arguments: Sequence[str], env: Mapping[str, str] | None, say: Callable[[str], None]
     ) -> tuple[int, list[str]]:
-        command = [sys.executable, "-S", "-c", _TOGETHER, sys.executable, "-m", "dvc", *arguments]
+        """Run DVC once; return its exit code and the lines it wrote, not redacted."""
+        command = [sys.executable, "-S", "-c", _RUN_AND_END_TOGETHER, sys.executable, "-m", "dvc", *arguments]
         lines: list[str] = []
-        long = threading.Timer(LONG, logger.info, ("dvc %s is still at work", arguments[0]))
-        if say is _nothing:
-            long.start()
+        slow = threading.Timer(SLOW, logger.info, ("dvc %s is still at work", arguments[0]))
+        if say is _say_nothing:
+            slow.start()
         try:
-            with _started(command, self.root, self._environment(env)) as process:
+            with _start_group(command, self.root, self._environment(env)) as process:
                 assert process.stdout is not None
                 for raw in process.stdout:
-                    lines.append(clean(raw.rstrip("\n").rsplit("\r", 1)[-1].rstrip()))
-                    say(lines[-1])
+                    lines.append(raw.rstrip("\n").rsplit("\r", 1)[-1].rstrip())
+                    say(redact_text(lines[-1]))
                 code = process.wait()
         finally:
-            long.cancel()
+            slow.cancel()
         return code, lines
 
     def _environment(self, env: Mapping[str, str] | None) -> dict[str, str]:
-        """This process's, with the commands of its virtual environment first, so that stages find the `florence` that runs the flow."""
+        """Return this process's environment with ``env`` added, and the commands of its virtual environment first on the PATH.
+
+        So stages find the `florence` that runs the flow.
+        """
         own = str(Path(sys.executable).parent)
         path = os.pathsep.join([own, *(p for p in os.environ.get("PATH", "").split(os.pathsep) if p and p != own)])
         return {**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {}), "PATH": path}
 
 
 @contextmanager
-def _started(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A command in a process group of its own, which does not outlive this context."""
+def _start_group(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a command in a process group of its own, which does not outlive the block."""
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -287,56 +303,50 @@ def _started(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> It
             process.stdout.close()
 
 
-def _nothing(line: str) -> None:
-    """Take a line and say nothing."""
+def _say_nothing(line: str) -> None:
+    """Take a line and do nothing with it."""
 
 
-def clean(text: str) -> str:
-    """``text`` without the credentials that are in the environment or in a URL."""
-    for name, value in os.environ.items():
-        if SECRET.search(name) and len(value) >= 4:
-            text = text.replace(value, "•••")
-    return re.sub(r"(://)[^/@\s'\"]+@", r"\1•••@", text)
-
-
-def _told(lines: Sequence[str]) -> str:
-    """What DVC said was wrong."""
+def _find_errors(lines: Sequence[str]) -> str:
+    """Return the errors among DVC's lines, or else its last lines."""
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return "; ".join(errors) or " ".join(line for line in lines[-3:] if line) or "DVC gave no reason"
 
 
-def _repro_failed(lines: list[str]) -> str:
-    """Which stage failed, why, and the last it wrote."""
+def _explain_repro(lines: list[str]) -> str:
+    """Return which stage failed, why, and its last lines."""
     found = next((match for line in reversed(lines) if (match := STAGE_FAILED.search(line))), None)
     if found is None:
-        return f"dvc repro failed: {_told(lines)}"
-    name, why = found[1], found[2] or _told(lines)
+        return f"dvc repro failed: {_find_errors(lines)}"
+    name, why = found[1], found[2] or _find_errors(lines)
     if name.endswith(".dvc") or "missing data" in why:
         return (
             f"dvc repro failed: {why}. `dvc pull` fetches the snapshot that data.dvc names; `florence loop` makes one"
         )
     if "are missing from" in why:
-        return f"stage {name}: {why} dvc.yaml depends on these sections of params.yaml, so they have to stand there, be it with one setting"
+        return (
+            f"stage {name}: {why} dvc.yaml depends on these sections of params.yaml, so they have to be there, "
+            "with one setting at least"
+        )
     start = max((number for number, line in enumerate(lines) if line.startswith(f"Running stage '{name}'")), default=0)
-    said = [line for line in lines[start + 1 :] if line and not line.startswith(("> ", "ERROR: "))]
-    return f"stage {name} failed ({why}):\n  " + "\n  ".join(said[-TAIL:])
+    output = [line for line in lines[start + 1 :] if line and not line.startswith(("> ", "ERROR: "))]
+    return f"stage {name} failed ({why}):\n  " + "\n  ".join(output[-LAST_LINES:])
 
 
-def _commit_remedy(said: str) -> str:
-    if (
-        "tell me who you are" in said
-        or "auto-detect email" in said
-        or "ident name" in said
-        or "no email was given" in said
-    ):
-        return "git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS`, or set snapshots.commit: false"
-    if "not a git repository" in said:
+def _explain_commit(output: str) -> str:
+    """Return why git did not commit, and what to do."""
+    if any(text in output for text in NO_COMMITTER):
+        return (
+            "git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS`, "
+            "or set snapshots.commit: false"
+        )
+    if "not a git repository" in output:
         return "this folder is in no git repository: `git init`, or set snapshots.commit: false"
-    return said.strip() or "git gave no reason"
+    return output.strip() or "git gave no reason"
 
 
-def _yaml(path: Path) -> dict[str, Any] | None:
-    """A YAML mapping; None where the file is missing or something else."""
+def _read_yaml(path: Path) -> dict[str, Any] | None:
+    """Return the mapping in a YAML file; None where the file is missing or holds something else."""
     import yaml
 
     try:

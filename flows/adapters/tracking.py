@@ -1,239 +1,253 @@
-"""MLflow: runs and curves, the snapshot each was made of, registered models and which of them is the champion."""
+"""Runs and curves in an MLflow store, and the snapshot that each run was made of."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
-import re
-import shutil
+import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from florence.errors import FlorenceError
-from flows.adapters._mlflow import addressed, locked
-from flows.adapters._packed import check, packed
-from flows.adapters._runs import Runs, telling
-from flows.adapters._values import as_tags
+from flows.adapters.curves import Curves
+from flows.adapters.environment import redact_text, redact_values
+from flows.adapters.mlflow_errors import translate_errors
+from flows.adapters.mlflow_store import MlflowStore
+from flows.adapters.mlflow_values import LONGEST_PARAM, as_tags, as_text, flatten, is_number, legal_key, shorten
 
-CHAMPION, CHALLENGER, HISTORY = "champion", "challenger", "florence.champions"
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A registered model. ``version``: its number; ``run_id``: the run that made it; ``tags``: its lineage; ``aliases``: champion, challenger."""
-
-    version: str
-    run_id: str | None
-    tags: Mapping[str, str]
-    aliases: tuple[str, ...]
+LOOP, ROUND = "florence.loop", "florence.round"
+ABLATION, VARIANT = "florence.ablation", "florence.variant"
 
 
-class Tracker(Runs):
-    """Runs and models in an MLflow store; see `Runs`."""
+class Tracker:
+    """Runs in an MLflow store. Every method raises FlorenceError, naming the store and the remedy, where the store fails."""
 
-    @telling("register the model")
-    def register(self, run_id: str, model_dir: Path | str, tags: Mapping[str, Any], beside: Iterable[Path] = ()) -> str:
-        """Register the model in ``model_dir`` as made by ``run_id``, with ``tags`` as its lineage and the files ``beside`` its weights, and call it challenger.
+    def __init__(self, store: MlflowStore) -> None:
+        self.store = store
+        self.root = store.root
 
-        Returns the version's number; of a run that has registered one already, that one's. Raises ModelError where there are no weights.
+    @property
+    def uri(self) -> str:
+        """The store's URI."""
+        return self.store.uri
+
+    # ---------------------------------------------------------------- the runs
+
+    @translate_errors("start the loop's run")
+    def loop_run(self, loop_id: str, params: Mapping[str, Any]) -> str:
+        """The run of a loop, made, or found again by ``loop_id``. Params that it has already stay as they are."""
+        run_id = self._run(f"loop {loop_id}", {LOOP: loop_id})
+        self.log_params(run_id, params)
+        return run_id
+
+    @translate_errors("start the round's run")
+    def round_run(self, parent: str, round: int, tags: Mapping[str, Any] | None = None) -> str:
+        """The run of a round below the loop's run ``parent``, made, or found again."""
+        run_id = self._run(f"round {round}", {"mlflow.parentRunId": parent, ROUND: str(round)})
+        self.set_tags(run_id, tags or {})
+        return run_id
+
+    @translate_errors("start the ablation's run")
+    def ablation_run(self, identity: str, params: Mapping[str, Any]) -> str:
+        """The run of an ablation, made, or found again by ``identity``."""
+        run_id = self._run("ablation", {ABLATION: identity})
+        self.log_params(run_id, params)
+        return run_id
+
+    @translate_errors("start the variant's run")
+    def variant_run(self, parent: str, key: str, name: str, params: Mapping[str, Any]) -> str:
+        """The run of a variant below the ablation's run ``parent``, made, or found again by ``key``."""
+        run_id = self._run(name, {"mlflow.parentRunId": parent, VARIANT: key})
+        self.log_params(run_id, params)
+        return run_id
+
+    @translate_errors("look for the variant's run")
+    def variant_finished(self, parent: str, key: str) -> bool:
+        """Whether a variant has a run below ``parent`` that has ended well."""
+        wanted = (
+            f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{VARIANT}` = '{key}' and attributes.status = 'FINISHED'"
+        )
+        return bool(self.store.client.search_runs([self.store.experiment_id], wanted, max_results=1))
+
+    @translate_errors("start a run")
+    def stage_run(self, env: Mapping[str, str], key: str = "", name: str = "repro") -> str:
+        """The run that a stage logs to: MLFLOW_RUN_ID's where ``env`` has it (the flow sets it), else one of our own.
+
+        Our own is remembered in build/run.json, so that the stages of one ``dvc repro`` share it. ``key``: what the stages have in
+        common, for instance a hash of snapshot and settings; another key is another run, and the one before, if still open, is ended.
         """
-        version = next((v.version for v in self.versions() if v.run_id == run_id), None)
-        if version is None:
-            version = self._registered(run_id, Path(model_dir).absolute(), as_tags(tags), tuple(beside))
-        self.client.set_registered_model_alias(self.settings.model, CHALLENGER, version)
-        return version
+        if given := env.get("MLFLOW_RUN_ID"):
+            return self._reopened(given, "MLFLOW_RUN_ID names a run that is not there; unset it, or name another one")
+        file = self.root / "build/run.json"
+        ours = {"uri": redact_text(self.uri), "experiment": self.store.settings.experiment, "key": key}
+        before = self._remembered(file, ours)
+        if before is not None and before.pop("key") == key:
+            return self._reopened(before["run_id"], f"delete {file}")
+        if before is not None and self.store.client.get_run(before["run_id"]).info.status == "RUNNING":
+            self.store.client.set_terminated(before["run_id"], "KILLED")
+        run_id = self.store.client.create_run(self.store.experiment_id, tags=self._source(), run_name=name).info.run_id
+        _write_json(file, {"run_id": run_id, **ours})
+        return run_id
 
-    def _registered(self, run_id: str, model_dir: Path, tags: dict[str, str], beside: tuple[Path, ...]) -> str:
-        from mlflow.exceptions import MlflowException
-
-        model_id = self._logged(run_id, model_dir, tags, beside)
-        try:
-            self.client.create_registered_model(self.settings.model)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        with self._guard, addressed(self.uri):
-            return str(
-                self.client.create_model_version(
-                    self.settings.model, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
-                ).version
-            )
-
-    def _logged(self, run_id: str, model_dir: Path, tags: dict[str, str], beside: tuple[Path, ...]) -> str:
-        """Log the model as code, the weights and the florence package beside it; returns MLflow's id of it."""
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model
-
-        check(model_dir)
-        # MLflow takes no slash, dot or colon here; a registered model of Databricks is catalog.schema.model.
-        name = re.sub(r"[/:.%\"']", "_", self.settings.model)
-        model = self.client.create_logged_model(self.experiment_id, name, source_run_id=run_id, tags=tags)
-        status = "FAILED"
-        try:
-            self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-            record = Model(
-                artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id
-            )
-            with packed(model_dir, beside, record) as folder:
-                self.client.log_model_artifacts(model.model_id, str(folder))
-            status = "READY"
-        finally:
-            self.client.finalize_logged_model(model.model_id, status)
-        return model.model_id
-
-    @telling("list models")
-    def versions(self) -> tuple[Version, ...]:
-        """Every registered version, the newest first."""
-        aliases = self._aliases()
-        found, token = [], None
-        while True:
-            page = self.client.search_model_versions(
-                f"name = '{self.settings.model}'", max_results=200, page_token=token
-            )
-            found += list(page)
-            token = page.token
-            if not token:
-                break
-        return tuple(sorted((_version(v, aliases) for v in found), key=lambda v: -int(v.version)))
-
-    @telling("look for the champion")
-    def champion(self) -> Version | None:
-        """The version in use, None where none has been promoted."""
-        return self._by_alias(CHAMPION)
-
-    @telling("look for the challenger")
-    def challenger(self) -> Version | None:
-        """The version registered last, None where there is none."""
-        return self._by_alias(CHALLENGER)
-
-    @telling("promote the model")
-    def promote(self, version: str | int | None = None) -> Version:
-        """Make ``version``, by default the challenger, the champion; the one before is remembered for `rollback`."""
-        if version is None:
-            if (challenger := self.challenger()) is None:
-                raise FlorenceError(
-                    f"no challenger of {self.settings.model!r} to promote; `florence register` makes one"
-                )
-            version = challenger.version
-        wanted = self._numbered(str(version))
-        before = self.champion()
-        if before is not None and before.version != wanted:
-            # Written before the alias moves: a kill in between leaves an entry that rollback skips, not a gap.
-            self._remember([*self._history(), before.version])
-        self.client.set_registered_model_alias(self.settings.model, CHAMPION, wanted)
-        return self._get(wanted)
-
-    @telling("roll back")
-    def rollback(self) -> tuple[str, str]:
-        """Make the champion before this one champion again; returns (from, to). Can be repeated, down to the first one."""
-        champion = self.champion()
-        history = self._history()
-        there = {v.version for v in self.versions()}
-        while history and (history[-1] not in there or (champion is not None and history[-1] == champion.version)):
-            history.pop()
-        if champion is None or not history:
-            now = f"version {champion.version} is the first champion" if champion else "there is no champion"
-            raise FlorenceError(
-                f"nothing to roll back to: {now} of {self.settings.model!r}; `florence promote VERSION` names one"
-            )
-        back = history.pop()
-        self.client.set_registered_model_alias(self.settings.model, CHAMPION, back)
-        self._remember(history)
-        return champion.version, back
-
-    @telling("fetch the model")
-    def fetch(self, ref: str | int, into: Path | str | None = None) -> Path:
-        """The folder, in transformers' layout, of an alias or version number; downloaded once, whole or not at all.
-
-        ``into``: the folder of fetched models, by default .florence/models.
-        """
-        from mlflow.artifacts import download_artifacts
-
-        version = self._numbered(str(ref))
-        found = self.client.get_model_version(self.settings.model, version)
-        # A number alone is no identity: a store that was deleted and made again starts at 1.
-        origin = f"{found.source} {found.run_id} {found.creation_timestamp}"
-        folder = Path(into).absolute() if into is not None else self.root / ".florence/models"
-        target = folder / version
-        if _origin(target) == origin:
-            return target
-        part = folder / f".{version}.{uuid.uuid4().hex}.part"
-        try:
-            where = download_artifacts(
-                f"{self._place(version)}/artifacts/model",
-                dst_path=str(part),
-                tracking_uri=self.uri,
-                registry_uri=self.registry_uri,
-            )
-            Path(where, ".origin").write_text(origin, encoding="utf-8")
-            with locked(folder / ".lock"):
-                if _origin(target) != origin:
-                    shutil.rmtree(target, ignore_errors=True)
-                    os.replace(where, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-        return target
-
-    def _place(self, version: str) -> str:
-        """Where a version's artifacts are. Unity Catalog gives the credentials for its own only by the model's name."""
-        if self.registry_uri.startswith("databricks-uc"):
-            return f"models:/{self.settings.model}/{version}"
-        return self.client.get_model_version_download_uri(self.settings.model, version).rstrip("/")
-
-    def _registered_model(self) -> Any:
-        """MLflow's record of the registered model; None where there is none yet."""
+    def _remembered(self, file: Path, ours: Mapping[str, str]) -> dict[str, str] | None:
+        """What build/run.json says, if it speaks of a run that this store still has."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return self.client.get_registered_model(self.settings.model)
+            found = json.loads(file.read_text(encoding="utf-8"))
+            here = all(found[name] == ours[name] for name in ("uri", "experiment"))
+            return (
+                found if here and self.store.client.get_run(found["run_id"]).info.lifecycle_stage == "active" else None
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
 
-    def _aliases(self) -> dict[str, tuple[str, ...]]:
-        """Version → its aliases."""
-        found = self._registered_model()
-        pairs = found.aliases.items() if found else ()
-        return {str(version): tuple(sorted(a for a, v in pairs if v == version)) for _, version in pairs}
-
-    def _by_alias(self, alias: str) -> Version | None:
-        aliases = self._aliases()
-        version = next((version for version, names in aliases.items() if alias in names), None)
-        return self._get(version) if version is not None else None
-
-    def _get(self, version: str) -> Version:
-        return _version(self.client.get_model_version(self.settings.model, version), self._aliases())
-
-    def _numbered(self, ref: str) -> str:
-        """The number of a version or alias that is registered. Raises FlorenceError, listing what is."""
-        versions = self.versions()
-        name = ref.removeprefix("@")
-        for version in versions:
-            if version.version == name or name in version.aliases:
-                return version.version
-        known = ", ".join(v.version + "".join(f" (@{alias})" for alias in v.aliases) for v in versions)
-        raise FlorenceError(
-            f"model {self.settings.model!r} has no version or alias {ref!r}; registered: {known or 'none, `florence register` makes one'}"
+    def _run(self, name: str, tags: dict[str, str]) -> str:
+        """The run that carries ``tags``, made where there is none, and running (again)."""
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self.store.client.search_runs(
+            [self.store.experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"]
         )
+        if found:
+            return self._reopened(found[0].info.run_id)
+        return self.store.client.create_run(
+            self.store.experiment_id, tags={**self._source(), **tags}, run_name=name
+        ).info.run_id
 
-    def _history(self) -> list[str]:
-        """The champions before this one, the last one last."""
-        found = self._registered_model()
-        return [str(version) for version in json.loads(found.tags.get(HISTORY, "[]"))] if found else []
+    def _reopened(self, run_id: str, otherwise: str = "") -> str:
+        """``run_id``, set running where it was ended."""
+        from mlflow.exceptions import MlflowException
 
-    def _remember(self, history: list[str]) -> None:
-        self.client.set_registered_model_tag(self.settings.model, HISTORY, json.dumps(history[-200:]))
+        try:
+            run = self.store.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST" and otherwise:
+                raise FlorenceError(f"MLflow at {redact_text(self.uri)} has no run {run_id}: {otherwise}") from None
+            raise
+        if run.info.status != "RUNNING":
+            self.store.client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def _source(self) -> dict[str, str]:
+        """What MLflow's page shows as a run's user and source."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container may run as a number that has no name
+            user = "unknown"
+        return {"mlflow.user": user, "mlflow.source.name": "florence", "mlflow.source.type": "LOCAL"}
+
+    @translate_errors("log settings")
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log nested settings as params a.b.c; those that the run has already are left alone, long values are cut."""
+        from mlflow.entities import Param
+
+        have = self.store.client.get_run(run_id).data.params
+        texts = {
+            legal_key(key): shorten(as_text(value), LONGEST_PARAM) for key, value in flatten(redact_values(params))
+        }
+        new = [Param(key, text) for key, text in texts.items() if key not in have]
+        for start in range(0, len(new), 100):
+            self.store.client.log_batch(run_id, params=new[start : start + 100])
+
+    @translate_errors("log metrics")
+    def log_metrics(self, run_id: str, metrics: Mapping[str, Any], step: int = 0) -> None:
+        """Log the numbers in a nested mapping as metrics a.b.c, all at once; what is no number is left out."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [
+            Metric(legal_key(key), float(value), now, step) for key, value in flatten(metrics) if is_number(value)
+        ]
+        for start in range(0, len(points), 1000):
+            self.store.client.log_batch(run_id, metrics=points[start : start + 1000])
+
+    @translate_errors("set tags")
+    def set_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        """Set tags; None values are left out."""
+        from mlflow.entities import RunTag
+
+        new = [RunTag(key, value) for key, value in as_tags(tags).items()]
+        for start in range(0, len(new), 100):
+            self.store.client.log_batch(run_id, tags=new[start : start + 100])
+
+    def open_curves(self, run_id: str, period: float = 5.0) -> Curves:
+        """Live curves of a run: call it as (step, metrics), `close` it at the end. Never raises for what MLflow does."""
+        return Curves(lambda: self.store.client, run_id, redact_text(self.uri), period)
+
+    @translate_errors("log the snapshot")
+    def log_snapshot(self, run_id: str, data: Path | str, snapshot: Mapping[str, Any], dvc_hash: str | None) -> None:
+        """Log the snapshot as the run's dataset "FLD", its DVC hash as digest (without one, the snapshot's id).
+
+        ``data``: the folder, or the URI of a remote; ``snapshot``: snapshot.json, whose counts are kept as the dataset's profile.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        where = str(data)
+        remote = "://" in where
+        uri = where if remote else str((self.root / where).absolute())
+        profile = {
+            name: snapshot[name]
+            for name in ("id", "parent", "round", "counts", "drops", "annotators")
+            if name in snapshot
+        }
+        dataset = Dataset(
+            name="FLD",
+            digest=(dvc_hash or str(snapshot["id"]))[:36],
+            source_type="s3" if where.startswith("s3://") else "local",
+            source=json.dumps({"uri": redact_text(uri)}),
+            profile=json.dumps(profile, ensure_ascii=False),
+        )
+        self.store.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    @translate_errors("log the report")
+    def log_report(self, run_id: str, folder: Path | str) -> None:
+        """Keep a copy of the report's folder as the run's artifact ``report``."""
+        if not Path(folder).is_dir():
+            raise FlorenceError(f"there is no report in {folder}; `florence report` makes one")
+        self.store.client.log_artifacts(run_id, str(folder), "report")
+
+    @translate_errors("log files")
+    def log_files(self, run_id: str, files: Iterable[Path | str], folder: str | None = None) -> None:
+        """Keep copies of files as artifacts of the run, in ``folder`` of the run's artifacts."""
+        for file in files:
+            self.store.client.log_artifact(run_id, str(file), folder)
+
+    @translate_errors("fetch a file of the run")
+    def read_file(self, run_id: str, name: str) -> bytes | None:
+        """Return the content of the run's artifact ``name`` (as folder/file); None where the run has none of this name."""
+        client, folder = self.store.client, name.rpartition("/")[0]
+        if name not in {file.path for file in client.list_artifacts(run_id, folder or None)}:
+            return None
+        with tempfile.TemporaryDirectory() as target:
+            return Path(client.download_artifacts(run_id, name, target)).read_bytes()
+
+    @translate_errors("look at the curves")
+    def has_metric(self, run_id: str, name: str) -> bool:
+        """Return whether the run has any value of the metric ``name``."""
+        return name in self.store.client.get_run(run_id).data.metrics
+
+    def run_page(self, run_id: str) -> str | None:
+        """Return the address of the run's page; None where the store is no server."""
+        if not self.uri.startswith("http"):
+            return None
+        return f"{self.uri.rstrip('/')}/#/experiments/{self.store.experiment_id}/runs/{run_id}"
+
+    @translate_errors("end the run")
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        """End a run as FINISHED, FAILED or KILLED."""
+        self.store.client.set_terminated(run_id, status)
 
 
-def _version(found: Any, aliases: Mapping[str, tuple[str, ...]]) -> Version:
-    version = str(found.version)
-    return Version(version, found.run_id or None, dict(found.tags), aliases.get(version, ()))
-
-
-def _origin(folder: Path) -> str | None:
-    file = folder / ".origin"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+def _write_json(file: Path, value: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
+    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, file)

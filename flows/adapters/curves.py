@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flows.adapters._mlflow import bare
+from flows.adapters.environment import redact_text
+from flows.adapters.mlflow_values import legal_key
 
 logger = logging.getLogger(__name__)
 
@@ -17,52 +18,48 @@ Point = tuple[str, float, int, int]
 
 
 class Curves:
-    """Called as (step, metrics). Nothing it does raises for what MLflow does; what could not be logged is told by `close`.
+    """Log metrics when called as (step, metrics). No fault of MLflow raises an error; `close` returns what was not logged.
 
-    ``client``: gives the MlflowClient; ``legal``: a metric's name as MLflow takes it; ``period``: seconds between batches.
+    ``client``: returns the MlflowClient; ``where``: the store, as messages name it; ``period``: seconds between batches.
     A point that the run has already (a resumed training repeats its last steps) is not logged again.
     """
 
     BATCH = 1000
-    KEPT = 100_000
+    MAX_PENDING = 100_000
 
-    def __init__(
-        self, client: Callable[[], Any], run_id: str, where: str, legal: Callable[[str], str], period: float = 5.0
-    ) -> None:
+    def __init__(self, client: Callable[[], Any], run_id: str, where: str, period: float = 5.0) -> None:
         self.run_id, self.where, self.period = run_id, where, period
         self.failures, self.lost = 0, 0
-        self._client, self._legal = client, legal
+        self._client = client
         self._pending: list[Point] = []
         self._sending = 0
         self._known: dict[str, dict[int, float]] = {}
-        self._asked = self._closing = self._warned = False
+        self._flushing = self._closing = self._warned = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="florence-curves", daemon=True)
         self._thread.start()
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take note of ``metrics`` at ``step``; returns at once."""
+        """Queue ``metrics`` of ``step`` to be logged; return at once."""
         now = int(time.time() * 1000)
-        points = [
-            (self._legal(key), float(value), now, int(step)) for key, value in metrics.items() if value is not None
-        ]
+        points = [(legal_key(key), float(value), now, int(step)) for key, value in metrics.items() if value is not None]
         with self._changed:
             self._pending += points
-            if len(self._pending) > self.KEPT:
-                self.lost += len(self._pending) - self.KEPT
-                del self._pending[: -self.KEPT]
+            if len(self._pending) > self.MAX_PENDING:
+                self.lost += len(self._pending) - self.MAX_PENDING
+                del self._pending[: -self.MAX_PENDING]
             self._changed.notify_all()
 
     def flush(self, timeout: float = 60.0) -> bool:
-        """Send what there is now; whether all of it has arrived within ``timeout`` seconds."""
+        """Send what is queued now; return whether all of it has arrived within ``timeout`` seconds."""
         with self._changed:
-            failures, self._asked = self.failures, True
+            failures, self._flushing = self.failures, True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._left or self.failures > failures, timeout)
             return not self._left
 
     def close(self, timeout: float = 60.0) -> str | None:
-        """Send the rest and stop. What could not be logged is told in a warning and returned; None where nothing is missing."""
+        """Send the rest and stop. Return the warning about what could not be logged, None where nothing is missing."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -70,9 +67,12 @@ class Curves:
         missing = self._left + self.lost
         if not missing:
             return None
-        told = f"{missing} measurements did not reach MLflow at {self.where} (run {self.run_id}); training itself was not touched"
-        logger.warning(told)
-        return told
+        message = (
+            f"{missing} measurements did not reach MLflow at {self.where} (run {self.run_id}); "
+            "training itself was not touched"
+        )
+        logger.warning(message)
+        return message
 
     def __enter__(self) -> Curves:
         return self
@@ -90,10 +90,10 @@ class Curves:
                 # After a failure the pauses grow: a server that is down is not asked at every step.
                 pause = min(self.period * 2 ** min(self.failures, 6), max(self.period, 120.0))
                 self._changed.wait_for(
-                    lambda: self._closing or self._asked or (not self.failures and len(self._pending) >= self.BATCH),
+                    lambda: self._closing or self._flushing or (not self.failures and len(self._pending) >= self.BATCH),
                     pause,
                 )
-                closing, self._asked = self._closing, False
+                closing, self._flushing = self._closing, False
                 batch, self._pending = self._pending[: self.BATCH], self._pending[self.BATCH :]
                 self._sending = len(batch)
             arrived = self._send(batch)
@@ -102,7 +102,7 @@ class Curves:
                 self.failures = 0 if arrived else self.failures + 1
                 if not arrived:
                     self._pending = batch + self._pending
-                self._asked = self._asked or (arrived and len(self._pending) >= self.BATCH)
+                self._flushing = self._flushing or (arrived and len(self._pending) >= self.BATCH)
                 self._changed.notify_all()
                 if closing and (not arrived or not self._pending):
                     return
@@ -124,7 +124,7 @@ class Curves:
             if not self._warned:
                 self._warned = True
                 logger.warning(
-                    "curves are not reaching MLflow at %s, training goes on: %s", self.where, bare(str(error))
+                    "curves are not reaching MLflow at %s, training goes on: %s", self.where, redact_text(str(error))
                 )
             return False
 

@@ -31,7 +31,7 @@ PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".msgpa
 
 
 @contextmanager
-def packed(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Iterator[Path]:
+def package_model(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Iterator[Path]:
     """A folder, while the block runs, with the model in ``model_dir`` and the files ``beside`` its weights as MLflow's ``record`` of it describes."""
     import mlflow.pyfunc
 
@@ -60,7 +60,7 @@ def packed(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Iterator[P
         yield result
 
 
-def check(model_dir: Path) -> None:
+def check_model_folder(model_dir: Path) -> None:
     """Raise ModelError where ``model_dir`` is no whole model, or holds a file that may be a pickle."""
     if not (model_dir / "config.json").is_file() or not any(model_dir.glob("*.safetensors")):
         raise ModelError(f"{model_dir} holds no model (config.json and *.safetensors): `florence train` makes one")

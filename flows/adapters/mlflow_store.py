@@ -1,0 +1,166 @@
+"""An MLflow store: how it is addressed, opened and kept quiet."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from florence.config import TrackingSettings
+from florence.errors import FlorenceError, SettingsError
+from flows.adapters.environment import redact_text
+from flows.adapters.mlflow_errors import first_line, translate_errors
+
+
+class MlflowStore:
+    """The MLflow store that ``settings`` name, for the workspace ``root``.
+
+    Nothing is imported or opened before it is used. Every method raises FlorenceError, naming the store and the remedy, where
+    the store cannot be reached, read or written. Global state of MLflow is neither used nor changed.
+    """
+
+    def __init__(self, settings: TrackingSettings, root: Path | str) -> None:
+        self.settings, self.root = settings, Path(root).absolute()
+        self.uri = store_uri(settings.uri, self.root)
+        # As MLflow resolves it: Databricks keeps its models in Unity Catalog.
+        registry = self.uri.replace("databricks", "databricks-uc", 1) if self.uri.startswith("databricks") else self.uri
+        self.registry_uri = os.environ.get("MLFLOW_REGISTRY_URI") or registry
+        self.lock = threading.RLock()
+        self._client: Any = None
+        self._experiment: str | None = None
+
+    @property
+    @translate_errors("open the store")
+    def client(self) -> Any:
+        """The MlflowClient; the first use opens the store, and makes it where there is none."""
+        with self.lock:
+            if self._client is None:
+                self._client = self._open()
+            return self._client
+
+    def _open(self) -> Any:
+        if not is_database(self.uri):
+            if self.uri.startswith("http"):
+                ping(self.uri)
+            return self._new_client()
+        if (file := sqlite_file(self.uri)) is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that make the tables at once destroy each other's work.
+        with hold_lock(self.root / "build/mlflow.lock"):
+            return self._new_client()
+
+    def _new_client(self) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.registry_uri)
+
+    @property
+    @translate_errors("open the experiment")
+    def experiment_id(self) -> str:
+        """The experiment's id; the experiment is made where there is none."""
+        with self.lock:
+            if self._experiment is None:
+                self._experiment = self._find_experiment() or self._make_experiment()
+            return self._experiment
+
+    def _find_experiment(self) -> str | None:
+        name = self.settings.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            return None
+        if found.lifecycle_stage != "active":
+            raise FlorenceError(
+                f"MLflow at {redact_text(self.uri)}: experiment {name!r} has been deleted; "
+                f"`mlflow experiments restore -x {found.experiment_id}`, or name another one in tracking.experiment"
+            )
+        return found.experiment_id
+
+    def _make_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.create_experiment(self.settings.experiment, artifact_location=self._artifact_location())
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_ALREADY_EXISTS" and (found := self._find_experiment()):
+                return found
+            raise
+
+    def _artifact_location(self) -> str | None:
+        """Return where a new experiment keeps its artifacts; None leaves it to a server, which knows better."""
+        location = self.settings.artifacts
+        if location is None:
+            return (self.root / "build/mlartifacts").as_uri() if is_database(self.uri) else None
+        return location if "://" in location else (self.root / location).as_uri()
+
+
+def store_uri(uri: str, root: Path) -> str:
+    """Return ``uri`` as MLflow takes it; a relative SQLite path counts from ``root``.
+
+    Raises SettingsError for a folder, which MLflow refuses.
+    """
+    scheme, mark, rest = uri.partition("://")
+    if scheme.startswith("sqlite"):
+        path, query, options = rest.removeprefix("/").partition("?")
+        if path in ("", ":memory:"):
+            raise SettingsError("tracking.uri: a store in memory forgets everything; use sqlite:///build/mlflow.db")
+        return f"{scheme}:///{root / path}{query}{options}"
+    if (not mark and uri != "databricks") or scheme == "file":
+        raise SettingsError(
+            f"tracking.uri: {redact_text(uri)!r} is a folder, and MLflow keeps no more runs in folders; "
+            "use sqlite:///build/mlflow.db"
+        )
+    return uri
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of a SQLite store, None for any other."""
+    return Path(uri.partition(":///")[2].partition("?")[0]) if uri.startswith("sqlite") else None
+
+
+def is_database(uri: str) -> bool:
+    """Return whether MLflow opens ``uri`` itself, rather than ask a server."""
+    return not uri.startswith(("http://", "https://", "databricks"))
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` while the block runs, once whoever holds it has released it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def ping(uri: str) -> None:
+    """Raise FlorenceError soon where an http(s) server does not answer; MLflow itself would go on trying for minutes."""
+    import requests
+
+    try:
+        requests.get(uri.rstrip("/") + "/health", timeout=10, allow_redirects=False)
+    except requests.exceptions.SSLError:
+        return  # it answers; which certificates are trusted, MLflow has settings of its own for
+    except requests.RequestException as error:
+        raise FlorenceError(
+            f"MLflow at {redact_text(uri)} does not answer: {first_line(error)}; "
+            "is the server running, and tracking.uri right?"
+        ) from None
+
+
+@contextmanager
+def use_tracking_uri(uri: str) -> Iterator[None]:
+    """Make ``uri`` the process's own tracking URI while the block runs.
+
+    MLflow's registry looks a new version's model up there, whatever its client was told.
+    """
+    import mlflow
+
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]

@@ -1,0 +1,247 @@
+"""Registered models in an MLflow store, and which of them is the champion."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from florence.errors import FlorenceError
+from flows.adapters.mlflow_errors import translate_errors
+from flows.adapters.mlflow_store import MlflowStore, hold_lock, use_tracking_uri
+from flows.adapters.mlflow_values import as_tags
+from flows.adapters.model_package import check_model_folder, package_model
+
+CHAMPION, CHALLENGER, HISTORY = "champion", "challenger", "florence.champions"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A registered model.
+
+    ``version``: its number; ``run_id``: the run that made it; ``tags``: its lineage; ``aliases``: champion, challenger.
+    """
+
+    version: str
+    run_id: str | None
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]
+
+
+class ModelRegistry:
+    """The registered models of an MLflow store. Every method raises FlorenceError, naming the store and the remedy, where the store fails."""
+
+    def __init__(self, store: MlflowStore) -> None:
+        self.store = store
+        self.name = store.settings.model
+
+    @property
+    def uri(self) -> str:
+        """The store's URI."""
+        return self.store.uri
+
+    @translate_errors("register the model")
+    def register(self, run_id: str, model_dir: Path | str, tags: Mapping[str, Any], beside: Iterable[Path] = ()) -> str:
+        """Register the model in ``model_dir`` as made by ``run_id``, with ``tags`` as its lineage and the files ``beside`` its weights, and call it challenger.
+
+        Returns the version's number; of a run that has registered one already, that one's. Raises ModelError where there are no weights.
+        """
+        version = next((v.version for v in self.versions() if v.run_id == run_id), None)
+        if version is None:
+            version = self._create_version(run_id, Path(model_dir).absolute(), as_tags(tags), tuple(beside))
+        self.store.client.set_registered_model_alias(self.name, CHALLENGER, version)
+        return version
+
+    def _create_version(self, run_id: str, model_dir: Path, tags: dict[str, str], beside: tuple[Path, ...]) -> str:
+        from mlflow.exceptions import MlflowException
+
+        model_id = self._log_model(run_id, model_dir, tags, beside)
+        try:
+            self.store.client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        with self.store.lock, use_tracking_uri(self.uri):
+            return str(
+                self.store.client.create_model_version(
+                    self.name, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
+                ).version
+            )
+
+    def _log_model(self, run_id: str, model_dir: Path, tags: dict[str, str], beside: tuple[Path, ...]) -> str:
+        """Log the model as code, the weights and the florence package beside it; returns MLflow's id of it."""
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        check_model_folder(model_dir)
+        # MLflow takes no slash, dot or colon here; a registered model of Databricks is catalog.schema.model.
+        name = re.sub(r"[/:.%\"']", "_", self.name)
+        model = self.store.client.create_logged_model(self.store.experiment_id, name, source_run_id=run_id, tags=tags)
+        status = "FAILED"
+        try:
+            self.store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+            record = Model(
+                artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id
+            )
+            with package_model(model_dir, beside, record) as folder:
+                self.store.client.log_model_artifacts(model.model_id, str(folder))
+            status = "READY"
+        finally:
+            self.store.client.finalize_logged_model(model.model_id, status)
+        return model.model_id
+
+    @translate_errors("list models")
+    def versions(self) -> tuple[ModelVersion, ...]:
+        """Every registered version, the newest first."""
+        aliases = self._read_aliases()
+        found, token = [], None
+        while True:
+            page = self.store.client.search_model_versions(f"name = '{self.name}'", max_results=200, page_token=token)
+            found += list(page)
+            token = page.token
+            if not token:
+                break
+        return tuple(sorted((_model_version(v, aliases) for v in found), key=lambda v: -int(v.version)))
+
+    @translate_errors("look for the champion")
+    def champion(self) -> ModelVersion | None:
+        """The version in use, None where none has been promoted."""
+        return self._find_alias(CHAMPION)
+
+    @translate_errors("look for the challenger")
+    def challenger(self) -> ModelVersion | None:
+        """The version registered last, None where there is none."""
+        return self._find_alias(CHALLENGER)
+
+    @translate_errors("promote the model")
+    def promote(self, version: str | int | None = None) -> ModelVersion:
+        """Make ``version``, by default the challenger, the champion; the one before is remembered for `rollback`."""
+        if version is None:
+            if (challenger := self.challenger()) is None:
+                raise FlorenceError(f"no challenger of {self.name!r} to promote; `florence register` makes one")
+            version = challenger.version
+        wanted = self._find_number(str(version))
+        before = self.champion()
+        if before is not None and before.version != wanted:
+            # Written before the alias moves: a kill in between leaves an entry that rollback skips, not a gap.
+            self._write_history([*self._read_history(), before.version])
+        self.store.client.set_registered_model_alias(self.name, CHAMPION, wanted)
+        return self._get(wanted)
+
+    @translate_errors("roll back")
+    def rollback(self) -> tuple[str, str]:
+        """Make the champion before this one champion again; returns (from, to). Can be repeated, down to the first one."""
+        champion = self.champion()
+        history = self._read_history()
+        there = {v.version for v in self.versions()}
+        while history and (history[-1] not in there or (champion is not None and history[-1] == champion.version)):
+            history.pop()
+        if champion is None or not history:
+            now = f"version {champion.version} is the first champion" if champion else "there is no champion"
+            raise FlorenceError(
+                f"nothing to roll back to: {now} of {self.name!r}; `florence promote VERSION` names one"
+            )
+        back = history.pop()
+        self.store.client.set_registered_model_alias(self.name, CHAMPION, back)
+        self._write_history(history)
+        return champion.version, back
+
+    @translate_errors("fetch the model")
+    def fetch(self, ref: str | int, into: Path | str | None = None) -> Path:
+        """The folder, in transformers' layout, of an alias or version number; downloaded once, whole or not at all.
+
+        ``into``: the folder of fetched models, by default .florence/models.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        version = self._find_number(str(ref))
+        found = self.store.client.get_model_version(self.name, version)
+        # A number alone is no identity: a store that was deleted and made again starts at 1.
+        origin = f"{found.source} {found.run_id} {found.creation_timestamp}"
+        folder = Path(into).absolute() if into is not None else self.store.root / ".florence/models"
+        target = folder / version
+        if _origin(target) == origin:
+            return target
+        part = folder / f".{version}.{uuid.uuid4().hex}.part"
+        try:
+            where = download_artifacts(
+                f"{self._artifact_uri(version)}/artifacts/model",
+                dst_path=str(part),
+                tracking_uri=self.uri,
+                registry_uri=self.store.registry_uri,
+            )
+            Path(where, ".origin").write_text(origin, encoding="utf-8")
+            with hold_lock(folder / ".lock"):
+                if _origin(target) != origin:
+                    shutil.rmtree(target, ignore_errors=True)
+                    os.replace(where, target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return target
+
+    def _artifact_uri(self, version: str) -> str:
+        """Where a version's artifacts are. Unity Catalog gives the credentials for its own only by the model's name."""
+        if self.store.registry_uri.startswith("databricks-uc"):
+            return f"models:/{self.name}/{version}"
+        return self.store.client.get_model_version_download_uri(self.name, version).rstrip("/")
+
+    def _registered_model(self) -> Any:
+        """MLflow's record of the registered model; None where there is none yet."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.store.client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    def _read_aliases(self) -> dict[str, tuple[str, ...]]:
+        """Version → its aliases."""
+        found = self._registered_model()
+        pairs = found.aliases.items() if found else ()
+        return {str(version): tuple(sorted(a for a, v in pairs if v == version)) for _, version in pairs}
+
+    def _find_alias(self, alias: str) -> ModelVersion | None:
+        aliases = self._read_aliases()
+        version = next((version for version, names in aliases.items() if alias in names), None)
+        return self._get(version) if version is not None else None
+
+    def _get(self, version: str) -> ModelVersion:
+        return _model_version(self.store.client.get_model_version(self.name, version), self._read_aliases())
+
+    def _find_number(self, ref: str) -> str:
+        """The number of a version or alias that is registered. Raises FlorenceError, listing what is."""
+        versions = self.versions()
+        name = ref.removeprefix("@")
+        for version in versions:
+            if version.version == name or name in version.aliases:
+                return version.version
+        known = ", ".join(v.version + "".join(f" (@{alias})" for alias in v.aliases) for v in versions)
+        raise FlorenceError(
+            f"model {self.name!r} has no version or alias {ref!r}; registered: {known or 'none, `florence register` makes one'}"
+        )
+
+    def _read_history(self) -> list[str]:
+        """The champions before this one, the last one last."""
+        found = self._registered_model()
+        return [str(version) for version in json.loads(found.tags.get(HISTORY, "[]"))] if found else []
+
+    def _write_history(self, history: list[str]) -> None:
+        self.store.client.set_registered_model_tag(self.name, HISTORY, json.dumps(history[-200:]))
+
+
+def _model_version(found: Any, aliases: Mapping[str, tuple[str, ...]]) -> ModelVersion:
+    version = str(found.version)
+    return ModelVersion(version, found.run_id or None, dict(found.tags), aliases.get(version, ()))
+
+
+def _origin(folder: Path) -> str | None:
+    file = folder / ".origin"
+    return file.read_text(encoding="utf-8") if file.is_file() else None
