@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from florence.engine.claims import sizes
 from florence.engine.parse import Parsed, parse
-from florence.engine.wording.tokens import tokens
+from florence.engine.wording.tokens import tokenize
 from florence.records import ANNOTATION_TYPES, CAPTIONS, digest
 
 SAMPLE = 1000
@@ -113,7 +113,7 @@ def _by_text(by_task: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
 
 def _mean(texts: Sequence[str]) -> float:
     """Words of a text, on average."""
-    counts = {text: sum(any(c.isalnum() for c in word) for word in tokens(text).words) for text in set(texts)}
+    counts = {text: sum(any(c.isalnum() for c in word) for word in tokenize(text).words) for text in set(texts)}
     return round(sum(counts[text] for text in texts) / len(texts), 4)
 
 

@@ -19,8 +19,10 @@ from florence.engine.filters.regions import flag_degenerate_boxes, flag_duplicat
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
 from florence.engine.filters.texts import flag_empty_texts, flag_repetition
 from florence.engine.ranks import DESCRIBED, Ranks
-from florence.engine.wording.alignment import align
-from florence.engine.wording.tokens import code_of, lines, overlap, spread
+from florence.engine.wording.alignment import align_pairs
+from florence.engine.wording.overlap import word_overlap
+from florence.engine.wording.sequences import expand_ranges
+from florence.engine.wording.tokens import encode_key, tokenize_texts
 from florence.geometry import box_quad
 from florence.metrics import same
 from florence.metrics.reading import normal
@@ -115,7 +117,7 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
             "low_score",
             flag_low_scores(claims.score[rows], claims.annotator[rows], BASE_TYPES[kind], claims.annotators, settings),
         ),
-        ("repetition", flag_repetition(lines(said), settings)[place]),
+        ("repetition", flag_repetition(tokenize_texts(said), settings)[place]),
         ("degenerate", flag_degenerate_boxes(bounds, settings)),
     ]
     if size is not None and BASE_TYPES[kind] != READ:
@@ -240,13 +242,13 @@ def likeness(units: Units, task: str, settings: EngineSettings) -> Similarity:
             plain = {code: table.plain(example[code]) for pair in new for code in pair}
             known.update({(x, y): table.likeness(plain[x], plain[y]) for x, y in new})
         elif task == READ:
-            sides = align([(letters(example[x]), letters(example[y])) for x, y in new])
+            sides = align_pairs([(letters(example[x]), letters(example[y])) for x, y in new])
             known.update(
                 {both: side.similarity**2 for (x, y), side in zip(new, sides, strict=True) for both in ((x, y), (y, x))}
             )
         else:
             # squared: two words of four in common is little
-            known.update({both: overlap(example[x], example[y]) ** 2 for x, y in new for both in ((x, y), (y, x))})
+            known.update({both: word_overlap(example[x], example[y]) ** 2 for x, y in new for both in ((x, y), (y, x))})
         return np.asarray([known[pair] for pair in pairs])
 
     return compare
@@ -254,7 +256,7 @@ def likeness(units: Units, task: str, settings: EngineSettings) -> Similarity:
 
 def letters(text: str) -> list[int]:
     """The codes of a reading's characters."""
-    return [code_of(c) for c in normal(text)]
+    return [encode_key(c) for c in normal(text)]
 
 
 # ---------------------------------------------------------------- fusing
@@ -345,7 +347,7 @@ def ranked(labels: Labels, ranks: Ranks, fixed: np.ndarray, settings: EngineSett
     region = np.cumsum(labels.count) - 1
     start, end = (np.searchsorted(ranks.image, labels.image[there], side=side) for side in ("left", "right"))
     row = np.repeat(there, end - start)
-    rank = spread(start, end - start)
+    rank = expand_ranges(start, end - start)
     near = paired_iou(labels.box[region[row]], ranks.box[rank]) >= settings.iou
     fitting: dict[int, list[int]] = {}
     for r, k in zip(row[near].tolist(), rank[near].tolist(), strict=True):

@@ -16,7 +16,7 @@ from florence.engine.filters.alt_text import find_description
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
 from florence.engine.filters.texts import apply_caption_filters, apply_parse_filters, flag_empty_texts
-from florence.engine.wording.tokens import Lines, lines
+from florence.engine.wording.tokens import TokenizedTexts, tokenize_texts
 from florence.records import BASE_TYPES
 
 CHOICES = 20.0
@@ -40,7 +40,7 @@ class Candidates:
     reason: np.ndarray
     line: np.ndarray
     start: np.ndarray
-    lines: Lines
+    lines: TokenizedTexts
 
     def __len__(self) -> int:
         return len(self.image)
@@ -64,7 +64,7 @@ class Captions:
 
     kind: int
     image: np.ndarray
-    lines: Lines
+    lines: TokenizedTexts
     line: np.ndarray
     candidates: Candidates
     item: np.ndarray
@@ -109,7 +109,7 @@ def candidates(claims: Claims, kind: int, settings: EngineSettings) -> Candidate
         (0, len(text)) if person else find_description(text)
         for text, person in zip(whole, (known % 2).tolist(), strict=True)
     ]
-    inner = lines([text[a:b] for text, (a, b) in zip(whole, spans, strict=True)])
+    inner = tokenize_texts([text[a:b] for text, (a, b) in zip(whole, spans, strict=True)])
     found = [
         ("low_score", flag_low_scores(claims.score[rows], annotator, BASE_TYPES[kind], claims.annotators, settings))
     ]
@@ -316,7 +316,9 @@ def _filtered(captions: Captions, people: np.ndarray, settings: EngineSettings) 
     reason[written[flag_empty_texts([captions.lines.text[k] for k in captions.line[written].tolist()])]] = "rejected"
     asked = np.flatnonzero((reason == "") & ~ruled)
     known, place = np.unique(captions.line[asked], return_inverse=True)
-    reason[asked] = choose_first_reason(len(known), apply_parse_filters(captions.lines.some(known), settings))[place]
+    reason[asked] = choose_first_reason(len(known), apply_parse_filters(captions.lines.select_texts(known), settings))[
+        place
+    ]
     return replace(captions, reason=reason)
 
 

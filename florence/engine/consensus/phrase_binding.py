@@ -14,8 +14,9 @@ from florence.engine.claims import NO_SPAN, Claims
 from florence.engine.consensus.captions import Captions
 from florence.engine.consensus.word_consensus import placed
 from florence.engine.filters.alt_text import find_description
-from florence.engine.wording.alignment import aligned
-from florence.engine.wording.tokens import LEADING, Lines, fixed, lines, starts
+from florence.engine.wording.alignment import align_sequences
+from florence.engine.wording.sequences import compute_offsets
+from florence.engine.wording.tokens import ARTICLES, TokenizedTexts, function_word_mask, tokenize_texts
 from florence.records import BASE_TYPES
 
 GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"
@@ -36,7 +37,7 @@ class Kept:
     image: np.ndarray
     kind: np.ndarray
     line: np.ndarray
-    lines: Lines
+    lines: TokenizedTexts
     annotator: np.ndarray
     caption: np.ndarray
     source: Sources
@@ -68,7 +69,7 @@ class Sources:
 def kept(parts: Sequence[Captions]) -> Kept:
     """The captions that were kept, kind by kind."""
     texts = reduce(add, (part.lines for part in parts))
-    shift = starts(np.asarray([len(part.lines) for part in parts]))
+    shift = compute_offsets(np.asarray([len(part.lines) for part in parts]))
     image, kind, line, annotator, sources, count = [], [], [], [], [], 0
     for part, base in zip(parts, shift.tolist(), strict=False):
         good = part.reason == ""
@@ -128,9 +129,9 @@ def bind(claims: Claims, captions: Kept, settings: EngineSettings) -> Bound:
     asked = asked[found]
     caption = captions.source.caption[source[asked]]
     final = captions.line[caption]
-    at = captions.lines.first[final]
+    at = captions.lines.offsets[final]
     fit = np.stack([captions.lines.spans[at + low, 0], captions.lines.spans[at + high - 1, 1]], axis=1)
-    lead = np.minimum(_next(~np.isin(captions.lines.keys, list(LEADING)))[at + low] - at, high - 1)
+    lead = np.minimum(_next(~np.isin(captions.lines.keys, list(ARTICLES)))[at + low] - at, high - 1)
     columns = (captions.image[caption], captions.kind[caption], lead, high)
     order = np.lexsort(columns[::-1])
     new = np.r_[True, np.any([np.diff(column[order]) != 0 for column in columns], axis=0)][: len(order)]
@@ -187,20 +188,20 @@ def _related(claims: Claims, rows: np.ndarray, captions: Kept, alike: float) -> 
     known, line = np.unique(text, return_inverse=True)
     whole = [claims.texts[k] for k in known.tolist()]
     spans = [find_description(t) for t in whole]
-    texts = captions.lines + lines([t[a:b] for t, (a, b) in zip(whole, spans, strict=True)])
+    texts = captions.lines + tokenize_texts([t[a:b] for t, (a, b) in zip(whole, spans, strict=True)])
     line += len(captions.lines)
     # every pair of such a text and a kept caption of its image, in order
     order = np.argsort(captions.image, kind="stable")
     begin, end = (np.searchsorted(captions.image[order], image, side=side) for side in ("left", "right"))
     pair = np.repeat(np.arange(len(code)), end - begin)
-    caption = order[np.arange(len(pair)) - np.repeat(starts(end - begin)[:-1] - begin, end - begin)]
-    _, similarity = aligned(texts.chosen(line[pair]), texts.chosen(captions.line[caption]))
+    caption = order[np.arange(len(pair)) - np.repeat(compute_offsets(end - begin)[:-1] - begin, end - begin)]
+    _, similarity = align_sequences(texts.select(line[pair]), texts.select(captions.line[caption]))
     best = np.lexsort((caption, -similarity, pair))
     best = best[np.r_[True, np.diff(pair[best]) != 0]]
     best = best[similarity[best] >= RELATED]
     who, caption = pair[best], caption[best]
-    a, b = texts.chosen(line[who]), texts.chosen(captions.line[caption])
-    to = placed(a, b, *aligned(a, b), alike)
+    a, b = texts.select(line[who]), texts.select(captions.line[caption])
+    to = placed(a, b, *align_sequences(a, b), alike)
     start = np.asarray([a for a, _ in spans], np.int64)[np.searchsorted(known, text[who])]
     more = Sources(image[who], text[who], caption, line[who], start, to)
     return replace(captions, lines=texts, source=captions.source + more)
@@ -218,9 +219,9 @@ def _brought(captions: Kept, source: np.ndarray, spans: np.ndarray) -> tuple[np.
     a = np.searchsorted(texts.spans[:, 1] + owner, inner[:, 0], side="right")
     b = np.maximum(np.searchsorted(texts.spans[:, 0] + owner, inner[:, 1], side="left"), a)
     # from the tokens of the line to those of the source
-    shift = starts(texts.lengths[sources.line])[source] - texts.first[line]
-    to, keys = sources.to, texts.keys[texts.at(sources.line)]
-    there, naming = to >= 0, ~fixed()[keys]
+    shift = compute_offsets(texts.lengths[sources.line])[source] - texts.offsets[line]
+    to, keys = sources.to, texts.keys[texts.positions(sources.line)]
+    there, naming = to >= 0, ~function_word_mask()[keys]
     length, present = b - a, _between(there, a + shift, b + shift)
     named = _between(there & naming, a + shift, b + shift) > 0
     short = np.where(_between(naming, a + shift, b + shift) > 0, ~named | (2 * present < length), present < length)
@@ -231,7 +232,7 @@ def _brought(captions: Kept, source: np.ndarray, spans: np.ndarray) -> tuple[np.
 
 def _between(flags: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(n,) how many flags are set from a (n,) up to b (n,)."""
-    count = starts(flags)
+    count = compute_offsets(flags)
     return count[b] - count[a]
 
 

@@ -15,7 +15,7 @@ from florence.engine.filters.phrases import flag_blacklisted_phrases, flag_overl
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.regions import flag_degenerate_boxes, flag_duplicates, flag_near_full_boxes
 from florence.engine.filters.scores import flag_low_confidence, flag_low_phrase_scores, flag_low_scores
-from florence.engine.wording.tokens import starts
+from florence.engine.wording.sequences import compute_offsets
 
 
 def phrase_units(
@@ -79,7 +79,7 @@ def could_say(claims: Claims, bound: Bound, captions: Kept) -> np.ndarray:
     size = count[bound.caption]
     row = np.repeat(np.arange(len(size)), size)
     version = np.argsort(captions.caption, kind="stable")[
-        np.arange(len(row)) - np.repeat(starts(size)[:-1] - starts(count)[bound.caption], size)
+        np.arange(len(row)) - np.repeat(compute_offsets(size)[:-1] - compute_offsets(count)[bound.caption], size)
     ]
     length = captions.lines.lengths[captions.source.line[: len(captions.annotator)]]
     to = captions.source.to[: int(length.sum())]
@@ -128,7 +128,7 @@ def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fuse
         ]
     ] = "duplicate"
     good = np.flatnonzero(reason == "")
-    words = captions.lines.parts(captions.line[bound.caption], bound.tokens)
+    words = captions.lines.slice(captions.line[bound.caption], bound.tokens)
     reason[
         good[
             flag_overlapping_phrases(

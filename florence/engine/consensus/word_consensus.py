@@ -9,8 +9,10 @@ import numpy as np
 
 from florence.engine.consensus.annotator_models import Trust
 from florence.engine.consensus.word_network import Network, in_order, likely, network
-from florence.engine.wording.alignment import aligned
-from florence.engine.wording.tokens import ARTICLE, Lines, Sequences, code_of, joined, lines, overlaps, starts
+from florence.engine.wording.alignment import align_sequences
+from florence.engine.wording.overlap import word_overlaps
+from florence.engine.wording.sequences import CodeSequences, compute_offsets
+from florence.engine.wording.tokens import ARTICLE, TokenizedTexts, encode_key, join_tokens, tokenize_texts
 from florence.english import choose_article
 
 _STOPS = frozenset(".!?")
@@ -25,7 +27,7 @@ class Versions:
     ``lines``; ``weight``: (m,), of its annotator's word.
     """
 
-    lines: Lines
+    lines: TokenizedTexts
     item: np.ndarray
     annotator: np.ndarray
     line: np.ndarray
@@ -37,7 +39,7 @@ class Versions:
     @property
     def first(self) -> np.ndarray:
         """(k + 1,) where the versions of each text begin."""
-        return starts(np.bincount(self.item))
+        return compute_offsets(np.bincount(self.item))
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Composed:
     after the other; ``similarity``: (m,), how alike they are; ``trust``: how far each annotator's words are to be trusted, None where it was of no account.
     """
 
-    lines: Lines
+    lines: TokenizedTexts
     line: np.ndarray
     to: np.ndarray
     similarity: np.ndarray
@@ -66,8 +68,8 @@ def likeness(versions: Versions) -> Likeness:
     """How alike the versions of each text are."""
     first, size = versions.first, np.bincount(versions.item)[versions.item]
     a = np.repeat(np.arange(len(versions)), size)
-    b = np.arange(len(a)) - np.repeat(starts(size)[:-1] - first[versions.item], size)
-    return Likeness(a, b, overlaps(versions.lines, versions.line[a], versions.line[b]))
+    b = np.arange(len(a)) - np.repeat(compute_offsets(size)[:-1] - first[versions.item], size)
+    return Likeness(a, b, word_overlaps(versions.lines, versions.line[a], versions.line[b]))
 
 
 def compose(
@@ -94,9 +96,9 @@ def compose(
         found, written, trust = _written(versions, turns[several], capped, cap, annotators, known)
         made = found < 0
         found[made] = len(texts) + np.arange(len(written))
-        line[several], texts = found, texts + lines(written)
-    a, b = texts.chosen(versions.line), texts.chosen(line[versions.item])
-    to, similarity = aligned(a, b)
+        line[several], texts = found, texts + tokenize_texts(written)
+    a, b = texts.select(versions.line), texts.select(line[versions.item])
+    to, similarity = align_sequences(a, b)
     return Composed(texts, line, placed(a, b, to, similarity, alike), similarity, trust)
 
 
@@ -124,16 +126,16 @@ def _turns(versions: Versions, typical: np.ndarray, near: Likeness, alike: float
     count = np.bincount(item, minlength=len(typical))
     result = np.full((len(typical), 1 + int(count.max(initial=0))), -1, np.int64)
     result[:, 0] = typical
-    result[item, 1 + np.arange(len(item)) - starts(count)[item]] = version
+    result[item, 1 + np.arange(len(item)) - compute_offsets(count)[item]] = version
     return result
 
 
-def placed(a: Sequences, b: Sequences, to: np.ndarray, similarity: np.ndarray, alike: float) -> np.ndarray:
+def placed(a: CodeSequences, b: CodeSequences, to: np.ndarray, similarity: np.ndarray, alike: float) -> np.ndarray:
     """The alignment ``to`` of each of ``a`` with its partner in ``b``, in which words stand for other words only where the texts are ``alike``."""
     owner = np.repeat(np.arange(len(a)), a.lengths)
     at = np.flatnonzero((to >= 0) & (similarity < alike)[owner])
     result = to.copy()
-    result[at[a.keys[at] != b.keys[b.first[owner[at]] + to[at]]]] = -1
+    result[at[a.keys[at] != b.keys[b.offsets[owner[at]] + to[at]]]] = -1
     return result
 
 
@@ -157,7 +159,7 @@ def _written(
     keep, weight = belief.max(axis=1) >= 0.5, weight[differ]
     places = Network(places.item[keep], places.token[keep], places.keys[keep])
     chosen = places.keys[np.arange(len(places.keys)), belief[keep].argmax(axis=1)]
-    final = Sequences(chosen, starts(np.bincount(places.item, minlength=len(weight))))
+    final = CodeSequences(chosen, compute_offsets(np.bincount(places.item, minlength=len(weight))))
     result[differ] = _as_said(final, texts, line[differ], weight)
     # of those who say the word, the last one's token
     said = places.there & (places.keys == chosen[:, None])
@@ -171,27 +173,27 @@ def _written(
     new = [
         _sentence(texts, source[a:b], token[a:b], large)
         for a, b, large in zip(
-            final.first[made].tolist(), final.first[made + 1].tolist(), capital.tolist(), strict=True
+            final.offsets[made].tolist(), final.offsets[made + 1].tolist(), capital.tolist(), strict=True
         )
     ]
     return result, new, trust
 
 
-def _spelling(texts: Lines) -> np.ndarray:
+def _spelling(texts: TokenizedTexts) -> np.ndarray:
     """(n,) a number for the keys of each text, the same for the same keys; and one more for none."""
     known: dict[bytes, int] = {}
-    whole, first = texts.keys.tobytes(), (texts.first * texts.keys.itemsize).tolist()
+    whole, first = texts.keys.tobytes(), (texts.offsets * texts.keys.itemsize).tolist()
     return np.asarray(
         [*(known.setdefault(whole[a:b], len(known)) for a, b in zip(first[:-1], first[1:], strict=True)), -1], np.int64
     )
 
 
-def _as_said(final: Sequences, texts: Lines, line: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _as_said(final: CodeSequences, texts: TokenizedTexts, line: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(n,) the heaviest of the lines (n, k) whose keys are those of ``final``; of equals the first; -1 where there is none."""
     equal = np.zeros(line.shape, bool)
     for turn in range(line.shape[1]):
         rows = np.flatnonzero((line[:, turn] >= 0) & (texts.lengths[line[:, turn]] == final.lengths))
-        differ = texts.keys[texts.at(line[rows, turn])] != final.keys[final.at(rows)]
+        differ = texts.keys[texts.positions(line[rows, turn])] != final.keys[final.positions(rows)]
         equal[rows, turn] = (
             np.bincount(np.repeat(np.arange(len(rows)), final.lengths[rows]), differ, minlength=len(rows)) == 0
         )
@@ -199,28 +201,28 @@ def _as_said(final: Sequences, texts: Lines, line: np.ndarray, weight: np.ndarra
     return np.where(equal.any(axis=1), line[np.arange(len(line)), best], -1)
 
 
-def _sentence(texts: Lines, source: Sequence[int], token: Sequence[int], capital: bool) -> str:
+def _sentence(texts: TokenizedTexts, source: Sequence[int], token: Sequence[int], capital: bool) -> str:
     """A text of tokens, each of its line ``source``; ``capital``: whether it starts with one."""
     words: list[str] = []
     for number, (row, at) in enumerate(zip(source, token, strict=True)):
         begins = not words or words[-1] in _STOPS
         word = _word(texts, row, at, (source[number + 1], token[number + 1]) if number + 1 < len(source) else None)
         words.append(word[:1].upper() + word[1:] if begins and capital else word)
-    return joined(words)
+    return join_tokens(words)
 
 
-def _word(texts: Lines, row: int, at: int, following: tuple[int, int] | None) -> str:
+def _word(texts: TokenizedTexts, row: int, at: int, following: tuple[int, int] | None) -> str:
     """A token as its text writes it. An article fits the word that follows now; a capital that stands for the start of a sentence only is left out."""
     word, keys = _said(texts, row, at), texts.keys
-    last = at + 1 == texts.first[row + 1]
+    last = at + 1 == texts.offsets[row + 1]
     if keys[at] == ARTICLE and following is not None and (last or keys[following[1]] != keys[at + 1]):
         fitting = choose_article(_said(texts, *following))
         word = fitting.capitalize() if word[0].isupper() else fitting
-    first = at == texts.first[row] or _said(texts, row, at - 1) in _STOPS
+    first = at == texts.offsets[row] or _said(texts, row, at - 1) in _STOPS
     return word[:1].lower() + word[1:] if first and (word[1:].islower() or len(word) == 1) else word
 
 
-def _said(texts: Lines, row: int, at: int) -> str:
+def _said(texts: TokenizedTexts, row: int, at: int) -> str:
     start, end = texts.spans[at]
     return texts.text[row][start:end]
 
@@ -244,8 +246,9 @@ def spell(items: Sequence[Sequence[tuple[str, float]]]) -> list[str]:
     turns[there], weight[there] = np.arange(len(readings)), [mass for k in asked for _, mass in items[k]]
     characters = "".join(readings)
     places = network(
-        Sequences(
-            np.asarray([code_of(c) for c in characters], np.int64), starts(np.asarray([len(text) for text in readings]))
+        CodeSequences(
+            np.asarray([encode_key(c) for c in characters], np.int64),
+            compute_offsets(np.asarray([len(text) for text in readings])),
         ),
         turns,
     )

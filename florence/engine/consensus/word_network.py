@@ -8,8 +8,9 @@ import numpy as np
 
 from florence.engine.consensus.annotator_models import Trust, believed, fit
 from florence.engine.consensus.label_matrix import ballots
-from florence.engine.wording.alignment import aligned
-from florence.engine.wording.tokens import Lines, Sequences, spelled, starts
+from florence.engine.wording.alignment import align_sequences
+from florence.engine.wording.sequences import CodeSequences, compute_offsets
+from florence.engine.wording.tokens import TokenizedTexts, decode_keys
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,21 @@ def in_order(values: np.ndarray) -> np.ndarray:
     return total
 
 
-def network(rows: Sequences, turns: np.ndarray) -> Network:
+def network(rows: CodeSequences, turns: np.ndarray) -> Network:
     """The network of each of n texts whose versions are the ``rows`` in ``turns`` (n, k). Version after version joins, all texts at once."""
     item = np.repeat(np.arange(len(turns)), rows.lengths[turns[:, 0]])
     token = np.full((len(item), turns.shape[1]), -1, np.int64)
-    token[:, 0] = rows.at(turns[:, 0])
+    token[:, 0] = rows.positions(turns[:, 0])
     for turn in range(1, turns.shape[1]):
         joining = np.flatnonzero(turns[:, turn] >= 0)
         network = Network(item, token, np.where(token >= 0, rows.keys[token], -1))
-        places = Sequences(network.key, starts(np.bincount(item, minlength=len(turns))))
-        said, at = rows.chosen(turns[joining, turn]), rows.at(turns[joining, turn])
-        to, _ = aligned(said, places.chosen(joining))
+        places = CodeSequences(network.key, compute_offsets(np.bincount(item, minlength=len(turns))))
+        said, at = rows.select(turns[joining, turn]), rows.positions(turns[joining, turn])
+        to, _ = align_sequences(said, places.select(joining))
         # a token that nobody else has comes after the one before it
         base = np.repeat(np.arange(len(joining)) * (len(item) + 1), said.lengths)
         after = np.maximum.accumulate(base + to + 1) - base
-        begin = np.repeat(places.first[joining], said.lengths)
+        begin = np.repeat(places.offsets[joining], said.lengths)
         token[(begin + to)[to >= 0], turn] = at[to >= 0]
         alone = np.full((int((to < 0).sum()), turns.shape[1]), -1, np.int64)
         alone[:, turn] = at[to < 0]
@@ -80,7 +81,7 @@ def network(rows: Sequences, turns: np.ndarray) -> Network:
 
 def likely(
     network: Network,
-    texts: Lines,
+    texts: TokenizedTexts,
     line: np.ndarray,
     differ: np.ndarray,
     annotator: np.ndarray,
@@ -98,7 +99,7 @@ def likely(
     own = annotator[differ][network.item]
     who, there, said = own, network.there, network.keys
     if known is None:
-        same = texts.chosen(line[~differ, 0])
+        same = texts.select(line[~differ, 0])
         whole = np.repeat(annotator[~differ], same.lengths, axis=0)
         who = np.concatenate([own, whole])
         there = np.concatenate([network.there, whole >= 0])
@@ -109,7 +110,7 @@ def likely(
     thing, turn = np.nonzero(there)
     keys, code = np.unique(said[thing, turn], return_inverse=True)
     votes = ballots(thing, who[thing, turn], looked, code.reshape(-1), np.full(len(thing), np.nan))
-    names = spelled(keys)
+    names = decode_keys(keys)
     trust = fit(votes, capped, cap, names) if known is None else known.about(names, votes.names)
     claims = believed(votes, trust, capped, cap).claims[: len(own)]
     return np.where(network.there, claims[np.arange(len(own))[:, None], np.maximum(own, 0)], 0.0), trust

@@ -11,7 +11,7 @@ import pyarrow as pa
 from florence.config import EngineSettings
 from florence.engine.claims import Labels, moved, nested
 from florence.engine.consensus.vote import paired_iou
-from florence.engine.wording.tokens import starts
+from florence.engine.wording.sequences import compute_offsets
 from florence.records import BASE_TYPES
 
 CELLS = 4_000_000
@@ -84,7 +84,7 @@ def _borrowed(part: Labels, mine: _Kept, lenders: _Kept, polygons: pa.ListArray,
     plain = np.flatnonzero(mine.plain)
     begin, end = (np.searchsorted(lenders.image, mine.image[plain], side=side) for side in ("left", "right"))
     row = np.repeat(plain, end - begin)
-    lender = np.arange(len(row)) - np.repeat(starts(end - begin)[:-1] - begin, end - begin)
+    lender = np.arange(len(row)) - np.repeat(compute_offsets(end - begin)[:-1] - begin, end - begin)
     overlap = paired_iou(mine.box[row], lenders.box[lender])
     near = np.flatnonzero(overlap >= least)
     best = near[np.lexsort((lender[near], -np.round(overlap[near], 9), row[near]))]
@@ -105,7 +105,7 @@ def simplified(polygons: pa.ListArray, min_polygon_iou: float) -> pa.ListArray:
     """
     inner = polygons.flatten()
     points = inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2)
-    first = starts(np.diff(inner.offsets.to_numpy()) // 2)
+    first = compute_offsets(np.diff(inner.offsets.to_numpy()) // 2)
     count = np.diff(first)
     keep = np.ones(len(points), bool)
     order = np.argsort(count, kind="stable")
@@ -119,7 +119,7 @@ def simplified(polygons: pa.ListArray, min_polygon_iou: float) -> pa.ListArray:
         keep[at[inside]] = _needed(points[at], inside, min_polygon_iou)[inside]
     if keep.all():
         return polygons
-    kept = starts(np.add.reduceat(keep, first[:-1])) if len(count) else first
+    kept = compute_offsets(np.add.reduceat(keep, first[:-1])) if len(count) else first
     return nested(points[keep], kept, polygons.offsets.to_numpy())
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from florence.engine.wording.tokens import remembered
+from florence.engine.wording.tokens import apply_cached
 from florence.errors import SettingsError
 
 MIN_BYTES = 20
@@ -62,7 +62,7 @@ def flag_other_languages(texts: Sequence[str], wanted: str) -> np.ndarray:
 
     Raises SettingsError for a language that is not told.
     """
-    return remembered(texts, _SEEN.setdefault(wanted, {}), lambda new: _flag_other_languages(new, wanted))
+    return apply_cached(texts, _SEEN.setdefault(wanted, {}), lambda new: _flag_other_languages(new, wanted))
 
 
 def _flag_other_languages(texts: Sequence[str], wanted: str) -> np.ndarray:

@@ -11,7 +11,8 @@ from florence.config import PRONOUNS, EngineSettings
 from florence.engine.claims import Claims
 from florence.engine.consensus.vote import paired_iou
 from florence.engine.pairs import neighbours, suppressed
-from florence.engine.wording.tokens import FUNCTION_WORDS, Sequences, fixed, starts
+from florence.engine.wording.sequences import CodeSequences, compute_offsets
+from florence.engine.wording.tokens import FUNCTION_WORDS, function_word_mask
 
 _DETERMINERS = frozenset(
     (
@@ -65,7 +66,7 @@ def flag_overlapping_phrases(
     phrase: np.ndarray,
     box: np.ndarray,
     rank: np.ndarray,
-    words: Sequences,
+    words: CodeSequences,
     spans: np.ndarray,
     settings: EngineSettings,
 ) -> np.ndarray:
@@ -96,18 +97,20 @@ def flag_overlapping_phrases(
     return found
 
 
-def _share_content_words(words: Sequences, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _share_content_words(words: CodeSequences, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return (pairs,) whether all content words of one phrase are in the other; ``a``, ``b``: rows of ``words``."""
     owner = np.repeat(np.arange(len(words)), words.lengths)
-    content = ~fixed()[words.keys]
+    content = ~function_word_mask()[words.keys]
     code = np.unique(owner[content] * (int(words.keys.max(initial=0)) + 1) + words.keys[content])
     owner, keys = code // (int(words.keys.max(initial=0)) + 1), code % (int(words.keys.max(initial=0)) + 1)
-    distinct = Sequences(keys, starts(np.bincount(owner, minlength=len(words))))
+    distinct = CodeSequences(keys, compute_offsets(np.bincount(owner, minlength=len(words))))
     count = distinct.lengths
     fewer = np.where(count[a] <= count[b], a, b)
     more = np.where(count[a] <= count[b], b, a)
     pair = np.repeat(np.arange(len(a)), count[fewer])
-    present = np.isin(more[pair] * (int(words.keys.max(initial=0)) + 1) + distinct.keys[distinct.at(fewer)], code)
+    present = np.isin(
+        more[pair] * (int(words.keys.max(initial=0)) + 1) + distinct.keys[distinct.positions(fewer)], code
+    )
     return np.bincount(pair, present, minlength=len(a)) == count[fewer]
 
 

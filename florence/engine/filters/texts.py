@@ -12,18 +12,18 @@ from florence.engine.filters.alt_text import flag_noise
 from florence.engine.filters.language import flag_other_languages
 from florence.engine.filters.reasons import ReasonMask
 from florence.engine.parse import parse
-from florence.engine.wording.tokens import Lines, fixed
+from florence.engine.wording.tokens import TokenizedTexts, function_word_mask
 
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 
 
-def apply_caption_filters(texts: Lines, annotation_type: str, settings: EngineSettings) -> list[ReasonMask]:
+def apply_caption_filters(texts: TokenizedTexts, annotation_type: str, settings: EngineSettings) -> list[ReasonMask]:
     """Return the reasons that apply to each caption of one type, boilerplate stripped, before the consensus."""
     return [
         ("empty_text", flag_empty_texts(texts.text)),
         ("alt_noise", flag_alt_noise(texts.text, settings)),
-        ("too_short", flag_short_texts(texts.words, annotation_type, settings)),
-        ("too_long", flag_long_texts(texts.words, annotation_type, settings)),
+        ("too_short", flag_short_texts(texts.word_count, annotation_type, settings)),
+        ("too_long", flag_long_texts(texts.word_count, annotation_type, settings)),
         ("repetition", flag_repetition(texts, settings)),
         ("language", flag_language(texts.text, settings)),
     ]
@@ -56,7 +56,7 @@ def flag_long_texts(word_count: np.ndarray, annotation_type: str, settings: Engi
     return word_count > settings.max_words.get(annotation_type, settings.max_words.get("*", np.inf))
 
 
-def flag_repetition(texts: Lines, settings: EngineSettings) -> np.ndarray:
+def flag_repetition(texts: TokenizedTexts, settings: EngineSettings) -> np.ndarray:
     """Return (n,) whether each text has the same words more than ``max_repeats`` times in a row."""
     most = settings.max_repeats
     owner = np.repeat(np.arange(len(texts)), texts.lengths)
@@ -70,7 +70,7 @@ def flag_repetition(texts: Lines, settings: EngineSettings) -> np.ndarray:
     return result
 
 
-def apply_parse_filters(texts: Lines, settings: EngineSettings) -> list[ReasonMask]:
+def apply_parse_filters(texts: TokenizedTexts, settings: EngineSettings) -> list[ReasonMask]:
     """Return the reasons of the Florence-2 paper's text filter (section 4.2) that apply to each text.
 
     They are: too many objects, no object or no action of the complexity asked for. Only texts that may fail are parsed;
@@ -88,6 +88,8 @@ def apply_parse_filters(texts: Lines, settings: EngineSettings) -> list[ReasonMa
     return list(result.items())
 
 
-def _count_content_words(texts: Lines) -> np.ndarray:
+def _count_content_words(texts: TokenizedTexts) -> np.ndarray:
     """Return (n,) how many words of each text are no function words: the most objects that it can name."""
-    return np.bincount(np.repeat(np.arange(len(texts)), texts.lengths), ~fixed()[texts.keys], minlength=len(texts))
+    return np.bincount(
+        np.repeat(np.arange(len(texts)), texts.lengths), ~function_word_mask()[texts.keys], minlength=len(texts)
+    )

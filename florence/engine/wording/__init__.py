@@ -1,1 +1,1 @@
-"""TODO: one sentence about this package."""
+"""Wording: texts as tokens, the overlap of texts in words, and the alignment of token sequences."""

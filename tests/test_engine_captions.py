@@ -1,129 +1,14 @@
-"""Texts stripped, aligned and made into one."""
+"""Captions of several annotators fused into one, word by word."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from engine_claims import fused, one_image
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from florence.config import EngineSettings
 from florence.engine.consensus.word_consensus import Versions, compose, spell
-from florence.engine.filters.alt_text import find_description
-from florence.engine.wording import alignment
-from florence.engine.wording.alignment import GAP, SWAP, align
-from florence.engine.wording.tokens import code_of, joined, lines, names, overlap, overlaps, tokens
+from florence.engine.wording.tokens import tokenize_texts
 from florence.records import Claim
-
-words = st.lists(st.sampled_from(["a", "the", "cat", "dog", "red", "on", ".", "mat"]), max_size=9)
-
-
-@pytest.mark.parametrize(
-    "text, left",
-    [
-        ("photo of a red car", "a red car"),
-        ("Image: a red car", "a red car"),
-        ("IMG_1234.jpg a red car", "a red car"),
-        ("DSC04567.JPG - a red car", "a red car"),
-        ("a red car | stock photo", "a red car"),
-        ("a red car #4711", "a red car"),
-        ("a red car - buy online", "a red car"),
-        ("picture of a red car (640x480)", "a red car"),
-        ("A photo of a red car | cars.example", "a red car"),
-        ("IMG_1.jpg photo of a red car #12", "a red car"),
-        ("IMG_1234.jpg", ""),
-        ("https://example.org/x.png", ""),
-        ("a photo album on a table", "a photo album on a table"),
-        ("a black and white photo of a cat", "a black and white photo of a cat"),
-        ("A well-known half-empty glass.", "A well-known half-empty glass."),
-        ("2 dogs", "2 dogs"),
-        ("", ""),
-        ("a sugar-free drink in a duty-free shop", "a sugar-free drink in a duty-free shop"),
-    ],
-)
-def test_boilerplate_goes_and_descriptions_stay(text: str, left: str):
-    start, end = find_description(text)
-    assert text[start:end] == left
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "There is a red car, standing.",
-        'a sign that says "STOP now" on it',
-        "two cats (and a dog)",
-        "a dog's bone; 50% off!",
-    ],
-)
-def test_tokens_join_to_their_text(text: str):
-    assert joined(tokens(text).words) == text
-    assert all(text[a:b] == word for word, (a, b) in zip(tokens(text).words, tokens(text).spans, strict=True))
-
-
-def cost(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """The cheapest alignment, cell by cell."""
-    table = [[GAP * j for j in range(len(b) + 1)]]
-    for i, x in enumerate(a, start=1):
-        row = [GAP * i]
-        for j, y in enumerate(b, start=1):
-            swap = 0 if x == y else SWAP if names(x) and names(y) else 2 * GAP
-            row.append(min(table[-1][j - 1] + swap, table[-1][j] + GAP, row[-1] + GAP))
-        table.append(row)
-    return table[-1][-1]
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(words, words), max_size=6))
-def test_alignments_are_the_cheapest_and_in_order(pairs):
-    coded = [(tuple(map(code_of, a)), tuple(map(code_of, b))) for a, b in pairs]
-    for (a, b), side in zip(coded, align(coded), strict=True):
-        whole = GAP * (len(a) + len(b))
-        assert side.similarity == pytest.approx(1 - cost(a, b) / whole if whole else 1.0)
-        to = [int(j) for j in side.to]
-        found = [j for j in to if j >= 0]
-        assert len(to) == len(a) and found == sorted(set(found))
-        spent = sum(GAP if j < 0 else 0 if a[i] == b[j] else SWAP for i, j in enumerate(to)) + GAP * (
-            len(b) - len(found)
-        )
-        assert spent == cost(a, b)
-
-
-few = st.lists(st.sampled_from(["a", "the", "cat", "red", "."]), max_size=12)
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.lists(st.tuples(few, few, few), max_size=6))
-def test_what_texts_share_at_their_ends_may_be_taken_off(parts):
-    coded = [(tuple(map(code_of, head + a)), tuple(map(code_of, head + b))) for head, a, b in parts]
-    coded += [(a + coded[0][0], b + coded[0][0]) for a, b in coded]
-    found = [side.to.tolist() for side in align(coded)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alignment, "_common", lambda a, b, most, ends: np.zeros(len(a), np.int64))
-        assert [side.to.tolist() for side in align(coded)] == found
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.lists(st.text(st.sampled_from("abAñ日1'’-.,;! \n\t\x85\u2003\x1c\ud800😀ßı")), max_size=5))
-def test_texts_are_read_at_once_as_each_by_itself(texts):
-    found = lines(texts)
-    assert len(found) == len(texts) and found.text == tuple(texts)
-    assert found.words.tolist() == [len(text.split()) for text in texts]
-    for row, text in enumerate(texts):
-        start, end, alone = found.first[row], found.first[row + 1], tokens(text)
-        assert found.keys[start:end].tolist() == list(alone.keys) and [
-            tuple(span) for span in found.spans[start:end].tolist()
-        ] == list(alone.spans)
-    assert found.some(np.arange(len(texts))[::-1]).text == tuple(texts[::-1])
-
-
-@settings(deadline=None)
-@given(st.lists(words, min_size=1, max_size=6), st.data())
-def test_overlaps_of_many_are_those_of_each_pair(texts, data):
-    said = [" ".join(text) for text in texts]
-    rows = data.draw(st.lists(st.tuples(*[st.integers(0, len(said) - 1)] * 2), max_size=8))
-    a, b = np.asarray(rows, int).reshape(-1, 2).T
-    assert overlaps(lines(said), a, b).tolist() == [overlap(said[i], said[j]) for i, j in rows]
 
 
 def composed_all(*items: tuple[str, ...], weights: tuple[float, ...] = ()) -> list[str]:
@@ -133,7 +18,7 @@ def composed_all(*items: tuple[str, ...], weights: tuple[float, ...] = ()) -> li
     weight = np.asarray(weights)[annotator] if weights else np.ones(len(texts))
     found = compose(
         Versions(
-            lines(texts),
+            tokenize_texts(texts),
             np.repeat(np.arange(len(items)), [len(item) for item in items]),
             annotator,
             np.arange(len(texts)),
@@ -218,12 +103,6 @@ def test_strings_are_read_character_by_character():
         "OPEN",
         "NO PARKING",
     ]
-
-
-def test_overlap_is_of_words():
-    assert (
-        overlap("a red car", "A red van") == pytest.approx(4 / 6) and overlap("", "") == 1.0 and overlap("a", "") == 0.0
-    )
 
 
 def test_captions_are_fused_and_agreement_is_how_far_they_use_the_same_words():
