@@ -13,10 +13,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence import stages
 from florence.errors import DataError, ImageError, SettingsError, StoreError
-from florence.formats import FORMATS, NOTE, OBJECTS, Format, Labelled, Plan, paths, writable
+from florence.formats import (
+    EXPORT_NOTE,
+    FORMATS,
+    OBJECTS,
+    ExportPlan,
+    Format,
+    LabelledImage,
+    assign_paths,
+    list_writable_formats,
+)
 from florence.images import make_upright
+from florence.progress import Progress, show_nothing
 from florence.records import (
     ANNOTATION_TYPES,
     RECORD_COLUMNS,
@@ -26,8 +35,8 @@ from florence.records import (
     table_annotations,
     table_images,
 )
-from florence.stages import Progress, silent
 from florence.store import Store
+from florence.workspace.layout import list_rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,13 @@ class Exported:
 
 
 def export(
-    data: Store, out: Path, choice: Choice, *, force: bool = False, dry_run: bool = False, progress: Progress = silent
+    data: Store,
+    out: Path,
+    choice: Choice,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress = show_nothing,
 ) -> Exported:
     """Write the labels of the snapshot ``data`` to the folder ``out``, whole or not at all; with ``dry_run`` only say what that would be.
 
@@ -90,7 +105,7 @@ def export(
             "left_out": dict(found.left_out),
             "lost": dict(found.lost),
         }
-        (folder / NOTE).write_text(
+        (folder / EXPORT_NOTE).write_text(
             json.dumps(note, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
         )
     return found
@@ -98,7 +113,7 @@ def export(
 
 def chosen_round(data: Store, number: int | None) -> int:
     """``number``, or the last round that has labels. Raises DataError where there are none of it."""
-    there = stages.rounds(data)
+    there = list_rounds(data)
     if not there:
         raise DataError(f"{data.uri} has no labels; `florence loop` or `florence publish` makes some")
     if number is not None and number not in there:
@@ -114,10 +129,10 @@ def replacing(out: Path, force: bool) -> Iterator[Path]:
     """
     out = out.absolute()
     if out.is_file() or out.is_dir() and any(out.iterdir()):
-        if not force or not (out / NOTE).is_file():
+        if not force or not (out / EXPORT_NOTE).is_file():
             how = (
                 "--force replaces it"
-                if (out / NOTE).is_file()
+                if (out / EXPORT_NOTE).is_file()
                 else "choose another folder: it is no export, so that it is not replaced"
             )
             raise StoreError(f"{out} is there already; {how}")
@@ -141,9 +156,9 @@ def replacing(out: Path, force: bool) -> Iterator[Path]:
 
 
 def _format(name: str) -> Format:
-    if name not in writable():
+    if name not in list_writable_formats():
         raise SettingsError(
-            f"--format {name}: {'it is read only' if name in FORMATS.names() else 'there is no such format'}; written are {', '.join(writable())}"
+            f"--format {name}: {'it is read only' if name in FORMATS.names() else 'there is no such format'}; written are {', '.join(list_writable_formats())}"
         )
     return FORMATS.get(name)()
 
@@ -165,7 +180,7 @@ def _labels(data: Store, number: int, choice: Choice, kinds: tuple[str, ...]) ->
 class _Survey:
     """What is known before anything is written. ``rows``: image id → its rows in the table of labels."""
 
-    plan: Plan
+    plan: ExportPlan
     paths: Mapping[str, str]
     renamed: int
     rows: Mapping[str, list[int]]
@@ -196,9 +211,9 @@ def _survey(
             if row.task == OBJECTS and not _refusal(form, row, choice):
                 names.add(row.text)
                 outlined = outlined or any(region.polygons for region in row.regions)
-    found_paths, renamed = paths(records, by_stem=form.by_stem)
-    held = tuple(kind for kind in kinds if kind in form.kinds)
-    plan = Plan(
+    found_paths, renamed = assign_paths(records, by_stem=form.by_stem)
+    held = tuple(kind for kind in kinds if kind in form.annotation_types)
+    plan = ExportPlan(
         tuple(sorted(names)), held, tuple(split for split in SPLITS if split in splits), outlined, choice.pictures
     )
     survey = _Survey(plan, found_paths, renamed, rows)
@@ -208,7 +223,7 @@ def _survey(
                 survey.left_out[reason] += 1
                 continue
             survey.labels[row.task] += 1
-            if loss := form.loses(row, plan):
+            if loss := form.explain_loss(row, plan):
                 survey.lost[loss] += 1
     return survey
 
@@ -216,7 +231,7 @@ def _survey(
 def _refusal(form: Format, row: Annotation, choice: Choice) -> str:
     if choice.min_confidence > 0 and (row.confidence is None or row.confidence < choice.min_confidence):
         return f"{row.task}: agreement below {choice.min_confidence:g}"
-    return form.lacks(row)
+    return form.explain_refusal(row)
 
 
 def _images(
@@ -224,7 +239,7 @@ def _images(
     labels: pa.Table,
     rows: Mapping[str, list[int]],
     choice: Choice,
-    progress: Progress = silent,
+    progress: Progress = show_nothing,
     *,
     pictures: bool = False,
 ) -> Iterator[tuple[ImageRecord, bytes | None, list[Annotation]]]:
@@ -252,14 +267,14 @@ def _items(
     survey: _Survey,
     turned: list[str],
     progress: Progress,
-) -> Iterator[Labelled]:
+) -> Iterator[LabelledImage]:
     """What is written; each image's picture is, as it comes by."""
     for record, content, rows in _images(data, labels, survey.rows, choice, progress, pictures=choice.pictures):
-        item = Labelled(
+        item = LabelledImage(
             record, survey.paths[record.image_id], tuple(row for row in rows if not _refusal(form, row, choice))
         )
         if content is not None:
-            if write_picture(folder / form.picture(item), content, record):
+            if write_picture(folder / form.image_path(item), content, record):
                 turned.append(record.image_id)
         yield item
 

@@ -12,15 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence import stages
-from florence.annotation import COVERAGE, HUMAN, AnnotatorVersion, reviewed
-from florence.config import EngineSettings, Settings
+from florence.config import EngineSettings
 from florence.engine.consensus.vote import gather
 from florence.errors import DataError
 from florence.export import chosen_round, replacing, write_picture
-from florence.formats import NOTE, OBJECTS, Labelled, Plan, paths, read
+from florence.formats import EXPORT_NOTE, OBJECTS, ExportPlan, LabelledImage, assign_paths, read_label_set
 from florence.formats.labelstudio import LabelStudio
 from florence.metrics import same
+from florence.progress import Progress, show_nothing
 from florence.records import (
     ANNOTATIONS,
     CAPTIONS,
@@ -35,8 +34,10 @@ from florence.records import (
     table_annotations,
     table_images,
 )
-from florence.stages import Progress, silent
 from florence.store import Store
+from florence.workspace import Workspace
+from florence.workspace.annotate import COVERAGE, HUMAN, AnnotatorVersion, find_human_annotator
+from florence.workspace.layout import list_shards, next_round, read_images
 
 MOST = 300
 """Names of objects that a reviewer is offered, beyond those that are shown."""
@@ -59,16 +60,17 @@ class Asked:
 
 
 def export_review(
-    data: Store, store: Store, out: Path, images: int, *, force: bool = False, progress: Progress = silent
+    workspace: Workspace, out: Path, images: int, *, force: bool = False, progress: Progress = show_nothing
 ) -> Asked:
     """Write the ``images`` of the snapshot's last round about which there is most disagreement as a Label Studio project, with their labels as a start.
 
     Disagreement is 1 − agreement, on average over an image's labels, those that too few agreed on included; of equals the lower id comes first. Objects and
     captions are shown: those that were kept as one prediction, with those that too few agreed on as another. Images that people have reviewed are not asked about again. Raises as `florence.export.export` does, and DataError where none is left.
     """
+    data, store = workspace.data, workspace.store
     number = chosen_round(data, None)
     labels = data.read_table(f"labels/round={number}/labels.parquet")
-    known = set(_images_of(store, reviewed(store)))
+    known = set(_images_of(store, find_human_annotator(store)))
     ranked = [(value, image_id) for value, image_id in _disagreement(labels) if image_id not in known][:images]
     if not ranked:
         raise DataError(
@@ -77,12 +79,14 @@ def export_review(
         )
     shown = _shown(labels, [image_id for _, image_id in ranked])
     kinds = {row.task for rows in shown.values() for row in rows if row.kept}
-    plan = Plan(_names(labels, shown), (OBJECTS, *(kind for kind in CAPTIONS if kind in kinds)), SPLITS, False, True)
+    plan = ExportPlan(
+        _names(labels, shown), (OBJECTS, *(kind for kind in CAPTIONS if kind in kinds)), SPLITS, False, True
+    )
     with replacing(out, force) as folder:
         LabelStudio().project(
             folder, _tasks(data, folder, [image_id for _, image_id in ranked], shown, progress), plan, {"round": number}
         )
-        (folder / NOTE).write_text(
+        (folder / EXPORT_NOTE).write_text(
             json.dumps({"format": "review", "round": number, "images": len(ranked)}, sort_keys=True) + "\n",
             encoding="utf-8",
         )
@@ -125,20 +129,23 @@ def _names(labels: pa.Table, shown: Mapping[str, Sequence[Annotation]]) -> tuple
 
 def _tasks(
     data: Store, folder: Path, images: Sequence[str], shown: Mapping[str, Sequence[Annotation]], progress: Progress
-) -> Iterator[tuple[Labelled, dict[str, Sequence[Annotation]]]]:
+) -> Iterator[tuple[LabelledImage, dict[str, Sequence[Annotation]]]]:
     """The images in their order with their predictions, each with its picture written."""
     records: dict[str, ImageRecord] = {}
     shards: dict[str, str] = {}
     for name in data.names("images", ".parquet"):
         for record, _ in table_images(data.read_table(name, RECORD_COLUMNS, [("image_id", "in", list(images))])):
             records[record.image_id], shards[record.image_id] = record, name
-    places, _ = paths([records[image_id] for image_id in images if image_id in records], by_stem=False)
+    places, _ = assign_paths([records[image_id] for image_id in images if image_id in records], by_stem=False)
     for done, image_id in enumerate(places, start=1):
         (content,) = data.read_table(shards[image_id], ["bytes"], [("image_id", "=", image_id)])["bytes"].to_pylist()
         write_picture(folder / "images" / places[image_id], content, records[image_id])
         progress("export", done, len(places))
         kept = tuple(row for row in shown[image_id] if row.kept)
-        yield Labelled(records[image_id], places[image_id], kept), {"kept": kept, "kept and disputed": shown[image_id]}
+        yield (
+            LabelledImage(records[image_id], places[image_id], kept),
+            {"kept": kept, "kept and disputed": shown[image_id]},
+        )
 
 
 # ---------------------------------------------------------------- in
@@ -160,22 +167,23 @@ class Reviewed:
     new: bool = True
 
 
-def import_review(settings: Settings, store: Store, data: Store, file: str) -> Reviewed:
+def import_review(workspace: Workspace, file: str) -> Reviewed:
     """Store what people made of a Label Studio project as claims of the annotator `human`, which outrank all others from the next round on.
 
     An image that is in it replaces what they said of it before; the same file again changes nothing. Where they were shown a project of ours, what they took
     away is claimed not to be there. Raises StoreError or DataError for a file that cannot be read, and DataError where it is about none of the store's images.
     """
+    settings, store, data = workspace.settings, workspace.store, workspace.data
     form = LabelStudio()
     files = form.files(file)
     labels = form.open(files)
     mark = files.digest()[:12]
-    before = reviewed(store)
-    records = {record.image_id: record for record, _ in table_images(stages.images_table(store))}
+    before = find_human_annotator(store)
+    records = {record.image_id: record for record, _ in table_images(read_images(store))}
     if (known := _version_of(store, mark)) is not None:
         return Reviewed(known, 0, 0, 0, len(_images_of(store, before)), (), (), new=False)
-    found = read(labels, records.values())
-    if not found.told:
+    found = read_label_set(labels, records.values())
+    if not found.claims:
         why = f"; {found.problems[0]}" if found.problems else ""
         raise DataError(
             f"{file}: none of its {len(labels.entries)} images that somebody has looked at is in {store.uri}{why}"
@@ -185,10 +193,10 @@ def import_review(settings: Settings, store: Store, data: Store, file: str) -> R
         for entry in labels.entries
         if entry.image_id is not None and isinstance(number := entry.raw[1].get("round"), int)
     }
-    claims = {image_id: _sure(told.claims) for image_id, told in found.told.items()}
+    claims = {image_id: _sure(told.claims) for image_id, told in found.claims.items()}
     gone = _taken_away(settings.engine, store, data, claims, shown)
     version = f"{int(before.version.split('-')[0]) + 1 if before else 1:04d}-{mark}"
-    round = max([-1, *stages.rounds(store), *stages.rounds(data)]) + 1
+    round = next_round(store, data)
     rows = {i: annotate(i, (*claims[i], *gone.get(i, ())), HUMAN, version, round) for i in claims}
     total = _write(store, version, {**_carried(store, before, version), **rows})
     rejected = sum(map(len, gone.values()))
@@ -256,7 +264,7 @@ def _carried(store: Store, before: AnnotatorVersion | None, version: str) -> dic
 def _write(store: Store, version: str, rows: Mapping[str, Sequence[Annotation]]) -> int:
     """Write claims, then coverage, shard by shard; returns the number of images. A version counts when it is whole."""
     written: dict[str, list[str]] = {}
-    for shard in stages.shards(store):
+    for shard in list_shards(store):
         there = [
             i for i in store.read_table(f"images/{shard}.parquet", ["image_id"])["image_id"].to_pylist() if i in rows
         ]

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from florence.formats import FORMATS, OBJECTS, Format, Labelled, Plan, Read, paths, read
+from florence.formats import (
+    FORMATS,
+    OBJECTS,
+    ExportPlan,
+    Format,
+    LabelledImage,
+    ReadResult,
+    assign_paths,
+    read_label_set,
+)
 from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region, annotate
 
 NAMES = ("a.png", "sub/a.png", "sub/b.jpg", "other/a.png", "ünï cödé/ä, 'b\" & <c>.jpeg")
@@ -42,26 +51,29 @@ def image(index: int, **more) -> ImageRecord:
     return ImageRecord(**{**values, **more})
 
 
-def labelled(record: ImageRecord, claims: Sequence[Claim], path: str | None = None, round: int = 0) -> Labelled:
+def labelled(record: ImageRecord, claims: Sequence[Claim], path: str | None = None, round: int = 0) -> LabelledImage:
     """An image with its labels, as an export has them."""
-    return Labelled(record, path or record.name, annotate(record.image_id, claims, "consensus", "1", round))
+    return LabelledImage(record, path or record.name, annotate(record.image_id, claims, "consensus", "1", round))
 
 
-def write(form: Format, folder: Path, found: Sequence[tuple[ImageRecord, Sequence[Claim]]]) -> list[Labelled]:
+def write(form: Format, folder: Path, found: Sequence[tuple[ImageRecord, Sequence[Claim]]]) -> list[LabelledImage]:
     """Write images with claims; those that the format lacks are left out. Returns what was written."""
     folder.mkdir(parents=True, exist_ok=True)
-    places, _ = paths([record for record, _ in found], by_stem=form.by_stem)
+    places, _ = assign_paths([record for record, _ in found], by_stem=form.by_stem)
     items = [labelled(record, claims, places[record.image_id]) for record, claims in found]
-    items = [Labelled(item.record, item.path, tuple(row for row in item.rows if not form.lacks(row))) for item in items]
+    items = [
+        LabelledImage(item.record, item.path, tuple(row for row in item.rows if not form.explain_refusal(row)))
+        for item in items
+    ]
     rows = [row for item in items for row in item.rows if row.task == OBJECTS]
     splits = tuple(
         split for split in ("train", "held_out", "gold") if any(record.split == split for record, _ in found)
     )
-    kinds = tuple(kind for kind in ANNOTATION_TYPES if kind in form.kinds)
+    kinds = tuple(kind for kind in ANNOTATION_TYPES if kind in form.annotation_types)
     form.write(
         folder,
         iter(items),
-        Plan(
+        ExportPlan(
             tuple(sorted({row.text for row in rows})),
             kinds,
             splits,
@@ -72,16 +84,16 @@ def write(form: Format, folder: Path, found: Sequence[tuple[ImageRecord, Sequenc
     return items
 
 
-def back(name: str, uri: Path | str, records: Sequence[ImageRecord], /, **settings) -> Read:
+def back(name: str, uri: Path | str, records: Sequence[ImageRecord], /, **settings) -> ReadResult:
     """What a data set says of some images."""
     form = FORMATS.get(name)("", **settings)
-    return read(form.open(form.files(str(uri))), records)
+    return read_label_set(form.open(form.files(str(uri))), records)
 
 
-def claims_of(found: Read, record: ImageRecord) -> tuple[Claim, ...]:
+def claims_of(found: ReadResult, record: ImageRecord) -> tuple[Claim, ...]:
     """What it says of one, without anything left out."""
     assert not found.errors and not found.problems, (found.errors, found.problems)
-    return found.told[record.image_id].claims
+    return found.claims[record.image_id].claims
 
 
 @st.composite

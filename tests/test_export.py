@@ -21,7 +21,7 @@ from test_cli import call
 
 from florence import export as writing
 from florence.errors import DataError, SettingsError, StoreError
-from florence.formats import writable
+from florence.formats import list_writable_formats
 from florence.records import (
     IMAGES,
     Annotation,
@@ -88,7 +88,7 @@ def thing(name: str, box: tuple[float, ...]) -> Claim:
 # ---------------------------------------------------------------- what is written
 
 
-@pytest.mark.parametrize("name", writable())
+@pytest.mark.parametrize("name", list_writable_formats())
 def test_every_kept_label_is_written_or_told(workspace: Path, small_snapshot: Store, name: str):
     said = call("export", "--format", name, "--out", "out")
     note = json.loads((workspace / "out/florence-export.json").read_text())
@@ -100,7 +100,7 @@ def test_every_kept_label_is_written_or_told(workspace: Path, small_snapshot: St
         assert f"left out: {reason} ({number})" in said
     found = back(name, "out", images(small_snapshot), **({"predictions": True} if name == "labelstudio" else {}))
     assert not found.unknown and not found.unmatched and not found.errors and not found.problems
-    told = Counter(claim.task for entry in found.told.values() for claim in entry.claims)
+    told = Counter(claim.task for entry in found.claims.values() for claim in entry.claims)
     assert told == Counter(note["labels"])
     assert note == {
         **note,
@@ -113,7 +113,7 @@ def test_every_kept_label_is_written_or_told(workspace: Path, small_snapshot: St
     assert not list(workspace.glob(".out*")), "nothing half-written is left"
 
 
-@pytest.mark.parametrize("name", writable())
+@pytest.mark.parametrize("name", list_writable_formats())
 def test_pictures_are_the_files_that_labels_name(workspace: Path, small_snapshot: Store, name: str):
     call("export", "--format", name, "--out", "out")
     files = {
@@ -162,7 +162,7 @@ def test_what_is_chosen_is_what_is_written(workspace: Path, small_snapshot: Stor
 
 
 def test_the_same_snapshot_gives_the_same_bytes(workspace: Path):
-    for name in writable():
+    for name in list_writable_formats():
         for folder in ("one", "two"):
             call("export", "--format", name, "--out", f"{folder}/{name}")
     one, two = (
@@ -295,7 +295,7 @@ def test_a_picture_that_can_not_be_looked_into_is_written_as_it_is(tmp_path: Pat
 
 
 def test_a_snapshot_of_nothing_is_a_data_set_of_nothing(tmp_path: Path):
-    for name in writable():
+    for name in list_writable_formats():
         data = make(tmp_path / f"data {name}", [])
         told = writing.export(data, tmp_path / name, writing.Choice(name))
         assert (told.images, told.labels) == (0, {})

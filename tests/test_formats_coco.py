@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from florence.errors import DataError, SettingsError
 from florence.formats import FORMATS
-from florence.formats._masks import decoded, outlines
+from florence.formats._masks import decode_run_lengths, trace_pixel_edges
 from florence.geometry import polygon_area
 from florence.records import Claim, ImageRecord, Region
 
@@ -148,8 +148,8 @@ def test_what_is_read_and_written_again_is_the_same_to_pycocotools(tmp_path: Pat
 def test_outlines_of_run_lengths_cover_the_same_pixels(height: int, width: int, seed: int, share: float):
     mask = np.random.default_rng(seed).random((height, width)) < share
     packed = reference.encode(np.asfortranarray(mask.astype(np.uint8)))
-    assert (decoded({"size": [height, width], "counts": packed["counts"].decode()}) == mask).all()
-    polygons = outlines(mask)
+    assert (decode_run_lengths({"size": [height, width], "counts": packed["counts"].decode()}) == mask).all()
+    polygons = trace_pixel_edges(mask)
     assert all(polygon_area(points) > 0 for points in polygons), "clockwise"
     if mask.any():
         again = reference.decode(reference.merge(reference.frPyObjects([list(p) for p in polygons], height, width)))
@@ -214,7 +214,7 @@ def test_our_document_has_what_the_format_asks_for(tmp_path: Path):
 def test_a_bad_annotation_costs_itself_alone_and_is_told(tmp_path: Path, values: dict, said: str):
     path = document(tmp_path, [values, {"bbox": [10, 20, 30, 40], "category_id": 90}])
     found = back("coco", path, [RECORD])
-    assert [c.text for c in found.told[RECORD.image_id].claims] == ["dog"]
+    assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     (problem,) = found.problems
     assert str(path) in problem
     with pytest.raises(AssertionError, match=said):
@@ -242,7 +242,7 @@ def test_a_bad_annotation_costs_itself_alone_and_is_told(tmp_path: Path, values:
 )
 def test_a_bad_outline_costs_the_outline(tmp_path: Path, segmentation):
     found = back("coco", document(tmp_path, [{"bbox": [10, 20, 30, 40], "segmentation": segmentation}]), [RECORD])
-    (claim,) = found.told[RECORD.image_id].claims
+    (claim,) = found.claims[RECORD.image_id].claims
     assert claim.regions[0].box == (10, 20, 40, 60) and claim.regions[0].polygons == ()
     (problem,) = found.problems
     assert "annotations[0].segmentation" in problem and "without an outline" in problem
@@ -283,7 +283,7 @@ def test_images_and_categories_that_are_not_right_cost_themselves(tmp_path: Path
         tmp_path, [{"bbox": [10, 20, 30, 40]}], images=images, categories=[{"id": 3, "name": "cat"}, {"id": 5}, None]
     )
     found = back("coco", path, [RECORD])
-    assert [c.text for c in found.told[RECORD.image_id].claims] == ["cat"]
+    assert [c.text for c in found.claims[RECORD.image_id].claims] == ["cat"]
     assert [p.split(": ")[1].split(".")[0] for p in found.problems] == [
         "categories[1]",
         "categories[2]",
@@ -359,7 +359,7 @@ def test_labels_without_a_place_are_not_written():
             Claim("<VQA>", "what?", (Region("x", box=(0, 0, 64, 48)),)),
         ],
     ).rows
-    assert [FORMATS.get("coco")().lacks(row) for row in rows] == [
+    assert [FORMATS.get("coco")().explain_refusal(row) for row in rows] == [
         "<OD>: without a place",
         "<OD>: a box without an inside",
         "<VQA>: the format has no such labels",

@@ -208,7 +208,7 @@ def test_texts_and_choices_about_the_whole_image(tmp_path: Path):
         [RECORD],
         kinds={"summary": "<DETAILED_CAPTION>", "told": "<CAPTION>"},
     )
-    assert [(c.task, c.text) for c in found.told[RECORD.image_id].claims] == [
+    assert [(c.task, c.text) for c in found.claims[RECORD.image_id].claims] == [
         ("<CAPTION>", "a cat"),
         ("<DETAILED_CAPTION>", "more"),
         ("<CLASSIFICATION>", "indoors"),
@@ -239,7 +239,7 @@ def test_of_several_works_the_truth_then_the_newest_counts_or_that_of_one_person
     path = tasks(tmp_path, *works)
 
     def taken(**settings) -> list[str]:
-        return [c.text for told in back("labelstudio", path, [RECORD], **settings).told.values() for c in told.claims]
+        return [c.text for told in back("labelstudio", path, [RECORD], **settings).claims.values() for c in told.claims]
 
     assert (
         taken() == ["new"]
@@ -282,7 +282,7 @@ def test_json_min_is_read(tmp_path: Path):
     ]
     path = tmp_path / "min.json"
     path.write_text(json.dumps(rows))
-    claims = back("labelstudio", path, [RECORD]).told[RECORD.image_id].claims
+    claims = back("labelstudio", path, [RECORD]).claims[RECORD.image_id].claims
     assert [(c.task, c.text) for c in claims] == [
         ("<OD>", "cat"),
         ("<OCR_WITH_REGION>", "EXIT"),
@@ -291,7 +291,7 @@ def test_json_min_is_read(tmp_path: Path):
         ("<DETAILED_CAPTION>", "two"),
     ]
     assert claims[0].regions[0].box == BOX
-    assert back("labelstudio", path, [RECORD], annotator="2").told[RECORD.image_id].claims == ()
+    assert back("labelstudio", path, [RECORD], annotator="2").claims[RECORD.image_id].claims == ()
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_json_min_is_read(tmp_path: Path):
 def test_images_are_known_by_the_path_in_their_address(tmp_path: Path, address: str, name: str):
     form = FORMATS.get("labelstudio")()
     labels = form.open(form.files(str(tasks(tmp_path, work(result(DRAWN)), data={"image": address}))))
-    assert len(labels.claims(image(2, name=name)).claims) == 1
+    assert len(labels.find_claims(image(2, name=name)).claims) == 1
 
 
 def test_a_file_of_a_target_storage_is_read(tmp_path: Path):
@@ -339,7 +339,7 @@ def test_a_bad_result_costs_itself_alone(tmp_path: Path, bad: dict, said: str):
     found = back(
         "labelstudio", tasks(tmp_path, work(bad, result({**DRAWN, "rectanglelabels": ["dog"]}, id="r2"))), [RECORD]
     )
-    assert [c.text for c in found.told[RECORD.image_id].claims] == ["dog"]
+    assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     with pytest.raises(AssertionError, match=said):
         claims_of(found, RECORD)
 
@@ -366,7 +366,7 @@ def test_a_bad_task_costs_itself_alone(tmp_path: Path, task: dict):
     path = tasks(tmp_path, work(result(DRAWN)))
     path.write_text(json.dumps([task, *json.loads(path.read_text())]))
     found = back("labelstudio", path, [RECORD])
-    assert len(found.told[RECORD.image_id].claims) == 1 and "[0]" in found.problems[0]
+    assert len(found.claims[RECORD.image_id].claims) == 1 and "[0]" in found.problems[0]
 
 
 def test_another_size_is_an_error_of_that_image(tmp_path: Path):

@@ -10,7 +10,7 @@ import pytest
 from format_sets import back, image
 
 from florence.errors import DataError, NotListedError, UnknownNameError
-from florence.formats import FORMATS, LabelSet, paths, writable
+from florence.formats import FORMATS, LabelSet, assign_paths, list_writable_formats
 from florence.records import ImageRecord
 
 
@@ -27,7 +27,7 @@ def named(name: str, **more) -> ImageRecord:
 
 
 def said(found: LabelSet, name: str, **names) -> str:
-    (claim,) = found.claims(named(name), **names).claims
+    (claim,) = found.find_claims(named(name), **names).claims
     return claim.text
 
 
@@ -42,14 +42,14 @@ def test_the_whole_path_counts(tmp_path: Path):
     ]
     for name in ("A.png", "b.png", "x/a.png", "a.png.png", "a.jpg"):
         with pytest.raises(NotListedError, match="has no labels of"):
-            found.claims(named(name))
+            found.find_claims(named(name))
 
 
 def test_a_name_without_an_ending_stands_for_any(tmp_path: Path):
     found = labels(tmp_path, "sub/a", "b.1", "c.png")
     assert said(found, "sub/a.jpg") == said(found, "sub/a.webp") == "sub/a" and said(found, "b.1.jpg") == "b.1"
     with pytest.raises(NotListedError):
-        found.claims(named("c.png.jpg"))
+        found.find_claims(named("c.png.jpg"))
 
 
 def test_fronts_of_paths_are_mapped(tmp_path: Path):
@@ -60,7 +60,7 @@ def test_fronts_of_paths_are_mapped(tmp_path: Path):
     )
     assert said(found, "all/2.jpg", strip="all/", prefix="images/train/") == "images/train/2.jpg"
     with pytest.raises(NotListedError, match="does not begin with train2017/"):
-        found.claims(named("val2017/1.jpg"), strip="train2017/")
+        found.find_claims(named("val2017/1.jpg"), strip="train2017/")
 
 
 def test_base_names_count_where_asked_for_and_told_apart(tmp_path: Path):
@@ -68,17 +68,17 @@ def test_base_names_count_where_asked_for_and_told_apart(tmp_path: Path):
     with pytest.raises(
         NotListedError, match=r"but of x/1\.jpg: if that is the same image, set strip, prefix or base_names"
     ):
-        found.claims(named("train/1.jpg"))
+        found.find_claims(named("train/1.jpg"))
     assert said(found, "train/1.jpg", base_names=True) == "x/1.jpg"
-    with pytest.raises(NotListedError, match="2 images that go by train/2.jpg"):
-        found.claims(named("train/2.jpg"), base_names=True)
+    with pytest.raises(NotListedError, match="2 images called train/2.jpg"):
+        found.find_claims(named("train/2.jpg"), base_names=True)
 
 
 def test_base_names_are_used_on_whole_sets_where_both_sides_have_one(tmp_path: Path):
     labels(tmp_path, "x/1.jpg", "x/2.jpg", "y/3.jpg", "z/3.jpg", "exact/4.jpg", "9.jpg")
     names = ["p/1.jpg", "p/2.jpg", "q/2.jpg", "p/3.jpg", "exact/4.jpg", "other/4.jpg"]
     found = back("alttext", tmp_path / "texts.jsonl", [named(n) for n in names])
-    assert {k.removeprefix("id of "): [c.text for c in v.claims] for k, v in found.told.items()} == {
+    assert {k.removeprefix("id of "): [c.text for c in v.claims] for k, v in found.claims.items()} == {
         "p/1.jpg": ["x/1.jpg"],
         "exact/4.jpg": ["exact/4.jpg"],
     }
@@ -94,7 +94,7 @@ def test_another_size_is_an_error_and_no_match(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"image": {"name": "a.png", "width": 48, "height": 64}}))
     form = FORMATS.get("jsonl")()
     with pytest.raises(DataError, match="labels for 48 × 64 pixels, but the image, turned upright, has 64 × 48"):
-        form.open(form.files(str(tmp_path))).claims(image(0))
+        form.open(form.files(str(tmp_path))).find_claims(image(0))
 
 
 def test_data_sets_may_be_anywhere(tmp_path: Path):
@@ -105,7 +105,7 @@ def test_data_sets_may_be_anywhere(tmp_path: Path):
     stamps = []
     for uri in ("memory://bucket/set", "memory://bucket/set/a.jsonl"):
         files = form.files(uri)
-        assert len(form.open(files).claims(image(0)).claims) == 1
+        assert len(form.open(files).find_claims(image(0)).claims) == 1
         stamps.append(files.stamp())
         assert files.stamp() == stamps[-1] and files.digest() == form.files(uri).digest()
     memory.pipe_file("/bucket/set/a.jsonl", line.encode() + b"\n")
@@ -122,23 +122,23 @@ def test_pictures_get_paths_of_their_own():
         named("new\nline.png"),
         named("a-2.jpg"),
     ]
-    own, renamed = paths(records, by_stem=False)
+    own, renamed = assign_paths(records, by_stem=False)
     assert (
         list(own.values()) == ["a.png", "sub/a.png", "a.jpg", "x.png", "etc/y.png", "new_line.png", "a-2.jpg"]
         and renamed == 3
     )
-    stems, renamed = paths(records, by_stem=True)
+    stems, renamed = assign_paths(records, by_stem=True)
     assert (
         list(stems.values()) == ["a.png", "sub/a.png", "a-2.jpg", "x.png", "etc/y.png", "new_line.png", "a-2-2.jpg"]
         and renamed == 5
     )
-    several, _ = paths([named("a.png"), image(1, name="a.png", source="scenes")], by_stem=False)
+    several, _ = assign_paths([named("a.png"), image(1, name="a.png", source="scenes")], by_stem=False)
     assert list(several.values()) == ["photos/a.png", "scenes/a.png"]
 
 
 def test_formats_are_found_by_their_files():
     assert FORMATS.names() == ("alttext", "coco", "jsonl", "labelstudio", "snapshot", "voc", "yolo")
-    assert writable() == ("coco", "jsonl", "labelstudio", "voc", "yolo")
+    assert list_writable_formats() == ("coco", "jsonl", "labelstudio", "voc", "yolo")
     with pytest.raises(UnknownNameError, match="unknown format 'kitti'; known: alttext, coco"):
         FORMATS.get("kitti")
     for name in FORMATS.names():
@@ -146,6 +146,6 @@ def test_formats_are_found_by_their_files():
         assert (
             form.__doc__
             and form.Options.__doc__
-            and form.kinds
+            and form.annotation_types
             and all(field.description for field in form.Options.model_fields.values())
         )

@@ -114,7 +114,7 @@ def test_a_bad_label_costs_itself_alone(tmp_path: Path, row, said: str):
         json.dumps({"image": {"name": RECORD.name}, "annotations": [row, {"task": "<CAPTION>", "text": "a cat"}]})
     )
     found = back("jsonl", tmp_path, [RECORD])
-    assert [c.text for c in found.told[RECORD.image_id].claims] == [
+    assert [c.text for c in found.claims[RECORD.image_id].claims] == [
         "a cat"
     ] and "a.jsonl: line 1: annotations[0]" in found.problems[0]
     with pytest.raises(AssertionError, match=said):
@@ -136,7 +136,7 @@ def test_a_bad_label_costs_itself_alone(tmp_path: Path, row, said: str):
 def test_a_bad_line_costs_itself_alone(tmp_path: Path, line: str):
     (tmp_path / "a.jsonl").write_text(f'{line}\n\n{{"image": {{"name": "sub/b.jpg"}}}}\n')
     found = back("jsonl", tmp_path, [RECORD])
-    assert found.told[RECORD.image_id].claims == () and len(found.problems) == 1 and "line 1" in found.problems[0]
+    assert found.claims[RECORD.image_id].claims == () and len(found.problems) == 1 and "line 1" in found.problems[0]
 
 
 # ---------------------------------------------------------------- columns of texts
@@ -188,7 +188,7 @@ def test_a_bad_row_costs_itself_alone(tmp_path: Path, content: str, said: str):
     (tmp_path / "t.csv").write_text(content)
     found = back("alttext", tmp_path / "t.csv", [RECORD])
     assert (
-        [c.text for c in found.told[RECORD.image_id].claims] == ["ok"]
+        [c.text for c in found.claims[RECORD.image_id].claims] == ["ok"]
         and len(found.problems) == 1
         and said in found.problems[0]
     )
@@ -231,8 +231,8 @@ def test_truth_is_known_of_the_images_that_have_it(small_snapshot: Store):
         record for name in small_snapshot.names("images") for record, _ in table_images(small_snapshot.read_table(name))
     ]
     found = back("snapshot", small_snapshot.uri, records, part="truth")
-    assert {r.source for r in records if r.image_id in found.told} == {"scenes"} and all(
-        told.claims for told in found.told.values()
+    assert {r.source for r in records if r.image_id in found.claims} == {"scenes"} and all(
+        told.claims for told in found.claims.values()
     )
     with pytest.raises(StoreError, match=r"labels/round=7/… of a snapshot"):
         FORMATS.get("snapshot")(round=7).files(small_snapshot.uri + "/truth")

@@ -16,11 +16,12 @@ from pycocotools import mask as reference
 from pycocotools.coco import COCO
 from test_cli import call
 from test_review import fused
+from workspaces import workspace_of
 
-from florence import stages
 from florence.config import settings_from
 from florence.records import ImageRecord, table_images
 from florence.store import Store
+from florence.workspace.collect import collect_images
 
 SIZES = ((64, 48), (120, 90), (33, 200))
 FULL, SLIVER = (0.0, 0.0, 1.0, 1.0), (0.2, 0.3, 0.21, 0.9)
@@ -74,7 +75,7 @@ def through(folder: Path, form: str, uri: str, out: str, **more) -> Path:
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     settings, store = settings_from(values), Store(str(folder / ".florence/store"))
-    stages.collect(settings, store)
+    collect_images(workspace_of(settings, store))
     rows = fused(settings, store, Store(str(folder / "data")), 0)
     assert rows and all(row.kept for row in rows), {row.reason for row in rows}
     call("export", "--format", form, "--out", out)
@@ -185,7 +186,7 @@ def test_other_formats_keep_every_box_and_name(tmp_path: Path, monkeypatch, form
     more = {"predictions": True} if form == "labelstudio" else {}
     again = through(second, form, "set", "out", **more)
     for record in records(second):
-        told = back(form, again, [record], **more).told[record.image_id].claims
+        told = back(form, again, [record], **more).claims[record.image_id].claims
         mine = sorted((claim.text, *np.round(claim.regions[0].bounds, 2)) for claim in told)
         for (label, *box), (name, *right) in zip(
             mine, sorted((label, *np.round(box, 2)) for label, box in said[record.name]), strict=True

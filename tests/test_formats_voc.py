@@ -126,7 +126,7 @@ def test_what_xml_can_not_hold_is_not_written():
             Claim("<CAPTION>", "cat"),
         ],
     ).rows
-    assert [FORMATS.get("voc")().lacks(row) for row in rows] == [
+    assert [FORMATS.get("voc")().explain_refusal(row) for row in rows] == [
         "<OD>: a name with characters that XML cannot hold",
         "<OD>: a name with characters that XML cannot hold",
         "",
@@ -151,7 +151,7 @@ def test_what_xml_can_not_hold_is_not_written():
 def test_a_bad_object_costs_itself_alone(tmp_path: Path, content: str, said: str):
     path = annotation(tmp_path, content + box(1, 1, 10, 10, "dog"))
     found = back("voc", tmp_path, [RECORD])
-    assert [c.text for c in found.told[RECORD.image_id].claims] == ["dog"]
+    assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     assert str(path) in found.problems[0]
     with pytest.raises(AssertionError, match=said):
         claims_of(found, RECORD)
@@ -172,7 +172,7 @@ def test_a_file_that_is_none_costs_itself_alone(tmp_path: Path, content: bytes):
     annotation(tmp_path, box(1, 1, 10, 10))
     (tmp_path / "Annotations/bad.xml").write_bytes(content)
     found = back("voc", tmp_path, [RECORD])
-    assert len(found.told[RECORD.image_id].claims) == 1 and "bad.xml" in found.problems[0]
+    assert len(found.claims[RECORD.image_id].claims) == 1 and "bad.xml" in found.problems[0]
 
 
 def test_flags_are_out_of_the_way(tmp_path: Path):
@@ -188,7 +188,7 @@ def test_flags_are_out_of_the_way(tmp_path: Path):
     )
     assert [c.text for c in claims_of(back("voc", tmp_path, [RECORD]), RECORD)] == ["cat"]
     found = back("voc", tmp_path, [RECORD], difficult=False)
-    assert found.told[RECORD.image_id].claims == () and "difficult" in found.problems[0]
+    assert found.claims[RECORD.image_id].claims == () and "difficult" in found.problems[0]
 
 
 def test_an_image_is_known_by_its_file_name_or_by_that_of_its_xml(tmp_path: Path):
@@ -213,4 +213,4 @@ def test_another_size_is_an_error_of_that_image(tmp_path: Path):
     annotation(tmp_path, box(1, 1, 9, 9), size="<size><width>480</width><height>640</height></size>")
     annotation(tmp_path, box(1, 1, 9, 9), "a", "a.png", "<size><width>64</width><height>48</height></size>")
     found = back("voc", tmp_path, [RECORD, image(0)])
-    assert "480 × 640" in str(found.errors[RECORD.image_id]) and list(found.told) == [image(0).image_id]
+    assert "480 × 640" in str(found.errors[RECORD.image_id]) and list(found.claims) == [image(0).image_id]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence.errors import DataError
-from florence.formats import FORMATS, Plan
+from florence.formats import FORMATS, ExportPlan
 from florence.formats.yolo import _joined, _parted
 from florence.geometry import polygon_area
 from florence.records import Claim, Region
@@ -125,9 +125,9 @@ def test_one_outline_makes_all_lines_outlines(tmp_path: Path):
     ]
     again = claims_of(back("yolo", tmp_path, [RECORD]), RECORD)
     assert [c.regions[0].box for c in again] == [(64, 48, 128, 96), (0, 0, 320, 240)]
-    plan = Plan(("cat", "dog"), ("<OD>",), ("gold",), True, False)
+    plan = ExportPlan(("cat", "dog"), ("<OD>",), ("gold",), True, False)
     moved = Claim("<OD>", "cat", (Region("cat", box=(0, 48, 128, 96), polygons=(square,)),))
-    said = [FORMATS.get("yolo")().loses(row, plan) for row in (*items[0].rows, *labelled(RECORD, [moved]).rows)]
+    said = [FORMATS.get("yolo")().explain_loss(row, plan) for row in (*items[0].rows, *labelled(RECORD, [moved]).rows)]
     assert said[0] == "" and "no outline" in said[1] and "the box" in said[2]
 
 
@@ -161,7 +161,7 @@ def test_an_image_without_a_file_of_labels_has_no_objects(tmp_path: Path):
     (tmp_path / "images/unlabelled").mkdir()
     (tmp_path / "images/unlabelled/c.png").write_bytes(b"")
     found = back("yolo", tmp_path, [image(0), RECORD, image(3, name="c.png"), image(1)])
-    assert claims_of(found, image(0)) == () and len(found.told[RECORD.image_id].claims) == 1
+    assert claims_of(found, image(0)) == () and len(found.claims[RECORD.image_id].claims) == 1
     assert set(found.unknown) == {"c.png", "sub/a.png"}, "no set has them, so nobody looked"
 
 
@@ -169,7 +169,7 @@ def test_an_image_without_a_file_of_labels_has_no_objects(tmp_path: Path):
 def test_a_source_may_be_the_data_set_or_a_folder_of_it(tmp_path: Path, name: str):
     form = FORMATS.get("yolo")()
     labels = form.open(form.files(str(dataset(tmp_path))))
-    assert [c.text for c in labels.claims(image(2, name=name)).claims] == ["cat"]
+    assert [c.text for c in labels.find_claims(image(2, name=name)).claims] == ["cat"]
 
 
 def test_other_layouts_are_read(tmp_path: Path):
@@ -182,15 +182,15 @@ def test_other_layouts_are_read(tmp_path: Path):
         val="../valid/images",
         names={0: "cat", 1: "dog"},
     )
-    assert len(form.open(form.files(str(tmp_path / "a/data.yaml"))).claims(image(2, name="b.jpg")).claims) == 1
+    assert len(form.open(form.files(str(tmp_path / "a/data.yaml"))).find_claims(image(2, name="b.jpg")).claims) == 1
     (tmp_path / "b").mkdir()
     dataset(tmp_path / "b", picture="images/b.jpg", train="train.txt", val=None)
     (tmp_path / "b/train.txt").write_text("./images/b.jpg\n")
-    assert len(form.open(form.files(str(tmp_path / "b"))).claims(image(2, name="images/b.jpg")).claims) == 1
+    assert len(form.open(form.files(str(tmp_path / "b"))).find_claims(image(2, name="images/b.jpg")).claims) == 1
     (tmp_path / "c").mkdir()
     dataset(tmp_path / "c")
     (tmp_path / "c/images/train/sub/b.jpg").unlink()
-    assert len(form.open(form.files(str(tmp_path / "c"))).claims(RECORD).claims) == 1, "labels alone"
+    assert len(form.open(form.files(str(tmp_path / "c"))).find_claims(RECORD).claims) == 1, "labels alone"
 
 
 def test_a_sixth_field_is_a_score(tmp_path: Path):
@@ -215,7 +215,7 @@ def test_a_sixth_field_is_a_score(tmp_path: Path):
 )
 def test_a_bad_line_costs_itself_alone(tmp_path: Path, line: str, said: str):
     found = back("yolo", dataset(tmp_path, f"{line}\n1 0.5 0.5 0.1 0.1\n"), [RECORD])
-    assert [c.text for c in found.told[RECORD.image_id].claims] == ["dog"]
+    assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     assert (
         len(found.problems) == 1 and "labels/train/sub/b.txt: line 1" in found.problems[0] and said in found.problems[0]
     )
@@ -241,4 +241,4 @@ def test_one_stem_of_two_images_can_not_be_told_apart(tmp_path: Path):
     dataset(tmp_path, picture="images/train/b.jpg")
     dataset(tmp_path, picture="images/val/b.jpg")
     assert back("yolo", tmp_path, [image(2, name="b.jpg")]).unknown == ("b.jpg",)
-    assert len(back("yolo", tmp_path, [image(2, name="val/b.jpg")]).told) == 1
+    assert len(back("yolo", tmp_path, [image(2, name="val/b.jpg")]).claims) == 1

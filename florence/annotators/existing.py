@@ -48,10 +48,10 @@ class Existing(Annotator):
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
         self.format: Format = FORMATS.get(self.options.format)(f"annotators.{name}.settings.", **self.options.settings)
-        self.tasks = tuple(task for task in self.options.tasks if task in self.format.kinds)
+        self.tasks = tuple(task for task in self.options.tasks if task in self.format.annotation_types)
         if not self.tasks:
             raise SettingsError(
-                f"annotators.{name}.tasks: {', '.join(self.options.tasks)}: the format {self.options.format} has {', '.join(self.format.kinds)} alone"
+                f"annotators.{name}.tasks: {', '.join(self.options.tasks)}: the format {self.options.format} has {', '.join(self.format.annotation_types)} alone"
             )
         self.role = "human" if self.options.human else "annotator"
         self._hashed: tuple[Any, str] | None = None
@@ -94,18 +94,18 @@ class Existing(Annotator):
     def _said(self, record: ImageRecord) -> ClaimsOrError:
         names = {name: getattr(self.options, name) for name in ("strip", "prefix", "base_names")}
         try:
-            told = self._opened().claims(record, **names)
+            claims = self._opened().find_claims(record, **names)
         except FlorenceError as error:
             return error
-        if told.left_out:
+        if claims.problems:
             logger.warning(
                 "%s: %d labels of %s cannot be used; the first: %s",
                 self.name,
-                len(told.left_out),
+                len(claims.problems),
                 record.name,
-                told.left_out[0],
+                claims.problems[0],
             )
-        return [claim for claim in told.claims if claim.task in self.tasks]
+        return [claim for claim in claims.claims if claim.task in self.tasks]
 
     def _files(self) -> Files:
         return self.format.files(self.options.uri)

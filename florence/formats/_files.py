@@ -1,4 +1,4 @@
-"""The files of a data set, local or anything fsspec opens, with a hash of all that they say."""
+"""The files of a data set, local or anywhere fsspec reaches, and a hash of their content."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".
 
 
 def is_image(name: str) -> bool:
-    """Whether a path ends as an image's does."""
+    """Return whether a path has the suffix of an image file."""
     return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 class Files:
-    """One file, or those of a folder that hold labels. ``names``: relative to ``store``, sorted; ``others``: further files, whose names alone matter.
+    """One file, or the files of a folder that hold labels.
 
-    Raises StoreError where the address is missing, not permitted, or has no such file.
+    ``names``: relative to ``store``, sorted. ``others``: further files, of which only the names matter. Raises StoreError
+    if the address is missing, not permitted, or has no such file.
     """
 
     def __init__(
         self, uri: str, wanted: Callable[[str], bool], expected: str, listed: Callable[[str], bool] = lambda name: False
     ) -> None:
-        """``wanted``: whether a file of a folder holds labels; ``expected``: what there should be, for the error; ``listed``: which are `others`."""
+        """List the files at ``uri``.
+
+        ``wanted``: whether a file of a folder holds labels. ``expected``: what should be there, for the error.
+        ``listed``: whether a file belongs to `others`.
+        """
         path = os.path.expanduser(uri)
         whole = Store(path)
         found = whole.names("")
         self.uri = uri.rstrip("/")
-        self.single = found == [""]  # a file is what is found below itself
+        self.single = found == [""]  # a store lists a single file as the empty name
         self.others: tuple[str, ...] = ()
         if self.single:
             self.store = Store(posixpath.dirname(path) or ".")
@@ -46,24 +51,24 @@ class Files:
             raise StoreError(f"{there}; relative paths start at the workspace")
 
     def where(self, name: str) -> str:
-        """A file's address, for errors."""
+        """Return a file's address, for errors."""
         return self.uri if self.single else f"{self.uri}/{name}"
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file."""
+        """Return the bytes of a file."""
         return self.store.read_bytes(name)
 
     def text(self, name: str) -> str:
-        """A file as text. Raises DataError where it is not UTF-8."""
+        """Return a file as text. Raises DataError if it is not UTF-8."""
         try:
             return self.read(name).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{self.where(name)}: byte {error.start} is not UTF-8, which the file has to be in"
+                f"{self.where(name)}: byte {error.start} is not UTF-8, the encoding the file must have"
             ) from None
 
     def stamp(self) -> tuple[tuple[str, str], ...]:
-        """What tells, without reading them, whether the files have changed: their names, sizes, and times or tags."""
+        """Return names, sizes and times or tags of the files: what shows a change without reading them."""
         fs, path = self.store.fs, self.store.path
         listed = (
             {} if self.single or self.store.local else fs.find(self.store.root, detail=True)
@@ -75,7 +80,7 @@ class Files:
         return (*stamps, *((name, "") for name in self.others))
 
     def digest(self) -> str:
-        """A hash of the files' names and contents."""
+        """Return a hash of the files' names and contents."""
         total = hashlib.sha256()
         for name in self.names:
             data = self.read(name)

@@ -15,7 +15,7 @@ LARGEST = 100_000_000
 Point = tuple[int, int]
 
 
-def decoded(segmentation: dict[str, Any]) -> np.ndarray:
+def decode_run_lengths(segmentation: dict[str, Any]) -> np.ndarray:
     """The mask (h, w), bool, of COCO's run lengths: ``size`` is [h, w], ``counts`` a list of numbers or their packed text.
 
     Runs go down the columns, the first is of background. Raises DataError where that is not what is there.
@@ -29,7 +29,7 @@ def decoded(segmentation: dict[str, Any]) -> np.ndarray:
             f"size: found {size!r}; height and width in pixels are expected, at most {LARGEST:,} pixels together"
         )
     if isinstance(counts, str):
-        counts = _unpacked(counts)
+        counts = _unpack_run_lengths(counts)
     if not isinstance(counts, list) or not all(isinstance(v, int) and v >= 0 for v in counts):
         raise DataError(f"counts: found {str(counts)[:40]!r}; a list of run lengths or their packed text is expected")
     if sum(counts) != size[0] * size[1]:
@@ -40,7 +40,7 @@ def decoded(segmentation: dict[str, Any]) -> np.ndarray:
     return np.repeat(inside, counts).reshape(size[1], size[0]).T
 
 
-def _unpacked(text: str) -> list[int]:
+def _unpack_run_lengths(text: str) -> list[int]:
     """Run lengths of their packed text: six bits a character, the sixth says that the number goes on; from the third on, differences to the one before last."""
     result: list[int] = []
     value = shift = 0
@@ -60,7 +60,7 @@ def _unpacked(text: str) -> list[int]:
     return result
 
 
-def outlines(mask: np.ndarray) -> tuple[Polygon, ...]:
+def trace_pixel_edges(mask: np.ndarray) -> tuple[Polygon, ...]:
     """Polygons along the edges of a mask's (h, w) pixels, clockwise: together they cover what it covers, and nothing else.
 
     A polygon has no hole: what has some is cut along its columns, one cut a hole.

@@ -13,12 +13,12 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 from florence.errors import DataError
-from florence.formats import OBJECTS, Labelled, Plan
-from florence.formats._places import BIGGEST, number, placed, polygon, score_of, text
+from florence.formats import OBJECTS, ExportPlan, LabelledImage
+from florence.formats._checks import BIGGEST, check_number, check_polygon, check_text, make_region, read_score
 from florence.geometry import Polygon, box_quad, polygon_box
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 
-READ, DESCRIBED, EXPRESSED, CATEGORY = (
+OCR_LINE, DESCRIPTION, EXPRESSION, CATEGORY = (
     "<OCR_WITH_REGION>",
     "<DENSE_REGION_CAPTION>",
     "<REFERRING_EXPRESSION_SEGMENTATION>",
@@ -29,20 +29,20 @@ TEXTS = {
     "detailed_caption": "<DETAILED_CAPTION>",
     "more_detailed_caption": "<MORE_DETAILED_CAPTION>",
     "category": CATEGORY,
-    "text": READ,
-    "transcription": READ,
-    "description": DESCRIBED,
-    "expression": EXPRESSED,
+    "text": OCR_LINE,
+    "transcription": OCR_LINE,
+    "description": DESCRIPTION,
+    "expression": EXPRESSION,
 }
 """Names of controls that give texts → the kind that these are. A text that belongs to a place is a reading, one that belongs to none a caption, where its
 control is not named here."""
 CONTROLS = {kind: name for name, kind in reversed(TEXTS.items())}
 SHAPES = ("rectanglelabels", "rectangle", "polygonlabels", "polygon", "labels")
-PLACED = (READ, DESCRIBED, EXPRESSED)
+REGION_TEXTS = (OCR_LINE, DESCRIPTION, EXPRESSION)
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class StudioResult:
     """One result as it stands in the file. ``id``: of its region; ``labels``: it has; ``size``: of the image it was drawn on."""
 
     place: str
@@ -56,10 +56,10 @@ class Result:
     ends: tuple[str, str] | None = None
 
     @staticmethod
-    def of(values: Any, place: str) -> Result:
+    def of(values: Any, place: str) -> StudioResult:
         """The result in ``values``; one that is none has the type "", and is told where it is used."""
         if not isinstance(values, dict):
-            return Result(place, "", "", "", {}, (), None, None)
+            return StudioResult(place, "", "", "", {}, (), None, None)
         kind = str(values.get("type", ""))
         found = values.get("value")
         value = found if isinstance(found, dict) else {}
@@ -70,14 +70,14 @@ class Result:
         ]
         size = (sides[0], sides[1]) if len(sides) == 2 else None
         ends = (str(values.get("from_id")), str(values.get("to_id"))) if kind == "relation" else None
-        return Result(
+        return StudioResult(
             place,
             kind,
             str(values.get("from_name", "")),
             str(values.get("id", place)),
             value,
             _labels(value, kind),
-            score_of(values.get("score")),
+            read_score(values.get("score")),
             size,
             ends,
         )
@@ -88,7 +88,9 @@ def _labels(value: Mapping[str, Any], kind: str) -> tuple[str, ...]:
     return tuple(label for label in found if isinstance(label, str)) if isinstance(found, list) else ()
 
 
-def flat_results(controls: Mapping[str, Any], place: str, kinds: Mapping[str, str]) -> tuple[Result, ...]:
+def read_flat_results(
+    controls: Mapping[str, Any], place: str, control_types: Mapping[str, str]
+) -> tuple[StudioResult, ...]:
     """The results of JSON-MIN, which has no types and no ids: what has the same place is of one region.
 
     It mixes controls with the task's data, so that a bare text is one of a control only where ``kinds`` has its name.
@@ -97,8 +99,8 @@ def flat_results(controls: Mapping[str, Any], place: str, kinds: Mapping[str, st
     for name, values in controls.items():
         for k, value in enumerate(values if isinstance(values, list) else [values]):
             where = f"{place}.{name}[{k}]"
-            if isinstance(value, str) and name in kinds:
-                results.append(Result(where, "textarea", name, where, {"text": [value]}, (), None, None))
+            if isinstance(value, str) and name in control_types:
+                results.append(StudioResult(where, "textarea", name, where, {"text": [value]}, (), None, None))
             elif isinstance(value, dict):
                 kind = next(
                     (key for key in ("rectanglelabels", "polygonlabels", "labels", "choices") if key in value), ""
@@ -116,7 +118,7 @@ def flat_results(controls: Mapping[str, Any], place: str, kinds: Mapping[str, st
                 alone = kind in ("textarea", "choices") and "x" not in value and "points" not in value
                 sides = {"original_width": value.get("original_width"), "original_height": value.get("original_height")}
                 results.append(
-                    Result.of(
+                    StudioResult.of(
                         {"type": kind, "from_name": name, "id": where if alone else region, "value": value, **sides},
                         where,
                     )
@@ -124,7 +126,7 @@ def flat_results(controls: Mapping[str, Any], place: str, kinds: Mapping[str, st
     return tuple(results)
 
 
-def names_of(address: str) -> tuple[str, ...]:
+def address_names(address: str) -> tuple[str, ...]:
     """The paths that the image at an address may go by."""
     parts = urlsplit(address)
     if parts.path.endswith("/local-files/") or parts.path.endswith("/local-files"):
@@ -141,7 +143,7 @@ def names_of(address: str) -> tuple[str, ...]:
 
 
 @dataclass(slots=True)
-class _Shape:
+class _StudioRegion:
     """A region under way: its outlines, and what is said of it."""
 
     place: str
@@ -152,37 +154,37 @@ class _Shape:
     texts: list[tuple[str, str]]
 
 
-def claims_of(
-    results: Sequence[Result], place: str, kinds: Mapping[str, str], record: ImageRecord
+def build_claims(
+    results: Sequence[StudioResult], place: str, control_types: Mapping[str, str], record: ImageRecord
 ) -> tuple[list[Claim], list[str]]:
     """The claims that results come to, and what cannot be used."""
-    left_out: list[str] = []
-    shapes: dict[str, _Shape] = {}
+    problems: list[str] = []
+    shapes: dict[str, _StudioRegion] = {}
     for result in results:
         try:
-            _place(result, shapes, record)
+            _add_region(result, shapes, record)
         except DataError as error:
-            left_out.append(str(error))
+            problems.append(str(error))
     whole: list[Claim] = []
     for result in results:
         if result.type in ("textarea", "choices"):
-            whole += _say(result, shapes, kinds, record, left_out)
+            whole += _add_text(result, shapes, control_types, record, problems)
         elif result.ends is not None:
-            _join(result.ends, shapes)
+            _merge_regions(result.ends, shapes)
         elif result.type not in SHAPES:
-            left_out.append(
+            problems.append(
                 f"{result.place}: found a result of type {result.type!r}; {', '.join((*SHAPES, 'textarea', 'choices'))} are read"
             )
     claims: list[Claim] = []
     for shape in {id(shape): shape for shape in shapes.values()}.values():
         try:
-            claims += _told(shape, record)
+            claims += _region_claims(shape, record)
         except DataError as error:
-            left_out.append(str(error))
-    return [*claims, *whole], left_out
+            problems.append(str(error))
+    return [*claims, *whole], problems
 
 
-def _place(result: Result, shapes: dict[str, _Shape], record: ImageRecord) -> None:
+def _add_region(result: StudioResult, shapes: dict[str, _StudioRegion], record: ImageRecord) -> None:
     if result.type not in SHAPES:
         return
     value, where = result.value, f"{result.place}.value"
@@ -192,13 +194,13 @@ def _place(result: Result, shapes: dict[str, _Shape], record: ImageRecord) -> No
     if points is not None:
         if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 for point in points):
             raise DataError(f"{where}.points: found {points!r:.60}; pairs of percent are expected")
-        corners = [number(v, f"{where}.points") * sides[k] for point in points for k, v in enumerate(point)]
+        corners = [check_number(v, f"{where}.points") * sides[k] for point in points for k, v in enumerate(point)]
     else:
         x, y, width, height = (
-            number(value.get(name), f"{where}.{name}") * sides[k % 2]
+            check_number(value.get(name), f"{where}.{name}") * sides[k % 2]
             for k, name in enumerate(("x", "y", "width", "height"))
         )
-        angle = math.radians(number(value.get("rotation") or 0, f"{where}.rotation"))
+        angle = math.radians(check_number(value.get("rotation") or 0, f"{where}.rotation"))
         upright = abs(math.sin(2 * angle)) < 1e-9  # by a quarter: a box as it is
         across, down = (
             (width * math.cos(angle), width * math.sin(angle)),
@@ -216,13 +218,19 @@ def _place(result: Result, shapes: dict[str, _Shape], record: ImageRecord) -> No
         ]
         if angle == 0:
             corners = list(box_quad((x, y, x + width, y + height)))
-    shape = _Shape(result.place, [polygon(corners, where, record)], upright, result.labels, result.score, [])
+    shape = _StudioRegion(
+        result.place, [check_polygon(corners, where, record)], upright, result.labels, result.score, []
+    )
     known = shapes.setdefault(result.id, shape)
     known.labels = tuple(dict.fromkeys((*known.labels, *result.labels)))
 
 
-def _say(
-    result: Result, shapes: Mapping[str, _Shape], kinds: Mapping[str, str], record: ImageRecord, left_out: list[str]
+def _add_text(
+    result: StudioResult,
+    shapes: Mapping[str, _StudioRegion],
+    control_types: Mapping[str, str],
+    record: ImageRecord,
+    problems: list[str],
 ) -> list[Claim]:
     """Claims of a text about the whole image; a region's text is noted with it."""
     chosen = result.type == "choices"
@@ -231,20 +239,20 @@ def _say(
         value for value in (found if isinstance(found, list) else [found]) if isinstance(value, str) and value.strip()
     ]
     if result.id in shapes:
-        if chosen and result.control not in kinds:
-            left_out.append(f"{result.place}: a choice about a region is not read")
+        if chosen and result.control not in control_types:
+            problems.append(f"{result.place}: a choice about a region is not read")
         else:
-            shapes[result.id].texts += [(kinds.get(result.control, READ), value) for value in texts]
+            shapes[result.id].texts += [(control_types.get(result.control, OCR_LINE), value) for value in texts]
         return []
-    kind = kinds.get(result.control, CATEGORY if chosen else "<CAPTION>")
-    if kind in PLACED:
-        left_out += [f"{result.place}: a text of the kind {kind} that belongs to no region" for _ in texts]
+    kind = control_types.get(result.control, CATEGORY if chosen else "<CAPTION>")
+    if kind in REGION_TEXTS:
+        problems += [f"{result.place}: a text of the kind {kind} that belongs to no region" for _ in texts]
         return []
     box = (0.0, 0.0, float(record.width), float(record.height))
     return [Claim(kind, value, (Region(value, box=box),) if kind == CATEGORY else (), result.score) for value in texts]
 
 
-def _join(ends: tuple[str, str], shapes: dict[str, _Shape]) -> None:
+def _merge_regions(ends: tuple[str, str], shapes: dict[str, _StudioRegion]) -> None:
     """Make outlines that a relation ties, and that go by the same labels, parts of one thing."""
     first, other = (shapes.get(end) for end in ends)
     if (
@@ -260,23 +268,26 @@ def _join(ends: tuple[str, str], shapes: dict[str, _Shape]) -> None:
         shapes.update({key: first for key, shape in shapes.items() if shape is other})
 
 
-def _told(shape: _Shape, record: ImageRecord) -> Iterator[Claim]:
+def _region_claims(shape: _StudioRegion, record: ImageRecord) -> Iterator[Claim]:
     box = polygon_box([v for points in shape.polygons for v in points])
     polygons = () if shape.upright else tuple(shape.polygons)
-    place = placed("", box, polygons, shape.score, f"{shape.place}.value", record)
+    place = make_region("", box, polygons, shape.score, f"{shape.place}.value", record)
     for kind, value in shape.texts:
-        if kind == READ:
+        if kind == OCR_LINE:
             first = shape.polygons[0]
             quad = first if len(first) == 8 else box_quad(box)
             yield Claim(kind, value, (Region(value, quad=quad, score=shape.score),), shape.score)  # type: ignore[arg-type]
-        elif kind == DESCRIBED:
+        elif kind == DESCRIPTION:
             yield Claim(kind, value, (Region(value, box=place.box, score=shape.score),), shape.score)
-        elif kind == EXPRESSED:
+        elif kind == EXPRESSION:
             yield Claim(kind, value, (Region(value, polygons=tuple(shape.polygons), score=shape.score),), shape.score)
-    if shape.labels and not any(kind == READ for kind, _ in shape.texts):
+    if shape.labels and not any(kind == OCR_LINE for kind, _ in shape.texts):
         for label in shape.labels:
             yield Claim(
-                OBJECTS, text(label, shape.place), (Region(label, place.box, None, polygons, shape.score),), shape.score
+                OBJECTS,
+                check_text(label, shape.place),
+                (Region(label, place.box, None, polygons, shape.score),),
+                shape.score,
             )
     elif not shape.texts:
         raise DataError(f"{shape.place}: a region without a label or a text says nothing")
@@ -285,7 +296,7 @@ def _told(shape: _Shape, record: ImageRecord) -> Iterator[Claim]:
 # ---------------------------------------------------------------- labels → results
 
 
-def results_of(rows: Iterable[Annotation], record: ImageRecord) -> list[dict[str, Any]]:
+def build_results(rows: Iterable[Annotation], record: ImageRecord) -> list[dict[str, Any]]:
     """The results that an image's labels come to."""
     return [result for row in rows for result in _results(row, record)]
 
@@ -305,7 +316,9 @@ def _results(row: Annotation, record: ImageRecord) -> Iterator[dict[str, Any]]:
         }
         return
     region = row.regions[0]
-    polygons = (region.quad,) if row.task == READ and region.quad else region.polygons if row.task != DESCRIBED else ()
+    polygons = (
+        (region.quad,) if row.task == OCR_LINE and region.quad else region.polygons if row.task != DESCRIPTION else ()
+    )
     named = row.task == OBJECTS
     if not polygons:
         yield {
@@ -346,7 +359,7 @@ def _percent_box(region: Region, record: ImageRecord) -> dict[str, float]:
 
 
 def write_project(
-    folder: Path, tasks: Iterable[tuple[Labelled, Mapping[str, Any]]], plan: Plan, more: Mapping[str, Any]
+    folder: Path, tasks: Iterable[tuple[LabelledImage, Mapping[str, Any]]], plan: ExportPlan, more: Mapping[str, Any]
 ) -> None:
     """Write tasks.json, config.xml and README.md below ``folder``. A task has predictions: what they go by → their results."""
     with (folder / "tasks.json").open("w", encoding="utf-8") as file:
@@ -370,25 +383,25 @@ def write_project(
     (folder / "README.md").write_text(README, encoding="utf-8")
 
 
-def config(plan: Plan) -> str:
+def config(plan: ExportPlan) -> str:
     """The labelling configuration of a project that has the plan's kinds."""
     lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']
     labels = [f"    <Label value={quoteattr(name)}/>" for name in plan.names or ("object",)]
-    if OBJECTS in plan.kinds:
+    if OBJECTS in plan.annotation_types:
         lines += [
             '  <Filter name="filter" toName="label"/>',
             '  <RectangleLabels name="label" toName="image">',
             *labels,
             "  </RectangleLabels>",
         ]
-        if plan.outlined:
+        if plan.has_polygons:
             lines += ['  <PolygonLabels name="outline" toName="image">', *labels, "  </PolygonLabels>"]
-    if any(kind in PLACED for kind in plan.kinds):
+    if any(kind in REGION_TEXTS for kind in plan.annotation_types):
         lines += ['  <Rectangle name="region" toName="image"/>', '  <Polygon name="shape" toName="image"/>']
-    for kind in plan.kinds:
+    for kind in plan.annotation_types:
         if kind in CONTROLS:
             name = CONTROLS[kind]
-            each = ' perRegion="true"' if kind in PLACED else ""
+            each = ' perRegion="true"' if kind in REGION_TEXTS else ""
             lines += [
                 f'  <Header value="{name.replace("_", " ").capitalize()}"/>',
                 f'  <TextArea name="{name}" toName="image" editable="true" maxSubmissions="1"{each}/>',

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from florence.config import Section
 from florence.errors import DataError
-from florence.formats import FORMATS, Entry, Format, LabelSet, Told
+from florence.formats import FORMATS, Format, ImageClaims, LabelSet, LabelSetEntry
 from florence.formats._files import Files
 from florence.records import CAPTIONS, Claim, ImageRecord
 
@@ -25,8 +25,8 @@ SAID = ("text", "caption", "alt_text", "alt", "title", "description")
 class AltText(Format):
     """Texts of images, one or more a file name. An empty one is no text; its image was looked at."""
 
-    kinds = CAPTIONS
-    writes = False
+    annotation_types = CAPTIONS
+    is_writable = False
 
     class Options(Section):
         """Settings of reading."""
@@ -75,11 +75,13 @@ class _TextSet(LabelSet):
                 else:
                     known = texts.setdefault(name.strip(), [])
                     known += [said.strip()] if said and said.strip() else []
-        super().__init__(files.uri, [Entry((name,), raw=tuple(said)) for name, said in texts.items()], (), problems)
+        super().__init__(
+            files.uri, [LabelSetEntry((name,), raw=tuple(said)) for name, said in texts.items()], (), problems
+        )
 
-    def told(self, entry: Entry, record: ImageRecord) -> Told:
+    def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """The texts of an image, in the order of the file, each once."""
-        return Told(tuple(Claim(self.kind, said) for said in dict.fromkeys(entry.raw)))
+        return ImageClaims(tuple(Claim(self.kind, said) for said in dict.fromkeys(entry.raw)))
 
 
 def _rows(files: Files, name: str) -> Iterator[tuple[str, dict[str, Any] | str]]:

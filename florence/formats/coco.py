@@ -20,10 +20,28 @@ from pydantic import Field, field_validator
 
 from florence.config import Section
 from florence.errors import DataError
-from florence.formats import FORMATS, NOTE, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats import (
+    EXPORT_NOTE,
+    FORMATS,
+    OBJECTS,
+    ExportPlan,
+    Format,
+    ImageClaims,
+    LabelledImage,
+    LabelSet,
+    LabelSetEntry,
+)
+from florence.formats._checks import (
+    check_number,
+    check_numbers,
+    check_polygon,
+    check_text,
+    explain_bad_box,
+    make_region,
+    read_score,
+)
 from florence.formats._files import Files
-from florence.formats._masks import decoded, outlines
-from florence.formats._places import bad_box, number, numbers, placed, polygon, score_of, text
+from florence.formats._masks import decode_run_lengths, trace_pixel_edges
 from florence.geometry import Polygon
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 
@@ -32,7 +50,7 @@ from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 class Coco(Format):
     """``annotations/instances_<split>.json`` and ``captions_<split>.json``, pictures in ``images/``."""
 
-    kinds = (OBJECTS, *CAPTIONS)
+    annotation_types = (OBJECTS, *CAPTIONS)
 
     class Options(Section):
         """Settings of reading."""
@@ -51,7 +69,9 @@ class Coco(Format):
 
     def files(self, uri: str) -> Files:
         """A file, or every .json of a folder: of one that has folders ``annotations``, those in them."""
-        files = Files(uri, lambda name: name.endswith(".json") and not name.endswith(NOTE), "file that ends in .json")
+        files = Files(
+            uri, lambda name: name.endswith(".json") and not name.endswith(EXPORT_NOTE), "file that ends in .json"
+        )
         files.names = tuple(name for name in files.names if "annotations" in name.split("/")[:-1]) or files.names
         return files
 
@@ -59,15 +79,18 @@ class Coco(Format):
         """See `Format.open`."""
         return _CocoSet(files, self.options)
 
-    def lacks(self, row: Annotation) -> str:
-        """See `Format.lacks`."""
-        return super().lacks(row) or (bad_box(row) if row.task == OBJECTS else "")
+    def explain_refusal(self, row: Annotation) -> str:
+        """See `Format.explain_refusal`."""
+        return super().explain_refusal(row) or (explain_bad_box(row) if row.task == OBJECTS else "")
 
-    def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
+    def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
         """See `Format.write`. ``score`` and ``agreement`` of a label, and a caption's kind (``task``), are keys of their own, which other readers pass over."""
         (folder / "annotations").mkdir()
         ids = {name: k for k, name in enumerate(plan.names, start=1)}
-        asked = {"instances": OBJECTS in plan.kinds, "captions": any(kind in CAPTIONS for kind in plan.kinds)}
+        asked = {
+            "instances": OBJECTS in plan.annotation_types,
+            "captions": any(kind in CAPTIONS for kind in plan.annotation_types),
+        }
         documents = {
             (split, kind): _Document(
                 folder / "annotations" / f"{kind}_{split}.json", ids if kind == "instances" else {}
@@ -96,7 +119,7 @@ class Coco(Format):
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _CocoAnnotation:
     """One annotation of ``file``; ``place``: where in it; ``category``: the object's name, None in a file of captions."""
 
     file: str
@@ -108,8 +131,8 @@ class _Said:
 class _CocoSet(LabelSet):
     def __init__(self, files: Files, options: Any) -> None:
         self.options = options
-        merged: dict[str, Entry] = {}
-        twice: list[Entry] = []
+        merged: dict[str, LabelSetEntry] = {}
+        twice: list[LabelSetEntry] = []
         names: list[str] = []
         problems: list[str] = []
         for file in files.names:
@@ -123,35 +146,36 @@ class _CocoSet(LabelSet):
                 if often[name] > 1:
                     twice.append(entry)
                 else:
-                    known = merged.get(name, Entry((name,), raw=()))
-                    merged[name] = Entry((name,), None, known.size or entry.size, known.raw + entry.raw)
+                    known = merged.get(name, LabelSetEntry((name,), raw=()))
+                    merged[name] = LabelSetEntry((name,), None, known.size or entry.size, known.raw + entry.raw)
         super().__init__(files.uri, [*merged.values(), *twice], names, problems)
 
-    def told(self, entry: Entry, record: ImageRecord) -> Told:
+    def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """The objects and captions of an image, in the order of the files; an object that two files have, once."""
         claims: list[Claim] = []
-        left_out: list[str] = []
+        problems: list[str] = []
         first: dict[tuple[str, Any], str] = {}
         for said in entry.raw:
             where = f"{said.file}: {said.place}"
             try:
                 claim = (
-                    self._caption(said, where) if said.category is None else self._object(said, where, record, left_out)
+                    self._caption(said, where) if said.category is None else self._object(said, where, record, problems)
                 )
             except DataError as error:
-                left_out.append(str(error))
+                problems.append(str(error))
                 continue
             if not claim.regions or first.setdefault((claim.text, claim.regions[0].box), said.file) == said.file:
                 claims.append(claim)
-        return Told(tuple(claims), tuple(left_out))
+        return ImageClaims(tuple(claims), tuple(problems))
 
-    def _caption(self, said: _Said, where: str) -> Claim:
+    def _caption(self, said: _CocoAnnotation, where: str) -> Claim:
         kind = said.values.get("task", self.options.captions)
         return Claim(
-            kind if kind in CAPTIONS else self.options.captions, text(said.values.get("caption"), f"{where}.caption")
+            kind if kind in CAPTIONS else self.options.captions,
+            check_text(said.values.get("caption"), f"{where}.caption"),
         )
 
-    def _object(self, said: _Said, where: str, record: ImageRecord, left_out: list[str]) -> Claim:
+    def _object(self, said: _CocoAnnotation, where: str, record: ImageRecord, problems: list[str]) -> Claim:
         values = said.values
         if values.get("iscrowd") and not self.options.crowds:
             raise DataError(f"{where}.iscrowd: a crowd of {said.category} is not one object")
@@ -159,13 +183,13 @@ class _CocoSet(LabelSet):
         try:
             polygons = _polygons(values.get("segmentation"), f"{where}.segmentation", record)
         except DataError as error:  # the box is as good as ever
-            left_out.append(f"{error}; the object is taken without an outline")
+            problems.append(f"{error}; the object is taken without an outline")
         box = _box(values, where, polygons)
-        score = score_of(values.get("score"))
+        score = read_score(values.get("score"))
         return Claim(
             OBJECTS,
             said.category or "",
-            (placed(said.category or "", box, polygons, score, f"{where}.bbox", record),),
+            (make_region(said.category or "", box, polygons, score, f"{where}.bbox", record),),
             score,
         )
 
@@ -173,7 +197,7 @@ class _CocoSet(LabelSet):
 def _box(values: Mapping[str, Any], where: str, polygons: tuple[Polygon, ...]) -> tuple[float, float, float, float]:
     if values.get("bbox") is None and polygons:
         return Region("", polygons=polygons).bounds
-    x, y, width, height = numbers(values.get("bbox"), f"{where}.bbox", 4, "x, y, width and height in pixels")
+    x, y, width, height = check_numbers(values.get("bbox"), f"{where}.bbox", 4, "x, y, width and height in pixels")
     if width <= 0 or height <= 0:
         raise DataError(f"{where}.bbox: found a width of {width:g} and a height of {height:g}; both have to be above 0")
     return (x, y, x + width, y + height)
@@ -184,17 +208,17 @@ def _polygons(segmentation: Any, where: str, record: ImageRecord) -> tuple[Polyg
         return ()
     if isinstance(segmentation, dict):
         try:
-            mask = decoded(segmentation)
+            mask = decode_run_lengths(segmentation)
         except DataError as error:
             raise DataError(f"{where}.{error}") from None
         if mask.shape != (record.height, record.width):
             raise DataError(
                 f"{where}.size: found {mask.shape[0]} × {mask.shape[1]}; height and width of the image, {record.height} × {record.width}, are expected"
             )
-        return outlines(mask)
+        return trace_pixel_edges(mask)
     if not isinstance(segmentation, list):
         raise DataError(f"{where}: found {type(segmentation).__name__}; a list of polygons or run lengths are expected")
-    return tuple(polygon(points, f"{where}[{k}]", record) for k, points in enumerate(segmentation))
+    return tuple(check_polygon(points, f"{where}[{k}]", record) for k, points in enumerate(segmentation))
 
 
 def _document(files: Files, name: str) -> dict[str, Any]:
@@ -231,13 +255,15 @@ def _categories(document: dict[str, Any], where: str, problems: list[str]) -> di
                 raise DataError(
                     f"{where}: categories[{k}]: found {values!r:.60}; an object with id and name is expected"
                 )
-            result[values["id"]] = text(values.get("name"), f"{where}: categories[{k}].name")
+            result[values["id"]] = check_text(values.get("name"), f"{where}: categories[{k}].name")
         except DataError as error:
             problems.append(str(error))
     return result
 
 
-def _entries(document: dict[str, Any], categories: dict[Any, str], where: str, problems: list[str]) -> list[Entry]:
+def _entries(
+    document: dict[str, Any], categories: dict[Any, str], where: str, problems: list[str]
+) -> list[LabelSetEntry]:
     """The images of a file with their annotations; what belongs to none is a problem."""
     images: dict[Any, tuple[str, tuple[int, int] | None]] = {}
     for k, values in enumerate(document["images"]):
@@ -246,32 +272,32 @@ def _entries(document: dict[str, Any], categories: dict[Any, str], where: str, p
                 raise DataError(
                     f"{where}: images[{k}]: found {values!r:.60}; an object with file_name and an id of its own is expected"
                 )
-            name = text(values.get("file_name"), f"{where}: images[{k}].file_name")
+            name = check_text(values.get("file_name"), f"{where}: images[{k}].file_name")
             sides = [
-                int(number(values[side], f"{where}: images[{k}].{side}"))
+                int(check_number(values[side], f"{where}: images[{k}].{side}"))
                 for side in ("width", "height")
                 if values.get(side)
             ]
             images[values["id"]] = (name, (sides[0], sides[1]) if len(sides) == 2 else None)
         except DataError as error:
             problems.append(str(error))
-    said: dict[Any, list[_Said]] = {image: [] for image in images}
+    annotations: dict[Any, list[_CocoAnnotation]] = {image: [] for image in images}
     for k, values in enumerate(document["annotations"]):
         place = f"annotations[{k}]"
         image = values.get("image_id") if isinstance(values, dict) else None
-        if not isinstance(image, int | str) or image not in said:
+        if not isinstance(image, int | str) or image not in annotations:
             problems.append(
                 f"{where}: {place}.image_id: found {image!r:.60}; the id of one of the file's images is expected"
             )
         elif "caption" in values:
-            said[image].append(_Said(where, place, None, values))
+            annotations[image].append(_CocoAnnotation(where, place, None, values))
         elif not isinstance(values.get("category_id"), int | str) or values["category_id"] not in categories:
             problems.append(
                 f"{where}: {place}.category_id: found {values.get('category_id')!r:.60}; the id of one of the file's categories is expected"
             )
         else:
-            said[image].append(_Said(where, place, categories[values["category_id"]], values))
-    return [Entry((name,), None, size, tuple(said[image])) for image, (name, size) in images.items()]
+            annotations[image].append(_CocoAnnotation(where, place, categories[values["category_id"]], values))
+    return [LabelSetEntry((name,), None, size, tuple(annotations[image])) for image, (name, size) in images.items()]
 
 
 # ---------------------------------------------------------------- writing
@@ -289,7 +315,7 @@ class _Document:
         }
         self._begun: set[str] = set()
 
-    def image(self, number: int, item: Labelled) -> None:
+    def image(self, number: int, item: LabelledImage) -> None:
         record = item.record
         licence = self.licences.setdefault(record.licence, len(self.licences) + 1)
         self._add(

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from florence.errors import DataError
-from florence.formats import FORMATS, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, ImageClaims, LabelledImage, LabelSet, LabelSetEntry
+from florence.formats._checks import check_number, check_numbers, check_polygon, check_text, read_score
 from florence.formats._files import Files
-from florence.formats._places import number, numbers, polygon, score_of, text
 from florence.geometry import Box, Quad, clip_box
 from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region
 
@@ -24,7 +24,7 @@ from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region
 class JsonLines(Format):
     """``labels.jsonl``, pictures in ``images/``."""
 
-    kinds = ANNOTATION_TYPES
+    annotation_types = ANNOTATION_TYPES
 
     def files(self, uri: str) -> Files:
         """A file, or every .jsonl of a folder."""
@@ -34,11 +34,14 @@ class JsonLines(Format):
         """See `Format.open`."""
         return _LineSet(files)
 
-    def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
+    def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
         """See `Format.write`. ``file`` is where the picture stands, null where pictures are not written."""
         with (folder / "labels.jsonl").open("w", encoding="utf-8") as file:
             for item in items:
-                image = {**dataclasses.asdict(item.record), "file": self.picture(item) if plan.pictures else None}
+                image = {
+                    **dataclasses.asdict(item.record),
+                    "file": self.image_path(item) if plan.includes_images else None,
+                }
                 rows = [
                     {name: value for name, value in dataclasses.asdict(row).items() if name != "image_id"}
                     for row in item.rows
@@ -51,7 +54,7 @@ class JsonLines(Format):
 class _LineSet(LabelSet):
     def __init__(self, files: Files) -> None:
         problems: list[str] = []
-        entries: list[Entry] = []
+        entries: list[LabelSetEntry] = []
         names: set[str] = set()
         for name in files.names:
             # a line ends at a line feed alone: a text may hold other ends of lines as they are
@@ -69,20 +72,20 @@ class _LineSet(LabelSet):
             }
         super().__init__(files.uri, entries, sorted(names), problems)
 
-    def told(self, entry: Entry, record: ImageRecord) -> Told:
+    def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """The claims of a line, in its order."""
         where, rows = entry.raw
         claims: list[Claim] = []
-        left_out: list[str] = []
+        problems: list[str] = []
         for k, row in enumerate(rows):
             try:
                 claims.append(_claim(row, f"{where}: annotations[{k}]", record))
             except DataError as error:
-                left_out.append(str(error))
-        return Told(tuple(claims), tuple(left_out))
+                problems.append(str(error))
+        return ImageClaims(tuple(claims), tuple(problems))
 
 
-def _entry(line: str, where: str) -> Entry:
+def _entry(line: str, where: str) -> LabelSetEntry:
     try:
         values = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -95,12 +98,14 @@ def _entry(line: str, where: str) -> Entry:
     if not isinstance(rows, list):
         raise DataError(f"{where}: annotations: found {type(rows).__name__}; a list is expected")
     sides = [
-        int(number(image[side], f"{where}: image.{side}"))
+        int(check_number(image[side], f"{where}: image.{side}"))
         for side in ("width", "height")
         if image.get(side) is not None
     ]
     name, image_id = (value if isinstance(value, str) and value else None for value in names)
-    return Entry((name,) if name else (), image_id, (sides[0], sides[1]) if len(sides) == 2 else None, (where, rows))
+    return LabelSetEntry(
+        (name,) if name else (), image_id, (sides[0], sides[1]) if len(sides) == 2 else None, (where, rows)
+    )
 
 
 def _claim(row: Any, where: str, record: ImageRecord) -> Claim:
@@ -110,12 +115,12 @@ def _claim(row: Any, where: str, record: ImageRecord) -> Claim:
     regions = row.get("regions") or []
     if not isinstance(regions, list | tuple):
         raise DataError(f"{where}.regions: found {type(regions).__name__}; a list is expected")
-    said = text(row.get("text"), f"{where}.text")
+    said = check_text(row.get("text"), f"{where}.text")
     return Claim(
         row["task"],
         said,
         tuple(_region(region, f"{where}.regions[{k}]", said, record) for k, region in enumerate(regions)),
-        score_of(row.get("score")),
+        read_score(row.get("score")),
     )
 
 
@@ -126,25 +131,25 @@ def _region(values: Any, where: str, said: str, record: ImageRecord) -> Region:
     quad: Quad | None = None
     sides = (float(record.width), float(record.height))
     if values.get("box") is not None:
-        box = clip_box(numbers(values["box"], f"{where}.box", 4, "x0, y0, x1 and y1 in pixels"), *sides)
+        box = clip_box(check_numbers(values["box"], f"{where}.box", 4, "x0, y0, x1 and y1 in pixels"), *sides)
         if not (box[0] < box[2] and box[1] < box[3]):
             raise DataError(
                 f"{where}.box: found {values['box']!r:.60}; a box with pixels of the image, which is {record.width} × {record.height}, is expected"
             )
     if values.get("quad") is not None:
-        corners = numbers(values["quad"], f"{where}.quad", 8, "x and y of four corners in pixels")
+        corners = check_numbers(values["quad"], f"{where}.quad", 8, "x and y of four corners in pixels")
         quad = tuple(min(max(v, 0.0), sides[k % 2]) for k, v in enumerate(corners))  # type: ignore[assignment]
     polygons = tuple(
-        polygon(points, f"{where}.polygons[{k}]", record) for k, points in enumerate(values.get("polygons") or ())
+        check_polygon(points, f"{where}.polygons[{k}]", record) for k, points in enumerate(values.get("polygons") or ())
     )
     if box is None and quad is None and not polygons:
         raise DataError(f"{where}: a box, a quad or polygons are expected")
     return Region(
-        text(values.get("label", said), f"{where}.label"),
+        check_text(values.get("label", said), f"{where}.label"),
         box,
         quad,
         polygons,
-        score_of(values.get("score")),
+        read_score(values.get("score")),
         _span(values.get("span"), where),
     )
 
@@ -152,7 +157,7 @@ def _region(values: Any, where: str, said: str, record: ImageRecord) -> Region:
 def _span(value: Any, where: str) -> tuple[int, int] | None:
     if value is None:
         return None
-    first, last = numbers(value, f"{where}.span", 2, "the first character and the one past the last")
+    first, last = check_numbers(value, f"{where}.span", 2, "the first character and the one past the last")
     if not 0 <= first <= last or first % 1 or last % 1:
         raise DataError(
             f"{where}.span: found {value!r:.60}; two whole numbers, the first not above the second, are expected"

@@ -16,10 +16,29 @@ from pydantic import Field, field_validator
 
 from florence.config import Section
 from florence.errors import DataError
-from florence.formats import FORMATS, NOTE, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats import (
+    EXPORT_NOTE,
+    FORMATS,
+    OBJECTS,
+    ExportPlan,
+    Format,
+    ImageClaims,
+    LabelledImage,
+    LabelSet,
+    LabelSetEntry,
+)
+from florence.formats._checks import explain_bad_box
 from florence.formats._files import Files
-from florence.formats._places import bad_box
-from florence.formats._studio import PLACED, TEXTS, Result, claims_of, flat_results, names_of, results_of, write_project
+from florence.formats._studio import (
+    REGION_TEXTS,
+    TEXTS,
+    StudioResult,
+    address_names,
+    build_claims,
+    build_results,
+    read_flat_results,
+    write_project,
+)
 from florence.records import Annotation, ImageRecord
 
 FLAT = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"})
@@ -30,7 +49,7 @@ FLAT = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at"
 class LabelStudio(Format):
     """``tasks.json`` with our labels as predictions, ``config.xml`` for the project, pictures in ``images/``."""
 
-    kinds = (OBJECTS, *dict.fromkeys(TEXTS.values()))
+    annotation_types = (OBJECTS, *dict.fromkeys(TEXTS.values()))
 
     class Options(Section):
         """Settings of reading."""
@@ -57,40 +76,42 @@ class LabelStudio(Format):
 
     def files(self, uri: str) -> Files:
         """A file, or every .json of a folder."""
-        return Files(uri, lambda name: name.endswith(".json") and not name.endswith(NOTE), "file that ends in .json")
+        return Files(
+            uri, lambda name: name.endswith(".json") and not name.endswith(EXPORT_NOTE), "file that ends in .json"
+        )
 
     def open(self, files: Files) -> LabelSet:
         """See `Format.open`."""
         return _StudioSet(files, self.options)
 
-    def lacks(self, row: Annotation) -> str:
-        """See `Format.lacks`."""
-        if reason := super().lacks(row):
+    def explain_refusal(self, row: Annotation) -> str:
+        """See `Format.explain_refusal`."""
+        if reason := super().explain_refusal(row):
             return reason
-        return bad_box(row) if row.task in (OBJECTS, *PLACED) else ""
+        return explain_bad_box(row) if row.task in (OBJECTS, *REGION_TEXTS) else ""
 
-    def loses(self, row: Annotation, plan: Plan) -> str:
-        """See `Format.loses`."""
+    def explain_loss(self, row: Annotation, plan: ExportPlan) -> str:
+        """See `Format.explain_loss`."""
         return (
             f"{row.task}: the box, which is then that of the outline"
             if row.task == OBJECTS and row.regions[0].polygons
             else ""
         )
 
-    def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
+    def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
         """See `Format.write`."""
         self.project(folder, ((item, {"florence": item.rows}) for item in items), plan, {})
 
     def project(
         self,
         folder: Path,
-        tasks: Iterable[tuple[Labelled, Mapping[str, Sequence[Annotation]]]],
-        plan: Plan,
+        tasks: Iterable[tuple[LabelledImage, Mapping[str, Sequence[Annotation]]]],
+        plan: ExportPlan,
         data: Mapping[str, Any],
     ) -> None:
         """Write a project whose tasks have predictions, each under a name. ``data``: what each task's own data have besides, which comes back with the work on it."""
         named = (
-            (item, {name: results_of(rows, item.record) for name, rows in predictions.items()})
+            (item, {name: build_results(rows, item.record) for name, rows in predictions.items()})
             for item, predictions in tasks
         )
         write_project(folder, named, plan, data)
@@ -100,7 +121,7 @@ class LabelStudio(Format):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StudioAnnotation:
     """What one person (or model) made of a task. ``stamp``: when, as the file has it, which orders works."""
 
     place: str
@@ -108,14 +129,14 @@ class Work:
     stamp: str
     truth: bool
     cancelled: bool
-    results: tuple[Result, ...]
+    results: tuple[StudioResult, ...]
 
 
 class _StudioSet(LabelSet):
     def __init__(self, files: Files, options: Any) -> None:
-        self.kinds = {**TEXTS, **options.kinds}
+        self.control_types = {**TEXTS, **options.kinds}
         problems: list[str] = []
-        tasks: dict[str, tuple[dict[str, Any], list[Work]]] = {}
+        tasks: dict[str, tuple[dict[str, Any], list[StudioAnnotation]]] = {}
         for name in files.names:
             for k, task in enumerate(_tasks(files, name)):
                 place = f"{files.where(name)}: [{k}]"
@@ -130,8 +151,8 @@ class _StudioSet(LabelSet):
             if (work := _chosen(address, works, options.annotator, problems)) is not None:
                 image_id = data.get("image_id")
                 entries.append(
-                    Entry(
-                        names_of(address),
+                    LabelSetEntry(
+                        address_names(address),
                         image_id if isinstance(image_id, str) else None,
                         _size(work.results),
                         (work, data),
@@ -140,10 +161,10 @@ class _StudioSet(LabelSet):
         names = {label for entry in entries for result in entry.raw[0].results for label in result.labels}
         super().__init__(files.uri, entries, sorted(names), problems)
 
-    def told(self, entry: Entry, record: ImageRecord) -> Told:
+    def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """What was drawn and written, in the order of the file."""
-        claims, left_out = claims_of(entry.raw[0].results, entry.raw[0].place, self.kinds, record)
-        return Told(tuple(claims), tuple(left_out))
+        claims, problems = build_claims(entry.raw[0].results, entry.raw[0].place, self.control_types, record)
+        return ImageClaims(tuple(claims), tuple(problems))
 
 
 def _tasks(files: Files, name: str) -> list[Any]:
@@ -164,7 +185,7 @@ def _tasks(files: Files, name: str) -> list[Any]:
     return tasks
 
 
-def _opened(task: dict[str, Any], place: str, options: Any) -> tuple[str, dict[str, Any], list[Work]]:
+def _opened(task: dict[str, Any], place: str, options: Any) -> tuple[str, dict[str, Any], list[StudioAnnotation]]:
     """The image's address, the task's data, and the works on it."""
     flat = "data" not in task
     data = task if flat else task["data"]
@@ -180,13 +201,13 @@ def _opened(task: dict[str, Any], place: str, options: Any) -> tuple[str, dict[s
             address,
             task,
             [
-                Work(
+                StudioAnnotation(
                     place,
                     _person(task.get("annotator")),
                     _stamp(task),
                     False,
                     False,
-                    flat_results(controls, place, {**TEXTS, **options.kinds}),
+                    read_flat_results(controls, place, {**TEXTS, **options.kinds}),
                 )
             ],
         )
@@ -199,9 +220,9 @@ def _opened(task: dict[str, Any], place: str, options: Any) -> tuple[str, dict[s
         where = f"{place}.{part}[{k}]"
         if not isinstance(values, dict) or not isinstance(values.get("result"), list):
             raise DataError(f"{where}: found {values!r:.60}; an object with a list of results is expected")
-        results = tuple(Result.of(result, f"{where}.result[{n}]") for n, result in enumerate(values["result"]))
+        results = tuple(StudioResult.of(result, f"{where}.result[{n}]") for n, result in enumerate(values["result"]))
         works.append(
-            Work(
+            StudioAnnotation(
                 where,
                 _person(values.get("completed_by")),
                 _stamp(values),
@@ -223,7 +244,9 @@ def _stamp(values: dict[str, Any]) -> str:
     return str(values.get("updated_at") or values.get("created_at") or "")
 
 
-def _chosen(address: str, works: Sequence[Work], annotator: str, problems: list[str]) -> Work | None:
+def _chosen(
+    address: str, works: Sequence[StudioAnnotation], annotator: str, problems: list[str]
+) -> StudioAnnotation | None:
     """The work on an image that counts; None where nobody looked. Those who skipped it did not."""
     done = [work for work in works if not work.cancelled]
     if annotator:
@@ -245,5 +268,5 @@ def _chosen(address: str, works: Sequence[Work], annotator: str, problems: list[
     return done[best]
 
 
-def _size(results: Sequence[Result]) -> tuple[int, int] | None:
+def _size(results: Sequence[StudioResult]) -> tuple[int, int] | None:
     return next((result.size for result in results if result.size is not None), None)

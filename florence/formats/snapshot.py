@@ -13,7 +13,7 @@ from pydantic import Field
 
 from florence.config import Section
 from florence.errors import DataError
-from florence.formats import FORMATS, OBJECTS, Entry, Format, LabelSet, Told
+from florence.formats import FORMATS, OBJECTS, Format, ImageClaims, LabelSet, LabelSetEntry
 from florence.formats._files import Files
 from florence.records import ANNOTATION_TYPES, ANNOTATIONS, Claim, ImageRecord, table_annotations
 
@@ -22,8 +22,8 @@ from florence.records import ANNOTATION_TYPES, ANNOTATIONS, Claim, ImageRecord, 
 class Snapshot(Format):
     """The folder ``data/`` of another workspace, or of this one's past."""
 
-    kinds = ANNOTATION_TYPES
-    writes = False
+    annotation_types = ANNOTATION_TYPES
+    is_writable = False
 
     class Options(Section):
         """Settings of reading."""
@@ -67,7 +67,7 @@ class _SnapshotSet(LabelSet):
         self.places: dict[str, list[int]] = {}
         for k, image_id in enumerate(rows["image_id"].to_pylist()):
             self.places.setdefault(image_id, []).append(k)
-        entries = [Entry((), image_id) for image_id in self.places]
+        entries = [LabelSetEntry((), image_id) for image_id in self.places]
         if (
             options.part == "labels"
         ):  # of an image without labels everything was dropped; one without truth nobody knows
@@ -75,16 +75,16 @@ class _SnapshotSet(LabelSet):
                 files.store.read_table(name, ["image_id", "width", "height"]).to_pylist() for name in files.others
             ]
             entries = [
-                Entry((), row["image_id"], (row["width"], row["height"])) for shard in images for row in shard
+                LabelSetEntry((), row["image_id"], (row["width"], row["height"])) for shard in images for row in shard
             ] or entries
         super().__init__(
             files.uri, entries, sorted(pc.unique(rows.filter(pc.equal(rows["task"], OBJECTS))["text"]).to_pylist())
         )
 
-    def told(self, entry: Entry, record: ImageRecord) -> Told:
+    def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """The labels of an image, in the snapshot's order."""
         rows = table_annotations(self.rows.take(self.places.get(entry.image_id or "", [])))
-        return Told(tuple(Claim(row.task, row.text, row.regions, row.score) for row in rows))
+        return ImageClaims(tuple(Claim(row.task, row.text, row.regions, row.score) for row in rows))
 
 
 def _table(files: Files, name: str) -> pa.Table:

@@ -18,9 +18,9 @@ from pydantic import Field
 
 from florence.config import Section
 from florence.errors import DataError
-from florence.formats import FORMATS, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, ImageClaims, LabelledImage, LabelSet, LabelSetEntry
+from florence.formats._checks import check_number, check_text, explain_bad_box, make_region
 from florence.formats._files import Files
-from florence.formats._places import bad_box, number, placed, text
 from florence.records import Annotation, Claim, ImageRecord
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -31,7 +31,7 @@ SETS = {"train": "train", "held_out": "val", "gold": "test"}
 class Voc(Format):
     """``Annotations/<image>.xml``, the lists of ``ImageSets/Main/``, pictures in ``JPEGImages/``. Images in folders have theirs in folders too."""
 
-    kinds = (OBJECTS,)
+    annotation_types = (OBJECTS,)
     by_stem = True
 
     class Options(Section):
@@ -47,21 +47,21 @@ class Voc(Format):
         """See `Format.open`."""
         return _VocSet(files, self.options.difficult)
 
-    def lacks(self, row: Annotation) -> str:
-        """See `Format.lacks`."""
-        if reason := super().lacks(row) or bad_box(row):
+    def explain_refusal(self, row: Annotation) -> str:
+        """See `Format.explain_refusal`."""
+        if reason := super().explain_refusal(row) or explain_bad_box(row):
             return reason
         return "" if all(_allowed(c) for c in row.text) else f"{row.task}: a name with characters that XML cannot hold"
 
-    def loses(self, row: Annotation, plan: Plan) -> str:
-        """See `Format.loses`."""
+    def explain_loss(self, row: Annotation, plan: ExportPlan) -> str:
+        """See `Format.explain_loss`."""
         return f"{row.task}: the outline, as VOC's files have boxes alone" if row.regions[0].polygons else ""
 
-    def picture(self, item: Labelled) -> str:
-        """See `Format.picture`."""
+    def image_path(self, item: LabelledImage) -> str:
+        """See `Format.image_path`."""
         return f"JPEGImages/{item.path}"
 
-    def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
+    def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
         """See `Format.write`. ``difficult`` and ``truncated``, of which we know nothing, are 0."""
         sets = folder / "ImageSets" / "Main"
         sets.mkdir(parents=True)
@@ -86,7 +86,7 @@ def _allowed(character: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Thing:
+class _VocObject:
     """An object as its file has it: the texts of its elements."""
 
     name: str
@@ -98,7 +98,7 @@ class _VocSet(LabelSet):
     def __init__(self, files: Files, difficult: bool) -> None:
         self.difficult = difficult
         problems: list[str] = []
-        found: list[tuple[str, str, str, Entry]] = []
+        found: list[tuple[str, str, str, LabelSetEntry]] = []
         for file in files.names:
             try:
                 root = _root(files, file)
@@ -106,20 +106,20 @@ class _VocSet(LabelSet):
                 problems.append(str(error))
                 continue
             before, _, below = file.rpartition("Annotations/")
-            things = tuple(
-                _Thing(
-                    _said(thing, "name"),
-                    _said(thing, "difficult"),
-                    tuple(thing.findtext(f"bndbox/{side}") for side in SIDES),
+            objects = tuple(
+                _VocObject(
+                    _element_text(item, "name"),
+                    _element_text(item, "difficult"),
+                    tuple(item.findtext(f"bndbox/{side}") for side in SIDES),
                 )
-                for thing in root.findall("object")
+                for item in root.findall("object")
             )
             found.append(
                 (
-                    _said(root, "filename"),
+                    _element_text(root, "filename"),
                     before,
                     posixpath.splitext(below)[0],
-                    Entry((), None, _size(root), (files.where(file), things)),
+                    LabelSetEntry((), None, _size(root), (files.where(file), objects)),
                 )
             )
         often = Counter((before, named) for named, before, _, _ in found)
@@ -129,40 +129,40 @@ class _VocSet(LabelSet):
                 named if named and often[before, named] == 1 else stem
             )  # a name that several files give is a template's
             entries.append(
-                Entry((name, f"JPEGImages/{name}", f"{before}JPEGImages/{name}"), None, entry.size, entry.raw)
+                LabelSetEntry((name, f"JPEGImages/{name}", f"{before}JPEGImages/{name}"), None, entry.size, entry.raw)
             )
-        names = {thing.name for entry in entries for thing in entry.raw[1] if thing.name}
+        names = {item.name for entry in entries for item in entry.raw[1] if item.name}
         super().__init__(files.uri, entries, sorted(names), problems)
 
-    def told(self, entry: Entry, record: ImageRecord) -> Told:
+    def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """The objects of an image, in the order of its file."""
-        where, things = entry.raw
+        where, objects = entry.raw
         claims: list[Claim] = []
-        left_out: list[str] = []
-        for k, thing in enumerate(things):
+        problems: list[str] = []
+        for k, item in enumerate(objects):
             try:
-                claims.append(self._object(thing, f"{where}: object[{k}]", record))
+                claims.append(self._object(item, f"{where}: object[{k}]", record))
             except DataError as error:
-                left_out.append(str(error))
-        return Told(tuple(claims), tuple(left_out))
+                problems.append(str(error))
+        return ImageClaims(tuple(claims), tuple(problems))
 
-    def _object(self, thing: _Thing, where: str, record: ImageRecord) -> Claim:
-        label = text(thing.name, f"{where}/name")
-        if thing.difficult == "1" and not self.difficult:
+    def _object(self, item: _VocObject, where: str, record: ImageRecord) -> Claim:
+        label = check_text(item.name, f"{where}/name")
+        if item.difficult == "1" and not self.difficult:
             raise DataError(f"{where}/difficult: {label} is left out, as difficult is off")
         xmin, ymin, xmax, ymax = (
-            number(value, f"{where}/bndbox/{side}") for side, value in zip(SIDES, thing.sides, strict=True)
+            check_number(value, f"{where}/bndbox/{side}") for side, value in zip(SIDES, item.sides, strict=True)
         )
         if xmin > xmax or ymin > ymax:
             raise DataError(
                 f"{where}/bndbox: found {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}; xmin, ymin, xmax and ymax in this order are expected"
             )
         return Claim(
-            OBJECTS, label, (placed(label, (xmin - 1, ymin - 1, xmax, ymax), (), None, f"{where}/bndbox", record),)
+            OBJECTS, label, (make_region(label, (xmin - 1, ymin - 1, xmax, ymax), (), None, f"{where}/bndbox", record),)
         )
 
 
-def _said(element: ElementTree.Element, name: str) -> str:
+def _element_text(element: ElementTree.Element, name: str) -> str:
     return (element.findtext(name) or "").strip()
 
 
@@ -185,7 +185,7 @@ def _root(files: Files, name: str) -> ElementTree.Element:
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     """Width and height; None where they are missing or 0, as some tools write."""
     try:
-        width, height = (int(number(root.findtext(f"size/{side}"), side)) for side in ("width", "height"))
+        width, height = (int(check_number(root.findtext(f"size/{side}"), side)) for side in ("width", "height"))
     except DataError:
         return None
     return (width, height) if width > 0 and height > 0 else None
@@ -194,7 +194,7 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
 # ---------------------------------------------------------------- writing
 
 
-def _document(item: Labelled) -> str:
+def _document(item: LabelledImage) -> str:
     folder = posixpath.join("JPEGImages", posixpath.dirname(item.path)).rstrip("/")
     lines = [
         "<annotation>",

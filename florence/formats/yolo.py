@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from florence.errors import DataError
-from florence.formats import FORMATS, OBJECTS, Entry, Format, Labelled, LabelSet, Plan, Told
+from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, ImageClaims, LabelledImage, LabelSet, LabelSetEntry
+from florence.formats._checks import check_number, check_polygon, explain_bad_box, make_region, read_score
 from florence.formats._files import Files, is_image
-from florence.formats._places import bad_box, number, placed, polygon, score_of
 from florence.geometry import Polygon, box_quad, polygon_area, polygon_box
 from florence.records import Annotation, Claim, ImageRecord, Region
 
@@ -31,7 +31,7 @@ YAML = (".yaml", ".yml")
 class Yolo(Format):
     """``data.yaml``, ``labels/<set>/<image>.txt``, pictures in ``images/<set>/``; our splits are its sets train, val and test."""
 
-    kinds = (OBJECTS,)
+    annotation_types = (OBJECTS,)
     by_stem = True
 
     def files(self, uri: str) -> Files:
@@ -47,14 +47,14 @@ class Yolo(Format):
         """See `Format.open`."""
         return _YoloSet(files)
 
-    def lacks(self, row: Annotation) -> str:
-        """See `Format.lacks`."""
-        return super().lacks(row) or bad_box(row)
+    def explain_refusal(self, row: Annotation) -> str:
+        """See `Format.explain_refusal`."""
+        return super().explain_refusal(row) or explain_bad_box(row)
 
-    def loses(self, row: Annotation, plan: Plan) -> str:
-        """See `Format.loses`."""
+    def explain_loss(self, row: Annotation, plan: ExportPlan) -> str:
+        """See `Format.explain_loss`."""
         region = row.regions[0]
-        if not plan.outlined:
+        if not plan.has_polygons:
             return ""
         if not region.polygons:
             return f"{row.task}: that it has a box and no outline, as other objects have one"
@@ -62,11 +62,11 @@ class Yolo(Format):
         moved = max(abs(a - b) for a, b in zip(around, region.bounds, strict=True))
         return f"{row.task}: the box, where it is not that of the outline" if moved > 0.01 else ""
 
-    def picture(self, item: Labelled) -> str:
-        """See `Format.picture`."""
+    def image_path(self, item: LabelledImage) -> str:
+        """See `Format.image_path`."""
         return f"images/{SETS[item.record.split]}/{item.path}"
 
-    def write(self, folder: Path, items: Iterator[Labelled], plan: Plan) -> None:
+    def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
         """See `Format.write`. Ultralytics insists on a training and a validation set, so where one of them has no image, the other stands for it."""
         import yaml
 
@@ -78,7 +78,7 @@ class Yolo(Format):
             path = folder / "labels" / SETS[item.record.split] / f"{posixpath.splitext(item.path)[0]}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(
-                "".join(_line(ids[row.text], row.regions[0], item.record, plan.outlined) for row in item.rows),
+                "".join(_line(ids[row.text], row.regions[0], item.record, plan.has_polygons) for row in item.rows),
                 encoding="utf-8",
             )
         sets = {SETS[split]: f"images/{SETS[split]}" for split in plan.splits}
@@ -108,30 +108,30 @@ class _YoloSet(LabelSet):
         ] or list(files.others)
         for stem in sorted({*labels, *(posixpath.splitext(name)[0] for name in known)}):
             name = pictures.get(stem, stem)
-            entries.append(Entry(tuple(_paths(name, folders)), None, None, labels.get(stem)))
+            entries.append(LabelSetEntry(tuple(_paths(name, folders)), None, None, labels.get(stem)))
         super().__init__(files.uri, entries, self.names.values())
 
-    def told(self, entry: Entry, record: ImageRecord) -> Told:
+    def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """The objects of an image, in the order of its file; none where it has no file."""
         claims: list[Claim] = []
-        left_out: list[str] = []
+        problems: list[str] = []
         lines = self.files.text(entry.raw).splitlines() if entry.raw else []
         for k, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     claims.append(self._object(line.split(), f"{self.files.where(entry.raw)}: line {k}", record))
                 except DataError as error:
-                    left_out.append(str(error))
-        return Told(tuple(claims), tuple(left_out))
+                    problems.append(str(error))
+        return ImageClaims(tuple(claims), tuple(problems))
 
     def _object(self, fields: Sequence[str], where: str, record: ImageRecord) -> Claim:
-        kind = number(fields[0], f"{where}: name")
+        kind = check_number(fields[0], f"{where}: name")
         if kind not in self.names:
             raise DataError(
                 f"{where}: name: found {fields[0]}; a whole number from {min(self.names, default=0)} to {max(self.names, default=0)} is expected"
             )
         label = self.names[int(kind)]
-        values = [number(value, f"{where}: field {k}") for k, value in enumerate(fields[1:], start=2)]
+        values = [check_number(value, f"{where}: field {k}") for k, value in enumerate(fields[1:], start=2)]
         if any(not -0.01 <= v <= 1.01 for v in values):
             raise DataError(
                 f"{where}: found {next(v for v in values if not -0.01 <= v <= 1.01):g}; shares of the image's sides, 0 to 1, are expected"
@@ -140,11 +140,11 @@ class _YoloSet(LabelSet):
         score = None
         if len(values) in (4, 5):
             x, y, w, h = (v * sides[k % 2] for k, v in enumerate(values[:4]))
-            score = score_of(values[4]) if len(values) == 5 else None
-            region = placed(label, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), (), score, where, record)
+            score = read_score(values[4]) if len(values) == 5 else None
+            region = make_region(label, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), (), score, where, record)
         elif len(values) >= 6 and len(values) % 2 == 0:
-            points = polygon([v * sides[k % 2] for k, v in enumerate(values)], where, record)
-            region = placed(label, polygon_box(points), _parted(points), None, where, record)
+            points = check_polygon([v * sides[k % 2] for k, v in enumerate(values)], where, record)
+            region = make_region(label, polygon_box(points), _parted(points), None, where, record)
         else:
             raise DataError(
                 f"{where}: found {len(fields)} fields; a name and the four numbers of a box, or x and y of at least three corners, are expected"

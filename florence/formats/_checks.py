@@ -14,7 +14,7 @@ BIGGEST = 1e9
 """Pixels; beyond it a number is no place."""
 
 
-def number(value: Any, what: str) -> float:
+def check_number(value: Any, what: str) -> float:
     """A finite number, also one that is written as a text. Raises DataError."""
     try:
         found = float(value) if not isinstance(value, bool) else math.nan
@@ -25,31 +25,31 @@ def number(value: Any, what: str) -> float:
     return found
 
 
-def numbers(values: Any, what: str, count: int, meaning: str) -> tuple[float, ...]:
+def check_numbers(values: Any, what: str, count: int, meaning: str) -> tuple[float, ...]:
     """``count`` finite numbers. Raises DataError that tells their ``meaning``."""
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
         raise DataError(f"{what}: found {_short(values)}; {meaning} are expected")
-    return tuple(number(value, f"{what}[{k}]") for k, value in enumerate(values))
+    return tuple(check_number(value, f"{what}[{k}]") for k, value in enumerate(values))
 
 
-def text(value: Any, what: str) -> str:
+def check_text(value: Any, what: str) -> str:
     """A text that says something, as it is. Raises DataError."""
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{what}: found {_short(value)}; a text is expected")
     return value
 
 
-def polygon(points: Any, what: str, record: ImageRecord) -> Polygon:
+def check_polygon(points: Any, what: str, record: ImageRecord) -> Polygon:
     """x, y, x, y, … of at least three corners, inside the image. Raises DataError."""
     if isinstance(points, str) or not isinstance(points, Iterable):
         raise DataError(f"{what}: found {_short(points)}; x and y of at least three corners are expected")
-    found = [number(value, f"{what}[{k}]") for k, value in enumerate(points)]
+    found = [check_number(value, f"{what}[{k}]") for k, value in enumerate(points)]
     if len(found) < 6 or len(found) % 2:
         raise DataError(f"{what}: found {len(found)} numbers; x and y of at least three corners are expected")
     return tuple(min(max(value, 0.0), float((record.width, record.height)[k % 2])) for k, value in enumerate(found))
 
 
-def placed(
+def make_region(
     label: str, box: Sequence[float], polygons: tuple[Polygon, ...], score: float | None, what: str, record: ImageRecord
 ) -> Region:
     """The region of a box (x0, y0, x1, y1), inside the image. Raises DataError where nothing of it is."""
@@ -62,12 +62,12 @@ def placed(
     return Region(label, box=(x0, y0, x1, y1), polygons=polygons, score=score)
 
 
-def score_of(value: Any) -> float | None:
+def read_score(value: Any) -> float | None:
     """A score, where it is one."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 else None
 
 
-def bad_box(row: Annotation) -> str:
+def explain_bad_box(row: Annotation) -> str:
     """Why a label has no box to write, in words that can be counted; empty where it has."""
     if not row.regions:
         return f"{row.task}: without a place"
