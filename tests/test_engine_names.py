@@ -1,4 +1,4 @@
-"""Names that say the same, kinds of things, and who has a name for what."""
+"""Synonyms and hypernyms of names, and which names an annotator has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine_claims import box, fused, image, one_image, tables
 import florence.engine
 from florence.config import EngineSettings
 from florence.engine import fuse
-from florence.engine.enhance.names import names
+from florence.engine.enhance.names import build_name_table
 from florence.errors import SettingsError
 from florence.records import AnnotatorProfile, Claim, table_annotations
 
@@ -19,30 +19,30 @@ PLACE = (10, 10, 50, 50)
 BUILT_IN = json.loads((Path(florence.engine.__file__).parent / "enhance/names.json").read_text())
 
 
-def only(said, **settings):
-    (row,) = fused(said, **settings)
+def only(claims, **settings):
+    (row,) = fused(claims, **settings)
     return row
 
 
-def test_names_that_say_the_same_are_one_vote():
-    said = one_image(
+def test_synonyms_are_votes_for_one_name():
+    claims = one_image(
         a=[box("sofa", *PLACE)], b=[box("Couch", *PLACE)], c=[box("settee", *PLACE)], d=[box("chair", *PLACE)]
     )
-    assert only(said).text in ("sofa", "Couch", "settee") and only(said).confidence > 0.9
-    assert only(said, settings=EngineSettings(synonyms={"sofa": ("couch", "settee")})).text == "sofa"
+    assert only(claims).text in ("sofa", "Couch", "settee") and only(claims).confidence > 0.9
+    assert only(claims, settings=EngineSettings(synonyms={"sofa": ("couch", "settee")})).text == "sofa"
     person = one_image(a=[box("sofa", *PLACE)], human=[box("Couch", *PLACE)])
     assert only(person, settings=EngineSettings(synonyms={"sofa": ("couch",)})).text == "Couch", (
-        "what a person says is not changed"
+        "a label by a person is not changed"
     )
 
 
-def test_names_are_never_alike_by_accident():
+def test_names_of_similar_spelling_are_not_similar():
     for one, other in (("cat", "car"), ("hat", "cat"), ("bus", "bush"), ("pot", "potted plant")):
-        assert names(EngineSettings()).likeness(one, other) == 0
+        assert build_name_table(EngineSettings()).similarity(one, other) == 0
         assert only(one_image(a=[box(one, *PLACE)], b=[box(other, *PLACE)])).confidence < 0.6
 
 
-def test_a_kind_supports_what_is_of_it_and_the_narrower_name_stands():
+def test_a_hypernym_supports_its_hyponym_and_the_narrower_name_is_kept():
     for order in (("dog", "animal"), ("animal", "dog")):
         row = only(one_image(a=[box(order[0], *PLACE)], b=[box(order[1], *PLACE)]))
         apart = only(one_image(a=[box("dog", *PLACE)], b=[box("vehicle", *PLACE)]))
@@ -56,31 +56,38 @@ def test_a_kind_supports_what_is_of_it_and_the_narrower_name_stands():
     )
 
 
-def test_kinds_go_up_all_the_way():
-    table = names(EngineSettings(hypernyms={"pet": ("kitten",), "thing": ("pet", "animal")}))
-    assert {"kitten", "cat", "animal", "pet", "thing"} <= table.kinds("Kitten")
-    assert table.likeness("kitten", "thing") > table.likeness("thing", "kitten") > 0 == table.likeness("kitten", "dog")
+def test_hypernyms_are_transitive():
+    table = build_name_table(EngineSettings(hypernyms={"pet": ("kitten",), "thing": ("pet", "animal")}))
+    assert {"kitten", "cat", "animal", "pet", "thing"} <= table.with_hypernyms("Kitten")
+    assert (
+        table.similarity("kitten", "thing")
+        > table.similarity("thing", "kitten")
+        > 0
+        == table.similarity("kitten", "dog")
+    )
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, message",
     [
-        (EngineSettings(hypernyms={"a": ("b",), "b": ("a",)}), "kind of itself"),
+        (EngineSettings(hypernyms={"a": ("b",), "b": ("a",)}), "hypernym of itself"),
         (EngineSettings(synonyms={"a": ("b",), "c": ("b",)}), "given to both"),
     ],
 )
-def test_a_table_that_contradicts_itself_is_refused(settings, told):
-    with pytest.raises(SettingsError, match=told):
-        names(settings)
+def test_a_table_that_contradicts_itself_is_refused(settings, message):
+    with pytest.raises(SettingsError, match=message):
+        build_name_table(settings)
 
 
 def test_the_built_in_table_is_sound():
-    table = names(EngineSettings())
+    table = build_name_table(EngineSettings())
     for name, others in BUILT_IN["synonyms"].items():
-        assert table.plain(name) == name and all(table.plain(other) == name for other in others)
-    for kind, members in BUILT_IN["kinds"].items():
-        assert all(table.likeness(table.plain(member), table.plain(kind)) > 0.5 for member in members)
-        assert not set(map(table.plain, members)) & table.kinds(kind), f"{kind} is its own member"
+        assert table.canonical(name) == name and all(table.canonical(other) == name for other in others)
+    for hypernym, members in BUILT_IN["hypernyms"].items():
+        assert all(table.similarity(table.canonical(member), table.canonical(hypernym)) > 0.5 for member in members)
+        assert not set(map(table.canonical, members)) & table.with_hypernyms(hypernym), (
+            f"{hypernym} is its own hypernym"
+        )
     coco_in_voc = {
         "aeroplane": "airplane",
         "motorbike": "motorcycle",
@@ -89,39 +96,39 @@ def test_the_built_in_table_is_sound():
         "pottedplant": "potted plant",
         "diningtable": "dining table",
     }
-    assert all(table.plain(voc) == coco for voc, coco in coco_in_voc.items())
+    assert all(table.canonical(voc) == coco for voc, coco in coco_in_voc.items())
 
 
-def told(said, profiles, images=None) -> list:
-    return table_annotations(fuse(*tables(said, images or [image()]), EngineSettings(), 0, profiles))
+def fuse_claims(claims, profiles, images=None) -> list:
+    return table_annotations(fuse(*tables(claims, images or [image()]), EngineSettings(), 0, profiles))
 
 
-def test_silence_of_one_that_has_no_name_for_it_tells_nothing():
+def test_silence_of_an_annotator_that_lacks_the_name_is_no_evidence():
     images = [image(f"{k:03d}") for k in range(40)]
-    said = {
-        who: {i.image_id: [box("zebra", *PLACE)] if who == "a" else [] for i in images[:4]}
+    claims = {
+        annotator: {i.image_id: [box("zebra", *PLACE)] if annotator == "a" else [] for i in images[:4]}
         | {i.image_id: [box("cat", *PLACE)] for i in images[4:]}
-        for who in "abc"
+        for annotator in "abc"
     }
 
     def zebra(vocabulary) -> float:
         return next(
             row.confidence
-            for row in told(said, [AnnotatorProfile(who, vocabulary=vocabulary) for who in "bc"], images)
+            for row in fuse_claims(claims, [AnnotatorProfile(name, vocabulary=vocabulary) for name in "bc"], images)
             if row.text == "zebra"
         )
 
-    blind, seeing, kind = zebra(("cat", "dog")), zebra(("cat", "zebra")), zebra(("cat", "animal"))
-    assert blind > 0.6 > 0.3 > seeing and kind == seeing, 'one that says "animal" could have said that'
-    assert zebra(None) == seeing
+    lacking, having, hypernym = zebra(("cat", "dog")), zebra(("cat", "zebra")), zebra(("cat", "animal"))
+    assert lacking > 0.6 > 0.3 > having and hypernym == having, 'one that says "animal" could have claimed that'
+    assert zebra(None) == having
 
 
 def test_a_ranker_has_no_vote_and_a_person_may_have_any_name():
-    said = one_image(
+    claims = one_image(
         a=[box("cat", *PLACE)],
         clip=[box("dog", *PLACE), Claim("<CAPTION>", "a dog", (), 0.9)],
         coco=[box("cow", *PLACE)],
     )
-    (row,) = told(said, [AnnotatorProfile("clip", "ranker"), AnnotatorProfile("coco", "human")])
+    (row,) = fuse_claims(claims, [AnnotatorProfile("clip", "ranker"), AnnotatorProfile("coco", "human")])
     assert (row.text, row.confidence) == ("cow", 1.0)
-    assert told(said, []) != told(said, [AnnotatorProfile("clip", "ranker")])
+    assert fuse_claims(claims, []) != fuse_claims(claims, [AnnotatorProfile("clip", "ranker")])

@@ -13,7 +13,7 @@ from florence.engine.consensus.annotator_models import BY_CLAIMS, BY_CLAIMS_OF_T
 from florence.engine.consensus.label_matrix import Ballots, Similarity, ballots
 from florence.engine.consensus.vote import HUMAN, STUDENT, Outcome, gather, paired_iou, sharpness, vote
 from florence.engine.consensus.word_consensus import spell
-from florence.engine.enhance.names import names
+from florence.engine.enhance.names import build_name_table
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.regions import flag_degenerate_boxes, flag_duplicates, flag_near_full_boxes
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
@@ -107,7 +107,13 @@ def place_units(claims: Claims, kind: int, size: np.ndarray | None, settings: En
     bounds = np.append(claims.regions.bounds, np.full((1, 4), np.nan), axis=0)[region]
     known, place = np.unique(claims.text[rows], return_inverse=True)
     said = [claims.texts[k] for k in known.tolist()]
-    plain = normal if BASE_TYPES[kind] == READ else names(settings).plain if BASE_TYPES[kind] == OBJECTS else same
+    plain = (
+        normal
+        if BASE_TYPES[kind] == READ
+        else build_name_table(settings).canonical
+        if BASE_TYPES[kind] == OBJECTS
+        else same
+    )
     codes: dict[str, int] = {}
     code = np.asarray([codes.setdefault(plain(text), len(codes)) for text in said], np.int64)[place]
     human = is_human(claims)[claims.annotator[rows]]
@@ -219,13 +225,13 @@ def vocabulary(claims: Claims, units: Units, settings: EngineSettings) -> np.nda
     """(A, codes) whether an annotator has a name, or that of a kind, for what has that code; None where all have any."""
     if all(known is None for known in claims.vocabularies):
         return None
-    table = names(settings)
+    table = build_name_table(settings)
     example = dict(zip(units.code.tolist(), units.text, strict=True))
     able = np.ones((len(claims.annotators), len(example)), bool)
     for who, known in enumerate(claims.vocabularies):
         if known is not None:
-            words = {table.plain(name) for name in known}
-            able[who] = [bool(words & table.kinds(example[code])) for code in range(len(example))]
+            words = {table.canonical(name) for name in known}
+            able[who] = [bool(words & table.with_hypernyms(example[code])) for code in range(len(example))]
     return able
 
 
@@ -238,9 +244,9 @@ def likeness(units: Units, task: str, settings: EngineSettings) -> Similarity:
         pairs = list(zip(a.tolist(), b.tolist(), strict=True))
         new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
         if task == OBJECTS:
-            table = names(settings)
-            plain = {code: table.plain(example[code]) for pair in new for code in pair}
-            known.update({(x, y): table.likeness(plain[x], plain[y]) for x, y in new})
+            table = build_name_table(settings)
+            plain = {code: table.canonical(example[code]) for pair in new for code in pair}
+            known.update({(x, y): table.similarity(plain[x], plain[y]) for x, y in new})
         elif task == READ:
             sides = align_pairs([(letters(example[x]), letters(example[y])) for x, y in new])
             known.update(
@@ -310,7 +316,7 @@ def place_labels(claims: Claims, kind: int, asked: Poll, settings: EngineSetting
     there = ~np.isnan(box).any(axis=1)
     text = _spelled(asked, fused) if task == READ else [units.text[k] for k in speaker.tolist()]
     if task == OBJECTS:
-        table = names(settings)
+        table = build_name_table(settings)
         text = [t if human else table.label(t) for t, human in zip(text, units.human[speaker].tolist(), strict=True)]
     nothing = np.full((len(box), 8), np.nan)
     quad = (

@@ -189,12 +189,12 @@ def reliabilities(
 
 def _by_name(asked: Poll, looked: np.ndarray, settings: EngineSettings) -> list[dict[str, float]]:
     """Each annotator's `Reliable.by_name`. ``looked``: (images, A)."""
-    from florence.engine.enhance.names import names
+    from florence.engine.enhance.names import build_name_table
 
     units, trust = asked.units, asked.judged.trust
     example = dict(zip(units.code.tolist(), units.text, strict=True))
     codes = [code for code in np.argsort(-trust.called, kind="stable").tolist() if code in example]
-    labels = {code: names(settings).label(example[code]) for code in codes}
+    labels = {code: build_name_table(settings).label(example[code]) for code in codes}
     result = []
     for who, recall in enumerate(trust.seen * trust.named):
         met = set(units.code[looked[units.image, who]].tolist())

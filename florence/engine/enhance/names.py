@@ -1,4 +1,4 @@
-"""Names of objects: which say the same, and which are kinds of which. By a table, never by likeness: "cat" and "car" are one letter apart."""
+"""Names of objects: synonyms and hypernyms, by a table and never by spelling: "cat" and "car" are one letter apart."""
 
 from __future__ import annotations
 
@@ -11,87 +11,94 @@ from florence.config import EngineSettings
 from florence.errors import SettingsError
 from florence.metrics import same
 
-BROADER, NARROWER = 0.9, 0.5
-"""How right a kind is ("animal") where a thing is of it (a dog); and how right a name is where nothing but its kind is known."""
+HYPERNYM_SIMILARITY, HYPONYM_SIMILARITY = 0.9, 0.5
+"""How right a hypernym ("animal") is of an object with the narrower name (a dog); and a narrower name where the object has
+only the hypernym."""
 
 
 @dataclass(frozen=True)
-class Names:
-    """A table of names. ``one``: a name → the one that stands for all that say the same; ``above``: such a name → every kind it is of; ``given``: a
-    name → what labels shall be called by.
+class NameTable:
+    """Names in their compared form (`florence.metrics.same`).
+
+    ``synonyms``: name → the canonical name of its synonyms. ``hypernyms``: canonical name → all its hypernyms.
+    ``replacements``: name → the name that labels get in its place, by `engine.synonyms`.
     """
 
-    one: dict[str, str]
-    above: dict[str, frozenset[str]]
-    given: dict[str, str]
+    synonyms: dict[str, str]
+    hypernyms: dict[str, frozenset[str]]
+    replacements: dict[str, str]
 
-    def plain(self, text: str) -> str:
-        """What ``text`` is compared by."""
+    def canonical(self, text: str) -> str:
+        """Return the name that ``text`` is compared by."""
         name = same(text)
-        return self.one.get(name, name)
+        return self.synonyms.get(name, name)
 
-    def kinds(self, text: str) -> frozenset[str]:
-        """All that a thing of that name may be called: itself and its kinds, each as `plain` has it."""
-        name = self.plain(text)
-        return self.above.get(name, frozenset()) | {name}
+    def with_hypernyms(self, text: str) -> frozenset[str]:
+        """Return the canonical names of an object called ``text``: its own and its hypernyms."""
+        name = self.canonical(text)
+        return self.hypernyms.get(name, frozenset()) | {name}
 
-    def likeness(self, thing: str, said: str) -> float:
-        """How right ``said`` is of a ``thing``, both as `plain` has them."""
-        if thing == said:
+    def similarity(self, name: str, claimed: str) -> float:
+        """Return how right the name ``claimed`` is of an object called ``name``, 0 … 1; both canonical."""
+        if name == claimed:
             return 1.0
-        if said in self.above.get(thing, frozenset()):
-            return BROADER
-        return NARROWER if thing in self.above.get(said, frozenset()) else 0.0
+        if claimed in self.hypernyms.get(name, frozenset()):
+            return HYPERNYM_SIMILARITY
+        return HYPONYM_SIMILARITY if name in self.hypernyms.get(claimed, frozenset()) else 0.0
 
     def label(self, text: str) -> str:
-        """``text``, or the name that the settings give to what it says."""
-        return self.given.get(same(text), text)
+        """Return ``text``, or the name that the settings put in its place."""
+        return self.replacements.get(same(text), text)
 
 
-def names(settings: EngineSettings) -> Names:
-    """The built-in table (names.json beside this file) with `engine.synonyms` and `engine.hypernyms` added.
+def build_name_table(settings: EngineSettings) -> NameTable:
+    """Return the built-in table (names.json beside this file) with `engine.synonyms` and `engine.hypernyms` added.
 
-    Raises SettingsError where a name would stand for two others, or be a kind of itself.
+    Raises SettingsError where a name would be a synonym of two others, or a hypernym of itself.
     """
-    return _table(json.dumps([settings.synonyms, settings.hypernyms]))
+    return _build(json.dumps([settings.synonyms, settings.hypernyms]))
 
 
 @lru_cache(maxsize=8)
-def _table(added: str) -> Names:
-    synonyms, kinds = json.loads(added)
+def _build(added: str) -> NameTable:
+    synonyms, hypernyms = json.loads(added)
     built_in = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
-    given = _merged(synonyms)
-    one = {**_merged(built_in["synonyms"]), **given}
-    # a name that stands for others may itself be another's
-    one = {name: one.get(target, target) for name, target in one.items()}
+    replacements = _invert(synonyms)
+    canonical = {**_invert(built_in["synonyms"]), **replacements}
+    # a canonical name may itself be a synonym of another
+    canonical = {name: canonical.get(target, target) for name, target in canonical.items()}
     own = {same(name) for name in synonyms}
-    one = {name: target for name, target in one.items() if name not in own}
-    below: dict[str, set[str]] = {}
-    for kind, members in [*built_in["kinds"].items(), *kinds.items()]:
+    canonical = {name: target for name, target in canonical.items() if name not in own}
+    above: dict[str, set[str]] = {}
+    for hypernym, members in [*built_in["hypernyms"].items(), *hypernyms.items()]:
         for member in members:
-            below.setdefault(_of(one, member), set()).add(_of(one, kind))
-    return Names(one, {name: frozenset(_above(name, below, (name,))) for name in below}, given)
+            above.setdefault(_look_up(canonical, member), set()).add(_look_up(canonical, hypernym))
+    closure = {name: frozenset(_collect_hypernyms(name, above, (name,))) for name in above}
+    return NameTable(canonical, closure, replacements)
 
 
-def _of(one: dict[str, str], name: str) -> str:
-    return one.get(same(name), same(name))
+def _look_up(canonical: dict[str, str], name: str) -> str:
+    return canonical.get(same(name), same(name))
 
 
-def _merged(synonyms: dict[str, list[str]]) -> dict[str, str]:
+def _invert(synonyms: dict[str, list[str]]) -> dict[str, str]:
+    """Return each synonym's name. Raises SettingsError where a synonym is given to two names."""
     result: dict[str, str] = {}
     for name, others in synonyms.items():
         for other in map(same, others):
             if result.setdefault(other, same(name)) != same(name):
                 raise SettingsError(
-                    f"engine.synonyms: {other!r} is given to both {result[other]!r} and {same(name)!r}; a name stands for one thing"
+                    f"engine.synonyms: {other!r} is given to both {result[other]!r} and {same(name)!r}; "
+                    "a name is a synonym of one other"
                 )
     return result
 
 
-def _above(name: str, below: dict[str, set[str]], path: tuple[str, ...]) -> set[str]:
+def _collect_hypernyms(name: str, above: dict[str, set[str]], path: tuple[str, ...]) -> set[str]:
+    """Return all hypernyms of ``name``, through every level. Raises SettingsError where one is its own hypernym."""
     found: set[str] = set()
-    for kind in below.get(name, ()):
-        if kind in path:
-            raise SettingsError(f"engine.hypernyms: {kind!r} would be a kind of itself, by {' → '.join(path)}")
-        found |= {kind} | _above(kind, below, (*path, kind))
+    for hypernym in above.get(name, ()):
+        if hypernym in path:
+            raise SettingsError(f"engine.hypernyms: {hypernym!r} would be a hypernym of itself, by {' → '.join(path)}")
+        found |= {hypernym} | _collect_hypernyms(hypernym, above, (*path, hypernym))
     return found
