@@ -378,7 +378,7 @@ def test_a_token_from_a_file_is_sent_and_never_told(tmp_path: Path):
         with pytest.raises(UnavailableError) as found:
             theirs.annotate(batch_of(1))
         assert counted.headers[0]["Authorization"] == "Bearer s3cr3t"
-        assert "s3cr3t" not in str(found.value) and "wrong: Bearer ***" in str(found.value)
+        assert "s3cr3t" not in str(found.value) and "wrong: Bearer •••" in str(found.value)
         (tmp_path / "token").write_text("n3w")
         with pytest.raises(UnavailableError):
             theirs.annotate(batch_of(1))
@@ -409,7 +409,7 @@ def test_a_token_that_is_repeated_in_an_answer_is_not_told(tmp_path: Path):
 
     with service(Counted(respond)) as url:
         first, second = map(str, made(url, token_file=str(tmp_path / "token"), retries=0).annotate(batch_of(2)))
-    assert first == "bad Bearer ***" and "found 'no ***'" in second and "s3cr3t" not in second
+    assert first == "bad Bearer •••" and "found 'no •••'" in second and "s3cr3t" not in second
 
 
 def test_netrc_is_used_for_its_host_alone(tmp_path: Path):
@@ -425,7 +425,7 @@ def test_netrc_is_used_for_its_host_alone(tmp_path: Path):
         with pytest.raises(UnavailableError) as found:
             made(url).annotate(batch_of(1))
         assert counted.headers[0]["Authorization"] == "Basic " + base64.b64encode(b"me:s3cr3t").decode()
-        assert "s3cr3t" not in str(found.value) and "you said ***, Basic ***" in str(found.value)
+        assert "s3cr3t" not in str(found.value) and "you said •••, Basic •••" in str(found.value)
         with pytest.raises(UnavailableError):
             made(url.replace("127.0.0.1", "localhost")).annotate(batch_of(1))
         assert "Authorization" not in counted.headers[1]

@@ -475,14 +475,14 @@ for asked in requests():
 """
     theirs = of(tmp_path, body, environment=["THEIR_TOKEN"])
     first, second = map(str, theirs.annotate(batch_of(2)))
-    assert first == "no right for ***" and "found '***'" in second and "s3cr3t" not in second
+    assert first == "no right for •••" and "found '•••'" in second and "s3cr3t" not in second
     with pytest.raises(UnavailableError) as found:
         of(tmp_path, body.replace("for asked", "sys.exit(2)\nfor asked"), environment=["THEIR_TOKEN"]).annotate(
             batch_of(1)
         )
     assert (
         "s3cr3t" not in str(found.value)
-        and "401 for ***" in str(found.value)
+        and "401 for •••" in str(found.value)
         and "[31mred\n    half" in str(found.value)
     )
     assert "\x1b" not in str(found.value) and "\r" not in str(found.value)

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,13 @@ from annotator_programs import ROOT, batch_of
 from test_annotators_contract import given, whole
 
 from florence.annotators import ANNOTATORS
-from florence.annotators.__main__ import arguments, converse, made
+from florence.annotators.__main__ import answer_batch, make_annotator, make_parser
 from florence.config import settings_from
 from florence.errors import FlorenceError, SettingsError, UnavailableError
 from florence.processes.annotations import AnnotationLine
-from florence.processes.protocol import _AnswerLine, _RequestLine, encode_png, format_request
+from florence.processes.png import encode_png
+from florence.processes.protocol import AnswerLine, RequestLine, format_request
+from florence.processes.server import answer_lines
 from florence.records import ANNOTATION_TYPES
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -188,7 +191,7 @@ def test_a_service_says_what_it_is_and_refuses_what_it_can_not_do(tmp_path: Path
 def conversed(use: str, *requests: bytes, size: int = 16) -> list[dict]:
     """What it answers to lines, read again."""
     out = io.BytesIO()
-    converse(made(use, None, None), io.BytesIO(b"".join(requests)), out, size)
+    answer_lines(partial(answer_batch, make_annotator(use, None, None)), io.BytesIO(b"".join(requests)), out, size)
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
@@ -215,7 +218,11 @@ def test_a_blank_line_has_it_answer_what_it_has():
     reading, writing = os.pipe()
     told, out = os.pipe()
     with os.fdopen(reading, "rb") as lines, os.fdopen(out, "wb") as answers:
-        thread = threading.Thread(target=converse, args=(made("phrases", None, None), lines, answers, 100), daemon=True)
+        thread = threading.Thread(
+            target=answer_lines,
+            args=(partial(answer_batch, make_annotator("phrases", None, None)), lines, answers, 100),
+            daemon=True,
+        )
         thread.start()
         with os.fdopen(writing, "wb", buffering=0) as ask, os.fdopen(told, "rb") as heard:
             for record in batch.records:
@@ -237,11 +244,11 @@ def test_the_document_has_settings_that_are_allowed_and_every_field():
     for overlay in overlays:
         for name, section in settings_from({"sources": {}, **overlay}).annotators.items():
             assert ANNOTATORS.get(section.use)(name=name, **section.options).tasks
-    for model in (_AnswerLine, _RequestLine, AnnotationLine):
+    for model in (AnswerLine, RequestLine, AnnotationLine):
         assert not [field for field in model.model_fields if f"`{field}`" not in text]
     assert not [kind for kind in ANNOTATION_TYPES if f"`{kind}`" not in text]
     words = re.findall(r"^python -m florence\.annotators (.*?)(?: +#.*)?$", text, re.M)
-    assert len(words) == 3 and all(arguments().parse_args(line.split()).use for line in words)
+    assert len(words) == 3 and all(make_parser().parse_args(line.split()).use for line in words)
 
 
 def ran(*words: str, given: bytes = b"") -> subprocess.CompletedProcess:
@@ -271,9 +278,9 @@ def test_what_can_not_be_run_is_told(use: str, options: str | None, message: str
     if options is not None:
         (tmp_path / "o.json").write_text(options)
     with pytest.raises(FlorenceError, match=message):
-        made(use, "ocr", None if options is None else str(tmp_path / "o.json"))
+        make_annotator(use, "ocr", None if options is None else str(tmp_path / "o.json"))
     with pytest.raises(SettingsError, match="nowhere.json is no JSON that can be read"):
-        made("reader", None, "nowhere.json")
+        make_annotator("reader", None, "nowhere.json")
 
 
 @pytest.mark.parametrize(

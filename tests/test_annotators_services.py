@@ -28,7 +28,7 @@ from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.errors import FlorenceError, SettingsError, UnavailableError
 from florence.records import Claim, ImageRecord, Region, annotate
 from florence.services.answers import is_refusal
-from florence.services.calls import GIVE_UP, parse_retry_after
+from florence.services.calls import MAX_FAILURES, parse_retry_after
 from florence.services.chat import ChatSettings, data_url
 from florence.services.usage import Usage
 
@@ -355,7 +355,7 @@ def test_an_answer_of_no_use_is_asked_for_again_and_then_fails_that_image_alone(
     ) as service:
         annotator = made(service, repeat=1)
         said = annotator.annotate(batch)
-    assert type(said[2]) is FlorenceError and text in str(said[2]) and "2 answers of no use" in str(said[2])
+    assert type(said[2]) is FlorenceError and text in str(said[2]) and "2 unusable answers" in str(said[2])
     assert [texts(said[i]) for i in (0, 1, 3)] == [[f"caption: {words[i]}"] for i in (0, 1, 3)]
     assert sorted(asked.body["seed"] for asked in service.asked) == [0, 0, 0, 0, 1, 1], "asked again with another seed"
     assert annotator.usage == Usage(6, service.tokens, 0.0)
@@ -428,7 +428,7 @@ def test_a_service_that_is_not_there_costs_nothing_and_is_not_tried_for_every_im
         said = annotator.annotate(pictures(30)[0])
     assert all(isinstance(claims, UnavailableError) for claims in said) and annotator.usage == Usage()
     assert [f"{url}/ cannot be reached" in str(claims) for claims in said] == [True] * 30
-    assert ["not asked, as" in str(claims) for claims in said] == [False] * GIVE_UP + [True] * (30 - GIVE_UP)
+    assert ["not asked, as" in str(claims) for claims in said] == [False] * MAX_FAILURES + [True] * (30 - MAX_FAILURES)
 
 
 def test_a_service_that_fails_on_the_way_is_tried_once_a_batch_until_it_is_back():
@@ -439,9 +439,9 @@ def test_a_service_that_fails_on_the_way_is_tried_once_a_batch_until_it_is_back(
         assert all(isinstance(claims, list) for claims in annotator.annotate(batch))
         broken.set()
         annotator.annotate(batch)
-        assert len(service.calls) == 30 + GIVE_UP
+        assert len(service.calls) == 30 + MAX_FAILURES
         annotator.annotate(batch)
-        assert len(service.calls) == 30 + GIVE_UP + 1
+        assert len(service.calls) == 30 + MAX_FAILURES + 1
         broken.clear()
         assert all(isinstance(claims, list) for claims in annotator.annotate(batch))
 
@@ -455,7 +455,7 @@ def test_a_request_that_is_refused_is_the_images_fault_only_where_others_are_ans
         assert type(said[4]) is FlorenceError and "answers 400 (too long)" in str(said[4]) and len(service.calls) == 8
     with server.chat(lambda asked: server.error(400, "too long")) as service:
         said = made(service).annotate(batch)
-        assert all(isinstance(claims, UnavailableError) for claims in said) and len(service.calls) == GIVE_UP
+        assert all(isinstance(claims, UnavailableError) for claims in said) and len(service.calls) == MAX_FAILURES
 
 
 def test_parts_of_a_request_can_be_left_out_and_the_limit_named_otherwise():

@@ -15,13 +15,13 @@ from PIL import Image
 
 from florence.errors import FlorenceError, UnavailableError
 from florence.geometry import polygon_area
+from florence.processes.png import encode_png
 from florence.processes.protocol import (
     LineReader,
     ProtocolError,
-    answer,
     format_answer,
-    encode_png,
     format_request,
+    parse_answer,
     parse_request,
 )
 from florence.records import ANNOTATION_TYPES, CAPTIONS, Claim, ImageRecord, Region, annotate
@@ -32,7 +32,7 @@ RECORD = ImageRecord("a" * 64, WIDTH, HEIGHT, "mine", "süß/1.png", "", "a “d
 
 def read(value: object, tasks=ANNOTATION_TYPES, number: int = 3):
     line = value if isinstance(value, bytes) else json.dumps(value).encode()
-    image, said = answer(line, number, {RECORD.image_id: RECORD}, tasks)
+    image, said = parse_answer(line, number, {RECORD.image_id: RECORD}, tasks)
     assert image == RECORD.image_id
     return said
 
@@ -283,7 +283,7 @@ DOG = {"label": "dog", "box": BOX}
         ),
         (
             {"task": "<CAPTION>", "text": "a dog", "box": BOX},
-            r"annotations\.1: a caption is a text without places; found box",
+            r"annotations\.1: a caption is a text without regions; found box",
         ),
         ({"task": "<CAPTION>", "text": "a dog", "regions": [DOG]}, r"annotations\.1: a caption .*found regions"),
         ({"task": "<CAPTION>"}, r"annotations\.1\.text"),
@@ -410,7 +410,7 @@ def test_malformed_requests_are_named(line: bytes, message: str):
 @given(st.lists(st.binary(max_size=9), max_size=9))
 def test_lines_come_out_the_same_however_they_are_cut(pieces: list[bytes]):
     lines = LineReader()
-    found = [line for piece in pieces for line in lines.of(piece)]
+    found = [line for piece in pieces for line in lines.feed(piece)]
     data = b"".join(pieces)
     assert found == [line for line in data.split(b"\n")[:-1] if line.strip()]
     assert bytes(lines.rest) == data.split(b"\n")[-1] and lines.number == data.count(b"\n")
@@ -419,10 +419,10 @@ def test_lines_come_out_the_same_however_they_are_cut(pieces: list[bytes]):
 def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("florence.processes.protocol.MAX_LINE", 1000)
     lines = LineReader()
-    assert len(list(lines.of(b"x" * 999 + b"\n"))) == 1
+    assert len(list(lines.feed(b"x" * 999 + b"\n"))) == 1
     with pytest.raises(ProtocolError, match="line 2 has more than 1,000 bytes"):
         for _ in range(20):
-            list(lines.of(b"y" * 100))
+            list(lines.feed(b"y" * 100))
 
 
 @pytest.mark.parametrize("level", [0, 1, 9])

@@ -16,7 +16,7 @@ from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.errors import SettingsError
 from florence.geometry import polygon_area
 from florence.images import shrink
-from florence.imaging.quads import from_the_top, upright
+from florence.imaging.quads import order_corners, reading_order
 from florence.records import Claim, ClaimsOrError, Region
 from florence.redact import redact
 from florence.services.answers import UnusableAnswerError
@@ -47,7 +47,8 @@ class AzureReader(Annotator):
         endpoint: Address | None = Field(
             None,
             exclude=True,
-            description="address of the Azure resource, as https://NAME.cognitiveservices.azure.com; none: VISION_ENDPOINT",
+            description="address of the Azure resource, as https://NAME.cognitiveservices.azure.com; "
+            "none: VISION_ENDPOINT",
         )
         model_version: str | None = Field(
             None, description="of the service's model, as its documents list them; none: its latest, which may change"
@@ -113,7 +114,10 @@ class AzureReader(Annotator):
             self._clients.put(ImageAnalysisClient(parts.geturl(), AzureKeyCredential(self._key), **options))
 
     def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
-        """Return the lines of each picture, in reading order. Raises SettingsError where the service refuses key or address."""
+        """Return the lines of each picture, in reading order.
+
+        Raises SettingsError where the service refuses key or address.
+        """
 
         def annotate_image(index: int, stop: threading.Event) -> list[Claim]:
             pixels, most = batch.pixels[index], Usage(1, 0, self.options.price)
@@ -197,17 +201,17 @@ class AzureReader(Annotator):
             ) from None
         claims = []
         for text, corners, score in found:
-            quad = upright(corners * factors, shape[1], shape[0])
+            quad = order_corners(corners * factors, shape[1], shape[0])
             if text and score >= self.options.min_score and polygon_area(quad) > 0:
                 claims.append(Claim("<OCR_WITH_REGION>", text, (Region(text, quad=quad, score=score),), score))
-        return sorted(claims, key=from_the_top)
+        return sorted(claims, key=reading_order)
 
 
 def encode(pixels: np.ndarray, side: int, size: int) -> tuple[bytes, np.ndarray]:
     """Return a picture (H, W, 3), uint8, as a file of at most ``size`` bytes whose sides are at most ``side``.
 
-    Also returns the factors (x, y) from the file's pixels to the picture's. The file is a PNG, or a JPEG where that is too
-    large, or a smaller picture where both are. Small pictures get a margin below and to the right.
+    Also returns the factors (x, y) from the file's pixels to the picture's. The file is a PNG, or a JPEG where that is
+    too large, or a smaller picture where both are. Small pictures get a margin below and to the right.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""Annotators behind HTTP: the lines that programs read and write (docs/annotators.md), as the body of a POST and of its answer."""
+"""Annotators behind HTTP: the lines of docs/annotators.md as the body of a POST and of its answer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.errors import SettingsError
 from florence.processes.isolation import AskFailure, FaultIsolator
-from florence.processes.protocol import LINES, LineReader, ProtocolError, answer, encode_png, format_request
+from florence.processes.png import encode_png
+from florence.processes.protocol import CONTENT_TYPE, LineReader, ProtocolError, format_request, parse_answer
 from florence.records import ANNOTATION_TYPES, ClaimsOrError, ImageRecord
+from florence.redact import redact
 
-BODY = 16 * 2**20
-"""Bytes of a POST from which on the images left go into another one."""
-PATIENCE = 3
-"""Answers of no use in a row after which the rest of a batch is left for a later run."""
+BODY_SIZE = 16 * 2**20
+"""Bytes of a POST after which the next images go into another one."""
+MAX_FAILURES = 3
+"""Failures in a row, with no answer in between, after which the rest of a batch is left for a later run."""
 OVERLOADED = (408, 425, 429, 502, 503, 504)
-"""Status codes of what may go well in a moment."""
-LONGEST = 60.0
-"""Seconds that are waited at most where the service asks to be left alone."""
+"""Status codes of calls that may succeed in a moment."""
+MAX_WAIT = 60.0
+"""Seconds to wait at most, where the service asks to wait."""
 REMEDIES = {
     401: "are its credentials in ~/.netrc or token_file, and valid?",
     403: "have its credentials the right to this?",
@@ -40,15 +42,18 @@ REMEDIES = {
 
 
 class _ServiceDownError(Exception):
-    """A service that gives no answers now. ``again``: whether to try in a moment, after ``wait`` seconds where it says so."""
+    """A service that gives no answers now.
 
-    def __init__(self, reason: str, again: bool = True, wait: float | None = None) -> None:
+    ``can_retry``: whether to try again in a moment, after ``wait`` seconds where the service says so.
+    """
+
+    def __init__(self, reason: str, can_retry: bool = True, wait: float | None = None) -> None:
         super().__init__(reason)
-        self.again, self.wait = again, wait
+        self.can_retry, self.wait = can_retry, wait
 
 
 class _UnusableResponseError(Exception):
-    """A call without an answer, or whose answer is of no use; an image may be at fault."""
+    """A call that left images without an answer; an image may be at fault."""
 
 
 class _ResponseTimeoutError(_UnusableResponseError):
@@ -56,7 +61,7 @@ class _ResponseTimeoutError(_UnusableResponseError):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A POST that is redirected would arrive as a GET, and credentials elsewhere."""
+    """Follow no redirect: a POST would arrive as a GET, and credentials elsewhere."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -64,33 +69,40 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 @ANNOTATORS.register("endpoint")
 class Endpoint(Annotator):
-    """Whatever a service of the user's claims. Pictures are sent as PNG, upright and without loss."""
+    """Claim what a service of the user claims. Pictures are sent as PNG, upright and without loss."""
 
     class Options(Section):
-        """Settings. Those that say where the service is and how patient to be are no part of the annotator's version: `version` alone says that it answers as before."""
+        """Settings. The address and how long to wait are no part of the annotator's version.
 
-        url: str = Field(
-            exclude=True, description="where lines are posted to, http:// or https://, without credentials"
+        `version` alone tells whether the service answers as before.
+        """
+
+        url: str = Field(exclude=True, description="address to post lines to, http:// or https://, without credentials")
+        tasks: Annotated[tuple[str, ...], among(ANNOTATION_TYPES)] = Field(
+            min_length=1, description="annotation types it claims"
         )
-        tasks: Annotated[tuple[str, ...], among(ANNOTATION_TYPES)] = Field(min_length=1, description="kinds it claims")
-        version: str = Field(min_length=1, description="raised by you when the service comes to answer otherwise")
+        version: str = Field(min_length=1, description="raise it when the service answers differently")
         vocabulary: tuple[str, ...] | None = Field(
             None, min_length=1, description="the names it can give to objects; none: any"
         )
         role: Literal["annotator", "ranker"] = Field(
-            "annotator", description="a ranker tells how well texts that others claimed fit"
+            "annotator", description="a ranker scores how well texts of other annotators fit"
         )
-        reads_claims: bool = Field(False, description="whether it is given what annotators before it claimed")
+        reads_claims: bool = Field(False, description="whether it gets the claims of earlier annotators")
         timeout: float = Field(
             120.0, gt=0, exclude=True, description="seconds without an answer after which a call has failed"
         )
         retries: int = Field(
-            4, ge=0, exclude=True, description="times that a failed call is made again, for the images that it left"
+            4,
+            ge=0,
+            exclude=True,
+            description="times that a failed call is made again, for the images that have no answer",
         )
         token_file: str | None = Field(
             None,
             exclude=True,
-            description="a file with a token, sent as `Authorization: Bearer`; none: name and password of ~/.netrc, where it has the host",
+            description="a file with a token, sent as `Authorization: Bearer`; "
+            "none: name and password from ~/.netrc, where it has the host",
         )
 
         @field_validator("url")
@@ -106,107 +118,107 @@ class Endpoint(Annotator):
         if isinstance(url, str) and ("@" in urlsplit(url).netloc or urlsplit(url).query):
             # Here and not in a validator, whose error would show it.
             raise SettingsError(
-                f"annotators.{name}.url: a name, password or query in an address may be secret, and settings are published: use ~/.netrc or token_file"
+                f"annotators.{name}.url: a name, password or query in an address may be secret, "
+                "and settings are published: use ~/.netrc or token_file"
             )
         super().__init__(name=name, **options)
         self.role = self.options.role
         self.needs = frozenset({"pixels", "claims"} if self.options.reads_claims else {"pixels"})
-        self._asking = FaultIsolator(PATIENCE)
+        self._isolator = FaultIsolator(MAX_FAILURES)
         self._secrets: tuple[str, ...] = ()
 
     def vocabulary(self) -> tuple[str, ...] | None:
-        """As the settings say."""
+        """Return the names in the settings."""
         return self.options.vocabulary
 
     def load(self) -> None:
-        """See to the credentials: it is no good to find out in the middle."""
+        """Read the credentials. Raises SettingsError where they cannot be read."""
         self._credentials()
 
     def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
-        """What the service says of each image. An image that it cannot get through is found, by asking about each alone.
+        """Return the service's claims about each image, or the image's error.
 
-        Raises UnavailableError where it answers about none.
+        See `florence.processes.isolation` for what happens when a call fails. Raises UnavailableError where the service
+        answers about none of the images.
         """
         if not batch.records:
             return []
-        if self._asking.given_up:
-            self._asking = FaultIsolator(PATIENCE)
-        places = {record.image_id: index for index, record in enumerate(batch.records)}
+        if self._isolator.is_given_up:
+            self._isolator = FaultIsolator(MAX_FAILURES)
+        indices = {record.image_id: index for index, record in enumerate(batch.records)}
 
-        def ask(images: Sequence[str], said: dict[str, ClaimsOrError]) -> AskFailure | None:
-            for body, asked in self._bodies(batch, [places[image] for image in images]):
-                failure = self._persist(body, asked, said)
+        def ask(images: Sequence[str], results: dict[str, ClaimsOrError]) -> AskFailure | None:
+            for body, requested in self._bodies(batch, [indices[image] for image in images]):
+                failure = self._post_until_answered(body, requested, results)
                 if failure is not None:
                     return failure
             return None
 
-        found = self._asking.about(list(places), ask)
-        return [found[record.image_id] for record in batch.records]
+        results = self._isolator.ask(list(indices), ask)
+        return [results[record.image_id] for record in batch.records]
 
-    def _bodies(self, batch: ImageBatch, chosen: Sequence[int]) -> Iterator[tuple[bytes, dict[str, ImageRecord]]]:
-        """What to post, and the images it asks about."""
+    def _bodies(self, batch: ImageBatch, indices: Sequence[int]) -> Iterator[tuple[bytes, dict[str, ImageRecord]]]:
+        """Yield the bodies to post, each with the images that it asks about."""
         lines: list[bytes] = []
-        asked: dict[str, ImageRecord] = {}
-        for index in chosen:
+        requested: dict[str, ImageRecord] = {}
+        for index in indices:
             record = batch.records[index]
-            lines.append(
-                format_request(
-                    record,
-                    batch.claims[index] if self.options.reads_claims else None,
-                    image=encode_png(batch.pixels[index], 1),
-                )
-            )
-            asked[record.image_id] = record
-            if sum(map(len, lines)) >= BODY:
-                yield b"".join(lines), asked
-                lines, asked = [], {}
+            claims = batch.claims[index] if self.options.reads_claims else None
+            lines.append(format_request(record, claims, image=encode_png(batch.pixels[index], 1)))
+            requested[record.image_id] = record
+            if sum(map(len, lines)) >= BODY_SIZE:
+                yield b"".join(lines), requested
+                lines, requested = [], {}
         if lines:
-            yield b"".join(lines), asked
+            yield b"".join(lines), requested
 
-    def _persist(self, body: bytes, asked: dict[str, ImageRecord], said: dict[str, ClaimsOrError]) -> AskFailure | None:
-        """Post a body, and again where that may help: of several images, answers of no use are not asked for again, as that is done one by one."""
+    def _post_until_answered(
+        self, body: bytes, requested: dict[str, ImageRecord], results: dict[str, ClaimsOrError]
+    ) -> AskFailure | None:
+        """Post a body, and again where that may help; return what failed.
+
+        A body about several images is not posted again for an unusable answer: its images are asked about one by one.
+        """
         for tried in range(self.options.retries + 1):
-            last, wait = tried == self.options.retries, 0.5 * 2**tried
+            is_last, wait = tried == self.options.retries, 0.5 * 2**tried
             try:
-                self._post(body, asked, said)
+                self._post(body, requested, results)
             except _ServiceDownError as error:
-                if not error.again or last:
-                    return AskFailure(
-                        self._blotted(f"{self.options.url} {error}") + (f" ({tried + 1} times)" if tried else ""),
-                        lasting=True,
-                    )
+                if not error.can_retry or is_last:
+                    times = f" ({tried + 1} times)" if tried else ""
+                    return AskFailure(redact(f"{self.options.url} {error}", self._secrets) + times, is_lasting=True)
                 wait = wait if error.wait is None else error.wait
             except (_UnusableResponseError, ProtocolError) as error:
-                if not asked.keys() <= said.keys() and (
-                    len(asked) > 1 or last or isinstance(error, _ResponseTimeoutError)
-                ):
-                    return AskFailure(self._blotted(f"{self.options.url} {error}"))
-            if asked.keys() <= said.keys():
+                is_final = len(requested) > 1 or is_last or isinstance(error, _ResponseTimeoutError)
+                if not requested.keys() <= results.keys() and is_final:
+                    return AskFailure(redact(f"{self.options.url} {error}", self._secrets))
+            if requested.keys() <= results.keys():
                 return None
-            time.sleep(min(wait, LONGEST))
+            time.sleep(min(wait, MAX_WAIT))
         raise AssertionError("the last try returns")
 
-    def _post(self, body: bytes, asked: dict[str, ImageRecord], said: dict[str, ClaimsOrError]) -> None:
-        """One call. What was answered before it failed is kept. Raises _Down, or _Useless or ProtocolError where images are left unanswered."""
-        request = urllib.request.Request(
-            self.options.url, body, {"Content-Type": LINES, "Accept": LINES, **self._credentials()}, method="POST"
-        )
+    def _post(self, body: bytes, requested: dict[str, ImageRecord], results: dict[str, ClaimsOrError]) -> None:
+        """Make one call, and keep each answer in ``results``, also those before a failure.
+
+        Raises _ServiceDownError, or _UnusableResponseError or ProtocolError where images are left without an answer.
+        """
+        headers = {"Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE, **self._credentials()}
+        request = urllib.request.Request(self.options.url, body, headers, method="POST")
         opener = urllib.request.build_opener(_NoRedirect())
         try:
             with opener.open(request, timeout=self.options.timeout) as response:
-                for number, line, whole in self._lines(response):
+                for number, line, is_complete in self._lines(response):
                     try:
-                        image, claims = answer(line, number, asked, self.tasks)
+                        image, answer = parse_answer(line, number, requested, self.tasks)
                     except ProtocolError as error:
-                        raise (
-                            error if whole else _UnusableResponseError(f"broke off in the middle of a line ({error})")
-                        ) from None
-                    said.setdefault(
-                        image, claims if isinstance(claims, list) else type(claims)(self._blotted(str(claims)))
+                        cut_off = _UnusableResponseError(f"broke off in the middle of a line ({error})")
+                        raise (error if is_complete else cut_off) from None
+                    results.setdefault(
+                        image, answer if isinstance(answer, list) else type(answer)(redact(str(answer), self._secrets))
                     )
         except urllib.error.HTTPError as error:
             with error:
-                raise _refusal(error) from None
+                raise _status_error(error) from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, (BrokenPipeError, ConnectionResetError)):
                 raise _UnusableResponseError(
@@ -217,32 +229,40 @@ class Endpoint(Annotator):
             raise _ResponseTimeoutError(f"has answered nothing for {self.options.timeout:g} seconds") from None
         except (OSError, http.client.HTTPException) as error:
             raise _UnusableResponseError(f"broke off ({str(error) or type(error).__name__})") from None
-        if left := asked.keys() - said.keys():
-            raise _UnusableResponseError(f"left {len(left)} of {len(asked)} images unanswered")
+        if left := requested.keys() - results.keys():
+            raise _UnusableResponseError(f"left {len(left)} of {len(requested)} images unanswered")
 
     def _lines(self, response: http.client.HTTPResponse) -> Iterator[tuple[int, bytes, bool]]:
-        """The lines of an answer as they come, numbered, and whether each has its end. A service that drips bytes without ever ending a line runs out of time too."""
-        lines, since = LineReader(), time.monotonic()
+        """Yield (number, line, whether it has its end) for each line of an answer, as they come.
+
+        Raises TimeoutError also for a service that sends bytes without ever ending a line.
+        """
+        reader, last_line = LineReader(), time.monotonic()
         while data := response.read1(1 << 16):
-            for line in lines.of(data):
-                yield lines.number, line, True
-                since = time.monotonic()
-            if time.monotonic() - since > self.options.timeout:
+            for line in reader.feed(data):
+                yield reader.number, line, True
+                last_line = time.monotonic()
+            if time.monotonic() - last_line > self.options.timeout:
                 raise TimeoutError
-        yield from ((lines.number, line, False) for line in lines.of(b"\n"))
+        yield from ((reader.number, line, False) for line in reader.feed(b"\n"))
 
     def _credentials(self) -> dict[str, str]:
-        """The header that the settings or ~/.netrc have for the host. Raises SettingsError where they cannot be read."""
+        """Return the header with the token, or with what ~/.netrc has for the host.
+
+        Raises SettingsError where they cannot be read.
+        """
         if self.options.token_file is not None:
             try:
                 token = Path(self.options.token_file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingsError(
-                    f"annotators.{self.name}.token_file: {self.options.token_file} cannot be read: {type(error).__name__}"
+                    f"annotators.{self.name}.token_file: {self.options.token_file} cannot be read: "
+                    f"{type(error).__name__}"
                 ) from None
             if not re.fullmatch(r"[!-~]+", token):
                 raise SettingsError(
-                    f"annotators.{self.name}.token_file: {self.options.token_file} has to hold a token, in ASCII and on one line"
+                    f"annotators.{self.name}.token_file: {self.options.token_file} has to hold a token, "
+                    "in ASCII and on one line"
                 )
             self._secrets = (token,)
             return {"Authorization": f"Bearer {token}"}
@@ -253,7 +273,8 @@ class Endpoint(Annotator):
         except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
             # The error's own text would show what it stumbled over.
             raise SettingsError(
-                f"annotators.{self.name}: ~/.netrc cannot be read, at line {getattr(error, 'lineno', None) or '?'}: correct it, or its owner and mode"
+                f"annotators.{self.name}: ~/.netrc cannot be read, at line {getattr(error, 'lineno', None) or '?'}: "
+                "correct it, or its owner and mode"
             ) from None
         if not found or not found[2]:
             return {}
@@ -261,23 +282,17 @@ class Endpoint(Annotator):
         self._secrets = (pair, found[2])
         return {"Authorization": f"Basic {pair}"}
 
-    def _blotted(self, text: str) -> str:
-        """What a service says, without what it was told in confidence: some repeat it."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***") if secret else text
-        return text
 
-
-def _refusal(error: urllib.error.HTTPError) -> Exception:
-    """What an answer of another status than 2xx means."""
+def _status_error(error: urllib.error.HTTPError) -> Exception:
+    """Return what an answer of another status than 2xx means."""
     try:
-        told = " ".join(error.read(2000).decode(errors="replace").split())
+        message = " ".join(error.read(2000).decode(errors="replace").split())
     except (OSError, http.client.HTTPException):
-        told = ""
-    reason = f"answers {error.code} {error.reason}" + (f": {told[:300]}" if told else "")
+        message = ""
+    reason = f"answers {error.code} {error.reason}" + (f": {message[:300]}" if message else "")
     if error.code in OVERLOADED:
         wait = error.headers.get("Retry-After", "")
         return _ServiceDownError(reason, wait=float(wait) if wait.isdigit() else None)
     if error.code == 500 or error.code in (400, 411, 413, 415, 422):
         return _UnusableResponseError(reason)
-    return _ServiceDownError(f"{reason} ({REMEDIES.get(error.code, 'is the url right?')})", again=False)
+    return _ServiceDownError(f"{reason} ({REMEDIES.get(error.code, 'is the url right?')})", can_retry=False)

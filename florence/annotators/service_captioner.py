@@ -11,7 +11,7 @@ from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.geometry import Box
 from florence.records import CAPTIONS, Claim, ClaimsOrError, Region
-from florence.scene.objects import Seen, objects
+from florence.scene.objects import SceneObject, merge_objects
 from florence.services.chat import KEY_VARIABLES, ChatClient, ChatQuestion, ChatSettings, Texts
 from florence.services.settings import refuse_secrets
 
@@ -82,7 +82,7 @@ class ServiceCaptioner(Annotator):
         Raises SettingsError where the endpoint refuses key, model or request.
         """
         found = [
-            objects(claims, self.options.min_score, self.options.min_alone)[: self.options.most]
+            merge_objects(claims, self.options.min_score, self.options.min_alone)[: self.options.most]
             if REGION in self.tasks
             else ()
             for claims in batch.claims
@@ -93,7 +93,7 @@ class ServiceCaptioner(Annotator):
             lambda i, texts: self._claims(found[i], texts),
         )
 
-    def _questions(self, pixels: np.ndarray, found: tuple[Seen, ...]) -> list[ChatQuestion]:
+    def _questions(self, pixels: np.ndarray, found: tuple[SceneObject, ...]) -> list[ChatQuestion]:
         wishes = {
             task: (self.options.brief, self.options.detailed, self.options.more_detailed)[index]
             for index, task in enumerate(CAPTIONS)
@@ -107,7 +107,7 @@ class ServiceCaptioner(Annotator):
             ChatQuestion(self.options.region, (), _crop(pixels, one.box, self.options.margin)) for one in found
         ]
 
-    def _claims(self, found: tuple[Seen, ...], texts: list[Texts]) -> list[Claim]:
+    def _claims(self, found: tuple[SceneObject, ...], texts: list[Texts]) -> list[Claim]:
         captions = [Claim(task, texts[0][_key(task)]) for task in CAPTIONS if task in self.tasks]
         regions = [one[""].rstrip(".") for one in texts[len(texts) - len(found) :]]
         return captions + [

@@ -1,4 +1,4 @@
-"""Annotations as they stand in JSON, and the claims that they make once checked. Part of the wire form (`_wire`)."""
+"""Annotations as JSON has them in the protocol of lines, and the claims that they make once they are checked."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from florence.errors import FlorenceError
 from florence.geometry import Box, Polygon, Quad, box_quad, clip_box, polygon_area
 from florence.records import CAPTIONS, Claim, ImageRecord, Region
 
-SHOWN = 80
-"""Characters of what was found that an error shows."""
-PLACED: dict[str, str] = {
+MAX_SHOWN = 80
+"""Characters of a wrong value that an error shows."""
+SHAPES: dict[str, str] = {
     "<OD>": "box",
     "<DENSE_REGION_CAPTION>": "box",
     "<CAPTION_TO_PHRASE_GROUNDING>": "box",
@@ -21,35 +21,35 @@ PLACED: dict[str, str] = {
     "<VQA>": "box",
     "<CLASSIFICATION>": "box",
 }
-"""How each kind says where; captions do not."""
-MANY = ("<CAPTION_TO_PHRASE_GROUNDING>", "<VQA>")
-"""Kinds that may have several regions, whose labels are not the text; all others have one, under the text itself."""
-WHOLE = ("<VQA>", "<CLASSIFICATION>")
-"""Kinds that speak of the whole image, which needs no box."""
+"""The shape of each annotation type's regions; captions have none."""
+MULTI_REGION = ("<CAPTION_TO_PHRASE_GROUNDING>", "<VQA>")
+"""Annotation types with several regions, whose labels are not the text; the others have one, labelled with the text."""
+WHOLE_IMAGE = ("<VQA>", "<CLASSIFICATION>")
+"""Annotation types about the whole image, which need no box."""
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Score = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
 Index = Annotated[int, Field(strict=True, ge=0)]
 
 
-def _encodable(text: str) -> str:
-    # Half of a surrogate pair, which JSON can hold and UTF-8 cannot, would stop the whole table when it is written.
+def _check_encodable(text: str) -> str:
+    # JSON can hold half of a surrogate pair, UTF-8 cannot: it would stop the whole table when that is written.
     text.encode()
     return text
 
 
-Text = Annotated[str, AfterValidator(_encodable)]
+Text = Annotated[str, AfterValidator(_check_encodable)]
 Numbers = tuple[Number, ...]
 
 
 class WireLine(BaseModel):
-    """Fields that are not known are ignored: a later version of the form may have more."""
+    """A JSON object of the protocol. Unknown fields are ignored: a later version of the protocol may have more."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class RegionLine(WireLine):
-    """A place in an image as it is written; null is the same as not there."""
+    """A region as JSON has it; null is the same as left out."""
 
     label: Text | None = None
     box: Annotated[Numbers, Field(min_length=4, max_length=4)] | None = None
@@ -59,7 +59,7 @@ class RegionLine(WireLine):
     span: Annotated[tuple[Index, ...], Field(min_length=2, max_length=2)] | None = None
 
     def region(self) -> Region:
-        """The same place as it is, unchecked."""
+        """Return the same region, unchecked."""
         span = None if self.span is None else (self.span[0], self.span[1])
         return Region(
             self.label or "",
@@ -72,97 +72,103 @@ class RegionLine(WireLine):
 
 
 class AnnotationLine(RegionLine):
-    """An annotation as it is written. In the short form, without ``regions``, the fields of its one place stand in it."""
+    """An annotation as JSON has it. In the short form, without ``regions``, it has the fields of its one region."""
 
     task: str = "<OD>"
     text: Text | None = None
     regions: tuple[RegionLine, ...] | None = None
 
     def claim(self) -> Claim:
-        """The same claim as it is, unchecked."""
-        return Claim(self.task, self.text or "", tuple(place.region() for place in self.regions or ()), self.score)
+        """Return the same claim, unchecked."""
+        return Claim(self.task, self.text or "", tuple(region.region() for region in self.regions or ()), self.score)
 
 
 def build_claim(line: AnnotationLine, where: str, record: ImageRecord) -> Claim:
-    """The claim that a line makes about an image, its places clipped to the image and their corners put in order.
+    """Return the claim that a line makes about an image: regions clipped to the image, corners put in order.
 
-    ``where``: what errors call the line. Raises FlorenceError naming the field, what was found and what is allowed.
+    ``where``: the line's name in errors. Raises FlorenceError naming the field, what was found and what is allowed.
     """
-    places = _places(line, where)
-    text = line.text if line.text is not None or line.task in (*MANY, *CAPTIONS) else places[0][1].label
+    lines = _region_lines(line, where)
+    text = line.text if line.text is not None or line.task in (*MULTI_REGION, *CAPTIONS) else lines[0][1].label
     if text is None or not text.strip():
         raise FlorenceError(f"{where}.text: a text that is not empty is expected; found {text!r}")
-    regions = tuple(_region(place, name, line.task, text, record) for name, place in places)
+    regions = tuple(_build_region(region, name, line.task, text, record) for name, region in lines)
     if line.task == "<CAPTION_TO_PHRASE_GROUNDING>" and len({(region.label, region.span) for region in regions}) > 1:
         raise FlorenceError(
-            f"{where}.regions: all regions of one phrase are expected to have its label and span; found {shorten([region.label for region in regions])}"
+            f"{where}.regions: all regions of one phrase are expected to have its label and span; "
+            f"found {shorten([region.label for region in regions])}"
         )
     return Claim(line.task, text, regions, line.score)
 
 
-def _places(line: AnnotationLine, where: str) -> list[tuple[str, RegionLine]]:
-    """The places of a line, and what errors call each."""
+def _region_lines(line: AnnotationLine, where: str) -> list[tuple[str, RegionLine]]:
+    """Return the regions of a line, each with its name in errors. Raises FlorenceError for a wrong number of them."""
     short = [name for name in ("label", "box", "quad", "polygons", "span") if getattr(line, name)]
     if line.task in CAPTIONS:
         if line.regions or short:
-            raise FlorenceError(f"{where}: a caption is a text without places; found {', '.join(short or ['regions'])}")
+            raise FlorenceError(
+                f"{where}: a caption is a text without regions; found {', '.join(short or ['regions'])}"
+            )
         return []
     if line.regions is None:
         return [(where, line)]
     if short:
         raise FlorenceError(
-            f"{where}: regions, or the fields of the one place, are expected; found regions and {', '.join(short)}"
+            f"{where}: regions, or the fields of the one region, are expected; found regions and {', '.join(short)}"
         )
-    if not line.regions or (len(line.regions) > 1 and line.task not in MANY):
+    if not line.regions or (len(line.regions) > 1 and line.task not in MULTI_REGION):
         raise FlorenceError(
-            f"{where}.regions: {'one or more are' if line.task in MANY else 'one is'} expected for {line.task}; found {len(line.regions)}"
+            f"{where}.regions: {'one or more are' if line.task in MULTI_REGION else 'one is'} expected "
+            f"for {line.task}; found {len(line.regions)}"
         )
-    return [(f"{where}.regions.{index}", place) for index, place in enumerate(line.regions)]
+    return [(f"{where}.regions.{index}", region) for index, region in enumerate(line.regions)]
 
 
-def _region(place: RegionLine, where: str, task: str, text: str, record: ImageRecord) -> Region:
-    label = _label(place, where, task, text)
+def _build_region(line: RegionLine, where: str, task: str, text: str, record: ImageRecord) -> Region:
+    """Return the region of a line inside the image. Raises FlorenceError for a wrong label or shape, or no extent."""
+    label = _label(line, where, task, text)
     width, height = float(record.width), float(record.height)
-    if odd := [len(points) for points in place.polygons or () if len(points) % 2]:
+    if odd := [len(points) for points in line.polygons or () if len(points) % 2]:
         raise FlorenceError(
             f"{where}.polygons: x and y of each corner, an even number of values, are expected; found {odd[0]}"
         )
-    box = None if place.box is None else clip_box(place.box, width, height)
-    quad = None if place.quad is None else cast(Quad, _inside(place.quad, width, height))
-    polygons = tuple(_inside(points, width, height) for points in place.polygons or ())
-    if box is not None and quad is None and PLACED[task] == "quad":
+    box = None if line.box is None else clip_box(line.box, width, height)
+    quad = None if line.quad is None else cast(Quad, _clip_clockwise(line.quad, width, height))
+    polygons = tuple(_clip_clockwise(points, width, height) for points in line.polygons or ())
+    if box is not None and quad is None and SHAPES[task] == "quad":
         quad = box_quad(box)
         box = None
-    if box is None and task in WHOLE:
+    if box is None and task in WHOLE_IMAGE:
         box = (0.0, 0.0, width, height)
-    if not {"box": box, "quad": quad, "polygons": polygons}[PLACED[task]]:
-        raise FlorenceError(f"{where}.{PLACED[task]}: {task} needs one; found none")
+    if not {"box": box, "quad": quad, "polygons": polygons}[SHAPES[task]]:
+        raise FlorenceError(f"{where}.{SHAPES[task]}: {task} needs one; found none")
     for one in (Region(label, box=box), Region(label, quad=quad), Region(label, polygons=polygons)):
         if one != Region(label) and not (one.bounds[0] < one.bounds[2] and one.bounds[1] < one.bounds[3]):
-            found = place.box if one.box else place.quad or place.box if one.quad else place.polygons
+            found = line.box if one.box else line.quad or line.box if one.quad else line.polygons
             raise FlorenceError(
-                f"{where}: a place of some extent inside the image, 0, 0, {width:g}, {height:g}, is expected; found {shorten(found)}"
+                f"{where}: a region of some extent inside the image, 0, 0, {width:g}, {height:g}, is expected; "
+                f"found {shorten(found)}"
             )
-    return Region(
-        label, box, quad, polygons, place.score, None if place.span is None else (place.span[0], place.span[1])
-    )
+    return Region(label, box, quad, polygons, line.score, None if line.span is None else (line.span[0], line.span[1]))
 
 
-def _label(place: RegionLine, where: str, task: str, text: str) -> str:
-    """The label of a region: its own, what its span cuts out of the text, or the text."""
-    label = place.label
-    if place.span is not None:
-        start, end = place.span
+def _label(line: RegionLine, where: str, task: str, text: str) -> str:
+    """Return the label of a region: its own, or what its span cuts out of the text, or the text."""
+    label = line.label
+    if line.span is not None:
+        start, end = line.span
         if not start < end <= len(text):
             raise FlorenceError(
-                f"{where}.span: start and end within the {len(text)} characters of the text are expected; found {list(place.span)}"
+                f"{where}.span: start and end within the {len(text)} characters of the text are expected; "
+                f"found {list(line.span)}"
             )
         label = text[start:end] if label is None else label
         if label != text[start:end]:
             raise FlorenceError(
-                f"{where}.label: what the span cuts out of the text is expected, {shorten(text[start:end])}; found {shorten(label)}"
+                f"{where}.label: what the span cuts out of the text is expected, {shorten(text[start:end])}; "
+                f"found {shorten(label)}"
             )
-    if task not in MANY:
+    if task not in MULTI_REGION:
         label = text if label is None else label
         if label != text:
             raise FlorenceError(
@@ -173,8 +179,8 @@ def _label(place: RegionLine, where: str, task: str, text: str) -> str:
     return label
 
 
-def _inside(points: Polygon, width: float, height: float) -> Polygon:
-    """Corners moved into the image and, where they run anticlockwise, turned round from the first one on."""
+def _clip_clockwise(points: Polygon, width: float, height: float) -> Polygon:
+    """Return corners moved into the image; anticlockwise ones are turned round, from the first one on."""
     moved = [min(max(float(v), 0.0), height if i % 2 else width) for i, v in enumerate(points)]
     if polygon_area(moved) < 0:
         corners = list(zip(moved[0::2], moved[1::2], strict=True))
@@ -183,6 +189,6 @@ def _inside(points: Polygon, width: float, height: float) -> Polygon:
 
 
 def shorten(value: Any) -> str:
-    """``value`` as errors show it, shortened."""
+    """Return ``value`` as errors show it, shortened."""
     text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text):,} characters)"

@@ -1,4 +1,15 @@
-"""Asking an annotator that runs elsewhere, and can die of an image: of a whole batch first, then of what was left unanswered one by one."""
+"""Which image an annotator fails on: found by asking about each image alone.
+
+What happens to the claims of a batch when the annotator crashes, hangs, or writes something that is no answer:
+
+- The image was answered before the crash: its claims are kept. All claims about an image come in one answer, so there
+  are never half of them.
+- It was not answered: it is asked about again, alone. Claims of that answer are kept.
+- It gets no answer alone either, and the annotator answers about others: the image is at fault. It gets
+  `FlorenceError`, is stored as failed, and is not asked about again until the annotator's version changes.
+- The annotator is given up, or fails for a reason that no image is to blame for: the images that are left get
+  `UnavailableError`, nothing is stored of them, and a later run asks again.
+"""
 
 from __future__ import annotations
 
@@ -11,65 +22,70 @@ from florence.records import ClaimsOrError
 
 @dataclass(frozen=True, slots=True)
 class AskFailure:
-    """Why images were left unanswered. ``lasting``: it has nothing to do with them, and to ask on now would be in vain."""
+    """Why images were left without an answer. ``is_lasting``: no image is to blame, and asking on now is in vain."""
 
     reason: str
-    lasting: bool = False
+    is_lasting: bool = False
 
 
 Ask = Callable[[Sequence[str], dict[str, ClaimsOrError]], AskFailure | None]
-"""Asks about images, by id, and puts what is said of each into the dict; what failed where some are left unanswered."""
+"""Asks about images, by id, and puts each answer into the dict; returns what failed where images are left over."""
 
 
 class FaultIsolator:
-    """What an annotator has been like so far. One that fails more than ``patience`` times in a row, with no answer in between, is given up.
+    """Ask an annotator about batches of images, and find the images that it fails on.
 
-    An image is at fault where it was asked about alone and got no answer from an annotator that answers others. The last ones before an
-    annotator is given up may have been innocent: they are `UnavailableError`, as are all that it was not asked about.
+    An annotator that fails more than ``max_failures`` times in a row, with no answer in between, is given up. The last
+    images before that may be innocent: they get `UnavailableError`, as do all that it was not asked about.
     """
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
+    def __init__(self, max_failures: int) -> None:
+        self.max_failures = max_failures
         self.failures = 0
-        self.answered = False
-        self.reason = ""
+        self.has_answered = False
+        self.last_reason = ""
 
     @property
-    def given_up(self) -> bool:
-        """Whether it has failed too often."""
-        return self.failures > self.patience
+    def is_given_up(self) -> bool:
+        """Whether the annotator has failed too often."""
+        return self.failures > self.max_failures
 
-    def about(self, images: Sequence[str], ask: Ask) -> dict[str, ClaimsOrError]:
-        """What is said of each image. Raises UnavailableError where the annotator is given up without having answered about any of them."""
-        if self.given_up:
-            raise UnavailableError(f"given up after {self.failures} failures in a row, the last one: {self.reason}")
-        said: dict[str, ClaimsOrError] = {}
+    def ask(self, images: Sequence[str], ask: Ask) -> dict[str, ClaimsOrError]:
+        """Return the claims about each image, or its error.
+
+        Raises UnavailableError where the annotator answers about none of them, and no image was found to be at fault.
+        """
+        if self.is_given_up:
+            raise UnavailableError(
+                f"given up after {self.failures} failures in a row, the last one: {self.last_reason}"
+            )
+        results: dict[str, ClaimsOrError] = {}
         faults: dict[str, FlorenceError] = {}
-        doubtful: dict[str, FlorenceError] = {}
-        failure = self._once(images, said, ask)
-        for image in [image for image in images if image not in said]:
-            if failure is not None and (failure.lasting or self.given_up):
+        suspects: dict[str, FlorenceError] = {}
+        failure = self._ask_once(images, results, ask)
+        for image in [image for image in images if image not in results]:
+            if failure is not None and (failure.is_lasting or self.is_given_up):
                 break
-            failure = self._once([image], said, ask)
+            failure = self._ask_once([image], results, ask)
             if failure is None:
-                faults |= doubtful
-                doubtful = {}
+                faults |= suspects
+                suspects = {}
             else:
-                doubtful[image] = FlorenceError(f"asked about this image alone: {failure.reason}")
-        if failure is not None and not failure.lasting and not self.given_up and self.answered:
-            faults |= doubtful
-        if not said and not faults and failure is not None:
+                suspects[image] = FlorenceError(f"asked about this image alone: {failure.reason}")
+        if failure is not None and not failure.is_lasting and not self.is_given_up and self.has_answered:
+            faults |= suspects
+        if not results and not faults and failure is not None:
             raise UnavailableError(failure.reason)
         return {
-            image: said[image] if image in said else faults.get(image, UnavailableError(self.reason))
+            image: results[image] if image in results else faults.get(image, UnavailableError(self.last_reason))
             for image in images
         }
 
-    def _once(self, images: Sequence[str], said: dict[str, ClaimsOrError], ask: Ask) -> AskFailure | None:
-        before = len(said)
-        failure = ask(images, said)
-        if len(said) > before:
-            self.failures, self.answered = 0, True
+    def _ask_once(self, images: Sequence[str], results: dict[str, ClaimsOrError], ask: Ask) -> AskFailure | None:
+        answered_before = len(results)
+        failure = ask(images, results)
+        if len(results) > answered_before:
+            self.failures, self.has_answered = 0, True
         if failure is not None:
-            self.failures, self.reason = self.failures + 1, failure.reason
+            self.failures, self.last_reason = self.failures + 1, failure.reason
         return failure

@@ -1,1 +1,1 @@
-"""Calls to paid or remote services: retries, budgets, chat endpoints and what they answer. Knows no annotator."""
+"""Calls to remote and paid services: their settings, pace, budget and failures, chat endpoints and their answers."""

@@ -1,8 +1,8 @@
 """Calls to services: their pace, how many at once, which are made again, and what a failed one means for an image.
 
-Knows no protocol of any service. One image ends in one of three ways: claims; `FlorenceError`, where the service answers
-about others but not about this one, so the image is not asked about again; `UnavailableError`, where it got no answer for
-another reason (no connection, no budget, given up), so a later run asks again.
+Knows no protocol of any service. One image ends in one of three ways: claims; `FlorenceError`, where the service
+answers about others but not about this one, so the image is not asked about again; `UnavailableError`, where it got no
+answer for another reason (no connection, no budget, given up), so a later run asks again.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Caller:
     ) -> None:
         """Fill ``results`` from threads.
 
-        The threads are daemons and their results are awaited, not their ends: Ctrl-C does not wait for a silent service.
+        The threads are daemons, and their results are awaited, not their ends: Ctrl-C waits for no silent service.
         """
         waiting, done = deque(indices), SimpleQueue[tuple[int, ClaimsOrError | BaseException]]()
 
@@ -168,7 +168,7 @@ class Caller:
         read: Callable[[R], T],
         stop: threading.Event,
     ) -> T:
-        """Ask one question: return ``read`` of what ``call`` brings; ask again where either raises UnusableAnswerError.
+        """Return ``read`` of what ``call`` brings; ask again where either raises UnusableAnswerError.
 
         ``call`` is given how often the question was asked before, makes one call that uses ``most`` at most, and
         returns the answer and what it used, None where that is not known; it raises `CallFailedError`, or SettingsError

@@ -201,7 +201,7 @@ class ChatClient:
         }
 
     def _most_usage(self, question: ChatQuestion, request: dict[str, Any]) -> Usage:
-        """Return what one call may use at most: no tokenizer makes more tokens than bytes; a chat template adds a few."""
+        """Return the most that one call may use: tokens are never more than bytes; a chat template adds a few."""
         prompt = (
             len(question.prompt.encode())
             + len(json.dumps(request.get("response_format", "")))
@@ -218,7 +218,7 @@ class ChatClient:
         )
 
     def _call(self, request: dict[str, Any], has_image: bool, attempt: int) -> tuple[Any, Usage | None]:
-        """Return an answer's body (None where it is not JSON), and what it used (None where the service does not tell)."""
+        """Return an answer's body, None where it is not JSON, and what it used, None where that is not told."""
         import openai
 
         if "seed" in request:
