@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from florence.workspace.layout import read_images
+
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 Change = Callable[[dict[str, Any]], None]
 
@@ -59,10 +61,9 @@ def known(folder: Path) -> tuple[Any, list[str]]:
     import pyarrow.compute as pc
 
     from florence.evaluate import gold
-    from florence.stages import images_table
     from florence.store import Store
 
     data = Store(str(folder / "data"))
-    images = images_table(data)
+    images = read_images(data)
     ids = images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist()
     return gold(data, ids), ids

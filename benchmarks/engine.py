@@ -71,7 +71,7 @@ def flow(options: argparse.Namespace) -> dict[str, Any]:
     """The annotate flow against the bare annotators. Exits where the two do not claim the same."""
     import torch
 
-    from flows.server import prefect_api
+    from flows.prefect_server import prefect_api
 
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
@@ -108,16 +108,18 @@ def flow(options: argparse.Namespace) -> dict[str, Any]:
 
 def _flow_sides(root: Path, repeats: int) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
     """Median seconds of each side, of the clock and of the processor, and what both sides claimed."""
-    from florence import annotation, stages
     from florence.config import read_settings
     from florence.records import table_annotations
-    from flows.annotate import annotate, runner
-    from flows.parts import working_store
+    from florence.workspace import bind_workspace
+    from florence.workspace.annotate import list_annotators
+    from florence.workspace.collect import collect_images
+    from flows.annotate import annotate, task_runner
 
     settings = read_settings(root / "params.yaml")
-    store = working_store(settings, root)
-    stages.collect(settings, store)
-    who, files = annotation.annotators(settings), sorted((root / "photos").iterdir())
+    workspace = bind_workspace(root, settings)
+    store = workspace.store
+    collect_images(workspace)
+    who, files = list_annotators(settings), sorted((root / "photos").iterdir())
     said: dict[str, set[tuple[str, str, str]]] = {}
 
     def bare() -> None:
@@ -126,7 +128,7 @@ def _flow_sides(root: Path, repeats: int) -> tuple[dict[str, dict[str, float]], 
     def ours() -> None:
         for folder in ("claims", "coverage"):
             store.delete(folder)
-        annotate.with_options(task_runner=runner(settings))(str(root))
+        annotate.with_options(task_runner=task_runner(settings))(str(root))
 
     list(plain(settings, files[:2], who))  # models load, libraries warm up
     wall: dict[str, list[float]] = {"bare": [], "flow": []}
@@ -155,14 +157,14 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
     """What the annotators of ``who`` say of the images in ``files``, without store, flow or threads."""
     import hashlib
 
-    from florence import annotation
     from florence.annotators import ImageBatch
     from florence.images import decode_image
     from florence.records import ImageRecord, annotate
+    from florence.workspace.annotate import make_annotator
 
     batch = max(settings.annotators[annotator.name].batch_size for annotator in who)
     for annotator in who:
-        annotation.make_annotator(settings, annotator.name)[0].load()
+        make_annotator(settings, annotator.name)[0].load()
     for start in range(0, len(files), batch):
         records, pixels = [], []
         for file in files[start : start + batch]:
@@ -174,12 +176,12 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
             )
         said: dict[str, list[tuple]] = {}
         for annotator in who:
-            made = annotation.make_annotator(settings, annotator.name)[0]
+            made = make_annotator(settings, annotator.name)[0]
             size, said[annotator.name] = settings.annotators[annotator.name].batch_size, []
             for first in range(0, len(records), size):
                 part = slice(first, first + size)
                 heard = [
-                    tuple(row for name in annotator.reads for row in said[name][index])
+                    tuple(row for name in annotator.depends_on for row in said[name][index])
                     for index in range(first, min(first + size, len(records)))
                 ]
                 given = ImageBatch(
@@ -236,13 +238,13 @@ def workspace(root: Path, sources: dict[str, Any], wanted: Callable[[dict[str, A
 ANNOTATE = """
 import json, resource, sys
 from pathlib import Path
-from flows.server import prefect_api
+from flows.prefect_server import prefect_api
 root = Path(sys.argv[1])
 with prefect_api(root):
-    from flows.annotate import annotate, runner
+    from flows.annotate import annotate, task_runner
     from florence.config import read_settings
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    done = annotate.with_options(task_runner=runner(read_settings(root / "params.yaml")))(str(root))
+    done = annotate.with_options(task_runner=task_runner(read_settings(root / "params.yaml")))(str(root))
 print(json.dumps({"began": began / 1024, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "images": done.images}))
 """
 

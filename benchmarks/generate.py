@@ -20,7 +20,7 @@ from _common import arguments, in_turn, model, table, write
 from PIL import Image
 from tqdm import tqdm
 
-from florence.model.generate import Ask, Prompt, generate, predict
+from florence.model.generate import Prompt, Query, generate, predict
 from florence.sources import SOURCES
 from florence.tasks import task
 
@@ -125,7 +125,7 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
             predict(
                 checkpoint,
                 pictures,
-                [Ask(image, task_name, INPUTS.get(task_name, "")) for image, task_name in asked],
+                [Query(image, task_name, INPUTS.get(task_name, "")) for image, task_name in asked],
                 max_tokens=limits,
             ),
             bar.update(),

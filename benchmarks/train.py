@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ import torch
 from _common import arguments, in_turn, model, table, write
 from tqdm import tqdm
 
-from florence import stages
 from florence.config import TrainSettings, settings_from
 from florence.records import ANNOTATIONS, TASKS
 from florence.store import Store
-from florence.training.batches import pack
+from florence.training.batches import collate
 from florence.training.dataset import read_dataset
 from florence.training.trainable import TrainableModel
+from florence.workspace import Workspace
+from florence.workspace.collect import collect_images
 
 EIGHT = (
     "<CAPTION>",
@@ -79,7 +81,7 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         examples = _examples(checkpoint, Store(folder), images)
     text = checkpoint.model.config.text_config
-    batch = pack(examples, checkpoint.image_size, text.pad_token_id, text.decoder_start_token_id)
+    batch = collate(examples, checkpoint.image_size, text.pad_token_id, text.decoder_start_token_id)
     pairs = len(batch.tasks)
     plain_model = copy.deepcopy(checkpoint.model).train()
     learner = TrainableModel(checkpoint).train()
@@ -130,18 +132,16 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
 def _examples(checkpoint: Any, store: Store, images: int) -> list[tuple[Any, list[Any]]]:
     """Scenes that have an example of all eight tasks, with the first of each."""
     source = {"use": "scenes", "count": images * 4, "size": max(checkpoint.image_size, 128)}
-    stages.collect(
-        settings_from({"sources": {"scenes": source}, "annotators": {}, "split": {"held_out": 0.0, "gold": 0.0}}),
-        store,
-    )
+    chosen = {"sources": {"scenes": source}, "annotators": {}, "split": {"held_out": 0.0, "gold": 0.0}}
+    collect_images(Workspace(Path(store.root), settings_from(chosen), store, store))
     store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
     settings = TrainSettings(task_weights={**dict.fromkeys(TASKS, 0.0), **dict.fromkeys(EIGHT, 1.0)})
     dataset = read_dataset(checkpoint, settings, store)
     result = []
-    for place in dataset.order.places(0, len(dataset)):
-        seen = dataset.window(place.shards).see(place.image, checkpoint.image_size)
-        if set(EIGHT) <= set(seen.examples):
-            result.append((seen, [seen.examples[task][0] for task in EIGHT]))
+    for position in dataset.order.positions(0, len(dataset)):
+        image = dataset.read_buffer(position.shards).read_image(position.image, checkpoint.image_size)
+        if set(EIGHT) <= set(image.examples):
+            result.append((image, [image.examples[task][0] for task in EIGHT]))
     return result[:images]
 
 
@@ -150,11 +150,11 @@ def _passes(checkpoint: Any, examples: list[tuple[Any, list[Any]]]) -> list[dict
     from florence.model.checkpoint import image_tokens
 
     config = checkpoint.model.config
-    pad, image = config.text_config.pad_token_id, [config.image_token_id] * image_tokens(checkpoint)
-    pixels = checkpoint.tensor(np.stack([seen.square for seen, _ in examples]))
+    pad, image_ids = config.text_config.pad_token_id, [config.image_token_id] * image_tokens(checkpoint)
+    pixels = checkpoint.normalise(np.stack([image.pixels for image, _ in examples]))
     result = []
     for number in range(len(EIGHT)):
-        prompts = [torch.tensor(image + drawn[number].prompt.tolist()) for _, drawn in examples]
+        prompts = [torch.tensor(image_ids + drawn[number].prompt.tolist()) for _, drawn in examples]
         labels = [torch.tensor(drawn[number].target.tolist()) for _, drawn in examples]
         ids = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=pad)
         result.append(

@@ -6,25 +6,28 @@ import csv
 import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from florence import stages
 from florence.codec.grammar import Form
 from florence.config import Settings, TrainSettings
 from florence.errors import DataError, SettingsError
+from florence.progress import Log, Progress, log_nothing, show_nothing
 from florence.records import CAPTIONS, FINE_TUNED, TASKS, digest
 from florence.report.ablations import Row
-from florence.stages import Log, Progress, silent, unlogged
 from florence.store import Store
 from florence.tasks import Task, task
+from florence.workspace import Workspace
+from florence.workspace.evaluate import score_model
+from florence.workspace.layout import read_images
+from florence.workspace.train import train_model, training_key
 
 SETS: dict[str, Callable[[Task], bool]] = {
-    "image": lambda one: one.kind in CAPTIONS,
-    "region": lambda one: one.kind not in CAPTIONS and one.form is not Form.POLYGONS,
+    "image": lambda one: one.annotation_type in CAPTIONS,
+    "region": lambda one: one.annotation_type not in CAPTIONS and one.form is not Form.POLYGONS,
     "pixel": lambda one: one.form is Form.POLYGONS,
 }
 """The paper's levels: texts about the whole image, what names or finds places, outlines. Each of the fifteen tasks is in one of them."""
@@ -54,9 +57,7 @@ def set_of(name: str) -> str:
 # ---------------------------------------------------------------- what is varied
 
 
-def plan(
-    settings: Settings, data: Store, values: Mapping[str, Sequence[str]], progress: Progress = silent
-) -> list[Variant]:
+def plan(workspace: Workspace, values: Mapping[str, Sequence[str]], progress: Progress = show_nothing) -> list[Variant]:
     """The variants: every combination of ``values`` (option → values, each perhaps several with commas); `DEFAULT` where there are none.
 
     An option without values stays as ``settings`` have it. Raises SettingsError for a value that is not allowed and for a combination that leaves nothing
@@ -73,11 +74,11 @@ def plan(
     named = [
         name for name, found in zip((n for n in READ if n in given), choices, strict=True) if len(found) > 1
     ] or list(given)
-    snapshot = _snapshot(data)
+    snapshot = _snapshot(workspace.data)
     variants: dict[str, Variant] = {}
     for combination in itertools.product(*choices):
         name = ", ".join(choice.said for choice in combination if choice.option in named)
-        one = _variant(name, combination, settings, data, snapshot, progress)
+        one = _variant(name, combination, workspace, snapshot, progress)
         variants.setdefault(one.key, one)
     return list(variants.values())
 
@@ -171,7 +172,7 @@ def _snapshot(data: Store) -> str:
         raise DataError(
             f"{data.uri} holds no snapshot: `florence loop` makes one, `dvc pull` fetches the one that data.dvc names"
         )
-    if "held_out" not in stages.images_table(data)["split"].to_pylist():
+    if "held_out" not in read_images(data)["split"].to_pylist():
         raise DataError(
             f"no image of the snapshot in {data.uri} is held out, so that nothing can be scored: `split.held_out` is the share; it needs a new workspace, or more images"
         )
@@ -179,11 +180,12 @@ def _snapshot(data: Store) -> str:
 
 
 def _variant(
-    name: str, combination: Sequence[_Choice], settings: Settings, data: Store, snapshot: str, progress: Progress
+    name: str, combination: Sequence[_Choice], workspace: Workspace, snapshot: str, progress: Progress
 ) -> Variant:
     from florence.training.dataset import count_images
     from florence.training.sample_order import count_steps
 
+    settings, data = workspace.settings, workspace.data
     changes: dict[str, Any] = {}
     for choice in combination:
         changes |= choice.change(settings.train)
@@ -198,7 +200,7 @@ def _variant(
         raise DataError(f"{name}: {error}") from None
     key = digest(
         [
-            stages.training_key(changed, data),
+            training_key(replace(workspace, settings=changed)),
             snapshot,
             data.names("truth", ".parquet"),
             settings.evaluate.digest(),
@@ -230,20 +232,23 @@ def done(variant: Variant, folder: Path) -> bool:
     return (folder / variant.key / "metrics" / "scores.json").exists()
 
 
-def make(variant: Variant, data: Store, folder: Path, log: Log = unlogged, progress: Progress = silent) -> None:
+def make(
+    variant: Variant, workspace: Workspace, folder: Path, log: Log = log_nothing, progress: Progress = show_nothing
+) -> None:
     """Train and score ``variant`` in a folder of its own below ``folder``, laid out as a workspace: what is done there already is not done again, and
-    a training that was killed goes on from its last checkpoint. Raises what `florence.stages.train_model` raises."""
+    a training that was killed goes on from its last checkpoint. Raises what `florence.workspace.train.train_model` raises."""
     if done(variant, folder):
         return
     own = folder / variant.key
+    bound = replace(workspace, root=own, settings=variant.settings)
     chosen = {
         "chosen": dict(variant.chosen),
         **variant.settings.model_dump(mode="json", include={"model", "train", "evaluate"}),
     }
     Store(str(own)).write_json("variant.json", chosen)
     if not (own / "plots" / "train.csv").exists():  # a training writes it last
-        stages.train_model(variant.settings, data, own, log, progress)
-    stages.score_model(variant.settings, data, own, log, progress)
+        train_model(bound, log, progress)
+    score_model(bound, log, progress)
 
 
 def curve(variant: Variant, folder: Path) -> Iterator[tuple[int, dict[str, float]]]:

@@ -10,13 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence import annotation, stages
-from florence.annotation import AnnotatorVersion
 from florence.config import Settings
 from florence.records import ANNOTATION_TYPES, ANNOTATIONS, FINE_TUNED, TASKS
 from florence.report import facts
 from florence.report.facts import Churn, Gain, LoopFacts, Quality, RoundFacts, TaskScore
 from florence.store import Store
+from florence.workspace import Workspace
+from florence.workspace.annotate import COVERAGE, MISSING, AnnotatorVersion, count_missing, read_profiles, read_usage
+from florence.workspace.layout import list_rounds, read_images
 
 MEASURES = ("f1", "spotted", "cider", "accuracy", "mask_iou", "f1_boxes")
 """How claims are measured: of several measures of a kind the first says what they are worth."""
@@ -25,10 +26,7 @@ NAMES = 12
 
 
 def round_facts(
-    settings: Settings,
-    store: Store,
-    data: Store,
-    root: Path,
+    workspace: Workspace,
     who: list[AnnotatorVersion],
     round: int,
     without_student: pa.Table | None = None,
@@ -36,15 +34,15 @@ def round_facts(
 ) -> RoundFacts:
     """What is to be told of a round once it is compared: all of its facts but hashes, run, model version and seconds.
 
-    ``who``: its annotators; ``without_student``: its labels as they are with the student's vote switched off (`florence.stages.fuse_round` of the other
+    ``who``: its annotators; ``without_student``: its labels as they are with the student's vote switched off (`florence.workspace.fuse.fuse_round` of the other
     annotators, not written), if that was tried; ``since``: the round that label quality is compared with. What the round does not have is empty.
     """
     from florence.evaluate import Decision
 
+    settings, store, data, out = workspace.settings, workspace.store, workspace.data, workspace.files
     snapshot = data.read_json("snapshot.json")
     labels = data.read_table(f"labels/round={round}/labels.parquet")
-    images, aside = stages.images_table(data), data.read_table("rejected_files.parquet").to_pylist()
-    out = Store(str(root))
+    images, aside = read_images(data), data.read_table("rejected_files.parquet").to_pylist()
     read = {
         name: out.read_json(f"metrics/{name}.json") if out.exists(f"metrics/{name}.json") else None
         for name in ("labels", "scores", "decision")
@@ -76,7 +74,7 @@ def round_facts(
         churn=tuple(_churn_facts(data, labels, round, without_student)),
         annotator_quality=tuple(_quality_of(store, who, reliable, (read["labels"] or {}).get("annotators", {}))),
         reliability_by_name=tuple(_named_facts(data, store, who, reliable)),
-        annotator_activity=tuple(_activity_of(settings, store, who)),
+        annotator_activity=tuple(_activity_of(workspace, who)),
     )
 
 
@@ -103,7 +101,7 @@ def _gain_facts(
     name = f"labels/round={since}/labels.parquet"
     if not data.exists(name):
         return
-    images = stages.images_table(data)
+    images = read_images(data)
     known = gold(data, images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist())
     before = data.read_table(name)
     without = {} if without_student is None else changes(before, without_student, known, settings.evaluate)
@@ -135,13 +133,13 @@ def _score_facts(figures: dict) -> Iterator[TaskScore]:
 
 
 def _churn_facts(data: Store, labels: pa.Table, round: int, without_student: pa.Table | None) -> Iterator[Churn]:
-    from florence.engine.consensus import vote as consensus
+    from florence.engine.churn import measure_churn
 
-    if earlier := [number for number in stages.rounds(data) if number < round]:
+    if earlier := [number for number in list_rounds(data) if number < round]:
         before = data.read_table(f"labels/round={earlier[-1]}/labels.parquet")
         found, without = (
-            consensus.churn(before, labels),
-            {} if without_student is None else consensus.churn(before, without_student),
+            measure_churn(before, labels),
+            {} if without_student is None else measure_churn(before, without_student),
         )
         for task in [task for task in ANNOTATION_TYPES if task in found]:
             one = found[task]
@@ -162,19 +160,17 @@ def _claims(store: Store, annotator: AnnotatorVersion) -> pa.Table:
 
 
 def _reliabilities(settings: Settings, store: Store, who: list[AnnotatorVersion]) -> dict[tuple[str, str], Any]:
-    """`florence.engine.consensus.vote.reliabilities` of all annotators' claims."""
-    from florence.engine.consensus import vote as consensus
+    """`florence.engine.reliability.estimate_reliability` of all annotators' claims."""
+    from florence.engine.reliability import estimate_reliability
 
     if not who:
         return {}
-    looked = pa.concat_tables(
-        [store.read_tables(f"coverage/{annotator.key}", annotation.COVERAGE) for annotator in who]
-    )
-    return consensus.reliabilities(
+    looked = pa.concat_tables([store.read_tables(f"coverage/{annotator.key}", COVERAGE) for annotator in who])
+    return estimate_reliability(
         pa.concat_tables([_claims(store, annotator) for annotator in who]),
         looked,
         settings.engine,
-        annotation.profiles_of(store, who),
+        read_profiles(store, who),
     )
 
 
@@ -184,7 +180,7 @@ def _quality_of(
     """Every annotator with each kind it claimed or was weighed for; one that claimed nothing has one row without a kind. ``measured``: see metrics/labels.json."""
     for annotator in who:
         number = Counter(_claims(store, annotator)["task"].to_pylist())
-        coverage = store.read_tables(f"coverage/{annotator.key}", annotation.COVERAGE)
+        coverage = store.read_tables(f"coverage/{annotator.key}", COVERAGE)
         failed = sum(bool(error) and not error.startswith("NotListedError") for error in coverage["error"].to_pylist())
         known = {
             task: found
@@ -214,12 +210,12 @@ def _named_facts(
     from florence.evaluate import by_name, gold
     from florence.metrics import same
 
-    images = stages.images_table(data)
+    images = read_images(data)
     known = gold(data, images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist())
     for annotator in who:
         if (found := reliable.get((annotator.name, "<OD>"))) is None:
             continue
-        looked = store.read_tables(f"coverage/{annotator.key}", annotation.COVERAGE)
+        looked = store.read_tables(f"coverage/{annotator.key}", COVERAGE)
         seen = by_name(
             _claims(store, annotator), known, set(looked.filter(pc.equal(looked["error"], ""))["image_id"].to_pylist())
         )
@@ -228,17 +224,18 @@ def _named_facts(
             yield facts.ReliabilityByName(annotator.name, name, value, right / of if of else None, of)
 
 
-def _activity_of(settings: Settings, store: Store, who: list[AnnotatorVersion]) -> Iterator[facts.AnnotatorActivity]:
+def _activity_of(workspace: Workspace, who: list[AnnotatorVersion]) -> Iterator[facts.AnnotatorActivity]:
     """Every annotator: who it is, what it has looked at, what it misses and why, what it has cost."""
-    missing = annotation.pending(settings, store, who)
-    why = store.read_json(annotation.MISSING) if store.exists(annotation.MISSING) else {}
-    for annotator, speaker in zip(who, annotation.profiles_of(store, who), strict=True):
+    store, settings = workspace.store, workspace.settings
+    missing = count_missing(workspace, who)
+    why = store.read_json(MISSING) if store.exists(MISSING) else {}
+    for annotator, speaker in zip(who, read_profiles(store, who), strict=True):
         section = settings.annotators.get(annotator.name)
         device, batch = (section.device, section.batch_size) if section else ("cpu", settings.engine.student.batch_size)
         left = sum(missing[annotator.name].values())
         looked = [store.footer(name).num_rows for name in store.names(f"coverage/{annotator.key}", ".parquet")]
         claims = [store.footer(name).num_rows for name in store.names(f"claims/{annotator.key}", ".parquet")]
-        spent = annotation.usage_of(store, annotator)
+        spent = read_usage(store, annotator)
         yield facts.AnnotatorActivity(
             annotator.name,
             annotator.version,

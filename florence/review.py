@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.config import EngineSettings
-from florence.engine.consensus.vote import gather
+from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
 from florence.errors import DataError
 from florence.export import chosen_round, replacing, write_picture
 from florence.formats import EXPORT_NOTE, OBJECTS, ExportPlan, LabelledImage, assign_paths, read_label_set
-from florence.formats.labelstudio import LabelStudio
+from florence.formats.labelstudio import LabelStudioFormat
 from florence.metrics import same
 from florence.progress import Progress, show_nothing
 from florence.records import (
@@ -83,7 +83,7 @@ def export_review(
         _names(labels, shown), (OBJECTS, *(kind for kind in CAPTIONS if kind in kinds)), SPLITS, False, True
     )
     with replacing(out, force) as folder:
-        LabelStudio().project(
+        LabelStudioFormat().project(
             folder, _tasks(data, folder, [image_id for _, image_id in ranked], shown, progress), plan, {"round": number}
         )
         (folder / EXPORT_NOTE).write_text(
@@ -174,7 +174,7 @@ def import_review(workspace: Workspace, file: str) -> Reviewed:
     away is claimed not to be there. Raises StoreError or DataError for a file that cannot be read, and DataError where it is about none of the store's images.
     """
     settings, store, data = workspace.settings, workspace.store, workspace.data
-    form = LabelStudio()
+    form = LabelStudioFormat()
     files = form.files(file)
     labels = form.open(files)
     mark = files.digest()[:12]
@@ -323,17 +323,16 @@ def _objects_gone(settings: EngineSettings, labels: Sequence[Annotation], claims
     codes: dict[str, int] = {}
     code = np.asarray([codes.setdefault(same(text), len(codes)) for text, _ in said])
     annotator = np.arange(len(said)) >= len(labels)
-    place = gather(
+    cluster = cluster_claims(
         np.zeros(len(said), np.int64),
         annotator.astype(np.int64),
         np.asarray([box for _, box in said]),
         code,
-        settings.iou,
-        settings.same_iou,
+        ClusterOverlap(settings.iou, settings.same_iou),
     )
-    answered = set(place[annotator].tolist())
+    answered = set(cluster[annotator].tolist())
     return [
-        Claim(OBJECTS, "", (Region("", box=said[k][1]),)) for k in range(len(labels)) if int(place[k]) not in answered
+        Claim(OBJECTS, "", (Region("", box=said[k][1]),)) for k in range(len(labels)) if int(cluster[k]) not in answered
     ]
 
 

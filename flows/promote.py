@@ -10,9 +10,9 @@ from prefect import flow
 
 from florence.errors import FlorenceError
 from florence.store import Store
-from flows.adapters.tracking import Version
-from flows.parts import Parts, open_parts
+from flows.adapters.model_registry import ModelVersion
 from flows.terminal import say
+from flows.tracked import TrackedWorkspace, open_workspace
 
 CALIBRATION = "scores/calibration.json"
 SCORES = "scores/scores.parquet"
@@ -20,8 +20,8 @@ SCORES = "scores/scores.parquet"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A champion as the next round needs it. ``model``: the folder of its model; ``scores``: its scores on held-out images, where known."""
+class ChampionModel:
+    """The champion, fetched. ``model``: the folder of its model; ``scores``: the file of its scores on held-out images, None where unknown."""
 
     version: str
     model: Path
@@ -30,74 +30,74 @@ class Standing:
 
 @flow(name="promote", persist_result=False)
 def promote(root: str, run_id: str, tags: dict[str, Any], accepted: bool) -> str:
-    """Register the model in model/ as made by ``run_id`` and promote it if it was accepted; returns its version."""
-    parts = open_parts(root)
-    version = register(parts, run_id, tags)
+    """Register the model in model/ as made by ``run_id``, promote it if it was accepted, and return its version."""
+    workspace = open_workspace(root)
+    version = register_model(workspace, run_id, tags)
     if accepted:
-        parts.tracker.promote(version)
+        workspace.registry.promote(version)
         say(f"model version {version} is the champion")
     else:
         say(f"model version {version} is registered; the champion stays")
     return version
 
 
-def register(parts: Parts, run_id: str, tags: dict[str, Any]) -> str:
-    """Register model/ as challenger, with its calibration; its scores are kept with its run. A run that has registered a model already registers no second one."""
-    calibration = parts.root / CALIBRATION
-    version = parts.tracker.register(run_id, parts.root / "model", tags, [calibration] if calibration.exists() else ())
-    if (parts.root / SCORES).exists():
-        parts.tracker.client.log_artifact(run_id, str(parts.root / SCORES), "scores")
+def register_model(workspace: TrackedWorkspace, run_id: str, tags: dict[str, Any]) -> str:
+    """Register model/ as challenger with its calibration, log its scores to its run, and return its version.
+
+    A run that has registered a model already registers no second one.
+    """
+    calibration = workspace.root / CALIBRATION
+    version = workspace.registry.register(
+        run_id, workspace.root / "model", tags, [calibration] if calibration.exists() else ()
+    )
+    if (workspace.root / SCORES).exists():
+        workspace.tracker.log_files(run_id, [workspace.root / SCORES], "scores")
     return version
 
 
-def lineage(parts: Parts, decision: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """A version's tags: all that it came of."""
-    snapshot = parts.data.read_json("snapshot.json")
-    judged = (
-        {"decision": "accepted" if decision["accepted"] else "rejected", "reason": decision["reason"]}
-        if decision
-        else {}
-    )
+def lineage_tags(workspace: TrackedWorkspace, decision: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """Return a version's tags: snapshot, code, annotators and settings that the model was made from, and the decision about it."""
+    snapshot = workspace.data.read_json("snapshot.json")
+    verdict = {}
+    if decision:
+        verdict = {"decision": "accepted" if decision["accepted"] else "rejected", "reason": decision["reason"]}
     return {
         "florence.round": snapshot["round"],
         "snapshot": snapshot["id"],
-        "dvc_hash": parts.snapshots.data_hash(),
-        "git_commit": parts.snapshots.git_commit(),
+        "dvc_hash": workspace.snapshots.data_hash(),
+        "git_commit": workspace.snapshots.git_commit(),
         "annotators": snapshot["annotators"],
         "engine": snapshot["engine"],
-        "model.init": parts.settings.model.init,
-        "train": parts.settings.train.digest(),
-        **judged,
+        "model.init": workspace.settings.model.init,
+        "train": workspace.settings.train.digest(),
+        **verdict,
         **more,
     }
 
 
-def champion(parts: Parts) -> Standing | None:
-    """The champion, its model and scores fetched into .florence/models/; None where there is none."""
-    version = parts.tracker.champion()
+def fetch_champion(workspace: TrackedWorkspace) -> ChampionModel | None:
+    """Fetch the champion's model and scores into .florence/models/; return None where there is no champion."""
+    version = workspace.registry.champion()
     if version is None:
         return None
-    return Standing(version.version, parts.tracker.fetch(version.version), _scores(parts, version))
+    model = workspace.registry.fetch(version.version)
+    return ChampionModel(version.version, model, _fetch_scores(workspace, version))
 
 
-def _scores(parts: Parts, version: Version) -> Path | None:
-    """The scores kept with the version's run."""
-    kept = Store(str(parts.root / ".florence" / "models"))
+def _fetch_scores(workspace: TrackedWorkspace, version: ModelVersion) -> Path | None:
+    """Return the file of the scores that were logged to the version's run, None where it has none."""
+    kept = Store(str(workspace.root / ".florence" / "models"))
     name = f"scores-{version.version}-{version.run_id}.parquet"
     if not kept.exists(name):
-        from mlflow.artifacts import download_artifacts
-
-        if version.run_id is None or SCORES not in {
-            f.path for f in parts.tracker.client.list_artifacts(version.run_id, "scores")
-        }:
+        scores = workspace.tracker.read_file(version.run_id, SCORES) if version.run_id is not None else None
+        if scores is None:
             return None
-        found = download_artifacts(run_id=version.run_id, artifact_path=SCORES, tracking_uri=parts.tracker.uri)
-        kept.write_bytes(name, Path(found).read_bytes())
+        kept.write_bytes(name, scores)
     return Path(kept.path(name))
 
 
-def model_folder(ref: str) -> Path | None:
-    """``ref`` as the folder of a model; None where it is no folder. Raises FlorenceError for a folder without one."""
+def resolve_model_folder(ref: str) -> Path | None:
+    """Return ``ref`` as the folder of a model, None where it is no folder. Raises FlorenceError for a folder without a model."""
     folder = Path(ref)
     if not folder.is_dir():
         return None
@@ -108,6 +108,6 @@ def model_folder(ref: str) -> Path | None:
     return folder
 
 
-def chosen_model(parts: Parts, ref: str) -> Path:
-    """The folder of a model: ``ref`` itself where it is one, else an alias or version of the registry. Raises FlorenceError with what is known."""
-    return model_folder(ref) or parts.tracker.fetch(ref)
+def find_model(workspace: TrackedWorkspace, ref: str) -> Path:
+    """Return the folder of a model: ``ref`` itself where it is one, else that of an alias or version in the registry. Raises FlorenceError for an unknown one."""
+    return resolve_model_folder(ref) or workspace.registry.fetch(ref)

@@ -52,8 +52,8 @@ class LoopState:
         """The number of the round to do next."""
         return self.first_round + self.done
 
-    def spent(self, stage: str, seconds: float) -> LoopState:
-        """The same state with ``seconds`` more spent on ``stage``."""
+    def add_seconds(self, stage: str, seconds: float) -> LoopState:
+        """Return the same state with ``seconds`` more for ``stage``."""
         return dataclasses.replace(
             self, seconds={**self.seconds, stage: round(self.seconds.get(stage, 0.0) + seconds, 2)}
         )
@@ -79,7 +79,7 @@ def write_state(root: Path, state: LoopState) -> None:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def lock_workspace(root: Path) -> Iterator[None]:
     """Keep every other run out of this workspace. Raises WorkspaceLockedError where one is at work; the kernel frees a dead run's lock."""
     import fcntl
 

@@ -6,9 +6,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from florence.errors import FlorenceError
-from florence.store import Store
-from flows.parts import Parts, open_parts
 from flows.terminal import say
+from flows.tracked import TrackedWorkspace, open_workspace
 
 HINTS = (
     "To track the changes with git",
@@ -21,33 +20,33 @@ HINTS = (
     "ERROR: ",
     "'data.dvc' didn't change",
 )
-"""How lines begin by which DVC advises somebody at the keyboard, or repeats an error that is told anyway."""
+"""Beginnings of lines in which DVC advises somebody at the keyboard, or repeats an error that is shown anyway."""
 
 
 @task(name="dvc repro", persist_result=False, cache_policy=NO_CACHE)
 def reproduce(root: str, run_id: str) -> None:
     """Bring the workspace's outputs up to its snapshot, settings and code; stages that are up to date do not run."""
-    open_parts(root).snapshots.repro({"MLFLOW_RUN_ID": run_id}, _passed_on)
+    open_workspace(root).snapshots.repro({"MLFLOW_RUN_ID": run_id}, _print_line)
 
 
-def _passed_on(line: str) -> None:
+def _print_line(line: str) -> None:
     if line.strip() and not line.strip().startswith(HINTS):
         say(line)
 
 
 @flow(name="train", persist_result=False)
 def train(root: str, run_id: str) -> dict:
-    """Train and score a model on the snapshot in data/, tracked in the MLflow run ``run_id``; returns the decision about it."""
+    """Train and score a model on the snapshot in data/, tracked in the MLflow run ``run_id``; return the decision about it."""
     reproduce(root, run_id)
-    return decision(open_parts(root))
+    return read_decision(open_workspace(root))
 
 
-def decision(parts: Parts) -> dict:
-    """What compare has decided: {"accepted": bool, "reason": str, …}. Raises FlorenceError where it has not."""
-    path = parts.root / "metrics" / "decision.json"
+def read_decision(workspace: TrackedWorkspace) -> dict:
+    """Return what compare has decided: {"accepted": bool, "reason": str, …}. Raises FlorenceError where it has not."""
+    path = workspace.root / "metrics" / "decision.json"
     if not path.exists():
         raise FlorenceError(f"{path} does not exist: nothing has been compared yet; `dvc repro` does it")
-    found = Store(str(parts.root)).read_json("metrics/decision.json")
+    found = workspace.files.read_json("metrics/decision.json")
     if (
         not isinstance(found, dict)
         or not isinstance(found.get("accepted"), bool)

@@ -98,7 +98,11 @@ class Oracle:
         one = task(ask.task)
         image_id = self.world.ids[index]
         size = self.world.sizes[image_id]
-        rows = [row for row in self.world.rows({index: self.claims.get(index, ())}, "oracle") if row.task == one.kind]
+        rows = [
+            row
+            for row in self.world.rows({index: self.claims.get(index, ())}, "oracle")
+            if row.task == one.annotation_type
+        ]
         record = type("Record", (), dict(image_id=image_id, width=size[0], height=size[1]))()
         examples = [example for example in one.examples(record, rows) if example.input == ask.input]
         return one.decode(examples[0].target if examples else "", size, ask.input)

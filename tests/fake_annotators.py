@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from florence.annotation.annotators import _cached_annotator
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch
-from florence.services.usage import Usage
 from florence.config import Section
 from florence.records import Claim, Region
+from florence.services.usage import Usage
+from florence.workspace.annotate.annotators import _cached_annotator
 
 CALLS: list[tuple[str, tuple[str, ...]]] = []
 """(annotator, names of the images of the batch), in order."""

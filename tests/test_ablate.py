@@ -15,8 +15,9 @@ from mlflow_stores import empty_store
 from PIL import Image
 from trainings import scenes
 from typer.testing import CliRunner
+from workspaces import workspace_of
 
-from florence import ablation, stages
+from florence import ablation
 from florence.config import Settings, read_settings
 from florence.errors import DataError, SettingsError
 from florence.records import TASKS
@@ -24,9 +25,11 @@ from florence.report import ablations
 from florence.report.ablations import Row
 from florence.store import Store
 from florence.training import loop
+from florence.workspace.evaluate import score_model
+from florence.workspace.train import train_model
 from flows.cli import app
-from flows.parts import open_parts
-from flows.state import locked
+from flows.state import lock_workspace
+from flows.tracked import open_workspace
 
 SCORED = ["<CAPTION>", "<OD>", "<REGION_TO_CATEGORY>", "<REGION_TO_SEGMENTATION>"]
 SMALL = {
@@ -226,7 +229,7 @@ def test_where_nothing_can_be_scored_it_says_so_first(workspace: Path):
 
 
 def test_it_is_refused_while_another_run_is_at_work(workspace: Path):
-    with locked(workspace):
+    with lock_workspace(workspace):
         assert "is at work" in call(code=1)
 
 
@@ -277,7 +280,7 @@ def test_the_table_has_every_variant_and_task_with_its_interval(ablated: tuple[P
 def test_a_variant_is_a_training_like_any_other(ablated: tuple[Path, str], tmp_path: Path):
     folder, _ = ablated
     for variant in variants_of(folder):
-        stages.train_model(variant.settings, Store(str(folder / "data")), tmp_path / variant.key)
+        train_model(workspace_of(variant.settings, data=Store(str(folder / "data")), root=tmp_path / variant.key))
         for name in ("model/model.safetensors", "plots/train.csv", "metrics/train.json"):
             assert (tmp_path / variant.key / name).read_bytes() == (
                 folder / "build/ablation" / variant.key / name
@@ -295,20 +298,24 @@ def test_a_variant_is_a_training_like_any_other(ablated: tuple[Path, str], tmp_p
 
 def test_the_runs_stand_below_one_run(ablated: tuple[Path, str]):
     folder, _ = ablated
-    tracker = open_parts(folder).tracker
-    runs = tracker.client.search_runs([tracker.experiment_id])
+    tracker = open_workspace(folder).tracker
+    runs = tracker.store.client.search_runs([tracker.store.experiment_id])
     (parent,) = [run for run in runs if run.info.run_name == "ablation"]
     children = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
     assert set(children) == set(NAMES) and len(runs) == 3 and {run.info.status for run in runs} == {"FINISHED"}
     assert (
         parent.data.params["tasks"] == "image, region+pixel" and parent.inputs.dataset_inputs[0].dataset.name == "FLD"
     )
-    assert {f.path for f in tracker.client.list_artifacts(parent.info.run_id)} == {"table.csv", "table.md", "plot.png"}
+    assert {f.path for f in tracker.store.client.list_artifacts(parent.info.run_id)} == {
+        "table.csv",
+        "table.md",
+        "plot.png",
+    }
     for row in table(folder):
         run = children[row["variant"]]
         assert run.data.params["tasks"] == row["tasks"] and run.data.params["train.steps"] == "4"
         assert run.data.metrics[f"scores/{row['task'].strip('<>').lower()}/truth"] == float(row["value"])
-    assert [m.step for m in tracker.client.get_metric_history(children["image"].info.run_id, "loss")] == [4]
+    assert [m.step for m in tracker.store.client.get_metric_history(children["image"].info.run_id, "loss")] == [4]
     assert "loss/CAPTION" in children["image"].data.metrics and "loss/OD" not in children["image"].data.metrics
 
 
@@ -327,12 +334,12 @@ def test_a_second_time_it_does_nothing(ablated: tuple[Path, str], monkeypatch):
 
 def test_another_ablation_takes_what_is_done(ablated: tuple[Path, str], workspace: Path, monkeypatch):
     shutil.copytree(ablated[0] / "build/ablation", tracked(workspace) / "build/ablation")
-    monkeypatch.setattr(stages, "train_model", None)
-    monkeypatch.setattr(stages, "score_model", None)
+    monkeypatch.setattr(ablation, "train_model", None)
+    monkeypatch.setattr(ablation, "score_model", None)
     assert "variant 1 of 1: image, steps 4, done already" in call("--tasks", "image", "--steps", "4")
     assert {row["variant"] for row in table(workspace)} == {"image, steps 4"}
-    tracker = open_parts(workspace).tracker
-    (run,) = tracker.client.search_runs([tracker.experiment_id], "tags.mlflow.runName = 'image, steps 4'")
+    tracker = open_workspace(workspace).tracker
+    (run,) = tracker.store.client.search_runs([tracker.store.experiment_id], "tags.mlflow.runName = 'image, steps 4'")
     ((step, curve),) = ablation.curve(variants_of(workspace)[0], workspace / "build/ablation")
     assert step == 4 and {name: run.data.metrics[name] for name in curve} == curve
 
@@ -341,7 +348,7 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(
     ablated: tuple[Path, str], workspace: Path, monkeypatch
 ):
     tracked(workspace)
-    learn, score, calls, scored = loop._learn, stages.score_model, [], []
+    learn, score, calls, scored = loop._accumulate_gradients, score_model, [], []
 
     def failing_score(*args):
         scored.append(args)
@@ -355,7 +362,7 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(
             raise KeyboardInterrupt
         return learn(*args)
 
-    monkeypatch.setattr(stages, "score_model", failing_score)
+    monkeypatch.setattr(ablation, "score_model", failing_score)
     monkeypatch.setattr(loop, "_learn", failing_learn)
     call(*OPTIONS, code=130)  # the first variant is trained, not scored
     first, second = variants_of(workspace)
@@ -364,8 +371,8 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(
     assert ablation.done(first, workspace / "build/ablation") and "1 of 2 variants to do" in call(*OPTIONS, "--dry-run")
     assert list((workspace / "build/ablation" / second.key / ".florence/checkpoints").rglob("*.safetensors"))
     assert not (workspace / "build/ablation/table.csv").exists()
-    tracker = open_parts(workspace).tracker
-    assert sorted(run.info.status for run in tracker.client.search_runs([tracker.experiment_id])) == [
+    tracker = open_workspace(workspace).tracker
+    assert sorted(run.info.status for run in tracker.store.client.search_runs([tracker.store.experiment_id])) == [
         "FINISHED",
         "KILLED",
         "KILLED",
@@ -373,7 +380,7 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(
     assert "variant 1 of 2: image, done already" in call(*OPTIONS)
     assert len(calls) == 4 + 4 + 2, "from the checkpoint of step 2 on"
     assert results(workspace) == results(ablated[0])
-    runs = tracker.client.search_runs([tracker.experiment_id])
+    runs = tracker.store.client.search_runs([tracker.store.experiment_id])
     assert len(runs) == 3 and {run.info.status for run in runs} == {"FINISHED"}
 
 

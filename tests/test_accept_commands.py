@@ -14,8 +14,8 @@ import pytest
 import yaml
 from flow_workspaces import environment, florence, write_params
 
-from flows.parts import open_parts
-from flows.workspace import init
+from flows.tracked import open_workspace
+from flows.init import create_workspace
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
 
@@ -77,7 +77,7 @@ def test_every_stage_is_a_command(tmp_path: Path):
     assert repro.returncode == 0, repro.stdout + repro.stderr
     assert outputs(folder) == by_hand
     assert said(folder, "register").startswith("version ")
-    assert len(open_parts(folder).tracker.versions()) <= 2
+    assert len(open_workspace(folder).registry.versions()) <= 2
 
 
 def with_florence() -> dict[str, str]:
@@ -88,7 +88,7 @@ def with_florence() -> dict[str, str]:
 
 def test_a_loop_of_two_rounds_has_a_student(tmp_path: Path):
     folder = tmp_path / "w"
-    init(folder)
+    create_workspace(folder)
     write_params(folder)
     assert "rounds to do: 0, 1" in said(folder, "loop", "--dry-run")
     text = said(folder, "loop")
@@ -96,13 +96,13 @@ def test_a_loop_of_two_rounds_has_a_student(tmp_path: Path):
     facts = json.loads((folder / "build/loop.json").read_text())
     assert [round["round"] for round in facts["rounds"]] == [0, 1]
     assert "student" in {annotator["name"] for annotator in facts["rounds"][1]["annotators"]}
-    parts = open_parts(folder)
-    snapshot = parts.data.read_json("snapshot.json")
+    opened = open_workspace(folder)
+    snapshot = opened.data.read_json("snapshot.json")
     if facts["rounds"][1]["decision"] == "rejected":
         assert snapshot["round"] == 0 and "in place again" in text
         assert florence(folder, "loop", "--rounds", "3").stdout.startswith("nothing new")
     else:
-        assert snapshot["round"] == 1 and parts.data.read_table("baseline/scores.parquet").num_rows > 0
+        assert snapshot["round"] == 1 and opened.data.read_table("baseline/scores.parquet").num_rows > 0
     dvc = subprocess.run(
         [sys.executable, "-m", "dvc", "status"],
         cwd=folder,
@@ -129,7 +129,7 @@ def dvc(folder: Path, *arguments: str) -> str:
 
 def test_a_clone_with_the_data_alone_trains_the_same(tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
-    init(first)
+    create_workspace(first)
     write_params(first)
     said(first, "loop", "--rounds", "1")
     assert "up to date" in dvc(first, "repro")

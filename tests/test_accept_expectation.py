@@ -8,26 +8,26 @@ from pathlib import Path
 import pytest
 from flow_workspaces import florence, write_params
 
-from flows.parts import open_parts
-from flows.workspace import init
+from flows.tracked import open_workspace
+from flows.init import create_workspace
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1200)]
 
 
 def test_a_failed_expectation_stops_the_loop(tmp_path: Path):
     folder = tmp_path / "w"
-    init(folder)
+    create_workspace(folder)
     write_params(folder)
     first = florence(folder, "loop", "--rounds", "1")
     assert first.returncode == 0, first.stdout + first.stderr
-    parts = open_parts(folder)
+    opened = open_workspace(folder)
     kept = {
         p: p.read_bytes()
         for name in ("data", "model", "metrics", "scores")
         for p in (folder / name).rglob("*")
         if p.is_file()
     }
-    pointer, champion = (folder / "data.dvc").read_bytes(), parts.tracker.champion()
+    pointer, champion = (folder / "data.dvc").read_bytes(), opened.registry.champion()
 
     suite = folder / "expectations/labels.json"
     document = json.loads(suite.read_text())
@@ -48,9 +48,9 @@ def test_a_failed_expectation_stops_the_loop(tmp_path: Path):
         if p.is_file()
     }
     assert now == kept and (folder / "data.dvc").read_bytes() == pointer
-    assert parts.tracker.champion() == champion and len(parts.tracker.versions()) == 1
-    runs = parts.tracker.client.search_runs(
-        [parts.tracker.experiment_id], "", order_by=["attributes.start_time DESC"], max_results=2
+    assert opened.registry.champion() == champion and len(opened.registry.versions()) == 1
+    runs = opened.tracker.store.client.search_runs(
+        [opened.tracker.store.experiment_id], "", order_by=["attributes.start_time DESC"], max_results=2
     )
     assert {run.info.status for run in runs} == {"FAILED"}
     assert (folder / "build/data_docs/index.html").exists()

@@ -17,7 +17,7 @@ import yaml
 from flow_workspaces import environment, florence, write_params
 
 from flows.state import read_state
-from flows.workspace import init
+from flows.init import create_workspace
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
 SETTINGS = {"collect": {"shard": 3}, "train": {"steps": 60}}
@@ -25,7 +25,7 @@ SETTINGS = {"collect": {"shard": 3}, "train": {"steps": 60}}
 
 
 def make(folder: Path) -> Path:
-    init(folder)
+    create_workspace(folder)
     write_params(folder, **SETTINGS)
     return folder
 
@@ -145,6 +145,6 @@ def whole_and_single(folder: Path) -> None:
 
 
 def sorted_versions(folder: Path) -> list[str]:
-    from flows.parts import open_parts
+    from flows.tracked import open_workspace
 
-    return sorted(v.version for v in open_parts(folder).tracker.versions())
+    return sorted(v.version for v in open_workspace(folder).registry.versions())

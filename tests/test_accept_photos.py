@@ -20,7 +20,7 @@ from florence.geometry import box_iou
 from florence.images import decode_image
 from florence.records import table_annotations
 from florence.sources import SOURCES, SourceImage
-from flows.workspace import init
+from flows.init import create_workspace
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
 ASIDE = {"cut.jpg": "truncated", "nothing.jpg": "empty", "words.jpg": "unreadable", "huge.png": "too_large"}
@@ -94,7 +94,7 @@ def photos(tmp_path_factory) -> Path:
 
 def test_a_folder_of_photos_goes_through(photos: Path, tmp_path: Path):
     folder = tmp_path / "W"
-    init(folder)
+    create_workspace(folder)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(OVERLAY))
     done = florence(folder, "loop", "--images", str(photos), "--rounds", "1", "--config", str(tmp_path / "tiny.yaml"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ from s3_server import S3, s3  # noqa: F401 - a fixture
 
 from florence.images import decode_image
 from florence.sources import SOURCES, SourceImage
-from flows.workspace import init
+from flows.init import create_workspace
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
 
@@ -53,7 +53,7 @@ def dvc(folder: Path, *arguments: str, **env: str) -> None:
 def test_the_loop_lives_in_a_bucket(s3: S3, tmp_path: Path):  # noqa: F811
     upload(s3, "photos", 8)
     folder = tmp_path / "w"
-    init(folder)
+    create_workspace(folder)
     write_params(
         folder,
         store=f"s3://{s3.bucket}/store",
@@ -85,7 +85,7 @@ def test_the_loop_lives_in_a_bucket(s3: S3, tmp_path: Path):  # noqa: F811
 
 def test_a_clone_pulls_what_was_pushed(s3: S3, tmp_path: Path):  # noqa: F811
     first, second = tmp_path / "first", tmp_path / "second"
-    init(first)
+    create_workspace(first)
     write_params(first)
     dvc(first, "remote", "add", "-d", "storage", f"s3://{s3.bucket}/shared")
     done = florence(first, "loop", "--rounds", "1", **s3.env)

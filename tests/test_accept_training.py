@@ -6,11 +6,14 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from workspaces import workspace_of
 
-from florence import stages
 from florence.config import Settings, settings_from
 from florence.records import ANNOTATIONS, TASKS, table_annotations, table_images
 from florence.store import Store
+from florence.workspace.collect import collect_images
+from florence.workspace.evaluate import evaluate_model
+from florence.workspace.train import train_model
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(3600)]
 
@@ -28,15 +31,15 @@ def workspace(root: Path, count: int, train: dict, **more) -> tuple[Settings, St
         }
     )
     data = Store(str(root / "data"))
-    stages.collect(settings, data)
+    collect_images(workspace_of(settings, data))
     data.write_table("labels/round=0/labels.parquet", data.read_tables("truth", ANNOTATIONS))
     return settings, data
 
 
 def trained(settings: Settings, data: Store, root: Path) -> dict:
     """The scores of a training."""
-    stages.train_model(settings, data, root)
-    stages.evaluate_model(settings, data, root)
+    train_model(workspace_of(settings, data=data, root=root))
+    evaluate_model(workspace_of(settings, data=data, root=root))
     return Store(str(root)).read_json("metrics/scores.json")
 
 

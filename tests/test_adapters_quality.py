@@ -17,8 +17,8 @@ import pytest
 from florence.config import settings_from
 from florence.errors import DataError, SettingsError, ValidationFailedError
 from florence.records import ANNOTATIONS, BASE_TYPES, IMAGES
-from florence.stages import split_of
 from florence.store import Store
+from florence.workspace.collect import choose_split
 from flows.adapters import quality, quality_tables
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ class Tables:
 def good(small_snapshot) -> Tables:
     """The small snapshot, with splits by the images' hashes, places cut at the images' edges, and more rows of some kinds."""
     images = [
-        {**row, "bytes": b"", "split": split_of(row["image_id"], SETTINGS)}
+        {**row, "bytes": b"", "split": choose_split(row["image_id"], SETTINGS)}
         for row in small_snapshot.read_tables("images", IMAGES).to_pylist()
     ]
     size = {row["image_id"]: (row["width"], row["height"]) for row in images}
@@ -137,7 +137,7 @@ def none_left(*tables: str) -> Callable[[Tables], None]:
 def leak(tables: Tables) -> None:
     """A gold image that another shard has as one to train on, as when the same file is collected by two stores."""
     labelled = next(
-        row["image_id"] for row in tables.labels if row["kept"] and split_of(row["image_id"], SETTINGS) == "train"
+        row["image_id"] for row in tables.labels if row["kept"] and choose_split(row["image_id"], SETTINGS) == "train"
     )
     image = next(row for row in tables.images if row["image_id"] == labelled)
     tables.images.append({**image, "split": "gold"})
@@ -147,7 +147,7 @@ def tampered(tables: Tables) -> None:
     for row in tables.images:
         row["split"] = "train"
     tables.images[0]["image_id"] = tables.labels[1]["image_id"] = next(
-        f"{i:064x}" for i in range(999) if split_of(f"{i:064x}", SETTINGS) == "held_out"
+        f"{i:064x}" for i in range(999) if choose_split(f"{i:064x}", SETTINGS) == "held_out"
     )
 
 

@@ -13,14 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_annotators import BEFORE, CALLS, LOADS, ON_LOAD, asked, told
+from workspaces import workspace_of
 
-from florence import stages
-from florence.annotation import annotate_shard, annotators, pending, profiles_of, shard, usage_of
 from florence.config import Settings, settings_from
 from florence.errors import FlorenceError, ModelError, SettingsError, StoreError, UnavailableError
 from florence.records import IMAGES, AnnotatorProfile, table_annotations
 from florence.services.usage import Usage
 from florence.store import GROUP, Store
+from florence.workspace.annotate import annotate_shard, count_missing, list_annotators, read_profiles, read_usage, shard
+from florence.workspace.collect import collect_images
+from florence.workspace.fuse import fuse_round
+from florence.workspace.layout import list_shards
+from florence.workspace.publish import publish_snapshot, restore_store
 
 SCENES = {"scenes": {"use": "scenes", "count": 10, "size": 64}}
 ROOT = Path(__file__).parents[1]
@@ -41,7 +45,7 @@ def settings(annotators: dict, size: int = 10, **more) -> Settings:
 def collected(tmp_path_factory) -> Path:
     """A store of 10 scenes in one shard."""
     folder = tmp_path_factory.mktemp("collected")
-    stages.collect(settings({}), Store(str(folder)))
+    collect_images(workspace_of(settings({}), Store(str(folder))))
     return folder
 
 
@@ -60,8 +64,10 @@ def copied(collected: Path, folder: Path) -> Store:
 def run(chosen: Settings, store: Store, **more) -> dict:
     """Every shard, as a flow would; annotator → its last outcome."""
     outcomes = {}
-    for name in stages.shards(store):
-        outcomes |= {o.annotator: o for o in annotate_shard(chosen, store, annotators(chosen), name, **more)}
+    for name in list_shards(store):
+        outcomes |= {
+            o.annotator: o for o in annotate_shard(workspace_of(chosen, store), list_annotators(chosen), name, **more)
+        }
     return outcomes
 
 
@@ -91,7 +97,11 @@ def coverage(store: Store, name: str) -> dict[str, dict]:
 
 
 def left(chosen: Settings, store: Store) -> dict[str, int]:
-    return {name: sum(shards.values()) for name, shards in pending(chosen, store, annotators(chosen)).items() if shards}
+    return {
+        name: sum(shards.values())
+        for name, shards in count_missing(workspace_of(chosen, store), list_annotators(chosen)).items()
+        if shards
+    }
 
 
 def unless(images, error: Exception):
@@ -145,7 +155,7 @@ def test_readers_hear_those_they_read_in_order(store: Store):
             "a": told(needs=[]),
         }
     )
-    assert [(a.name, a.reads) for a in annotators(chosen)] == [
+    assert [(a.name, a.reads) for a in list_annotators(chosen)] == [
         ("c", ()),
         ("b", ()),
         ("a", ()),
@@ -153,7 +163,7 @@ def test_readers_hear_those_they_read_in_order(store: Store):
         ("last", ("c", "late")),
     ]
     run(chosen, store)
-    rows = table_annotations(store.read_table(store.names("claims/" + annotators(chosen)[-1].key)[0]))
+    rows = table_annotations(store.read_table(store.names("claims/" + list_annotators(chosen)[-1].key)[0]))
     name = names(store)[0]
     assert (
         rows[0].text
@@ -174,7 +184,7 @@ def test_readers_hear_those_they_read_in_order(store: Store):
 )
 def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
     with pytest.raises(SettingsError, match=rf"annotators\.me\.reads: .*{fault}"):
-        annotators(
+        list_annotators(
             settings(
                 {
                     "early": told(needs=["claims"], depends_on=[]),
@@ -188,12 +198,12 @@ def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
 
 def test_one_who_reads_nothing_can_not_be_told_whom():
     with pytest.raises(SettingsError, match="annotators.b.reads: b reads no claims"):
-        annotators(settings({"a": told(), "b": told(depends_on=["a"])}))
+        list_annotators(settings({"a": told(), "b": told(depends_on=["a"])}))
 
 
 def test_a_version_covers_exactly_those_that_are_read():
     def version(**sections) -> str:
-        return {a.name: a.version for a in annotators(settings(sections))}["reader"]
+        return {a.name: a.version for a in list_annotators(settings(sections))}["reader"]
 
     reader = told(needs=["claims"], depends_on=["a"])
     first = version(a=told(), b=told(), reader=reader)
@@ -206,7 +216,7 @@ def test_the_device_is_set_before_loading_and_is_no_part_of_the_version(store: S
     chosen = [settings({"a": told(device=device)}) for device in ("cuda:1", "cpu")]
     run(chosen[0], store)
     assert LOADS == [("a", "cuda:1")]
-    assert annotators(chosen[0]) == annotators(chosen[1])
+    assert list_annotators(chosen[0]) == list_annotators(chosen[1])
 
 
 # ---------------------------------------------------------------- speed and memory
@@ -264,12 +274,12 @@ def test_batches_are_full_whatever_the_others_are_given_at_once(store: Store):
 
 
 def test_chunks_are_bounded_by_pixels(store: Store, monkeypatch):
-    import florence.annotation.chunks
+    import florence.workspace.annotate.chunks
 
-    monkeypatch.setattr(florence.annotation.chunks, "PIXELS", 4 * 64 * 64 + 1)
+    monkeypatch.setattr(florence.workspace.annotate.chunks, "PIXELS", 4 * 64 * 64 + 1)
     run(settings({"a": told(batch_size=8), "blind": told(needs=[], batch_size=8)}), store)
     assert [len(images) for annotator, images in CALLS if annotator == "a"] == [4, 4, 2]
-    monkeypatch.setattr(florence.annotation.chunks, "PIXELS", 1)
+    monkeypatch.setattr(florence.workspace.annotate.chunks, "PIXELS", 1)
     run(settings({"a": told(batch_size=8, note="again"), "blind": told(needs=[], batch_size=8, note="again")}), store)
     assert [len(images) for annotator, images in CALLS if annotator == "a"][3:] == [1] * 10
 
@@ -290,9 +300,11 @@ def test_what_is_missing_is_told_without_reading_tables(store: Store, monkeypatc
 
 
 def test_images_are_read_a_few_at_a_time(tmp_path: Path):
-    stages.collect(
-        settings_from({"sources": {"scenes": {**SCENES["scenes"], "count": 40}}, "annotators": {}}),
-        store := Store(str(tmp_path)),
+    collect_images(
+        workspace_of(
+            settings_from({"sources": {"scenes": {**SCENES["scenes"], "count": 40}}, "annotators": {}}),
+            store := Store(str(tmp_path)),
+        )
     )
     (name,) = store.names("images")
     batches = list(store.read_batches(name, ["name", "bytes"]))
@@ -340,7 +352,7 @@ def test_a_bad_image_at_the_start_is_settled_once_others_are_answered(store: Sto
 def test_what_was_raised_on_purpose_is_not_tried_again_at_once(store: Store, error: Exception, again: bool):
     ON_LOAD["a"] = raising_on_load(error)
     found = run(settings({"a": told(), "b": told()}), store)
-    assert (found["a"].left, found["a"].again, found["b"].left) == (10, again, 0) and (
+    assert (found["a"].left, found["a"].retryable, found["b"].left) == (10, again, 0) and (
         str(error) or type(error).__name__
     ) in found["a"].error
 
@@ -367,8 +379,8 @@ def test_one_that_fails_costs_its_own_claims(store: Store, how: str):
     chosen = settings({"a": told(required=False), "b": told(), "reader": told(needs=["claims"], depends_on=["a", "b"])})
     found = run(chosen, store)
     assert found["a"].left == 10 and found["a"].images == 0 and "the service is down" in found["a"].error
-    assert found["a"].again == (how in ("load", "crash"))
-    assert not store.names("coverage/" + annotators(chosen)[0].key)
+    assert found["a"].retryable == (how in ("load", "crash"))
+    assert not store.names("coverage/" + list_annotators(chosen)[0].key)
     assert len(coverage(store, "b")) == len(coverage(store, "reader")) == 10
     assert left(chosen, store) == {"a": 10}
     fake_annotators.forget()
@@ -399,7 +411,7 @@ def test_readers_wait_for_one_that_is_required(store: Store):
 def test_readers_wait_for_one_that_is_tried_again(store: Store):
     chosen = settings({"a": told(required=False), "reader": told(needs=["claims"])})
     BEFORE["a"] = raising(RuntimeError("not yet"))
-    assert run(chosen, store, patient=True)["a"].again and asked("reader") == []
+    assert run(chosen, store, will_retry=True)["a"].retryable and asked("reader") == []
     run(chosen, store)
     assert len(asked("reader")) == 10
 
@@ -420,7 +432,7 @@ def test_readers_of_readers_are_asked_again_too(store: Store):
     name = names(store)[0]
     assert (
         f"third of {name} after (second: second of {name} after (a: a of {name}"
-        in table_annotations(store.read_table(store.names("claims/" + annotators(chosen)[2].key)[0]))[0].text
+        in table_annotations(store.read_table(store.names("claims/" + list_annotators(chosen)[2].key)[0]))[0].text
     )
     assert left(chosen, store) == {}
     fake_annotators.forget()
@@ -433,7 +445,9 @@ def test_a_reader_whose_author_has_caught_up_is_missing_something(store: Store):
     run(chosen, store)
     assert left(chosen, store) == {"a": 3}
     fake_annotators.forget()
-    annotate_shard(chosen, store, annotators(chosen)[:1], "scenes-00000")  # as if a kill had come after it
+    annotate_shard(
+        workspace_of(chosen, store), list_annotators(chosen)[:1], "scenes-00000"
+    )  # as if a kill had come after it
     assert left(chosen, store) == {"reader": 3}
     run(chosen, store)
     assert asked("reader") == names(store)[:3] and left(chosen, store) == {}
@@ -487,7 +501,7 @@ def test_too_little_memory_makes_batches_smaller(store: Store, error: Exception)
 def test_too_little_memory_for_one_image_ends_the_annotators_work(store: Store):
     BEFORE["a"] = raising(MemoryError("full"), names(store)[3:4])
     found = run(settings({"a": told(batch_size=2), "b": told()}), store)
-    assert found["a"].left == 7 and found["a"].again and "full" in found["a"].error and found["b"].left == 0
+    assert found["a"].left == 7 and found["a"].retryable and "full" in found["a"].error and found["b"].left == 0
 
 
 def test_an_image_that_can_not_be_decoded_costs_itself_alone(store: Store):
@@ -509,20 +523,21 @@ def test_an_image_that_can_not_be_decoded_costs_itself_alone(store: Store):
 
 KILLED = """
 import os, signal, sys
-import annotators
-from florence.annotation import annotate_shard, annotators, shard
+import fake_annotators
 from florence.config import settings_from
 from florence.store import Store
+from florence.workspace.annotate import annotate_shard, list_annotators, shard
+from workspaces import workspace_of
 
 uri, values, name = eval(sys.argv[1])
 shard.EVERY = 0
 def before(self, batch):
     if name in [record.name for record in batch.records]:
         os.kill(os.getpid(), signal.SIGKILL)
-with annotators.registered():
-    annotators.BEFORE["b"] = before
+with fake_annotators.registered():
+    fake_annotators.BEFORE["b"] = before
     chosen = settings_from(values)
-    annotate_shard(chosen, Store(uri), annotators(chosen), "scenes-00000")
+    annotate_shard(workspace_of(chosen, Store(uri)), list_annotators(chosen), "scenes-00000")
 """
 
 
@@ -544,12 +559,12 @@ def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collecte
         timeout=100,
     )
     assert done.returncode == -9, done.stderr
-    assert left(chosen, store) == {"a": 2, "b": 4, "reader": 4} and usage_of(store, annotators(chosen)[0]) == Usage(
-        4, 56, pytest.approx(0.056)
-    )
+    assert left(chosen, store) == {"a": 2, "b": 4, "reader": 4} and read_usage(
+        store, list_annotators(chosen)[0]
+    ) == Usage(4, 56, pytest.approx(0.056))
     run(chosen, store)
     assert (asked("a"), asked("b")) == (names(store)[8:], names(store)[6:])
-    assert usage_of(store, annotators(chosen)[0]) == Usage(5, 70, pytest.approx(0.07))
+    assert read_usage(store, list_annotators(chosen)[0]) == Usage(5, 70, pytest.approx(0.07))
     whole = copied(collected, tmp_path / "whole")
     run(chosen, whole)
     assert written(whole) == written(store)
@@ -558,7 +573,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collecte
 def test_what_a_killed_write_left_behind_is_dropped(store: Store):
     chosen = settings({"a": told(), "b": told(needs=[])})
     run(chosen, store)
-    before, annotator = written(store), annotators(chosen)[0]
+    before, annotator = written(store), list_annotators(chosen)[0]
     file = store.names("coverage/" + annotator.key)[0]
     store.write_table(file, store.read_table(file).slice(0, 4))
     BEFORE["a"] = raising(UnavailableError("down"))
@@ -612,17 +627,17 @@ def test_coverage_that_has_grown_is_published_again(store: Store, tmp_path: Path
     chosen, data = settings({"a": told(), "b": told()}), Store(str(tmp_path / "data"))
     BEFORE["a"] = unless(names(store)[5:], UnavailableError("later"))
     run(chosen, store)
-    who = annotators(chosen)
-    stages.fuse_round(chosen, store, who, 0)
-    stages.publish(chosen, store, data, who, 0)
+    who = list_annotators(chosen)
+    fuse_round(workspace_of(chosen, store), who, 0)
+    publish_snapshot(workspace_of(chosen, store, data), who, 0)
     assert len(data.read_tables("coverage/" + who[0].key, pa.schema([]))) == 5
     fake_annotators.forget()
     run(chosen, store)
-    stages.fuse_round(chosen, store, who, 1)
-    stages.publish(chosen, store, data, who, 1)
+    fuse_round(workspace_of(chosen, store), who, 1)
+    publish_snapshot(workspace_of(chosen, store, data), who, 1)
     assert written(data) == written(store) and any(name.startswith("annotators/a@") for name in written(data))
     again = Store(str(tmp_path / "again"))
-    stages.restore(again, data)
+    restore_store(workspace_of(store=again, data=data))
     fake_annotators.forget()
     assert run(chosen, again) == {} and CALLS == [] and written(again) == written(store)
 
@@ -640,10 +655,10 @@ def test_a_file_of_the_same_size_is_copied_where_it_can_have_changed(tmp_path: P
 def test_coverage_of_before_there_was_a_column_is_read(store: Store):
     chosen = settings({"a": told(), "b": told()})
     run(chosen, store)
-    file = store.names("coverage/" + annotators(chosen)[0].key)[0]
+    file = store.names("coverage/" + list_annotators(chosen)[0].key)[0]
     store.write_table(file, store.read_table(file).drop_columns(["unread"]))
     assert left(chosen, store) == {} and run(chosen, store) == {}
-    assert len(stages.fuse_round(chosen, store, annotators(chosen), 0))
+    assert len(fuse_round(workspace_of(chosen, store), list_annotators(chosen), 0))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -675,7 +690,7 @@ def test_whatever_fails_for_a_while_the_end_is_the_same(
             if how is not None:
                 BEFORE[name] = how
         try:
-            run(chosen, store, patient=attempt == 1)
+            run(chosen, store, will_retry=attempt == 1)
         except KeyboardInterrupt:
             pass
     fake_annotators.forget()
@@ -695,20 +710,20 @@ def test_usage_is_kept_and_known_to_the_next_run(store: Store):
     chosen = settings({"a": told(batch_size=4, price=5)})
     BEFORE["a"] = unless(names(store)[8:], UnavailableError("the budget is spent"))
     run(chosen, store)
-    annotator = annotators(chosen)[0]
-    assert usage_of(store, annotator) == Usage(3, 50, 0.05)
+    annotator = list_annotators(chosen)[0]
+    assert read_usage(store, annotator) == Usage(3, 50, 0.05)
     fake_annotators.forget()
     known = []
     BEFORE["a"] = lambda self, batch: known.append(self.usage.tokens)
     run(chosen, store)
-    assert known == [60] and usage_of(store, annotator) == Usage(4, 60, pytest.approx(0.06))
+    assert known == [60] and read_usage(store, annotator) == Usage(4, 60, pytest.approx(0.06))
 
 
 def test_what_a_failing_call_has_cost_is_counted(store: Store):
     BEFORE["a"] = raising(UnavailableError("down"))
     chosen = settings({"a": told(batch_size=4, price=5)})
     run(chosen, store)
-    assert usage_of(store, annotators(chosen)[0]) == Usage(1, 20, 0.02)
+    assert read_usage(store, list_annotators(chosen)[0]) == Usage(1, 20, 0.02)
 
 
 def test_authors_declare_who_they_are(store: Store):
@@ -716,8 +731,8 @@ def test_authors_declare_who_they_are(store: Store):
         {"a": told(words=["dog", "cat"], device="cpu", batch_size=3), "judge": told(role="ranker", needs=["claims"])}
     )
     run(chosen, store)
-    who = annotators(chosen)
-    assert profiles_of(store, who) == (
+    who = list_annotators(chosen)
+    assert read_profiles(store, who) == (
         AnnotatorProfile("a", "annotator", ("cat", "dog")),
         AnnotatorProfile("judge", "ranker"),
     )
@@ -730,7 +745,7 @@ def test_authors_declare_who_they_are(store: Store):
         "ingredients": {"annotator": "a"},
         "options": {"needs": ["pixels"], "price": 0, "words": ["dog", "cat"], "note": "", "role": "annotator"},
     }
-    assert profiles_of(store, annotators(settings({"b": told(words=["x"])}))) == (AnnotatorProfile("b"),)
+    assert read_profiles(store, list_annotators(settings({"b": told(words=["x"])}))) == (AnnotatorProfile("b"),)
 
 
 def test_one_that_can_not_say_its_words_costs_its_own_claims(store: Store, monkeypatch):
@@ -750,19 +765,21 @@ def test_the_student_is_asked_last_and_declares_itself(store: Store):
         engine={"student": {"tasks": ["<OD>"], "batch_size": 8}},
         train={"threads": 1, "max_target": 8},
     )
-    who = annotators(chosen, NANO)
+    who = list_annotators(chosen, NANO)
     assert [annotator.name for annotator in who] == ["a", "reader", "student"]
-    assert {o.annotator: (o.images, o.left) for o in annotate_shard(chosen, store, who, "scenes-00000")} == {
+    assert {
+        o.annotator: (o.images, o.left) for o in annotate_shard(workspace_of(chosen, store), who, "scenes-00000")
+    } == {
         "a": (10, 0),
         "reader": (10, 0),
         "student": (10, 0),
     }
     assert "student:" not in table_annotations(store.read_table(store.names("claims/" + who[1].key)[0]))[0].text
-    assert len(coverage(store, "student")) == 10 and profiles_of(store, who)[2] == AnnotatorProfile("student")
+    assert len(coverage(store, "student")) == 10 and read_profiles(store, who)[2] == AnnotatorProfile("student")
     said = store.read_json(f"annotators/{who[2].key}.json")
     assert (said["use"], said["tasks"]) == ("student", ["<OD>"]) and "batch_size" not in said["options"]
     off = settings({"a": told()}, engine={"student": {"cap": 0}})
-    assert [annotator.name for annotator in annotators(off, NANO)] == ["a"]
+    assert [annotator.name for annotator in list_annotators(off, NANO)] == ["a"]
 
 
 def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_about_the_rest_tells_nothing(
@@ -778,15 +795,18 @@ def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_ab
         and len(asked_about) == 3
         and all(row["error"].startswith("NotListedError") for name, row in rows.items() if name not in asked_about)
     )
-    assert not any(pending(chosen, store, annotators(chosen))["dear"].values()) and len(coverage(store, "cheap")) == 10
+    assert (
+        not any(count_missing(workspace_of(chosen, store), list_annotators(chosen))["dear"].values())
+        and len(coverage(store, "cheap")) == 10
+    )
     before = written(store)
     calls = len(CALLS)
     run(chosen, store)
     assert written(store) == before and len(CALLS) == calls, "nobody is asked again"
-    key = next(annotator.version for annotator in annotators(chosen) if annotator.name == "dear")
+    key = next(annotator.version for annotator in list_annotators(chosen) if annotator.name == "dear")
     assert key != next(
         annotator.version
-        for annotator in annotators(settings({**who, "dear": {**who["dear"], "images": 0.4}}))
+        for annotator in list_annotators(settings({**who, "dear": {**who["dear"], "images": 0.4}}))
         if annotator.name == "dear"
     )
 
@@ -794,8 +814,8 @@ def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_ab
 def test_those_that_are_chosen_differ_more_than_any_others(store: Store):
     from itertools import combinations
 
-    from florence.annotation.sampling import diverse
     from florence.records import table_images
+    from florence.workspace.annotate.sampling import sample_diverse
 
     records = [record for record, _ in table_images(store.read_tables("images", IMAGES, older=True))]
     bits = {record.image_id: int(record.phash, 16) for record in records}
@@ -804,6 +824,10 @@ def test_those_that_are_chosen_differ_more_than_any_others(store: Store):
         return min((bits[a] ^ bits[b]).bit_count() for a, b in combinations(sorted(ids), 2))
 
     best = max(spread(ids) for ids in combinations(sorted(bits), 4))
-    assert 2 * spread(diverse(records, 0.4)) >= best, "farthest-first is at least half as good as the best choice"
-    assert diverse(records, 1.0) == set(bits) and diverse(records[::-1], 0.4) == diverse(records, 0.4)
-    assert len(diverse(records, 0.01)) == 1 and diverse([], 0.5) == frozenset()
+    assert 2 * spread(sample_diverse(records, 0.4)) >= best, (
+        "farthest-first is at least half as good as the best choice"
+    )
+    assert sample_diverse(records, 1.0) == set(bits) and sample_diverse(records[::-1], 0.4) == sample_diverse(
+        records, 0.4
+    )
+    assert len(sample_diverse(records, 0.01)) == 1 and sample_diverse([], 0.5) == frozenset()

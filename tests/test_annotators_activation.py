@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from florence.annotators import ANNOTATORS, ImageBatch
-from florence.packaged_models.imagenet import cell_scores, coarse, labels, network
 from florence.errors import SettingsError
 from florence.geometry import box_iou
+from florence.packaged_models.imagenet import cell_scores, class_labels, coarse_classes, load_network
 from florence.records import Claim, ImageRecord
 
 CAT = (0.0, 0.0, 0.92, 1.0)
@@ -75,9 +75,9 @@ def test_fine_names_are_breeds():
 
 
 def test_each_class_has_one_name_and_its_kind():
-    numbers = [number for members in coarse().values() for number in members]
+    numbers = [number for members in coarse_classes().values() for number in members]
     assert len(numbers) == len(set(numbers)) and set(numbers) <= set(range(1000))
-    fine, coarser = labels("fine"), labels("coarse")
+    fine, coarser = class_labels("fine"), class_labels("coarse")
     for names, members in (fine, coarser):
         assert len(set(names)) == len(names) == len(members) and (members.sum(axis=0) == 1).all()
         assert all(label == label.lower() and "," not in label and "(" not in label for label in names)
@@ -142,10 +142,12 @@ def test_scores_of_cells_average_to_those_of_the_whole_network():
     import torch
 
     pixels = photo("coffee.png")
-    cells = cell_scores(network("lite0"), pixels, (288, 192))
+    cells = cell_scores(load_network("lite0"), pixels, (288, 192))
     with torch.inference_mode():
         image = cv2.resize(pixels, (288, 192), interpolation=cv2.INTER_AREA).astype(np.float32)
-        whole = network("lite0")(torch.from_numpy(((image - 127) / 128).transpose(2, 0, 1)[None].copy()))[0].numpy()
+        whole = load_network("lite0")(torch.from_numpy(((image - 127) / 128).transpose(2, 0, 1)[None].copy()))[
+            0
+        ].numpy()
     assert cells.shape == (1000, 6, 9)
     assert np.abs(cells.mean(axis=(1, 2)) - whole).max() < 1e-3
 

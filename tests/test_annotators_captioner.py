@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from florence.annotators import ANNOTATORS, ImageBatch
-from florence.scene.objects import colour_shares, objects
+from florence.imaging.colours import colour_shares
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
+from florence.scene.objects import merge_objects
 
 Box = tuple[float, float, float, float]
 RED, BLUE, GREEN, ORANGE = (200, 30, 25), (30, 60, 200), (60, 150, 50), (250, 150, 30)
@@ -137,14 +138,14 @@ def test_authors_are_put_together():
     rows = said(("cat", near, 0.6), ("vase", (150.0, 10.0, 190.0, 60.0), 0.5)) + said(
         ("cat", nearer, 0.2), ("rug", (12.0, 8.0, 102.0, 98.0), 0.9), annotator="b"
     )
-    found = objects(rows, 0.3, 0.6)
+    found = merge_objects(rows, 0.3, 0.6)
     assert [(s.label, s.score, sorted(s.annotators)) for s in found] == [("cat", 0.6, ["a", "b"])], (
         "the rug has the cat's place, the vase one unsure annotator"
     )
     assert found[0].box == pytest.approx((11, 10, 101, 100))
-    assert objects(tuple(reversed(rows)), 0.3, 0.6) == found
+    assert merge_objects(tuple(reversed(rows)), 0.3, 0.6) == found
     inner = said(("cat", near, 0.9), ("cat", (20.0, 20.0, 50.0, 50.0), 0.8), ("hat", (20.0, 20.0, 50.0, 50.0), 0.8))
-    assert [s.label for s in objects(inner, 0.3, 0.6)] == ["cat", "hat"], "a cat within a cat is the same cat"
+    assert [s.label for s in merge_objects(inner, 0.3, 0.6)] == ["cat", "hat"], "a cat within a cat is the same cat"
 
 
 @pytest.mark.parametrize(

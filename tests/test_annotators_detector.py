@@ -17,10 +17,10 @@ from hub_models import DETECTORS, LABELS, bert_tokenizer, checkpoint
 from PIL import Image
 
 from florence.annotators import ANNOTATORS, ImageBatch
-from florence.imaging.boxes import distinct, objects_found
-from florence.hub.models import load_config, load_model, load_processor, weights_version
 from florence.errors import FlorenceError, ModelError, SettingsError
+from florence.hub.models import load_config, load_model, load_processor, weights_version
 from florence.images import decode_image
+from florence.imaging.boxes import object_claims, suppress_overlaps
 from florence.records import Claim, ImageRecord
 
 HOPEFUL = {"threshold": 0.05, "nms_iou": 1.0, "most": 1000}
@@ -107,18 +107,18 @@ def test_the_others_in_the_batch_change_nothing(kind: str):
 def test_pictures_of_one_size_can_go_together_as_on_a_gpu(kind: str):
     detector = made(kind, **HOPEFUL)
     same = batch(pictures()[0], pictures()[2])
-    both = detector._look(same.records, [detector._given(pixels) for pixels in same.pixels])
-    for claims, alone in zip(both, detector.annotate(same), strict=True):
-        assert [row[1] for row in rows(claims)] == [row[1] for row in rows(alone)]
-        np.testing.assert_allclose([row[2] for row in rows(claims)], [row[2] for row in rows(alone)], atol=1e-2)
+    both = detector._detect(same.records, [detector._network_input(pixels) for pixels in same.pixels])
+    for claims, one_by_one in zip(both, detector.annotate(same), strict=True):
+        assert [row[1] for row in rows(claims)] == [row[1] for row in rows(one_by_one)]
+        np.testing.assert_allclose([row[2] for row in rows(claims)], [row[2] for row in rows(one_by_one)], atol=1e-2)
 
 
 def test_sizes_are_kept_apart_where_pictures_go_together():
-    from florence.annotators.detector import _groups
+    from florence.annotators.detector import _group_by_size
 
     given = [made("detr")._given(pixels) for pixels in pictures()[:3]]
-    assert _groups([*given, ModelError("broken"), given[1]], alone=False) == [[0, 2], [1, 4]]
-    assert _groups([*given, ModelError("broken")], alone=True) == [[0], [1], [2]]
+    assert _group_by_size([*given, ModelError("broken"), given[1]], one_by_one=False) == [[0, 2], [1, 4]]
+    assert _group_by_size([*given, ModelError("broken")], one_by_one=True) == [[0], [1], [2]]
 
 
 def test_files_of_one_grey_channel_and_of_three_pixels_height_are_read(tmp_path: Path):
@@ -290,10 +290,10 @@ def test_a_device_that_is_not_there_is_refused():
 def test_of_boxes_under_one_name_the_best_is_kept():
     found = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 9]], float)
     names = ["cat", "cat", "dog", "cat", "dog"]
-    claims = objects_found(found, np.array([0.5, 0.9, 0.4, 0.3, 0.6]), names, 100, 100, 0.5, 10)
+    claims = object_claims(found, np.array([0.5, 0.9, 0.4, 0.3, 0.6]), names, 100, 100, 0.5, 10)
     assert rows(claims) == [(0.9, "cat", (1, 0, 11, 10)), (0.6, "dog", (0, 0, 10, 9)), (0.3, "cat", (50, 50, 60, 60))]
-    assert rows(objects_found(found, np.array([0.5, 0.9, 0.4, 0.3, 0.6]), names, 100, 100, 0.5, 2)) == rows(claims)[:2]
-    assert objects_found(np.zeros((0, 4)), np.zeros(0), [], 100, 100, 0.5, 10) == []
+    assert rows(object_claims(found, np.array([0.5, 0.9, 0.4, 0.3, 0.6]), names, 100, 100, 0.5, 2)) == rows(claims)[:2]
+    assert object_claims(np.zeros((0, 4)), np.zeros(0), [], 100, 100, 0.5, 10) == []
 
 
 def test_boxes_are_cut_to_the_image_and_those_outside_or_without_numbers_are_left_out():
@@ -310,14 +310,16 @@ def test_boxes_are_cut_to_the_image_and_those_outside_or_without_numbers_are_lef
         ]
     )
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, np.nan, 0.3, 1.01])
-    assert distinct(found, scores, 100, 50, 0.5, 10) == [((0, 0, 20, 20), 0.9), ((90, 10, 100, 20), 0.8)]
+    assert suppress_overlaps(found, scores, 100, 50, 0.5, 10) == [((0, 0, 20, 20), 0.9), ((90, 10, 100, 20), 0.8)]
 
 
 def test_the_order_of_equals_does_not_follow_the_networks_order():
     found = np.array([[0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]], float)
-    turned = distinct(found[::-1], np.full(3, 0.5), 100, 100, 0.5, 2)
+    reversed_boxes = suppress_overlaps(found[::-1], np.full(3, 0.5), 100, 100, 0.5, 2)
     assert (
-        turned == distinct(found, np.full(3, 0.5), 100, 100, 0.5, 2) == [((0, 0, 10, 10), 0.5), ((20, 20, 30, 30), 0.5)]
+        reversed_boxes
+        == suppress_overlaps(found, np.full(3, 0.5), 100, 100, 0.5, 2)
+        == [((0, 0, 10, 10), 0.5), ((20, 20, 30, 30), 0.5)]
     )
 
 

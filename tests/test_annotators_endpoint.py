@@ -88,7 +88,7 @@ def test_pictures_arrive_without_loss_with_what_is_known_of_them():
 
 
 def test_a_batch_that_is_large_comes_in_several_calls(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("florence.annotators.endpoint.BODY", 1200)
+    monkeypatch.setattr("florence.annotators.endpoint.BODY_SIZE", 1200)
     counted = Counted(good)
     with service(counted) as url:
         assert made(url).annotate(batch_of(10)) == [PICTURE] * 10

@@ -163,7 +163,7 @@ def test_more_phrases_than_the_model_takes_are_asked_for_in_parts():
     parts = list(annotator._parts(phrases))
     assert [phrase for part in parts for phrase in part] == [*phrases[:-2], phrases[-1]] and len(parts) == 2
     for part in parts:
-        prompt, owners = annotator._prompt(part)
+        prompt, owners = annotator._join_phrases(part)
         assert prompt["input_ids"].shape[1] <= 64 and sorted(set(owners.tolist())) == [-1, *range(len(part))]
     text = "There are " + ", ".join(phrases[:-2]) + " and two balls."
     said = ground("grounding_dino", captions(text))
@@ -179,10 +179,12 @@ def test_more_phrases_than_the_model_takes_are_asked_for_in_parts():
     ["Mr. Smith's dog", "St. Mary's", "a 3.5 m tree", "What?! a sign", "Über-dog", "İ dog", "犬 dog", "a\u200bdog"],
 )
 def test_every_token_of_a_phrase_is_its_own_and_none_ends_it(phrase: str):
-    from florence.annotators.grounder import _spoken
+    from florence.annotators.grounder import _prompt_phrase
 
     annotator = made("grounding_dino", **HOPEFUL)
-    prompt, owners = annotator._prompt([_spoken("a cat"), _spoken(phrase), _spoken("two dots")])
+    prompt, owners = annotator._join_phrases(
+        [_prompt_phrase("a cat"), _prompt_phrase(phrase), _prompt_phrase("two dots")]
+    )
     ids = prompt["input_ids"][0].tolist()
     assert [ids[i] for i in range(len(ids)) if owners[i] == -1] == [101, 1012, 1012, 1012, 102]
     assert not {1012, 1029} & {ids[i] for i in range(len(ids)) if owners[i] >= 0}

@@ -178,7 +178,7 @@ def test_captions_alone_need_no_claims_of_others(folder):
 
 def test_each_kind_of_model_is_asked_as_suits_it(folder):
     asked = {
-        kind: [captioner(folder(kind), tasks=["<CAPTION>", CROPS])._writer.prompt(task) for task in (*CAPTIONS, CROPS)]
+        kind: [captioner(folder(kind), tasks=["<CAPTION>", CROPS])._model.prompt(task) for task in (*CAPTIONS, CROPS)]
         for kind in ("florence", "blip", "llava")
     }
     assert asked["florence"] == [*CAPTIONS, "<CAPTION>"]

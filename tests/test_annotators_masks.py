@@ -131,13 +131,13 @@ def test_phrases_boxes_are_outlined_too_and_those_of_objects_but_once(monkeypatc
         for (a, b), box in (((0, 6), one), ((11, 20), other))
     ]
     annotator = ANNOTATORS.get("masks")
-    looked: list[Box] = []
-    outline = annotator._outline
+    segmented: list[Box] = []
+    box_polygons = annotator._box_polygons
     monkeypatch.setattr(
-        annotator, "_outline", lambda self, pixels, box: looked.append(box) or outline(self, pixels, box)
+        annotator, "_box_polygons", lambda self, pixels, box: segmented.append(box) or box_polygons(self, pixels, box)
     )
     first, second, third = cut(pixels, said(("ball", one, 0.9)) + annotate("0" * 64, phrases, "b", "1"))
-    assert looked == [one, other]
+    assert segmented == [one, other]
     assert (first.text, first.regions[0].box, first.score) == ("the ball", None, 0.9)
     for claim, span, box, truth in ((second, (0, 6), one, left), (third, (11, 20), other, right)):
         (region,) = claim.regions

@@ -11,10 +11,10 @@ from onnx import TensorProto
 from onnx_models import brightness, constant, red_finder
 
 from florence.annotators import ANNOTATORS, ImageBatch
-from florence.imaging.onnx_outputs import read
 from florence.annotators.onnx_detector import _providers
 from florence.errors import ModelError, SettingsError
 from florence.geometry import box_iou
+from florence.imaging.onnx_outputs import read_detections
 from florence.records import Claim, ImageRecord
 
 Box = tuple[float, float, float, float]
@@ -232,7 +232,7 @@ def test_nanodet_sides_are_means_over_bins(tmp_path: Path):
 @pytest.mark.parametrize("size", [(64, 64), (72, 100), (416, 416)])
 def test_nanodet_has_a_point_for_every_cell_even_a_part_of_one(size: tuple[int, int]):
     points = sum(-(-size[0] // s) * -(-size[1] // s) for s in (8, 16, 32, 64))
-    assert len(read("nanodet", {"output": np.zeros((1, points, 3 + 32))}, 3, size).scores) == points
+    assert len(read_detections("nanodet", {"output": np.zeros((1, points, 3 + 32))}, 3, size).scores) == points
 
 
 def logit(p: np.ndarray) -> np.ndarray:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from florence import annotation, stages
+from workspaces import workspace_of
+
 from florence.annotators import ANNOTATORS, ImageBatch
 from florence.config import settings_from
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate, table_annotations
 from florence.store import Store
+from florence.workspace.annotate import annotate_shard, list_annotators
+from florence.workspace.collect import collect_images
+from florence.workspace.layout import list_shards
 
 Box = tuple[float, float, float, float]
 LEFT, RIGHT, TOP, ALL = (
@@ -134,12 +138,12 @@ def test_captioner_and_phrases_work_on_from_the_claims_of_others(tmp_path: Path)
         }
     )
     store = Store(str(tmp_path))
-    stages.collect(settings, store)
-    who = annotation.annotators(settings)
+    collect_images(workspace_of(settings, store))
+    who = list_annotators(settings)
     assert [annotator.name for annotator in who] == ["objects", "captioner", "phrases"]
     said: dict[str, list[Annotation]] = {}
-    for shard in stages.shards(store):
-        annotation.annotate_shard(settings, store, who, shard)
+    for shard in list_shards(store):
+        annotate_shard(workspace_of(settings, store), who, shard)
         for annotator in who:
             said.setdefault(annotator.name, []).extend(
                 table_annotations(store.read_table(f"claims/{annotator.key}/{shard}.parquet"))

@@ -488,6 +488,28 @@ for asked in requests():
     assert "\x1b" not in str(found.value) and "\r" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--api-key", "s3cr3t-t0ken"], "--api-key"),
+        (["--token=s3cr3t-t0ken"], "--token"),
+        (["HF_TOKEN=s3cr3t-t0ken"], "HF_TOKEN="),
+        (["sh", "-c", "THEIR_API_KEY=s3cr3t-t0ken ./annotate"], "THEIR_API_KEY="),
+    ],
+)
+def test_a_command_with_a_secret_is_refused_without_repeating_it(words: list[str], name: str):
+    for command in (["env", *words], shlex.join(["env", *words])):
+        with pytest.raises(SettingsError) as found:
+            made(command)
+        assert str(found.value).startswith(f"annotators.theirs.command: {name} gives the program a secret")
+        assert "annotators.theirs.environment" in str(found.value) and "token file" in str(found.value)
+        assert "s3cr3t" not in str(found.value)
+
+
+def test_a_command_that_names_a_secret_but_has_none_is_allowed():
+    made(["env", "--token-file", "/run/secrets/token", "--max-tokens", "500", "--key", "label"])
+
+
 # ---------------------------------------------------------------- version and settings
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from florence.annotators import ANNOTATORS, ImageBatch
-from florence.annotators.reader import _sized
+from florence.annotators.reader import _resize
 from florence.errors import ModelError
 from florence.geometry import box_iou, polygon_area, polygon_box
 from florence.records import Claim, ImageRecord
@@ -94,8 +94,8 @@ def test_a_missing_model_is_named_and_not_fetched(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("shape", [(20, 3000), (3000, 20), (16, 16), (300, 450), (2000, 3000)])
 def test_pictures_are_looked_at_in_bounded_size(shape: tuple[int, int]):
-    sized, factors = _sized(np.zeros((*shape, 3), np.uint8), 1600)
-    assert max(sized.shape) <= 1600 and min(sized.shape[:2]) >= 32
+    resized, factors = _resize(np.zeros((*shape, 3), np.uint8), 1600)
+    assert max(resized.shape) <= 1600 and min(resized.shape[:2]) >= 32
     assert factors[0] == pytest.approx(factors[1], rel=0.1)
 
 

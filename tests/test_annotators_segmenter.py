@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from florence.annotators import ANNOTATORS, ImageBatch
-from florence.scene.segmentation import boxes, outlined, polygons, wanted
-from florence.annotators.segmenter import TOGETHER
+from florence.annotators.segmenter import MAX_PROMPTS
 from florence.errors import ModelError
 from florence.geometry import Box, mask_iou, polygon_area, rasterise
+from florence.imaging.polygons import mask_to_polygons
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
+from florence.scene.segmentation import add_polygons, segmentation_targets, target_boxes
 
 GROUNDED, REFERRED = "<CAPTION_TO_PHRASE_GROUNDING>", "<REFERRING_EXPRESSION_SEGMENTATION>"
 CAT, DOG = (20.0, 15.0, 70.0, 80.0), (60.5, 10.25, 135.0, 90.0)
@@ -161,7 +162,7 @@ def test_a_picture_is_encoded_once_for_all_its_boxes(kind: str):
         assert len(calls) == 1 and cut(kind, ()) == [] and len(calls) == 1
     finally:
         hook.remove()
-    last = [region for region in row.regions if region.box in places[TOGETHER:]]
+    last = [region for region in row.regions if region.box in places[MAX_PROMPTS:]]
     assert last and len(row.regions) > 10
     for region in (*last, row.regions[0]):
         (alone,) = cut(kind, phrase("a row of things", "a row of things", (region.box, 0.9)), min_iou=0.0)
@@ -219,7 +220,7 @@ def asked(
     rows = [row for part in claims for row in part]
     return [
         (claim.task, claim.text, [region.box for region in claim.regions])
-        for claim in wanted(record(), rows, most, min_score, min_alone)
+        for claim in segmentation_targets(record(), rows, most, min_score, min_alone)
     ]
 
 
@@ -274,7 +275,7 @@ def test_boxes_of_objects_cost_no_more_and_of_the_others_the_best_are_taken():
         + phrase("a cat by a cup and a hat", "a hat", (box, 0.6))
     )
     assert [places for _, _, places in asked(things, most=1)] == [[CAT], [CAT], [box]]
-    assert boxes(wanted(record(), things, 2, 0.3, 0.6)) == (CAT, DOG, box)
+    assert target_boxes(segmentation_targets(record(), things, 2, 0.3, 0.6)) == (CAT, DOG, box)
     assert [places for _, _, places in asked(things, min_score=0.55)] == [[CAT], [CAT], [box]]
 
 
@@ -302,7 +303,7 @@ def test_boxes_beyond_the_image_are_cut_and_what_has_no_place_is_left_out():
 
 
 def test_what_has_no_outline_is_not_claimed():
-    wants = wanted(
+    targets = segmentation_targets(
         record(),
         said(("cat", CAT, 0.9), ("cup", (5.0, 5.0, 20.0, 20.0), 0.9))
         + phrase("a dog", "a dog", (CAT, 0.8), (DOG, 0.6)),
@@ -311,7 +312,7 @@ def test_what_has_no_outline_is_not_claimed():
         0.6,
     )
     shape = ((1.0, 1.0, 5.0, 1.0, 5.0, 5.0),)
-    said_of = outlined(wants, {DOG: shape, CAT: ()})
+    said_of = add_polygons(targets, {DOG: shape, CAT: ()})
     assert [(claim.text, claim.score, claim.regions) for claim in said_of] == [
         ("a dog", 0.6, (Region("a dog", box=DOG, polygons=shape, score=0.6, span=(0, 5)),))
     ]
@@ -334,7 +335,7 @@ def test_polygons_overlap_their_mask_as_asked(min_polygon_iou: float):
     lost = 0
     for seed in range(40):
         mask = blob(seed)
-        found = polygons(mask, min_polygon_iou)
+        found = mask_to_polygons(mask, min_polygon_iou)
         lost += not found
         assert not found or mask_iou(rasterise(found, 90, 70), mask) >= min_polygon_iou
         areas = [polygon_area(polygon) for polygon in found]
@@ -346,24 +347,27 @@ def test_polygons_overlap_their_mask_as_asked(min_polygon_iou: float):
 def test_corners_are_as_few_as_the_fidelity_allows():
     ys, xs = np.mgrid[:400, :600]
     disk = np.hypot(xs - 300, ys - 200) < 150
-    counts = [len(polygons(disk, min_polygon_iou)[0]) // 2 for min_polygon_iou in (0.6, 0.9, 0.95, 0.99)]
+    counts = [len(mask_to_polygons(disk, min_polygon_iou)[0]) // 2 for min_polygon_iou in (0.6, 0.9, 0.95, 0.99)]
     assert counts == sorted(counts) and 3 <= counts[0] < counts[2] <= 16 < counts[3] < 60
     box = np.zeros((50, 60), bool)
     box[10:30, 20:55] = True
-    assert sorted(set(polygons(box, 1.0)[0])) == [10.5, 20.5, 29.5, 54.5] and len(polygons(box, 1.0)[0]) == 8
+    assert (
+        sorted(set(mask_to_polygons(box, 1.0)[0])) == [10.5, 20.5, 29.5, 54.5]
+        and len(mask_to_polygons(box, 1.0)[0]) == 8
+    )
 
 
 def test_a_ring_is_cut_through_and_specks_are_left_out():
     ys, xs = np.mgrid[:100, :100]
     distance = np.hypot(xs - 50, ys - 50)
     ring = (distance < 40) & (distance > 25)
-    found = polygons(ring, 0.95)
+    found = mask_to_polygons(ring, 0.95)
     assert len(found) >= 2 and mask_iou(rasterise(found, 100, 100), ring) >= 0.95
     dotted = distance < 40
     dotted[50, 50] = False
     dotted[2:8, 2:8] = True
-    assert [len(polygons(dotted, min_polygon_iou)) for min_polygon_iou in (0.95, 0.98)] == [1, 1]
-    assert len(polygons(dotted, 0.9995)) == 2, "where even specks are needed, they are there"
+    assert [len(mask_to_polygons(dotted, min_polygon_iou)) for min_polygon_iou in (0.95, 0.98)] == [1, 1]
+    assert len(mask_to_polygons(dotted, 0.9995)) == 2, "where even specks are needed, they are there"
 
 
 def test_what_has_no_area_has_no_polygons():
@@ -374,8 +378,8 @@ def test_what_has_no_area_has_no_polygons():
         np.pad(np.ones((1, 30), bool), 3),
         np.zeros((0, 0), bool),
     ):
-        assert polygons(mask, 0.9) == ()
-    (whole,) = polygons(np.ones((9, 12), bool), 1.0)
+        assert mask_to_polygons(mask, 0.9) == ()
+    (whole,) = mask_to_polygons(np.ones((9, 12), bool), 1.0)
     assert {whole[i : i + 2] for i in range(0, 8, 2)} == {(0.5, 0.5), (11.5, 0.5), (11.5, 8.5), (0.5, 8.5)}
 
 
@@ -385,5 +389,5 @@ def test_what_has_no_area_has_no_polygons():
 )
 def test_any_small_mask_keeps_the_promise_or_has_none(rows: list[list[bool]], min_polygon_iou: float):
     mask = np.asarray(rows)
-    found = polygons(mask, min_polygon_iou)
+    found = mask_to_polygons(mask, min_polygon_iou)
     assert not found or mask_iou(rasterise(found, 7, len(rows)), mask) >= min_polygon_iou

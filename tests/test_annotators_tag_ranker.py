@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from florence.annotators import ANNOTATORS, ImageBatch
-from florence.packaged_models.imagenet import labels
-from florence.annotators.tag_ranker import tags
+from florence.annotators.tag_ranker import text_tags
 from florence.errors import SettingsError
+from florence.packaged_models.imagenet import class_labels
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region, annotate
 from florence.sources.samples import SamplesSource
 
@@ -143,13 +143,13 @@ def test_the_score_is_the_chance_of_agreement_against_that_of_any_two():
     pixels = photos()["skimage/coffee.png"]
     made = ranker()
     (said,) = made.annotate(batch({"x": [Claim("<CAPTION>", "a cup of coffee")]}, {"x": pixels}))
-    agree = float(made._chances(pixels) @ tags(["a cup of coffee"], 0.05)[0])
+    agree = float(made._class_probabilities(pixels) @ text_tags(["a cup of coffee"], 0.05)[0])
     assert said[0].score == pytest.approx(agree / (agree + 1 / 1000), rel=1e-6)
 
 
 def test_a_name_stands_for_all_classes_of_its_kind():
-    names, members = labels("coarse")
-    (dogs,) = tags(["dog"], 0.05)
+    names, members = class_labels("coarse")
+    (dogs,) = text_tags(["dog"], 0.05)
     assert dogs[members[names.index("dog")] == 1].sum() > 0.95
     assert dogs.sum() == pytest.approx(1)
 

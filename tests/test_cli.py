@@ -14,11 +14,13 @@ import yaml
 from flow_workspaces import ROOT, environment, florence, write_params
 from PIL import Image
 from typer.testing import CliRunner
+from workspaces import workspace_of
 
 from florence.draw import draw
 from florence.model.confidence import Calibration
 from florence.records import Region
 from florence.tasks import Answer, task
+from florence.workspace.collect import collect_images
 from flows import params
 from flows.cli import app
 from flows.predict import Asked, drawn, printed
@@ -83,7 +85,7 @@ def test_all_commands_are_there():
         "promote",
         "rollback",
         "predict",
-        "serve",
+        "schedule",
         "doctor",
     }
     assert set(COMMANDS) == wanted and call("--version").startswith("florence ")
@@ -152,13 +154,12 @@ def test_images_that_are_not_there_leave_params_alone(template: Path):
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path):
     from florence.config import settings_from
-    from florence.stages import collect
     from florence.store import Store
 
     write_params(tmp_path)
     values = yaml.safe_load((tmp_path / "params.yaml").read_text())
     values["sources"]["scenes"]["count"] = 6
-    collect(settings_from(values), Store(str(tmp_path / ".florence/store")))
+    collect_images(workspace_of(settings_from(values), Store(str(tmp_path / ".florence/store"))))
     (tmp_path / "o.yaml").write_text("sources: {scenes: {count: 9}}")
     files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     said = florence(tmp_path, "loop", "--dry-run", "--rounds", "3", "--config", "o.yaml")

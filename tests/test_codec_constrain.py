@@ -84,7 +84,7 @@ def check(form, classes):
         return True
     # pieces of a text are one token to the reader; one of nothing but white space is wrong itself, the machine waits for more of it
     before = grammar.tokenise(spelt(classes[:at]))
-    blank = before and before[-1].kind == "text" and not spelt(classes[:at])[before[-1].start :].strip()
+    blank = before and before[-1].type == "text" and not spelt(classes[:at])[before[-1].start :].strip()
     assert position(form, text) == len(before) - bool(blank), text
     return False
 

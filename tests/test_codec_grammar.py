@@ -12,7 +12,7 @@ size = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000))
 words = (
     st.text(min_size=1, max_size=12)
     .map(lambda t: " ".join(t.split()))
-    .filter(lambda t: t and all(token.kind == "text" for token in grammar.tokenise(t)))
+    .filter(lambda t: t and all(token.type == "text" for token in grammar.tokenise(t)))
 )
 bin_ = st.integers(0, 999)
 loc = bin_.map(lambda b: locations.TOKENS[b])
@@ -122,7 +122,7 @@ def test_what_is_cut_off_gives_the_regions_before_the_cut(form, data):
     cut = data.draw(st.integers(0, len(text)))
     # at the end of a token: a token is never written in part
     cut = next(
-        (token.start for token in grammar.tokenise(text) if token.start < cut < token.end and token.kind != "text"), cut
+        (token.start for token in grammar.tokenise(text) if token.start < cut < token.end and token.type != "text"), cut
     )
     part = grammar.read(text[:cut], form, (1000, 1000))
     certain = [region for region, (_, end) in zip(whole.regions, whole.spans, strict=True) if end <= cut]

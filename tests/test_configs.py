@@ -12,8 +12,8 @@ import yaml
 
 from florence.config import Settings, merged, settings_from
 from florence.records import TASKS
-from florence.training.loop import learning_rate
-from florence.training.order import side_of, steps_of
+from florence.training.optimiser import learning_rate
+from florence.training.sample_order import count_steps, image_size_at
 from flows.params import overlaid, overlay_of, write_overlay
 
 ROOT = Path(__file__).parents[1]
@@ -21,8 +21,8 @@ OVERLAYS = sorted((ROOT / "configs").glob("*.yaml"))
 FLD = 126_000_000
 """Images of the paper's data set."""
 PAPER: dict[str, dict[str, Any]] = {
-    "pretrain-base": {"init": "base", "images": 2048, "lr": 1e-4, "samples": {384: 3.0e9, 768: 0.5e9}},
-    "pretrain-large": {"init": "large", "images": 3072, "lr": 1e-5, "samples": {384: 3.0e9, 768: 0.1e9}},
+    "pretrain-base": {"init": "base", "batch_size": 2048, "lr": 1e-4, "samples": {384: 3.0e9, 768: 0.5e9}},
+    "pretrain-large": {"init": "large", "batch_size": 3072, "lr": 1e-5, "samples": {384: 3.0e9, 768: 0.1e9}},
 }
 
 
@@ -74,7 +74,9 @@ def test_every_line_says_whose_number_it_is(path: Path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert f"florence loop --config configs/{path.name}" in lines[0]
     for line in lines[2:]:
-        if re.match(r"\s+(- )?[\w{]", line) and not re.match(r"\s+(accumulate: \d+$|resolutions:$)", line):
+        if re.match(r"\s+(- )?[\w{]", line) and not re.match(
+            r"\s+(gradient_accumulation_steps: \d+$|resolutions:$)", line
+        ):
             assert re.search(r"# (paper|ours)", line) or line.endswith(": 1"), line
 
 
@@ -82,10 +84,10 @@ def test_every_line_says_whose_number_it_is(path: Path):
 def test_pretraining_is_the_papers(name: str):
     settings, paper = over(ROOT / f"configs/{name}.yaml"), PAPER[name]
     train = settings.train
-    assert (settings.model.init, settings.model.image_size, train.images, train.lr) == (
+    assert (settings.model.init, settings.model.image_size, train.batch_size, train.lr) == (
         paper["init"],
         768,
-        paper["images"],
+        paper["batch_size"],
         paper["lr"],
     )
     assert (train.optimizer, train.warmup, train.precision, train.lora, train.freeze) == (
@@ -96,20 +98,20 @@ def test_pretraining_is_the_papers(name: str):
         (),
     )
     assert {task: train.weight(task) for task in train.drawn} == dict.fromkeys(TASKS, 1.0)
-    assert train.tasks_per_image == train.regions == 1, "a sample is one image with one task"
-    assert train.images % (train.processes * train.accumulate) == 0
-    assert steps_of(train, FLD) == train.steps
-    assert train.steps * train.images == pytest.approx(sum(paper["samples"].values()), abs=train.images)
+    assert train.tasks_per_image == train.regions_per_image == 1, "a sample is one image with one task"
+    assert train.batch_size % (train.processes * train.gradient_accumulation_steps) == 0
+    assert count_steps(train, FLD) == train.steps
+    assert train.steps * train.batch_size == pytest.approx(sum(paper["samples"].values()), abs=train.batch_size)
     sides = [stage.image_size for stage in train.resolutions]
     ends = [
-        next(step for step in range(guess - 5000, guess + 5000) if side_of(train, step, train.steps, 768) != side)
+        next(step for step in range(guess - 5000, guess + 5000) if image_size_at(train, step, train.steps, 768) != side)
         if side != sides[-1]
         else train.steps
-        for side, guess in zip(sides, (round(paper["samples"][384] / train.images), train.steps), strict=True)
+        for side, guess in zip(sides, (round(paper["samples"][384] / train.batch_size), train.steps), strict=True)
     ]
     assert sides == list(paper["samples"]) == [384, 768]
     for samples, first, end in zip(paper["samples"].values(), (0, ends[0]), ends, strict=True):
-        assert (end - first) * train.images == pytest.approx(samples, abs=5 * train.images)
+        assert (end - first) * train.batch_size == pytest.approx(samples, abs=5 * train.batch_size)
     assert learning_rate(train, 4999, train.steps) == pytest.approx(paper["lr"]) and learning_rate(
         train, 0, train.steps
     ) == pytest.approx(paper["lr"] / 5000)
@@ -120,12 +122,15 @@ def test_the_numbers_in_the_comments_are_those_of_the_settings():
     for name, paper in PAPER.items():
         text = (ROOT / f"configs/{name}.yaml").read_text(encoding="utf-8")
         train, total = over(ROOT / f"configs/{name}.yaml").train, sum(paper["samples"].values())
-        assert f"3 billion samples, then {paper['samples'][768] / 1e9:g} billion, {train.images:,} a step" in text
+        assert f"3 billion samples, then {paper['samples'][768] / 1e9:g} billion, {train.batch_size:,} a step" in text
         assert (
             f"3.0 of {total / 1e9:g} billion samples" in text
             and f"{total / 1e9:g} billion samples pass {total / FLD:.1f} times" in text
         )
-        assert f"{train.images // train.processes // train.accumulate} samples a GPU at a time" in text
+        assert (
+            f"{train.batch_size // train.processes // train.gradient_accumulation_steps} samples a GPU at a time"
+            in text
+        )
 
 
 def test_fine_tuning_starts_from_the_published_model_that_the_readme_names():
@@ -143,7 +148,10 @@ def test_fine_tuning_starts_from_the_published_model_that_the_readme_names():
     assert settings.train.lr == readme["train"]["lr"] == PAPER["pretrain-base"]["lr"] / 10
     text = path.read_text(encoding="utf-8")
     images, passes = re.search(r"ours: ([\d,]+) images in all, or (\d+) passes", text).groups()
-    assert settings.train.steps * settings.train.images == int(
+    assert settings.train.steps * settings.train.batch_size == int(
         images.replace(",", "")
     ) and settings.train.max_epochs == int(passes)
-    assert f"{settings.train.images // settings.train.processes // settings.train.accumulate} images at a time" in text
+    assert (
+        f"{settings.train.batch_size // settings.train.processes // settings.train.gradient_accumulation_steps} images at a time"
+        in text
+    )

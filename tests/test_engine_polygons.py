@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from florence.config import EngineSettings
 from florence.engine import fuse
-from florence.engine.enhance.polygons import simplified
+from florence.engine.enhance.polygons import simplify_polygons
 from florence.geometry import box_iou, mask_iou, rasterise
 from florence.records import Claim, Region, table_annotations
 
@@ -41,7 +41,7 @@ def outlines(draw) -> list[float]:
 @given(st.lists(outlines(), max_size=5), st.sampled_from([0.8, 0.95, 0.99]))
 def test_outlines_keep_their_shape_and_lose_corners(polygons, min_polygon_iou: float):
     regions = [polygons[:2], [], polygons[2:]]
-    found = simplified(column(*regions), min_polygon_iou).to_pylist()
+    found = simplify_polygons(column(*regions), min_polygon_iou).to_pylist()
     assert [len(region) for region in found] == [len(region) for region in regions]
     for before, after in zip(
         [p for region in regions for p in region], [p for region in found for p in region], strict=True
@@ -49,12 +49,12 @@ def test_outlines_keep_their_shape_and_lose_corners(polygons, min_polygon_iou: f
         corners, left = (list(map(tuple, np.reshape(points, (-1, 2)))) for points in (before, after))
         assert [corner for corner in corners if corner in set(left)] == left and len(left) >= min(len(corners), 4)
         assert overlap(before, after) >= min_polygon_iou - 1e-9
-    assert simplified(column(*regions), 1.0).to_pylist() == regions
+    assert simplify_polygons(column(*regions), 1.0).to_pylist() == regions
 
 
 def test_what_can_not_be_simpler_stays_and_what_adds_nothing_goes():
     along = [10.0, 10.0, 30.0, 10.0, 50.0, 10.0, 50.0, 30.0, 50.0, 50.0, 10.0, 50.0]
-    assert simplified(column([list(SQUARE)], [along], [[1.0, 1.0, 9.0, 1.0, 5.0, 9.0]]), 0.95).to_pylist() == [
+    assert simplify_polygons(column([list(SQUARE)], [along], [[1.0, 1.0, 9.0, 1.0, 5.0, 9.0]]), 0.95).to_pylist() == [
         [list(SQUARE)],
         [list(SQUARE)],
         [[1.0, 1.0, 9.0, 1.0, 5.0, 9.0]],
@@ -72,7 +72,8 @@ def test_hardly_more_corners_are_kept_than_have_to_be():
         for polygon in region.polygons
     ]
     ours = [
-        len(polygons[0]) // 2 for polygons in simplified(column(*([polygon] for polygon in whole)), 0.95).to_pylist()
+        len(polygons[0]) // 2
+        for polygons in simplify_polygons(column(*([polygon] for polygon in whole)), 0.95).to_pylist()
     ]
     assert sum(ours) < 0.8 * sum(len(polygon) // 2 for polygon in whole)
     assert sum(ours) <= 1.1 * sum(fewest(polygon, 0.95) for polygon in whole)

@@ -178,7 +178,7 @@ def test_languages_are_those_that_the_library_tells():
 
 
 def test_a_language_that_is_not_told_is_refused():
-    with pytest.raises(SettingsError, match="'qqq' is not told; known: .*\\ben\\b"):
+    with pytest.raises(SettingsError, match="'qqq' is not a known language; known: .*\\ben\\b"):
         flag_language([GOOD[0]], EngineSettings(language="qqq"))
     with pytest.raises(ValueError, match="language"):
         EngineSettings(language="English")

@@ -10,13 +10,21 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from evaluations import Oracle, World, thing
+from workspaces import workspace_of
 
-from florence import annotation, findings, stages
+from florence import findings
 from florence.config import settings_from
 from florence.engine.consensus.vote import Reliable, churn
+from florence.evaluate import baseline
 from florence.records import ANNOTATIONS, Claim, table_annotations, table_images
 from florence.report.facts import LoopFacts
 from florence.store import Store
+from florence.workspace.annotate import AnnotatorVersion, annotate_shard, list_annotators
+from florence.workspace.collect import collect_images
+from florence.workspace.compare import compare_models
+from florence.workspace.evaluate import evaluate_model, measure_labels
+from florence.workspace.layout import REJECTED_FILES, list_shards
+from florence.workspace.publish import publish_snapshot, restore_store
 
 SIMULATED = {"use": "simulated", "sources": ["scenes"]}
 SCENES = settings_from(
@@ -56,7 +64,7 @@ def engine(monkeypatch):
     )
 
 
-def labels_of(store: Store, annotator: annotation.AnnotatorVersion, round: int) -> pa.Table:
+def labels_of(store: Store, annotator: AnnotatorVersion, round: int) -> pa.Table:
     table = store.read_tables(f"claims/{annotator.key}", ANNOTATIONS)
     columns = {"annotator": pa.array(["consensus"] * len(table)), "round": pa.array([round] * len(table), pa.int32())}
     for name, values in columns.items():
@@ -69,10 +77,10 @@ def annotated(tmp_path_factory) -> Path:
     """A store of scenes with two annotators' claims and the labels of two rounds: the careless annotator's, then the careful one's."""
     folder = tmp_path_factory.mktemp("scenes")
     store = Store(str(folder))
-    stages.collect(SCENES, store)
-    for number, annotator in enumerate(sorted(annotation.annotators(SCENES), key=lambda a: a.name, reverse=True)):
-        for shard in stages.shards(store):
-            annotation.annotate_shard(SCENES, store, [annotator], shard)
+    collect_images(workspace_of(SCENES, store))
+    for number, annotator in enumerate(sorted(list_annotators(SCENES), key=lambda a: a.name, reverse=True)):
+        for shard in list_shards(store):
+            annotate_shard(workspace_of(SCENES, store), [annotator], shard)
         store.write_table(f"labels/round={number}/labels.parquet", labels_of(store, annotator, number))
     return folder
 
@@ -114,13 +122,15 @@ class Right:
 
 
 def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
-    who, data = annotation.annotators(SCENES), Store(str(tmp_path / "data"))
-    stages.publish(SCENES, store, data, who, 0)
+    who, data = list_annotators(SCENES), Store(str(tmp_path / "data"))
+    publish_snapshot(workspace_of(SCENES, store, data), who, 0)
     right, first = Right(store), tmp_path / "first"
     logged: dict[str, float] = {}
-    stages.evaluate_model(SCENES, data, first, lambda step, figures: logged.update(figures), predict=right)
+    evaluate_model(
+        workspace_of(SCENES, data=data, root=first), lambda step, figures: logged.update(figures), predict=right
+    )
     again = tmp_path / "again"
-    stages.evaluate_model(SCENES, data, again, predict=right)
+    evaluate_model(workspace_of(SCENES, data=data, root=again), predict=right)
     assert contents(first) == contents(again)
     assert set(contents(first)) == {
         "scores/scores.parquet",
@@ -152,49 +162,51 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
         "round 0 is what the careless annotator says"
     )
 
-    assert stages.compare_models(SCENES, data, first).accepted
+    assert compare_models(workspace_of(SCENES, data=data, root=first)).accepted
     decision = (first / "metrics/decision.json").read_bytes()
-    stages.compare_models(SCENES, data, first)
+    compare_models(workspace_of(SCENES, data=data, root=first))
     assert (first / "metrics/decision.json").read_bytes() == decision
-    store.write_table("baseline/round=1/scores.parquet", stages.baseline_of(first))
-    stages.publish(SCENES, store, data, who, 1)
+    store.write_table(
+        "baseline/round=1/scores.parquet", baseline(Store(str(first)).read_table("scores/scores.parquet"))
+    )
+    publish_snapshot(workspace_of(SCENES, store, data), who, 1)
     assert len(data.read_table("baseline/scores.parquet")) > 100
-    same = stages.compare_models(SCENES, data, first)
+    same = compare_models(workspace_of(SCENES, data=data, root=first))
     assert not same.accepted and "<OD> did not rise: 1.000 before, 1.000 now" in same.reason
 
 
 def test_a_model_that_does_not_look_is_no_champion(store: Store, tmp_path: Path):
     data, root = Store(str(tmp_path / "data")), tmp_path / "root"
-    stages.publish(SCENES, store, data, annotation.annotators(SCENES), 0)
-    stages.evaluate_model(SCENES, data, root, predict=Right(store, blind=True))
-    decision = stages.compare_models(SCENES, data, root)
+    publish_snapshot(workspace_of(SCENES, store, data), list_annotators(SCENES), 0)
+    evaluate_model(workspace_of(SCENES, data=data, root=root), predict=Right(store, blind=True))
+    decision = compare_models(workspace_of(SCENES, data=data, root=root))
     assert not decision.accepted and "does not look at the picture" in decision.reason
 
 
 def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, tmp_path: Path):
-    who, data = annotation.annotators(SCENES), Store(str(tmp_path / "data"))
-    stages.publish(SCENES, store, data, who, 0)
+    who, data = list_annotators(SCENES), Store(str(tmp_path / "data"))
+    publish_snapshot(workspace_of(SCENES, store, data), who, 0)
     assert len(data.read_table("baseline/scores.parquet")) == 0
     from florence.evaluate import SCORES, baseline
 
     table = pa.Table.from_pylist([{"image_id": "a", "task": "<OD>", "reference": "truth", "value": 0.5}], schema=SCORES)
     store.write_table("baseline/round=1/scores.parquet", table)
     store.write_table("baseline/round=2/scores.parquet", baseline(SCORES.empty_table()))
-    stages.publish(SCENES, store, data, who, 1)
+    publish_snapshot(workspace_of(SCENES, store, data), who, 1)
     assert data.read_table("baseline/scores.parquet") == table
     before = contents(tmp_path / "data")
-    stages.publish(SCENES, store, data, who, 1)
+    publish_snapshot(workspace_of(SCENES, store, data), who, 1)
     assert contents(tmp_path / "data") == before
     fresh = Store(str(tmp_path / "fresh"))
-    stages.restore(fresh, data)
+    restore_store(workspace_of(store=fresh, data=data))
     assert fresh.names("baseline") == ["baseline/round=1/scores.parquet"]
-    stages.publish(SCENES, fresh, data, who, 1)
+    publish_snapshot(workspace_of(SCENES, fresh, data), who, 1)
     assert contents(tmp_path / "data") == before
 
 
 def test_facts_of_a_round(store: Store, tmp_path: Path):
-    who, data, root = annotation.annotators(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
-    stages.publish(SCENES, store, data, who, 0)
+    who, data, root = list_annotators(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
+    publish_snapshot(workspace_of(SCENES, store, data), who, 0)
     bare = findings.round_facts(SCENES, store, data, root, who, 0)
     assert (bare.decision, bare.scores, bare.label_quality, bare.label_quality_gain, bare.churn) == (
         None,
@@ -203,9 +215,9 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
         (),
         (),
     )
-    stages.publish(SCENES, store, data, who, 1)
-    stages.evaluate_model(SCENES, data, root, predict=Right(store))
-    stages.compare_models(SCENES, data, root)
+    publish_snapshot(workspace_of(SCENES, store, data), who, 1)
+    evaluate_model(workspace_of(SCENES, data=data, root=root), predict=Right(store))
+    compare_models(workspace_of(SCENES, data=data, root=root))
     facts = findings.round_facts(
         SCENES, store, data, root, who, 1, without_student=store.read_table("labels/round=0/labels.parquet")
     )
@@ -219,7 +231,7 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
     quality = {(q.task, q.metric, q.split): q.value for q in facts.label_quality}
     before = {
         (q.task, q.metric): q
-        for q in stages.label_quality(SCENES, data, store.read_table("labels/round=0/labels.parquet"))
+        for q in measure_labels(workspace_of(SCENES, data=data), store.read_table("labels/round=0/labels.parquet"))
     }["<OD>", "f1"]
     assert gain.value == pytest.approx(
         quality["<OD>", "f1", "gold"] - sum(before.per_image.values()) / len(before.per_image), abs=1e-6
@@ -268,14 +280,14 @@ def test_photos_alone_need_no_truth(tmp_path: Path):
     from florence.evaluate import SCORES
 
     data.write_table("baseline/scores.parquet", SCORES.empty_table())
-    data.write_table("rejected_files.parquet", stages.REJECTED_FILES.empty_table())
-    stages.evaluate_model(PHOTOS, data, root, predict=Oracle(world, claims))
+    data.write_table("rejected_files.parquet", REJECTED_FILES.empty_table())
+    evaluate_model(workspace_of(PHOTOS, data=data, root=root), predict=Oracle(world, claims))
     assert not data.names("truth")
     assert json.loads((root / "metrics/labels.json").read_text()) == {}
     scores = json.loads((root / "metrics/scores.json").read_text())
     assert scores["<OD>"]["consensus"]["value"] == 1.0 and scores["<OD>"]["consensus"]["n"] == 1
     assert "value" not in scores["<CAPTION>"]["consensus"], "one text alone has no CIDEr"
-    decision = stages.compare_models(PHOTOS, data, root)
+    decision = compare_models(workspace_of(PHOTOS, data=data, root=root))
     assert (
         decision.accepted and "accepted untested: <OD> 1.000 on 1 held-out image against consensus" in decision.reason
     )
@@ -294,9 +306,9 @@ def test_a_model_from_disk_is_asked(tmp_path: Path):
             "evaluate": PHOTOS.evaluate.model_copy(update={"tasks": ("<OD>", "<REGION_TO_CATEGORY>"), "bootstrap": 100})
         }
     )
-    stages.evaluate_model(chosen, world.data, tmp_path)
+    evaluate_model(workspace_of(chosen, data=world.data, root=tmp_path))
     first = contents(tmp_path / "scores")
     scores = json.loads((tmp_path / "metrics/scores.json").read_text())
     assert set(scores) == {"<OD>", "<REGION_TO_CATEGORY>"} and scores["<OD>"]["truth"]["invalid"] == 0
-    stages.evaluate_model(chosen, world.data, tmp_path)
+    evaluate_model(workspace_of(chosen, data=world.data, root=tmp_path))
     assert contents(tmp_path / "scores") == first

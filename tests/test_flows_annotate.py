@@ -9,11 +9,15 @@ import fake_annotators
 import pytest
 from fake_annotators import BEFORE, CALLS, asked, told
 from flow_workspaces import params, write_params
+from workspaces import workspace_of
 
-from florence import annotation, findings, stages
+from florence import findings
 from florence.config import settings_from
 from florence.errors import FlorenceError, SettingsError, StoreError, UnavailableError
 from florence.store import Store
+from florence.workspace.annotate import MISSING, annotate_shard, list_annotators
+from florence.workspace.collect import collect_images
+from florence.workspace.layout import list_shards
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -33,14 +37,14 @@ def workspace(folder: Path, **overlay):
     write_params(folder, **overlay)
     settings = settings_from(params(**overlay))
     store = Store(str(folder / ".florence/store"))
-    stages.collect(settings, store)
+    collect_images(workspace_of(settings, store))
     return settings, store
 
 
 def run(folder: Path, settings):
-    from flows.annotate import annotate, runner
+    from flows.annotate import annotate, task_runner
 
-    return annotate.with_options(task_runner=runner(settings))(str(folder))
+    return annotate.with_options(task_runner=task_runner(settings))(str(folder))
 
 
 def written(store: Store) -> dict[str, bytes]:
@@ -67,19 +71,19 @@ def test_every_author_annotates_every_image_once(tmp_path: Path):
     assert (first.shards, first.skipped, first.images, first.missing) == (3, 0, 36, ())
     before = written(store)
     assert len(before) == 21
-    store.delete("coverage/" + annotation.annotators(settings)[0].key)
+    store.delete("coverage/" + list_annotators(settings)[0].key)
     again = run(tmp_path, settings)
     assert (again.shards, again.skipped, again.images) == (3, 0, 12) and written(store) == before
     last = run(tmp_path, settings)
-    assert (last.shards, last.skipped, last.images) == (0, 3, 0) and not store.exists(annotation.MISSING)
+    assert (last.shards, last.skipped, last.images) == (0, 3, 0) and not store.exists(MISSING)
 
 
 def test_the_flow_and_the_plain_verb_say_the_same(tmp_path: Path):
     settings, store = workspace(tmp_path / "flow")
     run(tmp_path / "flow", settings)
     plain, other = workspace(tmp_path / "plain")
-    for shard in stages.shards(other):
-        annotation.annotate_shard(plain, other, annotation.annotators(plain), shard)
+    for shard in list_shards(other):
+        annotate_shard(workspace_of(plain, other), list_annotators(plain), shard)
     assert written(store) == written(other)
 
 
@@ -148,7 +152,7 @@ def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tm
     assert len([a for a, images in CALLS if a == "fragile" and set(images) & set(names(store, 0))]) == 1, (
         "what is not there is asked for once a run"
     )
-    who = annotation.annotators(settings)
+    who = list_annotators(settings)
     facts = {a.name: a for a in findings._annotator_facts(settings, store, who)}
     assert (facts["fragile"].images, facts["fragile"].missing, facts["fragile"].why) == (8, 4, "the budget is spent")
     assert (facts["fragile"].calls, facts["fragile"].tokens, facts["fragile"].batch) == (3, 36, 16)
@@ -166,7 +170,7 @@ def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tm
     assert (later.shards, later.images, later.missing) == (1, 4, ())
     assert (len(asked("fragile")), len(asked("reader"))) == (4, 4)
     facts = {a.name: a for a in findings._annotator_facts(settings, store, who)}
-    assert (facts["fragile"].missing, facts["fragile"].why) == (0, "") and store.read_json(annotation.MISSING) == {}
+    assert (facts["fragile"].missing, facts["fragile"].why) == (0, "") and store.read_json(MISSING) == {}
 
 
 def test_a_required_one_fails_the_flow_when_the_others_have_finished(tmp_path: Path):
@@ -202,7 +206,7 @@ def test_a_shard_that_can_not_be_read_costs_itself_alone(tmp_path: Path):
         run(tmp_path, settings)
     assert len(store.names("coverage")) == 6
     with pytest.raises(StoreError):
-        annotation.annotate_shard(settings, store, annotation.annotators(settings), "scenes-00001")
+        annotate_shard(workspace_of(settings, store), list_annotators(settings), "scenes-00001")
 
 
 def test_many_shards_are_given_to_prefect_a_few_at_a_time(tmp_path: Path, monkeypatch):
@@ -212,19 +216,17 @@ def test_many_shards_are_given_to_prefect_a_few_at_a_time(tmp_path: Path, monkey
     monkeypatch.setattr(flows.annotate, "LOOK", 0.01)
     settings, store = workspace(tmp_path, annotators={"a": told(batch_size=1)})
     seen = []
-    BEFORE["a"] = lambda self, batch: seen.append(
-        len(store.names("coverage/" + annotation.annotators(settings)[-1].key))
-    )
+    BEFORE["a"] = lambda self, batch: seen.append(len(store.names("coverage/" + list_annotators(settings)[-1].key)))
     assert run(tmp_path, settings).images == 48
     assert seen == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_a_runner_whose_package_is_missing_is_refused(monkeypatch):
-    from flows.annotate import runner
+    from flows.annotate import task_runner
 
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     with pytest.raises(SettingsError, match="florence\\[dask\\]"):
-        runner(settings_from(params(flow={"runner": "dask"})))
+        task_runner(settings_from(params(flow={"runner": "dask"})))
 
 
 @pytest.mark.accept

@@ -10,13 +10,13 @@ from flow_workspaces import ROOT, params, write_params
 
 from flows import doctor
 from flows.doctor import Check, examine, table
-from flows.workspace import init
+from flows.init import create_workspace
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("doctor") / "w"
-    init(folder)
+    create_workspace(folder)
     return folder
 
 

@@ -12,16 +12,19 @@ from pathlib import Path
 import fake_annotators
 import pytest
 from flow_workspaces import florence, params, write_params
+from workspaces import workspace_of
 
-from florence import annotation, stages
 from florence.config import settings_from
 from florence.errors import DataError, FlorenceError, UnavailableError
 from florence.report.facts import LoopFacts
 from florence.store import Store
-from flows.outlook import is_idle, outlook, told
-from flows.parts import open_parts
-from flows.state import LoopState, WorkspaceLockedError, locked, read_state, write_state
-from flows.workspace import init
+from florence.workspace.annotate import annotate_shard, list_annotators
+from florence.workspace.collect import collect_images
+from florence.workspace.layout import list_shards
+from flows.plan import describe_plan, is_idle, plan_loop
+from flows.state import LoopState, WorkspaceLockedError, lock_workspace, read_state, write_state
+from flows.tracked import open_workspace
+from flows.init import create_workspace
 
 # ---------------------------------------------------------------- what there is to do
 
@@ -32,19 +35,19 @@ def annotated(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("annotated")
     write_params(folder)
     settings, store = settings_from(params()), Store(str(folder / ".florence/store"))
-    stages.collect(settings, store)
-    for shard in stages.shards(store):
-        annotation.annotate_shard(settings, store, annotation.annotators(settings), shard)
+    collect_images(workspace_of(settings, store))
+    for shard in list_shards(store):
+        annotate_shard(workspace_of(settings, store), list_annotators(settings), shard)
     return folder
 
 
 def finished(folder: Path, **more) -> LoopState:
     """The state after a loop of two rounds, written."""
-    from flows.outlook import images_hash, settings_hashes
+    from flows.plan import hash_images, hash_settings
 
-    parts = open_parts(folder)
+    opened = open_workspace(folder)
     state = LoopState(
-        "a-loop", 0, 2, 2, accepted=1, images=images_hash(parts.store), settings=settings_hashes(parts), finished=True
+        "a-loop", 0, 2, 2, accepted=1, images=hash_images(opened.store), settings=hash_settings(opened), finished=True
     )
     state = dataclasses.replace(state, **more)
     write_state(folder, state)
@@ -52,9 +55,9 @@ def finished(folder: Path, **more) -> LoopState:
 
 
 def decided(folder: Path, state: LoopState | None, rounds: int | None = None):
-    from flows.refine import next_state
+    from flows.loop.start import choose_state
 
-    return next_state(open_parts(folder), state, rounds)
+    return choose_state(open_workspace(folder), state, rounds)
 
 
 def test_a_first_loop_begins_at_round_0(annotated: Path):
@@ -65,14 +68,14 @@ def test_a_first_loop_begins_at_round_0(annotated: Path):
 
 def test_nothing_new_is_nothing_to_do(annotated: Path):
     assert decided(annotated, finished(annotated)) == (None, "")
-    assert is_idle(open_parts(annotated), None)
-    assert "nothing to do" in told(outlook(open_parts(annotated), None))
+    assert is_idle(open_workspace(annotated), None)
+    assert "nothing to do" in describe_plan(plan_loop(open_workspace(annotated), None))
 
 
 def test_a_loop_that_was_broken_off_goes_on(annotated: Path):
     state, why = decided(annotated, finished(annotated, done=1, finished=False))
     assert state is not None and (state.loop_id, state.round, state.wanted) == ("a-loop", 1, 2)
-    assert "going on" in why and not is_idle(open_parts(annotated), None)
+    assert "going on" in why and not is_idle(open_workspace(annotated), None)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ def test_more_rounds_are_added_unless_the_last_was_rejected(
 ):
     state, _ = decided(annotated, finished(annotated, rejected=rejected), rounds)
     assert (state.wanted if state else None) == wanted
-    assert is_idle(open_parts(annotated), rounds) == (wanted is None)
+    assert is_idle(open_workspace(annotated), rounds) == (wanted is None)
 
 
 @pytest.mark.parametrize(
@@ -93,25 +96,25 @@ def test_more_rounds_are_added_unless_the_last_was_rejected(
 def test_a_new_loop_is_numbered_on(annotated: Path, change: dict, named: str):
     state, why = decided(annotated, finished(annotated, **change))
     assert state is not None and (state.first_round, state.done, state.wanted, state.accepted) == (2, 0, 2, 1)
-    assert state.loop_id != "a-loop" and named in why and not is_idle(open_parts(annotated), None)
+    assert state.loop_id != "a-loop" and named in why and not is_idle(open_workspace(annotated), None)
 
 
 def test_a_new_image_is_seen_without_being_taken_in(annotated: Path, tmp_path: Path):
     finished(annotated)
-    parts = open_parts(annotated, {"sources": {"scenes": {"count": 25}}})
-    before = parts.store.names("images")
-    assert not is_idle(parts, None) and outlook(parts, None).new == 1
-    assert parts.store.names("images") == before
+    opened = open_workspace(annotated, {"sources": {"scenes": {"count": 25}}})
+    before = opened.store.names("images")
+    assert not is_idle(opened, None) and plan_loop(opened, None).new == 1
+    assert opened.store.names("images") == before
 
 
 def test_a_new_version_of_an_annotator_is_work(annotated: Path):
     finished(annotated)
-    parts = open_parts(annotated, {"annotators": {"careful": {"seed": 1}}})
-    assert not is_idle(parts, None) and outlook(parts, None).pending == {"careful": 24}
+    opened = open_workspace(annotated, {"annotators": {"careful": {"seed": 1}}})
+    assert not is_idle(opened, None) and plan_loop(opened, None).missing == {"careful": 24}
 
 
 def test_one_that_fails_as_before_has_nothing_new_to_say(annotated: Path, tmp_path: Path, prefect):
-    from flows.refine import news
+    from flows.loop.start import find_changes
 
     folder = tmp_path / "w"
     shutil.copytree(annotated, folder)
@@ -119,19 +122,19 @@ def test_one_that_fails_as_before_has_nothing_new_to_say(annotated: Path, tmp_pa
     write_params(
         folder,
         annotators={
-            "late": fake_annotators.told(required=False),
-            "reader": fake_annotators.told(needs=["claims"], depends_on=["careful"]),
+            "late": fake_annotators.describe_plan(required=False),
+            "reader": fake_annotators.describe_plan(needs=["claims"], depends_on=["careful"]),
         },
     )
     with fake_annotators.registered():
-        parts = open_parts(folder)
+        opened = open_workspace(folder)
         fake_annotators.BEFORE["late"] = down
-        assert outlook(parts, None).pending == {"late": 24, "reader": 24}
-        assert news(parts, state) == ["new claims of late, reader"]
-        assert outlook(parts, None).pending == {"late": 24} and not is_idle(parts, None)
-        assert news(parts, state) == []
+        assert plan_loop(opened, None).missing == {"late": 24, "reader": 24}
+        assert find_changes(opened, state) == ["new claims of late, reader"]
+        assert plan_loop(opened, None).missing == {"late": 24} and not is_idle(opened, None)
+        assert find_changes(opened, state) == []
         fake_annotators.BEFORE.clear()
-        assert news(parts, state) == ["new claims of late"] and outlook(parts, None).pending == {}
+        assert find_changes(opened, state) == ["new claims of late"] and plan_loop(opened, None).missing == {}
 
 
 def down(self, batch):
@@ -139,32 +142,32 @@ def down(self, batch):
 
 
 def test_what_a_killed_run_had_half_written_goes(annotated: Path):
-    from flows.refine import sweep
+    from flows.loop.start import remove_partial_files
 
-    parts = open_parts(annotated)
+    opened = open_workspace(annotated)
     left = [
-        Path(parts.store.root, "images/.scenes-00000.parquet.0.part"),
-        Path(parts.data.root, "labels/.labels.parquet.0.part"),
+        Path(opened.store.root, "images/.scenes-00000.parquet.0.part"),
+        Path(opened.data.root, "labels/.labels.parquet.0.part"),
     ]
-    whole = parts.store.names("images")
+    whole = opened.store.names("images")
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
-    sweep(parts)
-    assert not any(path.exists() for path in left) and parts.store.names("images") == whole
+    remove_partial_files(opened)
+    assert not any(path.exists() for path in left) and opened.store.names("images") == whole
 
 
 # ---------------------------------------------------------------- lock and state
 
 
 def test_a_second_run_is_refused_and_the_lock_is_freed(annotated: Path):
-    with locked(annotated):
+    with lock_workspace(annotated):
         said = florence(annotated, "collect")
         assert said.returncode == 1 and f"process {os.getpid()}" in said.stderr
         with pytest.raises(WorkspaceLockedError):
-            with locked(annotated):
+            with lock_workspace(annotated):
                 pass
-    with locked(annotated):
+    with lock_workspace(annotated):
         pass
 
 
@@ -184,7 +187,7 @@ def workspace(tmp_path_factory, prefect) -> Path:
     from flows.refine import refine
 
     folder, before = tmp_path_factory.mktemp("loop") / "w", Path.cwd()
-    init(folder)
+    create_workspace(folder)
     write_params(folder)
     try:
         said = refine(str(folder), 1)
@@ -195,22 +198,22 @@ def workspace(tmp_path_factory, prefect) -> Path:
 
 
 def test_the_loop_leaves_a_snapshot_a_model_and_a_champion(workspace: Path):
-    parts = open_parts(workspace)
-    snapshot = parts.data.read_json("snapshot.json")
+    opened = open_workspace(workspace)
+    snapshot = opened.data.read_json("snapshot.json")
     assert (
         snapshot["round"] == 0
         and snapshot["counts"]["images"] == 24
         and set(snapshot["annotators"]) == {"careful", "hasty", "crude"}
     )
-    champion = parts.tracker.champion()
+    champion = opened.registry.champion()
     assert (
         champion is not None
-        and champion.tags["dvc_hash"] == parts.snapshots.data_hash()
+        and champion.tags["dvc_hash"] == opened.snapshots.data_hash()
         and champion.tags["snapshot"] == snapshot["id"]
     )
-    run = parts.tracker.client.get_run(champion.run_id)
+    run = opened.tracker.store.client.get_run(champion.run_id)
     assert run.info.status == "FINISHED" and run.inputs.dataset_inputs[0].dataset.name == "FLD"
-    parent = parts.tracker.client.get_run(run.data.tags["mlflow.parentRunId"])
+    parent = opened.tracker.store.client.get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.info.status == "FINISHED" and parent.data.params["train.steps"] == "3"
     assert {"loss"} <= {key.split("/")[-1] for key in run.data.metrics}
 
@@ -224,7 +227,7 @@ def test_the_facts_tell_the_round(workspace: Path):
         0,
         "accepted",
         "1",
-        open_parts(workspace).snapshots.data_hash(),
+        open_workspace(workspace).snapshots.data_hash(),
     )
     assert {
         "collect",
@@ -274,14 +277,14 @@ def test_prefect_has_the_runs_and_their_artifacts(workspace: Path):
 
 
 def test_started_again_it_does_nothing(workspace: Path):
-    files = {p: p.stat().st_mtime_ns for p in workspace.rglob("*") if p.is_file() and ".git" not in p.parts}
+    files = {p: p.stat().st_mtime_ns for p in workspace.rglob("*") if p.is_file() and ".git" not in p.opened}
     said = florence(workspace, "loop")
     assert said.returncode == 0, said.stderr
     assert "nothing new: 24 images" in said.stdout and "champion version 1" in said.stdout
     changed = {
         p.name
         for p in workspace.rglob("*")
-        if p.is_file() and ".git" not in p.parts and files.get(p) != p.stat().st_mtime_ns
+        if p.is_file() and ".git" not in p.opened and files.get(p) != p.stat().st_mtime_ns
     }
     assert changed <= {"lock", "mlflow.lock", "mlflow.db", "code.json"}, changed
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.parts import PARENT, Seconds, end_with_parent
-from flows.terminal import Shown, say
+from flows.terminal import ProgressBars, say
+from flows.tracked import PARENT, StageSeconds, end_with_parent
 
 
 class Screen(io.StringIO):
@@ -22,7 +22,7 @@ class Screen(io.StringIO):
 def test_without_a_terminal_a_line_now_and_then(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 5.0, 16.0, 20.0, 33.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    shown = Shown()
+    shown = ProgressBars()
     shown("train", 1, 100)
     shown.note("loss 2.500")
     shown("train", 2, 100)
@@ -34,7 +34,7 @@ def test_without_a_terminal_a_line_now_and_then(capsys, monkeypatch):
 def test_on_a_terminal_a_bar(monkeypatch):
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
-    with Shown() as shown:
+    with ProgressBars() as shown:
         shown("collect", 1, None)
         shown("train", 50, 100)
         shown.note("loss 2.500")
@@ -49,7 +49,7 @@ def test_sentences_go_to_stdout(capsys):
 
 
 def test_seconds_add_up(tmp_path: Path):
-    seconds = Seconds(tmp_path)
+    seconds = StageSeconds(tmp_path)
     seconds.add("train", 1.25)
     seconds.add("train", 1.0)
     assert seconds.read() == {"train": 2.25}

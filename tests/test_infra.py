@@ -37,16 +37,16 @@ def test_deployments_fit_the_flow():
         )
 
 
-def test_what_is_served_here_is_what_is_deployed():
-    from flows.serve import deployment_of
+def test_the_schedule_here_is_what_is_deployed():
+    from flows.schedule import build_deployment
 
-    served = deployment_of(Path("/workspace"), "0 3 * * *")
+    scheduled = build_deployment(Path("/workspace"), "0 3 * * *")
     deployed = DEPLOYMENTS[0]
-    assert served.entrypoint == deployed["entrypoint"] and served.name == deployed["name"]
-    assert served.parameters["root"] == deployed["parameters"]["root"]
-    assert served.concurrency_limit == deployed["concurrency_limit"]["limit"]
-    assert served.concurrency_options.collision_strategy.value == deployed["concurrency_limit"]["collision_strategy"]
-    assert [s.schedule.cron for s in served.schedules] == [s["cron"] for s in deployed["schedules"]]
+    assert scheduled.entrypoint == deployed["entrypoint"] and scheduled.name == deployed["name"]
+    assert scheduled.parameters["root"] == deployed["parameters"]["root"]
+    assert scheduled.concurrency_limit == deployed["concurrency_limit"]["limit"]
+    assert scheduled.concurrency_options.collision_strategy.value == deployed["concurrency_limit"]["collision_strategy"]
+    assert [s.schedule.cron for s in scheduled.schedules] == [s["cron"] for s in deployed["schedules"]]
 
 
 def test_compose_names_what_it_has_and_no_secret():

@@ -17,15 +17,15 @@ from trainings import scenes, small
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from florence.model.checkpoint import Checkpoint, image_tokens, load
-from florence.model.choice import Head
 from florence.model.decoder import Decoder
-from florence.model.encoding import encode, image_features
-from florence.model.generate import Ask, Prompt, _spell, generate, predict
+from florence.model.decoding import Head
+from florence.model.encoding import encode_images, encode_prompts
+from florence.model.generate import Prompt, Query, _spell, generate, predict
 from florence.records import TASKS
 from florence.store import Store
 from florence.tasks import task
-from florence.training import read_corpus, train
-from florence.training.learner import PARTS, _part
+from florence.training import read_dataset, train
+from florence.training.trainable import PARTS, part_of
 
 Asked = tuple[tuple[str, str], ...]
 """Tasks, each with what its prompt takes."""
@@ -89,7 +89,7 @@ def check_same(
     ):
         inputs = processor(text=name + given, images=images[image], return_tensors="pt")
         assert torch.allclose(
-            ours.tensor(ours.shrink(images[image])[None]), inputs["pixel_values"], atol=PIXELS, rtol=0
+            ours.normalise(ours.resize(images[image])[None]), inputs["pixel_values"], atol=PIXELS, rtol=0
         )
         shown = [model.config.image_token_id] * image_tokens(ours)
         assert shown + ours.tokenizer(prompt.text).input_ids == inputs["input_ids"][0].tolist(), prompt.text
@@ -122,8 +122,8 @@ def logits_of(ours: Checkpoint, images: list[np.ndarray], prompts: list[Prompt])
     ids = [torch.tensor(ours.tokenizer(prompt.text).input_ids) for prompt in prompts]
     padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=ours.lexicon.pad)
     with torch.inference_mode():
-        features = image_features(ours.model, ours.tensor(np.stack([ours.shrink(image) for image in images])))
-        states, mask = encode(ours.model, features, torch.tensor([prompt.image for prompt in prompts]), padded)
+        features = encode_images(ours.model, ours.normalise(np.stack([ours.resize(image) for image in images])))
+        states, mask = encode_prompts(ours.model, features, torch.tensor([prompt.image for prompt in prompts]), padded)
         decoder, head = Decoder(ours.model, states, mask, beams=1), Head(ours.model, ours.lexicon)
         found = [head.all(decoder(torch.full((len(prompts), 1), token))[:, 0]) for token in tokens]
     return torch.stack(found, dim=1), torch.tensor([tokens])
@@ -146,7 +146,7 @@ def weights(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def legal(checkpoint: Checkpoint, images: list[np.ndarray]) -> list[str]:
     """The texts of our answers to every task, none of which leaves the grammar."""
-    asks = [Ask(image, *one) for image in range(len(images)) for one in ASKED]
+    asks = [Query(image, *one) for image in range(len(images)) for one in ASKED]
     answers = predict(checkpoint, images, asks, max_tokens=24)
     assert not [
         (ask.task, answer.text, answer.error)
@@ -196,10 +196,10 @@ def test_a_published_folder_is_trained_and_saved_in_its_layout(folder, data, tmp
     before = {name: value.clone() for name, value in ours.model.named_parameters()}
     legal(ours, pictures())
     chosen = small(steps=2, images=6, tasks_per_image=4, lr=1e-4)
-    done = train(ours, read_corpus(ours, chosen, data), chosen, tmp_path / "checkpoints", "key")
-    assert done.steps == 2 and not done.counts and np.isfinite(done.curve[-1]["loss"])
+    done = train(ours, read_dataset(ours, chosen, data), chosen, tmp_path / "checkpoints", "key")
+    assert done.steps == 2 and not done.left_out and np.isfinite(done.curve[-1]["loss"])
     moved = {name for name, value in ours.model.named_parameters() if not torch.equal(value, before[name])}
-    assert {_part(name) for name in moved} == set(PARTS)
+    assert {part_of(name) for name in moved} == set(PARTS)
     legal(ours, pictures())
     saved = tmp_path / "model"
     ours.save(saved)
@@ -260,7 +260,7 @@ def test_adapters_on_a_published_folder_leave_its_weights_alone_and_merge(folder
                         alpha / rank * value @ apart[name.replace("lora_B", "lora_A")]
                     )
 
-    train(ours, read_corpus(ours, chosen, data), chosen, tmp_path / "checkpoints", "key", progress=look)
+    train(ours, read_dataset(ours, chosen, data), chosen, tmp_path / "checkpoints", "key", progress=look)
     assert base.keys() == before.keys() and all(torch.equal(base[name], value) for name, value in before.items()), (
         "adapters alone are trained"
     )

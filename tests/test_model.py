@@ -9,9 +9,9 @@ import torch
 from florence.errors import EncodeError, ModelError, UnknownNameError
 from florence.geometry import box_iou
 from florence.model.checkpoint import build, load, weights_hash
-from florence.model.choice import Head
-from florence.model.encoding import encode, image_features
-from florence.model.generate import Ask, predict
+from florence.model.decoding import Head
+from florence.model.encoding import encode_images, encode_prompts
+from florence.model.generate import Query, predict
 from florence.records import TASKS
 from florence.tasks import task
 
@@ -48,7 +48,7 @@ def test_nano_is_small_and_a_function_of_its_seed(nano):
 
 def test_one_encoding_for_many_prompts_is_transformers_own_pass(nano, pictures):
     """Logits and loss against Florence2ForConditionalGeneration on the same examples, one prompt at a time."""
-    pixels = nano.tensor(np.stack([nano.shrink(p) for p in pictures]))
+    pixels = nano.normalise(np.stack([nano.resize(p) for p in pictures]))
     prompts = [
         task("<OD>").prompt(),
         task("<CAPTION>").prompt(),
@@ -59,7 +59,7 @@ def test_one_encoding_for_many_prompts_is_transformers_own_pass(nano, pictures):
     padded = torch.tensor([i + [nano.lexicon.pad] * (max(map(len, ids)) - len(i)) for i in ids])
     owners = torch.tensor([2, 0, 2])
     with torch.inference_mode():
-        states, mask = encode(nano.model, image_features(nano.model, pixels), owners, padded)
+        states, mask = encode_prompts(nano.model, encode_images(nano.model, pixels), owners, padded)
         for row, (prompt, target, owner) in enumerate(zip(ids, targets, owners, strict=True)):
             labels = torch.tensor([nano.tokenizer(target).input_ids])
             image = [nano.model.config.image_token_id] * (states.shape[1] - padded.shape[1])
@@ -82,7 +82,7 @@ def test_one_encoding_for_many_prompts_is_transformers_own_pass(nano, pictures):
 
 
 def test_an_untrained_model_answers_every_task_within_its_grammar(nano, pictures):
-    asks = [Ask(image, name, asked(name)) for name in TASKS for image in range(len(pictures))]
+    asks = [Query(image, name, asked(name)) for name in TASKS for image in range(len(pictures))]
     answers = predict(nano, pictures, asks, max_tokens=48, batch=16)
     assert len(answers) == len(asks)
     for ask, answer in zip(asks, answers, strict=True):
@@ -101,12 +101,12 @@ def test_an_untrained_model_answers_every_task_within_its_grammar(nano, pictures
 
 def test_answers_do_not_depend_on_what_else_is_asked(nano, pictures):
     asks = [
-        Ask(image, name, asked(name))
+        Query(image, name, asked(name))
         for name in ("<OD>", "<CAPTION>", "<REGION_TO_SEGMENTATION>")
         for image in (0, 1, 2)
     ]
     together = predict(nano, pictures, asks, max_tokens=30)
-    alone = [predict(nano, [pictures[a.image]], [Ask(0, a.task, a.input)], max_tokens=30)[0] for a in asks]
+    alone = [predict(nano, [pictures[a.image]], [Query(0, a.task, a.input)], max_tokens=30)[0] for a in asks]
     assert [a.text for a in together] == [a.text for a in alone]
     assert np.allclose([a.score for a in together], [a.score for a in alone], rtol=1e-3)
 
@@ -123,7 +123,7 @@ def test_the_answer_is_what_the_probabilities_say(nano, pictures, monkeypatch):
 
     monkeypatch.setattr(Head, "all", head)
     monkeypatch.setattr(Head, "places", lambda self, hidden: head(self, hidden)[:, self.locations])
-    (answer,) = predict(nano, [np.zeros((200, 400, 3), np.uint8)], [Ask(0, "<OD>")])
+    (answer,) = predict(nano, [np.zeros((200, 400, 3), np.uint8)], [Query(0, "<OD>")])
     (region,) = answer.regions
     assert region.label == "cat" and region.score == pytest.approx(1.0, abs=1e-4) and answer.error is None
     assert box_iou(np.asarray([region.box]), np.asarray([[40.2, 40.1, 200.2, 120.1]]))[0, 0] > 0.99
@@ -135,7 +135,7 @@ def test_saved_and_loaded_it_says_the_same_and_transformers_reads_it(nano, pictu
     nano.save(tmp_path / "model")
     again = load(str(tmp_path / "model"))
     assert again.image_size == 64
-    asks = [Ask(0, "<OD>"), Ask(1, "<CAPTION>")]
+    asks = [Query(0, "<OD>"), Query(1, "<CAPTION>")]
     assert [a.text for a in predict(again, pictures, asks, max_tokens=20)] == [
         a.text for a in predict(nano, pictures, asks, max_tokens=20)
     ]
@@ -144,7 +144,7 @@ def test_saved_and_loaded_it_says_the_same_and_transformers_reads_it(nano, pictu
     inputs = processor(text="<OD>", images=pictures[0], return_tensors="pt")
     with torch.inference_mode():
         out = theirs(**inputs, labels=torch.tensor([[0, 5, 2]]))
-        pixels = nano.tensor(nano.shrink(pictures[0])[None])
+        pixels = nano.normalise(nano.resize(pictures[0])[None])
     assert torch.isfinite(out.loss) and torch.allclose(inputs["pixel_values"], pixels, atol=1e-4)
     before = weights_hash(tmp_path / "model")
     nano.save(tmp_path / "model")
@@ -160,6 +160,6 @@ def test_wrong_models_and_inputs_are_told(nano, pictures, tmp_path):
     with pytest.raises(ModelError, match="no weights"):
         weights_hash(tmp_path)
     with pytest.raises(UnknownNameError, match="<OD>"):
-        predict(nano, pictures, [Ask(0, "<COUNT>")])
+        predict(nano, pictures, [Query(0, "<COUNT>")])
     with pytest.raises(EncodeError, match="location tokens"):
-        predict(nano, pictures, [Ask(0, "<REGION_TO_CATEGORY>", "here")])
+        predict(nano, pictures, [Query(0, "<REGION_TO_CATEGORY>", "here")])

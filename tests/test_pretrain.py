@@ -6,14 +6,16 @@ import copy
 
 import numpy as np
 import pytest
+from workspaces import workspace_of
 
-from florence import pretrain, stages
+from florence import pretrain
 from florence.config import settings_from
 from florence.model.checkpoint import load
 from florence.records import ANNOTATIONS
 from florence.sources._figures import COLOURS
 from florence.store import Store
 from florence.training import vision
+from florence.workspace.collect import collect_images
 
 ATTRIBUTES = [list(COLOURS), ["striped", "dotted"], ["small", "big"]]
 PARAMS = {
@@ -23,13 +25,13 @@ PARAMS = {
     "scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 30, "size": 64, "seed": 2},
     "attributes": ATTRIBUTES,
     "vision": {
-        "see": {"steps": 5, "batch": 6, "letters": 0.1, "threads": 1},
-        "spell": {"steps": 3, "batch": 6, "threads": 1},
+        "see": {"steps": 5, "batch_size": 6, "letters": 0.1, "threads": 1},
+        "spell": {"steps": 3, "batch_size": 6, "threads": 1},
     },
     "lessons": {
         "regions": {
             "steps": 3,
-            "images": 4,
+            "batch_size": 4,
             "tasks_per_image": 1,
             "optimizer": "muon",
             "threads": 1,
@@ -37,9 +39,9 @@ PARAMS = {
         },
         "every_task": {
             "steps": 3,
-            "images": 4,
+            "batch_size": 4,
             "tasks_per_image": 2,
-            "checkpoint_every": 1,
+            "save_steps": 1,
             "threads": 1,
             "task_weights": {"<OD>": 2, "<CAPTION>": 1},
         },
@@ -52,7 +54,7 @@ class Stopped(Exception):
 
 
 def test_goes_on_where_it_was_stopped_and_makes_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(vision, "SAVE_EVERY", 2)
+    monkeypatch.setattr(vision, "SAVE_STEPS", 2)
     pretrain.pretrain(copy.deepcopy(PARAMS), tmp_path / "whole", tmp_path / "undisturbed")
 
     def stop_at(what: str, step: int):
@@ -61,16 +63,16 @@ def test_goes_on_where_it_was_stopped_and_makes_the_same_weights(tmp_path, monke
                 if (done_what, done) == (what, step):
                     raise Stopped
 
-        monkeypatch.setattr(pretrain, "_Bar", Bar)
+        monkeypatch.setattr(pretrain, "_ProgressBars", Bar)
         with pytest.raises(Stopped):
             pretrain.pretrain(copy.deepcopy(PARAMS), tmp_path / "work", tmp_path / "disturbed")
 
-    bar = pretrain._Bar
+    bar = pretrain._ProgressBars
     stop_at("see", 3)
     stop_at("spell", 2)
     stop_at("train", 2)
     assert not (tmp_path / "disturbed").exists()
-    monkeypatch.setattr(pretrain, "_Bar", bar)
+    monkeypatch.setattr(pretrain, "_ProgressBars", bar)
     pretrain.pretrain(copy.deepcopy(PARAMS), tmp_path / "work", tmp_path / "disturbed")
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "undisturbed" / name).read_bytes() == (tmp_path / "disturbed" / name).read_bytes()
@@ -81,17 +83,20 @@ def test_goes_on_where_it_was_stopped_and_makes_the_same_weights(tmp_path, monke
 def data(tmp_path_factory) -> Store:
     store = Store(str(tmp_path_factory.mktemp("scenes")))
     sources = {"scenes": {"use": "scenes", "vocabulary": "pretrain", "count": 40, "size": 128, "seed": 3, "signs": 0.6}}
-    stages.collect(
-        settings_from({"sources": sources, "annotators": {}, "split": {"held_out": 0.0, "gold": 0.0}}, "test"), store
+    collect_images(
+        workspace_of(
+            settings_from({"sources": sources, "annotators": {}, "split": {"held_out": 0.0, "gold": 0.0}}, "test"),
+            store,
+        )
     )
     store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
     return store
 
 
-def test_cells_tell_what_is_there(data):
+def test_cell_targets_are_what_is_there(data):
     """Letters, names, boxes and outlines of a cell against the signs' words and the objects that the truth has at its place."""
     checkpoint = load("nano-scratch", image_size=128)
-    seen = vision.cells(checkpoint, data, ATTRIBUTES)
+    seen = vision.read_cell_targets(checkpoint, data, ATTRIBUTES)
     truth: dict[str, list] = {}
     from florence.records import table_annotations, table_images
 
@@ -100,7 +105,7 @@ def test_cells_tell_what_is_there(data):
     images = [
         record for shard in data.names("images", ".parquet") for record, _ in table_images(data.read_table(shard))
     ]
-    assert len(images) == len(seen.squares) == 40
+    assert len(images) == len(seen.pixels) == 40
     spelt = 0
     for place, image in enumerate(images):
         rows = truth[image.image_id]
@@ -114,8 +119,8 @@ def test_cells_tell_what_is_there(data):
             and len(set(signs[0].text)) == len(signs[0].text)
         ):
             letter, _, column = np.nonzero(seen.letters[place])
-            half = np.argsort(column * vision.PARTS + letter // len(vision.LETTERS), kind="stable")
-            halves = (column * vision.PARTS + letter // len(vision.LETTERS))[half]
+            half = np.argsort(column * vision.LETTER_PARTS + letter // len(vision.LETTERS), kind="stable")
+            halves = (column * vision.LETTER_PARTS + letter // len(vision.LETTERS))[half]
             if len(set(halves)) == len(halves):
                 assert "".join(vision.LETTERS[i % 36] for i in letter[half]) == signs[0].text
                 spelt += len(halves) > 2
@@ -126,30 +131,30 @@ def test_cells_tell_what_is_there(data):
         }
         assert found <= {tuple(np.round(row.regions[0].bounds, 3)) for row in objects} and found
         # cell by cell, the outline's parts cover the area of what is seen there
-        covered = seen.outlines[place].mean(axis=0)[seen.names[place] > 0]
-        assert (covered > vision.COVERED).all() and not seen.outlines[place][:, seen.names[place] == 0].any()
+        covered = seen.masks[place].mean(axis=0)[seen.names[place] > 0]
+        assert (covered > vision.MIN_COVERED).all() and not seen.masks[place][:, seen.names[place] == 0].any()
     assert spelt > 2
 
 
 def test_mirrored_twice_is_as_before_and_signs_are_never_mirrored(data):
-    seen = vision.cells(load("nano-scratch", image_size=64), data, ATTRIBUTES)
-    chosen, turned = np.arange(len(seen.squares)), np.ones(len(seen.squares), bool)
-    once = vision._mirrored(seen, chosen, turned)
+    seen = vision.read_cell_targets(load("nano-scratch", image_size=64), data, ATTRIBUTES)
+    chosen, turned = np.arange(len(seen.pixels)), np.ones(len(seen.pixels), bool)
+    once = vision._mirror(seen, chosen, turned)
     signs = seen.letters.any(axis=(1, 2, 3))
     assert signs.any() and not signs.all()
-    assert (once.squares[signs] == seen.squares[signs]).all() and (
-        once.squares[~signs] == seen.squares[~signs][:, :, ::-1]
+    assert (once.pixels[signs] == seen.pixels[signs]).all() and (
+        once.pixels[~signs] == seen.pixels[~signs][:, :, ::-1]
     ).all()
-    twice = vision._mirrored(once, chosen, turned)
-    for name in ("squares", "names", "words", "letters", "outlines"):
+    twice = vision._mirror(once, chosen, turned)
+    for name in ("pixels", "names", "attributes", "letters", "masks"):
         assert (getattr(twice, name) == getattr(seen, name)).all(), name
     there = seen.names > 0
     np.testing.assert_allclose(np.moveaxis(twice.boxes, 1, -1)[there], np.moveaxis(seen.boxes, 1, -1)[there], atol=1e-6)
     # an outline lies within its box, mirrored or not
-    fine, grid = vision.FINE, seen.names.shape[1]
+    fine, grid = vision.MASK_PARTS, seen.names.shape[1]
     for place in np.flatnonzero(~signs)[:10]:
         picture = (
-            once.outlines[place].reshape(fine, fine, grid, grid).transpose(2, 0, 3, 1).reshape(grid * fine, grid * fine)
+            once.masks[place].reshape(fine, fine, grid, grid).transpose(2, 0, 3, 1).reshape(grid * fine, grid * fine)
         )
         columns = np.flatnonzero(picture.any(axis=0)) / (grid * fine)
         boxes = once.boxes[place][:, once.names[place] > 0]

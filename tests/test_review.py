@@ -14,15 +14,21 @@ import pytest
 from flow_workspaces import params, write_params
 from PIL import Image
 from test_cli import call
+from workspaces import workspace_of
 
-from florence import annotation, stages
 from florence.config import Settings, settings_from
 from florence.engine.consensus.vote import paired_iou
 from florence.errors import DataError, StoreError
 from florence.evaluate import held_out
-from florence.records import CAPTIONS, Annotation, ImageRecord, table_annotations, table_images
+from florence.records import ANNOTATIONS, CAPTIONS, Annotation, ImageRecord, table_annotations, table_images
 from florence.review import export_review, import_review
 from florence.store import Store
+from florence.workspace.annotate import COVERAGE, annotate_shard, find_human_annotator, list_annotators
+from florence.workspace.collect import collect_images
+from florence.workspace.evaluate import measure_all_labels
+from florence.workspace.fuse import fuse_round
+from florence.workspace.layout import read_images
+from florence.workspace.publish import publish_snapshot, restore_store
 
 Parts = tuple[Settings, Store, Store, Path]
 
@@ -33,19 +39,19 @@ def published(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("workspace")
     write_params(root)
     settings, store = settings_from(params()), Store(str(root / ".florence/store"))
-    stages.collect(settings, store)
+    collect_images(workspace_of(settings, store))
     fused(settings, store, Store(str(root / "data")), 0)
     return root
 
 
 def fused(settings: Settings, store: Store, data: Store, number: int) -> list[Annotation]:
     """Annotate what is missing, fuse, and publish; the labels of the round."""
-    asked = annotation.annotators(settings)
+    asked = list_annotators(settings)
     for shard in store.stems("images"):
-        annotation.annotate_shard(settings, store, asked, shard)
-    who = annotation.annotators(settings, None, store)
-    stages.fuse_round(settings, store, who, number)
-    stages.publish(settings, store, data, who, number)
+        annotate_shard(workspace_of(settings, store), asked, shard)
+    who = list_annotators(settings, None, store)
+    fuse_round(workspace_of(settings, store), who, number)
+    publish_snapshot(workspace_of(settings, store, data), who, number)
     return table_annotations(data.read_table(f"labels/round={number}/labels.parquet"))
 
 
@@ -68,7 +74,7 @@ def labels(data: Store, number: int = 0) -> list[Annotation]:
 
 
 def records(data: Store) -> dict[str, ImageRecord]:
-    return {record.image_id: record for record, _ in table_images(stages.images_table(data))}
+    return {record.image_id: record for record, _ in table_images(read_images(data))}
 
 
 def asked(parts: Parts, images: int = 4) -> list[dict]:
@@ -235,9 +241,9 @@ def test_the_snapshot_holds_what_people_said_and_gives_it_back(parts: Parts):
     after = fused(settings, store, data, 1)
     assert data.read_json("snapshot.json")["annotators"]["human"] == told.version
     fresh = Store(str(folder / "fresh"))
-    stages.restore(fresh, data)
-    assert annotation.reviewed(fresh) == annotation.reviewed(store)
-    stages.fuse_round(settings, fresh, annotation.annotators(settings, None, fresh), 1)
+    restore_store(workspace_of(store=fresh, data=data))
+    assert find_human_annotator(fresh) == find_human_annotator(store)
+    fuse_round(workspace_of(settings, fresh), list_annotators(settings, None, fresh), 1)
     assert table_annotations(fresh.read_table("labels/round=1/labels.parquet")) == after
 
 
@@ -253,10 +259,10 @@ def test_the_same_file_again_changes_nothing(parts: Parts):
         and again.total == first.total == 4
         and contents(store) == before
     )
-    (annotator,) = [a for a in annotation.annotators(settings, None, store) if a.name == "human"]
-    assert annotator.version == first.version and not [
-        a for a in annotation.annotators(settings) if a.name == "human"
-    ], "nobody asks them"
+    (annotator,) = [a for a in list_annotators(settings, None, store) if a.name == "human"]
+    assert annotator.version == first.version and not [a for a in list_annotators(settings) if a.name == "human"], (
+        "nobody asks them"
+    )
 
 
 def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
@@ -271,9 +277,9 @@ def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
     one = import_review(settings, store, data, done(folder, tasks[:3], named("first"), "1.json"))
     two = import_review(settings, store, data, done(folder, tasks[2:], named("second"), "2.json"))
     assert (one.images, one.total, two.images, two.total) == (3, 3, 2, 4) and one.version < two.version
-    people = annotation.reviewed(store)
+    people = find_human_annotator(store)
     assert people is not None and people.version == two.version
-    rows = table_annotations(store.read_tables(f"claims/{people.key}", stages.ANNOTATIONS))
+    rows = table_annotations(store.read_tables(f"claims/{people.key}", ANNOTATIONS))
     said = {
         task["data"]["image_id"]: {row.text for row in rows if row.image_id == task["data"]["image_id"] and row.text}
         for task in tasks
@@ -281,7 +287,7 @@ def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
     assert list(said.values()) == [{"first"}, {"first"}, {"second"}, {"second"}]
     assert len({row.annotation_id for row in rows}) == len(rows) and {row.version for row in rows} == {two.version}
     third = import_review(settings, store, data, str(folder / "1.json"))
-    assert not third.new and contents(store) and annotation.reviewed(store) == people, (
+    assert not third.new and contents(store) and find_human_annotator(store) == people, (
         "an old file does not take back what a newer one says"
     )
 
@@ -320,10 +326,10 @@ def test_an_import_that_is_killed_does_not_count(parts: Parts, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             import_review(settings, store, data, path)
         monkeypatch.setattr(Store, "write_table", whole)
-        people = annotation.reviewed(store)
+        people = find_human_annotator(store)
         assert people is not None and people.version == first.version
     told = import_review(settings, store, data, path)
-    assert told.new and told.total == 8 and annotation.reviewed(store).version == told.version
+    assert told.new and told.total == 8 and find_human_annotator(store).version == told.version
 
 
 def test_reviewed_images_are_not_asked_about_again(parts: Parts):
@@ -406,7 +412,7 @@ def test_what_is_said_not_to_be_there_is_no_reference_for_models(parts: Parts):
     ids = [task["data"]["image_id"] for task in tasks]
     known = held_out(data, ids)
     assert known.of("<OD>", "human")[ids[0]] == () and all(row.text for row in known.of("<OD>", "human")[ids[1]])
-    figures = stages._label_figures(settings, data)
+    figures = measure_all_labels(workspace_of(settings, data=data))
     assert "human" not in figures.get("annotators", {})
 
 
@@ -431,22 +437,22 @@ def test_commands_from_end_to_end(parts: Parts, monkeypatch):
 
 
 def test_a_review_is_a_reason_for_a_round(parts: Parts, monkeypatch):
-    from flows.outlook import is_idle, outlook, reviews, settings_hashes, told
-    from flows.parts import open_parts
-    from flows.refine import news
+    from flows.loop.start import find_changes
+    from flows.plan import describe_plan, hash_settings, human_version, is_idle, plan_loop
     from flows.state import LoopState, write_state
+    from flows.tracked import open_workspace
 
     settings, store, data, folder = parts
     monkeypatch.chdir(folder / "w")
-    opened = open_parts(folder / "w")
-    from flows.outlook import images_hash
+    opened = open_workspace(folder / "w")
+    from flows.plan import hash_images
 
     state = LoopState(
-        "x", 0, 1, 1, accepted=0, finished=True, images=images_hash(store), settings=settings_hashes(opened)
+        "x", 0, 1, 1, accepted=0, finished=True, images=hash_images(store), settings=hash_settings(opened)
     )
     write_state(folder / "w", state)
-    assert is_idle(opened, None) and news(opened, state) == [] and reviews(store) == ""
+    assert is_idle(opened, None) and find_changes(opened, state) == [] and human_version(store) == ""
     import_review(settings, store, data, done(folder, asked(parts, 1), lambda _, results: results))
-    assert not is_idle(opened, None) and news(opened, state) == ["new reviews"]
-    assert "people's reviews are new" in told(outlook(opened, 1))
-    assert pc.sum(store.read_tables("coverage/human@" + reviews(store), annotation.COVERAGE)["claims"]).as_py() > 0
+    assert not is_idle(opened, None) and find_changes(opened, state) == ["new reviews"]
+    assert "people's reviews are new" in describe_plan(plan_loop(opened, 1))
+    assert pc.sum(store.read_tables("coverage/human@" + human_version(store), COVERAGE)["claims"]).as_py() > 0

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from workspaces import workspace_of
 
-from florence import annotation, stages
 from florence.config import settings_from
 from florence.store import Store
+from florence.workspace.annotate import annotate_shard, list_annotators
+from florence.workspace.collect import choose_split, collect_images
+from florence.workspace.fuse import fuse_round
+from florence.workspace.layout import list_shards, read_images
 
 
 def settings(count: int = 10, shard: int = 4, **more):
@@ -29,21 +33,21 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_collection_is_repeatable_and_a_second_one_takes_nothing(tmp_path: Path):
-    first = stages.collect(settings(), Store(str(tmp_path / "a")))
+    first = collect_images(workspace_of(settings(), Store(str(tmp_path / "a"))))
     assert (first.new, first.total) == (10, 10)
-    stages.collect(settings(), Store(str(tmp_path / "b")))
+    collect_images(workspace_of(settings(), Store(str(tmp_path / "b"))))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    again = stages.collect(settings(), Store(str(tmp_path / "a")))
+    again = collect_images(workspace_of(settings(), Store(str(tmp_path / "a"))))
     assert (again.new, again.total) == (0, 10)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_an_interrupted_collection_ends_as_an_undisturbed_one(tmp_path: Path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    stages.collect(settings(), Store(str(whole)))
-    stages.collect(settings(count=8), Store(str(broken)))
+    collect_images(workspace_of(settings(), Store(str(whole))))
+    collect_images(workspace_of(settings(count=8), Store(str(broken))))
     (broken / "images" / "scenes-00001.parquet").unlink()
-    stages.collect(settings(), Store(str(broken)))
+    collect_images(workspace_of(settings(), Store(str(broken))))
     assert contents(broken) == contents(whole)
 
 
@@ -60,7 +64,7 @@ def test_damaged_files_are_rejected_files_and_the_rest_goes_on(tmp_path: Path):
     (photos / "nothing.jpg").write_bytes(b"")
     (photos / "words.jpg").write_text("no picture")
     chosen = settings_from({"sources": {"mine": {"use": "folder", "uri": str(photos)}}, "annotators": {}})
-    done = stages.collect(chosen, Store(str(tmp_path / "store")))
+    done = collect_images(workspace_of(chosen, Store(str(tmp_path / "store"))))
     assert done.new == 1
     reasons = {name: reason for _, name, reason, _ in done.rejected_files}
     assert reasons["cut.jpg"] == "truncated" and reasons["nothing.jpg"] == "empty"
@@ -69,10 +73,10 @@ def test_damaged_files_are_rejected_files_and_the_rest_goes_on(tmp_path: Path):
 
 def test_the_split_follows_the_hash_alone(tmp_path: Path):
     chosen = settings(split={"held_out": 0.2, "gold": 0.1})
-    splits = [stages.split_of(f"{i:064x}", chosen) for i in range(4000)]
+    splits = [choose_split(f"{i:064x}", chosen) for i in range(4000)]
     assert abs(splits.count("held_out") / 4000 - 0.2) < 0.03 and abs(splits.count("gold") / 4000 - 0.1) < 0.02
     assert splits == [
-        stages.split_of(f"{i:064x}", settings(count=3, split={"held_out": 0.2, "gold": 0.1})) for i in range(4000)
+        choose_split(f"{i:064x}", settings(count=3, split={"held_out": 0.2, "gold": 0.1})) for i in range(4000)
     ]
 
 
@@ -81,15 +85,17 @@ def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_pa
     from florence.records import RECORD_COLUMNS, table_images
 
     store, chosen = Store(str(tmp_path)), settings(annotators={"careful": {"use": "simulated", "sources": ["*"]}})
-    stages.collect(chosen, store)
+    collect_images(workspace_of(chosen, store))
     for record, content in table_images(store.read_table("images/scenes-00000.parquet")):
         assert record.phash == perceptual_hash(decode_image(content, record.name)) and len(record.phash) == 64
     name = "images/scenes-00001.parquet"
     store.write_table(name, store.read_table(name).drop_columns(["phash"]))
-    table = stages.images_table(store)
+    table = read_images(store)
     assert table["phash"].null_count == 4 and table.column_names == RECORD_COLUMNS
-    assert stages.collect(chosen, store).new == 0, "what was there stays there"
-    who = annotation.annotators(chosen)
-    for shard in stages.shards(store):
-        assert sum(outcome.images for outcome in annotation.annotate_shard(chosen, store, who, shard)) > 0
-    assert set(stages.fuse_round(chosen, store, who, 0)["image_id"].to_pylist()) == set(table["image_id"].to_pylist())
+    assert collect_images(workspace_of(chosen, store)).new == 0, "what was there stays there"
+    who = list_annotators(chosen)
+    for shard in list_shards(store):
+        assert sum(outcome.images for outcome in annotate_shard(workspace_of(chosen, store), who, shard)) > 0
+    assert set(fuse_round(workspace_of(chosen, store), who, 0)["image_id"].to_pylist()) == set(
+        table["image_id"].to_pylist()
+    )

@@ -180,7 +180,7 @@ def test_places_come_back_within_half_a_bin_and_labels_as_they_were(name, labels
     regions = [_region(form, label, points, extent) for label, points in zip(labels, shares, strict=False)]
     labelled = form in (Form.LABELLED_BOXES, Form.LABELLED_QUADS, Form.LABELLED_SHAPES)
     if labelled and any(
-        [token.kind for token in grammar.tokenise(label)] != ["text"] or not label.strip(grammar.WHITE)
+        [token.type for token in grammar.tokenise(label)] != ["text"] or not label.strip(grammar.WHITE)
         for label in labels
     ):
         with pytest.raises(EncodeError):
@@ -251,7 +251,7 @@ def test_an_input_with_a_token_in_it_is_refused(name):
 def test_a_region_in_a_prompt_says_where_it_is(a, b, extent):
     box = tuple(share * length for share, length in zip((*a, *b), extent * 2, strict=True))
     prompt = task("<REGION_TO_CATEGORY>").prompt(grammar.box_tokens(box, extent))
-    bins = [token.value for token in grammar.tokenise(prompt) if token.kind == "loc"]
+    bins = [token.value for token in grammar.tokenise(prompt) if token.type == "loc"]
     there = (min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3]))
     for index, (value, wanted) in enumerate(zip(locations.centres(bins, extent), there, strict=True)):
         assert math.isclose(value, wanted, abs_tol=extent[index % 2] / 2000 * (1 + 1e-9))

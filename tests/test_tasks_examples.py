@@ -11,7 +11,7 @@ from florence.errors import EncodeError
 from florence.geometry import box_iou, mask_iou, polygon_area, rasterise
 from florence.records import BASE_TYPES, FINE_TUNED, TASKS, Annotation, ImageRecord, Region
 from florence.tasks import task
-from florence.tasks.reading import reading_order
+from florence.tasks.ocr import reading_order
 from florence.tasks.segmentation import MAX_POINTS, MAX_POLYGONS, outline
 
 IMAGE = ImageRecord("ab" * 32, 640, 480, "here", "a.png", "none", None, "train")
@@ -66,7 +66,7 @@ def rows_of(kind):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_example_is_read_back_as_its_reference(name):
-    found = task(name).examples(IMAGE, rows_of(task(name).kind))
+    found = task(name).examples(IMAGE, rows_of(task(name).annotation_type))
     assert found
     for example in found:
         assert example.task == name and example.image_id == IMAGE.image_id
@@ -97,7 +97,7 @@ def test_the_order_of_the_labels_does_not_matter(order, seed):
     corners = rng.integers(0, 400, (6, 2))
     rows = objects(*((f"c{i % 3}", tuple(float(v) for v in (*xy, *(xy + 40))), ()) for i, xy in enumerate(corners)))
     for name in TASKS:
-        if task(name).kind == "<OD>":
+        if task(name).annotation_type == "<OD>":
             assert task(name).examples(IMAGE, rows) == task(name).examples(IMAGE, [rows[i] for i in order])
 
 
@@ -108,14 +108,14 @@ def test_no_labels_give_no_example(name):
 
 @pytest.mark.parametrize("name", ["<OD>", "<DENSE_REGION_CAPTION>", "<REGION_PROPOSAL>", "<OCR>", "<OCR_WITH_REGION>"])
 def test_a_label_that_says_nothing_is_there_gives_an_empty_answer(name):
-    (example,) = task(name).examples(IMAGE, [row(task(name).kind, "")])
+    (example,) = task(name).examples(IMAGE, [row(task(name).annotation_type, "")])
     assert (example.target, example.text, example.regions) == ("", "", ())
     assert task(name).decode("", SIZE).error is None
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_label_that_can_not_be_written_costs_only_itself(name, caplog):
-    kind = task(name).kind
+    kind = task(name).annotation_type
     good = rows_of(kind)
     bad = replace(
         good[0],
@@ -252,12 +252,12 @@ def test_a_caption_is_shortened_by_whole_sentences(name):
     found = {
         short.target
         for n in range(len(PARAGRAPH))
-        if (short := task(name).shortened(example, lambda text, n=n: len(text) <= n)) and short.text == short.target
+        if (short := task(name).truncate(example, lambda text, n=n: len(text) <= n)) and short.text == short.target
     }
     assert found == {PARAGRAPH[:12], PARAGRAPH[:26], PARAGRAPH[:47], PARAGRAPH[:56], PARAGRAPH[:62]}
-    assert task(name).shortened(example, lambda text: len(text) < 12) is None
+    assert task(name).truncate(example, lambda text: len(text) < 12) is None
     assert {
-        p.target for p in task(name).beginnings(replace(example, target="一只狗。一只猫。", text="一只狗。一只猫。"))
+        p.target for p in task(name).truncations(replace(example, target="一只狗。一只猫。", text="一只狗。一只猫。"))
     } == {"一只狗。"}
 
 
@@ -267,10 +267,10 @@ def test_strings_are_shortened_by_whole_ones(name):
     found = [
         short.text
         for n in range(len(example.target))
-        if (short := task(name).shortened(example, lambda text, n=n: len(text) <= n))
+        if (short := task(name).truncate(example, lambda text, n=n: len(text) <= n))
     ]
     assert list(dict.fromkeys(found)) == ["HELLO", "HELLO\nWORLD"]
-    for short in task(name).beginnings(example):
+    for short in task(name).truncations(example):
         assert task(name).decode(short.target, SIZE).text == short.text
 
 
@@ -278,8 +278,8 @@ def test_strings_are_shortened_by_whole_ones(name):
     "name", ["<REGION_TO_CATEGORY>", "<REGION_TO_DESCRIPTION>", "<REGION_TO_OCR>", "<VQA>", "<CLASSIFICATION>"]
 )
 def test_answers_whose_part_would_be_another_answer_are_left_out(name):
-    for example in task(name).examples(IMAGE, rows_of(task(name).kind)):
-        assert task(name).shortened(example, lambda text, whole=example.target: len(text) < len(whole)) is None
+    for example in task(name).examples(IMAGE, rows_of(task(name).annotation_type)):
+        assert task(name).truncate(example, lambda text, whole=example.target: len(text) < len(whole)) is None
 
 
 def test_outlines_are_shortened_by_polygons_and_then_objects():
@@ -288,7 +288,7 @@ def test_outlines_are_shortened_by_polygons_and_then_objects():
     (example,) = task(kind).examples(
         IMAGE, [row(kind, "all", Region("all", polygons=first), Region("all", polygons=second))]
     )
-    parts = task(kind).beginnings(example)
+    parts = task(kind).truncations(example)
     assert [
         (len(task(kind).decode(p.target, SIZE, "all").regions[0].polygons), "<poly>" in p.target) for p in parts
     ] == [(1, False), (2, False)]
@@ -299,7 +299,7 @@ def test_outlines_are_shortened_by_polygons_and_then_objects():
 
 @pytest.mark.parametrize("name", [*TASKS, *FINE_TUNED])
 def test_a_shortened_example_is_legal_and_as_long_as_it_may_be(name):
-    kind = task(name).kind
+    kind = task(name).annotation_type
     rows = rows_of(kind)
     if kind == "<OD>":
         rows += objects(
@@ -309,7 +309,7 @@ def test_a_shortened_example_is_legal_and_as_long_as_it_may_be(name):
         lengths = range(0, len(example.target) + 1)
         last = 0
         for limit in lengths:
-            short = task(name).shortened(example, lambda text, limit=limit: len(text) <= limit)
+            short = task(name).truncate(example, lambda text, limit=limit: len(text) <= limit)
             if short is None:
                 assert last == 0
                 continue
@@ -320,7 +320,7 @@ def test_a_shortened_example_is_legal_and_as_long_as_it_may_be(name):
                 continue
             assert [r.label for r in answer.regions] == [r.label for r in short.regions]
             last = len(short.target)
-        assert task(name).shortened(example, lambda text: True) == example
+        assert task(name).truncate(example, lambda text: True) == example
 
 
 piece = st.one_of(
@@ -361,4 +361,4 @@ def test_garbage_is_an_answer_with_an_error_and_never_a_crash(name, text, width,
 
 
 def test_kinds_are_those_that_are_annotated():
-    assert {task(name).kind for name in TASKS} == set(BASE_TYPES)
+    assert {task(name).annotation_type for name in TASKS} == set(BASE_TYPES)

@@ -31,7 +31,7 @@ def test_truth_round_trips(scenes, name: str):
     count = 0
     overlaps: list[float] = []
     for record, truth in scenes:
-        for example in task.examples(record, [t for t in truth if t.task == task.kind]):
+        for example in task.examples(record, [t for t in truth if t.task == task.annotation_type]):
             answer = task.decode(example.target, (record.width, record.height), example.input)
             assert answer.error is None, f"{example.target!r}: {answer.error}"
             count += 1

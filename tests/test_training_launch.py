@@ -13,24 +13,27 @@ from pathlib import Path
 import pytest
 from s3_server import s3  # noqa: F401
 from trainings import scenes, settings
+from workspaces import workspace_of
 
-from florence import stages
 from florence.errors import ModelError
 from florence.store import Store
+from florence.workspace.train import train_model
 
 PROGRAM = """
 import sys, json
 from pathlib import Path
-from florence import stages
 from florence.config import Settings
 from florence.store import Store
+from florence.workspace.train import train_model
+from workspaces import workspace_of
 
 def progress(what, done, of):
     if what == "train":
         print(done, flush=True)
 
 if __name__ == "__main__":
-    stages.train_model(Settings.model_validate_json(sys.argv[1]), Store(sys.argv[2]), Path(sys.argv[3]), None, progress)
+    workspace = workspace_of(Settings.model_validate_json(sys.argv[1]), data=Store(sys.argv[2]), root=Path(sys.argv[3]))
+    train_model(workspace, None, progress)
 """
 
 
@@ -47,7 +50,7 @@ CHOSEN = {"batch_size": 6, "shuffle_buffer": 2, "steps": 9, "save_steps": 2}
 def whole(data, tmp_path_factory) -> Path:
     """An undisturbed training by one process."""
     root = tmp_path_factory.mktemp("whole")
-    stages.train_model(settings(**CHOSEN), data, root)
+    train_model(workspace_of(settings(**CHOSEN), data=data, root=root))
     return root
 
 
@@ -66,8 +69,10 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_and_ends_the_same(data, who
     assert process.wait() == -signal.SIGKILL and not (tmp_path / "model").exists()
     assert list(tmp_path.glob(".florence/checkpoints/*/training.safetensors"))
     steps = []
-    stages.train_model(
-        settings(**CHOSEN), data, tmp_path, None, lambda what, done, of: steps.append(done) if what == "train" else None
+    train_model(
+        workspace_of(settings(**CHOSEN), data=data, root=tmp_path),
+        None,
+        lambda what, done, of: steps.append(done) if what == "train" else None,
     )
     assert steps[0] in (5, 7) and steps[-1] == 9, "from a checkpoint, not from the start"
     for name in ("model/model.safetensors", "metrics/train.json", "plots/train.csv"):
@@ -84,12 +89,10 @@ def test_two_processes_follow_the_curve_of_one(data, tmp_path):
         "lr": 3e-4,
         "max_grad_norm": 3.5,
     }
-    one = stages.train_model(settings(**chosen), data, tmp_path / "one")
+    one = train_model(workspace_of(settings(**chosen), data=data, root=tmp_path / "one"))
     points, steps = [], []
-    two = stages.train_model(
-        settings(**chosen, processes=2),
-        data,
-        tmp_path / "two",
+    two = train_model(
+        workspace_of(settings(**chosen, processes=2), data=data, root=tmp_path / "two"),
         lambda step, values: points.append((step, values)),
         lambda what, done, of: steps.append(done) if what == "train" else None,
     )
@@ -108,7 +111,7 @@ def test_a_process_with_nothing_to_say_takes_part_all_the_same(data, tmp_path):
     chosen = settings(
         **{**CHOSEN, "batch_size": 4, "shuffle_buffer": 9, "steps": 16}, max_target=8, task_weights=captions
     )
-    one = stages.train_model(chosen, data, tmp_path / "one")
+    one = train_model(workspace_of(chosen, data=data, root=tmp_path / "one"))
     assert one["left_out"]["too_long"] > one["images"] // 2
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
@@ -143,8 +146,12 @@ def test_a_process_with_nothing_to_say_takes_part_all_the_same(data, tmp_path):
 
 def test_an_error_of_one_of_several_processes_is_told_as_it_is(data, tmp_path):
     with pytest.raises(ModelError, match="failed-step.json"):
-        stages.train_model(
-            settings(**{**CHOSEN, "lr": 1e30, "max_grad_norm": 1e30, "warmup": 0}, processes=2), data, tmp_path
+        train_model(
+            workspace_of(
+                settings(**{**CHOSEN, "lr": 1e30, "max_grad_norm": 1e30, "warmup": 0}, processes=2),
+                data=data,
+                root=tmp_path,
+            )
         )
     (found,) = tmp_path.glob(".florence/checkpoints/*/failed-step.json")
     told = json.loads(found.read_text())
@@ -158,6 +165,6 @@ def test_a_stream_from_s3_gives_the_same_weights(data, whole, s3, tmp_path, monk
     remote = Store(f"s3://{s3.bucket}/snapshot")
     for name in data.names("", ".parquet"):
         remote.copy_in(data, name)
-    stages.train_model(settings(**CHOSEN), remote, tmp_path)
+    train_model(workspace_of(settings(**CHOSEN), data=remote, root=tmp_path))
     for name in ("model/model.safetensors", "metrics/train.json", "plots/train.csv"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name

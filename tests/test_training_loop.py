@@ -11,16 +11,18 @@ import pyarrow as pa
 import pytest
 import torch
 from trainings import SMALL, scenes, settings, small
+from workspaces import workspace_of
 
-from florence import stages
 from florence.config import TrainSettings
 from florence.errors import DataError, ModelError
 from florence.model.checkpoint import build
 from florence.records import IMAGES
 from florence.store import Store
 from florence.training import loop, read_dataset, train
-from florence.training.batches import BatchLoader, batch
+from florence.training.batches import BatchLoader, load_batch
 from florence.training.sample_order import count_steps
+from florence.workspace.layout import read_images
+from florence.workspace.train import train_model
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def data(tmp_path_factory) -> Store:
 def whole(data, tmp_path_factory) -> Path:
     """An undisturbed training."""
     root = tmp_path_factory.mktemp("whole")
-    stages.train_model(settings(), data, root)
+    train_model(workspace_of(settings(), data=data, root=root))
     return root
 
 
@@ -42,14 +44,14 @@ def same(a: Path, b: Path) -> None:
 
 
 def test_the_same_settings_give_the_same_bytes(data, whole, tmp_path):
-    stages.train_model(settings(), data, tmp_path / "again", log=lambda step, values: None)
+    train_model(workspace_of(settings(), data=data, root=tmp_path / "again"), log=lambda step, values: None)
     same(whole, tmp_path / "again")
-    other = stages.train_model(settings(seed=1), data, tmp_path / "other")
+    other = train_model(workspace_of(settings(seed=1), data=data, root=tmp_path / "other"))
     assert other["loss"] != json.loads((whole / "metrics/train.json").read_text())["loss"]
 
 
 def test_killed_and_started_again_it_ends_as_an_undisturbed_one(data, whole, tmp_path, monkeypatch):
-    real, calls = loop._learn, []
+    real, calls = loop._accumulate_gradients, []
 
     def failing(*args):
         calls.append(args)
@@ -59,12 +61,13 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(data, whole, tmp
 
     monkeypatch.setattr(loop, "_learn", failing)
     with pytest.raises(KeyboardInterrupt):
-        stages.train_model(settings(), data, tmp_path)
+        train_model(workspace_of(settings(), data=data, root=tmp_path))
     assert not (tmp_path / "model").exists()
     monkeypatch.setattr(loop, "_learn", real)
     steps = []
-    stages.train_model(
-        settings(), data, tmp_path, progress=lambda what, done, of: steps.append(done) if what == "train" else None
+    train_model(
+        workspace_of(settings(), data=data, root=tmp_path),
+        progress=lambda what, done, of: steps.append(done) if what == "train" else None,
     )
     assert steps == [5, 6], "the four steps up to the last checkpoint are not done again"
     same(whole, tmp_path)
@@ -82,9 +85,9 @@ def test_a_checkpoint_cut_in_two_is_not_read(data, tmp_path):
 
 def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
     checkpoint = build("nano", image_size=32)
-    splits = {r["image_id"]: r["split"] for r in stages.images_table(data).to_pylist()}
+    splits = {r["image_id"]: r["split"] for r in read_images(data).to_pylist()}
     chosen = small(batch_size=1000)
-    ids = batch(read_dataset(checkpoint, chosen, data), chosen, 0).image_ids
+    ids = load_batch(read_dataset(checkpoint, chosen, data), chosen, 0).image_ids
     assert sorted(ids) == sorted(image for image, split in splits.items() if split == "train")
     shutil.copytree(data.root, tmp_path / "data")
     bare = Store(str(tmp_path / "data"))
@@ -99,7 +102,7 @@ def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
     )
     assert len(read_dataset(checkpoint, chosen, bare)) == len(ids) - 1, "all labels of one image are dropped"
     only = small(batch_size=1000, task_weights={**dict.fromkeys(chosen.drawn, 0.0), "<OD>": 1.0})
-    assert set(batch(read_dataset(checkpoint, only, bare), only, 0).image_ids) == set(ids[2:]), (
+    assert set(load_batch(read_dataset(checkpoint, only, bare), only, 0).image_ids) == set(ids[2:]), (
         "of another one those that are learnt"
     )
 
@@ -110,7 +113,9 @@ def test_shards_from_before_images_had_a_hash_are_learnt_from(data, tmp_path):
     names = older.names("images", ".parquet")
     assert len(names) > 1
     older.write_table(names[0], older.read_table(names[0]).drop_columns(["phash"]))
-    now, before = (batch(read_dataset(checkpoint, small(), store), small(), 1).image_ids for store in (data, older))
+    now, before = (
+        load_batch(read_dataset(checkpoint, small(), store), small(), 1).image_ids for store in (data, older)
+    )
     assert now == before
 
 
@@ -119,7 +124,7 @@ def test_an_image_that_can_not_be_decoded_changes_no_other_place(data, whole, tm
     broken = Store(str(tmp_path / "data"))
     checkpoint = build("nano", image_size=32)
     before = BatchLoader(read_dataset(checkpoint, small(), data), small())
-    lost = before.step(1)[0].image_ids[1]
+    lost = before.load_step(1)[0].image_ids[1]
     for name in broken.names("images", ".parquet"):
         rows = broken.read_table(name).to_pylist()
         broken.write_table(
@@ -131,7 +136,7 @@ def test_an_image_that_can_not_be_decoded_changes_no_other_place(data, whole, tm
         )
     after = BatchLoader(read_dataset(checkpoint, small(), broken), small())
     for step in range(6):
-        a, b = before.step(step)[0], after.step(step)[0]
+        a, b = before.load_step(step)[0], after.load_step(step)[0]
         assert [image for image in a.image_ids if image != lost] == list(b.image_ids)
         tasks = [
             a.tasks[row]
@@ -139,7 +144,7 @@ def test_an_image_that_can_not_be_decoded_changes_no_other_place(data, whole, tm
             if a.image_ids[image] != lost
         ]
         assert sorted(tasks) == sorted(b.tasks)
-    figures = stages.train_model(settings(), broken, tmp_path)
+    figures = train_model(workspace_of(settings(), data=broken, root=tmp_path))
     assert figures["left_out"]["unreadable"] == 1 == figures["left_out"]["unreadable_truncated"]
     assert figures["images"] == json.loads((whole / "metrics/train.json").read_text())["images"]
 
@@ -148,26 +153,26 @@ def test_long_targets_are_shortened_by_whole_regions_and_counted(data):
     checkpoint = build("nano", image_size=32)
     chosen = small(max_target=14)
     dataset = read_dataset(checkpoint, chosen, data)
-    window = dataset.window(dataset.order.windows(0)[0])
+    buffer = dataset.read_buffer(dataset.order.buffers(0)[0])
     counts: dict[str, int] = {}
     for index in range(len(dataset)):
-        seen = window.see(index, 32)
-        for name, count in seen.counts.items():
+        image = buffer.read_image(index, 32)
+        for name, count in image.left_out.items():
             counts[name] = counts.get(name, 0) + count
-        for name, examples in seen.examples.items():
+        for name, examples in image.examples.items():
             for one in examples:
                 assert len(one.target) <= 14 and one.target[-1] == checkpoint.lexicon.eos, name
     assert counts["shortened"] > 0 and counts["too_long"] > 0
 
 
 def test_figures_say_what_was_left_out_of_images_once_each(data, tmp_path):
-    figures = stages.train_model(settings(max_target=14, steps=12), data, tmp_path)
+    figures = train_model(workspace_of(settings(max_target=14, steps=12), data=data, root=tmp_path))
     chosen = small(max_target=14)
     dataset = read_dataset(build("nano", image_size=32), chosen, data)
-    window = dataset.window(dataset.order.windows(0)[0])
+    buffer = dataset.read_buffer(dataset.order.buffers(0)[0])
     assert 12 * 4 > len(dataset), "the second epoch has begun"
     assert figures["left_out"]["too_long"] == sum(
-        window.see(i, 32).counts.get("too_long", 0) for i in range(len(dataset))
+        buffer.read_image(i, 32).left_out.get("too_long", 0) for i in range(len(dataset))
     )
 
 
@@ -203,14 +208,17 @@ def test_what_is_no_number_stops_before_the_weights_change(data, tmp_path, where
     assert torch.equal(before, checkpoint.model.get_input_embeddings().weight)
     assert "key/failed-step.json" in str(raised.value)
     told = json.loads((tmp_path / "key/failed-step.json").read_text())
-    first = BatchLoader(dataset, small()).step(0)[0]
+    first = BatchLoader(dataset, small()).load_step(0)[0]
     assert [row["image_id"] for row in told["images"]] == list(first.image_ids)
     assert {name for row in told["images"] for name in row["tasks"]} == set(first.tasks)
 
 
 def test_what_is_logged_while_it_runs(data, tmp_path):
     points = []
-    stages.train_model(settings(steps=21), data, tmp_path, log=lambda step, values: points.append((step, values)))
+    train_model(
+        workspace_of(settings(steps=21), data=data, root=tmp_path),
+        log=lambda step, values: points.append((step, values)),
+    )
     assert [step for step, _ in points] == [20, 21]
     for _, values in points:
         assert (

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from florence.training import checkpoint as state
-from florence.training.muon import MOMENTUM, PER_LR, Muon, hidden_matrices, orthogonal
+from florence.training.checkpoint import TrainingState, resume, save_checkpoint
+from florence.training.muon import MOMENTUM, SPECTRAL_NORM, Muon, hidden_matrices, orthogonalise
 
 
 def test_steps_have_the_singular_vectors_of_the_gradient_and_values_of_about_one():
     random = torch.Generator().manual_seed(0)
     for shape in ((3, 24, 40), (2, 40, 24), (4, 16, 16)):
         matrices = torch.randn(shape, generator=random)
-        values = torch.linalg.svdvals(orthogonal(matrices))
+        values = torch.linalg.svdvals(orthogonalise(matrices))
         assert values.min() > 0.3 and values.max() < 1.35, "five rounds bring all but vanishing values near one"
         left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-        turned = left.mT @ orthogonal(matrices) @ right.mT
+        turned = left.mT @ orthogonalise(matrices) @ right.mT
         torch.testing.assert_close(turned, torch.diag_embed(turned.diagonal(dim1=1, dim2=2)), atol=2e-4, rtol=0)
 
 
@@ -23,7 +23,7 @@ def test_agrees_with_torchs_muon_up_to_its_half_precision():
     random = torch.Generator().manual_seed(1)
     start = torch.randn(12, 20, generator=random)
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
-    one = Muon([ours], [], lr=0.02 / PER_LR, weight_decay=0.0)
+    one = Muon([ours], [], lr=0.02 / SPECTRAL_NORM, weight_decay=0.0)
     other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.0, momentum=MOMENTUM, nesterov=True)
     for _ in range(5):
         gradient = torch.randn(12, 20, generator=random)
@@ -94,9 +94,9 @@ def test_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path):
     run(range(6), whole, optimiser)
     half, optimiser = fresh()
     run(range(3), half, optimiser)
-    state.save(tmp_path, "key", state.TrainingState(step=3), half, optimiser)
+    save_checkpoint(tmp_path, "key", TrainingState(step=3), half, optimiser)
     resumed, optimiser = fresh()
-    assert state.resume(tmp_path, "key", resumed, optimiser).step == 3
+    assert resume(tmp_path, "key", resumed, optimiser).step == 3
     run(range(3, 6), resumed, optimiser)
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -11,9 +11,9 @@ from trainings import scenes, small
 from florence.errors import DataError, SettingsError
 from florence.model.checkpoint import build
 from florence.store import Store
-from florence.training import dataset as corpora
+from florence.training import dataset as datasets
 from florence.training import read_dataset
-from florence.training.batches import Batch, BatchLoader, batch, cut, draw
+from florence.training.batches import BatchLoader, TrainingBatch, draw_examples, load_batch, split_by_length
 from florence.training.loop import train
 from florence.training.sample_order import SampleOrder
 
@@ -29,11 +29,13 @@ def nano():
     return build("nano", image_size=32)
 
 
-def pairs(parts: list[Batch]) -> list[tuple[str, str, tuple[int, ...]]]:
+def pairs(parts: list[TrainingBatch]) -> list[tuple[str, str, tuple[int, ...]]]:
     """(image, task, prompt) of every row."""
     found = []
     for part in parts:
-        rows = [(image, ids) for group in part.prompts for image, ids in zip(group.images, group.ids, strict=True)]
+        rows = [
+            (image, ids) for group in part.prompts for image, ids in zip(group.images, group.input_ids, strict=True)
+        ]
         found += [
             (part.image_ids[image], name, tuple(int(i) for i in ids if i != 1))
             for (image, ids), name in zip(rows, part.tasks, strict=True)
@@ -43,25 +45,25 @@ def pairs(parts: list[Batch]) -> list[tuple[str, str, tuple[int, ...]]]:
 
 @given(
     sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(sum),
-    window=st.integers(1, 14),
+    buffer_size=st.integers(1, 14),
     seed=st.integers(0, 3),
     step=st.integers(1, 7),
 )
-def test_an_epoch_has_every_image_once_and_steps_follow_each_other(sizes, window, seed, step):
-    order = SampleOrder(np.asarray(sizes), window, seed)
+def test_an_epoch_has_every_image_once_and_steps_follow_each_other(sizes, buffer_size, seed, step):
+    order = SampleOrder(np.asarray(sizes), buffer_size, seed)
     n = order.images
     for epoch in range(2):
-        places = order.places(epoch * n, n)
-        assert {place.epoch for place in places} == {epoch}
+        positions = order.positions(epoch * n, n)
+        assert {place.epoch for place in positions} == {epoch}
         seen = []
-        for place in places:
+        for place in positions:
             bounds = np.cumsum([0, *(sizes[s] for s in place.shards)])
             shard = int(np.searchsorted(bounds, place.image, side="right")) - 1
             seen.append((place.shards[shard], place.image - int(bounds[shard])))
         assert sorted(seen) == [(shard, image) for shard, size in enumerate(sizes) for image in range(size)]
-        assert all(len(place.shards) <= window for place in places), "no more shards are held at a time"
-    again = SampleOrder(np.asarray(sizes), window, seed)
-    assert [place for at in range(0, 2 * n, step) for place in again.places(at, step)][: 2 * n] == order.places(
+        assert all(len(place.shards) <= buffer_size for place in positions), "no more shards are held at a time"
+    again = SampleOrder(np.asarray(sizes), buffer_size, seed)
+    assert [place for at in range(0, 2 * n, step) for place in again.positions(at, step)][: 2 * n] == order.positions(
         0, 2 * n
     )
 
@@ -69,20 +71,25 @@ def test_an_epoch_has_every_image_once_and_steps_follow_each_other(sizes, window
 def test_one_window_is_one_full_shuffle_and_more_are_mixed_within():
     sizes = np.full(8, 50)
     whole, narrow = SampleOrder(sizes, 8, 0), SampleOrder(sizes, 2, 0)
-    first = [place.image // 50 for place in whole.places(0, 100)]
+    first = [place.image // 50 for place in whole.positions(0, 100)]
     assert np.bincount(first, minlength=8).min() >= 5, "every shard is in the first quarter"
-    shards = [[p.shards[p.image // 50] for p in narrow.places(at, 100)] for at in (0, 100)]
+    shards = [[p.shards[p.image // 50] for p in narrow.positions(at, 100)] for at in (0, 100)]
     assert all(len(set(found)) == 2 and 20 <= np.bincount(found[:50]).max() <= 40 for found in shards)
-    assert narrow.windows(0) != narrow.windows(1) and narrow.places(0, 400) != SampleOrder(sizes, 2, 1).places(0, 400)
+    assert narrow.buffers(0) != narrow.buffers(1) and narrow.positions(0, 400) != SampleOrder(sizes, 2, 1).positions(
+        0, 400
+    )
 
 
-@pytest.mark.parametrize("window", [1, 2, 99])
-def test_how_a_step_is_cut_changes_nothing_of_what_it_sees(data, nano, window):
-    chosen = small(batch_size=8, tasks_per_image=3, shuffle_buffer=window)
+@pytest.mark.parametrize("buffer_size", [1, 2, 99])
+def test_how_a_step_is_cut_changes_nothing_of_what_it_sees(data, nano, buffer_size):
+    chosen = small(batch_size=8, tasks_per_image=3, shuffle_buffer=buffer_size)
     dataset = read_dataset(nano, chosen, data)
     for step in (0, 6):
-        whole = pairs(BatchLoader(dataset, chosen).step(step))
-        halves = [BatchLoader(dataset, chosen.model_copy(update={"accumulate": 2}), rank, 2).step(step) for rank in (0, 1)]
+        whole = pairs(BatchLoader(dataset, chosen).load_step(step))
+        halves = [
+            BatchLoader(dataset, chosen.model_copy(update={"gradient_accumulation_steps": 2}), rank, 2).load_step(step)
+            for rank in (0, 1)
+        ]
         assert [len(found) for found in halves] == [2, 2]
         assert pairs([*halves[0], *halves[1]]) == whole
 
@@ -91,11 +98,13 @@ def test_memory_holds_two_windows(data, nano, monkeypatch):
     chosen = small(batch_size=4, shuffle_buffer=2, steps=40)
     dataset = read_dataset(nano, chosen, data)
     feed, loads, held = BatchLoader(dataset, chosen), [], []
-    real = corpora.TrainingDataset.window
-    monkeypatch.setattr(corpora.TrainingDataset, "window", lambda self, shards: loads.append(shards) or real(self, shards))
+    real = datasets.TrainingDataset.read_buffer
+    monkeypatch.setattr(
+        datasets.TrainingDataset, "read_buffer", lambda self, shards: loads.append(shards) or real(self, shards)
+    )
     ids = []
-    for step, parts in feed.steps_from(0):
-        held.append(len(feed._windows))
+    for step, parts in feed.iterate_from(0):
+        held.append(len(feed._buffers))
         if step * 4 < len(dataset):
             ids += parts[0].image_ids
     assert max(held) == 2 and all(len(shards) == 2 for shards in loads)
@@ -105,9 +114,9 @@ def test_memory_holds_two_windows(data, nano, monkeypatch):
 def test_steps_from_the_middle_are_those_of_the_whole(data, nano):
     chosen = small(batch_size=5, shuffle_buffer=2, steps=15)
     dataset = read_dataset(nano, chosen, data)
-    whole = dict(BatchLoader(dataset, chosen).steps_from(0))
-    for step, parts in BatchLoader(dataset, chosen).steps_from(11):
-        assert pairs(parts) == pairs(whole[step]) and np.array_equal(parts[0].squares, whole[step][0].squares)
+    whole = dict(BatchLoader(dataset, chosen).iterate_from(0))
+    for step, parts in BatchLoader(dataset, chosen).iterate_from(11):
+        assert pairs(parts) == pairs(whole[step]) and np.array_equal(parts[0].pixel_values, whole[step][0].pixel_values)
 
 
 def test_a_store_that_changes_is_told(data, nano, tmp_path):
@@ -119,7 +128,7 @@ def test_a_store_that_changes_is_told(data, nano, tmp_path):
     labels = store.read_table("labels/round=0/labels.parquet")
     store.write_table("labels/round=0/labels.parquet", labels.slice(len(labels) // 2))
     with pytest.raises(DataError, match="changed during the training"):
-        BatchLoader(dataset, small()).step(0)
+        BatchLoader(dataset, small()).load_step(0)
 
 
 def test_smaller_fractions_are_part_of_larger_ones(data, nano):
@@ -127,7 +136,7 @@ def test_smaller_fractions_are_part_of_larger_ones(data, nano):
     for fraction in (0.2, 0.5, 0.9, 1.0):
         chosen = small(batch_size=1000, data_fraction=fraction)
         dataset = read_dataset(nano, chosen, data)
-        sets.append(set(batch(dataset, chosen, 0).image_ids))
+        sets.append(set(load_batch(dataset, chosen, 0).image_ids))
         assert len(sets[-1]) == len(dataset)
     assert all(a < b for a, b in zip(sets, sets[1:], strict=False))
     assert [len(s) / len(sets[-1]) for s in sets] == pytest.approx([0.2, 0.5, 0.9, 1.0], abs=0.15)
@@ -141,10 +150,10 @@ def test_tasks_are_drawn_by_weight_and_temperature(data, nano, temperature):
     weights = {**dict.fromkeys(small().drawn, 0.0), "<OD>": 1.0, "<CAPTION>": 2.0, "<REGION_PROPOSAL>": 5.0}
     chosen = small(task_weights=weights, temperature=temperature, tasks_per_image=1)
     dataset = read_dataset(nano, chosen, data)
-    seen = dataset.window(dataset.order.windows(0)[0]).see(0, 32)
-    assert set(seen.examples) == {"<OD>", "<CAPTION>", "<REGION_PROPOSAL>"}
+    image = dataset.read_buffer(dataset.order.buffers(0)[0]).read_image(0, 32)
+    assert set(image.examples) == {"<OD>", "<CAPTION>", "<REGION_PROPOSAL>"}
     n = 3000
-    drawn = [draw(seen, chosen, np.random.default_rng([0, 1, step, 0]))[0].task for step in range(n)]
+    drawn = [draw_examples(image, chosen, np.random.default_rng([0, 1, step, 0]))[0].task for step in range(n)]
     powers = {name: weight ** (1 / temperature) for name, weight in weights.items() if weight}
     for name, power in powers.items():
         share = power / sum(powers.values())
@@ -176,13 +185,13 @@ def sparse(data, tmp_path_factory) -> tuple[Store, set[str]]:
     return store, few
 
 
-@pytest.mark.parametrize("window", [2, 99])
-def test_sparse_tasks_are_learnt_last_on_the_images_that_have_them(sparse, nano, window):
+@pytest.mark.parametrize("buffer_size", [2, 99])
+def test_sparse_tasks_are_learnt_last_on_the_images_that_have_them(sparse, nano, buffer_size):
     store, few = sparse
-    chosen = small(batch_size=4, steps=10, sparse=FEW, sparse_share=0.4, shuffle_buffer=window, tasks_per_image=3)
+    chosen = small(batch_size=4, steps=10, sparse=FEW, sparse_share=0.4, shuffle_buffer=buffer_size, tasks_per_image=3)
     dataset = read_dataset(nano, chosen, store)
     ids = set()
-    for step, (part,) in BatchLoader(dataset, chosen).steps_from(0):
+    for step, (part,) in BatchLoader(dataset, chosen).iterate_from(0):
         told = pairs([part])
         if step < 6:
             assert not {name for _, name, _ in told} & set(FEW)
@@ -192,10 +201,13 @@ def test_sparse_tasks_are_learnt_last_on_the_images_that_have_them(sparse, nano,
                 own = [name for of, name, _ in told if of == image]
                 assert set(FEW) <= set(own) and len(set(own)) == 3, "both of them, and one other"
     assert ids <= few and len(ids) > 4
-    whole = dict(BatchLoader(dataset, chosen).steps_from(0))
-    for step, parts in BatchLoader(dataset, chosen).steps_from(7):
+    whole = dict(BatchLoader(dataset, chosen).iterate_from(0))
+    for step, parts in BatchLoader(dataset, chosen).iterate_from(7):
         assert pairs(parts) == pairs(whole[step]), "a killed training goes on with the same"
-    halves = [BatchLoader(dataset, chosen.model_copy(update={"accumulate": 2}), rank, 2).step(8) for rank in (0, 1)]
+    halves = [
+        BatchLoader(dataset, chosen.model_copy(update={"gradient_accumulation_steps": 2}), rank, 2).load_step(8)
+        for rank in (0, 1)
+    ]
     assert pairs([*halves[0], *halves[1]]) == pairs(whole[8])
 
 
@@ -216,20 +228,20 @@ def test_where_nobody_has_sparse_labels_the_rest_is_learnt_throughout(sparse, na
     store, _ = sparse
     chosen = small(batch_size=4, steps=10, sparse=("<VQA>",), task_weights={**small().task_weights, "<VQA>": 1.0})
     dataset = read_dataset(nano, chosen, store)
-    assert dataset.later is None and "<VQA>" in caplog.text
-    assert len(list(BatchLoader(dataset, chosen).steps_from(0))) == 10
+    assert dataset.sparse is None and "<VQA>" in caplog.text
+    assert len(list(BatchLoader(dataset, chosen).iterate_from(0))) == 10
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=60))
 def test_rows_are_cut_into_pieces_of_least_filling(lengths):
     lengths = np.sort(np.asarray(lengths))
-    pieces = cut(lengths)
+    pieces = split_by_length(lengths)
     assert [first for first, _ in pieces] == [0, *(end for _, end in pieces[:-1])] and pieces[-1][1] == len(lengths)
 
     def cost(cuts):
-        from florence.training.batches import OVERHEAD
+        from florence.training.batches import PASS_OVERHEAD
 
-        return sum(OVERHEAD + (end - first) * int(lengths[end - 1]) for first, end in cuts)
+        return sum(PASS_OVERHEAD + (end - first) * int(lengths[end - 1]) for first, end in cuts)
 
     best = cost(pieces)
     assert best <= cost([(0, len(lengths))])
@@ -241,7 +253,7 @@ def test_settings_that_can_not_be(data):
     for bad, said in (
         ({"resolutions": [{"image_size": 32, "share": 0.5}]}, "add up to 0.5"),
         ({"resolutions": [{"image_size": 64, "share": 1.0}]}, "model.image_size, 32"),
-        ({"images": 3, "accumulate": 2, "processes": 2}, "4 micro-batches"),
+        ({"batch_size": 3, "gradient_accumulation_steps": 2, "processes": 2}, "4 micro-batches"),
         ({"task_weights": dict.fromkeys(small().drawn, 0.0)}, "every task has weight 0"),
         ({"task_weights": {"<OD>": -1.0}}, "<OD>"),
         ({"freeze": ["head"]}, "'vision'"),

@@ -10,16 +10,17 @@ import pytest
 import torch
 from trainings import scenes, settings, small
 from transformers import Florence2ForConditionalGeneration
+from workspaces import workspace_of
 
-from florence import stages
 from florence.config import TrainSettings
 from florence.errors import SettingsError
 from florence.model.checkpoint import Checkpoint, build, load
 from florence.model.generate import Query, predict
 from florence.store import Store
 from florence.training import loop, read_dataset, train
-from florence.training.batches import Batch, BatchLoader, batch
-from florence.training.trainable import PARTS, _part, learning
+from florence.training.batches import BatchLoader, TrainingBatch, load_batch
+from florence.training.trainable import PARTS, make_trainable, part_of
+from florence.workspace.train import train_model
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +41,15 @@ def trained(data: Store, tmp_path: Path, chosen: TrainSettings, side: int = 32) 
     return checkpoint, train(checkpoint, read_dataset(checkpoint, chosen, data), chosen, tmp_path, "key").curve
 
 
-def examples(data: Batch) -> list[tuple[int, list[int], list[int]]]:
+def examples(data: TrainingBatch) -> list[tuple[int, list[int], list[int]]]:
     """(image, prompt ids, target ids) of every row, from the packed arrays alone."""
     found: list[list] = [
         [int(image), [int(i) for i in ids if i != PAD], []]
         for group in data.prompts
-        for image, ids in zip(group.images, group.ids, strict=True)
+        for image, ids in zip(group.images, group.input_ids, strict=True)
     ]
     for target in data.targets:
-        for owner, label in zip(target.owners, target.labels, strict=True):
+        for owner, label in zip(target.label_rows, target.labels, strict=True):
             found[owner][2].append(int(label))
     return [tuple(row) for row in found]
 
@@ -57,7 +58,7 @@ def test_the_loss_is_that_of_transformers_on_the_same_examples(data, tmp_path, m
     """Every row alone through Florence2ForConditionalGeneration(labels=…); a step's loss is the mean over all tokens of all its parts."""
     checkpoint, chosen = nano(), small(batch_size=6, tasks_per_image=4, gradient_accumulation_steps=2)
     dataset = read_dataset(checkpoint, chosen, data)
-    parts = BatchLoader(dataset, chosen).step(0)
+    parts = BatchLoader(dataset, chosen).load_step(0)
     reference = copy.deepcopy(checkpoint.model)
     assert (
         len(parts) == 2
@@ -66,7 +67,7 @@ def test_the_loss_is_that_of_transformers_on_the_same_examples(data, tmp_path, m
     )
     total = torch.zeros(())
     for part in parts:
-        pixels = checkpoint.tensor(part.squares)
+        pixels = checkpoint.normalise(part.pixel_values)
         for image, prompt, target in examples(part):
             tokens = [reference.config.image_token_id] * (
                 reference.get_image_features(pixels[:1]).pooler_output.shape[1]
@@ -81,7 +82,7 @@ def test_the_loss_is_that_of_transformers_on_the_same_examples(data, tmp_path, m
     loss.backward()
     gradients = {}
 
-    real = loop.BatchLoader.steps_from
+    real = loop.BatchLoader.iterate_from
     monkeypatch.setattr(
         loop.BatchLoader, "steps_from", lambda self, first: (pair for pair in real(self, first) if pair[0] == 0)
     )
@@ -110,23 +111,23 @@ def test_micro_batches_come_to_the_same_step(data, tmp_path):
 def test_packing_loses_nothing(data):
     checkpoint, chosen = nano(), small(batch_size=12, tasks_per_image=5)
     dataset = read_dataset(checkpoint, chosen, data)
-    packed = batch(dataset, chosen, 0)
+    packed = load_batch(dataset, chosen, 0)
     assert sorted(np.concatenate([g.rows for g in packed.targets])) == list(range(len(packed.tasks)))
-    window = dataset.window(dataset.order.windows(0)[0])
+    buffer = dataset.read_buffer(dataset.order.buffers(0)[0])
     known = {}
     for index in range(len(dataset)):
-        seen = window.see(index, 32)
-        known[seen.record.image_id] = {
-            (name, tuple(e.prompt), tuple(e.target)) for name, found in seen.examples.items() for e in found
+        image = buffer.read_image(index, 32)
+        known[image.record.image_id] = {
+            (name, tuple(e.prompt), tuple(e.target)) for name, found in image.examples.items() for e in found
         }
     for (image, prompt, target), name in zip(examples(packed), packed.tasks, strict=True):
         assert (name, tuple(prompt), tuple(target)) in known[packed.image_ids[image]]
     for target in packed.targets:
-        flat = target.inputs.reshape(-1)
-        follows = np.setdiff1d(target.valid, np.arange(0, flat.size, target.inputs.shape[1]))
+        flat = target.decoder_input_ids.reshape(-1)
+        follows = np.setdiff1d(target.valid, np.arange(0, flat.size, target.decoder_input_ids.shape[1]))
         assert (
             np.array_equal(flat[follows], target.labels[np.searchsorted(target.valid, follows) - 1])
-            and (target.inputs[:, 0] == 2).all()
+            and (target.decoder_input_ids[:, 0] == 2).all()
         )
 
 
@@ -135,11 +136,11 @@ def test_what_is_frozen_stays_bit_for_bit_and_the_rest_moves(data, tmp_path):
     for part in PARTS:
         checkpoint, _ = trained(data, tmp_path / part, small(freeze=(part,), steps=2))
         moved = {name: not torch.equal(before[name], value) for name, value in checkpoint.model.named_parameters()}
-        assert not any(changed for name, changed in moved.items() if _part(name) == part), part
+        assert not any(changed for name, changed in moved.items() if part_of(name) == part), part
         for other in set(PARTS) - {part}:
-            assert any(changed for name, changed in moved.items() if _part(name) == other), (part, other)
+            assert any(changed for name, changed in moved.items() if part_of(name) == other), (part, other)
         assert all(p.requires_grad for p in checkpoint.model.parameters()), "nothing stays frozen afterwards"
-    assert {_part(name) for name in moved} == set(PARTS)
+    assert {part_of(name) for name in moved} == set(PARTS)
     with pytest.raises(SettingsError, match="nothing is left"):
         trained(data, tmp_path, small(freeze=tuple(PARTS)))
 
@@ -151,7 +152,7 @@ def test_adapters_alone_are_trained_and_merge_into_plain_weights(data, tmp_path)
     pictures = [np.random.default_rng(n).integers(0, 255, (40, 40, 3), dtype=np.uint8) for n in range(2)]
     asks = [Query(image, name) for image in (0, 1) for name in ("<OD>", "<CAPTION>")]
     dataset = read_dataset(checkpoint, chosen.train, data)
-    with learning(checkpoint, chosen.train) as learner:
+    with make_trainable(checkpoint, chosen.train) as learner:
         learnt = [name for name, p in learner.named_parameters() if p.requires_grad]
         assert learnt and all("lora_" in name for name in learnt)
         with torch.no_grad():
@@ -159,22 +160,22 @@ def test_adapters_alone_are_trained_and_merge_into_plain_weights(data, tmp_path)
                 if "lora_B" in name:
                     p.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
         checkpoint.model.eval()
-        step = batch(dataset, chosen.train, 0)
+        step = load_batch(dataset, chosen.train, 0)
         apart = float(learner(step)[0].detach())
         said = [a.text for a in predict(checkpoint, pictures, asks, max_tokens=16)]
-    with learning(checkpoint, small()) as learner:
+    with make_trainable(checkpoint, small()) as learner:
         checkpoint.model.eval()
         assert float(learner(step)[0].detach()) == pytest.approx(apart, rel=1e-5)
     assert [a.text for a in predict(checkpoint, pictures, asks, max_tokens=16)] == said
     assert any(not torch.allclose(before[name], p) for name, p in checkpoint.model.named_parameters())
-    stages.train_model(chosen, data, tmp_path)
+    train_model(workspace_of(chosen, data=data, root=tmp_path))
     model = Florence2ForConditionalGeneration.from_pretrained(tmp_path / "model")
     assert {name for name, _ in model.named_parameters()} == set(before), "no adapter is left in what is saved"
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved and all(name.endswith(tuple(f"{t}.weight" for t in chosen.train.lora.targets)) for name in moved)
     frozen = settings(lora={}, freeze=("vision", "encoder", "decoder"))
     with pytest.raises(SettingsError, match="image_projection"):
-        stages.train_model(frozen, data, tmp_path / "none")
+        train_model(workspace_of(frozen, data=data, root=tmp_path / "none"))
 
 
 def test_activations_computed_again_give_the_same_weights(data, tmp_path):
@@ -195,8 +196,8 @@ def test_activations_are_computed_again(data):
         checkpoint.model.model.language_model.decoder.layers[1].fc1,
     ):
         layer.register_forward_hook(lambda module, given, out: calls.append(type(module).__name__))
-    with learning(checkpoint, chosen) as learner:
-        total, _ = learner(batch(dataset, chosen, 0))
+    with make_trainable(checkpoint, chosen) as learner:
+        total, _ = learner(load_batch(dataset, chosen, 0))
         once = calls.copy()
         total.backward()
     assert calls == once + once[::-1] or sorted(calls) == sorted(once * 2)
@@ -225,7 +226,7 @@ def test_stages_of_resolution(data, tmp_path):
 
 HARD = {
     "precision": "bf16",
-    "accumulate": 2,
+    "gradient_accumulation_steps": 2,
     "gradient_checkpointing": True,
     "lora": {"rank": 2, "dropout": 0.1},
     "freeze": ("vision",),
@@ -236,8 +237,8 @@ HARD = {
 
 
 def test_resumed_with_everything_it_ends_bit_for_bit_the_same(data, tmp_path, monkeypatch):
-    whole = stages.train_model(settings(**HARD), data, tmp_path / "whole")
-    real, calls = loop._learn, []
+    whole = train_model(workspace_of(settings(**HARD), data=data, root=tmp_path / "whole"))
+    real, calls = loop._accumulate_gradients, []
 
     def failing(*args):
         calls.append(args)
@@ -247,9 +248,9 @@ def test_resumed_with_everything_it_ends_bit_for_bit_the_same(data, tmp_path, mo
 
     monkeypatch.setattr(loop, "_learn", failing)
     with pytest.raises(KeyboardInterrupt):
-        stages.train_model(settings(**HARD), data, tmp_path / "broken")
+        train_model(workspace_of(settings(**HARD), data=data, root=tmp_path / "broken"))
     monkeypatch.setattr(loop, "_learn", real)
-    assert stages.train_model(settings(**HARD), data, tmp_path / "broken") == whole
+    assert train_model(workspace_of(settings(**HARD), data=data, root=tmp_path / "broken")) == whole
     assert (tmp_path / "whole/model/model.safetensors").read_bytes() == (
         tmp_path / "broken/model/model.safetensors"
     ).read_bytes()

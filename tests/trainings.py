@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from florence import stages
+from workspaces import workspace_of
+
 from florence.config import Settings, TrainSettings, settings_from
 from florence.records import ANNOTATIONS
 from florence.store import Store
+from florence.workspace.collect import collect_images
 
 SMALL: dict[str, Any] = {
     "steps": 6,
-    "images": 4,
+    "batch_size": 4,
     "tasks_per_image": 2,
     "threads": 1,
-    "checkpoint_every": 2,
+    "save_steps": 2,
     "max_epochs": 1000,
     "warmup": 2,
 }
@@ -24,15 +26,17 @@ SMALL: dict[str, Any] = {
 def scenes(folder: Path, count: int = 30, shard: int = 10) -> Store:
     """``count`` scenes in shards of ``shard`` images, in the layout of data/."""
     store = Store(str(folder))
-    stages.collect(
-        settings_from(
-            {
-                "sources": {"scenes": {"use": "scenes", "count": count, "size": 64}},
-                "annotators": {},
-                "collect": {"shard": shard},
-            }
-        ),
-        store,
+    collect_images(
+        workspace_of(
+            settings_from(
+                {
+                    "sources": {"scenes": {"use": "scenes", "count": count, "size": 64}},
+                    "annotators": {},
+                    "collect": {"shard": shard},
+                }
+            ),
+            store,
+        )
     )
     store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
     return store

@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florence import stages
-from florence.config import Settings, read_settings
+from florence.config import read_settings
 from florence.records import digest
 from florence.store import Store
+from florence.workspace import Workspace, working_store
+from florence.workspace.code import hash_code
+from flows.adapters.mlflow_store import MlflowStore
+from flows.adapters.model_registry import ModelRegistry
 from flows.adapters.snapshots import Snapshots
 from flows.adapters.tracking import Tracker
 from flows.params import overlaid
 
 PARENT = "FLORENCE_PARENT_PID"
-"""Environment variable by which `florence serve` tells the runs it starts whose they are."""
+"""Environment variable by which `florence schedule` tells the runs it starts whose they are."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """An open workspace. ``store``: the working store; ``data``: the published snapshot."""
+class TrackedWorkspace(Workspace):
+    """A workspace with what tracks it: runs and models in MLflow, snapshots in DVC and git."""
 
-    root: Path
-    settings: Settings
-    store: Store
-    data: Store
     tracker: Tracker
+    registry: ModelRegistry
     snapshots: Snapshots
 
     @property
@@ -51,13 +51,8 @@ class Parts:
         return Store(str(self.root / "build"))
 
 
-def working_store(settings: Settings, root: Path) -> Store:
-    """The working store; a relative path is one of the workspace."""
-    return Store(settings.store if "://" in settings.store else str(root / settings.store))
-
-
 @contextmanager
-def ending(finish: Callable[[str], None]) -> Iterator[None]:
+def report_end(finish: Callable[[str], None]) -> Iterator[None]:
     """Call ``finish`` when the block ends, with FINISHED, FAILED, or KILLED (Ctrl-C, SIGTERM): what MLflow calls the end of a run."""
     status = "FAILED"
     try:
@@ -72,35 +67,37 @@ def ending(finish: Callable[[str], None]) -> Iterator[None]:
         finish(status)
 
 
-def open_parts(root: Path | str = ".", overlay: Mapping[str, Any] | None = None) -> Parts:
+def open_workspace(root: Path | str = ".", overlay: Mapping[str, Any] | None = None) -> TrackedWorkspace:
     """The workspace in ``root``, with ``overlay`` laid over its settings. Raises SettingsError where it is none. Nothing is connected to before it is used."""
     folder = Path(root).resolve()
     settings = overlaid(folder, overlay) if overlay else read_settings(folder / "params.yaml")
     write_code_json(folder)
-    return Parts(
+    mlflow_store = MlflowStore(settings.tracking, folder)
+    return TrackedWorkspace(
         root=folder,
         settings=settings,
         store=working_store(settings, folder),
         data=Store(str(folder / "data")),
-        tracker=Tracker(settings.tracking, folder),
+        tracker=Tracker(mlflow_store),
+        registry=ModelRegistry(mlflow_store),
         snapshots=Snapshots(folder, settings.snapshots),
     )
 
 
 def write_code_json(root: Path) -> None:
     """Record the installed code's hash in code.json, on which DVC's stages depend, where it has changed."""
-    text = json.dumps(stages.code_json(), indent=2, sort_keys=True) + "\n"
+    text = json.dumps({"code": hash_code()}, indent=2, sort_keys=True) + "\n"
     file = root / "code.json"
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         Store(str(root)).write_bytes("code.json", text.encode())
 
 
-def run_key(parts: Parts) -> str:
+def run_key(workspace: TrackedWorkspace) -> str:
     """What the stages of one `dvc repro` have in common: snapshot and settings."""
-    return digest([parts.snapshots.data_hash(), parts.settings.digest()])
+    return digest([workspace.snapshots.data_hash(), workspace.settings.digest()])
 
 
-class Seconds:
+class StageSeconds:
     """How long stages that DVC runs have taken, in build/seconds.json: they are processes of their own."""
 
     def __init__(self, root: Path) -> None:
@@ -121,7 +118,7 @@ class Seconds:
 
 
 def end_with_parent(environment: Mapping[str, str], end: Callable[[int], Any] = os._exit) -> None:
-    """Where `florence serve` has started this process, end it as soon as that is dead: what is killed must leave nothing at work."""
+    """Where `florence schedule` has started this process, end it as soon as that is dead: what is killed must leave nothing at work."""
     if PARENT not in environment:
         return
     parent = int(environment[PARENT])

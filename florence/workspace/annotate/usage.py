@@ -1,16 +1,16 @@
-"""What annotators have used that costs something, kept from run to run."""
+"""What annotators have used that costs something, summed over all runs."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from florence.annotation.annotators import AnnotatorVersion
 from florence.services.usage import Usage
 from florence.store import Store
+from florence.workspace.annotate.annotators import AnnotatorVersion
 
 
-def usage_of(store: Store, annotator: AnnotatorVersion) -> Usage:
-    """What ``annotator`` has used in all runs: the sum of ``usage/<annotator@version>/<shard>.json``."""
+def read_usage(store: Store, annotator: AnnotatorVersion) -> Usage:
+    """Return what ``annotator`` has used in all runs: the sum of ``usage/<name@version>/<shard>.json``."""
     files = [name for name in store.names(f"usage/{annotator.key}", ".json")]
     return sum((Usage(**store.read_json(name)) for name in files), Usage())
 
@@ -23,7 +23,7 @@ class ShardUsage:
         self._used = Usage(**store.read_json(self._name)) if store.exists(self._name) else Usage()
 
     def add(self, more: Usage) -> None:
-        """Count ``more`` and write it down, where it is something."""
+        """Add ``more`` and write the sum, unless ``more`` is nothing."""
         if more != Usage():
             self._used += more
             self._store.write_json(self._name, asdict(self._used))

@@ -1,0 +1,204 @@
+"""Who annotates: the annotators of params.yaml and the student, in the order of work, and what they declare about themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from florence.annotators import ANNOTATORS
+from florence.config import Settings
+from florence.errors import SettingsError
+from florence.records import HUMAN, STUDENT, AnnotatorProfile, digest
+from florence.store import Store
+from florence.workspace.base import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatorVersion:
+    """An annotator at one version. ``folder``: the student's model, None for any other; ``depends_on``: names of the annotators whose claims it is given."""
+
+    name: str
+    version: str
+    folder: str | None = None
+    depends_on: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """``name@version``, the folder of its claims."""
+        return f"{self.name}@{self.version}"
+
+
+# ---------------------------------------------------------------- instances
+
+
+@lru_cache(maxsize=64)
+def _cached_annotator(use: str, name: str, device: str, options: str) -> tuple[Any, threading.Lock]:
+    annotator = ANNOTATORS.get(use)(name=name, **json.loads(options))
+    annotator.device = device
+    return annotator, threading.Lock()
+
+
+def make_annotator(settings: Settings, name: str) -> tuple[Any, threading.Lock]:
+    """Return the annotator called ``name`` in params.yaml, one instance a process, and the lock that its users share. Nothing is loaded."""
+    section = settings.annotators[name]
+    return _cached_annotator(section.use, name, section.device, json.dumps(section.options, sort_keys=True))
+
+
+@lru_cache(maxsize=2)
+def _cached_student(folder: str, settings: str) -> tuple[Any, threading.Lock]:
+    from florence.engine.student import Student
+
+    return Student(folder, Settings.model_validate_json(settings)), threading.Lock()
+
+
+def acquire_annotator(settings: Settings, annotator: AnnotatorVersion) -> tuple[Any, threading.Lock, int]:
+    """Return the instance behind ``annotator``, the lock that its users share, and its batch size."""
+    if annotator.folder is not None:
+        return *_cached_student(annotator.folder, settings.model_dump_json()), settings.engine.student.batch_size
+    return *make_annotator(settings, annotator.name), settings.annotators[annotator.name].batch_size
+
+
+# ---------------------------------------------------------------- who annotates
+
+
+def list_annotators(
+    settings: Settings, student: str | None = None, store: Store | None = None
+) -> list[AnnotatorVersion]:
+    """Return all annotators in the order of work: those that need pixels or truth, then those that need claims, then the student.
+
+    ``student``: the folder of its model. With a ``store``, the human annotator comes last if reviews were imported
+    (`find_human_annotator`). The version of an annotator that needs claims covers the versions of those it depends on.
+    Raises UnknownNameError or SettingsError for an annotator that does not exist or has wrong settings, before any model is loaded.
+    """
+    result: list[AnnotatorVersion] = []
+    for name in sorted(settings.annotators, key=lambda n: "claims" in make_annotator(settings, n)[0].needs):
+        instance, _ = make_annotator(settings, name)
+        needs_claims = "claims" in instance.needs
+        dependencies = _find_dependencies(settings, name, needs_claims, result)
+        version = digest([instance.version, [one.key for one in dependencies]]) if needs_claims else instance.version
+        if (fraction := settings.annotators[name].sample_fraction) < 1:
+            version = digest([version, fraction])
+        result.append(AnnotatorVersion(name, version, depends_on=tuple(one.name for one in dependencies)))
+    if student is not None and settings.engine.student.cap > 0:
+        from florence.engine.student import Student
+
+        result.append(AnnotatorVersion(STUDENT, Student(student, settings).version, student))
+    if store is not None and (human := find_human_annotator(store)) is not None:
+        result.append(human)
+    return result
+
+
+def find_human_annotator(store: Store) -> AnnotatorVersion | None:
+    """Return the human annotator at the version of the last review that was imported whole (`florence.review`); None where there is none.
+
+    A version is the number of the import and a hash of what was imported; it holds all claims of earlier imports that still count.
+    """
+    shards_of: dict[str, dict[str, set[str]]] = {}
+    for folder in ("claims", "coverage"):
+        for name in store.names(folder, ".parquet"):
+            if match := re.fullmatch(rf"{folder}/{HUMAN}@(\d+-[0-9a-f]+)/(.+)", name):
+                shards_of.setdefault(match.group(1), {}).setdefault(folder, set()).add(match.group(2))
+    whole = [version for version, found in shards_of.items() if found.get("claims") == found.get("coverage")]
+    return AnnotatorVersion(HUMAN, max(whole, key=lambda version: int(version.split("-")[0]))) if whole else None
+
+
+def _find_dependencies(
+    settings: Settings, name: str, needs_claims: bool, earlier: Sequence[AnnotatorVersion]
+) -> list[AnnotatorVersion]:
+    """Return the ``earlier`` annotators whose claims ``name`` is given. Raises SettingsError for an entry of `depends_on` that is none of them."""
+    entries, known = settings.annotators[name].depends_on, [annotator.name for annotator in earlier]
+    where = f"annotators.{name}.depends_on"
+    if not needs_claims:
+        if entries != ("*",):
+            raise SettingsError(f"{where}: {name} reads no claims; leave the setting out")
+        return []
+    for entry in entries:
+        other = entry.removeprefix("!")
+        if entry == "*" or other in known:
+            continue
+        if other == name:
+            fault = "it cannot read its own claims"
+        elif other in settings.annotators:
+            fault = f"{other} comes after it"
+        else:
+            fault = f"there is no annotator {other!r}"
+        listed = ", ".join(known) or "none"
+        raise SettingsError(f"{where}: {fault}; those before it: {listed} ('*' for all, '!name' to leave one out)")
+    return [one for one in earlier if f"!{one.name}" not in entries and ("*" in entries or one.name in entries)]
+
+
+def is_assigned(settings: Settings, annotator: AnnotatorVersion, shard: str) -> bool:
+    """Return whether ``annotator`` annotates the source of ``shard``."""
+    return annotator.name == STUDENT or settings.annotators[annotator.name].looks_at(shard.rsplit("-", 1)[0])
+
+
+def sample_fraction_of(settings: Settings, annotator: AnnotatorVersion) -> float:
+    """Return the share of the images that an annotator is asked about."""
+    return 1.0 if annotator.name in (STUDENT, HUMAN) else settings.annotators[annotator.name].sample_fraction
+
+
+def is_required(settings: Settings, name: str) -> bool:
+    """Return whether a run fails where the annotator called ``name`` fails."""
+    return name == STUDENT or settings.annotators[name].required
+
+
+# ---------------------------------------------------------------- declarations
+
+
+def write_declarations(workspace: Workspace, annotators: Iterable[AnnotatorVersion]) -> None:
+    """Write each annotator's role, tasks, vocabulary and options to ``annotators/<name@version>.json``, unless the file exists: it follows from the version."""
+    for annotator in annotators:
+        name = f"annotators/{annotator.key}.json"
+        if not workspace.store.exists(name):
+            workspace.store.write_json(name, _declaration(workspace.settings, annotator))
+
+
+def _declaration(settings: Settings, annotator: AnnotatorVersion) -> dict[str, Any]:
+    if annotator.folder is not None:
+        return _student_declaration(settings, annotator.name, annotator.folder)
+    instance, _ = make_annotator(settings, annotator.name)
+    words = instance.vocabulary()
+    return {
+        "name": annotator.name,
+        "use": settings.annotators[annotator.name].use,
+        "role": instance.role,
+        "tasks": list(instance.tasks),
+        "vocabulary": None if words is None else sorted(words),
+        "ingredients": instance.ingredients(),
+        "options": instance.options.model_dump(mode="json"),
+    }
+
+
+def _student_declaration(settings: Settings, name: str, folder: str) -> dict[str, Any]:
+    from florence.model.checkpoint import weights_hash
+
+    student = settings.engine.student
+    options = student.model_dump(mode="json", include={"tasks", "min_score", "second_look"})
+    return {
+        "name": name,
+        "use": STUDENT,
+        "role": "annotator",
+        "tasks": list(student.tasks),
+        "vocabulary": None,
+        "ingredients": {"weights": weights_hash(folder)},
+        "options": {**options, "image_size": settings.model.image_size},
+    }
+
+
+def read_profiles(store: Store, annotators: Iterable[AnnotatorVersion]) -> tuple[AnnotatorProfile, ...]:
+    """Return each annotator's profile for the consensus from its declaration; without one, an annotator of any vocabulary."""
+    return tuple(_read_profile(store, annotator) for annotator in annotators)
+
+
+def _read_profile(store: Store, annotator: AnnotatorVersion) -> AnnotatorProfile:
+    name = f"annotators/{annotator.key}.json"
+    if not store.exists(name):
+        return AnnotatorProfile(annotator.name)
+    declared = store.read_json(name)
+    words = declared["vocabulary"]
+    return AnnotatorProfile(annotator.name, declared["role"], None if words is None else tuple(words))

@@ -1,0 +1,24 @@
+"""Compare: decide whether the model that was scored may replace the champion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from florence.workspace.base import Workspace
+
+if TYPE_CHECKING:
+    from florence.evaluate import Decision
+
+
+def compare_models(workspace: Workspace) -> Decision:
+    """Decide whether the model scored in scores/ may replace the champion of data/baseline; write metrics/decision.json.
+
+    Raises StoreError where there are no scores: `florence evaluate` makes them.
+    """
+    from florence.evaluate import is_better
+
+    candidate, control = (workspace.files.read_table(f"scores/{name}.parquet") for name in ("scores", "control"))
+    champion = workspace.data.read_table("baseline/scores.parquet")
+    decision = is_better(candidate, champion, control, workspace.settings.promotion, workspace.settings.evaluate)
+    workspace.files.write_json("metrics/decision.json", decision.to_json())
+    return decision

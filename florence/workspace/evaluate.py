@@ -1,0 +1,131 @@
+"""Evaluate: score the model on held-out images, and measure the labels that it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from florence.images import decode_image
+from florence.progress import Log, Progress, log_nothing, show_nothing
+from florence.records import ANNOTATIONS, table_images
+from florence.workspace.base import Workspace
+from florence.workspace.layout import list_rounds, read_images
+
+if TYPE_CHECKING:
+    from florence.evaluate import Measured
+
+TRAIN_SAMPLE = 1000
+"""Training images whose labels are measured, for the report alone."""
+Predict = Callable[..., list]
+"""`florence.model.generate.predict` without its first argument."""
+
+
+def evaluate_model(
+    workspace: Workspace, log: Log = log_nothing, progress: Progress = show_nothing, predict: Predict | None = None
+) -> None:
+    """Score the model in model/ on held-out images and measure the snapshot's labels.
+
+    Writes scores/scores.parquet and scores/control.parquet (a value for each image and task; in the second the images are shuffled),
+    scores/calibration.json (from score to confidence, by task), metrics/scores.json, metrics/labels.json and plots/scores.csv:
+    the same bytes for the same snapshot, model and settings. ``predict`` answers in the model's place, as in tests.
+    """
+    score_model(workspace, log, progress, predict)
+    workspace.files.write_json("metrics/labels.json", measure_all_labels(workspace))
+
+
+def score_model(
+    workspace: Workspace, log: Log = log_nothing, progress: Progress = show_nothing, predict: Predict | None = None
+) -> None:
+    """Do the part of `evaluate_model` that is about the model; metrics/scores.json is written last."""
+    from florence.evaluate import calibrations_json, evaluate, held_out, scores_json, scores_table
+
+    settings, data, out = workspace.settings.evaluate, workspace.data, workspace.files
+    answer = predict or _load_predict(workspace)
+    records = [record for record, _ in table_images(read_images(data)) if record.split == "held_out"]
+    results = evaluate(
+        records,
+        lambda wanted: _read_pixels(workspace, wanted),
+        held_out(data, [record.image_id for record in records]),
+        settings,
+        lambda images, queries: answer(images, queries, batch=settings.batch_size),
+        lambda done, total: progress("evaluate", done, total),
+    )
+    figures = scores_json(results)
+    out.write_table("scores/scores.parquet", scores_table(result.score for result in results))
+    out.write_table("scores/control.parquet", scores_table(result.control for result in results if result.control))
+    # of several references the first is the most trusted
+    calibrations = {r.score.task: r.calibration for r in reversed(results) if r.calibration}
+    out.write_json("scores/calibration.json", calibrations_json(calibrations))
+    rows = [
+        (task, reference, found["value"])
+        for task, references in figures.items()
+        for reference, found in references.items()
+        if "value" in found
+    ]
+    lines = [f"{','.join(map(str, row))}\n" for row in [("task", "reference", "value"), *rows]]
+    out.write_bytes("plots/scores.csv", "".join(lines).encode())
+    out.write_json("metrics/scores.json", figures)
+    log(0, {f"scores/{task.strip('<>').lower()}/{reference}": value for task, reference, value in rows})
+
+
+def _load_predict(workspace: Workspace) -> Predict:
+    import torch
+
+    from florence.model.checkpoint import load
+    from florence.model.generate import predict
+
+    torch.set_num_threads(workspace.settings.evaluate.threads)
+    return partial(predict, load(str(workspace.root / "model")))
+
+
+def _read_pixels(workspace: Workspace, wanted: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield id and pixels, (H, W, 3) uint8, of each image in ``wanted``, shard by shard."""
+    ids = sorted(wanted)
+    for name in workspace.data.names("images", ".parquet") if ids else ():
+        for record, content in table_images(workspace.data.read_table(name, filters=[("image_id", "in", ids)])):
+            if content is not None:
+                limit = workspace.settings.collect.max_pixels
+                yield record.image_id, decode_image(content, record.name, max_pixels=limit)
+
+
+def measure_labels(
+    workspace: Workspace, labels: pa.Table, split: str = "gold", *, masks: bool = True
+) -> list[Measured]:
+    """Measure ``labels`` (the engine's, or an annotator's claims) on the images of ``split`` whose truth is known; of training images a sample."""
+    from florence.evaluate import by_draw, gold, measure
+
+    images = read_images(workspace.data)
+    ids = images.filter(pc.equal(images["split"], split))["image_id"].to_pylist()
+    if split == "train":
+        ids = by_draw(ids, workspace.settings.evaluate.seed, "labels")[:TRAIN_SAMPLE]
+    return measure(labels, gold(workspace.data, ids), ids, masks=masks)
+
+
+def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
+    """Return metrics/labels.json: split → reference → task → measure of the last round's labels; and each annotator's on gold images."""
+    from florence.evaluate import quality_json
+
+    data, settings = workspace.data, workspace.settings.evaluate
+    result: dict[str, Any] = {}
+    if rounds := list_rounds(data):
+        labels = data.read_table(f"labels/round={rounds[-1]}/labels.parquet")
+        for split in ("gold", "train"):
+            # masks take most of the time, and of training images there are many
+            measured = measure_labels(workspace, labels, split, masks=split == "gold")
+            result[split] = quality_json(measured, settings)
+    snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
+    annotators = {}
+    for name, version in snapshot.get("annotators", {}).items():
+        claims = data.read_tables(f"claims/{name}@{version}", ANNOTATIONS)
+        named = claims.filter(
+            pc.not_equal(claims["text"], "")
+        )  # a claim without a text says that something is not there
+        if figures := quality_json(measure_labels(workspace, named), settings):
+            annotators[name] = figures
+    result["annotators"] = annotators
+    return {part: figures for part, figures in result.items() if figures}

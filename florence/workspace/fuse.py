@@ -1,0 +1,47 @@
+"""Fuse: run the data engine over the claims of a round's annotators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from florence.engine import fuse
+from florence.errors import DataError
+from florence.progress import Progress, show_nothing
+from florence.records import ANNOTATIONS
+from florence.workspace.annotate import COVERAGE, AnnotatorVersion, read_profiles
+from florence.workspace.base import Workspace
+from florence.workspace.layout import read_images
+
+
+def fuse_round(
+    workspace: Workspace,
+    annotators: Sequence[AnnotatorVersion],
+    round: int,
+    progress: Progress = show_nothing,
+    *,
+    write: bool = True,
+) -> pa.Table:
+    """Return the engine's labels of a round, kept and dropped ones, from the claims of ``annotators``.
+
+    They are written to ``labels/round=N/`` of the working store unless ``write`` is false. Raises DataError where there is no annotator.
+    """
+    settings, store = workspace.settings, workspace.store
+    claims = [store.read_tables(f"claims/{annotator.key}", ANNOTATIONS) for annotator in annotators]
+    coverage = [store.read_tables(f"coverage/{annotator.key}", COVERAGE) for annotator in annotators]
+    if not claims:
+        raise DataError("nobody annotates: params.yaml names no annotator")
+    labels = fuse(
+        pa.concat_tables(claims),
+        read_images(store),
+        pa.concat_tables(coverage, promote_options="default"),
+        settings.engine,
+        round,
+        read_profiles(store, annotators),
+        settings.flow.workers,
+        lambda done, total: progress("fuse", done, total),
+    )
+    if write:
+        store.write_table(f"labels/round={round}/labels.parquet", labels)
+    return labels

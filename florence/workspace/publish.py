@@ -1,0 +1,126 @@
+"""Publish: copy a round from the working store into data/ as a snapshot; restore: fill an empty working store from one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from florence.engine.statistics import statistics
+from florence.errors import DataError
+from florence.progress import Progress, show_nothing
+from florence.records import digest
+from florence.store import Store
+from florence.workspace.annotate import AnnotatorVersion
+from florence.workspace.base import Workspace
+from florence.workspace.layout import list_rounds, read_images, read_rejected_files
+
+
+def restore_store(workspace: Workspace) -> int:
+    """Fill an empty working store from the snapshot (after ``dvc pull``); return the number of files copied."""
+    store, data = workspace.store, workspace.data
+    if store.names("images", ".parquet"):
+        return 0
+    copied = 0
+    if data.exists("snapshot.json") and data.exists("baseline/scores.parquet"):
+        name = f"baseline/round={data.read_json('snapshot.json')['round']}/scores.parquet"
+        store.write_bytes(name, data.read_bytes("baseline/scores.parquet"))
+        copied += 1
+    for folder in ("annotators", "claims", "coverage", "truth", "labels", "images"):
+        for name in data.names(folder):
+            store.copy_in(data, name)
+            copied += 1
+    if copied and data.exists("rejected_files.parquet"):
+        store.copy_in(data, "rejected_files.parquet")
+    return copied
+
+
+def publish_snapshot(
+    workspace: Workspace, annotators: Sequence[AnnotatorVersion], round: int, progress: Progress = show_nothing
+) -> dict[str, Any]:
+    """Write the working store to ``data/`` as the snapshot of ``round``; return snapshot.json, which is written last.
+
+    Images are only ever added, claims and coverage of a shard grow; labels and statistics are written anew. The champion's scores
+    are the working store's ``baseline/round=N/``, none where it has none. The same claims and settings give the same bytes.
+    Raises DataError where ``data/`` holds a later round.
+    """
+    from florence.evaluate import SCORES
+
+    store, data = workspace.store, workspace.data
+    parent = _parent(data, round)
+    _copy_claims(workspace, annotators, progress)
+    labels = store.read_table(f"labels/round={round}/labels.parquet")
+    for number in list_rounds(store):
+        if number <= round:
+            name = f"labels/round={number}/labels.parquet"
+            data.write_bytes(name, store.read_bytes(name))
+    data.write_table("rejected_files.parquet", read_rejected_files(store))
+    baseline = f"baseline/round={round}/scores.parquet"
+    scores = store.read_table(baseline) if store.exists(baseline) else SCORES.empty_table()
+    data.write_table("baseline/scores.parquet", scores)
+    images = read_images(store)
+    data.write_json("statistics.json", statistics(labels, images))
+    content = {
+        "round": round,
+        "parent": parent,
+        "annotators": {annotator.name: annotator.version for annotator in annotators},
+        "engine": workspace.settings.engine.digest(),
+        **_counts(images, labels, data),
+    }
+    snapshot = {"id": _identify(content, images, data, round), **content}
+    data.write_json("snapshot.json", snapshot)
+    return snapshot
+
+
+def _copy_claims(workspace: Workspace, annotators: Sequence[AnnotatorVersion], progress: Progress) -> None:
+    """Copy images, truth, and the claims, coverage and declarations of ``annotators``."""
+    store, data = workspace.store, workspace.data
+    folders = ["images", "truth", *(f"{name}/{one.key}" for one in annotators for name in ("claims", "coverage"))]
+    names = [name for folder in folders for name in store.names(folder, ".parquet")]
+    names += [name for one in annotators if store.exists(name := f"annotators/{one.key}.json")]
+    for done, name in enumerate(names, start=1):
+        data.copy_in(store, name, grows=not name.startswith(("images/", "truth/")))
+        progress("publish", done, len(names))
+
+
+def _parent(data: Store, round: int) -> dict[str, Any] | None:
+    """Return id and round of the snapshot that this round's follows. Raises DataError where a later one is published already."""
+    if not data.exists("snapshot.json"):
+        return None
+    last = data.read_json("snapshot.json")
+    if last["round"] > round:
+        raise DataError(f"round {round} cannot be published: {data.uri} already holds round {last['round']}")
+    return last["parent"] if last["round"] == round else {"id": last["id"], "round": last["round"]}
+
+
+def _counts(images: pa.Table, labels: pa.Table, data: Store) -> dict[str, Any]:
+    kept = labels.filter(labels["kept"])
+    dropped = labels.filter(pc.invert(labels["kept"]))
+    return {
+        "counts": {
+            "images": len(images),
+            "images_by_split": _count(images["split"]),
+            "images_by_source": _count(images["source"]),
+            "labels": len(labels),
+            "kept": len(kept),
+            "dropped": len(dropped),
+            "kept_by_task": _count(kept["task"]),
+        },
+        "drops": _count(dropped["reason"]),
+        "rejected_files": _count(data.read_table("rejected_files.parquet")["reason"]),
+    }
+
+
+def _count(column: pa.ChunkedArray) -> dict[str, int]:
+    return dict(sorted(Counter(column.to_pylist()).items()))
+
+
+def _identify(content: dict[str, Any], images: pa.Table, data: Store, round: int) -> str:
+    """Return the snapshot's id: a digest of snapshot.json, the ids of the images, the labels and the champion's scores."""
+    names = (f"labels/round={round}/labels.parquet", "baseline/scores.parquet")
+    return digest(
+        [content, sorted(images["image_id"].to_pylist()), {name: digest(data.read_bytes(name), 64) for name in names}]
+    )

@@ -1,0 +1,1 @@
+"""The loop: which state it continues from, a round, the student models, and what it shows."""

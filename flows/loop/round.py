@@ -1,0 +1,201 @@
+"""One round of a loop, from annotation to the decision about its model."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from florence import findings
+from florence.report.facts import LoopFacts
+from florence.store import Store
+from florence.workspace.annotate import STUDENT, AnnotatorVersion, list_annotators
+from florence.workspace.fuse import fuse_round
+from florence.workspace.publish import publish_snapshot
+from flows.adapters.quality import validate_staging
+from flows.facts import read_facts, write_facts
+from flows.loop.messages import create_artifacts
+from flows.loop.steps import run_annotation, run_step
+from flows.loop.students import ACCEPTED, remove_other_students, save_student
+from flows.plan import hash_images, hash_settings, human_version
+from flows.promote import SCORES, lineage_tags, promote
+from flows.state import LoopState, write_state
+from flows.terminal import ProgressBars, say
+from flows.tracked import StageSeconds, TrackedWorkspace
+from flows.train import train
+
+T = TypeVar("T")
+
+
+class LoopRound:
+    """A round of a loop. ``state``: the loop's, written after every stage; ``run_id``: its MLflow run, below ``parent``."""
+
+    def __init__(self, workspace: TrackedWorkspace, state: LoopState, parent: str) -> None:
+        self.workspace, self.state, self.number = workspace, state, state.round
+        self.run_id = workspace.tracker.round_run(parent, self.number, {"florence.loop": state.loop_id})
+        self.has_pushed = False
+        self.reviews = human_version(workspace.store)
+        if set(state.seconds) <= {"collect"}:
+            StageSeconds(workspace.root).clear()
+
+    def run(self) -> LoopState:
+        """Do the round, or what is left of it; return the state after it."""
+        workspace, number, state = self.workspace, self.number, self.state
+        root, loop_id = str(workspace.root), {"florence.loop": state.loop_id}
+        annotators = list_annotators(workspace.settings, state.student, workspace.store)
+        has_student = any(annotator.name == STUDENT for annotator in annotators)
+        more = ", with the champion as one more annotator" if has_student else ""
+        say(f"round {number} ({state.done + 1} of {state.wanted}){more}")
+        self.time_flow("annotate", lambda: run_annotation(workspace, number, state.student))
+        snapshot = self.publish(annotators)
+        dvc_hash = self.time_step("snapshot", self.track_snapshot)
+        workspace.tracker.log_snapshot(self.run_id, workspace.root / "data", snapshot, dvc_hash)
+        decision = self.time_flow("dvc repro", lambda: train(root, self.run_id))
+        is_accepted = decision["accepted"]
+        if self.has_pushed:
+            self.time_step("push", workspace.snapshots.push)  # the model and its scores
+        message = f"Round {number}: snapshot {snapshot['id']}"
+        commit = workspace.snapshots.commit(message) if is_accepted else None
+        commit = commit or workspace.snapshots.git_commit()
+        tags = lineage_tags(workspace, decision, **loop_id, git_commit=commit)
+        version = self.time_flow("register", lambda: promote(root, self.run_id, tags, is_accepted))
+        say(f"round {number} is {'accepted' if is_accepted else 'rejected'}: {decision['reason']}")
+        hashes = {"dvc_hash": dvc_hash, "git_commit": commit, "run_id": self.run_id, "model_version": version}
+        facts = self.gather_facts(annotators, hashes)
+        self.time_step("report", lambda: self.report(facts))
+        return self.finish(decision, version)
+
+    # ------------------------------------------------------------ stages
+
+    def time_step(self, stage: str, work: Callable[[], T]) -> T:
+        """Do ``work`` as a Prefect task, and count its seconds."""
+        return self.time_flow(stage, lambda: run_step(stage, work))
+
+    def time_flow(self, stage: str, work: Callable[[], T]) -> T:
+        """Do ``work``, which is a Prefect flow, and add its seconds to those of the stage, also over several runs."""
+        start = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.state = self.state.add_seconds(stage, time.monotonic() - start)
+            write_state(self.workspace.root, self.state)
+
+    def publish(self, annotators: list[AnnotatorVersion]) -> dict[str, Any]:
+        """Fuse, validate and publish; return snapshot.json."""
+        workspace, number = self.workspace, self.number
+        with ProgressBars() as progress:
+            self.time_step("fuse", lambda: fuse_round(workspace, annotators, number, progress))
+        self.time_step(
+            "validate", lambda: validate_staging(workspace.settings, workspace.store, number, workspace.root)
+        )
+        if self.state.student is not None:
+            workspace.store.write_table(f"baseline/round={number}/scores.parquet", self.read_baseline())
+        with ProgressBars() as progress:
+            return self.time_step("publish", lambda: publish_snapshot(workspace, annotators, number, progress))
+
+    def read_baseline(self) -> pa.Table:
+        """Return the champion's scores, which the new model's are compared with."""
+        from florence.evaluate import SCORES as SCHEMA
+        from florence.evaluate import baseline
+
+        if self.state.scores is None:
+            say(
+                "the champion's scores are not known here, so no model can be compared with it; "
+                "`florence promote` names another champion"
+            )
+            return baseline(SCHEMA.empty_table())
+        path = Path(self.state.scores)
+        return baseline(Store(str(path.parent)).read_table(path.name))
+
+    def track_snapshot(self) -> str:
+        """Track data/ with DVC, and push it where a remote is set; return its hash."""
+        dvc_hash = self.workspace.snapshots.add()
+        self.has_pushed = self.workspace.snapshots.push()
+        if self.has_pushed:
+            say("pushed the snapshot")
+        return dvc_hash
+
+    # ------------------------------------------------------------ facts
+
+    def gather_facts(self, annotators: list[AnnotatorVersion], hashes: dict[str, Any]) -> LoopFacts:
+        """Return the loop's facts with this round's, written to build/loop.json; ``hashes``: fields of the round's facts that only the flow knows."""
+        workspace, state = self.workspace, self.state
+        without = self.fuse_without_student(annotators)
+        # taken before `self.state` is asked for its seconds: the stage above has added to them
+        facts = findings.round_facts(workspace, annotators, self.number, without, self.earlier_round(state))
+        usage = {
+            activity.name: {"calls": activity.calls, "tokens": activity.tokens, "cost": activity.cost}
+            for activity in facts.annotator_activity
+            if activity.calls or activity.tokens or activity.cost
+        }
+        workspace.tracker.log_metrics(self.run_id, {"annotators": usage})
+        seconds = {k: v for k, v in self.state.seconds.items() if k != "dvc repro"}
+        seconds |= {f"dvc {k}": v for k, v in StageSeconds(workspace.root).read().items()}
+        loop = read_facts(workspace)
+        if loop is None or loop.loop_id != state.loop_id:
+            loop = LoopFacts(state.loop_id)
+        loop = loop.with_round(dataclasses.replace(facts, seconds=seconds, **hashes))
+        write_facts(workspace, loop)
+        return loop
+
+    def fuse_without_student(self, annotators: list[AnnotatorVersion]) -> pa.Table | None:
+        """Return the round's labels as they are without the student's claims, not written; None where there is no student."""
+        others = [annotator for annotator in annotators if annotator.name != STUDENT]
+        if len(others) == len(annotators):
+            return None
+        return self.time_step(
+            "fuse without student", lambda: fuse_round(self.workspace, others, self.number, write=False)
+        )
+
+    def earlier_round(self, state: LoopState) -> int:
+        """Return the round that the quality of this round's labels is compared with."""
+        if self.number > state.first_round:
+            return state.first_round
+        return state.accepted if state.accepted is not None else self.number
+
+    def report(self, facts: LoopFacts) -> None:
+        """Make the round's page; keep it with its MLflow run and link it from its Prefect run."""
+        page = findings.make_report(facts, self.workspace.data, self.workspace.report)
+        self.workspace.tracker.log_report(self.run_id, self.workspace.report)
+        create_artifacts(self.workspace, facts, page)
+
+    # ------------------------------------------------------------ the end
+
+    def finish(self, decision: dict[str, Any], version: str) -> LoopState:
+        """Keep the snapshot and model if they were accepted, else go back to the last accepted ones; return the state after the round."""
+        workspace, number = self.workspace, self.number
+        state = dataclasses.replace(
+            self.state,
+            done=self.state.done + 1,
+            images=hash_images(workspace.store),
+            settings=hash_settings(workspace),
+            reviews=self.reviews,
+            seconds={},
+        )
+        if decision["accepted"]:
+            workspace.snapshots.keep(workspace.root / ACCEPTED / f"round={number}")
+            student = save_student(workspace.root, number)
+            scores = student.parent / f"scores-round={number}.parquet"
+            Store(str(student.parent)).write_bytes(scores.name, (workspace.root / SCORES).read_bytes())
+            state = dataclasses.replace(
+                state,
+                accepted=number,
+                student=str(student),
+                scores=str(scores),
+                champion=version,
+                finished=state.done >= state.wanted,
+            )
+        else:
+            kept = workspace.root / ACCEPTED / f"round={state.accepted}"
+            if state.accepted is not None and kept.exists():
+                workspace.snapshots.restore(kept)
+                say(f"the snapshot and model of round {state.accepted} are in place again")
+            state = dataclasses.replace(state, rejected=decision["reason"], finished=True)
+        workspace.tracker.finish(self.run_id)
+        write_state(workspace.root, state)
+        remove_other_students(workspace.root, state.student)
+        return state

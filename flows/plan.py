@@ -1,0 +1,173 @@
+"""The plan of a loop: what it would do, found out without doing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from florence.progress import Progress, show_nothing
+from florence.records import IMAGES, digest
+from florence.store import Store
+from florence.workspace import Workspace
+from florence.workspace.annotate import count_missing, find_human_annotator, list_annotators
+from florence.workspace.collect import collect_images
+from florence.workspace.layout import list_shards, next_round, read_images
+from flows.state import LoopState, read_state
+from flows.tracked import TrackedWorkspace
+
+SECTIONS = ("engine", "validation", "model", "train", "evaluate", "promotion")
+"""Settings that change what a round makes of the same images and annotators."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopPlan:
+    """What a loop would do. ``new``: images that would be collected; ``missing``: annotator → images to annotate, of those collected already.
+
+    ``changed``: sections of settings that differ from when the last loop ended; ``reviews``: whether people's reviews are new; ``rounds``:
+    rounds that would be done.
+    """
+
+    state: LoopState | None
+    new: int
+    total: int
+    missing: dict[str, int]
+    changed: tuple[str, ...]
+    rounds: range
+    reviews: bool = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.rounds
+
+
+class _DryStore(Store):
+    """A store that keeps nothing that is written to it. ``stop``: whether the first image shard raises `_NewImageError`."""
+
+    def __init__(self, uri: str, stop: bool) -> None:
+        super().__init__(uri)
+        self.stop = stop
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        if self.stop and name.startswith("images/"):
+            raise _NewImageError
+
+
+class _NewImageError(Exception):
+    """There is a new image."""
+
+
+def hash_images(store: Store) -> str:
+    """Return a hash of the ids of all images in the store."""
+    return digest(sorted(store.read_tables("images", IMAGES, ["image_id"])["image_id"].to_pylist()))
+
+
+def human_version(store: Store) -> str:
+    """Return the version of people's reviews, empty where there are none."""
+    human = find_human_annotator(store)
+    return human.version if human is not None else ""
+
+
+def hash_settings(workspace: Workspace) -> dict[str, str]:
+    """Return section → hash, of the settings that decide what a round makes of its images.
+
+    Defaults are left out: a version of Florence that brings a new setting is no reason for a new loop.
+    """
+    return {
+        name: digest(getattr(workspace.settings, name).model_dump(mode="json", exclude_defaults=True))
+        for name in SECTIONS
+    }
+
+
+def find_changed_sections(workspace: Workspace, state: LoopState) -> list[str]:
+    """Return the sections of settings that differ from when the last loop ended."""
+    return [name for name, value in hash_settings(workspace).items() if state.settings.get(name) != value]
+
+
+def count_unannotated(workspace: Workspace) -> dict[str, int]:
+    """Return annotator → images that it has not annotated yet; annotators that have none are left out."""
+    missing = count_missing(workspace, list_annotators(workspace.settings))
+    return {name: sum(shards.values()) for name, shards in missing.items() if shards}
+
+
+def is_idle(workspace: Workspace, rounds: int | None) -> bool:
+    """Return whether a loop would do nothing. Quick where it would do something; else every file of the sources is looked at."""
+    store, state = workspace.store, read_state(workspace.root)
+    if state is None or not state.finished or not list_shards(store) or _needs_more_rounds(state, rounds):
+        return False
+    if (
+        find_changed_sections(workspace, state)
+        or hash_images(store) != state.images
+        or human_version(store) != state.reviews
+        or count_unannotated(workspace)
+    ):
+        return False
+    try:
+        collect_images(replace(workspace, store=_DryStore(store.uri, stop=True)))
+    except _NewImageError:
+        return False
+    return True
+
+
+def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = show_nothing) -> LoopPlan:
+    """Return what a loop would do now. Every image of the sources is looked at; nothing is written."""
+    store = workspace.store
+    collected = collect_images(replace(workspace, store=_DryStore(store.uri, stop=False)), progress)
+    state, missing = read_state(workspace.root), count_unannotated(workspace)
+    by_default = workspace.settings.flow.rounds
+    known: dict[str, Any] = {"state": state, "new": collected.new, "total": collected.total, "missing": missing}
+    if state is None:
+        first = next_round(store, workspace.data)
+        return LoopPlan(**known, changed=(), rounds=range(first, first + (rounds or by_default)))
+    known["changed"] = tuple(find_changed_sections(workspace, state))
+    known["reviews"] = human_version(store) != state.reviews
+    if not state.finished:
+        last = state.first_round + max(rounds or state.wanted, state.done + 1)
+    elif collected.new or missing or known["changed"] or known["reviews"] or hash_images(store) != state.images:
+        last = state.round + (rounds or by_default)
+    else:
+        last = state.first_round + (rounds or 0) if _needs_more_rounds(state, rounds) else state.round
+    return LoopPlan(**known, rounds=range(state.round, last))
+
+
+def describe_idle(workspace: TrackedWorkspace) -> str:
+    """Return the sentence that nothing is to be done, with what there is."""
+    data = workspace.data
+    snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {"id": "none", "round": "none"}
+    champion = workspace.registry.champion()
+    text = (
+        f"nothing new: {len(read_images(workspace.store))} images, snapshot {snapshot['id']} of round {snapshot['round']}, "
+        f"champion {'version ' + champion.version if champion else 'none'}"
+    )
+    state = read_state(workspace.root)
+    if state is not None and state.rejected:
+        text += (
+            f"\nthe last loop stopped: {state.rejected}; the same again would give the same, "
+            "so new images or other settings are needed"
+        )
+    return text
+
+
+def _needs_more_rounds(state: LoopState, rounds: int | None) -> bool:
+    """Return whether a finished loop is asked for more rounds and can have them."""
+    return rounds is not None and rounds > state.done and bool(state.loop_id) and not state.rejected
+
+
+def describe_plan(plan: LoopPlan) -> str:
+    """Return the plan in words, a line for each thing."""
+    lines = [f"images: {plan.total - plan.new} collected, {plan.new} new"]
+    lines += [f"annotate: {name} has {count} images left" for name, count in plan.missing.items()]
+    if plan.new:
+        lines.append("annotate: every annotator has the new images to look at")
+    if plan.changed:
+        lines.append(f"changed settings: {', '.join(plan.changed)}")
+    if plan.reviews:
+        lines.append("people's reviews are new")
+    if (state := plan.state) is not None:
+        if state.rejected:
+            end = f"stopped: {state.rejected}"
+        else:
+            end = "finished" if state.finished else "interrupted, to be continued"
+        lines.append(f"last loop: {state.loop_id}, {state.done} of {state.wanted} rounds, {end}")
+    numbers = ", ".join(map(str, plan.rounds))
+    return "\n".join([*lines, f"rounds to do: {numbers}" if numbers else "nothing to do"])

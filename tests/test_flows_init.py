@@ -1,0 +1,155 @@
+"""`florence init` in folders of every kind: what it makes, what it leaves alone, and that git and DVC work there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from florence.workspace.annotate import list_annotators
+
+from florence.config import read_settings
+from florence.errors import FlorenceError
+from flows import init, params
+
+ROOT = Path(__file__).parents[1]
+MADE = {
+    "code.json",
+    "dvc.yaml",
+    "params.yaml",
+    ".gitignore",
+    ".dvcignore",
+    *(f"expectations/{p.name}" for p in (ROOT / "expectations").glob("*.json")),
+}
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch, tmp_path: Path):
+    """Git without the machine's settings: no identity, and no repository above the test's folder."""
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+
+def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_a_new_workspace_is_whole_and_nothing_is_committed(tmp_path: Path):
+    made = init.create_workspace(tmp_path / "new" / "wörk räum $x")
+    assert made.git and made.dvc and set(made.files) == MADE
+    folder = made.folder
+    assert (folder / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
+    for suite in (ROOT / "expectations").glob("*.json"):
+        assert (folder / "expectations" / suite.name).read_bytes() == suite.read_bytes()
+    settings = read_settings(folder / "params.yaml")
+    assert not settings.sources and settings.annotators and list_annotators(settings)
+    assert git(folder, "rev-parse", "--verify", "HEAD").returncode != 0, "nothing is committed"
+    ignored = ["data", "model", "scores", "build/report", ".florence/store"]
+    assert git(folder, "check-ignore", *ignored).stdout.split() == ignored
+    assert git(folder, "check-ignore", "metrics", "plots", "data.dvc", "dvc.lock", "code.json").stdout == ""
+    assert [line.split()[0] for line in dvc(folder, "stage", "list").splitlines()] == [
+        "validate",
+        "train",
+        "evaluate",
+        "compare",
+    ]
+    assert dvc(folder, "config", "core.analytics").strip() == "false"
+
+
+def test_in_a_git_repository_that_is_used_and_dvc_stays_in_the_folder(tmp_path: Path):
+    git(tmp_path, "init", "-q")
+    made = init.create_workspace(tmp_path / "deep" / "er")
+    assert not made.git and made.dvc and not (made.folder / ".git").exists()
+    assert (made.folder / ".dvc/config").exists() and not (tmp_path / ".dvc").exists()
+    assert dvc(made.folder, "root").strip() == "."
+
+
+def test_in_a_folder_that_git_ignores_it_has_a_repository_of_its_own(tmp_path: Path):
+    git(tmp_path, "init", "-q")
+    (tmp_path / ".gitignore").write_text("/build/\n")
+    made = init.create_workspace(tmp_path / "build" / "w")
+    assert made.git and (made.folder / ".git").is_dir() and (made.folder / ".dvc").is_dir()
+
+
+def test_other_files_stay_and_ignore_files_are_added_to(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".gitignore").write_bytes(b"*.tmp\n/data")
+    init.create_workspace(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / ".gitignore").read_text().splitlines() == [
+        "*.tmp",
+        "/data",
+        "/model",
+        "/scores",
+        "/build/",
+        "/.florence/",
+        "/dvc_plots/",
+    ]
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml", "expectations/", "data/", "data.dvc"])
+def test_a_workspace_is_not_written_over(name: str, tmp_path: Path):
+    (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_text("mine")
+    with pytest.raises(FlorenceError, match=f"{name.rstrip('/')} exists"):
+        init.create_workspace(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [name.rstrip("/")]
+
+
+def test_a_second_time_and_a_file_are_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FlorenceError, match="is a file"):
+        init.create_workspace(tmp_path / "file")
+    with pytest.raises(FlorenceError, match="cannot be made a workspace"):
+        init.create_workspace(tmp_path / "file" / "below")
+
+
+def test_without_git_it_says_so(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(FlorenceError, match="git is not found"):
+        init.create_workspace(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_source_written_into_the_settings_leaves_their_comments(tmp_path: Path):
+    text = (init.TEMPLATE / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    assert params.write_overlay(tmp_path, params.overlay_of("/some/photos é", None))
+    after = (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    assert read_settings(tmp_path / "params.yaml").sources["images"].options == {"uri": "/some/photos é"}
+    lost = [line for line in text.splitlines() if "#" in line and line.split("#", 1)[1] not in after]
+    assert not lost
+
+
+@pytest.mark.parametrize("file", [ROOT / "params.yaml", init.TEMPLATE / "params.yaml"], ids=["demo", "template"])
+def test_settings_name_plugins_that_exist_and_all_that_dvc_depends_on(file: Path):
+    settings = read_settings(file)
+    assert list_annotators(settings)
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values():
+        for name in stage["params"]:
+            inner = values
+            for key in name.split("."):
+                assert key in inner, f"{name} is missing in {file}"
+                inner = inner[key]
+
+
+def test_the_demo_is_noisy_enough():
+    simulated = [s.options for s in read_settings(ROOT / "params.yaml").annotators.values() if s.use == "simulated"]
+    assert len(simulated) == 3 and len({tuple(sorted(o.items())) for o in simulated}) == 3
+    for options in simulated:
+        assert (
+            options["missed"] >= 0.2
+            and options["mislabelled"] >= 0.15
+            and options["invented"] >= 0.1
+            and options["shifted"] >= 0.1
+        )
