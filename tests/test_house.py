@@ -34,7 +34,7 @@ REPLACED = frozenset(
 )
 """Words that the glossary has replaced; none may be part of a name."""
 REPLACED_PHRASES = re.compile(
-    r"\b(specialists?|ballots?|quorum|set aside|cannot|a dear|dear annotator|teller|outlook)\b", re.I
+    r"\b(specialists?|ballots?|quorum|set aside|can not|a dear|dear annotator|teller|outlook)\b", re.I
 )
 """What no text of the project says."""
 
