@@ -180,7 +180,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(workspace: Path):
     ]
     wet = call("export", "--format", "voc", "--out", "out")
     assert dry.splitlines()[1:] == wet.splitlines()[1:] and dry.startswith("would write 13 images of round 1")
-    assert "<CAPTION>: the format has no such labels" in dry and "lost: <OD>: the outline" in dry
+    assert "<CAPTION>: the format has no such labels" in dry and "lost: <OD>: the polygons" in dry
 
 
 # ---------------------------------------------------------------- where it is written

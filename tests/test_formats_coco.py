@@ -245,7 +245,7 @@ def test_a_bad_outline_costs_the_outline(tmp_path: Path, segmentation):
     (claim,) = found.claims[RECORD.image_id].claims
     assert claim.regions[0].box == (10, 20, 40, 60) and claim.regions[0].polygons == ()
     (problem,) = found.problems
-    assert "annotations[0].segmentation" in problem and "without an outline" in problem
+    assert "annotations[0].segmentation" in problem and "without polygons" in problem
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_labels_without_a_place_are_not_written():
         ],
     ).rows
     assert [FORMATS.get("coco")().explain_refusal(row) for row in rows] == [
-        "<OD>: without a place",
+        "<OD>: without a region",
         "<OD>: a box without an inside",
         "<VQA>: the format has no such labels",
     ]

@@ -215,12 +215,12 @@ def test_texts_and_choices_about_the_whole_image(tmp_path: Path):
         ("<CAPTION>", "a place"),
     ]
     assert len(found.problems) == 1 and "belongs to no region" in found.problems[0]
-    with pytest.raises(SettingsError, match="<OD> cannot be had from a text"):
+    with pytest.raises(SettingsError, match="<OD> is not made of texts"):
         FORMATS.get("labelstudio")(kinds={"summary": "<OD>"})
 
 
 def test_tasks_that_nobody_has_looked_at_are_not_listed(tmp_path: Path):
-    for works, why in (((), "nobody has worked"), ((work(result(DRAWN), was_cancelled=True),), "skipped")):
+    for works, why in (((), "nobody has annotated"), ((work(result(DRAWN), was_cancelled=True),), "skipped")):
         found = back("labelstudio", tasks(tmp_path, *works), [RECORD])
         assert found.unknown == (RECORD.name,) and why in found.problems[0]
     found = back("labelstudio", tasks(tmp_path, work()), [RECORD])
@@ -247,7 +247,7 @@ def test_of_several_works_the_truth_then_the_newest_counts_or_that_of_one_person
         and taken(annotator="c@x.org") == ["old"]
         and taken(annotator="4") == []
     )
-    assert "2 works on it" in back("labelstudio", path, [RECORD]).problems[0]
+    assert "2 annotations of it" in back("labelstudio", path, [RECORD]).problems[0]
     path = tasks(tmp_path, *works, drawn("true", ground_truth=True))
     assert taken() == ["true"]
 

@@ -93,7 +93,7 @@ def test_base_names_are_used_on_whole_sets_where_both_sides_have_one(tmp_path: P
 def test_another_size_is_an_error_and_no_match(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"image": {"name": "a.png", "width": 48, "height": 64}}))
     form = FORMATS.get("jsonl")()
-    with pytest.raises(DataError, match="labels for 48 × 64 pixels, but the image, turned upright, has 64 × 48"):
+    with pytest.raises(DataError, match="labels for 48 × 64 pixels, but the upright image has 64 × 48"):
         form.open(form.files(str(tmp_path))).find_claims(image(0))
 
 

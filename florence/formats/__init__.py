@@ -1,8 +1,8 @@
 """Labels in other formats. Each format is one module, with reader and writer side by side; found, never listed.
 
-A data set's annotations become claims about our images, matched by name; our labels become a data set. Coordinates are in
-pixels of the upright image, as everywhere; each module says what its format measures in. A bad annotation loses only
-itself, a bad image only its own labels: what cannot be used is reported.
+A data set's annotations become claims about our images, matched by name; our labels become a data set. Coordinates
+are in pixels of the upright image, as everywhere; each module says what its format measures in. A bad annotation
+loses only itself, a bad image only its own labels: what cannot be used is reported.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ EXPORT_NOTE = "florence-export.json"
 class LabelSetEntry:
     """What a data set has about one image.
 
-    ``names``: paths that the image may have, with ``/``; a path without an image suffix matches any suffix. ``image_id``:
-    only in our own formats. ``size``: width and height in pixels, None if the data set does not state them. ``raw``: the
-    rest, for the module of the format.
+    ``names``: paths that the image may have, with ``/``; a path without an image suffix matches any suffix.
+    ``image_id``: only in our own formats. ``size``: width and height in pixels, None if the data set does not state
+    them. ``raw``: the rest, for the module of the format.
     """
 
     names: tuple[str, ...]
@@ -110,7 +110,8 @@ class LabelSet(ABC):
             return self.entries[found[0]]
         if found:
             raise NotListedError(
-                f"{record.name}: {self.where} has labels of {len(found)} images called {name}; which are of this one is unknown"
+                f"{record.name}: {self.where} has labels of {len(found)} images called {name}; "
+                "it is unknown which belong to this one"
             )
         hint = (
             f", but of {self.entries[same_base[0]].names[0]}: if that is the same image, set strip, prefix or base_names"
@@ -120,7 +121,10 @@ class LabelSet(ABC):
         raise NotListedError(f"{self.where} has no labels of {record.name}{hint}")
 
     def find_claims(self, record: ImageRecord, **names: Any) -> ImageClaims:
-        """Return the claims about an image; ``names``: the options of `find`. Raises NotListedError and DataError as it does."""
+        """Return the claims about an image; ``names``: the options of `find`.
+
+        Raises NotListedError and DataError as it does.
+        """
         return self.read_claims(self.find(record, **names), record)
 
 
@@ -158,9 +162,9 @@ def _index_entries(
 class ReadResult:
     """A data set's claims about some images.
 
-    ``claims``: by image id. ``errors``: by image id, why an image of the data set has no claims. ``unknown``: names of
-    our images that the data set does not list. ``unmatched``: names of its images that we do not have. ``problems``: what
-    could not be used, each with its position.
+    ``claims``: by image id. ``errors``: by image id, why an image of the data set has no claims. ``unknown``: names
+    of our images that the data set does not list. ``unmatched``: names of its images that we do not have.
+    ``problems``: what could not be used, each with its position.
     """
 
     claims: Mapping[str, ImageClaims]
@@ -171,7 +175,7 @@ class ReadResult:
 
 
 def read_label_set(labels: LabelSet, images: Iterable[ImageRecord]) -> ReadResult:
-    """Return the claims of ``labels`` about ``images``, matched by id, path, or a base name that is unique on both sides."""
+    """Return the claims of ``labels`` about ``images``, matched by id, path, or unique base name."""
     records = list(images)
     bases = Counter(_base_name(normalise_path(record.name)) for record in records)
     claims: dict[str, ImageClaims] = {}
@@ -236,7 +240,10 @@ class Format(ABC):
         """No settings."""
 
     def __init__(self, where: str = "", **options: Any) -> None:
-        """Check the settings; ``where`` names them in errors. Raises SettingsError with setting, found and allowed value."""
+        """Check the settings; ``where`` names them in errors.
+
+        Raises SettingsError with setting, found and allowed value.
+        """
         try:
             self.options: Any = self.Options.model_validate(options)
         except ValidationError as error:

@@ -1,4 +1,7 @@
-"""Places as foreign files have them, checked and brought inside their image. Errors begin with ``what``, the place in the file."""
+"""Checks of values read from files of other formats; regions are clipped to their image.
+
+Errors begin with ``what``, the position of the value in its file.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +13,37 @@ from florence.errors import DataError
 from florence.geometry import Polygon, clip_box
 from florence.records import Annotation, ImageRecord, Region
 
-BIGGEST = 1e9
-"""Pixels; beyond it a number is no place."""
+MAX_NUMBER = 1e9
+"""Pixels; a larger number is no coordinate."""
 
 
 def check_number(value: Any, what: str) -> float:
-    """A finite number, also one that is written as a text. Raises DataError."""
+    """Return a finite number, also one written as text. Raises DataError."""
     try:
         found = float(value) if not isinstance(value, bool) else math.nan
     except (TypeError, ValueError):
         found = math.nan
-    if not abs(found) <= BIGGEST:
+    if not abs(found) <= MAX_NUMBER:
         raise DataError(f"{what}: found {_short(value)}; a number is expected")
     return found
 
 
 def check_numbers(values: Any, what: str, count: int, meaning: str) -> tuple[float, ...]:
-    """``count`` finite numbers. Raises DataError that tells their ``meaning``."""
+    """Return ``count`` finite numbers. Raises DataError, with their ``meaning``."""
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
         raise DataError(f"{what}: found {_short(values)}; {meaning} are expected")
     return tuple(check_number(value, f"{what}[{k}]") for k, value in enumerate(values))
 
 
 def check_text(value: Any, what: str) -> str:
-    """A text that says something, as it is. Raises DataError."""
+    """Return a text that is not blank, unchanged. Raises DataError."""
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{what}: found {_short(value)}; a text is expected")
     return value
 
 
 def check_polygon(points: Any, what: str, record: ImageRecord) -> Polygon:
-    """x, y, x, y, … of at least three corners, inside the image. Raises DataError."""
+    """Return a polygon of at least three corners, clipped to the image. Raises DataError."""
     if isinstance(points, str) or not isinstance(points, Iterable):
         raise DataError(f"{what}: found {_short(points)}; x and y of at least three corners are expected")
     found = [check_number(value, f"{what}[{k}]") for k, value in enumerate(points)]
@@ -52,25 +55,25 @@ def check_polygon(points: Any, what: str, record: ImageRecord) -> Polygon:
 def make_region(
     label: str, box: Sequence[float], polygons: tuple[Polygon, ...], score: float | None, what: str, record: ImageRecord
 ) -> Region:
-    """The region of a box (x0, y0, x1, y1), inside the image. Raises DataError where nothing of it is."""
+    """Return the region of a box (x0, y0, x1, y1), clipped to the image. Raises DataError if nothing of it is left."""
     x0, y0, x1, y1 = clip_box(box, record.width, record.height)
     if not (x0 < x1 and y0 < y1):
         corners = ", ".join(f"{v:g}" for v in box)
         raise DataError(
-            f"{what}: the box from {corners} has no pixel of the image, which is {record.width} × {record.height}"
+            f"{what}: the box {corners} has no pixel of the image, which is {record.width} × {record.height}"
         )
     return Region(label, box=(x0, y0, x1, y1), polygons=polygons, score=score)
 
 
 def read_score(value: Any) -> float | None:
-    """A score, where it is one."""
+    """Return a score of 0…1, or None if ``value`` is none."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 else None
 
 
 def explain_bad_box(row: Annotation) -> str:
-    """Why a label has no box to write, in words that can be counted; empty where it has."""
+    """Return why a label has no box that can be written, as a phrase that can be counted; empty if it has."""
     if not row.regions:
-        return f"{row.task}: without a place"
+        return f"{row.task}: without a region"
     x0, y0, x1, y1 = row.regions[0].bounds
     return "" if x0 < x1 and y0 < y1 else f"{row.task}: a box without an inside"
 

@@ -21,8 +21,8 @@ def is_image(name: str) -> bool:
 class Files:
     """One file, or the files of a folder that hold labels.
 
-    ``names``: relative to ``store``, sorted. ``others``: further files, of which only the names matter. Raises StoreError
-    if the address is missing, not permitted, or has no such file.
+    ``names``: relative to ``store``, sorted. ``others``: further files, of which only the names matter. Raises
+    StoreError if the address is missing, not permitted, or has no such file.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 
 from florence.errors import DataError
 from florence.formats import OBJECTS, ExportPlan, LabelledImage
-from florence.formats._checks import BIGGEST, check_number, check_polygon, check_text, make_region, read_score
+from florence.formats._checks import MAX_NUMBER, check_number, check_polygon, check_text, make_region, read_score
 from florence.geometry import Polygon, box_quad, polygon_box
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 
@@ -34,18 +34,24 @@ TEXTS = {
     "description": DESCRIPTION,
     "expression": EXPRESSION,
 }
-"""Names of controls that give texts → the kind that these are. A text that belongs to a place is a reading, one that belongs to none a caption, where its
-control is not named here."""
-CONTROLS = {kind: name for name, kind in reversed(TEXTS.items())}
+"""Name of a control → annotation type of its texts.
+
+Texts of other controls are OCR lines if they belong to a region, else captions.
+"""
+CONTROLS = {annotation_type: name for name, annotation_type in reversed(TEXTS.items())}
 SHAPES = ("rectanglelabels", "rectangle", "polygonlabels", "polygon", "labels")
 REGION_TEXTS = (OCR_LINE, DESCRIPTION, EXPRESSION)
 
 
 @dataclass(frozen=True, slots=True)
 class StudioResult:
-    """One result as it stands in the file. ``id``: of its region; ``labels``: it has; ``size``: of the image it was drawn on."""
+    """One result of the file.
 
-    place: str
+    ``position``: where in the file. ``id``: that of its region. ``size``: that of the image it was drawn on.
+    ``ends``: ids of the regions that a relation connects.
+    """
+
+    position: str
     type: str
     control: str
     id: str
@@ -56,56 +62,56 @@ class StudioResult:
     ends: tuple[str, str] | None = None
 
     @staticmethod
-    def of(values: Any, place: str) -> StudioResult:
-        """The result in ``values``; one that is none has the type "", and is told where it is used."""
+    def of(values: Any, position: str) -> StudioResult:
+        """Return the result in ``values``; if there is none, its type is "", which is reported where it is used."""
         if not isinstance(values, dict):
-            return StudioResult(place, "", "", "", {}, (), None, None)
-        kind = str(values.get("type", ""))
+            return StudioResult(position, "", "", "", {}, (), None, None)
+        result_type = str(values.get("type", ""))
         found = values.get("value")
         value = found if isinstance(found, dict) else {}
         sides = [
             int(v)
             for v in (values.get("original_width"), values.get("original_height"))
-            if isinstance(v, int | float) and 1 <= v < BIGGEST
+            if isinstance(v, int | float) and 1 <= v < MAX_NUMBER
         ]
         size = (sides[0], sides[1]) if len(sides) == 2 else None
-        ends = (str(values.get("from_id")), str(values.get("to_id"))) if kind == "relation" else None
+        ends = (str(values.get("from_id")), str(values.get("to_id"))) if result_type == "relation" else None
         return StudioResult(
-            place,
-            kind,
+            position,
+            result_type,
             str(values.get("from_name", "")),
-            str(values.get("id", place)),
+            str(values.get("id", position)),
             value,
-            _labels(value, kind),
+            _labels(value, result_type),
             read_score(values.get("score")),
             size,
             ends,
         )
 
 
-def _labels(value: Mapping[str, Any], kind: str) -> tuple[str, ...]:
-    found = value.get(kind) if kind.endswith("labels") else None
+def _labels(value: Mapping[str, Any], result_type: str) -> tuple[str, ...]:
+    found = value.get(result_type) if result_type.endswith("labels") else None
     return tuple(label for label in found if isinstance(label, str)) if isinstance(found, list) else ()
 
 
 def read_flat_results(
-    controls: Mapping[str, Any], place: str, control_types: Mapping[str, str]
+    controls: Mapping[str, Any], position: str, control_types: Mapping[str, str]
 ) -> tuple[StudioResult, ...]:
-    """The results of JSON-MIN, which has no types and no ids: what has the same place is of one region.
+    """Return the results of JSON-MIN, which has no types and no ids: results with equal coordinates are of one region.
 
-    It mixes controls with the task's data, so that a bare text is one of a control only where ``kinds`` has its name.
+    It mixes controls with the data of the task, so a bare text belongs to a control only if ``control_types`` names it.
     """
     results = []
     for name, values in controls.items():
         for k, value in enumerate(values if isinstance(values, list) else [values]):
-            where = f"{place}.{name}[{k}]"
+            where = f"{position}.{name}[{k}]"
             if isinstance(value, str) and name in control_types:
                 results.append(StudioResult(where, "textarea", name, where, {"text": [value]}, (), None, None))
             elif isinstance(value, dict):
-                kind = next(
+                result_type = next(
                     (key for key in ("rectanglelabels", "polygonlabels", "labels", "choices") if key in value), ""
                 )
-                kind = kind or (
+                result_type = result_type or (
                     "textarea"
                     if "text" in value
                     else "polygon"
@@ -115,11 +121,17 @@ def read_flat_results(
                     else ""
                 )
                 region = json.dumps([value.get(key) for key in ("x", "y", "width", "height", "rotation", "points")])
-                alone = kind in ("textarea", "choices") and "x" not in value and "points" not in value
+                alone = result_type in ("textarea", "choices") and "x" not in value and "points" not in value
                 sides = {"original_width": value.get("original_width"), "original_height": value.get("original_height")}
                 results.append(
                     StudioResult.of(
-                        {"type": kind, "from_name": name, "id": where if alone else region, "value": value, **sides},
+                        {
+                            "type": result_type,
+                            "from_name": name,
+                            "id": where if alone else region,
+                            "value": value,
+                            **sides,
+                        },
                         where,
                     )
                 )
@@ -127,7 +139,7 @@ def read_flat_results(
 
 
 def address_names(address: str) -> tuple[str, ...]:
-    """The paths that the image at an address may go by."""
+    """Return the possible paths of the image at an address."""
     parts = urlsplit(address)
     if parts.path.endswith("/local-files/") or parts.path.endswith("/local-files"):
         return tuple(parse_qs(parts.query).get("d", [address]))
@@ -144,9 +156,9 @@ def address_names(address: str) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class _StudioRegion:
-    """A region under way: its outlines, and what is said of it."""
+    """A region while it is read: its polygons, labels and texts. ``upright``: whether it is a box."""
 
-    place: str
+    position: str
     polygons: list[Polygon]
     upright: bool
     labels: tuple[str, ...]
@@ -155,9 +167,9 @@ class _StudioRegion:
 
 
 def build_claims(
-    results: Sequence[StudioResult], place: str, control_types: Mapping[str, str], record: ImageRecord
+    results: Sequence[StudioResult], control_types: Mapping[str, str], record: ImageRecord
 ) -> tuple[list[Claim], list[str]]:
-    """The claims that results come to, and what cannot be used."""
+    """Return the claims of some results, and the problems: what cannot be used."""
     problems: list[str] = []
     shapes: dict[str, _StudioRegion] = {}
     for result in results:
@@ -172,9 +184,8 @@ def build_claims(
         elif result.ends is not None:
             _merge_regions(result.ends, shapes)
         elif result.type not in SHAPES:
-            problems.append(
-                f"{result.place}: found a result of type {result.type!r}; {', '.join((*SHAPES, 'textarea', 'choices'))} are read"
-            )
+            known = ", ".join((*SHAPES, "textarea", "choices"))
+            problems.append(f"{result.position}: found a result of type {result.type!r}; {known} are read")
     claims: list[Claim] = []
     for shape in {id(shape): shape for shape in shapes.values()}.values():
         try:
@@ -187,7 +198,7 @@ def build_claims(
 def _add_region(result: StudioResult, shapes: dict[str, _StudioRegion], record: ImageRecord) -> None:
     if result.type not in SHAPES:
         return
-    value, where = result.value, f"{result.place}.value"
+    value, where = result.value, f"{result.position}.value"
     sides = (record.width / 100, record.height / 100)
     points = value.get("points")
     upright = False
@@ -201,7 +212,7 @@ def _add_region(result: StudioResult, shapes: dict[str, _StudioRegion], record: 
             for k, name in enumerate(("x", "y", "width", "height"))
         )
         angle = math.radians(check_number(value.get("rotation") or 0, f"{where}.rotation"))
-        upright = abs(math.sin(2 * angle)) < 1e-9  # by a quarter: a box as it is
+        upright = abs(math.sin(2 * angle)) < 1e-9  # rotated by a multiple of 90°, it is still a box
         across, down = (
             (width * math.cos(angle), width * math.sin(angle)),
             (-height * math.sin(angle), height * math.cos(angle)),
@@ -219,7 +230,7 @@ def _add_region(result: StudioResult, shapes: dict[str, _StudioRegion], record: 
         if angle == 0:
             corners = list(box_quad((x, y, x + width, y + height)))
     shape = _StudioRegion(
-        result.place, [check_polygon(corners, where, record)], upright, result.labels, result.score, []
+        result.position, [check_polygon(corners, where, record)], upright, result.labels, result.score, []
     )
     known = shapes.setdefault(result.id, shape)
     known.labels = tuple(dict.fromkeys((*known.labels, *result.labels)))
@@ -232,7 +243,7 @@ def _add_text(
     record: ImageRecord,
     problems: list[str],
 ) -> list[Claim]:
-    """Claims of a text about the whole image; a region's text is noted with it."""
+    """Return the claims of a text about the whole image; a text about a region is added to the region."""
     chosen = result.type == "choices"
     found = result.value.get("choices" if chosen else "text")
     texts = [
@@ -240,20 +251,25 @@ def _add_text(
     ]
     if result.id in shapes:
         if chosen and result.control not in control_types:
-            problems.append(f"{result.place}: a choice about a region is not read")
+            problems.append(f"{result.position}: a choice about a region is not read")
         else:
             shapes[result.id].texts += [(control_types.get(result.control, OCR_LINE), value) for value in texts]
         return []
-    kind = control_types.get(result.control, CATEGORY if chosen else "<CAPTION>")
-    if kind in REGION_TEXTS:
-        problems += [f"{result.place}: a text of the kind {kind} that belongs to no region" for _ in texts]
+    annotation_type = control_types.get(result.control, CATEGORY if chosen else "<CAPTION>")
+    if annotation_type in REGION_TEXTS:
+        problems += [
+            f"{result.position}: a text of the type {annotation_type} that belongs to no region" for _ in texts
+        ]
         return []
     box = (0.0, 0.0, float(record.width), float(record.height))
-    return [Claim(kind, value, (Region(value, box=box),) if kind == CATEGORY else (), result.score) for value in texts]
+    return [
+        Claim(annotation_type, value, (Region(value, box=box),) if annotation_type == CATEGORY else (), result.score)
+        for value in texts
+    ]
 
 
 def _merge_regions(ends: tuple[str, str], shapes: dict[str, _StudioRegion]) -> None:
-    """Make outlines that a relation ties, and that go by the same labels, parts of one thing."""
+    """Merge two polygons with the same labels that a relation connects into one region."""
     first, other = (shapes.get(end) for end in ends)
     if (
         first is not None
@@ -271,37 +287,40 @@ def _merge_regions(ends: tuple[str, str], shapes: dict[str, _StudioRegion]) -> N
 def _region_claims(shape: _StudioRegion, record: ImageRecord) -> Iterator[Claim]:
     box = polygon_box([v for points in shape.polygons for v in points])
     polygons = () if shape.upright else tuple(shape.polygons)
-    place = make_region("", box, polygons, shape.score, f"{shape.place}.value", record)
-    for kind, value in shape.texts:
-        if kind == OCR_LINE:
+    region = make_region("", box, polygons, shape.score, f"{shape.position}.value", record)
+    for annotation_type, value in shape.texts:
+        if annotation_type == OCR_LINE:
             first = shape.polygons[0]
             quad = first if len(first) == 8 else box_quad(box)
-            yield Claim(kind, value, (Region(value, quad=quad, score=shape.score),), shape.score)  # type: ignore[arg-type]
-        elif kind == DESCRIPTION:
-            yield Claim(kind, value, (Region(value, box=place.box, score=shape.score),), shape.score)
-        elif kind == EXPRESSION:
-            yield Claim(kind, value, (Region(value, polygons=tuple(shape.polygons), score=shape.score),), shape.score)
-    if shape.labels and not any(kind == OCR_LINE for kind, _ in shape.texts):
+            ocr_line = Region(value, quad=quad, score=shape.score)  # type: ignore[arg-type]
+            yield Claim(annotation_type, value, (ocr_line,), shape.score)
+        elif annotation_type == DESCRIPTION:
+            yield Claim(annotation_type, value, (Region(value, box=region.box, score=shape.score),), shape.score)
+        elif annotation_type == EXPRESSION:
+            yield Claim(
+                annotation_type, value, (Region(value, polygons=tuple(shape.polygons), score=shape.score),), shape.score
+            )
+    if shape.labels and not any(annotation_type == OCR_LINE for annotation_type, _ in shape.texts):
         for label in shape.labels:
             yield Claim(
                 OBJECTS,
-                check_text(label, shape.place),
-                (Region(label, place.box, None, polygons, shape.score),),
+                check_text(label, shape.position),
+                (Region(label, region.box, None, polygons, shape.score),),
                 shape.score,
             )
     elif not shape.texts:
-        raise DataError(f"{shape.place}: a region without a label or a text says nothing")
+        raise DataError(f"{shape.position}: a region without a label or a text")
 
 
 # ---------------------------------------------------------------- labels → results
 
 
 def build_results(rows: Iterable[Annotation], record: ImageRecord) -> list[dict[str, Any]]:
-    """The results that an image's labels come to."""
-    return [result for row in rows for result in _results(row, record)]
+    """Return the results of an image's labels."""
+    return [result for row in rows for result in _label_results(row, record)]
 
 
-def _results(row: Annotation, record: ImageRecord) -> Iterator[dict[str, Any]]:
+def _label_results(row: Annotation, record: ImageRecord) -> Iterator[dict[str, Any]]:
     common = {"to_name": "image", "original_width": record.width, "original_height": record.height, "image_rotation": 0}
     score = {} if row.score is None else {"score": row.score}
     key = row.annotation_id
@@ -361,7 +380,7 @@ def _percent_box(region: Region, record: ImageRecord) -> dict[str, float]:
 def write_project(
     folder: Path, tasks: Iterable[tuple[LabelledImage, Mapping[str, Any]]], plan: ExportPlan, more: Mapping[str, Any]
 ) -> None:
-    """Write tasks.json, config.xml and README.md below ``folder``. A task has predictions: what they go by → their results."""
+    """Write tasks.json, config.xml and README.md below ``folder``. Predictions of a task: name → results."""
     with (folder / "tasks.json").open("w", encoding="utf-8") as file:
         file.write("[")
         for k, (item, predictions) in enumerate(tasks):
@@ -379,12 +398,12 @@ def write_project(
             }
             file.write((",\n" if k else "\n") + json.dumps(task, ensure_ascii=False, allow_nan=False))
         file.write("\n]\n")
-    (folder / "config.xml").write_text(config(plan), encoding="utf-8")
+    (folder / "config.xml").write_text(build_config(plan), encoding="utf-8")
     (folder / "README.md").write_text(README, encoding="utf-8")
 
 
-def config(plan: ExportPlan) -> str:
-    """The labelling configuration of a project that has the plan's kinds."""
+def build_config(plan: ExportPlan) -> str:
+    """Return the labelling configuration of a project with the annotation types of ``plan``."""
     lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']
     labels = [f"    <Label value={quoteattr(name)}/>" for name in plan.names or ("object",)]
     if OBJECTS in plan.annotation_types:
@@ -396,12 +415,12 @@ def config(plan: ExportPlan) -> str:
         ]
         if plan.has_polygons:
             lines += ['  <PolygonLabels name="outline" toName="image">', *labels, "  </PolygonLabels>"]
-    if any(kind in REGION_TEXTS for kind in plan.annotation_types):
+    if any(annotation_type in REGION_TEXTS for annotation_type in plan.annotation_types):
         lines += ['  <Rectangle name="region" toName="image"/>', '  <Polygon name="shape" toName="image"/>']
-    for kind in plan.annotation_types:
-        if kind in CONTROLS:
-            name = CONTROLS[kind]
-            each = ' perRegion="true"' if kind in REGION_TEXTS else ""
+    for annotation_type in plan.annotation_types:
+        if annotation_type in CONTROLS:
+            name = CONTROLS[annotation_type]
+            each = ' perRegion="true"' if annotation_type in REGION_TEXTS else ""
             lines += [
                 f'  <Header value="{name.replace("_", " ").capitalize()}"/>',
                 f'  <TextArea name="{name}" toName="image" editable="true" maxSubmissions="1"{each}/>',
@@ -411,16 +430,17 @@ def config(plan: ExportPlan) -> str:
 
 README = """# A Label Studio project
 
-Label Studio serves the pictures from this folder:
+Label Studio serves the images from this folder:
 
     pip install label-studio
     export LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="$PWD"
     label-studio start
 
-1. Create a project. Under Labeling Setup choose Custom template, and put in what config.xml holds.
-2. Under Settings, Cloud Storage, add a source storage of the type Local files, whose path is that of the folder `images` in here, absolute. Do not
-   sync it: it only allows the pictures to be served.
-3. Import tasks.json. What it predicts is a start: under Settings, Annotation, have predictions prelabel tasks, and choose which, where there are several.
-4. Correct, and submit each task that you have looked at. One that is submitted with nothing in it says that there is nothing.
+1. Create a project. Under Labeling Setup choose Custom template, and paste the content of config.xml.
+2. Under Settings, Cloud Storage, add a source storage of the type Local files with the absolute path of the folder
+   `images` in here. Do not sync it: it only allows Label Studio to serve the images.
+3. Import tasks.json. Its predictions are a start: under Settings, Annotation, let predictions prelabel tasks, and
+   choose one if there are several.
+4. Correct and submit each task you have looked at. An empty task, submitted, says that nothing is in the image.
 5. Export as JSON.
 """

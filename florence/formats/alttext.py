@@ -1,4 +1,4 @@
-"""A column of texts by file name: CSV, TSV, Parquet or JSON lines. Read only."""
+"""Texts by file name in a table: CSV, TSV, Parquet or JSON lines. Read only."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from florence.formats._files import Files
 from florence.records import CAPTIONS, Claim, ImageRecord
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
-NAMES = ("name", "file_name", "file", "filename", "image", "path", "filepath")
-SAID = ("text", "caption", "alt_text", "alt", "title", "description")
+NAME_COLUMNS = ("name", "file_name", "file", "filename", "image", "path", "filepath")
+TEXT_COLUMNS = ("text", "caption", "alt_text", "alt", "title", "description")
 
 
 @FORMATS.register("alttext")
-class AltText(Format):
-    """Texts of images, one or more a file name. An empty one is no text; its image was looked at."""
+class AltTextFormat(Format):
+    """Texts of images, one or more for a file name. An empty text is no caption, but its image counts as annotated."""
 
     annotation_types = CAPTIONS
     is_writable = False
@@ -32,11 +32,14 @@ class AltText(Format):
         """Settings of reading."""
 
         name: str = Field(
-            "", description=f"column with the image's path; else the first of {', '.join(NAMES)} that is there"
+            "", description=f"column with the image's path; else the first of {', '.join(NAME_COLUMNS)} that exists"
         )
-        text: str = Field("", description=f"column with the text; else the first of {', '.join(SAID)} that is there")
+        text: str = Field(
+            "", description=f"column with the text; else the first of {', '.join(TEXT_COLUMNS)} that exists"
+        )
         kind: str = Field(
-            "<CAPTION>", description="kind of the texts: <CAPTION>, <DETAILED_CAPTION> or <MORE_DETAILED_CAPTION>"
+            "<CAPTION>",
+            description="annotation type of the texts: <CAPTION>, <DETAILED_CAPTION> or <MORE_DETAILED_CAPTION>",
         )
 
         @field_validator("kind")
@@ -47,7 +50,7 @@ class AltText(Format):
             return value
 
     def files(self, uri: str) -> Files:
-        """A file, or every one of a folder that has such an ending."""
+        """Return one file, or every file of a folder with one of `ENDINGS`."""
         return Files(uri, lambda name: name.lower().endswith(ENDINGS), f"file that ends in {', '.join(ENDINGS)}")
 
     def open(self, files: Files) -> LabelSet:
@@ -57,7 +60,7 @@ class AltText(Format):
 
 class _TextSet(LabelSet):
     def __init__(self, files: Files, options: Any) -> None:
-        self.kind = options.kind
+        self.annotation_type = options.kind
         problems: list[str] = []
         texts: dict[str, list[str]] = {}
         for file in files.names:
@@ -67,25 +70,25 @@ class _TextSet(LabelSet):
                     problems.append(f"{place} {row}")
                     continue
                 columns = columns or _columns(row, options, files.where(file))
-                name, said = (row.get(column) for column in columns)
+                name, text = (row.get(column) for column in columns)
                 if not isinstance(name, str) or not name.strip():
                     problems.append(f"{place}: {columns[0]}: found {name!r:.60}; an image's path is expected")
-                elif said is not None and not isinstance(said, str):
-                    problems.append(f"{place}: {columns[1]}: found {said!r:.60}; a text is expected")
+                elif text is not None and not isinstance(text, str):
+                    problems.append(f"{place}: {columns[1]}: found {text!r:.60}; a text is expected")
                 else:
                     known = texts.setdefault(name.strip(), [])
-                    known += [said.strip()] if said and said.strip() else []
+                    known += [text.strip()] if text and text.strip() else []
         super().__init__(
-            files.uri, [LabelSetEntry((name,), raw=tuple(said)) for name, said in texts.items()], (), problems
+            files.uri, [LabelSetEntry((name,), raw=tuple(found)) for name, found in texts.items()], (), problems
         )
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
-        """The texts of an image, in the order of the file, each once."""
-        return ImageClaims(tuple(Claim(self.kind, said) for said in dict.fromkeys(entry.raw)))
+        """Return the different texts of an image, in the order of the file."""
+        return ImageClaims(tuple(Claim(self.annotation_type, text) for text in dict.fromkeys(entry.raw)))
 
 
 def _rows(files: Files, name: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """The place of each row and the row, or what is wrong with it."""
+    """Yield the position of each row, and the row or what is wrong with it."""
     where = files.where(name)
     ending = name.lower().rpartition(".")[2]
     if ending == "parquet":
@@ -104,7 +107,7 @@ def _rows(files: Files, name: str) -> Iterator[tuple[str, dict[str, Any] | str]]
                     row if isinstance(row, dict) else f"found {type(row).__name__}; an object is expected",
                 )
     else:
-        # texts may be longer than what csv takes for a field that was not closed
+        # the default limit, a guard against unclosed quotes, is too small for long texts
         csv.field_size_limit(1 << 24)
         reader = csv.DictReader(
             io.StringIO(files.text(name), newline=""), delimiter="\t" if ending == "tsv" else ",", strict=True
@@ -122,13 +125,14 @@ def _rows(files: Files, name: str) -> Iterator[tuple[str, dict[str, Any] | str]]
 
 
 def _columns(row: dict[str, Any], options: Any, where: str) -> tuple[str, str]:
-    """The columns of names and texts. Raises DataError where they are not there."""
+    """Return the columns of names and texts. Raises DataError if one is missing."""
     result = []
-    for setting, wanted, usual in (("name", options.name, NAMES), ("text", options.text, SAID)):
+    for setting, wanted, usual in (("name", options.name, NAME_COLUMNS), ("text", options.text, TEXT_COLUMNS)):
         found = next((column for column in ((wanted,) if wanted else usual) if column in row), None)
         if found is None:
             raise DataError(
-                f"{where}: found the columns {', '.join(map(str, row))}; {wanted or ' or '.join(usual)} is expected (setting {setting})"
+                f"{where}: found the columns {', '.join(map(str, row))}; "
+                f"{wanted or ' or '.join(usual)} is expected (setting {setting})"
             )
         result.append(found)
     return result[0], result[1]

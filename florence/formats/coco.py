@@ -1,7 +1,7 @@
-"""COCO's JSON: objects with boxes and outlines (``instances``), and captions.
+"""COCO's JSON: objects with boxes and polygons (``instances``), and captions.
 
-A box is x, y, width, height in pixels, its edges between pixels, as ours are. Masks come as outlines, or as run lengths, which are turned into outlines that
-cover the same pixels.
+A box is x, y, width, height in pixels; its edges lie between pixels, as ours do. Masks are polygons or run lengths; run
+lengths are turned into polygons that cover the same pixels.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 
 
 @FORMATS.register("coco")
-class Coco(Format):
+class CocoFormat(Format):
     """``annotations/instances_<split>.json`` and ``captions_<split>.json``, pictures in ``images/``."""
 
     annotation_types = (OBJECTS, *CAPTIONS)
@@ -55,10 +55,8 @@ class Coco(Format):
     class Options(Section):
         """Settings of reading."""
 
-        crowds: bool = Field(
-            False, description="whether a crowd (iscrowd) is taken for one object; else it is left out"
-        )
-        captions: str = Field("<CAPTION>", description="kind of captions that do not say which")
+        crowds: bool = Field(False, description="whether a crowd (iscrowd) is read as one object; else it is left out")
+        captions: str = Field("<CAPTION>", description="annotation type of captions that do not state it")
 
         @field_validator("captions")
         @classmethod
@@ -68,7 +66,7 @@ class Coco(Format):
             return value
 
     def files(self, uri: str) -> Files:
-        """A file, or every .json of a folder: of one that has folders ``annotations``, those in them."""
+        """Return one file, or every .json of a folder; only those in folders ``annotations``, if there are any."""
         files = Files(
             uri, lambda name: name.endswith(".json") and not name.endswith(EXPORT_NOTE), "file that ends in .json"
         )
@@ -84,33 +82,36 @@ class Coco(Format):
         return super().explain_refusal(row) or (explain_bad_box(row) if row.task == OBJECTS else "")
 
     def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
-        """See `Format.write`. ``score`` and ``agreement`` of a label, and a caption's kind (``task``), are keys of their own, which other readers pass over."""
+        """See `Format.write`.
+
+        ``score`` and ``confidence`` of a label and ``task`` of a caption are extra keys, which other readers ignore.
+        """
         (folder / "annotations").mkdir()
         ids = {name: k for k, name in enumerate(plan.names, start=1)}
-        asked = {
+        wanted = {
             "instances": OBJECTS in plan.annotation_types,
-            "captions": any(kind in CAPTIONS for kind in plan.annotation_types),
+            "captions": any(name in CAPTIONS for name in plan.annotation_types),
         }
         documents = {
-            (split, kind): _Document(
-                folder / "annotations" / f"{kind}_{split}.json", ids if kind == "instances" else {}
+            (split, part): _Document(
+                folder / "annotations" / f"{part}_{split}.json", ids if part == "instances" else {}
             )
             for split in plan.splits
-            for kind in asked
-            if asked[kind]
+            for part in wanted
+            if wanted[part]
         }
         numbered = itertools.count(1)
         for image, item in enumerate(items, start=1):
             split = item.record.split
-            for kind in asked:
-                if asked[kind]:
-                    documents[split, kind].image(image, item)
+            for part in wanted:
+                if wanted[part]:
+                    documents[split, part].add_image(image, item)
             for row in item.rows:
                 values = {"id": next(numbered), "image_id": image, **_scores(row)}
                 if row.task == OBJECTS:
-                    documents[split, "instances"].annotation(values | _object(row, ids, item.record))
+                    documents[split, "instances"].add_annotation(values | _object(row, ids, item.record))
                 else:
-                    documents[split, "captions"].annotation(values | {"caption": row.text, "task": row.task})
+                    documents[split, "captions"].add_annotation(values | {"caption": row.text, "task": row.task})
         for document in documents.values():
             document.close()
 
@@ -120,10 +121,10 @@ class Coco(Format):
 
 @dataclass(frozen=True, slots=True)
 class _CocoAnnotation:
-    """One annotation of ``file``; ``place``: where in it; ``category``: the object's name, None in a file of captions."""
+    """One annotation of ``file`` at ``position``; ``category``: the object's name, None for a caption."""
 
     file: str
-    place: str
+    position: str
     category: str | None
     values: dict[str, Any]
 
@@ -132,7 +133,7 @@ class _CocoSet(LabelSet):
     def __init__(self, files: Files, options: Any) -> None:
         self.options = options
         merged: dict[str, LabelSetEntry] = {}
-        twice: list[LabelSetEntry] = []
+        repeated: list[LabelSetEntry] = []
         names: list[str] = []
         problems: list[str] = []
         for file in files.names:
@@ -140,56 +141,61 @@ class _CocoSet(LabelSet):
             categories = _categories(document, files.where(file), problems)
             names += categories.values()
             entries = _entries(document, categories, files.where(file), problems)
-            often = Counter(entry.names[0] for entry in entries)
+            count = Counter(entry.names[0] for entry in entries)
             for entry in entries:
                 (name,) = entry.names
-                if often[name] > 1:
-                    twice.append(entry)
+                if count[name] > 1:
+                    repeated.append(entry)
                 else:
                     known = merged.get(name, LabelSetEntry((name,), raw=()))
                     merged[name] = LabelSetEntry((name,), None, known.size or entry.size, known.raw + entry.raw)
-        super().__init__(files.uri, [*merged.values(), *twice], names, problems)
+        super().__init__(files.uri, [*merged.values(), *repeated], names, problems)
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
-        """The objects and captions of an image, in the order of the files; an object that two files have, once."""
+        """Return the objects and captions of an image, in the order of the files; an object in two files, once."""
         claims: list[Claim] = []
         problems: list[str] = []
         first: dict[tuple[str, Any], str] = {}
-        for said in entry.raw:
-            where = f"{said.file}: {said.place}"
+        for annotation in entry.raw:
+            where = f"{annotation.file}: {annotation.position}"
             try:
                 claim = (
-                    self._caption(said, where) if said.category is None else self._object(said, where, record, problems)
+                    self._caption(annotation, where)
+                    if annotation.category is None
+                    else self._object(annotation, where, record, problems)
                 )
             except DataError as error:
                 problems.append(str(error))
                 continue
-            if not claim.regions or first.setdefault((claim.text, claim.regions[0].box), said.file) == said.file:
+            if (
+                not claim.regions
+                or first.setdefault((claim.text, claim.regions[0].box), annotation.file) == annotation.file
+            ):
                 claims.append(claim)
         return ImageClaims(tuple(claims), tuple(problems))
 
-    def _caption(self, said: _CocoAnnotation, where: str) -> Claim:
-        kind = said.values.get("task", self.options.captions)
+    def _caption(self, annotation: _CocoAnnotation, where: str) -> Claim:
+        task = annotation.values.get("task", self.options.captions)
         return Claim(
-            kind if kind in CAPTIONS else self.options.captions,
-            check_text(said.values.get("caption"), f"{where}.caption"),
+            task if task in CAPTIONS else self.options.captions,
+            check_text(annotation.values.get("caption"), f"{where}.caption"),
         )
 
-    def _object(self, said: _CocoAnnotation, where: str, record: ImageRecord, problems: list[str]) -> Claim:
-        values = said.values
+    def _object(self, annotation: _CocoAnnotation, where: str, record: ImageRecord, problems: list[str]) -> Claim:
+        values = annotation.values
         if values.get("iscrowd") and not self.options.crowds:
-            raise DataError(f"{where}.iscrowd: a crowd of {said.category} is not one object")
+            raise DataError(f"{where}.iscrowd: a crowd of {annotation.category} is not one object")
         polygons: tuple[Polygon, ...] = ()
         try:
             polygons = _polygons(values.get("segmentation"), f"{where}.segmentation", record)
-        except DataError as error:  # the box is as good as ever
-            problems.append(f"{error}; the object is taken without an outline")
+        except DataError as error:  # the box can still be used
+            problems.append(f"{error}; the object is read without polygons")
         box = _box(values, where, polygons)
         score = read_score(values.get("score"))
         return Claim(
             OBJECTS,
-            said.category or "",
-            (make_region(said.category or "", box, polygons, score, f"{where}.bbox", record),),
+            annotation.category or "",
+            (make_region(annotation.category or "", box, polygons, score, f"{where}.bbox", record),),
             score,
         )
 
@@ -213,7 +219,8 @@ def _polygons(segmentation: Any, where: str, record: ImageRecord) -> tuple[Polyg
             raise DataError(f"{where}.{error}") from None
         if mask.shape != (record.height, record.width):
             raise DataError(
-                f"{where}.size: found {mask.shape[0]} × {mask.shape[1]}; height and width of the image, {record.height} × {record.width}, are expected"
+                f"{where}.size: found {mask.shape[0]} × {mask.shape[1]}; "
+                f"height and width of the image, {record.height} × {record.width}, are expected"
             )
         return trace_pixel_edges(mask)
     if not isinstance(segmentation, list):
@@ -223,12 +230,14 @@ def _polygons(segmentation: Any, where: str, record: ImageRecord) -> tuple[Polyg
 
 def _document(files: Files, name: str) -> dict[str, Any]:
     try:
-        document = json.loads(files.read(name), object_hook=_packed)
+        document = json.loads(files.read(name), object_hook=_pack_polygons)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{files.where(name)} is not JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
+        found = ", ".join(map(repr, list(document)[:5])) if isinstance(document, dict) else type(document).__name__
         raise DataError(
-            f"{files.where(name)}: found {', '.join(map(repr, list(document)[:5])) if isinstance(document, dict) else type(document).__name__}; an object with 'images', 'annotations' and, of objects, 'categories' is expected"
+            f"{files.where(name)}: found {found}; "
+            "an object with 'images', 'annotations' and, for objects, 'categories' is expected"
         )
     for part in ("annotations", "categories"):
         if not isinstance(document.setdefault(part, []), list):
@@ -236,14 +245,14 @@ def _document(files: Files, name: str) -> dict[str, Any]:
     return document
 
 
-def _packed(values: dict[str, Any]) -> dict[str, Any]:
-    """An object of the file, as soon as it is read: polygons are kept as arrays, which take a quarter of a list's memory."""
+def _pack_polygons(values: dict[str, Any]) -> dict[str, Any]:
+    """Return an object of the file with its polygons as arrays, which take a quarter of the memory of lists."""
     polygons = values.get("segmentation")
     if isinstance(polygons, list):
         try:
             values["segmentation"] = [array("d", points) for points in polygons]
         except TypeError:
-            pass  # told where it is used
+            pass  # reported where it is used
     return values
 
 
@@ -264,13 +273,13 @@ def _categories(document: dict[str, Any], where: str, problems: list[str]) -> di
 def _entries(
     document: dict[str, Any], categories: dict[Any, str], where: str, problems: list[str]
 ) -> list[LabelSetEntry]:
-    """The images of a file with their annotations; what belongs to none is a problem."""
+    """Return the images of a file with their annotations; an annotation of no image is a problem."""
     images: dict[Any, tuple[str, tuple[int, int] | None]] = {}
     for k, values in enumerate(document["images"]):
         try:
             if not isinstance(values, dict) or not isinstance(values.get("id"), int | str) or values["id"] in images:
                 raise DataError(
-                    f"{where}: images[{k}]: found {values!r:.60}; an object with file_name and an id of its own is expected"
+                    f"{where}: images[{k}]: found {values!r:.60}; an object with file_name and a unique id is expected"
                 )
             name = check_text(values.get("file_name"), f"{where}: images[{k}].file_name")
             sides = [
@@ -283,20 +292,21 @@ def _entries(
             problems.append(str(error))
     annotations: dict[Any, list[_CocoAnnotation]] = {image: [] for image in images}
     for k, values in enumerate(document["annotations"]):
-        place = f"annotations[{k}]"
+        position = f"annotations[{k}]"
         image = values.get("image_id") if isinstance(values, dict) else None
         if not isinstance(image, int | str) or image not in annotations:
             problems.append(
-                f"{where}: {place}.image_id: found {image!r:.60}; the id of one of the file's images is expected"
+                f"{where}: {position}.image_id: found {image!r:.60}; the id of one of the file's images is expected"
             )
         elif "caption" in values:
-            annotations[image].append(_CocoAnnotation(where, place, None, values))
+            annotations[image].append(_CocoAnnotation(where, position, None, values))
         elif not isinstance(values.get("category_id"), int | str) or values["category_id"] not in categories:
             problems.append(
-                f"{where}: {place}.category_id: found {values.get('category_id')!r:.60}; the id of one of the file's categories is expected"
+                f"{where}: {position}.category_id: found {values.get('category_id')!r:.60}; "
+                "the id of one of the file's categories is expected"
             )
         else:
-            annotations[image].append(_CocoAnnotation(where, place, categories[values["category_id"]], values))
+            annotations[image].append(_CocoAnnotation(where, position, categories[values["category_id"]], values))
     return [LabelSetEntry((name,), None, size, tuple(annotations[image])) for image, (name, size) in images.items()]
 
 
@@ -304,7 +314,7 @@ def _entries(
 
 
 class _Document:
-    """A file of COCO's, written as a stream: its images and its annotations each go to a file beside it, which `close` puts together."""
+    """A COCO file written as a stream: images and annotations go to two files beside it, which `close` joins."""
 
     def __init__(self, path: Path, ids: Mapping[str, int]) -> None:
         self.path, self.ids = path, ids
@@ -315,7 +325,7 @@ class _Document:
         }
         self._begun: set[str] = set()
 
-    def image(self, number: int, item: LabelledImage) -> None:
+    def add_image(self, number: int, item: LabelledImage) -> None:
         record = item.record
         licence = self.licences.setdefault(record.licence, len(self.licences) + 1)
         self._add(
@@ -323,7 +333,7 @@ class _Document:
             {"id": number, "file_name": item.path, "width": record.width, "height": record.height, "license": licence},
         )
 
-    def annotation(self, values: dict[str, Any]) -> None:
+    def add_annotation(self, values: dict[str, Any]) -> None:
         self._add("annotations", values)
 
     def _add(self, part: str, values: dict[str, Any]) -> None:
@@ -333,7 +343,7 @@ class _Document:
         self._begun.add(part)
 
     def close(self) -> None:
-        """Write the file, and take the parts away."""
+        """Write the file and remove the parts."""
         rest = {
             "licenses": [{"id": k, "name": name, "url": ""} for name, k in self.licences.items()],
             "categories": [{"id": k, "name": name, "supercategory": ""} for name, k in self.ids.items()],
@@ -369,7 +379,7 @@ def _object(row: Annotation, ids: Mapping[str, int], record: ImageRecord) -> dic
 
 
 def _area(polygons: list[list[float]], record: ImageRecord) -> float:
-    """Pixels of the mask, by COCO's own rule."""
+    """Return the pixels of the mask, counted as COCO does."""
     from faster_coco_eval.core import mask
 
     return float(mask.area(mask.merge(mask.frPyObjects(polygons, record.height, record.width))))

@@ -1,7 +1,7 @@
-"""Our own JSON lines: an image a line, with all of its labels as `florence.records` has them. Nothing is lost.
+"""Our own JSON lines: one image with all its labels on each line, as `florence.records` has them. Nothing is lost.
 
-A line has ``image`` (at least ``name`` or ``image_id``) and ``annotations`` (each at least ``task`` and ``text``); what else there is has the names of the fields
-of `ImageRecord`, `Annotation` and `Region`.
+A line has ``image`` (at least ``name`` or ``image_id``) and ``annotations`` (each at least ``task`` and ``text``);
+other keys are the fields of `ImageRecord`, `Annotation` and `Region`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region
 
 
 @FORMATS.register("jsonl")
-class JsonLines(Format):
-    """``labels.jsonl``, pictures in ``images/``."""
+class JsonLinesFormat(Format):
+    """``labels.jsonl``, images in ``images/``."""
 
     annotation_types = ANNOTATION_TYPES
 
     def files(self, uri: str) -> Files:
-        """A file, or every .jsonl of a folder."""
+        """Return one file, or every .jsonl of a folder."""
         return Files(uri, lambda name: name.endswith(".jsonl"), "file that ends in .jsonl")
 
     def open(self, files: Files) -> LabelSet:
@@ -35,7 +35,7 @@ class JsonLines(Format):
         return _LineSet(files)
 
     def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
-        """See `Format.write`. ``file`` is where the picture stands, null where pictures are not written."""
+        """See `Format.write`. ``file`` is the path of the image file, null if image files are not written."""
         with (folder / "labels.jsonl").open("w", encoding="utf-8") as file:
             for item in items:
                 image = {
@@ -57,11 +57,11 @@ class _LineSet(LabelSet):
         entries: list[LabelSetEntry] = []
         names: set[str] = set()
         for name in files.names:
-            # a line ends at a line feed alone: a text may hold other ends of lines as they are
+            # only a line feed ends a line: texts may contain other line separators
             for k, line in enumerate(files.text(name).split("\n"), start=1):
                 if line.strip():
                     try:
-                        entries.append(_entry(line, f"{files.where(name)}: line {k}"))
+                        entries.append(_read_entry(line, f"{files.where(name)}: line {k}"))
                     except DataError as error:
                         problems.append(str(error))
         for entry in entries:
@@ -73,7 +73,7 @@ class _LineSet(LabelSet):
         super().__init__(files.uri, entries, sorted(names), problems)
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
-        """The claims of a line, in its order."""
+        """Return the claims of a line, in its order."""
         where, rows = entry.raw
         claims: list[Claim] = []
         problems: list[str] = []
@@ -85,7 +85,7 @@ class _LineSet(LabelSet):
         return ImageClaims(tuple(claims), tuple(problems))
 
 
-def _entry(line: str, where: str) -> LabelSetEntry:
+def _read_entry(line: str, where: str) -> LabelSetEntry:
     try:
         values = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -115,16 +115,16 @@ def _claim(row: Any, where: str, record: ImageRecord) -> Claim:
     regions = row.get("regions") or []
     if not isinstance(regions, list | tuple):
         raise DataError(f"{where}.regions: found {type(regions).__name__}; a list is expected")
-    said = check_text(row.get("text"), f"{where}.text")
+    label_text = check_text(row.get("text"), f"{where}.text")
     return Claim(
         row["task"],
-        said,
-        tuple(_region(region, f"{where}.regions[{k}]", said, record) for k, region in enumerate(regions)),
+        label_text,
+        tuple(_region(region, f"{where}.regions[{k}]", label_text, record) for k, region in enumerate(regions)),
         read_score(row.get("score")),
     )
 
 
-def _region(values: Any, where: str, said: str, record: ImageRecord) -> Region:
+def _region(values: Any, where: str, label_text: str, record: ImageRecord) -> Region:
     if not isinstance(values, dict):
         raise DataError(f"{where}: found {values!r:.60}; an object is expected")
     box: Box | None = None
@@ -134,7 +134,8 @@ def _region(values: Any, where: str, said: str, record: ImageRecord) -> Region:
         box = clip_box(check_numbers(values["box"], f"{where}.box", 4, "x0, y0, x1 and y1 in pixels"), *sides)
         if not (box[0] < box[2] and box[1] < box[3]):
             raise DataError(
-                f"{where}.box: found {values['box']!r:.60}; a box with pixels of the image, which is {record.width} × {record.height}, is expected"
+                f"{where}.box: found {values['box']!r:.60}; a box with pixels of the image, "
+                f"which is {record.width} × {record.height}, is expected"
             )
     if values.get("quad") is not None:
         corners = check_numbers(values["quad"], f"{where}.quad", 8, "x and y of four corners in pixels")
@@ -145,7 +146,7 @@ def _region(values: Any, where: str, said: str, record: ImageRecord) -> Region:
     if box is None and quad is None and not polygons:
         raise DataError(f"{where}: a box, a quad or polygons are expected")
     return Region(
-        check_text(values.get("label", said), f"{where}.label"),
+        check_text(values.get("label", label_text), f"{where}.label"),
         box,
         quad,
         polygons,

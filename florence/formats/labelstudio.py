@@ -1,7 +1,7 @@
-"""Label Studio: its JSON export, the shorter JSON-MIN, and tasks with predictions, which it takes in.
+"""Label Studio: its JSON export, the shorter JSON-MIN, and tasks with predictions, which it imports.
 
-Places are in percent of the image's sides. A rectangle may be turned about its top left corner, clockwise by ``rotation`` degrees; it is then taken as the
-outline that it is.
+Coordinates are in percent of the image's sides. A rectangle may be rotated about its top left corner, clockwise by
+``rotation`` degrees; it is then read as a polygon.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from florence.formats._studio import (
 )
 from florence.records import Annotation, ImageRecord
 
-FLAT = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"})
-"""Keys of JSON-MIN that are neither the task's data nor a control's results."""
+FLAT_KEYS = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"})
+"""Keys of JSON-MIN that are neither data of the task nor results of a control."""
 
 
 @FORMATS.register("labelstudio")
-class LabelStudio(Format):
-    """``tasks.json`` with our labels as predictions, ``config.xml`` for the project, pictures in ``images/``."""
+class LabelStudioFormat(Format):
+    """``tasks.json`` with our labels as predictions, ``config.xml`` for the project, images in ``images/``."""
 
     annotation_types = (OBJECTS, *dict.fromkeys(TEXTS.values()))
 
@@ -56,14 +56,14 @@ class LabelStudio(Format):
 
         annotator: str = Field(
             "",
-            description="id or e-mail of the annotator whose work is taken; else what is marked as ground truth, or is newest",
+            description="id or e-mail of the annotator whose work is read; else the ground truth, else the newest",
         )
         predictions: bool = Field(
-            False, description="whether a task's last prediction is taken, instead of what people made of it"
+            False, description="whether the last prediction of a task is read instead of people's annotations"
         )
-        image: str = Field("image", description="key of the task's data that has the image's address")
+        image: str = Field("image", description="key of the image's address in the data of a task")
         kinds: dict[str, str] = Field(
-            {}, description="name of a control → kind of the texts or choices that it gives, beyond those that we write"
+            {}, description="name of a control → annotation type of its texts or choices, beyond the controls we write"
         )
 
         @field_validator("kinds")
@@ -71,11 +71,11 @@ class LabelStudio(Format):
         def _known(cls, values: dict[str, str]) -> dict[str, str]:
             allowed = tuple(dict.fromkeys(TEXTS.values()))
             if bad := sorted(set(values.values()) - set(allowed)):
-                raise ValueError(f"{bad[0]} cannot be had from a text; known: {', '.join(allowed)}")
+                raise ValueError(f"{bad[0]} is not made of texts; known: {', '.join(allowed)}")
             return values
 
     def files(self, uri: str) -> Files:
-        """A file, or every .json of a folder."""
+        """Return one file, or every .json of a folder."""
         return Files(
             uri, lambda name: name.endswith(".json") and not name.endswith(EXPORT_NOTE), "file that ends in .json"
         )
@@ -93,23 +93,26 @@ class LabelStudio(Format):
     def explain_loss(self, row: Annotation, plan: ExportPlan) -> str:
         """See `Format.explain_loss`."""
         return (
-            f"{row.task}: the box, which is then that of the outline"
+            f"{row.task}: the box, which becomes that of the polygons"
             if row.task == OBJECTS and row.regions[0].polygons
             else ""
         )
 
     def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
         """See `Format.write`."""
-        self.project(folder, ((item, {"florence": item.rows}) for item in items), plan, {})
+        self.write_tasks(folder, ((item, {"florence": item.rows}) for item in items), plan, {})
 
-    def project(
+    def write_tasks(
         self,
         folder: Path,
         tasks: Iterable[tuple[LabelledImage, Mapping[str, Sequence[Annotation]]]],
         plan: ExportPlan,
         data: Mapping[str, Any],
     ) -> None:
-        """Write a project whose tasks have predictions, each under a name. ``data``: what each task's own data have besides, which comes back with the work on it."""
+        """Write a project whose tasks have predictions, each under a name.
+
+        ``data``: further data of each task, which come back with its annotations.
+        """
         named = (
             (item, {name: build_results(rows, item.record) for name, rows in predictions.items()})
             for item, predictions in tasks
@@ -122,9 +125,9 @@ class LabelStudio(Format):
 
 @dataclass(frozen=True, slots=True)
 class StudioAnnotation:
-    """What one person (or model) made of a task. ``stamp``: when, as the file has it, which orders works."""
+    """What one person or model made of a task. ``by``: names of the person; ``stamp``: its time, as the file has it."""
 
-    place: str
+    position: str
     by: tuple[str, ...]
     stamp: str
     truth: bool
@@ -138,36 +141,36 @@ class _StudioSet(LabelSet):
         problems: list[str] = []
         tasks: dict[str, tuple[dict[str, Any], list[StudioAnnotation]]] = {}
         for name in files.names:
-            for k, task in enumerate(_tasks(files, name)):
-                place = f"{files.where(name)}: [{k}]"
+            for k, task in enumerate(_read_tasks(files, name)):
+                position = f"{files.where(name)}: [{k}]"
                 try:
-                    address, data, works = _opened(task, place, options)
+                    address, data, annotations = _read_task(task, position, options)
                 except DataError as error:
                     problems.append(str(error))
                     continue
-                tasks.setdefault(address, (data, []))[1].extend(works)
+                tasks.setdefault(address, (data, []))[1].extend(annotations)
         entries = []
-        for address, (data, works) in tasks.items():
-            if (work := _chosen(address, works, options.annotator, problems)) is not None:
+        for address, (data, annotations) in tasks.items():
+            if (annotation := _choose_annotation(address, annotations, options.annotator, problems)) is not None:
                 image_id = data.get("image_id")
                 entries.append(
                     LabelSetEntry(
                         address_names(address),
                         image_id if isinstance(image_id, str) else None,
-                        _size(work.results),
-                        (work, data),
+                        _size(annotation.results),
+                        (annotation, data),
                     )
                 )
         names = {label for entry in entries for result in entry.raw[0].results for label in result.labels}
         super().__init__(files.uri, entries, sorted(names), problems)
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
-        """What was drawn and written, in the order of the file."""
-        claims, problems = build_claims(entry.raw[0].results, entry.raw[0].place, self.control_types, record)
+        """Return what was drawn and written, in the order of the file."""
+        claims, problems = build_claims(entry.raw[0].results, self.control_types, record)
         return ImageClaims(tuple(claims), tuple(problems))
 
 
-def _tasks(files: Files, name: str) -> list[Any]:
+def _read_tasks(files: Files, name: str) -> list[Any]:
     try:
         document = json.loads(files.text(name))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -180,62 +183,63 @@ def _tasks(files: Files, name: str) -> list[Any]:
     tasks = document if isinstance(document, list) else [document]
     if not all(isinstance(task, dict) for task in tasks):
         raise DataError(
-            f"{files.where(name)}: found {type(next(t for t in tasks if not isinstance(t, dict))).__name__}; a list of tasks is expected"
+            f"{files.where(name)}: found {type(next(t for t in tasks if not isinstance(t, dict))).__name__}; "
+            "a list of tasks is expected"
         )
     return tasks
 
 
-def _opened(task: dict[str, Any], place: str, options: Any) -> tuple[str, dict[str, Any], list[StudioAnnotation]]:
-    """The image's address, the task's data, and the works on it."""
+def _read_task(task: dict[str, Any], position: str, options: Any) -> tuple[str, dict[str, Any], list[StudioAnnotation]]:
+    """Return the image's address, the data of the task, and its annotations."""
     flat = "data" not in task
     data = task if flat else task["data"]
     address = data.get(options.image) if isinstance(data, dict) else None
     if not isinstance(address, str) or not address:
         keys = ", ".join(map(repr, list(data)[:5])) if isinstance(data, dict) else type(data).__name__
         raise DataError(
-            f"{place}.{'' if flat else 'data.'}{options.image}: the image's address is expected; found {keys}"
+            f"{position}.{'' if flat else 'data.'}{options.image}: the image's address is expected; found {keys}"
         )
     if flat:
-        controls = {name: value for name, value in task.items() if name not in FLAT and name != options.image}
+        controls = {name: value for name, value in task.items() if name not in FLAT_KEYS and name != options.image}
         return (
             address,
             task,
             [
                 StudioAnnotation(
-                    place,
-                    _person(task.get("annotator")),
+                    position,
+                    _person_names(task.get("annotator")),
                     _stamp(task),
                     False,
                     False,
-                    read_flat_results(controls, place, {**TEXTS, **options.kinds}),
+                    read_flat_results(controls, position, {**TEXTS, **options.kinds}),
                 )
             ],
         )
     part = "predictions" if options.predictions else "annotations" if "annotations" in task else "completions"
     given = task.get(part) or []
     if not isinstance(given, list):
-        raise DataError(f"{place}.{part}: found {type(given).__name__}; a list is expected")
-    works = []
+        raise DataError(f"{position}.{part}: found {type(given).__name__}; a list is expected")
+    annotations = []
     for k, values in enumerate(given):
-        where = f"{place}.{part}[{k}]"
+        where = f"{position}.{part}[{k}]"
         if not isinstance(values, dict) or not isinstance(values.get("result"), list):
             raise DataError(f"{where}: found {values!r:.60}; an object with a list of results is expected")
         results = tuple(StudioResult.of(result, f"{where}.result[{n}]") for n, result in enumerate(values["result"]))
-        works.append(
+        annotations.append(
             StudioAnnotation(
                 where,
-                _person(values.get("completed_by")),
+                _person_names(values.get("completed_by")),
                 _stamp(values),
                 values.get("ground_truth") is True,
                 values.get("was_cancelled") is True,
                 results,
             )
         )
-    return address, data, works
+    return address, data, annotations
 
 
-def _person(value: Any) -> tuple[str, ...]:
-    """All that a person goes by."""
+def _person_names(value: Any) -> tuple[str, ...]:
+    """Return id and e-mail of a person."""
     values = [value.get("id"), value.get("email")] if isinstance(value, dict) else [value]
     return tuple(str(v) for v in values if v is not None)
 
@@ -244,27 +248,27 @@ def _stamp(values: dict[str, Any]) -> str:
     return str(values.get("updated_at") or values.get("created_at") or "")
 
 
-def _chosen(
-    address: str, works: Sequence[StudioAnnotation], annotator: str, problems: list[str]
+def _choose_annotation(
+    address: str, annotations: Sequence[StudioAnnotation], annotator: str, problems: list[str]
 ) -> StudioAnnotation | None:
-    """The work on an image that counts; None where nobody looked. Those who skipped it did not."""
-    done = [work for work in works if not work.cancelled]
+    """Return the annotation of an image that counts; None if nobody annotated it, or everybody skipped it."""
+    done = [annotation for annotation in annotations if not annotation.cancelled]
     if annotator:
-        done = [work for work in done if annotator in work.by]
+        done = [annotation for annotation in done if annotator in annotation.by]
     if not done:
         why = (
-            "nobody has worked on it"
-            if not works
+            "nobody has annotated it"
+            if not annotations
             else "it was skipped"
-            if all(work.cancelled for work in works)
-            else f"{annotator} has not worked on it"
+            if all(annotation.cancelled for annotation in annotations)
+            else f"{annotator} has not annotated it"
         )
         problems.append(f"{address}: {why}")
         return None
-    # of equals the last in the file
+    # among equals, the last of the file
     best = max(range(len(done)), key=lambda k: (done[k].truth, done[k].stamp, k))
     if len(done) > 1:
-        problems.append(f"{address}: {len(done)} works on it, of which {done[best].place} is taken")
+        problems.append(f"{address}: {len(done)} annotations of it, of which {done[best].position} is read")
     return done[best]
 
 

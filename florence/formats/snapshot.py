@@ -1,6 +1,6 @@
-"""A snapshot that Florence has published: the kept labels of a round, or what is known of its images. Read only.
+"""A snapshot published by Florence: the kept labels of a round, or the truth. Read only.
 
-Its images are known by the hash of their bytes, whatever their names.
+Images are matched by the hash of their bytes, whatever their names.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from florence.records import ANNOTATION_TYPES, ANNOTATIONS, Claim, ImageRecord, 
 
 
 @FORMATS.register("snapshot")
-class Snapshot(Format):
-    """The folder ``data/`` of another workspace, or of this one's past."""
+class SnapshotFormat(Format):
+    """The folder ``data/`` of another workspace, or of an earlier state of this one."""
 
     annotation_types = ANNOTATION_TYPES
     is_writable = False
@@ -29,13 +29,13 @@ class Snapshot(Format):
         """Settings of reading."""
 
         part: Literal["labels", "truth"] = Field(
-            "labels", description="labels: what was kept; truth: what is known to be right"
+            "labels", description="labels: the kept labels; truth: the annotations known to be right"
         )
-        round: int | None = Field(None, ge=0, description="of the labels; the last one by default")
-        min_confidence: float = Field(0.0, ge=0, le=1, description="least agreement of a label that is taken")
+        round: int | None = Field(None, ge=0, description="round of the labels; by default the last")
+        min_confidence: float = Field(0.0, ge=0, le=1, description="least confidence of a label that is read")
 
     def files(self, uri: str) -> Files:
-        """The snapshot's folder. Of its images nothing but the shards' names counts."""
+        """Return the files of labels or truth; of the image shards, only their names."""
         part = f"{self.options.part}/"
         if self.options.part == "labels" and self.options.round is not None:
             part += f"round={self.options.round}/"
@@ -64,13 +64,12 @@ class _SnapshotSet(LabelSet):
         if options.min_confidence > 0:
             rows = rows.filter(pc.fill_null(pc.greater_equal(rows["confidence"], options.min_confidence), False))
         self.rows = rows
-        self.places: dict[str, list[int]] = {}
+        self.rows_of_image: dict[str, list[int]] = {}
         for k, image_id in enumerate(rows["image_id"].to_pylist()):
-            self.places.setdefault(image_id, []).append(k)
-        entries = [LabelSetEntry((), image_id) for image_id in self.places]
-        if (
-            options.part == "labels"
-        ):  # of an image without labels everything was dropped; one without truth nobody knows
+            self.rows_of_image.setdefault(image_id, []).append(k)
+        entries = [LabelSetEntry((), image_id) for image_id in self.rows_of_image]
+        # All labels of an image may be dropped: it has labels, none. An image without truth is unknown.
+        if options.part == "labels":
             images = [
                 files.store.read_table(name, ["image_id", "width", "height"]).to_pylist() for name in files.others
             ]
@@ -82,8 +81,8 @@ class _SnapshotSet(LabelSet):
         )
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
-        """The labels of an image, in the snapshot's order."""
-        rows = table_annotations(self.rows.take(self.places.get(entry.image_id or "", [])))
+        """Return the labels of an image, in the order of the snapshot."""
+        rows = table_annotations(self.rows.take(self.rows_of_image.get(entry.image_id or "", [])))
         return ImageClaims(tuple(Claim(row.task, row.text, row.regions, row.score) for row in rows))
 
 

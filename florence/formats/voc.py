@@ -1,7 +1,8 @@
-"""Pascal VOC: an XML file an image, with the boxes of its objects.
+"""Pascal VOC: one XML file for each image, with the boxes of its objects.
 
-Its pixels are numbered from 1 and both ends of a box are part of it: the first pixel of an image alone is ``xmin`` 1, ``xmax`` 1. Ours count edges from 0, so
-that pixel is the box from 0 to 1: ``xmin`` is our x0 + 1, ``xmax`` is our x1. VOC's numbers are whole ones, so boxes that end inside a pixel are rounded.
+VOC numbers pixels from 1, and a box includes both its ends: the first pixel alone is ``xmin`` 1, ``xmax`` 1. We count
+edges from 0, so that pixel is the box from 0 to 1: ``xmin`` is our x0 + 1, ``xmax`` is our x1. VOC's numbers are
+integers, so boxes that end inside a pixel are rounded.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ SETS = {"train": "train", "held_out": "val", "gold": "test"}
 
 
 @FORMATS.register("voc")
-class Voc(Format):
-    """``Annotations/<image>.xml``, the lists of ``ImageSets/Main/``, pictures in ``JPEGImages/``. Images in folders have theirs in folders too."""
+class VocFormat(Format):
+    """``Annotations/<image>.xml``, the lists of ``ImageSets/Main/``, images in ``JPEGImages/``; subfolders are kept."""
 
     annotation_types = (OBJECTS,)
     by_stem = True
@@ -37,10 +38,10 @@ class Voc(Format):
     class Options(Section):
         """Settings of reading."""
 
-        difficult: bool = Field(True, description="whether objects that are marked as difficult are taken")
+        difficult: bool = Field(True, description="whether objects marked as difficult are read")
 
     def files(self, uri: str) -> Files:
-        """A folder that has ``Annotations/``, that folder itself, or one file."""
+        """Return the files of a folder with ``Annotations/``, of that folder itself, or one file."""
         return Files(uri, lambda name: name.endswith(".xml"), "file that ends in .xml")
 
     def open(self, files: Files) -> LabelSet:
@@ -55,14 +56,14 @@ class Voc(Format):
 
     def explain_loss(self, row: Annotation, plan: ExportPlan) -> str:
         """See `Format.explain_loss`."""
-        return f"{row.task}: the outline, as VOC's files have boxes alone" if row.regions[0].polygons else ""
+        return f"{row.task}: the polygons, as VOC's files have only boxes" if row.regions[0].polygons else ""
 
     def image_path(self, item: LabelledImage) -> str:
         """See `Format.image_path`."""
         return f"JPEGImages/{item.path}"
 
     def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
-        """See `Format.write`. ``difficult`` and ``truncated``, of which we know nothing, are 0."""
+        """See `Format.write`. ``difficult`` and ``truncated`` are 0: they are not known."""
         sets = folder / "ImageSets" / "Main"
         sets.mkdir(parents=True)
         (folder / "Annotations").mkdir()
@@ -87,7 +88,7 @@ def _allowed(character: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _VocObject:
-    """An object as its file has it: the texts of its elements."""
+    """An object of a file: the texts of its elements."""
 
     name: str
     difficult: str
@@ -122,12 +123,12 @@ class _VocSet(LabelSet):
                     LabelSetEntry((), None, _size(root), (files.where(file), objects)),
                 )
             )
-        often = Counter((before, named) for named, before, _, _ in found)
+        count = Counter((before, named) for named, before, _, _ in found)
         entries = []
         for named, before, stem, entry in found:
             name = (
-                named if named and often[before, named] == 1 else stem
-            )  # a name that several files give is a template's
+                named if named and count[before, named] == 1 else stem
+            )  # a name that several files share comes from a template
             entries.append(
                 LabelSetEntry((name, f"JPEGImages/{name}", f"{before}JPEGImages/{name}"), None, entry.size, entry.raw)
             )
@@ -135,7 +136,7 @@ class _VocSet(LabelSet):
         super().__init__(files.uri, entries, sorted(names), problems)
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
-        """The objects of an image, in the order of its file."""
+        """Return the objects of an image, in the order of its file."""
         where, objects = entry.raw
         claims: list[Claim] = []
         problems: list[str] = []
@@ -155,7 +156,8 @@ class _VocSet(LabelSet):
         )
         if xmin > xmax or ymin > ymax:
             raise DataError(
-                f"{where}/bndbox: found {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}; xmin, ymin, xmax and ymax in this order are expected"
+                f"{where}/bndbox: found {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}; "
+                "xmin, ymin, xmax and ymax in this order are expected"
             )
         return Claim(
             OBJECTS, label, (make_region(label, (xmin - 1, ymin - 1, xmax, ymax), (), None, f"{where}/bndbox", record),)
@@ -170,9 +172,7 @@ def _root(files: Files, name: str) -> ElementTree.Element:
     data = files.read(name)
     where = files.where(name)
     if b"<!ENTITY" in data:
-        raise DataError(
-            f"{where}: it defines entities, which no file of VOC's does and which can be made to fill the memory"
-        )
+        raise DataError(f"{where}: it defines entities, which VOC files do not use and which could fill the memory")
     try:
         root = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -183,7 +183,7 @@ def _root(files: Files, name: str) -> ElementTree.Element:
 
 
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:
-    """Width and height; None where they are missing or 0, as some tools write."""
+    """Return width and height; None if they are missing or 0, as some tools write."""
     try:
         width, height = (int(check_number(root.findtext(f"size/{side}"), side)) for side in ("width", "height"))
     except DataError:
@@ -198,17 +198,17 @@ def _document(item: LabelledImage) -> str:
     folder = posixpath.join("JPEGImages", posixpath.dirname(item.path)).rstrip("/")
     lines = [
         "<annotation>",
-        f"  <folder>{_text(folder)}</folder>",
-        f"  <filename>{_text(item.path)}</filename>",
-        f"  <source><database>{_text(item.record.source)}</database></source>",
+        f"  <folder>{_escape(folder)}</folder>",
+        f"  <filename>{_escape(item.path)}</filename>",
+        f"  <source><database>{_escape(item.record.source)}</database></source>",
         f"  <size><width>{item.record.width}</width><height>{item.record.height}</height><depth>3</depth></size>",
         "  <segmented>0</segmented>",
     ]
     for row in item.rows:
-        xmin, ymin, xmax, ymax = whole(row.regions[0].bounds, item.record)
+        xmin, ymin, xmax, ymax = pixel_range(row.regions[0].bounds, item.record)
         lines += [
             "  <object>",
-            f"    <name>{_text(row.text)}</name>",
+            f"    <name>{_escape(row.text)}</name>",
             "    <pose>Unspecified</pose>",
             "    <truncated>0</truncated>",
             "    <difficult>0</difficult>",
@@ -218,8 +218,11 @@ def _document(item: LabelledImage) -> str:
     return "\n".join([*lines, "</annotation>", ""])
 
 
-def whole(box: tuple[float, float, float, float], record: ImageRecord) -> tuple[int, int, int, int]:
-    """A box as VOC counts: its first and last pixels, numbered from 1. Edges go to the nearest between two pixels; of a thinner box its pixel is left."""
+def pixel_range(box: tuple[float, float, float, float], record: ImageRecord) -> tuple[int, int, int, int]:
+    """Return a box as VOC counts: its first and last pixels, numbered from 1.
+
+    Edges are rounded to pixel borders; a box that becomes empty keeps the pixel of its middle.
+    """
     result = []
     for low, high, side in ((box[0], box[2], record.width), (box[1], box[3], record.height)):
         first, last = round(low), round(high)
@@ -230,6 +233,6 @@ def whole(box: tuple[float, float, float, float], record: ImageRecord) -> tuple[
     return (result[0][0], result[1][0], result[0][1], result[1][1])
 
 
-def _text(value: str) -> str:
-    """Text of an element. A parser makes a line feed of a carriage return that is not escaped."""
+def _escape(value: str) -> str:
+    """Return the text of an element; parsers turn a carriage return that is not escaped into a line feed."""
     return escape("".join(c for c in value if _allowed(c)), {"\r": "&#13;"})
