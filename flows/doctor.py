@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from florence.config import Settings, read_settings
+from florence.config import Settings, SnapshotSettings, read_settings
 from florence.errors import FlorenceError
-from flows.server import bare
+from flows.adapters.environment import redact_text
+from flows.adapters.snapshots import Snapshots
 
 Status = Literal["ok", "warn", "fail"]
 NEEDED = ("torch", "transformers", "prefect", "dvc", "mlflow", "great_expectations", "pyarrow", "s3fs", "boto3")
@@ -65,7 +66,7 @@ def examine(root: Path) -> list[Check]:
         try:
             checks += look()
         except Exception as error:  # a check that breaks is a finding, not the end of the examination
-            checks.append(Check(name, "fail", f"{type(error).__name__}: {bare(str(error))}", ""))
+            checks.append(Check(name, "fail", f"{type(error).__name__}: {redact_text(str(error))}", ""))
     return checks
 
 
@@ -164,8 +165,8 @@ def _sections(root: Path) -> Iterator[Check]:
 
 
 def _plugins(settings: Settings) -> Iterator[Check]:
-    from florence.annotation import annotators, make_annotator
     from florence.sources import SOURCES
+    from florence.workspace.annotate import list_annotators, make_annotator
 
     faults = []
     for key, section in settings.sources.items():
@@ -179,7 +180,7 @@ def _plugins(settings: Settings) -> Iterator[Check]:
         except FlorenceError as error:
             faults.append(f"annotators.{key}: {error}")
     try:
-        _ = annotators(settings) if not faults else None  # it looks at who reads whom
+        _ = list_annotators(settings) if not faults else None  # it looks at who reads whom
     except FlorenceError as error:
         faults.append(str(error))
     if not settings.sources:
@@ -200,7 +201,7 @@ def _plugins(settings: Settings) -> Iterator[Check]:
 
 def _data(settings: Settings, root: Path) -> Iterator[Check]:
     from florence.store import Store
-    from flows.parts import working_store
+    from florence.workspace import working_store
 
     data = Store(str(root / "data"))
     if data.exists("snapshot.json"):
@@ -290,7 +291,7 @@ def _disk(root: Path) -> Iterator[Check]:
 
 
 def _store(settings: Settings, root: Path) -> Iterator[Check]:
-    from flows.parts import working_store
+    from florence.workspace import working_store
 
     if settings.store.startswith("s3://"):
         yield from _bucket("store", settings.store)
@@ -342,21 +343,19 @@ def _bucket(name: str, uri: str, write: bool = True) -> Iterator[Check]:
             yield Check(
                 name,
                 "fail",
-                f"{bare(uri)}: {bare(str(error))}",
+                f"{redact_text(uri)}: {redact_text(str(error))}",
                 "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where it is not Amazon's, AWS_ENDPOINT_URL",
             )
             return
     verbs = ", ".join(verb for verb, _ in tries)
-    found = f"{uri}: refused: {', '.join(refused)}" if refused else f"{uri}: {verbs} permitted"
+    found = f"{redact_text(uri)}: " + (f"refused: {', '.join(refused)}" if refused else f"{verbs} permitted")
     yield Check(
         name, "fail" if refused else "ok", found, f"the credentials in the environment need the rights to {verbs} there"
     )
 
 
 def _remote(root: Path) -> Iterator[Check]:
-    from flows.adapters.snapshots import remotes
-
-    found = remotes(root)
+    found = Snapshots(root, SnapshotSettings()).remotes()
     if not found:
         yield Check(
             "DVC remote",
@@ -373,21 +372,22 @@ def _remote(root: Path) -> Iterator[Check]:
             yield Check(
                 f"DVC remote {name}",
                 "ok" if good else "fail",
-                bare(uri),
+                redact_text(uri),
                 "the folder does not exist: make it, or correct the remote (`dvc remote modify`)",
             )
 
 
 def _mlflow(settings: Settings, root: Path) -> Iterator[Check]:
-    from flows.adapters.tracking import Tracker
+    from flows.adapters.mlflow_store import MlflowStore
+    from flows.adapters.model_registry import ModelRegistry
 
-    tracker = Tracker(settings.tracking, root)
+    registry = ModelRegistry(MlflowStore(settings.tracking, root))
     try:
-        leader = tracker.champion()
+        leader = registry.champion()
     except FlorenceError as error:
-        yield Check("MLflow", "fail", bare(str(error)), "correct tracking.uri, or start its server")
+        yield Check("MLflow", "fail", redact_text(str(error)), "correct tracking.uri, or start its server")
         return
-    yield Check("MLflow", "ok", bare(settings.tracking.uri))
+    yield Check("MLflow", "ok", redact_text(settings.tracking.uri))
     yield Check(
         "champion",
         "ok" if leader else "warn",
@@ -397,17 +397,17 @@ def _mlflow(settings: Settings, root: Path) -> Iterator[Check]:
 
 
 def _prefect(root: Path) -> Iterator[Check]:
-    from flows.server import answers, running
+    from flows.prefect_server import answers, running
 
     if url := os.environ.get("PREFECT_API_URL"):
         good = answers(url)
         yield Check(
             "Prefect",
             "ok" if good else "fail",
-            f"{bare(url)} " + ("answers" if good else "does not answer"),
+            f"{redact_text(url)} " + ("answers" if good else "does not answer"),
             "start that server, or unset PREFECT_API_URL to have one started here",
         )
     elif url := running(root):
-        yield Check("Prefect", "ok", f"`florence serve` is running: {url}")
+        yield Check("Prefect", "ok", f"`florence schedule` is running: {url}")
     else:
         yield Check("Prefect", "ok", "PREFECT_API_URL is not set: a server is started for each run")

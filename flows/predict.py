@@ -86,11 +86,11 @@ def region_input(task: Task, input: str, size: tuple[int, int]) -> str:
 
 
 def _model(root: Path, ref: str) -> Path:
-    from flows.parts import open_parts
-    from flows.promote import model_folder
+    from flows.promote import resolve_model_folder
+    from flows.tracked import open_workspace
 
     # A folder needs no workspace around it.
-    return model_folder(ref) or open_parts(root).registry.fetch(ref)
+    return resolve_model_folder(ref) or open_workspace(root).registry.fetch(ref)
 
 
 def check_out(out: Path) -> None:

@@ -44,8 +44,8 @@ def _run_logger() -> logging.Logger | logging.LoggerAdapter | None:
         return None
 
 
-class Shown:
-    """A `florence.stages.Progress` for people, to be closed at the end (or used as a context).
+class ProgressBars:
+    """A `florence.progress.Progress` for people, to be closed at the end (or used as a context).
 
     On a terminal each stage has a bar; elsewhere it has a line every 15 seconds that it takes, and none if it is quicker.
     """
@@ -92,14 +92,14 @@ class Shown:
             self._bar.close()
         self._bar, self._what, self._note = None, "", ""
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> ProgressBars:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def told_export(found: Exported, format: str, out: Path | None) -> str:
+def describe_export(found: Exported, format: str, out: Path | None) -> str:
     """What an export wrote, left out and lost; ``out``: where, None where it was only asked."""
     lines = [
         f"{'would write' if out is None else 'wrote'} {found.images} images of round {found.round}"
@@ -120,7 +120,7 @@ def told_export(found: Exported, format: str, out: Path | None) -> str:
     return "\n".join(lines)
 
 
-def told_review(found: Reviewed) -> str:
+def describe_review(found: Reviewed) -> str:
     """What an import of reviews came to."""
     if not found.new:
         return f"nothing new: this file has been imported before, as human@{found.version}; {found.total} images are reviewed"

@@ -31,11 +31,11 @@ PARAMS: dict[str, Any] = {
     "train": {
         "steps": 3,
         "warmup": 1,
-        "images": 2,
+        "batch_size": 2,
         "tasks_per_image": 1,
         "threads": 1,
         "max_epochs": 1000,
-        "checkpoint_every": 1,
+        "save_steps": 1,
     },
     "evaluate": {"seed": 0, "bootstrap": 100, "tasks": ["<OD>"], "max_images": 3, "shuffled_image_tasks": []},
     "promotion": {"primary_task": "<OD>"},

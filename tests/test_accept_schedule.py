@@ -40,7 +40,7 @@ def test_runs_by_itself_refuses_overlaps_and_does_nothing_twice(tmp_path: Path):
     folder = tmp_path / "w"
     create_workspace(folder)
     # long enough that the next minute finds it at work
-    write_params(folder, flow={"cron": "* * * * *", "rounds": 1}, train={"steps": 1500, "checkpoint_every": 500})
+    write_params(folder, flow={"cron": "* * * * *", "rounds": 1}, train={"steps": 1500, "save_steps": 500})
     log = tmp_path / "schedule.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(

@@ -1,6 +1,6 @@
 """A Prefect server of this workspace's own, on loopback. It lives no longer than the process that started it.
 
-Prefect would start one by itself, but would leave it behind when it is killed; and one that `florence serve` has started is
+Prefect would start one by itself, but would leave it behind when it is killed; and one that `florence schedule` has started is
 used by everything else that runs in the same workspace.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from florence.errors import FlorenceError
+from flows.adapters.environment import redact_text
 
 START = 300.0
 """Seconds that a server may take to start; its first start makes a database."""
@@ -42,12 +42,12 @@ def prefect_environment(root: Path, verbose: bool = False) -> None:
 def prefect_api(root: Path, *, verbose: bool = False, lasting: bool = False) -> Iterator[str]:
     """The URL of a Prefect API while the block runs: PREFECT_API_URL, a server that runs in this workspace, or one started for the block.
 
-    ``lasting``: with schedules and pages, for `florence serve`; others in the workspace find it. Raises FlorenceError where it does not start.
+    ``lasting``: with schedules and pages, for `florence schedule`; others in the workspace find it. Raises FlorenceError where it does not start.
     """
     prefect_environment(root, verbose)
     if (url := os.environ.get("PREFECT_API_URL")) and not answers(url):
         raise FlorenceError(
-            f"PREFECT_API_URL: nothing answers at {bare(url)}; start that server, or unset it to have one started here"
+            f"PREFECT_API_URL: nothing answers at {redact_text(url)}; start that server, or unset it to have one started here"
         )
     if url := url or running(root):
         os.environ["PREFECT_API_URL"] = url
@@ -70,7 +70,7 @@ def prefect_api(root: Path, *, verbose: bool = False, lasting: bool = False) -> 
 
 
 def running(root: Path) -> str | None:
-    """The URL of the server that `florence serve` keeps in this workspace, if it answers."""
+    """The URL of the server that `florence schedule` keeps in this workspace, if it answers."""
     try:
         url = json.loads((root / ".florence" / "prefect" / "server.json").read_text(encoding="utf-8"))["url"]
     except (OSError, ValueError, KeyError):
@@ -98,11 +98,6 @@ def answers(url: str, timeout: float = 10.0) -> bool:
     return True
 
 
-def bare(text: str) -> str:
-    """``text`` without the credentials of any URI in it."""
-    return re.sub(r"(\w[\w+.-]*://)[^/\s@]*@", r"\1", text)
-
-
 def _start(root: Path, lasting: bool) -> tuple[subprocess.Popen[bytes], str]:
     home = root / ".florence" / "prefect"
     home.mkdir(parents=True, exist_ok=True)
@@ -110,7 +105,7 @@ def _start(root: Path, lasting: bool) -> tuple[subprocess.Popen[bytes], str]:
     with (home / "server.log").open("ab") as log:
         # Its own session: a Ctrl-C is for the flow, which still has to tell the server that it was stopped.
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server"],
+            [sys.executable, "-m", "flows.prefect_server"],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,17 +1,18 @@
-"""The loop on a schedule, on one machine: `florence serve`. For several see infra/."""
+"""The loop on a schedule, on one machine: `florence schedule`. For several machines see infra/."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florence.config import read_settings
 from florence.errors import SettingsError
-from flows.parts import PARENT
-from flows.server import prefect_api
+from flows.prefect_server import prefect_api
 from flows.terminal import say
+from flows.tracked import PARENT
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 NAME = "florence"
 
 
-def serve(root: Path, verbose: bool = False) -> None:
+def run_schedule(root: Path, verbose: bool = False) -> None:
     """Run the loop of the workspace in ``root`` on flow.cron until SIGTERM or Ctrl-C; raises KeyboardInterrupt then.
 
-    A run that is due while another one runs is cancelled by the server, and shown so. Without PREFECT_API_URL a server is started on loopback.
+    The server cancels a run that is due while another one is at work. Without PREFECT_API_URL a server is started on
+    loopback.
     """
     settings = read_settings(root / "params.yaml")
     with prefect_api(root, verbose=verbose, lasting=True) as url:
@@ -32,22 +34,24 @@ def serve(root: Path, verbose: bool = False) -> None:
         # Runs are processes of their own; they end when this one is killed.
         os.environ[PARENT] = str(os.getpid())
         try:
-            deployment = deployment_of(root, settings.flow.cron)
+            deployment = build_deployment(root, settings.flow.cron)
         except ValueError:
             raise SettingsError(
-                f"flow.cron: {settings.flow.cron!r} is no schedule; five fields as in '0 3 * * *' (every night at three) are expected"
+                f"flow.cron: {settings.flow.cron!r} is no schedule; "
+                "five fields as in '0 3 * * *' (every night at three) are expected"
             ) from None
         # The deployment's own limit refuses overlapping runs; one of the runner would keep them waiting instead.
         runner = Runner(pause_on_shutdown=True, limit=None)
         runner.add_deployment(deployment)
         say(
-            f"Prefect: {url.removesuffix('/api')} (API {url})\nthe loop of {root} runs on {settings.flow.cron!r} (UTC); Ctrl-C stops it"
+            f"Prefect: {url.removesuffix('/api')} (API {url})\n"
+            f"the loop of {root} runs on {settings.flow.cron!r} (UTC); Ctrl-C stops it"
         )
         asyncio.run(_run(runner))
 
 
-def deployment_of(root: Path, cron: str) -> RunnerDeployment:
-    """The loop of ``root`` as a deployment: what infra/prefect.yaml says, for this machine."""
+def build_deployment(root: Path, cron: str) -> RunnerDeployment:
+    """Return the loop of ``root`` as a deployment: the one of infra/prefect.yaml, for this machine."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import EntrypointType
 
@@ -64,9 +68,7 @@ def deployment_of(root: Path, cron: str) -> RunnerDeployment:
 
 
 async def _run(runner: Runner) -> None:
-    """Run the runner; SIGTERM and Ctrl-C stop it, and its runs, before this returns."""
-    import signal
-
+    """Run the runner until SIGTERM or Ctrl-C; its runs have stopped when this returns."""
     loop = asyncio.get_running_loop()
     work = asyncio.create_task(runner.start())
     await asyncio.sleep(0)

@@ -1,0 +1,121 @@
+"""Labels go out and come back: export, review, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from florence.errors import FlorenceError
+from flows.cli.context import CommandGroup, open_here, read_or_make_facts
+from flows.terminal import ProgressBars, describe_export, describe_review, say
+
+commands = typer.Typer()
+review = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, help="Have people look at labels, in Label Studio."
+)
+
+
+@commands.command()
+def export(
+    format: Annotated[str, typer.Option(help="coco, jsonl, labelstudio, voc or yolo.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet, or empty.")],
+    round: Annotated[
+        int | None, typer.Option(min=0, help="Number of the round; by default the last that data/ has labels of.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, held_out, gold or all.")] = "all",
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TYPE", help="A type of labels, as '<OD>' or OD; may be given several times. By default all."
+        ),
+    ] = None,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a label.")] = 0.0,
+    images: Annotated[str, typer.Option(help="copy: write the pictures too; none: only labels.")] = "copy",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
+) -> None:
+    """Write the kept labels in data/ in another format.
+
+    Labels that the format cannot hold are counted. The folder is written whole or not at all. docs/formats.md
+    describes what each format holds.
+
+    \b
+    Examples:
+      florence export --format coco --out ~/coco
+      florence export --format yolo --out ~/yolo --tasks OD --min-confidence 0.7
+      florence export --format jsonl --out ~/lines --split train --images none --dry-run
+    """
+    from florence import export as writing
+
+    if images not in ("copy", "none"):
+        raise FlorenceError(f"--images {images}: copy or none is expected")
+    types = tuple(task if task.startswith("<") else f"<{task.upper()}>" for task in tasks or ())
+    workspace = open_here()
+    choice = writing.Choice(format, round, split, types, min_confidence, images == "copy")
+    with ProgressBars() as progress:
+        found = writing.export(workspace.data, out, choice, force=force, dry_run=dry_run, progress=progress)
+    say(describe_export(found, format, None if dry_run else out))
+
+
+@commands.command()
+def report() -> None:
+    """Write the report: build/report/index.html.
+
+    \b
+    Example: florence report
+    """
+    from florence import findings
+
+    workspace = open_here()
+    say(str(findings.make_report(read_or_make_facts(workspace), workspace.data, workspace.report)))
+
+
+@review.command("export")
+def review_export(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet, or empty.")],
+    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 100,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
+) -> None:
+    """Write the images about which annotators disagree most as a Label Studio project.
+
+    The project holds their labels as a start and their pictures as files; README.md in it says how to go on. Images
+    that were reviewed before are left out.
+
+    \b
+    Example: florence review export --out ~/review --images 50
+    """
+    from florence.review import export_review
+
+    workspace = open_here()
+    with ProgressBars() as progress:
+        asked = export_review(workspace, out, images, force=force, progress=progress)
+    first, last = asked.disagreement
+    say(
+        f"{asked.images} images of round {asked.round} with {asked.labels} labels, "
+        f"disagreement {first:.2f} to {last:.2f}"
+        + (f"; {asked.reviewed} reviewed ones left out" if asked.reviewed else "")
+    )
+    say(f"Next: {out / 'README.md'}; then florence review import FILE")
+
+
+@review.command("import")
+def review_import(
+    file: Annotated[Path, typer.Argument(help="What Label Studio exported, as JSON or JSON-MIN.")],
+) -> None:
+    """Import people's reviews of a project.
+
+    Their claims outrank all annotators from the next round on. A second review of an image replaces the first; the
+    same file again changes nothing.
+
+    \b
+    Example: florence review import ~/project-1-at-2026-01-31.json
+    """
+    from florence.review import import_review
+    from flows.state import lock_workspace
+
+    workspace = open_here()
+    with lock_workspace(workspace.root):
+        found = import_review(workspace, str(file))
+    say(describe_review(found))

@@ -1,0 +1,172 @@
+"""Registered models, one question to a model, and ablations."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.context import Verbose, open_here
+from flows.prefect_server import prefect_api
+from flows.terminal import ProgressBars, say
+
+commands = typer.Typer()
+
+
+@commands.command()
+def register() -> None:
+    """Register the model in model/ as challenger.
+
+    Its lineage goes with it as tags.
+
+    \b
+    Example: florence register
+    """
+    from flows.promote import lineage_tags, register_model
+    from flows.tracked import run_key
+    from flows.train import read_decision
+
+    workspace = open_here()
+    run_id = workspace.tracker.stage_run(os.environ, run_key(workspace))
+    version = register_model(workspace, run_id, lineage_tags(workspace, read_decision(workspace)))
+    workspace.tracker.finish(run_id)
+    say(f"version {version} of {workspace.settings.tracking.model} is the challenger")
+
+
+@commands.command()
+def promote(
+    version: Annotated[str | None, typer.Argument(help="Number or alias; by default the challenger.")] = None,
+) -> None:
+    """Make a registered model the champion.
+
+    \b
+    Examples:
+      florence promote
+      florence promote 3
+    """
+    workspace = open_here()
+    now = workspace.registry.promote(version)
+    say(f"version {now.version} of {workspace.settings.tracking.model} is the champion")
+
+
+@commands.command()
+def rollback() -> None:
+    """Make the champion before this one champion again.
+
+    \b
+    Example: florence rollback
+    """
+    before, now = open_here().registry.rollback()
+    say(f"version {now} is the champion again; it was {before}")
+
+
+@commands.command()
+def predict(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    task: Annotated[str, typer.Option(help="The task, as '<OD>' or OD.")] = "<OD>",
+    input: Annotated[
+        str, typer.Option(help="What the task is about: a text, or for a region x0,y0,x1,y1 in pixels.")
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="ALIAS|VERSION|DIR", help="Which model.")] = "champion",
+    draw: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="Write the picture with the answer drawn on it.")
+    ] = None,
+    beams: Annotated[int, typer.Option(min=1, max=16, help="More than 1 searches for the likeliest whole answer.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask a model about an image.
+
+    The number after a name is how often answers of such a score were right on held-out images; of a model for which
+    that is not known, the score itself, the probability of the answer's tokens.
+
+    \b
+    Examples:
+      florence predict photo.jpg --task '<OD>' --draw out.png
+      florence predict photo.jpg --task '<CAPTION>'
+      florence predict photo.jpg --task '<REGION_TO_CATEGORY>' --input 40,60,200,180
+      florence predict photo.jpg --task '<CAPTION_TO_PHRASE_GROUNDING>' --input 'a dog on a sofa' --json
+    """
+    from flows.predict import ask, check_out, drawn, printed
+
+    if draw is not None:
+        check_out(draw)
+    found = ask(Path.cwd(), image, task, input, model, beams)
+    if draw is not None:
+        drawn(found, draw)
+    print(printed(found, as_json))
+
+
+@commands.command()
+def ablate(  # long: options and help
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SETS",
+            help="Sets of tasks: image (captions), region (boxes, phrases, text), pixel (polygons); + joins them.",
+        ),
+    ] = None,
+    data_fraction: Annotated[
+        list[str] | None, typer.Option(metavar="SHARE", help="Share of the training images, as 0.1.")
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PARTS",
+            help="Parts that are not trained: vision, projector, encoder, decoder, embeddings; + joins them; or none.",
+        ),
+    ] = None,
+    steps: Annotated[list[str] | None, typer.Option(metavar="N", help="Steps of training.")] = None,
+    seed: Annotated[list[str] | None, typer.Option(metavar="S", help="Seed of order and draws.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the variants and which of them are done, and do nothing.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train and score variants of the model on the snapshot in data/.
+
+    These are the paper's ablations, at this workspace's size: which tasks are taught, how many images are learnt
+    from, which parts are frozen. Each option may be given several times, or values with commas; the variants are all
+    combinations. An option that is not given stays as params.yaml has it; with none at all the three sets of the
+    paper are compared.
+
+    A variant trains from model.init and is scored on held-out images by all of evaluate.tasks, also by tasks that it
+    was not taught, which the table marks. Table and plot are in build/ablation/, the runs in MLflow. A variant that
+    is done is not done again; an interrupted one continues. model/, metrics/ and the registry are left alone.
+
+    \b
+    Examples:
+      florence ablate
+      florence ablate --tasks image --tasks image+region+pixel --steps 300
+      florence ablate --data-fraction 0.01,0.1,1
+      florence ablate --freeze vision --freeze none --seed 0,1 --dry-run
+    """
+    from florence import ablation
+    from flows.state import lock_workspace
+
+    workspace = open_here()
+    folder = workspace.ablation
+    values = {
+        "tasks": tasks or [],
+        "data-fraction": data_fraction or [],
+        "freeze": freeze or [],
+        "steps": steps or [],
+        "seed": seed or [],
+    }
+    # The flow locks again; a refusal comes before a server is started.
+    with nullcontext() if dry_run else lock_workspace(workspace.root), ProgressBars() as progress:
+        variants = ablation.plan(workspace, values, progress)
+    if dry_run:
+        say(ablation.outlook(variants, folder))
+        return
+    if not ablation.finished(variants, folder):
+        with prefect_api(workspace.root, verbose=verbose):
+            from flows.ablate import ablate as run
+
+            run(str(workspace.root), values)
+    else:
+        say(f"nothing new: all {len(variants)} variants are done")
+    say(ablation.summary(variants, folder))
+    say(f"Table     {folder / ablation.TABLE}\nPlot      {folder / ablation.PLOT}")

@@ -1,0 +1,207 @@
+"""The stages of a round, a command each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.context import Round, Student, Verbose, choose_round, open_here, stage_run
+from flows.prefect_server import prefect_api
+from flows.terminal import ProgressBars, say
+
+commands = typer.Typer()
+
+
+@commands.command()
+def collect() -> None:
+    """Take in new images from the sources of params.yaml.
+
+    \b
+    Example: florence collect
+    """
+    from florence.workspace.collect import collect_images
+    from flows.state import lock_workspace
+
+    workspace = open_here()
+    with lock_workspace(workspace.root), ProgressBars() as progress:
+        found = collect_images(workspace, progress)
+    for source, name, reason, detail in found.rejected_files:
+        say(f"rejected: {source}/{name}: {reason}" + (f" ({detail})" if detail else ""))
+    say(f"{found.new} new images, {found.total} in all, {len(found.rejected_files)} rejected")
+
+
+@commands.command()
+def annotate(round: Round = None, student: Student = None, verbose: Verbose = False) -> None:
+    """Have annotators annotate the images that they have not annotated yet.
+
+    \b
+    Examples:
+      florence annotate
+      florence annotate --round 1 --student champion
+    """
+    from flows.promote import find_model
+    from flows.state import lock_workspace
+
+    workspace = open_here()
+    model = str(find_model(workspace, student)) if student else None
+    with lock_workspace(workspace.root), prefect_api(workspace.root, verbose=verbose):
+        from flows.annotate import annotate as run
+        from flows.annotate import task_runner
+
+        flow = run.with_options(task_runner=task_runner(workspace.settings))
+        done = flow(str(workspace.root), choose_round(workspace, round), model)
+    say(
+        f"{done.images} images annotated (counted for every annotator) in {done.shards} shards; "
+        f"{done.skipped} shards were done already"
+    )
+
+
+@commands.command()
+def validate(
+    staging: Annotated[
+        bool,
+        typer.Option(
+            "--staging", help="Check the fused labels in the working store instead of the published snapshot."
+        ),
+    ] = False,
+    round: Round = None,
+) -> None:
+    """Check the snapshot in data/ against expectations/.
+
+    The first stage of dvc.yaml.
+
+    \b
+    Examples:
+      florence validate
+      florence validate --staging
+    """
+    from flows.adapters import quality
+
+    if staging:
+        workspace = open_here()
+        counts = quality.validate_staging(
+            workspace.settings, workspace.store, choose_round(workspace, round), workspace.root
+        )
+    else:
+        with stage_run("validate") as (workspace, run_id):
+            counts = quality.validate_snapshot(workspace.settings, workspace.data, workspace.root)
+            workspace.tracker.log_metrics(run_id, {"validation": counts})
+    say(f"{counts['passed']} of {counts['expectations']} expectations met; Data Docs: {quality.DOCS}/index.html")
+
+
+@commands.command()
+def publish(round: Round = None, student: Student = None) -> None:
+    """Fuse the claims and publish the snapshot in data/.
+
+    The result is checked against expectations/ before, and tracked by DVC after.
+
+    \b
+    Examples:
+      florence publish
+      florence publish --round 1 --student champion
+    """
+    from florence.workspace.annotate import list_annotators
+    from florence.workspace.fuse import fuse_round
+    from florence.workspace.publish import publish_snapshot
+    from flows.adapters.quality import validate_staging
+    from flows.promote import find_model
+    from flows.state import lock_workspace
+
+    workspace = open_here()
+    number = choose_round(workspace, round)
+    with lock_workspace(workspace.root), ProgressBars() as progress:
+        model = str(find_model(workspace, student)) if student else None
+        annotators = list_annotators(workspace.settings, model, workspace.store)
+        fuse_round(workspace, annotators, number, progress)
+        validate_staging(workspace.settings, workspace.store, number, workspace.root)
+        snapshot = publish_snapshot(workspace, annotators, number, progress)
+        data_hash = workspace.snapshots.add()
+        pushed = workspace.snapshots.push()
+    counts = snapshot["counts"]
+    say(
+        f"snapshot {snapshot['id']} of round {number}: {counts['kept']} labels kept, {counts['dropped']} dropped, "
+        f"{counts['images']} images"
+    )
+    say(f"data.dvc: {data_hash}" + (", pushed" if pushed else ""))
+
+
+@commands.command()
+def train() -> None:
+    """Train a model on the snapshot in data/.
+
+    A stage of dvc.yaml. Curves go to MLflow while it runs. With train.processes above 1 it starts so many processes;
+    on several machines, start it by `accelerate launch` on each.
+
+    \b
+    Examples:
+      florence train
+      dvc repro train
+      accelerate launch --num_machines 2 --num_processes 16 … --module flows.cli train
+    """
+    from florence.training.launch import process_rank
+    from florence.workspace.train import train_model
+
+    if process_rank():  # of several processes that were started together only the first tracks and shows
+        train_model(open_here())
+        return
+    with stage_run("train") as (workspace, run_id), ProgressBars() as progress:
+        curves = workspace.tracker.open_curves(run_id)
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            curves(step, metrics)
+            progress.note(f"loss {metrics['loss']:.3f}" if "loss" in metrics else "")
+
+        try:
+            result = train_model(workspace, log, progress)
+        finally:
+            curves.close()
+        workspace.tracker.log_metrics(run_id, {"train": result})
+    say(f"trained {result['steps']} steps on {result['images']} images, loss {result['loss']:.3f}")
+
+
+@commands.command()
+def evaluate() -> None:
+    """Score the model, and the labels, where truth is known.
+
+    The model on held-out images, the labels on gold ones. A stage of dvc.yaml.
+
+    \b
+    Example: florence evaluate
+    """
+    from florence.workspace.evaluate import evaluate_model
+
+    with stage_run("evaluate") as (workspace, run_id), ProgressBars() as progress:
+        curves = workspace.tracker.open_curves(run_id)
+        try:
+            evaluate_model(workspace, curves, progress)
+        finally:
+            curves.close()
+        files = {name: f"metrics/{name}.json" for name in ("scores", "labels")}
+        figures = {
+            name: workspace.files.read_json(file) for name, file in files.items() if workspace.files.exists(file)
+        }
+        workspace.tracker.log_metrics(run_id, figures)
+    for name, by_reference in figures.get("scores", {}).items():
+        for reference, score in by_reference.items():
+            if "value" in score:
+                say(f"  {name} {score['metric']} {score['value']:.3f} on {score['n']} images against {reference}")
+
+
+@commands.command()
+def compare() -> None:
+    """Decide whether the model may become champion.
+
+    A stage of dvc.yaml. Nothing is promoted by it.
+
+    \b
+    Example: florence compare
+    """
+    from florence.workspace.compare import compare_models
+
+    with stage_run("compare") as (workspace, run_id):
+        decision = compare_models(workspace)
+        workspace.tracker.set_tags(
+            run_id, {"decision": "accepted" if decision.accepted else "rejected", "reason": decision.reason}
+        )
+    say(f"{'accepted' if decision.accepted else 'rejected'}: {decision.reason}")

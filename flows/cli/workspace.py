@@ -1,0 +1,48 @@
+"""`florence init` and `florence doctor`: a new workspace, and what is wrong with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+commands = typer.Typer()
+
+
+@commands.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one without a workspace.")]) -> None:
+    """Make a workspace.
+
+    That is params.yaml, dvc.yaml, expectations/, .gitignore, git and DVC.
+
+    \b
+    Example: florence init work
+    """
+    from flows.init import create_workspace
+
+    created = create_workspace(folder)
+    started = [name for name, is_new in (("git", created.git), ("DVC", created.dvc)) if is_new]
+    print(f"{created.folder} is a workspace" + (f"; {' and '.join(started)} initialised" if started else ""))
+    print(
+        f"Next: cd {folder}, then florence loop --images DIR, or name sources in params.yaml; "
+        "florence doctor checks what is there"
+    )
+
+
+@commands.command()
+def doctor() -> None:
+    """Look for faults, and say what to do about them.
+
+    Checks versions, settings, stores, remotes, bucket permissions, disk, models and data. The exit code is 1 where
+    something is at fault.
+
+    \b
+    Example: florence doctor
+    """
+    from flows.doctor import examine, table
+
+    checks = examine(Path.cwd())
+    print(table(checks))
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
