@@ -1,4 +1,4 @@
-"""The model as an annotator: what it is asked, and what of its answers it claims."""
+"""The model as an annotator: the queries it answers, and the claims made of the answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import florence.model
 from florence.annotators import ImageBatch
 from florence.codec.grammar import box_tokens
 from florence.config import Settings
-from florence.engine.student import DOUBT, Student, renamed
+from florence.engine.student import DISAGREEMENT_FACTOR, StudentAnnotator, rename_region
 from florence.errors import ModelError
 from florence.images import decode_image
 from florence.model.checkpoint import load
@@ -49,12 +49,12 @@ def batch() -> ImageBatch:
 
 
 def objects(claims) -> list[list[Region]]:
-    return [[claim.regions[0] for claim in said if claim.task == "<OD>"] for said in claims]
+    return [[claim.regions[0] for claim in image_claims if claim.task == "<OD>"] for image_claims in claims]
 
 
 def test_an_object_has_the_name_of_the_second_look(batch: ImageBatch):
-    twice = objects(Student(NANO, settings()).annotate(batch))
-    once = objects(Student(NANO, settings(second_look=False)).annotate(batch))
+    twice = objects(StudentAnnotator(NANO, settings()).annotate(batch))
+    once = objects(StudentAnnotator(NANO, settings(second_look=False)).annotate(batch))
     model = load(NANO, image_size=64)
     first = predict(model, batch.pixels, [Query(k, "<OD>") for k in range(len(batch.pixels))])
     assert sum(map(len, twice)) and all(
@@ -72,44 +72,46 @@ def test_an_object_has_the_name_of_the_second_look(batch: ImageBatch):
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_two_names_for_one_place_are_less_sure_than_one(first: float, second: float):
+def test_names_that_agree_raise_the_score_and_others_lower_it(first: float, second: float):
     region = Region("cat", box=(0, 0, 1, 1), score=first)
-    agreed = renamed(region, Answer("Cat", score=second)).score
+    agreed = rename_region(region, Answer("Cat", score=second)).score
     assert agreed is not None and max(first, second) - 1e-9 <= agreed <= 1
-    other = renamed(region, Answer("dog", score=second))
-    assert (other.label, other.score) == ("dog", second * DOUBT)
-    assert renamed(region, Answer("", score=second)) == region
+    other = rename_region(region, Answer("dog", score=second))
+    assert (other.label, other.score) == ("dog", second * DISAGREEMENT_FACTOR)
+    assert rename_region(region, Answer("", score=second)) == region
 
 
-def test_what_is_asked_is_part_of_the_version():
+def test_the_settings_are_part_of_the_version():
     versions = {
-        Student(NANO, settings(**more)).version
+        StudentAnnotator(NANO, settings(**more)).version
         for more in ({}, {"second_look": False}, {"min_score": 0.1}, {"tasks": ["<OD>"]})
     }
     assert len(versions) == 4
 
 
-def test_captions_and_lines_stay_as_they_are_told(batch: ImageBatch):
+def test_a_second_look_changes_no_captions_and_no_ocr_lines(batch: ImageBatch):
     both = [
-        Student(NANO, settings(second_look=look, tasks=["<CAPTION>", "<OCR_WITH_REGION>"])).annotate(batch)
+        StudentAnnotator(NANO, settings(second_look=look, tasks=["<CAPTION>", "<OCR_WITH_REGION>"])).annotate(batch)
         for look in (True, False)
     ]
-    assert both[0] == both[1] and all(any(claim.task == "<CAPTION>" for claim in said) for said in both[0])
+    assert both[0] == both[1] and all(
+        any(claim.task == "<CAPTION>" for claim in image_claims) for image_claims in both[0]
+    )
 
 
 def test_a_folder_that_holds_no_model_is_named(tmp_path: Path):
     with pytest.raises(ModelError, match=str(tmp_path)):
-        Student(str(tmp_path), settings()).version  # noqa: B018
+        StudentAnnotator(str(tmp_path), settings()).version  # noqa: B018
 
 
 def test_scores_are_confidences_where_a_calibration_lies_beside_the_weights(batch: ImageBatch, tmp_path: Path):
     folder = tmp_path / "student"
     shutil.copytree(NANO, folder)
-    plain = Student(str(folder), settings(second_look=False))
+    plain = StudentAnnotator(str(folder), settings(second_look=False))
     before, version = objects(plain.annotate(batch)), plain.version
     halved = {"scores": [0.0, 1.0], "confidences": [0.0, 0.5], "error": 0.2, "calibrated": 0.1, "n": 200}
     (folder / "calibration.json").write_text(json.dumps({"<OD>": halved}))
-    calibrated = Student(str(folder), settings(second_look=False))
+    calibrated = StudentAnnotator(str(folder), settings(second_look=False))
     after = objects(calibrated.annotate(batch))
     assert sum(map(len, before)) and [[r.score / 2 for r in found] for found in before] == [
         pytest.approx([r.score for r in found]) for found in after
@@ -119,4 +121,4 @@ def test_scores_are_confidences_where_a_calibration_lies_beside_the_weights(batc
     ] and calibrated.version != version
     (folder / "calibration.json").write_text("{")
     with pytest.raises(ModelError, match="calibration"):
-        Student(str(folder), settings()).annotate(batch)
+        StudentAnnotator(str(folder), settings()).annotate(batch)

@@ -1,4 +1,4 @@
-"""The model as one more annotator: what it predicts enters the next round's consensus as claims of annotator `student`."""
+"""The model of the round before as one more annotator: its predictions are claims of the annotator `student`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from florence.geometry import box_iou
 from florence.metrics import same
 from florence.model.checkpoint import load, weights_hash
 from florence.model.confidence import Calibration, beside
-from florence.model.generate import Ask, predict
+from florence.model.generate import Query, predict
 from florence.records import CAPTIONS, Claim, Region, digest
 from florence.tasks import Answer
 
-TWICE = 0.7
-"""Overlap from which two regions of one label in one answer are the same one, told twice."""
-DOUBT = 0.5
-"""What is left of a name's score where the first look gave another."""
+DUPLICATE_IOU = 0.7
+"""IoU from which two regions of one label in one answer are duplicates."""
+DISAGREEMENT_FACTOR = 0.5
+"""What the score of a name is multiplied by where the first look gave another name."""
 OBJECTS, CATEGORY, GROUNDING = "<OD>", "<REGION_TO_CATEGORY>", "<CAPTION_TO_PHRASE_GROUNDING>"
 
 
-class Student:
-    """A checkpoint folder as an annotator, with the interface of an annotator.
+class StudentAnnotator:
+    """A checkpoint folder, with the interface of `florence.annotators.Annotator`.
 
-    It is asked the tasks in `engine.student.tasks`. Scores are confidences where a calibration lies beside the weights, and probabilities of tokens elsewhere; answers that
-    are no legal text of their task are not claimed, nor are regions whose score is below `engine.student.min_score`. With `engine.student.second_look` it is asked about each object's box again
-    (<REGION_TO_CATEGORY>), and that name is claimed: in <OD> a name is told before its place, so it is less sure there.
+    It is asked the tasks in `engine.student.tasks`. Scores are confidences where a calibration lies beside the weights,
+    else probabilities of tokens. Answers that are no legal text of their task are not claimed, nor regions whose score
+    is below `engine.student.min_score`. With `engine.student.second_look` the model is asked about the box of each object
+    again (<REGION_TO_CATEGORY>), and that name is claimed: in <OD> a name comes before its box, so it is less certain.
     """
 
     needs = frozenset({"pixels"})
@@ -44,7 +45,7 @@ class Student:
 
     @property
     def version(self) -> str:
-        """Follows from the weights, their calibration, and from what is asked of them. Raises ModelError where the folder holds none."""
+        """A hash of the weights, their calibration and the settings. Raises ModelError where there are no weights."""
         student = self.settings.engine.student
         return digest(
             [
@@ -65,78 +66,80 @@ class Student:
             self._checkpoint = load(self.folder, image_size=self.settings.model.image_size)
 
     def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
-        """What the model says of each image."""
+        """Return the claims about each image."""
         import torch
 
         torch.set_num_threads(self.settings.train.threads)
         self.load()
         student = self.settings.engine.student
-        asked = [task for task in student.tasks if task != GROUNDING]
-        asks = [Ask(image, task) for image in range(len(batch.pixels)) for task in asked]
+        tasks = [task for task in student.tasks if task != GROUNDING]
+        queries = [Query(image, task) for image in range(len(batch.pixels)) for task in tasks]
         claims: list[list[Claim]] = [[] for _ in batch.pixels]
-        answers = self._ask(batch, asks)
+        answers = self._answer(batch, queries)
         if student.second_look:
-            answers = self._looked_again(batch, asks, answers)
-        for ask, answer in zip(asks, answers, strict=True):
-            claims[ask.image] += _claims(ask.task, answer, student.min_score)
+            answers = self._rename_objects(batch, queries, answers)
+        for query, answer in zip(queries, answers, strict=True):
+            claims[query.image] += _make_claims(query.task, answer, student.min_score)
         if GROUNDING in student.tasks:
-            about = [
-                Ask(image, GROUNDING, claim.text)
-                for image, said in enumerate(claims)
-                for claim in said
+            queries = [
+                Query(image, GROUNDING, claim.text)
+                for image, image_claims in enumerate(claims)
+                for claim in image_claims
                 if claim.task == "<CAPTION>"
             ]
-            for ask, answer in zip(about, self._ask(batch, about), strict=True):
-                claims[ask.image] += _phrases(ask.input, answer, student.min_score)
+            for query, answer in zip(queries, self._answer(batch, queries), strict=True):
+                claims[query.image] += _make_phrase_claims(query.input, answer, student.min_score)
         return claims
 
-    def _looked_again(self, batch: ImageBatch, asks: list[Ask], answers: list[Answer]) -> list[Answer]:
-        """The answers with the objects of <OD> named anew."""
+    def _rename_objects(self, batch: ImageBatch, queries: list[Query], answers: list[Answer]) -> list[Answer]:
+        """Return the answers, with the objects of <OD> under the name that a second look at each box gives."""
         rows = [
             row
-            for row, (ask, answer) in enumerate(zip(asks, answers, strict=True))
-            if ask.task == OBJECTS and answer.error is None
+            for row, (query, answer) in enumerate(zip(queries, answers, strict=True))
+            if query.task == OBJECTS and answer.error is None
         ]
-        about = []
+        second: list[Query] = []
         for row in rows:
-            height, width = batch.pixels[asks[row].image].shape[:2]
-            about += [
-                Ask(asks[row].image, CATEGORY, box_tokens(region.bounds, (width, height)))
+            height, width = batch.pixels[queries[row].image].shape[:2]
+            second += [
+                Query(queries[row].image, CATEGORY, box_tokens(region.bounds, (width, height)))
                 for region in answers[row].regions
             ]
-        names = iter(self._ask(batch, about))
+        names = iter(self._answer(batch, second))
         result = list(answers)
         for row in rows:
-            result[row] = replace(
-                answers[row], regions=tuple(renamed(region, next(names)) for region in answers[row].regions)
-            )
+            regions = tuple(rename_region(region, next(names)) for region in answers[row].regions)
+            result[row] = replace(answers[row], regions=regions)
         return result
 
-    def _ask(self, batch: ImageBatch, asks: list[Ask]) -> list[Answer]:
+    def _answer(self, batch: ImageBatch, queries: list[Query]) -> list[Answer]:
         answers = predict(
             self._checkpoint,
             batch.pixels,
-            asks,
+            queries,
             max_tokens=self.settings.train.max_target,
-            batch=self.settings.engine.student.batch_size,
+            batch_size=self.settings.engine.student.batch_size,
         )
-        return [sure(answer, self._calibrations.get(ask.task)) for ask, answer in zip(asks, answers, strict=True)]
+        return [
+            calibrate_answer(answer, self._calibrations.get(query.task))
+            for query, answer in zip(queries, answers, strict=True)
+        ]
 
 
-def _claims(task: str, answer: Answer, least: float) -> list[Claim]:
+def _make_claims(task: str, answer: Answer, min_score: float) -> list[Claim]:
     if answer.error is not None:
         return []
     if task in CAPTIONS:
         return [Claim(task, answer.text.strip(), (), answer.score)] if answer.text.strip() else []
     return [
         Claim(task, region.label, (region,), region.score)
-        for region in _once(answer.regions)
-        if (region.score or 0.0) >= least
+        for region in _drop_duplicates(answer.regions)
+        if (region.score or 0.0) >= min_score
     ]
 
 
-def sure(answer: Answer, calibration: Calibration | None) -> Answer:
-    """An answer with confidences for scores, where they are known."""
+def calibrate_answer(answer: Answer, calibration: Calibration | None) -> Answer:
+    """Return the answer with confidences in place of scores, where there is a calibration."""
     if calibration is None:
         return answer
     confidence = [
@@ -147,41 +150,39 @@ def sure(answer: Answer, calibration: Calibration | None) -> Answer:
     return replace(answer, score=confidence[0], regions=regions)
 
 
-def renamed(region: Region, name: Answer) -> Region:
-    """A region under the name of the second look, where there is one.
+def rename_region(region: Region, name: Answer) -> Region:
+    """Return the region under the name of the second look, where there is one.
 
-    Its score is how likely one of two looks that agree is right, 1 − (1 − p)(1 − q); where they disagree, `DOUBT` times that of the second.
+    With p, q the scores of both looks: where the names agree, the score is the probability that one of two independent
+    looks is right, 1 − (1 − p)(1 − q); where they disagree, it is `DISAGREEMENT_FACTOR` · q.
     """
     label = name.text.strip()
     if not label or name.error is not None or name.score is None:
         return region
     agree = same(label) == same(region.label)
-    return replace(
-        region, label=label, score=1 - (1 - (region.score or 0.0)) * (1 - name.score) if agree else name.score * DOUBT
-    )
+    score = 1 - (1 - (region.score or 0.0)) * (1 - name.score) if agree else name.score * DISAGREEMENT_FACTOR
+    return replace(region, label=label, score=score)
 
 
-def _phrases(caption: str, answer: Answer, least: float) -> list[Claim]:
-    """One claim a phrase; phrases that do not stand in the caption are not claimed."""
-    spoken: dict[tuple[int, int], list[Region]] = {}
-    for region in _once(answer.regions):
-        if region.span is not None and (region.score or 0.0) >= least and answer.error is None:
-            spoken.setdefault(region.span, []).append(region)
+def _make_phrase_claims(caption: str, answer: Answer, min_score: float) -> list[Claim]:
+    """Return one claim for each phrase; phrases that are not in the caption are not claimed."""
+    by_span: dict[tuple[int, int], list[Region]] = {}
+    for region in _drop_duplicates(answer.regions):
+        if region.span is not None and (region.score or 0.0) >= min_score and answer.error is None:
+            by_span.setdefault(region.span, []).append(region)
     return [
         Claim(GROUNDING, caption, tuple(regions), float(np.mean([r.score for r in regions])))
-        for _, regions in sorted(spoken.items())
+        for _, regions in sorted(by_span.items())
     ]
 
 
-def _once(regions: tuple[Region, ...]) -> list[Region]:
-    """Regions without those that repeat a likelier one of the same label and place; in the order of the answer."""
+def _drop_duplicates(regions: tuple[Region, ...]) -> list[Region]:
+    """Return the regions without those that overlap one of the same label and a higher score, in their order."""
     ranked = sorted(range(len(regions)), key=lambda i: -(regions[i].score or 0.0))
     kept: list[int] = []
     for index in ranked:
-        same = [j for j in kept if regions[j].label == regions[index].label]
-        if (
-            not same
-            or box_iou(np.asarray([regions[index].bounds]), np.asarray([regions[j].bounds for j in same])).max() < TWICE
-        ):
+        rivals = [regions[j].bounds for j in kept if regions[j].label == regions[index].label]
+        box = np.asarray([regions[index].bounds])
+        if not rivals or box_iou(box, np.asarray(rivals)).max() < DUPLICATE_IOU:
             kept.append(index)
     return [regions[index] for index in sorted(kept)]

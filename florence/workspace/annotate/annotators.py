@@ -51,9 +51,9 @@ def make_annotator(settings: Settings, name: str) -> tuple[Any, threading.Lock]:
 
 @lru_cache(maxsize=2)
 def _cached_student(folder: str, settings: str) -> tuple[Any, threading.Lock]:
-    from florence.engine.student import Student
+    from florence.engine.student import StudentAnnotator
 
-    return Student(folder, Settings.model_validate_json(settings)), threading.Lock()
+    return StudentAnnotator(folder, Settings.model_validate_json(settings)), threading.Lock()
 
 
 def acquire_annotator(settings: Settings, annotator: AnnotatorVersion) -> tuple[Any, threading.Lock, int]:
@@ -85,9 +85,9 @@ def list_annotators(
             version = digest([version, fraction])
         result.append(AnnotatorVersion(name, version, depends_on=tuple(one.name for one in dependencies)))
     if student is not None and settings.engine.student.cap > 0:
-        from florence.engine.student import Student
+        from florence.engine.student import StudentAnnotator
 
-        result.append(AnnotatorVersion(STUDENT, Student(student, settings).version, student))
+        result.append(AnnotatorVersion(STUDENT, StudentAnnotator(student, settings).version, student))
     if store is not None and (human := find_human_annotator(store)) is not None:
         result.append(human)
     return result
