@@ -255,10 +255,10 @@ def fused(way: Way, at: Mapping[str, Any], data: Scenes) -> dict[str, list[Found
 def ranking(data: Scenes) -> list[tuple[str, float, float]]:
     """(annotator, estimated reliability, F1 against the truth), the most reliable first."""
     from florence.config import EngineSettings
-    from florence.engine.consensus.vote import reliabilities
+    from florence.engine.reliability import estimate_reliability
 
     claims, _, coverage = data.tables
-    found = reliabilities(claims, coverage, EngineSettings())
+    found = estimate_reliability(claims, coverage, EngineSettings())
     rows = [
         (name, found[name, KIND].value, f1(fused(single, {"annotator": name, "score": 0.0}, data), data.truth))
         for name in annotators()

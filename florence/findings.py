@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.config import Settings
+from florence.engine.churn import measure_churn
+from florence.engine.reliability import estimate_reliability
 from florence.records import ANNOTATION_TYPES, ANNOTATIONS, FINE_TUNED, TASKS
 from florence.report import facts
 from florence.report.facts import Churn, Gain, LoopFacts, Quality, RoundFacts, TaskScore
@@ -133,8 +135,6 @@ def _score_facts(figures: dict) -> Iterator[TaskScore]:
 
 
 def _churn_facts(data: Store, labels: pa.Table, round: int, without_student: pa.Table | None) -> Iterator[Churn]:
-    from florence.engine.churn import measure_churn
-
     if earlier := [number for number in list_rounds(data) if number < round]:
         before = data.read_table(f"labels/round={earlier[-1]}/labels.parquet")
         found, without = (
@@ -161,8 +161,6 @@ def _claims(store: Store, annotator: AnnotatorVersion) -> pa.Table:
 
 def _reliabilities(settings: Settings, store: Store, who: list[AnnotatorVersion]) -> dict[tuple[str, str], Any]:
     """`florence.engine.reliability.estimate_reliability` of all annotators' claims."""
-    from florence.engine.reliability import estimate_reliability
-
     if not who:
         return {}
     looked = pa.concat_tables([store.read_tables(f"coverage/{annotator.key}", COVERAGE) for annotator in who])

@@ -33,6 +33,15 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
+def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the intersection over union (n,) of boxes (n, 4) pair by pair; 0 if the union is empty or a box is NaN."""
+    a, b = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
+    side = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
+    shared = side[0] * side[1]
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return np.nan_to_num(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
+
+
 def clip_box(box: Sequence[float], width: float, height: float) -> Box:
     """Return the part of ``box`` inside an image of ``width`` × ``height``, with its corners in order."""
     x0, x1 = sorted((min(max(float(box[0]), 0.0), width), min(max(float(box[2]), 0.0), width)))

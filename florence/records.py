@@ -70,6 +70,9 @@ ANNOTATION_TYPES: tuple[str, ...] = (*BASE_TYPES, *FINE_TUNED)
 CAPTIONS: tuple[str, ...] = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 SPLITS: tuple[str, ...] = ("train", "held_out", "gold")
 
+HUMAN, STUDENT, CONSENSUS = "human", "student", "consensus"
+"""Names of annotators: all people together, the model of the round before, and the engine's consensus."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:

@@ -9,7 +9,7 @@ import pytest
 from florence.annotators import ANNOTATORS, ImageBatch
 from florence.config import EngineSettings, settings_from
 from florence.engine import fuse
-from florence.engine.consensus.vote import churn
+from florence.engine.churn import measure_churn
 from florence.errors import EncodeError
 from florence.evaluate.quality import measure
 from florence.evaluate.references import Known
@@ -182,7 +182,7 @@ def test_the_order_of_the_claims_does_not_matter(scenes):
 
 def test_a_changed_answer_is_a_changed_label():
     before, after = (fused({"a": said(first, question="Q1")[:1]}, 1) for first in ("cat", "dog"))
-    assert churn(before, before)["<VQA>"].share == 0 and churn(before, after)["<VQA>"].share == 1
+    assert measure_churn(before, before)["<VQA>"].share == 0 and measure_churn(before, after)["<VQA>"].share == 1
 
 
 def test_quality_is_the_share_of_questions_answered_right(scenes):

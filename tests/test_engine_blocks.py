@@ -13,9 +13,10 @@ from engine_claims import NOISE, STUDENT, Scenes, shuffled, tables, written
 from florence.config import EngineSettings
 from florence.engine import fuse
 from florence.engine.consensus import blocks
-from florence.engine.consensus.annotator_models import believed, fit
-from florence.engine.consensus.label_matrix import ballots
-from florence.engine.consensus.vote import reliabilities
+from florence.engine.consensus.fitting import fit_annotator_models
+from florence.engine.consensus.label_matrix import ItemClaims, build_label_matrix
+from florence.engine.consensus.posterior import infer_posterior
+from florence.engine.reliability import estimate_reliability
 from florence.errors import DataError
 from florence.records import ANNOTATIONS, BASE_TYPES, AnnotatorProfile, Claim, Region, table_annotations
 
@@ -49,7 +50,7 @@ def cut(monkeypatch):
     """Sets how many images it is learnt from, and how many claims a block has."""
 
     def sizes(learn: int, block: int = 900, whole: int = 0) -> None:
-        for name, value in (("LEARN", learn), ("BLOCK", block), ("WHOLE", whole)):
+        for name, value in (("FIT_IMAGES", learn), ("CLAIMS_PER_BLOCK", block), ("MAX_CLAIMS_WHOLE", whole)):
             monkeypatch.setattr(blocks, name, value)
 
     return sizes
@@ -128,7 +129,7 @@ def test_labels_are_as_good_as_where_it_is_learnt_from_all(scenes, claimed, cut)
 def test_images_to_learn_from_are_sought_for_each_author_and_kind(claimed, cut):
     claims, images, coverage = claimed
     cut(learn=10)
-    chosen, _ = blocks.learnt(claims, coverage)
+    chosen, _ = blocks.select_fit_claims(claims, coverage)
     there = {
         (row["annotator"], row["task"], row["image_id"])
         for row in claims.select(["annotator", "task", "image_id"]).to_pylist()
@@ -139,9 +140,9 @@ def test_images_to_learn_from_are_sought_for_each_author_and_kind(claimed, cut):
         assert len(mine & taken) >= min(10, len(mine)), (annotator, task)
     # annotators of all images share theirs: no more are taken than the rare ones and kinds ask for
     assert len(taken) < 0.4 * COUNT
-    assert set(blocks.learnt(shuffled(claims, 3), shuffled(coverage, 3))[0]["image_id"].to_pylist()) == taken
+    assert set(blocks.select_fit_claims(shuffled(claims, 3), shuffled(coverage, 3))[0]["image_id"].to_pylist()) == taken
     people = claims.filter(pc.equal(claims["annotator"], "human"))
-    assert not len(blocks.learnt(people, coverage)[0])
+    assert not len(blocks.select_fit_claims(people, coverage)[0])
     # they are no row of neighbours
     place = sorted(images["image_id"].to_pylist().index(image) for image in taken)
     assert np.diff(place).std() > 1 and place[-1] - place[0] > COUNT / 2
@@ -150,9 +151,9 @@ def test_images_to_learn_from_are_sought_for_each_author_and_kind(claimed, cut):
 def test_what_is_said_of_authors_is_what_blocks_learn(claimed, cut):
     claims, _, coverage = claimed
     cut(learn=40)
-    some = reliabilities(claims, coverage, EngineSettings())
+    some = estimate_reliability(claims, coverage, EngineSettings())
     cut(learn=40, whole=len(claims))
-    every = reliabilities(claims, coverage, EngineSettings())
+    every = estimate_reliability(claims, coverage, EngineSettings())
     assert some.keys() <= every.keys()
     for name in NOISE:
         assert abs(some[name, "<OD>"].value - every[name, "<OD>"].value) < 0.1
@@ -229,25 +230,26 @@ def votes_on(rng: np.random.Generator, things: int, names: int, edges=None):
     code = np.where(good, truth, (truth + 1 + rng.integers(names - 1, size=len(thing))) % names)
     score = np.where(annotator == 1, np.nan, 0.4 * good + 0.6 * rng.random(len(thing)))
     kept = np.unique(thing, return_inverse=True)[1]
-    return ballots(kept, annotator, np.ones((int(kept.max()) + 1, 3), bool), code, score, edges=edges), good
+    claims = ItemClaims(kept, annotator, code, score)
+    return build_label_matrix(claims, np.ones((int(kept.max()) + 1, 3), bool), level_edges=edges), good
 
 
 def test_trust_learnt_of_some_things_judges_others():
     rng = np.random.default_rng(4)
     names = [f"name {k}" for k in range(12)]
     votes, _ = votes_on(rng, 1500, 12)
-    trust = fit(votes, names=names)
-    other, good = votes_on(rng, 1500, 12, trust.edges)
+    trust = fit_annotator_models(votes, label_names=names)
+    other, good = votes_on(rng, 1500, 12, trust.level_edges)
     # the same names under other numbers
     order = rng.permutation(12)
-    renamed = trust.about([names[k] for k in np.argsort(order)], 12)
-    turned = ballots(*_claims(other, order), edges=trust.edges)
-    same = believed(other, trust.about(names, 12)).claims
-    np.testing.assert_allclose(believed(turned, renamed).claims, same, rtol=1e-12)
+    renamed = trust.for_labels([names[k] for k in np.argsort(order)], 12)
+    turned = build_label_matrix(*_claims(other, order), level_edges=trust.level_edges)
+    same = infer_posterior(other, trust.for_labels(names, 12)).correct
+    np.testing.assert_allclose(infer_posterior(turned, renamed).correct, same, rtol=1e-12)
     # and as well as trust of their own
     wrong = {
-        name: np.abs(found[other.spoke] - good[other.claim[other.spoke]]).mean()
-        for name, found in (("known", same), ("own", believed(other, fit(other)).claims))
+        name: np.abs(found[other.present] - good[other.claim[other.present]]).mean()
+        for name, found in (("known", same), ("own", infer_posterior(other, fit_annotator_models(other)).correct))
     }
     assert wrong["known"] < wrong["own"] + 0.01
 
@@ -255,35 +257,30 @@ def test_trust_learnt_of_some_things_judges_others():
 def test_trust_knows_what_to_make_of_names_it_has_not_met():
     rng = np.random.default_rng(5)
     votes, _ = votes_on(rng, 1500, 12)
-    trust = fit(votes, names=[f"name {k}" for k in range(12)])
-    other, good = votes_on(rng, 1500, 12, trust.edges)
-    belief = believed(other, trust.about(["a", "b"], 12)).claims
-    told = belief[other.spoke]
-    right = good[other.claim[other.spoke]]
+    trust = fit_annotator_models(votes, label_names=[f"name {k}" for k in range(12)])
+    other, good = votes_on(rng, 1500, 12, trust.level_edges)
+    belief = infer_posterior(other, trust.for_labels(["a", "b"], 12)).correct
+    told = belief[other.present]
+    right = good[other.claim[other.present]]
     assert told[right].mean() > told[~right].mean() + 0.3
 
 
-def _claims(votes, order: np.ndarray) -> tuple[np.ndarray, ...]:
+def _claims(votes, order: np.ndarray) -> tuple[ItemClaims, np.ndarray]:
     """What ballots were made of, with other codes."""
-    thing, annotator = np.nonzero(votes.spoke)
+    thing, annotator = np.nonzero(votes.present)
     claim = votes.claim[thing, annotator]
     place = np.argsort(claim)
     level = votes.level[thing, annotator][place]
     # any score of that level
-    edges = [np.concatenate([[-1.0], edge, [2.0]]) for edge in votes.edges]
+    edges = [np.concatenate([[-1.0], edge, [2.0]]) for edge in votes.level_edges]
     score = np.asarray(
         [
             np.nan if k == 8 else (edges[a][k] + edges[a][k + 1]) / 2
             for a, k in zip(annotator[place].tolist(), level.tolist(), strict=True)
         ]
     )
-    return (
-        thing[place],
-        annotator[place],
-        np.ones(votes.claim.shape, bool),
-        order[votes.label[thing, annotator][place]],
-        score,
-    )
+    label = order[votes.label[thing, annotator][place]]
+    return ItemClaims(thing[place], annotator[place], label, score), np.ones(votes.claim.shape, bool)
 
 
 def test_equal_samples_of_names_are_drawn_whatever_the_seed_of_hashes():

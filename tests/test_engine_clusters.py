@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence.engine.pairs import joined, neighbours, suppressed
+from florence.engine.pairs import find_suppressed, join_pairs, list_pairs
 
 pairs = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)).filter(lambda pair: pair[0] != pair[1]), max_size=60)
 
@@ -21,7 +21,7 @@ def test_claims_join_as_they_would_one_pair_after_the_other(found, annotators):
             clusters = [c for c in clusters if c is not one and c is not other] + [one | other]
     expected = [min(next(c for c in clusters if k in c)) for k in range(15)]
     a, b = np.asarray(found, int).reshape(-1, 2).T
-    assert joined(a, b, np.asarray(annotators)).tolist() == expected
+    assert join_pairs(a, b, np.asarray(annotators)).tolist() == expected
 
 
 @settings(deadline=None)
@@ -32,12 +32,12 @@ def test_the_lesser_give_way_as_they_would_one_after_the_other(found):
     expected: list[bool] = []
     for k in range(15):
         expected.append(any(b == k and not expected[a] for a, b in zip(better.tolist(), worse.tolist(), strict=True)))
-    assert suppressed(better, worse, 15).tolist() == expected
+    assert find_suppressed(better, worse, 15).tolist() == expected
 
 
 @given(st.lists(st.integers(0, 4), max_size=20).map(sorted))
 def test_neighbours_are_all_pairs_of_a_group(group):
-    a, b = neighbours(np.asarray(group, int))
+    a, b = list_pairs(np.asarray(group, int))
     assert set(zip(a.tolist(), b.tolist(), strict=True)) == {
         (i, j) for j in range(len(group)) for i in range(j) if group[i] == group[j]
     } and len(a) == len(set(zip(a.tolist(), b.tolist(), strict=True)))

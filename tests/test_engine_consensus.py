@@ -1,4 +1,4 @@
-"""Places gathered, annotators weighed, votes counted."""
+"""Places gathered, annotators weighed, matrix counted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence.config import EngineSettings
-from florence.engine.consensus.annotator_models import believe, believed, fit
-from florence.engine.consensus.label_matrix import ballots
-from florence.engine.consensus.vote import Change, churn, gather, paired_iou, reliabilities, vote
-from florence.geometry import box_iou
+from florence.engine.churn import LabelChanges, measure_churn
+from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
+from florence.engine.consensus.fitting import fit_annotator_models
+from florence.engine.consensus.label_matrix import ABSENT, NOT_ASKED, ItemClaims, build_label_matrix
+from florence.engine.consensus.posterior import compute_posterior, infer_posterior
+from florence.engine.consensus.vote import vote_on_items
+from florence.engine.reliability import estimate_reliability
+from florence.geometry import box_iou, paired_iou
 from florence.records import Annotation, Region, annotations_table
+
+OVERLAP = ClusterOverlap(iou=0.5, same_iou=0.3)
 
 boxes = st.lists(
     st.tuples(*(st.integers(low, high) for low, high in ((0, 3), (0, 2), (0, 60), (0, 60), (5, 40), (5, 40), (0, 2)))),
@@ -31,7 +37,7 @@ def test_a_place_has_one_claim_an_author_and_claims_that_overlap(rows):
     group, order = np.sort(group), np.argsort(group, kind="stable")
     annotator, code = annotator[order], code[order]
     bounds = np.asarray([(r[2], r[3], r[2] + r[4], r[3] + r[5]) for r in rows], float).reshape(-1, 4)[order]
-    place = gather(group, annotator, bounds, code, 0.5, 0.3)
+    place = cluster_claims(group, annotator, bounds, code, OVERLAP)
     overlap = box_iou(bounds, bounds)
     for number in set(place.tolist()):
         members = np.flatnonzero(place == number)
@@ -55,11 +61,11 @@ def test_overlaps_of_pairs_are_those_of_the_matrix(rows):
 
 def test_the_best_overlap_wins_and_the_same_label_comes_first():
     group, bounds = np.zeros(3, np.int64), np.asarray([(0, 0, 10, 10), (1, 0, 11, 10), (3, 0, 13, 10)], float)
-    assert gather(group, np.asarray([0, 1, 1]), bounds, np.asarray([0, 1, 2]), 0.5, 0.3).tolist() == [0, 0, 1]
-    assert gather(group, np.asarray([0, 1, 1]), bounds, np.asarray([0, 1, 0]), 0.5, 0.3).tolist() == [0, 1, 0]
+    assert cluster_claims(group, np.asarray([0, 1, 1]), bounds, np.asarray([0, 1, 2]), OVERLAP).tolist() == [0, 0, 1]
+    assert cluster_claims(group, np.asarray([0, 1, 1]), bounds, np.asarray([0, 1, 0]), OVERLAP).tolist() == [0, 1, 0]
 
 
-def simulated_ballots(
+def simulate_label_matrix(
     right: list[float],
     seen: list[float],
     things: int = 4000,
@@ -106,44 +112,44 @@ def simulated_ballots(
     annotator, code, truth = (np.asarray([row[k] for row in rows]) for k in (1, 2, 3))
     score = truth * 0.4 + rng.random(len(truth)) * 0.6 if scored else np.full(len(truth), np.nan)
     looked = np.ones((int(thing.max()) + 1, len(right)), bool)
-    return ballots(thing, annotator, looked, code, score), truth, annotator
+    return build_label_matrix(ItemClaims(thing, annotator, code, score), looked), truth, annotator
 
 
-def by_claim(votes, values: np.ndarray) -> np.ndarray:
+def by_claim(matrix, values: np.ndarray) -> np.ndarray:
     """(claims,) of (c, A) values."""
-    result = np.zeros(int(votes.spoke.sum()))
-    result[votes.claim[votes.spoke]] = values[votes.spoke]
+    result = np.zeros(int(matrix.present.sum()))
+    result[matrix.claim[matrix.present]] = values[matrix.present]
     return result
 
 
 def test_reliability_is_recovered_without_truth():
     right, seen = [0.9, 0.75, 0.55], [0.7, 0.55, 0.4]
-    votes, truth, annotator = simulated_ballots(right, seen)
-    trust = fit(votes)
-    assert trust.estimated.all()
-    assert np.allclose(trust.recall, seen, atol=0.06)
-    assert np.allclose(trust.precision, [truth[annotator == a].mean() for a in range(3)], atol=0.05)
-    assert trust.things == pytest.approx(4000, rel=0.07), "unseen things are counted too"
-    assert (trust.repeats == -1).all(), "nobody repeats another"
+    matrix, truth, annotator = simulate_label_matrix(right, seen)
+    models = fit_annotator_models(matrix)
+    assert models.estimated.all()
+    assert np.allclose(models.correct_recall, seen, atol=0.06)
+    assert np.allclose(models.precision, [truth[annotator == a].mean() for a in range(3)], atol=0.05)
+    assert models.item_count == pytest.approx(4000, rel=0.07), "unseen things are counted too"
+    assert (models.copied_from == -1).all(), "nobody repeats another"
 
 
 @pytest.mark.parametrize("scored", [False, True])
 def test_what_is_said_alike_is_judged_once_and_alike(scored: bool):
-    votes, _, _ = simulated_ballots([0.9, 0.75, 0.55], [0.7, 0.55, 0.4], scored=scored)
-    votes.heard[::7, 1] &= votes.spoke[::7, 1]
-    rows, number = votes.distinct()
+    matrix, _, _ = simulate_label_matrix([0.9, 0.75, 0.55], [0.7, 0.55, 0.4], scored=scored)
+    matrix.claim[::7, 1][matrix.claim[::7, 1] == ABSENT] = NOT_ASKED
+    rows, number = matrix.find_distinct()
     assert (2 * len(rows) < len(number)) != scored, "few are said alike where scores tell them apart"
-    for name in ("label", "level", "heard", "spoke"):
-        assert (getattr(votes, name)[rows][number] == getattr(votes, name)).all(), name
-    trust = fit(votes)
-    one, all_ = believed(votes, trust, 2, 0.4), believe(votes, trust, 2, 0.4)
-    for name in ("nothing", "names", "claims"):
+    for name in ("label", "level", "asked", "present"):
+        assert (getattr(matrix, name)[rows][number] == getattr(matrix, name)).all(), name
+    models = fit_annotator_models(matrix)
+    one, all_ = infer_posterior(matrix, models, 2, 0.4), compute_posterior(matrix, models, 2, 0.4)
+    for name in ("nothing", "label", "correct"):
         assert np.allclose(getattr(one, name), getattr(all_, name), atol=1e-12), name
 
 
 def test_what_is_believed_is_as_often_right():
-    votes, truth, _ = simulated_ballots([0.85, 0.7, 0.55, 0.5], [0.7, 0.5, 0.4, 0.3])
-    belief = by_claim(votes, believe(votes, fit(votes)).claims)
+    matrix, truth, _ = simulate_label_matrix([0.85, 0.7, 0.55, 0.5], [0.7, 0.5, 0.4, 0.3])
+    belief = by_claim(matrix, compute_posterior(matrix, fit_annotator_models(matrix)).correct)
     for low in np.arange(0, 1, 0.2):
         there = (belief >= low) & (belief < low + 0.2 + 1e-9)
         if there.sum() > 200:
@@ -152,55 +158,57 @@ def test_what_is_believed_is_as_often_right():
 
 def test_one_that_repeats_another_adds_little():
     right, seen = [0.8, 0.75, 0.7, 0.6, 0.6], [0.6, 0.6, 0.5, 0.5, 0.5]
-    votes, truth, annotator = simulated_ballots(right, seen, copies=0.8)
-    trust = fit(votes)
-    assert trust.repeats.tolist() == [-1, -1, -1, -1, 3] and trust.repeated[4] == pytest.approx(0.8, abs=0.08)
-    assert np.allclose(trust.recall, seen, atol=0.05)
-    told = by_claim(votes, believe(votes, trust).claims)
-    both = votes.spoke[:, 3] & votes.spoke[:, 4] & ~votes.spoke[:, :3].any(axis=1)
-    mistakes = votes.claim[both & (votes.same[:, 3, 4] == 1), 3]
+    matrix, truth, annotator = simulate_label_matrix(right, seen, copies=0.8)
+    models = fit_annotator_models(matrix)
+    assert models.copied_from.tolist() == [-1, -1, -1, -1, 3] and models.dependence[4] == pytest.approx(0.8, abs=0.08)
+    assert np.allclose(models.correct_recall, seen, atol=0.05)
+    told = by_claim(matrix, compute_posterior(matrix, models).correct)
+    both = matrix.present[:, 3] & matrix.present[:, 4] & ~matrix.present[:, :3].any(axis=1)
+    mistakes = matrix.claim[both & (matrix.similarity[:, 3, 4] == 1), 3]
     assert told[mistakes].mean() == pytest.approx(truth[mistakes].mean(), abs=0.12) and truth[mistakes].mean() < 0.5
-    free, _, _ = simulated_ballots(right, seen)
-    assert (fit(free).repeats == -1).all()
+    free, _, _ = simulate_label_matrix(right, seen)
+    assert (fit_annotator_models(free).copied_from == -1).all()
 
 
 def test_names_that_only_wrong_claims_say_are_found_out():
-    votes, truth, _ = simulated_ballots([0.8, 0.7, 0.6], [0.6, 0.6, 0.5], alone=30)
-    trust = fit(votes)
-    assert trust.called[30:].sum() < 0.08 < 0.8 < trust.mistaken[30:].sum()
+    matrix, truth, _ = simulate_label_matrix([0.8, 0.7, 0.6], [0.6, 0.6, 0.5], alone=30)
+    models = fit_annotator_models(matrix)
+    assert models.label_prior[30:].sum() < 0.08 < 0.8 < models.wrong_label_prior[30:].sum()
 
 
 def test_a_score_that_tells_right_from_wrong_is_found_out():
-    votes, truth, annotator = simulated_ballots([0.8, 0.7, 0.6], [0.6, 0.6, 0.5], scored=True)
-    told = by_claim(votes, believe(votes, fit(votes)).claims)
-    plain, _, _ = simulated_ballots([0.8, 0.7, 0.6], [0.6, 0.6, 0.5])
+    matrix, truth, annotator = simulate_label_matrix([0.8, 0.7, 0.6], [0.6, 0.6, 0.5], scored=True)
+    told = by_claim(matrix, compute_posterior(matrix, fit_annotator_models(matrix)).correct)
+    plain, _, _ = simulate_label_matrix([0.8, 0.7, 0.6], [0.6, 0.6, 0.5])
     for a in range(3):
         gap = told[(annotator == a) & truth].mean() - told[(annotator == a) & ~truth].mean()
-        without = by_claim(plain, believe(plain, fit(plain)).claims)
+        without = by_claim(plain, compute_posterior(plain, fit_annotator_models(plain)).correct)
         assert gap > without[(annotator == a) & truth].mean() - without[(annotator == a) & ~truth].mean() + 0.05
 
 
 def test_one_that_guesses_changes_nothing():
-    votes, truth, annotator = simulated_ballots([0.85, 0.8, 0.75, 1 / 30], [0.7, 0.6, 0.6, 0.02])
-    trust = fit(votes)
-    assert trust.precision[3] < 0.15 and trust.precision[:3].min() > 0.65
-    told = by_claim(votes, believe(votes, trust).claims)
+    matrix, truth, annotator = simulate_label_matrix([0.85, 0.8, 0.75, 1 / 30], [0.7, 0.6, 0.6, 0.02])
+    models = fit_annotator_models(matrix)
+    assert models.precision[3] < 0.15 and models.precision[:3].min() > 0.65
+    told = by_claim(matrix, compute_posterior(matrix, models).correct)
     assert told[annotator == 3].mean() < 0.15
 
 
 @pytest.mark.parametrize("cap", [0.1, 0.25, 0.5, 0.9])
 def test_a_student_never_tells_more_than_its_cap(cap: float):
-    votes, _, _ = simulated_ballots([0.7, 0.6, 0.95], [0.5, 0.5, 0.9], things=800)
-    trust = fit(votes)
-    free, held, without = (believe(votes, trust, who, c).claims for who, c in ((None, 1.0), (2, cap), (2, 1e-9)))
+    matrix, _, _ = simulate_label_matrix([0.7, 0.6, 0.95], [0.5, 0.5, 0.9], things=800)
+    models = fit_annotator_models(matrix)
+    free, held, without = (
+        compute_posterior(matrix, models, who, c).correct for who, c in ((None, 1.0), (2, cap), (2, 1e-9))
+    )
     assert np.abs(held - without).sum() <= np.abs(free - without).sum() + 1e-6
-    outcome = vote(votes, trust, ("careful", "hasty", "student"), cap)
+    outcome = vote_on_items(matrix, models, 2, cap)
     assert np.allclose(outcome.weight, held)
     # alone against two silent ones it cannot make a thing, whatever it says, where its share is small
-    alone = votes.spoke[:, 2] & ~votes.spoke[:, :2].any(axis=1)
+    alone = matrix.present[:, 2] & ~matrix.present[:, :2].any(axis=1)
     if cap <= 0.1:
         assert (outcome.confidence[alone] < 0.5).all() and (
-            vote(votes, trust, ("careful", "hasty", "other"), cap).confidence[alone] > 0.5
+            vote_on_items(matrix, models, None, cap).confidence[alone] > 0.5
         ).any()
 
 
@@ -306,7 +314,7 @@ def test_reliabilities_are_told_by_author_and_kind():
     said["d"] = {i.image_id: [box(f"thing {(k * 7 + 3) % 20}", 10, 10, 50, 50, None)] for k, i in enumerate(images)}
     said["reader"] = {images[0].image_id: [line("EXIT", 60, 10, 90, 20)]}
     claims, _, coverage = tables(said, images)
-    found = reliabilities(claims, coverage, EngineSettings())
+    found = estimate_reliability(claims, coverage, EngineSettings())
     assert {key for key in found} == {(annotator, "<OD>") for annotator in "abcd"}, (
         "nobody else reads, so the reader's is not known"
     )
@@ -325,7 +333,7 @@ def test_reliability_is_told_name_by_name():
     }
     said["d"] = {i.image_id: [box(("dog", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)}
     claims, _, coverage = tables(said, images)
-    found = reliabilities(claims, coverage, EngineSettings())
+    found = estimate_reliability(claims, coverage, EngineSettings())
     assert found["d", "<OD>"].by_name["cat"] < 0.4 < 0.8 < found["d", "<OD>"].by_name["hen"]
     assert set(found["a", "<OD>"].by_name) == {"cat", "dog", "hen"} and not found["a", "<OD>"].by_name["cat"] < 0.8
     without = pa.array([i.image_id for k, i in enumerate(images) if k % 3 == 0])
@@ -333,7 +341,7 @@ def test_reliability_is_told_name_by_name():
         t.filter(pc.invert(pc.and_(pc.equal(t["annotator"], "d"), pc.is_in(t["image_id"], without))))
         for t in (claims, coverage)
     )
-    assert set(reliabilities(claims, coverage, EngineSettings())["d", "<OD>"].by_name) == {"dog", "hen"}, (
+    assert set(estimate_reliability(claims, coverage, EngineSettings())["d", "<OD>"].by_name) == {"dog", "hen"}, (
         "nothing is told of what it was never shown"
     )
 
@@ -368,16 +376,22 @@ def test_churn_is_the_share_of_labels_that_changed():
     after = annotations_table(
         [row(1, "cat", 2), row(1, "fox", 40), row(2, "cow", 30), row(3, "hen", 0), row(1, "a cat", 0, "<CAPTION>")]
     )
-    assert churn(before, before) == {"<OD>": Change(3, 0, 0, 0, 0), "<CAPTION>": Change(1, 0, 0, 0, 0)}
-    found = churn(before, after)
+    assert measure_churn(before, before) == {
+        "<OD>": LabelChanges(3, 0, 0, 0, 0),
+        "<CAPTION>": LabelChanges(1, 0, 0, 0, 0),
+    }
+    found = measure_churn(before, after)
     # the cat has moved a little, the dog is a fox now, the cow is elsewhere, and the hen is new
-    assert found == {"<OD>": Change(same=1, renamed=1, moved=1, added=1, removed=0), "<CAPTION>": Change(1, 0, 0, 0, 0)}
+    assert found == {
+        "<OD>": LabelChanges(same=1, renamed=1, moved=1, added=1, removed=0),
+        "<CAPTION>": LabelChanges(1, 0, 0, 0, 0),
+    }
     assert found["<OD>"].share == pytest.approx(1 - 2 / 7, abs=1e-6) and found["<CAPTION>"].share == 0
-    assert churn(after, before)["<OD>"] == Change(same=1, renamed=1, moved=1, added=0, removed=1)
+    assert measure_churn(after, before)["<OD>"] == LabelChanges(same=1, renamed=1, moved=1, added=0, removed=1)
     reworded = annotations_table([row(1, "a black cat", 0, "<CAPTION>"), row(2, "a cow", 0, "<CAPTION>")])
-    assert churn(before, reworded) == {
-        "<OD>": Change(0, 0, 0, 0, removed=3),
-        "<CAPTION>": Change(same=0, renamed=1, moved=0, added=1, removed=0),
+    assert measure_churn(before, reworded) == {
+        "<OD>": LabelChanges(0, 0, 0, 0, removed=3),
+        "<CAPTION>": LabelChanges(same=0, renamed=1, moved=0, added=1, removed=0),
     }
 
 
@@ -401,8 +415,8 @@ def test_a_phrase_is_the_same_where_its_caption_is_told_in_other_words():
 
     before = annotations_table([phrase("a cat sits", "a cat", 0), phrase("a cat sits", "a hat", 40)])
     after = annotations_table([phrase("a cat lies", "a cat", 1), phrase("a cat lies", "a bow", 40)])
-    assert churn(before, after) == {
-        "<CAPTION_TO_PHRASE_GROUNDING>": Change(same=1, renamed=1, moved=0, added=0, removed=0)
+    assert measure_churn(before, after) == {
+        "<CAPTION_TO_PHRASE_GROUNDING>": LabelChanges(same=1, renamed=1, moved=0, added=0, removed=0)
     }
 
 
@@ -428,5 +442,5 @@ def test_two_things_of_one_name_are_paired_one_by_one():
             ]
         )
 
-    assert churn(cats(0, 40, 80), cats(2, 82)) == {"<OD>": Change(2, 0, 0, 0, removed=1)}
-    assert churn(cats(0, 40), cats(100, 140, 180)) == {"<OD>": Change(0, 0, moved=2, added=1, removed=0)}
+    assert measure_churn(cats(0, 40, 80), cats(2, 82)) == {"<OD>": LabelChanges(2, 0, 0, 0, removed=1)}
+    assert measure_churn(cats(0, 40), cats(100, 140, 180)) == {"<OD>": LabelChanges(0, 0, moved=2, added=1, removed=0)}

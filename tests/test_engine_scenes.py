@@ -7,7 +7,7 @@ from engine_claims import NOISE, STUDENT, Scenes, tables
 
 from florence.config import EngineSettings
 from florence.engine import fuse
-from florence.engine.consensus.vote import reliabilities
+from florence.engine.reliability import estimate_reliability
 
 COUNT = 160
 
@@ -71,6 +71,6 @@ def test_a_poor_student_helps_all_the_same(quality, key):
 
 def test_annotators_are_told_apart(scenes, said):
     claims, _, coverage = tables(said, scenes.images)
-    found = reliabilities(claims, coverage, EngineSettings())
+    found = estimate_reliability(claims, coverage, EngineSettings())
     ranked = [found[name, "<OD>"].value for name in ("careful", "hasty", "crude", "student")]
     assert ranked == sorted(ranked, reverse=True) and ranked[0] > ranked[-1] + 0.1

@@ -8,13 +8,13 @@ import pytest
 from engine_claims import box, fused, image, line, one_image, phrase, shuffled, tables
 
 from florence.engine import statistics as module
-from florence.engine.parse import parse
-from florence.engine.statistics import statistics
+from florence.engine.parse import parse_texts
+from florence.engine.statistics import compute_statistics
 from florence.records import Claim, annotations_table
 
 
 def test_a_sentence_is_parsed_as_one_would():
-    (found,) = parse(["A young woman in London quickly throws a small red ball to her big dog."])
+    (found,) = parse_texts(["A young woman in London quickly throws a small red ball to her big dog."])
     assert [node.text for node in found.objects] == ["woman", "London", "ball", "dog"]
     assert set(found.attributes) >= {"young", "small", "red", "big"} and found.proper_nouns == ("London",)
     # throws: woman, quickly, ball and to hang on it; it hangs on nothing
@@ -29,10 +29,10 @@ def test_a_sentence_is_parsed_as_one_would():
 
 
 def test_to_be_is_no_action_and_nothing_is_nothing():
-    there, nothing = parse(["There is a cat.", ""])
+    there, nothing = parse_texts(["There is a cat.", ""])
     assert there.actions == () and [node.text for node in there.objects] == ["cat"]
     assert (nothing.tokens, nothing.object_complexity, nothing.action_complexity) == (0, 0, 0)
-    assert parse(["There is a cat."])[0] is there, "parsed once"
+    assert parse_texts(["There is a cat."])[0] is there, "parsed once"
 
 
 def labels():
@@ -55,8 +55,8 @@ def labels():
 
 def test_figures_are_those_that_one_counts():
     rows, images = labels()
-    found = statistics(rows, images)
-    assert found["kinds"]["<OD>"] == {
+    found = compute_statistics(rows, images)
+    assert found["annotation_types"]["<OD>"] == {
         "images": 2,
         "texts": 3,
         "tokens_per_text": None,
@@ -64,7 +64,7 @@ def test_figures_are_those_that_one_counts():
         "regions_per_image": 1.5,
         "tokens_per_region": pytest.approx(4 / 3, abs=1e-4),
     }
-    assert found["kinds"]["<CAPTION>"] == {
+    assert found["annotation_types"]["<CAPTION>"] == {
         "images": 1,
         "texts": 1,
         "tokens_per_text": 6,
@@ -72,7 +72,7 @@ def test_figures_are_those_that_one_counts():
         "regions_per_image": None,
         "tokens_per_region": None,
     }
-    assert found["kinds"]["<CAPTION_TO_PHRASE_GROUNDING>"] == {
+    assert found["annotation_types"]["<CAPTION_TO_PHRASE_GROUNDING>"] == {
         "images": 1,
         "texts": 1,
         "tokens_per_text": 6,
@@ -80,7 +80,7 @@ def test_figures_are_those_that_one_counts():
         "regions_per_image": 2,
         "tokens_per_region": 2.5,
     }
-    assert found["kinds"]["<OCR_WITH_REGION>"]["tokens_per_region"] == 2
+    assert found["annotation_types"]["<OCR_WITH_REGION>"]["tokens_per_region"] == 2
     assert found["texts"] == {
         "<CAPTION>": {
             "objects": 2,
@@ -93,10 +93,12 @@ def test_figures_are_those_that_one_counts():
             "ungrounded": 0,
         }
     }
-    assert statistics(shuffled(rows, 1), shuffled(images, 2)) == found and json.loads(json.dumps(found)) == found
-    assert statistics(rows, images.slice(1))["kinds"] == {
+    assert (
+        compute_statistics(shuffled(rows, 1), shuffled(images, 2)) == found and json.loads(json.dumps(found)) == found
+    )
+    assert compute_statistics(rows, images.slice(1))["annotation_types"] == {
         "<OD>": {
-            **found["kinds"]["<OD>"],
+            **found["annotation_types"]["<OD>"],
             "images": 1,
             "texts": 1,
             "regions": 1,
@@ -104,7 +106,12 @@ def test_figures_are_those_that_one_counts():
             "tokens_per_region": 1.0,
         }
     }
-    assert statistics(rows.slice(0, 0), images) == {"kinds": {}, "triplets": {}, "texts": {}, "boxes": {}}
+    assert compute_statistics(rows.slice(0, 0), images) == {
+        "annotation_types": {},
+        "triplets": {},
+        "texts": {},
+        "boxes": {},
+    }
 
 
 def test_captions_without_a_located_phrase_stay_and_are_counted():
@@ -121,7 +128,7 @@ def test_captions_without_a_located_phrase_stay_and_are_counted():
         "<DETAILED_CAPTION>",
         "<CAPTION_TO_PHRASE_GROUNDING>",
     ]
-    found = statistics(annotations_table(rows), tables(said, [image()])[1])["texts"]
+    found = compute_statistics(annotations_table(rows), tables(said, [image()])[1])["texts"]
     assert found["<CAPTION>"]["ungrounded"] == 0 and found["<DETAILED_CAPTION>"]["ungrounded"] == 1
 
 
@@ -142,7 +149,7 @@ def test_phrases_are_counted_by_the_text_they_are_in():
             other.image_id: [Claim("<DETAILED_CAPTION>", brief), phrase(brief, "a red car", (10, 10, 40, 40))],
         }
     }
-    found = statistics(annotations_table(fused(said, [first, other])), tables(said, [first, other])[1])
+    found = compute_statistics(annotations_table(fused(said, [first, other])), tables(said, [first, other])[1])
     counts = {
         task: (kind["images"], kind["texts"], kind["regions"], kind["regions_per_image"])
         for task, kind in found["triplets"].items()
@@ -154,14 +161,14 @@ def test_phrases_are_counted_by_the_text_they_are_in():
     )
     assert (
         sum(kind["regions"] for kind in found["triplets"].values())
-        == found["kinds"]["<CAPTION_TO_PHRASE_GROUNDING>"]["regions"]
+        == found["annotation_types"]["<CAPTION_TO_PHRASE_GROUNDING>"]["regions"]
     )
 
 
 def test_boxes_are_told_by_area_ratio_and_centre():
     # of an image of 100 × 80: a quarter of it and square in its shares, a thin upright one, a wide one
     said = one_image(a=[box("car", 0, 0, 50, 40), box("pole", 90, 0, 98, 78), box("wall", 0, 60, 100, 70)])
-    found = statistics(annotations_table(fused(said)), tables(said, [image()])[1])["boxes"]
+    found = compute_statistics(annotations_table(fused(said)), tables(said, [image()])[1])["boxes"]
     assert set(found) == {"area", "aspect_ratio", "centre_x", "centre_y"} and all(
         len(h["edges"]) == 11 and len(h["shares"]) == 10 for h in found.values()
     )
@@ -181,17 +188,17 @@ def test_no_more_texts_are_parsed_than_stated(monkeypatch):
     said = {"a": {i.image_id: [Claim("<CAPTION>", f"a cat and {k} dogs")] for k, i in enumerate(images)}}
     rows, records = annotations_table(fused(said, images)), tables(said, images)[1]
     monkeypatch.setattr(module, "SAMPLE", 5)
-    found = statistics(rows, records)
-    assert found["texts"]["<CAPTION>"]["parsed"] == 5 and found["kinds"]["<CAPTION>"]["texts"] == 12
-    assert statistics(shuffled(rows, 3), records) == found
+    found = compute_statistics(rows, records)
+    assert found["texts"]["<CAPTION>"]["parsed"] == 5 and found["annotation_types"]["<CAPTION>"]["texts"] == 12
+    assert compute_statistics(shuffled(rows, 3), records) == found
 
 
 def test_the_report_reads_these_figures():
     from florence.report.tables import COLUMNS_2, PAPER_3, table2, table3
 
     rows, images = labels()
-    found = statistics(rows, images)
-    assert all(set(COLUMNS_2) == set(kind) for kind in found["kinds"].values())
+    found = compute_statistics(rows, images)
+    assert all(set(COLUMNS_2) == set(kind) for kind in found["annotation_types"].values())
     assert all(set(PAPER_3) <= set(text) for text in found["texts"].values())
     assert all(set(COLUMNS_2) == set(kind) for kind in found["triplets"].values())
     rows = {row[0].text: [(cell.text, cell.small) for cell in row[1:]] for row in table2(found).rows}

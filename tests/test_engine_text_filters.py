@@ -214,7 +214,7 @@ def test_texts_are_parsed_only_where_it_is_asked(monkeypatch):
     def never(texts):
         raise AssertionError("parsed")
 
-    monkeypatch.setattr("florence.engine.filters.texts.parse", never)
+    monkeypatch.setattr("florence.engine.filters.texts.parse_texts", never)
     assert apply_parse_filters(tokenize_texts(["a cat on a mat. " * 5]), EngineSettings()) == []
     with pytest.raises(AssertionError, match="parsed"):
         apply_parse_filters(tokenize_texts(["a cat"]), EngineSettings(min_object_complexity=1))

@@ -14,7 +14,7 @@ from workspaces import workspace_of
 
 from florence import findings
 from florence.config import settings_from
-from florence.engine.consensus.vote import Reliable, churn
+from florence.engine.reliability import Reliability
 from florence.evaluate import baseline
 from florence.records import ANNOTATIONS, Claim, table_annotations, table_images
 from florence.report.facts import LoopFacts
@@ -48,15 +48,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def engine(monkeypatch):
     """An engine that takes what one annotator says; the real one has its own tests."""
-    import florence.engine as package
-
-    consensus = types.SimpleNamespace(
-        churn=churn,
-        reliabilities=lambda claims, coverage, settings, profiles=(): {
-            (name, "<OD>"): Reliable(0.5, {"cat": 0.75}) for name in set(claims["annotator"].to_pylist())
+    monkeypatch.setattr(
+        findings,
+        "estimate_reliability",
+        lambda claims, coverage, settings, profiles=(): {
+            (name, "<OD>"): Reliability(0.5, {"cat": 0.75}) for name in set(claims["annotator"].to_pylist())
         },
     )
-    monkeypatch.setattr(package, "consensus", consensus, raising=False)
     monkeypatch.setitem(
         __import__("sys").modules,
         "florence.engine.statistics",

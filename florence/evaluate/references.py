@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from florence.records import ANNOTATION_TYPES, Annotation, digest, table_annotations
+from florence.records import ANNOTATION_TYPES, HUMAN, Annotation, digest, table_annotations
 from florence.store import Store
 
 STANDING: tuple[str, ...] = ("truth", "human", "consensus")
 """References, the best first."""
-HUMAN = "human"
 
 
 @dataclass(frozen=True, slots=True)

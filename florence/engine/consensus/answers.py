@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from florence.config import EngineSettings
-from florence.engine.claims import NO_SPAN, Claims, Labels, no_polygons
-from florence.engine.consensus.boxes import is_human
+from florence.engine.claims import NO_SPAN, Claims
 from florence.engine.consensus.captions import factors
-from florence.engine.consensus.vote import information
+from florence.engine.consensus.vote import log_odds_weight
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
 from florence.engine.filters.texts import flag_empty_texts
+from florence.engine.labels import Labels
+from florence.engine.polygon_lists import empty_polygons
 from florence.metrics import same
 from florence.records import ANNOTATION_TYPES
 
@@ -47,7 +48,7 @@ def fuse_answers(
     weight follows from how often its answers are those of the others, unless it is ``known``. ``size``: (images, 2). A person's word outranks all.
     """
     asked = _asked(claims, kind, settings)
-    people = is_human(claims)
+    people = claims.is_human
     weight = _weight(list(asked.values()), people) if known is None else known
     questions = {question: rank for rank, question in enumerate(sorted({question for _, question in asked}))}
     found = [_answer(several, weight, people, settings) for several in asked.values()]
@@ -56,7 +57,7 @@ def fuse_answers(
     whole = np.concatenate([np.zeros((len(image), 2)), size[image]], axis=1) if len(image) else np.zeros((0, 4))
     m = int(count.sum())
     labels = Labels(
-        kind=kind,
+        annotation_type=kind,
         image=image,
         text=[text for text, *_ in found],
         score=np.asarray([score for _, _, score, _, _ in found], float),
@@ -66,7 +67,7 @@ def fuse_answers(
         label=[label for _, labels, *_ in found for label in labels],
         box=np.repeat(whole, count, axis=0),
         quad=np.full((m, 8), np.nan),
-        polygons=no_polygons(m),
+        polygons=empty_polygons(m),
         region_score=np.full(m, np.nan),
         span=np.full((m, 2), NO_SPAN),
         order=np.asarray([[questions[question]] for _, question in asked], float).reshape(-1, 1),
@@ -76,14 +77,14 @@ def fuse_answers(
 
 def _asked(claims: Claims, kind: int, settings: EngineSettings) -> dict[tuple[int, str], list[_Said]]:
     """The claims of a kind by image and question; of several that one annotator makes about one the first, of a person's all answers."""
-    rows = np.flatnonzero(claims.kind == kind)
+    rows = np.flatnonzero(claims.annotation_type == kind)
     first, after = (np.searchsorted(claims.regions.claim, rows, side=side) for side in ("left", "right"))
     texts = [claims.texts[k] for k in claims.text[rows].tolist()]
     answers = [
         tuple(claims.regions.label[a:b].to_pylist()) if kind == QUESTION else (text,)
         for a, b, text in zip(first.tolist(), after.tolist(), texts, strict=True)
     ]
-    people = is_human(claims)
+    people = claims.is_human
     human = people[claims.annotator[rows]]
     found = [
         ("no_place", first == after),
@@ -121,7 +122,7 @@ def _weight(asked: Sequence[Sequence[_Said]], people: np.ndarray) -> np.ndarray:
     total, times = total + total.T, times + times.T
     choices = max(len({one.key for several in asked for one in several if not one.reason}), 2)
     judged = ~people & ((times > 0).sum(axis=1) >= 2) & (times.sum(axis=1) >= LEAST)
-    return np.where(judged, information(factors(total, times), choices), 1.0)
+    return np.where(judged, log_odds_weight(factors(total, times), choices), 1.0)
 
 
 def _answer(

@@ -1,6 +1,7 @@
-"""A table of claims in blocks of images: from one it is learnt whom to trust how far, then each of the others is fused by itself, several at a time.
+"""Fuse a table of claims in blocks of images: annotator models are fitted to one block, then the other blocks are fused by themselves, several at a time.
 
-What a block comes to follows from its own claims and from what the first one tells, whoever fuses it: neither how many are at work nor which is done first shows in the labels.
+The labels of a block follow from its own claims and the fitted models. Neither the number of workers nor the order in
+which blocks are finished changes them.
 """
 
 from __future__ import annotations
@@ -20,50 +21,57 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.config import EngineSettings
-from florence.engine import CONSENSUS
-from florence.engine.claims import Labels, Roll, codes, kinds, labels_table, read_claims, sizes
-from florence.engine.consensus import answers, phrases
-from florence.engine.consensus import boxes as places
-from florence.engine.consensus import captions as texts
+from florence.engine.claims import AnnotatorRoster, find_codes, find_type_codes, image_sizes, read_claims
+from florence.engine.consensus import answers, captions, phrases
+from florence.engine.consensus.boxes import BoxModels
 from florence.engine.consensus.phrase_binding import kept
-from florence.engine.consensus.vote import HUMAN, STUDENT
-from florence.engine.enhance.polygons import outlined
+from florence.engine.consensus.regions import REGION_TYPES, cluster_regions, make_region_labels
+from florence.engine.enhance.polygons import enhance_polygons
 from florence.engine.filters.duplicates import drop_near_duplicates, find_near_duplicates
+from florence.engine.labels import Labels, build_labels_table
 from florence.engine.ranks import read_ranks
-from florence.records import ANNOTATION_TYPES, BASE_TYPES, CAPTIONS, FINE_TUNED, AnnotatorProfile
+from florence.records import (
+    ANNOTATION_TYPES,
+    BASE_TYPES,
+    CAPTIONS,
+    CONSENSUS,
+    FINE_TUNED,
+    HUMAN,
+    STUDENT,
+    AnnotatorProfile,
+)
 
-WHOLE = 200_000
-"""Claims up to which all are one block."""
-BLOCK = 120_000
-"""About how many claims of the other blocks one has at most, where there are more."""
-WRITTEN = (*CAPTIONS, phrases.GROUNDING)
-APART = (WRITTEN, tuple(task for task in ANNOTATION_TYPES if task not in WRITTEN))
-"""Kinds that can be fused apart from each other: captions with the phrases in them, and all others."""
+MAX_CLAIMS_WHOLE = 200_000
+"""Claims up to which all images are one block."""
+CLAIMS_PER_BLOCK = 120_000
+"""About how many claims a block has at most, where there are more."""
+CAPTION_TYPES = (*CAPTIONS, phrases.GROUNDING)
+SEPARATE_TYPES = (CAPTION_TYPES, tuple(task for task in ANNOTATION_TYPES if task not in CAPTION_TYPES))
+"""Annotation types that can be fused apart from each other: captions with the phrases in them, and all others."""
 IMAGE = "image"
-"""The column that tells the number of a claim's image."""
-LEARN = 1_000
-"""Images by which each annotator is judged about each kind: of things that the models are fitted to (`florence.engine.consensus.annotator_models.SAMPLE`) these have enough."""
-
+"""The column with the number of a claim's image."""
+FIT_IMAGES = 1_000
+"""Images with claims of each annotator and annotation type that models are fitted to: enough for `florence.engine.consensus.fitting.MAX_FIT_ITEMS`."""
 
 Done = Callable[[int, int], object]
-"""Takes how many blocks are done, and of how many."""
+"""Is called with how many blocks are finished, and of how many."""
 
 
 @dataclass(frozen=True)
-class Estimates:
-    """What is known of the annotators, by kind (index into `ANNOTATION_TYPES`): of those who speak of places, write captions, and answer questions."""
+class FittedModels:
+    """What is estimated of the annotators, by annotation type (index into `ANNOTATION_TYPES`)."""
 
-    places: dict[int, places.Judged] = field(default_factory=dict)
-    captions: dict[int, texts.Judged] = field(default_factory=dict)
+    boxes: dict[int, BoxModels] = field(default_factory=dict)
+    captions: dict[int, captions.Judged] = field(default_factory=dict)
     answers: dict[int, np.ndarray] = field(default_factory=dict)
 
-    def __or__(self, other: Estimates) -> Estimates:
-        return Estimates(self.places | other.places, self.captions | other.captions, self.answers | other.answers)
+    def __or__(self, other: FittedModels) -> FittedModels:
+        return FittedModels(self.boxes | other.boxes, self.captions | other.captions, self.answers | other.answers)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some images and all that is claimed of them."""
+    """Some images, and all claims about them."""
 
     claims: pa.Table
     images: pa.Table
@@ -71,35 +79,35 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Common:
-    """What all blocks have in common."""
+class BlockContext:
+    """What all blocks have in common. ``roster``: None where the one block has all claims."""
 
     settings: EngineSettings
     round: int
     profiles: tuple[AnnotatorProfile, ...]
-    roll: Roll | None
+    roster: AnnotatorRoster | None
 
 
-def heard(
+def select_voting_claims(
     claims: pa.Table, coverage: pa.Table, settings: EngineSettings, profiles: Sequence[AnnotatorProfile] = ()
 ) -> tuple[pa.Table, pa.Table]:
-    """Claims and coverage of all who have a vote: without rankers, a student whose vote is off, and what it says without being sure enough.
+    """Return claims and coverage of the annotators with a vote: without rankers, a student with cap 0, and the student's claims of low score.
 
-    People, whatever their names, are one annotator, "human".
+    All people, whatever their names, become the one annotator `HUMAN`.
     """
-    left_out = [speaker.name for speaker in profiles if speaker.role == "ranker"] + (
+    left_out = [profile.name for profile in profiles if profile.role == "ranker"] + (
         [STUDENT] if settings.student.cap == 0 else []
     )
-    people = pa.array([speaker.name for speaker in profiles if speaker.role == "human"], pa.string())
+    people = pa.array([profile.name for profile in profiles if profile.role == "human"], pa.string())
 
-    def voting(table: pa.Table) -> pa.Table:
+    def select(table: pa.Table) -> pa.Table:
         if not left_out and not len(people):
             return table
         table = table.filter(pc.invert(pc.is_in(table["annotator"], pa.array(left_out, pa.string()))))
         annotator = pc.if_else(pc.is_in(table["annotator"], people), HUMAN, table["annotator"])
         return table.set_column(table.schema.get_field_index("annotator"), "annotator", annotator)
 
-    claims, coverage = voting(claims), voting(coverage)
+    claims, coverage = select(claims), select(coverage)
     if STUDENT not in pc.unique(claims["annotator"]).to_pylist():
         return claims, coverage
     sure = pc.fill_null(pc.greater_equal(claims["score"], settings.student.min_score), True)
@@ -110,182 +118,197 @@ def heard(
 
 
 def fuse_block(
-    block: Block, common: Common, known: Estimates | None = None, tasks: Sequence[str] = ANNOTATION_TYPES
-) -> tuple[list[Labels], Estimates]:
-    """The labels of a block, those of the kinds ``tasks``, and what is known of the annotators: what is ``known`` already, else what this block tells.
+    block: Block, context: BlockContext, known: FittedModels | None = None, tasks: Sequence[str] = ANNOTATION_TYPES
+) -> tuple[list[Labels], FittedModels]:
+    """Return the labels of a block of the annotation types ``tasks``, and the models: those ``known``, else fitted to this block.
 
-    Captions and the phrases in them go together. Raises DataError where a claim's place is none.
+    Captions and the phrases in them go together. Raises DataError for a claim whose region is none.
     """
-    settings, known = common.settings, known or Estimates()
+    settings, known = context.settings, known or FittedModels()
     ids = block.images["image_id"].to_pylist()
-    said = read_claims(
-        *heard(block.claims, block.coverage, settings, common.profiles), block.images, common.profiles, common.roll
-    )
-    said = replace(said, ranks=read_ranks(block.claims, ids, common.profiles))
-    if not len(said):
+    voting = select_voting_claims(block.claims, block.coverage, settings, context.profiles)
+    claims = read_claims(*voting, block.images, context.profiles, context.roster)
+    claims = replace(claims, ranks=read_ranks(block.claims, ids, context.profiles))
+    if not len(claims):
         return [], known
-    size, found, parts = sizes(block.images), Estimates(), list[Labels]()
-    there = [kind for kind, task in enumerate(ANNOTATION_TYPES) if task in tasks and (said.kind == kind).any()]
-    for kind in there:
-        if ANNOTATION_TYPES[kind] in places.PLACES:
-            asked = places.ask_places(said, kind, size, settings, known.places.get(kind))
-            parts += places.place_labels(said, kind, asked, settings)
-            found.places[kind] = asked.judged
-        elif ANNOTATION_TYPES[kind] in FINE_TUNED:
-            labels, found.answers[kind] = answers.fuse_answers(said, kind, size, settings, known.answers.get(kind))
+    size, fitted, parts = image_sizes(block.images), FittedModels(), list[Labels]()
+    claimed = [
+        code for code, task in enumerate(ANNOTATION_TYPES) if task in tasks and (claims.annotation_type == code).any()
+    ]
+    for code in claimed:
+        if ANNOTATION_TYPES[code] in REGION_TYPES:
+            clusters = cluster_regions(claims, code, size, settings, known.boxes.get(code))
+            parts += make_region_labels(claims, code, clusters, settings)
+            fitted.boxes[code] = clusters.models
+        elif ANNOTATION_TYPES[code] in FINE_TUNED:
+            labels, fitted.answers[code] = answers.fuse_answers(claims, code, size, settings, known.answers.get(code))
             parts.append(labels)
-    if set(tasks).issuperset(WRITTEN):
+    if set(tasks).issuperset(CAPTION_TYPES):
         written = [
-            texts.fuse_captions(said, kind, settings, known.captions.get(kind))
-            for kind in map(BASE_TYPES.index, CAPTIONS)
+            captions.fuse_captions(claims, code, settings, known.captions.get(code))
+            for code in map(BASE_TYPES.index, CAPTIONS)
         ]
-        found.captions.update({part.kind: part.judged for part in written if part.kind in there})
-        parts += [texts.caption_labels(said, part) for part in written]
-        captions = kept(written)
-        bound, asked = phrases.ask_phrases(said, captions, size, settings, known.places.get(phrases.KIND))
-        found.places.update({phrases.KIND: asked.judged} if phrases.KIND in there else {})
-        parts += phrases.phrase_labels(said, captions, bound, asked, settings)
-    return parts, found | known
+        fitted.captions.update({part.kind: part.judged for part in written if part.kind in claimed})
+        parts += [captions.caption_labels(claims, part) for part in written]
+        kept_captions = kept(written)
+        bound, clusters = phrases.ask_phrases(claims, kept_captions, size, settings, known.boxes.get(phrases.KIND))
+        fitted.boxes.update({phrases.KIND: clusters.models} if phrases.KIND in claimed else {})
+        parts += phrases.phrase_labels(claims, kept_captions, bound, clusters, settings)
+    return parts, fitted | known
 
 
-def finished(parts: Sequence[Labels], block: Block, copy: np.ndarray, common: Common) -> pa.Table:
-    """Labels of a block as a table of schema `ANNOTATIONS`. ``copy``: (images,), which images are nearly the same as others."""
-    parts = outlined(drop_near_duplicates(parts, copy), common.settings)
-    return labels_table(parts, block.images["image_id"].to_pylist(), CONSENSUS, common.settings.digest(), common.round)
+def finish_block(parts: Sequence[Labels], block: Block, near_duplicate: np.ndarray, context: BlockContext) -> pa.Table:
+    """Return the labels of a block as a table of schema `ANNOTATIONS`. ``near_duplicate``: (images,)."""
+    parts = enhance_polygons(drop_near_duplicates(parts, near_duplicate), context.settings)
+    ids = block.images["image_id"].to_pylist()
+    return build_labels_table(parts, ids, CONSENSUS, context.settings.digest(), context.round)
 
 
-def _fused(block: Block, copy: np.ndarray, common: Common, known: Estimates) -> pa.Table:
-    return finished(fuse_block(block, common, known)[0], block, copy, common)
+def _fuse_and_finish(block: Block, near_duplicate: np.ndarray, context: BlockContext, known: FittedModels) -> pa.Table:
+    """Fuse a block with known models."""
+    return finish_block(fuse_block(block, context, known)[0], block, near_duplicate, context)
 
 
 # ---------------------------------------------------------------- all blocks
 
 
-def fuse_blocks(
+def fuse(
     claims: pa.Table,
     images: pa.Table,
     coverage: pa.Table,
     settings: EngineSettings,
     round: int,
-    profiles: Sequence[AnnotatorProfile],
-    workers: int,
-    done: Done,
+    profiles: Sequence[AnnotatorProfile] = (),
+    workers: int = 1,
+    done: Done = lambda finished, of: None,
 ) -> pa.Table:
-    """The labels of all images, in their order, ``workers`` blocks at a time; ``done`` is told of each block."""
+    """Fuse all claims about ``images`` into labels, kept or dropped with a reason: a table of schema `ANNOTATIONS` in the order of the images, by annotator "consensus".
+
+    ``coverage``: who looked at which image, with what error. ``profiles``: what annotators declare; one without a profile
+    has a vote and any vocabulary, or is a person if its name is "human". The same rows give the same bytes in any order and
+    for any number of ``workers`` (threads); ``done`` is called after each block. The student is one more annotator, named
+    "student"; there is no other state. Raises DataError for a claim of no annotation type, or whose region is none.
+    """
     whole = Block(claims, images, coverage)
-    if len(claims) <= WHOLE:
-        common = Common(settings, round, tuple(profiles), None)
-        return finished(
-            fuse_block(whole, common)[0], whole, find_near_duplicates(images, settings.near_duplicate), common
-        )
+    if len(claims) <= MAX_CLAIMS_WHOLE:
+        context = BlockContext(settings, round, tuple(profiles), None)
+        near_duplicate = find_near_duplicates(images, settings.near_duplicate)
+        return finish_block(fuse_block(whole, context)[0], whole, near_duplicate, context)
     ids = images["image_id"].combine_chunks()
-    image = codes(claims["image_id"], ids)
-    said, looked = heard(
-        claims.select(["task", "annotator", "score"]).append_column(IMAGE, pa.array(image)),
-        coverage,
-        settings,
-        profiles,
-    )
-    said = said.filter(pc.greater_equal(said[IMAGE], 0))
-    common = Common(settings, round, tuple(profiles), Roll.of(said, looked))
-    cut = _Cut(claims, images, coverage, image, _numbers(image, learnt_from(said, ids)))
-    del said, looked, image
+    image = find_codes(claims["image_id"], ids)
+    numbered = claims.select(["task", "annotator", "score"]).append_column(IMAGE, pa.array(image))
+    voting, voting_coverage = select_voting_claims(numbered, coverage, settings, profiles)
+    voting = voting.filter(pc.greater_equal(voting[IMAGE], 0))
+    context = BlockContext(settings, round, tuple(profiles), AnnotatorRoster.of(voting, voting_coverage))
+    cutter = _BlockCutter(whole, image, _number_blocks(image, find_fit_images(voting, ids)))
+    del numbered, voting, voting_coverage, image
     with ThreadPoolExecutor(workers, "florence-fuse") as pool:
-        first = cut.block(0)
-        begin = [(fuse_block, first, common, None, tasks) for tasks in APART] + [
-            (find_near_duplicates, images, settings.near_duplicate)
-        ]
-        *halves, copy = _side_by_side(pool, begin, len(begin))
-        known = reduce(or_, (learnt for _, learnt in halves))
-        jobs = chain(
-            [(finished, [part for parts, _ in halves for part in parts], first, copy[cut.number == 0], common)],
-            ((_fused, cut.block(k), copy[cut.number == k], common, known) for k in range(1, cut.count)),
-        )
-        del begin, halves, first
-        results = _side_by_side(pool, jobs, workers)
-        tables = []
-        for table in cut.in_order(next(results), results):
-            tables.append(table)
-            done(len(tables), max(cut.count - 1, 1))
-        return pa.concat_tables(tables)
+        return _fuse_side_by_side(cutter, whole.images, context, pool, workers, done)
 
 
-def _numbers(image: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """(images,) the block of each image: 0 of those that are learnt from (``first``), of the others 1, 2, … in their order. ``image``: of each claim, -1 for none."""
+def _fuse_side_by_side(
+    cutter: _BlockCutter, images: pa.Table, context: BlockContext, pool: Executor, workers: int, done: Done
+) -> pa.Table:
+    """Fit models to the first block, its two `SEPARATE_TYPES` side by side; then fuse ``workers`` other blocks at a time."""
+    first = cutter.block(0)
+    begin = [(fuse_block, first, context, None, tasks) for tasks in SEPARATE_TYPES] + [
+        (find_near_duplicates, images, context.settings.near_duplicate)
+    ]
+    *halves, near_duplicate = _run_ahead(pool, begin, len(begin))
+    known = reduce(or_, (fitted for _, fitted in halves))
+    finish = (finish_block, [part for parts, _ in halves for part in parts], first)
+    jobs = chain(
+        [(*finish, near_duplicate[cutter.number == 0], context)],
+        (
+            (_fuse_and_finish, cutter.block(k), near_duplicate[cutter.number == k], context, known)
+            for k in range(1, cutter.count)
+        ),
+    )
+    del begin, halves, first, finish
+    results = _run_ahead(pool, jobs, workers)
+    tables = []
+    for table in cutter.in_order(next(results), results):
+        tables.append(table)
+        done(len(tables), max(cutter.count - 1, 1))
+    return pa.concat_tables(tables)
+
+
+def _number_blocks(image: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """(images,) the block of each image: 0 of those that models are fitted to (``first``), of the others 1, 2, … in order.
+
+    ``image``: (claims,), -1 for none.
+    """
     rest = np.flatnonzero(~first)
     count = np.bincount(image[image >= 0], minlength=len(first))[rest]
     before, total = np.cumsum(count) - count, max(int(count.sum()), 1)
     # blocks of about one size, so that nobody is at work on the last one alone; an image of many claims may have left some without any
-    size = total / -(-total // BLOCK)
+    size = total / -(-total // CLAIMS_PER_BLOCK)
     result = np.zeros(len(first), np.int64)
     result[rest] = 1 + np.unique(np.minimum(before, total - 1) // size, return_inverse=True)[1]
     return result
 
 
-def learnt_from(said: pa.Table, ids: pa.Array) -> np.ndarray:
-    """(images,) from which images it is learnt whom to trust: `LEARN` of those that an annotator claims a kind of, for each annotator and kind.
+def find_fit_images(claims: pa.Table, ids: pa.Array) -> np.ndarray:
+    """Return (images,) which images models are fitted to: `FIT_IMAGES` with claims of each annotator and annotation type.
 
-    They are taken in the order of a hash of their ids, so that they are the same ones for all as far as may be. What people reviewed is no fair sample, and not sought.
-    ``said``: claims, with the number of their images in ``ids``.
+    They are taken in the order of a hash of their ids, so that they are the same for all annotators where possible.
+    Images with claims of people are not sought: what people review is no fair sample. ``claims``: with the column `IMAGE`.
     """
     order = np.argsort([blake2b(name.encode(), digest_size=8).hexdigest() for name in ids.to_pylist()], kind="stable")
-    rank = np.argsort(order)[said[IMAGE].to_numpy()]
-    names = pc.unique(said["annotator"]).filter(pc.not_equal(pc.unique(said["annotator"]), HUMAN))
-    annotator, kind = codes(said["annotator"], names), kinds(said["task"])
+    rank = np.argsort(order)[claims[IMAGE].to_numpy()]
+    names = pc.unique(claims["annotator"]).filter(pc.not_equal(pc.unique(claims["annotator"]), HUMAN))
+    annotator, code = find_codes(claims["annotator"], names), find_type_codes(claims["task"])
     result = np.zeros(len(ids), bool)
-    for who in range(len(names)):
-        there = np.zeros((len(ANNOTATION_TYPES), len(ids)), bool)
-        there[kind[annotator == who], rank[annotator == who]] = True
-        result[order[(there & (np.cumsum(there, axis=1) <= LEARN)).any(axis=0)]] = True
+    for a in range(len(names)):
+        claimed = np.zeros((len(ANNOTATION_TYPES), len(ids)), bool)
+        claimed[code[annotator == a], rank[annotator == a]] = True
+        result[order[(claimed & (np.cumsum(claimed, axis=1) <= FIT_IMAGES)).any(axis=0)]] = True
     return result
 
 
-def learnt(claims: pa.Table, coverage: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Those about images that it is learnt from whom to trust."""
-    if len(claims) <= WHOLE:
+def select_fit_claims(claims: pa.Table, coverage: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the claims about, and the coverage of, the images that `fuse` fits models to."""
+    if len(claims) <= MAX_CLAIMS_WHOLE:
         return claims, coverage
     ids = pc.unique(claims["image_id"])
-    said = claims.select(["annotator", "task"]).append_column(IMAGE, pa.array(codes(claims["image_id"], ids)))
-    known = ids.filter(pa.array(learnt_from(said, ids)))
-    return claims.filter(pc.is_in(claims["image_id"], known)), coverage.filter(pc.is_in(coverage["image_id"], known))
+    numbered = claims.select(["annotator", "task"]).append_column(IMAGE, pa.array(find_codes(claims["image_id"], ids)))
+    chosen = ids.filter(pa.array(find_fit_images(numbered, ids)))
+    return claims.filter(pc.is_in(claims["image_id"], chosen)), coverage.filter(pc.is_in(coverage["image_id"], chosen))
 
 
-class _Cut:
-    """Tables cut into blocks, image by image. ``image``: (claims,) the image of each, -1 for none; ``number``: (images,) the block of each."""
+class _BlockCutter:
+    """Cuts tables into blocks, image by image. ``image``: (claims,), -1 for none; ``number``: (images,), block of each."""
 
-    def __init__(
-        self, claims: pa.Table, images: pa.Table, coverage: pa.Table, image: np.ndarray, number: np.ndarray
-    ) -> None:
-        self._ids = images["image_id"].combine_chunks()
+    def __init__(self, whole: Block, image: np.ndarray, number: np.ndarray) -> None:
+        self._ids = whole.images["image_id"].combine_chunks()
         self.number, self.count = number, int(number.max(initial=0)) + 1
-        # what is said of images that are not there is in none
-        of = np.append(number, -1)
+        # claims about images that are not there are in no block
+        block_of = np.append(number, -1)
         self._tables = [
-            _Parts(claims, of[image]),
-            _Parts(images, number),
-            _Parts(coverage, of[codes(coverage["image_id"], self._ids)]),
+            _TableParts(whole.claims, block_of[image]),
+            _TableParts(whole.images, number),
+            _TableParts(whole.coverage, block_of[find_codes(whole.coverage["image_id"], self._ids)]),
         ]
 
     def block(self, k: int) -> Block:
         """One block."""
         return Block(*(table.part(k) for table in self._tables))
 
-    def in_order(self, begun: pa.Table, results: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """The labels of the blocks after the first one, with those of the first one (``begun``) in between, in the order of the images."""
+    def in_order(self, first: pa.Table, results: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """The labels of all blocks in the order of the images: those of the ``first`` one are put between the others."""
         if self.count == 1:
-            yield begun
-        place, done = codes(begun["image_id"], self._ids), 0
+            yield first
+        position, done = find_codes(first["image_id"], self._ids), 0
         for k, labels in enumerate(results, 1):
             last = np.flatnonzero(self.number == k)[-1] if k + 1 < self.count else len(self.number)
-            end = int(np.searchsorted(place, last, side="right"))
-            both = pa.concat_tables([begun.slice(done, end - done), labels])
-            yield both.take(
-                np.argsort(np.concatenate([place[done:end], codes(labels["image_id"], self._ids)]), kind="stable")
-            )
+            end = int(np.searchsorted(position, last, side="right"))
+            both = pa.concat_tables([first.slice(done, end - done), labels])
+            positions = np.concatenate([position[done:end], find_codes(labels["image_id"], self._ids)])
+            yield both.take(np.argsort(positions, kind="stable"))
             done = end
 
 
-class _Parts:
+class _TableParts:
     """The rows of a table by the number (n,) of their part, -1 for none."""
 
     def __init__(self, table: pa.Table, number: np.ndarray) -> None:
@@ -301,7 +324,7 @@ class _Parts:
         """The rows of part ``k``, in their order."""
         rows = self._rows[self._ends[k] : self._ends[k + 1]] if k + 1 < len(self._ends) else self._rows[:0]
         ends = np.searchsorted(rows, self._first)
-        # batch by batch: of a table Arrow would put all together first
+        # batch by batch: Arrow would combine a whole table first
         found = [
             batch.take(pa.array(rows[a:b] - first))
             for batch, first, a, b in zip(self._batches, self._first, ends, ends[1:], strict=False)
@@ -310,8 +333,8 @@ class _Parts:
         return pa.Table.from_batches(found, self._schema).combine_chunks()
 
 
-def _side_by_side(pool: Executor, jobs: Iterable[tuple[Any, ...]], ahead: int) -> Iterator[Any]:
-    """What each job, a function and what it is called with, returns, in order; so many are begun before the first is waited for."""
+def _run_ahead(pool: Executor, jobs: Iterable[tuple[Any, ...]], ahead: int) -> Iterator[Any]:
+    """Yield the result of each job (a function and its arguments) in order; ``ahead`` are begun before the first is awaited."""
     begun: deque[Future[Any]] = deque()
     for job in jobs:
         begun.append(pool.submit(*job))

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from florence.config import EngineSettings
-from florence.engine.claims import NO_SPAN, Claims, Labels, no_polygons
-from florence.engine.consensus.annotator_models import Trust as WordTrust
-from florence.engine.consensus.boxes import is_human
-from florence.engine.consensus.vote import STUDENT, information
+from florence.engine.claims import NO_SPAN, Claims
+from florence.engine.consensus.annotator_models import AnnotatorModels
+from florence.engine.consensus.vote import log_odds_weight
 from florence.engine.consensus.word_consensus import Likeness, Versions, compose, likeness
 from florence.engine.filters.alt_text import find_description
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
 from florence.engine.filters.texts import apply_caption_filters, apply_parse_filters, flag_empty_texts
+from florence.engine.labels import Labels
+from florence.engine.polygon_lists import empty_polygons
 from florence.engine.wording.tokens import TokenizedTexts, tokenize_texts
 from florence.records import BASE_TYPES
 
@@ -83,7 +84,7 @@ class Judged:
     """What is known of those who write captions of one kind; ``words``: how far the words of each are to be trusted, None where it was of no account."""
 
     trust: Trust
-    words: WordTrust | None
+    words: AnnotatorModels | None
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ class Trust:
 
 def candidates(claims: Claims, kind: int, settings: EngineSettings) -> Candidates:
     """The captions of one kind: of several by one annotator about one image the first that has a vote."""
-    rows = np.flatnonzero(claims.kind == kind)
-    image, annotator, human = claims.image[rows], claims.annotator[rows], is_human(claims)[claims.annotator[rows]]
+    rows = np.flatnonzero(claims.annotation_type == kind)
+    image, annotator, human = claims.image[rows], claims.annotator[rows], claims.is_human[claims.annotator[rows]]
     # what a person writes stands as it is
     known, line = np.unique(claims.text[rows] * 2 + human, return_inverse=True)
     whole = [claims.texts[k] for k in (known // 2).tolist()]
@@ -149,11 +150,11 @@ def caption_trust(claims: Claims, kind: int, found: Candidates, near: Likeness |
     pair = found.annotator[near.a[heard]] * count + found.annotator[near.b[heard]]
     total = np.bincount(pair, near.value[heard], minlength=count * count).reshape(count, count).astype(float)
     times = np.bincount(pair, minlength=count * count).reshape(count, count).astype(float)
-    judged = ~is_human(claims) & ((times > 0).sum(axis=1) >= 2)
+    judged = ~claims.is_human & ((times > 0).sum(axis=1) >= 2)
     figures, group = repeating(total, times)
-    weight = np.where(judged, information(figures, CHOICES), 1.0)
+    weight = np.where(judged, log_odds_weight(figures, CHOICES), 1.0)
     said = np.bincount(found.annotator, minlength=count)
-    return Trust(weight, np.minimum((said + 1) / (claims.able(kind).sum(axis=0) + 1), 1.0), judged, group)
+    return Trust(weight, np.minimum((said + 1) / (claims.asked(kind).sum(axis=0) + 1), 1.0), judged, group)
 
 
 def factors(total: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -197,7 +198,7 @@ def fuse_captions(claims: Claims, kind: int, settings: EngineSettings, known: Ju
     near = likeness(_versions(found, np.zeros(len(found))))
     trust = known.trust if known else caption_trust(claims, kind, found, near)
     weight = _weights(claims, kind, found, trust, settings) * _fits(claims, found)
-    student = claims.annotators.index(STUDENT) if STUDENT in claims.annotators else None
+    student = claims.student_index
     words = known.words if known else None
     composed = compose(
         _versions(found, weight),
@@ -223,7 +224,7 @@ def fuse_captions(claims: Claims, kind: int, settings: EngineSettings, known: Ju
         reason,
         Judged(trust, composed.trust),
     )
-    return _filtered(result, is_human(claims), settings)
+    return _filtered(result, claims.is_human, settings)
 
 
 def _versions(found: Candidates, weight: np.ndarray) -> Versions:
@@ -252,12 +253,12 @@ def _fits(claims: Claims, found: Candidates) -> np.ndarray:
 
 def _weights(claims: Claims, kind: int, found: Candidates, trust: Trust, settings: EngineSettings) -> np.ndarray:
     """(c,) the weight of each candidate: none where it has no vote, where a person has one, or where one that it repeats has one."""
-    people, cap = is_human(claims), settings.student.cap
+    people, cap = claims.is_human, settings.student.cap
     ruled = _ruled(found, people)[found.item]
     weight = np.where(found.reason == "", trust.weight[found.annotator], 0.0)
-    if STUDENT in claims.annotators and cap < 1:
-        student = claims.annotators.index(STUDENT)
-        others = claims.able(kind) & ~people & (np.arange(len(people)) != student)
+    student = claims.student_index
+    if student is not None and cap < 1:
+        others = claims.asked(kind) & ~people & (np.arange(len(people)) != student)
         mine = found.annotator == student
         limit = (others @ trust.weight) * cap / (1 - cap)
         if BASE_TYPES[kind] in settings.student.alone:
@@ -280,9 +281,9 @@ def _agreed(
     settings: EngineSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(k,) agreement on each caption, and why it is dropped."""
-    people, count = is_human(claims), len(found.first)
+    people, count = claims.is_human, len(found.first)
     ruled = _ruled(found, people)
-    silent = claims.able(kind)[found.image[found.first]] & ~people
+    silent = claims.asked(kind)[found.image[found.first]] & ~people
     silent[found.item, found.annotator] = False
     whole = np.bincount(found.item, weight, minlength=count) + np.where(
         ruled, 0.0, silent @ (trust.weight * trust.speaks)
@@ -329,7 +330,7 @@ def caption_labels(claims: Claims, captions: Captions) -> Labels:
     for k in np.flatnonzero(captions.lines.lengths[captions.line] == 0).tolist():
         text[k] = claims.texts[found.text[found.first[k]]]
     return Labels(
-        kind=captions.kind,
+        annotation_type=captions.kind,
         image=captions.image,
         text=text,
         score=captions.score,
@@ -339,7 +340,7 @@ def caption_labels(claims: Claims, captions: Captions) -> Labels:
         label=[],
         box=none.reshape(0, 4),
         quad=none.reshape(0, 8),
-        polygons=no_polygons(0),
+        polygons=empty_polygons(0),
         region_score=none,
         span=np.full((0, 2), NO_SPAN),
         order=np.zeros((len(captions), 1)),

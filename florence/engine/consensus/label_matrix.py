@@ -1,4 +1,7 @@
-"""Claims of several annotators about the same things, side by side."""
+"""The label matrix: items × annotators, and what each annotator claims about each item.
+
+A cell holds the row of a claim, `ABSENT` ("was asked and claims nothing") or `NOT_ASKED`.
+"""
 
 from __future__ import annotations
 
@@ -9,174 +12,219 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-LEVELS = 8
-"""Levels of an annotator's score that are told apart, where there are claims enough."""
-PER_LEVEL = 40
+ABSENT, NOT_ASKED = -1, -2
+"""Cells of a label matrix without a claim: the annotator was asked about the item and claims nothing; it was not asked."""
+SCORE_LEVELS = 8
+"""Levels that an annotator's scores are divided into, where it has claims enough."""
+CLAIMS_PER_LEVEL = 40
 """Claims that a level needs."""
 
-Edges = tuple[np.ndarray, ...]
-"""Of each annotator, the scores at which its levels begin, rising: one fewer than there are levels."""
-Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(k,) codes of what things are, and of what is said of them → (k,) 0…1, how right that is."""
+LevelEdges = tuple[np.ndarray, ...]
+"""For each annotator, the scores at which its levels begin, rising: one fewer than it has levels."""
+LabelSimilarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(k,) labels that are right and (k,) labels that are claimed → (k,) 0…1, how right the claims are."""
 
 
 @dataclass(frozen=True)
-class Turned:
-    """What ballots hold with the things last: ``spoke``, ``heard``, ``first``: (A, c) bool; ``label``, ``level``: (A, c); ``same``: (A, A, c); ``able``: (A, A, c), whether the second annotator
-    has the name that the first one says, None: all have.
+class ItemClaims:
+    """m claims about items. An annotator makes at most one claim about an item.
+
+    ``item``: (m,), numbered from 0; ``annotator``: (m,); ``label``: (m,), the same number for claims of the same label;
+    ``score``: (m,), NaN where there is none.
     """
 
-    spoke: np.ndarray
-    heard: np.ndarray
+    item: np.ndarray
+    annotator: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+
+
+@dataclass(frozen=True)
+class TransposedLabelMatrix:
+    """The arrays of a label matrix with the items last: NumPy is slow where inner loops are only as long as the annotators.
+
+    ``present``, ``asked``, ``first``: (A, n) bool; ``label``, ``level``: (A, n); ``similarity``: (A, A, n);
+    ``can_label``: (A, A, n), whether the second annotator has the label that the first one claims; None: all have.
+    """
+
+    present: np.ndarray
+    asked: np.ndarray
     first: np.ndarray
     label: np.ndarray
     level: np.ndarray
-    same: np.ndarray
-    able: np.ndarray | None
+    similarity: np.ndarray
+    can_label: np.ndarray | None
 
 
 @dataclass(frozen=True)
-class Ballots:
-    """c things that A annotators could speak of.
+class LabelMatrix:
+    """n items and the claims of A annotators about them.
 
-    ``claim``: (c, A), the claim that each makes about it, -1 for none; ``heard``: (c, A), whose word and silence count: those who looked, people left out;
-    ``same``: (c, A, A), 0…1, how right the second is if the first is, 0 where one says nothing; ``label``: (c, A), what is said, as a number below ``names``; 0 where nothing is;
-    ``level``: (c, A), of the annotator's score, and ``edges``: of each annotator, the scores at which a level begins; ``able``: (A, V), which names an annotator has, None: all;
-    ``human``: the annotator that is a person; ``void``: the label by which a person says that there is nothing, -1 for none.
+    ``claim``: (n, A), row of the claim, `ABSENT` or `NOT_ASKED`. ``similarity``: (n, A, A), 0…1, how right the second
+    annotator's claim is if the first one's is, 0 where either is absent. ``label``: (n, A), what is claimed, below
+    ``label_count``; 0 where nothing is. ``level``: (n, A), level of the annotator's score; ``level_edges``: where levels
+    begin. ``can_label``: (A, V), the labels that an annotator has; None: all have all. ``human``: the annotator that
+    stands for people; ``nothing_label``: the label by which a person claims that there is nothing, -1 for none.
     """
 
     claim: np.ndarray
-    heard: np.ndarray
-    same: np.ndarray
+    similarity: np.ndarray
     label: np.ndarray
     level: np.ndarray
-    names: int
-    edges: Edges
-    able: np.ndarray | None = None
+    label_count: int
+    level_edges: LevelEdges
+    can_label: np.ndarray | None = None
     human: int | None = None
-    void: int = -1
+    nothing_label: int = -1
+
+    def __len__(self) -> int:
+        return len(self.claim)
 
     @cached_property
-    def spoke(self) -> np.ndarray:
-        """(c, A): who says something."""
+    def present(self) -> np.ndarray:
+        """(n, A): whether an annotator claims something about an item."""
         return self.claim >= 0
 
     @cached_property
-    def turned(self) -> Turned:
-        """The same with the things last."""
-        spoke, heard, first, label, level = (
-            np.ascontiguousarray(values.T) for values in (self.spoke, self.heard, self.first, self.label, self.level)
+    def asked(self) -> np.ndarray:
+        """(n, A): whether an annotator's claim, or its silence, is evidence. People's is not: what they claim holds."""
+        asked = self.claim != NOT_ASKED
+        if self.human is not None:
+            asked[:, self.human] = False
+        return asked
+
+    @cached_property
+    def transposed(self) -> TransposedLabelMatrix:
+        """The same arrays with the items last."""
+        present, asked, first, label, level = (
+            np.ascontiguousarray(values.T) for values in (self.present, self.asked, self.first, self.label, self.level)
         )
-        able = None if self.able is None else np.ascontiguousarray(self.able[:, label].swapaxes(0, 1))
-        return Turned(spoke, heard, first, label, level, np.ascontiguousarray(self.same.transpose(1, 2, 0)), able)
+        similarity = np.ascontiguousarray(self.similarity.transpose(1, 2, 0))
+        can_label = None
+        if self.can_label is not None:
+            can_label = np.ascontiguousarray(self.can_label[:, label].swapaxes(0, 1))
+        return TransposedLabelMatrix(present, asked, first, label, level, similarity, can_label)
 
     @cached_property
     def first(self) -> np.ndarray:
-        """(c, A): whether an annotator is the first of those who say what it says."""
-        first = self.spoke.copy()
+        """(n, A): whether an annotator is the first to claim its label of an item."""
+        first = self.present.copy()
         for a in range(1, first.shape[1]):
-            first[:, a] &= ~((self.label[:, :a] == self.label[:, [a]]) & self.spoke[:, :a]).any(axis=1)
+            first[:, a] &= ~((self.label[:, :a] == self.label[:, [a]]) & self.present[:, :a]).any(axis=1)
         return first
 
     @cached_property
     def testable(self) -> np.ndarray:
-        """(c, A): whether somebody else could have said what an annotator says."""
-        if self.able is None:
-            return np.sum(self.heard, axis=1, keepdims=True) - self.heard > 0
-        others = np.zeros(self.claim.shape, bool)
-        for a in range(len(self.able)):
-            could = self.heard & self.able[:, self.label[:, a]].T
-            could[:, a] = False
-            others[:, a] = could.any(axis=1)
-        return others
+        """(n, A): whether another annotator could have claimed what an annotator claims."""
+        if self.can_label is None:
+            return np.sum(self.asked, axis=1, keepdims=True) - self.asked > 0
+        testable = np.zeros(self.claim.shape, bool)
+        for a in range(len(self.can_label)):
+            could_claim = self.asked & self.can_label[:, self.label[:, a]].T
+            could_claim[:, a] = False
+            testable[:, a] = could_claim.any(axis=1)
+        return testable
 
-    def agree(self, a: int, b: int) -> np.ndarray:
-        """(c,) how far two annotators say the same, silence of both included."""
-        return self.same[:, a, b] + (~self.spoke[:, a] & ~self.spoke[:, b])
+    def pair_similarity(self, a: int, b: int) -> np.ndarray:
+        """(n,) how similar the claims of two annotators are; 1 where both claim nothing."""
+        return self.similarity[:, a, b] + (~self.present[:, a] & ~self.present[:, b])
 
     @cached_property
-    def few(self) -> tuple[Ballots, np.ndarray]:
-        """One thing of those of which the same is said, and (c,) which of them each is like; all things where hardly any are alike."""
-        rows, number = self.distinct()
-        return (self.take(rows), number) if 2 * len(rows) <= len(number) else (self, np.arange(len(number)))
+    def distinct(self) -> tuple[LabelMatrix, np.ndarray]:
+        """One item of each set of equal ones, and (n,) the row of each item in it; all items where few are equal."""
+        rows, row_of = self.find_distinct()
+        return (self.take(rows), row_of) if 2 * len(rows) <= len(row_of) else (self, np.arange(len(row_of)))
 
-    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """The first of the things of which the same annotators say the same, in order, and (c,) the number of each thing's."""
+    def find_distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first item of each set of items with equal cells, in order, and (n,) the set of each item."""
         number = np.zeros(len(self.claim), np.int64)
         for a in range(self.claim.shape[1]):
-            said = (
-                np.where(self.spoke[:, a], self.label[:, a] + 1, 0) * (LEVELS + 1) + self.level[:, a]
-            ) * 2 + self.heard[:, a]
-            if len(said) and (said != said[0]).any():
-                number = numbered(number * (int(said.max()) + 1) + said)
+            cell = (
+                np.where(self.present[:, a], self.label[:, a] + 1, 0) * (SCORE_LEVELS + 1) + self.level[:, a]
+            ) * 2 + self.asked[:, a]
+            if len(cell) and (cell != cell[0]).any():
+                number = renumber(number * (int(cell.max()) + 1) + cell)
         first = np.zeros(int(number.max(initial=-1)) + 1, np.int64)
-        # the last one that is written stays
+        # of several values written to one place the last stays
         first[number[::-1]] = np.arange(len(number))[::-1]
         return first, number
 
-    def take(self, rows: np.ndarray) -> Ballots:
-        """Some of the things."""
+    def take(self, rows: np.ndarray) -> LabelMatrix:
+        """Some of the items."""
         return replace(
             self,
             claim=self.claim[rows],
-            heard=self.heard[rows],
-            same=self.same[rows],
+            similarity=self.similarity[rows],
             label=self.label[rows],
             level=self.level[rows],
         )
 
 
-def numbered(values: np.ndarray) -> np.ndarray:
-    """Whole numbers as 0, 1, …, the same for the same, in the order in which they first come."""
+def renumber(values: np.ndarray) -> np.ndarray:
+    """Return whole numbers as 0, 1, …, the same for the same, in the order in which they first come."""
     return pa.array(values).dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
-def ballots(
-    thing: np.ndarray,
-    annotator: np.ndarray,
-    looked: np.ndarray,
-    code: np.ndarray,
-    score: np.ndarray,
-    similarity: Similarity | None = None,
-    able: np.ndarray | None = None,
+def build_label_matrix(
+    claims: ItemClaims,
+    coverage: np.ndarray,
+    similarity: LabelSimilarity | None = None,
+    can_label: np.ndarray | None = None,
+    *,
     human: int | None = None,
-    void: int = -1,
-    edges: Edges | None = None,
-) -> Ballots:
-    """Ballots of m claims about ``thing`` (m,), numbered from 0, each annotator with one claim a thing at most.
+    nothing_label: int = -1,
+    level_edges: LevelEdges | None = None,
+) -> LabelMatrix:
+    """Build the label matrix of claims about items. ``coverage``: (items, A) bool, who was asked about which item.
 
-    ``looked``: (things, A). ``code``: (m,), the same for claims that say exactly the same; ``similarity``: of different codes, 0 where None; ``score``: (m,), NaN where
-    none; ``able``, ``human``, ``void``, ``edges``: see `Ballots`, by code. Without ``edges`` the levels of an annotator hold about as many of these claims each.
+    ``similarity``: of different labels, 0 where None. ``can_label``, ``human``, ``nothing_label``, ``level_edges``: see
+    `LabelMatrix`; without ``level_edges`` the levels of an annotator hold about as many of these claims each.
     """
-    claim = np.full(looked.shape, -1, np.int64)
-    claim[thing, annotator] = np.arange(len(thing))
-    spoke = claim >= 0
-    label = np.where(spoke, np.append(code, 0)[claim], 0)
-    by, says = np.ascontiguousarray(spoke.T), np.ascontiguousarray(label.T)
-    same = np.zeros((looked.shape[1], *by.shape))
-    for a in range(len(by)):
-        same[a, a] = by[a]
+    claim = np.full(coverage.shape, NOT_ASKED, np.int64)
+    claim[coverage] = ABSENT
+    claim[claims.item, claims.annotator] = np.arange(len(claims.item))
+    present = claim >= 0
+    label = np.where(present, np.append(claims.label, 0)[np.maximum(claim, -1)], 0)
+    level_edges = level_edges or tuple(
+        _level_edges(claims.score[claim[present[:, a], a]]) for a in range(coverage.shape[1])
+    )
+    level = np.zeros(coverage.shape, np.int64)
+    for a in range(coverage.shape[1]):
+        score = claims.score[claim[present[:, a], a]]
+        level[present[:, a], a] = np.where(
+            np.isnan(score), SCORE_LEVELS, np.searchsorted(level_edges[a], score, side="right")
+        )
+    return LabelMatrix(
+        claim=claim,
+        similarity=_claim_similarity(present, label, similarity),
+        label=label,
+        level=level,
+        label_count=int(claims.label.max(initial=0)) + 1,
+        level_edges=level_edges,
+        can_label=can_label,
+        human=human,
+        nothing_label=nothing_label,
+    )
+
+
+def _claim_similarity(present: np.ndarray, label: np.ndarray, similarity: LabelSimilarity | None) -> np.ndarray:
+    """(n, A, A): see `LabelMatrix.similarity`."""
+    present, label = np.ascontiguousarray(present.T), np.ascontiguousarray(label.T)
+    result = np.zeros((len(present), *present.shape))
+    for a in range(len(present)):
+        result[a, a] = present[a]
         for b in range(a):
-            both = by[a] & by[b]
-            same[a, b] = same[b, a] = both & (says[a] == says[b])
-            rest = np.flatnonzero(both & (says[a] != says[b]))
+            both = present[a] & present[b]
+            result[a, b] = result[b, a] = both & (label[a] == label[b])
+            rest = np.flatnonzero(both & (label[a] != label[b]))
             if similarity is not None and len(rest):
-                same[a, b, rest] = similarity(says[a, rest], says[b, rest])
-                same[b, a, rest] = similarity(says[b, rest], says[a, rest])
-    same = np.ascontiguousarray(same.transpose(2, 0, 1))
-    heard = looked | spoke
-    if human is not None:
-        heard[:, human] = False
-    edges = edges or tuple(_edges(score[claim[spoke[:, a], a]]) for a in range(looked.shape[1]))
-    level = np.zeros(looked.shape, np.int64)
-    for a in range(looked.shape[1]):
-        mine = score[claim[spoke[:, a], a]]
-        level[spoke[:, a], a] = np.where(np.isnan(mine), LEVELS, np.searchsorted(edges[a], mine, side="right"))
-    return Ballots(claim, heard, same, label, level, int(code.max(initial=0)) + 1, edges, able, human, void)
+                result[a, b, rest] = similarity(label[a, rest], label[b, rest])
+                result[b, a, rest] = similarity(label[b, rest], label[a, rest])
+    return np.ascontiguousarray(result.transpose(2, 0, 1))
 
 
-def _edges(score: np.ndarray) -> np.ndarray:
-    """Where the levels of an annotator's scores begin, each holding about as many; those without a score are of a level of their own."""
+def _level_edges(score: np.ndarray) -> np.ndarray:
+    """Return where levels of about as many scores each begin; claims without a score have a level of their own."""
     score = score[~np.isnan(score)]
-    count = int(min(LEVELS, max(1, len(score) // PER_LEVEL)))
+    count = int(min(SCORE_LEVELS, max(1, len(score) // CLAIMS_PER_LEVEL)))
     return np.quantile(score, np.arange(1, count) / count) if count > 1 else np.zeros(0)

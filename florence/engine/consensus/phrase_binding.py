@@ -119,7 +119,7 @@ class Bound:
 
 def bind(claims: Claims, captions: Kept, settings: EngineSettings) -> Bound:
     """Find each claimed phrase in the caption that was kept of the one it was found in."""
-    rows = np.flatnonzero(claims.kind == KIND)
+    rows = np.flatnonzero(claims.annotation_type == KIND)
     spans = claimed_spans(claims, rows)
     captions = _related(claims, rows, captions, settings.min_caption_overlap)
     source = _sources(claims, rows, captions)

@@ -8,19 +8,30 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import EngineSettings
-from florence.engine.claims import Claims, Labels, no_polygons
-from florence.engine.consensus.boxes import Fused, Judged, Poll, Units, ask, fuse, is_human, outlines
+from florence.engine.claims import Claims
+from florence.engine.consensus.boxes import (
+    BoxClaims,
+    BoxClusters,
+    BoxModels,
+    BoxVoteRules,
+    FusedBoxes,
+    cluster_boxes,
+    fuse_boxes,
+    pick_polygons,
+)
 from florence.engine.consensus.phrase_binding import GROUNDING, KIND, LONG, NO_CAPTION, Bound, Kept, bind, claimed_spans
 from florence.engine.filters.phrases import flag_blacklisted_phrases, flag_overlapping_phrases, flag_repeated_boxes
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.regions import flag_degenerate_boxes, flag_duplicates, flag_near_full_boxes
 from florence.engine.filters.scores import flag_low_confidence, flag_low_phrase_scores, flag_low_scores
+from florence.engine.labels import Labels
+from florence.engine.polygon_lists import empty_polygons
 from florence.engine.wording.sequences import compute_offsets
 
 
 def phrase_units(
     claims: Claims, bound: Bound, captions: Kept, size: np.ndarray | None, settings: EngineSettings
-) -> Units:
+) -> BoxClaims:
     """Every region of every phrase that has its place in a kept caption, in the order of the phrases."""
     slot_of = np.full(len(claims), -1, np.int64)
     slot_of[bound.rows] = bound.slot
@@ -33,7 +44,7 @@ def phrase_units(
     bounds, score, human = (
         claims.regions.bounds[region],
         claims.regions.score[region],
-        is_human(claims)[claims.annotator[claim]],
+        claims.is_human[claims.annotator[claim]],
     )
     found = [
         ("blacklisted", flag_blacklisted_phrases(text, settings)[slot]),
@@ -55,7 +66,7 @@ def phrase_units(
     ]
     found.append(("repeated", flag_repeated_boxes(claims, region, slot) & ~human))
     # all that is said of a phrase is that it is here: to the vote all phrases are of one name
-    return Units(
+    return BoxClaims(
         claim,
         region,
         slot,
@@ -73,7 +84,7 @@ def phrase_units(
 
 def could_say(claims: Claims, bound: Bound, captions: Kept) -> np.ndarray:
     """(slots, A) who looks for phrases in the image, without those whose own version of the caption has nothing of the phrase."""
-    able = claims.able(KIND)[captions.image[bound.caption]]
+    able = claims.asked(KIND)[captions.image[bound.caption]]
     # every pair of a phrase and a version of its caption
     count = np.bincount(captions.caption, minlength=len(captions.image))
     size = count[bound.caption]
@@ -91,34 +102,38 @@ def could_say(claims: Claims, bound: Bound, captions: Kept) -> np.ndarray:
 
 
 def ask_phrases(
-    claims: Claims, captions: Kept, size: np.ndarray | None, settings: EngineSettings, known: Judged | None = None
-) -> tuple[Bound, Poll]:
+    claims: Claims, captions: Kept, size: np.ndarray | None, settings: EngineSettings, known: BoxModels | None = None
+) -> tuple[Bound, BoxClusters]:
     """The poll on all places of the phrases of kept captions. ``size``: of the images; None filters nothing by it. ``known``: what was found of other images."""
     bound = bind(claims, captions, settings)
     units = phrase_units(claims, bound, captions, size, settings)
     able = could_say(claims, bound, captions)
-    draws = known.draws if known else None
+    draws = known.masks_only if known else None
     if draws is None:
         count = len(claims.annotators)
         drawing = np.bincount(units.annotator, units.reason == "repeated", minlength=count)
         draws = (drawing > 0) & (drawing == np.bincount(units.annotator, minlength=count))
     # who does nothing but draw outlines in others' boxes is not silent where it drew none
     able[:, draws] = False
-    asked = ask(claims, units, able, settings, None, known=known)
-    return bound, replace(asked, judged=replace(asked.judged, draws=draws))
+    clusters = cluster_boxes(claims, units, able, settings, BoxVoteRules(), known)
+    return bound, replace(clusters, models=replace(clusters.models, masks_only=draws))
 
 
-def phrase_labels(claims: Claims, captions: Kept, bound: Bound, asked: Poll, settings: EngineSettings) -> list[Labels]:
+def phrase_labels(
+    claims: Claims, captions: Kept, bound: Bound, asked: BoxClusters, settings: EngineSettings
+) -> list[Labels]:
     """One row for each phrase of a kept caption with all its places; then the claims about phrases that no kept caption has."""
-    fused = fuse(claims, asked, settings)
+    fused = fuse_boxes(claims, asked, settings)
     return [_rows(claims, bound, captions, asked, fused, settings), _unbound(claims, bound)]
 
 
-def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fused, settings: EngineSettings) -> Labels:
-    units = asked.units
-    slot = units.group[fused.speaker]
-    heard = asked.thing >= 0
-    reason = np.where(heard, "", units.reason[fused.speaker]).astype(object)
+def _rows(
+    claims: Claims, bound: Bound, captions: Kept, asked: BoxClusters, fused: FusedBoxes, settings: EngineSettings
+) -> Labels:
+    units = asked.claims
+    slot = units.scope[fused.source]
+    heard = asked.item >= 0
+    reason = np.where(heard, "", units.reason[fused.source]).astype(object)
     reason[(reason == "") & flag_low_confidence(fused.confidence, settings.min_confidence)] = "low_confidence"
     rank = np.nan_to_num(fused.confidence, nan=-1.0)
     good = reason == ""
@@ -150,21 +165,21 @@ def _rows(claims: Claims, bound: Bound, captions: Kept, asked: Poll, fused: Fuse
         slot[best]
     ] / np.maximum(count, 1)
     return Labels(
-        kind=KIND,
-        image=units.image[fused.speaker][best],
+        annotation_type=KIND,
+        image=units.image[fused.source][best],
         text=captions.texts(caption),
         score=np.where(np.isnan(fused.score[best]), np.nan, means),
         confidence=fused.confidence[best],
         reason=reason[best].tolist(),
         count=count,
-        label=[units.text[k] for k in fused.speaker[shown].tolist()],
+        label=[units.text[k] for k in fused.source[shown].tolist()],
         box=fused.box[shown],
         quad=np.full((len(shown), 8), np.nan),
-        polygons=outlines(claims.regions, asked, fused, shown),
+        polygons=pick_polygons(claims.regions, asked, fused, shown),
         region_score=fused.score[shown],
         span=span[shown],
         order=np.stack([captions.kind[caption], span[best, 0], span[best, 1], np.zeros(len(best))], axis=1),
-        fixed=units.human[fused.speaker[shown]],
+        keep_polygons=units.is_human[fused.source[shown]],
     )
 
 
@@ -178,7 +193,7 @@ def _unbound(claims: Claims, bound: Bound) -> Labels:
     count = np.bincount(np.searchsorted(rows, regions.claim[index]), minlength=len(rows))
     spans = claimed_spans(claims, rows)
     return Labels(
-        kind=KIND,
+        annotation_type=KIND,
         image=claims.image[rows],
         text=[claims.texts[k] for k in claims.text[rows].tolist()],
         score=claims.score[rows],
@@ -188,7 +203,7 @@ def _unbound(claims: Claims, bound: Bound) -> Labels:
         label=regions.label.take(pa.array(index)).to_pylist(),
         box=regions.bounds[index],
         quad=np.full((len(index), 8), np.nan),
-        polygons=no_polygons(len(index)),
+        polygons=empty_polygons(len(index)),
         region_score=regions.score[index],
         span=regions.span[index],
         order=np.stack([np.full(len(rows), 99), spans[:, 0], spans[:, 1], claims.annotator[rows]], axis=1)

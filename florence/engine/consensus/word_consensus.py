@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.engine.consensus.annotator_models import Trust
+from florence.engine.consensus.annotator_models import AnnotatorModels
 from florence.engine.consensus.word_network import Network, in_order, likely, network
 from florence.engine.wording.alignment import align_sequences
 from florence.engine.wording.overlap import word_overlaps
@@ -52,7 +52,7 @@ class Composed:
     line: np.ndarray
     to: np.ndarray
     similarity: np.ndarray
-    trust: Trust | None
+    trust: AnnotatorModels | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def compose(
     capped: int | None = None,
     cap: float = 1.0,
     annotators: int | None = None,
-    known: Trust | None = None,
+    known: AnnotatorModels | None = None,
 ) -> Composed:
     """One text of the versions of each. A version without weight has no vote, and is placed all the same. ``near``: where it is known already; ``capped``, ``cap``: an
     annotator whose word counts for so much of all evidence at most; ``annotators``: how many there are, as many as have a version where None; ``known``: what other texts told of them.
@@ -143,8 +143,13 @@ def placed(a: CodeSequences, b: CodeSequences, to: np.ndarray, similarity: np.nd
 
 
 def _written(
-    versions: Versions, turns: np.ndarray, capped: int | None, cap: float, annotators: int, known: Trust | None
-) -> tuple[np.ndarray, list[str], Trust | None]:
+    versions: Versions,
+    turns: np.ndarray,
+    capped: int | None,
+    cap: float,
+    annotators: int,
+    known: AnnotatorModels | None,
+) -> tuple[np.ndarray, list[str], AnnotatorModels | None]:
     """(n,) row of the line that each text of ``turns`` (n, k) versions comes to, -1 where it is a new one; the new ones in order; how far the annotators are trusted."""
     texts = versions.lines
     line = np.where(turns >= 0, versions.line[turns], -1)

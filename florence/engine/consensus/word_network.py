@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.engine.consensus.annotator_models import Trust, believed, fit
-from florence.engine.consensus.label_matrix import ballots
+from florence.engine.consensus.annotator_models import AnnotatorModels
+from florence.engine.consensus.fitting import FitOptions, fit_annotator_models
+from florence.engine.consensus.label_matrix import ItemClaims, build_label_matrix
+from florence.engine.consensus.posterior import infer_posterior
 from florence.engine.wording.alignment import align_sequences
 from florence.engine.wording.sequences import CodeSequences, compute_offsets
 from florence.engine.wording.tokens import TokenizedTexts, decode_keys
@@ -88,8 +90,8 @@ def likely(
     capped: int | None,
     cap: float,
     count: int,
-    known: Trust | None = None,
-) -> tuple[np.ndarray, Trust]:
+    known: AnnotatorModels | None = None,
+) -> tuple[np.ndarray, AnnotatorModels]:
     """(p, turns) how likely what a version says at a place is a word of the text, 0 where it says nothing there; and how far each annotator's words are to be trusted.
 
     Places are things that annotators see or not, and name right or not, as objects in a picture are: how often each leaves out which word follows from all texts.
@@ -109,8 +111,12 @@ def likely(
     looked[thing, who[thing, turn]] = True
     thing, turn = np.nonzero(there)
     keys, code = np.unique(said[thing, turn], return_inverse=True)
-    votes = ballots(thing, who[thing, turn], looked, code.reshape(-1), np.full(len(thing), np.nan))
+    claims = ItemClaims(thing, who[thing, turn], code.reshape(-1), np.full(len(thing), np.nan))
+    matrix = build_label_matrix(claims, looked)
     names = decode_keys(keys)
-    trust = fit(votes, capped, cap, names) if known is None else known.about(names, votes.names)
-    claims = believed(votes, trust, capped, cap).claims[: len(own)]
-    return np.where(network.there, claims[np.arange(len(own))[:, None], np.maximum(own, 0)], 0.0), trust
+    if known is None:
+        models = fit_annotator_models(matrix, FitOptions(capped, cap), names)
+    else:
+        models = known.for_labels(names, matrix.label_count)
+    correct = infer_posterior(matrix, models, capped, cap).correct[: len(own)]
+    return np.where(network.there, correct[np.arange(len(own))[:, None], np.maximum(own, 0)], 0.0), models

@@ -1,1 +1,1 @@
-"""TODO: one sentence about this package."""
+"""Enhancements of labels: canonical names of objects, and polygons with few vertices for every region that has none."""

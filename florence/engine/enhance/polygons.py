@@ -1,4 +1,15 @@
-"""Outlines of what is kept: with as few corners as do, and lent to what has none of its own."""
+"""Polygons of kept labels: simplified, and given to regions that have none.
+
+Simplification (Visvalingam and Whyatt 1993, Line generalisation by repeated elimination of points): again and again the
+vertex is removed whose triangle with its two neighbours has the least area,
+
+    A(a, b, c) = |(b − a) × (c − a)| / 2,
+
+as long as the IoU with the original stays at least r = `engine.min_polygon_iou`. The overlap itself is not computed. Two
+polygons of areas p and q differ by the removed triangles at most, of total area d, so
+
+    |P ∩ Q| ≥ (p + q − d) / 2,   |P ∪ Q| ≤ (p + q + d) / 2,   IoU ≥ (p + q − d) / (p + q + d) ≥ r.
+"""
 
 from __future__ import annotations
 
@@ -9,156 +20,163 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import EngineSettings
-from florence.engine.claims import Labels, moved, nested
-from florence.engine.consensus.vote import paired_iou
+from florence.engine.labels import Labels
+from florence.engine.polygon_lists import move_polygons, nest_polygons
 from florence.engine.wording.sequences import compute_offsets
+from florence.geometry import paired_iou
 from florence.records import BASE_TYPES
 
 CELLS = 4_000_000
-"""Corners that are looked at together."""
-LEAST = 4
-"""Corners that an outline keeps in any case, where it has them."""
-LENDERS = tuple(
-    BASE_TYPES.index(kind) for kind in ("<REFERRING_EXPRESSION_SEGMENTATION>", "<OD>", "<CAPTION_TO_PHRASE_GROUNDING>")
+"""Vertices that are processed together."""
+MIN_VERTICES = 4
+"""Vertices that a polygon keeps in any case, where it has them."""
+DONORS = tuple(
+    BASE_TYPES.index(task) for task in ("<REFERRING_EXPRESSION_SEGMENTATION>", "<OD>", "<CAPTION_TO_PHRASE_GROUNDING>")
 )
-BORROWERS = LENDERS[1:]
+"""Annotation types whose polygons are given to others, in the order of preference."""
+RECIPIENTS = DONORS[1:]
+"""Annotation types whose regions are given polygons."""
 
 
-def outlined(parts: Sequence[Labels], settings: EngineSettings) -> list[Labels]:
-    """Labels with outlines as simple as `engine.fidelity` has them, and with a mask for each kept box of an object or phrase where one is known.
+def enhance_polygons(parts: Sequence[Labels], settings: EngineSettings) -> list[Labels]:
+    """Return labels with simplified polygons, and with a polygon for each kept object or phrase where one is known.
 
-    A region without an outline has the one whose box overlaps its own most, by `engine.mask_iou` at least, carried along to it; of equals an expression's, then
-    an object's, then a phrase's.
+    A region without a polygon is given the one of the label whose box overlaps its own most, by `engine.mask_iou` at
+    least, moved and scaled to its box; of equal overlaps in the order of `DONORS`.
     """
-    parts = [replace(part, polygons=_simple(part, settings.min_polygon_iou)) for part in parts]
-    kept = [_Kept.of(part) for part in parts]
-    lenders = sorted(
-        (k for k, part in enumerate(parts) if part.kind in LENDERS), key=lambda k: LENDERS.index(parts[k].kind)
+    parts = [replace(part, polygons=_simplify_part(part, settings.min_polygon_iou)) for part in parts]
+    regions = [_KeptRegions.of(part) for part in parts]
+    donors = sorted(
+        (k for k, part in enumerate(parts) if part.annotation_type in DONORS),
+        key=lambda k: DONORS.index(parts[k].annotation_type),
     )
-    if not lenders:
+    if not donors:
         return parts
-    image, box = (np.concatenate([getattr(kept[k], name)[kept[k].drawn] for k in lenders]) for name in ("image", "box"))
-    polygons = pa.concat_arrays([parts[k].polygons.filter(pa.array(kept[k].drawn)) for k in lenders])
-    order = np.argsort(image, kind="stable")
-    lent = (
-        _Kept(image[order], box[order], np.ones(len(order), bool), np.ones(len(order), bool)),
-        polygons.take(pa.array(order)),
+    image, box = (
+        np.concatenate([getattr(regions[k], name)[regions[k].with_polygon] for k in donors])
+        for name in ("image", "box")
     )
+    polygons = pa.concat_arrays([parts[k].polygons.filter(pa.array(regions[k].with_polygon)) for k in donors])
+    order = np.argsort(image, kind="stable")
+    every = np.ones(len(order), bool)
+    pool, polygons = _KeptRegions(image[order], box[order], every, ~every), polygons.take(pa.array(order))
     return [
-        _borrowed(part, found, *lent, settings.mask_iou) if part.kind in BORROWERS else part
-        for part, found in zip(parts, kept, strict=True)
+        _transfer_polygons(part, found, pool, polygons, settings.mask_iou)
+        if part.annotation_type in RECIPIENTS
+        else part
+        for part, found in zip(parts, regions, strict=True)
     ]
 
 
-def _simple(part: Labels, min_polygon_iou: float) -> pa.ListArray:
-    """The outlines of a part, `simplified` but for those that stay."""
-    if part.fixed is None or not part.fixed.any():
-        return simplified(part.polygons, min_polygon_iou)
-    free = np.flatnonzero(~part.fixed)
-    index = np.arange(len(part.fixed))
+def _simplify_part(part: Labels, min_polygon_iou: float) -> pa.ListArray:
+    """Return the polygons of a part, simplified but for those that stay as they are."""
+    if part.keep_polygons is None or not part.keep_polygons.any():
+        return simplify_polygons(part.polygons, min_polygon_iou)
+    free = np.flatnonzero(~part.keep_polygons)
+    index = np.arange(len(part.keep_polygons))
     index[free] = len(index) + np.arange(len(free))
-    return pa.concat_arrays([part.polygons, simplified(part.polygons.take(pa.array(free)), min_polygon_iou)]).take(
-        pa.array(index)
-    )
+    simple = simplify_polygons(part.polygons.take(pa.array(free)), min_polygon_iou)
+    return pa.concat_arrays([part.polygons, simple]).take(pa.array(index))
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """The m regions of a part. ``drawn``: (m,) those that are kept and have an outline; ``plain``: that are kept, have a box and no outline."""
+class _KeptRegions:
+    """The m regions of a part. ``with_polygon``, ``without_polygon``: (m,) kept, with a box, and with or without one."""
 
     image: np.ndarray
     box: np.ndarray
-    drawn: np.ndarray
-    plain: np.ndarray
+    with_polygon: np.ndarray
+    without_polygon: np.ndarray
 
     @classmethod
-    def of(cls, part: Labels) -> _Kept:
-        kept = np.repeat(np.asarray([not reason for reason in part.reason], bool), part.count) & ~np.isnan(
-            part.box
-        ).any(axis=1)
-        has = np.diff(part.polygons.offsets.to_numpy()) > 0
-        return cls(np.repeat(part.image, part.count), part.box, kept & has, kept & ~has)
+    def of(cls, part: Labels) -> _KeptRegions:
+        row_kept = np.asarray([not reason for reason in part.reason], bool)
+        kept = np.repeat(row_kept, part.count) & ~np.isnan(part.box).any(axis=1)
+        has_polygon = np.diff(part.polygons.offsets.to_numpy()) > 0
+        return cls(np.repeat(part.image, part.count), part.box, kept & has_polygon, kept & ~has_polygon)
 
 
-def _borrowed(part: Labels, mine: _Kept, lenders: _Kept, polygons: pa.ListArray, least: float) -> Labels:
-    plain = np.flatnonzero(mine.plain)
-    begin, end = (np.searchsorted(lenders.image, mine.image[plain], side=side) for side in ("left", "right"))
+def _transfer_polygons(
+    part: Labels, regions: _KeptRegions, donors: _KeptRegions, polygons: pa.ListArray, min_iou: float
+) -> Labels:
+    """Return ``part`` whose regions without a polygon have the ``polygons`` of the donor of the largest box IoU."""
+    plain = np.flatnonzero(regions.without_polygon)
+    begin, end = (np.searchsorted(donors.image, regions.image[plain], side=side) for side in ("left", "right"))
     row = np.repeat(plain, end - begin)
-    lender = np.arange(len(row)) - np.repeat(compute_offsets(end - begin)[:-1] - begin, end - begin)
-    overlap = paired_iou(mine.box[row], lenders.box[lender])
-    near = np.flatnonzero(overlap >= least)
-    best = near[np.lexsort((lender[near], -np.round(overlap[near], 9), row[near]))]
+    donor = np.arange(len(row)) - np.repeat(compute_offsets(end - begin)[:-1] - begin, end - begin)
+    iou = paired_iou(regions.box[row], donors.box[donor])
+    near = np.flatnonzero(iou >= min_iou)
+    best = near[np.lexsort((donor[near], -np.round(iou[near], 9), row[near]))]
     best = best[np.r_[True, np.diff(row[best]) != 0][: len(best)]]
     if not len(best):
         return part
-    carried = moved(polygons.take(pa.array(lender[best])), lenders.box[lender[best]], part.box[row[best]])
+    fitted = move_polygons(polygons.take(pa.array(donor[best])), donors.box[donor[best]], part.box[row[best]])
     index = np.arange(len(part.box))
     index[row[best]] = len(index) + np.arange(len(best))
-    return replace(part, polygons=pa.concat_arrays([part.polygons, carried]).take(pa.array(index)))
+    return replace(part, polygons=pa.concat_arrays([part.polygons, fitted]).take(pa.array(index)))
 
 
-def simplified(polygons: pa.ListArray, min_polygon_iou: float) -> pa.ListArray:
-    """Lists of polygons, each without the corners that it takes least to do without, as long as its IoU with what it was stays at least ``fidelity``.
+# ---------------------------------------------------------------- simplification
 
-    Corners go in the order of the triangle that they make with their neighbours (Visvalingam and Whyatt). Two outlines differ by the triangles between them at
-    most, so that of areas p and q, and triangles d, the IoU is at least (p + q − d) / (p + q + d): no overlap has to be computed.
-    """
+
+def simplify_polygons(polygons: pa.ListArray, min_polygon_iou: float) -> pa.ListArray:
+    """Return lists of polygons, each with as few vertices as keep its IoU with the original at ``min_polygon_iou``."""
     inner = polygons.flatten()
     points = inner.flatten().to_numpy(zero_copy_only=False).reshape(-1, 2)
     first = compute_offsets(np.diff(inner.offsets.to_numpy()) // 2)
     count = np.diff(first)
     keep = np.ones(len(points), bool)
     order = np.argsort(count, kind="stable")
-    order = order[count[order] > LEAST] if min_polygon_iou < 1 else order[:0]
+    order = order[count[order] > MIN_VERTICES] if min_polygon_iou < 1 else order[:0]
     while len(order):
         size = np.arange(1, len(order) + 1) * count[order]
         some = order[: max(int(np.searchsorted(size, CELLS, side="right")), 1)]
         order = order[len(some) :]
         inside = np.arange(count[some[-1]]) < count[some][:, None]
         at = np.minimum(first[some][:, None] + np.arange(inside.shape[1]), len(points) - 1)
-        keep[at[inside]] = _needed(points[at], inside, min_polygon_iou)[inside]
+        keep[at[inside]] = _select_vertices(points[at], inside, min_polygon_iou)[inside]
     if keep.all():
         return polygons
     kept = compute_offsets(np.add.reduceat(keep, first[:-1])) if len(count) else first
-    return nested(points[keep], kept, polygons.offsets.to_numpy())
+    return nest_polygons(points[keep], kept, polygons.offsets.to_numpy())
 
 
-def _needed(points: np.ndarray, inside: np.ndarray, min_polygon_iou: float) -> np.ndarray:
-    """(n, corners) which of the corners (n, corners, 2) that are ``inside`` their polygon it cannot do without."""
+def _select_vertices(points: np.ndarray, inside: np.ndarray, min_polygon_iou: float) -> np.ndarray:
+    """Return (n, vertices) which vertices stay, of polygons ``points`` (n, vertices, 2) with padding not ``inside``."""
     n, wide = inside.shape
-    # corners are told by their place in the whole: row · wide + corner
-    base, corner = (np.arange(n) * wide)[:, None], np.arange(wide)
+    # vertices are numbered across all polygons: row · wide + column
+    base, column = (np.arange(n) * wide)[:, None], np.arange(wide)
     number = inside.sum(axis=1)
-    after = (base + np.where(corner + 1 < number[:, None], corner + 1, 0)).reshape(-1)
-    before = (base + np.where(corner > 0, corner - 1, (number - 1)[:, None])).reshape(-1)
+    after = (base + np.where(column + 1 < number[:, None], column + 1, 0)).reshape(-1)
+    before = (base + np.where(column > 0, column - 1, (number - 1)[:, None])).reshape(-1)
     x, y = points[..., 0].reshape(-1), points[..., 1].reshape(-1)
-    signed = _triangle(x, y, before, np.arange(n * wide), after)
+    signed = _triangle_area(x, y, before, np.arange(n * wide), after)
     cost = np.where(inside, np.abs(signed).reshape(n, wide), np.inf)
     area = np.where(inside, (x * y[after] - x[after] * y).reshape(n, wide), 0.0).sum(axis=1) / 2
     alive, rows = inside.copy(), np.arange(n)
-    whole, differ = np.abs(area), np.zeros(n)
+    original, removed = np.abs(area), np.zeros(n)
     while len(rows):
-        # costs of the rows that are still at work, in step with them
+        # all arrays but alive, signed, before and after hold the polygons that are not finished
         least = cost.argmin(axis=1)
         at = rows * wide + least
-        spent, rest = differ + cost[np.arange(len(rows)), least], area - signed[at]
-        both = whole + np.abs(rest)
-        fine = (both - spent >= min_polygon_iou * (both + spent)) & (number > LEAST)
+        removed_then, area_then = removed + cost[np.arange(len(rows)), least], area - signed[at]
+        both = original + np.abs(area_then)
+        fine = (both - removed_then >= min_polygon_iou * (both + removed_then)) & (number > MIN_VERTICES)
         if not fine.all():
-            rows, least, at, spent, rest, whole, number, cost = (
-                values[fine] for values in (rows, least, at, spent, rest, whole, number, cost)
+            rows, least, at, removed_then, area_then, original, number, cost = (
+                values[fine] for values in (rows, least, at, removed_then, area_then, original, number, cost)
             )
-        differ, area, number = spent, rest, number - 1
+        removed, area, number = removed_then, area_then, number - 1
         step = np.arange(len(rows))
         alive[rows, least], cost[step, least] = False, np.inf
         left, right = before[at], after[at]
         after[left], before[right] = right, left
         for near in (left, right):
-            signed[near] = _triangle(x, y, before[near], near, after[near])
+            signed[near] = _triangle_area(x, y, before[near], near, after[near])
             cost[step, near - rows * wide] = np.abs(signed[near])
     return alive
 
 
-def _triangle(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """The signed areas of triangles of three corners each."""
+def _triangle_area(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the signed areas of triangles, of three vertices each."""
     return ((x[b] - x[a]) * (y[c] - y[a]) - (x[c] - x[a]) * (y[b] - y[a])) / 2

@@ -1,4 +1,12 @@
-"""Which language texts are in, all at once. The model is that of py3langid, whose own code reads one text after the other."""
+"""The language of texts, for all texts at once, by the model of py3langid.
+
+langid.py (Lui and Baldwin 2012) is a multinomial naive Bayes classifier of byte n-grams, found by an automaton. With n_f the
+count of n-gram f in the first `MAX_BYTES` bytes of a text of m bytes,
+
+    s_l = (log P(l) + Σ_f log(1 + n_f) · log P(f | l)) / √m,    P(l | text) = exp(s_l) / Σ_k exp(s_k).
+
+The counts are damped and the scores divided by √m as py3langid does: longer texts are more certain, but not in proportion.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +21,21 @@ from florence.engine.wording.tokens import apply_cached
 from florence.errors import SettingsError
 
 MIN_BYTES = 20
-"""Bytes (UTF-8) of a text under which its language cannot be told."""
+"""Bytes (UTF-8) of a text under which it is not classified."""
 MAX_BYTES = 120
-"""Bytes of a text that are looked at."""
-UNLIKELY, LIKELY = 0.01, 0.5
-"""A text is in another language where the wanted one is less likely than the first, and another more likely than the second."""
+"""Bytes of a text that are classified."""
+MAX_WANTED_PROBABILITY, MIN_OTHER_PROBABILITY = 0.01, 0.5
+"""A text is in another language where the wanted one is less likely than the first, and another as likely as the second."""
 
-_SEEN: dict[str, dict[str, bool]] = {}
+_CACHES: dict[str, dict[str, bool]] = {}
 
 
 @dataclass(frozen=True)
-class _Model:
-    """An automaton that reads bytes: ``following``: next state by ``row`` of the state and byte; ``feature``: of each state, -1 for none. ``table``: (features, classes) and
-    ``prior`` (classes,): log-probabilities; ``names``: of the classes, some twice.
+class _LanguageModel:
+    """The automaton and the classifier.
+
+    ``following``: the next state by ``row`` of the state plus byte; ``feature``: (states,) n-gram that a state ends, -1 for
+    none. ``table``: (features, classes) log P(f | l); ``prior``: (classes,) log P(l); ``names``: of the classes, some twice.
     """
 
     following: np.ndarray
@@ -37,12 +47,12 @@ class _Model:
 
 
 @lru_cache(maxsize=1)
-def _model() -> _Model:
+def _load_model() -> _LanguageModel:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     found = LanguageIdentifier.from_model_file(MODEL_FILE)
     row = np.asarray(found.tk_row, np.int64) << 8
-    return _Model(
+    return _LanguageModel(
         np.asarray(found.tk_nextmove),
         row,
         np.asarray(found.tk_output),
@@ -53,16 +63,16 @@ def _model() -> _Model:
 
 
 def list_languages() -> tuple[str, ...]:
-    """The ISO 639 codes of all languages that are told apart, sorted."""
-    return tuple(sorted(set(_model().names)))
+    """Return the ISO 639 codes of all languages that the model knows, sorted."""
+    return tuple(sorted(set(_load_model().names)))
 
 
 def flag_other_languages(texts: Sequence[str], wanted: str) -> np.ndarray:
-    """(n,) whether each text is in another language than the ``wanted`` one, an ISO 639 code; what is too short or in doubt is not.
+    """Return (n,) whether each text is in another language than ``wanted``, an ISO 639 code.
 
-    Raises SettingsError for a language that is not told.
+    A text that is too short or in doubt is not. Raises SettingsError for a language that the model does not know.
     """
-    return apply_cached(texts, _SEEN.setdefault(wanted, {}), lambda new: _flag_other_languages(new, wanted))
+    return apply_cached(texts, _CACHES.setdefault(wanted, {}), lambda new: _flag_other_languages(new, wanted))
 
 
 def _flag_other_languages(texts: Sequence[str], wanted: str) -> np.ndarray:
@@ -73,42 +83,44 @@ def _flag_other_languages(texts: Sequence[str], wanted: str) -> np.ndarray:
     if long:
         if wanted not in list_languages():
             raise SettingsError(
-                f"engine.language: {wanted!r} is not told; known: {', '.join(list_languages())}; null tells none"
+                f"engine.language: {wanted!r} is not a known language; known: {', '.join(list_languages())}; null checks none"
             )
         share = estimate_languages([texts[k] for k in long])
-        result[long] = (share[:, list_languages().index(wanted)] < UNLIKELY) & (share.max(axis=1) >= LIKELY)
+        result[long] = (share[:, list_languages().index(wanted)] < MAX_WANTED_PROBABILITY) & (
+            share.max(axis=1) >= MIN_OTHER_PROBABILITY
+        )
     return result
 
 
 def estimate_languages(texts: Sequence[str]) -> np.ndarray:
-    """(n, languages) how likely each text is in each of `list_languages`, by its first `MAX_BYTES` bytes."""
+    """Return (n, languages) the probability of each language of `list_languages` for each text; rows sum to 1."""
     from scipy.sparse import csr_array
 
-    model = _model()
+    model = _load_model()
+    # capitals alone are read in lower case
     encoded = [
         unicodedata.normalize("NFC", text.lower() if text.isupper() else text).encode(errors="replace")[:MAX_BYTES]
         for text in texts
     ]
-    owner, feature = _features(encoded, model)
+    owner, feature = _match_ngrams(encoded, model)
     code, count = np.unique(owner * len(model.table) + feature, return_counts=True)
     known, column = np.unique(code % len(model.table), return_inverse=True)
-    seen = csr_array((np.log1p(count), (code // len(model.table), column)), shape=(len(texts), len(known)))
-    # what is told by more is told more firmly, but not in proportion
-    score = (seen @ model.table[known].astype(float) + model.prior) / np.sqrt(
+    counts = csr_array((np.log1p(count), (code // len(model.table), column)), shape=(len(texts), len(known)))
+    score = (counts @ model.table[known].astype(float) + model.prior) / np.sqrt(
         np.maximum([len(text) for text in encoded], 1)
     )[:, None]
     score[np.bincount(owner, minlength=len(texts)) == 0] = 0
     share = np.exp(score - score.max(axis=1, keepdims=True))
     share /= share.sum(axis=1, keepdims=True)
-    place = {name: k for k, name in enumerate(list_languages())}
-    result = np.zeros((len(texts), len(place)))
+    column_of = {name: k for k, name in enumerate(list_languages())}
+    result = np.zeros((len(texts), len(column_of)))
     for name, column in zip(model.names, share.T, strict=True):
-        result[:, place[name]] += column
+        result[:, column_of[name]] += column
     return result
 
 
-def _features(encoded: Sequence[bytes], model: _Model) -> tuple[np.ndarray, np.ndarray]:
-    """(f,) which text, and (f,) which feature, for each that the automaton finds; one byte of all texts after the other."""
+def _match_ngrams(encoded: Sequence[bytes], model: _LanguageModel) -> tuple[np.ndarray, np.ndarray]:
+    """Return (f,) the text and (f,) the n-gram of each match of the automaton; it reads byte k of all texts together."""
     length = np.asarray([len(text) for text in encoded], np.int64)
     order = np.argsort(-length, kind="stable")
     begin = np.concatenate([np.zeros(1, np.int64), np.cumsum(length)[:-1]])[order]

@@ -9,10 +9,10 @@ import numpy as np
 
 from florence.config import PRONOUNS, EngineSettings
 from florence.engine.claims import Claims
-from florence.engine.consensus.vote import paired_iou
-from florence.engine.pairs import neighbours, suppressed
+from florence.engine.pairs import find_suppressed, list_pairs
 from florence.engine.wording.sequences import CodeSequences, compute_offsets
 from florence.engine.wording.tokens import FUNCTION_WORDS, function_word_mask
+from florence.geometry import paired_iou
 
 _DETERMINERS = frozenset(
     (
@@ -78,7 +78,7 @@ def flag_overlapping_phrases(
     in the caption, the same object is mentioned again, and both stay.
     """
     order = np.lexsort((phrase, caption))
-    a, b = neighbours(caption[order])
+    a, b = list_pairs(caption[order])
     a, b = order[a], order[b]
     near = (phrase[a] != phrase[b]) & (paired_iou(box[a], box[b]) > settings.phrase_nms_iou)
     a, b = a[near], b[near]
@@ -93,7 +93,7 @@ def flag_overlapping_phrases(
         )
         better, worse = np.where(first, x, y), np.where(first, y, x)
         good = ~found[better] & ~found[worse]
-        found |= suppressed(better[good], worse[good], len(caption))
+        found |= find_suppressed(better[good], worse[good], len(caption))
     return found
 
 

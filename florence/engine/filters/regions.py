@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from florence.config import EngineSettings
-from florence.engine.consensus.vote import paired_iou
-from florence.engine.pairs import neighbours, suppressed
+from florence.engine.pairs import find_suppressed, list_pairs
+from florence.geometry import paired_iou
 
 
 def flag_degenerate_boxes(box: np.ndarray, settings: EngineSettings) -> np.ndarray:
@@ -28,7 +28,7 @@ def flag_duplicates(
     """
     order = np.lexsort((-rank, label, image))
     group = np.cumsum(np.r_[False, (np.diff(image[order]) != 0) | (np.diff(label[order]) != 0)][: len(order)])
-    better, worse = neighbours(group)
+    better, worse = list_pairs(group)
     better, worse = order[better], order[worse]
     near = paired_iou(box[better], box[worse]) > settings.nms_iou
-    return suppressed(better[near], worse[near], len(image))
+    return find_suppressed(better[near], worse[near], len(image))

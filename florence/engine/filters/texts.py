@@ -11,7 +11,7 @@ from florence.config import EngineSettings
 from florence.engine.filters.alt_text import flag_noise
 from florence.engine.filters.language import flag_other_languages
 from florence.engine.filters.reasons import ReasonMask
-from florence.engine.parse import parse
+from florence.engine.parse import parse_texts
 from florence.engine.wording.tokens import TokenizedTexts, function_word_mask
 
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
@@ -81,7 +81,7 @@ def apply_parse_filters(texts: TokenizedTexts, settings: EngineSettings) -> list
     if not len(rows):
         return []
     result = {reason: np.zeros(len(texts), bool) for reason in ("too_many_objects", "simple_objects", "simple_actions")}
-    for k, parsed in zip(rows.tolist(), parse([texts.text[k] for k in rows.tolist()]), strict=True):
+    for k, parsed in zip(rows.tolist(), parse_texts([texts.text[k] for k in rows.tolist()]), strict=True):
         result["too_many_objects"][k] = len(parsed.objects) > settings.max_objects
         result["simple_objects"][k] = parsed.object_complexity < settings.min_object_complexity
         result["simple_actions"][k] = parsed.action_complexity < settings.min_action_complexity

@@ -1,0 +1,101 @@
+"""Which annotators depend on each other: who claims what another one claims, mistakes included, more than both being right explains.
+
+Symbols as in `florence.engine.consensus.annotator_models` and `florence.engine.consensus.posterior`. Of a pair (a, b), over
+the m items that b claims something of and a was asked about,
+
+    (19) share   δ ← mean_i Σ_z P_i(z) δ g_i / (δ g_i + (1 − δ) P(y_ia | z))       ten times, from 0.3
+    (20) gain    G = m · mean_i Σ_z P_i(z) log [ (δ g_i + (1 − δ) P(y_ia | z)) / P(y_ia | z) ]
+
+with g_i of equation (5) and P(y_ia | z) of equations (2) to (4). The pair is dependent where G ≥ 20 both ways and the mean
+of both δ is at least 0.1. Of all dependent pairs those of a maximum spanning forest stay; in each tree the annotator with
+the lowest number copies nobody, and every other one copies its neighbour on the way there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+
+from florence.engine.consensus.annotator_models import AnnotatorModels
+from florence.engine.consensus.label_matrix import LabelMatrix
+from florence.engine.consensus.posterior import Posterior, independent_likelihood
+
+MIN_ITEMS = 30
+"""Items that several annotators were asked about below which nothing is estimated; of a pair, items of one below which it is taken to be independent."""
+MIN_DEPENDENCE = 0.1
+"""Least δ of a dependent pair."""
+MIN_GAIN = 20.0
+"""Least gain of log likelihood, both ways, of a dependent pair."""
+MAX_PAIR_ITEMS = 1500
+"""Items that two annotators are compared on at most."""
+
+
+def estimate_dependence(matrix: LabelMatrix, posterior: Posterior, models: AnnotatorModels) -> AnnotatorModels:
+    """Return the models with the ``copied_from`` and ``dependence`` that the posterior makes likely."""
+    nothing, others = independent_likelihood(matrix, models)
+    another = np.clip(1 - posterior.nothing - posterior.label.sum(axis=1), 0, 1)
+    probability = np.concatenate([posterior.nothing[:, None], posterior.label, another[:, None]], axis=1)
+    pairs = []
+    for a, b in combinations(np.flatnonzero(models.estimated).tolist(), 2):
+        shares, gains = zip(
+            *(
+                _pair_dependence(matrix, probability, np.concatenate([nothing[None, to], others[:, to]]).T, of, to)
+                for of, to in ((a, b), (b, a))
+            ),
+            strict=True,
+        )
+        if min(gains) >= MIN_GAIN and np.mean(shares) >= MIN_DEPENDENCE:
+            pairs.append((float(np.mean(shares)), a, b))
+    count = matrix.claim.shape[1]
+    copied_from, dependence = _root_forest(_spanning_forest(pairs, count), count)
+    return replace(models, copied_from=copied_from, dependence=dependence)
+
+
+def _pair_dependence(
+    matrix: LabelMatrix, probability: np.ndarray, independent: np.ndarray, of: int, to: int
+) -> tuple[float, float]:
+    """δ and G of annotator ``to`` copying ``of`` (equations 19 and 20); 0, 0 where there are too few items.
+
+    ``probability``: (n, 2 + A), P_i(z); ``independent``: (n, 2 + A), P(y_i,to | z).
+    """
+    rows = np.flatnonzero(matrix.present[:, of] & matrix.asked[:, to])
+    if len(rows) < MIN_ITEMS:
+        return 0.0, 0.0
+    count, rows = len(rows), rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_PAIR_ITEMS)).astype(np.int64)]
+    agree, probability = matrix.pair_similarity(of, to)[rows, None], probability[rows]
+    independent, share = np.maximum(independent[rows], 1e-12), 0.3
+    for _ in range(10):
+        copied = share * agree / (share * agree + (1 - share) * independent)
+        share = float((probability * copied).sum(axis=1).mean())
+    gain = (probability * np.log((share * agree + (1 - share) * independent) / independent)).sum(axis=1).mean()
+    return share, float(gain * count)
+
+
+def _spanning_forest(pairs: list[tuple[float, int, int]], count: int) -> list[tuple[float, int, int]]:
+    """The pairs (share, a, b) of a maximum spanning forest, largest share first."""
+    tree, edges = list(range(count)), []
+    for share, a, b in sorted(pairs, reverse=True):
+        if tree[a] != tree[b]:
+            edges.append((share, a, b))
+            tree = [tree[a] if t == tree[b] else t for t in tree]
+    return edges
+
+
+def _root_forest(edges: list[tuple[float, int, int]], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(A,) whom each annotator copies, -1 for nobody, and (A,) d: each tree is rooted at its first annotator."""
+    copied_from, dependence = np.full(count, -1), np.zeros(count)
+    reached: set[int] = set()
+    for root in range(count):
+        waiting = [root] if root not in reached else []
+        reached.update(waiting)
+        while waiting:
+            one = waiting.pop()
+            for share, a, b in edges:
+                other = b if a == one else a if b == one else None
+                if other is not None and other not in reached:
+                    copied_from[other], dependence[other] = one, share
+                    reached.add(other)
+                    waiting.append(other)
+    return copied_from, dependence
