@@ -116,7 +116,7 @@ def test_pictures_of_one_size_can_go_together_as_on_a_gpu(kind: str):
 def test_sizes_are_kept_apart_where_pictures_go_together():
     from florence.annotators.detector import _group_by_size
 
-    given = [made("detr")._given(pixels) for pixels in pictures()[:3]]
+    given = [made("detr")._network_input(pixels) for pixels in pictures()[:3]]
     assert _group_by_size([*given, ModelError("broken"), given[1]], one_by_one=False) == [[0, 2], [1, 4]]
     assert _group_by_size([*given, ModelError("broken")], one_by_one=True) == [[0], [1], [2]]
 
@@ -236,10 +236,10 @@ def test_a_folder_without_a_processor_and_a_backbone_of_timm_are_refused(tmp_pat
     assert "timm" in refused(str(timm))
 
 
-def test_a_processor_that_tells_no_boxes_is_refused(tmp_path: Path):
+def test_a_processor_that_gives_no_boxes_is_refused(tmp_path: Path):
     shutil.copytree(checkpoint("detr"), tmp_path / "model")
     hf.ViTImageProcessorPil().save_pretrained(tmp_path / "model")
-    assert "does not tell boxes" in refused(str(tmp_path / "model"))
+    assert "gives no boxes" in refused(str(tmp_path / "model"))
 
 
 def test_what_can_not_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
@@ -274,7 +274,7 @@ def test_scores_that_are_no_numbers_are_an_error_and_half_precision_is_not(tmp_p
     detector = ANNOTATORS.get("detector")(name="objects", model=str(broken))
     detector.load()
     (failed,) = detector.annotate(batch(pictures()[0]))
-    assert isinstance(failed, FlorenceError) and "no numbers" in str(failed) and "0.png" in str(failed)
+    assert isinstance(failed, FlorenceError) and "not numbers" in str(failed) and "0.png" in str(failed)
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -301,4 +301,4 @@ def test_a_detector_is_refused_and_so_is_one_that_answers_with_no_numbers(tmp_pa
     annotator.load()
     record = ImageRecord("0" * 64, 141, 93, "mine", "x.png", "", None, "train")
     (failed,) = annotator.annotate(ImageBatch((record,), (photo(),), (captions("a dog"),)))
-    assert isinstance(failed, ModelError) and "no numbers" in str(failed)
+    assert isinstance(failed, ModelError) and "not numbers" in str(failed)

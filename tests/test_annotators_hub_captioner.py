@@ -18,7 +18,7 @@ from florence.annotators import ANNOTATORS, ImageBatch
 from florence.errors import ModelError, SettingsError
 from florence.records import CAPTIONS, Claim, ImageRecord, Region, annotate
 
-CROPS = "<DENSE_REGION_CAPTION>"
+REGION_CAPTION = "<DENSE_REGION_CAPTION>"
 BASE_TYPES = ("blip", "blip2", "florence", "llava", "llava_next")
 PROMPTS = {
     "blip": "",
@@ -142,16 +142,16 @@ BOXES = [(4.0, 4.0, 30.0, 40.0), (20.5, 10.5, 60.0, 47.0)]
 
 def test_objects_are_described_from_their_crops_at_their_places(folder):
     (pixels,) = pictures((48, 64))
-    made = captioner(folder("llava"), tasks=[CROPS], margin=0.25, beams=1, prompts={CROPS: "describe the cat"})
+    made = captioner(folder("llava"), tasks=[REGION_CAPTION], margin=0.25, beams=1, prompts={REGION_CAPTION: "describe the cat"})
     claims = made.annotate(batch([pixels], [BOXES]))[0]
-    assert made.needs == {"pixels", "claims"} and made.tasks == (CROPS,)
+    assert made.needs == {"pixels", "claims"} and made.tasks == (REGION_CAPTION,)
     assert {claim.regions[0].box for claim in claims} == set(BOXES)
     # a quarter of its sides around it, in whole pixels, and no further than the picture goes
     corners = {BOXES[0]: (0, 0, 37, 48), BOXES[1]: (10, 1, 64, 48)}
     for claim in claims:
         x0, y0, x1, y1 = corners[claim.regions[0].box]
         text, score = alone(folder("llava"), Image.fromarray(pixels[y0:y1, x0:x1]), "describe the cat", 1)
-        assert (claim.task, same(claim.text), claim.regions[0].label) == (CROPS, same(text), claim.text)
+        assert (claim.task, same(claim.text), claim.regions[0].label) == (REGION_CAPTION, same(text), claim.text)
         assert claim.score == claim.regions[0].score == pytest.approx(score, rel=1e-4)
 
 
@@ -163,7 +163,7 @@ def test_only_the_surest_objects_are_described(folder):
     ]
     record = ImageRecord("0" * 64, 64, 48, "mine", "x", "", None, "train")
     given = ImageBatch((record,), (pixels,), (annotate(record.image_id, rows, "a", "1"),))
-    claims = captioner(folder("llava"), tasks=[CROPS], most=2).annotate(given)[0]
+    claims = captioner(folder("llava"), tasks=[REGION_CAPTION], most=2).annotate(given)[0]
     assert [claim.regions[0].box[0] for claim in claims] == [12.0, 36.0]
 
 
@@ -178,7 +178,7 @@ def test_captions_alone_need_no_claims_of_others(folder):
 
 def test_each_kind_of_model_is_asked_as_suits_it(folder):
     asked = {
-        kind: [captioner(folder(kind), tasks=["<CAPTION>", CROPS])._model.prompt(task) for task in (*CAPTIONS, CROPS)]
+        kind: [captioner(folder(kind), tasks=["<CAPTION>", REGION_CAPTION])._model.prompt(task) for task in (*CAPTIONS, REGION_CAPTION)]
         for kind in ("florence", "blip", "llava")
     }
     assert asked["florence"] == [*CAPTIONS, "<CAPTION>"]

@@ -191,7 +191,7 @@ def test_a_list_of_labels_that_is_one_off_is_refused(tmp_path: Path, shape: tupl
     model = constant(tmp_path / "model.onnx", {"output0": np.zeros(shape)})
     with pytest.raises(
         ModelError,
-        match=rf"C = {count} labels: found output0 \(1, .*expected \(1, 4 \+ C, cells\).*list of labels whole",
+        match=rf"C = {count} labels: found output0 \(1, .*expected \(1, 4 \+ C, cells\).*list of labels complete",
     ):
         made(model, "yolo", labels=THREE[:2] if count == 2 else (*THREE, "owl"))
     assert made(model, "yolo", labels=THREE)
@@ -300,7 +300,7 @@ def test_the_version_follows_the_file_its_weights_beside_it_and_the_labels(tmp_p
         ({"a": np.zeros((1, 5, 4)), "b": np.zeros((1, 6, 3))}, "detr", r"found a .*, b .*; expected \(1, queries, 4\)"),
         ({"a": np.zeros((1, 5, 8))}, "detr", r"expected \(1, queries, 4\)"),
         ({"a": np.full((1, 2, 7), 3.5)}, "yolo", r"scores from 3\.5 to 3\.5; 0…1 is expected.*sigmoid"),
-        ({"a": np.full((1, 2, 7), np.nan)}, "yolo", r"no numbers"),
+        ({"a": np.full((1, 2, 7), np.nan)}, "yolo", r"not numbers"),
     ],
 )
 def test_outputs_that_do_not_fit_are_refused_when_the_file_is_opened(
@@ -321,7 +321,7 @@ def test_inputs_that_are_no_picture_are_refused(tmp_path: Path):
         with pytest.raises(ModelError, match="one input .* is expected; found images tensor"):
             made(constant(tmp_path / "model.onnx", raw, shape, inputs, kind), "yolo")
     free = constant(tmp_path / "model.onnx", raw, (1, 3, "height", "width"))
-    with pytest.raises(SettingsError, match=r"annotators\.objects\.size: .* takes any .*say which"):
+    with pytest.raises(SettingsError, match=r"annotators\.objects\.size: .* takes any size .*set one"):
         made(free, "yolo")
     assert made(free, "yolo", size=64)._size == (64, 64) and made(free, "yolo", size=(48, 64))._size == (48, 64)
     with pytest.raises(SettingsError, match=r"\[32, 32\] is not the input of"):
@@ -331,7 +331,7 @@ def test_inputs_that_are_no_picture_are_refused(tmp_path: Path):
 
 
 def test_what_is_no_onnx_file_is_refused(tmp_path: Path):
-    with pytest.raises(ModelError, match=r"annotators\.objects\.model: .*none\.onnx is no file"):
+    with pytest.raises(ModelError, match=r"annotators\.objects\.model: .*none\.onnx is not a file"):
         assert ANNOTATORS.get("onnx_detector")(
             name="objects", model=str(tmp_path / "none.onnx"), layout="yolo", labels=THREE
         ).version

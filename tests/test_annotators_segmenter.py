@@ -198,7 +198,7 @@ def test_others_in_the_batch_change_nothing(kind: str):
 
 def test_a_model_of_another_kind_or_without_numbers_is_refused(tmp_path: Path):
     annotator = ANNOTATORS.get("segmenter")(name="segmenter", model=checkpoint("detr"))
-    with pytest.raises(ModelError, match="of type detr, which is not asked for masks here; allowed: sam, sam2"):
+    with pytest.raises(ModelError, match="of type detr, which this annotator cannot prompt; allowed: sam, sam2"):
         annotator.load()
     shutil.copytree(checkpoint("sam"), tmp_path / "model")
     model = hf.SamModel.from_pretrained(checkpoint("sam"))
@@ -208,7 +208,7 @@ def test_a_model_of_another_kind_or_without_numbers_is_refused(tmp_path: Path):
     annotator = ANNOTATORS.get("segmenter")(name="segmenter", model=str(tmp_path / "model"))
     annotator.load()
     (failed,) = annotator.annotate(ImageBatch((record(),), (photo(),), (said(("cat", CAT, 0.9)),)))
-    assert isinstance(failed, ModelError) and "no numbers" in str(failed)
+    assert isinstance(failed, ModelError) and "not numbers" in str(failed)
 
 
 # ---------------------------------------------------------------- what is outlined

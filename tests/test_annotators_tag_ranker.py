@@ -69,7 +69,7 @@ def scores(said: dict[str, list[Claim]], pixels: dict[str, np.ndarray], **option
     }
 
 
-def ranked_lower(table: dict[str, dict[str, float]], right: dict[str, str]) -> float:
+def share_scored_lower(table: dict[str, dict[str, float]], right: dict[str, str]) -> float:
     """The share of other pictures' captions that score below a picture's own, over all pictures."""
     pairs = [
         (row[right[name]] > score) + 0.5 * (row[right[name]] == score)
@@ -83,7 +83,7 @@ def ranked_lower(table: dict[str, dict[str, float]], right: dict[str, str]) -> f
 def test_captions_told_by_eye_outrank_those_of_other_photos():
     said = {name: [Claim("<CAPTION>", text) for text in TOLD.values()] for name in TOLD}
     table = scores(said, photos())
-    assert ranked_lower(table, TOLD) >= 0.9
+    assert share_scored_lower(table, TOLD) >= 0.9
     right = [table[name][TOLD[name]] for name in TOLD]
     wrong = [score for name, row in table.items() for text, score in row.items() if text != TOLD[name]]
     assert np.mean(right) > 0.65 and np.mean(wrong) < 0.35
@@ -111,7 +111,7 @@ def test_captions_composed_of_what_others_found_outrank_those_of_other_photos():
     for task in CAPTIONS:
         right = {name: texts[task] for name, texts in captions.items()}
         said = {name: [Claim(task, text) for text in right.values()] for name in right}
-        assert ranked_lower(scores(said, photos()), right) >= 0.9, task
+        assert share_scored_lower(scores(said, photos()), right) >= 0.9, task
 
 
 def test_a_text_about_nothing_in_particular_is_neither_right_nor_wrong():

