@@ -15,10 +15,10 @@ from florence.workspace.layout import list_rounds, read_images
 
 
 def of_sources(uri: str) -> dict[str, dict[str, Any]]:
-    """Source → `florence.engine.statistics.statistics` of its images, by the labels of the snapshot's last round."""
+    """Source → `florence.engine.statistics.compute_statistics` of its images, by the labels of the snapshot's last round."""
     import pyarrow.compute as pc
 
-    from florence.engine.statistics import statistics
+    from florence.engine.statistics import compute_statistics
     from florence.store import Store
 
     data = Store(uri)
@@ -26,7 +26,7 @@ def of_sources(uri: str) -> dict[str, dict[str, Any]]:
         sys.exit(f"{uri} has no labels: name the folder of a snapshot, as `make demo` leaves one in data/")
     labels, images = data.read_table(f"labels/round={list_rounds(data)[-1]}/labels.parquet"), read_images(data)
     return {
-        source: statistics(labels, images.filter(pc.equal(images["source"], source)).combine_chunks())
+        source: compute_statistics(labels, images.filter(pc.equal(images["source"], source)).combine_chunks())
         for source in sorted(set(images["source"].to_pylist()))
     }
 

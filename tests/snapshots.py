@@ -30,7 +30,7 @@ BASELINE = pa.schema(
     [("image_id", pa.string()), ("task", pa.string()), ("reference", pa.string()), ("value", pa.float64())]
 )
 STATISTICS = {
-    "kinds": {
+    "annotation_types": {
         "<CAPTION>": {
             "images": 13,
             "texts": 13,
@@ -226,6 +226,7 @@ def _judged(row: Annotation, rng: np.random.Generator) -> Annotation:
         row.regions,
         row.score,
         confidence,
+        None,
         confidence >= 0.4,
         "" if confidence >= 0.4 else "low_confidence",
     )

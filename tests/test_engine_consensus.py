@@ -360,6 +360,7 @@ def test_churn_is_the_share_of_labels_that_changed():
             region,
             None,
             1.0,
+            None,
             kept,
             "" if kept else "low_confidence",
         )
@@ -409,6 +410,7 @@ def test_a_phrase_is_the_same_where_its_caption_is_told_in_other_words():
             (region,),
             None,
             1.0,
+            None,
             True,
             "",
         )
@@ -435,6 +437,7 @@ def test_two_things_of_one_name_are_paired_one_by_one():
                     (Region("cat", box=(x, 0, x + 20, 20)),),
                     None,
                     1.0,
+                    None,
                     True,
                     "",
                 )

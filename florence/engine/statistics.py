@@ -29,10 +29,11 @@ def compute_statistics(labels: pa.Table, images: pa.Table) -> dict[str, Any]:
     """Return figures of the kept labels of ``images``, for each annotation type that has labels.
 
     ``annotation_types`` (Table 2): images that have labels, texts, regions, tokens (words). ``triplets``: the grounded
-    phrases by the annotation type of the text that they are in, the briefest where it is of several. ``texts`` (Table 3):
-    means per text; the complexity of a text is that of its most complex object or action. Of more than `SAMPLE` distinct
-    texts of a type so many are parsed, drawn by their hash; ``parsed`` says how many. ``ungrounded``: texts none of whose
-    phrases is grounded. ``boxes``: shares of the boxes of objects in `BINS` bins by area, aspect ratio and centre.
+    phrases by the annotation type of the text that they are in, the briefest where it is of several. ``texts`` (Table
+    3): means per text; the complexity of a text is that of its most complex object or action. Of more than `SAMPLE`
+    distinct texts of a type so many are parsed, drawn by their hash; ``parsed`` says how many. ``ungrounded``: texts
+    none of whose phrases is grounded. ``boxes``: shares of the boxes of objects in `BINS` bins by area, aspect ratio
+    and centre.
     """
     kept = labels.filter(pc.and_(labels["kept"], pc.is_in(labels["image_id"], images["image_id"].combine_chunks())))
     by_task = {task: kept.filter(pc.equal(kept["task"], task)) for task in ANNOTATION_TYPES}
@@ -49,8 +50,8 @@ def compute_statistics(labels: pa.Table, images: pa.Table) -> dict[str, Any]:
 def _describe_boxes(rows: pa.Table, images: pa.Table) -> dict[str, dict[str, list[float]]]:
     """Return for each measure the ``edges`` of its bins and the ``shares`` of the boxes in them; empty without boxes.
 
-    ``area``: share of the image, in bins that are equal in its square root. ``aspect_ratio``: width / height, equal in its
-    logarithm. ``centre_x``, ``centre_y``: shares of the sides of the image.
+    ``area``: share of the image, in bins that are equal in its square root. ``aspect_ratio``: width / height, equal in
+    its logarithm. ``centre_x``, ``centre_y``: shares of the sides of the image.
     """
     regions = rows["regions"].combine_chunks()
     owner = np.repeat(

@@ -31,8 +31,9 @@ class StudentAnnotator:
 
     It is asked the tasks in `engine.student.tasks`. Scores are confidences where a calibration lies beside the weights,
     else probabilities of tokens. Answers that are no legal text of their task are not claimed, nor regions whose score
-    is below `engine.student.min_score`. With `engine.student.second_look` the model is asked about the box of each object
-    again (<REGION_TO_CATEGORY>), and that name is claimed: in <OD> a name comes before its box, so it is less certain.
+    is below `engine.student.min_score`. With `engine.student.second_look` the model is asked about the box of each
+    object again (<REGION_TO_CATEGORY>), and that name is claimed: in <OD> a name comes before its box, so it is less
+    certain.
     """
 
     needs = frozenset({"pixels"})

@@ -326,7 +326,7 @@ def table2(statistics: Mapping[str, Any]) -> Table:
     """The paper's Table 2: this snapshot's figures, the paper's beneath each."""
     rows = []
     for task, name in KIND_NAMES.items():
-        ours = statistics.get("kinds", {}).get(task)
+        ours = statistics.get("annotation_types", {}).get(task)
         if ours is not None:
             rows.append(_row2(name, ours, PAPER_2.get(task, ("–",) * len(COLUMNS_2))))
         if task == "<CAPTION_TO_PHRASE_GROUNDING>":

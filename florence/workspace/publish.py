@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.engine.statistics import statistics
+from florence.engine.statistics import compute_statistics
 from florence.errors import DataError
 from florence.progress import Progress, show_nothing
 from florence.records import digest
@@ -62,7 +62,7 @@ def publish_snapshot(
     scores = store.read_table(baseline) if store.exists(baseline) else SCORES.empty_table()
     data.write_table("baseline/scores.parquet", scores)
     images = read_images(store)
-    data.write_json("statistics.json", statistics(labels, images))
+    data.write_json("statistics.json", compute_statistics(labels, images))
     content = {
         "round": round,
         "parent": parent,

@@ -12,8 +12,8 @@ from florence.errors import SettingsError
 from florence.metrics import same
 
 HYPERNYM_SIMILARITY, HYPONYM_SIMILARITY = 0.9, 0.5
-"""How right a hypernym ("animal") is of an object with the narrower name (a dog); and a narrower name where the object has
-only the hypernym."""
+"""How right a hypernym ("animal") is of an object with the narrower name (a dog); and a narrower name where the object
+has only the hypernym."""
 
 
 @dataclass(frozen=True)

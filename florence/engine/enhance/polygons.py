@@ -5,8 +5,8 @@ vertex is removed whose triangle with its two neighbours has the least area,
 
     A(a, b, c) = |(b − a) × (c − a)| / 2,
 
-as long as the IoU with the original stays at least r = `engine.min_polygon_iou`. The overlap itself is not computed. Two
-polygons of areas p and q differ by the removed triangles at most, of total area d, so
+as long as the IoU with the original stays at least r = `engine.min_polygon_iou`. The overlap itself is not computed.
+Two polygons of areas p and q differ by the removed triangles at most, of total area d, so
 
     |P ∩ Q| ≥ (p + q − d) / 2,   |P ∪ Q| ≤ (p + q + d) / 2,   IoU ≥ (p + q − d) / (p + q + d) ≥ r.
 """
@@ -81,7 +81,7 @@ def _simplify_part(part: Labels, min_polygon_iou: float) -> pa.ListArray:
 
 @dataclass(frozen=True)
 class _KeptRegions:
-    """The m regions of a part. ``with_polygon``, ``without_polygon``: (m,) kept, with a box, and with or without one."""
+    """The m regions of a part. ``with_polygon``, ``without_polygon``: (m,) kept, with a box, with or without one."""
 
     image: np.ndarray
     box: np.ndarray

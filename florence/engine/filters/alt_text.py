@@ -1,8 +1,8 @@
 """Alternative texts of web images: the boilerplate around a description, and texts that describe nothing.
 
-The rules are written by hand: regular expressions for addresses, markup, hashtags and phrases of shops, and bounds on the
-shares of letters, codes and list items. Their precision and recall on texts that were held back while they were written are
-tested in tests/test_engine_text_filters.py.
+The rules are written by hand: regular expressions for addresses, markup, hashtags and phrases of shops, and bounds on
+the shares of letters, codes and list items. Their precision and recall on texts that were held back while they were
+written are tested in tests/test_engine_text_filters.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AFTER_MARKS = re.compile(rf"[|#(/]|[-–] ?{_SHOP_VERB}|www|\.\w{{3,4}}\s*$", r
 
 @lru_cache(maxsize=1 << 16)
 def find_description(text: str) -> tuple[int, int]:
-    """Return start and end of ``text`` without boilerplate: file names, "photo of", names of shops and sites, numbers."""
+    """Return start and end of ``text`` without boilerplate: file names, "photo of", names of sites, numbers."""
     start, end = 0, len(text)
     while found := _BEFORE.match(text, start, end):
         start = found.end()

@@ -1,9 +1,9 @@
 """Images that are near-duplicates of others, by their perceptual hashes.
 
 Two images are near-duplicates if the Hamming distance of their hashes (256 bits of the image's low-frequency DCT, see
-`florence.images.perceptual_hash`) is at most d. Cut into k > d / 2 bands of bits, two such hashes differ in one bit at most
-in at least one band (pigeonhole principle): only pairs that nearly agree in a band are compared in full, as in Manku, Jain
-and Das Sarma (2007), Detecting near-duplicates for web crawling, WWW.
+`florence.images.perceptual_hash`) is at most d. Cut into k > d / 2 bands of bits, two such hashes differ in one bit at
+most in at least one band (pigeonhole principle): only pairs that nearly agree in a band are compared in full, as in
+Manku, Jain and Das Sarma (2007), Detecting near-duplicates for web crawling, WWW.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The language of texts, for all texts at once, by the model of py3langid.
 
-langid.py (Lui and Baldwin 2012) is a multinomial naive Bayes classifier of byte n-grams, found by an automaton. With n_f the
-count of n-gram f in the first `MAX_BYTES` bytes of a text of m bytes,
+langid.py (Lui and Baldwin 2012) is a multinomial naive Bayes classifier of byte n-grams, found by an automaton. With
+n_f the count of n-gram f in the first `MAX_BYTES` bytes of a text of m bytes,
 
     s_l = (log P(l) + Σ_f log(1 + n_f) · log P(f | l)) / √m,    P(l | text) = exp(s_l) / Σ_k exp(s_k).
 
-The counts are damped and the scores divided by √m as py3langid does: longer texts are more certain, but not in proportion.
+The counts are damped and the scores divided by √m as py3langid does: longer texts are more certain, but not in
+proportion.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MIN_BYTES = 20
 MAX_BYTES = 120
 """Bytes of a text that are classified."""
 MAX_WANTED_PROBABILITY, MIN_OTHER_PROBABILITY = 0.01, 0.5
-"""A text is in another language where the wanted one is less likely than the first, and another as likely as the second."""
+"""A text is in another language where the wanted one is less likely than the first, and another at least the second."""
 
 _CACHES: dict[str, dict[str, bool]] = {}
 
@@ -34,8 +35,9 @@ _CACHES: dict[str, dict[str, bool]] = {}
 class _LanguageModel:
     """The automaton and the classifier.
 
-    ``following``: the next state by ``row`` of the state plus byte; ``feature``: (states,) n-gram that a state ends, -1 for
-    none. ``table``: (features, classes) log P(f | l); ``prior``: (classes,) log P(l); ``names``: of the classes, some twice.
+    ``following``: the next state by ``row`` of the state plus byte; ``feature``: (states,) n-gram that a state ends, -1
+    for none. ``table``: (features, classes) log P(f | l); ``prior``: (classes,) log P(l); ``names``: of the classes,
+    some twice.
     """
 
     following: np.ndarray
@@ -83,7 +85,8 @@ def _flag_other_languages(texts: Sequence[str], wanted: str) -> np.ndarray:
     if long:
         if wanted not in list_languages():
             raise SettingsError(
-                f"engine.language: {wanted!r} is not a known language; known: {', '.join(list_languages())}; null checks none"
+                f"engine.language: {wanted!r} is not a known language; known: {', '.join(list_languages())}; "
+                "null checks none"
             )
         share = estimate_languages([texts[k] for k in long])
         result[long] = (share[:, list_languages().index(wanted)] < MAX_WANTED_PROBABILITY) & (
@@ -120,7 +123,7 @@ def estimate_languages(texts: Sequence[str]) -> np.ndarray:
 
 
 def _match_ngrams(encoded: Sequence[bytes], model: _LanguageModel) -> tuple[np.ndarray, np.ndarray]:
-    """Return (f,) the text and (f,) the n-gram of each match of the automaton; it reads byte k of all texts together."""
+    """Return (f,) the text and (f,) the n-gram of each match; the automaton reads byte k of all texts at once."""
     length = np.asarray([len(text) for text in encoded], np.int64)
     order = np.argsort(-length, kind="stable")
     begin = np.concatenate([np.zeros(1, np.int64), np.cumsum(length)[:-1]])[order]

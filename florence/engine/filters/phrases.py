@@ -72,10 +72,10 @@ def flag_overlapping_phrases(
 ) -> np.ndarray:
     """Return (n,) whether each box (n, 4) of a phrase gives way to the box of another phrase of its ``caption`` (n,).
 
-    Boxes whose IoU exceeds ``phrase_nms_iou`` compete. ``phrase``: (n,) row of ``words``, the tokens of each phrase, and
-    of ``spans`` (phrases, 2), its first token in the caption and one past its last. Of phrases one inside the other
-    the longer stays, of others the one of higher ``rank`` (n,). Where all content words of one are in the other, elsewhere
-    in the caption, the same object is mentioned again, and both stay.
+    Boxes whose IoU exceeds ``phrase_nms_iou`` compete. ``phrase``: (n,) row of ``words``, the tokens of each phrase,
+    and of ``spans`` (phrases, 2), its first token in the caption and one past its last. Of phrases one inside the other
+    the longer stays, of others the one of higher ``rank`` (n,). Where all content words of one are in the other,
+    elsewhere in the caption, the same object is mentioned again, and both stay.
     """
     order = np.lexsort((phrase, caption))
     a, b = list_pairs(caption[order])

@@ -5,8 +5,9 @@ To add a reason:
 1. write its name and its sentence here, in `DROP_REASONS`, and in the table of docs/snapshot.md;
 2. write its filter, a function that returns (n,) booleans, beside the others: scores.py (scores and confidence),
    regions.py (boxes), texts.py (captions and other texts), phrases.py (phrases of captions), duplicates.py (images);
-3. call it where the labels of an annotation type are filtered: texts.py (`apply_caption_filters`, `apply_parse_filters`)
-   for captions, the modules of florence/engine/consensus for the others. The order of the calls is the order of precedence.
+3. call it where the labels of an annotation type are filtered: for captions in texts.py (`apply_caption_filters`,
+   `apply_parse_filters`), for the others in the modules of florence/engine/consensus. The order there is the order of
+   precedence.
 """
 
 from __future__ import annotations

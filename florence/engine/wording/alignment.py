@@ -25,15 +25,15 @@ from florence.engine.wording.sequences import CodeSequences, compute_offsets, ex
 from florence.engine.wording.tokens import function_word_mask
 
 GAP_COST, SUBSTITUTION_COST = 2, 3
-"""Cost of a token that the other text lacks, and of a word in place of another: less than two gaps, as annotators mistake
-words for each other. Function words and marks are not mistaken: a substitution of one costs two gaps."""
+"""Cost of a token that the other text lacks, and of a word in place of another: less than two gaps, as annotators
+mistake words for each other. Function words and marks are not mistaken: a substitution of one costs two gaps."""
 CELLS = 4_000_000
 """Cells of alignment tables in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """An alignment of two sequences. ``target``: (items of the first,) the aligned index in the second, -1 for a gap."""
+    """An alignment. ``target``: (items of the first,) the aligned index in the second sequence, -1 for a gap."""
 
     target: np.ndarray
     similarity: float
@@ -96,7 +96,7 @@ def _count_common(a: CodeSequences, b: CodeSequences, most: np.ndarray, ends: bo
 
 
 def _distance_to_repetition(sequences: CodeSequences, head: np.ndarray) -> np.ndarray:
-    """Return (n,) the least distance from one of the first ``head`` (n,) items to its next occurrence, 2^30 for none."""
+    """Return (n,) the least distance of one of the first ``head`` (n,) items to its next occurrence, 2^30 for none."""
     far = 1 << 30
     owner = np.repeat(np.arange(len(sequences)), sequences.lengths)
     order = np.lexsort((sequences.keys, owner))

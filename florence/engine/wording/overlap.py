@@ -1,6 +1,7 @@
 """How many words two texts share.
 
-With c_a(w), c_b(w) the counts of token w in texts a and b, the overlap is the Sørensen–Dice coefficient of the two bags:
+With c_a(w), c_b(w) the counts of token w in texts a and b, the overlap is the Sørensen–Dice coefficient of the two
+bags:
 
     overlap(a, b) = 2 Σ_w min(c_a(w), c_b(w)) / (|a| + |b|),    0 … 1, and 1 for two texts without tokens.
 

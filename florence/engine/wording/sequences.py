@@ -1,4 +1,4 @@
-"""Many sequences of integer codes in one array, as Arrow stores lists: all values, and the offset at which each begins."""
+"""Many sequences of integer codes in one array, stored like Arrow lists: all values, and where each begins."""
 
 from __future__ import annotations
 

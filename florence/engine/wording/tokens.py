@@ -117,7 +117,7 @@ def join_tokens(words: Sequence[str]) -> str:
 def apply_cached(
     texts: Sequence[str], cache: dict[str, bool], predicate: Callable[[list[str]], np.ndarray]
 ) -> np.ndarray:
-    """Return (n,) the ``predicate`` of each text; it is called once for a text, as long as ``cache`` is not too large."""
+    """Return (n,) the ``predicate`` of each text, which is called once a text while ``cache`` is not too large."""
     if len(cache) > CACHE_SIZE:
         cache.clear()
     before = {text: cache.get(text) for text in texts}
@@ -132,7 +132,7 @@ def apply_cached(
 
 @dataclass(frozen=True)
 class TokenizedTexts(CodeSequences):
-    """n texts in tokens. ``text``: n strings; ``keys``, ``offsets``: codes as in `Tokens`; ``spans``: (t, 2) characters."""
+    """n texts in tokens. ``text``: n strings; ``keys``: codes as in `Tokens`; ``spans``: (t, 2) characters."""
 
     text: tuple[str, ...]
     spans: np.ndarray
