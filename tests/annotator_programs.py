@@ -27,23 +27,23 @@ def requests():
         if line.strip():
             yield json.loads(line)
 
-def said(asked, label="thing", **more):
-    return {"image_id": asked["image_id"], "annotations": [{"label": label, "box": [0, 0, asked["width"], asked["height"]], "score": 0.5}], **more}
+def make_answer(request, label="thing", **more):
+    return {"image_id": request["image_id"], "annotations": [{"label": label, "box": [0, 0, request["width"], request["height"]], "score": 0.5}], **more}
 
-def tell(answer):
+def send(answer):
     print(answer if isinstance(answer, str) else json.dumps(answer), flush=True)
 
 """
 
 
-def written(folder: Path, body: str, name: str = "annotator.py") -> Path:
+def write_program(folder: Path, body: str, name: str = "annotator.py") -> Path:
     """A program of `PREFACE` and ``body``."""
     path = folder / name
     path.write_text(PREFACE + body, encoding="utf-8")
     return path
 
 
-def documented(folder: Path) -> Path:
+def write_documented_program(folder: Path) -> Path:
     """The program that docs/annotators.md shows."""
     (code,) = re.findall(
         r"^```python\n(.*?)^```", (ROOT / "docs/annotators.md").read_text(encoding="utf-8"), re.M | re.S
@@ -72,25 +72,25 @@ def png_size(data: bytes) -> tuple[int, int]:
     return struct.unpack(">II", data[16:24])
 
 
-def whole_picture(asked: dict) -> dict:
+def whole_picture(request: dict) -> dict:
     """An answer about a request with an image: one object, as large as the picture that was sent."""
-    width, height = png_size(base64.b64decode(asked["image"]))
+    width, height = png_size(base64.b64decode(request["image"]))
     return {
-        "image_id": asked["image_id"],
+        "image_id": request["image_id"],
         "annotations": [{"label": "picture", "box": [0, 0, width, height], "score": 0.75}],
     }
 
 
 @contextmanager
-def service(respond: Callable[[BaseHTTPRequestHandler, list[dict]], None]) -> Iterator[str]:
+def serve_lines(respond: Callable[[BaseHTTPRequestHandler, list[dict]], None]) -> Iterator[str]:
     """The URL of a server that has ``respond`` answer the requests of each POST."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self):
-            lines = self.rfile.read(int(self.headers["Content-Length"])).split(b"\n")
-            respond(self, [json.loads(line) for line in lines if line.strip()])
+            posted = self.rfile.read(int(self.headers["Content-Length"])).split(b"\n")
+            respond(self, [json.loads(line) for line in posted if line.strip()])
 
         def log_message(self, *_):
             pass
@@ -113,6 +113,6 @@ def reply(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **hea
     handler.wfile.write(body)
 
 
-def lines(*answers: object) -> bytes:
+def format_lines(*answers: object) -> bytes:
     """Answers as lines; bytes as they are."""
     return b"".join(a if isinstance(a, bytes) else json.dumps(a).encode() + b"\n" for a in answers)

@@ -26,7 +26,7 @@ KNOWN = {"model", "messages", "temperature", "seed", "max_tokens", "max_completi
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReceivedCall:
     """One call: the how-many-th it is, from 0, its JSON or bytes, and the prompt's text and pictures where it is a chat."""
 
     number: int
@@ -63,9 +63,9 @@ class Service:
     """The running server: its address, and the log of all calls in the order of arrival."""
 
     url: str
-    script: Callable[[Asked], Fault | None]
+    script: Callable[[ReceivedCall], Fault | None]
     calls: list[Call] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
+    received: list[ReceivedCall] = field(default_factory=list)
     most: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     under_way: int = 0
@@ -84,7 +84,7 @@ def error(status: int, message: str = "no", **more: Any) -> Fault:
     return Fault(status, headers, raw=json.dumps(body).encode())
 
 
-def said(text: str | None, reason: str = "stop", refusal: str | None = None) -> Fault:
+def model_answer(text: str | None, reason: str = "stop", refusal: str | None = None) -> Fault:
     """Another text than the model's."""
 
     def change(body: dict[str, Any]) -> dict[str, Any]:
@@ -103,19 +103,19 @@ HALF = Fault(raw=b'{"id": "1", "choices": [{"index": 0, "message": {"role": "ass
 CLOSED = Fault(close=True)
 HANG = Fault(hang=3600)
 EMPTY, CUT, REFUSAL, APOLOGY = (
-    said(""),
-    said("a cat and", "length"),
-    said(None, refusal="I will not."),
-    said("I'm sorry, but I can't assist with that."),
+    model_answer(""),
+    model_answer("a cat and", "length"),
+    model_answer(None, refusal="I will not."),
+    model_answer("I'm sorry, but I can't assist with that."),
 )
 NO_CHOICES = Fault(change=lambda body: {**body, "choices": []})
-FOREIGN = Fault(raw=b'{"detail": "not what you asked for"}')
-NOT_JSON, OTHER_KEYS = said("Here you are: a cat."), said('{"caption of the image": "a cat"}')
-LOST = (HTML, HALF, NO_CHOICES, FOREIGN)
-USELESS = (EMPTY, CUT, REFUSAL, APOLOGY)
+FOREIGN_JSON = Fault(raw=b'{"detail": "not what you asked for"}')
+NOT_JSON, OTHER_KEYS = model_answer("Here you are: a cat."), model_answer('{"caption of the image": "a cat"}')
+FOREIGN_ANSWERS = (HTML, HALF, NO_CHOICES, FOREIGN_JSON)
+UNUSABLE = (EMPTY, CUT, REFUSAL, APOLOGY)
 
 
-def describe(pixels: np.ndarray) -> str:
+def describe_pixels(pixels: np.ndarray) -> str:
     """What the model says of a picture: it is a function of its pixels, and little changed by a JPEG."""
     height, width = pixels.shape[:2]
     means = pixels.reshape(-1, 3).mean(axis=0)
@@ -123,7 +123,9 @@ def describe(pixels: np.ndarray) -> str:
 
 
 @contextmanager
-def chat(script: Callable[[Asked], Fault | None] = lambda asked: None, key: str | None = KEY) -> Iterator[Service]:
+def serve_chat(
+    script: Callable[[ReceivedCall], Fault | None] = lambda received: None, key: str | None = KEY
+) -> Iterator[Service]:
     """A chat endpoint at ``url`` (ending in /v1), and under Azure's paths at the address without it. ``key``: None wants none."""
     with _serve(_Chat, script, key) as service:
         service.url += "/v1"
@@ -131,14 +133,18 @@ def chat(script: Callable[[Asked], Fault | None] = lambda asked: None, key: str 
 
 
 @contextmanager
-def reading(script: Callable[[Asked], Fault | None] = lambda asked: None, key: str | None = KEY) -> Iterator[Service]:
+def serve_reader(
+    script: Callable[[ReceivedCall], Fault | None] = lambda received: None, key: str | None = KEY
+) -> Iterator[Service]:
     """Azure's route for image analysis. It reads every black rectangle on a light ground as one line of two words."""
     with _serve(_Reading, script, key) as service:
         yield service
 
 
 @contextmanager
-def _serve(handler: type[_Handler], script: Callable[[Asked], Fault | None], key: str | None) -> Iterator[Service]:
+def _serve(
+    handler: type[_Handler], script: Callable[[ReceivedCall], Fault | None], key: str | None
+) -> Iterator[Service]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), {}), bind_and_activate=True)
     server.daemon_threads = True
     service = Service(f"http://127.0.0.1:{server.server_address[1]}", script)
@@ -188,11 +194,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, call: Call, number: int, data: bytes) -> None:
         wrong = self.refusal(data)
-        asked = self.read(number, data) if wrong is None else None
-        if asked is not None:
+        received = self.read(number, data) if wrong is None else None
+        if received is not None:
             with self.service.lock:
-                self.service.asked.append(asked)
-        fault = wrong or self.service.script(asked) or Fault()  # type: ignore[arg-type]
+                self.service.received.append(received)
+        fault = wrong or self.service.script(received) or Fault()  # type: ignore[arg-type]
         if fault.hang:
             self.over.wait(fault.hang)
             self.close_connection = True
@@ -202,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         payload = fault.raw
         if payload is None:
-            body = self.answer(asked)  # type: ignore[arg-type]
+            body = self.answer(received)  # type: ignore[arg-type]
             body = fault.change(body) if fault.change else body
             payload = json.dumps(body).encode()
             if isinstance(body, dict) and "usage" in body:
@@ -222,10 +228,10 @@ class _Handler(BaseHTTPRequestHandler):
     def refusal(self, data: bytes) -> Fault | None:
         raise NotImplementedError
 
-    def read(self, number: int, data: bytes) -> Asked:
+    def read(self, number: int, data: bytes) -> ReceivedCall:
         raise NotImplementedError
 
-    def answer(self, asked: Asked) -> dict[str, Any]:
+    def answer(self, received: ReceivedCall) -> dict[str, Any]:
         raise NotImplementedError
 
 
@@ -279,7 +285,7 @@ class _Chat(_Handler):
                     return self.complain(error(400, "a part of a message is wrong", param="messages"))
         return None
 
-    def read(self, number: int, data: bytes) -> Asked:
+    def read(self, number: int, data: bytes) -> ReceivedCall:
         body = json.loads(data)
         parts = [
             part
@@ -298,19 +304,24 @@ class _Chat(_Handler):
                 ) as image:
                     assert image.format == "JPEG"
                     pictures.append(np.asarray(image.convert("RGB")))
-        return Asked(number, body, "\n".join(part["text"] for part in parts if part["type"] == "text"), tuple(pictures))
+        return ReceivedCall(
+            number, body, "\n".join(part["text"] for part in parts if part["type"] == "text"), tuple(pictures)
+        )
 
-    def answer(self, asked: Asked) -> dict[str, Any]:
-        text = " and ".join(describe(pixels) for pixels in asked.images) or f"a text about {len(asked.text)} letters"
-        if "response_format" in asked.body:
-            keys = asked.body["response_format"]["json_schema"]["schema"]["required"]
+    def answer(self, received: ReceivedCall) -> dict[str, Any]:
+        text = (
+            " and ".join(describe_pixels(pixels) for pixels in received.images)
+            or f"a text about {len(received.text)} letters"
+        )
+        if "response_format" in received.body:
+            keys = received.body["response_format"]["json_schema"]["schema"]["required"]
             text = json.dumps({key: f"{key}: {text}" for key in keys})
-        prompt = len(asked.text) // 4 + sum(image.shape[0] * image.shape[1] // 750 for image in asked.images)
+        prompt = len(received.text) // 4 + sum(image.shape[0] * image.shape[1] // 750 for image in received.images)
         return {
-            "id": f"chatcmpl-{asked.number}",
+            "id": f"chatcmpl-{received.number}",
             "object": "chat.completion",
             "created": 1,
-            "model": asked.body["model"],
+            "model": received.body["model"],
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
             "usage": {
                 "prompt_tokens": prompt,
@@ -343,14 +354,14 @@ class _Reading(_Handler):
             return self.complain(_azure(400, "InvalidImageSize", "The image is too small or too large"))
         return None
 
-    def read(self, number: int, data: bytes) -> Asked:
+    def read(self, number: int, data: bytes) -> ReceivedCall:
         with Image.open(io.BytesIO(data)) as image:
-            return Asked(number, data, images=(np.asarray(image.convert("L")),))
+            return ReceivedCall(number, data, images=(np.asarray(image.convert("L")),))
 
-    def answer(self, asked: Asked) -> dict[str, Any]:
+    def answer(self, received: ReceivedCall) -> dict[str, Any]:
         import cv2
 
-        (grey,) = asked.images
+        (grey,) = received.images
         count, _, stats, _ = cv2.connectedComponentsWithStats((grey < 90).astype(np.uint8))
         lines = []
         for x, y, w, h, area in stats[1:count].tolist():

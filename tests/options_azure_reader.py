@@ -7,7 +7,7 @@ import os
 from contextlib import ExitStack
 from typing import Any
 
-from chat_server import reading
+from chat_server import serve_reader
 
 _RUNNING = ExitStack()
 atexit.register(_RUNNING.close)
@@ -15,4 +15,4 @@ atexit.register(_RUNNING.close)
 
 def options() -> dict[str, Any]:
     os.environ.setdefault("VISION_KEY", "any")
-    return {"endpoint": _RUNNING.enter_context(reading(key=None)).url}
+    return {"endpoint": _RUNNING.enter_context(serve_reader(key=None)).url}

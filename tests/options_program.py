@@ -8,11 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from annotator_programs import documented
+from annotator_programs import write_documented_program
 
 
 def options() -> dict:
     """It lies in a folder that is there until the tests end."""
     folder = tempfile.mkdtemp(prefix="florence-program-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return {"command": [sys.executable, str(documented(Path(folder)))], "tasks": ["<OD>"]}
+    return {"command": [sys.executable, str(write_documented_program(Path(folder)))], "tasks": ["<OD>"]}

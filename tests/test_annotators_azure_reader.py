@@ -15,7 +15,7 @@ from typing import Any
 import chat_server as server
 import numpy as np
 import pytest
-from chat_server import KEY, Asked, Fault, Service, azure_error
+from chat_server import KEY, Fault, ReceivedCall, Service, azure_error
 from PIL import Image
 
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch
@@ -30,7 +30,13 @@ ERRORS = (
     azure_error(429, "TooManyRequests", "slow down", (("Retry-After", "0"),)),
     azure_error(503, "Timeout", "busy"),
 )
-LOST = server.HTML, server.HALF, server.Fault(raw=b"[1, 2]"), server.Fault(raw=b'"text"'), server.Fault(raw=b"")
+FOREIGN_ANSWERS = (
+    server.HTML,
+    server.HALF,
+    server.Fault(raw=b"[1, 2]"),
+    server.Fault(raw=b'"text"'),
+    server.Fault(raw=b""),
+)
 WRONG = (
     Fault(
         change=lambda body: {
@@ -101,11 +107,11 @@ def signs(count: int) -> ImageBatch:
     return batch(*(sign(100 + i, 80, (10, 10, 50 + i, 30)) for i in range(count)))
 
 
-def scripted(fault: Callable[[int, int], Fault | None]) -> Callable[[Asked], Fault | None]:
+def scripted(fault: Callable[[int, int], Fault | None]) -> Callable[[ReceivedCall], Fault | None]:
     seen, lock = Counter[int](), threading.Lock()
 
-    def script(asked: Asked) -> Fault | None:
-        index = asked.images[0].shape[1] - 100
+    def script(received: ReceivedCall) -> Fault | None:
+        index = received.images[0].shape[1] - 100
         with lock:
             before, seen[index] = seen[index], seen[index] + 1
         return fault(index, before)
@@ -119,7 +125,7 @@ def box(claim: Any) -> tuple[float, ...]:
 
 def test_lines_and_words_have_their_places_and_scores():
     image = sign(400, 300, (200, 200, 320, 240), (20, 30, 140, 60))
-    with server.reading() as service:
+    with server.serve_reader() as service:
         (lines,) = made(service).annotate(batch(image))
         (words,) = made(service, words=True).annotate(batch(image))
         (sure,) = made(service, words=True, min_score=0.8).annotate(batch(image))
@@ -156,10 +162,10 @@ def test_a_picture_is_fitted_to_what_the_service_takes_and_places_are_of_the_who
     image = sign(width, height, at)
     if "megabytes" in options:
         image = np.where(image > 100, NOISE.integers(150, 255, image.shape, dtype=np.uint8), image)
-    with server.reading() as service:
+    with server.serve_reader() as service:
         (claims,) = made(service, **options).annotate(batch(image))
     (claim,) = [c for c in claims if (box(c)[2] - box(c)[0]) > width / 4]
-    sent = service.asked[0]
+    sent = service.received[0]
     shrunk = max(1.0, width / sent.images[0].shape[1])
     assert box(claim) == pytest.approx(at, abs=1.5 * shrunk) and service.complaints == []
     assert len(sent.body) <= options.get("megabytes", 20) * 1e6 and max(sent.images[0].shape) <= options.get(
@@ -186,18 +192,18 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
 
     def fault(index: int, before: int) -> Fault | None:
         draw = random.Random(f"{index} {before}")
-        return draw.choice((*ERRORS, server.CLOSED, *LOST, WRONG[0])) if draw.random() < 0.3 else None
+        return draw.choice((*ERRORS, server.CLOSED, *FOREIGN_ANSWERS, WRONG[0])) if draw.random() < 0.3 else None
 
     rows = signs(40)
-    with server.reading(scripted(fault)) as service:
+    with server.serve_reader(scripted(fault)) as service:
         first = made(service, concurrency=8, retries=1, repeat=1, price=0.5, budget_cost=10_000)
-        said = first.annotate(rows)
-        left = [i for i, claims in enumerate(said) if not isinstance(claims, list)]
-        assert left and all(isinstance(said[i], UnavailableError) for i in left)
+        results = first.annotate(rows)
+        left = [i for i, claims in enumerate(results) if not isinstance(claims, list)]
+        assert left and all(isinstance(results[i], UnavailableError) for i in left)
         again = made(service, concurrency=8, retries=6, repeat=4, price=0.5)
         again.usage = first.usage
         late = again.annotate(batch(*(rows.pixels[i] for i in left)))
-        whole = [*said]
+        whole = [*results]
         for i, claims in zip(left, late, strict=True):
             whole[i] = claims
     assert [[box(c) for c in claims] for claims in whole] == [[(10.0, 10.0, 50.0 + i, 30.0)] for i in range(40)]
@@ -210,13 +216,13 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
 
 @pytest.mark.parametrize("budget", [{"budget_calls": 17}, {"budget_cost": 8.5, "price": 0.5}])
 def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
-    with server.reading(
-        lambda asked: ERRORS[0] if asked.number % 3 == 2 and "budget_calls" in budget else None
+    with server.serve_reader(
+        lambda received: ERRORS[0] if received.number % 3 == 2 and "budget_calls" in budget else None
     ) as service:
         annotator = made(service, concurrency=8, retries=5, **budget)
-        said = annotator.annotate(signs(40))
+        results = annotator.annotate(signs(40))
     assert len(service.calls) == annotator.usage.calls == 17
-    for claims in said:
+    for claims in results:
         assert isinstance(
             claims, list
         ) or f"annotators.ocr.budget_{'calls' if 'budget_calls' in budget else 'cost'}" in str(claims)
@@ -236,7 +242,7 @@ def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
             UnavailableError,
             "in 2 days.); a later run asks again",
         ),
-        *((fault, 2, UnavailableError, "web page, or cut off") for fault in LOST),
+        *((fault, 2, UnavailableError, "web page, or cut off") for fault in FOREIGN_ANSWERS),
         *((fault, 2, FlorenceError, "not what the feature Read answers") for fault in WRONG),
         (
             azure_error(400, "InvalidImageFormat", "The image cannot be decoded"),
@@ -247,10 +253,10 @@ def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
     ],
 )
 def test_a_fault_costs_that_image_alone(fault: Fault, calls: int, kind: type[FlorenceError], text: str):
-    with server.reading(scripted(lambda index, before: fault if index == 2 else None)) as service:
+    with server.serve_reader(scripted(lambda index, before: fault if index == 2 else None)) as service:
         annotator = made(service, retries=1, repeat=1, timeout=1.5)
-        said = annotator.annotate(signs(4))
-    assert type(said[2]) is kind and text in str(said[2]) and [len(said[i]) for i in (0, 1, 3)] == [1, 1, 1]
+        results = annotator.annotate(signs(4))
+    assert type(results[2]) is kind and text in str(results[2]) and [len(results[i]) for i in (0, 1, 3)] == [1, 1, 1]
     assert len(service.calls) == 3 + calls == annotator.usage.calls
 
 
@@ -264,7 +270,7 @@ def test_a_fault_costs_that_image_alone(fault: Fault, calls: int, kind: type[Flo
     ],
 )
 def test_wrong_settings_stop_it_at_the_first_call(fault: Fault, text: str):
-    with server.reading(lambda asked: fault) as service:
+    with server.serve_reader(lambda received: fault) as service:
         annotator = made(service, concurrency=8)
         for _ in range(2):
             with pytest.raises(SettingsError) as caught:
@@ -275,7 +281,7 @@ def test_wrong_settings_stop_it_at_the_first_call(fault: Fault, text: str):
 
 def test_calls_are_spaced_at_the_rate_and_a_service_that_asks_is_left_alone():
     slow = azure_error(429, "TooManyRequests", "slow down", (("Retry-After", "1"),))
-    with server.reading(scripted(lambda index, before: slow if (index, before) == (3, 0) else None)) as service:
+    with server.serve_reader(scripted(lambda index, before: slow if (index, before) == (3, 0) else None)) as service:
         start = time.monotonic()
         made(service, concurrency=1, rate=600).annotate(signs(8))
         arrived = [call.arrived for call in service.calls]
@@ -286,8 +292,8 @@ def test_a_service_that_is_not_there_costs_nothing():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         annotator = made(f"http://127.0.0.1:{held.getsockname()[1]}", retries=0)
-        said = annotator.annotate(signs(3))
-    assert ["cannot be reached" in str(claims) for claims in said] == [True] * 3 and annotator.usage == Usage()
+        results = annotator.annotate(signs(3))
+    assert ["cannot be reached" in str(claims) for claims in results] == [True] * 3 and annotator.usage == Usage()
 
 
 def test_keys_and_addresses_that_are_missing_or_misplaced(monkeypatch: pytest.MonkeyPatch):
@@ -298,7 +304,7 @@ def test_keys_and_addresses_that_are_missing_or_misplaced(monkeypatch: pytest.Mo
     annotator = ANNOTATORS.get("azure_reader")(name="ocr")
     with pytest.raises(SettingsError, match="VISION_ENDPOINT is not set.*annotators.ocr.endpoint"):
         annotator.load()
-    with server.reading() as service:
+    with server.serve_reader() as service:
         monkeypatch.setenv("VISION_ENDPOINT", service.url)
         annotator.load()
         assert len(annotator.annotate(signs(1))[0]) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotator_programs import batch_of, lines, reply, service, whole_picture
+from annotator_programs import batch_of, format_lines, reply, serve_lines, whole_picture
 from PIL import Image
 
 from florence.annotators import ANNOTATORS, ImageBatch
@@ -54,7 +54,7 @@ class Counted:
 
 
 def good(handler, requests, call=0) -> None:
-    reply(handler, lines(*map(whole_picture, requests)))
+    reply(handler, format_lines(*map(whole_picture, requests)))
 
 
 # ---------------------------------------------------------------- good services
@@ -72,7 +72,7 @@ def test_pictures_arrive_without_loss_with_what_is_known_of_them():
     records = batch_of(2, name="日本/süß\n.png").records
     pixels = tuple(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8) for _ in records)
     rows = annotate(records[0].image_id, PICTURE, "someone", "1")
-    with service(respond) as url:
+    with serve_lines(respond) as url:
         theirs = made(url, reads_claims=True)
         assert theirs.needs == {"pixels", "claims"}
         assert theirs.annotate(ImageBatch(records, pixels, (rows, ()))) == [PICTURE] * 2
@@ -90,7 +90,7 @@ def test_pictures_arrive_without_loss_with_what_is_known_of_them():
 def test_a_batch_that_is_large_comes_in_several_calls(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("florence.annotators.endpoint.BODY_SIZE", 1200)
     counted = Counted(good)
-    with service(counted) as url:
+    with serve_lines(counted) as url:
         assert made(url).annotate(batch_of(10)) == [PICTURE] * 10
         assert made(url).annotate(batch_of(0)) == []
     assert 2 <= len(counted.calls) < 10 and [n for call in counted.calls for n in call] == list(range(10))
@@ -100,9 +100,9 @@ def test_any_order_a_last_line_without_end_blank_lines_and_two_answers():
     def respond(handler, requests):
         answers = [whole_picture(asked) for asked in reversed(requests)]
         twice = {**answers[0], "annotations": []}
-        reply(handler, b"\n" + lines(answers[0], b"\r\n", twice, *answers[1:]).rstrip(b"\n"))
+        reply(handler, b"\n" + format_lines(answers[0], b"\r\n", twice, *answers[1:]).rstrip(b"\n"))
 
-    with service(respond) as url:
+    with serve_lines(respond) as url:
         assert made(url).annotate(batch_of(3)) == [PICTURE] * 3
 
 
@@ -112,14 +112,14 @@ def test_answers_that_come_one_by_one_are_read(monkeypatch: pytest.MonkeyPatch):
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         for asked in requests:
-            data = lines(whole_picture(asked))
+            data = format_lines(whole_picture(asked))
             for piece in (data[:30], data[30:]):
                 handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 handler.wfile.flush()
                 threading.Event().wait(0.05)
         handler.wfile.write(b"0\r\n\r\n")
 
-    with service(respond) as url:
+    with serve_lines(respond) as url:
         assert made(url).annotate(batch_of(3)) == [PICTURE] * 3
 
 
@@ -132,7 +132,7 @@ def test_errors_in_answers_cost_their_images():
         }
         reply(
             handler,
-            lines(
+            format_lines(
                 *(
                     {"image_id": asked["image_id"], **about[number(asked)]}
                     if number(asked) in about
@@ -142,7 +142,7 @@ def test_errors_in_answers_cost_their_images():
             ),
         )
 
-    with service(respond) as url:
+    with serve_lines(respond) as url:
         found = made(url).annotate(batch_of(4))
     assert [type(one) for one in found] == [FlorenceError, UnavailableError, FlorenceError, list]
     assert str(found[0]) == "too dark" and str(found[1]) == "busy" and "line 3, annotations.0.box" in str(found[2])
@@ -175,7 +175,7 @@ def test_one_that_is_overloaded_is_asked_again_when_it_says(status: int, no_cred
             good(handler, requests)
 
     counted = Counted(respond)
-    with service(counted) as url:
+    with serve_lines(counted) as url:
         assert made(url, retries=3).annotate(batch_of(3)) == [PICTURE] * 3
     assert no_credentials_and_no_waiting == [7, 60, 2.0] and counted.calls == [[0, 1, 2]] * 4
 
@@ -183,12 +183,12 @@ def test_one_that_is_overloaded_is_asked_again_when_it_says(status: int, no_cred
 def test_what_was_answered_before_it_became_unavailable_is_kept_and_not_asked_again():
     def respond(handler, requests, call):
         if call == 1:
-            reply(handler, lines(*map(whole_picture, requests[:2])) + b'{"image_id": "00')
+            reply(handler, format_lines(*map(whole_picture, requests[:2])) + b'{"image_id": "00')
         else:
             reply(handler, b"down", 503)
 
     counted = Counted(respond)
-    with service(counted) as url:
+    with serve_lines(counted) as url:
         found = made(url, retries=1).annotate(batch_of(5))
     assert found[:2] == [PICTURE] * 2
     assert all(type(one) is UnavailableError and "503" in str(one) and "down" in str(one) for one in found[2:])
@@ -205,7 +205,7 @@ BREAKS = {
     ),
     "nothing": (lambda h, asked: reply(h, b""), "left 1 of 1 images unanswered"),
     "of another": (
-        lambda h, asked: reply(h, lines({"image_id": "f" * 64, "annotations": []})),
+        lambda h, asked: reply(h, format_lines({"image_id": "f" * 64, "annotations": []})),
         "image_id: one of the 1",
     ),
     "breaks off": (
@@ -244,7 +244,7 @@ def test_the_image_that_breaks_it_is_found_and_the_others_lose_nothing(what: str
             good(handler, requests)
 
     counted = Counted(respond)
-    with service(counted) as url:
+    with serve_lines(counted) as url:
         found = made(url, retries=1).annotate(batch_of(5))
     assert [i for i, one in enumerate(found) if one != PICTURE] == [2]
     assert type(found[2]) is FlorenceError
@@ -261,12 +261,12 @@ def test_a_service_that_fails_now_and_then_loses_nothing():
         elif how < 0.2:
             reply(handler, b"later", 503)
         elif how < 0.3:
-            reply(handler, lines(*map(whole_picture, requests))[:-20])
+            reply(handler, format_lines(*map(whole_picture, requests))[:-20])
         else:
             good(handler, requests)
 
     rng = np.random.default_rng(0)
-    with service(Counted(respond)) as url:
+    with serve_lines(Counted(respond)) as url:
         theirs = made(url, retries=9)
         for first in range(0, 200, 8):
             assert theirs.annotate(batch_of(8, first=first)) == [PICTURE] * 8
@@ -294,7 +294,7 @@ def test_one_that_hangs_up_on_large_calls_is_sent_small_ones():
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                     continue
                 requests = [json.loads(line) for line in file.read(calls[-1]).splitlines()]
-                body = lines(*map(whole_picture, requests))
+                body = format_lines(*map(whole_picture, requests))
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
     threading.Thread(target=serve, daemon=True).start()
@@ -327,7 +327,7 @@ def test_one_that_hangs_at_an_image_costs_that_image(drips: bool):
                     return None
 
     counted = Counted(respond)
-    with service(counted) as url:
+    with serve_lines(counted) as url:
         found = made(url, timeout=2, retries=3).annotate(batch_of(3))
         free.set()
     assert [i for i, one in enumerate(found) if one != PICTURE] == [1]
@@ -337,7 +337,7 @@ def test_one_that_hangs_at_an_image_costs_that_image(drips: bool):
 
 def test_one_that_answers_nothing_right_is_unavailable():
     counted = Counted(lambda handler, requests, call: reply(handler, b"<html>Log in</html>"))
-    with service(counted) as url:
+    with serve_lines(counted) as url:
         theirs = made(url, retries=0)
         for _ in range(2):
             with pytest.raises(UnavailableError, match="found '<html>Log in</html>'"):
@@ -360,7 +360,7 @@ def test_what_no_image_is_at_fault_for_stops_at_once(status: int, remedy: str):
     counted = Counted(
         lambda handler, requests, call: reply(handler, b"go\n away", status, Location="http://127.0.0.1:1/elsewhere")
     )
-    with service(counted) as url, pytest.raises(UnavailableError, match=f"answers {status} .*: go away.*{remedy}"):
+    with serve_lines(counted) as url, pytest.raises(UnavailableError, match=f"answers {status} .*: go away.*{remedy}"):
         made(url).annotate(batch_of(4))
     assert counted.calls == [[0, 1, 2, 3]]
 
@@ -373,7 +373,7 @@ def test_a_token_from_a_file_is_sent_and_never_told(tmp_path: Path):
     counted = Counted(
         lambda handler, requests, call: reply(handler, f"wrong: {handler.headers['Authorization']}".encode(), 401)
     )
-    with service(counted) as url:
+    with serve_lines(counted) as url:
         theirs = made(url, token_file=str(tmp_path / "token"))
         with pytest.raises(UnavailableError) as found:
             theirs.annotate(batch_of(1))
@@ -400,14 +400,14 @@ def test_a_token_that_is_repeated_in_an_answer_is_not_told(tmp_path: Path):
         reply(
             handler,
             b"".join(
-                lines({"image_id": asked["image_id"], "error": f"bad {handler.headers['Authorization']}"})
+                format_lines({"image_id": asked["image_id"], "error": f"bad {handler.headers['Authorization']}"})
                 if number(asked) == 0
                 else b"no s3cr3t\n"
                 for asked in requests
             ),
         )
 
-    with service(Counted(respond)) as url:
+    with serve_lines(Counted(respond)) as url:
         first, second = map(str, made(url, token_file=str(tmp_path / "token"), retries=0).annotate(batch_of(2)))
     assert first == "bad Bearer •••" and "found 'no •••'" in second and "s3cr3t" not in second
 
@@ -421,7 +421,7 @@ def test_netrc_is_used_for_its_host_alone(tmp_path: Path):
             handler, f"you said s3cr3t, {handler.headers['Authorization']}".encode(), 403
         )
     )
-    with service(counted) as url:
+    with serve_lines(counted) as url:
         with pytest.raises(UnavailableError) as found:
             made(url).annotate(batch_of(1))
         assert counted.headers[0]["Authorization"] == "Basic " + base64.b64encode(b"me:s3cr3t").decode()

@@ -21,7 +21,7 @@ from typing import Any
 import chat_server as server
 import numpy as np
 import pytest
-from chat_server import KEY, MODEL, Asked, Fault, Service
+from chat_server import KEY, MODEL, Fault, ReceivedCall, Service
 from PIL import Image
 
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch
@@ -45,8 +45,10 @@ def key(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def made(service: Service | str, use: str = "service_captioner", name: str = "gpt", **options: Any) -> Annotator:
-    """A captioner of that endpoint. Options that `Endpoint` has go to its section. It asks for one caption, in one call, if not told otherwise."""
+def make_captioner(
+    service: Service | str, use: str = "service_captioner", name: str = "gpt", **options: Any
+) -> Annotator:
+    """A captioner of that endpoint. Options that `ChatSettings` has go to its section. It asks for one caption, in one call, if not told otherwise."""
     own = {key: options.pop(key) for key in list(options) if key in ChatSettings.model_fields}
     url = service if isinstance(service, str) else service.url
     annotator = ANNOTATORS.get(use)(
@@ -56,9 +58,9 @@ def made(service: Service | str, use: str = "service_captioner", name: str = "gp
     return annotator
 
 
-def pictures(count: int, claims: bool = False) -> tuple[ImageBatch, list[str]]:
+def make_pictures(count: int, claims: bool = False) -> tuple[ImageBatch, list[str]]:
     """Images that are told apart by their sizes and colours, and what the endpoint's model says of each."""
-    records, pixels, said, words = [], [], [], []
+    records, pixels, results, words = [], [], [], []
     for index in range(count):
         name = list(COLOURS)[index % 3]
         width, height = 40 + index, 60 + index // 3
@@ -67,26 +69,26 @@ def pictures(count: int, claims: bool = False) -> tuple[ImageBatch, list[str]]:
         rows = [Claim("<OD>", "thing", (Region("thing", box=box, score=0.9),), 0.9)] if claims else []
         records.append(record)
         pixels.append(np.full((height, width, 3), COLOURS[name], np.uint8))
-        said.append(annotate(record.image_id, rows, "someone", "1"))
+        results.append(annotate(record.image_id, rows, "someone", "1"))
         words.append(f"a {name} picture of {width} by {height}")
-    return ImageBatch(tuple(records), tuple(pixels), tuple(said)), words
+    return ImageBatch(tuple(records), tuple(pixels), tuple(results)), words
 
 
 def part(batch: ImageBatch, *chosen: int) -> ImageBatch:
     return ImageBatch(*(tuple(field[i] for i in chosen) for field in (batch.records, batch.pixels, batch.claims)))
 
 
-def width_of(asked: Asked) -> int:
+def width_of(received: ReceivedCall) -> int:
     """Which image is asked about, by its width."""
-    return asked.images[0].shape[1] - 40
+    return received.images[0].shape[1] - 40
 
 
-def times_asked(fault: Callable[[int, int], Fault | None]) -> Callable[[Asked], Fault | None]:
+def times_asked(fault: Callable[[int, int], Fault | None]) -> Callable[[ReceivedCall], Fault | None]:
     """A script by image and how often it was asked about before: the same whatever the order of threads."""
     seen, lock = Counter[int](), threading.Lock()
 
-    def script(asked: Asked) -> Fault | None:
-        index = width_of(asked)
+    def script(received: ReceivedCall) -> Fault | None:
+        index = width_of(received)
         with lock:
             time_, seen[index] = seen[index], seen[index] + 1
         return fault(index, time_)
@@ -94,10 +96,12 @@ def times_asked(fault: Callable[[int, int], Fault | None]) -> Callable[[Asked], 
     return script
 
 
-def faulty(share: float, seed: int = 0, faults: tuple[Fault, ...] | None = None) -> Callable[[Asked], Fault | None]:
+def faulty(
+    share: float, seed: int = 0, faults: tuple[Fault, ...] | None = None
+) -> Callable[[ReceivedCall], Fault | None]:
     faults = faults or (
-        *server.LOST,
-        *server.USELESS,
+        *server.FOREIGN_ANSWERS,
+        *server.UNUSABLE,
         server.NOT_JSON,
         server.OTHER_KEYS,
         server.CLOSED,
@@ -113,17 +117,17 @@ def faulty(share: float, seed: int = 0, faults: tuple[Fault, ...] | None = None)
     return times_asked(fault)
 
 
-def texts(said: Any) -> list[str]:
-    return [claim.text for claim in said]
+def texts(results: Any) -> list[str]:
+    return [claim.text for claim in results]
 
 
 def test_every_image_is_asked_about_once_and_every_object_in_its_crop():
-    batch, words = pictures(5, claims=True)
-    with server.chat() as service:
-        annotator = made(service, tasks=(*CAPTIONS, "<DENSE_REGION_CAPTION>"), margin=0)
-        said = annotator.annotate(batch)
+    batch, words = make_pictures(5, claims=True)
+    with server.serve_chat() as service:
+        annotator = make_captioner(service, tasks=(*CAPTIONS, "<DENSE_REGION_CAPTION>"), margin=0)
+        results = annotator.annotate(batch)
     assert service.complaints == []
-    for claims, word in zip(said, words, strict=True):
+    for claims, word in zip(results, words, strict=True):
         colour = word.split()[1]
         assert [claim.task for claim in claims] == [*CAPTIONS, "<DENSE_REGION_CAPTION>"]
         assert texts(claims)[:3] == [f"{task.strip('<>').lower()}: {word}" for task in CAPTIONS]
@@ -132,25 +136,25 @@ def test_every_image_is_asked_about_once_and_every_object_in_its_crop():
             "<DENSE_REGION_CAPTION>", region, (Region(region, box=(4.0, 5.0, 24.0, 45.0), score=0.9),), 0.9
         ), "20 by 40, enlarged for patches of 28 pixels"
     assert annotator.usage == Usage(10, service.tokens, 0.0) and len(service.calls) == 10
-    assert {(a.body["temperature"], a.body["seed"]) for a in service.asked} == {(0, 0)}
+    assert {(a.body["temperature"], a.body["seed"]) for a in service.received} == {(0, 0)}
 
 
 def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
-    batch, words = pictures(60)
-    with server.chat(faulty(0.3)) as service:
-        annotator = made(service, concurrency=8, retries=1, timeout=20)
-        said = annotator.annotate(batch)
-        left = [index for index, claims in enumerate(said) if not isinstance(claims, list)]
-        assert left and all(isinstance(said[index], UnavailableError) for index in left), (
+    batch, words = make_pictures(60)
+    with server.serve_chat(faulty(0.3)) as service:
+        annotator = make_captioner(service, concurrency=8, retries=1, timeout=20)
+        results = annotator.annotate(batch)
+        left = [index for index, claims in enumerate(results) if not isinstance(claims, list)]
+        assert left and all(isinstance(results[index], UnavailableError) for index in left), (
             "some are left for later, and none failed for good"
         )
-        again = made(service, concurrency=8, retries=8, timeout=20)
+        again = make_captioner(service, concurrency=8, retries=8, timeout=20)
         again.usage = annotator.usage
         late = again.annotate(part(batch, *left))
     assert [texts(claims) for claims in late] == [[f"caption: {words[index]}"] for index in left]
     assert all(
         texts(claims) == [f"caption: {word}"]
-        for claims, word in zip(said, words, strict=True)
+        for claims, word in zip(results, words, strict=True)
         if isinstance(claims, list)
     )
     assert again.usage.calls == len(service.calls) and again.usage.tokens == service.tokens
@@ -158,11 +162,11 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
 
 
 def test_a_budget_in_calls_is_kept_to_the_call_and_a_raised_one_goes_on():
-    batch, words = pictures(60)
-    with server.chat(
+    batch, words = make_pictures(60)
+    with server.serve_chat(
         faulty(0.3, seed=1, faults=(server.HALF, server.EMPTY, server.error(500), server.CLOSED))
     ) as service:
-        annotator = made(service, concurrency=8, budget_calls=23, repeat=5, retries=6)
+        annotator = make_captioner(service, concurrency=8, budget_calls=23, repeat=5, retries=6)
         first = annotator.annotate(batch)
         assert len(service.calls) == annotator.usage.calls <= 23
         assert len(service.calls) == 23, "calls of one each: the budget is used up"
@@ -175,7 +179,7 @@ def test_a_budget_in_calls_is_kept_to_the_call_and_a_raised_one_goes_on():
                 and "annotators.gpt.service.budget_calls" in str(first[index])
             )
         assert annotator.annotate(part(batch, *left)) and len(service.calls) == 23, "nothing is asked once it is spent"
-        richer = made(service, concurrency=8, budget_calls=1000, repeat=5, retries=6)
+        richer = make_captioner(service, concurrency=8, budget_calls=1000, repeat=5, retries=6)
         assert richer.version == annotator.version, "claims of before count"
         richer.usage = annotator.usage
         rest = richer.annotate(part(batch, *left))
@@ -184,21 +188,21 @@ def test_a_budget_in_calls_is_kept_to_the_call_and_a_raised_one_goes_on():
 
 
 def test_an_image_is_not_begun_where_the_budget_is_too_small_for_all_that_is_asked_about_it():
-    batch, _ = pictures(12, claims=True)
-    with server.chat() as service:
-        annotator = made(service, concurrency=8, budget_calls=9, tasks=(*CAPTIONS, "<DENSE_REGION_CAPTION>"))
-        said = annotator.annotate(batch)
-        assert [isinstance(claims, list) for claims in said].count(True) == 4 and len(service.calls) == 8
+    batch, _ = make_pictures(12, claims=True)
+    with server.serve_chat() as service:
+        annotator = make_captioner(service, concurrency=8, budget_calls=9, tasks=(*CAPTIONS, "<DENSE_REGION_CAPTION>"))
+        results = annotator.annotate(batch)
+        assert [isinstance(claims, list) for claims in results].count(True) == 4 and len(service.calls) == 8
 
 
 @pytest.mark.parametrize(
     "budget", [{"budget_tokens": 4000}, {"budget_cost": 0.012, "price_prompt": 2.0, "price_completion": 10.0}]
 )
 def test_budgets_in_tokens_and_cost_are_kept(budget: dict[str, float]):
-    batch, _ = pictures(50)
-    with server.chat(faulty(0.3, seed=2, faults=(*server.USELESS, server.error(500)))) as service:
-        annotator = made(service, concurrency=8, max_tokens=100, image_tokens=200, **budget)
-        said = annotator.annotate(batch)
+    batch, _ = make_pictures(50)
+    with server.serve_chat(faulty(0.3, seed=2, faults=(*server.UNUSABLE, server.error(500)))) as service:
+        annotator = make_captioner(service, concurrency=8, max_tokens=100, image_tokens=200, **budget)
+        results = annotator.annotate(batch)
     prices = budget.get("price_prompt", 0), budget.get("price_completion", 0)
     assert annotator.usage.tokens == service.tokens and annotator.usage.calls == len(service.calls)
     limit = {"tokens": budget.get("budget_tokens"), "cost": budget.get("budget_cost")}
@@ -207,19 +211,19 @@ def test_budgets_in_tokens_and_cost_are_kept(budget: dict[str, float]):
             assert 0.5 * most < getattr(annotator.usage, figure) <= most
     if prices[0]:
         assert 2.0 * service.tokens / 1e6 < annotator.usage.cost < 10.0 * service.tokens / 1e6
-    assert any(isinstance(claims, list) for claims in said)
-    assert any(isinstance(claims, UnavailableError) and ".budget_" in str(claims) for claims in said)
+    assert any(isinstance(claims, list) for claims in results)
+    assert any(isinstance(claims, UnavailableError) and ".budget_" in str(claims) for claims in results)
 
 
 @pytest.mark.parametrize("fault", [server.CLOSED, server.HALF])
 def test_what_a_call_may_have_cost_that_broke_off_is_held_against_the_budget(fault: Fault):
-    batch, _ = pictures(40)
+    batch, _ = make_pictures(40)
     answered = []
     for broken in (None, fault):
-        with server.chat(
+        with server.serve_chat(
             times_asked(lambda index, time_, broken=broken: broken if (index, time_) == (0, 0) else None)
         ) as service:  # type: ignore[misc]
-            annotator = made(service, concurrency=1, max_tokens=100, image_tokens=200, budget_tokens=3000)
+            annotator = make_captioner(service, concurrency=1, max_tokens=100, image_tokens=200, budget_tokens=3000)
             answered.append(sum(isinstance(claims, list) for claims in annotator.annotate(batch)))
             assert annotator.usage == Usage(len(service.calls), service.tokens, 0.0), (
                 "reported is what the service told"
@@ -230,39 +234,39 @@ def test_what_a_call_may_have_cost_that_broke_off_is_held_against_the_budget(fau
 
 
 def test_what_images_cost_is_learnt_from_the_first_answer():
-    batch, _ = pictures(40)
-    dear = Fault(change=lambda body: {**body, "usage": {"prompt_tokens": 2000, "completion_tokens": 20}})
-    with server.chat(lambda asked: dear) as service:
-        annotator = made(service, concurrency=8, image_tokens=10, max_tokens=100, budget_tokens=10_000)
+    batch, _ = make_pictures(40)
+    expensive = Fault(change=lambda body: {**body, "usage": {"prompt_tokens": 2000, "completion_tokens": 20}})
+    with server.serve_chat(lambda received: expensive) as service:
+        annotator = make_captioner(service, concurrency=8, image_tokens=10, max_tokens=100, budget_tokens=10_000)
         annotator.annotate(batch)
     assert 7_000 < annotator.usage.tokens == service.tokens <= 10_000
 
 
 def test_no_more_calls_at_once_than_allowed_and_claims_in_the_order_of_images():
-    batch, words = pictures(24)
+    batch, words = make_pictures(24)
 
-    def late(asked: Asked) -> None:
-        time.sleep(random.Random(width_of(asked)).uniform(0.01, 0.15))
+    def late(received: ReceivedCall) -> None:
+        time.sleep(random.Random(width_of(received)).uniform(0.01, 0.15))
 
-    with server.chat(late) as service:
-        said = made(service, concurrency=3).annotate(batch)
+    with server.serve_chat(late) as service:
+        results = make_captioner(service, concurrency=3).annotate(batch)
         assert service.most == 3
-        assert [texts(claims) for claims in said] == [[f"caption: {word}"] for word in words]
+        assert [texts(claims) for claims in results] == [[f"caption: {word}"] for word in words]
         service.most = 0
-        assert made(service, concurrency=1).annotate(batch) == said and service.most == 1
-        service.most, shared, both = 0, made(service, concurrency=3), []
+        assert make_captioner(service, concurrency=1).annotate(batch) == results and service.most == 1
+        service.most, shared, both = 0, make_captioner(service, concurrency=3), []
         threads = [threading.Thread(target=lambda: both.append(shared.annotate(batch))) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert both == [said, said] and service.most == 3, "of all who use it together"
+        assert both == [results, results] and service.most == 3, "of all who use it together"
 
 
 def test_calls_are_spaced_at_the_rate():
-    batch, _ = pictures(12)
-    with server.chat(faulty(0.3, seed=3, faults=(server.error(500), server.EMPTY))) as service:
-        annotator = made(service, concurrency=8, rate=600)
+    batch, _ = make_pictures(12)
+    with server.serve_chat(faulty(0.3, seed=3, faults=(server.error(500), server.EMPTY))) as service:
+        annotator = make_captioner(service, concurrency=8, rate=600)
         start = time.monotonic()
         annotator.annotate(batch)
         arrived = sorted(call.arrived for call in service.calls)
@@ -274,13 +278,13 @@ def test_calls_are_spaced_at_the_rate():
 
 @pytest.mark.parametrize(("header", "seconds"), [({"retry_after": "1"}, 1.0), ({"retry_after_ms": "1200"}, 1.2)])
 def test_a_service_that_asks_to_wait_is_left_alone_for_so_long(header: dict[str, str], seconds: float):
-    batch, words = pictures(3)
-    with server.chat(
+    batch, words = make_pictures(3)
+    with server.serve_chat(
         times_asked(lambda index, time_: server.error(429, "slow down", **header) if (index, time_) == (1, 0) else None)
     ) as service:
-        said = made(service, concurrency=1).annotate(batch)
+        results = make_captioner(service, concurrency=1).annotate(batch)
         refused_, after = (call.arrived for call in service.calls[1:3])
-    assert [texts(claims) for claims in said] == [[f"caption: {word}"] for word in words]
+    assert [texts(claims) for claims in results] == [[f"caption: {word}"] for word in words]
     assert after >= refused_ + seconds
 
 
@@ -316,16 +320,16 @@ def test_retry_after_is_a_number_or_a_date():
         (server.HTML, 2, "a web page, or cut off"),
         (server.HALF, 2, "a web page, or cut off"),
         (server.NO_CHOICES, 2, "a web page, or cut off"),
-        (server.FOREIGN, 2, "a web page, or cut off"),
+        (server.FOREIGN_JSON, 2, "a web page, or cut off"),
     ],
 )
-def test_what_a_service_can_not_do_now_is_left_for_later_for_that_image_alone(fault: Fault, calls: int, text: str):
-    batch, words = pictures(4)
-    with server.chat(times_asked(lambda index, time_: fault if index == 1 else None)) as service:
-        annotator = made(service, retries=1, repeat=1, timeout=1.5)
-        said = annotator.annotate(batch)
-    assert isinstance(said[1], UnavailableError) and text in str(said[1]) and str(said[1]).startswith("gpt: ")
-    assert [texts(said[i]) for i in (0, 2, 3)] == [[f"caption: {words[i]}"] for i in (0, 2, 3)]
+def test_what_a_service_cannot_do_now_is_left_for_later_for_that_image_alone(fault: Fault, calls: int, text: str):
+    batch, words = make_pictures(4)
+    with server.serve_chat(times_asked(lambda index, time_: fault if index == 1 else None)) as service:
+        annotator = make_captioner(service, retries=1, repeat=1, timeout=1.5)
+        results = annotator.annotate(batch)
+    assert isinstance(results[1], UnavailableError) and text in str(results[1]) and str(results[1]).startswith("gpt: ")
+    assert [texts(results[i]) for i in (0, 2, 3)] == [[f"caption: {words[i]}"] for i in (0, 2, 3)]
     assert len(service.calls) == 3 + calls == annotator.usage.calls and annotator.usage.tokens == service.tokens
 
 
@@ -333,39 +337,39 @@ def test_what_a_service_can_not_do_now_is_left_for_later_for_that_image_alone(fa
     ("fault", "text"),
     [
         (server.EMPTY, "empty"),
-        (server.said(None), "empty"),
-        (server.said("  \n"), "empty"),
+        (server.model_answer(None), "empty"),
+        (server.model_answer("  \n"), "empty"),
         (server.CUT, "max_tokens"),
         (server.REFUSAL, "refuses (I will not.)"),
         (server.APOLOGY, "refuses"),
         (server.NOT_JSON, "not the JSON object"),
         (server.OTHER_KEYS, "without the text 'caption'; found caption of the image"),
-        (server.said('{"caption": 5}'), "without the text 'caption'"),
-        (server.said('{"caption": ""}'), "empty"),
-        (server.said('["a cat"]'), "not the JSON object"),
-        (server.said('{"caption": "I cannot help with that."}'), "refuses"),
-        (server.said("x", "content_filter"), "refuses"),
+        (server.model_answer('{"caption": 5}'), "without the text 'caption'"),
+        (server.model_answer('{"caption": ""}'), "empty"),
+        (server.model_answer('["a cat"]'), "not the JSON object"),
+        (server.model_answer('{"caption": "I cannot help with that."}'), "refuses"),
+        (server.model_answer("x", "content_filter"), "refuses"),
         (server.error(400, "no", code="content_filter"), "filter (no)"),
     ],
 )
-def test_an_answer_of_no_use_is_asked_for_again_and_then_fails_that_image_alone(fault: Fault, text: str):
-    batch, words = pictures(4)
-    with server.chat(
+def test_an_unusable_answer_is_asked_for_again_and_then_fails_that_image_alone(fault: Fault, text: str):
+    batch, words = make_pictures(4)
+    with server.serve_chat(
         times_asked(lambda index, time_: fault if index == 2 or (index, time_) == (1, 0) else None)
     ) as service:
-        annotator = made(service, repeat=1)
-        said = annotator.annotate(batch)
-    assert type(said[2]) is FlorenceError and text in str(said[2]) and "2 unusable answers" in str(said[2])
-    assert [texts(said[i]) for i in (0, 1, 3)] == [[f"caption: {words[i]}"] for i in (0, 1, 3)]
-    assert sorted(asked.body["seed"] for asked in service.asked) == [0, 0, 0, 0, 1, 1], "asked again with another seed"
+        annotator = make_captioner(service, repeat=1)
+        results = annotator.annotate(batch)
+    assert type(results[2]) is FlorenceError and text in str(results[2]) and "2 unusable answers" in str(results[2])
+    assert [texts(results[i]) for i in (0, 1, 3)] == [[f"caption: {words[i]}"] for i in (0, 1, 3)]
+    assert sorted(received.body["seed"] for received in service.received) == [0, 0, 0, 0, 1, 1], "asked again with another seed"
     assert annotator.usage == Usage(6, service.tokens, 0.0)
 
 
 def test_answers_in_fences_after_thoughts_and_in_quotes_are_read():
-    fence = server.said('<think>what is\n it?</think>\n```json\n{"caption": "\\"a  quiet\\n harbour\\""}\n```')
-    batch, _ = pictures(1)
-    with server.chat(lambda asked: fence) as service:
-        assert texts(made(service).annotate(batch)[0]) == ["a quiet harbour"]
+    fence = server.model_answer('<think>what is\n it?</think>\n```json\n{"caption": "\\"a  quiet\\n harbour\\""}\n```')
+    batch, _ = make_pictures(1)
+    with server.serve_chat(lambda received: fence) as service:
+        assert texts(make_captioner(service).annotate(batch)[0]) == ["a quiet harbour"]
     assert (
         not is_refusal("a man is sorry for himself")
         and not is_refusal("Sorry sight: an old boat")
@@ -393,9 +397,11 @@ def test_answers_in_fences_after_thoughts_and_in_quotes_are_read():
     ],
 )
 def test_wrong_settings_stop_the_annotator_at_the_first_call(options: dict[str, Any], text: str):
-    batch, _ = pictures(20)
-    with server.chat(lambda asked: options.get("fault")) as service:
-        annotator = made(service, concurrency=8, **{key: value for key, value in options.items() if key != "fault"})
+    batch, _ = make_pictures(20)
+    with server.serve_chat(lambda received: options.get("fault")) as service:
+        annotator = make_captioner(
+            service, concurrency=8, **{key: value for key, value in options.items() if key != "fault"}
+        )
         for _ in range(2):
             with pytest.raises(SettingsError) as caught:
                 annotator.annotate(batch)
@@ -405,14 +411,16 @@ def test_wrong_settings_stop_the_annotator_at_the_first_call(options: dict[str, 
 
 
 def test_a_key_that_is_withdrawn_on_the_way_leaves_what_was_answered():
-    batch, words = pictures(40)
-    with server.chat(lambda asked: server.error(401, f"{KEY} is no more") if asked.number >= 10 else None) as service:
-        annotator = made(service, concurrency=4)
-        said = annotator.annotate(batch)
-        assert 10 <= sum(isinstance(claims, list) for claims in said) <= 10 + 4
+    batch, words = make_pictures(40)
+    with server.serve_chat(
+        lambda received: server.error(401, f"{KEY} is no more") if received.number >= 10 else None
+    ) as service:
+        annotator = make_captioner(service, concurrency=4)
+        results = annotator.annotate(batch)
+        assert 10 <= sum(isinstance(claims, list) for claims in results) <= 10 + 4
         assert all(
             isinstance(claims, UnavailableError) and KEY not in str(claims)
-            for claims in said
+            for claims in results
             if not isinstance(claims, list)
         )
         with pytest.raises(SettingsError, match="not accepted"):
@@ -424,18 +432,20 @@ def test_a_service_that_is_not_there_costs_nothing_and_is_not_tried_for_every_im
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
-        annotator = made(url, retries=1, concurrency=8)
-        said = annotator.annotate(pictures(30)[0])
-    assert all(isinstance(claims, UnavailableError) for claims in said) and annotator.usage == Usage()
-    assert [f"{url}/ cannot be reached" in str(claims) for claims in said] == [True] * 30
-    assert ["not asked, as" in str(claims) for claims in said] == [False] * MAX_FAILURES + [True] * (30 - MAX_FAILURES)
+        annotator = make_captioner(url, retries=1, concurrency=8)
+        results = annotator.annotate(make_pictures(30)[0])
+    assert all(isinstance(claims, UnavailableError) for claims in results) and annotator.usage == Usage()
+    assert [f"{url}/ cannot be reached" in str(claims) for claims in results] == [True] * 30
+    assert ["not asked, as" in str(claims) for claims in results] == [False] * MAX_FAILURES + [True] * (
+        30 - MAX_FAILURES
+    )
 
 
 def test_a_service_that_fails_on_the_way_is_tried_once_a_batch_until_it_is_back():
-    batch, _ = pictures(30)
+    batch, _ = make_pictures(30)
     broken = threading.Event()
-    with server.chat(lambda asked: server.error(500) if broken.is_set() else None) as service:
-        annotator = made(service, retries=0, concurrency=1)
+    with server.serve_chat(lambda received: server.error(500) if broken.is_set() else None) as service:
+        annotator = make_captioner(service, retries=0, concurrency=1)
         assert all(isinstance(claims, list) for claims in annotator.annotate(batch))
         broken.set()
         annotator.annotate(batch)
@@ -447,49 +457,53 @@ def test_a_service_that_fails_on_the_way_is_tried_once_a_batch_until_it_is_back(
 
 
 def test_a_request_that_is_refused_is_the_images_fault_only_where_others_are_answered():
-    batch, _ = pictures(8)
-    with server.chat(
+    batch, _ = make_pictures(8)
+    with server.serve_chat(
         times_asked(lambda index, time_: server.error(400, "too long") if index == 4 else None)
     ) as service:
-        said = made(service).annotate(batch)
-        assert type(said[4]) is FlorenceError and "answers 400 (too long)" in str(said[4]) and len(service.calls) == 8
-    with server.chat(lambda asked: server.error(400, "too long")) as service:
-        said = made(service).annotate(batch)
-        assert all(isinstance(claims, UnavailableError) for claims in said) and len(service.calls) == MAX_FAILURES
+        results = make_captioner(service).annotate(batch)
+        assert (
+            type(results[4]) is FlorenceError
+            and "answers 400 (too long)" in str(results[4])
+            and len(service.calls) == 8
+        )
+    with server.serve_chat(lambda received: server.error(400, "too long")) as service:
+        results = make_captioner(service).annotate(batch)
+        assert all(isinstance(claims, UnavailableError) for claims in results) and len(service.calls) == MAX_FAILURES
 
 
 def test_parts_of_a_request_can_be_left_out_and_the_limit_named_otherwise():
-    batch, _ = pictures(2)
-    with server.chat() as service:
-        made(
+    batch, _ = make_pictures(2)
+    with server.serve_chat() as service:
+        make_captioner(
             service, omit=("temperature", "seed", "response_format"), limit="max_completion_tokens", max_tokens=77
         ).annotate(batch)
-    assert {frozenset(asked.body) for asked in service.asked} == {
+    assert {frozenset(received.body) for received in service.received} == {
         frozenset({"model", "messages", "max_completion_tokens"})
-    } and service.asked[0].body["max_completion_tokens"] == 77
+    } and service.received[0].body["max_completion_tokens"] == 77
 
 
 def test_azures_paths_and_key():
-    batch, words = pictures(2)
-    with server.chat() as service:
+    batch, words = make_pictures(2)
+    with server.serve_chat() as service:
         url = service.url.removesuffix("/v1")
-        said = made(url, api="azure", api_version="2024-10-21").annotate(batch)
-        assert [texts(claims) for claims in said] == [
+        results = make_captioner(url, api="azure", api_version="2024-10-21").annotate(batch)
+        assert [texts(claims) for claims in results] == [
             [f"caption: {word}"] for word in words
         ] and service.complaints == []
         with pytest.raises(SettingsError, match="OPENAI_API_VERSION"):
-            made(url, api="azure")
+            make_captioner(url, api="azure")
 
 
 def test_keys_come_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch):
-    batch, _ = pictures(1)
-    with server.chat(key="keyless") as service:
-        assert isinstance(made(service, keyless=True).annotate(batch)[0], list), (
+    batch, _ = make_pictures(1)
+    with server.serve_chat(key="keyless") as service:
+        assert isinstance(make_captioner(service, keyless=True).annotate(batch)[0], list), (
             "what the environment has is not shown to a server that wants none"
         )
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(SettingsError, match="set OPENAI_API_KEY in the environment, or annotators.gpt.service.keyless"):
-        made("http://127.0.0.1:9/v1")
+        make_captioner("http://127.0.0.1:9/v1")
     for options in (
         {"api_key": KEY},
         {"service": {"model": MODEL, "api_key": KEY}},
@@ -586,21 +600,22 @@ def test_pictures_are_sent_as_jpegs_of_allowed_sizes(height: int, width: int):
 
 
 def test_only_the_tasks_asked_for_are_asked_about():
-    batch, _ = pictures(2, claims=True)
-    with server.chat() as service:
-        said = made(service, tasks=("<DENSE_REGION_CAPTION>",)).annotate(batch)
-        assert [[claim.task for claim in claims] for claims in said] == [["<DENSE_REGION_CAPTION>"]] * 2 and len(
+    batch, _ = make_pictures(2, claims=True)
+    with server.serve_chat() as service:
+        results = make_captioner(service, tasks=("<DENSE_REGION_CAPTION>",)).annotate(batch)
+        assert [[claim.task for claim in claims] for claims in results] == [["<DENSE_REGION_CAPTION>"]] * 2 and len(
             service.calls
         ) == 2
-        assert [[claim.task for claim in claims] for claims in made(service, tasks=("<CAPTION>",)).annotate(batch)] == [
-            ["<CAPTION>"]
-        ] * 2 and len(service.calls) == 4
-        bare, _ = pictures(3)
+        assert [
+            [claim.task for claim in claims] for claims in make_captioner(service, tasks=("<CAPTION>",)).annotate(batch)
+        ] == [["<CAPTION>"]] * 2 and len(service.calls) == 4
+        bare, _ = make_pictures(3)
         assert (
-            made(service, tasks=("<DENSE_REGION_CAPTION>",)).annotate(bare) == [[], [], []] and len(service.calls) == 4
+            make_captioner(service, tasks=("<DENSE_REGION_CAPTION>",)).annotate(bare) == [[], [], []]
+            and len(service.calls) == 4
         )
     with pytest.raises(SettingsError, match="<OD> is not annotated here"):
-        made("http://127.0.0.1:9/v1", tasks=("<OD>",))
+        make_captioner("http://127.0.0.1:9/v1", tasks=("<OD>",))
 
 
 def test_ctrl_c_ends_it_while_the_service_is_silent():
@@ -608,16 +623,16 @@ def test_ctrl_c_ends_it_while_the_service_is_silent():
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has inherited that it is ignored
 sys.path.insert(0, "tests")
-from test_annotators_services import made, pictures
-annotator = made(sys.argv[1], timeout=3000, concurrency=4)
+from test_services_chat import make_captioner, make_pictures
+annotator = make_captioner(sys.argv[1], timeout=3000, concurrency=4)
 print("asking", flush=True)
 try:
-    annotator.annotate(pictures(12)[0])
+    annotator.annotate(make_pictures(12)[0])
 except KeyboardInterrupt:
     print("interrupted", annotator.usage.calls, flush=True)
     raise
 """
-    with server.chat(lambda asked: server.HANG if asked.number else None) as service:
+    with server.serve_chat(lambda received: server.HANG if received.number else None) as service:
         run = subprocess.Popen(
             [sys.executable, "-c", code, service.url],
             stdout=subprocess.PIPE,

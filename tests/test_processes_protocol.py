@@ -32,16 +32,16 @@ RECORD = ImageRecord("a" * 64, WIDTH, HEIGHT, "mine", "süß/1.png", "", "a “d
 
 def read(value: object, tasks=ANNOTATION_TYPES, number: int = 3):
     line = value if isinstance(value, bytes) else json.dumps(value).encode()
-    image, said = parse_answer(line, number, {RECORD.image_id: RECORD}, tasks)
+    image, result = parse_answer(line, number, {RECORD.image_id: RECORD}, tasks)
     assert image == RECORD.image_id
-    return said
+    return result
 
 
 def claims(*annotations: object, tasks=ANNOTATION_TYPES) -> list[Claim]:
-    said = read({"image_id": RECORD.image_id, "annotations": list(annotations)}, tasks)
-    if isinstance(said, FlorenceError):
-        raise said
-    return said
+    result = read({"image_id": RECORD.image_id, "annotations": list(annotations)}, tasks)
+    if isinstance(result, FlorenceError):
+        raise result
+    return result
 
 
 # ---------------------------------------------------------------- what is right
@@ -72,7 +72,7 @@ def corners(draw, least: int, most: int):
 
 
 @st.composite
-def said(draw):
+def result(draw):
     """A claim as an annotator in our own process may make it."""
     task = draw(st.sampled_from(ANNOTATION_TYPES))
     text, score = draw(texts), draw(scores)
@@ -112,7 +112,7 @@ def said(draw):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(said(), max_size=4))
+@given(st.lists(result(), max_size=4))
 def test_claims_are_the_same_to_the_last_bit_when_they_are_read_again(made: list[Claim]):
     line = format_answer(RECORD.image_id, made)
     assert line.isascii() and line.endswith(b"\n") and line.count(b"\n") == 1
@@ -121,7 +121,7 @@ def test_claims_are_the_same_to_the_last_bit_when_they_are_read_again(made: list
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(said(), max_size=3), st.binary(max_size=20))
+@given(st.lists(result(), max_size=3), st.binary(max_size=20))
 def test_requests_are_read_as_they_were_asked(made: list[Claim], image: bytes):
     rows = annotate(RECORD.image_id, made, "someone", "7", 2)
     request = parse_request(format_request(RECORD, rows, image=image), 1)
@@ -345,23 +345,27 @@ def test_a_task_that_was_not_declared_is_refused():
     ],
 )
 def test_an_answer_without_annotations_or_with_a_strange_error_costs_its_image(line: dict):
-    said = read(line)
-    assert isinstance(said, FlorenceError) and not isinstance(said, UnavailableError) and str(said).startswith("line 3")
+    result = read(line)
+    assert (
+        isinstance(result, FlorenceError)
+        and not isinstance(result, UnavailableError)
+        and str(result).startswith("line 3")
+    )
 
 
 def test_errors_and_whether_to_ask_again():
-    said = read({"image_id": RECORD.image_id, "error": "too dark ☾", "annotations": [DOG]})
-    assert type(said) is FlorenceError and str(said) == "too dark ☾"
-    said = read({"image_id": RECORD.image_id, "error": "busy", "retry": True})
-    assert type(said) is UnavailableError and str(said) == "busy"
+    result = read({"image_id": RECORD.image_id, "error": "too dark ☾", "annotations": [DOG]})
+    assert type(result) is FlorenceError and str(result) == "too dark ☾"
+    result = read({"image_id": RECORD.image_id, "error": "busy", "retry": True})
+    assert type(result) is UnavailableError and str(result) == "busy"
     for error in (FlorenceError("too dark ☾"), UnavailableError("busy")):
         again = read(format_answer(RECORD.image_id, error))
         assert type(again) is type(error) and str(again) == str(error)
 
 
 def test_a_claim_that_is_no_json_becomes_the_images_error():
-    said = read(format_answer(RECORD.image_id, [Claim("<CAPTION>", "a dog", (), math.nan)]))
-    assert isinstance(said, FlorenceError) and "JSON" in str(said)
+    result = read(format_answer(RECORD.image_id, [Claim("<CAPTION>", "a dog", (), math.nan)]))
+    assert isinstance(result, FlorenceError) and "JSON" in str(result)
 
 
 @pytest.mark.parametrize(

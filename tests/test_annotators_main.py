@@ -68,17 +68,17 @@ sys.exit(main(["noisy", *sys.argv[1:]]))
 
 
 @contextmanager
-def served(*words: str) -> Iterator[str]:
+def serve_command(*words: str) -> Iterator[str]:
     """The URL of an annotator of ours at any free port."""
     with subprocess.Popen(
         [*words, "--http", "0"], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=ENVIRONMENT, cwd=ROOT
     ) as process:
         assert process.stderr is not None
-        heard = ""
-        while not (found := re.search(r"answers at (http://127\.0\.0\.1:\d+)", heard)):
+        output = ""
+        while not (found := re.search(r"answers at (http://127\.0\.0\.1:\d+)", output)):
             line = process.stderr.readline()
-            assert line, heard
-            heard += line
+            assert line, output
+            output += line
         try:
             yield found[1]
         finally:
@@ -119,7 +119,7 @@ def test_what_it_claims_elsewhere_is_the_same_to_the_last_bit(use: str, options:
     if how == "program":
         found = there.annotate(asked)
     else:
-        with served(*COMMAND, use, "--options", str(tmp_path / "options.json"), "--batch", "2") as url:
+        with serve_command(*COMMAND, use, "--options", str(tmp_path / "options.json"), "--batch", "2") as url:
             found = ANNOTATORS.get("endpoint")(
                 name="theirs", url=url, version="1", tasks=list(ANNOTATION_TYPES), reads_claims="claims" in here.needs
             ).annotate(asked)
@@ -149,13 +149,13 @@ def test_what_libraries_print_does_not_get_among_the_answers(tmp_path: Path):
     assert "loading ...\n    written by C\n    said by a child" in theirs._process.last_words()
 
 
-def test_a_service_says_what_it_is_and_refuses_what_it_can_not_do(tmp_path: Path):
+def test_a_service_says_what_it_is_and_refuses_what_it_cannot_do(tmp_path: Path):
     batch = batch_of(2)
     asked = format_request(batch.records[0], None, image=encode_png(batch.pixels[0], 0))
-    with served(*COMMAND, "reader") as url:
+    with serve_command(*COMMAND, "reader") as url:
         with urllib.request.urlopen(url, timeout=60) as answer:
-            told = json.loads(answer.read())
-        assert told == {
+            description = json.loads(answer.read())
+        assert description == {
             "annotator": "reader",
             "version": ANNOTATORS.get("reader")(name="reader").version,
             "tasks": ["<OCR_WITH_REGION>"],
@@ -165,13 +165,13 @@ def test_a_service_says_what_it_is_and_refuses_what_it_can_not_do(tmp_path: Path
         }
         secret = tmp_path / "secret.png"
         secret.write_bytes(encode_png(batch.pixels[0], 0))
-        for body, said in (
+        for body, message in (
             (asked + b"what?\n", "line 2: a JSON object"),
             (format_request(batch.records[0], None, path=str(secret)), "found path, a file of this machine"),
         ):
             with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
                 urllib.request.urlopen(urllib.request.Request(url, body, method="POST"), timeout=60)
-            assert said in refusal.value.read().decode()
+            assert message in refusal.value.read().decode()
         for header, status in ((("Transfer-Encoding", "chunked"), 411), (("Content-Length", "99999999999"), 413)):
             connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
             connection.putrequest("POST", "/")
@@ -188,7 +188,7 @@ def test_a_service_says_what_it_is_and_refuses_what_it_can_not_do(tmp_path: Path
         assert second == {"image_id": batch.records[0].image_id, "annotations": []}
 
 
-def conversed(use: str, *requests: bytes, size: int = 16) -> list[dict]:
+def answer_requests(use: str, *requests: bytes, size: int = 16) -> list[dict]:
     """What it answers to lines, read again."""
     out = io.BytesIO()
     answer_lines(partial(answer_batch, make_annotator(use, None, None)), io.BytesIO(b"".join(requests)), out, size)
@@ -205,7 +205,7 @@ def test_pictures_that_are_not_there_or_not_as_told_are_errors_of_their_own(tmp_
         format_request(record, None, path=str(tmp_path / f"{index}.png")) for index, record in enumerate(batch.records)
     ]
     for size in (1, 3, 16):
-        answers = {answer.pop("image_id"): answer for answer in conversed("masks", *asked, size=size)}
+        answers = {answer.pop("image_id"): answer for answer in answer_requests("masks", *asked, size=size)}
         good, turned, broken, missing = (answers[record.image_id] for record in batch.records)
         assert good == {"annotations": []}
         assert turned["error"] == "width, height: 8 and 12, those of the upright picture, are expected; found 12 and 8"
@@ -216,7 +216,7 @@ def test_a_blank_line_has_it_answer_what_it_has():
     """To one that reads an image's answer before it asks about the next."""
     batch = batch_of(3)
     reading, writing = os.pipe()
-    told, out = os.pipe()
+    reading_answers, out = os.pipe()
     with os.fdopen(reading, "rb") as lines, os.fdopen(out, "wb") as answers:
         thread = threading.Thread(
             target=answer_lines,
@@ -224,13 +224,13 @@ def test_a_blank_line_has_it_answer_what_it_has():
             daemon=True,
         )
         thread.start()
-        with os.fdopen(writing, "wb", buffering=0) as ask, os.fdopen(told, "rb") as heard:
+        with os.fdopen(writing, "wb", buffering=0) as ask, os.fdopen(reading_answers, "rb") as output:
             for record in batch.records:
                 ask.write(format_request(record, (), path="/nowhere.png") + b"\n")
-                assert json.loads(heard.readline()) == {"image_id": record.image_id, "annotations": []}
+                assert json.loads(output.readline()) == {"image_id": record.image_id, "annotations": []}
             ask.write(format_request(batch.records[0], (), path="/nowhere.png"))
             ask.close()
-            assert json.loads(heard.readline())["image_id"] == batch.records[0].image_id, "and so does the end"
+            assert json.loads(output.readline())["image_id"] == batch.records[0].image_id, "and so does the end"
         thread.join(60)
 
 
@@ -251,30 +251,30 @@ def test_the_document_has_settings_that_are_allowed_and_every_field():
     assert len(words) == 3 and all(make_parser().parse_args(line.split()).use for line in words)
 
 
-def ran(*words: str, given: bytes = b"") -> subprocess.CompletedProcess:
+def run_command(*words: str, given: bytes = b"") -> subprocess.CompletedProcess:
     return subprocess.run([*COMMAND, *words], input=given, capture_output=True, timeout=120, env=ENVIRONMENT, cwd=ROOT)
 
 
 def test_it_is_described(tmp_path: Path):
     (tmp_path / "o.json").write_text('{"weights": "lite0"}')
-    done = ran("activation", "--options", str(tmp_path / "o.json"), "--describe")
+    done = run_command("activation", "--options", str(tmp_path / "o.json"), "--describe")
     theirs = ANNOTATORS.get("activation")(name="activation", weights="lite0")
-    told = json.loads(done.stdout)
-    assert done.returncode == 0 and told["version"] == theirs.version and told["tasks"] == ["<OD>"]
-    assert told["vocabulary"] == (None if theirs.vocabulary() is None else list(theirs.vocabulary()))
+    description = json.loads(done.stdout)
+    assert done.returncode == 0 and description["version"] == theirs.version and description["tasks"] == ["<OD>"]
+    assert description["vocabulary"] == (None if theirs.vocabulary() is None else list(theirs.vocabulary()))
 
 
 @pytest.mark.parametrize(
     ("use", "options", "message"),
     [
         ("nobody", None, "unknown annotator 'nobody'; known: "),
-        ("simulated", None, "simulated looks at known truth"),
+        ("simulated", None, "simulated needs known truth"),
         ("reader", "{", "is no JSON"),
         ("reader", "[]", "an object is expected; found list"),
         ("reader", '{"sides": 7}', r"annotators\.ocr\.sides: no such setting"),
     ],
 )
-def test_what_can_not_be_run_is_told(use: str, options: str | None, message: str, tmp_path: Path):
+def test_what_cannot_be_run_is_told(use: str, options: str | None, message: str, tmp_path: Path):
     if options is not None:
         (tmp_path / "o.json").write_text(options)
     with pytest.raises(FlorenceError, match=message):
@@ -290,10 +290,13 @@ def test_what_can_not_be_run_is_told(use: str, options: str | None, message: str
         (["phrases"], b'{"image_id": "a"}\n', "line 1.width: Field required"),
     ],
 )
-def test_an_error_is_a_line(words: list[str], given: bytes, said: str):
-    done = ran(*words, given=given)
+def test_an_error_is_a_line(words: list[str], given: bytes, message: str):
+    done = run_command(*words, given=given)
     assert (
-        done.returncode == 1 and done.stdout == b"" and said in done.stderr.decode() and b"Traceback" not in done.stderr
+        done.returncode == 1
+        and done.stdout == b""
+        and message in done.stderr.decode()
+        and b"Traceback" not in done.stderr
     )
 
 
