@@ -61,6 +61,17 @@ class DataError(FlorenceError):
     """A table or a snapshot does not have the expected content."""
 
 
+class OldFormatError(DataError):
+    """A file was made by an older version of Florence; this one does not read it."""
+
+    def __init__(self, where: str, found: str) -> None:
+        self.where, self.found = where, found
+        super().__init__(
+            f"{where} was made by an older Florence ({found}): move data/, .florence/ and build/loop.json away (and the working "
+            "store, where it is elsewhere) and run `florence loop`, or check out the git revision that made it"
+        )
+
+
 class ValidationFailedError(FlorenceError):
     """Expectations failed; no later step may run."""
 

@@ -28,6 +28,7 @@ from florence.workspace.annotate import (
     is_required,
     list_annotators,
 )
+from florence.workspace.form import check_store
 from flows.terminal import ProgressBars, say
 
 RETRY_DELAY = 2.0
@@ -69,8 +70,8 @@ def annotate_shard(
 ) -> tuple[ShardOutcome, ...]:
     """Return what became of each annotator in a shard. Its arguments are plain values, so that it runs in any process of any machine.
 
-    Raises ShardRetryError where an annotator failed in a way that may pass and the task has tries left: only what is missing is then done again.
-    """
+    Raises ShardRetryError where an annotator failed in a way that may pass and the task has tries left: only what is
+    missing is then done again. """
     will_retry = (task_run.run_count or 1) <= retries
     workspace = bind_workspace(Path(root), Settings.model_validate_json(settings))
     chosen = [AnnotatorVersion(**values) for values in annotators]
@@ -84,11 +85,12 @@ def annotate_shard(
 def annotate(root: str = ".", round: int = 0, student: str | None = None) -> AnnotateResult:
     """Have every annotator annotate the images that it has not annotated yet.
 
-    ``student``: the folder of the model that annotates as well. An annotator that fails costs its own claims about that shard; raises FlorenceError at the end,
-    when the others have finished, where it is a required one. What is missing is left for the next run.
-    """
+    ``student``: the folder of the model that annotates as well. An annotator that fails costs its own claims about
+    that shard; raises FlorenceError at the end, when the others have finished, where it is a required one. What is
+    missing is left for the next run. """
     folder = Path(root).resolve()
     workspace = bind_workspace(folder, read_settings(folder / "params.yaml"))
+    check_store(workspace.store)
     annotators = list_annotators(workspace.settings, student)
     before = count_missing(workspace, annotators)
     _log_finished(workspace, annotators, before)

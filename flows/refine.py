@@ -1,8 +1,7 @@
 """The loop: annotate, fuse, validate, publish, train, score, promote; and again with the student as one more annotator.
 
-Every step can be repeated and gives the same; .florence/loop.json says which rounds are done. So a loop that was killed at
-any point is started again by the same command, and ends with the same snapshot as one that was not.
-"""
+Every step can be repeated and gives the same; .florence/loop.json says which rounds are done. So a loop that was
+killed at any point is started again by the same command, and ends with the same snapshot as one that was not. """
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from pathlib import Path
 from prefect import flow
 
 from florence.errors import FlorenceError, SettingsError
+from flows.facts import read_facts
 from flows.loop.messages import describe_loop, track_loop
 from flows.loop.round import LoopRound
 from flows.loop.start import choose_state, collect_new_images, remove_partial_files, resume_state
@@ -27,8 +27,8 @@ from flows.tracked import PARENT, TrackedWorkspace, end_with_parent, open_worksp
 def refine(root: str = ".", rounds: int | None = None) -> str:
     """Bring the workspace in ``root`` up to date: ``rounds`` rounds (by default flow.rounds) over what is new; nothing where nothing is.
 
-    Returns a sentence about the outcome. Raises WorkspaceLockedError where another run is at work, ValidationFailedError where expectations failed.
-    """
+    Returns a sentence about the outcome. Raises WorkspaceLockedError where another run is at work,
+    ValidationFailedError where expectations failed. """
     end_with_parent(os.environ)
     folder = Path(root).resolve()
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
@@ -46,6 +46,7 @@ def _run_loop(workspace: TrackedWorkspace, rounds: int | None) -> str:
         raise SettingsError(
             f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it; write the section, with its defaults if nothing else"
         )
+    read_facts(workspace)  # refuses what this version cannot continue, before hours of work
     remove_partial_files(workspace)
     before = resume_state(workspace)
     start = time.monotonic()

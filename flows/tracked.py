@@ -17,11 +17,12 @@ from florence.records import digest
 from florence.store import Store
 from florence.workspace import Workspace, working_store
 from florence.workspace.code import hash_code
+from florence.workspace.form import check_snapshot
 from flows.adapters.mlflow_store import MlflowStore
 from flows.adapters.model_registry import ModelRegistry
 from flows.adapters.snapshots import Snapshots
 from flows.adapters.tracking import Tracker
-from flows.params import overlaid
+from flows.params import read_settings_with
 
 PARENT = "FLORENCE_PARENT_PID"
 """Environment variable by which `florence schedule` tells the runs it starts whose they are."""
@@ -70,14 +71,16 @@ def report_end(finish: Callable[[str], None]) -> Iterator[None]:
 def open_workspace(root: Path | str = ".", overlay: Mapping[str, Any] | None = None) -> TrackedWorkspace:
     """The workspace in ``root``, with ``overlay`` laid over its settings. Raises SettingsError where it is none. Nothing is connected to before it is used."""
     folder = Path(root).resolve()
-    settings = overlaid(folder, overlay) if overlay else read_settings(folder / "params.yaml")
+    settings = read_settings_with(folder, overlay) if overlay else read_settings(folder / "params.yaml")
+    data = Store(str(folder / "data"))
+    check_snapshot(data)
     write_code_json(folder)
     mlflow_store = MlflowStore(settings.tracking, folder)
     return TrackedWorkspace(
         root=folder,
         settings=settings,
         store=working_store(settings, folder),
-        data=Store(str(folder / "data")),
+        data=data,
         tracker=Tracker(mlflow_store),
         registry=ModelRegistry(mlflow_store),
         snapshots=Snapshots(folder, settings.snapshots),

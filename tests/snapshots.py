@@ -208,7 +208,7 @@ def make_snapshot(folder: Path, scenes: int = 10) -> Store:
         pa.Table.from_pylist([dict(source="photos", name="a.jpg", reason="empty", detail="")], schema=STRINGS),
     )
     store.write_json("statistics.json", STATISTICS)
-    store.write_json("snapshot.json", {"id": "snap-1", "parent": "snap-0", "round": 1})
+    store.write_json("snapshot.json", {"format": 2, "id": "snap-1", "parent": "snap-0", "round": 1})
     store.write_table("baseline/scores.parquet", BASELINE.empty_table())
     return store
 

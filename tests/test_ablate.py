@@ -36,9 +36,9 @@ SMALL = {
     "model": {"init": "nano-scratch", "image_size": 32},
     "train": {
         "steps": 9,
-        "images": 4,
+        "batch_size": 4,
         "tasks_per_image": 2,
-        "checkpoint_every": 2,
+        "save_steps": 2,
         "task_weights": {"<CAPTION>": 3.0, "<OD>": 2.0},
     },
     "evaluate": {"tasks": SCORED, "max_images": 4, "threads": 1, "max_examples": 1},
@@ -60,7 +60,7 @@ def snapshot(tmp_path_factory) -> Store:
     """A snapshot of drawn scenes whose labels are their truth."""
     store = scenes(tmp_path_factory.mktemp("data"), 24, 12)
     split(store, ["train", "train", "train", "held_out"])
-    store.write_json("snapshot.json", {"id": "snap-1", "parent": None, "round": 0, "counts": {"images": 24}})
+    store.write_json("snapshot.json", {"format": 2, "id": "snap-1", "parent": None, "round": 0, "counts": {"images": 24}})
     return store
 
 
@@ -363,7 +363,7 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(
         return learn(*args)
 
     monkeypatch.setattr(ablation, "score_model", failing_score)
-    monkeypatch.setattr(loop, "_learn", failing_learn)
+    monkeypatch.setattr(loop, "_accumulate_gradients", failing_learn)
     call(*OPTIONS, code=130)  # the first variant is trained, not scored
     first, second = variants_of(workspace)
     assert not ablation.done(first, workspace / "build/ablation") and len(calls) == 4

@@ -155,7 +155,7 @@ def test_readers_hear_those_they_read_in_order(store: Store):
             "a": told(needs=[]),
         }
     )
-    assert [(a.name, a.reads) for a in list_annotators(chosen)] == [
+    assert [(a.name, a.depends_on) for a in list_annotators(chosen)] == [
         ("c", ()),
         ("b", ()),
         ("a", ()),

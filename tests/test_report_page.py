@@ -303,7 +303,7 @@ def test_facts_round_trip_and_refuse_what_they_do_not_know():
     for wrong, found in (
         ('"n": 400', '"n": "400"'),
         ('"loop_id"', '"loop"'),
-        ('"version": 1', '"version": 2'),
+        ('"version": 2', '"version": 1'),
         ('"accepted"', '"maybe"'),
     ):
         with pytest.raises(DataError, match="loop.json"):

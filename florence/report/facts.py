@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from florence.errors import DataError
+from florence.errors import DataError, OldFormatError
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -220,12 +220,12 @@ class RoundFacts:
 
 @dataclass(frozen=True, slots=True)
 class LoopFacts:
-    """A loop's rounds, in order. ``version``: of this form; another one is refused."""
+    """A loop's rounds, in order. ``version``: of this form; an older one is refused."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     loop_id: str
     rounds: tuple[RoundFacts, ...] = ()
-    version: Literal[1] = 1
+    version: Literal[2] = 2
 
     def with_round(self, facts: RoundFacts) -> LoopFacts:
         """These facts with one round added, or replaced where there is one of its number; rounds stay in order."""
@@ -241,7 +241,16 @@ class LoopFacts:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = "loop.json") -> LoopFacts:
-        """The facts of a JSON text. Raises DataError naming each key that is missing, unknown or of the wrong type."""
+        """Return the facts of a JSON text.
+
+        Raises OldFormatError for an older version, DataError naming each key that is missing, unknown or of the wrong type.
+        """
+        try:
+            version = json.loads(text)["version"]
+        except (ValueError, KeyError, TypeError):
+            version = 2  # what is wrong is said below
+        if version == 1:
+            raise OldFormatError(where, "its version is 1, and 2 is read")
         try:
             return TypeAdapter(cls).validate_json(text, strict=True)
         except ValidationError as error:

@@ -16,6 +16,7 @@ from florence.progress import Progress, show_nothing
 from florence.records import IMAGES, RECORD_COLUMNS, Annotation, ImageRecord, annotate, annotations_table, digest
 from florence.store import Store
 from florence.workspace.base import Workspace
+from florence.workspace.form import check_store
 from florence.workspace.layout import REJECTED_FILES, read_rejected_files
 
 
@@ -44,11 +45,12 @@ def collect_images(workspace: Workspace, progress: Progress = show_nothing) -> C
     """Add every image of every source that the working store does not have yet.
 
     A shard is written with its truth first and its images last, so an interrupted collection continues where it stopped
-    and ends with the same shards. Raises UnknownNameError or SettingsError for a wrong source before anything is read.
+    and ends with the same shards. Raises UnknownNameError or SettingsError for a wrong source, OldFormatError for a store of an older form, before anything is read.
     """
     from florence.sources import SOURCES
 
     settings, store = workspace.settings, workspace.store
+    check_store(store)
     sources = {key: SOURCES.get(section.use)(**section.options) for key, section in settings.sources.items()}
     for key in sources:
         if not re.fullmatch(r"[A-Za-z0-9_]+", key):

@@ -52,7 +52,7 @@ def score_model(
         lambda wanted: _read_pixels(workspace, wanted),
         held_out(data, [record.image_id for record in records]),
         settings,
-        lambda images, queries: answer(images, queries, batch=settings.batch_size),
+        lambda images, queries: answer(images, queries, batch_size=settings.batch_size),
         lambda done, total: progress("evaluate", done, total),
     )
     figures = scores_json(results)

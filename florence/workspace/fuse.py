@@ -12,6 +12,7 @@ from florence.progress import Progress, show_nothing
 from florence.records import ANNOTATIONS
 from florence.workspace.annotate import COVERAGE, AnnotatorVersion, read_profiles
 from florence.workspace.base import Workspace
+from florence.workspace.form import check_store
 from florence.workspace.layout import read_images
 
 
@@ -28,6 +29,7 @@ def fuse_round(
     They are written to ``labels/round=N/`` of the working store unless ``write`` is false. Raises DataError where there is no annotator.
     """
     settings, store = workspace.settings, workspace.store
+    check_store(store)
     claims = [store.read_tables(f"claims/{annotator.key}", ANNOTATIONS) for annotator in annotators]
     coverage = [store.read_tables(f"coverage/{annotator.key}", COVERAGE) for annotator in annotators]
     if not claims:

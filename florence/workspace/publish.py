@@ -16,12 +16,14 @@ from florence.records import digest
 from florence.store import Store
 from florence.workspace.annotate import AnnotatorVersion
 from florence.workspace.base import Workspace
+from florence.workspace.form import FORMAT, check_store
 from florence.workspace.layout import list_rounds, read_images, read_rejected_files
 
 
 def restore_store(workspace: Workspace) -> int:
     """Fill an empty working store from the snapshot (after ``dvc pull``); return the number of files copied."""
     store, data = workspace.store, workspace.data
+    check_store(store)
     if store.names("images", ".parquet"):
         return 0
     copied = 0
@@ -70,7 +72,7 @@ def publish_snapshot(
         "engine": workspace.settings.engine.digest(),
         **_counts(images, labels, data),
     }
-    snapshot = {"id": _identify(content, images, data, round), **content}
+    snapshot = {"format": FORMAT, "id": _identify(content, images, data, round), **content}
     data.write_json("snapshot.json", snapshot)
     return snapshot
 
