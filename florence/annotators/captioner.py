@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
 from florence.scene.description import describe_scene
@@ -37,7 +37,7 @@ class Captioner(Annotator):
         min_alone: float = Field(0.6, ge=0, le=1, description="least score of an object that a single annotator named")
         min_reading: float = Field(0.9, ge=0, le=1, description="least score of a text that is quoted")
         most: int = Field(8, ge=1, description="largest number of objects that are named")
-        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="annotation types it claims")
+        tasks: Annotated[tuple[str, ...], subset_of(TASKS)] = Field(TASKS, description="annotation types it claims")
 
     def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
         """Return the captions of each picture, then its descriptions of objects."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
 from florence.errors import FlorenceError, ModelError, SettingsError
 from florence.hub.models import load_model, load_processor, weights_version
@@ -45,7 +45,7 @@ class Describer(Annotator):
             "template",
             description="what writes: templates, a chat model of transformers on this machine, or an endpoint",
         )
-        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, min_length=1, description="kinds it claims")
+        tasks: Annotated[tuple[str, ...], subset_of(TASKS)] = Field(TASKS, min_length=1, description="kinds it claims")
         model: str | None = Field(
             None, description="for transformers: a folder, or a name on a hub; it has a chat template"
         )

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
 from florence.errors import SettingsError
 from florence.processes.isolation import AskFailure, FaultIsolator
@@ -78,7 +78,7 @@ class Endpoint(Annotator):
         """
 
         url: str = Field(exclude=True, description="address to post lines to, http:// or https://, without credentials")
-        tasks: Annotated[tuple[str, ...], among(ANNOTATION_TYPES)] = Field(
+        tasks: Annotated[tuple[str, ...], subset_of(ANNOTATION_TYPES)] = Field(
             min_length=1, description="annotation types it claims"
         )
         version: str = Field(min_length=1, description="raise it when the service answers differently")

@@ -1,4 +1,4 @@
-"""Find the boxes of phrases by a text-prompted detector: Grounding DINO, OWLv2 and OWL-ViT of the transformers library."""
+"""Find the boxes of phrases by a text-prompted detector of the transformers library: Grounding DINO, OWLv2, OWL-ViT."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
 from florence.errors import ModelError
 from florence.geometry import Box
@@ -53,7 +53,7 @@ class Grounder(Annotator):
         nms_iou: float = Field(0.7, gt=0, le=1, description="of a phrase's boxes that overlap more, the best is kept")
         most: int = Field(10, ge=1, description="largest number of boxes for a phrase; the best are kept")
         max_characters: int = Field(2000, ge=1, description="longer captions are skipped")
-        captions: Annotated[tuple[str, ...], among(CAPTIONS)] = Field(
+        captions: Annotated[tuple[str, ...], subset_of(CAPTIONS)] = Field(
             CAPTIONS, min_length=1, description="types of captions whose phrases are grounded"
         )
 
@@ -202,5 +202,5 @@ class Grounder(Annotator):
 
 
 def _prompt_phrase(phrase: str) -> str:
-    """Return a phrase as models are prompted with it: for Grounding DINO, full stops and question marks end a phrase."""
+    """Return a phrase for the prompt, without the full stops and question marks that end phrases of Grounding DINO."""
     return " ".join(re.sub(r"[.?]", " ", phrase.lower()).split())

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among, checked_tasks
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, check_tasks, subset_of
 from florence.config import Section
 from florence.errors import SettingsError
 from florence.hub.fixed_batches import fill_batch, group_by_shape
@@ -60,7 +60,7 @@ class HubCaptioner(Annotator):
             description="a folder, or a name on the hub: any model of the class AutoModelForImageTextToText"
         )
         revision: str | None = Field(None, description="of a model on the hub: branch, tag or commit")
-        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(
+        tasks: Annotated[tuple[str, ...], subset_of(TASKS)] = Field(
             ("<CAPTION>", REGION_CAPTION), description="annotation types it claims"
         )
         prompts: dict[str, str] = Field(
@@ -84,7 +84,7 @@ class HubCaptioner(Annotator):
         @field_validator("prompts")
         @classmethod
         def _prompts(cls, values: dict[str, str]) -> dict[str, str]:
-            checked_tasks(tuple(values), TASKS)
+            check_tasks(tuple(values), TASKS)
             return values
 
     def __init__(self, *, name: str, **options: Any) -> None:

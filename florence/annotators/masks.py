@@ -94,7 +94,7 @@ class Masks(Annotator):
         area = max(int(np.prod(inner[1] - inner[0])), 1)
         if mask is None or not self.options.min_share <= mask.sum() / area <= self.options.max_share:
             return ()
-        # Polygons run through the middle of pixels: traced in the small picture they would lose half of its larger ones.
+        # Polygons run through the middle of pixels: in the small picture they would lose half of its larger pixels.
         whole = cv2.resize(mask.astype(np.float32), crop.shape[1::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
         return tuple(
             tuple(v + (top if i % 2 else left) for i, v in enumerate(polygon))

@@ -71,7 +71,7 @@ class OnnxDetector(Annotator):
         )
         resize: Literal["letterbox", "stretch"] | None = Field(
             None,
-            description="how a picture gets the input's size: with its aspect ratio kept and grey around it, or stretched; "
+            description="how a picture gets the input's size: in its aspect ratio with grey around it, or stretched; "
             "None: the layout's default",
         )
         threshold: float = Field(0.3, ge=0, lt=1, description="score that an object must exceed")
@@ -186,8 +186,8 @@ class OnnxDetector(Annotator):
             or 3 not in (inputs[0].shape[1], inputs[0].shape[3])
         ):
             raise ModelError(
-                f"{self.options.model}: one input (1, 3, height, width) or (1, height, width, 3) of float, float16 or uint8 "
-                f"is expected; found {shapes}"
+                f"{self.options.model}: one input (1, 3, height, width) or (1, height, width, 3) of float, float16 or "
+                f"uint8 is expected; found {shapes}"
             )
         channels = 1 if inputs[0].shape[1] == 3 else 3
         declared = [side for index, side in enumerate(inputs[0].shape) if index not in (0, channels)]
@@ -195,7 +195,8 @@ class OnnxDetector(Annotator):
         size = [own, own] if isinstance(own, int) else list(own) if own else declared
         if not all(isinstance(side, int) for side in size):
             raise SettingsError(
-                f"annotators.{self.name}.size: {self.options.model} takes any size ({shapes}); set one, as 640 or [480, 640]"
+                f"annotators.{self.name}.size: {self.options.model} takes any size ({shapes}); "
+                "set one, as 640 or [480, 640]"
             )
         if any(isinstance(side, int) and side != chosen for side, chosen in zip(declared, size, strict=True)):
             raise SettingsError(
@@ -225,7 +226,7 @@ class OnnxDetector(Annotator):
         )
 
     def _detect(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return all that the network gives: boxes (n, 4) in pixels of the picture, scores (n,) and label numbers (n,)."""
+        """Return all that the network gives: boxes (n, 4) in the picture's pixels, scores (n,), label numbers (n,)."""
         resized, scale, corner = _resize(pixels, self._size, self._resize == "letterbox")
         resized = resized[..., ::-1] if self._order == "bgr" else resized
         values = (
@@ -265,7 +266,7 @@ def _providers(device: str, available: Sequence[str]) -> list[Any]:
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int], letterbox: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a picture at ``size`` (height, width), the scale (x, y) from the old pixels, and the position (x, y) of its corner."""
+    """Return a picture at ``size`` (height, width), the scale (x, y) of its pixels, and its corner's position (x, y)."""
     import cv2
 
     height, width = pixels.shape[:2]

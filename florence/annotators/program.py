@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
 from florence.errors import SettingsError, UnavailableError
 from florence.processes.isolation import AskFailure, FaultIsolator
@@ -73,7 +73,7 @@ class Program(Annotator):
         command: tuple[str, ...] = Field(
             min_length=1, description="the program and its arguments, as a list or as one line; no shell reads it"
         )
-        tasks: Annotated[tuple[str, ...], among(ANNOTATION_TYPES)] = Field(
+        tasks: Annotated[tuple[str, ...], subset_of(ANNOTATION_TYPES)] = Field(
             min_length=1, description="annotation types it claims"
         )
         version: str = Field(

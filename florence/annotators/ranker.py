@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
 from florence.errors import ModelError
 from florence.hub.fixed_batches import fill_batch, group_by_shape
@@ -42,7 +42,7 @@ class Ranker(Annotator):
 
         model: str = Field(description="a folder, or a name on the hub: any CLIP or SigLIP")
         revision: str | None = Field(None, description="of a model on the hub: branch, tag or commit")
-        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="annotation types it ranks")
+        tasks: Annotated[tuple[str, ...], subset_of(TASKS)] = Field(TASKS, description="annotation types it ranks")
         temperature: float = Field(
             1.0, gt=0, description="of the softmax over a region's candidates; a higher one brings scores closer"
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
 from florence.geometry import Box
 from florence.records import CAPTIONS, Claim, ClaimsOrError, Region
@@ -33,7 +33,7 @@ class ServiceCaptioner(Annotator):
         """Settings."""
 
         service: ChatSettings = Field(description="the endpoint, and what it may cost")
-        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, min_length=1, description="kinds it claims")
+        tasks: Annotated[tuple[str, ...], subset_of(TASKS)] = Field(TASKS, min_length=1, description="kinds it claims")
         brief: str = Field(
             "A caption of the image: one phrase of about eight words that names what matters most.",
             min_length=1,

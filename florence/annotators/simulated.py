@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
 from florence.records import ANNOTATION_TYPES, BASE_TYPES, Claim
 from florence.simulation.errors import SimulationSettings
@@ -38,7 +38,7 @@ class Simulated(Annotator):
             0.1,
             ge=0,
             le=0.5,
-            description="mean |shift| of a box along each axis as a share of its side; its sides change by half as much",
+            description="mean |shift| of a box along each axis as a share of its side; sides change by half as much",
         )
         alt_noise: float = Field(
             0.2,
@@ -64,14 +64,14 @@ class Simulated(Annotator):
         labels: tuple[str, ...] = Field(
             (), description="wrong labels that objects can get; none: a built-in list of common names"
         )
-        tasks: Annotated[tuple[str, ...], among(ANNOTATION_TYPES)] = Field(
+        tasks: Annotated[tuple[str, ...], subset_of(ANNOTATION_TYPES)] = Field(
             BASE_TYPES,
             description="annotation types it claims; by default answers and categories too, if the truth has them",
         )
         seed: int = Field(0, ge=0, description="changes every draw")
         twin: str = Field(
             "",
-            description="name of an annotator whose draws it shares, as two versions of one model make the same errors; "
+            description="name of an annotator whose draws it shares, as versions of one model make the same errors; "
             "empty: none",
         )
         shared: float = Field(

@@ -1,9 +1,9 @@
 """Score how well texts fit pictures and regions, without a model of both.
 
-An ImageNet classifier gives the probability p of each of n tags for a picture. A sentence embedding gives a distribution
-q over the tags for a text: a softmax over the cosines between the text and the tags' names. If the text is about the
-picture, the tag of the text and the tag of the picture are the same with probability Σ p·q; if it is about any other
-picture, with probability 1/n. With even prior odds, the text belongs to the picture with probability
+An ImageNet classifier gives the probability p of each of n tags for a picture. A sentence embedding gives a
+distribution q over the tags for a text: a softmax over the cosines between the text and the tags' names. If the text is
+about the picture, the tag of the text and the tag of the picture are the same with probability Σ p·q; if it is about
+any other picture, with probability 1/n. With even prior odds, the text belongs to the picture with probability
 
     score = Σ p·q / (Σ p·q + 1/n).
 
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch, among
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
 from florence.hub.threads import one_thread
 from florence.images import shrink
@@ -31,7 +31,7 @@ from florence.scene.candidates import TASKS, ranking_candidates, ranking_claims
 
 @ANNOTATORS.register("tag_ranker")
 class TagRanker(Annotator):
-    """Claims every caption that others gave, and every candidate text of each region, with the probability that it fits."""
+    """Claims every caption that others gave, and every candidate text of each region; scores say how likely it fits."""
 
     needs = frozenset({"pixels", "claims"})
     tasks = TASKS
@@ -41,7 +41,7 @@ class TagRanker(Annotator):
         """Settings."""
 
         weights: Literal["lite0", "lite2"] = Field("lite2", description="which classifier")
-        tasks: Annotated[tuple[str, ...], among(TASKS)] = Field(TASKS, description="annotation types it ranks")
+        tasks: Annotated[tuple[str, ...], subset_of(TASKS)] = Field(TASKS, description="annotation types it ranks")
         temperature: float = Field(
             0.05, ge=0.005, le=1, description="of the softmax over a text's tags; a higher one brings them closer"
         )

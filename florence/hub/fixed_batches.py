@@ -11,7 +11,7 @@ from typing import Any
 
 
 def group_by_shape(inputs: Sequence[Mapping[str, Any]], rows: int) -> Iterator[list[int]]:
-    """Yield the indices of at most ``rows`` inputs whose tensors have equal shapes, so that nothing has to be padded."""
+    """Yield the indices of at most ``rows`` inputs whose tensors have equal shapes, so that none has to be padded."""
     groups: dict[tuple[tuple[str, tuple[int, ...]], ...], list[int]] = {}
     for index, tensors in enumerate(inputs):
         shapes = tuple((name, tuple(value.shape)) for name, value in sorted(tensors.items()))

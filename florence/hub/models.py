@@ -68,7 +68,7 @@ def load_model(auto: str, model: str, revision: str | None, device: str, **optio
     missing = sorted(name for name in report["missing_keys"] if not name.endswith("num_batches_tracked"))
     if missing:
         raise ModelError(
-            f"{model} is no whole checkpoint for {auto}: {len(missing)} of the weights are missing, {missing[0]} for one. "
+            f"{model} is no whole checkpoint for {auto}: {len(missing)} weights are missing, {missing[0]} for one. "
             "Name a model that was trained for this task"
         )
     return network.eval().to(chosen)

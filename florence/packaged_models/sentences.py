@@ -78,7 +78,7 @@ class SentenceEncoder:
                 yield [text for text, _ in part], self._mean_vectors([ids for _, ids in part])
 
     def _mean_vectors(self, ids: list[list[int]]) -> np.ndarray:
-        """Return the mean over tokens of the last layer, scaled to length 1: (n, 384) of n ≤ `ROWS` texts of one length."""
+        """Return the mean of the last layer over tokens, of length 1: (n, 384) of n ≤ `ROWS` texts of one length."""
         import torch
 
         with torch.inference_mode():

@@ -9,9 +9,9 @@ from florence.english import choose_article, pluralize
 from florence.records import Region
 
 LABELS = tuple(
-    "apple ball balloon banana bear bell bicycle bird boat book bottle box bus car cat chair clock cloud cow cup dog duck "
-    "fish flag flower hat horse house key kite lamp leaf moon mushroom person phone pizza plane rocket sheep shoe star sun "
-    "table train tree truck umbrella".split()
+    "apple ball balloon banana bear bell bicycle bird boat book bottle box bus car cat chair clock cloud cow cup "
+    "dog duck fish flag flower hat horse house key kite lamp leaf moon mushroom person phone pizza plane rocket "
+    "sheep shoe star sun table train tree truck umbrella".split()
 )
 """Wrong labels of objects if the options name no labels."""
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray", "grey")
