@@ -119,7 +119,7 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
         "one": lambda: checked(sum(theirs([image], task_name) for image, task_name in asked)),
         "task": lambda: checked(sum(theirs(list(range(images)), task_name) for task_name in LENGTHS)),
         "ours": lambda: checked(
-            sum(len(one) for one in generate(checkpoint, pictures, prompts, max_tokens=limits, fixed=True))
+            sum(len(one) for one in generate(checkpoint, pictures, prompts, max_tokens=limits, has_fixed_length=True))
         ),
         "held": lambda: (
             predict(

@@ -2,35 +2,35 @@ import numpy as np
 import pytest
 
 from florence.codec import constrain, grammar
-from florence.codec.constrain import Class
+from florence.codec.constrain import TokenClass
 from florence.codec.grammar import Form
 
 WRITTEN = {
-    Class.TEXT: "ab",
-    Class.LOC: "<loc_7>",
-    Class.SEP: "<sep>",
-    Class.POLY_OPEN: "<poly>",
-    Class.POLY_CLOSE: "</poly>",
-    Class.AND: "<and>",
-    Class.EOS: "",
-    Class.BLANK: " ",
+    TokenClass.TEXT: "ab",
+    TokenClass.LOC: "<loc_7>",
+    TokenClass.SEP: "<sep>",
+    TokenClass.POLY_OPEN: "<poly>",
+    TokenClass.POLY_CLOSE: "</poly>",
+    TokenClass.AND: "<and>",
+    TokenClass.EOS: "",
+    TokenClass.BLANK: " ",
 }
 
 
 def walk(form, rng, budget, eos=0.1, rows=16):
     """Random answers that take only allowed classes, and the classes of each."""
-    states = np.full(rows, constrain.start(form))
+    states = np.full(rows, constrain.start_state(form))
     written = [[] for _ in range(rows)]
     for left in range(budget, 0, -1):
-        mask = constrain.allowed(states, left)
+        mask = constrain.allowed_classes(states, left)
         assert mask.any(axis=1).all()
         weight = mask * rng.random(mask.shape)
-        weight[:, Class.EOS] *= eos
+        weight[:, TokenClass.EOS] *= eos
         choice = weight.argmax(axis=1)
         for row, token in enumerate(choice):
             if states[row] != constrain.DONE:
-                written[row].append(Class(int(token)))
-        states = constrain.step(states, choice)
+                written[row].append(TokenClass(int(token)))
+        states = constrain.next_states(states, choice)
     assert (states == constrain.DONE).all()
     return written
 
@@ -39,25 +39,25 @@ def walk(form, rng, budget, eos=0.1, rows=16):
 def test_every_walk_ends_within_its_budget_and_is_a_legal_answer(form):
     rng = np.random.default_rng([3, list(Form).index(form)])
     seen = set()
-    for budget in [*range(constrain.tokens_to_finish(np.asarray([constrain.start(form)]))[0], 40), 80, 200]:
+    for budget in [*range(constrain.tokens_to_finish(np.asarray([constrain.start_state(form)]))[0], 40), 80, 200]:
         for classes in walk(form, rng, budget):
-            assert classes[-1] is Class.EOS
+            assert classes[-1] is TokenClass.EOS
             assert len(classes) <= budget
             text = "".join(WRITTEN[token] for token in classes)
             reading = grammar.read(text, form, (100, 100))
             assert reading.position is None, (text, reading.reason)
             seen.update(classes)
-    assert Class.AND not in seen
+    assert TokenClass.AND not in seen
 
 
-PIECES = [token for token in Class if token is not Class.EOS]
-OTHER = len(Class)
+PIECES = [token for token in TokenClass if token is not TokenClass.EOS]
+OTHER = len(TokenClass)
 
 
 def refused(form, classes):
     """Index of the first class that the machine refuses, its length where only the end is refused, None where it is accepted."""
-    state = constrain.start(form)
-    for index, token in enumerate([*classes, Class.EOS]):
+    state = constrain.start_state(form)
+    for index, token in enumerate([*classes, TokenClass.EOS]):
         state = -1 if token == OTHER else int(constrain.TABLE[state, token])
         if state < 0:
             return index
@@ -121,27 +121,27 @@ def test_long_sequences_are_accepted_or_refused_at_the_same_token(form):
 
 def test_rows_of_different_forms_share_a_batch():
     forms = list(Form)
-    states = np.asarray([constrain.start(form) for form in forms])
-    mask = constrain.allowed(states)
-    assert [bool(v) for v in mask[:, Class.LOC]] == [form in (Form.BOXES, Form.POLYGONS) for form in forms]
-    assert mask[:, Class.BLANK].tolist() == mask[:, Class.TEXT].tolist()
-    assert [bool(v) for v in mask[:, Class.EOS]] == [form is not Form.TEXT for form in forms]
+    states = np.asarray([constrain.start_state(form) for form in forms])
+    mask = constrain.allowed_classes(states)
+    assert [bool(v) for v in mask[:, TokenClass.LOC]] == [form in (Form.BOXES, Form.POLYGONS) for form in forms]
+    assert mask[:, TokenClass.BLANK].tolist() == mask[:, TokenClass.TEXT].tolist()
+    assert [bool(v) for v in mask[:, TokenClass.EOS]] == [form is not Form.TEXT for form in forms]
 
 
 def test_each_row_has_its_own_budget():
-    state = np.full(3, constrain.start(Form.LABELLED_BOXES))
-    mask = constrain.allowed(state, np.asarray([1, 5, 6]))
-    assert mask[:, Class.TEXT].tolist() == [False, False, True]  # label, four locations, EOS
-    assert mask[:, Class.EOS].all()
+    state = np.full(3, constrain.start_state(Form.LABELLED_BOXES))
+    mask = constrain.allowed_classes(state, np.asarray([1, 5, 6]))
+    assert mask[:, TokenClass.TEXT].tolist() == [False, False, True]  # label, four locations, EOS
+    assert mask[:, TokenClass.EOS].all()
 
 
 def test_the_number_of_tokens_to_an_end_is_the_shortest_path():
-    state = constrain.step(np.asarray([constrain.start(Form.LABELLED_QUADS)]), np.asarray([Class.TEXT]))
+    state = constrain.next_states(np.asarray([constrain.start_state(Form.LABELLED_QUADS)]), np.asarray([TokenClass.TEXT]))
     for left in range(9, 0, -1):
         assert constrain.tokens_to_finish(state).tolist() == [left]
-        state = constrain.step(state, constrain.allowed(state, left).argmax(axis=1))
+        state = constrain.next_states(state, constrain.allowed_classes(state, left).argmax(axis=1))
 
 
 def test_a_class_that_may_not_come_is_refused():
     with pytest.raises(ValueError, match="LOC"):
-        constrain.step(np.asarray([constrain.start(Form.TEXT)]), np.asarray([Class.LOC]))
+        constrain.next_states(np.asarray([constrain.start_state(Form.TEXT)]), np.asarray([TokenClass.LOC]))

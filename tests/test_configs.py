@@ -14,7 +14,7 @@ from florence.config import Settings, merged, settings_from
 from florence.records import TASKS
 from florence.training.optimiser import learning_rate
 from florence.training.sample_order import count_steps, image_size_at
-from flows.params import overlaid, overlay_of, write_overlay
+from flows.params import read_overlay, read_settings_with, write_overlay
 
 ROOT = Path(__file__).parents[1]
 OVERLAYS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -58,8 +58,8 @@ def test_every_setting_is_there_allowed_and_taken(path: Path, base: str, tmp_pat
     known = set(re.findall(r"^\| `([\w.<>]+)` \|", (ROOT / "docs/settings.md").read_text(encoding="utf-8"), re.M))
     assert {key for key in keys(values(path)) if not key.startswith("annotators.")} <= known
     shutil.copy(ROOT / base, tmp_path / "params.yaml")
-    overlay = overlay_of(None, path)
-    assert overlaid(tmp_path, overlay) == over(path, base)
+    overlay = read_overlay(None, path)
+    assert read_settings_with(tmp_path, overlay) == over(path, base)
     assert write_overlay(tmp_path, overlay) and not write_overlay(tmp_path, overlay)
     written = settings_from(values(tmp_path / "params.yaml"))
     assert written == over(path, base)

@@ -18,9 +18,9 @@ from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from florence.model.checkpoint import Checkpoint, image_tokens, load
 from florence.model.decoder import Decoder
-from florence.model.decoding import Head
+from florence.model.decoding import LanguageModelHead
 from florence.model.encoding import encode_images, encode_prompts
-from florence.model.generate import Prompt, Query, _spell, generate, predict
+from florence.model.generate import Prompt, Query, generate, predict, spell_tokens
 from florence.records import TASKS
 from florence.store import Store
 from florence.tasks import task
@@ -97,7 +97,7 @@ def check_same(
             right = model(**inputs, decoder_input_ids=forced).logits[0]
         assert float((mine - right).abs().max()) <= LOGITS * float(right.abs().max()), prompt.text
         assert tokens.tolist() == written(model, inputs, ours.lexicon.eos, length, num_beams=1), prompt.text
-        text, _ = _spell(ours.lexicon, tokens)
+        text, _ = spell_tokens(ours.lexicon, tokens)
         assert text == processor.batch_decode(tokens[None], skip_special_tokens=False)[0]
         assert set(
             processor.post_process_generation(
@@ -124,8 +124,8 @@ def logits_of(ours: Checkpoint, images: list[np.ndarray], prompts: list[Prompt])
     with torch.inference_mode():
         features = encode_images(ours.model, ours.normalise(np.stack([ours.resize(image) for image in images])))
         states, mask = encode_prompts(ours.model, features, torch.tensor([prompt.image for prompt in prompts]), padded)
-        decoder, head = Decoder(ours.model, states, mask, beams=1), Head(ours.model, ours.lexicon)
-        found = [head.all(decoder(torch.full((len(prompts), 1), token))[:, 0]) for token in tokens]
+        decoder, head = Decoder(ours.model, states, mask, beams=1), LanguageModelHead(ours.model, ours.lexicon)
+        found = [head.logits(decoder(torch.full((len(prompts), 1), token))[:, 0]) for token in tokens]
     return torch.stack(found, dim=1), torch.tensor([tokens])
 
 
@@ -146,11 +146,11 @@ def weights(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def legal(checkpoint: Checkpoint, images: list[np.ndarray]) -> list[str]:
     """The texts of our answers to every task, none of which leaves the grammar."""
-    asks = [Query(image, *one) for image in range(len(images)) for one in ASKED]
-    answers = predict(checkpoint, images, asks, max_tokens=24)
+    queries = [Query(image, *one) for image in range(len(images)) for one in ASKED]
+    answers = predict(checkpoint, images, queries, max_tokens=24)
     assert not [
-        (ask.task, answer.text, answer.error)
-        for ask, answer in zip(asks, answers, strict=True)
+        (query.task, answer.text, answer.error)
+        for query, answer in zip(queries, answers, strict=True)
         if answer.error is not None
     ]
     assert all(answer.score is not None and 0 <= answer.score <= 1 for answer in answers)
@@ -186,7 +186,7 @@ def test_a_published_folder_is_read_as_it_is(folder):
         " two  blanks<sep><poly><loc_5></poly>",
     ):
         ids = np.asarray(ours.tokenizer(text, add_special_tokens=False).input_ids)
-        assert _spell(ours.lexicon, ids)[0] == text
+        assert spell_tokens(ours.lexicon, ids)[0] == text
     texts = check_same(ours, folder, pictures(1), FEW[:2], length=8)
     assert len(texts) == 2
 

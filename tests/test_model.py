@@ -9,7 +9,7 @@ import torch
 from florence.errors import EncodeError, ModelError, UnknownNameError
 from florence.geometry import box_iou
 from florence.model.checkpoint import build, load, weights_hash
-from florence.model.decoding import Head
+from florence.model.decoding import LanguageModelHead
 from florence.model.encoding import encode_images, encode_prompts
 from florence.model.generate import Query, predict
 from florence.records import TASKS
@@ -82,13 +82,13 @@ def test_one_encoding_for_many_prompts_is_transformers_own_pass(nano, pictures):
 
 
 def test_an_untrained_model_answers_every_task_within_its_grammar(nano, pictures):
-    asks = [Query(image, name, asked(name)) for name in TASKS for image in range(len(pictures))]
-    answers = predict(nano, pictures, asks, max_tokens=48, batch=16)
-    assert len(answers) == len(asks)
-    for ask, answer in zip(asks, answers, strict=True):
-        assert answer.error is None, (ask.task, answer.text)
+    queries = [Query(image, name, asked(name)) for name in TASKS for image in range(len(pictures))]
+    answers = predict(nano, pictures, queries, max_tokens=48, batch_size=16)
+    assert len(answers) == len(queries)
+    for query, answer in zip(queries, answers, strict=True):
+        assert answer.error is None, (query.task, answer.text)
         assert answer.score is not None and 0 <= answer.score <= 1
-        height, width = pictures[ask.image].shape[:2]
+        height, width = pictures[query.image].shape[:2]
         for region in answer.regions:
             x0, y0, x1, y1 = region.bounds
             assert (
@@ -100,13 +100,13 @@ def test_an_untrained_model_answers_every_task_within_its_grammar(nano, pictures
 
 
 def test_answers_do_not_depend_on_what_else_is_asked(nano, pictures):
-    asks = [
+    queries = [
         Query(image, name, asked(name))
         for name in ("<OD>", "<CAPTION>", "<REGION_TO_SEGMENTATION>")
         for image in (0, 1, 2)
     ]
-    together = predict(nano, pictures, asks, max_tokens=30)
-    alone = [predict(nano, [pictures[a.image]], [Query(0, a.task, a.input)], max_tokens=30)[0] for a in asks]
+    together = predict(nano, pictures, queries, max_tokens=30)
+    alone = [predict(nano, [pictures[a.image]], [Query(0, a.task, a.input)], max_tokens=30)[0] for a in queries]
     assert [a.text for a in together] == [a.text for a in alone]
     assert np.allclose([a.score for a in together], [a.score for a in alone], rtol=1e-3)
 
@@ -121,8 +121,10 @@ def test_the_answer_is_what_the_probabilities_say(nano, pictures, monkeypatch):
         logits[:, next(steps)] = 40.0
         return logits
 
-    monkeypatch.setattr(Head, "all", head)
-    monkeypatch.setattr(Head, "places", lambda self, hidden: head(self, hidden)[:, self.locations])
+    monkeypatch.setattr(LanguageModelHead, "logits", head)
+    monkeypatch.setattr(
+        LanguageModelHead, "location_logits", lambda self, hidden: head(self, hidden)[:, self.locations]
+    )
     (answer,) = predict(nano, [np.zeros((200, 400, 3), np.uint8)], [Query(0, "<OD>")])
     (region,) = answer.regions
     assert region.label == "cat" and region.score == pytest.approx(1.0, abs=1e-4) and answer.error is None
@@ -135,9 +137,9 @@ def test_saved_and_loaded_it_says_the_same_and_transformers_reads_it(nano, pictu
     nano.save(tmp_path / "model")
     again = load(str(tmp_path / "model"))
     assert again.image_size == 64
-    asks = [Query(0, "<OD>"), Query(1, "<CAPTION>")]
-    assert [a.text for a in predict(again, pictures, asks, max_tokens=20)] == [
-        a.text for a in predict(nano, pictures, asks, max_tokens=20)
+    queries = [Query(0, "<OD>"), Query(1, "<CAPTION>")]
+    assert [a.text for a in predict(again, pictures, queries, max_tokens=20)] == [
+        a.text for a in predict(nano, pictures, queries, max_tokens=20)
     ]
     theirs = Florence2ForConditionalGeneration.from_pretrained(tmp_path / "model")
     processor = AutoProcessor.from_pretrained(tmp_path / "model")

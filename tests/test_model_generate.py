@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from florence.codec import constrain
-from florence.model import decoding as choice
-from florence.model import generate
+from florence.model import decoding, generate
 from florence.model.checkpoint import Checkpoint, build, load
 from florence.model.decoder import Decoder
 from florence.model.encoding import encode_images, encode_prompts
@@ -123,7 +122,7 @@ def test_greedy_gives_the_tokens_of_transformers(which, bos, request, monkeypatc
     monkeypatch.setattr(checkpoint.model.generation_config, "forced_bos_token_id", bos)
     images = pictures(2)
     prompts = PROMPTS[:: 2 if which == "shipped" else 4]
-    ours = generate.generate(checkpoint, images, [Prompt(*prompt) for prompt in prompts], max_tokens=40, batch=7)
+    ours = generate.generate(checkpoint, images, [Prompt(*prompt) for prompt in prompts], max_tokens=40, batch_size=7)
     lengths = set()
     for (image, text), mine in zip(prompts, ours, strict=True):
         right, logits = theirs(checkpoint, images[image], text, num_beams=1, max_new_tokens=40)
@@ -149,9 +148,9 @@ def test_beams_give_the_tokens_of_transformers(which, beams, penalty, request):
         images,
         [Prompt(*prompt) for prompt in prompts],
         max_tokens=24,
-        batch=9,
+        batch_size=9,
         beams=beams,
-        penalty=penalty,
+        length_penalty=penalty,
     )
     for (image, text), mine in zip(prompts, ours, strict=True):
         assert (
@@ -171,7 +170,7 @@ def test_beams_give_the_tokens_of_transformers(which, beams, penalty, request):
 def test_fixed_lengths_are_those_of_transformers(scratch):
     images, lengths = pictures(1), [3, 17, 9]
     prompts = [Prompt(0, task(name).prompt()) for name in ("<CAPTION>", "<OD>", "<OCR>")]
-    ours = generate.generate(scratch, images, prompts, max_tokens=lengths, fixed=True)
+    ours = generate.generate(scratch, images, prompts, max_tokens=lengths, has_fixed_length=True)
     assert [len(one) for one in ours] == lengths
     for prompt, length, mine in zip(prompts, lengths, ours, strict=True):
         assert (
@@ -203,17 +202,17 @@ def test_the_decoder_is_transformers_own(small_base):
                 ).last_hidden_state[:, -1]
                 assert torch.allclose(hidden.flatten(0, 1), whole, atol=1e-4), step
             order = torch.from_numpy(rng.integers(0, beams, (len(rows), beams)))
-            decoder.follow(order)
+            decoder.reorder_beams(order)
             text = text.gather(1, order[..., None].expand_as(text))
             if step == 20:
-                decoder.keep(torch.tensor([2, 0]))
+                decoder.keep_rows(torch.tensor([2, 0]))
                 rows, text = rows[[2, 0]], text[[2, 0]]
 
 
 def test_prompts_stand_by_length_and_features_are_few():
     rng = np.random.default_rng(1)
     images, lengths = rng.integers(0, 40, 300).tolist(), rng.integers(3, 60, 300).tolist()
-    found = list(generate.windows(images, lengths, 8, 32))
+    found = list(generate.batch_prompts(images, lengths, 8, 32))
     assert sorted(index for window in found for rows in window for index in rows) == list(range(300))
     for window in found:
         members = [index for rows in window for index in rows]
@@ -228,14 +227,14 @@ def test_an_image_is_encoded_once_and_few_at_a_time(scratch, monkeypatch):
     seen: list[int] = []
     real = generate.encode_images
     monkeypatch.setattr(
-        generate, "image_features", lambda model, pixels: seen.append(len(pixels)) or real(model, pixels)
+        generate, "encode_images", lambda model, pixels: seen.append(len(pixels)) or real(model, pixels)
     )
-    monkeypatch.setattr(generate, "PIXELS", 2 * 64 * 64)
+    monkeypatch.setattr(generate, "MAX_PIXELS", 2 * 64 * 64)
     images = pictures(6)
-    asks = [Query(image, name) for name in ("<OD>", "<CAPTION>", "<OCR>") for image in (0, 1, 2, 4, 5)]
-    few = predict(scratch, images, asks, max_tokens=12, batch=3)
+    queries = [Query(image, name) for name in ("<OD>", "<CAPTION>", "<OCR>") for image in (0, 1, 2, 4, 5)]
+    few = predict(scratch, images, queries, max_tokens=12, batch_size=3)
     assert seen == [2, 1, 2], "image 3 is asked nothing; at most three are held, two encoded at once"
-    assert [a.text for a in few] == [a.text for a in predict(scratch, images, asks, max_tokens=12)]
+    assert [a.text for a in few] == [a.text for a in predict(scratch, images, queries, max_tokens=12)]
 
 
 def test_finished_rows_leave_and_each_answer_has_its_own_limit(scratch, monkeypatch):
@@ -268,60 +267,60 @@ def test_two_thousand_answers_of_each_model_and_none_leaves_the_grammar(which, b
 
 def check_answers(checkpoint: Checkpoint, beams: int, images: int, lengths: tuple[int, ...]) -> int:
     """Ask every task of every image; returns the number of answers. The grammar's reader, not its automaton, is who judges."""
-    asks = [Query(image, name, given) for image in range(images) for name, given in ASKED]
-    limits = [lengths[index % len(lengths)] for index in range(len(asks))]
-    answers = predict(checkpoint, pictures(images, seed=3), asks, max_tokens=limits, beams=beams)
+    queries = [Query(image, name, given) for image in range(images) for name, given in ASKED]
+    limits = [lengths[index % len(lengths)] for index in range(len(queries))]
+    answers = predict(checkpoint, pictures(images, seed=3), queries, max_tokens=limits, beams=beams)
     wrong = [
-        (ask.task, limit, answer.text)
-        for ask, limit, answer in zip(asks, limits, answers, strict=True)
+        (query.task, limit, answer.text)
+        for query, limit, answer in zip(queries, limits, answers, strict=True)
         if answer.error is not None
     ]
     assert not wrong, wrong[:5]
     assert all(answer.score is not None and 0 <= answer.score <= 1 for answer in answers)
     assert all(region.score is not None and 0 <= region.score <= 1 for answer in answers for region in answer.regions)
-    assert len({ask.task for ask in asks}) == len(TASKS)
+    assert len({query.task for query in queries}) == len(TASKS)
     return len(answers)
 
 
 def test_beams_find_answers_at_least_as_likely_and_of_the_same_search(shipped, monkeypatch):
     """Tokens have the probability that the model gives them among the legal ones; more beams find a text that is likelier by length, mostly."""
     images = pictures(3)
-    asks = [Query(image, name) for image in range(3) for name in ("<CAPTION>", "<DETAILED_CAPTION>", "<OCR>")]
+    queries = [Query(image, name) for image in range(3) for name in ("<CAPTION>", "<DETAILED_CAPTION>", "<OCR>")]
     worth = {}
     for beams in (1, 4):
-        found = predict(shipped, images, asks, max_tokens=40, beams=beams)
+        found = predict(shipped, images, queries, max_tokens=40, beams=beams)
         worth[beams] = [
-            mean_log_probability(shipped, images[ask.image], ask, answer)
-            for ask, answer in zip(asks, found, strict=True)
+            mean_log_probability(shipped, images[query.image], query, answer)
+            for query, answer in zip(queries, found, strict=True)
         ]
-        for ask, answer, mean in zip(asks, found, worth[beams], strict=True):
+        for query, answer, mean in zip(queries, found, worth[beams], strict=True):
             length = len(shipped.tokenizer(answer.text, add_special_tokens=False).input_ids) + 1
             if length > 40:  # its end was the limit's choice, not the model's
                 continue
             # a caption's is that of a token
             assert np.log(answer.score) == pytest.approx(
-                mean if "CAPTION" in ask.task else mean * length, rel=1e-2, abs=1e-2
+                mean if "CAPTION" in query.task else mean * length, rel=1e-2, abs=1e-2
             )
     assert np.mean(worth[4]) > np.mean(worth[1])
-    assert sum(b >= a - 1e-6 for a, b in zip(worth[1], worth[4], strict=True)) >= len(asks) - 1
+    assert sum(b >= a - 1e-6 for a, b in zip(worth[1], worth[4], strict=True)) >= len(queries) - 1
 
 
-def mean_log_probability(checkpoint: Checkpoint, picture: np.ndarray, ask: Query, answer) -> float:
+def mean_log_probability(checkpoint: Checkpoint, picture: np.ndarray, query: Query, answer) -> float:
     """Mean log-probability of a text's tokens and its end among those legal in a text, by one pass of transformers' model."""
     model, lexicon = checkpoint.model, checkpoint.lexicon
     labels = [lexicon.bos, *checkpoint.tokenizer(answer.text, add_special_tokens=False).input_ids, lexicon.eos]
     pixels = checkpoint.normalise(checkpoint.resize(picture)[None])
     with torch.inference_mode():
         image = [model.config.image_token_id] * encode_images(model, pixels).shape[1]
-        prompt = checkpoint.tokenizer(task(ask.task).prompt(ask.input)).input_ids
+        prompt = checkpoint.tokenizer(task(query.task).prompt(query.input)).input_ids
         logits = model(
             input_ids=torch.tensor([image + prompt]), pixel_values=pixels, labels=torch.tensor([labels])
         ).logits[0, 1:]
-    states, total = np.asarray([task(ask.task).start]), 0.0
+    states, total = np.asarray([task(query.task).start]), 0.0
     for at, token in enumerate(labels[1:]):
-        legal = torch.from_numpy(lexicon.classes @ constrain.allowed(states)[0])
+        legal = torch.from_numpy(lexicon.classes @ constrain.allowed_classes(states)[0])
         total += float(torch.log_softmax(logits[at].masked_fill(~legal, -torch.inf), dim=0)[token])
-        states = constrain.step(states, lexicon.class_of(np.asarray([token])))
+        states = constrain.next_states(states, lexicon.class_of(np.asarray([token])))
     return total / (len(labels) - 1)
 
 
@@ -333,10 +332,10 @@ def test_places_are_told_apart_by_neighbourhood(shipped):
     probability = np.full(len(lexicon.pieces), 1e-12)
     probability[lexicon.locations] += mass
     probability[lexicon.eos] = 0.25
-    from florence.model.beam_search import HeldScorer
+    from florence.model.beam_search import ConstrainedScorer
 
     states = np.asarray([task("<REGION_PROPOSAL>").start])
-    scorer = HeldScorer(choice.Grammar(lexicon, "cpu"), states)
+    scorer = ConstrainedScorer(decoding.TokenGrammar(lexicon, "cpu"), states)
     scores = scorer.scores(torch.from_numpy(np.log(probability)).float()[None], 0, np.asarray([50]))[0].exp()
     order = scores.argsort(descending=True)[:3].tolist()
     assert order == [int(lexicon.locations[200]), lexicon.eos, int(lexicon.locations[700])] or order == [

@@ -10,9 +10,9 @@ from workspaces import workspace_of
 
 from florence import pretrain
 from florence.config import settings_from
+from florence.drawn_scenes.figures import COLOURS
 from florence.model.checkpoint import load
 from florence.records import ANNOTATIONS
-from florence.sources._figures import COLOURS
 from florence.store import Store
 from florence.training import vision
 from florence.workspace.collect import collect_images

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence.codec import constrain, grammar, locations
-from florence.codec.constrain import Class
+from florence.codec.constrain import TokenClass
 from florence.codec.grammar import Form
 from florence.errors import DecodeError, EncodeError
 from florence.records import FINE_TUNED, TASKS, Region
@@ -16,7 +16,7 @@ from florence.tasks import Answer, task
 
 NAMES = (*TASKS, *FINE_TUNED)
 PLACED = [name for name in NAMES if task(name).form not in (Form.TEXT, Form.TEXT_OR_NOTHING)]
-SPELT = {Class.SEP: "<sep>", Class.POLY_OPEN: "<poly>", Class.POLY_CLOSE: "</poly>"}
+SPELT = {TokenClass.SEP: "<sep>", TokenClass.POLY_OPEN: "<poly>", TokenClass.POLY_CLOSE: "</poly>"}
 PIECES = (
     "dog",
     "a",
@@ -74,18 +74,18 @@ def legal(name, rng):
         [],
     )
     while True:
-        weight = constrain.allowed(state, left)[0] * rng.random(constrain.CLASSES)
-        weight[Class.EOS] *= 0.2
-        chosen = Class(int(weight.argmax()))
-        if chosen is Class.EOS:
+        weight = constrain.allowed_classes(state, left)[0] * rng.random(constrain.CLASSES)
+        weight[TokenClass.EOS] *= 0.2
+        chosen = TokenClass(int(weight.argmax()))
+        if chosen is TokenClass.EOS:
             return "".join(parts)
         spelt = {
-            Class.LOC: locations.TOKENS[rng.integers(1000)],
-            Class.TEXT: str(rng.choice(PIECES)),
-            Class.BLANK: str(rng.choice(list(grammar.WHITE))),
+            TokenClass.LOC: locations.TOKENS[rng.integers(1000)],
+            TokenClass.TEXT: str(rng.choice(PIECES)),
+            TokenClass.BLANK: str(rng.choice(list(grammar.WHITE))),
         }
         parts.append((SPELT | spelt)[chosen])
-        state, left = constrain.step(state, np.asarray([chosen])), left - 1
+        state, left = constrain.next_states(state, np.asarray([chosen])), left - 1
 
 
 def pieces(text):
@@ -282,20 +282,20 @@ def test_whatever_the_shipped_vocabulary_can_write_is_legal_and_comes_back(name,
     """Any token of an allowed class, bytes that are no whole character too."""
     rng = np.random.default_rng([6, NAMES.index(name)])
     by_class = [np.flatnonzero(words.classes[:, kind]) for kind in range(constrain.CLASSES)]
-    assert {words.pieces[i].decode() for i in by_class[Class.BLANK]} >= {" ", "\n", "\t"}
+    assert {words.pieces[i].decode() for i in by_class[TokenClass.BLANK]} >= {" ", "\n", "\t"}
     for _ in range(60):
         state, left, written = np.asarray([task(name).start]), int(rng.integers(2, 80)), b""
         left = max(left, int(constrain.tokens_to_finish(state)[0]))
         while True:
-            weight = constrain.allowed(state, left)[0] * rng.random(constrain.CLASSES)
-            weight[Class.EOS] *= 0.2
+            weight = constrain.allowed_classes(state, left)[0] * rng.random(constrain.CLASSES)
+            weight[TokenClass.EOS] *= 0.2
             chosen = int(weight.argmax())
-            if chosen == Class.EOS:
+            if chosen == TokenClass.EOS:
                 break
             token = rng.choice(by_class[chosen])
             assert words.class_of(np.asarray([token]))[0] == chosen
             written += words.pieces[token]
-            state, left = constrain.step(state, np.asarray([chosen])), left - 1
+            state, left = constrain.next_states(state, np.asarray([chosen])), left - 1
         text = written.decode("utf-8", "replace")
         answer = task(name).decode(text, (800, 600), "a thing")
         assert answer.error is None, (text, answer.error)

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from s3_server import s3  # noqa: F401
 from trainings import scenes, settings
 from workspaces import workspace_of
 
@@ -159,7 +158,7 @@ def test_an_error_of_one_of_several_processes_is_told_as_it_is(data, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_stream_from_s3_gives_the_same_weights(data, whole, s3, tmp_path, monkeypatch):  # noqa: F811
+def test_a_stream_from_s3_gives_the_same_weights(data, whole, s3, tmp_path, monkeypatch):
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
     remote = Store(f"s3://{s3.bucket}/snapshot")

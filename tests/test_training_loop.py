@@ -59,11 +59,11 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(data, whole, tmp
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(loop, "_learn", failing)
+    monkeypatch.setattr(loop, "_accumulate_gradients", failing)
     with pytest.raises(KeyboardInterrupt):
         train_model(workspace_of(settings(), data=data, root=tmp_path))
     assert not (tmp_path / "model").exists()
-    monkeypatch.setattr(loop, "_learn", real)
+    monkeypatch.setattr(loop, "_accumulate_gradients", real)
     steps = []
     train_model(
         workspace_of(settings(), data=data, root=tmp_path),

@@ -150,7 +150,7 @@ def test_adapters_alone_are_trained_and_merge_into_plain_weights(data, tmp_path)
     checkpoint = load("nano-scratch", image_size=32)
     before = {name: value.clone() for name, value in checkpoint.model.named_parameters()}
     pictures = [np.random.default_rng(n).integers(0, 255, (40, 40, 3), dtype=np.uint8) for n in range(2)]
-    asks = [Query(image, name) for image in (0, 1) for name in ("<OD>", "<CAPTION>")]
+    queries = [Query(image, name) for image in (0, 1) for name in ("<OD>", "<CAPTION>")]
     dataset = read_dataset(checkpoint, chosen.train, data)
     with make_trainable(checkpoint, chosen.train) as learner:
         learnt = [name for name, p in learner.named_parameters() if p.requires_grad]
@@ -162,11 +162,11 @@ def test_adapters_alone_are_trained_and_merge_into_plain_weights(data, tmp_path)
         checkpoint.model.eval()
         step = load_batch(dataset, chosen.train, 0)
         apart = float(learner(step)[0].detach())
-        said = [a.text for a in predict(checkpoint, pictures, asks, max_tokens=16)]
+        said = [a.text for a in predict(checkpoint, pictures, queries, max_tokens=16)]
     with make_trainable(checkpoint, small()) as learner:
         checkpoint.model.eval()
         assert float(learner(step)[0].detach()) == pytest.approx(apart, rel=1e-5)
-    assert [a.text for a in predict(checkpoint, pictures, asks, max_tokens=16)] == said
+    assert [a.text for a in predict(checkpoint, pictures, queries, max_tokens=16)] == said
     assert any(not torch.allclose(before[name], p) for name, p in checkpoint.model.named_parameters())
     train_model(workspace_of(chosen, data=data, root=tmp_path))
     model = Florence2ForConditionalGeneration.from_pretrained(tmp_path / "model")
@@ -246,10 +246,10 @@ def test_resumed_with_everything_it_ends_bit_for_bit_the_same(data, tmp_path, mo
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(loop, "_learn", failing)
+    monkeypatch.setattr(loop, "_accumulate_gradients", failing)
     with pytest.raises(KeyboardInterrupt):
         train_model(workspace_of(settings(**HARD), data=data, root=tmp_path / "broken"))
-    monkeypatch.setattr(loop, "_learn", real)
+    monkeypatch.setattr(loop, "_accumulate_gradients", real)
     assert train_model(workspace_of(settings(**HARD), data=data, root=tmp_path / "broken")) == whole
     assert (tmp_path / "whole/model/model.safetensors").read_bytes() == (
         tmp_path / "broken/model/model.safetensors"

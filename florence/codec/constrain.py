@@ -15,7 +15,7 @@ import numpy as np
 from florence.codec.grammar import Form
 
 
-class Class(IntEnum):
+class TokenClass(IntEnum):
     """Classes of tokens. A token in no class (other special tokens) may never be written."""
 
     TEXT = 0
@@ -31,67 +31,67 @@ class Class(IntEnum):
     """A piece of nothing but white space (`grammar.WHITE`): legal in a text that has another piece too."""
 
 
-CLASSES = len(Class)
+CLASSES = len(TokenClass)
 DONE = 0
 """The state after EOS; only EOS, as padding, may follow."""
 
-_Machine = dict[str, dict[Class, str]]
+_Machine = dict[str, dict[TokenClass, str]]
 
 
-def _locations(prefix: str, count: int, last: dict[Class, str]) -> _Machine:
+def _locations(prefix: str, count: int, last: dict[TokenClass, str]) -> _Machine:
     """States ``prefix``1…count in which that many locations have been written; ``last`` follows the last of them."""
-    machine: _Machine = {f"{prefix}{i}": {Class.LOC: f"{prefix}{i + 1}"} for i in range(1, count)}
+    machine: _Machine = {f"{prefix}{i}": {TokenClass.LOC: f"{prefix}{i + 1}"} for i in range(1, count)}
     machine[f"{prefix}{count}"] = last
     return machine
 
 
-def _opens(name: str) -> dict[Class, str]:
+def _opens(name: str) -> dict[TokenClass, str]:
     """The arcs to the text ``name`` of `_label`."""
-    return {Class.TEXT: name, Class.BLANK: f"{name} blank"}
+    return {TokenClass.TEXT: name, TokenClass.BLANK: f"{name} blank"}
 
 
-def _label(name: str, after: dict[Class, str]) -> _Machine:
+def _label(name: str, after: dict[TokenClass, str]) -> _Machine:
     """A text, and the same while nothing but white space has been written of it: then nothing else may follow."""
-    return {name: {Class.TEXT: name, Class.BLANK: name, **after}, f"{name} blank": _opens(name)}
+    return {name: {TokenClass.TEXT: name, TokenClass.BLANK: name, **after}, f"{name} blank": _opens(name)}
 
 
-def _points(prefix: str, ends: dict[Class, str]) -> _Machine:
+def _points(prefix: str, ends: dict[TokenClass, str]) -> _Machine:
     """A polygon whose first coordinate is ``prefix``1: three points or more, <sep> and another, or one of ``ends``."""
-    machine = _locations(prefix, 6, {Class.LOC: f"{prefix}odd", Class.SEP: f"{prefix}0", **ends})
-    machine[f"{prefix}0"] = {Class.LOC: f"{prefix}1"}
-    machine[f"{prefix}odd"] = {Class.LOC: f"{prefix}6"}
+    machine = _locations(prefix, 6, {TokenClass.LOC: f"{prefix}odd", TokenClass.SEP: f"{prefix}0", **ends})
+    machine[f"{prefix}0"] = {TokenClass.LOC: f"{prefix}1"}
+    machine[f"{prefix}odd"] = {TokenClass.LOC: f"{prefix}6"}
     return machine
 
 
-_END = {Class.EOS: "done"}
+_END = {TokenClass.EOS: "done"}
 _MACHINES: dict[Form, _Machine] = {
     Form.TEXT: {"start": _opens("text"), **_label("text", _END)},
     Form.TEXT_OR_NOTHING: {"start": {**_opens("text"), **_END}, **_label("text", _END)},
-    Form.BOXES: {"start": {Class.LOC: "box1", **_END}, **_locations("box", 4, {Class.LOC: "box1", **_END})},
+    Form.BOXES: {"start": {TokenClass.LOC: "box1", **_END}, **_locations("box", 4, {TokenClass.LOC: "box1", **_END})},
     Form.LABELLED_BOXES: {
         "start": {**_opens("label"), **_END},
-        **_label("label", {Class.LOC: "box1"}),
-        **_locations("box", 4, {Class.LOC: "box1", **_opens("label"), **_END}),
+        **_label("label", {TokenClass.LOC: "box1"}),
+        **_locations("box", 4, {TokenClass.LOC: "box1", **_opens("label"), **_END}),
     },
     Form.LABELLED_QUADS: {
         "start": {**_opens("label"), **_END},
-        **_label("label", {Class.LOC: "quad1"}),
+        **_label("label", {TokenClass.LOC: "quad1"}),
         **_locations("quad", 8, {**_opens("label"), **_END}),
     },
     Form.POLYGONS: {
-        "start": {Class.LOC: "bare1", Class.POLY_OPEN: "inner0", **_END},
+        "start": {TokenClass.LOC: "bare1", TokenClass.POLY_OPEN: "inner0", **_END},
         **_points("bare", _END),
-        **_points("inner", {Class.POLY_CLOSE: "closed"}),
-        "closed": {Class.POLY_OPEN: "inner0", **_END},
+        **_points("inner", {TokenClass.POLY_CLOSE: "closed"}),
+        "closed": {TokenClass.POLY_OPEN: "inner0", **_END},
     },
     Form.LABELLED_SHAPES: {
         "start": {**_opens("first"), **_END},
-        **_label("first", {Class.LOC: "box1", Class.POLY_OPEN: "inner0"}),
-        **_label("boxed", {Class.LOC: "box1"}),
-        **_locations("box", 4, {Class.LOC: "box1", **_opens("boxed"), **_END}),
-        **_label("outlined", {Class.POLY_OPEN: "inner0"}),
-        **_points("inner", {Class.POLY_CLOSE: "closed"}),
-        "closed": {Class.POLY_OPEN: "inner0", **_opens("outlined"), **_END},
+        **_label("first", {TokenClass.LOC: "box1", TokenClass.POLY_OPEN: "inner0"}),
+        **_label("boxed", {TokenClass.LOC: "box1"}),
+        **_locations("box", 4, {TokenClass.LOC: "box1", **_opens("boxed"), **_END}),
+        **_label("outlined", {TokenClass.POLY_OPEN: "inner0"}),
+        **_points("inner", {TokenClass.POLY_CLOSE: "closed"}),
+        "closed": {TokenClass.POLY_OPEN: "inner0", **_opens("outlined"), **_END},
     },
 }
 
@@ -100,7 +100,7 @@ def _build() -> tuple[np.ndarray, dict[Form, int]]:
     states = [(form, state) for form, machine in _MACHINES.items() for state in machine]
     number = {key: index for index, key in enumerate(states, start=1)} | {(form, "done"): DONE for form in _MACHINES}
     table = np.full((len(states) + 1, CLASSES), -1, dtype=np.int16)
-    table[DONE, Class.EOS] = DONE
+    table[DONE, TokenClass.EOS] = DONE
     for form, machine in _MACHINES.items():
         for state, arcs in machine.items():
             for token, following in arcs.items():
@@ -125,7 +125,7 @@ _FINISH = _distances(TABLE)
 _AFTER = np.where(TABLE >= 0, _FINISH[TABLE], np.iinfo(np.int32).max // 2)
 
 
-def start(form: Form) -> int:
+def start_state(form: Form) -> int:
     """The state before the first token of an answer of ``form``."""
     return _STARTS[form]
 
@@ -135,7 +135,7 @@ def tokens_to_finish(states: np.ndarray) -> np.ndarray:
     return _FINISH[np.asarray(states)]
 
 
-def allowed(states: np.ndarray, remaining: np.ndarray | int | None = None) -> np.ndarray:
+def allowed_classes(states: np.ndarray, remaining: np.ndarray | int | None = None) -> np.ndarray:
     """(n, classes) bool of (n,) states: the classes that may come next.
 
     ``remaining``: tokens that may still be written, EOS included; only classes after which the answer can end legally
@@ -151,12 +151,12 @@ def allowed(states: np.ndarray, remaining: np.ndarray | int | None = None) -> np
     return np.where(fits.any(axis=1, keepdims=True), fits, shortest)
 
 
-def step(states: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def next_states(states: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """(n,) states after one token of ``classes`` (n,) in each row. Raises ValueError where a class may not come."""
     following = TABLE[np.asarray(states), np.asarray(classes)].astype(np.int64)
     if (following < 0).any():
         row = int(np.argmax(following < 0))
         raise ValueError(
-            f"row {row}: {Class(int(np.asarray(classes)[row])).name} may not come in state {int(np.asarray(states)[row])}"
+            f"row {row}: {TokenClass(int(np.asarray(classes)[row])).name} may not come in state {int(np.asarray(states)[row])}"
         )
     return following

@@ -221,9 +221,9 @@ def _object(region: Region, size: tuple[int, int]) -> str:
 
 
 class Token(NamedTuple):
-    """A piece of an answer. ``kind``: text, loc, one of <sep> <poly> </poly> <and>, or "other" for what stands in no answer."""
+    """A piece of an answer. ``type``: text, loc, one of <sep> <poly> </poly> <and>, or "other" for what stands in no answer."""
 
-    kind: str
+    type: str
     start: int
     end: int
     value: int = -1
@@ -248,7 +248,7 @@ def tokenise(text: str) -> list[Token]:
 
 def read_text(text: str, form: Form) -> tuple[str, int | None, str]:
     """(the text up to the first special token, that token's index or None, why it does not fit) of a form without places."""
-    other = next(((index, token) for index, token in enumerate(tokenise(text)) if token.kind != "text"), None)
+    other = next(((index, token) for index, token in enumerate(tokenise(text)) if token.type != "text"), None)
     words = text if other is None else text[: other[1].start]
     if not words.strip(WHITE) and (words or (form is Form.TEXT and other is None)):
         return "", 0, "the answer is empty"
@@ -296,7 +296,7 @@ class _Reader:
             self.position, self.reason = position, reason
 
     def kind(self, index: int) -> str:
-        return self.tokens[index].kind if 0 <= index < len(self.tokens) else "end"
+        return self.tokens[index].type if 0 <= index < len(self.tokens) else "end"
 
     def run(self, index: int, *kinds: str) -> int:
         """The end of the run of tokens of ``kinds`` that starts at ``index``."""

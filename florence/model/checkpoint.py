@@ -43,7 +43,7 @@ class Checkpoint:
         """What each token is."""
         return vocabulary.lexicon(self.tokenizer, self.model.config.text_config.vocab_size)
 
-    def shrink(self, image: np.ndarray) -> np.ndarray:
+    def resize(self, image: np.ndarray) -> np.ndarray:
         """An image (height, width, 3) uint8 as the model's square (side, side, 3) uint8: bicubic, both axes on their own, as in the published processor."""
         from PIL import Image
 
@@ -52,7 +52,7 @@ class Checkpoint:
             return image
         return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
 
-    def tensor(self, squares: np.ndarray) -> torch.Tensor:
+    def normalise(self, squares: np.ndarray) -> torch.Tensor:
         """Squares (n, side, side, 3) uint8 as the model's input (n, 3, side, side) float32, normalised."""
         import torch
 
@@ -203,8 +203,8 @@ def _post_processing() -> dict[str, Any]:
     }
 
 
-def squares(checkpoint: Checkpoint, images: Sequence[np.ndarray]) -> np.ndarray:
+def resize_images(checkpoint: Checkpoint, images: Sequence[np.ndarray]) -> np.ndarray:
     """(n, side, side, 3) uint8 of n images of any size."""
     if not images:
         return np.zeros((0, checkpoint.image_size, checkpoint.image_size, 3), np.uint8)
-    return np.stack([checkpoint.shrink(image) for image in images])
+    return np.stack([checkpoint.resize(image) for image in images])

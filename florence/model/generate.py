@@ -1,6 +1,7 @@
-"""Answers of a model: one encoding of an image serves all that is asked about it, prompts of many images are written together.
+"""Generation: an image is encoded once for all queries about it, and prompts of many images are decoded together.
 
-`predict` answers tasks and cannot leave their grammar; `generate` continues any prompt with the tokens that transformers' ``generate`` gives.
+`predict` answers tasks, constrained to their grammar; `generate` continues any prompt with the tokens of transformers'
+``generate``.
 """
 
 from __future__ import annotations
@@ -11,31 +12,37 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from florence.codec.constrain import Class
-from florence.model.checkpoint import Checkpoint, squares
-from florence.model.choice import Forced, Free, Grammar, Head, Held, Written
+from florence.codec.constrain import TokenClass
+from florence.model.beam_search import BeamSearch, ConstrainedScorer, UnconstrainedScorer
+from florence.model.checkpoint import Checkpoint, resize_images
 from florence.model.decoder import Decoder
-from florence.model.encoding import encode, image_features
-from florence.model.search import Beams, FreeScorer, HeldScorer
+from florence.model.decoding import (
+    ConstrainedDecoding,
+    ForcedTokens,
+    Generation,
+    LanguageModelHead,
+    TokenGrammar,
+    UnconstrainedDecoding,
+)
+from florence.model.encoding import encode_images, encode_prompts
 from florence.model.vocabulary import Lexicon
+from florence.progress import Progress, show_nothing
 from florence.tasks import Answer, task
 
 if TYPE_CHECKING:
     import torch
 
-LEAVE = 0.75
-"""Rows that have ended leave the batch when no more than this share is still being written."""
-PIXELS = 2**20
-"""Pixels that the vision tower is given at once: 256 images of 64 × 64, 7 of 384 × 384, 1 of 768 × 768."""
-PENALTY = 1.0
+COMPACT_SHARE = 0.75
+"""Rows that have ended leave the batch when no more than this share of it is still open."""
+MAX_PIXELS = 2**20
+"""Pixels that the vision tower gets at once: 256 images of 64 × 64, 7 of 384 × 384, 1 of 768 × 768."""
+LENGTH_PENALTY = 1.0
 """The power of an answer's length that a beam search divides its log-probability by."""
-
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One question. ``image``: index of the image it is about; ``input``: what the task's prompt takes, if it takes one."""
+class Query:
+    """A task about an image. ``image``: index of the image; ``input``: the input of the task's prompt, if it takes one."""
 
     image: int
     task: str
@@ -53,36 +60,43 @@ class Prompt:
 def predict(
     checkpoint: Checkpoint,
     images: Sequence[np.ndarray],
-    asks: Sequence[Ask],
+    queries: Sequence[Query],
     *,
     max_tokens: int | Sequence[int] = 160,
-    batch: int = 128,
+    batch_size: int = 128,
     beams: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = show_nothing,
 ) -> list[Answer]:
-    """The answer to each question, in order. ``images``: (H, W, 3) uint8 each; places are in pixels of them.
+    """Return the answer to each query, in order, with coordinates in pixels of its image.
 
-    ``max_tokens``: of an answer without its end, of all or of each; ``batch``: rows that are written together, and images whose
-    features are held at once; ``beams``: more than one searches for the likeliest whole answer. A region's score is the probability
-    of its label times the mean (geometric) probability of its places, each with its neighbourhood; the answer's score is the same over
-    all its tokens. A caption's, which may as well be told in other words, is the mean (geometric) probability of its tokens, whatever its length.
+    ``images``: (height, width, 3) uint8 each; ``max_tokens``: of an answer without its end, for all or for each;
+    ``batch_size``: rows that are decoded together, and images whose features are held at once; ``beams``: more than one
+    searches for the likeliest whole answer.
+
+    A region's score is the probability of its label times the geometric mean probability of its locations, each with its
+    neighbourhood; the answer's score is the same over all its tokens. The score of a caption, which could be worded in
+    other ways, is the geometric mean probability of its tokens, whatever its length.
+
     Raises UnknownNameError for a task, EncodeError for an input that it does not take.
     """
-    prompts = [Prompt(ask.image, task(ask.task).prompt(ask.input)) for ask in asks]
-    starts = np.asarray([task(ask.task).start for ask in asks], np.int64)
+    prompts = [Prompt(query.image, task(query.task).prompt(query.input)) for query in queries]
+    starts = np.asarray([task(query.task).start for query in queries], np.int64)
     lexicon = checkpoint.lexicon
-    first = (checkpoint.model.config.text_config.decoder_start_token_id, lexicon.bos)
-    grammar = Grammar(lexicon, checkpoint.model.device)
+    prefix = (checkpoint.model.config.text_config.decoder_start_token_id, lexicon.bos)
+    grammar = TokenGrammar(lexicon, checkpoint.model.device)
 
-    def writer(head: Head, rows: np.ndarray, limits: np.ndarray) -> Writer:
+    def make_strategy(head: LanguageModelHead, rows: np.ndarray, max_lengths: np.ndarray) -> DecodingStrategy:
         if beams == 1:
-            return Held(head, grammar, starts[rows], limits, first)
-        return Beams(head, HeldScorer(grammar, np.repeat(starts[rows], beams)), limits, first, beams, PENALTY)
+            return ConstrainedDecoding(head, grammar, starts[rows], max_lengths, prefix)
+        scorer = ConstrainedScorer(grammar, np.repeat(starts[rows], beams))
+        return BeamSearch(head, scorer, max_lengths, prefix, beams, LENGTH_PENALTY)
 
-    written = _write(
-        checkpoint, images, prompts, np.broadcast_to(max_tokens, len(asks)) + 1, batch, beams, writer, progress
-    )
-    return [_answer(lexicon, ask, images[ask.image].shape, one) for ask, one in zip(asks, written, strict=True)]
+    max_lengths = np.broadcast_to(max_tokens, len(queries)) + 1
+    found = _generate(_Run(checkpoint, batch_size, beams, make_strategy, progress), images, prompts, max_lengths)
+    return [
+        _make_answer(lexicon, query, images[query.image].shape, generation)
+        for query, generation in zip(queries, found, strict=True)
+    ]
 
 
 def generate(
@@ -91,148 +105,171 @@ def generate(
     prompts: Sequence[Prompt],
     *,
     max_tokens: int | Sequence[int] = 160,
-    batch: int = 128,
+    batch_size: int = 128,
     beams: int = 1,
-    penalty: float = PENALTY,
-    fixed: bool = False,
+    length_penalty: float = LENGTH_PENALTY,
+    has_fixed_length: bool = False,
 ) -> list[np.ndarray]:
-    """The tokens (n,) that follow each prompt, with the end where there is one, without the decoder's start: those that transformers' ``generate`` gives
-    each prompt by itself with ``num_beams=beams``, ``length_penalty=penalty``, ``max_new_tokens=max_tokens`` and no blocking of n-grams.
+    """Return the tokens (n,) that follow each prompt, with the end where there is one, without the decoder's start.
 
-    ``max_tokens``: of all or of each; ``fixed``: exactly so many, as with ``min_new_tokens``. First and last tokens are those that the
+    These are the tokens that transformers' ``generate`` gives each prompt by itself with ``num_beams=beams``,
+    ``length_penalty=length_penalty``, ``max_new_tokens=max_tokens`` and no blocking of n-grams. ``max_tokens``: for all or
+    for each; ``has_fixed_length``: exactly so many, as with ``min_new_tokens``. First and last tokens are those that the
     model's generation configuration forces. Where two tokens are equally likely to within rounding, either may be chosen.
     """
-    forced = Forced.of(checkpoint.model, fixed)
+    forced = ForcedTokens.of_model(checkpoint.model, has_fixed_length)
 
-    def writer(head: Head, rows: np.ndarray, limits: np.ndarray) -> Writer:
+    def make_strategy(head: LanguageModelHead, rows: np.ndarray, max_lengths: np.ndarray) -> DecodingStrategy:
         if beams == 1:
-            return Free(head, forced, limits)
-        return Beams(head, FreeScorer(forced), limits, (forced.start,), beams, penalty)
+            return UnconstrainedDecoding(head, forced, max_lengths)
+        return BeamSearch(head, UnconstrainedScorer(forced), max_lengths, (forced.start,), beams, length_penalty)
 
-    written = _write(checkpoint, images, prompts, np.broadcast_to(max_tokens, len(prompts)), batch, beams, writer, None)
-    return [one.tokens for one in written]
+    max_lengths = np.broadcast_to(max_tokens, len(prompts))
+    found = _generate(_Run(checkpoint, batch_size, beams, make_strategy, show_nothing), images, prompts, max_lengths)
+    return [generation.tokens for generation in found]
 
 
 # ---------------------------------------------------------------- batches
 
 
-class Writer(Protocol):
-    """What chooses tokens for the rows of a batch: `Held`, `Free`, `Beams`. ``first``: what every answer begins with; ``next``: (k, beams) tokens to
-    go on with; ``order``: (k, beams) the beams that they follow, None where each follows its own; ``open``: (k,) whether each row goes on.
+class DecodingStrategy(Protocol):
+    """Chooses the tokens of a batch's rows: `ConstrainedDecoding`, `UnconstrainedDecoding`, `BeamSearch`.
+
+    ``prefix``: tokens that every answer begins with; ``max_lengths``: (n,) most tokens of each answer; ``is_open``: (k,)
+    whether each row continues; ``next_tokens``: (k, beams); ``beam_order``: (k, beams) the beams that these tokens follow,
+    None where each follows its own.
     """
 
-    first: tuple[int, ...]
-    limits: np.ndarray
-    open: np.ndarray
-    next: torch.Tensor
-    order: torch.Tensor | None
+    prefix: tuple[int, ...]
+    max_lengths: np.ndarray
+    is_open: np.ndarray
+    next_tokens: torch.Tensor
+    beam_order: torch.Tensor | None
 
-    def take(self, hidden: torch.Tensor) -> None:
-        """Choose from hidden states (k, beams, width)."""
+    def advance(self, hidden: torch.Tensor) -> None:
+        """Choose the next tokens from hidden states (k, beams, width)."""
 
-    def keep(self, kept: np.ndarray) -> None:
-        """Go on with ``kept`` of the k rows."""
+    def keep_rows(self, kept: np.ndarray) -> None:
+        """Continue with the rows ``kept`` of the k rows."""
 
-    def written(self) -> list[Written]:
-        """The answers, by row."""
+    def generations(self) -> list[Generation]:
+        """Return the answers, by row."""
 
 
-def windows(images: Sequence[int], lengths: Sequence[int], batch: int, rows: int) -> Iterator[list[list[int]]]:
-    """Prompts as batches of at most ``rows``, window by window of at most ``batch`` images: the features of no more are held at once.
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """How prompts are continued. ``make_strategy``: (head, rows, their max_lengths) → the strategy of a batch."""
 
-    ``images``: the image of each prompt; ``lengths``: its tokens. In a window prompts stand sorted by length, so that little is filled up.
+    checkpoint: Checkpoint
+    batch_size: int
+    beams: int
+    make_strategy: Callable[[LanguageModelHead, np.ndarray, np.ndarray], DecodingStrategy]
+    progress: Progress
+
+
+def batch_prompts(images: Sequence[int], lengths: Sequence[int], most: int, rows: int) -> Iterator[list[list[int]]]:
+    """Yield prompts as lists of batches of at most ``rows``, each list about at most ``most`` images.
+
+    So the features of no more images are held at once. ``images``: the image of each prompt; ``lengths``: its tokens. In a
+    list the prompts are sorted by length, so that there is little padding.
     """
-    about: dict[int, list[int]] = {}
+    by_image: dict[int, list[int]] = {}
     for index, image in enumerate(images):
-        about.setdefault(image, []).append(index)
-    order = sorted(about)
-    for first in range(0, len(order), batch):
+        by_image.setdefault(image, []).append(index)
+    order = sorted(by_image)
+    for first in range(0, len(order), most):
         found = sorted(
-            (index for image in order[first : first + batch] for index in about[image]),
+            (index for image in order[first : first + most] for index in by_image[image]),
             key=lambda index: lengths[index],
         )
         yield [found[start : start + rows] for start in range(0, len(found), rows)]
 
 
-def _write(
-    checkpoint: Checkpoint,
-    images: Sequence[np.ndarray],
-    prompts: Sequence[Prompt],
-    limits: np.ndarray,
-    batch: int,
-    beams: int,
-    writer: Callable[[Head, np.ndarray, np.ndarray], Writer],
-    progress: Progress | None,
-) -> list[Written]:
-    """What is written after each prompt, in order. ``limits``: (n,) tokens of each at most, the end included."""
+def _generate(
+    run: _Run, images: Sequence[np.ndarray], prompts: Sequence[Prompt], max_lengths: np.ndarray
+) -> list[Generation]:
+    """Continue each prompt, in order. ``max_lengths``: (n,) most tokens of each answer, the end included."""
     import torch
 
+    checkpoint = run.checkpoint
     model = checkpoint.model.eval()
-    text = model.config.text_config
-    ids = (
-        checkpoint.tokenizer([prompt.text for prompt in prompts], add_special_tokens=True).input_ids if prompts else []
-    )
-    result: dict[int, Written] = {}
+    texts = [prompt.text for prompt in prompts]
+    ids = checkpoint.tokenizer(texts, add_special_tokens=True).input_ids if prompts else []
+    result: dict[int, Generation] = {}
     with torch.inference_mode():
-        head = Head(model, checkpoint.lexicon)
-        for window in windows(
-            [prompt.image for prompt in prompts], [len(one) for one in ids], batch, max(1, batch // beams)
+        head = LanguageModelHead(model, checkpoint.lexicon)
+        for batches in batch_prompts(
+            [prompt.image for prompt in prompts],
+            [len(prompt_ids) for prompt_ids in ids],
+            run.batch_size,
+            max(1, run.batch_size // run.beams),
         ):
-            seen = sorted({prompts[index].image for rows in window for index in rows})
-            features = _features(checkpoint, [images[image] for image in seen])
-            place = {image: at for at, image in enumerate(seen)}
-            for rows in window:
-                padded = torch.nn.utils.rnn.pad_sequence(
-                    [torch.tensor(ids[index]) for index in rows], batch_first=True, padding_value=text.pad_token_id
-                )
-                about = torch.tensor([place[prompts[index].image] for index in rows])
-                states, mask = encode(model, features, about.to(model.device), padded.to(model.device))
-                one = writer(head, np.asarray(rows), limits[rows])
-                # the positions that the model knows hold the tokens and what they begin with
-                one.limits = np.minimum(one.limits, text.max_position_embeddings - len(one.first))
-                _decode(Decoder(model, states, mask, beams=beams), one)
-                result.update(zip(rows, one.written(), strict=True))
-                if progress:
-                    progress("predict", len(result), len(prompts))
+            needed = sorted({prompts[index].image for rows in batches for index in rows})
+            features = _encode_in_parts(checkpoint, [images[image] for image in needed])
+            index_of = {image: index for index, image in enumerate(needed)}
+            for rows in batches:
+                about = torch.tensor([index_of[prompts[index].image] for index in rows])
+                strategy = run.make_strategy(head, np.asarray(rows), max_lengths[rows])
+                _continue(run, features, about, [ids[index] for index in rows], strategy)
+                result.update(zip(rows, strategy.generations(), strict=True))
+                run.progress("predict", len(result), len(prompts))
     return [result[index] for index in range(len(prompts))]
 
 
-def _features(checkpoint: Checkpoint, images: Sequence[np.ndarray]) -> torch.Tensor:
-    """(n, tokens, width) of n images."""
+def _continue(
+    run: _Run, features: torch.Tensor, about: torch.Tensor, ids: list[list[int]], strategy: DecodingStrategy
+) -> None:
+    """Continue one batch of prompts. ``about``: (rows,) index of the features of each prompt's image."""
     import torch
 
-    step = max(1, PIXELS // checkpoint.image_size**2)
+    model = run.checkpoint.model
+    text = model.config.text_config
+    padded = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(row) for row in ids], batch_first=True, padding_value=text.pad_token_id
+    )
+    states, mask = encode_prompts(model, features, about.to(model.device), padded.to(model.device))
+    # the positions that the model has embeddings for hold the prefix too
+    strategy.max_lengths = np.minimum(strategy.max_lengths, text.max_position_embeddings - len(strategy.prefix))
+    _decode(Decoder(model, states, mask, beams=run.beams), strategy)
+
+
+def _encode_in_parts(checkpoint: Checkpoint, images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Return the features (n, tokens, width) of n images, encoded at most `MAX_PIXELS` at once."""
+    import torch
+
+    step = max(1, MAX_PIXELS // checkpoint.image_size**2)
     parts = [
-        checkpoint.tensor(squares(checkpoint, images[first : first + step])) for first in range(0, len(images), step)
+        checkpoint.normalise(resize_images(checkpoint, images[first : first + step]))
+        for first in range(0, len(images), step)
     ]
-    return torch.cat([image_features(checkpoint.model, part.to(checkpoint.model.device)) for part in parts])
+    return torch.cat([encode_images(checkpoint.model, part.to(checkpoint.model.device)) for part in parts])
 
 
-def _decode(decoder: Decoder, writer: Writer) -> None:
-    """Write until every row has ended."""
+def _decode(decoder: Decoder, strategy: DecodingStrategy) -> None:
+    """Decode until every row has ended."""
     import torch
 
-    rows = len(writer.open)
-    for token in writer.first:
+    rows = len(strategy.is_open)
+    for token in strategy.prefix:
         hidden = decoder(torch.full((rows, decoder.beams), token, device=decoder.device))
     while True:
-        writer.take(hidden)
-        going = np.flatnonzero(writer.open)
-        if not len(going):
+        strategy.advance(hidden)
+        still_open = np.flatnonzero(strategy.is_open)
+        if not len(still_open):
             return
-        if writer.order is not None:
-            decoder.follow(writer.order)
-        if len(going) <= LEAVE * len(writer.open):
-            decoder.keep(torch.from_numpy(going).to(decoder.device))
-            writer.keep(going)
-        hidden = decoder(writer.next)
+        if strategy.beam_order is not None:
+            decoder.reorder_beams(strategy.beam_order)
+        if len(still_open) <= COMPACT_SHARE * len(strategy.is_open):
+            decoder.keep_rows(torch.from_numpy(still_open).to(decoder.device))
+            strategy.keep_rows(still_open)
+        hidden = decoder(strategy.next_tokens)
 
 
 # ---------------------------------------------------------------- answers
 
 
-def _spell(lexicon: Lexicon, tokens: np.ndarray) -> tuple[str, np.ndarray]:
-    """The text of tokens, and where in it each ends. Bytes that are no UTF-8 become U+FFFD."""
+def spell_tokens(lexicon: Lexicon, tokens: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return the text of tokens (n,), and where in it each ends (n,). Bytes that are not UTF-8 become U+FFFD."""
     pieces = [lexicon.pieces[token] for token in tokens]
     joined = b"".join(pieces)
     ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
@@ -242,40 +279,37 @@ def _spell(lexicon: Lexicon, tokens: np.ndarray) -> tuple[str, np.ndarray]:
     return text, np.asarray([len(joined[:end].decode("utf-8", "replace")) for end in ends], np.int64)
 
 
-def _answer(lexicon: Lexicon, ask: Ask, shape: tuple[int, ...], written: Written) -> Answer:
-    length = len(written.tokens) - int(written.tokens[-1] == lexicon.eos)
-    tokens, probability, end = (
-        written.tokens[:length],
-        written.probability[:length],
-        float(np.prod(written.probability[length:])),
-    )
-    text, ends = _spell(lexicon, tokens)
-    places = lexicon.class_of(tokens) == Class.LOC
+def _make_answer(lexicon: Lexicon, query: Query, shape: tuple[int, ...], generation: Generation) -> Answer:
+    """Return the decoded and scored answer. ``shape``: (height, width, …) of the image."""
+    length = len(generation.tokens) - int(generation.tokens[-1] == lexicon.eos)
+    tokens, probability = generation.tokens[:length], generation.probability[:length]
+    end_probability = float(np.prod(generation.probability[length:]))
+    text, ends = spell_tokens(lexicon, tokens)
+    is_location = lexicon.class_of(tokens) == TokenClass.LOC
     starts = np.concatenate([[0], ends[:-1]]) if length else ends
-    asked = task(ask.task)
-    answer = asked.decode(text, (shape[1], shape[0]), ask.input)
+    asked = task(query.task)
+    answer = asked.decode(text, (shape[1], shape[0]), query.input)
     scores = [
-        _score(probability, places, starts, stretch) for stretch in zip(answer.spans, answer.label_spans, strict=True)
+        _score(probability, is_location, starts, spans) for spans in zip(answer.spans, answer.label_spans, strict=True)
     ]
     regions = tuple(replace(region, score=score) for region, score in zip(answer.regions, scores, strict=True))
     if asked.metric == "caption":
-        return replace(answer, score=_mean(written.probability))
-    whole = _score(probability, places, starts, ((0, len(text)),)) if length else 1.0
-    return replace(answer, regions=regions, score=whole if regions else whole * end)
+        return replace(answer, score=_geometric_mean(generation.probability))
+    whole = _score(probability, is_location, starts, ((0, len(text)),)) if length else 1.0
+    return replace(answer, regions=regions, score=whole if regions else whole * end_probability)
 
 
 def _score(
-    probability: np.ndarray, places: np.ndarray, starts: np.ndarray, spans: tuple[tuple[int, int], ...]
+    probability: np.ndarray, is_location: np.ndarray, starts: np.ndarray, spans: tuple[tuple[int, int], ...]
 ) -> float:
-    """Product of the probabilities of a stretch's words times the geometric mean of those of its places."""
-    inside = np.zeros(len(starts), bool)
+    """Return the product of the text tokens' probabilities in ``spans`` times the geometric mean of the locations'."""
+    is_inside = np.zeros(len(starts), bool)
     for first, last in spans:
-        inside |= (starts >= first) & (starts < last)
-    words, places = probability[inside & ~places], probability[inside & places]
-    score = float(np.prod(words)) if len(words) else 1.0
-    return score * _mean(places) if len(places) else score
+        is_inside |= (starts >= first) & (starts < last)
+    text, locations = probability[is_inside & ~is_location], probability[is_inside & is_location]
+    score = float(np.prod(text)) if len(text) else 1.0
+    return score * _geometric_mean(locations) if len(locations) else score
 
 
-def _mean(probability: np.ndarray) -> float:
-    """The geometric mean."""
+def _geometric_mean(probability: np.ndarray) -> float:
     return float(np.exp(np.log(np.maximum(probability, 1e-12)).mean()))

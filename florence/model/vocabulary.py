@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from florence.codec.constrain import CLASSES, Class
+from florence.codec.constrain import CLASSES, TokenClass
 from florence.codec.grammar import AND, MARKS, POLY_CLOSE, POLY_OPEN, SEP, WHITE
 from florence.codec.locations import TOKENS
 from florence.errors import ModelError
@@ -26,7 +26,12 @@ SPELT = r"[A-Z](?=[A-Z0-9])|(?<=[A-Z0-9])[A-Z]|[0-9]"
 """Capitals beside each other and digits are tokens of their own: what is written on a sign is read letter by letter, so that a word never met can be read."""
 HEAD = ("<s>", "<pad>", "</s>", "<unk>")
 """The first four tokens, in the order that BART's configuration counts on."""
-_GRAMMAR = {SEP: Class.SEP, POLY_OPEN: Class.POLY_OPEN, POLY_CLOSE: Class.POLY_CLOSE, AND: Class.AND}
+_GRAMMAR = {
+    SEP: TokenClass.SEP,
+    POLY_OPEN: TokenClass.POLY_OPEN,
+    POLY_CLOSE: TokenClass.POLY_CLOSE,
+    AND: TokenClass.AND,
+}
 
 
 def make(texts: Iterable[str], pieces: int = PIECES) -> Any:
@@ -115,12 +120,12 @@ def lexicon(tokenizer: Any, size: int) -> Lexicon:
         pieces[index] = bytes(backward[letter] for letter in token)
         if b"<" not in pieces[index]:
             blank = not pieces[index].strip(WHITE.encode())
-            classes[index, Class.BLANK if blank else Class.TEXT] = True
+            classes[index, TokenClass.BLANK if blank else TokenClass.TEXT] = True
     locations = np.asarray([known[token] for token in TOKENS])
     classes[locations] = False
-    classes[locations, Class.LOC] = True
+    classes[locations, TokenClass.LOC] = True
     classes[tokenizer.eos_token_id] = False
-    classes[tokenizer.eos_token_id, Class.EOS] = True
+    classes[tokenizer.eos_token_id, TokenClass.EOS] = True
     return Lexicon(
         locations, classes, tuple(pieces), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     )

@@ -65,18 +65,18 @@ class Answer:
 class Task(ABC):
     """One task. A subclass sets the class attributes and says, in `build`, what its examples are made of.
 
-    ``name``: as "<OD>"; ``kind``: the kind of annotation it is derived from; ``metric``: the name of its metric;
+    ``name``: as "<OD>"; ``annotation_type``: the type of annotation it is derived from; ``metric``: the name of its metric;
     ``form``: the shape of its answers; ``template``: its published prompt, with {input} where it takes one.
     For people: ``given``: what the input is; ``shortening``: what becomes of a target that is too long (`shortened`).
     """
 
     name: ClassVar[str]
-    kind: ClassVar[str]
+    annotation_type: ClassVar[str]
     metric: ClassVar[str]
     form: ClassVar[Form]
     template: ClassVar[str]
     given: ClassVar[str] = ""
-    shortening: ClassVar[str] = "its first places are kept, in the target's order"
+    truncation: ClassVar[str] = "its first places are kept, in the target's order"
 
     @property
     def takes_input(self) -> bool:
@@ -86,7 +86,7 @@ class Task(ABC):
     @property
     def start(self) -> int:
         """The state of `florence.codec.constrain` before the first token of an answer."""
-        return constrain.start(self.form)
+        return constrain.start_state(self.form)
 
     def prompt(self, input: str = "") -> str:
         """The published prompt about ``input``. Raises EncodeError where an input is missing, not taken, or not of the right kind."""
@@ -105,7 +105,7 @@ class Task(ABC):
     def examples(
         self, image: ImageRecord, labels: Sequence[Annotation], refused: list[EncodeError] | None = None
     ) -> list[Example]:
-        """The examples that ``labels`` (the image's kept annotations of ``kind``) give; deterministic.
+        """The examples that ``labels`` (the image's kept annotations of ``annotation_type``) give; deterministic.
 
         No labels give no example. A label that cannot be written in the grammar is left out: its error is appended to
         ``refused``, or logged where no list is given.
@@ -167,21 +167,21 @@ class Task(ABC):
     def _error(self, text: str, position: int | None, reason: str) -> DecodeError | None:
         return None if position is None else DecodeError(self.name, text, position, reason)
 
-    def shortened(self, example: Example, fits: Callable[[str], bool]) -> Example | None:
+    def truncate(self, example: Example, fits: Callable[[str], bool]) -> Example | None:
         """The example with as much of its target as ``fits`` allows, cut by the rule of ``shortening``; None where not even its first part fits.
 
         ``fits``: whether a target is short enough; must hold for every beginning of a target that it holds for.
         """
         if fits(example.target):
             return example
-        parts = self.beginnings(example)
+        parts = self.truncations(example)
         low, high = 0, len(parts)
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if fits(parts[middle - 1].target) else (low, middle - 1)
         return parts[low - 1] if low else None
 
-    def beginnings(self, example: Example) -> list[Example]:
+    def truncations(self, example: Example) -> list[Example]:
         """The example cut after each part of its target but the last, the shortest first: legal examples all."""
         ends = [end for _, end in grammar.read(example.target, self.form, (1, 1)).spans][:-1]
         return [
@@ -194,7 +194,7 @@ class TextTask(Task):
     """A task whose answer is one text. ``ends``: where a text may end before its end, if it may."""
 
     form = Form.TEXT
-    shortening = "the example is left out: part of such an answer would be another answer"
+    truncation = "the example is left out: part of such an answer would be another answer"
     ends: ClassVar[re.Pattern[str] | None] = None
 
     def encode(self, answer: Answer, size: Size) -> str:
@@ -204,7 +204,7 @@ class TextTask(Task):
             raise EncodeError(f"{self.name}: {reason}; a text is expected, found {text[:80]!r}")
         return text
 
-    def beginnings(self, example: Example) -> list[Example]:
+    def truncations(self, example: Example) -> list[Example]:
         """The text cut at each of ``ends``."""
         cuts = [found.end() for found in self.ends.finditer(example.target)] if self.ends else []
         return [replace(example, target=example.target[:cut], text=example.text[:cut]) for cut in cuts]
@@ -224,7 +224,7 @@ class RegionInput:
     def checked_input(self, input: str) -> str:
         """``input`` itself. Raises EncodeError where it is not four location tokens, or a polygon's six or more."""
         found = grammar.tokenise(input)
-        if not found or len(found) < 4 or len(found) % 2 or any(token.kind != "loc" for token in found):
+        if not found or len(found) < 4 or len(found) % 2 or any(token.type != "loc" for token in found):
             raise EncodeError(
                 f"{self.name} is asked about a region: four location tokens as <loc_0><loc_0><loc_999><loc_999>; found {input[:80]!r}"
             )

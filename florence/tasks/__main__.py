@@ -73,7 +73,7 @@ def scene() -> tuple[ImageRecord, Mapping[str, list[Annotation]]]:
         rows: dict[str, list[Annotation]] = {}
         for row in annotate(record.image_id, image.truth, "truth", "1"):
             rows.setdefault(row.task, []).append(row)
-        if all(task(name).examples(record, rows.get(task(name).kind, [])) for name in (*TASKS, *FINE_TUNED)):
+        if all(task(name).examples(record, rows.get(task(name).annotation_type, [])) for name in (*TASKS, *FINE_TUNED)):
             return record, rows
     raise AssertionError("no scene has every task")
 
@@ -84,7 +84,7 @@ def markdown() -> str:
     lines = ["| task | made of | answer | metric |", "|---|---|---|---|"]
     for one in map(task, (*TASKS, *FINE_TUNED)):
         lines.append(
-            f"| [`{one.name}`](#{one.name.strip('<>').lower()}) | `{one.kind}` | {one.form.value} | {one.metric} |"
+            f"| [`{one.name}`](#{one.name.strip('<>').lower()}) | `{one.annotation_type}` | {one.form.value} | {one.metric} |"
         )
     published = [line for name in TASKS for line in section(task(name), record, rows)]
     tuned = [line for name in FINE_TUNED for line in section(task(name), record, rows)]
@@ -122,7 +122,9 @@ def _tuned() -> list[str]:
 
 def section(one: Task, record: ImageRecord, rows: Mapping[str, list[Annotation]]) -> list[str]:
     """What there is to say about one task."""
-    example = min(one.examples(record, rows[one.kind]), key=lambda example: (len(example.target), example.input))
+    example = min(
+        one.examples(record, rows[one.annotation_type]), key=lambda example: (len(example.target), example.input)
+    )
     answer = one.decode(example.target, (record.width, record.height), example.input)
     return [
         f"### {one.name.strip('<>')}",
@@ -133,10 +135,10 @@ def section(one: Task, record: ImageRecord, rows: Mapping[str, list[Annotation]]
         "|---|---|",
         f"| prompt | `{one.template}` |",
         *([f"| {{input}} | {_marked(one.given)} |"] if one.takes_input else []),
-        f"| made of | annotations of kind `{one.kind}` |",
+        f"| made of | annotations of kind `{one.annotation_type}` |",
         f"| answer | {FORMS[one.form]} |",
         f"| metric | `{one.metric}` |",
-        f"| too long | {one.shortening} |",
+        f"| too long | {one.truncation} |",
         "",
         "```",
         f"prompt   {one.prompt(example.input)}",

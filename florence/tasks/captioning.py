@@ -15,7 +15,7 @@ from florence.tasks import TASK, Example, TextTask
 class _Captioning(TextTask):
     metric = "caption"
     form = Form.TEXT_OR_NOTHING
-    shortening = "its first sentences are kept; the example is left out where not even the first fits"
+    truncation = "its first sentences are kept; the example is left out where not even the first fits"
     ends = re.compile(r"(?:[.!?…][\"'”’)\]]*(?=\s+\S)|[。！？][”’」』）]*(?=.))")
 
     def check(self, row: Annotation) -> None:
@@ -32,7 +32,7 @@ class _Captioning(TextTask):
 class Caption(_Captioning):
     """A brief text."""
 
-    name = kind = "<CAPTION>"
+    name = annotation_type = "<CAPTION>"
     template = "What does the image describe?"
 
 
@@ -40,7 +40,7 @@ class Caption(_Captioning):
 class DetailedCaption(_Captioning):
     """A detailed text."""
 
-    name = kind = "<DETAILED_CAPTION>"
+    name = annotation_type = "<DETAILED_CAPTION>"
     template = "Describe in detail what is shown in the image."
 
 
@@ -48,5 +48,5 @@ class DetailedCaption(_Captioning):
 class MoreDetailedCaption(_Captioning):
     """A paragraph."""
 
-    name = kind = "<MORE_DETAILED_CAPTION>"
+    name = annotation_type = "<MORE_DETAILED_CAPTION>"
     template = "Describe with a paragraph what is shown in the image."

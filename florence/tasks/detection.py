@@ -38,7 +38,7 @@ class _Detection(Task):
 class ObjectDetection(_Detection):
     """Objects with their category."""
 
-    name = kind = "<OD>"
+    name = annotation_type = "<OD>"
     template = "Locate the objects with category name in the image."
 
 
@@ -46,7 +46,7 @@ class ObjectDetection(_Detection):
 class DenseRegionCaption(_Detection):
     """Objects with a description."""
 
-    name = kind = "<DENSE_REGION_CAPTION>"
+    name = annotation_type = "<DENSE_REGION_CAPTION>"
     template = "Locate the objects in the image, with their descriptions."
 
 
@@ -55,7 +55,7 @@ class RegionProposal(_Detection):
     """Objects without a name."""
 
     name = "<REGION_PROPOSAL>"
-    kind = "<OD>"
+    annotation_type = "<OD>"
     metric = "proposal"
     form = Form.BOXES
     template = "Locate the region proposals in the image."
@@ -74,7 +74,7 @@ class OpenVocabularyDetection(_Detection):
     """
 
     name = "<OPEN_VOCABULARY_DETECTION>"
-    kind = "<OD>"
+    annotation_type = "<OD>"
     given = "a name, or several joined by <and>"
     form = Form.LABELLED_SHAPES
     template = "Locate {input} in the image."

@@ -19,7 +19,7 @@ class VisualQuestionAnswering(TextTask):
     Its target is the answer that was given most often, of several the first in the order of the alphabet; its regions are all answers.
     """
 
-    name = kind = "<VQA>"
+    name = annotation_type = "<VQA>"
     metric = "answer"
     given = "a question"
     template = "Answer the question about the image: {input}"
@@ -57,7 +57,7 @@ class VisualQuestionAnswering(TextTask):
 class Classification(TextTask):
     """The category of the whole image; of several rows the first."""
 
-    name = kind = "<CLASSIFICATION>"
+    name = annotation_type = "<CLASSIFICATION>"
     metric = "category"
     template = "What is the category of the image?"
 

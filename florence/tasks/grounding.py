@@ -16,7 +16,7 @@ from florence.tasks import TASK, Example, Task, check_places, flat, ordered
 class PhraseGrounding(Task):
     """The rows of one caption make one example: phrases in the order of the caption, each with its boxes."""
 
-    name = kind = "<CAPTION_TO_PHRASE_GROUNDING>"
+    name = annotation_type = "<CAPTION_TO_PHRASE_GROUNDING>"
     metric = "grounding"
     given = "a caption"
     form = Form.LABELLED_BOXES

@@ -28,7 +28,7 @@ class RegionToCategory(_RegionText):
     """The category of the object in a box."""
 
     name = "<REGION_TO_CATEGORY>"
-    kind = "<OD>"
+    annotation_type = "<OD>"
     metric = "category"
     template = "What is the region {input}?"
 
@@ -38,6 +38,6 @@ class RegionToDescription(_RegionText):
     """A description of what is in a box."""
 
     name = "<REGION_TO_DESCRIPTION>"
-    kind = "<DENSE_REGION_CAPTION>"
+    annotation_type = "<DENSE_REGION_CAPTION>"
     metric = "caption"
     template = "What does the region {input} describe?"

@@ -22,7 +22,7 @@ MAX_POLYGONS = 3
 class _Segmentation(Task):
     metric = "segmentation"
     form = Form.POLYGONS
-    shortening = "the first objects are kept, and of one object its largest polygons"
+    truncation = "the first objects are kept, and of one object its largest polygons"
 
     def check(self, row: Annotation) -> None:
         """Raise EncodeError where text or polygons cannot be written."""
@@ -35,9 +35,9 @@ class _Segmentation(Task):
                         f"a polygon of {len(points)} coordinates; three points or more, x and y each, are expected"
                     )
 
-    def beginnings(self, example: Example) -> list[Example]:
+    def truncations(self, example: Example) -> list[Example]:
         """The polygons of the first object one by one, without <poly> as objects that stand alone are; then the objects."""
-        wrapped = super().beginnings(example)
+        wrapped = super().truncations(example)
         first = (
             wrapped[0].target.removeprefix(grammar.POLY_OPEN).removesuffix(grammar.POLY_CLOSE)
             if wrapped
@@ -56,7 +56,7 @@ class _Segmentation(Task):
 class ReferringExpressionSegmentation(_Segmentation):
     """The outline of what an expression refers to; rows of one expression make one example."""
 
-    name = kind = "<REFERRING_EXPRESSION_SEGMENTATION>"
+    name = annotation_type = "<REFERRING_EXPRESSION_SEGMENTATION>"
     given = "an expression"
     template = "Locate {input} in the image with mask"
 
@@ -87,7 +87,7 @@ class RegionToSegmentation(RegionInput, _Segmentation):
     """The outline of the object in a box; one example for each object whose outline is known."""
 
     name = "<REGION_TO_SEGMENTATION>"
-    kind = "<OD>"
+    annotation_type = "<OD>"
     template = "What is the polygon mask of region {input}"
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:

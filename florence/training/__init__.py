@@ -1,7 +1,7 @@
-"""One model learns every task from the snapshot's labels: a step is some images and, for each, some of its tasks."""
+"""One model learns every task from the snapshot's labels: a step is a batch of images and, for each, some of its tasks."""
 
-from florence.training.corpus import Corpus, read_corpus
-from florence.training.launch import Job, run
-from florence.training.loop import Trained, train
+from florence.training.dataset import TrainingDataset, read_dataset
+from florence.training.launch import TrainingJob, run_training
+from florence.training.loop import TrainingResult, train
 
-__all__ = ["Corpus", "Job", "Trained", "read_corpus", "run", "train"]
+__all__ = ["TrainingDataset", "TrainingJob", "TrainingResult", "read_dataset", "run_training", "train"]

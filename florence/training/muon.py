@@ -1,4 +1,8 @@
-"""Steps of equal size in every direction, for a network that starts from noise."""
+"""Muon: steps of equal size in every direction, for a network that starts from noise.
+
+A matrix's step is its gradient's momentum G with every singular value made about one (Jordan et al., Muon, 2024; Liu et
+al., arXiv 2502.16982). With X = G / ‖G‖, each Newton–Schulz iteration is X ← aX + (bA + cA²)X, where A = XXᵀ.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,21 @@ from typing import Any
 
 import torch
 
-PER_LR = 10.0
-"""Spectral norm of a matrix's step, as a multiple of the learning rate that AdamW's parameters have."""
+SPECTRAL_NORM = 10.0
+"""Spectral norm of a matrix's step, as a multiple of the learning rate of AdamW's parameters."""
 MOMENTUM = 0.95
-ROUNDS = 5
+ITERATIONS = 5
 """Newton–Schulz iterations."""
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Their polynomial's coefficients, which bring singular values to 0.7 … 1.2 in five rounds (Jordan et al., Muon, 2024)."""
+"""Their coefficients a, b, c, which bring singular values to 0.7 … 1.2 in five iterations (Jordan et al., 2024)."""
 
 
 class Muon(torch.optim.AdamW):
     """Muon for ``matrices``, AdamW for ``others`` (norms, biases, embeddings, heads).
 
-    A matrix's step is its gradient's momentum with every singular value made about one (Jordan et al., Muon, 2024; Liu et al.,
-    arXiv 2502.16982), in float32: torch.optim.Muon computes in bfloat16, which most CPUs have no instructions for. Kernels of convolutions
-    (out, in, h, w) count as matrices (out, in·h·w). ``lr`` is AdamW's, a matrix's step has `PER_LR` times it as spectral norm.
+    Computed in float32: torch.optim.Muon computes in bfloat16, which most CPUs have no instructions for. Kernels of
+    convolutions (out, in, h, w) count as matrices (out, in·h·w). ``lr`` is AdamW's; the step of a matrix has
+    `SPECTRAL_NORM` times it as spectral norm.
     """
 
     def __init__(
@@ -43,14 +47,14 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One step of all parameters that have a gradient; matrices' gradients are used up."""
+        """Update all parameters that have a gradient; the gradients of matrices are set to None."""
         for group in self.param_groups:
             if group["muon"]:
                 self._orthogonal_steps(group)
         return super().step(closure)
 
     def _orthogonal_steps(self, group: dict[str, Any]) -> None:
-        alike: dict[tuple[int, int], list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
+        by_shape: dict[tuple[int, int], list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
         for p in group["params"]:
             if p.grad is None:
                 continue
@@ -58,30 +62,33 @@ class Muon(torch.optim.AdamW):
             if not state:
                 state["exp_avg"] = torch.zeros_like(p)
             state["exp_avg"].lerp_(p.grad, 1 - MOMENTUM)
-            wanted = p.grad.lerp(state["exp_avg"], MOMENTUM).flatten(1)
-            alike.setdefault((wanted.shape[0], wanted.shape[1]), []).append((p, wanted))
-            p.grad = None  # nothing is left for AdamW
-        for (rows, columns), members in alike.items():
-            steps = orthogonal(torch.stack([wanted for _, wanted in members]))
-            size = PER_LR * group["lr"] * max(1.0, rows / columns) ** 0.5
+            momentum = p.grad.lerp(state["exp_avg"], MOMENTUM).flatten(1)
+            by_shape.setdefault((momentum.shape[0], momentum.shape[1]), []).append((p, momentum))
+            p.grad = None  # so that AdamW skips it
+        for (rows, columns), members in by_shape.items():
+            steps = orthogonalise(torch.stack([momentum for _, momentum in members]))
+            size = SPECTRAL_NORM * group["lr"] * max(1.0, rows / columns) ** 0.5
             for (p, _), step in zip(members, steps, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(step.view_as(p), alpha=-size)
 
 
-def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """The matrices (n, rows, columns) with singular values of about one."""
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """Return the matrices (n, rows, columns) with their singular values made about one."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = QUINTIC
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
     return x.mT if tall else x
 
 
 def hidden_matrices(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Weights of a module's linear layers and convolutions with more than a few rows and columns; none that is an embedding too, no depthwise kernels."""
+    """Return the weights of linear layers and convolutions with more than three rows and columns.
+
+    Without weights that are embeddings too, and without depthwise kernels.
+    """
     embeddings = {id(part.weight) for part in module.modules() if isinstance(part, torch.nn.Embedding)}
     weights: list[Any] = [
         part.weight

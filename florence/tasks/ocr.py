@@ -52,7 +52,7 @@ def reading_order(regions: Iterable[Region], size: Size) -> list[Region]:
 class OcrWithRegion(Task):
     """Every string with its quad."""
 
-    name = kind = KIND
+    name = annotation_type = KIND
     metric = "reading"
     form = Form.LABELLED_QUADS
     template = "What is the text in the image, with regions?"
@@ -69,11 +69,11 @@ class OcrWithRegion(Task):
             target = grammar.write([Group(region.label, (region,)) for region in regions], self.form, size)
             yield Example(image.image_id, self.name, "", target, LINE.join(r.label for r in regions), tuple(regions))
 
-    def beginnings(self, example: Example) -> list[Example]:
+    def truncations(self, example: Example) -> list[Example]:
         """The text is that of the strings which are left."""
         return [
             replace(part, text=LINE.join(region.label for region in part.regions))
-            for part in super().beginnings(example)
+            for part in super().truncations(example)
         ]
 
     def decode(self, text: str, size: Size, input: str = "") -> Answer:
@@ -87,10 +87,10 @@ class Ocr(TextTask):
     """Every string, without its place."""
 
     name = "<OCR>"
-    kind = KIND
+    annotation_type = KIND
     metric = "reading"
     form = Form.TEXT_OR_NOTHING
-    shortening = "its first strings are kept, in reading order"
+    truncation = "its first strings are kept, in reading order"
     ends = re.compile(rf"(?={LINE})")
     template = "What is the text in the image?"
 
@@ -111,7 +111,7 @@ class RegionToOcr(RegionInput, TextTask):
     """The string in a box; one example for each string."""
 
     name = "<REGION_TO_OCR>"
-    kind = KIND
+    annotation_type = KIND
     metric = "reading"
     template = "What text is in the region {input}?"
 
