@@ -187,7 +187,8 @@ BROKEN: dict[str, Callable[[Tables], None]] = {
     "labels column_values_to_be_between round": put("round", 2),
     "labels column_values_to_match_regex text": put("text", " \n", kept=True),
     "labels column_values_to_be_between score": put("score", 1.7),
-    "labels column_values_to_be_between agreement": put("confidence", -0.1),
+    "labels column_values_to_be_between confidence": put("confidence", -0.1),
+    "labels column_values_to_be_between agreement": put("agreement", 1.5),
     "labels column_value_lengths_to_be_between reason": put("reason", "low_confidence", kept=True),
     "labels column_values_to_match_regex reason": put("reason", "", kept=False),
     "labels column_values_to_be_between regions": put(
@@ -342,7 +343,7 @@ def test_a_user_adds_an_expectation_and_it_decides(copied: Tables, tmp_path: Pat
     edit(root, "labels", lambda suite: suite["expectations"].append(strict))
     with pytest.raises(
         ValidationFailedError,
-        match=r"labels: expect_column_mean_to_be_between\(agreement, min_value=0.99\) – found 0\.\d+\. Ours\.",
+        match=r"labels: expect_column_mean_to_be_between\(confidence, min_value=0.99\) – found 0\.\d+\. Ours\.",
     ):
         quality.validate_snapshot(SETTINGS, data, root)
 
@@ -395,7 +396,7 @@ def test_columns_of_another_type_or_not_in_every_file_stop_before_the_rest(copie
     with pytest.raises(ValidationFailedError) as caught:
         quality.validate_snapshot(SETTINGS, data, root)
     text = str(caught.value)
-    assert "labels.extra: int8" in text and "labels.agreement: double" in text
+    assert "labels.extra: int8" in text and "labels.confidence: double" in text
     assert "expect_column_values_to_be_in_set(everywhere" in text and "images.licence: string" in text
 
 

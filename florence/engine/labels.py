@@ -13,7 +13,9 @@ from florence.engine.claims import NO_SPAN
 from florence.engine.polygon_lists import POLYGONS
 from florence.records import ANNOTATION_TYPES, ANNOTATIONS, REGION, annotation_ids
 
-_BODY = pa.schema([ANNOTATIONS.field(name) for name in ("text", "regions", "score", "confidence", "kept", "reason")])
+_BODY = pa.schema(
+    [ANNOTATIONS.field(name) for name in ("text", "regions", "score", "confidence", "agreement", "kept", "reason")]
+)
 """The columns that do not follow from the order of the rows."""
 
 
@@ -25,7 +27,7 @@ class Labels:
     empty where the row is kept; ``count``: (n,) regions of each row; ``order``: (n, k), what the rows of one image are
     ordered by. ``label``: m strings; ``box``: (m, 4), ``quad``: (m, 8), NaN where none; ``polygons``: Arrow;
     ``region_score``: (m,); ``span``: (m, 2), -1 where none; ``keep_polygons``: (m,) regions whose polygons must stay as
-    they are, None for none.
+    they are, None for none. ``agreement``: (n,), see `florence.records.Annotation`, NaN where none; None for none at all.
     """
 
     annotation_type: int
@@ -43,6 +45,7 @@ class Labels:
     span: np.ndarray
     order: np.ndarray
     keep_polygons: np.ndarray | None = None
+    agreement: np.ndarray | None = None
 
 
 def build_labels_table(
@@ -106,6 +109,7 @@ def _body(part: Labels) -> pa.Table:
             "regions": pa.ListArray.from_arrays(pa.array(offsets), regions),
             "score": _nullable(part.score),
             "confidence": _nullable(part.confidence),
+            "agreement": _nullable(np.full(len(part.image), np.nan) if part.agreement is None else part.agreement),
             "kept": pc.equal(reasons, ""),
             "reason": reasons,
         },

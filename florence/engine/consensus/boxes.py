@@ -12,7 +12,13 @@ from florence.engine.claims import Claims, Regions
 from florence.engine.consensus.annotator_models import AnnotatorModels
 from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
 from florence.engine.consensus.fitting import PRIOR_CLAIMS, FitOptions, fit_annotator_models
-from florence.engine.consensus.label_matrix import ItemClaims, LabelMatrix, LabelSimilarity, build_label_matrix
+from florence.engine.consensus.label_matrix import (
+    NOT_ASKED,
+    ItemClaims,
+    LabelMatrix,
+    LabelSimilarity,
+    build_label_matrix,
+)
 from florence.engine.consensus.vote import ItemVotes, vote_on_items
 from florence.engine.filters.texts import flag_empty_texts
 from florence.engine.polygon_lists import empty_polygons, move_polygons
@@ -225,6 +231,25 @@ def average_by_cluster(values: np.ndarray, weight: np.ndarray, cluster: np.ndarr
     sums = np.stack([np.bincount(cluster, column, minlength=count) for column in columns], axis=1)
     # rounded, because the mean of equal values may come out a little off them, and so outside the image
     return np.where(total > 1e-12, np.round(sums / np.maximum(total, 1e-12), 6), values[source])
+
+
+def measure_agreement(clusters: BoxClusters, rows: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return (r,) the share of the annotators able to see the item of clusters ``rows`` (r,) that claim ``label`` (r,).
+
+    Able is who was asked and has the label in its vocabulary; a claim without a vote counts as silence. NaN where fewer
+    than two annotators are able, or no claim has a vote. Nobody claims a label of -1.
+    """
+    matrix, item = clusters.matrix, clusters.item[rows]
+    result = np.full(len(rows), np.nan)
+    voted = np.flatnonzero(item >= 0)
+    item, label = item[voted], label[voted]
+    same = matrix.present[item] & (matrix.label[item] == label[:, None])
+    able = matrix.claim[item] != NOT_ASKED
+    if matrix.can_label is not None:
+        able &= matrix.can_label.T[label] | same
+    count = able.sum(axis=1)
+    result[voted] = np.where(count > 1, same.sum(axis=1) / np.maximum(count, 1), np.nan)
+    return result
 
 
 def pick_polygons(regions: Regions, clusters: BoxClusters, fused: FusedBoxes, chosen: np.ndarray) -> pa.ListArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from florence.engine.consensus.boxes import (
     average_by_cluster,
     cluster_boxes,
     fuse_boxes,
+    measure_agreement,
     pick_polygons,
 )
 from florence.engine.consensus.fitting import PRIOR_CLAIMS_OF_TEXTS
@@ -59,7 +61,7 @@ def select_box_claims(
     bounds = np.append(claims.regions.bounds, np.full((1, 4), np.nan), axis=0)[region]
     distinct, text_of = np.unique(claims.text[rows], return_inverse=True)
     texts = [claims.texts[k] for k in distinct.tolist()]
-    normalise = normal if task == OCR else build_name_table(settings).canonical if task == OBJECTS else same
+    normalise = _normaliser(task, settings)
     labels: dict[str, int] = {}
     label = np.asarray([labels.setdefault(normalise(text), len(labels)) for text in texts], np.int64)[text_of]
     annotator, image = claims.annotator[rows], claims.image[rows]
@@ -88,6 +90,11 @@ def select_box_claims(
         is_human=human,
         label_names=tuple(labels),
     )
+
+
+def _normaliser(task: str, settings: EngineSettings) -> Callable[[str], str]:
+    """What texts that count as the same have in common."""
+    return normal if task == OCR else build_name_table(settings).canonical if task == OBJECTS else same
 
 
 def cluster_regions(
@@ -162,7 +169,7 @@ def _character_codes(text: str) -> list[int]:
 def make_region_labels(
     claims: Claims, annotation_type: int, clusters: BoxClusters, settings: EngineSettings
 ) -> list[Labels]:
-    """Return one row for each cluster of a type; then the region texts that rankers find to fit less well than the one that is taken."""
+    """Return one row for each cluster of a type; then the region texts that rankers find to fit less well."""
     task, boxes = BASE_TYPES[annotation_type], clusters.claims
     fused = fuse_boxes(claims, clusters, settings)
     source, box = fused.source, fused.box
@@ -190,7 +197,22 @@ def make_region_labels(
         order=np.nan_to_num(box[:, [1, 0, 3, 2]], nan=-1.0),
         keep_polygons=boxes.is_human[source[has_box]],
     )
-    return apply_ranks(labels, claims.ranks, boxes.is_human[source], settings) if task == DESCRIBED else [labels]
+
+    def agreement_on(rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        return measure_agreement(clusters, rows, _find_labels(boxes, source[rows], texts, task))
+
+    if task == DESCRIBED:
+        return apply_ranks(labels, claims.ranks, boxes.is_human[source], agreement_on, settings)
+    return [replace(labels, agreement=agreement_on(np.arange(len(source)), text))]
+
+
+def _find_labels(boxes: BoxClaims, source: np.ndarray, texts: Sequence[str], task: str) -> np.ndarray:
+    """(r,) the label of each text, -1 where nobody claims it. ``source``: the box claim that the text of an object is from."""
+    if task == OBJECTS:
+        return boxes.label[source]
+    number = {name: label for label, name in enumerate(boxes.label_names)}
+    normalise = normal if task == OCR else same
+    return np.asarray([number.get(normalise(text), -1) for text in texts], np.int64)
 
 
 def _label_texts(clusters: BoxClusters, fused: FusedBoxes, task: str, settings: EngineSettings) -> list[str]:
@@ -205,10 +227,17 @@ def _label_texts(clusters: BoxClusters, fused: FusedBoxes, task: str, settings: 
     return text
 
 
-def apply_ranks(labels: Labels, ranks: Ranks, human: np.ndarray, settings: EngineSettings) -> list[Labels]:
+def apply_ranks(
+    labels: Labels,
+    ranks: Ranks,
+    human: np.ndarray,
+    agreement_on: Callable[[np.ndarray, Sequence[str]], np.ndarray],
+    settings: EngineSettings,
+) -> list[Labels]:
     """Give each region the text that rankers find to fit best; return the others as rows dropped with `ranked_lower`.
 
-    The score of both is the rankers'. ``human``: (n,) rows whose text is a person's and stays. Rows have one region or none.
+    The score of both is the rankers'. ``human``: (n,) rows whose text is a person's and stays; rows have one region or
+    none. ``agreement_on``: (r,) rows and r texts → (r,) `Labels.agreement`.
     """
     open_ = np.flatnonzero((labels.count > 0) & ~human & (np.asarray(labels.reason, object) == ""))
     region = np.cumsum(labels.count) - 1
@@ -230,8 +259,12 @@ def apply_ranks(labels: Labels, ranks: Ranks, human: np.ndarray, settings: Engin
         (fit, words), *others = sorted(best.values(), reverse=True)
         text[r], score[r], label[region[r]], region_score[region[r]] = words, fit, words, fit
         lower += [(r, words, fit) for fit, words in others]
-    chosen = replace(labels, text=text, score=score, label=label, region_score=region_score)
-    return [chosen, _ranked_lower(labels, region, lower)] if lower else [chosen]
+    agreement = agreement_on(np.arange(len(text)), text)
+    chosen = replace(labels, text=text, score=score, label=label, region_score=region_score, agreement=agreement)
+    if not lower:
+        return [chosen]
+    agreement = agreement_on(np.asarray([row for row, _, _ in lower], np.int64), [words for _, words, _ in lower])
+    return [chosen, replace(_ranked_lower(labels, region, lower), agreement=agreement)]
 
 
 def _ranked_lower(labels: Labels, region: np.ndarray, lower: list[tuple[int, str, float]]) -> Labels:
