@@ -286,5 +286,5 @@ def _claims(votes, order: np.ndarray) -> tuple[ItemClaims, np.ndarray]:
 def test_equal_samples_of_names_are_drawn_whatever_the_seed_of_hashes():
     ids = [f"{random.Random(k).getrandbits(256):064x}" for k in range(50)]
     said = pa.table({"annotator": ["a"] * 50, "task": ["<OD>"] * 50, blocks.IMAGE: np.arange(50)})
-    blocks_of = lambda: np.flatnonzero(blocks.learnt_from(said, pa.array(ids)))  # noqa: E731
+    blocks_of = lambda: np.flatnonzero(blocks.find_fit_images(said, pa.array(ids)))  # noqa: E731
     assert blocks_of().tolist() == blocks_of().tolist() and len(blocks_of()) == 50
