@@ -1,4 +1,4 @@
-"""What each annotator is made with where all of them are tested: those that can do nothing without a setting have it here."""
+"""The options with which each annotator is made in tests of all annotators: those that need a setting have it here."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options that an annotator is tested with: those of tests/options_<name>.py, made once a process with whatever files they name; none without that file."""
+    """Return the test options of an annotator: those of tests/options_<name>.py, made once a process, or none."""
     return dict(_options(name))
 
 
-def made(name: str, **more: Any) -> Annotator:
-    """An annotator with the options that it is tested with, and ``more`` over them."""
+def make_annotator(name: str, **more: Any) -> Annotator:
+    """Return an annotator with its test options, and ``more`` over them."""
     return ANNOTATORS.get(name)(name="someone", **{**options(name), **more})

@@ -1,4 +1,4 @@
-"""An annotator for tests that counts what it is asked, and does what a test tells it to."""
+"""An annotator for tests that records its calls, and does what a test tells it to."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ CALLS: list[tuple[str, tuple[str, ...]]] = []
 LOADS: list[tuple[str, str]] = []
 """(annotator, its device)."""
 BEFORE: dict[str, Callable[[Annotator, ImageBatch], Any]] = {}
-"""Annotator → called with every batch before it is answered; what it returns, if anything, is the answer."""
+"""Annotator → called with every batch before it is answered; if it returns anything, that is the answer."""
 ON_LOAD: dict[str, Callable[[Annotator], Any]] = {}
+"""Annotator → called when it is loaded."""
 
 
-class Told(Annotator):
-    """Says of every image who it is and what it has heard, and boxes a place that follows from the pixels."""
+class FakeAnnotator(Annotator):
+    """Claims a caption with its name and the claims it was given, and a box that follows from the pixels."""
 
     class Options(Section):
         """What it needs and costs."""
 
-        needs: tuple[str, ...] = Field(("pixels",), description="of NEEDS")
-        price: int = Field(0, description="tokens an image")
+        needs: tuple[str, ...] = Field(("pixels",), description="subset of NEEDS")
+        price: int = Field(0, description="tokens of an image")
         words: tuple[str, ...] | None = Field(None, description="its vocabulary")
         note: str = Field("", description="changes the version")
         role: str = Field("annotator", description="of ROLES")
@@ -61,16 +62,17 @@ class Told(Annotator):
             self.usage += Usage(1, tokens, tokens / 1000)
         if self.name in BEFORE and (answer := BEFORE[self.name](self, batch)) is not None:
             return answer
-        return self.answers(batch)
+        return self.claims_of(batch)
 
-    def answers(self, batch: ImageBatch) -> list[list[Claim]]:
-        """What it says where nothing is in the way."""
+    def claims_of(self, batch: ImageBatch) -> list[list[Claim]]:
+        """Return its claims if no test interferes."""
         return [self._claims(batch, index) for index in range(len(batch.records))]
 
     def _claims(self, batch: ImageBatch, index: int) -> list[Claim]:
         record = batch.records[index]
-        heard = "; ".join(f"{row.annotator}: {row.text}" for row in batch.claims[index])
-        claims = [Claim("<CAPTION>", f"{self.name} of {record.name}" + (f" after ({heard})" if heard else ""), (), 0.1)]
+        earlier = "; ".join(f"{row.annotator}: {row.text}" for row in batch.claims[index])
+        after = f" after ({earlier})" if earlier else ""
+        claims = [Claim("<CAPTION>", f"{self.name} of {record.name}{after}", (), 0.1)]
         if batch.pixels:
             mean = float(np.float32(batch.pixels[index].mean()) / 255)
             claims.append(
@@ -82,20 +84,20 @@ class Told(Annotator):
 
 
 @contextmanager
-def registered() -> Iterator[None]:
-    """`use: told` is this annotator while the block runs."""
+def fake_annotator_registered() -> Iterator[None]:
+    """Register the annotator as `use: fake` while the block runs."""
     ANNOTATORS.discover()
-    ANNOTATORS._entries["told"] = Told
-    forget()
+    ANNOTATORS._entries["fake"] = FakeAnnotator
+    forget_calls()
     try:
         yield
     finally:
-        ANNOTATORS._entries.pop("told", None)
-        forget()
+        ANNOTATORS._entries.pop("fake", None)
+        forget_calls()
 
 
-def forget() -> None:
-    """Forget calls and instructions, and all instances, as a new process would."""
+def forget_calls() -> None:
+    """Forget calls, instructions and all instances, as in a new process."""
     _cached_annotator.cache_clear()
     CALLS.clear()
     LOADS.clear()
@@ -103,11 +105,11 @@ def forget() -> None:
     ON_LOAD.clear()
 
 
-def asked(name: str) -> list[str]:
-    """The names of the images that an annotator was asked about, in order."""
+def asked_images(name: str) -> list[str]:
+    """Return the names of the images that an annotator was asked about, in order."""
     return [image for annotator, images in CALLS if annotator == name for image in images]
 
 
-def told(**more: Any) -> dict[str, Any]:
-    """A section of params.yaml."""
-    return {"use": "told", "sources": ["*"], **more}
+def annotator_section(**more: Any) -> dict[str, Any]:
+    """Return a section of params.yaml with the annotator and other settings."""
+    return {"use": "fake", "sources": ["*"], **more}

@@ -12,7 +12,7 @@ import fake_annotators
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fake_annotators import BEFORE, CALLS, LOADS, ON_LOAD, asked, told
+from fake_annotators import BEFORE, CALLS, LOADS, ON_LOAD, annotator_section, asked_images
 from workspaces import workspace_of
 
 from florence.config import Settings, settings_from
@@ -33,7 +33,7 @@ NANO = str(ROOT / "florence/model/nano")
 
 @pytest.fixture(autouse=True)
 def _registered():
-    with fake_annotators.registered():
+    with fake_annotators.fake_annotator_registered():
         yield
 
 
@@ -107,7 +107,7 @@ def left(chosen: Settings, store: Store) -> dict[str, int]:
 def unless(images, error: Exception):
     """Answers every image but ``images``, and those with ``error``."""
     return lambda self, batch: [
-        error if r.name in images else said for r, said in zip(batch.records, self.answers(batch), strict=True)
+        error if r.name in images else said for r, said in zip(batch.records, self.claims_of(batch), strict=True)
     ]
 
 
@@ -123,15 +123,15 @@ def raising(error: BaseException, images=None):
 
 
 def test_nobody_is_asked_twice_and_a_new_annotator_is_asked_alone(store: Store):
-    two = {"a": told(batch_size=4), "b": told(needs=[]), "reader": told(needs=["claims"], depends_on=["a", "b"])}
+    two = {"a": annotator_section(batch_size=4), "b": annotator_section(needs=[]), "reader": annotator_section(needs=["claims"], depends_on=["a", "b"])}
     run(settings(two), store)
-    assert {name: len(asked(name)) for name in two} == {"a": 10, "b": 10, "reader": 10} and left(
+    assert {name: len(asked_images(name)) for name in two} == {"a": 10, "b": 10, "reader": 10} and left(
         settings(two), store
     ) == {}
     before = written(store)
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     assert run(settings(two), store) == {} and CALLS == LOADS == []
-    three = settings({**two, "new": told()})
+    three = settings({**two, "new": annotator_section()})
     assert left(three, store) == {"new": 10}
     assert run(three, store)["new"].images == 10
     assert {annotator for annotator, _ in CALLS} == {annotator for annotator, _ in LOADS} == {"new"}
@@ -139,20 +139,20 @@ def test_nobody_is_asked_twice_and_a_new_annotator_is_asked_alone(store: Store):
 
 
 def test_one_who_reads_all_reads_a_new_one_too(store: Store):
-    run(settings({"a": told(), "reader": told(needs=["claims"])}), store)
-    fake_annotators.forget()
-    run(settings({"a": told(), "reader": told(needs=["claims"]), "b": told()}), store)
+    run(settings({"a": annotator_section(), "reader": annotator_section(needs=["claims"])}), store)
+    fake_annotators.forget_calls()
+    run(settings({"a": annotator_section(), "reader": annotator_section(needs=["claims"]), "b": annotator_section()}), store)
     assert {annotator for annotator, _ in CALLS} == {"b", "reader"}
 
 
 def test_readers_hear_those_they_read_in_order(store: Store):
     chosen = settings(
         {
-            "late": told(needs=["claims", "pixels"], depends_on=["*", "!b"]),
-            "last": told(needs=["claims"], depends_on=["late", "c"]),
-            "c": told(needs=["truth"]),
-            "b": told(needs=[]),
-            "a": told(needs=[]),
+            "late": annotator_section(needs=["claims", "pixels"], depends_on=["*", "!b"]),
+            "last": annotator_section(needs=["claims"], depends_on=["late", "c"]),
+            "c": annotator_section(needs=["truth"]),
+            "b": annotator_section(needs=[]),
+            "a": annotator_section(needs=[]),
         }
     )
     assert [(a.name, a.depends_on) for a in list_annotators(chosen)] == [
@@ -187,10 +187,10 @@ def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
         list_annotators(
             settings(
                 {
-                    "early": told(needs=["claims"], depends_on=[]),
-                    "me": told(needs=["claims"], depends_on=reads),
-                    "later": told(needs=["claims"]),
-                    "a": told(),
+                    "early": annotator_section(needs=["claims"], depends_on=[]),
+                    "me": annotator_section(needs=["claims"], depends_on=reads),
+                    "later": annotator_section(needs=["claims"]),
+                    "a": annotator_section(),
                 }
             )
         )
@@ -198,22 +198,22 @@ def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
 
 def test_one_who_reads_nothing_can_not_be_told_whom():
     with pytest.raises(SettingsError, match="annotators.b.reads: b reads no claims"):
-        list_annotators(settings({"a": told(), "b": told(depends_on=["a"])}))
+        list_annotators(settings({"a": annotator_section(), "b": annotator_section(depends_on=["a"])}))
 
 
 def test_a_version_covers_exactly_those_that_are_read():
     def version(**sections) -> str:
         return {a.name: a.version for a in list_annotators(settings(sections))}["reader"]
 
-    reader = told(needs=["claims"], depends_on=["a"])
-    first = version(a=told(), b=told(), reader=reader)
-    assert version(a=told(), b=told(note="other"), reader=reader) == first == version(a=told(), reader=reader)
-    assert version(a=told(note="other"), b=told(), reader=reader) != first
-    assert version(a=told(), b=told(), reader={**reader, "depends_on": ["*"]}) != first
+    reader = annotator_section(needs=["claims"], depends_on=["a"])
+    first = version(a=annotator_section(), b=annotator_section(), reader=reader)
+    assert version(a=annotator_section(), b=annotator_section(note="other"), reader=reader) == first == version(a=annotator_section(), reader=reader)
+    assert version(a=annotator_section(note="other"), b=annotator_section(), reader=reader) != first
+    assert version(a=annotator_section(), b=annotator_section(), reader={**reader, "depends_on": ["*"]}) != first
 
 
 def test_the_device_is_set_before_loading_and_is_no_part_of_the_version(store: Store):
-    chosen = [settings({"a": told(device=device)}) for device in ("cuda:1", "cpu")]
+    chosen = [settings({"a": annotator_section(device=device)}) for device in ("cuda:1", "cpu")]
     run(chosen[0], store)
     assert LOADS == [("a", "cuda:1")]
     assert list_annotators(chosen[0]) == list_annotators(chosen[1])
@@ -241,10 +241,10 @@ def test_an_image_is_decoded_once_for_all(store: Store, decoded: list[str]):
     run(
         settings(
             {
-                "a": told(batch_size=3),
-                "b": told(batch_size=4),
-                "reader": told(needs=["claims", "pixels"], batch_size=1),
-                "c": told(needs=["truth"]),
+                "a": annotator_section(batch_size=3),
+                "b": annotator_section(batch_size=4),
+                "reader": annotator_section(needs=["claims", "pixels"], batch_size=1),
+                "c": annotator_section(needs=["truth"]),
             }
         ),
         store,
@@ -253,22 +253,22 @@ def test_an_image_is_decoded_once_for_all(store: Store, decoded: list[str]):
 
 
 def test_nothing_is_decoded_for_those_who_do_not_look(store: Store, decoded: list[str]):
-    run(settings({"a": told(needs=["truth"]), "reader": told(needs=["claims"])}), store)
-    assert decoded == [] and len(asked("reader")) == 10
+    run(settings({"a": annotator_section(needs=["truth"]), "reader": annotator_section(needs=["claims"])}), store)
+    assert decoded == [] and len(asked_images("reader")) == 10
 
 
 def test_only_what_is_missing_is_decoded(store: Store, decoded: list[str]):
-    chosen, missing = settings({"a": told(batch_size=3), "b": told()}), names(store)[4:6]
+    chosen, missing = settings({"a": annotator_section(batch_size=3), "b": annotator_section()}), names(store)[4:6]
     BEFORE["a"] = unless(missing, UnavailableError("later"))
     run(chosen, store)
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     decoded.clear()
     run(chosen, store)
-    assert decoded == asked("a") == missing and asked("b") == []
+    assert decoded == asked_images("a") == missing and asked_images("b") == []
 
 
 def test_batches_are_full_whatever_the_others_are_given_at_once(store: Store):
-    run(settings({"small": told(batch_size=3), "large": told(batch_size=8)}), store)
+    run(settings({"small": annotator_section(batch_size=3), "large": annotator_section(batch_size=8)}), store)
     assert [len(images) for annotator, images in CALLS if annotator == "large"] == [8, 2]
     assert [len(images) for annotator, images in CALLS if annotator == "small"] == [3, 3, 3, 1]
 
@@ -277,20 +277,20 @@ def test_chunks_are_bounded_by_pixels(store: Store, monkeypatch):
     import florence.workspace.annotate.chunks
 
     monkeypatch.setattr(florence.workspace.annotate.chunks, "PIXELS", 4 * 64 * 64 + 1)
-    run(settings({"a": told(batch_size=8), "blind": told(needs=[], batch_size=8)}), store)
+    run(settings({"a": annotator_section(batch_size=8), "blind": annotator_section(needs=[], batch_size=8)}), store)
     assert [len(images) for annotator, images in CALLS if annotator == "a"] == [4, 4, 2]
     monkeypatch.setattr(florence.workspace.annotate.chunks, "PIXELS", 1)
-    run(settings({"a": told(batch_size=8, note="again"), "blind": told(needs=[], batch_size=8, note="again")}), store)
+    run(settings({"a": annotator_section(batch_size=8, note="again"), "blind": annotator_section(needs=[], batch_size=8, note="again")}), store)
     assert [len(images) for annotator, images in CALLS if annotator == "a"][3:] == [1] * 10
 
 
 def test_what_is_missing_is_told_without_reading_tables(store: Store, monkeypatch):
     chosen = settings(
         {
-            "a": told(),
-            "b": told(),
-            "reader": told(needs=["claims"], depends_on=["a"]),
-            "elsewhere": told(sources=["other"]),
+            "a": annotator_section(),
+            "b": annotator_section(),
+            "reader": annotator_section(needs=["claims"], depends_on=["a"]),
+            "elsewhere": annotator_section(sources=["other"]),
         }
     )
     BEFORE["a"] = unless(names(store)[:3], UnavailableError("later"))
@@ -320,7 +320,7 @@ def test_images_are_read_a_few_at_a_time(tmp_path: Path):
 def test_a_bad_image_costs_itself_alone(store: Store):
     bad = names(store)[2]
     BEFORE["a"] = raising(RuntimeError("out of order"), [bad])
-    found = run(settings({"a": told(batch_size=4), "b": told()}), store)
+    found = run(settings({"a": annotator_section(batch_size=4), "b": annotator_section()}), store)
     rows = coverage(store, "a")
     assert {name: row["error"] for name, row in rows.items() if row["error"]} == {
         bad: "RuntimeError: out of order"
@@ -332,10 +332,10 @@ def test_a_bad_image_costs_itself_alone(store: Store):
 def test_a_bad_image_at_the_start_is_settled_once_others_are_answered(store: Store):
     bad = names(store)[:4]
     BEFORE["a"] = raising(RuntimeError("out of order"), bad)
-    chosen = settings({"a": told(batch_size=2), "reader": told(needs=["claims", "pixels"], batch_size=2)})
+    chosen = settings({"a": annotator_section(batch_size=2), "reader": annotator_section(needs=["claims", "pixels"], batch_size=2)})
     run(chosen, store)
     assert {name for name, row in coverage(store, "a").items() if row["error"]} == set(bad)
-    assert sorted(asked("reader")) == sorted(names(store)), "once each, and with what came of those before it"
+    assert sorted(asked_images("reader")) == sorted(names(store)), "once each, and with what came of those before it"
     assert left(chosen, store) == {} and not any(row["unread"] for row in coverage(store, "reader").values())
 
 
@@ -351,18 +351,18 @@ def test_a_bad_image_at_the_start_is_settled_once_others_are_answered(store: Sto
 )
 def test_what_was_raised_on_purpose_is_not_tried_again_at_once(store: Store, error: Exception, again: bool):
     ON_LOAD["a"] = raising_on_load(error)
-    found = run(settings({"a": told(), "b": told()}), store)
+    found = run(settings({"a": annotator_section(), "b": annotator_section()}), store)
     assert (found["a"].left, found["a"].retryable, found["b"].left) == (10, again, 0) and (
         str(error) or type(error).__name__
     ) in found["a"].error
 
 
 def test_claims_that_can_not_be_read_are_nobodys_failure(store: Store):
-    run(settings({"a": told(needs=[])}), store)
+    run(settings({"a": annotator_section(needs=[])}), store)
     (file,) = store.names("claims")
     store.write_bytes(file, b"not a table")
     with pytest.raises(StoreError, match=f"{file}.*not a Parquet file"):
-        run(settings({"a": told(needs=[]), "reader": told(needs=["claims"])}), store)
+        run(settings({"a": annotator_section(needs=[]), "reader": annotator_section(needs=["claims"])}), store)
     assert CALLS[1:] == []
 
 
@@ -376,16 +376,16 @@ def test_one_that_fails_costs_its_own_claims(store: Store, how: str):
         BEFORE["a"] = unless(names(store), UnavailableError("the service is down"))
     else:
         ON_LOAD["a"] = raising_on_load(RuntimeError("the service is down"))
-    chosen = settings({"a": told(required=False), "b": told(), "reader": told(needs=["claims"], depends_on=["a", "b"])})
+    chosen = settings({"a": annotator_section(required=False), "b": annotator_section(), "reader": annotator_section(needs=["claims"], depends_on=["a", "b"])})
     found = run(chosen, store)
     assert found["a"].left == 10 and found["a"].images == 0 and "the service is down" in found["a"].error
     assert found["a"].retryable == (how in ("load", "crash"))
     assert not store.names("coverage/" + list_annotators(chosen)[0].key)
     assert len(coverage(store, "b")) == len(coverage(store, "reader")) == 10
     assert left(chosen, store) == {"a": 10}
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     run(chosen, store)
-    assert (len(asked("a")), len(asked("b")), len(asked("reader"))) == (10, 0, 10), "who read without it is asked again"
+    assert (len(asked_images("a")), len(asked_images("b")), len(asked_images("reader"))) == (10, 0, 10), "who read without it is asked again"
     assert left(chosen, store) == {} and not any(row["unread"] for row in coverage(store, "reader").values())
     other = copied(Path(store.root), Path(store.root).parent / "other")
     for folder in ("claims", "coverage", "annotators"):
@@ -402,32 +402,32 @@ def raising_on_load(error: Exception):
 
 
 def test_readers_wait_for_one_that_is_required(store: Store):
-    chosen = settings({"a": told(), "reader": told(needs=["claims"])})
+    chosen = settings({"a": annotator_section(), "reader": annotator_section(needs=["claims"])})
     BEFORE["a"] = raising(UnavailableError("down"))
     found = run(chosen, store)
-    assert asked("reader") == [] and found["reader"].error == "waits for a" and found["reader"].left == 10
+    assert asked_images("reader") == [] and found["reader"].error == "waits for a" and found["reader"].left == 10
 
 
 def test_readers_wait_for_one_that_is_tried_again(store: Store):
-    chosen = settings({"a": told(required=False), "reader": told(needs=["claims"])})
+    chosen = settings({"a": annotator_section(required=False), "reader": annotator_section(needs=["claims"])})
     BEFORE["a"] = raising(RuntimeError("not yet"))
-    assert run(chosen, store, will_retry=True)["a"].retryable and asked("reader") == []
+    assert run(chosen, store, will_retry=True)["a"].retryable and asked_images("reader") == []
     run(chosen, store)
-    assert len(asked("reader")) == 10
+    assert len(asked_images("reader")) == 10
 
 
 def test_readers_of_readers_are_asked_again_too(store: Store):
     chosen = settings(
         {
-            "a": told(required=False),
-            "second": told(needs=["claims"], depends_on=["a"]),
-            "third": told(needs=["claims"], depends_on=["second"]),
+            "a": annotator_section(required=False),
+            "second": annotator_section(needs=["claims"], depends_on=["a"]),
+            "third": annotator_section(needs=["claims"], depends_on=["second"]),
         }
     )
     BEFORE["a"] = raising(UnavailableError("down"))
     run(chosen, store)
     assert left(chosen, store) == {"a": 10} and coverage(store, "third")[names(store)[0]]["unread"] == "a"
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     run(chosen, store)
     name = names(store)[0]
     assert (
@@ -435,22 +435,22 @@ def test_readers_of_readers_are_asked_again_too(store: Store):
         in table_annotations(store.read_table(store.names("claims/" + list_annotators(chosen)[2].key)[0]))[0].text
     )
     assert left(chosen, store) == {}
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     assert run(chosen, store) == {} and CALLS == []
 
 
 def test_a_reader_whose_author_has_caught_up_is_missing_something(store: Store):
-    chosen = settings({"a": told(required=False), "reader": told(needs=["claims"]), "b": told()})
+    chosen = settings({"a": annotator_section(required=False), "reader": annotator_section(needs=["claims"]), "b": annotator_section()})
     BEFORE["a"] = unless(names(store)[:3], UnavailableError("later"))
     run(chosen, store)
     assert left(chosen, store) == {"a": 3}
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     annotate_shard(
         workspace_of(chosen, store), list_annotators(chosen)[:1], "scenes-00000"
     )  # as if a kill had come after it
     assert left(chosen, store) == {"reader": 3}
     run(chosen, store)
-    assert asked("reader") == names(store)[:3] and left(chosen, store) == {}
+    assert asked_images("reader") == names(store)[:3] and left(chosen, store) == {}
 
 
 def test_an_answer_that_is_an_error_is_an_answer(store: Store):
@@ -458,7 +458,7 @@ def test_an_answer_that_is_an_error_is_an_answer(store: Store):
         pass
 
     BEFORE["a"] = unless(names(store), NotListedError("this data set does not know the image"))
-    chosen = settings({"a": told()})
+    chosen = settings({"a": annotator_section()})
     assert run(chosen, store)["a"].left == 0 and left(chosen, store) == {}
     assert {row["error"] for row in coverage(store, "a").values()} == {
         "NotListedError: this data set does not know the image"
@@ -467,9 +467,9 @@ def test_an_answer_that_is_an_error_is_an_answer(store: Store):
 
 def test_answers_that_are_too_few_are_an_error(store: Store):
     BEFORE["a"] = lambda self, batch: (
-        self.answers(batch)[:-1] if names(store)[0] in [r.name for r in batch.records] else None
+        self.claims_of(batch)[:-1] if names(store)[0] in [r.name for r in batch.records] else None
     )
-    run(settings({"a": told(batch_size=4)}), store)
+    run(settings({"a": annotator_section(batch_size=4)}), store)
     assert {name: row["error"] for name, row in coverage(store, "a").items() if row["error"]} == {
         names(store)[0]: "ValueError: 0 answers about 1 images"
     }
@@ -480,9 +480,9 @@ def test_claims_that_can_not_be_stored_cost_their_image(store: Store):
 
     BEFORE["a"] = lambda self, batch: [
         [Claim("<CAPTION>", object())] if r.name == names(store)[1] else said
-        for r, said in zip(batch.records, self.answers(batch), strict=True)
+        for r, said in zip(batch.records, self.claims_of(batch), strict=True)
     ]  # type: ignore[arg-type]
-    run(settings({"a": told()}), store)
+    run(settings({"a": annotator_section()}), store)
     assert [name for name, row in coverage(store, "a").items() if row["error"]] == [names(store)[1]]
 
 
@@ -493,14 +493,14 @@ def test_too_little_memory_makes_batches_smaller(store: Store, error: Exception)
             raise error
 
     BEFORE["a"] = before
-    assert run(settings({"a": told(batch_size=8)}), store)["a"].left == 0
-    assert [len(images) for _, images in CALLS] == [8, 4, 2, 2, 2, 2, 2] and asked("a")[-10:] == names(store)
+    assert run(settings({"a": annotator_section(batch_size=8)}), store)["a"].left == 0
+    assert [len(images) for _, images in CALLS] == [8, 4, 2, 2, 2, 2, 2] and asked_images("a")[-10:] == names(store)
     assert not any(row["error"] for row in coverage(store, "a").values())
 
 
 def test_too_little_memory_for_one_image_ends_the_annotators_work(store: Store):
     BEFORE["a"] = raising(MemoryError("full"), names(store)[3:4])
-    found = run(settings({"a": told(batch_size=2), "b": told()}), store)
+    found = run(settings({"a": annotator_section(batch_size=2), "b": annotator_section()}), store)
     assert found["a"].left == 7 and found["a"].retryable and "full" in found["a"].error and found["b"].left == 0
 
 
@@ -512,9 +512,9 @@ def test_an_image_that_can_not_be_decoded_costs_itself_alone(store: Store):
     store.write_table(
         file, table.set_column(table.column_names.index("bytes"), IMAGES.field("bytes"), pa.array(data, pa.binary()))
     )
-    run(settings({"a": told(batch_size=4), "blind": told(needs=[])}), store)
+    run(settings({"a": annotator_section(batch_size=4), "blind": annotator_section(needs=[])}), store)
     rows = coverage(store, "a")
-    assert len(rows) == 10 and "truncated" in rows[names(store)[3]]["error"] and names(store)[3] not in asked("a")
+    assert len(rows) == 10 and "truncated" in rows[names(store)[3]]["error"] and names(store)[3] not in asked_images("a")
     assert not any(row["error"] for row in coverage(store, "blind").values())
 
 
@@ -534,7 +534,7 @@ shard.EVERY = 0
 def before(self, batch):
     if name in [record.name for record in batch.records]:
         os.kill(os.getpid(), signal.SIGKILL)
-with fake_annotators.registered():
+with fake_annotators.fake_annotator_registered():
     fake_annotators.BEFORE["b"] = before
     chosen = settings_from(values)
     annotate_shard(workspace_of(chosen, Store(uri)), list_annotators(chosen), "scenes-00000")
@@ -544,9 +544,9 @@ with fake_annotators.registered():
 def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collected: Path, tmp_path: Path):
     chosen = settings(
         {
-            "a": told(batch_size=2, price=7),
-            "b": told(batch_size=2, needs=["truth"]),
-            "reader": told(needs=["claims", "pixels"], batch_size=1),
+            "a": annotator_section(batch_size=2, price=7),
+            "b": annotator_section(batch_size=2, needs=["truth"]),
+            "reader": annotator_section(needs=["claims", "pixels"], batch_size=1),
         }
     )
     values = chosen.model_dump(mode="json")
@@ -563,7 +563,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collecte
         store, list_annotators(chosen)[0]
     ) == Usage(4, 56, pytest.approx(0.056))
     run(chosen, store)
-    assert (asked("a"), asked("b")) == (names(store)[8:], names(store)[6:])
+    assert (asked_images("a"), asked_images("b")) == (names(store)[8:], names(store)[6:])
     assert read_usage(store, list_annotators(chosen)[0]) == Usage(5, 70, pytest.approx(0.07))
     whole = copied(collected, tmp_path / "whole")
     run(chosen, whole)
@@ -571,7 +571,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collecte
 
 
 def test_what_a_killed_write_left_behind_is_dropped(store: Store):
-    chosen = settings({"a": told(), "b": told(needs=[])})
+    chosen = settings({"a": annotator_section(), "b": annotator_section(needs=[])})
     run(chosen, store)
     before, annotator = written(store), list_annotators(chosen)[0]
     file = store.names("coverage/" + annotator.key)[0]
@@ -585,13 +585,13 @@ def test_what_a_killed_write_left_behind_is_dropped(store: Store):
     store.delete(file)
     run(chosen, store)
     assert len(store.read_table(file.replace("coverage/", "claims/"))) == 0
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     run(chosen, store)
     assert written(store) == before
 
 
 def test_what_has_been_said_is_written_while_a_shard_is_worked_on(store: Store, monkeypatch):
-    chosen = settings({"a": told(batch_size=2)})
+    chosen = settings({"a": annotator_section(batch_size=2)})
     monkeypatch.setattr(shard, "EVERY", 0.0)
     seen = []
     BEFORE["a"] = lambda self, batch: seen.append(left(chosen, store).get("a"))
@@ -600,7 +600,7 @@ def test_what_has_been_said_is_written_while_a_shard_is_worked_on(store: Store, 
 
 
 def test_an_exception_from_outside_keeps_what_has_been_said(store: Store):
-    chosen = settings({"a": told(batch_size=2)})
+    chosen = settings({"a": annotator_section(batch_size=2)})
     BEFORE["a"] = raising(KeyboardInterrupt(), names(store)[6:7])
     with pytest.raises(KeyboardInterrupt):
         run(chosen, store)
@@ -609,7 +609,7 @@ def test_an_exception_from_outside_keeps_what_has_been_said(store: Store):
 
 def test_a_store_that_is_no_folder_holds_the_same(store: Store, tmp_path: Path):
     chosen, remote = (
-        settings({"a": told(batch_size=3), "reader": told(needs=["claims"])}),
+        settings({"a": annotator_section(batch_size=3), "reader": annotator_section(needs=["claims"])}),
         Store(f"memory://{tmp_path.name}"),
     )
     for name in store.names(""):
@@ -617,28 +617,28 @@ def test_a_store_that_is_no_folder_holds_the_same(store: Store, tmp_path: Path):
     BEFORE["a"] = unless(names(store)[:3], UnavailableError("later"))
     run(chosen, remote)
     assert left(chosen, remote) == {"a": 3, "reader": 3}
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     run(chosen, remote)
     run(chosen, store)
     assert left(chosen, remote) == {} and written(remote) == written(store)
 
 
 def test_coverage_that_has_grown_is_published_again(store: Store, tmp_path: Path):
-    chosen, data = settings({"a": told(), "b": told()}), Store(str(tmp_path / "data"))
+    chosen, data = settings({"a": annotator_section(), "b": annotator_section()}), Store(str(tmp_path / "data"))
     BEFORE["a"] = unless(names(store)[5:], UnavailableError("later"))
     run(chosen, store)
     who = list_annotators(chosen)
     fuse_round(workspace_of(chosen, store), who, 0)
     publish_snapshot(workspace_of(chosen, store, data), who, 0)
     assert len(data.read_tables("coverage/" + who[0].key, pa.schema([]))) == 5
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     run(chosen, store)
     fuse_round(workspace_of(chosen, store), who, 1)
     publish_snapshot(workspace_of(chosen, store, data), who, 1)
     assert written(data) == written(store) and any(name.startswith("annotators/a@") for name in written(data))
     again = Store(str(tmp_path / "again"))
     restore_store(workspace_of(store=again, data=data))
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     assert run(chosen, again) == {} and CALLS == [] and written(again) == written(store)
 
 
@@ -653,7 +653,7 @@ def test_a_file_of_the_same_size_is_copied_where_it_can_have_changed(tmp_path: P
 
 
 def test_coverage_of_before_there_was_a_column_is_read(store: Store):
-    chosen = settings({"a": told(), "b": told()})
+    chosen = settings({"a": annotator_section(), "b": annotator_section()})
     run(chosen, store)
     file = store.names("coverage/" + list_annotators(chosen)[0].key)[0]
     store.write_table(file, store.read_table(file).drop_columns(["unread"]))
@@ -667,15 +667,15 @@ def test_whatever_fails_for_a_while_the_end_is_the_same(
 ):
     rng = random.Random(seed)
     sections = {
-        "a": told(batch_size=rng.randint(1, 4), required=rng.random() < 0.5),
-        "b": told(batch_size=3, needs=["truth"], required=False),
-        "reader": told(needs=["claims", "pixels"], batch_size=2, required=False, depends_on=rng.choice([["*"], ["a"]])),
-        "second": told(needs=["claims"], depends_on=["*"] if rng.random() < 0.5 else ["reader"]),
+        "a": annotator_section(batch_size=rng.randint(1, 4), required=rng.random() < 0.5),
+        "b": annotator_section(batch_size=3, needs=["truth"], required=False),
+        "reader": annotator_section(needs=["claims", "pixels"], batch_size=2, required=False, depends_on=rng.choice([["*"], ["a"]])),
+        "second": annotator_section(needs=["claims"], depends_on=["*"] if rng.random() < 0.5 else ["reader"]),
     }
     chosen = settings(sections)
     monkeypatch.setattr(shard, "EVERY", rng.choice([0.0, 30.0]))
     for attempt in range(3):
-        fake_annotators.forget()
+        fake_annotators.forget_calls()
         for name in sections:
             some = rng.sample(names(store), rng.randint(1, 9))
             how = rng.choice(
@@ -693,10 +693,10 @@ def test_whatever_fails_for_a_while_the_end_is_the_same(
             run(chosen, store, will_retry=attempt == 1)
         except KeyboardInterrupt:
             pass
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     run(chosen, store)
     assert left(chosen, store) == {}
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     assert run(chosen, store) == {} and CALLS == []
     whole = copied(collected, tmp_path / "whole")
     run(chosen, whole)
@@ -707,12 +707,12 @@ def test_whatever_fails_for_a_while_the_end_is_the_same(
 
 
 def test_usage_is_kept_and_known_to_the_next_run(store: Store):
-    chosen = settings({"a": told(batch_size=4, price=5)})
+    chosen = settings({"a": annotator_section(batch_size=4, price=5)})
     BEFORE["a"] = unless(names(store)[8:], UnavailableError("the budget is spent"))
     run(chosen, store)
     annotator = list_annotators(chosen)[0]
     assert read_usage(store, annotator) == Usage(3, 50, 0.05)
-    fake_annotators.forget()
+    fake_annotators.forget_calls()
     known = []
     BEFORE["a"] = lambda self, batch: known.append(self.usage.tokens)
     run(chosen, store)
@@ -721,14 +721,14 @@ def test_usage_is_kept_and_known_to_the_next_run(store: Store):
 
 def test_what_a_failing_call_has_cost_is_counted(store: Store):
     BEFORE["a"] = raising(UnavailableError("down"))
-    chosen = settings({"a": told(batch_size=4, price=5)})
+    chosen = settings({"a": annotator_section(batch_size=4, price=5)})
     run(chosen, store)
     assert read_usage(store, list_annotators(chosen)[0]) == Usage(1, 20, 0.02)
 
 
 def test_authors_declare_who_they_are(store: Store):
     chosen = settings(
-        {"a": told(words=["dog", "cat"], device="cpu", batch_size=3), "judge": told(role="ranker", needs=["claims"])}
+        {"a": annotator_section(words=["dog", "cat"], device="cpu", batch_size=3), "judge": annotator_section(role="ranker", needs=["claims"])}
     )
     run(chosen, store)
     who = list_annotators(chosen)
@@ -738,14 +738,14 @@ def test_authors_declare_who_they_are(store: Store):
     )
     assert store.read_json(f"annotators/{who[0].key}.json") == {
         "name": "a",
-        "use": "told",
+        "use": "fake",
         "role": "annotator",
         "tasks": ["<OD>", "<CAPTION>"],
         "vocabulary": ["cat", "dog"],
         "ingredients": {"annotator": "a"},
         "options": {"needs": ["pixels"], "price": 0, "words": ["dog", "cat"], "note": "", "role": "annotator"},
     }
-    assert read_profiles(store, list_annotators(settings({"b": told(words=["x"])}))) == (AnnotatorProfile("b"),)
+    assert read_profiles(store, list_annotators(settings({"b": annotator_section(words=["x"])}))) == (AnnotatorProfile("b"),)
 
 
 def test_one_that_can_not_say_its_words_costs_its_own_claims(store: Store, monkeypatch):
@@ -753,14 +753,14 @@ def test_one_that_can_not_say_its_words_costs_its_own_claims(store: Store, monke
         if self.name == "a":
             raise ModelError("the hub is not reached")
 
-    monkeypatch.setattr(fake_annotators.Told, "vocabulary", vocabulary)
-    found = run(settings({"a": told(required=False), "b": told()}), store)
+    monkeypatch.setattr(fake_annotators.FakeAnnotator, "vocabulary", vocabulary)
+    found = run(settings({"a": annotator_section(required=False), "b": annotator_section()}), store)
     assert (found["a"].left, found["a"].error) == (10, "the hub is not reached") and found["b"].left == 0
 
 
 def test_the_student_is_asked_last_and_declares_itself(store: Store):
     chosen = settings(
-        {"a": told(batch_size=2), "reader": told(needs=["claims"])},
+        {"a": annotator_section(batch_size=2), "reader": annotator_section(needs=["claims"])},
         model={"image_size": 64},
         engine={"student": {"tasks": ["<OD>"], "batch_size": 8}},
         train={"threads": 1, "max_target": 8},
@@ -778,14 +778,14 @@ def test_the_student_is_asked_last_and_declares_itself(store: Store):
     assert len(coverage(store, "student")) == 10 and read_profiles(store, who)[2] == AnnotatorProfile("student")
     said = store.read_json(f"annotators/{who[2].key}.json")
     assert (said["use"], said["tasks"]) == ("student", ["<OD>"]) and "batch_size" not in said["options"]
-    off = settings({"a": told()}, engine={"student": {"cap": 0}})
+    off = settings({"a": annotator_section()}, engine={"student": {"cap": 0}})
     assert [annotator.name for annotator in list_annotators(off, NANO)] == ["a"]
 
 
 def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_about_the_rest_tells_nothing(
     store: Store,
 ):
-    who = {"dear": {**told(), "images": 0.3}, "cheap": told()}
+    who = {"dear": {**annotator_section(), "images": 0.3}, "cheap": annotator_section()}
     chosen = settings(who)
     run(chosen, store)
     rows = coverage(store, "dear")

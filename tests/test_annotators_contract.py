@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from annotator_options import made, options
+from annotator_options import make_annotator, options
 from PIL import Image, ImageDraw, ImageFont
 
 from florence.annotators import ANNOTATORS, NEEDS, ImageBatch
@@ -65,7 +65,7 @@ def whole() -> ImageBatch:
         [("dot", (2.0, 2.0, 9.0, 9.0), 0.6)],
         [],
     )
-    records, said = [], []
+    records, annotations = [], []
     for index, (pixels, objects) in enumerate(zip(pictures, boxes, strict=True)):
         record = ImageRecord(
             f"{index:064x}", pixels.shape[1], pixels.shape[0], "mine", f"{index}.png", "", None, "train"
@@ -73,8 +73,8 @@ def whole() -> ImageBatch:
         claims = [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects]
         claims += [Claim("<CAPTION>", f"a {label} near a tree", (), 0.9) for label, _, _ in objects[:1]]
         records.append(record)
-        said.append(annotate(record.image_id, claims, "someone", "1"))
-    return ImageBatch(tuple(records), pictures, tuple(said), tuple(said))
+        annotations.append(annotate(record.image_id, claims, "someone", "1"))
+    return ImageBatch(tuple(records), pictures, tuple(annotations), tuple(annotations))
 
 
 def given(needs: frozenset[str], *chosen: int) -> ImageBatch:
@@ -92,14 +92,14 @@ def given(needs: frozenset[str], *chosen: int) -> ImageBatch:
 
 @lru_cache(maxsize=len(NAMES))
 def answers(name: str) -> tuple[list[Claim], ...]:
-    annotator = made(name)
+    annotator = make_annotator(name)
     annotator.load()
     return tuple(annotator.annotate(given(annotator.needs, 0, 1, 2, 3)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_declares_what_it_needs_and_claims(name: str):
-    annotator = made(name)
+    annotator = make_annotator(name)
     assert annotator.needs <= NEEDS
     assert annotator.tasks and set(annotator.tasks) <= set(ANNOTATION_TYPES)
     assert type(annotator).__doc__ and type(annotator).Options.__doc__
@@ -109,21 +109,21 @@ def test_declares_what_it_needs_and_claims(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_refuses_an_option_that_it_does_not_know(name: str):
     with pytest.raises(SettingsError, match=r"annotators\.someone\.no_such_option.*allowed"):
-        made(name, no_such_option=1)
+        make_annotator(name, no_such_option=1)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_version_is_stable_and_follows_the_options(name: str):
-    version = made(name).version
-    assert version == made(name).version
-    for field, values in made(name).options.model_dump().items():
+    version = make_annotator(name).version
+    assert version == make_annotator(name).version
+    for field, values in make_annotator(name).options.model_dump().items():
         others = {
             bool: [not values],
             int: [values + 1 if isinstance(values, int) else 0],
             float: [values / 2 + 0.01 if isinstance(values, float) else 0],
         }
         for value in others.get(type(values), []):
-            assert made(name, **{field: value}).version != version, field
+            assert make_annotator(name, **{field: value}).version != version, field
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,12 +146,12 @@ print(json.dumps([versions, [module for module in {HEAVY!r} if module in sys.mod
     assert done.returncode == 0, done.stderr
     versions, loaded = json.loads(done.stdout)
     assert loaded == []
-    assert versions == {name: made(name).version for name in NAMES}
+    assert versions == {name: make_annotator(name).version for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_claims_are_of_declared_tasks_and_inside_their_images(name: str):
-    annotator = made(name)
+    annotator = make_annotator(name)
     assert len(answers(name)) == 4
     assert any(answers(name)), "nothing was claimed at all: these images show nothing to this annotator"
     for record, claims in zip(whole().records, answers(name), strict=True):
@@ -167,7 +167,7 @@ def test_claims_are_of_declared_tasks_and_inside_their_images(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_do_not_depend_on_batch_order_or_instance(name: str):
-    annotator = made(name)
+    annotator = make_annotator(name)
     annotator.load()
     annotator.load()
     for index in (1, 0):

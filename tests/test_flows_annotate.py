@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fake_annotators
 import pytest
-from fake_annotators import BEFORE, CALLS, asked, told
+from fake_annotators import BEFORE, CALLS, annotator_section, asked_images
 from flow_workspaces import params, write_params
 from workspaces import workspace_of
 
@@ -27,7 +27,7 @@ def _registered(monkeypatch):
     import flows.annotate
 
     monkeypatch.setattr(flows.annotate, "RETRY_DELAY", 0)
-    with fake_annotators.registered():
+    with fake_annotators.fake_annotator_registered():
         yield
 
 
@@ -92,19 +92,19 @@ def test_a_new_annotator_is_asked_alone(tmp_path: Path):
         "careful": None,
         "hasty": None,
         "crude": None,
-        "a": told(batch_size=3),
-        "reader": told(needs=["claims"], depends_on=["a"]),
+        "a": annotator_section(batch_size=3),
+        "reader": annotator_section(needs=["claims"], depends_on=["a"]),
     }
     settings, store = workspace(tmp_path, annotators=sections)
     run(tmp_path, settings)
     before = written(store)
     CALLS.clear()
-    settings, _ = workspace(tmp_path, annotators={**sections, "new": told(needs=["truth"])})
+    settings, _ = workspace(tmp_path, annotators={**sections, "new": annotator_section(needs=["truth"])})
     done = run(tmp_path, settings)
     assert (
         (done.shards, done.images) == (3, 12)
         and {annotator for annotator, _ in CALLS} == {"new"}
-        and len(asked("new")) == 12
+        and len(asked_images("new")) == 12
     )
     assert {name: data for name, data in written(store).items() if "/new@" not in name} == before
 
@@ -113,9 +113,9 @@ def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
     settings, store = workspace(
         tmp_path,
         annotators={
-            "fragile": told(required=False),
-            "steady": told(),
-            "reader": told(needs=["claims"], depends_on=["fragile"]),
+            "fragile": annotator_section(required=False),
+            "steady": annotator_section(),
+            "reader": annotator_section(needs=["claims"], depends_on=["fragile"]),
         },
         flow={"retries": 2, "workers": 1},
     )
@@ -129,13 +129,13 @@ def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
     BEFORE["fragile"] = before
     done = run(tmp_path, settings)
     assert done.missing == () and done.images == 72
-    assert len(asked("steady")) == len(asked("reader")) == 12 and len(tries) == 13
+    assert len(asked_images("steady")) == len(asked_images("reader")) == 12 and len(tries) == 13
 
 
 def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tmp_path: Path, capsys):
     settings, store = workspace(
         tmp_path,
-        annotators={"fragile": told(required=False, price=3), "reader": told(needs=["claims"])},
+        annotators={"fragile": annotator_section(required=False, price=3), "reader": annotator_section(needs=["claims"])},
         flow={"retries": 1},
     )
     BEFORE["fragile"] = failing(names(store, 0), UnavailableError("the budget is spent"))
@@ -168,14 +168,14 @@ def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tm
     CALLS.clear()
     later = run(tmp_path, settings)
     assert (later.shards, later.images, later.missing) == (1, 4, ())
-    assert (len(asked("fragile")), len(asked("reader"))) == (4, 4)
+    assert (len(asked_images("fragile")), len(asked_images("reader"))) == (4, 4)
     facts = {a.name: a for a in findings._annotator_facts(settings, store, who)}
     assert (facts["fragile"].missing, facts["fragile"].why) == (0, "") and store.read_json(MISSING) == {}
 
 
 def test_a_required_one_fails_the_flow_when_the_others_have_finished(tmp_path: Path):
     settings, store = workspace(
-        tmp_path, annotators={"fragile": told(), "reader": told(needs=["claims"], required=False), "other": told()}
+        tmp_path, annotators={"fragile": annotator_section(), "reader": annotator_section(needs=["claims"], required=False), "other": annotator_section()}
     )
     BEFORE["fragile"] = failing(names(store, 0), RuntimeError("out of order"))
     with pytest.raises(
@@ -214,7 +214,7 @@ def test_many_shards_are_given_to_prefect_a_few_at_a_time(tmp_path: Path, monkey
 
     monkeypatch.setattr(flows.annotate, "SUBMITTED", 1)
     monkeypatch.setattr(flows.annotate, "LOOK", 0.01)
-    settings, store = workspace(tmp_path, annotators={"a": told(batch_size=1)})
+    settings, store = workspace(tmp_path, annotators={"a": annotator_section(batch_size=1)})
     seen = []
     BEFORE["a"] = lambda self, batch: seen.append(len(store.names("coverage/" + list_annotators(settings)[-1].key)))
     assert run(tmp_path, settings).images == 48

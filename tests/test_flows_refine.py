@@ -21,10 +21,10 @@ from florence.store import Store
 from florence.workspace.annotate import annotate_shard, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.layout import list_shards
+from flows.init import create_workspace
 from flows.plan import describe_plan, is_idle, plan_loop
 from flows.state import LoopState, WorkspaceLockedError, lock_workspace, read_state, write_state
 from flows.tracked import open_workspace
-from flows.init import create_workspace
 
 # ---------------------------------------------------------------- what there is to do
 
@@ -122,11 +122,11 @@ def test_one_that_fails_as_before_has_nothing_new_to_say(annotated: Path, tmp_pa
     write_params(
         folder,
         annotators={
-            "late": fake_annotators.describe_plan(required=False),
-            "reader": fake_annotators.describe_plan(needs=["claims"], depends_on=["careful"]),
+            "late": fake_annotators.annotator_section(required=False),
+            "reader": fake_annotators.annotator_section(needs=["claims"], depends_on=["careful"]),
         },
     )
-    with fake_annotators.registered():
+    with fake_annotators.fake_annotator_registered():
         opened = open_workspace(folder)
         fake_annotators.BEFORE["late"] = down
         assert plan_loop(opened, None).missing == {"late": 24, "reader": 24}
