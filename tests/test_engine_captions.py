@@ -6,7 +6,7 @@ import numpy as np
 from engine_claims import fused, one_image
 
 from florence.config import EngineSettings
-from florence.engine.consensus.word_consensus import Versions, compose, spell
+from florence.engine.consensus.word_consensus import TextVersions, compose_by_characters, compose_texts
 from florence.engine.wording.tokens import tokenize_texts
 from florence.records import Claim
 
@@ -16,8 +16,8 @@ def composed_all(*items: tuple[str, ...], weights: tuple[float, ...] = ()) -> li
     texts = [text for item in items for text in item]
     annotator = np.concatenate([np.arange(len(item)) for item in items])
     weight = np.asarray(weights)[annotator] if weights else np.ones(len(texts))
-    found = compose(
-        Versions(
+    found = compose_texts(
+        TextVersions(
             tokenize_texts(texts),
             np.repeat(np.arange(len(items)), [len(item) for item in items]),
             annotator,
@@ -26,7 +26,7 @@ def composed_all(*items: tuple[str, ...], weights: tuple[float, ...] = ()) -> li
         ),
         0.5,
     )
-    return [found.lines.text[k] for k in found.line.tolist()]
+    return [found.texts.text[k] for k in found.row.tolist()]
 
 
 def composed(*texts: str, weights: tuple[float, ...] = ()) -> str:
@@ -92,7 +92,7 @@ def test_who_never_says_a_word_does_not_take_it_from_the_others():
 
 
 def test_strings_are_read_character_by_character():
-    assert spell(
+    assert compose_by_characters(
         [
             [("EX1T", 1.0), ("EXIT", 1.0), ("FXIT", 1.0)],
             [("OPEN", 1.0), ("0PEN", 0.4)],

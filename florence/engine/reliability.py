@@ -12,9 +12,9 @@ from florence.config import EngineSettings
 from florence.engine.claims import Claims, read_claims
 from florence.engine.consensus.blocks import select_fit_claims, select_voting_claims
 from florence.engine.consensus.boxes import BoxClusters
-from florence.engine.consensus.captions import candidates, caption_trust, fuse_captions
-from florence.engine.consensus.phrase_binding import GROUNDING, kept
-from florence.engine.consensus.phrases import ask_phrases
+from florence.engine.consensus.captions import collect_caption_claims, estimate_caption_weights, fuse_captions
+from florence.engine.consensus.phrase_binding import GROUNDING, select_kept_captions
+from florence.engine.consensus.phrases import cluster_phrases
 from florence.engine.consensus.regions import OBJECTS, REGION_TYPES, cluster_regions
 from florence.engine.enhance.names import build_name_table
 from florence.records import BASE_TYPES, CAPTIONS, AnnotatorProfile
@@ -56,14 +56,14 @@ def _values(
     claims: Claims, clusters: Mapping[str, BoxClusters], settings: EngineSettings
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(A,) the reliability of each annotator and whether it was estimated, by task."""
-    captions = kept([fuse_captions(claims, BASE_TYPES.index(task), settings) for task in CAPTIONS])
+    captions = select_kept_captions([fuse_captions(claims, BASE_TYPES.index(task), settings) for task in CAPTIONS])
     models = {task: found.models.labels for task, found in clusters.items()}
-    models[GROUNDING] = ask_phrases(claims, captions, None, settings)[1].models.labels
+    models[GROUNDING] = cluster_phrases(claims, captions, None, settings)[1].models.labels
     values = {task: (found.f1, found.estimated) for task, found in models.items()}
     for task in CAPTIONS:
         code = BASE_TYPES.index(task)
-        trust = caption_trust(claims, code, candidates(claims, code, settings))
-        values[task] = trust.weight, trust.estimated
+        weights = estimate_caption_weights(claims, code, collect_caption_claims(claims, code, settings))
+        values[task] = weights.weight, weights.estimated
     return values
 
 

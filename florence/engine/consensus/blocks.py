@@ -24,7 +24,7 @@ from florence.config import EngineSettings
 from florence.engine.claims import AnnotatorRoster, find_codes, find_type_codes, image_sizes, read_claims
 from florence.engine.consensus import answers, captions, phrases
 from florence.engine.consensus.boxes import BoxModels
-from florence.engine.consensus.phrase_binding import kept
+from florence.engine.consensus.phrase_binding import select_kept_captions
 from florence.engine.consensus.regions import REGION_TYPES, cluster_regions, make_region_labels
 from florence.engine.enhance.polygons import enhance_polygons
 from florence.engine.filters.duplicates import drop_near_duplicates, find_near_duplicates
@@ -62,7 +62,7 @@ class FittedModels:
     """What is estimated of the annotators, by annotation type (index into `ANNOTATION_TYPES`)."""
 
     boxes: dict[int, BoxModels] = field(default_factory=dict)
-    captions: dict[int, captions.Judged] = field(default_factory=dict)
+    captions: dict[int, captions.CaptionModels] = field(default_factory=dict)
     answers: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __or__(self, other: FittedModels) -> FittedModels:
@@ -148,12 +148,16 @@ def fuse_block(
             captions.fuse_captions(claims, code, settings, known.captions.get(code))
             for code in map(BASE_TYPES.index, CAPTIONS)
         ]
-        fitted.captions.update({part.kind: part.judged for part in written if part.kind in claimed})
-        parts += [captions.caption_labels(claims, part) for part in written]
-        kept_captions = kept(written)
-        bound, clusters = phrases.ask_phrases(claims, kept_captions, size, settings, known.boxes.get(phrases.KIND))
-        fitted.boxes.update({phrases.KIND: clusters.models} if phrases.KIND in claimed else {})
-        parts += phrases.phrase_labels(claims, kept_captions, bound, clusters, settings)
+        fitted.captions.update(
+            {part.annotation_type: part.models for part in written if part.annotation_type in claimed}
+        )
+        parts += [captions.make_caption_labels(claims, part) for part in written]
+        kept_captions = select_kept_captions(written)
+        bound, clusters = phrases.cluster_phrases(
+            claims, kept_captions, size, settings, known.boxes.get(phrases.PHRASE_TYPE)
+        )
+        fitted.boxes.update({phrases.PHRASE_TYPE: clusters.models} if phrases.PHRASE_TYPE in claimed else {})
+        parts += phrases.make_phrase_labels(claims, kept_captions, bound, clusters, settings)
     return parts, fitted | known
 
 
@@ -184,10 +188,11 @@ def fuse(
 ) -> pa.Table:
     """Fuse all claims about ``images`` into labels, kept or dropped with a reason: a table of schema `ANNOTATIONS` in the order of the images, by annotator "consensus".
 
-    ``coverage``: who looked at which image, with what error. ``profiles``: what annotators declare; one without a profile
-    has a vote and any vocabulary, or is a person if its name is "human". The same rows give the same bytes in any order and
-    for any number of ``workers`` (threads); ``done`` is called after each block. The student is one more annotator, named
-    "student"; there is no other state. Raises DataError for a claim of no annotation type, or whose region is none.
+    ``coverage``: who looked at which image, with what error. ``profiles``: what annotators declare; one without a
+    profile has a vote and any vocabulary, or is a person if its name is "human". The same rows give the same bytes in
+    any order and for any number of ``workers`` (threads); ``done`` is called after each block. The student is one more
+    annotator, named "student"; there is no other state. Raises DataError for a claim of no annotation type, or whose
+    region is none.
     """
     whole = Block(claims, images, coverage)
     if len(claims) <= MAX_CLAIMS_WHOLE:
@@ -252,7 +257,8 @@ def find_fit_images(claims: pa.Table, ids: pa.Array) -> np.ndarray:
     """Return (images,) which images models are fitted to: `FIT_IMAGES` with claims of each annotator and annotation type.
 
     They are taken in the order of a hash of their ids, so that they are the same for all annotators where possible.
-    Images with claims of people are not sought: what people review is no fair sample. ``claims``: with the column `IMAGE`.
+    Images with claims of people are not sought: what people review is no fair sample. ``claims``: with the column
+    `IMAGE`.
     """
     order = np.argsort([blake2b(name.encode(), digest_size=8).hexdigest() for name in ids.to_pylist()], kind="stable")
     rank = np.argsort(order)[claims[IMAGE].to_numpy()]

@@ -1,4 +1,21 @@
-"""Captions of several annotators made into one."""
+"""Captions of several annotators fused into one for each image.
+
+Weights. The overlap of two annotators' captions of an image is explained by one factor f_a of each
+(`florence.engine.consensus.similarity_factors`); the weight of a's captions is the log odds of f_a among 20 possible
+texts,
+
+    w_a = log(f_a / (1 − f_a) · (20 − 1)), scaled to 0 … 1 (`log_odds_weight`),
+
+times, where rankers scored all captions of an image, the score of the caption over the best one's. The student's weight
+is at most c / (1 − c) of the others' together. Of dependent annotators the one of most weight votes.
+
+Text and confidence. The captions are composed word by word (`florence.engine.consensus.word_consensus`). With m_a the
+similarity of a's caption and the composed one, and ρ_a the share of its images that a has a caption for,
+
+    confidence = Σ_{a has one} w_a m_a / (Σ_{a has one} w_a + Σ_{a silent} w_a ρ_a)
+
+A person's caption stands as it is, with confidence 1.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +26,10 @@ import numpy as np
 from florence.config import EngineSettings
 from florence.engine.claims import NO_SPAN, Claims
 from florence.engine.consensus.annotator_models import AnnotatorModels
+from florence.engine.consensus.similarity_factors import group_dependent_annotators
 from florence.engine.consensus.vote import log_odds_weight
-from florence.engine.consensus.word_consensus import Likeness, Versions, compose, likeness
+from florence.engine.consensus.word_consensus import TextVersions, VersionOverlaps, compose_texts, measure_overlaps
+from florence.engine.consensus.word_network import WordVoters
 from florence.engine.filters.alt_text import find_description
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
@@ -20,18 +39,17 @@ from florence.engine.polygon_lists import empty_polygons
 from florence.engine.wording.tokens import TokenizedTexts, tokenize_texts
 from florence.records import BASE_TYPES
 
-CHOICES = 20.0
-"""Texts that could as well be written: with more, weights differ too little for the silence of the others to count for enough."""
-COPIES = 0.25
-"""Share of what two annotators do not have in common by chance from which one is taken to repeat the other."""
-ENOUGH = 30
-"""Captions of two annotators about the same images under which they are taken to be independent."""
+POSSIBLE_TEXTS = 20.0
+"""Texts that could as well be written: with more, weights differ too little for the silence of the others to count."""
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The captions of one kind that are claimed, one an annotator and image, in order of both. ``image``, ``annotator``, ``text``: (c,), as in `Claims`; ``line``: (c,),
-    row of ``lines``, what is left of the text without boilerplate; ``start``: (c,), the character that it begins at; ``reason``: (c,), why it has no vote.
+class CaptionClaims:
+    """The c claimed captions of one annotation type, one for each annotator and image, in order of image and annotator.
+
+    ``image``, ``annotator``, ``text``: (c,), as in `Claims`; ``score``: (c,); ``reason``: (c,), why a caption has no
+    vote, empty where it has one; ``row``: (c,), row of ``texts``, the text without boilerplate; ``start``: (c,), the
+    character that it begins at.
     """
 
     image: np.ndarray
@@ -39,268 +57,238 @@ class Candidates:
     text: np.ndarray
     score: np.ndarray
     reason: np.ndarray
-    line: np.ndarray
+    row: np.ndarray
     start: np.ndarray
-    lines: TokenizedTexts
+    texts: TokenizedTexts
 
     def __len__(self) -> int:
         return len(self.image)
 
     @property
     def item(self) -> np.ndarray:
-        """(c,) the number of each one's image among those that have a caption."""
+        """(c,) the number of each one's image among the n images that have a caption."""
         return np.cumsum(np.r_[False, np.diff(self.image) != 0][: len(self)])
 
     @property
     def first(self) -> np.ndarray:
-        """(k,) the first candidate of each image."""
+        """(n,) the first claim of each image."""
         return np.flatnonzero(np.r_[True, np.diff(self.image) != 0][: len(self)])
+
+    def versions(self, weight: np.ndarray) -> TextVersions:
+        """Return the claims as versions of one text for each image, of ``weight`` (c,)."""
+        return TextVersions(self.texts, self.item, self.annotator, self.row, weight)
 
 
 @dataclass(frozen=True)
-class Captions:
-    """What became of the captions of one kind, image by image. ``image``: (k,); ``line``: (k,), row of ``lines``, the final text; ``item``: (c,), the caption that each
-    candidate is of; ``to``: where the tokens of each candidate stand in it, one candidate after the other; ``reason``: (k,), empty where it is kept.
+class CaptionWeights:
+    """The weights of A annotators. ``weight``: (A,), w; ``claim_rate``: (A,), ρ; ``estimated``: (A,), False where there
+    were too few captions to estimate it; ``group``: (A,), the same number for dependent annotators.
     """
 
-    kind: int
+    weight: np.ndarray
+    claim_rate: np.ndarray
+    estimated: np.ndarray
+    group: np.ndarray
+
+
+@dataclass(frozen=True)
+class CaptionModels:
+    """What is estimated of the annotators of one type of captions. ``words``: the annotator models of words, None where
+    no caption was composed word by word.
+    """
+
+    weights: CaptionWeights
+    words: AnnotatorModels | None
+
+
+@dataclass(frozen=True)
+class FusedCaptions:
+    """The fused captions of one annotation type, one for each of n images.
+
+    ``row``: (n,), row of ``texts``, the fused text; ``claims``: what they are fused of; ``position``: see
+    `ComposedTexts`; ``score``, ``confidence``: (n,), NaN where there is none; ``reason``: (n,), empty where a caption
+    is kept.
+    """
+
+    annotation_type: int
     image: np.ndarray
-    lines: TokenizedTexts
-    line: np.ndarray
-    candidates: Candidates
-    item: np.ndarray
-    to: np.ndarray
+    texts: TokenizedTexts
+    row: np.ndarray
+    claims: CaptionClaims
+    position: np.ndarray
     score: np.ndarray
     confidence: np.ndarray
     reason: np.ndarray
-    judged: Judged
+    models: CaptionModels
 
     def __len__(self) -> int:
         return len(self.image)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What is known of those who write captions of one kind; ``words``: how far the words of each are to be trusted, None where it was of no account."""
-
-    trust: Trust
-    words: AnnotatorModels | None
-
-
-@dataclass(frozen=True)
-class Trust:
-    """(A,) ``weight``: of each annotator's captions of one kind; ``speaks``: the share of the images it looked at that it has one for; ``estimated``: whether
-    there was enough to tell by; ``group``: a number that annotators have in common who repeat each other.
-    """
-
-    weight: np.ndarray
-    speaks: np.ndarray
-    estimated: np.ndarray
-    group: np.ndarray
-
-
-def candidates(claims: Claims, kind: int, settings: EngineSettings) -> Candidates:
-    """The captions of one kind: of several by one annotator about one image the first that has a vote."""
-    rows = np.flatnonzero(claims.annotation_type == kind)
+def collect_caption_claims(claims: Claims, annotation_type: int, settings: EngineSettings) -> CaptionClaims:
+    """Return the captions of one type: of several by one annotator about one image the first that has a vote."""
+    rows = np.flatnonzero(claims.annotation_type == annotation_type)
     image, annotator, human = claims.image[rows], claims.annotator[rows], claims.is_human[claims.annotator[rows]]
-    # what a person writes stands as it is
-    known, line = np.unique(claims.text[rows] * 2 + human, return_inverse=True)
+    # a person's text stands as it is
+    known, row = np.unique(claims.text[rows] * 2 + human, return_inverse=True)
     whole = [claims.texts[k] for k in (known // 2).tolist()]
     spans = [
-        (0, len(text)) if person else find_description(text)
-        for text, person in zip(whole, (known % 2).tolist(), strict=True)
+        (0, len(text)) if by_person else find_description(text)
+        for text, by_person in zip(whole, (known % 2).tolist(), strict=True)
     ]
-    inner = tokenize_texts([text[a:b] for text, (a, b) in zip(whole, spans, strict=True)])
-    found = [
-        ("low_score", flag_low_scores(claims.score[rows], annotator, BASE_TYPES[kind], claims.annotators, settings))
-    ]
-    found += [(name, applies[line]) for name, applies in apply_caption_filters(inner, BASE_TYPES[kind], settings)]
-    reason = choose_first_reason(len(rows), [(name, applies & ~human) for name, applies in found])
+    texts = tokenize_texts([text[a:b] for text, (a, b) in zip(whole, spans, strict=True)])
+    task = BASE_TYPES[annotation_type]
+    masks = [("low_score", flag_low_scores(claims.score[rows], annotator, task, claims.annotators, settings))]
+    masks += [(reason, applies[row]) for reason, applies in apply_caption_filters(texts, task, settings)]
+    reason = choose_first_reason(len(rows), [(reason, applies & ~human) for reason, applies in masks])
     order = np.lexsort((reason != "", annotator, image))
-    first = (
-        order[np.flatnonzero(np.r_[True, (np.diff(image[order]) != 0) | (np.diff(annotator[order]) != 0)])]
-        if len(order)
-        else order
-    )
+    new = np.r_[True, (np.diff(image[order]) != 0) | (np.diff(annotator[order]) != 0)][: len(order)]
+    first = order[new]
     start = np.asarray([a for a, _ in spans], np.int64)
-    return Candidates(
+    return CaptionClaims(
         image[first],
         annotator[first],
         claims.text[rows[first]],
         claims.score[rows[first]],
         reason[first],
-        line[first],
-        start[line[first]],
-        inner,
+        row[first],
+        start[row[first]],
+        texts,
     )
 
 
-# ---------------------------------------------------------------- reliability
+# ---------------------------------------------------------------- weights of annotators
 
 
-def caption_trust(claims: Claims, kind: int, found: Candidates, near: Likeness | None = None) -> Trust:
-    """How near each annotator's captions are to what is right, by how near they are to each other. ``near``: where it is known already.
-
-    The likeness of two annotators is taken for the product of two figures, one of each, that are fitted to all pairs; it takes three annotators to tell them apart. Pairs that
-    are much more alike than that repeat each other (see `repeating`).
-    """
+def estimate_caption_weights(
+    claims: Claims, annotation_type: int, captions: CaptionClaims, overlaps: VersionOverlaps | None = None
+) -> CaptionWeights:
+    """Return the weights of annotators, by how much their captions overlap. ``overlaps``: where they are known."""
     count = len(claims.annotators)
-    near = near or likeness(_versions(found, np.zeros(len(found))))
-    heard = (found.reason[near.a] == "") & (found.reason[near.b] == "") & (near.a != near.b)
-    pair = found.annotator[near.a[heard]] * count + found.annotator[near.b[heard]]
-    total = np.bincount(pair, near.value[heard], minlength=count * count).reshape(count, count).astype(float)
-    times = np.bincount(pair, minlength=count * count).reshape(count, count).astype(float)
-    judged = ~claims.is_human & ((times > 0).sum(axis=1) >= 2)
-    figures, group = repeating(total, times)
-    weight = np.where(judged, log_odds_weight(figures, CHOICES), 1.0)
-    said = np.bincount(found.annotator, minlength=count)
-    return Trust(weight, np.minimum((said + 1) / (claims.asked(kind).sum(axis=0) + 1), 1.0), judged, group)
-
-
-def factors(total: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """(A,) figures whose products fit the mean likeness (total / times) of each pair best, weighted by its number."""
-    mean = np.divide(total, times, out=np.zeros_like(total), where=times > 0)
-    near = np.full(len(mean), np.sqrt(max(total.sum() / max(times.sum(), 1), 1e-4)))
-    for _ in range(50):
-        for who in range(len(near)):
-            base = (times[who] * near**2).sum()
-            if base > 0:
-                near[who] = np.clip((times[who] * mean[who] * near).sum() / base, 0.01, 0.99)
-    return near
-
-
-def repeating(total: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(A,) `factors`, and (A,) the group of each annotator: pairs are of one that are alike in more than `COPIES` of what two independent ones would not share.
-
-    It takes four annotators: with three, any likeness of pairs can be explained by the factors.
-    """
-    times, group = times.copy(), np.arange(len(times))
-    while True:
-        near = factors(total, times)
-        if ((times > 0).sum(axis=1) >= 3).sum() < 4:
-            return near, group
-        expected = np.outer(near, near)
-        mean = np.divide(total, times, out=np.zeros_like(total), where=times >= ENOUGH)
-        copies = np.where(times >= ENOUGH, (mean - expected) / (1 - expected), 0.0)
-        a, b = np.unravel_index(int(copies.argmax()), copies.shape)
-        if copies[a, b] < COPIES:
-            return near, group
-        times[a, b] = times[b, a] = 0
-        group[group == group[b]] = group[a]
+    overlaps = overlaps or measure_overlaps(captions.versions(np.zeros(len(captions))))
+    votes = (captions.reason[overlaps.a] == "") & (captions.reason[overlaps.b] == "") & (overlaps.a != overlaps.b)
+    pair = captions.annotator[overlaps.a[votes]] * count + captions.annotator[overlaps.b[votes]]
+    total = np.bincount(pair, overlaps.value[votes], minlength=count * count).reshape(count, count).astype(float)
+    shared = np.bincount(pair, minlength=count * count).reshape(count, count).astype(float)
+    estimated = ~claims.is_human & ((shared > 0).sum(axis=1) >= 2)
+    factors, group = group_dependent_annotators(total, shared)
+    weight = np.where(estimated, log_odds_weight(factors, POSSIBLE_TEXTS), 1.0)
+    claimed = np.bincount(captions.annotator, minlength=count)
+    claim_rate = np.minimum((claimed + 1) / (claims.asked(annotation_type).sum(axis=0) + 1), 1.0)
+    return CaptionWeights(weight, claim_rate, estimated, group)
 
 
 # ---------------------------------------------------------------- fusing
 
 
-def fuse_captions(claims: Claims, kind: int, settings: EngineSettings, known: Judged | None = None) -> Captions:
-    """One caption of a kind for each image that has one claimed, kept or not. ``known``: what was found of other images."""
-    found = candidates(claims, kind, settings)
-    near = likeness(_versions(found, np.zeros(len(found))))
-    trust = known.trust if known else caption_trust(claims, kind, found, near)
-    weight = _weights(claims, kind, found, trust, settings) * _fits(claims, found)
-    student = claims.student_index
+def fuse_captions(
+    claims: Claims, annotation_type: int, settings: EngineSettings, known: CaptionModels | None = None
+) -> FusedCaptions:
+    """Return one caption for each image that has a claimed one, kept or not. ``known``: models of other images."""
+    captions = collect_caption_claims(claims, annotation_type, settings)
+    overlaps = measure_overlaps(captions.versions(np.zeros(len(captions))))
+    weights = known.weights if known else estimate_caption_weights(claims, annotation_type, captions, overlaps)
+    weight = _weigh_claims(claims, annotation_type, captions, weights, settings) * _rank_claims(claims, captions)
     words = known.words if known else None
-    composed = compose(
-        _versions(found, weight),
-        settings.min_caption_overlap,
-        near,
-        student,
-        settings.student.cap,
-        len(claims.annotators),
-        words,
-    )
-    confidence, reason = _agreed(claims, kind, found, trust, weight, composed.similarity, settings)
-    score = _mean(found.score, weight, found.item, len(found.first))
-    result = Captions(
-        kind,
-        found.image[found.first],
-        composed.lines,
-        composed.line,
-        found,
-        found.item,
-        composed.to,
-        score,
+    voters = WordVoters(len(claims.annotators), claims.student_index, settings.student.cap, words)
+    composed = compose_texts(captions.versions(weight), settings.min_caption_overlap, overlaps, voters)
+    confidence = _measure_confidence(claims, annotation_type, captions, weights, weight, composed.similarity)
+    by_person = _by_person(captions, claims.is_human)
+    reason, confidence = _choose_reasons(captions, confidence, by_person, settings)
+    fused = FusedCaptions(
+        annotation_type,
+        captions.image[captions.first],
+        composed.texts,
+        composed.row,
+        captions,
+        composed.position,
+        _average_score(captions, weight),
         confidence,
         reason,
-        Judged(trust, composed.trust),
+        CaptionModels(weights, composed.models),
     )
-    return _filtered(result, claims.is_human, settings)
+    return _filter_captions(fused, by_person, settings)
 
 
-def _versions(found: Candidates, weight: np.ndarray) -> Versions:
-    return Versions(found.lines, found.item, found.annotator, found.line, weight)
+def _by_person(captions: CaptionClaims, is_human: np.ndarray) -> np.ndarray:
+    """Return (n,) whether a person has a caption for the image."""
+    return np.bincount(captions.item, is_human[captions.annotator], minlength=len(captions.first)) > 0
 
 
-def _ruled(found: Candidates, people: np.ndarray) -> np.ndarray:
-    """(k,) whether a person has a caption for the image."""
-    return np.bincount(found.item, people[found.annotator], minlength=len(found.first)) > 0
-
-
-def _fits(claims: Claims, found: Candidates) -> np.ndarray:
-    """(c,) how well each candidate fits its image, as a share of the one that rankers find to fit best."""
+def _rank_claims(claims: Claims, captions: CaptionClaims) -> np.ndarray:
+    """Return (c,) the rankers' score of each caption over that of the image's best one; 1 where there are none."""
     if not claims.ranks.captions:
-        return np.ones(len(found))
-    ends = np.append(found.first, len(found))
-    texts = [claims.texts[k] for k in found.text.tolist()]
+        return np.ones(len(captions))
+    ends = np.append(captions.first, len(captions))
+    texts = [claims.texts[k] for k in captions.text.tolist()]
     return np.asarray(
         [
             value
             for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
-            for value in claims.ranks.fit(int(found.image[a]), texts[a:b])
+            for value in claims.ranks.fit(int(captions.image[a]), texts[a:b])
         ]
     )
 
 
-def _weights(claims: Claims, kind: int, found: Candidates, trust: Trust, settings: EngineSettings) -> np.ndarray:
-    """(c,) the weight of each candidate: none where it has no vote, where a person has one, or where one that it repeats has one."""
-    people, cap = claims.is_human, settings.student.cap
-    ruled = _ruled(found, people)[found.item]
-    weight = np.where(found.reason == "", trust.weight[found.annotator], 0.0)
+def _weigh_claims(
+    claims: Claims, annotation_type: int, captions: CaptionClaims, weights: CaptionWeights, settings: EngineSettings
+) -> np.ndarray:
+    """Return (c,) the weight of each caption.
+
+    It is 0 without a vote, beside a person's caption, and beside a heavier one of a dependent annotator.
+    """
+    is_human, cap = claims.is_human, settings.student.cap
+    by_person = _by_person(captions, is_human)[captions.item]
+    weight = np.where(captions.reason == "", weights.weight[captions.annotator], 0.0)
     student = claims.student_index
     if student is not None and cap < 1:
-        others = claims.asked(kind) & ~people & (np.arange(len(people)) != student)
-        mine = found.annotator == student
-        limit = (others @ trust.weight) * cap / (1 - cap)
-        if BASE_TYPES[kind] in settings.student.alone:
+        others = claims.asked(annotation_type) & ~is_human & (np.arange(len(is_human)) != student)
+        mine = captions.annotator == student
+        limit = (others @ weights.weight) * cap / (1 - cap)
+        if BASE_TYPES[annotation_type] in settings.student.alone:
             limit[~others.any(axis=1)] = np.inf
-        weight[mine] = np.minimum(weight[mine], limit[found.image[mine]])
-    # of those who repeat each other the heaviest has a vote
-    order = np.lexsort((np.arange(len(found)), -weight, trust.group[found.annotator], found.item))
-    again = (np.diff(found.item[order]) == 0) & (np.diff(trust.group[found.annotator[order]]) == 0)
+        weight[mine] = np.minimum(weight[mine], limit[captions.image[mine]])
+    group = weights.group[captions.annotator]
+    order = np.lexsort((np.arange(len(captions)), -weight, group, captions.item))
+    again = (np.diff(captions.item[order]) == 0) & (np.diff(group[order]) == 0)
     weight[order[1:][again]] = 0.0
-    return np.where(ruled, people[found.annotator].astype(float), weight)
+    return np.where(by_person, is_human[captions.annotator].astype(float), weight)
 
 
-def _agreed(
+def _measure_confidence(
     claims: Claims,
-    kind: int,
-    found: Candidates,
-    trust: Trust,
+    annotation_type: int,
+    captions: CaptionClaims,
+    weights: CaptionWeights,
     weight: np.ndarray,
     similarity: np.ndarray,
-    settings: EngineSettings,
+) -> np.ndarray:
+    """Return (n,) the confidence of each caption by the equation above, 0 where nobody has weight."""
+    count = len(captions.first)
+    silent = claims.asked(annotation_type)[captions.image[captions.first]] & ~claims.is_human
+    silent[captions.item, captions.annotator] = False
+    whole = np.bincount(captions.item, weight, minlength=count) + np.where(
+        _by_person(captions, claims.is_human), 0.0, silent @ (weights.weight * weights.claim_rate)
+    )
+    confidence = np.bincount(captions.item, weight * similarity, minlength=count)
+    return np.where(whole > 0, confidence / np.where(whole > 0, whole, 1.0), 0.0)
+
+
+def _choose_reasons(
+    captions: CaptionClaims, confidence: np.ndarray, by_person: np.ndarray, settings: EngineSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(k,) agreement on each caption, and why it is dropped."""
-    people, count = claims.is_human, len(found.first)
-    ruled = _ruled(found, people)
-    silent = claims.asked(kind)[found.image[found.first]] & ~people
-    silent[found.item, found.annotator] = False
-    whole = np.bincount(found.item, weight, minlength=count) + np.where(
-        ruled, 0.0, silent @ (trust.weight * trust.speaks)
-    )
-    confidence = np.bincount(found.item, weight * similarity, minlength=count)
-    confidence = np.where(whole > 0, confidence / np.where(whole > 0, whole, 1.0), 0.0)
-    reason = np.where(flag_low_confidence(confidence, settings.min_caption_confidence), "low_confidence", "").astype(
-        object
-    )
-    unheard = np.bincount(found.item, found.reason == "", minlength=count) == 0
-    reason[unheard], confidence[unheard] = found.reason[found.first][unheard], np.nan
-    reason[ruled], confidence[ruled] = "", 1.0
-    return np.minimum(confidence, 1.0), reason
+    """Return (n,) the drop reason of each caption, and (n,) its confidence, NaN where no claim has a vote."""
+    low = flag_low_confidence(confidence, settings.min_caption_confidence)
+    reason = np.where(low, "low_confidence", "").astype(object)
+    without_vote = np.bincount(captions.item, captions.reason == "", minlength=len(captions.first)) == 0
+    reason[without_vote], confidence[without_vote] = captions.reason[captions.first][without_vote], np.nan
+    reason[by_person], confidence[by_person] = "", 1.0
+    return reason, np.minimum(confidence, 1.0)
 
 
-def _mean(score: np.ndarray, weight: np.ndarray, item: np.ndarray, count: int) -> np.ndarray:
-    """(k,) the weighted mean of the scores (c,) that are there, NaN without any."""
+def _average_score(captions: CaptionClaims, weight: np.ndarray) -> np.ndarray:
+    """Return (n,) the weighted mean of the scores that are there, NaN without any."""
+    item, score, count = captions.item, captions.score, len(captions.first)
     scored = np.where(np.isnan(score), 0.0, weight)
     total = np.bincount(item, scored, minlength=count)
     return np.where(
@@ -310,27 +298,27 @@ def _mean(score: np.ndarray, weight: np.ndarray, item: np.ndarray, count: int) -
     )
 
 
-def _filtered(captions: Captions, people: np.ndarray, settings: EngineSettings) -> Captions:
-    """Captions after the filters that look at the final text; of those that a person wrote, empty ones alone are dropped."""
-    ruled, reason = _ruled(captions.candidates, people), captions.reason.copy()
-    written = np.flatnonzero(ruled)
-    reason[written[flag_empty_texts([captions.lines.text[k] for k in captions.line[written].tolist()])]] = "rejected"
-    asked = np.flatnonzero((reason == "") & ~ruled)
-    known, place = np.unique(captions.line[asked], return_inverse=True)
-    reason[asked] = choose_first_reason(len(known), apply_parse_filters(captions.lines.select_texts(known), settings))[
-        place
-    ]
+def _filter_captions(captions: FusedCaptions, by_person: np.ndarray, settings: EngineSettings) -> FusedCaptions:
+    """Apply the filters of fused texts; of captions by people, only empty ones are dropped."""
+    reason = captions.reason.copy()
+    people = np.flatnonzero(by_person)
+    is_empty = flag_empty_texts([captions.texts.text[k] for k in captions.row[people].tolist()])
+    reason[people[is_empty]] = "rejected"
+    rest = np.flatnonzero((reason == "") & ~by_person)
+    known, text = np.unique(captions.row[rest], return_inverse=True)
+    masks = apply_parse_filters(captions.texts.select_texts(known), settings)
+    reason[rest] = choose_first_reason(len(known), masks)[text]
     return replace(captions, reason=reason)
 
 
-def caption_labels(claims: Claims, captions: Captions) -> Labels:
-    """Captions as rows. One of which nothing is left stands as its annotator wrote it."""
-    none, found = np.zeros(0), captions.candidates
-    text = [captions.lines.text[k] for k in captions.line.tolist()]
-    for k in np.flatnonzero(captions.lines.lengths[captions.line] == 0).tolist():
-        text[k] = claims.texts[found.text[found.first[k]]]
+def make_caption_labels(claims: Claims, captions: FusedCaptions) -> Labels:
+    """Return the captions as labels. One of which no word is left has the text that its first annotator wrote."""
+    none = np.zeros(0)
+    text = [captions.texts.text[k] for k in captions.row.tolist()]
+    for k in np.flatnonzero(captions.texts.lengths[captions.row] == 0).tolist():
+        text[k] = claims.texts[captions.claims.text[captions.claims.first[k]]]
     return Labels(
-        annotation_type=captions.kind,
+        annotation_type=captions.annotation_type,
         image=captions.image,
         text=text,
         score=captions.score,

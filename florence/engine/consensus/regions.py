@@ -23,7 +23,7 @@ from florence.engine.consensus.boxes import (
 )
 from florence.engine.consensus.fitting import PRIOR_CLAIMS_OF_TEXTS
 from florence.engine.consensus.label_matrix import LabelSimilarity
-from florence.engine.consensus.word_consensus import spell
+from florence.engine.consensus.word_consensus import compose_by_characters
 from florence.engine.enhance.names import build_name_table
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.regions import flag_degenerate_boxes, flag_duplicates, flag_near_full_boxes
@@ -317,7 +317,7 @@ def _vote_on_characters(clusters: BoxClusters, fused: FusedBoxes) -> list[str]:
         order = [taken, *(a for a in np.flatnonzero(near).tolist() if a != taken)]
         texts = clusters.voter[matrix.claim[item, order]].tolist()
         versions.append([(normal(boxes.text[k]), float(fused.weight[k])) for k in texts])
-    for row, spelled in zip(rows.tolist(), spell(versions), strict=True):
+    for row, spelled in zip(rows.tolist(), compose_by_characters(versions), strict=True):
         text[row] = spelled or text[row]
     return text
 

@@ -1,4 +1,14 @@
-"""Better texts out of several: versions of one text made into one, word by word."""
+"""Word consensus: several versions of a text composed into one, word by word; and OCR texts, character by character.
+
+1. The typical version t of a text shares most words with the others, by weight: argmax_i Σ_j w_j overlap(i, j).
+2. Versions whose overlap with t is below `engine.min_caption_overlap` are other texts and do not vote.
+3. With three versions or more, the rest and t are aligned into a network of slots (`word_network`). A slot is a
+word of
+   the text if P(right) ≥ 1/2 for any of its tokens; the most likely token is taken.
+4. If a version consists of just these tokens, the heaviest such version is taken as it is; else a text is written
+of
+   the tokens, with articles and capitals that fit.
+"""
 
 from __future__ import annotations
 
@@ -8,121 +18,128 @@ from dataclasses import dataclass
 import numpy as np
 
 from florence.engine.consensus.annotator_models import AnnotatorModels
-from florence.engine.consensus.word_network import Network, in_order, likely, network
+from florence.engine.consensus.word_network import (
+    VersionTable,
+    WordNetwork,
+    WordVoters,
+    build_word_network,
+    infer_words,
+    sum_in_order,
+)
 from florence.engine.wording.alignment import align_sequences
 from florence.engine.wording.overlap import word_overlaps
 from florence.engine.wording.sequences import CodeSequences, compute_offsets
 from florence.engine.wording.tokens import ARTICLE, TokenizedTexts, encode_key, join_tokens, tokenize_texts
 from florence.english import choose_article
 
-_STOPS = frozenset(".!?")
+_SENTENCE_ENDS = frozenset(".!?")
 
 
 # ---------------------------------------------------------------- versions of one text
 
 
 @dataclass(frozen=True)
-class Versions:
-    """m versions of k texts. ``item``: (m,) the text that each is a version of, 0…k − 1 in order, none left out; ``annotator``: (m,); ``line``: (m,), row of
-    ``lines``; ``weight``: (m,), of its annotator's word.
+class TextVersions:
+    """m versions of n texts. ``item``: (m,), the text that each is a version of, 0…n − 1 in order, each at least once;
+    ``annotator``, ``weight``: (m,); ``row``: (m,), row of ``texts``.
     """
 
-    lines: TokenizedTexts
+    texts: TokenizedTexts
     item: np.ndarray
     annotator: np.ndarray
-    line: np.ndarray
+    row: np.ndarray
     weight: np.ndarray
 
     def __len__(self) -> int:
         return len(self.item)
 
     @property
-    def first(self) -> np.ndarray:
-        """(k + 1,) where the versions of each text begin."""
+    def offsets(self) -> np.ndarray:
+        """(n + 1,) where the versions of each text begin."""
         return compute_offsets(np.bincount(self.item))
 
 
 @dataclass(frozen=True)
-class Composed:
-    """k texts made of m versions. ``line``: (k,), row of ``lines``; ``to``: where the tokens of each version stand in its text, -1 for nowhere, one version
-    after the other; ``similarity``: (m,), how alike they are; ``trust``: how far each annotator's words are to be trusted, None where it was of no account.
+class ComposedTexts:
+    """n texts composed of m versions. ``row``: (n,), row of ``texts``; ``position``: for each token of each version,
+    one version after the other, its index in the composed text, -1 for none; ``similarity``: (m,), of version and
+    composed text; ``models``: the annotator models of words, None where no text was composed word by word.
     """
 
-    lines: TokenizedTexts
-    line: np.ndarray
-    to: np.ndarray
+    texts: TokenizedTexts
+    row: np.ndarray
+    position: np.ndarray
     similarity: np.ndarray
-    trust: AnnotatorModels | None
+    models: AnnotatorModels | None
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """The `overlap` of every two versions of one text: (p,) version ``a``, ``b`` and ``value``, by a and then b; each with itself too."""
+class VersionOverlaps:
+    """The word overlaps (p,) ``value`` of every two versions ``a``, ``b`` (p,) of one text, in order; a = b included."""
 
     a: np.ndarray
     b: np.ndarray
     value: np.ndarray
 
 
-def likeness(versions: Versions) -> Likeness:
-    """How alike the versions of each text are."""
-    first, size = versions.first, np.bincount(versions.item)[versions.item]
+def measure_overlaps(versions: TextVersions) -> VersionOverlaps:
+    """Return the word overlap of every two versions of each text."""
+    offsets, size = versions.offsets, np.bincount(versions.item)[versions.item]
     a = np.repeat(np.arange(len(versions)), size)
-    b = np.arange(len(a)) - np.repeat(compute_offsets(size)[:-1] - first[versions.item], size)
-    return Likeness(a, b, word_overlaps(versions.lines, versions.line[a], versions.line[b]))
+    b = np.arange(len(a)) - np.repeat(compute_offsets(size)[:-1] - offsets[versions.item], size)
+    return VersionOverlaps(a, b, word_overlaps(versions.texts, versions.row[a], versions.row[b]))
 
 
-def compose(
-    versions: Versions,
-    alike: float,
-    near: Likeness | None = None,
-    capped: int | None = None,
-    cap: float = 1.0,
-    annotators: int | None = None,
-    known: AnnotatorModels | None = None,
-) -> Composed:
-    """One text of the versions of each. A version without weight has no vote, and is placed all the same. ``near``: where it is known already; ``capped``, ``cap``: an
-    annotator whose word counts for so much of all evidence at most; ``annotators``: how many there are, as many as have a version where None; ``known``: what other texts told of them.
+def compose_texts(
+    versions: TextVersions,
+    min_overlap: float,
+    overlaps: VersionOverlaps | None = None,
+    voters: WordVoters | None = None,
+) -> ComposedTexts:
+    """Compose one text of the versions of each item.
 
-    Versions that share less than ``alike`` of their words with the most typical one (see `overlap`) are no versions of it and have no
-    vote. With fewer than three left the most typical text stands as it is.
+    A version without weight does not vote, and is aligned all the same. With fewer than three versions that overlap by
+    ``min_overlap`` the typical one is taken as it is. ``overlaps``: where they are known already.
     """
-    near = near or likeness(versions)
-    turns = _turns(versions, _typical(versions, near), near, alike)
-    texts, line, trust = versions.lines, versions.line[turns[:, 0]], known
-    several = np.flatnonzero(turns[:, 2] >= 0) if turns.shape[1] > 2 else np.zeros(0, np.int64)
+    overlaps = overlaps or measure_overlaps(versions)
+    voters = voters or WordVoters(int(versions.annotator.max(initial=-1)) + 1)
+    columns = _order_versions(versions, _choose_typical(versions, overlaps), overlaps, min_overlap)
+    texts, row, models = versions.texts, versions.row[columns[:, 0]], voters.models
+    several = np.flatnonzero(columns[:, 2] >= 0) if columns.shape[1] > 2 else np.zeros(0, np.int64)
     if len(several):
-        annotators = int(versions.annotator.max()) + 1 if annotators is None else annotators
-        found, written, trust = _written(versions, turns[several], capped, cap, annotators, known)
-        made = found < 0
-        found[made] = len(texts) + np.arange(len(written))
-        line[several], texts = found, texts + tokenize_texts(written)
-    a, b = texts.select(versions.line), texts.select(line[versions.item])
-    to, similarity = align_sequences(a, b)
-    return Composed(texts, line, placed(a, b, to, similarity, alike), similarity, trust)
+        found, written, models = _compose_by_words(_tabulate(versions, columns[several]), voters)
+        new = found < 0
+        found[new] = len(texts) + np.arange(len(written))
+        row[several], texts = found, texts + tokenize_texts(written)
+    a, b = texts.select(versions.row), texts.select(row[versions.item])
+    target, similarity = align_sequences(a, b)
+    position = restrict_alignment(a, b, target, similarity, min_overlap)
+    return ComposedTexts(texts, row, position, similarity, models)
 
 
-def _typical(versions: Versions, near: Likeness) -> np.ndarray:
-    """(k,) the version whose words the others share most, by weight; of equals the heaviest, then the longest, then the first."""
+def _choose_typical(versions: TextVersions, overlaps: VersionOverlaps) -> np.ndarray:
+    """Return (n,) the version with the largest weighted overlap; of equals the heaviest, then longest, then first."""
     weight = versions.weight
-    heard = np.where(weight > 0, weight, 0.0)
-    shared = np.bincount(near.a, heard[near.b] * near.value, minlength=len(versions))
+    voting = np.where(weight > 0, weight, 0.0)
+    shared = np.bincount(overlaps.a, voting[overlaps.b] * overlaps.value, minlength=len(versions))
     ranks = (
-        -versions.lines.lengths[versions.line],
+        -versions.texts.lengths[versions.row],
         -np.round(weight, 9),
         -np.round(shared, 9),
         weight <= 0,
         versions.item,
     )
-    return np.lexsort(ranks)[versions.first[:-1]]
+    return np.lexsort(ranks)[versions.offsets[:-1]]
 
 
-def _turns(versions: Versions, typical: np.ndarray, near: Likeness, alike: float) -> np.ndarray:
-    """(k, n) the typical version of each text, then those that are like it in their order, then -1."""
+def _order_versions(
+    versions: TextVersions, typical: np.ndarray, overlaps: VersionOverlaps, min_overlap: float
+) -> np.ndarray:
+    """Return (n, k) the typical version of each text, then those that overlap it, in their order, then -1."""
     leads = np.zeros(len(versions), bool)
     leads[typical] = True
-    other = leads[near.a] & ~leads[near.b] & (versions.weight[near.b] > 0) & (near.value >= alike)
-    item, version = versions.item[near.a[other]], near.b[other]
+    other = leads[overlaps.a] & ~leads[overlaps.b] & (versions.weight[overlaps.b] > 0) & (overlaps.value >= min_overlap)
+    item, version = versions.item[overlaps.a[other]], overlaps.b[other]
     count = np.bincount(item, minlength=len(typical))
     result = np.full((len(typical), 1 + int(count.max(initial=0))), -1, np.int64)
     result[:, 0] = typical
@@ -130,62 +147,66 @@ def _turns(versions: Versions, typical: np.ndarray, near: Likeness, alike: float
     return result
 
 
-def placed(a: CodeSequences, b: CodeSequences, to: np.ndarray, similarity: np.ndarray, alike: float) -> np.ndarray:
-    """The alignment ``to`` of each of ``a`` with its partner in ``b``, in which words stand for other words only where the texts are ``alike``."""
+def _tabulate(versions: TextVersions, columns: np.ndarray) -> VersionTable:
+    """Return the versions ``columns`` (n, k) as a table."""
+    present = columns >= 0
+    return VersionTable(
+        versions.texts,
+        np.where(present, versions.row[columns], -1),
+        np.where(present, versions.annotator[columns], -1),
+        np.where(present, versions.weight[columns], 0.0),
+    )
+
+
+def restrict_alignment(
+    a: CodeSequences, b: CodeSequences, target: np.ndarray, similarity: np.ndarray, min_similarity: float
+) -> np.ndarray:
+    """Return the alignment ``target`` of ``a`` with ``b``, without substitutions in pairs below ``min_similarity``."""
     owner = np.repeat(np.arange(len(a)), a.lengths)
-    at = np.flatnonzero((to >= 0) & (similarity < alike)[owner])
-    result = to.copy()
-    result[at[a.keys[at] != b.keys[b.offsets[owner[at]] + to[at]]]] = -1
+    at = np.flatnonzero((target >= 0) & (similarity < min_similarity)[owner])
+    result = target.copy()
+    result[at[a.keys[at] != b.keys[b.offsets[owner[at]] + target[at]]]] = -1
     return result
 
 
 # ---------------------------------------------------------------- word by word
 
 
-def _written(
-    versions: Versions,
-    turns: np.ndarray,
-    capped: int | None,
-    cap: float,
-    annotators: int,
-    known: AnnotatorModels | None,
+def _compose_by_words(
+    versions: VersionTable, voters: WordVoters
 ) -> tuple[np.ndarray, list[str], AnnotatorModels | None]:
-    """(n,) row of the line that each text of ``turns`` (n, k) versions comes to, -1 where it is a new one; the new ones in order; how far the annotators are trusted."""
-    texts = versions.lines
-    line = np.where(turns >= 0, versions.line[turns], -1)
-    differ = ((turns >= 0) & (_spelling(texts)[line] != _spelling(texts)[line[:, :1]])).any(axis=1)
-    result = line[:, 0].copy()
+    """Return (n,) the row of each composed text, -1 for a new one; the new ones in order; the annotator models."""
+    texts, row = versions.texts, versions.row
+    number = _number_texts(texts)
+    differ = ((row >= 0) & (number[row] != number[row[:, :1]])).any(axis=1)
+    result = row[:, 0].copy()
     if not differ.any():
-        return result, [], known
-    places = network(texts, line[differ])
-    weight = np.where(turns >= 0, versions.weight[turns], 0.0)
-    annotator = np.where(turns >= 0, versions.annotator[turns], -1)
-    belief, trust = likely(places, texts, line, differ, annotator, capped, cap, annotators, known)
-    keep, weight = belief.max(axis=1) >= 0.5, weight[differ]
-    places = Network(places.item[keep], places.token[keep], places.keys[keep])
-    chosen = places.keys[np.arange(len(places.keys)), belief[keep].argmax(axis=1)]
-    final = CodeSequences(chosen, compute_offsets(np.bincount(places.item, minlength=len(weight))))
-    result[differ] = _as_said(final, texts, line[differ], weight)
-    # of those who say the word, the last one's token
-    said = places.there & (places.keys == chosen[:, None])
-    turn = said.shape[1] - 1 - said[:, ::-1].argmax(axis=1)
-    source = line[differ][places.item, turn]
-    token = places.token[np.arange(len(turn)), turn]
-    made = np.flatnonzero(result[differ] < 0)
-    upper = np.asarray([text[:1].isupper() for text in texts.text])[line[differ][made]]
-    capital = 2 * in_order(weight[made] * upper) > in_order(weight[made])
-    source, token = source.tolist(), token.tolist()
-    new = [
-        _sentence(texts, source[a:b], token[a:b], large)
-        for a, b, large in zip(
-            final.offsets[made].tolist(), final.offsets[made + 1].tolist(), capital.tolist(), strict=True
-        )
+        return result, [], voters.models
+    network = build_word_network(texts, row[differ])
+    probability, models = infer_words(network, versions, differ, voters)
+    keep, row, weight = probability.max(axis=1) >= 0.5, row[differ], versions.weight[differ]
+    network = WordNetwork(network.text[keep], network.token[keep], network.keys[keep])
+    chosen = network.keys[np.arange(len(network.keys)), probability[keep].argmax(axis=1)]
+    final = CodeSequences(chosen, compute_offsets(np.bincount(network.text, minlength=len(weight))))
+    result[differ] = _find_verbatim(final, texts, row, weight)
+    # of the versions with the chosen word, the last one's spelling
+    same = network.present & (network.keys == chosen[:, None])
+    column = same.shape[1] - 1 - same[:, ::-1].argmax(axis=1)
+    source = row[network.text, column].tolist()
+    token = network.token[np.arange(len(column)), column].tolist()
+    new = np.flatnonzero(result[differ] < 0)
+    upper = np.asarray([text[:1].isupper() for text in texts.text])[row[new]]
+    capital = 2 * sum_in_order(weight[new] * upper) > sum_in_order(weight[new])
+    begin, end = final.offsets[new].tolist(), final.offsets[new + 1].tolist()
+    written = [
+        _write_text(texts, source[a:b], token[a:b], is_capital)
+        for a, b, is_capital in zip(begin, end, capital.tolist(), strict=True)
     ]
-    return result, new, trust
+    return result, written, models
 
 
-def _spelling(texts: TokenizedTexts) -> np.ndarray:
-    """(n,) a number for the keys of each text, the same for the same keys; and one more for none."""
+def _number_texts(texts: TokenizedTexts) -> np.ndarray:
+    """Return (n + 1,) a number for each text, the same for equal keys; the last, -1, is for no text."""
     known: dict[bytes, int] = {}
     whole, first = texts.keys.tobytes(), (texts.offsets * texts.keys.itemsize).tolist()
     return np.asarray(
@@ -193,41 +214,41 @@ def _spelling(texts: TokenizedTexts) -> np.ndarray:
     )
 
 
-def _as_said(final: CodeSequences, texts: TokenizedTexts, line: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(n,) the heaviest of the lines (n, k) whose keys are those of ``final``; of equals the first; -1 where there is none."""
-    equal = np.zeros(line.shape, bool)
-    for turn in range(line.shape[1]):
-        rows = np.flatnonzero((line[:, turn] >= 0) & (texts.lengths[line[:, turn]] == final.lengths))
-        differ = texts.keys[texts.positions(line[rows, turn])] != final.keys[final.positions(rows)]
-        equal[rows, turn] = (
-            np.bincount(np.repeat(np.arange(len(rows)), final.lengths[rows]), differ, minlength=len(rows)) == 0
-        )
+def _find_verbatim(final: CodeSequences, texts: TokenizedTexts, row: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return (n,) the heaviest of the rows (n, k) with the keys of ``final``, of equals the first; -1 for none."""
+    equal = np.zeros(row.shape, bool)
+    for k in range(row.shape[1]):
+        some = np.flatnonzero((row[:, k] >= 0) & (texts.lengths[row[:, k]] == final.lengths))
+        differ = texts.keys[texts.positions(row[some, k])] != final.keys[final.positions(some)]
+        count = np.bincount(np.repeat(np.arange(len(some)), final.lengths[some]), differ, minlength=len(some))
+        equal[some, k] = count == 0
     best = np.where(equal, weight, -1.0).argmax(axis=1)
-    return np.where(equal.any(axis=1), line[np.arange(len(line)), best], -1)
+    return np.where(equal.any(axis=1), row[np.arange(len(row)), best], -1)
 
 
-def _sentence(texts: TokenizedTexts, source: Sequence[int], token: Sequence[int], capital: bool) -> str:
-    """A text of tokens, each of its line ``source``; ``capital``: whether it starts with one."""
+def _write_text(texts: TokenizedTexts, source: Sequence[int], token: Sequence[int], is_capital: bool) -> str:
+    """Return a text of tokens, each of its row ``source``; ``is_capital``: whether sentences begin with a capital."""
     words: list[str] = []
     for number, (row, at) in enumerate(zip(source, token, strict=True)):
-        begins = not words or words[-1] in _STOPS
-        word = _word(texts, row, at, (source[number + 1], token[number + 1]) if number + 1 < len(source) else None)
-        words.append(word[:1].upper() + word[1:] if begins and capital else word)
+        begins = not words or words[-1] in _SENTENCE_ENDS
+        following = (source[number + 1], token[number + 1]) if number + 1 < len(source) else None
+        word = _write_word(texts, row, at, following)
+        words.append(word[:1].upper() + word[1:] if begins and is_capital else word)
     return join_tokens(words)
 
 
-def _word(texts: TokenizedTexts, row: int, at: int, following: tuple[int, int] | None) -> str:
-    """A token as its text writes it. An article fits the word that follows now; a capital that stands for the start of a sentence only is left out."""
-    word, keys = _said(texts, row, at), texts.keys
+def _write_word(texts: TokenizedTexts, row: int, at: int, following: tuple[int, int] | None) -> str:
+    """Return a token as its text spells it, with the article that fits and without the capital of a sentence's start."""
+    word, keys = _token_text(texts, row, at), texts.keys
     last = at + 1 == texts.offsets[row + 1]
     if keys[at] == ARTICLE and following is not None and (last or keys[following[1]] != keys[at + 1]):
-        fitting = choose_article(_said(texts, *following))
+        fitting = choose_article(_token_text(texts, *following))
         word = fitting.capitalize() if word[0].isupper() else fitting
-    first = at == texts.offsets[row] or _said(texts, row, at - 1) in _STOPS
+    first = at == texts.offsets[row] or _token_text(texts, row, at - 1) in _SENTENCE_ENDS
     return word[:1].lower() + word[1:] if first and (word[1:].islower() or len(word) == 1) else word
 
 
-def _said(texts: TokenizedTexts, row: int, at: int) -> str:
+def _token_text(texts: TokenizedTexts, row: int, at: int) -> str:
     start, end = texts.spans[at]
     return texts.text[row][start:end]
 
@@ -235,34 +256,32 @@ def _said(texts: TokenizedTexts, row: int, at: int) -> str:
 # ---------------------------------------------------------------- character by character
 
 
-def spell(items: Sequence[Sequence[tuple[str, float]]]) -> list[str]:
-    """One string of the readings (with weights, the best first) of each item: character by character what most of the weight reads.
+def compose_by_characters(items: Sequence[Sequence[tuple[str, float]]]) -> list[str]:
+    """Return one string for the versions of each item (strings with weights, the best first).
 
-    With fewer than three readings the first stands.
+    A character stays if the versions that have one there hold more than half of the weight; the one with most weight is
+    taken. With fewer than three versions the first is taken as it is.
     """
     result = [item[0][0] for item in items]
-    asked = [k for k, item in enumerate(items) if len(item) > 2 and any(text != item[0][0] for text, _ in item)]
-    if not asked:
+    several = [k for k, item in enumerate(items) if len(item) > 2 and any(text != item[0][0] for text, _ in item)]
+    if not several:
         return result
-    readings = [text for k in asked for text, _ in items[k]]
-    count = np.asarray([len(items[k]) for k in asked])
-    there = np.arange(count.max()) < count[:, None]
-    turns, weight = np.full(there.shape, -1, np.int64), np.zeros(there.shape)
-    turns[there], weight[there] = np.arange(len(readings)), [mass for k in asked for _, mass in items[k]]
-    characters = "".join(readings)
-    places = network(
-        CodeSequences(
-            np.asarray([encode_key(c) for c in characters], np.int64),
-            compute_offsets(np.asarray([len(text) for text in readings])),
-        ),
-        turns,
+    strings = [text for k in several for text, _ in items[k]]
+    count = np.asarray([len(items[k]) for k in several])
+    present = np.arange(count.max()) < count[:, None]
+    versions, weight = np.full(present.shape, -1, np.int64), np.zeros(present.shape)
+    versions[present], weight[present] = np.arange(len(strings)), [w for k in several for _, w in items[k]]
+    characters = "".join(strings)
+    codes = np.asarray([encode_key(c) for c in characters], np.int64)
+    network = build_word_network(
+        CodeSequences(codes, compute_offsets(np.asarray([len(text) for text in strings]))), versions
     )
-    mass = weight[places.item]
-    keep = 2 * in_order(mass * places.there) > in_order(mass)
-    token = places.token[np.arange(len(places.token)), places.heaviest(mass)]
-    read: dict[int, list[str]] = {k: [] for k in asked}
-    for row, at in zip(places.item[keep].tolist(), token[keep].tolist(), strict=True):
-        read[asked[row]].append(characters[at])
-    for k, found in read.items():
+    mass = weight[network.text]
+    keep = 2 * sum_in_order(mass * network.present) > sum_in_order(mass)
+    token = network.token[np.arange(len(network.token)), network.heaviest_version(mass)]
+    composed: dict[int, list[str]] = {k: [] for k in several}
+    for item, at in zip(network.text[keep].tolist(), token[keep].tolist(), strict=True):
+        composed[several[item]].append(characters[at])
+    for k, found in composed.items():
         result[k] = "".join(found)
     return result
