@@ -1,9 +1,9 @@
 """Makes the weights that come with the package: ``python -m florence.pretrain`` in the folder ``pretrain``.
 
-Scenes whose vocabularies share no object, background or word with the demo's train, one after the other: the vision tower,
-to tell many invented figures and letters apart (`florence.training.vision`); then the whole model, to name regions, to
-read, and to do every task. The language model is taught few names: a name costs it hundreds of examples, and these names
-are of no further use. No label is noisy: what is drawn is known.
+Scenes whose vocabularies share no object, background or word with the demo's train, one after the other: the vision
+tower, to tell many invented figures and letters apart (`florence.training.vision`); then the whole model, to name
+regions, to read, and to do every task. The language model is taught few names: a name costs it hundreds of examples,
+and these names are of no further use. No label is noisy: what is drawn is known.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def _draw(scenes: dict[str, Any], folder: Path) -> Store:
 def interpolate_locations(checkpoint: Checkpoint, side: int) -> None:
     """Set the location tokens that scenes of ``side`` pixels never use, in place, by linear interpolation.
 
-    Drawn boxes begin and end at whole pixels: with fewer pixels than bins most bins are never trained, but real labels lie
-    anywhere.
+    Drawn boxes begin and end at whole pixels: with fewer pixels than bins most bins are never trained, but real labels
+    lie anywhere.
     """
     import torch
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from florence.codec import constrain, grammar
+from florence.codec import constrain, parsing
 from florence.codec.constrain import TokenClass
 from florence.codec.grammar import Form
 
@@ -44,8 +44,8 @@ def test_every_walk_ends_within_its_budget_and_is_a_legal_answer(form):
             assert classes[-1] is TokenClass.EOS
             assert len(classes) <= budget
             text = "".join(WRITTEN[token] for token in classes)
-            reading = grammar.read(text, form, (100, 100))
-            assert reading.position is None, (text, reading.reason)
+            parsed = parsing.parse(text, form, (100, 100))
+            assert parsed.position is None, (text, parsed.reason)
             seen.update(classes)
     assert TokenClass.AND not in seen
 
@@ -66,9 +66,9 @@ def refused(form, classes):
 
 def position(form, text):
     return (
-        grammar.read_text(text, form)[1]
+        parsing.parse_text(text, form)[1]
         if form in (Form.TEXT, Form.TEXT_OR_NOTHING)
-        else grammar.read(text, form, (100, 100)).position
+        else parsing.parse(text, form, (100, 100)).position
     )
 
 
@@ -83,7 +83,7 @@ def check(form, classes):
         assert position(form, text) is None, text
         return True
     # pieces of a text are one token to the reader; one of nothing but white space is wrong itself, the machine waits for more of it
-    before = grammar.tokenise(spelt(classes[:at]))
+    before = parsing.tokenise(spelt(classes[:at]))
     blank = before and before[-1].type == "text" and not spelt(classes[:at])[before[-1].start :].strip()
     assert position(form, text) == len(before) - bool(blank), text
     return False
@@ -136,7 +136,9 @@ def test_each_row_has_its_own_budget():
 
 
 def test_the_number_of_tokens_to_an_end_is_the_shortest_path():
-    state = constrain.next_states(np.asarray([constrain.start_state(Form.LABELLED_QUADS)]), np.asarray([TokenClass.TEXT]))
+    state = constrain.next_states(
+        np.asarray([constrain.start_state(Form.LABELLED_QUADS)]), np.asarray([TokenClass.TEXT])
+    )
     for left in range(9, 0, -1):
         assert constrain.tokens_to_finish(state).tolist() == [left]
         state = constrain.next_states(state, constrain.allowed_classes(state, left).argmax(axis=1))

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence.codec import grammar, locations
-from florence.codec.grammar import Form, Group
+from florence.codec import grammar, locations, parsing
+from florence.codec.grammar import Form, LabelledRegions
 from florence.errors import EncodeError
 from florence.records import Region
 
@@ -12,7 +12,7 @@ size = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000))
 words = (
     st.text(min_size=1, max_size=12)
     .map(lambda t: " ".join(t.split()))
-    .filter(lambda t: t and all(token.type == "text" for token in grammar.tokenise(t)))
+    .filter(lambda t: t and all(token.type == "text" for token in parsing.tokenise(t)))
 )
 bin_ = st.integers(0, 999)
 loc = bin_.map(lambda b: locations.TOKENS[b])
@@ -50,12 +50,12 @@ LEGAL = {
 @settings(max_examples=60, deadline=None)
 def test_a_legal_text_read_and_written_is_itself(form, data):
     text, extent = data.draw(LEGAL[form]), data.draw(size)
-    reading = grammar.read(text, form, extent)
-    assert reading.position is None, reading.reason
-    assert grammar.write(reading.groups, form, extent) == text
-    assert "".join(text[a:b] for a, b in reading.spans) == text
-    assert len(reading.regions) == len(reading.spans) == len(reading.label_spans)
-    for region, (a, b) in zip(reading.regions, reading.label_spans, strict=True):
+    parsed = parsing.parse(text, form, extent)
+    assert parsed.position is None, parsed.reason
+    assert grammar.write(parsed.groups, form, extent) == text
+    assert "".join(text[a:b] for a, b in parsed.spans) == text
+    assert len(parsed.regions) == len(parsed.spans) == len(parsed.label_spans)
+    for region, (a, b) in zip(parsed.regions, parsed.label_spans, strict=True):
         assert " ".join(text[a:b].split()) == region.label
 
 
@@ -66,7 +66,7 @@ def test_a_legal_text_read_and_written_is_itself(form, data):
 def test_boxes_come_back_with_their_labels_within_half_a_bin(items, extent):
     width, height = extent
     groups = [
-        Group(
+        LabelledRegions(
             name,
             tuple(
                 Region(name, box=(min(a, c) * width, min(b, d) * height, max(a, c) * width, max(b, d) * height))
@@ -75,11 +75,11 @@ def test_boxes_come_back_with_their_labels_within_half_a_bin(items, extent):
         )
         for name, shares in items
     ]
-    reading = grammar.read(grammar.write(groups, Form.LABELLED_BOXES, extent), Form.LABELLED_BOXES, extent)
-    assert reading.position is None
-    assert [group.label for group in reading.groups] == [group.label for group in groups]
+    parsed = parsing.parse(grammar.write(groups, Form.LABELLED_BOXES, extent), Form.LABELLED_BOXES, extent)
+    assert parsed.position is None
+    assert [group.label for group in parsed.groups] == [group.label for group in groups]
     wanted = [region for group in groups for region in group.regions]
-    for region, there in zip(reading.regions, wanted, strict=True):
+    for region, there in zip(parsed.regions, wanted, strict=True):
         for index, (a, b) in enumerate(zip(region.box, there.box, strict=True)):
             assert abs(a - b) <= (height if index % 2 else width) / 2000 * (1 + 1e-9)
 
@@ -101,16 +101,14 @@ garbage = st.lists(piece, max_size=25).map("".join)
 @given(text=garbage, extent=size)
 @settings(max_examples=80, deadline=None)
 def test_whatever_the_text_reading_ends_and_gives_regions_that_can_be_written(form, text, extent):
-    reading = grammar.read(text, form, extent)
-    assert (reading.position is None) == (reading.reason == "")
-    assert len(reading.regions) == len(reading.spans) == len(reading.label_spans)
+    parsed = parsing.parse(text, form, extent)
+    assert (parsed.position is None) == (parsed.reason == "")
+    assert len(parsed.regions) == len(parsed.spans) == len(parsed.label_spans)
     if form in PLACED:
         again = (
-            grammar.read(grammar.write(reading.groups, form, extent), form, extent)
-            if reading.position is None
-            else None
+            parsing.parse(grammar.write(parsed.groups, form, extent), form, extent) if parsed.position is None else None
         )
-        assert again is None or again.regions == reading.regions
+        assert again is None or again.regions == parsed.regions
 
 
 @pytest.mark.parametrize("form", PLACED)
@@ -118,13 +116,13 @@ def test_whatever_the_text_reading_ends_and_gives_regions_that_can_be_written(fo
 @settings(max_examples=40, deadline=None)
 def test_what_is_cut_off_gives_the_regions_before_the_cut(form, data):
     text = data.draw(LEGAL[form])
-    whole = grammar.read(text, form, (1000, 1000))
+    whole = parsing.parse(text, form, (1000, 1000))
     cut = data.draw(st.integers(0, len(text)))
     # at the end of a token: a token is never written in part
     cut = next(
-        (token.start for token in grammar.tokenise(text) if token.start < cut < token.end and token.type != "text"), cut
+        (token.start for token in parsing.tokenise(text) if token.start < cut < token.end and token.type != "text"), cut
     )
-    part = grammar.read(text[:cut], form, (1000, 1000))
+    part = parsing.parse(text[:cut], form, (1000, 1000))
     certain = [region for region, (_, end) in zip(whole.regions, whole.spans, strict=True) if end <= cut]
     assert list(part.regions)[: len(certain)] == certain
     if form is not Form.POLYGONS and form is not Form.LABELLED_SHAPES:
@@ -153,12 +151,12 @@ CASES = [
 
 @pytest.mark.parametrize("form,text,regions,position", CASES)
 def test_the_first_token_that_does_not_fit_is_named(form, text, regions, position):
-    reading = grammar.read(text, form, (1000, 1000))
-    assert (len(reading.regions), reading.position) == (regions, position), reading
+    parsed = parsing.parse(text, form, (1000, 1000))
+    assert (len(parsed.regions), parsed.position) == (regions, position), parsed
 
 
 def test_corners_in_the_wrong_order_are_put_right():
-    assert grammar.read("a" + tokens([9, 8, 1, 2]), Form.LABELLED_BOXES, (1000, 1000)).regions[0].box == (
+    assert parsing.parse("a" + tokens([9, 8, 1, 2]), Form.LABELLED_BOXES, (1000, 1000)).regions[0].box == (
         1.5,
         2.5,
         9.5,
@@ -171,27 +169,27 @@ def test_corners_in_the_wrong_order_are_put_right():
 )
 def test_a_label_that_would_be_misread_is_refused(text):
     with pytest.raises(EncodeError):
-        grammar.label(text)
+        grammar.normalise_label(text)
 
 
 @pytest.mark.parametrize("text", ["a < b > c", "<b>bold</b>", "狗", "café 🐕", "<loc>", "naïve\u0301", "a,b|c"])
 def test_every_other_label_comes_back(text):
     region = Region(text, box=(1, 2, 3, 4))
-    reading = grammar.read(
-        grammar.write([Group(text, (region,))], Form.LABELLED_BOXES, (10, 10)), Form.LABELLED_BOXES, (10, 10)
+    parsed = parsing.parse(
+        grammar.write([LabelledRegions(text, (region,))], Form.LABELLED_BOXES, (10, 10)), Form.LABELLED_BOXES, (10, 10)
     )
-    assert reading.position is None
-    assert reading.groups[0].label == text
+    assert parsed.position is None
+    assert parsed.groups[0].label == text
 
 
 def test_what_does_not_fit_a_form_is_not_written():
     box = Region("a", box=(1, 2, 3, 4))
     for groups, form in [
-        ([Group("a", ())], Form.LABELLED_BOXES),
-        ([Group("a", (box, box))], Form.LABELLED_QUADS),
-        ([Group("", (box,))], Form.POLYGONS),
-        ([Group("", (Region("a", polygons=((1, 2, 3, 4),)),))], Form.POLYGONS),
-        ([Group("a", (box,))], Form.TEXT),
+        ([LabelledRegions("a", ())], Form.LABELLED_BOXES),
+        ([LabelledRegions("a", (box, box))], Form.LABELLED_QUADS),
+        ([LabelledRegions("", (box,))], Form.POLYGONS),
+        ([LabelledRegions("", (Region("a", polygons=((1, 2, 3, 4),)),))], Form.POLYGONS),
+        ([LabelledRegions("a", (box,))], Form.TEXT),
     ]:
         with pytest.raises(EncodeError):
             grammar.write(groups, form, (10, 10))

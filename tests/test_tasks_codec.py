@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence.codec import constrain, grammar, locations
+from florence.codec import constrain, grammar, locations, parsing
 from florence.codec.constrain import TokenClass
 from florence.codec.grammar import Form
 from florence.errors import DecodeError, EncodeError
@@ -89,7 +89,7 @@ def legal(name, rng):
 
 
 def pieces(text):
-    return [text[token.start : token.end] for token in grammar.tokenise(text)]
+    return [text[token.start : token.end] for token in parsing.tokenise(text)]
 
 
 def torn(rng, text):
@@ -144,12 +144,12 @@ def test_a_torn_text_gives_what_is_certain_and_where_it_went_wrong(name, seed, e
         assert task(name).encode(answer, extent) == text
         return
     assert type(answer.error) is DecodeError and answer.error.task == name and answer.error.reason in str(answer.error)
-    at, tokens = answer.error.position, grammar.tokenise(text)
+    at, tokens = answer.error.position, parsing.tokenise(text)
     assert 0 <= at <= len(tokens)
     # what stands before that token is the beginning of a legal text, and its regions are told
     before = text[: tokens[at].start] if at < len(tokens) else text
     begun = task(name).decode(before, extent, "a thing")
-    assert begun.error is None or begun.error.position in (at, len(grammar.tokenise(before)))
+    assert begun.error is None or begun.error.position in (at, len(parsing.tokenise(before)))
     if task(name).form is not Form.POLYGONS and at < len(tokens):
         certain = [r for r, (_, end) in zip(begun.regions, begun.spans, strict=True) if end < len(before)]
         assert list(answer.regions[: len(certain)]) == certain
@@ -180,7 +180,7 @@ def test_places_come_back_within_half_a_bin_and_labels_as_they_were(name, labels
     regions = [_region(form, label, points, extent) for label, points in zip(labels, shares, strict=False)]
     labelled = form in (Form.LABELLED_BOXES, Form.LABELLED_QUADS, Form.LABELLED_SHAPES)
     if labelled and any(
-        [token.type for token in grammar.tokenise(label)] != ["text"] or not label.strip(grammar.WHITE)
+        [token.type for token in parsing.tokenise(label)] != ["text"] or not label.strip(grammar.WHITE)
         for label in labels
     ):
         with pytest.raises(EncodeError):
@@ -251,9 +251,9 @@ def test_an_input_with_a_token_in_it_is_refused(name):
 def test_a_region_in_a_prompt_says_where_it_is(a, b, extent):
     box = tuple(share * length for share, length in zip((*a, *b), extent * 2, strict=True))
     prompt = task("<REGION_TO_CATEGORY>").prompt(grammar.box_tokens(box, extent))
-    bins = [token.value for token in grammar.tokenise(prompt) if token.type == "loc"]
+    bins = [token.value for token in parsing.tokenise(prompt) if token.type == "loc"]
     there = (min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3]))
-    for index, (value, wanted) in enumerate(zip(locations.centres(bins, extent), there, strict=True)):
+    for index, (value, wanted) in enumerate(zip(locations.dequantise(bins, extent), there, strict=True)):
         assert math.isclose(value, wanted, abs_tol=extent[index % 2] / 2000 * (1 + 1e-9))
 
 

@@ -12,7 +12,7 @@ from florence.geometry import box_iou, mask_iou, polygon_area, rasterise
 from florence.records import BASE_TYPES, FINE_TUNED, TASKS, Annotation, ImageRecord, Region
 from florence.tasks import task
 from florence.tasks.ocr import reading_order
-from florence.tasks.segmentation import MAX_POINTS, MAX_POLYGONS, outline
+from florence.tasks.segmentation import MAX_POINTS, MAX_POLYGONS, simplify_polygons
 
 IMAGE = ImageRecord("ab" * 32, 640, 480, "here", "a.png", "none", None, "train")
 SIZE = (640, 480)
@@ -208,7 +208,7 @@ def test_outlines_are_short_clockwise_and_close_to_the_shape(seed, count):
     shape = circle(rng.uniform(150, 400), rng.uniform(120, 300), rng.uniform(20, 100), rng.uniform(20, 100), count)
     if seed % 2:
         shape = tuple(v for i in range(len(shape) - 2, -2, -2) for v in shape[i : i + 2])
-    (short,) = outline((shape,), SIZE)
+    (short,) = simplify_polygons((shape,), SIZE)
     assert 6 <= len(short) <= 2 * MAX_POINTS
     assert polygon_area(short) > 0
     assert short[1] == min(short[1::2])
@@ -217,8 +217,8 @@ def test_outlines_are_short_clockwise_and_close_to_the_shape(seed, count):
 
 def test_outlines_keep_the_largest_polygons():
     shapes = tuple(circle(100 * i, 100, 5 * i, 5 * i) for i in range(1, 6))
-    assert len(outline(shapes, SIZE)) == MAX_POLYGONS
-    areas = [polygon_area(p) for p in outline(shapes, SIZE)]
+    assert len(simplify_polygons(shapes, SIZE)) == MAX_POLYGONS
+    areas = [polygon_area(p) for p in simplify_polygons(shapes, SIZE)]
     assert areas == sorted(areas, reverse=True)
 
 

@@ -1,9 +1,9 @@
-"""Which classes of token may come next, so that whatever a model writes is a legal answer.
+"""Constrained decoding: which classes of token are allowed next, so that every answer is legal.
 
-One table of small state machines, one machine a `Form`; a state is an integer, and a batch may mix rows of different
-forms. Given the tokens that are left to write, a class is allowed only if a legal end can still be reached after it: a
-length limit never cuts an answer in two. That a box's second corner lies right of and below its first is not enforced
-here: `grammar.read` puts corners in order.
+One table of small state machines, one machine for each `Form`; a state is an integer, and a batch may mix rows of
+different forms. Given the number of tokens left, a class is allowed only if a legal end can still be reached after it:
+a length limit never cuts an answer in two. That a box's second corner lies right of and below its first is not enforced
+here: `florence.codec.parsing` puts corners in order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from florence.codec.grammar import Form
 
 
 class TokenClass(IntEnum):
-    """Classes of tokens. A token in no class (other special tokens) may never be written."""
+    """Classes of tokens. A token in no class (other special tokens) is never allowed."""
 
     TEXT = 0
     """A piece of text with at least one character that is not white space."""
@@ -28,7 +28,7 @@ class TokenClass(IntEnum):
     """<and> joins names in inputs; no answer holds it."""
     EOS = 6
     BLANK = 7
-    """A piece of nothing but white space (`grammar.WHITE`): legal in a text that has another piece too."""
+    """A piece of white space alone (`grammar.WHITE`): legal in a text that has another piece too."""
 
 
 CLASSES = len(TokenClass)
@@ -39,24 +39,28 @@ _Machine = dict[str, dict[TokenClass, str]]
 
 
 def _locations(prefix: str, count: int, last: dict[TokenClass, str]) -> _Machine:
-    """States ``prefix``1…count in which that many locations have been written; ``last`` follows the last of them."""
+    """Return the states ``prefix``1…count after so many locations; ``last`` are the arcs from the last of them."""
     machine: _Machine = {f"{prefix}{i}": {TokenClass.LOC: f"{prefix}{i + 1}"} for i in range(1, count)}
     machine[f"{prefix}{count}"] = last
     return machine
 
 
 def _opens(name: str) -> dict[TokenClass, str]:
-    """The arcs to the text ``name`` of `_label`."""
+    """Return the arcs to the text ``name`` of `_label`."""
     return {TokenClass.TEXT: name, TokenClass.BLANK: f"{name} blank"}
 
 
 def _label(name: str, after: dict[TokenClass, str]) -> _Machine:
-    """A text, and the same while nothing but white space has been written of it: then nothing else may follow."""
+    """Return a text's states: with white space alone so far, it cannot end; then ``after`` are the arcs to what
+    follows.
+    """
     return {name: {TokenClass.TEXT: name, TokenClass.BLANK: name, **after}, f"{name} blank": _opens(name)}
 
 
 def _points(prefix: str, ends: dict[TokenClass, str]) -> _Machine:
-    """A polygon whose first coordinate is ``prefix``1: three points or more, <sep> and another, or one of ``ends``."""
+    """Return the states of polygons from coordinate ``prefix``1 on: three points or more, then <sep> or one of
+    ``ends``.
+    """
     machine = _locations(prefix, 6, {TokenClass.LOC: f"{prefix}odd", TokenClass.SEP: f"{prefix}0", **ends})
     machine[f"{prefix}0"] = {TokenClass.LOC: f"{prefix}1"}
     machine[f"{prefix}odd"] = {TokenClass.LOC: f"{prefix}6"}
@@ -89,9 +93,9 @@ _MACHINES: dict[Form, _Machine] = {
         **_label("first", {TokenClass.LOC: "box1", TokenClass.POLY_OPEN: "inner0"}),
         **_label("boxed", {TokenClass.LOC: "box1"}),
         **_locations("box", 4, {TokenClass.LOC: "box1", **_opens("boxed"), **_END}),
-        **_label("outlined", {TokenClass.POLY_OPEN: "inner0"}),
+        **_label("shaped", {TokenClass.POLY_OPEN: "inner0"}),
         **_points("inner", {TokenClass.POLY_CLOSE: "closed"}),
-        "closed": {TokenClass.POLY_OPEN: "inner0", **_opens("outlined"), **_END},
+        "closed": {TokenClass.POLY_OPEN: "inner0", **_opens("shaped"), **_END},
     },
 }
 
@@ -109,7 +113,7 @@ def _build() -> tuple[np.ndarray, dict[Form, int]]:
 
 
 def _distances(table: np.ndarray) -> np.ndarray:
-    """Tokens from each state to the end, EOS included, by the shortest way."""
+    """Return the fewest tokens from each state to the end, EOS included."""
     far = np.iinfo(np.int32).max // 2
     steps = np.full(len(table), far, dtype=np.int64)
     steps[DONE] = 0
@@ -119,27 +123,27 @@ def _distances(table: np.ndarray) -> np.ndarray:
 
 
 TABLE, _STARTS = _build()
-"""(states, classes) int16: the state after a class, −1 where it may not come. State 0 is `DONE`."""
+"""(states, classes) int16: the state after a class, −1 where it is not allowed. State 0 is `DONE`."""
 _FINISH = _distances(TABLE)
-# what is needed after each class; huge where the class may not come
+# tokens needed after each class; huge where the class is not allowed
 _AFTER = np.where(TABLE >= 0, _FINISH[TABLE], np.iinfo(np.int32).max // 2)
 
 
 def start_state(form: Form) -> int:
-    """The state before the first token of an answer of ``form``."""
+    """Return the state before the first token of an answer of ``form``."""
     return _STARTS[form]
 
 
 def tokens_to_finish(states: np.ndarray) -> np.ndarray:
-    """(n,) of (n,) states: the fewest tokens, EOS included, that end each answer legally; 0 where it has ended."""
+    """Return the fewest tokens (n,), EOS included, that end each answer legally; 0 where it has ended."""
     return _FINISH[np.asarray(states)]
 
 
 def allowed_classes(states: np.ndarray, remaining: np.ndarray | int | None = None) -> np.ndarray:
-    """(n, classes) bool of (n,) states: the classes that may come next.
+    """Return the classes (n, classes) bool that are allowed next in ``states`` (n,).
 
-    ``remaining``: tokens that may still be written, EOS included; only classes after which the answer can end legally
-    within them are allowed. Where too few were given from the start, the shortest way to an end is what is left.
+    ``remaining``: tokens left, EOS included; only classes after which the answer can end legally within them are
+    allowed. Where too few were given from the start, only the shortest way to an end is allowed.
     """
     states = np.asarray(states)
     legal = TABLE[states] >= 0
@@ -152,11 +156,10 @@ def allowed_classes(states: np.ndarray, remaining: np.ndarray | int | None = Non
 
 
 def next_states(states: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """(n,) states after one token of ``classes`` (n,) in each row. Raises ValueError where a class may not come."""
+    """Return the states (n,) after a token of ``classes`` (n,). Raises ValueError where a class is not allowed."""
     following = TABLE[np.asarray(states), np.asarray(classes)].astype(np.int64)
     if (following < 0).any():
         row = int(np.argmax(following < 0))
-        raise ValueError(
-            f"row {row}: {TokenClass(int(np.asarray(classes)[row])).name} may not come in state {int(np.asarray(states)[row])}"
-        )
+        name, state = TokenClass(int(np.asarray(classes)[row])).name, int(np.asarray(states)[row])
+        raise ValueError(f"row {row}: {name} is not allowed in state {state}")
     return following

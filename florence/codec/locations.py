@@ -1,4 +1,4 @@
-"""Pixels ↔ location tokens. The only place in Florence that rounds a coordinate.
+"""Pixels ↔ location tokens. The only module of Florence that rounds a coordinate.
 
 An axis has 1,000 bins. The bin of x in an image of width w is floor(x·1000/w), clamped to 0…999; a bin is read back as
 its centre, (b + ½)·w/1000. So a coordinate inside the image returns within half a bin.
@@ -18,37 +18,37 @@ TOKENS: tuple[str, ...] = tuple(f"<loc_{index}>" for index in range(BINS))
 """The location tokens, by bin."""
 
 
-def bins(points: Sequence[float], size: tuple[int, int]) -> list[int]:
-    """The bins of ``points`` (x, y, x, y, … in pixels) in an image of ``size`` (width, height).
+def quantise(points: Sequence[float], size: tuple[int, int]) -> list[int]:
+    """Return the bins of ``points`` (x, y, x, y, … in pixels) in an image of ``size`` (width, height).
 
     Raises EncodeError where a coordinate is not finite or the size is not positive.
     """
     width, height = size
     if width <= 0 or height <= 0:
-        raise EncodeError(f"an image of {width} × {height} pixels has no places; both sides must be positive")
+        raise EncodeError(f"an image of {width} × {height} pixels has no locations; both sides must be positive")
     try:
         result = [int(float(value) * BINS / (height if odd & 1 else width)) for odd, value in enumerate(points)]
     except (ValueError, OverflowError):
         bad = next((value for value in points if not math.isfinite(value)), max(points, key=abs))
         raise EncodeError(
-            f"the coordinate {bad!r} is no place in an image; a finite number of pixels is expected"
+            f"the coordinate {bad!r} is no location in an image; a finite number of pixels is expected"
         ) from None
     return [0 if index < 0 else BINS - 1 if index >= BINS else index for index in result]
 
 
-def centres(indices: Sequence[int], size: tuple[int, int]) -> tuple[float, ...]:
-    """The centres, in pixels of an image of ``size`` (width, height), of bins given as x, y, x, y, …"""
+def dequantise(indices: Sequence[int], size: tuple[int, int]) -> tuple[float, ...]:
+    """Return the centres, in pixels of an image of ``size`` (width, height), of bins given as x, y, x, y, …"""
     width, height = size
     return tuple((index + 0.5) * (height if odd & 1 else width) / BINS for odd, index in enumerate(indices))
 
 
-def tokens(points: Sequence[float], size: tuple[int, int]) -> str:
-    """``points`` (x, y, x, y, … in pixels) as location tokens. Raises EncodeError as `bins` does."""
-    return "".join([TOKENS[index] for index in bins(points, size)])
+def location_tokens(points: Sequence[float], size: tuple[int, int]) -> str:
+    """Return ``points`` (x, y, x, y, … in pixels) as location tokens. Raises EncodeError as `quantise` does."""
+    return "".join([TOKENS[index] for index in quantise(points, size)])
 
 
-def bins_array(points: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """`bins` of many: points (…, 2k) float, sizes (…, 2) broadcast against them; returns (…, 2k) int64."""
+def quantise_array(points: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the bins (…, 2k) int64 of points (…, 2k) float; ``sizes``: (…, 2), broadcast against them."""
     points = np.asarray(points, float)
     if not np.isfinite(points).all():
         raise EncodeError("a coordinate is not finite; a finite number of pixels is expected")
@@ -56,7 +56,7 @@ def bins_array(points: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.clip(np.floor(points * BINS / scale), 0, BINS - 1).astype(np.int64)
 
 
-def centres_array(indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """`centres` of many: bins (…, 2k), sizes (…, 2) broadcast against them; returns (…, 2k) float."""
+def dequantise_array(indices: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the centres (…, 2k) float of bins (…, 2k); ``sizes``: (…, 2), broadcast against them."""
     indices = np.asarray(indices)
     return (indices + 0.5) * np.tile(np.asarray(sizes, float), indices.shape[-1] // 2) / BINS

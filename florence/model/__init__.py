@@ -1,1 +1,3 @@
-"""Florence-2 as transformers has it: presets, vocabulary, checkpoints, and generation that cannot leave a task's grammar."""
+"""Florence-2 as transformers has it: presets, vocabulary, checkpoints, and generation that cannot leave a task's
+grammar.
+"""

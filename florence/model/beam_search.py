@@ -1,7 +1,7 @@
 """Beam search with transformers' candidates, scores and stopping rule, each row by itself.
 
-The score of a finished answer is the sum of its tokens' log-probabilities divided by its length to the power of the length
-penalty. A row stops where its best beam, ended now, would score less than the worst of its finished answers.
+The score of a finished answer is the sum of its tokens' log-probabilities divided by its length to the power of the
+length penalty. A row stops where its best beam, ended now, would score less than the worst of its finished answers.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ class UnconstrainedScorer:
 class ConstrainedScorer:
     """Log-probabilities among the allowed tokens.
 
-    Of each peak of the locations' neighbourhood mass only the top bin is a candidate, and the peaks share the probability
-    of all locations by their mass: a location spread over many bins is one candidate, not many unlikely ones.
+    Of each peak of the locations' neighbourhood mass only the top bin is a candidate, and the peaks share the
+    probability of all locations by their mass: a location spread over many bins is one candidate, not many unlikely
+    ones.
     """
 
     def __init__(self, grammar: TokenGrammar, states: np.ndarray) -> None:

@@ -29,7 +29,10 @@ SCRATCH = "-scratch"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model, its vocabulary and the side, in pixels, of the square that it sees. ``post_processing``: what transformers' post-processor is told of each form."""
+    """A model, its vocabulary and the side, in pixels, of the square that it sees.
+
+    ``post_processing``: what transformers' post-processor is told of each form.
+    """
 
     model: Any
     tokenizer: Any
@@ -44,7 +47,9 @@ class Checkpoint:
         return vocabulary.lexicon(self.tokenizer, self.model.config.text_config.vocab_size)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """An image (height, width, 3) uint8 as the model's square (side, side, 3) uint8: bicubic, both axes on their own, as in the published processor."""
+        """An image (height, width, 3) uint8 as the model's square (side, side, 3) uint8: bicubic, both axes on their
+        own, as in the published processor.
+        """
         from PIL import Image
 
         side = self.image_size
@@ -102,7 +107,10 @@ def build(preset: str, *, image_size: int, seed: int = 0) -> Checkpoint:
 
 
 def weights_hash(folder: Path | str) -> str:
-    """First 16 hex digits of the SHA-256 over the weights, vocabulary and settings in a checkpoint folder. Raises ModelError without weights."""
+    """First 16 hex digits of the SHA-256 over the weights, vocabulary and settings in a checkpoint folder.
+
+    Raises ModelError without weights.
+    """
     found = sorted(p for p in Path(folder).glob("*") if p.suffix in (".safetensors", ".json") and p.is_file())
     if not any(p.suffix == ".safetensors" for p in found):
         raise ModelError(f"{folder} holds no weights (*.safetensors): train a model, or name another folder")

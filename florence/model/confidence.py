@@ -1,4 +1,6 @@
-"""A model's scores turned into confidences, by what `florence.evaluate.calibration` has found. Light: a served model needs it."""
+"""A model's scores turned into confidences, by what `florence.evaluate.calibration` has found. Light: a served model
+needs it.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ VALUES = "scores", "confidences"
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A task's map from score to confidence: a rising line through ``scores`` and ``confidences`` (k,), level beyond its ends.
+    """A task's map from score to confidence: a rising line through ``scores`` and ``confidences`` (k,), level beyond
+    its ends.
 
-    ``error``: expected calibration error of the scores themselves; ``calibrated``: that of the confidences, of images that the map was not fitted on; ``n``: answers judged.
+    ``error``: expected calibration error of the scores themselves; ``calibrated``: that of the confidences, of images
+    that the map was not fitted on; ``n``: answers judged.
     """
 
     scores: tuple[float, ...]
@@ -45,7 +49,10 @@ class Calibration:
 
 
 def beside(folder: Path) -> dict[str, Calibration]:
-    """The calibrations that lie in a model's folder, by task; none where there are none. Raises ModelError where the file is damaged."""
+    """The calibrations that lie in a model's folder, by task; none where there are none.
+
+    Raises ModelError where the file is damaged.
+    """
     path = folder / FILE
     try:
         return read(json.loads(path.read_text(encoding="utf-8")))
@@ -56,7 +63,10 @@ def beside(folder: Path) -> dict[str, Calibration]:
 
 
 def read(values: Any) -> dict[str, Calibration]:
-    """Calibrations by task, as `florence.evaluate.calibrations_json` wrote them. Raises ValueError where it is anything else."""
+    """Calibrations by task, as `florence.evaluate.calibrations_json` wrote them.
+
+    Raises ValueError where it is anything else.
+    """
     if not isinstance(values, dict):
         raise ValueError("a mapping of tasks is expected")
     result = {}

@@ -1,7 +1,7 @@
 """The text decoder, one token at a time: transformers' own weights and numbers, without what a step does not need.
 
-Keys and values of the tokens are kept in buffers that grow by doubling. Those of an encoded prompt are computed once, and
-the beams of a row share them: a beam is one more query, not one more copy of the image.
+Keys and values of the tokens are kept in buffers that grow by doubling. Those of an encoded prompt are computed once,
+and the beams of a row share them: a beam is one more query, not one more copy of the image.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ FIRST_CAPACITY = 32
 class Decoder:
     """Rows × beams that are decoded together. Used inside ``torch.inference_mode``.
 
-    ``states`` (rows, length, width), ``mask`` (rows, length): of `florence.model.encoding.encode_prompts`; ``beams``: of
-    each row.
+    ``states`` (rows, length, width), ``mask`` (rows, length): of `florence.model.encoding.encode_prompts`; ``beams``:
+    of each row.
     """
 
     def __init__(self, model: Any, states: torch.Tensor, mask: torch.Tensor | None, *, beams: int = 1) -> None:

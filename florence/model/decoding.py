@@ -1,8 +1,8 @@
 """Decoding strategies, one token a row at a time: constrained to a task's grammar, or greedy as transformers decodes.
 
 Constrained decoding first compares the classes of tokens that the grammar allows, each by the probability of all its
-tokens together, and then chooses a token of the likeliest class: so a location spread over many bins does not lose against
-one certain token. Among locations it chooses the bin whose neighbourhood is likeliest.
+tokens together, and then chooses a token of the likeliest class: so a location spread over many bins does not lose
+against one certain token. Among locations it chooses the bin whose neighbourhood is likeliest.
 """
 
 from __future__ import annotations

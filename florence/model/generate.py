@@ -73,9 +73,9 @@ def predict(
     ``batch_size``: rows that are decoded together, and images whose features are held at once; ``beams``: more than one
     searches for the likeliest whole answer.
 
-    A region's score is the probability of its label times the geometric mean probability of its locations, each with its
-    neighbourhood; the answer's score is the same over all its tokens. The score of a caption, which could be worded in
-    other ways, is the geometric mean probability of its tokens, whatever its length.
+    A region's score is the probability of its label times the geometric mean probability of its locations, each with
+    its neighbourhood; the answer's score is the same over all its tokens. The score of a caption, which could be worded
+    in other ways, is the geometric mean probability of its tokens, whatever its length.
 
     Raises UnknownNameError for a task, EncodeError for an input that it does not take.
     """
@@ -113,9 +113,10 @@ def generate(
     """Return the tokens (n,) that follow each prompt, with the end where there is one, without the decoder's start.
 
     These are the tokens that transformers' ``generate`` gives each prompt by itself with ``num_beams=beams``,
-    ``length_penalty=length_penalty``, ``max_new_tokens=max_tokens`` and no blocking of n-grams. ``max_tokens``: for all or
-    for each; ``has_fixed_length``: exactly so many, as with ``min_new_tokens``. First and last tokens are those that the
-    model's generation configuration forces. Where two tokens are equally likely to within rounding, either may be chosen.
+    ``length_penalty=length_penalty``, ``max_new_tokens=max_tokens`` and no blocking of n-grams. ``max_tokens``: for all
+    or for each; ``has_fixed_length``: exactly so many, as with ``min_new_tokens``. First and last tokens are those that
+    the model's generation configuration forces. Where two tokens are equally likely to within rounding, either may be
+    chosen.
     """
     forced = ForcedTokens.of_model(checkpoint.model, has_fixed_length)
 
@@ -135,9 +136,9 @@ def generate(
 class DecodingStrategy(Protocol):
     """Chooses the tokens of a batch's rows: `ConstrainedDecoding`, `UnconstrainedDecoding`, `BeamSearch`.
 
-    ``prefix``: tokens that every answer begins with; ``max_lengths``: (n,) most tokens of each answer; ``is_open``: (k,)
-    whether each row continues; ``next_tokens``: (k, beams); ``beam_order``: (k, beams) the beams that these tokens follow,
-    None where each follows its own.
+    ``prefix``: tokens that every answer begins with; ``max_lengths``: (n,) most tokens of each answer; ``is_open``:
+    (k,) whether each row continues; ``next_tokens``: (k, beams); ``beam_order``: (k, beams) the beams that these tokens
+    follow, None where each follows its own.
     """
 
     prefix: tuple[int, ...]
@@ -170,8 +171,8 @@ class _Run:
 def batch_prompts(images: Sequence[int], lengths: Sequence[int], most: int, rows: int) -> Iterator[list[list[int]]]:
     """Yield prompts as lists of batches of at most ``rows``, each list about at most ``most`` images.
 
-    So the features of no more images are held at once. ``images``: the image of each prompt; ``lengths``: its tokens. In a
-    list the prompts are sorted by length, so that there is little padding.
+    So the features of no more images are held at once. ``images``: the image of each prompt; ``lengths``: its tokens.
+    In a list the prompts are sorted by length, so that there is little padding.
     """
     by_image: dict[int, list[int]] = {}
     for index, image in enumerate(images):

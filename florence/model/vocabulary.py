@@ -1,7 +1,8 @@
 """The vocabulary that comes with the package, and what each token of any Florence-2 vocabulary is.
 
-The shipped file is a byte-level BPE of 3,566 pieces with the special and location tokens of the published model: 4,000 pieces made by
-``python -m florence.model.vocabulary TEXTS.txt tokenizer.json`` (one text a line) without those of several capitals or digits. Never made again by a run.
+The shipped file is a byte-level BPE of 3,566 pieces with the special and location tokens of the published model: 4,000
+pieces made by ``python -m florence.model.vocabulary TEXTS.txt tokenizer.json`` (one text a line) without those of
+several capitals or digits. Never made again by a run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from florence.errors import ModelError
 
 PIECES = 4000
 SPELT = r"[A-Z](?=[A-Z0-9])|(?<=[A-Z0-9])[A-Z]|[0-9]"
-"""Capitals beside each other and digits are tokens of their own: what is written on a sign is read letter by letter, so that a word never met can be read."""
+"""Capitals beside each other and digits are tokens of their own: what is written on a sign is read letter by letter, so
+that a word never met can be read."""
 HEAD = ("<s>", "<pad>", "</s>", "<unk>")
 """The first four tokens, in the order that BART's configuration counts on."""
 _GRAMMAR = {
@@ -78,8 +80,10 @@ def shipped() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """What the tokens of a vocabulary are. ``locations``: (1000,) ids by bin; ``classes``: (vocabulary, classes) bool, the class of each
-    token, none for tokens that stand in no answer; ``pieces``: the bytes of each token, by id (of a special token: its name's).
+    """What the tokens of a vocabulary are.
+
+    ``locations``: (1000,) ids by bin; ``classes``: (vocabulary, classes) bool, the class of each token, none for tokens
+    that stand in no answer; ``pieces``: the bytes of each token, by id (of a special token: its name's).
     """
 
     locations: np.ndarray
@@ -95,7 +99,8 @@ class Lexicon:
 
 
 def lexicon(tokenizer: Any, size: int) -> Lexicon:
-    """What each of the ``size`` tokens of a Florence-2 vocabulary is. Raises ModelError where location or grammar tokens are missing.
+    """What each of the ``size`` tokens of a Florence-2 vocabulary is. Raises ModelError where location or grammar
+    tokens are missing.
 
     Pieces with "<" are in no class: spelt out of pieces, a text could not be told from a location.
     """
@@ -132,7 +137,9 @@ def lexicon(tokenizer: Any, size: int) -> Lexicon:
 
 
 def _byte_letters() -> dict[int, str]:
-    """The printable letter that stands for each byte in a byte-level BPE (GPT-2): printable Latin-1 for itself, the rest from U+0100 on."""
+    """The printable letter that stands for each byte in a byte-level BPE (GPT-2): printable Latin-1 for itself, the
+    rest from U+0100 on.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {byte: chr(byte) for byte in printable}
     for number, byte in enumerate(byte for byte in range(256) if byte not in letters):

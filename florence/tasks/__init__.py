@@ -1,6 +1,7 @@
-"""The fifteen published tasks and two that are reached by fine-tuning. A task owns its prompt, makes examples of labels, and writes and reads answers.
+"""The fifteen published tasks and two that the paper reaches by fine-tuning.
 
-One file a family; found, never listed.
+A task owns its prompt, makes examples of labels, and writes and reads answers. One file for each family; found, never
+listed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
-from florence.codec import constrain, grammar, locations
-from florence.codec.grammar import Form, Group
+from florence.codec import constrain, grammar, locations, parsing
+from florence.codec.grammar import Form, LabelledRegions
 from florence.errors import DecodeError, EncodeError
 from florence.records import Annotation, ImageRecord, Region
 from florence.registry import Registry
@@ -28,9 +29,9 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One thing to learn or to be scored on. ``input``: what the prompt is about; ``target``: the answer to write.
+    """An example to train or score on. ``input``: the input of the prompt; ``target``: the answer to write.
 
-    ``text`` and ``regions`` (pixels, in the order of the target) are what the target stands for: the reference of a score.
+    ``text`` and ``regions`` (pixels, in the order of the target) are what the target means: the reference of a score.
     """
 
     image_id: str
@@ -43,14 +44,16 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model's text says. ``text``: of a task without places the text, up to the first token that does not belong; of <OCR_WITH_REGION>
-    its strings, joined; of other tasks what was decoded, as it is.
+    """An answer read from a model's text.
+
+    ``text``: for a task without regions the text up to the first token that does not belong; for <OCR_WITH_REGION> its
+    strings, joined; for other tasks the text that was decoded.
 
     ``spans``: for each region, the characters of its own tokens in the text that was decoded (the first region after a
     label: label included); ``label_spans``: the characters of its label, (0, 0) where there is none.
-    ``error``: why the text is no legal answer, None where it is; what is certain is given all the same.
+    ``error``: why the text is no legal answer, None where it is; regions that are certain are given anyway.
     ``score``: of the whole text, 0…1, where a model wrote it.
-    ``groups``: of a task with places, the regions by label as the text has them: what `Task.encode` writes again.
+    ``groups``: for a task with regions, the regions by label as in the text: `Task.encode` writes them again.
     """
 
     text: str
@@ -59,15 +62,15 @@ class Answer:
     label_spans: tuple[tuple[int, int], ...] = ()
     error: DecodeError | None = None
     score: float | None = None
-    groups: tuple[Group, ...] = ()
+    groups: tuple[LabelledRegions, ...] = ()
 
 
 class Task(ABC):
-    """One task. A subclass sets the class attributes and says, in `build`, what its examples are made of.
+    """One task. A subclass sets the class attributes and makes its examples in `build`.
 
-    ``name``: as "<OD>"; ``annotation_type``: the type of annotation it is derived from; ``metric``: the name of its metric;
-    ``form``: the shape of its answers; ``template``: its published prompt, with {input} where it takes one.
-    For people: ``given``: what the input is; ``shortening``: what becomes of a target that is too long (`shortened`).
+    ``name``: as "<OD>"; ``annotation_type``: the type of annotation that examples are made of; ``metric``: the name of
+    its metric; ``form``: the shape of its answers; ``template``: its published prompt, with {input} where it takes one.
+    For people: ``input_description``: what the input is; ``truncation``: how a long target is cut (`truncate`).
     """
 
     name: ClassVar[str]
@@ -75,12 +78,12 @@ class Task(ABC):
     metric: ClassVar[str]
     form: ClassVar[Form]
     template: ClassVar[str]
-    given: ClassVar[str] = ""
-    truncation: ClassVar[str] = "its first places are kept, in the target's order"
+    input_description: ClassVar[str] = ""
+    truncation: ClassVar[str] = "its first regions are kept, in the target's order"
 
     @property
     def takes_input(self) -> bool:
-        """Whether the prompt is about something that has to be given."""
+        """Whether the prompt has an input."""
         return "{input}" in self.template
 
     @property
@@ -89,7 +92,7 @@ class Task(ABC):
         return constrain.start_state(self.form)
 
     def prompt(self, input: str = "") -> str:
-        """The published prompt about ``input``. Raises EncodeError where an input is missing, not taken, or not of the right kind."""
+        """Return the published prompt with ``input``. Raises EncodeError if it is missing, not taken or not valid."""
         if not self.takes_input:
             if input:
                 raise EncodeError(f"{self.name} takes no input; found {input[:80]!r}")
@@ -97,17 +100,20 @@ class Task(ABC):
         return self.template.replace("{input}", self.checked_input(input.strip()))
 
     def checked_input(self, input: str) -> str:
-        """``input`` itself. Raises EncodeError where it is not what the task is asked about: a text, unless a subclass says otherwise."""
+        """Return ``input``.
+
+        Raises EncodeError where it is not valid: a text is expected, unless a subclass overrides this.
+        """
         if not input:
             raise EncodeError(f"{self.name} needs an input: what is it about?")
-        return grammar.plain(input, "input")
+        return grammar.check_text(input, "input")
 
     def examples(
         self, image: ImageRecord, labels: Sequence[Annotation], refused: list[EncodeError] | None = None
     ) -> list[Example]:
-        """The examples that ``labels`` (the image's kept annotations of ``annotation_type``) give; deterministic.
+        """Make the examples of ``labels`` (the image's kept annotations of ``annotation_type``); deterministic.
 
-        No labels give no example. A label that cannot be written in the grammar is left out: its error is appended to
+        No labels give no example. A label that the grammar cannot write is left out: its error is appended to
         ``refused``, or logged where no list is given.
         """
         rows = []
@@ -129,46 +135,47 @@ class Task(ABC):
 
     @abstractmethod
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
-        """The examples of rows that passed `check`; there is at least one row."""
+        """Yield the examples of rows that passed `check`; there is at least one row."""
 
     def decode(self, text: str, size: Size, input: str = "") -> Answer:
-        """What ``text`` says of an image of ``size``; places in float pixels, at the centres of their bins.
+        """Read the answer ``text`` about an image of ``size``; regions in float pixels, at the centres of their bins.
 
-        Never raises for what a model wrote: a malformed text gives the parts that are certain, and an error.
+        Accepts any text: a malformed one gives the parts that are certain, and an error.
         """
-        reading = grammar.read(text, self.form, size)
-        regions = self.named(reading.groups, input)
-        error = self._error(text, reading.position, reading.reason)
-        return Answer(text, regions, reading.spans, reading.label_spans, error, groups=reading.groups)
+        parsed = parsing.parse(text, self.form, size)
+        regions = self.name_regions(parsed.groups, input)
+        error = self._error(text, parsed.position, parsed.reason)
+        return Answer(text, regions, parsed.spans, parsed.label_spans, error, groups=parsed.groups)
 
     def encode(self, answer: Answer, size: Size) -> str:
-        """The text that says ``answer`` of an image of ``size``: what `decode` reads without an error is written again as it was.
+        """Write ``answer`` about an image of ``size``: the text that `decode` reads as this answer, without an error.
 
-        ``answer.groups`` is written; where there is none ``answer.regions``, in order, neighbours of one label together. Raises EncodeError where a
-        label or place cannot be written, or the form has no room for it.
+        ``answer.groups`` is written; where there is none ``answer.regions``, in order, neighbours of one label
+        together. Raises EncodeError where a label or region cannot be written, or does not fit the form.
         """
-        return grammar.write(answer.groups or self._grouped(answer.regions), self.form, size)
+        return grammar.write(answer.groups or self._group(answer.regions), self.form, size)
 
-    def _grouped(self, regions: Sequence[Region]) -> list[Group]:
-        """Regions as groups that the form can hold."""
+    def _group(self, regions: Sequence[Region]) -> list[LabelledRegions]:
+        """Return regions as groups that the form can hold."""
         if self.form in (Form.BOXES, Form.POLYGONS):
-            return [Group("", tuple(regions))] if regions else []
+            return [LabelledRegions("", tuple(regions))] if regions else []
         if self.form is Form.LABELLED_QUADS:
-            return [Group(region.label, (region,)) for region in regions]
+            return [LabelledRegions(region.label, (region,)) for region in regions]
         return [
-            Group(words, tuple(members))
-            for words, members in itertools.groupby(regions, key=lambda region: region.label)
+            LabelledRegions(label, tuple(members))
+            for label, members in itertools.groupby(regions, key=lambda region: region.label)
         ]
 
-    def named(self, groups: Sequence[Group], input: str) -> tuple[Region, ...]:
-        """The regions of an answer's groups, as this task names them."""
+    def name_regions(self, groups: Sequence[LabelledRegions], input: str) -> tuple[Region, ...]:
+        """Return the regions of an answer's groups, labelled as in this task."""
         return tuple(region for group in groups for region in group.regions)
 
     def _error(self, text: str, position: int | None, reason: str) -> DecodeError | None:
         return None if position is None else DecodeError(self.name, text, position, reason)
 
     def truncate(self, example: Example, fits: Callable[[str], bool]) -> Example | None:
-        """The example with as much of its target as ``fits`` allows, cut by the rule of ``shortening``; None where not even its first part fits.
+        """The example with as much of its target as ``fits`` allows, cut by the rule of ``shortening``; None where not
+        even its first part fits.
 
         ``fits``: whether a target is short enough; must hold for every beginning of a target that it holds for.
         """
@@ -182,8 +189,8 @@ class Task(ABC):
         return parts[low - 1] if low else None
 
     def truncations(self, example: Example) -> list[Example]:
-        """The example cut after each part of its target but the last, the shortest first: legal examples all."""
-        ends = [end for _, end in grammar.read(example.target, self.form, (1, 1)).spans][:-1]
+        """Return the example cut after each part of its target but the last, shortest first; all are legal."""
+        ends = [end for _, end in parsing.parse(example.target, self.form, (1, 1)).spans][:-1]
         return [
             replace(example, target=example.target[:end], regions=example.regions[:parts])
             for parts, end in enumerate(ends, start=1)
@@ -191,42 +198,43 @@ class Task(ABC):
 
 
 class TextTask(Task):
-    """A task whose answer is one text. ``ends``: where a text may end before its end, if it may."""
+    """A task whose answer is one text. ``ends``: where a text may be truncated, None where it may not."""
 
     form = Form.TEXT
     truncation = "the example is left out: part of such an answer would be another answer"
     ends: ClassVar[re.Pattern[str] | None] = None
 
     def encode(self, answer: Answer, size: Size) -> str:
-        """The answer's text. Raises EncodeError where it holds a special token, or is empty and may not be."""
-        text = grammar.plain(answer.text, "answer")
-        if reason := grammar.read_text(text, self.form)[2]:
+        """Return the answer's text. Raises EncodeError where it holds a special token, or is empty and must not be."""
+        text = grammar.check_text(answer.text, "answer")
+        if reason := parsing.parse_text(text, self.form)[2]:
             raise EncodeError(f"{self.name}: {reason}; a text is expected, found {text[:80]!r}")
         return text
 
     def truncations(self, example: Example) -> list[Example]:
-        """The text cut at each of ``ends``."""
+        """Return the example cut at each of ``ends``."""
         cuts = [found.end() for found in self.ends.finditer(example.target)] if self.ends else []
         return [replace(example, target=example.target[:cut], text=example.text[:cut]) for cut in cuts]
 
     def decode(self, text: str, size: Size, input: str = "") -> Answer:
-        """The text itself, white space at its ends too; up to the first special token, with an error, where there is one."""
-        words, position, reason = grammar.read_text(text, self.form)
-        return Answer(words, error=self._error(text, position, reason))
+        """Return the text, white space at its ends too, up to the first special token; that token is an error."""
+        answer, position, reason = parsing.parse_text(text, self.form)
+        return Answer(answer, error=self._error(text, position, reason))
 
 
 class RegionInput:
-    """For tasks that are asked about one region: its location tokens are the input."""
+    """The input of tasks about one region: its location tokens."""
 
     name: ClassVar[str]
-    given: ClassVar[str] = "a box as four location tokens, or a polygon as six or more"
+    input_description: ClassVar[str] = "a box as four location tokens, or a polygon as six or more"
 
     def checked_input(self, input: str) -> str:
-        """``input`` itself. Raises EncodeError where it is not four location tokens, or a polygon's six or more."""
-        found = grammar.tokenise(input)
+        """Return ``input``. Raises EncodeError where it is not four location tokens, or a polygon's six or more."""
+        found = parsing.tokenise(input)
         if not found or len(found) < 4 or len(found) % 2 or any(token.type != "loc" for token in found):
             raise EncodeError(
-                f"{self.name} is asked about a region: four location tokens as <loc_0><loc_0><loc_999><loc_999>; found {input[:80]!r}"
+                f"{self.name} is asked about a region: four location tokens as <loc_0><loc_0><loc_999><loc_999>; "
+                f"found {input[:80]!r}"
             )
         return input
 
@@ -236,56 +244,56 @@ TASK: Registry[type[Task]] = Registry("task", "florence.tasks")
 
 @lru_cache(maxsize=64)
 def task(name: str) -> Task:
-    """The task called ``name`` ("<OD>" …). Raises UnknownNameError, listing what is known."""
+    """Return the task called ``name`` ("<OD>" …). Raises UnknownNameError, which lists the known names."""
     return TASK.get(name)()
 
 
-# ---------------------------------------------------------------- what families share
+# ---------------------------------------------------------------- shared by the families
 
 
-def nothing(rows: Iterable[Annotation]) -> bool:
-    """Whether every row says that nothing was found: no region and no text."""
+def are_empty(rows: Iterable[Annotation]) -> bool:
+    """Return whether every row says that nothing was found: no region and no text."""
     return all(not row.regions and not row.text for row in rows)
 
 
-def places(rows: Iterable[Annotation]) -> Iterator[Region]:
-    """Every region of every row, labelled with the row's text in the grammar's spelling."""
+def labelled_regions(rows: Iterable[Annotation]) -> Iterator[Region]:
+    """Yield every region of every row, labelled with the row's text as the grammar spells it."""
     for row in rows:
         if row.regions:
-            words = grammar.label(row.text)
+            label = grammar.normalise_label(row.text)
             for region in row.regions:
-                yield region if region.label == words else replace(region, label=words)
+                yield region if region.label == label else replace(region, label=label)
 
 
-def check_places(row: Annotation) -> None:
+def check_regions(row: Annotation) -> None:
     """Raise EncodeError where the row's text or a region of it cannot be written."""
     if row.text or row.regions:
-        grammar.label(row.text)
+        grammar.normalise_label(row.text)
     for region in row.regions:
-        locations.bins(grammar.bounds(region), (1, 1))
+        locations.quantise(grammar.region_bounds(region), (1, 1))
 
 
-def ordered(regions: Iterable[Region], size: Size) -> list[Region]:
-    """Regions from left to right by the middle of their box, then from top to bottom; one of each label and place.
+def sort_regions(regions: Iterable[Region], size: Size) -> list[Region]:
+    """Sort regions from left to right by the middle of their box, then from top to bottom; one of each label and box.
 
-    One number decides in nearly every case, which a small model learns sooner than rows from top to bottom, whose limits shift with
-    every picture. Compared in bins: the order depends on nothing that the target does not show.
+    One number decides in nearly every case, which a small model learns sooner than rows from top to bottom, whose
+    limits shift with every image. Compared in bins: the order depends only on what the target shows.
     """
     keyed: dict[tuple, Region] = {}
     for region in regions:
-        x0, y0, x1, y1 = locations.bins(region.bounds, size)
+        x0, y0, x1, y1 = locations.quantise(region.bounds, size)
         keyed.setdefault((x0 + x1, y0 + y1, x0, y0, region.label), region)
     return [keyed[key] for key in sorted(keyed)]
 
 
-def grouped(regions: Iterable[Region]) -> list[Group]:
-    """Regions of one label together, groups in the order of their first region."""
+def group_by_label(regions: Iterable[Region]) -> list[LabelledRegions]:
+    """Group regions by label, in the order of the first region of each."""
     groups: dict[str, list[Region]] = {}
     for region in regions:
         groups.setdefault(region.label, []).append(region)
-    return [Group(words, tuple(members)) for words, members in groups.items()]
+    return [LabelledRegions(label, tuple(members)) for label, members in groups.items()]
 
 
-def flat(groups: Iterable[Group]) -> tuple[Region, ...]:
-    """The regions of groups, in order."""
+def flatten(groups: Iterable[LabelledRegions]) -> tuple[Region, ...]:
+    """Return the regions of groups, in order."""
     return tuple(region for group in groups for region in group.regions)

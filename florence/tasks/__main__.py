@@ -1,4 +1,6 @@
-"""Writes docs/tasks.md: every task as the code has it, with an example from a drawn scene (``python -m florence.tasks > docs/tasks.md``)."""
+"""Writes docs/tasks.md: every task as the code has it, with an example from a drawn scene (``python -m florence.tasks >
+docs/tasks.md``).
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,7 @@ def section(one: Task, record: ImageRecord, rows: Mapping[str, list[Annotation]]
         "| | |",
         "|---|---|",
         f"| prompt | `{one.template}` |",
-        *([f"| {{input}} | {_marked(one.given)} |"] if one.takes_input else []),
+        *([f"| {{input}} | {_marked(one.input_description)} |"] if one.takes_input else []),
         f"| made of | annotations of kind `{one.annotation_type}` |",
         f"| answer | {FORMS[one.form]} |",
         f"| metric | `{one.metric}` |",
@@ -159,20 +161,20 @@ def _line(text: str) -> str:
 
 def _answer(answer: Answer, example: Example) -> list[str]:
     """The decoded answer, a line a region."""
-    told = [_region(region) for region in answer.regions] or [f'text "{_line(answer.text)}"']
-    return [f"{'decoded' if index == 0 else '':<9}{line}" for index, line in enumerate(told)]
+    lines = [_region(region) for region in answer.regions] or [f'text "{_line(answer.text)}"']
+    return [f"{'decoded' if index == 0 else '':<9}{line}" for index, line in enumerate(lines)]
 
 
 def _region(region: Region) -> str:
     label = f'"{region.label}"  ' if region.label else ""
-    places = (
+    shapes = (
         [("box", region.box)]
         if region.box
         else [("quad", region.quad)]
         if region.quad
         else [("polygon", points) for points in region.polygons]
     )
-    return label + "  ".join(f"{name} {_numbers(points)}" for name, points in places if points)
+    return label + "  ".join(f"{name} {_numbers(points)}" for name, points in shapes if points)
 
 
 def _numbers(points: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""Texts about the whole image, at three granularities."""
+"""Captions: texts about the whole image, at three granularities."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Captioning(TextTask):
     def check(self, row: Annotation) -> None:
         if not row.text.strip():
             raise EncodeError("the caption is empty")
-        grammar.plain(row.text, "caption")
+        grammar.check_text(row.text, "caption")
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
         for text in dict.fromkeys(row.text.strip() for row in rows):

@@ -1,4 +1,4 @@
-"""Where things are: objects by category, by description, by a name that is asked for, or without a name."""
+"""Detection: objects by category, by description, by a given name, or without a name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from florence.codec import grammar
-from florence.codec.grammar import Form, Group
+from florence.codec.grammar import Form, LabelledRegions
 from florence.errors import EncodeError
 from florence.records import Annotation, ImageRecord
-from florence.tasks import TASK, Example, Task, check_places, flat, grouped, nothing, ordered, places
+from florence.tasks import (
+    TASK,
+    Example,
+    Task,
+    are_empty,
+    check_regions,
+    flatten,
+    group_by_label,
+    labelled_regions,
+    sort_regions,
+)
 
 
 class _Detection(Task):
@@ -21,17 +31,17 @@ class _Detection(Task):
     def check(self, row: Annotation) -> None:
         if row.text and not row.regions:
             raise EncodeError(f"the label {row.text!r} has no region")
-        check_places(row)
+        check_regions(row)
 
-    def groups(self, image: ImageRecord, rows: Sequence[Annotation]) -> list[Group]:
-        """What the answer holds, in order."""
-        return grouped(ordered(places(rows), (image.width, image.height)))
+    def groups(self, image: ImageRecord, rows: Sequence[Annotation]) -> list[LabelledRegions]:
+        """Return what the answer holds, in order."""
+        return group_by_label(sort_regions(labelled_regions(rows), (image.width, image.height)))
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
         groups = self.groups(image, rows)
-        if groups or nothing(rows):
+        if groups or are_empty(rows):
             target = grammar.write(groups, self.form, (image.width, image.height))
-            yield Example(image.image_id, self.name, "", target, "", flat(groups))
+            yield Example(image.image_id, self.name, "", target, "", flatten(groups))
 
 
 @TASK.register("<OD>")
@@ -60,36 +70,41 @@ class RegionProposal(_Detection):
     form = Form.BOXES
     template = "Locate the region proposals in the image."
 
-    def groups(self, image: ImageRecord, rows: Sequence[Annotation]) -> list[Group]:
-        """One group without a label."""
-        regions = ordered((replace(region, label="") for region in places(rows)), (image.width, image.height))
-        return [Group("", tuple(regions))] if regions else []
+    def groups(self, image: ImageRecord, rows: Sequence[Annotation]) -> list[LabelledRegions]:
+        """Return one group without a label."""
+        regions = sort_regions(
+            (replace(region, label="") for region in labelled_regions(rows)), (image.width, image.height)
+        )
+        return [LabelledRegions("", tuple(regions))] if regions else []
 
 
 @TASK.register("<OPEN_VOCABULARY_DETECTION>")
 class OpenVocabularyDetection(_Detection):
-    """Objects of the names that are asked for; several names are joined by <and>. One example for each label of the image.
+    """Objects of the given names; several names are joined by <and>. One example for each label of the image.
 
     Examples hold boxes; an answer may also hold polygons, as the published model's do.
     """
 
     name = "<OPEN_VOCABULARY_DETECTION>"
     annotation_type = "<OD>"
-    given = "a name, or several joined by <and>"
+    input_description = "a name, or several joined by <and>"
     form = Form.LABELLED_SHAPES
     template = "Locate {input} in the image."
 
     def checked_input(self, input: str) -> str:
-        """``input`` itself. Raises EncodeError where one of the names, between <and> and <and>, is empty or not writable."""
-        grammar.joined(input.split(grammar.AND))
+        """Return ``input``.
+
+        Raises EncodeError where one of the names, between <and> and <and>, is empty or not writable.
+        """
+        grammar.join_names(input.split(grammar.AND))
         return input
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
-        """One example a label."""
+        """Yield an example for each label."""
         size = (image.width, image.height)
         for group in self.groups(image, rows):
-            # without polygons: with them the grammar would write outlines
-            boxes = Group(group.label, tuple(replace(r, box=r.bounds, polygons=()) for r in group.regions))
+            # without polygons: with them the grammar would write masks
+            boxes = LabelledRegions(group.label, tuple(replace(r, box=r.bounds, polygons=()) for r in group.regions))
             yield Example(
                 image.image_id, self.name, group.label, grammar.write([boxes], self.form, size), "", boxes.regions
             )

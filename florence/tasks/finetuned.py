@@ -1,4 +1,7 @@
-"""Tasks that the paper reaches by fine-tuning: questions about an image, and its category. No default training draws them."""
+"""Tasks that the paper reaches by fine-tuning: questions about an image, and its category.
+
+No default training draws them.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,19 @@ from dataclasses import replace
 from florence.codec import grammar, locations
 from florence.errors import EncodeError
 from florence.records import Annotation, ImageRecord, Region
-from florence.tasks import TASK, Example, TextTask, check_places, places
+from florence.tasks import TASK, Example, TextTask, check_regions, labelled_regions
 
 
 @TASK.register("<VQA>")
 class VisualQuestionAnswering(TextTask):
     """A question about the image; the rows of one question make one example.
 
-    Its target is the answer that was given most often, of several the first in the order of the alphabet; its regions are all answers.
+    Its target is the most frequent answer, of several the first in alphabetical order; its regions are all answers.
     """
 
     name = annotation_type = "<VQA>"
     metric = "answer"
-    given = "a question"
+    input_description = "a question"
     template = "Answer the question about the image: {input}"
 
     def check(self, row: Annotation) -> None:
@@ -30,19 +33,19 @@ class VisualQuestionAnswering(TextTask):
         if not row.regions:
             raise EncodeError(f"the question {row.text!r} has no answer")
         for region in row.regions:
-            grammar.label(region.label)
-            locations.bins(grammar.bounds(region), (1, 1))
+            grammar.normalise_label(region.label)
+            locations.quantise(grammar.region_bounds(region), (1, 1))
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
-        """One example a question, in the order of the rows."""
+        """Yield an example for each question, in the order of the rows."""
         asked: dict[str, list[Region]] = {}
         for row in rows:
             asked.setdefault(row.text.strip(), []).extend(
-                replace(region, label=grammar.label(region.label)) for region in row.regions
+                replace(region, label=grammar.normalise_label(region.label)) for region in row.regions
             )
         for question, answers in asked.items():
-            given = Counter(region.label for region in answers)
-            answer = min(given, key=lambda words: (-given[words], words))
+            counts = Counter(region.label for region in answers)
+            answer = min(counts, key=lambda text: (-counts[text], text))
             yield Example(
                 image.image_id,
                 self.name,
@@ -65,9 +68,9 @@ class Classification(TextTask):
         """Raise EncodeError where the category cannot be written or has no region."""
         if not row.regions:
             raise EncodeError(f"the category {row.text!r} has no region; the whole image's box is expected")
-        check_places(row)
+        check_regions(row)
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
-        """One example an image."""
-        region = next(places(rows))
+        """Yield an example for the image."""
+        region = next(labelled_regions(rows))
         yield Example(image.image_id, self.name, "", region.label, region.label, (region,))

@@ -1,4 +1,4 @@
-"""Where the phrases of a caption are."""
+"""Phrase grounding: the regions of a caption's phrases."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from florence.codec import grammar
-from florence.codec.grammar import Form, Group
+from florence.codec.grammar import Form, LabelledRegions
 from florence.errors import EncodeError
 from florence.records import Annotation, ImageRecord, Region
-from florence.tasks import TASK, Example, Task, check_places, flat, ordered
+from florence.tasks import TASK, Example, Task, check_regions, flatten, sort_regions
 
 
 @TASK.register("<CAPTION_TO_PHRASE_GROUNDING>")
@@ -18,7 +18,7 @@ class PhraseGrounding(Task):
 
     name = annotation_type = "<CAPTION_TO_PHRASE_GROUNDING>"
     metric = "grounding"
-    given = "a caption"
+    input_description = "a caption"
     form = Form.LABELLED_BOXES
     template = "Locate the phrases in the caption: {input}"
 
@@ -28,40 +28,47 @@ class PhraseGrounding(Task):
             raise EncodeError("a phrase without a region")
         self.checked_input(row.text.strip())
         for region in row.regions:
-            check_places(replace(row, text=region.label, regions=(region,)))
+            check_regions(replace(row, text=region.label, regions=(region,)))
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
-        """One example a caption."""
+        """Yield an example for each caption."""
         size = (image.width, image.height)
         for caption in dict.fromkeys(row.text for row in rows):
-            groups = _phrases(caption, [region for row in rows if row.text == caption for region in row.regions], size)
+            groups = _group_phrases(
+                caption, [region for row in rows if row.text == caption for region in row.regions], size
+            )
             target = grammar.write(groups, self.form, size)
-            yield Example(image.image_id, self.name, caption.strip(), target, caption.strip(), flat(groups))
+            yield Example(image.image_id, self.name, caption.strip(), target, caption.strip(), flatten(groups))
 
-    def named(self, groups: Sequence[Group], input: str) -> tuple[Region, ...]:
-        """Regions whose span is where their phrase stands in the caption: after the phrases before it, else anywhere, else None."""
+    def name_regions(self, groups: Sequence[LabelledRegions], input: str) -> tuple[Region, ...]:
+        """Return regions with their phrase's span in the caption: after the phrases before it, else anywhere, else
+        None.
+        """
         result, last = [], 0
         for group in groups:
-            words = group.label.strip(grammar.WHITE)
-            start = input.find(words, last)
-            start = input.find(words) if start < 0 else start
-            span = (start, start + len(words)) if start >= 0 else None
+            phrase = group.label.strip(grammar.WHITE)
+            start = input.find(phrase, last)
+            start = input.find(phrase) if start < 0 else start
+            span = (start, start + len(phrase)) if start >= 0 else None
             last = span[1] if span else last
             result += [replace(region, span=span) for region in group.regions]
         return tuple(result)
 
 
-def _phrases(caption: str, regions: list[Region], size: tuple[int, int]) -> list[Group]:
-    """Groups of the regions of one phrase at one place of the caption; spans count from the caption's first character that is not white space."""
+def _group_phrases(caption: str, regions: list[Region], size: tuple[int, int]) -> list[LabelledRegions]:
+    """Group the regions of one phrase at one position of the caption.
+
+    Spans count from the caption's first character that is not white space.
+    """
     lead = len(caption) - len(caption.lstrip())
-    spoken: dict[tuple[int, int, str], list[Region]] = {}
+    by_phrase: dict[tuple[int, int, str], list[Region]] = {}
     for region in regions:
-        words = grammar.label(region.label)
+        phrase = grammar.normalise_label(region.label)
         if region.span is not None:
             span = (region.span[0] - lead, region.span[1] - lead)
         else:
-            start = caption.strip().find(words)
-            span = (start, start + len(words)) if start >= 0 else (len(caption), len(caption))
-        placed = replace(region, label=words, span=span if span[0] < len(caption) else None)
-        spoken.setdefault((*span, words), []).append(placed)
-    return [Group(key[2], tuple(ordered(spoken[key], size))) for key in sorted(spoken)]
+            start = caption.strip().find(phrase)
+            span = (start, start + len(phrase)) if start >= 0 else (len(caption), len(caption))
+        placed = replace(region, label=phrase, span=span if span[0] < len(caption) else None)
+        by_phrase.setdefault((*span, phrase), []).append(placed)
+    return [LabelledRegions(key[2], tuple(sort_regions(by_phrase[key], size))) for key in sorted(by_phrase)]

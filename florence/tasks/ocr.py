@@ -1,4 +1,7 @@
-"""Written text: all of it, with its places, or that of one region. Strings are in reading order, joined by a line break."""
+"""OCR: all text in the image, with or without its quads, or the text of one region.
+
+Strings are in reading order, joined by a line break.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +10,47 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from florence.codec import grammar, locations
-from florence.codec.grammar import Form, Group
+from florence.codec.grammar import Form, LabelledRegions
 from florence.errors import EncodeError
 from florence.geometry import box_quad
 from florence.records import Annotation, ImageRecord, Region
-from florence.tasks import TASK, Answer, Example, RegionInput, Size, Task, TextTask, check_places, nothing, places
+from florence.tasks import (
+    TASK,
+    Answer,
+    Example,
+    RegionInput,
+    Size,
+    Task,
+    TextTask,
+    are_empty,
+    check_regions,
+    labelled_regions,
+)
 
-KIND = "<OCR_WITH_REGION>"
-LINE = "\n"
-"""Between two strings of a text without places: words of two signs must not run into one."""
+ANNOTATION_TYPE = "<OCR_WITH_REGION>"
+LINE_BREAK = "\n"
+"""Between two strings of a text without regions: the words of two signs must not run together."""
 
 
 def _check(row: Annotation) -> None:
     if row.text and not row.regions:
         raise EncodeError(f"the string {row.text!r} has no region")
-    check_places(row)
+    check_regions(row)
     for region in row.regions:
         if region.quad is not None:
-            locations.bins(region.quad, (1, 1))
+            locations.quantise(region.quad, (1, 1))
 
 
 def reading_order(regions: Iterable[Region], size: Size) -> list[Region]:
-    """Lines from top to bottom, strings of a line from left to right; equal strings at one place once.
+    """Return strings by line from top to bottom, within a line from left to right; equal strings at one location once.
 
     A string belongs to the line above it when its middle is higher than the lower end of that line's first string by
     more than a quarter of that string's height. Compared in bins.
     """
     keyed: dict[tuple, Region] = {}
     for region in regions:
-        x0, y0, x1, y1 = locations.bins(region.bounds, size)
-        quad = locations.bins(region.quad or box_quad(region.bounds), size)
+        x0, y0, x1, y1 = locations.quantise(region.bounds, size)
+        quad = locations.quantise(region.quad or box_quad(region.bounds), size)
         keyed.setdefault((y0 + y1, x0 + x1, x0, y0, x1, y1, *quad, region.label), region)
     lines: list[list[tuple]] = []
     limit = -1.0
@@ -52,7 +66,7 @@ def reading_order(regions: Iterable[Region], size: Size) -> list[Region]:
 class OcrWithRegion(Task):
     """Every string with its quad."""
 
-    name = annotation_type = KIND
+    name = annotation_type = ANNOTATION_TYPE
     metric = "reading"
     form = Form.LABELLED_QUADS
     template = "What is the text in the image, with regions?"
@@ -62,36 +76,38 @@ class OcrWithRegion(Task):
         _check(row)
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
-        """One example; the strings, joined, are its text."""
+        """Yield one example; its text is the strings, joined."""
         size = (image.width, image.height)
-        regions = reading_order(places(rows), size)
-        if regions or nothing(rows):
-            target = grammar.write([Group(region.label, (region,)) for region in regions], self.form, size)
-            yield Example(image.image_id, self.name, "", target, LINE.join(r.label for r in regions), tuple(regions))
+        regions = reading_order(labelled_regions(rows), size)
+        if regions or are_empty(rows):
+            target = grammar.write([LabelledRegions(region.label, (region,)) for region in regions], self.form, size)
+            yield Example(
+                image.image_id, self.name, "", target, LINE_BREAK.join(r.label for r in regions), tuple(regions)
+            )
 
     def truncations(self, example: Example) -> list[Example]:
-        """The text is that of the strings which are left."""
+        """Return the truncated examples, each with the text of its strings."""
         return [
-            replace(part, text=LINE.join(region.label for region in part.regions))
+            replace(part, text=LINE_BREAK.join(region.label for region in part.regions))
             for part in super().truncations(example)
         ]
 
     def decode(self, text: str, size: Size, input: str = "") -> Answer:
-        """Strings with their quads; the answer's text is the strings, joined, so that it can be compared with `Example.text`."""
+        """Read strings with their quads; the answer's text is the strings, joined, comparable with `Example.text`."""
         answer = super().decode(text, size, input)
-        return replace(answer, text=LINE.join(region.label for region in answer.regions))
+        return replace(answer, text=LINE_BREAK.join(region.label for region in answer.regions))
 
 
 @TASK.register("<OCR>")
 class Ocr(TextTask):
-    """Every string, without its place."""
+    """Every string, without its region."""
 
     name = "<OCR>"
-    annotation_type = KIND
+    annotation_type = ANNOTATION_TYPE
     metric = "reading"
     form = Form.TEXT_OR_NOTHING
     truncation = "its first strings are kept, in reading order"
-    ends = re.compile(rf"(?={LINE})")
+    ends = re.compile(rf"(?={LINE_BREAK})")
     template = "What is the text in the image?"
 
     def check(self, row: Annotation) -> None:
@@ -99,10 +115,10 @@ class Ocr(TextTask):
         _check(row)
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
-        """One example."""
-        regions = reading_order(places(rows), (image.width, image.height))
-        if regions or nothing(rows):
-            text = LINE.join(region.label for region in regions)
+        """Yield one example."""
+        regions = reading_order(labelled_regions(rows), (image.width, image.height))
+        if regions or are_empty(rows):
+            text = LINE_BREAK.join(region.label for region in regions)
             yield Example(image.image_id, self.name, "", text, text)
 
 
@@ -111,7 +127,7 @@ class RegionToOcr(RegionInput, TextTask):
     """The string in a box; one example for each string."""
 
     name = "<REGION_TO_OCR>"
-    annotation_type = KIND
+    annotation_type = ANNOTATION_TYPE
     metric = "reading"
     template = "What text is in the region {input}?"
 
@@ -120,8 +136,8 @@ class RegionToOcr(RegionInput, TextTask):
         _check(row)
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
-        """One example a string; its region is the box that was asked about."""
+        """Yield an example for each string; its region is the box of the prompt."""
         size = (image.width, image.height)
-        for region in reading_order(places(rows), size):
+        for region in reading_order(labelled_regions(rows), size):
             box = grammar.box_tokens(region.bounds, size)
             yield Example(image.image_id, self.name, box, region.label, region.label, (region,))

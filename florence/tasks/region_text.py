@@ -1,4 +1,4 @@
-"""What is in a region: its category or a description. One example for each region."""
+"""The category or a description of a region. One example for each region."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from florence.codec import grammar
 from florence.errors import EncodeError
 from florence.records import Annotation, ImageRecord
-from florence.tasks import TASK, Example, RegionInput, TextTask, check_places, ordered, places
+from florence.tasks import TASK, Example, RegionInput, TextTask, check_regions, labelled_regions, sort_regions
 
 
 class _RegionText(RegionInput, TextTask):
     def check(self, row: Annotation) -> None:
         if row.text and not row.regions:
             raise EncodeError(f"the text {row.text!r} has no region")
-        check_places(row)
+        check_regions(row)
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
         size = (image.width, image.height)
-        for region in ordered(places(rows), size):
+        for region in sort_regions(labelled_regions(rows), size):
             box = grammar.box_tokens(region.bounds, size)
             yield Example(image.image_id, self.name, box, region.label, region.label, (region,))
 

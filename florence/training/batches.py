@@ -39,9 +39,9 @@ class PromptGroup:
 class TargetGroup:
     """Rows of similar target length, which go through the decoder together.
 
-    ``rows``: (k,) their indices in the batch; ``prompt_length``: tokens of their longest prompt;
-    ``decoder_input_ids``: (k, length); ``valid``: (tokens,) indices into the flattened decoder inputs of the tokens that
-    count; ``labels``: (tokens,) the token that follows each of them; ``label_rows``: (tokens,) its row in the batch.
+    ``rows``: (k,) their indices in the batch; ``prompt_length``: tokens of their longest prompt; ``decoder_input_ids``:
+    (k, length); ``valid``: (tokens,) indices into the flattened decoder inputs of the tokens that count; ``labels``:
+    (tokens,) the token that follows each of them; ``label_rows``: (tokens,) its row in the batch.
     """
 
     rows: np.ndarray
@@ -78,8 +78,8 @@ class TrainingBatch:
 def draw_examples(image: TrainingImage, settings: TrainSettings, random: np.random.Generator) -> list[TokenizedExample]:
     """Draw examples of distinct tasks of one image.
 
-    Tasks are drawn by weight without replacement (exponential keys), those of ``settings.sparse`` before all others. One
-    example of each; of tasks that name what is in a region, whose answers are a few tokens, up to
+    Tasks are drawn by weight without replacement (exponential keys), those of ``settings.sparse`` before all others.
+    One example of each; of tasks that name what is in a region, whose answers are a few tokens, up to
     ``settings.regions_per_image``.
     """
     names = list(image.examples)

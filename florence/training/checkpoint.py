@@ -1,4 +1,5 @@
-"""Training checkpoints: one safetensors file with the trained weights, the optimiser's moments, the scaler and the curve.
+"""Training checkpoints: one safetensors file with the trained weights, the optimiser's moments, the scaler and the
+curve.
 
 It is written whole or not at all. Random numbers are not saved: each step's are a function of the seed and the step.
 """

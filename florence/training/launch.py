@@ -1,7 +1,7 @@
 """A whole training: in this process, as one of several that were started together, or in several that this one starts.
 
-Processes are started by accelerate's launcher and get a `TrainingJob`; the first reports to this one, a line of JSON for
-each event, on its standard output.
+Processes are started by accelerate's launcher and get a `TrainingJob`; the first reports to this one, a line of JSON
+for each event, on its standard output.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ MARK = "\x1e"
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """A training. ``data``: URI of the snapshot; ``folder``, ``key``: of its checkpoints; ``out``: folder of the result."""
+    """A training.
+
+    ``data``: URI of the snapshot; ``folder``, ``key``: of its checkpoints; ``out``: folder of the result.
+    """
 
     model: ModelSettings
     train: TrainSettings

@@ -37,8 +37,8 @@ FAILED = "failed-step.json"
 class TrainingResult:
     """The figures of a training.
 
-    ``curve``: a row for every `LOG_EVERY` steps (step, loss, lr, and the loss of each task); ``resumed``: the step it was
-    resumed from; ``left_out``: counts by `LEFT_OUT`; ``images``: number of training images.
+    ``curve``: a row for every `LOG_EVERY` steps (step, loss, lr, and the loss of each task); ``resumed``: the step it
+    was resumed from; ``left_out``: counts by `LEFT_OUT`; ``images``: number of training images.
     """
 
     steps: int
@@ -59,9 +59,9 @@ def train(
 ) -> TrainingResult:
     """Train ``checkpoint.model`` in place, together with the other processes if it was started as one of several.
 
-    Checkpoints are saved in ``folder`` under ``key``; a later call with the same key resumes from the last. ``log`` gets
-    every point of the curve, with images_per_second, pairs_per_second (an image and one task's example) and peak_share
-    (of the measured matmul peak).
+    Checkpoints are saved in ``folder`` under ``key``; a later call with the same key resumes from the last. ``log``
+    gets every point of the curve, with images_per_second, pairs_per_second (an image and one task's example) and
+    peak_share (of the measured matmul peak).
 
     Loss: the sum of the cross-entropies of all target tokens of a step, over every micro-batch and process, divided by
     their number; the same for every task (paper, section 3). Raises ModelError where a loss or gradient is not finite,
@@ -308,7 +308,9 @@ class _Reporter:
     flops: dict[int, float] = field(default_factory=dict)
 
     def count_flops(self, model: TrainableModel, batches: Sequence[TrainingBatch], accelerator: Accelerator) -> None:
-        """Count the operations of the first step at an image size, on its first batch: steps like it cost about as much."""
+        """Count the operations of the first step at an image size, on its first batch: steps like it cost about as
+        much.
+        """
         side = batches[0].pixel_values.shape[1]
         if self.meter is None or side in self.flops:
             return

@@ -26,8 +26,8 @@ PARTS = {
     "decoder": ("model.language_model.decoder.",),
     "embeddings": ("model.language_model.shared.", "lm_head."),
 }
-"""The parts that `train.freeze` names, by the prefixes of their parameters' names. Token embeddings are the weights of the
-head, and tied to encoder and decoder."""
+"""The parts that `train.freeze` names, by the prefixes of their parameters' names. Token embeddings are the weights of
+the head, and tied to encoder and decoder."""
 TIED = ("model.language_model.encoder.embed_tokens.", "model.language_model.decoder.embed_tokens.")
 
 

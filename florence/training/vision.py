@@ -1,8 +1,9 @@
-"""Pretraining of the vision tower, without text: name, attributes, box, mask and letters at every cell of its last stage.
+"""Pretraining of the vision tower, without text: name, attributes, box, mask and letters at every cell of its last
+stage.
 
-The paper starts from a vision encoder that was trained on images before (UniCL). A tower that starts from noise learns far
-sooner from a target in every cell than through the text of a decoder. Used to make the weights that come with the package;
-the head is thrown away.
+The paper starts from a vision encoder that was trained on images before (UniCL). A tower that starts from noise learns
+far sooner from a target in every cell than through the text of a decoder. Used to make the weights that come with the
+package; the head is thrown away.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ class CellTargets:
     """The targets at every cell of the grid (g, g) of n images.
 
     ``pixels``: (n, side, side, 3) uint8; ``names``: (n, g, g), number of the object's name, 0 where there is none;
-    ``attributes``: (n, types, g, g), for each type of attribute the number of its word, 0 where the description has none
-    of them, −1 where there is no object; ``boxes``: (n, 4, g, g), the object's box as shares of the image; ``letters``:
-    (n, LETTER_PARTS · `LETTERS`, g, g) bool, whose middle is in each part of the cell; ``masks``: (n, MASK_PARTS², g, g)
-    bool, the parts of the cell, row by row, that the object covers; ``name_count``: names, "none" included;
-    ``word_counts``: words of each type of attribute, "none" included.
+    ``attributes``: (n, types, g, g), for each type of attribute the number of its word, 0 where the description has
+    none of them, −1 where there is no object; ``boxes``: (n, 4, g, g), the object's box as shares of the image;
+    ``letters``: (n, LETTER_PARTS · `LETTERS`, g, g) bool, whose middle is in each part of the cell; ``masks``: (n,
+    MASK_PARTS², g, g) bool, the parts of the cell, row by row, that the object covers; ``name_count``: names, "none"
+    included; ``word_counts``: words of each type of attribute, "none" included.
     """
 
     pixels: np.ndarray
@@ -177,9 +178,9 @@ def train_vision_tower(
 ) -> float:
     """Train the vision tower in place on ``targets``, mirrored at random; returns the last loss.
 
-    If it is killed, it resumes from the last checkpoint ``key`` in ``folder``. Boxes are predicted as waves, as location
-    tokens start (`florence.model.presets.initialise`): the product of two such codes peaks where both mean one place, so
-    that the language model soon finds a region in the image, and soon says where an object is.
+    If it is killed, it resumes from the last checkpoint ``key`` in ``folder``. Boxes are predicted as waves, as
+    location tokens start (`florence.model.presets.initialise`): the product of two such codes peaks where both mean one
+    place, so that the language model soon finds a region in the image, and soon says where an object is.
     """
     import torch
 
