@@ -1,4 +1,7 @@
-"""Parquet tables and JSON on local disk or ``s3://`` (fsspec). Every write is atomic: a reader sees the whole file or none."""
+"""Parquet tables and JSON on local disk or ``s3://`` (fsspec).
+
+Every write is atomic: a reader sees the whole file or none.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,25 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from florence.errors import StoreError
 
 GROUP = 16
-"""Rows of a table of files that are read, and held in memory, at once."""
+"""Rows of a table with files' bytes that are read, and held in memory, at once."""
 
 
 class Store:
-    """A folder at ``uri``: a local path, ``s3://bucket/prefix``, or anything fsspec opens. Paths are relative, with ``/``.
+    """A folder at ``uri``: a local path, ``s3://bucket/prefix``, or anything fsspec opens.
+
+    Paths are relative, with ``/``.
 
     Credentials come from the environment (as boto3 reads it), never from settings.
     """
 
     def __init__(self, uri: str) -> None:
-        import fsspec
-
         self.uri = str(uri).rstrip("/")
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.uri)
@@ -36,15 +40,15 @@ class Store:
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def path(self, name: str) -> str:
-        """The full path of ``name`` on this store's file system."""
+        """Return the full path of ``name`` on this store's file system."""
         return posixpath.join(self.root, name)
 
     def exists(self, name: str) -> bool:
-        """Whether ``name`` is there, whole."""
+        """Return whether ``name`` is there, whole."""
         return bool(self._do("look for", name, lambda: self.fs.exists(self.path(name))))
 
     def names(self, folder: str, suffix: str = "") -> list[str]:
-        """The files below ``folder``, sorted, relative to the store's root; none where the folder is missing."""
+        """Return the files below ``folder``, sorted, relative to the store's root; none without the folder."""
         if not self.local:
             self.fs.invalidate_cache()
         found = self._do("list", folder, lambda: self.fs.find(self.path(folder)))
@@ -52,11 +56,11 @@ class Store:
         return sorted(p[start:] for p in found if p.endswith(suffix) and not posixpath.basename(p).startswith("."))
 
     def stems(self, folder: str) -> list[str]:
-        """The Parquet tables below ``folder``, sorted, without folders and ending; none where the folder is missing."""
+        """Return the Parquet tables below ``folder``, sorted, without folders and ending; none without the folder."""
         return [posixpath.basename(name).removesuffix(".parquet") for name in self.names(folder, ".parquet")]
 
     def read_bytes(self, name: str) -> bytes:
-        """The bytes of ``name``. Raises StoreError where it is missing or unreadable."""
+        """Return the bytes of ``name``. Raises StoreError where it is missing or unreadable."""
         return self._do("read", name, lambda: self.fs.cat_file(self.path(name)))
 
     def write_bytes(self, name: str, data: bytes) -> None:
@@ -86,7 +90,10 @@ class Store:
     def read_table(
         self, name: str, columns: list[str] | None = None, filters: Any = None, schema: pa.Schema | None = None
     ) -> pa.Table:
-        """The Parquet table ``name``; columns of the ``schema`` that it lacks are null. Raises StoreError where it is missing or no Parquet file."""
+        """Return the Parquet table ``name``; columns of the ``schema`` that it lacks are null.
+
+        Raises StoreError where it is missing or no Parquet file.
+        """
 
         def read() -> pa.Table:
             fs = None if self.local else self.fs
@@ -97,14 +104,20 @@ class Store:
         return self._do("read", name, read)
 
     def footer(self, name: str) -> pq.FileMetaData:
-        """What a Parquet file says of itself: rows, and nulls by column. Its rows are not read. Raises StoreError as `read_table` does."""
+        """Return the footer of a Parquet file: the number of rows, and of nulls by column.
+
+        Rows are not read. Raises StoreError as `read_table` does.
+        """
         return self._do(
             "read", name, lambda: pq.read_metadata(self.path(name), filesystem=None if self.local else self.fs)
         )
 
     def read_batches(self, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """The rows of ``name``, up to `GROUP` at a time: no more of the file than a row group is held in memory. Raises StoreError as `read_table` does."""
-        # Buffered ahead, pyarrow would read whole columns before the first row is had.
+        """Yield the rows of ``name``, up to `GROUP` at a time; no more than a row group of the file is in memory.
+
+        Raises StoreError as `read_table` does.
+        """
+        # With pre_buffer, pyarrow would read whole columns before it gives the first row.
         with self._do(
             "read",
             name,
@@ -115,7 +128,10 @@ class Store:
                 yield batch
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet table atomically; the same table gives the same bytes. One that holds files' bytes has a row group for every `GROUP` rows."""
+        """Write a Parquet table atomically; the same table gives the same bytes.
+
+        One that holds files' bytes has a row group for every `GROUP` rows.
+        """
         sink = pa.BufferOutputStream()
         options: dict[str, Any] = {}
         if any(pa.types.is_binary(field.type) for field in table.schema):
@@ -130,9 +146,9 @@ class Store:
     def read_tables(
         self, folder: str, schema: pa.Schema, columns: list[str] | None = None, *, older: bool = False
     ) -> pa.Table:
-        """All Parquet tables below ``folder``, concatenated in order of their names; an empty table where there is none.
+        """Return all Parquet tables below ``folder`` as one, in order of their names; an empty one if there are none.
 
-        ``older``: whether columns of the schema may be lacking, as files from before they were there do; they are null then.
+        ``older``: whether files may lack columns of the schema that are newer than they; these are null.
         """
         tables = [
             self.read_table(name, columns, schema=schema if older else None) for name in self.names(folder, ".parquet")
@@ -143,7 +159,7 @@ class Store:
         return pa.concat_tables(tables, promote_options="default")
 
     def read_json(self, name: str) -> Any:
-        """The JSON document ``name``. Raises StoreError where it is missing or no JSON."""
+        """Return the JSON document ``name``. Raises StoreError where it is missing or no JSON."""
         try:
             return json.loads(self.read_bytes(name))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -160,7 +176,7 @@ class Store:
             self._do("delete", folder, lambda: self.fs.rm(self.path(folder), recursive=True))
 
     def copy_in(self, other: Store, name: str, *, grows: bool = False) -> None:
-        """Copy ``name`` from another store, unless it is here already: a file of the same size, of one that ``grows`` the same bytes."""
+        """Copy ``name`` from another store, unless it is here: a file of the same size, or bytes if it ``grows``."""
         same = self.exists(name) and self.fs.size(self.path(name)) == other.fs.size(other.path(name))
         if same and not grows:
             return
@@ -180,7 +196,8 @@ class Store:
             ) from None
         except pa.ArrowInvalid as error:
             raise StoreError(
-                f"cannot {verb} {where}: not a Parquet file, or a damaged one ({error}); delete it to have it made again"
+                f"cannot {verb} {where}: not a Parquet file, or a damaged one ({error}); "
+                "delete it to have it made again"
             ) from None
         except OSError as error:
             hint = (

@@ -1,4 +1,4 @@
-"""Ablations as a Prefect flow: a task for each variant, one after the other, tracked as runs below one run of MLflow."""
+"""Ablations as a Prefect flow: a task for each variant, tracked as runs below one run of MLflow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from flows.tracked import TrackedWorkspace, open_workspace, report_end
 
 @flow(name="ablate", persist_result=False)
 def ablate(root: str = ".", values: dict[str, list[str]] | None = None) -> str:
-    """Train and score every combination of ``values`` (as `florence.ablation.plan` reads them) that is not done yet; write table and plot.
+    """Train and score every combination of ``values`` (as `florence.ablation.plan` reads them) that is not done yet.
 
-    Returns the folder they are in. Raises WorkspaceLockedError where another run is at work.
+    Writes table and plot, and returns the folder they are in. Raises WorkspaceLockedError where another run is at work.
     """
     folder = Path(root).resolve()
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
@@ -56,7 +56,7 @@ def _describe(workspace: TrackedWorkspace, variant: Variant) -> str:
 
 
 def _make_variant(workspace: TrackedWorkspace, parent: str, variant: Variant) -> None:
-    """Make one variant, or what is left of it, with its run."""
+    """Train and score one variant, or do what is left of it, tracked in its run."""
     before = ablation.done(variant, workspace.ablation)
     if before and workspace.tracker.variant_finished(parent, variant.key):
         return
@@ -81,7 +81,7 @@ def _make_variant(workspace: TrackedWorkspace, parent: str, variant: Variant) ->
 
 @contextmanager
 def _track_ablation(workspace: TrackedWorkspace, variants: list[Variant]) -> Iterator[str]:
-    """The ablation's MLflow run while the block runs."""
+    """Yield the id of the ablation's MLflow run, which ends as the block does."""
     options = {name: [variant.chosen[name] for variant in variants] for name in ablation.READ}
     params = {name: ", ".join(dict.fromkeys(found)) for name, found in options.items()}
     parent = workspace.tracker.ablation_run(ablation.identity(variants), params)

@@ -1,4 +1,7 @@
-"""Annotation as a Prefect flow: a task for each shard, for all annotators that miss something in it; tried again where it fails, skipped where it is done."""
+"""Annotation as a Prefect flow: a task for each shard, for all annotators that miss something in it.
+
+Tried again where it fails, skipped where it is done.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ SUBMITTED = 256
 
 @dataclass(frozen=True, slots=True)
 class MissingImages:
-    """What an annotator has not annotated. ``images`` of ``shards`` shards; ``shard``, ``error``: the first of them, and why."""
+    """What an annotator has not annotated.
+
+    ``images`` of ``shards`` shards; ``shard``, ``error``: the first of them, and why.
+    """
 
     annotator: str
     images: int
@@ -52,7 +58,10 @@ class MissingImages:
 
 @dataclass(frozen=True, slots=True)
 class AnnotateResult:
-    """What an annotation did. ``shards``: worked on; ``skipped``: with nothing to do; ``images``: annotated now, counted for every annotator."""
+    """What an annotation did.
+
+    ``shards``: worked on; ``skipped``: with nothing to do; ``images``: annotated now, counted for every annotator.
+    """
 
     shards: int
     skipped: int
@@ -68,10 +77,13 @@ class ShardRetryError(FlorenceError):
 def annotate_shard(
     root: str, settings: str, annotators: list[dict[str, Any]], shard: str, round: int, retries: int
 ) -> tuple[ShardOutcome, ...]:
-    """Return what became of each annotator in a shard. Its arguments are plain values, so that it runs in any process of any machine.
+    """Return what became of each annotator in a shard.
+
+    Its arguments are plain values, so that it runs in any process of any machine.
 
     Raises ShardRetryError where an annotator failed in a way that may pass and the task has tries left: only what is
-    missing is then done again. """
+    missing is then done again.
+    """
     will_retry = (task_run.run_count or 1) <= retries
     workspace = bind_workspace(Path(root), Settings.model_validate_json(settings))
     chosen = [AnnotatorVersion(**values) for values in annotators]
@@ -87,7 +99,8 @@ def annotate(root: str = ".", round: int = 0, student: str | None = None) -> Ann
 
     ``student``: the folder of the model that annotates as well. An annotator that fails costs its own claims about
     that shard; raises FlorenceError at the end, when the others have finished, where it is a required one. What is
-    missing is left for the next run. """
+    missing is left for the next run.
+    """
     folder = Path(root).resolve()
     workspace = bind_workspace(folder, read_settings(folder / "params.yaml"))
     check_store(workspace.store)
@@ -115,8 +128,8 @@ def annotate(root: str = ".", round: int = 0, student: str | None = None) -> Ann
     _refuse_required(workspace.settings, missing)
     for one in missing:
         say(
-            f"{one.annotator} has {one.images} images left in {one.shards} shards and is not required: going on without; "
-            f"the next run asks again. {one.shard}: {one.error}"
+            f"{one.annotator} has {one.images} images left in {one.shards} shards and is not required: "
+            f"going on without; the next run asks again. {one.shard}: {one.error}"
         )
     return AnnotateResult(len(shards), len(workspace.store.stems("images")) - len(shards), count.images, missing)
 
@@ -183,7 +196,10 @@ def _run_shards(
     round: int,
     look: Callable[[list[str]], None],
 ) -> Iterator[tuple[str, Any]]:
-    """Yield each shard, as it is finished, with its outcomes or the error that ended it; call ``look`` with the shards under way now and then."""
+    """Yield each shard, as it is finished, with its outcomes or the error that ended it.
+
+    Call ``look`` with the shards under way now and then.
+    """
     retries = workspace.settings.flow.retries
     chosen = annotate_shard.with_options(retries=retries, retry_delay_seconds=RETRY_DELAY)
     values = [asdict(annotator) for annotator in annotators]
@@ -242,6 +258,7 @@ def _refuse_required(settings: Settings, missing: tuple[MissingImages, ...]) -> 
             for one in fatal
         )
         raise FlorenceError(
-            f"{len(fatal)} annotators could not finish:\n  {listed}\nWhat is done is kept; the same command asks them for the rest. "
+            f"{len(fatal)} annotators could not finish:\n  {listed}\n"
+            "What is done is kept; the same command asks them for the rest. "
             "`required: false` lets a run go on without an annotator."
         )

@@ -21,10 +21,12 @@ SECTIONS = ("engine", "validation", "model", "train", "evaluate", "promotion")
 
 @dataclass(frozen=True, slots=True)
 class LoopPlan:
-    """What a loop would do. ``new``: images that would be collected; ``missing``: annotator → images to annotate, of those collected already.
+    """What a loop would do.
 
-    ``changed``: sections of settings that differ from when the last loop ended; ``reviews``: whether people's reviews are new; ``rounds``:
-    rounds that would be done.
+    ``new``: images that would be collected; ``missing``: annotator → images to annotate, of those collected already.
+
+    ``changed``: sections of settings that differ from when the last loop ended; ``reviews``: whether people's reviews
+    are new; ``rounds``: rounds that would be done.
     """
 
     state: LoopState | None
@@ -42,7 +44,10 @@ class LoopPlan:
 
 
 class _DryStore(Store):
-    """A store that keeps nothing that is written to it. ``stop``: whether the first image shard raises `_NewImageError`."""
+    """A store that keeps nothing that is written to it.
+
+    ``stop``: whether the first image shard raises `_NewImageError`.
+    """
 
     def __init__(self, uri: str, stop: bool) -> None:
         super().__init__(uri)
@@ -91,7 +96,10 @@ def count_unannotated(workspace: Workspace) -> dict[str, int]:
 
 
 def is_idle(workspace: Workspace, rounds: int | None) -> bool:
-    """Return whether a loop would do nothing. Quick where it would do something; else every file of the sources is looked at."""
+    """Return whether a loop would do nothing.
+
+    Quick where it would do something; else every file of the sources is looked at.
+    """
     store, state = workspace.store, read_state(workspace.root)
     if state is None or not state.finished or not list_shards(store) or _needs_more_rounds(state, rounds):
         return False
@@ -136,7 +144,8 @@ def describe_idle(workspace: TrackedWorkspace) -> str:
     snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {"id": "none", "round": "none"}
     champion = workspace.registry.champion()
     text = (
-        f"nothing new: {len(read_images(workspace.store))} images, snapshot {snapshot['id']} of round {snapshot['round']}, "
+        f"nothing new: {len(read_images(workspace.store))} images, "
+        f"snapshot {snapshot['id']} of round {snapshot['round']}, "
         f"champion {'version ' + champion.version if champion else 'none'}"
     )
     state = read_state(workspace.root)

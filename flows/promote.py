@@ -21,7 +21,10 @@ SCORES = "scores/scores.parquet"
 
 @dataclass(frozen=True, slots=True)
 class ChampionModel:
-    """The champion, fetched. ``model``: the folder of its model; ``scores``: the file of its scores on held-out images, None where unknown."""
+    """The champion, fetched.
+
+    ``model``: the folder of its model; ``scores``: the file of its scores on held-out images, None where unknown.
+    """
 
     version: str
     model: Path
@@ -56,7 +59,7 @@ def register_model(workspace: TrackedWorkspace, run_id: str, tags: dict[str, Any
 
 
 def lineage_tags(workspace: TrackedWorkspace, decision: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """Return a version's tags: snapshot, code, annotators and settings that the model was made from, and the decision about it."""
+    """Return a version's tags: what the model was made from, and the decision about it."""
     snapshot = workspace.data.read_json("snapshot.json")
     verdict = {}
     if decision:
@@ -97,17 +100,24 @@ def _fetch_scores(workspace: TrackedWorkspace, version: ModelVersion) -> Path | 
 
 
 def resolve_model_folder(ref: str) -> Path | None:
-    """Return ``ref`` as the folder of a model, None where it is no folder. Raises FlorenceError for a folder without a model."""
+    """Return ``ref`` as the folder of a model, None where it is no folder.
+
+    Raises FlorenceError for a folder without a model.
+    """
     folder = Path(ref)
     if not folder.is_dir():
         return None
     if not (folder / "config.json").is_file():
         raise FlorenceError(
-            f"{folder} holds no model: config.json is missing; a model's folder, an alias or a version number is expected"
+            f"{folder} holds no model: config.json is missing; "
+            "a model's folder, an alias or a version number is expected"
         )
     return folder
 
 
 def find_model(workspace: TrackedWorkspace, ref: str) -> Path:
-    """Return the folder of a model: ``ref`` itself where it is one, else that of an alias or version in the registry. Raises FlorenceError for an unknown one."""
+    """Return the folder of a model: ``ref`` itself where it is one, else that of an alias or version in the registry.
+
+    Raises FlorenceError for an unknown one.
+    """
     return resolve_model_folder(ref) or workspace.registry.fetch(ref)

@@ -1,7 +1,8 @@
 """The loop: annotate, fuse, validate, publish, train, score, promote; and again with the student as one more annotator.
 
 Every step can be repeated and gives the same; .florence/loop.json says which rounds are done. So a loop that was
-killed at any point is started again by the same command, and ends with the same snapshot as one that was not. """
+killed at any point is started again by the same command, and ends with the same snapshot as one that was not.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +26,13 @@ from flows.tracked import PARENT, TrackedWorkspace, end_with_parent, open_worksp
 
 @flow(name="refine", persist_result=False)
 def refine(root: str = ".", rounds: int | None = None) -> str:
-    """Bring the workspace in ``root`` up to date: ``rounds`` rounds (by default flow.rounds) over what is new; nothing where nothing is.
+    """Bring the workspace in ``root`` up to date: ``rounds`` rounds (by default flow.rounds) over what is new.
+
+    Nothing where nothing is.
 
     Returns a sentence about the outcome. Raises WorkspaceLockedError where another run is at work,
-    ValidationFailedError where expectations failed. """
+    ValidationFailedError where expectations failed.
+    """
     end_with_parent(os.environ)
     folder = Path(root).resolve()
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
@@ -44,7 +48,8 @@ def refine(root: str = ".", rounds: int | None = None) -> str:
 def _run_loop(workspace: TrackedWorkspace, rounds: int | None) -> str:
     if missing := missing_sections(workspace.root):
         raise SettingsError(
-            f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it; write the section, with its defaults if nothing else"
+            f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it; "
+            "write the section, with its defaults if nothing else"
         )
     read_facts(workspace)  # refuses what this version cannot continue, before hours of work
     remove_partial_files(workspace)

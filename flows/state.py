@@ -1,8 +1,9 @@
-"""Where a loop stands (.florence/loop.json), and the lock that keeps a second one out."""
+"""The state of a loop (.florence/loop.json), and the lock that keeps a second one out."""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +24,14 @@ class WorkspaceLockedError(FlorenceError):
 
 @dataclass(frozen=True, slots=True)
 class LoopState:
-    """Where the last loop stands. Written whole after every stage, so that a killed loop goes on with what is missing.
+    """The state of the last loop, written whole after every stage: a killed loop continues with what is missing.
 
-    ``first_round``: number of its first round; ``wanted``, ``done``: how many rounds it shall have and has.
-    ``accepted``: the last round that was accepted, of this or an earlier loop. ``student``, ``scores``, ``champion``: folder, scores and
-    version of the model that annotates in the next round and that it is compared with.
-    ``images``: hash of the ids of all images, ``settings``: section → hash, ``reviews``: version of people's claims, as they were in its last round.
-    ``rejected``: why its last round was not accepted, empty if it was. ``seconds``: stage → seconds, of the round under way.
+    ``first_round``: number of its first round; ``wanted``, ``done``: how many rounds it is to have and has.
+    ``accepted``: the last round that was accepted, of this or an earlier loop. ``student``, ``scores``, ``champion``:
+    folder, scores and version of the model that annotates in the next round and that it is compared with. ``images``:
+    hash of the ids of all images, ``settings``: section → hash, ``reviews``: version of people's claims, as they were
+    in its last round. ``rejected``: why its last round was not accepted, empty if it was. ``seconds``: stage →
+    seconds, of the round under way.
     """
 
     loop_id: str
@@ -60,7 +62,7 @@ class LoopState:
 
 
 def read_state(root: Path) -> LoopState | None:
-    """The state in this workspace, None where no loop has run. Raises FlorenceError where the file is not one."""
+    """Return the state in this workspace, None where no loop has run. Raises FlorenceError for any other file."""
     store = Store(str(root / FOLDER))
     if not store.exists(NAME):
         return None
@@ -80,9 +82,10 @@ def write_state(root: Path, state: LoopState) -> None:
 
 @contextmanager
 def lock_workspace(root: Path) -> Iterator[None]:
-    """Keep every other run out of this workspace. Raises WorkspaceLockedError where one is at work; the kernel frees a dead run's lock."""
-    import fcntl
+    """Keep every other run out of this workspace.
 
+    Raises WorkspaceLockedError where one is at work; the kernel frees a dead run's lock.
+    """
     path = root / FOLDER / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
@@ -91,7 +94,8 @@ def lock_workspace(root: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise WorkspaceLockedError(
-                f"another run (process {file.read().strip() or 'unknown'}) is at work in {root}; wait for it, or stop it"
+                f"another run (process {file.read().strip() or 'unknown'}) is at work in {root}; "
+                "wait for it, or stop it"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

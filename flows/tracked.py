@@ -1,4 +1,4 @@
-"""What a command or a flow works with in a workspace: settings, stores, tracker, snapshots."""
+"""A workspace with its tracker, model registry and snapshots: what a command or a flow works with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flows.adapters.tracking import Tracker
 from flows.params import read_settings_with
 
 PARENT = "FLORENCE_PARENT_PID"
-"""Environment variable by which `florence schedule` tells the runs it starts whose they are."""
+"""Environment variable with the process id of the `florence schedule` that started this run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class TrackedWorkspace(Workspace):
 
     @property
     def build(self) -> Store:
-        """The folder of what can be made again."""
+        """The folder of everything that can be made again."""
         return Store(str(self.root / "build"))
 
 
 @contextmanager
 def report_end(finish: Callable[[str], None]) -> Iterator[None]:
-    """Call ``finish`` when the block ends, with FINISHED, FAILED, or KILLED (Ctrl-C, SIGTERM): what MLflow calls the end of a run."""
+    """Call ``finish`` when the block ends, with how MLflow says it: FINISHED, FAILED, or KILLED (Ctrl-C, SIGTERM)."""
     status = "FAILED"
     try:
         yield
@@ -69,7 +69,10 @@ def report_end(finish: Callable[[str], None]) -> Iterator[None]:
 
 
 def open_workspace(root: Path | str = ".", overlay: Mapping[str, Any] | None = None) -> TrackedWorkspace:
-    """The workspace in ``root``, with ``overlay`` laid over its settings. Raises SettingsError where it is none. Nothing is connected to before it is used."""
+    """Open the workspace in ``root``, with ``overlay`` laid over its settings; nothing is connected to yet.
+
+    Raises SettingsError where there is no workspace, OldFormatError where its snapshot has an older form.
+    """
     folder = Path(root).resolve()
     settings = read_settings_with(folder, overlay) if overlay else read_settings(folder / "params.yaml")
     data = Store(str(folder / "data"))
@@ -88,7 +91,7 @@ def open_workspace(root: Path | str = ".", overlay: Mapping[str, Any] | None = N
 
 
 def write_code_json(root: Path) -> None:
-    """Record the installed code's hash in code.json, on which DVC's stages depend, where it has changed."""
+    """Write the hash of the installed code to code.json, on which DVC's stages depend, if it has changed."""
     text = json.dumps({"code": hash_code()}, indent=2, sort_keys=True) + "\n"
     file = root / "code.json"
     if not file.exists() or file.read_text(encoding="utf-8") != text:
@@ -96,32 +99,32 @@ def write_code_json(root: Path) -> None:
 
 
 def run_key(workspace: TrackedWorkspace) -> str:
-    """What the stages of one `dvc repro` have in common: snapshot and settings."""
+    """Return the digest that the stages of one `dvc repro` share: of snapshot and settings."""
     return digest([workspace.snapshots.data_hash(), workspace.settings.digest()])
 
 
 class StageSeconds:
-    """How long stages that DVC runs have taken, in build/seconds.json: they are processes of their own."""
+    """Seconds of the stages that DVC runs, in build/seconds.json: they are processes of their own."""
 
     def __init__(self, root: Path) -> None:
         self.store = Store(str(root / "build"))
 
     def read(self) -> dict[str, float]:
-        """Stage → seconds."""
+        """Return stage → seconds."""
         return self.store.read_json("seconds.json") if self.store.exists("seconds.json") else {}
 
     def add(self, stage: str, seconds: float) -> None:
-        """Count ``seconds`` more for ``stage``."""
+        """Add ``seconds`` to those of ``stage``."""
         known = self.read()
         self.store.write_json("seconds.json", {**known, stage: round(known.get(stage, 0.0) + seconds, 2)})
 
     def clear(self) -> None:
-        """Begin again."""
+        """Delete all seconds."""
         self.store.delete("seconds.json")
 
 
 def end_with_parent(environment: Mapping[str, str], end: Callable[[int], Any] = os._exit) -> None:
-    """Where `florence schedule` has started this process, end it as soon as that is dead: what is killed must leave nothing at work."""
+    """End this process as soon as the `florence schedule` that started it is dead: nothing may stay at work."""
     if PARENT not in environment:
         return
     parent = int(environment[PARENT])

@@ -36,7 +36,7 @@ def _print_line(line: str) -> None:
 
 @flow(name="train", persist_result=False)
 def train(root: str, run_id: str) -> dict:
-    """Train and score a model on the snapshot in data/, tracked in the MLflow run ``run_id``; return the decision about it."""
+    """Train and score a model on the snapshot in data/, tracked in MLflow; return the decision about it."""
     reproduce(root, run_id)
     return read_decision(open_workspace(root))
 

@@ -12,8 +12,10 @@ import pyarrow as pa
 
 from florence.config import Settings
 from florence.errors import ImageError, SettingsError
+from florence.images import decode_image, perceptual_hash
 from florence.progress import Progress, show_nothing
 from florence.records import IMAGES, RECORD_COLUMNS, Annotation, ImageRecord, annotate, annotations_table, digest
+from florence.sources import SOURCES
 from florence.store import Store
 from florence.workspace.base import Workspace
 from florence.workspace.form import check_store
@@ -22,7 +24,9 @@ from florence.workspace.layout import REJECTED_FILES, read_rejected_files
 
 @dataclass(frozen=True, slots=True)
 class CollectResult:
-    """What a collection found. ``new``: images that were added; ``duplicates``: files met now whose image another file has already.
+    """What a collection found.
+
+    ``new``: images that were added; ``duplicates``: files met now whose image another file has already.
 
     ``rejected_files``: (source, name, reason, detail) of all that the store knows; ``total``: images in the store now.
     """
@@ -45,10 +49,9 @@ def collect_images(workspace: Workspace, progress: Progress = show_nothing) -> C
     """Add every image of every source that the working store does not have yet.
 
     A shard is written with its truth first and its images last, so an interrupted collection continues where it stopped
-    and ends with the same shards. Raises UnknownNameError or SettingsError for a wrong source, OldFormatError for a store of an older form, before anything is read.
+    and ends with the same shards. Raises UnknownNameError or SettingsError for a wrong source, OldFormatError for a
+    store of an older form, before anything is read.
     """
-    from florence.sources import SOURCES
-
     settings, store = workspace.settings, workspace.store
     check_store(store)
     sources = {key: SOURCES.get(section.use)(**section.options) for key, section in settings.sources.items()}
@@ -78,7 +81,10 @@ def collect_images(workspace: Workspace, progress: Progress = show_nothing) -> C
 
 
 class _Intake:
-    """The images and rejected files that are known. ``first``: image id → (source, name) of the file it was found in first."""
+    """The images and rejected files that are known.
+
+    ``first``: image id → (source, name) of the file it was found in first.
+    """
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
@@ -93,8 +99,6 @@ class _Intake:
 
     def admit(self, found: Any, key: str) -> ImageRecord | None:
         """Return the record of an image that is new and can be used; None for any other, whose reason is noted."""
-        from florence.images import decode_image, perceptual_hash
-
         if isinstance(found, ImageError):
             self._reject(key, found.name, found.reason, found.detail)
             return None

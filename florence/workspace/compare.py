@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def compare_models(workspace: Workspace) -> Decision:
-    """Decide whether the model scored in scores/ may replace the champion of data/baseline; write metrics/decision.json.
+    """Decide whether the model scored in scores/ may replace the champion of data/baseline.
+
+    Write metrics/decision.json.
 
     Raises StoreError where there are no scores: `florence evaluate` makes them.
     """

@@ -30,9 +30,10 @@ def evaluate_model(
 ) -> None:
     """Score the model in model/ on held-out images and measure the snapshot's labels.
 
-    Writes scores/scores.parquet and scores/control.parquet (a value for each image and task; in the second the images are shuffled),
-    scores/calibration.json (from score to confidence, by task), metrics/scores.json, metrics/labels.json and plots/scores.csv:
-    the same bytes for the same snapshot, model and settings. ``predict`` answers in the model's place, as in tests.
+    Writes scores/scores.parquet and scores/control.parquet (a value for each image and task; in the second the images
+    are shuffled), scores/calibration.json (from score to confidence, by task), metrics/scores.json, metrics/labels.json
+    and plots/scores.csv: the same bytes for the same snapshot, model and settings. ``predict`` answers in the model's
+    place, as in tests.
     """
     score_model(workspace, log, progress, predict)
     workspace.files.write_json("metrics/labels.json", measure_all_labels(workspace))
@@ -96,7 +97,10 @@ def _read_pixels(workspace: Workspace, wanted: Iterable[str]) -> Iterator[tuple[
 def measure_labels(
     workspace: Workspace, labels: pa.Table, split: str = "gold", *, masks: bool = True
 ) -> list[Measured]:
-    """Measure ``labels`` (the engine's, or an annotator's claims) on the images of ``split`` whose truth is known; of training images a sample."""
+    """Measure ``labels`` (the engine's, or an annotator's claims) on the images of ``split`` whose truth is known.
+
+    Of training images a sample.
+    """
     from florence.evaluate import by_draw, gold, measure
 
     images = read_images(workspace.data)
@@ -107,7 +111,10 @@ def measure_labels(
 
 
 def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
-    """Return metrics/labels.json: split → reference → task → measure of the last round's labels; and each annotator's on gold images."""
+    """Return metrics/labels.json: split → reference → task → measure of the last round's labels.
+
+    And each annotator's on gold images.
+    """
     from florence.evaluate import quality_json
 
     data, settings = workspace.data, workspace.settings.evaluate

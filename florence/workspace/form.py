@@ -1,7 +1,7 @@
 """The form of snapshots and working stores, and the refusal of what an older version of Florence made.
 
-Form 2 (`FORMAT`) is what this version writes: `annotator` and `confidence` are columns of claims and labels, declarations are in
-``annotators/``, rejected files in ``rejected_files.parquet``. Form 1 had no number.
+Form 2 (`FORMAT`) is what this version writes: `annotator` and `confidence` are columns of claims and labels,
+declarations are in ``annotators/``, rejected files in ``rejected_files.parquet``. Form 1 had no number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ OLD_COLUMNS = frozenset({"author", "agreement"})
 
 
 def check_snapshot(data: Store) -> None:
-    """Raise OldFormatError where the snapshot was not made in form `FORMAT`; a folder without snapshot.json is checked as a store is."""
+    """Raise OldFormatError where the snapshot was not made in form `FORMAT`.
+
+    A folder without snapshot.json is checked as a store is.
+    """
     if not data.exists("snapshot.json"):
         check_store(data)
     elif (found := data.read_json("snapshot.json").get("format", 1)) != FORMAT:

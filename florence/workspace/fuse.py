@@ -26,7 +26,8 @@ def fuse_round(
 ) -> pa.Table:
     """Return the engine's labels of a round, kept and dropped ones, from the claims of ``annotators``.
 
-    They are written to ``labels/round=N/`` of the working store unless ``write`` is false. Raises DataError where there is no annotator.
+    They are written to ``labels/round=N/`` of the working store unless ``write`` is false. Raises DataError where there
+    is no annotator.
     """
     settings, store = workspace.settings, workspace.store
     check_store(store)

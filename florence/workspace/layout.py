@@ -1,4 +1,4 @@
-"""What lies where in a working store and in a snapshot: image shards, image records, rounds of labels, rejected files."""
+"""Where things are in a working store and in a snapshot: image shards and records, rounds, rejected files."""
 
 from __future__ import annotations
 

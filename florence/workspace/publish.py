@@ -1,4 +1,7 @@
-"""Publish: copy a round from the working store into data/ as a snapshot; restore: fill an empty working store from one."""
+"""Publish: copy a round from the working store into data/ as a snapshot.
+
+Restore: fill an empty working store from one.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,9 @@ def publish_snapshot(
 ) -> dict[str, Any]:
     """Write the working store to ``data/`` as the snapshot of ``round``; return snapshot.json, which is written last.
 
-    Images are only ever added, claims and coverage of a shard grow; labels and statistics are written anew. The champion's scores
-    are the working store's ``baseline/round=N/``, none where it has none. The same claims and settings give the same bytes.
-    Raises DataError where ``data/`` holds a later round.
+    Images are only ever added, claims and coverage of a shard grow; labels and statistics are written anew. The
+    champion's scores are the working store's ``baseline/round=N/``, none where it has none. The same claims and
+    settings give the same bytes. Raises DataError where ``data/`` holds a later round.
     """
     from florence.evaluate import SCORES
 
@@ -89,7 +92,10 @@ def _copy_claims(workspace: Workspace, annotators: Sequence[AnnotatorVersion], p
 
 
 def _parent(data: Store, round: int) -> dict[str, Any] | None:
-    """Return id and round of the snapshot that this round's follows. Raises DataError where a later one is published already."""
+    """Return id and round of the snapshot that this round's follows.
+
+    Raises DataError where a later one is published already.
+    """
     if not data.exists("snapshot.json"):
         return None
     last = data.read_json("snapshot.json")
@@ -121,7 +127,7 @@ def _count(column: pa.ChunkedArray) -> dict[str, int]:
 
 
 def _identify(content: dict[str, Any], images: pa.Table, data: Store, round: int) -> str:
-    """Return the snapshot's id: a digest of snapshot.json, the ids of the images, the labels and the champion's scores."""
+    """Return the snapshot's id: a digest of snapshot.json, image ids, labels and the champion's scores."""
     names = (f"labels/round={round}/labels.parquet", "baseline/scores.parquet")
     return digest(
         [content, sorted(images["image_id"].to_pylist()), {name: digest(data.read_bytes(name), 64) for name in names}]

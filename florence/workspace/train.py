@@ -16,10 +16,10 @@ from florence.workspace.layout import list_rounds
 def train_model(workspace: Workspace, log: Log | None = None, progress: Progress = show_nothing) -> dict[str, Any]:
     """Train on the snapshot's last round; return the figures of metrics/train.json.
 
-    Writes ``model/``, ``metrics/train.json`` and ``plots/train.csv``. Starts from `model.init`, or continues from the checkpoint that a
-    killed training of the same snapshot and settings left. Of several processes that were started together the first alone writes.
-    Raises ModelError for a model that does not exist or a loss that is not finite, SettingsError for settings that this machine
-    cannot run, DataError where there is nothing to learn.
+    Writes ``model/``, ``metrics/train.json`` and ``plots/train.csv``. Starts from `model.init`, or continues from the
+    checkpoint that a killed training of the same snapshot and settings left. Of several processes that were started
+    together the first alone writes. Raises ModelError for a model that does not exist or a loss that is not finite,
+    SettingsError for settings that this machine cannot run, DataError where there is nothing to learn.
     """
     from florence.training import TrainingJob, run_training
     from florence.training.launch import process_rank

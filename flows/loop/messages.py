@@ -1,4 +1,4 @@
-"""What a loop shows: its run in MLflow, the artifacts on the page of its Prefect run, its last words on the terminal."""
+"""What a loop shows: its run in MLflow, artifacts on the page of its Prefect run, its last words."""
 
 from __future__ import annotations
 

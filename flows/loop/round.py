@@ -32,7 +32,10 @@ T = TypeVar("T")
 
 
 class LoopRound:
-    """A round of a loop. ``state``: the loop's, written after every stage; ``run_id``: its MLflow run, below ``parent``."""
+    """A round of a loop.
+
+    ``state``: the loop's, written after every stage; ``run_id``: its MLflow run, below ``parent``.
+    """
 
     def __init__(self, workspace: TrackedWorkspace, state: LoopState, parent: str) -> None:
         self.workspace, self.state, self.number = workspace, state, state.round
@@ -122,7 +125,10 @@ class LoopRound:
     # ------------------------------------------------------------ facts
 
     def gather_facts(self, annotators: list[AnnotatorVersion], hashes: dict[str, Any]) -> LoopFacts:
-        """Return the loop's facts with this round's, written to build/loop.json; ``hashes``: fields of the round's facts that only the flow knows."""
+        """Return the loop's facts with this round's, written to build/loop.json.
+
+        ``hashes``: fields of the round's facts that only the flow knows.
+        """
         workspace, state = self.workspace, self.state
         without = self.fuse_without_student(annotators)
         # taken before `self.state` is asked for its seconds: the stage above has added to them
@@ -143,7 +149,10 @@ class LoopRound:
         return loop
 
     def fuse_without_student(self, annotators: list[AnnotatorVersion]) -> pa.Table | None:
-        """Return the round's labels as they are without the student's claims, not written; None where there is no student."""
+        """Return the round's labels as they are without the student's claims, not written.
+
+        None where there is no student.
+        """
         others = [annotator for annotator in annotators if annotator.name != STUDENT]
         if len(others) == len(annotators):
             return None
@@ -166,7 +175,10 @@ class LoopRound:
     # ------------------------------------------------------------ the end
 
     def finish(self, decision: dict[str, Any], version: str) -> LoopState:
-        """Keep the snapshot and model if they were accepted, else go back to the last accepted ones; return the state after the round."""
+        """Keep the snapshot and model if they were accepted, else go back to the last accepted ones.
+
+        Return the state after the round.
+        """
         workspace, number = self.workspace, self.number
         state = dataclasses.replace(
             self.state,

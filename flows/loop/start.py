@@ -26,7 +26,10 @@ LISTED = 20
 
 
 def resume_state(workspace: TrackedWorkspace) -> LoopState | None:
-    """Return the state of the last loop; where there is a snapshot but no loop has run (after `dvc pull`), as if one had ended with it."""
+    """Return the state of the last loop.
+
+    Where there is a snapshot but no loop has run (after `dvc pull`), as if one had ended with it.
+    """
     data = workspace.data
     if data.exists("snapshot.json"):
         if copied := restore_store(workspace):
@@ -48,7 +51,7 @@ def resume_state(workspace: TrackedWorkspace) -> LoopState | None:
 
 
 def remove_partial_files(workspace: TrackedWorkspace) -> None:
-    """Remove files that killed runs had half written: nobody reads them, but in data/ they would be part of the snapshot."""
+    """Remove files that killed runs left half written: in data/ they would be part of the snapshot."""
     for store in (workspace.store, workspace.data):
         for part in Path(store.root).rglob(".*.part") if store.local else ():
             part.unlink(missing_ok=True)
@@ -79,9 +82,10 @@ def choose_state(
 ) -> tuple[LoopState | None, str]:
     """Return the state to continue from, and why; None where there is nothing to do.
 
-    A loop that was interrupted continues. A finished one gets more rounds where ``rounds`` asks for more than it has, unless its last
-    round was rejected: the same again would be rejected again. A new loop begins where there are new images or reviews, where
-    annotators or their versions are new, or where settings of `flows.plan.SECTIONS` have changed.
+    A loop that was interrupted continues. A finished one gets more rounds where ``rounds`` asks for more than it has,
+    unless its last round was rejected: the same again would be rejected again. A new loop begins where there are new
+    images or reviews, where annotators or their versions are new, or where settings of `flows.plan.SECTIONS` have
+    changed.
     """
     if state is None:
         return _new_state(workspace, None, rounds), "a new loop"
@@ -114,7 +118,7 @@ def find_changes(workspace: TrackedWorkspace, state: LoopState) -> list[str]:
 
 
 def _new_state(workspace: TrackedWorkspace, last: LoopState | None, rounds: int | None) -> LoopState:
-    """Return a new loop: its rounds are numbered on from the last one's, and the champion, where there is one, is its student."""
+    """Return a new loop: its rounds are numbered on from the last one's; the champion, if any, is its student."""
     loop_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     state = LoopState(loop_id, 0, rounds or workspace.settings.flow.rounds)
     if last is None:

@@ -1,4 +1,4 @@
-"""Annotate: who annotates, what is still missing, and the work on one shard, which can be stopped at any point and repeated."""
+"""Annotate: who annotates, what is missing, and the work on one shard, which can be stopped and repeated."""
 
 from florence.workspace.annotate.annotators import (
     HUMAN,

@@ -1,4 +1,4 @@
-"""Who annotates: the annotators of params.yaml and the student, in the order of work, and what they declare about themselves."""
+"""The annotators of params.yaml and the student, in the order of work, and what they declare."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from florence.workspace.base import Workspace
 
 @dataclass(frozen=True, slots=True)
 class AnnotatorVersion:
-    """An annotator at one version. ``folder``: the student's model, None for any other; ``depends_on``: names of the annotators whose claims it is given."""
+    """An annotator at one version.
+
+    ``folder``: the student's model, None for any other; ``depends_on``: names of the annotators whose claims it is
+    given.
+    """
 
     name: str
     version: str
@@ -44,7 +48,10 @@ def _cached_annotator(use: str, name: str, device: str, options: str) -> tuple[A
 
 
 def make_annotator(settings: Settings, name: str) -> tuple[Any, threading.Lock]:
-    """Return the annotator called ``name`` in params.yaml, one instance a process, and the lock that its users share. Nothing is loaded."""
+    """Return the annotator called ``name`` in params.yaml, one instance a process, and the lock that its users share.
+
+    Nothing is loaded.
+    """
     section = settings.annotators[name]
     return _cached_annotator(section.use, name, section.device, json.dumps(section.options, sort_keys=True))
 
@@ -69,11 +76,12 @@ def acquire_annotator(settings: Settings, annotator: AnnotatorVersion) -> tuple[
 def list_annotators(
     settings: Settings, student: str | None = None, store: Store | None = None
 ) -> list[AnnotatorVersion]:
-    """Return all annotators in the order of work: those that need pixels or truth, then those that need claims, then the student.
+    """Return all annotators in the order of work: the student last, those that need claims before it.
 
     ``student``: the folder of its model. With a ``store``, the human annotator comes last if reviews were imported
-    (`find_human_annotator`). The version of an annotator that needs claims covers the versions of those it depends on.
-    Raises UnknownNameError or SettingsError for an annotator that does not exist or has wrong settings, before any model is loaded.
+    (`find_human_annotator`). The version of an annotator that needs claims covers the versions of those it depends
+    on. Raises UnknownNameError or SettingsError for an annotator that does not exist or has wrong settings, before any
+    model is loaded.
     """
     result: list[AnnotatorVersion] = []
     for name in sorted(settings.annotators, key=lambda n: "claims" in make_annotator(settings, n)[0].needs):
@@ -94,9 +102,12 @@ def list_annotators(
 
 
 def find_human_annotator(store: Store) -> AnnotatorVersion | None:
-    """Return the human annotator at the version of the last review that was imported whole (`florence.review`); None where there is none.
+    """Return the human annotator at the version of the last review that was imported whole (`florence.review`).
 
-    A version is the number of the import and a hash of what was imported; it holds all claims of earlier imports that still count.
+    None where there is none.
+
+    A version is the number of the import and a hash of what was imported; it holds all claims of earlier imports that
+    still count.
     """
     shards_of: dict[str, dict[str, set[str]]] = {}
     for folder in ("claims", "coverage"):
@@ -110,7 +121,10 @@ def find_human_annotator(store: Store) -> AnnotatorVersion | None:
 def _find_dependencies(
     settings: Settings, name: str, needs_claims: bool, earlier: Sequence[AnnotatorVersion]
 ) -> list[AnnotatorVersion]:
-    """Return the ``earlier`` annotators whose claims ``name`` is given. Raises SettingsError for an entry of `depends_on` that is none of them."""
+    """Return the ``earlier`` annotators whose claims ``name`` is given.
+
+    Raises SettingsError for an entry of `depends_on` that is none of them.
+    """
     entries, known = settings.annotators[name].depends_on, [annotator.name for annotator in earlier]
     where = f"annotators.{name}.depends_on"
     if not needs_claims:
@@ -151,7 +165,10 @@ def is_required(settings: Settings, name: str) -> bool:
 
 
 def write_declarations(workspace: Workspace, annotators: Iterable[AnnotatorVersion]) -> None:
-    """Write each annotator's role, tasks, vocabulary and options to ``annotators/<name@version>.json``, unless the file exists: it follows from the version."""
+    """Write what each annotator declares to ``annotators/<name@version>.json``.
+
+    That is its role, tasks, vocabulary and options; they follow from the version, so a file that exists stays.
+    """
     for annotator in annotators:
         name = f"annotators/{annotator.key}.json"
         if not workspace.store.exists(name):
@@ -191,7 +208,10 @@ def _student_declaration(settings: Settings, name: str, folder: str) -> dict[str
 
 
 def read_profiles(store: Store, annotators: Iterable[AnnotatorVersion]) -> tuple[AnnotatorProfile, ...]:
-    """Return each annotator's profile for the consensus from its declaration; without one, an annotator of any vocabulary."""
+    """Return each annotator's profile for the consensus from its declaration.
+
+    Without one, an annotator of any vocabulary.
+    """
     return tuple(_read_profile(store, annotator) for annotator in annotators)
 
 

@@ -1,4 +1,7 @@
-"""The images of a shard in chunks, each image decoded once for all annotators; the next chunk is read and decoded while one is annotated."""
+"""The images of a shard in chunks, each image decoded once for all annotators.
+
+The next chunk is read and decoded while one is annotated.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,19 @@ from florence.workspace.base import Workspace
 
 T = TypeVar("T")
 PIXELS = 64_000_000
-"""Pixels of a chunk: 192 MB. An image that has more is a chunk of its own. Two chunks are in memory, the current one and the next."""
+"""Pixels of a chunk: 192 MB.
+
+An image that has more is a chunk of its own. Two chunks are in memory, the current one and the next.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageChunk:
-    """Images that are in memory together. ``pixels``: by image id, (H, W, 3) uint8, of those that were to be decoded; ``errors``: by image id, why that failed."""
+    """Images that are in memory together.
+
+    ``pixels``: by image id, (H, W, 3) uint8, of those that were to be decoded; ``errors``: by image id, why that
+    failed.
+    """
 
     records: tuple[ImageRecord, ...]
     pixels: dict[str, np.ndarray]
@@ -32,7 +42,9 @@ class ImageChunk:
 def read_chunks(
     workspace: Workspace, shard: str, records: Sequence[ImageRecord], decoded: Set[str], count: int
 ) -> Iterator[ImageChunk]:
-    """Yield ``records``, in the order of the shard, in chunks of at most ``count`` images and `PIXELS` pixels; images with ids in ``decoded`` have pixels.
+    """Yield ``records``, in the order of the shard, in chunks of at most ``count`` images and `PIXELS` pixels.
+
+    Images with ids in ``decoded`` have pixels.
 
     Raises StoreError where the shard cannot be read.
     """

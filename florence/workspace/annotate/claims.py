@@ -23,10 +23,16 @@ COVERAGE = pa.schema(
         ("unread", pa.string()),
     ]
 )
-"""``unread``: names, with commas between them, of the annotators it depends on that had not finished the image by then; null: all had."""
+"""``unread``: names, with commas between them, of the annotators it depends on that had not finished the image by then.
+
+Null: all had.
+"""
 
 RowRange = tuple[pa.Table, int, int]
-"""Rows of a table, from the first to one past the last: a slice of Arrow's takes more memory than the rows of one image."""
+"""Rows of a table, from the first to one past the last.
+
+A slice of Arrow's takes more memory than the rows of one image.
+"""
 
 
 def group_by_image(table: pa.Table, order: Mapping[str, int]) -> dict[str, RowRange]:
@@ -63,9 +69,12 @@ def list_annotations(rows: Mapping[str, RowRange], image_ids: Iterable[str]) -> 
 
 
 class ShardClaims:
-    """An annotator's claims and coverage of one shard, as they are in the store and as they grow. ``order``: image id → position in the shard.
+    """An annotator's claims and coverage of one shard, as they are in the store and as they grow.
 
-    Claims are read when they are first needed. Claims about images without coverage are what a killed run left behind: they are dropped.
+    ``order``: image id → position in the shard.
+
+    Claims are read when they are first needed. Claims about images without coverage are what a killed run left behind:
+    they are dropped.
     """
 
     def __init__(self, store: Store, annotator: AnnotatorVersion, shard: str, order: Mapping[str, int]) -> None:
@@ -90,14 +99,17 @@ class ShardClaims:
             name = f"claims/{self._name}"
             found: dict[str, RowRange] = {}
             if self._store.exists(name):
-                # Parquet calls the entries of lists by another name than Arrow, and would write that name into the file.
+                # Parquet calls the entries of lists by another name than Arrow, and would write that name.
                 found = group_by_image(self._store.read_table(name).cast(ANNOTATIONS), self._order)
             self._claims = {image: rows for image, rows in found.items() if image in self.covered}
             self._changed |= len(self._claims) < len(found)
         return self._claims
 
     def cover(self, image_id: str, claims: RowRange | None, error: str = "", unread: Iterable[str] = ()) -> None:
-        """Finish an image with its claims (rows of schema `ANNOTATIONS`) or the error that there are instead; earlier claims about it are replaced."""
+        """Finish an image with its claims (rows of schema `ANNOTATIONS`) or the error that there are instead.
+
+        Earlier claims about it are replaced.
+        """
         rows = self._rows()
         rows.pop(image_id, None)
         count = 0 if claims is None else claims[2] - claims[1]
@@ -118,7 +130,10 @@ class ShardClaims:
         return list_annotations(self._rows(), image_ids)
 
     def write(self) -> None:
-        """Write what has changed: claims first, then coverage, in the order of the shard, so that the same rows give the same bytes."""
+        """Write what has changed: claims first, then coverage.
+
+        Rows are in the order of the shard, so that the same rows give the same bytes.
+        """
         if not self._changed:
             return
         rows = self._rows()

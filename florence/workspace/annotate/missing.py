@@ -10,7 +10,7 @@ from florence.workspace.annotate.annotators import AnnotatorVersion, is_assigned
 from florence.workspace.base import Workspace
 
 MISSING = "missing.json"
-"""In the working store: annotator@version → why the last run did not finish some images, of the annotators that did not."""
+"""In the working store: annotator@version → why the last run left images missing, of annotators that left some."""
 READERS = 16
 """Footers read at once: in a bucket each takes a request or two."""
 
@@ -18,9 +18,12 @@ READERS = 16
 def count_missing(
     workspace: Workspace, annotators: Sequence[AnnotatorVersion], shards: Iterable[str] | None = None
 ) -> dict[str, dict[str, int]]:
-    """Return annotator's name → shard → images that it has still to annotate, of shards that have some; ``shards``: look at these alone.
+    """Return annotator's name → shard → images that it has still to annotate, of shards that have some.
 
-    An image is counted again that an annotator finished without the claims of one that it depends on, once all of those are complete.
+    ``shards``: look at these alone.
+
+    An image is counted again that an annotator finished without the claims of one that it depends on, once all of those
+    are complete.
     """
     store = workspace.store
     names = store.stems("images") if shards is None else list(shards)

@@ -1,4 +1,4 @@
-"""One annotator at work on a shard: which images it may be asked about now, how it is asked, and what its failures cost."""
+"""One annotator at work on a shard: what it may be asked now, how it is asked, and what its failures cost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from florence.workspace.base import Workspace
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """What the annotators of a shard share. ``order``: image id → position in the shard; ``will_retry``: whether failures that may pass are tried again soon."""
+    """What the annotators of a shard share.
+
+    ``order``: image id → position in the shard; ``will_retry``: whether failures that may pass are tried again soon.
+    """
 
     workspace: Workspace
     shard: str
@@ -33,7 +36,10 @@ class ShardTask:
 
 
 class AnnotatorRun:
-    """An annotator with its claims about a shard. ``answered``: images that it has finished now; ``retryable``: it failed in a way that may pass."""
+    """An annotator with its claims about a shard.
+
+    ``answered``: images that it has finished now; ``retryable``: it failed in a way that may pass.
+    """
 
     def __init__(self, task: ShardTask, annotator: AnnotatorVersion, dependencies: Sequence[AnnotatorRun]) -> None:
         settings, store = task.workspace.settings, task.workspace.store
@@ -70,7 +76,10 @@ class AnnotatorRun:
         return image_id not in self.claims.covered or bool(self.claims.unread(image_id))
 
     def should_ask(self, image_id: str) -> bool:
-        """Return whether to ask about an image now: no dependency is awaited, and it is new, or a dependency has answered since."""
+        """Return whether to ask about an image now.
+
+        No dependency is awaited, and the image is new, or a dependency has answered since.
+        """
         if not self.can_ask(image_id) or any(other.is_awaited(image_id) for other in self.dependencies):
             return False
         return image_id not in self.claims.covered or not self.claims.unread(image_id) <= self._missing(image_id)
@@ -85,7 +94,7 @@ class AnnotatorRun:
         return not is_over and any(other.is_awaited(image_id) for other in self.dependencies)
 
     def _missing(self, image_id: str) -> frozenset[str]:
-        """Return the names of the annotators whose claims about an image it is not given now, directly or through another."""
+        """Return the names of annotators, direct dependencies or not, whose claims about an image are missing now."""
         names = [
             {other.annotator.name} if image_id not in other.claims.covered else other.claims.unread(image_id)
             for other in self.dependencies
@@ -202,13 +211,19 @@ class AnnotatorRun:
     # ------------------------------------------------------------ failing
 
     def _give_up(self, error: Exception) -> None:
-        """Ask nothing more in this shard. A FlorenceError would be raised again at once, unless it is the store's: only other errors may pass."""
+        """Ask nothing more in this shard.
+
+        A FlorenceError would be raised again at once, unless it is the store's: only other errors may pass.
+        """
         is_ours = isinstance(error, FlorenceError)
         self._failure = (is_ours and str(error)) or _describe(error)
         self.retryable = isinstance(error, StoreError) or not is_ours
 
     def settle_errors(self) -> None:
-        """At the end of a pass, cover the images on which it raised with the error if it has finished any other of the shard; else it has failed."""
+        """At the end of a pass, cover the images on which it raised with the error.
+
+        If it has finished no image of the shard, it has failed instead.
+        """
         raised, self._raised = self._raised, {}
         if self.claims.covered:
             for image_id, error in raised.items():
@@ -231,6 +246,6 @@ def _describe(error: Exception) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether it is Python's own error, or that of a library that has one of its own (torch, on a GPU or not)."""
+    """Return whether it is Python's own error, or one of a library with an own error (torch, on a GPU or not)."""
     is_named = any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__)
     return isinstance(error, MemoryError) or is_named or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -1,7 +1,7 @@
-"""Which images an annotator is asked about that is asked about a part of them: the ones that look least like each other.
+"""A sample of images that look least like each other, for an annotator that is asked about a part of them.
 
-Farthest-first traversal (Gonzalez 1985): each image taken is the farthest from all before it, d(i) = min over the taken j of
-Hamming(hash i, hash j), by the bits of their perceptual hashes.
+Farthest-first traversal (Gonzalez 1985): with h(i) the perceptual hash of image i and T the images taken so far, the
+next image is the i that maximises d(i) = min over j in T of Hamming(h(i), h(j)).
 """
 
 from __future__ import annotations

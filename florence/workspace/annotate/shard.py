@@ -1,19 +1,16 @@
-"""One shard, annotated by every annotator that misses something in it. Each image is decoded once, and what is done stays done.
+"""One shard, annotated by every annotator that misses something in it; each image is decoded once.
 
-What a failure costs (decided in `florence.workspace.annotate.run`):
+What a failure of an annotator costs (decided in `florence.workspace.annotate.run`):
 
-==========================================================  ===========================================================================
-an annotator…                                               then…
-==========================================================  ===========================================================================
-raises, or answers an error, on an image                    the image is covered with the error: its claims alone are lost
-answers an image with UnavailableError                      the image stays missing, and is asked about again in the next run
-runs out of memory for a batch                              the batch is halved; for one image, see the next row
-cannot be loaded, raises UnavailableError or on all images  it is asked nothing more in this shard: its images stay missing
-==========================================================  ===========================================================================
+- It raises, or answers with an error, on an image: the image is covered with the error, and has no claims of it.
+- It answers an image with UnavailableError: the image stays missing; the next run asks again.
+- It runs out of memory for a batch: its batches are halved.
+- It cannot be loaded, raises UnavailableError, has no memory for one image, or raises on every image: it is asked
+  nothing more in this shard, and the images stay missing. The other annotators go on.
 
-The other annotators go on. An annotator that depends on one that failed goes on without its claims, which its coverage notes
-(column `unread`), and is asked again when they exist. It waits for them instead where the failed annotator is required, or is
-about to be tried again.
+An annotator that depends on one that failed goes on without its claims. Its coverage notes that (column `unread`), and
+it is asked again when the claims exist. It waits instead where the failed annotator is required, or will be tried again
+soon.
 """
 
 from __future__ import annotations
@@ -34,12 +31,17 @@ from florence.workspace.base import Workspace
 EVERY = 30.0
 """Seconds after which new claims are written, also in the middle of a shard."""
 AT_ONCE = 256
-"""Images that are in memory together at most, unless a batch is larger; `florence.workspace.annotate.chunks.PIXELS` bounds them too."""
+"""Images that are in memory together at most, unless a batch is larger.
+
+`florence.workspace.annotate.chunks.PIXELS` bounds them too.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """What became of one annotator in a shard. ``images``: annotated now; ``left``: images still missing, and why (``error``, empty where none is).
+    """What became of one annotator in a shard.
+
+    ``images``: annotated now; ``left``: images still missing, and why (``error``, empty where none is).
 
     ``retryable``: it failed in a way that may pass, so that trying again at once may help.
     """
@@ -61,8 +63,9 @@ def annotate_shard(
 ) -> tuple[ShardOutcome, ...]:
     """Have every annotator, in that order, annotate the images of a shard that it has not annotated yet.
 
-    Returns the outcomes of the annotators that had something to do. The module's docstring says what failures cost. ``will_retry``:
-    whether the caller tries again after an outcome that is ``retryable``. Raises StoreError where the store cannot be read or written.
+    Returns the outcomes of the annotators that had something to do. The module's docstring says what failures cost.
+    ``will_retry``: whether the caller tries again after an outcome that is ``retryable``. Raises StoreError where the
+    store cannot be read or written.
     """
     return _ShardRun(workspace, annotators, shard, round, will_retry).run()
 
@@ -95,7 +98,7 @@ class _ShardRun:
     def run(self) -> tuple[ShardOutcome, ...]:
         """Annotate whatever can be annotated now."""
         try:
-            # An image that an annotator put off until others were done, or finished without their claims, is for a second pass.
+            # A later pass asks about images that were put off, or finished without the claims of a dependency.
             has_changed = self._pass(lambda run: run.can_ask)
             while has_changed:
                 has_changed = self._pass(lambda run: run.should_ask)
@@ -113,7 +116,10 @@ class _ShardRun:
         return [record for record in self.records if is_wanted(record.image_id)]
 
     def _pass(self, plan: Callable[[AnnotatorRun], Callable[[str], bool]]) -> bool:
-        """Go over the images once that some annotator may be asked about; return whether any annotator answered or failed."""
+        """Go over the images once that some annotator may be asked about.
+
+        Return whether any annotator answered or failed.
+        """
         planned = {run.annotator.name: {record.image_id for record in self._select(plan(run))} for run in self.runs}
         busy = [run for run in self.runs if planned[run.annotator.name]]
         if not busy:
@@ -141,6 +147,9 @@ class _ShardRun:
 
 
 def _chunk_size(batch_sizes: Sequence[int]) -> int:
-    """Return how many images to hold at once so that every annotator's batches are full: a common multiple, or the largest where that is too many."""
+    """Return how many images to hold at once so that every annotator's batches are full.
+
+    That is a common multiple of the batch sizes, or the largest of them where that is too many.
+    """
     common = math.lcm(*batch_sizes)
     return common if common <= AT_ONCE else max(batch_sizes)

@@ -16,7 +16,10 @@ def read_usage(store: Store, annotator: AnnotatorVersion) -> Usage:
 
 
 class ShardUsage:
-    """What an annotator has used for one shard. A shard has one worker at a time, so those of a cluster do not write over each other's files."""
+    """What an annotator has used for one shard.
+
+    A shard has one worker at a time, so those of a cluster do not write over each other's files.
+    """
 
     def __init__(self, store: Store, annotator: AnnotatorVersion, shard: str) -> None:
         self._store, self._name = store, f"usage/{annotator.key}/{shard}.json"
