@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from florence.drawn_scenes import composition
+from florence.drawn_scenes.figures import COLOURS, TEXTURES, draw_shape, draw_sign
+from florence.drawn_scenes.invented import invent_shapes
+from florence.drawn_scenes.truth import SIZES, DrawnObject, describe_uniquely, find_relation, make_expression
+from florence.drawn_scenes.vocabularies import VOCABULARIES
 from florence.errors import ImageError, SettingsError, StoreError
 from florence.geometry import mask_iou, polygon_area, polygon_box, rasterise
 from florence.images import decode_image
 from florence.records import BASE_TYPES, CAPTIONS
-from florence.sources import SOURCES, scenes
-from florence.sources._truth import Thing, described, refer, relation
+from florence.sources import SOURCES
 
 
 def source(**options):
@@ -28,22 +32,22 @@ def drawn(**options):
 def composed():
     """Scenes with the pixels that each object owns, taken from the painter itself."""
     result = []
-    for vocabulary in scenes.VOCABULARIES:
+    for vocabulary in VOCABULARIES:
         for size in (64, 128, 200):
             maker = source(size=size, vocabulary=vocabulary, signs=0.6, seed=11)
             for index in range(40):
                 owners = []
-                original = scenes._things
+                original = composition.find_visible_objects
 
                 def keep(placed, owner, owners=owners, original=original):
                     owners.append((placed, owner.copy()))
                     return original(placed, owner)
 
-                scenes._things = keep
+                composition.find_visible_objects = keep
                 try:
                     found = maker._scene("x", index)
                 finally:
-                    scenes._things = original
+                    composition.find_visible_objects = original
                 result.append((size, vocabulary, found, *owners[-1]))
     return result
 
@@ -61,7 +65,7 @@ def test_polygons_and_boxes_are_those_of_the_visible_pixels(composed):
             mask = owner == order
             ys, xs = np.nonzero(mask)
             boxes[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] = (mask, item)
-            assert mask.sum() >= scenes.VISIBLE * item.figure.mask.sum()
+            assert mask.sum() >= composition.MIN_VISIBLE * item.figure.mask.sum()
         for claim in objects:
             (region,) = claim.regions
             mask, item = boxes[region.box]
@@ -92,7 +96,7 @@ def test_every_place_is_inside_the_picture(composed):
 def test_every_kind_and_phrase(composed):
     kinds = set()
     for _, vocabulary, found, *_ in composed:
-        words = scenes.VOCABULARIES[vocabulary]
+        words = VOCABULARIES[vocabulary]
         kinds |= {claim.task for claim in found.truth}
         assert {claim.text for claim in of(found, "<OD>")} <= set(words.objects)
         captions = [claim.text for task in CAPTIONS for claim in of(found, task)]
@@ -121,7 +125,7 @@ def test_written_signs_are_readable(composed):
         for claim in of(found, "<OCR_WITH_REGION>"):
             (region,) = claim.regions
             corners = np.array(region.quad).reshape(4, 2)
-            assert claim.text == region.label and claim.text in scenes.VOCABULARIES[vocabulary].words
+            assert claim.text == region.label and claim.text in VOCABULARIES[vocabulary].words
             assert polygon_area(region.quad) > 0 and corners[0, 0] < corners[1, 0] and corners[0, 1] < corners[3, 1]
             assert np.linalg.norm(corners[3] - corners[0]) >= size / 10 - 1e-6
             inside = rasterise([region.quad], size, size)
@@ -152,11 +156,9 @@ def test_quads_are_tight_around_the_ink(angle):
         def random(self, count=None):
             return np.full(count, 0.5) if count else next(self.values)
 
-    from florence.sources import _figures
-
     # Draws in order: height, pole, whether it is turned, by how much.
     rng = Draws([0.5, 0.9, 0.1 if angle else 0.9, (angle / 10 + 1) / 2])
-    figure = _figures.draw_sign(rng, ("HOTEL",), "white", 256)
+    figure = draw_sign(rng, ("HOTEL",), "white", 256)
     grey = figure.rgb.mean(axis=2)
     quad = np.array(figure.quads[0]).reshape(4, 2)
     across, down = quad[1] - quad[0], quad[3] - quad[0]
@@ -183,7 +185,7 @@ def test_expressions_fit_one_thing_alone(composed):
         total, objects = total + len(expressions), objects + len(phrases)
         for claim in expressions:
             words = claim.text.split()[1:]
-            if set(words) <= {*scenes.SIZES, *scenes.COLOURS, *scenes.TEXTURES, words[-1]}:
+            if set(words) <= {*SIZES, *COLOURS, *TEXTURES, words[-1]}:
                 fitting = [
                     box for box, phrase in phrases.items() if phrase[-1] == words[-1] and set(words) <= set(phrase)
                 ]
@@ -192,27 +194,31 @@ def test_expressions_fit_one_thing_alone(composed):
 
 
 def thing(label, x, y, order=0, **words):
-    return Thing(
+    return DrawnObject(
         label, (x - 10.0, y - 10.0, x + 10.0, y + 10.0), ((0.0, 0.0, 1.0, 0.0, 1.0, 1.0),), 400, order, **words
     )
 
 
 def test_relations():
     a, b = thing("star", 30, 60), thing("cat", 100, 64, 1)
-    assert relation(a, b, 128) == "left of" and relation(b, a, 128) == "right of"
-    assert relation(thing("star", 60, 20), thing("cat", 62, 90), 128) == "above"
-    assert relation(thing("star", 60, 60), thing("cat", 84, 62, 1), 128) == "next to"
-    assert relation(thing("star", 60, 60, 1, covers=frozenset({0})), thing("cat", 68, 62), 128) == "in front of"
-    assert relation(thing("star", 60, 40, 1, on=0), thing("cat", 60, 60), 128) == "on top of"
+    assert find_relation(a, b, 128) == "left of" and find_relation(b, a, 128) == "right of"
+    assert find_relation(thing("star", 60, 20), thing("cat", 62, 90), 128) == "above"
+    assert find_relation(thing("star", 60, 60), thing("cat", 84, 62, 1), 128) == "next to"
+    assert find_relation(thing("star", 60, 60, 1, covers=frozenset({0})), thing("cat", 68, 62), 128) == "in front of"
+    assert find_relation(thing("star", 60, 40, 1, on=0), thing("cat", 60, 60), 128) == "on top of"
 
 
 def test_expressions_by_relation_where_attributes_do_not_tell():
-    twins = [thing("star", 20, 60, 0, colour="red"), thing("star", 100, 60, 1, colour="red"), thing("cat", 60, 60, 2)]
-    assert described(twins[0], twins) == []
-    told = {refer(np.random.default_rng(seed), twins[0], twins, 128) for seed in range(20)}
-    assert told == {"the star left of the cat", "the leftmost star"}
+    same_label = [
+        thing("star", 20, 60, 0, colour="red"),
+        thing("star", 100, 60, 1, colour="red"),
+        thing("cat", 60, 60, 2),
+    ]
+    assert describe_uniquely(same_label[0], same_label) == []
+    expressions = {make_expression(np.random.default_rng(seed), same_label[0], same_label, 128) for seed in range(20)}
+    assert expressions == {"the star left of the cat", "the leftmost star"}
     same = [thing("star", 60, 60, 0, colour="red"), thing("star", 61, 61, 1, colour="red")]
-    assert refer(np.random.default_rng(0), same[0], same, 128) is None
+    assert make_expression(np.random.default_rng(0), same[0], same, 128) is None
 
 
 def test_the_same_settings_give_the_same_bytes_whatever_else_is_drawn():
@@ -249,7 +255,7 @@ def test_objects_are_as_large_as_the_scale_says():
 
 @pytest.mark.parametrize("other", ["pretrain", "invented"])
 def test_vocabularies_are_large_and_share_nothing(other):
-    main, theirs = scenes.VOCABULARIES["main"], scenes.VOCABULARIES[other]
+    main, theirs = VOCABULARIES["main"], VOCABULARIES[other]
     for vocabulary in (main, theirs):
         assert len(set(vocabulary.shapes)) >= 24 and len(set(vocabulary.words)) == len(vocabulary.words) >= 60
     assert not set(main.objects) & set(theirs.objects)
@@ -261,13 +267,10 @@ def test_vocabularies_are_large_and_share_nothing(other):
     assert not set(main.backgrounds.values()) & set(theirs.backgrounds.values())
 
 
-def test_invented_figures_differ_from_each_other_and_stay_what_they_are():
-    """A figure's drawings look more like each other than like the nearest other figure's, for nearly all of them; a longer list begins as a shorter one."""
-    from florence.sources._figures import draw_shape
-    from florence.sources._invented import figures
-
-    few = figures(60)
-    assert list(figures(80))[:60] == list(few)
+def test_invented_shapes_differ_from_each_other_and_stay_what_they_are():
+    """Drawings of nearly every shape are more alike than those of it and its nearest other; a long list begins as a short one."""
+    few = invent_shapes(60)
+    assert list(invent_shapes(80))[:60] == list(few)
 
     def drawing(name: str, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
@@ -287,8 +290,8 @@ def test_all_objects_colours_and_words_occur():
         labels |= {claim.text for claim in of(found, "<OD>")}
         words |= {claim.text for claim in of(found, "<OCR_WITH_REGION>")}
         colours |= {word for claim in of(found, "<DENSE_REGION_CAPTION>") for word in claim.text.split()}
-    assert labels == set(scenes.OBJECTS) and words == set(scenes.SIGN_WORDS)
-    assert {*scenes.COLOURS, "striped", "dotted", "small", "big"} <= colours
+    assert labels == set(VOCABULARIES["main"].objects) and words == set(VOCABULARIES["main"].words)
+    assert {*COLOURS, "striped", "dotted", "small", "big"} <= colours
 
 
 def test_number_of_objects_and_signs():
@@ -400,8 +403,8 @@ def test_poses_and_standing_agree_with_the_horizon():
     maker, seen = source(size=128, seed=2, objects=[1, 2], signs=0), set()
     for index in range(150):
         rng = np.random.default_rng([2, index, 0])
-        _, things, background = maker._compose(rng, 2)
-        for item in things:
+        background = maker._background(rng)
+        for item in maker.composer().compose(rng, background, 2)[1]:
             seen.add(item.action)
             if background.ground is None or item.on is not None:
                 continue

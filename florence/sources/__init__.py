@@ -1,4 +1,4 @@
-"""Where images come from. One module a source, found by its file; each yields files as they are, with what is known of them."""
+"""Sources of images. Each is one module, found by its file; it yields image files unchanged, with their facts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from florence.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One image file. ``name``: its path within the source; ``data``: the file's bytes; ``truth``: exact claims, where known."""
+    """One image file.
+
+    ``name``: its path within the source; ``data``: the bytes of the file; ``truth``: exact claims, if known.
+    """
 
     name: str
     data: bytes
@@ -23,17 +26,18 @@ class SourceImage:
 
 
 class Source:
-    """A supplier of image files. Options come from params.yaml; the constructor refuses wrong ones with SettingsError."""
+    """A source of image files. Options come from params.yaml; the constructor raises SettingsError for wrong ones."""
 
     def images(self, known: frozenset[str]) -> Iterator[SourceImage | ImageError]:
-        """Every image in a fixed order; an ImageError in place of a file that cannot be had, and then the next.
+        """Yield every image in a fixed order, an ImageError in place of a file that cannot be read.
 
-        ``known``: names already collected. A source whose names fix its bytes skips those; others give them again.
+        ``known``: names already collected. A source whose names determine the bytes skips them, others yield them
+        again.
         """
         raise NotImplementedError
 
     def count(self) -> int | None:
-        """How many `images` would give if nothing were known, or None where that is not cheap to tell."""
+        """Return how many images there are, known ones included, or None if counting is expensive."""
         raise NotImplementedError
 
 
@@ -41,12 +45,12 @@ SOURCES: Registry[type[Source]] = Registry("source", "florence.sources")
 
 
 def check_options(source: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` over the defaults in ``allowed``. Raises SettingsError naming an option that is not allowed."""
+    """Return ``options`` merged over the defaults in ``allowed``. Raises SettingsError for an unknown option."""
     if unknown := sorted(set(options) - set(allowed)):
         raise SettingsError(f"source {source}: no option {unknown[0]!r}; allowed: {', '.join(allowed) or 'none'}")
     return {**allowed, **options}
 
 
-def wrong(source: str, option: str, found: Any, allowed: str) -> SettingsError:
-    """The error for an option's value: which, what was found, what is allowed."""
+def option_error(source: str, option: str, found: Any, allowed: str) -> SettingsError:
+    """Return the error for a wrong value of an option: which option, found and allowed value."""
     return SettingsError(f"source {source}: {option} must be {allowed}; found {found!r}")

@@ -1,4 +1,4 @@
-"""Any tree of images, on local disk or in a bucket."""
+"""Images of a folder and its subfolders, on local disk or in a bucket."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ from collections.abc import Iterator
 from typing import Any
 
 from florence.errors import ImageError
-from florence.sources import SOURCES, Source, SourceImage, check_options, wrong
+from florence.sources import SOURCES, Source, SourceImage, check_options, option_error
 from florence.sources._files import Tree, is_image
 
 
 @SOURCES.register("folder")
 class FolderSource(Source):
-    """The images below ``uri``: a local path (relative to the workspace) or ``s3://bucket/prefix``, with the environment's credentials.
+    """The images below ``uri``, a local path (relative to the workspace) or ``s3://bucket/prefix``.
 
-    ``licence``: what every image's licence note says. Files that end in jpg, jpeg, png, gif, bmp, webp, tif or tiff are taken, in the
-    order of their names; hidden files and other endings are not. A .txt beside an image (``cat.txt`` or ``cat.jpg.txt`` for
-    ``cat.jpg``) is its alt text. Each run reads every file again, since a file may have changed under its name: the hash decides what is new.
+    Credentials come from the environment. ``licence``: the licence note of every image. Files with the suffixes jpg,
+    jpeg, png, gif, bmp, webp, tif and tiff are read, in the order of their names; hidden files are not. A .txt beside
+    an image (``cat.txt`` or ``cat.jpg.txt`` for ``cat.jpg``) is its alt text. Each run reads every file again, since
+    its content may have changed: the hash decides what is new.
 
-    Raises SettingsError for a wrong option, StoreError where the folder is missing or not permitted.
+    Raises SettingsError for a wrong option, StoreError if the folder is missing or not permitted.
     """
 
     def __init__(self, **options: Any) -> None:
         values = check_options("folder", options, {"uri": None, "licence": "not stated"})
         self.tree = Tree("folder", "uri", values["uri"])
         if not isinstance(values["licence"], str) or not values["licence"].strip():
-            raise wrong("folder", "licence", values["licence"], "a text")
+            raise option_error("folder", "licence", values["licence"], "a text")
         self.licence: str = values["licence"]
         self._count: int | None = None
 
     def count(self) -> int | None:
-        """How many image files the last listing found; None before it."""
+        """Return how many image files the last listing found; None before it."""
         return self._count
 
     def images(self, known: frozenset[str]) -> Iterator[SourceImage | ImageError]:
-        """Every image file, known or not; an ImageError for a file or subfolder that cannot be read, or a file of 0 bytes."""
+        """Yield every image file, known or not; an ImageError for what cannot be read, or has 0 bytes."""
         entries, failed = self.tree.entries()
         texts = {entry.name: entry for entry in entries if entry.name.lower().endswith(".txt")}
-        pictures = [entry for entry in entries if is_image(entry.name)]
-        self._count = len(pictures) + len(failed)
+        image_files = [entry for entry in entries if is_image(entry.name)]
+        self._count = len(image_files) + len(failed)
         yield from failed
-        for entry in pictures:
+        for entry in image_files:
             note = texts.get(posixpath.splitext(entry.name)[0] + ".txt") or texts.get(entry.name + ".txt")
             try:
                 data = self.tree.read(entry)

@@ -1,4 +1,4 @@
-"""The real photos that installed packages carry: enough to try everything on, with no download."""
+"""Real photos in installed packages: enough to try everything without a download."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from florence.errors import ImageError, SettingsError
 from florence.sources import SOURCES, Source, SourceImage, check_options
 from florence.sources._files import is_image
 
-FREE = "no known copyright restrictions (scikit-image's documentation)"
-UNSTATED = "not stated by the package"
+NO_RESTRICTIONS = "no known copyright restrictions (scikit-image's documentation)"
+NOT_STATED = "not stated by the package"
 
 
 class Package(NamedTuple):
-    """Where a package keeps pictures, what its documentation says of their licence, and which are no photos of their own.
+    """The folder of a package's images, their licences by its documentation, and the images that are left out, and why.
 
-    ``licences`` and ``left_out`` are keyed by file name, or by its beginning where the key ends in ``*``.
+    Keys of ``licences`` and ``left_out`` are file names, or the beginning of file names if they end in ``*``.
     """
 
     folder: str
@@ -31,7 +31,7 @@ class Package(NamedTuple):
 PACKAGES: dict[str, Package] = {
     "skimage": Package(
         "data",
-        UNSTATED,
+        NOT_STATED,
         {
             "astronaut.png": "public domain (NASA)",
             "hubble_deep_field.jpg": "public domain (NASA)",
@@ -43,10 +43,12 @@ PACKAGES: dict[str, Package] = {
             "retina.jpg": "CC0",
             "cell.png": "CC0",
             "microaneurysms.png": "CC0 (Andreas Maier)",
-            "coins.png": FREE,
-            "ihc.png": FREE,
+            "coins.png": NO_RESTRICTIONS,
+            "ihc.png": NO_RESTRICTIONS,
             "text.png": "public domain",
-            "motorcycle_left.png": "not stated by the package (Middlebury 2014 stereo data; cite Scharstein et al., GCPR 2014)",
+            "motorcycle_left.png": (
+                "not stated by the package (Middlebury 2014 stereo data; cite Scharstein et al., GCPR 2014)"
+            ),
         },
         {
             "brick.png": "texture",
@@ -64,12 +66,12 @@ PACKAGES: dict[str, Package] = {
     ),
     "sklearn": Package(
         "datasets/images",
-        UNSTATED,
+        NOT_STATED,
         {"china.jpg": "CC BY 2.0 (danielbuechele, Flickr)", "flower.jpg": "CC BY 2.0 (vultilion, Flickr)"},
     ),
     "matplotlib": Package(
         "mpl-data/sample_data",
-        UNSTATED,
+        NOT_STATED,
         {"grace_hopper.jpg": "not stated by the package (a United States Navy portrait)"},
         {"logo2.png": "logo", "Minduka_*": "drawing"},
     ),
@@ -84,15 +86,15 @@ PACKAGES: dict[str, Package] = {
         },
     ),
 }
-"""Packages are looked for, not needed: one that is not installed gives nothing. A picture that is not left out by name is taken."""
+"""Packages are optional: one that is not installed has no images. Images that are not left out by name are read."""
 
 
 @SOURCES.register("samples")
 class SamplesSource(Source):
-    """Every real photo in the data folders of scikit-image, scikit-learn, matplotlib and, where installed, foolbox.
+    """Every real photo in the data folders of scikit-image, scikit-learn, matplotlib and, if installed, foolbox.
 
-    ``packages``: import names to look into, default all of them. Synthetic pictures, logos, textures, silhouettes and thumbnails are
-    left out by the list in `PACKAGES`. Raises SettingsError for an unknown package.
+    ``packages``: import names to look into, by default all. Synthetic images, logos, textures, silhouettes and
+    thumbnails are left out by the list in `PACKAGES`. Raises SettingsError for an unknown package.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -104,11 +106,11 @@ class SamplesSource(Source):
         self.packages = tuple(dict.fromkeys(wanted))
 
     def count(self) -> int:
-        """How many photos are installed."""
+        """Return how many photos are installed."""
         return sum(1 for _ in self._photos())
 
     def images(self, known: frozenset[str]) -> Iterator[SourceImage | ImageError]:
-        """Every photo as ``package/file``, known or not: the packages may have been updated."""
+        """Yield every photo as ``package/file``, known or not: the packages may have been updated."""
         for name, path, licence in self._photos():
             try:
                 yield SourceImage(name, path.read_bytes(), licence)
@@ -118,15 +120,15 @@ class SamplesSource(Source):
     def _photos(self) -> Iterator[tuple[str, Path, str]]:
         for name in self.packages:
             package = PACKAGES[name]
-            spec = importlib.util.find_spec(name)  # of a top-level package: finds it without importing it
+            spec = importlib.util.find_spec(name)  # finds a top-level package without importing it
             for root in (spec.submodule_search_locations or ()) if spec else ():
                 folder = Path(root) / package.folder
                 for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                    if is_image(path.name) and _said(package.left_out, path.name) is None:
-                        yield f"{name}/{path.name}", path, _said(package.licences, path.name) or package.licence
+                    if is_image(path.name) and _find_note(package.left_out, path.name) is None:
+                        yield f"{name}/{path.name}", path, _find_note(package.licences, path.name) or package.licence
 
 
-def _said(notes: Mapping[str, str], name: str) -> str | None:
+def _find_note(notes: Mapping[str, str], name: str) -> str | None:
     for key, text in notes.items():
         if name == key or (key.endswith("*") and name.startswith(key[:-1])):
             return text

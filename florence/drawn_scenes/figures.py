@@ -1,17 +1,19 @@
-"""Drawing one thing: a coloured shape, a sign with its text, or a cut-out, as a small picture with its alpha."""
+"""Draw one figure: a coloured shape, a sign with its text, or a cut-out, as pixels with alpha."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
+from florence.drawn_scenes.shapes import DARK, FIXED, LIGHT, MAIN, Part
 from florence.errors import FlorenceError
 from florence.geometry import Quad
-from florence.sources._shapes import DARK, FIXED, LIGHT, MAIN, Part
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (208, 42, 44),
@@ -33,8 +35,9 @@ FONTS: tuple[str, ...] = ("DejaVuSans-Bold", "DejaVuSerif-Bold", "DejaVuSansMono
 
 
 class Figure(NamedTuple):
-    """``rgb`` (h, w, 3) float32, ``alpha`` (h, w) 0…1 float32, ``mask`` (h, w) bool: alpha above one half.
+    """The pixels of a figure.
 
+    ``rgb``: (h, w, 3) float32. ``alpha``: (h, w) float32, 0…1. ``mask``: (h, w) bool, alpha above one half.
     ``quads``: the lines of text on it, in pixels of the figure.
     """
 
@@ -44,18 +47,31 @@ class Figure(NamedTuple):
     quads: tuple[Quad, ...] = ()
 
 
-def _figure(rgb: np.ndarray, alpha: np.ndarray, quads: tuple[np.ndarray, ...] = ()) -> Figure:
-    """Cut to where alpha is above 0. ``alpha``: 0…255."""
+@dataclass(frozen=True, slots=True)
+class Cutout:
+    """An object cut out of an image file: its name and its pixels (h, w, 4), cropped to what is visible."""
+
+    label: str
+    rgba: np.ndarray
+
+
+def _crop_figure(rgb: np.ndarray, alpha: np.ndarray, quads: tuple[np.ndarray, ...] = ()) -> Figure:
+    """Return a figure cropped to where ``alpha`` (0…255) is above 0."""
     rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
     y, x = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    moved = tuple(tuple(float(v) for v in (q - (columns[0], rows[0])).reshape(-1)) for q in quads)
-    cut = alpha[y, x]
-    return Figure(rgb[y, x].astype(np.float32), cut.astype(np.float32) / 255, cut > 127, moved)  # type: ignore[arg-type]
+    shifted = tuple(tuple(float(v) for v in (q - (columns[0], rows[0])).reshape(-1)) for q in quads)
+    part = alpha[y, x]
+    return Figure(
+        rgb[y, x].astype(np.float32),
+        part.astype(np.float32) / 255,
+        part > 127,
+        shifted,  # type: ignore[arg-type]
+    )
 
 
 @functools.lru_cache(maxsize=32)
 def _pattern(texture: str, period: int, angle: int, extent: int) -> np.ndarray:
-    """A tile (extent, extent), bool, true where the second tone goes. ``period``: pixels."""
+    """Return a tile (extent, extent), bool, true where the second tone goes. ``period``: pixels."""
     x = np.arange(extent, dtype=np.float32)
     y = x[:, None]
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
@@ -68,20 +84,24 @@ def _pattern(texture: str, period: int, angle: int, extent: int) -> np.ndarray:
 def draw_shape(
     rng: np.random.Generator, parts: list[Part], colour: str, texture: str, side: int, size: float, angle: float
 ) -> Figure:
-    """A shape in a colour. ``size``: pixels of its larger extent before it is turned by ``angle`` degrees clockwise."""
+    """Draw a shape in a colour.
+
+    ``side``: pixels of the scene. ``size``: pixels of the longer side, before it is rotated clockwise by ``angle``
+    degrees.
+    """
     import cv2
 
     corners = np.concatenate([points for points, _ in parts])
     scale = size * SUPERSAMPLE / float((corners.max(0) - corners.min(0)).max())
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    turn = np.array([[c, s], [-s, c]]) * scale
-    turned = corners @ turn
+    rotation = np.array([[c, s], [-s, c]]) * scale
+    rotated = corners @ rotation
     thick = max(round(side * SUPERSAMPLE / 110), 1)
-    low = turned.min(0) - 2 * thick
-    width, height = (int(v) // SUPERSAMPLE * SUPERSAMPLE + 2 * SUPERSAMPLE for v in turned.max(0) + 2 * thick - low)
+    low = rotated.min(0) - 2 * thick
+    width, height = (int(v) // SUPERSAMPLE * SUPERSAMPLE + 2 * SUPERSAMPLE for v in rotated.max(0) + 2 * thick - low)
     index = np.zeros((height, width), np.uint8)
     for points, paint in parts:
-        placed = np.round((points @ turn - low) * 16).astype(np.int32)
+        placed = np.round((points @ rotation - low) * 16).astype(np.int32)
         cv2.fillPoly(index, [placed], int(paint), cv2.LINE_8, 4)
         cv2.polylines(index, [placed], True, OUTLINE, thick, cv2.LINE_8, 4)
     if texture != "plain":
@@ -89,18 +109,18 @@ def draw_shape(
         tile = _pattern(texture, period, int(rng.integers(6)) * 30, side * SUPERSAMPLE)
         y, x = rng.integers(period, size=2)
         index[(index == MAIN) & tile[y : y + height, x : x + width]] = SECOND
-    rgb = cv2.LUT(cv2.merge([index, index, index]), _palette(rng, colour))
+    rgb = cv2.LUT(cv2.merge([index, index, index]), _make_palette(rng, colour))
     small = (width // SUPERSAMPLE, height // SUPERSAMPLE)
     alpha = cv2.resize((index > 0).astype(np.uint8) * 255, small, interpolation=cv2.INTER_AREA)
-    return _figure(cv2.resize(rgb, small, interpolation=cv2.INTER_AREA), alpha)
+    return _crop_figure(cv2.resize(rgb, small, interpolation=cv2.INTER_AREA), alpha)
 
 
-def _shade(rng: np.random.Generator, colour: str) -> np.ndarray:
+def _vary_colour(rng: np.random.Generator, colour: str) -> np.ndarray:
     return np.clip(np.array(COLOURS[colour], float) + (rng.random(3) * 2 - 1) * 12, 0, 255)
 
 
-def _palette(rng: np.random.Generator, colour: str) -> np.ndarray:
-    main = _shade(rng, colour)
+def _make_palette(rng: np.random.Generator, colour: str) -> np.ndarray:
+    main = _vary_colour(rng, colour)
     bright = float(main @ (0.3, 0.59, 0.11))
     table = np.zeros((1, 256, 3), float)
     table[0, MAIN] = main
@@ -114,11 +134,9 @@ def _palette(rng: np.random.Generator, colour: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1024)
-def _ink(text: str, font: str) -> np.ndarray:
-    """The text (h, w) uint8, 255 where there is ink, cut to the ink; capitals are about 60 pixels high."""
-    from PIL import Image, ImageDraw
-
-    face = _face(font)
+def _draw_text(text: str, font: str) -> np.ndarray:
+    """Return the text (h, w) uint8, 255 for ink, cropped to the ink; capitals are about 60 pixels high."""
+    face = _load_font(font)
     x0, y0, x1, y1 = (int(v) for v in face.getbbox(text))
     canvas = Image.new("L", (x1 - x0 + 8, y1 - y0 + 8))
     ImageDraw.Draw(canvas).text((4 - x0, 4 - y0), text, fill=255, font=face)
@@ -128,26 +146,24 @@ def _ink(text: str, font: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _face(font: str):
-    from PIL import ImageFont
-
+def _load_font(font: str) -> ImageFont.FreeTypeFont:
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or not spec.submodule_search_locations:
         raise FlorenceError(
-            "source scenes: written signs need the fonts that matplotlib carries; install matplotlib, or set signs: 0"
+            "source scenes: written signs need the fonts of matplotlib; install matplotlib, or set signs: 0"
         )
     path = Path(next(iter(spec.submodule_search_locations))) / "mpl-data" / "fonts" / "ttf" / f"{font}.ttf"
-    # Raqm, where it is built in, may space letters differently: the basic layout is the same everywhere.
+    # Raqm may space letters differently; the basic layout is the same on every machine.
     return ImageFont.truetype(str(path), 82, layout_engine=ImageFont.Layout.BASIC)
 
 
 def draw_sign(rng: np.random.Generator, lines: tuple[str, ...], colour: str, side: int) -> Figure:
-    """A panel, perhaps on a pole, with lines of text at least a tenth of ``side`` high, perhaps turned a little."""
+    """Draw a panel, perhaps on a pole and rotated a little, with lines of text at least a tenth of ``side`` high."""
     import cv2
 
     font, scale = FONTS[int(rng.integers(len(FONTS)))], SUPERSAMPLE
     high = int(np.ceil(side * (0.105 + 0.03 * rng.random()) * scale))
-    inks = [_ink(text, font) for text in lines]
+    inks = [_draw_text(text, font) for text in lines]
     inks = [
         cv2.resize(ink, (max(ink.shape[1] * high // ink.shape[0], 1), high), interpolation=cv2.INTER_AREA)
         for ink in inks
@@ -157,7 +173,7 @@ def draw_sign(rng: np.random.Generator, lines: tuple[str, ...], colour: str, sid
     tall = len(inks) * high + (len(inks) - 1) * gap + 2 * pad
     pole = int(high * (0.8 + 0.8 * rng.random())) if rng.random() < 0.4 else 0
     rgb, alpha = np.zeros((tall + pole, wide, 3), np.float32), np.zeros((tall + pole, wide), np.uint8)
-    panel = _shade(rng, colour)
+    panel = _vary_colour(rng, colour)
     ink_rgb = np.array((24, 24, 28) if panel @ (0.3, 0.59, 0.11) > 140 else (250, 250, 250), np.float32)
     half = max(wide // 24, line)
     rgb[tall:, :], alpha[tall:, wide // 2 - half : wide // 2 + half] = (112, 112, 118), 255
@@ -171,11 +187,13 @@ def draw_sign(rng: np.random.Generator, lines: tuple[str, ...], colour: str, sid
         spot += (ink_rgb - spot) * share
         quads.append(np.array([(x, y), (x + ink.shape[1], y), (x + ink.shape[1], y + high), (x, y + high)], float))
     angle = (rng.random() * 2 - 1) * 10 if rng.random() < 0.5 else 0.0
-    return _turned(rgb, alpha, angle, scale, tuple(quads))
+    return _rotate_figure(rgb, alpha, angle, scale, tuple(quads))
 
 
-def _turned(rgb: np.ndarray, alpha: np.ndarray, angle: float, scale: int, quads: tuple[np.ndarray, ...] = ()) -> Figure:
-    """Turned clockwise by ``angle`` degrees and made ``scale`` times smaller. ``alpha``: 0…255."""
+def _rotate_figure(
+    rgb: np.ndarray, alpha: np.ndarray, angle: float, scale: int, quads: tuple[np.ndarray, ...] = ()
+) -> Figure:
+    """Return a figure rotated clockwise by ``angle`` degrees and made ``scale`` times smaller. ``alpha``: 0…255."""
     import cv2
 
     height, width = alpha.shape
@@ -184,7 +202,7 @@ def _turned(rgb: np.ndarray, alpha: np.ndarray, angle: float, scale: int, quads:
         int(np.ceil(v / scale) + 2) * scale
         for v in (abs(c) * width + abs(s) * height, abs(s) * width + abs(c) * height)
     )
-    # In coordinates where the first pixel's centre is (0, 0), as warpAffine counts.
+    # warpAffine counts from the centre of the first pixel.
     old, new = np.array([(width - 1) / 2, (height - 1) / 2]), np.array([(out_w - 1) / 2, (out_h - 1) / 2])
     linear = np.array([[c, -s], [s, c]])
     shift = new - linear @ old
@@ -197,11 +215,11 @@ def _turned(rgb: np.ndarray, alpha: np.ndarray, angle: float, scale: int, quads:
             cv2.resize(rgb, small, interpolation=cv2.INTER_AREA),
             cv2.resize(alpha, small, interpolation=cv2.INTER_AREA),
         )
-    return _figure(rgb, alpha, tuple(((q - 0.5) @ linear.T + shift + 0.5) / scale for q in quads))
+    return _crop_figure(rgb, alpha, tuple(((q - 0.5) @ linear.T + shift + 0.5) / scale for q in quads))
 
 
 def draw_cutout(rgba: np.ndarray, size: float, angle: float) -> Figure:
-    """A cut-out (h, w, 4) uint8 with ``size`` pixels of larger extent, turned clockwise by ``angle`` degrees."""
+    """Draw a cut-out (h, w, 4) uint8 with a longer side of ``size`` pixels, rotated clockwise by ``angle`` degrees."""
     import cv2
 
     height, width = rgba.shape[:2]
@@ -209,8 +227,8 @@ def draw_cutout(rgba: np.ndarray, size: float, angle: float) -> Figure:
     target = (max(round(width * factor), 1), max(round(height * factor), 1))
     share = rgba[..., 3:].astype(np.float32) / 255
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    # Colours are averaged by their alpha: what is under clear pixels must not bleed in.
+    # Colours are weighted by alpha, so that transparent pixels do not bleed in.
     weighted = cv2.resize(rgba[..., :3] * share, target, interpolation=method)
     alpha = cv2.resize(share[..., 0], target, interpolation=method)
     rgb = weighted / np.maximum(alpha, 1e-3)[..., None]
-    return _turned(np.clip(rgb, 0, 255), np.round(alpha * 255).astype(np.uint8), angle, 1)
+    return _rotate_figure(np.clip(rgb, 0, 255), np.round(alpha * 255).astype(np.uint8), angle, 1)

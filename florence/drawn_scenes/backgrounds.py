@@ -1,4 +1,4 @@
-"""Procedural backgrounds (side, side, 3) uint8 RGB: pale enough that objects stand out, different in every picture."""
+"""Drawn backgrounds (side, side, 3) uint8 RGB: pale enough that objects stand out, different in every scene."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Background(NamedTuple):
-    """What was painted. ``phrase``: what to call it, or None where nobody said; ``ground``: y of the horizon in pixels, or None."""
+    """A background. ``phrase``: its description, or None; ``ground``: y of the horizon in pixels, or None."""
 
     pixels: np.ndarray
     phrase: str | None
@@ -20,7 +20,7 @@ Painter = Callable[[np.random.Generator, int], tuple[np.ndarray, int | None]]
 
 
 def _noise(rng: np.random.Generator, side: int, cells: int, cells_x: int | None = None) -> np.ndarray:
-    """Smooth noise (side, side) of about −1…1, with ``cells`` bumps a side."""
+    """Return smooth noise (side, side) of about −1…1, with ``cells`` bumps on each side."""
     import cv2
 
     grid = rng.random((cells, cells_x or cells), dtype=np.float32) * 2 - 1
@@ -32,7 +32,7 @@ def _tint(rng: np.random.Generator, *rgb: float, spread: float = 14) -> np.ndarr
 
 
 def _blend(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Colour ``a`` where ``share`` is 0, ``b`` where it is 1."""
+    """Return colour ``a`` where ``share`` is 0, ``b`` where it is 1."""
     return a + (b - a) * share[..., None]
 
 
@@ -44,9 +44,9 @@ def _land(
     rng: np.random.Generator, side: int, above: np.ndarray, below: np.ndarray, low: float, high: float
 ) -> tuple[np.ndarray, int]:
     ground = int(side * (low + (high - low) * rng.random()))
-    picture = above
-    picture[ground:] = below[ground:]
-    return picture, ground
+    pixels = above
+    pixels[ground:] = below[ground:]
+    return pixels, ground
 
 
 def _sky(rng: np.random.Generator, side: int) -> tuple[np.ndarray, None]:
@@ -179,8 +179,8 @@ PRETRAIN_BACKGROUNDS: dict[str, Painter] = {
 }
 
 
-def paint(backgrounds: dict[str, Painter], rng: np.random.Generator, side: int) -> Background:
-    """One of ``backgrounds``, drawn anew."""
+def paint_background(backgrounds: dict[str, Painter], rng: np.random.Generator, side: int) -> Background:
+    """Draw one of ``backgrounds``."""
     names = tuple(backgrounds)
     phrase = names[int(rng.integers(len(names)))]
     pixels, ground = backgrounds[phrase](rng, side)

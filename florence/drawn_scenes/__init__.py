@@ -1,0 +1,1 @@
+"""Drawn scenes with exact truth: shapes, figures, backgrounds, composition, captions and questions."""
