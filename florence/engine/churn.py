@@ -82,7 +82,7 @@ def _label_codes(rows: Claims) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _compare(rows: Claims, left: np.ndarray, label: np.ndarray, question: np.ndarray) -> LabelChanges:
-    """Pair the labels ``left`` of both rounds: first those of one text and box, then those of one box, then of one text."""
+    """Pair the labels ``left`` of both rounds: first by text and box, then by box alone, then by text alone."""
     least = ClusterOverlap(CHURN_IOU, CHURN_IOU)
     pairs = []
     for by_text, by_box in ((True, True), (False, True), (True, False)):

@@ -22,8 +22,9 @@ NO_SPAN = -1
 class Regions:
     """m regions, inside their images.
 
-    ``claim``: (m,), row of the claim that a region belongs to; ``bounds``: (m, 4) and ``quad``: (m, 8), pixels, NaN where
-    there is none; ``polygons``: Arrow, lists of lists; ``score``: (m,), NaN where none; ``span``: (m, 2), -1 where none.
+    ``claim``: (m,), row of the claim that a region belongs to; ``bounds``: (m, 4) and ``quad``: (m, 8), pixels, NaN
+    where there is none; ``polygons``: Arrow, lists of lists; ``score``: (m,), NaN where none; ``span``: (m, 2), -1
+    where none.
     """
 
     claim: np.ndarray
@@ -43,10 +44,10 @@ class Claims:
     """n claims, ordered by image, annotation type, annotator and id.
 
     ``images``: ids in the order of the images' table; ``annotators``: A names, sorted; ``texts``: distinct ones.
-    ``image``, ``annotation_type``, ``annotator``, ``text``: (n,), indices into images, `ANNOTATION_TYPES`, annotators and
-    texts; ``score``: (n,), NaN where none. ``coverage``: (images, A), who finished which image; ``claims_type``: (A,
-    types), who claims what type, on other images too; ``vocabularies``: the names that each annotator has for objects,
-    None for any; ``ranks``: what rankers claim.
+    ``image``, ``annotation_type``, ``annotator``, ``text``: (n,), indices into images, `ANNOTATION_TYPES`, annotators
+    and texts; ``score``: (n,), NaN where none. ``coverage``: (images, A), who finished which image; ``claims_type``:
+    (A, types), who claims what type, on other images too; ``vocabularies``: the names that each annotator has for
+    objects, None for any; ``ranks``: what rankers claim.
     """
 
     images: tuple[str, ...]
@@ -88,7 +89,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class AnnotatorRoster:
-    """All annotators with a vote. ``annotators``: A names, sorted; ``claims_type``: (A, types), who claims what type."""
+    """All annotators with a vote: A names, sorted, and (A, types) whether each claims an annotation type anywhere."""
 
     annotators: tuple[str, ...]
     claims_type: np.ndarray
@@ -135,8 +136,8 @@ def read_claims(
 ) -> Claims:
     """Read the claims about ``images``; None: about every image that has a claim, and nothing is clipped.
 
-    ``roster``: all annotators with a vote, where these are not all claims that there are. Raises DataError for a claim of
-    no annotation type, or a region that is none.
+    ``roster``: all annotators with a vote, where these are not all claims that there are. Raises DataError for a claim
+    of no annotation type, or a region that is none.
     """
     image_ids = images["image_id"].combine_chunks() if images is not None else pc.unique(claims["image_id"]).sort()
     image = find_codes(claims["image_id"], image_ids)

@@ -27,7 +27,8 @@ class Labels:
     empty where the row is kept; ``count``: (n,) regions of each row; ``order``: (n, k), what the rows of one image are
     ordered by. ``label``: m strings; ``box``: (m, 4), ``quad``: (m, 8), NaN where none; ``polygons``: Arrow;
     ``region_score``: (m,); ``span``: (m, 2), -1 where none; ``keep_polygons``: (m,) regions whose polygons must stay as
-    they are, None for none. ``agreement``: (n,), see `florence.records.Annotation`, NaN where none; None for none at all.
+    they are, None for none. ``agreement``: (n,), see `florence.records.Annotation`, NaN where none; None for none at
+    all.
     """
 
     annotation_type: int
@@ -51,7 +52,7 @@ class Labels:
 def build_labels_table(
     parts: Sequence[Labels], images: Sequence[str], annotator: str, version: str, round: int
 ) -> pa.Table:
-    """Return a table of schema `ANNOTATIONS`, ordered by image, annotation type and `Labels.order`; ids follow from that."""
+    """Return a table of schema `ANNOTATIONS`, ordered by image, type and `Labels.order`; ids follow from the order."""
     image = np.concatenate([np.zeros(0, np.int64), *(part.image for part in parts)])
     code = np.repeat([part.annotation_type for part in parts], [len(part.image) for part in parts]).astype(np.int64)
     wide = max([part.order.shape[1] for part in parts], default=0)

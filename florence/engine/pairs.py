@@ -6,11 +6,11 @@ import numpy as np
 
 
 def join_pairs(a: np.ndarray, b: np.ndarray, annotator: np.ndarray) -> np.ndarray:
-    """Join m claims into clusters of at most one claim of each ``annotator`` (m,); return (m,) the first claim of each one's cluster.
+    """Join m claims into clusters and return (m,) the first claim of each one's cluster.
 
-    Pairs (``a``, ``b``) are taken in their order. Each joins the clusters of its two claims, unless an annotator would then
-    be in the cluster twice. A pair that is the first of all pairs at both of its ends depends on no other: such pairs are
-    decided together, pass after pass.
+    A cluster has at most one claim of each ``annotator`` (m,). Pairs (``a``, ``b``) are taken in their order. Each
+    joins the clusters of its two claims, unless an annotator would then be in the cluster twice. A pair that is the
+    first of all pairs at both of its ends depends on no other: such pairs are decided together, pass after pass.
     """
     root = np.arange(len(annotator))
     count = int(annotator.max(initial=-1)) + 1
@@ -49,7 +49,7 @@ def list_pairs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_suppressed(better: np.ndarray, worse: np.ndarray, count: int) -> np.ndarray:
-    """Return (count,) which rows are suppressed: the ``worse`` of each pair whose ``better`` row is not suppressed itself.
+    """Return (count,) which rows are suppressed: the ``worse`` of each pair whose ``better`` row is not.
 
     The pairs must follow one ranking of all rows.
     """

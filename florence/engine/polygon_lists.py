@@ -20,7 +20,8 @@ def empty_polygons(count: int) -> pa.ListArray:
 def nest_polygons(points: np.ndarray, first: np.ndarray, outer: np.ndarray) -> pa.ListArray:
     """Return ``points`` (k, 2) as n lists of p polygons.
 
-    ``first``: (p + 1,), the point at which each polygon begins; ``outer``: (n + 1,), the polygon at which each list does.
+    ``first``: (p + 1,), the point at which each polygon begins; ``outer``: (n + 1,), the polygon at which each list
+    does.
     """
     inner = pa.ListArray.from_arrays(pa.array((2 * first).astype(np.int32)), pa.array(points.reshape(-1)))
     return pa.ListArray.from_arrays(pa.array((outer - outer[0]).astype(np.int32)), inner)

@@ -36,7 +36,7 @@ class Reliability:
 def estimate_reliability(
     claims: pa.Table, coverage: pa.Table, settings: EngineSettings, profiles: Sequence[AnnotatorProfile] = ()
 ) -> dict[tuple[str, str], Reliability]:
-    """Estimate the reliability of annotators, by (annotator, task), on the images that `florence.engine.fuse` fits models to.
+    """Estimate the reliability of annotators, by (annotator, task), on the images that models are fitted to.
 
     A pair is missing where too few others were asked about the same images.
     """

@@ -1,1 +1,1 @@
-"""TODO: one sentence about this package."""
+"""The consensus of several annotators: clusters of claims, annotator models fitted to them, and the labels voted on."""

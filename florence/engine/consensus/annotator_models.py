@@ -2,10 +2,14 @@
 
 Symbols of the equations (here, in `florence.engine.consensus.posterior` and in `florence.engine.consensus.fitting`):
 
-    i = 1…n     items: clusters of claims                   y_ia   label that annotator a claims of item i, ∅ where it is silent
-    a = 1…A     annotators                                  k_ia   1 where a was asked about i, else 0
-    v = 1…V     labels; V stands for all not met            l_ia   level of the score of a's claim
-    s(u, v)     how right label v is where u is (0…1)       z_i    what item i is: 0 nothing, a label v, * another label
+    i = 1…n    items: clusters of claims
+    a = 1…A    annotators
+    v = 1…V    labels; V stands for all that have not been met
+    y_ia       label that annotator a claims of item i, ∅ where it is silent
+    k_ia       1 where a was asked about i, else 0
+    l_ia       level of the score of a's claim about i
+    s(u, v)    how right label v is where label u is, 0…1
+    z_i        what item i is: 0 nothing, a label v, * another label
 
     N        ``item_count``           how many items there are, those that nobody claims included
     r_av     ``recall``               P(a claims something | an item of label v)
@@ -22,11 +26,11 @@ Symbols of the equations (here, in `florence.engine.consensus.posterior` and in 
     r̄_a = Σ_v π_v r_av              ``mean_recall``
     ρ_a = Σ_v π_v r_av q_av          ``correct_recall``: share of the items that a claims with the right label
 
-The model follows Dawid and Skene (1979), "Maximum likelihood estimation of observer error-rates using the EM algorithm",
-and differs in four points: an annotator may be silent, and may claim what is not there; items that nobody claims leave no
-trace, so that their number is estimated as in capture–recapture (Petersen 1896, Lincoln 1930); an annotator may copy
-another one, mistakes included, as two versions of one model do; and recall and label accuracy are estimated label by
-label, shrunk to the annotator's mean where a label is rare. No truth is looked at.
+The model follows Dawid and Skene (1979), "Maximum likelihood estimation of observer error-rates using the EM
+algorithm", and differs in four points: an annotator may be silent, and may claim what is not there; items that nobody
+claims leave no trace, so that their number is estimated as in capture–recapture (Petersen 1896, Lincoln 1930); an
+annotator may copy another one, mistakes included, as two versions of one model do; and recall and label accuracy are
+estimated label by label, shrunk to the annotator's mean where a label is rare. No truth is looked at.
 """
 
 from __future__ import annotations
@@ -49,8 +53,8 @@ class AnnotatorModels:
     ``precision``: (A,). ``recall``, ``label_accuracy``: (A, V). ``false_positives``: (A,), claims. ``item_count``: all
     items; ``claimed_item_count``: items that somebody claims. ``label_prior``, ``wrong_label_prior``: (V,).
     ``right_level``, ``wrong_level``: (A, levels). ``copied_from``: (A,), -1 for nobody; ``dependence``: (A,).
-    ``estimated``: (A,), False where there were too few items to estimate recall and label accuracy. ``level_edges``: see
-    `LabelMatrix`. ``label_names``: the text of each label, where other images have labels of these texts too.
+    ``estimated``: (A,), False where there were too few items to estimate recall and label accuracy. ``level_edges``:
+    see `LabelMatrix`. ``label_names``: the text of each label, where other images have labels of these texts too.
     ``label_index``: (labels + 1,), v of each label of a label matrix.
     """
 
@@ -97,7 +101,8 @@ class AnnotatorModels:
 def default_annotator_models(matrix: LabelMatrix) -> AnnotatorModels:
     """The models before anything is known: default rates, all labels and levels as likely, nobody copies.
 
-    N is the median over a of p · claims_a / (r · q · share of the items that a was asked about); f_a is (1 − p) · claims_a.
+    N is the median over a of p · claims_a / (r · q · share of the items that a was asked about); f_a is (1 − p) ·
+    claims_a.
     """
     count, labels = matrix.claim.shape[1], matrix.label_count + 1
     claims = matrix.present.sum(axis=0)

@@ -1,5 +1,6 @@
-"""Fuse a table of claims in blocks of images: annotator models are fitted to one block, then the other blocks are fused by themselves, several at a time.
+"""Fuse a table of claims in blocks of images.
 
+Annotator models are fitted to one block, then the other blocks are fused by themselves, several at a time.
 The labels of a block follow from its own claims and the fitted models. Neither the number of workers nor the order in
 which blocks are finished changes them.
 """
@@ -51,7 +52,8 @@ SEPARATE_TYPES = (CAPTION_TYPES, tuple(task for task in ANNOTATION_TYPES if task
 IMAGE = "image"
 """The column with the number of a claim's image."""
 FIT_IMAGES = 1_000
-"""Images with claims of each annotator and annotation type that models are fitted to: enough for `florence.engine.consensus.fitting.MAX_FIT_ITEMS`."""
+"""Images with claims of each annotator and annotation type that models are fitted to: they have items enough for
+`florence.engine.consensus.fitting.MAX_FIT_ITEMS`."""
 
 Done = Callable[[int, int], object]
 """Is called with how many blocks are finished, and of how many."""
@@ -91,9 +93,10 @@ class BlockContext:
 def select_voting_claims(
     claims: pa.Table, coverage: pa.Table, settings: EngineSettings, profiles: Sequence[AnnotatorProfile] = ()
 ) -> tuple[pa.Table, pa.Table]:
-    """Return claims and coverage of the annotators with a vote: without rankers, a student with cap 0, and the student's claims of low score.
+    """Return claims and coverage of the annotators with a vote.
 
-    All people, whatever their names, become the one annotator `HUMAN`.
+    Left out are rankers, a student with cap 0, and claims of the student with a low score. All people, whatever their
+    names, become the one annotator `HUMAN`.
     """
     left_out = [profile.name for profile in profiles if profile.role == "ranker"] + (
         [STUDENT] if settings.student.cap == 0 else []
@@ -120,9 +123,10 @@ def select_voting_claims(
 def fuse_block(
     block: Block, context: BlockContext, known: FittedModels | None = None, tasks: Sequence[str] = ANNOTATION_TYPES
 ) -> tuple[list[Labels], FittedModels]:
-    """Return the labels of a block of the annotation types ``tasks``, and the models: those ``known``, else fitted to this block.
+    """Return the labels of a block of the annotation types ``tasks``, and the models that were used.
 
-    Captions and the phrases in them go together. Raises DataError for a claim whose region is none.
+    These are the ``known`` ones, else they are fitted to this block. Captions and the phrases in them go together.
+    Raises DataError for a claim whose region is none.
     """
     settings, known = context.settings, known or FittedModels()
     ids = block.images["image_id"].to_pylist()
@@ -186,8 +190,9 @@ def fuse(
     workers: int = 1,
     done: Done = lambda finished, of: None,
 ) -> pa.Table:
-    """Fuse all claims about ``images`` into labels, kept or dropped with a reason: a table of schema `ANNOTATIONS` in the order of the images, by annotator "consensus".
+    """Fuse all claims about ``images`` into labels, kept or dropped with a reason, in the order of the images.
 
+    Returns a table of schema `ANNOTATIONS` by annotator "consensus".
     ``coverage``: who looked at which image, with what error. ``profiles``: what annotators declare; one without a
     profile has a vote and any vocabulary, or is a person if its name is "human". The same rows give the same bytes in
     any order and for any number of ``workers`` (threads); ``done`` is called after each block. The student is one more
@@ -214,7 +219,7 @@ def fuse(
 def _fuse_side_by_side(
     cutter: _BlockCutter, images: pa.Table, context: BlockContext, pool: Executor, workers: int, done: Done
 ) -> pa.Table:
-    """Fit models to the first block, its two `SEPARATE_TYPES` side by side; then fuse ``workers`` other blocks at a time."""
+    """Fit models to the first block, its `SEPARATE_TYPES` side by side; fuse ``workers`` other blocks at a time."""
     first = cutter.block(0)
     begin = [(fuse_block, first, context, None, tasks) for tasks in SEPARATE_TYPES] + [
         (find_near_duplicates, images, context.settings.near_duplicate)
@@ -239,14 +244,15 @@ def _fuse_side_by_side(
 
 
 def _number_blocks(image: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """(images,) the block of each image: 0 of those that models are fitted to (``first``), of the others 1, 2, … in order.
+    """(images,) the block of each image: 0 if models are fitted to it (``first``), of the others 1, 2, … in order.
 
     ``image``: (claims,), -1 for none.
     """
     rest = np.flatnonzero(~first)
     count = np.bincount(image[image >= 0], minlength=len(first))[rest]
     before, total = np.cumsum(count) - count, max(int(count.sum()), 1)
-    # blocks of about one size, so that nobody is at work on the last one alone; an image of many claims may have left some without any
+    # blocks of about one size, so that no worker is left with the last one alone; an image of many claims may leave
+    # some blocks without any
     size = total / -(-total // CLAIMS_PER_BLOCK)
     result = np.zeros(len(first), np.int64)
     result[rest] = 1 + np.unique(np.minimum(before, total - 1) // size, return_inverse=True)[1]
@@ -254,7 +260,7 @@ def _number_blocks(image: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def find_fit_images(claims: pa.Table, ids: pa.Array) -> np.ndarray:
-    """Return (images,) which images models are fitted to: `FIT_IMAGES` with claims of each annotator and annotation type.
+    """Return (images,) which images models are fitted to: `FIT_IMAGES` of each annotator and annotation type.
 
     They are taken in the order of a hash of their ids, so that they are the same for all annotators where possible.
     Images with claims of people are not sought: what people review is no fair sample. ``claims``: with the column
@@ -283,7 +289,7 @@ def select_fit_claims(claims: pa.Table, coverage: pa.Table) -> tuple[pa.Table, p
 
 
 class _BlockCutter:
-    """Cuts tables into blocks, image by image. ``image``: (claims,), -1 for none; ``number``: (images,), block of each."""
+    """Cuts tables into blocks of images. ``image``: (claims,), -1 for none; ``number``: (images,), block of each."""
 
     def __init__(self, whole: Block, image: np.ndarray, number: np.ndarray) -> None:
         self._ids = whole.images["image_id"].combine_chunks()
@@ -301,7 +307,7 @@ class _BlockCutter:
         return Block(*(table.part(k) for table in self._tables))
 
     def in_order(self, first: pa.Table, results: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """The labels of all blocks in the order of the images: those of the ``first`` one are put between the others."""
+        """Yield the labels of all blocks in the order of the images, those of the ``first`` one between the others."""
         if self.count == 1:
             yield first
         position, done = find_codes(first["image_id"], self._ids), 0
@@ -340,7 +346,7 @@ class _TableParts:
 
 
 def _run_ahead(pool: Executor, jobs: Iterable[tuple[Any, ...]], ahead: int) -> Iterator[Any]:
-    """Yield the result of each job (a function and its arguments) in order; ``ahead`` are begun before the first is awaited."""
+    """Yield the result of each job, a function and its arguments, in order; ``ahead`` more than it are begun."""
     begun: deque[Future[Any]] = deque()
     for job in jobs:
         begun.append(pool.submit(*job))

@@ -31,10 +31,10 @@ MIN_PAIRS = 5
 class BoxClaims:
     """m claims about one box each.
 
-    ``claim``: row in `Claims`; ``region``: row in its regions, -1 for none; ``scope``: what clusters lie within (an image,
-    a phrase), in order; ``bounds``: (m, 4); ``label``: the same number for texts that count as the same; ``reason``: why
-    the claim has no vote, empty where it has one; ``is_human``: whether a person's; ``label_names``: the text of each
-    label, where claims about other images may have labels of these texts too.
+    ``claim``: row in `Claims`; ``region``: row in its regions, -1 for none; ``scope``: what clusters lie within (an
+    image, a phrase), in order; ``bounds``: (m, 4); ``label``: the same number for texts that count as the same;
+    ``reason``: why the claim has no vote, empty where it has one; ``is_human``: whether a person's; ``label_names``:
+    the text of each label, where claims about other images may have labels of these texts too.
     """
 
     claim: np.ndarray
@@ -79,7 +79,9 @@ class BoxVoteRules:
 
 @dataclass(frozen=True)
 class BoxClusters:
-    """Claims about boxes in k clusters. ``cluster``: (m,), of each claim; ``item``: (k,), row of the label matrix, -1 for a
+    """Claims about boxes in k clusters.
+
+    ``cluster``: (m,), of each claim; ``item``: (k,), row of the label matrix, -1 for a
     cluster in which no claim has a vote; ``voter``: the box claim that each claim of the label matrix is.
     """
 
@@ -94,7 +96,9 @@ class BoxClusters:
 
 @dataclass(frozen=True)
 class FusedBoxes:
-    """The consensus on k clusters. ``source``: (k,), the box claim whose text is taken, and ``annotator``: (k,), whose it
+    """The consensus on k clusters.
+
+    ``source``: (k,), the box claim whose text is taken, and ``annotator``: (k,), whose it
     is, -1 where no claim has a vote; ``box``: (k, 4); ``confidence``, ``score``: (k,), NaN where there is none.
     ``weight``, ``box_weight``: (m,), of each claim's text and of its box.
     """
@@ -158,8 +162,8 @@ def estimate_box_weights(bounds: np.ndarray, matrix: LabelMatrix, models: Annota
     """Return the weight (A,) of each annotator's boxes: their inverse variance, 1 on the mean; times 1 − dependence.
 
     ``bounds``: (claims, 4). For each pair (a, b) the mean squared distance of their boxes of one item, in shares of the
-    box's sides, has the expectation σ_a² + σ_b²; the variances are the least-squares solution over all pairs, weighted by
-    the square root of their items.
+    box's sides, has the expectation σ_a² + σ_b²; the variances are the least-squares solution over all pairs, weighted
+    by the square root of their items.
     """
     count = matrix.claim.shape[1]
     rows, distances, weights = [], [], []
@@ -187,7 +191,7 @@ def estimate_box_weights(bounds: np.ndarray, matrix: LabelMatrix, models: Annota
 
 
 def fuse_boxes(claims: Claims, clusters: BoxClusters, settings: EngineSettings) -> FusedBoxes:
-    """Vote on every cluster, and fuse its boxes into their mean, weighted by inverse variance and by how likely each claim is right."""
+    """Vote on every cluster and average its boxes, weighted by inverse variance and how likely each claim is right."""
     votes = vote_on_items(
         clusters.matrix,
         clusters.models.labels,
@@ -223,7 +227,7 @@ def _choose_sources(clusters: BoxClusters, votes: ItemVotes) -> np.ndarray:
 
 
 def average_by_cluster(values: np.ndarray, weight: np.ndarray, cluster: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Return the weighted means (k, d) of ``values`` (m, d) by cluster, NaN left out; the source's values where no weight is."""
+    """Return the weighted means (k, d) of ``values`` (m, d) by cluster, without NaN; of no weight the source's."""
     count = len(source)
     mass = weight * ~np.isnan(values.T)
     total = np.stack([np.bincount(cluster, column, minlength=count) for column in mass], axis=1)
@@ -253,7 +257,7 @@ def measure_agreement(clusters: BoxClusters, rows: np.ndarray, label: np.ndarray
 
 
 def pick_polygons(regions: Regions, clusters: BoxClusters, fused: FusedBoxes, chosen: np.ndarray) -> pa.ListArray:
-    """Return the polygons of some clusters: of the claim with most weight that has any, moved with its box to the fused one."""
+    """Return the polygons of the ``chosen`` clusters: those of the claim with most weight, moved to the fused box."""
     boxes = clusters.claims
     has_polygons = np.append(np.diff(regions.polygons.offsets.to_numpy()) > 0, False)[boxes.region]
     rows = np.flatnonzero(has_polygons)

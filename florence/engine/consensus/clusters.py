@@ -29,8 +29,8 @@ def cluster_claims(
     """Return the cluster (m,) of each of m claims, numbered 0, 1, … in the order of their first claims.
 
     Claims of one ``scope`` (an image, a phrase; in order) and different annotators are joined where their ``bounds``
-    (m, 4) overlap enough; a cluster has at most one claim of each annotator. Pairs of claims that are both ``preferred``
-    (m,) join first, then pairs of one ``label``, then the pairs with the largest overlap.
+    (m, 4) overlap enough; a cluster has at most one claim of each annotator. Pairs of claims that are both
+    ``preferred`` (m,) join first, then pairs of one ``label``, then the pairs with the largest overlap.
     """
     a, b = list_pairs(scope)
     keep = annotator[a] != annotator[b]

@@ -1,14 +1,14 @@
-"""Which annotators depend on each other: who claims what another one claims, mistakes included, more than both being right explains.
+"""Which annotators depend on each other: who copies another one, mistakes included.
 
-Symbols as in `florence.engine.consensus.annotator_models` and `florence.engine.consensus.posterior`. Of a pair (a, b), over
-the m items that b claims something of and a was asked about,
+Symbols as in `florence.engine.consensus.annotator_models` and `florence.engine.consensus.posterior`. Of a pair (a, b),
+over the m items that b claims something of and a was asked about,
 
     (19) share   δ ← mean_i Σ_z P_i(z) δ g_i / (δ g_i + (1 − δ) P(y_ia | z))       ten times, from 0.3
     (20) gain    G = m · mean_i Σ_z P_i(z) log [ (δ g_i + (1 − δ) P(y_ia | z)) / P(y_ia | z) ]
 
-with g_i of equation (5) and P(y_ia | z) of equations (2) to (4). The pair is dependent where G ≥ 20 both ways and the mean
-of both δ is at least 0.1. Of all dependent pairs those of a maximum spanning forest stay; in each tree the annotator with
-the lowest number copies nobody, and every other one copies its neighbour on the way there.
+with g_i of equation (5) and P(y_ia | z) of equations (2) to (4). The pair is dependent where G ≥ 20 both ways and the
+mean of both δ is at least 0.1. Of all dependent pairs those of a maximum spanning forest stay; in each tree the
+annotator with the lowest number copies nobody, and every other one copies its neighbour on the way there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from florence.engine.consensus.label_matrix import LabelMatrix
 from florence.engine.consensus.posterior import Posterior, independent_likelihood
 
 MIN_ITEMS = 30
-"""Items that several annotators were asked about below which nothing is estimated; of a pair, items of one below which it is taken to be independent."""
+"""Items that several annotators were asked about below which nothing is estimated; items of a pair below which it is
+taken to be independent."""
 MIN_DEPENDENCE = 0.1
 """Least δ of a dependent pair."""
 MIN_GAIN = 20.0

@@ -1,27 +1,32 @@
 """Fit annotator models to a label matrix by expectation maximisation; no truth is looked at.
 
-Symbols as in `florence.engine.consensus.annotator_models`; the E step is `florence.engine.consensus.posterior`. With its
-results P_i(z) and c_ia (how likely a's claim about i is right), claims_a the number of a's claims, t_ia = 1 where another
-annotator could have claimed what a claims, g_ia as in equation (5), the M step sets
+Symbols as in `florence.engine.consensus.annotator_models`; the E step is `florence.engine.consensus.posterior`. With
+its results P_i(z) and c_ia (how likely a's claim about i is right), claims_a the number of a's claims, t_ia = 1 where
+another annotator could have claimed what a claims, g_ia as in equation (5), the M step sets
 
-    (12) unseen items        u_i = min(Π_{a: k_ia = 1} m_a, 0.95),  m_a = 1 − r̄_a;  d_a + (1 − d_a)(1 − r̄_a) where a copies
+    (12) unseen items        u_i = min(Π_{a: k_ia = 1} m_a, 0.95)
+                             m_a = 1 − r̄_a;  d_a + (1 − d_a)(1 − r̄_a) where a copies
                              N = Σ_i (1 − P_i(0)) / (1 − u_i), at least 1/2
     (13) precision           p_a = (Σ_i c_ia t_ia + K p₀) / (Σ_i t_ia + K)                            K = 4, p₀ = 0.8
     (14) false positives     f_a = (Σ_i P_i(0) t_ia (1 − d_a g_ia) + 1/2) (claims_a + 1/2) / (Σ_i t_ia + 1/2)
     (15) score levels        λ⁺_al = (Σ_{i: l_ia = l} c_ia + C h_al) / (Σ_i c_ia + C);  λ⁻_al with 1 − c_ia      C = 10
                              h_al: share of a's claims at level l (each level has 0.01 claims more)
-    (16) label priors        π_v ∝ m_v clip(ρ_v), ω_v ∝ m_v clip(1 − ρ_v), clip to 0.001…0.999
+    (16) label priors        π_v ∝ m_v clip(σ_v),  ω_v ∝ m_v clip(1 − σ_v)        clip to 0.001…0.999
                              m_v: claims of label v + 0.01, one more for the label that stands for all not met
-                             ρ_v = (Σ_{y_ia = v} c_ia t_ia + C Σ c t / Σ t) / (Σ_{y_ia = v} t_ia + C)    C = 10; 100 of texts
+                             σ_v = (Σ_{y_ia = v} c_ia t_ia + C Σ c t / Σ t) / (Σ_{y_ia = v} t_ia + C)
+                             C = 10; 100 where texts are written freely
     (17) recall              r_av = clip((x_av + B x̄_a) / (w_av + B)),  x̄_a = (Σ_v x_av + K r₀) / (Σ_v w_av + K)
-                             x_av = Σ_i P_i(v) [a claims something of i],  w_av = Σ_i P_i(v) [a was asked and has v] / (1 − u_i)
+                             x_av = Σ_i P_i(v) [a claims something of i]
+                             w_av = Σ_i P_i(v) [a was asked about i and has label v] / (1 − u_i)
     (18) label accuracy      q_av = clip((s_av + B s̄_a) / (x_av + B)),  s̄_a = (Σ_v s_av + K q₀) / (Σ_v x_av + K)
-                             s_av = Σ_i P_i(v) s(v, y_ia)                    B = 20, r₀ = 0.6, q₀ = 0.85, clip to 0.005…0.995
+                             s_av = Σ_i P_i(v) s(v, y_ia)
+                             B = 20, r₀ = 0.6, q₀ = 0.85, clip to 0.005…0.995
 
-(17) and (18) are set for annotators that were asked about enough items together with two others; else they stay r₀, q₀.
-(12) is the estimate of Lincoln and Petersen for annotators that find items independently: of items of which nobody's
-claim is missed with probability u_i, each one that is found stands for 1 / (1 − u_i). It also keeps the false positives
-of one annotator from being taken for items that the others missed. Dependence: `florence.engine.consensus.dependence`.
+(17) and (18) are set for annotators that were asked about enough items together with two others; else r₀ and q₀ stay.
+(12) is the estimate of Lincoln and Petersen for annotators that find items independently: of items that go unclaimed
+with probability u_i, each claimed one stands for 1 / (1 − u_i). It also keeps the false positives of one annotator from
+being taken for items that the others missed. N and f_a of a sample are scaled up to all items. Dependence is estimated
+anew at every third step, where there are four annotators: `florence.engine.consensus.dependence`.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ PRIOR_ITEMS = 4.0
 PRIOR_ITEMS_OF_LABEL = 20.0
 """B: items that an annotator's mean counts for, against those of one label."""
 PRIOR_CLAIMS = 10.0
-"""C: claims that the mean of all labels counts for, against those of one, and the mean of all score levels, against one."""
+"""C: claims that the mean of all labels, or of all score levels, counts for against those of one."""
 PRIOR_CLAIMS_OF_TEXTS = 100.0
 """C of (16) where texts are written freely: few are claimed twice, and the posterior of one claim must not prove it."""
 MAX_FIT_ITEMS = 5000
@@ -102,7 +107,7 @@ def _claims_per_sampled(matrix: LabelMatrix, sample: LabelMatrix) -> np.ndarray:
 
 
 def _fit_sample(matrix: LabelMatrix, options: FitOptions, *, estimate: bool) -> AnnotatorModels:
-    """Alternate E and M steps until N and correct recall settle. ``estimate``: whether recall and label accuracy are."""
+    """Alternate E and M steps until N and correct recall settle. ``estimate``: recall and label accuracy too."""
     models = default_annotator_models(matrix)
     estimated = matrix.asked.sum(axis=0) >= MIN_ITEMS if estimate else np.zeros(matrix.claim.shape[1], bool)
     models = replace(models, estimated=estimated)
@@ -181,7 +186,7 @@ def _false_positives(
 
 
 def _level_shares(matrix: LabelMatrix, weight: np.ndarray) -> np.ndarray:
-    """(A, levels) share of the ``weight`` (n, A) of each annotator's claims at each level of its score (equation 15)."""
+    """(A, levels) share of the ``weight`` (n, A) of an annotator's claims at each level of its score (equation 15)."""
     result = np.empty((matrix.claim.shape[1], SCORE_LEVELS + 1))
     for a in range(len(result)):
         present = matrix.present[:, a]

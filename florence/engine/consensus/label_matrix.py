@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 ABSENT, NOT_ASKED = -1, -2
-"""Cells of a label matrix without a claim: the annotator was asked about the item and claims nothing; it was not asked."""
+"""Cells of a label matrix without a claim: the annotator was asked and claims nothing; it was not asked."""
 SCORE_LEVELS = 8
 """Levels that an annotator's scores are divided into, where it has claims enough."""
 CLAIMS_PER_LEVEL = 40
@@ -41,7 +41,7 @@ class ItemClaims:
 
 @dataclass(frozen=True)
 class TransposedLabelMatrix:
-    """The arrays of a label matrix with the items last: NumPy is slow where inner loops are only as long as the annotators.
+    """The arrays of a label matrix with the items last, because NumPy is slow where inner loops are short.
 
     ``present``, ``asked``, ``first``: (A, n) bool; ``label``, ``level``: (A, n); ``similarity``: (A, A, n);
     ``can_label``: (A, A, n), whether the second annotator has the label that the first one claims; None: all have.
@@ -62,9 +62,9 @@ class LabelMatrix:
 
     ``claim``: (n, A), row of the claim, `ABSENT` or `NOT_ASKED`. ``similarity``: (n, A, A), 0…1, how right the second
     annotator's claim is if the first one's is, 0 where either is absent. ``label``: (n, A), what is claimed, below
-    ``label_count``; 0 where nothing is. ``level``: (n, A), level of the annotator's score; ``level_edges``: where levels
-    begin. ``can_label``: (A, V), the labels that an annotator has; None: all have all. ``human``: the annotator that
-    stands for people; ``nothing_label``: the label by which a person claims that there is nothing, -1 for none.
+    ``label_count``; 0 where nothing is. ``level``: (n, A), level of the annotator's score; ``level_edges``: where
+    levels begin. ``can_label``: (A, V), the labels that an annotator has; None: all have all. ``human``: the annotator
+    that stands for people; ``nothing_label``: the label by which a person claims that there is nothing, -1 for none.
     """
 
     claim: np.ndarray

@@ -1,7 +1,7 @@
-"""The posterior of each item, given the claims and the annotator models: the E step of the fit, and the consensus itself.
+"""The posterior of each item, given the claims and the annotator models: the E step, and the consensus itself.
 
-Symbols as in `florence.engine.consensus.annotator_models`. An item may be nothing (z = 0), may have a label v that somebody
-claims of it, or another label (z = *).
+Symbols as in `florence.engine.consensus.annotator_models`. An item may be nothing (z = 0), may have a label v that
+somebody claims of it, or another label (z = *).
 
     (1) prior          P(z = 0) ∝ max(n, 1) / ε          P(z = v) ∝ N π_v          P(z = *) ∝ N
     (2) nothing        P(y = u | 0) = φ_a ω_u            P(∅ | 0) = 1              φ_a = min(f_a ε / max(n, 1), 1/2)
@@ -18,8 +18,8 @@ claims of it, or another label (z = *).
     (10) people        P(z | y_i) = 1 for what a person claims of the item, nothing or a label
     (11) claims        P(a's claim is right | y_i) = Σ_v P(z = v | y_i) s(v, y_ia)
 
-ε is `COINCIDENCE_RATE`, how likely two claims about nothing in one image fall in one place: f_a claims about nothing are
-spread over n / ε places where a claim could be made of nothing.
+ε is `COINCIDENCE_RATE`, how likely two claims about nothing in one image fall in one place: f_a claims about nothing
+are spread over n / ε places where a claim could be made of nothing.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ ITEMS_AT_ONCE = 20_000
 
 @dataclass(frozen=True)
 class Posterior:
-    """The posterior of n items. ``nothing``: (n,), P(z = 0). ``label``: (n, A), P(z = v) of the label v that an annotator is the first to claim, 0 for
-    the others. ``correct``: (n, A), how likely each claim is right, 0 where there is none.
+    """The posterior of n items.
+
+    ``nothing``: (n,), P(z = 0). ``label``: (n, A), P(z = v) of the label v that an annotator is the first to claim, 0
+    for the others. ``correct``: (n, A), how likely each claim is right, 0 where there is none.
     """
 
     nothing: np.ndarray
@@ -86,7 +88,7 @@ def compute_posterior(
     return Posterior(probability[0], np.ascontiguousarray(label.T), np.ascontiguousarray(correct.T))
 
 
-# In the following the items stand last. Hypotheses are rows: nothing, the label that annotator j claims (A of them), another label.
+# In the following the items stand last. Hypotheses stand first: nothing, for each j the label that j claims, another.
 
 
 def log_prior(matrix: LabelMatrix, models: AnnotatorModels) -> np.ndarray:

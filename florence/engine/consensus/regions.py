@@ -104,7 +104,7 @@ def cluster_regions(
     settings: EngineSettings,
     known: BoxModels | None = None,
 ) -> BoxClusters:
-    """Cluster the claims of a type about regions. ``size``: see `select_box_claims`; ``known``: models fitted to other images."""
+    """Cluster the claims of a type about regions. ``size``: see `select_box_claims`; ``known``: models to use."""
     task = BASE_TYPES[annotation_type]
     boxes = select_box_claims(claims, annotation_type, size, settings)
     similarity = make_label_similarity(boxes, task, settings)
@@ -116,7 +116,7 @@ def cluster_regions(
 
 
 def find_label_vocabulary(claims: Claims, boxes: BoxClaims, settings: EngineSettings) -> np.ndarray | None:
-    """Return (A, labels) whether an annotator's vocabulary has a label or a hypernym of it; None where all have any label."""
+    """Return (A, labels) whether an annotator's vocabulary has a label or a hypernym of it; None: all have all."""
     if all(vocabulary is None for vocabulary in claims.vocabularies):
         return None
     table = build_name_table(settings)
@@ -130,7 +130,7 @@ def find_label_vocabulary(claims: Claims, boxes: BoxClaims, settings: EngineSett
 
 
 def make_label_similarity(boxes: BoxClaims, task: str, settings: EngineSettings) -> LabelSimilarity:
-    """Return the similarity of labels: of objects by the table of names, of OCR lines by characters, of texts by words."""
+    """Return the similarity of labels: of objects by the table of names, of OCR texts by characters, else by words."""
     example = dict(zip(boxes.label.tolist(), boxes.text, strict=True))
     known: dict[tuple[int, int], float] = {}
 
@@ -207,7 +207,7 @@ def make_region_labels(
 
 
 def _find_labels(boxes: BoxClaims, source: np.ndarray, texts: Sequence[str], task: str) -> np.ndarray:
-    """(r,) the label of each text, -1 where nobody claims it. ``source``: the box claim that the text of an object is from."""
+    """(r,) the label of each text, -1 where nobody claims it. ``source``: the box claim of an object's text."""
     if task == OBJECTS:
         return boxes.label[source]
     number = {name: label for label, name in enumerate(boxes.label_names)}
@@ -323,7 +323,7 @@ def _vote_on_characters(clusters: BoxClusters, fused: FusedBoxes) -> list[str]:
 
 
 def _rotate_quads(regions: Regions, clusters: BoxClusters, source: np.ndarray) -> np.ndarray:
-    """(m, 8) quads (a box's corners where there is none), each started at the corner nearest to the first one of its cluster's source."""
+    """(m, 8) quads, a box's corners where there is none, each started nearest to where its cluster's source starts."""
     boxes = clusters.claims
     corners = np.asarray([box_quad(box) for box in boxes.bounds.tolist()]).reshape(-1, 8)
     quad = np.append(regions.quad, np.full((1, 8), np.nan), axis=0)[boxes.region]

@@ -1,4 +1,4 @@
-"""The vote on items: of all claims about an item the one that is most likely right, with its posterior as confidence."""
+"""The vote on items: of all claims about one the most likely right, with its posterior as confidence."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ MAX_RIGHT = 0.99
 
 @dataclass(frozen=True)
 class ItemVotes:
-    """The vote on n items. ``annotator``: (n,), whose claim is taken; ``confidence``: (n,), how likely that claim is right;
-    ``weight``: (n, A), how likely each claim is right.
+    """The vote on n items.
+
+    ``annotator``: (n,), whose claim is taken; ``confidence``: (n,), how likely that claim is right; ``weight``: (n, A),
+    how likely each claim is right.
     """
 
     annotator: np.ndarray
@@ -30,8 +32,8 @@ def vote_on_items(
 ) -> ItemVotes:
     """Vote on each item. The student's evidence is at most the share ``cap`` of all; what a person claims holds.
 
-    ``by_label``: take the label with the largest posterior, although a hypernym of it is right whenever it is; else take
-    the claim that is most likely right.
+    ``by_label``: take the label with the largest posterior, although a hypernym of it is right whenever it is; else
+    take the claim that is most likely right.
     """
     posterior = infer_posterior(matrix, models, student, cap)
     weight = posterior.correct
@@ -52,7 +54,10 @@ def vote_on_items(
 
 
 def log_odds_weight(right: np.ndarray, choices: float) -> np.ndarray:
-    """Return the weight 0…1 of claims that are right so often among so many ``choices``: log odds against chance, 1 at `MAX_RIGHT`."""
+    """Return the weight 0…1 of claims that are ``right`` so often among so many ``choices``: log odds against chance.
+
+    log(p / (1 − p) · (choices − 1)), as a share of its value at `MAX_RIGHT`, clipped to 0…1.
+    """
     right = np.clip(right, 0.001, MAX_RIGHT)
     odds = np.log(right / (1 - right) * (choices - 1))
     return np.clip(odds / np.log(MAX_RIGHT / (1 - MAX_RIGHT) * (choices - 1)), 0, 1)
