@@ -11,7 +11,7 @@ import pytest
 from florence.errors import ModelError
 from florence.evaluate.calibration import BINS, LEAST, calibrate, calibrations_json, expected_error
 from florence.metrics import METRICS, Judged, Prediction, Reference
-from florence.model.confidence import beside, read
+from florence.model.confidence import parse_calibrations, read_calibrations
 from florence.records import Region
 
 
@@ -70,8 +70,8 @@ def test_too_few_or_all_alike_give_none():
 def test_it_is_read_as_it_was_written_and_other_files_are_refused(tmp_path: Path):
     found = calibrate(*judged(np.linspace(0, 1, 300), np.linspace(0, 1, 300)))
     written = calibrations_json({"<OD>": found})
-    assert read(json.loads(json.dumps(written))) == {"<OD>": found}
-    assert beside(tmp_path) == {}
+    assert parse_calibrations(json.loads(json.dumps(written))) == {"<OD>": found}
+    assert read_calibrations(tmp_path) == {}
     for broken in (
         "{",
         "[]",
@@ -81,7 +81,7 @@ def test_it_is_read_as_it_was_written_and_other_files_are_refused(tmp_path: Path
     ):
         (tmp_path / "calibration.json").write_text(broken)
         with pytest.raises(ModelError, match="calibration.json"):
-            beside(tmp_path)
+            read_calibrations(tmp_path)
 
 
 @pytest.mark.parametrize(

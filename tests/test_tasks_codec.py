@@ -272,9 +272,9 @@ def test_what_the_form_has_no_room_for_is_not_encoded():
 
 @pytest.fixture(scope="module")
 def words():
-    from florence.model.vocabulary import lexicon, shipped
+    from florence.model.vocabulary import load_tokenizer, make_lexicon
 
-    return lexicon(shipped(), len(shipped()))
+    return make_lexicon(load_tokenizer(), len(load_tokenizer()))
 
 
 @pytest.mark.parametrize("name", NAMES)

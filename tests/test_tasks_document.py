@@ -7,13 +7,13 @@ import pytest
 
 from florence.records import FINE_TUNED, TASKS
 from florence.tasks import task
-from florence.tasks.__main__ import SIDE, markdown
+from florence.tasks.__main__ import SIDE, make_markdown
 
 PATH = Path(__file__).parents[1] / "docs/tasks.md"
 
 
 def test_the_document_is_what_the_tasks_say():
-    assert PATH.read_text(encoding="utf-8") == markdown()
+    assert PATH.read_text(encoding="utf-8") == make_markdown()
 
 
 @pytest.mark.parametrize("name", [*TASKS, *FINE_TUNED])

@@ -1,1 +1,1 @@
-"""How places and their labels become text and come back: rounding, grammar, and which token may follow."""
+"""Regions and their labels as text and back: quantised locations, grammar, parsing, constrained decoding."""

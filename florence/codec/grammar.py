@@ -101,7 +101,8 @@ def check_text(text: str, name: str = "text") -> str:
                 f"take it out of the {name}"
             )
         raise EncodeError(
-            f"the {name} {text[:80]!r} contains {found[0]!r}, half a surrogate pair; only whole characters can be written"
+            f"the {name} {text[:80]!r} contains {found[0]!r}, half a surrogate pair; "
+            "only whole characters can be written"
         )
     return text
 
@@ -137,7 +138,8 @@ def region_bounds(region: Region) -> Box:
     for name, shape, count in (("box", region.box, 4), ("quad", region.quad, 8)):
         if shape is not None and len(shape) != count:
             raise EncodeError(
-                f"the region {region.label!r} has a {name} of {len(shape)} numbers, {tuple(shape)!r}; {count} are expected"
+                f"the region {region.label!r} has a {name} of {len(shape)} numbers, {tuple(shape)!r}; "
+                f"{count} are expected"
             )
     if region.box is None and region.quad is None and not any(region.polygons):
         raise EncodeError(f"the region {region.label!r} has no shape; a box, a quad or polygons are expected")

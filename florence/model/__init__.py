@@ -1,3 +1,1 @@
-"""Florence-2 as transformers has it: presets, vocabulary, checkpoints, and generation that cannot leave a task's
-grammar.
-"""
+"""Florence-2 as in transformers: presets, vocabulary, checkpoints, and generation constrained to a task's grammar."""

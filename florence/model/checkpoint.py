@@ -1,4 +1,4 @@
-"""Models on disk: built from a preset, loaded from a folder or the hub, saved in transformers' own layout."""
+"""Models: built from a preset, loaded from a folder or the hub, saved in transformers' own layout."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from florence.errors import ModelError
 from florence.model import vocabulary
-from florence.model.presets import IMAGE_SIZES, PRESETS, config, initialise
+from florence.model.presets import IMAGE_SIZES, PRESETS, initialise, make_config
 
 if TYPE_CHECKING:
     import torch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, by which pixels are normalised, as in the published model."""
-SHIPPED = "nano"
+"""Of ImageNet, as in the published model: pixels are normalised by them."""
+PACKAGED = "nano"
 SCRATCH = "-scratch"
 """``nano-scratch``: the preset without the weights that come with it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model, its vocabulary and the side, in pixels, of the square that it sees.
+    """A model, its tokenizer and the side of its square input, in pixels.
 
-    ``post_processing``: what transformers' post-processor is told of each form.
+    ``post_processing``: the configuration of transformers' post-processor.
     """
 
     model: Any
@@ -43,27 +44,26 @@ class Checkpoint:
 
     @cached_property
     def lexicon(self) -> vocabulary.Lexicon:
-        """What each token is."""
-        return vocabulary.lexicon(self.tokenizer, self.model.config.text_config.vocab_size)
+        """The class and the bytes of each token."""
+        return vocabulary.make_lexicon(self.tokenizer, self.model.config.text_config.vocab_size)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """An image (height, width, 3) uint8 as the model's square (side, side, 3) uint8: bicubic, both axes on their
-        own, as in the published processor.
-        """
-        from PIL import Image
+        """Resize an image (height, width, 3) uint8 to the model's square (side, side, 3) uint8.
 
+        Bicubic, each axis on its own, as in the published processor.
+        """
         side = self.image_size
         if image.shape[:2] == (side, side):
             return image
         return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
 
-    def normalise(self, squares: np.ndarray) -> torch.Tensor:
+    def normalise(self, pixels: np.ndarray) -> torch.Tensor:
         """Squares (n, side, side, 3) uint8 as the model's input (n, 3, side, side) float32, normalised."""
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2).float().div_(255)
+        values = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div_(255)
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return pixels.sub_(mean).div_(std).contiguous()
+        return values.sub_(mean).div_(std).contiguous()
 
     def save(self, folder: Path | str) -> None:
         """Write ``folder`` so that transformers' ``from_pretrained`` and ``AutoProcessor`` read it."""
@@ -73,30 +73,30 @@ class Checkpoint:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder)
-        _processor(self).save_pretrained(folder)
+        _make_processor(self).save_pretrained(folder)
 
 
 def load(init: str, *, image_size: int | None = None, seed: int = 0) -> Checkpoint:
-    """The model that ``init`` names: a preset, a checkpoint folder, or a name on the hub.
+    """Load the model ``init``: a preset, a checkpoint folder, or a name on the hub.
 
-    ``image_size``: the side of its square; by default the checkpoint's own. ``seed``: of a preset's random weights.
-    Raises ModelError where there is no such model or it is none of Florence-2.
+    ``image_size``: the side of its input; by default the checkpoint's own. ``seed``: of a preset's random weights.
+    Raises ModelError where there is no such model, or it is not a Florence-2 model.
     """
     name = init.removesuffix(SCRATCH)
     if name in PRESETS:
-        if init == SHIPPED and (shipped := _shipped()) is not None:
-            return _read(shipped, image_size)
+        if init == PACKAGED and (packaged := _packaged()) is not None:
+            return _read(packaged, image_size)
         return build(name, image_size=image_size or IMAGE_SIZES[name], seed=seed)
     return _read(init, image_size)
 
 
 def build(preset: str, *, image_size: int, seed: int = 0) -> Checkpoint:
-    """A preset with random weights, a function of ``seed``."""
+    """Build a preset with random weights, a function of ``seed``."""
     import torch
     from transformers import Florence2ForConditionalGeneration
 
-    tokenizer = vocabulary.shipped()
-    settings = config(preset, len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
+    tokenizer = vocabulary.load_tokenizer()
+    settings = make_config(preset, len(tokenizer), tokenizer.convert_tokens_to_ids("<image>"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Florence2ForConditionalGeneration(settings)
@@ -121,8 +121,8 @@ def weights_hash(folder: Path | str) -> str:
     return total.hexdigest()[:16]
 
 
-def _shipped() -> str | None:
-    folder = resources.files("florence.model").joinpath(SHIPPED)
+def _packaged() -> str | None:
+    folder = resources.files("florence.model").joinpath(PACKAGED)
     return str(folder) if folder.joinpath("model.safetensors").is_file() else None
 
 
@@ -147,13 +147,14 @@ def _read(init: str, image_size: int | None) -> Checkpoint:
             else "is the hub reachable, and the name right?"
         )
         raise ModelError(f"model {init!r} cannot be loaded: {str(error).splitlines()[0]}; {remedy}") from None
-    side, mean, std = _seen(init)
-    told, _ = Florence2Processor.get_processor_dict(init)
-    return Checkpoint(model.eval(), tokenizer, image_size or side, mean, std, told.get("post_processor_config") or {})
+    side, mean, std = _read_image_settings(init)
+    processor, _ = Florence2Processor.get_processor_dict(init)
+    post_processing = processor.get("post_processor_config") or {}
+    return Checkpoint(model.eval(), tokenizer, image_size or side, mean, std, post_processing)
 
 
-def _seen(init: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """Side, mean and standard deviation from a checkpoint's processor."""
+def _read_image_settings(init: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Read side, mean and standard deviation from a checkpoint's processor."""
     from transformers import AutoImageProcessor
 
     try:
@@ -165,7 +166,7 @@ def _seen(init: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
     return int(found.size["height"]), tuple(found.image_mean), tuple(found.image_std)
 
 
-def _processor(checkpoint: Checkpoint) -> Any:
+def _make_processor(checkpoint: Checkpoint) -> Any:
     from transformers import CLIPImageProcessorPil, Florence2Processor
 
     side = checkpoint.image_size
@@ -185,7 +186,7 @@ def _processor(checkpoint: Checkpoint) -> Any:
 
 
 def image_tokens(checkpoint: Checkpoint) -> int:
-    """Tokens that an image becomes: one for each cell of the last stage, and one for their mean."""
+    """Return the number of tokens of an image: one for each cell of the last stage, and one for their mean."""
     side = checkpoint.image_size
     vision = checkpoint.model.config.vision_config
     for size, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
@@ -194,7 +195,7 @@ def image_tokens(checkpoint: Checkpoint) -> int:
 
 
 def _post_processing() -> dict[str, Any]:
-    """What transformers' post-processor refuses to work without: every form that it knows, with its defaults."""
+    """Return the configuration that transformers' post-processor requires: every form, with its defaults."""
     names = (
         "ocr",
         "phrase_grounding",
@@ -212,7 +213,7 @@ def _post_processing() -> dict[str, Any]:
 
 
 def resize_images(checkpoint: Checkpoint, images: Sequence[np.ndarray]) -> np.ndarray:
-    """(n, side, side, 3) uint8 of n images of any size."""
+    """Resize n images of any size to (n, side, side, 3) uint8."""
     if not images:
         return np.zeros((0, checkpoint.image_size, checkpoint.image_size, 3), np.uint8)
     return np.stack([checkpoint.resize(image) for image in images])

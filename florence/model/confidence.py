@@ -1,5 +1,6 @@
-"""A model's scores turned into confidences, by what `florence.evaluate.calibration` has found. Light: a served model
-needs it.
+"""Calibrated confidences of a model's scores, as `florence.evaluate.calibration` fitted them.
+
+Imports little: a served model needs it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ VALUES = "scores", "confidences"
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A task's map from score to confidence: a rising line through ``scores`` and ``confidences`` (k,), level beyond
-    its ends.
+    """A task's map from score to confidence.
+
+    It rises piecewise linearly through ``scores`` and ``confidences`` (k,), and is level beyond its ends.
 
     ``error``: expected calibration error of the scores themselves; ``calibrated``: that of the confidences, of images
     that the map was not fitted on; ``n``: answers judged.
@@ -34,11 +36,11 @@ class Calibration:
     n: int
 
     def confidence(self, score: float) -> float:
-        """The share of answers with this score that are right."""
+        """Return the share of answers with this score that are right."""
         return float(np.interp(score, self.scores, self.confidences))
 
     def to_json(self) -> dict[str, Any]:
-        """As `read` takes it."""
+        """Return the values that `parse_calibrations` takes."""
         return {
             "scores": list(self.scores),
             "confidences": list(self.confidences),
@@ -48,25 +50,22 @@ class Calibration:
         }
 
 
-def beside(folder: Path) -> dict[str, Calibration]:
-    """The calibrations that lie in a model's folder, by task; none where there are none.
+def read_calibrations(folder: Path) -> dict[str, Calibration]:
+    """Read the calibrations in a model's folder, by task; none where there is no file.
 
     Raises ModelError where the file is damaged.
     """
     path = folder / FILE
     try:
-        return read(json.loads(path.read_text(encoding="utf-8")))
+        return parse_calibrations(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{path} is no calibration: {error}; remove it, or fetch the model again") from None
 
 
-def read(values: Any) -> dict[str, Calibration]:
-    """Calibrations by task, as `florence.evaluate.calibrations_json` wrote them.
-
-    Raises ValueError where it is anything else.
-    """
+def parse_calibrations(values: Any) -> dict[str, Calibration]:
+    """Parse calibrations by task, as `florence.evaluate.calibrations_json` wrote them. Raises ValueError on others."""
     if not isinstance(values, dict):
         raise ValueError("a mapping of tasks is expected")
     result = {}

@@ -29,7 +29,7 @@ class Decoder:
         self.mask = None if mask is None else _attention_bias(mask, states.dtype)
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the last hidden states (rows, beams, width) after ``tokens`` (rows, beams), appended to those before."""
+        """Append ``tokens`` (rows, beams); return the last hidden states (rows, beams, width)."""
         net = self.net
         position = net.embed_positions.weight[self.length + net.embed_positions.offset]
         hidden = net.layernorm_embedding(net.embed_tokens(tokens) + position)

@@ -83,7 +83,7 @@ class TokenGrammar:
             self.single_tokens[single] = int(np.flatnonzero(lexicon.classes[:, single])[0])
 
     def probability(self, logits: torch.Tensor, allowed: np.ndarray) -> torch.Tensor:
-        """Return the probabilities (n, vocabulary) of logits among the tokens of the ``allowed`` (n, classes) classes."""
+        """Return the probabilities (n, vocabulary) of logits among the tokens of ``allowed`` (n, classes) classes."""
         import torch
 
         mask = np.full((len(allowed), CLASSES + 1), FORBIDDEN, np.float32)
@@ -258,7 +258,7 @@ class ForcedTokens:
 
 
 class UnconstrainedDecoding(GreedyDecoding):
-    """Greedy decoding without a grammar: the tokens of transformers' ``generate`` with one beam, n-grams not blocked."""
+    """Greedy decoding without a grammar: the tokens of transformers' ``generate``, one beam, n-grams not blocked."""
 
     def __init__(self, head: LanguageModelHead, forced: ForcedTokens, max_lengths: np.ndarray) -> None:
         super().__init__(max_lengths, (forced.start,), forced.eos)

@@ -42,7 +42,7 @@ LENGTH_PENALTY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A task about an image. ``image``: index of the image; ``input``: the input of the task's prompt, if it takes one."""
+    """A task about an image. ``image``: index of the image; ``input``: of the task's prompt, if it takes one."""
 
     image: int
     task: str

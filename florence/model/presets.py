@@ -78,8 +78,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 IMAGE_SIZES = {"nano": 96, "base": 768, "large": 768}
 
 
-def config(preset: str, vocabulary: int, image_token: int) -> Any:
-    """transformers' configuration of ``preset`` over ``vocabulary`` tokens. Raises UnknownNameError."""
+def make_config(preset: str, vocabulary: int, image_token: int) -> Any:
+    """Return transformers' configuration of ``preset`` over ``vocabulary`` tokens. Raises UnknownNameError."""
     from transformers import BartConfig, Florence2Config, Florence2VisionConfig
 
     if preset not in PRESETS:
@@ -106,12 +106,12 @@ def config(preset: str, vocabulary: int, image_token: int) -> Any:
 
 
 def initialise(model: Any, locations: Any, seed: int) -> None:
-    """Weights of the language model that suit its width, in place; ``locations``: (1000,) token ids.
+    """Initialise the language model to suit its width, in place; ``locations``: (1000,) token ids.
 
-    With BART's own 0.02 a model of width 128 does not look at its image for hundreds of steps. Embeddings get the
-    standard deviation 1/√d of the other weights, and those of locations vary smoothly from bin to bin, so that near
-    places start near each other: slow waves weigh most (1/k of the k-th), so that
-    a region in the prompt is sooner found in the image.
+    With BART's own 0.02 a model of width 128 ignores its image for hundreds of steps. Embeddings get the standard
+    deviation 1/√d of the other weights, and those of locations vary smoothly from bin to bin, so that near locations
+    start near each other: slow waves weigh most (1/k of the k-th), so that the model finds a region of the prompt in
+    the image sooner.
     """
     import torch
 

@@ -23,9 +23,9 @@ from florence.codec.locations import TOKENS
 from florence.errors import ModelError
 
 PIECES = 4000
-SPELT = r"[A-Z](?=[A-Z0-9])|(?<=[A-Z0-9])[A-Z]|[0-9]"
-"""Capitals beside each other and digits are tokens of their own: what is written on a sign is read letter by letter, so
-that a word never met can be read."""
+SINGLE_CHARACTERS = r"[A-Z](?=[A-Z0-9])|(?<=[A-Z0-9])[A-Z]|[0-9]"
+"""Digits, and capitals beside each other, are tokens of their own: a sign is read letter by letter, so that an unknown
+word can be read."""
 HEAD = ("<s>", "<pad>", "</s>", "<unk>")
 """The first four tokens, in the order that BART's configuration counts on."""
 _GRAMMAR = {
@@ -36,12 +36,12 @@ _GRAMMAR = {
 }
 
 
-def make(texts: Iterable[str], pieces: int = PIECES) -> Any:
-    """A byte-level BPE of ``texts`` with every token of the grammar, as a `tokenizers.Tokenizer`."""
+def train_tokenizer(texts: Iterable[str], pieces: int = PIECES) -> Any:
+    """Train a byte-level BPE on ``texts``, with every token of the grammar, as a `tokenizers.Tokenizer`."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    spelt = pre_tokenizers.Split(Regex(SPELT), "isolated")
+    spelt = pre_tokenizers.Split(Regex(SINGLE_CHARACTERS), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spelt, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -60,8 +60,8 @@ def make(texts: Iterable[str], pieces: int = PIECES) -> Any:
 
 
 @lru_cache(maxsize=1)
-def shipped() -> Any:
-    """The vocabulary that comes with the package, as transformers' tokenizer."""
+def load_tokenizer() -> Any:
+    """Load the vocabulary that comes with the package, as transformers' tokenizer."""
     from transformers import PreTrainedTokenizerFast
 
     with resources.as_file(resources.files("florence.model").joinpath("vocabulary.json")) as path:
@@ -80,10 +80,10 @@ def shipped() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """What the tokens of a vocabulary are.
+    """The classes and bytes of a vocabulary's tokens.
 
     ``locations``: (1000,) ids by bin; ``classes``: (vocabulary, classes) bool, the class of each token, none for tokens
-    that stand in no answer; ``pieces``: the bytes of each token, by id (of a special token: its name's).
+    that are in no answer; ``pieces``: the bytes of each token, by id (of a special token: its name's).
     """
 
     locations: np.ndarray
@@ -94,21 +94,21 @@ class Lexicon:
     pad: int
 
     def class_of(self, ids: np.ndarray) -> np.ndarray:
-        """(n,) classes of (n,) ids that stand in answers."""
+        """Return the classes (n,) of ids (n,) that are in answers."""
         return self.classes[ids].argmax(axis=1)
 
 
-def lexicon(tokenizer: Any, size: int) -> Lexicon:
-    """What each of the ``size`` tokens of a Florence-2 vocabulary is. Raises ModelError where location or grammar
-    tokens are missing.
+def make_lexicon(tokenizer: Any, size: int) -> Lexicon:
+    """Return the classes and bytes of the ``size`` tokens of a Florence-2 vocabulary.
 
-    Pieces with "<" are in no class: spelt out of pieces, a text could not be told from a location.
+    Pieces with "<" are in no class: spelt out of pieces, a text could not be told from a location. Raises ModelError
+    where location or grammar tokens are missing.
     """
     known = tokenizer.get_vocab()
     if missing := [token for token in (*TOKENS, *_GRAMMAR) if token not in known]:
         raise ModelError(
-            f"the vocabulary lacks {len(missing)} tokens of Florence-2's grammar, {missing[0]} first; a checkpoint of Florence-2's own layout is "
-            "expected (one without location tokens has to be given them before)"
+            f"the vocabulary lacks {len(missing)} tokens of Florence-2's grammar, {missing[0]} first; a checkpoint of "
+            "Florence-2's own layout is expected (location tokens have to be added to any other before)"
         )
     backward = {letter: byte for byte, letter in _byte_letters().items()}
     special = set(tokenizer.all_special_tokens) | set(TOKENS) | set(_GRAMMAR) | set(MARKS)
@@ -137,8 +137,8 @@ def lexicon(tokenizer: Any, size: int) -> Lexicon:
 
 
 def _byte_letters() -> dict[int, str]:
-    """The printable letter that stands for each byte in a byte-level BPE (GPT-2): printable Latin-1 for itself, the
-    rest from U+0100 on.
+    """Return the printable letter that stands for each byte in a byte-level BPE (GPT-2): printable Latin-1 for itself,
+    the rest from U+0100 on.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {byte: chr(byte) for byte in printable}
@@ -148,4 +148,4 @@ def _byte_letters() -> dict[int, str]:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()).save(sys.argv[2])
+    train_tokenizer(Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()).save(sys.argv[2])

@@ -38,7 +38,7 @@ class _Segmentation(Task):
                     )
 
     def truncations(self, example: Example) -> list[Example]:
-        """Return the first object cut after each polygon, without <poly> as an object alone has none; then the objects."""
+        """Return the first object cut after each polygon, without <poly>, as an object alone; then the objects."""
         wrapped = super().truncations(example)
         first = (
             wrapped[0].target.removeprefix(grammar.POLY_OPEN).removesuffix(grammar.POLY_CLOSE)

@@ -1,4 +1,4 @@
-"""One model learns every task from the snapshot's labels: a step is a batch of images and, for each, some of its tasks."""
+"""Training: one model learns every task from the snapshot's labels; a step draws some tasks of each of its images."""
 
 from florence.training.dataset import TrainingDataset, read_dataset
 from florence.training.launch import TrainingJob, run_training

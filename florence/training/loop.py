@@ -67,14 +67,9 @@ def train(
     their number; the same for every task (paper, section 3). Raises ModelError where a loss or gradient is not finite,
     before the optimiser's step, and SettingsError for settings that this machine does not support.
     """
-    import torch
-
     from florence.training.trainable import make_trainable
 
-    torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
     accelerator = _make_accelerator(settings)
-    torch.set_num_threads(settings.threads)
     checkpoint.model.to(accelerator.device)
     with make_trainable(checkpoint, settings) as model:
         optimiser = make_optimiser(checkpoint.model, settings)
@@ -105,20 +100,24 @@ def train(
 
 
 def _make_accelerator(settings: TrainSettings) -> Accelerator:
-    """Return accelerate's view of the machine: a GPU if there is one, and the other processes if there are any."""
+    """Set threads and seed; return accelerate's view of the machine: a GPU, the other processes, if there are any."""
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
     gpu = torch.cuda.is_available()
     if settings.precision == "fp16" and not gpu:
         raise SettingsError("train.precision: fp16 needs a GPU, and there is none; use bf16 or fp32")
     AcceleratorState._reset_state()  # another training of this process may have had another precision
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision),
         cpu=not gpu,
         step_scheduler_with_optimizer=False,
     )
+    torch.set_num_threads(settings.threads)  # accelerate may have set it
+    return accelerator
 
 
 def _check_same_step(accelerator: Accelerator, step: int, folder: Path) -> None:
@@ -140,7 +139,7 @@ def _check_same_step(accelerator: Accelerator, step: int, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What every step of a training uses. ``model``: a `TrainableModel`; model and optimiser as accelerate wraps them."""
+    """What every step uses. ``model``: a `TrainableModel`; model and optimiser are wrapped by accelerate."""
 
     settings: TrainSettings
     accelerator: Accelerator
@@ -194,7 +193,7 @@ def _accumulate_gradients(run: _Run, step: int, batches: Sequence[TrainingBatch]
         with nullcontext() if is_last else accelerator.no_sync(run.model):
             total, each = run.model(batch)
             if tokens:
-                # accelerate averages gradients over processes: a sum over all of them, divided by all tokens, is wanted
+                # accelerate averages gradients over processes; wanted is their sum, divided by all tokens
                 accelerator.backward(total * (world / tokens))
         losses.append(each.float().cpu().numpy())
     return losses, tokens
@@ -264,8 +263,8 @@ def _fail(run: _Run, step: int, loss: float, norm: float, batches: Sequence[Trai
     )
     first = ", ".join(str(row["image_id"])[:12] for row in images[:6])
     raise ModelError(
-        f"{what}; the weights were not changed by it. {store.uri}/{name} names its {len(images)} images and their tasks "
-        f"({first}{' …' if len(images) > 6 else ''}). Lower train.lr or train.max_grad_norm, "
+        f"{what}; the weights were not changed by it. {store.uri}/{name} names its {len(images)} images "
+        f"and their tasks ({first}{' …' if len(images) > 6 else ''}). Lower train.lr or train.max_grad_norm, "
         "or look at the labels of these images"
     )
 
@@ -308,9 +307,7 @@ class _Reporter:
     flops: dict[int, float] = field(default_factory=dict)
 
     def count_flops(self, model: TrainableModel, batches: Sequence[TrainingBatch], accelerator: Accelerator) -> None:
-        """Count the operations of the first step at an image size, on its first batch: steps like it cost about as
-        much.
-        """
+        """Count the operations of the first step at an image size; steps like it cost about as much."""
         side = batches[0].pixel_values.shape[1]
         if self.meter is None or side in self.flops:
             return

@@ -103,7 +103,7 @@ def first_sparse_step(settings: TrainSettings, steps: int, has_sparse: bool) -> 
 
 
 def image_size_at(settings: TrainSettings, step: int, steps: int, image_size: int) -> int:
-    """Return the image size of step ``step`` of ``steps``; ``image_size``, the model's own, without resolution stages."""
+    """Return the image size of step ``step`` of ``steps``; without stages, ``image_size``, the model's own."""
     done = 0.0
     for stage in settings.resolutions:
         done += stage.share
