@@ -71,7 +71,7 @@ def flow(options: argparse.Namespace) -> dict[str, Any]:
     """The annotate flow against the bare annotators. Exits where the two do not claim the same."""
     import torch
 
-    from flows.prefect_server import prefect_api
+    from flows.adapters.prefect_server import prefect_api
 
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
@@ -238,7 +238,7 @@ def workspace(root: Path, sources: dict[str, Any], wanted: Callable[[dict[str, A
 ANNOTATE = """
 import json, resource, sys
 from pathlib import Path
-from flows.prefect_server import prefect_api
+from flows.adapters.prefect_server import prefect_api
 root = Path(sys.argv[1])
 with prefect_api(root):
     from flows.annotate import annotate, task_runner

@@ -2,5 +2,6 @@
 
 import os
 
-# Arrow's own allocator, which it chooses as it is loaded, keeps what each thread has ever held, and there is a new one to read each shard
+# Arrow chooses its allocator when it is loaded. Its own one keeps what each thread has ever held, and every shard is read by
+# a new thread.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

@@ -1,10 +1,11 @@
-"""`florence doctor`: what is in order in a workspace and what is not, and what to do about it. No secret is read out."""
+"""`florence doctor`: check a workspace, and say what to do about each fault. Secrets are redacted."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,17 @@ from urllib.parse import urlsplit
 
 from florence.config import Settings, SnapshotSettings, read_settings
 from florence.errors import FlorenceError
+from florence.model.presets import PRESETS
+from florence.sources import SOURCES
+from florence.store import Store
+from florence.workspace import working_store
+from florence.workspace.annotate import list_annotators, make_annotator
 from flows.adapters.environment import redact_text
+from flows.adapters.mlflow_store import MlflowStore
+from flows.adapters.model_registry import ModelRegistry
+from flows.adapters.prefect_server import configured_url, find_server, is_reachable
 from flows.adapters.snapshots import Snapshots
+from flows.params import missing_sections
 
 Status = Literal["ok", "warn", "fail"]
 NEEDED = ("torch", "transformers", "prefect", "dvc", "mlflow", "great_expectations", "pyarrow", "s3fs", "boto3")
@@ -24,7 +34,7 @@ TOO_NEW = (
     ("fastapi", (0, 153), "Prefect's server does not start with it"),
     ("sqlalchemy", (2, 1), "Prefect's server schedules no runs with it"),
 )
-"""Package, the first version that does not do, and why."""
+"""Package, the first version that does not work, and why."""
 FILES = ("params.yaml", "dvc.yaml", "expectations", ".dvc", ".git", "code.json")
 LEAST_DISK = 2.0
 """GB below which a loop is likely to stop half-way."""
@@ -32,7 +42,7 @@ LEAST_DISK = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at: ``found`` says how it is, ``remedy`` what to do where it is not ok."""
+    """The result of one check. ``found``: what was found; ``remedy``: what to do where the status is not ok."""
 
     name: str
     status: Status
@@ -40,8 +50,8 @@ class Check:
     remedy: str = ""
 
 
-def examine(root: Path) -> list[Check]:
-    """All checks of the workspace in ``root``, each done whatever the others say."""
+def check_workspace(root: Path) -> list[Check]:
+    """Return the results of all checks of the workspace in ``root``; each runs whatever the others found."""
     checks = [_python(), *_packages(), *_workspace(root)]
     try:
         settings = read_settings(root / "params.yaml")
@@ -50,7 +60,7 @@ def examine(root: Path) -> list[Check]:
             *checks,
             Check("settings", "fail", str(error), "correct params.yaml; docs/settings.md lists every setting"),
         ]
-    looks: list[tuple[str, Callable[[], Iterator[Check]]]] = [
+    checks_of_settings: list[tuple[str, Callable[[], Iterator[Check]]]] = [
         ("dvc.yaml", lambda: _sections(root)),
         ("plug-ins", lambda: _plugins(settings)),
         ("store", lambda: _store(settings, root)),
@@ -62,16 +72,16 @@ def examine(root: Path) -> list[Check]:
         ("model", lambda: _model(settings, root)),
         ("data", lambda: _data(settings, root)),
     ]
-    for name, look in looks:
+    for name, run in checks_of_settings:
         try:
-            checks += look()
-        except Exception as error:  # a check that breaks is a finding, not the end of the examination
-            checks.append(Check(name, "fail", f"{type(error).__name__}: {redact_text(str(error))}", ""))
+            checks += run()
+        except Exception as error:  # a check that fails itself is a fault too, and the others still run
+            checks.append(Check(name, "fail", f"{type(error).__name__}: {redact_text(str(error))}"))
     return checks
 
 
-def table(checks: list[Check]) -> str:
-    """The checks as aligned lines, each remedy beneath its fault."""
+def format_checks(checks: list[Check]) -> str:
+    """Return the checks as aligned lines, each remedy beneath its fault."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -116,6 +126,7 @@ def _packages() -> Iterator[Check]:
 
 
 def _version(name: str) -> str | None:
+    """Return the installed version of a package, None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -123,9 +134,7 @@ def _version(name: str) -> str | None:
 
 
 def _import_error(name: str) -> str:
-    """Why a package does not load, "" where it does; tried in a process of its own, which it may bring down."""
-    import subprocess
-
+    """Return why a package cannot be imported, "" where it can; tried in another process, which may crash."""
     done = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, timeout=120)
     return (done.stderr.strip().splitlines() or ["it does not load"])[-1] if done.returncode else ""
 
@@ -152,22 +161,17 @@ def _workspace(root: Path) -> Iterator[Check]:
 
 
 def _sections(root: Path) -> Iterator[Check]:
-    from flows.params import missing_sections
-
     missing = missing_sections(root)
     found = f"params.yaml lacks {', '.join(missing)}" if missing else "params.yaml has what its stages depend on"
     yield Check(
         "dvc.yaml",
         "fail" if missing else "ok",
         found,
-        "write them down, be it with their defaults: stages of dvc.yaml depend on them",
+        "write these sections, with their defaults if nothing else: stages of dvc.yaml depend on them",
     )
 
 
 def _plugins(settings: Settings) -> Iterator[Check]:
-    from florence.sources import SOURCES
-    from florence.workspace.annotate import list_annotators, make_annotator
-
     faults = []
     for key, section in settings.sources.items():
         try:
@@ -176,11 +180,11 @@ def _plugins(settings: Settings) -> Iterator[Check]:
             faults.append(f"sources.{key}: {error}")
     for key in settings.annotators:
         try:
-            make_annotator(settings, key)[0].version  # noqa: B018 - it looks for the packages that the annotator answers with
+            make_annotator(settings, key)[0].version  # noqa: B018 - raises where a package is missing
         except FlorenceError as error:
             faults.append(f"annotators.{key}: {error}")
     try:
-        _ = list_annotators(settings) if not faults else None  # it looks at who reads whom
+        _ = list_annotators(settings) if not faults else None  # raises where dependencies are wrong
     except FlorenceError as error:
         faults.append(str(error))
     if not settings.sources:
@@ -188,21 +192,18 @@ def _plugins(settings: Settings) -> Iterator[Check]:
             "sources",
             "warn",
             "params.yaml names none",
-            "`florence loop --images DIR` names one; docs/settings.md tells of others",
+            "`florence loop --images DIR` names one; docs/settings.md describes others",
         )
     for key, annotator in settings.annotators.items() if settings.sources else ():
         if not any(annotator.looks_at(source) for source in settings.sources):
             yield Check(
-                "annotators", "warn", f"{key} looks at no source of params.yaml", f"correct annotators.{key}.sources"
+                "annotators", "warn", f"{key} annotates no source of params.yaml", f"correct annotators.{key}.sources"
             )
     found = f"{len(settings.sources)} sources, {len(settings.annotators)} annotators"
     yield Check("plug-ins", "fail" if faults else "ok", "; ".join(faults) or found, "correct params.yaml")
 
 
 def _data(settings: Settings, root: Path) -> Iterator[Check]:
-    from florence.store import Store
-    from florence.workspace import working_store
-
     data = Store(str(root / "data"))
     if data.exists("snapshot.json"):
         snapshot = data.read_json("snapshot.json")
@@ -231,7 +232,6 @@ def _data(settings: Settings, root: Path) -> Iterator[Check]:
 
 def _model(settings: Settings, root: Path) -> Iterator[Check]:
     from florence.model.checkpoint import SCRATCH
-    from florence.model.presets import PRESETS
 
     name = settings.model.init
     names = [("model.init", name)] + [
@@ -259,7 +259,7 @@ def _model(settings: Settings, root: Path) -> Iterator[Check]:
                 f"{value}, " + ("in the hub's cache" if cached else "not in the hub's cache"),
                 "it will be downloaded at first use; offline, download it first",
             )
-        elif where == "model.init":  # an annotator's own names are its own affair
+        elif where == "model.init":  # an annotator may have names of its own
             yield Check(
                 where,
                 "fail",
@@ -291,8 +291,6 @@ def _disk(root: Path) -> Iterator[Check]:
 
 
 def _store(settings: Settings, root: Path) -> Iterator[Check]:
-    from florence.workspace import working_store
-
     if settings.store.startswith("s3://"):
         yield from _bucket("store", settings.store)
         return
@@ -315,7 +313,7 @@ def _buckets(settings: Settings) -> Iterator[Check]:
 
 
 def _bucket(name: str, uri: str, write: bool = True) -> Iterator[Check]:
-    """Which of head, list, put, get and delete are permitted below ``uri``, tried on a key of our own."""
+    """Check whether head, list, put, get and delete are permitted below ``uri``, with a key of our own."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -378,9 +376,6 @@ def _remote(root: Path) -> Iterator[Check]:
 
 
 def _mlflow(settings: Settings, root: Path) -> Iterator[Check]:
-    from flows.adapters.mlflow_store import MlflowStore
-    from flows.adapters.model_registry import ModelRegistry
-
     registry = ModelRegistry(MlflowStore(settings.tracking, root))
     try:
         leader = registry.champion()
@@ -397,17 +392,15 @@ def _mlflow(settings: Settings, root: Path) -> Iterator[Check]:
 
 
 def _prefect(root: Path) -> Iterator[Check]:
-    from flows.prefect_server import answers, running
-
-    if url := os.environ.get("PREFECT_API_URL"):
-        good = answers(url)
+    if url := configured_url():
+        good = is_reachable(url)
         yield Check(
             "Prefect",
             "ok" if good else "fail",
             f"{redact_text(url)} " + ("answers" if good else "does not answer"),
             "start that server, or unset PREFECT_API_URL to have one started here",
         )
-    elif url := running(root):
+    elif url := find_server(root):
         yield Check("Prefect", "ok", f"`florence schedule` is running: {url}")
     else:
         yield Check("Prefect", "ok", "PREFECT_API_URL is not set: a server is started for each run")

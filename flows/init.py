@@ -26,7 +26,10 @@ CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
 @dataclass(frozen=True, slots=True)
 class NewWorkspace:
-    """A workspace that was created. ``files``: names of those written; ``git``, ``dvc``: whether a repository was started."""
+    """A workspace that was created.
+
+    ``files``: names of the files written; ``git``, ``dvc``: whether a repository was started for it.
+    """
 
     folder: Path
     files: tuple[str, ...]
@@ -37,8 +40,8 @@ class NewWorkspace:
 def create_workspace(folder: Path) -> NewWorkspace:
     """Make ``folder`` a workspace; nothing is committed, and other files in it stay as they are.
 
-    Inside a git repository, that repository is used, and DVC is started in the folder alone. Raises FlorenceError, before
-    anything is written, where there is a workspace already, or git is missing.
+    Inside a git repository, that repository is used, and DVC is started in the folder alone. Raises FlorenceError,
+    before anything is written, where there is a workspace already, or git is missing.
     """
     folder = Path(os.path.abspath(Path(folder).expanduser()))
     _check_folder(folder)

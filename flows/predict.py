@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from florence.codec.grammar import Form
+from florence.codec.grammar import Form, box_tokens
+from florence.draw import draw
 from florence.errors import EncodeError, FlorenceError, ImageError
-from florence.model.confidence import Calibration
+from florence.images import decode_image
+from florence.model.confidence import Calibration, read_calibrations
 from florence.records import Region
 from florence.tasks import Answer, RegionInput, Task
 from florence.tasks import task as find_task
+from flows.tracked import open_workspace
 
 NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 BOX = re.compile(",".join([NUMBER] * 4))
@@ -25,8 +29,12 @@ FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question and its answer. ``pixels``: (H, W, 3) uint8; ``input``: as it stood in the prompt; ``calibration``: of the answer's scores, where it is known."""
+class ImageAnswer:
+    """A question about an image and the model's answer.
+
+    ``pixels``: (H, W, 3) uint8; ``input``: as it stands in the prompt; ``calibration``: of the answer's scores, where
+    known.
+    """
 
     image: Path
     pixels: np.ndarray
@@ -35,47 +43,46 @@ class Asked:
     answer: Answer
     calibration: Calibration | None = None
 
-    def sure(self, score: float | None) -> float | None:
-        """How often an answer of this score is right, where that is known."""
+    def confidence_of(self, score: float | None) -> float | None:
+        """Return how often an answer of this score is right; None where that is not known."""
         return None if score is None or self.calibration is None else self.calibration.confidence(score)
 
     @property
     def regions(self) -> tuple[Region, ...]:
-        """The answer's regions as people are told of them: with confidences for scores, where they are known."""
+        """The answer's regions, with confidences in place of scores where they are known."""
         if self.calibration is None:
             return self.answer.regions
-        return tuple(replace(region, score=self.sure(region.score)) for region in self.answer.regions)
+        return tuple(replace(region, score=self.confidence_of(region.score)) for region in self.answer.regions)
 
 
-def ask(root: Path, image: Path, task: str, input: str, model: str, beams: int = 1) -> Asked:
-    """The answer of ``model`` (a folder, or an alias or version of the workspace's registry). All that can be wrong is checked before it is loaded.
+def ask_model(root: Path, image: Path, task: str, input: str, model: str, beams: int = 1) -> ImageAnswer:
+    """Return the answer of ``model``: a folder, or an alias or version of the workspace's registry.
 
-    Raises ImageError, UnknownNameError for a task, EncodeError for an input that it does not take, FlorenceError for a model that is not there.
+    Everything is checked before the model is loaded. Raises ImageError for the image, UnknownNameError for the task,
+    EncodeError for an input that the task does not take, FlorenceError for a model that does not exist.
     """
-    from florence.images import decode_image
-
     chosen = find_task(task if task.startswith("<") else f"<{task.upper()}>")
     try:
         pixels = decode_image(image.read_bytes(), str(image))
     except OSError as error:
         raise ImageError(str(image), "unreadable", error.strerror or str(error)) from None
-    given = region_input(chosen, input, (pixels.shape[1], pixels.shape[0]))
-    chosen.prompt(given)
-    folder = _model(root, model)
+    prompt_input = encode_input(chosen, input, (pixels.shape[1], pixels.shape[0]))
+    chosen.prompt(prompt_input)
+    folder = _find_model(root, model)
 
     from florence.model import checkpoint
-    from florence.model.confidence import beside
     from florence.model.generate import Query, predict
 
-    calibration = beside(folder).get(chosen.name)
-    (answer,) = predict(checkpoint.load(str(folder)), [pixels], [Query(0, chosen.name, given)], beams=beams)
-    return Asked(image, pixels, chosen, given, answer, calibration)
+    calibration = read_calibrations(folder).get(chosen.name)
+    (answer,) = predict(checkpoint.load(str(folder)), [pixels], [Query(0, chosen.name, prompt_input)], beams=beams)
+    return ImageAnswer(image, pixels, chosen, prompt_input, answer, calibration)
 
 
-def region_input(task: Task, input: str, size: tuple[int, int]) -> str:
-    """``input``, a box in pixels as x0,y0,x1,y1 turned into location tokens for a task that is asked about a region."""
-    from florence.codec.grammar import box_tokens
+def encode_input(task: Task, input: str, size: tuple[int, int]) -> str:
+    """Return ``input`` as it stands in the prompt: for a task about a region, a box in pixels becomes location tokens.
 
+    The box is x0,y0,x1,y1; ``size``: width and height of the image, in pixels.
+    """
     found = BOX.fullmatch(input) if isinstance(task, RegionInput) else None
     if found is None:
         return input
@@ -85,15 +92,14 @@ def region_input(task: Task, input: str, size: tuple[int, int]) -> str:
     return box_tokens((x0, y0, x1, y1), size)
 
 
-def _model(root: Path, ref: str) -> Path:
+def _find_model(root: Path, ref: str) -> Path:
+    """Return the folder of a model; a folder needs no workspace around it."""
     from flows.promote import resolve_model_folder
-    from flows.tracked import open_workspace
 
-    # A folder needs no workspace around it.
     return resolve_model_folder(ref) or open_workspace(root).registry.fetch(ref)
 
 
-def check_out(out: Path) -> None:
+def check_drawing_path(out: Path) -> None:
     """Raise FlorenceError where a picture cannot be written to ``out``."""
     if out.suffix.lower() not in FORMATS:
         raise FlorenceError(f"--draw {out}: a file that ends in {', '.join(FORMATS)} is expected")
@@ -101,15 +107,11 @@ def check_out(out: Path) -> None:
         raise FlorenceError(f"--draw {out}: the folder {out.parent} does not exist")
 
 
-def drawn(asked: Asked, out: Path) -> None:
-    """Write the image with the answer drawn on it, whole or not at all. Raises FlorenceError where that cannot be."""
-    from PIL import Image
-
-    from florence.draw import draw
-
-    caption = asked.answer.text if not asked.answer.regions else ""
+def draw_answer(result: ImageAnswer, out: Path) -> None:
+    """Write the image with the answer drawn on it, whole or not at all. Raises FlorenceError where that fails."""
+    caption = result.answer.text if not result.answer.regions else ""
     sink = io.BytesIO()
-    Image.fromarray(draw(asked.pixels, asked.regions, caption=caption)).save(
+    Image.fromarray(draw(result.pixels, result.regions, caption=caption)).save(
         sink, Image.registered_extensions()[out.suffix.lower()]
     )
     part = out.with_name(f".{out.name}.part")
@@ -120,68 +122,69 @@ def drawn(asked: Asked, out: Path) -> None:
         raise FlorenceError(f"--draw {out} cannot be written: {error.strerror}") from None
 
 
-def printed(asked: Asked, as_json: bool) -> str:
-    """The answer, for a person or for a program."""
-    return json.dumps(as_values(asked), ensure_ascii=False, indent=2) if as_json else _lines(asked)
+def format_answer(result: ImageAnswer, as_json: bool) -> str:
+    """Return the answer as lines for a person or as JSON for a program."""
+    return json.dumps(answer_values(result), ensure_ascii=False, indent=2) if as_json else _format_lines(result)
 
 
-def as_values(asked: Asked) -> dict[str, Any]:
-    """The answer as JSON takes it; places in pixels of the upright image."""
-    answer = asked.answer
+def answer_values(result: ImageAnswer) -> dict[str, Any]:
+    """Return the answer as JSON values; boxes, quads and polygons in pixels of the upright image."""
+    answer = result.answer
     return {
-        "image": str(asked.image),
-        "width": asked.pixels.shape[1],
-        "height": asked.pixels.shape[0],
-        "task": asked.task.name,
-        "input": asked.input,
+        "image": str(result.image),
+        "width": result.pixels.shape[1],
+        "height": result.pixels.shape[0],
+        "task": result.task.name,
+        "input": result.input,
         "text": answer.text,
         "score": answer.score,
-        "confidence": asked.sure(answer.score) if not answer.regions else None,
-        "regions": [_region(asked, r) for r in answer.regions],
+        "confidence": result.confidence_of(answer.score) if not answer.regions else None,
+        "regions": [_region_values(result, r) for r in answer.regions],
         "error": str(answer.error) if answer.error else None,
     }
 
 
-def _region(asked: Asked, region: Region) -> dict[str, Any]:
+def _region_values(result: ImageAnswer, region: Region) -> dict[str, Any]:
     polygons = [[round(v, 2) for v in polygon] for polygon in region.polygons]
-    places = {"box": region.box, "quad": region.quad}
+    coordinates = {"box": region.box, "quad": region.quad}
     return {
         "label": region.label,
         "score": region.score,
-        "confidence": asked.sure(region.score),
-        **{k: [round(v, 2) for v in p] for k, p in places.items() if p},
+        "confidence": result.confidence_of(region.score),
+        **{k: [round(v, 2) for v in p] for k, p in coordinates.items() if p},
         **({"polygons": polygons} if polygons else {}),
     }
 
 
-def _lines(asked: Asked) -> str:
-    answer = asked.answer
+def _format_lines(result: ImageAnswer) -> str:
+    answer = result.answer
     if not answer.regions:
-        if asked.task.form in (Form.TEXT, Form.TEXT_OR_NOTHING) and answer.text:
-            sure = asked.sure(answer.score)
-            how = (
-                f"   (confidence {sure:.2f})"
-                if sure is not None
-                else f"   (score {answer.score:.2g})"
-                if answer.score is not None
-                else ""
-            )
-            lines = [answer.text + how]
+        if result.task.form in (Form.TEXT, Form.TEXT_OR_NOTHING) and answer.text:
+            lines = [answer.text + _format_certainty(result)]
         else:
             lines = ["nothing found"]
     else:
         width = max(len(region.label) for region in answer.regions)
-        lines = [f"{r.label:<{width}}  {r.score or 0:.2f}  {_place(r)}" for r in asked.regions]
+        lines = [f"{r.label:<{width}}  {r.score or 0:.2f}  {_format_location(r)}" for r in result.regions]
     if answer.error is not None:
         lines.append(f"the answer is not whole: {answer.error}")
     return "\n".join(lines)
 
 
-def _place(region: Region) -> str:
+def _format_certainty(result: ImageAnswer) -> str:
+    """Return the confidence of a text or else its score, in brackets; "" where the text has neither."""
+    score = result.answer.score
+    confidence = result.confidence_of(score)
+    if confidence is not None:
+        return f"   (confidence {confidence:.2f})"
+    return f"   (score {score:.2g})" if score is not None else ""
+
+
+def _format_location(region: Region) -> str:
     box = "box " + ",".join(f"{v:.0f}" for v in region.bounds)
     corners = sum(len(polygon) // 2 for polygon in region.polygons)
     return (
         box
-        + (f", outline of {corners} corners" if corners else "")
+        + (f", polygon of {corners} corners" if corners else "")
         + (", quad " + ",".join(f"{v:.0f}" for v in region.quad) if region.quad else "")
     )

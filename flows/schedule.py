@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from florence.config import read_settings
 from florence.errors import SettingsError
-from flows.prefect_server import prefect_api
+from flows.adapters.prefect_server import prefect_api
 from flows.terminal import say
 from flows.tracked import PARENT
 

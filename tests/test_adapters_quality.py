@@ -97,8 +97,8 @@ def copied(good: Tables) -> Tables:
 
 @pytest.fixture(scope="module")
 def session():
-    with quality.quiet():
-        return quality.Session(BOUNDS)
+    with quality.silence_great_expectations():
+        return quality.ValidationSession(BOUNDS)
 
 
 def put(
@@ -238,8 +238,8 @@ def test_every_expectation_has_a_table_that_breaks_it():
 def test_expectation_fails_on_a_broken_table(name: str, copied: Tables, session, tmp_path: Path):
     table, item = SHIPPED[name]
     BROKEN[name](copied)
-    with quality.quiet():
-        frame = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)[table]
+    with quality.silence_great_expectations():
+        frame = quality_tables.make_tables(SETTINGS, copied.write(tmp_path), 1)[table]
         checked = session.check(table, frame, [item])
     assert checked.passed == 0 and len(checked.failures) == 1
     (line,) = checked.failures
@@ -249,7 +249,7 @@ def test_expectation_fails_on_a_broken_table(name: str, copied: Tables, session,
 
 def test_answers_to_questions_are_checked_where_there_are_any(copied: Tables, session, tmp_path: Path):
     def kinds(folder: Path) -> dict[str, int]:
-        frame = quality_tables.tables(SETTINGS, copied.write(folder), 1)["annotation_types"]
+        frame = quality_tables.make_tables(SETTINGS, copied.write(folder), 1)["annotation_types"]
         return dict(zip(frame["task"], frame["labels"], strict=True))
 
     plain = kinds(tmp_path / "plain")
@@ -275,8 +275,8 @@ def test_answers_to_questions_are_checked_where_there_are_any(copied: Tables, se
         )
     )
     assert list(plain) == list(BASE_TYPES) and kinds(tmp_path / "asked") == {**plain, "<VQA>": 1}
-    frames = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)
-    with quality.quiet():
+    frames = quality_tables.make_tables(SETTINGS, copied.write(tmp_path), 1)
+    with quality.silence_great_expectations():
         for table in ("labels", "regions", "annotation_types"):
             items = [item for where, item in SHIPPED.values() if where == table]
             assert session.check(table, frames[table], items).failures == ()
@@ -354,8 +354,8 @@ def test_what_is_only_a_warning_stops_nothing(copied: Tables, session, tmp_path:
         "kwargs": {"column": "confidence", "min_value": 0.99},
         "severity": "warning",
     }
-    with quality.quiet():
-        checked = session.check("labels", quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)["labels"], [item])
+    with quality.silence_great_expectations():
+        checked = session.check("labels", quality_tables.make_tables(SETTINGS, copied.write(tmp_path), 1)["labels"], [item])
     assert (checked.passed, checked.failures) == (0, ()) and "confidence" in checked.warnings[0]
 
 
@@ -374,7 +374,7 @@ def test_bounds_come_from_the_settings(copied: Tables, tmp_path: Path):
 def test_a_new_source_shifts_nothing_and_a_lost_kind_does(copied: Tables, tmp_path: Path):
     only = {row["image_id"] for row in copied.images if row["source"] == "scenes"}
     copied.before = [row for row in copied.before if row["image_id"] in only and row["task"] == "<CAPTION>"]
-    kinds = quality_tables.tables(SETTINGS, copied.write(tmp_path), 1)["annotation_types"].set_index("task")
+    kinds = quality_tables.make_tables(SETTINGS, copied.write(tmp_path), 1)["annotation_types"].set_index("task")
     now = [row for row in copied.labels if row["image_id"] in only]
     kept = [
         sum(row["kept"] and row["task"] == "<CAPTION>" for row in rows) / len({row["image_id"] for row in rows})
@@ -481,7 +481,7 @@ def test_the_document_names_every_column_and_parameter(good: Tables, tmp_path: P
         table: part
         for table, part in zip(quality_tables.TABLES, text.split("## Tables")[1].split("\n`")[1:], strict=True)
     }
-    frames = {"schema": quality_tables.schema_table(store, 1), **quality_tables.tables(SETTINGS, store, 1)}
+    frames = {"schema": quality_tables.schema_table(store, 1), **quality_tables.make_tables(SETTINGS, store, 1)}
     own = {"images": set(IMAGES.names), "labels": set(ANNOTATIONS.names)}
     for table, frame in frames.items():
         assert sections[table].startswith(f"{table}`:")

@@ -23,7 +23,7 @@ from florence.tasks import Answer, task
 from florence.workspace.collect import collect_images
 from flows import params
 from flows.cli import app
-from flows.predict import Asked, drawn, printed
+from flows.predict import ImageAnswer, draw_answer, format_answer
 
 HEAVY = (
     "torch",
@@ -250,7 +250,7 @@ def test_a_broken_image_is_a_plain_error(model: Path, tmp_path: Path, content: b
 def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
     calibration = Calibration((0.0, 0.5), (0.1, 0.8), 0.3, 0.02, 100)
     pixels = np.zeros((50, 50, 3), np.uint8)
-    found = Asked(
+    found = ImageAnswer(
         Path("a.png"),
         pixels,
         task("<OD>"),
@@ -258,15 +258,15 @@ def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
         Answer("cup<loc_0>", (Region("cup", box=(1, 2, 30, 40), score=0.25),)),
         calibration,
     )
-    assert printed(found, as_json=False) == "cup  0.45  box 1,2,30,40"
-    region = json.loads(printed(found, as_json=True))["regions"][0]
+    assert format_answer(found, as_json=False) == "cup  0.45  box 1,2,30,40"
+    region = json.loads(format_answer(found, as_json=True))["regions"][0]
     assert (region["score"], region["confidence"]) == (0.25, pytest.approx(0.45))
     # the picture says the same as the line
-    drawn(found, tmp_path / "drawn.png")
+    draw_answer(found, tmp_path / "drawn.png")
     same = draw(pixels, [Region("cup", box=(1, 2, 30, 40), score=0.45)])
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "drawn.png")), same)
-    named = Asked(Path("a.png"), pixels, task("<REGION_TO_CATEGORY>"), "", Answer("cup", score=0.9), calibration)
-    assert printed(named, as_json=False) == "cup   (confidence 0.80)"
+    named = ImageAnswer(Path("a.png"), pixels, task("<REGION_TO_CATEGORY>"), "", Answer("cup", score=0.9), calibration)
+    assert format_answer(named, as_json=False) == "cup   (confidence 0.80)"
 
 
 @pytest.mark.parametrize(
@@ -282,4 +282,4 @@ def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
 )
 def test_an_answer_is_told_in_plain_words(name: str, answer: Answer, said: str):
     pixels = np.zeros((50, 50, 3), np.uint8)
-    assert printed(Asked(Path("a.png"), pixels, task(name), "", answer), as_json=False) == said
+    assert format_answer(ImageAnswer(Path("a.png"), pixels, task(name), "", answer), as_json=False) == said

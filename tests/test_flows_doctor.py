@@ -9,7 +9,7 @@ import yaml
 from flow_workspaces import ROOT, params, write_params
 
 from flows import doctor
-from flows.doctor import Check, examine, table
+from flows.doctor import Check, check_workspace, format_checks
 from flows.init import create_workspace
 
 
@@ -27,13 +27,13 @@ def workspace(whole: Path) -> Path:
 
 
 def looked_at(folder: Path) -> dict[str, Check]:
-    return {check.name: check for check in examine(folder)}
+    return {check.name: check for check in check_workspace(folder)}
 
 
 def test_a_new_workspace_has_no_fault(workspace: Path):
-    found = examine(workspace)
+    found = check_workspace(workspace)
     assert [check for check in found if check.status == "fail"] == []
-    text = table(found)
+    text = format_checks(found)
     assert "0 at fault" in text and "`florence loop` makes one" in text
 
 
@@ -54,7 +54,7 @@ def test_no_workspace_is_a_fault_with_a_remedy(tmp_path: Path):
             "annotators.careful: unknown annotator 'nobody'",
         ),
         ({"sources": {"scenes": {"count": "many"}}}, "plug-ins", "fail", "sources.scenes"),
-        ({"annotators": {"careful": {"sources": ["photos"]}}}, "annotators", "warn", "careful looks at no source"),
+        ({"annotators": {"careful": {"sources": ["photos"]}}}, "annotators", "warn", "careful annotates no source"),
         ({"model": {"init": "nano-with-a-typo!"}}, "model.init", "fail", "neither a preset"),
         ({"model": {"init": "some/where"}}, "model.init", "warn", "not in the hub's cache"),
         ({"tracking": {"uri": "http://127.0.0.1:1"}}, "MLflow", "fail", "does not answer"),
@@ -73,7 +73,7 @@ def test_secrets_are_not_read_out(workspace: Path, monkeypatch):
     write_params(workspace, tracking={"uri": "http://user:geheim@127.0.0.1:1"})
     monkeypatch.setenv("PREFECT_API_URL", "http://user:geheim@127.0.0.1:1/api")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")
-    text = table(examine(workspace))
+    text = format_checks(check_workspace(workspace))
     assert "127.0.0.1:1" in text and "geheim" not in text
 
 

@@ -123,7 +123,7 @@ def test_without_git_it_says_so(tmp_path: Path, monkeypatch):
 def test_a_source_written_into_the_settings_leaves_their_comments(tmp_path: Path):
     text = (init.TEMPLATE / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
-    assert params.write_overlay(tmp_path, params.overlay_of("/some/photos é", None))
+    assert params.write_overlay(tmp_path, params.read_overlay("/some/photos é", None))
     after = (tmp_path / "params.yaml").read_text(encoding="utf-8")
     assert read_settings(tmp_path / "params.yaml").sources["images"].options == {"uri": "/some/photos é"}
     lost = [line for line in text.splitlines() if "#" in line and line.split("#", 1)[1] not in after]

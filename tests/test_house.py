@@ -22,7 +22,7 @@ PACKAGES = ("florence", "flows")
 LONGEST_LINE, LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 120, 450, 50, 8
 
 HEAVY = frozenset(
-    "accelerate azure boto3 cv2 dask dvc efficientnet_lite_pytorch fastapi faster_coco_eval great_expectations huggingface_hub "
+    "accelerate azure boto3 botocore cv2 dask dvc efficientnet_lite_pytorch fastapi faster_coco_eval great_expectations huggingface_hub "
     "imagehash matplotlib mlflow onnxruntime openai pandas peft prefect prefect_dask py3langid rapidocr s3fs safetensors scipy "
     "skimage sklearn spacy sqlalchemy tokenizers torch transformers uvicorn".split()
 )
@@ -104,7 +104,7 @@ def heavy_modules() -> frozenset[str]:
 
 
 def inner_imports(path: Path) -> Iterator[str]:
-    """Yield the imports inside functions of what is not heavy, but for commands: they import what they need when they run."""
+    """Yield the imports inside functions of what is not heavy; commands (flows/cli) import what they need when they run."""
     if path.is_relative_to(ROOT / "flows/cli"):
         return
     for line, inner, module in imports(path):

@@ -1,4 +1,4 @@
-"""Live curves: measurements go to MLflow in batches, from a thread, so that a slow or failing server never stops training."""
+"""Live curves: metrics go to MLflow in batches from a thread, so that a slow or failing server never stops training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Point = tuple[str, float, int, int]
 
 
 class Curves:
-    """Log metrics when called as (step, metrics). No fault of MLflow raises an error; `close` returns what was not logged.
+    """Log metrics when called as (step, metrics). MLflow's faults raise nothing; `close` returns what was not logged.
 
-    ``client``: returns the MlflowClient; ``where``: the store, as messages name it; ``period``: seconds between batches.
-    A point that the run has already (a resumed training repeats its last steps) is not logged again.
+    ``client``: returns the MlflowClient; ``where``: the store, as messages name it; ``period``: seconds between
+    batches. A point that the run has already (a resumed training repeats its last steps) is not logged again.
     """
 
     BATCH = 1000

@@ -10,7 +10,7 @@ from florence.redact import redact, redact_settings, secret_values
 MLFLOW_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # Errors too: they are raised, and told in our own words.
+    # Errors too: they are raised, and explained in our own words.
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -22,7 +22,7 @@ MLFLOW_SETTINGS = {
 
 
 def redact_text(text: str) -> str:
-    """Return ``text`` without the secrets of the environment and the credentials of URLs; not for output that is parsed."""
+    """Return ``text`` without the environment's secrets and the credentials of URLs; not for output that is parsed."""
     return redact(text, secret_values(os.environ))
 
 
@@ -32,7 +32,7 @@ def redact_values(values: Any) -> Any:
 
 
 def prepare_mlflow() -> None:
-    """Set what MLflow reads when it is first imported: no telemetry, bars or notices; S3's endpoint as boto3 reads it."""
+    """Set what MLflow reads when it is imported: no telemetry, bars or notices; S3's endpoint as boto3 reads it."""
     for name, value in MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

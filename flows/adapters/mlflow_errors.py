@@ -13,7 +13,7 @@ from flows.adapters.environment import prepare_mlflow, redact_text
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 FOREIGN = ("mlflow", "sqlalchemy", "alembic", "sqlite3", "requests", "urllib3", "botocore", "boto3", "s3transfer")
-"""Packages whose errors are about the store, not about us."""
+"""Packages whose errors are about the store, and no mistakes of this program."""
 REMEDIES = (
     (
         r"file:? ?store|filesystem tracking backend",
@@ -34,13 +34,15 @@ REMEDIES = (
         "check that the folder exists and may be written",
     ),
     (
-        r"PERMISSION_DENIED|UNAUTHENTICATED|\b40[13]\b|authentication failed|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|credentials",
-        "check the credentials in the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; for s3:// AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL",
+        r"PERMISSION_DENIED|UNAUTHENTICATED|\b40[13]\b|authentication failed|AccessDenied|InvalidAccessKeyId"
+        r"|SignatureDoesNotMatch|credentials",
+        "check the credentials in the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+        "MLFLOW_TRACKING_TOKEN; for s3:// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL",
     ),
     (r"NoSuchBucket", "make the bucket, or name another one in tracking.artifacts"),
     (
-        r"Max retries|refused|timed? ?out|not resolve|Name or service|unreachable|could not connect|ConnectionError|connection to server",
+        r"Max retries|refused|timed? ?out|not resolve|Name or service|unreachable|could not connect|ConnectionError"
+        r"|connection to server",
         "is the server running, and tracking.uri right?",
     ),
 )
@@ -55,7 +57,7 @@ class HasUri(Protocol):
 
 
 def translate_errors(action: str) -> Callable[[Method], Method]:
-    """Decorate methods of objects with a ``uri``: errors of the store there are raised as `explain_error` makes them."""
+    """Decorate methods of objects with a ``uri``: errors of that store are raised as `explain_error` makes them."""
 
     def wrap(method: Method) -> Method:
         @functools.wraps(method)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from florence.config import TrackingSettings
 from florence.errors import FlorenceError, SettingsError
 from flows.adapters.environment import redact_text
@@ -19,8 +21,8 @@ from flows.adapters.mlflow_errors import first_line, translate_errors
 class MlflowStore:
     """The MLflow store that ``settings`` name, for the workspace ``root``.
 
-    Nothing is imported or opened before it is used. Every method raises FlorenceError, naming the store and the remedy, where
-    the store cannot be reached, read or written. Global state of MLflow is neither used nor changed.
+    Nothing is imported or opened before it is used. Every method raises FlorenceError, naming the store and the
+    remedy, where the store cannot be reached, read or written. Global state of MLflow is neither used nor changed.
     """
 
     def __init__(self, settings: TrackingSettings, root: Path | str) -> None:
@@ -136,13 +138,11 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 
 def ping(uri: str) -> None:
-    """Raise FlorenceError soon where an http(s) server does not answer; MLflow itself would go on trying for minutes."""
-    import requests
-
+    """Raise FlorenceError soon where an http(s) server does not answer; MLflow would go on trying for minutes."""
     try:
         requests.get(uri.rstrip("/") + "/health", timeout=10, allow_redirects=False)
     except requests.exceptions.SSLError:
-        return  # it answers; which certificates are trusted, MLflow has settings of its own for
+        return  # it answers; MLflow has settings of its own for the certificates that are trusted
     except requests.RequestException as error:
         raise FlorenceError(
             f"MLflow at {redact_text(uri)} does not answer: {first_line(error)}; "

@@ -1,4 +1,4 @@
-"""A model as MLflow keeps it: code, weights, the florence package beside them, what it wants and what it answers."""
+"""A model as MLflow keeps it: code, weights, the florence package, requirements and signature."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import florence
 from florence.errors import ModelError
 
 REQUIREMENTS = (
@@ -26,13 +28,16 @@ REQUIREMENTS = (
     "torch",
     "transformers",
 )
-"""What the served model imports; told to MLflow, which would take a quarter of a minute to find out."""
+"""Packages that the served model imports; MLflow would take a quarter of a minute to find them out."""
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".msgpack", ".h5")
 
 
 @contextmanager
 def package_model(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Iterator[Path]:
-    """A folder, while the block runs, with the model in ``model_dir`` and the files ``beside`` its weights as MLflow's ``record`` of it describes."""
+    """Yield a temporary folder with the model in ``model_dir``, as MLflow's ``record`` of it describes.
+
+    ``beside``: files that are kept beside the weights.
+    """
     import mlflow.pyfunc
 
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +50,7 @@ def package_model(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Ite
         for file in beside:
             shutil.copy(file, weights)
         shutil.copy(Path(__file__).with_name("served.py"), served)
-        with warnings.catch_warnings(action="ignore"):  # it would like an example of the input
+        with warnings.catch_warnings(action="ignore"):  # MLflow asks for an example of the input
             mlflow.pyfunc.save_model(
                 str(result),
                 mlflow_model=record,
@@ -71,23 +76,22 @@ def check_model_folder(model_dir: Path) -> None:
 
 
 def copy_library(target: Path) -> None:
-    """A copy of the florence package's source: what a registered model is run with, wherever it is loaded."""
-    import florence
-
-    # The weights that come with the package would only double those that are registered.
+    """Copy the source of the florence package: a registered model runs with it, wherever it is loaded."""
+    # The weights that come with the package would only double the registered ones.
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "tests", "*.safetensors")
     shutil.copytree(Path(florence.__file__).parent, target, ignore=ignored)
 
 
 def requirements() -> list[str]:
-    """The served model's requirements, at the versions installed here."""
-    from importlib.metadata import version
-
+    """Return the requirements of the served model, at the versions installed here."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
 def signature() -> Any:
-    """Rows of image, task and input; of each a text, regions, a score, a confidence and an error. An image may be a path, bytes or base64."""
+    """Return MLflow's signature: rows of image, task and input give text, regions, score, confidence and error.
+
+    An image may be a path, bytes or base64.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, Schema
     from mlflow.types import ParamSpec as Param

@@ -25,7 +25,8 @@ CHAMPION, CHALLENGER, HISTORY = "champion", "challenger", "florence.champions"
 class ModelVersion:
     """A registered model.
 
-    ``version``: its number; ``run_id``: the run that made it; ``tags``: its lineage; ``aliases``: champion, challenger.
+    ``version``: its number; ``run_id``: the run that made it; ``tags``: its lineage; ``aliases``: champion,
+    challenger.
     """
 
     version: str
@@ -35,7 +36,10 @@ class ModelVersion:
 
 
 class ModelRegistry:
-    """The registered models of an MLflow store. Every method raises FlorenceError, naming the store and the remedy, where the store fails."""
+    """The registered models of an MLflow store.
+
+    Every method raises FlorenceError, naming the store and the remedy, where the store fails.
+    """
 
     def __init__(self, store: MlflowStore) -> None:
         self.store = store
@@ -48,9 +52,11 @@ class ModelRegistry:
 
     @translate_errors("register the model")
     def register(self, run_id: str, model_dir: Path | str, tags: Mapping[str, Any], beside: Iterable[Path] = ()) -> str:
-        """Register the model in ``model_dir`` as made by ``run_id``, with ``tags`` as its lineage and the files ``beside`` its weights, and call it challenger.
+        """Register the model in ``model_dir`` as made by ``run_id``, and make it the challenger.
 
-        Returns the version's number; of a run that has registered one already, that one's. Raises ModelError where there are no weights.
+        ``tags``: its lineage; ``beside``: files that are kept beside its weights.
+        Returns the version's number; of a run that has registered one already, that one's. Raises ModelError where
+        there are no weights.
         """
         version = next((v.version for v in self.versions() if v.run_id == run_id), None)
         if version is None:
@@ -75,7 +81,7 @@ class ModelRegistry:
             )
 
     def _log_model(self, run_id: str, model_dir: Path, tags: dict[str, str], beside: tuple[Path, ...]) -> str:
-        """Log the model as code, the weights and the florence package beside it; returns MLflow's id of it."""
+        """Log the model as code, with the weights and the florence package; return MLflow's id of it."""
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
@@ -98,7 +104,7 @@ class ModelRegistry:
 
     @translate_errors("list models")
     def versions(self) -> tuple[ModelVersion, ...]:
-        """Every registered version, the newest first."""
+        """Return every registered version, the newest first."""
         aliases = self._read_aliases()
         found, token = [], None
         while True:
@@ -111,17 +117,17 @@ class ModelRegistry:
 
     @translate_errors("look for the champion")
     def champion(self) -> ModelVersion | None:
-        """The version in use, None where none has been promoted."""
+        """Return the version in use, None where none has been promoted."""
         return self._find_alias(CHAMPION)
 
     @translate_errors("look for the challenger")
     def challenger(self) -> ModelVersion | None:
-        """The version registered last, None where there is none."""
+        """Return the version registered last, None where there is none."""
         return self._find_alias(CHALLENGER)
 
     @translate_errors("promote the model")
     def promote(self, version: str | int | None = None) -> ModelVersion:
-        """Make ``version``, by default the challenger, the champion; the one before is remembered for `rollback`."""
+        """Make ``version``, by default the challenger, the champion; the champion before it is kept for `rollback`."""
         if version is None:
             if (challenger := self.challenger()) is None:
                 raise FlorenceError(f"no challenger of {self.name!r} to promote; `florence register` makes one")
@@ -136,7 +142,7 @@ class ModelRegistry:
 
     @translate_errors("roll back")
     def rollback(self) -> tuple[str, str]:
-        """Make the champion before this one champion again; returns (from, to). Can be repeated, down to the first one."""
+        """Make the champion before this one champion again; return (from, to). Can be repeated down to the first."""
         champion = self.champion()
         history = self._read_history()
         there = {v.version for v in self.versions()}
@@ -186,13 +192,13 @@ class ModelRegistry:
         return target
 
     def _artifact_uri(self, version: str) -> str:
-        """Where a version's artifacts are. Unity Catalog gives the credentials for its own only by the model's name."""
+        """Return where a version's artifacts are. Unity Catalog gives credentials for them only by the model's name."""
         if self.store.registry_uri.startswith("databricks-uc"):
             return f"models:/{self.name}/{version}"
         return self.store.client.get_model_version_download_uri(self.name, version).rstrip("/")
 
     def _registered_model(self) -> Any:
-        """MLflow's record of the registered model; None where there is none yet."""
+        """Return MLflow's record of the registered model; None where there is none yet."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -203,7 +209,7 @@ class ModelRegistry:
             raise
 
     def _read_aliases(self) -> dict[str, tuple[str, ...]]:
-        """Version → its aliases."""
+        """Return the aliases of each version that has some."""
         found = self._registered_model()
         pairs = found.aliases.items() if found else ()
         return {str(version): tuple(sorted(a for a, v in pairs if v == version)) for _, version in pairs}
@@ -217,7 +223,7 @@ class ModelRegistry:
         return _model_version(self.store.client.get_model_version(self.name, version), self._read_aliases())
 
     def _find_number(self, ref: str) -> str:
-        """The number of a version or alias that is registered. Raises FlorenceError, listing what is."""
+        """Return the number of a registered version or alias. Raises FlorenceError, listing what is registered."""
         versions = self.versions()
         name = ref.removeprefix("@")
         for version in versions:
@@ -225,11 +231,12 @@ class ModelRegistry:
                 return version.version
         known = ", ".join(v.version + "".join(f" (@{alias})" for alias in v.aliases) for v in versions)
         raise FlorenceError(
-            f"model {self.name!r} has no version or alias {ref!r}; registered: {known or 'none, `florence register` makes one'}"
+            f"model {self.name!r} has no version or alias {ref!r}; "
+            f"registered: {known or 'none, `florence register` makes one'}"
         )
 
     def _read_history(self) -> list[str]:
-        """The champions before this one, the last one last."""
+        """Return the numbers of the champions before this one, the latest last."""
         found = self._registered_model()
         return [str(version) for version in json.loads(found.tags.get(HISTORY, "[]"))] if found else []
 

@@ -1,6 +1,7 @@
 """Great Expectations over a round's labels: before they are published, and again as DVC's first stage.
 
-The suites are data: expectations/*.json, one for each table of `quality_tables.TABLES`. docs/expectations.md is for those who edit them.
+The suites are data: expectations/*.json, one for each table of `quality_tables.TABLES`. docs/expectations.md is for
+people who edit them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from florence.config import Settings
 from florence.errors import DataError, SettingsError, ValidationFailedError
 from florence.store import Store
 from florence.workspace.layout import list_rounds
-from flows.adapters.quality_tables import TABLES, schema_table, tables
+from flows.adapters.quality_tables import TABLES, make_tables, schema_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """The expectations of one table: how many there are, how many were met, and a line about each that was not.
+class ValidationResult:
+    """The result of one table's expectations: how many there are, how many were met, and a line about each failure.
 
     ``failures`` stop a run; ``warnings`` are of expectations whose severity is warning or info.
     """
@@ -48,22 +49,24 @@ class Checked:
 
 
 def validate_staging(settings: Settings, store: Store, round: int, root: Path) -> dict[str, Any]:
-    """Check the labels of ``round`` in the working store before they are published; returns the counts.
+    """Check the labels of ``round`` in the working store before they are published; return the counts.
 
-    Raises ValidationFailedError naming each expectation that was not met, SettingsError for a suite that is wrong. Builds Data Docs either way.
+    Raises ValidationFailedError naming each expectation that was not met, SettingsError for a suite that is wrong.
+    Builds Data Docs either way.
     """
     return _validate(f"round {round} before publishing", settings, store, round, root)
 
 
 def validate_snapshot(settings: Settings, data: Store, root: Path) -> dict[str, Any]:
-    """Check the last round of the snapshot in ``data``; returns the counts, which it also writes to metrics/validation.json.
+    """Check the last round of the snapshot in ``data``; write the counts to metrics/validation.json and return them.
 
     Raises DataError where there is no snapshot, otherwise as `validate_staging`.
     """
     rounds = list_rounds(data)
     if not rounds:
         raise DataError(
-            f"{data.uri} holds no labels: `florence loop` makes a snapshot, `dvc pull` fetches the one that data.dvc names"
+            f"{data.uri} holds no labels: `florence loop` makes a snapshot, "
+            "`dvc pull` fetches the one that data.dvc names"
         )
     counts = _validate(f"the snapshot of round {rounds[-1]}", settings, data, rounds[-1], root)
     Store(str(root)).write_json(METRICS, counts)
@@ -77,31 +80,32 @@ def _validate(where: str, settings: Settings, store: Store, round: int, root: Pa
         "max_shift": settings.validation.max_shift,
         "round": round,
     }
-    checked: list[Checked] = []
-    with quiet():
-        session = Session(bounds)
+    results: list[ValidationResult] = []
+    with silence_great_expectations():
+        session = ValidationSession(bounds)
         try:
-            checked.append(session.check("schema", schema_table(store, round), suites["schema"]))
-            if not checked[0].failures:
-                # the other tables can be made only of columns that are as they should be
-                checked += [
-                    session.check(name, frame, suites[name]) for name, frame in tables(settings, store, round).items()
+            results.append(session.check("schema", schema_table(store, round), suites["schema"]))
+            if not results[0].failures:
+                # the other tables need columns of the right types
+                results += [
+                    session.check(name, frame, suites[name])
+                    for name, frame in make_tables(settings, store, round).items()
                 ]
         finally:
             session.build_docs(root / DOCS)
-    for line in (line for table in checked for line in table.warnings):
+    for line in (line for table in results for line in table.warnings):
         logger.warning("validation of %s: %s", where, line)
-    if failures := [line for table in checked for line in table.failures]:
+    if failures := [line for table in results for line in table.failures]:
         raise ValidationFailedError(where, failures)
-    return _counts(checked)
+    return _counts(results)
 
 
-def _counts(checked: list[Checked]) -> dict[str, Any]:
+def _counts(results: list[ValidationResult]) -> dict[str, Any]:
     return {
-        "expectations": sum(table.expectations for table in checked),
-        "passed": sum(table.passed for table in checked),
-        "rows": {table.table: table.rows for table in checked},
-        "suites": {table.table: {"expectations": table.expectations, "passed": table.passed} for table in checked},
+        "expectations": sum(table.expectations for table in results),
+        "passed": sum(table.passed for table in results),
+        "rows": {table.table: table.rows for table in results},
+        "suites": {table.table: {"expectations": table.expectations, "passed": table.passed} for table in results},
     }
 
 
@@ -109,20 +113,21 @@ def _counts(checked: list[Checked]) -> dict[str, Any]:
 
 
 def read_suites(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The expectations for each table. Raises SettingsError naming the file and what is wrong in it."""
+    """Return the expectations of each table. Raises SettingsError naming the file and what is wrong in it."""
     missing = [name for name in TABLES if not (folder / f"{name}.json").is_file()]
     if missing:
         raise SettingsError(
-            f"{folder / missing[0]}.json does not exist, so {missing[0]} cannot be checked; `florence init` in an empty folder writes "
-            'one to copy, and {"expectations": []} switches the checks of a table off'
+            f"{folder / missing[0]}.json does not exist, so {missing[0]} cannot be checked; "
+            "`florence init` in an empty folder writes one to copy, "
+            'and {"expectations": []} switches the checks of a table off'
         )
     unknown = sorted(path.name for path in folder.glob("*.json") if path.stem not in TABLES)
     if unknown:
         raise SettingsError(f"{folder / unknown[0]}: there is no table of this name; tables: {', '.join(TABLES)}")
-    return {name: _suite(folder / f"{name}.json") for name in TABLES}
+    return {name: _read_suite(folder / f"{name}.json") for name in TABLES}
 
 
-def _suite(path: Path) -> list[dict[str, Any]]:
+def _read_suite(path: Path) -> list[dict[str, Any]]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -142,25 +147,25 @@ def _suite(path: Path) -> list[dict[str, Any]]:
     return items
 
 
-def _parameters(value: Any) -> Iterator[str]:
-    """The names that ``{"$PARAMETER": name}`` stands for anywhere in ``value``."""
+def _parameter_names(value: Any) -> Iterator[str]:
+    """Yield every name in a ``{"$PARAMETER": name}`` within ``value``."""
     if isinstance(value, dict):
         if "$PARAMETER" in value:
             yield str(value["$PARAMETER"])
         else:
             for inner in value.values():
-                yield from _parameters(inner)
+                yield from _parameter_names(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _parameters(inner)
+            yield from _parameter_names(inner)
 
 
 # ---------------------------------------------------------------- Great Expectations
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Great Expectations without analytics, warnings and logs of what is told in plain words here."""
+def silence_great_expectations() -> Iterator[None]:
+    """Run Great Expectations without analytics, warnings and logs; failures are explained here in plain words."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "False")
     noisy = logging.getLogger("great_expectations")
     level = noisy.level
@@ -173,8 +178,11 @@ def quiet() -> Iterator[None]:
         noisy.setLevel(level)
 
 
-class Session:
-    """One run of suites in a context of its own, which nothing of remains but its Data Docs. ``parameters``: what $PARAMETER may name."""
+class ValidationSession:
+    """One run of suites in a context of its own, of which only the Data Docs remain.
+
+    ``parameters``: the values that $PARAMETER may name.
+    """
 
     def __init__(self, parameters: Mapping[str, float]) -> None:
         import great_expectations as gx
@@ -195,8 +203,8 @@ class Session:
             table: source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all") for table in TABLES
         }
 
-    def check(self, table: str, frame: pd.DataFrame, items: list[dict[str, Any]]) -> Checked:
-        """Hold ``frame`` against the expectations ``items``. Raises SettingsError for one that cannot be understood."""
+    def check(self, table: str, frame: pd.DataFrame, items: list[dict[str, Any]]) -> ValidationResult:
+        """Check ``frame`` against the expectations ``items``. Raises SettingsError for an expectation that is wrong."""
         import great_expectations as gx
 
         suite = gx.ExpectationSuite(name=table, expectations=[self._expectation(table, frame, item) for item in items])
@@ -213,9 +221,9 @@ class Session:
             if not result.success:
                 config: Any = result.expectation_config
                 stops = getattr(config.severity, "value", config.severity) not in ("warning", "info")
-                lines[stops].append(_line(table, frame, config, result))
+                lines[stops].append(_format_failure(table, frame, config, result))
         failed = len(lines[True]) + len(lines[False])
-        return Checked(
+        return ValidationResult(
             table, len(frame), len(items), len(items) - failed, tuple(sorted(lines[True])), tuple(sorted(lines[False]))
         )
 
@@ -230,19 +238,19 @@ class Session:
             raise SettingsError(
                 f"{where}: there is no such expectation" + (f"; did you mean {near[0]}?" if near else "")
             )
-        for name in _parameters(item["kwargs"]):
+        for name in _parameter_names(item["kwargs"]):
             if name not in self.parameters:
                 raise SettingsError(f"{where}: unknown $PARAMETER {name!r}; known: {', '.join(self.parameters)}")
-        for name in _columns(item["kwargs"]):
+        for name in _column_names(item["kwargs"]):
             if name not in frame.columns:
                 raise SettingsError(f"{where}: the table has no column {name!r}; it has: {', '.join(frame.columns)}")
         try:
             return ExpectationConfiguration(**item).to_domain_obj()
-        except Exception as error:  # of many kinds, from pydantic's to TypeError
+        except Exception as error:  # of many types, from pydantic's to TypeError
             raise SettingsError(f"{where}: {' '.join(str(error).split())}") from None
 
     def build_docs(self, folder: Path) -> None:
-        """Write the pages about all checks of this session below ``folder``, in place of those of an earlier one."""
+        """Write the pages about all checks of this session to ``folder``, in place of earlier pages."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())}
@@ -255,8 +263,8 @@ class Session:
         self.context.build_data_docs()
 
 
-def _columns(kwargs: Mapping[str, Any]) -> list[str]:
-    """The columns that an expectation speaks of."""
+def _column_names(kwargs: Mapping[str, Any]) -> list[str]:
+    """Return the columns that an expectation is about."""
     found = [kwargs[key] for key in ("column", "column_A", "column_B") if isinstance(kwargs.get(key), str)]
     listed = kwargs.get("column_list")
     return found + [name for name in (listed if isinstance(listed, list) else []) if isinstance(name, str)]
@@ -265,71 +273,74 @@ def _columns(kwargs: Mapping[str, Any]) -> list[str]:
 # ---------------------------------------------------------------- messages
 
 
-def _line(table: str, frame: pd.DataFrame, config: Any, result: Any) -> str:
-    """What was expected of ``table`` and what was found, with one row as an example."""
-    line = f"{table}: {config.type}({_told(config.kwargs)})"
+def _format_failure(table: str, frame: pd.DataFrame, config: Any, result: Any) -> str:
+    """Return what was expected of ``table`` and what was found, with one row as an example."""
+    line = f"{table}: {config.type}({_format_kwargs(config.kwargs)})"
     found = result.result
-    if result.exception_info and (error := _error(result.exception_info)):
+    if result.exception_info and (error := _exception_message(result.exception_info)):
         line += f" could not be computed: {error}"
     elif "element_count" in found:
         of = f"{found['unexpected_count']} of {found['element_count']} rows unexpected"
-        line += f" – {of}{_example(table, frame, config.kwargs, found)}"
+        line += f" – {of}{_format_example(table, frame, config.kwargs, found)}"
     else:
-        line += f" – {_found(found)}"
+        line += f" – {_format_found(found)}"
     return line + (f". {config.notes}" if config.notes else "")
 
 
-def _told(kwargs: Mapping[str, Any]) -> str:
-    columns = _columns(kwargs)
+def _format_kwargs(kwargs: Mapping[str, Any]) -> str:
+    """Return an expectation's arguments: its columns, its other values, its condition on rows."""
+    columns = _column_names(kwargs)
     others = {
         key: value
         for key, value in sorted(kwargs.items())
         if value not in columns and key not in ("batch_id", "column_list", "row_condition")
     }
-    where = [f"where {_condition(kwargs['row_condition'])}"] if kwargs.get("row_condition") else []
-    return ", ".join([*columns, *(f"{key}={_short(value)}" for key, value in others.items()), *where])
+    where = [f"where {_format_condition(kwargs['row_condition'])}"] if kwargs.get("row_condition") else []
+    return ", ".join([*columns, *(f"{key}={_format_value(value)}" for key, value in others.items()), *where])
 
 
-def _condition(value: Any) -> str:
-    """A condition on rows as it would be said."""
+def _format_condition(value: Any) -> str:
+    """Return a condition on rows in words."""
     if not isinstance(value, dict) or value.get("type") not in ("comparison", "nullity", "and", "or"):
-        return _short(value)
+        return _format_value(value)
     if value["type"] in ("and", "or"):
-        return f" {value['type']} ".join(_condition(part) for part in value["conditions"])
+        return f" {value['type']} ".join(_format_condition(part) for part in value["conditions"])
     name = value["column"]["name"]
     if value["type"] == "nullity":
         return f"{name} is {'' if value['is_null'] else 'not '}null"
-    return f"{name} {value['operator']} {_short(value['parameter'])}"
+    return f"{name} {value['operator']} {_format_value(value['parameter'])}"
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     plain = value.item() if hasattr(value, "item") else value
     text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=str)
     return text if len(text) <= 160 else text[:157] + "…"
 
 
-def _example(table: str, frame: pd.DataFrame, kwargs: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _format_example(table: str, frame: pd.DataFrame, kwargs: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     index = found.get("partial_unexpected_index_list")
     values = found.get("partial_unexpected_list")
     if not values:
         return ""
     if index is None or not len(index) or isinstance(index[0], dict):
-        return f", e.g. {_short(values[0])}"
+        return f", e.g. {_format_value(values[0])}"
     row = frame.loc[index[0]]
-    columns = [c for c in _columns(kwargs) if c != TABLES[table]]
-    shown = ", ".join(_short(None if row[c] is None or row[c] != row[c] else row[c]) for c in columns)
+    columns = [c for c in _column_names(kwargs) if c != TABLES[table]]
+    shown = ", ".join(_format_value(None if row[c] is None or row[c] != row[c] else row[c]) for c in columns)
     return f", e.g. {shown + ' ' if shown else ''}({TABLES[table].removesuffix('_id')} {row[TABLES[table]]})"
 
 
-def _found(found: Mapping[str, Any]) -> str:
-    """The value that an expectation about a whole table or column found, or what a set has too much and too little."""
+def _format_found(found: Mapping[str, Any]) -> str:
+    """Return the value found for a whole table or column, or the unexpected and missing members of a set."""
     sets = {"unexpected": found.get("partial_unexpected_list"), "missing": found.get("partial_missing_list")}
-    told = [f"{key}: {_short(list(values))}" for key, values in sets.items() if values]
-    return "; ".join(told) if told else f"found {_short(found.get('observed_value'))}"
+    differences = [f"{key}: {_format_value(list(values))}" for key, values in sets.items() if values]
+    return "; ".join(differences) if differences else f"found {_format_value(found.get('observed_value'))}"
 
 
-def _error(info: Mapping[str, Any]) -> str:
-    """The message of an exception within Great Expectations, "" where there was none; nested by metric where a metric raised it."""
+def _exception_message(info: Mapping[str, Any]) -> str:
+    """Return the message of an exception within Great Expectations (nested by metric if a metric raised it), or ""."""
     if "raised_exception" in info:
         return str(info.get("exception_message") or "") if info["raised_exception"] else ""
-    return next((text for inner in info.values() if isinstance(inner, Mapping) and (text := _error(inner))), "")
+    return next(
+        (text for inner in info.values() if isinstance(inner, Mapping) and (text := _exception_message(inner))), ""
+    )

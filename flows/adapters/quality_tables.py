@@ -1,7 +1,7 @@
-"""What the expectations look at: a round's tables as flat data frames, one row a thing and one column a question.
+"""The tables that expectations check: a round's labels, regions and images as flat data frames.
 
-Places are flattened with Arrow and NumPy, so that a million labels take seconds; image bytes are never read.
-docs/expectations.md says what every column means.
+Boxes, quads and polygons are flattened with Arrow and NumPy, so that a million labels take seconds; image bytes are
+never read. docs/expectations.md explains every column.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ TABLES: dict[str, str] = {
     "annotation_types": "task",
     "training": "annotation_id",
 }
-"""The tables, each with the column that names a row in a message."""
+"""Table → the column that names a row in a message."""
 _REPEATED = ["image_id", "task", "annotator", "version", "reason"]
-"""Columns of few different texts: as categories they are filtered an order of magnitude faster."""
+"""Columns of few different texts: as categories they are filtered ten times as fast."""
 OLDER = {"images": ("phash: string",)}
-"""Columns that files of earlier versions lack, and that are read as null there."""
+"""Columns that files of earlier versions lack; they are read as null there."""
 
 
 def schema_table(store: Store, round: int) -> pd.DataFrame:
-    """One row for each column (nested ones too) with its type; ``everywhere``: whether all files of its table have it so, or are read as if they had."""
+    """Return one row for each column (nested ones too) with its type.
+
+    ``everywhere``: whether all files of its table have it with that type, or are read as if they had.
+    """
     import pandas as pd
 
     rows = []
@@ -61,26 +64,29 @@ def _columns(store: Store, name: str) -> list[str]:
     try:
         schema = pq.read_schema(store.path(name), filesystem=None if store.local else store.fs)
     except Exception:
-        store.read_table(name)  # says in plain words what is wrong with the file
+        store.read_table(name)  # raises an error that says what is wrong with the file
         raise
     return [line for field in schema for line in _leaves(field.name, field.type)]
 
 
-def _leaves(path: str, kind: pa.DataType) -> list[str]:
-    """``path: type``, with [] for each list and a line for every field of a struct."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _leaves(f"{path}[]", kind.value_type)
-    if pa.types.is_struct(kind):
+def _leaves(path: str, column_type: pa.DataType) -> list[str]:
+    """Return ``path: type``, with [] for each list and a line for every field of a struct."""
+    if pa.types.is_list(column_type) or pa.types.is_large_list(column_type):
+        return _leaves(f"{path}[]", column_type.value_type)
+    if pa.types.is_struct(column_type):
         return [
             line
-            for index in range(kind.num_fields)
-            for line in _leaves(f"{path}.{kind.field(index).name}", kind.field(index).type)
+            for index in range(column_type.num_fields)
+            for line in _leaves(f"{path}.{column_type.field(index).name}", column_type.field(index).type)
         ]
-    return [f"{path}: {kind}"]
+    return [f"{path}: {column_type}"]
 
 
-def tables(settings: Settings, store: Store, round: int) -> dict[str, pd.DataFrame]:
-    """Every table but ``schema``, for the labels of ``round`` and the images in ``store``; the round before is the one compared with."""
+def make_tables(settings: Settings, store: Store, round: int) -> dict[str, pd.DataFrame]:
+    """Return every table but ``schema``, for the labels of ``round`` and the images in ``store``.
+
+    They are compared with the labels of the round before.
+    """
     images = read_images(store)
     labels = store.read_table(f"labels/round={round}/labels.parquet", ANNOTATIONS.names)
     before = f"labels/round={round - 1}/labels.parquet"
@@ -89,7 +95,7 @@ def tables(settings: Settings, store: Store, round: int) -> dict[str, pd.DataFra
         "images": images.select(RECORD_COLUMNS).to_pandas(),
         "labels": _labels(labels, images),
         "regions": _regions(labels.filter(labels["kept"]), images),
-        "annotation_types": _kinds(labels, parent, images),
+        "annotation_types": _annotation_types(labels, parent, images),
         "training": _training(labels, images, settings),
     }
 
@@ -101,11 +107,11 @@ def _labels(labels: pa.Table, images: pa.Table) -> pd.DataFrame:
     return flat.to_pandas(categories=_REPEATED)
 
 
-# ---------------------------------------------------------------- places
+# ---------------------------------------------------------------- regions
 
 
 def _regions(labels: pa.Table, images: pa.Table) -> pd.DataFrame:
-    """One row for each region of ``labels``: whose it is, where it lies, and whether it is well formed."""
+    """Return one row for each region of ``labels``: its label, its coordinates, and whether it is well formed."""
     lists = _whole(labels["regions"])
     region = pc.list_flatten(lists)
     part = {
@@ -117,28 +123,31 @@ def _regions(labels: pa.Table, images: pa.Table) -> pd.DataFrame:
     frame["label"], frame["score"] = part["label"].to_pandas(), part["score"].to_numpy(zero_copy_only=False)
     for name in ("width", "height"):
         frame[name] = images[name].take(at).to_numpy().astype(float)
-    for name, column in _places(part, frame["width"].to_numpy(), frame["height"].to_numpy()).items():
+    for name, column in _coordinates(part, frame["width"].to_numpy(), frame["height"].to_numpy()).items():
         frame[name] = column
     frame["span_fits"] = _span_fits(part["span"], rows["text"])
     return frame
 
 
-def _places(part: dict[str, Any], width: np.ndarray, height: np.ndarray) -> dict[str, np.ndarray]:
-    """Bounds of each region, its shorter side, and how far any of its coordinates is outside the image; NaN where there is no place."""
-    (box, box_ok), (quad, quad_ok), (outlines, outlines_ok) = (
+def _coordinates(part: dict[str, Any], width: np.ndarray, height: np.ndarray) -> dict[str, np.ndarray]:
+    """Return bounds and shorter side of each region, and how far any coordinate is outside the image, in pixels.
+
+    ``width``, ``height``: of each region's image, in pixels. NaN where a region has neither box, quad nor polygon.
+    """
+    (box, box_ok), (quad, quad_ok), (polygons, polygons_ok) = (
         _extent(part["box"], 4),
         _extent(part["quad"], 8),
-        _outlines(part["polygons"]),
+        _polygon_extent(part["polygons"]),
     )
     has = {f"has_{name}": _lengths(part[name]) > 0 for name in ("box", "quad", "polygons")}
     beyond = [
         np.max([-e[:, 0], -e[:, 1], e[:, 2] - width, e[:, 3] - height, np.zeros(len(e))], axis=0)
-        for e in (box, quad, outlines)
+        for e in (box, quad, polygons)
     ]
-    # a place that a region does not have is nowhere outside; a coordinate that is no number stays one, to be seen
+    # what a region does not have is not outside; a coordinate that is NaN stays NaN, so that an expectation finds it
     outside = np.max([np.where(owned, b, 0.0) for owned, b in zip(has.values(), beyond, strict=True)], axis=0)
     bounds = np.where(
-        has["has_box"][:, None], _in_order(part["box"], box), np.where(has["has_quad"][:, None], quad, outlines)
+        has["has_box"][:, None], _in_order(part["box"], box), np.where(has["has_quad"][:, None], quad, polygons)
     )
     x0, y0, x1, y1 = bounds.T
     return {
@@ -148,13 +157,13 @@ def _places(part: dict[str, Any], width: np.ndarray, height: np.ndarray) -> dict
         "y1": y1,
         "side": np.minimum(x1 - x0, y1 - y0),
         "outside": np.where(np.any(list(has.values()), axis=0), outside, np.nan),
-        "well_formed": box_ok & quad_ok & outlines_ok,
+        "well_formed": box_ok & quad_ok & polygons_ok,
         **has,
     }
 
 
 def _whole(column: Any) -> Any:
-    """One array of a column's chunks."""
+    """Return the chunks of a column as one array."""
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
@@ -163,9 +172,10 @@ def _lengths(lists: pa.ListArray) -> np.ndarray:
 
 
 def _extent(lists: pa.ListArray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest x and y of each list of x, y, x, y, … as (n, 4), NaN where there is none; and which lists are well formed.
+    """Return the least and greatest x and y of each list x, y, x, y, … as (n, 4), and which lists are well formed (n,).
 
-    ``size``: the number of values that a list must have, 0 for any even number from 6 on.
+    The extent of an empty list is NaN. ``size``: number of values that a list must have, 0 for any even number from 6
+    on.
     """
     length = _lengths(lists)
     ok = (length == size) if size else (length >= 6) & (length % 2 == 0)
@@ -180,24 +190,24 @@ def _extent(lists: pa.ListArray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return result, ok | (length == 0)
 
 
-def _outlines(polygons: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """The same for lists of outlines."""
+def _polygon_extent(polygons: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same for lists of polygons."""
     count = _lengths(polygons)
     result, ok = np.full((len(polygons), 4), np.nan), np.ones(len(polygons), bool)
     has = count > 0
     if has.any():
-        outline = _whole(pc.list_flatten(polygons))
-        extent, whole = _extent(outline, 0)
+        polygon = _whole(pc.list_flatten(polygons))
+        extent, whole = _extent(polygon, 0)
         starts = np.concatenate([[0], np.cumsum(count[has])[:-1]])
         result[has] = np.hstack(
             [np.minimum.reduceat(extent[:, :2], starts), np.maximum.reduceat(extent[:, 2:], starts)]
         )
-        ok[has] = np.logical_and.reduceat(whole & (_lengths(outline) > 0), starts)
+        ok[has] = np.logical_and.reduceat(whole & (_lengths(polygon) > 0), starts)
     return result, ok
 
 
 def _in_order(boxes: pa.ListArray, extent: np.ndarray) -> np.ndarray:
-    """Boxes with their corners as they stand, so that an inverted one is seen; the extent where a box has not four values."""
+    """Return boxes as they are, so that inverted ones are found; the extent where a box has not four values."""
     four = _lengths(boxes) == 4
     result = extent.copy()
     if four.any():
@@ -206,7 +216,7 @@ def _in_order(boxes: pa.ListArray, extent: np.ndarray) -> np.ndarray:
 
 
 def _span_fits(spans: pa.ListArray, texts: pa.ChunkedArray) -> np.ndarray:
-    """Whether each span lies in its text and is not empty; true where there is no span."""
+    """Return whether each span lies in its text and is not empty; true where there is no span."""
     length = _lengths(spans)
     result = length == 0
     two = length == 2
@@ -217,18 +227,19 @@ def _span_fits(spans: pa.ListArray, texts: pa.ChunkedArray) -> np.ndarray:
     return result
 
 
-# ---------------------------------------------------------------- kinds and training
+# ---------------------------------------------------------------- annotation types and training
 
 
-def _kinds(labels: pa.Table, parent: pa.Table | None, images: pa.Table) -> pd.DataFrame:
-    """One row a kind (of those that are fine-tuned, where there are labels): labels, how many are dropped, kept labels per image, and how far that is from the round before.
+def _annotation_types(labels: pa.Table, parent: pa.Table | None, images: pa.Table) -> pd.DataFrame:
+    """Return one row for each annotation type: labels, drop rate, and the shift of kept labels per image.
 
-    Only sources that the round before had are compared, so that new ones shift nothing.
+    Fine-tuned types have a row where there are labels of them. The shift is relative to the round before; only
+    sources that the round before had are compared, so that new ones shift nothing.
     """
     import pandas as pd
 
     there = set(pc.unique(labels["task"]).to_pylist())
-    frame = pd.DataFrame({"task": [*BASE_TYPES, *(kind for kind in FINE_TUNED if kind in there)]}).set_index("task")
+    frame = pd.DataFrame({"task": [*BASE_TYPES, *(name for name in FINE_TUNED if name in there)]}).set_index("task")
     frame["labels"] = _counted(labels)
     frame["kept"] = _counted(labels.filter(labels["kept"]))
     frame["drop_rate"] = (1 - frame["kept"] / frame["labels"]).where(frame["labels"] > 0)
@@ -254,9 +265,10 @@ def _source(labels: pa.Table, images: pa.Table) -> pa.ChunkedArray:
 
 
 def _training(labels: pa.Table, images: pa.Table, settings: Settings) -> pd.DataFrame:
-    """The rows that training reads: kept labels of images in the split train.
+    """Return the rows that training reads: kept labels of images in the split train.
 
-    ``split``: where else the image is named, the split least fit for training; ``split_by_hash``: what its hash says.
+    ``split``: the recorded split, of several the one least fit for training; ``split_by_hash``: the split by its
+    hash.
     """
     recorded: dict[str, str] = {}
     for image_id, split in zip(images["image_id"].to_pylist(), images["split"].to_pylist(), strict=True):

@@ -1,8 +1,9 @@
-"""A registered model as MLflow serves it. MLflow runs this file by itself, with the florence package that was logged beside the model.
+"""A registered model as MLflow serves it: MLflow runs this file alone, with the florence package logged beside it.
 
-Rows have the columns ``image`` (a path, a file's bytes, or those in base64), ``task`` ("<OD>" …) and, where the task takes one,
-``input``. Of each comes ``text``, ``regions`` (a list of {label, box, quad, polygons, score, confidence}, in pixels of the upright image), ``score``,
-``confidence`` (how often an answer of that score was right on held-out images; None where it is not known) and ``error`` ("" or why there is no answer, or no whole one).
+Rows have the columns ``image`` (a path, a file's bytes, or those in base64), ``task`` ("<OD>" …) and, where the task
+takes one, ``input``. Of each comes ``text``, ``regions`` (a list of {label, box, quad, polygons, score, confidence},
+in pixels of the upright image), ``score``, ``confidence`` (how often an answer of that score was right on held-out
+images; None where it is not known) and ``error`` ("" or why there is no answer, or no whole one).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mlflow.pyfunc import PythonModel
 from florence.errors import ImageError
 from florence.images import decode_image
 from florence.model import checkpoint
-from florence.model.confidence import Calibration, beside
+from florence.model.confidence import Calibration, read_calibrations
 from florence.model.generate import Query, predict
 from florence.tasks import Answer, task
 
@@ -34,48 +35,48 @@ class Florence(PythonModel):
     """Answers tasks about images."""
 
     def load_context(self, context) -> None:
-        """Load the model that lies in the artifact ``model``."""
+        """Load the model in the artifact ``model``."""
         self.checkpoint = checkpoint.load(context.artifacts["model"])
-        self.calibrations = beside(Path(context.artifacts["model"]))
+        self.calibrations = read_calibrations(Path(context.artifacts["model"]))
 
     def predict(self, context, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """An answer for each row (MLflow makes a table of a list of dicts). ``params``: max_tokens, the longest answer.
+        """Return an answer for each row (MLflow makes a table of a list of dicts).
 
-        Raises UnknownNameError for a task that there is not, EncodeError for an input that the task does not take; an image that
-        cannot be read is told in its row.
+        ``params``: max_tokens, the longest answer. Raises UnknownNameError for an unknown task, EncodeError for an
+        input that the task does not take; an image that cannot be read has an error in its row.
         """
         answers: list[dict[str, Any]] = [{} for _ in range(len(model_input))]
         images: list[np.ndarray] = []
-        places: dict[str, int] = {}
+        index_of: dict[str, int] = {}
         asks: list[Query] = []
         rows: list[int] = []
         inputs = model_input["input"] if "input" in model_input.columns else [""] * len(model_input)
-        for row, (image, name, given) in enumerate(zip(model_input["image"], model_input["task"], inputs, strict=True)):
-            given = given if isinstance(given, str) else ""
-            task(name).prompt(given)
+        for row, (image, name, value) in enumerate(zip(model_input["image"], model_input["task"], inputs, strict=True)):
+            text = value if isinstance(value, str) else ""
+            task(name).prompt(text)
             try:
-                key, pixels = _read(image, places)
+                key, pixels = _read(image, index_of)
             except (ImageError, OSError) as error:
                 answers[row] = {"text": "", "regions": [], "score": None, "confidence": None, "error": str(error)}
                 continue
             if pixels is not None:
-                places[key] = len(images)
+                index_of[key] = len(images)
                 images.append(pixels)
-            asks.append(Query(places[key], name, given))
+            asks.append(Query(index_of[key], name, text))
             rows.append(row)
         longest = int((params or {}).get("max_tokens", MAX_TOKENS))
         for row, ask, answer in zip(
             rows, asks, predict(self.checkpoint, images, asks, max_tokens=longest) if asks else (), strict=True
         ):
-            answers[row] = _plain(answer, self.calibrations.get(ask.task))
-        # As objects: a score that there is not stays None, which JSON knows, and does not become NaN, which it does not.
+            answers[row] = _answer_values(answer, self.calibrations.get(ask.task))
+        # As objects: a missing score stays None, which JSON knows; otherwise it would become NaN, which JSON lacks.
         return pd.DataFrame(
             answers, columns=["text", "regions", "score", "confidence", "error"], index=model_input.index, dtype=object
         )
 
 
-def _read(image: Any, seen: Mapping[str, int]) -> tuple[str, np.ndarray | None]:
-    """The hash of an image's bytes, and its pixels where the hash is not in ``seen``."""
+def _read(image: Any, known: Mapping[str, int]) -> tuple[str, np.ndarray | None]:
+    """Return the hash of an image's bytes, and its pixels where the hash is not in ``known``."""
     if isinstance(image, (bytes, bytearray, memoryview)):
         data, name = bytes(image), "image"
     elif isinstance(image, str):
@@ -83,11 +84,11 @@ def _read(image: Any, seen: Mapping[str, int]) -> tuple[str, np.ndarray | None]:
     else:
         raise ImageError("image", "unreadable", f"a path, bytes or base64 are expected; found {type(image).__name__}")
     key = hashlib.sha256(data).hexdigest()
-    return key, None if key in seen else decode_image(data, name)
+    return key, None if key in known else decode_image(data, name)
 
 
 def _bytes(text: str) -> tuple[bytes, str]:
-    """The bytes that a string stands for, and a name to speak of them: base64, a data: URL, or the path of a file."""
+    """Return the bytes that a string stands for (base64, a data: URL or the path of a file) and a name for messages."""
     head, comma, rest = text.partition(",")
     encoded = rest if comma and head.startswith("data:") and head.endswith(";base64") else text
     if encoded is text and os.path.isfile(text):  # False, too, for a text that is too long for a path
@@ -98,10 +99,10 @@ def _bytes(text: str) -> tuple[bytes, str]:
         raise ImageError(text[:80], "unreadable", "neither a file nor base64") from None
 
 
-def _plain(answer: Answer, calibration: Calibration | None) -> dict[str, Any]:
-    """An answer as JSON takes it."""
+def _answer_values(answer: Answer, calibration: Calibration | None) -> dict[str, Any]:
+    """Return an answer as JSON values."""
 
-    def sure(score: float | None) -> float | None:
+    def confidence_of(score: float | None) -> float | None:
         return None if score is None or calibration is None else calibration.confidence(score)
 
     regions = [
@@ -111,11 +112,11 @@ def _plain(answer: Answer, calibration: Calibration | None) -> dict[str, Any]:
             "quad": _list(region.quad),
             "polygons": [_list(p) for p in region.polygons],
             "score": region.score,
-            "confidence": sure(region.score),
+            "confidence": confidence_of(region.score),
         }
         for region in answer.regions
     ]
-    confidence = None if regions else sure(answer.score)
+    confidence = None if regions else confidence_of(answer.score)
     return {
         "text": answer.text,
         "regions": regions,

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from florence.config import SnapshotSettings
 from florence.errors import FlorenceError
 from flows.adapters.environment import redact_text
@@ -39,8 +41,8 @@ BROKEN_LOCK = re.compile(r"RWLock-file .* (?:corrupted|format error)")
 NO_COMMITTER = ("tell me who you are", "auto-detect email", "ident name", "no email was given")
 STAGE_FAILED = re.compile(r"failed to reproduce '([^']+)'(?:: (.*))?")
 
-# Run a command in a process group that ends when the process that started it has ended, in whatever way: an orphan would go
-# on training, and hold DVC's lock while the run that was started again waits for it.
+# Run a command in a process group that ends when the process that started it has ended, in whatever way: an orphan
+# would go on training, and hold DVC's lock while the run that was started again waits for it.
 _RUN_AND_END_TOGETHER = """
 import os, signal, subprocess, sys, threading
 child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
@@ -91,7 +93,10 @@ class Snapshots:
         return document if isinstance(outs, list) and outs and isinstance(outs[0], dict) and "md5" in outs[0] else None
 
     def push(self) -> bool:
-        """Push what data.dvc and dvc.lock name to ``snapshots.push``, or to the default remote; return whether there is one."""
+        """Push what data.dvc and dvc.lock name to the remote; return whether there is one.
+
+        The remote is ``snapshots.push``, or DVC's default one.
+        """
         remote = self.settings.push or self._read_config().get("core.remote")
         if remote is None:
             return False
@@ -100,8 +105,8 @@ class Snapshots:
             "-r",
             remote,
             failed=f"the snapshot cannot be pushed to the DVC remote {remote!r}",
-            remedy="`dvc remote list` shows where it leads, `florence doctor` whether it can be reached and written with the "
-            "credentials in the environment; the snapshot itself is safe in DVC's cache, and the next push takes it along",
+            remedy="`dvc remote list` shows where it leads, `florence doctor` whether the credentials in the "
+            "environment may write there; the snapshot is safe in DVC's cache, and the next push takes it along",
         )
         return True
 
@@ -125,8 +130,8 @@ class Snapshots:
     def repro(self, env: Mapping[str, str] | None = None, say: Callable[[str], None] = print) -> None:
         """Run `dvc repro`: the stages of dvc.yaml whose dependencies have changed, one after the other.
 
-        ``env`` is added to their environment; ``say`` receives every line they write, redacted. Raises FlorenceError naming
-        the stage that failed, with its last lines.
+        ``env`` is added to their environment; ``say`` receives every line they write, redacted. Raises FlorenceError
+        naming the stage that failed, with its last lines.
         """
         if (self.root / "dvc.lock").exists() and not isinstance(
             (_read_yaml(self.root / "dvc.lock") or {}).get("stages"), dict
@@ -150,7 +155,7 @@ class Snapshots:
         part.rename(folder)
 
     def restore(self, folder: Path) -> None:
-        """Bring back the round that was kept in ``folder``: its files, then data/, model/ and scores/ from DVC's cache."""
+        """Restore the round that was kept in ``folder``: its files, then data/, model/ and scores/ from DVC's cache."""
         if not (folder / "data.dvc").is_file():
             raise FlorenceError(f"{folder} holds no round that was kept")
         for name in KEPT:
@@ -262,7 +267,7 @@ class Snapshots:
         return code, lines
 
     def _environment(self, env: Mapping[str, str] | None) -> dict[str, str]:
-        """Return this process's environment with ``env`` added, and the commands of its virtual environment first on the PATH.
+        """Return this process's environment with ``env`` added and its virtual environment first on the PATH.
 
         So stages find the `florence` that runs the flow.
         """
@@ -347,8 +352,6 @@ def _explain_commit(output: str) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any] | None:
     """Return the mapping in a YAML file; None where the file is missing or holds something else."""
-    import yaml
-
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

@@ -24,7 +24,10 @@ ABLATION, VARIANT = "florence.ablation", "florence.variant"
 
 
 class Tracker:
-    """Runs in an MLflow store. Every method raises FlorenceError, naming the store and the remedy, where the store fails."""
+    """Runs in an MLflow store.
+
+    Every method raises FlorenceError, naming the store and the remedy, where the store fails.
+    """
 
     def __init__(self, store: MlflowStore) -> None:
         self.store = store
@@ -39,35 +42,35 @@ class Tracker:
 
     @translate_errors("start the loop's run")
     def loop_run(self, loop_id: str, params: Mapping[str, Any]) -> str:
-        """The run of a loop, made, or found again by ``loop_id``. Params that it has already stay as they are."""
-        run_id = self._run(f"loop {loop_id}", {LOOP: loop_id})
+        """Return the run of a loop, made, or found again by ``loop_id``. Params that it has already are not changed."""
+        run_id = self._find_or_create(f"loop {loop_id}", {LOOP: loop_id})
         self.log_params(run_id, params)
         return run_id
 
     @translate_errors("start the round's run")
     def round_run(self, parent: str, round: int, tags: Mapping[str, Any] | None = None) -> str:
-        """The run of a round below the loop's run ``parent``, made, or found again."""
-        run_id = self._run(f"round {round}", {"mlflow.parentRunId": parent, ROUND: str(round)})
+        """Return the run of a round below the loop's run ``parent``, made or found again."""
+        run_id = self._find_or_create(f"round {round}", {"mlflow.parentRunId": parent, ROUND: str(round)})
         self.set_tags(run_id, tags or {})
         return run_id
 
     @translate_errors("start the ablation's run")
     def ablation_run(self, identity: str, params: Mapping[str, Any]) -> str:
-        """The run of an ablation, made, or found again by ``identity``."""
-        run_id = self._run("ablation", {ABLATION: identity})
+        """Return the run of an ablation, made, or found again by ``identity``."""
+        run_id = self._find_or_create("ablation", {ABLATION: identity})
         self.log_params(run_id, params)
         return run_id
 
     @translate_errors("start the variant's run")
     def variant_run(self, parent: str, key: str, name: str, params: Mapping[str, Any]) -> str:
-        """The run of a variant below the ablation's run ``parent``, made, or found again by ``key``."""
-        run_id = self._run(name, {"mlflow.parentRunId": parent, VARIANT: key})
+        """Return the run of a variant below the ablation's run ``parent``, made, or found again by ``key``."""
+        run_id = self._find_or_create(name, {"mlflow.parentRunId": parent, VARIANT: key})
         self.log_params(run_id, params)
         return run_id
 
     @translate_errors("look for the variant's run")
     def variant_finished(self, parent: str, key: str) -> bool:
-        """Whether a variant has a run below ``parent`` that has ended well."""
+        """Return whether a variant has a run below ``parent`` that finished."""
         wanted = (
             f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{VARIANT}` = '{key}' and attributes.status = 'FINISHED'"
         )
@@ -77,24 +80,27 @@ class Tracker:
     def stage_run(self, env: Mapping[str, str], key: str = "", name: str = "repro") -> str:
         """The run that a stage logs to: MLFLOW_RUN_ID's where ``env`` has it (the flow sets it), else one of our own.
 
-        Our own is remembered in build/run.json, so that the stages of one ``dvc repro`` share it. ``key``: what the stages have in
-        common, for instance a hash of snapshot and settings; another key is another run, and the one before, if still open, is ended.
+        Our own is remembered in build/run.json, so that the stages of one ``dvc repro`` share it. ``key``: what the
+        stages have in common, for instance a hash of snapshot and settings; another key is another run, and the one
+        before, if still open, is ended.
         """
         if given := env.get("MLFLOW_RUN_ID"):
-            return self._reopened(given, "MLFLOW_RUN_ID names a run that is not there; unset it, or name another one")
+            return self._reopen(given, "MLFLOW_RUN_ID names a run that is not there; unset it, or name another one")
         file = self.root / "build/run.json"
         ours = {"uri": redact_text(self.uri), "experiment": self.store.settings.experiment, "key": key}
-        before = self._remembered(file, ours)
+        before = self._read_run_file(file, ours)
         if before is not None and before.pop("key") == key:
-            return self._reopened(before["run_id"], f"delete {file}")
+            return self._reopen(before["run_id"], f"delete {file}")
         if before is not None and self.store.client.get_run(before["run_id"]).info.status == "RUNNING":
             self.store.client.set_terminated(before["run_id"], "KILLED")
-        run_id = self.store.client.create_run(self.store.experiment_id, tags=self._source(), run_name=name).info.run_id
+        run_id = self.store.client.create_run(
+            self.store.experiment_id, tags=self._source_tags(), run_name=name
+        ).info.run_id
         _write_json(file, {"run_id": run_id, **ours})
         return run_id
 
-    def _remembered(self, file: Path, ours: Mapping[str, str]) -> dict[str, str] | None:
-        """What build/run.json says, if it speaks of a run that this store still has."""
+    def _read_run_file(self, file: Path, ours: Mapping[str, str]) -> dict[str, str] | None:
+        """Return what build/run.json holds, if it is about a run that this store still has."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -110,20 +116,20 @@ class Tracker:
                 return None
             raise
 
-    def _run(self, name: str, tags: dict[str, str]) -> str:
-        """The run that carries ``tags``, made where there is none, and running (again)."""
+    def _find_or_create(self, name: str, tags: dict[str, str]) -> str:
+        """Return the run with ``tags``, made where there is none, and set running again where it had ended."""
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         found = self.store.client.search_runs(
             [self.store.experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"]
         )
         if found:
-            return self._reopened(found[0].info.run_id)
+            return self._reopen(found[0].info.run_id)
         return self.store.client.create_run(
-            self.store.experiment_id, tags={**self._source(), **tags}, run_name=name
+            self.store.experiment_id, tags={**self._source_tags(), **tags}, run_name=name
         ).info.run_id
 
-    def _reopened(self, run_id: str, otherwise: str = "") -> str:
-        """``run_id``, set running where it was ended."""
+    def _reopen(self, run_id: str, otherwise: str = "") -> str:
+        """Return ``run_id``, set running again. ``otherwise``: what to do where there is no such run."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -136,8 +142,8 @@ class Tracker:
             self.store.client.update_run(run_id, status="RUNNING")
         return run_id
 
-    def _source(self) -> dict[str, str]:
-        """What MLflow's page shows as a run's user and source."""
+    def _source_tags(self) -> dict[str, str]:
+        """Return the tags that MLflow's page shows as a run's user and source."""
         try:
             user = getpass.getuser()
         except (KeyError, OSError):  # a container may run as a number that has no name
@@ -146,7 +152,7 @@ class Tracker:
 
     @translate_errors("log settings")
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        """Log nested settings as params a.b.c; those that the run has already are left alone, long values are cut."""
+        """Log nested settings, redacted, as params a.b.c; params that the run has already stay, long values are cut."""
         from mlflow.entities import Param
 
         have = self.store.client.get_run(run_id).data.params
@@ -159,7 +165,7 @@ class Tracker:
 
     @translate_errors("log metrics")
     def log_metrics(self, run_id: str, metrics: Mapping[str, Any], step: int = 0) -> None:
-        """Log the numbers in a nested mapping as metrics a.b.c, all at once; what is no number is left out."""
+        """Log the numbers in a nested mapping as metrics a.b.c, all at once; other values are left out."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -179,14 +185,15 @@ class Tracker:
             self.store.client.log_batch(run_id, tags=new[start : start + 100])
 
     def open_curves(self, run_id: str, period: float = 5.0) -> Curves:
-        """Live curves of a run: call it as (step, metrics), `close` it at the end. Never raises for what MLflow does."""
+        """Return live curves of a run: call them as (step, metrics), close them at the end."""
         return Curves(lambda: self.store.client, run_id, redact_text(self.uri), period)
 
     @translate_errors("log the snapshot")
     def log_snapshot(self, run_id: str, data: Path | str, snapshot: Mapping[str, Any], dvc_hash: str | None) -> None:
         """Log the snapshot as the run's dataset "FLD", its DVC hash as digest (without one, the snapshot's id).
 
-        ``data``: the folder, or the URI of a remote; ``snapshot``: snapshot.json, whose counts are kept as the dataset's profile.
+        ``data``: the folder, or the URI of a remote; ``snapshot``: snapshot.json, whose counts are kept as the
+        dataset's profile.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -222,7 +229,7 @@ class Tracker:
 
     @translate_errors("fetch a file of the run")
     def read_file(self, run_id: str, name: str) -> bytes | None:
-        """Return the content of the run's artifact ``name`` (as folder/file); None where the run has none of this name."""
+        """Return the content of the run's artifact ``name`` (as folder/file); None where there is no such artifact."""
         client, folder = self.store.client, name.rpartition("/")[0]
         if name not in {file.path for file in client.list_artifacts(run_id, folder or None)}:
             return None

@@ -75,7 +75,8 @@ def stage_run(name: str) -> Iterator[tuple[TrackedWorkspace, str]]:
     """Yield the workspace and the id of the MLflow run that one of DVC's stages logs to, and count the stage's seconds.
 
     The run is the loop's where a loop has started the stage; else it is one of the stage's own, and is ended after
-    it. """
+    it.
+    """
     from flows.tracked import StageSeconds, run_key
 
     workspace = open_here()

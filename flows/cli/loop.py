@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flows.adapters.prefect_server import prefect_api
 from flows.cli.context import Verbose
-from flows.prefect_server import prefect_api
 from flows.terminal import ProgressBars, say
 
 commands = typer.Typer()
@@ -57,7 +57,7 @@ def loop(  # long: options and help
     from flows.tracked import open_workspace
 
     root = Path.cwd()
-    overlay = params.overlay_of(images, config)
+    overlay = params.read_overlay(images, config)
     if images is not None:
         params.check_images(images)
     if dry_run:

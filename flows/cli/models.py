@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from flows.adapters.prefect_server import prefect_api
 from flows.cli.context import Verbose, open_here
-from flows.prefect_server import prefect_api
 from flows.terminal import ProgressBars, say
 
 commands = typer.Typer()
@@ -89,14 +89,14 @@ def predict(
       florence predict photo.jpg --task '<REGION_TO_CATEGORY>' --input 40,60,200,180
       florence predict photo.jpg --task '<CAPTION_TO_PHRASE_GROUNDING>' --input 'a dog on a sofa' --json
     """
-    from flows.predict import ask, check_out, drawn, printed
+    from flows.predict import ask_model, check_drawing_path, draw_answer, format_answer
 
     if draw is not None:
-        check_out(draw)
-    found = ask(Path.cwd(), image, task, input, model, beams)
+        check_drawing_path(draw)
+    answer = ask_model(Path.cwd(), image, task, input, model, beams)
     if draw is not None:
-        drawn(found, draw)
-    print(printed(found, as_json))
+        draw_answer(answer, draw)
+    print(format_answer(answer, as_json))
 
 
 @commands.command()

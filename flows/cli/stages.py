@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flows.adapters.prefect_server import prefect_api
 from flows.cli.context import Round, Student, Verbose, choose_round, open_here, stage_run
-from flows.prefect_server import prefect_api
 from flows.terminal import ProgressBars, say
 
 commands = typer.Typer()

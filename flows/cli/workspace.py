@@ -40,9 +40,9 @@ def doctor() -> None:
     \b
     Example: florence doctor
     """
-    from flows.doctor import examine, table
+    from flows.doctor import check_workspace, format_checks
 
-    checks = examine(Path.cwd())
-    print(table(checks))
+    checks = check_workspace(Path.cwd())
+    print(format_checks(checks))
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)

@@ -1,7 +1,7 @@
-"""A Prefect server of this workspace's own, on loopback. It lives no longer than the process that started it.
+"""A Prefect server of the workspace's own, on loopback, which ends with the process that started it.
 
-Prefect would start one by itself, but would leave it behind when it is killed; and one that `florence schedule` has started is
-used by everything else that runs in the same workspace.
+Prefect would start one by itself, but would leave it behind when it is killed. A server that `florence schedule` has
+started is used by everything else that runs in the same workspace.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -26,60 +27,67 @@ START = 300.0
 """Seconds that a server may take to start; its first start makes a database."""
 
 
-def prefect_environment(root: Path, verbose: bool = False) -> None:
-    """Set what Prefect reads when it is imported, where the user has not: its home in the workspace, no telemetry, a quiet console."""
+def set_prefect_environment(root: Path, verbose: bool = False) -> None:
+    """Set what Prefect reads when imported, unless it is set: its home in the workspace, no telemetry, few logs."""
     default = os.environ.setdefault
     if "PREFECT_API_URL" not in os.environ:
         default("PREFECT_HOME", str(root / ".florence" / "prefect"))
     default("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(int(START)))
     default("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     default("DO_NOT_TRACK", "1")
-    # A flow's failure is told by the command line, in one sentence; the run's log keeps the traceback.
+    # The command line prints a flow's failure, in one sentence; the run's log keeps the traceback.
     default("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
+
+
+def configured_url() -> str | None:
+    """Return the URL of the API that the environment names, None where it names none."""
+    return os.environ.get("PREFECT_API_URL")
 
 
 @contextmanager
 def prefect_api(root: Path, *, verbose: bool = False, lasting: bool = False) -> Iterator[str]:
-    """The URL of a Prefect API while the block runs: PREFECT_API_URL, a server that runs in this workspace, or one started for the block.
+    """Yield the URL of a Prefect API: PREFECT_API_URL, a server that runs in this workspace, or one of the block's own.
 
-    ``lasting``: with schedules and pages, for `florence schedule`; others in the workspace find it. Raises FlorenceError where it does not start.
+    ``lasting``: with schedules and pages, for `florence schedule`; other commands in the workspace find it. Raises
+    FlorenceError where it does not start.
     """
-    prefect_environment(root, verbose)
-    if (url := os.environ.get("PREFECT_API_URL")) and not answers(url):
+    set_prefect_environment(root, verbose)
+    if (url := configured_url()) and not is_reachable(url):
         raise FlorenceError(
-            f"PREFECT_API_URL: nothing answers at {redact_text(url)}; start that server, or unset it to have one started here"
+            f"PREFECT_API_URL: nothing answers at {redact_text(url)}; "
+            "start that server, or unset it to have one started here"
         )
-    if url := url or running(root):
+    if url := url or find_server(root):
         os.environ["PREFECT_API_URL"] = url
         yield url
         return
-    process, url = _start(root, lasting)
+    process, url = _start_server(root, lasting)
     note = root / ".florence" / "prefect" / "server.json"
     try:
         os.environ["PREFECT_API_URL"] = url
-        _await(root, process, url)
+        _wait_for_server(root, process, url)
         if lasting:
             note.write_text(json.dumps({"url": url, "pid": process.pid}), encoding="utf-8")
         yield url
     finally:
-        _deliver()
+        _flush_events()
         del os.environ["PREFECT_API_URL"]
         if lasting:
             note.unlink(missing_ok=True)
-        _stop(process)
+        _stop_server(process)
 
 
-def running(root: Path) -> str | None:
-    """The URL of the server that `florence schedule` keeps in this workspace, if it answers."""
+def find_server(root: Path) -> str | None:
+    """Return the URL of the server that `florence schedule` keeps in this workspace; None where none answers."""
     try:
         url = json.loads((root / ".florence" / "prefect" / "server.json").read_text(encoding="utf-8"))["url"]
     except (OSError, ValueError, KeyError):
         return None
-    return url if healthy(url) else None
+    return url if is_healthy(url) else None
 
 
-def healthy(url: str, timeout: float = 2.0) -> bool:
-    """Whether a Prefect API answers at ``url``."""
+def is_healthy(url: str, timeout: float = 2.0) -> bool:
+    """Return whether a Prefect API answers at ``url``."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=timeout) as answer:
             return answer.status == 200
@@ -87,8 +95,8 @@ def healthy(url: str, timeout: float = 2.0) -> bool:
         return False
 
 
-def answers(url: str, timeout: float = 10.0) -> bool:
-    """Whether anything answers at ``url``, be it that we are not let in: Prefect's client has the key, this has not."""
+def is_reachable(url: str, timeout: float = 10.0) -> bool:
+    """Return whether anything answers at ``url``, even with a refusal: only Prefect's client has the key."""
     try:
         urllib.request.urlopen(f"{url}/health", timeout=timeout).close()
     except urllib.error.HTTPError:
@@ -98,14 +106,15 @@ def answers(url: str, timeout: float = 10.0) -> bool:
     return True
 
 
-def _start(root: Path, lasting: bool) -> tuple[subprocess.Popen[bytes], str]:
+def _start_server(root: Path, lasting: bool) -> tuple[subprocess.Popen[bytes], str]:
+    """Start the server process; return it and the URL of its API."""
     home = root / ".florence" / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **({} if lasting else {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"})}
     with (home / "server.log").open("ab") as log:
         # Its own session: a Ctrl-C is for the flow, which still has to tell the server that it was stopped.
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.prefect_server"],
+            [sys.executable, "-m", "flows.adapters.prefect_server"],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -119,20 +128,29 @@ def _start(root: Path, lasting: bool) -> tuple[subprocess.Popen[bytes], str]:
     return process, f"http://127.0.0.1:{port}/api"
 
 
-def _await(root: Path, process: subprocess.Popen[bytes], url: str) -> None:
+def _wait_for_server(root: Path, process: subprocess.Popen[bytes], url: str) -> None:
+    """Return when the server is healthy. Raises FlorenceError where it ends, or takes longer than `START`."""
     end = time.monotonic() + START
-    told = time.monotonic() + 3
-    while not healthy(url):
-        if time.monotonic() > told:
+    notice = time.monotonic() + 3
+    while not is_healthy(url):
+        if time.monotonic() > notice:
             print("Prefect's server is starting", file=sys.stderr, flush=True)
-            told = end
-        if process.poll() is not None or time.monotonic() > end:
+            notice = end
+        if _has_ended(process, 0.1) or time.monotonic() > end:
             raise FlorenceError(f"the Prefect server did not start; {root / '.florence/prefect/server.log'} says why")
-        time.sleep(0.1)
 
 
-def _deliver() -> None:
-    """Send what the run still has to tell the server before that is stopped."""
+def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Return whether a process ends within ``seconds``."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _flush_events() -> None:
+    """Send the run's last logs and events to the server before it is stopped."""
     if "prefect" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker
@@ -142,20 +160,16 @@ def _deliver() -> None:
     EventsWorker.drain_all(timeout=5)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop_server(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     process.stdin.close()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
+    if not _has_ended(process, 10):
         process.kill()
         process.wait()
 
 
-def _serve() -> None:
-    """The server process: says its port, serves, and ends when its stdin does, which is when its parent ends, however that comes about."""
-    import socket
-
+def _run_server() -> None:
+    """Be the server process: print the port, serve, and end when stdin does, which is when the parent process ends."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -181,4 +195,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _run_server()
