@@ -65,7 +65,7 @@ def failing(images, error: Exception):
     return before
 
 
-def test_every_author_annotates_every_image_once(tmp_path: Path):
+def test_every_annotator_annotates_every_image_once(tmp_path: Path):
     settings, store = workspace(tmp_path)
     first = run(tmp_path, settings)
     assert (first.shards, first.skipped, first.images, first.missing) == (3, 0, 36, ())
@@ -78,7 +78,7 @@ def test_every_author_annotates_every_image_once(tmp_path: Path):
     assert (last.shards, last.skipped, last.images) == (0, 3, 0) and not store.exists(MISSING)
 
 
-def test_the_flow_and_the_plain_verb_say_the_same(tmp_path: Path):
+def test_the_flow_and_the_plain_verb_give_the_same_bytes(tmp_path: Path):
     settings, store = workspace(tmp_path / "flow")
     run(tmp_path / "flow", settings)
     plain, other = workspace(tmp_path / "plain")
@@ -132,10 +132,13 @@ def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
     assert len(asked_images("steady")) == len(asked_images("reader")) == 12 and len(tries) == 13
 
 
-def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tmp_path: Path, capsys):
+def test_an_annotator_that_is_not_required_costs_its_claims_alone_and_the_report_says_so(tmp_path: Path, capsys):
     settings, store = workspace(
         tmp_path,
-        annotators={"fragile": annotator_section(required=False, price=3), "reader": annotator_section(needs=["claims"])},
+        annotators={
+            "fragile": annotator_section(required=False, price=3),
+            "reader": annotator_section(needs=["claims"]),
+        },
         flow={"retries": 1},
     )
     BEFORE["fragile"] = failing(names(store, 0), UnavailableError("the budget is spent"))
@@ -152,8 +155,8 @@ def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tm
     assert len([a for a, images in CALLS if a == "fragile" and set(images) & set(names(store, 0))]) == 1, (
         "what is not there is asked for once a run"
     )
-    who = list_annotators(settings)
-    facts = {a.name: a for a in findings._annotator_facts(settings, store, who)}
+    annotators = list_annotators(settings)
+    facts = {a.name: a for a in findings._activity_of(workspace_of(settings, store), annotators)}
     assert (facts["fragile"].images, facts["fragile"].missing, facts["fragile"].why) == (8, 4, "the budget is spent")
     assert (facts["fragile"].calls, facts["fragile"].tokens, facts["fragile"].batch) == (3, 36, 16)
     assert (facts["reader"].images, facts["reader"].missing, facts["reader"].why, facts["reader"].calls) == (
@@ -169,13 +172,18 @@ def test_one_that_is_not_required_costs_its_claims_alone_and_the_report_tells(tm
     later = run(tmp_path, settings)
     assert (later.shards, later.images, later.missing) == (1, 4, ())
     assert (len(asked_images("fragile")), len(asked_images("reader"))) == (4, 4)
-    facts = {a.name: a for a in findings._annotator_facts(settings, store, who)}
+    facts = {a.name: a for a in findings._activity_of(workspace_of(settings, store), annotators)}
     assert (facts["fragile"].missing, facts["fragile"].why) == (0, "") and store.read_json(MISSING) == {}
 
 
-def test_a_required_one_fails_the_flow_when_the_others_have_finished(tmp_path: Path):
+def test_a_required_annotator_fails_the_flow_when_the_others_have_finished(tmp_path: Path):
     settings, store = workspace(
-        tmp_path, annotators={"fragile": annotator_section(), "reader": annotator_section(needs=["claims"], required=False), "other": annotator_section()}
+        tmp_path,
+        annotators={
+            "fragile": annotator_section(),
+            "reader": annotator_section(needs=["claims"], required=False),
+            "other": annotator_section(),
+        },
     )
     BEFORE["fragile"] = failing(names(store, 0), RuntimeError("out of order"))
     with pytest.raises(
@@ -193,7 +201,7 @@ def test_a_required_one_fails_the_flow_when_the_others_have_finished(tmp_path: P
     }
 
 
-def test_a_shard_that_can_not_be_read_costs_itself_alone(tmp_path: Path):
+def test_a_shard_that_cannot_be_read_costs_itself_alone(tmp_path: Path):
     settings, store = workspace(tmp_path, flow={"retries": 1})
     run(tmp_path, settings)
     for folder in ("claims", "coverage"):

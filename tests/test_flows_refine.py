@@ -99,7 +99,7 @@ def test_a_new_loop_is_numbered_on(annotated: Path, change: dict, named: str):
     assert state.loop_id != "a-loop" and named in why and not is_idle(open_workspace(annotated), None)
 
 
-def test_a_new_image_is_seen_without_being_taken_in(annotated: Path, tmp_path: Path):
+def test_a_new_image_is_noticed_without_being_collected(annotated: Path, tmp_path: Path):
     finished(annotated)
     opened = open_workspace(annotated, {"sources": {"scenes": {"count": 25}}})
     before = opened.store.names("images")
@@ -113,7 +113,7 @@ def test_a_new_version_of_an_annotator_is_work(annotated: Path):
     assert not is_idle(opened, None) and plan_loop(opened, None).missing == {"careful": 24}
 
 
-def test_one_that_fails_as_before_has_nothing_new_to_say(annotated: Path, tmp_path: Path, prefect):
+def test_an_annotator_that_fails_as_before_is_no_change(annotated: Path, tmp_path: Path, prefect):
     from flows.loop.start import find_changes
 
     folder = tmp_path / "w"
@@ -141,7 +141,7 @@ def down(self, batch):
     raise UnavailableError("the service is down")
 
 
-def test_what_a_killed_run_had_half_written_goes(annotated: Path):
+def test_partial_files_of_a_killed_run_are_removed(annotated: Path):
     from flows.loop.start import remove_partial_files
 
     opened = open_workspace(annotated)
@@ -218,7 +218,7 @@ def test_the_loop_leaves_a_snapshot_a_model_and_a_champion(workspace: Path):
     assert {"loss"} <= {key.split("/")[-1] for key in run.data.metrics}
 
 
-def test_the_facts_tell_the_round(workspace: Path):
+def test_the_facts_describe_the_round(workspace: Path):
     facts = LoopFacts.from_json((workspace / "build/loop.json").read_bytes())
     (round,) = facts.rounds
     state = read_state(workspace)

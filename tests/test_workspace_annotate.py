@@ -122,8 +122,12 @@ def raising(error: BaseException, images=None):
 # ---------------------------------------------------------------- who is asked
 
 
-def test_nobody_is_asked_twice_and_a_new_annotator_is_asked_alone(store: Store):
-    two = {"a": annotator_section(batch_size=4), "b": annotator_section(needs=[]), "reader": annotator_section(needs=["claims"], depends_on=["a", "b"])}
+def test_no_annotator_is_asked_twice_and_a_new_one_is_asked_alone(store: Store):
+    two = {
+        "a": annotator_section(batch_size=4),
+        "b": annotator_section(needs=[]),
+        "reader": annotator_section(needs=["claims"], depends_on=["a", "b"]),
+    }
     run(settings(two), store)
     assert {name: len(asked_images(name)) for name in two} == {"a": 10, "b": 10, "reader": 10} and left(
         settings(two), store
@@ -138,14 +142,17 @@ def test_nobody_is_asked_twice_and_a_new_annotator_is_asked_alone(store: Store):
     assert {name: data for name, data in written(store).items() if "/new@" not in name} == before
 
 
-def test_one_who_reads_all_reads_a_new_one_too(store: Store):
+def test_an_annotator_that_depends_on_all_depends_on_a_new_one_too(store: Store):
     run(settings({"a": annotator_section(), "reader": annotator_section(needs=["claims"])}), store)
     fake_annotators.forget_calls()
-    run(settings({"a": annotator_section(), "reader": annotator_section(needs=["claims"]), "b": annotator_section()}), store)
+    run(
+        settings({"a": annotator_section(), "reader": annotator_section(needs=["claims"]), "b": annotator_section()}),
+        store,
+    )
     assert {annotator for annotator, _ in CALLS} == {"b", "reader"}
 
 
-def test_readers_hear_those_they_read_in_order(store: Store):
+def test_an_annotator_is_given_the_claims_of_its_dependencies_in_order(store: Store):
     chosen = settings(
         {
             "late": annotator_section(needs=["claims", "pixels"], depends_on=["*", "!b"]),
@@ -182,8 +189,8 @@ def test_readers_hear_those_they_read_in_order(store: Store):
         (["a", "!*"], "no annotator '\\*'"),
     ],
 )
-def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
-    with pytest.raises(SettingsError, match=rf"annotators\.me\.reads: .*{fault}"):
+def test_a_dependency_that_is_impossible_is_refused_by_name(reads: list[str], fault: str):
+    with pytest.raises(SettingsError, match=rf"annotators\.me\.depends_on: .*{fault}"):
         list_annotators(
             settings(
                 {
@@ -196,18 +203,22 @@ def test_what_can_not_be_read_is_refused_by_name(reads: list[str], fault: str):
         )
 
 
-def test_one_who_reads_nothing_can_not_be_told_whom():
-    with pytest.raises(SettingsError, match="annotators.b.reads: b reads no claims"):
+def test_an_annotator_that_needs_no_claims_has_no_dependencies():
+    with pytest.raises(SettingsError, match="annotators.b.depends_on: b reads no claims"):
         list_annotators(settings({"a": annotator_section(), "b": annotator_section(depends_on=["a"])}))
 
 
-def test_a_version_covers_exactly_those_that_are_read():
+def test_a_version_covers_exactly_its_dependencies():
     def version(**sections) -> str:
         return {a.name: a.version for a in list_annotators(settings(sections))}["reader"]
 
     reader = annotator_section(needs=["claims"], depends_on=["a"])
     first = version(a=annotator_section(), b=annotator_section(), reader=reader)
-    assert version(a=annotator_section(), b=annotator_section(note="other"), reader=reader) == first == version(a=annotator_section(), reader=reader)
+    assert (
+        version(a=annotator_section(), b=annotator_section(note="other"), reader=reader)
+        == first
+        == version(a=annotator_section(), reader=reader)
+    )
     assert version(a=annotator_section(note="other"), b=annotator_section(), reader=reader) != first
     assert version(a=annotator_section(), b=annotator_section(), reader={**reader, "depends_on": ["*"]}) != first
 
@@ -252,7 +263,7 @@ def test_an_image_is_decoded_once_for_all(store: Store, decoded: list[str]):
     assert decoded == names(store)
 
 
-def test_nothing_is_decoded_for_those_who_do_not_look(store: Store, decoded: list[str]):
+def test_nothing_is_decoded_for_an_annotator_that_needs_no_pixels(store: Store, decoded: list[str]):
     run(settings({"a": annotator_section(needs=["truth"]), "reader": annotator_section(needs=["claims"])}), store)
     assert decoded == [] and len(asked_images("reader")) == 10
 
@@ -280,11 +291,19 @@ def test_chunks_are_bounded_by_pixels(store: Store, monkeypatch):
     run(settings({"a": annotator_section(batch_size=8), "blind": annotator_section(needs=[], batch_size=8)}), store)
     assert [len(images) for annotator, images in CALLS if annotator == "a"] == [4, 4, 2]
     monkeypatch.setattr(florence.workspace.annotate.chunks, "PIXELS", 1)
-    run(settings({"a": annotator_section(batch_size=8, note="again"), "blind": annotator_section(needs=[], batch_size=8, note="again")}), store)
+    run(
+        settings(
+            {
+                "a": annotator_section(batch_size=8, note="again"),
+                "blind": annotator_section(needs=[], batch_size=8, note="again"),
+            }
+        ),
+        store,
+    )
     assert [len(images) for annotator, images in CALLS if annotator == "a"][3:] == [1] * 10
 
 
-def test_what_is_missing_is_told_without_reading_tables(store: Store, monkeypatch):
+def test_missing_images_are_counted_without_reading_tables(store: Store, monkeypatch):
     chosen = settings(
         {
             "a": annotator_section(),
@@ -332,7 +351,9 @@ def test_a_bad_image_costs_itself_alone(store: Store):
 def test_a_bad_image_at_the_start_is_settled_once_others_are_answered(store: Store):
     bad = names(store)[:4]
     BEFORE["a"] = raising(RuntimeError("out of order"), bad)
-    chosen = settings({"a": annotator_section(batch_size=2), "reader": annotator_section(needs=["claims", "pixels"], batch_size=2)})
+    chosen = settings(
+        {"a": annotator_section(batch_size=2), "reader": annotator_section(needs=["claims", "pixels"], batch_size=2)}
+    )
     run(chosen, store)
     assert {name for name, row in coverage(store, "a").items() if row["error"]} == set(bad)
     assert sorted(asked_images("reader")) == sorted(names(store)), "once each, and with what came of those before it"
@@ -357,7 +378,7 @@ def test_what_was_raised_on_purpose_is_not_tried_again_at_once(store: Store, err
     ) in found["a"].error
 
 
-def test_claims_that_can_not_be_read_are_nobodys_failure(store: Store):
+def test_claims_that_cannot_be_read_are_no_annotators_failure(store: Store):
     run(settings({"a": annotator_section(needs=[])}), store)
     (file,) = store.names("claims")
     store.write_bytes(file, b"not a table")
@@ -367,7 +388,7 @@ def test_claims_that_can_not_be_read_are_nobodys_failure(store: Store):
 
 
 @pytest.mark.parametrize("how", ["raised", "load", "crash", "answered"])
-def test_one_that_fails_costs_its_own_claims(store: Store, how: str):
+def test_an_annotator_that_fails_costs_its_own_claims(store: Store, how: str):
     if how == "raised":
         BEFORE["a"] = raising(UnavailableError("the service is down"))
     elif how == "crash":
@@ -376,7 +397,13 @@ def test_one_that_fails_costs_its_own_claims(store: Store, how: str):
         BEFORE["a"] = unless(names(store), UnavailableError("the service is down"))
     else:
         ON_LOAD["a"] = raising_on_load(RuntimeError("the service is down"))
-    chosen = settings({"a": annotator_section(required=False), "b": annotator_section(), "reader": annotator_section(needs=["claims"], depends_on=["a", "b"])})
+    chosen = settings(
+        {
+            "a": annotator_section(required=False),
+            "b": annotator_section(),
+            "reader": annotator_section(needs=["claims"], depends_on=["a", "b"]),
+        }
+    )
     found = run(chosen, store)
     assert found["a"].left == 10 and found["a"].images == 0 and "the service is down" in found["a"].error
     assert found["a"].retryable == (how in ("load", "crash"))
@@ -385,7 +412,9 @@ def test_one_that_fails_costs_its_own_claims(store: Store, how: str):
     assert left(chosen, store) == {"a": 10}
     fake_annotators.forget_calls()
     run(chosen, store)
-    assert (len(asked_images("a")), len(asked_images("b")), len(asked_images("reader"))) == (10, 0, 10), "who read without it is asked again"
+    assert (len(asked_images("a")), len(asked_images("b")), len(asked_images("reader"))) == (10, 0, 10), (
+        "who read without it is asked again"
+    )
     assert left(chosen, store) == {} and not any(row["unread"] for row in coverage(store, "reader").values())
     other = copied(Path(store.root), Path(store.root).parent / "other")
     for folder in ("claims", "coverage", "annotators"):
@@ -401,14 +430,14 @@ def raising_on_load(error: Exception):
     return load
 
 
-def test_readers_wait_for_one_that_is_required(store: Store):
+def test_dependents_wait_for_an_annotator_that_is_required(store: Store):
     chosen = settings({"a": annotator_section(), "reader": annotator_section(needs=["claims"])})
     BEFORE["a"] = raising(UnavailableError("down"))
     found = run(chosen, store)
     assert asked_images("reader") == [] and found["reader"].error == "waits for a" and found["reader"].left == 10
 
 
-def test_readers_wait_for_one_that_is_tried_again(store: Store):
+def test_dependents_wait_for_an_annotator_that_is_tried_again(store: Store):
     chosen = settings({"a": annotator_section(required=False), "reader": annotator_section(needs=["claims"])})
     BEFORE["a"] = raising(RuntimeError("not yet"))
     assert run(chosen, store, will_retry=True)["a"].retryable and asked_images("reader") == []
@@ -416,7 +445,7 @@ def test_readers_wait_for_one_that_is_tried_again(store: Store):
     assert len(asked_images("reader")) == 10
 
 
-def test_readers_of_readers_are_asked_again_too(store: Store):
+def test_dependents_of_dependents_are_asked_again_too(store: Store):
     chosen = settings(
         {
             "a": annotator_section(required=False),
@@ -439,8 +468,14 @@ def test_readers_of_readers_are_asked_again_too(store: Store):
     assert run(chosen, store) == {} and CALLS == []
 
 
-def test_a_reader_whose_author_has_caught_up_is_missing_something(store: Store):
-    chosen = settings({"a": annotator_section(required=False), "reader": annotator_section(needs=["claims"]), "b": annotator_section()})
+def test_a_dependent_whose_dependency_has_caught_up_is_missing_something(store: Store):
+    chosen = settings(
+        {
+            "a": annotator_section(required=False),
+            "reader": annotator_section(needs=["claims"]),
+            "b": annotator_section(),
+        }
+    )
     BEFORE["a"] = unless(names(store)[:3], UnavailableError("later"))
     run(chosen, store)
     assert left(chosen, store) == {"a": 3}
@@ -475,7 +510,7 @@ def test_answers_that_are_too_few_are_an_error(store: Store):
     }
 
 
-def test_claims_that_can_not_be_stored_cost_their_image(store: Store):
+def test_claims_that_cannot_be_stored_cost_their_image(store: Store):
     from florence.records import Claim
 
     BEFORE["a"] = lambda self, batch: [
@@ -504,7 +539,7 @@ def test_too_little_memory_for_one_image_ends_the_annotators_work(store: Store):
     assert found["a"].left == 7 and found["a"].retryable and "full" in found["a"].error and found["b"].left == 0
 
 
-def test_an_image_that_can_not_be_decoded_costs_itself_alone(store: Store):
+def test_an_image_that_cannot_be_decoded_costs_itself_alone(store: Store):
     (file,) = store.names("images")
     table = store.read_table(file)
     data = table["bytes"].to_pylist()
@@ -514,7 +549,9 @@ def test_an_image_that_can_not_be_decoded_costs_itself_alone(store: Store):
     )
     run(settings({"a": annotator_section(batch_size=4), "blind": annotator_section(needs=[])}), store)
     rows = coverage(store, "a")
-    assert len(rows) == 10 and "truncated" in rows[names(store)[3]]["error"] and names(store)[3] not in asked_images("a")
+    assert (
+        len(rows) == 10 and "truncated" in rows[names(store)[3]]["error"] and names(store)[3] not in asked_images("a")
+    )
     assert not any(row["error"] for row in coverage(store, "blind").values())
 
 
@@ -590,7 +627,7 @@ def test_what_a_killed_write_left_behind_is_dropped(store: Store):
     assert written(store) == before
 
 
-def test_what_has_been_said_is_written_while_a_shard_is_worked_on(store: Store, monkeypatch):
+def test_claims_are_written_while_a_shard_is_annotated(store: Store, monkeypatch):
     chosen = settings({"a": annotator_section(batch_size=2)})
     monkeypatch.setattr(shard, "EVERY", 0.0)
     seen = []
@@ -599,7 +636,7 @@ def test_what_has_been_said_is_written_while_a_shard_is_worked_on(store: Store, 
     assert seen == [10, 8, 6, 4, 2]
 
 
-def test_an_exception_from_outside_keeps_what_has_been_said(store: Store):
+def test_an_exception_from_outside_keeps_the_claims(store: Store):
     chosen = settings({"a": annotator_section(batch_size=2)})
     BEFORE["a"] = raising(KeyboardInterrupt(), names(store)[6:7])
     with pytest.raises(KeyboardInterrupt):
@@ -627,14 +664,14 @@ def test_coverage_that_has_grown_is_published_again(store: Store, tmp_path: Path
     chosen, data = settings({"a": annotator_section(), "b": annotator_section()}), Store(str(tmp_path / "data"))
     BEFORE["a"] = unless(names(store)[5:], UnavailableError("later"))
     run(chosen, store)
-    who = list_annotators(chosen)
-    fuse_round(workspace_of(chosen, store), who, 0)
-    publish_snapshot(workspace_of(chosen, store, data), who, 0)
-    assert len(data.read_tables("coverage/" + who[0].key, pa.schema([]))) == 5
+    annotators = list_annotators(chosen)
+    fuse_round(workspace_of(chosen, store), annotators, 0)
+    publish_snapshot(workspace_of(chosen, store, data), annotators, 0)
+    assert len(data.read_tables("coverage/" + annotators[0].key, pa.schema([]))) == 5
     fake_annotators.forget_calls()
     run(chosen, store)
-    fuse_round(workspace_of(chosen, store), who, 1)
-    publish_snapshot(workspace_of(chosen, store, data), who, 1)
+    fuse_round(workspace_of(chosen, store), annotators, 1)
+    publish_snapshot(workspace_of(chosen, store, data), annotators, 1)
     assert written(data) == written(store) and any(name.startswith("annotators/a@") for name in written(data))
     again = Store(str(tmp_path / "again"))
     restore_store(workspace_of(store=again, data=data))
@@ -669,7 +706,9 @@ def test_whatever_fails_for_a_while_the_end_is_the_same(
     sections = {
         "a": annotator_section(batch_size=rng.randint(1, 4), required=rng.random() < 0.5),
         "b": annotator_section(batch_size=3, needs=["truth"], required=False),
-        "reader": annotator_section(needs=["claims", "pixels"], batch_size=2, required=False, depends_on=rng.choice([["*"], ["a"]])),
+        "reader": annotator_section(
+            needs=["claims", "pixels"], batch_size=2, required=False, depends_on=rng.choice([["*"], ["a"]])
+        ),
         "second": annotator_section(needs=["claims"], depends_on=["*"] if rng.random() < 0.5 else ["reader"]),
     }
     chosen = settings(sections)
@@ -726,17 +765,20 @@ def test_what_a_failing_call_has_cost_is_counted(store: Store):
     assert read_usage(store, list_annotators(chosen)[0]) == Usage(1, 20, 0.02)
 
 
-def test_authors_declare_who_they_are(store: Store):
+def test_annotators_declare_themselves(store: Store):
     chosen = settings(
-        {"a": annotator_section(words=["dog", "cat"], device="cpu", batch_size=3), "judge": annotator_section(role="ranker", needs=["claims"])}
+        {
+            "a": annotator_section(words=["dog", "cat"], device="cpu", batch_size=3),
+            "judge": annotator_section(role="ranker", needs=["claims"]),
+        }
     )
     run(chosen, store)
-    who = list_annotators(chosen)
-    assert read_profiles(store, who) == (
+    annotators = list_annotators(chosen)
+    assert read_profiles(store, annotators) == (
         AnnotatorProfile("a", "annotator", ("cat", "dog")),
         AnnotatorProfile("judge", "ranker"),
     )
-    assert store.read_json(f"annotators/{who[0].key}.json") == {
+    assert store.read_json(f"annotators/{annotators[0].key}.json") == {
         "name": "a",
         "use": "fake",
         "role": "annotator",
@@ -745,10 +787,12 @@ def test_authors_declare_who_they_are(store: Store):
         "ingredients": {"annotator": "a"},
         "options": {"needs": ["pixels"], "price": 0, "words": ["dog", "cat"], "note": "", "role": "annotator"},
     }
-    assert read_profiles(store, list_annotators(settings({"b": annotator_section(words=["x"])}))) == (AnnotatorProfile("b"),)
+    assert read_profiles(store, list_annotators(settings({"b": annotator_section(words=["x"])}))) == (
+        AnnotatorProfile("b"),
+    )
 
 
-def test_one_that_can_not_say_its_words_costs_its_own_claims(store: Store, monkeypatch):
+def test_an_annotator_without_a_vocabulary_costs_its_own_claims(store: Store, monkeypatch):
     def vocabulary(self):
         if self.name == "a":
             raise ModelError("the hub is not reached")
@@ -765,30 +809,30 @@ def test_the_student_is_asked_last_and_declares_itself(store: Store):
         engine={"student": {"tasks": ["<OD>"], "batch_size": 8}},
         train={"threads": 1, "max_target": 8},
     )
-    who = list_annotators(chosen, NANO)
-    assert [annotator.name for annotator in who] == ["a", "reader", "student"]
+    annotators = list_annotators(chosen, NANO)
+    assert [annotator.name for annotator in annotators] == ["a", "reader", "student"]
     assert {
-        o.annotator: (o.images, o.left) for o in annotate_shard(workspace_of(chosen, store), who, "scenes-00000")
+        o.annotator: (o.images, o.left) for o in annotate_shard(workspace_of(chosen, store), annotators, "scenes-00000")
     } == {
         "a": (10, 0),
         "reader": (10, 0),
         "student": (10, 0),
     }
-    assert "student:" not in table_annotations(store.read_table(store.names("claims/" + who[1].key)[0]))[0].text
-    assert len(coverage(store, "student")) == 10 and read_profiles(store, who)[2] == AnnotatorProfile("student")
-    said = store.read_json(f"annotators/{who[2].key}.json")
+    assert "student:" not in table_annotations(store.read_table(store.names("claims/" + annotators[1].key)[0]))[0].text
+    assert len(coverage(store, "student")) == 10 and read_profiles(store, annotators)[2] == AnnotatorProfile("student")
+    said = store.read_json(f"annotators/{annotators[2].key}.json")
     assert (said["use"], said["tasks"]) == ("student", ["<OD>"]) and "batch_size" not in said["options"]
     off = settings({"a": annotator_section()}, engine={"student": {"cap": 0}})
     assert [annotator.name for annotator in list_annotators(off, NANO)] == ["a"]
 
 
-def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_about_the_rest_tells_nothing(
+def test_an_expensive_annotator_is_asked_about_a_diverse_sample_and_covers_the_rest_with_an_error(
     store: Store,
 ):
-    who = {"dear": {**annotator_section(), "images": 0.3}, "cheap": annotator_section()}
-    chosen = settings(who)
+    annotators = {"expensive": {**annotator_section(), "sample_fraction": 0.3}, "cheap": annotator_section()}
+    chosen = settings(annotators)
     run(chosen, store)
-    rows = coverage(store, "dear")
+    rows = coverage(store, "expensive")
     asked_about = {name for name, row in rows.items() if not row["error"]}
     assert (
         len(rows) == 10
@@ -796,22 +840,24 @@ def test_a_dear_annotator_is_asked_about_a_share_that_differs_and_its_silence_ab
         and all(row["error"].startswith("NotListedError") for name, row in rows.items() if name not in asked_about)
     )
     assert (
-        not any(count_missing(workspace_of(chosen, store), list_annotators(chosen))["dear"].values())
+        not any(count_missing(workspace_of(chosen, store), list_annotators(chosen))["expensive"].values())
         and len(coverage(store, "cheap")) == 10
     )
     before = written(store)
     calls = len(CALLS)
     run(chosen, store)
     assert written(store) == before and len(CALLS) == calls, "nobody is asked again"
-    key = next(annotator.version for annotator in list_annotators(chosen) if annotator.name == "dear")
+    key = next(annotator.version for annotator in list_annotators(chosen) if annotator.name == "expensive")
     assert key != next(
         annotator.version
-        for annotator in list_annotators(settings({**who, "dear": {**who["dear"], "images": 0.4}}))
-        if annotator.name == "dear"
+        for annotator in list_annotators(
+            settings({**annotators, "expensive": {**annotators["expensive"], "sample_fraction": 0.4}})
+        )
+        if annotator.name == "expensive"
     )
 
 
-def test_those_that_are_chosen_differ_more_than_any_others(store: Store):
+def test_sampled_images_differ_more_than_any_others(store: Store):
     from itertools import combinations
 
     from florence.records import table_images

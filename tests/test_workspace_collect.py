@@ -93,9 +93,9 @@ def test_a_collected_image_has_its_hash_and_older_shards_are_read_without(tmp_pa
     table = read_images(store)
     assert table["phash"].null_count == 4 and table.column_names == RECORD_COLUMNS
     assert collect_images(workspace_of(chosen, store)).new == 0, "what was there stays there"
-    who = list_annotators(chosen)
+    annotators = list_annotators(chosen)
     for shard in list_shards(store):
-        assert sum(outcome.images for outcome in annotate_shard(workspace_of(chosen, store), who, shard)) > 0
-    assert set(fuse_round(workspace_of(chosen, store), who, 0)["image_id"].to_pylist()) == set(
+        assert sum(outcome.images for outcome in annotate_shard(workspace_of(chosen, store), annotators, shard)) > 0
+    assert set(fuse_round(workspace_of(chosen, store), annotators, 0)["image_id"].to_pylist()) == set(
         table["image_id"].to_pylist()
     )

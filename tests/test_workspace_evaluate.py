@@ -120,8 +120,8 @@ class Right:
 
 
 def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
-    who, data = list_annotators(SCENES), Store(str(tmp_path / "data"))
-    publish_snapshot(workspace_of(SCENES, store, data), who, 0)
+    annotators, data = list_annotators(SCENES), Store(str(tmp_path / "data"))
+    publish_snapshot(workspace_of(SCENES, store, data), annotators, 0)
     right, first = Right(store), tmp_path / "first"
     logged: dict[str, float] = {}
     evaluate_model(
@@ -167,13 +167,13 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
     store.write_table(
         "baseline/round=1/scores.parquet", baseline(Store(str(first)).read_table("scores/scores.parquet"))
     )
-    publish_snapshot(workspace_of(SCENES, store, data), who, 1)
+    publish_snapshot(workspace_of(SCENES, store, data), annotators, 1)
     assert len(data.read_table("baseline/scores.parquet")) > 100
     same = compare_models(workspace_of(SCENES, data=data, root=first))
     assert not same.accepted and "<OD> did not rise: 1.000 before, 1.000 now" in same.reason
 
 
-def test_a_model_that_does_not_look_is_no_champion(store: Store, tmp_path: Path):
+def test_a_model_that_ignores_the_image_is_no_champion(store: Store, tmp_path: Path):
     data, root = Store(str(tmp_path / "data")), tmp_path / "root"
     publish_snapshot(workspace_of(SCENES, store, data), list_annotators(SCENES), 0)
     evaluate_model(workspace_of(SCENES, data=data, root=root), predict=Right(store, blind=True))
@@ -182,30 +182,30 @@ def test_a_model_that_does_not_look_is_no_champion(store: Store, tmp_path: Path)
 
 
 def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, tmp_path: Path):
-    who, data = list_annotators(SCENES), Store(str(tmp_path / "data"))
-    publish_snapshot(workspace_of(SCENES, store, data), who, 0)
+    annotators, data = list_annotators(SCENES), Store(str(tmp_path / "data"))
+    publish_snapshot(workspace_of(SCENES, store, data), annotators, 0)
     assert len(data.read_table("baseline/scores.parquet")) == 0
     from florence.evaluate import SCORES, baseline
 
     table = pa.Table.from_pylist([{"image_id": "a", "task": "<OD>", "reference": "truth", "value": 0.5}], schema=SCORES)
     store.write_table("baseline/round=1/scores.parquet", table)
     store.write_table("baseline/round=2/scores.parquet", baseline(SCORES.empty_table()))
-    publish_snapshot(workspace_of(SCENES, store, data), who, 1)
+    publish_snapshot(workspace_of(SCENES, store, data), annotators, 1)
     assert data.read_table("baseline/scores.parquet") == table
     before = contents(tmp_path / "data")
-    publish_snapshot(workspace_of(SCENES, store, data), who, 1)
+    publish_snapshot(workspace_of(SCENES, store, data), annotators, 1)
     assert contents(tmp_path / "data") == before
     fresh = Store(str(tmp_path / "fresh"))
     restore_store(workspace_of(store=fresh, data=data))
     assert fresh.names("baseline") == ["baseline/round=1/scores.parquet"]
-    publish_snapshot(workspace_of(SCENES, fresh, data), who, 1)
+    publish_snapshot(workspace_of(SCENES, fresh, data), annotators, 1)
     assert contents(tmp_path / "data") == before
 
 
 def test_facts_of_a_round(store: Store, tmp_path: Path):
-    who, data, root = list_annotators(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
-    publish_snapshot(workspace_of(SCENES, store, data), who, 0)
-    bare = findings.round_facts(SCENES, store, data, root, who, 0)
+    annotators, data, root = list_annotators(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
+    publish_snapshot(workspace_of(SCENES, store, data), annotators, 0)
+    bare = findings.round_facts(workspace_of(SCENES, store, data, root), annotators, 0)
     assert (bare.decision, bare.scores, bare.label_quality, bare.label_quality_gain, bare.churn) == (
         None,
         (),
@@ -213,11 +213,14 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
         (),
         (),
     )
-    publish_snapshot(workspace_of(SCENES, store, data), who, 1)
+    publish_snapshot(workspace_of(SCENES, store, data), annotators, 1)
     evaluate_model(workspace_of(SCENES, data=data, root=root), predict=Right(store))
     compare_models(workspace_of(SCENES, data=data, root=root))
     facts = findings.round_facts(
-        SCENES, store, data, root, who, 1, without_student=store.read_table("labels/round=0/labels.parquet")
+        workspace_of(SCENES, store, data, root),
+        annotators,
+        1,
+        without_student=store.read_table("labels/round=0/labels.parquet"),
     )
     assert LoopFacts.from_json(LoopFacts("loop", (facts,)).to_json()).rounds == (facts,)
     assert (facts.decision, facts.parent) == ("accepted", bare.snapshot_id) and facts.snapshot_id != bare.snapshot_id
@@ -289,7 +292,7 @@ def test_photos_alone_need_no_truth(tmp_path: Path):
     assert (
         decision.accepted and "accepted untested: <OD> 1.000 on 1 held-out image against consensus" in decision.reason
     )
-    facts = findings.round_facts(PHOTOS, data, data, root, [], 0)
+    facts = findings.round_facts(workspace_of(PHOTOS, data, data, root), [], 0)
     assert facts.label_quality == () and facts.scores and findings.summary(LoopFacts("l", (facts,)))
 
 

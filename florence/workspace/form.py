@@ -13,8 +13,8 @@ FORMAT = 2
 """The key ``format`` of snapshot.json."""
 OLD_FILES = ("authors", "set_aside.parquet")
 """Folder and file that only form 1 has."""
-OLD_COLUMNS = frozenset({"author", "agreement"})
-"""Columns of claims that only form 1 has."""
+OLD_COLUMN = "author"
+"""A column of claims that only form 1 has."""
 
 
 def check_snapshot(data: Store) -> None:
@@ -34,5 +34,5 @@ def check_store(store: Store) -> None:
         if store.exists(name):
             raise OldFormatError(f"{store.uri}/{name}", "this version writes no such thing")
     for name in store.names("claims", ".parquet")[:1]:
-        if old := sorted(OLD_COLUMNS & set(store.footer(name).schema.names)):
-            raise OldFormatError(f"{store.uri}/{name}", f"column {old[0]!r}")
+        if OLD_COLUMN in store.footer(name).schema.names:
+            raise OldFormatError(f"{store.uri}/{name}", f"column {OLD_COLUMN!r}")
