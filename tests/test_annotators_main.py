@@ -284,7 +284,7 @@ def test_what_cannot_be_run_is_told(use: str, options: str | None, message: str,
 
 
 @pytest.mark.parametrize(
-    ("words", "given", "said"),
+    ("words", "given", "message"),
     [
         (["reader", "--http", "1", "--host", "192.0.2.1"], b"", "--http: 192.0.2.1:1 cannot be had"),
         (["phrases"], b'{"image_id": "a"}\n', "line 1.width: Field required"),

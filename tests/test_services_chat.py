@@ -361,7 +361,9 @@ def test_an_unusable_answer_is_asked_for_again_and_then_fails_that_image_alone(f
         results = annotator.annotate(batch)
     assert type(results[2]) is FlorenceError and text in str(results[2]) and "2 unusable answers" in str(results[2])
     assert [texts(results[i]) for i in (0, 1, 3)] == [[f"caption: {words[i]}"] for i in (0, 1, 3)]
-    assert sorted(received.body["seed"] for received in service.received) == [0, 0, 0, 0, 1, 1], "asked again with another seed"
+    assert sorted(received.body["seed"] for received in service.received) == [0, 0, 0, 0, 1, 1], (
+        "asked again with another seed"
+    )
     assert annotator.usage == Usage(6, service.tokens, 0.0)
 
 
