@@ -141,9 +141,10 @@ class Annotation:
     ``score``: the annotator's own confidence in its claim, 0…1, as the model gives it. ``confidence``: how likely the
     label is right, 0…1, estimated by the consensus (captions: how far annotators use the same words); None for claims.
     ``agreement``: the share, 0…1, of the annotators able to see the item that claim the same as the label. Able is who was
-    asked about the image and can give such a label, people included, rankers not. The same is, in the cluster, the same
-    text; for a caption the same words, or a version that was made into it; None for claims, for truth, and where nobody
-    else could tell. It decides nothing.
+    asked about the image and can give such a label, people included, rankers not; of an answer, who answered. The same
+    is, in the cluster, the same text; of an answer, the same answer; of a caption, one whose similarity with it is
+    `engine.min_caption_overlap` at least. None for claims, for truth, and where nobody else could tell. It decides
+    nothing.
     ``kept``, ``reason``: whether the label is kept, and the drop reason if not. Claims have ``kept=True, reason=""``.
     """
 

@@ -174,6 +174,17 @@ def test_votes_quorum_and_people():
     assert only({"a": said("cat"), "b": [[]]}).confidence == 1
 
 
+def test_agreement_is_the_share_of_equal_answers():
+    def agreement(**by_annotator) -> float | None:
+        (row,) = table_annotations(fused(by_annotator, 1))
+        return row.agreement
+
+    assert agreement(a=said("cat"), b=said("Cat"), c=said("dog")) == pytest.approx(2 / 3)
+    assert agreement(a=said("cat"), b=said("cat"), human=said("dog", "puppy")) == pytest.approx(1 / 3)
+    assert agreement(a=said("cat"), b=said("cat", scores=0.01)) is None, "an answer without a vote is silence"
+    assert agreement(a=said("cat"), b=[[]]) is None and agreement(a=said("?"), b=said("?")) is None
+
+
 def test_the_order_of_the_claims_does_not_matter(scenes):
     few = scenes[:40]
     by_author = {name: told(few, name) for name in ("a", "b", "c")}

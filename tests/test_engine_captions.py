@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from engine_claims import fused, one_image
+from engine_claims import fused, one_image, phrase
 
 from florence.config import EngineSettings
 from florence.engine.consensus.word_consensus import TextVersions, compose_by_characters, compose_texts
@@ -133,3 +133,28 @@ def test_a_student_without_others_captions_nothing():
     )
     (row,) = fused(said, settings=alone)
     assert row.text == "a green hill", "where others have looked it has no more to say than elsewhere"
+
+
+def test_agreement_is_the_share_of_annotators_whose_caption_is_a_version_of_the_label():
+    claims = one_image(
+        a=[Claim("<CAPTION>", "a red car near a dog")],
+        b=[Claim("<CAPTION>", "photo of a red car near a dog | stock photo")],
+        c=[Claim("<CAPTION>", "two cats on a mat")],
+        d=[Claim("<CAPTION>", "IMG_12.jpg")],
+    )
+    (row,) = fused(claims)
+    assert (row.text, row.agreement) == ("a red car near a dog", 2 / 4), "a caption without a vote is silence"
+    (alone,) = fused(one_image(a=[Claim("<CAPTION>", "a red car")]))
+    assert alone.agreement is None
+    (nothing,) = fused(one_image(a=[Claim("<CAPTION>", "--")], b=[Claim("<CAPTION>", "--")]))
+    assert not nothing.kept and nothing.agreement is None
+    (by_person,) = fused(one_image(a=[Claim("<CAPTION>", "two cats")], human=[Claim("<CAPTION>", "a red car")]))
+    assert (by_person.text, by_person.agreement) == ("a red car", 1 / 2)
+
+
+def test_agreement_on_a_phrase_is_the_share_of_annotators_that_locate_it():
+    caption = "a red car near a dog"
+    car, dog = phrase(caption, "a red car", (10, 10, 40, 40)), phrase(caption, "a dog", (50, 10, 90, 40))
+    rows = fused(one_image(a=[Claim("<CAPTION>", caption), car, dog], b=[Claim("<CAPTION>", caption), dog]))
+    agreement = {row.regions[0].label: row.agreement for row in rows if row.regions}
+    assert agreement == {"a red car": 1 / 2, "a dog": 1.0}

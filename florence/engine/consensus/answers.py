@@ -51,12 +51,13 @@ class AnswerClaim:
 
 @dataclass(frozen=True, slots=True)
 class FusedAnswer:
-    """The label of one image and question. ``confidence``: NaN where no claim has a vote."""
+    """The label of one image and question. ``confidence``, ``agreement``: NaN where there is none."""
 
     question: str
     answers: tuple[str, ...]
     score: float
     confidence: float
+    agreement: float
     reason: str
 
 
@@ -95,6 +96,7 @@ def fuse_answers(
         region_score=np.full(m, np.nan),
         span=np.full((m, 2), NO_SPAN),
         order=np.asarray([[rank[question]] for _, question in items], float).reshape(-1, 1),
+        agreement=np.asarray([one.agreement for one in fused], float),
     )
     return labels, weight
 
@@ -154,7 +156,7 @@ def _vote(
     votes = [one for one in by_people or item if not one.reason]
     if not votes:
         one = item[0]
-        return FusedAnswer(one.question, one.answers, one.score, np.nan, one.reason)
+        return FusedAnswer(one.question, one.answers, one.score, np.nan, np.nan, one.reason)
     mass: dict[str, float] = {}
     for one in votes:
         mass[one.key] = mass.get(one.key, 0.0) + float(weight[one.annotator])
@@ -165,4 +167,11 @@ def _vote(
     confidence = mass[best] / whole if whole > 0 else 0.0
     is_low = not by_people and bool(flag_low_confidence(np.asarray([confidence]), settings.min_confidence)[0])
     score = float(np.mean(scores)) if scores else np.nan
-    return FusedAnswer(chosen[0].question, chosen[0].answers, score, confidence, "low_confidence" if is_low else "")
+    reason = "low_confidence" if is_low else ""
+    return FusedAnswer(chosen[0].question, chosen[0].answers, score, confidence, _measure_agreement(item, best), reason)
+
+
+def _measure_agreement(item: Sequence[AnswerClaim], key: str) -> float:
+    """Return the share of the annotators that answered, people included, that answered ``key``; NaN below two."""
+    same = [one.key == key for one in item if not one.reason]
+    return sum(same) / len(same) if len(same) > 1 else np.nan

@@ -106,8 +106,8 @@ class FusedCaptions:
     """The fused captions of one annotation type, one for each of n images.
 
     ``row``: (n,), row of ``texts``, the fused text; ``claims``: what they are fused of; ``position``: see
-    `ComposedTexts`; ``score``, ``confidence``: (n,), NaN where there is none; ``reason``: (n,), empty where a caption
-    is kept.
+    `ComposedTexts`; ``score``, ``confidence``, ``agreement``: (n,), NaN where there is none; ``reason``: (n,), empty
+    where a caption is kept.
     """
 
     annotation_type: int
@@ -118,6 +118,7 @@ class FusedCaptions:
     position: np.ndarray
     score: np.ndarray
     confidence: np.ndarray
+    agreement: np.ndarray
     reason: np.ndarray
     models: CaptionModels
 
@@ -193,6 +194,7 @@ def fuse_captions(
     voters = WordVoters(len(claims.annotators), claims.student_index, settings.student.cap, words)
     composed = compose_texts(captions.versions(weight), settings.min_caption_overlap, overlaps, voters)
     confidence = _measure_confidence(claims, annotation_type, captions, weights, weight, composed.similarity)
+    agreement = _measure_agreement(claims, annotation_type, captions, composed.similarity, settings.min_caption_overlap)
     by_person = _by_person(captions, claims.is_human)
     reason, confidence = _choose_reasons(captions, confidence, by_person, settings)
     fused = FusedCaptions(
@@ -204,6 +206,7 @@ def fuse_captions(
         composed.position,
         _average_score(captions, weight),
         confidence,
+        agreement,
         reason,
         CaptionModels(weights, composed.models),
     )
@@ -274,6 +277,21 @@ def _measure_confidence(
     return np.where(whole > 0, confidence / np.where(whole > 0, whole, 1.0), 0.0)
 
 
+def _measure_agreement(
+    claims: Claims, annotation_type: int, captions: CaptionClaims, similarity: np.ndarray, min_similarity: float
+) -> np.ndarray:
+    """Return (n,) the share of the annotators asked about each image whose caption is a version of the composed one.
+
+    A version is a caption with a vote and a ``similarity`` (c,) of ``min_similarity`` at least. NaN where fewer than
+    two annotators were asked, or no caption has a vote.
+    """
+    asked = claims.asked(annotation_type)[captions.image[captions.first]].sum(axis=1)
+    votes = captions.reason == ""
+    same = np.bincount(captions.item, votes & (similarity >= min_similarity), minlength=len(asked))
+    any_vote = np.bincount(captions.item, votes, minlength=len(asked)) > 0
+    return np.where((asked > 1) & any_vote, same / np.maximum(asked, 1), np.nan)
+
+
 def _choose_reasons(
     captions: CaptionClaims, confidence: np.ndarray, by_person: np.ndarray, settings: EngineSettings
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -332,4 +350,5 @@ def make_caption_labels(claims: Claims, captions: FusedCaptions) -> Labels:
         region_score=none,
         span=np.full((0, 2), NO_SPAN),
         order=np.zeros((len(captions), 1)),
+        agreement=captions.agreement,
     )

@@ -17,6 +17,7 @@ from florence.engine.consensus.boxes import (
     FusedBoxes,
     cluster_boxes,
     fuse_boxes,
+    measure_agreement,
     pick_polygons,
 )
 from florence.engine.consensus.phrase_binding import (
@@ -204,6 +205,7 @@ def _label_phrases(
         span=span[shown],
         order=np.stack([captions.annotation_type[caption], span[best, 0], span[best, 1], np.zeros(len(best))], axis=1),
         keep_polygons=boxes.is_human[fused.source[shown]],
+        agreement=measure_agreement(clusters, best, np.zeros(len(best), np.int64)),
     )
 
 

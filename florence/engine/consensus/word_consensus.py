@@ -75,7 +75,7 @@ class ComposedTexts:
 
 @dataclass(frozen=True)
 class VersionOverlaps:
-    """The word overlaps (p,) ``value`` of every two versions ``a``, ``b`` (p,) of one text, in order; a = b included."""
+    """The word overlap ``value`` (p,) of every two versions ``a``, ``b`` (p,) of one text, in order; a = b included."""
 
     a: np.ndarray
     b: np.ndarray
@@ -238,7 +238,7 @@ def _write_text(texts: TokenizedTexts, source: Sequence[int], token: Sequence[in
 
 
 def _write_word(texts: TokenizedTexts, row: int, at: int, following: tuple[int, int] | None) -> str:
-    """Return a token as its text spells it, with the article that fits and without the capital of a sentence's start."""
+    """Return a token as its text spells it, with the fitting article and without the capital of a sentence's start."""
     word, keys = _token_text(texts, row, at), texts.keys
     last = at + 1 == texts.offsets[row + 1]
     if keys[at] == ARTICLE and following is not None and (last or keys[following[1]] != keys[at + 1]):
