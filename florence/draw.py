@@ -1,19 +1,19 @@
-"""Regions drawn on a picture: boxes, quads, masks, their texts, and a caption beneath."""
+"""Draw regions on an image: boxes, quads, masks and their labels, and a caption below."""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from florence.records import Annotation, Region
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 PALETTE: tuple[Colour, ...] = (
@@ -30,23 +30,25 @@ PALETTE: tuple[Colour, ...] = (
     (0, 150, 140),
     (180, 60, 90),
 )
-"""A label always has the same one of these, in every picture."""
+"""A label has the same colour in every image."""
 MIN_SIDE = 320
-LABEL = 40
+"""Pixels of the longer side that smaller images are enlarged to, so that labels can be read."""
+MAX_LABEL = 40
+"""Characters of a label; longer ones are cut."""
 
 
-def colour_of(label: str) -> Colour:
-    """The colour of a label."""
+def choose_colour(label: str) -> Colour:
+    """Return the colour of a label."""
     return PALETTE[zlib.crc32(label.encode("utf-8", "surrogatepass")) % len(PALETTE)]
 
 
-def labelled(annotation: Annotation) -> tuple[Region, ...]:
-    """The annotation's regions that are somewhere, with its text where a region has no label of its own."""
+def list_drawable_regions(annotation: Annotation) -> tuple[Region, ...]:
+    """Return the regions of an annotation that have a box, quad or polygons; one without a label gets the text."""
     regions = (r if r.label else replace(r, label=annotation.text) for r in annotation.regions)
     return tuple(r for r in regions if r.box is not None or r.quad is not None or r.polygons)
 
 
-def draw(
+def draw_regions(
     pixels: np.ndarray,
     regions: Sequence[Region],
     *,
@@ -54,37 +56,30 @@ def draw(
     colours: Sequence[Colour] | None = None,
     side: int | None = None,
 ) -> np.ndarray:
-    """A copy of a picture with ``regions`` drawn on it and ``caption`` written beneath.
+    """Return a copy of an image with ``regions`` drawn on it and ``caption`` written below it.
 
-    ``pixels``: (H, W, 3) uint8, RGB; regions in pixels of it. ``colours``: one a region; by label where None.
-    ``side``: longest side of the picture in the result; None keeps its size, but enlarges a picture under 320 pixels
-    so that labels can be read. Returns (H', W', 3) uint8, H' with the caption's strip. Raises ValueError where
-    ``colours`` are not as many as regions.
+    ``pixels``: (H, W, 3) uint8, RGB; regions in its pixels. ``colours``: one for each region; None: by label. ``side``:
+    longer side of the drawn image; None keeps its size, but enlarges one below `MIN_SIDE`. Returns (H', W', 3) uint8,
+    H' with the strip of the caption. Raises ValueError if there are not as many colours as regions.
     """
-    from PIL import Image
-
     if colours is not None and len(colours) != len(regions):
         raise ValueError(f"{len(colours)} colours for {len(regions)} regions")
     height, width = pixels.shape[:2]
     scale = (side or max(height, width, MIN_SIDE)) / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if size != picture.size:
-        picture = picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-    shapes = [_scaled(r, size[0] / width, size[1] / height) for r in regions]
-    paints = list(colours) if colours is not None else [colour_of(r.label) for r in regions]
-    picture = _fill(picture, shapes, paints)
-    _outline(picture, shapes, paints)
-    _tags(picture, shapes, paints)
-    return np.asarray(_with_caption(picture, caption) if caption else picture)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    shapes = [_scale_region(r, size[0] / width, size[1] / height) for r in regions]
+    paints = list(colours) if colours is not None else [choose_colour(r.label) for r in regions]
+    image = _fill_polygons(image, shapes, paints)
+    _draw_lines(image, shapes, paints)
+    _draw_labels(image, shapes, paints)
+    return np.asarray(_add_caption(image, caption) if caption else image)
 
 
-def jpeg(pixels: np.ndarray, quality: int = 82) -> bytes:
-    """A picture (H, W, 3) uint8 as JPEG; the same pixels give the same bytes."""
-    import io
-
-    from PIL import Image
-
+def encode_jpeg(pixels: np.ndarray, quality: int = 82) -> bytes:
+    """Return an image (H, W, 3) uint8 as JPEG; the same pixels give the same bytes."""
     sink = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(sink, "JPEG", quality=quality, optimize=True)
     return sink.getvalue()
@@ -92,6 +87,8 @@ def jpeg(pixels: np.ndarray, quality: int = 82) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
+    """A region in pixels of the drawn image. ``rings``: closed lines; ``corner``: where its label goes."""
+
     label: str
     box: tuple[float, float, float, float] | None
     rings: tuple[tuple[tuple[float, float], ...], ...]
@@ -99,7 +96,7 @@ class _Shape:
     corner: tuple[float, float]
 
 
-def _scaled(region: Region, fx: float, fy: float) -> _Shape:
+def _scale_region(region: Region, fx: float, fy: float) -> _Shape:
     def points(flat: Sequence[float]) -> tuple[tuple[float, float], ...]:
         return tuple((flat[i] * fx, flat[i + 1] * fy) for i in range(0, len(flat) - 1, 2))
 
@@ -109,7 +106,7 @@ def _scaled(region: Region, fx: float, fy: float) -> _Shape:
     box = region.box if region.quad is None else None
     score = f" {region.score:.2f}" if region.score is not None else ""
     text = " ".join(region.label.split())
-    text = text if len(text) <= LABEL else text[: LABEL - 1] + "…"
+    text = text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"
     return _Shape(
         label=f"{text}{score}".strip(),
         box=(
@@ -124,24 +121,20 @@ def _scaled(region: Region, fx: float, fy: float) -> _Shape:
     )
 
 
-def _fill(picture: Image.Image, shapes: Sequence[_Shape], paints: Sequence[Colour]) -> Image.Image:
-    from PIL import Image, ImageDraw
-
+def _fill_polygons(image: Image.Image, shapes: Sequence[_Shape], paints: Sequence[Colour]) -> Image.Image:
     if not any(shape.filled for shape in shapes):
-        return picture
-    layer = Image.new("RGBA", picture.size, (0, 0, 0, 0))
+        return image
+    layer = Image.new("RGBA", image.size, (0, 0, 0, 0))
     brush = ImageDraw.Draw(layer)
     for shape, paint in zip(shapes, paints, strict=True):
         for ring in shape.rings if shape.filled else ():
             brush.polygon(ring, fill=(*paint, 105))
-    return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
+    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 
-def _outline(picture: Image.Image, shapes: Sequence[_Shape], paints: Sequence[Colour]) -> None:
-    from PIL import ImageDraw
-
-    brush = ImageDraw.Draw(picture)
-    line = max(2, round(max(picture.size) / 240))
+def _draw_lines(image: Image.Image, shapes: Sequence[_Shape], paints: Sequence[Colour]) -> None:
+    brush = ImageDraw.Draw(image)
+    line = max(2, round(max(image.size) / 240))
     for shape, paint in zip(shapes, paints, strict=True):
         for ring in shape.rings:
             brush.line((*ring, ring[0]), fill=paint, width=line, joint="curve")
@@ -149,32 +142,30 @@ def _outline(picture: Image.Image, shapes: Sequence[_Shape], paints: Sequence[Co
             brush.rectangle(shape.box, outline=paint, width=line)
 
 
-def _tags(picture: Image.Image, shapes: Sequence[_Shape], paints: Sequence[Colour]) -> None:
-    from PIL import ImageDraw
-
-    brush = ImageDraw.Draw(picture)
-    size = max(11, round(max(picture.size) / 32))
-    font = _font(size)
+def _draw_labels(image: Image.Image, shapes: Sequence[_Shape], paints: Sequence[Colour]) -> None:
+    brush = ImageDraw.Draw(image)
+    size = max(11, round(max(image.size) / 32))
+    font = _load_font(size)
     taken: list[tuple[float, float, float, float]] = []
     for shape, paint in zip(shapes, paints, strict=True):
         if not shape.label:
             continue
         width, height = brush.textlength(shape.label, font=font) + size * 0.6, size * 1.35
-        tag = _place(shape.corner, width, height, picture.size, taken)
+        tag = _place_label(shape.corner, width, height, image.size, taken)
         taken.append(tag)
         brush.rectangle(tag, fill=paint)
         ink = (0, 0, 0) if 0.299 * paint[0] + 0.587 * paint[1] + 0.114 * paint[2] > 140 else (255, 255, 255)
         brush.text((tag[0] + size * 0.3, tag[1] + height / 2), shape.label, fill=ink, font=font, anchor="lm")
 
 
-def _place(
+def _place_label(
     corner: tuple[float, float],
     width: float,
     height: float,
     canvas: tuple[int, int],
     taken: Sequence[tuple[float, ...]],
 ) -> tuple[float, float, float, float]:
-    """Above the corner if that is free, else below it, else one line further down, and so on; inside the canvas."""
+    """Return a free box inside the canvas: above the corner, else below it, else one line further down, and so on."""
     x = max(0.0, min(corner[0], canvas[0] - width))
     first = None
     for step in (-1, 0, 1, 2, 3, -2, -3):
@@ -186,23 +177,21 @@ def _place(
     return first  # type: ignore[return-value]
 
 
-def _with_caption(picture: Image.Image, caption: str) -> Image.Image:
-    from PIL import Image, ImageDraw
-
-    size = max(13, round(max(picture.size) / 34))
-    font = _font(size)
-    lines = _wrapped(caption, font, picture.width - size, ImageDraw.Draw(picture))
+def _add_caption(image: Image.Image, caption: str) -> Image.Image:
+    size = max(13, round(max(image.size) / 34))
+    font = _load_font(size)
+    lines = _wrap_text(caption, font, image.width - size, ImageDraw.Draw(image))
     step = round(size * 1.4)
-    result = Image.new("RGB", (picture.width, picture.height + step * len(lines) + size), (255, 255, 255))
-    result.paste(picture, (0, 0))
+    result = Image.new("RGB", (image.width, image.height + step * len(lines) + size), (255, 255, 255))
+    result.paste(image, (0, 0))
     brush = ImageDraw.Draw(result)
     for row, text in enumerate(lines):
-        brush.text((size // 2, picture.height + size // 2 + row * step), text, fill=(20, 20, 20), font=font)
+        brush.text((size // 2, image.height + size // 2 + row * step), text, fill=(20, 20, 20), font=font)
     return result
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, brush: ImageDraw.ImageDraw) -> list[str]:
-    """Lines of ``text`` no wider than ``width``; a word that is wider is cut."""
+def _wrap_text(text: str, font: ImageFont.FreeTypeFont, width: float, brush: ImageDraw.ImageDraw) -> list[str]:
+    """Return ``text`` in lines of at most ``width`` pixels; a wider word is cut."""
     lines: list[str] = []
     line = ""
     for word in text.split():
@@ -223,13 +212,8 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, brush: Image
 
 
 @lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # DejaVu comes with matplotlib and has Greek, Cyrillic and accents; finding it by the spec saves importing matplotlib.
-    import importlib.util
-    from pathlib import Path
-
-    from PIL import ImageFont
-
+def _load_font(size: int) -> ImageFont.FreeTypeFont:
+    # DejaVu comes with matplotlib and has Greek, Cyrillic and accents; found without importing matplotlib.
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or not spec.submodule_search_locations:
         return ImageFont.load_default(size)  # type: ignore[return-value]

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from florence.codec.grammar import Form, box_tokens
-from florence.draw import draw
+from florence.draw import draw_regions
 from florence.errors import EncodeError, FlorenceError, ImageError
 from florence.images import decode_image
 from florence.model.confidence import Calibration, read_calibrations
@@ -111,7 +111,7 @@ def draw_answer(result: ImageAnswer, out: Path) -> None:
     """Write the image with the answer drawn on it, whole or not at all. Raises FlorenceError where that fails."""
     caption = result.answer.text if not result.answer.regions else ""
     sink = io.BytesIO()
-    Image.fromarray(draw(result.pixels, result.regions, caption=caption)).save(
+    Image.fromarray(draw_regions(result.pixels, result.regions, caption=caption)).save(
         sink, Image.registered_extensions()[out.suffix.lower()]
     )
     part = out.with_name(f".{out.name}.part")

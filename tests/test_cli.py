@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 from workspaces import workspace_of
 
-from florence.draw import draw
+from florence.draw import draw_regions
 from florence.model.confidence import Calibration
 from florence.records import Region
 from florence.tasks import Answer, task
@@ -91,7 +91,7 @@ def test_all_commands_are_there():
     assert set(COMMANDS) == wanted and call("--version").startswith("florence ")
 
 
-def test_wrong_use_and_wrong_place_are_told_plainly(tmp_path: Path):
+def test_wrong_use_and_wrong_folder_are_explained(tmp_path: Path):
     assert florence(tmp_path, "loop", "--rounds", "none").returncode == 2
     done = florence(tmp_path, "collect")
     assert done.returncode == 1 and "florence init" in done.stderr and "Traceback" not in done.stderr
@@ -142,14 +142,14 @@ def test_null_takes_a_section_away(template: Path):
 def test_an_overlay_that_is_not_allowed_leaves_params_alone(template: Path, overlay: dict):
     before = template.read_bytes()
     (template.parent / "o.yaml").write_text(yaml.safe_dump(overlay))
-    said = florence(template.parent, "loop", "--config", "o.yaml")
-    assert said.returncode == 1 and "train.st" in said.stderr and template.read_bytes() == before
+    done = florence(template.parent, "loop", "--config", "o.yaml")
+    assert done.returncode == 1 and "train.st" in done.stderr and template.read_bytes() == before
 
 
 def test_images_that_are_not_there_leave_params_alone(template: Path):
     before = template.read_bytes()
-    said = florence(template.parent, "loop", "--images", "nowhere")
-    assert said.returncode == 1 and "nowhere" in said.stderr and template.read_bytes() == before
+    done = florence(template.parent, "loop", "--images", "nowhere")
+    assert done.returncode == 1 and "nowhere" in done.stderr and template.read_bytes() == before
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path):
@@ -162,12 +162,12 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path):
     collect_images(workspace_of(settings_from(values), Store(str(tmp_path / ".florence/store"))))
     (tmp_path / "o.yaml").write_text("sources: {scenes: {count: 9}}")
     files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    said = florence(tmp_path, "loop", "--dry-run", "--rounds", "3", "--config", "o.yaml")
-    assert said.returncode == 0, said.stderr
+    done = florence(tmp_path, "loop", "--dry-run", "--rounds", "3", "--config", "o.yaml")
+    assert done.returncode == 0, done.stderr
     assert (
-        "6 collected, 3 new" in said.stdout
-        and "careful has 6 images" in said.stdout
-        and "rounds to do: 0, 1, 2" in said.stdout
+        "6 collected, 3 new" in done.stdout
+        and "careful has 6 images" in done.stdout
+        and "rounds to do: 0, 1, 2" in done.stdout
     )
     assert files == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "code.json"}
 
@@ -222,7 +222,7 @@ def test_predict_takes_a_box_in_pixels(model: Path, photo: Path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--task", "<OBJECTS>"], "known: <CAPTION>"),
         (["--task", "<OD>", "--input", "a dog"], "takes no input"),
@@ -232,19 +232,19 @@ def test_predict_takes_a_box_in_pixels(model: Path, photo: Path):
         (["--draw", "out.txt"], ".png"),
     ],
 )
-def test_what_predict_is_asked_wrongly_is_told_before_a_model_is_loaded(
-    model: Path, photo: Path, arguments: list[str], said: str
+def test_wrong_questions_to_predict_are_refused_before_a_model_is_loaded(
+    model: Path, photo: Path, arguments: list[str], message: str
 ):
     more = [] if "--model" in arguments else ["--model", str(model)]
-    assert said in call("predict", str(photo), *arguments, *more, code=1)
+    assert message in call("predict", str(photo), *arguments, *more, code=1)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "empty"), (b"words", "unreadable"), (None, "No such file")])
-def test_a_broken_image_is_a_plain_error(model: Path, tmp_path: Path, content: bytes | None, said: str):
+@pytest.mark.parametrize(("content", "message"), [(b"", "empty"), (b"words", "unreadable"), (None, "No such file")])
+def test_a_broken_image_is_a_plain_error(model: Path, tmp_path: Path, content: bytes | None, message: str):
     path = tmp_path / "x.jpg"
     if content is not None:
         path.write_bytes(content)
-    assert said in call("predict", str(path), "--model", str(model), code=1)
+    assert message in call("predict", str(path), "--model", str(model), code=1)
 
 
 def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
@@ -263,14 +263,14 @@ def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
     assert (region["score"], region["confidence"]) == (0.25, pytest.approx(0.45))
     # the picture says the same as the line
     draw_answer(found, tmp_path / "drawn.png")
-    same = draw(pixels, [Region("cup", box=(1, 2, 30, 40), score=0.45)])
+    same = draw_regions(pixels, [Region("cup", box=(1, 2, 30, 40), score=0.45)])
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "drawn.png")), same)
     named = ImageAnswer(Path("a.png"), pixels, task("<REGION_TO_CATEGORY>"), "", Answer("cup", score=0.9), calibration)
     assert format_answer(named, as_json=False) == "cup   (confidence 0.80)"
 
 
 @pytest.mark.parametrize(
-    "name, answer, said",
+    "name, answer, message",
     [
         ("<CAPTION>", Answer("a red cup", score=0.0123), "a red cup   (score 0.012)"),
         ("<DETAILED_CAPTION>", Answer("There is a red cup."), "There is a red cup."),
@@ -280,6 +280,6 @@ def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
         ("<OD>", Answer("cup<loc_0>", (Region("cup", box=(1, 2, 30, 40), score=0.25),)), "cup  0.25  box 1,2,30,40"),
     ],
 )
-def test_an_answer_is_told_in_plain_words(name: str, answer: Answer, said: str):
+def test_an_answer_is_printed_in_plain_words(name: str, answer: Answer, message: str):
     pixels = np.zeros((50, 50, 3), np.uint8)
-    assert format_answer(ImageAnswer(Path("a.png"), pixels, task(name), "", answer), as_json=False) == said
+    assert format_answer(ImageAnswer(Path("a.png"), pixels, task(name), "", answer), as_json=False) == message

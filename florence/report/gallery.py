@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.draw import PALETTE, Colour, colour_of, draw, jpeg, labelled
+from florence.draw import PALETTE, Colour, choose_colour, draw_regions, encode_jpeg, list_drawable_regions
 from florence.geometry import box_iou
 from florence.images import decode_image
 from florence.records import (
@@ -147,11 +147,15 @@ def gallery(pictures: Pictures, labels: pa.Table) -> tuple[Group, ...]:
 
 
 def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -> Card:
-    places = [region for row in rows if row.task in PLACES for region in labelled(row)]
+    places = [region for row in rows if row.task in PLACES for region in list_drawable_regions(row)]
     shown = [
-        Picture(_uri(draw(pixels, places, side=SIDE)), "objects, masks, read text" if places else "nothing located")
+        Picture(
+            _uri(draw_regions(pixels, places, side=SIDE)), "objects, masks, read text" if places else "nothing located"
+        )
     ]
-    described = [region for row in rows if row.task == "<DENSE_REGION_CAPTION>" for region in labelled(row)]
+    described = [
+        region for row in rows if row.task == "<DENSE_REGION_CAPTION>" for region in list_drawable_regions(row)
+    ]
     phrases = [row for row in rows if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
     lines = [
         Line(NAMES[task], marked(row.text, [p for p in phrases if p.text == row.text]))
@@ -162,10 +166,10 @@ def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -
     if phrases:
         # Phrases of the longest caption cover those of the shorter ones and would only be drawn over each other.
         text = max((p.text for p in phrases), key=len)
-        grounded = [region for p in phrases if p.text == text for region in labelled(p)]
-        shown.append(Picture(_uri(draw(pixels, grounded, side=SIDE)), "phrases"))
+        grounded = [region for p in phrases if p.text == text for region in list_drawable_regions(p)]
+        shown.append(Picture(_uri(draw_regions(pixels, grounded, side=SIDE)), "phrases"))
     elif described:
-        shown.append(Picture(_uri(draw(pixels, described, side=SIDE)), "described regions"))
+        shown.append(Picture(_uri(draw_regions(pixels, described, side=SIDE)), "described regions"))
     lines += [Line("reads", (Part(row.text),)) for row in rows if row.task == "<OCR_WITH_REGION>"]
     return Card(record.name, _about(record), tuple(shown), tuple(lines))
 
@@ -179,7 +183,7 @@ def marked(text: str, phrases: Iterable[Annotation]) -> tuple[Part, ...]:
             continue
         if start > at:
             parts.append(Part(text[at:start]))
-        parts.append(Part(text[start:end], css(colour_of(label or text[start:end]))))
+        parts.append(Part(text[start:end], css(choose_colour(label or text[start:end]))))
         at = end
     return (*parts, Part(text[at:])) if at < len(text) or not parts else tuple(parts)
 
@@ -232,7 +236,10 @@ def match(
 
 def _objects(table: pa.Table) -> dict[str, tuple[Region, ...]]:
     kept = table.filter(pc.and_(table["kept"], pc.equal(table["task"], "<OD>")))
-    return {image_id: tuple(r for row in rows for r in labelled(row)) for image_id, rows in by_image(kept).items()}
+    return {
+        image_id: tuple(r for row in rows for r in list_drawable_regions(row))
+        for image_id, rows in by_image(kept).items()
+    }
 
 
 def before_and_after(pictures: Pictures, before: pa.Table, after: pa.Table) -> tuple[int, tuple[Card, ...]]:
@@ -248,12 +255,18 @@ def before_and_after(pictures: Pictures, before: pa.Table, after: pa.Table) -> t
         left, right = (*change.same, *change.removed), (*change.same, *change.added)
         grey = [SAME] * len(change.same)
         shown = [
-            Picture(_uri(draw(image, left, colours=[*grey, *[REMOVED] * len(change.removed)], side=SIDE)), "before"),
-            Picture(_uri(draw(image, right, colours=[*grey, *[ADDED] * len(change.added)], side=SIDE)), "after"),
+            Picture(
+                _uri(draw_regions(image, left, colours=[*grey, *[REMOVED] * len(change.removed)], side=SIDE)), "before"
+            ),
+            Picture(
+                _uri(draw_regions(image, right, colours=[*grey, *[ADDED] * len(change.added)], side=SIDE)), "after"
+            ),
         ]
-        objects = [r for row in truth.get(change.image_id, []) if row.task == "<OD>" for r in labelled(row)]
+        objects = [
+            r for row in truth.get(change.image_id, []) if row.task == "<OD>" for r in list_drawable_regions(row)
+        ]
         if objects:
-            shown.append(Picture(_uri(draw(image, objects, side=SIDE)), "truth"))
+            shown.append(Picture(_uri(draw_regions(image, objects, side=SIDE)), "truth"))
         lines = _caption_changes(old.get(change.image_id, []), new.get(change.image_id, []))
         cards.append(Card(record.name, _about(record), tuple(shown), lines))
     return len(changed), tuple(cards)
@@ -298,14 +311,18 @@ def disagreements(
         ]
         names = sorted({row.annotator for row in said})
         colours = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
-        regions = [(region, colours[row.annotator]) for row in said for region in labelled(row)]
-        kept = [r for row in fused.get(image_id, []) if row.task == "<OD>" and row.kept for r in labelled(row)]
+        regions = [(region, colours[row.annotator]) for row in said for region in list_drawable_regions(row)]
+        kept = [
+            r for row in fused.get(image_id, []) if row.task == "<OD>" and row.kept for r in list_drawable_regions(row)
+        ]
         shown = (
             Picture(
-                _uri(draw(pixels[image_id], [r for r, _ in regions], colours=[c for _, c in regions], side=SIDE)),
+                _uri(
+                    draw_regions(pixels[image_id], [r for r, _ in regions], colours=[c for _, c in regions], side=SIDE)
+                ),
                 "claimed",
             ),
-            Picture(_uri(draw(pixels[image_id], kept, side=SIDE)), "kept" if kept else "nothing kept"),
+            Picture(_uri(draw_regions(pixels[image_id], kept, side=SIDE)), "kept" if kept else "nothing kept"),
         )
         record = pictures.records[image_id]
         keys = tuple(Part(name, css(colours[name])) for name in names)
@@ -323,4 +340,4 @@ def css(colour: Colour) -> str:
 
 
 def _uri(pixels: np.ndarray) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg(pixels)).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(pixels)).decode("ascii")
