@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from workspaces import workspace_of
 
 from florence import pretrain
@@ -159,3 +161,9 @@ def test_mirrored_twice_is_as_before_and_signs_are_never_mirrored(data):
         columns = np.flatnonzero(picture.any(axis=0)) / (grid * fine)
         boxes = once.boxes[place][:, once.names[place] > 0]
         assert columns.min() >= boxes[0].min() - 1 / fine / grid and columns.max() <= boxes[2].max() + 1 / fine / grid
+
+
+def test_the_weights_were_made_with_the_settings_that_stand_there():
+    folder = Path(__file__).parents[1] / "pretrain"
+    lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]["pretrain"]
+    assert lock["params"]["params.yaml"] == yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))

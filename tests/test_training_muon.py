@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from trainings import scenes, small
 
+from florence.model.checkpoint import build
+from florence.training import loop, read_dataset, train
 from florence.training.checkpoint import TrainingState, resume, save_checkpoint
 from florence.training.muon import MOMENTUM, SPECTRAL_NORM, Muon, hidden_matrices, orthogonalise
 
@@ -99,4 +103,30 @@ def test_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path):
     assert resume(tmp_path, "key", resumed, optimiser).step == 3
     run(range(3, 6), resumed, optimiser)
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_killed_training_is_resumed_to_the_same_bytes(tmp_path, monkeypatch):
+    data = scenes(tmp_path / "data", 20)
+    chosen = small(optimizer="muon")
+
+    def run(folder: str) -> list[torch.Tensor]:
+        checkpoint = build("nano", image_size=32)
+        train(checkpoint, read_dataset(checkpoint, chosen, data), chosen, tmp_path / folder, "key")
+        return [p.detach() for p in checkpoint.model.parameters()]
+
+    whole = run("whole")
+    real, calls = loop._accumulate_gradients, []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(loop, "_accumulate_gradients", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed")
+    monkeypatch.setattr(loop, "_accumulate_gradients", real)
+    for a, b in zip(whole, run("killed"), strict=True):
         assert torch.equal(a, b)

@@ -6,6 +6,7 @@ al., arXiv 2502.16982). With X = G / ‖G‖, each Newton–Schulz iteration is 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -44,6 +45,13 @@ class Muon(torch.optim.AdamW):
             {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "muon": False},
         ]
         super().__init__([group for group in groups if group["params"]], lr=lr, betas=betas, fused=True)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore ``state``; AdamW would look for a step count, which the state of a matrix does not have."""
+        moments = {p: values for p, values in state["state"].items() if values.keys() == {"exp_avg"}}
+        others = {p: values for p, values in state["state"].items() if p not in moments}
+        super().__setstate__({**state, "state": defaultdict(dict, others)})
+        self.state.update(moments)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:

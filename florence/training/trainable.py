@@ -140,7 +140,8 @@ def _add_adapters(model: Any, lora: LoraSettings, settings: TrainSettings) -> An
             f"there are {', '.join(endings) or 'none'}"
         )
     torch.manual_seed(settings.seed)
-    config = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=chosen)
+    alpha: Any = lora.alpha  # peft says int, and takes any number
+    config = peft.LoraConfig(r=lora.rank, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=chosen)
     return peft.get_peft_model(model, config).base_model
 
 
