@@ -235,16 +235,16 @@ def test_the_device_is_set_before_loading_and_is_no_part_of_the_version(store: S
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    import florence.images
+    from florence.workspace.annotate import chunks
 
     found: list[str] = []
-    decode = florence.images.decode_image
+    decode = chunks.decode_image
 
     def counted(data, name, **more):
         found.append(name)
         return decode(data, name, **more)
 
-    monkeypatch.setattr(florence.images, "decode_image", counted)
+    monkeypatch.setattr(chunks, "decode_image", counted)
     return found
 
 

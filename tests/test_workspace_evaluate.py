@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import types
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from florence.evaluate import baseline
 from florence.records import ANNOTATIONS, Claim, table_annotations, table_images
 from florence.report.facts import LoopFacts
 from florence.store import Store
+from florence.workspace import publish
 from florence.workspace.annotate import AnnotatorVersion, annotate_shard, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.compare import compare_models
@@ -55,11 +55,7 @@ def engine(monkeypatch):
             (name, "<OD>"): Reliability(0.5, {"cat": 0.75}) for name in set(claims["annotator"].to_pylist())
         },
     )
-    monkeypatch.setitem(
-        __import__("sys").modules,
-        "florence.engine.statistics",
-        types.SimpleNamespace(statistics=lambda labels, images: {}),
-    )
+    monkeypatch.setattr(publish, "statistics", lambda labels, images: {})
 
 
 def labels_of(store: Store, annotator: AnnotatorVersion, round: int) -> pa.Table:
