@@ -140,11 +140,10 @@ class Annotation:
 
     ``score``: the annotator's own confidence in its claim, 0…1, as the model gives it. ``confidence``: how likely the
     label is right, 0…1, estimated by the consensus (captions: how far annotators use the same words); None for claims.
-    ``agreement``: the share, 0…1, of the annotators able to see the item that claim the same as the label. Able is who was
-    asked about the image and can give such a label, people included, rankers not; of an answer, who answered. The same
-    is, in the cluster, the same text; of an answer, the same answer; of a caption, one whose similarity with it is
-    `engine.min_caption_overlap` at least. None for claims, for truth, and where nobody else could tell. It decides
-    nothing.
+    ``agreement``: the share, 0…1, of the annotators able to see the item that claim the same as the label. It decides
+    nothing, and is None for claims, for truth, and if no other annotator is able to. An annotator is able to if it was
+    asked about the image and has such a label (people included, rankers not); for answers, if it answered. The same is
+    the same text in the cluster, the same answer, or a caption that is similar by `engine.min_caption_overlap` or more.
     ``kept``, ``reason``: whether the label is kept, and the drop reason if not. Claims have ``kept=True, reason=""``.
     """
 

@@ -83,7 +83,7 @@ def export_review(
         _names(labels, shown), (OBJECTS, *(kind for kind in CAPTIONS if kind in kinds)), SPLITS, False, True
     )
     with replacing(out, force) as folder:
-        LabelStudioFormat().project(
+        LabelStudioFormat().write_tasks(
             folder, _tasks(data, folder, [image_id for _, image_id in ranked], shown, progress), plan, {"round": number}
         )
         (folder / EXPORT_NOTE).write_text(

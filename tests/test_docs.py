@@ -198,7 +198,7 @@ def test_format_document_tells_of_every_format_and_its_settings():
     text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
     for name in FORMATS.names():
         assert f"| `{name}` |" in text
-        rows = [line for line in text.split("## In")[1].splitlines() if line.startswith(f"| `{name}` |")]
+        rows = [line for line in text.split("## Import")[1].splitlines() if line.startswith(f"| `{name}` |")]
         assert all(f"`{setting}`" in rows[0] for setting in FORMATS.get(name).Options.model_fields), name
 
 
