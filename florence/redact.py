@@ -57,7 +57,7 @@ def _redact_parameter(match: re.Match[str]) -> str:
 
 
 def redact_settings(value: Any, secrets: Sequence[str] = (), name: str = "") -> Any:
-    """Return settings (nested mappings and lists) with texts under a secret's name, and whatever `redact` finds, masked."""
+    """Return settings (nested mappings and lists) with texts under a secret's name, and what `redact` finds, masked."""
     if isinstance(value, Mapping):
         return {key: redact_settings(inner, secrets, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from s3_server import s3  # noqa: F401 - a fixture for all
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +26,33 @@ def prefect(tmp_path_factory):
 
     with prefect_test_harness(server_startup_timeout=300):
         yield
+
+
+LONGEST_FIRST = (
+    "test_flows_student",
+    "test_flows_refine",
+    "test_adapters_snapshots",
+    "test_training_processes",
+    "test_annotators_served",
+    "test_annotators_program",
+    "test_annotators_services",
+    "test_training",
+    "test_ablate",
+    "test_adapters_quality",
+    "test_benchmarks",
+)
+"""Modules whose tests take long: workers that begin with them end at about the same time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order modules for several workers, and keep the tests of a module on one of them, and all that need the Prefect server."""
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.stem
+        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=rank)
+    for item in items:
+        shared = "prefect" if "prefect" in getattr(item, "fixturenames", ()) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(shared))

@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on loopback, with a bucket and random credentials. In a test module: ``from s3_server import s3``."""
+"""A real S3 server (SeaweedFS) on loopback, with a bucket and random credentials."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class S3:
         )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3(tmp_path_factory) -> Iterator[S3]:
-    """The server, for one test module."""
+    """The server, for all tests of a process."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
 

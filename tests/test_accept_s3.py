@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flow_workspaces import environment, florence, write_params
 from PIL import Image
-from s3_server import S3, s3  # noqa: F401 - a fixture
+from s3_server import S3
 
 from florence.images import decode_image
 from florence.sources import SOURCES, SourceImage
@@ -50,7 +50,7 @@ def dvc(folder: Path, *arguments: str, **env: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_loop_lives_in_a_bucket(s3: S3, tmp_path: Path):  # noqa: F811
+def test_the_loop_lives_in_a_bucket(s3: S3, tmp_path: Path):
     upload(s3, "photos", 8)
     folder = tmp_path / "w"
     create_workspace(folder)
@@ -83,7 +83,7 @@ def test_the_loop_lives_in_a_bucket(s3: S3, tmp_path: Path):  # noqa: F811
     no_secrets(s3, [folder], health.stdout + health.stderr + wrong.stdout + wrong.stderr)
 
 
-def test_a_clone_pulls_what_was_pushed(s3: S3, tmp_path: Path):  # noqa: F811
+def test_a_clone_pulls_what_was_pushed(s3: S3, tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
     create_workspace(first)
     write_params(first)

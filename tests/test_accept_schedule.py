@@ -55,9 +55,9 @@ def test_runs_by_itself_refuses_overlaps_and_does_nothing_twice(tmp_path: Path):
             finally:
                 process.kill()
     assert process.returncode in (0, 130, 143), log.read_text()
-    said = log.read_text()
-    assert "Traceback" not in said, said
-    url = re.search(r"API (http://127\.0\.0\.1:\d+/api)", said)
+    message = log.read_text()
+    assert "Traceback" not in message, message
+    url = re.search(r"API (http://127\.0\.0\.1:\d+/api)", message)
     assert url is not None
     with pytest.raises(OSError):
         urllib.request.urlopen(f"{url[1]}/health", timeout=5)

@@ -49,7 +49,7 @@ class Tables:
 
 @pytest.fixture(scope="module")
 def good(small_snapshot) -> Tables:
-    """The small snapshot, with splits by the images' hashes, places cut at the images' edges, and more rows of some kinds."""
+    """The small snapshot, with splits by the images' hashes, boxes cut at the images' edges, and more rows of some annotation types."""
     images = [
         {**row, "bytes": b"", "split": choose_split(row["image_id"], SETTINGS)}
         for row in small_snapshot.read_tables("images", IMAGES).to_pylist()
@@ -117,7 +117,7 @@ def put(
     return break_it
 
 
-def place(task: str, **values: Any) -> Callable[[Tables], None]:
+def change_region(task: str, **values: Any) -> Callable[[Tables], None]:
     """Change a region of a kept label of ``task``."""
 
     def break_it(tables: Tables) -> None:
@@ -195,20 +195,22 @@ BROKEN: dict[str, Callable[[Tables], None]] = {
         "regions", [{"label": "a", "box": [1.0, 1.0, 2.0, 2.0]}], kept=True, task="<CAPTION>"
     ),
     "labels column_values_to_be_between regions 2": put("regions", [], kept=True, task="<OD>"),
-    "regions column_values_to_not_be_null outside": place("<OD>", box=None, polygons=[]),
-    "regions column_values_to_be_between outside": place("<OD>", box=[4.0, 4.0, 9.0, 5000.0]),
-    "regions column_values_to_be_between side": place("<OD>", box=[30.0, 30.0, 20.0, 40.0]),
-    "regions column_values_to_be_in_set well_formed": place("<OD>", polygons=[[1.0, 1.0, 2.0, 2.0, 3.0]]),
-    "regions column_values_to_be_in_set has_box": place(
+    "regions column_values_to_not_be_null outside": change_region("<OD>", box=None, polygons=[]),
+    "regions column_values_to_be_between outside": change_region("<OD>", box=[4.0, 4.0, 9.0, 5000.0]),
+    "regions column_values_to_be_between side": change_region("<OD>", box=[30.0, 30.0, 20.0, 40.0]),
+    "regions column_values_to_be_in_set well_formed": change_region("<OD>", polygons=[[1.0, 1.0, 2.0, 2.0, 3.0]]),
+    "regions column_values_to_be_in_set has_box": change_region(
         "<OD>", box=None, quad=[1.0, 1.0, 9.0, 1.0, 9.0, 9.0, 1.0, 9.0]
     ),
-    "regions column_values_to_be_in_set has_quad": place("<OCR_WITH_REGION>", quad=None, box=[1.0, 1.0, 9.0, 9.0]),
-    "regions column_values_to_be_in_set has_polygons": place(
+    "regions column_values_to_be_in_set has_quad": change_region(
+        "<OCR_WITH_REGION>", quad=None, box=[1.0, 1.0, 9.0, 9.0]
+    ),
+    "regions column_values_to_be_in_set has_polygons": change_region(
         "<REFERRING_EXPRESSION_SEGMENTATION>", polygons=[], box=[1.0, 1.0, 9.0, 9.0]
     ),
-    "regions column_values_to_be_in_set span_fits": place("<CAPTION_TO_PHRASE_GROUNDING>", span=[3, 999]),
-    "regions column_values_to_match_regex label": place("<OD>", label=" "),
-    "regions column_values_to_be_between score": place("<OD>", score=-1.0),
+    "regions column_values_to_be_in_set span_fits": change_region("<CAPTION_TO_PHRASE_GROUNDING>", span=[3, 999]),
+    "regions column_values_to_match_regex label": change_region("<OD>", label=" "),
+    "regions column_values_to_be_between score": change_region("<OD>", score=-1.0),
     "annotation_types column_values_to_be_between drop_rate": drop_all("<OD>"),
     "annotation_types column_values_to_be_between shift": drop_all("<OD>"),
     "training table_row_count_to_be_between": nothing_to_learn,
@@ -248,11 +250,11 @@ def test_expectation_fails_on_a_broken_table(name: str, copied: Tables, session,
 
 
 def test_answers_to_questions_are_checked_where_there_are_any(copied: Tables, session, tmp_path: Path):
-    def kinds(folder: Path) -> dict[str, int]:
+    def annotation_types(folder: Path) -> dict[str, int]:
         frame = quality_tables.make_tables(SETTINGS, copied.write(folder), 1)["annotation_types"]
         return dict(zip(frame["task"], frame["labels"], strict=True))
 
-    plain = kinds(tmp_path / "plain")
+    plain = annotation_types(tmp_path / "plain")
     size = {image["image_id"]: (float(image["width"]), float(image["height"])) for image in copied.images}
     row = next(row for row in copied.labels if row["task"] == "<OD>")
     whole = {
@@ -274,7 +276,7 @@ def test_answers_to_questions_are_checked_where_there_are_any(copied: Tables, se
             regions=[whole],
         )
     )
-    assert list(plain) == list(BASE_TYPES) and kinds(tmp_path / "asked") == {**plain, "<VQA>": 1}
+    assert list(plain) == list(BASE_TYPES) and annotation_types(tmp_path / "asked") == {**plain, "<VQA>": 1}
     frames = quality_tables.make_tables(SETTINGS, copied.write(tmp_path), 1)
     with quality.silence_great_expectations():
         for table in ("labels", "regions", "annotation_types"):
@@ -348,14 +350,16 @@ def test_a_user_adds_an_expectation_and_it_decides(copied: Tables, tmp_path: Pat
         quality.validate_snapshot(SETTINGS, data, root)
 
 
-def test_what_is_only_a_warning_stops_nothing(copied: Tables, session, tmp_path: Path):
+def test_a_warning_stops_nothing(copied: Tables, session, tmp_path: Path):
     item = {
         "type": "expect_column_mean_to_be_between",
         "kwargs": {"column": "confidence", "min_value": 0.99},
         "severity": "warning",
     }
     with quality.silence_great_expectations():
-        checked = session.check("labels", quality_tables.make_tables(SETTINGS, copied.write(tmp_path), 1)["labels"], [item])
+        checked = session.check(
+            "labels", quality_tables.make_tables(SETTINGS, copied.write(tmp_path), 1)["labels"], [item]
+        )
     assert (checked.passed, checked.failures) == (0, ()) and "confidence" in checked.warnings[0]
 
 
@@ -371,17 +375,19 @@ def test_bounds_come_from_the_settings(copied: Tables, tmp_path: Path):
         quality.validate_snapshot(tight, data, root)
 
 
-def test_a_new_source_shifts_nothing_and_a_lost_kind_does(copied: Tables, tmp_path: Path):
+def test_a_new_source_shifts_nothing_and_a_lost_annotation_type_does(copied: Tables, tmp_path: Path):
     only = {row["image_id"] for row in copied.images if row["source"] == "scenes"}
     copied.before = [row for row in copied.before if row["image_id"] in only and row["task"] == "<CAPTION>"]
-    kinds = quality_tables.make_tables(SETTINGS, copied.write(tmp_path), 1)["annotation_types"].set_index("task")
+    annotation_types = quality_tables.make_tables(SETTINGS, copied.write(tmp_path), 1)["annotation_types"].set_index(
+        "task"
+    )
     now = [row for row in copied.labels if row["image_id"] in only]
     kept = [
         sum(row["kept"] and row["task"] == "<CAPTION>" for row in rows) / len({row["image_id"] for row in rows})
         for rows in (now, copied.before)
     ]
-    assert kinds.loc["<CAPTION>", "shift"] == pytest.approx(abs(kept[0] - kept[1]) / kept[1])
-    assert kinds["shift"].notna().sum() == 1
+    assert annotation_types.loc["<CAPTION>", "shift"] == pytest.approx(abs(kept[0] - kept[1]) / kept[1])
+    assert annotation_types["shift"].notna().sum() == 1
 
 
 def test_columns_of_another_type_or_not_in_every_file_stop_before_the_rest(copied: Tables, tmp_path: Path):
@@ -408,7 +414,7 @@ def test_shards_from_before_images_had_a_hash_pass(copied: Tables, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             lambda s: s["expectations"].append(
@@ -441,22 +447,22 @@ def test_shards_from_before_images_had_a_hash_pass(copied: Tables, tmp_path: Pat
         (lambda s: s.pop("expectations"), "labels.json: a suite is"),
     ],
 )
-def test_a_wrong_suite_is_named_with_what_is_wrong(change, said: str, copied: Tables, tmp_path: Path):
+def test_a_wrong_suite_is_named_with_what_is_wrong(change, message: str, copied: Tables, tmp_path: Path):
     root, data = workspace(tmp_path, copied)
     edit(root, "labels", change)
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         quality.validate_snapshot(SETTINGS, data, root)
 
 
 def test_missing_foreign_and_broken_suite_files(copied: Tables, tmp_path: Path):
     root, data = workspace(tmp_path, copied)
-    (root / "expectations/annotation_types.json").rename(root / "expectations/kind.json")
+    (root / "expectations/annotation_types.json").rename(root / "expectations/unknown.json")
     with pytest.raises(SettingsError, match="annotation_types.json does not exist"):
         quality.validate_snapshot(SETTINGS, data, root)
-    shutil.copy(root / "expectations/kind.json", root / "expectations/annotation_types.json")
-    with pytest.raises(SettingsError, match="kind.json: there is no table of this name; tables: schema"):
+    shutil.copy(root / "expectations/unknown.json", root / "expectations/annotation_types.json")
+    with pytest.raises(SettingsError, match="unknown.json: there is no table of this name; tables: schema"):
         quality.validate_snapshot(SETTINGS, data, root)
-    (root / "expectations/kind.json").unlink()
+    (root / "expectations/unknown.json").unlink()
     (root / "expectations/annotation_types.json").write_text("{", encoding="utf-8")
     with pytest.raises(SettingsError, match="annotation_types.json: not JSON"):
         quality.validate_snapshot(SETTINGS, data, root)

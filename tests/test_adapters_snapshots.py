@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from s3_server import S3, s3
+from s3_server import S3
 
 from florence.config import SnapshotSettings
 from florence.errors import FlorenceError
@@ -21,7 +21,6 @@ from florence.store import Store
 from flows.adapters import snapshots
 from flows.adapters.snapshots import Snapshots
 
-__all__ = ["s3"]
 ROOT = Path(__file__).parents[1]
 STAGES = """
 stages:
@@ -140,11 +139,9 @@ def test_a_stage_that_fails_is_named_with_its_last_lines(root: Path):
         FlorenceError, match=r"stage compare failed \(failed to run: .*exited with 1\):\n  compared by "
     ) as caught:
         ours.repro({}, lambda line: None)
-    assert "training" not in str(caught.value), "the other stage's lines are not told"
+    assert "training" not in str(caught.value), "the lines of the other stage are left out"
     (root / "params.yaml").write_text("model: {}\n")
-    with pytest.raises(
-        FlorenceError, match="stage train: .*'train' are missing from 'params.yaml'.*have to be there"
-    ):
+    with pytest.raises(FlorenceError, match="stage train: .*'train' are missing from 'params.yaml'.*have to be there"):
         ours.repro({}, lambda line: None)
 
 
@@ -173,7 +170,7 @@ def test_outside_of_a_repository(tmp_path: Path):
         ours.restore(tmp_path / "kept")
 
 
-def test_half_written_files_of_a_killed_process_are_made_anew(root: Path):
+def test_half_written_files_of_a_killed_process_are_written_again(root: Path):
     staged(root)
     ours = Snapshots(root, SnapshotSettings())
     found = ours.add()
@@ -299,9 +296,9 @@ def test_credentials_are_redacted_where_people_read_them_and_not_where_output_is
     dvc(root, "remote", "add", "web", "https://user:pass@host/a-secret/value")
     assert ours.remotes() == {"web": "https://user:pass@host/a-secret/value"}
     assert ours._read_config()["core.analytics"] == "false"
-    said: list[str] = []
-    ours._run(["config", "--list"], None, said.append)
-    assert "remote.web.url=https://•••@host/•••" in said and "core.analytics=false" in said
+    message: list[str] = []
+    ours._run(["config", "--list"], None, message.append)
+    assert "remote.web.url=https://•••@host/•••" in message and "core.analytics=false" in message
 
 
 def test_a_commit_holds_the_small_files_of_the_round_and_nothing_else(root: Path):

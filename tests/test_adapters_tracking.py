@@ -88,7 +88,7 @@ def test_a_folder_or_memory_is_no_store(uri):
         "postgresql://s3cret@host/db",
     ],
 )
-def test_no_credentials_in_what_is_said(text):
+def test_credentials_of_urls_are_redacted(text):
     assert "s3cret" not in redact_text(text) and "host" in redact_text(text)
 
 
@@ -162,7 +162,12 @@ def test_a_loop_and_its_rounds_are_found_again(tmp_path):
     assert {s for (s,) in rows(tmp_path, "SELECT status FROM runs")} == {"RUNNING"}
     params = dict(rows(tmp_path, "SELECT key, value FROM params WHERE run_uuid = ?", loop))
     assert params.pop("note") == "x" * 5999 + "…"
-    assert params == {"train.lr": "0.001", "train.task_weights.OD": "3.0", "uri": "postgresql://•••@h/d", "new": '[1, "ä"]'}
+    assert params == {
+        "train.lr": "0.001",
+        "train.task_weights.OD": "3.0",
+        "uri": "postgresql://•••@h/d",
+        "new": '[1, "ä"]',
+    }
 
 
 def test_more_settings_than_one_request_takes(tmp_path):
@@ -289,12 +294,12 @@ def test_a_server_that_hangs_does_not_hold_training_up(caplog):
         live(step, {"loss": 1.0})
     assert time.monotonic() - start < 2
     with caplog.at_level(logging.WARNING):
-        said = live.close(timeout=0.2)
-    assert "2000 measurements did not reach MLflow at http://x" in said and said in caplog.text
+        message = live.close(timeout=0.2)
+    assert "2000 measurements did not reach MLflow at http://x" in message and message in caplog.text
     release.set()
 
 
-def test_curves_that_do_not_arrive_are_told_once_and_caught_up_with(tmp_path, caplog):
+def test_curves_that_do_not_arrive_give_one_warning_and_are_sent_later(tmp_path, caplog):
     found = tracker(tmp_path)
     run = found.loop_run("l", {})
     down = threading.Event()
@@ -337,9 +342,9 @@ def test_training_goes_on_without_a_server(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("data", "kind", "place"), [("data", "local", "{root}/data"), ("s3://bucket/dvc", "s3", "s3://bucket/dvc")]
+    ("data", "source_type", "uri"), [("data", "local", "{root}/data"), ("s3://bucket/dvc", "s3", "s3://bucket/dvc")]
 )
-def test_the_snapshot_is_the_runs_dataset(tmp_path, data, kind, place):
+def test_the_snapshot_is_the_runs_dataset(tmp_path, data, source_type, uri):
     import mlflow.data
 
     found = tracker(tmp_path)
@@ -355,11 +360,11 @@ def test_the_snapshot_is_the_runs_dataset(tmp_path, data, kind, place):
     assert (only.dataset.name, only.dataset.digest, only.dataset.source_type) == (
         "FLD",
         "0123456789abcdef0123456789abcdef.dir",
-        kind,
+        source_type,
     )
     assert json.loads(only.dataset.profile)["counts"] == {"images": 3}
     assert [(t.key, t.value) for t in only.tags] == [("mlflow.data.context", "training")]
-    assert mlflow.data.get_source(only.dataset).to_dict()["uri"] == place.format(root=tmp_path)
+    assert mlflow.data.get_source(only.dataset).to_dict()["uri"] == uri.format(root=tmp_path)
 
 
 def test_a_snapshot_without_dvc_is_known_by_its_id(tmp_path):
@@ -368,7 +373,7 @@ def test_a_snapshot_without_dvc_is_known_by_its_id(tmp_path):
     assert rows(tmp_path, "SELECT digest FROM datasets") == [("abc123",)]
 
 
-def test_a_missing_report_is_said(tmp_path):
+def test_a_missing_report_is_an_error(tmp_path):
     found = tracker(tmp_path)
     with pytest.raises(FlorenceError, match="florence report"):
         found.log_report(found.loop_run("l", {}), tmp_path / "nothing")
@@ -383,7 +388,7 @@ def _closed_port() -> int:
         return one.getsockname()[1]
 
 
-def test_a_server_that_is_not_there_is_told_soon(tmp_path):
+def test_an_unreachable_server_is_an_error_within_seconds(tmp_path):
     start = time.monotonic()
     with pytest.raises(
         FlorenceError, match=r"http://•••@127.0.0.1:\d+ does not answer.*is the server running, and tracking.uri right"
@@ -412,7 +417,7 @@ def test_a_file_that_is_no_store(tmp_path):
         registry(tmp_path).champion()
 
 
-def test_a_place_that_can_not_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "taken").write_text("a file", encoding="utf-8")
     with pytest.raises(FlorenceError, match="cannot open the store"):
         ModelRegistry(MlflowStore(TrackingSettings(uri="sqlite:///taken/mlflow.db"), tmp_path)).champion()
@@ -426,7 +431,7 @@ def test_a_database_without_its_driver(tmp_path):
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_deleted_experiment_is_told_with_the_way_back(tmp_path):
+def test_a_deleted_experiment_is_an_error_with_the_command_to_restore_it(tmp_path):
     found = tracker(tmp_path)
     found.store.client.delete_experiment(found.store.experiment_id)
     with pytest.raises(FlorenceError, match="mlflow experiments restore -x 1"):
@@ -449,6 +454,6 @@ def test_many_processes_open_a_new_store_at_once(tmp_path):
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    said = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0], said
+    message = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], message
     assert rows(tmp_path, "SELECT count(*) FROM experiments WHERE name = 'florence'") == [(1,)]

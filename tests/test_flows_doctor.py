@@ -44,7 +44,7 @@ def test_no_workspace_is_a_fault_with_a_remedy(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("overlay", "name", "status", "said"),
+    ("overlay", "name", "status", "message"),
     [
         ({"train": {"steps": -1}}, "settings", "fail", "train.steps"),
         (
@@ -61,12 +61,12 @@ def test_no_workspace_is_a_fault_with_a_remedy(tmp_path: Path):
         ({"train": None}, "dvc.yaml", "fail", "lacks train"),
     ],
 )
-def test_each_fault_is_found(workspace: Path, overlay: dict, name: str, status: str, said: str):
+def test_each_fault_is_found(workspace: Path, overlay: dict, name: str, status: str, message: str):
     from florence.config import merged
 
     (workspace / "params.yaml").write_text(yaml.safe_dump(merged(params(), overlay)))
     check = looked_at(workspace)[name]
-    assert (check.status, said in check.found) == (status, True), check
+    assert (check.status, message in check.found) == (status, True), check
 
 
 def test_secrets_are_not_read_out(workspace: Path, monkeypatch):

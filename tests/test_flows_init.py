@@ -1,4 +1,4 @@
-"""`florence init` in folders of every kind: what it makes, what it leaves alone, and that git and DVC work there."""
+"""`florence init` in all sorts of folders: which files it writes and which it leaves alone, and that git and DVC work there."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from florence.workspace.annotate import list_annotators
 
 from florence.config import read_settings
 from florence.errors import FlorenceError
+from florence.workspace.annotate import list_annotators
 from flows import init, params
 
 ROOT = Path(__file__).parents[1]
-MADE = {
+FILES = {
     "code.json",
     "dvc.yaml",
     "params.yaml",
@@ -45,9 +45,9 @@ def dvc(folder: Path, *arguments: str) -> str:
 
 
 def test_a_new_workspace_is_whole_and_nothing_is_committed(tmp_path: Path):
-    made = init.create_workspace(tmp_path / "new" / "wörk räum $x")
-    assert made.git and made.dvc and set(made.files) == MADE
-    folder = made.folder
+    created = init.create_workspace(tmp_path / "new" / "wörk räum $x")
+    assert created.git and created.dvc and set(created.files) == FILES
+    folder = created.folder
     assert (folder / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
     for suite in (ROOT / "expectations").glob("*.json"):
         assert (folder / "expectations" / suite.name).read_bytes() == suite.read_bytes()
@@ -68,17 +68,17 @@ def test_a_new_workspace_is_whole_and_nothing_is_committed(tmp_path: Path):
 
 def test_in_a_git_repository_that_is_used_and_dvc_stays_in_the_folder(tmp_path: Path):
     git(tmp_path, "init", "-q")
-    made = init.create_workspace(tmp_path / "deep" / "er")
-    assert not made.git and made.dvc and not (made.folder / ".git").exists()
-    assert (made.folder / ".dvc/config").exists() and not (tmp_path / ".dvc").exists()
-    assert dvc(made.folder, "root").strip() == "."
+    created = init.create_workspace(tmp_path / "deep" / "er")
+    assert not created.git and created.dvc and not (created.folder / ".git").exists()
+    assert (created.folder / ".dvc/config").exists() and not (tmp_path / ".dvc").exists()
+    assert dvc(created.folder, "root").strip() == "."
 
 
 def test_in_a_folder_that_git_ignores_it_has_a_repository_of_its_own(tmp_path: Path):
     git(tmp_path, "init", "-q")
     (tmp_path / ".gitignore").write_text("/build/\n")
-    made = init.create_workspace(tmp_path / "build" / "w")
-    assert made.git and (made.folder / ".git").is_dir() and (made.folder / ".dvc").is_dir()
+    created = init.create_workspace(tmp_path / "build" / "w")
+    assert created.git and (created.folder / ".git").is_dir() and (created.folder / ".dvc").is_dir()
 
 
 def test_other_files_stay_and_ignore_files_are_added_to(tmp_path: Path):
@@ -113,7 +113,7 @@ def test_a_second_time_and_a_file_are_refused(tmp_path: Path):
         init.create_workspace(tmp_path / "file" / "below")
 
 
-def test_without_git_it_says_so(tmp_path: Path, monkeypatch):
+def test_without_git_it_is_refused(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(FlorenceError, match="git is not found"):
         init.create_workspace(tmp_path / "new")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from mlflow_stores import registry
-from s3_server import s3  # noqa: F401
-from test_adapters_tracking_registry import files, real_model, registered, used_elsewhere
+from test_adapters_model_registry import files, real_model, registered, used_elsewhere
 
 from florence.errors import FlorenceError
 from flows.adapters.tracking import Tracker
@@ -14,7 +13,7 @@ pytestmark = pytest.mark.accept
 
 
 @pytest.fixture
-def env(s3, monkeypatch):  # noqa: F811
+def env(s3, monkeypatch):
     monkeypatch.delenv("MLFLOW_S3_ENDPOINT_URL", raising=False)
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
@@ -26,7 +25,7 @@ def env(s3, monkeypatch):  # noqa: F811
     return s3.env
 
 
-def test_a_model_goes_to_s3_and_comes_back(tmp_path, s3, env):  # noqa: F811
+def test_a_model_goes_to_s3_and_comes_back(tmp_path, s3, env):
     found = registry(tmp_path, artifacts=f"s3://{s3.bucket}/art ifacts")
     folder = real_model(tmp_path / "model")
     run = Tracker(found.store).loop_run("l", {})
@@ -41,11 +40,11 @@ def test_a_model_goes_to_s3_and_comes_back(tmp_path, s3, env):  # noqa: F811
     assert len([name for name in names if name.endswith("/artifacts/model/model.safetensors")]) == 1
     assert files(registry(tmp_path, artifacts="elsewhere").fetch("champion")) == files(folder)
     assert not (tmp_path / "build/mlartifacts").exists()
-    said = used_elsewhere(tmp_path, found.uri, {**env, "MLFLOW_S3_ENDPOINT_URL": s3.endpoint})
-    assert said["table"][0] == said["table"][1] and not said["library"].startswith(str(tmp_path / "build"))
+    message = used_elsewhere(tmp_path, found.uri, {**env, "MLFLOW_S3_ENDPOINT_URL": s3.endpoint})
+    assert message["table"][0] == message["table"][1] and not message["library"].startswith(str(tmp_path / "build"))
 
 
-def test_wrong_credentials_are_told_without_them(tmp_path, s3, env, monkeypatch):  # noqa: F811
+def test_wrong_credentials_are_explained_and_redacted(tmp_path, s3, env, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wr0ng-secret")
     with pytest.raises(FlorenceError, match="cannot register the model.*AWS_SECRET_ACCESS_KEY") as caught:
         registered(tmp_path, artifacts=f"s3://{s3.bucket}/x")
@@ -53,6 +52,6 @@ def test_wrong_credentials_are_told_without_them(tmp_path, s3, env, monkeypatch)
     assert registry(tmp_path).versions() == ()
 
 
-def test_a_missing_bucket_is_told(tmp_path, s3, env):  # noqa: F811
+def test_a_missing_bucket_is_explained(tmp_path, s3, env):
     with pytest.raises(FlorenceError, match="cannot register the model.*make the bucket"):
         registered(tmp_path, artifacts="s3://no-such-bucket/x")

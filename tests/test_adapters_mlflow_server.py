@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from mlflow_stores import empty_store
-from test_adapters_tracking_registry import files, real_model, used_elsewhere
+from test_adapters_model_registry import files, real_model, used_elsewhere
 
 from florence.config import TrackingSettings
 from florence.errors import FlorenceError
@@ -32,9 +32,9 @@ def server(tmp_path):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    place = tmp_path / "server"
-    place.mkdir()
-    shutil.copy(empty_store(), place / "mlflow.db")
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copy(empty_store(), folder / "mlflow.db")
     command = [
         str(Path(sys.executable).with_name("mlflow")),
         "server",
@@ -45,19 +45,19 @@ def server(tmp_path):
         "--workers",
         "1",
         "--backend-store-uri",
-        f"sqlite:///{place}/mlflow.db",
+        f"sqlite:///{folder}/mlflow.db",
         "--artifacts-destination",
-        str(place / "kept"),
+        str(folder / "kept"),
     ]
     env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with open(place / "log", "wb") as log:
+    with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, cwd=place, env=env, start_new_session=True
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=env, start_new_session=True
         )
     uri, end = f"http://127.0.0.1:{port}", time.monotonic() + 240
     try:
         while True:
-            assert process.poll() is None and time.monotonic() < end, (place / "log").read_text()[-2000:]
+            assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()[-2000:]
             try:
                 requests.get(uri + "/health", timeout=2).raise_for_status()
                 break
@@ -91,7 +91,7 @@ def test_a_loop_over_http(tmp_path, server):
     assert len(store.client.get_metric_history(run, "loss")) == 100
     assert files(models.fetch("champion")) == files(folder)
     assert sorted(p.name for p in root.iterdir()) == ["model"]
-    said = used_elsewhere(tmp_path, server, {})
-    assert said["table"][0]["text"] == said["table"][1]["text"]
+    message = used_elsewhere(tmp_path, server, {})
+    assert message["table"][0]["text"] == message["table"][1]["text"]
     with pytest.raises(FlorenceError, match="nothing to roll back to"):
         models.rollback()
