@@ -67,7 +67,7 @@ def test_snapshot_snippets_run(number: int, small_snapshot, tmp_path: Path):
     assert ("<OD>", "confidence", "annotation_id", "nothing")[number] in said or (tmp_path / "drawn.png").exists()
 
 
-def test_snapshot_document_names_every_column_and_kind():
+def test_snapshot_document_names_every_column_and_annotation_type():
     text = (ROOT / "docs/snapshot.md").read_text(encoding="utf-8")
     for name in (
         *IMAGES.names,
@@ -148,7 +148,7 @@ assert "<OBJECT_NAMES>" in settings.evaluate.tasks
 
 
 @pytest.mark.parametrize("name", SOURCES.names())
-def test_every_source_and_its_settings_are_told(name: str):
+def test_every_source_and_its_settings_are_documented(name: str):
     row = next(
         line
         for line in (ROOT / "docs/extending.md").read_text(encoding="utf-8").splitlines()
@@ -192,7 +192,7 @@ def test_format_examples_run(small_snapshot, tmp_path: Path, monkeypatch):
     assert Existing(name="one", format="jsonl", uri="one.jsonl").vocabulary() == ("cat",)
 
 
-def test_format_document_tells_of_every_format_and_its_settings():
+def test_format_document_has_every_format_and_its_settings():
     from florence.formats import FORMATS
 
     text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What is drawn is where it was said to be."""
+"""Regions are drawn at their coordinates."""
 
 from __future__ import annotations
 

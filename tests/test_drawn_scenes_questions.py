@@ -42,7 +42,7 @@ def test_every_answer_follows_from_the_rest_of_the_truth(scenes):
     for scene in scenes:
         boxes = {(claim.text, claim.regions[0].box): claim for claim in of(scene, "<OD>")}
         names = [name for name, _ in boxes]
-        told = {claim.regions[0].box: claim.text for claim in of(scene, "<DENSE_REGION_CAPTION>")}
+        descriptions = {claim.regions[0].box: claim.text for claim in of(scene, "<DENSE_REGION_CAPTION>")}
         for question, answer in asked(scene):
             seen[question.split()[1]] += 1
             if found := re.fullmatch(r"Is there an? (.+)\?", question):
@@ -50,7 +50,7 @@ def test_every_answer_follows_from_the_rest_of_the_truth(scenes):
             elif question == "How many objects are there?":
                 assert answer == str(len(boxes))
             elif found := re.fullmatch(r"What colour is the (.+)\?", question):
-                (text,) = [told[box] for name, box in boxes if name == found[1]]
+                (text,) = [descriptions[box] for name, box in boxes if name == found[1]]
                 assert [word for word in text.split(" that says ")[0].split() if word in COLOURS] == [answer]
             elif found := re.fullmatch(r"What does the (.+) say\?", question):
                 assert names.count(found[1]) == 1
@@ -62,7 +62,8 @@ def test_every_answer_follows_from_the_rest_of_the_truth(scenes):
                 fits = [
                     box
                     for name, box in boxes
-                    if set(anchor.split()) <= set(told[box].split(" that says ")[0].split()) and anchor.endswith(name)
+                    if set(anchor.split()) <= set(descriptions[box].split(" that says ")[0].split())
+                    and anchor.endswith(name)
                 ]
                 (base,) = fits
                 axis, sign = (0, 1)["to the" not in way], -1 if way in ("to the left of", "above") else 1

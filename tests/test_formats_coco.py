@@ -70,15 +70,15 @@ def test_objects_and_captions_come_back(tmp_path_factory, data):
         )
     folder = tmp_path_factory.mktemp("coco")
     write(FORMATS.get("coco")(), folder, found)
-    told = back("coco", folder, records)
+    imported = back("coco", folder, records)
     for record, claims in found:
         again = {
-            task: [c for c in claims_of(told, record) if (c.task == "<OD>") == (task == "<OD>")]
+            task: [c for c in claims_of(imported, record) if (c.task == "<OD>") == (task == "<OD>")]
             for task in ("<OD>", "text")
         }
         near(again["<OD>"], [c for c in claims if c.task == "<OD>"])
         near(again["text"], [c for c in claims if c.task != "<OD>"])
-    assert not told.unknown and not told.unmatched
+    assert not imported.unknown and not imported.unmatched
 
 
 def test_what_is_read_and_written_again_is_the_same_to_pycocotools(tmp_path: Path):
@@ -145,7 +145,7 @@ def test_what_is_read_and_written_again_is_the_same_to_pycocotools(tmp_path: Pat
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 14), st.integers(1, 14), st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_outlines_of_run_lengths_cover_the_same_pixels(height: int, width: int, seed: int, share: float):
+def test_polygons_of_run_lengths_cover_the_same_pixels(height: int, width: int, seed: int, share: float):
     mask = np.random.default_rng(seed).random((height, width)) < share
     packed = reference.encode(np.asfortranarray(mask.astype(np.uint8)))
     assert (decode_run_lengths({"size": [height, width], "counts": packed["counts"].decode()}) == mask).all()
@@ -193,7 +193,7 @@ def test_our_document_has_what_the_format_asks_for(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (
             {"bbox": [1, 2, 3]},
@@ -211,13 +211,13 @@ def test_our_document_has_what_the_format_asks_for(tmp_path: Path):
         ({"caption": " "}, r"annotations\[0\]\.caption: found ' '; a text is expected"),
     ],
 )
-def test_a_bad_annotation_costs_itself_alone_and_is_told(tmp_path: Path, values: dict, said: str):
+def test_a_bad_annotation_loses_only_itself_and_is_reported(tmp_path: Path, values: dict, message: str):
     path = document(tmp_path, [values, {"bbox": [10, 20, 30, 40], "category_id": 90}])
     found = back("coco", path, [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     (problem,) = found.problems
     assert str(path) in problem
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         claims_of(found, RECORD)
 
 
@@ -240,7 +240,7 @@ def test_a_bad_annotation_costs_itself_alone_and_is_told(tmp_path: Path, values:
         {"size": [480, 640], "counts": "oooooooooooooo"},
     ],
 )
-def test_a_bad_outline_costs_the_outline(tmp_path: Path, segmentation):
+def test_a_bad_polygon_loses_only_the_polygon(tmp_path: Path, segmentation):
     found = back("coco", document(tmp_path, [{"bbox": [10, 20, 30, 40], "segmentation": segmentation}]), [RECORD])
     (claim,) = found.claims[RECORD.image_id].claims
     assert claim.regions[0].box == (10, 20, 40, 60) and claim.regions[0].polygons == ()
@@ -249,7 +249,7 @@ def test_a_bad_outline_costs_the_outline(tmp_path: Path, segmentation):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
@@ -262,10 +262,10 @@ def test_a_bad_outline_costs_the_outline(tmp_path: Path, segmentation):
         (b"[" * 100000, "not JSON"),
     ],
 )
-def test_what_is_no_such_file_is_an_error(tmp_path: Path, content: bytes, said: str):
+def test_a_file_in_another_format_is_an_error(tmp_path: Path, content: bytes, message: str):
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=said) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         back("coco", path, [RECORD])
     assert str(path) in str(raised.value)
 
@@ -319,7 +319,7 @@ def test_other_json_beside_the_folder_of_annotations_is_none_of_ours(tmp_path: P
     assert len(claims_of(back("coco", tmp_path, [RECORD]), RECORD)) == 1
 
 
-def test_images_of_one_name_in_a_file_can_not_be_told_apart(tmp_path: Path):
+def test_images_with_one_name_in_a_file_are_ambiguous(tmp_path: Path):
     path = document(
         tmp_path,
         [{"bbox": [10, 20, 30, 40]}],

@@ -70,7 +70,7 @@ def tasks(folder: Path, *annotations: dict, data: dict | None = None, **more) ->
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_all_kinds_come_back(tmp_path_factory, data):
+def test_all_annotation_types_come_back(tmp_path_factory, data):
     found = []
     for record in (image(k) for k in range(5)):
         claims = data.draw(objects(record)) + (
@@ -99,9 +99,9 @@ def test_all_kinds_come_back(tmp_path_factory, data):
         found.append((record, claims))
     folder = tmp_path_factory.mktemp("studio")
     write(FORMATS.get("labelstudio")(), folder, found)
-    told = back("labelstudio", folder / "tasks.json", [record for record, _ in found], predictions=True)
+    imported = back("labelstudio", folder / "tasks.json", [record for record, _ in found], predictions=True)
     for record, claims in found:
-        near(claims_of(told, record), claims)
+        near(claims_of(imported, record), claims)
 
 
 def test_what_is_written_has_the_documented_shape(tmp_path: Path):
@@ -164,7 +164,7 @@ def test_places_are_percent_of_the_sides(tmp_path: Path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(-360, 720))
-def test_a_turned_rectangle_is_the_outline_that_it_is(tmp_path_factory, angle: float):
+def test_a_rotated_rectangle_is_a_polygon(tmp_path_factory, angle: float):
     value = {**DRAWN, "x": 50.0, "y": 50.0, "width": 5.0, "height": 10.0, "rotation": angle}
     (claim,) = claims_of(
         back("labelstudio", tasks(tmp_path_factory.mktemp("s"), work(result(value))), [RECORD]), RECORD
@@ -199,14 +199,14 @@ def test_texts_and_choices_about_the_whole_image(tmp_path: Path):
         result({"text": ["a cat", "  "]}, "textarea", "caption", "t1"),
         result({"text": ["more"]}, "textarea", "summary", "t2"),
         result({"choices": ["indoors"]}, "choices", "where", "t3"),
-        result({"choices": ["a place"]}, "choices", "told", "t4"),
+        result({"choices": ["a place"]}, "choices", "summary_choice", "t4"),
         result({"text": "Z"}, "textarea", "text", "t5"),
     ]
     found = back(
         "labelstudio",
         tasks(tmp_path, work(*results)),
         [RECORD],
-        kinds={"summary": "<DETAILED_CAPTION>", "told": "<CAPTION>"},
+        kinds={"summary": "<DETAILED_CAPTION>", "summary_choice": "<CAPTION>"},
     )
     assert [(c.task, c.text) for c in found.claims[RECORD.image_id].claims] == [
         ("<CAPTION>", "a cat"),
@@ -239,7 +239,11 @@ def test_of_several_works_the_truth_then_the_newest_counts_or_that_of_one_person
     path = tasks(tmp_path, *works)
 
     def taken(**settings) -> list[str]:
-        return [c.text for told in back("labelstudio", path, [RECORD], **settings).claims.values() for c in told.claims]
+        return [
+            c.text
+            for imported in back("labelstudio", path, [RECORD], **settings).claims.values()
+            for c in imported.claims
+        ]
 
     assert (
         taken() == ["new"]
@@ -320,7 +324,7 @@ def test_a_file_of_a_target_storage_is_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         (
             result({**DRAWN, "x": "left"}),
@@ -335,12 +339,12 @@ def test_a_file_of_a_target_storage_is_read(tmp_path: Path):
         ({**result({}), "value": None}, "value.x: found None"),
     ],
 )
-def test_a_bad_result_costs_itself_alone(tmp_path: Path, bad: dict, said: str):
+def test_a_bad_result_loses_only_itself(tmp_path: Path, bad: dict, message: str):
     found = back(
         "labelstudio", tasks(tmp_path, work(bad, result({**DRAWN, "rectanglelabels": ["dog"]}, id="r2"))), [RECORD]
     )
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         claims_of(found, RECORD)
 
 
@@ -362,7 +366,7 @@ def test_what_is_no_export_is_an_error(tmp_path: Path, content: str):
         {"data": {"image": "a.png"}, "annotations": [3]},
     ],
 )
-def test_a_bad_task_costs_itself_alone(tmp_path: Path, task: dict):
+def test_a_bad_task_loses_only_itself(tmp_path: Path, task: dict):
     path = tasks(tmp_path, work(result(DRAWN)))
     path.write_text(json.dumps([task, *json.loads(path.read_text())]))
     found = back("labelstudio", path, [RECORD])

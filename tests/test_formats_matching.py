@@ -26,14 +26,14 @@ def named(name: str, **more) -> ImageRecord:
     return image(0, name=name, image_id=f"id of {name}", **more)
 
 
-def said(found: LabelSet, name: str, **names) -> str:
+def claimed_text(found: LabelSet, name: str, **names) -> str:
     (claim,) = found.find_claims(named(name), **names).claims
     return claim.text
 
 
 def test_the_whole_path_counts(tmp_path: Path):
     found = labels(tmp_path, "a.png", "sub/a.png", "./other/a.png", "back\\a.png", "cafe\u0301.png")
-    assert [said(found, n) for n in ("a.png", "sub/a.png", "other/a.png", "back/a.png", "caf\u00e9.png")] == [
+    assert [claimed_text(found, n) for n in ("a.png", "sub/a.png", "other/a.png", "back/a.png", "caf\u00e9.png")] == [
         "a.png",
         "sub/a.png",
         "./other/a.png",
@@ -47,7 +47,10 @@ def test_the_whole_path_counts(tmp_path: Path):
 
 def test_a_name_without_an_ending_stands_for_any(tmp_path: Path):
     found = labels(tmp_path, "sub/a", "b.1", "c.png")
-    assert said(found, "sub/a.jpg") == said(found, "sub/a.webp") == "sub/a" and said(found, "b.1.jpg") == "b.1"
+    assert (
+        claimed_text(found, "sub/a.jpg") == claimed_text(found, "sub/a.webp") == "sub/a"
+        and claimed_text(found, "b.1.jpg") == "b.1"
+    )
     with pytest.raises(NotListedError):
         found.find_claims(named("c.png.jpg"))
 
@@ -55,21 +58,21 @@ def test_a_name_without_an_ending_stands_for_any(tmp_path: Path):
 def test_fronts_of_paths_are_mapped(tmp_path: Path):
     found = labels(tmp_path, "1.jpg", "images/train/2.jpg")
     assert (
-        said(found, "train2017/1.jpg", strip="train2017/") == "1.jpg"
-        and said(found, "2.jpg", prefix="images/train/") == "images/train/2.jpg"
+        claimed_text(found, "train2017/1.jpg", strip="train2017/") == "1.jpg"
+        and claimed_text(found, "2.jpg", prefix="images/train/") == "images/train/2.jpg"
     )
-    assert said(found, "all/2.jpg", strip="all/", prefix="images/train/") == "images/train/2.jpg"
+    assert claimed_text(found, "all/2.jpg", strip="all/", prefix="images/train/") == "images/train/2.jpg"
     with pytest.raises(NotListedError, match="does not begin with train2017/"):
         found.find_claims(named("val2017/1.jpg"), strip="train2017/")
 
 
-def test_base_names_count_where_asked_for_and_told_apart(tmp_path: Path):
+def test_base_names_match_if_wanted_and_unique(tmp_path: Path):
     found = labels(tmp_path, "x/1.jpg", "y/2.jpg", "z/2.jpg")
     with pytest.raises(
         NotListedError, match=r"but of x/1\.jpg: if that is the same image, set strip, prefix or base_names"
     ):
         found.find_claims(named("train/1.jpg"))
-    assert said(found, "train/1.jpg", base_names=True) == "x/1.jpg"
+    assert claimed_text(found, "train/1.jpg", base_names=True) == "x/1.jpg"
     with pytest.raises(NotListedError, match="2 images called train/2.jpg"):
         found.find_claims(named("train/2.jpg"), base_names=True)
 

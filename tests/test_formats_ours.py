@@ -59,9 +59,9 @@ def test_nothing_is_lost(tmp_path_factory, data):
         found.append((record, claims))
     folder = tmp_path_factory.mktemp("lines")
     items = write(FORMATS.get("jsonl")(), folder, found)
-    told = back("jsonl", folder, [record for record, _ in found])
+    imported = back("jsonl", folder, [record for record, _ in found])
     for record, claims in found:
-        near(claims_of(told, record), claims, 0)
+        near(claims_of(imported, record), claims, 0)
     lines = [json.loads(line) for line in (folder / "labels.jsonl").read_text(encoding="utf-8").split("\n") if line]
     for line, item in zip(lines, items, strict=True):
         assert {k: v for k, v in line["image"].items() if k != "file"} == dataclasses.asdict(item.record)
@@ -94,7 +94,7 @@ def test_lines_by_hand_need_little(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"task": "<od>", "text": "x"}, "task: found '<od>'; one of <OD>"),
         ({"task": "<CAPTION>"}, "text: found None"),
@@ -109,7 +109,7 @@ def test_lines_by_hand_need_little(tmp_path: Path):
         ({"task": "<OD>", "text": "x", "regions": [{"box": [1, 2, 3, 4], "span": [2, 1]}]}, "span"),
     ],
 )
-def test_a_bad_label_costs_itself_alone(tmp_path: Path, row, said: str):
+def test_a_bad_label_loses_only_itself(tmp_path: Path, row, message: str):
     (tmp_path / "a.jsonl").write_text(
         json.dumps({"image": {"name": RECORD.name}, "annotations": [row, {"task": "<CAPTION>", "text": "a cat"}]})
     )
@@ -117,7 +117,7 @@ def test_a_bad_label_costs_itself_alone(tmp_path: Path, row, said: str):
     assert [c.text for c in found.claims[RECORD.image_id].claims] == [
         "a cat"
     ] and "a.jsonl: line 1: annotations[0]" in found.problems[0]
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         claims_of(found, RECORD)
 
 
@@ -133,7 +133,7 @@ def test_a_bad_label_costs_itself_alone(tmp_path: Path, row, said: str):
         '{"image": {"name": "x", "width": "x"}}',
     ],
 )
-def test_a_bad_line_costs_itself_alone(tmp_path: Path, line: str):
+def test_a_bad_line_loses_only_itself(tmp_path: Path, line: str):
     (tmp_path / "a.jsonl").write_text(f'{line}\n\n{{"image": {{"name": "sub/b.jpg"}}}}\n')
     found = back("jsonl", tmp_path, [RECORD])
     assert found.claims[RECORD.image_id].claims == () and len(found.problems) == 1 and "line 1" in found.problems[0]
@@ -177,20 +177,20 @@ def test_columns_are_named_where_they_are_unusual(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("name,text\na.png,x,y\nsub/b.jpg,ok\n", "line 2 has 3 fields; 2 are expected"),
         ("name,text\n,x\nsub/b.jpg,ok\n", "line 2: name: found ''"),
         ('name,text\nsub/b.jpg,ok\na.png,"x\n', "not well formed"),
     ],
 )
-def test_a_bad_row_costs_itself_alone(tmp_path: Path, content: str, said: str):
+def test_a_bad_row_loses_only_itself(tmp_path: Path, content: str, message: str):
     (tmp_path / "t.csv").write_text(content)
     found = back("alttext", tmp_path / "t.csv", [RECORD])
     assert (
         [c.text for c in found.claims[RECORD.image_id].claims] == ["ok"]
         and len(found.problems) == 1
-        and said in found.problems[0]
+        and message in found.problems[0]
     )
 
 
@@ -232,7 +232,7 @@ def test_truth_is_known_of_the_images_that_have_it(small_snapshot: Store):
     ]
     found = back("snapshot", small_snapshot.uri, records, part="truth")
     assert {r.source for r in records if r.image_id in found.claims} == {"scenes"} and all(
-        told.claims for told in found.claims.values()
+        imported.claims for imported in found.claims.values()
     )
     with pytest.raises(StoreError, match=r"labels/round=7/… of a snapshot"):
         FORMATS.get("snapshot")(round=7).files(small_snapshot.uri + "/truth")

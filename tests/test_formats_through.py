@@ -152,7 +152,7 @@ def test_other_formats_keep_every_box_and_name(tmp_path: Path, monkeypatch, form
     """In as COCO, out in the format; in by that, and out once more: the same objects each time."""
     monkeypatch.chdir(tmp_path)
     first, second = tmp_path / "first", tmp_path / "second"
-    said: dict[str, list[tuple]] = {}
+    expected: dict[str, list[tuple]] = {}
     values: dict[str, list] = {
         "categories": [
             {"id": k, "name": name} for k, name in enumerate(("Traffic Light", "scene", "pole", "cat", "tv", "dog"))
@@ -164,8 +164,8 @@ def test_other_formats_keep_every_box_and_name(tmp_path: Path, monkeypatch, form
     first.mkdir()
     for k, (name, size) in enumerate(pictures(first / "photos")):
         values["images"].append({"id": k, "file_name": name, "width": size[0], "height": size[1]})
-        said[name] = boxes(k, size, whole=form == "voc")
-        for label, (x0, y0, x1, y1) in said[name]:
+        expected[name] = boxes(k, size, whole=form == "voc")
+        for label, (x0, y0, x1, y1) in expected[name]:
             values["annotations"].append(
                 {
                     "id": len(values["annotations"]),
@@ -186,9 +186,9 @@ def test_other_formats_keep_every_box_and_name(tmp_path: Path, monkeypatch, form
     more = {"predictions": True} if form == "labelstudio" else {}
     again = through(second, form, "set", "out", **more)
     for record in records(second):
-        told = back(form, again, [record], **more).claims[record.image_id].claims
-        mine = sorted((claim.text, *np.round(claim.regions[0].bounds, 2)) for claim in told)
+        claims = back(form, again, [record], **more).claims[record.image_id].claims
+        mine = sorted((claim.text, *np.round(claim.regions[0].bounds, 2)) for claim in claims)
         for (label, *box), (name, *right) in zip(
-            mine, sorted((label, *np.round(box, 2)) for label, box in said[record.name]), strict=True
+            mine, sorted((label, *np.round(box, 2)) for label, box in expected[record.name]), strict=True
         ):
             assert label == name and box == pytest.approx(right, abs=0.011)

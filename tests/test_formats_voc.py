@@ -44,10 +44,10 @@ def test_whole_pixels_come_back_exactly(tmp_path_factory, data):
     found = [(record, data.draw(objects(record, whole=True))) for record in records]
     folder = tmp_path_factory.mktemp("voc")
     items = write(FORMATS.get("voc")(), folder, found)
-    told = back("voc", folder, records)
-    assert not told.unknown and not told.unmatched
+    imported = back("voc", folder, records)
+    assert not imported.unknown and not imported.unmatched
     for (record, claims), item in zip(found, items, strict=True):
-        near(claims_of(told, record), claims, 0)
+        near(claims_of(imported, record), claims, 0)
         root = ElementTree.parse(folder / "Annotations" / f"{item.path.rsplit('.', 1)[0]}.xml").getroot()
         assert root.findtext("filename") == item.path and [
             root.findtext(f"size/{side}") for side in ("width", "height")
@@ -116,7 +116,7 @@ def test_layout_is_the_devkits(tmp_path: Path):
     ]
 
 
-def test_what_xml_can_not_hold_is_not_written():
+def test_what_xml_cannot_hold_is_not_written():
     rows = labelled(
         RECORD,
         [
@@ -135,7 +135,7 @@ def test_what_xml_can_not_hold_is_not_written():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (
             box(5, 5, 4, 9),
@@ -148,12 +148,12 @@ def test_what_xml_can_not_hold_is_not_written():
         (box(1, 1, 2, 2, name=" "), r"object\[0\]/name: found ''; a text is expected"),
     ],
 )
-def test_a_bad_object_costs_itself_alone(tmp_path: Path, content: str, said: str):
+def test_a_bad_object_loses_only_itself(tmp_path: Path, content: str, message: str):
     path = annotation(tmp_path, content + box(1, 1, 10, 10, "dog"))
     found = back("voc", tmp_path, [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     assert str(path) in found.problems[0]
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         claims_of(found, RECORD)
 
 
@@ -168,7 +168,7 @@ def test_a_bad_object_costs_itself_alone(tmp_path: Path, content: str, said: str
         b"<?xml version='1.0' encoding='none'?><annotation/>",
     ],
 )
-def test_a_file_that_is_none_costs_itself_alone(tmp_path: Path, content: bytes):
+def test_a_file_that_is_none_loses_only_itself(tmp_path: Path, content: bytes):
     annotation(tmp_path, box(1, 1, 10, 10))
     (tmp_path / "Annotations/bad.xml").write_bytes(content)
     found = back("voc", tmp_path, [RECORD])

@@ -69,9 +69,9 @@ def test_boxes_come_back(tmp_path_factory, data):
     found = [(record, data.draw(objects(record))) for record in records]
     folder = tmp_path_factory.mktemp("yolo")
     items = write(FORMATS.get("yolo")(), folder, found)
-    told = back("yolo", folder, records)
+    imported = back("yolo", folder, records)
     for (record, claims), item in zip(found, items, strict=True):
-        near(claims_of(told, record), claims)
+        near(claims_of(imported, record), claims)
         other = parsed(folder, f"images/{SETS[record.split]}/{item.path}")
         assert [name for name, _ in other] == [c.text for c in claims]
         for (_, (x, y, w, h)), claim in zip(other, claims, strict=True):
@@ -83,14 +83,14 @@ def test_boxes_come_back(tmp_path_factory, data):
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_outlines_come_back_also_several_of_one_object(tmp_path_factory, data):
+def test_polygons_come_back_also_several_of_one_object(tmp_path_factory, data):
     records = [image(k) for k in (0, 2, 4)]
     found = [(record, data.draw(objects(record, shapes="outline", most=3))) for record in records]
     folder = tmp_path_factory.mktemp("yolo")
     write(FORMATS.get("yolo")(), folder, found)
-    told = back("yolo", folder, records)
+    imported = back("yolo", folder, records)
     for record, claims in found:
-        again = claims_of(told, record)
+        again = claims_of(imported, record)
         near(again, claims, polygons=False)
         for one, other in zip(again, claims, strict=True):
             for a, b in zip(*(sorted(map(corners, claim.regions[0].polygons)) for claim in (one, other)), strict=True):
@@ -99,7 +99,7 @@ def test_outlines_come_back_also_several_of_one_object(tmp_path_factory, data):
 
 @settings(max_examples=80, deadline=None)
 @given(outlined(RECORD))
-def test_outlines_that_are_joined_are_parted_again(polygons):
+def test_joined_polygons_are_split_again(polygons):
     parts = _split_polygons(tuple(_join_polygons(polygons)))
     assert sorted(map(corners, parts)) == sorted(map(corners, polygons))
     assert sum(abs(polygon_area(p)) for p in parts) == pytest.approx(
@@ -112,7 +112,7 @@ def test_a_hole_stays_joined():
     assert polygon_area(keyhole) == 81 - 9 and _split_polygons(keyhole) == (keyhole,)
 
 
-def test_one_outline_makes_all_lines_outlines(tmp_path: Path):
+def test_one_polygon_makes_all_lines_polygons(tmp_path: Path):
     square = (64.0, 48.0, 128.0, 48.0, 128.0, 96.0)
     claims = [
         Claim("<OD>", "cat", (Region("cat", box=(64, 48, 128, 96), polygons=(square,)),)),
@@ -127,8 +127,10 @@ def test_one_outline_makes_all_lines_outlines(tmp_path: Path):
     assert [c.regions[0].box for c in again] == [(64, 48, 128, 96), (0, 0, 320, 240)]
     plan = ExportPlan(("cat", "dog"), ("<OD>",), ("gold",), True, False)
     moved = Claim("<OD>", "cat", (Region("cat", box=(0, 48, 128, 96), polygons=(square,)),))
-    said = [FORMATS.get("yolo")().explain_loss(row, plan) for row in (*items[0].rows, *labelled(RECORD, [moved]).rows)]
-    assert said[0] == "" and "only a box" in said[1] and "the box" in said[2]
+    losses = [
+        FORMATS.get("yolo")().explain_loss(row, plan) for row in (*items[0].rows, *labelled(RECORD, [moved]).rows)
+    ]
+    assert losses[0] == "" and "only a box" in losses[1] and "the box" in losses[2]
 
 
 def test_layout_is_ultralytics(tmp_path: Path):
@@ -199,7 +201,7 @@ def test_a_sixth_field_is_a_score(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("2 0.5 0.5 0.1 0.1", "name: found 2; a whole number from 0 to 1 is expected"),
         ("0.5 0.5 0.5 0.1 0.1", "name: found 0.5"),
@@ -213,11 +215,13 @@ def test_a_sixth_field_is_a_score(tmp_path: Path):
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "found 8 fields"),
     ],
 )
-def test_a_bad_line_costs_itself_alone(tmp_path: Path, line: str, said: str):
+def test_a_bad_line_loses_only_itself(tmp_path: Path, line: str, message: str):
     found = back("yolo", dataset(tmp_path, f"{line}\n1 0.5 0.5 0.1 0.1\n"), [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     assert (
-        len(found.problems) == 1 and "labels/train/sub/b.txt: line 1" in found.problems[0] and said in found.problems[0]
+        len(found.problems) == 1
+        and "labels/train/sub/b.txt: line 1" in found.problems[0]
+        and message in found.problems[0]
     )
 
 
@@ -237,7 +241,7 @@ def test_a_folder_without_data_yaml_is_an_error(tmp_path: Path):
         back("yolo", tmp_path, [RECORD])
 
 
-def test_one_stem_of_two_images_can_not_be_told_apart(tmp_path: Path):
+def test_one_stem_of_two_images_is_ambiguous(tmp_path: Path):
     dataset(tmp_path, picture="images/train/b.jpg")
     dataset(tmp_path, picture="images/val/b.jpg")
     assert back("yolo", tmp_path, [image(2, name="b.jpg")]).unknown == ("b.jpg",)

@@ -18,9 +18,9 @@ from florence.images import decode_image, read_size
 ORIENTATION = 0x0112
 
 
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
+def encoded(image: Image.Image, form: str, **options) -> bytes:
     target = io.BytesIO()
-    image.save(target, kind, **options)
+    image.save(target, form, **options)
     return target.getvalue()
 
 
@@ -38,8 +38,8 @@ def noise(width: int = 90, height: int = 70) -> Image.Image:
     return Image.fromarray(np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def png_chunk(form: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + form + data + struct.pack(">I", zlib.crc32(form + data))
 
 
 def raw_png(values: np.ndarray, depth: int, colour: int) -> bytes:
@@ -62,8 +62,8 @@ def reason(data: bytes, **options) -> str:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_exif_orientation_is_applied(orientation, kind):
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied(orientation, form):
     upright = picture()
     # What a camera stores for each orientation, from the meaning of the tag: where row 0 and column 0 lie.
     stored = {
@@ -78,8 +78,8 @@ def test_exif_orientation_is_applied(orientation, kind):
     }[orientation]
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    options = {"quality": 95, "exif": exif} if kind in ("JPEG", "WEBP") else {"exif": exif}
-    data = encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, **options)
+    options = {"quality": 95, "exif": exif} if form in ("JPEG", "WEBP") else {"exif": exif}
+    data = encoded(Image.fromarray(np.ascontiguousarray(stored)), form, **options)
     pixels = decode_image(data, "x")
     assert pixels.shape == upright.shape
     assert read_size(data, "x") == (60, 40)
@@ -127,7 +127,9 @@ def test_transparency_lies_over_white():
     palette.putpalette([9, 9, 9, 200, 10, 10])
     assert decode_image(encoded(palette, "PNG"), "x")[0, 0].tolist() == [200, 10, 10]
     assert decode_image(encoded(palette, "PNG", transparency=1), "x")[0, 0].tolist() == [255, 255, 255]
-    assert decode_image(encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3)), "x")[0, 0].tolist() == [
+    assert decode_image(encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3)), "x")[
+        0, 0
+    ].tolist() == [
         255,
         255,
         255,
@@ -139,11 +141,11 @@ def test_one_bit_and_grey():
     assert decode_image(encoded(Image.new("L", (5, 3), 77), "BMP"), "x")[0, 0].tolist() == [77] * 3
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_animation_gives_its_first_frame(kind):
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_animation_gives_its_first_frame(form):
     frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "lime", "blue")]
-    options = {"lossless": True} if kind == "WEBP" else {}
-    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, **options)
+    options = {"lossless": True} if form == "WEBP" else {}
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:], duration=50, **options)
     assert decode_image(data, "x").reshape(-1, 3).mean(0).tolist() == [255, 0, 0]
 
 
@@ -156,7 +158,7 @@ def test_empty_and_foreign():
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("form", "options"),
     [
         ("JPEG", {"quality": 90}),
         ("JPEG", {"quality": 90, "progressive": True}),
@@ -168,8 +170,8 @@ def test_empty_and_foreign():
     ],
 )
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_file_that_stops_is_truncated(kind, options, share, monkeypatch):
-    data = encoded(noise(), kind, **options)
+def test_a_file_that_stops_is_truncated(form, options, share, monkeypatch):
+    data = encoded(noise(), form, **options)
     assert decode_image(data, "whole").shape == (70, 90, 3)
     cut = data[: int(len(data) * share)]
     assert reason(cut) == "truncated"
@@ -217,8 +219,8 @@ def test_damaged_exif_does_not_lose_the_picture():
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]), st.data())
-def test_damage_gives_pixels_or_an_image_error(kind, draw):
-    data = bytearray(encoded(Image.fromarray(picture()), kind))
+def test_damage_gives_pixels_or_an_image_error(form, draw):
+    data = bytearray(encoded(Image.fromarray(picture()), form))
     for _ in range(draw.draw(st.integers(1, 6))):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
     try:

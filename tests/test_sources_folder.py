@@ -77,7 +77,7 @@ def test_missing_file_and_empty_folders(tmp_path):
     assert list(folder(uri=str(tmp_path / "empty")).images(frozenset())) == []
 
 
-def test_what_is_not_permitted_is_told(tree, monkeypatch):
+def test_a_file_without_permission_is_reported(tree, monkeypatch):
     """Root may read all, so refusal is made where the system would: at opening and listing."""
     import builtins
 

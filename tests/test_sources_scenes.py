@@ -93,7 +93,7 @@ def test_every_place_is_inside_the_picture(composed):
                     assert 0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size
 
 
-def test_every_kind_and_phrase(composed):
+def test_every_annotation_type_and_phrase(composed):
     kinds = set()
     for _, vocabulary, found, *_ in composed:
         words = VOCABULARIES[vocabulary]
@@ -351,7 +351,7 @@ def test_backgrounds_from_a_folder(tmp_path):
     (tmp_path / "0.txt").write_text("a dark lawn")
     (tmp_path / "2.jpg").write_text("no image")
     found = drawn(count=25, backgrounds=str(tmp_path), objects=[1, 1], signs=0)
-    assert [item.name for item in found if isinstance(item, ImageError)] == ["backgrounds/2.jpg"], "told once"
+    assert [item.name for item in found if isinstance(item, ImageError)] == ["backgrounds/2.jpg"], "reported once"
     made = [item for item in found if not isinstance(item, ImageError)]
     assert len(made) == 25
     for item in made:
@@ -363,7 +363,7 @@ def test_backgrounds_from_a_folder(tmp_path):
         )
 
 
-def test_folders_that_can_not_be_used(tmp_path):
+def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(StoreError, match="sprites"):
         drawn(count=1, sprites=str(tmp_path / "none"))
     with pytest.raises(SettingsError, match="no usable sprite"):
