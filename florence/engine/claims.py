@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.engine.polygon_lists import POLYGONS, point_owners, replace_points
-from florence.engine.ranks import NONE, Ranks
+from florence.engine.ranks import NO_RANKER_SCORES, RankerScores
 from florence.errors import DataError
 from florence.records import ANNOTATION_TYPES, HUMAN, STUDENT, AnnotatorProfile
 
@@ -62,7 +62,7 @@ class Claims:
     claims_type: np.ndarray
     regions: Regions
     vocabularies: tuple[tuple[str, ...] | None, ...]
-    ranks: Ranks = NONE
+    ranks: RankerScores = NO_RANKER_SCORES
 
     def __len__(self) -> int:
         return len(self.image)

@@ -14,7 +14,7 @@ from florence.config import Settings
 from florence.geometry import box_iou
 from florence.metrics import same
 from florence.model.checkpoint import load, weights_hash
-from florence.model.confidence import Calibration, beside
+from florence.model.confidence import Calibration, read_calibrations
 from florence.model.generate import Query, predict
 from florence.records import CAPTIONS, Claim, Region, digest
 from florence.tasks import Answer
@@ -63,7 +63,7 @@ class StudentAnnotator:
     def load(self) -> None:
         """Load the model, once."""
         if self._checkpoint is None:
-            self._calibrations = beside(Path(self.folder))
+            self._calibrations = read_calibrations(Path(self.folder))
             self._checkpoint = load(self.folder, image_size=self.settings.model.image_size)
 
     def annotate(self, batch: ImageBatch) -> list[list[Claim]]:

@@ -30,7 +30,7 @@ from florence.engine.consensus.regions import REGION_TYPES, cluster_regions, mak
 from florence.engine.enhance.polygons import enhance_polygons
 from florence.engine.filters.duplicates import drop_near_duplicates, find_near_duplicates
 from florence.engine.labels import Labels, build_labels_table
-from florence.engine.ranks import read_ranks
+from florence.engine.ranks import read_ranker_scores
 from florence.records import (
     ANNOTATION_TYPES,
     BASE_TYPES,
@@ -132,7 +132,7 @@ def fuse_block(
     ids = block.images["image_id"].to_pylist()
     voting = select_voting_claims(block.claims, block.coverage, settings, context.profiles)
     claims = read_claims(*voting, block.images, context.profiles, context.roster)
-    claims = replace(claims, ranks=read_ranks(block.claims, ids, context.profiles))
+    claims = replace(claims, ranks=read_ranker_scores(block.claims, ids, context.profiles))
     if not len(claims):
         return [], known
     size, fitted, parts = image_sizes(block.images), FittedModels(), list[Labels]()

@@ -228,7 +228,7 @@ def _rank_claims(claims: Claims, captions: CaptionClaims) -> np.ndarray:
         [
             value
             for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
-            for value in claims.ranks.fit(int(captions.image[a]), texts[a:b])
+            for value in claims.ranks.relative_scores(int(captions.image[a]), texts[a:b])
         ]
     )
 

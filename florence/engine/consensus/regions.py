@@ -31,7 +31,7 @@ from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
 from florence.engine.filters.texts import flag_empty_texts, flag_repetition
 from florence.engine.labels import Labels
 from florence.engine.polygon_lists import empty_polygons
-from florence.engine.ranks import DESCRIBED, Ranks
+from florence.engine.ranks import REGION_TEXTS, RankerScores
 from florence.engine.wording.alignment import align_pairs
 from florence.engine.wording.overlap import word_overlap
 from florence.engine.wording.sequences import expand_ranges
@@ -42,7 +42,7 @@ from florence.metrics.reading import normal
 from florence.records import BASE_TYPES
 
 OBJECTS, OCR = "<OD>", "<OCR_WITH_REGION>"
-REGION_TYPES = (OBJECTS, DESCRIBED, "<REFERRING_EXPRESSION_SEGMENTATION>", OCR)
+REGION_TYPES = (OBJECTS, REGION_TEXTS, "<REFERRING_EXPRESSION_SEGMENTATION>", OCR)
 MIN_TEXT_SIMILARITY = 0.25
 """Least similarity of OCR texts that are versions of one text."""
 
@@ -201,7 +201,7 @@ def make_region_labels(
     def agreement_on(rows: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         return measure_agreement(clusters, rows, _find_labels(boxes, source[rows], texts, task))
 
-    if task == DESCRIBED:
+    if task == REGION_TEXTS:
         return apply_ranks(labels, claims.ranks, boxes.is_human[source], agreement_on, settings)
     return [replace(labels, agreement=agreement_on(np.arange(len(source)), text))]
 
@@ -229,7 +229,7 @@ def _label_texts(clusters: BoxClusters, fused: FusedBoxes, task: str, settings: 
 
 def apply_ranks(
     labels: Labels,
-    ranks: Ranks,
+    ranks: RankerScores,
     human: np.ndarray,
     agreement_on: Callable[[np.ndarray, Sequence[str]], np.ndarray],
     settings: EngineSettings,

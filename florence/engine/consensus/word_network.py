@@ -28,7 +28,7 @@ from florence.engine.wording.tokens import TokenizedTexts, decode_keys
 
 @dataclass(frozen=True)
 class VersionTable:
-    """Up to k versions of n texts. ``row``: (n, k), row of ``texts``, -1 for none; ``annotator``, ``weight``: (n, k)."""
+    """Up to k versions of n texts. ``row``: (n, k) row of ``texts``, -1 for none; ``annotator``, ``weight``: (n, k)."""
 
     texts: TokenizedTexts
     row: np.ndarray
