@@ -1,4 +1,4 @@
-"""What the benchmarks share: models, pictures, timing in turn, and the table."""
+"""Shared by the benchmarks: models, timing in turn, and the table."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ VOCABULARY = 51289
 """Tokens of the published vocabulary."""
 
 
-def arguments(about: str, repeats: int) -> argparse.Namespace:
-    """The options of every benchmark."""
+def parse_options(about: str, repeats: int) -> argparse.Namespace:
+    """Parse the options of a benchmark."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("base", "nano", "both"), default="both")
     parser.add_argument("--images", type=int, help="images a step or a call (default: as many as the benchmark says)")
@@ -32,8 +32,11 @@ def arguments(about: str, repeats: int) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def model(name: str) -> Any:
-    """A `florence.model.checkpoint.Checkpoint`: `nano` with its weights, `base` with random ones and the published number of tokens; without dropout."""
+def load_model(name: str) -> Any:
+    """Return a `Checkpoint`: `nano` with its weights, or `base` with random weights and the published number of tokens.
+
+    Without dropout.
+    """
     from florence.model import checkpoint, presets
 
     if name == "nano":
@@ -44,22 +47,25 @@ def model(name: str) -> Any:
     found = checkpoint.build("measured", image_size=BASE)
     found.model.resize_token_embeddings(VOCABULARY)
     found.model.config.text_config.vocab_size = VOCABULARY
-    return dataclasses.replace(found)  # what was known of its vocabulary is not true any more
+    return dataclasses.replace(found)  # its cached lexicon is out of date
 
 
-def in_turn(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each side. One run of each to warm up; then one of each, over and over, so that whatever slows the machine down slows all."""
+def time_in_turn(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Return the median seconds of each side.
+
+    Each runs once to warm up; then one run of each, again and again, so that whatever slows the machine slows all sides.
+    """
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
+    for repeat in range(repeats + 1):
         for name, run in sides.items():
             began = time.perf_counter()
             run()
-            if turn:
+            if repeat:
                 times[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def table(title: str, rows: Sequence[Sequence[Any]]) -> None:
+def print_table(title: str, rows: Sequence[Sequence[Any]]) -> None:
     """Print rows, the first of which is the head, as Markdown."""
     print(f"\n{title}\n")
     for number, row in enumerate(rows):
@@ -68,8 +74,8 @@ def table(title: str, rows: Sequence[Sequence[Any]]) -> None:
             print("|" + "---|" * len(row))
 
 
-def write(path: Path | None, what: str, threads: int, figures: Mapping[str, Any]) -> None:
-    """The figures with what they were measured on, where a file is wanted."""
+def write_figures(path: Path | None, what: str, threads: int, figures: Mapping[str, Any]) -> None:
+    """Write the figures with what they were measured on, if ``path`` is given."""
     if path is not None:
         import torch
         import transformers

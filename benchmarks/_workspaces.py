@@ -17,10 +17,10 @@ PARAMS = Path(__file__).parents[1] / "params.yaml"
 Change = Callable[[dict[str, Any]], None]
 
 
-def scenes(folder: Path, seed: int, scale: float = 1.0, change: Change = lambda params: None) -> None:
-    """Make ``folder`` a workspace of the demo's scenes and their annotators alone, every draw by ``seed``, unless it is one already.
+def make_scenes(folder: Path, seed: int, scale: float = 1.0, change: Change = lambda params: None) -> None:
+    """Make ``folder`` a workspace of the demo's scenes and their annotators alone, if it is not one already.
 
-    ``scale``: of the number of scenes and of training steps; ``change``: edits the settings last.
+    ``seed``: of every draw; ``scale``: of the number of scenes and of training steps; ``change``: edits the settings last.
     """
     if (folder / "params.yaml").exists():
         return
@@ -39,7 +39,10 @@ def scenes(folder: Path, seed: int, scale: float = 1.0, change: Change = lambda 
 
 
 def florence(folder: Path, *command: str) -> None:
-    """Run one command of the product in ``folder``; what it prints goes to standard error. Raises SystemExit where it fails."""
+    """Run one command of the product in ``folder``, with its output on standard error.
+
+    Raises SystemExit where it fails.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(PARAMS.parent)}
     code = subprocess.run(
@@ -49,15 +52,15 @@ def florence(folder: Path, *command: str) -> None:
         raise SystemExit(f"florence {' '.join(command)} ended with {code} in {folder}")
 
 
-def labels(folder: Path, round: int) -> Any:
-    """The labels of a round, as a table."""
+def read_labels(folder: Path, round: int) -> Any:
+    """Read the labels of a round as a table."""
     from florence.store import Store
 
     return Store(str(folder / "data")).read_table(f"labels/round={round}/labels.parquet")
 
 
-def known(folder: Path) -> tuple[Any, list[str]]:
-    """What is true of the gold scenes, and their ids."""
+def read_gold(folder: Path) -> tuple[Any, list[str]]:
+    """Read the truth of the gold scenes, and their ids."""
     import pyarrow.compute as pc
 
     from florence.evaluate import gold

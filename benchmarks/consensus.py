@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import table
+from _common import print_table
 
 OVERLAP = (0.3, 0.4, 0.5, 0.6, 0.7)
 SCORE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -289,16 +289,16 @@ def run(count: int, seeds: Iterable[int], tuning: Iterable[int]) -> dict[str, An
         figures["reliability"][seed] = ranking(data)
         figures["calibration"][seed] = calibration(objects, data.truth)
     ways = ["ours", *WAYS]
-    table(
+    print_table(
         "F1 of objects at IoU 0.5",
         [("seed", *ways), *((seed, *(f"{row[way]:.3f}" for way in ways)) for seed, row in figures["f1"].items())],
     )
-    table(
+    print_table(
         "Tuned on other seeds",
         [("way", "at"), *((name, ", ".join(f"{k} {v}" for k, v in at.items())) for name, at in best.items())],
     )
     for seed, rows in figures["reliability"].items():
-        table(
+        print_table(
             f"Reliability, seed {seed}",
             [
                 ("annotator", "estimated", "F1 against the truth"),
@@ -306,7 +306,7 @@ def run(count: int, seeds: Iterable[int], tuning: Iterable[int]) -> dict[str, An
             ],
         )
     for seed, (error, bins) in figures["calibration"].items():
-        table(
+        print_table(
             f"Agreement, seed {seed}: expected calibration error {error:.3f}",
             [("confidence", "share right", "objects"), *((f"{a:.2f}", f"{r:.2f}", n) for a, r, n in bins)],
         )

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from _common import table, write
+from _common import print_table, write_figures
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     options = parser.parse_args()
     figures = {name: PARTS[name](options) for name in options.parts or PARTS}
-    write(options.json, "engine", options.threads, figures)
+    write_figures(options.json, "engine", options.threads, figures)
 
 
 # ---------------------------------------------------------------- flow
@@ -97,7 +97,7 @@ def flow(options: argparse.Namespace) -> dict[str, Any]:
                 f"{found['flow'] / found['bare']:.3f}",
             ]
         )
-    table(f"Orchestration and storage, {options.threads} threads", rows)
+    print_table(f"Orchestration and storage, {options.threads} threads", rows)
     return {
         **claims,
         "images": options.images,
@@ -265,7 +265,7 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
         [count, one["images"], f"{one['began']:.0f}", f"{one['peak']:.0f}", f"{one['peak'] / few:.3f}"]
         for count, one in found.items()
     ]
-    table("Peak memory of annotating", rows)
+    print_table("Peak memory of annotating", rows)
     return {"scenes": found, "ratio": many / few}
 
 

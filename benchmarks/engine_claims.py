@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from _common import table as shown
+from _common import print_table
 
 from florence.config import EngineSettings
 from florence.engine import fuse
@@ -349,7 +349,7 @@ def main() -> None:
                 f"{run['memory']:.2f}",
             ]
         )
-    shown(f"Consensus and filters, {options.claims:,} claims", rows)
+    print_table(f"Consensus and filters, {options.claims:,} claims", rows)
     if options.json:
         options.json.write_text(
             json.dumps({"benchmark": "engine_claims", "sides": figures}, indent=2) + "\n", encoding="utf-8"

@@ -1,8 +1,10 @@
-"""Generation: eight tasks an image, ours against transformers' processor and `generate`, (a) one prompt at a time, (b) batched by task.
+"""Generation: eight tasks an image, ours against transformers' processor and `generate`, (a) one prompt at a time, (b)
+batched by task.
 
-Every answer has a fixed number of tokens, the same for all sides, after Tables 2 and 3 of the paper (tokens a text; regions an image times their tokens);
-every side decodes greedily without blocking n-grams. Same weights, same pictures. Ours is `florence.model.generate.generate`; beside it, without
-a ratio, `predict`, whose answers are held to the grammar and end where they end.
+Every answer has a fixed number of tokens, the same for all sides, after Tables 2 and 3 of the paper (tokens a text;
+regions an image times their tokens); every side decodes greedily without blocking n-grams. Same weights, same pictures.
+Ours is `florence.model.generate.generate`; beside it, without a ratio, `predict`, whose answers are constrained to the grammar
+and end where they end.
 
     python benchmarks/generate.py --model base --images 2 --repeats 2
 """
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import arguments, in_turn, model, table, write
+from _common import load_model, parse_options, print_table, time_in_turn, write_figures
 from PIL import Image
 from tqdm import tqdm
 
@@ -41,7 +43,7 @@ IMAGES = {"base": 4, "nano": 16}
 
 def main() -> None:
     """Measure and print."""
-    options = arguments(__doc__ or "", repeats=2)
+    options = parse_options(__doc__ or "", repeats=2)
     torch.set_num_threads(options.threads)
     rows: list[list[Any]] = [
         [
@@ -54,12 +56,12 @@ def main() -> None:
             "over (a)",
             "over (b)",
             "tokens",
-            "held to the grammar, s",
+            "constrained, s",
         ]
     ]
     figures = {}
     for name in ("nano", "base") if options.model == "both" else (options.model,):
-        figures[name] = found = measured(name, options.images or IMAGES[name], options.repeats)
+        figures[name] = found = measure(name, options.images or IMAGES[name], options.repeats)
         seconds = found["seconds"]
         rows.append(
             [
@@ -70,19 +72,19 @@ def main() -> None:
                 f"{found['over_one']:.2f}",
                 f"{found['over_task']:.2f}",
                 found["tokens"],
-                f"{seconds['held']:.2f}",
+                f"{seconds['constrained']:.2f}",
             ]
         )
-    table(
+    print_table(
         f"Generation, {options.threads} threads; tokens an answer: {', '.join(f'{name} {length}' for name, length in LENGTHS.items())}",
         rows,
     )
-    write(options.json, "generate", options.threads, figures)
+    write_figures(options.json, "generate", options.threads, figures)
 
 
-def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
+def measure(name: str, images: int, repeats: int) -> dict[str, Any]:
     """All sides of one model. Exits where one of them writes another number of tokens."""
-    checkpoint = model(name)
+    checkpoint = load_model(name)
     net, side = checkpoint.model.eval(), checkpoint.image_size
     scenes = SOURCES.get("scenes")(count=images, size=max(side, 128))
     pictures = [np.asarray(Image.open(io.BytesIO(found.data)).convert("RGB")) for found in scenes.images(frozenset())]
@@ -121,7 +123,7 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
         "ours": lambda: checked(
             sum(len(one) for one in generate(checkpoint, pictures, prompts, max_tokens=limits, has_fixed_length=True))
         ),
-        "held": lambda: (
+        "constrained": lambda: (
             predict(
                 checkpoint,
                 pictures,
@@ -131,7 +133,7 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
             bar.update(),
         ),
     }
-    seconds = in_turn(sides, repeats)
+    seconds = time_in_turn(sides, repeats)
     bar.close()
     return {
         "pixels": side,

@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _common import table
-from _workspaces import florence, known, labels, scenes
+from _common import print_table
+from _workspaces import florence, make_scenes, read_gold, read_labels
 
 AS_ERROR = ("f1", "f1_boxes", "mask_iou", "spotted")
 """Measures that are 1 at best: what is missing is error. CIDEr has no such bound."""
@@ -33,7 +33,7 @@ def refined(folder: Path, seed: int, rounds: int, scale: float) -> dict[Key, dic
     from florence.config import EvaluateSettings
     from florence.evaluate import changes, measure
 
-    scenes(folder, seed, scale)
+    make_scenes(folder, seed, scale)
     last = rounds - 1
     florence(folder, "loop", "--rounds", str(last))
     done = json.loads((folder / "build" / "loop.json").read_text(encoding="utf-8"))["rounds"]
@@ -41,9 +41,11 @@ def refined(folder: Path, seed: int, rounds: int, scale: float) -> dict[Key, dic
         raise SystemExit(f"seed {seed}: a round was rejected: {done[-1]['reason']}")
     for command in ("annotate", "publish"):
         florence(folder, command, "--round", str(last), "--student", "champion")
-    truth, ids = known(folder)
-    tables = [labels(folder, round) for round in range(rounds)]
-    found = [{(m.task, m.metric): m.interval(EvaluateSettings()) for m in measure(table, truth, ids)} for table in tables]
+    truth, ids = read_gold(folder)
+    tables = [read_labels(folder, round) for round in range(rounds)]
+    found = [
+        {(m.task, m.metric): m.interval(EvaluateSettings()) for m in measure(table, truth, ids)} for table in tables
+    ]
     gained = {key[:2]: change for key, change in changes(tables[0], tables[-1], truth, EvaluateSettings()).items()}
     return {
         key: {
@@ -89,7 +91,7 @@ def main() -> None:
         falls = [str(seed) for seed, kinds in found.items() if kinds[key]["change"][2] < 0]
         cells = [" → ".join(f"{value:.3f}" for value in v) for v in values]
         rows.append([*key, *cells, f"{100 * cut:.0f}%" if key[1] in AS_ERROR else "", ", ".join(falls) or "no"])
-    table("Labels of gold images against the truth", rows)
+    print_table("Labels of gold images against the truth", rows)
     print("\nA kind falls, on the seeds named, where the 95% interval of the change, paired over images, lies below 0.")
     figures = {seed: {" ".join(key): values for key, values in kinds.items()} for seed, kinds in found.items()}
     if options.json:

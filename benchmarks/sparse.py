@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from _common import table
-from _workspaces import florence, known, labels, scenes
+from _common import print_table
+from _workspaces import florence, make_scenes, read_gold, read_labels
 
 DETAILED = ("<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 SHARE = 0.1
@@ -86,9 +86,13 @@ def told(folder: Path) -> dict[str, tuple[float, int]]:
     asked = store.read_tables(f"claims/describer@{snapshot['annotators']['describer']}", ANNOTATIONS)[
         "image_id"
     ].to_pylist()
-    truth, ids = known(folder)
+    truth, ids = read_gold(folder)
     rest = set(ids) - set(asked)
-    found = {m.task: m.interval(EvaluateSettings()) for m in measure(labels(folder, 1), truth, rest) if m.task in DETAILED}
+    found = {
+        m.task: m.interval(EvaluateSettings())
+        for m in measure(read_labels(folder, 1), truth, rest)
+        if m.task in DETAILED
+    }
     return {kind: (value.mean, value.n) for kind, value in found.items() if value}
 
 
@@ -97,7 +101,7 @@ def compared(home: Path, seed: int, scale: float) -> dict[str, Any]:
     from florence.metrics.bootstrap import paired
 
     path, other = home / f"sparse-{seed}", home / f"alone-{seed}"
-    scenes(path, seed, scale, sparse)
+    make_scenes(path, seed, scale, sparse)
     florence(path, "loop", "--rounds", "1")
     (done,) = json.loads((path / "build" / "loop.json").read_text(encoding="utf-8"))["rounds"][:1]
     if done["decision"] != "accepted":
@@ -167,7 +171,7 @@ def main() -> None:
                     f"{value:.3f} ({count})",
                 ]
             )
-    table("CIDEr of detailed texts against the truth", rows)
+    print_table("CIDEr of detailed texts against the truth", rows)
     if options.json:
         options.json.write_text(
             json.dumps({"benchmark": "sparse", "scale": options.scale, "seeds": found}, indent=2) + "\n",

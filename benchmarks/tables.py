@@ -9,13 +9,13 @@ import argparse
 import sys
 from typing import Any
 
-from _common import table
+from _common import print_table
 
 from florence.workspace.layout import list_rounds, read_images
 
 
-def of_sources(uri: str) -> dict[str, dict[str, Any]]:
-    """Source → `florence.engine.statistics.compute_statistics` of its images, by the labels of the snapshot's last round."""
+def statistics_by_source(uri: str) -> dict[str, dict[str, Any]]:
+    """Return the statistics of each source's images, by the labels of the snapshot's last round."""
     import pyarrow.compute as pc
 
     from florence.engine.statistics import compute_statistics
@@ -31,14 +31,14 @@ def of_sources(uri: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def rows_of(found: Any) -> list[list[str]]:
-    """A table of the report as rows of text; the paper's figure stands in brackets behind each."""
+def format_rows(table: Any) -> list[list[str]]:
+    """Format a table of the report as rows of text, each figure followed by the paper's in brackets."""
 
-    def told(cell: Any) -> str:
+    def format_cell(cell: Any) -> str:
         paper = f" ({cell.small})" if cell.small not in ("", "–") else ""
         return f"{cell.text}{paper}".strip()
 
-    return [[cell.text for cell in found.head], *([told(cell) for cell in row] for row in found.rows)]
+    return [[cell.text for cell in table.head], *([format_cell(cell) for cell in row] for row in table.rows)]
 
 
 def main() -> None:
@@ -49,9 +49,9 @@ def main() -> None:
     parser.add_argument(
         "data", nargs="?", default="data", help="the snapshot's folder or s3:// address (default: data)"
     )
-    for source, found in of_sources(parser.parse_args().data).items():
-        table(f"{source}: annotations (the paper's Table 2 in brackets)", rows_of(table2(found)))
-        table(f"{source}: means per text (the paper's Table 3 in brackets)", rows_of(table3(found)))
+    for source, figures in statistics_by_source(parser.parse_args().data).items():
+        print_table(f"{source}: annotations (the paper's Table 2 in brackets)", format_rows(table2(figures)))
+        print_table(f"{source}: means per text (the paper's Table 3 in brackets)", format_rows(table3(figures)))
 
 
 if __name__ == "__main__":

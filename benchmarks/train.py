@@ -1,7 +1,9 @@
-"""Training: image-task pairs a second of our step, in which each image is seen once, against the plain loop over transformers' model.
+"""Training: image-task pairs a second of our step, in which each image is seen once, against the plain loop over
+transformers' model.
 
-The plain loop passes once over the model for every task, with every image of the step, as is usual: pixel_values, input_ids, labels; then one
-step of AdamW. Same model, same examples, same loss (checked), same optimiser, dropout 0. Eight tasks an image, one example of each.
+The plain loop passes once over the model for every task, with every image of the step, as is usual: pixel_values,
+input_ids, labels; then one step of AdamW. Same model, same examples, same loss (checked), same optimiser, dropout 0.
+Eight tasks an image, one example of each.
 
     python benchmarks/train.py --model base --images 2 --repeats 3
 """
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import arguments, in_turn, model, table, write
+from _common import load_model, parse_options, print_table, time_in_turn, write_figures
 from tqdm import tqdm
 
 from florence.config import TrainSettings, settings_from
@@ -43,7 +45,7 @@ IMAGES = {"base": 2, "nano": 16}
 
 def main() -> None:
     """Measure and print."""
-    options = arguments(__doc__ or "", repeats=3)
+    options = parse_options(__doc__ or "", repeats=3)
     torch.set_num_threads(options.threads)
     rows: list[list[Any]] = [
         [
@@ -59,7 +61,7 @@ def main() -> None:
     ]
     figures = {}
     for name in ("nano", "base") if options.model == "both" else (options.model,):
-        figures[name] = found = measured(name, options.images or IMAGES[name], options.repeats)
+        figures[name] = found = measure(name, options.images or IMAGES[name], options.repeats)
         rows.append(
             [
                 name,
@@ -71,13 +73,13 @@ def main() -> None:
                 *(f"{v:.5f}" for v in found["losses"]),
             ]
         )
-    table(f"Training, {options.threads} threads", rows)
-    write(options.json, "train", options.threads, figures)
+    print_table(f"Training, {options.threads} threads", rows)
+    write_figures(options.json, "train", options.threads, figures)
 
 
-def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
+def measure(name: str, images: int, repeats: int) -> dict[str, Any]:
     """Both sides of one model. Exits where their losses are not the same."""
-    checkpoint = model(name)
+    checkpoint = load_model(name)
     with tempfile.TemporaryDirectory() as folder:
         examples = _examples(checkpoint, Store(folder), images)
     text = checkpoint.model.config.text_config
@@ -114,7 +116,7 @@ def measured(name: str, images: int, repeats: int) -> dict[str, Any]:
         losses[side].append(loss)
         bar.update()
 
-    seconds = in_turn({"plain": plain, "ours": ours}, repeats)
+    seconds = time_in_turn({"plain": plain, "ours": ours}, repeats)
     bar.close()
     if not np.allclose(losses["plain"], losses["ours"], rtol=1e-4):
         sys.exit(f"{name}: the two sides do not learn the same: losses {losses}")

@@ -1,4 +1,5 @@
-"""A checkpoint in the layout of the published ones (transformers' conversion of Florence-2-base), thin enough for a test.
+"""A checkpoint in the layout of the published ones (transformers' conversion of Florence-2-base), thin enough for a
+test.
 
 Its weights are random. Of BART's vocabulary it has the size, the order and the special tokens, not the words.
 """
@@ -138,7 +139,10 @@ GENERATION = {
 
 
 def tokenizer() -> Any:
-    """BART's layout: 256 bytes and 50,000 merges between its special tokens. The merges are those that come with the package, then pairs of bytes."""
+    """BART's layout: 256 bytes and 50,000 merges between its special tokens.
+
+    The merges are those that come with the package, then pairs of bytes.
+    """
     ours = json.loads(resources.files("florence.model").joinpath("vocabulary.json").read_text(encoding="utf-8"))[
         "model"
     ]
@@ -173,7 +177,9 @@ def tokenizer() -> Any:
 
 
 def write(folder: Path, seed: int = 0) -> Path:
-    """Every file of a published folder: weights in half precision, the processor's settings in two files, the vocabulary in tokenizer.json and in BART's own two."""
+    """Every file of a published folder: weights in half precision, the processor's settings in two files, the
+    vocabulary in tokenizer.json and in BART's own two.
+    """
     words = tokenizer()
     words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
     whole = Florence2Config(

@@ -1,4 +1,6 @@
-"""What training is worth, on scenes of names that the weights in the package never met: questions are answered from the image, and two stages of resolution learn."""
+"""What training is worth, on scenes of names that the weights in the package never met: questions are answered from the
+image, and two stages of resolution learn.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ pytestmark = [pytest.mark.accept, pytest.mark.timeout(3600)]
 
 
 def workspace(root: Path, count: int, train: dict, **more) -> tuple[Settings, Store]:
-    """Scenes with questions, labelled by their truth, below ``root``/data, and settings to train on them at 96 pixels from the weights in the package."""
+    """Scenes with questions, labelled by their truth, below ``root``/data, and settings to train on them at 96 pixels
+    from the weights in the package.
+    """
     weights = {**dict.fromkeys(TASKS, 0.0), **train.pop("task_weights")}
     settings = settings_from(
         {
@@ -44,7 +48,9 @@ def trained(settings: Settings, data: Store, root: Path) -> dict:
 
 
 def prior(data: Store) -> float:
-    """The share of held-out questions that the answer given most often to the same question gets right: what is known without the image."""
+    """The share of held-out questions that the answer given most often to the same question gets right: what is known
+    without the image.
+    """
     held_out = {
         record.image_id
         for name in data.names("images", ".parquet")
@@ -52,16 +58,16 @@ def prior(data: Store) -> float:
         if record.split == "held_out"
     }
     answers: dict[str, Counter[str]] = defaultdict(Counter)
-    asked: list[tuple[str, str]] = []
+    questions: list[tuple[str, str]] = []
     for row in table_annotations(data.read_tables("truth", ANNOTATIONS)):
         if row.task == "<VQA>":
             if row.image_id in held_out:
-                asked.append((row.text, row.regions[0].label))
+                questions.append((row.text, row.regions[0].label))
             else:
                 answers[row.text][row.regions[0].label] += 1
     everywhere = Counter(answer for found in answers.values() for answer in found.elements())
-    said = [(answers.get(question) or everywhere).most_common(1)[0][0] == answer for question, answer in asked]
-    return sum(said) / len(said)
+    is_right = [(answers.get(question) or everywhere).most_common(1)[0][0] == answer for question, answer in questions]
+    return sum(is_right) / len(is_right)
 
 
 def test_questions_are_answered_better_than_without_looking(tmp_path: Path):

@@ -55,7 +55,9 @@ OTHER = len(TokenClass)
 
 
 def refused(form, classes):
-    """Index of the first class that the machine refuses, its length where only the end is refused, None where it is accepted."""
+    """Index of the first class that the machine refuses, its length where only the end is refused, None where it is
+    accepted.
+    """
     state = constrain.start_state(form)
     for index, token in enumerate([*classes, TokenClass.EOS]):
         state = -1 if token == OTHER else int(constrain.TABLE[state, token])
@@ -73,7 +75,7 @@ def position(form, text):
 
 
 def check(form, classes):
-    """Machine and reader agree on whether the text is legal, and on the first token that is not."""
+    """Machine and parser agree on whether the text is legal, and on the first token that is not."""
 
     def spelt(some):
         return "".join("</s>" if token == OTHER else WRITTEN[token] for token in some)
@@ -111,8 +113,8 @@ def test_long_sequences_are_accepted_or_refused_at_the_same_token(form):
             for _ in range(8):
                 torn = list(classes)
                 for _ in range(rng.integers(1, 3)):
-                    place = int(rng.integers(len(torn) + 1))
-                    torn[place : place + int(rng.integers(2))] = [
+                    at = int(rng.integers(len(torn) + 1))
+                    torn[at : at + int(rng.integers(2))] = [
                         int(t) for t in rng.choice([*PIECES, OTHER], rng.integers(3))
                     ]
                 agreed.append(check(form, torn))
@@ -144,6 +146,6 @@ def test_the_number_of_tokens_to_an_end_is_the_shortest_path():
         state = constrain.next_states(state, constrain.allowed_classes(state, left).argmax(axis=1))
 
 
-def test_a_class_that_may_not_come_is_refused():
+def test_a_class_that_is_not_allowed_is_refused():
     with pytest.raises(ValueError, match="LOC"):
         constrain.next_states(np.asarray([constrain.start_state(Form.TEXT)]), np.asarray([TokenClass.LOC]))

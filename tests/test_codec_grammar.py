@@ -100,7 +100,7 @@ garbage = st.lists(piece, max_size=25).map("".join)
 @pytest.mark.parametrize("form", list(Form))
 @given(text=garbage, extent=size)
 @settings(max_examples=80, deadline=None)
-def test_whatever_the_text_reading_ends_and_gives_regions_that_can_be_written(form, text, extent):
+def test_whatever_the_text_parsing_ends_and_gives_regions_that_can_be_written(form, text, extent):
     parsed = parsing.parse(text, form, extent)
     assert (parsed.position is None) == (parsed.reason == "")
     assert len(parsed.regions) == len(parsed.spans) == len(parsed.label_spans)

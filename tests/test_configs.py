@@ -63,10 +63,10 @@ def test_every_setting_is_there_allowed_and_taken(path: Path, base: str, tmp_pat
     assert write_overlay(tmp_path, overlay) and not write_overlay(tmp_path, overlay)
     written = settings_from(values(tmp_path / "params.yaml"))
     assert written == over(path, base)
-    told = written.model_dump(mode="json")
+    dumped = written.model_dump(mode="json")
     for section, inner in values(path).items():
         for key, value in inner.items():
-            assert holds(told[section][key], value), f"{section}.{key}"
+            assert holds(dumped[section][key], value), f"{section}.{key}"
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)

@@ -1,4 +1,4 @@
-"""Florence-2 by presets, on disk, and held to its grammar while it writes."""
+"""Florence-2 by presets, on disk, and constrained to the grammar."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INPUTS = {
 }
 
 
-def asked(name: str) -> str:
+def input_of(name: str) -> str:
     return INPUTS.get(name, "<loc_10><loc_20><loc_700><loc_800>") if task(name).takes_input else ""
 
 
@@ -82,7 +82,7 @@ def test_one_encoding_for_many_prompts_is_transformers_own_pass(nano, pictures):
 
 
 def test_an_untrained_model_answers_every_task_within_its_grammar(nano, pictures):
-    queries = [Query(image, name, asked(name)) for name in TASKS for image in range(len(pictures))]
+    queries = [Query(image, name, input_of(name)) for name in TASKS for image in range(len(pictures))]
     answers = predict(nano, pictures, queries, max_tokens=48, batch_size=16)
     assert len(answers) == len(queries)
     for query, answer in zip(queries, answers, strict=True):
@@ -99,9 +99,9 @@ def test_an_untrained_model_answers_every_task_within_its_grammar(nano, pictures
             )
 
 
-def test_answers_do_not_depend_on_what_else_is_asked(nano, pictures):
+def test_answers_do_not_depend_on_other_queries(nano, pictures):
     queries = [
-        Query(image, name, asked(name))
+        Query(image, name, input_of(name))
         for name in ("<OD>", "<CAPTION>", "<REGION_TO_SEGMENTATION>")
         for image in (0, 1, 2)
     ]
@@ -111,7 +111,7 @@ def test_answers_do_not_depend_on_what_else_is_asked(nano, pictures):
     assert np.allclose([a.score for a in together], [a.score for a in alone], rtol=1e-3)
 
 
-def test_the_answer_is_what_the_probabilities_say(nano, pictures, monkeypatch):
+def test_the_answer_follows_from_the_probabilities(nano, pictures, monkeypatch):
     """A head that always prefers one script of tokens has it written, ended, and scored as certain."""
     script = nano.tokenizer("cat<loc_100><loc_200><loc_500><loc_600>", add_special_tokens=False).input_ids
     steps = iter([*script, nano.lexicon.eos])
@@ -131,7 +131,7 @@ def test_the_answer_is_what_the_probabilities_say(nano, pictures, monkeypatch):
     assert box_iou(np.asarray([region.box]), np.asarray([[40.2, 40.1, 200.2, 120.1]]))[0, 0] > 0.99
 
 
-def test_saved_and_loaded_it_says_the_same_and_transformers_reads_it(nano, pictures, tmp_path):
+def test_saved_and_loaded_it_answers_the_same_and_transformers_reads_it(nano, pictures, tmp_path):
     from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
     nano.save(tmp_path / "model")
@@ -153,7 +153,7 @@ def test_saved_and_loaded_it_says_the_same_and_transformers_reads_it(nano, pictu
     assert weights_hash(tmp_path / "model") == before
 
 
-def test_wrong_models_and_inputs_are_told(nano, pictures, tmp_path):
+def test_wrong_models_and_inputs_are_errors(nano, pictures, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="empty"):
         load(str(tmp_path / "empty"))

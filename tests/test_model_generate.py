@@ -41,7 +41,9 @@ def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def lively(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """Random weights whose answers vary: token embeddings are tied to the head, so a random model repeats what it reads; a head of its own does not."""
+    """Random weights whose answers vary: token embeddings are tied to the head, so a random model repeats what it
+    reads; a head of its own does not.
+    """
     model = checkpoint.model
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
     random = torch.Generator().manual_seed(seed)
@@ -90,7 +92,7 @@ def shipped() -> Checkpoint:
 
 
 def theirs(checkpoint: Checkpoint, picture: np.ndarray, text: str, **options) -> tuple[list[int], list[torch.Tensor]]:
-    """transformers' tokens of one prompt without the start and what is filled up, and the logits before each (of one beam)."""
+    """transformers' tokens of one prompt without the start and the padding, and the logits before each (of one beam)."""
     model, ids = checkpoint.model, checkpoint.tokenizer(text).input_ids
     pixels = checkpoint.normalise(checkpoint.resize(picture)[None])
     with torch.inference_mode():
@@ -117,7 +119,9 @@ PROMPTS = [(image, task(name).prompt(given)) for image in range(2) for name, giv
 @pytest.mark.parametrize("which", ["scratch", "small_base", "shipped"])
 @pytest.mark.parametrize("bos", [None, 0])
 def test_greedy_gives_the_tokens_of_transformers(which, bos, request, monkeypatch):
-    """Every prompt alone in transformers, all together here; a first difference only where the two best logits are within 1e-4."""
+    """Every prompt alone in transformers, all together here; a first difference only where the two best logits are
+    within 1e-4.
+    """
     checkpoint = request.getfixturevalue(which)
     monkeypatch.setattr(checkpoint.model.generation_config, "forced_bos_token_id", bos)
     images = pictures(2)
@@ -180,7 +184,9 @@ def test_fixed_lengths_are_those_of_transformers(scratch):
 
 
 def test_the_decoder_is_transformers_own(small_base):
-    """Hidden states of beams that follow each other about, with rows leaving, against a whole pass over each beam's tokens."""
+    """Hidden states of beams that follow each other about, with rows leaving, against a whole pass over each beam's
+    tokens.
+    """
     model = small_base.model
     rng = np.random.default_rng(0)
     with torch.inference_mode():
@@ -209,35 +215,35 @@ def test_the_decoder_is_transformers_own(small_base):
                 rows, text = rows[[2, 0]], text[[2, 0]]
 
 
-def test_prompts_stand_by_length_and_features_are_few():
+def test_prompts_are_batched_by_length_and_few_features_are_held():
     rng = np.random.default_rng(1)
     images, lengths = rng.integers(0, 40, 300).tolist(), rng.integers(3, 60, 300).tolist()
     found = list(generate.batch_prompts(images, lengths, 8, 32))
-    assert sorted(index for window in found for rows in window for index in rows) == list(range(300))
-    for window in found:
-        members = [index for rows in window for index in rows]
-        assert len({images[index] for index in members}) <= 8 and all(len(rows) <= 32 for rows in window)
+    assert sorted(index for batches in found for rows in batches for index in rows) == list(range(300))
+    for batches in found:
+        members = [index for rows in batches for index in rows]
+        assert len({images[index] for index in members}) <= 8 and all(len(rows) <= 32 for rows in batches)
         assert all(lengths[a] <= lengths[b] for a, b in pairwise(members))
-    padded = sum(max(lengths[i] for i in rows) * len(rows) for window in found for rows in window)
+    padded = sum(max(lengths[i] for i in rows) * len(rows) for batches in found for rows in batches)
     unsorted = sum(max(lengths[i : i + 32]) * len(lengths[i : i + 32]) for i in range(0, 300, 32))
     assert padded < 0.8 * unsorted
 
 
 def test_an_image_is_encoded_once_and_few_at_a_time(scratch, monkeypatch):
-    seen: list[int] = []
+    counts: list[int] = []
     real = generate.encode_images
     monkeypatch.setattr(
-        generate, "encode_images", lambda model, pixels: seen.append(len(pixels)) or real(model, pixels)
+        generate, "encode_images", lambda model, pixels: counts.append(len(pixels)) or real(model, pixels)
     )
     monkeypatch.setattr(generate, "MAX_PIXELS", 2 * 64 * 64)
     images = pictures(6)
     queries = [Query(image, name) for name in ("<OD>", "<CAPTION>", "<OCR>") for image in (0, 1, 2, 4, 5)]
     few = predict(scratch, images, queries, max_tokens=12, batch_size=3)
-    assert seen == [2, 1, 2], "image 3 is asked nothing; at most three are held, two encoded at once"
+    assert counts == [2, 1, 2], "image 3 is asked nothing; at most three are held, two encoded at once"
     assert [a.text for a in few] == [a.text for a in predict(scratch, images, queries, max_tokens=12)]
 
 
-def test_finished_rows_leave_and_each_answer_has_its_own_limit(scratch, monkeypatch):
+def test_finished_rows_leave_the_batch_and_each_answer_has_its_own_limit(scratch, monkeypatch):
     rows: list[int] = []
     real = Decoder.__call__
     monkeypatch.setattr(Decoder, "__call__", lambda self, tokens: rows.append(len(tokens)) or real(self, tokens))
@@ -266,7 +272,10 @@ def test_two_thousand_answers_of_each_model_and_none_leaves_the_grammar(which, b
 
 
 def check_answers(checkpoint: Checkpoint, beams: int, images: int, lengths: tuple[int, ...]) -> int:
-    """Ask every task of every image; returns the number of answers. The grammar's reader, not its automaton, is who judges."""
+    """Ask every task of every image; returns the number of answers.
+
+    The parser decides, not the automaton of the grammar.
+    """
     queries = [Query(image, name, given) for image in range(images) for name, given in ASKED]
     limits = [lengths[index % len(lengths)] for index in range(len(queries))]
     answers = predict(checkpoint, pictures(images, seed=3), queries, max_tokens=limits, beams=beams)
@@ -283,7 +292,9 @@ def check_answers(checkpoint: Checkpoint, beams: int, images: int, lengths: tupl
 
 
 def test_beams_find_answers_at_least_as_likely_and_of_the_same_search(shipped, monkeypatch):
-    """Tokens have the probability that the model gives them among the legal ones; more beams find a text that is likelier by length, mostly."""
+    """Tokens have the probability that the model gives them among the legal ones; more beams find a text that is
+    likelier by length, mostly.
+    """
     images = pictures(3)
     queries = [Query(image, name) for image in range(3) for name in ("<CAPTION>", "<DETAILED_CAPTION>", "<OCR>")]
     worth = {}
@@ -306,7 +317,9 @@ def test_beams_find_answers_at_least_as_likely_and_of_the_same_search(shipped, m
 
 
 def mean_log_probability(checkpoint: Checkpoint, picture: np.ndarray, query: Query, answer) -> float:
-    """Mean log-probability of a text's tokens and its end among those legal in a text, by one pass of transformers' model."""
+    """Mean log-probability of a text's tokens and its end among those legal in a text, by one pass of transformers'
+    model.
+    """
     model, lexicon = checkpoint.model, checkpoint.lexicon
     labels = [lexicon.bos, *checkpoint.tokenizer(answer.text, add_special_tokens=False).input_ids, lexicon.eos]
     pixels = checkpoint.normalise(checkpoint.resize(picture)[None])
@@ -324,8 +337,10 @@ def mean_log_probability(checkpoint: Checkpoint, picture: np.ndarray, query: Que
     return total / (len(labels) - 1)
 
 
-def test_places_are_told_apart_by_neighbourhood(shipped):
-    """Two broad peaks of locations and one sharp word: the search sees two candidates that share what locations have, not a thousand."""
+def test_locations_are_candidates_by_neighbourhood(shipped):
+    """Two broad peaks of locations and one sharp word: the search sees two candidates that share what locations have,
+    not a thousand.
+    """
     lexicon = shipped.lexicon
     bins = np.arange(1000)
     mass = 0.5 * np.exp(-0.5 * ((bins - 200) / 9) ** 2) / 22.56 + 0.25 * np.exp(-0.5 * ((bins - 700) / 9) ** 2) / 22.56

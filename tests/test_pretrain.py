@@ -1,4 +1,4 @@
-"""Pretraining in small: it goes on where it was stopped, and its targets are what the scenes' truth says."""
+"""Pretraining in small: it is resumed where it was stopped, and its targets are the truth of the scenes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Stopped(Exception):
     pass
 
 
-def test_goes_on_where_it_was_stopped_and_makes_the_same_weights(tmp_path, monkeypatch):
+def test_stopped_and_resumed_it_makes_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(vision, "SAVE_STEPS", 2)
     pretrain.pretrain(copy.deepcopy(PARAMS), tmp_path / "whole", tmp_path / "undisturbed")
 
@@ -96,9 +96,9 @@ def data(tmp_path_factory) -> Store:
 
 
 def test_cell_targets_are_what_is_there(data):
-    """Letters, names, boxes and outlines of a cell against the signs' words and the objects that the truth has at its place."""
+    """Letters, names, boxes and masks of a cell against the signs' words and the objects in the truth."""
     checkpoint = load("nano-scratch", image_size=128)
-    seen = vision.read_cell_targets(checkpoint, data, ATTRIBUTES)
+    targets = vision.read_cell_targets(checkpoint, data, ATTRIBUTES)
     truth: dict[str, list] = {}
     from florence.records import table_annotations, table_images
 
@@ -107,63 +107,68 @@ def test_cell_targets_are_what_is_there(data):
     images = [
         record for shard in data.names("images", ".parquet") for record, _ in table_images(data.read_table(shard))
     ]
-    assert len(images) == len(seen.pixels) == 40
-    spelt = 0
-    for place, image in enumerate(images):
+    assert len(images) == len(targets.pixels) == 40
+    strings_read = 0
+    for index, image in enumerate(images):
         rows = truth[image.image_id]
         written = {letter for row in rows if row.task == "<OCR_WITH_REGION>" for letter in row.text}
-        assert {vision.LETTERS[i % 36] for i in np.flatnonzero(seen.letters[place].any(axis=(1, 2)))} == written
-        # told in halves of cells, from left to right: a string that stands level and alone can be read off
+        assert {vision.LETTERS[i % 36] for i in np.flatnonzero(targets.letters[index].any(axis=(1, 2)))} == written
+        # predicted in halves of cells, from left to right: a string that stands level and alone can be read off
         signs = [row for row in rows if row.task == "<OCR_WITH_REGION>"]
         if (
             len(signs) == 1
             and np.ptp(np.asarray(signs[0].regions[0].quad)[[1, 3]]) < 1e-6
             and len(set(signs[0].text)) == len(signs[0].text)
         ):
-            letter, _, column = np.nonzero(seen.letters[place])
+            letter, _, column = np.nonzero(targets.letters[index])
             half = np.argsort(column * vision.LETTER_PARTS + letter // len(vision.LETTERS), kind="stable")
             halves = (column * vision.LETTER_PARTS + letter // len(vision.LETTERS))[half]
             if len(set(halves)) == len(halves):
                 assert "".join(vision.LETTERS[i % 36] for i in letter[half]) == signs[0].text
-                spelt += len(halves) > 2
+                strings_read += len(halves) > 2
         objects = [row for row in rows if row.task == "<OD>"]
         found = {
-            tuple(np.round(seen.boxes[place][:, y, x] * 128, 3))
-            for y, x in zip(*np.nonzero(seen.names[place]), strict=True)
+            tuple(np.round(targets.boxes[index][:, y, x] * 128, 3))
+            for y, x in zip(*np.nonzero(targets.names[index]), strict=True)
         }
         assert found <= {tuple(np.round(row.regions[0].bounds, 3)) for row in objects} and found
-        # cell by cell, the outline's parts cover the area of what is seen there
-        covered = seen.masks[place].mean(axis=0)[seen.names[place] > 0]
-        assert (covered > vision.MIN_COVERED).all() and not seen.masks[place][:, seen.names[place] == 0].any()
-    assert spelt > 2
+        # cell by cell, the parts of the mask cover the area of the object
+        covered = targets.masks[index].mean(axis=0)[targets.names[index] > 0]
+        assert (covered > vision.MIN_COVERED).all() and not targets.masks[index][:, targets.names[index] == 0].any()
+    assert strings_read > 2
 
 
 def test_mirrored_twice_is_as_before_and_signs_are_never_mirrored(data):
-    seen = vision.read_cell_targets(load("nano-scratch", image_size=64), data, ATTRIBUTES)
-    chosen, turned = np.arange(len(seen.pixels)), np.ones(len(seen.pixels), bool)
-    once = vision._mirror(seen, chosen, turned)
-    signs = seen.letters.any(axis=(1, 2, 3))
+    targets = vision.read_cell_targets(load("nano-scratch", image_size=64), data, ATTRIBUTES)
+    chosen, is_mirrored = np.arange(len(targets.pixels)), np.ones(len(targets.pixels), bool)
+    once = vision._mirror(targets, chosen, is_mirrored)
+    signs = targets.letters.any(axis=(1, 2, 3))
     assert signs.any() and not signs.all()
-    assert (once.pixels[signs] == seen.pixels[signs]).all() and (
-        once.pixels[~signs] == seen.pixels[~signs][:, :, ::-1]
+    assert (once.pixels[signs] == targets.pixels[signs]).all() and (
+        once.pixels[~signs] == targets.pixels[~signs][:, :, ::-1]
     ).all()
-    twice = vision._mirror(once, chosen, turned)
+    twice = vision._mirror(once, chosen, is_mirrored)
     for name in ("pixels", "names", "attributes", "letters", "masks"):
-        assert (getattr(twice, name) == getattr(seen, name)).all(), name
-    there = seen.names > 0
-    np.testing.assert_allclose(np.moveaxis(twice.boxes, 1, -1)[there], np.moveaxis(seen.boxes, 1, -1)[there], atol=1e-6)
-    # an outline lies within its box, mirrored or not
-    fine, grid = vision.MASK_PARTS, seen.names.shape[1]
-    for place in np.flatnonzero(~signs)[:10]:
+        assert (getattr(twice, name) == getattr(targets, name)).all(), name
+    there = targets.names > 0
+    np.testing.assert_allclose(
+        np.moveaxis(twice.boxes, 1, -1)[there], np.moveaxis(targets.boxes, 1, -1)[there], atol=1e-6
+    )
+    # a mask lies within its box, mirrored or not
+    parts, grid = vision.MASK_PARTS, targets.names.shape[1]
+    for index in np.flatnonzero(~signs)[:10]:
         picture = (
-            once.masks[place].reshape(fine, fine, grid, grid).transpose(2, 0, 3, 1).reshape(grid * fine, grid * fine)
+            once.masks[index]
+            .reshape(parts, parts, grid, grid)
+            .transpose(2, 0, 3, 1)
+            .reshape(grid * parts, grid * parts)
         )
-        columns = np.flatnonzero(picture.any(axis=0)) / (grid * fine)
-        boxes = once.boxes[place][:, once.names[place] > 0]
-        assert columns.min() >= boxes[0].min() - 1 / fine / grid and columns.max() <= boxes[2].max() + 1 / fine / grid
+        columns = np.flatnonzero(picture.any(axis=0)) / (grid * parts)
+        boxes = once.boxes[index][:, once.names[index] > 0]
+        assert columns.min() >= boxes[0].min() - 1 / parts / grid and columns.max() <= boxes[2].max() + 1 / parts / grid
 
 
-def test_the_weights_were_made_with_the_settings_that_stand_there():
+def test_the_lock_holds_the_settings_of_params_yaml():
     folder = Path(__file__).parents[1] / "pretrain"
     lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]["pretrain"]
     assert lock["params"]["params.yaml"] == yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))

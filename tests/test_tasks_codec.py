@@ -1,4 +1,6 @@
-"""Every task's answers both ways: legal texts come back as they were, torn ones give what is certain, labels are never misread."""
+"""Every task's answers both ways: legal texts come back as they were, torn ones give what is certain, labels are never
+misread.
+"""
 
 import math
 
@@ -67,7 +69,7 @@ seed = st.integers(0, 2**32 - 1)
 
 
 def legal(name, rng):
-    """A random walk through what the grammar allows, any bin at any place."""
+    """A random walk through what the grammar allows, any bin anywhere."""
     state, left, parts = (
         np.asarray([task(name).start]),
         int(rng.integers(constrain.tokens_to_finish(np.asarray([task(name).start]))[0], 60)),
@@ -175,7 +177,7 @@ places = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_s
     extent=size,
 )
 @settings(max_examples=60, deadline=None)
-def test_places_come_back_within_half_a_bin_and_labels_as_they_were(name, labels, shares, extent):
+def test_regions_come_back_within_half_a_bin_and_labels_as_they_were(name, labels, shares, extent):
     form = task(name).form
     regions = [_region(form, label, points, extent) for label, points in zip(labels, shares, strict=False)]
     labelled = form in (Form.LABELLED_BOXES, Form.LABELLED_QUADS, Form.LABELLED_SHAPES)
@@ -257,7 +259,7 @@ def test_a_region_in_a_prompt_says_where_it_is(a, b, extent):
         assert math.isclose(value, wanted, abs_tol=extent[index % 2] / 2000 * (1 + 1e-9))
 
 
-def test_what_the_form_has_no_room_for_is_not_encoded():
+def test_what_does_not_fit_the_form_is_not_encoded():
     for name, answer in [
         ("<VQA>", Answer("")),
         ("<REGION_TO_CATEGORY>", Answer(" ")),
@@ -281,7 +283,7 @@ def words():
 def test_whatever_the_shipped_vocabulary_can_write_is_legal_and_comes_back(name, words):
     """Any token of an allowed class, bytes that are no whole character too."""
     rng = np.random.default_rng([6, NAMES.index(name)])
-    by_class = [np.flatnonzero(words.classes[:, kind]) for kind in range(constrain.CLASSES)]
+    by_class = [np.flatnonzero(words.classes[:, number]) for number in range(constrain.CLASSES)]
     assert {words.pieces[i].decode() for i in by_class[TokenClass.BLANK]} >= {" ", "\n", "\t"}
     for _ in range(60):
         state, left, written = np.asarray([task(name).start]), int(rng.integers(2, 80)), b""

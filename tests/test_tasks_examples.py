@@ -18,8 +18,10 @@ IMAGE = ImageRecord("ab" * 32, 640, 480, "here", "a.png", "none", None, "train")
 SIZE = (640, 480)
 
 
-def row(kind, text, *regions, number=0):
-    return Annotation(f"{kind}{number}", IMAGE.image_id, kind, "consensus", "1", 0, text, tuple(regions))
+def row(annotation_type, text, *regions, number=0):
+    return Annotation(
+        f"{annotation_type}{number}", IMAGE.image_id, annotation_type, "consensus", "1", 0, text, tuple(regions)
+    )
 
 
 def circle(cx, cy, rx, ry, count=120):
@@ -42,26 +44,30 @@ DOG, CAT, FAR_DOG = (
 CAPTION = "a dog left of a dog and a cat"
 
 
-def rows_of(kind):
+def rows_of(annotation_type):
     return {
         "<OD>": objects(DOG, CAT, FAR_DOG),
-        "<DENSE_REGION_CAPTION>": [row(kind, "a big dog", Region("a big dog", box=(1, 2, 300, 400)))],
+        "<DENSE_REGION_CAPTION>": [row(annotation_type, "a big dog", Region("a big dog", box=(1, 2, 300, 400)))],
         "<CAPTION_TO_PHRASE_GROUNDING>": [
-            row(kind, CAPTION, Region("a cat", box=(20, 60, 90, 130), span=(24, 29))),
-            row(kind, CAPTION, Region("a dog", box=(400, 10, 500, 90), span=(14, 19))),
-            row(kind, CAPTION, Region("a dog", box=(100, 50, 200, 150), span=(0, 5))),
+            row(annotation_type, CAPTION, Region("a cat", box=(20, 60, 90, 130), span=(24, 29))),
+            row(annotation_type, CAPTION, Region("a dog", box=(400, 10, 500, 90), span=(14, 19))),
+            row(annotation_type, CAPTION, Region("a dog", box=(100, 50, 200, 150), span=(0, 5))),
         ],
         "<OCR_WITH_REGION>": [
-            row(kind, "WORLD", Region("WORLD", quad=(210, 42, 300, 40, 300, 70, 210, 72))),
-            row(kind, "below", Region("below", quad=(10, 100, 90, 100, 90, 130, 10, 130))),
-            row(kind, "HELLO", Region("HELLO", quad=(10, 40, 200, 40, 200, 70, 10, 70))),
+            row(annotation_type, "WORLD", Region("WORLD", quad=(210, 42, 300, 40, 300, 70, 210, 72))),
+            row(annotation_type, "below", Region("below", quad=(10, 100, 90, 100, 90, 130, 10, 130))),
+            row(annotation_type, "HELLO", Region("HELLO", quad=(10, 40, 200, 40, 200, 70, 10, 70))),
         ],
-        "<VQA>": [row(kind, "What is there?", Region("two dogs", box=(0, 0, 640, 480)))],
-        "<CLASSIFICATION>": [row(kind, "park bench", Region("park bench", box=(0, 0, 640, 480)))],
+        "<VQA>": [row(annotation_type, "What is there?", Region("two dogs", box=(0, 0, 640, 480)))],
+        "<CLASSIFICATION>": [row(annotation_type, "park bench", Region("park bench", box=(0, 0, 640, 480)))],
         "<REFERRING_EXPRESSION_SEGMENTATION>": [
-            row(kind, "the dog", Region("the dog", polygons=(circle(150, 100, 50, 50), circle(300, 100, 9, 9))))
+            row(
+                annotation_type,
+                "the dog",
+                Region("the dog", polygons=(circle(150, 100, 50, 50), circle(300, 100, 9, 9))),
+            )
         ],
-    }.get(kind) or [row(kind, "A dog, a cat: <b>and</b> more.")]
+    }.get(annotation_type) or [row(annotation_type, "A dog, a cat: <b>and</b> more.")]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -114,9 +120,9 @@ def test_a_label_that_says_nothing_is_there_gives_an_empty_answer(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_label_that_can_not_be_written_costs_only_itself(name, caplog):
-    kind = task(name).annotation_type
-    good = rows_of(kind)
+def test_a_label_that_cannot_be_written_is_left_out_alone(name, caplog):
+    annotation_type = task(name).annotation_type
+    good = rows_of(annotation_type)
     bad = replace(
         good[0],
         annotation_id="bad",
@@ -131,7 +137,7 @@ def test_a_label_that_can_not_be_written_costs_only_itself(name, caplog):
     assert "<loc_5>" in caplog.text
 
 
-def test_a_place_that_is_no_place_is_refused():
+def test_an_invalid_region_is_refused():
     refused = []
     rows = objects(("dog", (math.nan, 1, 2, 3), ()), CAT) + [row("<OD>", "cow")]
     (example,) = task("<OD>").examples(IMAGE, rows, refused)
@@ -139,7 +145,7 @@ def test_a_place_that_is_no_place_is_refused():
     assert len(refused) == 2
 
 
-def test_phrases_come_in_the_order_of_the_caption_each_at_its_own_place():
+def test_phrases_come_in_the_order_of_the_caption_each_at_its_own_span():
     (example,) = task("<CAPTION_TO_PHRASE_GROUNDING>").examples(IMAGE, rows_of("<CAPTION_TO_PHRASE_GROUNDING>"))
     assert [(r.label, r.span) for r in example.regions] == [("a dog", (0, 5)), ("a dog", (14, 19)), ("a cat", (24, 29))]
     assert example.input == example.text == CAPTION
@@ -147,10 +153,12 @@ def test_phrases_come_in_the_order_of_the_caption_each_at_its_own_place():
 
 
 def test_white_space_around_a_caption_moves_no_span():
-    kind = "<CAPTION_TO_PHRASE_GROUNDING>"
-    (example,) = task(kind).examples(IMAGE, [row(kind, "  a dog ", Region("a dog", box=(1, 2, 30, 40), span=(2, 7)))])
+    annotation_type = "<CAPTION_TO_PHRASE_GROUNDING>"
+    (example,) = task(annotation_type).examples(
+        IMAGE, [row(annotation_type, "  a dog ", Region("a dog", box=(1, 2, 30, 40), span=(2, 7)))]
+    )
     assert (example.input, example.regions[0].span) == ("a dog", (0, 5))
-    assert task(kind).decode(example.target, SIZE, example.input).regions[0].span == (0, 5)
+    assert task(annotation_type).decode(example.target, SIZE, example.input).regions[0].span == (0, 5)
 
 
 def test_text_is_read_line_by_line():
@@ -165,7 +173,7 @@ def test_text_is_read_line_by_line():
     st.randoms(),
 )
 @settings(max_examples=60, deadline=None)
-def test_reading_order_depends_on_places_alone(boxes, random):
+def test_reading_order_depends_on_regions_alone(boxes, random):
     regions = [Region(f"w{i}", box=(x, y, x + w, y + h)) for i, (x, y, w, h) in enumerate(boxes)]
     shuffled = regions[:]
     random.shuffle(shuffled)
@@ -173,7 +181,7 @@ def test_reading_order_depends_on_places_alone(boxes, random):
     assert len(reading_order(regions, SIZE)) == len(regions)
 
 
-def test_open_vocabulary_asks_for_each_label_once_and_takes_joined_names():
+def test_open_vocabulary_has_an_example_for_each_label_and_takes_joined_names():
     found = task("<OPEN_VOCABULARY_DETECTION>").examples(IMAGE, rows_of("<OD>"))
     assert [(e.input, len(e.regions)) for e in found] == [("cat", 1), ("dog", 2)]
     assert task("<OPEN_VOCABULARY_DETECTION>").prompt("dog<and>cat") == "Locate dog<and>cat in the image."
@@ -198,12 +206,12 @@ def test_a_wrong_input_is_refused(name, given):
         task(name).prompt(given)
 
 
-# ---------------------------------------------------------------- outlines
+# ---------------------------------------------------------------- polygons
 
 
 @given(st.integers(0, 10_000), st.integers(3, 400))
 @settings(max_examples=60, deadline=None)
-def test_outlines_are_short_clockwise_and_close_to_the_shape(seed, count):
+def test_polygons_are_short_clockwise_and_close_to_the_shape(seed, count):
     rng = np.random.default_rng(seed)
     shape = circle(rng.uniform(150, 400), rng.uniform(120, 300), rng.uniform(20, 100), rng.uniform(20, 100), count)
     if seed % 2:
@@ -215,7 +223,7 @@ def test_outlines_are_short_clockwise_and_close_to_the_shape(seed, count):
     assert mask_iou(rasterise([short], *SIZE), rasterise([shape], *SIZE)) > 0.93
 
 
-def test_outlines_keep_the_largest_polygons():
+def test_polygons_keep_the_largest_polygons():
     shapes = tuple(circle(100 * i, 100, 5 * i, 5 * i) for i in range(1, 6))
     assert len(simplify_polygons(shapes, SIZE)) == MAX_POLYGONS
     areas = [polygon_area(p) for p in simplify_polygons(shapes, SIZE)]
@@ -232,12 +240,14 @@ def test_outlines_keep_the_largest_polygons():
 )
 def test_degenerate_polygons_stay_polygons(shape):
     refused = []
-    kind = "<REFERRING_EXPRESSION_SEGMENTATION>"
-    (example,) = task(kind).examples(
-        replace(IMAGE, width=20_000, height=20_000), [row(kind, "a", Region("a", polygons=(shape,)))], refused
+    annotation_type = "<REFERRING_EXPRESSION_SEGMENTATION>"
+    (example,) = task(annotation_type).examples(
+        replace(IMAGE, width=20_000, height=20_000),
+        [row(annotation_type, "a", Region("a", polygons=(shape,)))],
+        refused,
     )
     assert not refused
-    assert task(kind).decode(example.target, (20_000, 20_000), "a").error is None
+    assert task(annotation_type).decode(example.target, (20_000, 20_000), "a").error is None
 
 
 # ---------------------------------------------------------------- shortening, garbage
@@ -282,15 +292,16 @@ def test_answers_whose_part_would_be_another_answer_are_left_out(name):
         assert task(name).truncate(example, lambda text, whole=example.target: len(text) < len(whole)) is None
 
 
-def test_outlines_are_shortened_by_polygons_and_then_objects():
-    kind = "<REFERRING_EXPRESSION_SEGMENTATION>"
+def test_polygons_are_shortened_by_polygons_and_then_objects():
+    annotation_type = "<REFERRING_EXPRESSION_SEGMENTATION>"
     first, second = ((circle(100, 100, 40, 40, 5), circle(200, 100, 9, 9, 5)), (circle(500, 100, 40, 40, 5),))
-    (example,) = task(kind).examples(
-        IMAGE, [row(kind, "all", Region("all", polygons=first), Region("all", polygons=second))]
+    (example,) = task(annotation_type).examples(
+        IMAGE, [row(annotation_type, "all", Region("all", polygons=first), Region("all", polygons=second))]
     )
-    parts = task(kind).truncations(example)
+    parts = task(annotation_type).truncations(example)
     assert [
-        (len(task(kind).decode(p.target, SIZE, "all").regions[0].polygons), "<poly>" in p.target) for p in parts
+        (len(task(annotation_type).decode(p.target, SIZE, "all").regions[0].polygons), "<poly>" in p.target)
+        for p in parts
     ] == [(1, False), (2, False)]
     assert all(p.regions == example.regions[:1] for p in parts)
     assert example.target == f"<poly>{parts[1].target}</poly>" + example.target[len(parts[1].target) + 13 :]
@@ -299,9 +310,9 @@ def test_outlines_are_shortened_by_polygons_and_then_objects():
 
 @pytest.mark.parametrize("name", [*TASKS, *FINE_TUNED])
 def test_a_shortened_example_is_legal_and_as_long_as_it_may_be(name):
-    kind = task(name).annotation_type
-    rows = rows_of(kind)
-    if kind == "<OD>":
+    annotation_type = task(name).annotation_type
+    rows = rows_of(annotation_type)
+    if annotation_type == "<OD>":
         rows += objects(
             *((f"c{i}", (60.0 * i, 200, 60.0 * i + 50, 300), (circle(60 * i, 250, 20, 40, 9),)) for i in range(9))
         )
@@ -360,5 +371,5 @@ def test_garbage_is_an_answer_with_an_error_and_never_a_crash(name, text, width,
         assert answer.error is not None and answer.error.task == name
 
 
-def test_kinds_are_those_that_are_annotated():
+def test_tasks_are_made_of_the_annotation_types():
     assert {task(name).annotation_type for name in TASKS} == set(BASE_TYPES)

@@ -81,7 +81,9 @@ LETTERS = [c for c in string.printable if c not in string.whitespace + "<"]
 
 
 def answer_text(rng, name):
-    """A well-formed ASCII answer of a task: any printable characters but "<", several words, at times more than one space between them."""
+    """A well-formed ASCII answer of a task: any printable characters but "<", several words, at times more than one
+    space between them.
+    """
 
     def word():
         return "".join(rng.choice(LETTERS, rng.integers(1, 7)))

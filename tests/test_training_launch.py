@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Store:
-    """Forty scenes in five shards, of which two are mixed at a time."""
+    """Forty scenes in five shards, of which two are shuffled together."""
     return scenes(tmp_path_factory.mktemp("data"), 40, 8)
 
 
@@ -58,7 +58,7 @@ def curve(root: Path) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
-def test_killed_in_the_middle_of_an_epoch_it_goes_on_and_ends_the_same(data, whole, tmp_path):
+def test_killed_in_the_middle_of_an_epoch_it_is_resumed_and_ends_the_same(data, whole, tmp_path):
     command = [sys.executable, "-c", PROGRAM, settings(**CHOSEN).model_dump_json(), data.uri, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in process.stdout or ():
@@ -79,7 +79,10 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_and_ends_the_same(data, who
 
 
 def test_two_processes_follow_the_curve_of_one(data, tmp_path):
-    """The same total batch, unequal numbers of tokens on each. Some gradients are clipped and some are not: AdamW alone would not notice a wrong factor."""
+    """The same total batch, unequal numbers of tokens on each.
+
+    Some gradients are clipped and some are not: AdamW alone would not notice a wrong factor.
+    """
     chosen = {
         **CHOSEN,
         "batch_size": 5,
@@ -104,8 +107,11 @@ def test_two_processes_follow_the_curve_of_one(data, tmp_path):
     assert points[-1][1]["loss"] == pytest.approx(a[-1]["loss"], rel=1e-4)
 
 
-def test_a_process_with_nothing_to_say_takes_part_all_the_same(data, tmp_path):
-    """Joined by accelerate's own launcher. Of few images a caption is short enough: most parts of a step are empty, and some whole steps."""
+def test_a_process_without_examples_takes_part_in_the_step(data, tmp_path):
+    """Joined by accelerate's own launcher.
+
+    Of few images a caption is short enough: most parts of a step are empty, and some whole steps.
+    """
     captions = {**dict.fromkeys(settings().train.drawn, 0.0), "<CAPTION>": 1.0}
     chosen = settings(
         **{**CHOSEN, "batch_size": 4, "shuffle_buffer": 9, "steps": 16}, max_target=8, task_weights=captions
@@ -132,18 +138,18 @@ def test_a_process_with_nothing_to_say_takes_part_all_the_same(data, tmp_path):
         "--num_cpu_threads_per_process",
         "1",
     ]
-    said = subprocess.run(
+    printed = subprocess.run(
         [*launch, str(program), chosen.model_dump_json(), data.uri, str(tmp_path / "two")],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    assert said.split() == [str(step) for step in range(1, 17)], "the first alone shows progress"
+    assert printed.split() == [str(step) for step in range(1, 17)], "the first alone shows progress"
     two = json.loads((tmp_path / "two/metrics/train.json").read_text())
     assert two["left_out"] == one["left_out"] and two["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
 
-def test_an_error_of_one_of_several_processes_is_told_as_it_is(data, tmp_path):
+def test_an_error_of_one_of_several_processes_is_raised_as_it_is(data, tmp_path):
     with pytest.raises(ModelError, match="failed-step.json"):
         train_model(
             workspace_of(
@@ -153,8 +159,8 @@ def test_an_error_of_one_of_several_processes_is_told_as_it_is(data, tmp_path):
             )
         )
     (found,) = tmp_path.glob(".florence/checkpoints/*/failed-step.json")
-    told = json.loads(found.read_text())
-    assert len(told["images"]) >= 4 and all(row["tasks"] for row in told["images"]), "of both processes"
+    report = json.loads(found.read_text())
+    assert len(report["images"]) >= 4 and all(row["tasks"] for row in report["images"]), "of both processes"
     assert not (tmp_path / "model").exists()
 
 

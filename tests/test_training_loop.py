@@ -83,7 +83,7 @@ def test_a_checkpoint_cut_in_two_is_not_read(data, tmp_path):
     )
 
 
-def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
+def test_only_training_images_with_labels_are_used(data, tmp_path):
     checkpoint = build("nano", image_size=32)
     splits = {r["image_id"]: r["split"] for r in read_images(data).to_pylist()}
     chosen = small(batch_size=1000)
@@ -93,8 +93,8 @@ def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
     bare = Store(str(tmp_path / "data"))
     labels = bare.read_table("labels/round=0/labels.parquet")
     kept = [
-        image != ids[0] and (image != ids[1] or kind != "<OD>")
-        for image, kind in zip(labels["image_id"].to_pylist(), labels["task"].to_pylist(), strict=True)
+        image != ids[0] and (image != ids[1] or annotation_type != "<OD>")
+        for image, annotation_type in zip(labels["image_id"].to_pylist(), labels["task"].to_pylist(), strict=True)
     ]
     bare.write_table(
         "labels/round=0/labels.parquet",
@@ -103,11 +103,11 @@ def test_only_training_images_with_labels_are_learnt_from(data, tmp_path):
     assert len(read_dataset(checkpoint, chosen, bare)) == len(ids) - 1, "all labels of one image are dropped"
     only = small(batch_size=1000, task_weights={**dict.fromkeys(chosen.drawn, 0.0), "<OD>": 1.0})
     assert set(load_batch(read_dataset(checkpoint, only, bare), only, 0).image_ids) == set(ids[2:]), (
-        "of another one those that are learnt"
+        "of another one, labels of trained tasks"
     )
 
 
-def test_shards_from_before_images_had_a_hash_are_learnt_from(data, tmp_path):
+def test_shards_from_before_images_had_a_hash_are_read(data, tmp_path):
     shutil.copytree(data.root, tmp_path / "data")
     older, checkpoint = Store(str(tmp_path / "data")), build("nano", image_size=32)
     names = older.names("images", ".parquet")
@@ -119,7 +119,7 @@ def test_shards_from_before_images_had_a_hash_are_learnt_from(data, tmp_path):
     assert now == before
 
 
-def test_an_image_that_can_not_be_decoded_changes_no_other_place(data, whole, tmp_path):
+def test_an_image_that_cannot_be_decoded_changes_no_other_position(data, whole, tmp_path):
     shutil.copytree(data.root, tmp_path / "data")
     broken = Store(str(tmp_path / "data"))
     checkpoint = build("nano", image_size=32)
@@ -165,7 +165,7 @@ def test_long_targets_are_shortened_by_whole_regions_and_counted(data):
     assert counts["shortened"] > 0 and counts["too_long"] > 0
 
 
-def test_figures_say_what_was_left_out_of_images_once_each(data, tmp_path):
+def test_what_is_left_out_is_counted_once_for_each_image(data, tmp_path):
     figures = train_model(workspace_of(settings(max_target=14, steps=12), data=data, root=tmp_path))
     chosen = small(max_target=14)
     dataset = read_dataset(build("nano", image_size=32), chosen, data)
@@ -176,7 +176,7 @@ def test_figures_say_what_was_left_out_of_images_once_each(data, tmp_path):
     )
 
 
-def test_it_learns_what_it_is_shown(data):
+def test_it_learns_images_by_heart(data):
     """Images by heart: the loss falls far below that of guessing."""
     chosen = small(
         steps=120,
@@ -193,7 +193,7 @@ def test_it_learns_what_it_is_shown(data):
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_what_is_no_number_stops_before_the_weights_change(data, tmp_path, where, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(data, tmp_path, where, monkeypatch):
     checkpoint = build("nano", image_size=32)
     dataset = read_dataset(checkpoint, small(), data)
     norm = checkpoint.model.model.multi_modal_projector.image_proj_norm.weight
@@ -207,10 +207,10 @@ def test_what_is_no_number_stops_before_the_weights_change(data, tmp_path, where
         train(checkpoint, dataset, small(), tmp_path, "key")
     assert torch.equal(before, checkpoint.model.get_input_embeddings().weight)
     assert "key/failed-step.json" in str(raised.value)
-    told = json.loads((tmp_path / "key/failed-step.json").read_text())
+    report = json.loads((tmp_path / "key/failed-step.json").read_text())
     first = BatchLoader(dataset, small()).load_step(0)[0]
-    assert [row["image_id"] for row in told["images"]] == list(first.image_ids)
-    assert {name for row in told["images"] for name in row["tasks"]} == set(first.tasks)
+    assert [row["image_id"] for row in report["images"]] == list(first.image_ids)
+    assert {name for row in report["images"] for name in row["tasks"]} == set(first.tasks)
 
 
 def test_what_is_logged_while_it_runs(data, tmp_path):

@@ -19,8 +19,8 @@ def test_steps_have_the_singular_vectors_of_the_gradient_and_values_of_about_one
         values = torch.linalg.svdvals(orthogonalise(matrices))
         assert values.min() > 0.3 and values.max() < 1.35, "five rounds bring all but vanishing values near one"
         left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-        turned = left.mT @ orthogonalise(matrices) @ right.mT
-        torch.testing.assert_close(turned, torch.diag_embed(turned.diagonal(dim1=1, dim2=2)), atol=2e-4, rtol=0)
+        rotated = left.mT @ orthogonalise(matrices) @ right.mT
+        torch.testing.assert_close(rotated, torch.diag_embed(rotated.diagonal(dim1=1, dim2=2)), atol=2e-4, rtol=0)
 
 
 def test_agrees_with_torchs_muon_up_to_its_half_precision():
@@ -80,7 +80,7 @@ def test_embeddings_heads_tied_to_them_and_depthwise_kernels_are_no_hidden_matri
     assert [id(p) for p in hidden_matrices(model)] == [id(model["inner"].weight), id(model["conv"].weight)]
 
 
-def test_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path):
+def test_resumed_from_a_checkpoint_it_ends_as_an_undisturbed_one(tmp_path):
     def run(steps: range, model, optimiser):
         for step in steps:
             random = torch.Generator().manual_seed(step)

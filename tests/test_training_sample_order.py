@@ -1,4 +1,6 @@
-"""Which images a step sees, and which of their tasks: functions of seed and step alone, whatever is held in memory and however the step is cut."""
+"""The images and tasks of a step: functions of seed and step alone, whatever is in memory and however the step is
+split.
+"""
 
 from __future__ import annotations
 
@@ -54,24 +56,24 @@ def test_an_epoch_has_every_image_once_and_steps_follow_each_other(sizes, buffer
     n = order.images
     for epoch in range(2):
         positions = order.positions(epoch * n, n)
-        assert {place.epoch for place in positions} == {epoch}
-        seen = []
-        for place in positions:
-            bounds = np.cumsum([0, *(sizes[s] for s in place.shards)])
-            shard = int(np.searchsorted(bounds, place.image, side="right")) - 1
-            seen.append((place.shards[shard], place.image - int(bounds[shard])))
-        assert sorted(seen) == [(shard, image) for shard, size in enumerate(sizes) for image in range(size)]
-        assert all(len(place.shards) <= buffer_size for place in positions), "no more shards are held at a time"
+        assert {position.epoch for position in positions} == {epoch}
+        drawn_images = []
+        for position in positions:
+            bounds = np.cumsum([0, *(sizes[s] for s in position.shards)])
+            shard = int(np.searchsorted(bounds, position.image, side="right")) - 1
+            drawn_images.append((position.shards[shard], position.image - int(bounds[shard])))
+        assert sorted(drawn_images) == [(shard, image) for shard, size in enumerate(sizes) for image in range(size)]
+        assert all(len(position.shards) <= buffer_size for position in positions), "no more shards are held at a time"
     again = SampleOrder(np.asarray(sizes), buffer_size, seed)
-    assert [place for at in range(0, 2 * n, step) for place in again.positions(at, step)][: 2 * n] == order.positions(
-        0, 2 * n
-    )
+    assert [position for at in range(0, 2 * n, step) for position in again.positions(at, step)][
+        : 2 * n
+    ] == order.positions(0, 2 * n)
 
 
-def test_one_window_is_one_full_shuffle_and_more_are_mixed_within():
+def test_one_buffer_is_one_full_shuffle_and_more_are_shuffled_within():
     sizes = np.full(8, 50)
     whole, narrow = SampleOrder(sizes, 8, 0), SampleOrder(sizes, 2, 0)
-    first = [place.image // 50 for place in whole.positions(0, 100)]
+    first = [position.image // 50 for position in whole.positions(0, 100)]
     assert np.bincount(first, minlength=8).min() >= 5, "every shard is in the first quarter"
     shards = [[p.shards[p.image // 50] for p in narrow.positions(at, 100)] for at in (0, 100)]
     assert all(len(set(found)) == 2 and 20 <= np.bincount(found[:50]).max() <= 40 for found in shards)
@@ -81,7 +83,7 @@ def test_one_window_is_one_full_shuffle_and_more_are_mixed_within():
 
 
 @pytest.mark.parametrize("buffer_size", [1, 2, 99])
-def test_how_a_step_is_cut_changes_nothing_of_what_it_sees(data, nano, buffer_size):
+def test_micro_batches_and_processes_do_not_change_the_examples_of_a_step(data, nano, buffer_size):
     chosen = small(batch_size=8, tasks_per_image=3, shuffle_buffer=buffer_size)
     dataset = read_dataset(nano, chosen, data)
     for step in (0, 6):
@@ -94,20 +96,20 @@ def test_how_a_step_is_cut_changes_nothing_of_what_it_sees(data, nano, buffer_si
         assert pairs([*halves[0], *halves[1]]) == whole
 
 
-def test_memory_holds_two_windows(data, nano, monkeypatch):
+def test_memory_holds_two_buffers(data, nano, monkeypatch):
     chosen = small(batch_size=4, shuffle_buffer=2, steps=40)
     dataset = read_dataset(nano, chosen, data)
-    feed, loads, held = BatchLoader(dataset, chosen), [], []
+    loader, reads, buffer_counts = BatchLoader(dataset, chosen), [], []
     real = datasets.TrainingDataset.read_buffer
     monkeypatch.setattr(
-        datasets.TrainingDataset, "read_buffer", lambda self, shards: loads.append(shards) or real(self, shards)
+        datasets.TrainingDataset, "read_buffer", lambda self, shards: reads.append(shards) or real(self, shards)
     )
     ids = []
-    for step, parts in feed.iterate_from(0):
-        held.append(len(feed._buffers))
+    for step, parts in loader.iterate_from(0):
+        buffer_counts.append(len(loader._buffers))
         if step * 4 < len(dataset):
             ids += parts[0].image_ids
-    assert max(held) == 2 and all(len(shards) == 2 for shards in loads)
+    assert max(buffer_counts) == 2 and all(len(shards) == 2 for shards in reads)
     assert len(set(ids)) == len(dataset)
 
 
@@ -119,7 +121,7 @@ def test_steps_from_the_middle_are_those_of_the_whole(data, nano):
         assert pairs(parts) == pairs(whole[step]) and np.array_equal(parts[0].pixel_values, whole[step][0].pixel_values)
 
 
-def test_a_store_that_changes_is_told(data, nano, tmp_path):
+def test_a_store_that_changes_is_an_error(data, nano, tmp_path):
     import shutil
 
     shutil.copytree(data.root, tmp_path / "data")
@@ -146,7 +148,9 @@ def test_smaller_fractions_are_part_of_larger_ones(data, nano):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_tasks_are_drawn_by_weight_and_temperature(data, nano, temperature):
-    """One task an image: shares are weight^(1/temperature) over their sum; a task of weight 0, or one not named that is fine-tuned, is never drawn."""
+    """One task an image: shares are weight^(1/temperature) over their sum; a task of weight 0, or one not named that is
+    fine-tuned, is never drawn.
+    """
     weights = {**dict.fromkeys(small().drawn, 0.0), "<OD>": 1.0, "<CAPTION>": 2.0, "<REGION_PROPOSAL>": 5.0}
     chosen = small(task_weights=weights, temperature=temperature, tasks_per_image=1)
     dataset = read_dataset(nano, chosen, data)
@@ -186,19 +190,19 @@ def sparse(data, tmp_path_factory) -> tuple[Store, set[str]]:
 
 
 @pytest.mark.parametrize("buffer_size", [2, 99])
-def test_sparse_tasks_are_learnt_last_on_the_images_that_have_them(sparse, nano, buffer_size):
+def test_sparse_tasks_are_trained_last_on_the_images_that_have_them(sparse, nano, buffer_size):
     store, few = sparse
     chosen = small(batch_size=4, steps=10, sparse=FEW, sparse_share=0.4, shuffle_buffer=buffer_size, tasks_per_image=3)
     dataset = read_dataset(nano, chosen, store)
     ids = set()
     for step, (part,) in BatchLoader(dataset, chosen).iterate_from(0):
-        told = pairs([part])
+        rows = pairs([part])
         if step < 6:
-            assert not {name for _, name, _ in told} & set(FEW)
+            assert not {name for _, name, _ in rows} & set(FEW)
         else:
-            ids |= {image for image, _, _ in told}
+            ids |= {image for image, _, _ in rows}
             for image in set(part.image_ids):
-                own = [name for of, name, _ in told if of == image]
+                own = [name for of, name, _ in rows if of == image]
                 assert set(FEW) <= set(own) and len(set(own)) == 3, "both of them, and one other"
     assert ids <= few and len(ids) > 4
     whole = dict(BatchLoader(dataset, chosen).iterate_from(0))
@@ -211,8 +215,10 @@ def test_sparse_tasks_are_learnt_last_on_the_images_that_have_them(sparse, nano,
     assert pairs([*halves[0], *halves[1]]) == pairs(whole[8])
 
 
-def test_what_is_learnt_last_has_a_learning_rate_of_its_own(sparse, tmp_path):
-    """After the decay of the first part the rate rises again: a fine-tuning that begins where the rate has ended learns next to nothing."""
+def test_sparse_tasks_have_a_learning_rate_schedule_of_their_own(sparse, tmp_path):
+    """After the decay of the first part the rate rises again: a fine-tuning that begins where the rate has ended learns
+    next to nothing.
+    """
     store, _ = sparse
     chosen = small(batch_size=2, steps=80, warmup=4, sparse=FEW, sparse_share=0.5, tasks_per_image=1, save_steps=100)
     checkpoint = build("nano", image_size=32)
@@ -224,7 +230,7 @@ def test_what_is_learnt_last_has_a_learning_rate_of_its_own(sparse, tmp_path):
     assert rates[20] == pytest.approx(rates[60]) and rates[60] > 0.4
 
 
-def test_where_nobody_has_sparse_labels_the_rest_is_learnt_throughout(sparse, nano, caplog):
+def test_without_sparse_labels_the_other_tasks_are_trained_throughout(sparse, nano, caplog):
     store, _ = sparse
     chosen = small(batch_size=4, steps=10, sparse=("<VQA>",), task_weights={**small().task_weights, "<VQA>": 1.0})
     dataset = read_dataset(nano, chosen, store)
@@ -233,7 +239,7 @@ def test_where_nobody_has_sparse_labels_the_rest_is_learnt_throughout(sparse, na
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=60))
-def test_rows_are_cut_into_pieces_of_least_filling(lengths):
+def test_rows_are_split_with_the_least_padding(lengths):
     lengths = np.sort(np.asarray(lengths))
     pieces = split_by_length(lengths)
     assert [first for first, _ in pieces] == [0, *(end for _, end in pieces[:-1])] and pieces[-1][1] == len(lengths)
@@ -249,8 +255,8 @@ def test_rows_are_cut_into_pieces_of_least_filling(lengths):
         assert best <= cost([(0, at), (at, len(lengths))])
 
 
-def test_settings_that_can_not_be(data):
-    for bad, said in (
+def test_invalid_settings_are_refused(data):
+    for bad, message in (
         ({"resolutions": [{"image_size": 32, "share": 0.5}]}, "add up to 0.5"),
         ({"resolutions": [{"image_size": 64, "share": 1.0}]}, "model.image_size, 32"),
         ({"batch_size": 3, "gradient_accumulation_steps": 2, "processes": 2}, "4 micro-batches"),
@@ -260,5 +266,5 @@ def test_settings_that_can_not_be(data):
         ({"sparse": ["<VQA>"]}, "<VQA> is not trained at all"),
         ({"sparse": list(small().drawn)}, "every trained task is sparse"),
     ):
-        with pytest.raises(SettingsError, match=said):
+        with pytest.raises(SettingsError, match=message):
             small(**bad)

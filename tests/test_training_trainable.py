@@ -1,4 +1,4 @@
-"""What is learnt: transformers' own loss, by frozen parts, adapters, micro-batches, precisions and stages of resolution."""
+"""The trained model: transformers' own loss; frozen parts, adapters, micro-batches, precisions, stages of resolution."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def nano(side: int = 32) -> Checkpoint:
     return build("nano", image_size=side, seed=1)
 
 
-def trained(data: Store, tmp_path: Path, chosen: TrainSettings, side: int = 32) -> tuple[Checkpoint, tuple]:
+def train_nano(data: Store, tmp_path: Path, chosen: TrainSettings, side: int = 32) -> tuple[Checkpoint, tuple]:
     checkpoint = nano(side)
     return checkpoint, train(checkpoint, read_dataset(checkpoint, chosen, data), chosen, tmp_path, "key").curve
 
@@ -55,7 +55,9 @@ def examples(data: TrainingBatch) -> list[tuple[int, list[int], list[int]]]:
 
 
 def test_the_loss_is_that_of_transformers_on_the_same_examples(data, tmp_path, monkeypatch):
-    """Every row alone through Florence2ForConditionalGeneration(labels=…); a step's loss is the mean over all tokens of all its parts."""
+    """Every row alone through Florence2ForConditionalGeneration(labels=…); a step's loss is the mean over all tokens of
+    all its parts.
+    """
     checkpoint, chosen = nano(), small(batch_size=6, tasks_per_image=4, gradient_accumulation_steps=2)
     dataset = read_dataset(checkpoint, chosen, data)
     parts = BatchLoader(dataset, chosen).load_step(0)
@@ -102,13 +104,14 @@ def test_the_loss_is_that_of_transformers_on_the_same_examples(data, tmp_path, m
 
 def test_micro_batches_come_to_the_same_step(data, tmp_path):
     curves = [
-        trained(data, tmp_path / str(n), small(batch_size=8, gradient_accumulation_steps=n, steps=5))[1] for n in (1, 4)
+        train_nano(data, tmp_path / str(n), small(batch_size=8, gradient_accumulation_steps=n, steps=5))[1]
+        for n in (1, 4)
     ]
     for a, b in zip(*curves, strict=True):
         assert a == pytest.approx(b, rel=1e-4)
 
 
-def test_packing_loses_nothing(data):
+def test_collating_loses_nothing(data):
     checkpoint, chosen = nano(), small(batch_size=12, tasks_per_image=5)
     dataset = read_dataset(checkpoint, chosen, data)
     packed = load_batch(dataset, chosen, 0)
@@ -134,7 +137,7 @@ def test_packing_loses_nothing(data):
 def test_what_is_frozen_stays_bit_for_bit_and_the_rest_moves(data, tmp_path):
     before = nano().model.state_dict()
     for part in PARTS:
-        checkpoint, _ = trained(data, tmp_path / part, small(freeze=(part,), steps=2))
+        checkpoint, _ = train_nano(data, tmp_path / part, small(freeze=(part,), steps=2))
         moved = {name: not torch.equal(before[name], value) for name, value in checkpoint.model.named_parameters()}
         assert not any(changed for name, changed in moved.items() if part_of(name) == part), part
         for other in set(PARTS) - {part}:
@@ -142,7 +145,7 @@ def test_what_is_frozen_stays_bit_for_bit_and_the_rest_moves(data, tmp_path):
         assert all(p.requires_grad for p in checkpoint.model.parameters()), "nothing stays frozen afterwards"
     assert {part_of(name) for name in moved} == set(PARTS)
     with pytest.raises(SettingsError, match="nothing is left"):
-        trained(data, tmp_path, small(freeze=tuple(PARTS)))
+        train_nano(data, tmp_path, small(freeze=tuple(PARTS)))
 
 
 def test_adapters_alone_are_trained_and_merge_into_plain_weights(data, tmp_path):
@@ -152,21 +155,21 @@ def test_adapters_alone_are_trained_and_merge_into_plain_weights(data, tmp_path)
     pictures = [np.random.default_rng(n).integers(0, 255, (40, 40, 3), dtype=np.uint8) for n in range(2)]
     queries = [Query(image, name) for image in (0, 1) for name in ("<OD>", "<CAPTION>")]
     dataset = read_dataset(checkpoint, chosen.train, data)
-    with make_trainable(checkpoint, chosen.train) as learner:
-        learnt = [name for name, p in learner.named_parameters() if p.requires_grad]
-        assert learnt and all("lora_" in name for name in learnt)
+    with make_trainable(checkpoint, chosen.train) as model:
+        trained_names = [name for name, p in model.named_parameters() if p.requires_grad]
+        assert trained_names and all("lora_" in name for name in trained_names)
         with torch.no_grad():
-            for name, p in learner.named_parameters():
+            for name, p in model.named_parameters():
                 if "lora_B" in name:
                     p.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
         checkpoint.model.eval()
         step = load_batch(dataset, chosen.train, 0)
-        apart = float(learner(step)[0].detach())
-        said = [a.text for a in predict(checkpoint, pictures, queries, max_tokens=16)]
-    with make_trainable(checkpoint, small()) as learner:
+        apart = float(model(step)[0].detach())
+        texts = [a.text for a in predict(checkpoint, pictures, queries, max_tokens=16)]
+    with make_trainable(checkpoint, small()) as model:
         checkpoint.model.eval()
-        assert float(learner(step)[0].detach()) == pytest.approx(apart, rel=1e-5)
-    assert [a.text for a in predict(checkpoint, pictures, queries, max_tokens=16)] == said
+        assert float(model(step)[0].detach()) == pytest.approx(apart, rel=1e-5)
+    assert [a.text for a in predict(checkpoint, pictures, queries, max_tokens=16)] == texts
     assert any(not torch.allclose(before[name], p) for name, p in checkpoint.model.named_parameters())
     train_model(workspace_of(chosen, data=data, root=tmp_path))
     model = Florence2ForConditionalGeneration.from_pretrained(tmp_path / "model")
@@ -178,16 +181,16 @@ def test_adapters_alone_are_trained_and_merge_into_plain_weights(data, tmp_path)
         train_model(workspace_of(frozen, data=data, root=tmp_path / "none"))
 
 
-def test_activations_computed_again_give_the_same_weights(data, tmp_path):
+def test_recomputed_activations_give_the_same_weights(data, tmp_path):
     models = [
-        trained(data, tmp_path / str(again), small(gradient_checkpointing=again, steps=3))[0].model
+        train_nano(data, tmp_path / str(again), small(gradient_checkpointing=again, steps=3))[0].model
         for again in (False, True)
     ]
     for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         assert torch.equal(a, b), name
 
 
-def test_activations_are_computed_again(data):
+def test_activations_are_recomputed(data):
     checkpoint, chosen = nano(), small(gradient_checkpointing=True)
     dataset = read_dataset(checkpoint, chosen, data)
     calls = []
@@ -196,8 +199,8 @@ def test_activations_are_computed_again(data):
         checkpoint.model.model.language_model.decoder.layers[1].fc1,
     ):
         layer.register_forward_hook(lambda module, given, out: calls.append(type(module).__name__))
-    with make_trainable(checkpoint, chosen) as learner:
-        total, _ = learner(load_batch(dataset, chosen, 0))
+    with make_trainable(checkpoint, chosen) as model:
+        total, _ = model(load_batch(dataset, chosen, 0))
         once = calls.copy()
         total.backward()
     assert calls == once + once[::-1] or sorted(calls) == sorted(once * 2)
@@ -205,12 +208,12 @@ def test_activations_are_computed_again(data):
 
 
 def test_half_precision_follows_the_whole_one(data, tmp_path):
-    curves = {p: trained(data, tmp_path / p, small(precision=p, steps=5))[1] for p in ("fp32", "bf16")}
+    curves = {p: train_nano(data, tmp_path / p, small(precision=p, steps=5))[1] for p in ("fp32", "bf16")}
     for a, b in zip(curves["fp32"], curves["bf16"], strict=True):
         assert a["loss"] != b["loss"] and a["loss"] == pytest.approx(b["loss"], rel=0.03)
     if not torch.cuda.is_available():
         with pytest.raises(SettingsError, match="fp16 needs a GPU"):
-            trained(data, tmp_path, small(precision="fp16"))
+            train_nano(data, tmp_path, small(precision="fp16"))
 
 
 def test_stages_of_resolution(data, tmp_path):
@@ -236,7 +239,7 @@ HARD = {
 }
 
 
-def test_resumed_with_everything_it_ends_bit_for_bit_the_same(data, tmp_path, monkeypatch):
+def test_resumed_with_every_setting_it_ends_bit_for_bit_the_same(data, tmp_path, monkeypatch):
     whole = train_model(workspace_of(settings(**HARD), data=data, root=tmp_path / "whole"))
     real, calls = loop._accumulate_gradients, []
 
