@@ -15,7 +15,7 @@ from florence.records import IMAGES, Annotation, Claim, Region, annotate, annota
 from florence.store import Store
 
 EVIL = "<script>alert('x')</script>&\"quoted\""
-AUTHORS = (("first", "a1", 0.0), ("second", "b2", 0.35), ("third", "c3", 0.6))
+ANNOTATORS = (("first", "a1", 0.0), ("second", "b2", 0.35), ("third", "c3", 0.6))
 STRINGS = pa.schema([(name, pa.string()) for name in ("source", "name", "reason", "detail")])
 COVERAGE = pa.schema(
     [
@@ -183,7 +183,7 @@ def make_snapshot(folder: Path, scenes: int = 10) -> Store:
             store.write_table(
                 f"truth/{shard}", annotations_table(a for i, _, _, c in ours for a in annotate(i, c, "truth", "1"))
             )
-        for annotator, version, noise in AUTHORS:
+        for annotator, version, noise in ANNOTATORS:
             claims = [annotate(i, _noisy(c, noise, rng), annotator, version) for i, _, _, c in ours]
             seen = [
                 dict(image_id=o[0], annotator=annotator, version=version, claims=len(c), error="")

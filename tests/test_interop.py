@@ -1,4 +1,4 @@
-"""Checkpoints that go to transformers and come from it: its model and processor, read from the same folder, are the reference for all that ours say."""
+"""Checkpoints exchanged with transformers: its model and processor, loaded from the same folder, are the reference."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from florence.tasks import task
 from florence.training import read_dataset, train
 from florence.training.trainable import PARTS, part_of
 
-Asked = tuple[tuple[str, str], ...]
-"""Tasks, each with what its prompt takes."""
+TaskInputs = tuple[tuple[str, str], ...]
+"""Tasks, each with the input of its prompt."""
 INPUTS = {
     "<CAPTION_TO_PHRASE_GROUNDING>": "a cat on a mat",
     "<REFERRING_EXPRESSION_SEGMENTATION>": "the cat",
     "<OPEN_VOCABULARY_DETECTION>": "cat<and>dog",
 }
-ASKED: Asked = tuple(
+TASK_INPUTS: TaskInputs = tuple(
     (name, INPUTS.get(name, "<loc_10><loc_20><loc_700><loc_800>") if task(name).takes_input else "") for name in TASKS
 )
-FEW: Asked = tuple(
+FEW: TaskInputs = tuple(
     (name, given)
-    for name, given in ASKED
+    for name, given in TASK_INPUTS
     if name in ("<CAPTION>", "<OD>", "<REGION_TO_SEGMENTATION>", "<OPEN_VOCABULARY_DETECTION>")
 )
 PIXELS = 1e-5
-"""Normalised pixels, which lie between −2.2 and 2.7, differ by no more."""
+"""Largest difference of normalised pixels, which lie between −2.2 and 2.7."""
 LOGITS = 1e-4
-"""Logits differ by no more than this share of the largest."""
+"""Largest difference of logits, as a share of the largest logit."""
 SIDE = 96
-"""Pixels a side at which the published layout is tried: nine cells and their mean."""
+"""Side in pixels at which the published layout is tested: nine cells and their mean."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,10 +73,17 @@ def pictures(count: int = 2) -> list[np.ndarray]:
 
 
 def check_same(
-    ours: Checkpoint, folder: Path, images: list[np.ndarray], asked: Asked, searched: Asked = (), length: int = 20
+    ours: Checkpoint,
+    folder: Path,
+    images: list[np.ndarray],
+    asked: TaskInputs,
+    searched: TaskInputs = (),
+    length: int = 20,
 ) -> set[str]:
-    """Pixels, prompts, logits, greedy tokens and texts of ``asked``, tokens of three beams of ``searched``: ours against what transformers reads from
-    ``folder``, one image and prompt at a time. Returns the texts."""
+    """Compare pixels, prompts, logits, greedy tokens and texts of ``asked``, and the tokens of three beams of ``searched``.
+
+    The reference is transformers with the model in ``folder``, one image and prompt at a time. Returns the texts.
+    """
     model = Florence2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     assert processor.num_image_tokens == image_tokens(ours)
@@ -96,7 +103,7 @@ def check_same(
         with torch.inference_mode():
             right = model(**inputs, decoder_input_ids=forced).logits[0]
         assert float((mine - right).abs().max()) <= LOGITS * float(right.abs().max()), prompt.text
-        assert tokens.tolist() == written(model, inputs, ours.lexicon.eos, length, num_beams=1), prompt.text
+        assert tokens.tolist() == reference_tokens(model, inputs, ours.lexicon.eos, length, num_beams=1), prompt.text
         text, _ = spell_tokens(ours.lexicon, tokens)
         assert text == processor.batch_decode(tokens[None], skip_special_tokens=False)[0]
         assert set(
@@ -110,14 +117,14 @@ def check_same(
         searched, generate(ours, images, prompts, max_tokens=length, beams=3), strict=True
     ):
         inputs = processor(text=name + given, images=images[0], return_tensors="pt")
-        assert tokens.tolist() == written(model, inputs, ours.lexicon.eos, length, num_beams=3, early_stopping=False), (
-            name
-        )
+        assert tokens.tolist() == reference_tokens(
+            model, inputs, ours.lexicon.eos, length, num_beams=3, early_stopping=False
+        ), name
     return texts
 
 
 def logits_of(ours: Checkpoint, images: list[np.ndarray], prompts: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-    """((prompts, 5, vocabulary), (1, 5)): our logits after each of five tokens, which are the same for all, with all prompts written together; and the tokens."""
+    """Return our logits (prompts, 5, vocabulary) after each of five tokens, with all prompts in one batch; and the tokens (1, 5)."""
     tokens = [2, 0, 40, int(ours.lexicon.locations[7]), 300]
     ids = [torch.tensor(ours.tokenizer(prompt.text).input_ids) for prompt in prompts]
     padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=ours.lexicon.pad)
@@ -129,8 +136,8 @@ def logits_of(ours: Checkpoint, images: list[np.ndarray], prompts: list[Prompt])
     return torch.stack(found, dim=1), torch.tensor([tokens])
 
 
-def written(model: Any, inputs: Any, eos: int, length: int, **options: Any) -> list[int]:
-    """transformers' tokens without the start and what is filled up; n-grams are not blocked."""
+def reference_tokens(model: Any, inputs: Any, eos: int, length: int, **options: Any) -> list[int]:
+    """Return the tokens of transformers without start and padding; n-grams are not blocked."""
     with torch.inference_mode():
         tokens = model.generate(**inputs, do_sample=False, no_repeat_ngram_size=0, max_new_tokens=length, **options)[
             0, 1:
@@ -139,14 +146,14 @@ def written(model: Any, inputs: Any, eos: int, length: int, **options: Any) -> l
 
 
 def weights(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The names and shapes in a folder's file of weights."""
+    """Return names and shapes in the weights file of a folder."""
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
 
-def legal(checkpoint: Checkpoint, images: list[np.ndarray]) -> list[str]:
-    """The texts of our answers to every task, none of which leaves the grammar."""
-    queries = [Query(image, *one) for image in range(len(images)) for one in ASKED]
+def check_grammar(checkpoint: Checkpoint, images: list[np.ndarray]) -> list[str]:
+    """Return our answers to every task, after checking that they follow the grammar."""
+    queries = [Query(image, *one) for image in range(len(images)) for one in TASK_INPUTS]
     answers = predict(checkpoint, images, queries, max_tokens=24)
     assert not [
         (query.task, answer.text, answer.error)
@@ -158,14 +165,14 @@ def legal(checkpoint: Checkpoint, images: list[np.ndarray]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["nano-scratch", "nano"])
-def test_what_we_save_says_the_same_in_transformers(name, tmp_path):
+def test_a_saved_model_answers_the_same_in_transformers(name, tmp_path):
     ours = load(name, seed=2)
     ours.save(tmp_path / "model")
-    texts = check_same(ours, tmp_path / "model", pictures(), ASKED, searched=ASKED[::2])
+    texts = check_same(ours, tmp_path / "model", pictures(), TASK_INPUTS, searched=TASK_INPUTS[::2])
     assert len(texts) > (20 if name == "nano" else 1), "answers that are all alike would prove little"
 
 
-def test_a_published_folder_is_read_as_it_is(folder):
+def test_a_published_folder_is_loaded_unchanged(folder):
     ours = load(str(folder))
     assert (ours.image_size, image_tokens(ours), len(ours.tokenizer), len(ours.lexicon.pieces)) == (
         768,
@@ -194,13 +201,13 @@ def test_a_published_folder_is_read_as_it_is(folder):
 def test_a_published_folder_is_trained_and_saved_in_its_layout(folder, data, tmp_path):
     ours = load(str(folder), image_size=SIDE)
     before = {name: value.clone() for name, value in ours.model.named_parameters()}
-    legal(ours, pictures())
+    check_grammar(ours, pictures())
     chosen = small(steps=2, images=6, tasks_per_image=4, lr=1e-4)
     done = train(ours, read_dataset(ours, chosen, data), chosen, tmp_path / "checkpoints", "key")
     assert done.steps == 2 and not done.left_out and np.isfinite(done.curve[-1]["loss"])
     moved = {name for name, value in ours.model.named_parameters() if not torch.equal(value, before[name])}
     assert {part_of(name) for name in moved} == set(PARTS)
-    legal(ours, pictures())
+    check_grammar(ours, pictures())
     saved = tmp_path / "model"
     ours.save(saved)
     assert len(check_same(ours, saved, pictures(), FEW, searched=FEW)) > 4
@@ -229,13 +236,13 @@ def test_a_published_folder_is_trained_and_saved_in_its_layout(folder, data, tmp
     assert seen[0] == seen[1]
     assert (theirs[1].image_processor.size["height"], theirs[1].num_image_tokens) == (SIDE, 10)
     again = load(str(saved))
-    assert again.image_size == SIDE and legal(again, pictures(1)) == legal(ours, pictures(1))
+    assert again.image_size == SIDE and check_grammar(again, pictures(1)) == check_grammar(ours, pictures(1))
 
 
 def test_adapters_on_a_published_folder_leave_its_weights_alone_and_merge(folder, data, tmp_path):
     ours, images = load(str(folder), image_size=SIDE), pictures()
     before = {name: value.clone() for name, value in ours.model.named_parameters()}
-    untrained = legal(ours, images)
+    untrained = check_grammar(ours, images)
     rank, alpha = 4, 24.0
     chosen = small(steps=3, images=6, tasks_per_image=4, lr=0.004, lora={"rank": rank, "alpha": alpha})
     base: dict[str, torch.Tensor] = {}
@@ -243,9 +250,9 @@ def test_adapters_on_a_published_folder_leave_its_weights_alone_and_merge(folder
     said: list[str] = []
 
     def look(what: str, done: int, of: int | None) -> None:
-        """After the last step, before adapters are merged."""
+        """Called after the last step, before adapters are merged."""
         if what == "train" and done == of:
-            said.extend(legal(ours, images))
+            said.extend(check_grammar(ours, images))
             base.update(
                 {
                     name.replace(".base_layer", ""): value.detach().clone()
@@ -275,10 +282,10 @@ def test_adapters_on_a_published_folder_leave_its_weights_alone_and_merge(folder
             assert torch.allclose(value, before[name] + change[name], atol=1e-6, rtol=1e-5), name
         else:
             assert torch.equal(value, before[name]), name
-    assert legal(ours, images) == said != untrained
+    assert check_grammar(ours, images) == said != untrained
     ours.save(tmp_path / "model")
     assert weights(tmp_path / "model") == weights(folder), "no adapter is left in what is saved"
-    assert legal(load(str(tmp_path / "model")), images) == said
+    assert check_grammar(load(str(tmp_path / "model")), images) == said
     assert len(check_same(ours, tmp_path / "model", images[:1], FEW)) > 2
 
 
