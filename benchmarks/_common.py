@@ -53,7 +53,8 @@ def load_model(name: str) -> Any:
 def time_in_turn(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Return the median seconds of each side.
 
-    Each runs once to warm up; then one run of each, again and again, so that whatever slows the machine slows all sides.
+    Each runs once to warm up; then one run of each, again and again, so that all sides
+    suffer alike from other load.
     """
     times: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 1):

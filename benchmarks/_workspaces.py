@@ -20,7 +20,8 @@ Change = Callable[[dict[str, Any]], None]
 def make_scenes(folder: Path, seed: int, scale: float = 1.0, change: Change = lambda params: None) -> None:
     """Make ``folder`` a workspace of the demo's scenes and their annotators alone, if it is not one already.
 
-    ``seed``: of every draw; ``scale``: of the number of scenes and of training steps; ``change``: edits the settings last.
+    ``seed``: of every draw; ``scale``: of the number of scenes and of training steps; ``change``: edits the
+    settings last.
     """
     if (folder / "params.yaml").exists():
         return

@@ -1,10 +1,11 @@
-"""Generation: eight tasks an image, ours against transformers' processor and `generate`, (a) one prompt at a time, (b)
-batched by task.
+"""Generation of eight tasks an image, against transformers' processor and `generate`.
+
+Theirs is measured (a) one prompt at a time and (b) batched by task.
 
 Every answer has a fixed number of tokens, the same for all sides, after Tables 2 and 3 of the paper (tokens a text;
 regions an image times their tokens); every side decodes greedily without blocking n-grams. Same weights, same pictures.
-Ours is `florence.model.generate.generate`; beside it, without a ratio, `predict`, whose answers are constrained to the grammar
-and end where they end.
+Ours is `florence.model.generate.generate`; beside it, without a ratio, `predict`, whose answers are constrained to the
+grammar and end where they end.
 
     python benchmarks/generate.py --model base --images 2 --repeats 2
 """
@@ -75,8 +76,9 @@ def main() -> None:
                 f"{seconds['constrained']:.2f}",
             ]
         )
+    lengths = ", ".join(f"{name} {length}" for name, length in LENGTHS.items())
     print_table(
-        f"Generation, {options.threads} threads; tokens an answer: {', '.join(f'{name} {length}' for name, length in LENGTHS.items())}",
+        f"Generation, {options.threads} threads; tokens an answer: {lengths}",
         rows,
     )
     write_figures(options.json, "generate", options.threads, figures)

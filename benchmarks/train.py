@@ -1,5 +1,6 @@
-"""Training: image-task pairs a second of our step, in which each image is seen once, against the plain loop over
-transformers' model.
+"""Training: image-task pairs a second of our step against the plain loop over transformers' model.
+
+Our step encodes each image once.
 
 The plain loop passes once over the model for every task, with every image of the step, as is usual: pixel_values,
 input_ids, labels; then one step of AdamW. Same model, same examples, same loss (checked), same optimiser, dropout 0.

@@ -1,5 +1,4 @@
-"""A checkpoint in the layout of the published ones (transformers' conversion of Florence-2-base), thin enough for a
-test.
+"""A checkpoint in the published layout (transformers' conversion of Florence-2-base), thin enough for a test.
 
 Its weights are random. Of BART's vocabulary it has the size, the order and the special tokens, not the words.
 """
@@ -177,8 +176,10 @@ def tokenizer() -> Any:
 
 
 def write(folder: Path, seed: int = 0) -> Path:
-    """Every file of a published folder: weights in half precision, the processor's settings in two files, the
-    vocabulary in tokenizer.json and in BART's own two.
+    """Write every file of a published folder.
+
+    Weights in half precision, the processor's settings in two files, the vocabulary in tokenizer.json and
+    in BART's own two.
     """
     words = tokenizer()
     words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)

@@ -1,5 +1,6 @@
-"""What training is worth, on scenes of names that the weights in the package never met: questions are answered from the
-image, and two stages of resolution learn.
+"""What training is worth, on scenes of names that the weights in the package were not trained on.
+
+Questions are answered from the image, and two stages of resolution learn.
 """
 
 from __future__ import annotations
@@ -48,9 +49,7 @@ def trained(settings: Settings, data: Store, root: Path) -> dict:
 
 
 def prior(data: Store) -> float:
-    """The share of held-out questions that the answer given most often to the same question gets right: what is known
-    without the image.
-    """
+    """Return the share of held-out questions that are right without the image, by the most frequent answer to each."""
     held_out = {
         record.image_id
         for name in data.names("images", ".parquet")

@@ -55,8 +55,9 @@ OTHER = len(TokenClass)
 
 
 def refused(form, classes):
-    """Index of the first class that the machine refuses, its length where only the end is refused, None where it is
-    accepted.
+    """Return the index of the first class that the machine refuses, None where it accepts all.
+
+    Where only the end is refused, it is the number of classes.
     """
     state = constrain.start_state(form)
     for index, token in enumerate([*classes, TokenClass.EOS]):
@@ -84,7 +85,7 @@ def check(form, classes):
     if at is None:
         assert position(form, text) is None, text
         return True
-    # pieces of a text are one token to the reader; one of nothing but white space is wrong itself, the machine waits for more of it
+    # to the parser a text is one token, and wrong if it is white space alone; the machine waits for more pieces of it
     before = parsing.tokenise(spelt(classes[:at]))
     blank = before and before[-1].type == "text" and not spelt(classes[:at])[before[-1].start :].strip()
     assert position(form, text) == len(before) - bool(blank), text

@@ -151,7 +151,5 @@ def test_fine_tuning_starts_from_the_published_model_that_the_readme_names():
     assert settings.train.steps * settings.train.batch_size == int(
         images.replace(",", "")
     ) and settings.train.max_epochs == int(passes)
-    assert (
-        f"{settings.train.batch_size // settings.train.processes // settings.train.gradient_accumulation_steps} images at a time"
-        in text
-    )
+    train = settings.train
+    assert f"{train.batch_size // train.processes // train.gradient_accumulation_steps} images at a time" in text

@@ -41,8 +41,9 @@ def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def lively(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """Random weights whose answers vary: token embeddings are tied to the head, so a random model repeats what it
-    reads; a head of its own does not.
+    """Give a model random weights whose answers vary.
+
+    Token embeddings are tied to the head, so a random model repeats what it reads; a head of its own does not.
     """
     model = checkpoint.model
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
@@ -119,8 +120,9 @@ PROMPTS = [(image, task(name).prompt(given)) for image in range(2) for name, giv
 @pytest.mark.parametrize("which", ["scratch", "small_base", "shipped"])
 @pytest.mark.parametrize("bos", [None, 0])
 def test_greedy_gives_the_tokens_of_transformers(which, bos, request, monkeypatch):
-    """Every prompt alone in transformers, all together here; a first difference only where the two best logits are
-    within 1e-4.
+    """Every prompt alone in transformers, all together here.
+
+    A first difference only where the two best logits are within 1e-4.
     """
     checkpoint = request.getfixturevalue(which)
     monkeypatch.setattr(checkpoint.model.generation_config, "forced_bos_token_id", bos)

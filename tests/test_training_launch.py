@@ -1,4 +1,4 @@
-"""Training that is killed, shared by processes, or fed from S3, in real processes: the same weights, or the same curve."""
+"""Training that is killed, shared by processes, or fed from S3, in real processes: the same weights or curve."""
 
 from __future__ import annotations
 

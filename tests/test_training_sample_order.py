@@ -1,6 +1,4 @@
-"""The images and tasks of a step: functions of seed and step alone, whatever is in memory and however the step is
-split.
-"""
+"""The images and tasks of a step: functions of seed and step, whatever is in memory and however the step is split."""
 
 from __future__ import annotations
 

@@ -51,16 +51,12 @@ def _opens(name: str) -> dict[TokenClass, str]:
 
 
 def _label(name: str, after: dict[TokenClass, str]) -> _Machine:
-    """Return a text's states: with white space alone so far, it cannot end; then ``after`` are the arcs to what
-    follows.
-    """
+    """Return the states of a text, which has more than white space; ``after``: the arcs to what follows it."""
     return {name: {TokenClass.TEXT: name, TokenClass.BLANK: name, **after}, f"{name} blank": _opens(name)}
 
 
 def _points(prefix: str, ends: dict[TokenClass, str]) -> _Machine:
-    """Return the states of polygons from coordinate ``prefix``1 on: three points or more, then <sep> or one of
-    ``ends``.
-    """
+    """Return the states of polygons of three points or more, from ``prefix``1 on; ``ends``: the arcs after them."""
     machine = _locations(prefix, 6, {TokenClass.LOC: f"{prefix}odd", TokenClass.SEP: f"{prefix}0", **ends})
     machine[f"{prefix}0"] = {TokenClass.LOC: f"{prefix}1"}
     machine[f"{prefix}odd"] = {TokenClass.LOC: f"{prefix}6"}

@@ -137,8 +137,9 @@ def make_lexicon(tokenizer: Any, size: int) -> Lexicon:
 
 
 def _byte_letters() -> dict[int, str]:
-    """Return the printable letter that stands for each byte in a byte-level BPE (GPT-2): printable Latin-1 for itself,
-    the rest from U+0100 on.
+    """Return the letter of each byte in a byte-level BPE (GPT-2).
+
+    Printable Latin-1 for itself, the rest from U+0100 on.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {byte: chr(byte) for byte in printable}

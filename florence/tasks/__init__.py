@@ -174,10 +174,9 @@ class Task(ABC):
         return None if position is None else DecodeError(self.name, text, position, reason)
 
     def truncate(self, example: Example, fits: Callable[[str], bool]) -> Example | None:
-        """The example with as much of its target as ``fits`` allows, cut by the rule of ``shortening``; None where not
-        even its first part fits.
+        """Truncate the target to as much as ``fits`` allows, by the rule of ``truncation``; None if no part fits.
 
-        ``fits``: whether a target is short enough; must hold for every beginning of a target that it holds for.
+        ``fits``: whether a target is short enough; must hold for every prefix of a target that it holds for.
         """
         if fits(example.target):
             return example

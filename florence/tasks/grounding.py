@@ -41,8 +41,9 @@ class PhraseGrounding(Task):
             yield Example(image.image_id, self.name, caption.strip(), target, caption.strip(), flatten(groups))
 
     def name_regions(self, groups: Sequence[LabelledRegions], input: str) -> tuple[Region, ...]:
-        """Return regions with their phrase's span in the caption: after the phrases before it, else anywhere, else
-        None.
+        """Return regions with the span of their phrase in the caption.
+
+        The span is after the phrases before it, else anywhere, else None.
         """
         result, last = [], 0
         for group in groups:

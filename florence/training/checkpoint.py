@@ -1,5 +1,4 @@
-"""Training checkpoints: one safetensors file with the trained weights, the optimiser's moments, the scaler and the
-curve.
+"""Training checkpoints: one safetensors file with trained weights, the optimiser's moments, scaler and curve.
 
 It is written whole or not at all. Random numbers are not saved: each step's are a function of the seed and the step.
 """

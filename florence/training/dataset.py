@@ -1,5 +1,6 @@
-"""The training data: kept labels of a snapshot's last round on images of the split `train`, read a few shards at a
-time.
+"""The training data: kept labels of a snapshot's last round on images of the split `train`.
+
+Read a few shards at a time.
 """
 
 from __future__ import annotations

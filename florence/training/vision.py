@@ -1,5 +1,4 @@
-"""Pretraining of the vision tower, without text: name, attributes, box, mask and letters at every cell of its last
-stage.
+"""Pretraining of the vision tower: name, attributes, box, mask and letters at every cell of its last stage.
 
 The paper starts from a vision encoder that was trained on images before (UniCL). A tower that starts from noise learns
 far sooner from a target in every cell than through the text of a decoder. Used to make the weights that come with the
