@@ -67,8 +67,9 @@ class OldFormatError(DataError):
     def __init__(self, where: str, found: str) -> None:
         self.where, self.found = where, found
         super().__init__(
-            f"{where} was made by an older Florence ({found}): move data/, .florence/ and build/loop.json away (and the working "
-            "store, where it is elsewhere) and run `florence loop`, or check out the git revision that made it"
+            f"{where} was made by an older Florence ({found}): move data/, .florence/ and build/loop.json away "
+            "(and the working store, if it is elsewhere) and run `florence loop`, "
+            "or check out the git revision that made it"
         )
 
 

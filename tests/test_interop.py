@@ -202,7 +202,7 @@ def test_a_published_folder_is_trained_and_saved_in_its_layout(folder, data, tmp
     ours = load(str(folder), image_size=SIDE)
     before = {name: value.clone() for name, value in ours.model.named_parameters()}
     check_grammar(ours, pictures())
-    chosen = small(steps=2, images=6, tasks_per_image=4, lr=1e-4)
+    chosen = small(steps=2, batch_size=6, tasks_per_image=4, lr=1e-4)
     done = train(ours, read_dataset(ours, chosen, data), chosen, tmp_path / "checkpoints", "key")
     assert done.steps == 2 and not done.left_out and np.isfinite(done.curve[-1]["loss"])
     moved = {name for name, value in ours.model.named_parameters() if not torch.equal(value, before[name])}
@@ -244,7 +244,7 @@ def test_adapters_on_a_published_folder_leave_its_weights_alone_and_merge(folder
     before = {name: value.clone() for name, value in ours.model.named_parameters()}
     untrained = check_grammar(ours, images)
     rank, alpha = 4, 24.0
-    chosen = small(steps=3, images=6, tasks_per_image=4, lr=0.004, lora={"rank": rank, "alpha": alpha})
+    chosen = small(steps=3, batch_size=6, tasks_per_image=4, lr=0.004, lora={"rank": rank, "alpha": alpha})
     base: dict[str, torch.Tensor] = {}
     change: dict[str, torch.Tensor] = {}
     said: list[str] = []

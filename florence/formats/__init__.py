@@ -113,11 +113,10 @@ class LabelSet(ABC):
                 f"{record.name}: {self.where} has labels of {len(found)} images called {name}; "
                 "it is unknown which belong to this one"
             )
-        hint = (
-            f", but of {self.entries[same_base[0]].names[0]}: if that is the same image, set strip, prefix or base_names"
-            if same_base
-            else ""
-        )
+        hint = ""
+        if same_base:
+            other = self.entries[same_base[0]].names[0]
+            hint = f", but of {other}: if that is the same image, set strip, prefix or base_names"
         raise NotListedError(f"{self.where} has no labels of {record.name}{hint}")
 
     def find_claims(self, record: ImageRecord, **names: Any) -> ImageClaims:
