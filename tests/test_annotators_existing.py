@@ -129,7 +129,7 @@ def test_settings_are_checked_before_anything_is_read():
         _ = made({"format": "coco", "uri": "nowhere"}).version
 
 
-def test_what_can_not_be_used_is_told(tmp_path: Path, caplog):
+def test_what_cannot_be_used_is_reported(tmp_path: Path, caplog):
     annotator = made(
         coco(tmp_path, {"bbox": [1, 2, 0, 4]}, {"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "category_id": 5})
     )
@@ -138,7 +138,7 @@ def test_what_can_not_be_used_is_told(tmp_path: Path, caplog):
     assert isinstance(claims, list) and len(claims) == 1
     assert [r.levelname for r in caplog.records] == ["WARNING"] * 2
     assert (
-        "mine: 1 things" in caplog.text
+        f"mine: 1 labels of {tmp_path}" in caplog.text
         and "category_id: found 5" in caplog.text
         and "1 labels of sub/b.jpg cannot be used; the first:" in caplog.text
     )

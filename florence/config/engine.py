@@ -21,7 +21,7 @@ PRONOUNS: tuple[str, ...] = tuple(
 """Pronouns, as phrases or as heads of phrases."""
 BLACKLIST: tuple[str, ...] = (
     *PRONOUNS,
-    # what a picture is, and positions in it
+    # what an image is, and positions in it
     *(
         "image picture photo photograph pic shot snapshot closeup close-up view scene background foreground front "
         "back left right top bottom middle center centre side sides distance direction position part parts area "
