@@ -103,6 +103,16 @@ def one_image(**said: Sequence[Claim]) -> dict[str, dict[str, Sequence[Claim]]]:
     return {annotator: {image().image_id: claims} for annotator, claims in said.items()}
 
 
+def crowd(count: int = 60) -> tuple[dict, list]:
+    """Annotators a, b, c that agree on ``count`` images, so that their reliability is known."""
+    images = [image(f"{k:03d}") for k in range(count)]
+    said = {
+        annotator: {i.image_id: [box(f"thing {k % 20}", 10, 10, 50, 50, None)] for k, i in enumerate(images)}
+        for annotator in ("a", "b", "c")
+    }
+    return said, images
+
+
 def written(table: pa.Table) -> bytes:
     """A table's bytes as Parquet."""
     sink = io.BytesIO()
@@ -137,7 +147,8 @@ class Scenes:
             name=name, **dict(zip(("missed", "mislabelled", "invented", "shifted"), noise, strict=True)), **options
         )
         return {
-            i.image_id: teller.annotate(ImageBatch(records=(i,), truth=(self.truth[i.image_id],)))[0] for i in self.images
+            i.image_id: teller.annotate(ImageBatch(records=(i,), truth=(self.truth[i.image_id],)))[0]
+            for i in self.images
         }
 
     def quality(self, labels: pa.Table) -> dict[tuple[str, str], float]:

@@ -47,10 +47,10 @@ def claimed(scenes):
 
 @pytest.fixture
 def cut(monkeypatch):
-    """Sets how many images it is learnt from, and how many claims a block has."""
+    """Sets how many images models are fitted to, and how many claims a block has."""
 
-    def sizes(learn: int, block: int = 900, whole: int = 0) -> None:
-        for name, value in (("FIT_IMAGES", learn), ("CLAIMS_PER_BLOCK", block), ("MAX_CLAIMS_WHOLE", whole)):
+    def sizes(fit: int, block: int = 900, whole: int = 0) -> None:
+        for name, value in (("FIT_IMAGES", fit), ("CLAIMS_PER_BLOCK", block), ("MAX_CLAIMS_WHOLE", whole)):
             monkeypatch.setattr(blocks, name, value)
 
     return sizes
@@ -58,7 +58,7 @@ def cut(monkeypatch):
 
 def test_neither_order_nor_the_number_of_workers_shows(claimed, cut):
     claims, images, coverage = claimed
-    cut(learn=30)
+    cut(fit=30)
     first = written(fuse(claims, images, coverage, EngineSettings(), 1).combine_chunks())
     for workers in (2, 3):
         told: list[tuple[int, int]] = []
@@ -73,11 +73,11 @@ def test_neither_order_nor_the_number_of_workers_shows(claimed, cut):
     )
 
 
-def test_learning_from_all_images_is_fusing_all_in_one(claimed, cut):
+def test_fitting_to_all_images_is_fusing_all_in_one(claimed, cut):
     claims, images, coverage = claimed
-    cut(learn=30, whole=len(claims))
+    cut(fit=30, whole=len(claims))
     whole = fuse(claims, images, coverage, EngineSettings(), 0)
-    cut(learn=COUNT)
+    cut(fit=COUNT)
     assert fuse(claims, images, coverage, EngineSettings(), 0).combine_chunks() == whole
 
 
@@ -85,15 +85,15 @@ def test_learning_from_all_images_is_fusing_all_in_one(claimed, cut):
 def test_blocks_may_be_of_any_size(claimed, cut, block):
     claims, images, coverage = (table.slice(0, 900) for table in claimed)
     images = pa.concat_tables([images.slice(0, 40), images.slice(230)])  # of which some have no claim
-    cut(learn=5, block=10**9)
+    cut(fit=5, block=10**9)
     whole = fuse(claims, images, coverage, EngineSettings(), 0)
-    cut(learn=5, block=block)
+    cut(fit=5, block=block)
     assert fuse(claims, images, coverage, EngineSettings(), 0, workers=2).combine_chunks() == whole.combine_chunks()
 
 
 def test_the_table_is_as_that_of_one_block(claimed, cut):
     claims, images, coverage = claimed
-    cut(learn=30)
+    cut(fit=30)
     stray = claims.slice(0, 50).set_column(1, "image_id", pa.array(["f" * 64] * 50))
     table = fuse(pa.concat_tables([claims, stray]), images, coverage, EngineSettings(), 4, workers=2)
     assert table.schema == ANNOTATIONS
@@ -107,10 +107,10 @@ def test_the_table_is_as_that_of_one_block(claimed, cut):
     }
 
 
-def test_labels_are_as_good_as_where_it_is_learnt_from_all(scenes, claimed, cut):
+def test_labels_are_as_good_as_where_models_are_fitted_to_all(scenes, claimed, cut):
     claims, images, coverage = claimed
 
-    def quality(learn: int) -> dict[tuple[str, str], float]:
+    def quality(fit: int) -> dict[tuple[str, str], float]:
         cut(learn)
         return scenes.quality(fuse(claims, images, coverage, EngineSettings(), 0))
 
@@ -126,9 +126,9 @@ def test_labels_are_as_good_as_where_it_is_learnt_from_all(scenes, claimed, cut)
         assert some[key] > every[key] - 0.4, (key, some[key], every[key])
 
 
-def test_images_to_learn_from_are_sought_for_each_author_and_kind(claimed, cut):
+def test_images_to_fit_to_are_sought_for_each_annotator_and_type(claimed, cut):
     claims, images, coverage = claimed
-    cut(learn=10)
+    cut(fit=10)
     chosen, _ = blocks.select_fit_claims(claims, coverage)
     there = {
         (row["annotator"], row["task"], row["image_id"])
@@ -138,21 +138,21 @@ def test_images_to_learn_from_are_sought_for_each_author_and_kind(claimed, cut):
     for annotator, task in {(a, t) for a, t, _ in there if a != "human"}:
         mine = {image for a, t, image in there if (a, t) == (annotator, task)}
         assert len(mine & taken) >= min(10, len(mine)), (annotator, task)
-    # annotators of all images share theirs: no more are taken than the rare ones and kinds ask for
+    # annotators of all images share theirs: no more are taken than rare annotators and types need
     assert len(taken) < 0.4 * COUNT
     assert set(blocks.select_fit_claims(shuffled(claims, 3), shuffled(coverage, 3))[0]["image_id"].to_pylist()) == taken
     people = claims.filter(pc.equal(claims["annotator"], "human"))
     assert not len(blocks.select_fit_claims(people, coverage)[0])
-    # they are no row of neighbours
+    # they do not stand side by side
     place = sorted(images["image_id"].to_pylist().index(image) for image in taken)
     assert np.diff(place).std() > 1 and place[-1] - place[0] > COUNT / 2
 
 
-def test_what_is_said_of_authors_is_what_blocks_learn(claimed, cut):
+def test_reliability_is_that_of_the_models_of_blocks(claimed, cut):
     claims, _, coverage = claimed
-    cut(learn=40)
+    cut(fit=40)
     some = estimate_reliability(claims, coverage, EngineSettings())
-    cut(learn=40, whole=len(claims))
+    cut(fit=40, whole=len(claims))
     every = estimate_reliability(claims, coverage, EngineSettings())
     assert some.keys() <= every.keys()
     for name in NOISE:
@@ -163,7 +163,7 @@ def test_what_is_said_of_authors_is_what_blocks_learn(claimed, cut):
 
 def test_claims_about_no_image_at_all_come_to_nothing(claimed, cut):
     claims, images, coverage = claimed
-    cut(learn=20)
+    cut(fit=20)
     for none in (images.slice(0, 0), images.schema.empty_table()):
         for seen in (coverage, coverage.slice(0, 0)):
             table = fuse(claims, none, seen, EngineSettings(), 0, workers=2)
@@ -172,7 +172,7 @@ def test_claims_about_no_image_at_all_come_to_nothing(claimed, cut):
 
 def test_rankers_and_people_reach_every_block(scenes, claimed, cut):
     claims, images, coverage = claimed
-    cut(learn=20)
+    cut(fit=20)
     last, first = scenes.images[-1].image_id, scenes.images[0].image_id
     said = {name: {} for name in ("anna", "clip")}
     for image in (first, last):
@@ -198,7 +198,7 @@ def test_rankers_and_people_reach_every_block(scenes, claimed, cut):
 
 def test_a_broken_claim_in_any_block_is_an_error(scenes, claimed, cut):
     claims, images, coverage = claimed
-    cut(learn=20)
+    cut(fit=20)
     odd = pa.array(
         [[{"label": "cat", "box": [0.0, 1.0], "quad": None, "polygons": [], "score": None, "span": None}]],
         ANNOTATIONS.field("regions").type,
@@ -217,11 +217,11 @@ def test_a_broken_claim_in_any_block_is_an_error(scenes, claimed, cut):
         fuse(strange, images, coverage, EngineSettings(), 0)
 
 
-# ---------------------------------------------------------------- what is known of annotators is of use elsewhere
+# ---------------------------------------------------------------- models of one block serve for another
 
 
-def votes_on(rng: np.random.Generator, things: int, names: int, edges=None):
-    """Ballots of three annotators of 90, 75 and 60 % right names, one of two of them scored, and whether each claim is right."""
+def matrix_on(rng: np.random.Generator, things: int, names: int, edges=None):
+    """A label matrix of three annotators of 90, 75 and 60 % right labels, two of them scored, and whether each claim is right."""
     right = np.asarray([0.9, 0.75, 0.6])
     spoke = rng.random((things, 3)) < 0.8
     thing, annotator = np.nonzero(spoke)
@@ -234,19 +234,19 @@ def votes_on(rng: np.random.Generator, things: int, names: int, edges=None):
     return build_label_matrix(claims, np.ones((int(kept.max()) + 1, 3), bool), level_edges=edges), good
 
 
-def test_trust_learnt_of_some_things_judges_others():
+def test_models_fitted_to_some_items_serve_for_others():
     rng = np.random.default_rng(4)
     names = [f"name {k}" for k in range(12)]
-    votes, _ = votes_on(rng, 1500, 12)
-    trust = fit_annotator_models(votes, label_names=names)
-    other, good = votes_on(rng, 1500, 12, trust.level_edges)
+    matrix, _ = matrix_on(rng, 1500, 12)
+    models = fit_annotator_models(matrix, label_names=names)
+    other, good = matrix_on(rng, 1500, 12, models.level_edges)
     # the same names under other numbers
     order = rng.permutation(12)
-    renamed = trust.for_labels([names[k] for k in np.argsort(order)], 12)
-    turned = build_label_matrix(*_claims(other, order), level_edges=trust.level_edges)
-    same = infer_posterior(other, trust.for_labels(names, 12)).correct
+    renamed = models.for_labels([names[k] for k in np.argsort(order)], 12)
+    turned = build_label_matrix(*_claims(other, order), level_edges=models.level_edges)
+    same = infer_posterior(other, models.for_labels(names, 12)).correct
     np.testing.assert_allclose(infer_posterior(turned, renamed).correct, same, rtol=1e-12)
-    # and as well as trust of their own
+    # and as well as models of their own
     wrong = {
         name: np.abs(found[other.present] - good[other.claim[other.present]]).mean()
         for name, found in (("known", same), ("own", infer_posterior(other, fit_annotator_models(other)).correct))
@@ -254,36 +254,36 @@ def test_trust_learnt_of_some_things_judges_others():
     assert wrong["known"] < wrong["own"] + 0.01
 
 
-def test_trust_knows_what_to_make_of_names_it_has_not_met():
+def test_models_serve_for_labels_that_they_have_not_met():
     rng = np.random.default_rng(5)
-    votes, _ = votes_on(rng, 1500, 12)
-    trust = fit_annotator_models(votes, label_names=[f"name {k}" for k in range(12)])
-    other, good = votes_on(rng, 1500, 12, trust.level_edges)
-    belief = infer_posterior(other, trust.for_labels(["a", "b"], 12)).correct
+    matrix, _ = matrix_on(rng, 1500, 12)
+    models = fit_annotator_models(matrix, label_names=[f"name {k}" for k in range(12)])
+    other, good = matrix_on(rng, 1500, 12, models.level_edges)
+    belief = infer_posterior(other, models.for_labels(["a", "b"], 12)).correct
     told = belief[other.present]
     right = good[other.claim[other.present]]
     assert told[right].mean() > told[~right].mean() + 0.3
 
 
-def _claims(votes, order: np.ndarray) -> tuple[ItemClaims, np.ndarray]:
-    """What ballots were made of, with other codes."""
-    thing, annotator = np.nonzero(votes.present)
-    claim = votes.claim[thing, annotator]
+def _claims(matrix, order: np.ndarray) -> tuple[ItemClaims, np.ndarray]:
+    """The claims and the coverage of a label matrix, under other labels."""
+    thing, annotator = np.nonzero(matrix.present)
+    claim = matrix.claim[thing, annotator]
     place = np.argsort(claim)
-    level = votes.level[thing, annotator][place]
+    level = matrix.level[thing, annotator][place]
     # any score of that level
-    edges = [np.concatenate([[-1.0], edge, [2.0]]) for edge in votes.level_edges]
+    edges = [np.concatenate([[-1.0], edge, [2.0]]) for edge in matrix.level_edges]
     score = np.asarray(
         [
             np.nan if k == 8 else (edges[a][k] + edges[a][k + 1]) / 2
             for a, k in zip(annotator[place].tolist(), level.tolist(), strict=True)
         ]
     )
-    label = order[votes.label[thing, annotator][place]]
-    return ItemClaims(thing[place], annotator[place], label, score), np.ones(votes.claim.shape, bool)
+    label = order[matrix.label[thing, annotator][place]]
+    return ItemClaims(thing[place], annotator[place], label, score), np.ones(matrix.claim.shape, bool)
 
 
-def test_equal_samples_of_names_are_drawn_whatever_the_seed_of_hashes():
+def test_equal_images_are_drawn_whatever_the_seed_of_hashes():
     ids = [f"{random.Random(k).getrandbits(256):064x}" for k in range(50)]
     said = pa.table({"annotator": ["a"] * 50, "task": ["<OD>"] * 50, blocks.IMAGE: np.arange(50)})
     blocks_of = lambda: np.flatnonzero(blocks.find_fit_images(said, pa.array(ids)))  # noqa: E731

@@ -1,4 +1,4 @@
-"""Pairs found, joined and suppressed all at once, against one after the other."""
+"""Claims of several annotators joined into clusters."""
 
 from __future__ import annotations
 
@@ -6,38 +6,48 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence.engine.pairs import find_suppressed, join_pairs, list_pairs
+from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
+from florence.geometry import box_iou, paired_iou
 
-pairs = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)).filter(lambda pair: pair[0] != pair[1]), max_size=60)
+OVERLAP = ClusterOverlap(iou=0.5, same_iou=0.3)
 
-
-@settings(deadline=None)
-@given(pairs, st.lists(st.integers(0, 5), min_size=15, max_size=15))
-def test_claims_join_as_they_would_one_pair_after_the_other(found, annotators):
-    clusters = [{k} for k in range(15)]
-    for a, b in found:
-        one, other = (next(c for c in clusters if k in c) for k in (a, b))
-        if one is not other and not {annotators[k] for k in one} & {annotators[k] for k in other}:
-            clusters = [c for c in clusters if c is not one and c is not other] + [one | other]
-    expected = [min(next(c for c in clusters if k in c)) for k in range(15)]
-    a, b = np.asarray(found, int).reshape(-1, 2).T
-    assert join_pairs(a, b, np.asarray(annotators)).tolist() == expected
+boxes = st.lists(
+    st.tuples(*(st.integers(low, high) for low, high in ((0, 3), (0, 2), (0, 60), (0, 60), (5, 40), (5, 40), (0, 2)))),
+    max_size=14,
+)
 
 
 @settings(deadline=None)
-@given(pairs)
-def test_the_lesser_give_way_as_they_would_one_after_the_other(found):
-    # a smaller number is better
-    better, worse = np.sort(np.asarray(found, int).reshape(-1, 2), axis=1).T
-    expected: list[bool] = []
-    for k in range(15):
-        expected.append(any(b == k and not expected[a] for a, b in zip(better.tolist(), worse.tolist(), strict=True)))
-    assert find_suppressed(better, worse, 15).tolist() == expected
+@given(boxes)
+def test_a_cluster_has_one_claim_of_an_annotator_and_claims_that_overlap(rows):
+    rows = sorted(rows)
+    group, annotator, code = (np.asarray([r[k] for r in rows], np.int64) for k in (1, 0, 6))
+    group, order = np.sort(group), np.argsort(group, kind="stable")
+    annotator, code = annotator[order], code[order]
+    bounds = np.asarray([(r[2], r[3], r[2] + r[4], r[3] + r[5]) for r in rows], float).reshape(-1, 4)[order]
+    place = cluster_claims(group, annotator, bounds, code, OVERLAP)
+    overlap = box_iou(bounds, bounds)
+    for number in set(place.tolist()):
+        members = np.flatnonzero(place == number)
+        assert len(set(annotator[members].tolist())) == len(members) and len(set(group[members].tolist())) == 1
+        for k in members:
+            near = [overlap[k, m] >= (0.3 if code[k] == code[m] else 0.5) for m in members if m != k]
+            assert any(near) or len(members) == 1
+    # nothing that could join is left apart: two clusters without a common annotator hold no pair that overlaps enough
+    for a in range(len(rows)):
+        for b in range(a):
+            if place[a] != place[b] and group[a] == group[b] and overlap[a, b] >= 0.5:
+                assert set(annotator[place == place[a]].tolist()) & set(annotator[place == place[b]].tolist())
 
 
-@given(st.lists(st.integers(0, 4), max_size=20).map(sorted))
-def test_neighbours_are_all_pairs_of_a_group(group):
-    a, b = list_pairs(np.asarray(group, int))
-    assert set(zip(a.tolist(), b.tolist(), strict=True)) == {
-        (i, j) for j in range(len(group)) for i in range(j) if group[i] == group[j]
-    } and len(a) == len(set(zip(a.tolist(), b.tolist(), strict=True)))
+@settings(deadline=None)
+@given(boxes)
+def test_overlaps_of_pairs_are_those_of_the_matrix(rows):
+    bounds = np.asarray([(r[2], r[3], r[2] + r[4], r[3] + r[5]) for r in rows], float).reshape(-1, 4)
+    assert np.allclose(paired_iou(bounds, bounds[::-1]), np.diag(box_iou(bounds, bounds[::-1])))
+
+
+def test_the_best_overlap_wins_and_the_same_label_comes_first():
+    group, bounds = np.zeros(3, np.int64), np.asarray([(0, 0, 10, 10), (1, 0, 11, 10), (3, 0, 13, 10)], float)
+    assert cluster_claims(group, np.asarray([0, 1, 1]), bounds, np.asarray([0, 1, 2]), OVERLAP).tolist() == [0, 0, 1]
+    assert cluster_claims(group, np.asarray([0, 1, 1]), bounds, np.asarray([0, 1, 0]), OVERLAP).tolist() == [0, 1, 0]
