@@ -42,10 +42,9 @@ def _run_logger() -> logging.Logger | logging.LoggerAdapter | None:
 
 
 class ProgressBars:
-    """A `florence.progress.Progress` for people, to be closed at the end (or used as a context).
+    """A `florence.progress.Progress` for people; close it at the end, or use it as a context.
 
-    On a terminal each stage has a bar; elsewhere it has a line every 15 seconds that it takes, and none if it is
-    quicker.
+    On a terminal each stage has a bar; elsewhere a line every 15 seconds, and none if it is quicker.
     """
 
     def __init__(self, every: float = EVERY) -> None:
