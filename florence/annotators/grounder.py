@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
+from PIL import Image
 from pydantic import Field
 
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
@@ -131,8 +132,6 @@ class Grounder(Annotator):
         self, pixels: np.ndarray, phrases: Sequence[str]
     ) -> Iterator[tuple[Sequence[str], PhraseScores]]:
         """Yield the phrases, in as many parts as the model's text length requires, with the scores of each part."""
-        from PIL import Image
-
         image = self._processor.image_processor(images=[Image.fromarray(pixels)], return_tensors="pt")
         size = pixels.shape[:2]
         if self._network.config.model_type in TEXT_SCORING:

@@ -266,7 +266,7 @@ def _providers(device: str, available: Sequence[str]) -> list[Any]:
 
 
 def _resize(pixels: np.ndarray, size: tuple[int, int], letterbox: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a picture at ``size`` (height, width), the scale (x, y) of its pixels, and its corner's position (x, y)."""
+    """Return a picture at ``size`` (height, width), the scale (x, y) of its pixels, and where (x, y) its corner is."""
     import cv2
 
     height, width = pixels.shape[:2]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pydantic import Field
 
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch
@@ -94,7 +95,6 @@ class Segmenter(Annotator):
     def _box_polygons(self, pixels: np.ndarray, boxes: Sequence[Box]) -> dict[Box, tuple[Polygon, ...]]:
         """Return the polygons of each box's mask, none if the model predicts a low IoU. The picture is encoded once."""
         import torch
-        from PIL import Image
 
         device = torch_device(self.device)
         image, prompts, to_mask = self._prepare(Image.fromarray(pixels), boxes)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from PIL import Image
 
 from florence.geometry import Box
 
@@ -27,13 +26,11 @@ def crop_box(pixels: np.ndarray, box: Box, margin: float) -> np.ndarray:
     return pixels[top:bottom, left:right]
 
 
-def pillow_image(pixels: np.ndarray) -> Any:
+def pillow_image(pixels: np.ndarray) -> Image.Image:
     """Return pixels (H, W, 3), uint8, as a Pillow image with an aspect ratio of at most `MAX_ASPECT_RATIO`.
 
     Processors guess which axis of an array holds the channels; of a Pillow image they know it.
     """
-    from PIL import Image
-
     height, width = pixels.shape[:2]
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if max(height, width) <= MAX_ASPECT_RATIO * min(height, width):
