@@ -55,7 +55,7 @@ def engine(monkeypatch):
             (name, "<OD>"): Reliability(0.5, {"cat": 0.75}) for name in set(claims["annotator"].to_pylist())
         },
     )
-    monkeypatch.setattr(publish, "statistics", lambda labels, images: {})
+    monkeypatch.setattr(publish, "compute_statistics", lambda labels, images: {})
 
 
 def labels_of(store: Store, annotator: AnnotatorVersion, round: int) -> pa.Table:
