@@ -1,4 +1,4 @@
-"""The annotate flow on real stores: what is skipped, tried again, gone on without, and told."""
+"""The annotate flow on real stores: what is skipped, tried again, left missing, and reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fake_annotators import BEFORE, CALLS, annotator_section, asked_images
 from flow_workspaces import params, write_params
 from workspaces import workspace_of
 
-from florence import findings
+from florence.workspace import audit as findings
 from florence.config import settings_from
 from florence.errors import FlorenceError, SettingsError, StoreError, UnavailableError
 from florence.store import Store

@@ -1,4 +1,4 @@
-"""Annotation on real stores, shard by shard: who is asked what, what a failure costs, and that what was broken off ends as if it had not been."""
+"""Annotation on real stores, shard by shard: who is asked what, what a failure costs, and that a killed run ends the same."""
 
 from __future__ import annotations
 
@@ -172,10 +172,8 @@ def test_an_annotator_is_given_the_claims_of_its_dependencies_in_order(store: St
     run(chosen, store)
     rows = table_annotations(store.read_table(store.names("claims/" + list_annotators(chosen)[-1].key)[0]))
     name = names(store)[0]
-    assert (
-        rows[0].text
-        == f"last of {name} after (c: c of {name}; late: late of {name} after (c: c of {name}; a: a of {name}); late: thing)"
-    )
+    late = f"late of {name} after (c: c of {name}; a: a of {name})"
+    assert rows[0].text == f"last of {name} after (c: c of {name}; late: {late}; late: thing)"
 
 
 @pytest.mark.parametrize(

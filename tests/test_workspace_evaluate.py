@@ -1,4 +1,4 @@
-"""Evaluate, compare, publish the champion's scores, tell the facts: on real scenes with a predictor that is right, and on photos without any truth."""
+"""Evaluate, compare, publish the champion's scores: on scenes with a predictor that is right, and on photos without truth."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from evaluations import Oracle, World, thing
 from workspaces import workspace_of
 
-from florence import findings
+from florence.workspace import audit as findings
 from florence.config import settings_from
 from florence.engine.reliability import Reliability
-from florence.evaluate import baseline
+from florence.evaluate import make_baseline
 from florence.records import ANNOTATIONS, Claim, table_annotations, table_images
 from florence.report.facts import LoopFacts
 from florence.store import Store
@@ -68,7 +68,7 @@ def labels_of(store: Store, annotator: AnnotatorVersion, round: int) -> pa.Table
 
 @pytest.fixture(scope="module")
 def annotated(tmp_path_factory) -> Path:
-    """A store of scenes with two annotators' claims and the labels of two rounds: the careless annotator's, then the careful one's."""
+    """A store of scenes with two annotators' claims, and two rounds of labels: the careless one's, then the careful one's."""
     folder = tmp_path_factory.mktemp("scenes")
     store = Store(str(folder))
     collect_images(workspace_of(SCENES, store))
@@ -128,7 +128,7 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
     assert contents(first) == contents(again)
     assert set(contents(first)) == {
         "scores/scores.parquet",
-        "scores/control.parquet",
+        "scores/shuffled.parquet",
         "scores/calibration.json",
         "metrics/scores.json",
         "metrics/labels.json",
@@ -144,7 +144,7 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
         "<DENSE_REGION_CAPTION>",
     ):
         assert scores[task]["truth"]["value"] == 1.0 and scores[task]["truth"]["invalid"] == 0, task
-    assert scores["<OD>"]["truth"]["control"] < 0.1 and scores["<REGION_TO_CATEGORY>"]["truth"]["control"] < 0.3
+    assert scores["<OD>"]["truth"]["shuffled"] < 0.1 and scores["<REGION_TO_CATEGORY>"]["truth"]["shuffled"] < 0.3
     assert scores["<MORE_DETAILED_CAPTION>"]["truth"]["details"]["exact"] == 1.0
     assert logged["scores/od/truth"] == 1.0
     assert (first / "plots/scores.csv").read_text().startswith("task,reference,value\n<CAPTION>,truth,")
@@ -161,7 +161,7 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
     compare_models(workspace_of(SCENES, data=data, root=first))
     assert (first / "metrics/decision.json").read_bytes() == decision
     store.write_table(
-        "baseline/round=1/scores.parquet", baseline(Store(str(first)).read_table("scores/scores.parquet"))
+        "baseline/round=1/scores.parquet", make_baseline(Store(str(first)).read_table("scores/scores.parquet"))
     )
     publish_snapshot(workspace_of(SCENES, store, data), annotators, 1)
     assert len(data.read_table("baseline/scores.parquet")) > 100
@@ -181,11 +181,11 @@ def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, t
     annotators, data = list_annotators(SCENES), Store(str(tmp_path / "data"))
     publish_snapshot(workspace_of(SCENES, store, data), annotators, 0)
     assert len(data.read_table("baseline/scores.parquet")) == 0
-    from florence.evaluate import SCORES, baseline
+    from florence.evaluate import SCORES, make_baseline
 
     table = pa.Table.from_pylist([{"image_id": "a", "task": "<OD>", "reference": "truth", "value": 0.5}], schema=SCORES)
     store.write_table("baseline/round=1/scores.parquet", table)
-    store.write_table("baseline/round=2/scores.parquet", baseline(SCORES.empty_table()))
+    store.write_table("baseline/round=2/scores.parquet", make_baseline(SCORES.empty_table()))
     publish_snapshot(workspace_of(SCENES, store, data), annotators, 1)
     assert data.read_table("baseline/scores.parquet") == table
     before = contents(tmp_path / "data")
