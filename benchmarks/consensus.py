@@ -1,7 +1,8 @@
-"""What the consensus is worth: six annotators of drawn scenes, one of them bad and two that share their mistakes, against four other ways to make one of them.
+"""What the consensus is worth: six annotators of drawn scenes, fused by the engine and in four other ways.
 
-Each of the others is tuned by the same grid on seeds that are not measured; ours is measured as it is by default. Weighted boxes fusion is that of the
-package ensemble-boxes, which the extra `benchmarks` installs (and `test` as well).
+One annotator is bad and two depend on each other. The other ways are tuned by the same grid on seeds that are not
+measured; the engine is measured as it is by default. Weighted boxes fusion is that of the package ensemble-boxes, which
+the extra `benchmarks` installs (and `test` as well).
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from _common import print_table
 OVERLAP = (0.3, 0.4, 0.5, 0.6, 0.7)
 SCORE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 VOTES = (1, 2, 3, 4)
-"""The grid: overlap from which boxes are one, least score (of what is fused, where the way gives it one), least number of votes."""
+"""The grid: IoU from which boxes are one, least score (of fused boxes, where a way has one), least number of votes."""
 SIZE = 128
 KIND = "<OD>"
 
 Box = tuple[float, float, float, float]
 Found = tuple[str, Box, float, Any]
-"""Label, box, score, and who says so: an annotator, or how many."""
+"""Label, box, score, and the annotator that claims it, or how many do."""
 Way = Callable[[Sequence[Found], float], list[Found]]
-"""What annotators say of an image, and the overlap from which boxes are one → objects, all of them: scores and votes are looked at after."""
+"""The claims about an image, and the IoU from which boxes are one → all objects; they are filtered later."""
 
 
 def annotators() -> dict[str, dict[str, Any]]:
-    """The demo's three, one that names half of what it sees wrong and invents half as many, and two that tell four fifths of everything by the same draws."""
+    """The demo's three, one with half of its labels wrong and many false positives, and two that share most claims."""
     from florence.config import read_settings
 
     settings = read_settings(Path(__file__).parents[1] / "params.yaml")
@@ -48,7 +49,7 @@ def annotators() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Images by id: what is true of each, and what annotators say; and the tables that the engine is given."""
+    """Images by id: the truth and the claims about each; and the tables that the engine is given."""
 
     truth: dict[str, list[Found]]
     said: dict[str, list[Found]]
@@ -64,7 +65,7 @@ def scenes(count: int, seed: int) -> Scenes:
     from florence.records import IMAGES, ImageRecord, annotate, annotations_table
     from florence.sources.scenes import ScenesSource
 
-    tellers = {
+    simulated = {
         name: Simulated(name=name, **{**options, "seed": seed, "tasks": (KIND,)})
         for name, options in annotators().items()
     }
@@ -74,8 +75,8 @@ def scenes(count: int, seed: int) -> Scenes:
         known = annotate(record.image_id, found.truth, "truth", "1")
         truth[record.image_id] = [(row.text, row.regions[0].box, 1.0, "truth") for row in known if row.task == KIND]
         said[record.image_id] = []
-        for name, teller in tellers.items():
-            (claims,) = teller.annotate(ImageBatch(records=(record,), truth=(known,)))
+        for name, annotator in simulated.items():
+            (claims,) = annotator.annotate(ImageBatch(records=(record,), truth=(known,)))
             rows += annotate(record.image_id, claims, name, "1")
             said[record.image_id] += [(claim.text, claim.regions[0].box, claim.score, name) for claim in claims]
             seen.append(
@@ -90,7 +91,7 @@ def scenes(count: int, seed: int) -> Scenes:
 
 
 def hits(said: Sequence[Found], true: Sequence[Found]) -> list[bool]:
-    """Whether each object is one of the true ones: same label, IoU of 0.5 or more; the surest first, each true one once."""
+    """Whether each object is a true one: same label, IoU of at least 0.5; highest score first, each true one once."""
     from florence.geometry import box_iou
 
     result, left = [False] * len(said), set(range(len(true)))
@@ -114,7 +115,7 @@ def f1(said: Mapping[str, Sequence[Found]], truth: Mapping[str, Sequence[Found]]
 def calibration(
     said: Mapping[str, Sequence[Found]], truth: Mapping[str, Sequence[Found]]
 ) -> tuple[float, list[tuple[float, float, int]]]:
-    """Expected calibration error of agreement in ten bins, and (mean agreement, share right, objects) of each bin."""
+    """Expected calibration error of confidence in ten bins, and (mean confidence, share right, objects) of each bin."""
     pairs = np.asarray(
         [
             (f[2], hit)
@@ -134,7 +135,7 @@ def calibration(
 
 
 def ours(data: Scenes, settings: Any = None) -> dict[str, list[Found]]:
-    """The engine's objects, kept and dropped, by image; agreement as their score."""
+    """The engine's objects, kept and dropped, by image; confidence as their score."""
     from florence.config import EngineSettings
     from florence.engine import fuse
     from florence.records import table_annotations
@@ -154,7 +155,7 @@ def single(said: Sequence[Found], overlap: float) -> list[Found]:
 
 
 def union(said: Sequence[Found], overlap: float) -> list[Found]:
-    """All that anybody says, suppressed label by label (NMS): what is left does not depend on the least score."""
+    """All claims, suppressed label by label (NMS): what is left does not depend on the least score."""
     kept: list[Found] = []
     for found in sorted(said, key=lambda f: -f[2]):
         if not any(found[0] == k[0] and _overlap(found[1], k[1]) > overlap for k in kept):
@@ -163,7 +164,7 @@ def union(said: Sequence[Found], overlap: float) -> list[Found]:
 
 
 def majority(said: Sequence[Found], overlap: float) -> list[Found]:
-    """What annotators say of one place, its box and score their means, and how many say so."""
+    """One object of each cluster, its box and score the means, and how many annotators claim it."""
     groups: list[list[Found]] = []
     for found in sorted(said, key=lambda f: -f[2]):
         near = [

@@ -1,10 +1,12 @@
 """The data engine: what orchestration and storage add to the annotators, and how much memory annotating takes.
 
-`flow`: the annotate flow, from pending work to claims on disk, against the same annotators in a plain loop that decodes each image once and keeps what they say.
-Same annotators (those of params.yaml that need no truth, loaded before), same batches, same images: packaged photos, cropped and scaled. A Prefect server runs
-beside both; its start is not counted, all that the flow says to it is (the server's own processor time is not). Both sides claim the same (checked).
+`flow`: the annotate flow, from pending work to claims on disk, against the same annotators in a plain loop that decodes
+each image once and keeps their claims. Same annotators (those of params.yaml that need no truth, loaded before), same
+batches, same images: packaged photos, cropped and scaled. A Prefect server runs beside both; its start is not counted,
+the flow's requests to it are (the server's own processor time is not). Both sides make the same claims (checked).
 
-`memory`: the largest resident set of a process that annotates scenes with the three simulated annotators of params.yaml, for two numbers of scenes.
+`memory`: the largest resident set of a process that annotates scenes with the three simulated annotators of
+params.yaml, for two numbers of scenes.
 
     python benchmarks/engine.py
     python benchmarks/engine.py flow --images 24 --repeats 1
@@ -245,12 +247,13 @@ with prefect_api(root):
     from florence.config import read_settings
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     done = annotate.with_options(task_runner=task_runner(read_settings(root / "params.yaml")))(str(root))
-print(json.dumps({"began": began / 1024, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "images": done.images}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"began": began / 1024, "peak": peak / 1024, "images": done.images}))
 """
 
 
 def memory(options: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of annotating few and many scenes, each in a process of its own; they are drawn and collected before, in others."""
+    """Peak memory of annotating few and many scenes, each in a process of its own, after they were collected."""
     found = {}
     for count in tqdm(sorted(options.scenes), desc="memory", file=sys.stderr):
         with tempfile.TemporaryDirectory() as name:

@@ -1,7 +1,8 @@
-"""Consensus and filters: claims a second and peak memory, on a table of claims such as six annotators make of all eight kinds.
+"""Consensus and filters: claims a second and peak memory, on claims of six annotators of all eight base types.
 
-Ours is `florence.engine.fuse` on the whole table, two blocks at a time, in a process of its own. Against it, in turn: (a) the same function called image by image, on a sample
-of the images; (b) on the objects alone, weighted boxes fusion (ensemble-boxes, where that is installed) image by image, which does no more than fuse places.
+The engine is `florence.engine.fuse` on the whole table, two blocks at a time, in a process of its own. Against it, in
+turn: (a) the same function called image by image, on a sample of the images; (b) on the objects alone, weighted boxes
+fusion (ensemble-boxes, where that is installed) image by image, which does no more than fuse boxes.
 
     python benchmarks/engine_claims.py --claims 1000000
 """
@@ -45,21 +46,22 @@ PER_IMAGE = 46
 """Claims about an image, on average."""
 COLOURS = "red green blue white black brown yellow pink grey orange".split()
 NOUNS = (
-    "man woman child dog cat horse bird boat car bus train bicycle tree flower house tower bridge sign lamp table chair sofa bed book cup plate bottle apple "
-    "orange pizza cake ball kite umbrella hat bag shoe clock phone screen keyboard mouse cow sheep goat bear truck plane fence wall"
+    "man woman child dog cat horse bird boat car bus train bicycle tree flower house tower bridge sign lamp table "
+    "chair sofa bed book cup plate bottle apple orange pizza cake ball kite umbrella hat bag shoe clock phone screen "
+    "keyboard mouse cow sheep goat bear truck plane fence wall"
 ).split()
 LINKS = ("near", "next to", "behind", "in front of", "on top of", "under", "beside", "above")
 SIGNS = ("EXIT", "STOP", "OPEN", "SALE", "NO PARKING", "CAFE", "TAXI", "BUS LANE", "WATER", "GATE 4")
-BASE_TYPES = {"<CAPTION>": (2, 0.7), "<DETAILED_CAPTION>": (4, 0.4), "<MORE_DETAILED_CAPTION>": (8, 0.3)}
+CAPTION_PHRASES = {"<CAPTION>": (2, 0.7), "<DETAILED_CAPTION>": (4, 0.4), "<MORE_DETAILED_CAPTION>": (8, 0.3)}
 """Phrases of a text, and the share of them that is grounded."""
 CAPTIONS = 1500
-"""Different texts of each kind that are right; annotators say them in `VERSIONS` ways."""
+"""Different texts of each type that are right; annotators claim them in `VERSIONS` versions."""
 VERSIONS = (0.5, 0.15, 0.1, 0.1, 0.1, 0.05)
-"""Share of each version: as it is, a word left out (twice), another noun, no articles, with what web pages put around a text."""
+"""Share of each version: as it is, a word left out (twice), another noun, no articles, with boilerplate."""
 
 
 def synthetic(claims: int, seed: int = 0) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """(claims, images, coverage): about as many claims as wanted, of all eight kinds. The same seed gives the same tables."""
+    """(claims, images, coverage): about as many claims as wanted, of all base types, the same for the same seed."""
     rng = np.random.default_rng(seed)
     count = max(claims // PER_IMAGE, 1)
     ids = pa.array([hashlib.sha256(f"{seed}|{k}".encode()).hexdigest() for k in range(count)], pa.string())
@@ -77,6 +79,7 @@ def synthetic(claims: int, seed: int = 0) -> tuple[pa.Table, pa.Table, pa.Table]
         "version": pa.array(["1"] * len(table)),
         "round": pa.array(np.zeros(len(table), np.int32)),
         "confidence": pa.nulls(len(table), pa.float64()),
+        "agreement": pa.nulls(len(table), pa.float64()),
         "kept": pa.array(np.ones(len(table), bool)),
         "reason": pa.array([""] * len(table)),
         **{name: table[name] for name in ("task", "text", "regions", "score")},
@@ -114,7 +117,7 @@ def _coverage(ids: pa.Array) -> pa.Table:
 
 
 def _objects(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
-    """Objects by all six, descriptions and outlines by two, lines of text by two: each sees most of what is there, misplaces it a little and misnames some."""
+    """Objects by all six, region texts, masks and OCR lines by two each: most items, some misplaced or mislabelled."""
     owner = np.repeat(np.arange(count), rng.poisson(OBJECTS - 1, count) + 1)
     low, side = rng.uniform(0, 0.6 * SIDE, (len(owner), 2)), rng.uniform(0.1 * SIDE, 0.4 * SIDE, (len(owner), 2))
     truth = np.concatenate([low, low + side], axis=1)
@@ -188,7 +191,7 @@ def _outlines(rng: np.random.Generator, box: np.ndarray, corners: int = 24) -> p
 def _captions(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
     """Three kinds of texts by three annotators, and some of their phrases with places."""
     parts = []
-    for kind, (phrases, share) in BASE_TYPES.items():
+    for kind, (phrases, share) in CAPTION_PHRASES.items():
         texts, spans, labels = _texts(rng, phrases)
         which = rng.integers(CAPTIONS, size=count)
         places = rng.uniform(0, 0.6 * SIDE, (count, phrases, 2))
@@ -219,7 +222,7 @@ def _captions(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
 
 
 def _texts(rng: np.random.Generator, phrases: int) -> tuple[list[str], np.ndarray, list[list[str]]]:
-    """All versions of all texts of a kind; (texts, phrases, 2) the characters of each phrase, -1 where a version lacks it; and the phrases as written."""
+    """All versions of all texts of a type; (texts, phrases, 2) the span of each phrase, -1 for none; the phrases."""
     texts: list[str] = []
     labels: list[list[str]] = []
     spans = []
@@ -370,7 +373,7 @@ def _child(side: str, folder: str) -> dict[str, float]:
 
 
 def _measured(side: str, folder: Path) -> dict[str, float]:
-    """Seconds, seconds of all cores together, claims and GB at most of one side, in this process; nothing where it cannot run."""
+    """Seconds, seconds of all cores together, claims, peak GB of one side in this process; empty if it cannot run."""
     claims, images, coverage = (pq.read_table(folder / f"{name}.parquet") for name in TABLES)
     if side in ("objects", "boxes"):
         claims = claims.filter(pc.equal(claims["task"], "<OD>"))

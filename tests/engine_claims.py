@@ -1,4 +1,4 @@
-"""Claims, coverage and images for tests of the engine: written by hand, or made of simulated annotators before real scenes."""
+"""Claims, coverage and images for tests of the engine: written by hand, or by simulated annotators of drawn scenes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def tables(
     images: Sequence[ImageRecord],
     errors: Mapping[tuple[str, str], str] | None = None,
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """(claims, images, coverage) of annotator → image id → claims; every annotator has looked at the images it is given, even without a claim."""
+    """(claims, images, coverage) of annotator → image id → claims; every annotator was asked about its images."""
     rows: list[Annotation] = []
     seen = []
     for annotator, by_image in said.items():
@@ -153,16 +153,16 @@ class Scenes:
 
     def quality(self, labels: pa.Table) -> dict[tuple[str, str], float]:
         """(task, metric) → its mean over the images, against the truth."""
-        from florence.evaluate.quality import measure
-        from florence.evaluate.references import Known
+        from florence.evaluate.quality import measure_quality
+        from florence.evaluate.references import References
 
-        known = Known(
+        known = References(
             {
                 (i, kind): ("truth", tuple(r for r in rows if r.task == kind))
                 for i, rows in self.truth.items()
                 for kind in BASE_TYPES
             }
         )
-        found = measure(labels, known, [i.image_id for i in self.images], masks=False)
+        found = measure_quality(labels, known, [i.image_id for i in self.images], masks=False)
         values = {(m.task, m.metric): [v for v in m.per_image.values() if not math.isnan(v)] for m in found}
         return {key: sum(v) / len(v) for key, v in values.items() if v}

@@ -1,4 +1,4 @@
-"""Many claims are fused in blocks of images: what is learnt from some images is used for the others, whoever works on which block."""
+"""Many claims are fused in blocks of images, with models fitted to some images, whatever worker fuses which block."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def claimed(scenes):
-    """(claims, images, coverage) of three annotators and a student before scenes, and of one more and a person before few of them."""
+    """(claims, images, coverage) of three annotators and a student of scenes, and of a fourth and a person of few."""
     said = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
     said["student"] = scenes.says(
         "student",
@@ -111,7 +111,7 @@ def test_labels_are_as_good_as_where_models_are_fitted_to_all(scenes, claimed, c
     claims, images, coverage = claimed
 
     def quality(fit: int) -> dict[tuple[str, str], float]:
-        cut(learn)
+        cut(fit)
         return scenes.quality(fuse(claims, images, coverage, EngineSettings(), 0))
 
     some, every = quality(COUNT // 3), quality(COUNT)
@@ -221,7 +221,7 @@ def test_a_broken_claim_in_any_block_is_an_error(scenes, claimed, cut):
 
 
 def matrix_on(rng: np.random.Generator, things: int, names: int, edges=None):
-    """A label matrix of three annotators of 90, 75 and 60 % right labels, two of them scored, and whether each claim is right."""
+    """A label matrix of three annotators of 90, 75 and 60 % right labels, two with scores; whether claims are right."""
     right = np.asarray([0.9, 0.75, 0.6])
     spoke = rng.random((things, 3)) < 0.8
     thing, annotator = np.nonzero(spoke)

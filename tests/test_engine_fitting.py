@@ -21,9 +21,10 @@ def simulate_label_matrix(
     copies: float = 0.0,
     alone: int = 0,
 ):
-    """A label matrix, whether each claim is right, and its annotator: claims of annotators of known recall and precision.
+    """A label matrix of annotators of known recall and precision, whether each claim is right, and its annotator.
 
-    Half of the wrong claims are about nothing. ``copies``: share of items of which the last annotator claims what the one before it claims, false positives included.
+    Half of the wrong claims are about nothing. ``copies``: share of items of which the last annotator claims what the
+    one before it claims, false positives included.
     ``alone``: labels that wrong claims alone have.
     """
     rng = np.random.default_rng(3)

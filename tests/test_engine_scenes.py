@@ -1,4 +1,4 @@
-"""What the consensus is worth: simulated annotators with declared errors before real scenes, measured against the truth."""
+"""What the consensus is worth: simulated annotators with declared errors, measured against the truth."""
 
 from __future__ import annotations
 
