@@ -59,14 +59,14 @@ def test_an_article_fits_the_word_after_it():
     )
 
 
-def test_texts_that_have_little_in_common_are_not_mixed():
-    said = ("a man rides a horse", "two dogs on a beach at night", "a person on a horse")
-    assert composed(*said) in said
+def test_texts_that_share_few_words_are_not_mixed():
+    texts = ("a man rides a horse", "two dogs on a beach at night", "a person on a horse")
+    assert composed(*texts) in texts
     assert composed("a red car", "a red van") in ("a red car", "a red van")
     assert composed("a red car", "a red van", weights=(0.2, 0.9)) == "a red van"
 
 
-def test_how_often_words_are_left_out_is_learnt():
+def test_the_recall_of_words_is_estimated():
     # each annotator leaves out every fifth word at random: one of three that has a word is right then, mostly
     rng = np.random.default_rng(0)
     whole = "the tall man near a table holds one small cup of hot tea in his left hand"
@@ -76,22 +76,22 @@ def test_how_often_words_are_left_out_is_learnt():
     full = [len(c.split()) for c in found]
     votes = [sum(sum(w in text.split() for text in item) >= 2 for w in whole.split()) for item in items]
     assert sum(full) > sum(votes) + 0.4 * (150 * 17 - sum(votes)), "much of what a majority of two lacks is there"
-    # and where it is told by one what no other ever says, it is no word of the text
+    # a word that one annotator has and no other ever has is no word of the text
     assert set(composed_all(*((whole + f" extra{n}", whole, whole) for n in range(20)))) == {whole}
 
 
-def test_who_never_says_a_word_does_not_take_it_from_the_others():
-    # three leave words out now and then; a fourth never says where things are
+def test_an_annotator_that_never_has_a_word_does_not_drop_the_others():
+    # three leave words out now and then; a fourth never has the preposition
     rng = np.random.default_rng(1)
     whole = "a red cup above a green box"
     drop = lambda: " ".join(w for w in whole.split() if rng.random() > 0.25)  # noqa: E731
     items = [(*(drop() for _ in range(3)), "a red cup a green box") for _ in range(150)]
     found = [text.split() for text in composed_all(*items, weights=(1.0, 1.0, 1.0, 0.9))]
-    said = ["above" in " ".join(item).split() for item in items]
-    assert sum("above" in words for words in found) > 0.9 * sum(said) > 100
+    has_word = ["above" in " ".join(item).split() for item in items]
+    assert sum("above" in words for words in found) > 0.9 * sum(has_word) > 100
 
 
-def test_strings_are_read_character_by_character():
+def test_strings_are_composed_character_by_character():
     assert compose_by_characters(
         [
             [("EX1T", 1.0), ("EXIT", 1.0), ("FXIT", 1.0)],
@@ -105,13 +105,13 @@ def test_strings_are_read_character_by_character():
     ]
 
 
-def test_captions_are_fused_and_agreement_is_how_far_they_use_the_same_words():
-    said = one_image(
+def test_captions_are_fused_and_confidence_is_their_similarity():
+    claims = one_image(
         a=[Claim("<CAPTION>", "a red car near a dog")],
         b=[Claim("<CAPTION>", "photo of a red car near a dog | stock photo")],
         c=[Claim("<CAPTION>", "a car near a dog")],
     )
-    (row,) = fused(said)
+    (row,) = fused(claims)
     assert row.text == "a red car near a dog" and row.kept and 0.9 < row.confidence < 1
     (alone,) = fused(one_image(a=[Claim("<CAPTION>", "IMG_12.jpg a red car", (), 0.7)]))
     assert (alone.text, alone.confidence, alone.score) == ("a red car", 1.0, 0.7)
@@ -119,7 +119,7 @@ def test_captions_are_fused_and_agreement_is_how_far_they_use_the_same_words():
     assert (nothing.kept, nothing.reason, nothing.text) == (False, "empty_text", "IMG_12.jpg")
     loop = "a cat and a cat and a cat and a cat and a cat"
     (said_twice,) = fused(one_image(a=[Claim("<CAPTION>", loop)], b=[Claim("<CAPTION>", "a cat")]))
-    assert said_twice.text == "a cat", "one that is stuck has no vote"
+    assert said_twice.text == "a cat", "a caption that repeats itself has no vote"
 
 
 def test_a_student_without_others_captions_nothing():
@@ -128,11 +128,11 @@ def test_a_student_without_others_captions_nothing():
     alone = EngineSettings(student={"alone": ("<CAPTION>",)})
     (row,) = fused(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]), settings=alone)
     assert row.kept and row.text == "a red car"
-    said = one_image(
+    claims = one_image(
         student=[Claim("<CAPTION>", "a red car", (), 0.9)], a=[Claim("<CAPTION>", "a green hill", (), 0.9)]
     )
-    (row,) = fused(said, settings=alone)
-    assert row.text == "a green hill", "where others have looked it has no more to say than elsewhere"
+    (row,) = fused(claims, settings=alone)
+    assert row.text == "a green hill", "where others were asked it has no more weight than elsewhere"
 
 
 def test_agreement_is_the_share_of_annotators_whose_caption_is_a_version_of_the_label():

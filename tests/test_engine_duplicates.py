@@ -1,4 +1,4 @@
-"""Images that are nearly the same."""
+"""Near-duplicates among images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from florence.images import decode_image, perceptual_hash
 from florence.records import IMAGES, table_annotations, table_images
 from florence.sources import SOURCES
 
-MOST = EngineSettings().near_duplicate
+MAX_DISTANCE = EngineSettings().near_duplicate
 
 
 def hashed(bits: np.ndarray, split: list[str], ids: np.ndarray) -> pa.Table:
@@ -30,13 +30,13 @@ def hashed(bits: np.ndarray, split: list[str], ids: np.ndarray) -> pa.Table:
     )
 
 
-def one_by_one(table: pa.Table, most: int) -> list[bool]:
+def one_by_one(table: pa.Table, max_distance: int) -> list[bool]:
     rows = table.to_pylist()
     bits = [np.unpackbits(np.frombuffer(bytes.fromhex(row["phash"]), np.uint8)) for row in rows]
     stays: list[int] = []
     found = [False] * len(rows)
     for k in sorted(range(len(rows)), key=lambda k: (rows[k]["split"] == "train", rows[k]["image_id"])):
-        if rows[k]["split"] == "train" and any((bits[k] != bits[j]).sum() <= most for j in stays):
+        if rows[k]["split"] == "train" and any((bits[k] != bits[j]).sum() <= max_distance for j in stays):
             found[k] = True
         else:
             stays.append(k)
@@ -44,9 +44,9 @@ def one_by_one(table: pa.Table, most: int) -> list[bool]:
 
 
 @pytest.mark.parametrize(
-    "pictures, flips, most", [(150, 20, 24), (8, 12, 10), (1, 30, 24), (600, 40, 32), (40, 5, 0), (40, 3, 1)]
+    "pictures, flips, max_distance", [(150, 20, 24), (8, 12, 10), (1, 30, 24), (600, 40, 32), (40, 5, 0), (40, 3, 1)]
 )
-def test_copies_are_those_that_one_finds_one_by_one(pictures: int, flips: int, most: int):
+def test_near_duplicates_are_those_of_pairwise_comparison(pictures: int, flips: int, max_distance: int):
     rng = np.random.default_rng(pictures)
     bits = rng.integers(0, 2, (pictures, 256)).astype(np.uint8)[rng.integers(pictures, size=1400)]
     for row in bits:
@@ -55,12 +55,12 @@ def test_copies_are_those_that_one_finds_one_by_one(pictures: int, flips: int, m
         bits, rng.choice(["train", "gold", "held_out"], 1400, p=[0.9, 0.05, 0.05]).tolist(), rng.permutation(1400)
     )
     assert (
-        find_near_duplicates(table, most).tolist() == one_by_one(table, most)
-        and 0 < find_near_duplicates(table, most).sum() < 1400
+        find_near_duplicates(table, max_distance).tolist() == one_by_one(table, max_distance)
+        and 0 < find_near_duplicates(table, max_distance).sum() < 1400
     )
 
 
-def test_those_that_measure_stay_and_of_others_the_smaller_id():
+def test_held_out_and_gold_images_stay_and_of_others_the_smaller_id():
     bits = np.zeros((5, 256), np.uint8)
     bits[4, :200] = 1
     table = hashed(bits, ["train", "train", "gold", "held_out", "train"], np.asarray([1, 0, 9, 8, 7]))
@@ -72,7 +72,7 @@ def test_those_that_measure_stay_and_of_others_the_smaller_id():
     ]
 
 
-def test_images_without_a_hash_have_no_copies():
+def test_images_without_a_hash_have_no_near_duplicates():
     table = hashed(np.zeros((3, 256), np.uint8), ["train"] * 3, np.arange(3)).set_column(
         2, "phash", pa.array([None, None, "0" * 64])
     )
@@ -86,10 +86,10 @@ def records(*hashes: str | None) -> list:
     return [replace(image(name), phash=value) for name, value in zip("abcd", hashes, strict=False)]
 
 
-def test_labels_of_a_copy_are_dropped_with_the_reason():
+def test_labels_of_a_near_duplicate_are_dropped_with_the_reason():
     images = records("0" * 64, "0" * 63 + "3", "f" * 64, None)
-    said = {"a": {i.image_id: [box("cat", 10, 10, 50, 50), box("thin", 10, 10, 11, 50)] for i in images}}
-    claims, table, coverage = tables(said, images)
+    by_annotator = {"a": {i.image_id: [box("cat", 10, 10, 50, 50), box("thin", 10, 10, 11, 50)] for i in images}}
+    claims, table, coverage = tables(by_annotator, images)
     rows = table_annotations(fuse(claims, table, coverage, EngineSettings(), 0))
     reasons = {(row.image_id[0], row.text): row.reason for row in rows}
     assert reasons == {(name, "cat"): "near_duplicate" if name == "b" else "" for name in "abcd"} | {
@@ -125,7 +125,7 @@ def jpeg(picture: Image.Image, quality: int) -> Image.Image:
     return Image.open(io.BytesIO(sink.getvalue())).convert("RGB")
 
 
-COPIES = {
+EDITS = {
     "half as large": lambda picture: picture.resize(
         (picture.width // 2, picture.height // 2), Image.Resampling.BICUBIC
     ),
@@ -160,14 +160,14 @@ def pictures() -> dict[str, list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("source", ["photos", "scenes"])
-def test_copies_of_pictures_are_near_and_others_are_far(pictures, source: str):
+def test_hashes_of_edited_pictures_are_near_and_others_are_far(pictures, source: str):
     whole = [perceptual_hash(pixels) for pixels in pictures[source]]
     assert all(value is not None and len(value) == 64 for value in whole) and len(whole) > 10
-    # twice the bound lies between copies and other pictures
-    assert min(differ(a, b) for k, a in enumerate(whole) for b in whole[:k]) > 2 * MOST
-    for name, change in COPIES.items():
+    # twice the bound lies between edited and other pictures
+    assert min(differ(a, b) for k, a in enumerate(whole) for b in whole[:k]) > 2 * MAX_DISTANCE
+    for name, change in EDITS.items():
         for pixels, value in zip(pictures[source][:40], whole, strict=False):
-            assert differ(value, perceptual_hash(np.asarray(change(Image.fromarray(pixels))))) <= MOST, name
+            assert differ(value, perceptual_hash(np.asarray(change(Image.fromarray(pixels))))) <= MAX_DISTANCE, name
 
 
 def test_hashes_are_those_of_the_library(pictures):
@@ -178,7 +178,7 @@ def test_hashes_are_those_of_the_library(pictures):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (40, 60), (1, 500), (3000, 2)])
-def test_where_there_is_nothing_to_see_there_is_no_hash(shape: tuple[int, int]):
+def test_a_plain_picture_has_no_hash(shape: tuple[int, int]):
     assert perceptual_hash(np.full((*shape, 3), 120, np.uint8)) is None
     noisy = np.full((*shape, 3), 120, np.uint8)
     noisy[0, 0] = 122

@@ -1,4 +1,4 @@
-"""What is dropped, and why."""
+"""Filters of scores, boxes and phrases, and the list of drop reasons."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from florence.geometry import nms
 from florence.records import Claim, Region
 
 
-def reasons(settings: EngineSettings | None = None, **said) -> list[tuple[str, str]]:
-    return [(row.text, row.reason) for row in fused(one_image(**said), settings=settings)]
+def reasons(settings: EngineSettings | None = None, **claims) -> list[tuple[str, str]]:
+    return [(row.text, row.reason) for row in fused(one_image(**claims), settings=settings)]
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ def test_each_filter_has_its_reason(claim: Claim, reason: str):
     assert [(row.text, row.reason) for row in rows if not row.kept] == [(claim.text, reason)] and len(rows) == 2
 
 
-def test_thresholds_are_by_kind():
+def test_thresholds_are_by_annotation_type():
     settings = EngineSettings(min_score={"*": 0.1, "<OD>": 0.5})
-    said = [
+    claims = [
         box("cat", 10, 10, 40, 40, 0.3),
         box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>"),
         box("dog", 50, 10, 90, 40, None),
     ]
-    assert reasons(settings, a=said) == [("cat", "low_score"), ("dog", ""), ("a cat", "")]
+    assert reasons(settings, a=claims) == [("cat", "low_score"), ("dog", ""), ("a cat", "")]
 
 
 def test_thresholds_are_by_annotator_too_and_the_most_specific_holds():
@@ -59,17 +59,17 @@ def test_thresholds_are_by_annotator_too_and_the_most_specific_holds():
         ("b", "<OD>"): 0.4,
         ("b", "<CAPTION>"): 0.1,
     }
-    for (name, kind), bound in least.items():
-        assert flag_low_scores(score, annotator, kind, [name], EngineSettings(min_score=bounds)).tolist() == [
-            s < bound for s in score.tolist()
-        ]
-    said = [box("cat", 10, 10, 40, 40, 0.3), box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>")]
-    assert reasons(EngineSettings(min_score=bounds), a=said) == [("cat", ""), ("a cat", "low_score")]
-    assert reasons(EngineSettings(min_score=bounds), b=said) == [("cat", "low_score"), ("a cat", "")]
+    for (name, annotation_type), bound in least.items():
+        assert flag_low_scores(
+            score, annotator, annotation_type, [name], EngineSettings(min_score=bounds)
+        ).tolist() == [s < bound for s in score.tolist()]
+    claims = [box("cat", 10, 10, 40, 40, 0.3), box("a cat", 10, 10, 40, 40, 0.3, task="<DENSE_REGION_CAPTION>")]
+    assert reasons(EngineSettings(min_score=bounds), a=claims) == [("cat", ""), ("a cat", "low_score")]
+    assert reasons(EngineSettings(min_score=bounds), b=claims) == [("cat", "low_score"), ("a cat", "")]
 
 
 @pytest.mark.parametrize(
-    "key, value, told",
+    "key, value, message",
     [
         ("min_score", {"detektor": 0.5}, "detektor"),
         ("min_score", {"<ODD>": 0.5}, "<ODD>"),
@@ -79,36 +79,36 @@ def test_thresholds_are_by_annotator_too_and_the_most_specific_holds():
         ("min_score", {"eyes": 1.5}, "min_score.eyes"),
     ],
 )
-def test_a_threshold_for_nobody_is_refused(key: str, value: dict, told: str):
+def test_a_threshold_for_nobody_is_refused(key: str, value: dict, message: str):
     base = {"sources": {}, "annotators": {"eyes": {"use": "x", "sources": ["*"]}}}
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         settings_from({**base, "engine": {key: value}})
     good = {"*": 0.1, "eyes": 0.2, "<OD>": 0.3, "eyes <OD>": 0.4, "student": 0.1}
     assert settings_from({**base, "engine": {"min_score": good}}).engine.min_score == good
 
 
-def test_phrases_and_their_places_have_thresholds_of_their_own():
+def test_phrases_and_their_boxes_have_thresholds_of_their_own():
     caption = "a red car near a dog"
 
-    def claim(words: str, score: float, place: float) -> Claim:
+    def claim(words: str, score: float, box_score: float) -> Claim:
         span = (caption.index(words), caption.index(words) + len(words))
         return Claim(
             "<CAPTION_TO_PHRASE_GROUNDING>",
             caption,
-            (Region(words, box=(10, 10, 40, 40), score=place, span=span),),
+            (Region(words, box=(10, 10, 40, 40), score=box_score, span=span),),
             score,
         )
 
-    said = [Claim("<CAPTION>", caption), claim("a red car", 0.3, 0.9), claim("a dog", 0.9, 0.3)]
+    claims = [Claim("<CAPTION>", caption), claim("a red car", 0.3, 0.9), claim("a dog", 0.9, 0.3)]
     kept = {
         row.regions[0].label: row.reason
-        for row in fused(one_image(a=said), settings=EngineSettings(min_phrase_score={"*": 0.5}, phrase_nms_iou=1))
+        for row in fused(one_image(a=claims), settings=EngineSettings(min_phrase_score={"*": 0.5}, phrase_nms_iou=1))
         if row.regions
     }
     assert kept == {"a red car": "low_phrase_score", "a dog": ""}
     kept = {
         row.regions[0].label: row.reason
-        for row in fused(one_image(a=said), settings=EngineSettings(min_score={"*": 0.5}, phrase_nms_iou=1))
+        for row in fused(one_image(a=claims), settings=EngineSettings(min_score={"*": 0.5}, phrase_nms_iou=1))
         if row.regions
     }
     assert kept == {"a red car": "", "a dog": "low_score"}
@@ -117,18 +117,18 @@ def test_phrases_and_their_places_have_thresholds_of_their_own():
     ).any()
 
 
-def test_a_claim_without_a_vote_does_not_drop_what_others_say_there():
+def test_a_claim_without_a_vote_does_not_drop_the_claims_of_others():
     assert reasons(a=[box("cat", 10, 10, 50, 50)], b=[box("cat", 10, 10, 50, 50, 0.01)]) == [("cat", "")]
 
 
-def test_one_label_in_one_place_is_kept_once():
-    said = [
+def test_overlapping_boxes_of_one_label_are_kept_once():
+    claims = [
         box("cat", 10, 10, 50, 50, 0.9),
         box("cat", 11, 10, 51, 50, 0.8),
         box("dog", 10, 10, 50, 50, 0.9),
         box("cat", 60, 10, 90, 50, 0.9),
     ]
-    found = sorted(reasons(a=said))
+    found = sorted(reasons(a=claims))
     assert found == [("cat", ""), ("cat", ""), ("cat", "duplicate"), ("dog", "")]
 
 
@@ -145,11 +145,11 @@ def test_suppression_is_that_of_one_list_at_a_time():
 
 def test_phrases_that_name_nothing_are_blacklisted():
     caption = "the scene has it and a cat"
-    said = [
+    claims = [
         Claim("<CAPTION>", caption),
         *(phrase(caption, words, (10, 10, 40, 40)) for words in ("the scene", "it", "a cat")),
     ]
-    found = {row.regions[0].label: row.reason for row in fused(one_image(a=said)) if row.regions}
+    found = {row.regions[0].label: row.reason for row in fused(one_image(a=claims)) if row.regions}
     assert found == {"the scene": "blacklisted", "it": "blacklisted", "a cat": ""}
 
 
@@ -178,7 +178,7 @@ def test_phrases_that_name_nothing_are_blacklisted():
         ("a hat", False),
     ],
 )
-def test_pronouns_and_what_can_not_be_seen_are_no_place(phrase: str, named: bool):
+def test_pronouns_and_abstract_nouns_are_blacklisted(phrase: str, named: bool):
     assert flag_blacklisted_phrases([phrase, "a red car"], EngineSettings()).tolist() == [named, False]
     assert not flag_blacklisted_phrases([phrase], EngineSettings(blacklist=())).any(), "an empty list drops nothing"
 
@@ -191,22 +191,22 @@ def test_the_list_has_its_words_once():
 
 
 def phrases(
-    caption: str, settings: EngineSettings | None = None, **places: tuple[str, tuple[float, float, float, float], float]
+    caption: str, settings: EngineSettings | None = None, **boxes: tuple[str, tuple[float, float, float, float], float]
 ) -> dict[str, str]:
-    """Phrase → reason, of claims (words, place, score) about one caption by two annotators; the second knows the last phrase only."""
-    said = {"a": [Claim("<CAPTION>", caption)], "b": [Claim("<CAPTION>", caption)]}
-    for name, (words, place, score) in places.items():
-        said["a"].append(phrase(caption, words, place, score))
-        if name == list(places)[-1]:
-            said["b"].append(phrase(caption, words, place, score))
-    rows = fused(one_image(**said), settings=settings or EngineSettings(min_confidence=0.2))
+    """Return phrase → reason, of claims (words, box, score) by two annotators; the second has the last phrase only."""
+    claims = {"a": [Claim("<CAPTION>", caption)], "b": [Claim("<CAPTION>", caption)]}
+    for name, (words, where, score) in boxes.items():
+        claims["a"].append(phrase(caption, words, where, score))
+        if name == list(boxes)[-1]:
+            claims["b"].append(phrase(caption, words, where, score))
+    rows = fused(one_image(**claims), settings=settings or EngineSettings(min_confidence=0.2))
     return {row.regions[0].label: row.reason for row in rows if row.regions}
 
 
 HERE, NEARLY, HAT = (10, 10, 50, 50), (11, 10, 51, 50), (20, 10, 35, 18)
 
 
-def test_different_phrases_do_not_share_a_place():
+def test_different_phrases_do_not_share_a_box():
     caption = "a dog near a wolf"
     # both annotators see the wolf
     assert phrases(caption, dog=("a dog", HERE, 0.9), wolf=("a wolf", NEARLY, 0.5)) == {
@@ -225,7 +225,7 @@ def test_different_phrases_do_not_share_a_place():
     }
 
 
-def test_what_is_mentioned_again_and_what_is_part_of_something_keep_their_places():
+def test_repeated_mentions_and_parts_keep_their_boxes():
     again = "a small blue boat, and on the boat a flag"
     assert phrases(again, one=("a small blue boat", HERE, 0.9), two=("the boat", NEARLY, 0.9)) == {
         "a small blue boat": "",
@@ -246,19 +246,19 @@ def test_of_nested_phrases_the_longer_stays():
     }
 
 
-def test_a_phrase_keeps_its_other_places():
+def test_a_phrase_keeps_its_other_boxes():
     caption = "two cats near a dog"
     both = Claim(
         "<CAPTION_TO_PHRASE_GROUNDING>",
         caption,
         tuple(Region("two cats", box=b, score=0.9, span=(0, 8)) for b in (HERE, (60, 10, 90, 40))),
     )
-    said = one_image(
+    claims = one_image(
         a=[Claim("<CAPTION>", caption), both, phrase(caption, "a dog", NEARLY)],
         b=[Claim("<CAPTION>", caption), phrase(caption, "a dog", NEARLY)],
     )
     rows = {
-        row.regions[0].label: row for row in fused(said, settings=EngineSettings(min_confidence=0.2)) if row.regions
+        row.regions[0].label: row for row in fused(claims, settings=EngineSettings(min_confidence=0.2)) if row.regions
     }
     assert (
         [region.box for region in rows["two cats"].regions] == [(60, 10, 90, 40)]
@@ -267,7 +267,7 @@ def test_a_phrase_keeps_its_other_places():
     )
 
 
-def test_every_reason_has_its_meaning_and_stands_in_the_document():
+def test_every_drop_reason_has_a_sentence_and_is_in_the_document():
     document = (Path(__file__).parents[1] / "docs/snapshot.md").read_text(encoding="utf-8")
     for name, about in DROP_REASONS.items():
         assert name.islower() and " " not in name and about and f"`{name}`" in document

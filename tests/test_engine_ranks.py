@@ -17,7 +17,7 @@ def region_text(text: str, box: tuple[float, float, float, float], score: float 
     return Claim(DENSE, text, (Region(text, box=box, score=score),), score)
 
 
-def rows(said, profiles=CLIP):
+def rows(claims, profiles=CLIP):
     return table_annotations(fuse(*tables(claims, [image()]), EngineSettings(), 0, profiles))
 
 

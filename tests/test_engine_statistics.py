@@ -1,4 +1,4 @@
-"""Texts parsed, and a snapshot in figures."""
+"""Parses of texts, and the statistics of a snapshot."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_to_be_is_no_action_and_nothing_is_nothing():
 
 def labels():
     caption = "a red car near a dog"
-    said = one_image(
+    by_annotator = one_image(
         a=[
             Claim("<CAPTION>", caption),
             phrase(caption, "a red car", (10, 10, 40, 40)),
@@ -49,8 +49,8 @@ def labels():
         ]
     )
     other = image("b")
-    said["a"][other.image_id] = [box("car", 10, 10, 40, 40)]
-    return annotations_table(fused(said, [image(), other])), tables(said, [image(), other])[1]
+    by_annotator["a"][other.image_id] = [box("car", 10, 10, 40, 40)]
+    return annotations_table(fused(by_annotator, [image(), other])), tables(by_annotator, [image(), other])[1]
 
 
 def test_figures_are_those_that_one_counts():
@@ -115,27 +115,27 @@ def test_figures_are_those_that_one_counts():
 
 
 def test_captions_without_a_located_phrase_stay_and_are_counted():
-    said = one_image(
+    by_annotator = one_image(
         a=[
             Claim("<CAPTION>", "a red car"),
             Claim("<DETAILED_CAPTION>", "a red car in front of a house"),
             phrase("a red car", "a red car", (10, 10, 40, 40)),
         ]
     )
-    rows = fused(said)
+    rows = fused(by_annotator)
     assert [row.task for row in rows if row.kept] == [
         "<CAPTION>",
         "<DETAILED_CAPTION>",
         "<CAPTION_TO_PHRASE_GROUNDING>",
     ]
-    found = compute_statistics(annotations_table(rows), tables(said, [image()])[1])["texts"]
+    found = compute_statistics(annotations_table(rows), tables(by_annotator, [image()])[1])["texts"]
     assert found["<CAPTION>"]["ungrounded"] == 0 and found["<DETAILED_CAPTION>"]["ungrounded"] == 1
 
 
 def test_phrases_are_counted_by_the_text_they_are_in():
     brief, detailed = "a red car near a dog", "a red car in front of a white house with a dog"
     first, other = image(), image("b")
-    said = {
+    by_annotator = {
         "a": {
             first.image_id: [
                 Claim("<CAPTION>", brief),
@@ -149,10 +149,12 @@ def test_phrases_are_counted_by_the_text_they_are_in():
             other.image_id: [Claim("<DETAILED_CAPTION>", brief), phrase(brief, "a red car", (10, 10, 40, 40))],
         }
     }
-    found = compute_statistics(annotations_table(fused(said, [first, other])), tables(said, [first, other])[1])
+    found = compute_statistics(
+        annotations_table(fused(by_annotator, [first, other])), tables(by_annotator, [first, other])[1]
+    )
     counts = {
-        task: (kind["images"], kind["texts"], kind["regions"], kind["regions_per_image"])
-        for task, kind in found["triplets"].items()
+        task: (figures["images"], figures["texts"], figures["regions"], figures["regions_per_image"])
+        for task, figures in found["triplets"].items()
     }
     assert counts == {"<CAPTION>": (1, 1, 1, 1.0), "<DETAILED_CAPTION>": (2, 2, 4, 2.0)}
     assert (
@@ -160,15 +162,15 @@ def test_phrases_are_counted_by_the_text_they_are_in():
         and found["triplets"]["<DETAILED_CAPTION>"]["tokens_per_text"] == (12 + 6) / 2
     )
     assert (
-        sum(kind["regions"] for kind in found["triplets"].values())
+        sum(figures["regions"] for figures in found["triplets"].values())
         == found["annotation_types"]["<CAPTION_TO_PHRASE_GROUNDING>"]["regions"]
     )
 
 
 def test_boxes_are_told_by_area_ratio_and_centre():
     # of an image of 100 × 80: a quarter of it and square in its shares, a thin upright one, a wide one
-    said = one_image(a=[box("car", 0, 0, 50, 40), box("pole", 90, 0, 98, 78), box("wall", 0, 60, 100, 70)])
-    found = compute_statistics(annotations_table(fused(said)), tables(said, [image()])[1])["boxes"]
+    by_annotator = one_image(a=[box("car", 0, 0, 50, 40), box("pole", 90, 0, 98, 78), box("wall", 0, 60, 100, 70)])
+    found = compute_statistics(annotations_table(fused(by_annotator)), tables(by_annotator, [image()])[1])["boxes"]
     assert set(found) == {"area", "aspect_ratio", "centre_x", "centre_y"} and all(
         len(h["edges"]) == 11 and len(h["shares"]) == 10 for h in found.values()
     )
@@ -185,8 +187,8 @@ def test_boxes_are_told_by_area_ratio_and_centre():
 
 def test_no_more_texts_are_parsed_than_stated(monkeypatch):
     images = [image(f"{k:03d}") for k in range(12)]
-    said = {"a": {i.image_id: [Claim("<CAPTION>", f"a cat and {k} dogs")] for k, i in enumerate(images)}}
-    rows, records = annotations_table(fused(said, images)), tables(said, images)[1]
+    by_annotator = {"a": {i.image_id: [Claim("<CAPTION>", f"a cat and {k} dogs")] for k, i in enumerate(images)}}
+    rows, records = annotations_table(fused(by_annotator, images)), tables(by_annotator, images)[1]
     monkeypatch.setattr(module, "SAMPLE", 5)
     found = compute_statistics(rows, records)
     assert found["texts"]["<CAPTION>"]["parsed"] == 5 and found["annotation_types"]["<CAPTION>"]["texts"] == 12
@@ -194,14 +196,14 @@ def test_no_more_texts_are_parsed_than_stated(monkeypatch):
 
 
 def test_the_report_reads_these_figures():
-    from florence.report.tables import COLUMNS_2, PAPER_3, table2, table3
+    from florence.report.tables import COLUMNS_2, PAPER_3, tabulate_table2, tabulate_table3
 
     rows, images = labels()
     found = compute_statistics(rows, images)
-    assert all(set(COLUMNS_2) == set(kind) for kind in found["annotation_types"].values())
+    assert all(set(COLUMNS_2) == set(figures) for figures in found["annotation_types"].values())
     assert all(set(PAPER_3) <= set(text) for text in found["texts"].values())
-    assert all(set(COLUMNS_2) == set(kind) for kind in found["triplets"].values())
-    rows = {row[0].text: [(cell.text, cell.small) for cell in row[1:]] for row in table2(found).rows}
+    assert all(set(COLUMNS_2) == set(figures) for figures in found["triplets"].values())
+    rows = {row[0].text: [(cell.text, cell.small) for cell in row[1:]] for row in tabulate_table2(found).rows}
     assert rows["Text–phrase–region, brief"] == [
         ("1", "235M"),
         ("1", "235M"),
@@ -211,4 +213,4 @@ def test_the_report_reads_these_figures():
         ("2.50", "1.93"),
     ]
     assert "Text–phrase–region, detailed" not in rows
-    assert table3(found).rows[-1][1].text == "0"
+    assert tabulate_table3(found).rows[-1][1].text == "0"

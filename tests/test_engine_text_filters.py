@@ -18,8 +18,8 @@ from florence.errors import SettingsError
 from florence.records import CAPTIONS, Claim
 
 
-def reasons(settings: EngineSettings | None = None, **said) -> list[tuple[str, str]]:
-    return [(row.text, row.reason) for row in fused(one_image(**said), settings=settings)]
+def reasons(settings: EngineSettings | None = None, **claims) -> list[tuple[str, str]]:
+    return [(row.text, row.reason) for row in fused(one_image(**claims), settings=settings)]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ PIECES = [
 ]
 
 
-def test_alt_texts_that_describe_nothing_are_told_from_those_that_do():
+def test_precision_and_recall_of_noise_on_alt_texts_held_back():
     # the rules were made before the first half; the second was held back, and this is what they are worth there
     good, bad = GOOD[1::2], BAD[1::2]
     right, wrong = sum(map(is_noise, bad)), sum(map(is_noise, good))
@@ -103,7 +103,7 @@ def test_alt_texts_that_describe_nothing_are_told_from_those_that_do():
 
 @settings_of(deadline=None, max_examples=300)
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), max_size=6))
-def test_what_is_seen_at_a_glance_is_what_is_found_one_by_one(texts):
+def test_the_fast_search_finds_what_single_texts_give(texts):
     assert alt_text.flag_noise(texts).tolist() == [alt_text.is_noise(text) for text in texts]
 
 
@@ -115,25 +115,26 @@ def test_no_text_is_too_odd_to_judge(text: str):
     assert isinstance(is_noise(text), bool)
 
 
-def test_noise_has_no_vote_and_can_be_let_through():
-    said = one_image(a=[Claim("<CAPTION>", "Add to cart")], b=[Claim("<CAPTION>", "a red car")])
-    (row,) = fused(said)
+def test_noise_has_no_vote_and_the_filter_can_be_off():
+    claims = one_image(a=[Claim("<CAPTION>", "Add to cart")], b=[Claim("<CAPTION>", "a red car")])
+    (row,) = fused(claims)
     assert (row.text, row.reason) == ("a red car", "")
     (row,) = fused(one_image(a=[Claim("<CAPTION>", "Add to cart")]))
     assert (row.text, row.kept, row.reason) == ("Add to cart", False, "alt_noise")
     (row,) = fused(one_image(a=[Claim("<CAPTION>", "Add to cart")]), settings=EngineSettings(alt_noise=False))
     assert row.kept
     (row,) = fused(one_image(human=[Claim("<CAPTION>", "Add to cart")]))
-    assert row.kept, "what a person says is not filtered"
+    assert row.kept, "the captions of a person are not filtered"
 
 
 def test_captions_of_scenes_are_good_texts():
     scenes = Scenes(40, seed=3)
-    said = [row for rows in scenes.truth.values() for row in rows if row.task in CAPTIONS]
-    for kind in CAPTIONS:
-        texts = [row.text for row in said if row.task == kind]
+    claims = [row for rows in scenes.truth.values() for row in rows if row.task in CAPTIONS]
+    for annotation_type in CAPTIONS:
+        texts = [row.text for row in claims if row.task == annotation_type]
         assert texts and not any(
-            applies.any() for _, applies in apply_caption_filters(tokenize_texts(texts), kind, EngineSettings())
+            applies.any()
+            for _, applies in apply_caption_filters(tokenize_texts(texts), annotation_type, EngineSettings())
         )
 
 
@@ -165,7 +166,7 @@ def test_captions_in_other_languages_are_dropped_and_short_ones_pass():
     assert row.reason == "language"
 
 
-def test_languages_are_those_that_the_library_tells():
+def test_probabilities_of_languages_are_those_of_the_library():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     library = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
@@ -177,7 +178,7 @@ def test_languages_are_those_that_the_library_tells():
         assert ours == pytest.approx([theirs[name] for name in language.list_languages()], abs=2e-3)
 
 
-def test_a_language_that_is_not_told_is_refused():
+def test_an_unknown_language_is_refused():
     with pytest.raises(SettingsError, match="'qqq' is not a known language; known: .*\\ben\\b"):
         flag_language([GOOD[0]], EngineSettings(language="qqq"))
     with pytest.raises(ValueError, match="language"):
@@ -187,8 +188,12 @@ def test_a_language_that_is_not_told_is_refused():
 def test_captions_have_a_length():
     settings = EngineSettings(min_words={"*": 2, "<DETAILED_CAPTION>": 4}, max_words={"<CAPTION>": 5, "*": 50})
     long = "a red car next to a dog"
-    said = [Claim("<CAPTION>", "car"), Claim("<DETAILED_CAPTION>", "a red car"), Claim("<MORE_DETAILED_CAPTION>", long)]
-    assert [reason for _, reason in reasons(settings, a=said)] == ["too_short", "too_short", ""]
+    claims = [
+        Claim("<CAPTION>", "car"),
+        Claim("<DETAILED_CAPTION>", "a red car"),
+        Claim("<MORE_DETAILED_CAPTION>", long),
+    ]
+    assert [reason for _, reason in reasons(settings, a=claims)] == ["too_short", "too_short", ""]
     assert reasons(settings, a=[Claim("<CAPTION>", long)]) == [(long, "too_long")]
     for bound in ("a car next to dogs", "red car"):
         assert reasons(settings, a=[Claim("<CAPTION>", bound)]) == [(bound, "")]

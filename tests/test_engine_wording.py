@@ -88,10 +88,10 @@ def test_texts_are_read_at_once_as_each_by_itself(texts):
 @settings(deadline=None)
 @given(st.lists(words, min_size=1, max_size=6), st.data())
 def test_overlaps_of_many_are_those_of_each_pair(texts, data):
-    said = [" ".join(text) for text in texts]
-    rows = data.draw(st.lists(st.tuples(*[st.integers(0, len(said) - 1)] * 2), max_size=8))
+    joined = [" ".join(text) for text in texts]
+    rows = data.draw(st.lists(st.tuples(*[st.integers(0, len(joined) - 1)] * 2), max_size=8))
     a, b = np.asarray(rows, int).reshape(-1, 2).T
-    assert word_overlaps(tokenize_texts(said), a, b).tolist() == [word_overlap(said[i], said[j]) for i, j in rows]
+    assert word_overlaps(tokenize_texts(joined), a, b).tolist() == [word_overlap(joined[i], joined[j]) for i, j in rows]
 
 
 def test_overlap_is_of_words():
