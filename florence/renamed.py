@@ -32,6 +32,8 @@ RENAMED: dict[str, str] = {
 
 FIRST_OPTION_NAMES: dict[str, str] = {"min_polygon_iou": "fidelity"}
 """New name of an annotator's option → the name in its version digest, so that no claim has to be made again."""
+FIRST_INGREDIENT_NAMES: dict[str, str] = {"annotator": "author"}
+"""New name of an annotator's ingredient → the name in its version digest."""
 
 
 def renamed_keys(values: Mapping[str, Any]) -> Iterator[str]:

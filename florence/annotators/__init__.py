@@ -18,7 +18,7 @@ from florence.config import Section
 from florence.errors import SettingsError
 from florence.records import ANNOTATION_TYPES, BASE_TYPES, Annotation, ClaimsOrError, ImageRecord, digest
 from florence.registry import Registry
-from florence.renamed import FIRST_OPTION_NAMES
+from florence.renamed import FIRST_INGREDIENT_NAMES, FIRST_OPTION_NAMES
 from florence.services.usage import Usage
 
 NEEDS: frozenset[str] = frozenset({"pixels", "claims", "truth"})
@@ -99,7 +99,8 @@ class Annotator(ABC):
         options = {
             FIRST_OPTION_NAMES.get(name, name): value for name, value in self.options.model_dump(mode="json").items()
         }
-        return digest([type(self).__name__, self.revision, options, self.ingredients()], length=12)
+        ingredients = {FIRST_INGREDIENT_NAMES.get(name, name): value for name, value in self.ingredients().items()}
+        return digest([type(self).__name__, self.revision, options, ingredients], length=12)
 
     def ingredients(self) -> dict[str, str]:
         """Return versions or hashes of the packages and weights that its claims depend on. Loads no model."""
