@@ -64,10 +64,10 @@ def read_gold(folder: Path) -> tuple[Any, list[str]]:
     """Read the truth of the gold scenes, and their ids."""
     import pyarrow.compute as pc
 
-    from florence.evaluate import gold
+    from florence.evaluate import find_gold_references
     from florence.store import Store
 
     data = Store(str(folder / "data"))
     images = read_images(data)
     ids = images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist()
-    return gold(data, ids), ids
+    return find_gold_references(data, ids), ids

@@ -31,7 +31,7 @@ def refined(folder: Path, seed: int, rounds: int, scale: float) -> dict[Key, dic
     Raises SystemExit where a model is rejected: there is no student then.
     """
     from florence.config import EvaluateSettings
-    from florence.evaluate import changes, measure
+    from florence.evaluate import measure_gains, measure_quality
 
     make_scenes(folder, seed, scale)
     last = rounds - 1
@@ -44,9 +44,9 @@ def refined(folder: Path, seed: int, rounds: int, scale: float) -> dict[Key, dic
     truth, ids = read_gold(folder)
     tables = [read_labels(folder, round) for round in range(rounds)]
     found = [
-        {(m.task, m.metric): m.interval(EvaluateSettings()) for m in measure(table, truth, ids)} for table in tables
+        {(m.task, m.metric): m.interval(EvaluateSettings()) for m in measure_quality(table, truth, ids)} for table in tables
     ]
-    gained = {key[:2]: change for key, change in changes(tables[0], tables[-1], truth, EvaluateSettings()).items()}
+    gained = {key[:2]: change for key, change in measure_gains(tables[0], tables[-1], truth, EvaluateSettings()).items()}
     return {
         key: {
             "rounds": [values[key].mean for values in found],

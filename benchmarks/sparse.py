@@ -77,7 +77,7 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
 def told(folder: Path) -> dict[str, tuple[float, int]]:
     """Kind → CIDEr of the labels of round 1, and on how many images: gold ones that the describer was not asked about."""
     from florence.config import EvaluateSettings
-    from florence.evaluate import measure
+    from florence.evaluate import measure_quality
     from florence.records import ANNOTATIONS
     from florence.store import Store
 
@@ -90,7 +90,7 @@ def told(folder: Path) -> dict[str, tuple[float, int]]:
     rest = set(ids) - set(asked)
     found = {
         m.task: m.interval(EvaluateSettings())
-        for m in measure(read_labels(folder, 1), truth, rest)
+        for m in measure_quality(read_labels(folder, 1), truth, rest)
         if m.task in DETAILED
     }
     return {kind: (value.mean, value.n) for kind, value in found.items() if value}
@@ -98,7 +98,7 @@ def told(folder: Path) -> dict[str, tuple[float, int]]:
 
 def compared(home: Path, seed: int, scale: float) -> dict[str, Any]:
     """Kind → figures of one seed. Raises SystemExit where the model is rejected."""
-    from florence.metrics.bootstrap import paired
+    from florence.metrics.bootstrap import bootstrap_difference
 
     path, other = home / f"sparse-{seed}", home / f"alone-{seed}"
     make_scenes(path, seed, scale, sparse)
@@ -112,7 +112,7 @@ def compared(home: Path, seed: int, scale: float) -> dict[str, Any]:
     ours, theirs, labelled = scores(path), scores(other), told(path)
     result = {}
     for kind in DETAILED:
-        gain = paired(ours[kind], theirs[kind])
+        gain = bootstrap_difference(ours[kind], theirs[kind])
         means = [sum(side[kind].values()) / len(side[kind]) for side in (ours, theirs)]
         result[kind] = (
             {

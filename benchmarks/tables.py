@@ -43,15 +43,15 @@ def format_rows(table: Any) -> list[list[str]]:
 
 def main() -> None:
     """Print both tables of every source."""
-    from florence.report.tables import table2, table3
+    from florence.report.tables import tabulate_table2, tabulate_table3
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "data", nargs="?", default="data", help="the snapshot's folder or s3:// address (default: data)"
     )
     for source, figures in statistics_by_source(parser.parse_args().data).items():
-        print_table(f"{source}: annotations (the paper's Table 2 in brackets)", format_rows(table2(figures)))
-        print_table(f"{source}: means per text (the paper's Table 3 in brackets)", format_rows(table3(figures)))
+        print_table(f"{source}: annotations (the paper's Table 2 in brackets)", format_rows(tabulate_table2(figures)))
+        print_table(f"{source}: means per text (the paper's Table 3 in brackets)", format_rows(tabulate_table3(figures)))
 
 
 if __name__ == "__main__":

@@ -299,7 +299,7 @@ def rows(variants: Sequence[Variant], folder: Path) -> list[Row]:
                         n=found.get("n", 0),
                         examples=found.get("examples", 0),
                         invalid=found.get("invalid"),
-                        control=found.get("control"),
+                        shuffled=found.get("control"),
                     )
                 )
     return result

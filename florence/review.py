@@ -18,7 +18,7 @@ from florence.errors import DataError
 from florence.export import chosen_round, replacing, write_picture
 from florence.formats import EXPORT_NOTE, OBJECTS, ExportPlan, LabelledImage, assign_paths, read_label_set
 from florence.formats.labelstudio import LabelStudioFormat
-from florence.metrics import same
+from florence.metrics import normalize_label
 from florence.progress import Progress, show_nothing
 from florence.records import (
     ANNOTATIONS,
@@ -321,7 +321,7 @@ def _objects_gone(settings: EngineSettings, labels: Sequence[Annotation], claims
     if not labels:
         return []
     codes: dict[str, int] = {}
-    code = np.asarray([codes.setdefault(same(text), len(codes)) for text, _ in said])
+    code = np.asarray([codes.setdefault(normalize_label(text), len(codes)) for text, _ in said])
     annotator = np.arange(len(said)) >= len(labels)
     cluster = cluster_claims(
         np.zeros(len(said), np.int64),

@@ -60,7 +60,9 @@ def snapshot(tmp_path_factory) -> Store:
     """A snapshot of drawn scenes whose labels are their truth."""
     store = scenes(tmp_path_factory.mktemp("data"), 24, 12)
     split(store, ["train", "train", "train", "held_out"])
-    store.write_json("snapshot.json", {"format": 2, "id": "snap-1", "parent": None, "round": 0, "counts": {"images": 24}})
+    store.write_json(
+        "snapshot.json", {"format": 2, "id": "snap-1", "parent": None, "round": 0, "counts": {"images": 24}}
+    )
     return store
 
 
@@ -404,7 +406,7 @@ def row(variant: str, task: str, value: float | None, **more) -> Row:
         n=3,
         examples=4,
         invalid=0.0,
-        control=None,
+        shuffled=None,
     )
     return Row(**{**known, **more, "variant": variant, "task": task, "value": value})
 

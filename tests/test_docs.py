@@ -133,7 +133,7 @@ assert naming.decode(example.target, (64, 64)).text == example.text and naming.d
 assert naming.decode("cup<loc_1>", (64, 64)).error is not None
 
 metric = METRICS.get(naming.metric)()
-assert metric.measures == "f1_names"
+assert metric.value_name == "f1_names"
 said = [Prediction("a", "owl"), Prediction("b", "cup, Owl"), Prediction("c", "")]
 there = [Reference("a", "cup, owl"), Reference("b", "cup, owl"), Reference("c", "")]
 score = metric.score(said, there)

@@ -9,22 +9,30 @@ import numpy as np
 import pytest
 
 from florence.errors import ModelError
-from florence.evaluate.calibration import BINS, LEAST, calibrate, calibrations_json, expected_error
-from florence.metrics import METRICS, Judged, Prediction, Reference
+from florence.evaluate.calibration import (
+    BINS,
+    MIN_ANSWERS,
+    build_calibrations_json,
+    expected_calibration_error,
+    fit_calibration,
+)
+from florence.metrics import METRICS, GradedAnswers, Prediction, Reference
 from florence.model.confidence import parse_calibrations, read_calibrations
 from florence.records import Region
 
 
-def judged(scores: np.ndarray, chance: np.ndarray, seed: int = 0) -> tuple[Judged, list[str]]:
+def grade(scores: np.ndarray, chance: np.ndarray, seed: int = 0) -> tuple[GradedAnswers, list[str]]:
     """Answers that are right with a known chance, three of each image."""
     right = np.random.default_rng(seed).random(len(scores)) < chance
-    return Judged(np.arange(len(scores)) // 3, scores, right), [f"image-{i}" for i in range(len(scores) // 3 + 1)]
+    return GradedAnswers(np.arange(len(scores)) // 3, scores, right), [
+        f"image-{i}" for i in range(len(scores) // 3 + 1)
+    ]
 
 
 def test_confidences_are_the_chances_that_answers_were_drawn_with():
     scores = np.random.default_rng(1).random(6000)
     chance = scores**3 * 0.8  # surer than it is right, everywhere
-    found = calibrate(*judged(scores, chance))
+    found = fit_calibration(*grade(scores, chance))
     at = np.linspace(0.05, 0.95, 19)
     np.testing.assert_allclose([found.confidence(score) for score in at], at**3 * 0.8, atol=0.08)
     assert found.error == pytest.approx(np.mean(scores - chance), abs=0.02)
@@ -38,11 +46,11 @@ def test_it_is_measured_on_images_that_were_not_fitted_on():
     rng = np.random.default_rng(2)
     scores, right = rng.random(60), rng.random(60) < 0.5
     # three answers of an image are the same: with them in both parts the map would know what is asked
-    found = calibrate(
-        Judged(np.arange(180) // 3, np.repeat(scores, 3), np.repeat(right, 3)), [str(i) for i in range(60)]
+    found = fit_calibration(
+        GradedAnswers(np.arange(180) // 3, np.repeat(scores, 3), np.repeat(right, 3)), [str(i) for i in range(60)]
     )
     at, height = np.asarray(found.scores), np.asarray(found.confidences)
-    seen = expected_error(np.interp(np.repeat(scores, 3), at, height), np.repeat(right, 3).astype(float))
+    seen = expected_calibration_error(np.interp(np.repeat(scores, 3), at, height), np.repeat(right, 3).astype(float))
     assert seen < 0.02 < 0.1 < found.calibrated
 
 
@@ -55,21 +63,27 @@ def test_the_error_is_that_of_its_definition():
         inside = (sure >= low) & (sure < high if high < 1 else sure <= 1)
         if inside.any():
             by_hand += inside.mean() * abs(sure[inside].mean() - right[inside].mean())
-    assert expected_error(sure, right) == pytest.approx(by_hand)
-    assert expected_error(np.ones(4), np.ones(4)) == 0 and expected_error(np.ones(4), np.zeros(4)) == 1
+    assert expected_calibration_error(sure, right) == pytest.approx(by_hand)
+    assert (
+        expected_calibration_error(np.ones(4), np.ones(4)) == 0
+        and expected_calibration_error(np.ones(4), np.zeros(4)) == 1
+    )
 
 
 def test_too_few_or_all_alike_give_none():
-    few = LEAST - 1
-    assert calibrate(*judged(np.linspace(0, 1, few), np.full(few, 0.5))) is None
-    assert calibrate(*judged(np.linspace(0, 1, 100), np.ones(100))) is None
-    assert calibrate(*judged(np.linspace(0, 1, 100), np.zeros(100))) is None
-    assert calibrate(Judged(np.zeros(100, int), np.linspace(0, 1, 100), np.arange(100) % 2 > 0), ["one"]) is None
+    few = MIN_ANSWERS - 1
+    assert fit_calibration(*grade(np.linspace(0, 1, few), np.full(few, 0.5))) is None
+    assert fit_calibration(*grade(np.linspace(0, 1, 100), np.ones(100))) is None
+    assert fit_calibration(*grade(np.linspace(0, 1, 100), np.zeros(100))) is None
+    assert (
+        fit_calibration(GradedAnswers(np.zeros(100, int), np.linspace(0, 1, 100), np.arange(100) % 2 > 0), ["one"])
+        is None
+    )
 
 
 def test_it_is_read_as_it_was_written_and_other_files_are_refused(tmp_path: Path):
-    found = calibrate(*judged(np.linspace(0, 1, 300), np.linspace(0, 1, 300)))
-    written = calibrations_json({"<OD>": found})
+    found = fit_calibration(*grade(np.linspace(0, 1, 300), np.linspace(0, 1, 300)))
+    written = build_calibrations_json({"<OD>": found})
     assert parse_calibrations(json.loads(json.dumps(written))) == {"<OD>": found}
     assert read_calibrations(tmp_path) == {}
     for broken in (
@@ -102,11 +116,11 @@ def test_regions_are_judged_by_what_and_where(name: str, said, there, right):
 
     metric = METRICS.get(name)()
     prediction, reference = Prediction("a", "", regions(said, True)), Reference("a", "", regions(there, False))
-    found = metric.judged([Prediction("z"), prediction], [Reference("z"), reference])
+    found = metric.grade([Prediction("z"), prediction], [Reference("z"), reference])
     assert found.right.tolist() == right and found.examples.tolist() == [1] * len(said)
     np.testing.assert_allclose(found.scores, [0.1 * (i + 1) for i in range(len(said))])
     # what no model has scored is not judged
-    assert not len(metric.judged([Prediction("a", "", regions(said, False))], [reference]).right)
+    assert not len(metric.grade([Prediction("a", "", regions(said, False))], [reference]).right)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +135,11 @@ def test_regions_are_judged_by_what_and_where(name: str, said, there, right):
     ],
 )
 def test_texts_are_judged_by_their_words(name: str, text: str, right: bool):
-    found = METRICS.get(name)().judged([Prediction("a", text, score=0.3)], [Reference("a", "cup")])
+    found = METRICS.get(name)().grade([Prediction("a", text, score=0.3)], [Reference("a", "cup")])
     assert (found.right.tolist(), found.scores.tolist()) == ([right], [0.3])
 
 
 def test_captions_have_only_degrees():
     assert not len(
-        METRICS.get("caption")().judged([Prediction("a", "a cup", score=0.3)], [Reference("a", "a cup")]).right
+        METRICS.get("caption")().grade([Prediction("a", "a cup", score=0.3)], [Reference("a", "a cup")]).right
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from florence.config import EvaluateSettings, PromotionSettings
-from florence.evaluate import SCORES, Decision, baseline, is_better
+from florence.evaluate import SCORES, Decision, decide_promotion, make_baseline
 
 NONE = SCORES.empty_table()
 RULE, HOW = PromotionSettings(), EvaluateSettings()
@@ -34,7 +34,7 @@ def spread(mean: float, n: int = 100, seed: int = 0, width: float = 0.2) -> list
 def test_improves_and_nothing_falls():
     old = scores({"<OD>": spread(0.4), "<CAPTION>": spread(2.0, seed=1)})
     new = scores({"<OD>": spread(0.43, seed=2), "<CAPTION>": spread(1.99, seed=3)})
-    decision = is_better(new, old, NONE, RULE, HOW)
+    decision = decide_promotion(new, old, NONE, RULE, HOW)
     assert decision.accepted
     assert "<OD> rose: 0.400 before, 0.430 now" in decision.reason and "none of 1 other scores fell" in decision.reason
     first = decision.changes[0]
@@ -48,14 +48,14 @@ def test_improves_and_nothing_falls():
 def test_the_primary_must_rise():
     old = scores({"<OD>": spread(0.4), "<CAPTION>": spread(2.0)})
     for mean in (0.4, 0.39):
-        decision = is_better(scores({"<OD>": spread(mean), "<CAPTION>": spread(3.0)}), old, NONE, RULE, HOW)
+        decision = decide_promotion(scores({"<OD>": spread(mean), "<CAPTION>": spread(3.0)}), old, NONE, RULE, HOW)
         assert not decision.accepted and "<OD> did not rise" in decision.reason
 
 
 def test_another_task_falls_significantly():
     old = scores({"<OD>": spread(0.4), "<CAPTION>": spread(2.0), "<OCR>": spread(0.5)})
     new = scores({"<OD>": spread(0.5), "<CAPTION>": spread(1.8, seed=4), "<OCR>": spread(0.5)})
-    decision = is_better(new, old, NONE, RULE, HOW)
+    decision = decide_promotion(new, old, NONE, RULE, HOW)
     assert not decision.accepted
     assert (
         "significantly lower: <CAPTION> 2.000 → 1.800 on 100 images" in decision.reason
@@ -68,11 +68,11 @@ def test_another_task_falls_significantly():
 def test_a_fall_on_too_few_images_is_reported_and_decides_nothing():
     old = scores({"<OD>": spread(0.4), "<CAPTION>": [2.0] * 29})
     new = scores({"<OD>": spread(0.5), "<CAPTION>": [0.1] * 29})
-    decision = is_better(new, old, NONE, RULE, HOW)
+    decision = decide_promotion(new, old, NONE, RULE, HOW)
     assert decision.accepted and "no other score has enough images" in decision.reason
     (change,) = [change for change in decision.changes if change.task == "<CAPTION>"]
     assert change.p is None and change.change == pytest.approx(-1.9) and change.n == 29
-    enough = is_better(new, old, NONE, PromotionSettings(min_images=29), HOW)
+    enough = decide_promotion(new, old, NONE, PromotionSettings(min_images=29), HOW)
     assert not enough.accepted
 
 
@@ -89,34 +89,34 @@ def test_many_tasks_are_corrected_for():
     assert alone is not None
     old = scores({"<OD>": [0.0] * 40, "<CAPTION>": [0.0] * 40, **{t: [0.0] * 40 for t in tasks}})
     fell = {"<OD>": [1.0] * 40, "<CAPTION>": list(alone)}
-    assert not is_better(scores(fell), old, NONE, RULE, HOW).accepted
-    assert is_better(scores({**fell, **{t: [0.0] * 40 for t in tasks}}), old, NONE, RULE, HOW).accepted
+    assert not decide_promotion(scores(fell), old, NONE, RULE, HOW).accepted
+    assert decide_promotion(scores({**fell, **{t: [0.0] * 40 for t in tasks}}), old, NONE, RULE, HOW).accepted
 
 
 def test_scores_against_different_references_are_never_compared():
     old = scores({"<OD>": spread(0.9)}, "consensus")
     new = pa.concat_tables([scores({"<OD>": spread(0.1)}, "truth"), scores({"<OD>": spread(0.95)}, "consensus")])
-    decision = is_better(new, old, NONE, RULE, HOW)
+    decision = decide_promotion(new, old, NONE, RULE, HOW)
     assert decision.accepted and [change.reference for change in decision.changes] == ["consensus"]
 
 
 def test_the_best_reference_with_enough_images_decides_and_the_others_must_not_fall():
     old = pa.concat_tables([scores({"<OD>": spread(0.4, 40)}), scores({"<OD>": spread(0.6)}, "consensus")])
     fallen = pa.concat_tables([scores({"<OD>": spread(0.5, 40)}), scores({"<OD>": spread(0.3)}, "consensus")])
-    decision = is_better(fallen, old, NONE, RULE, HOW)
+    decision = decide_promotion(fallen, old, NONE, RULE, HOW)
     assert not decision.accepted and decision.changes[0].reference == "truth" and "against consensus" in decision.reason
     few = pa.concat_tables([scores({"<OD>": [0.4] * 3}), scores({"<OD>": spread(0.6)}, "consensus")])
     better = pa.concat_tables([scores({"<OD>": [0.1] * 3}), scores({"<OD>": spread(0.7)}, "consensus")])
-    assert is_better(better, few, NONE, RULE, HOW).accepted
+    assert decide_promotion(better, few, NONE, RULE, HOW).accepted
 
 
 def test_the_first_model_must_look_at_the_picture():
     new = scores({"<OD>": spread(0.3)})
-    decision = is_better(new, NONE, scores({"<OD>": spread(0.02, seed=5)}), RULE, HOW)
+    decision = decide_promotion(new, NONE, scores({"<OD>": spread(0.02, seed=5)}), RULE, HOW)
     assert decision.accepted and decision.reason == (
         "the first model: <OD> 0.300 on 100 held-out images against truth, 0.020 with the images shuffled (p < 0.001)"
     )
-    blind = is_better(new, NONE, scores({"<OD>": spread(0.3, seed=5)}), RULE, HOW)
+    blind = decide_promotion(new, NONE, scores({"<OD>": spread(0.3, seed=5)}), RULE, HOW)
     assert (
         not blind.accepted
         and "does not look at the picture" in blind.reason
@@ -137,22 +137,22 @@ def test_the_first_model_must_look_at_the_picture():
     ],
 )
 def test_a_first_model_that_can_not_be_tested_is_accepted_and_it_is_said(new: pa.Table, said: str):
-    decision = is_better(new, NONE, NONE, RULE, HOW)
+    decision = decide_promotion(new, NONE, NONE, RULE, HOW)
     assert decision.accepted and "accepted untested" in decision.reason and said in decision.reason
 
 
 def test_with_few_photos_a_later_model_needs_an_improvement_all_the_same():
-    old = baseline(scores({"<OD>": [0.3, 0.5]}, "consensus"))
-    better = is_better(scores({"<OD>": [0.4, 0.5]}, "consensus"), old, NONE, RULE, HOW)
+    old = make_baseline(scores({"<OD>": [0.3, 0.5]}, "consensus"))
+    better = decide_promotion(scores({"<OD>": [0.4, 0.5]}, "consensus"), old, NONE, RULE, HOW)
     assert better.accepted and "too few to be sure" in better.reason and "on 2 held-out images" in better.reason
-    assert not is_better(scores({"<OD>": [0.3, 0.5]}, "consensus"), old, NONE, RULE, HOW).accepted
+    assert not decide_promotion(scores({"<OD>": [0.3, 0.5]}, "consensus"), old, NONE, RULE, HOW).accepted
 
 
 def test_a_champion_that_was_never_scored_is_a_champion():
-    unscored = baseline(NONE)
-    assert len(unscored) == 1 and len(baseline(scores({"<OD>": [1.0]}))) == 1
+    unscored = make_baseline(NONE)
+    assert len(unscored) == 1 and len(make_baseline(scores({"<OD>": [1.0]}))) == 1
     for new in (NONE, scores({"<OD>": [1.0] * 50})):
-        decision = is_better(new, unscored, NONE, RULE, HOW)
+        decision = decide_promotion(new, unscored, NONE, RULE, HOW)
         assert not decision.accepted and "the champion stays" in decision.reason
 
 
@@ -161,7 +161,7 @@ def test_a_decision_survives_its_file_and_is_repeatable():
         scores({"<OD>": spread(0.4), "<CAPTION>": spread(2.0)}),
         scores({"<OD>": spread(0.5), "<CAPTION>": spread(1.9)}),
     )
-    decisions = [is_better(new, old, NONE, RULE, HOW) for _ in range(2)]
+    decisions = [decide_promotion(new, old, NONE, RULE, HOW) for _ in range(2)]
     texts = [json.dumps(decision.to_json(), sort_keys=True, allow_nan=False) for decision in decisions]
     assert texts[0] == texts[1]
     again = Decision.from_json(json.loads(texts[0]))

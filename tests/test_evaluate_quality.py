@@ -10,7 +10,7 @@ import pytest
 from evaluations import World, thing
 
 from florence.config import EvaluateSettings
-from florence.evaluate import changes, gold, measure, quality_json
+from florence.evaluate import build_quality_json, find_gold_references, measure_gains, measure_quality
 from florence.records import Claim, Region, annotations_table
 
 
@@ -39,7 +39,7 @@ def phrase(caption: str, words: str, x: float) -> Claim:
 def figures(world: World, labels, images=None) -> dict:
     return {
         (m.task, m.metric, m.reference): m.per_image
-        for m in measure(labels, gold(world.data, world.ids), set(images or world.ids))
+        for m in measure_quality(labels, find_gold_references(world.data, world.ids), set(images or world.ids))
     }
 
 
@@ -53,8 +53,13 @@ def test_objects_by_hand(tmp_path: Path):
     a, b, c, d = world.ids
     assert found["<OD>", "f1", "truth"] == pytest.approx({a: 2 / 5, b: 0.0, c: 1.0, d: 0.0})
     assert found["<OD>", "f1_boxes", "truth"] == pytest.approx({a: 4 / 5, b: 0.0, c: 1.0, d: 0.0})
-    (json,) = quality_json(
-        [m for m in measure(world.labels(said), gold(world.data, world.ids), world.ids) if m.metric == "f1"], EvaluateSettings()
+    (json,) = build_quality_json(
+        [
+            m
+            for m in measure_quality(world.labels(said), find_gold_references(world.data, world.ids), world.ids)
+            if m.metric == "f1"
+        ],
+        EvaluateSettings(),
     ).values()
     values = json["<OD>"]["f1"]
     assert (
@@ -146,8 +151,11 @@ def test_people_s_gold_labels_are_a_reference_of_their_own_and_their_claims_are_
 def test_without_truth_there_is_nothing_to_measure(tmp_path: Path):
     world = World(tmp_path, ["gold"] * 2)
     labels = world.labels({0: [thing("cat", 10)]})
-    known = gold(world.data, world.ids)
-    assert measure(labels, known, world.ids) == [] and changes(labels, labels, known, EvaluateSettings()) == {}
+    known = find_gold_references(world.data, world.ids)
+    assert (
+        measure_quality(labels, known, world.ids) == []
+        and measure_gains(labels, labels, known, EvaluateSettings()) == {}
+    )
 
 
 def test_gain_is_paired_over_the_images_of_both(tmp_path: Path):
@@ -155,11 +163,11 @@ def test_gain_is_paired_over_the_images_of_both(tmp_path: Path):
     world.truth({i: [thing("cat", 10), thing("dog", 60)] for i in range(12)})
     before = world.labels({i: [thing("cat", 10), thing("cup", 60)] for i in range(10)})
     better = world.labels({i: [thing("cat", 10)] + [thing("dog", 60)] * (i < 8) for i in range(12)}, round=1)
-    known = gold(world.data, world.ids)
-    found = changes(before, better, known, EvaluateSettings())["<OD>", "f1", "truth"]
+    known = find_gold_references(world.data, world.ids)
+    found = measure_gains(before, better, known, EvaluateSettings())["<OD>", "f1", "truth"]
     # 1/2 before; 1 on eight images, 2/3 on two; the two that came later are not compared
     assert found.mean == pytest.approx((8 * 0.5 + 2 / 6) / 10) and found.n == 10 and found.low > 0
-    same = changes(before, before, known, EvaluateSettings())["<OD>", "f1", "truth"]
+    same = measure_gains(before, before, known, EvaluateSettings())["<OD>", "f1", "truth"]
     assert (same.mean, same.low, same.high) == (0, 0, 0)
 
 
@@ -169,5 +177,7 @@ def test_inventing_where_there_is_nothing_is_a_loss(tmp_path: Path):
     quiet = {i: [sign("EXIT", 0)] if i < 2 else [thing("cat", 10)] for i in range(4)}
     before = world.labels(quiet)
     after = world.labels({**quiet, 3: [sign("no", 0)]}, round=1)
-    found = changes(before, after, gold(world.data, world.ids), EvaluateSettings())["<OCR_WITH_REGION>", "spotted", "truth"]
+    found = measure_gains(before, after, find_gold_references(world.data, world.ids), EvaluateSettings())[
+        "<OCR_WITH_REGION>", "spotted", "truth"
+    ]
     assert found.mean == pytest.approx(-1 / 3) and found.n == 3

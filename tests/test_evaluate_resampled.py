@@ -55,7 +55,7 @@ def test_a_resample_is_worth_what_its_examples_written_out_are_worth(name: str, 
     predictions, references = _pairs(seed)
     rng = np.random.default_rng([seed, 5])
     weights = np.vstack([np.ones(len(references)), rng.integers(0, 4, (6, len(references)))])
-    found = metric.resampled(predictions, references, weights)
+    found = metric.resample(predictions, references, weights)
     assert found[0] == pytest.approx(metric.measure(predictions, references).value, abs=1e-12)
     if name == "caption":  # its document frequencies are those of the sample itself, not of each resample
         per_example = metric.measure(predictions, references).per_example
@@ -70,4 +70,4 @@ def test_a_resample_is_worth_what_its_examples_written_out_are_worth(name: str, 
 def test_nothing_to_score_has_no_value():
     pair = [Prediction("a", regions=_regions(np.random.default_rng(0), 2))], [Reference("a")]
     for name in ("detection", "proposal", "grounding", "segmentation"):
-        assert np.isnan(METRICS.get(name)().resampled(*pair, np.ones((3, 1)))).all()
+        assert np.isnan(METRICS.get(name)().resample(*pair, np.ones((3, 1)))).all()

@@ -9,8 +9,8 @@ import pytest
 from evaluations import Oracle, World, thing
 
 from florence.config import EvaluateSettings
-from florence.evaluate import evaluate, held_out, scores_json, scores_table
-from florence.evaluate.scores import questions
+from florence.evaluate import build_scores_json, build_scores_table, find_held_out_references, score_tasks
+from florence.evaluate.scores import choose_questions
 from florence.records import Claim, Region, annotations_table, table_images
 from florence.tasks import Answer
 
@@ -30,8 +30,12 @@ def pictures(world: World):
 
 
 def run(world: World, predict, settings: EvaluateSettings = OD):
-    return evaluate(
-        records(world), pictures(world), held_out(world.data, [r.image_id for r in records(world)]), settings, predict
+    return score_tasks(
+        records(world),
+        pictures(world),
+        find_held_out_references(world.data, [r.image_id for r in records(world)]),
+        settings,
+        predict,
     )
 
 
@@ -72,12 +76,12 @@ def test_the_control_asks_each_question_of_another_picture_in_its_own_proportion
     }
     world.truth(same)
     (result,) = run(world, Oracle(world, same))
-    assert result.control.value == 1.0 == result.score.value
+    assert result.shuffled.value == 1.0 == result.score.value
     different = {i: [thing(f"thing {i}", 10.0 + 10 * i)] for i in range(6)}
-    other = World(tmp_path / "other", ["held_out"] * 6)
-    other.truth(different)
-    (result,) = run(other, Oracle(other, different))
-    assert (result.score.value, result.control.value) == (1.0, 0.0)
+    shuffled_image = World(tmp_path / "other", ["held_out"] * 6)
+    shuffled_image.truth(different)
+    (result,) = run(shuffled_image, Oracle(shuffled_image, different))
+    assert (result.score.value, result.shuffled.value) == (1.0, 0.0)
 
 
 def test_a_shuffled_predictor_is_near_chance(tmp_path: Path):
@@ -88,10 +92,12 @@ def test_a_shuffled_predictor_is_near_chance(tmp_path: Path):
         i: [thing(str(rng.choice(names)), float(rng.uniform(0, 70)), float(rng.uniform(0, 70)))] for i in range(80)
     }
     world.truth(truth)
-    settings = EvaluateSettings(tasks=("<OD>", "<REGION_TO_CATEGORY>"), shuffled_image_tasks=("<OD>", "<REGION_TO_CATEGORY>"))
+    settings = EvaluateSettings(
+        tasks=("<OD>", "<REGION_TO_CATEGORY>"), shuffled_image_tasks=("<OD>", "<REGION_TO_CATEGORY>")
+    )
     perfect = {r.score.task: r for r in run(world, Oracle(world, truth), settings)}
     assert perfect["<OD>"].score.value == perfect["<REGION_TO_CATEGORY>"].score.value == 1.0
-    assert perfect["<OD>"].control.value < 0.1
+    assert perfect["<OD>"].shuffled.value < 0.1
 
     class Guess(Oracle):
         def answer(self, index, ask):
@@ -117,7 +123,7 @@ def test_references_by_standing_and_frozen_in_the_first_round(tmp_path: Path):
     world.data.write_table("labels/round=0/labels.parquet", annotations_table(dropped))
     world.labels({2: [thing("moved", 70)], 3: [thing("key", 10)]}, round=1)
     world.labels({2: [thing("again", 70)], 3: [thing("moved", 10)]}, round=10)
-    known = held_out(world.data, world.ids)
+    known = find_held_out_references(world.data, world.ids)
     found = {
         world.ids.index(image): (name, [row.text for row in rows])
         for (image, kind), (name, rows) in known.rows.items()
@@ -128,8 +134,8 @@ def test_references_by_standing_and_frozen_in_the_first_round(tmp_path: Path):
     # scores are kept apart
     results = run(world, Oracle(world, {0: [thing("cat", 10)], 1: [thing("cow", 10)]}))
     assert [(r.score.reference, r.score.value) for r in results] == [("truth", 1.0), ("human", 1.0), ("consensus", 0.0)]
-    assert [r.control is None for r in results] == [True, True, False], "one picture cannot be shuffled"
-    assert scores_table(r.score for r in results).column("reference").to_pylist() == [
+    assert [r.shuffled is None for r in results] == [True, True, False], "one picture cannot be shuffled"
+    assert build_scores_table(r.score for r in results).column("reference").to_pylist() == [
         "consensus",
         "consensus",
         "human",
@@ -142,7 +148,7 @@ def test_a_source_that_knows_signs_knows_where_there_are_none(tmp_path: Path):
     sign = Claim("<OCR_WITH_REGION>", "EXIT", (Region("EXIT", quad=(1.0, 1.0, 30.0, 1.0, 30.0, 9.0, 1.0, 9.0)),))
     world.truth({0: [thing("cat", 10), sign], 1: [thing("cat", 10)]})
     world.labels({1: [sign], 2: [sign]})
-    known = held_out(world.data, world.ids)
+    known = find_held_out_references(world.data, world.ids)
     assert known.rows[world.ids[1], "<OCR_WITH_REGION>"] == ("truth", ())
     assert known.rows[world.ids[2], "<OCR_WITH_REGION>"][0] == "consensus"
 
@@ -153,17 +159,17 @@ def test_what_is_asked_is_bounded_and_drawn_by_hash(tmp_path: Path):
     settings = EvaluateSettings(
         tasks=("<OD>", "<OPEN_VOCABULARY_DETECTION>"), shuffled_image_tasks=(), max_images=5, max_examples=2
     )
-    known = held_out(world.data, world.ids)
-    asked, _ = questions(records(world), known, settings)
+    known = find_held_out_references(world.data, world.ids)
+    asked, _ = choose_questions(records(world), known, settings)
     images = {q.example.image_id for q in asked}
     assert len(images) == 5
     assert [sum(q.example.task == name for q in asked) for name in settings.tasks] == [5, 10]
     assert len({q.example.input for q in asked}) > 3, "not the same names everywhere"
-    assert asked == questions(records(world)[::-1], known, settings)[0]
-    fewer, _ = questions([r for r in records(world) if r.image_id in images], known, settings)
+    assert asked == choose_questions(records(world)[::-1], known, settings)[0]
+    fewer, _ = choose_questions([r for r in records(world) if r.image_id in images], known, settings)
     assert {q.example.image_id for q in fewer} == images
     assert {
-        q.example.image_id for q in questions(records(world), known, settings.model_copy(update={"seed": 5}))[0]
+        q.example.image_id for q in choose_questions(records(world), known, settings.model_copy(update={"seed": 5}))[0]
     } != images
 
 
@@ -176,8 +182,8 @@ def test_pictures_come_in_batches_and_nothing_is_asked_twice(tmp_path: Path):
         tasks=("<OD>", "<REGION_TO_CATEGORY>"), shuffled_image_tasks=("<OD>", "<REGION_TO_CATEGORY>"), batch_size=3
     )
     done: list[tuple[int, int]] = []
-    known = held_out(world.data, world.ids)
-    evaluate(records(world), pictures(world), known, settings, oracle, lambda *found: done.append(found))
+    known = find_held_out_references(world.data, world.ids)
+    score_tasks(records(world), pictures(world), known, settings, oracle, lambda *found: done.append(found))
     assert [len({ask.image for ask in call}) for call in oracle.asked] == [3, 3, 1]
     assert done == [(3, 7), (6, 7), (7, 7)]
     assert sum(ask.task == "<OD>" for call in oracle.asked for ask in call) == 7, (
@@ -210,12 +216,12 @@ def test_answers_out_of_the_grammar_are_counted_and_figures_are_plain_numbers(tm
             return task("<OD>").decode("cat<loc_1>" if index else "cat<loc_100><loc_100><loc_299><loc_299>", (100, 100))
 
     results = run(world, Broken(world, {}))
-    (found,) = scores_json(results)["<OD>"].values()
+    (found,) = build_scores_json(results)["<OD>"].values()
     assert (
         found["invalid"] == 0.5
         and found["n"] == 2
         and found["metric"] == "map50"
-        and found["control"] == round(51 / 101, 6)
+        and found["shuffled"] == round(51 / 101, 6)
     )
     assert found["per_image"] == 0.5
     assert all(isinstance(v, (int, float)) for k, v in found.items() if k not in ("metric", "details"))
@@ -232,7 +238,7 @@ def test_nothing_held_out_gives_nothing(tmp_path: Path):
     world = World(tmp_path, ["train", "gold"])
     world.truth({0: [thing("cat", 10)]})
     assert run(world, Oracle(world, {})) == []
-    assert scores_json([]) == {} and len(scores_table([])) == 0
+    assert build_scores_json([]) == {} and len(build_scores_table([])) == 0
 
 
 def test_predictor_is_given_the_pixels_of_the_picture(tmp_path: Path):

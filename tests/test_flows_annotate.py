@@ -11,10 +11,10 @@ from fake_annotators import BEFORE, CALLS, annotator_section, asked_images
 from flow_workspaces import params, write_params
 from workspaces import workspace_of
 
-from florence.workspace import audit as findings
 from florence.config import settings_from
 from florence.errors import FlorenceError, SettingsError, StoreError, UnavailableError
 from florence.store import Store
+from florence.workspace import audit
 from florence.workspace.annotate import MISSING, annotate_shard, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.layout import list_shards
@@ -156,10 +156,14 @@ def test_an_annotator_that_is_not_required_costs_its_claims_alone_and_the_report
         "what is not there is asked for once a run"
     )
     annotators = list_annotators(settings)
-    facts = {a.name: a for a in findings._activity_of(workspace_of(settings, store), annotators)}
-    assert (facts["fragile"].images, facts["fragile"].missing, facts["fragile"].why) == (8, 4, "the budget is spent")
-    assert (facts["fragile"].calls, facts["fragile"].tokens, facts["fragile"].batch) == (3, 36, 16)
-    assert (facts["reader"].images, facts["reader"].missing, facts["reader"].why, facts["reader"].calls) == (
+    facts = {a.name: a for a in audit._list_annotator_activity(workspace_of(settings, store), annotators)}
+    assert (facts["fragile"].images, facts["fragile"].missing, facts["fragile"].missing_reason) == (
+        8,
+        4,
+        "the budget is spent",
+    )
+    assert (facts["fragile"].calls, facts["fragile"].tokens, facts["fragile"].batch_size) == (3, 36, 16)
+    assert (facts["reader"].images, facts["reader"].missing, facts["reader"].missing_reason, facts["reader"].calls) == (
         12,
         0,
         "",
@@ -172,8 +176,8 @@ def test_an_annotator_that_is_not_required_costs_its_claims_alone_and_the_report
     later = run(tmp_path, settings)
     assert (later.shards, later.images, later.missing) == (1, 4, ())
     assert (len(asked_images("fragile")), len(asked_images("reader"))) == (4, 4)
-    facts = {a.name: a for a in findings._activity_of(workspace_of(settings, store), annotators)}
-    assert (facts["fragile"].missing, facts["fragile"].why) == (0, "") and store.read_json(MISSING) == {}
+    facts = {a.name: a for a in audit._list_annotator_activity(workspace_of(settings, store), annotators)}
+    assert (facts["fragile"].missing, facts["fragile"].missing_reason) == (0, "") and store.read_json(MISSING) == {}
 
 
 def test_a_required_annotator_fails_the_flow_when_the_others_have_finished(tmp_path: Path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from florence.metrics import METRICS, Prediction, Reference
-from florence.metrics.answer import accuracy, normal
+from florence.metrics.answer import normalize_answer, vqa_accuracy
 from florence.records import Region
 
 
@@ -22,13 +22,13 @@ def test_with_ten_people_it_is_the_published_rule():
     for _ in range(300):
         given = [str(v) for v in rng.integers(0, rng.integers(1, 5), 10)]
         answer = str(rng.integers(0, 5))
-        assert accuracy(answer, given) == pytest.approx(published(answer, given))
-    assert accuracy("a cat", ["cat"] * 2 + ["dog"] * 8) == pytest.approx(0.6)
+        assert vqa_accuracy(answer, given) == pytest.approx(published(answer, given))
+    assert vqa_accuracy("a cat", ["cat"] * 2 + ["dog"] * 8) == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("given", [["cat"], ["cat"] * 2, ["cat"] * 3, ["cat"] * 4])
 def test_with_few_people_what_all_say_is_right(given):
-    assert accuracy("Cat.", given) == 1 and accuracy("dog", given) == 0
+    assert vqa_accuracy("Cat.", given) == 1 and vqa_accuracy("dog", given) == 0
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_with_few_people_what_all_say_is_right(given):
     ],
 )
 def test_answers_are_compared_without_case_articles_and_punctuation(said, as_):
-    assert normal(said) == as_ and normal(as_) == as_
+    assert normalize_answer(said) == as_ and normalize_answer(as_) == as_
 
 
 def test_figures_by_sort_of_answer():

@@ -23,16 +23,16 @@ from florence.report.facts import (
     AnnotatorQuality,
     Churn,
     DropCount,
-    Gain,
     ImageCount,
-    Quality,
+    LabelGain,
+    LabelScore,
     RejectedFile,
     ReliabilityByName,
     TaskScore,
     TypeCount,
 )
-from florence.report.gallery import changes, marked, match
-from florence.report.tables import annotator_activity
+from florence.report.gallery import find_label_changes, mark_phrases, match_objects
+from florence.report.tables import tabulate_annotator_activity
 from florence.store import Store
 
 EVIL = "<script>alert('x')</script>&\"quoted\""
@@ -64,7 +64,7 @@ def facts(rounds: int = 2) -> LoopFacts:
                 drops=(DropCount("<OD>", "low_confidence", 400), DropCount("<OD>", "near_full", 10)),
                 rejected_files=(RejectedFile("photos", EVIL + ".jpg", "truncated", "12 of 400 bytes"),),
                 label_quality=(
-                    Quality(
+                    LabelScore(
                         "<OD>",
                         "f1",
                         "gold",
@@ -74,7 +74,7 @@ def facts(rounds: int = 2) -> LoopFacts:
                         0.88 + 0.04 * number,
                         400,
                     ),
-                    Quality(
+                    LabelScore(
                         "<OD>",
                         "f1",
                         "train",
@@ -84,7 +84,7 @@ def facts(rounds: int = 2) -> LoopFacts:
                         0.861 + 0.04 * number,
                         6000,
                     ),
-                    Quality(
+                    LabelScore(
                         "<CAPTION>",
                         "cider",
                         "gold",
@@ -95,7 +95,9 @@ def facts(rounds: int = 2) -> LoopFacts:
                         400,
                     ),
                 ),
-                label_quality_gain=(Gain("<OD>", "f1", "gold", 0, 0.04, 0.031, 0.049, 400, 0.0),) if number else (),
+                label_quality_gain=(LabelGain("<OD>", "f1", "gold", 0, 0.04, 0.031, 0.049, 400, 0.0),)
+                if number
+                else (),
                 scores=(
                     TaskScore(
                         "<OD>",
@@ -195,11 +197,11 @@ def test_the_page_tells_how_far_annotators_are_to_be_believed_and_what_has_chang
 def test_where_nothing_cost_anything_the_page_has_no_costs():
     last = facts().rounds[-1]
     free = dataclasses.replace(last, annotator_activity=last.annotator_activity[:1])
-    table = annotator_activity(free)
+    table = tabulate_annotator_activity(free)
     assert (
         table is not None and "Cost" not in [cell.text for cell in table.head] and len(table.head) == len(table.rows[0])
     )
-    assert annotator_activity(dataclasses.replace(last, annotator_activity=())) is None
+    assert tabulate_annotator_activity(dataclasses.replace(last, annotator_activity=())) is None
 
 
 def test_page_is_self_contained_and_links_lead_somewhere(built: Path):
@@ -226,7 +228,7 @@ def test_page_says_the_facts(built: Path):
         "0.355",
         "0.021",
         "0.21 %",
-        "no quorum",
+        "low confidence",
         "truncated",
         "12 of 400 bytes",
         "8.3 %",
@@ -320,7 +322,7 @@ def test_with_round_replaces_and_keeps_order():
 def test_match_is_one_to_one_and_by_label():
     cat, dog = Region("cat", box=(0, 0, 10, 10)), Region("dog", box=(0, 0, 10, 10))
     moved, far = Region("cat", box=(1, 0, 11, 10)), Region("cat", box=(50, 50, 60, 60))
-    same, gone, new = match((cat, dog), (moved, moved, far))
+    same, gone, new = match_objects((cat, dog), (moved, moved, far))
     assert same == (moved,) and gone == (dog,) and new == (moved, far)
 
 
@@ -342,7 +344,7 @@ def test_changes_rank_by_size_and_leave_out_what_is_the_same():
             for i, (image, label, kept) in enumerate(labels)
         )
 
-    found = changes(
+    found = find_label_changes(
         rows(("a", "cat", True), ("b", "cat", True), ("c", "cat", True)),
         rows(("a", "cat", True), ("b", "dog", True), ("c", "cat", False)),
     )
@@ -364,10 +366,10 @@ def test_marked_text_is_whole_whatever_the_spans():
             tuple(Region(p, box=(0, 0, 1, 1), span=(s, e)) for s, e, p in spans),
         )
     ]
-    parts = marked(text, phrases)
+    parts = mark_phrases(text, phrases)
     assert "".join(p.text for p in parts) == text
     assert [p.text for p in parts if p.colour] == ["red cat", "mat"]
-    assert marked("", ()) and "".join(p.text for p in marked(text, ())) == text
+    assert mark_phrases("", ()) and "".join(p.text for p in mark_phrases(text, ())) == text
 
 
 def test_opens_in_a_browser_without_complaint(built: Path, tmp_path: Path):

@@ -18,7 +18,7 @@ from workspaces import workspace_of
 
 from florence.config import Settings, settings_from
 from florence.errors import DataError, StoreError
-from florence.evaluate import held_out
+from florence.evaluate import find_held_out_references
 from florence.geometry import paired_iou
 from florence.records import ANNOTATIONS, CAPTIONS, Annotation, ImageRecord, table_annotations, table_images
 from florence.review import export_review, import_review
@@ -410,7 +410,7 @@ def test_what_is_said_not_to_be_there_is_no_reference_for_models(parts: Parts):
     for name in data.names("truth"):
         (Path(data.root) / name).unlink()
     ids = [task["data"]["image_id"] for task in tasks]
-    known = held_out(data, ids)
+    known = find_held_out_references(data, ids)
     assert known.of("<OD>", "human")[ids[0]] == () and all(row.text for row in known.of("<OD>", "human")[ids[1]])
     figures = measure_all_labels(workspace_of(settings, data=data))
     assert "human" not in figures.get("annotators", {})

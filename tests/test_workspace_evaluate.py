@@ -11,14 +11,14 @@ import pytest
 from evaluations import Oracle, World, thing
 from workspaces import workspace_of
 
-from florence.workspace import audit as findings
 from florence.config import settings_from
 from florence.engine.reliability import Reliability
 from florence.evaluate import make_baseline
 from florence.records import ANNOTATIONS, Claim, table_annotations, table_images
 from florence.report.facts import LoopFacts
+from florence.report.summary import summarize_rounds
 from florence.store import Store
-from florence.workspace import publish
+from florence.workspace import audit, publish
 from florence.workspace.annotate import AnnotatorVersion, annotate_shard, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.compare import compare_models
@@ -49,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def engine(monkeypatch):
     """An engine that takes what one annotator says; the real one has its own tests."""
     monkeypatch.setattr(
-        findings,
+        audit,
         "estimate_reliability",
         lambda claims, coverage, settings, profiles=(): {
             (name, "<OD>"): Reliability(0.5, {"cat": 0.75}) for name in set(claims["annotator"].to_pylist())
@@ -201,7 +201,7 @@ def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, t
 def test_facts_of_a_round(store: Store, tmp_path: Path):
     annotators, data, root = list_annotators(SCENES), Store(str(tmp_path / "data")), tmp_path / "root"
     publish_snapshot(workspace_of(SCENES, store, data), annotators, 0)
-    bare = findings.round_facts(workspace_of(SCENES, store, data, root), annotators, 0)
+    bare = audit.audit_round(workspace_of(SCENES, store, data, root), annotators, 0)
     assert (bare.decision, bare.scores, bare.label_quality, bare.label_quality_gain, bare.churn) == (
         None,
         (),
@@ -212,7 +212,7 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
     publish_snapshot(workspace_of(SCENES, store, data), annotators, 1)
     evaluate_model(workspace_of(SCENES, data=data, root=root), predict=Right(store))
     compare_models(workspace_of(SCENES, data=data, root=root))
-    facts = findings.round_facts(
+    facts = audit.audit_round(
         workspace_of(SCENES, store, data, root),
         annotators,
         1,
@@ -235,7 +235,7 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
     )
     assert gain.low > 0 and gain.without_student == 0 and gain.since == 0
     assert {s.task: s for s in facts.scores}["<OD>"].value == 1.0
-    claimed = {(a.name, a.task): a for a in facts.annotators}
+    claimed = {(a.name, a.task): a for a in facts.annotator_quality}
     assert claimed["careful", "<OD>"].reliability == 0.5 and claimed["careful", "<CAPTION>"].reliability is None
     (churn,) = [c for c in facts.churn if c.task == "<OD>"]
     assert (
@@ -247,10 +247,10 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
         claimed["careful", "<OD>"].metric == "f1"
         and claimed["careful", "<OD>"].measured > claimed["careless", "<OD>"].measured + 0.2
     )
-    (cats,) = [n for n in facts.named if n.annotator == "careful"]
+    (cats,) = [n for n in facts.reliability_by_name if n.annotator == "careful"]
     assert (cats.name, cats.estimated) == ("cat", 0.75) and (cats.measured is None) == (cats.n == 0)
 
-    text = findings.summary(LoopFacts("loop").with_round(bare).with_round(facts))
+    text = summarize_rounds(LoopFacts("loop").with_round(bare).with_round(facts))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 110
     assert lines[0].split()[:3] == ["round", "0", "1"]
@@ -264,7 +264,7 @@ def test_facts_of_a_round(store: Store, tmp_path: Path):
         "loop", tuple(type(facts)(**{**{k: getattr(facts, k) for k in facts.__slots__}, "round": n}) for n in range(12))
     )
     assert (
-        max(map(len, findings.summary(many).splitlines())) <= 110 and " 11 " in findings.summary(many).splitlines()[0]
+        max(map(len, summarize_rounds(many).splitlines())) <= 110 and " 11 " in summarize_rounds(many).splitlines()[0]
     )
 
 
@@ -288,8 +288,8 @@ def test_photos_alone_need_no_truth(tmp_path: Path):
     assert (
         decision.accepted and "accepted untested: <OD> 1.000 on 1 held-out image against consensus" in decision.reason
     )
-    facts = findings.round_facts(workspace_of(PHOTOS, data, data, root), [], 0)
-    assert facts.label_quality == () and facts.scores and findings.summary(LoopFacts("l", (facts,)))
+    facts = audit.audit_round(workspace_of(PHOTOS, data, data, root), [], 0)
+    assert facts.label_quality == () and facts.scores and summarize_rounds(LoopFacts("l", (facts,)))
 
 
 def test_a_model_from_disk_is_asked(tmp_path: Path):

@@ -1,31 +1,43 @@
-"""How good a model and its labels are, each figure with what it was measured against; and whether a model may replace the champion."""
+"""Scores of a model, quality of labels, each with the reference it was measured against, and the promotion rule."""
 
-from florence.evaluate.calibration import calibrate, calibrations_json
-from florence.evaluate.decision import Change, Decision, baseline, is_better
-from florence.evaluate.quality import Measured, by_name, changes, measure, quality_json
-from florence.evaluate.references import STANDING, Known, by_draw, gold, held_out
-from florence.evaluate.scores import SCORES, Result, evaluate, scores_json, scores_table
+from florence.evaluate.calibration import build_calibrations_json, fit_calibration
+from florence.evaluate.decision import Decision, ScoreChange, decide_promotion, make_baseline
+from florence.evaluate.quality import (
+    LabelQuality,
+    build_quality_json,
+    count_found_objects,
+    measure_gains,
+    measure_quality,
+)
+from florence.evaluate.references import (
+    REFERENCE_ORDER,
+    References,
+    find_gold_references,
+    find_held_out_references,
+    order_by_hash,
+)
+from florence.evaluate.scores import SCORES, TaskResult, build_scores_json, build_scores_table, score_tasks
 
 __all__ = [
+    "REFERENCE_ORDER",
     "SCORES",
-    "STANDING",
-    "Change",
     "Decision",
-    "Known",
-    "Measured",
-    "Result",
-    "baseline",
-    "by_draw",
-    "by_name",
-    "calibrate",
-    "calibrations_json",
-    "changes",
-    "evaluate",
-    "gold",
-    "held_out",
-    "is_better",
-    "measure",
-    "quality_json",
-    "scores_json",
-    "scores_table",
+    "LabelQuality",
+    "References",
+    "ScoreChange",
+    "TaskResult",
+    "build_calibrations_json",
+    "build_quality_json",
+    "build_scores_json",
+    "build_scores_table",
+    "count_found_objects",
+    "decide_promotion",
+    "find_gold_references",
+    "find_held_out_references",
+    "fit_calibration",
+    "make_baseline",
+    "measure_gains",
+    "measure_quality",
+    "order_by_hash",
+    "score_tasks",
 ]

@@ -9,20 +9,20 @@ from typing import Any
 import pyarrow as pa
 
 from florence.config import EvaluateSettings, PromotionSettings
-from florence.evaluate.references import STANDING
-from florence.evaluate.scores import SCORES, rounded
-from florence.metrics.bootstrap import Interval, holm, paired
+from florence.evaluate.references import REFERENCE_ORDER
+from florence.evaluate.scores import SCORES, round_figure
+from florence.metrics.bootstrap import Interval, bootstrap_difference, correct_p_values
 
 Values = Mapping[str, float]
 """Image id → the model's value there."""
-RESAMPLES = 10_000
+MIN_RESAMPLES = 10_000
 """At least: a p-value is no smaller than one in so many, and is multiplied by the number of tests."""
 Scores = Mapping[tuple[str, str], Values]
 """(task, reference) → values."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ScoreChange:
     """How a task's score changed from ``before`` (the champion's) to ``after``: means over the ``n`` images that both have.
 
     For a first champion ``before`` is the control's. ``low``, ``high``: 95% interval of the change, paired over images. ``p``: the
@@ -46,14 +46,14 @@ class Decision:
 
     accepted: bool
     reason: str
-    changes: tuple[Change, ...] = field(default=())
+    changes: tuple[ScoreChange, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         """As metrics/decision.json holds it: accepted, reason, and task → reference → figures."""
         tasks: dict[str, dict[str, dict[str, Any]]] = {}
         for change in self.changes:
             values = {
-                key: rounded(value)
+                key: round_figure(value)
                 for key, value in asdict(change).items()
                 if key not in ("task", "reference") and value is not None
             }
@@ -64,15 +64,19 @@ class Decision:
     def from_json(cls, values: Mapping[str, Any]) -> Decision:
         """What `to_json` wrote, figures to six digits."""
         found = [
-            Change(task, reference, **figures)
+            ScoreChange(task, reference, **figures)
             for task, references in values["tasks"].items()
             for reference, figures in references.items()
         ]
         return cls(values["accepted"], values["reason"], tuple(found))
 
 
-def is_better(
-    candidate: pa.Table, champion: pa.Table, control: pa.Table, promotion: PromotionSettings, evaluate: EvaluateSettings
+def decide_promotion(
+    candidate: pa.Table,
+    champion: pa.Table,
+    shuffled: pa.Table,
+    promotion: PromotionSettings,
+    evaluate: EvaluateSettings,
 ) -> Decision:
     """The rule of promotion. Tables of schema SCORES: the new model's scores, the champion's (see `baseline`; no rows: there is none), and the new model's on shuffled images.
 
@@ -84,7 +88,7 @@ def is_better(
     Without a champion: accepted if the primary score is significantly above its control; also where that could not be tested, which
     the reason says. The value of an image is the metric's own for one image: for detection F1 at IoU 0.5, not AP.
     """
-    new, old, shuffled = (_values(table) for table in (candidate, champion, control))
+    new, old, shuffled = (_values(table) for table in (candidate, champion, shuffled))
     if not len(champion):
         return _first(new, shuffled, promotion, evaluate)
     changes = {key: change for key in new if (change := _change(key, new[key], old.get(key, {}), evaluate)) is not None}
@@ -101,7 +105,7 @@ def is_better(
         for key, (change, found) in changes.items()
         if change.n >= promotion.min_images and key != decisive
     }
-    corrected = holm({" ".join(key): p for key, p in tests.items()})
+    corrected = correct_p_values({" ".join(key): p for key, p in tests.items()})
     changes = {
         key: (replace(change, p=corrected.get(" ".join(key))), found) for key, (change, found) in changes.items()
     }
@@ -114,7 +118,11 @@ def is_better(
 
 
 def _decided(
-    primary: Change, fallen: list[Change], tests: int, changes: tuple[Change, ...], promotion: PromotionSettings
+    primary: ScoreChange,
+    fallen: list[ScoreChange],
+    tests: int,
+    changes: tuple[ScoreChange, ...],
+    promotion: PromotionSettings,
 ) -> Decision:
     images = f"{primary.n} held-out image{'s' * (primary.n != 1)} against {primary.reference}"
     moved = (
@@ -173,7 +181,7 @@ def _p(value: float | None) -> str:
     return "p < 0.001" if value is not None and value < 0.001 else f"p = {value:.3f}"
 
 
-def baseline(scores: pa.Table) -> pa.Table:
+def make_baseline(scores: pa.Table) -> pa.Table:
     """The scores of a model as those of a champion: a champion that could not be scored at all is one row of nulls, so that it is not taken for none."""
     return scores if len(scores) else pa.Table.from_pylist([dict.fromkeys(SCORES.names)], schema=SCORES)
 
@@ -186,26 +194,28 @@ def _values(table: pa.Table) -> dict[tuple[str, str], dict[str, float]]:
     return found
 
 
-def _change(key: tuple[str, str], after: Values, before: Values, evaluate: EvaluateSettings) -> tuple[Change, Interval] | None:
-    found = paired(after, before, resamples=max(evaluate.bootstrap, RESAMPLES), seed=evaluate.seed)
+def _change(
+    key: tuple[str, str], after: Values, before: Values, evaluate: EvaluateSettings
+) -> tuple[ScoreChange, Interval] | None:
+    found = bootstrap_difference(after, before, resamples=max(evaluate.bootstrap, MIN_RESAMPLES), seed=evaluate.seed)
     if found is None:
         return None
     shared = after.keys() & before.keys()
     old, new = (sum(side[image] for image in sorted(shared)) / found.n for side in (before, after))
-    return Change(*key, old, new, found.mean, found.low, found.high, found.n), found
+    return ScoreChange(*key, old, new, found.mean, found.low, found.high, found.n), found
 
 
 def _decisive(images: Mapping[tuple[str, str], int], promotion: PromotionSettings) -> tuple[str, str] | None:
     """The primary task's best reference with enough images, else the one with most; None without any."""
     found = sorted(
         ((key, n) for key, n in images.items() if key[0] == promotion.primary_task and n),
-        key=lambda pair: STANDING.index(pair[0][1]),
+        key=lambda pair: REFERENCE_ORDER.index(pair[0][1]),
     )
     enough = [key for key, n in found if n >= promotion.min_images]
     return enough[0] if enough else max(found, key=lambda pair: pair[1], default=(None, 0))[0]
 
 
 def _sorted(
-    changes: Mapping[tuple[str, str], tuple[Change, Interval]], first: tuple[str, str] | None
-) -> tuple[Change, ...]:
+    changes: Mapping[tuple[str, str], tuple[ScoreChange, Interval]], first: tuple[str, str] | None
+) -> tuple[ScoreChange, ...]:
     return tuple(changes[key][0] for key in sorted(changes, key=lambda key: (key != first, key)))

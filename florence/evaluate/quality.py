@@ -11,24 +11,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.config import EvaluateSettings
-from florence.evaluate.references import Known
-from florence.evaluate.scores import rounded
-from florence.metrics import matches, same
-from florence.metrics.answer import accuracy
-from florence.metrics.bootstrap import Interval, interval, paired
+from florence.evaluate.references import References
+from florence.evaluate.scores import round_figure
+from florence.metrics import match_regions, normalize_label
+from florence.metrics.answer import vqa_accuracy
+from florence.metrics.bootstrap import Interval, bootstrap_difference, bootstrap_mean
 from florence.metrics.caption import cider_d
-from florence.metrics.detection import f1
-from florence.metrics.reading import normal
-from florence.metrics.segmentation import iou
+from florence.metrics.detection import f1_score
+from florence.metrics.reading import normalize_text
+from florence.metrics.segmentation import shape_iou
 from florence.records import CAPTIONS, Annotation, Region, table_annotations
 
 Rows = Sequence[Annotation]
-OneImage = Callable[[Rows, Rows], float]
+ImageMeasure = Callable[[Rows, Rows], float]
 """(labels of one kind, what is right) of an image → a value; NaN where it cannot be scored."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class LabelQuality:
     """Labels of one kind under one measure. ``per_image``: for each image, the value; NaN where neither side says anything."""
 
     task: str
@@ -44,10 +44,12 @@ class Measured:
     def interval(self, settings: EvaluateSettings) -> Interval | None:
         """The mean over the images that have a value, with its 95% interval; None where none has."""
         values = [value for _, value in sorted(self.per_image.items()) if not math.isnan(value)]
-        return interval(values, resamples=settings.bootstrap, seed=settings.seed)
+        return bootstrap_mean(values, resamples=settings.bootstrap, seed=settings.seed)
 
 
-def measure(labels: pa.Table, known: Known, images: Collection[str], *, masks: bool = True) -> list[Measured]:
+def measure_quality(
+    labels: pa.Table, known: References, images: Collection[str], *, masks: bool = True
+) -> list[LabelQuality]:
     """The kept ones of ``labels`` (a table of annotations) against what is ``known`` of ``images`` (ids). Nothing but these images is looked at.
 
     A kind is measured where the labels hold any row of it, kept or not, and something is known. An image without labels
@@ -75,27 +77,29 @@ def measure(labels: pa.Table, known: Known, images: Collection[str], *, masks: b
                     if name != "mask_iou" or outlined
                 }
             result += [
-                Measured(kind, name, reference, values)
+                LabelQuality(kind, name, reference, values)
                 for name, values in found.items()
                 if not all(map(math.isnan, values.values()))
             ]
     return result
 
 
-def quality_json(measured: Iterable[Measured], settings: EvaluateSettings) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+def build_quality_json(
+    measured: Iterable[LabelQuality], settings: EvaluateSettings
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """reference → task → measure → value (mean over n images), low, high, n."""
     result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for found in measured:
         if (mean := found.interval(settings)) is not None:
             values = {"value": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
             result.setdefault(found.reference, {}).setdefault(found.task, {})[found.metric] = {
-                key: rounded(v) for key, v in values.items()
+                key: round_figure(v) for key, v in values.items()
             }
     return result
 
 
-def by_name(claims: pa.Table, known: Known, images: Collection[str]) -> dict[str, tuple[int, int]]:
-    """Name (as `florence.metrics.same` has it) → how many of the objects of that name one annotator's ``claims`` see (IoU of 0.5 or more) and name right, and how many there
+def count_found_objects(claims: pa.Table, known: References, images: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Name (as `florence.metrics.normalize_label` has it) → how many of the objects of that name one annotator's ``claims`` see (IoU of 0.5 or more) and name right, and how many there
     are, in the ``images`` (ids) that it looked at and of which objects are known.
     """
     there = {
@@ -112,21 +116,21 @@ def by_name(claims: pa.Table, known: Known, images: Collection[str]) -> dict[str
     found: dict[str, tuple[int, int]] = {}
     for image, right in there.items():
         regions = _regions(right)
-        seen = {j for _, j in matches(_regions(said[image]), regions)}
+        seen = {j for _, j in match_regions(_regions(said[image]), regions)}
         for j, region in enumerate(regions):
-            hits, of = found.get(same(region.label), (0, 0))
-            found[same(region.label)] = hits + (j in seen), of + 1
+            find_hits, of = found.get(normalize_label(region.label), (0, 0))
+            found[normalize_label(region.label)] = find_hits + (j in seen), of + 1
     return found
 
 
-def changes(
-    before: pa.Table, after: pa.Table, known: Known, settings: EvaluateSettings
+def measure_gains(
+    before: pa.Table, after: pa.Table, known: References, settings: EvaluateSettings
 ) -> dict[tuple[str, str, str], Interval]:
     """What labels gained from ``before`` to ``after``, by (task, metric, reference): paired over the images that ``before`` has labels of."""
     images = {image for image, _ in known.rows} & set(before["image_id"].unique().to_pylist())
-    first = {found.key: found for found in measure(before, known, images)}
+    first = {found.key: found for found in measure_quality(before, known, images)}
     result = {}
-    for found in measure(after, known, images):
+    for found in measure_quality(after, known, images):
         if (
             found.key in first
             and (change := _paired(found.per_image, first[found.key].per_image, settings)) is not None
@@ -143,7 +147,7 @@ def _paired(after: Mapping[str, float], before: Mapping[str, float], settings: E
         if not (math.isnan(after[image]) and math.isnan(before[image]))
     ]
     sides = [{image: 1.0 if math.isnan(side[image]) else side[image] for image in shared} for side in (after, before)]
-    return paired(*sides, resamples=settings.bootstrap, seed=settings.seed)
+    return bootstrap_difference(*sides, resamples=settings.bootstrap, seed=settings.seed)
 
 
 def _of_images(labels: pa.Table, images: Collection[str]) -> list[Annotation]:
@@ -170,7 +174,7 @@ def _regions(rows: Rows) -> list[Region]:
 
 def _f1(said: Rows, right: Rows, labelled: bool = True) -> float:
     left, there = _regions(said), _regions(right)
-    return f1(left, there, labelled=labelled) if left or there else math.nan
+    return f1_score(left, there, labelled=labelled) if left or there else math.nan
 
 
 def _f1_boxes(said: Rows, right: Rows) -> float:
@@ -181,15 +185,18 @@ def _spotted(said: Rows, right: Rows) -> float:
     left, there = _regions(said), _regions(right)
     if not left and not there:
         return math.nan
-    hits = sum(normal(left[i].label) == normal(there[j].label) for i, j in matches(left, there, labelled=False))
-    return 2 * hits / (len(left) + len(there))
+    find_hits = sum(
+        normalize_text(left[i].label) == normalize_text(there[j].label)
+        for i, j in match_regions(left, there, labelled=False)
+    )
+    return 2 * find_hits / (len(left) + len(there))
 
 
 def _mask_iou(said: Rows, right: Rows) -> float:
     left, there = ([region for region in _regions(rows) if region.polygons] for rows in (said, right))
     if not left and not there:
         return math.nan
-    shared = sum(iou([left[i]], [there[j]]) for i, j in matches(left, there))
+    shared = sum(shape_iou([left[i]], [there[j]]) for i, j in match_regions(left, there))
     return 2 * shared / (len(left) + len(there))
 
 
@@ -198,7 +205,7 @@ def _answered(said: Rows, right: Rows) -> float:
     given = {_asked(row): row for row in said}
     known = [(given.get(_asked(row)), row) for row in right if row.regions]
     values = [
-        accuracy(mine.regions[0].label, [r.label for r in row.regions]) if mine and mine.regions else 0.0
+        vqa_accuracy(mine.regions[0].label, [r.label for r in row.regions]) if mine and mine.regions else 0.0
         for mine, row in known
     ]
     return sum(values) / len(values) if values else math.nan
@@ -208,7 +215,7 @@ def _asked(row: Annotation) -> str:
     return row.text.strip() if row.task == "<VQA>" else ""
 
 
-_MEASURES: dict[str, dict[str, OneImage]] = {
+_MEASURES: dict[str, dict[str, ImageMeasure]] = {
     "<OD>": {"f1": _f1, "f1_boxes": _f1_boxes, "mask_iou": _mask_iou},
     "<DENSE_REGION_CAPTION>": {"f1": _f1},
     "<CAPTION_TO_PHRASE_GROUNDING>": {"f1": _f1},

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from florence.records import ANNOTATION_TYPES, HUMAN, Annotation, digest, table_annotations
 from florence.store import Store
 
-STANDING: tuple[str, ...] = ("truth", "human", "consensus")
+REFERENCE_ORDER: tuple[str, ...] = ("truth", "human", "consensus")
 """References, the best first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class References:
     """What is right about some images. ``rows``: (image id, kind) → the name of the reference and its annotations.
 
     A pair that is missing is not known; one without annotations is known to have nothing of that kind.
@@ -31,27 +31,27 @@ class Known:
     def references(self) -> tuple[str, ...]:
         """The names of the references there are, the best first."""
         names = {name for name, _ in self.rows.values()}
-        return tuple(name for name in STANDING if name in names)
+        return tuple(name for name in REFERENCE_ORDER if name in names)
 
 
-def held_out(data: Store, images: Collection[str]) -> Known:
+def find_held_out_references(data: Store, images: Collection[str]) -> References:
     """What models are scored against on ``images`` (ids).
 
     Truth where the image's source knows the kind; else people's labels; else the kept labels of the first round in which the
     image has any label, so that a model cannot move its own reference.
     """
-    return Known(_merged(_truth(data, images), _human(data, images), _consensus(data, images)))
+    return References(_merged(_truth(data, images), _human(data, images), _consensus(data, images)))
 
 
-def gold(data: Store, images: Collection[str]) -> Known:
+def find_gold_references(data: Store, images: Collection[str]) -> References:
     """What labels are measured against on ``images`` (ids): what lies in truth/ alone, which no annotator and no engine has seen.
 
     People's claims are part of the consensus, so comparing it with them would tell nothing.
     """
-    return Known(_merged(_truth(data, images), {}, {}))
+    return References(_merged(_truth(data, images), {}, {}))
 
 
-def by_draw(ids: Iterable[str], *key: object) -> list[str]:
+def order_by_hash(ids: Iterable[str], *key: object) -> list[str]:
     """``ids`` in an order that follows from ``key`` and the ids alone."""
     return sorted(set(ids), key=lambda image: (digest("|".join([*map(str, key), image]).encode()), image))
 

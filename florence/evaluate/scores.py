@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from florence.config import EvaluateSettings
 from florence.errors import EncodeError
-from florence.evaluate.calibration import calibrate
-from florence.evaluate.references import STANDING, Known, by_draw
+from florence.evaluate.calibration import fit_calibration
+from florence.evaluate.references import REFERENCE_ORDER, References, order_by_hash
 from florence.geometry import Box, Quad
 from florence.metrics import METRICS, Metric, Prediction, Reference, Score
 from florence.model.confidence import Calibration
@@ -25,7 +25,7 @@ SCORES = pa.schema(
     [("image_id", pa.string()), ("task", pa.string()), ("reference", pa.string()), ("value", pa.float64())]
 )
 """One value for each image and task; ``reference`` says what the image was compared with."""
-LEVEL = 0.05
+ALPHA = 0.05
 
 Predict = Callable[[Sequence[np.ndarray], Sequence[Query]], Sequence[Answer]]
 """Called with pictures (height, width, 3) and what to ask of them; gives the answers in the same order, places in pixels of their picture."""
@@ -41,11 +41,11 @@ class Question:
     example: Example
     reference: str
     alternatives: tuple[str, ...] = ()
-    other: str = ""
+    shuffled_image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class TaskResult:
     """A task's score against one reference. ``low``, ``high``: 95% bootstrap interval over images, None with fewer than two.
 
     ``control``: the score with each question asked of another image, where it was. ``refused``: labels of the reference that could not be asked about.
@@ -55,25 +55,25 @@ class Result:
     score: Score
     low: float | None
     high: float | None
-    control: Score | None = None
+    shuffled: Score | None = None
     refused: int = 0
     calibration: Calibration | None = None
 
 
-def evaluate(
+def score_tasks(
     records: Sequence[ImageRecord],
     pictures: Callable[[Sequence[str]], Iterable[tuple[str, np.ndarray]]],
-    known: Known,
+    known: References,
     settings: EvaluateSettings,
     predict: Predict,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> list[Result]:
+) -> list[TaskResult]:
     """Scores of the model behind ``predict``, by task and reference.
 
     ``records``: held-out images; ``pictures``: gives the pixels of those named, in any order, one by one. At most
     ``settings.batch_size`` pictures are in memory; each is given to ``predict`` once, with all that is asked of it.
     """
-    asked, refused = questions(records, known, settings)
+    asked, refused = choose_questions(records, known, settings)
     answers = _answers(asked, pictures, predict, settings.batch_size, progress)
     sizes = {record.image_id: (record.width, record.height) for record in records}
     groups: dict[tuple[str, str], list[Question]] = {}
@@ -85,14 +85,14 @@ def evaluate(
 
 
 def _order(settings: EvaluateSettings) -> Callable[[tuple[str, str]], tuple[int, int]]:
-    return lambda key: (settings.tasks.index(key[0]), STANDING.index(key[1]))
+    return lambda key: (settings.tasks.index(key[0]), REFERENCE_ORDER.index(key[1]))
 
 
 # ---------------------------------------------------------------- what is asked
 
 
-def questions(
-    records: Sequence[ImageRecord], known: Known, settings: EvaluateSettings
+def choose_questions(
+    records: Sequence[ImageRecord], known: References, settings: EvaluateSettings
 ) -> tuple[list[Question], Counter[tuple[str, str]]]:
     """What is asked about the images, and how many labels could not be, by (task, reference).
 
@@ -102,22 +102,22 @@ def questions(
     by_id = {record.image_id: record for record in records}
     result: list[Question] = []
     refused: Counter[tuple[str, str]] = Counter()
-    kinds = dict.fromkeys(task(name).kind for name in settings.tasks)
+    kinds = dict.fromkeys(task(name).annotation_type for name in settings.tasks)
     for reference in known.references:
         rows = {kind: known.of(kind, reference) for kind in kinds}
-        images = by_draw(
+        images = order_by_hash(
             {image for found in rows.values() for image, there in found.items() if there and image in by_id},
             settings.seed,
         )
         images = images[: settings.max_images]
         for name in settings.tasks:
             errors: list[EncodeError] = []
-            found = rows[task(name).kind]
+            found = rows[task(name).annotation_type]
             for image in images:
                 examples = task(name).examples(by_id[image], [row for row in found.get(image, ()) if row.kept], errors)
                 result += _few(examples, reference, settings)
             refused[name, reference] = len(errors)
-    return _with_controls(result, settings), refused
+    return _add_shuffled_images(result, settings), refused
 
 
 def _few(examples: Iterable[Example], reference: str, settings: EvaluateSettings) -> Iterator[Question]:
@@ -128,7 +128,7 @@ def _few(examples: Iterable[Example], reference: str, settings: EvaluateSettings
         prompts.setdefault(example.input, []).append(example)
         # the image is part of the draw, or the same names would be asked for in every image
         key = settings.seed, example.task, example.image_id
-    chosen = set(by_draw(prompts, *key)[: settings.max_examples])
+    chosen = set(order_by_hash(prompts, *key)[: settings.max_examples])
     for prompt, found in prompts.items():
         if prompt in chosen:
             yield Question(
@@ -136,15 +136,17 @@ def _few(examples: Iterable[Example], reference: str, settings: EvaluateSettings
             )
 
 
-def _with_controls(asked: list[Question], settings: EvaluateSettings) -> list[Question]:
+def _add_shuffled_images(asked: list[Question], settings: EvaluateSettings) -> list[Question]:
     """The questions of the tasks in ``settings.shuffled_image_tasks`` with another image each: the next one in a drawn circle of its reference's images."""
     circles: dict[str, dict[str, str]] = {}
     for reference in {question.reference for question in asked}:
-        images = by_draw((q.example.image_id for q in asked if q.reference == reference), settings.seed, "control")
+        images = order_by_hash(
+            (q.example.image_id for q in asked if q.reference == reference), settings.seed, "control"
+        )
         if len(images) > 1:
             circles[reference] = dict(zip(images, [*images[1:], images[0]], strict=True))
     return [
-        replace(q, other=circles.get(q.reference, {}).get(q.example.image_id, ""))
+        replace(q, shuffled_image=circles.get(q.reference, {}).get(q.example.image_id, ""))
         if q.example.task in settings.shuffled_image_tasks
         else q
         for q in asked
@@ -153,7 +155,7 @@ def _with_controls(asked: list[Question], settings: EvaluateSettings) -> list[Qu
 
 # ---------------------------------------------------------------- what is answered
 
-Asked = tuple[str, str, str]
+QuestionKey = tuple[str, str, str]
 """Image id, task, input."""
 
 
@@ -163,14 +165,14 @@ def _answers(
     predict: Predict,
     batch: int,
     progress: Callable[[int, int], None],
-) -> dict[Asked, Answer]:
+) -> dict[QuestionKey, Answer]:
     """Every answer; what is asked twice of one image, as tasks without an input are for their control, is answered once."""
-    wanted: dict[str, dict[Asked, None]] = {}
+    wanted: dict[str, dict[QuestionKey, None]] = {}
     for question in asked:
-        for image in (question.example.image_id, question.other):
+        for image in (question.example.image_id, question.shuffled_image):
             if image:
                 wanted.setdefault(image, {})[image, question.example.task, question.example.input] = None
-    result: dict[Asked, Answer] = {}
+    result: dict[QuestionKey, Answer] = {}
     done = 0
     for chunk in _chunks(pictures(sorted(wanted)), batch):
         asks = [(index, key) for index, (image, _) in enumerate(chunk) for key in wanted[image]]
@@ -195,11 +197,15 @@ def _chunks(pictures: Iterable[tuple[str, np.ndarray]], size: int) -> Iterator[l
 
 
 def _prediction(
-    question: Question, answers: Mapping[Asked, Answer], sizes: Mapping[str, tuple[int, int]], *, control: bool = False
+    question: Question,
+    answers: Mapping[QuestionKey, Answer],
+    sizes: Mapping[str, tuple[int, int]],
+    *,
+    shuffled: bool = False,
 ) -> Prediction:
     """The answer as one about the question's own image."""
     example = question.example
-    image = question.other if control else example.image_id
+    image = question.shuffled_image if shuffled else example.image_id
     answer = answers[image, example.task, example.input]
     regions = answer.regions
     if sizes[image] != sizes[example.image_id]:
@@ -227,23 +233,23 @@ def _scaled(region: Region, x: float, y: float) -> Region:
 
 def _result(
     asked: Sequence[Question],
-    answers: Mapping[Asked, Answer],
+    answers: Mapping[QuestionKey, Answer],
     sizes: Mapping[str, tuple[int, int]],
     settings: EvaluateSettings,
     refused: int,
-) -> Result:
+) -> TaskResult:
     name, reference = asked[0].example.task, asked[0].reference
     metric = METRICS.get(task(name).metric)()
     right = [_reference(question) for question in asked]
     said = [_prediction(question, answers, sizes) for question in asked]
     score = metric.score(said, right, task=name, reference=reference)
     low, high = _interval(metric, said, right, settings) if score.value is not None else (None, None)
-    control = None
-    if all(question.other for question in asked):
-        shuffled = [_prediction(question, answers, sizes, control=True) for question in asked]
-        control = metric.score(shuffled, right, task=name, reference=reference)
-    calibration = calibrate(metric.judged(said, right), [r.image_id for r in right])
-    return Result(score, low, high, control, refused, calibration)
+    shuffled = None
+    if all(question.shuffled_image for question in asked):
+        shuffled = [_prediction(question, answers, sizes, shuffled=True) for question in asked]
+        shuffled = metric.score(shuffled, right, task=name, reference=reference)
+    calibration = fit_calibration(metric.grade(said, right), [r.image_id for r in right])
+    return TaskResult(score, low, high, shuffled, refused, calibration)
 
 
 def _reference(question: Question) -> Reference:
@@ -259,18 +265,18 @@ def _interval(
         return None, None
     rng = np.random.default_rng([settings.seed, len(images)])
     times = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=settings.bootstrap)
-    values = metric.resampled(said, right, times[:, member].astype(float))
+    values = metric.resample(said, right, times[:, member].astype(float))
     values = values[~np.isnan(values)]
     if not len(values):
         return None, None
-    low, high = np.quantile(values, [LEVEL / 2, 1 - LEVEL / 2])
+    low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
     return float(low), float(high)
 
 
 # ---------------------------------------------------------------- what is written
 
 
-def scores_table(scores: Iterable[Score]) -> pa.Table:
+def build_scores_table(scores: Iterable[Score]) -> pa.Table:
     """A table of schema `SCORES`, sorted."""
     rows = sorted(
         (score.task, score.reference, image, value) for score in scores for image, value in score.per_image.items()
@@ -286,34 +292,36 @@ def scores_table(scores: Iterable[Score]) -> pa.Table:
     )
 
 
-def scores_json(results: Iterable[Result]) -> dict[str, dict[str, dict[str, Any]]]:
+def build_scores_json(results: Iterable[TaskResult]) -> dict[str, dict[str, dict[str, Any]]]:
     """task → reference → figures; what there is no figure for is left out. ``n``: images, ``per_image``: the mean over them, which promotion compares."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for result in results:
         score = result.score
         per_image = list(score.per_image.values())
         values: dict[str, Any] = {
-            "metric": METRICS.get(score.metric).measures or score.metric,
+            "metric": METRICS.get(score.metric).value_name or score.metric,
             "value": score.value,
             "low": result.low,
             "high": result.high,
             "n": len(per_image),
             "examples": score.n,
             "invalid": score.invalid,
-            "control": result.control.value if result.control else None,
+            "shuffled": result.shuffled.value if result.shuffled else None,
             "per_image": sum(per_image) / len(per_image) if per_image else None,
             "refused": result.refused or None,
-            "calibration": {name: rounded(getattr(result.calibration, name)) for name in ("error", "calibrated", "n")}
+            "calibration": {
+                name: round_figure(getattr(result.calibration, name)) for name in ("error", "calibrated", "n")
+            }
             if result.calibration
             else None,
-            "details": {name: rounded(value) for name, value in sorted(score.details.items())} or None,
+            "details": {name: round_figure(value) for name, value in sorted(score.details.items())} or None,
         }
         found.setdefault(score.task, {})[score.reference] = {
-            key: rounded(value) for key, value in values.items() if value is not None
+            key: round_figure(value) for key, value in values.items() if value is not None
         }
     return found
 
 
-def rounded(value: Any) -> Any:
+def round_figure(value: Any) -> Any:
     """Floats to six digits, as they stand in metrics files; all else as it is."""
     return round(value, 6) if isinstance(value, float) else value

@@ -31,7 +31,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class GradedAnswers:
     """Things said that are plainly right or wrong: the number of the example ``examples`` (n,), ``scores`` (n,) from 0 to 1, and whether ``right`` (n,) bool."""
 
     examples: np.ndarray
@@ -39,7 +39,7 @@ class Judged:
     right: np.ndarray
 
     @classmethod
-    def of(cls, found: Iterable[tuple[int, float | None, bool]]) -> Judged:
+    def of(cls, found: Iterable[tuple[int, float | None, bool]]) -> GradedAnswers:
         """Of (example, score, right); what has no score is left out."""
         rows = [row for row in found if row[1] is not None]
         return cls(
@@ -89,11 +89,11 @@ class Score:
 class Metric(ABC):
     """A way to compare answers with references. A subclass sets ``name`` and writes `measure`.
 
-    ``measures``: what its value is called in tables, as map50. A value that is no mean over examples needs `resampled` too.
+    ``value_name``: what its value is called in tables, as map50. A value that is no mean over examples needs `resampled` too.
     """
 
     name: str
-    measures: str = ""
+    value_name: str = ""
 
     def score(
         self, predictions: Sequence[Prediction], references: Sequence[Reference], *, task: str = "", reference: str = ""
@@ -111,15 +111,15 @@ class Metric(ABC):
         details = {name: float(value) for name, value in found.details.items() if math.isfinite(value)}
         return Score(task, self.name, found.value, len(references), invalid, reference, per_image, details)
 
-    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+    def grade(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> GradedAnswers:
         """Whether each thing that is said is right, with the score that it was given. Here nothing: where there are only degrees, nothing is plainly right."""
-        return Judged.of(())
+        return GradedAnswers.of(())
 
     @abstractmethod
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """Compare one or more pairs."""
 
-    def resampled(
+    def resample(
         self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
     ) -> np.ndarray:
         """The value (r,) in each of r resamples. ``weights`` (r, n): how often an example is in it. NaN where nothing can be scored.
@@ -128,7 +128,7 @@ class Metric(ABC):
         """
         per_example = self.measure(predictions, references).per_example
         there = ~np.isnan(per_example)
-        return shares(weights[:, there] @ per_example[there], weights[:, there].sum(axis=1))
+        return divide(weights[:, there] @ per_example[there], weights[:, there].sum(axis=1))
 
 
 METRICS: Registry[type[Metric]] = Registry("metric", "florence.metrics")
@@ -163,38 +163,38 @@ def mean(values: np.ndarray) -> float | None:
     return float(numbers.mean()) if len(numbers) else None
 
 
-def ratio(part: float, whole: float) -> float:
+def divide_or_nan(part: float, whole: float) -> float:
     """``part`` / ``whole``; NaN of nothing."""
     return part / whole if whole else math.nan
 
 
-def shares(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+def divide(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
     """``parts`` / ``wholes``, element by element; NaN of nothing."""
     parts, wholes = np.asarray(parts, float), np.asarray(wholes, float)
     return np.divide(parts, wholes, out=np.full(parts.shape, math.nan), where=wholes > 0)
 
 
-def same(text: str) -> str:
+def normalize_label(text: str) -> str:
     """``text`` as labels are compared: without case, white space as single spaces."""
     return " ".join(text.casefold().split())
 
 
-def bounds(regions: Sequence[Region]) -> np.ndarray:
+def region_boxes(regions: Sequence[Region]) -> np.ndarray:
     """The boxes (n, 4) around regions."""
     return np.asarray([region.bounds for region in regions], float).reshape(-1, 4)
 
 
-def judged_regions(
+def grade_regions(
     predictions: Sequence[Prediction], references: Sequence[Reference], labelled: bool = True
 ) -> Iterator[tuple[int, float | None, bool]]:
     """Of each region said its example, its score, and whether it is one of `matches`."""
     for number, (p, r) in enumerate(zip(predictions, references, strict=True)):
-        right = {row for row, _ in matches(p.regions, r.regions, labelled=labelled)}
+        right = {row for row, _ in match_regions(p.regions, r.regions, labelled=labelled)}
         for row, region in enumerate(p.regions):
             yield number, region.score, row in right
 
 
-def matches(
+def match_regions(
     predicted: Sequence[Region], reference: Sequence[Region], iou: float = 0.5, labelled: bool = True
 ) -> list[tuple[int, int]]:
     """Pairs (predicted, reference) whose boxes overlap by ``iou`` or more and, if ``labelled``, whose labels are the same.
@@ -203,11 +203,13 @@ def matches(
     """
     if not predicted or not reference:
         return []
-    overlap = box_iou(bounds(predicted), bounds(reference))
+    overlap = box_iou(region_boxes(predicted), region_boxes(reference))
     good = overlap >= iou
     if labelled:
         codes: dict[str, int] = {}
-        left, right = ([codes.setdefault(same(r.label), len(codes)) for r in side] for side in (predicted, reference))
+        left, right = (
+            [codes.setdefault(normalize_label(r.label), len(codes)) for r in side] for side in (predicted, reference)
+        )
         good &= np.asarray(left)[:, None] == np.asarray(right)[None, :]
     rows, columns = np.nonzero(good)
     pairs: list[tuple[int, int]] = []

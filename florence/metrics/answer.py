@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, Judged, Measure, Metric, Prediction, Reference, mean
+from florence.metrics import METRICS, GradedAnswers, Measure, Metric, Prediction, Reference, mean
 
 ENOUGH = 3
 """People whose answer an answer has to be to count in full."""
@@ -19,7 +19,7 @@ _APOSTROPHE = re.compile(r"['’`]")
 _PUNCTUATION = re.compile(r"[^\w\s.:]|_|(?<!\d)[.:]|[.:](?!\d)")
 
 
-def normal(answer: str) -> str:
+def normalize_answer(answer: str) -> str:
     """``answer`` as answers are compared: lower case, no punctuation, no a, an and the, numbers up to ten as digits.
 
     As in the evaluation of VQAv2, but that every word is compared without its apostrophe, which spares its list of contractions.
@@ -29,11 +29,11 @@ def normal(answer: str) -> str:
     return " ".join(words)
 
 
-def accuracy(answer: str, given: Sequence[str]) -> float:
+def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
     """How right ``answer`` is, 0…1, where people gave the answers ``given``: the mean, over all ways to leave one of them out, of the share of
     `ENOUGH` others that say the same, 1 at most. Where fewer than `ENOUGH` others are there, all of them are enough; a single answer has to be met.
     """
-    said, there = normal(answer), [normal(one) for one in given]
+    said, there = normalize_answer(answer), [normalize_answer(one) for one in given]
     if len(there) == 1:
         return float(said == there[0])
     same = sum(said == one for one in there)
@@ -41,7 +41,7 @@ def accuracy(answer: str, given: Sequence[str]) -> float:
 
 
 @METRICS.register("answer")
-class Answered(Metric):
+class AnswerMetric(Metric):
     """Value: mean VQA accuracy. The answers that people gave are the labels of the reference's regions; without regions its text is the one answer.
 
     Details: the accuracy of questions whose answer is yes or no (yes_no), a number (number) or anything else (other), and exact: the share of
@@ -49,21 +49,24 @@ class Answered(Metric):
     """
 
     name = "answer"
-    measures = "vqa_accuracy"
+    value_name = "vqa_accuracy"
 
-    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+    def grade(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> GradedAnswers:
         """See `Metric.judged`: an answer is right that most people gave."""
         pairs = zip(predictions, references, strict=True)
-        return Judged.of((number, p.score, normal(p.text) == normal(r.text)) for number, (p, r) in enumerate(pairs))
+        return GradedAnswers.of(
+            (number, p.score, normalize_answer(p.text) == normalize_answer(r.text))
+            for number, (p, r) in enumerate(pairs)
+        )
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
         pairs = list(zip(predictions, references, strict=True))
         per_example = np.asarray(
-            [accuracy(p.text, [region.label for region in r.regions] or [r.text]) for p, r in pairs], float
+            [vqa_accuracy(p.text, [region.label for region in r.regions] or [r.text]) for p, r in pairs], float
         )
         kinds = np.asarray([_kind(r.text) for r in references])
-        exact = np.asarray([normal(p.text) == normal(r.text) for p, r in pairs], float)
+        exact = np.asarray([normalize_answer(p.text) == normalize_answer(r.text) for p, r in pairs], float)
         details = {
             kind: math.nan if (found := mean(per_example[kinds == kind])) is None else found
             for kind in ("yes_no", "number", "other")
@@ -72,5 +75,5 @@ class Answered(Metric):
 
 
 def _kind(answer: str) -> str:
-    text = normal(answer)
+    text = normalize_answer(answer)
     return "yes_no" if text in ("yes", "no") else "number" if re.fullmatch(r"[\d.: ]+", text) else "other"

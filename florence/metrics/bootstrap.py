@@ -32,7 +32,9 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def interval(values: Sequence[float], *, resamples: int = 1000, level: float = 0.05, seed: int = 0) -> Interval | None:
+def bootstrap_mean(
+    values: Sequence[float], *, resamples: int = 1000, alpha: float = 0.05, seed: int = 0
+) -> Interval | None:
     """The mean of one value for each image; the interval covers 1 − ``level``. None without values. NaN is not allowed (ValueError)."""
     sample = np.asarray(values, float)
     if not len(sample):
@@ -40,7 +42,7 @@ def interval(values: Sequence[float], *, resamples: int = 1000, level: float = 0
     if np.isnan(sample).any():
         raise ValueError("a value is NaN; leave out what could not be scored")
     means = np.concatenate(list(_means(sample, resamples, seed)))
-    low, high = np.quantile(means, [level / 2, 1 - level / 2])
+    low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
     # one is added: no finite number of resamples makes a p-value of 0
     p_fall = float((np.sum(means >= 0) + 1) / (resamples + 1))
     p_rise = float((np.sum(means <= 0) + 1) / (resamples + 1))
@@ -56,20 +58,20 @@ def _means(sample: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray
         yield sample[rng.integers(0, len(sample), (min(block, resamples - start), len(sample)))].mean(axis=1)
 
 
-def paired(
+def bootstrap_difference(
     after: Mapping[str, float],
     before: Mapping[str, float],
     *,
     resamples: int = 1000,
-    level: float = 0.05,
+    alpha: float = 0.05,
     seed: int = 0,
 ) -> Interval | None:
     """The mean of ``after`` − ``before`` over the images that both have. None where they share none."""
     shared = sorted(after.keys() & before.keys())
-    return interval([after[key] - before[key] for key in shared], resamples=resamples, level=level, seed=seed)
+    return bootstrap_mean([after[key] - before[key] for key in shared], resamples=resamples, alpha=alpha, seed=seed)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def correct_p_values(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's adjusted p-values: compare each with the level itself; the chance of any false alarm among all stays below it."""
     result: dict[str, float] = {}
     highest = 0.0

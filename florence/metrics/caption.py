@@ -82,7 +82,7 @@ def _cosine(candidate: Vector, reference: Vector) -> float:
 
 
 @METRICS.register("caption")
-class Caption(Metric):
+class CaptionMetric(Metric):
     """Value: mean CIDEr-D, on the scale 0…10 of its formula (tables often show it times 10 again, as 0…100 and above).
 
     With fewer than two examples there is no inverse document frequency and the value is None. Details: exact (same words), length (words
@@ -90,7 +90,7 @@ class Caption(Metric):
     """
 
     name = "caption"
-    measures = "cider"
+    value_name = "cider"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""

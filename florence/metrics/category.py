@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, Judged, Measure, Metric, Prediction, Reference, same, shares
+from florence.metrics import METRICS, GradedAnswers, Measure, Metric, Prediction, Reference, divide, normalize_label
 
 
 @METRICS.register("category")
-class Category(Metric):
+class CategoryMetric(Metric):
     """Value: balanced accuracy, the mean over the reference's classes of the share of their examples named right. Per image: the plain share.
 
     Details: exact, the plain share over all examples; classes, their number. Chance is 1/classes.
     """
 
     name = "category"
-    measures = "balanced_accuracy"
+    value_name = "balanced_accuracy"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
@@ -25,23 +25,25 @@ class Category(Metric):
         recall = np.bincount(codes, weights=right) / np.bincount(codes)
         return Measure(float(recall.mean()), right, {"exact": float(right.mean()), "classes": float(len(recall))})
 
-    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+    def grade(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> GradedAnswers:
         """See `Metric.judged`."""
         right, _ = _right(predictions, references)
-        return Judged.of((number, p.score, bool(right[number])) for number, p in enumerate(predictions))
+        return GradedAnswers.of((number, p.score, bool(right[number])) for number, p in enumerate(predictions))
 
-    def resampled(
+    def resample(
         self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
     ) -> np.ndarray:
         """See `Metric.resampled`: the mean over the classes that are in the resample."""
         right, codes = _right(predictions, references)
         member = np.eye(int(codes.max()) + 1)[codes]
-        recall = shares(weights @ (member * right[:, None]), weights @ member)
-        return shares(np.nansum(recall, axis=1), (~np.isnan(recall)).sum(axis=1))
+        recall = divide(weights @ (member * right[:, None]), weights @ member)
+        return divide(np.nansum(recall, axis=1), (~np.isnan(recall)).sum(axis=1))
 
 
 def _right(predictions: Sequence[Prediction], references: Sequence[Reference]) -> tuple[np.ndarray, np.ndarray]:
     """(n,) whether each example is named right, and the number of its class."""
-    there = np.asarray([same(reference.text) for reference in references])
-    right = np.asarray([same(p.text) == name for p, name in zip(predictions, there.tolist(), strict=True)], float)
+    there = np.asarray([normalize_label(reference.text) for reference in references])
+    right = np.asarray(
+        [normalize_label(p.text) == name for p, name in zip(predictions, there.tolist(), strict=True)], float
+    )
     return right, np.unique(there, return_inverse=True)[1]

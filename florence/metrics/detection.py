@@ -10,17 +10,17 @@ import numpy as np
 from florence.geometry import box_iou
 from florence.metrics import (
     METRICS,
-    Judged,
+    GradedAnswers,
     Measure,
     Metric,
     Prediction,
     Reference,
-    bounds,
-    judged_regions,
-    matches,
-    ratio,
-    same,
-    shares,
+    divide,
+    divide_or_nan,
+    grade_regions,
+    match_regions,
+    normalize_label,
+    region_boxes,
 )
 from florence.records import Region
 
@@ -29,17 +29,19 @@ def counts(
     predicted: Sequence[Region], reference: Sequence[Region], iou: float = 0.5, labelled: bool = True
 ) -> tuple[int, int, int]:
     """(matched, predicted, reference) regions of one image."""
-    return len(matches(predicted, reference, iou, labelled)), len(predicted), len(reference)
+    return len(match_regions(predicted, reference, iou, labelled)), len(predicted), len(reference)
 
 
-def f1(predicted: Sequence[Region], reference: Sequence[Region], iou: float = 0.5, labelled: bool = True) -> float:
+def f1_score(
+    predicted: Sequence[Region], reference: Sequence[Region], iou: float = 0.5, labelled: bool = True
+) -> float:
     """F1 of one image's regions: 2·matched / (predicted + reference); 1 where both are empty."""
     matched, said, there = counts(predicted, reference, iou, labelled)
     return 2 * matched / (said + there) if said + there else 1.0
 
 
 @METRICS.register("detection")
-class Detection(Metric):
+class DetectionMetric(Metric):
     """Value: AP at IoU 0.5, mean over the labels in the references. Per image: F1 at IoU 0.5.
 
     Details: map (IoU 0.5…0.95), f1, precision, recall over all regions, and f1_boxes, which ignores labels. A region without a
@@ -47,40 +49,40 @@ class Detection(Metric):
     """
 
     name = "detection"
-    measures = "map50"
+    value_name = "map50"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
         pairs = list(zip(predictions, references, strict=True))
-        per_example = np.asarray([f1(p.regions, r.regions) for p, r in pairs])
+        per_example = np.asarray([f1_score(p.regions, r.regions) for p, r in pairs])
         matched, said, there = np.sum([counts(p.regions, r.regions) for p, r in pairs], axis=0).tolist()
         boxes = sum(counts(p.regions, r.regions, labelled=False)[0] for p, r in pairs)
         details = {
-            "f1": ratio(2 * matched, said + there),
-            "precision": ratio(matched, said),
-            "recall": ratio(matched, there),
-            "f1_boxes": ratio(2 * boxes, said + there),
+            "f1": divide_or_nan(2 * matched, said + there),
+            "precision": divide_or_nan(matched, said),
+            "recall": divide_or_nan(matched, there),
+            "f1_boxes": divide_or_nan(2 * boxes, said + there),
         }
-        ap = average_precision(predictions, references)
+        ap = coco_average_precision(predictions, references)
         if ap is None:
             return Measure(None, per_example, details)
         return Measure(ap[1], per_example, {"map": ap[0], **details})
 
-    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+    def grade(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> GradedAnswers:
         """See `Metric.judged`: a region is right where it counts for F1."""
-        return Judged.of(judged_regions(predictions, references))
+        return GradedAnswers.of(grade_regions(predictions, references))
 
-    def resampled(
+    def resample(
         self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
     ) -> np.ndarray:
         """See `Metric.resampled`: AP at IoU 0.5. Regions are paired within an example, so its pairs are the same in every resample."""
-        labels = sorted({same(region.label) for reference in references for region in reference.regions})
+        labels = sorted({normalize_label(region.label) for reference in references for region in reference.regions})
         found = (
             np.stack([_resampled_ap(name, predictions, references, weights) for name in labels])
             if labels
             else np.zeros((0, len(weights)))
         )
-        return shares(np.nansum(found, axis=0), (~np.isnan(found)).sum(axis=0))
+        return divide(np.nansum(found, axis=0), (~np.isnan(found)).sum(axis=0))
 
 
 RECALLS = np.linspace(0, 1, 101)
@@ -96,9 +98,10 @@ def _resampled_ap(
     there = np.zeros(len(references))
     found: list[tuple[float, int, bool]] = []
     for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        right = [region for region in reference.regions if same(region.label) == name]
+        right = [region for region in reference.regions if normalize_label(region.label) == name]
         said = sorted(
-            (region for region in prediction.regions if same(region.label) == name), key=lambda region: -_score(region)
+            (region for region in prediction.regions if normalize_label(region.label) == name),
+            key=lambda region: -_score(region),
         )[:LIMIT]
         there[index] = len(right)
         found += [(_score(region), index, hit) for region, hit in zip(said, _hits(said, right), strict=True)]
@@ -121,7 +124,7 @@ def _hits(said: Sequence[Region], right: Sequence[Region]) -> list[bool]:
     """Whether each prediction, best first, has a reference region of IoU 0.5 or more that none before it took: the one it overlaps most."""
     if not said or not right:
         return [False] * len(said)
-    overlap = box_iou(bounds(said), bounds(right))
+    overlap = box_iou(region_boxes(said), region_boxes(right))
     taken: set[int] = set()
     result = []
     for row in overlap:
@@ -137,11 +140,13 @@ def _score(region: Region) -> float:
     return score if math.isfinite(score) else 0.0
 
 
-def average_precision(predictions: Sequence[Prediction], references: Sequence[Reference]) -> tuple[float, float] | None:
+def coco_average_precision(
+    predictions: Sequence[Prediction], references: Sequence[Reference]
+) -> tuple[float, float] | None:
     """(AP at IoU 0.5…0.95, AP at IoU 0.5) by faster-coco-eval; None where the references hold no region."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    labels = sorted({same(region.label) for reference in references for region in reference.regions})
+    labels = sorted({normalize_label(region.label) for reference in references for region in reference.regions})
     if not labels:
         return None
     code = {name: index for index, name in enumerate(labels, start=1)}
@@ -167,7 +172,7 @@ def _coco(images, code: dict[str, int]) -> list[dict]:
     rows: list[dict] = []
     for number, regions in enumerate(images, start=1):
         for region in regions:
-            if (category := code.get(same(region.label))) is None:
+            if (category := code.get(normalize_label(region.label))) is None:
                 continue
             x0, y0, x1, y1 = region.bounds
             rows.append(

@@ -7,10 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, Judged, Measure, Metric, Prediction, Reference, matches, ratio
+from florence.metrics import (
+    METRICS,
+    GradedAnswers,
+    Measure,
+    Metric,
+    Prediction,
+    Reference,
+    divide_or_nan,
+    match_regions,
+)
 
 
-def distance(a: str, b: str) -> int:
+def edit_distance(a: str, b: str) -> int:
     """Levenshtein distance: the fewest insertions, deletions and replacements of a character that turn ``a`` into ``b``."""
     if len(a) < len(b):
         a, b = b, a
@@ -28,13 +37,13 @@ def distance(a: str, b: str) -> int:
     return int(row[-1])
 
 
-def normal(text: str) -> str:
+def normalize_text(text: str) -> str:
     """``text`` as readings are compared: composed characters (NFC), white space as single spaces, case kept."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 @METRICS.register("reading")
-class Reading(Metric):
+class ReadingMetric(Metric):
     """Value: mean share of characters read right, 1 − (edit distance / characters of the reference), not below 0.
 
     An empty reference is read right (1) by an empty answer, else not at all (0). Details: exact (share of examples without an error), cer
@@ -42,30 +51,33 @@ class Reading(Metric):
     """
 
     name = "reading"
-    measures = "characters"
+    value_name = "characters"
 
-    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+    def grade(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> GradedAnswers:
         """See `Metric.judged`: a string is right that is read without an error, and where it has a place, there."""
         if not any(p.regions for p in predictions):
             pairs = zip(predictions, references, strict=True)
-            return Judged.of((number, p.score, normal(p.text) == normal(r.text)) for number, (p, r) in enumerate(pairs))
+            return GradedAnswers.of(
+                (number, p.score, normalize_text(p.text) == normalize_text(r.text))
+                for number, (p, r) in enumerate(pairs)
+            )
         found = []
         for number, (p, r) in enumerate(zip(predictions, references, strict=True)):
             read = {
                 i
-                for i, j in matches(p.regions, r.regions, labelled=False)
-                if normal(p.regions[i].label) == normal(r.regions[j].label)
+                for i, j in match_regions(p.regions, r.regions, labelled=False)
+                if normalize_text(p.regions[i].label) == normalize_text(r.regions[j].label)
             }
             found += [(number, region.score, row in read) for row, region in enumerate(p.regions)]
-        return Judged.of(found)
+        return GradedAnswers.of(found)
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
-        pairs = [(normal(p.text), normal(r.text)) for p, r in zip(predictions, references, strict=True)]
-        edits = np.asarray([distance(said, there) for said, there in pairs], float)
+        pairs = [(normalize_text(p.text), normalize_text(r.text)) for p, r in zip(predictions, references, strict=True)]
+        edits = np.asarray([edit_distance(said, there) for said, there in pairs], float)
         lengths = np.asarray([len(there) for _, there in pairs], float)
         per_example = np.clip(1 - edits / np.maximum(lengths, 1), 0, 1)
-        details = {"exact": float((edits == 0).mean()), "cer": ratio(float(edits.sum()), float(lengths.sum()))}
+        details = {"exact": float((edits == 0).mean()), "cer": divide_or_nan(float(edits.sum()), float(lengths.sum()))}
         if any(p.regions for p in predictions):
             details["spotted"] = _spotted(predictions, references)
         return Measure(float(per_example.mean()), per_example, details)
@@ -74,7 +86,7 @@ class Reading(Metric):
 def _spotted(predictions: Sequence[Prediction], references: Sequence[Reference]) -> float:
     hit = said = there = 0
     for p, r in zip(predictions, references, strict=True):
-        pairs = matches(p.regions, r.regions, labelled=False)
-        hit += sum(normal(p.regions[i].label) == normal(r.regions[j].label) for i, j in pairs)
+        pairs = match_regions(p.regions, r.regions, labelled=False)
+        hit += sum(normalize_text(p.regions[i].label) == normalize_text(r.regions[j].label) for i, j in pairs)
         said, there = said + len(p.regions), there + len(r.regions)
-    return ratio(2 * hit, said + there)
+    return divide_or_nan(2 * hit, said + there)

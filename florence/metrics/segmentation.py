@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from florence.geometry import Polygon, box_quad, mask_iou, polygon_box, rasterise
-from florence.metrics import METRICS, Judged, Measure, Metric, Prediction, Reference, mean
+from florence.metrics import METRICS, GradedAnswers, Measure, Metric, Prediction, Reference, mean
 from florence.records import Region
 
 SIDE = 512
@@ -23,7 +23,7 @@ def shapes(regions: Sequence[Region]) -> list[Polygon]:
     return found
 
 
-def iou(predicted: Sequence[Region], reference: Sequence[Region]) -> float:
+def shape_iou(predicted: Sequence[Region], reference: Sequence[Region]) -> float:
     """IoU of the union of one side's shapes with the union of the other's; 0 where one side has none or no area."""
     left, right = shapes(predicted), shapes(reference)
     if not left or not right:
@@ -46,23 +46,26 @@ def iou(predicted: Sequence[Region], reference: Sequence[Region]) -> float:
 
 
 @METRICS.register("segmentation")
-class Segmentation(Metric):
+class SegmentationMetric(Metric):
     """Value: mean mask IoU over examples with a reference shape. Details: over50, the share of them with IoU of 0.5 or more."""
 
     name = "segmentation"
-    measures = "mask_iou"
+    value_name = "mask_iou"
 
-    def judged(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Judged:
+    def grade(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> GradedAnswers:
         """See `Metric.judged`: an answer is right whose outlines share half of their area with the reference's."""
         pairs = [
             (n, p, r) for n, (p, r) in enumerate(zip(predictions, references, strict=True)) if p.regions and r.regions
         ]
-        return Judged.of((n, p.score, iou(p.regions, r.regions) >= 0.5) for n, p, r in pairs)
+        return GradedAnswers.of((n, p.score, shape_iou(p.regions, r.regions) >= 0.5) for n, p, r in pairs)
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """See the class."""
         per_example = np.asarray(
-            [iou(p.regions, r.regions) if r.regions else math.nan for p, r in zip(predictions, references, strict=True)]
+            [
+                shape_iou(p.regions, r.regions) if r.regions else math.nan
+                for p, r in zip(predictions, references, strict=True)
+            ]
         )
         scored = per_example[~np.isnan(per_example)]
         return Measure(mean(per_example), per_example, {"over50": float((scored >= 0.5).mean())} if len(scored) else {})

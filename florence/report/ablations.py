@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from florence.report.tables import figure, interval
+from florence.report.tables import format_figure, format_interval
 
 NAME, COLUMN, ACROSS = 44, 9, 7
 """Characters of the first column and of each variant's in the terminal, and how many variants stand side by side."""
@@ -42,7 +42,7 @@ class Row:
     n: int
     examples: int
     invalid: float | None
-    control: float | None
+    shuffled: float | None
 
 
 Cells = Mapping[tuple[str, str], Row]
@@ -96,10 +96,10 @@ def _scored(row: Row) -> str:
 
 
 def _cell(row: Row | None, wide: bool = False) -> str:
-    value = figure(None if row is None else row.value)
+    value = format_figure(None if row is None else row.value)
     mark = UNTAUGHT if row is not None and row.value is not None and not row.taught else ""
     if wide:
-        return f"{value}{mark} {interval(row.low, row.high) if row else ''}".rstrip()
+        return f"{value}{mark} {format_interval(row.low, row.high) if row else ''}".rstrip()
     return value + (mark or " ")
 
 

@@ -31,7 +31,7 @@ class Series:
     points: tuple[Point, ...]
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
+def choose_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from at most ``low`` to at least ``high``."""
     if high <= low:
         low, high = low - 0.05, high + 0.05
@@ -42,14 +42,14 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(index * step, 10) for index in range(first, last + 1)]
 
 
-def by_round(title: str, series: Sequence[Series]) -> Markup:
+def draw_lines(title: str, series: Sequence[Series]) -> Markup:
     """Lines over rounds with interval bars. Series without points are left out; with none at all the result is empty."""
     lines = [s for s in series if s.points]
     if not lines:
         return Markup("")
     points = [p for s in lines for p in s.points]
     bounds = [v for p in points for v in (p.value, p.low, p.high) if v is not None]
-    scale = ticks(min(bounds), max(bounds))
+    scale = choose_ticks(min(bounds), max(bounds))
     rounds = sorted({p.round for p in points})
     x = _placing(rounds[0], rounds[-1], LEFT + 22, WIDTH - RIGHT - 22)
     y = _placing(scale[0], scale[-1], HEIGHT - BOTTOM, TOP)
@@ -75,11 +75,11 @@ def by_round(title: str, series: Sequence[Series]) -> Markup:
     return Markup("").join([*parts, Markup("</svg>")])
 
 
-def histogram(title: str, edges: Sequence[float], shares: Sequence[float]) -> Markup:
+def draw_histogram(title: str, edges: Sequence[float], shares: Sequence[float]) -> Markup:
     """Bars of the ``shares`` (n,) of what lies between two ``edges`` (n + 1,) each; empty without any."""
     if not shares:
         return Markup("")
-    scale = ticks(0, max(shares))
+    scale = choose_ticks(0, max(shares))
     y = _placing(scale[0], scale[-1], HEIGHT - BOTTOM, TOP)
     x = _placing(0, len(shares), LEFT + 6, WIDTH - RIGHT)
     parts = [
@@ -141,7 +141,7 @@ def _line(series: Series, x, y) -> Markup:
     return Markup("").join([*parts, Markup("</g>")])
 
 
-def legend(series: Sequence[Series]) -> Markup:
+def draw_legend(series: Sequence[Series]) -> Markup:
     """The names of series beside their colours."""
     items = [Markup('<span class="key {}">{}</span>').format(s.style, escape(s.name)) for s in series if s.points]
     return Markup("").join(items)

@@ -59,7 +59,7 @@ class RejectedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
+class LabelScore:
     """Labels of a round measured against what is known to be right.
 
     ``value``: mean over ``n`` images of the measure ``metric``; ``low``, ``high``: its 95% bootstrap interval;
@@ -78,7 +78,7 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
-class Gain:
+class LabelGain:
     """The change of a label quality against round ``since``, paired over ``n`` images, with its 95% interval.
 
     ``without_student``: the same change with the student's vote switched off, where it was measured.
@@ -114,7 +114,7 @@ class TaskScore:
     n: int
     invalid: float
     reference: str
-    control: float | None = None
+    shuffled: float | None = None
     calibration: tuple[float, float] | None = None
 
 
@@ -147,11 +147,11 @@ class AnnotatorActivity:
     version: str
     role: str
     device: str
-    batch: int
+    batch_size: int
     images: int
     missing: int
     claims: int
-    why: str = ""
+    missing_reason: str = ""
     calls: int = 0
     tokens: int = 0
     cost: float = 0.0
@@ -208,8 +208,8 @@ class RoundFacts:
     counts: tuple[TypeCount, ...] = ()
     drops: tuple[DropCount, ...] = ()
     rejected_files: tuple[RejectedFile, ...] = ()
-    label_quality: tuple[Quality, ...] = ()
-    label_quality_gain: tuple[Gain, ...] = ()
+    label_quality: tuple[LabelScore, ...] = ()
+    label_quality_gain: tuple[LabelGain, ...] = ()
     scores: tuple[TaskScore, ...] = ()
     churn: tuple[Churn, ...] = ()
     annotator_quality: tuple[AnnotatorQuality, ...] = ()

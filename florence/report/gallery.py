@@ -38,7 +38,7 @@ NAMES = {"<CAPTION>": "brief", "<DETAILED_CAPTION>": "detailed", "<MORE_DETAILED
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TextPart:
     """A piece of a text; ``colour`` is that of the phrase's regions, as #rrggbb, or empty."""
 
     text: str
@@ -46,15 +46,15 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class NamedText:
     """One text about a picture, under its name."""
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[TextPart, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DrawnImage:
     """A drawn picture as a data URI, and what it shows."""
 
     uri: str
@@ -62,26 +62,26 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ImageCard:
     """An image with its drawn pictures and texts."""
 
     name: str
     about: str
-    pictures: tuple[Picture, ...]
-    lines: tuple[Line, ...] = ()
-    keys: tuple[Part, ...] = ()
+    pictures: tuple[DrawnImage, ...]
+    lines: tuple[NamedText, ...] = ()
+    keys: tuple[TextPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class SourceGallery:
     """The cards of one source; ``total``: how many images the source has."""
 
     source: str
     total: int
-    cards: tuple[Card, ...]
+    cards: tuple[ImageCard, ...]
 
 
-class Pictures:
+class SnapshotImages:
     """What a snapshot says of its images: labels by round, claims, truth, and the images when they are asked for."""
 
     def __init__(self, data: Store) -> None:
@@ -103,7 +103,7 @@ class Pictures:
         wanted = {self.shards[i].rsplit("/", 1)[-1] for i in image_ids}
         names = [name for name in self.data.names(folder, ".parquet") if name.rsplit("/", 1)[-1] in wanted]
         tables = [self.data.read_table(name, filters=[("image_id", "in", list(image_ids))]) for name in names]
-        return by_image(pa.concat_tables(tables) if tables else ANNOTATIONS.empty_table())
+        return group_by_image(pa.concat_tables(tables) if tables else ANNOTATIONS.empty_table())
 
     def pixels(self, image_ids: Sequence[str]) -> dict[str, np.ndarray]:
         """Decoded images (H, W, 3) by id; every shard is read once."""
@@ -115,7 +115,7 @@ class Pictures:
         return result
 
 
-def by_image(table: pa.Table) -> dict[str, list[Annotation]]:
+def group_by_image(table: pa.Table) -> dict[str, list[Annotation]]:
     """Annotations of a table by image, in the table's order."""
     result: dict[str, list[Annotation]] = {}
     for row in table_annotations(table):
@@ -123,12 +123,12 @@ def by_image(table: pa.Table) -> dict[str, list[Annotation]]:
     return result
 
 
-def rows_of(table: pa.Table, image_ids: Sequence[str]) -> dict[str, list[Annotation]]:
+def select_images(table: pa.Table, image_ids: Sequence[str]) -> dict[str, list[Annotation]]:
     """The annotations of some images, by image."""
-    return by_image(table.filter(pc.is_in(table["image_id"], pa.array(list(image_ids), pa.string()))))
+    return group_by_image(table.filter(pc.is_in(table["image_id"], pa.array(list(image_ids), pa.string()))))
 
 
-def gallery(pictures: Pictures, labels: pa.Table) -> tuple[Group, ...]:
+def gallery(pictures: SnapshotImages, labels: pa.Table) -> tuple[SourceGallery, ...]:
     """Some images of every source with their kept labels; sources without known truth (photos) first.
 
     The images are the first by hash, which is a draw at random that everybody can repeat.
@@ -140,16 +140,16 @@ def gallery(pictures: Pictures, labels: pa.Table) -> tuple[Group, ...]:
     groups = []
     for source in sorted(by_source, key=lambda s: (s in known, s)):
         ids = by_source[source][:PER_SOURCE]
-        pixels, rows = pictures.pixels(ids), rows_of(labels, ids)
+        pixels, rows = pictures.pixels(ids), select_images(labels, ids)
         cards = tuple(_card(pictures.records[i], pixels[i], [r for r in rows.get(i, []) if r.kept]) for i in ids)
-        groups.append(Group(source, len(by_source[source]), cards))
+        groups.append(SourceGallery(source, len(by_source[source]), cards))
     return tuple(groups)
 
 
-def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -> Card:
+def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -> ImageCard:
     places = [region for row in rows if row.task in PLACES for region in list_drawable_regions(row)]
     shown = [
-        Picture(
+        DrawnImage(
             _uri(draw_regions(pixels, places, side=SIDE)), "objects, masks, read text" if places else "nothing located"
         )
     ]
@@ -158,7 +158,7 @@ def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -
     ]
     phrases = [row for row in rows if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
     lines = [
-        Line(NAMES[task], marked(row.text, [p for p in phrases if p.text == row.text]))
+        NamedText(NAMES[task], mark_phrases(row.text, [p for p in phrases if p.text == row.text]))
         for task in CAPTIONS
         for row in rows
         if row.task == task
@@ -167,14 +167,14 @@ def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -
         # Phrases of the longest caption cover those of the shorter ones and would only be drawn over each other.
         text = max((p.text for p in phrases), key=len)
         grounded = [region for p in phrases if p.text == text for region in list_drawable_regions(p)]
-        shown.append(Picture(_uri(draw_regions(pixels, grounded, side=SIDE)), "phrases"))
+        shown.append(DrawnImage(_uri(draw_regions(pixels, grounded, side=SIDE)), "phrases"))
     elif described:
-        shown.append(Picture(_uri(draw_regions(pixels, described, side=SIDE)), "described regions"))
-    lines += [Line("reads", (Part(row.text),)) for row in rows if row.task == "<OCR_WITH_REGION>"]
-    return Card(record.name, _about(record), tuple(shown), tuple(lines))
+        shown.append(DrawnImage(_uri(draw_regions(pixels, described, side=SIDE)), "described regions"))
+    lines += [NamedText("reads", (TextPart(row.text),)) for row in rows if row.task == "<OCR_WITH_REGION>"]
+    return ImageCard(record.name, _about(record), tuple(shown), tuple(lines))
 
 
-def marked(text: str, phrases: Iterable[Annotation]) -> tuple[Part, ...]:
+def mark_phrases(text: str, phrases: Iterable[Annotation]) -> tuple[TextPart, ...]:
     """``text`` cut at the spans of its phrases, each in the colour its regions are drawn in; a span inside another is left out."""
     spans = sorted({(r.span[0], r.span[1], r.label) for p in phrases for r in p.regions if r.span is not None})
     parts, at = [], 0
@@ -182,14 +182,14 @@ def marked(text: str, phrases: Iterable[Annotation]) -> tuple[Part, ...]:
         if start < at or end <= start or end > len(text):
             continue
         if start > at:
-            parts.append(Part(text[at:start]))
-        parts.append(Part(text[start:end], css(choose_colour(label or text[start:end]))))
+            parts.append(TextPart(text[at:start]))
+        parts.append(TextPart(text[start:end], css_colour(choose_colour(label or text[start:end]))))
         at = end
-    return (*parts, Part(text[at:])) if at < len(text) or not parts else tuple(parts)
+    return (*parts, TextPart(text[at:])) if at < len(text) or not parts else tuple(parts)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class LabelChange:
     """What differs in the objects of one image between two rounds."""
 
     image_id: str
@@ -198,7 +198,7 @@ class Change:
     added: tuple[Region, ...]
 
 
-def changes(before: pa.Table, after: pa.Table) -> tuple[Change, ...]:
+def find_label_changes(before: pa.Table, after: pa.Table) -> tuple[LabelChange, ...]:
     """Images whose kept <OD> labels differ, the most changed first.
 
     Two labels are the same if their texts are equal and their boxes overlap by at least 0.5 (one to one, greedily).
@@ -206,13 +206,13 @@ def changes(before: pa.Table, after: pa.Table) -> tuple[Change, ...]:
     old, new = _objects(before), _objects(after)
     found = []
     for image_id in sorted(old.keys() | new.keys()):
-        pairs, removed, added = match(old.get(image_id, ()), new.get(image_id, ()))
+        pairs, removed, added = match_objects(old.get(image_id, ()), new.get(image_id, ()))
         if removed or added:
-            found.append(Change(image_id, pairs, removed, added))
+            found.append(LabelChange(image_id, pairs, removed, added))
     return tuple(sorted(found, key=lambda c: (-len(c.removed) - len(c.added), c.image_id)))
 
 
-def match(
+def match_objects(
     before: Sequence[Region], after: Sequence[Region]
 ) -> tuple[tuple[Region, ...], tuple[Region, ...], tuple[Region, ...]]:
     """Regions of ``after`` that were there before, of ``before`` that are gone, of ``after`` that are new."""
@@ -238,27 +238,27 @@ def _objects(table: pa.Table) -> dict[str, tuple[Region, ...]]:
     kept = table.filter(pc.and_(table["kept"], pc.equal(table["task"], "<OD>")))
     return {
         image_id: tuple(r for row in rows for r in list_drawable_regions(row))
-        for image_id, rows in by_image(kept).items()
+        for image_id, rows in group_by_image(kept).items()
     }
 
 
-def before_and_after(pictures: Pictures, before: pa.Table, after: pa.Table) -> tuple[int, tuple[Card, ...]]:
+def draw_changes(pictures: SnapshotImages, before: pa.Table, after: pa.Table) -> tuple[int, tuple[ImageCard, ...]]:
     """How many images changed, and the most changed ones: before, after, and the truth where it is known."""
-    changed = changes(before, after)
+    changed = find_label_changes(before, after)
     chosen = changed[:CHANGED]
     ids = [c.image_id for c in chosen]
     pixels, truth = pictures.pixels(ids), pictures.said("truth", ids)
-    old, new = rows_of(before, ids), rows_of(after, ids)
+    old, new = select_images(before, ids), select_images(after, ids)
     cards = []
     for change in chosen:
         image, record = pixels[change.image_id], pictures.records[change.image_id]
         left, right = (*change.same, *change.removed), (*change.same, *change.added)
         grey = [SAME] * len(change.same)
         shown = [
-            Picture(
+            DrawnImage(
                 _uri(draw_regions(image, left, colours=[*grey, *[REMOVED] * len(change.removed)], side=SIDE)), "before"
             ),
-            Picture(
+            DrawnImage(
                 _uri(draw_regions(image, right, colours=[*grey, *[ADDED] * len(change.added)], side=SIDE)), "after"
             ),
         ]
@@ -266,25 +266,25 @@ def before_and_after(pictures: Pictures, before: pa.Table, after: pa.Table) -> t
             r for row in truth.get(change.image_id, []) if row.task == "<OD>" for r in list_drawable_regions(row)
         ]
         if objects:
-            shown.append(Picture(_uri(draw_regions(image, objects, side=SIDE)), "truth"))
+            shown.append(DrawnImage(_uri(draw_regions(image, objects, side=SIDE)), "truth"))
         lines = _caption_changes(old.get(change.image_id, []), new.get(change.image_id, []))
-        cards.append(Card(record.name, _about(record), tuple(shown), lines))
+        cards.append(ImageCard(record.name, _about(record), tuple(shown), lines))
     return len(changed), tuple(cards)
 
 
-def _caption_changes(before: Sequence[Annotation], after: Sequence[Annotation]) -> tuple[Line, ...]:
+def _caption_changes(before: Sequence[Annotation], after: Sequence[Annotation]) -> tuple[NamedText, ...]:
     lines = []
     for task in CAPTIONS:
         old, new = ([r.text for r in rows if r.task == task and r.kept] for rows in (before, after))
         if old != new:
-            lines += [Line(f"{NAMES[task]}, before", (Part(text),)) for text in old or ["(none)"]]
-            lines += [Line(f"{NAMES[task]}, after", (Part(text),)) for text in new or ["(none)"]]
+            lines += [NamedText(f"{NAMES[task]}, before", (TextPart(text),)) for text in old or ["(none)"]]
+            lines += [NamedText(f"{NAMES[task]}, after", (TextPart(text),)) for text in new or ["(none)"]]
     return tuple(lines)
 
 
-def disagreements(
-    pictures: Pictures, labels: pa.Table, annotator_quality: Set[tuple[str, str]] = frozenset()
-) -> tuple[Card, ...]:
+def draw_uncertain_images(
+    pictures: SnapshotImages, labels: pa.Table, annotator_quality: Set[tuple[str, str]] = frozenset()
+) -> tuple[ImageCard, ...]:
     """The images whose objects the annotators agree on least: what each of them said, and what became of it.
 
     ``annotators``: (name, version) of those who took part in the round; everybody's claims are drawn where it is empty.
@@ -301,7 +301,7 @@ def disagreements(
     )
     chosen = [(image_id, mean, count) for mean, image_id, count in ranked if count > 1][:DISPUTED]
     ids = [image_id for image_id, _, _ in chosen]
-    pixels, claims, fused = pictures.pixels(ids), pictures.said("claims", ids), rows_of(labels, ids)
+    pixels, claims, fused = pictures.pixels(ids), pictures.said("claims", ids), select_images(labels, ids)
     cards = []
     for image_id, mean, _ in chosen:
         said = [
@@ -316,17 +316,17 @@ def disagreements(
             r for row in fused.get(image_id, []) if row.task == "<OD>" and row.kept for r in list_drawable_regions(row)
         ]
         shown = (
-            Picture(
+            DrawnImage(
                 _uri(
                     draw_regions(pixels[image_id], [r for r, _ in regions], colours=[c for _, c in regions], side=SIDE)
                 ),
                 "claimed",
             ),
-            Picture(_uri(draw_regions(pixels[image_id], kept, side=SIDE)), "kept" if kept else "nothing kept"),
+            DrawnImage(_uri(draw_regions(pixels[image_id], kept, side=SIDE)), "kept" if kept else "nothing kept"),
         )
         record = pictures.records[image_id]
-        keys = tuple(Part(name, css(colours[name])) for name in names)
-        cards.append(Card(record.name, f"{_about(record)} · mean agreement {mean:.2f}", shown, keys=keys))
+        keys = tuple(TextPart(name, css_colour(colours[name])) for name in names)
+        cards.append(ImageCard(record.name, f"{_about(record)} · mean agreement {mean:.2f}", shown, keys=keys))
     return tuple(cards)
 
 
@@ -334,7 +334,7 @@ def _about(record: ImageRecord) -> str:
     return f"{record.source} · {record.split} · {record.width} × {record.height} · {record.licence}"
 
 
-def css(colour: Colour) -> str:
+def css_colour(colour: Colour) -> str:
     """A colour as #rrggbb."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
 

@@ -70,11 +70,11 @@ def _render(template: str, **context: Any) -> str:
 
 
 def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict[str, Any]:
-    pictures = gallery.Pictures(data)
+    pictures = gallery.SnapshotImages(data)
     labels = pictures.labels(last.round)
     earlier = [r for r in facts.rounds if r.round < last.round]
     before = pictures.labels(earlier[-1].round) if earlier else labels.slice(0, 0)
-    changed, changed_cards = gallery.before_and_after(pictures, before, labels if earlier else before)
+    changed, changed_cards = gallery.draw_changes(pictures, before, labels if earlier else before)
     statistics = data.read_json("statistics.json") if data.exists("statistics.json") else None
     style = resources.files("florence.report").joinpath("templates/report.css").read_text(encoding="utf-8")
     return {
@@ -85,49 +85,51 @@ def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict
         "others": [r.round for r in earlier if (out / f"round-{r.round}" / "index.html").exists()],
         "tiles": _tiles(last),
         "quality_charts": _quality_charts(facts),
-        "quality": tables.quality(facts),
-        "gains": tables.gains(last),
+        "quality": tables.tabulate_quality(facts),
+        "gains": tables.tabulate_gains(last),
         "score_charts": _score_charts(facts) if len(facts.rounds) > 1 else [],
-        "scores": tables.scores(last),
-        "images": tables.images(last),
-        "counts": tables.counts(last),
-        "drops": tables.drops(last),
-        "rejected_files": tables.rejected_files(last),
-        "annotator_activity": tables.annotator_activity(last),
-        "annotator_quality": tables.annotator_quality(last),
-        "reliability_by_name": tables.reliability_by_name(last),
-        "table2": tables.table2(statistics) if statistics else None,
-        "table3": tables.table3(statistics) if statistics else None,
+        "scores": tables.tabulate_scores(last),
+        "images": tables.tabulate_images(last),
+        "counts": tables.tabulate_counts(last),
+        "drops": tables.tabulate_drops(last),
+        "rejected_files": tables.tabulate_rejected_files(last),
+        "annotator_activity": tables.tabulate_annotator_activity(last),
+        "annotator_quality": tables.tabulate_annotator_quality(last),
+        "reliability_by_name": tables.tabulate_reliability_by_name(last),
+        "table2": tables.tabulate_table2(statistics) if statistics else None,
+        "table3": tables.tabulate_table3(statistics) if statistics else None,
         "boxes": _box_charts(statistics) if statistics else [],
         "groups": gallery.gallery(pictures, labels),
         "previous": earlier[-1].round if earlier else None,
         "changed": changed,
         "changed_cards": changed_cards,
         "colours": {
-            "removed": gallery.css(gallery.REMOVED),
-            "added": gallery.css(gallery.ADDED),
-            "same": gallery.css(gallery.SAME),
+            "removed": gallery.css_colour(gallery.REMOVED),
+            "added": gallery.css_colour(gallery.ADDED),
+            "same": gallery.css_colour(gallery.SAME),
         },
-        "churn": tables.churn(last),
-        "disputed": gallery.disagreements(pictures, labels, {(a.name, a.version) for a in last.annotator_quality}),
-        "lineage": tables.lineage(last),
-        "seconds": tables.seconds(last),
+        "churn": tables.tabulate_churn(last),
+        "disputed": gallery.draw_uncertain_images(
+            pictures, labels, {(a.name, a.version) for a in last.annotator_quality}
+        ),
+        "lineage": tables.tabulate_lineage(last),
+        "seconds": tables.tabulate_seconds(last),
     }
 
 
 def _tiles(facts: RoundFacts) -> list[Cell]:
     tiles = [
-        Cell(tables.count(sum(i.images for i in facts.images)), "images"),
-        Cell(tables.count(sum(c.kept for c in facts.counts)), "labels kept"),
-        Cell(tables.count(sum(c.dropped for c in facts.counts)), "labels dropped"),
+        Cell(tables.format_count(sum(i.images for i in facts.images)), "images"),
+        Cell(tables.format_count(sum(c.kept for c in facts.counts)), "labels kept"),
+        Cell(tables.format_count(sum(c.dropped for c in facts.counts)), "labels dropped"),
     ]
     tiles += [
-        Cell(tables.figure(q.value), f"{q.task} labels, {q.metric} on gold images")
+        Cell(tables.format_figure(q.value), f"{q.task} labels, {q.metric} on gold images")
         for q in facts.label_quality
         if q.split == "gold" and q.task == "<OD>"
     ]
     tiles += [
-        Cell(tables.figure(s.value), f"{s.task} {s.metric}, held-out")
+        Cell(tables.format_figure(s.value), f"{s.task} {s.metric}, held-out")
         for s in facts.scores
         if s.task in ("<OD>", "<REGION_TO_CATEGORY>")
     ]
@@ -156,8 +158,8 @@ def _score_charts(facts: LoopFacts) -> list[Chart]:
             students, controls = found.setdefault((s.task, s.metric, s.reference), ([], []))
             if s.value is not None:
                 students.append(Point(r.round, s.value, s.low, s.high))
-            if s.control is not None:
-                controls.append(Point(r.round, s.control))
+            if s.shuffled is not None:
+                controls.append(Point(r.round, s.shuffled))
     return [
         _chart(
             _titled(task, metric, reference),
@@ -180,7 +182,7 @@ BOXES = {
 def _box_charts(statistics: Mapping[str, Any]) -> list[Chart]:
     found = statistics.get("boxes", {})
     return [
-        Chart(title, charts.histogram(title, found[name]["edges"], found[name]["shares"]), Markup(""))
+        Chart(title, charts.draw_histogram(title, found[name]["edges"], found[name]["shares"]), Markup(""))
         for name, title in BOXES.items()
         if name in found
     ]
@@ -191,4 +193,4 @@ def _titled(task: str, metric: str, reference: str) -> str:
 
 
 def _chart(title: str, series: list[Series]) -> Chart:
-    return Chart(title, charts.by_round(title, series), charts.legend(series))
+    return Chart(title, charts.draw_lines(title, series), charts.draw_legend(series))

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from florence.report.facts import LoopFacts, RoundFacts
-from florence.report.tables import figure, interval
+from florence.report.tables import format_figure, format_interval
 
 WIDTH = 110
 NAME, ROUND, MORE = 44, 9, 39
@@ -18,7 +18,7 @@ Figures = Mapping[str, tuple[str, ...]]
 """What is measured → its value, interval, images and control in one round."""
 
 
-def summary(facts: LoopFacts) -> str:
+def summarize_rounds(facts: LoopFacts) -> str:
     """Per round: labels kept and dropped, their quality, the model's held-out scores, the decision; at most 110 characters wide.
 
     Beside the figures of the last round stand their interval and images, and for scores the control with shuffled images.
@@ -46,7 +46,7 @@ def summary(facts: LoopFacts) -> str:
 
 def _quality(facts: RoundFacts) -> Figures:
     return {
-        f"{q.task} {q.metric} ({q.reference})": (figure(q.value), interval(q.low, q.high), str(q.n))
+        f"{q.task} {q.metric} ({q.reference})": (format_figure(q.value), format_interval(q.low, q.high), str(q.n))
         for q in facts.label_quality
         if q.split == "gold"
     }
@@ -57,7 +57,7 @@ def _gains(facts: RoundFacts) -> Figures:
     return {
         f"{g.task} {g.metric} (since {g.since})": (
             f"{g.value:+.3f}",
-            interval(g.low, g.high),
+            format_interval(g.low, g.high),
             str(g.n),
             "" if g.without_student is None else f"{g.without_student:+.3f}",
         )
@@ -69,10 +69,10 @@ def _gains(facts: RoundFacts) -> Figures:
 def _scores(facts: RoundFacts) -> Figures:
     return {
         f"{s.task} {s.metric} ({s.reference})": (
-            figure(s.value),
-            interval(s.low, s.high),
+            format_figure(s.value),
+            format_interval(s.low, s.high),
             str(s.n),
-            "" if s.control is None else figure(s.control),
+            "" if s.shuffled is None else format_figure(s.shuffled),
         )
         for s in facts.scores
     }
@@ -84,15 +84,17 @@ def _part(title: str, rounds: Sequence[Figures]) -> list[str]:
         return ["", f"{title}: none"]
     lines = [
         _line(
-            f"  {name}", [figures.get(name, (figure(None),))[0] for figures in rounds], *rounds[-1].get(name, ("",))[1:]
+            f"  {name}",
+            [figures.get(name, (format_figure(None),))[0] for figures in rounds],
+            *rounds[-1].get(name, ("",))[1:],
         )
         for name in names
     ]
     return ["", title, *lines]
 
 
-def _line(name: str, cells: Sequence[str], between: str = "", images: str = "", control: str = "") -> str:
+def _line(name: str, cells: Sequence[str], between: str = "", images: str = "", shuffled: str = "") -> str:
     short = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
     return (
-        f"{short:<{NAME}}" + "".join(f"{cell:>{ROUND}}" for cell in cells) + f"{between:>18}{images:>10}{control:>11}"
+        f"{short:<{NAME}}" + "".join(f"{cell:>{ROUND}}" for cell in cells) + f"{between:>18}{images:>10}{shuffled:>11}"
     )

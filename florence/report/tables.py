@@ -29,17 +29,17 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
 
-def figure(value: float | None, digits: int = 3) -> str:
+def format_figure(value: float | None, digits: int = 3) -> str:
     """A figure as people read it; a dash for none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def count(value: int) -> str:
+def format_count(value: int) -> str:
     """A count with thin spaces between thousands."""
     return f"{value:,}".replace(",", "\u202f")
 
 
-def interval(low: float | None, high: float | None) -> str:
+def format_interval(low: float | None, high: float | None) -> str:
     """The interval in brackets; empty where there is none."""
     return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
 
@@ -53,7 +53,7 @@ def _number(text: str, small: str = "", style: str = "") -> Cell:
     return Cell(text, small, f"n {style}".strip())
 
 
-def quality(facts: LoopFacts) -> Table | None:
+def tabulate_quality(facts: LoopFacts) -> Table | None:
     """Label quality of every round, one row a measure and split."""
     rounds = [r for r in facts.rounds if r.label_quality]
     if not rounds:
@@ -65,7 +65,10 @@ def quality(facts: LoopFacts) -> Table | None:
         for r in rounds:
             found = [q for q in r.label_quality if (q.split, q.task, q.metric, q.reference) == key]
             cells.append(
-                _number(figure(found[0].value), f"{interval(found[0].low, found[0].high)} n {found[0].n}".strip())
+                _number(
+                    format_figure(found[0].value),
+                    f"{format_interval(found[0].low, found[0].high)} n {found[0].n}".strip(),
+                )
                 if found
                 else _number("–")
             )
@@ -74,7 +77,7 @@ def quality(facts: LoopFacts) -> Table | None:
     return Table(_head("Kind", "Measure", "Split", "Reference", *(f">Round {r.round}" for r in rounds)), tuple(rows))
 
 
-def gains(facts: RoundFacts) -> Table | None:
+def tabulate_gains(facts: RoundFacts) -> Table | None:
     """What this round's labels gained on an earlier round's."""
     rows = []
     for g in facts.label_quality_gain:
@@ -85,8 +88,8 @@ def gains(facts: RoundFacts) -> Table | None:
                 Cell(g.metric),
                 Cell(g.split),
                 Cell(f"round {g.since}"),
-                _number(f"{g.value:+.3f}", interval(g.low, g.high), sure),
-                _number(count(g.n)),
+                _number(f"{g.value:+.3f}", format_interval(g.low, g.high), sure),
+                _number(format_count(g.n)),
                 _number("–" if g.without_student is None else f"{g.without_student:+.3f}"),
             )
         )
@@ -94,17 +97,19 @@ def gains(facts: RoundFacts) -> Table | None:
     return Table(head, tuple(rows)) if rows else None
 
 
-def scores(facts: RoundFacts) -> Table | None:
+def tabulate_scores(facts: RoundFacts) -> Table | None:
     """The model's scores, with what each was measured against and its control."""
     rows = tuple(
         (
             Cell(s.task),
             Cell(s.metric),
-            _number(figure(s.value), interval(s.low, s.high)),
-            _number(figure(s.control)),
-            _number(count(s.n)),
+            _number(format_figure(s.value), format_interval(s.low, s.high)),
+            _number(format_figure(s.shuffled)),
+            _number(format_count(s.n)),
             _number(f"{100 * s.invalid:.2f} %"),
-            _number(figure(s.calibration[1]), f"scores {s.calibration[0]:.3f}") if s.calibration else _number("–"),
+            _number(format_figure(s.calibration[1]), f"scores {s.calibration[0]:.3f}")
+            if s.calibration
+            else _number("–"),
             Cell(s.reference),
         )
         for s in facts.scores
@@ -119,7 +124,7 @@ def scores(facts: RoundFacts) -> Table | None:
     )
 
 
-def images(facts: RoundFacts) -> Table | None:
+def tabulate_images(facts: RoundFacts) -> Table | None:
     """Images by source and split."""
     if not facts.images:
         return None
@@ -130,11 +135,11 @@ def images(facts: RoundFacts) -> Table | None:
     rows = []
     for source in sorted({i.source for i in facts.images}):
         per = [number[source, split] for split in splits]
-        rows.append((Cell(source), *(_number(count(n)) for n in per), _number(count(sum(per)))))
+        rows.append((Cell(source), *(_number(format_count(n)) for n in per), _number(format_count(sum(per)))))
     return Table(_head("Source", *(f">{s.replace('_', ' ')}" for s in splits), ">all"), tuple(rows))
 
 
-def counts(facts: RoundFacts) -> Table | None:
+def tabulate_counts(facts: RoundFacts) -> Table | None:
     """Labels kept and dropped by kind."""
     rows = []
     for c in facts.counts:
@@ -142,22 +147,22 @@ def counts(facts: RoundFacts) -> Table | None:
         rows.append(
             (
                 Cell(c.task),
-                _number(count(c.kept)),
-                _number(count(c.dropped)),
+                _number(format_count(c.kept)),
+                _number(format_count(c.dropped)),
                 Cell("", bar=c.kept / total if total else None),
             )
         )
     return Table(_head("Kind", ">Kept", ">Dropped", "Share kept"), tuple(rows)) if rows else None
 
 
-def drops(facts: RoundFacts) -> Table | None:
+def tabulate_drops(facts: RoundFacts) -> Table | None:
     """Dropped labels by kind and reason, the most frequent first."""
     ordered = sorted(facts.drops, key=lambda d: (-d.count, d.task, d.reason))
-    rows = tuple((Cell(d.reason.replace("_", " ")), Cell(d.task), _number(count(d.count))) for d in ordered)
+    rows = tuple((Cell(d.reason.replace("_", " ")), Cell(d.task), _number(format_count(d.count))) for d in ordered)
     return Table(_head("Reason", "Kind", ">Labels"), rows) if rows else None
 
 
-def rejected_files(facts: RoundFacts) -> Table | None:
+def tabulate_rejected_files(facts: RoundFacts) -> Table | None:
     """Files that could not be used."""
     rows = tuple(
         (Cell(s.name), Cell(s.source), Cell(s.reason.replace("_", " ")), Cell(s.detail)) for s in facts.rejected_files
@@ -165,7 +170,7 @@ def rejected_files(facts: RoundFacts) -> Table | None:
     return Table(_head("File", "Source", "Reason", "Detail"), rows) if rows else None
 
 
-def annotator_activity(facts: RoundFacts) -> Table | None:
+def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
     """Who annotated, what it was asked and what it cost; without cost where nobody has any."""
     spent = any(a.calls or a.tokens or a.cost for a in facts.annotator_activity)
     rows = []
@@ -174,12 +179,21 @@ def annotator_activity(facts: RoundFacts) -> Table | None:
             Cell(a.name, a.version),
             Cell(a.role),
             Cell(a.device),
-            _number(count(a.batch)),
-            _number(count(a.images)),
+            _number(format_count(a.batch_size)),
+            _number(format_count(a.images)),
         )
-        cost = (_number(count(a.calls)), _number(count(a.tokens)), _number(figure(a.cost, 2))) if spent else ()
+        cost = (
+            (_number(format_count(a.calls)), _number(format_count(a.tokens)), _number(format_figure(a.cost, 2)))
+            if spent
+            else ()
+        )
         rows.append(
-            (*told, _number(count(a.missing), a.why, "down" if a.missing else ""), _number(count(a.claims)), *cost)
+            (
+                *told,
+                _number(format_count(a.missing), a.missing_reason, "down" if a.missing else ""),
+                _number(format_count(a.claims)),
+                *cost,
+            )
         )
     head = _head(
         "Annotator",
@@ -194,16 +208,16 @@ def annotator_activity(facts: RoundFacts) -> Table | None:
     return Table(head, tuple(rows)) if rows else None
 
 
-def annotator_quality(facts: RoundFacts) -> Table | None:
+def tabulate_annotator_quality(facts: RoundFacts) -> Table | None:
     """What annotators claimed of each kind, how reliable they were found to be without truth, and what their claims are worth where truth is known."""
     rows = tuple(
         (
             Cell(a.name, a.version),
             Cell(a.task),
-            _number(count(a.claims)),
-            _number(count(a.failed)),
-            _number("not estimated" if a.reliability is None else figure(a.reliability)),
-            _number(figure(a.measured), a.metric.replace("_", " ")),
+            _number(format_count(a.claims)),
+            _number(format_count(a.failed)),
+            _number("not estimated" if a.reliability is None else format_figure(a.reliability)),
+            _number(format_figure(a.measured), a.metric.replace("_", " ")),
         )
         for a in facts.annotator_quality
     )
@@ -214,7 +228,7 @@ def annotator_quality(facts: RoundFacts) -> Table | None:
     )
 
 
-def reliability_by_name(facts: RoundFacts) -> Table | None:
+def tabulate_reliability_by_name(facts: RoundFacts) -> Table | None:
     """How well each annotator sees the objects of the most frequent names: as estimated, and beneath it on gold images."""
     names = list(dict.fromkeys(n.name for n in facts.reliability_by_name))
     who = list(dict.fromkeys(n.annotator for n in facts.reliability_by_name))
@@ -223,7 +237,7 @@ def reliability_by_name(facts: RoundFacts) -> Table | None:
     for name in names:
         mine = [found.get((annotator, name)) for annotator in who]
         cells = [
-            _number(figure(n.estimated, 2), "" if n.measured is None else f"{n.measured:.2f} of {n.n}")
+            _number(format_figure(n.estimated, 2), "" if n.measured is None else f"{n.measured:.2f} of {n.n}")
             if n
             else _number("–")
             for n in mine
@@ -232,7 +246,7 @@ def reliability_by_name(facts: RoundFacts) -> Table | None:
     return Table(_head("Object", *(f">{annotator}" for annotator in who)), tuple(rows)) if rows else None
 
 
-def churn(facts: RoundFacts) -> Table | None:
+def tabulate_churn(facts: RoundFacts) -> Table | None:
     """What became of the labels of the round before, by kind."""
     rows = []
     for c in facts.churn:
@@ -241,7 +255,7 @@ def churn(facts: RoundFacts) -> Table | None:
             (
                 Cell(c.task),
                 _number(f"{100 * c.value:.1f} %"),
-                *(_number(count(n)) for n in (c.same, c.renamed, c.moved, c.added, c.removed)),
+                *(_number(format_count(n)) for n in (c.same, c.renamed, c.moved, c.added, c.removed)),
                 _number(without),
             )
         )
@@ -258,7 +272,7 @@ def churn(facts: RoundFacts) -> Table | None:
     return Table(head, tuple(rows)) if rows else None
 
 
-def seconds(facts: RoundFacts) -> Table | None:
+def tabulate_seconds(facts: RoundFacts) -> Table | None:
     """Time by stage."""
     if not facts.seconds:
         return None
@@ -267,7 +281,7 @@ def seconds(facts: RoundFacts) -> Table | None:
     return Table(_head("Stage", ">Time"), (*rows, (Cell("all"), _number(f"{total:,.1f} s"))))
 
 
-def lineage(facts: RoundFacts) -> Table:
+def tabulate_lineage(facts: RoundFacts) -> Table:
     """From the model back to the data."""
     rows = (
         ("Registered model version", facts.model_version),
@@ -319,10 +333,10 @@ COLUMNS_2 = ("images", "texts", "tokens_per_text", "regions", "regions_per_image
 def _plain(value: Any) -> str:
     if value is None:
         return "–"
-    return count(value) if isinstance(value, int) else f"{value:.2f}"
+    return format_count(value) if isinstance(value, int) else f"{value:.2f}"
 
 
-def table2(statistics: Mapping[str, Any]) -> Table:
+def tabulate_table2(statistics: Mapping[str, Any]) -> Table:
     """The paper's Table 2: this snapshot's figures, the paper's beneath each."""
     rows = []
     for task, name in KIND_NAMES.items():
@@ -344,7 +358,7 @@ def _row2(name: str, ours: Mapping[str, Any], theirs: Sequence[str]) -> tuple[Ce
     return (Cell(name), *_pairs((_plain(ours.get(c)) for c in COLUMNS_2), theirs))
 
 
-def table3(statistics: Mapping[str, Any]) -> Table:
+def tabulate_table3(statistics: Mapping[str, Any]) -> Table:
     """The paper's Table 3: means per text, the paper's beneath each."""
     rows = []
     for key, theirs in PAPER_3.items():

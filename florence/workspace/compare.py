@@ -17,10 +17,12 @@ def compare_models(workspace: Workspace) -> Decision:
 
     Raises StoreError where there are no scores: `florence evaluate` makes them.
     """
-    from florence.evaluate import is_better
+    from florence.evaluate import decide_promotion
 
-    candidate, control = (workspace.files.read_table(f"scores/{name}.parquet") for name in ("scores", "control"))
+    candidate, shuffled = (workspace.files.read_table(f"scores/{name}.parquet") for name in ("scores", "shuffled"))
     champion = workspace.data.read_table("baseline/scores.parquet")
-    decision = is_better(candidate, champion, control, workspace.settings.promotion, workspace.settings.evaluate)
+    decision = decide_promotion(
+        candidate, champion, shuffled, workspace.settings.promotion, workspace.settings.evaluate
+    )
     workspace.files.write_json("metrics/decision.json", decision.to_json())
     return decision

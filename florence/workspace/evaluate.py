@@ -17,7 +17,7 @@ from florence.workspace.base import Workspace
 from florence.workspace.layout import list_rounds, read_images
 
 if TYPE_CHECKING:
-    from florence.evaluate import Measured
+    from florence.evaluate import LabelQuality
 
 TRAIN_SAMPLE = 1000
 """Training images whose labels are measured, for the report alone."""
@@ -30,7 +30,7 @@ def evaluate_model(
 ) -> None:
     """Score the model in model/ on held-out images and measure the snapshot's labels.
 
-    Writes scores/scores.parquet and scores/control.parquet (a value for each image and task; in the second the images
+    Writes scores/scores.parquet and scores/shuffled.parquet (a value for each image and task; in the second the images
     are shuffled), scores/calibration.json (from score to confidence, by task), metrics/scores.json, metrics/labels.json
     and plots/scores.csv: the same bytes for the same snapshot, model and settings. ``predict`` answers in the model's
     place, as in tests.
@@ -43,25 +43,33 @@ def score_model(
     workspace: Workspace, log: Log = log_nothing, progress: Progress = show_nothing, predict: Predict | None = None
 ) -> None:
     """Do the part of `evaluate_model` that is about the model; metrics/scores.json is written last."""
-    from florence.evaluate import calibrations_json, evaluate, held_out, scores_json, scores_table
+    from florence.evaluate import (
+        build_calibrations_json,
+        build_scores_json,
+        build_scores_table,
+        find_held_out_references,
+        score_tasks,
+    )
 
     settings, data, out = workspace.settings.evaluate, workspace.data, workspace.files
     answer = predict or _load_predict(workspace)
     records = [record for record, _ in table_images(read_images(data)) if record.split == "held_out"]
-    results = evaluate(
+    results = score_tasks(
         records,
         lambda wanted: _read_pixels(workspace, wanted),
-        held_out(data, [record.image_id for record in records]),
+        find_held_out_references(data, [record.image_id for record in records]),
         settings,
         lambda images, queries: answer(images, queries, batch_size=settings.batch_size),
         lambda done, total: progress("evaluate", done, total),
     )
-    figures = scores_json(results)
-    out.write_table("scores/scores.parquet", scores_table(result.score for result in results))
-    out.write_table("scores/control.parquet", scores_table(result.control for result in results if result.control))
+    figures = build_scores_json(results)
+    out.write_table("scores/scores.parquet", build_scores_table(result.score for result in results))
+    out.write_table(
+        "scores/shuffled.parquet", build_scores_table(result.shuffled for result in results if result.shuffled)
+    )
     # of several references the first is the most trusted
     calibrations = {r.score.task: r.calibration for r in reversed(results) if r.calibration}
-    out.write_json("scores/calibration.json", calibrations_json(calibrations))
+    out.write_json("scores/calibration.json", build_calibrations_json(calibrations))
     rows = [
         (task, reference, found["value"])
         for task, references in figures.items()
@@ -96,18 +104,18 @@ def _read_pixels(workspace: Workspace, wanted: Iterable[str]) -> Iterator[tuple[
 
 def measure_labels(
     workspace: Workspace, labels: pa.Table, split: str = "gold", *, masks: bool = True
-) -> list[Measured]:
+) -> list[LabelQuality]:
     """Measure ``labels`` (the engine's, or an annotator's claims) on the images of ``split`` whose truth is known.
 
     Of training images a sample.
     """
-    from florence.evaluate import by_draw, gold, measure
+    from florence.evaluate import find_gold_references, measure_quality, order_by_hash
 
     images = read_images(workspace.data)
     ids = images.filter(pc.equal(images["split"], split))["image_id"].to_pylist()
     if split == "train":
-        ids = by_draw(ids, workspace.settings.evaluate.seed, "labels")[:TRAIN_SAMPLE]
-    return measure(labels, gold(workspace.data, ids), ids, masks=masks)
+        ids = order_by_hash(ids, workspace.settings.evaluate.seed, "labels")[:TRAIN_SAMPLE]
+    return measure_quality(labels, find_gold_references(workspace.data, ids), ids, masks=masks)
 
 
 def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
@@ -115,7 +123,7 @@ def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
 
     And each annotator's on gold images.
     """
-    from florence.evaluate import quality_json
+    from florence.evaluate import build_quality_json
 
     data, settings = workspace.data, workspace.settings.evaluate
     result: dict[str, Any] = {}
@@ -124,7 +132,7 @@ def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
         for split in ("gold", "train"):
             # masks take most of the time, and of training images there are many
             measured = measure_labels(workspace, labels, split, masks=split == "gold")
-            result[split] = quality_json(measured, settings)
+            result[split] = build_quality_json(measured, settings)
     snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
     annotators = {}
     for name, version in snapshot.get("annotators", {}).items():
@@ -132,7 +140,7 @@ def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
         named = claims.filter(
             pc.not_equal(claims["text"], "")
         )  # a claim without a text says that something is not there
-        if figures := quality_json(measure_labels(workspace, named), settings):
+        if figures := build_quality_json(measure_labels(workspace, named), settings):
             annotators[name] = figures
     result["annotators"] = annotators
     return {part: figures for part, figures in result.items() if figures}

@@ -58,16 +58,16 @@ def choose_round(workspace: TrackedWorkspace, number: int | None) -> int:
 
 def read_or_make_facts(workspace: TrackedWorkspace) -> LoopFacts:
     """Return the facts of the loop; where no loop has run, those of the snapshot and the outputs in the workspace."""
-    from florence import findings
     from florence.report.facts import LoopFacts
     from florence.workspace.annotate import list_annotators
+    from florence.workspace.audit import audit_round
     from flows.facts import read_facts
 
     if (facts := read_facts(workspace)) is not None:
         return facts
     number = choose_round(workspace, None)
     annotators = list_annotators(workspace.settings, None, workspace.store)
-    return LoopFacts("by hand", (findings.round_facts(workspace, annotators, number, None, number),))
+    return LoopFacts("by hand", (audit_round(workspace, annotators, number, None, number),))
 
 
 @contextmanager

@@ -66,10 +66,10 @@ def report() -> None:
     \b
     Example: florence report
     """
-    from florence import findings
+    from florence.report import build_report
 
     workspace = open_here()
-    say(str(findings.make_report(read_or_make_facts(workspace), workspace.data, workspace.report)))
+    say(str(build_report(read_or_make_facts(workspace), workspace.data, workspace.report)))
 
 
 @review.command("export")

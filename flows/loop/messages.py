@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from florence import findings
 from florence.report.facts import LoopFacts
+from florence.report.summary import summarize_rounds
 from flows.facts import read_facts
 from flows.state import LoopState, read_state
 from flows.terminal import say
@@ -33,7 +33,7 @@ def create_artifacts(workspace: TrackedWorkspace, facts: LoopFacts, page: Path) 
     from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
     last = facts.rounds[-1]
-    text = f"# Round {last.round}: {last.decision}\n\n{last.reason}\n\n```\n{findings.summary(facts)}\n```\n"
+    text = f"# Round {last.round}: {last.decision}\n\n{last.reason}\n\n```\n{summarize_rounds(facts)}\n```\n"
     create_markdown_artifact(text, key="florence-round", description=f"loop {facts.loop_id}")
     create_link_artifact(page.as_uri(), link_text=f"report of round {last.round}", key="florence-report")
     if last.run_id is not None and (run_page := workspace.tracker.run_page(last.run_id)) is not None:
@@ -43,7 +43,7 @@ def create_artifacts(workspace: TrackedWorkspace, facts: LoopFacts, page: Path) 
 def describe_loop(workspace: TrackedWorkspace, state: LoopState) -> str:
     """Show the loop's table and where its report is; return one sentence about it."""
     if (facts := read_facts(workspace)) is not None:
-        say(findings.summary(facts))
+        say(summarize_rounds(facts))
     say(f"Look at   {workspace.report / 'index.html'}\nFacts     {workspace.root / 'build' / 'loop.json'}")
     champion = f"champion version {state.champion}" if state.champion else "no champion"
     stopped = ", stopped by a round that was rejected" if state.rejected else ""

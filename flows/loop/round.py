@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from florence import findings
+from florence.report import build_report
 from florence.report.facts import LoopFacts
 from florence.store import Store
 from florence.workspace.annotate import STUDENT, AnnotatorVersion, list_annotators
+from florence.workspace.audit import audit_round
 from florence.workspace.fuse import fuse_round
 from florence.workspace.publish import publish_snapshot
 from flows.adapters.quality import validate_staging
@@ -103,16 +104,16 @@ class LoopRound:
     def read_baseline(self) -> pa.Table:
         """Return the champion's scores, which the new model's are compared with."""
         from florence.evaluate import SCORES as SCHEMA
-        from florence.evaluate import baseline
+        from florence.evaluate import make_baseline
 
         if self.state.scores is None:
             say(
                 "the champion's scores are not known here, so no model can be compared with it; "
                 "`florence promote` names another champion"
             )
-            return baseline(SCHEMA.empty_table())
+            return make_baseline(SCHEMA.empty_table())
         path = Path(self.state.scores)
-        return baseline(Store(str(path.parent)).read_table(path.name))
+        return make_baseline(Store(str(path.parent)).read_table(path.name))
 
     def track_snapshot(self) -> str:
         """Track data/ with DVC, and push it where a remote is set; return its hash."""
@@ -132,7 +133,7 @@ class LoopRound:
         workspace, state = self.workspace, self.state
         without = self.fuse_without_student(annotators)
         # taken before `self.state` is asked for its seconds: the stage above has added to them
-        facts = findings.round_facts(workspace, annotators, self.number, without, self.earlier_round(state))
+        facts = audit_round(workspace, annotators, self.number, without, self.earlier_round(state))
         usage = {
             activity.name: {"calls": activity.calls, "tokens": activity.tokens, "cost": activity.cost}
             for activity in facts.annotator_activity
@@ -168,7 +169,7 @@ class LoopRound:
 
     def report(self, facts: LoopFacts) -> None:
         """Make the round's page; keep it with its MLflow run and link it from its Prefect run."""
-        page = findings.make_report(facts, self.workspace.data, self.workspace.report)
+        page = build_report(facts, self.workspace.data, self.workspace.report)
         self.workspace.tracker.log_report(self.run_id, self.workspace.report)
         create_artifacts(self.workspace, facts, page)
 

@@ -37,8 +37,8 @@ from florence.engine.wording.overlap import word_overlap
 from florence.engine.wording.sequences import expand_ranges
 from florence.engine.wording.tokens import encode_key, tokenize_texts
 from florence.geometry import box_quad, paired_iou
-from florence.metrics import same
-from florence.metrics.reading import normal
+from florence.metrics import normalize_label
+from florence.metrics.reading import normalize_text
 from florence.records import BASE_TYPES
 
 OBJECTS, OCR = "<OD>", "<OCR_WITH_REGION>"
@@ -94,7 +94,9 @@ def select_box_claims(
 
 def _normaliser(task: str, settings: EngineSettings) -> Callable[[str], str]:
     """What texts that count as the same have in common."""
-    return normal if task == OCR else build_name_table(settings).canonical if task == OBJECTS else same
+    return (
+        normalize_text if task == OCR else build_name_table(settings).canonical if task == OBJECTS else normalize_label
+    )
 
 
 def cluster_regions(
@@ -160,7 +162,7 @@ def make_label_similarity(boxes: BoxClaims, task: str, settings: EngineSettings)
 
 def _character_codes(text: str) -> list[int]:
     """The codes of an OCR text's characters."""
-    return [encode_key(c) for c in normal(text)]
+    return [encode_key(c) for c in normalize_text(text)]
 
 
 # ---------------------------------------------------------------- labels
@@ -211,7 +213,7 @@ def _find_labels(boxes: BoxClaims, source: np.ndarray, texts: Sequence[str], tas
     if task == OBJECTS:
         return boxes.label[source]
     number = {name: label for label, name in enumerate(boxes.label_names)}
-    normalise = normal if task == OCR else same
+    normalise = normalize_text if task == OCR else normalize_label
     return np.asarray([number.get(normalise(text), -1) for text in texts], np.int64)
 
 
@@ -254,7 +256,7 @@ def apply_ranks(
     for r, ranked in ranks_of.items():
         best: dict[str, tuple[float, str]] = {}
         for k in ranked:
-            key = same(ranks.text[k])
+            key = normalize_label(ranks.text[k])
             best[key] = max(best.get(key, (-1.0, "")), (float(ranks.score[k]), ranks.text[k]))
         (fit, words), *others = sorted(best.values(), reverse=True)
         text[r], score[r], label[region[r]], region_score[region[r]] = words, fit, words, fit
@@ -316,7 +318,7 @@ def _vote_on_characters(clusters: BoxClusters, fused: FusedBoxes) -> list[str]:
     for item, near, taken in zip(items.tolist(), similar, chosen.tolist(), strict=True):
         order = [taken, *(a for a in np.flatnonzero(near).tolist() if a != taken)]
         texts = clusters.voter[matrix.claim[item, order]].tolist()
-        versions.append([(normal(boxes.text[k]), float(fused.weight[k])) for k in texts])
+        versions.append([(normalize_text(boxes.text[k]), float(fused.weight[k])) for k in texts])
     for row, spelled in zip(rows.tolist(), compose_by_characters(versions), strict=True):
         text[row] = spelled or text[row]
     return text

@@ -1,0 +1,283 @@
+"""Audit: gather the facts of a round, for build/loop.json, the report and the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from florence.config import EvaluateSettings
+from florence.engine.churn import measure_churn
+from florence.engine.reliability import Reliability, estimate_reliability
+from florence.metrics import normalize_label
+from florence.records import ANNOTATION_TYPES, ANNOTATIONS, FINE_TUNED, TASKS
+from florence.report.facts import (
+    AnnotatorActivity,
+    AnnotatorQuality,
+    Churn,
+    DropCount,
+    ImageCount,
+    LabelGain,
+    LabelScore,
+    RejectedFile,
+    ReliabilityByName,
+    RoundFacts,
+    TaskScore,
+    TypeCount,
+)
+from florence.store import Store
+from florence.workspace.annotate import COVERAGE, MISSING, AnnotatorVersion, count_missing, read_profiles, read_usage
+from florence.workspace.base import Workspace
+from florence.workspace.layout import list_rounds, read_images
+
+MEASURES = ("f1", "spotted", "cider", "accuracy", "mask_iou", "f1_boxes")
+"""Measures of an annotator's claims; of several of one annotation type the first is reported."""
+NAMES = 12
+"""Names of objects whose reliability is reported for each annotator."""
+
+Reliabilities = Mapping[tuple[str, str], Reliability]
+"""(annotator, annotation type) → its estimated reliability."""
+
+
+def audit_round(
+    workspace: Workspace,
+    annotators: Sequence[AnnotatorVersion],
+    round: int,
+    without_student: pa.Table | None = None,
+    since: int = 0,
+) -> RoundFacts:
+    """Return the facts of a round that was compared: all but hashes, run, model version and seconds.
+
+    ``annotators``: those of the round. ``without_student``: its labels without the student's vote, if that was tried
+    (`florence.workspace.fuse.fuse_round` of the other annotators, not written). ``since``: the round that label
+    quality is compared with. What the round does not have is empty.
+    """
+    from florence.evaluate import Decision
+
+    data = workspace.data
+    snapshot = data.read_json("snapshot.json")
+    labels = data.read_table(f"labels/round={round}/labels.parquet")
+    quality, scores, compared = (_read_metrics(workspace, name) for name in ("labels", "scores", "decision"))
+    decision = Decision.from_json(compared) if compared else None
+    parent = snapshot.get("parent")
+    reliability = _estimate_reliability(workspace, annotators)
+    gains = _list_gains(workspace.settings.evaluate, data, labels, without_student, since) if since < round else ()
+    return RoundFacts(
+        round=round,
+        snapshot_id=snapshot["id"],
+        parent=parent["id"] if isinstance(parent, dict) else parent,
+        decision=("accepted" if decision.accepted else "rejected") if decision else None,
+        reason=decision.reason if decision else "",
+        images=tuple(ImageCount(*key, n) for key, n in _count_rows(read_images(data), "source", "split")),
+        counts=tuple(_list_type_counts(labels)),
+        drops=tuple(
+            DropCount(*key, n) for key, n in _count_rows(labels.filter(pc.invert(labels["kept"])), "task", "reason")
+        ),
+        rejected_files=tuple(
+            RejectedFile(row["source"], row["name"], row["reason"], row["detail"])
+            for row in data.read_table("rejected_files.parquet").to_pylist()
+        ),
+        label_quality=tuple(_list_label_scores(quality)),
+        label_quality_gain=tuple(gains),
+        scores=tuple(_list_task_scores(scores)),
+        churn=tuple(_list_churn(data, labels, round, without_student)),
+        annotator_quality=tuple(
+            _list_annotator_quality(workspace.store, annotators, reliability, quality.get("annotators", {}))
+        ),
+        reliability_by_name=tuple(_list_reliability_by_name(workspace, annotators, reliability)),
+        annotator_activity=tuple(_list_annotator_activity(workspace, annotators)),
+    )
+
+
+def _read_metrics(workspace: Workspace, name: str) -> dict[str, Any]:
+    """Return metrics/<name>.json, empty where there is none."""
+    file = f"metrics/{name}.json"
+    return workspace.files.read_json(file) if workspace.files.exists(file) else {}
+
+
+def _count_rows(table: pa.Table, *columns: str) -> list[tuple[tuple[Any, ...], int]]:
+    """Return how many rows have each combination of values, sorted."""
+    return sorted(Counter(zip(*(table[name].to_pylist() for name in columns), strict=True)).items())
+
+
+# ---------------------------------------------------------------- labels and models
+
+
+def _list_type_counts(labels: pa.Table) -> Iterator[TypeCount]:
+    number = dict(_count_rows(labels, "task", "kept"))
+    for task in ANNOTATION_TYPES:
+        kept, dropped = number.get((task, True), 0), number.get((task, False), 0)
+        if kept + dropped:
+            yield TypeCount(task, kept, dropped)
+
+
+def _list_label_scores(quality: Mapping[str, Any]) -> Iterator[LabelScore]:
+    for split in ("gold", "train"):
+        for reference, tasks in quality.get(split, {}).items():
+            for task, measures in tasks.items():
+                for metric, found in measures.items():
+                    yield LabelScore(
+                        task, metric, split, reference, found["value"], found["low"], found["high"], found["n"]
+                    )
+
+
+def _list_gains(
+    settings: EvaluateSettings, data: Store, labels: pa.Table, without_student: pa.Table | None, since: int
+) -> Iterator[LabelGain]:
+    from florence.evaluate import find_gold_references, measure_gains
+
+    name = f"labels/round={since}/labels.parquet"
+    if not data.exists(name):
+        return
+    references = find_gold_references(data, _list_gold_images(data))
+    before = data.read_table(name)
+    without = {} if without_student is None else measure_gains(before, without_student, references, settings)
+    for key, gain in sorted(measure_gains(before, labels, references, settings).items()):
+        task, metric, _ = key
+        mean_without = without[key].mean if key in without else None
+        yield LabelGain(task, metric, "gold", since, gain.mean, gain.low, gain.high, gain.n, mean_without)
+
+
+def _list_gold_images(data: Store) -> list[str]:
+    images = read_images(data)
+    return images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist()
+
+
+def _list_task_scores(scores: Mapping[str, Any]) -> Iterator[TaskScore]:
+    for task in (*TASKS, *FINE_TUNED):
+        for reference, found in scores.get(task, {}).items():
+            calibration = found.get("calibration")
+            yield TaskScore(
+                task,
+                found["metric"],
+                found.get("value"),
+                found.get("low"),
+                found.get("high"),
+                found["n"],
+                found["invalid"],
+                reference,
+                found.get("shuffled"),
+                (calibration["error"], calibration["calibrated"]) if calibration else None,
+            )
+
+
+def _list_churn(data: Store, labels: pa.Table, round: int, without_student: pa.Table | None) -> Iterator[Churn]:
+    """Yield the changes against the last round before ``round`` that has labels."""
+    earlier = [number for number in list_rounds(data) if number < round]
+    if not earlier:
+        return
+    before = data.read_table(f"labels/round={earlier[-1]}/labels.parquet")
+    found = measure_churn(before, labels)
+    without = {} if without_student is None else measure_churn(before, without_student)
+    for task in [task for task in ANNOTATION_TYPES if task in found]:
+        one = found[task]
+        share = without[task].share if task in without else None
+        yield Churn(task, one.share, one.same, one.renamed, one.moved, one.added, one.removed, share)
+
+
+# ---------------------------------------------------------------- annotators
+
+
+def _read_claims(store: Store, annotator: AnnotatorVersion) -> pa.Table:
+    return store.read_tables(f"claims/{annotator.key}", ANNOTATIONS)
+
+
+def _read_coverage(store: Store, annotator: AnnotatorVersion) -> pa.Table:
+    return store.read_tables(f"coverage/{annotator.key}", COVERAGE)
+
+
+def _estimate_reliability(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -> Reliabilities:
+    store = workspace.store
+    if not annotators:
+        return {}
+    coverage = pa.concat_tables([_read_coverage(store, annotator) for annotator in annotators])
+    claims = pa.concat_tables([_read_claims(store, annotator) for annotator in annotators])
+    return estimate_reliability(claims, coverage, workspace.settings.engine, read_profiles(store, annotators))
+
+
+def _list_annotator_quality(
+    store: Store, annotators: Sequence[AnnotatorVersion], reliability: Reliabilities, measured: Mapping[str, Any]
+) -> Iterator[AnnotatorQuality]:
+    """Yield a row for each annotator and annotation type that it claimed or was weighted for.
+
+    An annotator that claimed nothing has one row without a type. ``measured``: `annotators` of metrics/labels.json.
+    """
+    for annotator in annotators:
+        number = Counter(_read_claims(store, annotator)["task"].to_pylist())
+        errors = _read_coverage(store, annotator)["error"].to_pylist()
+        failed = sum(bool(error) and not error.startswith("NotListedError") for error in errors)
+        known = {
+            task: found
+            for reference in ("human", "truth")
+            for task, found in measured.get(annotator.name, {}).get(reference, {}).items()
+        }
+        tasks = [task for task in ANNOTATION_TYPES if number[task] or (annotator.name, task) in reliability]
+        for task in tasks or [""]:
+            estimate = reliability.get((annotator.name, task))
+            metric = min(known.get(task, ()), key=MEASURES.index, default="")
+            yield AnnotatorQuality(
+                annotator.name,
+                annotator.version,
+                task,
+                number[task],
+                estimate.value if estimate else None,
+                failed,
+                metric,
+                known[task][metric]["value"] if metric else None,
+            )
+
+
+def _list_reliability_by_name(
+    workspace: Workspace, annotators: Sequence[AnnotatorVersion], reliability: Reliabilities
+) -> Iterator[ReliabilityByName]:
+    """Yield how well each annotator finds and names the objects of the most frequent names."""
+    from florence.evaluate import count_found_objects, find_gold_references
+
+    data, store = workspace.data, workspace.store
+    references = find_gold_references(data, _list_gold_images(data))
+    for annotator in annotators:
+        if (estimate := reliability.get((annotator.name, "<OD>"))) is None:
+            continue
+        coverage = _read_coverage(store, annotator)
+        finished = set(coverage.filter(pc.equal(coverage["error"], ""))["image_id"].to_pylist())
+        counts = count_found_objects(_read_claims(store, annotator), references, finished)
+        for name, value in list(estimate.by_name.items())[:NAMES]:
+            found, total = counts.get(normalize_label(name), (0, 0))
+            yield ReliabilityByName(annotator.name, name, value, found / total if total else None, total)
+
+
+def _list_annotator_activity(
+    workspace: Workspace, annotators: Sequence[AnnotatorVersion]
+) -> Iterator[AnnotatorActivity]:
+    """Yield each annotator's role, the images that it has finished and misses, its claims and its usage."""
+    store, settings = workspace.store, workspace.settings
+    missing = count_missing(workspace, annotators)
+    reasons = store.read_json(MISSING) if store.exists(MISSING) else {}
+    for annotator, profile in zip(annotators, read_profiles(store, annotators), strict=True):
+        section = settings.annotators.get(annotator.name)
+        device, batch_size = (
+            (section.device, section.batch_size) if section else ("cpu", settings.engine.student.batch_size)
+        )
+        left = sum(missing[annotator.name].values())
+        usage = read_usage(store, annotator)
+        yield AnnotatorActivity(
+            annotator.name,
+            annotator.version,
+            profile.role,
+            device,
+            batch_size,
+            _count_stored_rows(store, f"coverage/{annotator.key}"),
+            left,
+            _count_stored_rows(store, f"claims/{annotator.key}"),
+            reasons.get(annotator.key, "") if left else "",
+            usage.calls,
+            usage.tokens,
+            float(usage.cost),
+        )
+
+
+def _count_stored_rows(store: Store, folder: str) -> int:
+    return sum(store.footer(name).num_rows for name in store.names(folder, ".parquet"))
