@@ -1,4 +1,4 @@
-"""Annotation on real stores, shard by shard: who is asked what, what a failure costs, and that a killed run ends the same."""
+"""Annotation on real stores, shard by shard: who is asked, what a failure costs, that a killed run ends the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluate, compare, publish the champion's scores: on scenes with a predictor that is right, and on photos without truth."""
+"""Evaluate, compare, publish the champion's scores: on scenes with a right predictor, and on photos without truth."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def labels_of(store: Store, annotator: AnnotatorVersion, round: int) -> pa.Table
 
 @pytest.fixture(scope="module")
 def annotated(tmp_path_factory) -> Path:
-    """A store of scenes with two annotators' claims, and two rounds of labels: the careless one's, then the careful one's."""
+    """A store of scenes with two annotators' claims, and two rounds of labels: the careless, then the careful one's."""
     folder = tmp_path_factory.mktemp("scenes")
     store = Store(str(folder))
     collect_images(workspace_of(SCENES, store))
