@@ -303,14 +303,15 @@ try:
 except Exception as error:
     wrong = f"{type(error).__name__}: {error}"
 print(json.dumps({
-    "library": florence.__file__, "table": table.to_dict("records"), "listed": listed.to_dict("records"), "wrong": wrong,
+    "library": florence.__file__, "wrong": wrong,
+    "table": table.to_dict("records"), "listed": listed.to_dict("records"),
     "modules": sorted(m.__file__ for n, m in list(sys.modules.items()) if n.split(".")[0] == "florence"),
 }, allow_nan=False))
 """
 
 
 def used_elsewhere(root: Path, uri: str, env: dict[str, str]) -> dict:
-    """Return the champion's answers from a process in another folder, which sees no checkout; the photo is made here."""
+    """Return the champion's answers from a process in another folder that sees no checkout; the photo is made here."""
     import numpy as np
     from PIL import Image
 

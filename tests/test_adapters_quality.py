@@ -1,4 +1,4 @@
-"""Every expectation is seen to fail on a table broken in its way; suites are data that can be edited; pages are built either way."""
+"""Every expectation fails on a table broken in its way; suites are data that can be edited; pages are always built."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Tables:
 
 @pytest.fixture(scope="module")
 def good(small_snapshot) -> Tables:
-    """The small snapshot, with splits by the images' hashes, boxes cut at the images' edges, and more rows of some annotation types."""
+    """The small snapshot, with splits by hash, boxes cut at the images' edges, more rows of some annotation types."""
     images = [
         {**row, "bytes": b"", "split": choose_split(row["image_id"], SETTINGS)}
         for row in small_snapshot.read_tables("images", IMAGES).to_pylist()
@@ -315,9 +315,9 @@ def test_a_failure_names_the_expectation_the_row_and_what_to_do_and_has_pages(co
         quality.validate_staging(SETTINGS, store, 1, root)
     scores, outside = caught.value.failures
     total = len(copied.labels)
-    assert (
-        scores
-        == f"labels: expect_column_values_to_be_between(score, max_value=1.0, min_value=0.0) – 1 of {total} rows unexpected, e.g. 1.7 (annotation {row['annotation_id']})"
+    assert scores == (
+        "labels: expect_column_values_to_be_between(score, max_value=1.0, min_value=0.0) – "
+        f"1 of {total} rows unexpected, e.g. 1.7 (annotation {row['annotation_id']})"
     )
     assert (
         outside.startswith("regions: expect_column_values_to_be_between(outside, max_value=0.5)")
@@ -420,7 +420,8 @@ def test_shards_from_before_images_had_a_hash_pass(copied: Tables, tmp_path: Pat
             lambda s: s["expectations"].append(
                 {"type": "expect_column_values_to_be_betwen", "kwargs": {"column": "score"}}
             ),
-            "labels.json: expect_column_values_to_be_betwen: there is no such expectation; did you mean expect_column_values_to_be_between",
+            "labels.json: expect_column_values_to_be_betwen: there is no such expectation; "
+            "did you mean expect_column_values_to_be_between",
         ),
         (
             lambda s: s["expectations"].append(

@@ -190,7 +190,7 @@ def test_another_dvc_process_is_waited_for(root: Path, monkeypatch):
         [
             sys.executable,
             "-c",
-            "import sys, time, zc.lockfile as z; l = z.LockFile(sys.argv[1]); print('held', flush=True); sys.stdin.read()",
+            "import sys, zc.lockfile as z; l = z.LockFile(sys.argv[1]); print('held', flush=True); sys.stdin.read()",
             str(root / ".dvc/tmp/lock"),
         ],
         stdin=subprocess.PIPE,
@@ -222,7 +222,10 @@ def test_stages_end_with_the_process_that_runs_them(root: Path):
     (root / "train.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(100)")
     ours = Snapshots(root, SnapshotSettings())
     ours.add()
-    code = f"from pathlib import Path; from florence.config import SnapshotSettings as S; from flows.adapters.snapshots import Snapshots; Snapshots(Path({str(root)!r}), S()).repro()"
+    code = (
+        "from pathlib import Path; from florence.config import SnapshotSettings as S; "
+        f"from flows.adapters.snapshots import Snapshots; Snapshots(Path({str(root)!r}), S()).repro()"
+    )
     runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
     pid = _until(lambda: (root / "pid").exists() and (root / "pid").read_text())
     runner.send_signal(signal.SIGKILL)

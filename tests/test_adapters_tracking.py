@@ -1,4 +1,4 @@
-"""Runs, curves, the snapshot and errors. What was logged is read back from the database itself, not through the tracker."""
+"""Runs, curves, the snapshot and errors. What was logged is read back from the database, not through the tracker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: help, plain errors, exit codes, settings written with their comments, one question to a model."""
+"""The command line: help, plain errors, exit codes, settings written with their comments, one question to a model."""
 
 from __future__ import annotations
 
@@ -48,7 +48,11 @@ def call(*arguments: str, code: int = 0) -> str:
 
 
 def test_help_imports_nothing_heavy():
-    code = f"import sys; sys.argv = ['florence', '--help']\nfrom flows.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\nassert not set(sys.modules) & set({HEAVY!r}), set(sys.modules) & set({HEAVY!r})"
+    code = (
+        "import sys; sys.argv = ['florence', '--help']\nfrom flows.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"assert not set(sys.modules) & set({HEAVY!r}), set(sys.modules) & set({HEAVY!r})"
+    )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""`florence init` in all sorts of folders: which files it writes and which it leaves alone, and that git and DVC work there."""
+"""`florence init` in all sorts of folders: files that it writes and files that it leaves alone; git and DVC work."""
 
 from __future__ import annotations
 
