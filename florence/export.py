@@ -40,7 +40,7 @@ from florence.workspace.layout import list_rounds
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ExportChoice:
     """What is exported. ``round``: of the labels, None for the last; ``split``: "all" for every one; ``tasks``: kinds of labels, none for all that the format holds;
     ``pictures``: whether the images' files are written too.
     """
@@ -50,11 +50,11 @@ class Choice:
     split: str = "all"
     tasks: tuple[str, ...] = ()
     min_confidence: float = 0.0
-    pictures: bool = True
+    with_images: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """What was written, or would be. ``labels``: kind → number; ``left_out``: why labels are not in it → number; ``lost``: what the format cannot hold of
     labels that are → number; ``renamed``: pictures that could not keep their names; ``turned``: pictures that were stored on their side.
     """
@@ -65,35 +65,35 @@ class Exported:
     left_out: Mapping[str, int]
     lost: Mapping[str, int]
     renamed: int
-    turned: int
+    rotated: int
 
 
 def export(
     data: Store,
     out: Path,
-    choice: Choice,
+    choice: ExportChoice,
     *,
     force: bool = False,
     dry_run: bool = False,
     progress: Progress = show_nothing,
-) -> Exported:
+) -> ExportResult:
     """Write the labels of the snapshot ``data`` to the folder ``out``, whole or not at all; with ``dry_run`` only say what that would be.
 
     ``force``: an earlier export in ``out`` is replaced. Raises SettingsError for a choice that cannot be made, StoreError where ``out`` is taken or cannot
     be written, DataError where the snapshot has no such labels.
     """
     form = _format(choice.format)
-    number = chosen_round(data, choice.round)
+    number = choose_export_round(data, choice.round)
     kinds = _kinds(form, choice)
     labels = _labels(data, number, choice, kinds)
     survey = _survey(form, data, labels, choice, kinds, progress)
     if dry_run:
-        return survey.told(number, turned=0)
+        return survey.told(number, rotated=0)
     snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
-    with replacing(out, force) as folder:
-        turned: list[str] = []
-        form.write(folder, _items(form, folder, data, labels, choice, survey, turned, progress), survey.plan)
-        found = survey.told(number, len(turned))
+    with replace_folder(out, force) as folder:
+        rotated: list[str] = []
+        form.write(folder, _items(form, folder, data, labels, choice, survey, rotated, progress), survey.plan)
+        found = survey.told(number, len(rotated))
         note = {
             "format": choice.format,
             "snapshot": snapshot.get("id"),
@@ -111,7 +111,7 @@ def export(
     return found
 
 
-def chosen_round(data: Store, number: int | None) -> int:
+def choose_export_round(data: Store, number: int | None) -> int:
     """``number``, or the last round that has labels. Raises DataError where there are none of it."""
     there = list_rounds(data)
     if not there:
@@ -122,7 +122,7 @@ def chosen_round(data: Store, number: int | None) -> int:
 
 
 @contextmanager
-def replacing(out: Path, force: bool) -> Iterator[Path]:
+def replace_folder(out: Path, force: bool) -> Iterator[Path]:
     """An empty folder beside ``out``, which takes its place when the block has ended well. Raises StoreError where ``out`` is taken.
 
     ``force`` replaces a folder that an export has written, and no other: it might hold somebody's pictures.
@@ -163,7 +163,7 @@ def _format(name: str) -> Format:
     return FORMATS.get(name)()
 
 
-def _kinds(form: Format, choice: Choice) -> tuple[str, ...]:
+def _kinds(form: Format, choice: ExportChoice) -> tuple[str, ...]:
     if choice.split not in (*SPLITS, "all"):
         raise SettingsError(f"--split {choice.split}: one of {', '.join(SPLITS)} or all is expected")
     if bad := sorted(set(choice.tasks) - set(ANNOTATION_TYPES)):
@@ -171,7 +171,7 @@ def _kinds(form: Format, choice: Choice) -> tuple[str, ...]:
     return tuple(kind for kind in ANNOTATION_TYPES if kind in (choice.tasks or ANNOTATION_TYPES))
 
 
-def _labels(data: Store, number: int, choice: Choice, kinds: tuple[str, ...]) -> pa.Table:
+def _labels(data: Store, number: int, choice: ExportChoice, kinds: tuple[str, ...]) -> pa.Table:
     labels = data.read_table(f"labels/round={number}/labels.parquet", filters=[("kept", "=", True)])
     return labels.filter(pc.is_in(labels["task"], pa.array(kinds)))
 
@@ -188,13 +188,13 @@ class _Survey:
     left_out: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
 
-    def told(self, number: int, turned: int) -> Exported:
+    def told(self, number: int, rotated: int) -> ExportResult:
         labels, left_out, lost = (dict(sorted(counter.items())) for counter in (self.labels, self.left_out, self.lost))
-        return Exported(number, len(self.paths), labels, left_out, lost, self.renamed, turned)
+        return ExportResult(number, len(self.paths), labels, left_out, lost, self.renamed, rotated)
 
 
 def _survey(
-    form: Format, data: Store, labels: pa.Table, choice: Choice, kinds: tuple[str, ...], progress: Progress
+    form: Format, data: Store, labels: pa.Table, choice: ExportChoice, kinds: tuple[str, ...], progress: Progress
 ) -> _Survey:
     """Everything is looked at once before it is written: formats want names and numbers first."""
     rows: dict[str, list[int]] = {}
@@ -214,7 +214,7 @@ def _survey(
     found_paths, renamed = assign_paths(records, by_stem=form.by_stem)
     held = tuple(kind for kind in kinds if kind in form.annotation_types)
     plan = ExportPlan(
-        tuple(sorted(names)), held, tuple(split for split in SPLITS if split in splits), outlined, choice.pictures
+        tuple(sorted(names)), held, tuple(split for split in SPLITS if split in splits), outlined, choice.with_images
     )
     survey = _Survey(plan, found_paths, renamed, rows)
     for _, _, found in _images(data, labels, rows, choice):
@@ -228,7 +228,7 @@ def _survey(
     return survey
 
 
-def _refusal(form: Format, row: Annotation, choice: Choice) -> str:
+def _refusal(form: Format, row: Annotation, choice: ExportChoice) -> str:
     if choice.min_confidence > 0 and (row.confidence is None or row.confidence < choice.min_confidence):
         return f"{row.task}: agreement below {choice.min_confidence:g}"
     return form.explain_refusal(row)
@@ -238,16 +238,16 @@ def _images(
     data: Store,
     labels: pa.Table,
     rows: Mapping[str, list[int]],
-    choice: Choice,
+    choice: ExportChoice,
     progress: Progress = show_nothing,
     *,
-    pictures: bool = False,
+    with_images: bool = False,
 ) -> Iterator[tuple[ImageRecord, bytes | None, list[Annotation]]]:
     """Each image of the split with its labels, shard by shard; with its bytes where ``pictures`` are wanted."""
     names = data.names("images", ".parquet")
     for done, name in enumerate(names, start=1):
         filters = None if choice.split == "all" else [("split", "=", choice.split)]
-        found = list(table_images(data.read_table(name, None if pictures else RECORD_COLUMNS, filters)))
+        found = list(table_images(data.read_table(name, None if with_images else RECORD_COLUMNS, filters)))
         by_image: dict[str, list[Annotation]] = {}
         for row in table_annotations(
             labels.take(pa.array([k for record, _ in found for k in rows.get(record.image_id, ())], pa.int64()))
@@ -263,23 +263,23 @@ def _items(
     folder: Path,
     data: Store,
     labels: pa.Table,
-    choice: Choice,
+    choice: ExportChoice,
     survey: _Survey,
-    turned: list[str],
+    rotated: list[str],
     progress: Progress,
 ) -> Iterator[LabelledImage]:
     """What is written; each image's picture is, as it comes by."""
-    for record, content, rows in _images(data, labels, survey.rows, choice, progress, pictures=choice.pictures):
+    for record, content, rows in _images(data, labels, survey.rows, choice, progress, with_images=choice.with_images):
         item = LabelledImage(
             record, survey.paths[record.image_id], tuple(row for row in rows if not _refusal(form, row, choice))
         )
         if content is not None:
-            if write_picture(folder / form.image_path(item), content, record):
-                turned.append(record.image_id)
+            if write_image(folder / form.image_path(item), content, record):
+                rotated.append(record.image_id)
         yield item
 
 
-def write_picture(path: Path, content: bytes, record: ImageRecord) -> bool:
+def write_image(path: Path, content: bytes, record: ImageRecord) -> bool:
     """Write an image's file, upright, so that its labels' places are right for every program; returns whether it had to be turned."""
     try:
         stands = make_upright(content, record.name)

@@ -1,4 +1,4 @@
-"""People's reviews: the images most worth a look as a Label Studio project, and what was made of it as claims of the annotator `human`."""
+"""People's reviews: uncertain images out as a Label Studio project, corrections back as claims of `human`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from florence.config import EngineSettings
 from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
 from florence.errors import DataError
-from florence.export import chosen_round, replacing, write_picture
+from florence.export import choose_export_round, replace_folder, write_image
 from florence.formats import EXPORT_NOTE, OBJECTS, ExportPlan, LabelledImage, assign_paths, read_label_set
 from florence.formats.labelstudio import LabelStudioFormat
 from florence.metrics import normalize_label
@@ -39,74 +39,86 @@ from florence.workspace import Workspace
 from florence.workspace.annotate import COVERAGE, HUMAN, AnnotatorVersion, find_human_annotator
 from florence.workspace.layout import list_shards, next_round, read_images
 
-MOST = 300
-"""Names of objects that a reviewer is offered, beyond those that are shown."""
-VOTED = ("", "low_confidence")
-"""Reasons of labels that were kept, or that too few agreed on."""
+MAX_OTHER_NAMES = 300
+"""Names of objects that a reviewer is offered beside those in the shown labels."""
+VOTED_REASONS = ("", "low_confidence")
+"""Drop reasons of labels that people review: none (kept), or a confidence that is too low."""
 
 
-# ---------------------------------------------------------------- out
+# ---------------------------------------------------------------- export
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What was written to be reviewed. ``disagreement``: of the first image and of the last; ``reviewed``: images that have been before, and are left out."""
+class ReviewExport:
+    """What an export wrote.
+
+    ``uncertainty``: of the first image and of the last. ``reviewed``: images left out, as people have reviewed them.
+    """
 
     round: int
     images: int
     labels: int
-    disagreement: tuple[float, float]
+    uncertainty: tuple[float, float]
     reviewed: int
 
 
 def export_review(
     workspace: Workspace, out: Path, images: int, *, force: bool = False, progress: Progress = show_nothing
-) -> Asked:
-    """Write the ``images`` of the snapshot's last round about which there is most disagreement as a Label Studio project, with their labels as a start.
+) -> ReviewExport:
+    """Write the ``images`` most uncertain images of the snapshot's last round as a Label Studio project.
 
-    Disagreement is 1 − agreement, on average over an image's labels, those that too few agreed on included; of equals the lower id comes first. Objects and
-    captions are shown: those that were kept as one prediction, with those that too few agreed on as another. Images that people have reviewed are not asked about again. Raises as `florence.export.export` does, and DataError where none is left.
+    The uncertainty of an image is 1 − confidence, on average over its labels (those dropped for low confidence
+    included); of equals the lower id comes first. Objects and captions are shown: the kept ones as one prediction,
+    with those of low confidence as another. Reviewed images are left out. Raises what `florence.export.export` raises,
+    and DataError where no image is left.
     """
     data, store = workspace.data, workspace.store
-    number = chosen_round(data, None)
+    number = choose_export_round(data, None)
     labels = data.read_table(f"labels/round={number}/labels.parquet")
-    known = set(_images_of(store, find_human_annotator(store)))
-    ranked = [(value, image_id) for value, image_id in _disagreement(labels) if image_id not in known][:images]
+    reviewed = set(_list_reviewed_images(store, find_human_annotator(store)))
+    ranked = [(value, image_id) for value, image_id in _rank_by_uncertainty(labels) if image_id not in reviewed][
+        :images
+    ]
     if not ranked:
         raise DataError(
-            f"{data.uri}: round {number} has no labels that are disputed"
-            + (f" beside those of the {len(known)} images that are reviewed" if known else "")
+            f"{data.uri}: round {number} has no other labels to review"
+            + (f" beside those of the {len(reviewed)} images that are reviewed" if reviewed else "")
         )
-    shown = _shown(labels, [image_id for _, image_id in ranked])
-    kinds = {row.task for rows in shown.values() for row in rows if row.kept}
+    shown = _select_shown_labels(labels, [image_id for _, image_id in ranked])
+    types = {row.task for rows in shown.values() for row in rows if row.kept}
     plan = ExportPlan(
-        _names(labels, shown), (OBJECTS, *(kind for kind in CAPTIONS if kind in kinds)), SPLITS, False, True
+        _choose_names(labels, shown), (OBJECTS, *(task for task in CAPTIONS if task in types)), SPLITS, False, True
     )
-    with replacing(out, force) as folder:
+    with replace_folder(out, force) as folder:
         LabelStudioFormat().write_tasks(
-            folder, _tasks(data, folder, [image_id for _, image_id in ranked], shown, progress), plan, {"round": number}
+            folder,
+            _write_images(data, folder, [image_id for _, image_id in ranked], shown, progress),
+            plan,
+            {"round": number},
         )
         (folder / EXPORT_NOTE).write_text(
             json.dumps({"format": "review", "round": number, "images": len(ranked)}, sort_keys=True) + "\n",
             encoding="utf-8",
         )
     kept = sum(row.kept for rows in shown.values() for row in rows)
-    return Asked(number, len(ranked), kept, (ranked[0][0], ranked[-1][0]), len(known))
+    return ReviewExport(number, len(ranked), kept, (ranked[0][0], ranked[-1][0]), len(reviewed))
 
 
-def _disagreement(labels: pa.Table) -> list[tuple[float, str]]:
-    """(disagreement, image) of every image that has labels which were voted on, the most disputed first."""
-    voted = labels.filter(pc.and_(pc.is_in(labels["reason"], pa.array(VOTED)), pc.is_valid(labels["confidence"])))
+def _rank_by_uncertainty(labels: pa.Table) -> list[tuple[float, str]]:
+    """Return (uncertainty, image) of every image with labels that were voted on, the most uncertain first."""
+    voted = labels.filter(
+        pc.and_(pc.is_in(labels["reason"], pa.array(VOTED_REASONS)), pc.is_valid(labels["confidence"]))
+    )
     mean = voted.group_by("image_id").aggregate([("confidence", "mean")])
     pairs = zip(mean["confidence_mean"].to_pylist(), mean["image_id"].to_pylist(), strict=True)
     return sorted(((round(1 - value, 9), image_id) for value, image_id in pairs), key=lambda pair: (-pair[0], pair[1]))
 
 
-def _shown(labels: pa.Table, images: Sequence[str]) -> dict[str, list[Annotation]]:
-    """What a reviewer is shown of each image: objects, as boxes, and captions; those that too few agreed on too."""
+def _select_shown_labels(labels: pa.Table, images: Sequence[str]) -> dict[str, list[Annotation]]:
+    """Return the labels that a reviewer is shown of each image: objects, as boxes, and captions."""
     rows = labels.filter(
         pc.and_(
-            pc.is_in(labels["reason"], pa.array(VOTED)),
+            pc.is_in(labels["reason"], pa.array(VOTED_REASONS)),
             pc.and_(
                 pc.is_in(labels["task"], pa.array([OBJECTS, *CAPTIONS])), pc.is_in(labels["image_id"], pa.array(images))
             ),
@@ -119,42 +131,46 @@ def _shown(labels: pa.Table, images: Sequence[str]) -> dict[str, list[Annotation
     return result
 
 
-def _names(labels: pa.Table, shown: Mapping[str, Sequence[Annotation]]) -> tuple[str, ...]:
-    """Names that a reviewer may give: those that are shown, and the commonest others."""
-    there = {row.text for rows in shown.values() for row in rows if row.task == OBJECTS}
+def _choose_names(labels: pa.Table, shown: Mapping[str, Sequence[Annotation]]) -> tuple[str, ...]:
+    """Return the names that a reviewer may give: those in the shown labels, and the commonest others."""
+    shown_names = {row.text for rows in shown.values() for row in rows if row.task == OBJECTS}
     common = Counter(labels.filter(pc.and_(labels["kept"], pc.equal(labels["task"], OBJECTS)))["text"].to_pylist())
-    others = sorted((name for name in common if name not in there), key=lambda name: (-common[name], name))
-    return tuple(sorted([*there, *others[:MOST]]))
+    others = sorted((name for name in common if name not in shown_names), key=lambda name: (-common[name], name))
+    return tuple(sorted([*shown_names, *others[:MAX_OTHER_NAMES]]))
 
 
-def _tasks(
+def _write_images(
     data: Store, folder: Path, images: Sequence[str], shown: Mapping[str, Sequence[Annotation]], progress: Progress
 ) -> Iterator[tuple[LabelledImage, dict[str, Sequence[Annotation]]]]:
-    """The images in their order with their predictions, each with its picture written."""
+    """Yield the images in their order with their predictions; write each image's file."""
     records: dict[str, ImageRecord] = {}
     shards: dict[str, str] = {}
     for name in data.names("images", ".parquet"):
         for record, _ in table_images(data.read_table(name, RECORD_COLUMNS, [("image_id", "in", list(images))])):
             records[record.image_id], shards[record.image_id] = record, name
-    places, _ = assign_paths([records[image_id] for image_id in images if image_id in records], by_stem=False)
-    for done, image_id in enumerate(places, start=1):
+    paths, _ = assign_paths([records[image_id] for image_id in images if image_id in records], by_stem=False)
+    for done, image_id in enumerate(paths, start=1):
         (content,) = data.read_table(shards[image_id], ["bytes"], [("image_id", "=", image_id)])["bytes"].to_pylist()
-        write_picture(folder / "images" / places[image_id], content, records[image_id])
-        progress("export", done, len(places))
+        write_image(folder / "images" / paths[image_id], content, records[image_id])
+        progress("export", done, len(paths))
         kept = tuple(row for row in shown[image_id] if row.kept)
         yield (
-            LabelledImage(records[image_id], places[image_id], kept),
-            {"kept": kept, "kept and disputed": shown[image_id]},
+            LabelledImage(records[image_id], paths[image_id], kept),
+            {"kept": kept, "kept and uncertain": shown[image_id]},
         )
 
 
-# ---------------------------------------------------------------- in
+# ---------------------------------------------------------------- import
 
 
 @dataclass(frozen=True, slots=True)
-class Reviewed:
-    """What an import came to. ``version``: that people's claims have now; ``images``: reviewed in it; ``claims``: made of it, ``rejected`` of them say that
-    something is not there; ``total``: images that people have reviewed in all; ``unknown``: images that are not here; ``problems``: what could not be used.
+class ReviewImport:
+    """The result of an import.
+
+    ``version``: of people's claims from now on. ``images``: reviewed in this import. ``claims``: made of it;
+    ``rejected`` of them say that something is not there. ``total``: images that people have reviewed in all.
+    ``unknown``: images that are not in the store. ``problems``: what could not be used. ``new``: False for a file that
+    was imported before.
     """
 
     version: str
@@ -167,11 +183,12 @@ class Reviewed:
     new: bool = True
 
 
-def import_review(workspace: Workspace, file: str) -> Reviewed:
-    """Store what people made of a Label Studio project as claims of the annotator `human`, which outrank all others from the next round on.
+def import_review(workspace: Workspace, file: str) -> ReviewImport:
+    """Store the annotations of a Label Studio project as claims of `human`, which outrank all others from the next round.
 
-    An image that is in it replaces what they said of it before; the same file again changes nothing. Where they were shown a project of ours, what they took
-    away is claimed not to be there. Raises StoreError or DataError for a file that cannot be read, and DataError where it is about none of the store's images.
+    They replace people's earlier claims about the same images; the same file again changes nothing. Labels of an
+    exported project that a reviewer removed become claims that something is not there. Raises StoreError or DataError
+    for a file that cannot be read, and DataError where it is about none of the store's images.
     """
     settings, store, data = workspace.settings, workspace.store, workspace.data
     form = LabelStudioFormat()
@@ -180,61 +197,59 @@ def import_review(workspace: Workspace, file: str) -> Reviewed:
     mark = files.digest()[:12]
     before = find_human_annotator(store)
     records = {record.image_id: record for record, _ in table_images(read_images(store))}
-    if (known := _version_of(store, mark)) is not None:
-        return Reviewed(known, 0, 0, 0, len(_images_of(store, before)), (), (), new=False)
+    if (version := _find_version(store, mark)) is not None:
+        return ReviewImport(version, 0, 0, 0, len(_list_reviewed_images(store, before)), (), (), new=False)
     found = read_label_set(labels, records.values())
     if not found.claims:
         why = f"; {found.problems[0]}" if found.problems else ""
-        raise DataError(
-            f"{file}: none of its {len(labels.entries)} images that somebody has looked at is in {store.uri}{why}"
-        )
+        raise DataError(f"{file}: none of its {len(labels.entries)} annotated images is in {store.uri}{why}")
     shown = {
         entry.image_id: number
         for entry in labels.entries
         if entry.image_id is not None and isinstance(number := entry.raw[1].get("round"), int)
     }
-    claims = {image_id: _sure(told.claims) for image_id, told in found.claims.items()}
-    gone = _taken_away(settings.engine, store, data, claims, shown)
+    claims = {image_id: _remove_scores(found_claims.claims) for image_id, found_claims in found.claims.items()}
+    removed = _find_removed_labels(settings.engine, store, data, claims, shown)
     version = f"{int(before.version.split('-')[0]) + 1 if before else 1:04d}-{mark}"
     round = next_round(store, data)
-    rows = {i: annotate(i, (*claims[i], *gone.get(i, ())), HUMAN, version, round) for i in claims}
-    total = _write(store, version, {**_carried(store, before, version), **rows})
-    rejected = sum(map(len, gone.values()))
+    rows = {i: annotate(i, (*claims[i], *removed.get(i, ())), HUMAN, version, round) for i in claims}
+    total = _write_claims(store, version, {**_copy_claims(store, before, version), **rows})
+    rejected = sum(map(len, removed.values()))
     problems = (*(str(error) for error in found.errors.values()), *found.problems)
-    return Reviewed(version, len(rows), sum(map(len, rows.values())), rejected, total, found.unmatched, problems)
+    return ReviewImport(version, len(rows), sum(map(len, rows.values())), rejected, total, found.unmatched, problems)
 
 
-def _sure(claims: Sequence[Claim]) -> tuple[Claim, ...]:
-    """Claims without the scores of what they were made of: people are sure."""
+def _remove_scores(claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    """Return people's claims without the scores of the labels that they started from."""
     return tuple(
         replace(claim, score=None, regions=tuple(replace(region, score=None) for region in claim.regions))
         for claim in claims
     )
 
 
-def _version_of(store: Store, mark: str) -> str | None:
-    """The version that this very import made."""
+def _find_version(store: Store, mark: str) -> str | None:
+    """Return the version that an import of the same file made; None where there is none."""
     folders = {name.split("/")[1] for name in store.names("coverage", ".parquet")}
     return next(
         (
             folder.split("@")[1]
             for folder in sorted(folders)
-            if folder.startswith(f"{HUMAN}@") and folder.endswith(f"-{mark}") and _whole(store, folder)
+            if folder.startswith(f"{HUMAN}@") and folder.endswith(f"-{mark}") and _is_complete(store, folder)
         ),
         None,
     )
 
 
-def _whole(store: Store, folder: str) -> bool:
+def _is_complete(store: Store, folder: str) -> bool:
     both = (
-        {name.rsplit("/", 1)[1] for name in store.names(f"{kind}/{folder}", ".parquet")}
-        for kind in ("claims", "coverage")
+        {name.rsplit("/", 1)[1] for name in store.names(f"{part}/{folder}", ".parquet")}
+        for part in ("claims", "coverage")
     )
     return next(both) == next(both)
 
 
-def _images_of(store: Store, people: AnnotatorVersion | None) -> list[str]:
-    """The images that people have reviewed."""
+def _list_reviewed_images(store: Store, people: AnnotatorVersion | None) -> list[str]:
+    """Return the ids of the images that people have reviewed."""
     return (
         []
         if people is None
@@ -242,9 +257,9 @@ def _images_of(store: Store, people: AnnotatorVersion | None) -> list[str]:
     )
 
 
-def _carried(store: Store, before: AnnotatorVersion | None, version: str) -> dict[str, tuple[Annotation, ...]]:
-    """What people said before, image by image, at the new version; the round stays that in which they said it."""
-    rows: dict[str, list[Annotation]] = {image_id: [] for image_id in _images_of(store, before)}
+def _copy_claims(store: Store, before: AnnotatorVersion | None, version: str) -> dict[str, tuple[Annotation, ...]]:
+    """Return people's earlier claims by image, at the new version; each keeps its round."""
+    rows: dict[str, list[Annotation]] = {image_id: [] for image_id in _list_reviewed_images(store, before)}
     if before is not None:
         for row in table_annotations(store.read_tables(f"claims/{before.key}", ANNOTATIONS)):
             rows[row.image_id].append(row)
@@ -252,30 +267,33 @@ def _carried(store: Store, before: AnnotatorVersion | None, version: str) -> dic
         image_id: tuple(
             replace(new, round=old.round)
             for old, new in zip(
-                said,
-                annotate(image_id, (Claim(r.task, r.text, r.regions, r.score) for r in said), HUMAN, version),
+                claims,
+                annotate(image_id, (Claim(r.task, r.text, r.regions, r.score) for r in claims), HUMAN, version),
                 strict=True,
             )
         )
-        for image_id, said in rows.items()
+        for image_id, claims in rows.items()
     }
 
 
-def _write(store: Store, version: str, rows: Mapping[str, Sequence[Annotation]]) -> int:
-    """Write claims, then coverage, shard by shard; returns the number of images. A version counts when it is whole."""
+def _write_claims(store: Store, version: str, rows: Mapping[str, Sequence[Annotation]]) -> int:
+    """Write claims, then coverage, shard by shard; return the number of images.
+
+    A version counts once both are complete.
+    """
     written: dict[str, list[str]] = {}
     for shard in list_shards(store):
-        there = [
+        ids = [
             i for i in store.read_table(f"images/{shard}.parquet", ["image_id"])["image_id"].to_pylist() if i in rows
         ]
-        if there:
-            written[shard] = there
+        if ids:
+            written[shard] = ids
             store.write_table(
-                f"claims/{HUMAN}@{version}/{shard}.parquet", annotations_table(row for i in there for row in rows[i])
+                f"claims/{HUMAN}@{version}/{shard}.parquet", annotations_table(row for i in ids for row in rows[i])
             )
-    for shard, there in written.items():
+    for shard, ids in written.items():
         coverage = [
-            {"image_id": i, "annotator": HUMAN, "version": version, "claims": len(rows[i]), "error": ""} for i in there
+            {"image_id": i, "annotator": HUMAN, "version": version, "claims": len(rows[i]), "error": ""} for i in ids
         ]
         store.write_table(
             f"coverage/{HUMAN}@{version}/{shard}.parquet", pa.Table.from_pylist(coverage, schema=COVERAGE)
@@ -283,15 +301,15 @@ def _write(store: Store, version: str, rows: Mapping[str, Sequence[Annotation]])
     return sum(map(len, written.values()))
 
 
-# ---------------------------------------------------------------- what was taken away
+# ---------------------------------------------------------------- rejected labels
 
 
-def _taken_away(
+def _find_removed_labels(
     settings: EngineSettings, store: Store, data: Store, claims: Mapping[str, Sequence[Claim]], shown: Mapping[str, int]
 ) -> dict[str, list[Claim]]:
-    """Claims without a text, at the place of each label that a reviewer was shown, or could have added, and has not left there.
+    """Return claims without a text for each label that a reviewer was shown, or could have added, and did not keep.
 
-    ``shown``: image → the round whose labels were shown. Raises DataError where that round is not here.
+    ``shown``: image → the round whose labels were shown. Raises DataError where that round is missing.
     """
     result: dict[str, list[Claim]] = {}
     for number in sorted({shown[i] for i in claims if i in shown}):
@@ -300,46 +318,56 @@ def _taken_away(
         images = [i for i in claims if shown.get(i) == number]
         if not source.exists(name):
             raise DataError(
-                f"the labels of round {number}, which {len(images)} of the images were reviewed with, are neither in {store.uri} nor in {data.uri}; `dvc checkout` their snapshot"
+                f"the labels of round {number}, which {len(images)} of the images were reviewed with, "
+                f"are neither in {store.uri} nor in {data.uri}; `dvc checkout` their snapshot"
             )
         rows: dict[str, list[Annotation]] = {}
         for row in table_annotations(source.read_table(name, filters=[("image_id", "in", images)])):
             rows.setdefault(row.image_id, []).append(row)
         result |= {
-            i: [*_objects_gone(settings, rows.get(i, ()), claims[i]), *_captions_gone(rows.get(i, ()), claims[i])]
+            i: [
+                *_list_removed_objects(settings, rows.get(i, ()), claims[i]),
+                *_list_removed_captions(rows.get(i, ()), claims[i]),
+            ]
             for i in images
         }
-    return {image_id: gone for image_id, gone in result.items() if gone}
+    return {image_id: removed for image_id, removed in result.items() if removed}
 
 
-def _objects_gone(settings: EngineSettings, labels: Sequence[Annotation], claims: Sequence[Claim]) -> list[Claim]:
-    """The places of objects that people have nothing at; places are the same by the consensus's own rule."""
-    labels = [row for row in labels if row.task == OBJECTS and row.reason in (*VOTED, "rejected") and row.regions]
-    said = [(row.text, row.regions[0].bounds) for row in labels] + [
+def _list_removed_objects(
+    settings: EngineSettings, labels: Sequence[Annotation], claims: Sequence[Claim]
+) -> list[Claim]:
+    """Return a claim without a text for the box of each label that no claim of people is clustered with."""
+    labels = [
+        row for row in labels if row.task == OBJECTS and row.reason in (*VOTED_REASONS, "rejected") and row.regions
+    ]
+    boxes = [(row.text, row.regions[0].bounds) for row in labels] + [
         (c.text, c.regions[0].bounds) for c in claims if c.task == OBJECTS
     ]
     if not labels:
         return []
     codes: dict[str, int] = {}
-    code = np.asarray([codes.setdefault(normalize_label(text), len(codes)) for text, _ in said])
-    annotator = np.arange(len(said)) >= len(labels)
+    code = np.asarray([codes.setdefault(normalize_label(text), len(codes)) for text, _ in boxes])
+    is_human = np.arange(len(boxes)) >= len(labels)
     cluster = cluster_claims(
-        np.zeros(len(said), np.int64),
-        annotator.astype(np.int64),
-        np.asarray([box for _, box in said]),
+        np.zeros(len(boxes), np.int64),
+        is_human.astype(np.int64),
+        np.asarray([box for _, box in boxes]),
         code,
         ClusterOverlap(settings.iou, settings.same_iou),
     )
-    answered = set(cluster[annotator].tolist())
+    confirmed = set(cluster[is_human].tolist())
     return [
-        Claim(OBJECTS, "", (Region("", box=said[k][1]),)) for k in range(len(labels)) if int(cluster[k]) not in answered
+        Claim(OBJECTS, "", (Region("", box=boxes[k][1]),))
+        for k in range(len(labels))
+        if int(cluster[k]) not in confirmed
     ]
 
 
-def _captions_gone(labels: Sequence[Annotation], claims: Sequence[Claim]) -> list[Claim]:
-    there = {claim.task for claim in claims}
+def _list_removed_captions(labels: Sequence[Annotation], claims: Sequence[Claim]) -> list[Claim]:
+    claimed = {claim.task for claim in claims}
     return [
-        Claim(kind, "")
-        for kind in CAPTIONS
-        if kind not in there and any(row.task == kind and row.kept for row in labels)
+        Claim(task, "")
+        for task in CAPTIONS
+        if task not in claimed and any(row.task == task and row.kept for row in labels)
     ]

@@ -20,7 +20,7 @@ from flows.tracked import TrackedWorkspace, open_workspace, report_end
 
 @flow(name="ablate", persist_result=False)
 def ablate(root: str = ".", values: dict[str, list[str]] | None = None) -> str:
-    """Train and score every combination of ``values`` (as `florence.ablation.plan` reads them) that is not done yet.
+    """Train and score every combination of ``values`` (as `florence.ablation.plan_variants` reads them) that is not done yet.
 
     Writes table and plot, and returns the folder they are in. Raises WorkspaceLockedError where another run is at work.
     """
@@ -29,14 +29,14 @@ def ablate(root: str = ".", values: dict[str, list[str]] | None = None) -> str:
     with lock_workspace(folder):
         workspace = open_workspace(folder)
         with ProgressBars() as progress:
-            variants = ablation.plan(workspace, values or {}, progress)
+            variants = ablation.plan_variants(workspace, values or {}, progress)
         with _track_ablation(workspace, variants) as parent:
             for number, variant in enumerate(variants, start=1):
                 say(f"variant {number} of {len(variants)}: {_describe(workspace, variant)}")
                 _run_task(workspace, parent, variant)
-            names = ablation.write(variants, workspace.ablation)
+            names = ablation.write_tables(variants, workspace.ablation)
             workspace.tracker.log_files(parent, [workspace.ablation / name for name in names])
-        ablation.close(variants, workspace.ablation)
+        ablation.mark_finished(variants, workspace.ablation)
     return str(workspace.ablation)
 
 
@@ -50,14 +50,14 @@ def _run_task(workspace: TrackedWorkspace, parent: str, variant: Variant) -> Non
 def _describe(workspace: TrackedWorkspace, variant: Variant) -> str:
     return f"{variant.name}, " + (
         "done already"
-        if ablation.done(variant, workspace.ablation)
+        if ablation.is_done(variant, workspace.ablation)
         else f"{variant.steps} steps on {variant.images} images"
     )
 
 
 def _make_variant(workspace: TrackedWorkspace, parent: str, variant: Variant) -> None:
     """Train and score one variant, or do what is left of it, tracked in its run."""
-    before = ablation.done(variant, workspace.ablation)
+    before = ablation.is_done(variant, workspace.ablation)
     if before and workspace.tracker.variant_finished(parent, variant.key):
         return
     settings = variant.settings.model_dump(mode="json", include={"model", "train", "evaluate"})
@@ -72,19 +72,19 @@ def _make_variant(workspace: TrackedWorkspace, parent: str, variant: Variant) ->
             curves(step, metrics)
             progress.note(f"loss {metrics['loss']:.3f}" if "loss" in metrics else "")
 
-        ablation.make(variant, workspace, workspace.ablation, log, progress)
+        ablation.run_variant(variant, workspace, workspace.ablation, log, progress)
         if before and not workspace.tracker.has_metric(run_id, "loss"):  # made for another ablation
-            for step, metrics in ablation.curve(variant, workspace.ablation):
+            for step, metrics in ablation.read_curve(variant, workspace.ablation):
                 curves(step, metrics)
-        workspace.tracker.log_metrics(run_id, ablation.figures(variant, workspace.ablation))
+        workspace.tracker.log_metrics(run_id, ablation.read_figures(variant, workspace.ablation))
 
 
 @contextmanager
 def _track_ablation(workspace: TrackedWorkspace, variants: list[Variant]) -> Iterator[str]:
     """Yield the id of the ablation's MLflow run, which ends as the block does."""
-    options = {name: [variant.chosen[name] for variant in variants] for name in ablation.READ}
+    options = {name: [variant.chosen[name] for variant in variants] for name in ablation.OPTIONS}
     params = {name: ", ".join(dict.fromkeys(found)) for name, found in options.items()}
-    parent = workspace.tracker.ablation_run(ablation.identity(variants), params)
+    parent = workspace.tracker.ablation_run(ablation.hash_ablation(variants), params)
     with report_end(partial(workspace.tracker.finish, parent)):
         workspace.tracker.log_snapshot(
             parent, workspace.root / "data", workspace.data.read_json("snapshot.json"), workspace.snapshots.data_hash()

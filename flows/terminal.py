@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from florence.export import Exported
-    from florence.review import Reviewed
+    from florence.export import ExportResult
+    from florence.review import ReviewImport
 
 EVERY = 15.0
 """Seconds between two lines about one stage where stderr is no terminal."""
@@ -94,7 +94,7 @@ class ProgressBars:
         self.close()
 
 
-def describe_export(found: Exported, format: str, out: Path | None) -> str:
+def describe_export(found: ExportResult, format: str, out: Path | None) -> str:
     """Return lines about what an export wrote, left out and lost. ``out``: its folder, None for a dry run."""
     lines = [
         f"{'would write' if out is None else 'wrote'} {found.images} images of round {found.round}"
@@ -111,14 +111,14 @@ def describe_export(found: Exported, format: str, out: Path | None) -> str:
             f"  {found.renamed} pictures have other names than in their source, "
             "because theirs were taken or cannot be used"
         )
-    if found.turned:
+    if found.rotated:
         lines.append(
-            f"  {found.turned} pictures were stored on their side and are written upright, as their labels are"
+            f"  {found.rotated} pictures were stored on their side and are written upright, as their labels are"
         )
     return "\n".join(lines)
 
 
-def describe_review(found: Reviewed) -> str:
+def describe_review(found: ReviewImport) -> str:
     """Return lines about an import of reviews."""
     if not found.new:
         return (

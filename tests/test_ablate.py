@@ -1,4 +1,4 @@
-"""`florence ablate` as it is called: variants that are trainings like any other, resumed, told in a table, tracked below one run."""
+"""`florence ablate` as it is called: variants are trainings like any other, resumed, tabulated, tracked below one run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from florence.config import Settings, read_settings
 from florence.errors import DataError, SettingsError
 from florence.records import TASKS
 from florence.report import ablations
-from florence.report.ablations import Row
+from florence.report.ablations import AblationRow
 from florence.store import Store
 from florence.training import loop
 from florence.workspace.evaluate import score_model
@@ -104,9 +104,8 @@ def call(*arguments: str, code: int = 0) -> str:
 
 
 def planned(folder: Path, **values: list[str]) -> list[ablation.Variant]:
-    return ablation.plan(
-        read_settings(folder / "params.yaml"),
-        Store(str(folder / "data")),
+    return ablation.plan_variants(
+        workspace_of(read_settings(folder / "params.yaml"), data=Store(str(folder / "data")), root=folder),
         {name.replace("_", "-"): found for name, found in values.items()},
     )
 
@@ -126,16 +125,16 @@ def results(folder: Path) -> dict[str, bytes]:
 
 def test_every_task_is_in_one_set():
     assert {
-        name: [key for key, belongs in ablation.SETS.items() if belongs(ablation.task(name))] for name in TASKS
-    } == {name: [ablation.set_of(name)] for name in TASKS}
-    found = {key: {name for name in TASKS if ablation.set_of(name) == key} for key in ablation.SETS}
+        name: [key for key, belongs in ablation.TASK_SETS.items() if belongs(ablation.task(name))] for name in TASKS
+    } == {name: [ablation.find_task_set(name)] for name in TASKS}
+    found = {key: {name for name in TASKS if ablation.find_task_set(name) == key} for key in ablation.TASK_SETS}
     assert found["image"] == {"<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"}
     assert found["pixel"] == {"<REFERRING_EXPRESSION_SEGMENTATION>", "<REGION_TO_SEGMENTATION>"}
     assert (
         len(found["region"]) == 10
         and {"<OD>", "<OCR>", "<REGION_TO_OCR>", "<CAPTION_TO_PHRASE_GROUNDING>"} <= found["region"]
     )
-    assert ablation.set_of("<VQA>") == "fine-tuned"
+    assert ablation.find_task_set("<VQA>") == "fine-tuned"
 
 
 def test_variants_are_all_combinations_and_the_rest_stays(workspace: Path):
@@ -153,12 +152,12 @@ def test_variants_are_all_combinations_and_the_rest_stays(workspace: Path):
     for variant in found:
         train = variant.settings.train
         assert train.freeze == ("vision", "projector") and train.steps == own.steps and train.lr == own.lr
-        assert {name: train.weight(name) for name in TASKS if ablation.set_of(name) == "image"} == {
+        assert {name: train.weight(name) for name in TASKS if ablation.find_task_set(name) == "image"} == {
             "<CAPTION>": 3,
             "<DETAILED_CAPTION>": 1,
             "<MORE_DETAILED_CAPTION>": 1,
         }
-        assert not any(train.weight(name) for name in TASKS if ablation.set_of(name) == "region")
+        assert not any(train.weight(name) for name in TASKS if ablation.find_task_set(name) == "region")
     assert found[0].images < found[1].images
     assert [v.name for v in planned(workspace)] == ["image", "image+region", "image+region+pixel"]
     (only,) = planned(workspace, data_fraction=["0.5"])
@@ -169,7 +168,7 @@ def test_a_variant_is_known_by_all_that_its_result_depends_on(workspace: Path, s
     settings, data = read_settings(workspace / "params.yaml"), Store(str(workspace / "data"))
 
     def key(settings: Settings, **values: list[str]) -> str:
-        return ablation.plan(settings, data, {"tasks": ["image"], **values})[0].key
+        return ablation.plan_variants(workspace_of(settings, data=data), {"tasks": ["image"], **values})[0].key
 
     def other(**sections) -> Settings:
         return Settings.model_validate(
@@ -200,7 +199,7 @@ def test_a_variant_is_known_by_all_that_its_result_depends_on(workspace: Path, s
         (["--data-fraction", "all"], "found 'all'"),
         (["--freeze", "eyes"], "--freeze: 'eyes' is not known; allowed: vision, projector"),
         (["--steps", "1.5"], "--steps: found '1.5'; allowed: whole numbers from 1"),
-        (["--data-fraction", "0.00001"], "data 1e-05: labels/round=0/labels.parquet keeps no label to learn from"),
+        (["--data-fraction", "0.00001"], "data 1e-05: labels/round=0/labels.parquet keeps no label to train on"),
     ],
 )
 def test_what_is_not_allowed_is_refused_with_what_is(workspace: Path, arguments: list[str], said: str):
@@ -262,7 +261,7 @@ def test_the_table_has_every_variant_and_task_with_its_interval(ablated: tuple[P
     folder, said = ablated
     rows = table(folder)
     assert [(row["variant"], row["task"]) for row in rows] == [(name, task) for name in NAMES for task in SCORED]
-    assert [row["taught"] for row in rows] == ["yes", "no", "no", "no", "no", "yes", "yes", "yes"]
+    assert [row["trained"] for row in rows] == ["yes", "no", "no", "no", "no", "yes", "yes", "yes"]
     scores = json.loads((folder / "build/ablation" / variants_of(folder)[1].key / "metrics/scores.json").read_text())
     for row in rows:
         assert row["reference"] == "truth" and int(row["n"]) > 1 and row["steps"] == "4" and row["seed"] == "0"
@@ -271,7 +270,7 @@ def test_the_table_has_every_variant_and_task_with_its_interval(ablated: tuple[P
     assert (
         f"{float(rows[0]['value']):.3f}" in said
         and "  1  image\n" in said
-        and "*  the variant was not taught" in said
+        and "*  the variant was not trained on" in said
         and str(folder / "build/ablation/plot.png") in said
     )
     text = (folder / "build/ablation/table.md").read_text()
@@ -342,7 +341,7 @@ def test_another_ablation_takes_what_is_done(ablated: tuple[Path, str], workspac
     assert {row["variant"] for row in table(workspace)} == {"image, steps 4"}
     tracker = open_workspace(workspace).tracker
     (run,) = tracker.store.client.search_runs([tracker.store.experiment_id], "tags.mlflow.runName = 'image, steps 4'")
-    ((step, curve),) = ablation.curve(variants_of(workspace)[0], workspace / "build/ablation")
+    ((step, curve),) = ablation.read_curve(variants_of(workspace)[0], workspace / "build/ablation")
     assert step == 4 and {name: run.data.metrics[name] for name in curve} == curve
 
 
@@ -368,9 +367,11 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(
     monkeypatch.setattr(loop, "_accumulate_gradients", failing_learn)
     call(*OPTIONS, code=130)  # the first variant is trained, not scored
     first, second = variants_of(workspace)
-    assert not ablation.done(first, workspace / "build/ablation") and len(calls) == 4
+    assert not ablation.is_done(first, workspace / "build/ablation") and len(calls) == 4
     call(*OPTIONS, code=130)  # the second variant is in its last step
-    assert ablation.done(first, workspace / "build/ablation") and "1 of 2 variants to do" in call(*OPTIONS, "--dry-run")
+    assert ablation.is_done(first, workspace / "build/ablation") and "1 of 2 variants to do" in call(
+        *OPTIONS, "--dry-run"
+    )
     assert list((workspace / "build/ablation" / second.key / ".florence/checkpoints").rglob("*.safetensors"))
     assert not (workspace / "build/ablation/table.csv").exists()
     tracker = open_workspace(workspace).tracker
@@ -389,7 +390,7 @@ def test_killed_and_started_again_it_ends_as_an_undisturbed_one(
 # ---------------------------------------------------------------- table and plot
 
 
-def row(variant: str, task: str, value: float | None, **more) -> Row:
+def row(variant: str, task: str, value: float | None, **more) -> AblationRow:
     known = dict(
         tasks="own",
         data_fraction=1.0,
@@ -397,8 +398,8 @@ def row(variant: str, task: str, value: float | None, **more) -> Row:
         seed=0,
         steps=1,
         images=2,
-        set=ablation.set_of(task),
-        taught=True,
+        set=ablation.find_task_set(task),
+        trained=True,
         reference="truth",
         metric="f1",
         low=None if value is None else value * 0.9,
@@ -408,20 +409,20 @@ def row(variant: str, task: str, value: float | None, **more) -> Row:
         invalid=0.0,
         shuffled=None,
     )
-    return Row(**{**known, **more, "variant": variant, "task": task, "value": value})
+    return AblationRow(**{**known, **more, "variant": variant, "task": task, "value": value})
 
 
 def test_a_task_without_a_value_has_a_row_all_the_same():
     rows = [row("a", "<OD>", 0.5), row("a", "<OCR>", None, reference="", metric="", n=0)]
-    assert ablations.comma_separated(rows).splitlines()[2].split(",")[7] == "<OCR>"
-    assert "| `<OCR> (no example)` | – |" in ablations.markdown(rows)
-    assert [line.split()[-1] for line in ablations.terminal(rows).splitlines()[1:3]] == ["0.500", "–"]
-    assert Image.open(io.BytesIO(ablations.plot(rows))).size[0] > 600
+    assert ablations.format_csv(rows).splitlines()[2].split(",")[7] == "<OCR>"
+    assert "| `<OCR> (no example)` | – |" in ablations.format_markdown(rows)
+    assert [line.split()[-1] for line in ablations.format_terminal(rows).splitlines()[1:3]] == ["0.500", "–"]
+    assert Image.open(io.BytesIO(ablations.draw_plot(rows))).size[0] > 600
 
 
 def test_many_variants_stand_in_several_blocks_of_columns():
     rows = [row(f"data {n}", task, n / 10) for n in range(10) for task in ("<OD>", "<CAPTION>")]
-    lines = ablations.terminal(rows).splitlines()
+    lines = ablations.format_terminal(rows).splitlines()
     assert max(map(len, lines)) <= 110 and lines[0].split()[-1] == "7" and lines[4].split()[-3:] == ["8", "9", "10"]
     assert lines[-1] == " 10  data 9"
 
@@ -430,9 +431,9 @@ def test_where_only_the_share_of_images_differs_the_plot_has_lines(monkeypatch):
     drawn = []
     monkeypatch.setattr(ablations, "_lines", lambda *args: drawn.append(args))
     rows = [row(f"data {n}", task, n, data_fraction=n) for n in (0.1, 1.0) for task in ("<OD>", "<CAPTION>")]
-    ablations.plot(rows)
+    ablations.draw_plot(rows)
     assert not drawn
-    ablations.plot(rows, lines=True)
+    ablations.draw_plot(rows, lines=True)
     assert len(drawn) == 2
     monkeypatch.undo()
-    assert ablations.plot(rows, lines=True) == ablations.plot(rows, lines=True) != ablations.plot(rows)
+    assert ablations.draw_plot(rows, lines=True) == ablations.draw_plot(rows, lines=True) != ablations.draw_plot(rows)

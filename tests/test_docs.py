@@ -139,7 +139,7 @@ there = [Reference("a", "cup, owl"), Reference("b", "cup, owl"), Reference("c", 
 score = metric.score(said, there)
 assert abs(score.value - 6 / 7) < 1e-12 and set(score.per_image) == {"a", "b"} and abs(score.per_image["a"] - 2 / 3) < 1e-12
 draws = np.array([[1, 1, 1], [2, 0, 1], [0, 3, 0]])
-assert np.allclose(metric.resampled(said, there, draws), [6 / 7, 2 / 3, 1])
+assert np.allclose(metric.resample(said, there, draws), [6 / 7, 2 / 3, 1])
 assert metric.score(said[2:], there[2:]).value is None
 
 settings = settings_from({"sources": {}, "annotators": {}, "train": {"task_weights": {"<OBJECT_NAMES>": 2}}})

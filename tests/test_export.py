@@ -208,7 +208,7 @@ def test_an_export_that_fails_leaves_what_was_there(workspace: Path, small_snaps
     def broken(*_) -> bool:
         raise OSError(28, "No space left on device", "x")
 
-    monkeypatch.setattr(writing, "write_picture", broken)
+    monkeypatch.setattr(writing, "write_image", broken)
     assert "cannot write x: No space left on device" in call(
         "export", "--format", "coco", "--out", "out", "--force", code=1
     )
@@ -235,9 +235,9 @@ def test_what_can_not_be_done_is_said_before_anything_is_written(workspace: Path
 
 def test_without_a_snapshot_there_is_nothing_to_write(tmp_path: Path):
     with pytest.raises(DataError, match="has no labels; `florence loop`"):
-        writing.export(Store(str(tmp_path)), tmp_path / "out", writing.Choice("coco"))
+        writing.export(Store(str(tmp_path)), tmp_path / "out", writing.ExportChoice("coco"))
     with pytest.raises(SettingsError):
-        writing.export(Store(str(tmp_path)), tmp_path / "out", writing.Choice("kitti"))
+        writing.export(Store(str(tmp_path)), tmp_path / "out", writing.ExportChoice("kitti"))
 
 
 # ---------------------------------------------------------------- pictures of every sort
@@ -252,8 +252,8 @@ def test_pictures_stored_on_their_side_are_written_upright(tmp_path: Path):
         found.append((record(data, f"turned.{kind.lower()}", 24, 40), data, [thing("cat", (2, 3, 20, 38))]))
     data = picture(30, 20)
     found.append((record(data, "upright.png", 30, 20), data, []))
-    told = writing.export(make(tmp_path / "data", found), tmp_path / "out", writing.Choice("coco"))
-    assert told.turned == 4
+    told = writing.export(make(tmp_path / "data", found), tmp_path / "out", writing.ExportChoice("coco"))
+    assert told.rotated == 4
     for one, data, _ in found:
         with Image.open(tmp_path / "out/images" / one.name) as now, Image.open(io.BytesIO(data)) as before:
             assert (
@@ -277,7 +277,7 @@ def test_names_that_clash_are_told_apart_and_counted(tmp_path: Path):
     ):
         data = picture(20 + k, 20)
         found.append((record(data, name, 20 + k, 20, source), data, [thing(f"thing {k}", (0, 0, 5, 5))]))
-    told = writing.export(make(tmp_path / "data", found), tmp_path / "out", writing.Choice("voc"))
+    told = writing.export(make(tmp_path / "data", found), tmp_path / "out", writing.ExportChoice("voc"))
     assert told.renamed == 2
     files = sorted(
         str(p.relative_to(tmp_path / "out/JPEGImages")) for p in (tmp_path / "out/JPEGImages").rglob("*") if p.is_file()
@@ -289,7 +289,7 @@ def test_names_that_clash_are_told_apart_and_counted(tmp_path: Path):
 def test_a_picture_that_can_not_be_looked_into_is_written_as_it_is(tmp_path: Path):
     one = record(b"not a picture", "a.jpg", 20, 20)
     told = writing.export(
-        make(tmp_path / "data", [(one, b"not a picture", [])]), tmp_path / "out", writing.Choice("jsonl")
+        make(tmp_path / "data", [(one, b"not a picture", [])]), tmp_path / "out", writing.ExportChoice("jsonl")
     )
     assert told.images == 1 and (tmp_path / "out/images/a.jpg").read_bytes() == b"not a picture"
 
@@ -297,7 +297,7 @@ def test_a_picture_that_can_not_be_looked_into_is_written_as_it_is(tmp_path: Pat
 def test_a_snapshot_of_nothing_is_a_data_set_of_nothing(tmp_path: Path):
     for name in list_writable_formats():
         data = make(tmp_path / f"data {name}", [])
-        told = writing.export(data, tmp_path / name, writing.Choice(name))
+        told = writing.export(data, tmp_path / name, writing.ExportChoice(name))
         assert (told.images, told.labels) == (0, {})
     with pytest.raises(StoreError):
-        writing.export(data, tmp_path / "voc", writing.Choice("coco"))
+        writing.export(data, tmp_path / "voc", writing.ExportChoice("coco"))

@@ -78,9 +78,9 @@ def records(data: Store) -> dict[str, ImageRecord]:
 
 
 def asked(parts: Parts, images: int = 4) -> list[dict]:
-    """Tasks of a project: of the most disputed images, those that have both an object and a caption that was kept."""
-    _, store, data, folder = parts
-    export_review(data, store, folder / "review", 24)
+    """Tasks of a project: of the most uncertain images, those that have both an object and a caption that was kept."""
+    settings, store, data, folder = parts
+    export_review(workspace_of(settings, store, data), folder / "review", 24)
     tasks = json.loads((folder / "review/tasks.json").read_text())
     return [
         task
@@ -117,9 +117,9 @@ def contents(store: Store) -> dict[str, bytes]:
 # ---------------------------------------------------------------- what people are asked
 
 
-def test_the_most_disputed_images_are_asked_about(parts: Parts):
-    _, store, data, folder = parts
-    told = export_review(data, store, folder / "out", 5)
+def test_the_most_uncertain_images_are_asked_about(parts: Parts):
+    settings, store, data, folder = parts
+    result = export_review(workspace_of(settings, store, data), folder / "out", 5)
     tasks = json.loads((folder / "out/tasks.json").read_text())
     by_image: dict[str, list[float]] = {}
     for row in labels(data):
@@ -127,20 +127,20 @@ def test_the_most_disputed_images_are_asked_about(parts: Parts):
             by_image.setdefault(row.image_id, []).append(1 - row.confidence)
     expected = sorted(by_image, key=lambda i: (-round(float(np.mean(by_image[i])), 9), i))[:5]
     assert [task["data"]["image_id"] for task in tasks] == expected
-    assert told.disagreement == pytest.approx((np.mean(by_image[expected[0]]), np.mean(by_image[expected[-1]])))
+    assert result.uncertainty == pytest.approx((np.mean(by_image[expected[0]]), np.mean(by_image[expected[-1]])))
     kept = [row for row in labels(data) if row.image_id in expected and row.kept and row.task in ("<OD>", *CAPTIONS)]
-    assert told.labels == len(kept) == sum(len(task["predictions"][0]["result"]) for task in tasks)
+    assert result.labels == len(kept) == sum(len(task["predictions"][0]["result"]) for task in tasks)
     voted = [
         row
         for row in labels(data)
         if row.image_id in expected and row.reason in ("", "low_confidence") and row.task in ("<OD>", *CAPTIONS)
     ]
-    assert [p["model_version"] for p in tasks[0]["predictions"]] == ["kept", "kept and disputed"]
+    assert [p["model_version"] for p in tasks[0]["predictions"]] == ["kept", "kept and uncertain"]
     assert len(kept) < len(voted) == sum(len(task["predictions"][1]["result"]) for task in tasks)
 
 
 def test_a_project_is_whole(parts: Parts):
-    _, store, data, folder = parts
+    settings, store, data, folder = parts
     tasks = asked(parts)
     config = ElementTree.parse(folder / "review/config.xml").getroot()
     names = {label.get("value") for label in config.iter("Label")}
@@ -191,8 +191,8 @@ def test_corrections_outrank_models_in_the_next_round(parts: Parts):
             ]
         return []
 
-    told = import_review(settings, store, data, done(folder, tasks, change))
-    assert told.new and told.images == told.total == 6 and not told.problems and not told.unknown
+    result = import_review(workspace_of(settings, store, data), done(folder, tasks, change))
+    assert result.new and result.images == result.total == 6 and not result.problems and not result.unknown
     before, after = labels(data), fused(settings, store, data, 1)
     kept = {i: [row for row in after if row.image_id == i and row.kept and row.task == "<OD>"] for i in first}
     old = {row.annotation_id: row for row in before}
@@ -237,9 +237,9 @@ def test_corrections_outrank_models_in_the_next_round(parts: Parts):
 
 def test_the_snapshot_holds_what_people_said_and_gives_it_back(parts: Parts):
     settings, store, data, folder = parts
-    told = import_review(settings, store, data, done(folder, asked(parts), lambda _, results: results))
+    result = import_review(workspace_of(settings, store, data), done(folder, asked(parts), lambda _, results: results))
     after = fused(settings, store, data, 1)
-    assert data.read_json("snapshot.json")["annotators"]["human"] == told.version
+    assert data.read_json("snapshot.json")["annotators"]["human"] == result.version
     fresh = Store(str(folder / "fresh"))
     restore_store(workspace_of(store=fresh, data=data))
     assert find_human_annotator(fresh) == find_human_annotator(store)
@@ -250,9 +250,9 @@ def test_the_snapshot_holds_what_people_said_and_gives_it_back(parts: Parts):
 def test_the_same_file_again_changes_nothing(parts: Parts):
     settings, store, data, folder = parts
     path = done(folder, asked(parts), lambda _, results: results[:1])
-    first = import_review(settings, store, data, path)
+    first = import_review(workspace_of(settings, store, data), path)
     before = contents(store)
-    again = import_review(settings, store, data, path)
+    again = import_review(workspace_of(settings, store, data), path)
     assert (
         not again.new
         and again.version == first.version
@@ -274,8 +274,8 @@ def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
             {**r, "value": {**r["value"], "rectanglelabels": [name]}} for r in results if r["type"] == "rectanglelabels"
         ]
 
-    one = import_review(settings, store, data, done(folder, tasks[:3], named("first"), "1.json"))
-    two = import_review(settings, store, data, done(folder, tasks[2:], named("second"), "2.json"))
+    one = import_review(workspace_of(settings, store, data), done(folder, tasks[:3], named("first"), "1.json"))
+    two = import_review(workspace_of(settings, store, data), done(folder, tasks[2:], named("second"), "2.json"))
     assert (one.images, one.total, two.images, two.total) == (3, 3, 2, 4) and one.version < two.version
     people = find_human_annotator(store)
     assert people is not None and people.version == two.version
@@ -286,7 +286,7 @@ def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
     }
     assert list(said.values()) == [{"first"}, {"first"}, {"second"}, {"second"}]
     assert len({row.annotation_id for row in rows}) == len(rows) and {row.version for row in rows} == {two.version}
-    third = import_review(settings, store, data, str(folder / "1.json"))
+    third = import_review(workspace_of(settings, store, data), str(folder / "1.json"))
     assert not third.new and contents(store) and find_human_annotator(store) == people, (
         "an old file does not take back what a newer one says"
     )
@@ -295,12 +295,12 @@ def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
 def test_what_was_rejected_stays_so_when_the_image_is_reviewed_again(parts: Parts):
     settings, store, data, folder = parts
     tasks = asked(parts, 1)
-    import_review(settings, store, data, done(folder, tasks, lambda _, results: [], "1.json"))
+    import_review(workspace_of(settings, store, data), done(folder, tasks, lambda _, results: [], "1.json"))
     fused(settings, store, data, 1)
     image_id = tasks[0]["data"]["image_id"]
     again = [{"data": {**tasks[0]["data"], "round": 1}, "predictions": [{"result": []}]}]
-    told = import_review(settings, store, data, done(folder, again, lambda _, results: [], "2.json"))
-    assert told.new and told.rejected > 0
+    result = import_review(workspace_of(settings, store, data), done(folder, again, lambda _, results: [], "2.json"))
+    assert result.new and result.rejected > 0
     assert not [
         row for row in fused(settings, store, data, 2) if row.image_id == image_id and row.kept and row.task == "<OD>"
     ]
@@ -309,7 +309,9 @@ def test_what_was_rejected_stays_so_when_the_image_is_reviewed_again(parts: Part
 def test_an_import_that_is_killed_does_not_count(parts: Parts, monkeypatch):
     settings, store, data, folder = parts
     tasks = asked(parts, 8)
-    first = import_review(settings, store, data, done(folder, tasks[:1], lambda _, results: results, "1.json"))
+    first = import_review(
+        workspace_of(settings, store, data), done(folder, tasks[:1], lambda _, results: results, "1.json")
+    )
     path = done(folder, tasks, lambda _, results: [], "2.json")
     whole = Store.write_table
 
@@ -324,29 +326,27 @@ def test_an_import_that_is_killed_does_not_count(parts: Parts, monkeypatch):
 
         monkeypatch.setattr(Store, "write_table", dying)
         with pytest.raises(KeyboardInterrupt):
-            import_review(settings, store, data, path)
+            import_review(workspace_of(settings, store, data), path)
         monkeypatch.setattr(Store, "write_table", whole)
         people = find_human_annotator(store)
         assert people is not None and people.version == first.version
-    told = import_review(settings, store, data, path)
-    assert told.new and told.total == 8 and find_human_annotator(store).version == told.version
+    result = import_review(workspace_of(settings, store, data), path)
+    assert result.new and result.total == 8 and find_human_annotator(store).version == result.version
 
 
 def test_reviewed_images_are_not_asked_about_again(parts: Parts):
     settings, store, data, folder = parts
     tasks = asked(parts, 3)
-    import_review(settings, store, data, done(folder, tasks, lambda _, results: results))
-    told = export_review(data, store, folder / "next", 1000)
+    import_review(workspace_of(settings, store, data), done(folder, tasks, lambda _, results: results))
+    result = export_review(workspace_of(settings, store, data), folder / "next", 1000)
     next_ones = {task["data"]["image_id"] for task in json.loads((folder / "next/tasks.json").read_text())}
-    assert told.reviewed == 3 and next_ones and not next_ones & {task["data"]["image_id"] for task in tasks}
+    assert result.reviewed == 3 and next_ones and not next_ones & {task["data"]["image_id"] for task in tasks}
     import_review(
-        settings,
-        store,
-        data,
+        workspace_of(settings, store, data),
         done(folder, json.loads((folder / "next/tasks.json").read_text()), lambda _, results: results, "all.json"),
     )
-    with pytest.raises(DataError, match="no labels that are disputed beside those of the"):
-        export_review(data, store, folder / "none", 5)
+    with pytest.raises(DataError, match="no other labels to review beside those of the"):
+        export_review(workspace_of(settings, store, data), folder / "none", 5)
 
 
 def test_skipped_and_unknown_tasks_are_told(parts: Parts):
@@ -357,17 +357,17 @@ def test_skipped_and_unknown_tasks_are_told(parts: Parts):
         "predictions": tasks[1]["predictions"],
     }
     skipped = tasks[0]["data"]["image_id"]
-    told = import_review(
-        settings,
-        store,
-        data,
+    result = import_review(
+        workspace_of(settings, store, data),
         done(folder, [tasks[0], foreign, tasks[2]], lambda d, results: None if d["image_id"] == skipped else results),
     )
-    assert told.images == 1 and told.unknown == ("elsewhere/x.jpg",) and "it was skipped" in told.problems[0]
+    assert result.images == 1 and result.unknown == ("elsewhere/x.jpg",) and "it was skipped" in result.problems[0]
     with pytest.raises(DataError, match="none of its 1 images that somebody has looked at"):
-        import_review(settings, store, data, done(folder, [foreign], lambda _, results: results, "other.json"))
+        import_review(
+            workspace_of(settings, store, data), done(folder, [foreign], lambda _, results: results, "other.json")
+        )
     with pytest.raises(StoreError, match="does not exist"):
-        import_review(settings, store, data, str(folder / "none.json"))
+        import_review(workspace_of(settings, store, data), str(folder / "none.json"))
 
 
 def test_a_project_of_somebody_else_s_takes_nothing_away(parts: Parts):
@@ -389,8 +389,8 @@ def test_a_project_of_somebody_else_s_takes_nothing_away(parts: Parts):
             [{"data": {"image": f"/data/upload/1/1a2b3c4d-{record.name}"}, "annotations": [{"result": [result]}]}]
         )
     )
-    told = import_review(settings, store, data, str(path))
-    assert (told.images, told.claims, told.rejected) == (1, 1, 0)
+    result = import_review(workspace_of(settings, store, data), str(path))
+    assert (result.images, result.claims, result.rejected) == (1, 1, 0)
     kept = [
         row
         for row in fused(settings, store, data, 1)
@@ -404,14 +404,17 @@ def test_what_is_said_not_to_be_there_is_no_reference_for_models(parts: Parts):
     settings, store, data, folder = parts
     tasks = asked(parts, 2)
     import_review(
-        settings, store, data, done(folder, tasks, lambda d, results: [] if d is tasks[0]["data"] else results)
+        workspace_of(settings, store, data),
+        done(folder, tasks, lambda d, results: [] if d is tasks[0]["data"] else results),
     )
     fused(settings, store, data, 1)
     for name in data.names("truth"):
         (Path(data.root) / name).unlink()
     ids = [task["data"]["image_id"] for task in tasks]
     known = find_held_out_references(data, ids)
-    assert known.of("<OD>", "human")[ids[0]] == () and all(row.text for row in known.of("<OD>", "human")[ids[1]])
+    assert known.select("<OD>", "human")[ids[0]] == () and all(
+        row.text for row in known.select("<OD>", "human")[ids[1]]
+    )
     figures = measure_all_labels(workspace_of(settings, data=data))
     assert "human" not in figures.get("annotators", {})
 
@@ -452,7 +455,7 @@ def test_a_review_is_a_reason_for_a_round(parts: Parts, monkeypatch):
     )
     write_state(folder / "w", state)
     assert is_idle(opened, None) and find_changes(opened, state) == [] and human_version(store) == ""
-    import_review(settings, store, data, done(folder, asked(parts, 1), lambda _, results: results))
+    import_review(workspace_of(settings, store, data), done(folder, asked(parts, 1), lambda _, results: results))
     assert not is_idle(opened, None) and find_changes(opened, state) == ["new reviews"]
     assert "people's reviews are new" in describe_plan(plan_loop(opened, 1))
     assert pc.sum(store.read_tables("coverage/human@" + human_version(store), COVERAGE)["claims"]).as_py() > 0

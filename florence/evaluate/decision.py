@@ -1,4 +1,15 @@
-"""Whether a model may take the champion's place."""
+"""The promotion rule (docs/adr/0007): may a model take the champion's place?
+
+With dᵢ = newᵢ − championᵢ the change of a task's score on image i against one reference, over the images that both
+models were scored on, a model is accepted if
+
+    mean of d > 0 for the primary task, and
+    no other score falls significantly: p̃ ≥ α wherever mean of d < 0,
+
+where p̃ is the one-sided paired bootstrap p-value of "it did not fall" (`florence.metrics.bootstrap`), corrected by
+Holm's method over all scores with enough images. Without a champion, its primary score has to be above that of the
+shuffled-image baseline: mean of d > 0 and p_rise < α for dᵢ = newᵢ − shuffledᵢ.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +25,20 @@ from florence.evaluate.scores import SCORES, round_figure
 from florence.metrics.bootstrap import Interval, bootstrap_difference, correct_p_values
 
 Values = Mapping[str, float]
-"""Image id → the model's value there."""
+"""Image id → the model's value on it."""
 MIN_RESAMPLES = 10_000
-"""At least: a p-value is no smaller than one in so many, and is multiplied by the number of tests."""
+"""Least number of resamples: no p-value is below 1 / MIN_RESAMPLES, and Holm multiplies it by the number of tests."""
 Scores = Mapping[tuple[str, str], Values]
 """(task, reference) → values."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreChange:
-    """How a task's score changed from ``before`` (the champion's) to ``after``: means over the ``n`` images that both have.
+    """The change of a task's score from ``before`` (the champion's) to ``after``.
 
-    For a first champion ``before`` is the control's. ``low``, ``high``: 95% interval of the change, paired over images. ``p``: the
-    chance of such a fall where there is none, Holm-corrected for the number of tests; None where it decides nothing, because images are too few.
+    Both are means over the ``n`` images that both models have; for a first model ``before`` is that of the
+    shuffled-image baseline. ``low``, ``high``: 95% interval of the change, paired over images. ``p``: Holm-corrected
+    p-value of "it did not fall"; None where images are too few to test it.
     """
 
     task: str
@@ -42,14 +54,17 @@ class ScoreChange:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``reason``: a sentence for people. ``changes``: every task that could be compared, the one that decided first."""
+    """Whether a model is accepted.
+
+    ``reason``: a sentence for people. ``changes``: of every score that could be compared, the decisive one first.
+    """
 
     accepted: bool
     reason: str
     changes: tuple[ScoreChange, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """As metrics/decision.json holds it: accepted, reason, and task → reference → figures."""
+        """Return what metrics/decision.json holds: accepted, reason, and task → reference → figures."""
         tasks: dict[str, dict[str, dict[str, Any]]] = {}
         for change in self.changes:
             values = {
@@ -62,7 +77,7 @@ class Decision:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Decision:
-        """What `to_json` wrote, figures to six digits."""
+        """Return the decision that `to_json` wrote, figures to six digits."""
         found = [
             ScoreChange(task, reference, **figures)
             for task, references in values["tasks"].items()
@@ -78,27 +93,27 @@ def decide_promotion(
     promotion: PromotionSettings,
     evaluate: EvaluateSettings,
 ) -> Decision:
-    """The rule of promotion. Tables of schema SCORES: the new model's scores, the champion's (see `baseline`; no rows: there is none), and the new model's on shuffled images.
+    """Decide whether the candidate may become the champion, by the rule above.
 
-    With a champion: accepted if the mean of ``promotion.primary_task`` over the images that both have is higher, and no task is significantly
-    lower (one-sided, paired over images, Holm-corrected over all tasks and references with ``promotion.min_images`` images or more). Scores are
-    compared with scores against the same reference. The primary task is judged by its best reference that has enough images; where
-    none has, by the one with most, and the reason says so. Without an image that both have, the champion stays.
-
-    Without a champion: accepted if the primary score is significantly above its control; also where that could not be tested, which
-    the reason says. The value of an image is the metric's own for one image: for detection F1 at IoU 0.5, not AP.
+    Tables of schema SCORES: the new model's scores, the champion's (see `make_baseline`; no rows: there is none), and
+    the new model's with the images shuffled. Only scores against the same reference are compared, image by image: for
+    detection F1 at IoU 0.5, not AP. The primary task is decided by its best reference with ``promotion.min_images``
+    images or more; where none has so many, by the one with most, and the reason says so. Without an image that both
+    models have the champion stays. A first model that cannot be tested is accepted, and the reason says that too.
     """
-    new, old, shuffled = (_values(table) for table in (candidate, champion, shuffled))
+    new, old, shuffled = (_read_values(table) for table in (candidate, champion, shuffled))
     if not len(champion):
-        return _first(new, shuffled, promotion, evaluate)
-    changes = {key: change for key in new if (change := _change(key, new[key], old.get(key, {}), evaluate)) is not None}
-    decisive = _decisive({key: change.n for key, (change, _) in changes.items()}, promotion)
+        return _decide_first(new, shuffled, promotion, evaluate)
+    changes = {
+        key: change for key in new if (change := _compare_scores(key, new[key], old.get(key, {}), evaluate)) is not None
+    }
+    decisive = _choose_decisive({key: change.n for key, (change, _) in changes.items()}, promotion)
     if decisive is None:
         return Decision(
             False,
-            f"no held-out image has a {promotion.primary_task} score of both models, so it cannot be shown that the new one is better; "
-            "the champion stays",
-            _sorted(changes, None),
+            f"no held-out image has a {promotion.primary_task} score of both models, "
+            "so it cannot be shown that the new one is better; the champion stays",
+            _sort_changes(changes, None),
         )
     tests = {
         key: found.p_fall
@@ -114,10 +129,10 @@ def decide_promotion(
         for key, (change, _) in sorted(changes.items())
         if change.p is not None and change.change < 0 and change.p < promotion.alpha
     ]
-    return _decided(changes[decisive][0], fallen, len(tests), _sorted(changes, decisive), promotion)
+    return _decide_with_champion(changes[decisive][0], fallen, len(tests), _sort_changes(changes, decisive), promotion)
 
 
-def _decided(
+def _decide_with_champion(
     primary: ScoreChange,
     fallen: list[ScoreChange],
     tests: int,
@@ -125,68 +140,76 @@ def _decided(
     promotion: PromotionSettings,
 ) -> Decision:
     images = f"{primary.n} held-out image{'s' * (primary.n != 1)} against {primary.reference}"
-    moved = (
-        f"{primary.task} {'rose' if primary.change > 0 else 'did not rise'}: {primary.before:.3f} before, {primary.after:.3f} now "
-        + (f"({primary.change:+.3f}, 95% interval {primary.low:+.3f} to {primary.high:+.3f}, on {images})")
+    summary = (
+        f"{primary.task} {'rose' if primary.change > 0 else 'did not rise'}: "
+        f"{primary.before:.3f} before, {primary.after:.3f} now "
+        f"({primary.change:+.3f}, 95% interval {primary.low:+.3f} to {primary.high:+.3f}, on {images})"
     )
     if primary.n < promotion.min_images:
-        moved += f", which are too few to be sure ({promotion.min_images} are needed)"
+        summary += f", which are too few to be sure ({promotion.min_images} are needed)"
     if fallen:
         lost = "; ".join(
-            f"{c.task} {c.before:.3f} → {c.after:.3f} on {c.n} images against {c.reference}, corrected {_p(c.p)}"
+            f"{c.task} {c.before:.3f} → {c.after:.3f} on {c.n} images against {c.reference}, corrected {_format_p(c.p)}"
             for c in fallen
         )
-        return Decision(False, f"{moved}; but significantly lower: {lost}", changes)
+        return Decision(False, f"{summary}; but significantly lower: {lost}", changes)
     if primary.change <= 0:
-        return Decision(False, moved, changes)
+        return Decision(False, summary, changes)
     others = (
         f"none of {tests} other scores fell significantly" if tests else "no other score has enough images to be tested"
     )
-    return Decision(True, f"{moved}; {others}", changes)
+    return Decision(True, f"{summary}; {others}", changes)
 
 
-def _first(new: Scores, shuffled: Scores, promotion: PromotionSettings, evaluate: EvaluateSettings) -> Decision:
+def _decide_first(new: Scores, shuffled: Scores, promotion: PromotionSettings, evaluate: EvaluateSettings) -> Decision:
     task = promotion.primary_task
-    decisive = _decisive({key: len(values) for key, values in new.items()}, promotion)
+    decisive = _choose_decisive({key: len(values) for key, values in new.items()}, promotion)
     if decisive is None:
         return Decision(
             True, f"the first model, accepted untested: no held-out image has anything to score {task} against"
         )
     values = new[decisive]
-    told = f"{task} {sum(values.values()) / len(values):.3f} on {len(values)} held-out image{'s' * (len(values) != 1)} against {decisive[1]}"
-    found = _change(decisive, values, shuffled.get(decisive, {}), evaluate)
+    score = (
+        f"{task} {sum(values.values()) / len(values):.3f} "
+        f"on {len(values)} held-out image{'s' * (len(values) != 1)} against {decisive[1]}"
+    )
+    found = _compare_scores(decisive, values, shuffled.get(decisive, {}), evaluate)
     if len(values) < promotion.min_images:
         return Decision(
             True,
-            f"the first model, accepted untested: {told}; {promotion.min_images} images are needed",
+            f"the first model, accepted untested: {score}; {promotion.min_images} images are needed",
             (found[0],) if found else (),
         )
     if found is None:
         return Decision(
             True,
-            f"the first model, accepted untested: {told}; evaluate.shuffled_image_tasks does not name {task}, so nothing shows that it looks at pictures",
+            f"the first model, accepted untested: {score}; "
+            f"evaluate.shuffled_image_tasks does not name {task}, so nothing shows that it looks at pictures",
         )
-    change, sure = found
-    accepted = sure.p_rise < promotion.alpha and change.change > 0
+    change, test = found
+    accepted = test.p_rise < promotion.alpha and change.change > 0
     verdict = "the first model" if accepted else "rejected, for the model does not look at the picture"
     above = "" if accepted else "not significantly above "
     return Decision(
         accepted,
-        f"{verdict}: {told}, {above}{change.before:.3f} with the images shuffled ({_p(sure.p_rise)})",
+        f"{verdict}: {score}, {above}{change.before:.3f} with the images shuffled ({_format_p(test.p_rise)})",
         (change,),
     )
 
 
-def _p(value: float | None) -> str:
+def _format_p(value: float | None) -> str:
     return "p < 0.001" if value is not None and value < 0.001 else f"p = {value:.3f}"
 
 
 def make_baseline(scores: pa.Table) -> pa.Table:
-    """The scores of a model as those of a champion: a champion that could not be scored at all is one row of nulls, so that it is not taken for none."""
+    """Return the scores of a model as those of a champion.
+
+    A champion without any score is one row of nulls, so that it is not taken for no champion.
+    """
     return scores if len(scores) else pa.Table.from_pylist([dict.fromkeys(SCORES.names)], schema=SCORES)
 
 
-def _values(table: pa.Table) -> dict[tuple[str, str], dict[str, float]]:
+def _read_values(table: pa.Table) -> dict[tuple[str, str], dict[str, float]]:
     found: dict[tuple[str, str], dict[str, float]] = {}
     for row in table.to_pylist():
         if row["value"] is not None:
@@ -194,7 +217,7 @@ def _values(table: pa.Table) -> dict[tuple[str, str], dict[str, float]]:
     return found
 
 
-def _change(
+def _compare_scores(
     key: tuple[str, str], after: Values, before: Values, evaluate: EvaluateSettings
 ) -> tuple[ScoreChange, Interval] | None:
     found = bootstrap_difference(after, before, resamples=max(evaluate.bootstrap, MIN_RESAMPLES), seed=evaluate.seed)
@@ -205,8 +228,8 @@ def _change(
     return ScoreChange(*key, old, new, found.mean, found.low, found.high, found.n), found
 
 
-def _decisive(images: Mapping[tuple[str, str], int], promotion: PromotionSettings) -> tuple[str, str] | None:
-    """The primary task's best reference with enough images, else the one with most; None without any."""
+def _choose_decisive(images: Mapping[tuple[str, str], int], promotion: PromotionSettings) -> tuple[str, str] | None:
+    """Return the primary task's best reference with enough images, else the one with most; None without any."""
     found = sorted(
         ((key, n) for key, n in images.items() if key[0] == promotion.primary_task and n),
         key=lambda pair: REFERENCE_ORDER.index(pair[0][1]),
@@ -215,7 +238,7 @@ def _decisive(images: Mapping[tuple[str, str], int], promotion: PromotionSetting
     return enough[0] if enough else max(found, key=lambda pair: pair[1], default=(None, 0))[0]
 
 
-def _sorted(
+def _sort_changes(
     changes: Mapping[tuple[str, str], tuple[ScoreChange, Interval]], first: tuple[str, str] | None
 ) -> tuple[ScoreChange, ...]:
     return tuple(changes[key][0] for key in sorted(changes, key=lambda key: (key != first, key)))

@@ -1,4 +1,4 @@
-"""What is right about an image: known truth, else people's labels, else the consensus frozen in the first round that has any."""
+"""References of an image: known truth, else people's labels, else the consensus of the first round that has any."""
 
 from __future__ import annotations
 
@@ -9,59 +9,62 @@ from florence.records import ANNOTATION_TYPES, HUMAN, Annotation, digest, table_
 from florence.store import Store
 
 REFERENCE_ORDER: tuple[str, ...] = ("truth", "human", "consensus")
-"""References, the best first."""
+"""Names of references, the best first."""
 
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """What is right about some images. ``rows``: (image id, kind) → the name of the reference and its annotations.
+    """Reference annotations of some images.
 
-    A pair that is missing is not known; one without annotations is known to have nothing of that kind.
+    ``rows``: (image id, annotation type) → the name of the reference and its annotations. A pair that is missing has no
+    reference; one without annotations has nothing of that type in the image.
     """
 
     rows: Mapping[tuple[str, str], tuple[str, tuple[Annotation, ...]]]
 
-    def of(self, kind: str, reference: str) -> dict[str, tuple[Annotation, ...]]:
-        """Image id → annotations of ``kind``, for the images where ``reference`` is what they are compared with."""
+    def select(self, annotation_type: str, reference: str) -> dict[str, tuple[Annotation, ...]]:
+        """Return image id → annotations of ``annotation_type``, for the images whose reference is ``reference``."""
         return {
-            image: rows for (image, found), (name, rows) in self.rows.items() if found == kind and name == reference
+            image: rows
+            for (image, found), (name, rows) in self.rows.items()
+            if found == annotation_type and name == reference
         }
 
     @property
-    def references(self) -> tuple[str, ...]:
-        """The names of the references there are, the best first."""
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the references in ``rows``, the best first."""
         names = {name for name, _ in self.rows.values()}
         return tuple(name for name in REFERENCE_ORDER if name in names)
 
 
 def find_held_out_references(data: Store, images: Collection[str]) -> References:
-    """What models are scored against on ``images`` (ids).
+    """Return the references that models are scored against on ``images`` (ids).
 
-    Truth where the image's source knows the kind; else people's labels; else the kept labels of the first round in which the
-    image has any label, so that a model cannot move its own reference.
+    Truth where the image's source knows the annotation type; else people's labels; else the kept labels of the first
+    round in which the image has any label, so that a model cannot move its own reference.
     """
-    return References(_merged(_truth(data, images), _human(data, images), _consensus(data, images)))
+    return References(_merge(_read_truth(data, images), _read_human(data, images), _read_consensus(data, images)))
 
 
 def find_gold_references(data: Store, images: Collection[str]) -> References:
-    """What labels are measured against on ``images`` (ids): what lies in truth/ alone, which no annotator and no engine has seen.
+    """Return the references that labels are measured against on ``images`` (ids): those in truth/.
 
-    People's claims are part of the consensus, so comparing it with them would tell nothing.
+    No annotator and no engine has seen them. People's claims are part of the consensus and so no reference for it.
     """
-    return References(_merged(_truth(data, images), {}, {}))
+    return References(_merge(_read_truth(data, images), {}, {}))
 
 
 def order_by_hash(ids: Iterable[str], *key: object) -> list[str]:
-    """``ids`` in an order that follows from ``key`` and the ids alone."""
+    """Return ``ids`` in a random order that depends on ``key`` and the ids alone."""
     return sorted(set(ids), key=lambda image: (digest("|".join([*map(str, key), image]).encode()), image))
 
 
-Rows = dict[tuple[str, str], tuple[str, tuple[Annotation, ...]]]
+ReferenceRows = dict[tuple[str, str], tuple[str, tuple[Annotation, ...]]]
 
 
-def _merged(*standings: Rows) -> Rows:
-    result: Rows = {}
-    for rows in standings:
+def _merge(*references: ReferenceRows) -> ReferenceRows:
+    result: ReferenceRows = {}
+    for rows in references:
         for key, value in rows.items():
             result.setdefault(key, value)
     return result
@@ -75,13 +78,16 @@ def _read(data: Store, names: Iterable[str], images: Collection[str]) -> Iterato
         )
 
 
-def _truth(data: Store, images: Collection[str]) -> Rows:
-    """Truth and the human gold labels beside it. A source that knows a kind for one of its images knows it for all that it knows anything of."""
+def _read_truth(data: Store, images: Collection[str]) -> ReferenceRows:
+    """Return truth, and people's gold labels beside it.
+
+    A source that knows an annotation type for one image knows it for all images that have any truth.
+    """
     names = data.names("truth", ".parquet")
-    kinds: dict[str, set[str]] = {}
+    types: dict[str, set[str]] = {}
     for name in names:
         table = data.read_table(name, ["task", "annotator"])
-        kinds.setdefault(_source(name), set()).update(
+        types.setdefault(_source(name), set()).update(
             task
             for task, annotator in zip(table["task"].to_pylist(), table["annotator"].to_pylist(), strict=True)
             if annotator != HUMAN
@@ -92,24 +98,27 @@ def _truth(data: Store, images: Collection[str]) -> Rows:
         people += [row for row in rows if row.annotator == HUMAN]
         for row in rows:
             if row.annotator != HUMAN:
-                for kind in kinds[_source(name)]:
-                    found.setdefault((row.image_id, kind), [])
+                for annotation_type in types[_source(name)]:
+                    found.setdefault((row.image_id, annotation_type), [])
                 found[row.image_id, row.task].append(row)
-    truth: Rows = {key: ("truth", tuple(rows)) for key, rows in found.items() if key[1] in ANNOTATION_TYPES}
-    return _merged(truth, _latest(people))
+    truth: ReferenceRows = {key: ("truth", tuple(rows)) for key, rows in found.items() if key[1] in ANNOTATION_TYPES}
+    return _merge(truth, _select_latest(people))
 
 
 def _source(name: str) -> str:
     return name.rsplit("/", 1)[-1].rsplit("-", 1)[0]
 
 
-def _human(data: Store, images: Collection[str]) -> Rows:
+def _read_human(data: Store, images: Collection[str]) -> ReferenceRows:
     names = [name for name in data.names("claims", ".parquet") if name.split("/")[1].split("@")[0] == HUMAN]
-    return _latest([row for _, rows in _read(data, names, images) for row in rows])
+    return _select_latest([row for _, rows in _read(data, names, images) for row in rows])
 
 
-def _latest(people: list[Annotation]) -> Rows:
-    """Of what people said of one kind in one image, the last round's last version. A row without a text says that something is not there."""
+def _select_latest(people: list[Annotation]) -> ReferenceRows:
+    """Return people's labels of the last version in the last round, by image and annotation type.
+
+    A row without a text says that something is not there.
+    """
     last: dict[tuple[str, str], tuple[int, str]] = {}
     for row in people:
         key = row.image_id, row.task
@@ -121,14 +130,14 @@ def _latest(people: list[Annotation]) -> Rows:
     return {key: (HUMAN, tuple(rows)) for key, rows in result.items()}
 
 
-def _consensus(data: Store, images: Collection[str]) -> Rows:
+def _read_consensus(data: Store, images: Collection[str]) -> ReferenceRows:
     names = sorted(data.names("labels", ".parquet"), key=lambda name: int(name.split("round=")[1].split("/")[0]))
     wanted, result = set(images), {}
     for name in names:
         _, rows = next(_read(data, [name], wanted))
         frozen = {row.image_id for row in rows}
         found: dict[tuple[str, str], list[Annotation]] = {
-            (image, kind): [] for image in sorted(frozen) for kind in ANNOTATION_TYPES
+            (image, annotation_type): [] for image in sorted(frozen) for annotation_type in ANNOTATION_TYPES
         }
         for row in rows:
             if row.kept:

@@ -1,4 +1,10 @@
-"""A model's scores on held-out images: asked as it is used, compared with what is right, beside the same with the images shuffled."""
+"""Scores of a model on held-out images, by task and reference, beside its scores with the images shuffled.
+
+The interval of a score is that of the metric's own value over images: with w*ᵣ ~ Multinomial(n, 1/n … 1/n) the number
+of times that each of n images occurs in resample r, the quantiles α/2 and 1 − α/2 of value(w*₁) … value(w*_R). All
+examples of an image come along (cluster bootstrap). Davison and Hinkley, "Bootstrap Methods and Their Application",
+1997, section 3.8.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +30,20 @@ from florence.tasks import Answer, Example, task
 SCORES = pa.schema(
     [("image_id", pa.string()), ("task", pa.string()), ("reference", pa.string()), ("value", pa.float64())]
 )
-"""One value for each image and task; ``reference`` says what the image was compared with."""
+"""One value for each image and task; ``reference``: truth, human or consensus."""
 ALPHA = 0.05
+"""Intervals cover 1 − ALPHA."""
 
 Predict = Callable[[Sequence[np.ndarray], Sequence[Query]], Sequence[Answer]]
-"""Called with pictures (height, width, 3) and what to ask of them; gives the answers in the same order, places in pixels of their picture."""
+"""Called with images (H, W, 3) and queries; returns the answers in the same order, regions in pixels of their image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One example that is asked. ``reference``: where it is from; ``alternatives``: other texts as good as the example's.
+    """One example that the model is asked.
 
-    ``other``: the image it is asked of as a control; "" for none.
+    ``reference``: where it is from. ``alternatives``: texts as good as the example's. ``shuffled_image``: the other
+    image of the same question in the shuffled-image baseline; "" for none.
     """
 
     example: Example
@@ -46,10 +54,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """A task's score against one reference. ``low``, ``high``: 95% bootstrap interval over images, None with fewer than two.
+    """A task's score against one reference.
 
-    ``control``: the score with each question asked of another image, where it was. ``refused``: labels of the reference that could not be asked about.
-    ``calibration``: of the scores that the answers came with, None where too few are plainly right or wrong.
+    ``low``, ``high``: 95% bootstrap interval over images, None with fewer than two. ``shuffled``: the score with each
+    question asked of another image. ``refused``: labels of the reference that cannot be written in the task's grammar.
+    ``calibration``: of the answers' scores, None where too few answers are graded.
     """
 
     score: Score
@@ -62,25 +71,26 @@ class TaskResult:
 
 def score_tasks(
     records: Sequence[ImageRecord],
-    pictures: Callable[[Sequence[str]], Iterable[tuple[str, np.ndarray]]],
-    known: References,
+    read_pixels: Callable[[Sequence[str]], Iterable[tuple[str, np.ndarray]]],
+    references: References,
     settings: EvaluateSettings,
     predict: Predict,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[TaskResult]:
-    """Scores of the model behind ``predict``, by task and reference.
+    """Return the scores of the model behind ``predict``, by task and reference.
 
-    ``records``: held-out images; ``pictures``: gives the pixels of those named, in any order, one by one. At most
-    ``settings.batch_size`` pictures are in memory; each is given to ``predict`` once, with all that is asked of it.
+    ``records``: held-out images. ``read_pixels``: yields id and pixels of the images it is given, in any order. At most
+    ``settings.batch_size`` images are in memory; each is given to ``predict`` once, with all of its queries.
     """
-    asked, refused = choose_questions(records, known, settings)
-    answers = _answers(asked, pictures, predict, settings.batch_size, progress)
+    questions, refused = choose_questions(records, references, settings)
+    answers = _collect_answers(questions, read_pixels, predict, settings.batch_size, progress)
     sizes = {record.image_id: (record.width, record.height) for record in records}
     groups: dict[tuple[str, str], list[Question]] = {}
-    for question in asked:
+    for question in questions:
         groups.setdefault((question.example.task, question.reference), []).append(question)
     return [
-        _result(groups[key], answers, sizes, settings, refused[key]) for key in sorted(groups, key=_order(settings))
+        _score_group(groups[key], answers, sizes, settings, refused[key])
+        for key in sorted(groups, key=_order(settings))
     ]
 
 
@@ -88,25 +98,25 @@ def _order(settings: EvaluateSettings) -> Callable[[tuple[str, str]], tuple[int,
     return lambda key: (settings.tasks.index(key[0]), REFERENCE_ORDER.index(key[1]))
 
 
-# ---------------------------------------------------------------- what is asked
+# ---------------------------------------------------------------- questions
 
 
 def choose_questions(
-    records: Sequence[ImageRecord], known: References, settings: EvaluateSettings
+    records: Sequence[ImageRecord], references: References, settings: EvaluateSettings
 ) -> tuple[list[Question], Counter[tuple[str, str]]]:
-    """What is asked about the images, and how many labels could not be, by (task, reference).
+    """Return the questions about the images, and how many labels cannot be asked about, by (task, reference).
 
-    Of each reference at most ``settings.max_images`` images and of each image and task at most ``settings.max_examples``
-    examples, both drawn by hash, so that more images change little of what is asked of the others.
+    At most ``settings.max_images`` images of each reference and ``settings.max_examples`` examples of each image and
+    task, both drawn by hash, so that more images hardly change the questions about the others.
     """
     by_id = {record.image_id: record for record in records}
     result: list[Question] = []
     refused: Counter[tuple[str, str]] = Counter()
-    kinds = dict.fromkeys(task(name).annotation_type for name in settings.tasks)
-    for reference in known.references:
-        rows = {kind: known.of(kind, reference) for kind in kinds}
+    types = dict.fromkeys(task(name).annotation_type for name in settings.tasks)
+    for reference in references.names:
+        rows = {annotation_type: references.select(annotation_type, reference) for annotation_type in types}
         images = order_by_hash(
-            {image for found in rows.values() for image, there in found.items() if there and image in by_id},
+            {image for found in rows.values() for image, labels in found.items() if labels and image in by_id},
             settings.seed,
         )
         images = images[: settings.max_images]
@@ -115,18 +125,18 @@ def choose_questions(
             found = rows[task(name).annotation_type]
             for image in images:
                 examples = task(name).examples(by_id[image], [row for row in found.get(image, ()) if row.kept], errors)
-                result += _few(examples, reference, settings)
+                result += _draw_questions(examples, reference, settings)
             refused[name, reference] = len(errors)
     return _add_shuffled_images(result, settings), refused
 
 
-def _few(examples: Iterable[Example], reference: str, settings: EvaluateSettings) -> Iterator[Question]:
-    """Some of the examples of one image and task. One prompt has one answer: further texts are alternatives of the first."""
+def _draw_questions(examples: Iterable[Example], reference: str, settings: EvaluateSettings) -> Iterator[Question]:
+    """Yield questions of one image and task; further texts of the same prompt are alternatives of the first."""
     prompts: dict[str, list[Example]] = {}
     key: tuple[object, ...] = ()
     for example in examples:
         prompts.setdefault(example.input, []).append(example)
-        # the image is part of the draw, or the same names would be asked for in every image
+        # the image is part of the draw, else the same names would be asked for in every image
         key = settings.seed, example.task, example.image_id
     chosen = set(order_by_hash(prompts, *key)[: settings.max_examples])
     for prompt, found in prompts.items():
@@ -136,12 +146,15 @@ def _few(examples: Iterable[Example], reference: str, settings: EvaluateSettings
             )
 
 
-def _add_shuffled_images(asked: list[Question], settings: EvaluateSettings) -> list[Question]:
-    """The questions of the tasks in ``settings.shuffled_image_tasks`` with another image each: the next one in a drawn circle of its reference's images."""
+def _add_shuffled_images(questions: list[Question], settings: EvaluateSettings) -> list[Question]:
+    """Return the questions, those of ``settings.shuffled_image_tasks`` with another image each.
+
+    It is the next image in a circle of the reference's images, in drawn order.
+    """
     circles: dict[str, dict[str, str]] = {}
-    for reference in {question.reference for question in asked}:
+    for reference in {question.reference for question in questions}:
         images = order_by_hash(
-            (q.example.image_id for q in asked if q.reference == reference), settings.seed, "control"
+            (q.example.image_id for q in questions if q.reference == reference), settings.seed, "control"
         )
         if len(images) > 1:
             circles[reference] = dict(zip(images, [*images[1:], images[0]], strict=True))
@@ -149,35 +162,38 @@ def _add_shuffled_images(asked: list[Question], settings: EvaluateSettings) -> l
         replace(q, shuffled_image=circles.get(q.reference, {}).get(q.example.image_id, ""))
         if q.example.task in settings.shuffled_image_tasks
         else q
-        for q in asked
+        for q in questions
     ]
 
 
-# ---------------------------------------------------------------- what is answered
+# ---------------------------------------------------------------- answers
 
 QuestionKey = tuple[str, str, str]
 """Image id, task, input."""
 
 
-def _answers(
-    asked: Sequence[Question],
-    pictures: Callable[[Sequence[str]], Iterable[tuple[str, np.ndarray]]],
+def _collect_answers(
+    questions: Sequence[Question],
+    read_pixels: Callable[[Sequence[str]], Iterable[tuple[str, np.ndarray]]],
     predict: Predict,
     batch: int,
     progress: Callable[[int, int], None],
 ) -> dict[QuestionKey, Answer]:
-    """Every answer; what is asked twice of one image, as tasks without an input are for their control, is answered once."""
+    """Return every answer; the same query of one image is asked once.
+
+    Tasks without an input ask the same of an image for themselves and for the shuffled-image baseline.
+    """
     wanted: dict[str, dict[QuestionKey, None]] = {}
-    for question in asked:
+    for question in questions:
         for image in (question.example.image_id, question.shuffled_image):
             if image:
                 wanted.setdefault(image, {})[image, question.example.task, question.example.input] = None
     result: dict[QuestionKey, Answer] = {}
     done = 0
-    for chunk in _chunks(pictures(sorted(wanted)), batch):
+    for chunk in _split_chunks(read_pixels(sorted(wanted)), batch):
         asks = [(index, key) for index, (image, _) in enumerate(chunk) for key in wanted[image]]
         found = predict(
-            [picture for _, picture in chunk], [Query(index, name, prompt) for index, (_, name, prompt) in asks]
+            [pixels for _, pixels in chunk], [Query(index, name, prompt) for index, (_, name, prompt) in asks]
         )
         result.update(zip([key for _, key in asks], found, strict=True))
         done += len(chunk)
@@ -185,10 +201,10 @@ def _answers(
     return result
 
 
-def _chunks(pictures: Iterable[tuple[str, np.ndarray]], size: int) -> Iterator[list[tuple[str, np.ndarray]]]:
+def _split_chunks(images: Iterable[tuple[str, np.ndarray]], size: int) -> Iterator[list[tuple[str, np.ndarray]]]:
     chunk: list[tuple[str, np.ndarray]] = []
-    for picture in pictures:
-        chunk.append(picture)
+    for image in images:
+        chunk.append(image)
         if len(chunk) == size:
             yield chunk
             chunk = []
@@ -196,26 +212,26 @@ def _chunks(pictures: Iterable[tuple[str, np.ndarray]], size: int) -> Iterator[l
         yield chunk
 
 
-def _prediction(
+def _make_prediction(
     question: Question,
     answers: Mapping[QuestionKey, Answer],
     sizes: Mapping[str, tuple[int, int]],
     *,
     shuffled: bool = False,
 ) -> Prediction:
-    """The answer as one about the question's own image."""
+    """Return the answer with its regions scaled to the question's own image."""
     example = question.example
     image = question.shuffled_image if shuffled else example.image_id
     answer = answers[image, example.task, example.input]
     regions = answer.regions
     if sizes[image] != sizes[example.image_id]:
         x, y = (own / its for own, its in zip(sizes[example.image_id], sizes[image], strict=True))
-        regions = tuple(_scaled(region, x, y) for region in regions)
+        regions = tuple(_scale_region(region, x, y) for region in regions)
     return Prediction(example.image_id, answer.text, regions, answer.error is not None, answer.score)
 
 
-def _scaled(region: Region, x: float, y: float) -> Region:
-    """``region`` in an image that is ``x`` times as wide and ``y`` times as high."""
+def _scale_region(region: Region, x: float, y: float) -> Region:
+    """Return ``region`` in an image that is ``x`` times as wide and ``y`` times as high."""
 
     def scaled(points: Sequence[float]) -> tuple[float, ...]:
         return tuple(value * (y if index & 1 else x) for index, value in enumerate(points))
@@ -228,44 +244,44 @@ def _scaled(region: Region, x: float, y: float) -> Region:
     )
 
 
-# ---------------------------------------------------------------- what it is worth
+# ---------------------------------------------------------------- scores
 
 
-def _result(
-    asked: Sequence[Question],
+def _score_group(
+    questions: Sequence[Question],
     answers: Mapping[QuestionKey, Answer],
     sizes: Mapping[str, tuple[int, int]],
     settings: EvaluateSettings,
     refused: int,
 ) -> TaskResult:
-    name, reference = asked[0].example.task, asked[0].reference
+    name, reference = questions[0].example.task, questions[0].reference
     metric = METRICS.get(task(name).metric)()
-    right = [_reference(question) for question in asked]
-    said = [_prediction(question, answers, sizes) for question in asked]
-    score = metric.score(said, right, task=name, reference=reference)
-    low, high = _interval(metric, said, right, settings) if score.value is not None else (None, None)
+    right = [_make_reference(question) for question in questions]
+    predictions = [_make_prediction(question, answers, sizes) for question in questions]
+    score = metric.score(predictions, right, task=name, reference=reference)
+    low, high = _bootstrap_interval(metric, predictions, right, settings) if score.value is not None else (None, None)
     shuffled = None
-    if all(question.shuffled_image for question in asked):
-        shuffled = [_prediction(question, answers, sizes, shuffled=True) for question in asked]
-        shuffled = metric.score(shuffled, right, task=name, reference=reference)
-    calibration = fit_calibration(metric.grade(said, right), [r.image_id for r in right])
+    if all(question.shuffled_image for question in questions):
+        others = [_make_prediction(question, answers, sizes, shuffled=True) for question in questions]
+        shuffled = metric.score(others, right, task=name, reference=reference)
+    calibration = fit_calibration(metric.grade(predictions, right), [r.image_id for r in right])
     return TaskResult(score, low, high, shuffled, refused, calibration)
 
 
-def _reference(question: Question) -> Reference:
+def _make_reference(question: Question) -> Reference:
     return Reference(question.example.image_id, question.example.text, question.example.regions, question.alternatives)
 
 
-def _interval(
-    metric: Metric, said: Sequence[Prediction], right: Sequence[Reference], settings: EvaluateSettings
+def _bootstrap_interval(
+    metric: Metric, predictions: Sequence[Prediction], right: Sequence[Reference], settings: EvaluateSettings
 ) -> tuple[float | None, float | None]:
-    """Percentile interval of the metric's own value over images drawn with replacement; all examples of an image come along."""
+    """Return the percentile interval of the metric's own value over resampled images."""
     images, member = np.unique([reference.image_id for reference in right], return_inverse=True)
     if len(images) < 2:
         return None, None
     rng = np.random.default_rng([settings.seed, len(images)])
     times = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=settings.bootstrap)
-    values = metric.resample(said, right, times[:, member].astype(float))
+    values = metric.resample(predictions, right, times[:, member].astype(float))
     values = values[~np.isnan(values)]
     if not len(values):
         return None, None
@@ -273,11 +289,11 @@ def _interval(
     return float(low), float(high)
 
 
-# ---------------------------------------------------------------- what is written
+# ---------------------------------------------------------------- files
 
 
 def build_scores_table(scores: Iterable[Score]) -> pa.Table:
-    """A table of schema `SCORES`, sorted."""
+    """Return a table of schema `SCORES`, sorted."""
     rows = sorted(
         (score.task, score.reference, image, value) for score in scores for image, value in score.per_image.items()
     )
@@ -293,7 +309,10 @@ def build_scores_table(scores: Iterable[Score]) -> pa.Table:
 
 
 def build_scores_json(results: Iterable[TaskResult]) -> dict[str, dict[str, dict[str, Any]]]:
-    """task → reference → figures; what there is no figure for is left out. ``n``: images, ``per_image``: the mean over them, which promotion compares."""
+    """Return task → reference → figures; a figure that is not known is left out.
+
+    ``n``: images. ``per_image``: the mean over them, which promotion compares.
+    """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for result in results:
         score = result.score
@@ -323,5 +342,5 @@ def build_scores_json(results: Iterable[TaskResult]) -> dict[str, dict[str, dict
 
 
 def round_figure(value: Any) -> Any:
-    """Floats to six digits, as they stand in metrics files; all else as it is."""
+    """Return a float with six digits, as in the files of metrics/; any other value as it is."""
     return round(value, 6) if isinstance(value, float) else value

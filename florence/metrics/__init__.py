@@ -1,4 +1,4 @@
-"""How good answers are. One file a metric; found, never listed. Metrics know no task: they compare predictions with references.
+"""Metrics: they compare predictions with references, and know no task. One file each; found, never listed.
 
 Predictions and references are two lists in step; an image may come up several times (one example for each of its
 regions). What cannot be scored has no value: None, never NaN.
@@ -21,7 +21,11 @@ from florence.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model or an annotator says about one example. ``invalid``: its text was no legal answer; what was certain of it is scored. ``score``: of its text, where a model wrote it."""
+    """The answer of a model or an annotator to one example.
+
+    ``invalid``: the text broke the task's grammar; the part that could be decoded is scored. ``score``: of the text,
+    where a model wrote it.
+    """
 
     image_id: str
     text: str = ""
@@ -32,16 +36,19 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class GradedAnswers:
-    """Things said that are plainly right or wrong: the number of the example ``examples`` (n,), ``scores`` (n,) from 0 to 1, and whether ``right`` (n,) bool."""
+    """Scored answers that are either correct or not, to calibrate scores with.
+
+    ``examples`` (n,): number of the example; ``scores`` (n,): 0…1; ``correct`` (n,) bool.
+    """
 
     examples: np.ndarray
     scores: np.ndarray
-    right: np.ndarray
+    correct: np.ndarray
 
     @classmethod
-    def of(cls, found: Iterable[tuple[int, float | None, bool]]) -> GradedAnswers:
-        """Of (example, score, right); what has no score is left out."""
-        rows = [row for row in found if row[1] is not None]
+    def from_rows(cls, rows: Iterable[tuple[int, float | None, bool]]) -> GradedAnswers:
+        """Return the answers of rows (example, score, correct); a row without a score is left out."""
+        rows = [row for row in rows if row[1] is not None]
         return cls(
             np.asarray([row[0] for row in rows], int),
             np.asarray([row[1] for row in rows], float),
@@ -51,7 +58,7 @@ class GradedAnswers:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What is right about one example. ``alternatives``: other texts that are as good as ``text``; captions alone use them."""
+    """The correct answer to one example. ``alternatives``: texts as good as ``text``; only captions use them."""
 
     image_id: str
     text: str = ""
@@ -61,7 +68,10 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A metric's result. ``value``: higher is better, None where nothing can be scored; ``per_example``: (n,), NaN where an example cannot."""
+    """A metric's result.
+
+    ``value``: higher is better, None where nothing can be scored. ``per_example`` (n,): NaN where an example cannot be.
+    """
 
     value: float | None
     per_example: np.ndarray
@@ -70,10 +80,11 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A task's score. ``value``: higher is better, None where nothing could be scored. ``n``: examples; ``invalid``: share of invalid answers, 0…1.
+    """A task's score.
 
-    ``reference``: what was scored against (truth, human, consensus). ``per_image``: a value for each image that could be scored, the
-    mean over its examples, for paired tests. ``details``: further figures by name.
+    ``value``: higher is better, None where nothing could be scored. ``n``: examples. ``invalid``: share of invalid
+    answers, 0…1. ``reference``: truth, human or consensus. ``per_image``: for paired tests, the mean over the examples
+    of each image that could be scored. ``details``: further figures by name.
     """
 
     task: str
@@ -89,7 +100,8 @@ class Score:
 class Metric(ABC):
     """A way to compare answers with references. A subclass sets ``name`` and writes `measure`.
 
-    ``value_name``: what its value is called in tables, as map50. A value that is no mean over examples needs `resampled` too.
+    ``value_name``: the name of its value in tables, such as map50. A value that is no mean over examples needs
+    `resample` too.
     """
 
     name: str
@@ -112,23 +124,24 @@ class Metric(ABC):
         return Score(task, self.name, found.value, len(references), invalid, reference, per_image, details)
 
     def grade(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> GradedAnswers:
-        """Whether each thing that is said is right, with the score that it was given. Here nothing: where there are only degrees, nothing is plainly right."""
-        return GradedAnswers.of(())
+        """Return which scored answers are correct. Here none: a metric of degrees has no correct answers."""
+        return GradedAnswers.from_rows(())
 
     @abstractmethod
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
-        """Compare one or more pairs."""
+        """Compare one or more pairs of prediction and reference."""
 
     def resample(
         self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
     ) -> np.ndarray:
-        """The value (r,) in each of r resamples. ``weights`` (r, n): how often an example is in it. NaN where nothing can be scored.
+        """Return the value (r,) in each of r resamples; NaN where nothing can be scored.
 
-        With every weight 1 it is the value of `measure`. Here: the mean over the examples that can be scored.
+        ``weights`` (r, n): how often each example occurs; with every weight 1 the result is the value of `measure`.
+        Here: the mean over the examples that can be scored.
         """
         per_example = self.measure(predictions, references).per_example
-        there = ~np.isnan(per_example)
-        return divide(weights[:, there] @ per_example[there], weights[:, there].sum(axis=1))
+        is_scored = ~np.isnan(per_example)
+        return divide(weights[:, is_scored] @ per_example[is_scored], weights[:, is_scored].sum(axis=1))
 
 
 METRICS: Registry[type[Metric]] = Registry("metric", "florence.metrics")
@@ -137,12 +150,14 @@ METRICS: Registry[type[Metric]] = Registry("metric", "florence.metrics")
 def _check_pairs(predictions: Sequence[Prediction], references: Sequence[Reference]) -> None:
     if len(predictions) != len(references):
         raise DataError(
-            f"{len(predictions)} predictions for {len(references)} references; one for each is expected, in the same order"
+            f"{len(predictions)} predictions for {len(references)} references; "
+            "one for each is expected, in the same order"
         )
     for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
         if prediction.image_id != reference.image_id:
             raise DataError(
-                f"pair {index}: the prediction is about {prediction.image_id!r}, the reference about {reference.image_id!r}"
+                f"pair {index}: the prediction is about {prediction.image_id!r}, "
+                f"the reference about {reference.image_id!r}"
             )
 
 
@@ -158,48 +173,48 @@ def _by_image(references: Sequence[Reference], per_example: np.ndarray) -> dict[
 
 
 def mean(values: np.ndarray) -> float | None:
-    """The mean of the numbers that are not NaN; None where there are none."""
+    """Return the mean of the numbers that are not NaN; None where there are none."""
     numbers = values[~np.isnan(values)]
     return float(numbers.mean()) if len(numbers) else None
 
 
 def divide_or_nan(part: float, whole: float) -> float:
-    """``part`` / ``whole``; NaN of nothing."""
+    """Return ``part`` / ``whole``; NaN where ``whole`` is 0."""
     return part / whole if whole else math.nan
 
 
 def divide(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    """``parts`` / ``wholes``, element by element; NaN of nothing."""
+    """Return ``parts`` / ``wholes``, element by element; NaN where ``wholes`` is 0."""
     parts, wholes = np.asarray(parts, float), np.asarray(wholes, float)
     return np.divide(parts, wholes, out=np.full(parts.shape, math.nan), where=wholes > 0)
 
 
 def normalize_label(text: str) -> str:
-    """``text`` as labels are compared: without case, white space as single spaces."""
+    """Return ``text`` in the form in which labels are compared: case-folded, white space as single spaces."""
     return " ".join(text.casefold().split())
 
 
 def region_boxes(regions: Sequence[Region]) -> np.ndarray:
-    """The boxes (n, 4) around regions."""
+    """Return the boxes (n, 4) around regions, x0, y0, x1, y1 in pixels."""
     return np.asarray([region.bounds for region in regions], float).reshape(-1, 4)
 
 
 def grade_regions(
     predictions: Sequence[Prediction], references: Sequence[Reference], labelled: bool = True
 ) -> Iterator[tuple[int, float | None, bool]]:
-    """Of each region said its example, its score, and whether it is one of `matches`."""
+    """Yield example, score and whether it is correct (see `match_regions`) of each predicted region."""
     for number, (p, r) in enumerate(zip(predictions, references, strict=True)):
-        right = {row for row, _ in match_regions(p.regions, r.regions, labelled=labelled)}
+        correct = {row for row, _ in match_regions(p.regions, r.regions, labelled=labelled)}
         for row, region in enumerate(p.regions):
-            yield number, region.score, row in right
+            yield number, region.score, row in correct
 
 
 def match_regions(
     predicted: Sequence[Region], reference: Sequence[Region], iou: float = 0.5, labelled: bool = True
 ) -> list[tuple[int, int]]:
-    """Pairs (predicted, reference) whose boxes overlap by ``iou`` or more and, if ``labelled``, whose labels are the same.
+    """Return pairs (predicted, reference) of regions with an IoU of ``iou`` or more, each region in one pair at most.
 
-    Greedy: the pair that overlaps most first, each region in one pair at most.
+    With ``labelled`` their labels are the same too. Greedy: the pair with the highest IoU first.
     """
     if not predicted or not reference:
         return []

@@ -1,6 +1,18 @@
-"""How sure a mean or a difference of means is: bootstrap over images, and Holm's correction for many tests.
+"""Bootstrap intervals and p-values of means over images, and Holm's correction for many tests.
 
-Efron & Tibshirani, "An Introduction to the Bootstrap", 1993 (percentile interval); Holm, 1979.
+With x̄*₁ … x̄*_R the means of R samples of n images, drawn with replacement from x₁ … xₙ:
+
+    interval  = quantiles α/2 and 1 − α/2 of x̄*
+    p_fall    = (1 + |{r : x̄*ᵣ ≥ 0}|) / (R + 1)        p_rise = (1 + |{r : x̄*ᵣ ≤ 0}|) / (R + 1)
+    p         = min(1, 2 · min(p_fall, p_rise))
+
+A paired comparison takes xᵢ = afterᵢ − beforeᵢ over the images that both sides have. Holm's correction of sorted
+p-values p₍₁₎ ≤ … ≤ p₍ₘ₎ is
+
+    p̃₍ₖ₎ = max over j ≤ k of min(1, (m − j + 1) · p₍ⱼ₎).
+
+Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 (percentile interval) and 16 (tests);
+Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
 """
 
 from __future__ import annotations
@@ -15,7 +27,8 @@ import numpy as np
 class Interval:
     """A mean over ``n`` images and its percentile interval.
 
-    ``p``: two-sided p-value of the mean being 0; ``p_fall``, ``p_rise``: one-sided p-values against "it did not fall", "it did not rise".
+    ``p``: two-sided p-value of "the mean is 0". ``p_fall``, ``p_rise``: one-sided p-values of "it did not fall" and "it
+    did not rise".
     """
 
     mean: float
@@ -28,14 +41,17 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside the interval."""
+        """Return whether 0 lies outside the interval."""
         return self.low > 0 or self.high < 0
 
 
 def bootstrap_mean(
     values: Sequence[float], *, resamples: int = 1000, alpha: float = 0.05, seed: int = 0
 ) -> Interval | None:
-    """The mean of one value for each image; the interval covers 1 − ``level``. None without values. NaN is not allowed (ValueError)."""
+    """Return the mean of one value for each image, with its 1 − ``alpha`` interval; None without values.
+
+    Raises ValueError for NaN.
+    """
     sample = np.asarray(values, float)
     if not len(sample):
         return None
@@ -66,13 +82,13 @@ def bootstrap_difference(
     alpha: float = 0.05,
     seed: int = 0,
 ) -> Interval | None:
-    """The mean of ``after`` − ``before`` over the images that both have. None where they share none."""
+    """Return the mean of ``after`` − ``before`` over the images that both have; None where they share none."""
     shared = sorted(after.keys() & before.keys())
     return bootstrap_mean([after[key] - before[key] for key in shared], resamples=resamples, alpha=alpha, seed=seed)
 
 
 def correct_p_values(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values: compare each with the level itself; the chance of any false alarm among all stays below it."""
+    """Return p-values adjusted by Holm's method; compared with α, they keep the family-wise error rate below it."""
     result: dict[str, float] = {}
     highest = 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda key: (p_values[key], key))):

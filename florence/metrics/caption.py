@@ -1,4 +1,15 @@
-"""Texts about an image: CIDEr-D (Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation", 2015, section 5 and appendix)."""
+"""Texts about an image: CIDEr-D.
+
+With g the tf-idf vector of a text's n-grams of one order, and l its number of words, a candidate c scores against its
+references r₁ … r_m
+
+    CIDEr-D_n(c) = 10/m · Σ_j exp(−(l_c − l_rj)² / 2σ²) · Σ_w min(g_c(w), g_rj(w)) · g_rj(w) / (‖g_c‖ · ‖g_rj‖)
+    CIDEr-D(c)   = mean over n = 1 … 4 of CIDEr-D_n(c)
+    idf(w)       = log(number of candidates / number of candidates that have w in a reference).
+
+With a single candidate idf, and so the score, is 0. Vedantam et al., "CIDEr: Consensus-based Image Description
+Evaluation", 2015, sections 3 and 5.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +25,24 @@ from florence.metrics import METRICS, Measure, Metric, Prediction, Reference
 ORDERS = 4
 """n-grams of 1…4 words."""
 SIGMA = 6.0
-"""Width, in words, of the penalty on a difference in length."""
+"""σ, in words, of the penalty on a difference in length."""
 
 _WORD = re.compile(r"'\w+|\w+(?:[.,]\d+)*(?:-\w+)*")
 
 Vector = dict[tuple[str, ...], float]
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words, near to the Penn Treebank's: punctuation left out, "dog's" is dog + 's, hyphens stay within words, 1,000.5 is one."""
+def split_words(text: str) -> list[str]:
+    """Return lower-case words, near to the Penn Treebank's: no punctuation; "dog's" is dog + 's; 1,000.5 is one."""
     return _WORD.findall(text.lower().replace("’", "'"))
 
 
 def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """CIDEr-D (n,), 0…10, of n candidates, each against its references; document frequencies are those of all references given.
+    """Return CIDEr-D (n,), 0…10, of n candidates, each against its references.
 
-    For each order n, with tf-idf weights g and l the difference in words: the mean over the references of
-    exp(−l²/2σ²) · Σ min(g_c, g_r)·g_r / (‖g_c‖·‖g_r‖); then the mean over orders, times 10. idf is
-    log(number of candidates / number of candidates with the n-gram in a reference): it is 0, and so is the score, where there is but one candidate.
+    Document frequencies are those of all references given.
     """
-    grams = [[_grams(words(text)) for text in texts] for texts in references]
+    grams = [[_count_ngrams(split_words(text)) for text in texts] for texts in references]
     frequency: Counter[tuple[str, ...]] = Counter()
     for image in grams:
         frequency.update({gram for document in image for gram in document})
@@ -47,27 +56,27 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> n
 
     return np.asarray(
         [
-            _one(_grams(words(text)), image, weigh) if image else 0.0
+            _score_candidate(_count_ngrams(split_words(text)), image, weigh) if image else 0.0
             for text, image in zip(candidates, grams, strict=True)
         ]
     )
 
 
-def _grams(tokens: list[str]) -> Counter[tuple[str, ...]]:
+def _count_ngrams(tokens: list[str]) -> Counter[tuple[str, ...]]:
     return Counter(tuple(tokens[i : i + n]) for n in range(1, ORDERS + 1) for i in range(len(tokens) - n + 1))
 
 
-def _one(candidate: Counter, image: list[Counter], weigh) -> float:
-    said = weigh(candidate)
+def _score_candidate(candidate: Counter, image: list[Counter], weigh) -> float:
+    weights = weigh(candidate)
     total = 0.0
     for document in image:
-        shorter = _length(candidate) - _length(document)
-        penalty = math.exp(-(shorter**2) / (2 * SIGMA**2))
-        total += penalty * sum(_cosine(c, r) for c, r in zip(said, weigh(document), strict=True)) / ORDERS
+        difference = _count_words(candidate) - _count_words(document)
+        penalty = math.exp(-(difference**2) / (2 * SIGMA**2))
+        total += penalty * sum(_cosine(c, r) for c, r in zip(weights, weigh(document), strict=True)) / ORDERS
     return 10 * total / len(image)
 
 
-def _length(counted: Counter) -> int:
+def _count_words(counted: Counter) -> int:
     return sum(count for gram, count in counted.items() if len(gram) == 1)
 
 
@@ -83,28 +92,31 @@ def _cosine(candidate: Vector, reference: Vector) -> float:
 
 @METRICS.register("caption")
 class CaptionMetric(Metric):
-    """Value: mean CIDEr-D, on the scale 0…10 of its formula (tables often show it times 10 again, as 0…100 and above).
+    """Value: mean CIDEr-D, 0…10 as in its formula (tables often show ten times that).
 
-    With fewer than two examples there is no inverse document frequency and the value is None. Details: exact (same words), length (words
-    said for each word of the reference).
+    With fewer than two examples there is no inverse document frequency and the value is None. Details: exact (same
+    words), length (words of the answers for each word of the references).
     """
 
     name = "caption"
     value_name = "cider"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
-        """See the class."""
+        """Compare one or more pairs; see the class."""
         texts = [(reference.text, *reference.alternatives) for reference in references]
-        said = [prediction.text for prediction in predictions]
+        answers = [prediction.text for prediction in predictions]
         exact = np.mean(
-            [words(text) in [words(right) for right in all_right] for text, all_right in zip(said, texts, strict=True)]
+            [
+                split_words(text) in [split_words(reference) for reference in alternatives]
+                for text, alternatives in zip(answers, texts, strict=True)
+            ]
         )
-        there = sum(len(words(all_right[0])) for all_right in texts)
+        length = sum(len(split_words(alternatives[0])) for alternatives in texts)
         details = {
             "exact": float(exact),
-            "length": sum(len(words(text)) for text in said) / there if there else math.nan,
+            "length": sum(len(split_words(text)) for text in answers) / length if length else math.nan,
         }
         if len(references) < 2:
             return Measure(None, np.full(len(references), math.nan), details)
-        per_example = cider_d(said, texts)
+        per_example = cider_d(answers, texts)
         return Measure(float(per_example.mean()), per_example, details)

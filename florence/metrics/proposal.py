@@ -1,4 +1,4 @@
-"""Boxes without labels: how many of the things that are there were proposed."""
+"""Boxes without labels: recall of proposals at IoU 0.5."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from florence.metrics import (
 )
 
 LIMIT = 100
-"""Proposals of one example that count, in the order of the answer: proposing everywhere is no detection."""
+"""Proposals of one example that count, in the order of the answer: covering the image with boxes is no detection."""
 
 
 @METRICS.register("proposal")
@@ -32,28 +32,30 @@ class ProposalMetric(Metric):
     value_name = "recall"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
-        """See the class."""
+        """Compare one or more pairs; see the class."""
         matched = np.asarray(
             [
                 len(match_regions(p.regions[:LIMIT], r.regions, labelled=False))
                 for p, r in zip(predictions, references, strict=True)
             ]
         )
-        there = np.asarray([len(reference.regions) for reference in references])
-        said = sum(min(len(prediction.regions), LIMIT) for prediction in predictions)
-        per_example = np.divide(matched, there, out=np.full(len(there), math.nan), where=there > 0)
-        total, hit = int(there.sum()), int(matched.sum())
-        details = {"precision": divide_or_nan(hit, said), "f1": divide_or_nan(2 * hit, said + total)}
+        reference_count = np.asarray([len(reference.regions) for reference in references])
+        predicted = sum(min(len(prediction.regions), LIMIT) for prediction in predictions)
+        per_example = np.divide(
+            matched, reference_count, out=np.full(len(reference_count), math.nan), where=reference_count > 0
+        )
+        total, hit = int(reference_count.sum()), int(matched.sum())
+        details = {"precision": divide_or_nan(hit, predicted), "f1": divide_or_nan(2 * hit, predicted + total)}
         return Measure(hit / total if total else None, per_example, details)
 
     def grade(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> GradedAnswers:
-        """See `Metric.judged`: a region is right where something is."""
-        return GradedAnswers.of(grade_regions(predictions, references, labelled=False))
+        """See `Metric.grade`: a region is correct if it matches any reference region."""
+        return GradedAnswers.from_rows(grade_regions(predictions, references, labelled=False))
 
     def resample(
         self, predictions: Sequence[Prediction], references: Sequence[Reference], weights: np.ndarray
     ) -> np.ndarray:
-        """See `Metric.resampled`: an example weighs as many as its regions."""
-        there = np.asarray([len(reference.regions) for reference in references], float)
-        found = np.nan_to_num(self.measure(predictions, references).per_example) * there
-        return divide(weights @ found, weights @ there)
+        """See `Metric.resample`: the weight of an example is its number of regions."""
+        reference_count = np.asarray([len(reference.regions) for reference in references], float)
+        found = np.nan_to_num(self.measure(predictions, references).per_example) * reference_count
+        return divide(weights @ found, weights @ reference_count)

@@ -1,4 +1,4 @@
-"""Outlines: intersection over union of masks."""
+"""Masks: intersection over union, |A ∩ B| / |A ∪ B|."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from florence.metrics import METRICS, GradedAnswers, Measure, Metric, Prediction
 from florence.records import Region
 
 SIDE = 512
-"""Pixels a side of the canvas on which shapes are compared: their common box stretched to it, so that an image's size does not matter."""
+"""Pixels a side of the canvas on which masks are compared; their common box is stretched to it, whatever its size."""
 
 
-def shapes(regions: Sequence[Region]) -> list[Polygon]:
-    """The polygons of regions; the quad or the corners of the box where a region has none."""
+def list_polygons(regions: Sequence[Region]) -> list[Polygon]:
+    """Return the polygons of regions; the quad or the corners of the box where a region has none."""
     found: list[Polygon] = []
     for region in regions:
         found += region.polygons or [region.quad or box_quad(region.bounds)]
     return found
 
 
-def shape_iou(predicted: Sequence[Region], reference: Sequence[Region]) -> float:
-    """IoU of the union of one side's shapes with the union of the other's; 0 where one side has none or no area."""
-    left, right = shapes(predicted), shapes(reference)
+def region_mask_iou(predicted: Sequence[Region], reference: Sequence[Region]) -> float:
+    """Return the IoU of the union of one side's polygons with the other's; 0 where a side has none or no area."""
+    left, right = list_polygons(predicted), list_polygons(reference)
     if not left or not right:
         return 0.0
     x0, y0, x1, y1 = polygon_box([value for points in (*left, *right) for value in points])
@@ -47,23 +47,23 @@ def shape_iou(predicted: Sequence[Region], reference: Sequence[Region]) -> float
 
 @METRICS.register("segmentation")
 class SegmentationMetric(Metric):
-    """Value: mean mask IoU over examples with a reference shape. Details: over50, the share of them with IoU of 0.5 or more."""
+    """Value: mean mask IoU over examples with a reference region. Details: over50, their share with 0.5 or more."""
 
     name = "segmentation"
     value_name = "mask_iou"
 
     def grade(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> GradedAnswers:
-        """See `Metric.judged`: an answer is right whose outlines share half of their area with the reference's."""
+        """See `Metric.grade`: an answer is correct with a mask IoU of 0.5 or more."""
         pairs = [
             (n, p, r) for n, (p, r) in enumerate(zip(predictions, references, strict=True)) if p.regions and r.regions
         ]
-        return GradedAnswers.of((n, p.score, shape_iou(p.regions, r.regions) >= 0.5) for n, p, r in pairs)
+        return GradedAnswers.from_rows((n, p.score, region_mask_iou(p.regions, r.regions) >= 0.5) for n, p, r in pairs)
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
-        """See the class."""
+        """Compare one or more pairs; see the class."""
         per_example = np.asarray(
             [
-                shape_iou(p.regions, r.regions) if r.regions else math.nan
+                region_mask_iou(p.regions, r.regions) if r.regions else math.nan
                 for p, r in zip(predictions, references, strict=True)
             ]
         )

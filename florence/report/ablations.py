@@ -1,4 +1,4 @@
-"""What an ablation came to: a table for programs, for pages and for the terminal, and a plot."""
+"""The results of an ablation: a table as CSV, Markdown and for the terminal, and a plot."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import Any
 from florence.report.tables import format_figure, format_interval
 
 NAME, COLUMN, ACROSS = 44, 9, 7
-"""Characters of the first column and of each variant's in the terminal, and how many variants stand side by side."""
+"""In the terminal: characters of the first column and of each variant's, and how many variants a table has."""
 CIDER = "cider"
-"""The metric that has a scale of its own."""
-UNTAUGHT = "*"
+"""The metric with a scale of its own."""
+UNTRAINED_MARK = "*"
+"""Behind the score of a task that the variant was not trained on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One task's score of one variant. ``variant``: its name; ``tasks``, ``data_fraction``, ``freeze``, ``seed``, ``steps``, ``images``: of its training.
+class AblationRow:
+    """The score of one variant on one task.
 
-    ``set``: the set that the task is in; ``taught``: whether the variant was trained on it. The rest is as in metrics/scores.json.
+    ``variant``: its name. ``tasks`` … ``images``: how it was trained. ``set``: the task set of ``task``. ``trained``:
+    whether the variant was trained on ``task``. The rest is as in metrics/scores.json.
     """
 
     variant: str
@@ -33,7 +35,7 @@ class Row:
     images: int
     task: str
     set: str
-    taught: bool
+    trained: bool
     reference: str
     metric: str
     value: float | None
@@ -45,35 +47,35 @@ class Row:
     shuffled: float | None
 
 
-Cells = Mapping[tuple[str, str], Row]
+Cells = Mapping[tuple[str, str], AblationRow]
 """(what is scored, variant) → row."""
 
 
-def comma_separated(rows: Iterable[Row]) -> str:
-    """Every row, with its interval; what is not known is empty."""
+def format_csv(rows: Iterable[AblationRow]) -> str:
+    """Return every row with its interval as CSV; what is not known is empty."""
     sink = io.StringIO()
-    writer = csv.DictWriter(sink, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(sink, [field.name for field in fields(AblationRow)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**asdict(row), "taught": "yes" if row.taught else "no"} for row in rows)
+    writer.writerows({**asdict(row), "trained": "yes" if row.trained else "no"} for row in rows)
     return sink.getvalue()
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """A line a task, a column a variant: value and interval; tasks that a variant was not taught are marked."""
-    variants, scored, cells = _pivoted(rows)
+def format_markdown(rows: Sequence[AblationRow]) -> str:
+    """Return a Markdown table of values and intervals: a line for each task, a column for each variant."""
+    variants, scored, cells = _pivot(rows)
     lines = ["| task | " + " | ".join(variants) + " |", "|---|" + "---|" * len(variants)]
     for what in scored:
         lines.append(
             f"| `{what}` | " + " | ".join(_cell(cells.get((what, variant)), wide=True) for variant in variants) + " |"
         )
     sizes = {row.variant: f"{row.steps} steps on {row.images} images" for row in rows}
-    lines += ["", f"{UNTAUGHT} The variant was not taught this task. Intervals are 95%, over images.", ""]
+    lines += ["", f"{UNTRAINED_MARK} The variant was not trained on this task. Intervals are 95%, over images.", ""]
     return "\n".join([*lines, *(f"- {variant}: {size}" for variant, size in sizes.items())]) + "\n"
 
 
-def terminal(rows: Sequence[Row]) -> str:
-    """The values alone, at most 110 characters wide: variants are numbered, and named below."""
-    variants, scored, cells = _pivoted(rows)
+def format_terminal(rows: Sequence[AblationRow]) -> str:
+    """Return the values as a table of at most 110 characters; variants are numbered, and named below."""
+    variants, scored, cells = _pivot(rows)
     parts = []
     for start in range(0, len(variants), ACROSS):
         shown = variants[start : start + ACROSS]
@@ -81,23 +83,27 @@ def terminal(rows: Sequence[Row]) -> str:
         parts += [_line(what, [_cell(cells.get((what, variant))) for variant in shown]) for what in scored]
         parts.append("")
     parts += [f"{number:>3}  {variant}" for number, variant in enumerate(variants, start=1)]
-    if not all(row.taught for row in rows):
-        parts.append(f"  {UNTAUGHT}  the variant was not taught this task")
+    if not all(row.trained for row in rows):
+        parts.append(f"  {UNTRAINED_MARK}  the variant was not trained on this task")
     return "\n".join(line.rstrip() for line in parts)
 
 
-def _pivoted(rows: Sequence[Row]) -> tuple[list[str], list[str], Cells]:
-    cells = {(_scored(row), row.variant): row for row in rows}
-    return list(dict.fromkeys(row.variant for row in rows)), list(dict.fromkeys(_scored(row) for row in rows)), cells
+def _pivot(rows: Sequence[AblationRow]) -> tuple[list[str], list[str], Cells]:
+    cells = {(_name_score(row), row.variant): row for row in rows}
+    return (
+        list(dict.fromkeys(row.variant for row in rows)),
+        list(dict.fromkeys(_name_score(row) for row in rows)),
+        cells,
+    )
 
 
-def _scored(row: Row) -> str:
+def _name_score(row: AblationRow) -> str:
     return f"{row.task} {row.metric} ({row.reference})" if row.reference else f"{row.task} (no example)"
 
 
-def _cell(row: Row | None, wide: bool = False) -> str:
+def _cell(row: AblationRow | None, wide: bool = False) -> str:
     value = format_figure(None if row is None else row.value)
-    mark = UNTAUGHT if row is not None and row.value is not None and not row.taught else ""
+    mark = UNTRAINED_MARK if row is not None and row.value is not None and not row.trained else ""
     if wide:
         return f"{value}{mark} {format_interval(row.low, row.high) if row else ''}".rstrip()
     return value + (mark or " ")
@@ -111,12 +117,15 @@ def _line(name: str, cells: Sequence[str]) -> str:
 # ---------------------------------------------------------------- the plot
 
 
-def plot(rows: Sequence[Row], lines: bool = False) -> bytes:
-    """A PNG with a panel for each set of tasks and scale (CIDEr goes to 10, the others to 1): grouped bars, a colour a variant, pale where it was not taught the task; or, where only the share of the
-    images differs, ``lines`` over it. Of a task with several references the best known one is shown."""
+def draw_plot(rows: Sequence[AblationRow], lines: bool = False) -> bytes:
+    """Return a PNG with a panel for each task set and scale (CIDEr goes to 10, the others to 1).
+
+    Bars have a colour for each variant and are pale where it was not trained on the task. ``lines``: draw lines over
+    the share of images instead, where nothing else differs. Of several references the best one is shown.
+    """
     from matplotlib.figure import Figure
 
-    best: dict[tuple[str, str], Row] = {}
+    best: dict[tuple[str, str], AblationRow] = {}
     for row in rows:
         if row.value is not None:
             best.setdefault((row.task, row.variant), row)
@@ -132,7 +141,7 @@ def plot(rows: Sequence[Row], lines: bool = False) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylim(bottom=0)
     if not lines:
-        _legend(drawing, variants, all(row.taught for row in best.values()))
+        _legend(drawing, variants, has_untrained=not all(row.trained for row in best.values()))
     sink = io.BytesIO()
     drawing.savefig(sink, format="png", dpi=110, metadata={"Software": None})
     return sink.getvalue()
@@ -142,11 +151,11 @@ def _bars(axes: Any, cells: Cells, variants: Sequence[str]) -> None:
     tasks = list(dict.fromkeys(task for task, _ in cells))
     width = 0.8 / len(variants)
     for number, variant in enumerate(variants):
-        for place, name in enumerate(tasks):
+        for position, name in enumerate(tasks):
             row = cells.get((name, variant))
             if row is not None:
-                x = place - 0.4 + (number + 0.5) * width
-                pale = dict(alpha=1.0 if row.taught else 0.35, hatch=None if row.taught else "//")
+                x = position - 0.4 + (number + 0.5) * width
+                pale = dict(alpha=1.0 if row.trained else 0.35, hatch=None if row.trained else "//")
                 axes.bar(
                     x,
                     row.value,
@@ -163,12 +172,12 @@ def _bars(axes: Any, cells: Cells, variants: Sequence[str]) -> None:
     )
 
 
-def _legend(drawing: Any, variants: Sequence[str], taught: bool) -> None:
-    """The variants' colours above the panels."""
+def _legend(drawing: Any, variants: Sequence[str], *, has_untrained: bool) -> None:
+    """Draw the variants' colours above the panels."""
     from matplotlib.patches import Patch
 
     keys = [Patch(facecolor=f"C{number % 10}", label=variant) for number, variant in enumerate(variants)]
-    keys += [] if taught else [Patch(facecolor="0.8", hatch="//", label="not taught")]
+    keys += [Patch(facecolor="0.8", hatch="//", label="not trained on it")] if has_untrained else []
     drawing.legend(handles=keys, loc="outside upper center", ncols=4, fontsize="small", frameon=False)
 
 
@@ -196,15 +205,15 @@ def _lines(axes: Any, cells: Cells, variants: Sequence[str]) -> None:
     axes.legend(fontsize="x-small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def _error(row: Row) -> list[list[float]] | None:
-    """The interval as lengths below and above the value."""
+def _error(row: AblationRow) -> list[list[float]] | None:
+    """Return the interval as lengths below and above the value."""
     if row.value is None or row.low is None or row.high is None:
         return None
     return [[max(row.value - row.low, 0.0)], [max(row.high - row.value, 0.0)]]
 
 
-def _below(row: Row) -> str:
-    """A task's name and metric, in lines short enough to stand below bars."""
+def _below(row: AblationRow) -> str:
+    """Return a task's name and metric in lines that fit below a bar."""
     words, lines = row.task.strip("<>").lower().split("_"), [""]
     for word in words:
         lines = [*lines[:-1], f"{lines[-1]} {word}".strip()] if len(lines[-1]) + len(word) < 12 else [*lines, word]

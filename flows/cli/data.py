@@ -53,7 +53,7 @@ def export(
         raise FlorenceError(f"--images {images}: copy or none is expected")
     types = tuple(task if task.startswith("<") else f"<{task.upper()}>" for task in tasks or ())
     workspace = open_here()
-    choice = writing.Choice(format, round, split, types, min_confidence, images == "copy")
+    choice = writing.ExportChoice(format, round, split, types, min_confidence, images == "copy")
     with ProgressBars() as progress:
         found = writing.export(workspace.data, out, choice, force=force, dry_run=dry_run, progress=progress)
     say(describe_export(found, format, None if dry_run else out))
@@ -91,7 +91,7 @@ def review_export(
     workspace = open_here()
     with ProgressBars() as progress:
         asked = export_review(workspace, out, images, force=force, progress=progress)
-    first, last = asked.disagreement
+    first, last = asked.uncertainty
     say(
         f"{asked.images} images of round {asked.round} with {asked.labels} labels, "
         f"disagreement {first:.2f} to {last:.2f}"

@@ -157,16 +157,16 @@ def ablate(  # long: options and help
     }
     # The flow locks again; a refusal comes before a server is started.
     with nullcontext() if dry_run else lock_workspace(workspace.root), ProgressBars() as progress:
-        variants = ablation.plan(workspace, values, progress)
+        variants = ablation.plan_variants(workspace, values, progress)
     if dry_run:
-        say(ablation.outlook(variants, folder))
+        say(ablation.describe_plan(variants, folder))
         return
-    if not ablation.finished(variants, folder):
+    if not ablation.is_finished(variants, folder):
         with prefect_api(workspace.root, verbose=verbose):
             from flows.ablate import ablate as run
 
             run(str(workspace.root), values)
     else:
         say(f"nothing new: all {len(variants)} variants are done")
-    say(ablation.summary(variants, folder))
+    say(ablation.summarize(variants, folder))
     say(f"Table     {folder / ablation.TABLE}\nPlot      {folder / ablation.PLOT}")
