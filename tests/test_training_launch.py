@@ -19,20 +19,21 @@ from florence.store import Store
 from florence.workspace.train import train_model
 
 PROGRAM = """
-import sys, json
+import sys
 from pathlib import Path
 from florence.config import Settings
 from florence.store import Store
+from florence.workspace import Workspace
 from florence.workspace.train import train_model
-from workspaces import workspace_of
 
 def progress(what, done, of):
     if what == "train":
         print(done, flush=True)
 
 if __name__ == "__main__":
-    workspace = workspace_of(Settings.model_validate_json(sys.argv[1]), data=Store(sys.argv[2]), root=Path(sys.argv[3]))
-    train_model(workspace, None, progress)
+    data, root = Store(sys.argv[2]), Path(sys.argv[3])
+    workspace = Workspace(root, Settings.model_validate_json(sys.argv[1]), Store(str(root / ".florence/store")), data)
+    train_model(workspace, progress=progress)
 """
 
 
