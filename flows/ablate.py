@@ -20,7 +20,7 @@ from flows.tracked import TrackedWorkspace, open_workspace, report_end
 
 @flow(name="ablate", persist_result=False)
 def ablate(root: str = ".", values: dict[str, list[str]] | None = None) -> str:
-    """Train and score every combination of ``values`` (as `florence.ablation.plan_variants` reads them) that is not done yet.
+    """Train and score every combination of ``values`` (see `florence.ablation.plan_variants`) that is not done yet.
 
     Writes table and plot, and returns the folder they are in. Raises WorkspaceLockedError where another run is at work.
     """
