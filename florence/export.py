@@ -41,8 +41,10 @@ from florence.workspace.layout import list_rounds
 
 @dataclass(frozen=True, slots=True)
 class ExportChoice:
-    """What is exported. ``round``: of the labels, None for the last; ``split``: "all" for every one; ``tasks``: kinds of labels, none for all that the format holds;
-    ``pictures``: whether the images' files are written too.
+    """What to export.
+
+    ``round``: of the labels, None for the last. ``split``: "all" for every one. ``tasks``: annotation types, none for
+    all that the format holds. ``with_images``: whether to write the image files too.
     """
 
     format: str
@@ -55,8 +57,11 @@ class ExportChoice:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What was written, or would be. ``labels``: kind → number; ``left_out``: why labels are not in it → number; ``lost``: what the format cannot hold of
-    labels that are → number; ``renamed``: pictures that could not keep their names; ``turned``: pictures that were stored on their side.
+    """What was written, or would be.
+
+    ``labels``: annotation type → number. ``left_out``: why labels are not written → number. ``lost``: what the format
+    cannot hold of labels that are → number. ``renamed``: images that could not keep their file names. ``rotated``:
+    images that were stored on their side.
     """
 
     round: int
@@ -77,23 +82,25 @@ def export(
     dry_run: bool = False,
     progress: Progress = show_nothing,
 ) -> ExportResult:
-    """Write the labels of the snapshot ``data`` to the folder ``out``, whole or not at all; with ``dry_run`` only say what that would be.
+    """Write the labels of the snapshot ``data`` to the folder ``out``, whole or not at all.
 
-    ``force``: an earlier export in ``out`` is replaced. Raises SettingsError for a choice that cannot be made, StoreError where ``out`` is taken or cannot
-    be written, DataError where the snapshot has no such labels.
+    ``dry_run``: write nothing and return what would be written. ``force``: replace an earlier export in ``out``. Raises
+    SettingsError for a choice that is not allowed, StoreError where ``out`` is taken or cannot be written, DataError
+    where the snapshot has no such labels.
     """
-    form = _format(choice.format)
+    form = _get_format(choice.format)
     number = choose_export_round(data, choice.round)
-    kinds = _kinds(form, choice)
-    labels = _labels(data, number, choice, kinds)
-    survey = _survey(form, data, labels, choice, kinds, progress)
+    types = _select_types(choice)
+    labels = _read_labels(data, number, types)
+    survey = _survey_labels(form, data, labels, choice, types, progress)
     if dry_run:
-        return survey.told(number, rotated=0)
+        return survey.build_result(number, rotated=0)
     snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
     with replace_folder(out, force) as folder:
         rotated: list[str] = []
-        form.write(folder, _items(form, folder, data, labels, choice, survey, rotated, progress), survey.plan)
-        found = survey.told(number, len(rotated))
+        items = _write_images(form, folder, data, labels, choice, survey, rotated, progress)
+        form.write(folder, items, survey.plan)
+        found = survey.build_result(number, len(rotated))
         note = {
             "format": choice.format,
             "snapshot": snapshot.get("id"),
@@ -112,20 +119,20 @@ def export(
 
 
 def choose_export_round(data: Store, number: int | None) -> int:
-    """``number``, or the last round that has labels. Raises DataError where there are none of it."""
-    there = list_rounds(data)
-    if not there:
+    """Return ``number``, or the last round that has labels. Raises DataError where it has none."""
+    rounds = list_rounds(data)
+    if not rounds:
         raise DataError(f"{data.uri} has no labels; `florence loop` or `florence publish` makes some")
-    if number is not None and number not in there:
-        raise DataError(f"{data.uri} has no labels of round {number}; it has those of {', '.join(map(str, there))}")
-    return there[-1] if number is None else number
+    if number is not None and number not in rounds:
+        raise DataError(f"{data.uri} has no labels of round {number}; it has those of {', '.join(map(str, rounds))}")
+    return rounds[-1] if number is None else number
 
 
 @contextmanager
 def replace_folder(out: Path, force: bool) -> Iterator[Path]:
-    """An empty folder beside ``out``, which takes its place when the block has ended well. Raises StoreError where ``out`` is taken.
+    """Yield an empty folder beside ``out`` that takes its place when the block ends without an error.
 
-    ``force`` replaces a folder that an export has written, and no other: it might hold somebody's pictures.
+    ``force`` replaces a folder that an export has written, and no other. Raises StoreError where ``out`` is taken.
     """
     out = out.absolute()
     if out.is_file() or out.is_dir() and any(out.iterdir()):
@@ -133,7 +140,7 @@ def replace_folder(out: Path, force: bool) -> Iterator[Path]:
             how = (
                 "--force replaces it"
                 if (out / EXPORT_NOTE).is_file()
-                else "choose another folder: it is no export, so that it is not replaced"
+                else "choose another folder: it is no export, so it is not replaced"
             )
             raise StoreError(f"{out} is there already; {how}")
     part, before = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.before")
@@ -152,33 +159,36 @@ def replace_folder(out: Path, force: bool) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-# ---------------------------------------------------------------- what is chosen
+# ---------------------------------------------------------------- the choice
 
 
-def _format(name: str) -> Format:
+def _get_format(name: str) -> Format:
     if name not in list_writable_formats():
         raise SettingsError(
-            f"--format {name}: {'it is read only' if name in FORMATS.names() else 'there is no such format'}; written are {', '.join(list_writable_formats())}"
+            f"--format {name}: {'it is read only' if name in FORMATS.names() else 'there is no such format'}; "
+            f"allowed: {', '.join(list_writable_formats())}"
         )
     return FORMATS.get(name)()
 
 
-def _kinds(form: Format, choice: ExportChoice) -> tuple[str, ...]:
+def _select_types(choice: ExportChoice) -> tuple[str, ...]:
     if choice.split not in (*SPLITS, "all"):
         raise SettingsError(f"--split {choice.split}: one of {', '.join(SPLITS)} or all is expected")
     if bad := sorted(set(choice.tasks) - set(ANNOTATION_TYPES)):
-        raise SettingsError(f"--tasks {bad[0]}: there are no labels of that kind; known: {', '.join(ANNOTATION_TYPES)}")
-    return tuple(kind for kind in ANNOTATION_TYPES if kind in (choice.tasks or ANNOTATION_TYPES))
+        raise SettingsError(
+            f"--tasks {bad[0]}: there is no such annotation type; allowed: {', '.join(ANNOTATION_TYPES)}"
+        )
+    return tuple(task for task in ANNOTATION_TYPES if task in (choice.tasks or ANNOTATION_TYPES))
 
 
-def _labels(data: Store, number: int, choice: ExportChoice, kinds: tuple[str, ...]) -> pa.Table:
+def _read_labels(data: Store, number: int, types: tuple[str, ...]) -> pa.Table:
     labels = data.read_table(f"labels/round={number}/labels.parquet", filters=[("kept", "=", True)])
-    return labels.filter(pc.is_in(labels["task"], pa.array(kinds)))
+    return labels.filter(pc.is_in(labels["task"], pa.array(types)))
 
 
 @dataclass(frozen=True)
 class _Survey:
-    """What is known before anything is written. ``rows``: image id → its rows in the table of labels."""
+    """Names and numbers that formats need before anything is written. ``rows``: image id → rows of the labels."""
 
     plan: ExportPlan
     paths: Mapping[str, str]
@@ -188,38 +198,42 @@ class _Survey:
     left_out: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
 
-    def told(self, number: int, rotated: int) -> ExportResult:
+    def build_result(self, number: int, rotated: int) -> ExportResult:
         labels, left_out, lost = (dict(sorted(counter.items())) for counter in (self.labels, self.left_out, self.lost))
         return ExportResult(number, len(self.paths), labels, left_out, lost, self.renamed, rotated)
 
 
-def _survey(
-    form: Format, data: Store, labels: pa.Table, choice: ExportChoice, kinds: tuple[str, ...], progress: Progress
+def _survey_labels(
+    form: Format, data: Store, labels: pa.Table, choice: ExportChoice, types: tuple[str, ...], progress: Progress
 ) -> _Survey:
-    """Everything is looked at once before it is written: formats want names and numbers first."""
+    """Read everything once: formats need names and numbers first."""
     rows: dict[str, list[int]] = {}
     for k, image_id in enumerate(labels["image_id"].to_pylist()):
         rows.setdefault(image_id, []).append(k)
     records: list[ImageRecord] = []
     names: set[str] = set()
     splits: set[str] = set()
-    outlined = False
-    for record, _, found in _images(data, labels, rows, choice, progress):
+    has_polygons = False
+    for record, _, found in _read_images(data, labels, rows, choice, progress):
         records.append(record)
         splits.add(record.split)
         for row in found:
-            if row.task == OBJECTS and not _refusal(form, row, choice):
+            if row.task == OBJECTS and not _explain_refusal(form, row, choice):
                 names.add(row.text)
-                outlined = outlined or any(region.polygons for region in row.regions)
-    found_paths, renamed = assign_paths(records, by_stem=form.by_stem)
-    held = tuple(kind for kind in kinds if kind in form.annotation_types)
+                has_polygons = has_polygons or any(region.polygons for region in row.regions)
+    paths, renamed = assign_paths(records, by_stem=form.by_stem)
+    held = tuple(task for task in types if task in form.annotation_types)
     plan = ExportPlan(
-        tuple(sorted(names)), held, tuple(split for split in SPLITS if split in splits), outlined, choice.with_images
+        tuple(sorted(names)),
+        held,
+        tuple(split for split in SPLITS if split in splits),
+        has_polygons,
+        choice.with_images,
     )
-    survey = _Survey(plan, found_paths, renamed, rows)
-    for _, _, found in _images(data, labels, rows, choice):
+    survey = _Survey(plan, paths, renamed, rows)
+    for _, _, found in _read_images(data, labels, rows, choice):
         for row in found:
-            if reason := _refusal(form, row, choice):
+            if reason := _explain_refusal(form, row, choice):
                 survey.left_out[reason] += 1
                 continue
             survey.labels[row.task] += 1
@@ -228,13 +242,13 @@ def _survey(
     return survey
 
 
-def _refusal(form: Format, row: Annotation, choice: ExportChoice) -> str:
+def _explain_refusal(form: Format, row: Annotation, choice: ExportChoice) -> str:
     if choice.min_confidence > 0 and (row.confidence is None or row.confidence < choice.min_confidence):
-        return f"{row.task}: agreement below {choice.min_confidence:g}"
+        return f"{row.task}: confidence below {choice.min_confidence:g}"
     return form.explain_refusal(row)
 
 
-def _images(
+def _read_images(
     data: Store,
     labels: pa.Table,
     rows: Mapping[str, list[int]],
@@ -243,7 +257,7 @@ def _images(
     *,
     with_images: bool = False,
 ) -> Iterator[tuple[ImageRecord, bytes | None, list[Annotation]]]:
-    """Each image of the split with its labels, shard by shard; with its bytes where ``pictures`` are wanted."""
+    """Yield each image of the split with its bytes (``with_images``, else None) and labels, shard by shard."""
     names = data.names("images", ".parquet")
     for done, name in enumerate(names, start=1):
         filters = None if choice.split == "all" else [("split", "=", choice.split)]
@@ -258,7 +272,7 @@ def _images(
         progress("export", done, len(names))
 
 
-def _items(
+def _write_images(
     form: Format,
     folder: Path,
     data: Store,
@@ -268,10 +282,12 @@ def _items(
     rotated: list[str],
     progress: Progress,
 ) -> Iterator[LabelledImage]:
-    """What is written; each image's picture is, as it comes by."""
-    for record, content, rows in _images(data, labels, survey.rows, choice, progress, with_images=choice.with_images):
+    """Yield each image with its labels; write its file and note in ``rotated`` which were stored on their side."""
+    for record, content, rows in _read_images(
+        data, labels, survey.rows, choice, progress, with_images=choice.with_images
+    ):
         item = LabelledImage(
-            record, survey.paths[record.image_id], tuple(row for row in rows if not _refusal(form, row, choice))
+            record, survey.paths[record.image_id], tuple(row for row in rows if not _explain_refusal(form, row, choice))
         )
         if content is not None:
             if write_image(folder / form.image_path(item), content, record):
@@ -280,11 +296,11 @@ def _items(
 
 
 def write_image(path: Path, content: bytes, record: ImageRecord) -> bool:
-    """Write an image's file, upright, so that its labels' places are right for every program; returns whether it had to be turned."""
+    """Write an image's file upright, so that every program finds its regions; return whether it was rotated."""
     try:
-        stands = make_upright(content, record.name)
+        upright = make_upright(content, record.name)
     except ImageError:
-        stands = content  # as it is: its size could be told when it was collected
+        upright = content  # as it is: its size was read when it was collected
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(stands)
-    return stands is not content
+    path.write_bytes(upright)
+    return upright is not content

@@ -184,7 +184,7 @@ class ReviewImport:
 
 
 def import_review(workspace: Workspace, file: str) -> ReviewImport:
-    """Store the annotations of a Label Studio project as claims of `human`, which outrank all others from the next round.
+    """Store the annotations of a Label Studio project as claims of `human`; they outrank all others.
 
     They replace people's earlier claims about the same images; the same file again changes nothing. Labels of an
     exported project that a reviewer removed become claims that something is not there. Raises StoreError or DataError

@@ -117,10 +117,10 @@ def test_regions_are_judged_by_what_and_where(name: str, said, there, right):
     metric = METRICS.get(name)()
     prediction, reference = Prediction("a", "", regions(said, True)), Reference("a", "", regions(there, False))
     found = metric.grade([Prediction("z"), prediction], [Reference("z"), reference])
-    assert found.right.tolist() == right and found.examples.tolist() == [1] * len(said)
+    assert found.correct.tolist() == right and found.examples.tolist() == [1] * len(said)
     np.testing.assert_allclose(found.scores, [0.1 * (i + 1) for i in range(len(said))])
     # what no model has scored is not judged
-    assert not len(metric.grade([Prediction("a", "", regions(said, False))], [reference]).right)
+    assert not len(metric.grade([Prediction("a", "", regions(said, False))], [reference]).correct)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,10 @@ def test_regions_are_judged_by_what_and_where(name: str, said, there, right):
 )
 def test_texts_are_judged_by_their_words(name: str, text: str, right: bool):
     found = METRICS.get(name)().grade([Prediction("a", text, score=0.3)], [Reference("a", "cup")])
-    assert (found.right.tolist(), found.scores.tolist()) == ([right], [0.3])
+    assert (found.correct.tolist(), found.scores.tolist()) == ([right], [0.3])
 
 
 def test_captions_have_only_degrees():
     assert not len(
-        METRICS.get("caption")().grade([Prediction("a", "a cup", score=0.3)], [Reference("a", "a cup")]).right
+        METRICS.get("caption")().grade([Prediction("a", "a cup", score=0.3)], [Reference("a", "a cup")]).correct
     )

@@ -156,8 +156,8 @@ def test_what_is_chosen_is_what_is_written(workspace: Path, small_snapshot: Stor
     assert written == sorted(row.annotation_id for row in rows if row.confidence >= 0.6)
     note = json.loads((workspace / "out/florence-export.json").read_text())
     assert sum(note["left_out"].values()) == len(rows) - len(written) and set(note["left_out"]) <= {
-        "<OD>: agreement below 0.6",
-        "<CAPTION>: agreement below 0.6",
+        "<OD>: confidence below 0.6",
+        "<CAPTION>: confidence below 0.6",
     }
 
 
@@ -220,10 +220,10 @@ def test_an_export_that_fails_leaves_what_was_there(workspace: Path, small_snaps
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--format", "kitti"], "there is no such format; written are coco, jsonl, labelstudio, voc, yolo"),
+        (["--format", "kitti"], "there is no such format; allowed: coco, jsonl, labelstudio, voc, yolo"),
         (["--format", "snapshot"], "it is read only"),
         (["--format", "coco", "--split", "test"], "one of train, held_out, gold or all"),
-        (["--format", "coco", "--tasks", "OBJECTS"], "--tasks <OBJECTS>: there are no labels of that kind"),
+        (["--format", "coco", "--tasks", "OBJECTS"], "--tasks <OBJECTS>: there is no such annotation type"),
         (["--format", "coco", "--round", "5"], "has no labels of round 5; it has those of 0, 1"),
         (["--format", "coco", "--images", "link"], "copy or none"),
     ],

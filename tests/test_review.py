@@ -362,7 +362,7 @@ def test_skipped_and_unknown_tasks_are_told(parts: Parts):
         done(folder, [tasks[0], foreign, tasks[2]], lambda d, results: None if d["image_id"] == skipped else results),
     )
     assert result.images == 1 and result.unknown == ("elsewhere/x.jpg",) and "it was skipped" in result.problems[0]
-    with pytest.raises(DataError, match="none of its 1 images that somebody has looked at"):
+    with pytest.raises(DataError, match="none of its 1 annotated images"):
         import_review(
             workspace_of(settings, store, data), done(folder, [foreign], lambda _, results: results, "other.json")
         )

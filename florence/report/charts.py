@@ -24,7 +24,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line. ``style``: main, second or control, a class of the style sheet."""
+    """A named line. ``style``: main, second or shuffled, a class of the style sheet."""
 
     name: str
     style: str
@@ -32,7 +32,7 @@ class Series:
 
 
 def choose_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from at most ``low`` to at least ``high``."""
+    """Return round numbers, 1, 2 or 5 times a power of ten apart, from at most ``low`` to at least ``high``."""
     if high <= low:
         low, high = low - 0.05, high + 0.05
     raw = (high - low) / count
@@ -43,7 +43,7 @@ def choose_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def draw_lines(title: str, series: Sequence[Series]) -> Markup:
-    """Lines over rounds with interval bars. Series without points are left out; with none at all the result is empty."""
+    """Draw lines over rounds with interval bars; empty where no series has points."""
     lines = [s for s in series if s.points]
     if not lines:
         return Markup("")
@@ -51,8 +51,8 @@ def draw_lines(title: str, series: Sequence[Series]) -> Markup:
     bounds = [v for p in points for v in (p.value, p.low, p.high) if v is not None]
     scale = choose_ticks(min(bounds), max(bounds))
     rounds = sorted({p.round for p in points})
-    x = _placing(rounds[0], rounds[-1], LEFT + 22, WIDTH - RIGHT - 22)
-    y = _placing(scale[0], scale[-1], HEIGHT - BOTTOM, TOP)
+    x = _make_scale(rounds[0], rounds[-1], LEFT + 22, WIDTH - RIGHT - 22)
+    y = _make_scale(scale[0], scale[-1], HEIGHT - BOTTOM, TOP)
     parts = [
         Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
         Markup("<title>{}</title>").format(title),
@@ -60,7 +60,8 @@ def draw_lines(title: str, series: Sequence[Series]) -> Markup:
     for tick in scale:
         parts.append(
             Markup(
-                '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+                '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
+                '<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
             ).format(LEFT, WIDTH - RIGHT, y(tick), y(tick), LEFT - 6, y(tick) + 4, f"{tick:g}")
         )
     for number in rounds:
@@ -71,17 +72,17 @@ def draw_lines(title: str, series: Sequence[Series]) -> Markup:
         )
     offset = -(len(lines) - 1) * 3.0
     for index, line in enumerate(lines):
-        parts.append(_line(line, lambda r, shift=offset + index * 6: x(r) + shift, y))
+        parts.append(_draw_line(line, lambda r, shift=offset + index * 6: x(r) + shift, y))
     return Markup("").join([*parts, Markup("</svg>")])
 
 
 def draw_histogram(title: str, edges: Sequence[float], shares: Sequence[float]) -> Markup:
-    """Bars of the ``shares`` (n,) of what lies between two ``edges`` (n + 1,) each; empty without any."""
+    """Draw bars of the ``shares`` (n,) between ``edges`` (n + 1,); empty without any."""
     if not shares:
         return Markup("")
     scale = choose_ticks(0, max(shares))
-    y = _placing(scale[0], scale[-1], HEIGHT - BOTTOM, TOP)
-    x = _placing(0, len(shares), LEFT + 6, WIDTH - RIGHT)
+    y = _make_scale(scale[0], scale[-1], HEIGHT - BOTTOM, TOP)
+    x = _make_scale(0, len(shares), LEFT + 6, WIDTH - RIGHT)
     parts = [
         Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
         Markup("<title>{}</title>").format(title),
@@ -89,7 +90,8 @@ def draw_histogram(title: str, edges: Sequence[float], shares: Sequence[float]) 
     for tick in scale:
         parts.append(
             Markup(
-                '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+                '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
+                '<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
             ).format(LEFT, WIDTH - RIGHT, y(tick), y(tick), LEFT - 6, y(tick) + 4, f"{100 * tick:g} %")
         )
     for k, share in enumerate(shares):
@@ -113,16 +115,16 @@ def draw_histogram(title: str, edges: Sequence[float], shares: Sequence[float]) 
     return Markup("").join([*parts, Markup("</svg>")])
 
 
-def _placing(low: float, high: float, start: float, end: float):
+def _make_scale(low: float, high: float, start: float, end: float):
     def place(value: float) -> float:
         return (start + end) / 2 if high == low else start + (value - low) / (high - low) * (end - start)
 
     return place
 
 
-def _line(series: Series, x, y) -> Markup:
-    places = " ".join(f"{x(p.round):.1f},{y(p.value):.1f}" for p in series.points)
-    parts = [Markup('<g class="{}"><polyline points="{}"/>').format(series.style, places)]
+def _draw_line(series: Series, x, y) -> Markup:
+    points = " ".join(f"{x(p.round):.1f},{y(p.value):.1f}" for p in series.points)
+    parts = [Markup('<g class="{}"><polyline points="{}"/>').format(series.style, points)]
     for p in series.points:
         if p.low is not None and p.high is not None:
             parts.append(
@@ -130,18 +132,18 @@ def _line(series: Series, x, y) -> Markup:
                     x(p.round), y(p.low), y(p.high)
                 )
             )
-        said = f"{series.name}, round {p.round}: {p.value:.3f}" + (
+        title = f"{series.name}, round {p.round}: {p.value:.3f}" + (
             f" ({p.low:.3f} to {p.high:.3f})" if p.low is not None and p.high is not None else ""
         )
         parts.append(
             Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
-                x(p.round), y(p.value), said
+                x(p.round), y(p.value), title
             )
         )
     return Markup("").join([*parts, Markup("</g>")])
 
 
 def draw_legend(series: Sequence[Series]) -> Markup:
-    """The names of series beside their colours."""
+    """Draw the names of series beside their colours."""
     items = [Markup('<span class="key {}">{}</span>').format(s.style, escape(s.name)) for s in series if s.points]
     return Markup("").join(items)

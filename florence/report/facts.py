@@ -1,6 +1,6 @@
-"""The facts of a loop, as they stand in build/loop.json: what the report, the tracker and the command line tell from.
+"""The facts of a loop as build/loop.json holds them, for the report, the tracker and the command line.
 
-Every part that a round did not have is None or empty, and the report says so; nothing is filled in.
+A part that a round did not have is None or empty, and the report says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True, slots=True)
 class ImageCount:
-    """How many images of one source and split the snapshot has."""
+    """The number of images of one source and split in the snapshot."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     source: str
@@ -29,7 +29,7 @@ class ImageCount:
 
 @dataclass(frozen=True, slots=True)
 class TypeCount:
-    """How many labels of one kind were kept and how many dropped."""
+    """The numbers of labels of one annotation type that were kept and dropped."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     task: str
@@ -39,7 +39,7 @@ class TypeCount:
 
 @dataclass(frozen=True, slots=True)
 class DropCount:
-    """How many labels of one kind were dropped for one reason."""
+    """The number of labels of one annotation type that were dropped for one reason."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     task: str
@@ -49,7 +49,7 @@ class DropCount:
 
 @dataclass(frozen=True, slots=True)
 class RejectedFile:
-    """A file that could not be used as an image, and why."""
+    """A file that cannot be used as an image, and why."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     source: str
@@ -60,10 +60,10 @@ class RejectedFile:
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """Labels of a round measured against what is known to be right.
+    """The quality of a round's labels of one annotation type under one measure.
 
-    ``value``: mean over ``n`` images of the measure ``metric``; ``low``, ``high``: its 95% bootstrap interval;
-    ``reference``: truth or human; ``split``: gold, or train (for the report only: nothing is decided by it).
+    ``value``: mean of ``metric`` over ``n`` images. ``low``, ``high``: its 95% bootstrap interval. ``reference``: truth
+    or human. ``split``: gold, or train (for the report only; nothing is decided by it).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -79,9 +79,9 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True)
 class LabelGain:
-    """The change of a label quality against round ``since``, paired over ``n`` images, with its 95% interval.
+    """The change of label quality since round ``since``, paired over ``n`` images, with its 95% interval.
 
-    ``without_student``: the same change with the student's vote switched off, where it was measured.
+    ``without_student``: the same change without the student's vote, where it was measured.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -100,9 +100,10 @@ class LabelGain:
 class TaskScore:
     """A model's score on held-out images.
 
-    ``value``: None where nothing could be scored; ``invalid``: share of answers that were not in the task's grammar;
-    ``reference``: truth, human or consensus; ``control``: the same score with the images shuffled, None if not run. ``calibration``: expected
-    calibration error of the answers' own scores, and of confidences made of them; None where it could not be told.
+    ``value``: None where nothing could be scored. ``invalid``: share of answers that broke the task's grammar.
+    ``reference``: truth, human or consensus. ``shuffled``: the same score with the images shuffled, None if not run.
+    ``calibration``: expected calibration error of the answers' scores, and of their confidences; None where it was not
+    measured.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -120,8 +121,11 @@ class TaskScore:
 
 @dataclass(frozen=True, slots=True)
 class Churn:
-    """How the labels of one kind changed since the last round. ``value``: the share that did (0 … 1); ``same``, ``renamed`` (another text in the same place), ``moved`` (the
-    same text in another place), ``added``, ``removed``: labels; ``without_student``: the share that would have changed with the student's vote switched off, where it was tried.
+    """The changes of the labels of one annotation type since the last round.
+
+    ``value``: the share that changed, 0…1. ``same``, ``renamed`` (another text with the same box), ``moved`` (the same
+    text with another box), ``added``, ``removed``: numbers of labels. ``without_student``: the share that would have
+    changed without the student's vote, where it was tried.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -137,9 +141,10 @@ class Churn:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatorActivity:
-    """Who annotated, and what came of it. ``images``: looked at; ``missing``: not looked at yet, and ``why``; ``calls``, ``tokens``, ``cost``: in all runs.
+    """The work of one annotator.
 
-    ``role``: see `florence.records.AnnotatorProfile`; ``device``, ``batch``: as they are set.
+    ``role``: see `florence.records.AnnotatorProfile`. ``device``, ``batch_size``: as set. ``images``: finished.
+    ``missing``: still to annotate, and the ``missing_reason``. ``calls``, ``tokens``, ``cost``: usage in all runs.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -159,10 +164,10 @@ class AnnotatorActivity:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatorQuality:
-    """An annotator in this round. ``reliability``: the weight (0 … 1) that the consensus estimated for it on ``task``, without truth, if it did; ``measured``: what its
-    claims are worth on gold images under ``metric``, where truth or people's labels are known.
+    """The quality of one annotator's claims of one annotation type in this round.
 
-    ``failed``: images it looked at in vain.
+    ``reliability``: the weight, 0…1, that the consensus estimated without truth, if it did. ``failed``: images on which
+    the annotator failed. ``measured``: the quality on gold images under ``metric``, where they have references.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -178,8 +183,9 @@ class AnnotatorQuality:
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityByName:
-    """How well an annotator sees the objects of one name: ``estimated``, the share (0 … 1) of them that it sees and names right, without truth; ``measured``, the same of
-    the ``n`` that gold images are known to have, None where that is none.
+    """The share, 0…1, of the objects of one name that an annotator finds and names correctly.
+
+    ``estimated``: without truth. ``measured``: of the ``n`` objects of that name in gold images; None without any.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -220,7 +226,7 @@ class RoundFacts:
 
 @dataclass(frozen=True, slots=True)
 class LoopFacts:
-    """A loop's rounds, in order. ``version``: of this form; an older one is refused."""
+    """The rounds of a loop, in order. ``version``: of this form; an older one is refused."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     loop_id: str
@@ -228,12 +234,12 @@ class LoopFacts:
     version: Literal[2] = 2
 
     def with_round(self, facts: RoundFacts) -> LoopFacts:
-        """These facts with one round added, or replaced where there is one of its number; rounds stay in order."""
+        """Return these facts with one round added or replaced; rounds stay in order."""
         others = [r for r in self.rounds if r.round != facts.round]
         return dataclasses.replace(self, rounds=tuple(sorted([*others, facts], key=lambda r: r.round)))
 
     def to_json(self) -> str:
-        """The facts as JSON, the same text for the same facts. Raises DataError where a figure is not finite."""
+        """Return the facts as JSON. Raises DataError where a figure is not finite."""
         try:
             return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         except ValueError as error:
@@ -243,7 +249,8 @@ class LoopFacts:
     def from_json(cls, text: str | bytes, where: str = "loop.json") -> LoopFacts:
         """Return the facts of a JSON text.
 
-        Raises OldFormatError for an older version, DataError naming each key that is missing, unknown or of the wrong type.
+        Raises OldFormatError for an older version, DataError with each key that is missing, unknown or of the wrong
+        type.
         """
         try:
             version = json.loads(text)["version"]

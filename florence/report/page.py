@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from florence.errors import DataError
@@ -24,7 +25,7 @@ SECTIONS = (
     ("statistics", "Statistics"),
     ("gallery", "Gallery"),
     ("change", "Before and after"),
-    ("disputed", "Disagreements"),
+    ("uncertain", "Least confident"),
     ("lineage", "Lineage and time"),
 )
 
@@ -41,14 +42,14 @@ class Chart:
 def build_report(facts: LoopFacts, data: Store, out: Path) -> Path:
     """Write the page of the loop's last round and return its path.
 
-    ``data``: the snapshot of that round; ``out``: a folder that gets ``round-<N>/index.html`` (one self-contained file)
-    and the same page as ``index.html``. Pages of earlier rounds in ``out`` stay and are linked. What the facts or
-    the snapshot do not have is said on the page. Raises DataError without rounds, StoreError where the snapshot is damaged.
+    ``data``: the snapshot of that round. ``out``: a folder that gets ``round-<N>/index.html``, one self-contained file,
+    and the same page as ``index.html``; pages of earlier rounds stay and are linked. Raises DataError without rounds,
+    StoreError where the snapshot is damaged.
     """
     if not facts.rounds:
         raise DataError(f"loop {facts.loop_id} has no round to report; `florence loop` makes one")
     last = facts.rounds[-1]
-    context = _context(facts, last, data, out)
+    context = _build_context(facts, last, data, out)
     store = Store(str(out))
     # The page twice instead of a redirect: headless browsers that take a picture do not follow one.
     store.write_bytes(f"round-{last.round}/index.html", _render("report.html", up="../", **context).encode())
@@ -57,8 +58,6 @@ def build_report(facts: LoopFacts, data: Store, out: Path) -> Path:
 
 
 def _render(template: str, **context: Any) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(
         loader=PackageLoader("florence.report"),
         autoescape=True,
@@ -69,12 +68,12 @@ def _render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(**context)
 
 
-def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict[str, Any]:
-    pictures = gallery.SnapshotImages(data)
-    labels = pictures.labels(last.round)
+def _build_context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict[str, Any]:
+    images = gallery.SnapshotImages(data)
+    labels = images.read_labels(last.round)
     earlier = [r for r in facts.rounds if r.round < last.round]
-    before = pictures.labels(earlier[-1].round) if earlier else labels.slice(0, 0)
-    changed, changed_cards = gallery.draw_changes(pictures, before, labels if earlier else before)
+    before = images.read_labels(earlier[-1].round) if earlier else labels.slice(0, 0)
+    changed, changed_cards = gallery.draw_changes(images, before, labels if earlier else before)
     statistics = data.read_json("statistics.json") if data.exists("statistics.json") else None
     style = resources.files("florence.report").joinpath("templates/report.css").read_text(encoding="utf-8")
     return {
@@ -83,11 +82,11 @@ def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict
         "round": last,
         "sections": SECTIONS,
         "others": [r.round for r in earlier if (out / f"round-{r.round}" / "index.html").exists()],
-        "tiles": _tiles(last),
-        "quality_charts": _quality_charts(facts),
+        "tiles": _list_tiles(last),
+        "quality_charts": _draw_quality_charts(facts),
         "quality": tables.tabulate_quality(facts),
         "gains": tables.tabulate_gains(last),
-        "score_charts": _score_charts(facts) if len(facts.rounds) > 1 else [],
+        "score_charts": _draw_score_charts(facts) if len(facts.rounds) > 1 else [],
         "scores": tables.tabulate_scores(last),
         "images": tables.tabulate_images(last),
         "counts": tables.tabulate_counts(last),
@@ -98,26 +97,26 @@ def _context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict
         "reliability_by_name": tables.tabulate_reliability_by_name(last),
         "table2": tables.tabulate_table2(statistics) if statistics else None,
         "table3": tables.tabulate_table3(statistics) if statistics else None,
-        "boxes": _box_charts(statistics) if statistics else [],
-        "groups": gallery.gallery(pictures, labels),
+        "boxes": _draw_box_charts(statistics) if statistics else [],
+        "galleries": gallery.build_galleries(images, labels),
         "previous": earlier[-1].round if earlier else None,
         "changed": changed,
         "changed_cards": changed_cards,
         "colours": {
-            "removed": gallery.css_colour(gallery.REMOVED),
-            "added": gallery.css_colour(gallery.ADDED),
-            "same": gallery.css_colour(gallery.SAME),
+            "removed": gallery.format_css(gallery.REMOVED),
+            "added": gallery.format_css(gallery.ADDED),
+            "same": gallery.format_css(gallery.SAME),
         },
         "churn": tables.tabulate_churn(last),
-        "disputed": gallery.draw_uncertain_images(
-            pictures, labels, {(a.name, a.version) for a in last.annotator_quality}
+        "uncertain": gallery.draw_uncertain_images(
+            images, labels, {(a.name, a.version) for a in last.annotator_quality}
         ),
         "lineage": tables.tabulate_lineage(last),
         "seconds": tables.tabulate_seconds(last),
     }
 
 
-def _tiles(facts: RoundFacts) -> list[Cell]:
+def _list_tiles(facts: RoundFacts) -> list[Cell]:
     tiles = [
         Cell(tables.format_count(sum(i.images for i in facts.images)), "images"),
         Cell(tables.format_count(sum(c.kept for c in facts.counts)), "labels kept"),
@@ -136,36 +135,36 @@ def _tiles(facts: RoundFacts) -> list[Cell]:
     return [*tiles, Cell(facts.model_version or "none", "model version")]
 
 
-def _quality_charts(facts: LoopFacts) -> list[Chart]:
+def _draw_quality_charts(facts: LoopFacts) -> list[Chart]:
     found: dict[tuple[str, str, str], dict[str, list[Point]]] = {}
     for r in facts.rounds:
         for q in r.label_quality:
             lines = found.setdefault((q.task, q.metric, q.reference), {"gold": [], "train": []})
             lines.setdefault(q.split, []).append(Point(r.round, q.value, q.low, q.high))
     return [
-        _chart(
-            _titled(task, metric, reference),
+        _make_chart(
+            _make_title(task, metric, reference),
             [Series("gold", "main", tuple(lines["gold"])), Series("training", "second", tuple(lines["train"]))],
         )
         for (task, metric, reference), lines in sorted(found.items())
     ]
 
 
-def _score_charts(facts: LoopFacts) -> list[Chart]:
+def _draw_score_charts(facts: LoopFacts) -> list[Chart]:
     found: dict[tuple[str, str, str], tuple[list[Point], list[Point]]] = {}
     for r in facts.rounds:
         for s in r.scores:
-            students, controls = found.setdefault((s.task, s.metric, s.reference), ([], []))
+            students, baselines = found.setdefault((s.task, s.metric, s.reference), ([], []))
             if s.value is not None:
                 students.append(Point(r.round, s.value, s.low, s.high))
             if s.shuffled is not None:
-                controls.append(Point(r.round, s.shuffled))
+                baselines.append(Point(r.round, s.shuffled))
     return [
-        _chart(
-            _titled(task, metric, reference),
-            [Series("student", "main", tuple(students)), Series("shuffled images", "control", tuple(controls))],
+        _make_chart(
+            _make_title(task, metric, reference),
+            [Series("student", "main", tuple(students)), Series("shuffled images", "shuffled", tuple(baselines))],
         )
-        for (task, metric, reference), (students, controls) in found.items()
+        for (task, metric, reference), (students, baselines) in found.items()
         if students
     ]
 
@@ -176,10 +175,10 @@ BOXES = {
     "centre_x": "Centre, from the left",
     "centre_y": "Centre, from the top",
 }
-"""What is told of the boxes in statistics.json, and the titles of the plots."""
+"""Keys of the boxes in statistics.json, and the titles of their plots."""
 
 
-def _box_charts(statistics: Mapping[str, Any]) -> list[Chart]:
+def _draw_box_charts(statistics: Mapping[str, Any]) -> list[Chart]:
     found = statistics.get("boxes", {})
     return [
         Chart(title, charts.draw_histogram(title, found[name]["edges"], found[name]["shares"]), Markup(""))
@@ -188,9 +187,9 @@ def _box_charts(statistics: Mapping[str, Any]) -> list[Chart]:
     ]
 
 
-def _titled(task: str, metric: str, reference: str) -> str:
+def _make_title(task: str, metric: str, reference: str) -> str:
     return f"{task} {metric}" if reference == "truth" else f"{task} {metric} ({reference})"
 
 
-def _chart(title: str, series: list[Series]) -> Chart:
+def _make_chart(title: str, series: list[Series]) -> Chart:
     return Chart(title, charts.draw_lines(title, series), charts.draw_legend(series))

@@ -10,41 +10,41 @@ from florence.report.tables import format_figure, format_interval
 
 WIDTH = 110
 NAME, ROUND, MORE = 44, 9, 39
-"""Characters of the first column, of each round's, and of what is said of the last round's figures."""
+"""Characters of the first column, of each round's, and of the last round's interval, images and baseline."""
 SHOWN = (WIDTH - NAME - MORE) // ROUND
-"""Rounds that fit; of more, the last are shown."""
+"""Rounds that fit; the last ones are shown."""
 
 Figures = Mapping[str, tuple[str, ...]]
-"""What is measured → its value, interval, images and control in one round."""
+"""What is measured → value, interval, images and shuffled-image baseline in one round."""
 
 
 def summarize_rounds(facts: LoopFacts) -> str:
-    """Per round: labels kept and dropped, their quality, the model's held-out scores, the decision; at most 110 characters wide.
+    """Return a table of at most 110 characters: labels, their quality, held-out scores and the decision of each round.
 
-    Beside the figures of the last round stand their interval and images, and for scores the control with shuffled images.
+    Beside the figures of the last round stand their interval and images, and for scores the shuffled-image baseline.
     """
     if not facts.rounds:
         return "no round has been made"
     rounds = facts.rounds[-SHOWN:]
-    lines = [_line("round", [str(r.round) for r in rounds], "last: interval", "images", "shuffled")]
+    lines = [_format_line("round", [str(r.round) for r in rounds], "last: interval", "images", "shuffled")]
     lines.append("-" * len(lines[0]))
-    lines.append(_line("labels kept", [f"{sum(c.kept for c in r.counts):,}" for r in rounds]))
-    lines.append(_line("labels dropped", [f"{sum(c.dropped for c in r.counts):,}" for r in rounds]))
-    lines += _part("label quality on gold images", [_quality(r) for r in rounds])
+    lines.append(_format_line("labels kept", [f"{sum(c.kept for c in r.counts):,}" for r in rounds]))
+    lines.append(_format_line("labels dropped", [f"{sum(c.dropped for c in r.counts):,}" for r in rounds]))
+    lines += _format_part("label quality on gold images", [_list_quality(r) for r in rounds])
     if any(r.label_quality_gain for r in rounds):
-        lines += _part(
+        lines += _format_part(
             "label quality gained since an earlier round (last column: without the student)",
-            [_gains(r) for r in rounds],
+            [_list_gains(r) for r in rounds],
         )
-    lines += _part("held-out scores", [_scores(r) for r in rounds])
-    lines += ["", _line("decision", [r.decision or "none" for r in rounds])]
+    lines += _format_part("held-out scores", [_list_scores(r) for r in rounds])
+    lines += ["", _format_line("decision", [r.decision or "none" for r in rounds])]
     for r in rounds:
         if r.reason:
             lines += textwrap.wrap(f"round {r.round}: {r.reason}", WIDTH, subsequent_indent="  ")
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _quality(facts: RoundFacts) -> Figures:
+def _list_quality(facts: RoundFacts) -> Figures:
     return {
         f"{q.task} {q.metric} ({q.reference})": (format_figure(q.value), format_interval(q.low, q.high), str(q.n))
         for q in facts.label_quality
@@ -52,8 +52,8 @@ def _quality(facts: RoundFacts) -> Figures:
     }
 
 
-def _gains(facts: RoundFacts) -> Figures:
-    """Of kinds that changed."""
+def _list_gains(facts: RoundFacts) -> Figures:
+    """Return the gains of annotation types that changed."""
     return {
         f"{g.task} {g.metric} (since {g.since})": (
             f"{g.value:+.3f}",
@@ -66,7 +66,7 @@ def _gains(facts: RoundFacts) -> Figures:
     }
 
 
-def _scores(facts: RoundFacts) -> Figures:
+def _list_scores(facts: RoundFacts) -> Figures:
     return {
         f"{s.task} {s.metric} ({s.reference})": (
             format_figure(s.value),
@@ -78,12 +78,12 @@ def _scores(facts: RoundFacts) -> Figures:
     }
 
 
-def _part(title: str, rounds: Sequence[Figures]) -> list[str]:
+def _format_part(title: str, rounds: Sequence[Figures]) -> list[str]:
     names = dict.fromkeys(name for figures in rounds for name in figures)
     if not names:
         return ["", f"{title}: none"]
     lines = [
-        _line(
+        _format_line(
             f"  {name}",
             [figures.get(name, (format_figure(None),))[0] for figures in rounds],
             *rounds[-1].get(name, ("",))[1:],
@@ -93,7 +93,7 @@ def _part(title: str, rounds: Sequence[Figures]) -> list[str]:
     return ["", title, *lines]
 
 
-def _line(name: str, cells: Sequence[str], between: str = "", images: str = "", shuffled: str = "") -> str:
+def _format_line(name: str, cells: Sequence[str], between: str = "", images: str = "", shuffled: str = "") -> str:
     short = name if len(name) <= NAME else f"{name[: NAME - 1]}…"
     return (
         f"{short:<{NAME}}" + "".join(f"{cell:>{ROUND}}" for cell in cells) + f"{between:>18}{images:>10}{shuffled:>11}"

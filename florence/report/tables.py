@@ -1,4 +1,4 @@
-"""The report's tables: facts in, rows of cells out."""
+"""The tables of the report, made of a loop's facts."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ class Table:
 
 
 def format_figure(value: float | None, digits: int = 3) -> str:
-    """A figure as people read it; a dash for none."""
+    """Return a figure with ``digits`` decimals; a dash for none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def format_count(value: int) -> str:
-    """A count with thin spaces between thousands."""
+    """Return a count with thin spaces between thousands."""
     return f"{value:,}".replace(",", "\u202f")
 
 
 def format_interval(low: float | None, high: float | None) -> str:
-    """The interval in brackets; empty where there is none."""
+    """Return the interval in brackets; empty where there is none."""
     return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
 
 
-def _head(*names: str) -> tuple[Cell, ...]:
-    """Names of columns; one that starts with > is of numbers."""
+def _make_head(*names: str) -> tuple[Cell, ...]:
+    """Return the head of a table; a name that starts with > is of a column of numbers."""
     return tuple(Cell(name.lstrip(">"), style="n" if name.startswith(">") else "") for name in names)
 
 
-def _number(text: str, small: str = "", style: str = "") -> Cell:
+def _number_cell(text: str, small: str = "", style: str = "") -> Cell:
     return Cell(text, small, f"n {style}".strip())
 
 
 def tabulate_quality(facts: LoopFacts) -> Table | None:
-    """Label quality of every round, one row a measure and split."""
+    """Return label quality by round, a row for each measure and split."""
     rounds = [r for r in facts.rounds if r.label_quality]
     if not rounds:
         return None
@@ -65,58 +65,70 @@ def tabulate_quality(facts: LoopFacts) -> Table | None:
         for r in rounds:
             found = [q for q in r.label_quality if (q.split, q.task, q.metric, q.reference) == key]
             cells.append(
-                _number(
+                _number_cell(
                     format_figure(found[0].value),
                     f"{format_interval(found[0].low, found[0].high)} n {found[0].n}".strip(),
                 )
                 if found
-                else _number("–")
+                else _number_cell("–")
             )
         split, task, metric, reference = key
         rows.append((Cell(task), Cell(metric), Cell(split), Cell(reference), *cells))
-    return Table(_head("Kind", "Measure", "Split", "Reference", *(f">Round {r.round}" for r in rounds)), tuple(rows))
+    return Table(
+        _make_head("Annotation type", "Measure", "Split", "Reference", *(f">Round {r.round}" for r in rounds)),
+        tuple(rows),
+    )
 
 
 def tabulate_gains(facts: RoundFacts) -> Table | None:
-    """What this round's labels gained on an earlier round's."""
+    """Return the gains of this round's labels since an earlier round."""
     rows = []
     for g in facts.label_quality_gain:
-        sure = "up" if g.low is not None and g.low > 0 else "down" if g.high is not None and g.high < 0 else ""
+        style = "up" if g.low is not None and g.low > 0 else "down" if g.high is not None and g.high < 0 else ""
         rows.append(
             (
                 Cell(g.task),
                 Cell(g.metric),
                 Cell(g.split),
                 Cell(f"round {g.since}"),
-                _number(f"{g.value:+.3f}", format_interval(g.low, g.high), sure),
-                _number(format_count(g.n)),
-                _number("–" if g.without_student is None else f"{g.without_student:+.3f}"),
+                _number_cell(f"{g.value:+.3f}", format_interval(g.low, g.high), style),
+                _number_cell(format_count(g.n)),
+                _number_cell("–" if g.without_student is None else f"{g.without_student:+.3f}"),
             )
         )
-    head = _head("Kind", "Measure", "Split", "Since", ">Gain", ">Images", ">Without the student's vote")
+    head = _make_head("Annotation type", "Measure", "Split", "Since", ">Gain", ">Images", ">Without the student's vote")
     return Table(head, tuple(rows)) if rows else None
 
 
 def tabulate_scores(facts: RoundFacts) -> Table | None:
-    """The model's scores, with what each was measured against and its control."""
+    """Return the model's scores with their references and shuffled-image baselines."""
     rows = tuple(
         (
             Cell(s.task),
             Cell(s.metric),
-            _number(format_figure(s.value), format_interval(s.low, s.high)),
-            _number(format_figure(s.shuffled)),
-            _number(format_count(s.n)),
-            _number(f"{100 * s.invalid:.2f} %"),
-            _number(format_figure(s.calibration[1]), f"scores {s.calibration[0]:.3f}")
+            _number_cell(format_figure(s.value), format_interval(s.low, s.high)),
+            _number_cell(format_figure(s.shuffled)),
+            _number_cell(format_count(s.n)),
+            _number_cell(f"{100 * s.invalid:.2f} %"),
+            _number_cell(format_figure(s.calibration[1]), f"scores {s.calibration[0]:.3f}")
             if s.calibration
-            else _number("–"),
+            else _number_cell("–"),
             Cell(s.reference),
         )
         for s in facts.scores
     )
     return (
         Table(
-            _head("Task", "Measure", ">Score", ">Shuffled", ">Images", ">Invalid", ">Calibration error", "Reference"),
+            _make_head(
+                "Task",
+                "Measure",
+                ">Score",
+                ">Shuffled images",
+                ">Images",
+                ">Invalid",
+                ">Calibration error",
+                "Reference",
+            ),
             rows,
         )
         if rows
@@ -125,7 +137,7 @@ def tabulate_scores(facts: RoundFacts) -> Table | None:
 
 
 def tabulate_images(facts: RoundFacts) -> Table | None:
-    """Images by source and split."""
+    """Return the images by source and split."""
     if not facts.images:
         return None
     splits = sorted({i.split for i in facts.images}, key=lambda s: (s != "train", s))
@@ -135,67 +147,71 @@ def tabulate_images(facts: RoundFacts) -> Table | None:
     rows = []
     for source in sorted({i.source for i in facts.images}):
         per = [number[source, split] for split in splits]
-        rows.append((Cell(source), *(_number(format_count(n)) for n in per), _number(format_count(sum(per)))))
-    return Table(_head("Source", *(f">{s.replace('_', ' ')}" for s in splits), ">all"), tuple(rows))
+        rows.append((Cell(source), *(_number_cell(format_count(n)) for n in per), _number_cell(format_count(sum(per)))))
+    return Table(_make_head("Source", *(f">{s.replace('_', ' ')}" for s in splits), ">all"), tuple(rows))
 
 
 def tabulate_counts(facts: RoundFacts) -> Table | None:
-    """Labels kept and dropped by kind."""
+    """Return the labels kept and dropped by annotation type."""
     rows = []
     for c in facts.counts:
         total = c.kept + c.dropped
         rows.append(
             (
                 Cell(c.task),
-                _number(format_count(c.kept)),
-                _number(format_count(c.dropped)),
+                _number_cell(format_count(c.kept)),
+                _number_cell(format_count(c.dropped)),
                 Cell("", bar=c.kept / total if total else None),
             )
         )
-    return Table(_head("Kind", ">Kept", ">Dropped", "Share kept"), tuple(rows)) if rows else None
+    return Table(_make_head("Annotation type", ">Kept", ">Dropped", "Share kept"), tuple(rows)) if rows else None
 
 
 def tabulate_drops(facts: RoundFacts) -> Table | None:
-    """Dropped labels by kind and reason, the most frequent first."""
+    """Return dropped labels by annotation type and reason, the most frequent first."""
     ordered = sorted(facts.drops, key=lambda d: (-d.count, d.task, d.reason))
-    rows = tuple((Cell(d.reason.replace("_", " ")), Cell(d.task), _number(format_count(d.count))) for d in ordered)
-    return Table(_head("Reason", "Kind", ">Labels"), rows) if rows else None
+    rows = tuple((Cell(d.reason.replace("_", " ")), Cell(d.task), _number_cell(format_count(d.count))) for d in ordered)
+    return Table(_make_head("Reason", "Annotation type", ">Labels"), rows) if rows else None
 
 
 def tabulate_rejected_files(facts: RoundFacts) -> Table | None:
-    """Files that could not be used."""
+    """Return the files that cannot be used."""
     rows = tuple(
         (Cell(s.name), Cell(s.source), Cell(s.reason.replace("_", " ")), Cell(s.detail)) for s in facts.rejected_files
     )
-    return Table(_head("File", "Source", "Reason", "Detail"), rows) if rows else None
+    return Table(_make_head("File", "Source", "Reason", "Detail"), rows) if rows else None
 
 
 def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
-    """Who annotated, what it was asked and what it cost; without cost where nobody has any."""
-    spent = any(a.calls or a.tokens or a.cost for a in facts.annotator_activity)
+    """Return the work and usage of annotators; without columns of cost where none has any."""
+    has_usage = any(a.calls or a.tokens or a.cost for a in facts.annotator_activity)
     rows = []
     for a in facts.annotator_activity:
-        told = (
+        cells = (
             Cell(a.name, a.version),
             Cell(a.role),
             Cell(a.device),
-            _number(format_count(a.batch_size)),
-            _number(format_count(a.images)),
+            _number_cell(format_count(a.batch_size)),
+            _number_cell(format_count(a.images)),
         )
         cost = (
-            (_number(format_count(a.calls)), _number(format_count(a.tokens)), _number(format_figure(a.cost, 2)))
-            if spent
+            (
+                _number_cell(format_count(a.calls)),
+                _number_cell(format_count(a.tokens)),
+                _number_cell(format_figure(a.cost, 2)),
+            )
+            if has_usage
             else ()
         )
         rows.append(
             (
-                *told,
-                _number(format_count(a.missing), a.missing_reason, "down" if a.missing else ""),
-                _number(format_count(a.claims)),
+                *cells,
+                _number_cell(format_count(a.missing), a.missing_reason, "down" if a.missing else ""),
+                _number_cell(format_count(a.claims)),
                 *cost,
             )
         )
-    head = _head(
+    head = _make_head(
         "Annotator",
         "Role",
         "Device",
@@ -203,64 +219,67 @@ def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
         ">Images",
         ">Missing",
         ">Claims",
-        *((">Calls", ">Tokens", ">Cost") if spent else ()),
+        *((">Calls", ">Tokens", ">Cost") if has_usage else ()),
     )
     return Table(head, tuple(rows)) if rows else None
 
 
 def tabulate_annotator_quality(facts: RoundFacts) -> Table | None:
-    """What annotators claimed of each kind, how reliable they were found to be without truth, and what their claims are worth where truth is known."""
+    """Return the claims of annotators by annotation type: estimated reliability, and quality on gold images."""
     rows = tuple(
         (
             Cell(a.name, a.version),
             Cell(a.task),
-            _number(format_count(a.claims)),
-            _number(format_count(a.failed)),
-            _number("not estimated" if a.reliability is None else format_figure(a.reliability)),
-            _number(format_figure(a.measured), a.metric.replace("_", " ")),
+            _number_cell(format_count(a.claims)),
+            _number_cell(format_count(a.failed)),
+            _number_cell("not estimated" if a.reliability is None else format_figure(a.reliability)),
+            _number_cell(format_figure(a.measured), a.metric.replace("_", " ")),
         )
         for a in facts.annotator_quality
     )
     return (
-        Table(_head("Annotator", "Kind", ">Claims", ">Images failed", ">Reliability", ">On gold images"), rows)
+        Table(
+            _make_head("Annotator", "Annotation type", ">Claims", ">Images failed", ">Reliability", ">On gold images"),
+            rows,
+        )
         if rows
         else None
     )
 
 
 def tabulate_reliability_by_name(facts: RoundFacts) -> Table | None:
-    """How well each annotator sees the objects of the most frequent names: as estimated, and beneath it on gold images."""
+    """Return the reliability of annotators by object name: as estimated, and beneath it on gold images."""
     names = list(dict.fromkeys(n.name for n in facts.reliability_by_name))
-    who = list(dict.fromkeys(n.annotator for n in facts.reliability_by_name))
+    annotators = list(dict.fromkeys(n.annotator for n in facts.reliability_by_name))
     found = {(n.annotator, n.name): n for n in facts.reliability_by_name}
     rows = []
     for name in names:
-        mine = [found.get((annotator, name)) for annotator in who]
+        row = [found.get((annotator, name)) for annotator in annotators]
         cells = [
-            _number(format_figure(n.estimated, 2), "" if n.measured is None else f"{n.measured:.2f} of {n.n}")
+            _number_cell(format_figure(n.estimated, 2), "" if n.measured is None else f"{n.measured:.2f} of {n.n}")
             if n
-            else _number("–")
-            for n in mine
+            else _number_cell("–")
+            for n in row
         ]
         rows.append((Cell(name), *cells))
-    return Table(_head("Object", *(f">{annotator}" for annotator in who)), tuple(rows)) if rows else None
+    return Table(_make_head("Object", *(f">{annotator}" for annotator in annotators)), tuple(rows)) if rows else None
 
 
 def tabulate_churn(facts: RoundFacts) -> Table | None:
-    """What became of the labels of the round before, by kind."""
+    """Return the changes of labels since the round before, by annotation type."""
     rows = []
     for c in facts.churn:
         without = "–" if c.without_student is None else f"{100 * c.without_student:.1f} %"
         rows.append(
             (
                 Cell(c.task),
-                _number(f"{100 * c.value:.1f} %"),
-                *(_number(format_count(n)) for n in (c.same, c.renamed, c.moved, c.added, c.removed)),
-                _number(without),
+                _number_cell(f"{100 * c.value:.1f} %"),
+                *(_number_cell(format_count(n)) for n in (c.same, c.renamed, c.moved, c.added, c.removed)),
+                _number_cell(without),
             )
         )
-    head = _head(
-        "Kind",
+    head = _make_head(
+        "Annotation type",
         ">Changed",
         ">As before",
         ">Renamed",
@@ -273,16 +292,16 @@ def tabulate_churn(facts: RoundFacts) -> Table | None:
 
 
 def tabulate_seconds(facts: RoundFacts) -> Table | None:
-    """Time by stage."""
+    """Return the time by stage."""
     if not facts.seconds:
         return None
     total = sum(facts.seconds.values())
-    rows = [(Cell(stage), _number(f"{value:,.1f} s")) for stage, value in facts.seconds.items()]
-    return Table(_head("Stage", ">Time"), (*rows, (Cell("all"), _number(f"{total:,.1f} s"))))
+    rows = [(Cell(stage), _number_cell(f"{value:,.1f} s")) for stage, value in facts.seconds.items()]
+    return Table(_make_head("Stage", ">Time"), (*rows, (Cell("all"), _number_cell(f"{total:,.1f} s"))))
 
 
 def tabulate_lineage(facts: RoundFacts) -> Table:
-    """From the model back to the data."""
+    """Return the lineage, from the model back to the data."""
     rows = (
         ("Registered model version", facts.model_version),
         ("Tracking run", facts.run_id),
@@ -291,16 +310,16 @@ def tabulate_lineage(facts: RoundFacts) -> Table:
         ("DVC hash of data/", facts.dvc_hash),
         ("Git commit", facts.git_commit),
     )
-    return Table(_head("What", "Which"), tuple((Cell(name), Cell(value or "none")) for name, value in rows))
+    return Table(_make_head("What", "Which"), tuple((Cell(name), Cell(value or "none")) for name, value in rows))
 
 
-KIND_NAMES = {
+TYPE_NAMES = {
     "<CAPTION>": "Text, brief",
     "<DETAILED_CAPTION>": "Text, detailed",
     "<MORE_DETAILED_CAPTION>": "Text, more detailed",
     "<OD>": "Region–text, phrase",
     "<DENSE_REGION_CAPTION>": "Region–text, brief",
-    "<OCR_WITH_REGION>": "Region–text, read",
+    "<OCR_WITH_REGION>": "Region–text, OCR",
     "<CAPTION_TO_PHRASE_GROUNDING>": "Text–phrase–region",
     "<REFERRING_EXPRESSION_SEGMENTATION>": "Expression–mask",
 }
@@ -330,45 +349,45 @@ PAPER_3: Mapping[str, tuple[str, str, str]] = {
 COLUMNS_2 = ("images", "texts", "tokens_per_text", "regions", "regions_per_image", "tokens_per_region")
 
 
-def _plain(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "–"
     return format_count(value) if isinstance(value, int) else f"{value:.2f}"
 
 
 def tabulate_table2(statistics: Mapping[str, Any]) -> Table:
-    """The paper's Table 2: this snapshot's figures, the paper's beneath each."""
+    """Return Table 2 of the paper with this snapshot's figures, the paper's beneath each."""
     rows = []
-    for task, name in KIND_NAMES.items():
+    for task, name in TYPE_NAMES.items():
         ours = statistics.get("annotation_types", {}).get(task)
         if ours is not None:
-            rows.append(_row2(name, ours, PAPER_2.get(task, ("–",) * len(COLUMNS_2))))
+            rows.append(_make_row2(name, ours, PAPER_2.get(task, ("–",) * len(COLUMNS_2))))
         if task == "<CAPTION_TO_PHRASE_GROUNDING>":
             triplets = statistics.get("triplets", {})
             rows += [
-                _row2(f"{name}, {KIND_NAMES[on].partition(', ')[2]}", triplets[on], theirs)
+                _make_row2(f"{name}, {TYPE_NAMES[on].partition(', ')[2]}", triplets[on], theirs)
                 for on, theirs in PAPER_TRIPLETS.items()
                 if on in triplets
             ]
-    names = [_number(c.replace("_", " ")) for c in COLUMNS_2]
+    names = [_number_cell(c.replace("_", " ")) for c in COLUMNS_2]
     return Table((Cell("Annotation"), *names), tuple(rows))
 
 
-def _row2(name: str, ours: Mapping[str, Any], theirs: Sequence[str]) -> tuple[Cell, ...]:
-    return (Cell(name), *_pairs((_plain(ours.get(c)) for c in COLUMNS_2), theirs))
+def _make_row2(name: str, ours: Mapping[str, Any], theirs: Sequence[str]) -> tuple[Cell, ...]:
+    return (Cell(name), *_pair_cells((_format_value(ours.get(c)) for c in COLUMNS_2), theirs))
 
 
 def tabulate_table3(statistics: Mapping[str, Any]) -> Table:
-    """The paper's Table 3: means per text, the paper's beneath each."""
+    """Return Table 3 of the paper with this snapshot's means per text, the paper's beneath each."""
     rows = []
     for key, theirs in PAPER_3.items():
-        ours = [_plain(statistics.get("texts", {}).get(task, {}).get(key)) for task in CAPTIONS]
-        rows.append((Cell(key.replace("_", " ")), *_pairs(ours, theirs)))
-    without = [_plain(statistics.get("texts", {}).get(task, {}).get("ungrounded")) for task in CAPTIONS]
-    rows.append((Cell("texts without a phrase that has a place"), *_pairs(without, ("–",) * len(CAPTIONS))))
-    names = [_number(c) for c in ("brief", "detailed", "more detailed")]
+        ours = [_format_value(statistics.get("texts", {}).get(task, {}).get(key)) for task in CAPTIONS]
+        rows.append((Cell(key.replace("_", " ")), *_pair_cells(ours, theirs)))
+    without = [_format_value(statistics.get("texts", {}).get(task, {}).get("ungrounded")) for task in CAPTIONS]
+    rows.append((Cell("texts without a grounded phrase"), *_pair_cells(without, ("–",) * len(CAPTIONS))))
+    names = [_number_cell(c) for c in ("brief", "detailed", "more detailed")]
     return Table((Cell("Per text"), *names), tuple(rows))
 
 
-def _pairs(ours: Iterable[str], theirs: Sequence[str]) -> tuple[Cell, ...]:
-    return tuple(_number(a, b, "both") for a, b in zip(ours, theirs, strict=True))
+def _pair_cells(ours: Iterable[str], theirs: Sequence[str]) -> tuple[Cell, ...]:
+    return tuple(_number_cell(a, b, "both") for a, b in zip(ours, theirs, strict=True))
