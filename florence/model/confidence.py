@@ -65,7 +65,7 @@ def read_calibrations(folder: Path) -> dict[str, Calibration]:
 
 
 def parse_calibrations(values: Any) -> dict[str, Calibration]:
-    """Parse calibrations by task, as `florence.evaluate.calibrations_json` wrote them. Raises ValueError on others."""
+    """Parse calibrations by task, of `florence.evaluate.build_calibrations_json`. Raises ValueError on other values."""
     if not isinstance(values, dict):
         raise ValueError("a mapping of tasks is expected")
     result = {}
