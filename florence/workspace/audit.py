@@ -60,6 +60,7 @@ def audit_round(
     data = workspace.data
     snapshot = data.read_json("snapshot.json")
     labels = data.read_table(f"labels/round={round}/labels.parquet")
+    dropped = labels.filter(pc.invert(labels["kept"]))
     quality, scores, compared = (_read_metrics(workspace, name) for name in ("labels", "scores", "decision"))
     decision = Decision.from_json(compared) if compared else None
     parent = snapshot.get("parent")
@@ -71,11 +72,11 @@ def audit_round(
         parent=parent["id"] if isinstance(parent, dict) else parent,
         decision=("accepted" if decision.accepted else "rejected") if decision else None,
         reason=decision.reason if decision else "",
-        images=tuple(ImageCount(*key, n) for key, n in _count_rows(read_images(data), "source", "split")),
-        counts=tuple(_list_type_counts(labels)),
-        drops=tuple(
-            DropCount(*key, n) for key, n in _count_rows(labels.filter(pc.invert(labels["kept"])), "task", "reason")
+        images=tuple(
+            ImageCount(source, split, n) for (source, split), n in _count_rows(read_images(data), "source", "split")
         ),
+        counts=tuple(_list_type_counts(labels)),
+        drops=tuple(DropCount(task, reason, n) for (task, reason), n in _count_rows(dropped, "task", "reason")),
         rejected_files=tuple(
             RejectedFile(row["source"], row["name"], row["reason"], row["detail"])
             for row in data.read_table("rejected_files.parquet").to_pylist()

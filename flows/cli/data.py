@@ -78,7 +78,7 @@ def review_export(
     images: Annotated[int, typer.Option(min=1, help="How many images.")] = 100,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
 ) -> None:
-    """Write the images about which annotators disagree most as a Label Studio project.
+    """Write the images with the most uncertain labels as a Label Studio project.
 
     The project holds their labels as a start and their pictures as files; README.md in it says how to go on. Images
     that were reviewed before are left out.
@@ -90,12 +90,12 @@ def review_export(
 
     workspace = open_here()
     with ProgressBars() as progress:
-        asked = export_review(workspace, out, images, force=force, progress=progress)
-    first, last = asked.uncertainty
+        written = export_review(workspace, out, images, force=force, progress=progress)
+    first, last = written.uncertainty
     say(
-        f"{asked.images} images of round {asked.round} with {asked.labels} labels, "
-        f"disagreement {first:.2f} to {last:.2f}"
-        + (f"; {asked.reviewed} reviewed ones left out" if asked.reviewed else "")
+        f"{written.images} images of round {written.round} with {written.labels} labels, "
+        f"uncertainty {first:.2f} to {last:.2f}"
+        + (f"; {written.reviewed} reviewed ones left out" if written.reviewed else "")
     )
     say(f"Next: {out / 'README.md'}; then florence review import FILE")
 

@@ -127,13 +127,13 @@ def ablate(  # long: options and help
 ) -> None:
     """Train and score variants of the model on the snapshot in data/.
 
-    These are the paper's ablations, at this workspace's size: which tasks are taught, how many images are learnt
+    These are the paper's ablations, at this workspace's size: which tasks are trained, how many images are learnt
     from, which parts are frozen. Each option may be given several times, or values with commas; the variants are all
     combinations. An option that is not given stays as params.yaml has it; with none at all the three sets of the
     paper are compared.
 
     A variant trains from model.init and is scored on held-out images by all of evaluate.tasks, also by tasks that it
-    was not taught, which the table marks. Table and plot are in build/ablation/, the runs in MLflow. A variant that
+    was not trained on, which the table marks. Table and plot are in build/ablation/, the runs in MLflow. A variant that
     is done is not done again; an interrupted one continues. model/, metrics/ and the registry are left alone.
 
     \b
