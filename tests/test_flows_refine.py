@@ -162,8 +162,8 @@ def test_partial_files_of_a_killed_run_are_removed(annotated: Path):
 
 def test_a_second_run_is_refused_and_the_lock_is_freed(annotated: Path):
     with lock_workspace(annotated):
-        said = florence(annotated, "collect")
-        assert said.returncode == 1 and f"process {os.getpid()}" in said.stderr
+        output = florence(annotated, "collect")
+        assert output.returncode == 1 and f"process {os.getpid()}" in output.stderr
         with pytest.raises(WorkspaceLockedError):
             with lock_workspace(annotated):
                 pass
@@ -190,10 +190,10 @@ def workspace(tmp_path_factory, prefect) -> Path:
     create_workspace(folder)
     write_params(folder)
     try:
-        said = refine(str(folder), 1)
+        output = refine(str(folder), 1)
     finally:
         os.chdir(before)
-    assert "1 rounds, champion version 1" in said
+    assert "1 rounds, champion version 1" in output
     return folder
 
 
@@ -277,14 +277,14 @@ def test_prefect_has_the_runs_and_their_artifacts(workspace: Path):
 
 
 def test_started_again_it_does_nothing(workspace: Path):
-    files = {p: p.stat().st_mtime_ns for p in workspace.rglob("*") if p.is_file() and ".git" not in p.opened}
-    said = florence(workspace, "loop")
-    assert said.returncode == 0, said.stderr
-    assert "nothing new: 24 images" in said.stdout and "champion version 1" in said.stdout
+    files = {p: p.stat().st_mtime_ns for p in workspace.rglob("*") if p.is_file() and ".git" not in p.parts}
+    output = florence(workspace, "loop")
+    assert output.returncode == 0, output.stderr
+    assert "nothing new: 24 images" in output.stdout and "champion version 1" in output.stdout
     changed = {
         p.name
         for p in workspace.rglob("*")
-        if p.is_file() and ".git" not in p.opened and files.get(p) != p.stat().st_mtime_ns
+        if p.is_file() and ".git" not in p.parts and files.get(p) != p.stat().st_mtime_ns
     }
     assert changed <= {"lock", "mlflow.lock", "mlflow.db", "code.json"}, changed
 
