@@ -1,4 +1,4 @@
-"""Small data to evaluate on: pictures of one colour each, so that a predictor can tell them apart, with rows written by hand."""
+"""Small data to evaluate on: images of one colour each, so that a predictor can tell them apart."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from florence.store import Store
 from florence.tasks import Answer, task
 
 
-def thing(label: str, x: float, y: float = 10.0, side: float = 20.0) -> Claim:
-    """An object."""
+def make_object(label: str, x: float, y: float = 10.0, side: float = 20.0) -> Claim:
+    """Return a claim of an object in a square box."""
     return Claim("<OD>", label, (Region(label, box=(x, y, x + side, y + side)),))
 
 
@@ -84,7 +84,7 @@ class World:
 
 
 class Oracle:
-    """Answers what ``claims`` say of each picture; ``asked`` counts what it was asked, by call."""
+    """A predictor that answers with ``claims`` of each image; ``asked``: its queries by call."""
 
     def __init__(self, world: World, claims: Mapping[int, Sequence[Claim]]) -> None:
         self.world, self.claims = world, claims

@@ -1,4 +1,4 @@
-"""`florence ablate` as it is called: variants are trainings like any other, resumed, tabulated, tracked below one run."""
+"""`florence ablate` as it is called: variants are trainings like any other, resumed, tabulated and tracked."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def call(*arguments: str, code: int = 0) -> str:
     return done.output
 
 
-def planned(folder: Path, **values: list[str]) -> list[ablation.Variant]:
+def plan(folder: Path, **values: list[str]) -> list[ablation.Variant]:
     return ablation.plan_variants(
         workspace_of(read_settings(folder / "params.yaml"), data=Store(str(folder / "data")), root=folder),
         {name.replace("_", "-"): found for name, found in values.items()},
@@ -138,7 +138,7 @@ def test_every_task_is_in_one_set():
 
 
 def test_variants_are_all_combinations_and_the_rest_stays(workspace: Path):
-    found = planned(
+    found = plan(
         workspace, tasks=["image", "pixel + image,image+pixel"], data_fraction=["0.5", "1"], freeze=["vision+projector"]
     )
     assert [v.name for v in found] == [
@@ -159,8 +159,8 @@ def test_variants_are_all_combinations_and_the_rest_stays(workspace: Path):
         }
         assert not any(train.weight(name) for name in TASKS if ablation.find_task_set(name) == "region")
     assert found[0].images < found[1].images
-    assert [v.name for v in planned(workspace)] == ["image", "image+region", "image+region+pixel"]
-    (only,) = planned(workspace, data_fraction=["0.5"])
+    assert [v.name for v in plan(workspace)] == ["image", "image+region", "image+region+pixel"]
+    (only,) = plan(workspace, data_fraction=["0.5"])
     assert only.name == "data 0.5" and only.settings.train.task_weights == own.task_weights
 
 
@@ -191,7 +191,7 @@ def test_a_variant_is_known_by_all_that_its_result_depends_on(workspace: Path, s
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "output"),
     [
         (["--tasks", "images"], "--tasks: 'images' is not known; allowed: image, region, pixel"),
         (["--tasks", "image+"], "--tasks: '' is not known"),
@@ -202,8 +202,8 @@ def test_a_variant_is_known_by_all_that_its_result_depends_on(workspace: Path, s
         (["--data-fraction", "0.00001"], "data 1e-05: labels/round=0/labels.parquet keeps no label to train on"),
     ],
 )
-def test_what_is_not_allowed_is_refused_with_what_is(workspace: Path, arguments: list[str], said: str):
-    assert said in call(*arguments, code=1)
+def test_what_is_not_allowed_is_refused_with_what_is(workspace: Path, arguments: list[str], output: str):
+    assert output in call(*arguments, code=1)
     assert not (workspace / "build/ablation").exists()
 
 
@@ -218,15 +218,15 @@ def test_a_set_without_any_weight_is_refused(workspace: Path, snapshot: Store):
         },
     )
     with pytest.raises(SettingsError, match="pixel: .*every task has weight 0"):
-        planned(workspace, tasks=["pixel"])
+        plan(workspace, tasks=["pixel"])
 
 
 def test_where_nothing_can_be_scored_it_says_so_first(workspace: Path):
     split(Store(str(workspace / "data")), ["train"])
     with pytest.raises(DataError, match="is held out"):
-        planned(workspace)
+        plan(workspace)
     shutil.rmtree(workspace / "data")
-    assert "florence loop" in (said := call(code=1)) and "dvc pull" in said
+    assert "florence loop" in (output := call(code=1)) and "dvc pull" in output
 
 
 def test_it_is_refused_while_another_run_is_at_work(workspace: Path):
@@ -236,8 +236,8 @@ def test_it_is_refused_while_another_run_is_at_work(workspace: Path):
 
 def test_a_dry_run_lists_the_variants_and_writes_nothing(workspace: Path):
     files = {p: p.read_bytes() for p in workspace.rglob("*") if p.is_file()}
-    said = call("--tasks", "image,region", "--data-fraction", "0.5", "--freeze", "none", "--dry-run")
-    assert "to do   image: 9 steps on " in said and "2 of 2 variants to do" in said
+    output = call("--tasks", "image,region", "--data-fraction", "0.5", "--freeze", "none", "--dry-run")
+    assert "to do   image: 9 steps on " in output and "2 of 2 variants to do" in output
     assert files == {p: p.read_bytes() for p in workspace.rglob("*") if p.is_file() and p.name != "code.json"}
 
 
@@ -254,11 +254,11 @@ def ablated(tmp_path_factory, snapshot: Store, served) -> tuple[Path, str]:
 
 
 def variants_of(folder: Path) -> list[ablation.Variant]:
-    return planned(folder, tasks=[OPTIONS[1], OPTIONS[3]], steps=[OPTIONS[5]])
+    return plan(folder, tasks=[OPTIONS[1], OPTIONS[3]], steps=[OPTIONS[5]])
 
 
 def test_the_table_has_every_variant_and_task_with_its_interval(ablated: tuple[Path, str]):
-    folder, said = ablated
+    folder, output = ablated
     rows = table(folder)
     assert [(row["variant"], row["task"]) for row in rows] == [(name, task) for name in NAMES for task in SCORED]
     assert [row["trained"] for row in rows] == ["yes", "no", "no", "no", "no", "yes", "yes", "yes"]
@@ -268,10 +268,10 @@ def test_the_table_has_every_variant_and_task_with_its_interval(ablated: tuple[P
         assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
     assert [float(row["value"]) for row in rows[4:]] == [scores[task]["truth"]["value"] for task in SCORED]
     assert (
-        f"{float(rows[0]['value']):.3f}" in said
-        and "  1  image\n" in said
-        and "*  the variant was not trained on" in said
-        and str(folder / "build/ablation/plot.png") in said
+        f"{float(rows[0]['value']):.3f}" in output
+        and "  1  image\n" in output
+        and "*  the variant was not trained on" in output
+        and str(folder / "build/ablation/plot.png") in output
     )
     text = (folder / "build/ablation/table.md").read_text()
     assert text.splitlines()[0] == "| task | image | region+pixel |" and "* [" in text
@@ -321,13 +321,13 @@ def test_the_runs_stand_below_one_run(ablated: tuple[Path, str]):
 
 
 def test_a_second_time_it_does_nothing(ablated: tuple[Path, str], monkeypatch):
-    folder, said = ablated
+    folder, output = ablated
     monkeypatch.chdir(folder)
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
     again = call(*OPTIONS)
     assert (
         again.startswith("nothing new: all 2 variants are done")
-        and again.split("held-out")[1] == said.split("held-out")[1]
+        and again.split("held-out")[1] == output.split("held-out")[1]
     )
     assert "done    image: 4 steps" in (dry := call(*OPTIONS, "--dry-run")) and "nothing to do" in dry
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != "lock"}

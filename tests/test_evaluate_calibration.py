@@ -1,4 +1,4 @@
-"""Confidences from scores: against known chances, against other people's regression and error, and on images that were not fitted on."""
+"""Confidences from scores: against known chances, other implementations, and on images that were not fitted on."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from florence.records import Region
 
 def grade(scores: np.ndarray, chance: np.ndarray, seed: int = 0) -> tuple[GradedAnswers, list[str]]:
     """Answers that are right with a known chance, three of each image."""
-    right = np.random.default_rng(seed).random(len(scores)) < chance
-    return GradedAnswers(np.arange(len(scores)) // 3, scores, right), [
+    correct = np.random.default_rng(seed).random(len(scores)) < chance
+    return GradedAnswers(np.arange(len(scores)) // 3, scores, correct), [
         f"image-{i}" for i in range(len(scores) // 3 + 1)
     ]
 
@@ -42,28 +42,28 @@ def test_confidences_are_the_chances_that_answers_were_drawn_with():
 
 
 def test_it_is_measured_on_images_that_were_not_fitted_on():
-    """Scores say nothing here: a map that were judged on what it was fitted on would look good, as it follows the noise."""
+    """Scores are noise here: a map that is measured on what it was fitted on follows it and looks good."""
     rng = np.random.default_rng(2)
-    scores, right = rng.random(60), rng.random(60) < 0.5
+    scores, correct = rng.random(60), rng.random(60) < 0.5
     # three answers of an image are the same: with them in both parts the map would know what is asked
     found = fit_calibration(
-        GradedAnswers(np.arange(180) // 3, np.repeat(scores, 3), np.repeat(right, 3)), [str(i) for i in range(60)]
+        GradedAnswers(np.arange(180) // 3, np.repeat(scores, 3), np.repeat(correct, 3)), [str(i) for i in range(60)]
     )
     at, height = np.asarray(found.scores), np.asarray(found.confidences)
-    seen = expected_calibration_error(np.interp(np.repeat(scores, 3), at, height), np.repeat(right, 3).astype(float))
+    seen = expected_calibration_error(np.interp(np.repeat(scores, 3), at, height), np.repeat(correct, 3).astype(float))
     assert seen < 0.02 < 0.1 < found.calibrated
 
 
 def test_the_error_is_that_of_its_definition():
     rng = np.random.default_rng(3)
-    sure, right = rng.random(500), (rng.random(500) < 0.4).astype(float)
+    sure, correct = rng.random(500), (rng.random(500) < 0.4).astype(float)
     edges = np.linspace(0, 1, BINS + 1)
     by_hand = 0.0
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         inside = (sure >= low) & (sure < high if high < 1 else sure <= 1)
         if inside.any():
-            by_hand += inside.mean() * abs(sure[inside].mean() - right[inside].mean())
-    assert expected_calibration_error(sure, right) == pytest.approx(by_hand)
+            by_hand += inside.mean() * abs(sure[inside].mean() - correct[inside].mean())
+    assert expected_calibration_error(sure, correct) == pytest.approx(by_hand)
     assert (
         expected_calibration_error(np.ones(4), np.ones(4)) == 0
         and expected_calibration_error(np.ones(4), np.zeros(4)) == 1
@@ -99,7 +99,7 @@ def test_it_is_read_as_it_was_written_and_other_files_are_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "name, said, there, right",
+    "name, predicted, expected, correct",
     [
         ("detection", [("cup", 0), ("cup", 2), ("owl", 50)], [("cup", 0), ("hat", 50)], [True, False, False]),
         ("proposal", [("", 0), ("", 2), ("", 50)], [("cup", 0), ("hat", 50)], [True, False, True]),
@@ -107,7 +107,7 @@ def test_it_is_read_as_it_was_written_and_other_files_are_refused(tmp_path: Path
         ("grounding", [("a cup", 0), ("a cup", 60), ("a hat", 50)], [("a cup", 0), ("a hat", 0)], [True, False, False]),
     ],
 )
-def test_regions_are_judged_by_what_and_where(name: str, said, there, right):
+def test_regions_are_graded_by_label_and_box(name: str, predicted, expected, correct):
     def regions(found, scored: bool):
         return tuple(
             Region(label, box=(x, 0.0, x + 20.0, 20.0), score=0.1 * (i + 1) if scored else None)
@@ -115,16 +115,16 @@ def test_regions_are_judged_by_what_and_where(name: str, said, there, right):
         )
 
     metric = METRICS.get(name)()
-    prediction, reference = Prediction("a", "", regions(said, True)), Reference("a", "", regions(there, False))
+    prediction, reference = Prediction("a", "", regions(predicted, True)), Reference("a", "", regions(expected, False))
     found = metric.grade([Prediction("z"), prediction], [Reference("z"), reference])
-    assert found.correct.tolist() == right and found.examples.tolist() == [1] * len(said)
-    np.testing.assert_allclose(found.scores, [0.1 * (i + 1) for i in range(len(said))])
-    # what no model has scored is not judged
-    assert not len(metric.grade([Prediction("a", "", regions(said, False))], [reference]).correct)
+    assert found.correct.tolist() == correct and found.examples.tolist() == [1] * len(predicted)
+    np.testing.assert_allclose(found.scores, [0.1 * (i + 1) for i in range(len(predicted))])
+    # what no model has scored is not graded
+    assert not len(metric.grade([Prediction("a", "", regions(predicted, False))], [reference]).correct)
 
 
 @pytest.mark.parametrize(
-    "name, text, right",
+    "name, text, correct",
     [
         ("category", "Cup", True),
         ("category", "cap", False),
@@ -134,9 +134,9 @@ def test_regions_are_judged_by_what_and_where(name: str, said, there, right):
         ("reading", "Cup", False),
     ],
 )
-def test_texts_are_judged_by_their_words(name: str, text: str, right: bool):
+def test_texts_are_graded_by_their_words(name: str, text: str, correct: bool):
     found = METRICS.get(name)().grade([Prediction("a", text, score=0.3)], [Reference("a", "cup")])
-    assert (found.correct.tolist(), found.scores.tolist()) == ([right], [0.3])
+    assert (found.correct.tolist(), found.scores.tolist()) == ([correct], [0.3])
 
 
 def test_captions_have_only_degrees():

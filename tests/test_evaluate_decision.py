@@ -125,7 +125,7 @@ def test_the_first_model_must_look_at_the_picture():
 
 
 @pytest.mark.parametrize(
-    ("new", "said"),
+    ("new", "words"),
     [
         (NONE, "no held-out image has anything to score <OD> against"),
         (scores({"<CAPTION>": [1.0] * 50}), "no held-out image has anything to score <OD> against"),
@@ -136,9 +136,9 @@ def test_the_first_model_must_look_at_the_picture():
         (scores({"<OD>": [0.1] * 50}), "evaluate.shuffled_image_tasks does not name <OD>"),
     ],
 )
-def test_a_first_model_that_can_not_be_tested_is_accepted_and_it_is_said(new: pa.Table, said: str):
+def test_a_first_model_that_can_not_be_tested_is_accepted_and_it_is_said(new: pa.Table, words: str):
     decision = decide_promotion(new, NONE, NONE, RULE, HOW)
-    assert decision.accepted and "accepted untested" in decision.reason and said in decision.reason
+    assert decision.accepted and "accepted untested" in decision.reason and words in decision.reason
 
 
 def test_with_few_photos_a_later_model_needs_an_improvement_all_the_same():

@@ -1,4 +1,4 @@
-"""Scores of models whose answers are known: what they are compared with, what is asked, and the control."""
+"""Scores of models whose answers are known: their references, their questions, and the shuffled-image baseline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluations import Oracle, World, thing
+from evaluations import Oracle, World, make_object
 
 from florence.config import EvaluateSettings
 from florence.evaluate import build_scores_json, build_scores_table, find_held_out_references, score_tasks
@@ -43,20 +43,20 @@ def test_scores_by_hand(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 4 + ["train"])
     world.truth(
         {
-            0: [thing("cat", 10), thing("dog", 60)],
-            1: [thing("cat", 10)],
-            2: [thing("cat", 30)],
-            3: [thing("dog", 40)],
-            4: [thing("cat", 0)],
+            0: [make_object("cat", 10), make_object("dog", 60)],
+            1: [make_object("cat", 10)],
+            2: [make_object("cat", 30)],
+            3: [make_object("dog", 40)],
+            4: [make_object("cat", 0)],
         }
     )
-    said = {
-        0: [thing("cat", 10)],
-        1: [thing("cat", 10), thing("cup", 150)],
-        2: [thing("cup", 30)],
-        3: [thing("dog", 40)],
+    answers = {
+        0: [make_object("cat", 10)],
+        1: [make_object("cat", 10), make_object("cup", 150)],
+        2: [make_object("cup", 30)],
+        3: [make_object("dog", 40)],
     }
-    (result,) = run(world, Oracle(world, said))
+    (result,) = run(world, Oracle(world, answers))
     one, two, three, four = world.ids[:4]
     assert result.score.per_image == pytest.approx({one: 2 / 3, two: 2 / 3, three: 0.0, four: 1.0})
     assert result.score.details["f1_boxes"] == pytest.approx(2 * 4 / (5 + 5))
@@ -66,7 +66,7 @@ def test_scores_by_hand(tmp_path: Path):
     assert (result.score.reference, result.score.invalid, result.score.n) == ("truth", 0.0, 4)
 
 
-def test_the_control_asks_each_question_of_another_picture_in_its_own_proportions(tmp_path: Path):
+def test_the_shuffled_image_baseline_asks_each_question_of_another_picture_in_its_own_proportions(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 6)
     # the same place in proportion in narrow and wide pictures: shuffled answers are right once they are scaled
     same = {
@@ -77,7 +77,7 @@ def test_the_control_asks_each_question_of_another_picture_in_its_own_proportion
     world.truth(same)
     (result,) = run(world, Oracle(world, same))
     assert result.shuffled.value == 1.0 == result.score.value
-    different = {i: [thing(f"thing {i}", 10.0 + 10 * i)] for i in range(6)}
+    different = {i: [make_object(f"thing {i}", 10.0 + 10 * i)] for i in range(6)}
     shuffled_image = World(tmp_path / "other", ["held_out"] * 6)
     shuffled_image.truth(different)
     (result,) = run(shuffled_image, Oracle(shuffled_image, different))
@@ -89,7 +89,8 @@ def test_a_shuffled_predictor_is_near_chance(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 80)
     names = ("cat", "dog", "cup", "hat")
     truth = {
-        i: [thing(str(rng.choice(names)), float(rng.uniform(0, 70)), float(rng.uniform(0, 70)))] for i in range(80)
+        i: [make_object(str(rng.choice(names)), float(rng.uniform(0, 70)), float(rng.uniform(0, 70)))]
+        for i in range(80)
     }
     world.truth(truth)
     settings = EvaluateSettings(
@@ -110,29 +111,31 @@ def test_a_shuffled_predictor_is_near_chance(tmp_path: Path):
 
 def test_references_by_standing_and_frozen_in_the_first_round(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 4)
-    world.truth({0: [thing("cat", 10)]})
-    world.claims({1: [thing("dog", 10)]}, "human", "1", 0)
-    world.claims({1: [thing("cow", 10)]}, "human", "2", 1)
-    world.claims({2: [thing("dog", 90)]}, "watcher")
+    world.truth({0: [make_object("cat", 10)]})
+    world.claims({1: [make_object("dog", 10)]}, "human", "1", 0)
+    world.claims({1: [make_object("cow", 10)]}, "human", "2", 1)
+    world.claims({2: [make_object("dog", 90)]}, "watcher")
     first = world.rows(
-        {0: [thing("hat", 0)], 1: [thing("hat", 0)], 2: [thing("cup", 10), thing("pot", 60)]}, "consensus", "e"
+        {0: [make_object("hat", 0)], 1: [make_object("hat", 0)], 2: [make_object("cup", 10), make_object("pot", 60)]},
+        "consensus",
+        "e",
     )
     from dataclasses import replace
 
     dropped = [replace(row, kept=False, reason="low_confidence") if row.text == "pot" else row for row in first]
     world.data.write_table("labels/round=0/labels.parquet", annotations_table(dropped))
-    world.labels({2: [thing("moved", 70)], 3: [thing("key", 10)]}, round=1)
-    world.labels({2: [thing("again", 70)], 3: [thing("moved", 10)]}, round=10)
+    world.labels({2: [make_object("moved", 70)], 3: [make_object("key", 10)]}, round=1)
+    world.labels({2: [make_object("again", 70)], 3: [make_object("moved", 10)]}, round=10)
     known = find_held_out_references(world.data, world.ids)
     found = {
         world.ids.index(image): (name, [row.text for row in rows])
-        for (image, kind), (name, rows) in known.rows.items()
-        if kind == "<OD>"
+        for (image, annotation_type), (name, rows) in known.rows.items()
+        if annotation_type == "<OD>"
     }
     assert found == {0: ("truth", ["cat"]), 1: ("human", ["cow"]), 2: ("consensus", ["cup"]), 3: ("consensus", ["key"])}
     assert known.rows[world.ids[0], "<CAPTION>"] == ("consensus", ()), "truth tells of objects alone"
     # scores are kept apart
-    results = run(world, Oracle(world, {0: [thing("cat", 10)], 1: [thing("cow", 10)]}))
+    results = run(world, Oracle(world, {0: [make_object("cat", 10)], 1: [make_object("cow", 10)]}))
     assert [(r.score.reference, r.score.value) for r in results] == [("truth", 1.0), ("human", 1.0), ("consensus", 0.0)]
     assert [r.shuffled is None for r in results] == [True, True, False], "one picture cannot be shuffled"
     assert build_scores_table(r.score for r in results).column("reference").to_pylist() == [
@@ -146,7 +149,7 @@ def test_references_by_standing_and_frozen_in_the_first_round(tmp_path: Path):
 def test_a_source_that_knows_signs_knows_where_there_are_none(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 3)
     sign = Claim("<OCR_WITH_REGION>", "EXIT", (Region("EXIT", quad=(1.0, 1.0, 30.0, 1.0, 30.0, 9.0, 1.0, 9.0)),))
-    world.truth({0: [thing("cat", 10), sign], 1: [thing("cat", 10)]})
+    world.truth({0: [make_object("cat", 10), sign], 1: [make_object("cat", 10)]})
     world.labels({1: [sign], 2: [sign]})
     known = find_held_out_references(world.data, world.ids)
     assert known.rows[world.ids[1], "<OCR_WITH_REGION>"] == ("truth", ())
@@ -155,7 +158,7 @@ def test_a_source_that_knows_signs_knows_where_there_are_none(tmp_path: Path):
 
 def test_what_is_asked_is_bounded_and_drawn_by_hash(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 9)
-    world.truth({i: [thing(name, 10.0 * k) for k, name in enumerate("abcdefgh")] for i in range(9)})
+    world.truth({i: [make_object(name, 10.0 * k) for k, name in enumerate("abcdefgh")] for i in range(9)})
     settings = EvaluateSettings(
         tasks=("<OD>", "<OPEN_VOCABULARY_DETECTION>"), shuffled_image_tasks=(), max_images=5, max_examples=2
     )
@@ -175,7 +178,7 @@ def test_what_is_asked_is_bounded_and_drawn_by_hash(tmp_path: Path):
 
 def test_pictures_come_in_batches_and_nothing_is_asked_twice(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 7)
-    truth = {i: [thing("cat", 10), thing("dog", 50)] for i in range(7)}
+    truth = {i: [make_object("cat", 10), make_object("dog", 50)] for i in range(7)}
     world.truth(truth)
     oracle = Oracle(world, truth)
     settings = EvaluateSettings(
@@ -187,7 +190,7 @@ def test_pictures_come_in_batches_and_nothing_is_asked_twice(tmp_path: Path):
     assert [len({ask.image for ask in call}) for call in oracle.asked] == [3, 3, 1]
     assert done == [(3, 7), (6, 7), (7, 7)]
     assert sum(ask.task == "<OD>" for call in oracle.asked for ask in call) == 7, (
-        "the control of a task without input costs nothing"
+        "the shuffled-image baseline of a task without input costs nothing"
     )
     assert all(len(call) == len(set(call)) for call in oracle.asked)
 
@@ -196,18 +199,18 @@ def test_captions_of_equal_standing_are_alternatives(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 3)
     texts = {0: ["a red cat sleeps here", "the cat is asleep now"], 1: ["two dogs run"], 2: ["one hat lies there"]}
     world.truth({i: [Claim("<CAPTION>", text) for text in found] for i, found in texts.items()})
-    said = {
+    answers = {
         0: [Claim("<CAPTION>", texts[0][1])],
         1: [Claim("<CAPTION>", "two dogs run")],
         2: [Claim("<CAPTION>", "nothing at all")],
     }
-    (result,) = run(world, Oracle(world, said), EvaluateSettings(tasks=("<CAPTION>",)))
+    (result,) = run(world, Oracle(world, answers), EvaluateSettings(tasks=("<CAPTION>",)))
     assert result.score.n == 3 and result.score.details["exact"] == pytest.approx(2 / 3)
 
 
 def test_answers_out_of_the_grammar_are_counted_and_figures_are_plain_numbers(tmp_path: Path):
     world = World(tmp_path, ["held_out", "train", "held_out"])
-    world.truth({i: [thing("cat", 10)] for i in (0, 2)})
+    world.truth({i: [make_object("cat", 10)] for i in (0, 2)})
 
     class Broken(Oracle):
         def answer(self, index, ask):
@@ -229,21 +232,21 @@ def test_answers_out_of_the_grammar_are_counted_and_figures_are_plain_numbers(tm
 
 def test_labels_that_can_not_be_asked_about_are_counted(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 2)
-    world.truth({0: [thing("cat", 10), thing("bad <sep> name", 40)], 1: [thing("dog", 10)]})
-    (result,) = run(world, Oracle(world, {0: [thing("cat", 10)], 1: [thing("dog", 10)]}))
+    world.truth({0: [make_object("cat", 10), make_object("bad <sep> name", 40)], 1: [make_object("dog", 10)]})
+    (result,) = run(world, Oracle(world, {0: [make_object("cat", 10)], 1: [make_object("dog", 10)]}))
     assert result.refused == 1 and result.score.value == 1.0
 
 
 def test_nothing_held_out_gives_nothing(tmp_path: Path):
     world = World(tmp_path, ["train", "gold"])
-    world.truth({0: [thing("cat", 10)]})
+    world.truth({0: [make_object("cat", 10)]})
     assert run(world, Oracle(world, {})) == []
     assert build_scores_json([]) == {} and len(build_scores_table([])) == 0
 
 
 def test_predictor_is_given_the_pixels_of_the_picture(tmp_path: Path):
     world = World(tmp_path, ["held_out"] * 2)
-    world.truth({i: [thing("cat", 10)] for i in range(2)})
+    world.truth({i: [make_object("cat", 10)] for i in range(2)})
     seen = []
 
     def look(found, asks):

@@ -67,10 +67,10 @@ def make(folder: Path, found: list[tuple[ImageRecord, bytes, list[Claim]]], **mo
     return store
 
 
-def picture(width: int, height: int, kind: str = "PNG", **more) -> bytes:
+def picture(width: int, height: int, file_format: str = "PNG", **more) -> bytes:
     sink = io.BytesIO()
     Image.fromarray(np.random.default_rng(width).integers(0, 255, (height, width, 3), dtype=np.uint8)).save(
-        sink, kind, **more
+        sink, file_format, **more
     )
     return sink.getvalue()
 
@@ -90,18 +90,18 @@ def thing(name: str, box: tuple[float, ...]) -> Claim:
 
 @pytest.mark.parametrize("name", list_writable_formats())
 def test_every_kept_label_is_written_or_told(workspace: Path, small_snapshot: Store, name: str):
-    said = call("export", "--format", name, "--out", "out")
+    output = call("export", "--format", name, "--out", "out")
     note = json.loads((workspace / "out/florence-export.json").read_text())
     rows = Counter(row.task for row in kept(small_snapshot))
     assert sum(note["labels"].values()) + sum(note["left_out"].values()) == sum(rows.values())
     for task, number in note["labels"].items():
-        assert f"{task}: {number} labels" in said and rows[task] == number
+        assert f"{task}: {number} labels" in output and rows[task] == number
     for reason, number in note["left_out"].items():
-        assert f"left out: {reason} ({number})" in said
+        assert f"left out: {reason} ({number})" in output
     found = back(name, "out", images(small_snapshot), **({"predictions": True} if name == "labelstudio" else {}))
     assert not found.unknown and not found.unmatched and not found.errors and not found.problems
-    told = Counter(claim.task for entry in found.claims.values() for claim in entry.claims)
-    assert told == Counter(note["labels"])
+    result = Counter(claim.task for entry in found.claims.values() for claim in entry.claims)
+    assert result == Counter(note["labels"])
     assert note == {
         **note,
         "format": name,
@@ -218,7 +218,7 @@ def test_an_export_that_fails_leaves_what_was_there(workspace: Path, small_snaps
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "output"),
     [
         (["--format", "kitti"], "there is no such format; allowed: coco, jsonl, labelstudio, voc, yolo"),
         (["--format", "snapshot"], "it is read only"),
@@ -228,8 +228,8 @@ def test_an_export_that_fails_leaves_what_was_there(workspace: Path, small_snaps
         (["--format", "coco", "--images", "link"], "copy or none"),
     ],
 )
-def test_what_can_not_be_done_is_said_before_anything_is_written(workspace: Path, arguments: list[str], said: str):
-    assert said in call("export", "--out", "out", *arguments, code=1)
+def test_what_can_not_be_done_is_said_before_anything_is_written(workspace: Path, arguments: list[str], output: str):
+    assert output in call("export", "--out", "out", *arguments, code=1)
     assert not (workspace / "out").exists()
 
 
@@ -247,13 +247,13 @@ def test_pictures_stored_on_their_side_are_written_upright(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     found = []
-    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
-        data = picture(40, 24, kind, exif=exif)
-        found.append((record(data, f"turned.{kind.lower()}", 24, 40), data, [thing("cat", (2, 3, 20, 38))]))
+    for file_format in ("JPEG", "PNG", "WEBP", "TIFF"):
+        data = picture(40, 24, file_format, exif=exif)
+        found.append((record(data, f"turned.{file_format.lower()}", 24, 40), data, [thing("cat", (2, 3, 20, 38))]))
     data = picture(30, 20)
     found.append((record(data, "upright.png", 30, 20), data, []))
-    told = writing.export(make(tmp_path / "data", found), tmp_path / "out", writing.ExportChoice("coco"))
-    assert told.rotated == 4
+    result = writing.export(make(tmp_path / "data", found), tmp_path / "out", writing.ExportChoice("coco"))
+    assert result.rotated == 4
     for one, data, _ in found:
         with Image.open(tmp_path / "out/images" / one.name) as now, Image.open(io.BytesIO(data)) as before:
             assert (
@@ -277,8 +277,8 @@ def test_names_that_clash_are_told_apart_and_counted(tmp_path: Path):
     ):
         data = picture(20 + k, 20)
         found.append((record(data, name, 20 + k, 20, source), data, [thing(f"thing {k}", (0, 0, 5, 5))]))
-    told = writing.export(make(tmp_path / "data", found), tmp_path / "out", writing.ExportChoice("voc"))
-    assert told.renamed == 2
+    result = writing.export(make(tmp_path / "data", found), tmp_path / "out", writing.ExportChoice("voc"))
+    assert result.renamed == 2
     files = sorted(
         str(p.relative_to(tmp_path / "out/JPEGImages")) for p in (tmp_path / "out/JPEGImages").rglob("*") if p.is_file()
     )
@@ -288,16 +288,16 @@ def test_names_that_clash_are_told_apart_and_counted(tmp_path: Path):
 
 def test_a_picture_that_can_not_be_looked_into_is_written_as_it_is(tmp_path: Path):
     one = record(b"not a picture", "a.jpg", 20, 20)
-    told = writing.export(
+    result = writing.export(
         make(tmp_path / "data", [(one, b"not a picture", [])]), tmp_path / "out", writing.ExportChoice("jsonl")
     )
-    assert told.images == 1 and (tmp_path / "out/images/a.jpg").read_bytes() == b"not a picture"
+    assert result.images == 1 and (tmp_path / "out/images/a.jpg").read_bytes() == b"not a picture"
 
 
 def test_a_snapshot_of_nothing_is_a_data_set_of_nothing(tmp_path: Path):
     for name in list_writable_formats():
         data = make(tmp_path / f"data {name}", [])
-        told = writing.export(data, tmp_path / name, writing.ExportChoice(name))
-        assert (told.images, told.labels) == (0, {})
+        result = writing.export(data, tmp_path / name, writing.ExportChoice(name))
+        assert (result.images, result.labels) == (0, {})
     with pytest.raises(StoreError):
         writing.export(data, tmp_path / "voc", writing.ExportChoice("coco"))

@@ -32,7 +32,7 @@ def test_with_few_people_what_all_say_is_right(given):
 
 
 @pytest.mark.parametrize(
-    "said,as_",
+    "answer,as_",
     [
         ("The cat", "cat"),
         ("Two", "2"),
@@ -51,8 +51,8 @@ def test_with_few_people_what_all_say_is_right(given):
         ("", ""),
     ],
 )
-def test_answers_are_compared_without_case_articles_and_punctuation(said, as_):
-    assert normalize_answer(said) == as_ and normalize_answer(as_) == as_
+def test_answers_are_compared_without_case_articles_and_punctuation(answer, as_):
+    assert normalize_answer(answer) == as_ and normalize_answer(as_) == as_
 
 
 def test_figures_by_sort_of_answer():
@@ -60,7 +60,7 @@ def test_figures_by_sort_of_answer():
         return Reference("x", answers[0], tuple(Region(answer, box=(0, 0, 1, 1)) for answer in answers))
 
     references = [reference("yes"), reference("2"), reference("red", "red", "crimson"), Reference("x", "cat")]
-    said = [Prediction("x", text) for text in ("no", "two", "crimson", "the cat")]
-    score = METRICS.get("answer")().score(said, references)
+    answer = [Prediction("x", text) for text in ("no", "two", "crimson", "the cat")]
+    score = METRICS.get("answer")().score(answer, references)
     assert score.details == pytest.approx({"yes_no": 0, "number": 1, "other": (1 / 3 + 1) / 2, "exact": 0.5})
     assert score.value == pytest.approx((0 + 1 + 1 / 3 + 1) / 4)

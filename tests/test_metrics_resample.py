@@ -31,7 +31,7 @@ def _pairs(seed: int) -> tuple[list[Prediction], list[Reference]]:
     predictions, references = [], []
     for index in range(12):
         right = _regions(rng, int(rng.integers(0, 4)))
-        said = tuple(
+        predicted = tuple(
             Region(r.label, p.box, score=p.score, span=r.span) if rng.random() < 0.6 else p
             for p, r in zip(_regions(rng, len(right), 5.0, right), right, strict=True)
         ) + _regions(rng, int(rng.integers(0, 2)))
@@ -42,7 +42,7 @@ def _pairs(seed: int) -> tuple[list[Prediction], list[Reference]]:
             Prediction(
                 f"i{index // 2}",
                 (name if rng.random() < 0.5 else "cup") if seed % 2 else words[int(rng.integers(2))],
-                said,
+                predicted,
             )
         )
     return predictions, references

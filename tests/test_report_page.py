@@ -220,7 +220,7 @@ def test_page_is_self_contained_and_links_lead_somewhere(built: Path):
 
 def test_page_says_the_facts(built: Path):
     text = Page(built).text
-    for said in (
+    for words in (
         "0.901",
         "[0.880, 0.920] n 400",
         "+0.040",
@@ -242,7 +242,7 @@ def test_page_says_the_facts(built: Path):
         "70.53",
         "FLD-5B",
     ):
-        assert said in text, said
+        assert words in text, words
 
 
 def test_label_texts_are_escaped(built: Path):
@@ -275,7 +275,7 @@ def test_same_facts_same_bytes(built: Path, small_snapshot: Store):
 def test_missing_parts_are_said(tmp_path: Path):
     path = build_report(LoopFacts("l", (RoundFacts(0, "s"),)), Store(str(tmp_path / "data")), tmp_path / "out")
     text = Page(path).text
-    for said in (
+    for words in (
         "No label quality",
         "No scores",
         "No labels were counted",
@@ -287,7 +287,7 @@ def test_missing_parts_are_said(tmp_path: Path):
         "not decided",
         "No times",
     ):
-        assert said in text, said
+        assert words in text, words
 
 
 def test_refusals(tmp_path: Path, small_snapshot: Store):

@@ -92,7 +92,7 @@ def asked(parts: Parts, images: int = 4) -> list[dict]:
 def done(
     folder: Path, tasks: list[dict], change: Callable[[dict, list[dict]], list[dict] | None], name: str = "project.json"
 ) -> str:
-    """Label Studio's export of tasks in which a person has changed the predicted results; None: they skipped the task."""
+    """Return Label Studio's export of tasks with the changed results; None: the person skipped the task."""
     result = []
     for k, task in enumerate(tasks):
         start = [dict(r) for r in task["predictions"][0]["result"]]
@@ -114,7 +114,7 @@ def contents(store: Store) -> dict[str, bytes]:
     return {name: store.read_bytes(name) for folder in ("claims", "coverage") for name in store.names(folder)}
 
 
-# ---------------------------------------------------------------- what people are asked
+# ---------------------------------------------------------------- exported images
 
 
 def test_the_most_uncertain_images_are_asked_about(parts: Parts):
@@ -161,7 +161,7 @@ def test_a_project_is_whole(parts: Parts):
     assert "label-studio start" in (folder / "review/README.md").read_text()
 
 
-# ---------------------------------------------------------------- what they said
+# ---------------------------------------------------------------- imported corrections
 
 
 def test_corrections_outrank_models_in_the_next_round(parts: Parts):
@@ -280,11 +280,11 @@ def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
     people = find_human_annotator(store)
     assert people is not None and people.version == two.version
     rows = table_annotations(store.read_tables(f"claims/{people.key}", ANNOTATIONS))
-    said = {
+    output = {
         task["data"]["image_id"]: {row.text for row in rows if row.image_id == task["data"]["image_id"] and row.text}
         for task in tasks
     }
-    assert list(said.values()) == [{"first"}, {"first"}, {"second"}, {"second"}]
+    assert list(output.values()) == [{"first"}, {"first"}, {"second"}, {"second"}]
     assert len({row.annotation_id for row in rows}) == len(rows) and {row.version for row in rows} == {two.version}
     third = import_review(workspace_of(settings, store, data), str(folder / "1.json"))
     assert not third.new and contents(store) and find_human_annotator(store) == people, (
@@ -425,14 +425,14 @@ def test_what_is_said_not_to_be_there_is_no_reference_for_models(parts: Parts):
 def test_commands_from_end_to_end(parts: Parts, monkeypatch):
     settings, store, data, folder = parts
     monkeypatch.chdir(folder / "w")
-    said = call("review", "export", "--out", str(folder / "out"), "--images", "2")
-    assert said.startswith("2 images of round 0 with") and "README.md" in said
+    output = call("review", "export", "--out", str(folder / "out"), "--images", "2")
+    assert output.startswith("2 images of round 0 with") and "README.md" in output
     assert "--force replaces it" in call("review", "export", "--out", str(folder / "out"), code=1)
     call("review", "export", "--out", str(folder / "out"), "--images", "3", "--force")
     tasks = json.loads((folder / "out/tasks.json").read_text())
     path = done(folder, tasks, lambda d, results: None if d is tasks[0]["data"] else results[:1])
-    said = call("review", "import", path)
-    assert said.startswith("2 images reviewed,") and "it was skipped" in said and "florence loop" in said
+    output = call("review", "import", path)
+    assert output.startswith("2 images reviewed,") and "it was skipped" in output and "florence loop" in output
     assert call("review", "import", path).startswith("nothing new: this file has been imported before")
     assert "tasks.json" not in call("review", "import", str(folder / "w/params.yaml"), code=1)
     for command in ("export", "import"):
