@@ -18,11 +18,12 @@ from florence.errors import DataError
 from florence.export import choose_export_round, replace_folder, write_image
 from florence.formats import EXPORT_NOTE, OBJECTS, ExportPlan, LabelledImage, assign_paths, read_label_set
 from florence.formats.labelstudio import LabelStudioFormat
-from florence.metrics import normalize_label
+from florence.metrics import fold_label
 from florence.progress import Progress, show_nothing
 from florence.records import (
     ANNOTATIONS,
     CAPTIONS,
+    HUMAN,
     RECORD_COLUMNS,
     SPLITS,
     Annotation,
@@ -36,7 +37,7 @@ from florence.records import (
 )
 from florence.store import Store
 from florence.workspace import Workspace
-from florence.workspace.annotate import COVERAGE, HUMAN, AnnotatorVersion, find_human_annotator
+from florence.workspace.annotate import COVERAGE, AnnotatorVersion, find_human_annotator
 from florence.workspace.layout import list_shards, next_round, read_images
 
 MAX_OTHER_NAMES = 300
@@ -347,7 +348,7 @@ def _list_removed_objects(
     if not labels:
         return []
     codes: dict[str, int] = {}
-    code = np.asarray([codes.setdefault(normalize_label(text), len(codes)) for text, _ in boxes])
+    code = np.asarray([codes.setdefault(fold_label(text), len(codes)) for text, _ in boxes])
     is_human = np.arange(len(boxes)) >= len(labels)
     cluster = cluster_claims(
         np.zeros(len(boxes), np.int64),

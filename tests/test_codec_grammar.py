@@ -169,7 +169,7 @@ def test_corners_in_the_wrong_order_are_put_right():
 )
 def test_a_label_that_would_be_misread_is_refused(text):
     with pytest.raises(EncodeError):
-        grammar.normalise_label(text)
+        grammar.clean_label(text)
 
 
 @pytest.mark.parametrize("text", ["a < b > c", "<b>bold</b>", "狗", "café 🐕", "<loc>", "naïve\u0301", "a,b|c"])

@@ -107,7 +107,7 @@ def check_text(text: str, name: str = "text") -> str:
     return text
 
 
-def normalise_label(text: str) -> str:
+def clean_label(text: str) -> str:
     """Return ``text`` as a label: runs of white space become one space, none at the ends.
 
     Raises EncodeError as `check_text`, and where nothing is left.
@@ -116,7 +116,7 @@ def normalise_label(text: str) -> str:
 
 
 def _check_label(label: str) -> str:
-    """Return ``label``. Raises EncodeError as `normalise_label`."""
+    """Return ``label``. Raises EncodeError as `clean_label`."""
     if not label.strip(WHITE):
         raise EncodeError(
             "an empty label cannot be written before a region; "
@@ -126,8 +126,8 @@ def _check_label(label: str) -> str:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Return names as one input, joined by <and>. Raises EncodeError as `normalise_label`."""
-    return AND.join(normalise_label(name) for name in names)
+    """Return names as one input, joined by <and>. Raises EncodeError as `clean_label`."""
+    return AND.join(clean_label(name) for name in names)
 
 
 def region_bounds(region: Region) -> Box:

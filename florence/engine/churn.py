@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from florence.engine.claims import Claims, read_claims
 from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
-from florence.metrics import normalize_label
+from florence.metrics import fold_label
 from florence.records import ANNOTATION_TYPES
 
 CHURN_IOU = 0.5
@@ -67,16 +67,14 @@ def _label_codes(rows: Claims) -> tuple[np.ndarray, np.ndarray]:
     A question's label says its answer, a phrase's label the phrase, all others their text.
     """
     codes: dict[str, int] = {}
-    label = np.asarray([codes.setdefault(normalize_label(text), len(codes)) for text in rows.texts], np.int64)[
-        rows.text
-    ]
+    label = np.asarray([codes.setdefault(fold_label(text), len(codes)) for text in rows.texts], np.int64)[rows.text]
     question = label.copy()
     inner = np.flatnonzero(np.isin(rows.annotation_type, [VQA, GROUNDING]))
     inner = inner[np.isin(inner, rows.regions.claim)]
     texts = rows.regions.label.take(np.searchsorted(rows.regions.claim, inner)).to_pylist()
     asked = np.where(rows.annotation_type[inner] == VQA, label[inner], -1)
     label[inner] = [
-        codes.setdefault(f"{about}\0{normalize_label(text)}", len(codes))
+        codes.setdefault(f"{about}\0{fold_label(text)}", len(codes))
         for about, text in zip(asked.tolist(), texts, strict=True)
     ]
     question[rows.annotation_type != VQA] = -1

@@ -67,8 +67,8 @@ class Claims:
     def __len__(self) -> int:
         return len(self.image)
 
-    def asked(self, annotation_type: int) -> np.ndarray:
-        """(images, A): whether an annotator finished an image and claims this type on any image."""
+    def compute_coverage(self, annotation_type: int) -> np.ndarray:
+        """Return (images, A): whether an annotator finished an image and claims this type on any image."""
         return self.coverage & self.claims_type[:, annotation_type]
 
     @cached_property

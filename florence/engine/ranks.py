@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.metrics import normalize_label
+from florence.metrics import fold_label
 from florence.records import CAPTIONS, AnnotatorProfile
 
 REGION_TEXTS = "<DENSE_REGION_CAPTION>"
@@ -29,7 +29,7 @@ class RankerScores:
 
     def relative_scores(self, image: int, captions: Sequence[str]) -> list[float]:
         """Return the score of each caption over the best one's; 1 for all where one of them has no score."""
-        found = [self.captions.get((image, normalize_label(text))) for text in captions]
+        found = [self.captions.get((image, fold_label(text))) for text in captions]
         known = [value for value in found if value is not None]
         best = max(known, default=0.0)
         return [value / best for value in known] if len(known) == len(found) and best > 0 else [1.0] * len(found)
@@ -52,7 +52,7 @@ def read_ranker_scores(claims: pa.Table, images: Sequence[str], profiles: Sequen
         if number < 0 or np.isnan(score):
             continue
         if task in CAPTIONS:
-            captions.setdefault((number, normalize_label(text)), []).append(score)
+            captions.setdefault((number, fold_label(text)), []).append(score)
         elif task == REGION_TEXTS and regions and regions[0]["box"] is not None:
             by_region.setdefault((number, tuple(regions[0]["box"]), text), []).append(score)
     keys = sorted(by_region)

@@ -12,7 +12,7 @@ from florence.annotators import ImageBatch
 from florence.codec.grammar import box_tokens
 from florence.config import Settings
 from florence.geometry import box_iou
-from florence.metrics import normalize_label
+from florence.metrics import fold_label
 from florence.model.checkpoint import load, weights_hash
 from florence.model.confidence import Calibration, read_calibrations
 from florence.model.generate import Query, predict
@@ -160,7 +160,7 @@ def rename_region(region: Region, name: Answer) -> Region:
     label = name.text.strip()
     if not label or name.error is not None or name.score is None:
         return region
-    agree = normalize_label(label) == normalize_label(region.label)
+    agree = fold_label(label) == fold_label(region.label)
     score = 1 - (1 - (region.score or 0.0)) * (1 - name.score) if agree else name.score * DISAGREEMENT_FACTOR
     return replace(region, label=label, score=score)
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from florence.config import EvaluateSettings
 from florence.evaluate.references import References
 from florence.evaluate.scores import round_figure
-from florence.metrics import match_regions, normalize_label
+from florence.metrics import fold_label, match_regions
 from florence.metrics.answer import vqa_accuracy
 from florence.metrics.bootstrap import Interval, bootstrap_difference, bootstrap_mean
 from florence.metrics.caption import cider_d
@@ -102,7 +102,7 @@ def build_quality_json(
 def count_found_objects(
     claims: pa.Table, references: References, images: Collection[str]
 ) -> dict[str, tuple[int, int]]:
-    """Return object name (see `normalize_label`) → (objects that an annotator found and named correctly, objects).
+    """Return object name (see `fold_label`) → (objects that an annotator found and named correctly, objects).
 
     ``claims``: the annotator's. ``images``: ids of those that it has finished; counted are those with references. An
     object is found with an IoU of 0.5 or more.
@@ -123,8 +123,8 @@ def count_found_objects(
         regions = _regions(rows)
         matched = {j for _, j in match_regions(_regions(claimed[image]), regions)}
         for j, region in enumerate(regions):
-            hits, total = found.get(normalize_label(region.label), (0, 0))
-            found[normalize_label(region.label)] = hits + (j in matched), total + 1
+            hits, total = found.get(fold_label(region.label), (0, 0))
+            found[fold_label(region.label)] = hits + (j in matched), total + 1
     return found
 
 

@@ -189,7 +189,7 @@ def divide(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
     return np.divide(parts, wholes, out=np.full(parts.shape, math.nan), where=wholes > 0)
 
 
-def normalize_label(text: str) -> str:
+def fold_label(text: str) -> str:
     """Return ``text`` in the form in which labels are compared: case-folded, white space as single spaces."""
     return " ".join(text.casefold().split())
 
@@ -223,7 +223,7 @@ def match_regions(
     if labelled:
         codes: dict[str, int] = {}
         left, right = (
-            [codes.setdefault(normalize_label(r.label), len(codes)) for r in side] for side in (predicted, reference)
+            [codes.setdefault(fold_label(r.label), len(codes)) for r in side] for side in (predicted, reference)
         )
         good &= np.asarray(left)[:, None] == np.asarray(right)[None, :]
     rows, columns = np.nonzero(good)

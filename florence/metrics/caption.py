@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -29,6 +29,8 @@ SIGMA = 6.0
 
 _WORD = re.compile(r"'\w+|\w+(?:[.,]\d+)*(?:-\w+)*")
 
+Ngrams = Counter[tuple[str, ...]]
+"""How often each n-gram occurs in a text."""
 Vector = dict[tuple[str, ...], float]
 
 
@@ -43,12 +45,12 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> n
     Document frequencies are those of all references given.
     """
     grams = [[_count_ngrams(split_words(text)) for text in texts] for texts in references]
-    frequency: Counter[tuple[str, ...]] = Counter()
+    frequency: Ngrams = Counter()
     for image in grams:
         frequency.update({gram for document in image for gram in document})
     documents = math.log(max(len(references), 1))
 
-    def weigh(counted: Counter[tuple[str, ...]]) -> list[Vector]:
+    def weigh(counted: Ngrams) -> list[Vector]:
         vectors: list[Vector] = [{} for _ in range(ORDERS)]
         for gram, count in counted.items():
             vectors[len(gram) - 1][gram] = count * (documents - math.log(max(frequency[gram], 1)))
@@ -62,11 +64,11 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> n
     )
 
 
-def _count_ngrams(tokens: list[str]) -> Counter[tuple[str, ...]]:
+def _count_ngrams(tokens: list[str]) -> Ngrams:
     return Counter(tuple(tokens[i : i + n]) for n in range(1, ORDERS + 1) for i in range(len(tokens) - n + 1))
 
 
-def _score_candidate(candidate: Counter, image: list[Counter], weigh) -> float:
+def _score_candidate(candidate: Ngrams, image: list[Ngrams], weigh: Callable[[Ngrams], list[Vector]]) -> float:
     weights = weigh(candidate)
     total = 0.0
     for document in image:
@@ -76,7 +78,7 @@ def _score_candidate(candidate: Counter, image: list[Counter], weigh) -> float:
     return 10 * total / len(image)
 
 
-def _count_words(counted: Counter) -> int:
+def _count_words(counted: Ngrams) -> int:
     return sum(count for gram, count in counted.items() if len(gram) == 1)
 
 

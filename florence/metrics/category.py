@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, GradedAnswers, Measure, Metric, Prediction, Reference, divide, normalize_label
+from florence.metrics import METRICS, GradedAnswers, Measure, Metric, Prediction, Reference, divide, fold_label
 
 
 @METRICS.register("category")
@@ -47,8 +47,8 @@ class CategoryMetric(Metric):
 
 def _grade_labels(predictions: Sequence[Prediction], references: Sequence[Reference]) -> tuple[np.ndarray, np.ndarray]:
     """Return (n,) whether each label is correct, 1 or 0, and the number of its class."""
-    classes = np.asarray([normalize_label(reference.text) for reference in references])
+    classes = np.asarray([fold_label(reference.text) for reference in references])
     correct = np.asarray(
-        [normalize_label(p.text) == name for p, name in zip(predictions, classes.tolist(), strict=True)], float
+        [fold_label(p.text) == name for p, name in zip(predictions, classes.tolist(), strict=True)], float
     )
     return correct, np.unique(classes, return_inverse=True)[1]

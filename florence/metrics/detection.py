@@ -11,7 +11,8 @@ AP is averaged over the labels of the references; map also over IoU 0.5, 0.55 â€
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,9 @@ from florence.metrics import (
     Reference,
     divide,
     divide_or_nan,
+    fold_label,
     grade_regions,
     match_regions,
-    normalize_label,
     region_boxes,
 )
 from florence.records import Region
@@ -90,7 +91,7 @@ class DetectionMetric(Metric):
 
         Regions are paired within an example, so its pairs are the same in every resample.
         """
-        labels = sorted({normalize_label(region.label) for reference in references for region in reference.regions})
+        labels = sorted({fold_label(region.label) for reference in references for region in reference.regions})
         found = (
             np.stack([_resample_ap(name, predictions, references, weights) for name in labels])
             if labels
@@ -112,9 +113,9 @@ def _resample_ap(
     in_reference = np.zeros(len(references))
     found: list[tuple[float, int, bool]] = []
     for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        targets = [region for region in reference.regions if normalize_label(region.label) == name]
+        targets = [region for region in reference.regions if fold_label(region.label) == name]
         predicted = sorted(
-            (region for region in prediction.regions if normalize_label(region.label) == name),
+            (region for region in prediction.regions if fold_label(region.label) == name),
             key=lambda region: -_score(region),
         )[:LIMIT]
         in_reference[index] = len(targets)
@@ -165,7 +166,7 @@ def coco_average_precision(
     """Return (AP at IoU 0.5â€¦0.95, AP at IoU 0.5); None where the references hold no region."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    labels = sorted({normalize_label(region.label) for reference in references for region in reference.regions})
+    labels = sorted({fold_label(region.label) for reference in references for region in reference.regions})
     if not labels:
         return None
     code = {name: index for index, name in enumerate(labels, start=1)}
@@ -187,11 +188,11 @@ def coco_average_precision(
     return float(evaluation.stats[0]), float(evaluation.stats[1])
 
 
-def _build_coco_rows(images, code: dict[str, int]) -> list[dict]:
-    rows: list[dict] = []
+def _build_coco_rows(images: Iterable[Sequence[Region]], code: dict[str, int]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for number, regions in enumerate(images, start=1):
         for region in regions:
-            if (category := code.get(normalize_label(region.label))) is None:
+            if (category := code.get(fold_label(region.label))) is None:
                 continue
             x0, y0, x1, y1 = region.bounds
             rows.append(

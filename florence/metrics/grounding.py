@@ -17,7 +17,7 @@ from florence.metrics import (
     Reference,
     divide,
     divide_or_nan,
-    normalize_label,
+    fold_label,
     region_boxes,
 )
 from florence.records import Region
@@ -30,7 +30,7 @@ PhraseKey = tuple[str, tuple[int, int] | None]
 def _group_by_phrase(regions: Sequence[Region]) -> dict[PhraseKey, list[Region]]:
     found: dict[PhraseKey, list[Region]] = {}
     for region in regions:
-        found.setdefault((normalize_label(region.label), region.span), []).append(region)
+        found.setdefault((fold_label(region.label), region.span), []).append(region)
     return found
 
 
@@ -73,7 +73,7 @@ class GroundingMetric(Metric):
         per_example = np.asarray([divide_or_nan(sum(phrases), len(phrases)) for phrases in found])
         value = divide_or_nan(sum(map(sum, found)), sum(map(len, found)))
         named = [
-            words in {normalize_label(region.label) for region in p.regions}
+            words in {fold_label(region.label) for region in p.regions}
             for p, r in zip(predictions, references, strict=True)
             for words, _ in _group_by_phrase(r.regions)
         ]
@@ -87,9 +87,9 @@ class GroundingMetric(Metric):
         for number, (p, r) in enumerate(zip(predictions, references, strict=True)):
             by_label: dict[str, list[Region]] = {}
             for region in r.regions:
-                by_label.setdefault(normalize_label(region.label), []).append(region)
+                by_label.setdefault(fold_label(region.label), []).append(region)
             for region in p.regions:
-                boxes = by_label.get(normalize_label(region.label), [])
+                boxes = by_label.get(fold_label(region.label), [])
                 found.append(
                     (
                         number,

@@ -259,7 +259,7 @@ def labelled_regions(rows: Iterable[Annotation]) -> Iterator[Region]:
     """Yield every region of every row, labelled with the row's text as the grammar spells it."""
     for row in rows:
         if row.regions:
-            label = grammar.normalise_label(row.text)
+            label = grammar.clean_label(row.text)
             for region in row.regions:
                 yield region if region.label == label else replace(region, label=label)
 
@@ -267,7 +267,7 @@ def labelled_regions(rows: Iterable[Annotation]) -> Iterator[Region]:
 def check_regions(row: Annotation) -> None:
     """Raise EncodeError where the row's text or a region of it cannot be written."""
     if row.text or row.regions:
-        grammar.normalise_label(row.text)
+        grammar.clean_label(row.text)
     for region in row.regions:
         locations.quantise(grammar.region_bounds(region), (1, 1))
 
@@ -278,7 +278,7 @@ def sort_regions(regions: Iterable[Region], size: Size) -> list[Region]:
     One number decides in nearly every case, which a small model learns sooner than rows from top to bottom, whose
     limits shift with every image. Compared in bins: the order depends only on what the target shows.
     """
-    keyed: dict[tuple, Region] = {}
+    keyed: dict[tuple[int, int, int, int, str], Region] = {}
     for region in regions:
         x0, y0, x1, y1 = locations.quantise(region.bounds, size)
         keyed.setdefault((x0 + x1, y0 + y1, x0, y0, region.label), region)

@@ -33,7 +33,7 @@ class VisualQuestionAnswering(TextTask):
         if not row.regions:
             raise EncodeError(f"the question {row.text!r} has no answer")
         for region in row.regions:
-            grammar.normalise_label(region.label)
+            grammar.clean_label(region.label)
             locations.quantise(grammar.region_bounds(region), (1, 1))
 
     def build(self, image: ImageRecord, rows: Sequence[Annotation]) -> Iterator[Example]:
@@ -41,7 +41,7 @@ class VisualQuestionAnswering(TextTask):
         asked: dict[str, list[Region]] = {}
         for row in rows:
             asked.setdefault(row.text.strip(), []).extend(
-                replace(region, label=grammar.normalise_label(region.label)) for region in row.regions
+                replace(region, label=grammar.clean_label(region.label)) for region in row.regions
             )
         for question, answers in asked.items():
             counts = Counter(region.label for region in answers)

@@ -64,7 +64,7 @@ def _group_phrases(caption: str, regions: list[Region], size: tuple[int, int]) -
     lead = len(caption) - len(caption.lstrip())
     by_phrase: dict[tuple[int, int, str], list[Region]] = {}
     for region in regions:
-        phrase = grammar.normalise_label(region.label)
+        phrase = grammar.clean_label(region.label)
         if region.span is not None:
             span = (region.span[0] - lead, region.span[1] - lead)
         else:

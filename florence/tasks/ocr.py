@@ -30,6 +30,8 @@ from florence.tasks import (
 ANNOTATION_TYPE = "<OCR_WITH_REGION>"
 LINE_BREAK = "\n"
 """Between two strings of a text without regions: the words of two signs must not run together."""
+_SortKey = tuple[int, int, int, int, int, int, *tuple[int, ...], str]
+"""y0 + y1, x0 + x1, x0, y0, x1, y1 and the quad's coordinates of a string, in bins, and the string."""
 
 
 def _check(row: Annotation) -> None:
@@ -47,12 +49,12 @@ def reading_order(regions: Iterable[Region], size: Size) -> list[Region]:
     A string belongs to the line above it when its middle is higher than the lower end of that line's first string by
     more than a quarter of that string's height. Compared in bins.
     """
-    keyed: dict[tuple, Region] = {}
+    keyed: dict[_SortKey, Region] = {}
     for region in regions:
         x0, y0, x1, y1 = locations.quantise(region.bounds, size)
         quad = locations.quantise(region.quad or box_quad(region.bounds), size)
         keyed.setdefault((y0 + y1, x0 + x1, x0, y0, x1, y1, *quad, region.label), region)
-    lines: list[list[tuple]] = []
+    lines: list[list[_SortKey]] = []
     limit = -1.0
     for key in sorted(keyed):
         if key[0] / 2 >= limit:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from florence.config import EvaluateSettings
 from florence.engine.churn import measure_churn
 from florence.engine.reliability import Reliability, estimate_reliability
-from florence.metrics import normalize_label
+from florence.metrics import fold_label
 from florence.records import ANNOTATION_TYPES, ANNOTATIONS, FINE_TUNED, TASKS
 from florence.report.facts import (
     AnnotatorActivity,
@@ -246,7 +246,7 @@ def _list_reliability_by_name(
         finished = set(coverage.filter(pc.equal(coverage["error"], ""))["image_id"].to_pylist())
         counts = count_found_objects(_read_claims(store, annotator), references, finished)
         for name, value in list(estimate.by_name.items())[:NAMES]:
-            found, total = counts.get(normalize_label(name), (0, 0))
+            found, total = counts.get(fold_label(name), (0, 0))
             yield ReliabilityByName(annotator.name, name, value, found / total if total else None, total)
 
 

@@ -25,7 +25,7 @@ from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
 from florence.engine.filters.texts import flag_empty_texts
 from florence.engine.labels import Labels
 from florence.engine.polygon_lists import empty_polygons
-from florence.metrics import normalize_label
+from florence.metrics import fold_label
 from florence.records import ANNOTATION_TYPES
 
 QUESTION_TYPE = ANNOTATION_TYPES.index("<VQA>")
@@ -46,7 +46,7 @@ class AnswerClaim:
     @property
     def key(self) -> str:
         """What answers are compared by."""
-        return normalize_label(self.answers[0]) if self.answers else ""
+        return fold_label(self.answers[0]) if self.answers else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _collect_answers(
     reasons = choose_first_reason(len(rows), masks).tolist()
     items: dict[tuple[int, str], list[AnswerClaim]] = {}
     for row, text, given, reason in zip(rows.tolist(), texts, answers, reasons, strict=True):
-        item = items.setdefault((int(claims.image[row]), normalize_label(text) if is_question else ""), [])
+        item = items.setdefault((int(claims.image[row]), fold_label(text) if is_question else ""), [])
         annotator, score = int(claims.annotator[row]), float(claims.score[row])
         own = next((k for k, one in enumerate(item) if one.annotator == annotator), None)
         if own is None:

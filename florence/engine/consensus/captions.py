@@ -175,7 +175,7 @@ def estimate_caption_weights(
     factors, group = group_dependent_annotators(total, shared)
     weight = np.where(estimated, log_odds_weight(factors, POSSIBLE_TEXTS), 1.0)
     claimed = np.bincount(captions.annotator, minlength=count)
-    claim_rate = np.minimum((claimed + 1) / (claims.asked(annotation_type).sum(axis=0) + 1), 1.0)
+    claim_rate = np.minimum((claimed + 1) / (claims.compute_coverage(annotation_type).sum(axis=0) + 1), 1.0)
     return CaptionWeights(weight, claim_rate, estimated, group)
 
 
@@ -245,7 +245,7 @@ def _weigh_claims(
     weight = np.where(captions.reason == "", weights.weight[captions.annotator], 0.0)
     student = claims.student_index
     if student is not None and cap < 1:
-        others = claims.asked(annotation_type) & ~is_human & (np.arange(len(is_human)) != student)
+        others = claims.compute_coverage(annotation_type) & ~is_human & (np.arange(len(is_human)) != student)
         mine = captions.annotator == student
         limit = (others @ weights.weight) * cap / (1 - cap)
         if BASE_TYPES[annotation_type] in settings.student.alone:
@@ -268,7 +268,7 @@ def _measure_confidence(
 ) -> np.ndarray:
     """Return (n,) the confidence of each caption by the equation above, 0 where nobody has weight."""
     count = len(captions.first)
-    silent = claims.asked(annotation_type)[captions.image[captions.first]] & ~claims.is_human
+    silent = claims.compute_coverage(annotation_type)[captions.image[captions.first]] & ~claims.is_human
     silent[captions.item, captions.annotator] = False
     whole = np.bincount(captions.item, weight, minlength=count) + np.where(
         _by_person(captions, claims.is_human), 0.0, silent @ (weights.weight * weights.claim_rate)
@@ -285,7 +285,7 @@ def _measure_agreement(
     A version is a caption with a vote and a ``similarity`` (c,) of ``min_similarity`` at least. NaN where fewer than
     two annotators were asked, or no caption has a vote.
     """
-    asked = claims.asked(annotation_type)[captions.image[captions.first]].sum(axis=1)
+    asked = claims.compute_coverage(annotation_type)[captions.image[captions.first]].sum(axis=1)
     votes = captions.reason == ""
     same = np.bincount(captions.item, votes & (similarity >= min_similarity), minlength=len(asked))
     any_vote = np.bincount(captions.item, votes, minlength=len(asked)) > 0

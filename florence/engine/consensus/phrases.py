@@ -97,7 +97,7 @@ def find_phrase_coverage(claims: Claims, bound: BoundPhrases, captions: KeptCapt
 
     An annotator whose own version of the caption has no token of the phrase was not.
     """
-    coverage = claims.asked(PHRASE_TYPE)[captions.image[bound.caption]]
+    coverage = claims.compute_coverage(PHRASE_TYPE)[captions.image[bound.caption]]
     # every pair of a phrase and a version of its caption
     count = np.bincount(captions.caption, minlength=len(captions.image))
     size = count[bound.caption]

@@ -37,7 +37,7 @@ from florence.engine.wording.overlap import word_overlap
 from florence.engine.wording.sequences import expand_ranges
 from florence.engine.wording.tokens import encode_key, tokenize_texts
 from florence.geometry import box_quad, paired_iou
-from florence.metrics import normalize_label
+from florence.metrics import fold_label
 from florence.metrics.reading import normalize_text
 from florence.records import BASE_TYPES
 
@@ -94,9 +94,7 @@ def select_box_claims(
 
 def _normaliser(task: str, settings: EngineSettings) -> Callable[[str], str]:
     """What texts that count as the same have in common."""
-    return (
-        normalize_text if task == OCR else build_name_table(settings).canonical if task == OBJECTS else normalize_label
-    )
+    return normalize_text if task == OCR else build_name_table(settings).canonical if task == OBJECTS else fold_label
 
 
 def cluster_regions(
@@ -114,7 +112,7 @@ def cluster_regions(
         rules = BoxVoteRules(similarity, find_label_vocabulary(claims, boxes, settings), by_label=True)
     else:
         rules = BoxVoteRules(similarity, prior_claims=PRIOR_CLAIMS_OF_TEXTS)
-    return cluster_boxes(claims, boxes, claims.asked(annotation_type), settings, rules, known)
+    return cluster_boxes(claims, boxes, claims.compute_coverage(annotation_type), settings, rules, known)
 
 
 def find_label_vocabulary(claims: Claims, boxes: BoxClaims, settings: EngineSettings) -> np.ndarray | None:
@@ -213,7 +211,7 @@ def _find_labels(boxes: BoxClaims, source: np.ndarray, texts: Sequence[str], tas
     if task == OBJECTS:
         return boxes.label[source]
     number = {name: label for label, name in enumerate(boxes.label_names)}
-    normalise = normalize_text if task == OCR else normalize_label
+    normalise = normalize_text if task == OCR else fold_label
     return np.asarray([number.get(normalise(text), -1) for text in texts], np.int64)
 
 
@@ -256,7 +254,7 @@ def apply_ranks(
     for r, ranked in ranks_of.items():
         best: dict[str, tuple[float, str]] = {}
         for k in ranked:
-            key = normalize_label(ranks.text[k])
+            key = fold_label(ranks.text[k])
             best[key] = max(best.get(key, (-1.0, "")), (float(ranks.score[k]), ranks.text[k]))
         (fit, words), *others = sorted(best.values(), reverse=True)
         text[r], score[r], label[region[r]], region_score[region[r]] = words, fit, words, fit

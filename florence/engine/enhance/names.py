@@ -9,7 +9,7 @@ from pathlib import Path
 
 from florence.config import EngineSettings
 from florence.errors import SettingsError
-from florence.metrics import normalize_label
+from florence.metrics import fold_label
 
 HYPERNYM_SIMILARITY, HYPONYM_SIMILARITY = 0.9, 0.5
 """How right a hypernym ("animal") is of an object with the narrower name (a dog); and a narrower name where the object
@@ -18,7 +18,7 @@ has only the hypernym."""
 
 @dataclass(frozen=True)
 class NameTable:
-    """Names in their compared form (`florence.metrics.normalize_label`).
+    """Names in their compared form (`florence.metrics.fold_label`).
 
     ``synonyms``: name → the canonical name of its synonyms. ``hypernyms``: canonical name → all its hypernyms.
     ``replacements``: name → the name that labels get in its place, by `engine.synonyms`.
@@ -30,7 +30,7 @@ class NameTable:
 
     def canonical(self, text: str) -> str:
         """Return the name that ``text`` is compared by."""
-        name = normalize_label(text)
+        name = fold_label(text)
         return self.synonyms.get(name, name)
 
     def with_hypernyms(self, text: str) -> frozenset[str]:
@@ -48,7 +48,7 @@ class NameTable:
 
     def label(self, text: str) -> str:
         """Return ``text``, or the name that the settings put in its place."""
-        return self.replacements.get(normalize_label(text), text)
+        return self.replacements.get(fold_label(text), text)
 
 
 def build_name_table(settings: EngineSettings) -> NameTable:
@@ -67,7 +67,7 @@ def _build(added: str) -> NameTable:
     canonical = {**_invert(built_in["synonyms"]), **replacements}
     # a canonical name may itself be a synonym of another
     canonical = {name: canonical.get(target, target) for name, target in canonical.items()}
-    own = {normalize_label(name) for name in synonyms}
+    own = {fold_label(name) for name in synonyms}
     canonical = {name: target for name, target in canonical.items() if name not in own}
     above: dict[str, set[str]] = {}
     for hypernym, members in [*built_in["hypernyms"].items(), *hypernyms.items()]:
@@ -78,17 +78,17 @@ def _build(added: str) -> NameTable:
 
 
 def _look_up(canonical: dict[str, str], name: str) -> str:
-    return canonical.get(normalize_label(name), normalize_label(name))
+    return canonical.get(fold_label(name), fold_label(name))
 
 
 def _invert(synonyms: dict[str, list[str]]) -> dict[str, str]:
     """Return each synonym's name. Raises SettingsError where a synonym is given to two names."""
     result: dict[str, str] = {}
     for name, others in synonyms.items():
-        for other in map(normalize_label, others):
-            if result.setdefault(other, normalize_label(name)) != normalize_label(name):
+        for other in map(fold_label, others):
+            if result.setdefault(other, fold_label(name)) != fold_label(name):
                 raise SettingsError(
-                    f"engine.synonyms: {other!r} is given to both {result[other]!r} and {normalize_label(name)!r}; "
+                    f"engine.synonyms: {other!r} is given to both {result[other]!r} and {fold_label(name)!r}; "
                     "a name is a synonym of one other"
                 )
     return result
