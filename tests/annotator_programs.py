@@ -1,12 +1,19 @@
-"""Programs and services that annotate, written for tests: good ones and others. They need nothing but the standard library."""
+"""Programs and services that annotate, written for tests: good ones and others.
+
+They need nothing but the standard library.
+"""
 
 from __future__ import annotations
 
 import base64
+import gc
 import json
+import os
 import re
 import struct
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from florence.annotators import ImageBatch
-from florence.records import ImageRecord
+from florence.annotators import ANNOTATORS, ImageBatch
+from florence.records import Claim, ImageRecord, Region
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,11 +35,19 @@ def requests():
             yield json.loads(line)
 
 def make_answer(request, label="thing", **more):
-    return {"image_id": request["image_id"], "annotations": [{"label": label, "box": [0, 0, request["width"], request["height"]], "score": 0.5}], **more}
+    box = [0, 0, request["width"], request["height"]]
+    annotations = [{"label": label, "box": box, "score": 0.5}]
+    return {"image_id": request["image_id"], "annotations": annotations, **more}
 
 def send(answer):
     print(answer if isinstance(answer, str) else json.dumps(answer), flush=True)
 
+"""
+
+THING = [Claim("<OD>", "thing", (Region("thing", box=(0, 0, 12, 8), score=0.5),), 0.5)]
+GOOD = """
+for request in requests():
+    send(make_answer(request))
 """
 
 
@@ -51,6 +66,49 @@ def write_documented_program(folder: Path) -> Path:
     path = folder / "brightest.py"
     path.write_text(code, encoding="utf-8")
     return path
+
+
+def make_program(command, **options):
+    """Return the annotator of a command."""
+    return ANNOTATORS.get("program")(
+        name="theirs", **{"command": command, "tasks": ["<OD>"], "timeout": 20, "start": 20, **options}
+    )
+
+
+def make_python_program(folder: Path, body: str, **options):
+    """Return the annotator of a program of `PREFACE` and ``body``."""
+    return make_program([sys.executable, str(write_program(folder, body))], **options)
+
+
+def gone(pid: int, seconds: float = 20) -> bool:
+    """Return whether a process ends within ``seconds``; a zombie has not ended."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def wait_for_programs_to_end() -> None:
+    """Wait until all that a test started has ended and was waited for, when nobody holds its annotator any more."""
+    gc.collect()
+    until = time.monotonic() + 20
+    while (left := _programs()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left
+
+
+def _programs() -> list[str]:
+    """Return the command lines of this process's children that are annotators or zombies.
+
+    Others, as a server that other tests have started, are left out.
+    """
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    commands = [path.read_text() for pid in children if (path := Path(f"/proc/{pid}/cmdline")).exists()]
+    return [command for command in commands if "annotator.py" in command or not command]
 
 
 def batch_of(count: int, width: int = 12, height: int = 8, *, first: int = 0, name: str = "x.png") -> ImageBatch:
@@ -116,3 +174,27 @@ def reply(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **hea
 def format_lines(*answers: object) -> bytes:
     """Answers as lines; bytes as they are."""
     return b"".join(a if isinstance(a, bytes) else json.dumps(a).encode() + b"\n" for a in answers)
+
+
+def make_endpoint(url: str, **options):
+    """Return the annotator of a service at ``url``."""
+    return ANNOTATORS.get("endpoint")(
+        name="theirs", **{"url": url, "version": "1", "tasks": ["<OD>"], "timeout": 20, **options}
+    )
+
+
+def request_number(request: dict) -> int:
+    """Return the number that is the id of a request's image."""
+    return int(request["image_id"], 16)
+
+
+class CountedCalls:
+    """Answers a POST by ``respond``, and keeps the numbers of the images of each, and its headers."""
+
+    def __init__(self, respond):
+        self.respond, self.calls, self.headers = respond, [], []
+
+    def __call__(self, handler: BaseHTTPRequestHandler, requests: list[dict]) -> None:
+        self.calls.append([request_number(request) for request in requests])
+        self.headers.append(dict(handler.headers))
+        self.respond(handler, requests, len(self.calls))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import socket
+import sqlite3
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -40,3 +42,16 @@ def tracker(root: Path, **settings: str) -> Tracker:
 def registry(root: Path, **settings: str) -> ModelRegistry:
     """Return the model registry of the workspace ``root``."""
     return ModelRegistry(mlflow_store(root, **settings))
+
+
+def read_rows(root: Path, query: str, *values) -> list[tuple]:
+    """Return the rows of a query of the workspace's store."""
+    with sqlite3.connect(root / "build/mlflow.db") as database:
+        return database.execute(query, values).fetchall()
+
+
+def find_closed_port() -> int:
+    """Return a port of this machine that nothing listens to."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]

@@ -7,16 +7,24 @@ import io
 import json
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
-from annotator_programs import batch_of, format_lines, reply, serve_lines, whole_picture
+from annotator_programs import (
+    CountedCalls,
+    batch_of,
+    format_lines,
+    make_endpoint,
+    reply,
+    request_number,
+    serve_lines,
+    whole_picture,
+)
 from PIL import Image
 
-from florence.annotators import ANNOTATORS, ImageBatch
-from florence.errors import FlorenceError, SettingsError, UnavailableError
+from florence.annotators import ImageBatch
+from florence.errors import FlorenceError, UnavailableError
 from florence.records import Claim, Region, annotate
 
 PICTURE = [Claim("<OD>", "picture", (Region("picture", box=(0, 0, 12, 8), score=0.75),), 0.75)]
@@ -31,28 +39,6 @@ def no_credentials_and_no_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     yield waits
 
 
-def made(url: str, **options):
-    return ANNOTATORS.get("endpoint")(
-        name="theirs", **{"url": url, "version": "1", "tasks": ["<OD>"], "timeout": 20, **options}
-    )
-
-
-def number(asked: dict) -> int:
-    return int(asked["image_id"], 16)
-
-
-class Counted:
-    """Answers a POST by ``respond``, and keeps what was asked in each."""
-
-    def __init__(self, respond):
-        self.respond, self.calls, self.headers = respond, [], []
-
-    def __call__(self, handler: BaseHTTPRequestHandler, requests: list[dict]) -> None:
-        self.calls.append([number(asked) for asked in requests])
-        self.headers.append(dict(handler.headers))
-        self.respond(handler, requests, len(self.calls))
-
-
 def good(handler, requests, call=0) -> None:
     reply(handler, format_lines(*map(whole_picture, requests)))
 
@@ -61,10 +47,10 @@ def good(handler, requests, call=0) -> None:
 
 
 def test_pictures_arrive_without_loss_with_what_is_known_of_them():
-    seen: list[dict] = []
+    received: list[dict] = []
 
     def respond(handler, requests):
-        seen.extend(requests)
+        received.extend(requests)
         assert handler.headers["Content-Type"] == "application/x-ndjson" and "Authorization" not in handler.headers
         good(handler, requests)
 
@@ -73,37 +59,37 @@ def test_pictures_arrive_without_loss_with_what_is_known_of_them():
     pixels = tuple(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8) for _ in records)
     rows = annotate(records[0].image_id, PICTURE, "someone", "1")
     with serve_lines(respond) as url:
-        theirs = made(url, reads_claims=True)
+        theirs = make_endpoint(url, reads_claims=True)
         assert theirs.needs == {"pixels", "claims"}
         assert theirs.annotate(ImageBatch(records, pixels, (rows, ()))) == [PICTURE] * 2
-    for asked, record, picture in zip(seen, records, pixels, strict=True):
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(asked["image"])))), picture)
-        assert (asked["image_id"], asked["width"], asked["height"], asked["name"]) == (
+    for request, record, picture in zip(received, records, pixels, strict=True):
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(request["image"])))), picture)
+        assert (request["image_id"], request["width"], request["height"], request["name"]) == (
             record.image_id,
             12,
             8,
             record.name,
-        ) and "path" not in asked
-    assert [c["annotator"] for c in seen[0]["claims"]] == ["someone"] and seen[1]["claims"] == []
+        ) and "path" not in request
+    assert [c["annotator"] for c in received[0]["claims"]] == ["someone"] and received[1]["claims"] == []
 
 
 def test_a_batch_that_is_large_comes_in_several_calls(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("florence.annotators.endpoint.BODY_SIZE", 1200)
-    counted = Counted(good)
+    counted = CountedCalls(good)
     with serve_lines(counted) as url:
-        assert made(url).annotate(batch_of(10)) == [PICTURE] * 10
-        assert made(url).annotate(batch_of(0)) == []
+        assert make_endpoint(url).annotate(batch_of(10)) == [PICTURE] * 10
+        assert make_endpoint(url).annotate(batch_of(0)) == []
     assert 2 <= len(counted.calls) < 10 and [n for call in counted.calls for n in call] == list(range(10))
 
 
 def test_any_order_a_last_line_without_end_blank_lines_and_two_answers():
     def respond(handler, requests):
-        answers = [whole_picture(asked) for asked in reversed(requests)]
+        answers = [whole_picture(request) for request in reversed(requests)]
         twice = {**answers[0], "annotations": []}
         reply(handler, b"\n" + format_lines(answers[0], b"\r\n", twice, *answers[1:]).rstrip(b"\n"))
 
     with serve_lines(respond) as url:
-        assert made(url).annotate(batch_of(3)) == [PICTURE] * 3
+        assert make_endpoint(url).annotate(batch_of(3)) == [PICTURE] * 3
 
 
 def test_answers_that_come_one_by_one_are_read(monkeypatch: pytest.MonkeyPatch):
@@ -111,8 +97,8 @@ def test_answers_that_come_one_by_one_are_read(monkeypatch: pytest.MonkeyPatch):
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
-        for asked in requests:
-            data = format_lines(whole_picture(asked))
+        for request in requests:
+            data = format_lines(whole_picture(request))
             for piece in (data[:30], data[30:]):
                 handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 handler.wfile.flush()
@@ -120,7 +106,7 @@ def test_answers_that_come_one_by_one_are_read(monkeypatch: pytest.MonkeyPatch):
         handler.wfile.write(b"0\r\n\r\n")
 
     with serve_lines(respond) as url:
-        assert made(url).annotate(batch_of(3)) == [PICTURE] * 3
+        assert make_endpoint(url).annotate(batch_of(3)) == [PICTURE] * 3
 
 
 def test_errors_in_answers_cost_their_images():
@@ -134,16 +120,16 @@ def test_errors_in_answers_cost_their_images():
             handler,
             format_lines(
                 *(
-                    {"image_id": asked["image_id"], **about[number(asked)]}
-                    if number(asked) in about
-                    else whole_picture(asked)
-                    for asked in requests
+                    {"image_id": request["image_id"], **about[request_number(request)]}
+                    if request_number(request) in about
+                    else whole_picture(request)
+                    for request in requests
                 )
             ),
         )
 
     with serve_lines(respond) as url:
-        found = made(url).annotate(batch_of(4))
+        found = make_endpoint(url).annotate(batch_of(4))
     assert [type(one) for one in found] == [FlorenceError, UnavailableError, FlorenceError, list]
     assert str(found[0]) == "too dark" and str(found[1]) == "busy" and "line 3, annotations.0.box" in str(found[2])
 
@@ -151,19 +137,21 @@ def test_errors_in_answers_cost_their_images():
 # ---------------------------------------------------------------- bad ones
 
 
-def test_one_that_is_not_there_is_unavailable_after_all_tries(no_credentials_and_no_waiting: list[float]):
+def test_a_service_that_is_not_there_is_unavailable_after_all_tries(no_credentials_and_no_waiting: list[float]):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
         with pytest.raises(
             UnavailableError, match=r"http://127\.0\.0\.1:\d+/x cannot be reached \(.*refused.*\) \(4 times\)"
         ):
-            made(url, retries=3).annotate(batch_of(3))
+            make_endpoint(url, retries=3).annotate(batch_of(3))
     assert no_credentials_and_no_waiting == [0.5, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
-def test_one_that_is_overloaded_is_asked_again_when_it_says(status: int, no_credentials_and_no_waiting: list[float]):
+def test_an_overloaded_service_is_asked_again_at_the_time_it_gives(
+    status: int, no_credentials_and_no_waiting: list[float]
+):
     def respond(handler, requests, call):
         if call == 1:
             reply(handler, b"later", status, Retry_After="7")
@@ -174,9 +162,9 @@ def test_one_that_is_overloaded_is_asked_again_when_it_says(status: int, no_cred
         else:
             good(handler, requests)
 
-    counted = Counted(respond)
+    counted = CountedCalls(respond)
     with serve_lines(counted) as url:
-        assert made(url, retries=3).annotate(batch_of(3)) == [PICTURE] * 3
+        assert make_endpoint(url, retries=3).annotate(batch_of(3)) == [PICTURE] * 3
     assert no_credentials_and_no_waiting == [7, 60, 2.0] and counted.calls == [[0, 1, 2]] * 4
 
 
@@ -187,29 +175,29 @@ def test_what_was_answered_before_it_became_unavailable_is_kept_and_not_asked_ag
         else:
             reply(handler, b"down", 503)
 
-    counted = Counted(respond)
+    counted = CountedCalls(respond)
     with serve_lines(counted) as url:
-        found = made(url, retries=1).annotate(batch_of(5))
+        found = make_endpoint(url, retries=1).annotate(batch_of(5))
     assert found[:2] == [PICTURE] * 2
     assert all(type(one) is UnavailableError and "503" in str(one) and "down" in str(one) for one in found[2:])
     assert counted.calls == [[0, 1, 2, 3, 4], [2], [2]], "and when it is down nothing more is asked"
 
 
 BREAKS = {
-    "500": (lambda h, asked: reply(h, b"KeyError: 'dog'", 500), "answers 500 Internal Server Error: KeyError: 'dog'"),
-    "400": (lambda h, asked: reply(h, b"bad", 400), "answers 400 Bad Request: bad"),
-    "413": (lambda h, asked: reply(h, b"", 413), "answers 413"),
+    "500": (lambda h, request: reply(h, b"KeyError: 'dog'", 500), "answers 500 Internal Server Error: KeyError: 'dog'"),
+    "400": (lambda h, request: reply(h, b"bad", 400), "answers 400 Bad Request: bad"),
+    "413": (lambda h, request: reply(h, b"", 413), "answers 413"),
     "a page": (
-        lambda h, asked: reply(h, b"<html>\n<body>Welcome</body>\n"),
+        lambda h, request: reply(h, b"<html>\n<body>Welcome</body>\n"),
         "line 1: a JSON object is expected .*found '<html>'",
     ),
-    "nothing": (lambda h, asked: reply(h, b""), "left 1 of 1 images unanswered"),
+    "nothing": (lambda h, request: reply(h, b""), "left 1 of 1 images unanswered"),
     "of another": (
-        lambda h, asked: reply(h, format_lines({"image_id": "f" * 64, "annotations": []})),
+        lambda h, request: reply(h, format_lines({"image_id": "f" * 64, "annotations": []})),
         "image_id: one of the 1",
     ),
     "breaks off": (
-        lambda h, asked: (
+        lambda h, request: (
             h.send_response(200),
             h.send_header("Content-Length", "999"),
             h.end_headers(),
@@ -218,9 +206,9 @@ BREAKS = {
         ),
         "broke off in the middle of a line",
     ),
-    "breaks off early": (lambda h, asked: h.connection.shutdown(socket.SHUT_RDWR), "broke off"),
+    "breaks off early": (lambda h, request: h.connection.shutdown(socket.SHUT_RDWR), "broke off"),
     "breaks off in a chunk": (
-        lambda h, asked: (
+        lambda h, request: (
             h.send_response(200),
             h.send_header("Transfer-Encoding", "chunked"),
             h.end_headers(),
@@ -229,7 +217,10 @@ BREAKS = {
         ),
         "broke off",
     ),
-    "no http": (lambda h, asked: (h.wfile.write(b"what?\r\n\r\n"), setattr(h, "close_connection", True)), "broke off"),
+    "no http": (
+        lambda h, request: (h.wfile.write(b"what?\r\n\r\n"), setattr(h, "close_connection", True)),
+        "broke off",
+    ),
 }
 
 
@@ -238,14 +229,14 @@ def test_the_image_that_breaks_it_is_found_and_the_others_lose_nothing(what: str
     breaks, reason = BREAKS[what]
 
     def respond(handler, requests, call):
-        if any(number(asked) == 2 for asked in requests):
+        if any(request_number(request) == 2 for request in requests):
             breaks(handler, requests)
         else:
             good(handler, requests)
 
-    counted = Counted(respond)
+    counted = CountedCalls(respond)
     with serve_lines(counted) as url:
-        found = made(url, retries=1).annotate(batch_of(5))
+        found = make_endpoint(url, retries=1).annotate(batch_of(5))
     assert [i for i, one in enumerate(found) if one != PICTURE] == [2]
     assert type(found[2]) is FlorenceError
     with pytest.raises(FlorenceError, match=f"(?s)asked about this image alone: http.*{reason}"):
@@ -266,13 +257,13 @@ def test_a_service_that_fails_now_and_then_loses_nothing():
             good(handler, requests)
 
     rng = np.random.default_rng(0)
-    with serve_lines(Counted(respond)) as url:
-        theirs = made(url, retries=9)
+    with serve_lines(CountedCalls(respond)) as url:
+        theirs = make_endpoint(url, retries=9)
         for first in range(0, 200, 8):
             assert theirs.annotate(batch_of(8, first=first)) == [PICTURE] * 8
 
 
-def test_one_that_hangs_up_on_large_calls_is_sent_small_ones():
+def test_a_service_that_hangs_up_on_large_calls_is_sent_small_ones():
     """As a proxy with a limit does, which says so and closes the connection before it has read all."""
     held = socket.socket()
     held.bind(("127.0.0.1", 0))
@@ -300,7 +291,7 @@ def test_one_that_hangs_up_on_large_calls_is_sent_small_ones():
     threading.Thread(target=serve, daemon=True).start()
     noise = np.random.default_rng(0).integers(0, 256, (4, 800, 900, 3), dtype=np.uint8)
     try:
-        found = made(f"http://127.0.0.1:{held.getsockname()[1]}/").annotate(
+        found = make_endpoint(f"http://127.0.0.1:{held.getsockname()[1]}/").annotate(
             ImageBatch(batch_of(4, 900, 800).records, tuple(noise))
         )
     finally:
@@ -310,11 +301,11 @@ def test_one_that_hangs_up_on_large_calls_is_sent_small_ones():
 
 
 @pytest.mark.parametrize("drips", [False, True])
-def test_one_that_hangs_at_an_image_costs_that_image(drips: bool):
+def test_a_service_that_hangs_at_an_image_fails_that_image_alone(drips: bool):
     free = threading.Event()
 
     def respond(handler, requests, call):
-        if not any(number(asked) == 1 for asked in requests):
+        if not any(request_number(request) == 1 for request in requests):
             return good(handler, requests)
         if drips:
             handler.send_response(200)
@@ -326,19 +317,19 @@ def test_one_that_hangs_at_an_image_costs_that_image(drips: bool):
                 except OSError:
                     return None
 
-    counted = Counted(respond)
+    counted = CountedCalls(respond)
     with serve_lines(counted) as url:
-        found = made(url, timeout=2, retries=3).annotate(batch_of(3))
+        found = make_endpoint(url, timeout=2, retries=3).annotate(batch_of(3))
         free.set()
     assert [i for i, one in enumerate(found) if one != PICTURE] == [1]
     assert type(found[1]) is FlorenceError and "answered nothing for 2 seconds" in str(found[1])
     assert counted.calls == [[0, 1, 2], [0], [1], [2]], "it is given that time once in a batch and once alone"
 
 
-def test_one_that_answers_nothing_right_is_unavailable():
-    counted = Counted(lambda handler, requests, call: reply(handler, b"<html>Log in</html>"))
+def test_a_service_with_no_right_answer_is_unavailable():
+    counted = CountedCalls(lambda handler, requests, call: reply(handler, b"<html>Log in</html>"))
     with serve_lines(counted) as url:
-        theirs = made(url, retries=0)
+        theirs = make_endpoint(url, retries=0)
         for _ in range(2):
             with pytest.raises(UnavailableError, match="found '<html>Log in</html>'"):
                 theirs.annotate(batch_of(9))
@@ -356,111 +347,10 @@ def test_one_that_answers_nothing_right_is_unavailable():
         (501, "url right"),
     ],
 )
-def test_what_no_image_is_at_fault_for_stops_at_once(status: int, remedy: str):
-    counted = Counted(
+def test_an_error_that_no_image_causes_stops_at_once(status: int, remedy: str):
+    counted = CountedCalls(
         lambda handler, requests, call: reply(handler, b"go\n away", status, Location="http://127.0.0.1:1/elsewhere")
     )
     with serve_lines(counted) as url, pytest.raises(UnavailableError, match=f"answers {status} .*: go away.*{remedy}"):
-        made(url).annotate(batch_of(4))
+        make_endpoint(url).annotate(batch_of(4))
     assert counted.calls == [[0, 1, 2, 3]]
-
-
-# ---------------------------------------------------------------- credentials
-
-
-def test_a_token_from_a_file_is_sent_and_never_told(tmp_path: Path):
-    (tmp_path / "token").write_text("s3cr3t\n")
-    counted = Counted(
-        lambda handler, requests, call: reply(handler, f"wrong: {handler.headers['Authorization']}".encode(), 401)
-    )
-    with serve_lines(counted) as url:
-        theirs = made(url, token_file=str(tmp_path / "token"))
-        with pytest.raises(UnavailableError) as found:
-            theirs.annotate(batch_of(1))
-        assert counted.headers[0]["Authorization"] == "Bearer s3cr3t"
-        assert "s3cr3t" not in str(found.value) and "wrong: Bearer •••" in str(found.value)
-        (tmp_path / "token").write_text("n3w")
-        with pytest.raises(UnavailableError):
-            theirs.annotate(batch_of(1))
-        assert counted.headers[1]["Authorization"] == "Bearer n3w", "it is read again"
-        assert theirs.version == made(url).version
-        with pytest.raises(SettingsError, match=r"theirs\.token_file: .*nowhere"):
-            made(url, token_file=str(tmp_path / "nowhere")).load()
-        for bad in ("", "s3cr3t\nX-More: 1", "s3cr3t\x07", "s3crét"):
-            (tmp_path / "token").write_text(bad)
-            with pytest.raises(SettingsError, match=r"theirs\.token_file: .* on one line") as refusal:
-                theirs.annotate(batch_of(1))
-            assert "s3cr" not in str(refusal.value)
-
-
-def test_a_token_that_is_repeated_in_an_answer_is_not_told(tmp_path: Path):
-    (tmp_path / "token").write_text("s3cr3t")
-
-    def respond(handler, requests, call):
-        reply(
-            handler,
-            b"".join(
-                format_lines({"image_id": asked["image_id"], "error": f"bad {handler.headers['Authorization']}"})
-                if number(asked) == 0
-                else b"no s3cr3t\n"
-                for asked in requests
-            ),
-        )
-
-    with serve_lines(Counted(respond)) as url:
-        first, second = map(str, made(url, token_file=str(tmp_path / "token"), retries=0).annotate(batch_of(2)))
-    assert first == "bad Bearer •••" and "found 'no •••'" in second and "s3cr3t" not in second
-
-
-def test_netrc_is_used_for_its_host_alone(tmp_path: Path):
-    netrc = tmp_path / "home/.netrc"
-    netrc.write_text("machine 127.0.0.1 login me password s3cr3t\nmachine elsewhere login you password other\n")
-    netrc.chmod(0o600)
-    counted = Counted(
-        lambda handler, requests, call: reply(
-            handler, f"you said s3cr3t, {handler.headers['Authorization']}".encode(), 403
-        )
-    )
-    with serve_lines(counted) as url:
-        with pytest.raises(UnavailableError) as found:
-            made(url).annotate(batch_of(1))
-        assert counted.headers[0]["Authorization"] == "Basic " + base64.b64encode(b"me:s3cr3t").decode()
-        assert "s3cr3t" not in str(found.value) and "you said •••, Basic •••" in str(found.value)
-        with pytest.raises(UnavailableError):
-            made(url.replace("127.0.0.1", "localhost")).annotate(batch_of(1))
-        assert "Authorization" not in counted.headers[1]
-        netrc.write_text("machine 127.0.0.1 login me s3cr3t")
-        with pytest.raises(SettingsError, match="netrc cannot be read") as refusal:
-            made(url).load()
-        assert "s3cr3t" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("url", ["http://me:s3cr3t@127.0.0.1/x", "http://127.0.0.1/x?key=s3cr3t"])
-def test_addresses_with_secrets_are_refused_and_not_repeated(url: str):
-    with pytest.raises(SettingsError, match=r"theirs\.url.*netrc") as found:
-        made(url)
-    assert "s3cr3t" not in str(found.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"url": "ftp://x/y"}, r"theirs\.url.*http://host"),
-        ({"url": "x"}, r"theirs\.url"),
-        ({"url": 5}, r"theirs\.url"),
-        ({"version": ""}, r"theirs\.version"),
-        ({"tasks": ["<OCR>"]}, r"theirs\.tasks"),
-        ({"retries": -1}, r"theirs\.retries"),
-    ],
-)
-def test_settings_are_checked(options: dict, message: str):
-    with pytest.raises(SettingsError, match=message):
-        made(**{"url": "http://127.0.0.1/x", **options})
-
-
-def test_version_is_what_the_settings_say_and_not_where_the_service_is():
-    version = made("http://127.0.0.1/x").version
-    assert version == made("https://elsewhere:9/y", timeout=3, retries=9).version
-    assert version != made("http://127.0.0.1/x", version="2").version
-    assert version != made("http://127.0.0.1/x", vocabulary=["cat"]).version
-    assert made("http://127.0.0.1/x", vocabulary=["cat"], role="ranker").vocabulary() == ("cat",)
