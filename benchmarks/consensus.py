@@ -1,6 +1,6 @@
-"""What the consensus is worth: six annotators of drawn scenes, fused by the engine and in four other ways.
+"""Quality of the consensus: six annotators of drawn scenes, fused by the engine and by four other methods.
 
-One annotator is bad and two depend on each other. The other ways are tuned by the same grid on seeds that are not
+One annotator is bad and two depend on each other. The other methods are tuned by the same grid on seeds that are not
 measured; the engine is measured as it is by default. Weighted boxes fusion is that of the package ensemble-boxes, which
 the extra `benchmarks` installs (and `test` as well).
 """
@@ -23,15 +23,15 @@ from _common import print_table
 OVERLAP = (0.3, 0.4, 0.5, 0.6, 0.7)
 SCORE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 VOTES = (1, 2, 3, 4)
-"""The grid: IoU from which boxes are one, least score (of fused boxes, where a way has one), least number of votes."""
+"""The grid: least IoU of boxes of one object, least score (of fused boxes, if there is one), least number of votes."""
 SIZE = 128
 KIND = "<OD>"
 
 Box = tuple[float, float, float, float]
 Found = tuple[str, Box, float, Any]
 """Label, box, score, and the annotator that claims it, or how many do."""
-Way = Callable[[Sequence[Found], float], list[Found]]
-"""The claims about an image, and the IoU from which boxes are one → all objects; they are filtered later."""
+Method = Callable[[Sequence[Found], float], list[Found]]
+"""(claims about an image, least IoU of boxes of one object) → all objects; they are filtered later."""
 
 
 def annotators() -> dict[str, dict[str, Any]]:
@@ -52,12 +52,12 @@ class Scenes:
     """Images by id: the truth and the claims about each; and the tables that the engine is given."""
 
     truth: dict[str, list[Found]]
-    said: dict[str, list[Found]]
+    claims: dict[str, list[Found]]
     tables: tuple[Any, Any, Any]
 
 
 def scenes(count: int, seed: int) -> Scenes:
-    """Drawn scenes and the claims of all annotators."""
+    """Draw scenes, and return them with the claims of all annotators."""
     import pyarrow as pa
 
     from florence.annotators import ImageBatch
@@ -69,58 +69,58 @@ def scenes(count: int, seed: int) -> Scenes:
         name: Simulated(name=name, **{**options, "seed": seed, "tasks": (KIND,)})
         for name, options in annotators().items()
     }
-    truth, said, rows, records, seen = {}, {}, [], [], []
+    truth, claimed, rows, records, seen = {}, {}, [], [], []
     for number, found in enumerate(ScenesSource(count=count, seed=seed, size=SIZE, scale=1.12).images(frozenset())):
         record = ImageRecord(f"{number:064x}", SIZE, SIZE, "scenes", found.name, "", None, "train")
         known = annotate(record.image_id, found.truth, "truth", "1")
         truth[record.image_id] = [(row.text, row.regions[0].box, 1.0, "truth") for row in known if row.task == KIND]
-        said[record.image_id] = []
+        claimed[record.image_id] = []
         for name, annotator in simulated.items():
             (claims,) = annotator.annotate(ImageBatch(records=(record,), truth=(known,)))
             rows += annotate(record.image_id, claims, name, "1")
-            said[record.image_id] += [(claim.text, claim.regions[0].box, claim.score, name) for claim in claims]
+            claimed[record.image_id] += [(claim.text, claim.regions[0].box, claim.score, name) for claim in claims]
             seen.append(
                 {"image_id": record.image_id, "annotator": name, "version": "1", "claims": len(claims), "error": ""}
             )
         records.append({name: getattr(record, name) for name in IMAGES.names if name != "bytes"})
     images = pa.Table.from_pylist(records, schema=pa.schema([IMAGES.field(name) for name in records[0]]))
-    return Scenes(truth, said, (annotations_table(rows), images, pa.Table.from_pylist(seen)))
+    return Scenes(truth, claimed, (annotations_table(rows), images, pa.Table.from_pylist(seen)))
 
 
 # ---------------------------------------------------------------- measuring
 
 
-def hits(said: Sequence[Found], true: Sequence[Found]) -> list[bool]:
-    """Whether each object is a true one: same label, IoU of at least 0.5; highest score first, each true one once."""
+def hits(claims: Sequence[Found], true: Sequence[Found]) -> list[bool]:
+    """Return whether each object is true: same label, IoU of at least 0.5, each true one once, best score first."""
     from florence.geometry import box_iou
 
-    result, left = [False] * len(said), set(range(len(true)))
-    if not said or not true:
+    result, left = [False] * len(claims), set(range(len(true)))
+    if not claims or not true:
         return result
-    overlap = box_iou(np.asarray([f[1] for f in said]), np.asarray([f[1] for f in true]))
-    for k in sorted(range(len(said)), key=lambda k: -said[k][2]):
-        fits = [j for j in left if overlap[k, j] >= 0.5 and said[k][0] == true[j][0]]
+    overlap = box_iou(np.asarray([f[1] for f in claims]), np.asarray([f[1] for f in true]))
+    for k in sorted(range(len(claims)), key=lambda k: -claims[k][2]):
+        fits = [j for j in left if overlap[k, j] >= 0.5 and claims[k][0] == true[j][0]]
         if fits:
             left.remove(max(fits, key=lambda j: overlap[k, j]))
             result[k] = True
     return result
 
 
-def f1(said: Mapping[str, Sequence[Found]], truth: Mapping[str, Sequence[Found]]) -> float:
-    """F1 over the objects of all images."""
-    right = sum(sum(hits(said.get(image, ()), true)) for image, true in truth.items())
-    return 2 * right / max(sum(map(len, said.values())) + sum(map(len, truth.values())), 1)
+def f1(claims: Mapping[str, Sequence[Found]], truth: Mapping[str, Sequence[Found]]) -> float:
+    """Return the F1 over the objects of all images."""
+    right = sum(sum(hits(claims.get(image, ()), true)) for image, true in truth.items())
+    return 2 * right / max(sum(map(len, claims.values())) + sum(map(len, truth.values())), 1)
 
 
 def calibration(
-    said: Mapping[str, Sequence[Found]], truth: Mapping[str, Sequence[Found]]
+    claims: Mapping[str, Sequence[Found]], truth: Mapping[str, Sequence[Found]]
 ) -> tuple[float, list[tuple[float, float, int]]]:
-    """Expected calibration error of confidence in ten bins, and (mean confidence, share right, objects) of each bin."""
+    """Return the expected calibration error in ten bins, and (mean confidence, share right, objects) of each bin."""
     pairs = np.asarray(
         [
             (f[2], hit)
             for image, true in truth.items()
-            for f, hit in zip(said.get(image, ()), hits(said.get(image, ()), true), strict=True)
+            for f, hit in zip(claims.get(image, ()), hits(claims.get(image, ()), true), strict=True)
         ]
     )
     bins = np.minimum((pairs[:, 0] * 10).astype(int), 9)
@@ -131,11 +131,11 @@ def calibration(
     return sum(abs(a - r) * n for a, r, n in rows) / len(pairs), rows
 
 
-# ---------------------------------------------------------------- the ways
+# ---------------------------------------------------------------- the methods
 
 
 def ours(data: Scenes, settings: Any = None) -> dict[str, list[Found]]:
-    """The engine's objects, kept and dropped, by image; confidence as their score."""
+    """Return the engine's objects, kept and dropped, by image; their score is the confidence."""
     from florence.config import EngineSettings
     from florence.engine import fuse
     from florence.records import table_annotations
@@ -149,24 +149,24 @@ def ours(data: Scenes, settings: Any = None) -> dict[str, list[Found]]:
     return found
 
 
-def single(said: Sequence[Found], overlap: float) -> list[Found]:
-    """Each annotator's objects as they are."""
-    return list(said)
+def single(claims: Sequence[Found], overlap: float) -> list[Found]:
+    """Return each annotator's objects unchanged."""
+    return list(claims)
 
 
-def union(said: Sequence[Found], overlap: float) -> list[Found]:
-    """All claims, suppressed label by label (NMS): what is left does not depend on the least score."""
+def union(claims: Sequence[Found], overlap: float) -> list[Found]:
+    """Return all claims after non-maximum suppression per label; it does not depend on the least score."""
     kept: list[Found] = []
-    for found in sorted(said, key=lambda f: -f[2]):
+    for found in sorted(claims, key=lambda f: -f[2]):
         if not any(found[0] == k[0] and _overlap(found[1], k[1]) > overlap for k in kept):
             kept.append(found)
     return kept
 
 
-def majority(said: Sequence[Found], overlap: float) -> list[Found]:
-    """One object of each cluster, its box and score the means, and how many annotators claim it."""
+def majority(claims: Sequence[Found], overlap: float) -> list[Found]:
+    """Return one object per cluster: the mean box and score, and the number of annotators that claim it."""
     groups: list[list[Found]] = []
-    for found in sorted(said, key=lambda f: -f[2]):
+    for found in sorted(claims, key=lambda f: -f[2]):
         near = [
             g
             for g in groups
@@ -181,12 +181,12 @@ def majority(said: Sequence[Found], overlap: float) -> list[Found]:
     ]
 
 
-def weighted(said: Sequence[Found], overlap: float) -> list[Found]:
-    """Weighted boxes fusion."""
+def weighted(claims: Sequence[Found], overlap: float) -> list[Found]:
+    """Return the objects of weighted boxes fusion."""
     from ensemble_boxes import weighted_boxes_fusion
 
-    labels = sorted({found[0] for found in said})
-    by = [[found for found in said if found[3] == annotator] for annotator in sorted(annotators())]
+    labels = sorted({found[0] for found in claims})
+    by = [[found for found in claims if found[3] == annotator] for annotator in sorted(annotators())]
     boxes, scores, names = weighted_boxes_fusion(
         [[[v / SIZE for v in found[1]] for found in one] for one in by],
         [[found[2] for found in one] for one in by],
@@ -205,7 +205,7 @@ def _overlap(a: Box, b: Box) -> float:
     return shared / max((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared, 1e-9)
 
 
-WAYS: dict[str, tuple[Way, dict[str, Sequence[Any]]]] = {
+METHODS: dict[str, tuple[Method, dict[str, Sequence[Any]]]] = {
     "best single annotator": (single, {"annotator": tuple(annotators()), "score": SCORE}),
     "union, suppressed": (union, {"overlap": OVERLAP, "score": SCORE}),
     "majority": (majority, {"overlap": OVERLAP, "score": SCORE, "votes": VOTES}),
@@ -214,7 +214,7 @@ WAYS: dict[str, tuple[Way, dict[str, Sequence[Any]]]] = {
 
 
 def chosen(found: Found, at: Mapping[str, Any]) -> bool:
-    """Whether an object is good enough at a point of the grid."""
+    """Return whether an object is kept at a point of the grid."""
     return (
         found[2] >= at["score"]
         and found[3] == at.get("annotator", found[3])
@@ -222,12 +222,12 @@ def chosen(found: Found, at: Mapping[str, Any]) -> bool:
     )
 
 
-def tuned(way: Way, grid: Mapping[str, Sequence[Any]], data: Sequence[Scenes]) -> dict[str, Any]:
-    """The point of the grid with the best F1, on average."""
+def tuned(method: Method, grid: Mapping[str, Sequence[Any]], data: Sequence[Scenes]) -> dict[str, Any]:
+    """Return the point of the grid with the best mean F1."""
     rest = {name: values for name, values in grid.items() if name != "overlap"}
     best: tuple[float, dict[str, Any]] = (-1.0, {})
     for overlap in grid.get("overlap", (0.5,)):
-        objects = [{image: way(said, overlap) for image, said in one.said.items()} for one in data]
+        objects = [{image: method(claims, overlap) for image, claims in one.claims.items()} for one in data]
         for values in itertools.product(*rest.values()):
             at = {**dict(zip(rest, values, strict=True)), **({"overlap": overlap} if "overlap" in grid else {})}
             mean = float(
@@ -242,11 +242,11 @@ def tuned(way: Way, grid: Mapping[str, Sequence[Any]], data: Sequence[Scenes]) -
     return best[1]
 
 
-def fused(way: Way, at: Mapping[str, Any], data: Scenes) -> dict[str, list[Found]]:
-    """A way's objects by image."""
+def fused(method: Method, at: Mapping[str, Any], data: Scenes) -> dict[str, list[Found]]:
+    """Return the objects of a method by image."""
     return {
-        image: [found for found in way(said, at.get("overlap", 0.5)) if chosen(found, at)]
-        for image, said in data.said.items()
+        image: [found for found in method(claims, at.get("overlap", 0.5)) if chosen(found, at)]
+        for image, claims in data.claims.items()
     }
 
 
@@ -254,7 +254,7 @@ def fused(way: Way, at: Mapping[str, Any], data: Scenes) -> dict[str, list[Found
 
 
 def ranking(data: Scenes) -> list[tuple[str, float, float]]:
-    """(annotator, estimated reliability, F1 against the truth), the most reliable first."""
+    """Return (annotator, estimated reliability, F1 against the truth), the most reliable first."""
     from florence.config import EngineSettings
     from florence.engine.reliability import estimate_reliability
 
@@ -268,35 +268,38 @@ def ranking(data: Scenes) -> list[tuple[str, float, float]]:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Seeds, with commas."""
+    """Return the seeds of a list with commas."""
     return tuple(int(part) for part in text.split(","))
 
 
 def run(count: int, seeds: Iterable[int], tuning: Iterable[int]) -> dict[str, Any]:
-    """All figures; tables are printed as they are had."""
+    """Return all figures; print each table when it is ready."""
     others = [scenes(count, seed) for seed in tuning]
     best = {}
-    for name, (way, grid) in WAYS.items():
+    for name, (method, grid) in METHODS.items():
         print(f"tuning: {name}", flush=True)
-        best[name] = tuned(way, grid, others)
+        best[name] = tuned(method, grid, others)
     figures: dict[str, Any] = {"tuned": best, "f1": {}, "reliability": {}, "calibration": {}}
     for seed in seeds:
         data = scenes(count, seed)
         objects = ours(data)
         kept = {image: [found for found in rows if found[3] == "kept"] for image, rows in objects.items()}
         figures["f1"][seed] = {"ours": f1(kept, data.truth)} | {
-            name: f1(fused(way, best[name], data), data.truth) for name, (way, _) in WAYS.items()
+            name: f1(fused(method, best[name], data), data.truth) for name, (method, _) in METHODS.items()
         }
         figures["reliability"][seed] = ranking(data)
         figures["calibration"][seed] = calibration(objects, data.truth)
-    ways = ["ours", *WAYS]
+    methods = ["ours", *METHODS]
     print_table(
         "F1 of objects at IoU 0.5",
-        [("seed", *ways), *((seed, *(f"{row[way]:.3f}" for way in ways)) for seed, row in figures["f1"].items())],
+        [
+            ("seed", *methods),
+            *((seed, *(f"{row[method]:.3f}" for method in methods)) for seed, row in figures["f1"].items()),
+        ],
     )
     print_table(
         "Tuned on other seeds",
-        [("way", "at"), *((name, ", ".join(f"{k} {v}" for k, v in at.items())) for name, at in best.items())],
+        [("method", "at"), *((name, ", ".join(f"{k} {v}" for k, v in at.items())) for name, at in best.items())],
     )
     for seed, rows in figures["reliability"].items():
         print_table(
@@ -315,7 +318,7 @@ def run(count: int, seeds: Iterable[int], tuning: Iterable[int]) -> dict[str, An
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=1000, help="of each seed (default 1000)")
     parser.add_argument("--seeds", type=numbers, default=(0, 1, 2), help="measured (default 0,1,2)")

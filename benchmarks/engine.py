@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def flow(options: argparse.Namespace) -> dict[str, Any]:
-    """The annotate flow against the bare annotators. Exits where the two do not claim the same."""
+    """Measure the annotate flow against the bare annotators. Exit if the two do not claim the same."""
     import torch
 
     from flows.adapters.prefect_server import prefect_api
@@ -109,7 +109,7 @@ def flow(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _flow_sides(root: Path, repeats: int) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
-    """Median seconds of each side, of the clock and of the processor, and what both sides claimed."""
+    """Return the median seconds of each side, of the clock and of the processor, and the number of claims."""
     from florence.config import read_settings
     from florence.records import table_annotations
     from florence.workspace import bind_workspace
@@ -121,18 +121,18 @@ def _flow_sides(root: Path, repeats: int) -> tuple[dict[str, dict[str, float]], 
     workspace = bind_workspace(root, settings)
     store = workspace.store
     collect_images(workspace)
-    who, files = list_annotators(settings), sorted((root / "photos").iterdir())
-    said: dict[str, set[tuple[str, str, str]]] = {}
+    annotators, files = list_annotators(settings), sorted((root / "photos").iterdir())
+    claims: dict[str, set[tuple[str, str, str]]] = {}
 
     def bare() -> None:
-        said["bare"] = {(row.annotation_id, row.text, str(row.regions)) for row in plain(settings, files, who)}
+        claims["bare"] = {(row.annotation_id, row.text, str(row.regions)) for row in plain(settings, files, annotators)}
 
     def ours() -> None:
         for folder in ("claims", "coverage"):
             store.delete(folder)
         annotate.with_options(task_runner=task_runner(settings))(str(root))
 
-    list(plain(settings, files[:2], who))  # models load, libraries warm up
+    list(plain(settings, files[:2], annotators))  # models load, libraries warm up
     wall: dict[str, list[float]] = {"bare": [], "flow": []}
     cpu: dict[str, list[float]] = {"bare": [], "flow": []}
     for _ in tqdm(range(repeats), desc="flow", file=sys.stderr):
@@ -141,22 +141,22 @@ def _flow_sides(root: Path, repeats: int) -> tuple[dict[str, dict[str, float]], 
             run()
             wall[side].append(time.perf_counter() - began)
             cpu[side].append(time.process_time() - used)
-    said["flow"] = {
+    claims["flow"] = {
         (row.annotation_id, row.text, str(row.regions))
         for name in store.names("claims")
         for row in table_annotations(store.read_table(name))
     }
-    if said["bare"] != said["flow"]:
-        sys.exit(f"the two sides do not claim the same: {len(said['bare'] ^ said['flow'])} claims differ")
+    if claims["bare"] != claims["flow"]:
+        sys.exit(f"the two sides do not claim the same: {len(claims['bare'] ^ claims['flow'])} claims differ")
     seconds = {
         what: {side: statistics.median(values) for side, values in times.items()}
         for what, times in (("wall", wall), ("processor", cpu))
     }
-    return seconds, {"annotators": len(who), "claims": len(said["flow"])}
+    return seconds, {"annotators": len(annotators), "claims": len(claims["flow"])}
 
 
-def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
-    """What the annotators of ``who`` say of the images in ``files``, without store, flow or threads."""
+def plain(settings: Any, files: list[Path], annotators: list[Any]) -> Iterator[Any]:
+    """Yield the claims of ``annotators`` about the images in ``files``, without store, flow or threads."""
     import hashlib
 
     from florence.annotators import ImageBatch
@@ -164,8 +164,8 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
     from florence.records import ImageRecord, annotate
     from florence.workspace.annotate import make_annotator
 
-    batch = max(settings.annotators[annotator.name].batch_size for annotator in who)
-    for annotator in who:
+    batch = max(settings.annotators[annotator.name].batch_size for annotator in annotators)
+    for annotator in annotators:
         make_annotator(settings, annotator.name)[0].load()
     for start in range(0, len(files), batch):
         records, pixels = [], []
@@ -176,31 +176,31 @@ def plain(settings: Any, files: list[Path], who: list[Any]) -> Iterator[Any]:
             records.append(
                 ImageRecord(hashlib.sha256(data).hexdigest(), width, height, "photos", file.name, "", None, "train")
             )
-        said: dict[str, list[tuple]] = {}
-        for annotator in who:
-            made = make_annotator(settings, annotator.name)[0]
-            size, said[annotator.name] = settings.annotators[annotator.name].batch_size, []
+        claims_of: dict[str, list[tuple]] = {}
+        for annotator in annotators:
+            instance = make_annotator(settings, annotator.name)[0]
+            size, claims_of[annotator.name] = settings.annotators[annotator.name].batch_size, []
             for first in range(0, len(records), size):
                 part = slice(first, first + size)
-                heard = [
-                    tuple(row for name in annotator.depends_on for row in said[name][index])
+                earlier = [
+                    tuple(row for name in annotator.depends_on for row in claims_of[name][index])
                     for index in range(first, min(first + size, len(records)))
                 ]
                 given = ImageBatch(
                     tuple(records[part]),
-                    tuple(pixels[part]) if "pixels" in made.needs else (),
-                    tuple(heard),
-                    ((),) * len(heard),
+                    tuple(pixels[part]) if "pixels" in instance.needs else (),
+                    tuple(earlier),
+                    ((),) * len(earlier),
                 )
-                answers = zip(records[part], made.annotate(given), strict=True)
-                said[annotator.name] += [
+                answers = zip(records[part], instance.annotate(given), strict=True)
+                claims_of[annotator.name] += [
                     annotate(record.image_id, claims, annotator.name, annotator.version) for record, claims in answers
                 ]
-        yield from (row for rows in said.values() for image in rows for row in image)
+        yield from (row for rows in claims_of.values() for image in rows for row in image)
 
 
 def photos(folder: Path, count: int) -> None:
-    """``count`` different JPEG files of many sizes, cut out of the photos that installed packages carry."""
+    """Write ``count`` different JPEG files of many sizes, cut out of the photos of installed packages."""
     from PIL import Image
 
     from florence.images import decode_image
@@ -227,7 +227,7 @@ def photos(folder: Path, count: int) -> None:
 
 
 def workspace(root: Path, sources: dict[str, Any], wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """A params.yaml of ``sources`` and those annotators of the repository's that are ``wanted``."""
+    """Write a params.yaml of ``sources`` and the ``wanted`` annotators of the repository's."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     chosen = {name: section for name, section in values["annotators"].items() if wanted(section)}
     (root / "params.yaml").write_text(
@@ -253,7 +253,7 @@ print(json.dumps({"began": began / 1024, "peak": peak / 1024, "images": done.ima
 
 
 def memory(options: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of annotating few and many scenes, each in a process of its own, after they were collected."""
+    """Measure the peak memory of annotating few and many collected scenes, each in a process of its own."""
     found = {}
     for count in tqdm(sorted(options.scenes), desc="memory", file=sys.stderr):
         with tempfile.TemporaryDirectory() as name:
@@ -273,7 +273,7 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(root: Path, *arguments: str) -> str:
-    """The output of a Python process of this checkout, in ``root``."""
+    """Return the output of a Python process of this checkout, in ``root``."""
     # what `flow` has set of Prefect is of its own workspace
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT")}
     environment = {**kept, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
@@ -284,7 +284,7 @@ def _run(root: Path, *arguments: str) -> str:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"flow": flow, "memory": memory}
-"""What is measured: prints its table and returns its figures."""
+"""By name: a function that prints its table and returns its figures."""
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ from florence.records import ANNOTATIONS, IMAGES, REGION
 
 TABLES = ("claims", "images", "coverage")
 WORKERS = 2
-"""Blocks of claims that ours fuses at a time."""
+"""Blocks of claims that our side fuses at a time."""
 SAMPLE = 0.02
-"""Share of the images that what works image by image is given."""
-AUTHORS = ("detector", "captioner", "grounder", "hasty", "crude", "old")
+"""Share of the images that sides which work image by image are given."""
+ANNOTATORS = ("detector", "captioner", "grounder", "hasty", "crude", "old")
 SIDE = 480
 """Pixels a side of every image."""
 OBJECTS = 2.6
@@ -51,7 +52,7 @@ NOUNS = (
     "keyboard mouse cow sheep goat bear truck plane fence wall"
 ).split()
 LINKS = ("near", "next to", "behind", "in front of", "on top of", "under", "beside", "above")
-SIGNS = ("EXIT", "STOP", "OPEN", "SALE", "NO PARKING", "CAFE", "TAXI", "BUS LANE", "WATER", "GATE 4")
+TEXTS = ("EXIT", "STOP", "OPEN", "SALE", "NO PARKING", "CAFE", "TAXI", "BUS LANE", "WATER", "GATE 4")
 CAPTION_PHRASES = {"<CAPTION>": (2, 0.7), "<DETAILED_CAPTION>": (4, 0.4), "<MORE_DETAILED_CAPTION>": (8, 0.3)}
 """Phrases of a text, and the share of them that is grounded."""
 CAPTIONS = 1500
@@ -60,8 +61,8 @@ VERSIONS = (0.5, 0.15, 0.1, 0.1, 0.1, 0.05)
 """Share of each version: as it is, a word left out (twice), another noun, no articles, with boilerplate."""
 
 
-def synthetic(claims: int, seed: int = 0) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """(claims, images, coverage): about as many claims as wanted, of all base types, the same for the same seed."""
+def make_tables(claims: int, seed: int = 0) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Return (claims, images, coverage): about ``claims`` claims of all base types, the same for the same seed."""
     rng = np.random.default_rng(seed)
     count = max(claims // PER_IMAGE, 1)
     ids = pa.array([hashlib.sha256(f"{seed}|{k}".encode()).hexdigest() for k in range(count)], pa.string())
@@ -71,7 +72,7 @@ def synthetic(claims: int, seed: int = 0) -> tuple[pa.Table, pa.Table, pa.Table]
         "annotator": np.concatenate([part["annotator"] for part in parts]),
     }
     table = pa.concat_tables([part["table"] for part in parts])
-    names = pa.array(AUTHORS)
+    names = pa.array(ANNOTATORS)
     rows = {
         "annotation_id": pa.array([f"{k:016x}" for k in range(len(table))], pa.string()),
         "image_id": ids.take(pa.array(columns["image"])),
@@ -84,8 +85,8 @@ def synthetic(claims: int, seed: int = 0) -> tuple[pa.Table, pa.Table, pa.Table]
         "reason": pa.array([""] * len(table)),
         **{name: table[name] for name in ("task", "text", "regions", "score")},
     }
-    said = pa.table({name: rows[name] for name in ANNOTATIONS.names}, schema=ANNOTATIONS)
-    return said, _images(ids), _coverage(ids)
+    claimed = pa.table({name: rows[name] for name in ANNOTATIONS.names}, schema=ANNOTATIONS)
+    return claimed, _images(ids), _coverage(ids)
 
 
 def _images(ids: pa.Array) -> pa.Table:
@@ -107,78 +108,52 @@ def _coverage(ids: pa.Array) -> pa.Table:
     n = len(ids)
     return pa.table(
         {
-            "image_id": pa.concat_arrays([ids] * len(AUTHORS)),
-            "annotator": pa.array(np.repeat(AUTHORS, n)),
-            "version": pa.array(["1"] * n * len(AUTHORS)),
-            "claims": pa.array(np.ones(n * len(AUTHORS), np.int32)),
-            "error": pa.array([""] * n * len(AUTHORS)),
+            "image_id": pa.concat_arrays([ids] * len(ANNOTATORS)),
+            "annotator": pa.array(np.repeat(ANNOTATORS, n)),
+            "version": pa.array(["1"] * n * len(ANNOTATORS)),
+            "claims": pa.array(np.ones(n * len(ANNOTATORS), np.int32)),
+            "error": pa.array([""] * n * len(ANNOTATORS)),
         }
     )
 
 
 def _objects(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
-    """Objects by all six, region texts, masks and OCR lines by two each: most items, some misplaced or mislabelled."""
+    """Return objects by all six annotators, region texts, masks and OCR lines by two each, with errors."""
     owner = np.repeat(np.arange(count), rng.poisson(OBJECTS - 1, count) + 1)
     low, side = rng.uniform(0, 0.6 * SIDE, (len(owner), 2)), rng.uniform(0.1 * SIDE, 0.4 * SIDE, (len(owner), 2))
     truth = np.concatenate([low, low + side], axis=1)
-    noun, colour, sign = (
+    noun, colour, text = (
         rng.integers(len(NOUNS), size=len(owner)),
         rng.integers(len(COLOURS), size=len(owner)),
-        rng.integers(len(SIGNS), size=len(owner)),
+        rng.integers(len(TEXTS), size=len(owner)),
     )
     parts = []
-    for who in range(len(AUTHORS)):
-        seen = np.flatnonzero(rng.random(len(owner)) < 0.85 - 0.04 * who)
-        box = truth[seen] + rng.normal(0, 0.03 + 0.01 * who, (len(seen), 4)) * np.tile(side[seen], 2)
-        named = np.where(
-            rng.random(len(seen)) < 0.05 + 0.03 * who, rng.integers(len(NOUNS), size=len(seen)), noun[seen]
+    for annotator in range(len(ANNOTATORS)):
+        found = np.flatnonzero(rng.random(len(owner)) < 0.85 - 0.04 * annotator)
+        box = truth[found] + rng.normal(0, 0.03 + 0.01 * annotator, (len(found), 4)) * np.tile(side[found], 2)
+        label = np.where(
+            rng.random(len(found)) < 0.05 + 0.03 * annotator, rng.integers(len(NOUNS), size=len(found)), noun[found]
         )
-        score = rng.beta(6, 2, len(seen))
-        outlined = _outlines(rng, box) if who < 2 else None
-        parts.append(
-            _places("<OD>", who, owner[seen], [NOUNS[k] for k in named], box, score, outlined if who == 0 else None)
-        )
-        if who in (0, 1):
-            parts.append(
-                _places(
-                    "<DENSE_REGION_CAPTION>",
-                    who,
-                    owner[seen],
-                    [f"a {COLOURS[c]} {NOUNS[k]}" for c, k in zip(colour[seen], named, strict=True)],
-                    box,
-                    score,
-                )
-            )
-            parts.append(
-                _places(
-                    "<REFERRING_EXPRESSION_SEGMENTATION>",
-                    who,
-                    owner[seen],
-                    [f"the {NOUNS[k]}" for k in named],
-                    box,
-                    score,
-                    outlined,
-                )
-            )
-        if who in (2, 3):
-            read = np.flatnonzero(sign[seen] < 2)
+        score = rng.beta(6, 2, len(found))
+        labels, polygons = [NOUNS[k] for k in label], _draw_polygons(rng, box) if annotator < 2 else None
+        claims = partial(_make_claims, annotator=annotator, image=owner[found], box=box, score=score)
+        parts.append(claims("<OD>", texts=labels, polygons=polygons if annotator == 0 else None))
+        if annotator in (0, 1):
+            texts = [f"a {COLOURS[c]} {name}" for c, name in zip(colour[found], labels, strict=True)]
+            parts.append(claims("<DENSE_REGION_CAPTION>", texts=texts))
+            texts = [f"the {name}" for name in labels]
+            parts.append(claims("<REFERRING_EXPRESSION_SEGMENTATION>", texts=texts, polygons=polygons))
+        if annotator in (2, 3):
+            read = np.flatnonzero(text[found] < 2)
+            texts = [TEXTS[k] for k in noun[found][read] % len(TEXTS)]
             quad = box[read][:, [0, 1, 2, 1, 2, 3, 0, 3]]
-            parts.append(
-                _places(
-                    "<OCR_WITH_REGION>",
-                    who,
-                    owner[seen][read],
-                    [SIGNS[k] for k in noun[seen][read] % len(SIGNS)],
-                    None,
-                    score[read],
-                    quad=quad,
-                )
-            )
+            line = {"image": owner[found][read], "box": None, "score": score[read], "quad": quad}
+            parts.append(claims("<OCR_WITH_REGION>", texts=texts, **line))
     return parts
 
 
-def _outlines(rng: np.random.Generator, box: np.ndarray, corners: int = 24) -> pa.Array:
-    """A rough ellipse in each box."""
+def _draw_polygons(rng: np.random.Generator, box: np.ndarray, corners: int = 24) -> pa.Array:
+    """Return a rough ellipse in each box."""
     angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     around = np.stack([np.cos(angle), np.sin(angle)], axis=1)[None] * rng.uniform(0.85, 1, (len(box), corners, 1))
     points = (box[:, None, :2] + box[:, None, 2:]) / 2 + around * (box[:, None, 2:] - box[:, None, :2]) / 2
@@ -189,20 +164,20 @@ def _outlines(rng: np.random.Generator, box: np.ndarray, corners: int = 24) -> p
 
 
 def _captions(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
-    """Three kinds of texts by three annotators, and some of their phrases with places."""
+    """Return captions of three types by three annotators, and some of their phrases with boxes."""
     parts = []
-    for kind, (phrases, share) in CAPTION_PHRASES.items():
+    for annotation_type, (phrases, share) in CAPTION_PHRASES.items():
         texts, spans, labels = _texts(rng, phrases)
         which = rng.integers(CAPTIONS, size=count)
-        places = rng.uniform(0, 0.6 * SIDE, (count, phrases, 2))
-        places = np.concatenate([places, places + rng.uniform(0.1 * SIDE, 0.4 * SIDE, places.shape)], axis=2)
-        for who in range(3):
+        boxes = rng.uniform(0, 0.6 * SIDE, (count, phrases, 2))
+        boxes = np.concatenate([boxes, boxes + rng.uniform(0.1 * SIDE, 0.4 * SIDE, boxes.shape)], axis=2)
+        for annotator in range(3):
             text = which * len(VERSIONS) + rng.choice(len(VERSIONS), size=count, p=VERSIONS)
             score = rng.beta(6, 2, count)
-            table = _table(kind, [texts[k] for k in text], None, score, np.zeros(count, np.int32))
-            parts.append({"image": np.arange(count), "annotator": np.full(count, who), "table": table})
+            table = _table(annotation_type, [texts[k] for k in text], None, score, np.zeros(count, np.int32))
+            parts.append({"image": np.arange(count), "annotator": np.full(count, annotator), "table": table})
             image, phrase = np.nonzero((rng.random((count, phrases)) < share) & (spans[text][:, :, 0] >= 0))
-            box = places[image, phrase] + rng.normal(0, 6, (len(image), 4))
+            box = boxes[image, phrase] + rng.normal(0, 6, (len(image), 4))
             chosen = text[image]
             regions = _regions(
                 [labels[k][p] for k, p in zip(chosen, phrase, strict=True)],
@@ -217,23 +192,25 @@ def _captions(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
                 rng.beta(6, 2, len(image)),
                 np.ones(len(image), np.int32),
             )
-            parts.append({"image": image, "annotator": np.full(len(image), who), "table": table})
+            parts.append({"image": image, "annotator": np.full(len(image), annotator), "table": table})
     return parts
 
 
 def _texts(rng: np.random.Generator, phrases: int) -> tuple[list[str], np.ndarray, list[list[str]]]:
-    """All versions of all texts of a type; (texts, phrases, 2) the span of each phrase, -1 for none; the phrases."""
+    """Return all versions of all texts of a type; (texts, phrases, 2) the span of each phrase or -1; the phrases."""
     texts: list[str] = []
     labels: list[list[str]] = []
     spans = []
     for _ in range(CAPTIONS):
-        things = [f"a {COLOURS[rng.integers(len(COLOURS))]} {NOUNS[rng.integers(len(NOUNS))]}" for _ in range(phrases)]
+        noun_phrases = [
+            f"a {COLOURS[rng.integers(len(COLOURS))]} {NOUNS[rng.integers(len(NOUNS))]}" for _ in range(phrases)
+        ]
         links = [LINKS[rng.integers(len(LINKS))] for _ in range(phrases - 1)]
         for version in range(len(VERSIONS)):
-            text, found, said = "photo of " if version == 5 else "", [], []
+            text, found, claims = "photo of " if version == 5 else "", [], []
             drop = int(rng.integers(phrases)) if version in (1, 2) else -1
-            for k, thing in enumerate(things):
-                words = thing.split()
+            for k, noun_phrase in enumerate(noun_phrases):
+                words = noun_phrase.split()
                 if k == drop:
                     words.pop(version)
                 if version == 3 and k == 0:
@@ -242,17 +219,17 @@ def _texts(rng: np.random.Generator, phrases: int) -> tuple[list[str], np.ndarra
                     words.pop(0)
                 phrase = " ".join(words)
                 found.append((len(text), len(text) + len(phrase)))
-                said.append(phrase)
+                claims.append(phrase)
                 text += phrase + (f" {links[k]} " if k < phrases - 1 else "")
             texts.append(text + (" | stock photo" if version == 5 else ""))
-            labels.append(said)
+            labels.append(claims)
             spans.append(found)
     return texts, np.asarray(spans), labels
 
 
-def _places(
+def _make_claims(
     task: str,
-    who: int,
+    annotator: int,
     image: np.ndarray,
     texts: Sequence[str],
     box: np.ndarray | None,
@@ -260,10 +237,11 @@ def _places(
     polygons: pa.Array | None = None,
     quad: np.ndarray | None = None,
 ) -> dict[str, Any]:
+    """Return claims of one region each: their images and annotators as numbers, and their table."""
     regions = _regions(texts, box, score, polygons, quad)
     return {
         "image": image,
-        "annotator": np.full(len(image), who),
+        "annotator": np.full(len(image), annotator),
         "table": _table(task, texts, regions, score, np.ones(len(image), np.int32)),
     }
 
@@ -272,12 +250,12 @@ def _table(
     task: str, texts: Sequence[str], regions: pa.Array | None, score: np.ndarray, counts: np.ndarray
 ) -> pa.Table:
     offsets = pa.array(np.r_[0, np.cumsum(counts)].astype(np.int32))
-    places = regions if regions is not None else pa.array([], REGION)
+    values = regions if regions is not None else pa.array([], REGION)
     return pa.table(
         {
             "task": pa.array([task] * len(texts)),
             "text": pa.array(texts, pa.string()),
-            "regions": pa.ListArray.from_arrays(offsets, places),
+            "regions": pa.ListArray.from_arrays(offsets, values),
             "score": pa.array(score),
         }
     )
@@ -293,11 +271,11 @@ def _regions(
 ) -> pa.Array:
     n = len(labels)
 
-    def lists(values: np.ndarray | None, length: int, kind: pa.DataType) -> pa.Array:
+    def lists(values: np.ndarray | None, length: int, annotation_type: pa.DataType) -> pa.Array:
         if values is None:
-            return pa.nulls(n, pa.list_(kind))
+            return pa.nulls(n, pa.list_(annotation_type))
         return pa.ListArray.from_arrays(
-            pa.array(np.arange(n + 1, dtype=np.int32) * length), pa.array(values.reshape(-1)).cast(kind)
+            pa.array(np.arange(n + 1, dtype=np.int32) * length), pa.array(values.reshape(-1)).cast(annotation_type)
         )
 
     none = pa.array([[]] * n, pa.list_(pa.list_(pa.float64())))
@@ -325,10 +303,10 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(_measured(options.side, options.tables)))
+        print(json.dumps(_measure(options.side, options.tables)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        for name, table in zip(TABLES, synthetic(options.claims), strict=True):
+        for name, table in zip(TABLES, make_tables(options.claims), strict=True):
             pq.write_table(table, f"{folder}/{name}.parquet")
         found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
         for _ in range(options.repeats):
@@ -372,8 +350,8 @@ def _child(side: str, folder: str) -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def _measured(side: str, folder: Path) -> dict[str, float]:
-    """Seconds, seconds of all cores together, claims, peak GB of one side in this process; empty if it cannot run."""
+def _measure(side: str, folder: Path) -> dict[str, float]:
+    """Measure one side in this process: claims, seconds, seconds of all cores, peak GB; empty if it cannot run."""
     claims, images, coverage = (pq.read_table(folder / f"{name}.parquet") for name in TABLES)
     if side in ("objects", "boxes"):
         claims = claims.filter(pc.equal(claims["task"], "<OD>"))
@@ -423,12 +401,12 @@ def _boxes(claims: pa.Table, images: pa.Table, coverage: pa.Table) -> Callable[[
         given.setdefault(row["image_id"], {}).setdefault(row["annotator"], []).append(
             (box, row["regions"][0]["score"], numbers[row["text"]])
         )
-    sides = [[list(zip(*said, strict=True)) for said in by_author.values()] for by_author in given.values()]
+    sides = [[list(zip(*claimed, strict=True)) for claimed in by_annotator.values()] for by_annotator in given.values()]
     weighted_boxes_fusion(
-        *([said[k] for said in sides[0]] for k in range(3)), iou_thr=0.4
+        *([claimed[k] for claimed in sides[0]] for k in range(3)), iou_thr=0.4
     )  # compiled on its first call
     return lambda: [
-        weighted_boxes_fusion(*([said[k] for said in annotators] for k in range(3)), iou_thr=0.4)
+        weighted_boxes_fusion(*([claimed[k] for claimed in annotators] for k in range(3)), iou_thr=0.4)
         for annotators in sides
     ]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,43 +86,26 @@ def main() -> None:
 
 
 def measure(name: str, images: int, repeats: int) -> dict[str, Any]:
-    """All sides of one model. Exits where one of them writes another number of tokens."""
+    """Measure all sides of one model. Exit if one of them writes another number of tokens."""
     checkpoint = load_model(name)
     net, side = checkpoint.model.eval(), checkpoint.image_size
     scenes = SOURCES.get("scenes")(count=images, size=max(side, 128))
     pictures = [np.asarray(Image.open(io.BytesIO(found.data)).convert("RGB")) for found in scenes.images(frozenset())]
-    processor = _processor(checkpoint)
-    asked = [(image, task_name) for image in range(images) for task_name in LENGTHS]
+    theirs = partial(_generate_with_transformers, net, _processor(checkpoint))
+    queries = [(image, task_name) for image in range(images) for task_name in LENGTHS]
     count = images * sum(LENGTHS.values())
     bar = tqdm(total=4 * (repeats + 1), desc=name, file=sys.stderr)
-
-    def theirs(chosen: list[int], task_name: str) -> int:
-        texts = [task_name + INPUTS.get(task_name, "")] * len(chosen)
-        inputs = processor(
-            images=[Image.fromarray(pictures[image]) for image in chosen], text=texts, return_tensors="pt", padding=True
-        )
-        length = LENGTHS[task_name]
-        with torch.inference_mode():
-            found = net.generate(
-                **inputs,
-                min_new_tokens=length,
-                max_new_tokens=length,
-                num_beams=1,
-                do_sample=False,
-                no_repeat_ngram_size=0,
-            )
-        return int(found.shape[0] * (found.shape[1] - 1))
 
     def checked(tokens: int) -> None:
         bar.update()
         if tokens != count:
             sys.exit(f"{name}: {tokens} tokens were written where {count} are expected")
 
-    prompts = [Prompt(image, task(task_name).prompt(INPUTS.get(task_name, ""))) for image, task_name in asked]
-    limits = [LENGTHS[task_name] for _, task_name in asked]
+    prompts = [Prompt(image, task(task_name).prompt(INPUTS.get(task_name, ""))) for image, task_name in queries]
+    limits = [LENGTHS[task_name] for _, task_name in queries]
     sides = {
-        "one": lambda: checked(sum(theirs([image], task_name) for image, task_name in asked)),
-        "task": lambda: checked(sum(theirs(list(range(images)), task_name) for task_name in LENGTHS)),
+        "one": lambda: checked(sum(theirs([pictures[image]], task_name) for image, task_name in queries)),
+        "task": lambda: checked(sum(theirs(pictures, task_name) for task_name in LENGTHS)),
         "ours": lambda: checked(
             sum(len(one) for one in generate(checkpoint, pictures, prompts, max_tokens=limits, has_fixed_length=True))
         ),
@@ -129,7 +113,7 @@ def measure(name: str, images: int, repeats: int) -> dict[str, Any]:
             predict(
                 checkpoint,
                 pictures,
-                [Query(image, task_name, INPUTS.get(task_name, "")) for image, task_name in asked],
+                [Query(image, task_name, INPUTS.get(task_name, "")) for image, task_name in queries],
                 max_tokens=limits,
             ),
             bar.update(),
@@ -147,8 +131,27 @@ def measure(name: str, images: int, repeats: int) -> dict[str, Any]:
     }
 
 
+def _generate_with_transformers(model: Any, processor: Any, pictures: list[Any], task_name: str) -> int:
+    """Let transformers answer one task of all pictures in a batch; return the number of tokens."""
+    texts = [task_name + INPUTS.get(task_name, "")] * len(pictures)
+    inputs = processor(
+        images=[Image.fromarray(picture) for picture in pictures], text=texts, return_tensors="pt", padding=True
+    )
+    length = LENGTHS[task_name]
+    with torch.inference_mode():
+        found = model.generate(
+            **inputs,
+            min_new_tokens=length,
+            max_new_tokens=length,
+            num_beams=1,
+            do_sample=False,
+            no_repeat_ngram_size=0,
+        )
+    return int(found.shape[0] * (found.shape[1] - 1))
+
+
 def _processor(checkpoint: Any) -> Any:
-    """transformers' own, as it is read from a saved checkpoint."""
+    """Return transformers' own processor, read from a saved checkpoint."""
     from transformers import AutoProcessor
 
     with tempfile.TemporaryDirectory() as folder:

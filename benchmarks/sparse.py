@@ -1,8 +1,10 @@
-"""What the path for labels that only few images have is worth: detailed texts for a tenth of the images, on drawn scenes whose truth is known.
+"""Gain of the stage of training for labels that few images have: detailed texts of a tenth of the drawn scenes.
 
-Two models from the same weights, with the same number of steps: one learns all other kinds on all images and the detailed texts last (configs/sparse.yaml), one
-learns the detailed texts of that tenth from the start, and nothing else. Both describe held-out images; CIDEr is against the truth. The first then describes all
-images as the student, and the labels of the next round are measured on the gold images that the describer was not asked about.
+Two models start from the same weights and train for the same number of steps. One learns all other annotation types
+on all images and the detailed texts last (configs/sparse.yaml). The other learns the detailed texts of that tenth
+from the start, and nothing else. Both describe held-out images; CIDEr is against the truth. The first then describes
+all images as the student, and the labels of the next round are measured on the gold images that the describer was
+not asked about.
 
     python benchmarks/sparse.py --seeds 0
 """
@@ -25,25 +27,28 @@ SHARE = 0.1
 OVERLAY = Path(__file__).parents[1] / "configs" / "sparse.yaml"
 
 
-def sparse(params: dict[str, Any]) -> None:
-    """The demo's three say everything but detailed texts; a describer with the errors of the best of them is asked for those, about a tenth of the images."""
+def write_sparse_settings(params: dict[str, Any]) -> None:
+    """Let the demo's three annotators claim all but detailed texts, and a describer those, of a tenth of the images.
+
+    The describer has the errors of the best of the three.
+    """
     from florence.records import BASE_TYPES
 
-    rest = [kind for kind in BASE_TYPES if kind not in DETAILED]
+    rest = [annotation_type for annotation_type in BASE_TYPES if annotation_type not in DETAILED]
     careful = params["annotators"]["careful"]
     for section in params["annotators"].values():
         section["tasks"] = rest
-    params["annotators"]["describer"] = {**careful, "tasks": list(DETAILED), "images": SHARE}
+    params["annotators"]["describer"] = {**careful, "tasks": list(DETAILED), "sample_fraction": SHARE}
     overlay = yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))
     params["engine"] = {**params.get("engine", {}), **overlay["engine"]}
     params["train"].update(overlay["train"])
     params["validation"].update(overlay["validation"])
-    # all other kinds have as many steps as in the demo
+    # all other annotation types have as many steps as in the demo
     params["train"]["steps"] = round(params["train"]["steps"] / (1 - overlay["train"]["sparse_share"]))
 
 
-def alone(folder: Path, of: Path) -> None:
-    """A copy of the workspace ``of`` whose model learns the detailed texts from the start, and nothing else."""
+def train_alone(folder: Path, of: Path) -> None:
+    """Copy the workspace ``of``, and train its model on the detailed texts from the start, and on nothing else."""
     from florence.records import TASKS
 
     if (folder / "metrics" / "scores.json").exists():
@@ -63,19 +68,26 @@ def alone(folder: Path, of: Path) -> None:
         florence(folder, command)
 
 
-def scores(folder: Path) -> dict[str, dict[str, float]]:
-    """Kind → held-out image → CIDEr of what the workspace's model says, against the truth."""
+def read_scores(folder: Path) -> dict[str, dict[str, float]]:
+    """Return the CIDEr of the model's texts against the truth, by annotation type and held-out image."""
     from florence.store import Store
 
     rows = Store(str(folder)).read_table("scores/scores.parquet").to_pylist()
     return {
-        kind: {row["image_id"]: row["value"] for row in rows if row["task"] == kind and row["reference"] == "truth"}
-        for kind in DETAILED
+        annotation_type: {
+            row["image_id"]: row["value"]
+            for row in rows
+            if row["task"] == annotation_type and row["reference"] == "truth"
+        }
+        for annotation_type in DETAILED
     }
 
 
-def told(folder: Path) -> dict[str, tuple[float, int]]:
-    """Kind → CIDEr of the labels of round 1, and on how many images: gold ones that the describer was not asked about."""
+def measure_next_labels(folder: Path) -> dict[str, tuple[float, int]]:
+    """Return, by annotation type, the CIDEr of the labels of round 1 and the number of images it is measured on.
+
+    These are the gold images that the describer was not asked about.
+    """
     from florence.config import EvaluateSettings
     from florence.evaluate import measure_quality
     from florence.records import ANNOTATIONS
@@ -83,44 +95,44 @@ def told(folder: Path) -> dict[str, tuple[float, int]]:
 
     store = Store(str(folder / "data"))
     snapshot = store.read_json("snapshot.json")
-    asked = store.read_tables(f"claims/describer@{snapshot['annotators']['describer']}", ANNOTATIONS)[
+    described = store.read_tables(f"claims/describer@{snapshot['annotators']['describer']}", ANNOTATIONS)[
         "image_id"
     ].to_pylist()
     truth, ids = read_gold(folder)
-    rest = set(ids) - set(asked)
+    rest = set(ids) - set(described)
     found = {
         m.task: m.interval(EvaluateSettings())
         for m in measure_quality(read_labels(folder, 1), truth, rest)
         if m.task in DETAILED
     }
-    return {kind: (value.mean, value.n) for kind, value in found.items() if value}
+    return {annotation_type: (value.mean, value.n) for annotation_type, value in found.items() if value}
 
 
-def compared(home: Path, seed: int, scale: float) -> dict[str, Any]:
-    """Kind → figures of one seed. Raises SystemExit where the model is rejected."""
+def compare(home: Path, seed: int, scale: float) -> dict[str, Any]:
+    """Return the figures of one seed by annotation type. Raises SystemExit if the model is rejected."""
     from florence.metrics.bootstrap import bootstrap_difference
 
     path, other = home / f"sparse-{seed}", home / f"alone-{seed}"
-    make_scenes(path, seed, scale, sparse)
+    make_scenes(path, seed, scale, write_sparse_settings)
     florence(path, "loop", "--rounds", "1")
     (done,) = json.loads((path / "build" / "loop.json").read_text(encoding="utf-8"))["rounds"][:1]
     if done["decision"] != "accepted":
         raise SystemExit(f"seed {seed}: the model was rejected: {done['reason']}")
-    alone(other, path)
+    train_alone(other, path)
     for command in ("annotate", "publish"):
         florence(path, command, "--round", "1", "--student", "champion")
-    ours, theirs, labelled = scores(path), scores(other), told(path)
+    ours, theirs, labelled = read_scores(path), read_scores(other), measure_next_labels(path)
     result = {}
-    for kind in DETAILED:
-        gain = bootstrap_difference(ours[kind], theirs[kind])
-        means = [sum(side[kind].values()) / len(side[kind]) for side in (ours, theirs)]
-        result[kind] = (
+    for annotation_type in DETAILED:
+        gain = bootstrap_difference(ours[annotation_type], theirs[annotation_type])
+        means = [sum(side[annotation_type].values()) / len(side[annotation_type]) for side in (ours, theirs)]
+        result[annotation_type] = (
             {
                 "ours": means[0],
                 "alone": means[1],
                 "gain": [gain.mean, gain.low, gain.high],
                 "images": gain.n,
-                "labels": labelled.get(kind),
+                "labels": labelled.get(annotation_type),
             }
             if gain
             else {}
@@ -138,31 +150,31 @@ def main() -> None:
         "--scale", type=float, default=1.0, help="of the demo's number of scenes and training steps (default 1)"
     )
     parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="keep the workspaces here, and go on with those that are here"
+        "--keep", type=Path, metavar="DIR", help="keep the workspaces here, and resume those that are here"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = (options.keep or Path(folder)).resolve()
-        found = {seed: compared(home, seed, options.scale) for seed in options.seeds}
+        found = {seed: compare(home, seed, options.scale) for seed in options.seeds}
     rows: list[list[Any]] = [
         [
-            "kind",
+            "annotation type",
             "seed",
-            "learnt last, after all else",
-            "learnt alone",
+            "learned last",
+            "learned alone",
             "gain [95%]",
             "held-out images",
             "labels of the next round (gold images)",
         ]
     ]
-    for seed, kinds in found.items():
-        for kind, of in kinds.items():
+    for seed, by_type in found.items():
+        for annotation_type, of in by_type.items():
             gain, low, high = of["gain"]
             value, count = of["labels"] or (float("nan"), 0)
             rows.append(
                 [
-                    kind,
+                    annotation_type,
                     seed,
                     f"{of['ours']:.3f}",
                     f"{of['alone']:.3f}",

@@ -51,7 +51,9 @@ def main() -> None:
     )
     for source, figures in statistics_by_source(parser.parse_args().data).items():
         print_table(f"{source}: annotations (the paper's Table 2 in brackets)", format_rows(tabulate_table2(figures)))
-        print_table(f"{source}: means per text (the paper's Table 3 in brackets)", format_rows(tabulate_table3(figures)))
+        print_table(
+            f"{source}: means per text (the paper's Table 3 in brackets)", format_rows(tabulate_table3(figures))
+        )
 
 
 if __name__ == "__main__":

@@ -79,12 +79,9 @@ def main() -> None:
 
 
 def measure(name: str, images: int, repeats: int) -> dict[str, Any]:
-    """Both sides of one model. Exits where their losses are not the same."""
+    """Measure both sides of one model. Exit if their losses differ."""
     checkpoint = load_model(name)
-    with tempfile.TemporaryDirectory() as folder:
-        examples = _examples(checkpoint, Store(folder), images)
-    text = checkpoint.model.config.text_config
-    batch = collate(examples, checkpoint.image_size, text.pad_token_id, text.decoder_start_token_id)
+    examples, batch = _read_batch(checkpoint, images)
     pairs = len(batch.tasks)
     plain_model = copy.deepcopy(checkpoint.model).train()
     learner = TrainableModel(checkpoint).train()
@@ -132,8 +129,16 @@ def measure(name: str, images: int, repeats: int) -> dict[str, Any]:
     }
 
 
+def _read_batch(checkpoint: Any, images: int) -> tuple[list[tuple[Any, list[Any]]], Any]:
+    """Return examples of ``images`` scenes, and the batch of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        examples = _examples(checkpoint, Store(folder), images)
+    text = checkpoint.model.config.text_config
+    return examples, collate(examples, checkpoint.image_size, text.pad_token_id, text.decoder_start_token_id)
+
+
 def _examples(checkpoint: Any, store: Store, images: int) -> list[tuple[Any, list[Any]]]:
-    """Scenes that have an example of all eight tasks, with the first of each."""
+    """Return scenes that have an example of all eight tasks, with the first of each."""
     source = {"use": "scenes", "count": images * 4, "size": max(checkpoint.image_size, 128)}
     chosen = {"sources": {"scenes": source}, "annotators": {}, "split": {"held_out": 0.0, "gold": 0.0}}
     collect_images(Workspace(Path(store.root), settings_from(chosen), store, store))
@@ -149,7 +154,7 @@ def _examples(checkpoint: Any, store: Store, images: int) -> list[tuple[Any, lis
 
 
 def _passes(checkpoint: Any, examples: list[tuple[Any, list[Any]]]) -> list[dict[str, torch.Tensor]]:
-    """What the plain loop gives the model: one task of every image at a time."""
+    """Return the inputs of the plain loop: one task of every image at a time."""
     from florence.model.checkpoint import image_tokens
 
     config = checkpoint.model.config

@@ -1,4 +1,4 @@
-"""The benchmarks' commands on little: that they run, and what they say apart from times."""
+"""The benchmarks' commands on little: that they run, and what they print apart from times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from flow_workspaces import ROOT, environment
 
 
-def benchmark(name: str, *arguments: str) -> str:
+def run_benchmark(name: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, f"benchmarks/{name}.py", *arguments],
         cwd=ROOT,
@@ -27,9 +27,8 @@ def benchmark(name: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def consensus(tmp_path_factory):
     file = tmp_path_factory.mktemp("consensus") / "figures.json"
-    return benchmark("consensus", "--scenes", "200", "--seeds", "0", "--tuning", "10", "--json", str(file)), json.loads(
-        file.read_text()
-    )
+    printed = run_benchmark("consensus", "--scenes", "200", "--seeds", "0", "--tuning", "10", "--json", str(file))
+    return printed, json.loads(file.read_text())
 
 
 def test_the_consensus_is_better_than_other_ways_tuned_elsewhere(consensus):
@@ -51,15 +50,15 @@ def test_reliabilities_rank_annotators_as_the_truth_does(consensus):
     assert all(b < a + 0.05 for a, b in zip(true, true[1:], strict=False)), rows
 
 
-def test_agreement_is_calibrated(consensus):
+def test_confidence_is_calibrated(consensus):
     error, bins = consensus[1]["calibration"]["0"]
     assert error < 0.1
     whole = sum(count for *_, count in bins)
-    assert abs(error - sum(abs(said - right) * count for said, right, count in bins) / whole) < 1e-9
+    assert abs(error - sum(abs(confidence - right) * count for confidence, right, count in bins) / whole) < 1e-9
 
 
 def test_claims_are_counted_side_by_side(tmp_path: Path):
-    printed = benchmark("engine_claims", "--claims", "6000", "--repeats", "1", "--json", str(tmp_path / "f.json"))
+    printed = run_benchmark("engine_claims", "--claims", "6000", "--repeats", "1", "--json", str(tmp_path / "f.json"))
     sides = json.loads((tmp_path / "f.json").read_text())["sides"]
     assert set(sides) == {"ours", "loop", "objects", "boxes"}
     assert (
@@ -71,7 +70,7 @@ def test_claims_are_counted_side_by_side(tmp_path: Path):
 
 @pytest.mark.accept
 def test_the_flow_claims_what_the_annotators_claim_by_themselves(tmp_path: Path):
-    benchmark(
+    run_benchmark(
         "engine",
         "flow",
         "memory",
@@ -92,7 +91,7 @@ def test_the_flow_claims_what_the_annotators_claim_by_themselves(tmp_path: Path)
 
 
 def test_tables_of_a_snapshot_stand_beside_the_papers(small_snapshot):
-    printed = benchmark("tables", small_snapshot.uri)
+    printed = run_benchmark("tables", small_snapshot.uri)
     for source in ("photos", "scenes"):
         assert (
             f"{source}: annotations (the paper's Table 2 in brackets)" in printed
@@ -100,7 +99,7 @@ def test_tables_of_a_snapshot_stand_beside_the_papers(small_snapshot):
         )
 
 
-def test_a_folder_without_a_snapshot_is_said_to_be_none(tmp_path: Path):
+def test_a_folder_without_a_snapshot_is_an_error(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "benchmarks/tables.py", str(tmp_path)],
         cwd=ROOT,
