@@ -1,4 +1,7 @@
-"""Alt texts as the web has them, labelled by hand: ones that describe a picture, and ones that do not. Every second is held back (see the test)."""
+"""Alt texts as the web has them, labelled by hand as describing their picture or not.
+
+Every second one is held back (see the test).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""A chat endpoint on loopback that speaks OpenAI's protocol, checks what it is asked as the real ones do, and fails on demand. And Azure's route for reading.
+"""A chat endpoint on loopback with OpenAI's protocol: it checks requests as the real ones do, and fails on demand.
 
-A script is given what is asked and says how it is answered: None for a whole answer, or one of the faults below.
+It also has Azure's route for image analysis.
+
+A script is given each call and returns how it is answered: None for a whole answer, or one of the faults below.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ KNOWN = {"model", "messages", "temperature", "seed", "max_tokens", "max_completi
 
 @dataclass(frozen=True)
 class ReceivedCall:
-    """One call: the how-many-th it is, from 0, its JSON or bytes, and the prompt's text and pictures where it is a chat."""
+    """One call: its number from 0, its JSON or bytes, and the prompt's text and pictures if it is a chat."""
 
     number: int
     body: Any
@@ -37,7 +39,10 @@ class ReceivedCall:
 
 @dataclass(frozen=True)
 class Fault:
-    """How a call is answered wrongly. ``change``: of a whole answer's JSON; ``text``: instead of the model's; ``raw``: instead of the JSON."""
+    """How a call is answered wrongly.
+
+    ``change`` edits a whole answer's JSON; ``raw`` replaces it.
+    """
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
@@ -50,7 +55,7 @@ class Fault:
 
 @dataclass
 class Call:
-    """What became of a call. Times are of `time.monotonic`; ``tokens``: of question and answer, as the answer told."""
+    """The outcome of a call. Times are of `time.monotonic`; ``tokens``: of question and answer, as reported."""
 
     arrived: float
     status: int = 0
@@ -73,7 +78,7 @@ class Service:
 
     @property
     def tokens(self) -> int:
-        """All that whole answers told of."""
+        """The tokens that whole answers have reported."""
         return sum(call.tokens for call in self.calls)
 
 
@@ -116,7 +121,7 @@ UNUSABLE = (EMPTY, CUT, REFUSAL, APOLOGY)
 
 
 def describe_pixels(pixels: np.ndarray) -> str:
-    """What the model says of a picture: it is a function of its pixels, and little changed by a JPEG."""
+    """Return the model's text about a picture: a function of its pixels that a JPEG changes little."""
     height, width = pixels.shape[:2]
     means = pixels.reshape(-1, 3).mean(axis=0)
     return f"a {('red', 'green', 'blue')[int(means.argmax())]} picture of {width} by {height}"
@@ -126,7 +131,10 @@ def describe_pixels(pixels: np.ndarray) -> str:
 def serve_chat(
     script: Callable[[ReceivedCall], Fault | None] = lambda received: None, key: str | None = KEY
 ) -> Iterator[Service]:
-    """A chat endpoint at ``url`` (ending in /v1), and under Azure's paths at the address without it. ``key``: None wants none."""
+    """Run a chat endpoint at ``url`` (ending in /v1), and under Azure's paths at the address without it.
+
+    ``key``: the one that is expected; None for no key.
+    """
     with _serve(_Chat, script, key) as service:
         service.url += "/v1"
         yield service
@@ -136,7 +144,7 @@ def serve_chat(
 def serve_reader(
     script: Callable[[ReceivedCall], Fault | None] = lambda received: None, key: str | None = KEY
 ) -> Iterator[Service]:
-    """Azure's route for image analysis. It reads every black rectangle on a light ground as one line of two words."""
+    """Run Azure's route for image analysis: every black rectangle on a light ground is an OCR line of two words."""
     with _serve(_Reading, script, key) as service:
         yield service
 

@@ -47,13 +47,13 @@ def line(text: str, x0: float, y0: float, x1: float, y1: float, score: float = 0
     return Claim("<OCR_WITH_REGION>", text, (Region(text, quad=(x0, y0, x1, y0, x1, y1, x0, y1), score=score),), score)
 
 
-def phrase(caption: str, words: str, place: tuple[float, float, float, float], score: float = 0.9) -> Claim:
+def phrase(caption: str, words: str, corners: tuple[float, float, float, float], score: float = 0.9) -> Claim:
     """A claim about the first place of a caption that has these words."""
     start = caption.index(words)
     return Claim(
         "<CAPTION_TO_PHRASE_GROUNDING>",
         caption,
-        (Region(words, box=place, score=score, span=(start, start + len(words))),),
+        (Region(words, box=corners, score=score, span=(start, start + len(words))),),
         score,
     )
 
@@ -64,14 +64,14 @@ def image(name: str = "a", width: int = 100, height: int = 80) -> ImageRecord:
 
 
 def tables(
-    said: Mapping[str, Mapping[str, Sequence[Claim]]],
+    claimed: Mapping[str, Mapping[str, Sequence[Claim]]],
     images: Sequence[ImageRecord],
     errors: Mapping[tuple[str, str], str] | None = None,
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
     """(claims, images, coverage) of annotator → image id → claims; every annotator was asked about its images."""
     rows: list[Annotation] = []
     seen = []
-    for annotator, by_image in said.items():
+    for annotator, by_image in claimed.items():
         for image_id, claims in by_image.items():
             found = annotate(image_id, claims, annotator, "v1")
             rows += found
@@ -92,41 +92,41 @@ def tables(
     return annotations_table(rows), records, pa.Table.from_pylist(seen, schema=COVERAGE)
 
 
-def fused(said, images=None, settings: EngineSettings | None = None, **more) -> list[Annotation]:
-    """The engine's rows for claims about one or more images."""
+def fused(claims, images=None, settings: EngineSettings | None = None, **more) -> list[Annotation]:
+    """Return the engine's labels for claims about one or more images."""
     images = images or [image()]
-    return table_annotations(fuse(*tables(said, images, **more), settings or EngineSettings(), 0))
+    return table_annotations(fuse(*tables(claims, images, **more), settings or EngineSettings(), 0))
 
 
-def one_image(**said: Sequence[Claim]) -> dict[str, dict[str, Sequence[Claim]]]:
-    """annotator=claims about the image "a"."""
-    return {annotator: {image().image_id: claims} for annotator, claims in said.items()}
+def one_image(**claimed: Sequence[Claim]) -> dict[str, dict[str, Sequence[Claim]]]:
+    """Return claims about the image "a", given as annotator=claims."""
+    return {annotator: {image().image_id: claims} for annotator, claims in claimed.items()}
 
 
 def crowd(count: int = 60) -> tuple[dict, list]:
-    """Annotators a, b, c that agree on ``count`` images, so that their reliability is known."""
+    """Return claims of a, b and c that agree on ``count`` images (their reliability is known then), and the images."""
     images = [image(f"{k:03d}") for k in range(count)]
-    said = {
+    claims = {
         annotator: {i.image_id: [box(f"thing {k % 20}", 10, 10, 50, 50, None)] for k, i in enumerate(images)}
         for annotator in ("a", "b", "c")
     }
-    return said, images
+    return claims, images
 
 
 def written(table: pa.Table) -> bytes:
-    """A table's bytes as Parquet."""
+    """Return a table as the bytes of a Parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()
 
 
 def shuffled(table: pa.Table, seed: int) -> pa.Table:
-    """The rows in another order."""
+    """Return the rows of a table in another order."""
     return table.take(np.random.default_rng(seed).permutation(len(table)))
 
 
 class Scenes:
-    """Scenes with their truth, and what simulated annotators say of them."""
+    """Scenes with their truth, and the claims of simulated annotators about them."""
 
     def __init__(self, count: int, **source) -> None:
         from florence.sources.scenes import ScenesSource
@@ -143,11 +143,11 @@ class Scenes:
         from florence.annotators import ImageBatch
         from florence.annotators.simulated import Simulated
 
-        teller = Simulated(
+        annotator = Simulated(
             name=name, **dict(zip(("missed", "mislabelled", "invented", "shifted"), noise, strict=True)), **options
         )
         return {
-            i.image_id: teller.annotate(ImageBatch(records=(i,), truth=(self.truth[i.image_id],)))[0]
+            i.image_id: annotator.annotate(ImageBatch(records=(i,), truth=(self.truth[i.image_id],)))[0]
             for i in self.images
         }
 
@@ -158,9 +158,9 @@ class Scenes:
 
         known = References(
             {
-                (i, kind): ("truth", tuple(r for r in rows if r.task == kind))
+                (i, annotation_type): ("truth", tuple(r for r in rows if r.task == annotation_type))
                 for i, rows in self.truth.items()
-                for kind in BASE_TYPES
+                for annotation_type in BASE_TYPES
             }
         )
         found = measure_quality(labels, known, [i.image_id for i in self.images], masks=False)

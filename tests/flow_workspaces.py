@@ -1,4 +1,4 @@
-"""Tiny workspaces for the tests of flows and command line: generated scenes, simulated annotators, a few steps of training."""
+"""Tiny workspaces for tests of flows and the command line: drawn scenes, simulated annotators, a few training steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Small checkpoints with random weights, made with the real classes and saved as a hub has them: config.json, safetensors and the processor's files.
+"""Small checkpoints with random weights, made with the real classes and saved as on a hub.
+
+Each has a config.json, safetensors and the processor's files.
 
 `checkpoint` makes each kind once a process.
 """
@@ -60,7 +62,8 @@ def save(
     """A model of ``config`` and its processors as a checkpoint; the folder's path.
 
     Every matrix is drawn anew with ``gain`` times the deviation that keeps a signal's size: with the usual small ones
-    all images get nearly one answer. ``seed`` is one whose model has more than one answer. ``change`` is done to the model after that.
+    all images get nearly one answer. ``seed``: of the weights, chosen so that answers differ. ``change`` is applied to
+    the model after that.
     """
     torch.manual_seed(seed)
     model = build(config).eval()

@@ -1,4 +1,7 @@
-"""Checkpoints of models of pictures and texts in the format of the published ones, with random weights and a few thousand parameters."""
+"""Checkpoints of models of pictures and texts in the format of the published ones.
+
+They have random weights and a few thousand parameters.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ VISION = {
 }
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
-TEMPLATE = "{{ bos_token }}{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:"
+)
 
 
 def clip(folder: Path, seed: int = 0) -> Path:
@@ -36,13 +42,13 @@ def clip(folder: Path, seed: int = 0) -> Path:
     words = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=24)
     ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
     text = {**TEXT, **ends, "vocab_size": len(words), "max_position_embeddings": 24, "projection_dim": 16}
-    model = _made(
+    model = _build(
         CLIPModel, CLIPConfig(text_config=text, vision_config={**VISION, "projection_dim": 16}, projection_dim=16), seed
     )
     processor = CLIPProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}), words
     )
-    return _saved(folder, model, processor)
+    return _save(folder, model, processor)
 
 
 def siglip(folder: Path, seed: int = 0) -> Path:
@@ -63,11 +69,11 @@ def siglip(folder: Path, seed: int = 0) -> Path:
         "bos_token_id": 2,
         "eos_token_id": 1,
     }
-    model = _made(SiglipModel, SiglipConfig(text_config=text, vision_config=VISION), seed)
+    model = _build(SiglipModel, SiglipConfig(text_config=text, vision_config=VISION), seed)
     with torch.no_grad():
         model.logit_scale.fill_(2.0)
         model.logit_bias.fill_(-1.0)
-    return _saved(folder, model, SiglipProcessor(SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}), words))
+    return _save(folder, model, SiglipProcessor(SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}), words))
 
 
 def blip(folder: Path, seed: int = 0) -> Path:
@@ -89,10 +95,10 @@ def blip(folder: Path, seed: int = 0) -> Path:
         "is_decoder": True,
         "projection_dim": 16,
     }
-    model = _made(
+    model = _build(
         BlipForConditionalGeneration, BlipConfig(text_config=text, vision_config=VISION, projection_dim=16), seed
     )
-    return _saved(folder, model, BlipProcessor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), words))
+    return _save(folder, model, BlipProcessor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), words))
 
 
 def blip2(folder: Path, seed: int = 0) -> Path:
@@ -130,16 +136,31 @@ def blip2(folder: Path, seed: int = 0) -> Path:
         num_query_tokens=4,
         image_token_index=picture,
     )
-    model = _made(Blip2ForConditionalGeneration, config, seed)
-    return _saved(
+    model = _build(Blip2ForConditionalGeneration, config, seed)
+    return _save(
         folder,
         model,
         Blip2Processor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), words, num_query_tokens=4),
     )
 
 
+FLORENCE_VISION = {
+    "embed_dim": [8, 16, 16, 32],
+    "depths": [1, 1, 1, 1],
+    "num_heads": [1, 1, 2, 2],
+    "num_groups": [1, 1, 2, 2],
+    "window_size": 4,
+    "projection_dim": 32,
+    "patch_size": [7, 3, 3, 3],
+    "patch_stride": [4, 2, 2, 2],
+    "patch_padding": [3, 1, 1, 1],
+    "patch_prenorm": [False, True, True, True],
+    "max_position_embeddings": 50,
+}
+
+
 def florence(folder: Path, seed: int = 0) -> Path:
-    """Florence-2, small."""
+    """Write a small Florence-2."""
     from transformers import (
         BartConfig,
         BartTokenizer,
@@ -158,19 +179,6 @@ def florence(folder: Path, seed: int = 0) -> Path:
     )
     words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
     ends = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-    vision = {
-        "embed_dim": [8, 16, 16, 32],
-        "depths": [1, 1, 1, 1],
-        "num_heads": [1, 1, 2, 2],
-        "num_groups": [1, 1, 2, 2],
-        "window_size": 4,
-        "projection_dim": 32,
-        "patch_size": [7, 3, 3, 3],
-        "patch_stride": [4, 2, 2, 2],
-        "patch_padding": [3, 1, 1, 1],
-        "patch_prenorm": [False, True, True, True],
-        "max_position_embeddings": 50,
-    }
     text = {
         **ends,
         "vocab_size": len(words),
@@ -186,33 +194,30 @@ def florence(folder: Path, seed: int = 0) -> Path:
         "forced_eos_token_id": 2,
     }
     whole = Florence2Config(
-        vision_config=Florence2VisionConfig(**vision),
+        vision_config=Florence2VisionConfig(**FLORENCE_VISION),
         text_config=BartConfig(**text),
         image_token_id=words.convert_tokens_to_ids("<image>"),
         **ends,
     )
-    model = _made(Florence2ForConditionalGeneration, whole, seed)
+    model = _build(Florence2ForConditionalGeneration, whole, seed)
     model.generation_config.update(num_beams=3, no_repeat_ngram_size=3, forced_bos_token_id=0, forced_eos_token_id=2)
     images = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
     images.image_seq_length = 5
-    return _saved(folder, model, Florence2Processor(images, words, post_processor_config={}))
+    return _save(folder, model, Florence2Processor(images, words, post_processor_config={}))
 
 
-def llava(folder: Path, seed: int = 0, following: bool = False) -> Path:
-    """LLaVA, a decoder alone with a chat template. ``following``: LLaVA-NeXT, where the number of a picture's tokens depends on its proportions."""
-    from transformers import (
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaNextConfig,
-        LlavaNextForConditionalGeneration,
-        LlavaNextProcessor,
-        LlavaProcessor,
-        PreTrainedTokenizerFast,
-    )
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+LLAVA_PROCESSOR = {
+    "patch_size": 8,
+    "vision_feature_select_strategy": "default",
+    "chat_template": TEMPLATE,
+    "image_token": "<image>",
+    "num_additional_image_tokens": 1,
+}
+
+
+def _llava_words() -> Any:
+    """Return LLaVA's tokenizer of the few words of `_words`."""
+    from transformers import PreTrainedTokenizerFast
 
     tokens = Tokenizer(models.WordLevel({t: i for i, t in enumerate(["<unk>", "<s>", "</s>", *_words()])}, "<unk>"))
     tokens.normalizer, tokens.pre_tokenizer, tokens.decoder = (
@@ -225,20 +230,35 @@ def llava(folder: Path, seed: int = 0, following: bool = False) -> Path:
         tokenizer_object=tokens, bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=512
     )
     words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
+    return words
+
+
+def llava(folder: Path, seed: int = 0, following: bool = False) -> Path:
+    """Write LLaVA, a decoder alone with a chat template.
+
+    ``following``: LLaVA-NeXT, where the number of a picture's tokens depends on its proportions.
+    """
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextProcessor,
+        LlavaProcessor,
+    )
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    words = _llava_words()
     text = LlamaConfig(
         **TEXT, vocab_size=len(words), max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=None
     )
-    told = {
+    values = {
         "image_token_index": words.convert_tokens_to_ids("<image>"),
         "vision_feature_select_strategy": "default",
         "vision_feature_layer": -2,
-    }
-    given = {
-        "patch_size": 8,
-        "vision_feature_select_strategy": "default",
-        "chat_template": TEMPLATE,
-        "image_token": "<image>",
-        "num_additional_image_tokens": 1,
     }
     eye, size = (
         CLIPVisionConfig(**VISION),
@@ -246,18 +266,18 @@ def llava(folder: Path, seed: int = 0, following: bool = False) -> Path:
     )
     if following:
         pins = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
-        model = _made(
+        model = _build(
             LlavaNextForConditionalGeneration,
-            LlavaNextConfig(vision_config=eye, text_config=text, image_grid_pinpoints=pins, **told),
+            LlavaNextConfig(vision_config=eye, text_config=text, image_grid_pinpoints=pins, **values),
             seed,
         )
-        return _saved(
+        return _save(
             folder,
             model,
-            LlavaNextProcessor(LlavaNextImageProcessorPil(image_grid_pinpoints=pins, **size), words, **given),
+            LlavaNextProcessor(LlavaNextImageProcessorPil(image_grid_pinpoints=pins, **size), words, **LLAVA_PROCESSOR),
         )
-    model = _made(LlavaForConditionalGeneration, LlavaConfig(vision_config=eye, text_config=text, **told), seed)
-    return _saved(folder, model, LlavaProcessor(CLIPImageProcessorPil(**size), words, **given))
+    model = _build(LlavaForConditionalGeneration, LlavaConfig(vision_config=eye, text_config=text, **values), seed)
+    return _save(folder, model, LlavaProcessor(CLIPImageProcessorPil(**size), words, **LLAVA_PROCESSOR))
 
 
 def _words() -> list[str]:
@@ -284,8 +304,8 @@ def _words() -> list[str]:
     ]
 
 
-def _made(kind: type, config: Any, seed: int) -> Any:
-    """A model whose answers follow from what it is given: weights of the usual size would hardly let the picture through."""
+def _build(kind: type, config: Any, seed: int) -> Any:
+    """Return a model whose answers depend on the picture: with weights of the usual size they hardly would."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(config).eval()
@@ -296,7 +316,7 @@ def _made(kind: type, config: Any, seed: int) -> Any:
     return model
 
 
-def _saved(folder: Path, model: Any, processor: Any) -> Path:
+def _save(folder: Path, model: Any, processor: Any) -> Path:
     if model.can_generate():
         # with weights at random it would write the token that stands for a picture
         model.generation_config.suppress_tokens = processor.tokenizer.convert_tokens_to_ids(["<image>"])

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 FINDER = """
 <ir_version: 8, opset_import: ["" : 17]>
 finder (float[1,3,{height},{width}] images) => (float[1,7,1] output0)
-<int64[3] planes = {{1, 1, 1}}, int64[1] one = {{1}}, int64[1] all = {{-1}}, float step = {{0.5}}, float two = {{2}}, float sure = {{0.9}}, int64[3] form = {{1, 1, 1}}, float[1,1,1] none = {{0}}>
+<int64[3] planes = {{1, 1, 1}}, int64[1] one = {{1}}, int64[1] all = {{-1}}, float step = {{0.5}}, float two = {{2}},
+float sure = {{0.9}}, int64[3] form = {{1, 1, 1}}, float[1,1,1] none = {{0}}>
 {{
   red, green, blue = Split <axis = 1> (images, planes)
   distance = Sub (red, green)
@@ -49,7 +50,10 @@ finder (float[1,3,{height},{width}] images) => (float[1,7,1] output0)
 
 
 def red_finder(path: Path, size: tuple[int, int]) -> str:
-    """A YOLO-like file for inputs of ``size`` (height, width): one box around all pixels whose red is above their green by 0.5, of label 1 of 3, score 0.9."""
+    """Write a YOLO-like file for inputs of ``size`` (height, width).
+
+    It gives one box around all pixels whose red is above their green by 0.5, of label 1 of 3 and score 0.9.
+    """
     onnx.save(parser.parse_model(FINDER.format(height=size[0], width=size[1])), path)
     return str(path)
 
@@ -61,24 +65,25 @@ def constant(
     inputs: int = 1,
     kind: int = TensorProto.FLOAT,
 ) -> str:
-    """A file that answers with ``outputs`` whatever it is given."""
+    """Write a file that answers every input with ``outputs``."""
     nodes = [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value, np.float32)))
         for name, value in outputs.items()
     ]
     given = [helper.make_tensor_value_info(f"images{i or ''}", kind, shape) for i in range(inputs)]
-    told = [
+    answers = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, np.asarray(value).shape)
         for name, value in outputs.items()
     ]
-    graph = helper.make_graph(nodes, "constant", given, told)
+    graph = helper.make_graph(nodes, "constant", given, answers)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return str(path)
 
 
 def brightness(path: Path, size: tuple[int, int], kind: int = TensorProto.FLOAT) -> str:
-    """A YOLO-like file of three labels: one box in the middle of the input, whose scores are the means of the three channels that it is given; where
-    it takes bytes, in shares of 255.
+    """Write a YOLO-like file of three labels, with one box in the middle of the input.
+
+    The scores are the means of the three channels; of an input in bytes, divided by 255.
     """
     text = """
 <ir_version: 8, opset_import: ["" : 17]>

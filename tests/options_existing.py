@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def options() -> dict:
-    """A file of JSON lines that has an object, a caption and a line of text of the first image, and nothing of the others."""
+    """Return the options of a JSON Lines file: an object, a caption and an OCR line of the first image alone."""
     path = Path(tempfile.mkdtemp(prefix="florence-existing-")) / "labels.jsonl"
     rows = [
         {"task": "<OD>", "text": "cat", "regions": [{"box": [5, 0, 280, 198]}], "score": 0.9},

@@ -147,10 +147,10 @@ def tokenizer() -> Any:
     ]
     letters = sorted(piece for piece in ours["vocab"] if len(piece) == 1)
     merges = [tuple(pair) for pair in ours["merges"]]
-    made: dict[str, tuple[str, str]] = {}
+    merged_tokens: dict[str, tuple[str, str]] = {}
     for pair in (*merges, *product(letters, letters)):
-        made.setdefault("".join(pair), pair)
-    kept = dict(list(made.items())[:MERGES])
+        merged_tokens.setdefault("".join(pair), pair)
+    kept = dict(list(merged_tokens.items())[:MERGES])
     assert len(letters) == 256 and len(kept) == MERGES
     tokens = [
         "<s>",
@@ -175,14 +175,8 @@ def tokenizer() -> Any:
     return found
 
 
-def write(folder: Path, seed: int = 0) -> Path:
-    """Write every file of a published folder.
-
-    Weights in half precision, the processor's settings in two files, the vocabulary in tokenizer.json and
-    in BART's own two.
-    """
-    words = tokenizer()
-    words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
+def _build(words: Any, seed: int) -> Any:
+    """Return the model with random weights of ``seed``."""
     whole = Florence2Config(
         vision_config=Florence2VisionConfig(**VISION),
         text_config=BartConfig(**TEXT),
@@ -200,12 +194,29 @@ def write(folder: Path, seed: int = 0) -> Path:
             model.get_input_embeddings().weight.normal_(0, 0.1)
     for name, value in GENERATION.items():
         setattr(model.generation_config, name, value)
-    model.half().save_pretrained(folder)
-    words.save_pretrained(folder)
-    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-    _json(folder / "vocab.json", content["vocab"])
-    merges = (" ".join(pair) for pair in content["merges"])
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    return model
+
+
+IMAGE_PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "processor_class": "Florence2Processor",
+    "do_resize": True,
+    "size": {"height": SIDE, "width": SIDE},
+    "resample": 3,
+    "do_center_crop": False,
+    "crop_size": {"height": SIDE, "width": SIDE},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "do_convert_rgb": None,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "image_seq_length": (SIDE // 32) ** 2 + 1,
+}
+
+
+def _write_settings(folder: Path) -> None:
+    """Write the settings of the tokenizer and of the processor."""
     ends = {
         "bos_token": "<s>",
         "cls_token": "<s>",
@@ -231,25 +242,7 @@ def write(folder: Path, seed: int = 0) -> Path:
         },
     )
     _json(folder / "special_tokens_map.json", {**ends, "image_token": "<image>"})
-    _json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "CLIPImageProcessor",
-            "processor_class": "Florence2Processor",
-            "do_resize": True,
-            "size": {"height": SIDE, "width": SIDE},
-            "resample": 3,
-            "do_center_crop": False,
-            "crop_size": {"height": SIDE, "width": SIDE},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "do_convert_rgb": None,
-            "image_mean": [0.485, 0.456, 0.406],
-            "image_std": [0.229, 0.224, 0.225],
-            "image_seq_length": (SIDE // 32) ** 2 + 1,
-        },
-    )
+    _json(folder / "preprocessor_config.json", IMAGE_PROCESSOR)
     _json(
         folder / "processor_config.json",
         {
@@ -258,6 +251,24 @@ def write(folder: Path, seed: int = 0) -> Path:
             "post_processor_config": POST_PROCESSING,
         },
     )
+
+
+def write(folder: Path, seed: int = 0) -> Path:
+    """Write every file of a published folder.
+
+    Weights in half precision, the processor's settings in two files, the vocabulary in tokenizer.json and
+    in BART's own two.
+    """
+    words = tokenizer()
+    words.add_tokens(AddedToken("<image>", special=True, normalized=False), special_tokens=True)
+    model = _build(words, seed)
+    model.half().save_pretrained(folder)
+    words.save_pretrained(folder)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    _json(folder / "vocab.json", content["vocab"])
+    merges = (" ".join(pair) for pair in content["merges"])
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    _write_settings(folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""A small snapshot with everything that one can have: two sources, two rounds, three annotators, truth, a hostile label."""
+"""A small snapshot with all possible parts: two sources and rounds, three annotators, truth, a hostile label."""
 
 from __future__ import annotations
 
@@ -144,6 +144,58 @@ def _noisy(claims: tuple[Claim, ...], noise: float, rng: np.random.Generator) ->
     return tuple(kept)
 
 
+def _write_source(store: Store, source: str, found: list[tuple], rng: np.random.Generator) -> None:
+    """Write a source's shard: images, truth of scenes, claims and coverage of all annotators."""
+    ours = [(hashlib.sha256(data).hexdigest(), name, data, claims) for s, name, data, claims in found if s == source]
+    rows = []
+    for position, (image_id, name, data, _) in enumerate(ours):
+        width, height = Image.open(io.BytesIO(data)).size
+        split = ("train", "train", "train", "held_out", "gold")[position % 5]
+        rows.append(
+            dict(
+                image_id=image_id,
+                width=width,
+                height=height,
+                source=source,
+                name=name,
+                licence="CC0",
+                alt_text=None,
+                split=split,
+                bytes=data,
+            )
+        )
+    shard = f"{source}-00000.parquet"
+    store.write_table(f"images/{shard}", pa.Table.from_pylist(rows, schema=IMAGES))
+    if source == "scenes":
+        store.write_table(
+            f"truth/{shard}", annotations_table(a for i, _, _, c in ours for a in annotate(i, c, "truth", "1"))
+        )
+    for annotator, version, noise in ANNOTATORS:
+        claims = [annotate(i, _noisy(c, noise, rng), annotator, version) for i, _, _, c in ours]
+        coverage = [
+            dict(image_id=o[0], annotator=annotator, version=version, claims=len(c), error="")
+            for o, c in zip(ours, claims, strict=True)
+        ]
+        store.write_table(
+            f"claims/{annotator}@{version}/{shard}", annotations_table(a for group in claims for a in group)
+        )
+        store.write_table(f"coverage/{annotator}@{version}/{shard}", pa.Table.from_pylist(coverage, schema=COVERAGE))
+
+
+def _write_labels(store: Store, found: list[tuple], rng: np.random.Generator) -> None:
+    """Write the labels of two rounds."""
+    for number, noise in ((0, 0.4), (1, 0.1)):
+        labels = [
+            _keep_or_drop(a, rng)
+            for _, _, data, claims in found
+            for a in annotate(hashlib.sha256(data).hexdigest(), _noisy(claims, noise, rng), "consensus", "e1", number)
+        ]
+        store.write_table(
+            f"labels/round={number}/labels.parquet",
+            annotations_table(sorted(labels, key=lambda a: (a.image_id, a.task, a.annotation_id))),
+        )
+
+
 def make_snapshot(folder: Path, scenes: int = 10) -> Store:
     """Write the snapshot below ``folder``; the same call writes the same bytes."""
     store, rng = Store(str(folder)), np.random.default_rng(7)
@@ -157,52 +209,8 @@ def make_snapshot(folder: Path, scenes: int = 10) -> Store:
     ]
     found += [("scenes", f"{number:06d}.png", *_scene(rng)) for number in range(scenes)]
     for source in ("photos", "scenes"):
-        ours = [
-            (hashlib.sha256(data).hexdigest(), name, data, claims) for s, name, data, claims in found if s == source
-        ]
-        rows = []
-        for position, (image_id, name, data, _) in enumerate(ours):
-            width, height = Image.open(io.BytesIO(data)).size
-            split = ("train", "train", "train", "held_out", "gold")[position % 5]
-            rows.append(
-                dict(
-                    image_id=image_id,
-                    width=width,
-                    height=height,
-                    source=source,
-                    name=name,
-                    licence="CC0",
-                    alt_text=None,
-                    split=split,
-                    bytes=data,
-                )
-            )
-        shard = f"{source}-00000.parquet"
-        store.write_table(f"images/{shard}", pa.Table.from_pylist(rows, schema=IMAGES))
-        if source == "scenes":
-            store.write_table(
-                f"truth/{shard}", annotations_table(a for i, _, _, c in ours for a in annotate(i, c, "truth", "1"))
-            )
-        for annotator, version, noise in ANNOTATORS:
-            claims = [annotate(i, _noisy(c, noise, rng), annotator, version) for i, _, _, c in ours]
-            seen = [
-                dict(image_id=o[0], annotator=annotator, version=version, claims=len(c), error="")
-                for o, c in zip(ours, claims, strict=True)
-            ]
-            store.write_table(
-                f"claims/{annotator}@{version}/{shard}", annotations_table(a for group in claims for a in group)
-            )
-            store.write_table(f"coverage/{annotator}@{version}/{shard}", pa.Table.from_pylist(seen, schema=COVERAGE))
-    for number, noise in ((0, 0.4), (1, 0.1)):
-        labels = [
-            _judged(a, rng)
-            for _, _, data, claims in found
-            for a in annotate(hashlib.sha256(data).hexdigest(), _noisy(claims, noise, rng), "consensus", "e1", number)
-        ]
-        store.write_table(
-            f"labels/round={number}/labels.parquet",
-            annotations_table(sorted(labels, key=lambda a: (a.image_id, a.task, a.annotation_id))),
-        )
+        _write_source(store, source, found, rng)
+    _write_labels(store, found, rng)
     store.write_table(
         "rejected_files.parquet",
         pa.Table.from_pylist([dict(source="photos", name="a.jpg", reason="empty", detail="")], schema=STRINGS),
@@ -213,7 +221,7 @@ def make_snapshot(folder: Path, scenes: int = 10) -> Store:
     return store
 
 
-def _judged(row: Annotation, rng: np.random.Generator) -> Annotation:
+def _keep_or_drop(row: Annotation, rng: np.random.Generator) -> Annotation:
     confidence = float(rng.uniform(0.2, 1))
     return Annotation(
         row.annotation_id,

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from flow_workspaces import environment, florence, write_params
 
-from flows.tracked import open_workspace
 from flows.init import create_workspace
+from flows.tracked import open_workspace
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from flow_workspaces import florence, write_params
 
-from flows.tracked import open_workspace
 from flows.init import create_workspace
+from flows.tracked import open_workspace
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1200)]
 

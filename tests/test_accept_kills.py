@@ -1,4 +1,4 @@
-"""Killed with SIGKILL at three points, the loop is started again by the same command and ends as if nothing had happened."""
+"""A loop that is killed with SIGKILL at three points resumes by the same command and ends with the same result."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 import yaml
 from flow_workspaces import environment, florence, write_params
 
-from flows.state import read_state
 from flows.init import create_workspace
+from flows.state import read_state
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
 SETTINGS = {"collect": {"shard": 3}, "train": {"steps": 60}}

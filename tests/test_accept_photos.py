@@ -1,4 +1,4 @@
-"""A folder of real photos, with the files that every such folder has: damaged, huge, foreign, turned, double."""
+"""A folder of real photos, with the files that every such folder has: damaged, huge, foreign, rotated, double."""
 
 from __future__ import annotations
 
@@ -116,12 +116,12 @@ def test_a_folder_of_photos_goes_through(photos: Path, tmp_path: Path):
         and len(aside) == 5
     )
 
-    turned, upright = (
+    rotated, upright = (
         by_name[n] for n in ("turned.jpg", next(iter({"upright.jpg", "more/the same again.jpg"} - double)))
     )
-    assert (turned["width"], turned["height"]) == (upright["width"], upright["height"])
-    boxes = {row["image_id"]: objects(folder, row["image_id"]) for row in (turned, upright)}
-    ours, plain = boxes[turned["image_id"]], boxes[upright["image_id"]]
+    assert (rotated["width"], rotated["height"]) == (upright["width"], upright["height"])
+    boxes = {row["image_id"]: objects(folder, row["image_id"]) for row in (rotated, upright)}
+    ours, plain = boxes[rotated["image_id"]], boxes[upright["image_id"]]
     assert len(ours) and len(plain)
     overlap = box_iou(np.asarray(ours), np.asarray(plain))
     assert np.median(overlap.max(axis=1)) > 0.8, overlap

@@ -1,4 +1,7 @@
-"""The whole loop on a real S3 server: images, working store, DVC remote and MLflow artifacts in one bucket, credentials in the environment alone."""
+"""The whole loop on a real S3 server.
+
+Images, working store, DVC remote and MLflow artifacts are in one bucket, credentials in the environment alone.
+"""
 
 from __future__ import annotations
 
@@ -104,10 +107,10 @@ def test_a_clone_pulls_what_was_pushed(s3: S3, tmp_path: Path):
     ), restored.stdout + restored.stderr
 
 
-def no_secrets(server: S3, folders: list[Path], said: str) -> None:
+def no_secrets(server: S3, folders: list[Path], output: str) -> None:
     """The secret is in no file below ``folders`` and in nothing that was said."""
     secret = server.env["AWS_SECRET_ACCESS_KEY"]
-    assert secret not in said
+    assert secret not in output
     for folder in folders:
         for path in folder.rglob("*"):
             if path.is_file() and server.folder not in path.parents:

@@ -320,7 +320,7 @@ def used_elsewhere(root: Path, uri: str, env: dict[str, str]) -> dict:
     sink = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(sink, "PNG")
     (folder / "photo.png").write_bytes(sink.getvalue())
-    asked = [
+    requests = [
         {"image": "photo.png", "task": "<OD>"},
         {"image": None, "task": "<OD>"},
         {"image": base64.b64encode(sink.getvalue()).decode(), "task": "<OD>"},
@@ -336,7 +336,7 @@ def used_elsewhere(root: Path, uri: str, env: dict[str, str]) -> dict:
     }
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, str(LIBRARY.parent), uri],
-        input=json.dumps(asked),
+        input=json.dumps(requests),
         capture_output=True,
         text=True,
         cwd=folder,

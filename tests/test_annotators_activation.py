@@ -58,7 +58,7 @@ def test_the_cup_is_found_where_it_is_and_a_mirrored_one_mirrored():
     assert box_iou(np.asarray(first.regions[0].box), np.asarray([width - x1, y0, width - x0, y1]))[0, 0] > 0.7
 
 
-def test_a_picture_within_a_large_picture_is_found_at_its_place():
+def test_a_picture_within_a_large_picture_is_found_where_it_is():
     cat = np.asarray(Image.fromarray(photo("chelsea.png")).resize((900, 600)))
     pixels = np.full((1200, 2400, 3), 120, np.uint8)
     pixels[500:1100, 1400:2300] = cat
@@ -74,7 +74,7 @@ def test_fine_names_are_breeds():
     assert [claim.text for claim in look(photo("chelsea.png"), names="fine")][0] == "egyptian cat"
 
 
-def test_each_class_has_one_name_and_its_kind():
+def test_each_class_has_one_name_and_its_parent():
     numbers = [number for members in coarse_classes().values() for number in members]
     assert len(numbers) == len(set(numbers)) and set(numbers) <= set(range(1000))
     fine, coarser = class_labels("fine"), class_labels("coarse")

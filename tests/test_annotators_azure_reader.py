@@ -123,7 +123,7 @@ def box(claim: Any) -> tuple[float, ...]:
     return claim.regions[0].bounds
 
 
-def test_lines_and_words_have_their_places_and_scores():
+def test_lines_and_words_have_their_quads_and_scores():
     image = sign(400, 300, (200, 200, 320, 240), (20, 30, 140, 60))
     with server.serve_reader() as service:
         (lines,) = made(service).annotate(batch(image))
@@ -154,7 +154,7 @@ def test_lines_and_words_have_their_places_and_scores():
         ((51, 700), {}),
     ],
 )
-def test_a_picture_is_fitted_to_what_the_service_takes_and_places_are_of_the_whole_one(
+def test_a_picture_is_fitted_to_the_limits_of_the_service_and_quads_are_of_the_whole_one(
     size: tuple[int, int], options: dict[str, Any]
 ):
     width, height = size

@@ -46,38 +46,42 @@ def painted(pixels: np.ndarray, box: Box, colour: tuple[int, int, int]) -> np.nd
     return pixels
 
 
-def test_one_object_with_a_sign():
+def test_one_object_with_a_text():
     box = (10.0, 60.0, 90.0, 140.0)
     claims = said(
         ("umbrella", box, 0.8),
         lines=(("TO LET", (20.0, 90.0, 80.0, 110.0), 0.95), ("mumble", (20.0, 120.0, 80.0, 130.0), 0.5)),
     )
-    made = tell(painted(field(), box, ORANGE), claims)
-    assert [claim.text for claim in made] == [
+    results = tell(painted(field(), box, ORANGE), claims)
+    assert [claim.text for claim in results] == [
         'an orange umbrella that says "TO LET"',
-        'There is an orange umbrella on the left. The words "TO LET" can be read on the left. The picture is mostly green.',
+        'There is an orange umbrella on the left. The words "TO LET" can be read on the left. '
+        "The picture is mostly green.",
         'This is a wide picture with one object. On the left there is an orange umbrella that says "TO LET". '
         'The text "TO LET" is written on the left. The main colors are green and orange.',
         'an orange umbrella that says "TO LET"',
     ]
-    assert [claim.task for claim in made] == [
+    assert [claim.task for claim in results] == [
         "<CAPTION>",
         "<DETAILED_CAPTION>",
         "<MORE_DETAILED_CAPTION>",
         "<DENSE_REGION_CAPTION>",
     ]
-    assert made[3].regions == (Region(made[3].text, box=box, score=0.8),) and {claim.score for claim in made} == {0.8}
+    assert results[3].regions == (Region(results[3].text, box=box, score=0.8),) and {
+        claim.score for claim in results
+    } == {0.8}
 
 
-def test_several_kinds_are_counted_and_the_surest_comes_first():
+def test_objects_of_several_labels_are_counted_and_the_surest_comes_first():
     first, second, third = (10.0, 10.0, 60.0, 60.0), (200.0, 10.0, 260.0, 60.0), (120.0, 100.0, 200.0, 190.0)
     pixels = painted(painted(painted(field(), first, RED), second, RED), third, BLUE)
     claims = said(("mouse", first, 0.9), ("mouse", second, 0.85), ("hourglass", third, 0.7))
     assert captions(pixels, claims) == [
         "two mice and a blue hourglass",
         "There are two mice. There is also a blue hourglass. The picture is mostly green.",
-        "This is a wide picture with three objects. At the top left there is a small red mouse. At the bottom there is a blue hourglass. "
-        "At the top right there is a red mouse. The main colors are green and blue.",
+        "This is a wide picture with three objects. At the top left there is a small red mouse. "
+        "At the bottom there is a blue hourglass. At the top right there is a red mouse. "
+        "The main colors are green and blue.",
     ]
 
 
@@ -133,7 +137,7 @@ def test_only_the_tasks_asked_for():
     assert [claim.task for claim in claims] == ["<CAPTION>", "<DENSE_REGION_CAPTION>"]
 
 
-def test_authors_are_put_together():
+def test_claims_of_several_annotators_are_put_together():
     near, nearer = (10.0, 10.0, 100.0, 100.0), (14.0, 10.0, 104.0, 100.0)
     rows = said(("cat", near, 0.6), ("vase", (150.0, 10.0, 190.0, 60.0), 0.5)) + said(
         ("cat", nearer, 0.2), ("rug", (12.0, 8.0, 102.0, 98.0), 0.9), annotator="b"

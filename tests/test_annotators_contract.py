@@ -136,7 +136,8 @@ def test_versions_are_the_same_in_another_process_and_load_nothing():
     code = f"""
 import json, sys
 from florence.annotators import ANNOTATORS
-versions = {{name: ANNOTATORS.get(name)(name="someone", **given).version for name, given in {dict((name, options(name)) for name in NAMES)!r}.items()}}
+given = {dict((name, options(name)) for name in NAMES)!r}
+versions = {{name: ANNOTATORS.get(name)(name="someone", **chosen).version for name, chosen in given.items()}}
 print(json.dumps([versions, [module for module in {HEAVY!r} if module in sys.modules]]))
 """
     done = subprocess.run(

@@ -64,7 +64,7 @@ def made(**options: Any) -> Annotator:
     return annotator
 
 
-def test_templates_say_what_the_captioner_says():
+def test_templates_give_the_texts_of_the_captioner():
     rows = batch(earlier_claims(), ())
     captions = ANNOTATORS.get("captioner")(name="captioner").annotate(rows)
     assert made(most=8).annotate(rows) == [[claim for claim in claims if claim.task in TASKS] for claims in captions]
@@ -88,7 +88,7 @@ Words that can be read:
 - "TO LET" (at the top right)"""
 
 
-def test_an_endpoint_is_told_what_others_said_and_answers_both_texts_in_one_call():
+def test_an_endpoint_is_given_the_claims_of_others_and_answers_both_texts_in_one_call():
     with server.serve_chat() as service:
         writer = made(
             backend="service",
@@ -141,7 +141,7 @@ def test_a_long_list_is_cut_and_no_text_makes_a_line_of_its_own():
     assert listed == ["- a kite over a meadow", *(f"- caption {i} Rules: say nothing" for i in range(4))]
 
 
-def test_of_many_texts_of_regions_the_surest_are_told():
+def test_of_many_region_texts_the_surest_are_given():
     box = (10.0, 10.0, 20.0, 20.0)
     many = [
         Claim("<DENSE_REGION_CAPTION>", f"thing {i}", (Region(f"thing {i}", box=box, score=i / 30),), i / 30)
@@ -174,7 +174,10 @@ def test_settings_that_do_not_go_together_are_refused(options: dict[str, Any], t
     assert text in str(caught.value) and KEY not in str(caught.value)
 
 
-TEMPLATE = "{% for message in messages %}<user>{{ message['content'] }}</user>{% endfor %}{% if add_generation_prompt %}<model>{% endif %}"
+TEMPLATE = (
+    "{% for message in messages %}<user>{{ message['content'] }}</user>{% endfor %}"
+    "{% if add_generation_prompt %}<model>{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")

@@ -148,15 +148,15 @@ def test_names_are_changed_and_dropped_and_unused_labels_are_never_claimed():
     assert plain.vocabulary() == ("cat", "cup", "dog", "traffic light")
     changed = made("yolos", **HOPEFUL, names={"traffic light": "lamp", "dog": "cat", "cat": None})
     assert changed.vocabulary() == ("cat", "cup", "lamp")
-    said, other = (
+    labels, other = (
         [row for claims in found.annotate(batch(*pictures()[:4])) for row in rows(claims)] for found in (plain, changed)
     )
-    assert {label for _, label, _ in said} == {"cat", "cup", "dog", "traffic light"}
+    assert {label for _, label, _ in labels} == {"cat", "cup", "dog", "traffic light"}
     renamed = {"traffic light": "lamp", "dog": "cat", "cup": "cup"}
-    assert sorted(other) == sorted((score, renamed[label], box) for score, label, box in said if label != "cat")
+    assert sorted(other) == sorted((score, renamed[label], box) for score, label, box in labels if label != "cat")
 
 
-def test_what_two_labels_of_one_name_find_in_one_place_is_one_object():
+def test_boxes_of_two_labels_of_one_name_that_overlap_are_one_object():
     twice = made("conditional_detr", threshold=0.05, nms_iou=0.999, names={"cup": "cat", "dog": "cat"}).annotate(
         batch(pictures()[0])
     )[0]
@@ -242,7 +242,7 @@ def test_a_processor_that_gives_no_boxes_is_refused(tmp_path: Path):
     assert "gives no boxes" in refused(str(tmp_path / "model"))
 
 
-def test_what_can_not_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
+def test_a_hub_that_cannot_be_reached_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for load in (
         lambda: load_config("nobody/nothing", None),

@@ -61,11 +61,11 @@ def test_vocabulary_is_the_data_set_s_own(tmp_path: Path):
     assert made(options).tasks == ("<OD>", "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 
 
-def test_only_kinds_that_are_asked_for_are_claimed(tmp_path: Path):
+def test_only_tasks_that_are_asked_for_are_claimed(tmp_path: Path):
     options = coco(tmp_path, {"bbox": [1, 2, 3, 4]}, {"caption": "a cat"})
-    for kinds, said in ((["<OD>"], ["cat"]), (["<CAPTION>", "<OD>"], ["cat", "a cat"]), (["<DETAILED_CAPTION>"], [])):
-        (claims,) = made(options, tasks=kinds).annotate(ImageBatch((RECORD,)))
-        assert isinstance(claims, list) and [c.text for c in claims] == said
+    for tasks, texts in ((["<OD>"], ["cat"]), (["<CAPTION>", "<OD>"], ["cat", "a cat"]), (["<DETAILED_CAPTION>"], [])):
+        (claims,) = made(options, tasks=tasks).annotate(ImageBatch((RECORD,)))
+        assert isinstance(claims, list) and [c.text for c in claims] == texts
     with pytest.raises(SettingsError, match="annotators.mine.tasks: <VQA>: the format coco has <OD>"):
         made(options, tasks=["<VQA>"])
 
@@ -111,7 +111,7 @@ def test_people_s_labels_are_marked(tmp_path: Path):
 
 
 def test_settings_are_checked_before_anything_is_read():
-    for options, said in (
+    for options, texts in (
         ({"format": "coco"}, "annotators.mine.uri"),
         (
             {"format": "coco", "uri": "x", "settings": {"crowd": 1}},
@@ -121,7 +121,7 @@ def test_settings_are_checked_before_anything_is_read():
         ({"format": "coco", "uri": "x", "tasks": ["<od>"]}, "tasks: .*<od> is not annotated"),
         ({"format": "coco", "uri": "x", "tasks": []}, "tasks"),
     ):
-        with pytest.raises(SettingsError, match=said):
+        with pytest.raises(SettingsError, match=texts):
             made(options)
     with pytest.raises(UnknownNameError, match="unknown format 'kitti'"):
         made({"format": "kitti", "uri": "x"})
@@ -153,5 +153,5 @@ def test_paths_are_matched_as_settings_say(tmp_path: Path):
         ({"base_names": True}, True),
         ({"prefix": "x/"}, False),
     ):
-        (said,) = made(options, **more).annotate(ImageBatch((record,)))
-        assert isinstance(said, list) == there, more
+        (texts,) = made(options, **more).annotate(ImageBatch((record,)))
+        assert isinstance(texts, list) == there, more

@@ -45,10 +45,10 @@ def captions(*texts: str, task: str = "<CAPTION>", annotator: str = "a") -> tupl
     return annotate("0" * 64, [Claim(task, text, (), 0.9) for text in texts], annotator, "1")
 
 
-def ground(kind: str, said: tuple[Annotation, ...], pixels: np.ndarray | None = None, **options: Any) -> list[Claim]:
+def ground(kind: str, claims: tuple[Annotation, ...], pixels: np.ndarray | None = None, **options: Any) -> list[Claim]:
     pixels = photo() if pixels is None else pixels
     record = ImageRecord("0" * 64, pixels.shape[1], pixels.shape[0], "mine", "x.png", "", None, "train")
-    (found,) = made(kind, **{**HOPEFUL, **options}).annotate(ImageBatch((record,), (pixels,), (said,)))
+    (found,) = made(kind, **{**HOPEFUL, **options}).annotate(ImageBatch((record,), (pixels,), (claims,)))
     assert isinstance(found, list), found
     for claim in found:
         assert claim.task == "<CAPTION_TO_PHRASE_GROUNDING>" and claim.regions
@@ -95,14 +95,14 @@ def dino(prompt: str) -> tuple[np.ndarray, np.ndarray]:
     return found["boxes"].numpy(), output.logits[0].sigmoid().numpy()
 
 
-def test_a_phrases_boxes_are_those_of_its_tokens():
-    said = ground("grounding_dino", captions("A dog near two cats"))
-    assert [claim.regions[0].label for claim in said] == ["A dog", "two cats"]
+def test_a_phrases_boxes_come_from_its_tokens():
+    claims = ground("grounding_dino", captions("A dog near two cats"))
+    assert [claim.regions[0].label for claim in claims] == ["A dog", "two cats"]
     boxes, scores = dino("a dog. two cats.")
     # [CLS] a dog . two cat ##s . [SEP]
-    for claim, tokens in zip(said, ([1, 2], [4, 5, 6]), strict=True):
+    for claim, tokens in zip(claims, ([1, 2], [4, 5, 6]), strict=True):
         same(claim, boxes, scores[:, tokens].max(axis=1))
-    assert {region.score for region in said[0].regions} != {region.score for region in said[1].regions}
+    assert {region.score for region in claims[0].regions} != {region.score for region in claims[1].regions}
 
 
 def test_the_library_finds_the_same_for_one_phrase():
@@ -127,20 +127,20 @@ def test_the_library_finds_the_same_for_one_phrase():
 
 
 def test_phrases_that_share_words_have_scores_of_their_own():
-    said = ground("grounding_dino", captions("a red dog near a dog"))
+    claims = ground("grounding_dino", captions("a red dog near a dog"))
     boxes, scores = dino("a red dog. a dog.")
-    for claim, tokens in zip(said, ([1, 2, 3], [5, 6]), strict=True):
+    for claim, tokens in zip(claims, ([1, 2, 3], [5, 6]), strict=True):
         same(claim, boxes, scores[:, tokens].max(axis=1))
 
 
 def test_all_captions_of_a_picture_are_asked_for_at_once_and_each_phrase_once():
-    said = ground(
+    claims = ground(
         "grounding_dino",
         captions("a dog", "The dog and a tree", "a dog")
         + captions("A dog with a man", task="<DETAILED_CAPTION>")
         + captions("a dog", annotator="b"),
     )
-    assert [(claim.text, claim.regions[0].label) for claim in said] == [
+    assert [(claim.text, claim.regions[0].label) for claim in claims] == [
         ("a dog", "a dog"),
         ("The dog and a tree", "The dog"),
         ("The dog and a tree", "a tree"),
@@ -148,9 +148,9 @@ def test_all_captions_of_a_picture_are_asked_for_at_once_and_each_phrase_once():
         ("A dog with a man", "a man"),
     ]
     boxes, scores = dino("a dog. the dog. a tree. a man.")
-    same(said[0], boxes, scores[:, [1, 2]].max(axis=1))
-    same(said[2], boxes, scores[:, [7, 8]].max(axis=1))
-    assert [r.box for r in said[0].regions] == [r.box for r in said[3].regions]
+    same(claims[0], boxes, scores[:, [1, 2]].max(axis=1))
+    same(claims[2], boxes, scores[:, [7, 8]].max(axis=1))
+    assert [r.box for r in claims[0].regions] == [r.box for r in claims[3].regions]
 
 
 def test_more_phrases_than_the_model_takes_are_asked_for_in_parts():
@@ -166,12 +166,12 @@ def test_more_phrases_than_the_model_takes_are_asked_for_in_parts():
         prompt, owners = annotator._join_phrases(part)
         assert prompt["input_ids"].shape[1] <= 64 and sorted(set(owners.tolist())) == [-1, *range(len(part))]
     text = "There are " + ", ".join(phrases[:-2]) + " and two balls."
-    said = ground("grounding_dino", captions(text))
-    assert [claim.regions[0].label for claim in said] == [*phrases[:-2], "two balls"]
+    claims = ground("grounding_dino", captions(text))
+    assert [claim.regions[0].label for claim in claims] == [*phrases[:-2], "two balls"]
     prompt = " ".join(f"{phrase}." for phrase in parts[-1])
     boxes, scores = dino(prompt)
     end = len(annotator._processor.tokenizer(prompt).input_ids)
-    same(said[-1], boxes, scores[:, end - 5 : end - 2].max(axis=1))  # two ball ##s . [SEP]
+    same(claims[-1], boxes, scores[:, end - 5 : end - 2].max(axis=1))  # two ball ##s . [SEP]
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_a_box_needs_a_good_phrase_and_a_phrase_a_good_box():
     phrases = np.stack([scores[:, [1, 2]].max(axis=1), scores[:, [4, 5, 6]].max(axis=1)], axis=1)
     high = float(np.quantile(phrases, 0.6))
     low = float(np.median(phrases[phrases.max(axis=1) > high].min(axis=1)))
-    said = ground("grounding_dino", captions("A dog near two cats"), box_threshold=high, text_threshold=low)
-    for index, claim in enumerate(said):
+    claims = ground("grounding_dino", captions("A dog near two cats"), box_threshold=high, text_threshold=low)
+    for index, claim in enumerate(claims):
         mine = (phrases.max(axis=1) > high) & (phrases[:, index] > low)
         same(claim, boxes[mine], phrases[mine, index])
         assert 0 < mine.sum() < len(boxes)
@@ -217,7 +217,7 @@ def test_a_box_needs_a_good_phrase_and_a_phrase_a_good_box():
 
 @pytest.mark.parametrize("kind", ["owl_v2", "owl_vit"])
 def test_owl_scores_each_phrase_and_its_boxes_are_in_the_pictures_pixels(kind: str):
-    said = ground(kind, captions("A dog near two cats"))
+    claims = ground(kind, captions("A dog near two cats"))
     processor, model = (
         hf.AutoProcessor.from_pretrained(checkpoint(kind)),
         hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint(kind)).eval(),
@@ -231,7 +231,7 @@ def test_owl_scores_each_phrase_and_its_boxes_are_in_the_pictures_pixels(kind: s
     boxes = np.concatenate(
         [(shares[:, :2] - shares[:, 2:] / 2) * scale, (shares[:, :2] + shares[:, 2:] / 2) * scale], axis=1
     )
-    for index, claim in enumerate(said):
+    for index, claim in enumerate(claims):
         same(claim, boxes, output.logits[0, :, index].sigmoid().numpy())
 
 
@@ -252,18 +252,18 @@ def test_others_in_the_batch_change_nothing(kind: str):
         np.repeat(photo()[:60, :50, :1], 3, axis=2),
         photo()[:1, :1],
     )
-    said = (
+    claims = (
         captions("A dog near two cats"),
         captions("a man with a red ball", "a tree"),
         captions("a sign"),
         captions("a dot"),
     )
     records = tuple(ImageRecord("0" * 64, p.shape[1], p.shape[0], "mine", "x.png", "", None, "train") for p in pictures)
-    together = annotator.annotate(ImageBatch(records, pictures, said))
+    together = annotator.annotate(ImageBatch(records, pictures, claims))
     assert all(together) and len({str(found) for found in together}) == 4
     for index in (3, 1, 0, 2):
         assert annotator.annotate(
-            ImageBatch(records[index : index + 1], pictures[index : index + 1], said[index : index + 1])
+            ImageBatch(records[index : index + 1], pictures[index : index + 1], claims[index : index + 1])
         ) == [together[index]]
 
 
@@ -281,9 +281,9 @@ def test_quotes_pronouns_and_long_captions_are_left_alone():
     assert ground("owl_v2", captions("It runs.") + captions("")) == [] and ground("owl_v2", ()) == []
 
 
-def test_only_captions_of_the_kinds_asked_for():
-    said = captions("a dog") + captions("two cats", task="<DETAILED_CAPTION>")
-    assert [claim.text for claim in ground("owl_v2", said, captions=("<DETAILED_CAPTION>",))] == ["two cats"]
+def test_only_captions_of_the_tasks_asked_for():
+    claims = captions("a dog") + captions("two cats", task="<DETAILED_CAPTION>")
+    assert [claim.text for claim in ground("owl_v2", claims, captions=("<DETAILED_CAPTION>",))] == ["two cats"]
     with pytest.raises(SettingsError, match=r"annotators\.grounder\.captions.*<OD> is not annotated here"):
         ANNOTATORS.get("grounder")(name="grounder", model="x", captions=("<OD>",))
 

@@ -52,11 +52,11 @@ SHAPES = (48, 64), (30, 120), (120, 30), (1, 1), (3, 40), (400, 7), (64, 48)
 
 
 def captioner(path: Path, **options: Any):
-    made = ANNOTATORS.get("hub_captioner")(
+    annotator = ANNOTATORS.get("hub_captioner")(
         name="writer", **{"model": str(path), "max_tokens": 10, "rows": 3, "tasks": ["<CAPTION>"], **options}
     )
-    made.load()
-    return made
+    annotator.load()
+    return annotator
 
 
 def batch(images: list[np.ndarray], boxes: list[list[tuple]] | None = None) -> ImageBatch:
@@ -64,17 +64,17 @@ def batch(images: list[np.ndarray], boxes: list[list[tuple]] | None = None) -> I
         ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}", "", None, "train")
         for i, p in enumerate(images)
     )
-    said = [
+    claims = [
         annotate(
             r.image_id, [Claim("<OD>", "thing", (Region("thing", box=box, score=0.9),), 0.9) for box in b], "a", "1"
         )
         for r, b in zip(records, boxes or [[] for _ in images], strict=True)
     ]
-    return ImageBatch(records, tuple(images), tuple(said))
+    return ImageBatch(records, tuple(images), tuple(claims))
 
 
 def alone(path: Path, image: Image.Image, prompt: str, beams: int) -> tuple[str, float]:
-    """Transformers' text of one picture by itself, and its tokens' probability: what the model gives each, told the ones before."""
+    """Return transformers' text of one picture by itself, and the mean probability of its tokens given earlier ones."""
     processor, model = AutoProcessor.from_pretrained(path), AutoModelForImageTextToText.from_pretrained(path).eval()
     if processor.chat_template:
         message = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}
@@ -84,23 +84,23 @@ def alone(path: Path, image: Image.Image, prompt: str, beams: int) -> tuple[str,
     else:
         inputs = processor(images=image, return_tensors="pt", **({"text": prompt} if prompt else {}))
     with torch.inference_mode():
-        made = model.generate(**inputs, max_new_tokens=10, num_beams=beams, do_sample=False)[0]
-        kind, told = model.config.model_type, made[None, :-1]
+        annotator = model.generate(**inputs, max_new_tokens=10, num_beams=beams, do_sample=False)[0]
+        kind, input_ids = model.config.model_type, annotator[None, :-1]
         if kind == "florence2":
-            given, logits = 1, model(**inputs, decoder_input_ids=told).logits[0]
+            given, logits = 1, model(**inputs, decoder_input_ids=input_ids).logits[0]
         elif kind == "blip":
             given, logits = (
                 1,
                 model.text_decoder(
-                    input_ids=told, encoder_hidden_states=model.vision_model(inputs["pixel_values"])[0]
+                    input_ids=input_ids, encoder_hidden_states=model.vision_model(inputs["pixel_values"])[0]
                 ).logits[0],
             )
         else:
             given = inputs["input_ids"].shape[1] if "input_ids" in inputs else model.config.num_query_tokens + 1
             more = {k: v for k, v in inputs.items() if k in ("pixel_values", "image_sizes")}
-            logits = model(input_ids=told, attention_mask=torch.ones_like(told), **more).logits[0]
+            logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **more).logits[0]
     ends = {processor.tokenizer.eos_token_id, processor.tokenizer.sep_token_id}
-    tokens = made[given:].tolist()
+    tokens = annotator[given:].tolist()
     tokens = tokens[: next((i for i, t in enumerate(tokens) if t in ends), len(tokens))]
     special = set(processor.tokenizer.all_special_ids)
     chances = [float(logits[given - 1 + i].log_softmax(-1)[t]) for i, t in enumerate(tokens) if t not in special]
@@ -113,11 +113,11 @@ def same(text: str) -> str:
 
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("kind", BASE_TYPES)
-def test_captions_are_those_of_the_model_asked_about_one_picture(folder, kind: str, beams: int):
+def test_captions_equal_those_of_the_model_given_one_picture(folder, kind: str, beams: int):
     images = pictures(*SHAPES[:4])
-    made = captioner(folder(kind), beams=beams, prompts={"<CAPTION>": PROMPTS[kind]})
+    annotator = captioner(folder(kind), beams=beams, prompts={"<CAPTION>": PROMPTS[kind]})
     texts = set()
-    for pixels, claims in zip(images, made.annotate(batch(images)), strict=True):
+    for pixels, claims in zip(images, annotator.annotate(batch(images)), strict=True):
         text, score = alone(folder(kind), Image.fromarray(pixels), PROMPTS[kind], beams)
         assert [(c.task, same(c.text), c.regions) for c in claims] == (
             [("<CAPTION>", same(text), ())] if same(text) else []
@@ -130,21 +130,23 @@ def test_captions_are_those_of_the_model_asked_about_one_picture(folder, kind: s
 @pytest.mark.parametrize("kind", BASE_TYPES)
 def test_answers_do_not_depend_on_the_batch(folder, kind: str):
     images = pictures(*SHAPES)
-    made = captioner(folder(kind), beams=2)
-    together = made.annotate(batch(images))
-    assert made.annotate(batch(images[::-1]))[::-1] == together
-    assert [made.annotate(batch([one]))[0] for one in images] == together
-    assert made.annotate(batch([])) == []
+    annotator = captioner(folder(kind), beams=2)
+    together = annotator.annotate(batch(images))
+    assert annotator.annotate(batch(images[::-1]))[::-1] == together
+    assert [annotator.annotate(batch([one]))[0] for one in images] == together
+    assert annotator.annotate(batch([])) == []
 
 
 BOXES = [(4.0, 4.0, 30.0, 40.0), (20.5, 10.5, 60.0, 47.0)]
 
 
-def test_objects_are_described_from_their_crops_at_their_places(folder):
+def test_objects_are_described_from_their_crops(folder):
     (pixels,) = pictures((48, 64))
-    made = captioner(folder("llava"), tasks=[REGION_CAPTION], margin=0.25, beams=1, prompts={REGION_CAPTION: "describe the cat"})
-    claims = made.annotate(batch([pixels], [BOXES]))[0]
-    assert made.needs == {"pixels", "claims"} and made.tasks == (REGION_CAPTION,)
+    annotator = captioner(
+        folder("llava"), tasks=[REGION_CAPTION], margin=0.25, beams=1, prompts={REGION_CAPTION: "describe the cat"}
+    )
+    claims = annotator.annotate(batch([pixels], [BOXES]))[0]
+    assert annotator.needs == {"pixels", "claims"} and annotator.tasks == (REGION_CAPTION,)
     assert {claim.regions[0].box for claim in claims} == set(BOXES)
     # a quarter of its sides around it, in whole pixels, and no further than the picture goes
     corners = {BOXES[0]: (0, 0, 37, 48), BOXES[1]: (10, 1, 64, 48)}
@@ -168,22 +170,25 @@ def test_only_the_surest_objects_are_described(folder):
 
 
 def test_captions_alone_need_no_claims_of_others(folder):
-    made = captioner(folder("florence"), tasks=list(CAPTIONS))
-    assert made.needs == {"pixels"} and made.tasks == CAPTIONS
+    annotator = captioner(folder("florence"), tasks=list(CAPTIONS))
+    assert annotator.needs == {"pixels"} and annotator.tasks == CAPTIONS
     given = batch(pictures((40, 40)))
-    claims = made.annotate(ImageBatch(given.records, given.pixels))[0]
+    claims = annotator.annotate(ImageBatch(given.records, given.pixels))[0]
     assert [claim.task for claim in claims] == list(CAPTIONS)
     assert len({claim.text for claim in claims}) > 1, "each kind has a prompt of its own"
 
 
-def test_each_kind_of_model_is_asked_as_suits_it(folder):
-    asked = {
-        kind: [captioner(folder(kind), tasks=["<CAPTION>", REGION_CAPTION])._model.prompt(task) for task in (*CAPTIONS, REGION_CAPTION)]
+def test_each_type_of_model_gets_its_own_prompts(folder):
+    prompts = {
+        kind: [
+            captioner(folder(kind), tasks=["<CAPTION>", REGION_CAPTION])._model.prompt(task)
+            for task in (*CAPTIONS, REGION_CAPTION)
+        ]
         for kind in ("florence", "blip", "llava")
     }
-    assert asked["florence"] == [*CAPTIONS, "<CAPTION>"]
-    assert asked["blip"] == [""] * 4
-    assert len(set(asked["llava"])) == 4 and all(asked["llava"])
+    assert prompts["florence"] == [*CAPTIONS, "<CAPTION>"]
+    assert prompts["blip"] == [""] * 4
+    assert len(set(prompts["llava"])) == 4 and all(prompts["llava"])
 
 
 def test_several_captions_in_the_same_words_are_refused(folder):

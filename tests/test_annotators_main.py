@@ -61,7 +61,11 @@ class Noisy(Annotator):
         if 3 in numbers:
             raise ValueError("three is too many")
         about = {1: FlorenceError("too dark"), 2: UnavailableError("busy")}
-        return [about.get(n, [Claim("<CAPTION>", f"{n} on {self.device} of {len(numbers)}: {float(pixels[0, 0, 0])}", (), n / 7)]) for n, pixels in zip(numbers, batch.pixels)]
+        texts = [
+            f"{n} on {self.device} of {len(numbers)}: {float(pixels[0, 0, 0])}"
+            for n, pixels in zip(numbers, batch.pixels)
+        ]
+        return [about.get(n, [Claim("<CAPTION>", text, (), n / 7)]) for n, text in zip(numbers, texts)]
 
 sys.exit(main(["noisy", *sys.argv[1:]]))
 """
@@ -114,15 +118,15 @@ def test_what_it_claims_elsewhere_is_the_same_to_the_last_bit(use: str, options:
     here.load()
     expected = here.annotate(given(here.needs, 0, 1, 2))
     assert any(expected)
-    asked = given(here.needs | {"pixels"}, 0, 1, 2)
+    requests = given(here.needs | {"pixels"}, 0, 1, 2)
     there = program(use, tmp_path, **options)
     if how == "program":
-        found = there.annotate(asked)
+        found = there.annotate(requests)
     else:
         with serve_command(*COMMAND, use, "--options", str(tmp_path / "options.json"), "--batch", "2") as url:
             found = ANNOTATORS.get("endpoint")(
                 name="theirs", url=url, version="1", tasks=list(ANNOTATION_TYPES), reads_claims="claims" in here.needs
-            ).annotate(asked)
+            ).annotate(requests)
     assert found == expected
 
 
@@ -151,7 +155,7 @@ def test_what_libraries_print_does_not_get_among_the_answers(tmp_path: Path):
 
 def test_a_service_says_what_it_is_and_refuses_what_it_cannot_do(tmp_path: Path):
     batch = batch_of(2)
-    asked = format_request(batch.records[0], None, image=encode_png(batch.pixels[0], 0))
+    requests = format_request(batch.records[0], None, image=encode_png(batch.pixels[0], 0))
     with serve_command(*COMMAND, "reader") as url:
         with urllib.request.urlopen(url, timeout=60) as answer:
             description = json.loads(answer.read())
@@ -166,7 +170,7 @@ def test_a_service_says_what_it_is_and_refuses_what_it_cannot_do(tmp_path: Path)
         secret = tmp_path / "secret.png"
         secret.write_bytes(encode_png(batch.pixels[0], 0))
         for body, message in (
-            (asked + b"what?\n", "line 2: a JSON object"),
+            (requests + b"what?\n", "line 2: a JSON object"),
             (format_request(batch.records[0], None, path=str(secret)), "found path, a file of this machine"),
         ):
             with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
@@ -181,7 +185,7 @@ def test_a_service_says_what_it_is_and_refuses_what_it_cannot_do(tmp_path: Path)
             connection.close()
         broken = format_request(batch.records[1], None, image=b"no picture")
         with urllib.request.urlopen(
-            urllib.request.Request(url, broken + b"\n" + asked, method="POST"), timeout=60
+            urllib.request.Request(url, broken + b"\n" + requests, method="POST"), timeout=60
         ) as answer:
             first, second = map(json.loads, answer.read().splitlines())
         assert first["image_id"] == batch.records[1].image_id and "unreadable" in first["error"] and not first["retry"]
@@ -195,20 +199,20 @@ def answer_requests(use: str, *requests: bytes, size: int = 16) -> list[dict]:
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
-def test_pictures_that_are_not_there_or_not_as_told_are_errors_of_their_own(tmp_path: Path):
+def test_missing_pictures_and_those_of_another_size_are_errors_of_their_own(tmp_path: Path):
     batch = batch_of(4)
     for index, data in enumerate(
         (encode_png(batch.pixels[0], 0), encode_png(np.zeros((12, 8, 3), np.uint8), 0), b"no picture")
     ):
         (tmp_path / f"{index}.png").write_bytes(data)
-    asked = [
+    requests = [
         format_request(record, None, path=str(tmp_path / f"{index}.png")) for index, record in enumerate(batch.records)
     ]
     for size in (1, 3, 16):
-        answers = {answer.pop("image_id"): answer for answer in answer_requests("masks", *asked, size=size)}
-        good, turned, broken, missing = (answers[record.image_id] for record in batch.records)
+        answers = {answer.pop("image_id"): answer for answer in answer_requests("masks", *requests, size=size)}
+        good, rotated, broken, missing = (answers[record.image_id] for record in batch.records)
         assert good == {"annotations": []}
-        assert turned["error"] == "width, height: 8 and 12, those of the upright picture, are expected; found 12 and 8"
+        assert rotated["error"] == "width, height: 8 and 12, those of the upright picture, are expected; found 12 and 8"
         assert "unreadable" in broken["error"] and "3.png" in missing["error"] and not missing["retry"]
 
 
@@ -274,7 +278,7 @@ def test_it_is_described(tmp_path: Path):
         ("reader", '{"sides": 7}', r"annotators\.ocr\.sides: no such setting"),
     ],
 )
-def test_what_cannot_be_run_is_told(use: str, options: str | None, message: str, tmp_path: Path):
+def test_an_annotator_that_cannot_be_run_is_an_error(use: str, options: str | None, message: str, tmp_path: Path):
     if options is not None:
         (tmp_path / "o.json").write_text(options)
     with pytest.raises(FlorenceError, match=message):
@@ -286,7 +290,7 @@ def test_what_cannot_be_run_is_told(use: str, options: str | None, message: str,
 @pytest.mark.parametrize(
     ("words", "given", "message"),
     [
-        (["reader", "--http", "1", "--host", "192.0.2.1"], b"", "--http: 192.0.2.1:1 cannot be had"),
+        (["reader", "--http", "1", "--host", "192.0.2.1"], b"", "--http: cannot bind to 192.0.2.1:1"),
         (["phrases"], b'{"image_id": "a"}\n', "line 1.width: Field required"),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_mask_in_a_large_picture_is_in_its_own_pixels():
     assert mask_iou(rasterise(claim.regions[0].polygons, 3000, 2000), truth) > 0.93
 
 
-def test_two_authors_boxes_of_one_thing_give_one_mask():
+def test_two_annotators_boxes_of_one_object_give_one_mask():
     pixels = meadow(320, 240)
     ellipse(pixels, (90, 60, 210, 170), (200, 50, 40))
     claims = said(("ball", (78.0, 50.0, 226.0, 182.0), 0.5)) + said(
@@ -71,7 +71,7 @@ def test_two_authors_boxes_of_one_thing_give_one_mask():
     assert cut(pixels, claims[:1]) == [], "what one annotator alone named has to be surer"
 
 
-def test_two_of_a_kind_are_told_apart_by_where_they_are():
+def test_two_objects_of_one_label_are_separated_by_their_boxes():
     pixels = meadow(400, 240)
     left = ellipse(pixels, (30, 80, 130, 180), (200, 50, 40))
     right = ellipse(pixels, (260, 70, 370, 190), (40, 60, 200))
@@ -120,7 +120,7 @@ def test_one_image_has_at_most_so_many():
     assert [claim.text for claim in cut(pixels, claims, most=2)] == ["the ball", "the balloon"]
 
 
-def test_phrases_boxes_are_outlined_too_and_those_of_objects_but_once(monkeypatch):
+def test_boxes_of_phrases_get_masks_too_and_boxes_of_objects_only_once(monkeypatch):
     pixels = meadow(400, 240)
     left = ellipse(pixels, (30, 80, 130, 180), (200, 50, 40))
     right = ellipse(pixels, (260, 70, 370, 190), (40, 60, 200))
@@ -153,7 +153,7 @@ def test_phrases_boxes_are_outlined_too_and_those_of_objects_but_once(monkeypatc
     assert second.regions[0].polygons == first.regions[0].polygons
 
 
-def test_more_fidelity_takes_more_corners():
+def test_a_higher_min_polygon_iou_takes_more_corners():
     pixels = meadow(320, 240)
     ellipse(pixels, (90, 60, 210, 170), (200, 50, 40))
     counts = [

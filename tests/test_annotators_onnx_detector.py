@@ -106,8 +106,8 @@ def test_mean_and_deviation_are_taken_channel_by_channel(tmp_path: Path, kind: i
         (5, 2.5, 15, 7.5)
     )
     if kind == TensorProto.FLOAT:
-        turned = {"order": "bgr", "mean": (200.0, 50.0, 100.0), "std": (40.0, 20.0, 100.0)}
-        assert rows(look(made(model, "yolo", resize="stretch", **turned), pixels)[0])[0][::2] == (
+        reversed_order = {"order": "bgr", "mean": (200.0, 50.0, 100.0), "std": (40.0, 20.0, 100.0)}
+        assert rows(look(made(model, "yolo", resize="stretch", **reversed_order), pixels)[0])[0][::2] == (
             "dog",
             pytest.approx(0.5),
         )
@@ -152,11 +152,11 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("shares", [False, True])
-def test_yolo_rows_of_boxes_and_scores(tmp_path: Path, turned: bool, shares: bool):
+def test_yolo_rows_of_boxes_and_scores(tmp_path: Path, transposed: bool, shares: bool):
     plain = np.concatenate([centred(*BOXES) / (64 if shares else 1), SCORES], axis=1)[None]
-    assert seen(tmp_path, {"output0": plain.transpose(0, 2, 1) if turned else plain}) == EXPECTED
+    assert seen(tmp_path, {"output0": plain.transpose(0, 2, 1) if transposed else plain}) == EXPECTED
 
 
 def test_yolo_rows_with_objectness(tmp_path: Path):
@@ -340,7 +340,7 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path):
         made(str(tmp_path / "text.onnx"), "yolo")
 
 
-def test_it_computes_where_it_is_told():
+def test_it_computes_on_its_device():
     gpu = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert _providers("cpu", gpu) == _providers("auto", gpu[1:]) == ["CPUExecutionProvider"]
     assert _providers("auto", gpu)[0] == ("CUDAExecutionProvider", {"device_id": 0}) and _providers("cuda:1", gpu)[0][

@@ -58,14 +58,14 @@ def test_phrases_are_whole_and_lead_to_their_objects():
     ]
 
 
-def test_plurals_lead_to_all_and_unseen_things_nowhere():
+def test_plurals_are_bound_to_all_objects_and_unseen_ones_to_none():
     objects = ("dog", LEFT, 0.9), ("dog", RIGHT, 0.8), ("mouse", TOP, 0.7)
     assert ground("two dogs and a sofa", *objects) == [("two dogs", [LEFT, RIGHT])]
     assert ground("three mice", *objects) == [("three mice", [TOP])]
     assert ground("a dogs' home with a catalogue", *objects[2:]) == []
 
 
-def test_one_of_several_is_the_one_whose_place_is_named():
+def test_one_of_several_is_the_one_whose_position_is_named():
     objects = ("dog", LEFT, 0.9), ("dog", RIGHT, 0.8)
     assert ground("On the right there is a gray dog. On the left there is a brown dog.", *objects) == [
         ("a gray dog", [RIGHT]),
@@ -139,20 +139,20 @@ def test_captioner_and_phrases_work_on_from_the_claims_of_others(tmp_path: Path)
     )
     store = Store(str(tmp_path))
     collect_images(workspace_of(settings, store))
-    who = list_annotators(settings)
-    assert [annotator.name for annotator in who] == ["objects", "captioner", "phrases"]
-    said: dict[str, list[Annotation]] = {}
+    annotators = list_annotators(settings)
+    assert [annotator.name for annotator in annotators] == ["objects", "captioner", "phrases"]
+    claims: dict[str, list[Annotation]] = {}
     for shard in list_shards(store):
-        annotate_shard(workspace_of(settings, store), who, shard)
-        for annotator in who:
-            said.setdefault(annotator.name, []).extend(
+        annotate_shard(workspace_of(settings, store), annotators, shard)
+        for annotator in annotators:
+            claims.setdefault(annotator.name, []).extend(
                 table_annotations(store.read_table(f"claims/{annotator.key}/{shard}.parquet"))
             )
-    captions = {(row.image_id, row.text) for row in said["captioner"] if not row.regions}
-    boxes = {(row.image_id, row.regions[0].box) for row in said["objects"]}
-    assert len(captions) == 12 and len(said["phrases"]) >= 4
-    for row in said["phrases"]:
+    captions = {(row.image_id, row.text) for row in claims["captioner"] if not row.regions}
+    boxes = {(row.image_id, row.regions[0].box) for row in claims["objects"]}
+    assert len(captions) == 12 and len(claims["phrases"]) >= 4
+    for row in claims["phrases"]:
         assert (row.image_id, row.text) in captions
         assert all((row.image_id, region.box) in boxes for region in row.regions)
-    for row in said["objects"]:
+    for row in claims["objects"]:
         assert any(row.text in text for image, text in captions if image == row.image_id), row.text

@@ -29,9 +29,9 @@ def folder(tmp_path_factory):
 
 
 def ranker(path: Path, **options: Any):
-    made = ANNOTATORS.get("ranker")(name="judge", **{"model": str(path), "rows": 3, **options})
-    made.load()
-    return made
+    annotator = ANNOTATORS.get("ranker")(name="judge", **{"model": str(path), "rows": 3, **options})
+    annotator.load()
+    return annotator
 
 
 def picture(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -44,10 +44,10 @@ def batch(*images: tuple[np.ndarray, Sequence[Claim]]) -> ImageBatch:
         ImageRecord(f"{i:064x}", p.shape[1], p.shape[0], "mine", f"{i}", "", None, "train")
         for i, (p, _) in enumerate(images)
     )
-    said: tuple[tuple[Annotation, ...], ...] = tuple(
+    rows: tuple[tuple[Annotation, ...], ...] = tuple(
         annotate(r.image_id, claims, "a", "1") for r, (_, claims) in zip(records, images, strict=True)
     )
-    return ImageBatch(records, tuple(p for p, _ in images), said)
+    return ImageBatch(records, tuple(p for p, _ in images), rows)
 
 
 def at(task: str, text: str, box: tuple = BOX) -> Claim:
@@ -110,8 +110,8 @@ def test_scores_are_the_model_s_own(folder, kind: str):
 def test_a_higher_temperature_decides_less_and_a_margin_shows_more(folder):
     pixels, path = picture(1), folder("clip")
     texts = ["cat", "a cat on a chair", "a chair"]
-    made = ranker(path, margin=0.25, temperature=4.0).annotate(batch((pixels, CLAIMS)))[0]
-    assert [c.score for c in made if c.regions] == pytest.approx(
+    annotator = ranker(path, margin=0.25, temperature=4.0).annotate(batch((pixels, CLAIMS)))[0]
+    assert [c.score for c in annotator if c.regions] == pytest.approx(
         softmax(logits(path, pixels[0:44, 0:48], texts) / 4), abs=1e-5
     )
 
@@ -125,29 +125,29 @@ def test_answers_do_not_depend_on_the_batch(folder, kind: str):
         (picture(3, 1, 1), [Claim("<CAPTION>", "a cat", (), 0.2)]),
         (picture(4), [at("<OD>", "dog", (0.0, 0.0, 1.0, 1.0)), at("<OD>", "cat", (3.2, 0.0, 64.0, 48.0))]),
     ]
-    made = ranker(folder(kind))
-    together = made.annotate(batch(*images))
+    annotator = ranker(folder(kind))
+    together = annotator.annotate(batch(*images))
     assert [len(claims) for claims in together] == [6, 0, 1, 1, 2]
-    assert made.annotate(batch(*images[::-1]))[::-1] == together
-    assert [made.annotate(batch(one))[0] for one in images] == together
-    assert made.annotate(batch()) == []
+    assert annotator.annotate(batch(*images[::-1]))[::-1] == together
+    assert [annotator.annotate(batch(one))[0] for one in images] == together
+    assert annotator.annotate(batch()) == []
 
 
-def test_it_judges_what_it_is_asked_to(folder):
+def test_it_scores_only_the_tasks_of_its_settings(folder):
     claims = ranker(folder("clip"), tasks=["<CAPTION>"]).annotate(batch((picture(0), CLAIMS)))[0]
     assert [c.text for c in claims] == ["a cat", "two dogs"]
-    made = ranker(folder("clip"), tasks=[DENSE], most=1)
-    claims = made.annotate(batch((picture(0), [*CLAIMS, at("<OD>", "dog", (50.0, 0.0, 60.0, 10.0))])))[0]
-    assert made.tasks == (DENSE,) and {c.regions[0].box for c in claims} == {BOX}
+    annotator = ranker(folder("clip"), tasks=[DENSE], most=1)
+    claims = annotator.annotate(batch((picture(0), [*CLAIMS, at("<OD>", "dog", (50.0, 0.0, 60.0, 10.0))])))[0]
+    assert annotator.tasks == (DENSE,) and {c.regions[0].box for c in claims} == {BOX}
 
 
 def test_it_is_a_ranker_whose_version_follows_the_weights(tmp_path):
     versions = set()
     for seed in (0, 1):
         language_models.clip(tmp_path, seed)
-        made = ANNOTATORS.get("ranker")(name="judge", model=str(tmp_path))
-        versions.add(made.version)
-    assert len(versions) == 2 and made.role == "ranker"
+        annotator = ANNOTATORS.get("ranker")(name="judge", model=str(tmp_path))
+        versions.add(annotator.version)
+    assert len(versions) == 2 and annotator.role == "ranker"
 
 
 def test_a_model_that_compares_nothing_is_refused(tmp_path):

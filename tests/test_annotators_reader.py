@@ -46,7 +46,7 @@ def written(
     return picture, boxes
 
 
-def test_lines_are_read_in_order_with_their_places():
+def test_lines_are_read_in_order_with_their_quads():
     picture, boxes = written((640, 360), ("Fresh Bread", (40, 40), 48), ("open until 18:30", (60, 200), 36))
     claims = read(picture)
     assert [claim.text for claim in claims] == ["Fresh Bread", "open until 18:30"]
@@ -59,7 +59,7 @@ def test_lines_are_read_in_order_with_their_places():
         assert x0 < x1 and y1 < y2 and x2 > x3 and y3 > y0, "from the top left"
 
 
-def test_places_in_a_large_picture_are_in_its_own_pixels():
+def test_quads_in_a_large_picture_are_in_its_own_pixels():
     picture, boxes = written((3200, 2000), ("HARBOUR MUSEUM", (1500, 1400), 180))
     (claim,) = read(picture)
     assert claim.text == "HARBOUR MUSEUM"
@@ -74,7 +74,7 @@ def test_slanting_text_has_a_slanting_quad():
     assert math.degrees(math.atan2(y0 - y1, x1 - x0)) == pytest.approx(20, abs=4)
 
 
-def test_nothing_written_is_nothing_claimed():
+def test_a_picture_without_text_gets_no_claim():
     assert read(Image.new("RGB", (200, 150), (90, 120, 90))) == []
 
 
@@ -93,7 +93,7 @@ def test_a_missing_model_is_named_and_not_fetched(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("shape", [(20, 3000), (3000, 20), (16, 16), (300, 450), (2000, 3000)])
-def test_pictures_are_looked_at_in_bounded_size(shape: tuple[int, int]):
+def test_pictures_are_read_at_a_bounded_size(shape: tuple[int, int]):
     resized, factors = _resize(np.zeros((*shape, 3), np.uint8), 1600)
     assert max(resized.shape) <= 1600 and min(resized.shape[:2]) >= 32
     assert factors[0] == pytest.approx(factors[1], rel=0.1)

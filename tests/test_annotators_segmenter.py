@@ -82,13 +82,13 @@ def drawn(region: Region) -> np.ndarray:
 # ---------------------------------------------------------------- masks
 
 
-def by_the_library(*asked: Box, kind: str = "sam") -> tuple[np.ndarray, list[float]]:
+def by_the_library(*boxes: Box, kind: str = "sam") -> tuple[np.ndarray, list[float]]:
     """SAM's masks (n, height, width) and the quality that it expects, by processor and model called straight."""
     processor, model = (
         hf.SamProcessor.from_pretrained(checkpoint(kind)),
         hf.SamModel.from_pretrained(checkpoint(kind)).eval(),
     )
-    given = processor(images=Image.fromarray(photo()), input_boxes=[[list(box) for box in asked]], return_tensors="pt")
+    given = processor(images=Image.fromarray(photo()), input_boxes=[[list(box) for box in boxes]], return_tensors="pt")
     with torch.no_grad():
         output = model(
             pixel_values=given["pixel_values"], input_boxes=given["input_boxes"].float(), multimask_output=False
@@ -97,7 +97,7 @@ def by_the_library(*asked: Box, kind: str = "sam") -> tuple[np.ndarray, list[flo
     return masks[:, 0].numpy(), output.iou_scores[0, :, 0].tolist()
 
 
-def by_hand(*asked: Box, kind: str) -> tuple[np.ndarray, list[float]]:
+def by_hand(*boxes: Box, kind: str) -> tuple[np.ndarray, list[float]]:
     """SAM 2's, from pixels stretched and normalised here."""
     model = hf.Sam2Model.from_pretrained(checkpoint(kind)).eval()
     height, width = photo().shape[:2]
@@ -106,7 +106,7 @@ def by_hand(*asked: Box, kind: str) -> tuple[np.ndarray, list[float]]:
         ((small - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None].astype(np.float32)
     )
     prompts = torch.tensor(
-        [[[x0 * 128 / width, y0 * 128 / height, x1 * 128 / width, y1 * 128 / height] for x0, y0, x1, y1 in asked]]
+        [[[x0 * 128 / width, y0 * 128 / height, x1 * 128 / width, y1 * 128 / height] for x0, y0, x1, y1 in boxes]]
     )
     with torch.no_grad():
         output = model(pixel_values=pixels, input_boxes=prompts, multimask_output=False)
@@ -139,7 +139,7 @@ def test_masks_are_the_models_own(kind: str, reference: Any):
 
 
 @pytest.mark.parametrize(("kind", "reference"), [("sam", by_the_library), ("sam_2", by_hand), ("sam_2_video", by_hand)])
-def test_masks_that_the_model_does_not_trust_are_not_claimed(kind: str, reference: Any):
+def test_masks_with_a_low_score_of_the_model_are_not_claimed(kind: str, reference: Any):
     _, expected = reference(CAT, DOG, kind=kind)
     low, high = sorted(expected)
     assert high - low > 1e-3
@@ -196,7 +196,7 @@ def test_others_in_the_batch_change_nothing(kind: str):
         ) == [together[index]]
 
 
-def test_a_model_of_another_kind_or_without_numbers_is_refused(tmp_path: Path):
+def test_a_model_of_another_type_or_with_no_finite_numbers_is_refused(tmp_path: Path):
     annotator = ANNOTATORS.get("segmenter")(name="segmenter", model=checkpoint("detr"))
     with pytest.raises(ModelError, match="of type detr, which this annotator cannot prompt; allowed: sam, sam2"):
         annotator.load()
@@ -234,7 +234,7 @@ def test_segmenter_and_grabcut_name_objects_alike():
     assert {claim.text for claim in masks.annotate(ImageBatch((record(),), (photo(),), (things,)))[0]} <= set(names)
 
 
-def test_phrases_are_said_again_with_polygons():
+def test_phrases_are_claimed_again_with_polygons():
     text = "Ein Kätzchen 🐈 near a dog"
     things = phrase(text, "Kätzchen 🐈", (CAT, 0.7), (DOG, None)) + phrase(text, "a dog", (DOG, 0.5))
     claims = cut("sam", things)
@@ -253,7 +253,7 @@ def test_phrases_are_said_again_with_polygons():
         assert text[slice(*region.span)] == region.label and mask_iou(drawn(region), mask) >= 0.95
 
 
-def test_what_several_claim_of_a_phrase_in_one_place_is_one():
+def test_claims_of_several_annotators_of_one_phrase_and_region_are_merged():
     near = (62.0, 11.0, 134.0, 89.0)
     text = "a dog and a dog"
     first, second = phrase(text, "a dog", (DOG, 0.5), (CAT, 0.6)), phrase(text, "a dog", (near, 0.8), annotator="b")
@@ -279,7 +279,7 @@ def test_boxes_of_objects_cost_no_more_and_of_the_others_the_best_are_taken():
     assert [places for _, _, places in asked(things, min_score=0.55)] == [[CAT], [CAT], [box]]
 
 
-def test_boxes_beyond_the_image_are_cut_and_what_has_no_place_is_left_out():
+def test_boxes_beyond_the_image_are_cut_and_claims_without_a_box_are_left_out():
     text = "a dog"
     rows = [
         Claim(
@@ -302,7 +302,7 @@ def test_boxes_beyond_the_image_are_cut_and_what_has_no_place_is_left_out():
     ]
 
 
-def test_what_has_no_outline_is_not_claimed():
+def test_an_empty_mask_is_not_claimed():
     targets = segmentation_targets(
         record(),
         said(("cat", CAT, 0.9), ("cup", (5.0, 5.0, 20.0, 20.0), 0.9))
@@ -344,7 +344,7 @@ def test_polygons_overlap_their_mask_as_asked(min_polygon_iou: float):
     assert lost <= (8 if min_polygon_iou > 0.95 else 2)
 
 
-def test_corners_are_as_few_as_the_fidelity_allows():
+def test_corners_are_as_few_as_min_polygon_iou_allows():
     ys, xs = np.mgrid[:400, :600]
     disk = np.hypot(xs - 300, ys - 200) < 150
     counts = [len(mask_to_polygons(disk, min_polygon_iou)[0]) // 2 for min_polygon_iou in (0.6, 0.9, 0.95, 0.99)]

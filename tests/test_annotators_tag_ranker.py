@@ -1,4 +1,4 @@
-"""The ranker without a hub, on the photos that come in packages: right captions outrank others."""
+"""The ranker without a hub, on the photos that come in packages: right captions score above others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region, a
 from florence.sources.samples import SamplesSource
 
 DENSE = "<DENSE_REGION_CAPTION>"
-TOLD = {
+CAPTION_BY_EYE = {
     "skimage/astronaut.png": "a smiling woman in an orange space suit",
     "skimage/camera.png": "a man with a camera on a tripod",
     "skimage/chelsea.png": "a tabby cat looking down",
@@ -34,7 +34,7 @@ TOLD = {
     "sklearn/flower.jpg": "an orange dahlia",
     "matplotlib/grace_hopper.jpg": "an old woman in a navy uniform",
 }
-"""Told by eye. Pictures from a microscope are left out: ImageNet has no names for what they show."""
+"""Written by eye. Pictures from a microscope are left out: ImageNet has no names for what they show."""
 
 
 @lru_cache(maxsize=1)
@@ -45,27 +45,27 @@ def photos() -> dict[str, np.ndarray]:
     return found
 
 
-def batch(said: dict[str, list[Claim]], pixels: dict[str, np.ndarray]) -> ImageBatch:
+def batch(claims_of: dict[str, list[Claim]], pixels: dict[str, np.ndarray]) -> ImageBatch:
     records = tuple(
         ImageRecord(f"{i:064x}", pixels[name].shape[1], pixels[name].shape[0], "mine", name, "", None, "train")
-        for i, name in enumerate(said)
+        for i, name in enumerate(claims_of)
     )
     claims: tuple[tuple[Annotation, ...], ...] = tuple(
-        annotate(r.image_id, rows, "a", "1") for r, rows in zip(records, said.values(), strict=True)
+        annotate(r.image_id, rows, "a", "1") for r, rows in zip(records, claims_of.values(), strict=True)
     )
-    return ImageBatch(records, tuple(pixels[name] for name in said), claims)
+    return ImageBatch(records, tuple(pixels[name] for name in claims_of), claims)
 
 
 def ranker(**options):
-    made = ANNOTATORS.get("tag_ranker")(name="judge", **{"weights": "lite0", **options})
-    made.load()
-    return made
+    annotator = ANNOTATORS.get("tag_ranker")(name="judge", **{"weights": "lite0", **options})
+    annotator.load()
+    return annotator
 
 
-def scores(said: dict[str, list[Claim]], pixels: dict[str, np.ndarray], **options) -> dict[str, dict[str, float]]:
+def scores(claims_of: dict[str, list[Claim]], pixels: dict[str, np.ndarray], **options) -> dict[str, dict[str, float]]:
     return {
         name: {c.text: c.score for c in claims}
-        for name, claims in zip(said, ranker(**options).annotate(batch(said, pixels)), strict=True)
+        for name, claims in zip(claims_of, ranker(**options).annotate(batch(claims_of, pixels)), strict=True)
     }
 
 
@@ -80,16 +80,16 @@ def share_scored_lower(table: dict[str, dict[str, float]], right: dict[str, str]
     return float(np.mean(pairs))
 
 
-def test_captions_told_by_eye_outrank_those_of_other_photos():
-    said = {name: [Claim("<CAPTION>", text) for text in TOLD.values()] for name in TOLD}
-    table = scores(said, photos())
-    assert share_scored_lower(table, TOLD) >= 0.9
-    right = [table[name][TOLD[name]] for name in TOLD]
-    wrong = [score for name, row in table.items() for text, score in row.items() if text != TOLD[name]]
+def test_captions_written_by_eye_score_above_those_of_other_photos():
+    claims = {name: [Claim("<CAPTION>", text) for text in CAPTION_BY_EYE.values()] for name in CAPTION_BY_EYE}
+    table = scores(claims, photos())
+    assert share_scored_lower(table, CAPTION_BY_EYE) >= 0.9
+    right = [table[name][CAPTION_BY_EYE[name]] for name in CAPTION_BY_EYE]
+    wrong = [score for name, row in table.items() for text, score in row.items() if text != CAPTION_BY_EYE[name]]
     assert np.mean(right) > 0.65 and np.mean(wrong) < 0.35
 
 
-def test_captions_composed_of_what_others_found_outrank_those_of_other_photos():
+def test_captions_composed_of_found_objects_score_above_those_of_other_photos():
     objects, captioner = (
         ANNOTATORS.get("activation")(name="objects", weights="lite0", scales=(1.0,)),
         ANNOTATORS.get("captioner")(name="captioner"),
@@ -100,27 +100,27 @@ def test_captions_composed_of_what_others_found_outrank_those_of_other_photos():
         annotate(r.image_id, claims, "a", "1")
         for r, claims in zip(everything.records, objects.annotate(everything), strict=True)
     )
-    told = captioner.annotate(ImageBatch(everything.records, everything.pixels, found))
-    # where nothing was found the captioner tells colours, of which ImageNet knows nothing
+    captioned = captioner.annotate(ImageBatch(everything.records, everything.pixels, found))
+    # where nothing was found the captioner names colours, which are no classes of ImageNet
     captions = {
         name: {c.task: c.text for c in claims}
-        for name, claims, rows in zip(photos(), told, found, strict=True)
+        for name, claims, rows in zip(photos(), captioned, found, strict=True)
         if any(row.score > 0.6 for row in rows)
     }
     assert len(captions) >= 5
     for task in CAPTIONS:
         right = {name: texts[task] for name, texts in captions.items()}
-        said = {name: [Claim(task, text) for text in right.values()] for name in right}
-        assert share_scored_lower(scores(said, photos()), right) >= 0.9, task
+        claims_of = {name: [Claim(task, text) for text in right.values()] for name in right}
+        assert share_scored_lower(scores(claims_of, photos()), right) >= 0.9, task
 
 
-def test_a_text_about_nothing_in_particular_is_neither_right_nor_wrong():
-    said = {"skimage/chelsea.png": [Claim("<CAPTION>", text) for text in ("a cat", "a kitten", "a picture", "a car")]}
-    row = scores(said, photos())["skimage/chelsea.png"]
+def test_a_text_that_names_nothing_gets_a_middle_score():
+    claims = {"skimage/chelsea.png": [Claim("<CAPTION>", text) for text in ("a cat", "a kitten", "a picture", "a car")]}
+    row = scores(claims, photos())["skimage/chelsea.png"]
     assert row["a cat"] > 0.9 and row["a kitten"] > 0.9 and 0.3 < row["a picture"] < 0.7 and row["a car"] < 0.1
 
 
-def test_each_place_is_judged_by_what_is_there():
+def test_each_box_is_scored_by_its_pixels():
     cat, cup = (
         np.asarray(Image.fromarray(photos()[name]).resize((300, 240)))
         for name in ("skimage/chelsea.png", "skimage/coffee.png")
@@ -141,13 +141,13 @@ def test_each_place_is_judged_by_what_is_there():
 
 def test_the_score_is_the_chance_of_agreement_against_that_of_any_two():
     pixels = photos()["skimage/coffee.png"]
-    made = ranker()
-    (said,) = made.annotate(batch({"x": [Claim("<CAPTION>", "a cup of coffee")]}, {"x": pixels}))
-    agree = float(made._class_probabilities(pixels) @ text_tags(["a cup of coffee"], 0.05)[0])
-    assert said[0].score == pytest.approx(agree / (agree + 1 / 1000), rel=1e-6)
+    annotator = ranker()
+    (claims,) = annotator.annotate(batch({"x": [Claim("<CAPTION>", "a cup of coffee")]}, {"x": pixels}))
+    agree = float(annotator._class_probabilities(pixels) @ text_tags(["a cup of coffee"], 0.05)[0])
+    assert claims[0].score == pytest.approx(agree / (agree + 1 / 1000), rel=1e-6)
 
 
-def test_a_name_stands_for_all_classes_of_its_kind():
+def test_a_name_stands_for_all_of_its_classes():
     names, members = class_labels("coarse")
     (dogs,) = text_tags(["dog"], 0.05)
     assert dogs[members[names.index("dog")] == 1].sum() > 0.95
@@ -160,14 +160,14 @@ def test_answers_do_not_depend_on_the_batch():
         f"{h}x{w}": rng.integers(0, 255, (h, w, 3), dtype=np.uint8) for h, w in ((1, 1), (3, 200), (200, 3), (60, 40))
     }
     texts = [[Claim("<CAPTION>", f"a {word}")] for word in ("cat", "dog", "bird", "Kätzchen 🐈")]
-    said = dict(zip(pixels, texts, strict=True))
-    made = ranker()
-    together = made.annotate(batch(said, pixels))
-    assert [made.annotate(batch({name: said[name]}, pixels))[0] for name in said] == together
+    claims_of = dict(zip(pixels, texts, strict=True))
+    annotator = ranker()
+    together = annotator.annotate(batch(claims_of, pixels))
+    assert [annotator.annotate(batch({name: claims_of[name]}, pixels))[0] for name in claims_of] == together
     assert all(len(claims) == 1 for claims in together)
 
 
-def test_it_is_a_ranker_and_refuses_other_kinds():
+def test_it_is_a_ranker_and_refuses_other_tasks():
     assert ANNOTATORS.get("tag_ranker")(name="judge").role == "ranker"
     with pytest.raises(SettingsError, match=r"annotators\.judge\.tasks.*<OD> is not annotated here"):
         ANNOTATORS.get("tag_ranker")(name="judge", tasks=["<OD>"])

@@ -70,7 +70,7 @@ def test_every_setting_is_there_allowed_and_taken(path: Path, base: str, tmp_pat
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
-def test_every_line_says_whose_number_it_is(path: Path):
+def test_every_line_names_the_source_of_its_number(path: Path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert f"florence loop --config configs/{path.name}" in lines[0]
     for line in lines[2:]:

@@ -126,7 +126,8 @@ from florence.tasks import task
 
 naming = task("<OBJECT_NAMES>")
 box = (1.0, 1.0, 9.0, 9.0)
-rows = annotate(record.image_id, [Claim("<OD>", name, (Region(name, box=box),)) for name in ("owl", "cup", "owl")], "me", "1")
+claims = [Claim("<OD>", name, (Region(name, box=box),)) for name in ("owl", "cup", "owl")]
+rows = annotate(record.image_id, claims, "me", "1")
 (example,) = naming.examples(record, rows)
 assert (example.target, naming.prompt()) == ("cup, owl", "Which objects are in the image?")
 assert naming.decode(example.target, (64, 64)).text == example.text and naming.decode("", (64, 64)).error is None
@@ -137,7 +138,8 @@ assert metric.value_name == "f1_names"
 said = [Prediction("a", "owl"), Prediction("b", "cup, Owl"), Prediction("c", "")]
 there = [Reference("a", "cup, owl"), Reference("b", "cup, owl"), Reference("c", "")]
 score = metric.score(said, there)
-assert abs(score.value - 6 / 7) < 1e-12 and set(score.per_image) == {"a", "b"} and abs(score.per_image["a"] - 2 / 3) < 1e-12
+assert abs(score.value - 6 / 7) < 1e-12
+assert set(score.per_image) == {"a", "b"} and abs(score.per_image["a"] - 2 / 3) < 1e-12
 draws = np.array([[1, 1, 1], [2, 0, 1], [0, 3, 0]])
 assert np.allclose(metric.resample(said, there, draws), [6 / 7, 2 / 3, 1])
 assert metric.score(said[2:], there[2:]).value is None

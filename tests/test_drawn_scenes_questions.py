@@ -1,4 +1,4 @@
-"""Questions about scenes: their answers follow from the rest of the truth, and knowing answers is not enough to give them."""
+"""Questions about scenes: answers follow from the rest of the truth, and cannot be guessed from the question alone."""
 
 from __future__ import annotations
 

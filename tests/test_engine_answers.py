@@ -85,7 +85,7 @@ def test_what_is_read_is_misread_by_its_characters(scenes):
     assert 0.55 < same / characters < 0.95
 
 
-def test_kinds_that_are_named_are_told_alone_and_the_rest_does_not_change(scenes):
+def test_annotation_types_that_are_named_are_answered_alone_and_the_rest_does_not_change(scenes):
     few = scenes[:30]
     everything = simulate(few)
     assert {c.task for image_claims in everything for c in image_claims} == {*BASE_TYPES, *FINE_TUNED}
@@ -266,7 +266,7 @@ def test_they_are_asked_for_only_by_name(scenes):
         and not set(plain.train.task_weights) & set(FINE_TUNED)
         and not set(FINE_TUNED) & {*TASKS, *BASE_TYPES}
     )
-    asked = settings_from(
+    settings = settings_from(
         {
             "sources": {},
             "annotators": {},
@@ -283,11 +283,11 @@ def test_they_are_asked_for_only_by_name(scenes):
         }
     )
     records = [record for record, _ in few]
-    names = {q.example.task for q in choose_questions(records, known, asked.evaluate)[0]}
+    names = {q.example.task for q in choose_questions(records, known, settings.evaluate)[0]}
     assert names == {"<OD>", "<VQA>", "<CLASSIFICATION>"}
     assert not {q.example.task for q in choose_questions(records, known, plain.evaluate)[0]} & set(FINE_TUNED)
     assert np.all(
-        [q.shuffled_image for q in choose_questions(records, known, asked.evaluate)[0] if q.example.task == "<VQA>"]
+        [q.shuffled_image for q in choose_questions(records, known, settings.evaluate)[0] if q.example.task == "<VQA>"]
     )
 
 

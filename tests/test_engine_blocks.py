@@ -31,18 +31,18 @@ def scenes():
 @pytest.fixture(scope="module")
 def claimed(scenes):
     """(claims, images, coverage) of three annotators and a student of scenes, and of a fourth and a person of few."""
-    said = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
-    said["student"] = scenes.says(
+    claims_of = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
+    claims_of["student"] = scenes.says(
         "student",
         STUDENT,
         tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>", "<CAPTION_TO_PHRASE_GROUNDING>"),
         alt_noise=0.4,
     )
     rare = scenes.says("rare", (0.1, 0.1, 0.1, 0.1), tasks=("<DETAILED_CAPTION>",))
-    said["rare"] = {image: claims for number, (image, claims) in enumerate(rare.items()) if number % 12 == 5}
-    asked = Claim("<VQA>", "What is it?", (Region("a scene", box=(0, 0, 128, 128)),))
-    said["human"] = {image.image_id: [asked] for image in scenes.images[-5:]}
-    return tables(said, scenes.images)
+    claims_of["rare"] = {image: claims for number, (image, claims) in enumerate(rare.items()) if number % 12 == 5}
+    question = Claim("<VQA>", "What is it?", (Region("a scene", box=(0, 0, 128, 128)),))
+    claims_of["human"] = {image.image_id: [question] for image in scenes.images[-5:]}
+    return tables(claims_of, scenes.images)
 
 
 @pytest.fixture
@@ -61,12 +61,18 @@ def test_neither_order_nor_the_number_of_workers_shows(claimed, cut):
     cut(fit=30)
     first = written(fuse(claims, images, coverage, EngineSettings(), 1).combine_chunks())
     for workers in (2, 3):
-        told: list[tuple[int, int]] = []
+        progress: list[tuple[int, int]] = []
         table = fuse(
-            claims, images, coverage, EngineSettings(), 1, workers=workers, done=lambda *k, told=told: told.append(k)
+            claims,
+            images,
+            coverage,
+            EngineSettings(),
+            1,
+            workers=workers,
+            done=lambda *k, progress=progress: progress.append(k),
         )
         assert written(table.combine_chunks()) == first
-        assert len(told) > 5 and told == [(k + 1, len(told)) for k in range(len(told))]
+        assert len(progress) > 5 and progress == [(k + 1, len(progress)) for k in range(len(progress))]
     pieces = pa.concat_tables([shuffled(claims, 1).slice(0, 700), shuffled(claims, 1).slice(700)])
     assert (
         written(fuse(pieces, images, shuffled(coverage, 2), EngineSettings(), 1, workers=2).combine_chunks()) == first
@@ -99,8 +105,8 @@ def test_the_table_is_as_that_of_one_block(claimed, cut):
     assert table.schema == ANNOTATIONS
     rows = table_annotations(table)
     assert len({row.annotation_id for row in rows}) == len(rows) and {row.round for row in rows} == {4}
-    place = {image: k for k, image in enumerate(images["image_id"].to_pylist())}
-    keys = [(place[row.image_id], (*BASE_TYPES, "<VQA>").index(row.task)) for row in rows]
+    order_ = {image: k for k, image in enumerate(images["image_id"].to_pylist())}
+    keys = [(order_[row.image_id], (*BASE_TYPES, "<VQA>").index(row.task)) for row in rows]
     assert keys == sorted(keys)
     assert {(row.image_id, row.task) for row in rows} == {
         (row["image_id"], row["task"]) for row in claims.select(["image_id", "task"]).to_pylist()
@@ -144,8 +150,8 @@ def test_images_to_fit_to_are_sought_for_each_annotator_and_type(claimed, cut):
     people = claims.filter(pc.equal(claims["annotator"], "human"))
     assert not len(blocks.select_fit_claims(people, coverage)[0])
     # they do not stand side by side
-    place = sorted(images["image_id"].to_pylist().index(image) for image in taken)
-    assert np.diff(place).std() > 1 and place[-1] - place[0] > COUNT / 2
+    order_ = sorted(images["image_id"].to_pylist().index(image) for image in taken)
+    assert np.diff(order_).std() > 1 and order_[-1] - order_[0] > COUNT / 2
 
 
 def test_reliability_is_that_of_the_models_of_blocks(claimed, cut):
@@ -161,7 +167,7 @@ def test_reliability_is_that_of_the_models_of_blocks(claimed, cut):
     assert ranked == sorted(ranked, reverse=True)
 
 
-def test_claims_about_no_image_at_all_come_to_nothing(claimed, cut):
+def test_claims_about_no_image_at_all_give_no_labels(claimed, cut):
     claims, images, coverage = claimed
     cut(fit=20)
     for none in (images.slice(0, 0), images.schema.empty_table()):
@@ -174,11 +180,11 @@ def test_rankers_and_people_reach_every_block(scenes, claimed, cut):
     claims, images, coverage = claimed
     cut(fit=20)
     last, first = scenes.images[-1].image_id, scenes.images[0].image_id
-    said = {name: {} for name in ("anna", "clip")}
+    claims_of = {name: {} for name in ("anna", "clip")}
     for image in (first, last):
-        said["anna"][image] = [Claim("<CAPTION>", "What Anna says is so.")]
-        said["clip"][image] = [Claim("<DETAILED_CAPTION>", "no caption of anybody", (), 0.9)]
-    more, _, looked = tables(said, [])
+        claims_of["anna"][image] = [Claim("<CAPTION>", "What Anna says is so.")]
+        claims_of["clip"][image] = [Claim("<DETAILED_CAPTION>", "no caption of anybody", (), 0.9)]
+    more, _, looked = tables(claims_of, [])
     profiles = (AnnotatorProfile("anna", "human"), AnnotatorProfile("clip", "ranker"))
     rows = table_annotations(
         fuse(
@@ -220,16 +226,16 @@ def test_a_broken_claim_in_any_block_is_an_error(scenes, claimed, cut):
 # ---------------------------------------------------------------- models of one block serve for another
 
 
-def matrix_on(rng: np.random.Generator, things: int, names: int, edges=None):
+def matrix_on(rng: np.random.Generator, items: int, names: int, edges=None):
     """A label matrix of three annotators of 90, 75 and 60 % right labels, two with scores; whether claims are right."""
     right = np.asarray([0.9, 0.75, 0.6])
-    spoke = rng.random((things, 3)) < 0.8
-    thing, annotator = np.nonzero(spoke)
-    truth = rng.integers(names, size=things)[thing]
-    good = rng.random(len(thing)) < right[annotator]
-    code = np.where(good, truth, (truth + 1 + rng.integers(names - 1, size=len(thing))) % names)
-    score = np.where(annotator == 1, np.nan, 0.4 * good + 0.6 * rng.random(len(thing)))
-    kept = np.unique(thing, return_inverse=True)[1]
+    present = rng.random((items, 3)) < 0.8
+    item, annotator = np.nonzero(present)
+    truth = rng.integers(names, size=items)[item]
+    good = rng.random(len(item)) < right[annotator]
+    code = np.where(good, truth, (truth + 1 + rng.integers(names - 1, size=len(item))) % names)
+    score = np.where(annotator == 1, np.nan, 0.4 * good + 0.6 * rng.random(len(item)))
+    kept = np.unique(item, return_inverse=True)[1]
     claims = ItemClaims(kept, annotator, code, score)
     return build_label_matrix(claims, np.ones((int(kept.max()) + 1, 3), bool), level_edges=edges), good
 
@@ -243,9 +249,9 @@ def test_models_fitted_to_some_items_serve_for_others():
     # the same names under other numbers
     order = rng.permutation(12)
     renamed = models.for_labels([names[k] for k in np.argsort(order)], 12)
-    turned = build_label_matrix(*_claims(other, order), level_edges=models.level_edges)
+    relabelled = build_label_matrix(*_claims(other, order), level_edges=models.level_edges)
     same = infer_posterior(other, models.for_labels(names, 12)).correct
-    np.testing.assert_allclose(infer_posterior(turned, renamed).correct, same, rtol=1e-12)
+    np.testing.assert_allclose(infer_posterior(relabelled, renamed).correct, same, rtol=1e-12)
     # and as well as models of their own
     wrong = {
         name: np.abs(found[other.present] - good[other.claim[other.present]]).mean()
@@ -260,31 +266,31 @@ def test_models_serve_for_labels_that_they_have_not_met():
     models = fit_annotator_models(matrix, label_names=[f"name {k}" for k in range(12)])
     other, good = matrix_on(rng, 1500, 12, models.level_edges)
     belief = infer_posterior(other, models.for_labels(["a", "b"], 12)).correct
-    told = belief[other.present]
+    progress = belief[other.present]
     right = good[other.claim[other.present]]
-    assert told[right].mean() > told[~right].mean() + 0.3
+    assert progress[right].mean() > progress[~right].mean() + 0.3
 
 
 def _claims(matrix, order: np.ndarray) -> tuple[ItemClaims, np.ndarray]:
     """The claims and the coverage of a label matrix, under other labels."""
-    thing, annotator = np.nonzero(matrix.present)
-    claim = matrix.claim[thing, annotator]
-    place = np.argsort(claim)
-    level = matrix.level[thing, annotator][place]
+    item, annotator = np.nonzero(matrix.present)
+    claim = matrix.claim[item, annotator]
+    order_ = np.argsort(claim)
+    level = matrix.level[item, annotator][order_]
     # any score of that level
     edges = [np.concatenate([[-1.0], edge, [2.0]]) for edge in matrix.level_edges]
     score = np.asarray(
         [
             np.nan if k == 8 else (edges[a][k] + edges[a][k + 1]) / 2
-            for a, k in zip(annotator[place].tolist(), level.tolist(), strict=True)
+            for a, k in zip(annotator[order_].tolist(), level.tolist(), strict=True)
         ]
     )
-    label = order[matrix.label[thing, annotator][place]]
-    return ItemClaims(thing[place], annotator[place], label, score), np.ones(matrix.claim.shape, bool)
+    label = order[matrix.label[item, annotator][order_]]
+    return ItemClaims(item[order_], annotator[order_], label, score), np.ones(matrix.claim.shape, bool)
 
 
 def test_equal_images_are_drawn_whatever_the_seed_of_hashes():
     ids = [f"{random.Random(k).getrandbits(256):064x}" for k in range(50)]
-    said = pa.table({"annotator": ["a"] * 50, "task": ["<OD>"] * 50, blocks.IMAGE: np.arange(50)})
-    blocks_of = lambda: np.flatnonzero(blocks.find_fit_images(said, pa.array(ids)))  # noqa: E731
+    claims = pa.table({"annotator": ["a"] * 50, "task": ["<OD>"] * 50, blocks.IMAGE: np.arange(50)})
+    blocks_of = lambda: np.flatnonzero(blocks.find_fit_images(claims, pa.array(ids)))  # noqa: E731
     assert blocks_of().tolist() == blocks_of().tolist() and len(blocks_of()) == 50

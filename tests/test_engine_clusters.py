@@ -42,7 +42,7 @@ def test_a_cluster_has_one_claim_of_an_annotator_and_claims_that_overlap(rows):
 
 @settings(deadline=None)
 @given(boxes)
-def test_overlaps_of_pairs_are_those_of_the_matrix(rows):
+def test_overlaps_of_pairs_equal_those_of_the_matrix(rows):
     bounds = np.asarray([(r[2], r[3], r[2] + r[4], r[3] + r[5]) for r in rows], float).reshape(-1, 4)
     assert np.allclose(paired_iou(bounds, bounds[::-1]), np.diag(box_iou(bounds, bounds[::-1])))
 

@@ -21,26 +21,26 @@ def test_claims_of_one_annotator_alone_are_kept():
 
 def test_silence_counts_of_annotators_that_were_asked_and_claim_such_items():
     place = (10, 10, 50, 50)
-    said = one_image(a=[box("cat", *place)], b=[], c=[], d=[], reader=[line("EXIT", 60, 10, 90, 20)])
+    claims = one_image(a=[box("cat", *place)], b=[], c=[], d=[], reader=[line("EXIT", 60, 10, 90, 20)])
 
     def confidence(**more) -> float:
         (found,) = [
-            r for r in fused(said, [image(), far], **more) if r.task == "<OD>" and r.image_id == image().image_id
+            r for r in fused(claims, [image(), far], **more) if r.task == "<OD>" and r.image_id == image().image_id
         ]
         return found.confidence
 
     far = image("b")
     alone = confidence()
     assert alone == pytest.approx(0.7, abs=0.05), "b, c, d and the reader claim no object anywhere"
-    said["c"][far.image_id] = [box("cow", *place)]
+    claims["c"][far.image_id] = [box("cow", *place)]
     one = confidence()
-    said["d"][far.image_id] = [box("cow", *place)]
+    claims["d"][far.image_id] = [box("cow", *place)]
     two = confidence()
     assert alone > one > two, "annotators that claim objects elsewhere are silent here"
     assert confidence(errors={("d", image().image_id): "MemoryError"}) > two, "an annotator that failed was not asked"
-    said["b"][image().image_id] = [box("cat", *place)]
+    claims["b"][image().image_id] = [box("cat", *place)]
     assert confidence() > 0.9
-    said["b"][image().image_id] = [box("dog", *place)]
+    claims["b"][image().image_id] = [box("dog", *place)]
     assert confidence() < 0.5, "two labels, and nothing to decide between them"
 
 
@@ -49,45 +49,47 @@ def od(rows, of) -> list[Annotation]:
 
 
 def test_a_student_confirms_what_one_annotator_alone_claims():
-    said, images = crowd()
-    said["a"][images[0].image_id] = [box("thing 0", 10, 10, 50, 50, None), box("cat", 60, 10, 90, 60, None)]
-    (cat,) = [r for r in od(fused(said, images), images[0]) if r.text == "cat"]
+    claims, images = crowd()
+    claims["a"][images[0].image_id] = [box("thing 0", 10, 10, 50, 50, None), box("cat", 60, 10, 90, 60, None)]
+    (cat,) = [r for r in od(fused(claims, images), images[0]) if r.text == "cat"]
     assert not cat.kept and cat.reason == "low_confidence"
-    said["student"] = {i.image_id: [box(f"thing {k % 20}", 11, 10, 50, 50, 0.9)] for k, i in enumerate(images)}
-    said["student"][images[0].image_id].append(box("cat", 61, 10, 90, 60, 0.9))
-    (cat,) = [r for r in od(fused(said, images), images[0]) if r.text == "cat"]
+    claims["student"] = {i.image_id: [box(f"thing {k % 20}", 11, 10, 50, 50, 0.9)] for k, i in enumerate(images)}
+    claims["student"][images[0].image_id].append(box("cat", 61, 10, 90, 60, 0.9))
+    (cat,) = [r for r in od(fused(claims, images), images[0]) if r.text == "cat"]
     assert cat.kept and cat.confidence > 0.5
     low = EngineSettings(student={"cap": 0.05})
-    assert not [r for r in od(fused(said, images, low), images[0]) if r.text == "cat"][0].kept, (
+    assert not [r for r in od(fused(claims, images, low), images[0]) if r.text == "cat"][0].kept, (
         "at a small cap it has too little weight"
     )
     sure = EngineSettings(student={"min_score": 0.95})
-    assert fused(said, images, sure) == fused(
-        {k: v for k, v in said.items() if k != "student"} | {"student": {i.image_id: [] for i in images}}, images, sure
+    assert fused(claims, images, sure) == fused(
+        {k: v for k, v in claims.items() if k != "student"} | {"student": {i.image_id: [] for i in images}},
+        images,
+        sure,
     )
 
 
 def test_a_student_settles_what_is_disputed():
-    said, images = crowd()
+    claims, images = crowd()
     for annotator, label in (("a", "cat"), ("b", "dog")):
-        said[annotator][images[0].image_id] = [box(label, 10, 10, 50, 50, None)]
-    said["c"][images[0].image_id] = []
-    said["student"] = {i.image_id: [box(f"thing {k % 20}", 10, 10, 50, 50, 0.9)] for k, i in enumerate(images)}
+        claims[annotator][images[0].image_id] = [box(label, 10, 10, 50, 50, None)]
+    claims["c"][images[0].image_id] = []
+    claims["student"] = {i.image_id: [box(f"thing {k % 20}", 10, 10, 50, 50, 0.9)] for k, i in enumerate(images)}
     for label in ("cat", "dog"):
-        said["student"][images[0].image_id] = [box(label, 12, 10, 50, 50, 0.9)]
-        (row,) = od(fused(said, images), images[0])
+        claims["student"][images[0].image_id] = [box(label, 12, 10, 50, 50, 0.9)]
+        (row,) = od(fused(claims, images), images[0])
         assert row.text == label and row.kept
 
 
 def test_what_a_person_claims_of_a_region_holds():
-    said, images = crowd(10)
+    claims, images = crowd(10)
     first = images[0].image_id
-    said["human"] = {first: [box("cat", 12, 12, 52, 52, None)]}
-    (row,) = od(fused(said, images), images[0])
+    claims["human"] = {first: [box("cat", 12, 12, 52, 52, None)]}
+    (row,) = od(fused(claims, images), images[0])
     assert (row.text, row.regions[0].box, row.confidence, row.kept) == ("cat", (12, 12, 52, 52), 1.0, True)
-    said["human"] = {first: [box("", 10, 10, 50, 50, None)]}
-    (row,) = od(fused(said, images), images[0])
+    claims["human"] = {first: [box("", 10, 10, 50, 50, None)]}
+    (row,) = od(fused(claims, images), images[0])
     assert not row.kept and row.reason == "rejected"
-    said["human"] = {first: [], images[1].image_id: [box("cat", 60, 60, 90, 79, None)]}
-    (row,) = od(fused(said, images), images[0])
+    claims["human"] = {first: [], images[1].image_id: [box("cat", 60, 60, 90, 79, None)]}
+    (row,) = od(fused(claims, images), images[0])
     assert row.kept and row.text == "thing 0" and row.confidence > 0.99, "the silence of a person means nothing"

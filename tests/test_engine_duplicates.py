@@ -46,7 +46,7 @@ def one_by_one(table: pa.Table, max_distance: int) -> list[bool]:
 @pytest.mark.parametrize(
     "pictures, flips, max_distance", [(150, 20, 24), (8, 12, 10), (1, 30, 24), (600, 40, 32), (40, 5, 0), (40, 3, 1)]
 )
-def test_near_duplicates_are_those_of_pairwise_comparison(pictures: int, flips: int, max_distance: int):
+def test_near_duplicates_equal_those_of_pairwise_comparison(pictures: int, flips: int, max_distance: int):
     rng = np.random.default_rng(pictures)
     bits = rng.integers(0, 2, (pictures, 256)).astype(np.uint8)[rng.integers(pictures, size=1400)]
     for row in bits:
@@ -170,7 +170,7 @@ def test_hashes_of_edited_pictures_are_near_and_others_are_far(pictures, source:
             assert differ(value, perceptual_hash(np.asarray(change(Image.fromarray(pixels))))) <= MAX_DISTANCE, name
 
 
-def test_hashes_are_those_of_the_library(pictures):
+def test_hashes_equal_those_of_the_library(pictures):
     import imagehash
 
     for pixels in pictures["photos"][:3]:

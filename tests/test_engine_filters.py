@@ -143,7 +143,7 @@ def test_suppression_is_that_of_one_list_at_a_time():
         assert set(mine[~found[mine]].tolist()) == set(mine[nms(boxes[mine], rank[mine], 0.4)].tolist())
 
 
-def test_phrases_that_name_nothing_are_blacklisted():
+def test_phrases_that_name_no_object_are_blacklisted():
     caption = "the scene has it and a cat"
     claims = [
         Claim("<CAPTION>", caption),

@@ -28,13 +28,13 @@ def simulate_label_matrix(
     ``alone``: labels that wrong claims alone have.
     """
     rng = np.random.default_rng(3)
-    said = {(a, t): None for a in range(len(right)) for t in range(things)}
+    claims = {(a, t): None for a in range(len(right)) for t in range(things)}
     invented: list[list[int]] = [[] for _ in right]
     for a, (r, s) in enumerate(zip(right, seen, strict=True)):
         for t in range(things):
             if rng.random() < s / r and rng.random() < (1 + r) / 2:
                 wrong = rng.random() >= 2 * r / (1 + r)
-                said[a, t] = (
+                claims[a, t] = (
                     (int(rng.integers(1, labels + alone)) + t) % labels
                     if wrong and not alone
                     else labels + int(rng.integers(alone))
@@ -46,20 +46,20 @@ def simulate_label_matrix(
     if copies:
         for t in range(things):
             if rng.random() < copies:
-                said[last, t] = said[last - 1, t]
-    rows = [(t, a, label, label == t % labels) for (a, t), label in said.items() if label is not None]
+                claims[last, t] = claims[last - 1, t]
+    rows = [(t, a, label, label == t % labels) for (a, t), label in claims.items() if label is not None]
     extra = things
     for a, names in enumerate(invented):
         for label in names:
             copied = copies and a >= last - 1 and rng.random() < copies
-            rows += [(extra, who, label, False) for who in ((last - 1, last) if copied else (a,))]
+            rows += [(extra, student, label, False) for student in ((last - 1, last) if copied else (a,))]
             extra += 1
     rows.sort()
-    thing = np.unique([row[0] for row in rows], return_inverse=True)[1]
+    item = np.unique([row[0] for row in rows], return_inverse=True)[1]
     annotator, code, truth = (np.asarray([row[k] for row in rows]) for k in (1, 2, 3))
     score = truth * 0.4 + rng.random(len(truth)) * 0.6 if scored else np.full(len(truth), np.nan)
-    looked = np.ones((int(thing.max()) + 1, len(right)), bool)
-    return build_label_matrix(ItemClaims(thing, annotator, code, score), looked), truth, annotator
+    looked = np.ones((int(item.max()) + 1, len(right)), bool)
+    return build_label_matrix(ItemClaims(item, annotator, code, score), looked), truth, annotator
 
 
 def by_claim(matrix, values: np.ndarray) -> np.ndarray:
@@ -109,10 +109,12 @@ def test_an_annotator_that_copies_another_adds_little():
     models = fit_annotator_models(matrix)
     assert models.copied_from.tolist() == [-1, -1, -1, -1, 3] and models.dependence[4] == pytest.approx(0.8, abs=0.08)
     assert np.allclose(models.correct_recall, seen, atol=0.05)
-    told = by_claim(matrix, compute_posterior(matrix, models).correct)
+    posterior = by_claim(matrix, compute_posterior(matrix, models).correct)
     both = matrix.present[:, 3] & matrix.present[:, 4] & ~matrix.present[:, :3].any(axis=1)
     mistakes = matrix.claim[both & (matrix.similarity[:, 3, 4] == 1), 3]
-    assert told[mistakes].mean() == pytest.approx(truth[mistakes].mean(), abs=0.12) and truth[mistakes].mean() < 0.5
+    assert (
+        posterior[mistakes].mean() == pytest.approx(truth[mistakes].mean(), abs=0.12) and truth[mistakes].mean() < 0.5
+    )
     free, _, _ = simulate_label_matrix(right, seen)
     assert (fit_annotator_models(free).copied_from == -1).all()
 
@@ -125,10 +127,10 @@ def test_labels_that_only_wrong_claims_have_are_found():
 
 def test_a_score_that_tells_right_from_wrong_is_used():
     matrix, truth, annotator = simulate_label_matrix([0.8, 0.7, 0.6], [0.6, 0.6, 0.5], scored=True)
-    told = by_claim(matrix, compute_posterior(matrix, fit_annotator_models(matrix)).correct)
+    posterior = by_claim(matrix, compute_posterior(matrix, fit_annotator_models(matrix)).correct)
     plain, _, _ = simulate_label_matrix([0.8, 0.7, 0.6], [0.6, 0.6, 0.5])
     for a in range(3):
-        gap = told[(annotator == a) & truth].mean() - told[(annotator == a) & ~truth].mean()
+        gap = posterior[(annotator == a) & truth].mean() - posterior[(annotator == a) & ~truth].mean()
         without = by_claim(plain, compute_posterior(plain, fit_annotator_models(plain)).correct)
         assert gap > without[(annotator == a) & truth].mean() - without[(annotator == a) & ~truth].mean() + 0.05
 
@@ -137,8 +139,8 @@ def test_an_annotator_that_guesses_changes_nothing():
     matrix, truth, annotator = simulate_label_matrix([0.85, 0.8, 0.75, 1 / 30], [0.7, 0.6, 0.6, 0.02])
     models = fit_annotator_models(matrix)
     assert models.precision[3] < 0.15 and models.precision[:3].min() > 0.65
-    told = by_claim(matrix, compute_posterior(matrix, models).correct)
-    assert told[annotator == 3].mean() < 0.15
+    posterior = by_claim(matrix, compute_posterior(matrix, models).correct)
+    assert posterior[annotator == 3].mean() < 0.15
 
 
 @pytest.mark.parametrize("cap", [0.1, 0.25, 0.5, 0.9])
@@ -146,7 +148,7 @@ def test_the_evidence_of_a_student_is_capped(cap: float):
     matrix, _, _ = simulate_label_matrix([0.7, 0.6, 0.95], [0.5, 0.5, 0.9], things=800)
     models = fit_annotator_models(matrix)
     free, held, without = (
-        compute_posterior(matrix, models, who, c).correct for who, c in ((None, 1.0), (2, cap), (2, 1e-9))
+        compute_posterior(matrix, models, annotator, c).correct for annotator, c in ((None, 1.0), (2, cap), (2, 1e-9))
     )
     assert np.abs(held - without).sum() <= np.abs(free - without).sum() + 1e-6
     outcome = vote_on_items(matrix, models, 2, cap)

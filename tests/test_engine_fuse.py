@@ -18,14 +18,14 @@ from florence.records import ANNOTATIONS, BASE_TYPES, Claim, Region, annotation_
 def claimed():
     """(claims, images, coverage) of three annotators and a student before 60 scenes."""
     scenes = Scenes(60, seed=5)
-    said = {name: scenes.says(name, noise) for name, noise in NOISE.items()}
-    said["student"] = scenes.says(
+    claims = {name: scenes.says(name, noise) for name, noise in NOISE.items()}
+    claims["student"] = scenes.says(
         "student",
         STUDENT,
         tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>", "<CAPTION_TO_PHRASE_GROUNDING>"),
         alt_noise=0.4,
     )
-    return tables(said, scenes.images)
+    return tables(claims, scenes.images)
 
 
 def test_the_order_of_claims_and_coverage_does_not_matter(claimed):
@@ -98,10 +98,10 @@ def test_nothing_leaves_the_image():
 
 
 def test_polygons_go_along_with_the_fused_box():
-    outline = ((10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0),)
+    polygons = ((10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0),)
     (row,) = fused(
         one_image(
-            a=[Claim("<OD>", "cat", (Region("cat", box=(10, 10, 30, 30), polygons=outline),))],
+            a=[Claim("<OD>", "cat", (Region("cat", box=(10, 10, 30, 30), polygons=polygons),))],
             b=[Claim("<OD>", "cat", (Region("cat", box=(14, 10, 34, 30)),))],
         )
     )
@@ -126,21 +126,21 @@ def test_claims_about_other_images_are_left_out():
 
 
 @pytest.mark.parametrize(
-    "claim, told",
+    "claim, message",
     [
         (Claim("<REGION_TO_OCR>", "x"), "<REGION_TO_OCR>"),
         (Claim("<OD>", "cat", (Region("cat", box=(1, 2, 3)),)), "3 numbers"),  # type: ignore[arg-type]
         (Claim("<OD>", "cat", (Region("cat", polygons=((1.0, 2.0, 3.0),)),)), "3 numbers"),
     ],
 )
-def test_a_claim_that_is_none_is_refused(claim: Claim, told: str):
-    with pytest.raises(DataError, match=told):
+def test_a_claim_that_is_none_is_refused(claim: Claim, message: str):
+    with pytest.raises(DataError, match=message):
         fused(one_image(a=[claim]))
 
 
-def test_phrases_of_several_authors_meet_in_the_kept_caption():
+def test_phrases_of_several_annotators_meet_in_the_kept_caption():
     caption, other = "a red car near a dog", "a red truck near a dog"
-    said = one_image(
+    claims = one_image(
         a=[
             Claim("<CAPTION>", caption),
             phrase(caption, "a red car", (10, 10, 40, 40)),
@@ -157,7 +157,7 @@ def test_phrases_of_several_authors_meet_in_the_kept_caption():
             phrase("something else entirely , in two halves", "two halves", (1, 1, 9, 9)),
         ],
     )
-    rows = [row for row in fused(said) if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
+    rows = [row for row in fused(claims) if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
     kept = {row.regions[0].label: row for row in rows if row.kept}
     assert set(kept) == {"a red car", "a dog"} and all(row.text == caption for row in kept.values())
     assert (
@@ -169,12 +169,12 @@ def test_phrases_of_several_authors_meet_in_the_kept_caption():
 
 def test_phrases_of_a_text_that_nobody_captioned_find_the_caption_it_is_like():
     caption, other = "a red car near a dog", "one red car near a dog and a tree"
-    said = one_image(
+    claims = one_image(
         a=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40))],
         b=[phrase(other, "one red car", (12, 10, 42, 40)), phrase(other, "a tree", (60, 1, 80, 50))],
         c=[phrase("nothing of the sort, not at all", "the sort", (1, 1, 30, 30))],
     )
-    rows = [row for row in fused(said) if row.regions]
+    rows = [row for row in fused(claims) if row.regions]
     assert [(row.regions[0].label, row.reason) for row in rows] == [
         ("a red car", ""),
         ("the sort", "no_caption"),
@@ -183,10 +183,10 @@ def test_phrases_of_a_text_that_nobody_captioned_find_the_caption_it_is_like():
     assert rows[0].regions[0].box == (11, 10, 41, 40), "both speak of one place"
 
 
-def test_phrases_whose_caption_was_dropped_are_told():
+def test_phrases_whose_caption_was_dropped_are_reported():
     caption = "a red car"
-    said = one_image(a=[Claim("<CAPTION>", caption, (), 0.01), phrase(caption, "a red car", (10, 10, 40, 40))])
-    rows = fused(said)
+    claims = one_image(a=[Claim("<CAPTION>", caption, (), 0.01), phrase(caption, "a red car", (10, 10, 40, 40))])
+    rows = fused(claims)
     assert [(row.task, row.reason) for row in rows] == [
         ("<CAPTION>", "low_score"),
         ("<CAPTION_TO_PHRASE_GROUNDING>", "no_caption"),
@@ -195,12 +195,12 @@ def test_phrases_whose_caption_was_dropped_are_told():
 
 def test_a_persons_caption_and_phrases_hold():
     theirs, caption = "a blue van", "a red car"
-    said = one_image(
+    claims = one_image(
         a=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (10, 10, 40, 40))],
         b=[Claim("<CAPTION>", caption)],
         human=[Claim("<CAPTION>", theirs), phrase(theirs, "a blue van", (50, 10, 90, 40))],
     )
-    rows = [row for row in fused(said) if row.kept]
+    rows = [row for row in fused(claims) if row.kept]
     assert [(row.task, row.text, row.confidence) for row in rows] == [
         ("<CAPTION>", theirs, 1.0),
         ("<CAPTION_TO_PHRASE_GROUNDING>", theirs, 1.0),
@@ -208,7 +208,7 @@ def test_a_persons_caption_and_phrases_hold():
     assert [region.box for region in rows[1].regions] == [(50, 10, 90, 40)]
 
 
-def test_a_phrase_may_have_several_places():
+def test_a_phrase_may_have_several_boxes():
     caption = "two cats"
     both = Claim(
         "<CAPTION_TO_PHRASE_GROUNDING>",
@@ -223,47 +223,52 @@ def test_a_phrase_may_have_several_places():
     assert [region.box for region in row.regions] == [(10, 10, 30, 30), (60, 10, 80, 30)] and row.kept
 
 
-def test_who_draws_outlines_in_the_boxes_of_others_has_no_vote_and_no_silence():
+def test_an_annotator_of_masks_in_the_boxes_of_others_has_no_vote_and_no_silence():
     caption, place, far = "a red car near a dog", (10, 10, 40, 40), (60, 10, 80, 40)
-    outline = ((12.0, 12.0, 38.0, 12.0, 38.0, 38.0, 12.0, 38.0),)
+    polygons = ((12.0, 12.0, 38.0, 12.0, 38.0, 38.0, 12.0, 38.0),)
     found = [phrase(caption, "a red car", place, 0.6), phrase(caption, "a dog", far, 0.6)]
     drawn = Claim(
         "<CAPTION_TO_PHRASE_GROUNDING>",
         caption,
-        (Region("a red car", box=place, polygons=outline, score=0.6, span=(0, 9)),),
+        (Region("a red car", box=place, polygons=polygons, score=0.6, span=(0, 9)),),
         0.6,
     )
 
-    def rows(**said):
-        made = fused(
+    def rows(**claims):
+        labels = fused(
             one_image(
                 a=[Claim("<CAPTION>", caption), *found],
                 other=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (50, 50, 70, 70))],
-                **said,
+                **claims,
             )
         )
-        return {row.regions[0].label: row for row in made if row.regions and row.kept}
+        return {row.regions[0].label: row for row in labels if row.regions and row.kept}
 
-    alone, outlined = rows(), rows(masks=[drawn])
+    alone, with_masks = rows(), rows(masks=[drawn])
     assert {label: row.confidence for label, row in alone.items()} == {
-        label: row.confidence for label, row in outlined.items()
+        label: row.confidence for label, row in with_masks.items()
     }
-    assert not alone["a red car"].regions[0].polygons and outlined["a red car"].regions[0].polygons == outline
+    assert not alone["a red car"].regions[0].polygons and with_masks["a red car"].regions[0].polygons == polygons
     moved = Claim(
-        drawn.task, caption, (Region("a red car", box=(11, 10, 40, 40), polygons=outline, score=0.6, span=(0, 9)),), 0.6
+        drawn.task,
+        caption,
+        (Region("a red car", box=(11, 10, 40, 40), polygons=polygons, score=0.6, span=(0, 9)),),
+        0.6,
     )
-    assert rows(masks=[moved])["a red car"].confidence > outlined["a red car"].confidence, "a box of its own is a vote"
+    assert rows(masks=[moved])["a red car"].confidence > with_masks["a red car"].confidence, (
+        "a box of its own is a vote"
+    )
 
 
-def test_quads_that_start_at_another_corner_are_turned():
+def test_quads_that_start_at_another_corner_are_rotated():
     quad = (10.0, 10.0, 50.0, 10.0, 50.0, 20.0, 10.0, 20.0)
-    turned = tuple(np.roll(quad, 4))
+    rotated = tuple(np.roll(quad, 4))
     (row,) = fused(
         one_image(
             *[],
             **{
                 name: [Claim("<OCR_WITH_REGION>", "EXIT", (Region("EXIT", quad=q),))]
-                for name, q in (("a", quad), ("b", turned))
+                for name, q in (("a", quad), ("b", rotated))
             },
         )
     )

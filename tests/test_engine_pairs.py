@@ -36,7 +36,7 @@ def test_rows_are_suppressed_as_they_would_be_one_after_the_other(found):
 
 
 @given(st.lists(st.integers(0, 4), max_size=20).map(sorted))
-def test_pairs_are_all_pairs_of_a_group(group):
+def test_pairs_are_all_pairs_of_an_image(group):
     a, b = list_pairs(np.asarray(group, int))
     assert set(zip(a.tolist(), b.tolist(), strict=True)) == {
         (i, j) for j in range(len(group)) for i in range(j) if group[i] == group[j]

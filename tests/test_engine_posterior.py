@@ -90,8 +90,8 @@ def posterior_of(matrix: LabelMatrix, models: AnnotatorModels, i: int, student: 
     """P(z = 0), P(z = v) by label, and how likely each claim is right (equations 1 and 7 to 11)."""
     claimed = {int(matrix.label[i, a]): a for a in reversed(range(ANNOTATORS)) if matrix.claim[i, a] >= 0}
     hypotheses: list[tuple[int | str, int]] = [("nothing", -1), *claimed.items(), ("another", -1)]
-    asked = [a for a in range(ANNOTATORS) if matrix.claim[i, a] != NOT_ASKED and a != matrix.human]
-    log = {a: [math.log(likelihood(matrix, models, i, a, z, by)) for z, by in hypotheses] for a in asked}
+    annotators = [a for a in range(ANNOTATORS) if matrix.claim[i, a] != NOT_ASKED and a != matrix.human]
+    log = {a: [math.log(likelihood(matrix, models, i, a, z, by)) for z, by in hypotheses] for a in annotators}
     if student in log:
         spans = {a: max(values) - min(values) for a, values in log.items()}
         others = sum(spans.values()) - spans[student]
@@ -104,8 +104,8 @@ def posterior_of(matrix: LabelMatrix, models: AnnotatorModels, i: int, student: 
         weights.append(prior * math.exp(sum(values[k] for values in log.values())))
     probability = {z: weight / sum(weights) for (z, _), weight in zip(hypotheses, weights, strict=True)}
     if matrix.human is not None and matrix.claim[i, matrix.human] >= 0:
-        said = int(matrix.label[i, matrix.human])
-        holds = "nothing" if said == matrix.nothing_label else said
+        label = int(matrix.label[i, matrix.human])
+        holds = "nothing" if label == matrix.nothing_label else label
         probability = {z: float(z == holds) for z in probability}
     right = [
         sum(probability[v] * matrix.similarity[i, by, a] for v, by in claimed.items())

@@ -11,29 +11,33 @@ from florence.engine.reliability import estimate_reliability
 
 
 def test_reliability_is_estimated_by_annotator_and_type():
-    said, images = crowd()
-    said["d"] = {i.image_id: [box(f"thing {(k * 7 + 3) % 20}", 10, 10, 50, 50, None)] for k, i in enumerate(images)}
-    said["reader"] = {images[0].image_id: [line("EXIT", 60, 10, 90, 20)]}
-    claims, _, coverage = tables(said, images)
+    claims_of, images = crowd()
+    claims_of["d"] = {
+        i.image_id: [box(f"thing {(k * 7 + 3) % 20}", 10, 10, 50, 50, None)] for k, i in enumerate(images)
+    }
+    claims_of["reader"] = {images[0].image_id: [line("EXIT", 60, 10, 90, 20)]}
+    claims, _, coverage = tables(claims_of, images)
     found = estimate_reliability(claims, coverage, EngineSettings())
     assert {key for key in found} == {(annotator, "<OD>") for annotator in "abcd"}, (
         "nobody else reads, so the reader's is not known"
     )
     assert found["a", "<OD>"].value == found["b", "<OD>"].value > 0.9 and found["d", "<OD>"].value < 0.3
-    for who, least, most in (("a", 0.9, 1), ("d", 0, 0.3)):
-        by_name = found[who, "<OD>"].by_name
+    for name, least, most in (("a", 0.9, 1), ("d", 0, 0.3)):
+        by_name = found[name, "<OD>"].by_name
         assert len(by_name) == 20 and all(least <= value <= most for value in by_name.values())
 
 
 def test_reliability_is_estimated_name_by_name():
     """One of four never says "cat": it calls them dogs."""
     images = [image(f"{k}") for k in range(120)]
-    said = {
-        who: {i.image_id: [box(("cat", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)}
-        for who in "abc"
+    claims_of = {
+        annotator: {i.image_id: [box(("cat", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)}
+        for annotator in "abc"
     }
-    said["d"] = {i.image_id: [box(("dog", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)}
-    claims, _, coverage = tables(said, images)
+    claims_of["d"] = {
+        i.image_id: [box(("dog", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)
+    }
+    claims, _, coverage = tables(claims_of, images)
     found = estimate_reliability(claims, coverage, EngineSettings())
     assert found["d", "<OD>"].by_name["cat"] < 0.4 < 0.8 < found["d", "<OD>"].by_name["hen"]
     assert set(found["a", "<OD>"].by_name) == {"cat", "dog", "hen"} and not found["a", "<OD>"].by_name["cat"] < 0.8

@@ -18,28 +18,28 @@ def scenes():
 
 
 @pytest.fixture(scope="module")
-def said(scenes):
-    """AnnotatorVersion → claims; scores say a little about what is right."""
-    asked = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
-    asked["student"] = scenes.says(
+def claims_of(scenes):
+    """Return claims by annotator, whose scores tell right ones a little from wrong ones."""
+    claims = {name: scenes.says(name, noise, skill=0.2) for name, noise in NOISE.items()}
+    claims["student"] = scenes.says(
         "student", STUDENT, skill=0.2, tasks=("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), alt_noise=0.3, misread=0.15
     )
-    return asked
+    return claims
 
 
 @pytest.fixture(scope="module")
-def quality(scenes, said):
-    def asked(*names: str, settings: EngineSettings | None = None):
+def quality(scenes, claims_of):
+    def measure(*names: str, settings: EngineSettings | None = None):
         return scenes.quality(
-            fuse(*tables({name: said[name] for name in names}, scenes.images), settings or EngineSettings(), 0)
+            fuse(*tables({name: claims_of[name] for name in names}, scenes.images), settings or EngineSettings(), 0)
         )
 
-    single = {name: scenes.quality(tables({name: said[name]}, scenes.images)[0]) for name in said}
+    single = {name: scenes.quality(tables({name: claims_of[name]}, scenes.images)[0]) for name in claims_of}
     return (
         single,
-        asked("careful", "hasty", "crude"),
-        asked(*said),
-        asked("careful", "hasty", "crude", "student", settings=EngineSettings(student={"cap": 0.2})),
+        measure("careful", "hasty", "crude"),
+        measure(*claims_of),
+        measure("careful", "hasty", "crude", "student", settings=EngineSettings(student={"cap": 0.2})),
     )
 
 
@@ -69,8 +69,8 @@ def test_a_poor_student_helps_all_the_same(quality, key):
     assert four[key] > three[key] and capped[key] > three[key] - 0.01
 
 
-def test_annotators_are_told_apart(scenes, said):
-    claims, _, coverage = tables(said, scenes.images)
+def test_annotators_are_distinguished(scenes, claims_of):
+    claims, _, coverage = tables(claims_of, scenes.images)
     found = estimate_reliability(claims, coverage, EngineSettings())
     ranked = [found[name, "<OD>"].value for name in ("careful", "hasty", "crude", "student")]
     assert ranked == sorted(ranked, reverse=True) and ranked[0] > ranked[-1] + 0.1

@@ -62,12 +62,12 @@ def test_an_object_has_the_name_of_the_second_look(batch: ImageBatch):
     )
     for k, found in enumerate(twice):
         height, width = batch.pixels[k].shape[:2]
-        asked = predict(
+        predictions = predict(
             model,
             batch.pixels,
             [Query(k, "<REGION_TO_CATEGORY>", box_tokens(r.bounds, (width, height))) for r in found],
         )
-        assert [r.label for r in found] == [a.text.strip() for a in asked]
+        assert [r.label for r in found] == [a.text.strip() for a in predictions]
         assert {r.bounds for r in found} <= {r.bounds for r in first[k].regions}
 
 

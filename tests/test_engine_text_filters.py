@@ -111,7 +111,7 @@ def test_the_fast_search_finds_what_single_texts_give(texts):
     "text",
     ["", " ", "\x00", "\ud800", "a" * 5000, "#" * 3000, "<" * 3000, "a, " * 3000, "–" * 999, "١٢٣ ٤٥٦", "e\u0301" * 9],
 )
-def test_no_text_is_too_odd_to_judge(text: str):
+def test_no_text_is_too_odd_to_filter(text: str):
     assert isinstance(is_noise(text), bool)
 
 
@@ -166,7 +166,7 @@ def test_captions_in_other_languages_are_dropped_and_short_ones_pass():
     assert row.reason == "language"
 
 
-def test_probabilities_of_languages_are_those_of_the_library():
+def test_probabilities_of_languages_equal_those_of_the_library():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     library = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -62,7 +62,7 @@ few = st.lists(st.sampled_from(["a", "the", "cat", "red", "."]), max_size=12)
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.tuples(few, few, few), max_size=6))
-def test_what_texts_share_at_their_ends_may_be_taken_off(parts):
+def test_common_beginnings_and_ends_of_texts_may_be_taken_off(parts):
     coded = [(tuple(map(encode_key, head + a)), tuple(map(encode_key, head + b))) for head, a, b in parts]
     coded += [(a + coded[0][0], b + coded[0][0]) for a, b in coded]
     found = [side.target.tolist() for side in align_pairs(coded)]
@@ -87,7 +87,7 @@ def test_texts_are_read_at_once_as_each_by_itself(texts):
 
 @settings(deadline=None)
 @given(st.lists(words, min_size=1, max_size=6), st.data())
-def test_overlaps_of_many_are_those_of_each_pair(texts, data):
+def test_overlaps_of_many_equal_those_of_each_pair(texts, data):
     joined = [" ".join(text) for text in texts]
     rows = data.draw(st.lists(st.tuples(*[st.integers(0, len(joined) - 1)] * 2), max_size=8))
     a, b = np.asarray(rows, int).reshape(-1, 2).T

@@ -132,7 +132,7 @@ def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
     assert len(asked_images("steady")) == len(asked_images("reader")) == 12 and len(tries) == 13
 
 
-def test_an_annotator_that_is_not_required_costs_its_claims_alone_and_the_report_says_so(tmp_path: Path, capsys):
+def test_an_annotator_that_is_not_required_costs_its_claims_alone_and_the_report_names_it(tmp_path: Path, capsys):
     settings, store = workspace(
         tmp_path,
         annotators={

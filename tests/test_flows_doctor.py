@@ -34,7 +34,7 @@ def test_a_new_workspace_has_no_fault(workspace: Path):
     found = check_workspace(workspace)
     assert [check for check in found if check.status == "fail"] == []
     text = format_checks(found)
-    assert "0 at fault" in text and "`florence loop` makes one" in text
+    assert "0 failed" in text and "`florence loop` makes one" in text
 
 
 def test_no_workspace_is_a_fault_with_a_remedy(tmp_path: Path):

@@ -81,7 +81,8 @@ def test_objects_and_captions_come_back(tmp_path_factory, data):
     assert not imported.unknown and not imported.unmatched
 
 
-def test_what_is_read_and_written_again_is_the_same_to_pycocotools(tmp_path: Path):
+def polygons_and_run_lengths() -> list[dict]:
+    """Return annotations of an image of 640 by 480: polygons, a box alone, run lengths as text and as numbers."""
     rng = np.random.default_rng(0)
     yy, xx = np.mgrid[:480, :640]
     ring = ((xx - 300) ** 2 + (yy - 200) ** 2 < 150**2) & ~((xx - 320) ** 2 + (yy - 220) ** 2 < 60**2)
@@ -122,7 +123,11 @@ def test_what_is_read_and_written_again_is_the_same_to_pycocotools(tmp_path: Pat
                 "iscrowd": k % 2,
             }
         )
-    path = document(tmp_path, annotations)
+    return annotations
+
+
+def test_what_is_read_and_written_again_is_the_same_to_pycocotools(tmp_path: Path):
+    path = document(tmp_path, polygons_and_run_lengths())
     before = opened(path)
     write(
         FORMATS.get("coco")(),
@@ -349,7 +354,7 @@ def test_many_annotations_take_a_quarter_of_their_lists_memory(tmp_path: Path):
     assert isinstance(entry.raw[0].values["segmentation"][0], array)
 
 
-def test_labels_without_a_place_are_not_written():
+def test_labels_without_a_region_are_not_written():
     record = ImageRecord("0" * 64, 64, 48, "photos", NAMES[0], "", None, "train")
     rows = labelled(
         record,

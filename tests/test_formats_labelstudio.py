@@ -1,4 +1,4 @@
-"""Label Studio's JSON: the shape that its documentation gives, places by its own formula, and what people make of tasks."""
+"""Label Studio's JSON: the documented form, coordinates by its own formula, and the annotations of people."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_what_is_written_has_the_documented_shape(tmp_path: Path):
 # ---------------------------------------------------------------- what people draw and write
 
 
-def test_places_are_percent_of_the_sides(tmp_path: Path):
+def test_coordinates_are_percent_of_the_sides(tmp_path: Path):
     (claim,) = claims_of(back("labelstudio", tasks(tmp_path, work(result(DRAWN))), [RECORD]), RECORD)
     assert (claim.task, claim.text, claim.regions[0].box, claim.regions[0].polygons) == ("<OD>", "cat", BOX, ())
 
@@ -178,13 +178,13 @@ def test_a_rotated_rectangle_is_a_polygon(tmp_path_factory, angle: float):
         assert claim.regions[0].polygons[0] == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_rectangle_turned_by_a_quarter_is_a_box(tmp_path: Path):
+def test_a_rectangle_rotated_by_90_degrees_is_a_box(tmp_path: Path):
     value = {**DRAWN, "x": 50.0, "y": 50.0, "width": 5.0, "height": 10.0, "rotation": 90}
     (claim,) = claims_of(back("labelstudio", tasks(tmp_path, work(result(value))), [RECORD]), RECORD)
     assert claim.regions[0].box == pytest.approx((272, 240, 320, 272)) and claim.regions[0].polygons == ()
 
 
-def test_a_region_s_text_is_a_reading_with_the_region_s_corners(tmp_path: Path):
+def test_a_region_s_text_is_an_ocr_line_with_the_region_s_corners(tmp_path: Path):
     drawn = {**DRAWN, "rotation": 90, "x": 50.0, "y": 50.0, "width": 5.0, "height": 10.0, "rectanglelabels": ["Text"]}
     place = {key: drawn[key] for key in ("x", "y", "width", "height", "rotation")}
     written = result({**place, "text": ["EXIT"]}, "textarea", "transcription")
@@ -219,7 +219,7 @@ def test_texts_and_choices_about_the_whole_image(tmp_path: Path):
         FORMATS.get("labelstudio")(kinds={"summary": "<OD>"})
 
 
-def test_tasks_that_nobody_has_looked_at_are_not_listed(tmp_path: Path):
+def test_tasks_that_nobody_has_opened_are_not_listed(tmp_path: Path):
     for works, why in (((), "nobody has annotated"), ((work(result(DRAWN), was_cancelled=True),), "skipped")):
         found = back("labelstudio", tasks(tmp_path, *works), [RECORD])
         assert found.unknown == (RECORD.name,) and why in found.problems[0]

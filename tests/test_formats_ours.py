@@ -86,7 +86,8 @@ def test_a_text_may_hold_other_ends_of_lines(tmp_path: Path):
 
 def test_lines_by_hand_need_little(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text(
-        '{"image": {"name": "sub/b.jpg"}, "annotations": [{"task": "<OD>", "text": "cat", "regions": [{"box": [1, 2, 700, 40]}]}]}\n'
+        '{"image": {"name": "sub/b.jpg"}, "annotations": '
+        '[{"task": "<OD>", "text": "cat", "regions": [{"box": [1, 2, 700, 40]}]}]}\n'
     )
     assert claims_of(back("jsonl", tmp_path / "a.jsonl", [RECORD]), RECORD) == (
         Claim("<OD>", "cat", (Region("cat", box=(1, 2, 640, 40)),)),

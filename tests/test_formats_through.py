@@ -42,7 +42,10 @@ def pictures(folder: Path) -> list[tuple[str, tuple[int, int]]]:
 
 
 def boxes(k: int, size: tuple[int, int], whole: bool) -> list[tuple[str, tuple[float, ...]]]:
-    """Objects of an image: two that nearly cover each other under one name, one as large as the image, a thin one, and some at random."""
+    """Return objects of an image.
+
+    Two of one name nearly cover each other, one is as large as the image, one is thin, the others are random.
+    """
     rng = np.random.default_rng(100 + k)
     found = [
         ("Traffic Light", (0.3, 0.3, 0.8, 0.8)),
@@ -92,6 +95,22 @@ def opened(path: Path) -> COCO:
         return COCO(str(path))
 
 
+def add_mask(one: dict, label: str, corners: tuple[float, ...], size: tuple[int, int]) -> None:
+    """Add polygons to a cat and run lengths to a dog; ``size``: (width, height) of the image."""
+    width, height = size
+    x0, y0, x1, y1 = corners
+    if label == "cat":  # two polygons, corners beyond the box by a rounding
+        middle = (x0 + x1) / 2
+        one["segmentation"] = [[x0 - 0.004, y0, middle, y0, x0, y1], [middle, y1, x1 + 0.004, y1, x1, y0]]
+    elif label == "dog":  # a mask with a hole and an island, as run lengths
+        mask = np.zeros((height, width), np.uint8)
+        mask[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = 1
+        mask[int((y0 + y1) / 2), int((x0 + x1) / 2)] = 0
+        rle = reference.encode(np.asfortranarray(mask))
+        one["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+        one["bbox"] = reference.toBbox(rle).tolist()
+
+
 def test_coco_keeps_every_box_category_and_mask(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["Traffic Light", "scene", "pole", "cat", "tv", "dog", "never seen"]
@@ -110,16 +129,7 @@ def test_coco_keeps_every_box_category_and_mask(tmp_path: Path, monkeypatch):
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "iscrowd": 0,
             }
-            if label == "cat":  # two polygons, corners beyond the box by a rounding
-                middle = (x0 + x1) / 2
-                one["segmentation"] = [[x0 - 0.004, y0, middle, y0, x0, y1], [middle, y1, x1 + 0.004, y1, x1, y0]]
-            elif label == "dog":  # a mask with a hole and an island, as run lengths
-                mask = np.zeros((height, width), np.uint8)
-                mask[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = 1
-                mask[int((y0 + y1) / 2), int((x0 + x1) / 2)] = 0
-                rle = reference.encode(np.asfortranarray(mask))
-                one["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
-                one["bbox"] = reference.toBbox(rle).tolist()
+            add_mask(one, label, (x0, y0, x1, y1), (width, height))
             values["annotations"].append(one | {"area": one["bbox"][2] * one["bbox"][3]})
     (tmp_path / "instances.json").write_text(json.dumps(values))
 

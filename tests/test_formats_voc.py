@@ -34,7 +34,8 @@ def annotation(
 
 
 def box(xmin: object, ymin: object, xmax: object, ymax: object, name: str = "cat", more: str = "") -> str:
-    return f"<object><name>{name}</name>{more}<bndbox><xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox></object>"
+    corners = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+    return f"<object><name>{name}</name>{more}<bndbox>{corners}</bndbox></object>"
 
 
 @settings(max_examples=40, deadline=None)
@@ -183,7 +184,8 @@ def test_flags_are_out_of_the_way(tmp_path: Path):
             1,
             9,
             9,
-            more="<pose>Left</pose><truncated>1</truncated><difficult>1</difficult><part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>",
+            more="<pose>Left</pose><truncated>1</truncated><difficult>1</difficult>"
+            "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>",
         ),
     )
     assert [c.text for c in claims_of(back("voc", tmp_path, [RECORD]), RECORD)] == ["cat"]

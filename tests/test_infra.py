@@ -82,13 +82,13 @@ def test_the_work_pool_has_a_variable_for_every_place():
     pool = json.loads((INFRA / "kubernetes/work-pool.json").read_text())
     used = set(re.findall(r"{{ (\w+) }}", json.dumps(pool["job_configuration"])))
     assert used == set(pool["variables"]["properties"])
-    asked = {
+    variables = {
         key
         for d in DEPLOYMENTS
         if d["work_pool"]["name"] == "florence-kubernetes"
         for key in d["work_pool"]["job_variables"]
     }
-    assert asked <= used
+    assert variables <= used
 
 
 def test_no_file_here_holds_a_secret():

@@ -80,7 +80,7 @@ def check_same(
     searched: TaskInputs = (),
     length: int = 20,
 ) -> set[str]:
-    """Compare pixels, prompts, logits, greedy tokens and texts of ``asked``, and the tokens of three beams of ``searched``.
+    """Compare pixels, prompts, logits, greedy tokens and texts of ``asked``, and tokens of three beams of ``searched``.
 
     The reference is transformers with the model in ``folder``, one image and prompt at a time. Returns the texts.
     """
@@ -124,7 +124,10 @@ def check_same(
 
 
 def logits_of(ours: Checkpoint, images: list[np.ndarray], prompts: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return our logits (prompts, 5, vocabulary) after each of five tokens, with all prompts in one batch; and the tokens (1, 5)."""
+    """Return our logits (prompts, 5, vocabulary) after each of five tokens, and the tokens (1, 5).
+
+    All prompts are in one batch.
+    """
     tokens = [2, 0, 40, int(ours.lexicon.locations[7]), 300]
     ids = [torch.tensor(ours.tokenizer(prompt.text).input_ids) for prompt in prompts]
     padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=ours.lexicon.pad)
@@ -247,12 +250,12 @@ def test_adapters_on_a_published_folder_leave_its_weights_alone_and_merge(folder
     chosen = small(steps=3, batch_size=6, tasks_per_image=4, lr=0.004, lora={"rank": rank, "alpha": alpha})
     base: dict[str, torch.Tensor] = {}
     change: dict[str, torch.Tensor] = {}
-    said: list[str] = []
+    messages: list[str] = []
 
     def look(what: str, done: int, of: int | None) -> None:
         """Called after the last step, before adapters are merged."""
         if what == "train" and done == of:
-            said.extend(check_grammar(ours, images))
+            messages.extend(check_grammar(ours, images))
             base.update(
                 {
                     name.replace(".base_layer", ""): value.detach().clone()
@@ -282,10 +285,10 @@ def test_adapters_on_a_published_folder_leave_its_weights_alone_and_merge(folder
             assert torch.allclose(value, before[name] + change[name], atol=1e-6, rtol=1e-5), name
         else:
             assert torch.equal(value, before[name]), name
-    assert check_grammar(ours, images) == said != untrained
+    assert check_grammar(ours, images) == messages != untrained
     ours.save(tmp_path / "model")
     assert weights(tmp_path / "model") == weights(folder), "no adapter is left in what is saved"
-    assert check_grammar(load(str(tmp_path / "model")), images) == said
+    assert check_grammar(load(str(tmp_path / "model")), images) == messages
     assert len(check_same(ours, tmp_path / "model", images[:1], FEW)) > 2
 
 

@@ -93,7 +93,7 @@ def shipped() -> Checkpoint:
 
 
 def theirs(checkpoint: Checkpoint, picture: np.ndarray, text: str, **options) -> tuple[list[int], list[torch.Tensor]]:
-    """transformers' tokens of one prompt without the start and the padding, and the logits before each (of one beam)."""
+    """Return transformers' tokens of one prompt without start and padding, and the logits before each (of one beam)."""
     model, ids = checkpoint.model, checkpoint.tokenizer(text).input_ids
     pixels = checkpoint.normalise(checkpoint.resize(picture)[None])
     with torch.inference_mode():
@@ -173,7 +173,7 @@ def test_beams_give_the_tokens_of_transformers(which, beams, penalty, request):
         ), text
 
 
-def test_fixed_lengths_are_those_of_transformers(scratch):
+def test_answers_of_fixed_length_equal_those_of_transformers(scratch):
     images, lengths = pictures(1), [3, 17, 9]
     prompts = [Prompt(0, task(name).prompt()) for name in ("<CAPTION>", "<OD>", "<OCR>")]
     ours = generate.generate(scratch, images, prompts, max_tokens=lengths, has_fixed_length=True)

@@ -21,7 +21,7 @@ TEXTS = [
 ]
 
 
-def test_vectors_are_those_of_the_library_that_the_model_was_made_with():
+def test_vectors_equal_those_of_the_library_that_the_model_was_made_with():
     from sentence_transformers import SentenceTransformer
 
     theirs = SentenceTransformer(str(sentences._model_folder()), device="cpu")
@@ -47,7 +47,7 @@ def test_a_text_has_one_vector_in_whatever_company():
     assert np.linalg.norm(together, axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_nothing_asked_is_nothing_answered():
+def test_no_texts_give_no_vectors():
     assert sentence_encoder().encode([]).shape == (0, 384)
 
 

@@ -138,7 +138,7 @@ def test_cell_targets_are_what_is_there(data):
     assert strings_read > 2
 
 
-def test_mirrored_twice_is_as_before_and_signs_are_never_mirrored(data):
+def test_mirrored_twice_is_as_before_and_texts_are_never_mirrored(data):
     targets = vision.read_cell_targets(load("nano-scratch", image_size=64), data, ATTRIBUTES)
     chosen, is_mirrored = np.arange(len(targets.pixels)), np.ones(len(targets.pixels), bool)
     once = vision._mirror(targets, chosen, is_mirrored)

@@ -13,11 +13,11 @@ from florence.records import Claim, ClaimsOrError
 CLAIMS = [Claim("<OD>", "cat")]
 
 
-def crash_on(is_fatal: Callable[[str], bool], asked: list[Sequence[str]], *, is_lasting: bool = False) -> Ask:
+def crash_on(is_fatal: Callable[[str], bool], calls: list[Sequence[str]], *, is_lasting: bool = False) -> Ask:
     """An annotator that answers image by image, and crashes on a fatal one."""
 
     def ask(images: Sequence[str], results: dict[str, ClaimsOrError]) -> AskFailure | None:
-        asked.append(list(images))
+        calls.append(list(images))
         for image in images:
             if is_fatal(image):
                 return AskFailure("it crashed", is_lasting)
@@ -28,22 +28,22 @@ def crash_on(is_fatal: Callable[[str], bool], asked: list[Sequence[str]], *, is_
 
 
 def test_only_the_image_that_it_crashes_on_has_no_claims():
-    asked: list[Sequence[str]] = []
-    results = FaultIsolator(3).ask("abcd", crash_on("c".__eq__, asked))
+    calls: list[Sequence[str]] = []
+    results = FaultIsolator(3).ask("abcd", crash_on("c".__eq__, calls))
     assert [results[image] for image in "abd"] == [CLAIMS] * 3
     assert type(results["c"]) is FlorenceError and str(results["c"]) == "asked about this image alone: it crashed"
-    assert asked == [["a", "b", "c", "d"], ["c"], ["d"]], "what was answered before is not asked about again"
+    assert calls == [["a", "b", "c", "d"], ["c"], ["d"]], "what was answered before is not asked about again"
 
 
 def test_after_too_many_crashes_in_a_row_the_rest_is_left_for_a_later_run():
-    asked: list[Sequence[str]] = []
+    calls: list[Sequence[str]] = []
     isolator = FaultIsolator(2)
-    results = isolator.ask("abcdefg", crash_on("bcdefg".__contains__, asked))
+    results = isolator.ask("abcdefg", crash_on("bcdefg".__contains__, calls))
     assert results["a"] == CLAIMS and isolator.is_given_up
     assert {type(results[image]) for image in "bcdefg"} == {UnavailableError}, "no image is blamed"
-    assert asked == [list("abcdefg"), ["b"], ["c"]]
+    assert calls == [list("abcdefg"), ["b"], ["c"]]
     with pytest.raises(UnavailableError, match="given up after 3 failures in a row, the last one: it crashed"):
-        isolator.ask("h", crash_on("".__contains__, asked))
+        isolator.ask("h", crash_on("".__contains__, calls))
 
 
 def test_an_annotator_that_never_answered_blames_no_image():
@@ -52,7 +52,7 @@ def test_an_annotator_that_never_answered_blames_no_image():
 
 
 def test_a_lasting_failure_ends_the_asking_at_once():
-    asked: list[Sequence[str]] = []
-    results = FaultIsolator(3).ask("abc", crash_on("b".__eq__, asked, is_lasting=True))
-    assert results["a"] == CLAIMS and asked == [["a", "b", "c"]]
+    calls: list[Sequence[str]] = []
+    results = FaultIsolator(3).ask("abc", crash_on("b".__eq__, calls, is_lasting=True))
+    assert results["a"] == CLAIMS and calls == [["a", "b", "c"]]
     assert type(results["b"]) is type(results["c"]) is UnavailableError

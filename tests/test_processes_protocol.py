@@ -385,7 +385,7 @@ def test_a_claim_that_is_no_json_becomes_the_images_error():
         json.dumps({"image_id": [RECORD.image_id], "annotations": []}).encode(),
     ],
 )
-def test_what_is_no_answer_to_anything_asked_is_rubbish(line: bytes):
+def test_a_line_that_answers_no_request_is_a_protocol_error(line: bytes):
     with pytest.raises(ProtocolError, match="^line 3") as found:
         read(line)
     assert len(str(found.value)) < 400

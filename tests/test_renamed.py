@@ -21,7 +21,7 @@ OLD = sorted(RENAMED)
 def overlay_with(pattern: str) -> tuple[dict[str, Any], str, str]:
     """Return settings with the old key of ``pattern``, its path, and the path of its new name."""
     *front, last = pattern.replace("*", "careful").split(".")
-    overlay: dict[str, Any] = {last: {"careful": {}} if pattern == "specialists" else 1}
+    overlay: dict[str, Any] = {last: {"careful": {}} if RENAMED[pattern] == "annotators" else 1}
     for key in reversed(front):
         overlay = {key: overlay}
     return overlay, ".".join([*front, last]), ".".join([*front, RENAMED[pattern]])

@@ -27,7 +27,7 @@ def found(*claims: Annotation, min_score: float = 0.3, most: int = 10) -> tuple[
     return region_candidates(claims, RECORD, min_score, most)
 
 
-def test_a_place_has_its_name_its_descriptions_and_their_noun_chunks():
+def test_a_region_has_its_name_its_descriptions_and_their_noun_chunks():
     (region,) = found(
         *said("a", at("<OD>", "dog", LEFT)),
         *said("b", at(DENSE, "a brown dog sleeping on a red sofa", LEFT)),
@@ -62,7 +62,7 @@ def test_quotes_and_pronouns_are_no_candidates():
     assert region.phrases == ("a sign",)
 
 
-def test_claims_of_one_place_are_put_together_by_their_scores_and_others_apart():
+def test_claims_of_one_region_are_put_together_by_their_scores_and_others_apart():
     shifted = (20.0, 20.0, 120.0, 120.0)
     both = found(
         *said("a", at("<OD>", "dog", LEFT, 0.9), at("<OD>", "cat", RIGHT, 0.7)),
@@ -73,7 +73,7 @@ def test_claims_of_one_place_are_put_together_by_their_scores_and_others_apart()
     assert both[1].box == RIGHT
 
 
-def test_two_names_of_one_place_are_both_judged_the_surer_first():
+def test_two_names_of_one_region_are_both_candidates_the_surer_first():
     (region,) = found(
         *said("a", at("<OD>", "fox", LEFT, 0.5)),
         *said("b", at("<OD>", "dog", LEFT, 0.6)),
@@ -82,7 +82,7 @@ def test_two_names_of_one_place_are_both_judged_the_surer_first():
     assert region.texts == ("dog", "fox")
 
 
-def test_the_places_that_most_speak_of_come_first():
+def test_regions_that_most_annotators_claim_come_first():
     claims = (
         *said("a", at("<OD>", "dog", LEFT, 0.5), at("<OD>", "cat", RIGHT, 0.9)),
         *said("b", at("<OD>", "dog", LEFT, 0.4)),
@@ -96,7 +96,7 @@ def test_the_places_that_most_speak_of_come_first():
     "box",
     [(10.0, 20.0, 10.0, 120.0), (math.nan, 0.0, 10.0, 10.0), (400.0, 20.0, 500.0, 120.0), (-math.inf, 0.0, 10.0, 10.0)],
 )
-def test_what_is_nowhere_is_no_place(box: tuple):
+def test_a_claim_without_a_box_is_no_region(box: tuple):
     assert found(*said("a", at("<OD>", "dog", box))) == ()
 
 
@@ -116,7 +116,7 @@ def test_foreign_claims_do_no_harm():
     assert region.box == LEFT and region.texts == ("cat", "a cat")
 
 
-def test_captions_are_judged_once_a_kind_and_as_they_were_claimed():
+def test_captions_are_candidates_once_per_annotation_type_as_they_were_claimed():
     rows = said(
         "a",
         Claim("<DETAILED_CAPTION>", "A dog."),

@@ -56,7 +56,7 @@ def of(found, task):
     return [claim for claim in found.truth if claim.task == task]
 
 
-def test_polygons_and_boxes_are_those_of_the_visible_pixels(composed):
+def test_polygons_and_boxes_cover_the_visible_pixels(composed):
     for size, _, found, placed, owner in composed:
         objects = of(found, "<OD>")
         assert len(objects) == len(placed)
@@ -74,7 +74,7 @@ def test_polygons_and_boxes_are_those_of_the_visible_pixels(composed):
             assert all(polygon_area(polygon) > 0 for polygon in region.polygons)
 
 
-def test_every_place_is_inside_the_picture(composed):
+def test_every_region_is_inside_the_picture(composed):
     for size, _, found, *_ in composed:
         assert decode_image(found.data, found.name).shape == (size, size, 3)
         for claim in found.truth:
@@ -118,7 +118,7 @@ def test_every_annotation_type_and_phrase(composed):
     assert kinds == set(BASE_TYPES)
 
 
-def test_written_signs_are_readable(composed):
+def test_written_texts_are_readable(composed):
     seen = 0
     for size, vocabulary, found, *_ in composed:
         pixels = decode_image(found.data, found.name).astype(float).mean(axis=2)
@@ -144,7 +144,7 @@ def test_written_signs_are_readable(composed):
 
 @pytest.mark.parametrize("angle", [-10.0, 0.0, 7.0])
 def test_quads_are_tight_around_the_ink(angle):
-    """Ink found in the pixels, turned back by the angle, fills the quad to a pixel on every side."""
+    """Ink found in the pixels, rotated back by the angle, fills the quad to a pixel on every side."""
 
     class Draws:
         def __init__(self, values):
@@ -156,7 +156,7 @@ def test_quads_are_tight_around_the_ink(angle):
         def random(self, count=None):
             return np.full(count, 0.5) if count else next(self.values)
 
-    # Draws in order: height, pole, whether it is turned, by how much.
+    # Draws in order: height, pole, whether it is rotated, by how much.
     rng = Draws([0.5, 0.9, 0.1 if angle else 0.9, (angle / 10 + 1) / 2])
     figure = draw_sign(rng, ("HOTEL",), "white", 256)
     grey = figure.rgb.mean(axis=2)
@@ -173,7 +173,7 @@ def test_quads_are_tight_around_the_ink(angle):
     assert abs(v.min()) < 2 and abs(v.max() - np.linalg.norm(down)) < 2
 
 
-def test_expressions_fit_one_thing_alone(composed):
+def test_expressions_fit_one_object_alone(composed):
     total = objects = 0
     for _, _, found, *_ in composed:
         expressions = of(found, "<REFERRING_EXPRESSION_SEGMENTATION>")
@@ -240,7 +240,7 @@ def test_other_settings_give_other_scenes(options):
     assert {item.data for item in plain} != {item.data for item in other}
 
 
-def test_objects_are_as_large_as_the_scale_says():
+def test_objects_are_as_large_as_their_scale():
     def sides(scale: float) -> float:
         boxes = [
             row.regions[0].box
@@ -268,7 +268,10 @@ def test_vocabularies_are_large_and_share_nothing(other):
 
 
 def test_invented_shapes_differ_from_each_other_and_stay_what_they_are():
-    """Drawings of nearly every shape are more alike than those of it and its nearest other; a long list begins as a short one."""
+    """Drawings of one shape are nearly always more alike than those of it and its nearest other.
+
+    A long list begins with the shapes of a short one.
+    """
     few = invent_shapes(60)
     assert list(invent_shapes(80))[:60] == list(few)
 
@@ -294,7 +297,7 @@ def test_all_objects_colours_and_words_occur():
     assert {*COLOURS, "striped", "dotted", "small", "big"} <= colours
 
 
-def test_number_of_objects_and_signs():
+def test_number_of_objects_and_texts():
     for found in drawn(count=30, objects=[2, 2], signs=0):
         assert len(of(found, "<OD>")) == 2 and not of(found, "<OCR_WITH_REGION>")
     for found in drawn(count=20, objects=[1, 1], signs=1):
@@ -325,13 +328,13 @@ def test_sprites_have_exact_truth_too(cutouts):
     grey.mkdir()
     Image.new("RGB", (200, 200), (128, 128, 128)).save(grey / "g.png")
     found = drawn(count=30, sprites=str(cutouts), backgrounds=str(grey), signs=0, objects=[1, 1])
-    errors, made = found[:2], found[2:]
+    errors, scenes = found[:2], found[2:]
     assert {(error.name, error.reason) for error in errors} == {
         ("sprites/broken.png", "empty"),
         ("sprites/opaque.png", "unreadable"),
     }
     seen = set()
-    for item in made:
+    for item in scenes:
         (claim,) = of(item, "<OD>")
         (region,) = claim.regions
         seen.add(claim.text)
@@ -352,9 +355,9 @@ def test_backgrounds_from_a_folder(tmp_path):
     (tmp_path / "2.jpg").write_text("no image")
     found = drawn(count=25, backgrounds=str(tmp_path), objects=[1, 1], signs=0)
     assert [item.name for item in found if isinstance(item, ImageError)] == ["backgrounds/2.jpg"], "reported once"
-    made = [item for item in found if not isinstance(item, ImageError)]
-    assert len(made) == 25
-    for item in made:
+    scenes = [item for item in found if not isinstance(item, ImageError)]
+    assert len(scenes) == 25
+    for item in scenes:
         corners = decode_image(item.data, item.name)[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
         lawn = np.median(corners, axis=0)[1] > 50
         assert ("a dark lawn" in of(item, "<DETAILED_CAPTION>")[0].text) == lawn

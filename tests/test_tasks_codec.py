@@ -230,7 +230,7 @@ SPECIAL = [
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mark", SPECIAL)
-def test_a_label_with_a_token_in_it_is_refused_and_says_so(name, mark):
+def test_a_label_with_a_token_in_it_is_refused_with_a_message(name, mark):
     region = Region(f"a{mark}b", box=(1, 2, 3, 4), quad=(1, 2, 3, 2, 3, 4, 1, 4), polygons=((1, 2, 3, 2, 3, 4),))
     if task(name).form in (Form.BOXES, Form.POLYGONS):  # labels are not written
         assert task(name).decode(task(name).encode(Answer("", (region,)), (9, 9)), (9, 9)).error is None

@@ -113,7 +113,7 @@ def test_no_labels_give_no_example(name):
 
 
 @pytest.mark.parametrize("name", ["<OD>", "<DENSE_REGION_CAPTION>", "<REGION_PROPOSAL>", "<OCR>", "<OCR_WITH_REGION>"])
-def test_a_label_that_says_nothing_is_there_gives_an_empty_answer(name):
+def test_a_label_of_no_object_gives_an_empty_answer(name):
     (example,) = task(name).examples(IMAGE, [row(task(name).annotation_type, "")])
     assert (example.target, example.text, example.regions) == ("", "", ())
     assert task(name).decode("", SIZE).error is None

@@ -111,7 +111,7 @@ def test_memory_holds_two_buffers(data, nano, monkeypatch):
     assert len(set(ids)) == len(dataset)
 
 
-def test_steps_from_the_middle_are_those_of_the_whole(data, nano):
+def test_steps_from_the_middle_equal_those_of_the_whole(data, nano):
     chosen = small(batch_size=5, shuffle_buffer=2, steps=15)
     dataset = read_dataset(nano, chosen, data)
     whole = dict(BatchLoader(dataset, chosen).iterate_from(0))

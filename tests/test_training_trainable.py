@@ -1,4 +1,4 @@
-"""The trained model: transformers' own loss; frozen parts, adapters, micro-batches, precisions, stages of resolution."""
+"""The trained model: transformers' own loss, frozen parts, adapters, micro-batches, precisions, resolution stages."""
 
 from __future__ import annotations
 
