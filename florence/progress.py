@@ -1,4 +1,4 @@
-"""How long work reports on itself: progress for whoever waits, figures for whoever tracks."""
+"""Types of callbacks for progress and logged figures, and a progress callback that shows nothing."""
 
 from __future__ import annotations
 

@@ -138,12 +138,17 @@ ClaimsOrError = list[Claim] | FlorenceError
 class Annotation:
     """One claim or label of one image.
 
-    ``score``: the annotator's own confidence in its claim, 0…1, as the model gives it. ``confidence``: how likely the
-    label is right, 0…1, estimated by the consensus (captions: how far annotators use the same words); None for claims.
-    ``agreement``: the share, 0…1, of the annotators able to see the item that claim the same as the label. It decides
-    nothing, and is None for claims, for truth, and if no other annotator is able to. An annotator is able to if it was
-    asked about the image and has such a label (people included, rankers not); for answers, if it answered. The same is
-    the same text in the cluster, the same answer, or a caption that is similar by `engine.min_caption_overlap` or more.
+    ``score``: the score that the annotator gives its claim, 0…1, not calibrated.
+
+    ``confidence``: the consensus's estimate of how likely the label is right, 0…1; None for claims. It has three
+    estimators: the posterior (objects, regions, phrases, OCR), the weighted word overlap with the annotators' captions
+    (captions), the share of the weights (answers, categories). A label by a person has 1.
+
+    ``agreement``: of the annotators that were asked about the image and can claim the label, the share that claims the
+    same, 0…1. It decides nothing. People count, rankers do not; for answers, the annotators that answered count. It is
+    None for claims, for truth, and with fewer than two such annotators. The same is the same text in the cluster, the
+    same answer, or a caption that is similar by `engine.min_caption_overlap` or more.
+
     ``kept``, ``reason``: whether the label is kept, and the drop reason if not. Claims have ``kept=True, reason=""``.
     """
 

@@ -1,4 +1,4 @@
-"""Prefect flows, adapters and the command line: when and where things run, never what they do."""
+"""Prefect flows, adapters to other tools, and the command line. The work itself is in `florence`."""
 
 import os
 

@@ -97,9 +97,10 @@ def annotate_shard(
 def annotate(root: str = ".", round: int = 0, student: str | None = None) -> AnnotateResult:
     """Have every annotator annotate the images that it has not annotated yet.
 
-    ``student``: the folder of the model that annotates as well. An annotator that fails costs its own claims about
-    that shard; raises FlorenceError at the end, when the others have finished, where it is a required one. What is
-    missing is left for the next run.
+    ``student``: the folder of the model that annotates as well.
+
+    What happens when an annotator fails: its claims about that shard stay missing, the others finish, and the next run
+    asks it again. Raises FlorenceError at the end if the annotator is a required one.
     """
     folder = Path(root).resolve()
     workspace = bind_workspace(folder, read_settings(folder / "params.yaml"))

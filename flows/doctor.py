@@ -89,7 +89,8 @@ def format_checks(checks: list[Check]) -> str:
         if check.remedy and check.status != "ok":
             lines.append(f"{'':<4}  {'':<{width}}  → {check.remedy}")
     count = {status: sum(check.status == status for check in checks) for status in ("ok", "warn", "fail")}
-    return "\n".join([*lines, f"{count['ok']} ok, {count['warn']} to look at, {count['fail']} at fault"])
+    warnings = f"{count['warn']} warning{'s' * (count['warn'] != 1)}"
+    return "\n".join([*lines, f"{count['ok']} ok, {warnings}, {count['fail']} failed"])
 
 
 # ---------------------------------------------------------------- the installation

@@ -98,7 +98,7 @@ def count_unannotated(workspace: Workspace) -> dict[str, int]:
 def is_idle(workspace: Workspace, rounds: int | None) -> bool:
     """Return whether a loop would do nothing.
 
-    Quick where it would do something; else every file of the sources is looked at.
+    Read the source files only if nothing else has changed.
     """
     store, state = workspace.store, read_state(workspace.root)
     if state is None or not state.finished or not list_shards(store) or _needs_more_rounds(state, rounds):
@@ -118,7 +118,7 @@ def is_idle(workspace: Workspace, rounds: int | None) -> bool:
 
 
 def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = show_nothing) -> LoopPlan:
-    """Return what a loop would do now. Every image of the sources is looked at; nothing is written."""
+    """Return what a loop would do now. Every source file is read; nothing is written."""
     store = workspace.store
     collected = collect_images(replace(workspace, store=_DryStore(store.uri, stop=False)), progress)
     state, missing = read_state(workspace.root), count_unannotated(workspace)
@@ -139,7 +139,7 @@ def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = sho
 
 
 def describe_idle(workspace: TrackedWorkspace) -> str:
-    """Return the sentence that nothing is to be done, with what there is."""
+    """Return the message of an idle loop: images, snapshot and champion."""
     data = workspace.data
     snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {"id": "none", "round": "none"}
     champion = workspace.registry.champion()
@@ -151,8 +151,8 @@ def describe_idle(workspace: TrackedWorkspace) -> str:
     state = read_state(workspace.root)
     if state is not None and state.rejected:
         text += (
-            f"\nthe last loop stopped: {state.rejected}; the same again would give the same, "
-            "so new images or other settings are needed"
+            f"\nthe last loop stopped: {state.rejected}; another run would give the same result: "
+            "add images or change settings"
         )
     return text
 
@@ -167,7 +167,7 @@ def describe_plan(plan: LoopPlan) -> str:
     lines = [f"images: {plan.total - plan.new} collected, {plan.new} new"]
     lines += [f"annotate: {name} has {count} images left" for name, count in plan.missing.items()]
     if plan.new:
-        lines.append("annotate: every annotator has the new images to look at")
+        lines.append("annotate: every annotator annotates the new images")
     if plan.changed:
         lines.append(f"changed settings: {', '.join(plan.changed)}")
     if plan.reviews:

@@ -1,6 +1,6 @@
 """The loop: annotate, fuse, validate, publish, train, score, promote; and again with the student as one more annotator.
 
-Every step can be repeated and gives the same; .florence/loop.json says which rounds are done. So a loop that was
+Every step can be repeated with the same result; .florence/loop.json says which rounds are done. So a loop that was
 killed at any point is started again by the same command, and ends with the same snapshot as one that was not.
 """
 
@@ -28,7 +28,7 @@ from flows.tracked import PARENT, TrackedWorkspace, end_with_parent, open_worksp
 def refine(root: str = ".", rounds: int | None = None) -> str:
     """Bring the workspace in ``root`` up to date: ``rounds`` rounds (by default flow.rounds) over what is new.
 
-    Nothing where nothing is.
+    Does nothing if nothing is new.
 
     Returns a sentence about the outcome. Raises WorkspaceLockedError where another run is at work,
     ValidationFailedError where expectations failed.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from flows.adapters.environment import redact_text
+
 if TYPE_CHECKING:
     from florence.export import ExportResult
     from florence.review import ReviewImport
@@ -21,7 +23,8 @@ LISTED = 10
 
 
 def say(text: str) -> None:
-    """Print a sentence on stdout, above a bar that is being drawn; inside a flow it goes to the run's log too."""
+    """Print a sentence on stdout, above a bar that is being drawn, without secrets; inside a flow also log it."""
+    text = redact_text(text)
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
     if (logger := _run_logger()) is not None:

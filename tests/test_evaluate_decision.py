@@ -119,8 +119,8 @@ def test_the_first_model_must_look_at_the_picture():
     blind = decide_promotion(new, NONE, scores({"<OD>": spread(0.3, seed=5)}), RULE, HOW)
     assert (
         not blind.accepted
-        and "does not look at the picture" in blind.reason
-        and "not significantly above 0.300" in blind.reason
+        and "rejected: not significantly above the shuffled-image baseline" in blind.reason
+        and "0.300 with the images shuffled" in blind.reason
     )
 
 
@@ -133,7 +133,7 @@ def test_the_first_model_must_look_at_the_picture():
             scores({"<OD>": [0.0, 0.1]}, "consensus"),
             "<OD> 0.050 on 2 held-out images against consensus; 30 images are needed",
         ),
-        (scores({"<OD>": [0.1] * 50}), "evaluate.shuffled_image_tasks does not name <OD>"),
+        (scores({"<OD>": [0.1] * 50}), "evaluate.shuffled_image_tasks does not name <OD>: no shuffled-image baseline"),
     ],
 )
 def test_a_first_model_that_can_not_be_tested_is_accepted_and_it_is_said(new: pa.Table, words: str):

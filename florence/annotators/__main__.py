@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from florence.processes.server import AnnotationServer, answer_lines
 from florence.records import ClaimsOrError
 
 
-def describe(annotator: Annotator) -> dict:
+def describe(annotator: Annotator) -> dict[str, Any]:
     """Return what an annotator is, and what the settings of `program` and `endpoint` have to say of it."""
     return {
         "annotator": annotator.name,
@@ -59,7 +60,7 @@ def answer_batch(annotator: Annotator, requests: Sequence[AnnotationRequest]) ->
 def read_pixels(request: AnnotationRequest) -> np.ndarray:
     """Return the picture (H, W, 3) of a request.
 
-    Raises ImageError or OSError where it cannot be read, DataError where it has not the size that the request tells.
+    Raises ImageError or OSError where it cannot be read, DataError where it has another size than the request.
     """
     record = request.record
     pixels = decode_image(
@@ -140,14 +141,14 @@ def make_annotator(use: str, name: str | None, options: str | None) -> Annotator
 
 
 def serve_http(annotator: Annotator, host: str, port: int, batch_size: int) -> None:
-    """Answer over HTTP until interrupted. Raises SettingsError where the address cannot be had."""
+    """Answer over HTTP until interrupted. Raises SettingsError if it cannot bind to the address."""
     description = json.dumps(describe(annotator)).encode() + b"\n"
     try:
         server = AnnotationServer(
             lambda requests: answer_batch(annotator, requests), description, (host, port), batch_size
         )
     except OSError as error:
-        raise SettingsError(f"--http: {host}:{port} cannot be had: {error}") from None
+        raise SettingsError(f"--http: cannot bind to {host}:{port}: {error}") from None
     with server:
         print(f"{annotator.name} answers at http://{host}:{server.server_address[1]}", file=sys.stderr, flush=True)
         server.serve_forever()

@@ -69,12 +69,21 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 @ANNOTATORS.register("endpoint")
 class Endpoint(Annotator):
-    """Claim what a service of the user claims. Pictures are sent as PNG, upright and without loss."""
+    """Post images to the user's HTTP service and return its claims.
+
+    Pictures are sent as PNG, upright and without loss. The lines are those of `florence.processes.protocol`;
+    docs/annotators.md describes them and the other settings. In params.yaml:
+
+        annotators:
+          theirs:
+            {use: endpoint, url: "http://gpu-box:8000/annotate", version: "2024-05 yolo-x",
+             tasks: ["<OD>"], sources: ["*"], required: false}
+    """
 
     class Options(Section):
         """Settings. The address and how long to wait are no part of the annotator's version.
 
-        `version` alone tells whether the service answers as before.
+        Raise `version` when its answers change.
         """
 
         url: str = Field(exclude=True, description="address to post lines to, http:// or https://, without credentials")
@@ -90,7 +99,7 @@ class Endpoint(Annotator):
         )
         reads_claims: bool = Field(False, description="whether it gets the claims of earlier annotators")
         timeout: float = Field(
-            120.0, gt=0, exclude=True, description="seconds without an answer after which a call has failed"
+            120.0, gt=0, exclude=True, description="seconds without an answer after which a call fails"
         )
         retries: int = Field(
             4,

@@ -62,13 +62,22 @@ INTERPRETER = re.compile(r"(python|pypy|ruby|perl|lua|julia|node|deno|java|Rscri
 
 @ANNOTATORS.register("program")
 class Program(Annotator):
-    """Claim what a program of the user claims.
+    """Give images to a program of the user and return its claims.
 
-    It is started once, and again where it died; it ends with this process.
+    It is started once, and again where it died; it ends with this process. The lines are those of
+    `florence.processes.protocol`; docs/annotators.md describes them and the other settings. In params.yaml:
+
+        annotators:
+          mine:
+            {use: program, command: "python detect.py", version: "1",
+             tasks: ["<OD>"], sources: ["*"], required: false}
     """
 
     class Options(Section):
-        """Settings. How long to wait and how often to try is no part of the annotator's version."""
+        """Settings. How long to wait and how often to try is no part of the annotator's version.
+
+        Raise `version` when its answers change.
+        """
 
         command: tuple[str, ...] = Field(
             min_length=1, description="the program and its arguments, as a list or as one line; no shell reads it"
@@ -89,7 +98,7 @@ class Program(Annotator):
         )
         reads_claims: bool = Field(False, description="whether it gets the claims of earlier annotators")
         timeout: float = Field(
-            120.0, gt=0, exclude=True, description="seconds without an answer after which it counts as hanging"
+            120.0, gt=0, exclude=True, description="seconds without an answer after which a call fails"
         )
         start: float = Field(
             300.0, gt=0, exclude=True, description="the same before its first answer: loading takes time"
@@ -118,7 +127,7 @@ class Program(Annotator):
         self._isolator = FaultIsolator(self.options.restarts)
         self._process: LineProcess | None = None
         self._requested_before: dict[str, ImageRecord] = {}
-        self._finalizer: weakref.finalize | None = None
+        self._finalizer: weakref.finalize[[], Program] | None = None
 
     def ingredients(self) -> dict[str, str]:
         """Return the hashes of the files that the command names, except an interpreter's.

@@ -81,7 +81,10 @@ class EngineSettings(Section):
         description="least confidence of a label that is kept: how likely it is right, given all annotators' claims",
     )
     min_caption_confidence: float = Field(
-        0.0, ge=0, le=1, description="the same for captions; their confidence is how far annotators use the same words"
+        0.0,
+        ge=0,
+        le=1,
+        description="least confidence of a caption that is kept (weighted word overlap with the annotators' captions)",
     )
     min_caption_overlap: float = Field(
         0.5,

@@ -1,4 +1,4 @@
-"""How reliable annotators are found to be, for the report; no truth is looked at."""
+"""The estimated reliability of annotators, for the report; truth is not used."""
 
 from __future__ import annotations
 

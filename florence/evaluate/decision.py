@@ -184,15 +184,14 @@ def _decide_first(new: Scores, shuffled: Scores, promotion: PromotionSettings, e
         return Decision(
             True,
             f"the first model, accepted untested: {score}; "
-            f"evaluate.shuffled_image_tasks does not name {task}, so nothing shows that it looks at pictures",
+            f"evaluate.shuffled_image_tasks does not name {task}: no shuffled-image baseline to compare with",
         )
     change, test = found
     accepted = test.p_rise < promotion.alpha and change.change > 0
-    verdict = "the first model" if accepted else "rejected, for the model does not look at the picture"
-    above = "" if accepted else "not significantly above "
+    verdict = "the first model" if accepted else "rejected: not significantly above the shuffled-image baseline"
     return Decision(
         accepted,
-        f"{verdict}: {score}, {above}{change.before:.3f} with the images shuffled ({_format_p(test.p_rise)})",
+        f"{verdict}: {score}, {change.before:.3f} with the images shuffled ({_format_p(test.p_rise)})",
         (change,),
     )
 

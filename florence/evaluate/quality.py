@@ -148,7 +148,10 @@ def measure_gains(
 
 
 def _compare(after: Mapping[str, float], before: Mapping[str, float], settings: EvaluateSettings) -> Interval | None:
-    """Compare pairwise; an image without labels and references counts as 1 where the other side has labels."""
+    """Compare image by image.
+
+    An image without labels and references counts as 1, where the other side has labels.
+    """
     shared = [
         image
         for image in sorted(after.keys() & before.keys())

@@ -153,6 +153,7 @@ def _add_shuffled_images(questions: list[Question], settings: EvaluateSettings) 
     """
     circles: dict[str, dict[str, str]] = {}
     for reference in {question.reference for question in questions}:
+        # the hash key "control" fixes the draw
         images = order_by_hash(
             (q.example.image_id for q in questions if q.reference == reference), settings.seed, "control"
         )

@@ -5,9 +5,9 @@ What happens to the claims of a batch when the annotator crashes, hangs, or writ
 - The image was answered before the crash: its claims are kept. All claims about an image come in one answer, so there
   are never half of them.
 - It was not answered: it is asked about again, alone. Claims of that answer are kept.
-- It gets no answer alone either, and the annotator answers about others: the image is at fault. It gets
+- It gets no answer alone either, and the annotator answers about others: the image is the cause. It gets
   `FlorenceError`, is stored as failed, and is not asked about again until the annotator's version changes.
-- The annotator is given up, or fails for a reason that no image is to blame for: the images that are left get
+- The annotator is given up, or fails for a reason that concerns every image: the images that are left get
   `UnavailableError`, nothing is stored of them, and a later run asks again.
 """
 
@@ -22,7 +22,7 @@ from florence.records import ClaimsOrError
 
 @dataclass(frozen=True, slots=True)
 class AskFailure:
-    """Why images were left without an answer. ``is_lasting``: no image is to blame, and asking on now is in vain."""
+    """Why images have no answer. ``is_lasting``: the failure concerns every image, so stop asking."""
 
     reason: str
     is_lasting: bool = False
@@ -36,7 +36,7 @@ class FaultIsolator:
     """Ask an annotator about batches of images, and find the images that it fails on.
 
     An annotator that fails more than ``max_failures`` times in a row, with no answer in between, is given up. The last
-    images before that may be innocent: they get `UnavailableError`, as do all that it was not asked about.
+    images before that may not be the cause: they get `UnavailableError`, as do all that it was not asked about.
     """
 
     def __init__(self, max_failures: int) -> None:
@@ -53,7 +53,7 @@ class FaultIsolator:
     def ask(self, images: Sequence[str], ask: Ask) -> dict[str, ClaimsOrError]:
         """Return the claims about each image, or its error.
 
-        Raises UnavailableError where the annotator answers about none of them, and no image was found to be at fault.
+        Raises UnavailableError where the annotator answers about none of them, and no image was found to be the cause.
         """
         if self.is_given_up:
             raise UnavailableError(

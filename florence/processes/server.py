@@ -37,7 +37,7 @@ def answer_lines(answer_batch: AnswerBatch, lines: BinaryIO, out: BinaryIO, batc
 class AnnotationServer(ThreadingHTTPServer):
     """Answer lines that are posted to any path, and a GET with ``description``; one batch is worked on at a time.
 
-    Raises OSError where the address cannot be had.
+    Raises OSError if it cannot bind to ``address``.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ REFUSAL = re.compile(
 
 
 class UnusableAnswerError(Exception):
-    """An answer that claims cannot be made of; its text says why.
+    """An answer that cannot be parsed into claims; its text says why.
 
     ``is_foreign``: it is no answer of the service at all (a web page, half a message), so a later run may get one.
     """

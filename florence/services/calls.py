@@ -130,7 +130,7 @@ class Caller:
     ) -> None:
         """Fill ``results`` from threads.
 
-        The threads are daemons, and their results are awaited, not their ends: Ctrl-C waits for no silent service.
+        Use daemon threads, so that Ctrl-C does not wait for a service that hangs.
         """
         waiting, done = deque(indices), SimpleQueue[tuple[int, ClaimsOrError | BaseException]]()
 
@@ -168,7 +168,7 @@ class Caller:
         read: Callable[[R], T],
         stop: threading.Event,
     ) -> T:
-        """Return ``read`` of what ``call`` brings; ask again where either raises UnusableAnswerError.
+        """Make a call and parse it with ``read``; repeat the question on UnusableAnswerError.
 
         ``call`` is given how often the question was asked before, makes one call that uses ``most`` at most, and
         returns the answer and what it used, None where that is not known; it raises `CallFailedError`, or SettingsError

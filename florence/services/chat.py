@@ -79,7 +79,7 @@ class ChatQuestion:
     """A question to a chat model.
 
     ``keys``: names of the texts that are asked for together, as JSON; none: one text, under "". ``pixels``: (H, W, 3)
-    uint8, a picture to look at.
+    uint8, the picture that the question is about.
     """
 
     prompt: str
@@ -218,7 +218,7 @@ class ChatClient:
         )
 
     def _call(self, request: dict[str, Any], has_image: bool, attempt: int) -> tuple[Any, Usage | None]:
-        """Return an answer's body, None where it is not JSON, and what it used, None where that is not told."""
+        """Return an answer's body, None if it is not JSON, and its usage, None if the service does not report usage."""
         import openai
 
         if "seed" in request:
@@ -341,7 +341,7 @@ def _read(keys: Sequence[str], body: Any) -> Texts:
 
 
 def _token_counts(body: Any) -> tuple[int, int] | None:
-    """Return the tokens of question and answer; None where the service does not tell."""
+    """Return the tokens of question and answer; None if the service does not report usage."""
     usage = body.get("usage") if isinstance(body, dict) else None
     counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
     prompt, completion = counts if len(counts) == 2 else (None, None)

@@ -31,7 +31,7 @@ Address = Annotated[str, AfterValidator(check_address)]
 class CallSettings(Section):
     """How a service is called. None of this changes its answers, so none of it is part of an annotator's version."""
 
-    timeout: float = Field(60.0, gt=0, exclude=True, description="seconds that a service may keep silent")
+    timeout: float = Field(60.0, gt=0, exclude=True, description="seconds without an answer after which a call fails")
     retries: int = Field(
         4,
         ge=0,

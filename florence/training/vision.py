@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 MIN_COVERED = 0.25
-"""Share of a cell that an object has to cover for the cell to be the object's."""
+"""Least share of a cell that an object covers to own it."""
 EMPTY_WEIGHT = 0.3
 """Weight of cells without an object in the loss of names."""
 POSITIVE_WEIGHT = 4.0

@@ -34,7 +34,7 @@ def fuse_round(
     claims = [store.read_tables(f"claims/{annotator.key}", ANNOTATIONS) for annotator in annotators]
     coverage = [store.read_tables(f"coverage/{annotator.key}", COVERAGE) for annotator in annotators]
     if not claims:
-        raise DataError("nobody annotates: params.yaml names no annotator")
+        raise DataError("no annotators: add one to `annotators` in params.yaml")
     labels = fuse(
         pa.concat_tables(claims),
         read_images(store),

@@ -1,4 +1,4 @@
-"""Where things are in a working store and in a snapshot: image shards and records, rounds, rejected files."""
+"""Read and list image shards, image records, rounds and rejected files in a working store or snapshot."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ class Tracker:
         with tempfile.TemporaryDirectory() as target:
             return Path(client.download_artifacts(run_id, name, target)).read_bytes()
 
-    @translate_errors("look at the curves")
+    @translate_errors("read the curves")
     def has_metric(self, run_id: str, name: str) -> bool:
         """Return whether the run has any value of the metric ``name``."""
         return name in self.store.client.get_run(run_id).data.metrics

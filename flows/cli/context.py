@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from florence.errors import FlorenceError
+from flows.adapters.environment import redact_text
 
 if TYPE_CHECKING:
     from florence.report.facts import LoopFacts
@@ -36,7 +37,7 @@ class CommandGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except FlorenceError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {redact_text(str(error))}", file=sys.stderr)
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None

@@ -1,4 +1,4 @@
-"""Labels go out and come back: export, review, report."""
+"""`florence export`, `florence review` and `florence report`: write labels, import reviews, write the report."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def report() -> None:
 
 @review.command("export")
 def review_export(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet, or empty.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet, or is empty.")],
     images: Annotated[int, typer.Option(min=1, help="How many images.")] = 100,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
 ) -> None:
-    """Write the images with the most uncertain labels as a Label Studio project.
+    """Write the images whose labels have the lowest mean confidence, as a Label Studio project.
 
     The project holds their labels as a start and their pictures as files; README.md in it says how to go on. Images
     that were reviewed before are left out.
@@ -94,7 +94,7 @@ def review_export(
     first, last = written.uncertainty
     say(
         f"{written.images} images of round {written.round} with {written.labels} labels, "
-        f"uncertainty {first:.2f} to {last:.2f}"
+        f"uncertainty (1 − confidence) {first:.2f} to {last:.2f}"
         + (f"; {written.reviewed} reviewed ones left out" if written.reviewed else "")
     )
     say(f"Next: {out / 'README.md'}; then florence review import FILE")

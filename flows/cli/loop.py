@@ -25,9 +25,7 @@ def loop(  # long: options and help
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Rounds of a new loop; of a finished one, how many it shall have. By default flow.rounds."
-        ),
+        typer.Option(min=1, help="Rounds of a new loop, or new total for a finished loop. By default flow.rounds."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="OVERLAY", help="A YAML file of settings, laid over params.yaml.")
@@ -40,8 +38,8 @@ def loop(  # long: options and help
     A round collects, annotates, fuses, validates, publishes, trains, scores and promotes; the next one has the
     student as an annotator.
 
-    Started again it takes only what is new, and with nothing new it does nothing and says so. New are images,
-    annotators or their versions, and settings that change what a round makes. An interrupted loop continues where it
+    Started again it takes only what is new; with nothing new it says so and stops. New means new images, reviews,
+    annotator versions or settings. An interrupted loop continues where it
     stopped. --rounds above the number that a finished loop has adds rounds to it, unless its last one was rejected.
 
     \b

@@ -40,7 +40,7 @@ def register() -> None:
 def promote(
     version: Annotated[str | None, typer.Argument(help="Number or alias; by default the challenger.")] = None,
 ) -> None:
-    """Make a registered model the champion.
+    """Make a registered model the champion, whatever its scores: this bypasses the promotion rule.
 
     \b
     Examples:

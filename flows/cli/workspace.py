@@ -34,8 +34,8 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one witho
 def doctor() -> None:
     """Look for faults, and say what to do about them.
 
-    Checks versions, settings, stores, remotes, bucket permissions, disk, models and data. The exit code is 1 where
-    something is at fault.
+    Checks versions, settings, stores, remotes, bucket permissions, disk, models and data. The exit code is 1 if a
+    check fails.
 
     \b
     Example: florence doctor

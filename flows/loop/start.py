@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from florence.errors import DataError
-from florence.workspace.annotate import HUMAN
+from florence.records import HUMAN
 from florence.workspace.collect import CollectResult, collect_images
 from florence.workspace.layout import list_shards, next_round
 from florence.workspace.publish import restore_store
@@ -83,7 +83,7 @@ def choose_state(
     """Return the state to continue from, and why; None where there is nothing to do.
 
     A loop that was interrupted continues. A finished one gets more rounds where ``rounds`` asks for more than it has,
-    unless its last round was rejected: the same again would be rejected again. A new loop begins where there are new
+    unless its last round was rejected: another run would give the same result. A new loop begins where there are new
     images or reviews, where annotators or their versions are new, or where settings of `flows.plan.SECTIONS` have
     changed.
     """

@@ -4,7 +4,7 @@ Symbols of the equations (here, in `florence.engine.consensus.posterior` and in 
 
     i = 1…n    items: clusters of claims
     a = 1…A    annotators
-    v = 1…V    labels; V stands for all that have not been met
+    v = 1…V    labels; label V: every label that no claim has
     y_ia       label that annotator a claims of item i, ∅ where it is silent
     k_ia       1 where a was asked about i, else 0
     l_ia       level of the score of a's claim about i
@@ -30,7 +30,7 @@ The model follows Dawid and Skene (1979), "Maximum likelihood estimation of obse
 algorithm", and differs in four points: an annotator may be silent, and may claim what is not there; items that nobody
 claims leave no trace, so that their number is estimated as in capture–recapture (Petersen 1896, Lincoln 1930); an
 annotator may copy another one, mistakes included, as two versions of one model do; and recall and label accuracy are
-estimated label by label, shrunk to the annotator's mean where a label is rare. No truth is looked at.
+estimated label by label, shrunk to the annotator's mean where a label is rare. Truth is not used.
 """
 
 from __future__ import annotations

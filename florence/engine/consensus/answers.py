@@ -4,9 +4,11 @@ A weighted plurality vote. With a's weight w_a and normalised answer y_ia,
 
     answer_i = argmax_v Σ_{a: y_ia = v} w_a,    confidence_i = Σ_{a: y_ia = answer_i} w_a / Σ_{a answered} w_a.
 
-Silence is no evidence: an annotator that is silent was not asked. w_a is the log odds of the factor f_a
+The confidence is a share of weights, neither a posterior (objects, regions, phrases, OCR) nor the weighted word overlap
+of captions.
+Silence is no evidence: an annotator that is silent counts as not asked. w_a is the log odds of the factor f_a
 (`florence.engine.consensus.similarity_factors`, with the similarity 1 of equal answers and 0 of others) among the
-answers that were given. A person's answer stands.
+answers that were given. A person's answer stands, with confidence 1.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from florence.records import ANNOTATION_TYPES
 
 QUESTION_TYPE = ANNOTATION_TYPES.index("<VQA>")
 MIN_SHARED_ANSWERS = 10
-"""Answers that an annotator and others gave to the same questions below which its weight is not estimated."""
+"""Least number of shared items for an estimate: answers of an annotator to questions that others answered too."""
 
 
 @dataclass(frozen=True, slots=True)

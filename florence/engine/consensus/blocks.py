@@ -25,7 +25,7 @@ from florence.config import EngineSettings
 from florence.engine.claims import AnnotatorRoster, find_codes, find_type_codes, image_sizes, read_claims
 from florence.engine.consensus import answers, captions, phrases
 from florence.engine.consensus.boxes import BoxModels
-from florence.engine.consensus.phrase_binding import select_kept_captions
+from florence.engine.consensus.phrase_binding import GROUNDING, PHRASE_TYPE, select_kept_captions
 from florence.engine.consensus.regions import REGION_TYPES, cluster_regions, make_region_labels
 from florence.engine.enhance.polygons import enhance_polygons
 from florence.engine.filters.duplicates import drop_near_duplicates, find_near_duplicates
@@ -46,7 +46,7 @@ MAX_CLAIMS_WHOLE = 200_000
 """Claims up to which all images are one block."""
 CLAIMS_PER_BLOCK = 120_000
 """About how many claims a block has at most, where there are more."""
-CAPTION_TYPES = (*CAPTIONS, phrases.GROUNDING)
+CAPTION_TYPES = (*CAPTIONS, GROUNDING)
 SEPARATE_TYPES = (CAPTION_TYPES, tuple(task for task in ANNOTATION_TYPES if task not in CAPTION_TYPES))
 """Annotation types that can be fused apart from each other: captions with the phrases in them, and all others."""
 IMAGE = "image"
@@ -157,10 +157,8 @@ def fuse_block(
         )
         parts += [captions.make_caption_labels(claims, part) for part in written]
         kept_captions = select_kept_captions(written)
-        bound, clusters = phrases.cluster_phrases(
-            claims, kept_captions, size, settings, known.boxes.get(phrases.PHRASE_TYPE)
-        )
-        fitted.boxes.update({phrases.PHRASE_TYPE: clusters.models} if phrases.PHRASE_TYPE in claimed else {})
+        bound, clusters = phrases.cluster_phrases(claims, kept_captions, size, settings, known.boxes.get(PHRASE_TYPE))
+        fitted.boxes.update({PHRASE_TYPE: clusters.models} if PHRASE_TYPE in claimed else {})
         parts += phrases.make_phrase_labels(claims, kept_captions, bound, clusters, settings)
     return parts, fitted | known
 
@@ -193,11 +191,11 @@ def fuse(
     """Fuse all claims about ``images`` into labels, kept or dropped with a reason, in the order of the images.
 
     Returns a table of schema `ANNOTATIONS` by annotator "consensus".
-    ``coverage``: who looked at which image, with what error. ``profiles``: what annotators declare; one without a
-    profile has a vote and any vocabulary, or is a person if its name is "human". The same rows give the same bytes in
-    any order and for any number of ``workers`` (threads); ``done`` is called after each block. The student is one more
-    annotator, named "student"; there is no other state. Raises DataError for a claim of no annotation type, or whose
-    region is none.
+    ``coverage``: which annotator finished which image, and its error. ``profiles``: what annotators declare; one
+    without a profile has a vote and any vocabulary, or is a person if its name is "human". The same rows give the same
+    bytes in any order and for any number of ``workers`` (threads); ``done`` is called after each block. The student is
+    one more annotator, named "student"; there is no other state. Raises DataError for a claim of no
+    annotation type, or whose region is none.
     """
     whole = Block(claims, images, coverage)
     if len(claims) <= MAX_CLAIMS_WHOLE:
@@ -263,8 +261,7 @@ def find_fit_images(claims: pa.Table, ids: pa.Array) -> np.ndarray:
     """Return (images,) which images models are fitted to: `FIT_IMAGES` of each annotator and annotation type.
 
     They are taken in the order of a hash of their ids, so that they are the same for all annotators where possible.
-    Images with claims of people are not sought: what people review is no fair sample. ``claims``: with the column
-    `IMAGE`.
+    Human claims do not select images, because reviews are not a random sample. ``claims``: with the column `IMAGE`.
     """
     order = np.argsort([blake2b(name.encode(), digest_size=8).hexdigest() for name in ids.to_pylist()], kind="stable")
     rank = np.argsort(order)[claims[IMAGE].to_numpy()]

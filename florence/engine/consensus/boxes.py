@@ -24,7 +24,7 @@ from florence.engine.filters.texts import flag_empty_texts
 from florence.engine.polygon_lists import empty_polygons, move_polygons
 
 MIN_PAIRS = 5
-"""Items that two annotators both drew a box of below which the distance of their boxes is not estimated."""
+"""Least number of shared items for an estimate: items of which two annotators both drew a box."""
 
 
 @dataclass(frozen=True)
@@ -238,10 +238,11 @@ def average_by_cluster(values: np.ndarray, weight: np.ndarray, cluster: np.ndarr
 
 
 def measure_agreement(clusters: BoxClusters, rows: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Return (r,) the share of the annotators able to see the item of clusters ``rows`` (r,) that claim ``label`` (r,).
+    """Return (r,) the agreement on ``label`` (r,) of clusters ``rows`` (r,).
 
-    Able is who was asked and has the label in its vocabulary; a claim without a vote counts as silence. NaN where fewer
-    than two annotators are able, or no claim has a vote. Nobody claims a label of -1.
+    It is the share of the annotators that were asked about the image and can claim the label (it is in their
+    vocabulary) that claim it; a claim without a vote counts as silence. NaN with fewer than two such annotators, or
+    where no claim has a vote. No annotator claims a label of -1.
     """
     matrix, item = clusters.matrix, clusters.item[rows]
     result = np.full(len(rows), np.nan)

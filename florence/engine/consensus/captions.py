@@ -40,7 +40,10 @@ from florence.engine.wording.tokens import TokenizedTexts, tokenize_texts
 from florence.records import BASE_TYPES
 
 POSSIBLE_TEXTS = 20.0
-"""Texts that could as well be written: with more, weights differ too little for the silence of the others to count."""
+"""Number of equally likely wrong captions that the log-odds weights assume.
+
+With more, the weights differ too little for the silence of the others to count.
+"""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ over the m items that b claims something of and a was asked about,
 
 with g_i of equation (5) and P(y_ia | z) of equations (2) to (4). The pair is dependent where G ≥ 20 both ways and the
 mean of both δ is at least 0.1. Of all dependent pairs those of a maximum spanning forest stay; in each tree the
-annotator with the lowest number copies nobody, and every other one copies its neighbour on the way there.
+annotator with the lowest number copies nobody, and every other annotator copies its parent in the tree.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from florence.engine.consensus.label_matrix import LabelMatrix
 from florence.engine.consensus.posterior import Posterior, independent_likelihood
 
 MIN_ITEMS = 30
-"""Items that several annotators were asked about below which nothing is estimated; items of a pair below which it is
-taken to be independent."""
+"""Least number of shared items for an estimate; a pair with fewer is independent."""
 MIN_DEPENDENCE = 0.1
 """Least δ of a dependent pair."""
 MIN_GAIN = 20.0

@@ -1,4 +1,4 @@
-"""Fit annotator models to a label matrix by expectation maximisation; no truth is looked at.
+"""Fit annotator models to a label matrix by expectation maximisation; truth is not used.
 
 Symbols as in `florence.engine.consensus.annotator_models`; the E step is `florence.engine.consensus.posterior`. With
 its results P_i(z) and c_ia (how likely a's claim about i is right), claims_a the number of a's claims, t_ia = 1 where
@@ -12,7 +12,7 @@ another annotator could have claimed what a claims, g_ia as in equation (5), the
     (15) score levels        λ⁺_al = (Σ_{i: l_ia = l} c_ia + C h_al) / (Σ_i c_ia + C);  λ⁻_al with 1 − c_ia      C = 10
                              h_al: share of a's claims at level l (each level has 0.01 claims more)
     (16) label priors        π_v ∝ m_v clip(σ_v),  ω_v ∝ m_v clip(1 − σ_v)        clip to 0.001…0.999
-                             m_v: claims of label v + 0.01, one more for the label that stands for all not met
+                             m_v: claims of label v + 0.01, one more for V, every label that no claim has
                              σ_v = (Σ_{y_ia = v} c_ia t_ia + C Σ c t / Σ t) / (Σ_{y_ia = v} t_ia + C)
                              C = 10; 100 where texts are written freely
     (17) recall              r_av = clip((x_av + B x̄_a) / (w_av + B)),  x̄_a = (Σ_v x_av + K r₀) / (Σ_v w_av + K)

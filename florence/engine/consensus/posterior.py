@@ -18,8 +18,8 @@ somebody claims of it, or another label (z = *).
     (10) people        P(z | y_i) = 1 for what a person claims of the item, nothing or a label
     (11) claims        P(a's claim is right | y_i) = Σ_v P(z = v | y_i) s(v, y_ia)
 
-ε is `COINCIDENCE_RATE`, how likely two claims about nothing in one image fall in one place: f_a claims about nothing
-are spread over n / ε places where a claim could be made of nothing.
+ε is `COINCIDENCE_RATE`, how likely two false claims in one image have one box: the f_a claims of annotator a about
+nothing are assumed uniform over n / ε possible boxes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from florence.engine.consensus.annotator_models import AnnotatorModels
 from florence.engine.consensus.label_matrix import LabelMatrix
 
 COINCIDENCE_RATE = 0.02
-"""ε: how likely two claims about nothing in one image are in one place."""
+"""ε: how likely two false claims in one image have one box."""
 ITEMS_AT_ONCE = 20_000
 """Items whose likelihoods are in memory at once."""
 
@@ -128,6 +128,7 @@ def independent_likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> tupl
     # equation 3: (label that j claims, annotator, item)
     recall, accuracy = models.recall[:, label].swapaxes(0, 1), models.label_accuracy[:, label].swapaxes(0, 1)
     claim = recall * (similarity * accuracy + (1 - similarity) * (1 - accuracy) * wrong_prior)
+    # under "nothing" silence has likelihood 1, under "another label" 1 − r̄; here under the label that j claims
     silence = silence_likelihood(items.can_label, recall)
     # equation 4
     mean = models.mean_recall

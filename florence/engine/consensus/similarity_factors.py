@@ -18,9 +18,9 @@ from __future__ import annotations
 import numpy as np
 
 MIN_DEPENDENCE = 0.25
-"""Dependence from which one of two annotators is taken to repeat the other."""
+"""Least dependence at which one of two annotators counts as repeating the other."""
 MIN_SHARED_ITEMS = 30
-"""Items of two annotators below which they are taken to be independent."""
+"""Least number of shared items for an estimate; a pair with fewer is independent."""
 STEPS = 50
 
 

@@ -112,7 +112,7 @@ _LIST_MARKS = r"(?:[,;-][^,;-]*){4}"
 
 
 def flag_noise(texts: Sequence[str]) -> np.ndarray:
-    """Return (n,) `is_noise` of each text; most are told to be no noise by a few fast searches."""
+    """Return (n,) `is_noise` of each text. Fast searches accept most texts."""
     # lone surrogates, which Arrow does not take, become other characters
     column = pa.array(
         [text if text.isascii() else text.encode(errors="surrogatepass").decode("latin-1") for text in texts],

@@ -1,4 +1,4 @@
-"""One annotator at work on a shard: what it may be asked now, how it is asked, and what its failures cost."""
+"""One annotator at work on a shard: which images it may be asked about now, and what happens when it fails."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from florence.workspace.annotate.chunks import ImageChunk
 from florence.workspace.annotate.claims import RowRange, ShardClaims, list_annotations
 from florence.workspace.annotate.usage import ShardUsage, read_usage
 from florence.workspace.base import Workspace
+
+_Batches = deque[tuple[ImageRecord, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class AnnotatorRun:
             yield
 
     def _load(self) -> bool:
-        """Load the annotator, unless it is loaded; return whether it is. A failure costs it the shard."""
+        """Load the annotator once; on failure give up this shard and return False."""
         if not self._is_loaded:
             try:
                 with self._lock:
@@ -145,8 +147,8 @@ class AnnotatorRun:
         return self._is_loaded
 
     def _ask_batch(
-        self, batch: Sequence[ImageRecord], rest: deque, chunk: ImageChunk, truth: Mapping[str, RowRange]
-    ) -> deque:
+        self, batch: Sequence[ImageRecord], rest: _Batches, chunk: ImageChunk, truth: Mapping[str, RowRange]
+    ) -> _Batches:
         """Ask about one batch; return the batches that are left, which are smaller ones if it failed."""
         try:
             answers = self._answer(batch, chunk, truth)
@@ -237,7 +239,7 @@ class AnnotatorRun:
             self.retryable = True
 
 
-def _split(records: Sequence[ImageRecord], size: int) -> deque:
+def _split(records: Sequence[ImageRecord], size: int) -> _Batches:
     return deque(tuple(records[start : start + size]) for start in range(0, len(records), size))
 
 

@@ -1,6 +1,6 @@
 """One shard, annotated by every annotator that misses something in it; each image is decoded once.
 
-What a failure of an annotator costs (decided in `florence.workspace.annotate.run`):
+What happens when an annotator fails (decided in `florence.workspace.annotate.run`):
 
 - It raises, or answers with an error, on an image: the image is covered with the error, and has no claims of it.
 - It answers an image with UnavailableError: the image stays missing; the next run asks again.
@@ -11,6 +11,9 @@ What a failure of an annotator costs (decided in `florence.workspace.annotate.ru
 An annotator that depends on one that failed goes on without its claims. Its coverage notes that (column `unread`), and
 it is asked again when the claims exist. It waits instead where the failed annotator is required, or will be tried again
 soon.
+
+Annotators outside this process handle failures themselves before that: programs of the user and HTTP services in
+`florence.processes.isolation` (which image is the cause), paid services in `florence.services.calls` (retries, budget).
 """
 
 from __future__ import annotations
@@ -63,9 +66,9 @@ def annotate_shard(
 ) -> tuple[ShardOutcome, ...]:
     """Have every annotator, in that order, annotate the images of a shard that it has not annotated yet.
 
-    Returns the outcomes of the annotators that had something to do. The module's docstring says what failures cost.
-    ``will_retry``: whether the caller tries again after an outcome that is ``retryable``. Raises StoreError where the
-    store cannot be read or written.
+    Returns the outcomes of the annotators that had something to do. The module's docstring says what happens when an
+    annotator fails. ``will_retry``: whether the caller tries again after an outcome that is ``retryable``. Raises
+    StoreError where the store cannot be read or written.
     """
     return _ShardRun(workspace, annotators, shard, round, will_retry).run()
 
