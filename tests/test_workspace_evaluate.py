@@ -47,7 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def engine(monkeypatch):
-    """An engine that takes what one annotator says; the real one has its own tests."""
+    """Return an engine whose labels are the claims of one annotator; the real one has its own tests."""
     monkeypatch.setattr(
         audit,
         "estimate_reliability",
@@ -68,7 +68,7 @@ def labels_of(store: Store, annotator: AnnotatorVersion, round: int) -> pa.Table
 
 @pytest.fixture(scope="module")
 def annotated(tmp_path_factory) -> Path:
-    """A store of scenes with two annotators' claims, and two rounds of labels: the careless, then the careful one's."""
+    """Make a store of scenes with two annotators' claims, and two rounds of labels: first the careless one's."""
     folder = tmp_path_factory.mktemp("scenes")
     store = Store(str(folder))
     collect_images(workspace_of(SCENES, store))
@@ -86,7 +86,7 @@ def store(annotated: Path, tmp_path: Path) -> Store:
 
 
 class Right:
-    """Knows the truth; ``blind``: of every picture but one the answer about that one."""
+    """A predictor that knows the truth; ``blind``: it answers about the first picture whatever it is shown."""
 
     def __init__(self, store: Store, blind: bool = False) -> None:
         from florence.images import decode_image
