@@ -32,11 +32,11 @@ LONGEST_FIRST = (
     "test_flows_student",
     "test_flows_refine",
     "test_adapters_snapshots",
-    "test_training_processes",
-    "test_annotators_served",
+    "test_training_launch",
+    "test_annotators_main",
     "test_annotators_program",
-    "test_annotators_services",
-    "test_training",
+    "test_services_chat",
+    "test_training_loop",
     "test_ablate",
     "test_adapters_quality",
     "test_benchmarks",
@@ -46,7 +46,7 @@ LONGEST_FIRST = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order modules for several workers, and keep the tests of a module on one of them, and all that need the Prefect server."""
+    """Begin with the longest modules; keep a module, and all tests that need the Prefect server, on one worker."""
 
     def rank(item: pytest.Item) -> int:
         name = item.path.stem

@@ -1,4 +1,4 @@
-"""A loop of two rounds over a hundred scenes, whose second round has the first one's model as an annotator; its figures are computed here anew."""
+"""A loop of two rounds over a hundred scenes; in the second the first one's model annotates. Figures are computed here."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def workspace(tmp_path_factory, prefect) -> Path:
 
 def rows(folder: Path, *names: str) -> list[dict]:
     """Return the rows of all tables below data/ that ``names`` match."""
-    return [row for name in names for path in sorted((folder / "data").glob(name)) for row in pq.read_table(path).to_pylist()]
+    tables = [pq.read_table(path) for name in names for path in sorted((folder / "data").glob(name))]
+    return [row for table in tables for row in table.to_pylist()]
 
 
 def overlap(a: list[float], b: list[float]) -> float:
@@ -89,7 +90,8 @@ def test_the_student_looks_at_every_image_of_the_second_round_alone(workspace: P
 
 def test_labels_of_both_rounds_are_better_than_the_best_annotators_claims(workspace: Path):
     truth = objects(rows(workspace, "truth/*.parquet"))
-    best = max(f1(objects(rows(workspace, f"claims/{name}@*/*.parquet")), truth) for name in ("careful", "hasty", "crude"))
+    claims = [objects(rows(workspace, f"claims/{name}@*/*.parquet")) for name in ("careful", "hasty", "crude")]
+    best = max(f1(found, truth) for found in claims)
     for number in (0, 1):
         labels = rows(workspace, f"labels/round={number}/labels.parquet")
         assert {row["annotator"] for row in labels} == {"consensus"}

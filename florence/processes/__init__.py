@@ -1,4 +1,4 @@
-"""Annotators outside this process: the protocol of lines, both its sides, the program at work, the image at fault.
+"""Annotators outside this process: the protocol, both its sides, the running program, images it fails on.
 
 What happens to a claim whose annotator crashed: see `florence.processes.isolation`.
 """
