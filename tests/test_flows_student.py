@@ -1,4 +1,4 @@
-"""A loop of two rounds over a hundred scenes; in the second the first one's model annotates. Figures are computed here."""
+"""A loop of two rounds over a hundred scenes; the first round's model annotates in the second. Figures are made here."""
 
 from __future__ import annotations
 

