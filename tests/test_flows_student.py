@@ -1,4 +1,4 @@
-"""A loop of two rounds over a hundred scenes; the first round's model annotates in the second. Figures are made here."""
+"""A loop of two rounds over a hundred scenes; the first round's model annotates in the second."""
 
 from __future__ import annotations
 

@@ -27,7 +27,6 @@ HEAVY = frozenset(
     "pandas peft prefect prefect_dask py3langid rapidocr s3fs safetensors scipy skimage sklearn spacy "
     "sqlalchemy tokenizers torch transformers uvicorn".split()
 )
-)
 """Packages that take long to import, or are extras: functions import these alone, and modules that need them."""
 HEAVY_FOR_HELP = frozenset({"fsspec", "jinja2", "numpy", "PIL", "pyarrow", "pydantic"})
 """Packages that `florence --help` does without: with them it takes four times as long."""
