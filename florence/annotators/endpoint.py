@@ -53,7 +53,7 @@ class _ServiceDownError(Exception):
 
 
 class _UnusableResponseError(Exception):
-    """A call that left images without an answer; an image may be at fault."""
+    """A call that left images without an answer; an image may be the cause."""
 
 
 class _ResponseTimeoutError(_UnusableResponseError):

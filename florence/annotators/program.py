@@ -178,7 +178,7 @@ class Program(Annotator):
         """Return the program's claims about each image, or the image's error.
 
         See `florence.processes.isolation` for what happens when the program crashes. Raises UnavailableError where it
-        answers about none of the images, and no image was found to be at fault.
+        answers about none of the images, and no image was found to be the cause.
         """
         if not batch.records:
             return []

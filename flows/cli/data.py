@@ -20,7 +20,7 @@ review = typer.Typer(
 @commands.command()
 def export(
     format: Annotated[str, typer.Option(help="coco, jsonl, labelstudio, voc or yolo.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is not there yet, or empty.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet, or is empty.")],
     round: Annotated[
         int | None, typer.Option(min=0, help="Number of the round; by default the last that data/ has labels of.")
     ] = None,
