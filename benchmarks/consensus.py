@@ -35,7 +35,7 @@ Method = Callable[[Sequence[Found], float], list[Found]]
 
 
 def annotators() -> dict[str, dict[str, Any]]:
-    """The demo's three, one with half of its labels wrong and many false positives, and two that share most claims."""
+    """Return the demo's three, one with many wrong labels and false positives, and two that share most claims."""
     from florence.config import read_settings
 
     settings = read_settings(Path(__file__).parents[1] / "params.yaml")
@@ -222,7 +222,7 @@ def chosen(found: Found, at: Mapping[str, Any]) -> bool:
     )
 
 
-def tuned(method: Method, grid: Mapping[str, Sequence[Any]], data: Sequence[Scenes]) -> dict[str, Any]:
+def tune(method: Method, grid: Mapping[str, Sequence[Any]], data: Sequence[Scenes]) -> dict[str, Any]:
     """Return the point of the grid with the best mean F1."""
     rest = {name: values for name, values in grid.items() if name != "overlap"}
     best: tuple[float, dict[str, Any]] = (-1.0, {})
@@ -242,7 +242,7 @@ def tuned(method: Method, grid: Mapping[str, Sequence[Any]], data: Sequence[Scen
     return best[1]
 
 
-def fused(method: Method, at: Mapping[str, Any], data: Scenes) -> dict[str, list[Found]]:
+def fuse_objects(method: Method, at: Mapping[str, Any], data: Scenes) -> dict[str, list[Found]]:
     """Return the objects of a method by image."""
     return {
         image: [found for found in method(claims, at.get("overlap", 0.5)) if chosen(found, at)]
@@ -261,7 +261,7 @@ def ranking(data: Scenes) -> list[tuple[str, float, float]]:
     claims, _, coverage = data.tables
     found = estimate_reliability(claims, coverage, EngineSettings())
     rows = [
-        (name, found[name, KIND].value, f1(fused(single, {"annotator": name, "score": 0.0}, data), data.truth))
+        (name, found[name, KIND].value, f1(fuse_objects(single, {"annotator": name, "score": 0.0}, data), data.truth))
         for name in annotators()
     ]
     return sorted(rows, key=lambda row: -row[1])
@@ -278,14 +278,14 @@ def run(count: int, seeds: Iterable[int], tuning: Iterable[int]) -> dict[str, An
     best = {}
     for name, (method, grid) in METHODS.items():
         print(f"tuning: {name}", flush=True)
-        best[name] = tuned(method, grid, others)
+        best[name] = tune(method, grid, others)
     figures: dict[str, Any] = {"tuned": best, "f1": {}, "reliability": {}, "calibration": {}}
     for seed in seeds:
         data = scenes(count, seed)
         objects = ours(data)
         kept = {image: [found for found in rows if found[3] == "kept"] for image, rows in objects.items()}
         figures["f1"][seed] = {"ours": f1(kept, data.truth)} | {
-            name: f1(fused(method, best[name], data), data.truth) for name, (method, _) in METHODS.items()
+            name: f1(fuse_objects(method, best[name], data), data.truth) for name, (method, _) in METHODS.items()
         }
         figures["reliability"][seed] = ranking(data)
         figures["calibration"][seed] = calibration(objects, data.truth)

@@ -1,6 +1,6 @@
-"""Alt texts as the web has them, labelled by hand as describing their picture or not.
+"""Alt texts as found on the web, labelled by hand: do they describe their picture?
 
-Every second one is held back (see the test).
+Every second one is held out (see the test).
 """
 
 from __future__ import annotations
@@ -163,4 +163,4 @@ BAD = (
     "Blog post thumbnail",
     "Q3 results",
 )
-"""Texts that do not."""
+"""Texts that describe none."""

@@ -1,4 +1,4 @@
-"""The options with which each annotator is made in tests of all annotators: those that need a setting have it here."""
+"""The options of each annotator in tests of all annotators; required settings are given here."""
 
 from __future__ import annotations
 

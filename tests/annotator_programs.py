@@ -52,14 +52,14 @@ for request in requests():
 
 
 def write_program(folder: Path, body: str, name: str = "annotator.py") -> Path:
-    """A program of `PREFACE` and ``body``."""
+    """Return a program of `PREFACE` and ``body``."""
     path = folder / name
     path.write_text(PREFACE + body, encoding="utf-8")
     return path
 
 
 def write_documented_program(folder: Path) -> Path:
-    """The program that docs/annotators.md shows."""
+    """Return the program that docs/annotators.md shows."""
     (code,) = re.findall(
         r"^```python\n(.*?)^```", (ROOT / "docs/annotators.md").read_text(encoding="utf-8"), re.M | re.S
     )
@@ -112,7 +112,7 @@ def _programs() -> list[str]:
 
 
 def batch_of(count: int, width: int = 12, height: int = 8, *, first: int = 0, name: str = "x.png") -> ImageBatch:
-    """``count`` pictures, whose ids are numbers from ``first`` on. The first pixel tells the number too."""
+    """Return ``count`` pictures, whose ids are numbers from ``first`` on; the first pixel encodes the number too."""
     records = tuple(
         ImageRecord(f"{i:064x}", width, height, "mine", name, "", None, "train") for i in range(first, first + count)
     )
@@ -125,13 +125,13 @@ def batch_of(count: int, width: int = 12, height: int = 8, *, first: int = 0, na
 
 
 def png_size(data: bytes) -> tuple[int, int]:
-    """Width and height by a PNG's own header."""
+    """Return width and height of a PNG by its header."""
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     return struct.unpack(">II", data[16:24])
 
 
 def whole_picture(request: dict) -> dict:
-    """An answer about a request with an image: one object, as large as the picture that was sent."""
+    """Return an answer to a request with an image: one object, as large as the picture."""
     width, height = png_size(base64.b64decode(request["image"]))
     return {
         "image_id": request["image_id"],
@@ -141,7 +141,7 @@ def whole_picture(request: dict) -> dict:
 
 @contextmanager
 def serve_lines(respond: Callable[[BaseHTTPRequestHandler, list[dict]], None]) -> Iterator[str]:
-    """The URL of a server that has ``respond`` answer the requests of each POST."""
+    """Serve; ``respond`` answers the requests of each POST. Yield the URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -163,7 +163,7 @@ def serve_lines(respond: Callable[[BaseHTTPRequestHandler, list[dict]], None]) -
 
 
 def reply(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
-    """A whole answer."""
+    """Send a whole answer."""
     handler.send_response(status)
     for name, value in {"Content-Length": str(len(body)), "Content-Type": "application/x-ndjson", **headers}.items():
         handler.send_header(name.replace("_", "-"), value)
@@ -172,7 +172,7 @@ def reply(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **hea
 
 
 def format_lines(*answers: object) -> bytes:
-    """Answers as lines; bytes as they are."""
+    """Return answers as lines, and bytes unchanged."""
     return b"".join(a if isinstance(a, bytes) else json.dumps(a).encode() + b"\n" for a in answers)
 
 
@@ -189,7 +189,7 @@ def request_number(request: dict) -> int:
 
 
 class CountedCalls:
-    """Answers a POST by ``respond``, and keeps the numbers of the images of each, and its headers."""
+    """Answers a POST by ``respond``, and keeps the image numbers and headers of each."""
 
     def __init__(self, respond):
         self.respond, self.calls, self.headers = respond, [], []

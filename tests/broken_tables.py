@@ -72,7 +72,7 @@ def none_left(*tables: str) -> Callable[[Tables], None]:
 
 
 def leak(tables: Tables) -> None:
-    """A gold image that another shard has as one to train on, as when the same file is collected by two stores."""
+    """Add a gold image that another shard has in the training split, as if two stores had collected the same file."""
     labelled = next(
         row["image_id"] for row in tables.labels if row["kept"] and choose_split(row["image_id"], SETTINGS) == "train"
     )

@@ -53,21 +53,21 @@ def make_pictures(count: int, claims: bool = False) -> tuple[ImageBatch, list[st
     return ImageBatch(tuple(records), tuple(pixels), tuple(results)), words
 
 
-def part(batch: ImageBatch, *chosen: int) -> ImageBatch:
+def select_images(batch: ImageBatch, *chosen: int) -> ImageBatch:
     return ImageBatch(*(tuple(field[i] for i in chosen) for field in (batch.records, batch.pixels, batch.claims)))
 
 
-def width_of(received: ReceivedCall) -> int:
+def image_index(received: ReceivedCall) -> int:
     """Return the index of the image that is asked about, by its width."""
     return received.images[0].shape[1] - 40
 
 
-def times_asked(fault: Callable[[int, int], Fault | None]) -> Callable[[ReceivedCall], Fault | None]:
+def count_questions(fault: Callable[[int, int], Fault | None]) -> Callable[[ReceivedCall], Fault | None]:
     """Return a script of faults by image and earlier questions about it, the same in any order of threads."""
     seen, lock = Counter[int](), threading.Lock()
 
     def script(received: ReceivedCall) -> Fault | None:
-        index = width_of(received)
+        index = image_index(received)
         with lock:
             time_, seen[index] = seen[index], seen[index] + 1
         return fault(index, time_)
@@ -75,7 +75,7 @@ def times_asked(fault: Callable[[int, int], Fault | None]) -> Callable[[Received
     return script
 
 
-def faulty(
+def fail_at_random(
     share: float, seed: int = 0, faults: tuple[Fault, ...] | None = None
 ) -> Callable[[ReceivedCall], Fault | None]:
     """Return a script in which a ``share`` of the answers is faulty."""
@@ -94,10 +94,10 @@ def faulty(
         draw = random.Random(f"{seed} {index} {time_}")
         return draw.choice(faults) if draw.random() < share else None
 
-    return times_asked(fault)
+    return count_questions(fault)
 
 
-def texts(results: Any) -> list[str]:
+def list_texts(results: Any) -> list[str]:
     return [claim.text for claim in results]
 
 

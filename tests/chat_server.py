@@ -48,7 +48,7 @@ class Fault:
     headers: tuple[tuple[str, str], ...] = ()
     change: Callable[[dict[str, Any]], Any] | None = None
     raw: bytes | None = None
-    kind: str = "application/json"
+    content_type: str = "application/json"
     hang: float = 0
     close: bool = False
 
@@ -78,12 +78,12 @@ class Service:
 
     @property
     def tokens(self) -> int:
-        """The tokens that whole answers have reported."""
+        """Return the tokens that whole answers have reported."""
         return sum(call.tokens for call in self.calls)
 
 
 def error(status: int, message: str = "no", **more: Any) -> Fault:
-    """An error as the protocol has it. ``more``: headers, with _ for -."""
+    """Return an error as the protocol has it. ``more``: headers, with _ for -."""
     headers = tuple((key.replace("_", "-"), value) for key, value in more.items() if key not in ("code", "param"))
     body = {"error": {"message": message, "type": "error", "param": more.get("param"), "code": more.get("code")}}
     return Fault(status, headers, raw=json.dumps(body).encode())
@@ -103,7 +103,7 @@ def model_answer(text: str | None, reason: str = "stop", refusal: str | None = N
     return Fault(change=change)
 
 
-HTML = Fault(raw=b"<!doctype html><html><body>Sign in</body></html>", kind="text/html; charset=utf-8")
+HTML = Fault(raw=b"<!doctype html><html><body>Sign in</body></html>", content_type="text/html; charset=utf-8")
 HALF = Fault(raw=b'{"id": "1", "choices": [{"index": 0, "message": {"role": "assist')
 CLOSED = Fault(close=True)
 HANG = Fault(hang=3600)
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, *args: Any) -> None:
-        """Nothing on the terminal."""
+        """Print nothing on the terminal."""
 
     def do_POST(self) -> None:
         """Count the call, check it, and answer it by the script."""
@@ -223,13 +223,17 @@ class _Handler(BaseHTTPRequestHandler):
                 call.tokens = body["usage"]["prompt_tokens"] + body["usage"]["completion_tokens"]
         call.status = fault.status
         self.send_response(fault.status)
-        for name, value in (*fault.headers, ("Content-Type", fault.kind), ("Content-Length", str(len(payload)))):
+        for name, value in (
+            *fault.headers,
+            ("Content-Type", fault.content_type),
+            ("Content-Length", str(len(payload))),
+        ):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(payload)
 
     def complain(self, fault: Fault) -> Fault:
-        """A refusal that no test asked for shows in the log."""
+        """Note in the log a refusal that no test asked for."""
         self.service.complaints.append((fault.raw or b"").decode())
         return fault
 

@@ -38,17 +38,17 @@ STUDENT = (0.55, 0.3, 0.3, 0.12)
 
 
 def box(label: str, x0: float, y0: float, x1: float, y1: float, score: float | None = 0.9, task: str = "<OD>") -> Claim:
-    """A claim about one box."""
+    """Return a claim about one box."""
     return Claim(task, label, (Region(label, box=(x0, y0, x1, y1), score=score),), score)
 
 
 def line(text: str, x0: float, y0: float, x1: float, y1: float, score: float = 0.9) -> Claim:
-    """A claim about a line of text."""
+    """Return a claim about a line of text."""
     return Claim("<OCR_WITH_REGION>", text, (Region(text, quad=(x0, y0, x1, y0, x1, y1, x0, y1), score=score),), score)
 
 
 def phrase(caption: str, words: str, corners: tuple[float, float, float, float], score: float = 0.9) -> Claim:
-    """A claim about the first place of a caption that has these words."""
+    """Return a claim about the first occurrence of ``words`` in a caption."""
     start = caption.index(words)
     return Claim(
         "<CAPTION_TO_PHRASE_GROUNDING>",
@@ -59,7 +59,7 @@ def phrase(caption: str, words: str, corners: tuple[float, float, float, float],
 
 
 def image(name: str = "a", width: int = 100, height: int = 80) -> ImageRecord:
-    """An image's record."""
+    """Return an image's record."""
     return ImageRecord((name * 64)[:64], width, height, "test", f"{name}.png", "CC0", None, "train")
 
 
@@ -68,7 +68,7 @@ def tables(
     images: Sequence[ImageRecord],
     errors: Mapping[tuple[str, str], str] | None = None,
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """(claims, images, coverage) of annotator → image id → claims; every annotator was asked about its images."""
+    """Return (claims, images, coverage) of annotator → image id → claims; coverage has the images of each annotator."""
     rows: list[Annotation] = []
     seen = []
     for annotator, by_image in claimed.items():
@@ -92,7 +92,7 @@ def tables(
     return annotations_table(rows), records, pa.Table.from_pylist(seen, schema=COVERAGE)
 
 
-def fused(claims, images=None, settings: EngineSettings | None = None, **more) -> list[Annotation]:
+def fuse_claims(claims, images=None, settings: EngineSettings | None = None, **more) -> list[Annotation]:
     """Return the engine's labels for claims about one or more images."""
     images = images or [image()]
     return table_annotations(fuse(*tables(claims, images, **more), settings or EngineSettings(), 0))
@@ -113,14 +113,14 @@ def crowd(count: int = 60) -> tuple[dict, list]:
     return claims, images
 
 
-def written(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
     """Return a table as the bytes of a Parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()
 
 
-def shuffled(table: pa.Table, seed: int) -> pa.Table:
+def shuffle_rows(table: pa.Table, seed: int) -> pa.Table:
     """Return the rows of a table in another order."""
     return table.take(np.random.default_rng(seed).permutation(len(table)))
 
@@ -139,7 +139,7 @@ class Scenes:
             self.truth[record.image_id] = annotate(record.image_id, found.truth, "truth", "1")
 
     def says(self, name: str, noise: tuple[float, float, float, float], **options) -> dict[str, Sequence[Claim]]:
-        """Image id → claims of an annotator with these shares of missed, mislabelled, invented and shifted objects."""
+        """Return image id → claims, with ``noise`` as shares of missed, mislabelled, invented and shifted objects."""
         from florence.annotators import ImageBatch
         from florence.annotators.simulated import Simulated
 
@@ -152,7 +152,7 @@ class Scenes:
         }
 
     def quality(self, labels: pa.Table) -> dict[tuple[str, str], float]:
-        """(task, metric) → its mean over the images, against the truth."""
+        """Return (task, metric) → its mean over the images, against the truth."""
         from florence.evaluate.quality import measure_quality
         from florence.evaluate.references import References
 

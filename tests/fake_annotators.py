@@ -1,4 +1,4 @@
-"""An annotator for tests that records its calls, and does what a test tells it to."""
+"""An annotator for tests that records its calls and follows the instructions of a test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FakeAnnotator(Annotator):
     """Claims a caption with its name and the claims it was given, and a box that follows from the pixels."""
 
     class Options(Section):
-        """What it needs and costs."""
+        """Its needs and costs."""
 
         needs: tuple[str, ...] = Field(("pixels",), description="subset of NEEDS")
         price: int = Field(0, description="tokens of an image")

@@ -44,7 +44,7 @@ PARAMS: dict[str, Any] = {
 
 
 def params(**overlay: Any) -> dict[str, Any]:
-    """The settings of a tiny workspace, with ``overlay`` laid over them."""
+    """Return the settings of a tiny workspace, with ``overlay`` laid over them."""
     from florence.config import merged
 
     return merged(PARAMS, overlay)
@@ -57,7 +57,7 @@ def write_params(folder: Path, **overlay: Any) -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What the command is run with: this checkout, one thread, no hub, no Prefect of somebody else's."""
+    """Return the environment of the command: this checkout, one thread, no hub, no other Prefect."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW", "AWS"))}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}

@@ -1,4 +1,4 @@
-"""Labels of every shape, written in a format and read back."""
+"""Helpers of format tests: labels of every shape, written in a format and read back."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ TEXT = (
     .map(str.strip)
     .filter(bool)
 )
-"""Names as people give them, and worse: no control characters, but what a line holds them in."""
+"""Names as people give them, and worse; no control characters except spaces of a line."""
 
 
 def image(index: int, **more) -> ImageRecord:
-    """One of the images; all have another size, and some the same base name."""
+    """Return image ``k``; all have different sizes, and some have the same base name."""
     values = dict(
         image_id=f"{index:064x}",
         width=SIZES[index][0],
@@ -52,7 +52,7 @@ def image(index: int, **more) -> ImageRecord:
 
 
 def labelled(record: ImageRecord, claims: Sequence[Claim], path: str | None = None, round: int = 0) -> LabelledImage:
-    """An image with its labels, as an export has them."""
+    """Return an image with its labels, as an export has them."""
     return LabelledImage(record, path or record.name, annotate(record.image_id, claims, "consensus", "1", round))
 
 
@@ -69,13 +69,13 @@ def write(form: Format, folder: Path, found: Sequence[tuple[ImageRecord, Sequenc
     splits = tuple(
         split for split in ("train", "held_out", "gold") if any(record.split == split for record, _ in found)
     )
-    kinds = tuple(kind for kind in ANNOTATION_TYPES if kind in form.annotation_types)
+    annotation_types = tuple(name for name in ANNOTATION_TYPES if name in form.annotation_types)
     form.write(
         folder,
         iter(items),
         ExportPlan(
             tuple(sorted({row.text for row in rows})),
-            kinds,
+            annotation_types,
             splits,
             any(row.regions[0].polygons for row in rows),
             False,
@@ -84,21 +84,21 @@ def write(form: Format, folder: Path, found: Sequence[tuple[ImageRecord, Sequenc
     return items
 
 
-def back(name: str, uri: Path | str, records: Sequence[ImageRecord], /, **settings) -> ReadResult:
-    """What a data set says of some images."""
+def read_back(name: str, uri: Path | str, records: Sequence[ImageRecord], /, **settings) -> ReadResult:
+    """Return the claims of a data set about some images."""
     form = FORMATS.get(name)("", **settings)
     return read_label_set(form.open(form.files(str(uri))), records)
 
 
 def claims_of(found: ReadResult, record: ImageRecord) -> tuple[Claim, ...]:
-    """What it says of one, without anything left out."""
+    """Return the claims about one image, and assert that nothing is left out."""
     assert not found.errors and not found.problems, (found.errors, found.problems)
     return found.claims[record.image_id].claims
 
 
 @st.composite
 def boxes(draw, record: ImageRecord, whole: bool = False) -> tuple[float, float, float, float]:
-    """A box inside an image, down to one pixel and up to its border."""
+    """Draw a box inside an image, down to one pixel and up to its border."""
     sides = []
     for side in (record.width, record.height):
         if whole:
@@ -111,8 +111,8 @@ def boxes(draw, record: ImageRecord, whole: bool = False) -> tuple[float, float,
 
 
 @st.composite
-def outlined(draw, record: ImageRecord) -> tuple[tuple[float, ...], ...]:
-    """One or more polygons that do not cross themselves: stars around middles."""
+def polygons_inside(draw, record: ImageRecord) -> tuple[tuple[float, ...], ...]:
+    """Return one or more polygons that do not cross themselves: stars around a centre."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     result = []
     for _ in range(draw(st.integers(1, 3))):
@@ -131,20 +131,20 @@ def outlined(draw, record: ImageRecord) -> tuple[tuple[float, ...], ...]:
 def objects(
     draw, record: ImageRecord, *, shapes: str = "box", whole: bool = False, names=TEXT, most: int = 5
 ) -> list[Claim]:
-    """Objects with boxes, or with outlines and the boxes around them."""
+    """Return objects with boxes, or with polygons and the boxes around them."""
     result = []
     for _ in range(draw(st.integers(0, most))):
         name = draw(names)
         if shapes == "box":
             region = Region(name, box=draw(boxes(record, whole)))
         else:
-            polygons = draw(outlined(record))
+            polygons = draw(polygons_inside(record))
             region = Region(name, box=Region("", polygons=polygons).bounds, polygons=polygons)
         result.append(Claim(OBJECTS, name, (region,)))
     return result
 
 
-def near(a: Sequence[Claim], b: Sequence[Claim], within: float = 1e-6, *, polygons: bool = True) -> None:
+def assert_near(a: Sequence[Claim], b: Sequence[Claim], within: float = 1e-6, *, polygons: bool = True) -> None:
     """Assert that claims are the same, numbers within some pixels."""
     assert [(c.task, c.text, len(c.regions), c.score) for c in a] == [
         (c.task, c.text, len(c.regions), c.score) for c in b

@@ -2,7 +2,7 @@
 
 Each has a config.json, safetensors and the processor's files.
 
-`checkpoint` makes each kind once a process.
+`checkpoint` makes each one once per process.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def save(
     seed: int = 0,
     change: Callable[[Any], Any] | None = None,
 ) -> str:
-    """A model of ``config`` and its processors as a checkpoint; the folder's path.
+    """Save a model of ``config`` and its processors as a checkpoint; return the path of the folder.
 
     Every matrix is drawn anew with ``gain`` times the deviation that keeps a signal's size: with the usual small ones
     all images get nearly one answer. ``seed``: of the weights, chosen so that answers differ. ``change`` is applied to
@@ -86,7 +86,7 @@ def _labels() -> dict[str, Any]:
 
 
 def detr(folder: Path) -> str:
-    """DETR with a small ResNet."""
+    """Write DETR with a small ResNet."""
     config = hf.DetrConfig(
         backbone_config=hf.ResNetConfig(**RESNET, out_features=["stage4"]),
         use_timm_backbone=False,
@@ -98,7 +98,7 @@ def detr(folder: Path) -> str:
 
 
 def conditional_detr(folder: Path) -> str:
-    """Conditional DETR."""
+    """Write Conditional DETR."""
     config = hf.ConditionalDetrConfig(
         backbone_config=hf.ResNetConfig(**RESNET, out_features=["stage4"]),
         use_timm_backbone=False,
@@ -110,7 +110,7 @@ def conditional_detr(folder: Path) -> str:
 
 
 def yolos(folder: Path) -> str:
-    """YOLOS, which is given no mask of its padding."""
+    """Write YOLOS, which is given no mask of its padding."""
     config = hf.YolosConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -142,7 +142,7 @@ def _real_time(width: int) -> dict[str, Any]:
 
 
 def rt_detr(folder: Path) -> str:
-    """RT-DETR."""
+    """Write RT-DETR."""
     backbone = hf.RTDetrResNetConfig(
         **{**RESNET, "hidden_sizes": [8, 16, 24, 32]}, out_features=["stage2", "stage3", "stage4"]
     )
@@ -153,7 +153,7 @@ def rt_detr(folder: Path) -> str:
 
 
 def d_fine(folder: Path) -> str:
-    """D-FINE."""
+    """Write D-FINE."""
     stages = {
         "stage_in_channels": [16, 16, 24, 32],
         "stage_mid_channels": [8] * 4,
@@ -177,7 +177,7 @@ DETECTORS = {"detr": detr, "conditional_detr": conditional_detr, "yolos": yolos,
 
 
 def bert_tokenizer() -> Any:
-    """A tokenizer of letters and a few words, with the special tokens where Grounding DINO looks for them."""
+    """Return a tokenizer of letters and a few words, with the special tokens where Grounding DINO looks for them."""
     places = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
     pieces = [
         *WORDS,
@@ -192,7 +192,7 @@ def bert_tokenizer() -> Any:
 
 
 def clip_tokenizer(longest: int) -> Any:
-    """CLIP's tokenizer without merges: every byte is a token."""
+    """Return CLIP's tokenizer without merges: every byte is a token."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = list(bytes_to_unicode().values())
@@ -203,7 +203,7 @@ def clip_tokenizer(longest: int) -> Any:
 
 
 def grounding_dino(folder: Path) -> str:
-    """Grounding DINO with a small Swin and a small BERT."""
+    """Write Grounding DINO with a small Swin and a small BERT."""
     swin = hf.SwinConfig(
         image_size=96,
         patch_size=4,
@@ -229,7 +229,7 @@ def grounding_dino(folder: Path) -> str:
 
 
 def owl_v2(folder: Path) -> str:
-    """OWLv2, which pads images to squares."""
+    """Write OWLv2, which pads images to squares."""
     towers = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = hf.Owlv2Config(
         text_config={
@@ -247,7 +247,7 @@ def owl_v2(folder: Path) -> str:
 
 
 def owl_vit(folder: Path) -> str:
-    """OWL-ViT, which stretches them."""
+    """Write OWL-ViT, which stretches them."""
     towers = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = hf.OwlViTConfig(
         text_config={
@@ -271,7 +271,7 @@ GROUNDERS = {"grounding_dino": grounding_dino, "owl_v2": owl_v2, "owl_vit": owl_
 
 
 def _smooth(model: Any) -> None:
-    """Masks without the grain that random upsampling gives them, which the model expects to be right by about 0.8."""
+    """Smooth the masks of a random model, so that its own estimate of their quality is about 0.8."""
     for name, weight in model.mask_decoder.named_parameters():
         if name.startswith("upscale_conv") and weight.ndim == 4:
             weight.copy_(weight[..., :1, :1].expand_as(weight))
@@ -282,7 +282,7 @@ def _smooth(model: Any) -> None:
 
 
 def sam(folder: Path) -> str:
-    """SAM at 128 pixels a side."""
+    """Write SAM at 128 pixels a side."""
     vision = hf.SamVisionConfig(
         hidden_size=32,
         output_channels=32,
@@ -371,12 +371,12 @@ def _sam_2_parts() -> dict[str, Any]:
 
 
 def sam_2(folder: Path) -> str:
-    """SAM 2 at 128 pixels a side."""
+    """Write SAM 2 at 128 pixels a side."""
     return save(folder, hf.Sam2Model, hf.Sam2Config(**_sam_2_parts()), _Sam2Files(), seed=10, change=_smooth)
 
 
 def sam_2_video(folder: Path) -> str:
-    """The same model as the hub has it: with the parts that follow objects through films."""
+    """Return the same model as the hub has it: with the parts that follow objects through films."""
     images = hf.Sam2Model.from_pretrained(checkpoint("sam_2")).state_dict()
     memory = {
         "memory_attention_hidden_size": 32,
@@ -407,7 +407,7 @@ SEGMENTERS = {"sam": sam, "sam_2": sam_2, "sam_2_video": sam_2_video}
 # ---------------------------------------------------------------- all of them
 
 
-BASE_TYPES: dict[str, Callable[[Path], str]] = {**DETECTORS, **GROUNDERS, **SEGMENTERS}
+ARCHITECTURES: dict[str, Callable[[Path], str]] = {**DETECTORS, **GROUNDERS, **SEGMENTERS}
 
 
 @cache
@@ -416,6 +416,6 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 
 @cache
-def checkpoint(kind: str) -> str:
-    """The folder of a checkpoint of one of `BASE_TYPES`. Read only: others use it too."""
-    return BASE_TYPES[kind](Path(_folder().name) / kind)
+def checkpoint(architecture: str) -> str:
+    """Return the folder of a checkpoint of one of `ARCHITECTURES`. Read only: others use it too."""
+    return ARCHITECTURES[architecture](Path(_folder().name) / architecture)

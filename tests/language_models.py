@@ -29,7 +29,7 @@ TEMPLATE = (
 
 
 def clip(folder: Path, seed: int = 0) -> Path:
-    """CLIP; its texts have at most 24 tokens, one a letter."""
+    """Write CLIP; its texts have at most 24 tokens, one per letter."""
     from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -52,7 +52,7 @@ def clip(folder: Path, seed: int = 0) -> Path:
 
 
 def siglip(folder: Path, seed: int = 0) -> Path:
-    """SigLIP with a tokenizer of the SigLIP 2 checkpoints' kind; its texts are filled up to 24 tokens."""
+    """Write SigLIP with a tokenizer as of SigLIP 2; its texts are padded to 24 tokens."""
     from transformers import GemmaTokenizer, SiglipConfig, SiglipModel, SiglipProcessor
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -77,7 +77,7 @@ def siglip(folder: Path, seed: int = 0) -> Path:
 
 
 def blip(folder: Path, seed: int = 0) -> Path:
-    """BLIP, which answers without a prompt."""
+    """Write BLIP, which answers without a prompt."""
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -102,7 +102,7 @@ def blip(folder: Path, seed: int = 0) -> Path:
 
 
 def blip2(folder: Path, seed: int = 0) -> Path:
-    """BLIP-2: a decoder alone, told of the picture by the tokens of its bridge."""
+    """Write BLIP-2: a decoder alone, whose prompt has the tokens of the picture."""
     from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, GPT2Tokenizer, OPTConfig
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -304,11 +304,11 @@ def _words() -> list[str]:
     ]
 
 
-def _build(kind: type, config: Any, seed: int) -> Any:
+def _build(model_class: type, config: Any, seed: int) -> Any:
     """Return a model whose answers depend on the picture: with weights of the usual size they hardly would."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = kind(config).eval()
+        model = model_class(config).eval()
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if weight.dim() > 1:

@@ -18,7 +18,7 @@ from flows.adapters.tracking import Tracker
 
 @lru_cache
 def empty_store() -> Path:
-    """The file of a store that has tables and nothing in them."""
+    """Return the file of a store that has tables and nothing in them."""
     folder = Path(tempfile.mkdtemp(prefix="mlflow-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     assert MlflowStore(TrackingSettings(), folder).client is not None

@@ -1,4 +1,4 @@
-"""ONNX files whose answers are known: some answer with constants, one finds what is red in a picture."""
+"""ONNX files whose answers are known: some answer with constants, one finds red areas."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def constant(
     outputs: Mapping[str, np.ndarray],
     shape: tuple[int | str, ...] = (1, 3, 64, 64),
     inputs: int = 1,
-    kind: int = TensorProto.FLOAT,
+    element_type: int = TensorProto.FLOAT,
 ) -> str:
     """Write a file that answers every input with ``outputs``."""
     nodes = [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value, np.float32)))
         for name, value in outputs.items()
     ]
-    given = [helper.make_tensor_value_info(f"images{i or ''}", kind, shape) for i in range(inputs)]
+    given = [helper.make_tensor_value_info(f"images{i or ''}", element_type, shape) for i in range(inputs)]
     answers = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, np.asarray(value).shape)
         for name, value in outputs.items()
@@ -80,14 +80,14 @@ def constant(
     return str(path)
 
 
-def brightness(path: Path, size: tuple[int, int], kind: int = TensorProto.FLOAT) -> str:
+def brightness(path: Path, size: tuple[int, int], element_type: int = TensorProto.FLOAT) -> str:
     """Write a YOLO-like file of three labels, with one box in the middle of the input.
 
     The scores are the means of the three channels; of an input in bytes, divided by 255.
     """
     text = """
 <ir_version: 8, opset_import: ["" : 17]>
-means ({kind}[{shape}] images) => (float[1,7,1] output0)
+means ({element_type}[{shape}] images) => (float[1,7,1] output0)
 <float[1,4,1] box = {{{box}}}, int64[3] form = {{1, 3, 1}}, float most = {{{most}}}>
 {{
   given = Cast <to = 1> (images)
@@ -97,13 +97,15 @@ means ({kind}[{shape}] images) => (float[1,7,1] output0)
   output0 = Concat <axis = 1> (box, scores)
 }}
 """
-    last = kind == TensorProto.UINT8
+    last = element_type == TensorProto.UINT8
     box = f"{size[1] / 2}, {size[0] / 2}, {size[1] / 2}, {size[0] / 2}"
     shape = f"1,{size[0]},{size[1]},3" if last else f"1,3,{size[0]},{size[1]}"
-    name = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "float16", TensorProto.UINT8: "uint8"}[kind]
+    name = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "float16", TensorProto.UINT8: "uint8"}[element_type]
     onnx.save(
         parser.parse_model(
-            text.format(kind=name, shape=shape, box=box, most=255 if last else 1, axes="1, 2" if last else "2, 3")
+            text.format(
+                element_type=name, shape=shape, box=box, most=255 if last else 1, axes="1, 2" if last else "2, 3"
+            )
         ),
         path,
     )

@@ -9,7 +9,7 @@ from annotator_programs import format_lines, reply, serve_lines, whole_picture
 
 
 def options() -> dict:
-    """It answers until the tests end."""
+    """Start the service; it answers until the tests end."""
     stack = ExitStack()
     atexit.register(stack.close)
     url = stack.enter_context(

@@ -1,4 +1,4 @@
-"""What the captioner is tested with: a small LLaVA, to whom all pictures are of one size."""
+"""The options that `hub_captioner` is tested with where all annotators are: a small LLaVA."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from language_models import llava
 
 
 def options() -> dict[str, Any]:
-    """A checkpoint in a temporary folder."""
+    """Return the options with a checkpoint in a temporary folder."""
     return {
         "model": str(llava(Path(tempfile.mkdtemp()) / "llava")),
         "beams": 2,

@@ -16,7 +16,7 @@ def _folder() -> tempfile.TemporaryDirectory:
 
 
 def options() -> dict[str, Any]:
-    """A file that finds what is red."""
+    """Return the options with a file that finds red areas."""
     return {
         "model": red_finder(Path(_folder().name) / "red.onnx", (96, 128)),
         "layout": "yolo",

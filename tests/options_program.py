@@ -12,7 +12,7 @@ from annotator_programs import write_documented_program
 
 
 def options() -> dict:
-    """It lies in a folder that is there until the tests end."""
+    """Write the program to a folder that is there until the tests end."""
     folder = tempfile.mkdtemp(prefix="florence-program-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return {"command": [sys.executable, str(write_documented_program(Path(folder)))], "tasks": ["<OD>"]}

@@ -1,4 +1,4 @@
-"""What the ranker is tested with: a small CLIP."""
+"""The options that `ranker` is tested with where all annotators are: a small CLIP."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from language_models import clip
 
 
 def options() -> dict[str, Any]:
-    """A checkpoint in a temporary folder."""
+    """Return the options with a checkpoint in a temporary folder."""
     return {"model": str(clip(Path(tempfile.mkdtemp()) / "clip")), "rows": 3}

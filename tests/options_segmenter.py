@@ -8,5 +8,5 @@ from hub_models import checkpoint
 
 
 def options() -> dict[str, Any]:
-    """A small checkpoint."""
+    """Return the options with a small checkpoint."""
     return {"model": checkpoint("sam")}

@@ -51,7 +51,7 @@ MARKS = (
     "</poly>",
     "<and>",
 )
-"""What the published processor adds to BART's 50,265 tokens, in its order; transformers' conversion adds <image>."""
+"""Tokens that the published processor adds to BART's 50,265, in its order; transformers' conversion adds <image>."""
 IDS = {
     "<s>": 0,
     "<pad>": 1,
@@ -70,7 +70,7 @@ IDS = {
     "<and>": 51288,
     "<image>": 51289,
 }
-"""Where the published vocabulary has them."""
+"""Their ids in the published vocabulary."""
 ROWS = 51328
 """Of the published embeddings: 51,290 tokens, filled up to a multiple of 64."""
 SIDE = 768
@@ -138,7 +138,7 @@ GENERATION = {
 
 
 def tokenizer() -> Any:
-    """BART's layout: 256 bytes and 50,000 merges between its special tokens.
+    """Return a tokenizer with BART's layout: 256 bytes and 50,000 merges between its special tokens.
 
     The merges are those that come with the package, then pairs of bytes.
     """

@@ -42,7 +42,7 @@ class S3:
     pid: int
 
     def client(self):
-        """A boto3 client with the server's credentials."""
+        """Return a boto3 client with the server's credentials."""
         import boto3
 
         return boto3.client(
@@ -56,7 +56,7 @@ class S3:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory) -> Iterator[S3]:
-    """The server, for all tests of a process."""
+    """Return the server, for all tests of a process."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
@@ -112,7 +112,7 @@ def s3_server(folder: Path, wait: float = 120.0) -> Iterator[S3]:
 
 
 def _free_ports(number: int) -> list[int]:
-    """Ports of loopback that nobody has now."""
+    """Return free ports of loopback."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:
@@ -143,7 +143,7 @@ def _wait_for_bucket(s3: S3, server: subprocess.Popen, wait: float) -> None:
 
 
 def _end(server: subprocess.Popen, ports: Iterable[int]) -> None:
-    """Kill the server: asked to stop, it takes 20 s, and its data are thrown away. It leaves its sockets in /tmp."""
+    """Kill the server, as it takes 20 s to stop by itself, and remove its sockets in /tmp."""
     if server.poll() is None:
         os.kill(server.pid, signal.SIGKILL)
     server.wait()

@@ -20,7 +20,7 @@ from flows.tracked import open_workspace
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
 
 
-def said(folder: Path, *arguments: str) -> str:
+def run_florence(folder: Path, *arguments: str) -> str:
     done = florence(folder, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -42,25 +42,25 @@ def test_every_stage_is_a_command(tmp_path: Path):
     assert again.returncode == 1 and "already" in again.stderr
     write_params(folder)
 
-    assert "24 new images" in said(folder, "collect")
-    assert "72 images annotated (counted for every annotator) in 4 shards" in said(folder, "annotate")
-    assert "0 images annotated (counted for every annotator) in 0 shards; 4 shards were done already" in said(
+    assert "24 new images" in run_florence(folder, "collect")
+    assert "72 images annotated (counted for every annotator) in 4 shards" in run_florence(folder, "annotate")
+    assert "0 images annotated (counted for every annotator) in 0 shards; 4 shards were done already" in run_florence(
         folder, "annotate"
     )
-    assert "of round 0" in said(folder, "publish") and (folder / "data.dvc").exists()
+    assert "of round 0" in run_florence(folder, "publish") and (folder / "data.dvc").exists()
     for arguments in (["validate"], ["validate", "--staging"]):
-        assert "expectations met" in said(folder, *arguments)
-    assert "trained 3 steps on" in said(folder, "train")
-    assert "<OD> map50" in said(folder, "evaluate")
-    assert "accepted" in said(folder, "compare")
+        assert "expectations met" in run_florence(folder, *arguments)
+    assert "trained 3 steps on" in run_florence(folder, "train")
+    assert "<OD> map50" in run_florence(folder, "evaluate")
+    assert "accepted" in run_florence(folder, "compare")
     by_hand = outputs(folder)
 
-    said(folder, "register")
-    assert "version 1" in said(folder, "promote")
-    assert (folder / "build/report/index.html").as_posix() in said(folder, "report").replace("round-0/", "")
+    run_florence(folder, "register")
+    assert "version 1" in run_florence(folder, "promote")
+    assert (folder / "build/report/index.html").as_posix() in run_florence(folder, "report").replace("round-0/", "")
     photo = folder / "photo.png"
     photo.write_bytes(pq.read_table(folder / "data/images/scenes-00000.parquet", partitioning=None)["bytes"][0].as_py())
-    assert json.loads(said(folder, "predict", "photo.png", "--json"))["task"] == "<OD>"
+    assert json.loads(run_florence(folder, "predict", "photo.png", "--json"))["task"] == "<OD>"
     nothing = florence(folder, "rollback")
     assert nothing.returncode == 1 and "nothing to roll back to" in nothing.stderr
     unknown = florence(folder, "predict", "photo.png", "--model", "best")
@@ -76,12 +76,12 @@ def test_every_stage_is_a_command(tmp_path: Path):
     )
     assert repro.returncode == 0, repro.stdout + repro.stderr
     assert outputs(folder) == by_hand
-    assert said(folder, "register").startswith("version ")
+    assert run_florence(folder, "register").startswith("version ")
     assert len(open_workspace(folder).registry.versions()) <= 2
 
 
 def with_florence() -> dict[str, str]:
-    """The environment in which DVC finds the `florence` of this interpreter."""
+    """Return the environment in which DVC finds the `florence` of this interpreter."""
     env = environment()
     return {**env, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
 
@@ -90,8 +90,8 @@ def test_a_loop_of_two_rounds_has_a_student(tmp_path: Path):
     folder = tmp_path / "w"
     create_workspace(folder)
     write_params(folder)
-    assert "rounds to do: 0, 1" in said(folder, "loop", "--dry-run")
-    text = said(folder, "loop")
+    assert "rounds to do: 0, 1" in run_florence(folder, "loop", "--dry-run")
+    text = run_florence(folder, "loop")
     assert "round 1 (2 of 2), with the champion as one more annotator" in text and "label quality" in text
     facts = json.loads((folder / "build/loop.json").read_text())
     assert [round["round"] for round in facts["rounds"]] == [0, 1]
@@ -131,7 +131,7 @@ def test_a_clone_with_the_data_alone_trains_the_same(tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
     create_workspace(first)
     write_params(first)
-    said(first, "loop", "--rounds", "1")
+    run_florence(first, "loop", "--rounds", "1")
     assert "up to date" in dvc(first, "repro")
 
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]

@@ -1,4 +1,4 @@
-"""An expectation that is not met stops everything after it, and everything before it stays as it was."""
+"""A failed expectation stops all later stages and leaves the earlier state unchanged."""
 
 from __future__ import annotations
 

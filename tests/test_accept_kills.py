@@ -21,7 +21,7 @@ from flows.state import read_state
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
 SETTINGS = {"collect": {"shard": 3}, "train": {"steps": 60}}
-"""24 scenes in 8 shards; enough steps to be killed among."""
+"""24 scenes in 8 shards, and enough steps to kill the loop between them."""
 
 
 def make(folder: Path) -> Path:
@@ -36,7 +36,7 @@ def data_hash(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> str:
-    """The hash that a loop of one round ends with."""
+    """Return the hash that a loop of one round ends with."""
     folder = make(tmp_path_factory.mktemp("undisturbed") / "w")
     done = florence(folder, "loop", "--rounds", "1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -52,14 +52,14 @@ def annotating(folder: Path) -> bool:
 
 
 def training(folder: Path) -> bool:
-    """A checkpoint has been written."""
+    """Return whether a checkpoint has been written."""
     return any((folder / ".florence/checkpoints").rglob("*.safetensors")) or any(
         (folder / ".florence/checkpoints").rglob("*.pt")
     )
 
 
-def compared(folder: Path) -> bool:
-    """Published and decided upon, not yet registered."""
+def is_compared(folder: Path) -> bool:
+    """Return whether the decision is written and the model not yet registered."""
     return (folder / "metrics/decision.json").exists()
 
 
@@ -87,7 +87,7 @@ def kill_when(folder: Path, reached: Callable[[Path], bool]) -> None:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Processes that still have the workspace as their current folder."""
+    """Return the processes that still have the workspace as their current folder."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -98,7 +98,7 @@ def left_behind(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("reached", [annotating, training, compared], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("reached", [annotating, training, is_compared], ids=lambda f: f.__name__)
 def test_killed_and_started_again(tmp_path: Path, undisturbed: str, reached: Callable[[Path], bool]):
     folder = make(tmp_path / "w")
     kill_when(folder, reached)
@@ -131,7 +131,7 @@ def test_killed_and_started_again(tmp_path: Path, undisturbed: str, reached: Cal
 
 
 def whole_and_single(folder: Path) -> None:
-    """Every table can be read, and no row is double."""
+    """Assert that every table can be read and that no row is double."""
     ids: list[str] = []
     for path in sorted((folder / "data").rglob("*.parquet")):
         table = pq.read_table(path, partitioning=None)

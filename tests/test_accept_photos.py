@@ -32,17 +32,17 @@ OVERLAY = {
 }
 
 
-def saved(image: Image.Image, kind: str = "JPEG", **more) -> bytes:
+def saved(image: Image.Image, image_format: str = "JPEG", **more) -> bytes:
     sink = io.BytesIO()
-    image.save(sink, kind, **more)
+    image.save(sink, image_format, **more)
     return sink.getvalue()
 
 
 def huge_png() -> bytes:
-    """A PNG whose header claims 60,000 × 60,000 pixels."""
+    """Return a PNG whose header claims 60,000 × 60,000 pixels."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    def chunk(chunk_type: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + chunk_type + data + struct.pack(">I", zlib.crc32(chunk_type + data))
 
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     return (
@@ -55,7 +55,7 @@ def huge_png() -> bytes:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """At least 30 real photos, parts of those that packages carry, and the ten special files."""
+    """Write at least 30 real photos, parts of those of packages, and the ten special files."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "more").mkdir()
     pictures = []
@@ -70,8 +70,10 @@ def photos(tmp_path_factory) -> Path:
         for x in (0, 1)
     ] + pictures
     for number, image in enumerate(parts[:32]):
-        kind, ending = ("PNG", "png") if number % 3 == 0 else ("JPEG", "jpg")
-        (folder / ("more" if number % 2 else ".") / f"photo {number:02d}.{ending}").write_bytes(saved(image, kind))
+        image_format, ending = ("PNG", "png") if number % 3 == 0 else ("JPEG", "jpg")
+        (folder / ("more" if number % 2 else ".") / f"photo {number:02d}.{ending}").write_bytes(
+            saved(image, image_format)
+        )
     first, second = pictures[0], pictures[1]
     good = saved(second, quality=90)
     (folder / "cut.jpg").write_bytes(good[: len(good) // 2])
@@ -129,7 +131,7 @@ def test_a_folder_of_photos_goes_through(photos: Path, tmp_path: Path):
 
 
 def objects(folder: Path, image_id: str) -> list[tuple[float, ...]]:
-    """The boxes that were claimed in an image."""
+    """Return the boxes that were claimed in an image."""
     found = []
     for path in (folder / "data/claims").rglob("*.parquet"):
         rows = table_annotations(pq.read_table(path, filters=[("image_id", "=", image_id)], partitioning=None))

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
 
 
 def upload(server: S3, prefix: str, number: int) -> None:
-    """Put some of the photos that packages carry into the bucket."""
+    """Put some of the photos of packages into the bucket."""
     client, done = server.client(), 0
     for found in SOURCES.get("samples")().images(frozenset()):
         if isinstance(found, SourceImage) and done < number:
@@ -108,7 +108,7 @@ def test_a_clone_pulls_what_was_pushed(s3: S3, tmp_path: Path):
 
 
 def no_secrets(server: S3, folders: list[Path], output: str) -> None:
-    """The secret is in no file below ``folders`` and in nothing that was said."""
+    """Assert that the secret is in no file below ``folders`` and not in ``output``."""
     secret = server.env["AWS_SECRET_ACCESS_KEY"]
     assert secret not in output
     for folder in folders:

@@ -1,4 +1,4 @@
-"""What training is worth, on scenes of names that the weights in the package were not trained on.
+"""Gain of training on scenes of names that the weights in the package were not trained on.
 
 Questions are answered from the image, and two stages of resolution learn.
 """
@@ -22,8 +22,9 @@ pytestmark = [pytest.mark.accept, pytest.mark.timeout(3600)]
 
 
 def workspace(root: Path, count: int, train: dict, **more) -> tuple[Settings, Store]:
-    """Scenes with questions, labelled by their truth, below ``root``/data, and settings to train on them at 96 pixels
-    from the weights in the package.
+    """Write scenes with questions, labelled by their truth, below ``root``/data; return settings to train on them.
+
+    Training is at 96 pixels, from the weights in the package.
     """
     weights = {**dict.fromkeys(TASKS, 0.0), **train.pop("task_weights")}
     settings = settings_from(
@@ -42,7 +43,7 @@ def workspace(root: Path, count: int, train: dict, **more) -> tuple[Settings, St
 
 
 def trained(settings: Settings, data: Store, root: Path) -> dict:
-    """The scores of a training."""
+    """Return the scores of a training."""
     train_model(workspace_of(settings, data=data, root=root))
     evaluate_model(workspace_of(settings, data=data, root=root))
     return Store(str(root)).read_json("metrics/scores.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from mlflow_stores import registry
-from test_adapters_model_registry import files, real_model, registered, used_elsewhere
+from test_adapters_model_registry import files, real_model, register_rounds, used_elsewhere
 
 from florence.errors import FlorenceError
 from flows.adapters.tracking import Tracker
@@ -47,11 +47,11 @@ def test_a_model_goes_to_s3_and_comes_back(tmp_path, s3, env):
 def test_wrong_credentials_are_explained_and_redacted(tmp_path, s3, env, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wr0ng-secret")
     with pytest.raises(FlorenceError, match="cannot register the model.*AWS_SECRET_ACCESS_KEY") as caught:
-        registered(tmp_path, artifacts=f"s3://{s3.bucket}/x")
+        register_rounds(tmp_path, artifacts=f"s3://{s3.bucket}/x")
     assert "wr0ng-secret" not in str(caught.value) and s3.env["AWS_ACCESS_KEY_ID"] not in str(caught.value)
     assert registry(tmp_path).versions() == ()
 
 
 def test_a_missing_bucket_is_explained(tmp_path, s3, env):
     with pytest.raises(FlorenceError, match="cannot register the model.*make the bucket"):
-        registered(tmp_path, artifacts="s3://no-such-bucket/x")
+        register_rounds(tmp_path, artifacts="s3://no-such-bucket/x")

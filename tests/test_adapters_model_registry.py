@@ -28,15 +28,15 @@ LIBRARY = Path(florence.__file__).parent
 
 
 def model_folder(path: Path, weights: bytes = b"weights") -> Path:
-    """A folder that looks like a model, for what does not load it."""
+    """Write a folder that looks like a model, for tests that do not load it."""
     path.mkdir(parents=True)
     (path / "config.json").write_text("{}", encoding="utf-8")
     (path / "model.safetensors").write_bytes(weights)
     return path
 
 
-def registered(root: Path, rounds: int = 1, **settings: str):
-    """A registry with a version for each round."""
+def register_rounds(root: Path, rounds: int = 1, **settings: str):
+    """Return a registry with a version for each round."""
     found = registry(root, **settings)
     loop = Tracker(found.store).loop_run("l", {})
     for number in range(rounds):
@@ -57,8 +57,8 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def packed(root: Path) -> Path:
-    """The folder that MLflow keeps of the only model."""
+def packed_folder(root: Path) -> Path:
+    """Return the folder that MLflow keeps of the only model."""
     (file,) = (root / "build/mlartifacts").rglob("MLmodel")
     return file.parent
 
@@ -80,7 +80,7 @@ def test_a_model_is_registered_once_with_its_lineage(tmp_path, monkeypatch):
     monkeypatch.chdir(elsewhere)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     root = tmp_path / "w"
-    found = registered(root)
+    found = register_rounds(root)
     run = Tracker(found.store).round_run(Tracker(found.store).loop_run("l", {}), 0)
     only = ModelVersion("1", run, {"round": "0", "snapshot": "s0"}, ("challenger",))
     assert found.versions() == (only,) and found.challenger() == only and found.champion() is None
@@ -92,8 +92,8 @@ def test_a_model_is_registered_once_with_its_lineage(tmp_path, monkeypatch):
 
 
 def test_what_is_packed(tmp_path):
-    registered(tmp_path)
-    folder = packed(tmp_path)
+    register_rounds(tmp_path)
+    folder = packed_folder(tmp_path)
     found = files(folder)
     assert not [name for name, data in found.items() if is_pickle(data) or name.endswith((".pkl", ".pickle", ".pyc"))]
     assert {n.removeprefix("artifacts/model/"): d for n, d in found.items() if n.startswith("artifacts/")} == files(
@@ -125,7 +125,7 @@ def test_links_that_dvc_made_are_followed(tmp_path):
     for file in real.iterdir():
         (folder / file.name).symlink_to(file)
     found.register(Tracker(found.store).loop_run("l", {}), folder, {})
-    assert files(packed(tmp_path) / "artifacts/model") == files(real)
+    assert files(packed_folder(tmp_path) / "artifacts/model") == files(real)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_registering_that_was_cut_short_is_done_again(tmp_path, monkeypatch, ste
 
 
 def test_promoting_and_going_back_again_and_again(tmp_path):
-    found = registered(tmp_path, rounds=4)
+    found = register_rounds(tmp_path, rounds=4)
     assert [found.promote(v).version for v in (1, "2")] == ["1", "2"]
     assert found.promote(2).aliases == ("champion",)  # again: nothing to remember
     assert found.promote() == found.champion() == found.challenger() and found.champion().version == "4"
@@ -185,7 +185,7 @@ def test_promoting_and_going_back_again_and_again(tmp_path):
 
 
 def test_going_back_skips_what_was_deleted_and_what_was_cut_short(tmp_path, monkeypatch):
-    found = registered(tmp_path, rounds=3)
+    found = register_rounds(tmp_path, rounds=3)
     for version in (1, 2, 3):
         found.promote(version)
     found.store.client.delete_model_version("florence", "2")
@@ -221,7 +221,7 @@ def test_where_there_is_nothing(tmp_path):
 
 
 def test_an_unknown_version_is_refused_and_the_known_ones_listed(tmp_path):
-    found = registered(tmp_path, rounds=2)
+    found = register_rounds(tmp_path, rounds=2)
     found.promote(1)
     for attempt in (found.promote, found.fetch):
         with pytest.raises(
@@ -235,7 +235,7 @@ def test_an_unknown_version_is_refused_and_the_known_ones_listed(tmp_path):
 
 
 def test_a_model_is_fetched_once(tmp_path):
-    found = registered(tmp_path, rounds=2)
+    found = register_rounds(tmp_path, rounds=2)
     found.promote(1)
     folder = found.fetch("champion")
     assert folder == tmp_path / ".florence/models/1" and files(folder) == files(tmp_path / "models/0")
@@ -250,7 +250,7 @@ def test_a_model_is_fetched_once(tmp_path):
 
 
 def test_another_store_s_model_of_the_same_number_is_fetched_anew(tmp_path):
-    cache = registered(tmp_path / "a").fetch("1").parent
+    cache = register_rounds(tmp_path / "a").fetch("1").parent
     found = registry(tmp_path / "b")
     found.register(Tracker(found.store).loop_run("l", {}), model_folder(tmp_path / "b/model", b"other weights"), {})
     assert (found.fetch("1", cache) / "model.safetensors").read_bytes() == b"other weights"
@@ -258,8 +258,8 @@ def test_another_store_s_model_of_the_same_number_is_fetched_anew(tmp_path):
 
 
 def test_a_model_that_cannot_be_fetched_leaves_nothing(tmp_path):
-    found = registered(tmp_path)
-    shutil.rmtree(packed(tmp_path) / "artifacts")
+    found = register_rounds(tmp_path)
+    shutil.rmtree(packed_folder(tmp_path) / "artifacts")
     with pytest.raises(FlorenceError, match="cannot fetch the model"):
         found.fetch("1")
     assert [p.name for p in (tmp_path / ".florence/models").iterdir() if p.name != ".lock"] == []
@@ -360,7 +360,7 @@ def test_the_champion_is_used_where_no_florence_is_installed(tmp_path):
     found.register(Tracker(found.store).loop_run("l", {}), folder, {})
     found.promote()
     message = used_elsewhere(tmp_path, found.uri, {})
-    assert Path(message["library"]) == packed(tmp_path) / "code/florence/__init__.py"
+    assert Path(message["library"]) == packed_folder(tmp_path) / "code/florence/__init__.py"
     by_path, by_bytes, by_base64, category, missing = message["table"]
     assert by_path == by_bytes == by_base64 and set(by_path) == {"text", "regions", "score", "confidence", "error"}
     assert (

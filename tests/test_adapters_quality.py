@@ -27,7 +27,7 @@ BOUNDS = {"max_drop_rate": 0.95, "max_shift": 0.5, "round": 1}
 
 @pytest.fixture(scope="module")
 def good(small_snapshot) -> Tables:
-    """The small snapshot, with splits by hash, boxes cut at the images' edges, more rows of some annotation types."""
+    """Return the small snapshot, with splits by hash, boxes cut to the images, and more rows of some types."""
     images = [
         {**row, "bytes": b"", "split": choose_split(row["image_id"], SETTINGS)}
         for row in small_snapshot.read_tables("images", IMAGES).to_pylist()
@@ -80,7 +80,7 @@ def session():
 
 
 def expectations() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Every expectation that ships by a name: its table, type and column; a second one of a name has a 2."""
+    """Return the expectations by table, type and column; the second of the same name has a 2 at the end."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for table, items in quality.read_suites(ROOT / "expectations").items():
         for item in items:

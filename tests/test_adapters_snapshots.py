@@ -65,7 +65,7 @@ def _own_git(monkeypatch):
 
 @pytest.fixture(scope="module")
 def _blank(tmp_path_factory) -> Path:
-    """A workspace with DVC and git, to be copied: starting one takes seconds."""
+    """Return a workspace with DVC and git, to be copied: starting one takes seconds."""
     folder = tmp_path_factory.mktemp("blank") / "w"
     folder.mkdir()
     git(folder, "init", "-q")
@@ -254,7 +254,7 @@ def _alive(pid: int) -> bool:
 
 
 def test_publishing_over_hard_links_leaves_the_cache_whole(root: Path, tmp_path: Path):
-    """With links in place of copies a file in data/ is the cache's own: it must be replaced, never written into."""
+    """With links instead of copies a file in data/ is the cache's own: it must be replaced, never overwritten."""
     dvc(root, "config", "cache.type", "hardlink,symlink")
     ours, data = Snapshots(root, SnapshotSettings()), Store(str(root / "data"))
     data.write_table("labels/round=0/labels.parquet", pa.table({"a": [1, 2, 3]}))

@@ -1,4 +1,4 @@
-"""Boxes by class activation, against boxes drawn by eye and pictures put together on purpose."""
+"""Boxes by class activation, against boxes drawn by eye and composed pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def photo(name: str) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def look(pixels: np.ndarray, **options) -> list[Claim]:
+def annotate_picture(pixels: np.ndarray, **options) -> list[Claim]:
     height, width = pixels.shape[:2]
     annotator = ANNOTATORS.get("activation")(name="objects", **{"weights": "lite0", "scales": (1.0, 2.0), **options})
     annotator.load()
@@ -43,14 +43,14 @@ def overlap(claim: Claim, share: tuple[float, float, float, float], pixels: np.n
 @pytest.mark.parametrize("weights", ["lite0", "lite2"])
 def test_the_cat_is_found_where_it_is(weights: str):
     pixels = photo("chelsea.png")
-    first = look(pixels, weights=weights)[0]
+    first = annotate_picture(pixels, weights=weights)[0]
     assert first.text == "cat" and first.score > 0.6
     assert overlap(first, CAT, pixels) > 0.6
 
 
 def test_the_cup_is_found_where_it_is_and_a_mirrored_one_mirrored():
     pixels = photo("coffee.png")
-    first, mirrored = look(pixels)[0], look(np.ascontiguousarray(pixels[:, ::-1]))[0]
+    first, mirrored = annotate_picture(pixels)[0], annotate_picture(np.ascontiguousarray(pixels[:, ::-1]))[0]
     assert first.text == mirrored.text == "cup"
     assert overlap(first, CUP, pixels) > 0.5
     x0, y0, x1, y1 = mirrored.regions[0].box
@@ -62,16 +62,16 @@ def test_a_picture_within_a_large_picture_is_found_where_it_is():
     cat = np.asarray(Image.fromarray(photo("chelsea.png")).resize((900, 600)))
     pixels = np.full((1200, 2400, 3), 120, np.uint8)
     pixels[500:1100, 1400:2300] = cat
-    claims = [claim for claim in look(pixels) if claim.text == "cat"]
+    claims = [claim for claim in annotate_picture(pixels) if claim.text == "cat"]
     assert box_iou(np.asarray(claims[0].regions[0].box), np.asarray([1400, 500, 2300, 1100]))[0, 0] > 0.5
 
 
 def test_a_plain_picture_shows_nothing():
-    assert look(np.full((200, 300, 3), 128, np.uint8), min_probability=0.9) == []
+    assert annotate_picture(np.full((200, 300, 3), 128, np.uint8), min_probability=0.9) == []
 
 
 def test_fine_names_are_breeds():
-    assert [claim.text for claim in look(photo("chelsea.png"), names="fine")][0] == "egyptian cat"
+    assert [claim.text for claim in annotate_picture(photo("chelsea.png"), names="fine")][0] == "egyptian cat"
 
 
 def test_each_class_has_one_name_and_its_parent():
@@ -81,10 +81,10 @@ def test_each_class_has_one_name_and_its_parent():
     for names, members in (fine, coarser):
         assert len(set(names)) == len(names) == len(members) and (members.sum(axis=0) == 1).all()
         assert all(label == label.lower() and "," not in label and "(" not in label for label in names)
-    kind = {
+    coarse_name = {
         name: coarser[0][int(coarser[1][:, fine[1][fine[0].index(name)] == 1].argmax(axis=0)[0])] for name in EXPECTED
     }
-    assert kind == EXPECTED
+    assert coarse_name == EXPECTED
 
 
 EXPECTED = {
@@ -134,7 +134,7 @@ EXPECTED = {
     "daisy": "flower",
     "bolete": "mushroom",
 }
-"""Fine names and the kinds they are of, chosen over the whole range of classes."""
+"""Fine names and their coarse names, chosen over the whole range of classes."""
 
 
 def test_scores_of_cells_average_to_those_of_the_whole_network():
@@ -158,9 +158,9 @@ def test_threads_change_neither_the_answer_nor_stay_changed():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = look(photo("coffee.png"), scales=(1.0,))
+        one = annotate_picture(photo("coffee.png"), scales=(1.0,))
         torch.set_num_threads(2)
-        assert look(photo("coffee.png"), scales=(1.0,)) == one
+        assert annotate_picture(photo("coffee.png"), scales=(1.0,)) == one
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

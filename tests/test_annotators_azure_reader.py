@@ -1,4 +1,4 @@
-"""Azure's reader by Azure's own client, asked over a real connection."""
+"""The Azure reader with Azure's own client, over a real connection."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VISION_ENDPOINT", raising=False)
 
 
-def made(service: Service | str, **options: Any) -> Annotator:
+def make_reader(service: Service | str, **options: Any) -> Annotator:
     annotator = ANNOTATORS.get("azure_reader")(
         name="ocr", endpoint=service if isinstance(service, str) else service.url, **options
     )
@@ -103,7 +103,7 @@ def batch(*pixels: np.ndarray) -> ImageBatch:
 
 
 def signs(count: int) -> ImageBatch:
-    """Images that are told apart by their widths."""
+    """Return a batch of ``count`` images of different widths with one text each."""
     return batch(*(sign(100 + i, 80, (10, 10, 50 + i, 30)) for i in range(count)))
 
 
@@ -126,10 +126,10 @@ def box(claim: Any) -> tuple[float, ...]:
 def test_lines_and_words_have_their_quads_and_scores():
     image = sign(400, 300, (200, 200, 320, 240), (20, 30, 140, 60))
     with server.serve_reader() as service:
-        (lines,) = made(service).annotate(batch(image))
-        (words,) = made(service, words=True).annotate(batch(image))
-        (sure,) = made(service, words=True, min_score=0.8).annotate(batch(image))
-        assert service.complaints == [] and made(service, min_score=0.85).annotate(batch(image)) == [[]]
+        (lines,) = make_reader(service).annotate(batch(image))
+        (words,) = make_reader(service, words=True).annotate(batch(image))
+        (sure,) = make_reader(service, words=True, min_score=0.8).annotate(batch(image))
+        assert service.complaints == [] and make_reader(service, min_score=0.85).annotate(batch(image)) == [[]]
     assert [(c.text, box(c), round(c.score, 6), c.task) for c in lines] == [
         ("OPEN DAILY", (20, 30, 140, 60), 0.8, "<OCR_WITH_REGION>"),
         ("OPEN DAILY", (200, 200, 320, 240), 0.8, "<OCR_WITH_REGION>"),
@@ -163,7 +163,7 @@ def test_a_picture_is_fitted_to_the_limits_of_the_service_and_quads_are_of_the_w
     if "megabytes" in options:
         image = np.where(image > 100, NOISE.integers(150, 255, image.shape, dtype=np.uint8), image)
     with server.serve_reader() as service:
-        (claims,) = made(service, **options).annotate(batch(image))
+        (claims,) = make_reader(service, **options).annotate(batch(image))
     (claim,) = [c for c in claims if (box(c)[2] - box(c)[0]) > width / 4]
     sent = service.received[0]
     shrunk = max(1.0, width / sent.images[0].shape[1])
@@ -196,11 +196,11 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
 
     rows = signs(40)
     with server.serve_reader(scripted(fault)) as service:
-        first = made(service, concurrency=8, retries=1, repeat=1, price=0.5, budget_cost=10_000)
+        first = make_reader(service, concurrency=8, retries=1, repeat=1, price=0.5, budget_cost=10_000)
         results = first.annotate(rows)
         left = [i for i, claims in enumerate(results) if not isinstance(claims, list)]
         assert left and all(isinstance(results[i], UnavailableError) for i in left)
-        again = made(service, concurrency=8, retries=6, repeat=4, price=0.5)
+        again = make_reader(service, concurrency=8, retries=6, repeat=4, price=0.5)
         again.usage = first.usage
         late = again.annotate(batch(*(rows.pixels[i] for i in left)))
         whole = [*results]
@@ -219,7 +219,7 @@ def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
     with server.serve_reader(
         lambda received: ERRORS[0] if received.number % 3 == 2 and "budget_calls" in budget else None
     ) as service:
-        annotator = made(service, concurrency=8, retries=5, **budget)
+        annotator = make_reader(service, concurrency=8, retries=5, **budget)
         results = annotator.annotate(signs(40))
     assert len(service.calls) == annotator.usage.calls == 17
     for claims in results:
@@ -229,7 +229,7 @@ def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
 
 
 @pytest.mark.parametrize(
-    ("fault", "calls", "kind", "text"),
+    ("fault", "calls", "error_class", "text"),
     [
         (ERRORS[0], 2, UnavailableError, "answers 500 (trouble) (2 times)"),
         (ERRORS[1], 2, UnavailableError, "answers 429"),
@@ -252,11 +252,15 @@ def test_the_budget_is_kept_to_the_call(budget: dict[str, float]):
         ),
     ],
 )
-def test_a_fault_costs_that_image_alone(fault: Fault, calls: int, kind: type[FlorenceError], text: str):
+def test_a_fault_costs_that_image_alone(fault: Fault, calls: int, error_class: type[FlorenceError], text: str):
     with server.serve_reader(scripted(lambda index, before: fault if index == 2 else None)) as service:
-        annotator = made(service, retries=1, repeat=1, timeout=1.5)
+        annotator = make_reader(service, retries=1, repeat=1, timeout=1.5)
         results = annotator.annotate(signs(4))
-    assert type(results[2]) is kind and text in str(results[2]) and [len(results[i]) for i in (0, 1, 3)] == [1, 1, 1]
+    assert (
+        type(results[2]) is error_class
+        and text in str(results[2])
+        and [len(results[i]) for i in (0, 1, 3)] == [1, 1, 1]
+    )
     assert len(service.calls) == 3 + calls == annotator.usage.calls
 
 
@@ -271,7 +275,7 @@ def test_a_fault_costs_that_image_alone(fault: Fault, calls: int, kind: type[Flo
 )
 def test_wrong_settings_stop_it_at_the_first_call(fault: Fault, text: str):
     with server.serve_reader(lambda received: fault) as service:
-        annotator = made(service, concurrency=8)
+        annotator = make_reader(service, concurrency=8)
         for _ in range(2):
             with pytest.raises(SettingsError) as caught:
                 annotator.annotate(signs(10))
@@ -283,7 +287,7 @@ def test_calls_are_spaced_at_the_rate_and_a_service_that_asks_is_left_alone():
     slow = azure_error(429, "TooManyRequests", "slow down", (("Retry-After", "1"),))
     with server.serve_reader(scripted(lambda index, before: slow if (index, before) == (3, 0) else None)) as service:
         start = time.monotonic()
-        made(service, concurrency=1, rate=600).annotate(signs(8))
+        make_reader(service, concurrency=1, rate=600).annotate(signs(8))
         arrived = [call.arrived for call in service.calls]
         assert all(at >= start + 0.1 * i for i, at in enumerate(arrived)) and arrived[4] >= arrived[3] + 1
 
@@ -291,7 +295,7 @@ def test_calls_are_spaced_at_the_rate_and_a_service_that_asks_is_left_alone():
 def test_a_service_that_is_not_there_costs_nothing():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
-        annotator = made(f"http://127.0.0.1:{held.getsockname()[1]}", retries=0)
+        annotator = make_reader(f"http://127.0.0.1:{held.getsockname()[1]}", retries=0)
         results = annotator.annotate(signs(3))
     assert ["cannot be reached" in str(claims) for claims in results] == [True] * 3 and annotator.usage == Usage()
 
@@ -310,10 +314,10 @@ def test_keys_and_addresses_that_are_missing_or_misplaced(monkeypatch: pytest.Mo
         assert len(annotator.annotate(signs(1))[0]) == 1
     monkeypatch.delenv("VISION_KEY")
     with pytest.raises(SettingsError, match="VISION_KEY is not set"):
-        made("http://127.0.0.1:9")
+        make_reader("http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "azure.ai.vision.imageanalysis", None)
     with pytest.raises(SettingsError, match=re.escape("pip install 'florence[services]' -c constraints.txt")):
-        made("http://127.0.0.1:9")
+        make_reader("http://127.0.0.1:9")
 
 
 def test_the_version_follows_from_what_decides_answers_alone():

@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 RED, BLUE, GREEN, ORANGE = (200, 30, 25), (30, 60, 200), (60, 150, 50), (250, 150, 30)
 
 
-def said(
+def make_claims(
     *objects: tuple[str, Box, float], lines: tuple[tuple[str, Box, float], ...] = (), annotator: str = "a"
 ) -> tuple[Annotation, ...]:
     claims = [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects]
@@ -25,7 +25,7 @@ def said(
     return annotate("0" * 64, claims, annotator, "1")
 
 
-def tell(pixels: np.ndarray, claims: tuple[Annotation, ...], **options) -> list[Claim]:
+def write_captions(pixels: np.ndarray, claims: tuple[Annotation, ...], **options) -> list[Claim]:
     record = ImageRecord("0" * 64, pixels.shape[1], pixels.shape[0], "mine", "x", "", None, "train")
     return ANNOTATORS.get("captioner")(name="captioner", **options).annotate(
         ImageBatch((record,), (pixels,), (claims,))
@@ -33,14 +33,14 @@ def tell(pixels: np.ndarray, claims: tuple[Annotation, ...], **options) -> list[
 
 
 def captions(pixels: np.ndarray, claims: tuple[Annotation, ...]) -> list[str]:
-    return [claim.text for claim in tell(pixels, claims)[:3]]
+    return [claim.text for claim in write_captions(pixels, claims)[:3]]
 
 
 def field(width: int = 300, height: int = 200, colour: tuple[int, int, int] = GREEN) -> np.ndarray:
     return np.full((height, width, 3), colour, np.uint8)
 
 
-def painted(pixels: np.ndarray, box: Box, colour: tuple[int, int, int]) -> np.ndarray:
+def paint(pixels: np.ndarray, box: Box, colour: tuple[int, int, int]) -> np.ndarray:
     x0, y0, x1, y1 = (int(v) for v in box)
     pixels[y0:y1, x0:x1] = colour
     return pixels
@@ -48,11 +48,11 @@ def painted(pixels: np.ndarray, box: Box, colour: tuple[int, int, int]) -> np.nd
 
 def test_one_object_with_a_text():
     box = (10.0, 60.0, 90.0, 140.0)
-    claims = said(
+    claims = make_claims(
         ("umbrella", box, 0.8),
         lines=(("TO LET", (20.0, 90.0, 80.0, 110.0), 0.95), ("mumble", (20.0, 120.0, 80.0, 130.0), 0.5)),
     )
-    results = tell(painted(field(), box, ORANGE), claims)
+    results = write_captions(paint(field(), box, ORANGE), claims)
     assert [claim.text for claim in results] == [
         'an orange umbrella that says "TO LET"',
         'There is an orange umbrella on the left. The words "TO LET" can be read on the left. '
@@ -74,8 +74,8 @@ def test_one_object_with_a_text():
 
 def test_objects_of_several_labels_are_counted_and_the_surest_comes_first():
     first, second, third = (10.0, 10.0, 60.0, 60.0), (200.0, 10.0, 260.0, 60.0), (120.0, 100.0, 200.0, 190.0)
-    pixels = painted(painted(painted(field(), first, RED), second, RED), third, BLUE)
-    claims = said(("mouse", first, 0.9), ("mouse", second, 0.85), ("hourglass", third, 0.7))
+    pixels = paint(paint(paint(field(), first, RED), second, RED), third, BLUE)
+    claims = make_claims(("mouse", first, 0.9), ("mouse", second, 0.85), ("hourglass", third, 0.7))
     assert captions(pixels, claims) == [
         "two mice and a blue hourglass",
         "There are two mice. There is also a blue hourglass. The picture is mostly green.",
@@ -92,33 +92,33 @@ def test_without_objects_it_says_what_the_pixels_show():
         "This is a tall picture. The main color is red.",
     ]
     assert captions(field(200, 200, (120, 120, 120)), ())[0] == "a black and white picture"
-    half = painted(field(200, 200, ORANGE), (0.0, 0.0, 90.0, 200.0), BLUE)
+    half = paint(field(200, 200, ORANGE), (0.0, 0.0, 90.0, 200.0), BLUE)
     assert (
-        captions(half, said(lines=(("EXIT", (5.0, 5.0, 60.0, 30.0), 0.99),)))[0]
+        captions(half, make_claims(lines=(("EXIT", (5.0, 5.0, 60.0, 30.0), 0.99),)))[0]
         == 'an orange and blue picture with the word "EXIT"'
     )
     assert (
         captions(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8), ())[0]
         == "a picture in many colors"
     )
-    assert all(0 <= claim.score <= 1 for claim in tell(field(), ()))
+    assert all(0 <= claim.score <= 1 for claim in write_captions(field(), ()))
 
 
 def test_a_colour_that_is_all_around_is_not_the_objects():
     box = (100.0, 50.0, 200.0, 150.0)
-    assert captions(field(), said(("bird", box, 0.9)))[0] == "a bird"
-    assert captions(painted(field(), box, RED), said(("bird", box, 0.9)))[0] == "a red bird"
+    assert captions(field(), make_claims(("bird", box, 0.9)))[0] == "a bird"
+    assert captions(paint(field(), box, RED), make_claims(("bird", box, 0.9)))[0] == "a red bird"
 
 
 def test_a_mask_says_which_pixels_are_the_objects():
     box = (100.0, 50.0, 200.0, 150.0)
-    pixels = painted(painted(field(), box, BLUE), (100.0, 50.0, 200.0, 80.0), RED)
+    pixels = paint(paint(field(), box, BLUE), (100.0, 50.0, 200.0, 80.0), RED)
     mask = Claim(
         "<REFERRING_EXPRESSION_SEGMENTATION>",
         "the roof",
         (Region("the roof", polygons=((100.0, 50.0, 200.0, 50.0, 200.0, 80.0, 100.0, 80.0),)),),
     )
-    claims = said(("roof", (100.0, 50.0, 200.0, 140.0), 0.9))
+    claims = make_claims(("roof", (100.0, 50.0, 200.0, 140.0), 0.9))
     assert captions(pixels, claims)[0] == "a blue roof"
     assert captions(pixels, claims + annotate("0" * 64, [mask], "masks", "1"))[0] == "a red roof"
 
@@ -127,19 +127,21 @@ def test_long_texts_are_cut_and_quotes_stay_even():
     lines = tuple(
         (f'line {i} says "hello" to you', (10.0, 10.0 + 20 * i, 200.0, 25.0 + 20 * i), 0.99) for i in range(5)
     )
-    for text in captions(field(), said(lines=lines)):
+    for text in captions(field(), make_claims(lines=lines)):
         assert text.count('"') % 2 == 0 and len(text) < 500
-    assert captions(field(), said(lines=lines))[0].endswith(' …"')
+    assert captions(field(), make_claims(lines=lines))[0].endswith(' …"')
 
 
 def test_only_the_tasks_asked_for():
-    claims = tell(field(), said(("cat", (10.0, 10.0, 90.0, 90.0), 0.9)), tasks=("<CAPTION>", "<DENSE_REGION_CAPTION>"))
+    claims = write_captions(
+        field(), make_claims(("cat", (10.0, 10.0, 90.0, 90.0), 0.9)), tasks=("<CAPTION>", "<DENSE_REGION_CAPTION>")
+    )
     assert [claim.task for claim in claims] == ["<CAPTION>", "<DENSE_REGION_CAPTION>"]
 
 
 def test_claims_of_several_annotators_are_put_together():
     near, nearer = (10.0, 10.0, 100.0, 100.0), (14.0, 10.0, 104.0, 100.0)
-    rows = said(("cat", near, 0.6), ("vase", (150.0, 10.0, 190.0, 60.0), 0.5)) + said(
+    rows = make_claims(("cat", near, 0.6), ("vase", (150.0, 10.0, 190.0, 60.0), 0.5)) + make_claims(
         ("cat", nearer, 0.2), ("rug", (12.0, 8.0, 102.0, 98.0), 0.9), annotator="b"
     )
     found = merge_objects(rows, 0.3, 0.6)
@@ -148,7 +150,9 @@ def test_claims_of_several_annotators_are_put_together():
     )
     assert found[0].box == pytest.approx((11, 10, 101, 100))
     assert merge_objects(tuple(reversed(rows)), 0.3, 0.6) == found
-    inner = said(("cat", near, 0.9), ("cat", (20.0, 20.0, 50.0, 50.0), 0.8), ("hat", (20.0, 20.0, 50.0, 50.0), 0.8))
+    inner = make_claims(
+        ("cat", near, 0.9), ("cat", (20.0, 20.0, 50.0, 50.0), 0.8), ("hat", (20.0, 20.0, 50.0, 50.0), 0.8)
+    )
     assert [s.label for s in merge_objects(inner, 0.3, 0.6)] == ["cat", "hat"], "a cat within a cat is the same cat"
 
 

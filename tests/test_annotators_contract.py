@@ -1,4 +1,4 @@
-"""What every annotator promises, asked of each that is found."""
+"""The contract of annotators, checked for every one that is found."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def photo(name: str, width: int, height: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def whole() -> ImageBatch:
-    """A photo, a drawing with truth, and two shapes that are hard to do anything with."""
+    """Return a photo, a drawing with truth, and two pictures of difficult shapes."""
     rng = np.random.default_rng(0)
     canvas = Image.new("RGB", (320, 240), (225, 220, 200))
     pen = ImageDraw.Draw(canvas)
@@ -77,7 +77,7 @@ def whole() -> ImageBatch:
 
 
 def given(needs: frozenset[str], *chosen: int) -> ImageBatch:
-    """The batch of the chosen images with what an annotator asks for, and nothing else."""
+    """Return the batch of the chosen images with what an annotator needs, and nothing else."""
     batch = whole()
     parts = {
         name: tuple(getattr(batch, name)[i] for i in chosen) if name in needs else ()

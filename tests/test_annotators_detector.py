@@ -1,4 +1,4 @@
-"""Detectors of the transformers library, against what the library itself says of one picture."""
+"""Detectors of the transformers library, against the library's own results for one picture."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def batch(*pictures: np.ndarray) -> ImageBatch:
     return ImageBatch(tuple(record(p, f"{i}.png") for i, p in enumerate(pictures)), pictures)
 
 
-def made(kind: str, **options: Any):
-    found = ANNOTATORS.get("detector")(name="objects", **{"model": checkpoint(kind), **options})
+def make_detector(architecture: str, **options: Any):
+    found = ANNOTATORS.get("detector")(name="objects", **{"model": checkpoint(architecture), **options})
     found.load()
     return found
 
 
 @lru_cache(maxsize=1)
 def pictures() -> tuple[np.ndarray, ...]:
-    """A photo at odd sizes, upright and lying, a grey one, a noisy one and a very small one."""
+    """Return a photo at odd sizes, upright and lying, a grey one, a noisy one and a very small one."""
     import skimage
 
     with Image.open(Path(skimage.__path__[0]) / "data/chelsea.png") as image:
@@ -57,11 +57,13 @@ def pictures() -> tuple[np.ndarray, ...]:
     )
 
 
-def by_the_library(kind: str, pixels: np.ndarray, threshold: float) -> list[tuple[float, str, tuple[float, ...]]]:
-    """(score, label, box inside the image) by model, processor and post-processing called straight."""
+def by_the_library(
+    architecture: str, pixels: np.ndarray, threshold: float
+) -> list[tuple[float, str, tuple[float, ...]]]:
+    """Return (score, label, box inside the image) of model, processor and post-processing called directly."""
     processor, model = (
-        hf.AutoImageProcessor.from_pretrained(checkpoint(kind)),
-        hf.AutoModelForObjectDetection.from_pretrained(checkpoint(kind)).eval(),
+        hf.AutoImageProcessor.from_pretrained(checkpoint(architecture)),
+        hf.AutoModelForObjectDetection.from_pretrained(checkpoint(architecture)).eval(),
     )
     height, width = pixels.shape[:2]
     with torch.no_grad():
@@ -84,28 +86,28 @@ def rows(claims: list[Claim]) -> list[tuple[float, str, tuple[float, ...]]]:
     return [(claim.score, claim.text, claim.regions[0].box) for claim in claims]
 
 
-@pytest.mark.parametrize("kind", DETECTORS)
-def test_it_says_what_the_library_says_of_each_picture_alone(kind: str):
-    found = made(kind, **HOPEFUL).annotate(batch(*pictures()[:4]))
+@pytest.mark.parametrize("architecture", DETECTORS)
+def test_it_says_what_the_library_says_of_each_picture_alone(architecture: str):
+    found = make_detector(architecture, **HOPEFUL).annotate(batch(*pictures()[:4]))
     assert len({str(rows(claims)) for claims in found}) == 4, "all pictures get one answer: the test tells nothing"
     for pixels, claims in zip(pictures(), found, strict=False):
-        expected = by_the_library(kind, pixels, HOPEFUL["threshold"])
+        expected = by_the_library(architecture, pixels, HOPEFUL["threshold"])
         assert expected and [row[1] for row in rows(claims)] == [row[1] for row in expected]
         np.testing.assert_allclose([row[0] for row in rows(claims)], [row[0] for row in expected], rtol=1e-6)
         np.testing.assert_allclose([row[2] for row in rows(claims)], [row[2] for row in expected], rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", DETECTORS)
-def test_the_others_in_the_batch_change_nothing(kind: str):
-    detector = made(kind, threshold=0.05)
+@pytest.mark.parametrize("architecture", DETECTORS)
+def test_the_others_in_the_batch_change_nothing(architecture: str):
+    detector = make_detector(architecture, threshold=0.05)
     together = detector.annotate(batch(*pictures()[:4]))
     assert detector.annotate(batch(*pictures()[3::-1])) == together[::-1]
     assert [detector.annotate(batch(pixels))[0] for pixels in pictures()[:4]] == together
 
 
-@pytest.mark.parametrize("kind", ["detr", "yolos", "d_fine"])
-def test_pictures_of_one_size_can_go_together_as_on_a_gpu(kind: str):
-    detector = made(kind, **HOPEFUL)
+@pytest.mark.parametrize("architecture", ["detr", "yolos", "d_fine"])
+def test_pictures_of_one_size_can_go_together_as_on_a_gpu(architecture: str):
+    detector = make_detector(architecture, **HOPEFUL)
     same = batch(pictures()[0], pictures()[2])
     both = detector._detect(same.records, [detector._network_input(pixels) for pixels in same.pixels])
     for claims, one_by_one in zip(both, detector.annotate(same), strict=True):
@@ -116,7 +118,7 @@ def test_pictures_of_one_size_can_go_together_as_on_a_gpu(kind: str):
 def test_sizes_are_kept_apart_where_pictures_go_together():
     from florence.annotators.detector import _group_by_size
 
-    given = [made("detr")._network_input(pixels) for pixels in pictures()[:3]]
+    given = [make_detector("detr")._network_input(pixels) for pixels in pictures()[:3]]
     assert _group_by_size([*given, ModelError("broken"), given[1]], one_by_one=False) == [[0, 2], [1, 4]]
     assert _group_by_size([*given, ModelError("broken")], one_by_one=True) == [[0], [1], [2]]
 
@@ -124,7 +126,7 @@ def test_sizes_are_kept_apart_where_pictures_go_together():
 def test_files_of_one_grey_channel_and_of_three_pixels_height_are_read(tmp_path: Path):
     Image.fromarray(pictures()[3][..., 0]).save(tmp_path / "grey.png")
     pixels = decode_image((tmp_path / "grey.png").read_bytes(), "grey.png")
-    detector = made("rt_detr", **HOPEFUL)
+    detector = make_detector("rt_detr", **HOPEFUL)
     assert rows(detector.annotate(batch(pixels))[0]) == rows(detector.annotate(batch(pictures()[3]))[0]) != []
     low = detector.annotate(batch(pictures()[4]))[0]
     np.testing.assert_allclose(
@@ -137,16 +139,16 @@ def test_files_of_one_grey_channel_and_of_three_pixels_height_are_read(tmp_path:
 
 def test_a_picture_that_the_model_can_not_take_costs_itself_alone():
     thin = np.zeros((1, 5000, 3), np.uint8)
-    detector = made("detr", threshold=0.05)
+    detector = make_detector("detr", threshold=0.05)
     first, failed, last = detector.annotate(batch(pictures()[0], thin, pictures()[1]))
     assert isinstance(failed, ModelError) and "1.png (5000 × 1 pixels)" in str(failed)
     assert [first, last] == detector.annotate(batch(*pictures()[:2]))
 
 
 def test_names_are_changed_and_dropped_and_unused_labels_are_never_claimed():
-    plain = made("yolos", **HOPEFUL)
+    plain = make_detector("yolos", **HOPEFUL)
     assert plain.vocabulary() == ("cat", "cup", "dog", "traffic light")
-    changed = made("yolos", **HOPEFUL, names={"traffic light": "lamp", "dog": "cat", "cat": None})
+    changed = make_detector("yolos", **HOPEFUL, names={"traffic light": "lamp", "dog": "cat", "cat": None})
     assert changed.vocabulary() == ("cat", "cup", "lamp")
     labels, other = (
         [row for claims in found.annotate(batch(*pictures()[:4])) for row in rows(claims)] for found in (plain, changed)
@@ -157,17 +159,17 @@ def test_names_are_changed_and_dropped_and_unused_labels_are_never_claimed():
 
 
 def test_boxes_of_two_labels_of_one_name_that_overlap_are_one_object():
-    twice = made("conditional_detr", threshold=0.05, nms_iou=0.999, names={"cup": "cat", "dog": "cat"}).annotate(
-        batch(pictures()[0])
-    )[0]
-    once = made("conditional_detr", threshold=0.05, nms_iou=0.999).annotate(batch(pictures()[0]))[0]
+    twice = make_detector(
+        "conditional_detr", threshold=0.05, nms_iou=0.999, names={"cup": "cat", "dog": "cat"}
+    ).annotate(batch(pictures()[0]))[0]
+    once = make_detector("conditional_detr", threshold=0.05, nms_iou=0.999).annotate(batch(pictures()[0]))[0]
     boxes = [claim.regions[0].box for claim in twice if claim.text == "cat"]
     assert len(boxes) == len(set(boxes)) and sum(claim.text in ("cat", "dog", "cup") for claim in once) > len(boxes)
 
 
 def test_a_name_for_a_label_that_the_model_does_not_have_is_refused():
     with pytest.raises(SettingsError, match=r"annotators\.objects\.names.*no label 'horse'; it has N/A, cat, cup"):
-        made("rt_detr", names={"horse": "pony"})
+        make_detector("rt_detr", names={"horse": "pony"})
 
 
 def test_vocabulary_and_version_need_no_weights(tmp_path: Path):
@@ -194,7 +196,7 @@ def test_the_version_follows_the_files_of_a_folder_and_the_revision_of_a_name(tm
 # ---------------------------------------------------------------- what is refused
 
 
-def refused(model: str) -> str:
+def read_refusal(model: str) -> str:
     detector = ANNOTATORS.get("detector")(name="objects", model=model)
     with pytest.raises(ModelError) as error:
         assert detector.version
@@ -203,13 +205,15 @@ def refused(model: str) -> str:
 
 
 def test_a_checkpoint_of_another_class_is_refused():
-    assert "AutoModelForObjectDetection" in refused(checkpoint("sam")) and "SamConfig" in refused(checkpoint("sam"))
+    assert "AutoModelForObjectDetection" in read_refusal(checkpoint("sam")) and "SamConfig" in read_refusal(
+        checkpoint("sam")
+    )
 
 
 def test_a_checkpoint_without_its_heads_is_refused(tmp_path: Path):
     hf.AutoModelForObjectDetection.from_pretrained(checkpoint("detr")).model.save_pretrained(tmp_path)
     shutil.copy(Path(checkpoint("detr")) / "preprocessor_config.json", tmp_path)
-    assert re.search(r"no whole checkpoint.*(bbox_predictor|class_labels_classifier)", refused(str(tmp_path)))
+    assert re.search(r"no whole checkpoint.*(bbox_predictor|class_labels_classifier)", read_refusal(str(tmp_path)))
 
 
 def test_weights_that_would_have_to_be_unpickled_are_refused(tmp_path: Path):
@@ -220,7 +224,7 @@ def test_weights_that_would_have_to_be_unpickled_are_refused(tmp_path: Path):
     )
     assert re.search(
         r"weights in \.safetensors files; found config\.json, preprocessor_config\.json, pytorch_model\.bin",
-        refused(str(tmp_path)),
+        read_refusal(str(tmp_path)),
     )
     with pytest.raises(ModelError, match="safetensors"):
         load_model("AutoModelForObjectDetection", str(tmp_path), None, "cpu")
@@ -230,16 +234,16 @@ def test_a_folder_without_a_processor_and_a_backbone_of_timm_are_refused(tmp_pat
     bare, timm = tmp_path / "bare", tmp_path / "timm"
     shutil.copytree(checkpoint("detr"), bare)
     (bare / "preprocessor_config.json").unlink()
-    assert "AutoImageProcessor" in refused(str(bare)) and "whole checkpoint" in refused(str(bare))
+    assert "AutoImageProcessor" in read_refusal(str(bare)) and "whole checkpoint" in read_refusal(str(bare))
     shutil.copytree(checkpoint("detr"), timm)
     hf.DetrConfig(backbone="resnet50", use_timm_backbone=True, id2label={0: "cat"}).save_pretrained(timm)
-    assert "timm" in refused(str(timm))
+    assert "timm" in read_refusal(str(timm))
 
 
 def test_a_processor_that_gives_no_boxes_is_refused(tmp_path: Path):
     shutil.copytree(checkpoint("detr"), tmp_path / "model")
     hf.ViTImageProcessorPil().save_pretrained(tmp_path / "model")
-    assert "gives no boxes" in refused(str(tmp_path / "model"))
+    assert "gives no boxes" in read_refusal(str(tmp_path / "model"))
 
 
 def test_a_hub_that_cannot_be_reached_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Annotators behind HTTP, against small servers that speak the form well, badly or not at all."""
+"""Annotators behind HTTP, against small servers that keep the protocol, break it or do not know it."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_a_service_that_fails_now_and_then_loses_nothing():
 
 
 def test_a_service_that_hangs_up_on_large_calls_is_sent_small_ones():
-    """As a proxy with a limit does, which says so and closes the connection before it has read all."""
+    """The service behaves like a proxy with a limit: it closes the connection before it has read all."""
     held = socket.socket()
     held.bind(("127.0.0.1", 0))
     held.listen()

@@ -1,4 +1,4 @@
-"""Labels that a data set has, as an annotator's."""
+"""The labels of a data set as the claims of an annotator."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def coco(folder: Path, *annotations: dict) -> dict:
     return {"format": "coco", "uri": str(path)}
 
 
-def made(options: dict, **more) -> Existing:
+def make_existing(options: dict, **more) -> Existing:
     return Existing(name="mine", **{**options, **more})
 
 
 def test_an_image_that_is_not_listed_is_not_one_without_objects(tmp_path: Path):
-    annotator = made(coco(tmp_path, {"bbox": [1, 2, 3, 4]}))
+    annotator = make_existing(coco(tmp_path, {"bbox": [1, 2, 3, 4]}))
     annotator.load()
     there, empty, unknown, other = annotator.annotate(ImageBatch((RECORD, image(0), image(1), image(3))))
     assert [c.text for c in there] == ["cat"] and empty == []
@@ -56,36 +56,36 @@ def test_an_image_that_is_not_listed_is_not_one_without_objects(tmp_path: Path):
 
 def test_vocabulary_is_the_data_set_s_own(tmp_path: Path):
     options = coco(tmp_path)
-    assert made(options).vocabulary() == ("cat", "zebra")
-    assert made(options, tasks=["<CAPTION>"]).vocabulary() is None
-    assert made(options).tasks == ("<OD>", "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
+    assert make_existing(options).vocabulary() == ("cat", "zebra")
+    assert make_existing(options, tasks=["<CAPTION>"]).vocabulary() is None
+    assert make_existing(options).tasks == ("<OD>", "<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 
 
 def test_only_tasks_that_are_asked_for_are_claimed(tmp_path: Path):
     options = coco(tmp_path, {"bbox": [1, 2, 3, 4]}, {"caption": "a cat"})
     for tasks, texts in ((["<OD>"], ["cat"]), (["<CAPTION>", "<OD>"], ["cat", "a cat"]), (["<DETAILED_CAPTION>"], [])):
-        (claims,) = made(options, tasks=tasks).annotate(ImageBatch((RECORD,)))
+        (claims,) = make_existing(options, tasks=tasks).annotate(ImageBatch((RECORD,)))
         assert isinstance(claims, list) and [c.text for c in claims] == texts
     with pytest.raises(SettingsError, match="annotators.mine.tasks: <VQA>: the format coco has <OD>"):
-        made(options, tasks=["<VQA>"])
+        make_existing(options, tasks=["<VQA>"])
 
 
 def test_version_follows_from_what_the_files_say(tmp_path: Path):
     options = coco(tmp_path, {"bbox": [1, 2, 3, 4]})
-    annotator = made(options)
+    annotator = make_existing(options)
     version, path = annotator.version, Path(options["uri"])
     text = path.read_text()
     os.utime(path, (1, 1))
-    assert annotator.version == version == made(options).version, "a file's time is no part of it"
+    assert annotator.version == version == make_existing(options).version, "a file's time is no part of it"
     path.write_text(text.replace("zebra", "horse"))
-    assert annotator.version != version and annotator.version == made(options).version
+    assert annotator.version != version and annotator.version == make_existing(options).version
     annotator.load()
     assert annotator.vocabulary() == ("cat", "horse")
     path.write_text(text)
     os.utime(path, (5, 5))
     annotator.load()
     assert annotator.version == version and annotator.vocabulary() == ("cat", "zebra")
-    assert made(options, human=True).version != version
+    assert make_existing(options, human=True).version != version
 
 
 def test_version_of_a_folder_follows_every_file_and_which_images_there_are(tmp_path: Path):
@@ -94,7 +94,7 @@ def test_version_of_a_folder_follows_every_file_and_which_images_there_are(tmp_p
     (tmp_path / "data.yaml").write_text("names: [cat]")
     (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 1 1\n")
     options = {"format": "yolo", "uri": str(tmp_path)}
-    versions = {made(options).version}
+    versions = {make_existing(options).version}
     for path, content in (
         ("labels/b.txt", ""),
         ("labels/a.txt", ""),
@@ -102,12 +102,14 @@ def test_version_of_a_folder_follows_every_file_and_which_images_there_are(tmp_p
         ("data.yaml", "names: [dog]"),
     ):
         (tmp_path / path).write_text(content)
-        versions.add(made(options).version)
+        versions.add(make_existing(options).version)
     assert len(versions) == 5
 
 
 def test_people_s_labels_are_marked(tmp_path: Path):
-    assert made(coco(tmp_path)).role == "annotator" and made(coco(tmp_path), human=True).role == "human"
+    assert (
+        make_existing(coco(tmp_path)).role == "annotator" and make_existing(coco(tmp_path), human=True).role == "human"
+    )
 
 
 def test_settings_are_checked_before_anything_is_read():
@@ -122,15 +124,15 @@ def test_settings_are_checked_before_anything_is_read():
         ({"format": "coco", "uri": "x", "tasks": []}, "tasks"),
     ):
         with pytest.raises(SettingsError, match=texts):
-            made(options)
+            make_existing(options)
     with pytest.raises(UnknownNameError, match="unknown format 'kitti'"):
-        made({"format": "kitti", "uri": "x"})
+        make_existing({"format": "kitti", "uri": "x"})
     with pytest.raises(StoreError, match="nowhere does not exist"):
-        _ = made({"format": "coco", "uri": "nowhere"}).version
+        _ = make_existing({"format": "coco", "uri": "nowhere"}).version
 
 
 def test_what_cannot_be_used_is_reported(tmp_path: Path, caplog):
-    annotator = made(
+    annotator = make_existing(
         coco(tmp_path, {"bbox": [1, 2, 0, 4]}, {"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "category_id": 5})
     )
     with caplog.at_level(logging.WARNING):
@@ -153,5 +155,5 @@ def test_paths_are_matched_as_settings_say(tmp_path: Path):
         ({"base_names": True}, True),
         ({"prefix": "x/"}, False),
     ):
-        (texts,) = made(options, **more).annotate(ImageBatch((record,)))
+        (texts,) = make_existing(options, **more).annotate(ImageBatch((record,)))
         assert isinstance(texts, list) == there, more

@@ -22,19 +22,19 @@ HOPEFUL = {"box_threshold": 0.0, "text_threshold": 0.0, "nms_iou": 1.0, "most": 
 
 
 @lru_cache(maxsize=32)
-def _made(kind: str, options: tuple[tuple[str, Any], ...]):
-    found = ANNOTATORS.get("grounder")(name="grounder", model=checkpoint(kind), **dict(options))
+def _make_grounder(architecture: str, options: tuple[tuple[str, Any], ...]):
+    found = ANNOTATORS.get("grounder")(name="grounder", model=checkpoint(architecture), **dict(options))
     found.load()
     return found
 
 
-def made(kind: str, **options: Any):
-    return _made(kind, tuple(sorted(options.items())))
+def make_grounder(architecture: str, **options: Any):
+    return _make_grounder(architecture, tuple(sorted(options.items())))
 
 
 @lru_cache(maxsize=1)
 def photo() -> np.ndarray:
-    """Of odd sides, lying."""
+    """Return a photo in landscape format with odd sides."""
     import skimage
 
     with Image.open(Path(skimage.__path__[0]) / "data/chelsea.png") as image:
@@ -45,10 +45,14 @@ def captions(*texts: str, task: str = "<CAPTION>", annotator: str = "a") -> tupl
     return annotate("0" * 64, [Claim(task, text, (), 0.9) for text in texts], annotator, "1")
 
 
-def ground(kind: str, claims: tuple[Annotation, ...], pixels: np.ndarray | None = None, **options: Any) -> list[Claim]:
+def ground(
+    architecture: str, claims: tuple[Annotation, ...], pixels: np.ndarray | None = None, **options: Any
+) -> list[Claim]:
     pixels = photo() if pixels is None else pixels
     record = ImageRecord("0" * 64, pixels.shape[1], pixels.shape[0], "mine", "x.png", "", None, "train")
-    (found,) = made(kind, **{**HOPEFUL, **options}).annotate(ImageBatch((record,), (pixels,), (claims,)))
+    (found,) = make_grounder(architecture, **{**HOPEFUL, **options}).annotate(
+        ImageBatch((record,), (pixels,), (claims,))
+    )
     assert isinstance(found, list), found
     for claim in found:
         assert claim.task == "<CAPTION_TO_PHRASE_GROUNDING>" and claim.regions
@@ -65,7 +69,7 @@ def cut(boxes: np.ndarray) -> np.ndarray:
 
 
 def same(claim: Claim, boxes: np.ndarray, scores: np.ndarray) -> None:
-    """The claim's regions are those boxes (n, 4), cut to the image, with those scores (n,)."""
+    """Assert that the claim's regions are those boxes (n, 4), cut to the image, with those scores (n,)."""
     expected = [
         (round(float(score), 4), *np.round(box, 2))
         for box, score in zip(cut(boxes), scores, strict=True)
@@ -81,7 +85,7 @@ def same(claim: Claim, boxes: np.ndarray, scores: np.ndarray) -> None:
 
 
 def dino(prompt: str) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (q, 4) in pixels and scores (q, tokens) of a prompt, by model and processor called straight."""
+    """Return boxes (q, 4) in pixels and scores (q, tokens) of a prompt, of model and processor called directly."""
     processor, model = (
         hf.AutoProcessor.from_pretrained(checkpoint("grounding_dino")),
         hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint("grounding_dino")).eval(),
@@ -154,7 +158,7 @@ def test_all_captions_of_a_picture_are_asked_for_at_once_and_each_phrase_once():
 
 
 def test_more_phrases_than_the_model_takes_are_asked_for_in_parts():
-    annotator = made("grounding_dino", **HOPEFUL)
+    annotator = make_grounder("grounding_dino", **HOPEFUL)
     phrases = [
         f"a {colour} {thing}"
         for colour in ("red", "brown", "blue")
@@ -181,7 +185,7 @@ def test_more_phrases_than_the_model_takes_are_asked_for_in_parts():
 def test_every_token_of_a_phrase_is_its_own_and_none_ends_it(phrase: str):
     from florence.annotators.grounder import _prompt_phrase
 
-    annotator = made("grounding_dino", **HOPEFUL)
+    annotator = make_grounder("grounding_dino", **HOPEFUL)
     prompt, owners = annotator._join_phrases(
         [_prompt_phrase("a cat"), _prompt_phrase(phrase), _prompt_phrase("two dots")]
     )
@@ -215,18 +219,18 @@ def test_a_box_needs_a_good_phrase_and_a_phrase_a_good_box():
 # ---------------------------------------------------------------- OWL
 
 
-@pytest.mark.parametrize("kind", ["owl_v2", "owl_vit"])
-def test_owl_scores_each_phrase_and_its_boxes_are_in_the_pictures_pixels(kind: str):
-    claims = ground(kind, captions("A dog near two cats"))
+@pytest.mark.parametrize("architecture", ["owl_v2", "owl_vit"])
+def test_owl_scores_each_phrase_and_its_boxes_are_in_the_pictures_pixels(architecture: str):
+    claims = ground(architecture, captions("A dog near two cats"))
     processor, model = (
-        hf.AutoProcessor.from_pretrained(checkpoint(kind)),
-        hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint(kind)).eval(),
+        hf.AutoProcessor.from_pretrained(checkpoint(architecture)),
+        hf.AutoModelForZeroShotObjectDetection.from_pretrained(checkpoint(architecture)).eval(),
     )
     with torch.no_grad():
         output = model(**processor(images=Image.fromarray(photo()), text=[["a dog", "two cats"]], return_tensors="pt"))
     height, width = photo().shape[:2]
     # OWLv2 pads below and to the right until the picture is a square, so its shares are of the longer side.
-    scale = np.asarray([width, width] if kind == "owl_v2" else [width, height])
+    scale = np.asarray([width, width] if architecture == "owl_v2" else [width, height])
     shares = output.pred_boxes[0].numpy()
     boxes = np.concatenate(
         [(shares[:, :2] - shares[:, 2:] / 2) * scale, (shares[:, :2] + shares[:, 2:] / 2) * scale], axis=1
@@ -243,9 +247,9 @@ def test_long_phrases_are_cut_for_owl():
 # ---------------------------------------------------------------- all of them
 
 
-@pytest.mark.parametrize("kind", GROUNDERS)
-def test_others_in_the_batch_change_nothing(kind: str):
-    annotator = made(kind)
+@pytest.mark.parametrize("architecture", GROUNDERS)
+def test_others_in_the_batch_change_nothing(architecture: str):
+    annotator = make_grounder(architecture)
     pictures = (
         photo(),
         np.ascontiguousarray(photo()[:80, ::-1]),

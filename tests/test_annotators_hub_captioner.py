@@ -1,4 +1,4 @@
-"""The captioner of hub models against transformers' own answer to one picture, for each kind of model that writes."""
+"""The captioner of hub models against transformers' own answer to one picture, for each type of model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from florence.errors import ModelError, SettingsError
 from florence.records import CAPTIONS, Claim, ImageRecord, Region, annotate
 
 REGION_CAPTION = "<DENSE_REGION_CAPTION>"
-BASE_TYPES = ("blip", "blip2", "florence", "llava", "llava_next")
+ARCHITECTURES = ("blip", "blip2", "florence", "llava", "llava_next")
 PROMPTS = {
     "blip": "",
     "blip2": "",
@@ -32,13 +32,13 @@ PROMPTS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     @cache
-    def made(kind: str) -> Path:
-        path = tmp_path_factory.mktemp(kind)
-        if kind == "llava_next":
+    def make_checkpoint(architecture: str) -> Path:
+        path = tmp_path_factory.mktemp(architecture)
+        if architecture == "llava_next":
             return language_models.llava(path, following=True)
-        return getattr(language_models, kind)(path)
+        return getattr(language_models, architecture)(path)
 
-    return made
+    return make_checkpoint
 
 
 def pictures(*shapes: tuple[int, int]) -> list[np.ndarray]:
@@ -84,11 +84,11 @@ def alone(path: Path, image: Image.Image, prompt: str, beams: int) -> tuple[str,
     else:
         inputs = processor(images=image, return_tensors="pt", **({"text": prompt} if prompt else {}))
     with torch.inference_mode():
-        annotator = model.generate(**inputs, max_new_tokens=10, num_beams=beams, do_sample=False)[0]
-        kind, input_ids = model.config.model_type, annotator[None, :-1]
-        if kind == "florence2":
+        output = model.generate(**inputs, max_new_tokens=10, num_beams=beams, do_sample=False)[0]
+        architecture, input_ids = model.config.model_type, output[None, :-1]
+        if architecture == "florence2":
             given, logits = 1, model(**inputs, decoder_input_ids=input_ids).logits[0]
-        elif kind == "blip":
+        elif architecture == "blip":
             given, logits = (
                 1,
                 model.text_decoder(
@@ -100,7 +100,7 @@ def alone(path: Path, image: Image.Image, prompt: str, beams: int) -> tuple[str,
             more = {k: v for k, v in inputs.items() if k in ("pixel_values", "image_sizes")}
             logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **more).logits[0]
     ends = {processor.tokenizer.eos_token_id, processor.tokenizer.sep_token_id}
-    tokens = annotator[given:].tolist()
+    tokens = output[given:].tolist()
     tokens = tokens[: next((i for i, t in enumerate(tokens) if t in ends), len(tokens))]
     special = set(processor.tokenizer.all_special_ids)
     chances = [float(logits[given - 1 + i].log_softmax(-1)[t]) for i, t in enumerate(tokens) if t not in special]
@@ -112,13 +112,13 @@ def same(text: str) -> str:
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("kind", BASE_TYPES)
-def test_captions_equal_those_of_the_model_given_one_picture(folder, kind: str, beams: int):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_captions_equal_those_of_the_model_given_one_picture(folder, architecture: str, beams: int):
     images = pictures(*SHAPES[:4])
-    annotator = captioner(folder(kind), beams=beams, prompts={"<CAPTION>": PROMPTS[kind]})
+    annotator = captioner(folder(architecture), beams=beams, prompts={"<CAPTION>": PROMPTS[architecture]})
     texts = set()
     for pixels, claims in zip(images, annotator.annotate(batch(images)), strict=True):
-        text, score = alone(folder(kind), Image.fromarray(pixels), PROMPTS[kind], beams)
+        text, score = alone(folder(architecture), Image.fromarray(pixels), PROMPTS[architecture], beams)
         assert [(c.task, same(c.text), c.regions) for c in claims] == (
             [("<CAPTION>", same(text), ())] if same(text) else []
         )
@@ -127,10 +127,10 @@ def test_captions_equal_those_of_the_model_given_one_picture(folder, kind: str, 
     assert len(texts) > 1, "this model does not see the picture"
 
 
-@pytest.mark.parametrize("kind", BASE_TYPES)
-def test_answers_do_not_depend_on_the_batch(folder, kind: str):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_answers_do_not_depend_on_the_batch(folder, architecture: str):
     images = pictures(*SHAPES)
-    annotator = captioner(folder(kind), beams=2)
+    annotator = captioner(folder(architecture), beams=2)
     together = annotator.annotate(batch(images))
     assert annotator.annotate(batch(images[::-1]))[::-1] == together
     assert [annotator.annotate(batch([one]))[0] for one in images] == together
@@ -175,16 +175,16 @@ def test_captions_alone_need_no_claims_of_others(folder):
     given = batch(pictures((40, 40)))
     claims = annotator.annotate(ImageBatch(given.records, given.pixels))[0]
     assert [claim.task for claim in claims] == list(CAPTIONS)
-    assert len({claim.text for claim in claims}) > 1, "each kind has a prompt of its own"
+    assert len({claim.text for claim in claims}) > 1, "each task has a prompt of its own"
 
 
 def test_each_type_of_model_gets_its_own_prompts(folder):
     prompts = {
-        kind: [
-            captioner(folder(kind), tasks=["<CAPTION>", REGION_CAPTION])._model.prompt(task)
+        architecture: [
+            captioner(folder(architecture), tasks=["<CAPTION>", REGION_CAPTION])._model.prompt(task)
             for task in (*CAPTIONS, REGION_CAPTION)
         ]
-        for kind in ("florence", "blip", "llava")
+        for architecture in ("florence", "blip", "llava")
     }
     assert prompts["florence"] == [*CAPTIONS, "<CAPTION>"]
     assert prompts["blip"] == [""] * 4

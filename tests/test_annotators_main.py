@@ -1,4 +1,4 @@
-"""Our own annotators as programs and services: they say the same there, to the last bit."""
+"""Our own annotators as programs and services: their claims are the same to the last bit."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ sys.exit(main(["noisy", *sys.argv[1:]]))
 
 @contextmanager
 def serve_command(*words: str) -> Iterator[str]:
-    """The URL of an annotator of ours at any free port."""
+    """Serve an annotator of ours at a free port; yield its URL."""
     with subprocess.Popen(
         [*words, "--http", "0"], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=ENVIRONMENT, cwd=ROOT
     ) as process:
@@ -155,7 +155,7 @@ def test_what_libraries_print_does_not_get_among_the_answers(tmp_path: Path):
 
 def test_a_service_says_what_it_is_and_refuses_what_it_cannot_do(tmp_path: Path):
     batch = batch_of(2)
-    requests = format_request(batch.records[0], None, image=encode_png(batch.pixels[0], 0))
+    request_line = format_request(batch.records[0], None, image=encode_png(batch.pixels[0], 0))
     with serve_command(*COMMAND, "reader") as url:
         with urllib.request.urlopen(url, timeout=60) as answer:
             description = json.loads(answer.read())
@@ -170,7 +170,7 @@ def test_a_service_says_what_it_is_and_refuses_what_it_cannot_do(tmp_path: Path)
         secret = tmp_path / "secret.png"
         secret.write_bytes(encode_png(batch.pixels[0], 0))
         for body, message in (
-            (requests + b"what?\n", "line 2: a JSON object"),
+            (request_line + b"what?\n", "line 2: a JSON object"),
             (format_request(batch.records[0], None, path=str(secret)), "found path, a file of this machine"),
         ):
             with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
@@ -185,7 +185,7 @@ def test_a_service_says_what_it_is_and_refuses_what_it_cannot_do(tmp_path: Path)
             connection.close()
         broken = format_request(batch.records[1], None, image=b"no picture")
         with urllib.request.urlopen(
-            urllib.request.Request(url, broken + b"\n" + requests, method="POST"), timeout=60
+            urllib.request.Request(url, broken + b"\n" + request_line, method="POST"), timeout=60
         ) as answer:
             first, second = map(json.loads, answer.read().splitlines())
         assert first["image_id"] == batch.records[1].image_id and "unreadable" in first["error"] and not first["retry"]
@@ -193,7 +193,7 @@ def test_a_service_says_what_it_is_and_refuses_what_it_cannot_do(tmp_path: Path)
 
 
 def answer_requests(use: str, *requests: bytes, size: int = 16) -> list[dict]:
-    """What it answers to lines, read again."""
+    """Return the answers to lines of requests, read again."""
     out = io.BytesIO()
     answer_lines(partial(answer_batch, make_annotator(use, None, None)), io.BytesIO(b"".join(requests)), out, size)
     return [json.loads(line) for line in out.getvalue().splitlines()]
@@ -217,7 +217,7 @@ def test_missing_pictures_and_those_of_another_size_are_errors_of_their_own(tmp_
 
 
 def test_a_blank_line_has_it_answer_what_it_has():
-    """To one that reads an image's answer before it asks about the next."""
+    """A caller may read an image's answer before it sends the next request."""
     batch = batch_of(3)
     reading, writing = os.pipe()
     reading_answers, out = os.pipe()
@@ -250,7 +250,7 @@ def test_the_document_has_settings_that_are_allowed_and_every_field():
             assert ANNOTATORS.get(section.use)(name=name, **section.options).tasks
     for model in (AnswerLine, RequestLine, AnnotationLine):
         assert not [field for field in model.model_fields if f"`{field}`" not in text]
-    assert not [kind for kind in ANNOTATION_TYPES if f"`{kind}`" not in text]
+    assert not [name for name in ANNOTATION_TYPES if f"`{name}`" not in text]
     words = re.findall(r"^python -m florence\.annotators (.*?)(?: +#.*)?$", text, re.M)
     assert len(words) == 3 and all(make_parser().parse_args(line.split()).use for line in words)
 

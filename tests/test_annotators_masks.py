@@ -20,7 +20,7 @@ def meadow(width: int, height: int) -> np.ndarray:
 
 
 def ellipse(pixels: np.ndarray, box: Box, colour: tuple[int, int, int]) -> np.ndarray:
-    """Paint an ellipse into ``pixels``; its mask."""
+    """Paint an ellipse into ``pixels``; return its mask."""
     ys, xs = np.mgrid[: pixels.shape[0], : pixels.shape[1]] + 0.5
     x0, y0, x1, y1 = box
     mask = ((2 * xs - x0 - x1) / (x1 - x0)) ** 2 + ((2 * ys - y0 - y1) / (y1 - y0)) ** 2 <= 1
@@ -28,7 +28,7 @@ def ellipse(pixels: np.ndarray, box: Box, colour: tuple[int, int, int]) -> np.nd
     return mask
 
 
-def said(*objects: tuple[str, Box, float], annotator: str = "a") -> tuple[Annotation, ...]:
+def make_claims(*objects: tuple[str, Box, float], annotator: str = "a") -> tuple[Annotation, ...]:
     return annotate(
         "0" * 64,
         [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects],
@@ -47,7 +47,7 @@ def cut(pixels: np.ndarray, claims: tuple[Annotation, ...], **options) -> list[C
 def test_a_ball_is_cut_out_of_a_loose_box():
     pixels = meadow(320, 240)
     truth = ellipse(pixels, (90, 60, 210, 170), (200, 50, 40))
-    (claim,) = cut(pixels, said(("ball", (78.0, 50.0, 226.0, 182.0), 0.8)))
+    (claim,) = cut(pixels, make_claims(("ball", (78.0, 50.0, 226.0, 182.0), 0.8)))
     assert (claim.task, claim.text, claim.score) == ("<REFERRING_EXPRESSION_SEGMENTATION>", "the ball", 0.8)
     (region,) = claim.regions
     assert region.label == "the ball" and all(polygon_area(p) > 0 for p in region.polygons)
@@ -57,14 +57,14 @@ def test_a_ball_is_cut_out_of_a_loose_box():
 def test_a_mask_in_a_large_picture_is_in_its_own_pixels():
     pixels = meadow(3000, 2000)
     truth = ellipse(pixels, (1700, 900, 2600, 1500), (220, 190, 40))
-    (claim,) = cut(pixels, said(("balloon", (1600.0, 850.0, 2680.0, 1580.0), 0.9)))
+    (claim,) = cut(pixels, make_claims(("balloon", (1600.0, 850.0, 2680.0, 1580.0), 0.9)))
     assert mask_iou(rasterise(claim.regions[0].polygons, 3000, 2000), truth) > 0.93
 
 
 def test_two_annotators_boxes_of_one_object_give_one_mask():
     pixels = meadow(320, 240)
     ellipse(pixels, (90, 60, 210, 170), (200, 50, 40))
-    claims = said(("ball", (78.0, 50.0, 226.0, 182.0), 0.5)) + said(
+    claims = make_claims(("ball", (78.0, 50.0, 226.0, 182.0), 0.5)) + make_claims(
         ("ball", (85.0, 55.0, 220.0, 180.0), 0.4), annotator="b"
     )
     assert [claim.text for claim in cut(pixels, claims)] == ["the ball"]
@@ -75,7 +75,9 @@ def test_two_objects_of_one_label_are_separated_by_their_boxes():
     pixels = meadow(400, 240)
     left = ellipse(pixels, (30, 80, 130, 180), (200, 50, 40))
     right = ellipse(pixels, (260, 70, 370, 190), (40, 60, 200))
-    claims = cut(pixels, said(("ball", (250.0, 60.0, 380.0, 200.0), 0.9), ("ball", (20.0, 70.0, 140.0, 190.0), 0.8)))
+    claims = cut(
+        pixels, make_claims(("ball", (250.0, 60.0, 380.0, 200.0), 0.9), ("ball", (20.0, 70.0, 140.0, 190.0), 0.8))
+    )
     assert [claim.text for claim in claims] == ["the rightmost ball", "the leftmost ball"]
     for claim, truth in zip(claims, (right, left), strict=True):
         assert mask_iou(rasterise(claim.regions[0].polygons, 400, 240), truth) > 0.9
@@ -86,15 +88,15 @@ def test_the_middle_one_of_three_is_not_referred_to():
     boxes = [(x, 30.0, x + 100.0, 130.0) for x in (20.0, 190.0, 360.0)]
     for box in boxes:
         ellipse(pixels, box, (200, 50, 40))
-    found = cut(pixels, said(*(("ball", box, 0.9 - i / 10) for i, box in enumerate(boxes))))
+    found = cut(pixels, make_claims(*(("ball", box, 0.9 - i / 10) for i, box in enumerate(boxes))))
     assert sorted(claim.text for claim in found) == ["the leftmost ball", "the rightmost ball"]
 
 
 def test_where_colours_do_not_part_nothing_is_claimed():
-    assert cut(np.full((200, 200, 3), 100, np.uint8), said(("fog", (40.0, 40.0, 160.0, 160.0), 0.9))) == []
+    assert cut(np.full((200, 200, 3), 100, np.uint8), make_claims(("fog", (40.0, 40.0, 160.0, 160.0), 0.9))) == []
     pixels = meadow(200, 200)
     ellipse(pixels, (5, 5, 195, 195), (200, 50, 40))
-    assert cut(pixels, said(("ball", (2.0, 2.0, 198.0, 198.0), 0.9))) == [], "nothing is left around it"
+    assert cut(pixels, make_claims(("ball", (2.0, 2.0, 198.0, 198.0), 0.9))) == [], "nothing is left around it"
 
 
 def test_the_state_of_opencvs_random_numbers_does_not_matter():
@@ -106,7 +108,7 @@ def test_the_state_of_opencvs_random_numbers_does_not_matter():
     found = []
     for seed in (1, 2, 3):
         cv2.setRNGSeed(seed)
-        found.append(cut(pixels, said(("cup", (80.0, 8.0, 215.0, 155.0), 0.9))))
+        found.append(cut(pixels, make_claims(("cup", (80.0, 8.0, 215.0, 155.0), 0.9))))
     assert found[0] and found[0] == found[1] == found[2]
 
 
@@ -116,7 +118,9 @@ def test_one_image_has_at_most_so_many():
     boxes = [(x, 30.0, x + 100.0, 130.0) for x in (20.0, 190.0, 360.0)]
     for box in boxes:
         ellipse(pixels, box, (200, 50, 40))
-    claims = said(*((label, box, 0.9 - i / 10) for i, (label, box) in enumerate(zip(labels, boxes, strict=True))))
+    claims = make_claims(
+        *((label, box, 0.9 - i / 10) for i, (label, box) in enumerate(zip(labels, boxes, strict=True)))
+    )
     assert [claim.text for claim in cut(pixels, claims, most=2)] == ["the ball", "the balloon"]
 
 
@@ -136,7 +140,7 @@ def test_boxes_of_phrases_get_masks_too_and_boxes_of_objects_only_once(monkeypat
     monkeypatch.setattr(
         annotator, "_box_polygons", lambda self, pixels, box: segmented.append(box) or box_polygons(self, pixels, box)
     )
-    first, second, third = cut(pixels, said(("ball", one, 0.9)) + annotate("0" * 64, phrases, "b", "1"))
+    first, second, third = cut(pixels, make_claims(("ball", one, 0.9)) + annotate("0" * 64, phrases, "b", "1"))
     assert segmented == [one, other]
     assert (first.text, first.regions[0].box, first.score) == ("the ball", None, 0.9)
     for claim, span, box, truth in ((second, (0, 6), one, left), (third, (11, 20), other, right)):
@@ -159,7 +163,7 @@ def test_a_higher_min_polygon_iou_takes_more_corners():
     counts = [
         sum(
             len(p)
-            for p in cut(pixels, said(("ball", (78.0, 50.0, 226.0, 182.0), 0.8)), min_polygon_iou=f)[0]
+            for p in cut(pixels, make_claims(("ball", (78.0, 50.0, 226.0, 182.0), 0.8)), min_polygon_iou=f)[0]
             .regions[0]
             .polygons
         )

@@ -1,4 +1,4 @@
-"""Detectors in ONNX files that the test makes, so that what they see is known."""
+"""Detectors in ONNX files that the test writes, so that their answers are known."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Box = tuple[float, float, float, float]
 THREE = ("cat", "dog", "cup")
 
 
-def made(model: str, layout: str, labels: Any = THREE, **options: Any):
+def make_detector(model: str, layout: str, labels: Any = THREE, **options: Any):
     found = ANNOTATORS.get("onnx_detector")(name="objects", model=model, layout=layout, labels=labels, **options)
     found.load()
     return found
 
 
-def look(annotator: Any, *pictures: np.ndarray) -> list[list[Claim]]:
+def annotate_pictures(annotator: Any, *pictures: np.ndarray) -> list[list[Claim]]:
     records = tuple(
         ImageRecord("0" * 64, p.shape[1], p.shape[0], "mine", f"{i}.png", "", None, "train")
         for i, p in enumerate(pictures)
@@ -47,8 +47,8 @@ def canvas(width: int, height: int, box: Box | None = None, colour: tuple[int, i
     return pixels
 
 
-def centred(*boxes: Box) -> np.ndarray:
-    """Boxes (n, 4) as centre, width and height."""
+def centre_boxes(*boxes: Box) -> np.ndarray:
+    """Return boxes (n, 4) as centre, width and height."""
     x0, y0, x1, y1 = np.asarray(boxes, float).T
     return np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1)
 
@@ -62,8 +62,9 @@ def test_what_is_red_is_found_where_it_is(tmp_path: Path, resize: str, width: in
     truth = (round(width * 0.3), round(height * 0.2), round(width * 0.8), round(height * 0.7))
     ((found,),) = (
         rows(claims)
-        for claims in look(
-            made(red_finder(tmp_path / "red.onnx", (96, 128)), "yolo", resize=resize), canvas(width, height, truth)
+        for claims in annotate_pictures(
+            make_detector(red_finder(tmp_path / "red.onnx", (96, 128)), "yolo", resize=resize),
+            canvas(width, height, truth),
         )
     )
     label, box, score = found
@@ -77,37 +78,48 @@ def test_what_is_red_is_found_where_it_is(tmp_path: Path, resize: str, width: in
 
 
 def test_grey_and_single_pixels_and_pictures_without_red_give_nothing(tmp_path: Path):
-    annotator = made(red_finder(tmp_path / "red.onnx", (96, 128)), "yolo")
+    annotator = make_detector(red_finder(tmp_path / "red.onnx", (96, 128)), "yolo")
     grey = np.repeat(np.random.default_rng(0).integers(0, 255, (50, 70, 1), dtype=np.uint8), 3, axis=2)
-    assert look(annotator, canvas(50, 60), grey, np.zeros((1, 1, 3), np.uint8), canvas(5000, 1)) == [[], [], [], []]
-    assert rows(look(annotator, canvas(1, 1, (0, 0, 1, 1)))[0]) == [("dog", (0, 0, 1, 1), pytest.approx(0.9))]
+    assert annotate_pictures(annotator, canvas(50, 60), grey, np.zeros((1, 1, 3), np.uint8), canvas(5000, 1)) == [
+        [],
+        [],
+        [],
+        [],
+    ]
+    assert rows(annotate_pictures(annotator, canvas(1, 1, (0, 0, 1, 1)))[0]) == [
+        ("dog", (0, 0, 1, 1), pytest.approx(0.9))
+    ]
 
 
 def test_the_order_of_channels_is_that_of_the_settings(tmp_path: Path):
-    annotator = made(red_finder(tmp_path / "red.onnx", (96, 128)), "yolo", order="bgr")
+    annotator = make_detector(red_finder(tmp_path / "red.onnx", (96, 128)), "yolo", order="bgr")
     red, blue = canvas(200, 100, (20, 20, 90, 80)), canvas(200, 100, (20, 20, 90, 80), (10, 20, 230))
-    assert [len(claims) for claims in look(annotator, red, blue)] == [0, 1]
+    assert [len(claims) for claims in annotate_pictures(annotator, red, blue)] == [0, 1]
 
 
-@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8])
-def test_mean_and_deviation_are_taken_channel_by_channel(tmp_path: Path, kind: int):
-    model = brightness(tmp_path / "mean.onnx", (32, 64), kind)
+@pytest.mark.parametrize("element_type", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8])
+def test_mean_and_deviation_are_taken_channel_by_channel(tmp_path: Path, element_type: int):
+    model = brightness(tmp_path / "mean.onnx", (32, 64), element_type)
     pixels = np.full((10, 20, 3), (110, 60, 210), np.uint8)
-    if kind == TensorProto.UINT8:
+    if element_type == TensorProto.UINT8:
         given: dict[str, Any] = {}
         expected = ("cup", 210 / 255)
         with pytest.raises(SettingsError, match="takes bytes"):
-            made(model, "yolo", mean=(1.0, 1.0, 1.0))
+            make_detector(model, "yolo", mean=(1.0, 1.0, 1.0))
     else:
         given = {"mean": (100.0, 50.0, 200.0), "std": (100.0, 20.0, 40.0)}
         expected = ("dog", 0.5)
-    ((found,),) = (rows(claims) for claims in look(made(model, "yolo", resize="stretch", **given), pixels))
+    ((found,),) = (
+        rows(claims) for claims in annotate_pictures(make_detector(model, "yolo", resize="stretch", **given), pixels)
+    )
     assert (found[0], found[2]) == (expected[0], pytest.approx(expected[1], abs=2e-3)) and found[1] == pytest.approx(
         (5, 2.5, 15, 7.5)
     )
-    if kind == TensorProto.FLOAT:
+    if element_type == TensorProto.FLOAT:
         reversed_order = {"order": "bgr", "mean": (200.0, 50.0, 100.0), "std": (40.0, 20.0, 100.0)}
-        assert rows(look(made(model, "yolo", resize="stretch", **reversed_order), pixels)[0])[0][::2] == (
+        assert rows(annotate_pictures(make_detector(model, "yolo", resize="stretch", **reversed_order), pixels)[0])[0][
+            ::2
+        ] == (
             "dog",
             pytest.approx(0.5),
         )
@@ -116,7 +128,10 @@ def test_mean_and_deviation_are_taken_channel_by_channel(tmp_path: Path, kind: i
 def test_around_a_letterboxed_picture_there_is_grey(tmp_path: Path):
     model = brightness(tmp_path / "mean.onnx", (64, 64))
     ((found,),) = (
-        rows(claims) for claims in look(made(model, "yolo", threshold=0.1), np.full((20, 40, 3), 255, np.uint8))
+        rows(claims)
+        for claims in annotate_pictures(
+            make_detector(model, "yolo", threshold=0.1), np.full((20, 40, 3), 255, np.uint8)
+        )
     )
     assert found[2] == pytest.approx((255 + 114) / 2 / 255, rel=1e-5)
 
@@ -129,61 +144,61 @@ BOXES: tuple[Box, ...] = ((8, 20, 24, 40), (30, 16, 60, 44))
 SCORES = np.array([[0.1, 0.8, 0.2], [0.7, 0.1, 0.6]])
 
 
-def placed(box: Box) -> Box:
-    """Where a box of that input is in a picture of 200 × 100."""
+def to_picture(box: Box) -> Box:
+    """Return a box of that input in the pixels of a picture of 200 × 100."""
     x0, y0, x1, y1 = box
     return (x0 / 0.32, max((y0 - 16) / 0.32, 0.0), x1 / 0.32, min((y1 - 16) / 0.32, 100.0))
 
 
-def seen(
+def detect(
     tmp_path: Path, outputs: dict[str, np.ndarray], layout: str = "yolo", **options: Any
 ) -> list[tuple[str, Box, float]]:
     return rows(
-        look(
-            made(constant(tmp_path / "model.onnx", outputs), layout, **{"resize": "letterbox", **options}),
+        annotate_pictures(
+            make_detector(constant(tmp_path / "model.onnx", outputs), layout, **{"resize": "letterbox", **options}),
             canvas(200, 100),
         )[0]
     )
 
 
 EXPECTED = [
-    ("dog", pytest.approx(placed(BOXES[0])), pytest.approx(0.8)),
-    ("cat", pytest.approx(placed(BOXES[1])), pytest.approx(0.7)),
+    ("dog", pytest.approx(to_picture(BOXES[0])), pytest.approx(0.8)),
+    ("cat", pytest.approx(to_picture(BOXES[1])), pytest.approx(0.7)),
 ]
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("shares", [False, True])
 def test_yolo_rows_of_boxes_and_scores(tmp_path: Path, transposed: bool, shares: bool):
-    plain = np.concatenate([centred(*BOXES) / (64 if shares else 1), SCORES], axis=1)[None]
-    assert seen(tmp_path, {"output0": plain.transpose(0, 2, 1) if transposed else plain}) == EXPECTED
+    plain = np.concatenate([centre_boxes(*BOXES) / (64 if shares else 1), SCORES], axis=1)[None]
+    assert detect(tmp_path, {"output0": plain.transpose(0, 2, 1) if transposed else plain}) == EXPECTED
 
 
 def test_yolo_rows_with_objectness(tmp_path: Path):
     sure = np.array([[0.5], [1.0]])
-    found = seen(tmp_path, {"output": np.concatenate([centred(*BOXES), sure, SCORES], axis=1)[None]})
+    found = detect(tmp_path, {"output": np.concatenate([centre_boxes(*BOXES), sure, SCORES], axis=1)[None]})
     assert found == [EXPECTED[1], ("dog", EXPECTED[0][1], pytest.approx(0.4))]
 
 
 def test_yolo_rows_after_suppression(tmp_path: Path):
     rest = np.zeros((3, 6))
     last = np.array([[*BOXES[0], 0.8, 1], [*BOXES[1], 0.7, 0], [0, 20, 9, 40, 0.9, 7], [0, 20, 9, 40, 0.9, -1]])
-    found = seen(tmp_path, {"output": np.concatenate([last, rest])[None]})
+    found = detect(tmp_path, {"output": np.concatenate([last, rest])[None]})
     assert found == EXPECTED, "labels that are not in the list are padding"
 
 
 def test_six_columns_are_raw_where_the_strides_give_so_many_rows(tmp_path: Path):
     cells = 8 * 8 + 4 * 4 + 2 * 2
     raw = np.zeros((1, cells, 6))
-    raw[0, :2, :4], raw[0, :2, 4:] = centred(*BOXES), SCORES[:, 1:]
+    raw[0, :2, :4], raw[0, :2, 4:] = centre_boxes(*BOXES), SCORES[:, 1:]
     two = [("cat", EXPECTED[0][1], EXPECTED[0][2]), ("dog", EXPECTED[1][1], pytest.approx(0.6))]
-    assert seen(tmp_path, {"output": raw}, labels=("cat", "dog")) == two
+    assert detect(tmp_path, {"output": raw}, labels=("cat", "dog")) == two
     three_anchors = np.zeros((1, 3 * cells, 6))
-    three_anchors[0, :2, :4], three_anchors[0, :2, 4], three_anchors[0, :2, 5] = centred(*BOXES), 1.0, (0.8, 0.7)
-    assert [score for _, _, score in seen(tmp_path, {"output": three_anchors}, labels=("cat",))] == pytest.approx(
+    three_anchors[0, :2, :4], three_anchors[0, :2, 4], three_anchors[0, :2, 5] = centre_boxes(*BOXES), 1.0, (0.8, 0.7)
+    assert [score for _, _, score in detect(tmp_path, {"output": three_anchors}, labels=("cat",))] == pytest.approx(
         [0.8, 0.7]
     )
-    assert seen(tmp_path, {"output": np.array([[[*BOXES[0], 0.8, 1]]])}, labels=("cat", "dog")) == EXPECTED[:1]
+    assert detect(tmp_path, {"output": np.array([[[*BOXES[0], 0.8, 1]]])}, labels=("cat", "dog")) == EXPECTED[:1]
 
 
 @pytest.mark.parametrize(("shape", "count"), [((1, 7, 84), 2), ((1, 252, 8), 4)])
@@ -193,12 +208,12 @@ def test_a_list_of_labels_that_is_one_off_is_refused(tmp_path: Path, shape: tupl
         ModelError,
         match=rf"C = {count} labels: found output0 \(1, .*expected \(1, 4 \+ C, cells\).*list of labels complete",
     ):
-        made(model, "yolo", labels=THREE[:2] if count == 2 else (*THREE, "owl"))
-    assert made(model, "yolo", labels=THREE)
+        make_detector(model, "yolo", labels=THREE[:2] if count == 2 else (*THREE, "owl"))
+    assert make_detector(model, "yolo", labels=THREE)
 
 
 def nanodet(points: int, at: int, sides: tuple[int, int, int, int], bins: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (1, points, 3) and sides (1, points, 4 · bins) of which one point tells something."""
+    """Return scores (1, points, 3) and sides (1, points, 4 · bins) with one box at one point."""
     scores, distances = np.full((1, points, 3), 0.01), np.zeros((1, points, 4 * bins))
     scores[0, at, 2] = 0.75
     for side, distance in enumerate(sides):
@@ -208,24 +223,24 @@ def nanodet(points: int, at: int, sides: tuple[int, int, int, int], bins: int = 
 
 def test_nanodet_plus_has_four_strides_and_points_at_corners(tmp_path: Path):
     scores, sides = nanodet(64 + 16 + 4 + 1, 64 + 2 * 4 + 1, (1, 1, 2, 0))  # third row, second column of stride 16
-    expected = [("cup", pytest.approx(placed((16 - 16, 32 - 16, 16 + 32, 32))), pytest.approx(0.75))]
-    assert seen(tmp_path, {"output": np.concatenate([scores, sides], axis=2)}, "nanodet") == expected
+    expected = [("cup", pytest.approx(to_picture((16 - 16, 32 - 16, 16 + 32, 32))), pytest.approx(0.75))]
+    assert detect(tmp_path, {"output": np.concatenate([scores, sides], axis=2)}, "nanodet") == expected
 
 
 def test_nanodet_before_it_has_three_and_points_in_the_middle(tmp_path: Path):
     scores, sides = nanodet(64 + 16 + 4, 3 * 8 + 4, (1, 1, 2, 1), bins=17)
-    expected = [("cup", pytest.approx(placed((36 - 8, 28 - 8, 36 + 16, 28 + 8))), pytest.approx(0.75))]
-    assert seen(tmp_path, {"output": np.concatenate([scores, sides], axis=2)}, "nanodet") == expected
+    expected = [("cup", pytest.approx(to_picture((36 - 8, 28 - 8, 36 + 16, 28 + 8))), pytest.approx(0.75))]
+    assert detect(tmp_path, {"output": np.concatenate([scores, sides], axis=2)}, "nanodet") == expected
     parts: dict[str, np.ndarray] = {}
     for stride, start, stop in ((32, 80, 84), (8, 0, 64), (16, 64, 80)):
         parts |= {f"cls_pred_stride_{stride}": scores[:, start:stop], f"dis_pred_stride_{stride}": sides[:, start:stop]}
-    assert seen(tmp_path, parts, "nanodet") == expected
+    assert detect(tmp_path, parts, "nanodet") == expected
 
 
 def test_nanodet_sides_are_means_over_bins(tmp_path: Path):
     scores, sides = nanodet(84, 3 * 8 + 4, (1, 1, 2, 1))
     sides[0, 3 * 8 + 4, 0:8] = np.log([0.5, 0.5, 1e-9, 1e-9, 1e-9, 1e-9, 1e-9, 1e-9])
-    ((_, box, _),) = seen(tmp_path, {"output": np.concatenate([scores, sides], axis=2)}, "nanodet")
+    ((_, box, _),) = detect(tmp_path, {"output": np.concatenate([scores, sides], axis=2)}, "nanodet")
     assert box[0] == pytest.approx((36 - 4) / 0.32, abs=1e-3)
 
 
@@ -240,25 +255,25 @@ def logit(p: np.ndarray) -> np.ndarray:
 
 
 def test_detr_with_each_label_for_itself_and_with_nothing_as_one_more(tmp_path: Path):
-    places = {"pred_boxes": centred(*BOXES)[None] / 64}
-    assert seen(tmp_path, {"logits": logit(SCORES)[None], **places}, "detr") == EXPECTED
+    places = {"pred_boxes": centre_boxes(*BOXES)[None] / 64}
+    assert detect(tmp_path, {"logits": logit(SCORES)[None], **places}, "detr") == EXPECTED
     chances = np.array([[0.05, 0.8, 0.05, 0.1], [0.7, 0.1, 0.1, 0.1]])
-    assert seen(tmp_path, {**places, "logits": np.log(chances)[None]}, "detr") == EXPECTED, (
+    assert detect(tmp_path, {**places, "logits": np.log(chances)[None]}, "detr") == EXPECTED, (
         "with three labels both outputs have four columns"
     )
     nothing = np.array([[0.05, 0.05, 0.1, 0.8], [0.7, 0.1, 0.1, 0.1]])
-    assert seen(tmp_path, {"logits": np.log(nothing)[None], **places}, "detr") == EXPECTED[1:]
+    assert detect(tmp_path, {"logits": np.log(nothing)[None], **places}, "detr") == EXPECTED[1:]
     unnamed = {"a": np.log(chances)[None], "b": places["pred_boxes"]}
-    assert seen(tmp_path, unnamed, "detr") == EXPECTED, "without telling names the boxes come second"
+    assert detect(tmp_path, unnamed, "detr") == EXPECTED, "without telling names the boxes come second"
 
 
 def test_overlaps_thresholds_and_numbers_are_those_of_the_settings(tmp_path: Path):
     near = (9, 20, 25, 40)
-    raw = {"output": np.concatenate([centred(*BOXES, near), [*SCORES, [0.1, 0.75, 0.1]]], axis=1)[None]}
-    assert seen(tmp_path, raw) == EXPECTED
-    assert [label for label, _, _ in seen(tmp_path, raw, nms_iou=0.95)] == ["dog", "dog", "cat"]
-    assert seen(tmp_path, raw, threshold=0.75) == EXPECTED[:1] and seen(tmp_path, raw, most=1) == EXPECTED[:1]
-    assert seen(tmp_path, raw, threshold=0.95) == []
+    raw = {"output": np.concatenate([centre_boxes(*BOXES, near), [*SCORES, [0.1, 0.75, 0.1]]], axis=1)[None]}
+    assert detect(tmp_path, raw) == EXPECTED
+    assert [label for label, _, _ in detect(tmp_path, raw, nms_iou=0.95)] == ["dog", "dog", "cat"]
+    assert detect(tmp_path, raw, threshold=0.75) == EXPECTED[:1] and detect(tmp_path, raw, most=1) == EXPECTED[:1]
+    assert detect(tmp_path, raw, threshold=0.95) == []
 
 
 # ---------------------------------------------------------------- labels, versions, errors
@@ -267,14 +282,14 @@ def test_overlaps_thresholds_and_numbers_are_those_of_the_settings(tmp_path: Pat
 def test_labels_can_stand_in_a_file_and_empty_ones_are_dropped(tmp_path: Path):
     names = tmp_path / "names.txt"
     names.write_text("\ufeffKatze \r\n\r\nTaße\n\n", encoding="utf-8")
-    raw = {"output": np.concatenate([centred(*BOXES), SCORES], axis=1)[None]}
-    assert seen(tmp_path, raw, labels=str(names)) == [("Katze", EXPECTED[1][1], EXPECTED[1][2])]
-    assert made(str(tmp_path / "model.onnx"), "yolo", labels=str(names)).vocabulary() == ("Katze", "Taße")
+    raw = {"output": np.concatenate([centre_boxes(*BOXES), SCORES], axis=1)[None]}
+    assert detect(tmp_path, raw, labels=str(names)) == [("Katze", EXPECTED[1][1], EXPECTED[1][2])]
+    assert make_detector(str(tmp_path / "model.onnx"), "yolo", labels=str(names)).vocabulary() == ("Katze", "Taße")
     names.write_text("\n\n")
     with pytest.raises(SettingsError, match="names.txt is empty"):
-        made(str(tmp_path / "model.onnx"), "yolo", labels=str(names))
+        make_detector(str(tmp_path / "model.onnx"), "yolo", labels=str(names))
     with pytest.raises(SettingsError, match="nowhere.txt cannot be read"):
-        made(str(tmp_path / "model.onnx"), "yolo", labels=str(tmp_path / "nowhere.txt"))
+        make_detector(str(tmp_path / "model.onnx"), "yolo", labels=str(tmp_path / "nowhere.txt"))
 
 
 def test_the_version_follows_the_file_its_weights_beside_it_and_the_labels(tmp_path: Path):
@@ -307,27 +322,29 @@ def test_outputs_that_do_not_fit_are_refused_when_the_file_is_opened(
     tmp_path: Path, outputs: dict[str, np.ndarray], layout: str, message: str
 ):
     with pytest.raises(ModelError, match=rf"model\.onnx: .*{message}"):
-        made(constant(tmp_path / "model.onnx", outputs), layout)
+        make_detector(constant(tmp_path / "model.onnx", outputs), layout)
 
 
 def test_inputs_that_are_no_picture_are_refused(tmp_path: Path):
     raw = {"output": np.zeros((1, 1, 7))}
-    for shape, inputs, kind in (
+    for shape, inputs, element_type in (
         ((1, 4, 64, 64), 1, TensorProto.FLOAT),
         ((1, 3, 64), 1, TensorProto.FLOAT),
         ((1, 3, 64, 64), 2, TensorProto.FLOAT),
         ((1, 3, 64, 64), 1, TensorProto.INT64),
     ):
         with pytest.raises(ModelError, match="one input .* is expected; found images tensor"):
-            made(constant(tmp_path / "model.onnx", raw, shape, inputs, kind), "yolo")
+            make_detector(constant(tmp_path / "model.onnx", raw, shape, inputs, element_type), "yolo")
     free = constant(tmp_path / "model.onnx", raw, (1, 3, "height", "width"))
     with pytest.raises(SettingsError, match=r"annotators\.objects\.size: .* takes any size .*set one"):
-        made(free, "yolo")
-    assert made(free, "yolo", size=64)._size == (64, 64) and made(free, "yolo", size=(48, 64))._size == (48, 64)
+        make_detector(free, "yolo")
+    assert make_detector(free, "yolo", size=64)._size == (64, 64) and make_detector(
+        free, "yolo", size=(48, 64)
+    )._size == (48, 64)
     with pytest.raises(SettingsError, match=r"\[32, 32\] is not the input of"):
-        made(constant(tmp_path / "model.onnx", raw), "yolo", size=32)
+        make_detector(constant(tmp_path / "model.onnx", raw), "yolo", size=32)
     with pytest.raises(SettingsError, match=r"annotators\.objects\.std.*above 0"):
-        made(free, "yolo", std=(1.0, 0.0, 1.0))
+        make_detector(free, "yolo", std=(1.0, 0.0, 1.0))
 
 
 def test_what_is_no_onnx_file_is_refused(tmp_path: Path):
@@ -337,7 +354,7 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path):
         ).version
     (tmp_path / "text.onnx").write_text("not a model")
     with pytest.raises(ModelError, match="text.onnx cannot be opened"):
-        made(str(tmp_path / "text.onnx"), "yolo")
+        make_detector(str(tmp_path / "text.onnx"), "yolo")
 
 
 def test_it_computes_on_its_device():

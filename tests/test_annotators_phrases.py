@@ -1,4 +1,4 @@
-"""Phrases of captions tied to boxes; and the chain of those who read claims, on a real store."""
+"""Phrases of captions bound to boxes; and a chain of annotators that read claims, on a real store."""
 
 from __future__ import annotations
 

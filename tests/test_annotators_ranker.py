@@ -25,7 +25,7 @@ LONG = "a very long text about a cat that goes on well beyond what the model rea
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return cache(lambda kind: getattr(language_models, kind)(tmp_path_factory.mktemp(kind)))
+    return cache(lambda architecture: getattr(language_models, architecture)(tmp_path_factory.mktemp(architecture)))
 
 
 def ranker(path: Path, **options: Any):
@@ -65,7 +65,7 @@ CLAIMS = [
 
 
 def logits(path: Path, pixels: np.ndarray, texts: list[str]) -> np.ndarray:
-    """Transformers' scores of one picture with each text, padded and cut as the model's cards say."""
+    """Return transformers' scores of one picture with each text, padded and cut as the model cards state."""
     processor, model = AutoProcessor.from_pretrained(path), AutoModel.from_pretrained(path).eval()
     how: dict[str, Any] = (
         {"padding": "max_length", "max_length": 24} if model.config.model_type == "siglip" else {"padding": True}
@@ -81,10 +81,10 @@ def softmax(values: np.ndarray) -> np.ndarray:
     return np.exp(values - values.max()) / np.exp(values - values.max()).sum()
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_scores_are_the_model_s_own(folder, kind: str):
+@pytest.mark.parametrize("architecture", ["clip", "siglip"])
+def test_scores_are_the_model_s_own(folder, architecture: str):
     pixels = picture(0)
-    claims = ranker(folder(kind), margin=0).annotate(batch((pixels, CLAIMS)))[0]
+    claims = ranker(folder(architecture), margin=0).annotate(batch((pixels, CLAIMS)))[0]
     captions, places = [c for c in claims if not c.regions], [c for c in claims if c.regions]
     assert [(c.task, c.text) for c in captions] == [
         ("<CAPTION>", "a cat"),
@@ -94,12 +94,12 @@ def test_scores_are_the_model_s_own(folder, kind: str):
     assert [(c.task, c.text, c.regions[0].box) for c in places] == [
         (DENSE, text, BOX) for text in ("cat", "a cat on a chair", "a chair")
     ]
-    whole = logits(folder(kind), pixels, [c.text for c in captions])
-    part = logits(folder(kind), pixels[4:36, 8:40], [c.text for c in places])
-    if kind == "siglip":
+    whole = logits(folder(architecture), pixels, [c.text for c in captions])
+    part = logits(folder(architecture), pixels[4:36, 8:40], [c.text for c in places])
+    if architecture == "siglip":
         expected = 1 / (1 + np.exp(-whole)), 1 / (1 + np.exp(-part))
     else:
-        scale = float(AutoModel.from_pretrained(folder(kind)).logit_scale.detach().exp())
+        scale = float(AutoModel.from_pretrained(folder(architecture)).logit_scale.detach().exp())
         expected = np.clip(2.5 * whole / scale, 0, 1), softmax(part)
     assert [c.score for c in captions] == pytest.approx(expected[0], abs=1e-5)
     assert [c.score for c in places] == pytest.approx(expected[1], abs=1e-5)
@@ -116,8 +116,8 @@ def test_a_higher_temperature_decides_less_and_a_margin_shows_more(folder):
     )
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_answers_do_not_depend_on_the_batch(folder, kind: str):
+@pytest.mark.parametrize("architecture", ["clip", "siglip"])
+def test_answers_do_not_depend_on_the_batch(folder, architecture: str):
     images = [
         (picture(0), CLAIMS),
         (picture(1, 10, 200), []),
@@ -125,7 +125,7 @@ def test_answers_do_not_depend_on_the_batch(folder, kind: str):
         (picture(3, 1, 1), [Claim("<CAPTION>", "a cat", (), 0.2)]),
         (picture(4), [at("<OD>", "dog", (0.0, 0.0, 1.0, 1.0)), at("<OD>", "cat", (3.2, 0.0, 64.0, 48.0))]),
     ]
-    annotator = ranker(folder(kind))
+    annotator = ranker(folder(architecture))
     together = annotator.annotate(batch(*images))
     assert [len(claims) for claims in together] == [6, 0, 1, 1, 2]
     assert annotator.annotate(batch(*images[::-1]))[::-1] == together

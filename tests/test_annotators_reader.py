@@ -1,4 +1,4 @@
-"""Reading, against text that was drawn."""
+"""The OCR annotator, against text that was drawn."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def read(picture: Image.Image, **options) -> list[Claim]:
     return reader(**options).annotate(ImageBatch((record,), (np.asarray(picture),)))[0]
 
 
-def written(
+def draw_lines(
     size: tuple[int, int], *lines: tuple[str, tuple[int, int], int]
 ) -> tuple[Image.Image, list[tuple[float, ...]]]:
-    """A picture of lines (text, corner, height) in black on grey, and the box of each."""
+    """Return a picture of lines (text, corner, height) in black on grey, and the box of each."""
     picture = Image.new("RGB", size, (205, 210, 200))
     pen = ImageDraw.Draw(picture)
     boxes = []
@@ -47,7 +47,7 @@ def written(
 
 
 def test_lines_are_read_in_order_with_their_quads():
-    picture, boxes = written((640, 360), ("Fresh Bread", (40, 40), 48), ("open until 18:30", (60, 200), 36))
+    picture, boxes = draw_lines((640, 360), ("Fresh Bread", (40, 40), 48), ("open until 18:30", (60, 200), 36))
     claims = read(picture)
     assert [claim.text for claim in claims] == ["Fresh Bread", "open until 18:30"]
     for claim, box in zip(claims, boxes, strict=True):
@@ -60,14 +60,14 @@ def test_lines_are_read_in_order_with_their_quads():
 
 
 def test_quads_in_a_large_picture_are_in_its_own_pixels():
-    picture, boxes = written((3200, 2000), ("HARBOUR MUSEUM", (1500, 1400), 180))
+    picture, boxes = draw_lines((3200, 2000), ("HARBOUR MUSEUM", (1500, 1400), 180))
     (claim,) = read(picture)
     assert claim.text == "HARBOUR MUSEUM"
     assert box_iou(np.asarray(polygon_box(claim.regions[0].quad)), np.asarray(boxes[0]))[0, 0] > 0.5
 
 
 def test_slanting_text_has_a_slanting_quad():
-    picture, _ = written((600, 600), ("SLANTING", (150, 260), 60))
+    picture, _ = draw_lines((600, 600), ("SLANTING", (150, 260), 60))
     (claim,) = read(picture.rotate(20, fillcolor=(205, 210, 200)))
     x0, y0, x1, y1 = claim.regions[0].quad[:4]
     assert claim.text == "SLANTING"
@@ -79,7 +79,7 @@ def test_a_picture_without_text_gets_no_claim():
 
 
 def test_one_repeated_character_is_taken_for_a_pattern():
-    picture, _ = written((640, 200), ("0000", (100, 60), 70))
+    picture, _ = draw_lines((640, 200), ("0000", (100, 60), 70))
     assert read(picture) == []
     assert [claim.text for claim in read(picture, min_characters=1)] == ["0000"]
 
@@ -100,7 +100,7 @@ def test_pictures_are_read_at_a_bounded_size(shape: tuple[int, int]):
 
 
 def test_a_thin_strip_is_read():
-    picture, boxes = written((1500, 36), ("PLATFORM SEVEN", (700, 2), 26))
+    picture, boxes = draw_lines((1500, 36), ("PLATFORM SEVEN", (700, 2), 26))
     (claim,) = read(picture)
     assert claim.text == "PLATFORM SEVEN"
     assert box_iou(np.asarray(polygon_box(claim.regions[0].quad)), np.asarray(boxes[0]))[0, 0] > 0.5

@@ -1,4 +1,4 @@
-"""SAM and SAM 2, against the masks that the library itself makes; what is outlined; masks as polygons."""
+"""SAM and SAM 2 against the library's own masks; which boxes get masks; masks as polygons."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ CAT, DOG = (20.0, 15.0, 70.0, 80.0), (60.5, 10.25, 135.0, 90.0)
 
 
 @lru_cache(maxsize=16)
-def _made(kind: str, options: tuple[tuple[str, Any], ...]):
-    found = ANNOTATORS.get("segmenter")(name="segmenter", model=checkpoint(kind), **dict(options))
+def _make_segmenter(architecture: str, options: tuple[tuple[str, Any], ...]):
+    found = ANNOTATORS.get("segmenter")(name="segmenter", model=checkpoint(architecture), **dict(options))
     found.load()
     return found
 
 
-def made(kind: str, **options: Any):
-    return _made(kind, tuple(sorted(options.items())))
+def make_segmenter(architecture: str, **options: Any):
+    return _make_segmenter(architecture, tuple(sorted(options.items())))
 
 
 @lru_cache(maxsize=1)
 def photo() -> np.ndarray:
-    """Of odd sides, lying."""
+    """Return a photo in landscape format with odd sides."""
     import skimage
 
     with Image.open(Path(skimage.__path__[0]) / "data/chelsea.png") as image:
@@ -53,10 +53,10 @@ def record(pixels: np.ndarray | None = None) -> ImageRecord:
     return ImageRecord("0" * 64, pixels.shape[1], pixels.shape[0], "mine", "x.png", "", None, "train")
 
 
-def said(*things: tuple[str, Box, float], annotator: str = "a") -> tuple[Annotation, ...]:
+def make_claims(*objects: tuple[str, Box, float], annotator: str = "a") -> tuple[Annotation, ...]:
     return annotate(
         "0" * 64,
-        [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in things],
+        [Claim("<OD>", label, (Region(label, box=box, score=score),), score) for label, box, score in objects],
         annotator,
         "1",
     )
@@ -68,9 +68,11 @@ def phrase(text: str, label: str, *places: tuple[Box, float | None], annotator: 
     return annotate("0" * 64, [Claim(GROUNDED, text, regions, None)], annotator, "1")
 
 
-def cut(kind: str, claims: tuple[Annotation, ...], pixels: np.ndarray | None = None, **options: Any) -> list[Claim]:
+def cut(
+    architecture: str, claims: tuple[Annotation, ...], pixels: np.ndarray | None = None, **options: Any
+) -> list[Claim]:
     pixels = photo() if pixels is None else pixels
-    (found,) = made(kind, **options).annotate(ImageBatch((record(pixels),), (pixels,), (claims,)))
+    (found,) = make_segmenter(architecture, **options).annotate(ImageBatch((record(pixels),), (pixels,), (claims,)))
     assert isinstance(found, list), found
     return found
 
@@ -82,11 +84,11 @@ def drawn(region: Region) -> np.ndarray:
 # ---------------------------------------------------------------- masks
 
 
-def by_the_library(*boxes: Box, kind: str = "sam") -> tuple[np.ndarray, list[float]]:
-    """SAM's masks (n, height, width) and the quality that it expects, by processor and model called straight."""
+def by_the_library(*boxes: Box, architecture: str = "sam") -> tuple[np.ndarray, list[float]]:
+    """Return SAM's masks (n, height, width) and their estimated quality, of processor and model called directly."""
     processor, model = (
-        hf.SamProcessor.from_pretrained(checkpoint(kind)),
-        hf.SamModel.from_pretrained(checkpoint(kind)).eval(),
+        hf.SamProcessor.from_pretrained(checkpoint(architecture)),
+        hf.SamModel.from_pretrained(checkpoint(architecture)).eval(),
     )
     given = processor(images=Image.fromarray(photo()), input_boxes=[[list(box) for box in boxes]], return_tensors="pt")
     with torch.no_grad():
@@ -97,9 +99,9 @@ def by_the_library(*boxes: Box, kind: str = "sam") -> tuple[np.ndarray, list[flo
     return masks[:, 0].numpy(), output.iou_scores[0, :, 0].tolist()
 
 
-def by_hand(*boxes: Box, kind: str) -> tuple[np.ndarray, list[float]]:
-    """SAM 2's, from pixels stretched and normalised here."""
-    model = hf.Sam2Model.from_pretrained(checkpoint(kind)).eval()
+def by_hand(*boxes: Box, architecture: str) -> tuple[np.ndarray, list[float]]:
+    """Return SAM 2's masks and quality, from pixels stretched and normalised here."""
+    model = hf.Sam2Model.from_pretrained(checkpoint(architecture)).eval()
     height, width = photo().shape[:2]
     small = np.asarray(Image.fromarray(photo()).resize((128, 128), Image.Resampling.BILINEAR), np.float64) / 255
     pixels = torch.from_numpy(
@@ -116,14 +118,16 @@ def by_hand(*boxes: Box, kind: str) -> tuple[np.ndarray, list[float]]:
     return (masks[:, 0] > 0).numpy(), output.iou_scores[0, :, 0].tolist()
 
 
-@pytest.mark.parametrize(("kind", "reference"), [("sam", by_the_library), ("sam_2", by_hand), ("sam_2_video", by_hand)])
-def test_masks_are_the_models_own(kind: str, reference: Any):
-    claims = cut(kind, said(("cat", CAT, 0.9), ("dog", DOG, 0.8)))
+@pytest.mark.parametrize(
+    ("architecture", "reference"), [("sam", by_the_library), ("sam_2", by_hand), ("sam_2_video", by_hand)]
+)
+def test_masks_are_the_models_own(architecture: str, reference: Any):
+    claims = cut(architecture, make_claims(("cat", CAT, 0.9), ("dog", DOG, 0.8)))
     assert [(claim.task, claim.text, claim.score) for claim in claims] == [
         (REFERRED, "the cat", 0.9),
         (REFERRED, "the dog", 0.8),
     ]
-    masks, _ = reference(CAT, DOG, kind=kind)
+    masks, _ = reference(CAT, DOG, architecture=architecture)
     assert mask_iou(*masks) < 0.9, "both boxes get one mask: the test tells nothing"
     for claim, mask in zip(claims, masks, strict=True):
         (region,) = claim.regions
@@ -131,50 +135,52 @@ def test_masks_are_the_models_own(kind: str, reference: Any):
         assert mask_iou(drawn(region), mask) >= 0.95
     finer = {
         claim.text: drawn(claim.regions[0])
-        for claim in cut(kind, said(("cat", CAT, 0.9), ("dog", DOG, 0.8)), min_polygon_iou=0.98)
+        for claim in cut(architecture, make_claims(("cat", CAT, 0.9), ("dog", DOG, 0.8)), min_polygon_iou=0.98)
     }
-    assert finer, "neither has an outline that fine"
+    assert finer, "neither has a polygon that fine"
     for name, mask in zip(("the cat", "the dog"), masks, strict=True):
         assert name not in finer or mask_iou(finer[name], mask) >= 0.98
 
 
-@pytest.mark.parametrize(("kind", "reference"), [("sam", by_the_library), ("sam_2", by_hand), ("sam_2_video", by_hand)])
-def test_masks_with_a_low_score_of_the_model_are_not_claimed(kind: str, reference: Any):
-    _, expected = reference(CAT, DOG, kind=kind)
+@pytest.mark.parametrize(
+    ("architecture", "reference"), [("sam", by_the_library), ("sam_2", by_hand), ("sam_2_video", by_hand)]
+)
+def test_masks_with_a_low_score_of_the_model_are_not_claimed(architecture: str, reference: Any):
+    _, expected = reference(CAT, DOG, architecture=architecture)
     low, high = sorted(expected)
     assert high - low > 1e-3
-    (claim,) = cut(kind, said(("cat", CAT, 0.9), ("dog", DOG, 0.8)), min_iou=(low + high) / 2)
+    (claim,) = cut(architecture, make_claims(("cat", CAT, 0.9), ("dog", DOG, 0.8)), min_iou=(low + high) / 2)
     assert claim.text == ("the cat" if expected[0] == high else "the dog")
 
 
-@pytest.mark.parametrize("kind", SEGMENTERS)
-def test_a_picture_is_encoded_once_for_all_its_boxes(kind: str):
-    annotator = made(kind, min_iou=0.0)
+@pytest.mark.parametrize("architecture", SEGMENTERS)
+def test_a_picture_is_encoded_once_for_all_its_boxes(architecture: str):
+    annotator = make_segmenter(architecture, min_iou=0.0)
     calls: list[int] = []
     hook = annotator._network.vision_encoder.register_forward_hook(lambda *_: calls.append(1))
     try:
         places = [(28.0 * x, 23.0 * y, 28.0 * x + 28, 23.0 * y + 23) for y in range(4) for x in range(5)]
         (row,) = cut(
-            kind,
+            architecture,
             phrase("a row of things", "a row of things", *((box, 0.9 - i / 100) for i, box in enumerate(places))),
             min_iou=0.0,
         )
-        assert len(calls) == 1 and cut(kind, ()) == [] and len(calls) == 1
+        assert len(calls) == 1 and cut(architecture, ()) == [] and len(calls) == 1
     finally:
         hook.remove()
     last = [region for region in row.regions if region.box in places[MAX_PROMPTS:]]
     assert last and len(row.regions) > 10
     for region in (*last, row.regions[0]):
-        (alone,) = cut(kind, phrase("a row of things", "a row of things", (region.box, 0.9)), min_iou=0.0)
+        (alone,) = cut(architecture, phrase("a row of things", "a row of things", (region.box, 0.9)), min_iou=0.0)
         assert mask_iou(drawn(region), drawn(alone.regions[0])) > 0.95
     assert min(mask_iou(drawn(region), drawn(other)) for region in last for other in row.regions) < 0.9, (
         "all boxes get one mask: the test tells nothing"
     )
 
 
-@pytest.mark.parametrize("kind", SEGMENTERS)
-def test_others_in_the_batch_change_nothing(kind: str):
-    annotator = made(kind)
+@pytest.mark.parametrize("architecture", SEGMENTERS)
+def test_others_in_the_batch_change_nothing(architecture: str):
+    annotator = make_segmenter(architecture)
     pictures = (
         photo(),
         np.ascontiguousarray(photo()[:80, ::-1]),
@@ -182,14 +188,14 @@ def test_others_in_the_batch_change_nothing(kind: str):
         photo()[:1, :1],
     )
     claims = (
-        said(("cat", CAT, 0.9)),
-        said(("dog", (5.0, 5.0, 90.0, 70.0), 0.9)),
-        said(("cat", (3.0, 3.0, 40.0, 50.0), 0.9)),
-        said(("dot", (0.0, 0.0, 1.0, 1.0), 0.9)),
+        make_claims(("cat", CAT, 0.9)),
+        make_claims(("dog", (5.0, 5.0, 90.0, 70.0), 0.9)),
+        make_claims(("cat", (3.0, 3.0, 40.0, 50.0), 0.9)),
+        make_claims(("dot", (0.0, 0.0, 1.0, 1.0), 0.9)),
     )
     records = tuple(record(pixels) for pixels in pictures)
     together = annotator.annotate(ImageBatch(records, pictures, claims))
-    assert all(together[:3]) and together[3] == [], "a pixel has no outline"
+    assert all(together[:3]) and together[3] == [], "a pixel has no polygon"
     for index in (3, 1, 0, 2):
         assert annotator.annotate(
             ImageBatch(records[index : index + 1], pictures[index : index + 1], claims[index : index + 1])
@@ -207,14 +213,14 @@ def test_a_model_of_another_type_or_with_no_finite_numbers_is_refused(tmp_path: 
     model.save_pretrained(tmp_path / "model")
     annotator = ANNOTATORS.get("segmenter")(name="segmenter", model=str(tmp_path / "model"))
     annotator.load()
-    (failed,) = annotator.annotate(ImageBatch((record(),), (photo(),), (said(("cat", CAT, 0.9)),)))
+    (failed,) = annotator.annotate(ImageBatch((record(),), (photo(),), (make_claims(("cat", CAT, 0.9)),)))
     assert isinstance(failed, ModelError) and "not numbers" in str(failed)
 
 
-# ---------------------------------------------------------------- what is outlined
+# ---------------------------------------------------------------- which boxes get masks
 
 
-def asked(
+def ask_about(
     *claims: tuple[Annotation, ...], most: int = 10, min_score: float = 0.3, min_alone: float = 0.6
 ) -> list[tuple[str, str, list[Box]]]:
     rows = [row for part in claims for row in part]
@@ -225,19 +231,19 @@ def asked(
 
 
 def test_segmenter_and_grabcut_name_objects_alike():
-    things = said(("cat", CAT, 0.9), ("cat", DOG, 0.8), ("cup", (10.0, 60.0, 50.0, 90.0), 0.5)) + said(
+    objects = make_claims(("cat", CAT, 0.9), ("cat", DOG, 0.8), ("cup", (10.0, 60.0, 50.0, 90.0), 0.5)) + make_claims(
         ("cup", (12.0, 60.0, 50.0, 90.0), 0.4), annotator="b"
     )
-    names = [claim.text for claim in cut("sam", things, min_iou=0.0)]
+    names = [claim.text for claim in cut("sam", objects, min_iou=0.0)]
     assert set(names) == {"the leftmost cat", "the rightmost cat", "the cup"}
     masks = ANNOTATORS.get("masks")(name="masks", min_share=0.0, max_share=1.0)
-    assert {claim.text for claim in masks.annotate(ImageBatch((record(),), (photo(),), (things,)))[0]} <= set(names)
+    assert {claim.text for claim in masks.annotate(ImageBatch((record(),), (photo(),), (objects,)))[0]} <= set(names)
 
 
 def test_phrases_are_claimed_again_with_polygons():
     text = "Ein Kätzchen 🐈 near a dog"
-    things = phrase(text, "Kätzchen 🐈", (CAT, 0.7), (DOG, None)) + phrase(text, "a dog", (DOG, 0.5))
-    claims = cut("sam", things)
+    objects = phrase(text, "Kätzchen 🐈", (CAT, 0.7), (DOG, None)) + phrase(text, "a dog", (DOG, 0.5))
+    claims = cut("sam", objects)
     assert [(claim.task, claim.text, claim.regions[0].label) for claim in claims] == [
         (GROUNDED, text, "Kätzchen 🐈"),
         (GROUNDED, text, "a dog"),
@@ -257,26 +263,26 @@ def test_claims_of_several_annotators_of_one_phrase_and_region_are_merged():
     near = (62.0, 11.0, 134.0, 89.0)
     text = "a dog and a dog"
     first, second = phrase(text, "a dog", (DOG, 0.5), (CAT, 0.6)), phrase(text, "a dog", (near, 0.8), annotator="b")
-    assert asked(first, second) == [(GROUNDED, text, [near, CAT])] == asked(second, first)
+    assert ask_about(first, second) == [(GROUNDED, text, [near, CAT])] == ask_about(second, first)
     other = annotate(
         "0" * 64, [Claim(GROUNDED, text, (Region("a dog", box=DOG, score=0.5, span=(10, 15)),), 0.5)], "a", "1"
     )
-    assert asked(first, other) == [(GROUNDED, text, [CAT, DOG]), (GROUNDED, text, [DOG])], (
+    assert ask_about(first, other) == [(GROUNDED, text, [CAT, DOG]), (GROUNDED, text, [DOG])], (
         "the second dog is another phrase"
     )
 
 
 def test_boxes_of_objects_cost_no_more_and_of_the_others_the_best_are_taken():
     box = (5.0, 5.0, 20.0, 20.0)
-    things = (
-        said(("cat", CAT, 0.9))
+    objects = (
+        make_claims(("cat", CAT, 0.9))
         + phrase("a cat by a cup and a hat", "a cat", (CAT, 0.7))
         + phrase("a cat by a cup and a hat", "a cup", (DOG, 0.5))
         + phrase("a cat by a cup and a hat", "a hat", (box, 0.6))
     )
-    assert [places for _, _, places in asked(things, most=1)] == [[CAT], [CAT], [box]]
-    assert target_boxes(segmentation_targets(record(), things, 2, 0.3, 0.6)) == (CAT, DOG, box)
-    assert [places for _, _, places in asked(things, min_score=0.55)] == [[CAT], [CAT], [box]]
+    assert [places for _, _, places in ask_about(objects, most=1)] == [[CAT], [CAT], [box]]
+    assert target_boxes(segmentation_targets(record(), objects, 2, 0.3, 0.6)) == (CAT, DOG, box)
+    assert [places for _, _, places in ask_about(objects, min_score=0.55)] == [[CAT], [CAT], [box]]
 
 
 def test_boxes_beyond_the_image_are_cut_and_claims_without_a_box_are_left_out():
@@ -296,7 +302,7 @@ def test_boxes_beyond_the_image_are_cut_and_claims_without_a_box_are_left_out():
     rows.append(
         Claim(GROUNDED, "a cat", (Region("a cat", polygons=((10.0, 10.0, 40.0, 10.0, 40.0, 30.0),), span=(0, 5)),))
     )
-    assert asked(annotate("0" * 64, rows, "a", "1")) == [
+    assert ask_about(annotate("0" * 64, rows, "a", "1")) == [
         (GROUNDED, text, [(100.0, 0.0, 141.0, 50.0)]),
         (GROUNDED, "a cat", [(10.0, 10.0, 40.0, 30.0)]),
     ]
@@ -305,7 +311,7 @@ def test_boxes_beyond_the_image_are_cut_and_claims_without_a_box_are_left_out():
 def test_an_empty_mask_is_not_claimed():
     targets = segmentation_targets(
         record(),
-        said(("cat", CAT, 0.9), ("cup", (5.0, 5.0, 20.0, 20.0), 0.9))
+        make_claims(("cat", CAT, 0.9), ("cup", (5.0, 5.0, 20.0, 20.0), 0.9))
         + phrase("a dog", "a dog", (CAT, 0.8), (DOG, 0.6)),
         10,
         0.3,
@@ -322,7 +328,7 @@ def test_an_empty_mask_is_not_claimed():
 
 
 def blob(seed: int, width: int = 90, height: int = 70) -> np.ndarray:
-    """Smooth shapes with holes, parts and specks."""
+    """Return a mask of smooth shapes with holes, parts and specks."""
     import cv2
 
     noise = np.random.default_rng(seed).normal(size=(height, width))

@@ -70,7 +70,7 @@ def scores(claims_of: dict[str, list[Claim]], pixels: dict[str, np.ndarray], **o
 
 
 def share_scored_lower(table: dict[str, dict[str, float]], right: dict[str, str]) -> float:
-    """The share of other pictures' captions that score below a picture's own, over all pictures."""
+    """Return the share of other pictures' captions that score below a picture's own."""
     pairs = [
         (row[right[name]] > score) + 0.5 * (row[right[name]] == score)
         for name, row in table.items()

@@ -41,7 +41,7 @@ HEAVY = (
 
 
 def call(*arguments: str, code: int = 0) -> str:
-    """The output of a command that is run in this process, in the current folder."""
+    """Return the output of a command that is run in this process, in the current folder."""
     done = CliRunner().invoke(app, list(arguments))
     assert done.exit_code == code, (done.output, done.exception)
     return done.output
@@ -106,7 +106,7 @@ def test_wrong_use_and_wrong_folder_are_explained(tmp_path: Path):
 
 @pytest.fixture
 def template(tmp_path: Path, monkeypatch) -> Path:
-    """The params.yaml that `florence init` writes, in the current folder."""
+    """Return the params.yaml that `florence init` writes, in the current folder."""
     (tmp_path / "params.yaml").write_bytes((ROOT / "florence/template/params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path / "params.yaml"
@@ -181,7 +181,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A model with random weights."""
+    """Return a model with random weights."""
     from florence.model.checkpoint import build
 
     folder = tmp_path_factory.mktemp("model")

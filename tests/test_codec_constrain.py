@@ -18,7 +18,7 @@ WRITTEN = {
 
 
 def walk(form, rng, budget, eos=0.1, rows=16):
-    """Random answers that take only allowed classes, and the classes of each."""
+    """Return random answers of allowed classes only, and the classes of each."""
     states = np.full(rows, constrain.start_state(form))
     written = [[] for _ in range(rows)]
     for left in range(budget, 0, -1):
@@ -54,7 +54,7 @@ PIECES = [token for token in TokenClass if token is not TokenClass.EOS]
 OTHER = len(TokenClass)
 
 
-def refused(form, classes):
+def is_refused(form, classes):
     """Return the index of the first class that the machine refuses, None where it accepts all.
 
     Where only the end is refused, it is the number of classes.
@@ -76,12 +76,12 @@ def position(form, text):
 
 
 def check(form, classes):
-    """Machine and parser agree on whether the text is legal, and on the first token that is not."""
+    """Assert that automaton and parser agree on whether the text is legal and on its first illegal token."""
 
     def spelt(some):
         return "".join("</s>" if token == OTHER else WRITTEN[token] for token in some)
 
-    text, at = spelt(classes), refused(form, classes)
+    text, at = spelt(classes), is_refused(form, classes)
     if at is None:
         assert position(form, text) is None, text
         return True

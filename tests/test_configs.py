@@ -1,4 +1,4 @@
-"""The overlays in configs/: allowed over params.yaml, with the paper's numbers, and as long as they say."""
+"""The overlays in configs/: valid over params.yaml, with the paper's numbers, and as short as they state."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def keys(part: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def holds(whole: Any, part: Any) -> bool:
-    """Whether all of ``part`` is in ``whole``."""
+    """Return whether all of ``part`` is in ``whole``."""
     if isinstance(part, dict) and isinstance(whole, dict):
         return all(key in whole and holds(whole[key], value) for key, value in part.items())
     return whole == part

@@ -1,4 +1,4 @@
-"""What the documents say is run, and where they lead is there."""
+"""The code in the documents runs, and their links lead to files that exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def files(path: Path) -> dict[str, str]:
-    """The code blocks that follow a line which is a file's name."""
+    """Return the code blocks that follow a line which is a file's name."""
     return dict(re.findall(r"^`([\w/.]+\.py)`:\n\n```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S))
 
 

@@ -21,7 +21,7 @@ def scenes():
     return [image for image in SOURCES.get("scenes")(count=700, size=SIDE, questions=True).images(frozenset())]
 
 
-def asked(scene):
+def read_questions(scene):
     return [(claim.text, claim.regions[0].label) for claim in scene.truth if claim.task == "<VQA>"]
 
 
@@ -43,7 +43,7 @@ def test_every_answer_follows_from_the_rest_of_the_truth(scenes):
         boxes = {(claim.text, claim.regions[0].box): claim for claim in of(scene, "<OD>")}
         names = [name for name, _ in boxes]
         descriptions = {claim.regions[0].box: claim.text for claim in of(scene, "<DENSE_REGION_CAPTION>")}
-        for question, answer in asked(scene):
+        for question, answer in read_questions(scene):
             seen[question.split()[1]] += 1
             if found := re.fullmatch(r"Is there an? (.+)\?", question):
                 assert (found[1] in names) == (answer == "yes") and answer in ("yes", "no")
@@ -89,7 +89,7 @@ def test_a_category_is_that_of_the_largest_object(scenes):
 def test_yes_and_no_are_as_frequent_for_every_object(scenes):
     counts = defaultdict(Counter)
     for scene in scenes:
-        for question, answer in asked(scene):
+        for question, answer in read_questions(scene):
             if answer in ("yes", "no"):
                 counts[question][answer] += 1
     assert sum(c["yes"] for c in counts.values()) == sum(c["no"] for c in counts.values()) == len(scenes)
@@ -99,16 +99,16 @@ def test_yes_and_no_are_as_frequent_for_every_object(scenes):
 
 
 def test_a_prior_over_answers_is_not_enough(scenes):
-    """The commonest answer to each question, learnt from half of the scenes, on the other half; the truth scores 1."""
+    """Give the commonest answer of half of the scenes on the other half; the truth scores 1."""
     half = len(scenes) // 2
     answers, starts = defaultdict(Counter), defaultdict(Counter)
     for scene in scenes[:half]:
-        for question, answer in asked(scene):
+        for question, answer in read_questions(scene):
             answers[question][answer] += 1
             starts[question[:9]][answer] += 1
     references, prior = [], []
     for index, scene in enumerate(scenes[half:]):
-        for question, answer in asked(scene):
+        for question, answer in read_questions(scene):
             known = answers.get(question) or starts[question[:9]]
             references.append(Reference(str(index), answer))
             prior.append(Prediction(str(index), known.most_common(1)[0][0]))

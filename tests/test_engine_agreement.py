@@ -1,4 +1,4 @@
-"""Agreement: the share of the annotators able to see an item that claim the label, by hand."""
+"""Agreement: the share of the annotators asked about an item that claim its label, counted by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE, FAR = image("a"), image("b")
 
 
 def labels(claims_of, profiles=(), errors=None, **engine) -> list[Annotation]:
-    """The labels about the image "a"; every annotator of objects has claimed one on "b"."""
+    """Return the labels about the image "a"; every annotator of objects has claimed one on "b"."""
     for claims in claims_of.values():
         claims[FAR.image_id] = [box("cow", *PLACE)]
     table = fuse(*tables(claims_of, [HERE, FAR], errors), EngineSettings(**engine), 0, profiles)

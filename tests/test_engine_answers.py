@@ -36,7 +36,7 @@ WHOLE = (0.0, 0.0, float(SIDE), float(SIDE))
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Records and truth of scenes with questions."""
+    """Return records and truth of scenes with questions."""
     found = []
     for index, image in enumerate(SOURCES.get("scenes")(count=250, size=SIDE, questions=True).images(frozenset())):
         record = ImageRecord(f"{index:064x}", SIDE, SIDE, "scenes", image.name, image.licence, None, "train")
@@ -120,7 +120,7 @@ def images(count):
     return pa.Table.from_pylist(rows, schema=IMAGES)
 
 
-def fused(by_annotator, count, **settings):
+def fuse_answers(by_annotator, count, **settings):
     claims = pa.concat_tables([table(claims, annotator) for annotator, claims in by_annotator.items()])
     covered = [
         {"image_id": f"{i:064x}", "annotator": annotator, "error": ""}
@@ -135,7 +135,7 @@ def test_fused_answers_are_better_than_any_annotators(scenes):
         name: simulate(scenes, name, missed=0.2, mislabelled=wrong, misread=0.1)
         for name, wrong in (("a", 0.2), ("b", 0.3), ("c", 0.4))
     }
-    labels = table_annotations(fused(by_annotator, len(scenes)))
+    labels = table_annotations(fuse_answers(by_annotator, len(scenes)))
     for annotation_type in FINE_TUNED:
         right = answers([truth for _, truth in scenes], annotation_type)
         kept = {
@@ -160,7 +160,7 @@ def vqa(*answers, question="What is it?", scores=None):
 
 def test_votes_min_confidence_and_people():
     def only(by_annotator, **settings):
-        (row,) = table_annotations(fused(by_annotator, 1, **settings))
+        (row,) = table_annotations(fuse_answers(by_annotator, 1, **settings))
         return row
 
     row = only({"a": vqa("cat", scores=0.5), "b": vqa("Cat", scores=0.7), "c": vqa("dog")})
@@ -181,7 +181,7 @@ def test_votes_min_confidence_and_people():
 
 def test_agreement_is_the_share_of_equal_answers():
     def agreement(**by_annotator) -> float | None:
-        (row,) = table_annotations(fused(by_annotator, 1))
+        (row,) = table_annotations(fuse_answers(by_annotator, 1))
         return row.agreement
 
     assert agreement(a=vqa("cat"), b=vqa("Cat"), c=vqa("dog")) == pytest.approx(2 / 3)
@@ -193,17 +193,17 @@ def test_agreement_is_the_share_of_equal_answers():
 def test_the_order_of_the_claims_does_not_matter(scenes):
     few = scenes[:40]
     by_annotator = {name: simulate(few, name) for name in ("a", "b", "c")}
-    assert fused(by_annotator, 40).equals(fused(dict(reversed(by_annotator.items())), 40))
+    assert fuse_answers(by_annotator, 40).equals(fuse_answers(dict(reversed(by_annotator.items())), 40))
 
 
 def test_a_changed_answer_is_a_changed_label():
-    before, after = (fused({"a": vqa(first, question="Q1")[:1]}, 1) for first in ("cat", "dog"))
+    before, after = (fuse_answers({"a": vqa(first, question="Q1")[:1]}, 1) for first in ("cat", "dog"))
     assert measure_churn(before, before)["<VQA>"].share == 0 and measure_churn(before, after)["<VQA>"].share == 1
 
 
 def test_quality_is_the_share_of_questions_answered_right(scenes):
     few = scenes[:60]
-    labels = fused({"a": simulate(few, "a", missed=0.3, mislabelled=0.2)}, 60)
+    labels = fuse_answers({"a": simulate(few, "a", missed=0.3, mislabelled=0.2)}, 60)
     known = References(
         {
             (record.image_id, annotation_type): ("truth", tuple(r for r in truth if r.task == annotation_type))
@@ -292,4 +292,4 @@ def test_they_are_asked_for_only_by_name(scenes):
 
 
 def test_schemas_are_the_same():
-    assert fused({"a": vqa("cat")}, 1).schema == ANNOTATIONS
+    assert fuse_answers({"a": vqa("cat")}, 1).schema == ANNOTATIONS

@@ -1,4 +1,4 @@
-"""Many claims are fused in blocks of images, with models fitted to some images, whatever worker fuses which block."""
+"""Claims are fused in blocks of images, with models fitted to some images, by any number of workers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from engine_claims import NOISE, STUDENT, Scenes, shuffled, tables, written
+from engine_claims import NOISE, STUDENT, Scenes, parquet_bytes, shuffle_rows, tables
 
 from florence.config import EngineSettings
 from florence.engine import fuse
@@ -47,7 +47,7 @@ def claimed(scenes):
 
 @pytest.fixture
 def cut(monkeypatch):
-    """Sets how many images models are fitted to, and how many claims a block has."""
+    """Return a function that sets the number of images of a fit and of claims in a block."""
 
     def sizes(fit: int, block: int = 900, whole: int = 0) -> None:
         for name, value in (("FIT_IMAGES", fit), ("CLAIMS_PER_BLOCK", block), ("MAX_CLAIMS_WHOLE", whole)):
@@ -59,7 +59,7 @@ def cut(monkeypatch):
 def test_neither_order_nor_the_number_of_workers_shows(claimed, cut):
     claims, images, coverage = claimed
     cut(fit=30)
-    first = written(fuse(claims, images, coverage, EngineSettings(), 1).combine_chunks())
+    first = parquet_bytes(fuse(claims, images, coverage, EngineSettings(), 1).combine_chunks())
     for workers in (2, 3):
         progress: list[tuple[int, int]] = []
         table = fuse(
@@ -71,11 +71,12 @@ def test_neither_order_nor_the_number_of_workers_shows(claimed, cut):
             workers=workers,
             done=lambda *k, progress=progress: progress.append(k),
         )
-        assert written(table.combine_chunks()) == first
+        assert parquet_bytes(table.combine_chunks()) == first
         assert len(progress) > 5 and progress == [(k + 1, len(progress)) for k in range(len(progress))]
-    pieces = pa.concat_tables([shuffled(claims, 1).slice(0, 700), shuffled(claims, 1).slice(700)])
+    pieces = pa.concat_tables([shuffle_rows(claims, 1).slice(0, 700), shuffle_rows(claims, 1).slice(700)])
     assert (
-        written(fuse(pieces, images, shuffled(coverage, 2), EngineSettings(), 1, workers=2).combine_chunks()) == first
+        parquet_bytes(fuse(pieces, images, shuffle_rows(coverage, 2), EngineSettings(), 1, workers=2).combine_chunks())
+        == first
     )
 
 
@@ -105,8 +106,8 @@ def test_the_table_is_as_that_of_one_block(claimed, cut):
     assert table.schema == ANNOTATIONS
     rows = table_annotations(table)
     assert len({row.annotation_id for row in rows}) == len(rows) and {row.round for row in rows} == {4}
-    order_ = {image: k for k, image in enumerate(images["image_id"].to_pylist())}
-    keys = [(order_[row.image_id], (*BASE_TYPES, "<VQA>").index(row.task)) for row in rows]
+    position = {image: k for k, image in enumerate(images["image_id"].to_pylist())}
+    keys = [(position[row.image_id], (*BASE_TYPES, "<VQA>").index(row.task)) for row in rows]
     assert keys == sorted(keys)
     assert {(row.image_id, row.task) for row in rows} == {
         (row["image_id"], row["task"]) for row in claims.select(["image_id", "task"]).to_pylist()
@@ -146,12 +147,15 @@ def test_images_to_fit_to_are_sought_for_each_annotator_and_type(claimed, cut):
         assert len(mine & taken) >= min(10, len(mine)), (annotator, task)
     # annotators of all images share theirs: no more are taken than rare annotators and types need
     assert len(taken) < 0.4 * COUNT
-    assert set(blocks.select_fit_claims(shuffled(claims, 3), shuffled(coverage, 3))[0]["image_id"].to_pylist()) == taken
+    assert (
+        set(blocks.select_fit_claims(shuffle_rows(claims, 3), shuffle_rows(coverage, 3))[0]["image_id"].to_pylist())
+        == taken
+    )
     people = claims.filter(pc.equal(claims["annotator"], "human"))
     assert not len(blocks.select_fit_claims(people, coverage)[0])
     # they do not stand side by side
-    order_ = sorted(images["image_id"].to_pylist().index(image) for image in taken)
-    assert np.diff(order_).std() > 1 and order_[-1] - order_[0] > COUNT / 2
+    position = sorted(images["image_id"].to_pylist().index(image) for image in taken)
+    assert np.diff(position).std() > 1 and position[-1] - position[0] > COUNT / 2
 
 
 def test_reliability_is_that_of_the_models_of_blocks(claimed, cut):
@@ -184,13 +188,13 @@ def test_rankers_and_people_reach_every_block(scenes, claimed, cut):
     for image in (first, last):
         claims_of["anna"][image] = [Claim("<CAPTION>", "What Anna says is so.")]
         claims_of["clip"][image] = [Claim("<DETAILED_CAPTION>", "no caption of anybody", (), 0.9)]
-    more, _, looked = tables(claims_of, [])
+    more, _, more_coverage = tables(claims_of, [])
     profiles = (AnnotatorProfile("anna", "human"), AnnotatorProfile("clip", "ranker"))
     rows = table_annotations(
         fuse(
             pa.concat_tables([claims, more]),
             images,
-            pa.concat_tables([coverage, looked]),
+            pa.concat_tables([coverage, more_coverage]),
             EngineSettings(),
             0,
             profiles,
@@ -227,7 +231,7 @@ def test_a_broken_claim_in_any_block_is_an_error(scenes, claimed, cut):
 
 
 def matrix_on(rng: np.random.Generator, items: int, names: int, edges=None):
-    """A label matrix of three annotators of 90, 75 and 60 % right labels, two with scores; whether claims are right."""
+    """Return a label matrix of annotators with 90, 75 and 60 % right labels, two with scores; and what is right."""
     right = np.asarray([0.9, 0.75, 0.6])
     present = rng.random((items, 3)) < 0.8
     item, annotator = np.nonzero(present)
@@ -265,28 +269,28 @@ def test_models_serve_for_labels_that_they_have_not_met():
     matrix, _ = matrix_on(rng, 1500, 12)
     models = fit_annotator_models(matrix, label_names=[f"name {k}" for k in range(12)])
     other, good = matrix_on(rng, 1500, 12, models.level_edges)
-    belief = infer_posterior(other, models.for_labels(["a", "b"], 12)).correct
-    progress = belief[other.present]
+    posterior = infer_posterior(other, models.for_labels(["a", "b"], 12)).correct
+    found = posterior[other.present]
     right = good[other.claim[other.present]]
-    assert progress[right].mean() > progress[~right].mean() + 0.3
+    assert found[right].mean() > found[~right].mean() + 0.3
 
 
 def _claims(matrix, order: np.ndarray) -> tuple[ItemClaims, np.ndarray]:
-    """The claims and the coverage of a label matrix, under other labels."""
+    """Return the claims and the coverage of a label matrix, under other labels."""
     item, annotator = np.nonzero(matrix.present)
     claim = matrix.claim[item, annotator]
-    order_ = np.argsort(claim)
-    level = matrix.level[item, annotator][order_]
+    by_claim = np.argsort(claim)
+    level = matrix.level[item, annotator][by_claim]
     # any score of that level
     edges = [np.concatenate([[-1.0], edge, [2.0]]) for edge in matrix.level_edges]
     score = np.asarray(
         [
             np.nan if k == 8 else (edges[a][k] + edges[a][k + 1]) / 2
-            for a, k in zip(annotator[order_].tolist(), level.tolist(), strict=True)
+            for a, k in zip(annotator[by_claim].tolist(), level.tolist(), strict=True)
         ]
     )
-    label = order[matrix.label[item, annotator][order_]]
-    return ItemClaims(item[order_], annotator[order_], label, score), np.ones(matrix.claim.shape, bool)
+    label = order[matrix.label[item, annotator][by_claim]]
+    return ItemClaims(item[by_claim], annotator[by_claim], label, score), np.ones(matrix.claim.shape, bool)
 
 
 def test_equal_images_are_drawn_whatever_the_seed_of_hashes():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from engine_claims import fused, one_image, phrase
+from engine_claims import fuse_claims, one_image, phrase
 
 from florence.config import EngineSettings
 from florence.engine.consensus.word_consensus import TextVersions, compose_by_characters, compose_texts
@@ -12,7 +12,7 @@ from florence.records import Claim
 
 
 def composed_all(*items: tuple[str, ...], weights: tuple[float, ...] = ()) -> list[str]:
-    """One text of the versions of each item, whose annotators are numbered."""
+    """Return one text of the versions of each item, whose annotators are numbered."""
     texts = [text for item in items for text in item]
     annotator = np.concatenate([np.arange(len(item)) for item in items])
     weight = np.asarray(weights)[annotator] if weights else np.ones(len(texts))
@@ -111,27 +111,27 @@ def test_captions_are_fused_and_confidence_is_their_similarity():
         b=[Claim("<CAPTION>", "photo of a red car near a dog | stock photo")],
         c=[Claim("<CAPTION>", "a car near a dog")],
     )
-    (row,) = fused(claims)
+    (row,) = fuse_claims(claims)
     assert row.text == "a red car near a dog" and row.kept and 0.9 < row.confidence < 1
-    (alone,) = fused(one_image(a=[Claim("<CAPTION>", "IMG_12.jpg a red car", (), 0.7)]))
+    (alone,) = fuse_claims(one_image(a=[Claim("<CAPTION>", "IMG_12.jpg a red car", (), 0.7)]))
     assert (alone.text, alone.confidence, alone.score) == ("a red car", 1.0, 0.7)
-    (nothing,) = fused(one_image(a=[Claim("<CAPTION>", "IMG_12.jpg")]))
+    (nothing,) = fuse_claims(one_image(a=[Claim("<CAPTION>", "IMG_12.jpg")]))
     assert (nothing.kept, nothing.reason, nothing.text) == (False, "empty_text", "IMG_12.jpg")
     loop = "a cat and a cat and a cat and a cat and a cat"
-    (said_twice,) = fused(one_image(a=[Claim("<CAPTION>", loop)], b=[Claim("<CAPTION>", "a cat")]))
+    (said_twice,) = fuse_claims(one_image(a=[Claim("<CAPTION>", loop)], b=[Claim("<CAPTION>", "a cat")]))
     assert said_twice.text == "a cat", "a caption that repeats itself has no vote"
 
 
 def test_a_student_without_others_captions_nothing():
-    (row,) = fused(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]))
+    (row,) = fuse_claims(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]))
     assert (row.kept, row.reason) == (False, "low_confidence")
     alone = EngineSettings(student={"alone": ("<CAPTION>",)})
-    (row,) = fused(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]), settings=alone)
+    (row,) = fuse_claims(one_image(student=[Claim("<CAPTION>", "a red car", (), 0.9)]), settings=alone)
     assert row.kept and row.text == "a red car"
     claims = one_image(
         student=[Claim("<CAPTION>", "a red car", (), 0.9)], a=[Claim("<CAPTION>", "a green hill", (), 0.9)]
     )
-    (row,) = fused(claims, settings=alone)
+    (row,) = fuse_claims(claims, settings=alone)
     assert row.text == "a green hill", "where others were asked it has no more weight than elsewhere"
 
 
@@ -142,19 +142,19 @@ def test_agreement_is_the_share_of_annotators_whose_caption_is_a_version_of_the_
         c=[Claim("<CAPTION>", "two cats on a mat")],
         d=[Claim("<CAPTION>", "IMG_12.jpg")],
     )
-    (row,) = fused(claims)
+    (row,) = fuse_claims(claims)
     assert (row.text, row.agreement) == ("a red car near a dog", 2 / 4), "a caption without a vote is silence"
-    (alone,) = fused(one_image(a=[Claim("<CAPTION>", "a red car")]))
+    (alone,) = fuse_claims(one_image(a=[Claim("<CAPTION>", "a red car")]))
     assert alone.agreement is None
-    (nothing,) = fused(one_image(a=[Claim("<CAPTION>", "--")], b=[Claim("<CAPTION>", "--")]))
+    (nothing,) = fuse_claims(one_image(a=[Claim("<CAPTION>", "--")], b=[Claim("<CAPTION>", "--")]))
     assert not nothing.kept and nothing.agreement is None
-    (by_person,) = fused(one_image(a=[Claim("<CAPTION>", "two cats")], human=[Claim("<CAPTION>", "a red car")]))
+    (by_person,) = fuse_claims(one_image(a=[Claim("<CAPTION>", "two cats")], human=[Claim("<CAPTION>", "a red car")]))
     assert (by_person.text, by_person.agreement) == ("a red car", 1 / 2)
 
 
 def test_agreement_on_a_phrase_is_the_share_of_annotators_that_locate_it():
     caption = "a red car near a dog"
     car, dog = phrase(caption, "a red car", (10, 10, 40, 40)), phrase(caption, "a dog", (50, 10, 90, 40))
-    rows = fused(one_image(a=[Claim("<CAPTION>", caption), car, dog], b=[Claim("<CAPTION>", caption), dog]))
+    rows = fuse_claims(one_image(a=[Claim("<CAPTION>", caption), car, dog], b=[Claim("<CAPTION>", caption), dog]))
     agreement = {row.regions[0].label: row.agreement for row in rows if row.regions}
     assert agreement == {"a red car": 1 / 2, "a dog": 1.0}

@@ -1,4 +1,4 @@
-"""How the labels of one round differ from those of the round before."""
+"""Changes of labels from one round to the next."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""What the labels of few annotators, a student and a person come to."""
+"""The consensus of few annotators, a student and a person."""
 
 from __future__ import annotations
 
 import pytest
-from engine_claims import box, crowd, fused, image, line, one_image
+from engine_claims import box, crowd, fuse_claims, image, line, one_image
 
 from florence.config import EngineSettings
 from florence.records import Annotation
 
 
 def test_claims_of_one_annotator_alone_are_kept():
-    rows = fused(one_image(reader=[line("EXIT", 10, 10, 40, 20)], seer=[box("cat", 10, 10, 50, 50)]))
+    rows = fuse_claims(one_image(reader=[line("EXIT", 10, 10, 40, 20)], seer=[box("cat", 10, 10, 50, 50)]))
     assert {(r.task, r.text, round(r.confidence, 1), r.kept) for r in rows} == {
         ("<OCR_WITH_REGION>", "EXIT", 0.7, True),
         ("<OD>", "cat", 0.7, True),
@@ -25,7 +25,9 @@ def test_silence_counts_of_annotators_that_were_asked_and_claim_such_items():
 
     def confidence(**more) -> float:
         (found,) = [
-            r for r in fused(claims, [image(), far], **more) if r.task == "<OD>" and r.image_id == image().image_id
+            r
+            for r in fuse_claims(claims, [image(), far], **more)
+            if r.task == "<OD>" and r.image_id == image().image_id
         ]
         return found.confidence
 
@@ -51,18 +53,18 @@ def od(rows, of) -> list[Annotation]:
 def test_a_student_confirms_what_one_annotator_alone_claims():
     claims, images = crowd()
     claims["a"][images[0].image_id] = [box("thing 0", 10, 10, 50, 50, None), box("cat", 60, 10, 90, 60, None)]
-    (cat,) = [r for r in od(fused(claims, images), images[0]) if r.text == "cat"]
+    (cat,) = [r for r in od(fuse_claims(claims, images), images[0]) if r.text == "cat"]
     assert not cat.kept and cat.reason == "low_confidence"
     claims["student"] = {i.image_id: [box(f"thing {k % 20}", 11, 10, 50, 50, 0.9)] for k, i in enumerate(images)}
     claims["student"][images[0].image_id].append(box("cat", 61, 10, 90, 60, 0.9))
-    (cat,) = [r for r in od(fused(claims, images), images[0]) if r.text == "cat"]
+    (cat,) = [r for r in od(fuse_claims(claims, images), images[0]) if r.text == "cat"]
     assert cat.kept and cat.confidence > 0.5
     low = EngineSettings(student={"cap": 0.05})
-    assert not [r for r in od(fused(claims, images, low), images[0]) if r.text == "cat"][0].kept, (
+    assert not [r for r in od(fuse_claims(claims, images, low), images[0]) if r.text == "cat"][0].kept, (
         "at a small cap it has too little weight"
     )
     sure = EngineSettings(student={"min_score": 0.95})
-    assert fused(claims, images, sure) == fused(
+    assert fuse_claims(claims, images, sure) == fuse_claims(
         {k: v for k, v in claims.items() if k != "student"} | {"student": {i.image_id: [] for i in images}},
         images,
         sure,
@@ -77,7 +79,7 @@ def test_a_student_settles_what_is_disputed():
     claims["student"] = {i.image_id: [box(f"thing {k % 20}", 10, 10, 50, 50, 0.9)] for k, i in enumerate(images)}
     for label in ("cat", "dog"):
         claims["student"][images[0].image_id] = [box(label, 12, 10, 50, 50, 0.9)]
-        (row,) = od(fused(claims, images), images[0])
+        (row,) = od(fuse_claims(claims, images), images[0])
         assert row.text == label and row.kept
 
 
@@ -85,11 +87,11 @@ def test_what_a_person_claims_of_a_region_holds():
     claims, images = crowd(10)
     first = images[0].image_id
     claims["human"] = {first: [box("cat", 12, 12, 52, 52, None)]}
-    (row,) = od(fused(claims, images), images[0])
+    (row,) = od(fuse_claims(claims, images), images[0])
     assert (row.text, row.regions[0].box, row.confidence, row.kept) == ("cat", (12, 12, 52, 52), 1.0, True)
     claims["human"] = {first: [box("", 10, 10, 50, 50, None)]}
-    (row,) = od(fused(claims, images), images[0])
+    (row,) = od(fuse_claims(claims, images), images[0])
     assert not row.kept and row.reason == "rejected"
     claims["human"] = {first: [], images[1].image_id: [box("cat", 60, 60, 90, 79, None)]}
-    (row,) = od(fused(claims, images), images[0])
+    (row,) = od(fuse_claims(claims, images), images[0])
     assert row.kept and row.text == "thing 0" and row.confidence > 0.99, "the silence of a person means nothing"

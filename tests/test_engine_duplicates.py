@@ -148,7 +148,7 @@ def differ(a: str, b: str) -> int:
 
 @pytest.fixture(scope="module")
 def pictures() -> dict[str, list[np.ndarray]]:
-    """All photos, and scenes."""
+    """Return all photos, and scenes."""
     found = {
         "photos": SOURCES.get("samples")().images(frozenset()),
         "scenes": SOURCES.get("scenes")(count=150, size=128, scale=1.12).images(frozenset()),

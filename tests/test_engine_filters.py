@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_claims import box, fused, line, one_image, phrase
+from engine_claims import box, fuse_claims, line, one_image, phrase
 
 from florence.config import BLACKLIST, EngineSettings, settings_from
 from florence.engine.filters.phrases import flag_blacklisted_phrases
@@ -19,7 +19,7 @@ from florence.records import Claim, Region
 
 
 def reasons(settings: EngineSettings | None = None, **claims) -> list[tuple[str, str]]:
-    return [(row.text, row.reason) for row in fused(one_image(**claims), settings=settings)]
+    return [(row.text, row.reason) for row in fuse_claims(one_image(**claims), settings=settings)]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def reasons(settings: EngineSettings | None = None, **claims) -> list[tuple[str,
     ],
 )
 def test_each_filter_has_its_reason(claim: Claim, reason: str):
-    rows = fused(one_image(a=[claim, box("dog", 50, 50, 90, 70)]))
+    rows = fuse_claims(one_image(a=[claim, box("dog", 50, 50, 90, 70)]))
     assert [(row.text, row.reason) for row in rows if not row.kept] == [(claim.text, reason)] and len(rows) == 2
 
 
@@ -102,13 +102,15 @@ def test_phrases_and_their_boxes_have_thresholds_of_their_own():
     claims = [Claim("<CAPTION>", caption), claim("a red car", 0.3, 0.9), claim("a dog", 0.9, 0.3)]
     kept = {
         row.regions[0].label: row.reason
-        for row in fused(one_image(a=claims), settings=EngineSettings(min_phrase_score={"*": 0.5}, phrase_nms_iou=1))
+        for row in fuse_claims(
+            one_image(a=claims), settings=EngineSettings(min_phrase_score={"*": 0.5}, phrase_nms_iou=1)
+        )
         if row.regions
     }
     assert kept == {"a red car": "low_phrase_score", "a dog": ""}
     kept = {
         row.regions[0].label: row.reason
-        for row in fused(one_image(a=claims), settings=EngineSettings(min_score={"*": 0.5}, phrase_nms_iou=1))
+        for row in fuse_claims(one_image(a=claims), settings=EngineSettings(min_score={"*": 0.5}, phrase_nms_iou=1))
         if row.regions
     }
     assert kept == {"a red car": "", "a dog": "low_score"}
@@ -149,7 +151,7 @@ def test_phrases_that_name_no_object_are_blacklisted():
         Claim("<CAPTION>", caption),
         *(phrase(caption, words, (10, 10, 40, 40)) for words in ("the scene", "it", "a cat")),
     ]
-    found = {row.regions[0].label: row.reason for row in fused(one_image(a=claims)) if row.regions}
+    found = {row.regions[0].label: row.reason for row in fuse_claims(one_image(a=claims)) if row.regions}
     assert found == {"the scene": "blacklisted", "it": "blacklisted", "a cat": ""}
 
 
@@ -199,7 +201,7 @@ def phrases(
         claims["a"].append(phrase(caption, words, where, score))
         if name == list(boxes)[-1]:
             claims["b"].append(phrase(caption, words, where, score))
-    rows = fused(one_image(**claims), settings=settings or EngineSettings(min_confidence=0.2))
+    rows = fuse_claims(one_image(**claims), settings=settings or EngineSettings(min_confidence=0.2))
     return {row.regions[0].label: row.reason for row in rows if row.regions}
 
 
@@ -258,7 +260,9 @@ def test_a_phrase_keeps_its_other_boxes():
         b=[Claim("<CAPTION>", caption), phrase(caption, "a dog", NEARLY)],
     )
     rows = {
-        row.regions[0].label: row for row in fused(claims, settings=EngineSettings(min_confidence=0.2)) if row.regions
+        row.regions[0].label: row
+        for row in fuse_claims(claims, settings=EngineSettings(min_confidence=0.2))
+        if row.regions
     }
     assert (
         [region.box for region in rows["two cats"].regions] == [(60, 10, 90, 40)]

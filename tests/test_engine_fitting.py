@@ -14,24 +14,23 @@ from florence.engine.consensus.vote import vote_on_items
 def simulate_label_matrix(
     right: list[float],
     seen: list[float],
-    things: int = 4000,
+    items: int = 4000,
     labels: int = 30,
     *,
     scored: bool = False,
     copies: float = 0.0,
     alone: int = 0,
 ):
-    """A label matrix of annotators of known recall and precision, whether each claim is right, and its annotator.
+    """Return a label matrix of annotators of known recall and precision, which claims are right, and their annotators.
 
-    Half of the wrong claims are about nothing. ``copies``: share of items of which the last annotator claims what the
-    one before it claims, false positives included.
-    ``alone``: labels that wrong claims alone have.
+    Half of the wrong claims are false positives. ``copies``: share of items of which the last annotator claims what
+    the one before it claims, false positives included. ``alone``: number of labels that only wrong claims have.
     """
     rng = np.random.default_rng(3)
-    claims = {(a, t): None for a in range(len(right)) for t in range(things)}
+    claims = {(a, t): None for a in range(len(right)) for t in range(items)}
     invented: list[list[int]] = [[] for _ in right]
     for a, (r, s) in enumerate(zip(right, seen, strict=True)):
-        for t in range(things):
+        for t in range(items):
             if rng.random() < s / r and rng.random() < (1 + r) / 2:
                 wrong = rng.random() >= 2 * r / (1 + r)
                 claims[a, t] = (
@@ -41,29 +40,29 @@ def simulate_label_matrix(
                     if wrong
                     else t % labels
                 )
-        invented[a] = [int(rng.integers(labels + alone)) for _ in range(int(rng.poisson(things * s / r * (1 - r) / 2)))]
+        invented[a] = [int(rng.integers(labels + alone)) for _ in range(int(rng.poisson(items * s / r * (1 - r) / 2)))]
     last = len(right) - 1
     if copies:
-        for t in range(things):
+        for t in range(items):
             if rng.random() < copies:
                 claims[last, t] = claims[last - 1, t]
     rows = [(t, a, label, label == t % labels) for (a, t), label in claims.items() if label is not None]
-    extra = things
+    extra = items
     for a, names in enumerate(invented):
         for label in names:
             copied = copies and a >= last - 1 and rng.random() < copies
-            rows += [(extra, student, label, False) for student in ((last - 1, last) if copied else (a,))]
+            rows += [(extra, claimant, label, False) for claimant in ((last - 1, last) if copied else (a,))]
             extra += 1
     rows.sort()
     item = np.unique([row[0] for row in rows], return_inverse=True)[1]
     annotator, code, truth = (np.asarray([row[k] for row in rows]) for k in (1, 2, 3))
     score = truth * 0.4 + rng.random(len(truth)) * 0.6 if scored else np.full(len(truth), np.nan)
-    looked = np.ones((int(item.max()) + 1, len(right)), bool)
-    return build_label_matrix(ItemClaims(item, annotator, code, score), looked), truth, annotator
+    coverage = np.ones((int(item.max()) + 1, len(right)), bool)
+    return build_label_matrix(ItemClaims(item, annotator, code, score), coverage), truth, annotator
 
 
 def by_claim(matrix, values: np.ndarray) -> np.ndarray:
-    """(claims,) of (c, A) values."""
+    """Return the values (c, A) of present claims as (claims,)."""
     result = np.zeros(int(matrix.present.sum()))
     result[matrix.claim[matrix.present]] = values[matrix.present]
     return result
@@ -96,11 +95,11 @@ def test_equal_items_get_one_posterior(scored: bool):
 
 def test_the_posterior_is_how_often_claims_are_right():
     matrix, truth, _ = simulate_label_matrix([0.85, 0.7, 0.55, 0.5], [0.7, 0.5, 0.4, 0.3])
-    belief = by_claim(matrix, compute_posterior(matrix, fit_annotator_models(matrix)).correct)
+    posterior = by_claim(matrix, compute_posterior(matrix, fit_annotator_models(matrix)).correct)
     for low in np.arange(0, 1, 0.2):
-        there = (belief >= low) & (belief < low + 0.2 + 1e-9)
+        there = (posterior >= low) & (posterior < low + 0.2 + 1e-9)
         if there.sum() > 200:
-            assert belief[there].mean() == pytest.approx(truth[there].mean(), abs=0.08)
+            assert posterior[there].mean() == pytest.approx(truth[there].mean(), abs=0.08)
 
 
 def test_an_annotator_that_copies_another_adds_little():
@@ -145,7 +144,7 @@ def test_an_annotator_that_guesses_changes_nothing():
 
 @pytest.mark.parametrize("cap", [0.1, 0.25, 0.5, 0.9])
 def test_the_evidence_of_a_student_is_capped(cap: float):
-    matrix, _, _ = simulate_label_matrix([0.7, 0.6, 0.95], [0.5, 0.5, 0.9], things=800)
+    matrix, _, _ = simulate_label_matrix([0.7, 0.6, 0.95], [0.5, 0.5, 0.9], items=800)
     models = fit_annotator_models(matrix)
     free, held, without = (
         compute_posterior(matrix, models, annotator, c).correct for annotator, c in ((None, 1.0), (2, cap), (2, 1e-9))

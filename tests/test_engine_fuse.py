@@ -1,11 +1,24 @@
-"""What holds of the engine's table whatever is claimed."""
+"""Properties of the engine's table that hold for all claims."""
 
 from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from engine_claims import NOISE, STUDENT, Scenes, box, fused, image, line, one_image, phrase, shuffled, tables, written
+from engine_claims import (
+    NOISE,
+    STUDENT,
+    Scenes,
+    box,
+    fuse_claims,
+    image,
+    line,
+    one_image,
+    parquet_bytes,
+    phrase,
+    shuffle_rows,
+    tables,
+)
 
 from florence.config import EngineSettings
 from florence.engine import fuse
@@ -30,18 +43,23 @@ def claimed():
 
 def test_the_order_of_claims_and_coverage_does_not_matter(claimed):
     claims, images, coverage = claimed
-    first = written(fuse(claims, images, coverage, EngineSettings(), 1))
+    first = parquet_bytes(fuse(claims, images, coverage, EngineSettings(), 1))
     for seed in range(3):
-        assert written(fuse(shuffled(claims, seed), images, shuffled(coverage, seed), EngineSettings(), 1)) == first
+        assert (
+            parquet_bytes(fuse(shuffle_rows(claims, seed), images, shuffle_rows(coverage, seed), EngineSettings(), 1))
+            == first
+        )
     cut = pa.concat_tables([claims.slice(0, 100), claims.slice(100)])
-    assert written(fuse(cut, images, coverage, EngineSettings(), 1)) == first
+    assert parquet_bytes(fuse(cut, images, coverage, EngineSettings(), 1)) == first
 
 
 def test_a_student_without_a_vote_leaves_no_trace(claimed):
     claims, images, coverage = claimed
     off = EngineSettings(student={"cap": 0.0})
     alone = [table.filter(pa.compute.not_equal(table["annotator"], "student")) for table in (claims, coverage)]
-    assert written(fuse(claims, images, coverage, off, 1)) == written(fuse(alone[0], images, alone[1], off, 1))
+    assert parquet_bytes(fuse(claims, images, coverage, off, 1)) == parquet_bytes(
+        fuse(alone[0], images, alone[1], off, 1)
+    )
     assert fuse(claims, images, coverage, EngineSettings(), 1) != fuse(alone[0], images, alone[1], EngineSettings(), 1)
 
 
@@ -80,7 +98,7 @@ def test_every_kept_phrase_stands_in_its_kept_caption(claimed):
 
 def test_nothing_leaves_the_image():
     wild = (Region("cat", box=(-20, 40, 140, 300), polygons=((-30.0, 40.0, 150.0, 50.0, 60.0, 200.0),), score=0.9),)
-    rows = fused(
+    rows = fuse_claims(
         one_image(
             a=[
                 Claim("<OD>", "cat", wild, 0.9),
@@ -99,7 +117,7 @@ def test_nothing_leaves_the_image():
 
 def test_polygons_go_along_with_the_fused_box():
     polygons = ((10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0),)
-    (row,) = fused(
+    (row,) = fuse_claims(
         one_image(
             a=[Claim("<OD>", "cat", (Region("cat", box=(10, 10, 30, 30), polygons=polygons),))],
             b=[Claim("<OD>", "cat", (Region("cat", box=(14, 10, 34, 30)),))],
@@ -135,7 +153,7 @@ def test_claims_about_other_images_are_left_out():
 )
 def test_a_claim_that_is_none_is_refused(claim: Claim, message: str):
     with pytest.raises(DataError, match=message):
-        fused(one_image(a=[claim]))
+        fuse_claims(one_image(a=[claim]))
 
 
 def test_phrases_of_several_annotators_meet_in_the_kept_caption():
@@ -157,7 +175,7 @@ def test_phrases_of_several_annotators_meet_in_the_kept_caption():
             phrase("something else entirely , in two halves", "two halves", (1, 1, 9, 9)),
         ],
     )
-    rows = [row for row in fused(claims) if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
+    rows = [row for row in fuse_claims(claims) if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
     kept = {row.regions[0].label: row for row in rows if row.kept}
     assert set(kept) == {"a red car", "a dog"} and all(row.text == caption for row in kept.values())
     assert (
@@ -174,7 +192,7 @@ def test_phrases_of_a_text_that_nobody_captioned_find_the_caption_it_is_like():
         b=[phrase(other, "one red car", (12, 10, 42, 40)), phrase(other, "a tree", (60, 1, 80, 50))],
         c=[phrase("nothing of the sort, not at all", "the sort", (1, 1, 30, 30))],
     )
-    rows = [row for row in fused(claims) if row.regions]
+    rows = [row for row in fuse_claims(claims) if row.regions]
     assert [(row.regions[0].label, row.reason) for row in rows] == [
         ("a red car", ""),
         ("the sort", "no_caption"),
@@ -186,7 +204,7 @@ def test_phrases_of_a_text_that_nobody_captioned_find_the_caption_it_is_like():
 def test_phrases_whose_caption_was_dropped_are_reported():
     caption = "a red car"
     claims = one_image(a=[Claim("<CAPTION>", caption, (), 0.01), phrase(caption, "a red car", (10, 10, 40, 40))])
-    rows = fused(claims)
+    rows = fuse_claims(claims)
     assert [(row.task, row.reason) for row in rows] == [
         ("<CAPTION>", "low_score"),
         ("<CAPTION_TO_PHRASE_GROUNDING>", "no_caption"),
@@ -200,7 +218,7 @@ def test_a_persons_caption_and_phrases_hold():
         b=[Claim("<CAPTION>", caption)],
         human=[Claim("<CAPTION>", theirs), phrase(theirs, "a blue van", (50, 10, 90, 40))],
     )
-    rows = [row for row in fused(claims) if row.kept]
+    rows = [row for row in fuse_claims(claims) if row.kept]
     assert [(row.task, row.text, row.confidence) for row in rows] == [
         ("<CAPTION>", theirs, 1.0),
         ("<CAPTION_TO_PHRASE_GROUNDING>", theirs, 1.0),
@@ -217,7 +235,7 @@ def test_a_phrase_may_have_several_boxes():
     )
     (row,) = [
         r
-        for r in fused(one_image(a=[Claim("<CAPTION>", caption), both], b=[Claim("<CAPTION>", caption), both]))
+        for r in fuse_claims(one_image(a=[Claim("<CAPTION>", caption), both], b=[Claim("<CAPTION>", caption), both]))
         if r.regions
     ]
     assert [region.box for region in row.regions] == [(10, 10, 30, 30), (60, 10, 80, 30)] and row.kept
@@ -235,7 +253,7 @@ def test_an_annotator_of_masks_in_the_boxes_of_others_has_no_vote_and_no_silence
     )
 
     def rows(**claims):
-        labels = fused(
+        labels = fuse_claims(
             one_image(
                 a=[Claim("<CAPTION>", caption), *found],
                 other=[Claim("<CAPTION>", caption), phrase(caption, "a red car", (50, 50, 70, 70))],
@@ -263,7 +281,7 @@ def test_an_annotator_of_masks_in_the_boxes_of_others_has_no_vote_and_no_silence
 def test_quads_that_start_at_another_corner_are_rotated():
     quad = (10.0, 10.0, 50.0, 10.0, 50.0, 20.0, 10.0, 20.0)
     rotated = tuple(np.roll(quad, 4))
-    (row,) = fused(
+    (row,) = fuse_claims(
         one_image(
             *[],
             **{

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from engine_claims import box, fused, image, one_image, tables
+from engine_claims import box, fuse_claims, image, one_image, tables
 
 import florence.engine
 from florence.config import EngineSettings
@@ -20,7 +20,7 @@ BUILT_IN = json.loads((Path(florence.engine.__file__).parent / "enhance/names.js
 
 
 def only(claims, **settings):
-    (row,) = fused(claims, **settings)
+    (row,) = fuse_claims(claims, **settings)
     return row
 
 
@@ -99,7 +99,7 @@ def test_the_built_in_table_is_sound():
     assert all(table.canonical(voc) == coco for voc, coco in coco_in_voc.items())
 
 
-def fuse_claims(claims, profiles, images=None) -> list:
+def fuse_with_profiles(claims, profiles, images=None) -> list:
     return table_annotations(fuse(*tables(claims, images or [image()]), EngineSettings(), 0, profiles))
 
 
@@ -114,7 +114,9 @@ def test_silence_of_an_annotator_that_lacks_the_name_is_no_evidence():
     def zebra(vocabulary) -> float:
         return next(
             row.confidence
-            for row in fuse_claims(claims, [AnnotatorProfile(name, vocabulary=vocabulary) for name in "bc"], images)
+            for row in fuse_with_profiles(
+                claims, [AnnotatorProfile(name, vocabulary=vocabulary) for name in "bc"], images
+            )
             if row.text == "zebra"
         )
 
@@ -129,6 +131,6 @@ def test_a_ranker_has_no_vote_and_a_person_may_have_any_name():
         clip=[box("dog", *PLACE), Claim("<CAPTION>", "a dog", (), 0.9)],
         coco=[box("cow", *PLACE)],
     )
-    (row,) = fuse_claims(claims, [AnnotatorProfile("clip", "ranker"), AnnotatorProfile("coco", "human")])
+    (row,) = fuse_with_profiles(claims, [AnnotatorProfile("clip", "ranker"), AnnotatorProfile("coco", "human")])
     assert (row.text, row.confidence) == ("cow", 1.0)
-    assert fuse_claims(claims, []) != fuse_claims(claims, [AnnotatorProfile("clip", "ranker")])
+    assert fuse_with_profiles(claims, []) != fuse_with_profiles(claims, [AnnotatorProfile("clip", "ranker")])

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import shapely
-from engine_claims import NOISE, Scenes, box, fused, image, one_image, phrase, tables
+from engine_claims import NOISE, Scenes, box, fuse_claims, image, one_image, phrase, tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +32,7 @@ def overlap(a: list[float], b: list[float]) -> float:
 
 @st.composite
 def star_polygons(draw) -> list[float]:
-    """A polygon around its middle: no line crosses another."""
+    """Return a polygon around its middle: no line crosses another."""
     radii = draw(st.lists(st.floats(2, 60), min_size=3, max_size=40))
     angle = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     return np.stack([100 + radii * np.cos(angle), 100 + radii * np.sin(angle)], axis=1).reshape(-1).tolist()
@@ -104,7 +104,7 @@ def expression(words: str, polygon: tuple[float, ...]) -> Claim:
 def polygons(claims, **more) -> dict[tuple[str, str], list[tuple]]:
     return {
         (row.task, region.label): [region.polygons for region in row.regions]
-        for row in fused(one_image(**claims), settings=EngineSettings(**more))
+        for row in fuse_claims(one_image(**claims), settings=EngineSettings(**more))
         for region in row.regions
     }
 
@@ -142,7 +142,7 @@ def test_dropped_labels_give_and_get_no_polygons():
         a=[box("cat", *HERE), expression("the cat", SQUARE)],
         b=[box("cat", *HERE), expression("x", (60.0, 60.0, 90.0, 60.0, 90.0, 79.0))],
     )
-    rows = fused(one_image(**claims), settings=EngineSettings(min_confidence=0.9))
+    rows = fuse_claims(one_image(**claims), settings=EngineSettings(min_confidence=0.9))
     assert [(row.task, row.kept) for row in rows].count(("<OD>", True)) == 1
     assert all(not region.polygons for row in rows if row.task == "<OD>" for region in row.regions)
 
@@ -174,5 +174,7 @@ def test_transferred_polygons_are_as_good_as_the_objects_own():
     [(5.0, 5.0, 5.0, 5.0, 5.0, 5.0), tuple([1.0, 1.0] * 9), tuple(float(v) for k in range(9) for v in (k, k))],
 )
 def test_polygons_without_an_area_do_no_harm(polygon):
-    (row,) = fused(one_image(a=[Claim("<OD>", "cat", (Region("cat", box=HERE, polygons=(polygon,)),))]), [image()])
+    (row,) = fuse_claims(
+        one_image(a=[Claim("<OD>", "cat", (Region("cat", box=HERE, polygons=(polygon,)),))]), [image()]
+    )
     assert row.kept and all(np.isfinite(v) for points in row.regions[0].polygons for v in points)

@@ -17,7 +17,7 @@ ITEMS, ANNOTATORS, LABELS = 60, 4, 5
 
 @pytest.fixture(params=["plain", "similar", "vocabulary", "person"])
 def matrix(request) -> LabelMatrix:
-    """Claims at random, with scores; annotator 3 is a person who looked at a third of the items in the last case."""
+    """Return random claims with scores; in the last case annotator 3 is a person, asked about a third of the items."""
     rng = np.random.default_rng(7)
     coverage = rng.random((ITEMS, ANNOTATORS)) < 0.8
     present = coverage & (rng.random(coverage.shape) < 0.6)
@@ -36,7 +36,7 @@ def matrix(request) -> LabelMatrix:
 
 @pytest.fixture
 def models(matrix) -> AnnotatorModels:
-    """Models at random; annotator 2 copies annotator 0."""
+    """Return random models; annotator 2 copies annotator 0."""
     rng = np.random.default_rng(8)
     prior, wrong = rng.dirichlet(np.ones(LABELS + 1), 2)
     return AnnotatorModels(
@@ -60,7 +60,7 @@ def models(matrix) -> AnnotatorModels:
 
 
 def likelihood(matrix: LabelMatrix, models: AnnotatorModels, i: int, a: int, z: int | str, by: int) -> float:
-    """Equations 2 to 6; ``by``: the annotator that claims the label z."""
+    """Return the likelihood (equations 2 to 6); ``by``: the annotator that claims the label z."""
     y = int(matrix.label[i, a]) if matrix.claim[i, a] >= 0 else None
     omega = models.wrong_label_prior
     mean = sum(models.label_prior * models.recall[a])
@@ -87,7 +87,7 @@ def likelihood(matrix: LabelMatrix, models: AnnotatorModels, i: int, a: int, z: 
 
 
 def posterior_of(matrix: LabelMatrix, models: AnnotatorModels, i: int, student: int | None, cap: float):
-    """P(z = 0), P(z = v) by label, and how likely each claim is right (equations 1 and 7 to 11)."""
+    """Return P(z = 0), P(z = v) by label, and the probability that each claim is right (equations 1 and 7 to 11)."""
     claimed = {int(matrix.label[i, a]): a for a in reversed(range(ANNOTATORS)) if matrix.claim[i, a] >= 0}
     hypotheses: list[tuple[int | str, int]] = [("nothing", -1), *claimed.items(), ("another", -1)]
     annotators = [a for a in range(ANNOTATORS) if matrix.claim[i, a] != NOT_ASKED and a != matrix.human]

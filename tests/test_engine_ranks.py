@@ -1,4 +1,4 @@
-"""What rankers choose: texts of regions, and captions that weigh more."""
+"""The effect of rankers: texts of regions are chosen, captions get weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How reliable annotators are found to be, by annotation type and by name."""
+"""Estimated reliabilities of annotators, by annotation type and by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_reliability_is_estimated_by_annotator_and_type():
 
 
 def test_reliability_is_estimated_name_by_name():
-    """One of four never says "cat": it calls them dogs."""
+    """One of four annotators claims "dog" for every cat."""
     images = [image(f"{k}") for k in range(120)]
     claims_of = {
         annotator: {i.image_id: [box(("cat", "dog", "hen")[k % 3], 10, 10, 50, 50, None)] for k, i in enumerate(images)}

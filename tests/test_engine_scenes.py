@@ -1,4 +1,4 @@
-"""What the consensus is worth: simulated annotators with declared errors, measured against the truth."""
+"""Quality of the consensus: simulated annotators with declared errors, measured against the truth."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ GAIN = {
     ("<MORE_DETAILED_CAPTION>", "cider"): 3.0,
     ("<CAPTION_TO_PHRASE_GROUNDING>", "f1"): 0.08,
 }
-"""What the consensus has to gain on the best annotator, at least."""
+"""The least gain of the consensus over the best annotator."""
 
 
 @pytest.mark.parametrize("key", GAIN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine_claims import box, fused, image, line, one_image, phrase, shuffled, tables
+from engine_claims import box, fuse_claims, image, line, one_image, phrase, shuffle_rows, tables
 
 from florence.engine import statistics as module
 from florence.engine.parse import parse_texts
@@ -50,7 +50,7 @@ def labels():
     )
     other = image("b")
     by_annotator["a"][other.image_id] = [box("car", 10, 10, 40, 40)]
-    return annotations_table(fused(by_annotator, [image(), other])), tables(by_annotator, [image(), other])[1]
+    return annotations_table(fuse_claims(by_annotator, [image(), other])), tables(by_annotator, [image(), other])[1]
 
 
 COUNTED = {
@@ -100,7 +100,8 @@ def test_figures_equal_those_counted_by_hand():
         }
     }
     assert (
-        compute_statistics(shuffled(rows, 1), shuffled(images, 2)) == found and json.loads(json.dumps(found)) == found
+        compute_statistics(shuffle_rows(rows, 1), shuffle_rows(images, 2)) == found
+        and json.loads(json.dumps(found)) == found
     )
     assert compute_statistics(rows, images.slice(1))["annotation_types"] == {
         "<OD>": {
@@ -128,7 +129,7 @@ def test_captions_without_a_located_phrase_stay_and_are_counted():
             phrase("a red car", "a red car", (10, 10, 40, 40)),
         ]
     )
-    rows = fused(by_annotator)
+    rows = fuse_claims(by_annotator)
     assert [row.task for row in rows if row.kept] == [
         "<CAPTION>",
         "<DETAILED_CAPTION>",
@@ -156,7 +157,7 @@ def test_phrases_are_counted_by_the_text_they_are_in():
         }
     }
     found = compute_statistics(
-        annotations_table(fused(by_annotator, [first, other])), tables(by_annotator, [first, other])[1]
+        annotations_table(fuse_claims(by_annotator, [first, other])), tables(by_annotator, [first, other])[1]
     )
     counts = {
         task: (figures["images"], figures["texts"], figures["regions"], figures["regions_per_image"])
@@ -176,7 +177,9 @@ def test_phrases_are_counted_by_the_text_they_are_in():
 def test_boxes_are_described_by_area_ratio_and_centre():
     # of an image of 100 × 80: a quarter of it and square in its shares, a thin upright one, a wide one
     by_annotator = one_image(a=[box("car", 0, 0, 50, 40), box("pole", 90, 0, 98, 78), box("wall", 0, 60, 100, 70)])
-    found = compute_statistics(annotations_table(fused(by_annotator)), tables(by_annotator, [image()])[1])["boxes"]
+    found = compute_statistics(annotations_table(fuse_claims(by_annotator)), tables(by_annotator, [image()])[1])[
+        "boxes"
+    ]
     assert set(found) == {"area", "aspect_ratio", "centre_x", "centre_y"} and all(
         len(h["edges"]) == 11 and len(h["shares"]) == 10 for h in found.values()
     )
@@ -194,11 +197,11 @@ def test_boxes_are_described_by_area_ratio_and_centre():
 def test_no_more_texts_are_parsed_than_stated(monkeypatch):
     images = [image(f"{k:03d}") for k in range(12)]
     by_annotator = {"a": {i.image_id: [Claim("<CAPTION>", f"a cat and {k} dogs")] for k, i in enumerate(images)}}
-    rows, records = annotations_table(fused(by_annotator, images)), tables(by_annotator, images)[1]
+    rows, records = annotations_table(fuse_claims(by_annotator, images)), tables(by_annotator, images)[1]
     monkeypatch.setattr(module, "SAMPLE", 5)
     found = compute_statistics(rows, records)
     assert found["texts"]["<CAPTION>"]["parsed"] == 5 and found["annotation_types"]["<CAPTION>"]["texts"] == 12
-    assert compute_statistics(shuffled(rows, 3), records) == found
+    assert compute_statistics(shuffle_rows(rows, 3), records) == found
 
 
 def test_the_report_reads_these_figures():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from alt_texts import BAD, GOOD
-from engine_claims import Scenes, fused, one_image
+from engine_claims import Scenes, fuse_claims, one_image
 from hypothesis import given
 from hypothesis import settings as settings_of
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ from florence.records import CAPTIONS, Claim
 
 
 def reasons(settings: EngineSettings | None = None, **claims) -> list[tuple[str, str]]:
-    return [(row.text, row.reason) for row in fused(one_image(**claims), settings=settings)]
+    return [(row.text, row.reason) for row in fuse_claims(one_image(**claims), settings=settings)]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_boilerplate_goes_and_descriptions_stay(text: str, left: str):
 
 
 def found(text: str, settings: EngineSettings | None = None) -> list[str]:
-    """The reasons against a caption of the web."""
+    """Return the reasons against a caption of the web."""
     return [
         name
         for name, applies in apply_caption_filters(
@@ -117,13 +117,13 @@ def test_no_text_is_too_odd_to_filter(text: str):
 
 def test_noise_has_no_vote_and_the_filter_can_be_off():
     claims = one_image(a=[Claim("<CAPTION>", "Add to cart")], b=[Claim("<CAPTION>", "a red car")])
-    (row,) = fused(claims)
+    (row,) = fuse_claims(claims)
     assert (row.text, row.reason) == ("a red car", "")
-    (row,) = fused(one_image(a=[Claim("<CAPTION>", "Add to cart")]))
+    (row,) = fuse_claims(one_image(a=[Claim("<CAPTION>", "Add to cart")]))
     assert (row.text, row.kept, row.reason) == ("Add to cart", False, "alt_noise")
-    (row,) = fused(one_image(a=[Claim("<CAPTION>", "Add to cart")]), settings=EngineSettings(alt_noise=False))
+    (row,) = fuse_claims(one_image(a=[Claim("<CAPTION>", "Add to cart")]), settings=EngineSettings(alt_noise=False))
     assert row.kept
-    (row,) = fused(one_image(human=[Claim("<CAPTION>", "Add to cart")]))
+    (row,) = fuse_claims(one_image(human=[Claim("<CAPTION>", "Add to cart")]))
     assert row.kept, "the captions of a person are not filtered"
 
 
@@ -162,7 +162,7 @@ def test_captions_in_other_languages_are_dropped_and_short_ones_pass():
     assert not flag_language([*GOOD, "Hund", "chat", "vélo rouge", ""], EngineSettings()).any()
     assert not flag_language(FOREIGN, EngineSettings(language=None)).any()
     assert flag_language([FOREIGN[0], GOOD[0]], EngineSettings(language="de")).tolist() == [False, True]
-    (row,) = fused(one_image(a=[Claim("<CAPTION>", FOREIGN[0])]))
+    (row,) = fuse_claims(one_image(a=[Claim("<CAPTION>", FOREIGN[0])]))
     assert row.reason == "language"
 
 

@@ -30,7 +30,7 @@ def test_tokens_join_to_their_text(text: str):
 
 
 def cost(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """The cheapest alignment, cell by cell."""
+    """Return the cost of the cheapest alignment, computed cell by cell."""
     table = [[GAP_COST * j for j in range(len(b) + 1)]]
     for i, x in enumerate(a, start=1):
         row = [GAP_COST * i]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from format_sets import back
+from format_sets import read_back
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 from test_cli import call
@@ -98,7 +98,7 @@ def test_every_kept_label_is_written_or_told(workspace: Path, small_snapshot: St
         assert f"{task}: {number} labels" in output and rows[task] == number
     for reason, number in note["left_out"].items():
         assert f"left out: {reason} ({number})" in output
-    found = back(name, "out", images(small_snapshot), **({"predictions": True} if name == "labelstudio" else {}))
+    found = read_back(name, "out", images(small_snapshot), **({"predictions": True} if name == "labelstudio" else {}))
     assert not found.unknown and not found.unmatched and not found.errors and not found.problems
     result = Counter(claim.task for entry in found.claims.values() for claim in entry.claims)
     assert result == Counter(note["labels"])

@@ -32,7 +32,7 @@ def _registered(monkeypatch):
 
 
 def workspace(folder: Path, **overlay):
-    """A workspace with 12 scenes collected in shards of 4."""
+    """Return a workspace with 12 scenes collected in shards of 4."""
     overlay = {"sources": {"scenes": {"count": 12}}, "collect": {"shard": 4}, **overlay}
     write_params(folder, **overlay)
     settings = settings_from(params(**overlay))
@@ -47,7 +47,7 @@ def run(folder: Path, settings):
     return annotate.with_options(task_runner=task_runner(settings))(str(folder))
 
 
-def written(store: Store) -> dict[str, bytes]:
+def read_written(store: Store) -> dict[str, bytes]:
     return {
         name: store.read_bytes(name) for folder in ("claims", "coverage", "annotators") for name in store.names(folder)
     }
@@ -69,11 +69,11 @@ def test_every_annotator_annotates_every_image_once(tmp_path: Path):
     settings, store = workspace(tmp_path)
     first = run(tmp_path, settings)
     assert (first.shards, first.skipped, first.images, first.missing) == (3, 0, 36, ())
-    before = written(store)
+    before = read_written(store)
     assert len(before) == 21
     store.delete("coverage/" + list_annotators(settings)[0].key)
     again = run(tmp_path, settings)
-    assert (again.shards, again.skipped, again.images) == (3, 0, 12) and written(store) == before
+    assert (again.shards, again.skipped, again.images) == (3, 0, 12) and read_written(store) == before
     last = run(tmp_path, settings)
     assert (last.shards, last.skipped, last.images) == (0, 3, 0) and not store.exists(MISSING)
 
@@ -84,7 +84,7 @@ def test_the_flow_and_the_plain_verb_give_the_same_bytes(tmp_path: Path):
     plain, other = workspace(tmp_path / "plain")
     for shard in list_shards(other):
         annotate_shard(workspace_of(plain, other), list_annotators(plain), shard)
-    assert written(store) == written(other)
+    assert read_written(store) == read_written(other)
 
 
 def test_a_new_annotator_is_asked_alone(tmp_path: Path):
@@ -97,7 +97,7 @@ def test_a_new_annotator_is_asked_alone(tmp_path: Path):
     }
     settings, store = workspace(tmp_path, annotators=sections)
     run(tmp_path, settings)
-    before = written(store)
+    before = read_written(store)
     CALLS.clear()
     settings, _ = workspace(tmp_path, annotators={**sections, "new": annotator_section(needs=["truth"])})
     done = run(tmp_path, settings)
@@ -106,7 +106,7 @@ def test_a_new_annotator_is_asked_alone(tmp_path: Path):
         and {annotator for annotator, _ in CALLS} == {"new"}
         and len(asked_images("new")) == 12
     )
-    assert {name: data for name, data in written(store).items() if "/new@" not in name} == before
+    assert {name: data for name, data in read_written(store).items() if "/new@" not in name} == before
 
 
 def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
@@ -247,4 +247,4 @@ def test_dask_annotates_the_same(tmp_path: Path):
     run(tmp_path / "threads", settings)
     dask, other = workspace(tmp_path / "dask", flow={"runner": "dask", "workers": 2})
     assert run(tmp_path / "dask", dask).images == 36
-    assert written(store) == written(other)
+    assert read_written(store) == read_written(other)

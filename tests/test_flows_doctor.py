@@ -1,4 +1,4 @@
-"""The doctor finds each fault, says what to do about it, and reads out no secret."""
+"""The doctor finds each fault, says what to do about it, and prints no secret."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def _nobody(monkeypatch, tmp_path: Path):
-    """Git without the machine's settings: no identity, and no repository above the test's folder."""
+    """Run Git without the machine's settings: no identity, and no repository above the test's folder."""
     for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
         monkeypatch.setenv(name, os.devnull)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))

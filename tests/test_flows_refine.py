@@ -1,4 +1,4 @@
-"""The loop: what it decides to do, and one tiny loop from end to end with every real part."""
+"""The loop: its decisions, and one tiny loop from end to end with every real part."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from flows.tracked import open_workspace
 
 @pytest.fixture(scope="module")
 def annotated(tmp_path_factory) -> Path:
-    """A workspace whose images are collected and annotated, without git and DVC; tests change its state alone."""
+    """Return a workspace whose images are collected and annotated, without git and DVC; tests change its state."""
     folder = tmp_path_factory.mktemp("annotated")
     write_params(folder)
     settings, store = settings_from(params()), Store(str(folder / ".florence/store"))
@@ -42,7 +42,7 @@ def annotated(tmp_path_factory) -> Path:
 
 
 def finished(folder: Path, **more) -> LoopState:
-    """The state after a loop of two rounds, written."""
+    """Return the state after a loop of two rounds, written."""
     from flows.plan import hash_images, hash_settings
 
     opened = open_workspace(folder)
@@ -183,7 +183,7 @@ def test_a_state_that_is_none_is_refused(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, prefect) -> Path:
-    """A workspace after a loop of one round."""
+    """Return a workspace after a loop of one round."""
     from flows.refine import refine
 
     folder, before = tmp_path_factory.mktemp("loop") / "w", Path.cwd()

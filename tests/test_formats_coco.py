@@ -1,4 +1,4 @@
-"""COCO's JSON, against pycocotools: what it reads in what we write, and what we read in what it writes."""
+"""COCO's JSON against pycocotools: each reads the files of the other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_sets import NAMES, back, claims_of, image, labelled, near, objects, write
+from format_sets import NAMES, assert_near, claims_of, image, labelled, objects, read_back, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as reference
@@ -26,7 +26,7 @@ RECORD = image(2)
 
 
 def document(folder: Path, annotations: list, **more) -> Path:
-    """A file with one image, 640 × 480, and two categories whose ids leave gaps."""
+    """Return a file with one image, 640 × 480, and two categories whose ids leave gaps."""
     values = {
         "images": [{"id": 7, "file_name": RECORD.name, "width": 640, "height": 480}],
         "categories": [{"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}],
@@ -37,12 +37,12 @@ def document(folder: Path, annotations: list, **more) -> Path:
     return path
 
 
-def opened(path: Path) -> COCO:
+def open_coco(path: Path) -> COCO:
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(path))
 
 
-def covered(coco: COCO, annotation: dict) -> np.ndarray:
+def draw_mask(coco: COCO, annotation: dict) -> np.ndarray:
     return coco.annToMask(annotation).astype(bool)
 
 
@@ -56,28 +56,30 @@ def test_objects_and_captions_come_back(tmp_path_factory, data):
     found = []
     for record in records:
         claims = data.draw(objects(record)) + data.draw(
-            objects(record, shapes="outline", most=2) if record.width > 1 else st.just([])
+            objects(record, shapes="polygon", most=2) if record.width > 1 else st.just([])
         )
         found.append(
             (
                 record,
                 claims
                 + [
-                    Claim(kind, f"a text of {kind}")
-                    for kind in data.draw(st.lists(st.sampled_from(["<CAPTION>", "<DETAILED_CAPTION>"]), unique=True))
+                    Claim(annotation_type, f"a text of {annotation_type}")
+                    for annotation_type in data.draw(
+                        st.lists(st.sampled_from(["<CAPTION>", "<DETAILED_CAPTION>"]), unique=True)
+                    )
                 ],
             )
         )
     folder = tmp_path_factory.mktemp("coco")
     write(FORMATS.get("coco")(), folder, found)
-    imported = back("coco", folder, records)
+    imported = read_back("coco", folder, records)
     for record, claims in found:
         again = {
             task: [c for c in claims_of(imported, record) if (c.task == "<OD>") == (task == "<OD>")]
             for task in ("<OD>", "text")
         }
-        near(again["<OD>"], [c for c in claims if c.task == "<OD>"])
-        near(again["text"], [c for c in claims if c.task != "<OD>"])
+        assert_near(again["<OD>"], [c for c in claims if c.task == "<OD>"])
+        assert_near(again["text"], [c for c in claims if c.task != "<OD>"])
     assert not imported.unknown and not imported.unmatched
 
 
@@ -128,13 +130,13 @@ def polygons_and_run_lengths() -> list[dict]:
 
 def test_what_is_read_and_written_again_is_the_same_to_pycocotools(tmp_path: Path):
     path = document(tmp_path, polygons_and_run_lengths())
-    before = opened(path)
+    before = open_coco(path)
     write(
         FORMATS.get("coco")(),
         tmp_path / "again",
-        [(RECORD, claims_of(back("coco", path, [RECORD], crowds=True), RECORD))],
+        [(RECORD, claims_of(read_back("coco", path, [RECORD], crowds=True), RECORD))],
     )
-    after = opened(tmp_path / "again/annotations/instances_gold.json")
+    after = open_coco(tmp_path / "again/annotations/instances_gold.json")
     names = [{c["id"]: c["name"] for c in coco.loadCats(coco.getCatIds())} for coco in (before, after)]
     for one, other in zip(
         before.loadAnns(sorted(before.getAnnIds())), after.loadAnns(sorted(after.getAnnIds())), strict=True
@@ -142,7 +144,7 @@ def test_what_is_read_and_written_again_is_the_same_to_pycocotools(tmp_path: Pat
         assert names[0][one["category_id"]] == names[1][other["category_id"]]
         assert np.abs(np.subtract(one["bbox"], other["bbox"])).max() < 1e-6
         if one["segmentation"]:
-            a, b = covered(before, one), covered(after, other)
+            a, b = draw_mask(before, one), draw_mask(after, other)
             assert (a & b).sum() / (a | b).sum() == 1
             assert other["area"] == b.sum()
     assert after.loadImgs(after.getImgIds())[0]["file_name"] == RECORD.name
@@ -218,7 +220,7 @@ def test_our_document_has_what_the_format_asks_for(tmp_path: Path):
 )
 def test_a_bad_annotation_loses_only_itself_and_is_reported(tmp_path: Path, values: dict, message: str):
     path = document(tmp_path, [values, {"bbox": [10, 20, 30, 40], "category_id": 90}])
-    found = back("coco", path, [RECORD])
+    found = read_back("coco", path, [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     (problem,) = found.problems
     assert str(path) in problem
@@ -246,7 +248,7 @@ def test_a_bad_annotation_loses_only_itself_and_is_reported(tmp_path: Path, valu
     ],
 )
 def test_a_bad_polygon_loses_only_the_polygon(tmp_path: Path, segmentation):
-    found = back("coco", document(tmp_path, [{"bbox": [10, 20, 30, 40], "segmentation": segmentation}]), [RECORD])
+    found = read_back("coco", document(tmp_path, [{"bbox": [10, 20, 30, 40], "segmentation": segmentation}]), [RECORD])
     (claim,) = found.claims[RECORD.image_id].claims
     assert claim.regions[0].box == (10, 20, 40, 60) and claim.regions[0].polygons == ()
     (problem,) = found.problems
@@ -271,7 +273,7 @@ def test_a_file_in_another_format_is_an_error(tmp_path: Path, content: bytes, me
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message) as raised:
-        back("coco", path, [RECORD])
+        read_back("coco", path, [RECORD])
     assert str(path) in str(raised.value)
 
 
@@ -287,7 +289,7 @@ def test_images_and_categories_that_are_not_right_cost_themselves(tmp_path: Path
     path = document(
         tmp_path, [{"bbox": [10, 20, 30, 40]}], images=images, categories=[{"id": 3, "name": "cat"}, {"id": 5}, None]
     )
-    found = back("coco", path, [RECORD])
+    found = read_back("coco", path, [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["cat"]
     assert [p.split(": ")[1].split(".")[0] for p in found.problems] == [
         "categories[1]",
@@ -313,7 +315,7 @@ def test_an_object_that_two_files_have_is_taken_once(tmp_path: Path):
             }
         )
     )
-    claims = claims_of(back("coco", tmp_path, [RECORD], captions="<DETAILED_CAPTION>"), RECORD)
+    claims = claims_of(read_back("coco", tmp_path, [RECORD], captions="<DETAILED_CAPTION>"), RECORD)
     assert [(c.task, c.text) for c in claims] == [("<DETAILED_CAPTION>", "two cats"), ("<OD>", "cat"), ("<OD>", "cat")]
 
 
@@ -321,7 +323,7 @@ def test_other_json_beside_the_folder_of_annotations_is_none_of_ours(tmp_path: P
     (tmp_path / "annotations").mkdir()
     document(tmp_path / "annotations", [{"bbox": [10, 20, 30, 40]}])
     (tmp_path / "info.json").write_text("[]")
-    assert len(claims_of(back("coco", tmp_path, [RECORD]), RECORD)) == 1
+    assert len(claims_of(read_back("coco", tmp_path, [RECORD]), RECORD)) == 1
 
 
 def test_images_with_one_name_in_a_file_are_ambiguous(tmp_path: Path):
@@ -330,7 +332,7 @@ def test_images_with_one_name_in_a_file_are_ambiguous(tmp_path: Path):
         [{"bbox": [10, 20, 30, 40]}],
         images=[{"id": 7, "file_name": RECORD.name}, {"id": 8, "file_name": RECORD.name}],
     )
-    assert back("coco", path, [RECORD]).unknown == (RECORD.name,)
+    assert read_back("coco", path, [RECORD]).unknown == (RECORD.name,)
 
 
 def test_vocabulary_is_every_category_also_one_without_objects(tmp_path: Path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from format_sets import TEXT, back, boxes, claims_of, image, near, objects, outlined, write
+from format_sets import TEXT, assert_near, boxes, claims_of, image, objects, polygons_inside, read_back, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,10 +21,10 @@ DRAWN = {"x": 10.0, "y": 20.0, "width": 30.0, "height": 40.0, "rotation": 0, "re
 BOX = (64.0, 96.0, 256.0, 288.0)
 
 
-def result(value: dict, kind: str = "rectanglelabels", name: str = "label", id: str = "r1", **more) -> dict:
+def result(value: dict, result_type: str = "rectanglelabels", name: str = "label", id: str = "r1", **more) -> dict:
     return {
         "id": id,
-        "type": kind,
+        "type": result_type,
         "from_name": name,
         "to_name": "image",
         "original_width": 640,
@@ -74,7 +74,7 @@ def test_all_annotation_types_come_back(tmp_path_factory, data):
     found = []
     for record in (image(k) for k in range(5)):
         claims = data.draw(objects(record)) + (
-            data.draw(objects(record, shapes="outline", most=2)) if record.width > 1 else []
+            data.draw(objects(record, shapes="polygon", most=2)) if record.width > 1 else []
         )
         for text in data.draw(st.lists(TEXT, max_size=2)):
             box = data.draw(boxes(record))
@@ -86,11 +86,11 @@ def test_all_annotation_types_come_back(tmp_path_factory, data):
                     Claim(
                         "<REFERRING_EXPRESSION_SEGMENTATION>",
                         text,
-                        (Region(text, polygons=data.draw(outlined(record))),),
+                        (Region(text, polygons=data.draw(polygons_inside(record))),),
                     )
                 )
-        for kind in ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"):
-            claims += [Claim(kind, text) for text in data.draw(st.lists(TEXT, max_size=1))]
+        for annotation_type in ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>"):
+            claims += [Claim(annotation_type, text) for text in data.draw(st.lists(TEXT, max_size=1))]
         whole = (0.0, 0.0, float(record.width), float(record.height))
         claims += [
             Claim("<CLASSIFICATION>", text, (Region(text, box=whole),))
@@ -99,9 +99,9 @@ def test_all_annotation_types_come_back(tmp_path_factory, data):
         found.append((record, claims))
     folder = tmp_path_factory.mktemp("studio")
     write(FORMATS.get("labelstudio")(), folder, found)
-    imported = back("labelstudio", folder / "tasks.json", [record for record, _ in found], predictions=True)
+    imported = read_back("labelstudio", folder / "tasks.json", [record for record, _ in found], predictions=True)
     for record, claims in found:
-        near(claims_of(imported, record), claims)
+        assert_near(claims_of(imported, record), claims)
 
 
 def test_what_is_written_has_the_documented_shape(tmp_path: Path):
@@ -158,7 +158,7 @@ def test_what_is_written_has_the_documented_shape(tmp_path: Path):
 
 
 def test_coordinates_are_percent_of_the_sides(tmp_path: Path):
-    (claim,) = claims_of(back("labelstudio", tasks(tmp_path, work(result(DRAWN))), [RECORD]), RECORD)
+    (claim,) = claims_of(read_back("labelstudio", tasks(tmp_path, work(result(DRAWN))), [RECORD]), RECORD)
     assert (claim.task, claim.text, claim.regions[0].box, claim.regions[0].polygons) == ("<OD>", "cat", BOX, ())
 
 
@@ -167,7 +167,7 @@ def test_coordinates_are_percent_of_the_sides(tmp_path: Path):
 def test_a_rotated_rectangle_is_a_polygon(tmp_path_factory, angle: float):
     value = {**DRAWN, "x": 50.0, "y": 50.0, "width": 5.0, "height": 10.0, "rotation": angle}
     (claim,) = claims_of(
-        back("labelstudio", tasks(tmp_path_factory.mktemp("s"), work(result(value))), [RECORD]), RECORD
+        read_back("labelstudio", tasks(tmp_path_factory.mktemp("s"), work(result(value))), [RECORD]), RECORD
     )
     turn = complex(math.cos(math.radians(angle)), math.sin(math.radians(angle)))
     corners = [complex(320, 240) + turn * c for c in (0, 32, complex(32, 48), complex(0, 48))]
@@ -180,7 +180,7 @@ def test_a_rotated_rectangle_is_a_polygon(tmp_path_factory, angle: float):
 
 def test_a_rectangle_rotated_by_90_degrees_is_a_box(tmp_path: Path):
     value = {**DRAWN, "x": 50.0, "y": 50.0, "width": 5.0, "height": 10.0, "rotation": 90}
-    (claim,) = claims_of(back("labelstudio", tasks(tmp_path, work(result(value))), [RECORD]), RECORD)
+    (claim,) = claims_of(read_back("labelstudio", tasks(tmp_path, work(result(value))), [RECORD]), RECORD)
     assert claim.regions[0].box == pytest.approx((272, 240, 320, 272)) and claim.regions[0].polygons == ()
 
 
@@ -189,7 +189,7 @@ def test_a_region_s_text_is_an_ocr_line_with_the_region_s_corners(tmp_path: Path
     place = {key: drawn[key] for key in ("x", "y", "width", "height", "rotation")}
     written = result({**place, "text": ["EXIT"]}, "textarea", "transcription")
     for order in ([result(drawn), written], [written, result(drawn)]):
-        (claim,) = claims_of(back("labelstudio", tasks(tmp_path, work(*order)), [RECORD]), RECORD)
+        (claim,) = claims_of(read_back("labelstudio", tasks(tmp_path, work(*order)), [RECORD]), RECORD)
         assert (claim.task, claim.text) == ("<OCR_WITH_REGION>", "EXIT")
         assert claim.regions[0].quad == pytest.approx((320, 240, 320, 272, 272, 272, 272, 240), abs=1e-9)
 
@@ -202,7 +202,7 @@ def test_texts_and_choices_about_the_whole_image(tmp_path: Path):
         result({"choices": ["a place"]}, "choices", "summary_choice", "t4"),
         result({"text": "Z"}, "textarea", "text", "t5"),
     ]
-    found = back(
+    found = read_back(
         "labelstudio",
         tasks(tmp_path, work(*results)),
         [RECORD],
@@ -221,9 +221,9 @@ def test_texts_and_choices_about_the_whole_image(tmp_path: Path):
 
 def test_tasks_that_nobody_has_opened_are_not_listed(tmp_path: Path):
     for works, why in (((), "nobody has annotated"), ((work(result(DRAWN), was_cancelled=True),), "skipped")):
-        found = back("labelstudio", tasks(tmp_path, *works), [RECORD])
+        found = read_back("labelstudio", tasks(tmp_path, *works), [RECORD])
         assert found.unknown == (RECORD.name,) and why in found.problems[0]
-    found = back("labelstudio", tasks(tmp_path, work()), [RECORD])
+    found = read_back("labelstudio", tasks(tmp_path, work()), [RECORD])
     assert claims_of(found, RECORD) == (), "one that was submitted empty is"
 
 
@@ -241,7 +241,7 @@ def test_of_several_works_the_truth_then_the_newest_counts_or_that_of_one_person
     def taken(**settings) -> list[str]:
         return [
             c.text
-            for imported in back("labelstudio", path, [RECORD], **settings).claims.values()
+            for imported in read_back("labelstudio", path, [RECORD], **settings).claims.values()
             for c in imported.claims
         ]
 
@@ -251,7 +251,7 @@ def test_of_several_works_the_truth_then_the_newest_counts_or_that_of_one_person
         and taken(annotator="c@x.org") == ["old"]
         and taken(annotator="4") == []
     )
-    assert "2 annotations of it" in back("labelstudio", path, [RECORD]).problems[0]
+    assert "2 annotations of it" in read_back("labelstudio", path, [RECORD]).problems[0]
     path = tasks(tmp_path, *works, drawn("true", ground_truth=True))
     assert taken() == ["true"]
 
@@ -262,7 +262,7 @@ def test_predictions_are_taken_where_asked_for(tmp_path: Path):
         work(result(DRAWN)),
         predictions=[{"model_version": "1", "result": [result({**DRAWN, "rectanglelabels": ["dog"]}, score=0.25)]}],
     )
-    (claim,) = claims_of(back("labelstudio", path, [RECORD], predictions=True), RECORD)
+    (claim,) = claims_of(read_back("labelstudio", path, [RECORD], predictions=True), RECORD)
     assert (claim.text, claim.score) == ("dog", 0.25)
 
 
@@ -286,7 +286,7 @@ def test_json_min_is_read(tmp_path: Path):
     ]
     path = tmp_path / "min.json"
     path.write_text(json.dumps(rows))
-    claims = back("labelstudio", path, [RECORD]).claims[RECORD.image_id].claims
+    claims = read_back("labelstudio", path, [RECORD]).claims[RECORD.image_id].claims
     assert [(c.task, c.text) for c in claims] == [
         ("<OD>", "cat"),
         ("<OCR_WITH_REGION>", "EXIT"),
@@ -295,7 +295,7 @@ def test_json_min_is_read(tmp_path: Path):
         ("<DETAILED_CAPTION>", "two"),
     ]
     assert claims[0].regions[0].box == BOX
-    assert back("labelstudio", path, [RECORD], annotator="2").claims[RECORD.image_id].claims == ()
+    assert read_back("labelstudio", path, [RECORD], annotator="2").claims[RECORD.image_id].claims == ()
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_a_file_of_a_target_storage_is_read(tmp_path: Path):
     (tmp_path / "1.json").write_text(
         json.dumps({**work(result(DRAWN)), "task": {"id": 1, "data": {"image": RECORD.name}}})
     )
-    assert len(claims_of(back("labelstudio", tmp_path, [RECORD]), RECORD)) == 1
+    assert len(claims_of(read_back("labelstudio", tmp_path, [RECORD]), RECORD)) == 1
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_file_of_a_target_storage_is_read(tmp_path: Path):
     ],
 )
 def test_a_bad_result_loses_only_itself(tmp_path: Path, bad: dict, message: str):
-    found = back(
+    found = read_back(
         "labelstudio", tasks(tmp_path, work(bad, result({**DRAWN, "rectanglelabels": ["dog"]}, id="r2"))), [RECORD]
     )
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
@@ -352,7 +352,7 @@ def test_a_bad_result_loses_only_itself(tmp_path: Path, bad: dict, message: str)
 def test_what_is_no_export_is_an_error(tmp_path: Path, content: str):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(DataError, match=r"x\.json"):
-        back("labelstudio", tmp_path / "x.json", [RECORD])
+        read_back("labelstudio", tmp_path / "x.json", [RECORD])
 
 
 @pytest.mark.parametrize(
@@ -369,11 +369,11 @@ def test_what_is_no_export_is_an_error(tmp_path: Path, content: str):
 def test_a_bad_task_loses_only_itself(tmp_path: Path, task: dict):
     path = tasks(tmp_path, work(result(DRAWN)))
     path.write_text(json.dumps([task, *json.loads(path.read_text())]))
-    found = back("labelstudio", path, [RECORD])
+    found = read_back("labelstudio", path, [RECORD])
     assert len(found.claims[RECORD.image_id].claims) == 1 and "[0]" in found.problems[0]
 
 
 def test_another_size_is_an_error_of_that_image(tmp_path: Path):
     assert "640 × 480" in str(
-        back("labelstudio", tasks(tmp_path, work(result(DRAWN))), [image(2, width=320)]).errors[RECORD.image_id]
+        read_back("labelstudio", tasks(tmp_path, work(result(DRAWN))), [image(2, width=320)]).errors[RECORD.image_id]
     )

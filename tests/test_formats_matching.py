@@ -1,4 +1,4 @@
-"""Which labels are of which image, and where data sets are."""
+"""Labels of a data set matched with images, and the paths of data sets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from format_sets import back, image
+from format_sets import image, read_back
 
 from florence.errors import DataError, NotListedError, UnknownNameError
 from florence.formats import FORMATS, LabelSet, assign_paths, list_writable_formats
@@ -15,7 +15,7 @@ from florence.records import ImageRecord
 
 
 def labels(folder: Path, *names: str) -> LabelSet:
-    """A data set that says of each image what its name there is."""
+    """Write a data set in which each image's claim is the image's name."""
     path = folder / "texts.jsonl"
     path.write_text("".join(json.dumps({"name": name, "text": name}) + "\n" for name in names), encoding="utf-8")
     form = FORMATS.get("alttext")()
@@ -80,7 +80,7 @@ def test_base_names_match_if_wanted_and_unique(tmp_path: Path):
 def test_base_names_are_used_on_whole_sets_where_both_sides_have_one(tmp_path: Path):
     labels(tmp_path, "x/1.jpg", "x/2.jpg", "y/3.jpg", "z/3.jpg", "exact/4.jpg", "9.jpg")
     names = ["p/1.jpg", "p/2.jpg", "q/2.jpg", "p/3.jpg", "exact/4.jpg", "other/4.jpg"]
-    found = back("alttext", tmp_path / "texts.jsonl", [named(n) for n in names])
+    found = read_back("alttext", tmp_path / "texts.jsonl", [named(n) for n in names])
     assert {k.removeprefix("id of "): [c.text for c in v.claims] for k, v in found.claims.items()} == {
         "p/1.jpg": ["x/1.jpg"],
         "exact/4.jpg": ["exact/4.jpg"],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from format_sets import TEXT, back, boxes, claims_of, image, labelled, near, objects, outlined, write
+from format_sets import TEXT, assert_near, boxes, claims_of, image, labelled, objects, polygons_inside, read_back, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +32,7 @@ def test_nothing_is_lost(tmp_path_factory, data):
     score = st.one_of(st.none(), st.floats(0, 1))
     for record in (image(k) for k in range(5)):
         claims = [dataclasses.replace(c, score=data.draw(score)) for c in data.draw(objects(record))]
-        claims += data.draw(objects(record, shapes="outline", most=2)) if record.width > 1 else []
+        claims += data.draw(objects(record, shapes="polygon", most=2)) if record.width > 1 else []
         for text in data.draw(st.lists(TEXT, max_size=2)):
             a, b = data.draw(boxes(record)), data.draw(boxes(record))
             whole = (0.0, 0.0, float(record.width), float(record.height))
@@ -53,15 +53,15 @@ def test_nothing_is_lost(tmp_path_factory, data):
                     Claim(
                         "<REFERRING_EXPRESSION_SEGMENTATION>",
                         text,
-                        (Region(text, polygons=data.draw(outlined(record))),),
+                        (Region(text, polygons=data.draw(polygons_inside(record))),),
                     )
                 )
         found.append((record, claims))
     folder = tmp_path_factory.mktemp("lines")
     items = write(FORMATS.get("jsonl")(), folder, found)
-    imported = back("jsonl", folder, [record for record, _ in found])
+    imported = read_back("jsonl", folder, [record for record, _ in found])
     for record, claims in found:
-        near(claims_of(imported, record), claims, 0)
+        assert_near(claims_of(imported, record), claims, 0)
     lines = [json.loads(line) for line in (folder / "labels.jsonl").read_text(encoding="utf-8").split("\n") if line]
     for line, item in zip(lines, items, strict=True):
         assert {k: v for k, v in line["image"].items() if k != "file"} == dataclasses.asdict(item.record)
@@ -72,16 +72,16 @@ def test_nothing_is_lost(tmp_path_factory, data):
 
 def test_an_image_is_known_by_its_bytes_whatever_its_name(tmp_path: Path):
     write(FORMATS.get("jsonl")(), tmp_path, [(RECORD, [Claim("<CAPTION>", "a cat")])])
-    assert len(claims_of(back("jsonl", tmp_path, [image(2, name="renamed.png")]), RECORD)) == 1
+    assert len(claims_of(read_back("jsonl", tmp_path, [image(2, name="renamed.png")]), RECORD)) == 1
     path = tmp_path / "labels.jsonl"
     path.write_text(path.read_text() * 2)
-    assert back("jsonl", tmp_path, [RECORD]).unknown == (RECORD.name,), "two lines about one image"
+    assert read_back("jsonl", tmp_path, [RECORD]).unknown == (RECORD.name,), "two lines about one image"
 
 
 def test_a_text_may_hold_other_ends_of_lines(tmp_path: Path):
     claims = [Claim("<CAPTION>", "one\u2028two\u0085three\x0cfour\r\nfive")]
     write(FORMATS.get("jsonl")(), tmp_path, [(RECORD, claims)])
-    assert claims_of(back("jsonl", tmp_path, [RECORD]), RECORD) == tuple(claims)
+    assert claims_of(read_back("jsonl", tmp_path, [RECORD]), RECORD) == tuple(claims)
 
 
 def test_lines_by_hand_need_little(tmp_path: Path):
@@ -89,7 +89,7 @@ def test_lines_by_hand_need_little(tmp_path: Path):
         '{"image": {"name": "sub/b.jpg"}, "annotations": '
         '[{"task": "<OD>", "text": "cat", "regions": [{"box": [1, 2, 700, 40]}]}]}\n'
     )
-    assert claims_of(back("jsonl", tmp_path / "a.jsonl", [RECORD]), RECORD) == (
+    assert claims_of(read_back("jsonl", tmp_path / "a.jsonl", [RECORD]), RECORD) == (
         Claim("<OD>", "cat", (Region("cat", box=(1, 2, 640, 40)),)),
     )
 
@@ -114,7 +114,7 @@ def test_a_bad_label_loses_only_itself(tmp_path: Path, row, message: str):
     (tmp_path / "a.jsonl").write_text(
         json.dumps({"image": {"name": RECORD.name}, "annotations": [row, {"task": "<CAPTION>", "text": "a cat"}]})
     )
-    found = back("jsonl", tmp_path, [RECORD])
+    found = read_back("jsonl", tmp_path, [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == [
         "a cat"
     ] and "a.jsonl: line 1: annotations[0]" in found.problems[0]
@@ -136,7 +136,7 @@ def test_a_bad_label_loses_only_itself(tmp_path: Path, row, message: str):
 )
 def test_a_bad_line_loses_only_itself(tmp_path: Path, line: str):
     (tmp_path / "a.jsonl").write_text(f'{line}\n\n{{"image": {{"name": "sub/b.jpg"}}}}\n')
-    found = back("jsonl", tmp_path, [RECORD])
+    found = read_back("jsonl", tmp_path, [RECORD])
     assert found.claims[RECORD.image_id].claims == () and len(found.problems) == 1 and "line 1" in found.problems[0]
 
 
@@ -161,7 +161,7 @@ def test_texts_of_every_ending_come_back(tmp_path_factory, texts: list[str], end
             writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if ending == "tsv" else ",")
             writer.writeheader()
             writer.writerows(rows)
-    found = back("alttext", path, records)
+    found = read_back("alttext", path, records)
     assert [claims_of(found, record) for record in records] == [(Claim("<CAPTION>", text),) for text in texts]
 
 
@@ -169,8 +169,10 @@ def test_columns_are_named_where_they_are_unusual(tmp_path: Path):
     path = tmp_path / "t.csv"
     path.write_text("Bild,Worte\nsub/b.jpg,eine Katze\nsub/b.jpg,zwei\nsub/b.jpg,zwei\na.png,\n")
     with pytest.raises(DataError, match=r"t\.csv: found the columns Bild, Worte; name or .* is expected"):
-        back("alttext", path, [RECORD])
-    found = back("alttext", path, [RECORD, image(0), image(1)], name="Bild", text="Worte", kind="<DETAILED_CAPTION>")
+        read_back("alttext", path, [RECORD])
+    found = read_back(
+        "alttext", path, [RECORD, image(0), image(1)], name="Bild", text="Worte", kind="<DETAILED_CAPTION>"
+    )
     assert claims_of(found, RECORD) == (Claim("<DETAILED_CAPTION>", "eine Katze"), Claim("<DETAILED_CAPTION>", "zwei"))
     assert claims_of(found, image(0)) == () and found.unknown == ("sub/a.png",)
     with pytest.raises(SettingsError, match="kind"):
@@ -187,7 +189,7 @@ def test_columns_are_named_where_they_are_unusual(tmp_path: Path):
 )
 def test_a_bad_row_loses_only_itself(tmp_path: Path, content: str, message: str):
     (tmp_path / "t.csv").write_text(content)
-    found = back("alttext", tmp_path / "t.csv", [RECORD])
+    found = read_back("alttext", tmp_path / "t.csv", [RECORD])
     assert (
         [c.text for c in found.claims[RECORD.image_id].claims] == ["ok"]
         and len(found.problems) == 1
@@ -198,16 +200,16 @@ def test_a_bad_row_loses_only_itself(tmp_path: Path, content: str, message: str)
 def test_other_files_are_errors(tmp_path: Path):
     (tmp_path / "t.parquet").write_bytes(b"x")
     with pytest.raises(StoreError, match="not a Parquet file"):
-        back("alttext", tmp_path / "t.parquet", [RECORD])
+        read_back("alttext", tmp_path / "t.parquet", [RECORD])
     (tmp_path / "t.csv").write_bytes(b"name,text\n\xff,x\n")
     with pytest.raises(DataError, match="byte 10 is not UTF-8"):
-        back("alttext", tmp_path / "t.csv", [RECORD])
+        read_back("alttext", tmp_path / "t.csv", [RECORD])
     with pytest.raises(StoreError, match="does not exist"):
-        back("alttext", tmp_path / "u.csv", [RECORD])
+        read_back("alttext", tmp_path / "u.csv", [RECORD])
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/x.txt").write_text("x")
     with pytest.raises(StoreError, match=r"has no file that ends in \.csv"):
-        back("alttext", tmp_path / "empty", [RECORD])
+        read_back("alttext", tmp_path / "empty", [RECORD])
 
 
 # ---------------------------------------------------------------- snapshots
@@ -219,7 +221,7 @@ def test_a_snapshot_s_kept_labels_are_claims(small_snapshot: Store):
     ]
     other = labelled(RECORD, []).record
     for settings_, number, least in (({}, 1, 0.0), ({"round": 0}, 0, 0.0), ({"min_confidence": 0.7}, 1, 0.7)):
-        found = back("snapshot", small_snapshot.uri, [*records, other], **settings_)
+        found = read_back("snapshot", small_snapshot.uri, [*records, other], **settings_)
         rows = table_annotations(small_snapshot.read_table(f"labels/round={number}/labels.parquet"))
         assert found.unknown == (other.name,)
         for record in records:
@@ -231,7 +233,7 @@ def test_truth_is_known_of_the_images_that_have_it(small_snapshot: Store):
     records = [
         record for name in small_snapshot.names("images") for record, _ in table_images(small_snapshot.read_table(name))
     ]
-    found = back("snapshot", small_snapshot.uri, records, part="truth")
+    found = read_back("snapshot", small_snapshot.uri, records, part="truth")
     assert {r.source for r in records if r.image_id in found.claims} == {"scenes"} and all(
         imported.claims for imported in found.claims.values()
     )

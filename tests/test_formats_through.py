@@ -1,4 +1,4 @@
-"""A data set in, through annotation and engine into a snapshot, and out again: the same to who reads the format."""
+"""A data set imported, annotated, fused, published and exported: readers of the format see no difference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from format_sets import back
+from format_sets import read_back
 from PIL import Image
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
@@ -25,7 +25,7 @@ from florence.workspace.collect import collect_images
 
 SIZES = ((64, 48), (120, 90), (33, 200))
 FULL, SLIVER = (0.0, 0.0, 1.0, 1.0), (0.2, 0.3, 0.21, 0.9)
-"""Boxes that an annotator's would be dropped for."""
+"""Boxes that the filters drop if an annotator claims them."""
 
 
 def pictures(folder: Path) -> list[tuple[str, tuple[int, int]]]:
@@ -61,7 +61,7 @@ def boxes(k: int, size: tuple[int, int], whole: bool) -> list[tuple[str, tuple[f
 
 
 def through(folder: Path, form: str, uri: str, out: str, **more) -> Path:
-    """Annotate with the data set alone, publish, export; the folder of the export."""
+    """Annotate with the data set alone, publish and export; return the folder of the export."""
     values = {
         "sources": {"photos": {"use": "folder", "uri": str(folder / "photos")}},
         "annotators": {
@@ -90,7 +90,7 @@ def records(folder: Path) -> list[ImageRecord]:
     return [record for name in data.names("images") for record, _ in table_images(data.read_table(name))]
 
 
-def opened(path: Path) -> COCO:
+def open_coco(path: Path) -> COCO:
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(path))
 
@@ -134,10 +134,10 @@ def test_coco_keeps_every_box_category_and_mask(tmp_path: Path, monkeypatch):
     (tmp_path / "instances.json").write_text(json.dumps(values))
 
     def found(*paths: Path) -> list[tuple]:
-        """Of each object: its image's name, category, box, and pixels."""
+        """Return each object's image name, category, box and pixels."""
         result = []
         for path in paths:
-            coco = opened(path)
+            coco = open_coco(path)
             for one in coco.loadAnns(coco.getAnnIds()):
                 image, category = coco.loadImgs(one["image_id"])[0], coco.loadCats(one["category_id"])[0]["name"]
                 mask = coco.annToMask(one).tobytes() if one.get("segmentation") else b""
@@ -196,7 +196,7 @@ def test_other_formats_keep_every_box_and_name(tmp_path: Path, monkeypatch, form
     more = {"predictions": True} if form == "labelstudio" else {}
     again = through(second, form, "set", "out", **more)
     for record in records(second):
-        claims = back(form, again, [record], **more).claims[record.image_id].claims
+        claims = read_back(form, again, [record], **more).claims[record.image_id].claims
         mine = sorted((claim.text, *np.round(claim.regions[0].bounds, 2)) for claim in claims)
         for (label, *box), (name, *right) in zip(
             mine, sorted((label, *np.round(box, 2)) for label, box in expected[record.name]), strict=True

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from format_sets import back, boxes, claims_of, image, labelled, near, objects, write
+from format_sets import assert_near, boxes, claims_of, image, labelled, objects, read_back, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,10 +45,10 @@ def test_whole_pixels_come_back_exactly(tmp_path_factory, data):
     found = [(record, data.draw(objects(record, whole=True))) for record in records]
     folder = tmp_path_factory.mktemp("voc")
     items = write(FORMATS.get("voc")(), folder, found)
-    imported = back("voc", folder, records)
+    imported = read_back("voc", folder, records)
     assert not imported.unknown and not imported.unmatched
     for (record, claims), item in zip(found, items, strict=True):
-        near(claims_of(imported, record), claims, 0)
+        assert_near(claims_of(imported, record), claims, 0)
         root = ElementTree.parse(folder / "Annotations" / f"{item.path.rsplit('.', 1)[0]}.xml").getroot()
         assert root.findtext("filename") == item.path and [
             root.findtext(f"size/{side}") for side in ("width", "height")
@@ -67,7 +67,7 @@ def test_edges_inside_a_pixel_go_to_the_nearest_between_two(tmp_path_factory, da
     places = data.draw(st.lists(boxes(RECORD), min_size=1, max_size=5))
     folder = tmp_path_factory.mktemp("voc")
     write(FORMATS.get("voc")(), folder, [(RECORD, [thing("cat", b) for b in places])])
-    for claim, place in zip(claims_of(back("voc", folder, [RECORD]), RECORD), places, strict=True):
+    for claim, place in zip(claims_of(read_back("voc", folder, [RECORD]), RECORD), places, strict=True):
         found = claim.regions[0].box
         assert all(
             abs(a - b) <= (0.5 if high - low >= 1 else 1)
@@ -89,7 +89,7 @@ def test_pixels_are_numbered_from_one_and_both_ends_belong_to_the_box(tmp_path: 
     }
     assert found == {"first": ["1", "1", "1", "1"], "all": ["1", "1", "64", "48"], "last": ["64", "48", "64", "48"]}
     annotation(tmp_path, box(1, 1, 1, 1) + box(640, 480, 640, 480) + box("10.5", "20.5", "30", "40"))
-    claims = claims_of(back("voc", tmp_path, [RECORD]), RECORD)
+    claims = claims_of(read_back("voc", tmp_path, [RECORD]), RECORD)
     assert [c.regions[0].box for c in claims] == [(0, 0, 1, 1), (639, 479, 640, 480), (9.5, 19.5, 30, 40)]
 
 
@@ -151,7 +151,7 @@ def test_what_xml_cannot_hold_is_not_written():
 )
 def test_a_bad_object_loses_only_itself(tmp_path: Path, content: str, message: str):
     path = annotation(tmp_path, content + box(1, 1, 10, 10, "dog"))
-    found = back("voc", tmp_path, [RECORD])
+    found = read_back("voc", tmp_path, [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     assert str(path) in found.problems[0]
     with pytest.raises(AssertionError, match=message):
@@ -172,7 +172,7 @@ def test_a_bad_object_loses_only_itself(tmp_path: Path, content: str, message: s
 def test_a_file_that_is_none_loses_only_itself(tmp_path: Path, content: bytes):
     annotation(tmp_path, box(1, 1, 10, 10))
     (tmp_path / "Annotations/bad.xml").write_bytes(content)
-    found = back("voc", tmp_path, [RECORD])
+    found = read_back("voc", tmp_path, [RECORD])
     assert len(found.claims[RECORD.image_id].claims) == 1 and "bad.xml" in found.problems[0]
 
 
@@ -188,31 +188,31 @@ def test_flags_are_out_of_the_way(tmp_path: Path):
             "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>",
         ),
     )
-    assert [c.text for c in claims_of(back("voc", tmp_path, [RECORD]), RECORD)] == ["cat"]
-    found = back("voc", tmp_path, [RECORD], difficult=False)
+    assert [c.text for c in claims_of(read_back("voc", tmp_path, [RECORD]), RECORD)] == ["cat"]
+    found = read_back("voc", tmp_path, [RECORD], difficult=False)
     assert found.claims[RECORD.image_id].claims == () and "difficult" in found.problems[0]
 
 
 def test_an_image_is_known_by_its_file_name_or_by_that_of_its_xml(tmp_path: Path):
     annotation(tmp_path, box(1, 1, 9, 9), "1", "sub/b.jpg")
-    assert len(claims_of(back("voc", tmp_path, [RECORD]), RECORD)) == 1
-    assert len(claims_of(back("voc", tmp_path, [image(2, name="JPEGImages/sub/b.jpg")]), RECORD)) == 1
-    assert len(claims_of(back("voc", tmp_path / "Annotations", [RECORD]), RECORD)) == 1, (
+    assert len(claims_of(read_back("voc", tmp_path, [RECORD]), RECORD)) == 1
+    assert len(claims_of(read_back("voc", tmp_path, [image(2, name="JPEGImages/sub/b.jpg")]), RECORD)) == 1
+    assert len(claims_of(read_back("voc", tmp_path / "Annotations", [RECORD]), RECORD)) == 1, (
         "the folder of the files themselves"
     )
     annotation(tmp_path, "", "2", "sub/b.jpg")
-    assert back("voc", tmp_path, [RECORD]).unknown == (RECORD.name,), "a name that two files give is no name"
-    assert len(claims_of(back("voc", tmp_path, [image(2, name="1.png")]), RECORD)) == 1
+    assert read_back("voc", tmp_path, [RECORD]).unknown == (RECORD.name,), "a name that two files give is no name"
+    assert len(claims_of(read_back("voc", tmp_path, [image(2, name="1.png")]), RECORD)) == 1
 
 
 @pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>", "<size/>"])
 def test_a_size_that_is_not_stated_is_not_compared(tmp_path: Path, size: str):
     annotation(tmp_path, box(1, 1, 9, 9), size=size)
-    assert len(claims_of(back("voc", tmp_path, [RECORD]), RECORD)) == 1
+    assert len(claims_of(read_back("voc", tmp_path, [RECORD]), RECORD)) == 1
 
 
 def test_another_size_is_an_error_of_that_image(tmp_path: Path):
     annotation(tmp_path, box(1, 1, 9, 9), size="<size><width>480</width><height>640</height></size>")
     annotation(tmp_path, box(1, 1, 9, 9), "a", "a.png", "<size><width>64</width><height>48</height></size>")
-    found = back("voc", tmp_path, [RECORD, image(0)])
+    found = read_back("voc", tmp_path, [RECORD, image(0)])
     assert "480 × 640" in str(found.errors[RECORD.image_id]) and list(found.claims) == [image(0).image_id]

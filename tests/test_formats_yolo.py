@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from format_sets import back, claims_of, image, labelled, near, objects, outlined, write
+from format_sets import assert_near, claims_of, image, labelled, objects, polygons_inside, read_back, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,13 +21,13 @@ RECORD = image(2)
 SETS = {"train": "train", "held_out": "val", "gold": "test"}
 
 
-def parsed(folder: Path, picture: str) -> list[tuple[str, list[float]]]:
-    """Name and numbers of each object, read as Ultralytics does: the label beside the picture, names from data.yaml."""
+def parse_labels(folder: Path, picture: str) -> list[tuple[str, list[float]]]:
+    """Return name and numbers of each object, read as Ultralytics does: label file per picture, names of data.yaml."""
     names = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"]
     before, after = picture.rsplit("images/", 1)
     label = folder / f"{before}labels/{after}"
     lines = [line.split() for line in label.with_suffix(".txt").read_text().strip().splitlines()]
-    result = [(names[int(kind)], [float(v) for v in values]) for kind, *values in lines]
+    result = [(names[int(number)], [float(v) for v in values]) for number, *values in lines]
     assert all(0 <= v <= 1 for _, values in result for v in values)
     return result
 
@@ -55,7 +55,7 @@ def dataset(
 
 
 def corners(points: tuple[float, ...]) -> list[tuple[float, float]]:
-    """A polygon's corners, wherever it begins and whichever way it goes."""
+    """Return a polygon's corners in an order that does not depend on its start and direction."""
     return sorted(zip(points[0::2], points[1::2], strict=True))
 
 
@@ -69,10 +69,10 @@ def test_boxes_come_back(tmp_path_factory, data):
     found = [(record, data.draw(objects(record))) for record in records]
     folder = tmp_path_factory.mktemp("yolo")
     items = write(FORMATS.get("yolo")(), folder, found)
-    imported = back("yolo", folder, records)
+    imported = read_back("yolo", folder, records)
     for (record, claims), item in zip(found, items, strict=True):
-        near(claims_of(imported, record), claims)
-        other = parsed(folder, f"images/{SETS[record.split]}/{item.path}")
+        assert_near(claims_of(imported, record), claims)
+        other = parse_labels(folder, f"images/{SETS[record.split]}/{item.path}")
         assert [name for name, _ in other] == [c.text for c in claims]
         for (_, (x, y, w, h)), claim in zip(other, claims, strict=True):
             corners = np.asarray([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * np.tile(
@@ -85,20 +85,20 @@ def test_boxes_come_back(tmp_path_factory, data):
 @given(st.data())
 def test_polygons_come_back_also_several_of_one_object(tmp_path_factory, data):
     records = [image(k) for k in (0, 2, 4)]
-    found = [(record, data.draw(objects(record, shapes="outline", most=3))) for record in records]
+    found = [(record, data.draw(objects(record, shapes="polygon", most=3))) for record in records]
     folder = tmp_path_factory.mktemp("yolo")
     write(FORMATS.get("yolo")(), folder, found)
-    imported = back("yolo", folder, records)
+    imported = read_back("yolo", folder, records)
     for record, claims in found:
         again = claims_of(imported, record)
-        near(again, claims, polygons=False)
+        assert_near(again, claims, polygons=False)
         for one, other in zip(again, claims, strict=True):
             for a, b in zip(*(sorted(map(corners, claim.regions[0].polygons)) for claim in (one, other)), strict=True):
                 assert np.abs(np.subtract(a, b)).max() < 1e-6
 
 
 @settings(max_examples=80, deadline=None)
-@given(outlined(RECORD))
+@given(polygons_inside(RECORD))
 def test_joined_polygons_are_split_again(polygons):
     parts = _split_polygons(tuple(_join_polygons(polygons)))
     assert sorted(map(corners, parts)) == sorted(map(corners, polygons))
@@ -119,11 +119,11 @@ def test_one_polygon_makes_all_lines_polygons(tmp_path: Path):
         Claim("<OD>", "dog", (Region("dog", box=(0, 0, 320, 240)),)),
     ]
     items = write(FORMATS.get("yolo")(), tmp_path, [(RECORD, claims)])
-    assert parsed(tmp_path, f"images/test/{RECORD.name}") == [
+    assert parse_labels(tmp_path, f"images/test/{RECORD.name}") == [
         ("cat", [0.1, 0.1, 0.2, 0.1, 0.2, 0.2]),
         ("dog", [0, 0, 0.5, 0, 0.5, 0.5, 0, 0.5]),
     ]
-    again = claims_of(back("yolo", tmp_path, [RECORD]), RECORD)
+    again = claims_of(read_back("yolo", tmp_path, [RECORD]), RECORD)
     assert [c.regions[0].box for c in again] == [(64, 48, 128, 96), (0, 0, 320, 240)]
     plan = ExportPlan(("cat", "dog"), ("<OD>",), ("gold",), True, False)
     moved = Claim("<OD>", "cat", (Region("cat", box=(0, 48, 128, 96), polygons=(square,)),))
@@ -162,9 +162,9 @@ def test_an_image_without_a_file_of_labels_has_no_objects(tmp_path: Path):
     (tmp_path / "images/train/a.png").write_bytes(b"")
     (tmp_path / "images/unlabelled").mkdir()
     (tmp_path / "images/unlabelled/c.png").write_bytes(b"")
-    found = back("yolo", tmp_path, [image(0), RECORD, image(3, name="c.png"), image(1)])
+    found = read_back("yolo", tmp_path, [image(0), RECORD, image(3, name="c.png"), image(1)])
     assert claims_of(found, image(0)) == () and len(found.claims[RECORD.image_id].claims) == 1
-    assert set(found.unknown) == {"c.png", "sub/a.png"}, "no set has them, so nobody looked"
+    assert set(found.unknown) == {"c.png", "sub/a.png"}, "no set has them, so they have no coverage"
 
 
 @pytest.mark.parametrize("name", ["images/train/sub/b.jpg", "train/sub/b.jpg", "sub/b.jpg"])
@@ -196,7 +196,7 @@ def test_other_layouts_are_read(tmp_path: Path):
 
 
 def test_a_sixth_field_is_a_score(tmp_path: Path):
-    (claim,) = claims_of(back("yolo", dataset(tmp_path, "1 0.5 0.5 0.25 0.5 0.75\n\n"), [RECORD]), RECORD)
+    (claim,) = claims_of(read_back("yolo", dataset(tmp_path, "1 0.5 0.5 0.25 0.5 0.75\n\n"), [RECORD]), RECORD)
     assert (claim.text, claim.score, claim.regions[0].box) == ("dog", 0.75, (240, 120, 400, 360))
 
 
@@ -216,7 +216,7 @@ def test_a_sixth_field_is_a_score(tmp_path: Path):
     ],
 )
 def test_a_bad_line_loses_only_itself(tmp_path: Path, line: str, message: str):
-    found = back("yolo", dataset(tmp_path, f"{line}\n1 0.5 0.5 0.1 0.1\n"), [RECORD])
+    found = read_back("yolo", dataset(tmp_path, f"{line}\n1 0.5 0.5 0.1 0.1\n"), [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     assert (
         len(found.problems) == 1
@@ -228,21 +228,21 @@ def test_a_bad_line_loses_only_itself(tmp_path: Path, line: str, message: str):
 @pytest.mark.parametrize("names", [None, 5, "cat", [""], {"a": "cat"}, {0: ""}])
 def test_names_that_are_none_are_an_error(tmp_path: Path, names: object):
     with pytest.raises(DataError, match="data.yaml: names: found"):
-        back("yolo", dataset(tmp_path, names=names), [RECORD])
+        read_back("yolo", dataset(tmp_path, names=names), [RECORD])
 
 
 def test_a_folder_without_data_yaml_is_an_error(tmp_path: Path):
     dataset(tmp_path)
     (tmp_path / "data.yaml").write_text("a: [")
     with pytest.raises(DataError, match="not YAML"):
-        back("yolo", tmp_path, [RECORD])
+        read_back("yolo", tmp_path, [RECORD])
     (tmp_path / "data.yaml").write_text("train: images")
     with pytest.raises(DataError, match="no YAML file with names"):
-        back("yolo", tmp_path, [RECORD])
+        read_back("yolo", tmp_path, [RECORD])
 
 
 def test_one_stem_of_two_images_is_ambiguous(tmp_path: Path):
     dataset(tmp_path, picture="images/train/b.jpg")
     dataset(tmp_path, picture="images/val/b.jpg")
-    assert back("yolo", tmp_path, [image(2, name="b.jpg")]).unknown == ("b.jpg",)
-    assert len(back("yolo", tmp_path, [image(2, name="val/b.jpg")]).claims) == 1
+    assert read_back("yolo", tmp_path, [image(2, name="b.jpg")]).unknown == ("b.jpg",)
+    assert len(read_back("yolo", tmp_path, [image(2, name="val/b.jpg")]).claims) == 1

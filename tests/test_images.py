@@ -43,7 +43,7 @@ def png_chunk(form: bytes, data: bytes) -> bytes:
 
 
 def raw_png(values: np.ndarray, depth: int, colour: int) -> bytes:
-    """A PNG written by hand from big-endian samples (height, width[, channels])."""
+    """Return a PNG written by hand from big-endian samples (height, width[, channels])."""
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)

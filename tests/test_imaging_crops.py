@@ -1,4 +1,4 @@
-"""Parts of pictures as hub models are shown them."""
+"""Crops of pictures for hub models."""
 
 from __future__ import annotations
 

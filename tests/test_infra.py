@@ -1,4 +1,4 @@
-"""What a team deploys can be read, fits the code, and holds no secret."""
+"""The files of a team's deployment can be read, fit the code, and hold no secret."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder in the published layout."""
+    """Return a folder in the published layout."""
     return published.write(tmp_path_factory.mktemp("published") / "base")
 
 
@@ -67,7 +67,7 @@ def data(tmp_path_factory) -> Store:
 
 
 def pictures(count: int = 2) -> list[np.ndarray]:
-    """Blocks of colour, none of them square."""
+    """Return pictures of coloured blocks, none of them square."""
     rng = np.random.default_rng(5)
     return [np.kron(rng.integers(0, 255, (5, 4 + n, 3)), np.ones((19, 17, 1))).astype(np.uint8) for n in range(count)]
 
@@ -253,7 +253,7 @@ def test_adapters_on_a_published_folder_leave_its_weights_alone_and_merge(folder
     messages: list[str] = []
 
     def look(what: str, done: int, of: int | None) -> None:
-        """Called after the last step, before adapters are merged."""
+        """Check the model after the last step, before adapters are merged."""
         if what == "train" and done == of:
             messages.extend(check_grammar(ours, images))
             base.update(

@@ -27,7 +27,7 @@ ASKED = [
     (name, INPUTS.get(name, "<loc_10><loc_20><loc_700><loc_800>") if task(name).takes_input else "") for name in TASKS
 ]
 SCALE = 20.0
-"""What a random model's logits are multiplied by, so that its choices are clear and not one token repeated for ever."""
+"""Factor of a random model's logits: its choices are clear then, and not one token repeated for ever."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +57,7 @@ def lively(checkpoint: Checkpoint, seed: int) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def small_base() -> Checkpoint:
-    """The shape of ``base`` (depths, strides, windows, heads), a quarter as wide."""
+    """Return a model of the shape of ``base`` (depths, strides, windows, heads), a quarter as wide."""
     parts = {
         "vision": {
             "embed_dim": (32, 64, 128, 256),

@@ -1,4 +1,4 @@
-"""The sentence embedding against its makers' own code, and whatever else it is asked at the same time."""
+"""The sentence embedding against its makers' own code; other texts of the batch change nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretraining in small: it is resumed where it was stopped, and its targets are the truth of the scenes."""
+"""Pretraining on little data: it resumes where it stopped, and its targets are the truth of the scenes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def data(tmp_path_factory) -> Store:
 
 
 def test_cell_targets_are_what_is_there(data):
-    """Letters, names, boxes and masks of a cell against the signs' words and the objects in the truth."""
+    """Compare letters, names, boxes and masks of a cell with the texts and objects of the truth."""
     checkpoint = load("nano-scratch", image_size=128)
     targets = vision.read_cell_targets(checkpoint, data, ATTRIBUTES)
     truth: dict[str, list] = {}

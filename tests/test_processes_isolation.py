@@ -1,4 +1,4 @@
-"""What happens to the claims of a batch whose annotator crashes: table of docs/annotators.md, row by row."""
+"""The claims of a batch whose annotator crashes: the table of docs/annotators.md, row by row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLAIMS = [Claim("<OD>", "cat")]
 
 
 def crash_on(is_fatal: Callable[[str], bool], calls: list[Sequence[str]], *, is_lasting: bool = False) -> Ask:
-    """An annotator that answers image by image, and crashes on a fatal one."""
+    """Return an annotator that answers image by image, and crashes on a fatal one."""
 
     def ask(images: Sequence[str], results: dict[str, ClaimsOrError]) -> AskFailure | None:
         calls.append(list(images))

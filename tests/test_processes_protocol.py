@@ -1,4 +1,4 @@
-"""The wire form: what is written is read again, what others write is checked field by field."""
+"""The protocol: our lines are read again, and lines of others are checked field by field."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def boxes(draw):
 
 @st.composite
 def corners(draw, least: int, most: int):
-    """Corners that run clockwise and are of some extent."""
+    """Draw corners that run clockwise and enclose an area."""
     count = draw(st.integers(least, most))
     points = draw(st.lists(st.tuples(st.floats(0, WIDTH), st.floats(0, HEIGHT)), min_size=count, max_size=count))
     flat = tuple(v for point in points for v in point)
@@ -73,7 +73,7 @@ def corners(draw, least: int, most: int):
 
 @st.composite
 def result(draw):
-    """A claim as an annotator in our own process may make it."""
+    """Return a claim as an annotator in our own process may make it."""
     task = draw(st.sampled_from(ANNOTATION_TYPES))
     text, score = draw(texts), draw(scores)
     if task in CAPTIONS:

@@ -1,4 +1,4 @@
-"""Every old name of a setting is refused with its new name, in params.yaml and in an overlay of the command line."""
+"""Every old name of a setting is refused with its new name, in params.yaml and in overlays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The texts that rankers judge: captions, and the three kinds of candidates of each place."""
+"""The texts that rankers score: captions, and the three types of candidates of each region."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DENSE = "<DENSE_REGION_CAPTION>"
 LEFT, RIGHT = (10.0, 20.0, 110.0, 120.0), (200.0, 20.0, 290.0, 120.0)
 
 
-def said(annotator: str, *claims: Claim) -> tuple[Annotation, ...]:
+def make_claims(annotator: str, *claims: Claim) -> tuple[Annotation, ...]:
     return annotate(RECORD.image_id, claims, annotator, "1")
 
 
@@ -29,9 +29,9 @@ def found(*claims: Annotation, min_score: float = 0.3, most: int = 10) -> tuple[
 
 def test_a_region_has_its_name_its_descriptions_and_their_noun_chunks():
     (region,) = found(
-        *said("a", at("<OD>", "dog", LEFT)),
-        *said("b", at(DENSE, "a brown dog sleeping on a red sofa", LEFT)),
-        *said("c", at(DENSE, "a pet beside the window", LEFT)),
+        *make_claims("a", at("<OD>", "dog", LEFT)),
+        *make_claims("b", at(DENSE, "a brown dog sleeping on a red sofa", LEFT)),
+        *make_claims("c", at(DENSE, "a pet beside the window", LEFT)),
     )
     assert region.categories == ("dog",)
     assert region.descriptions == ("a brown dog sleeping on a red sofa", "a pet beside the window")
@@ -41,9 +41,9 @@ def test_a_region_has_its_name_its_descriptions_and_their_noun_chunks():
 
 def test_the_same_text_is_one_candidate():
     (region,) = found(
-        *said("a", at("<OD>", "dog", LEFT), at("<OD>", "Dog", LEFT, 0.7)),
-        *said("b", at(DENSE, "a brown  dog", LEFT)),
-        *said("c", at(DENSE, "A brown dog", LEFT, 0.5), at(DENSE, "dog", LEFT, 0.4)),
+        *make_claims("a", at("<OD>", "dog", LEFT), at("<OD>", "Dog", LEFT, 0.7)),
+        *make_claims("b", at(DENSE, "a brown  dog", LEFT)),
+        *make_claims("c", at(DENSE, "A brown dog", LEFT, 0.5), at(DENSE, "dog", LEFT, 0.4)),
     )
     # the noun chunk of a description may be the whole of it
     assert region.texts == ("dog", "a brown  dog")
@@ -51,22 +51,23 @@ def test_the_same_text_is_one_candidate():
 
 def test_noun_chunks_that_differ_by_their_article_alone_are_none_of_their_own():
     (region,) = found(
-        *said("a", at("<OD>", "dog", LEFT)), *said("b", at(DENSE, "the dog near a tree and the tree", LEFT))
+        *make_claims("a", at("<OD>", "dog", LEFT)),
+        *make_claims("b", at(DENSE, "the dog near a tree and the tree", LEFT)),
     )
     assert region.phrases == ("the dog", "a tree", "the tree")
     assert region.texts == ("dog", "the dog near a tree and the tree", "a tree")
 
 
 def test_quotes_and_pronouns_are_no_candidates():
-    (region,) = found(*said("b", at(DENSE, 'a sign that says "BEWARE OF THE DOG" beside it', LEFT)))
+    (region,) = found(*make_claims("b", at(DENSE, 'a sign that says "BEWARE OF THE DOG" beside it', LEFT)))
     assert region.phrases == ("a sign",)
 
 
 def test_claims_of_one_region_are_put_together_by_their_scores_and_others_apart():
     shifted = (20.0, 20.0, 120.0, 120.0)
     both = found(
-        *said("a", at("<OD>", "dog", LEFT, 0.9), at("<OD>", "cat", RIGHT, 0.7)),
-        *said("b", at(DENSE, "a wolf", shifted, 0.3)),
+        *make_claims("a", at("<OD>", "dog", LEFT, 0.9), at("<OD>", "cat", RIGHT, 0.7)),
+        *make_claims("b", at(DENSE, "a wolf", shifted, 0.3)),
     )
     assert [region.texts for region in both] == [("dog", "a wolf"), ("cat",)]
     assert both[0].box == pytest.approx(np.average([LEFT, shifted], axis=0, weights=[0.9, 0.3]))
@@ -75,17 +76,17 @@ def test_claims_of_one_region_are_put_together_by_their_scores_and_others_apart(
 
 def test_two_names_of_one_region_are_both_candidates_the_surer_first():
     (region,) = found(
-        *said("a", at("<OD>", "fox", LEFT, 0.5)),
-        *said("b", at("<OD>", "dog", LEFT, 0.6)),
-        *said("c", at("<OD>", "cat", LEFT, 0.2)),
+        *make_claims("a", at("<OD>", "fox", LEFT, 0.5)),
+        *make_claims("b", at("<OD>", "dog", LEFT, 0.6)),
+        *make_claims("c", at("<OD>", "cat", LEFT, 0.2)),
     )
     assert region.texts == ("dog", "fox")
 
 
 def test_regions_that_most_annotators_claim_come_first():
     claims = (
-        *said("a", at("<OD>", "dog", LEFT, 0.5), at("<OD>", "cat", RIGHT, 0.9)),
-        *said("b", at("<OD>", "dog", LEFT, 0.4)),
+        *make_claims("a", at("<OD>", "dog", LEFT, 0.5), at("<OD>", "cat", RIGHT, 0.9)),
+        *make_claims("b", at("<OD>", "dog", LEFT, 0.4)),
     )
     assert [region.texts for region in found(*claims)] == [("dog",), ("cat",)]
     assert [region.texts for region in found(*claims, most=1)] == [("dog",)]
@@ -97,12 +98,12 @@ def test_regions_that_most_annotators_claim_come_first():
     [(10.0, 20.0, 10.0, 120.0), (math.nan, 0.0, 10.0, 10.0), (400.0, 20.0, 500.0, 120.0), (-math.inf, 0.0, 10.0, 10.0)],
 )
 def test_a_claim_without_a_box_is_no_region(box: tuple):
-    assert found(*said("a", at("<OD>", "dog", box))) == ()
+    assert found(*make_claims("a", at("<OD>", "dog", box))) == ()
 
 
 def test_foreign_claims_do_no_harm():
     (region,) = found(
-        *said(
+        *make_claims(
             "a",
             at("<OD>", "dog", (-50.0, -20.0, 900.0, 900.0), None),
             Claim("<OD>", "cat"),
@@ -112,12 +113,12 @@ def test_foreign_claims_do_no_harm():
         most=1,
     )
     assert region == CandidateRegion((0.0, 0.0, 300.0, 200.0), ("dog",), (), ())
-    (region,) = found(*said("a", at(DENSE, "a cat", LEFT, math.nan), at("<OD>", "cat", LEFT)))
+    (region,) = found(*make_claims("a", at(DENSE, "a cat", LEFT, math.nan), at("<OD>", "cat", LEFT)))
     assert region.box == LEFT and region.texts == ("cat", "a cat")
 
 
 def test_captions_are_candidates_once_per_annotation_type_as_they_were_claimed():
-    rows = said(
+    rows = make_claims(
         "a",
         Claim("<DETAILED_CAPTION>", "A dog."),
         Claim("<CAPTION>", "A dog."),

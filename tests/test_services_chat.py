@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from chat_captioners import (
     CAPTIONS,
-    faulty,
+    fail_at_random,
+    image_index,
+    list_texts,
     make_captioner,
     make_pictures,
     set_keys,
-    texts,
-    width_of,
 )
 from chat_server import KEY, MODEL, ReceivedCall
 from PIL import Image
@@ -48,7 +48,7 @@ def test_every_image_is_asked_about_once_and_every_object_in_its_crop():
     for claims, word in zip(results, words, strict=True):
         colour = word.split()[1]
         assert [claim.task for claim in claims] == [*CAPTIONS, "<DENSE_REGION_CAPTION>"]
-        assert texts(claims)[:3] == [f"{task.strip('<>').lower()}: {word}" for task in CAPTIONS]
+        assert list_texts(claims)[:3] == [f"{task.strip('<>').lower()}: {word}" for task in CAPTIONS]
         region = f"a {colour} picture of 32 by 64"
         assert claims[3] == Claim(
             "<DENSE_REGION_CAPTION>", region, (Region(region, box=(4.0, 5.0, 24.0, 45.0), score=0.9),), 0.9
@@ -61,12 +61,12 @@ def test_no_more_calls_at_once_than_allowed_and_claims_in_the_order_of_images():
     batch, words = make_pictures(24)
 
     def late(received: ReceivedCall) -> None:
-        time.sleep(random.Random(width_of(received)).uniform(0.01, 0.15))
+        time.sleep(random.Random(image_index(received)).uniform(0.01, 0.15))
 
     with server.serve_chat(late) as service:
         results = make_captioner(service, concurrency=3).annotate(batch)
         assert service.most == 3
-        assert [texts(claims) for claims in results] == [[f"caption: {word}"] for word in words]
+        assert [list_texts(claims) for claims in results] == [[f"caption: {word}"] for word in words]
         service.most = 0
         assert make_captioner(service, concurrency=1).annotate(batch) == results and service.most == 1
         service.most, shared, both = 0, make_captioner(service, concurrency=3), []
@@ -80,7 +80,7 @@ def test_no_more_calls_at_once_than_allowed_and_claims_in_the_order_of_images():
 
 def test_calls_are_spaced_at_the_rate():
     batch, _ = make_pictures(12)
-    with server.serve_chat(faulty(0.3, seed=3, faults=(server.error(500), server.EMPTY))) as service:
+    with server.serve_chat(fail_at_random(0.3, seed=3, faults=(server.error(500), server.EMPTY))) as service:
         annotator = make_captioner(service, concurrency=8, rate=600)
         start = time.monotonic()
         annotator.annotate(batch)
@@ -107,7 +107,7 @@ def test_azures_paths_and_key():
     with server.serve_chat() as service:
         url = service.url.removesuffix("/v1")
         results = make_captioner(url, api="azure", api_version="2024-10-21").annotate(batch)
-        assert [texts(claims) for claims in results] == [
+        assert [list_texts(claims) for claims in results] == [
             [f"caption: {word}"] for word in words
         ] and service.complaints == []
         with pytest.raises(SettingsError, match="OPENAI_API_VERSION"):

@@ -6,13 +6,13 @@ import chat_server as server
 import pytest
 from chat_captioners import (
     CAPTIONS,
-    faulty,
+    count_questions,
+    fail_at_random,
+    list_texts,
     make_captioner,
     make_pictures,
-    part,
+    select_images,
     set_keys,
-    texts,
-    times_asked,
 )
 from chat_server import Fault
 
@@ -28,7 +28,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_budget_in_calls_is_kept_to_the_call_and_a_raised_one_goes_on():
     batch, words = make_pictures(60)
     with server.serve_chat(
-        faulty(0.3, seed=1, faults=(server.HALF, server.EMPTY, server.error(500), server.CLOSED))
+        fail_at_random(0.3, seed=1, faults=(server.HALF, server.EMPTY, server.error(500), server.CLOSED))
     ) as service:
         annotator = make_captioner(service, concurrency=8, budget_calls=23, repeat=5, retries=6)
         first = annotator.annotate(batch)
@@ -42,12 +42,14 @@ def test_a_budget_in_calls_is_kept_to_the_call_and_a_raised_one_goes_on():
                 and "budget in calls" in str(first[index])
                 and "annotators.gpt.service.budget_calls" in str(first[index])
             )
-        assert annotator.annotate(part(batch, *left)) and len(service.calls) == 23, "nothing is asked once it is spent"
+        assert annotator.annotate(select_images(batch, *left)) and len(service.calls) == 23, (
+            "nothing is asked once it is spent"
+        )
         richer = make_captioner(service, concurrency=8, budget_calls=1000, repeat=5, retries=6)
         assert richer.version == annotator.version, "claims of before count"
         richer.usage = annotator.usage
-        rest = richer.annotate(part(batch, *left))
-    assert [texts(claims) for claims in rest] == [[f"caption: {words[index]}"] for index in left]
+        rest = richer.annotate(select_images(batch, *left))
+    assert [list_texts(claims) for claims in rest] == [[f"caption: {words[index]}"] for index in left]
     assert richer.usage == Usage(len(service.calls), service.tokens, 0.0)
 
 
@@ -64,7 +66,7 @@ def test_an_image_is_not_begun_where_the_budget_is_too_small_for_all_that_is_ask
 )
 def test_budgets_in_tokens_and_cost_are_kept(budget: dict[str, float]):
     batch, _ = make_pictures(50)
-    with server.serve_chat(faulty(0.3, seed=2, faults=(*server.UNUSABLE, server.error(500)))) as service:
+    with server.serve_chat(fail_at_random(0.3, seed=2, faults=(*server.UNUSABLE, server.error(500)))) as service:
         annotator = make_captioner(service, concurrency=8, max_tokens=100, image_tokens=200, **budget)
         results = annotator.annotate(batch)
     prices = budget.get("price_prompt", 0), budget.get("price_completion", 0)
@@ -85,7 +87,7 @@ def test_what_a_call_may_have_cost_that_broke_off_is_held_against_the_budget(fau
     answered = []
     for broken in (None, fault):
         with server.serve_chat(
-            times_asked(lambda index, time_, broken=broken: broken if (index, time_) == (0, 0) else None)
+            count_questions(lambda index, time_, broken=broken: broken if (index, time_) == (0, 0) else None)
         ) as service:  # type: ignore[misc]
             annotator = make_captioner(service, concurrency=1, max_tokens=100, image_tokens=200, budget_tokens=3000)
             answered.append(sum(isinstance(claims, list) for claims in annotator.annotate(batch)))

@@ -15,13 +15,13 @@ from typing import Any
 import chat_server as server
 import pytest
 from chat_captioners import (
-    faulty,
+    count_questions,
+    fail_at_random,
+    list_texts,
     make_captioner,
     make_pictures,
-    part,
+    select_images,
     set_keys,
-    texts,
-    times_asked,
 )
 from chat_server import KEY, Fault
 
@@ -38,7 +38,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
     batch, words = make_pictures(60)
-    with server.serve_chat(faulty(0.3)) as service:
+    with server.serve_chat(fail_at_random(0.3)) as service:
         annotator = make_captioner(service, concurrency=8, retries=1, timeout=20)
         results = annotator.annotate(batch)
         left = [index for index, claims in enumerate(results) if not isinstance(claims, list)]
@@ -47,10 +47,10 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
         )
         again = make_captioner(service, concurrency=8, retries=8, timeout=20)
         again.usage = annotator.usage
-        late = again.annotate(part(batch, *left))
-    assert [texts(claims) for claims in late] == [[f"caption: {words[index]}"] for index in left]
+        late = again.annotate(select_images(batch, *left))
+    assert [list_texts(claims) for claims in late] == [[f"caption: {words[index]}"] for index in left]
     assert all(
-        texts(claims) == [f"caption: {word}"]
+        list_texts(claims) == [f"caption: {word}"]
         for claims, word in zip(results, words, strict=True)
         if isinstance(claims, list)
     )
@@ -62,11 +62,13 @@ def test_with_a_third_of_answers_faulty_nothing_is_lost_and_the_bill_is_right():
 def test_a_service_that_asks_to_wait_is_left_alone_for_so_long(header: dict[str, str], seconds: float):
     batch, words = make_pictures(3)
     with server.serve_chat(
-        times_asked(lambda index, time_: server.error(429, "slow down", **header) if (index, time_) == (1, 0) else None)
+        count_questions(
+            lambda index, time_: server.error(429, "slow down", **header) if (index, time_) == (1, 0) else None
+        )
     ) as service:
         results = make_captioner(service, concurrency=1).annotate(batch)
         refused_, after = (call.arrived for call in service.calls[1:3])
-    assert [texts(claims) for claims in results] == [[f"caption: {word}"] for word in words]
+    assert [list_texts(claims) for claims in results] == [[f"caption: {word}"] for word in words]
     assert after >= refused_ + seconds
 
 
@@ -107,11 +109,11 @@ def test_retry_after_is_a_number_or_a_date():
 )
 def test_what_a_service_cannot_do_now_is_left_for_later_for_that_image_alone(fault: Fault, calls: int, text: str):
     batch, words = make_pictures(4)
-    with server.serve_chat(times_asked(lambda index, time_: fault if index == 1 else None)) as service:
+    with server.serve_chat(count_questions(lambda index, time_: fault if index == 1 else None)) as service:
         annotator = make_captioner(service, retries=1, repeat=1, timeout=1.5)
         results = annotator.annotate(batch)
     assert isinstance(results[1], UnavailableError) and text in str(results[1]) and str(results[1]).startswith("gpt: ")
-    assert [texts(results[i]) for i in (0, 2, 3)] == [[f"caption: {words[i]}"] for i in (0, 2, 3)]
+    assert [list_texts(results[i]) for i in (0, 2, 3)] == [[f"caption: {words[i]}"] for i in (0, 2, 3)]
     assert len(service.calls) == 3 + calls == annotator.usage.calls and annotator.usage.tokens == service.tokens
 
 
@@ -137,12 +139,12 @@ def test_what_a_service_cannot_do_now_is_left_for_later_for_that_image_alone(fau
 def test_an_unusable_answer_is_asked_for_again_and_then_fails_that_image_alone(fault: Fault, text: str):
     batch, words = make_pictures(4)
     with server.serve_chat(
-        times_asked(lambda index, time_: fault if index == 2 or (index, time_) == (1, 0) else None)
+        count_questions(lambda index, time_: fault if index == 2 or (index, time_) == (1, 0) else None)
     ) as service:
         annotator = make_captioner(service, repeat=1)
         results = annotator.annotate(batch)
     assert type(results[2]) is FlorenceError and text in str(results[2]) and "2 unusable answers" in str(results[2])
-    assert [texts(results[i]) for i in (0, 1, 3)] == [[f"caption: {words[i]}"] for i in (0, 1, 3)]
+    assert [list_texts(results[i]) for i in (0, 1, 3)] == [[f"caption: {words[i]}"] for i in (0, 1, 3)]
     assert sorted(received.body["seed"] for received in service.received) == [0, 0, 0, 0, 1, 1], (
         "asked again with another seed"
     )
@@ -153,7 +155,7 @@ def test_answers_in_fences_after_thoughts_and_in_quotes_are_read():
     fence = server.model_answer('<think>what is\n it?</think>\n```json\n{"caption": "\\"a  quiet\\n harbour\\""}\n```')
     batch, _ = make_pictures(1)
     with server.serve_chat(lambda received: fence) as service:
-        assert texts(make_captioner(service).annotate(batch)[0]) == ["a quiet harbour"]
+        assert list_texts(make_captioner(service).annotate(batch)[0]) == ["a quiet harbour"]
     assert (
         not is_refusal("a man is sorry for himself")
         and not is_refusal("Sorry sight: an old boat")
@@ -191,7 +193,7 @@ def test_wrong_settings_stop_the_annotator_at_the_first_call(options: dict[str, 
                 annotator.annotate(batch)
             assert text in str(caught.value) and "annotators.gpt" in str(caught.value) and KEY not in str(caught.value)
         assert len(service.calls) == 1 and annotator.usage == Usage(1)
-        assert annotator.annotate(part(batch)) == []
+        assert annotator.annotate(select_images(batch)) == []
 
 
 def test_a_key_that_is_withdrawn_on_the_way_leaves_what_was_answered():
@@ -243,7 +245,7 @@ def test_a_service_that_fails_on_the_way_is_tried_once_a_batch_until_it_is_back(
 def test_a_refused_request_fails_its_image_only_if_others_are_answered():
     batch, _ = make_pictures(8)
     with server.serve_chat(
-        times_asked(lambda index, time_: server.error(400, "too long") if index == 4 else None)
+        count_questions(lambda index, time_: server.error(400, "too long") if index == 4 else None)
     ) as service:
         results = make_captioner(service).annotate(batch)
         assert (

@@ -1,4 +1,4 @@
-"""Folders as people have them: odd names, broken files, links, missing rights."""
+"""Folders as they occur: odd names, broken files, links, missing permissions."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_missing_file_and_empty_folders(tmp_path):
 
 
 def test_a_file_without_permission_is_reported(tree, monkeypatch):
-    """Root may read all, so refusal is made where the system would: at opening and listing."""
+    """Root may read all files, so opening and listing are made to fail as the system would."""
     import builtins
 
     real_open, real_scan = builtins.open, os.scandir

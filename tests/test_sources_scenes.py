@@ -1,4 +1,4 @@
-"""The truth of scenes against what was really painted."""
+"""The truth of scenes against the painted pixels."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def drawn(**options):
 
 
 @pytest.fixture(scope="module")
-def composed():
-    """Scenes with the pixels that each object owns, taken from the painter itself."""
+def composed_scenes():
+    """Return scenes with the visible pixels of each object, taken from the painter itself."""
     result = []
     for vocabulary in VOCABULARIES:
         for size in (64, 128, 200):
@@ -56,8 +56,8 @@ def of(found, task):
     return [claim for claim in found.truth if claim.task == task]
 
 
-def test_polygons_and_boxes_cover_the_visible_pixels(composed):
-    for size, _, found, placed, owner in composed:
+def test_polygons_and_boxes_cover_the_visible_pixels(composed_scenes):
+    for size, _, found, placed, owner in composed_scenes:
         objects = of(found, "<OD>")
         assert len(objects) == len(placed)
         boxes = {}
@@ -74,8 +74,8 @@ def test_polygons_and_boxes_cover_the_visible_pixels(composed):
             assert all(polygon_area(polygon) > 0 for polygon in region.polygons)
 
 
-def test_every_region_is_inside_the_picture(composed):
-    for size, _, found, *_ in composed:
+def test_every_region_is_inside_the_picture(composed_scenes):
+    for size, _, found, *_ in composed_scenes:
         assert decode_image(found.data, found.name).shape == (size, size, 3)
         for claim in found.truth:
             for region in claim.regions:
@@ -93,11 +93,11 @@ def test_every_region_is_inside_the_picture(composed):
                     assert 0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size
 
 
-def test_every_annotation_type_and_phrase(composed):
-    kinds = set()
-    for _, vocabulary, found, *_ in composed:
+def test_every_annotation_type_and_phrase(composed_scenes):
+    annotation_types = set()
+    for _, vocabulary, found, *_ in composed_scenes:
         words = VOCABULARIES[vocabulary]
-        kinds |= {claim.task for claim in found.truth}
+        annotation_types |= {claim.task for claim in found.truth}
         assert {claim.text for claim in of(found, "<OD>")} <= set(words.objects)
         captions = [claim.text for task in CAPTIONS for claim in of(found, task)]
         assert len(captions) == 3
@@ -115,12 +115,12 @@ def test_every_annotation_type_and_phrase(composed):
         for caption, taken in spans.items():
             rest = "".join(" " if any(a <= i < b for a, b in taken) else c for i, c in enumerate(caption))
             assert not set(rest.replace(".", "").replace(",", "").split()) & set(words.objects)
-    assert kinds == set(BASE_TYPES)
+    assert annotation_types == set(BASE_TYPES)
 
 
-def test_written_texts_are_readable(composed):
+def test_written_texts_are_readable(composed_scenes):
     seen = 0
-    for size, vocabulary, found, *_ in composed:
+    for size, vocabulary, found, *_ in composed_scenes:
         pixels = decode_image(found.data, found.name).astype(float).mean(axis=2)
         for claim in of(found, "<OCR_WITH_REGION>"):
             (region,) = claim.regions
@@ -173,9 +173,9 @@ def test_quads_are_tight_around_the_ink(angle):
     assert abs(v.min()) < 2 and abs(v.max() - np.linalg.norm(down)) < 2
 
 
-def test_expressions_fit_one_object_alone(composed):
+def test_expressions_fit_one_object_alone(composed_scenes):
     total = objects = 0
-    for _, _, found, *_ in composed:
+    for _, _, found, *_ in composed_scenes:
         expressions = of(found, "<REFERRING_EXPRESSION_SEGMENTATION>")
         phrases = {
             claim.regions[0].box: claim.text.split(" that says ")[0].split()[1:]
@@ -308,7 +308,7 @@ def test_number_of_objects_and_texts():
 
 @pytest.fixture
 def cutouts(tmp_path):
-    """A ring (it has a hole), a wedge named by a text, and files that are no sprites."""
+    """Write a ring (it has a hole), a wedge named by a text, and files that are no sprites."""
     ring = Image.new("RGBA", (120, 120))
     ImageDraw.Draw(ring).ellipse((10, 10, 110, 110), fill=(200, 30, 30, 255))
     ImageDraw.Draw(ring).ellipse((45, 45, 75, 75), fill=(0, 0, 0, 0))

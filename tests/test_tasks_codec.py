@@ -69,7 +69,7 @@ seed = st.integers(0, 2**32 - 1)
 
 
 def legal(name, rng):
-    """A random walk through what the grammar allows, any bin anywhere."""
+    """Draw a random legal text of the grammar, with any bin anywhere."""
     state, left, parts = (
         np.asarray([task(name).start]),
         int(rng.integers(constrain.tokens_to_finish(np.asarray([task(name).start]))[0], 60)),
@@ -95,7 +95,7 @@ def pieces(text):
 
 
 def torn(rng, text):
-    """A legal text cut, doubled, swapped, with foreign tokens or garbage in it."""
+    """Draw a legal text that is cut, doubled, swapped, or has foreign tokens in it."""
     parts = pieces(text)
     for _ in range(rng.integers(1, 4)):
         a, b = sorted(int(v) for v in rng.integers(0, len(parts) + 1, 2))

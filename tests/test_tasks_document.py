@@ -1,4 +1,4 @@
-"""docs/tasks.md is what the code says, and its examples are what the code does."""
+"""docs/tasks.md matches the code, and its examples are the results of the code."""
 
 import re
 from pathlib import Path

@@ -81,8 +81,9 @@ LETTERS = [c for c in string.printable if c not in string.whitespace + "<"]
 
 
 def answer_text(rng, name):
-    """A well-formed ASCII answer of a task: any printable characters but "<", several words, at times more than one
-    space between them.
+    """Draw a well-formed ASCII answer of a task: several words of any printable characters but "<".
+
+    At times there is more than one space between words.
     """
 
     def word():
@@ -98,7 +99,7 @@ def answer_text(rng, name):
         a, b = np.sort(rng.integers(0, 1000, (2, 2)), axis=0)
         return "".join(f"<loc_{i}>" for i in (*a, *b))
 
-    def outline():
+    def polygon():
         return "<sep>".join(locs(2 * rng.integers(3, 7)) for _ in range(rng.integers(1, 3)))
 
     parts = rng.integers(1 if task(name).form is Form.TEXT else 0, 5)
@@ -110,14 +111,14 @@ def answer_text(rng, name):
         if rng.random() < 0.5:
             return "".join(label() + "".join(box() for _ in range(rng.integers(1, 4))) for _ in range(parts))
         return "".join(
-            label() + "".join(f"<poly>{outline()}</poly>" for _ in range(rng.integers(1, 3))) for _ in range(parts)
+            label() + "".join(f"<poly>{polygon()}</poly>" for _ in range(rng.integers(1, 3))) for _ in range(parts)
         )
     if name == "<REGION_PROPOSAL>":
         return "".join(box() for _ in range(parts))
     if name == "<OCR_WITH_REGION>":
         return "".join(label() + locs(8) for _ in range(parts))
     if "SEGMENTATION" in name:
-        return outline() if rng.random() < 0.5 else "".join(f"<poly>{outline()}</poly>" for _ in range(parts))
+        return polygon() if rng.random() < 0.5 else "".join(f"<poly>{polygon()}</poly>" for _ in range(parts))
     return " ".join(label() for _ in range(parts))
 
 

@@ -1,4 +1,4 @@
-"""Training that is killed, shared by processes, or fed from S3, in real processes: the same weights or curve."""
+"""Training in real processes: killed, shared by several, or fed from S3, with the same weights or curve."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Store:
-    """Forty scenes in five shards, of which two are shuffled together."""
+    """Write forty scenes in five shards; two are shuffled together."""
     return scenes(tmp_path_factory.mktemp("data"), 40, 8)
 
 
@@ -48,7 +48,7 @@ CHOSEN = {"batch_size": 6, "shuffle_buffer": 2, "steps": 9, "save_steps": 2}
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory) -> Path:
-    """An undisturbed training by one process."""
+    """Return an undisturbed training by one process."""
     root = tmp_path_factory.mktemp("whole")
     train_model(workspace_of(settings(**CHOSEN), data=data, root=root))
     return root
@@ -109,7 +109,7 @@ def test_two_processes_follow_the_curve_of_one(data, tmp_path):
 
 
 def test_a_process_without_examples_takes_part_in_the_step(data, tmp_path):
-    """Joined by accelerate's own launcher.
+    """Processes are joined by accelerate's own launcher.
 
     Of few images a caption is short enough: most parts of a step are empty, and some whole steps.
     """

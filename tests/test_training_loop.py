@@ -32,7 +32,7 @@ def data(tmp_path_factory) -> Store:
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory) -> Path:
-    """An undisturbed training."""
+    """Return an undisturbed training."""
     root = tmp_path_factory.mktemp("whole")
     train_model(workspace_of(settings(), data=data, root=root))
     return root
@@ -177,7 +177,7 @@ def test_what_is_left_out_is_counted_once_for_each_image(data, tmp_path):
 
 
 def test_it_learns_images_by_heart(data):
-    """Images by heart: the loss falls far below that of guessing."""
+    """The loss of learned images falls far below that of guessing."""
     chosen = small(
         steps=120,
         batch_size=6,

@@ -20,7 +20,7 @@ from florence.training.sample_order import SampleOrder
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Store:
-    """Sixty scenes in six shards."""
+    """Write sixty scenes in six shards."""
     return scenes(tmp_path_factory.mktemp("data"), 60)
 
 
@@ -30,7 +30,7 @@ def nano():
 
 
 def pairs(parts: list[TrainingBatch]) -> list[tuple[str, str, tuple[int, ...]]]:
-    """(image, task, prompt) of every row."""
+    """Return (image, task, prompt) of every row."""
     found = []
     for part in parts:
         rows = [
@@ -168,7 +168,7 @@ FEW = ("<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 
 @pytest.fixture(scope="module")
 def sparse(data, tmp_path_factory) -> tuple[Store, set[str]]:
-    """The same scenes where every fifth has detailed texts, and the ids of those."""
+    """Return the same scenes with detailed texts for every fifth, and the ids of these."""
     import shutil
 
     import pyarrow as pa

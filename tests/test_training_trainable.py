@@ -42,7 +42,7 @@ def train_nano(data: Store, tmp_path: Path, chosen: TrainSettings, side: int = 3
 
 
 def examples(data: TrainingBatch) -> list[tuple[int, list[int], list[int]]]:
-    """(image, prompt ids, target ids) of every row, from the packed arrays alone."""
+    """Return (image, prompt ids, target ids) of every row, from the packed arrays alone."""
     found: list[list] = [
         [int(image), [int(i) for i in ids if i != PAD], []]
         for group in data.prompts

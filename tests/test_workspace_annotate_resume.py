@@ -1,4 +1,4 @@
-"""Annotation that was broken off and goes on: the store ends with the same bytes."""
+"""Annotation that was interrupted and resumed: the store ends with the same bytes."""
 
 from __future__ import annotations
 

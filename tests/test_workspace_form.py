@@ -1,4 +1,4 @@
-"""What an older Florence made is refused with a sentence that says what to do; files of this test have the old form."""
+"""Files of an older Florence are refused with a message that says what to do; this test writes the old form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of training share: drawn scenes in several shards whose labels are their truth, and small settings."""
+"""Shared by tests of training: drawn scenes in several shards, labelled by their truth, and small settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
 
 
 def scenes(folder: Path, count: int = 30, shard: int = 10) -> Store:
-    """``count`` scenes in shards of ``shard`` images, in the layout of data/."""
+    """Write ``count`` scenes in shards of ``shard`` images, in the layout of data/."""
     store = Store(str(folder))
     collect_images(
         workspace_of(
@@ -43,7 +43,7 @@ def scenes(folder: Path, count: int = 30, shard: int = 10) -> Store:
 
 
 def settings(**train: Any) -> Settings:
-    """Settings of a small training of `nano` from noise at 32 pixels."""
+    """Return the settings of a small training of `nano` from noise at 32 pixels."""
     return settings_from(
         {
             "sources": {},
@@ -55,5 +55,5 @@ def settings(**train: Any) -> Settings:
 
 
 def small(**train: Any) -> TrainSettings:
-    """The section `train` of `settings`."""
+    """Return the section `train` of `settings`."""
     return settings(**train).train

@@ -15,7 +15,7 @@ def workspace_of(
     data: Store | None = None,
     root: Path = Path("no-such-folder"),
 ) -> Workspace:
-    """A workspace of these stores; what is left out is never read."""
+    """Return a workspace of these stores; what is left out is never read."""
     return Workspace(
         root,
         settings or settings_from({"sources": {}, "annotators": {}}),
