@@ -59,8 +59,8 @@ def labelled(record: ImageRecord, claims: Sequence[Claim], path: str | None = No
 def write(form: Format, folder: Path, found: Sequence[tuple[ImageRecord, Sequence[Claim]]]) -> list[LabelledImage]:
     """Write images with claims; those that the format lacks are left out. Returns what was written."""
     folder.mkdir(parents=True, exist_ok=True)
-    places, _ = assign_paths([record for record, _ in found], by_stem=form.by_stem)
-    items = [labelled(record, claims, places[record.image_id]) for record, claims in found]
+    paths, _ = assign_paths([record for record, _ in found], by_stem=form.by_stem)
+    items = [labelled(record, claims, paths[record.image_id]) for record, claims in found]
     items = [
         LabelledImage(item.record, item.path, tuple(row for row in item.rows if not form.explain_refusal(row)))
         for item in items

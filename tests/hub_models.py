@@ -178,13 +178,13 @@ DETECTORS = {"detr": detr, "conditional_detr": conditional_detr, "yolos": yolos,
 
 def bert_tokenizer() -> Any:
     """Return a tokenizer of letters and a few words, with the special tokens where Grounding DINO looks for them."""
-    places = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
+    special_tokens = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
     pieces = [
         *WORDS,
         *(letter for letter in string.ascii_lowercase + string.digits + "-'," if letter not in WORDS),
         *(f"##{letter}" for letter in string.ascii_lowercase + string.digits),
     ]
-    vocabulary = places | {piece: 200 + i for i, piece in enumerate(pieces)}
+    vocabulary = special_tokens | {piece: 200 + i for i, piece in enumerate(pieces)}
     taken = set(vocabulary.values())
     return hf.BertTokenizer(
         vocabulary | {f"[unused{i}]": i for i in range(1030) if i not in taken}, model_max_length=512

@@ -167,13 +167,13 @@ def test_threads_change_neither_the_answer_nor_stay_changed():
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("weights", "lite9", "lite0"),
         ("scales", [9.0], "between 0.5 and 4"),
         ("min_probability", 2, "less than or equal to 1"),
     ],
 )
-def test_wrong_options_are_refused_with_what_is_allowed(option: str, value, said: str):
-    with pytest.raises(SettingsError, match=rf"annotators\.objects\.{option}.*{said}"):
+def test_wrong_options_are_refused_with_what_is_allowed(option: str, value, message: str):
+    with pytest.raises(SettingsError, match=rf"annotators\.objects\.{option}.*{message}"):
         ANNOTATORS.get("activation")(name="objects", **{option: value})

@@ -146,7 +146,7 @@ def test_claims_of_several_annotators_are_put_together():
     )
     found = merge_objects(rows, 0.3, 0.6)
     assert [(s.label, s.score, sorted(s.annotators)) for s in found] == [("cat", 0.6, ["a", "b"])], (
-        "the rug has the cat's place, the vase one unsure annotator"
+        "the rug overlaps the cat, the vase has one unsure annotator"
     )
     assert found[0].box == pytest.approx((11, 10, 101, 100))
     assert merge_objects(tuple(reversed(rows)), 0.3, 0.6) == found

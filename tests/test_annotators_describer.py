@@ -101,9 +101,7 @@ def test_an_endpoint_is_given_the_claims_of_others_and_answers_both_texts_in_one
         )
         texts = writer.annotate(batch(earlier_claims(), ()))
     (received,) = service.received
-    assert service.complaints == [] and received.images == (), (
-        "and is not asked about an image that nobody said anything of"
-    )
+    assert service.complaints == [] and received.images == (), "and is not asked about an image without claims"
     assert received.text.startswith(
         "Rules.\n\n" + FACTS.replace("\n\n", "\n") + "\n\nAnswer with a JSON object"
     ) and received.text.endswith('- "detailed": Short.\n- "more_detailed": Long.')

@@ -160,9 +160,9 @@ def test_all_captions_of_a_picture_are_asked_for_at_once_and_each_phrase_once():
 def test_more_phrases_than_the_model_takes_are_asked_for_in_parts():
     annotator = make_grounder("grounding_dino", **HOPEFUL)
     phrases = [
-        f"a {colour} {thing}"
+        f"a {colour} {noun}"
         for colour in ("red", "brown", "blue")
-        for thing in ("dog", "cat", "ball", "tree", "man", "sign", "dot")
+        for noun in ("dog", "cat", "ball", "tree", "man", "sign", "dot")
     ] + ["a " + "x" * 90, "two balls"]
     parts = list(annotator._split_phrases(phrases))
     assert [phrase for part in parts for phrase in part] == [*phrases[:-2], phrases[-1]] and len(parts) == 2

@@ -255,15 +255,15 @@ def logit(p: np.ndarray) -> np.ndarray:
 
 
 def test_detr_with_each_label_for_itself_and_with_nothing_as_one_more(tmp_path: Path):
-    places = {"pred_boxes": centre_boxes(*BOXES)[None] / 64}
-    assert detect(tmp_path, {"logits": logit(SCORES)[None], **places}, "detr") == EXPECTED
+    boxes = {"pred_boxes": centre_boxes(*BOXES)[None] / 64}
+    assert detect(tmp_path, {"logits": logit(SCORES)[None], **boxes}, "detr") == EXPECTED
     chances = np.array([[0.05, 0.8, 0.05, 0.1], [0.7, 0.1, 0.1, 0.1]])
-    assert detect(tmp_path, {**places, "logits": np.log(chances)[None]}, "detr") == EXPECTED, (
+    assert detect(tmp_path, {**boxes, "logits": np.log(chances)[None]}, "detr") == EXPECTED, (
         "with three labels both outputs have four columns"
     )
     nothing = np.array([[0.05, 0.05, 0.1, 0.8], [0.7, 0.1, 0.1, 0.1]])
-    assert detect(tmp_path, {"logits": np.log(nothing)[None], **places}, "detr") == EXPECTED[1:]
-    unnamed = {"a": np.log(chances)[None], "b": places["pred_boxes"]}
+    assert detect(tmp_path, {"logits": np.log(nothing)[None], **boxes}, "detr") == EXPECTED[1:]
+    unnamed = {"a": np.log(chances)[None], "b": boxes["pred_boxes"]}
     assert detect(tmp_path, unnamed, "detr") == EXPECTED, "without telling names the boxes come second"
 
 

@@ -85,25 +85,25 @@ def softmax(values: np.ndarray) -> np.ndarray:
 def test_scores_are_the_model_s_own(folder, architecture: str):
     pixels = picture(0)
     claims = ranker(folder(architecture), margin=0).annotate(batch((pixels, CLAIMS)))[0]
-    captions, places = [c for c in claims if not c.regions], [c for c in claims if c.regions]
+    captions, region_texts = [c for c in claims if not c.regions], [c for c in claims if c.regions]
     assert [(c.task, c.text) for c in captions] == [
         ("<CAPTION>", "a cat"),
         ("<CAPTION>", "two dogs"),
         ("<MORE_DETAILED_CAPTION>", LONG),
     ]
-    assert [(c.task, c.text, c.regions[0].box) for c in places] == [
+    assert [(c.task, c.text, c.regions[0].box) for c in region_texts] == [
         (DENSE, text, BOX) for text in ("cat", "a cat on a chair", "a chair")
     ]
     whole = logits(folder(architecture), pixels, [c.text for c in captions])
-    part = logits(folder(architecture), pixels[4:36, 8:40], [c.text for c in places])
+    part = logits(folder(architecture), pixels[4:36, 8:40], [c.text for c in region_texts])
     if architecture == "siglip":
         expected = 1 / (1 + np.exp(-whole)), 1 / (1 + np.exp(-part))
     else:
         scale = float(AutoModel.from_pretrained(folder(architecture)).logit_scale.detach().exp())
         expected = np.clip(2.5 * whole / scale, 0, 1), softmax(part)
     assert [c.score for c in captions] == pytest.approx(expected[0], abs=1e-5)
-    assert [c.score for c in places] == pytest.approx(expected[1], abs=1e-5)
-    assert all(c.score == c.regions[0].score and c.text == c.regions[0].label for c in places)
+    assert [c.score for c in region_texts] == pytest.approx(expected[1], abs=1e-5)
+    assert all(c.score == c.regions[0].score and c.text == c.regions[0].label for c in region_texts)
     assert len({round(c.score, 4) for c in claims}) > 3
 
 

@@ -62,9 +62,9 @@ def make_claims(*objects: tuple[str, Box, float], annotator: str = "a") -> tuple
     )
 
 
-def phrase(text: str, label: str, *places: tuple[Box, float | None], annotator: str = "a") -> tuple[Annotation, ...]:
+def phrase(text: str, label: str, *boxes: tuple[Box, float | None], annotator: str = "a") -> tuple[Annotation, ...]:
     start = text.index(label)
-    regions = tuple(Region(label, box=box, score=score, span=(start, start + len(label))) for box, score in places)
+    regions = tuple(Region(label, box=box, score=score, span=(start, start + len(label))) for box, score in boxes)
     return annotate("0" * 64, [Claim(GROUNDED, text, regions, None)], annotator, "1")
 
 
@@ -159,16 +159,16 @@ def test_a_picture_is_encoded_once_for_all_its_boxes(architecture: str):
     calls: list[int] = []
     hook = annotator._network.vision_encoder.register_forward_hook(lambda *_: calls.append(1))
     try:
-        places = [(28.0 * x, 23.0 * y, 28.0 * x + 28, 23.0 * y + 23) for y in range(4) for x in range(5)]
+        boxes = [(28.0 * x, 23.0 * y, 28.0 * x + 28, 23.0 * y + 23) for y in range(4) for x in range(5)]
         (row,) = cut(
             architecture,
-            phrase("a row of things", "a row of things", *((box, 0.9 - i / 100) for i, box in enumerate(places))),
+            phrase("a row of things", "a row of things", *((box, 0.9 - i / 100) for i, box in enumerate(boxes))),
             min_iou=0.0,
         )
         assert len(calls) == 1 and cut(architecture, ()) == [] and len(calls) == 1
     finally:
         hook.remove()
-    last = [region for region in row.regions if region.box in places[MAX_PROMPTS:]]
+    last = [region for region in row.regions if region.box in boxes[MAX_PROMPTS:]]
     assert last and len(row.regions) > 10
     for region in (*last, row.regions[0]):
         (alone,) = cut(architecture, phrase("a row of things", "a row of things", (region.box, 0.9)), min_iou=0.0)
@@ -280,9 +280,9 @@ def test_boxes_of_objects_cost_no_more_and_of_the_others_the_best_are_taken():
         + phrase("a cat by a cup and a hat", "a cup", (DOG, 0.5))
         + phrase("a cat by a cup and a hat", "a hat", (box, 0.6))
     )
-    assert [places for _, _, places in ask_about(objects, most=1)] == [[CAT], [CAT], [box]]
+    assert [boxes for _, _, boxes in ask_about(objects, most=1)] == [[CAT], [CAT], [box]]
     assert target_boxes(segmentation_targets(record(), objects, 2, 0.3, 0.6)) == (CAT, DOG, box)
-    assert [places for _, _, places in ask_about(objects, min_score=0.55)] == [[CAT], [CAT], [box]]
+    assert [boxes for _, _, boxes in ask_about(objects, min_score=0.55)] == [[CAT], [CAT], [box]]
 
 
 def test_boxes_beyond_the_image_are_cut_and_claims_without_a_box_are_left_out():

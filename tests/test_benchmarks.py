@@ -46,7 +46,7 @@ def test_reliabilities_rank_annotators_as_the_truth_does(consensus):
     assert {name for name, _, _ in rows} >= {"careful", "hasty", "crude", "bad", "twin_a", "twin_b"}
     assert rows[0][0] == "careful" and rows[-1][0] == "bad"
     true = [row[2] for row in rows]
-    # they come by what is estimated; two that are as good as each other may change places where there are few scenes
+    # sorted by the estimate; annotators of about equal quality may be swapped if there are few scenes
     assert all(b < a + 0.05 for a, b in zip(true, true[1:], strict=False)), rows
 
 

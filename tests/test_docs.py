@@ -63,8 +63,8 @@ def test_snapshot_snippets_run(number: int, small_snapshot, tmp_path: Path):
     os.symlink(small_snapshot.root, tmp_path / "data")
     snippets = blocks(ROOT / "docs/snapshot.md", "python")
     assert len(snippets) == 4
-    said = run(snippets[number], tmp_path)
-    assert ("<OD>", "confidence", "annotation_id", "nothing")[number] in said or (tmp_path / "drawn.png").exists()
+    output = run(snippets[number], tmp_path)
+    assert ("<OD>", "confidence", "annotation_id", "nothing")[number] in output or (tmp_path / "drawn.png").exists()
 
 
 def test_snapshot_document_names_every_column_and_annotation_type():
@@ -135,14 +135,14 @@ assert naming.decode("cup<loc_1>", (64, 64)).error is not None
 
 metric = METRICS.get(naming.metric)()
 assert metric.value_name == "f1_names"
-said = [Prediction("a", "owl"), Prediction("b", "cup, Owl"), Prediction("c", "")]
+predictions = [Prediction("a", "owl"), Prediction("b", "cup, Owl"), Prediction("c", "")]
 there = [Reference("a", "cup, owl"), Reference("b", "cup, owl"), Reference("c", "")]
-score = metric.score(said, there)
+score = metric.score(predictions, there)
 assert abs(score.value - 6 / 7) < 1e-12
 assert set(score.per_image) == {"a", "b"} and abs(score.per_image["a"] - 2 / 3) < 1e-12
 draws = np.array([[1, 1, 1], [2, 0, 1], [0, 3, 0]])
-assert np.allclose(metric.resample(said, there, draws), [6 / 7, 2 / 3, 1])
-assert metric.score(said[2:], there[2:]).value is None
+assert np.allclose(metric.resample(predictions, there, draws), [6 / 7, 2 / 3, 1])
+assert metric.score(predictions[2:], there[2:]).value is None
 
 settings = settings_from({"sources": {}, "annotators": {}, "train": {"task_weights": {"<OBJECT_NAMES>": 2}}})
 assert "<OBJECT_NAMES>" in settings.evaluate.tasks

@@ -50,7 +50,9 @@ def test_an_annotator_without_such_a_label_cannot_claim_it():
     profiles.append(AnnotatorProfile("c", "annotator", ("cow",)))
     assert agreement(claims, profiles=profiles) is None
     claims = one_image(a=[box("cat", *PLACE)], b=[box("dog", *PLACE)], c=[box("cat", *PLACE)])
-    assert agreement(claims, profiles=profiles[:1]) == 1, "what it claims instead of a label it has not says nothing"
+    assert agreement(claims, profiles=profiles[:1]) == 1, (
+        "a claim of another label is no vote if the annotator does not have the label"
+    )
 
 
 def test_people_are_annotators_with_coverage_and_rankers_are_not():
@@ -71,18 +73,18 @@ def test_a_claim_without_a_vote_is_silence_and_a_label_without_a_vote_has_no_agr
 
 
 def test_an_ocr_text_is_compared_as_it_was_voted():
-    place = (10, 10, 60, 20)
+    corners = (10, 10, 60, 20)
     claims = one_image(
-        a=[line("EXIT NOW", *place)],
-        b=[line("EXIT NOW", *place)],
-        c=[line("EXIT HOW", *place)],
-        d=[line("BUS", *place)],
+        a=[line("EXIT NOW", *corners)],
+        b=[line("EXIT NOW", *corners)],
+        c=[line("EXIT HOW", *corners)],
+        d=[line("BUS", *corners)],
     )
     (row,) = [row for row in labels(claims) if row.task == "<OCR_WITH_REGION>"]
     assert (row.text, row.agreement) == ("EXIT NOW", pytest.approx(2 / 4))
     # of three readings with a mistake each, the one made of them is nobody's
     texts = {"a": "EXIX NOW HERE", "b": "EXIT MOW HERE", "c": "EXIT NOW HEPE"}
-    claims = one_image(**{name: [line(text, *place)] for name, text in texts.items()})
+    claims = one_image(**{name: [line(text, *corners)] for name, text in texts.items()})
     (row,) = [row for row in labels(claims, min_confidence=0) if row.task == "<OCR_WITH_REGION>"]
     assert row.text not in texts.values() and row.agreement == 0
 

@@ -25,10 +25,10 @@ def test_a_cluster_has_one_claim_of_an_annotator_and_claims_that_overlap(rows):
     group, order = np.sort(group), np.argsort(group, kind="stable")
     annotator, code = annotator[order], code[order]
     bounds = np.asarray([(r[2], r[3], r[2] + r[4], r[3] + r[5]) for r in rows], float).reshape(-1, 4)[order]
-    place = cluster_claims(group, annotator, bounds, code, OVERLAP)
+    cluster = cluster_claims(group, annotator, bounds, code, OVERLAP)
     overlap = box_iou(bounds, bounds)
-    for number in set(place.tolist()):
-        members = np.flatnonzero(place == number)
+    for number in set(cluster.tolist()):
+        members = np.flatnonzero(cluster == number)
         assert len(set(annotator[members].tolist())) == len(members) and len(set(group[members].tolist())) == 1
         for k in members:
             near = [overlap[k, m] >= (0.3 if code[k] == code[m] else 0.5) for m in members if m != k]
@@ -36,8 +36,8 @@ def test_a_cluster_has_one_claim_of_an_annotator_and_claims_that_overlap(rows):
     # nothing that could join is left apart: two clusters without a common annotator hold no pair that overlaps enough
     for a in range(len(rows)):
         for b in range(a):
-            if place[a] != place[b] and group[a] == group[b] and overlap[a, b] >= 0.5:
-                assert set(annotator[place == place[a]].tolist()) & set(annotator[place == place[b]].tolist())
+            if cluster[a] != cluster[b] and group[a] == group[b] and overlap[a, b] >= 0.5:
+                assert set(annotator[cluster == cluster[a]].tolist()) & set(annotator[cluster == cluster[b]].tolist())
 
 
 @settings(deadline=None)

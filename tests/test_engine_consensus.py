@@ -20,8 +20,8 @@ def test_claims_of_one_annotator_alone_are_kept():
 
 
 def test_silence_counts_of_annotators_that_were_asked_and_claim_such_items():
-    place = (10, 10, 50, 50)
-    claims = one_image(a=[box("cat", *place)], b=[], c=[], d=[], reader=[line("EXIT", 60, 10, 90, 20)])
+    corners = (10, 10, 50, 50)
+    claims = one_image(a=[box("cat", *corners)], b=[], c=[], d=[], reader=[line("EXIT", 60, 10, 90, 20)])
 
     def confidence(**more) -> float:
         (found,) = [
@@ -34,15 +34,15 @@ def test_silence_counts_of_annotators_that_were_asked_and_claim_such_items():
     far = image("b")
     alone = confidence()
     assert alone == pytest.approx(0.7, abs=0.05), "b, c, d and the reader claim no object anywhere"
-    claims["c"][far.image_id] = [box("cow", *place)]
+    claims["c"][far.image_id] = [box("cow", *corners)]
     one = confidence()
-    claims["d"][far.image_id] = [box("cow", *place)]
+    claims["d"][far.image_id] = [box("cow", *corners)]
     two = confidence()
     assert alone > one > two, "annotators that claim objects elsewhere are silent here"
     assert confidence(errors={("d", image().image_id): "MemoryError"}) > two, "an annotator that failed was not asked"
-    claims["b"][image().image_id] = [box("cat", *place)]
+    claims["b"][image().image_id] = [box("cat", *corners)]
     assert confidence() > 0.9
-    claims["b"][image().image_id] = [box("dog", *place)]
+    claims["b"][image().image_id] = [box("dog", *corners)]
     assert confidence() < 0.5, "two labels, and nothing to decide between them"
 
 

@@ -69,8 +69,8 @@ def test_every_row_is_whole(claimed):
     rows = table_annotations(table)
     assert table.schema == ANNOTATIONS
     assert len({row.annotation_id for row in rows}) == len(rows)
-    place = {image_id: k for k, image_id in enumerate(images["image_id"].to_pylist())}
-    keys = [(place[row.image_id], BASE_TYPES.index(row.task)) for row in rows]
+    near_left = {image_id: k for k, image_id in enumerate(images["image_id"].to_pylist())}
+    keys = [(near_left[row.image_id], BASE_TYPES.index(row.task)) for row in rows]
     assert keys == sorted(keys)
     counts: dict[tuple, int] = {}
     for row in rows:
@@ -198,7 +198,7 @@ def test_phrases_of_a_text_that_nobody_captioned_find_the_caption_it_is_like():
         ("the sort", "no_caption"),
         ("a tree", "not_in_caption"),
     ]
-    assert rows[0].regions[0].box == (11, 10, 41, 40), "both speak of one place"
+    assert rows[0].regions[0].box == (11, 10, 41, 40), "both claim one region"
 
 
 def test_phrases_whose_caption_was_dropped_are_reported():
@@ -242,13 +242,13 @@ def test_a_phrase_may_have_several_boxes():
 
 
 def test_an_annotator_of_masks_in_the_boxes_of_others_has_no_vote_and_no_silence():
-    caption, place, far = "a red car near a dog", (10, 10, 40, 40), (60, 10, 80, 40)
+    caption, near_left, far = "a red car near a dog", (10, 10, 40, 40), (60, 10, 80, 40)
     polygons = ((12.0, 12.0, 38.0, 12.0, 38.0, 38.0, 12.0, 38.0),)
-    found = [phrase(caption, "a red car", place, 0.6), phrase(caption, "a dog", far, 0.6)]
+    found = [phrase(caption, "a red car", near_left, 0.6), phrase(caption, "a dog", far, 0.6)]
     drawn = Claim(
         "<CAPTION_TO_PHRASE_GROUNDING>",
         caption,
-        (Region("a red car", box=place, polygons=polygons, score=0.6, span=(0, 9)),),
+        (Region("a red car", box=near_left, polygons=polygons, score=0.6, span=(0, 9)),),
         0.6,
     )
 

@@ -186,8 +186,8 @@ def test_a_rectangle_rotated_by_90_degrees_is_a_box(tmp_path: Path):
 
 def test_a_region_s_text_is_an_ocr_line_with_the_region_s_corners(tmp_path: Path):
     drawn = {**DRAWN, "rotation": 90, "x": 50.0, "y": 50.0, "width": 5.0, "height": 10.0, "rectanglelabels": ["Text"]}
-    place = {key: drawn[key] for key in ("x", "y", "width", "height", "rotation")}
-    written = result({**place, "text": ["EXIT"]}, "textarea", "transcription")
+    rectangle = {key: drawn[key] for key in ("x", "y", "width", "height", "rotation")}
+    written = result({**rectangle, "text": ["EXIT"]}, "textarea", "transcription")
     for order in ([result(drawn), written], [written, result(drawn)]):
         (claim,) = claims_of(read_back("labelstudio", tasks(tmp_path, work(*order)), [RECORD]), RECORD)
         assert (claim.task, claim.text) == ("<OCR_WITH_REGION>", "EXIT")
@@ -268,7 +268,7 @@ def test_predictions_are_taken_where_asked_for(tmp_path: Path):
 
 def test_json_min_is_read(tmp_path: Path):
     drawn = {**DRAWN, "original_width": 640, "original_height": 480}
-    place = {key: drawn[key] for key in ("x", "y", "width", "height", "rotation")}
+    rectangle = {key: drawn[key] for key in ("x", "y", "width", "height", "rotation")}
     rows = [
         {
             "image": RECORD.name,
@@ -276,7 +276,7 @@ def test_json_min_is_read(tmp_path: Path):
             "label": [drawn, {**drawn, "x": 50, "rectanglelabels": ["Text"]}],
             "caption": "a cat",
             "source": "photos",
-            "transcription": [{**place, "x": 50, "text": ["EXIT"]}],
+            "transcription": [{**rectangle, "x": 50, "text": ["EXIT"]}],
             "detailed_caption": ["one", "two"],
             "annotator": 1,
             "annotation_id": 1,

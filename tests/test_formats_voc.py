@@ -64,14 +64,14 @@ def test_whole_pixels_come_back_exactly(tmp_path_factory, data):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_edges_inside_a_pixel_go_to_the_nearest_between_two(tmp_path_factory, data):
-    places = data.draw(st.lists(boxes(RECORD), min_size=1, max_size=5))
+    expected = data.draw(st.lists(boxes(RECORD), min_size=1, max_size=5))
     folder = tmp_path_factory.mktemp("voc")
-    write(FORMATS.get("voc")(), folder, [(RECORD, [thing("cat", b) for b in places])])
-    for claim, place in zip(claims_of(read_back("voc", folder, [RECORD]), RECORD), places, strict=True):
+    write(FORMATS.get("voc")(), folder, [(RECORD, [thing("cat", b) for b in expected])])
+    for claim, corners in zip(claims_of(read_back("voc", folder, [RECORD]), RECORD), expected, strict=True):
         found = claim.regions[0].box
         assert all(
             abs(a - b) <= (0.5 if high - low >= 1 else 1)
-            for a, b, low, high in zip(found, place, place[:2] * 2, place[2:] * 2, strict=True)
+            for a, b, low, high in zip(found, corners, corners[:2] * 2, corners[2:] * 2, strict=True)
         )
         assert found[2] - found[0] >= 1 and found[3] - found[1] >= 1
 

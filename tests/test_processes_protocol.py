@@ -101,13 +101,13 @@ def result(draw):
             score,
         )
     polygons = tuple(draw(st.lists(corners(3, 6), min_size=1, max_size=3)))
-    places = {
+    shapes = {
         "<OCR_WITH_REGION>": lambda: {"quad": draw(corners(4, 4))},
         "<REFERRING_EXPRESSION_SEGMENTATION>": lambda: {"polygons": polygons},
         "<OD>": lambda: {"box": draw(boxes()), "polygons": draw(st.sampled_from([(), polygons]))},
     }
     return Claim(
-        task, text, (Region(text, score=draw(scores), **places.get(task, lambda: {"box": draw(boxes())})()),), score
+        task, text, (Region(text, score=draw(scores), **shapes.get(task, lambda: {"box": draw(boxes())})()),), score
     )
 
 

@@ -91,12 +91,8 @@ def test_what_a_call_may_have_cost_that_broke_off_is_held_against_the_budget(fau
         ) as service:  # type: ignore[misc]
             annotator = make_captioner(service, concurrency=1, max_tokens=100, image_tokens=200, budget_tokens=3000)
             answered.append(sum(isinstance(claims, list) for claims in annotator.annotate(batch)))
-            assert annotator.usage == Usage(len(service.calls), service.tokens, 0.0), (
-                "reported is what the service told"
-            )
-    assert 5 < answered[1] < answered[0] < 40, (
-        "and the broken call, which told nothing, is taken for the most that it could cost"
-    )
+            assert annotator.usage == Usage(len(service.calls), service.tokens, 0.0), "the usage is that of the answers"
+    assert 5 < answered[1] < answered[0] < 40, "and the broken call counts with the most that it can cost"
 
 
 def test_the_cost_of_images_is_estimated_from_the_first_answer():

@@ -79,17 +79,17 @@ def test_every_region_is_inside_the_picture(composed_scenes):
         assert decode_image(found.data, found.name).shape == (size, size, 3)
         for claim in found.truth:
             for region in claim.regions:
-                places = [
-                    place
-                    for place in (
+                bounds = [
+                    corners
+                    for corners in (
                         region.box,
                         region.quad and polygon_box(region.quad),
                         *map(polygon_box, region.polygons),
                     )
-                    if place
+                    if corners
                 ]
-                assert places
-                for x0, y0, x1, y1 in places:
+                assert bounds
+                for x0, y0, x1, y1 in bounds:
                     assert 0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size
 
 

@@ -148,7 +148,7 @@ def test_a_torn_text_gives_what_is_certain_and_where_it_went_wrong(name, seed, e
     assert type(answer.error) is DecodeError and answer.error.task == name and answer.error.reason in str(answer.error)
     at, tokens = answer.error.position, parsing.tokenise(text)
     assert 0 <= at <= len(tokens)
-    # what stands before that token is the beginning of a legal text, and its regions are told
+    # what stands before that token is the beginning of a legal text, and its regions are decoded
     before = text[: tokens[at].start] if at < len(tokens) else text
     begun = task(name).decode(before, extent, "a thing")
     assert begun.error is None or begun.error.position in (at, len(parsing.tokenise(before)))
@@ -167,13 +167,13 @@ def test_no_text_is_too_strange(name, text):
         assert task(name).encode(answer, (640, 480)) == text
 
 
-places = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=8)
+corner_lists = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=8)
 
 
 @pytest.mark.parametrize("name", PLACED)
 @given(
     labels=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=4),
-    shares=st.lists(places, min_size=4, max_size=4),
+    shares=st.lists(corner_lists, min_size=4, max_size=4),
     extent=size,
 )
 @settings(max_examples=60, deadline=None)
