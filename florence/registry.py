@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from florence.errors import UnknownNameError
@@ -23,7 +24,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
         self._discovered = False
 
-    def register(self, name: str):
+    def register(self, name: str) -> Callable[[T], T]:
         """Register the decorated class under ``name``. Raises ValueError if the name is taken."""
 
         def keep(entry: T) -> T:

@@ -69,7 +69,7 @@ class AzureReader(Annotator):
         )
         price: float = Field(0.0, ge=0, exclude=True, description="price of a call that is answered")
 
-    def __init__(self, *, name: str, **options) -> None:
+    def __init__(self, *, name: str, **options: Any) -> None:
         refuse_secrets(options, f"annotators.{name}", "VISION_KEY")
         super().__init__(name=name, **options)
         self._caller = Caller(self, self.options, f"annotators.{name}")

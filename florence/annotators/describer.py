@@ -79,7 +79,7 @@ class Describer(Annotator):
         min_alone: float = Field(0.6, ge=0, le=1, description="the same where one annotator alone named it")
         min_reading: float = Field(0.9, ge=0, le=1, description="least score of a text that is quoted")
 
-    def __init__(self, *, name: str, **options) -> None:
+    def __init__(self, *, name: str, **options: Any) -> None:
         refuse_secrets(options, f"annotators.{name}", " or ".join(KEY_VARIABLES.values()))
         super().__init__(name=name, **options)
         wanted = {"transformers": "model", "service": "service"}.get(self.options.backend)

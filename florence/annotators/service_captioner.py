@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -67,7 +67,7 @@ class ServiceCaptioner(Annotator):
         min_score: float = Field(0.3, ge=0, le=1, description="least score of such an object")
         min_alone: float = Field(0.6, ge=0, le=1, description="the same where one annotator alone named it")
 
-    def __init__(self, *, name: str, **options) -> None:
+    def __init__(self, *, name: str, **options: Any) -> None:
         refuse_secrets(options, f"annotators.{name}", " or ".join(KEY_VARIABLES.values()))
         super().__init__(name=name, **options)
         self._chat = ChatClient(self, self.options.service, f"annotators.{name}.service")

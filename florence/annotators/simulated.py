@@ -5,7 +5,7 @@ Its claims are a pure function of (truth, image, annotator's name, seed, options
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -85,7 +85,7 @@ class Simulated(Annotator):
                 raise ValueError("one label cannot be mistaken for another; give two or more, or none")
             return values
 
-    def __init__(self, *, name: str, **options) -> None:
+    def __init__(self, *, name: str, **options: Any) -> None:
         super().__init__(name=name, **options)
         self.tasks = ANNOTATION_TYPES if self.options.tasks == BASE_TYPES else self.options.tasks
         self._settings = SimulationSettings(**{**self.options.model_dump(), "tasks": self.tasks})

@@ -292,7 +292,7 @@ def _region_claims(shape: _StudioRegion, record: ImageRecord) -> Iterator[Claim]
         if annotation_type == OCR_LINE:
             first = shape.polygons[0]
             quad = first if len(first) == 8 else box_quad(box)
-            ocr_line = Region(value, quad=quad, score=shape.score)  # type: ignore[arg-type]
+            ocr_line = Region(value, quad=quad, score=shape.score)
             yield Claim(annotation_type, value, (ocr_line,), shape.score)
         elif annotation_type == DESCRIPTION:
             yield Claim(annotation_type, value, (Region(value, box=region.box, score=shape.score),), shape.score)

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO
 
 from florence.processes.protocol import LineReader
 from florence.redact import redact
@@ -183,7 +184,7 @@ class LineProcess:
 
     # ------------------------------------------------------------ standard error
 
-    def _listen(self, pipe) -> None:
+    def _listen(self, pipe: IO[bytes]) -> None:
         with pipe:
             while data := os.read(pipe.fileno(), 1 << 16):
                 self._stderr = (self._stderr + data)[-KEPT_BYTES:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -72,7 +72,7 @@ def draw_lines(title: str, series: Sequence[Series]) -> Markup:
         )
     offset = -(len(lines) - 1) * 3.0
     for index, line in enumerate(lines):
-        parts.append(_draw_line(line, lambda r, shift=offset + index * 6: x(r) + shift, y))
+        parts.append(_draw_line(line, x, y, offset + index * 6))
     return Markup("").join([*parts, Markup("</svg>")])
 
 
@@ -115,21 +115,22 @@ def draw_histogram(title: str, edges: Sequence[float], shares: Sequence[float]) 
     return Markup("").join([*parts, Markup("</svg>")])
 
 
-def _make_scale(low: float, high: float, start: float, end: float):
+def _make_scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     def place(value: float) -> float:
         return (start + end) / 2 if high == low else start + (value - low) / (high - low) * (end - start)
 
     return place
 
 
-def _draw_line(series: Series, x, y) -> Markup:
-    points = " ".join(f"{x(p.round):.1f},{y(p.value):.1f}" for p in series.points)
+def _draw_line(series: Series, x: Callable[[float], float], y: Callable[[float], float], shift: float) -> Markup:
+    """Draw the series ``shift`` pixels to the right of where ``x`` places it."""
+    points = " ".join(f"{x(p.round) + shift:.1f},{y(p.value):.1f}" for p in series.points)
     parts = [Markup('<g class="{}"><polyline points="{}"/>').format(series.style, points)]
     for p in series.points:
         if p.low is not None and p.high is not None:
             parts.append(
                 Markup('<line class="interval" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>').format(
-                    x(p.round), y(p.low), y(p.high)
+                    x(p.round) + shift, y(p.low), y(p.high)
                 )
             )
         title = f"{series.name}, round {p.round}: {p.value:.3f}" + (
@@ -137,7 +138,7 @@ def _draw_line(series: Series, x, y) -> Markup:
         )
         parts.append(
             Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
-                x(p.round), y(p.value), title
+                x(p.round) + shift, y(p.value), title
             )
         )
     return Markup("").join([*parts, Markup("</g>")])

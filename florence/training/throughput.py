@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ def matmul_peak(device: Any, dtype: Any) -> float:
     import torch
 
     a = torch.ones(MATRIX_SIDE, MATRIX_SIDE, device=device, dtype=dtype)
-    wait = torch.cuda.synchronize if a.is_cuda else (lambda: None)
+    wait: Callable[[], None] = torch.cuda.synchronize if a.is_cuda else (lambda: None)
     for _ in range(2):
         a @ a
     wait()

@@ -14,7 +14,7 @@ from florence.config import Settings
 from florence.errors import ImageError, SettingsError
 from florence.images import decode_image, perceptual_hash
 from florence.progress import Progress, show_nothing
-from florence.records import IMAGES, RECORD_COLUMNS, Annotation, ImageRecord, annotate, annotations_table, digest
+from florence.records import IMAGES, RECORD_COLUMNS, Annotation, Claim, ImageRecord, annotate, annotations_table, digest
 from florence.sources import SOURCES
 from florence.store import Store
 from florence.workspace.base import Workspace
@@ -138,12 +138,12 @@ class _ImageShard:
 
     def __init__(self, store: Store, source: str, limit: int) -> None:
         self.store, self.source, self.limit = store, source, limit
-        self.rows: list[dict] = []
+        self.rows: list[dict[str, Any]] = []
         self.truth: list[Annotation] = []
         numbers = [int(stem.rsplit("-", 1)[1]) for stem in store.stems("images") if stem.rsplit("-", 1)[0] == source]
         self.number = max(numbers, default=-1) + 1
 
-    def add(self, record: ImageRecord, data: bytes, truth: Iterable) -> None:
+    def add(self, record: ImageRecord, data: bytes, truth: Iterable[Claim]) -> None:
         """Add an image and its truth; write the shard when it is full."""
         self.rows.append({**{name: getattr(record, name) for name in RECORD_COLUMNS}, "bytes": data})
         self.truth.extend(annotate(record.image_id, truth, "truth", "1"))

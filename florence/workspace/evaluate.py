@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from florence.images import decode_image
 from florence.progress import Log, Progress, log_nothing, show_nothing
 from florence.records import ANNOTATIONS, table_images
+from florence.tasks import Answer
 from florence.workspace.base import Workspace
 from florence.workspace.layout import list_rounds, read_images
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 TRAIN_SAMPLE = 1000
 """Training images whose labels are measured, for the report alone."""
-Predict = Callable[..., list]
+Predict = Callable[..., list[Answer]]
 """`florence.model.generate.predict` without its first argument."""
 
 

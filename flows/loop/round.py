@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from florence.records import STUDENT
 from florence.report import build_report
 from florence.report.facts import LoopFacts
 from florence.store import Store
-from florence.workspace.annotate import STUDENT, AnnotatorVersion, list_annotators
+from florence.workspace.annotate import AnnotatorVersion, list_annotators
 from florence.workspace.audit import audit_round
 from florence.workspace.fuse import fuse_round
 from florence.workspace.publish import publish_snapshot

@@ -1,8 +1,6 @@
 """Annotate: who annotates, what is missing, and the work on one shard, which can be stopped and repeated."""
 
 from florence.workspace.annotate.annotators import (
-    HUMAN,
-    STUDENT,
     AnnotatorVersion,
     find_human_annotator,
     is_assigned,
@@ -19,9 +17,7 @@ from florence.workspace.annotate.usage import read_usage
 
 __all__ = [
     "COVERAGE",
-    "HUMAN",
     "MISSING",
-    "STUDENT",
     "AnnotatorVersion",
     "ShardOutcome",
     "annotate_shard",
