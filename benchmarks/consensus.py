@@ -69,7 +69,7 @@ def scenes(count: int, seed: int) -> Scenes:
         name: Simulated(name=name, **{**options, "seed": seed, "tasks": (KIND,)})
         for name, options in annotators().items()
     }
-    truth, claimed, rows, records, seen = {}, {}, [], [], []
+    truth, claimed, rows, records, coverage = {}, {}, [], [], []
     for number, found in enumerate(ScenesSource(count=count, seed=seed, size=SIZE, scale=1.12).images(frozenset())):
         record = ImageRecord(f"{number:064x}", SIZE, SIZE, "scenes", found.name, "", None, "train")
         known = annotate(record.image_id, found.truth, "truth", "1")
@@ -79,12 +79,12 @@ def scenes(count: int, seed: int) -> Scenes:
             (claims,) = annotator.annotate(ImageBatch(records=(record,), truth=(known,)))
             rows += annotate(record.image_id, claims, name, "1")
             claimed[record.image_id] += [(claim.text, claim.regions[0].box, claim.score, name) for claim in claims]
-            seen.append(
+            coverage.append(
                 {"image_id": record.image_id, "annotator": name, "version": "1", "claims": len(claims), "error": ""}
             )
         records.append({name: getattr(record, name) for name in IMAGES.names if name != "bytes"})
     images = pa.Table.from_pylist(records, schema=pa.schema([IMAGES.field(name) for name in records[0]]))
-    return Scenes(truth, claimed, (annotations_table(rows), images, pa.Table.from_pylist(seen)))
+    return Scenes(truth, claimed, (annotations_table(rows), images, pa.Table.from_pylist(coverage)))
 
 
 # ---------------------------------------------------------------- measuring

@@ -64,12 +64,12 @@ def image_index(received: ReceivedCall) -> int:
 
 def count_questions(fault: Callable[[int, int], Fault | None]) -> Callable[[ReceivedCall], Fault | None]:
     """Return a script of faults by image and earlier questions about it, the same in any order of threads."""
-    seen, lock = Counter[int](), threading.Lock()
+    counts, lock = Counter[int](), threading.Lock()
 
     def script(received: ReceivedCall) -> Fault | None:
         index = image_index(received)
         with lock:
-            time_, seen[index] = seen[index], seen[index] + 1
+            time_, counts[index] = counts[index], counts[index] + 1
         return fault(index, time_)
 
     return script

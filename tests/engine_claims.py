@@ -70,12 +70,12 @@ def tables(
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Return (claims, images, coverage) of annotator → image id → claims; coverage has the images of each annotator."""
     rows: list[Annotation] = []
-    seen = []
+    coverage = []
     for annotator, by_image in claimed.items():
         for image_id, claims in by_image.items():
             found = annotate(image_id, claims, annotator, "v1")
             rows += found
-            seen.append(
+            coverage.append(
                 dict(
                     image_id=image_id,
                     annotator=annotator,
@@ -89,7 +89,7 @@ def tables(
         [{name: getattr(i, name) for name in columns} for i in images],
         schema=pa.schema([IMAGES.field(n) for n in columns]),
     )
-    return annotations_table(rows), records, pa.Table.from_pylist(seen, schema=COVERAGE)
+    return annotations_table(rows), records, pa.Table.from_pylist(coverage, schema=COVERAGE)
 
 
 def fuse_claims(claims, images=None, settings: EngineSettings | None = None, **more) -> list[Annotation]:

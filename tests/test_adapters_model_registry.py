@@ -293,10 +293,10 @@ import pandas as pd
 mlflow.set_tracking_uri(sys.argv[2])
 model = mlflow.pyfunc.load_model("models:/florence@champion")
 import florence
-asked = json.loads(sys.stdin.read())
-asked[1]["image"] = open(asked[0]["image"], "rb").read()
-table = model.predict(pd.DataFrame(asked), params={"max_tokens": 12})
-listed = model.predict([row for row in asked if isinstance(row["image"], str)], params={"max_tokens": 12})
+requests = json.loads(sys.stdin.read())
+requests[1]["image"] = open(requests[0]["image"], "rb").read()
+table = model.predict(pd.DataFrame(requests), params={"max_tokens": 12})
+listed = model.predict([row for row in requests if isinstance(row["image"], str)], params={"max_tokens": 12})
 wrong = ""
 try:
     model.predict([{"image": "photo.png", "task": "<NOPE>"}])

@@ -108,12 +108,12 @@ def signs(count: int) -> ImageBatch:
 
 
 def scripted(fault: Callable[[int, int], Fault | None]) -> Callable[[ReceivedCall], Fault | None]:
-    seen, lock = Counter[int](), threading.Lock()
+    counts, lock = Counter[int](), threading.Lock()
 
     def script(received: ReceivedCall) -> Fault | None:
         index = received.images[0].shape[1] - 100
         with lock:
-            before, seen[index] = seen[index], seen[index] + 1
+            before, counts[index] = counts[index], counts[index] + 1
         return fault(index, before)
 
     return script

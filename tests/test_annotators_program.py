@@ -44,14 +44,14 @@ def no_program_is_left():
 def test_the_documented_program_in_another_virtual_environment(tmp_path: Path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "other")], check=True)
     python = str(tmp_path / "other/bin/python")
-    seen = subprocess.run(
+    answer = subprocess.run(
         [python, "-c", "import sys, importlib.util as u; print(sys.prefix, u.find_spec('numpy'))"],
         capture_output=True,
         text=True,
         check=True,
         env={},
     )
-    assert seen.stdout.split() == [str(tmp_path / "other"), "None"], "it has none of our packages"
+    assert answer.stdout.split() == [str(tmp_path / "other"), "None"], "it has none of our packages"
     program = write_documented_program(tmp_path)
     assert 14 <= len(program.read_text().splitlines()) <= 16
     annotator = make_program([python, program.name], cwd=str(tmp_path))
@@ -79,13 +79,13 @@ for request in requests():
     rng = np.random.default_rng(0)
     batch = batch_of(2, name="日本/süß “x”\n.png")
     pixels = tuple(rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((8, 12, 3), (1, 1, 3)))
-    for record, seen, (claim,) in zip(
+    for record, sent, (claim,) in zip(
         batch.records, pixels, annotator.annotate(ImageBatch(batch.records, pixels)), strict=True
     ):
         request = json.loads(claim.text)
         data = base64.b64decode(request["picture"])
-        assert png_size(data) == (seen.shape[1], seen.shape[0])
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), seen)
+        assert png_size(data) == (sent.shape[1], sent.shape[0])
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), sent)
         assert (
             request["image_id"] == record.image_id
             and request["name"] == record.name

@@ -38,13 +38,13 @@ def test_nothing_else_changes_with_them(scenes):
 
 
 def test_every_answer_follows_from_the_rest_of_the_truth(scenes):
-    seen = Counter()
+    counts = Counter()
     for scene in scenes:
         boxes = {(claim.text, claim.regions[0].box): claim for claim in of(scene, "<OD>")}
         names = [name for name, _ in boxes]
         descriptions = {claim.regions[0].box: claim.text for claim in of(scene, "<DENSE_REGION_CAPTION>")}
         for question, answer in read_questions(scene):
-            seen[question.split()[1]] += 1
+            counts[question.split()[1]] += 1
             if found := re.fullmatch(r"Is there an? (.+)\?", question):
                 assert (found[1] in names) == (answer == "yes") and answer in ("yes", "no")
             elif question == "How many objects are there?":
@@ -73,7 +73,7 @@ def test_every_answer_follows_from_the_rest_of_the_truth(scenes):
                 }
                 (there,) = [key for key, value in distance.items() if value > 0]
                 assert there[0] == answer and distance[there] >= SIDE / 12
-    assert set(seen) == {"there", "many", "colour", "does", "is"} and min(seen.values()) > 100
+    assert set(counts) == {"there", "many", "colour", "does", "is"} and min(counts.values()) > 100
 
 
 def test_a_category_is_that_of_the_largest_object(scenes):

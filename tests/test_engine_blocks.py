@@ -175,8 +175,8 @@ def test_claims_about_no_image_at_all_give_no_labels(claimed, cut):
     claims, images, coverage = claimed
     cut(fit=20)
     for none in (images.slice(0, 0), images.schema.empty_table()):
-        for seen in (coverage, coverage.slice(0, 0)):
-            table = fuse(claims, none, seen, EngineSettings(), 0, workers=2)
+        for some_coverage in (coverage, coverage.slice(0, 0)):
+            table = fuse(claims, none, some_coverage, EngineSettings(), 0, workers=2)
             assert table.schema == ANNOTATIONS and not len(table)
 
 

@@ -13,7 +13,7 @@ from florence.engine.consensus.vote import vote_on_items
 
 def simulate_label_matrix(
     right: list[float],
-    seen: list[float],
+    recall: list[float],
     items: int = 4000,
     labels: int = 30,
     *,
@@ -29,7 +29,7 @@ def simulate_label_matrix(
     rng = np.random.default_rng(3)
     claims = {(a, t): None for a in range(len(right)) for t in range(items)}
     invented: list[list[int]] = [[] for _ in right]
-    for a, (r, s) in enumerate(zip(right, seen, strict=True)):
+    for a, (r, s) in enumerate(zip(right, recall, strict=True)):
         for t in range(items):
             if rng.random() < s / r and rng.random() < (1 + r) / 2:
                 wrong = rng.random() >= 2 * r / (1 + r)
@@ -69,11 +69,11 @@ def by_claim(matrix, values: np.ndarray) -> np.ndarray:
 
 
 def test_recall_and_precision_are_recovered_without_truth():
-    right, seen = [0.9, 0.75, 0.55], [0.7, 0.55, 0.4]
-    matrix, truth, annotator = simulate_label_matrix(right, seen)
+    right, recall = [0.9, 0.75, 0.55], [0.7, 0.55, 0.4]
+    matrix, truth, annotator = simulate_label_matrix(right, recall)
     models = fit_annotator_models(matrix)
     assert models.estimated.all()
-    assert np.allclose(models.correct_recall, seen, atol=0.06)
+    assert np.allclose(models.correct_recall, recall, atol=0.06)
     assert np.allclose(models.precision, [truth[annotator == a].mean() for a in range(3)], atol=0.05)
     assert models.item_count == pytest.approx(4000, rel=0.07), "unclaimed items are counted too"
     assert (models.copied_from == -1).all(), "nobody copies another"
@@ -103,18 +103,18 @@ def test_the_posterior_is_how_often_claims_are_right():
 
 
 def test_an_annotator_that_copies_another_adds_little():
-    right, seen = [0.8, 0.75, 0.7, 0.6, 0.6], [0.6, 0.6, 0.5, 0.5, 0.5]
-    matrix, truth, annotator = simulate_label_matrix(right, seen, copies=0.8)
+    right, recall = [0.8, 0.75, 0.7, 0.6, 0.6], [0.6, 0.6, 0.5, 0.5, 0.5]
+    matrix, truth, annotator = simulate_label_matrix(right, recall, copies=0.8)
     models = fit_annotator_models(matrix)
     assert models.copied_from.tolist() == [-1, -1, -1, -1, 3] and models.dependence[4] == pytest.approx(0.8, abs=0.08)
-    assert np.allclose(models.correct_recall, seen, atol=0.05)
+    assert np.allclose(models.correct_recall, recall, atol=0.05)
     posterior = by_claim(matrix, compute_posterior(matrix, models).correct)
     both = matrix.present[:, 3] & matrix.present[:, 4] & ~matrix.present[:, :3].any(axis=1)
     mistakes = matrix.claim[both & (matrix.similarity[:, 3, 4] == 1), 3]
     assert (
         posterior[mistakes].mean() == pytest.approx(truth[mistakes].mean(), abs=0.12) and truth[mistakes].mean() < 0.5
     )
-    free, _, _ = simulate_label_matrix(right, seen)
+    free, _, _ = simulate_label_matrix(right, recall)
     assert (fit_annotator_models(free).copied_from == -1).all()
 
 

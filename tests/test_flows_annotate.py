@@ -227,10 +227,10 @@ def test_many_shards_are_given_to_prefect_a_few_at_a_time(tmp_path: Path, monkey
     monkeypatch.setattr(flows.annotate, "SUBMITTED", 1)
     monkeypatch.setattr(flows.annotate, "LOOK", 0.01)
     settings, store = workspace(tmp_path, annotators={"a": annotator_section(batch_size=1)})
-    seen = []
-    BEFORE["a"] = lambda self, batch: seen.append(len(store.names("coverage/" + list_annotators(settings)[-1].key)))
+    counts = []
+    BEFORE["a"] = lambda self, batch: counts.append(len(store.names("coverage/" + list_annotators(settings)[-1].key)))
     assert run(tmp_path, settings).images == 48
-    assert seen == [0] * 4 + [1] * 4 + [2] * 4
+    assert counts == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_a_runner_whose_package_is_missing_is_refused(monkeypatch):

@@ -113,17 +113,17 @@ def result(draw):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(result(), max_size=4))
-def test_claims_are_the_same_to_the_last_bit_when_they_are_read_again(made: list[Claim]):
-    line = format_answer(RECORD.image_id, made)
+def test_claims_are_the_same_to_the_last_bit_when_they_are_read_again(claims: list[Claim]):
+    line = format_answer(RECORD.image_id, claims)
     assert line.isascii() and line.endswith(b"\n") and line.count(b"\n") == 1
-    assert read(line) == made
-    assert repr(read(line)) == repr(made)  # == takes -0.0 for 0.0
+    assert read(line) == claims
+    assert repr(read(line)) == repr(claims)  # == takes -0.0 for 0.0
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(result(), max_size=3), st.binary(max_size=20))
-def test_requests_are_read_as_they_were_asked(made: list[Claim], image: bytes):
-    rows = annotate(RECORD.image_id, made, "someone", "7", 2)
+def test_requests_are_read_as_they_were_asked(claims: list[Claim], image: bytes):
+    rows = annotate(RECORD.image_id, claims, "someone", "7", 2)
     request = parse_request(format_request(RECORD, rows, image=image), 1)
     assert request.record == RECORD and request.claims == rows and request.image == image and request.path is None
     request = parse_request(format_request(RECORD, None, path="/tmp/ä b.png"), 1)
@@ -433,9 +433,9 @@ def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (37, 53)])
 def test_pictures_are_written_without_loss(level: int, shape: tuple[int, int]):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    for seen in (pixels, pixels[::-1], np.asfortranarray(pixels)):
-        with Image.open(io.BytesIO(encode_png(seen, level))) as image:
+    for view in (pixels, pixels[::-1], np.asfortranarray(pixels)):
+        with Image.open(io.BytesIO(encode_png(view, level))) as image:
             image.verify()
-        with Image.open(io.BytesIO(encode_png(seen, level))) as image:
-            assert image.mode == "RGB" and np.array_equal(np.asarray(image), seen)
+        with Image.open(io.BytesIO(encode_png(view, level))) as image:
+            assert image.mode == "RGB" and np.array_equal(np.asarray(image), view)
     assert base64.b64decode(base64.b64encode(encode_png(pixels, level))) == encode_png(pixels, level)

@@ -126,10 +126,10 @@ def test_what_a_killed_write_left_behind_is_dropped(store: Store):
 def test_claims_are_written_while_a_shard_is_annotated(store: Store, monkeypatch):
     chosen = make_settings({"a": annotator_section(batch_size=2)})
     monkeypatch.setattr(shard, "EVERY", 0.0)
-    seen = []
-    BEFORE["a"] = lambda self, batch: seen.append(count_left(chosen, store).get("a"))
+    counts = []
+    BEFORE["a"] = lambda self, batch: counts.append(count_left(chosen, store).get("a"))
     annotate_all(chosen, store)
-    assert seen == [10, 8, 6, 4, 2]
+    assert counts == [10, 8, 6, 4, 2]
 
 
 def test_an_exception_from_outside_keeps_the_claims(store: Store):
