@@ -46,13 +46,13 @@ LONGEST_FIRST = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest modules; keep a module, and all tests that need the Prefect server, on one worker."""
+    """Begin with the longest modules; keep a module, and all modules that need the Prefect server, on one worker."""
 
     def rank(item: pytest.Item) -> int:
         name = item.path.stem
         return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=rank)
+    served = {item.path for item in items if "prefect" in getattr(item, "fixturenames", ())}
     for item in items:
-        shared = "prefect" if "prefect" in getattr(item, "fixturenames", ()) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(shared))
+        item.add_marker(pytest.mark.xdist_group("prefect" if item.path in served else item.path.stem))
