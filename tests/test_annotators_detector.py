@@ -333,7 +333,9 @@ def test_the_documents_settings_are_taken_by_these_annotators():
     for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S):
         for name, section in yaml.safe_load(block).get("annotators", {}).items():
             if section["use"] in ANNOTATORS.names():
-                options = {key: value for key, value in section.items() if key not in ("use", "sources", "device")}
+                options = {
+                    key: value for key, value in section.items() if key not in ("use", "sources", "device", "required")
+                }
                 ANNOTATORS.get(section["use"])(name=name, **options)
                 seen.add(section["use"])
     assert {"detector", "grounder", "segmenter", "onnx_detector"} <= seen
