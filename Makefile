@@ -48,7 +48,7 @@ demo: $(VENV)/installed ## the whole loop on real photos and generated scenes
 	@echo "Ask it       $(BIN)/florence predict IMAGE --task '<OD>' --draw out.png"
 
 test: $(VENV)/installed-test ## the tests, on WORKERS processes (six minutes on two cores)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 accept: $(VENV)/installed-test ## the slow end-to-end proofs
 	$(BIN)/python -m pytest -m accept

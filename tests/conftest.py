@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from s3_server import s3  # noqa: F401 - a fixture for all
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the test processes share the cores
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +21,6 @@ def small_snapshot(tmp_path_factory):
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory):
     """A Prefect server for all tests that run flows: it takes long to start."""
-    import os
-
     os.environ.setdefault("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -30,10 +32,13 @@ def prefect(tmp_path_factory):
 
 LONGEST_FIRST = (
     "test_flows_student",
+    "test_engine_student",
     "test_flows_refine",
     "test_adapters_snapshots",
     "test_training_launch",
     "test_annotators_main",
+    "test_annotators_program_failures",
+    "test_services_chat_failures",
     "test_annotators_program",
     "test_services_chat",
     "test_training_loop",
@@ -44,15 +49,7 @@ LONGEST_FIRST = (
 """Modules whose tests take long: workers that begin with them end at about the same time."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest modules; keep a module, and all modules that need the Prefect server, on one worker."""
-
-    def rank(item: pytest.Item) -> int:
-        name = item.path.stem
-        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
-
-    items.sort(key=rank)
-    served = {item.path for item in items if "prefect" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("prefect" if item.path in served else item.path.stem))
+    """Begin with the modules that take longest."""
+    names = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: names.get(item.path.stem, len(names)))
