@@ -14,8 +14,8 @@ from format_sets import read_back
 from PIL import Image
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
+from reviews import publish_round
 from test_cli import call
-from test_review import fused
 from workspaces import workspace_of
 
 from florence.config import settings_from
@@ -79,7 +79,7 @@ def through(folder: Path, form: str, uri: str, out: str, **more) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     settings, store = settings_from(values), Store(str(folder / ".florence/store"))
     collect_images(workspace_of(settings, store))
-    rows = fused(settings, store, Store(str(folder / "data")), 0)
+    rows = publish_round(settings, store, Store(str(folder / "data")), 0)
     assert rows and all(row.kept for row in rows), {row.reason for row in rows}
     call("export", "--format", form, "--out", out)
     return folder / out

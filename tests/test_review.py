@@ -13,24 +13,30 @@ import pyarrow.compute as pc
 import pytest
 from flow_workspaces import params, write_params
 from PIL import Image
+from reviews import (
+    ReviewWorkspace,
+    export_tasks,
+    publish_round,
+    read_claim_files,
+    read_labels,
+    read_records,
+    write_corrections,
+)
 from test_cli import call
 from workspaces import workspace_of
 
-from florence.config import Settings, settings_from
+from florence.config import settings_from
 from florence.errors import DataError, StoreError
 from florence.evaluate import find_held_out_references
 from florence.geometry import paired_iou
-from florence.records import ANNOTATIONS, CAPTIONS, Annotation, ImageRecord, table_annotations, table_images
+from florence.records import ANNOTATIONS, CAPTIONS, table_annotations
 from florence.review import export_review, import_review
 from florence.store import Store
-from florence.workspace.annotate import COVERAGE, annotate_shard, find_human_annotator, list_annotators
+from florence.workspace.annotate import COVERAGE, find_human_annotator, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.evaluate import measure_all_labels
 from florence.workspace.fuse import fuse_round
-from florence.workspace.layout import read_images
-from florence.workspace.publish import publish_snapshot, restore_store
-
-Parts = tuple[Settings, Store, Store, Path]
+from florence.workspace.publish import restore_store
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +46,12 @@ def published(tmp_path_factory) -> Path:
     write_params(root)
     settings, store = settings_from(params()), Store(str(root / ".florence/store"))
     collect_images(workspace_of(settings, store))
-    fused(settings, store, Store(str(root / "data")), 0)
+    publish_round(settings, store, Store(str(root / "data")), 0)
     return root
 
 
-def fused(settings: Settings, store: Store, data: Store, number: int) -> list[Annotation]:
-    """Annotate what is missing, fuse, and publish; the labels of the round."""
-    asked = list_annotators(settings)
-    for shard in store.stems("images"):
-        annotate_shard(workspace_of(settings, store), asked, shard)
-    who = list_annotators(settings, None, store)
-    fuse_round(workspace_of(settings, store), who, number)
-    publish_snapshot(workspace_of(settings, store, data), who, number)
-    return table_annotations(data.read_table(f"labels/round={number}/labels.parquet"))
-
-
 @pytest.fixture
-def parts(published: Path, tmp_path: Path) -> Parts:
+def parts(published: Path, tmp_path: Path) -> ReviewWorkspace:
     """A copy of it."""
     import shutil
 
@@ -69,85 +64,42 @@ def parts(published: Path, tmp_path: Path) -> Parts:
     )
 
 
-def labels(data: Store, number: int = 0) -> list[Annotation]:
-    return table_annotations(data.read_table(f"labels/round={number}/labels.parquet"))
-
-
-def records(data: Store) -> dict[str, ImageRecord]:
-    return {record.image_id: record for record, _ in table_images(read_images(data))}
-
-
-def asked(parts: Parts, images: int = 4) -> list[dict]:
-    """Tasks of a project: of the most uncertain images, those that have both an object and a caption that was kept."""
-    settings, store, data, folder = parts
-    export_review(workspace_of(settings, store, data), folder / "review", 24)
-    tasks = json.loads((folder / "review/tasks.json").read_text())
-    return [
-        task
-        for task in tasks
-        if {"rectanglelabels", "textarea"} <= {r["type"] for r in task["predictions"][0]["result"]}
-    ][:images]
-
-
-def done(
-    folder: Path, tasks: list[dict], change: Callable[[dict, list[dict]], list[dict] | None], name: str = "project.json"
-) -> str:
-    """Return Label Studio's export of tasks with the changed results; None: the person skipped the task."""
-    result = []
-    for k, task in enumerate(tasks):
-        start = [dict(r) for r in task["predictions"][0]["result"]]
-        changed = change(task["data"], start)
-        annotation = {
-            "id": k,
-            "completed_by": 1,
-            "result": start if changed is None else changed,
-            "was_cancelled": changed is None,
-            "ground_truth": False,
-            "updated_at": "2026-01-01T00:00:00Z",
-        }
-        result.append({"id": k, "data": task["data"], "annotations": [annotation], "predictions": [], "project": 1})
-    (folder / name).write_text(json.dumps(result))
-    return str(folder / name)
-
-
-def contents(store: Store) -> dict[str, bytes]:
-    return {name: store.read_bytes(name) for folder in ("claims", "coverage") for name in store.names(folder)}
-
-
 # ---------------------------------------------------------------- exported images
 
 
-def test_the_most_uncertain_images_are_asked_about(parts: Parts):
+def test_the_most_uncertain_images_are_asked_about(parts: ReviewWorkspace):
     settings, store, data, folder = parts
     result = export_review(workspace_of(settings, store, data), folder / "out", 5)
     tasks = json.loads((folder / "out/tasks.json").read_text())
     by_image: dict[str, list[float]] = {}
-    for row in labels(data):
+    for row in read_labels(data):
         if row.confidence is not None and (row.kept or row.reason == "low_confidence"):
             by_image.setdefault(row.image_id, []).append(1 - row.confidence)
     expected = sorted(by_image, key=lambda i: (-round(float(np.mean(by_image[i])), 9), i))[:5]
     assert [task["data"]["image_id"] for task in tasks] == expected
     assert result.uncertainty == pytest.approx((np.mean(by_image[expected[0]]), np.mean(by_image[expected[-1]])))
-    kept = [row for row in labels(data) if row.image_id in expected and row.kept and row.task in ("<OD>", *CAPTIONS)]
+    kept = [
+        row for row in read_labels(data) if row.image_id in expected and row.kept and row.task in ("<OD>", *CAPTIONS)
+    ]
     assert result.labels == len(kept) == sum(len(task["predictions"][0]["result"]) for task in tasks)
     voted = [
         row
-        for row in labels(data)
+        for row in read_labels(data)
         if row.image_id in expected and row.reason in ("", "low_confidence") and row.task in ("<OD>", *CAPTIONS)
     ]
     assert [p["model_version"] for p in tasks[0]["predictions"]] == ["kept", "kept and uncertain"]
     assert len(kept) < len(voted) == sum(len(task["predictions"][1]["result"]) for task in tasks)
 
 
-def test_a_project_is_whole(parts: Parts):
+def test_a_project_is_whole(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    tasks = asked(parts)
+    tasks = export_tasks(parts)
     config = ElementTree.parse(folder / "review/config.xml").getroot()
     names = {label.get("value") for label in config.iter("Label")}
     controls = {element.get("name") for element in config.iter() if element.get("toName")}
     for task in tasks:
         path = folder / "review" / task["data"]["image"].split("?d=")[1]
-        record = records(data)[task["data"]["image_id"]]
+        record = read_records(data)[task["data"]["image_id"]]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == record.image_id and Image.open(path).size == (
             record.width,
             record.height,
@@ -155,7 +107,7 @@ def test_a_project_is_whole(parts: Parts):
         assert task["data"]["round"] == 0
         for result in task["predictions"][0]["result"]:
             assert result["from_name"] in controls and set(result["value"].get("rectanglelabels", ())) <= names
-    assert {row.text for row in labels(data) if row.kept and row.task == "<OD>"} <= names, (
+    assert {row.text for row in read_labels(data) if row.kept and row.task == "<OD>"} <= names, (
         "a name that is missed can be given"
     )
     assert "label-studio start" in (folder / "review/README.md").read_text()
@@ -164,9 +116,9 @@ def test_a_project_is_whole(parts: Parts):
 # ---------------------------------------------------------------- imported corrections
 
 
-def test_corrections_outrank_models_in_the_next_round(parts: Parts):
+def test_corrections_outrank_models_in_the_next_round(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    tasks = asked(parts, 6)
+    tasks = export_tasks(parts, 6)
     box = {"x": 10.0, "y": 20.0, "width": 30.0, "height": 40.0, "rotation": 0}
     renamed, moved, removed, added, captions, emptied = (task["data"]["image_id"] for task in tasks)
     first = {
@@ -191,9 +143,9 @@ def test_corrections_outrank_models_in_the_next_round(parts: Parts):
             ]
         return []
 
-    result = import_review(workspace_of(settings, store, data), done(folder, tasks, change))
+    result = import_review(workspace_of(settings, store, data), write_corrections(folder, tasks, change))
     assert result.new and result.images == result.total == 6 and not result.problems and not result.unknown
-    before, after = labels(data), fused(settings, store, data, 1)
+    before, after = read_labels(data), publish_round(settings, store, data, 1)
     kept = {i: [row for row in after if row.image_id == i and row.kept and row.task == "<OD>"] for i in first}
     old = {row.annotation_id: row for row in before}
 
@@ -210,7 +162,7 @@ def test_corrections_outrank_models_in_the_next_round(parts: Parts):
         paired_iou(np.asarray([row.regions[0].box]), np.asarray([place(removed)]))[0] > 0.5 for row in kept[removed]
     )
     assert any(row.reason == "rejected" for row in after if row.image_id == removed)
-    record = records(data)[added]
+    record = read_records(data)[added]
     dragon = [row for row in kept[added] if row.text == "dragon"]
     assert len(dragon) == 1 and dragon[0].regions[0].box == pytest.approx(
         (0.1 * record.width, 0.2 * record.height, 0.4 * record.width, 0.6 * record.height)
@@ -235,10 +187,12 @@ def test_corrections_outrank_models_in_the_next_round(parts: Parts):
             )
 
 
-def test_the_snapshot_holds_what_people_said_and_gives_it_back(parts: Parts):
+def test_the_snapshot_holds_what_people_said_and_gives_it_back(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    result = import_review(workspace_of(settings, store, data), done(folder, asked(parts), lambda _, results: results))
-    after = fused(settings, store, data, 1)
+    result = import_review(
+        workspace_of(settings, store, data), write_corrections(folder, export_tasks(parts), lambda _, results: results)
+    )
+    after = publish_round(settings, store, data, 1)
     assert data.read_json("snapshot.json")["annotators"]["human"] == result.version
     fresh = Store(str(folder / "fresh"))
     restore_store(workspace_of(store=fresh, data=data))
@@ -247,17 +201,17 @@ def test_the_snapshot_holds_what_people_said_and_gives_it_back(parts: Parts):
     assert table_annotations(fresh.read_table("labels/round=1/labels.parquet")) == after
 
 
-def test_the_same_file_again_changes_nothing(parts: Parts):
+def test_the_same_file_again_changes_nothing(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    path = done(folder, asked(parts), lambda _, results: results[:1])
+    path = write_corrections(folder, export_tasks(parts), lambda _, results: results[:1])
     first = import_review(workspace_of(settings, store, data), path)
-    before = contents(store)
+    before = read_claim_files(store)
     again = import_review(workspace_of(settings, store, data), path)
     assert (
         not again.new
         and again.version == first.version
         and again.total == first.total == 4
-        and contents(store) == before
+        and read_claim_files(store) == before
     )
     (annotator,) = [a for a in list_annotators(settings, None, store) if a.name == "human"]
     assert annotator.version == first.version and not [a for a in list_annotators(settings) if a.name == "human"], (
@@ -265,17 +219,21 @@ def test_the_same_file_again_changes_nothing(parts: Parts):
     )
 
 
-def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
+def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    tasks = asked(parts, 4)
+    tasks = export_tasks(parts, 4)
 
     def named(name: str) -> Callable:
         return lambda _, results: [
             {**r, "value": {**r["value"], "rectanglelabels": [name]}} for r in results if r["type"] == "rectanglelabels"
         ]
 
-    one = import_review(workspace_of(settings, store, data), done(folder, tasks[:3], named("first"), "1.json"))
-    two = import_review(workspace_of(settings, store, data), done(folder, tasks[2:], named("second"), "2.json"))
+    one = import_review(
+        workspace_of(settings, store, data), write_corrections(folder, tasks[:3], named("first"), "1.json")
+    )
+    two = import_review(
+        workspace_of(settings, store, data), write_corrections(folder, tasks[2:], named("second"), "2.json")
+    )
     assert (one.images, one.total, two.images, two.total) == (3, 3, 2, 4) and one.version < two.version
     people = find_human_annotator(store)
     assert people is not None and people.version == two.version
@@ -287,32 +245,38 @@ def test_a_later_review_of_an_image_replaces_the_earlier_one(parts: Parts):
     assert list(output.values()) == [{"first"}, {"first"}, {"second"}, {"second"}]
     assert len({row.annotation_id for row in rows}) == len(rows) and {row.version for row in rows} == {two.version}
     third = import_review(workspace_of(settings, store, data), str(folder / "1.json"))
-    assert not third.new and contents(store) and find_human_annotator(store) == people, (
+    assert not third.new and read_claim_files(store) and find_human_annotator(store) == people, (
         "an old file does not take back what a newer one says"
     )
 
 
-def test_what_was_rejected_stays_so_when_the_image_is_reviewed_again(parts: Parts):
+def test_what_was_rejected_stays_so_when_the_image_is_reviewed_again(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    tasks = asked(parts, 1)
-    import_review(workspace_of(settings, store, data), done(folder, tasks, lambda _, results: [], "1.json"))
-    fused(settings, store, data, 1)
+    tasks = export_tasks(parts, 1)
+    import_review(
+        workspace_of(settings, store, data), write_corrections(folder, tasks, lambda _, results: [], "1.json")
+    )
+    publish_round(settings, store, data, 1)
     image_id = tasks[0]["data"]["image_id"]
     again = [{"data": {**tasks[0]["data"], "round": 1}, "predictions": [{"result": []}]}]
-    result = import_review(workspace_of(settings, store, data), done(folder, again, lambda _, results: [], "2.json"))
+    result = import_review(
+        workspace_of(settings, store, data), write_corrections(folder, again, lambda _, results: [], "2.json")
+    )
     assert result.new and result.rejected > 0
     assert not [
-        row for row in fused(settings, store, data, 2) if row.image_id == image_id and row.kept and row.task == "<OD>"
+        row
+        for row in publish_round(settings, store, data, 2)
+        if row.image_id == image_id and row.kept and row.task == "<OD>"
     ]
 
 
-def test_an_import_that_is_killed_does_not_count(parts: Parts, monkeypatch):
+def test_an_import_that_is_killed_does_not_count(parts: ReviewWorkspace, monkeypatch):
     settings, store, data, folder = parts
-    tasks = asked(parts, 8)
+    tasks = export_tasks(parts, 8)
     first = import_review(
-        workspace_of(settings, store, data), done(folder, tasks[:1], lambda _, results: results, "1.json")
+        workspace_of(settings, store, data), write_corrections(folder, tasks[:1], lambda _, results: results, "1.json")
     )
-    path = done(folder, tasks, lambda _, results: [], "2.json")
+    path = write_corrections(folder, tasks, lambda _, results: [], "2.json")
     whole = Store.write_table
 
     for stop in ("claims", "coverage"):
@@ -334,24 +298,26 @@ def test_an_import_that_is_killed_does_not_count(parts: Parts, monkeypatch):
     assert result.new and result.total == 8 and find_human_annotator(store).version == result.version
 
 
-def test_reviewed_images_are_not_asked_about_again(parts: Parts):
+def test_reviewed_images_are_not_asked_about_again(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    tasks = asked(parts, 3)
-    import_review(workspace_of(settings, store, data), done(folder, tasks, lambda _, results: results))
+    tasks = export_tasks(parts, 3)
+    import_review(workspace_of(settings, store, data), write_corrections(folder, tasks, lambda _, results: results))
     result = export_review(workspace_of(settings, store, data), folder / "next", 1000)
     next_ones = {task["data"]["image_id"] for task in json.loads((folder / "next/tasks.json").read_text())}
     assert result.reviewed == 3 and next_ones and not next_ones & {task["data"]["image_id"] for task in tasks}
     import_review(
         workspace_of(settings, store, data),
-        done(folder, json.loads((folder / "next/tasks.json").read_text()), lambda _, results: results, "all.json"),
+        write_corrections(
+            folder, json.loads((folder / "next/tasks.json").read_text()), lambda _, results: results, "all.json"
+        ),
     )
     with pytest.raises(DataError, match="no other labels to review beside those of the"):
         export_review(workspace_of(settings, store, data), folder / "none", 5)
 
 
-def test_skipped_and_unknown_tasks_are_told(parts: Parts):
+def test_skipped_and_unknown_tasks_are_told(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    tasks = asked(parts, 3)
+    tasks = export_tasks(parts, 3)
     foreign = {
         "data": {**tasks[1]["data"], "image_id": "0" * 64, "image": "elsewhere/x.jpg"},
         "predictions": tasks[1]["predictions"],
@@ -359,20 +325,23 @@ def test_skipped_and_unknown_tasks_are_told(parts: Parts):
     skipped = tasks[0]["data"]["image_id"]
     result = import_review(
         workspace_of(settings, store, data),
-        done(folder, [tasks[0], foreign, tasks[2]], lambda d, results: None if d["image_id"] == skipped else results),
+        write_corrections(
+            folder, [tasks[0], foreign, tasks[2]], lambda d, results: None if d["image_id"] == skipped else results
+        ),
     )
     assert result.images == 1 and result.unknown == ("elsewhere/x.jpg",) and "it was skipped" in result.problems[0]
     with pytest.raises(DataError, match="none of its 1 annotated images"):
         import_review(
-            workspace_of(settings, store, data), done(folder, [foreign], lambda _, results: results, "other.json")
+            workspace_of(settings, store, data),
+            write_corrections(folder, [foreign], lambda _, results: results, "other.json"),
         )
     with pytest.raises(StoreError, match="does not exist"):
         import_review(workspace_of(settings, store, data), str(folder / "none.json"))
 
 
-def test_a_project_of_somebody_else_s_takes_nothing_away(parts: Parts):
+def test_a_project_of_somebody_else_s_takes_nothing_away(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    record = next(iter(records(data).values()))
+    record = next(iter(read_records(data).values()))
     value = {"x": 1.0, "y": 1.0, "width": 5.0, "height": 5.0, "rotation": 0, "rectanglelabels": ["knob"]}
     result = {
         "id": "1",
@@ -393,21 +362,21 @@ def test_a_project_of_somebody_else_s_takes_nothing_away(parts: Parts):
     assert (result.images, result.claims, result.rejected) == (1, 1, 0)
     kept = [
         row
-        for row in fused(settings, store, data, 1)
+        for row in publish_round(settings, store, data, 1)
         if row.image_id == record.image_id and row.kept and row.task == "<OD>"
     ]
-    old = [row for row in labels(data) if row.image_id == record.image_id and row.kept and row.task == "<OD>"]
+    old = [row for row in read_labels(data) if row.image_id == record.image_id and row.kept and row.task == "<OD>"]
     assert {row.text for row in kept} == {row.text for row in old} | {"knob"}
 
 
-def test_what_is_said_not_to_be_there_is_no_reference_for_models(parts: Parts):
+def test_what_is_said_not_to_be_there_is_no_reference_for_models(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    tasks = asked(parts, 2)
+    tasks = export_tasks(parts, 2)
     import_review(
         workspace_of(settings, store, data),
-        done(folder, tasks, lambda d, results: [] if d is tasks[0]["data"] else results),
+        write_corrections(folder, tasks, lambda d, results: [] if d is tasks[0]["data"] else results),
     )
-    fused(settings, store, data, 1)
+    publish_round(settings, store, data, 1)
     for name in data.names("truth"):
         (Path(data.root) / name).unlink()
     ids = [task["data"]["image_id"] for task in tasks]
@@ -422,7 +391,7 @@ def test_what_is_said_not_to_be_there_is_no_reference_for_models(parts: Parts):
 # ---------------------------------------------------------------- the commands
 
 
-def test_commands_from_end_to_end(parts: Parts, monkeypatch):
+def test_commands_from_end_to_end(parts: ReviewWorkspace, monkeypatch):
     settings, store, data, folder = parts
     monkeypatch.chdir(folder / "w")
     output = call("review", "export", "--out", str(folder / "out"), "--images", "2")
@@ -430,7 +399,7 @@ def test_commands_from_end_to_end(parts: Parts, monkeypatch):
     assert "--force replaces it" in call("review", "export", "--out", str(folder / "out"), code=1)
     call("review", "export", "--out", str(folder / "out"), "--images", "3", "--force")
     tasks = json.loads((folder / "out/tasks.json").read_text())
-    path = done(folder, tasks, lambda d, results: None if d is tasks[0]["data"] else results[:1])
+    path = write_corrections(folder, tasks, lambda d, results: None if d is tasks[0]["data"] else results[:1])
     output = call("review", "import", path)
     assert output.startswith("2 images reviewed,") and "it was skipped" in output and "florence loop" in output
     assert call("review", "import", path).startswith("nothing new: this file has been imported before")
@@ -439,7 +408,7 @@ def test_commands_from_end_to_end(parts: Parts, monkeypatch):
         assert f"florence review {command}" in call("review", command, "--help").split("Example", 1)[1]
 
 
-def test_a_review_is_a_reason_for_a_round(parts: Parts, monkeypatch):
+def test_a_review_is_a_reason_for_a_round(parts: ReviewWorkspace, monkeypatch):
     from flows.loop.start import find_changes
     from flows.plan import describe_plan, hash_settings, human_version, is_idle, plan_loop
     from flows.state import LoopState, write_state
@@ -455,7 +424,10 @@ def test_a_review_is_a_reason_for_a_round(parts: Parts, monkeypatch):
     )
     write_state(folder / "w", state)
     assert is_idle(opened, None) and find_changes(opened, state) == [] and human_version(store) == ""
-    import_review(workspace_of(settings, store, data), done(folder, asked(parts, 1), lambda _, results: results))
+    import_review(
+        workspace_of(settings, store, data),
+        write_corrections(folder, export_tasks(parts, 1), lambda _, results: results),
+    )
     assert not is_idle(opened, None) and find_changes(opened, state) == ["new reviews"]
     assert "people's reviews are new" in describe_plan(plan_loop(opened, 1))
     assert pc.sum(store.read_tables("coverage/human@" + human_version(store), COVERAGE)["claims"]).as_py() > 0
