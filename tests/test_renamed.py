@@ -10,8 +10,10 @@ import yaml
 from flow_workspaces import params, write_params
 from typer.testing import CliRunner
 
+from florence.annotators import ANNOTATORS
 from florence.config import Settings, merged, settings_from
 from florence.errors import SettingsError
+from florence.records import digest
 from florence.renamed import RENAMED, renamed_keys
 from flows.cli import app
 
@@ -63,3 +65,14 @@ def test_the_new_name_is_a_setting(pattern: str):
 def test_settings_without_old_names_pass():
     assert list(renamed_keys(params())) == []
     assert list(renamed_keys({"annotators": {"batch": {"use": "masks"}}, "train": None, "engine": 3})) == []
+
+
+def test_versions_of_annotators_are_those_from_before_the_renaming():
+    simulated = ANNOTATORS.get("simulated")(
+        name="careful", missed=0.2, mislabelled=0.15, invented=0.1, shifted=0.1, alt_noise=0.2, misread=0.05
+    )
+    assert simulated.version == "bfc3e9445015"  # as the code called it when its ingredient had another name
+    masks = ANNOTATORS.get("masks")(name="masks", min_polygon_iou=0.9)
+    options = masks.options.model_dump(mode="json")
+    options["fidelity"] = options.pop("min_polygon_iou")
+    assert masks.version == digest(["Masks", masks.revision, options, masks.ingredients()], length=12)
