@@ -30,6 +30,31 @@ def prefect(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def fake_annotator():
+    """Register the annotator ``fake`` (see fake_annotators.py) for one test."""
+    from fake_annotators import fake_annotator_registered
+
+    with fake_annotator_registered():
+        yield
+
+
+@pytest.fixture(scope="session")
+def collected(tmp_path_factory):
+    """Ten scenes in one shard of a store; read only."""
+    from annotation_runs import collect_scenes
+
+    return collect_scenes(tmp_path_factory.mktemp("collected"))
+
+
+@pytest.fixture
+def store(collected, tmp_path):
+    """A copy of the store with ten scenes."""
+    from annotation_runs import copy_store
+
+    return copy_store(collected, tmp_path / "store")
+
+
 LONGEST_FIRST = (
     "test_flows_student",
     "test_engine_student",

@@ -105,7 +105,7 @@ def forget_calls() -> None:
     ON_LOAD.clear()
 
 
-def asked_images(name: str) -> list[str]:
+def list_asked_images(name: str) -> list[str]:
     """Return the names of the images that an annotator was asked about, in order."""
     return [image for annotator, images in CALLS if annotator == name for image in images]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fake_annotators
 import pytest
-from fake_annotators import BEFORE, CALLS, annotator_section, asked_images
+from fake_annotators import BEFORE, CALLS, annotator_section, list_asked_images
 from flow_workspaces import params, write_params
 from workspaces import workspace_of
 
@@ -104,7 +104,7 @@ def test_a_new_annotator_is_asked_alone(tmp_path: Path):
     assert (
         (done.shards, done.images) == (3, 12)
         and {annotator for annotator, _ in CALLS} == {"new"}
-        and len(asked_images("new")) == 12
+        and len(list_asked_images("new")) == 12
     )
     assert {name: data for name, data in read_written(store).items() if "/new@" not in name} == before
 
@@ -129,7 +129,7 @@ def test_what_failed_is_tried_again_and_that_alone(tmp_path: Path):
     BEFORE["fragile"] = before
     done = run(tmp_path, settings)
     assert done.missing == () and done.images == 72
-    assert len(asked_images("steady")) == len(asked_images("reader")) == 12 and len(tries) == 13
+    assert len(list_asked_images("steady")) == len(list_asked_images("reader")) == 12 and len(tries) == 13
 
 
 def test_an_annotator_that_is_not_required_costs_its_claims_alone_and_the_report_names_it(tmp_path: Path, capsys):
@@ -175,7 +175,7 @@ def test_an_annotator_that_is_not_required_costs_its_claims_alone_and_the_report
     CALLS.clear()
     later = run(tmp_path, settings)
     assert (later.shards, later.images, later.missing) == (1, 4, ())
-    assert (len(asked_images("fragile")), len(asked_images("reader"))) == (4, 4)
+    assert (len(list_asked_images("fragile")), len(list_asked_images("reader"))) == (4, 4)
     facts = {a.name: a for a in audit._list_annotator_activity(workspace_of(settings, store), annotators)}
     assert (facts["fragile"].missing, facts["fragile"].missing_reason) == (0, "") and store.read_json(MISSING) == {}
 

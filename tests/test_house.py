@@ -40,7 +40,7 @@ REPLACED = frozenset(
 ALLOWED_NAMES = frozenset({"trust_remote_code", "twin"})
 """Names with such a word that are not ours to change: of transformers, and an option that is part of versions."""
 REPLACED_PHRASES = re.compile(
-    r"\b(specialists?|ballots?|quorum|set aside|can not|a dear|dear annotator|teller|outlook)\b", re.I
+    r"\b(specialists?|ballots?|quorum|set aside|can[ ]not|a dear|dear annotator|teller|outlook)\b", re.I
 )
 """What no text of the project says."""
 

@@ -11,15 +11,13 @@ import pytest
 from annotation_runs import (
     SCENES,
     annotate_all,
-    collect_scenes,
-    copy_store,
     count_left,
     fail_images,
     list_names,
     make_settings,
     read_written,
 )
-from fake_annotators import BEFORE, CALLS, LOADS, annotator_section, asked_images
+from fake_annotators import BEFORE, CALLS, LOADS, annotator_section, list_asked_images
 from workspaces import workspace_of
 
 from florence.config import settings_from
@@ -29,21 +27,7 @@ from florence.store import GROUP, Store
 from florence.workspace.annotate import list_annotators
 from florence.workspace.collect import collect_images
 
-
-@pytest.fixture(autouse=True)
-def _registered():
-    with fake_annotators.fake_annotator_registered():
-        yield
-
-
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory) -> Path:
-    return collect_scenes(tmp_path_factory.mktemp("collected"))
-
-
-@pytest.fixture
-def store(collected: Path, tmp_path: Path) -> Store:
-    return copy_store(collected, tmp_path / "store")
+pytestmark = pytest.mark.usefixtures("fake_annotator")
 
 
 # ---------------------------------------------------------------- who is asked
@@ -56,7 +40,7 @@ def test_no_annotator_is_asked_twice_and_a_new_one_is_asked_alone(store: Store):
         "reader": annotator_section(needs=["claims"], depends_on=["a", "b"]),
     }
     annotate_all(make_settings(two), store)
-    assert {name: len(asked_images(name)) for name in two} == {"a": 10, "b": 10, "reader": 10} and count_left(
+    assert {name: len(list_asked_images(name)) for name in two} == {"a": 10, "b": 10, "reader": 10} and count_left(
         make_settings(two), store
     ) == {}
     before = read_written(store)
@@ -194,7 +178,7 @@ def test_nothing_is_decoded_for_an_annotator_that_needs_no_pixels(store: Store, 
     annotate_all(
         make_settings({"a": annotator_section(needs=["truth"]), "reader": annotator_section(needs=["claims"])}), store
     )
-    assert decoded == [] and len(asked_images("reader")) == 10
+    assert decoded == [] and len(list_asked_images("reader")) == 10
 
 
 def test_only_what_is_missing_is_decoded(store: Store, decoded: list[str]):
@@ -207,7 +191,7 @@ def test_only_what_is_missing_is_decoded(store: Store, decoded: list[str]):
     fake_annotators.forget_calls()
     decoded.clear()
     annotate_all(chosen, store)
-    assert decoded == asked_images("a") == missing and asked_images("b") == []
+    assert decoded == list_asked_images("a") == missing and list_asked_images("b") == []
 
 
 def test_batches_are_full_whatever_the_others_are_given_at_once(store: Store):

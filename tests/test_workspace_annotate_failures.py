@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from annotation_runs import (
     annotate_all,
-    collect_scenes,
     copy_store,
     count_left,
     fail_images,
@@ -20,7 +19,7 @@ from annotation_runs import (
     read_coverage,
     read_written,
 )
-from fake_annotators import BEFORE, CALLS, ON_LOAD, annotator_section, asked_images
+from fake_annotators import BEFORE, CALLS, ON_LOAD, annotator_section, list_asked_images
 from workspaces import workspace_of
 
 from florence.errors import FlorenceError, ModelError, StoreError, UnavailableError
@@ -28,21 +27,7 @@ from florence.records import IMAGES, table_annotations
 from florence.store import Store
 from florence.workspace.annotate import annotate_shard, list_annotators
 
-
-@pytest.fixture(autouse=True)
-def _registered():
-    with fake_annotators.fake_annotator_registered():
-        yield
-
-
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory) -> Path:
-    return collect_scenes(tmp_path_factory.mktemp("collected"))
-
-
-@pytest.fixture
-def store(collected: Path, tmp_path: Path) -> Store:
-    return copy_store(collected, tmp_path / "store")
+pytestmark = pytest.mark.usefixtures("fake_annotator")
 
 
 # ---------------------------------------------------------------- what a failure costs
@@ -68,7 +53,7 @@ def test_a_bad_image_at_the_start_is_settled_once_others_are_answered(store: Sto
     )
     annotate_all(chosen, store)
     assert {name for name, row in read_coverage(store, "a").items() if row["error"]} == set(bad)
-    assert sorted(asked_images("reader")) == sorted(list_names(store)), (
+    assert sorted(list_asked_images("reader")) == sorted(list_names(store)), (
         "once each, and with what came of those before it"
     )
     assert count_left(chosen, store) == {} and not any(row["unread"] for row in read_coverage(store, "reader").values())
@@ -128,9 +113,11 @@ def test_an_annotator_that_fails_costs_its_own_claims(store: Store, how: str):
     assert count_left(chosen, store) == {"a": 10}
     fake_annotators.forget_calls()
     annotate_all(chosen, store)
-    assert (len(asked_images("a")), len(asked_images("b")), len(asked_images("reader"))) == (10, 0, 10), (
-        "who read without it is asked again"
-    )
+    assert (len(list_asked_images("a")), len(list_asked_images("b")), len(list_asked_images("reader"))) == (
+        10,
+        0,
+        10,
+    ), "who read without it is asked again"
     assert count_left(chosen, store) == {} and not any(row["unread"] for row in read_coverage(store, "reader").values())
     other = copy_store(Path(store.root), Path(store.root).parent / "other")
     for folder in ("claims", "coverage", "annotators"):
@@ -143,15 +130,15 @@ def test_dependents_wait_for_an_annotator_that_is_required(store: Store):
     chosen = make_settings({"a": annotator_section(), "reader": annotator_section(needs=["claims"])})
     BEFORE["a"] = raise_at(UnavailableError("down"))
     found = annotate_all(chosen, store)
-    assert asked_images("reader") == [] and found["reader"].error == "waits for a" and found["reader"].left == 10
+    assert list_asked_images("reader") == [] and found["reader"].error == "waits for a" and found["reader"].left == 10
 
 
 def test_dependents_wait_for_an_annotator_that_is_tried_again(store: Store):
     chosen = make_settings({"a": annotator_section(required=False), "reader": annotator_section(needs=["claims"])})
     BEFORE["a"] = raise_at(RuntimeError("not yet"))
-    assert annotate_all(chosen, store, will_retry=True)["a"].retryable and asked_images("reader") == []
+    assert annotate_all(chosen, store, will_retry=True)["a"].retryable and list_asked_images("reader") == []
     annotate_all(chosen, store)
-    assert len(asked_images("reader")) == 10
+    assert len(list_asked_images("reader")) == 10
 
 
 def test_dependents_of_dependents_are_asked_again_too(store: Store):
@@ -196,7 +183,7 @@ def test_a_dependent_is_missing_images_when_its_dependency_has_caught_up(store: 
     )  # as if a kill had come after it
     assert count_left(chosen, store) == {"reader": 3}
     annotate_all(chosen, store)
-    assert asked_images("reader") == list_names(store)[:3] and count_left(chosen, store) == {}
+    assert list_asked_images("reader") == list_names(store)[:3] and count_left(chosen, store) == {}
 
 
 def test_an_answer_that_is_an_error_is_an_answer(store: Store):
@@ -240,7 +227,7 @@ def test_too_little_memory_makes_batches_smaller(store: Store, error: Exception)
 
     BEFORE["a"] = before
     assert annotate_all(make_settings({"a": annotator_section(batch_size=8)}), store)["a"].left == 0
-    assert [len(images) for _, images in CALLS] == [8, 4, 2, 2, 2, 2, 2] and asked_images("a")[-10:] == list_names(
+    assert [len(images) for _, images in CALLS] == [8, 4, 2, 2, 2, 2, 2] and list_asked_images("a")[-10:] == list_names(
         store
     )
     assert not any(row["error"] for row in read_coverage(store, "a").values())
@@ -265,6 +252,6 @@ def test_an_image_that_cannot_be_decoded_costs_itself_alone(store: Store):
     assert (
         len(rows) == 10
         and "truncated" in rows[list_names(store)[3]]["error"]
-        and list_names(store)[3] not in asked_images("a")
+        and list_names(store)[3] not in list_asked_images("a")
     )
     assert not any(row["error"] for row in read_coverage(store, "blind").values())

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 from annotation_runs import (
     annotate_all,
-    collect_scenes,
     copy_store,
     count_left,
     fail_images,
@@ -22,7 +21,7 @@ from annotation_runs import (
     raise_at,
     read_written,
 )
-from fake_annotators import BEFORE, CALLS, annotator_section, asked_images
+from fake_annotators import BEFORE, CALLS, annotator_section, list_asked_images
 from workspaces import workspace_of
 
 from florence.errors import UnavailableError
@@ -35,20 +34,7 @@ from florence.workspace.publish import publish_snapshot, restore_store
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _registered():
-    with fake_annotators.fake_annotator_registered():
-        yield
-
-
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory) -> Path:
-    return collect_scenes(tmp_path_factory.mktemp("collected"))
-
-
-@pytest.fixture
-def store(collected: Path, tmp_path: Path) -> Store:
-    return copy_store(collected, tmp_path / "store")
+pytestmark = pytest.mark.usefixtures("fake_annotator")
 
 
 # ---------------------------------------------------------------- broken off and resumed
@@ -96,7 +82,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_bytes(store: Store, collecte
         store, list_annotators(chosen)[0]
     ) == Usage(4, 56, pytest.approx(0.056))
     annotate_all(chosen, store)
-    assert (asked_images("a"), asked_images("b")) == (list_names(store)[8:], list_names(store)[6:])
+    assert (list_asked_images("a"), list_asked_images("b")) == (list_names(store)[8:], list_names(store)[6:])
     assert read_usage(store, list_annotators(chosen)[0]) == Usage(5, 70, pytest.approx(0.07))
     whole = copy_store(collected, tmp_path / "whole")
     annotate_all(chosen, whole)

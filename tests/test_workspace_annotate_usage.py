@@ -8,8 +8,6 @@ import fake_annotators
 import pytest
 from annotation_runs import (
     annotate_all,
-    collect_scenes,
-    copy_store,
     fail_images,
     list_names,
     make_settings,
@@ -29,20 +27,7 @@ from florence.workspace.annotate import annotate_shard, count_missing, list_anno
 NANO = str(Path(__file__).parents[1] / "florence/model/nano")
 
 
-@pytest.fixture(autouse=True)
-def _registered():
-    with fake_annotators.fake_annotator_registered():
-        yield
-
-
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory) -> Path:
-    return collect_scenes(tmp_path_factory.mktemp("collected"))
-
-
-@pytest.fixture
-def store(collected: Path, tmp_path: Path) -> Store:
-    return copy_store(collected, tmp_path / "store")
+pytestmark = pytest.mark.usefixtures("fake_annotator")
 
 
 # ---------------------------------------------------------------- what it costs, what it declares
