@@ -16,6 +16,7 @@ from annotator_programs import (
     serve_lines,
 )
 
+from florence.annotators import ANNOTATORS
 from florence.errors import SettingsError, UnavailableError
 
 
@@ -124,3 +125,9 @@ def test_version_follows_the_settings_and_not_the_address():
     assert version != make_endpoint("http://127.0.0.1/x", version="2").version
     assert version != make_endpoint("http://127.0.0.1/x", vocabulary=["cat"]).version
     assert make_endpoint("http://127.0.0.1/x", vocabulary=["cat"], role="ranker").vocabulary() == ("cat",)
+
+
+def test_a_secret_under_an_unknown_name_is_refused_without_its_value():
+    with pytest.raises(SettingsError, match="annotators.theirs.token: no such setting") as error:
+        ANNOTATORS.get("endpoint")(name="theirs", url="http://x", version="1", tasks=["<OD>"], token="sk-abcdefgh")
+    assert "sk-abcdefgh" not in str(error.value)

@@ -85,7 +85,7 @@ def test_equal_items_get_one_posterior(scored: bool):
     matrix.claim[::7, 1][matrix.claim[::7, 1] == ABSENT] = NOT_ASKED
     rows, number = matrix.find_distinct()
     assert (2 * len(rows) < len(number)) != scored, "few items are equal where scores tell them apart"
-    for name in ("label", "level", "asked", "present"):
+    for name in ("label", "level", "was_asked", "present"):
         assert (getattr(matrix, name)[rows][number] == getattr(matrix, name)).all(), name
     models = fit_annotator_models(matrix)
     one, all_ = infer_posterior(matrix, models, 2, 0.4), compute_posterior(matrix, models, 2, 0.4)

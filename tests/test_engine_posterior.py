@@ -133,7 +133,7 @@ def test_cells_tell_silence_from_not_being_asked():
     matrix = build_label_matrix(claims, coverage, human=2)
     assert matrix.claim.tolist() == [[0, ABSENT, NOT_ASKED], [NOT_ASKED, ABSENT, 1]]
     assert matrix.present.tolist() == [[True, False, False], [False, False, True]]
-    assert matrix.asked.tolist() == [[True, True, False], [False, True, False]], (
+    assert matrix.was_asked.tolist() == [[True, True, False], [False, True, False]], (
         "a person's claim is no evidence: it holds"
     )
-    assert replace(matrix, human=None).asked.tolist() == coverage.tolist()
+    assert replace(matrix, human=None).was_asked.tolist() == coverage.tolist()

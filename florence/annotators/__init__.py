@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 from florence.config import Section
 from florence.errors import SettingsError
 from florence.records import ANNOTATION_TYPES, BASE_TYPES, Annotation, ClaimsOrError, ImageRecord, digest
+from florence.redact import MASK, is_secret_name
 from florence.registry import Registry
 from florence.renamed import FIRST_INGREDIENT_NAMES, FIRST_OPTION_NAMES
 from florence.services.usage import Usage
@@ -84,12 +85,14 @@ class Annotator(ABC):
             lines = []
             for item in error.errors():
                 key = ".".join(str(part) for part in item["loc"]) or "options"
+                is_secret = any(is_secret_name(str(part)) for part in item["loc"])
+                value = MASK if is_secret else repr(item["input"])
                 if item["type"] == "extra_forbidden":
-                    allowed = _option_names(self.Options, item["loc"][:-1])
-                    message = f"no such setting; found {item['input']!r}; allowed: {allowed}"
+                    message = (
+                        f"no such setting; found {value}; allowed: {_option_names(self.Options, item['loc'][:-1])}"
+                    )
                 else:
-                    found = "" if item["type"] == "missing" else f"; found {item['input']!r}"
-                    message = f"{item['msg']}{found}"
+                    message = item["msg"] + ("" if item["type"] == "missing" else f"; found {value}")
                 lines.append(f"annotators.{self.name}.{key}: {message}")
             raise SettingsError("\n".join(lines)) from None
 

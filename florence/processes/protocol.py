@@ -1,6 +1,6 @@
 """The protocol of annotators outside this process: a line of JSON for each request about an image, and for each answer.
 
-docs/annotators.md documents it for those who write such an annotator. Both sides are here: `format_request` and
+docs/annotators.md documents it for writers of such annotators. Both sides are here: `format_request` and
 `parse_answer` for the side that asks, `parse_request` and `format_answer` for the annotator.
 """
 

@@ -106,7 +106,7 @@ def default_annotator_models(matrix: LabelMatrix) -> AnnotatorModels:
     """
     count, labels = matrix.claim.shape[1], matrix.label_count + 1
     claims = matrix.present.sum(axis=0)
-    asked = np.maximum(matrix.asked.mean(axis=0), 1e-9) if len(matrix) else np.ones(count)
+    asked = np.maximum(matrix.was_asked.mean(axis=0), 1e-9) if len(matrix) else np.ones(count)
     items = [
         DEFAULT_PRECISION * n / (DEFAULT_RECALL * DEFAULT_LABEL_ACCURACY * share)
         for n, share in zip(claims.tolist(), asked.tolist(), strict=True)

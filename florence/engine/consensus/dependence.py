@@ -60,7 +60,7 @@ def _pair_dependence(
 
     ``probability``: (n, 2 + A), P_i(z); ``independent``: (n, 2 + A), P(y_i,to | z).
     """
-    rows = np.flatnonzero(matrix.present[:, of] & matrix.asked[:, to])
+    rows = np.flatnonzero(matrix.present[:, of] & matrix.was_asked[:, to])
     if len(rows) < MIN_ITEMS:
         return 0.0, 0.0
     count, rows = len(rows), rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_PAIR_ITEMS)).astype(np.int64)]

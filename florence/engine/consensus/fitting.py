@@ -79,14 +79,14 @@ def fit_annotator_models(
     whom. With two, only the number of items and of false positives is estimated; with one, nothing is.
     """
     default = replace(default_annotator_models(matrix), label_names=tuple(label_names))
-    asked = matrix.asked.sum(axis=1)
+    asked = matrix.was_asked.sum(axis=1)
     for least in (3, 2):
         rows = np.flatnonzero(asked >= least)
         if len(rows) >= MIN_ITEMS:
             sample = matrix.take(rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_FIT_ITEMS)).astype(np.int64)])
             fitted = _fit_sample(sample, options, estimate=least > 2)
             scale = len(matrix) / len(sample)
-            in_sample = sample.asked.any(axis=0)
+            in_sample = sample.was_asked.any(axis=0)
             false_positives = np.where(
                 in_sample, fitted.false_positives * _claims_per_sampled(matrix, sample), default.false_positives
             )
@@ -109,7 +109,7 @@ def _claims_per_sampled(matrix: LabelMatrix, sample: LabelMatrix) -> np.ndarray:
 def _fit_sample(matrix: LabelMatrix, options: FitOptions, *, estimate: bool) -> AnnotatorModels:
     """Alternate E and M steps until N and correct recall settle. ``estimate``: recall and label accuracy too."""
     models = default_annotator_models(matrix)
-    estimated = matrix.asked.sum(axis=0) >= MIN_ITEMS if estimate else np.zeros(matrix.claim.shape[1], bool)
+    estimated = matrix.was_asked.sum(axis=0) >= MIN_ITEMS if estimate else np.zeros(matrix.claim.shape[1], bool)
     models = replace(models, estimated=estimated)
     for step in range(MAX_STEPS):
         before = models
@@ -167,7 +167,7 @@ def unseen_probability(matrix: LabelMatrix, models: AnnotatorModels) -> np.ndarr
     silent = 1 - models.mean_recall
     for a in np.flatnonzero(models.copied_from >= 0).tolist():
         silent[a] = models.dependence[a] + (1 - models.dependence[a]) * silent[a]
-    return np.minimum(np.exp(matrix.asked @ np.log(np.maximum(silent, 1e-9))), MAX_UNSEEN)
+    return np.minimum(np.exp(matrix.was_asked @ np.log(np.maximum(silent, 1e-9))), MAX_UNSEEN)
 
 
 def _false_positives(
@@ -220,7 +220,7 @@ def _recall_and_accuracy(
     probability, label = posterior.label[items, by], matrix.label[items, by]
     recall, accuracy = np.empty((count, labels)), np.empty((count, labels))
     for a in range(count):
-        asked = matrix.asked[items, a]
+        asked = matrix.was_asked[items, a]
         if matrix.can_label is not None:
             asked = asked & matrix.can_label[a][label]
         present = matrix.present[items, a]

@@ -43,12 +43,12 @@ class ItemClaims:
 class TransposedLabelMatrix:
     """The arrays of a label matrix with the items last, because NumPy is slow where inner loops are short.
 
-    ``present``, ``asked``, ``first``: (A, n) bool; ``label``, ``level``: (A, n); ``similarity``: (A, A, n);
+    ``present``, ``was_asked``, ``first``: (A, n) bool; ``label``, ``level``: (A, n); ``similarity``: (A, A, n);
     ``can_label``: (A, A, n), whether the second annotator has the label that the first one claims; None: all have.
     """
 
     present: np.ndarray
-    asked: np.ndarray
+    was_asked: np.ndarray
     first: np.ndarray
     label: np.ndarray
     level: np.ndarray
@@ -86,7 +86,7 @@ class LabelMatrix:
         return self.claim >= 0
 
     @cached_property
-    def asked(self) -> np.ndarray:
+    def was_asked(self) -> np.ndarray:
         """(n, A): whether an annotator's claim, or its silence, is evidence. People's is not: what they claim holds."""
         asked = self.claim != NOT_ASKED
         if self.human is not None:
@@ -96,14 +96,13 @@ class LabelMatrix:
     @cached_property
     def transposed(self) -> TransposedLabelMatrix:
         """The same arrays with the items last."""
-        present, asked, first, label, level = (
-            np.ascontiguousarray(values.T) for values in (self.present, self.asked, self.first, self.label, self.level)
-        )
+        arrays = (self.present, self.was_asked, self.first, self.label, self.level)
+        present, was_asked, first, label, level = (np.ascontiguousarray(values.T) for values in arrays)
         similarity = np.ascontiguousarray(self.similarity.transpose(1, 2, 0))
         can_label = None
         if self.can_label is not None:
             can_label = np.ascontiguousarray(self.can_label[:, label].swapaxes(0, 1))
-        return TransposedLabelMatrix(present, asked, first, label, level, similarity, can_label)
+        return TransposedLabelMatrix(present, was_asked, first, label, level, similarity, can_label)
 
     @cached_property
     def first(self) -> np.ndarray:
@@ -117,10 +116,10 @@ class LabelMatrix:
     def testable(self) -> np.ndarray:
         """(n, A): whether another annotator could have claimed what an annotator claims."""
         if self.can_label is None:
-            return np.sum(self.asked, axis=1, keepdims=True) - self.asked > 0
+            return np.sum(self.was_asked, axis=1, keepdims=True) - self.was_asked > 0
         testable = np.zeros(self.claim.shape, bool)
         for a in range(len(self.can_label)):
-            could_claim = self.asked & self.can_label[:, self.label[:, a]].T
+            could_claim = self.was_asked & self.can_label[:, self.label[:, a]].T
             could_claim[:, a] = False
             testable[:, a] = could_claim.any(axis=1)
         return testable
@@ -141,7 +140,7 @@ class LabelMatrix:
         for a in range(self.claim.shape[1]):
             cell = (
                 np.where(self.present[:, a], self.label[:, a] + 1, 0) * (SCORE_LEVELS + 1) + self.level[:, a]
-            ) * 2 + self.asked[:, a]
+            ) * 2 + self.was_asked[:, a]
             if len(cell) and (cell != cell[0]).any():
                 number = renumber(number * (int(cell.max()) + 1) + cell)
         first = np.zeros(int(number.max(initial=-1)) + 1, np.int64)

@@ -111,7 +111,7 @@ def log_likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> np.ndarray:
     others[:-1] *= np.where(items.present, items.similarity * right + (1 - items.similarity) * wrong, 1.0)
     others[-1] *= np.where(items.present, wrong, 1.0)
     log = np.log(np.concatenate([nothing[None], others]) + 1e-300)
-    log *= items.asked
+    log *= items.was_asked
     return log
 
 
@@ -147,7 +147,7 @@ def _add_dependence(matrix: LabelMatrix, models: AnnotatorModels, nothing: np.nd
     """Mix the chance that an annotator copies another one into its likelihood, in place (equation 5)."""
     for a in np.flatnonzero(models.copied_from >= 0).tolist():
         b = int(models.copied_from[a])
-        copies = models.dependence[a] * matrix.transposed.asked[b]
+        copies = models.dependence[a] * matrix.transposed.was_asked[b]
         agree = matrix.pair_similarity(b, a)
         nothing[a] = copies * agree + (1 - copies) * nothing[a]
         others[:, a] = copies * agree + (1 - copies) * others[:, a]
