@@ -56,7 +56,7 @@ def store(collected, tmp_path):
 
 
 LONGEST_FIRST = (
-    "test_flows_student",
+    "test_flows_loop",
     "test_engine_student",
     "test_flows_refine",
     "test_adapters_snapshots",

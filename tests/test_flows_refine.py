@@ -1,8 +1,7 @@
-"""The loop: its decisions, and one tiny loop from end to end with every real part."""
+"""The loop: what it decides to do, and what it refuses. tests/test_flows_loop.py runs one."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import os
@@ -16,12 +15,10 @@ from workspaces import workspace_of
 
 from florence.config import settings_from
 from florence.errors import DataError, FlorenceError, UnavailableError
-from florence.report.facts import LoopFacts
 from florence.store import Store
 from florence.workspace.annotate import annotate_shard, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.layout import list_shards
-from flows.init import create_workspace
 from flows.plan import describe_plan, is_idle, plan_loop
 from flows.state import LoopState, WorkspaceLockedError, lock_workspace, read_state, write_state
 from flows.tracked import open_workspace
@@ -176,117 +173,6 @@ def test_a_state_that_is_none_is_refused(tmp_path: Path):
     Store(str(tmp_path / ".florence")).write_json("loop.json", {"loop": 1})
     with pytest.raises(FlorenceError, match="not the state of a loop"):
         read_state(tmp_path)
-
-
-# ---------------------------------------------------------------- one tiny loop
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory, prefect) -> Path:
-    """Return a workspace after a loop of one round."""
-    from flows.refine import refine
-
-    folder, before = tmp_path_factory.mktemp("loop") / "w", Path.cwd()
-    create_workspace(folder)
-    write_params(folder)
-    try:
-        output = refine(str(folder), 1)
-    finally:
-        os.chdir(before)
-    assert "1 rounds, champion version 1" in output
-    return folder
-
-
-def test_the_loop_leaves_a_snapshot_a_model_and_a_champion(workspace: Path):
-    opened = open_workspace(workspace)
-    snapshot = opened.data.read_json("snapshot.json")
-    assert (
-        snapshot["round"] == 0
-        and snapshot["counts"]["images"] == 24
-        and set(snapshot["annotators"]) == {"careful", "hasty", "crude"}
-    )
-    champion = opened.registry.champion()
-    assert (
-        champion is not None
-        and champion.tags["dvc_hash"] == opened.snapshots.data_hash()
-        and champion.tags["snapshot"] == snapshot["id"]
-    )
-    run = opened.tracker.store.client.get_run(champion.run_id)
-    assert run.info.status == "FINISHED" and run.inputs.dataset_inputs[0].dataset.name == "FLD"
-    parent = opened.tracker.store.client.get_run(run.data.tags["mlflow.parentRunId"])
-    assert parent.info.status == "FINISHED" and parent.data.params["train.steps"] == "3"
-    assert {"loss"} <= {key.split("/")[-1] for key in run.data.metrics}
-
-
-def test_the_facts_describe_the_round(workspace: Path):
-    facts = LoopFacts.from_json((workspace / "build/loop.json").read_bytes())
-    (round,) = facts.rounds
-    state = read_state(workspace)
-    assert state is not None and facts.loop_id == state.loop_id
-    assert (round.round, round.decision, round.model_version, round.dvc_hash) == (
-        0,
-        "accepted",
-        "1",
-        open_workspace(workspace).snapshots.data_hash(),
-    )
-    assert {
-        "collect",
-        "annotate",
-        "fuse",
-        "validate",
-        "publish",
-        "snapshot",
-        "dvc train",
-        "dvc evaluate",
-        "register",
-    } <= set(round.seconds)
-    assert all(seconds >= 0 for seconds in round.seconds.values())
-    assert (workspace / "build/report/index.html").stat().st_size > 1000
-
-
-def test_the_state_holds_what_the_next_round_needs(workspace: Path):
-    state = read_state(workspace)
-    assert state is not None and state.finished and (state.accepted, state.champion) == (0, "1")
-    assert (Path(state.student or "") / "model.safetensors").read_bytes() == (
-        workspace / "model/model.safetensors"
-    ).read_bytes()
-    assert Path(state.scores or "").read_bytes() == (workspace / "scores/scores.parquet").read_bytes()
-
-
-def test_prefect_has_the_runs_and_their_artifacts(workspace: Path):
-    from prefect import get_client
-    from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
-    from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
-
-    async def look():
-        async with get_client() as client:
-            runs = await client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=200)
-            artifacts = await client.read_artifacts(
-                artifact_filter=ArtifactFilter(),
-                flow_run_filter=FlowRunFilter(),
-                task_run_filter=TaskRunFilter(),
-                sort=ArtifactSort.CREATED_DESC,
-                limit=200,
-            )
-            return runs, artifacts, await client.read_task_runs(sort=TaskRunSort.END_TIME_DESC, limit=200)
-
-    runs, artifacts, tasks = asyncio.run(look())
-    assert {"Completed"} == {r.state_name for r in runs if r.name and r.parameters.get("root") == str(workspace)}
-    assert {"florence-round", "florence-report"} <= {a.key for a in artifacts}
-    assert {"collect", "fuse", "validate", "publish", "snapshot", "dvc repro"} <= {t.name.split("-")[0] for t in tasks}
-
-
-def test_started_again_it_does_nothing(workspace: Path):
-    files = {p: p.stat().st_mtime_ns for p in workspace.rglob("*") if p.is_file() and ".git" not in p.parts}
-    output = florence(workspace, "loop")
-    assert output.returncode == 0, output.stderr
-    assert "nothing new: 24 images" in output.stdout and "champion version 1" in output.stdout
-    changed = {
-        p.name
-        for p in workspace.rglob("*")
-        if p.is_file() and ".git" not in p.parts and files.get(p) != p.stat().st_mtime_ns
-    }
-    assert changed <= {"lock", "mlflow.lock", "mlflow.db", "code.json"}, changed
 
 
 def test_no_images_is_an_error(tmp_path: Path, prefect, monkeypatch):
