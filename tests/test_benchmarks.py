@@ -27,7 +27,7 @@ def run_benchmark(name: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def consensus(tmp_path_factory):
     file = tmp_path_factory.mktemp("consensus") / "figures.json"
-    printed = run_benchmark("consensus", "--scenes", "200", "--seeds", "0", "--tuning", "10", "--json", str(file))
+    printed = run_benchmark("consensus", "--scenes", "120", "--seeds", "0", "--tuning", "10", "--json", str(file))
     return printed, json.loads(file.read_text())
 
 
