@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -181,6 +182,14 @@ class AnnotatorProfile:
     name: str
     role: str = "annotator"
     vocabulary: tuple[str, ...] | None = None
+
+
+def normalize_label(text: str) -> str:
+    """Return an object's name in the one form that is kept: composed Unicode (NFC), white space as one blank.
+
+    Case and every other character stay.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def digest(value: Any, length: int = 16) -> str:

@@ -216,7 +216,7 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
     rows = {i: annotate(i, (*claims[i], *removed.get(i, ())), HUMAN, version, round) for i in claims}
     total = _write_claims(store, version, {**_copy_claims(store, before, version), **rows})
     rejected = sum(map(len, removed.values()))
-    problems = (*(str(error) for error in found.errors.values()), *found.problems)
+    problems = (*(str(error) for error in found.errors.values()), *map(str, found.problems))
     return ReviewImport(version, len(rows), sum(map(len, rows.values())), rejected, total, found.unmatched, problems)
 
 

@@ -223,7 +223,7 @@ def test_a_bad_annotation_loses_only_itself_and_is_reported(tmp_path: Path, valu
     found = read_back("coco", path, [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     (problem,) = found.problems
-    assert str(path) in problem
+    assert str(path) in problem.detail
     with pytest.raises(AssertionError, match=message):
         claims_of(found, RECORD)
 
@@ -252,7 +252,7 @@ def test_a_bad_polygon_loses_only_the_polygon(tmp_path: Path, segmentation):
     (claim,) = found.claims[RECORD.image_id].claims
     assert claim.regions[0].box == (10, 20, 40, 60) and claim.regions[0].polygons == ()
     (problem,) = found.problems
-    assert "annotations[0].segmentation" in problem and "without polygons" in problem
+    assert "annotations[0].segmentation" in problem.detail and "without polygons" in problem.detail
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_images_and_categories_that_are_not_right_cost_themselves(tmp_path: Path
     )
     found = read_back("coco", path, [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["cat"]
-    assert [p.split(": ")[1].split(".")[0] for p in found.problems] == [
+    assert [p.detail.split(": ")[1].split(".")[0] for p in found.problems] == [
         "categories[1]",
         "categories[2]",
         "images[1]",

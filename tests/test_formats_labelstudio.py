@@ -214,7 +214,7 @@ def test_texts_and_choices_about_the_whole_image(tmp_path: Path):
         ("<CLASSIFICATION>", "indoors"),
         ("<CAPTION>", "a place"),
     ]
-    assert len(found.problems) == 1 and "belongs to no region" in found.problems[0]
+    assert len(found.problems) == 1 and "belongs to no region" in found.problems[0].detail
     with pytest.raises(SettingsError, match="<OD> is not made of texts"):
         FORMATS.get("labelstudio")(kinds={"summary": "<OD>"})
 
@@ -222,7 +222,7 @@ def test_texts_and_choices_about_the_whole_image(tmp_path: Path):
 def test_tasks_that_nobody_has_opened_are_not_listed(tmp_path: Path):
     for works, why in (((), "nobody has annotated"), ((work(result(DRAWN), was_cancelled=True),), "skipped")):
         found = read_back("labelstudio", tasks(tmp_path, *works), [RECORD])
-        assert found.unknown == (RECORD.name,) and why in found.problems[0]
+        assert found.unknown == (RECORD.name,) and why in found.problems[0].detail
     found = read_back("labelstudio", tasks(tmp_path, work()), [RECORD])
     assert claims_of(found, RECORD) == (), "one that was submitted empty is"
 
@@ -251,7 +251,7 @@ def test_of_several_works_the_truth_then_the_newest_counts_or_that_of_one_person
         and taken(annotator="c@x.org") == ["old"]
         and taken(annotator="4") == []
     )
-    assert "2 annotations of it" in read_back("labelstudio", path, [RECORD]).problems[0]
+    assert "2 annotations of it" in read_back("labelstudio", path, [RECORD]).problems[0].detail
     path = tasks(tmp_path, *works, drawn("true", ground_truth=True))
     assert taken() == ["true"]
 
@@ -370,7 +370,7 @@ def test_a_bad_task_loses_only_itself(tmp_path: Path, task: dict):
     path = tasks(tmp_path, work(result(DRAWN)))
     path.write_text(json.dumps([task, *json.loads(path.read_text())]))
     found = read_back("labelstudio", path, [RECORD])
-    assert len(found.claims[RECORD.image_id].claims) == 1 and "[0]" in found.problems[0]
+    assert len(found.claims[RECORD.image_id].claims) == 1 and "[0]" in found.problems[0].detail
 
 
 def test_another_size_is_an_error_of_that_image(tmp_path: Path):

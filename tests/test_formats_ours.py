@@ -117,7 +117,7 @@ def test_a_bad_label_loses_only_itself(tmp_path: Path, row, message: str):
     found = read_back("jsonl", tmp_path, [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == [
         "a cat"
-    ] and "a.jsonl: line 1: annotations[0]" in found.problems[0]
+    ] and "a.jsonl: line 1: annotations[0]" in found.problems[0].detail
     with pytest.raises(AssertionError, match=message):
         claims_of(found, RECORD)
 
@@ -137,7 +137,9 @@ def test_a_bad_label_loses_only_itself(tmp_path: Path, row, message: str):
 def test_a_bad_line_loses_only_itself(tmp_path: Path, line: str):
     (tmp_path / "a.jsonl").write_text(f'{line}\n\n{{"image": {{"name": "sub/b.jpg"}}}}\n')
     found = read_back("jsonl", tmp_path, [RECORD])
-    assert found.claims[RECORD.image_id].claims == () and len(found.problems) == 1 and "line 1" in found.problems[0]
+    assert (
+        found.claims[RECORD.image_id].claims == () and len(found.problems) == 1 and "line 1" in found.problems[0].detail
+    )
 
 
 # ---------------------------------------------------------------- columns of texts
@@ -193,7 +195,7 @@ def test_a_bad_row_loses_only_itself(tmp_path: Path, content: str, message: str)
     assert (
         [c.text for c in found.claims[RECORD.image_id].claims] == ["ok"]
         and len(found.problems) == 1
-        and message in found.problems[0]
+        and message in found.problems[0].detail
     )
 
 

@@ -153,7 +153,7 @@ def test_a_bad_object_loses_only_itself(tmp_path: Path, content: str, message: s
     path = annotation(tmp_path, content + box(1, 1, 10, 10, "dog"))
     found = read_back("voc", tmp_path, [RECORD])
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
-    assert str(path) in found.problems[0]
+    assert str(path) in found.problems[0].detail
     with pytest.raises(AssertionError, match=message):
         claims_of(found, RECORD)
 
@@ -173,7 +173,7 @@ def test_a_file_that_is_none_loses_only_itself(tmp_path: Path, content: bytes):
     annotation(tmp_path, box(1, 1, 10, 10))
     (tmp_path / "Annotations/bad.xml").write_bytes(content)
     found = read_back("voc", tmp_path, [RECORD])
-    assert len(found.claims[RECORD.image_id].claims) == 1 and "bad.xml" in found.problems[0]
+    assert len(found.claims[RECORD.image_id].claims) == 1 and "bad.xml" in found.problems[0].detail
 
 
 def test_flags_are_out_of_the_way(tmp_path: Path):
@@ -190,7 +190,7 @@ def test_flags_are_out_of_the_way(tmp_path: Path):
     )
     assert [c.text for c in claims_of(read_back("voc", tmp_path, [RECORD]), RECORD)] == ["cat"]
     found = read_back("voc", tmp_path, [RECORD], difficult=False)
-    assert found.claims[RECORD.image_id].claims == () and "difficult" in found.problems[0]
+    assert found.claims[RECORD.image_id].claims == () and "difficult" in found.problems[0].detail
 
 
 def test_an_image_is_known_by_its_file_name_or_by_that_of_its_xml(tmp_path: Path):

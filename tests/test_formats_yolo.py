@@ -220,8 +220,8 @@ def test_a_bad_line_loses_only_itself(tmp_path: Path, line: str, message: str):
     assert [c.text for c in found.claims[RECORD.image_id].claims] == ["dog"]
     assert (
         len(found.problems) == 1
-        and "labels/train/sub/b.txt: line 1" in found.problems[0]
-        and message in found.problems[0]
+        and "labels/train/sub/b.txt: line 1" in found.problems[0].detail
+        and message in found.problems[0].detail
     )
 
 

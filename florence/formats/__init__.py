@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationError
 
@@ -48,12 +48,48 @@ class LabelSetEntry:
     raw: Any = None
 
 
+Unit = Literal["label", "part", "image", "file"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelProblem:
+    """What is not used of a data set.
+
+    ``reason``: a phrase that is equal for all problems of one kind, to be counted. ``detail``: the place, what was
+    found, what is expected. ``unit``: what is not used: a label, a part of a label that is used without it, all labels
+    of an image, or a whole file. ``count``: how many of them.
+    """
+
+    reason: str
+    detail: str
+    unit: Unit = "label"
+    count: int = 1
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class UnusableLabelError(DataError):
+    """A label, or all labels of an image or file, cannot be used; see `LabelProblem`."""
+
+    def __init__(self, reason: str, detail: str, unit: Unit = "label") -> None:
+        self.reason, self.detail, self.unit = reason, detail, unit
+        super().__init__(detail)
+
+
+def describe_problem(error: DataError, unit: Unit = "label") -> LabelProblem:
+    """Return the problem that an error tells of; ``unit``: what is lost, where the error does not say."""
+    if isinstance(error, UnusableLabelError):
+        return LabelProblem(error.reason, error.detail, error.unit)
+    return LabelProblem("not understood", str(error), unit)
+
+
 @dataclass(frozen=True, slots=True)
 class ImageClaims:
-    """A data set's claims about one image; ``problems``: what cannot be used, each with its position and the reason."""
+    """A data set's claims about one image; ``problems``: what is not used, one or more for each label lost."""
 
     claims: tuple[Claim, ...]
-    problems: tuple[str, ...] = ()
+    problems: tuple[LabelProblem, ...] = ()
 
 
 class LabelSet(ABC):
@@ -63,7 +99,11 @@ class LabelSet(ABC):
     """
 
     def __init__(
-        self, where: str, entries: Sequence[LabelSetEntry], vocabulary: Iterable[str] = (), problems: Iterable[str] = ()
+        self,
+        where: str,
+        entries: Sequence[LabelSetEntry],
+        vocabulary: Iterable[str] = (),
+        problems: Iterable[LabelProblem] = (),
     ) -> None:
         self.where = where
         self.entries = tuple(entries)
@@ -170,7 +210,7 @@ class ReadResult:
     errors: Mapping[str, FlorenceError] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
+    problems: tuple[LabelProblem, ...] = ()
 
 
 def read_label_set(labels: LabelSet, images: Iterable[ImageRecord]) -> ReadResult:
@@ -193,7 +233,7 @@ def read_label_set(labels: LabelSet, images: Iterable[ImageRecord]) -> ReadResul
     unmatched = tuple(
         next(iter(entry.names), entry.image_id or "") for entry in labels.entries if id(entry) not in used
     )
-    problems = [text for found in claims.values() for text in found.problems]
+    problems = [problem for found in claims.values() for problem in found.problems]
     return ReadResult(claims, errors, tuple(unknown), unmatched, (*labels.problems, *problems))
 
 

@@ -13,7 +13,13 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 from florence.errors import DataError
-from florence.formats import OBJECTS, ExportPlan, LabelledImage
+from florence.formats import (
+    OBJECTS,
+    ExportPlan,
+    LabelledImage,
+    LabelProblem,
+    describe_problem,
+)
 from florence.formats._checks import MAX_NUMBER, check_number, check_polygon, check_text, make_region, read_score
 from florence.geometry import Polygon, box_quad, polygon_box
 from florence.records import CAPTIONS, Annotation, Claim, ImageRecord, Region
@@ -168,15 +174,15 @@ class _StudioRegion:
 
 def build_claims(
     results: Sequence[StudioResult], control_types: Mapping[str, str], record: ImageRecord
-) -> tuple[list[Claim], list[str]]:
+) -> tuple[list[Claim], list[LabelProblem]]:
     """Return the claims of some results, and the problems: what cannot be used."""
-    problems: list[str] = []
+    problems: list[LabelProblem] = []
     shapes: dict[str, _StudioRegion] = {}
     for result in results:
         try:
             _add_region(result, shapes, record)
         except DataError as error:
-            problems.append(str(error))
+            problems.append(describe_problem(error))
     whole: list[Claim] = []
     for result in results:
         if result.type in ("textarea", "choices"):
@@ -185,13 +191,18 @@ def build_claims(
             _merge_regions(result.ends, shapes)
         elif result.type not in SHAPES:
             known = ", ".join((*SHAPES, "textarea", "choices"))
-            problems.append(f"{result.position}: found a result of type {result.type!r}; {known} are read")
+            problems.append(
+                LabelProblem(
+                    f"a result of type {result.type}",
+                    f"{result.position}: found a result of type {result.type!r}; {known} are read",
+                )
+            )
     claims: list[Claim] = []
     for shape in {id(shape): shape for shape in shapes.values()}.values():
         try:
             claims += _region_claims(shape, record)
         except DataError as error:
-            problems.append(str(error))
+            problems.append(describe_problem(error))
     return [*claims, *whole], problems
 
 
@@ -241,7 +252,7 @@ def _add_text(
     shapes: Mapping[str, _StudioRegion],
     control_types: Mapping[str, str],
     record: ImageRecord,
-    problems: list[str],
+    problems: list[LabelProblem],
 ) -> list[Claim]:
     """Return the claims of a text about the whole image; a text about a region is added to the region."""
     chosen = result.type == "choices"
@@ -251,15 +262,14 @@ def _add_text(
     ]
     if result.id in shapes:
         if chosen and result.control not in control_types:
-            problems.append(f"{result.position}: a choice about a region is not read")
+            problems.append(LabelProblem("not understood", f"{result.position}: a choice about a region is not read"))
         else:
             shapes[result.id].texts += [(control_types.get(result.control, OCR_LINE), value) for value in texts]
         return []
     annotation_type = control_types.get(result.control, CATEGORY if chosen else "<CAPTION>")
     if annotation_type in REGION_TEXTS:
-        problems += [
-            f"{result.position}: a text of the type {annotation_type} that belongs to no region" for _ in texts
-        ]
+        detail = f"{result.position}: a text of the type {annotation_type} that belongs to no region"
+        problems.append(LabelProblem("a text that belongs to no region", detail, count=len(texts)))
         return []
     box = (0.0, 0.0, float(record.width), float(record.height))
     return [

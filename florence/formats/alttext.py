@@ -12,7 +12,14 @@ from pydantic import Field, field_validator
 
 from florence.config import Section
 from florence.errors import DataError
-from florence.formats import FORMATS, Format, ImageClaims, LabelSet, LabelSetEntry
+from florence.formats import (
+    FORMATS,
+    Format,
+    ImageClaims,
+    LabelProblem,
+    LabelSet,
+    LabelSetEntry,
+)
 from florence.formats._files import Files
 from florence.records import CAPTIONS, Claim, ImageRecord
 
@@ -61,20 +68,26 @@ class AltTextFormat(Format):
 class _TextSet(LabelSet):
     def __init__(self, files: Files, options: Any) -> None:
         self.annotation_type = options.kind
-        problems: list[str] = []
+        problems: list[LabelProblem] = []
         texts: dict[str, list[str]] = {}
         for file in files.names:
             columns: tuple[str, str] | None = None
             for place, row in _rows(files, file):
                 if isinstance(row, str):
-                    problems.append(f"{place} {row}")
+                    problems.append(LabelProblem("not understood", f"{place} {row}"))
                     continue
                 columns = columns or _columns(row, options, files.where(file))
                 name, text = (row.get(column) for column in columns)
                 if not isinstance(name, str) or not name.strip():
-                    problems.append(f"{place}: {columns[0]}: found {name!r:.60}; an image's path is expected")
+                    problems.append(
+                        LabelProblem(
+                            "not understood", f"{place}: {columns[0]}: found {name!r:.60}; an image's path is expected"
+                        )
+                    )
                 elif text is not None and not isinstance(text, str):
-                    problems.append(f"{place}: {columns[1]}: found {text!r:.60}; a text is expected")
+                    problems.append(
+                        LabelProblem("not understood", f"{place}: {columns[1]}: found {text!r:.60}; a text is expected")
+                    )
                 else:
                     known = texts.setdefault(name.strip(), [])
                     known += [text.strip()] if text and text.strip() else []

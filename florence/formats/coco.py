@@ -28,8 +28,10 @@ from florence.formats import (
     Format,
     ImageClaims,
     LabelledImage,
+    LabelProblem,
     LabelSet,
     LabelSetEntry,
+    describe_problem,
 )
 from florence.formats._checks import (
     check_number,
@@ -135,7 +137,7 @@ class _CocoSet(LabelSet):
         merged: dict[str, LabelSetEntry] = {}
         repeated: list[LabelSetEntry] = []
         names: list[str] = []
-        problems: list[str] = []
+        problems: list[LabelProblem] = []
         for file in files.names:
             document = _document(files, file)
             categories = _categories(document, files.where(file), problems)
@@ -154,7 +156,7 @@ class _CocoSet(LabelSet):
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """Return the objects and captions of an image, in the order of the files; an object in two files, once."""
         claims: list[Claim] = []
-        problems: list[str] = []
+        problems: list[LabelProblem] = []
         first: dict[tuple[str, Any], str] = {}
         for annotation in entry.raw:
             where = f"{annotation.file}: {annotation.position}"
@@ -165,7 +167,7 @@ class _CocoSet(LabelSet):
                     else self._object(annotation, where, record, problems)
                 )
             except DataError as error:
-                problems.append(str(error))
+                problems.append(describe_problem(error))
                 continue
             if (
                 not claim.regions
@@ -181,7 +183,9 @@ class _CocoSet(LabelSet):
             check_text(annotation.values.get("caption"), f"{where}.caption"),
         )
 
-    def _object(self, annotation: _CocoAnnotation, where: str, record: ImageRecord, problems: list[str]) -> Claim:
+    def _object(
+        self, annotation: _CocoAnnotation, where: str, record: ImageRecord, problems: list[LabelProblem]
+    ) -> Claim:
         values = annotation.values
         if values.get("iscrowd") and not self.options.crowds:
             raise DataError(f"{where}.iscrowd: a crowd of {annotation.category} is not one object")
@@ -189,7 +193,9 @@ class _CocoSet(LabelSet):
         try:
             polygons = _polygons(values.get("segmentation"), f"{where}.segmentation", record)
         except DataError as error:  # the box can still be used
-            problems.append(f"{error}; the object is read without polygons")
+            problems.append(
+                LabelProblem("mask not understood", f"{error}; the object is read without polygons", "part")
+            )
         box = _box(values, where, polygons)
         score = read_score(values.get("score"))
         return Claim(
@@ -256,7 +262,7 @@ def _pack_polygons(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _categories(document: dict[str, Any], where: str, problems: list[str]) -> dict[Any, str]:
+def _categories(document: dict[str, Any], where: str, problems: list[LabelProblem]) -> dict[Any, str]:
     result: dict[Any, str] = {}
     for k, values in enumerate(document["categories"]):
         try:
@@ -266,12 +272,12 @@ def _categories(document: dict[str, Any], where: str, problems: list[str]) -> di
                 )
             result[values["id"]] = check_text(values.get("name"), f"{where}: categories[{k}].name")
         except DataError as error:
-            problems.append(str(error))
+            problems.append(describe_problem(error))
     return result
 
 
 def _entries(
-    document: dict[str, Any], categories: dict[Any, str], where: str, problems: list[str]
+    document: dict[str, Any], categories: dict[Any, str], where: str, problems: list[LabelProblem]
 ) -> list[LabelSetEntry]:
     """Return the images of a file with their annotations; an annotation of no image is a problem."""
     images: dict[Any, tuple[str, tuple[int, int] | None]] = {}
@@ -289,21 +295,27 @@ def _entries(
             ]
             images[values["id"]] = (name, (sides[0], sides[1]) if len(sides) == 2 else None)
         except DataError as error:
-            problems.append(str(error))
+            problems.append(describe_problem(error))
     annotations: dict[Any, list[_CocoAnnotation]] = {image: [] for image in images}
     for k, values in enumerate(document["annotations"]):
         position = f"annotations[{k}]"
         image = values.get("image_id") if isinstance(values, dict) else None
         if not isinstance(image, int | str) or image not in annotations:
             problems.append(
-                f"{where}: {position}.image_id: found {image!r:.60}; the id of one of the file's images is expected"
+                LabelProblem(
+                    "not of an image of the file",
+                    f"{where}: {position}.image_id: found {image!r:.60}; the id of an image of the file is expected",
+                )
             )
         elif "caption" in values:
             annotations[image].append(_CocoAnnotation(where, position, None, values))
         elif not isinstance(values.get("category_id"), int | str) or values["category_id"] not in categories:
             problems.append(
-                f"{where}: {position}.category_id: found {values.get('category_id')!r:.60}; "
-                "the id of one of the file's categories is expected"
+                LabelProblem(
+                    "not of a category of the file",
+                    f"{where}: {position}.category_id: found {values.get('category_id')!r:.60}; "
+                    "the id of one of the file's categories is expected",
+                )
             )
         else:
             annotations[image].append(_CocoAnnotation(where, position, categories[values["category_id"]], values))

@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from florence.errors import DataError
-from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, ImageClaims, LabelledImage, LabelSet, LabelSetEntry
+from florence.formats import (
+    FORMATS,
+    OBJECTS,
+    ExportPlan,
+    Format,
+    ImageClaims,
+    LabelledImage,
+    LabelProblem,
+    LabelSet,
+    LabelSetEntry,
+    describe_problem,
+)
 from florence.formats._checks import check_number, check_numbers, check_polygon, check_text, read_score
 from florence.formats._files import Files
 from florence.geometry import Box, Quad, clip_box
@@ -53,7 +64,7 @@ class JsonLinesFormat(Format):
 
 class _LineSet(LabelSet):
     def __init__(self, files: Files) -> None:
-        problems: list[str] = []
+        problems: list[LabelProblem] = []
         entries: list[LabelSetEntry] = []
         names: set[str] = set()
         for name in files.names:
@@ -63,7 +74,7 @@ class _LineSet(LabelSet):
                     try:
                         entries.append(_read_entry(line, f"{files.where(name)}: line {k}"))
                     except DataError as error:
-                        problems.append(str(error))
+                        problems.append(describe_problem(error))
         for entry in entries:
             names |= {
                 row["text"]
@@ -76,12 +87,12 @@ class _LineSet(LabelSet):
         """Return the claims of a line, in its order."""
         where, rows = entry.raw
         claims: list[Claim] = []
-        problems: list[str] = []
+        problems: list[LabelProblem] = []
         for k, row in enumerate(rows):
             try:
                 claims.append(_claim(row, f"{where}: annotations[{k}]", record))
             except DataError as error:
-                problems.append(str(error))
+                problems.append(describe_problem(error))
         return ImageClaims(tuple(claims), tuple(problems))
 
 

@@ -24,8 +24,10 @@ from florence.formats import (
     Format,
     ImageClaims,
     LabelledImage,
+    LabelProblem,
     LabelSet,
     LabelSetEntry,
+    describe_problem,
 )
 from florence.formats._checks import explain_bad_box
 from florence.formats._files import Files
@@ -138,7 +140,7 @@ class StudioAnnotation:
 class _StudioSet(LabelSet):
     def __init__(self, files: Files, options: Any) -> None:
         self.control_types = {**TEXTS, **options.kinds}
-        problems: list[str] = []
+        problems: list[LabelProblem] = []
         tasks: dict[str, tuple[dict[str, Any], list[StudioAnnotation]]] = {}
         for name in files.names:
             for k, task in enumerate(_read_tasks(files, name)):
@@ -146,7 +148,7 @@ class _StudioSet(LabelSet):
                 try:
                     address, data, annotations = _read_task(task, position, options)
                 except DataError as error:
-                    problems.append(str(error))
+                    problems.append(describe_problem(error))
                     continue
                 tasks.setdefault(address, (data, []))[1].extend(annotations)
         entries = []
@@ -249,7 +251,7 @@ def _stamp(values: dict[str, Any]) -> str:
 
 
 def _choose_annotation(
-    address: str, annotations: Sequence[StudioAnnotation], annotator: str, problems: list[str]
+    address: str, annotations: Sequence[StudioAnnotation], annotator: str, problems: list[LabelProblem]
 ) -> StudioAnnotation | None:
     """Return the annotation of an image that counts; None if nobody annotated it, or everybody skipped it."""
     done = [annotation for annotation in annotations if not annotation.cancelled]
@@ -263,12 +265,19 @@ def _choose_annotation(
             if all(annotation.cancelled for annotation in annotations)
             else f"{annotator} has not annotated it"
         )
-        problems.append(f"{address}: {why}")
+        problems.append(LabelProblem(why, f"{address}: {why}", "image"))
         return None
     # among equals, the last of the file
     best = max(range(len(done)), key=lambda k: (done[k].truth, done[k].stamp, k))
     if len(done) > 1:
-        problems.append(f"{address}: {len(done)} annotations of it, of which {done[best].position} is read")
+        problems.append(
+            LabelProblem(
+                "another annotation of the same image",
+                f"{address}: {len(done)} annotations of it, of which {done[best].position} is read",
+                "part",
+                len(done) - 1,
+            )
+        )
     return done[best]
 
 

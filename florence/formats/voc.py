@@ -19,7 +19,18 @@ from pydantic import Field
 
 from florence.config import Section
 from florence.errors import DataError
-from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, ImageClaims, LabelledImage, LabelSet, LabelSetEntry
+from florence.formats import (
+    FORMATS,
+    OBJECTS,
+    ExportPlan,
+    Format,
+    ImageClaims,
+    LabelledImage,
+    LabelProblem,
+    LabelSet,
+    LabelSetEntry,
+    describe_problem,
+)
 from florence.formats._checks import check_number, check_text, explain_bad_box, make_region
 from florence.formats._files import Files
 from florence.records import Annotation, Claim, ImageRecord
@@ -98,13 +109,13 @@ class _VocObject:
 class _VocSet(LabelSet):
     def __init__(self, files: Files, difficult: bool) -> None:
         self.difficult = difficult
-        problems: list[str] = []
+        problems: list[LabelProblem] = []
         found: list[tuple[str, str, str, LabelSetEntry]] = []
         for file in files.names:
             try:
                 root = _root(files, file)
             except DataError as error:
-                problems.append(str(error))
+                problems.append(describe_problem(error))
                 continue
             before, _, below = file.rpartition("Annotations/")
             objects = tuple(
@@ -139,12 +150,12 @@ class _VocSet(LabelSet):
         """Return the objects of an image, in the order of its file."""
         where, objects = entry.raw
         claims: list[Claim] = []
-        problems: list[str] = []
+        problems: list[LabelProblem] = []
         for k, item in enumerate(objects):
             try:
                 claims.append(self._object(item, f"{where}: object[{k}]", record))
             except DataError as error:
-                problems.append(str(error))
+                problems.append(describe_problem(error))
         return ImageClaims(tuple(claims), tuple(problems))
 
     def _object(self, item: _VocObject, where: str, record: ImageRecord) -> Claim:

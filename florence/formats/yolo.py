@@ -17,7 +17,18 @@ import numpy as np
 import yaml
 
 from florence.errors import DataError
-from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, ImageClaims, LabelledImage, LabelSet, LabelSetEntry
+from florence.formats import (
+    FORMATS,
+    OBJECTS,
+    ExportPlan,
+    Format,
+    ImageClaims,
+    LabelledImage,
+    LabelProblem,
+    LabelSet,
+    LabelSetEntry,
+    describe_problem,
+)
 from florence.formats._checks import check_number, check_polygon, explain_bad_box, make_region, read_score
 from florence.formats._files import Files, is_image
 from florence.geometry import Polygon, box_quad, polygon_area, polygon_box
@@ -121,14 +132,14 @@ class _YoloSet(LabelSet):
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """Return the objects of an image, in the order of its file; none if it has no file."""
         claims: list[Claim] = []
-        problems: list[str] = []
+        problems: list[LabelProblem] = []
         lines = self.files.text(entry.raw).splitlines() if entry.raw else []
         for k, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     claims.append(self._object(line.split(), f"{self.files.where(entry.raw)}: line {k}", record))
                 except DataError as error:
-                    problems.append(str(error))
+                    problems.append(describe_problem(error))
         return ImageClaims(tuple(claims), tuple(problems))
 
     def _object(self, fields: Sequence[str], where: str, record: ImageRecord) -> Claim:
