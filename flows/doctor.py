@@ -31,7 +31,7 @@ from flows.params import missing_sections
 Status = Literal["ok", "warn", "fail"]
 NEEDED = ("torch", "transformers", "prefect", "dvc", "mlflow", "great_expectations", "pyarrow", "s3fs", "boto3")
 TOO_NEW = (
-    ("fastapi", (0, 153), "Prefect's server does not start with it"),
+    ("fastapi", (0, 151), "Prefect's server refuses its own commands with it (`prefect deploy`, `prefect deployment ls`)"),
     ("sqlalchemy", (2, 1), "Prefect's server schedules no runs with it"),
 )
 """Package, the first version that does not work, and why."""

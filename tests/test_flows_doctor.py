@@ -92,11 +92,11 @@ def test_a_fresh_clone_hears_how_to_get_data(workspace: Path):
 
 
 def test_packages_that_do_not_go_together_are_found(monkeypatch):
-    versions = {"fastapi": "0.153.0", "sqlalchemy": "2.1.9", "torchvision": "0.1"}
+    versions = {"fastapi": "0.151.0", "sqlalchemy": "2.1.9", "torchvision": "0.1"}
     monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "1.0"))
     monkeypatch.setattr(doctor, "_import_error", lambda name: "RuntimeError: operator torchvision::nms does not exist")
     found = {check.name: check for check in doctor._packages()}
-    assert found["fastapi"].status == "fail" and "fastapi<0.153" in found["fastapi"].remedy
+    assert found["fastapi"].status == "fail" and "fastapi<0.151" in found["fastapi"].remedy
     assert found["sqlalchemy"].status == "fail" and "sqlalchemy<2.1" in found["sqlalchemy"].remedy
     assert found["torchvision"].status == "fail" and "uninstall" in found["torchvision"].remedy
 
