@@ -10,7 +10,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -69,7 +69,29 @@ ANNOTATION_TYPES: tuple[str, ...] = (*BASE_TYPES, *FINE_TUNED)
 """
 
 CAPTIONS: tuple[str, ...] = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
+NAMED_TYPES: tuple[str, ...] = ("<OD>", "<CLASSIFICATION>")
+"""Annotation types whose texts are names of classes, of which every character counts."""
 SPLITS: tuple[str, ...] = ("train", "held_out", "gold")
+
+_UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp", "Zs"))
+_INVISIBLE = frozenset(
+    map(
+        chr,
+        (
+            0x34F,
+            0x115F,
+            0x1160,
+            0x17B4,
+            0x17B5,
+            0x2800,
+            0x3164,
+            0xFFA0,
+            *range(0xFE00, 0xFE10),
+            *range(0xE0100, 0xE01F0),
+        ),
+    )
+)
+"""Characters of other categories that show nothing: joiners, fillers, variation selectors, the empty braille cell."""
 
 HUMAN, STUDENT, CONSENSUS = "human", "student", "consensus"
 """Names of annotators: all people together, the model of the round before, and the engine's consensus."""
@@ -187,9 +209,29 @@ class AnnotatorProfile:
 def normalize_label(text: str) -> str:
     """Return an object's name in the one form that is kept: composed Unicode (NFC), white space as one blank.
 
-    Case and every other character stay.
+    Case and every other character stay. `annotate` applies it to the names of every claim.
     """
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return text if text.isalnum() and text.isascii() else " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text has nothing to be seen: white space, controls, joiners and fillers alone, or no character.
+
+    A sign (``+``), an emoji and a single combining mark are seen.
+    """
+    return all(character in _INVISIBLE or unicodedata.category(character) in _UNSEEN for character in text)
+
+
+def _normalize_names(claim: Claim) -> Claim:
+    """Return a claim with the names of objects and categories in their one form; other texts stay as they are."""
+    if claim.task not in NAMED_TYPES:
+        return claim
+    text = normalize_label(claim.text)
+    regions = tuple(
+        region if (label := normalize_label(region.label)) == region.label else replace(region, label=label)
+        for region in claim.regions
+    )
+    return claim if text == claim.text and regions == claim.regions else replace(claim, text=text, regions=regions)
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -217,10 +259,13 @@ def annotation_ids(
 def annotate(
     image_id: str, claims: Iterable[Claim], annotator: str, version: str, round: int = 0
 ) -> tuple[Annotation, ...]:
-    """Return the claims about one image as annotations; their ids follow from the order within each annotation type."""
+    """Return the claims about one image as annotations; their ids follow from the order within each annotation type.
+
+    The names of objects and categories get the form of `normalize_label`.
+    """
     last_index: dict[str, int] = {}
     result = []
-    for claim in claims:
+    for claim in map(_normalize_names, claims):
         index = last_index[claim.task] = last_index.get(claim.task, -1) + 1
         result.append(
             Annotation(

@@ -18,7 +18,7 @@ from florence.formats import (
     assign_paths,
     read_label_set,
 )
-from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region, annotate
+from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region, annotate, is_blank, normalize_label
 
 NAMES = ("a.png", "sub/a.png", "sub/b.jpg", "other/a.png", "ünï cödé/ä, 'b\" & <c>.jpeg")
 SPLITS = ("train", "held_out", "gold", "train", "train")
@@ -30,10 +30,10 @@ TEXT = (
         min_size=1,
         max_size=12,
     )
-    .map(str.strip)
-    .filter(bool)
+    .map(normalize_label)
+    .filter(lambda text: not is_blank(text))
 )
-"""Names as people give them, and worse; no control characters except spaces of a line."""
+"""Names as people give them, and worse, in the form that is kept."""
 
 
 def image(index: int, **more) -> ImageRecord:

@@ -7,6 +7,7 @@ regions). What cannot be scored has no value: None, never NaN.
 from __future__ import annotations
 
 import math
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -190,8 +191,9 @@ def divide(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
 
 
 def fold_label(text: str) -> str:
-    """Return ``text`` in the form in which labels are compared: case-folded, white space as single spaces."""
-    return " ".join(text.casefold().split())
+    """Return ``text`` in the form in which labels are compared: case-folded, NFC, white space as single spaces."""
+    folded = text.casefold()
+    return " ".join((folded if folded.isascii() else unicodedata.normalize("NFC", folded)).split())
 
 
 def region_boxes(regions: Sequence[Region]) -> np.ndarray:

@@ -24,7 +24,7 @@ from florence.engine.consensus.similarity_factors import fit_similarity_factors
 from florence.engine.consensus.vote import log_odds_weight
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
-from florence.engine.filters.texts import flag_empty_texts
+from florence.engine.filters.texts import flag_blank_texts, flag_empty_texts
 from florence.engine.labels import Labels
 from florence.engine.polygon_lists import empty_polygons
 from florence.metrics import fold_label
@@ -117,9 +117,12 @@ def _collect_answers(
     ]
     annotators, task = claims.annotator[rows], ANNOTATION_TYPES[annotation_type]
     low_score = flag_low_scores(claims.score[rows], annotators, task, claims.annotators, settings)
+    first_answers = [" ".join(given[:1]) for given in answers]
+    # a category, and an answer by a person, may be a sign
+    by_sign = claims.is_human[annotators] if is_question else np.ones(len(rows), bool)
     masks = [
         ("no_place", first == after),
-        ("empty_text", flag_empty_texts([" ".join(given[:1]) for given in answers])),
+        ("empty_text", np.where(by_sign, flag_blank_texts(first_answers), flag_empty_texts(first_answers))),
         ("low_score", low_score & ~claims.is_human[annotators]),
     ]
     reasons = choose_first_reason(len(rows), masks).tolist()

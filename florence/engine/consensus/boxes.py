@@ -20,7 +20,7 @@ from florence.engine.consensus.label_matrix import (
     build_label_matrix,
 )
 from florence.engine.consensus.vote import ItemVotes, vote_on_items
-from florence.engine.filters.texts import flag_empty_texts
+from florence.engine.filters.texts import flag_blank_texts
 from florence.engine.polygon_lists import empty_polygons, move_polygons
 
 MIN_PAIRS = 5
@@ -154,7 +154,7 @@ def cluster_boxes(
 
 def _nothing_label(boxes: BoxClaims, voter: np.ndarray) -> int:
     """Return the label of people's empty texts, -1 where there is none; no other annotator's empty text has a vote."""
-    empty = [k for k in voter[boxes.is_human[voter]].tolist() if flag_empty_texts([boxes.text[k]])[0]]
+    empty = [k for k in voter[boxes.is_human[voter]].tolist() if flag_blank_texts([boxes.text[k]])[0]]
     return int(boxes.label[empty[0]]) if empty else -1
 
 

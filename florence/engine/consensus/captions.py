@@ -33,7 +33,7 @@ from florence.engine.consensus.word_network import WordVoters
 from florence.engine.filters.alt_text import find_description
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
-from florence.engine.filters.texts import apply_caption_filters, apply_parse_filters, flag_empty_texts
+from florence.engine.filters.texts import apply_caption_filters, apply_parse_filters, flag_blank_texts
 from florence.engine.labels import Labels
 from florence.engine.polygon_lists import empty_polygons
 from florence.engine.wording.tokens import TokenizedTexts, tokenize_texts
@@ -323,7 +323,7 @@ def _filter_captions(captions: FusedCaptions, by_person: np.ndarray, settings: E
     """Apply the filters of fused texts; of captions by people, only empty ones are dropped."""
     reason = captions.reason.copy()
     people = np.flatnonzero(by_person)
-    is_empty = flag_empty_texts([captions.texts.text[k] for k in captions.row[people].tolist()])
+    is_empty = flag_blank_texts([captions.texts.text[k] for k in captions.row[people].tolist()])
     reason[people[is_empty]] = "rejected"
     rest = np.flatnonzero((reason == "") & ~by_person)
     known, text = np.unique(captions.row[rest], return_inverse=True)

@@ -28,7 +28,7 @@ from florence.engine.enhance.names import build_name_table
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.regions import flag_degenerate_boxes, flag_duplicates, flag_near_full_boxes
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
-from florence.engine.filters.texts import flag_empty_texts, flag_repetition
+from florence.engine.filters.texts import flag_blank_texts, flag_empty_texts, flag_repetition
 from florence.engine.labels import Labels
 from florence.engine.polygon_lists import empty_polygons
 from florence.engine.ranks import REGION_TEXTS, RankerScores
@@ -66,10 +66,12 @@ def select_box_claims(
     label = np.asarray([labels.setdefault(normalise(text), len(labels)) for text in texts], np.int64)[text_of]
     annotator, image = claims.annotator[rows], claims.image[rows]
     human = claims.is_human[annotator]
+    empty = flag_empty_texts(texts)
     masks = [
-        ("empty_text", flag_empty_texts(texts)[text_of]),
+        ("empty_text", (flag_blank_texts(texts) if task == OBJECTS else empty)[text_of]),
         ("low_score", flag_low_scores(claims.score[rows], annotator, task, claims.annotators, settings)),
-        ("repetition", flag_repetition(tokenize_texts(texts), settings)[text_of]),
+        # a name of signs alone, as "....", says no word over and over
+        ("repetition", (flag_repetition(tokenize_texts(texts), settings) & ~empty)[text_of]),
         ("degenerate", flag_degenerate_boxes(bounds, settings)),
     ]
     if size is not None and task != OCR:
@@ -295,7 +297,7 @@ def _drop_reasons(clusters: BoxClusters, fused: FusedBoxes, settings: EngineSett
     voted, human = clusters.item >= 0, boxes.is_human[source]
     reason = np.where(voted, "", boxes.reason[source]).astype(object)
     by_person = np.flatnonzero(voted & human)
-    reason[by_person[flag_empty_texts([boxes.text[k] for k in source[by_person].tolist()])]] = "rejected"
+    reason[by_person[flag_blank_texts([boxes.text[k] for k in source[by_person].tolist()])]] = "rejected"
     reason[(reason == "") & flag_low_confidence(fused.confidence, settings.min_confidence)] = "low_confidence"
     kept = np.flatnonzero(reason == "")
     rank = fused.confidence[kept] + human[kept]

@@ -13,6 +13,7 @@ from florence.engine.filters.language import flag_other_languages
 from florence.engine.filters.reasons import ReasonMask
 from florence.engine.parse import parse_texts
 from florence.engine.wording.tokens import TokenizedTexts, function_word_mask
+from florence.records import is_blank
 
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 
@@ -30,8 +31,16 @@ def apply_caption_filters(texts: TokenizedTexts, annotation_type: str, settings:
 
 
 def flag_empty_texts(texts: Sequence[str]) -> np.ndarray:
-    """Return (n,) whether each text has no letter and no digit."""
+    """Return (n,) whether each text has no letter and no digit: it says nothing."""
     return np.asarray([_LETTER_OR_DIGIT.search(text) is None for text in texts], bool)
+
+
+def flag_blank_texts(texts: Sequence[str]) -> np.ndarray:
+    """Return (n,) whether each text has nothing to be seen: by a person, it says that nothing is there.
+
+    Names of classes are judged by this too: ``+`` and ``★`` are names.
+    """
+    return np.asarray([is_blank(text) for text in texts], bool)
 
 
 def flag_alt_noise(texts: Sequence[str], settings: EngineSettings) -> np.ndarray:
