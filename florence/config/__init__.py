@@ -8,7 +8,8 @@ from florence.config.data import AnnotatorSettings, CollectSettings, SourceSetti
 from florence.config.document import settings_markdown
 from florence.config.engine import BLACKLIST, PRONOUNS, EngineSettings, StudentSettings, ValidationSettings
 from florence.config.flow import FlowSettings, SnapshotSettings, TrackingSettings
-from florence.config.settings import Settings, merged, read_settings, settings_from
+from florence.config.overlay import lay_over, merged
+from florence.config.settings import Settings, read_settings, settings_from
 from florence.config.training import (
     EvaluateSettings,
     LoraSettings,
@@ -17,6 +18,7 @@ from florence.config.training import (
     ResolutionSettings,
     TrainSettings,
 )
+from florence.config.yaml_file import read_mapping
 
 __all__ = [
     "BLACKLIST",
@@ -40,7 +42,9 @@ __all__ = [
     "TrackingSettings",
     "TrainSettings",
     "ValidationSettings",
+    "lay_over",
     "merged",
+    "read_mapping",
     "read_settings",
     "settings_from",
     "settings_markdown",

@@ -15,7 +15,18 @@ class AnnotatorSettings(PluginSettings):
     """An annotator and the images it annotates."""
 
     sources: tuple[str, ...] = Field(description="keys of sources it annotates; '*' for all, '!key' to leave one out")
-    required: bool = Field(True, description="whether the run fails when this annotator fails")
+    required: bool = Field(
+        True, description="whether the run fails when this annotator fails, its files are missing or it knows no image"
+    )
+    min_matched: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description=(
+            "of an annotator with a label set: the share of our images, or of the images of the set, whichever is "
+            "larger, that has to match; below it each run warns"
+        ),
+    )
     batch_size: int = Field(16, ge=1, description="images in one call")
     sample_fraction: float = Field(
         1.0,

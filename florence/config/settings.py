@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from florence.config.base import Section
@@ -13,6 +12,7 @@ from florence.config.data import AnnotatorSettings, CollectSettings, SourceSetti
 from florence.config.engine import EngineSettings, ValidationSettings
 from florence.config.flow import FlowSettings, SnapshotSettings, TrackingSettings
 from florence.config.training import EvaluateSettings, ModelSettings, PromotionSettings, TrainSettings
+from florence.config.yaml_file import read_mapping
 from florence.errors import SettingsError
 from florence.records import ANNOTATION_TYPES, BASE_TYPES, CAPTIONS, FINE_TUNED, TASKS
 from florence.renamed import renamed_keys
@@ -95,9 +95,17 @@ def settings_from(values: dict[str, Any], where: str = "params.yaml") -> Setting
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"]) or "params"
             found = "" if item["type"] in ("missing", "value_error") else f"; found {item['input']!r}"
-            hint = " (no such setting; docs/settings.md lists all)" if item["type"] == "extra_forbidden" else ""
-            lines.append(f"{key}: {item['msg']}{found}{hint}")
+            lines.append(f"{key}: {item['msg']}{found}{_hint(item['type'], item['input'])}")
         raise SettingsError(f"{where}:\n  " + "\n  ".join(lines)) from None
+
+
+def _hint(fault: str, found: Any) -> str:
+    """Return what to do about a fault that pydantic found, "" where its message says enough."""
+    if fault == "extra_forbidden":
+        return " (no such setting; docs/settings.md lists all)"
+    if fault == "string_type" and found is not None and not isinstance(found, dict | list):
+        return " (write it in quotes: without them YAML takes it for no text)"
+    return ""
 
 
 def read_settings(path: Path | str = "params.yaml") -> Settings:
@@ -107,23 +115,4 @@ def read_settings(path: Path | str = "params.yaml") -> Settings:
         raise SettingsError(
             f"{path.absolute()} does not exist: this folder is no workspace. `florence init DIR` makes one."
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: a mapping is expected; found {type(values).__name__}")
-    return settings_from(values, str(path))
-
-
-def merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``overlay`` merged into it: lists and scalars are replaced, a null removes a mapping."""
-    result = dict(base)
-    for key, value in overlay.items():
-        if value is None and isinstance(result.get(key), dict):
-            del result[key]
-        elif isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = merged(result[key], value)
-        else:
-            result[key] = value
-    return result
+    return settings_from(read_mapping(path), str(path))
