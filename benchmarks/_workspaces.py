@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from florence.rounds import name_labels
 from florence.workspace.layout import read_images
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
@@ -57,7 +58,7 @@ def read_labels(folder: Path, round: int) -> Any:
     """Read the labels of a round as a table."""
     from florence.store import Store
 
-    return Store(str(folder / "data")).read_table(f"labels/round={round}/labels.parquet")
+    return Store(str(folder / "data")).read_table(name_labels(round))
 
 
 def read_gold(folder: Path) -> tuple[Any, list[str]]:

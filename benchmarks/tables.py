@@ -11,7 +11,8 @@ from typing import Any
 
 from _common import print_table
 
-from florence.workspace.layout import list_rounds, read_images
+from florence.rounds import list_labels
+from florence.workspace.layout import read_images
 
 
 def statistics_by_source(uri: str) -> dict[str, dict[str, Any]]:
@@ -22,9 +23,9 @@ def statistics_by_source(uri: str) -> dict[str, dict[str, Any]]:
     from florence.store import Store
 
     data = Store(uri)
-    if not list_rounds(data):
+    if not (tables := list_labels(data)):
         sys.exit(f"{uri} has no labels: name the folder of a snapshot, as `make demo` leaves one in data/")
-    labels, images = data.read_table(f"labels/round={list_rounds(data)[-1]}/labels.parquet"), read_images(data)
+    labels, images = data.read_table(tables[max(tables)]), read_images(data)
     return {
         source: compute_statistics(labels, images.filter(pc.equal(images["source"], source)).combine_chunks())
         for source in sorted(set(images["source"].to_pylist()))

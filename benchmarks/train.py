@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from florence.config import TrainSettings, settings_from
 from florence.records import ANNOTATIONS, TASKS
+from florence.rounds import name_labels
 from florence.store import Store
 from florence.training.batches import collate
 from florence.training.dataset import read_dataset
@@ -142,7 +143,7 @@ def _examples(checkpoint: Any, store: Store, images: int) -> list[tuple[Any, lis
     source = {"use": "scenes", "count": images * 4, "size": max(checkpoint.image_size, 128)}
     chosen = {"sources": {"scenes": source}, "annotators": {}, "split": {"held_out": 0.0, "gold": 0.0}}
     collect_images(Workspace(Path(store.root), settings_from(chosen), store, store))
-    store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
+    store.write_table(name_labels(0), store.read_tables("truth", ANNOTATIONS))
     settings = TrainSettings(task_weights={**dict.fromkeys(TASKS, 0.0), **dict.fromkeys(EIGHT, 1.0)})
     dataset = read_dataset(checkpoint, settings, store)
     result = []

@@ -20,6 +20,7 @@ from florence.codec.locations import BINS
 from florence.config import TrainSettings, settings_from
 from florence.model.checkpoint import Checkpoint, load
 from florence.records import ANNOTATIONS, TASKS
+from florence.rounds import name_labels
 from florence.store import Store
 from florence.training import read_dataset, train
 from florence.training.vision import VisionSettings, read_cell_targets, train_vision_tower
@@ -67,7 +68,7 @@ def _draw(scenes: dict[str, Any], folder: Path) -> Store:
     values = {"sources": {"scenes": scenes}, "annotators": {}, "split": {"held_out": 0.05, "gold": 0.0}}
     collect_images(Workspace(folder, settings_from(values, "pretrain/params.yaml"), data, data), _ProgressBars())
     if not data.names("labels", ".parquet"):
-        data.write_table("labels/round=0/labels.parquet", data.read_tables("truth", ANNOTATIONS))
+        data.write_table(name_labels(0), data.read_tables("truth", ANNOTATIONS))
     return data
 
 

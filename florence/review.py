@@ -18,6 +18,7 @@ from florence.errors import DataError
 from florence.export import choose_export_round, replace_folder, write_image
 from florence.formats import EXPORT_NOTE, OBJECTS, ExportPlan, LabelledImage, assign_paths, read_label_set
 from florence.formats.labelstudio import LabelStudioFormat
+from florence.label_report import LossCount, count_problems, describe_error, describe_losses
 from florence.metrics import fold_label
 from florence.progress import Progress, show_nothing
 from florence.records import (
@@ -35,10 +36,11 @@ from florence.records import (
     table_annotations,
     table_images,
 )
+from florence.rounds import find_labels, list_rounds, next_round
 from florence.store import Store
 from florence.workspace import Workspace
 from florence.workspace.annotate import COVERAGE, AnnotatorVersion, find_human_annotator
-from florence.workspace.layout import list_shards, next_round, read_images
+from florence.workspace.layout import list_shards, read_images
 
 MAX_OTHER_NAMES = 300
 """Names of objects that a reviewer is offered beside those in the shown labels."""
@@ -75,7 +77,7 @@ def export_review(
     """
     data, store = workspace.data, workspace.store
     number = choose_export_round(data, None)
-    labels = data.read_table(f"labels/round={number}/labels.parquet")
+    labels = data.read_table(find_labels(data, number))
     reviewed = set(_list_reviewed_images(store, find_human_annotator(store)))
     ranked = [(value, image_id) for value, image_id in _rank_by_uncertainty(labels) if image_id not in reviewed][
         :images
@@ -170,8 +172,8 @@ class ReviewImport:
 
     ``version``: of people's claims from now on. ``images``: reviewed in this import. ``claims``: made of it;
     ``rejected`` of them say that something is not there. ``total``: images that people have reviewed in all.
-    ``unknown``: images that are not in the store. ``problems``: what could not be used. ``new``: False for a file that
-    was imported before.
+    ``unknown``: images that are not in the store. ``losses``: what could not be used, by reason. ``new``: False for a
+    file that was imported before.
     """
 
     version: str
@@ -180,15 +182,20 @@ class ReviewImport:
     rejected: int
     total: int
     unknown: tuple[str, ...]
-    problems: tuple[str, ...]
+    losses: tuple[LossCount, ...]
     new: bool = True
+
+    def describe_losses(self) -> list[str]:
+        """Return what could not be used in the words that are used of label sets."""
+        return describe_losses(self.losses)
 
 
 def import_review(workspace: Workspace, file: str) -> ReviewImport:
     """Store the annotations of a Label Studio project as claims of `human`; they outrank all others.
 
     They replace people's earlier claims about the same images; the same file again changes nothing. Labels of an
-    exported project that a reviewer removed become claims that something is not there. Raises StoreError or DataError
+    exported project that a reviewer removed become claims that something is not there, unless some of the reviewer's
+    labels of that image could not be read: it may be one of those. Raises StoreError or DataError
     for a file that cannot be read, and DataError where it is about none of the store's images.
     """
     settings, store, data = workspace.settings, workspace.store, workspace.data
@@ -209,6 +216,8 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
         for entry in labels.entries
         if entry.image_id is not None and isinstance(number := entry.raw[1].get("round"), int)
     }
+    whole = {i for i, read in found.claims.items() if all(problem.unit != "label" for problem in read.problems)}
+    shown = {image_id: number for image_id, number in shown.items() if image_id in whole}
     claims = {image_id: _remove_scores(found_claims.claims) for image_id, found_claims in found.claims.items()}
     removed = _find_removed_labels(settings.engine, store, data, claims, shown)
     version = f"{int(before.version.split('-')[0]) + 1 if before else 1:04d}-{mark}"
@@ -216,8 +225,8 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
     rows = {i: annotate(i, (*claims[i], *removed.get(i, ())), HUMAN, version, round) for i in claims}
     total = _write_claims(store, version, {**_copy_claims(store, before, version), **rows})
     rejected = sum(map(len, removed.values()))
-    problems = (*(str(error) for error in found.errors.values()), *map(str, found.problems))
-    return ReviewImport(version, len(rows), sum(map(len, rows.values())), rejected, total, found.unmatched, problems)
+    losses = count_problems([*map(describe_error, found.errors.values()), *found.problems])
+    return ReviewImport(version, len(rows), sum(map(len, rows.values())), rejected, total, found.unmatched, losses)
 
 
 def _remove_scores(claims: Sequence[Claim]) -> tuple[Claim, ...]:
@@ -314,8 +323,8 @@ def _find_removed_labels(
     """
     result: dict[str, list[Claim]] = {}
     for number in sorted({shown[i] for i in claims if i in shown}):
-        name = f"labels/round={number}/labels.parquet"
-        source = store if store.exists(name) else data
+        source = store if number in list_rounds(store) else data
+        name = find_labels(source, number)
         images = [i for i in claims if shown.get(i) == number]
         if not source.exists(name):
             raise DataError(

@@ -130,17 +130,18 @@ class Store:
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet table atomically; the same table gives the same bytes.
 
-        One that holds files' bytes has a row group for every `GROUP` rows.
+        One that holds files' bytes has a row group for every `GROUP` rows. One of no rows has no row group: a group
+        of no rows is allowed, but 🤗 datasets cannot read it.
         """
         sink = pa.BufferOutputStream()
-        options: dict[str, Any] = {}
+        rows, options = None, {}
         if any(pa.types.is_binary(field.type) for field in table.schema):
             # A dictionary of files would be one page, as large as all of them.
-            options = {
-                "row_group_size": GROUP,
-                "use_dictionary": [field.name for field in table.schema if not pa.types.is_binary(field.type)],
-            }
-        pq.write_table(table, sink, compression="zstd", **options)
+            rows = GROUP
+            options = {"use_dictionary": [field.name for field in table.schema if not pa.types.is_binary(field.type)]}
+        with pq.ParquetWriter(sink, table.schema, compression="zstd", **options) as writer:
+            if len(table):
+                writer.write_table(table, rows)
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def read_tables(

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from florence.progress import Progress, show_nothing
-from florence.records import IMAGES, digest
+from florence.records import IMAGES, RECORD_COLUMNS, ImageRecord, digest, table_images
+from florence.rounds import next_round
 from florence.store import Store
 from florence.workspace import Workspace
 from florence.workspace.annotate import count_missing, find_human_annotator, list_annotators
 from florence.workspace.collect import collect_images
-from florence.workspace.layout import list_shards, next_round, read_images
+from florence.workspace.layout import list_shards, read_images
+from flows.label_sets import list_label_set_lines
 from flows.state import LoopState, read_state
 from flows.tracked import TrackedWorkspace
 
@@ -26,7 +31,7 @@ class LoopPlan:
     ``new``: images that would be collected; ``missing``: annotator → images to annotate, of those collected already.
 
     ``changed``: sections of settings that differ from when the last loop ended; ``reviews``: whether people's reviews
-    are new; ``rounds``: rounds that would be done.
+    are new; ``rounds``: rounds that would be done; ``labels``: what would be told about label sets.
     """
 
     state: LoopState | None
@@ -36,6 +41,7 @@ class LoopPlan:
     changed: tuple[str, ...]
     rounds: range
     reviews: bool = False
+    labels: tuple[str, ...] = ()
 
     @property
     def is_idle(self) -> bool:
@@ -46,16 +52,21 @@ class LoopPlan:
 class _DryStore(Store):
     """A store that keeps nothing that is written to it.
 
-    ``stop``: whether the first image shard raises `_NewImageError`.
+    ``stop``: whether the first image shard raises `_NewImageError`. ``images``: the records of those that were written.
     """
 
     def __init__(self, uri: str, stop: bool) -> None:
         super().__init__(uri)
         self.stop = stop
+        self.images: list[ImageRecord] = []
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        if self.stop and name.startswith("images/"):
+        if not name.startswith("images/"):
+            return
+        if self.stop:
             raise _NewImageError
+        table = pq.read_table(pa.BufferReader(data), columns=RECORD_COLUMNS)
+        self.images += [record for record, _ in table_images(table)]
 
 
 class _NewImageError(Exception):
@@ -120,10 +131,12 @@ def is_idle(workspace: Workspace, rounds: int | None) -> bool:
 def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = show_nothing) -> LoopPlan:
     """Return what a loop would do now. Every source file is read; nothing is written."""
     store = workspace.store
-    collected = collect_images(replace(workspace, store=_DryStore(store.uri, stop=False)), progress)
+    dry = _DryStore(store.uri, stop=False)
+    collected = collect_images(replace(workspace, store=dry), progress)
     state, missing = read_state(workspace.root), count_unannotated(workspace)
     by_default = workspace.settings.flow.rounds
     known: dict[str, Any] = {"state": state, "new": collected.new, "total": collected.total, "missing": missing}
+    known["labels"] = tuple(list_label_set_lines(workspace, dry.images))
     if state is None:
         first = next_round(store, workspace.data)
         return LoopPlan(**known, changed=(), rounds=range(first, first + (rounds or by_default)))
@@ -168,6 +181,7 @@ def describe_plan(plan: LoopPlan) -> str:
     lines += [f"annotate: {name} has {count} images left" for name, count in plan.missing.items()]
     if plan.new:
         lines.append("annotate: every annotator annotates the new images")
+    lines += plan.labels
     if plan.changed:
         lines.append(f"changed settings: {', '.join(plan.changed)}")
     if plan.reviews:

@@ -15,8 +15,8 @@ from florence.store import Store
 from florence.workspace.collect import choose_split
 
 SETTINGS = settings_from({"sources": {}, "annotators": {}})
-ROUND = "labels/round=1/labels.parquet"
-BEFORE = "labels/round=0/labels.parquet"
+ROUND = "labels/round-00001.parquet"
+BEFORE = "labels/round-00000.parquet"
 
 
 @dataclass

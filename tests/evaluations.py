@@ -72,7 +72,7 @@ class World:
     def labels(self, claims: Mapping[int, Iterable[Claim]], round: int = 0) -> pa.Table:
         """Write a round's labels, all kept."""
         table = annotations_table(self.rows(claims, "consensus", "e", round))
-        self.data.write_table(f"labels/round={round}/labels.parquet", table)
+        self.data.write_table(f"labels/round-{round:05d}.parquet", table)
         return table
 
     def claims(self, claims: Mapping[int, Iterable[Claim]], annotator: str, version: str = "1", round: int = 0) -> None:

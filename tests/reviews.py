@@ -28,11 +28,11 @@ def publish_round(settings: Settings, store: Store, data: Store, number: int) ->
     who = list_annotators(settings, None, store)
     fuse_round(workspace_of(settings, store), who, number)
     publish_snapshot(workspace_of(settings, store, data), who, number)
-    return table_annotations(data.read_table(f"labels/round={number}/labels.parquet"))
+    return table_annotations(data.read_table(f"labels/round-{number:05d}.parquet"))
 
 
 def read_labels(data: Store, number: int = 0) -> list[Annotation]:
-    return table_annotations(data.read_table(f"labels/round={number}/labels.parquet"))
+    return table_annotations(data.read_table(f"labels/round-{number:05d}.parquet"))
 
 
 def read_records(data: Store) -> dict[str, ImageRecord]:

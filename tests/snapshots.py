@@ -191,7 +191,7 @@ def _write_labels(store: Store, found: list[tuple], rng: np.random.Generator) ->
             for a in annotate(hashlib.sha256(data).hexdigest(), _noisy(claims, noise, rng), "consensus", "e1", number)
         ]
         store.write_table(
-            f"labels/round={number}/labels.parquet",
+            f"labels/round-{number:05d}.parquet",
             annotations_table(sorted(labels, key=lambda a: (a.image_id, a.task, a.annotation_id))),
         )
 
@@ -216,7 +216,7 @@ def make_snapshot(folder: Path, scenes: int = 10) -> Store:
         pa.Table.from_pylist([dict(source="photos", name="a.jpg", reason="empty", detail="")], schema=STRINGS),
     )
     store.write_json("statistics.json", STATISTICS)
-    store.write_json("snapshot.json", {"format": 2, "id": "snap-1", "parent": "snap-0", "round": 1})
+    store.write_json("snapshot.json", {"format": 3, "id": "snap-1", "parent": "snap-0", "round": 1})
     store.write_table("baseline/scores.parquet", BASELINE.empty_table())
     return store
 

@@ -28,7 +28,7 @@ from florence.training import loop
 from florence.workspace.evaluate import score_model
 from florence.workspace.train import train_model
 from flows.cli import app
-from flows.state import lock_workspace
+from flows.lock import lock_workspace
 from flows.tracked import open_workspace
 
 SCORED = ["<CAPTION>", "<OD>", "<REGION_TO_CATEGORY>", "<REGION_TO_SEGMENTATION>"]
@@ -61,7 +61,7 @@ def snapshot(tmp_path_factory) -> Store:
     store = scenes(tmp_path_factory.mktemp("data"), 24, 12)
     split(store, ["train", "train", "train", "held_out"])
     store.write_json(
-        "snapshot.json", {"format": 2, "id": "snap-1", "parent": None, "round": 0, "counts": {"images": 24}}
+        "snapshot.json", {"format": 3, "id": "snap-1", "parent": None, "round": 0, "counts": {"images": 24}}
     )
     return store
 
@@ -199,7 +199,7 @@ def test_a_variant_is_known_by_all_that_its_result_depends_on(workspace: Path, s
         (["--data-fraction", "all"], "found 'all'"),
         (["--freeze", "eyes"], "--freeze: 'eyes' is not known; allowed: vision, projector"),
         (["--steps", "1.5"], "--steps: found '1.5'; allowed: whole numbers from 1"),
-        (["--data-fraction", "0.00001"], "data 1e-05: labels/round=0/labels.parquet keeps no label to train on"),
+        (["--data-fraction", "0.00001"], "data 1e-05: labels/round-00000.parquet keeps no label to train on"),
     ],
 )
 def test_what_is_not_allowed_is_refused_with_what_is(workspace: Path, arguments: list[str], output: str):
@@ -230,7 +230,7 @@ def test_where_nothing_can_be_scored_it_says_so_first(workspace: Path):
 
 
 def test_it_is_refused_while_another_run_is_at_work(workspace: Path):
-    with lock_workspace(workspace):
+    with lock_workspace(workspace, "florence loop"):
         assert "is at work" in call(code=1)
 
 

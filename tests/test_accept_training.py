@@ -38,7 +38,7 @@ def workspace(root: Path, count: int, train: dict, **more) -> tuple[Settings, St
     )
     data = Store(str(root / "data"))
     collect_images(workspace_of(settings, data))
-    data.write_table("labels/round=0/labels.parquet", data.read_tables("truth", ANNOTATIONS))
+    data.write_table("labels/round-00000.parquet", data.read_tables("truth", ANNOTATIONS))
     return settings, data
 
 

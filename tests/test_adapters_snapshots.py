@@ -257,21 +257,21 @@ def test_publishing_over_hard_links_leaves_the_cache_whole(root: Path, tmp_path:
     """With links instead of copies a file in data/ is the cache's own: it must be replaced, never overwritten."""
     dvc(root, "config", "cache.type", "hardlink,symlink")
     ours, data = Snapshots(root, SnapshotSettings()), Store(str(root / "data"))
-    data.write_table("labels/round=0/labels.parquet", pa.table({"a": [1, 2, 3]}))
+    data.write_table("labels/round-00000.parquet", pa.table({"a": [1, 2, 3]}))
     first = ours.add()
     dvc(root, "checkout", "--relink")
-    assert (root / "data/labels/round=0/labels.parquet").stat().st_nlink == 2 or (
-        root / "data/labels/round=0/labels.parquet"
+    assert (root / "data/labels/round-00000.parquet").stat().st_nlink == 2 or (
+        root / "data/labels/round-00000.parquet"
     ).is_symlink()
     ours.keep(tmp_path / "kept")
-    data.write_table("labels/round=0/labels.parquet", pa.table({"a": [4, 5, 6]}))
+    data.write_table("labels/round-00000.parquet", pa.table({"a": [4, 5, 6]}))
     data.write_bytes("images/a", b"other")
     assert ours.add() != first
     for path in (root / ".dvc/cache/files/md5").rglob("*"):
         if path.is_file():
             assert hashlib.md5(path.read_bytes()).hexdigest() == path.parent.name + path.name.removesuffix(".dir")
     ours.restore(tmp_path / "kept")
-    assert data.read_table("labels/round=0/labels.parquet")["a"].to_pylist() == [1, 2, 3]
+    assert data.read_table("labels/round-00000.parquet")["a"].to_pylist() == [1, 2, 3]
 
 
 def test_push_goes_to_the_remote_that_is_set(root: Path, tmp_path: Path):

@@ -123,7 +123,7 @@ def test_references_by_standing_and_frozen_in_the_first_round(tmp_path: Path):
     from dataclasses import replace
 
     dropped = [replace(row, kept=False, reason="low_confidence") if row.text == "pot" else row for row in first]
-    world.data.write_table("labels/round=0/labels.parquet", annotations_table(dropped))
+    world.data.write_table("labels/round-00000.parquet", annotations_table(dropped))
     world.labels({2: [make_object("moved", 70)], 3: [make_object("key", 10)]}, round=1)
     world.labels({2: [make_object("again", 70)], 3: [make_object("moved", 10)]}, round=10)
     known = find_held_out_references(world.data, world.ids)

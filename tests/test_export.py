@@ -49,7 +49,7 @@ def images(data: Store) -> list[ImageRecord]:
 
 
 def kept(data: Store, number: int = 1) -> list[Annotation]:
-    return [row for row in table_annotations(data.read_table(f"labels/round={number}/labels.parquet")) if row.kept]
+    return [row for row in table_annotations(data.read_table(f"labels/round-{number:05d}.parquet")) if row.kept]
 
 
 def make(folder: Path, found: list[tuple[ImageRecord, bytes, list[Claim]]], **more) -> Store:
@@ -63,7 +63,7 @@ def make(folder: Path, found: list[tuple[ImageRecord, bytes, list[Claim]]], **mo
         for record, _, claims in found
         for row in annotate(record.image_id, claims, "consensus", "1")
     ]
-    store.write_table("labels/round=0/labels.parquet", annotations_table(labels))
+    store.write_table("labels/round-00000.parquet", annotations_table(labels))
     return store
 
 

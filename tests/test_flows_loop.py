@@ -213,7 +213,7 @@ def test_labels_of_both_rounds_are_better_than_the_best_annotators_claims(second
     claims = [objects(rows(second_round, f"claims/{name}@*/*.parquet")) for name in ("careful", "hasty", "crude")]
     best = max(f1(found, truth) for found in claims)
     for number in (0, 1):
-        labels = rows(second_round, f"labels/round={number}/labels.parquet")
+        labels = rows(second_round, f"labels/round-{number:05d}.parquet")
         assert {row["annotator"] for row in labels} == {"consensus"}
         assert all(0 <= row["confidence"] <= 1 for row in objects(labels))
         assert all(row["kept"] == (row["reason"] == "") for row in labels)

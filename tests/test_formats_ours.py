@@ -224,7 +224,7 @@ def test_a_snapshot_s_kept_labels_are_claims(small_snapshot: Store):
     other = labelled(RECORD, []).record
     for settings_, number, least in (({}, 1, 0.0), ({"round": 0}, 0, 0.0), ({"min_confidence": 0.7}, 1, 0.7)):
         found = read_back("snapshot", small_snapshot.uri, [*records, other], **settings_)
-        rows = table_annotations(small_snapshot.read_table(f"labels/round={number}/labels.parquet"))
+        rows = table_annotations(small_snapshot.read_table(f"labels/round-{number:05d}.parquet"))
         assert found.unknown == (other.name,)
         for record in records:
             kept = [row for row in rows if row.image_id == record.image_id and row.kept and row.confidence >= least]
@@ -239,5 +239,5 @@ def test_truth_is_known_of_the_images_that_have_it(small_snapshot: Store):
     assert {r.source for r in records if r.image_id in found.claims} == {"scenes"} and all(
         imported.claims for imported in found.claims.values()
     )
-    with pytest.raises(StoreError, match=r"labels/round=7/… of a snapshot"):
+    with pytest.raises(StoreError, match=r"labels/round-00007… of a snapshot"):
         FORMATS.get("snapshot")(round=7).files(small_snapshot.uri + "/truth")

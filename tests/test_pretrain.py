@@ -91,7 +91,7 @@ def data(tmp_path_factory) -> Store:
             store,
         )
     )
-    store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
+    store.write_table("labels/round-00000.parquet", store.read_tables("truth", ANNOTATIONS))
     return store
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import dataclasses
 import io
 import re
@@ -12,10 +13,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from florence.errors import DataError, StoreError
+from florence.label_report import LabelSetReport, LossCount
 from florence.records import Annotation, Region, annotations_table
 from florence.report import LoopFacts, RoundFacts, build_report
 from florence.report.facts import (
@@ -23,19 +26,48 @@ from florence.report.facts import (
     AnnotatorQuality,
     Churn,
     DropCount,
+    FailedImages,
+    FileCount,
     ImageCount,
     LabelGain,
     LabelScore,
-    RejectedFile,
     ReliabilityByName,
+    SourceListing,
     TaskScore,
     TypeCount,
 )
 from florence.report.gallery import find_label_changes, mark_phrases, match_objects
 from florence.report.tables import tabulate_annotator_activity
 from florence.store import Store
+from florence.workspace.layout import REJECTED_FILES
 
 EVIL = "<script>alert('x')</script>&\"quoted\""
+LABEL_SETS = (
+    LabelSetReport(
+        "people",
+        "coco",
+        "instances.json",
+        human=True,
+        images=22,
+        labelled=14,
+        empty=3,
+        not_listed=4,
+        listed=30,
+        matched=18,
+        refused=(LossCount("image", "labels of another size", 1, ("b.jpg: 640 × 480",)),),
+        used={"<OD>": 40, "<CAPTION>": 2},
+        unread={"<DETAILED_CAPTION>": 5},
+        losses=(
+            LossCount("label", "no area", 3, ("annotations[3]: " + EVIL,)),
+            LossCount("label", "of images that are not here", 9, ("x.jpg",)),
+            LossCount("part", "mask not understood", 6, ("annotations[9]",)),
+            LossCount("file", "not XML", 1, ("c.xml",)),
+        ),
+        not_listed_examples=("d.jpg",),
+        unmatched_examples=("x.jpg", "y.jpg"),
+    ),
+    LabelSetReport("voc_rf", "voc", "rf", images=3, not_listed=3, listed=3, remedy="base_names: true would match 3"),
+)
 
 
 def facts(rounds: int = 2) -> LoopFacts:
@@ -62,7 +94,21 @@ def facts(rounds: int = 2) -> LoopFacts:
                     TypeCount("<OCR_WITH_REGION>", 0, 0),
                 ),
                 drops=(DropCount("<OD>", "low_confidence", 400), DropCount("<OD>", "near_full", 10)),
-                rejected_files=(RejectedFile("photos", EVIL + ".jpg", "truncated", "12 of 400 bytes"),),
+                listings=(
+                    SourceListing(
+                        "photos",
+                        "/data/photos",
+                        20,
+                        3,
+                        2,
+                        (
+                            FileCount("truncated", 8, (EVIL + ".jpg", "b.jpg")),
+                            FileCount("not read: .heic", 7, ("c.heic",), "pip install florence[heic]"),
+                        ),
+                    ),
+                ),
+                label_sets=LABEL_SETS,
+                failed_images=(FailedImages("second", "UnicodeError", 2, ("a.jpg: a torn answer",)),),
                 label_quality=(
                     LabelScore(
                         "<OD>",
@@ -230,7 +276,7 @@ def test_page_says_the_facts(built: Path):
         "0.21 %",
         "low confidence",
         "truncated",
-        "12 of 400 bytes",
+        "pip install florence[heic]",
         "8.3 %",
         "713.5 s",
         "snap-0",
@@ -243,6 +289,41 @@ def test_page_says_the_facts(built: Path):
         "FLD-5B",
     ):
         assert words in text, words
+
+
+def test_the_page_tells_what_was_not_used_and_the_numbers_add_up(built: Path):
+    page = built.read_text(encoding="utf-8")
+    text = re.sub(r"\s", "", Page(built).text)
+    for words in (
+        "photos /data/photos all files 20 images 3 texts read beside images 2 truncated 8",
+        "b.jpg and 6 more not read: .heic pip install florence[heic] 7 c.heic and 6 more",
+        "people people coco instances.json 22 14 3 4 1 30 12",
+        "voc_rf voc rf base_names: true would match 3 3 0 0 3 0 3 3",
+        "people label all labels 59 label used 42 label <DETAILED_CAPTION>: a type that is not read 5 label no area 3",
+        "label of images that are not here 9 x.jpg and 8 more part of a label mask not understood 6",
+        "file not XML 1 c.xml image labels of another size 1 b.jpg: 640 × 480",
+        "image the set does not list it 4 d.jpg and 3 more image of the set it is not here 12 x.jpg y.jpg and 10 more",
+        "second UnicodeError 2 a.jpg: a torn answer and 1 more",
+        "15 files not used 17 labels of label sets not used",
+    ):
+        assert re.sub(r"\s", "", words) in text, words
+    for report in LABEL_SETS:
+        refused = sum(loss.count for loss in report.refused)
+        assert report.images == report.labelled + report.empty + report.not_listed + refused
+    assert 'id="unused"' in page and page.index('id="data"') < page.index('id="unused"')
+
+
+def test_the_whole_list_of_rejected_files_is_beside_the_page(small_snapshot: Store, tmp_path: Path):
+    data = Store(shutil.copytree(small_snapshot.root, tmp_path / "data"))
+    rows = [
+        {"source": "photos", "name": f"{k},\n{EVIL}.jpg", "reason": "truncated", "detail": "é"} for k in range(1500)
+    ]
+    data.write_table("rejected_files.parquet", pa.Table.from_pylist(rows, schema=REJECTED_FILES))
+    page = build_report(facts(2), data, tmp_path / "out")
+    with (page.parent / "rejected_files.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert list(csv.DictReader(file)) == rows
+    assert "../round-1/rejected_files.csv" in Page(page).links()
+    assert "round-1/rejected_files.csv" in Page(tmp_path / "out/index.html").links()
 
 
 def test_label_texts_are_escaped(built: Path):
@@ -280,7 +361,9 @@ def test_missing_parts_are_said(tmp_path: Path):
         "No scores",
         "No labels were counted",
         "No label was dropped",
-        "No file was rejected",
+        "No files were counted",
+        "No annotator has a label set",
+        "No annotator failed",
         "no statistics.json",
         "has no images",
         "first round",
@@ -294,7 +377,7 @@ def test_refusals(tmp_path: Path, small_snapshot: Store):
     with pytest.raises(DataError, match="no round"):
         build_report(LoopFacts("l"), small_snapshot, tmp_path)
     shutil.copytree(small_snapshot.root, tmp_path / "data")
-    (tmp_path / "data/labels/round=1/labels.parquet").write_bytes(b"PAR1 half")
+    (tmp_path / "data/labels/round-00001.parquet").write_bytes(b"PAR1 half")
     with pytest.raises(StoreError, match="damaged"):
         build_report(facts(2), Store(str(tmp_path / "data")), tmp_path / "out")
 
@@ -305,7 +388,9 @@ def test_facts_round_trip_and_refuse_what_they_do_not_know():
     for wrong, found in (
         ('"n": 400', '"n": "400"'),
         ('"loop_id"', '"loop"'),
-        ('"version": 2', '"version": 1'),
+        ('"version": 3', '"version": 1'),
+        ('"version": 3', '"version": 2'),
+        ('"version": 3', '"version": 4'),
         ('"accepted"', '"maybe"'),
     ):
         with pytest.raises(DataError, match="loop.json"):

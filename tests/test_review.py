@@ -144,7 +144,7 @@ def test_corrections_outrank_models_in_the_next_round(parts: ReviewWorkspace):
         return []
 
     result = import_review(workspace_of(settings, store, data), write_corrections(folder, tasks, change))
-    assert result.new and result.images == result.total == 6 and not result.problems and not result.unknown
+    assert result.new and result.images == result.total == 6 and not result.losses and not result.unknown
     before, after = read_labels(data), publish_round(settings, store, data, 1)
     kept = {i: [row for row in after if row.image_id == i and row.kept and row.task == "<OD>"] for i in first}
     old = {row.annotation_id: row for row in before}
@@ -198,7 +198,7 @@ def test_the_snapshot_holds_what_people_said_and_gives_it_back(parts: ReviewWork
     restore_store(workspace_of(store=fresh, data=data))
     assert find_human_annotator(fresh) == find_human_annotator(store)
     fuse_round(workspace_of(settings, fresh), list_annotators(settings, None, fresh), 1)
-    assert table_annotations(fresh.read_table("labels/round=1/labels.parquet")) == after
+    assert table_annotations(fresh.read_table("labels/round-00001.parquet")) == after
 
 
 def test_the_same_file_again_changes_nothing(parts: ReviewWorkspace):
@@ -329,7 +329,7 @@ def test_skipped_and_unknown_tasks_are_told(parts: ReviewWorkspace):
             folder, [tasks[0], foreign, tasks[2]], lambda d, results: None if d["image_id"] == skipped else results
         ),
     )
-    assert result.images == 1 and result.unknown == ("elsewhere/x.jpg",) and "it was skipped" in result.problems[0]
+    assert result.images == 1 and result.unknown == ("elsewhere/x.jpg",) and "it was skipped" in result.losses[0].reason
     with pytest.raises(DataError, match="none of its 1 annotated images"):
         import_review(
             workspace_of(settings, store, data),

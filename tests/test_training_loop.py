@@ -91,13 +91,13 @@ def test_only_training_images_with_labels_are_used(data, tmp_path):
     assert sorted(ids) == sorted(image for image, split in splits.items() if split == "train")
     shutil.copytree(data.root, tmp_path / "data")
     bare = Store(str(tmp_path / "data"))
-    labels = bare.read_table("labels/round=0/labels.parquet")
+    labels = bare.read_table("labels/round-00000.parquet")
     kept = [
         image != ids[0] and (image != ids[1] or annotation_type != "<OD>")
         for image, annotation_type in zip(labels["image_id"].to_pylist(), labels["task"].to_pylist(), strict=True)
     ]
     bare.write_table(
-        "labels/round=0/labels.parquet",
+        "labels/round-00000.parquet",
         labels.set_column(labels.schema.get_field_index("kept"), "kept", pa.array(kept)),
     )
     assert len(read_dataset(checkpoint, chosen, bare)) == len(ids) - 1, "all labels of one image are dropped"

@@ -125,8 +125,8 @@ def test_a_store_that_changes_is_an_error(data, nano, tmp_path):
     shutil.copytree(data.root, tmp_path / "data")
     store = Store(str(tmp_path / "data"))
     dataset = read_dataset(nano, small(), store)
-    labels = store.read_table("labels/round=0/labels.parquet")
-    store.write_table("labels/round=0/labels.parquet", labels.slice(len(labels) // 2))
+    labels = store.read_table("labels/round-00000.parquet")
+    store.write_table("labels/round-00000.parquet", labels.slice(len(labels) // 2))
     with pytest.raises(DataError, match="changed during the training"):
         BatchLoader(dataset, small()).load_step(0)
 
@@ -177,11 +177,11 @@ def sparse(data, tmp_path_factory) -> tuple[Store, set[str]]:
     folder = tmp_path_factory.mktemp("sparse") / "data"
     shutil.copytree(data.root, folder)
     store = Store(str(folder))
-    labels = store.read_table("labels/round=0/labels.parquet")
+    labels = store.read_table("labels/round-00000.parquet")
     few = set(sorted(set(labels["image_id"].to_pylist()))[::5])
     detailed = pc.is_in(labels["task"], pa.array(FEW))
     store.write_table(
-        "labels/round=0/labels.parquet",
+        "labels/round-00000.parquet",
         labels.filter(pc.or_(pc.invert(detailed), pc.is_in(labels["image_id"], pa.array(sorted(few))))),
     )
     return store, few

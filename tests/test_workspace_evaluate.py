@@ -75,7 +75,7 @@ def annotated(tmp_path_factory) -> Path:
     for number, annotator in enumerate(sorted(list_annotators(SCENES), key=lambda a: a.name, reverse=True)):
         for shard in list_shards(store):
             annotate_shard(workspace_of(SCENES, store), [annotator], shard)
-        store.write_table(f"labels/round={number}/labels.parquet", labels_of(store, annotator, number))
+        store.write_table(f"labels/round-{number:05d}.parquet", labels_of(store, annotator, number))
     return folder
 
 
@@ -234,19 +234,19 @@ def test_the_audit_of_a_round(store: Store, tmp_path: Path):
         workspace_of(SCENES, store, data, root),
         annotators,
         1,
-        without_student=store.read_table("labels/round=0/labels.parquet"),
+        without_student=store.read_table("labels/round-00000.parquet"),
     )
     assert LoopFacts.from_json(LoopFacts("loop", (facts,)).to_json()).rounds == (facts,)
     assert (facts.decision, facts.parent) == ("accepted", bare.snapshot_id) and facts.snapshot_id != bare.snapshot_id
     assert sum(i.images for i in facts.images) == 40
     assert (
-        sum(c.kept for c in facts.counts) == len(store.read_table("labels/round=1/labels.parquet")) and not facts.drops
+        sum(c.kept for c in facts.counts) == len(store.read_table("labels/round-00001.parquet")) and not facts.drops
     )
     gain = {(g.task, g.metric): g for g in facts.label_quality_gain}["<OD>", "f1"]
     quality = {(q.task, q.metric, q.split): q.value for q in facts.label_quality}
     before = {
         (q.task, q.metric): q
-        for q in measure_labels(workspace_of(SCENES, data=data), store.read_table("labels/round=0/labels.parquet"))
+        for q in measure_labels(workspace_of(SCENES, data=data), store.read_table("labels/round-00000.parquet"))
     }["<OD>", "f1"]
     assert gain.value == pytest.approx(
         quality["<OD>", "f1", "gold"] - sum(before.per_image.values()) / len(before.per_image), abs=1e-6

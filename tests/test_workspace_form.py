@@ -57,16 +57,18 @@ def test_an_old_snapshot_is_refused_when_the_workspace_is_opened(what: str, tmp_
         open_workspace(tmp_path)
 
 
-def test_a_snapshot_of_this_form_passes_and_one_of_another_does_not(tmp_path: Path):
+def test_a_snapshot_of_this_form_passes_and_of_the_one_before_and_none_else(tmp_path: Path):
     data = Store(str(tmp_path / "data"))
     check_snapshot(data)
-    for found in (2, 3, None):
+    for found in (2, 3):
         data.write_json("snapshot.json", {"id": "1", "round": 0, "format": found})
-        if found == 2:
-            check_snapshot(data)
-        else:
-            with pytest.raises(OldFormatError, match=f"format is {found}, and 2 is read"):
-                check_snapshot(data)
+        check_snapshot(data)
+    data.write_json("snapshot.json", {"id": "1", "round": 0, "format": None})
+    with pytest.raises(OldFormatError, match="format is None, and 2 to 3 are read"):
+        check_snapshot(data)
+    data.write_json("snapshot.json", {"id": "1", "round": 0, "format": 4})
+    with pytest.raises(DataError, match="made by a newer Florence .its format is 4"):
+        check_snapshot(data)
 
 
 def test_old_facts_of_a_loop_are_refused():

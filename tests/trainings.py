@@ -38,7 +38,7 @@ def scenes(folder: Path, count: int = 30, shard: int = 10) -> Store:
             store,
         )
     )
-    store.write_table("labels/round=0/labels.parquet", store.read_tables("truth", ANNOTATIONS))
+    store.write_table("labels/round-00000.parquet", store.read_tables("truth", ANNOTATIONS))
     return store
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from florence.records import ANNOTATION_TYPES, HUMAN, Annotation, digest, table_annotations
+from florence.rounds import list_labels
 from florence.store import Store
 
 REFERENCE_ORDER: tuple[str, ...] = ("truth", "human", "consensus")
@@ -131,9 +132,8 @@ def _select_latest(people: list[Annotation]) -> ReferenceRows:
 
 
 def _read_consensus(data: Store, images: Collection[str]) -> ReferenceRows:
-    names = sorted(data.names("labels", ".parquet"), key=lambda name: int(name.split("round=")[1].split("/")[0]))
     wanted, result = set(images), {}
-    for name in names:
+    for name in list_labels(data).values():
         _, rows = next(_read(data, [name], wanted))
         frozen = {row.image_id for row in rows}
         found: dict[tuple[str, str], list[Annotation]] = {

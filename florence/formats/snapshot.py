@@ -16,6 +16,7 @@ from florence.errors import DataError
 from florence.formats import FORMATS, OBJECTS, Format, ImageClaims, LabelSet, LabelSetEntry
 from florence.formats._files import Files
 from florence.records import ANNOTATION_TYPES, ANNOTATIONS, Claim, ImageRecord, table_annotations
+from florence.rounds import index_labels
 
 
 @FORMATS.register("snapshot")
@@ -36,13 +37,15 @@ class SnapshotFormat(Format):
 
     def files(self, uri: str) -> Files:
         """Return the files of labels or truth; of the image shards, only their names."""
-        part = f"{self.options.part}/"
-        if self.options.part == "labels" and self.options.round is not None:
-            part += f"round={self.options.round}/"
+        number = self.options.round if self.options.part == "labels" else None
         return Files(
             uri,
-            lambda name: name.startswith(part) and name.endswith(".parquet"),
-            f"{part}… of a snapshot",
+            lambda name: (
+                name.startswith(f"{self.options.part}/")
+                and name.endswith(".parquet")
+                and (number is None or number in index_labels([name]))
+            ),
+            f"{self.options.part}/{'' if number is None else f'round-{number:05d}'}… of a snapshot",
             lambda name: name.startswith("images/") and name.endswith(".parquet"),
         )
 
@@ -55,8 +58,8 @@ class _SnapshotSet(LabelSet):
     def __init__(self, files: Files, options: Any) -> None:
         names = list(files.names)
         if options.part == "labels" and names:
-            last = max((name.split("/")[1] for name in names), key=lambda folder: int(folder.removeprefix("round=")))
-            names = [name for name in names if name.split("/")[1] == last]
+            tables = index_labels(names)
+            names = [tables[max(tables)]] if tables else []
         if not names:
             raise DataError(f"{files.uri}: a snapshot with {options.part}/ is expected")
         rows = pa.concat_tables([_table(files, name) for name in names])

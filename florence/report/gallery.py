@@ -23,6 +23,7 @@ from florence.records import (
     table_annotations,
     table_images,
 )
+from florence.rounds import find_labels
 from florence.store import Store
 
 SIDE = 480
@@ -96,7 +97,7 @@ class SnapshotImages:
 
     def read_labels(self, round: int) -> pa.Table:
         """Return all labels of a round; an empty table where the snapshot does not have that round."""
-        name = f"labels/round={round}/labels.parquet"
+        name = find_labels(self.data, round)
         return self.data.read_table(name) if self.data.exists(name) else ANNOTATIONS.empty_table()
 
     def read_annotations(self, folder: str, image_ids: Sequence[str]) -> dict[str, list[Annotation]]:

@@ -21,6 +21,7 @@ from florence.images import decode_image
 from florence.model.checkpoint import Checkpoint
 from florence.progress import Progress, show_nothing
 from florence.records import IMAGES, Annotation, ImageRecord, table_annotations, table_images
+from florence.rounds import list_labels
 from florence.store import Store
 from florence.tasks import Example, task
 from florence.training.sample_order import SampleOrder, Shards
@@ -232,10 +233,10 @@ def count_images(
 
     With ``required_tasks``, only images with a label for one of them count. Raises DataError as `read_dataset`.
     """
-    names = data.names("labels", ".parquet")
-    if not names:
+    tables = list_labels(data)
+    if not tables:
         raise DataError(f"{data.uri} holds no labels: `florence loop` or `dvc pull` gets a snapshot")
-    last = max(names, key=lambda name: int(name.split("round=")[1].split("/")[0]))
+    last = tables[max(tables)]
     labels = data.read_table(last, ["image_id", "task"], _used_labels(settings))
     labelled = _labelled_images(labels, required_tasks)
     shards = data.names("images", ".parquet")

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from florence.images import decode_image
 from florence.progress import Log, Progress, log_nothing, show_nothing
 from florence.records import ANNOTATIONS, table_images
+from florence.rounds import list_labels
 from florence.tasks import Answer
 from florence.workspace.base import Workspace
-from florence.workspace.layout import list_rounds, read_images
+from florence.workspace.layout import read_images
 
 if TYPE_CHECKING:
     from florence.evaluate import LabelQuality
@@ -128,8 +129,8 @@ def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
 
     data, settings = workspace.data, workspace.settings.evaluate
     result: dict[str, Any] = {}
-    if rounds := list_rounds(data):
-        labels = data.read_table(f"labels/round={rounds[-1]}/labels.parquet")
+    if tables := list_labels(data):
+        labels = data.read_table(tables[max(tables)])
         for split in ("gold", "train"):
             # masks take most of the time, and of training images there are many
             measured = measure_labels(workspace, labels, split, masks=split == "gold")

@@ -10,6 +10,7 @@ from florence.engine import fuse
 from florence.errors import DataError
 from florence.progress import Progress, show_nothing
 from florence.records import ANNOTATIONS
+from florence.rounds import delete_older_names, name_labels
 from florence.workspace.annotate import COVERAGE, AnnotatorVersion, read_profiles
 from florence.workspace.base import Workspace
 from florence.workspace.form import check_store
@@ -26,7 +27,7 @@ def fuse_round(
 ) -> pa.Table:
     """Return the engine's labels of a round, kept and dropped ones, from the claims of ``annotators``.
 
-    They are written to ``labels/round=N/`` of the working store unless ``write`` is false. Raises DataError where there
+    They are written to the working store (`florence.rounds`) unless ``write`` is false. Raises DataError where there
     is no annotator.
     """
     settings, store = workspace.settings, workspace.store
@@ -46,5 +47,6 @@ def fuse_round(
         lambda done, total: progress("fuse", done, total),
     )
     if write:
-        store.write_table(f"labels/round={round}/labels.parquet", labels)
+        store.write_table(name_labels(round), labels)
+        delete_older_names(store)
     return labels

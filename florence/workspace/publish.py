@@ -16,11 +16,12 @@ from florence.engine.statistics import compute_statistics
 from florence.errors import DataError
 from florence.progress import Progress, show_nothing
 from florence.records import digest
+from florence.rounds import delete_older_names, find_labels, list_labels, name_labels
 from florence.store import Store
 from florence.workspace.annotate import AnnotatorVersion
 from florence.workspace.base import Workspace
 from florence.workspace.form import FORMAT, check_store
-from florence.workspace.layout import list_rounds, read_images, read_rejected_files
+from florence.workspace.layout import read_images, read_rejected_files
 
 
 def restore_store(workspace: Workspace) -> int:
@@ -57,11 +58,11 @@ def publish_snapshot(
     store, data = workspace.store, workspace.data
     parent = _parent(data, round)
     _copy_claims(workspace, annotators, progress)
-    labels = store.read_table(f"labels/round={round}/labels.parquet")
-    for number in list_rounds(store):
+    labels = store.read_table(find_labels(store, round))
+    for number, name in list_labels(store).items():
         if number <= round:
-            name = f"labels/round={number}/labels.parquet"
-            data.write_bytes(name, store.read_bytes(name))
+            data.write_bytes(name_labels(number), store.read_bytes(name))
+    delete_older_names(data)
     data.write_table("rejected_files.parquet", read_rejected_files(store))
     baseline = f"baseline/round={round}/scores.parquet"
     scores = store.read_table(baseline) if store.exists(baseline) else SCORES.empty_table()
@@ -128,7 +129,7 @@ def _count(column: pa.ChunkedArray) -> dict[str, int]:
 
 def _identify(content: dict[str, Any], images: pa.Table, data: Store, round: int) -> str:
     """Return the snapshot's id: a digest of snapshot.json, image ids, labels and the champion's scores."""
-    names = (f"labels/round={round}/labels.parquet", "baseline/scores.parquet")
+    names = (name_labels(round), "baseline/scores.parquet")
     return digest(
         [content, sorted(images["image_id"].to_pylist()), {name: digest(data.read_bytes(name), 64) for name in names}]
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 from florence.progress import Log, Progress, show_nothing
 from florence.records import digest
+from florence.rounds import list_labels
 from florence.workspace.base import Workspace
 from florence.workspace.code import hash_code
-from florence.workspace.layout import list_rounds
 
 
 def train_model(workspace: Workspace, log: Log | None = None, progress: Progress = show_nothing) -> dict[str, Any]:
@@ -54,8 +54,8 @@ def train_model(workspace: Workspace, log: Log | None = None, progress: Progress
 
 def training_key(workspace: Workspace) -> str:
     """Return the digest of what a training is a function of: the snapshot's labels and images, settings and code."""
-    data, rounds = workspace.data, list_rounds(workspace.data)
-    labels = data.read_bytes(f"labels/round={rounds[-1]}/labels.parquet") if rounds else b""
+    data, tables = workspace.data, list_labels(workspace.data)
+    labels = data.read_bytes(tables[max(tables)]) if tables else b""
     return digest(
         [
             digest(labels, 64),

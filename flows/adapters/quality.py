@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from florence.config import Settings
 from florence.errors import DataError, SettingsError, ValidationFailedError
+from florence.rounds import list_rounds
 from florence.store import Store
-from florence.workspace.layout import list_rounds
 from flows.adapters.quality_tables import TABLES, make_tables, schema_table
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from florence.config import Settings
 from florence.records import ANNOTATIONS, BASE_TYPES, FINE_TUNED, RECORD_COLUMNS, SPLITS
+from florence.rounds import find_labels
 from florence.store import Store
 from florence.workspace.collect import choose_split
 from florence.workspace.layout import read_images
@@ -48,7 +49,7 @@ def schema_table(store: Store, round: int) -> pd.DataFrame:
     rows = []
     for table, names in (
         ("images", store.names("images", ".parquet")),
-        ("labels", [f"labels/round={round}/labels.parquet"]),
+        ("labels", [find_labels(store, round)]),
     ):
         found: Counter[str] = Counter()
         for name in names:
@@ -88,8 +89,8 @@ def make_tables(settings: Settings, store: Store, round: int) -> dict[str, pd.Da
     They are compared with the labels of the round before.
     """
     images = read_images(store)
-    labels = store.read_table(f"labels/round={round}/labels.parquet", ANNOTATIONS.names)
-    before = f"labels/round={round - 1}/labels.parquet"
+    labels = store.read_table(find_labels(store, round), ANNOTATIONS.names)
+    before = find_labels(store, round - 1)
     parent = store.read_table(before, ["image_id", "task", "kept"]) if store.exists(before) else None
     return {
         "images": images.select(RECORD_COLUMNS).to_pandas(),

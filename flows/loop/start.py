@@ -10,13 +10,14 @@ from typing import Any
 
 from florence.errors import DataError
 from florence.records import HUMAN
+from florence.rounds import next_round
 from florence.workspace.collect import CollectResult, collect_images
-from florence.workspace.layout import list_shards, next_round
+from florence.workspace.layout import list_shards
 from florence.workspace.publish import restore_store
 from flows.loop.steps import run_annotation, run_step
 from flows.loop.students import ACCEPTED, save_student
+from flows.models import SCORES, fetch_champion
 from flows.plan import count_unannotated, find_changed_sections, hash_images, hash_settings, human_version
-from flows.promote import SCORES, fetch_champion
 from flows.state import LoopState, read_state
 from flows.terminal import ProgressBars, say
 from flows.tracked import TrackedWorkspace
