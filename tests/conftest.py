@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
 from s3_server import s3  # noqa: F401 - a fixture for all
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the test processes share the cores
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap():
+    """Keep what modules before this one have loaded out of garbage collections, which look at every object."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
