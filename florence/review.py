@@ -15,10 +15,13 @@ import pyarrow.compute as pc
 from florence.config import EngineSettings
 from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
 from florence.errors import DataError
-from florence.export import choose_export_round, replace_folder, write_image
-from florence.formats import EXPORT_NOTE, OBJECTS, ExportPlan, LabelledImage, assign_paths, read_label_set
+from florence.export import choose_export_round, find_export_form, replace_folder, write_image
+from florence.formats import OBJECTS, ExportPlan, LabelledImage
+from florence.formats._file_names import FileNames
+from florence.formats.accounting import count_problems, describe_error
 from florence.formats.labelstudio import LabelStudioFormat
-from florence.label_report import LossCount, count_problems, describe_error, describe_losses
+from florence.formats.matching import read_label_set
+from florence.label_report import LossCount, describe_losses
 from florence.metrics import fold_label
 from florence.progress import Progress, show_nothing
 from florence.records import (
@@ -37,7 +40,7 @@ from florence.records import (
     table_images,
 )
 from florence.rounds import find_labels, list_rounds, next_round
-from florence.store import Store
+from florence.store import EXPORT_NOTE, Store
 from florence.workspace import Workspace
 from florence.workspace.annotate import COVERAGE, AnnotatorVersion, find_human_annotator
 from florence.workspace.layout import list_shards, read_images
@@ -151,16 +154,17 @@ def _write_images(
     for name in data.names("images", ".parquet"):
         for record, _ in table_images(data.read_table(name, RECORD_COLUMNS, [("image_id", "in", list(images))])):
             records[record.image_id], shards[record.image_id] = record, name
-    paths, _ = assign_paths([records[image_id] for image_id in images if image_id in records], by_stem=False)
-    for done, image_id in enumerate(paths, start=1):
+    several = len({record.source for record in records.values()}) > 1
+    names = FileNames(by_stem=False, with_source=several)
+    found = [image_id for image_id in images if image_id in records]
+    for done, image_id in enumerate(found, start=1):
+        record = records[image_id]
         (content,) = data.read_table(shards[image_id], ["bytes"], [("image_id", "=", image_id)])["bytes"].to_pylist()
-        write_image(folder / "images" / paths[image_id], content, records[image_id])
-        progress("export", done, len(paths))
+        path = names.assign(record, find_export_form(content, record).endings)
+        write_image(folder / "images" / path, content, record)
+        progress("export", done, len(found))
         kept = tuple(row for row in shown[image_id] if row.kept)
-        yield (
-            LabelledImage(records[image_id], paths[image_id], kept),
-            {"kept": kept, "kept and uncertain": shown[image_id]},
-        )
+        yield LabelledImage(record, path, kept), {"kept": kept, "kept and uncertain": shown[image_id]}
 
 
 # ---------------------------------------------------------------- import

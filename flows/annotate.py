@@ -30,6 +30,8 @@ from florence.workspace.annotate import (
     is_assigned,
     is_required,
     list_annotators,
+    refuse_unmatched_label_sets,
+    report_label_sets,
 )
 from florence.workspace.form import check_store
 from flows.terminal import ProgressBars, say
@@ -100,12 +102,14 @@ def annotate(root: str = ".", round: int = 0, student: str | None = None) -> Ann
     ``student``: the folder of the model that annotates as well.
 
     What happens when an annotator fails: its claims about that shard stay missing, the others finish, and the next run
-    asks it again. Raises FlorenceError at the end if the annotator is a required one.
+    asks it again. Raises FlorenceError at the end if the annotator is a required one, and before anything is annotated
+    if the labels of a required one are of none of its images.
     """
     folder = Path(root).resolve()
     workspace = bind_workspace(folder, read_settings(folder / "params.yaml"))
     check_store(workspace.store)
-    annotators = list_annotators(workspace.settings, student)
+    annotators = list_annotators(workspace.settings, student, files=workspace.store)
+    refuse_unmatched_label_sets(workspace.settings, report_label_sets(workspace, annotators))
     before = count_missing(workspace, annotators)
     _log_finished(workspace, annotators, before)
     shards = sorted({shard for left in before.values() for shard in left})

@@ -102,7 +102,7 @@ def find_changed_sections(workspace: Workspace, state: LoopState) -> list[str]:
 
 def count_unannotated(workspace: Workspace) -> dict[str, int]:
     """Return annotator → images that it has not annotated yet; annotators that have none are left out."""
-    missing = count_missing(workspace, list_annotators(workspace.settings))
+    missing = count_missing(workspace, list_annotators(workspace.settings, files=workspace.store))
     return {name: sum(shards.values()) for name, shards in missing.items() if shards}
 
 

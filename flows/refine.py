@@ -14,12 +14,14 @@ from prefect import flow
 
 from florence.errors import FlorenceError, SettingsError
 from flows.facts import read_facts
+from flows.label_sets import check_label_sets
+from flows.lock import lock_workspace
 from flows.loop.messages import describe_loop, track_loop
 from flows.loop.round import LoopRound
 from flows.loop.start import choose_state, collect_new_images, remove_partial_files, resume_state
 from flows.params import missing_sections
 from flows.plan import describe_idle
-from flows.state import lock_workspace, write_state
+from flows.state import write_state
 from flows.terminal import say
 from flows.tracked import PARENT, TrackedWorkspace, end_with_parent, open_workspace
 
@@ -37,7 +39,7 @@ def refine(root: str = ".", rounds: int | None = None) -> str:
     folder = Path(root).resolve()
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
     try:
-        with lock_workspace(folder):
+        with lock_workspace(folder, "florence loop"):
             return _run_loop(open_workspace(folder), rounds)
     except FlorenceError as error:
         if PARENT in os.environ:  # there is no command line to show it
@@ -57,6 +59,7 @@ def _run_loop(workspace: TrackedWorkspace, rounds: int | None) -> str:
     start = time.monotonic()
     collect_new_images(workspace)
     collecting = time.monotonic() - start
+    check_label_sets(workspace)  # before anything expensive
     state, why = choose_state(workspace, before, rounds)
     if state is None:
         say(describe_idle(workspace))

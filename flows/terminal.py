@@ -107,13 +107,20 @@ def describe_export(found: ExportResult, format: str, out: Path | None) -> str:
     lines += [f"  {annotation_type}: {number} labels" for annotation_type, number in found.labels.items()] or [
         "  no labels"
     ]
+    lines += [f"  left out: {number} images, as {reason}" for reason, number in found.images_left_out.items()]
+    lines += [
+        f"  {annotation_type}: {number} of the images have not been looked at for these; they are not written as empty"
+        for annotation_type, number in found.not_looked_at.items()
+    ]
     lines += [f"  left out: {reason} ({number})" for reason, number in found.left_out.items()]
     lines += [f"  lost: {loss} ({number})" for loss, number in found.lost.items()]
     if found.renamed:
         lines.append(
             f"  {found.renamed} pictures have other names than in their source, "
-            "because theirs were taken or cannot be used"
+            "because theirs were taken, cannot be used, or do not end as their format does"
         )
+    if found.converted:
+        lines.append(f"  {found.converted} pictures are written as PNG, as other programs do not open their format")
     if found.rotated:
         lines.append(
             f"  {found.rotated} pictures were stored on their side and are written upright, as their labels are"
@@ -132,8 +139,8 @@ def describe_review(found: ReviewImport) -> str:
         f"{found.images} images reviewed, {found.claims} claims, {found.rejected} of them that something is not there; "
         f"{found.total} images in all (human@{found.version})"
     ]
-    for what, texts in (("not here", found.unknown), ("left out", found.problems)):
-        lines += [f"  {what}: {text}" for text in texts[:LISTED]]
-        if len(texts) > LISTED:
-            lines.append(f"  {what}: {len(texts) - LISTED} more")
+    lines += [f"  not here: {text}" for text in found.unknown[:LISTED]]
+    if len(found.unknown) > LISTED:
+        lines.append(f"  not here: {len(found.unknown) - LISTED} more")
+    lines += [f"  {line}" for line in found.describe_losses()]
     return "\n".join([*lines, "They count from the next round on: florence loop"])

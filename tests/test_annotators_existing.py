@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 
@@ -131,19 +130,19 @@ def test_settings_are_checked_before_anything_is_read():
         _ = make_existing({"format": "coco", "uri": "nowhere"}).version
 
 
-def test_what_cannot_be_used_is_reported(tmp_path: Path, caplog):
-    annotator = make_existing(
-        coco(tmp_path, {"bbox": [1, 2, 0, 4]}, {"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "category_id": 5})
-    )
-    with caplog.at_level(logging.WARNING):
-        (claims,) = annotator.annotate(ImageBatch((RECORD,)))
+def test_what_cannot_be_used_is_reported(tmp_path: Path):
+    options = coco(tmp_path, {"bbox": [1, 2, 0, 4]}, {"bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4], "category_id": 5})
+    annotator = make_existing(options, human=True)
+    (claims,) = annotator.annotate(ImageBatch((RECORD,)))
     assert isinstance(claims, list) and len(claims) == 1
-    assert [r.levelname for r in caplog.records] == ["WARNING"] * 2
-    assert (
-        f"mine: 1 labels of {tmp_path}" in caplog.text
-        and "category_id: found 5" in caplog.text
-        and "1 labels of sub/b.jpg cannot be used; the first:" in caplog.text
-    )
+    report = annotator.report_labels([RECORD, image(0), image(1), image(3)])
+    assert (report.annotator, report.format, report.address, report.human) == ("mine", "coco", options["uri"], True)
+    assert (report.images, report.labelled, report.empty, report.not_listed) == (4, 1, 1, 1)
+    assert [loss.count for loss in report.refused] == [1], "an image of another size"
+    assert report.used == {"<OD>": 1} and report.lost == 2
+    assert any("category_id: found 5" in loss.examples[0] for loss in report.losses)
+    narrow = make_existing(options, tasks=["<CAPTION>"]).report_labels([RECORD])
+    assert (narrow.used, narrow.unread, narrow.lost) == ({}, {"<OD>": 1}, 3)
 
 
 def test_paths_are_matched_as_settings_say(tmp_path: Path):

@@ -16,6 +16,8 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 
 from florence.config import Section
 from florence.errors import SettingsError
+from florence.image_files import NO_FILES, ImageFiles
+from florence.label_report import LabelSetReport
 from florence.records import ANNOTATION_TYPES, BASE_TYPES, Annotation, ClaimsOrError, ImageRecord, digest
 from florence.redact import MASK, is_secret_name
 from florence.registry import Registry
@@ -49,6 +51,8 @@ class Annotator(ABC):
     - ``tasks``: the annotation types that it claims.
     - ``Options``: its settings, a pydantic model. An option called ``tasks`` narrows the annotation types.
     - ``revision``: to be raised with each change of code that changes its claims; they are then made again.
+    - ``has_label_set``: whether it claims what a data set says, so that `report_labels` can tell what of it is used.
+    - ``later_options``: options that came after the first release; the version covers them where they are set.
     - ``role``: see `florence.records.AnnotatorProfile`. A ranker claims the texts that it scores, word by word and with
       the box of the original claims, with scores of its own.
 
@@ -57,14 +61,18 @@ class Annotator(ABC):
     - ``device``: where it computes ("auto", "cpu", "cuda", "cuda:1" …); set before `load`.
     - ``usage``: what it has used in all, set to what earlier runs used before the first `annotate`. An annotator that
       costs something adds to it.
+    - ``files``: which files have had which content; set before `version` is read.
     """
 
+    later_options: ClassVar[frozenset[str]] = frozenset()
     needs: frozenset[str] = frozenset({"pixels"})
     tasks: tuple[str, ...] = ()
     revision: ClassVar[int] = 1
+    has_label_set: ClassVar[bool] = False
     role: str = "annotator"
     device: str = "auto"
     usage: Usage = Usage()
+    files: ImageFiles = NO_FILES
 
     class Options(Section):
         """No settings."""
@@ -99,8 +107,11 @@ class Annotator(ABC):
     @property
     def version(self) -> str:
         """A short hash of all that its claims depend on: class, revision, options, `ingredients`. Loads no model."""
+        fields = self.Options.model_fields
         options = {
-            FIRST_OPTION_NAMES.get(name, name): value for name, value in self.options.model_dump(mode="json").items()
+            FIRST_OPTION_NAMES.get(name, name): value
+            for name, value in self.options.model_dump(mode="json").items()
+            if name not in self.later_options or value != fields[name].default
         }
         ingredients = {FIRST_INGREDIENT_NAMES.get(name, name): value for name, value in self.ingredients().items()}
         return digest([type(self).__name__, self.revision, options, ingredients], length=12)
@@ -115,6 +126,16 @@ class Annotator(ABC):
 
     def load(self) -> None:  # noqa: B027 - many need nothing loaded
         """Load models. It is called before `annotate`, and may be called more than once."""
+
+    def note_reading(self) -> None:  # noqa: B027 - most read nothing that is made for files of certain names
+        """Write down what later runs need to know of this one. It is called after `load` where claims are written."""
+
+    def report_labels(self, images: Sequence[ImageRecord]) -> LabelSetReport:
+        """Return what its label set has about ``images``, if `has_label_set`.
+
+        Raises FlorenceError where it cannot be read.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def annotate(self, batch: ImageBatch) -> Sequence[ClaimsOrError]:

@@ -5,7 +5,7 @@ The formats are plug-ins of `florence.formats`.
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -15,19 +15,22 @@ from florence.config import Section
 from florence.errors import FlorenceError, SettingsError
 from florence.formats import FORMATS, OBJECTS, Format, LabelSet
 from florence.formats._files import Files
-from florence.records import ANNOTATION_TYPES, ClaimsOrError, ImageRecord
-
-logger = logging.getLogger(__name__)
+from florence.formats.accounting import report_label_set
+from florence.formats.matching import Contents, LabelMatcher, Matching
+from florence.label_report import LabelSetReport
+from florence.records import ANNOTATION_TYPES, ClaimsOrError, ImageRecord, digest
 
 
 @ANNOTATORS.register("existing")
 class Existing(Annotator):
-    """Claims the data set's labels of each image, matched by the image's path in its source.
+    """Claims the data set's labels of each image, matched by its content, else by its files' paths in their sources.
 
     An image that the data set does not list is answered with NotListedError; it is not an image without labels.
     """
 
     needs = frozenset()
+    has_label_set = True
+    later_options = frozenset({"source", "contents"})
 
     class Options(Section):
         """Settings."""
@@ -50,6 +53,14 @@ class Existing(Annotator):
             description="whether an image whose path is not found is matched by its file's name, if it occurs once; "
             "no two images may have the same",
         )
+        source: str = Field(
+            "", description="key of the source whose files the data set's names mean; by default those of all"
+        )
+        contents: Contents = Field(
+            "ask",
+            description="whose the labels are of a file that was replaced by another picture: first, current, or ask: "
+            "the one that was there when the labels were first read; the image is refused if that was not one alone",
+        )
         settings: dict[str, Any] = Field({}, description="settings of the format")
 
     def __init__(self, *, name: str, **options: Any) -> None:
@@ -64,10 +75,20 @@ class Existing(Annotator):
         self.role = "human" if self.options.human else "annotator"
         self._stamp_and_digest: tuple[Any, str] | None = None
         self._labels: tuple[str, LabelSet] | None = None
+        self._matchers: tuple[Any, LabelMatcher] | None = None
+        self._differences: tuple[LabelMatcher, str] | None = None
 
     def ingredients(self) -> dict[str, str]:
-        """Return a hash of the data set's files. They are read again only if their sizes or times have changed."""
-        return {"labels": self._digest(self._files())}
+        """Return a hash of the data set's files, and one of the matches that files' names and contents decide, if any.
+
+        The data set's files are read again only if their sizes or times have changed.
+        """
+        found = {"labels": self._digest(self._files())}
+        if self.format.revision > 1:
+            found["reader"] = str(self.format.revision)
+        if differences := self._hash_differences():
+            found["files"] = differences
+        return found
 
     def vocabulary(self) -> tuple[str, ...] | None:
         """Return the labels that the data set has for objects; None if no objects are read."""
@@ -78,20 +99,12 @@ class Existing(Annotator):
     def load(self) -> None:
         """Read the data set, again only if its files have changed."""
         files = self._files()
-        digest = self._digest(files)
-        if self._labels is None or self._labels[0] != digest:
+        content = self._digest(files)
+        if self._labels is None or self._labels[0] != content:
             labels = self.format.open(files)
-            if files.digest() != digest:
+            if files.digest() != content:
                 raise FlorenceError(f"{files.uri} changed while it was read; start again when it is whole")
-            self._labels = (digest, labels)
-            if labels.problems:
-                logger.warning(
-                    "%s: %d labels of %s cannot be used; the first: %s",
-                    self.name,
-                    len(labels.problems),
-                    files.uri,
-                    labels.problems[0],
-                )
+            self._labels = (content, labels)
 
     def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """Return the data set's labels of each image."""
@@ -100,20 +113,45 @@ class Existing(Annotator):
         return [self._image_claims(record) for record in batch.records]
 
     def _image_claims(self, record: ImageRecord) -> ClaimsOrError:
-        names = {name: getattr(self.options, name) for name in ("strip", "prefix", "base_names")}
         try:
-            found = self._label_set().find_claims(record, **names)
+            found = self._matcher().find_claims(record)
         except FlorenceError as error:
             return error
-        if found.problems:
-            logger.warning(
-                "%s: %d labels of %s cannot be used; the first: %s",
-                self.name,
-                len(found.problems),
-                record.name,
-                found.problems[0],
-            )
         return [claim for claim in found.claims if claim.task in self.tasks]
+
+    def report_labels(self, images: Sequence[ImageRecord]) -> LabelSetReport:
+        """Return what the data set has about ``images``, and what of it is not used."""
+        self.load()
+        empty = LabelSetReport(self.name, self.options.format, self.options.uri, self.options.human)
+        return report_label_set(empty, self._label_set(), images, self.tasks, self._matcher().matching)
+
+    def note_reading(self) -> None:
+        """Write down in the store that the data set has been read: later contents of a file are not what it means."""
+        self.files.note_reading(self._digest(self._files()))
+
+    def _hash_differences(self) -> str:
+        """Return a hash of the images that are not matched as their records alone would be; empty for none."""
+        self.files.refresh()
+        if next(self.files.list_ambiguous(self.options.base_names), None) is None:
+            return ""
+        if self._labels is None or self._labels[0] != self._digest(self._files()):
+            self.load()
+        matcher = self._matcher()
+        if self._differences is None or self._differences[0] is not matcher:
+            found = matcher.hash_differences()
+            self._differences = (matcher, digest(found) if found else "")
+        return self._differences[1]
+
+    def _matcher(self) -> LabelMatcher:
+        """Return the matcher of the data set that was loaded and of what is known of the files now."""
+        assert self._labels is not None
+        content, labels = self._labels
+        chosen = {name: getattr(self.options, name) for name in ("strip", "prefix", "base_names", "source", "contents")}
+        state = (content, self.files, self.files.refresh(), self.files.first_read(content))
+        if self._matchers is None or self._matchers[0] != state:
+            matching = Matching(**chosen, first_read=state[-1], files=self.files)
+            self._matchers = (state, LabelMatcher(labels, matching))
+        return self._matchers[1]
 
     def _files(self) -> Files:
         return self.format.files(self.options.uri)

@@ -12,8 +12,11 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from florence.errors import DataError, OldFormatError
+from florence.errors import DataError, NewerFormatError, OldFormatError
+from florence.label_report import LabelSetReport
 
+VERSION: Literal[3] = 3
+"""The version of build/loop.json."""
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -48,14 +51,47 @@ class DropCount:
 
 
 @dataclass(frozen=True, slots=True)
-class RejectedFile:
-    """A file that cannot be used as an image, and why."""
+class FileCount:
+    """The files of a source that are no images for one ``reason``: their number, a few of them, and what would help.
+
+    The whole list of rejected files is in the snapshot's ``rejected_files.parquet``, and beside the page.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    reason: str
+    count: int
+    examples: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceListing:
+    """The files that a source had when it was last collected.
+
+    ``files``: all of them: ``images``, ``texts`` that were read beside images, and ``unused`` ones. ``gone``: images
+    whose files are no longer there.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     source: str
-    name: str
+    address: str
+    files: int
+    images: int
+    texts: int = 0
+    unused: tuple[FileCount, ...] = ()
+    gone: int = 0
+    gone_examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FailedImages:
+    """The images that an annotator could not annotate for one ``reason``: their number, and a few of its messages."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    annotator: str
     reason: str
-    detail: str = ""
+    count: int
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +249,9 @@ class RoundFacts:
     images: tuple[ImageCount, ...] = ()
     counts: tuple[TypeCount, ...] = ()
     drops: tuple[DropCount, ...] = ()
-    rejected_files: tuple[RejectedFile, ...] = ()
+    listings: tuple[SourceListing, ...] = ()
+    label_sets: tuple[LabelSetReport, ...] = ()
+    failed_images: tuple[FailedImages, ...] = ()
     label_quality: tuple[LabelScore, ...] = ()
     label_quality_gain: tuple[LabelGain, ...] = ()
     scores: tuple[TaskScore, ...] = ()
@@ -226,12 +264,12 @@ class RoundFacts:
 
 @dataclass(frozen=True, slots=True)
 class LoopFacts:
-    """The rounds of a loop, in order. ``version``: of this form; an older one is refused."""
+    """The rounds of a loop, in order. ``version``: of this form; any other one is refused."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     loop_id: str
     rounds: tuple[RoundFacts, ...] = ()
-    version: Literal[2] = 2
+    version: Literal[3] = VERSION
 
     def with_round(self, facts: RoundFacts) -> LoopFacts:
         """Return these facts with one round added or replaced; rounds stay in order."""
@@ -249,15 +287,23 @@ class LoopFacts:
     def from_json(cls, text: str | bytes, where: str = "loop.json") -> LoopFacts:
         """Return the facts of a JSON text.
 
-        Raises OldFormatError for an older version, DataError with each key that is missing, unknown or of the wrong
-        type.
+        Raises OldFormatError for version 1, which a workspace of form 1 has, NewerFormatError for a newer version than
+        this one's, DataError for any other, and with each key that is missing, unknown or of the wrong type.
         """
         try:
             version = json.loads(text)["version"]
         except (ValueError, KeyError, TypeError):
-            version = 2  # what is wrong is said below
+            version = VERSION  # what is wrong is said below
         if version == 1:
-            raise OldFormatError(where, "its version is 1, and 2 is read")
+            raise OldFormatError(where, f"its version is 1, and {VERSION} is read")
+        if isinstance(version, int) and version > VERSION:
+            raise NewerFormatError(where, f"its version is {version}, and {VERSION} is read")
+        if isinstance(version, int) and version != VERSION:
+            raise DataError(
+                f"{where} was made by an older Florence (its version is {version}, and {VERSION} is read): delete it, "
+                "and the next `florence loop` or `florence report` makes it again from the snapshot; "
+                "labels, models and the state of the loop are elsewhere and stay"
+            )
         try:
             return TypeAdapter(cls).validate_json(text, strict=True)
         except ValidationError as error:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from florence.errors import DataError
-from florence.report import charts, gallery, tables
+from florence.report import charts, gallery, tables, unused
 from florence.report.charts import Point, Series
 from florence.report.facts import LoopFacts, RoundFacts
 from florence.report.tables import Cell
@@ -22,12 +22,16 @@ SECTIONS = (
     ("quality", "Label quality"),
     ("scores", "Scores"),
     ("data", "Kept and dropped"),
+    ("unused", "What was not used"),
     ("statistics", "Statistics"),
     ("gallery", "Gallery"),
     ("change", "Before and after"),
     ("uncertain", "Least confident"),
     ("lineage", "Lineage and time"),
 )
+REJECTED_FILES = "rejected_files.parquet"
+REJECTED_LIST = "rejected_files.csv"
+"""The whole list of rejected files, in the snapshot and beside the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ def build_report(facts: LoopFacts, data: Store, out: Path) -> Path:
     """Write the page of the loop's last round and return its path.
 
     ``data``: the snapshot of that round. ``out``: a folder that gets ``round-<N>/index.html``, one self-contained file,
-    and the same page as ``index.html``; pages of earlier rounds stay and are linked. Raises DataError without rounds,
+    the same page as ``index.html``, and the whole list of rejected files as ``round-<N>/rejected_files.csv``; pages of
+    earlier rounds stay and are linked. Raises DataError without rounds,
     StoreError where the snapshot is damaged.
     """
     if not facts.rounds:
@@ -51,6 +56,8 @@ def build_report(facts: LoopFacts, data: Store, out: Path) -> Path:
     last = facts.rounds[-1]
     context = _build_context(facts, last, data, out)
     store = Store(str(out))
+    if context["rejected_list"]:
+        store.write_bytes(context["rejected_list"], unused.write_rejected_files(data.read_table(REJECTED_FILES)))
     # The page twice instead of a redirect: headless browsers that take a picture do not follow one.
     store.write_bytes(f"round-{last.round}/index.html", _render("report.html", up="../", **context).encode())
     store.write_bytes("index.html", _render("report.html", up="", **context).encode())
@@ -91,7 +98,11 @@ def _build_context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -
         "images": tables.tabulate_images(last),
         "counts": tables.tabulate_counts(last),
         "drops": tables.tabulate_drops(last),
-        "rejected_files": tables.tabulate_rejected_files(last),
+        "files": unused.tabulate_files(last),
+        "label_sets": unused.tabulate_label_sets(last),
+        "losses": unused.tabulate_losses(last),
+        "failed_images": unused.tabulate_failed_images(last),
+        "rejected_list": f"round-{last.round}/{REJECTED_LIST}" if _has_rejected_files(data) else "",
         "annotator_activity": tables.tabulate_annotator_activity(last),
         "annotator_quality": tables.tabulate_annotator_quality(last),
         "reliability_by_name": tables.tabulate_reliability_by_name(last),
@@ -116,11 +127,16 @@ def _build_context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -
     }
 
 
+def _has_rejected_files(data: Store) -> bool:
+    return data.exists(REJECTED_FILES) and data.footer(REJECTED_FILES).num_rows > 0
+
+
 def _list_tiles(facts: RoundFacts) -> list[Cell]:
     tiles = [
         Cell(tables.format_count(sum(i.images for i in facts.images)), "images"),
         Cell(tables.format_count(sum(c.kept for c in facts.counts)), "labels kept"),
         Cell(tables.format_count(sum(c.dropped for c in facts.counts)), "labels dropped"),
+        *_list_unused_tiles(facts),
     ]
     tiles += [
         Cell(tables.format_figure(q.value), f"{q.task} labels, {q.metric} on gold images")
@@ -133,6 +149,14 @@ def _list_tiles(facts: RoundFacts) -> list[Cell]:
         if s.task in ("<OD>", "<REGION_TO_CATEGORY>")
     ]
     return [*tiles, Cell(facts.model_version or "none", "model version")]
+
+
+def _list_unused_tiles(facts: RoundFacts) -> list[Cell]:
+    """Return the numbers of files and labels that were not used, where there are any."""
+    files = sum(unused.count for one in facts.listings for unused in one.unused)
+    labels = sum(report.lost for report in facts.label_sets)
+    tiles = ((files, "files not used"), (labels, "labels of label sets not used"))
+    return [Cell(tables.format_count(number), name) for number, name in tiles if number]
 
 
 def _draw_quality_charts(facts: LoopFacts) -> list[Chart]:

@@ -44,12 +44,13 @@ def format_interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
 
 
-def _make_head(*names: str) -> tuple[Cell, ...]:
+def make_head(*names: str) -> tuple[Cell, ...]:
     """Return the head of a table; a name that starts with > is of a column of numbers."""
     return tuple(Cell(name.lstrip(">"), style="n" if name.startswith(">") else "") for name in names)
 
 
-def _number_cell(text: str, small: str = "", style: str = "") -> Cell:
+def number_cell(text: str, small: str = "", style: str = "") -> Cell:
+    """Return a cell of a column of numbers."""
     return Cell(text, small, f"n {style}".strip())
 
 
@@ -65,17 +66,17 @@ def tabulate_quality(facts: LoopFacts) -> Table | None:
         for r in rounds:
             found = [q for q in r.label_quality if (q.split, q.task, q.metric, q.reference) == key]
             cells.append(
-                _number_cell(
+                number_cell(
                     format_figure(found[0].value),
                     f"{format_interval(found[0].low, found[0].high)} n {found[0].n}".strip(),
                 )
                 if found
-                else _number_cell("–")
+                else number_cell("–")
             )
         split, task, metric, reference = key
         rows.append((Cell(task), Cell(metric), Cell(split), Cell(reference), *cells))
     return Table(
-        _make_head("Annotation type", "Measure", "Split", "Reference", *(f">Round {r.round}" for r in rounds)),
+        make_head("Annotation type", "Measure", "Split", "Reference", *(f">Round {r.round}" for r in rounds)),
         tuple(rows),
     )
 
@@ -91,12 +92,12 @@ def tabulate_gains(facts: RoundFacts) -> Table | None:
                 Cell(g.metric),
                 Cell(g.split),
                 Cell(f"round {g.since}"),
-                _number_cell(f"{g.value:+.3f}", format_interval(g.low, g.high), style),
-                _number_cell(format_count(g.n)),
-                _number_cell("–" if g.without_student is None else f"{g.without_student:+.3f}"),
+                number_cell(f"{g.value:+.3f}", format_interval(g.low, g.high), style),
+                number_cell(format_count(g.n)),
+                number_cell("–" if g.without_student is None else f"{g.without_student:+.3f}"),
             )
         )
-    head = _make_head("Annotation type", "Measure", "Split", "Since", ">Gain", ">Images", ">Without the student's vote")
+    head = make_head("Annotation type", "Measure", "Split", "Since", ">Gain", ">Images", ">Without the student's vote")
     return Table(head, tuple(rows)) if rows else None
 
 
@@ -106,20 +107,20 @@ def tabulate_scores(facts: RoundFacts) -> Table | None:
         (
             Cell(s.task),
             Cell(s.metric),
-            _number_cell(format_figure(s.value), format_interval(s.low, s.high)),
-            _number_cell(format_figure(s.shuffled)),
-            _number_cell(format_count(s.n)),
-            _number_cell(f"{100 * s.invalid:.2f} %"),
-            _number_cell(format_figure(s.calibration[1]), f"scores {s.calibration[0]:.3f}")
+            number_cell(format_figure(s.value), format_interval(s.low, s.high)),
+            number_cell(format_figure(s.shuffled)),
+            number_cell(format_count(s.n)),
+            number_cell(f"{100 * s.invalid:.2f} %"),
+            number_cell(format_figure(s.calibration[1]), f"scores {s.calibration[0]:.3f}")
             if s.calibration
-            else _number_cell("–"),
+            else number_cell("–"),
             Cell(s.reference),
         )
         for s in facts.scores
     )
     return (
         Table(
-            _make_head(
+            make_head(
                 "Task",
                 "Measure",
                 ">Score",
@@ -147,8 +148,8 @@ def tabulate_images(facts: RoundFacts) -> Table | None:
     rows = []
     for source in sorted({i.source for i in facts.images}):
         per = [number[source, split] for split in splits]
-        rows.append((Cell(source), *(_number_cell(format_count(n)) for n in per), _number_cell(format_count(sum(per)))))
-    return Table(_make_head("Source", *(f">{s.replace('_', ' ')}" for s in splits), ">all"), tuple(rows))
+        rows.append((Cell(source), *(number_cell(format_count(n)) for n in per), number_cell(format_count(sum(per)))))
+    return Table(make_head("Source", *(f">{s.replace('_', ' ')}" for s in splits), ">all"), tuple(rows))
 
 
 def tabulate_counts(facts: RoundFacts) -> Table | None:
@@ -159,27 +160,19 @@ def tabulate_counts(facts: RoundFacts) -> Table | None:
         rows.append(
             (
                 Cell(c.task),
-                _number_cell(format_count(c.kept)),
-                _number_cell(format_count(c.dropped)),
+                number_cell(format_count(c.kept)),
+                number_cell(format_count(c.dropped)),
                 Cell("", bar=c.kept / total if total else None),
             )
         )
-    return Table(_make_head("Annotation type", ">Kept", ">Dropped", "Share kept"), tuple(rows)) if rows else None
+    return Table(make_head("Annotation type", ">Kept", ">Dropped", "Share kept"), tuple(rows)) if rows else None
 
 
 def tabulate_drops(facts: RoundFacts) -> Table | None:
     """Return dropped labels by annotation type and reason, the most frequent first."""
     ordered = sorted(facts.drops, key=lambda d: (-d.count, d.task, d.reason))
-    rows = tuple((Cell(d.reason.replace("_", " ")), Cell(d.task), _number_cell(format_count(d.count))) for d in ordered)
-    return Table(_make_head("Reason", "Annotation type", ">Labels"), rows) if rows else None
-
-
-def tabulate_rejected_files(facts: RoundFacts) -> Table | None:
-    """Return the files that cannot be used."""
-    rows = tuple(
-        (Cell(s.name), Cell(s.source), Cell(s.reason.replace("_", " ")), Cell(s.detail)) for s in facts.rejected_files
-    )
-    return Table(_make_head("File", "Source", "Reason", "Detail"), rows) if rows else None
+    rows = tuple((Cell(d.reason.replace("_", " ")), Cell(d.task), number_cell(format_count(d.count))) for d in ordered)
+    return Table(make_head("Reason", "Annotation type", ">Labels"), rows) if rows else None
 
 
 def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
@@ -191,14 +184,14 @@ def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
             Cell(a.name, a.version),
             Cell(a.role),
             Cell(a.device),
-            _number_cell(format_count(a.batch_size)),
-            _number_cell(format_count(a.images)),
+            number_cell(format_count(a.batch_size)),
+            number_cell(format_count(a.images)),
         )
         cost = (
             (
-                _number_cell(format_count(a.calls)),
-                _number_cell(format_count(a.tokens)),
-                _number_cell(format_figure(a.cost, 2)),
+                number_cell(format_count(a.calls)),
+                number_cell(format_count(a.tokens)),
+                number_cell(format_figure(a.cost, 2)),
             )
             if has_usage
             else ()
@@ -206,12 +199,12 @@ def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
         rows.append(
             (
                 *cells,
-                _number_cell(format_count(a.missing), a.missing_reason, "down" if a.missing else ""),
-                _number_cell(format_count(a.claims)),
+                number_cell(format_count(a.missing), a.missing_reason, "down" if a.missing else ""),
+                number_cell(format_count(a.claims)),
                 *cost,
             )
         )
-    head = _make_head(
+    head = make_head(
         "Annotator",
         "Role",
         "Device",
@@ -230,16 +223,16 @@ def tabulate_annotator_quality(facts: RoundFacts) -> Table | None:
         (
             Cell(a.name, a.version),
             Cell(a.task),
-            _number_cell(format_count(a.claims)),
-            _number_cell(format_count(a.failed)),
-            _number_cell("not estimated" if a.reliability is None else format_figure(a.reliability)),
-            _number_cell(format_figure(a.measured), a.metric.replace("_", " ")),
+            number_cell(format_count(a.claims)),
+            number_cell(format_count(a.failed)),
+            number_cell("not estimated" if a.reliability is None else format_figure(a.reliability)),
+            number_cell(format_figure(a.measured), a.metric.replace("_", " ")),
         )
         for a in facts.annotator_quality
     )
     return (
         Table(
-            _make_head("Annotator", "Annotation type", ">Claims", ">Images failed", ">Reliability", ">On gold images"),
+            make_head("Annotator", "Annotation type", ">Claims", ">Images failed", ">Reliability", ">On gold images"),
             rows,
         )
         if rows
@@ -256,13 +249,13 @@ def tabulate_reliability_by_name(facts: RoundFacts) -> Table | None:
     for name in names:
         row = [found.get((annotator, name)) for annotator in annotators]
         cells = [
-            _number_cell(format_figure(n.estimated, 2), "" if n.measured is None else f"{n.measured:.2f} of {n.n}")
+            number_cell(format_figure(n.estimated, 2), "" if n.measured is None else f"{n.measured:.2f} of {n.n}")
             if n
-            else _number_cell("–")
+            else number_cell("–")
             for n in row
         ]
         rows.append((Cell(name), *cells))
-    return Table(_make_head("Object", *(f">{annotator}" for annotator in annotators)), tuple(rows)) if rows else None
+    return Table(make_head("Object", *(f">{annotator}" for annotator in annotators)), tuple(rows)) if rows else None
 
 
 def tabulate_churn(facts: RoundFacts) -> Table | None:
@@ -273,12 +266,12 @@ def tabulate_churn(facts: RoundFacts) -> Table | None:
         rows.append(
             (
                 Cell(c.task),
-                _number_cell(f"{100 * c.value:.1f} %"),
-                *(_number_cell(format_count(n)) for n in (c.same, c.renamed, c.moved, c.added, c.removed)),
-                _number_cell(without),
+                number_cell(f"{100 * c.value:.1f} %"),
+                *(number_cell(format_count(n)) for n in (c.same, c.renamed, c.moved, c.added, c.removed)),
+                number_cell(without),
             )
         )
-    head = _make_head(
+    head = make_head(
         "Annotation type",
         ">Changed",
         ">As before",
@@ -296,8 +289,8 @@ def tabulate_seconds(facts: RoundFacts) -> Table | None:
     if not facts.seconds:
         return None
     total = sum(facts.seconds.values())
-    rows = [(Cell(stage), _number_cell(f"{value:,.1f} s")) for stage, value in facts.seconds.items()]
-    return Table(_make_head("Stage", ">Time"), (*rows, (Cell("all"), _number_cell(f"{total:,.1f} s"))))
+    rows = [(Cell(stage), number_cell(f"{value:,.1f} s")) for stage, value in facts.seconds.items()]
+    return Table(make_head("Stage", ">Time"), (*rows, (Cell("all"), number_cell(f"{total:,.1f} s"))))
 
 
 def tabulate_lineage(facts: RoundFacts) -> Table:
@@ -310,7 +303,7 @@ def tabulate_lineage(facts: RoundFacts) -> Table:
         ("DVC hash of data/", facts.dvc_hash),
         ("Git commit", facts.git_commit),
     )
-    return Table(_make_head("What", "Which"), tuple((Cell(name), Cell(value or "none")) for name, value in rows))
+    return Table(make_head("What", "Which"), tuple((Cell(name), Cell(value or "none")) for name, value in rows))
 
 
 TYPE_NAMES = {
@@ -369,7 +362,7 @@ def tabulate_table2(statistics: Mapping[str, Any]) -> Table:
                 for on, theirs in PAPER_TRIPLETS.items()
                 if on in triplets
             ]
-    names = [_number_cell(c.replace("_", " ")) for c in COLUMNS_2]
+    names = [number_cell(c.replace("_", " ")) for c in COLUMNS_2]
     return Table((Cell("Annotation"), *names), tuple(rows))
 
 
@@ -385,9 +378,9 @@ def tabulate_table3(statistics: Mapping[str, Any]) -> Table:
         rows.append((Cell(key.replace("_", " ")), *_pair_cells(ours, theirs)))
     without = [_format_value(statistics.get("texts", {}).get(task, {}).get("ungrounded")) for task in CAPTIONS]
     rows.append((Cell("texts without a grounded phrase"), *_pair_cells(without, ("–",) * len(CAPTIONS))))
-    names = [_number_cell(c) for c in ("brief", "detailed", "more detailed")]
+    names = [number_cell(c) for c in ("brief", "detailed", "more detailed")]
     return Table((Cell("Per text"), *names), tuple(rows))
 
 
 def _pair_cells(ours: Iterable[str], theirs: Sequence[str]) -> tuple[Cell, ...]:
-    return tuple(_number_cell(a, b, "both") for a, b in zip(ours, theirs, strict=True))
+    return tuple(number_cell(a, b, "both") for a, b in zip(ours, theirs, strict=True))

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from florence.config import EvaluateSettings
 from florence.engine.churn import measure_churn
 from florence.engine.reliability import Reliability, estimate_reliability
+from florence.errors import FlorenceError, NotListedError
+from florence.label_report import LabelSetReport
 from florence.metrics import fold_label
 from florence.records import ANNOTATION_TYPES, ANNOTATIONS, FINE_TUNED, TASKS
 from florence.report.facts import (
@@ -19,22 +21,36 @@ from florence.report.facts import (
     AnnotatorQuality,
     Churn,
     DropCount,
+    FailedImages,
     ImageCount,
     LabelGain,
     LabelScore,
-    RejectedFile,
     ReliabilityByName,
     RoundFacts,
+    SourceListing,
     TaskScore,
     TypeCount,
 )
+from florence.rounds import find_labels, list_rounds
 from florence.store import Store
-from florence.workspace.annotate import COVERAGE, MISSING, AnnotatorVersion, count_missing, read_profiles, read_usage
+from florence.workspace.annotate import (
+    COVERAGE,
+    MISSING,
+    AnnotatorVersion,
+    count_missing,
+    find_label_sets,
+    find_unusable_annotators,
+    read_profiles,
+    read_usage,
+    report_label_sets,
+)
 from florence.workspace.base import Workspace
-from florence.workspace.layout import list_rounds, read_images
+from florence.workspace.layout import list_shards, read_images
 
 MEASURES = ("f1", "spotted", "cider", "accuracy", "mask_iou", "f1_boxes")
 """Measures of an annotator's claims; of several of one annotation type the first is reported."""
+EXAMPLES = 5
+"""Messages of an annotator that are kept of one type of error."""
 NAMES = 12
 """Names of objects whose reliability is reported for each annotator."""
 
@@ -59,7 +75,7 @@ def audit_round(
 
     data = workspace.data
     snapshot = data.read_json("snapshot.json")
-    labels = data.read_table(f"labels/round={round}/labels.parquet")
+    labels = data.read_table(find_labels(data, round))
     dropped = labels.filter(pc.invert(labels["kept"]))
     quality, scores, compared = (_read_metrics(workspace, name) for name in ("labels", "scores", "decision"))
     decision = Decision.from_json(compared) if compared else None
@@ -77,10 +93,9 @@ def audit_round(
         ),
         counts=tuple(_list_type_counts(labels)),
         drops=tuple(DropCount(task, reason, n) for (task, reason), n in _count_rows(dropped, "task", "reason")),
-        rejected_files=tuple(
-            RejectedFile(row["source"], row["name"], row["reason"], row["detail"])
-            for row in data.read_table("rejected_files.parquet").to_pylist()
-        ),
+        listings=tuple(_list_sources(workspace)),
+        label_sets=_report_label_sets(workspace, annotators),
+        failed_images=tuple(_list_failed_images(workspace, annotators)),
         label_quality=tuple(_list_label_scores(quality)),
         label_quality_gain=tuple(gains),
         scores=tuple(_list_task_scores(scores)),
@@ -102,6 +117,10 @@ def _read_metrics(workspace: Workspace, name: str) -> dict[str, Any]:
 def _count_rows(table: pa.Table, *columns: str) -> list[tuple[tuple[Any, ...], int]]:
     """Return how many rows have each combination of values, sorted."""
     return sorted(Counter(zip(*(table[name].to_pylist() for name in columns), strict=True)).items())
+
+
+def _list_sources(workspace: Workspace) -> Iterator[SourceListing]:
+    return iter(())
 
 
 # ---------------------------------------------------------------- labels and models
@@ -130,11 +149,10 @@ def _list_gains(
 ) -> Iterator[LabelGain]:
     from florence.evaluate import find_gold_references, measure_gains
 
-    name = f"labels/round={since}/labels.parquet"
-    if not data.exists(name):
+    if since not in list_rounds(data):
         return
     references = find_gold_references(data, _list_gold_images(data))
-    before = data.read_table(name)
+    before = data.read_table(find_labels(data, since))
     without = {} if without_student is None else measure_gains(before, without_student, references, settings)
     for key, gain in sorted(measure_gains(before, labels, references, settings).items()):
         task, metric, _ = key
@@ -170,7 +188,7 @@ def _list_churn(data: Store, labels: pa.Table, round: int, without_student: pa.T
     earlier = [number for number in list_rounds(data) if number < round]
     if not earlier:
         return
-    before = data.read_table(f"labels/round={earlier[-1]}/labels.parquet")
+    before = data.read_table(find_labels(data, earlier[-1]))
     found = measure_churn(before, labels)
     without = {} if without_student is None else measure_churn(before, without_student)
     for task in [task for task in ANNOTATION_TYPES if task in found]:
@@ -188,6 +206,32 @@ def _read_claims(store: Store, annotator: AnnotatorVersion) -> pa.Table:
 
 def _read_coverage(store: Store, annotator: AnnotatorVersion) -> pa.Table:
     return store.read_tables(f"coverage/{annotator.key}", COVERAGE)
+
+
+def _list_errors(store: Store, annotator: AnnotatorVersion) -> Iterator[str]:
+    """Yield the error of each image that it could not annotate; an image that it was not asked about is none."""
+    for error in _read_coverage(store, annotator)["error"].to_pylist():
+        if error and not error.startswith(NotListedError.__name__):
+            yield error
+
+
+def _report_label_sets(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -> tuple[LabelSetReport, ...]:
+    try:
+        return report_label_sets(workspace, annotators)
+    except FlorenceError as error:  # label files that are gone by now are no reason to lose the other facts
+        return (LabelSetReport("", error=str(error)),)
+
+
+def _list_failed_images(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -> Iterator[FailedImages]:
+    """Yield the images that annotators without a label set could not annotate, by the type of their error."""
+    with_label_sets = find_label_sets(workspace.settings, annotators)
+    for annotator in annotators:
+        found: dict[str, list[str]] = {}
+        for error in _list_errors(workspace.store, annotator) if annotator not in with_label_sets else ():
+            kind, _, message = error.partition(": ")
+            found.setdefault(kind, []).append(message or error)
+        for kind, messages in sorted(found.items()):
+            yield FailedImages(annotator.name, kind, len(messages), tuple(dict.fromkeys(messages))[:EXAMPLES])
 
 
 def _estimate_reliability(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -> Reliabilities:
@@ -208,8 +252,7 @@ def _list_annotator_quality(
     """
     for annotator in annotators:
         number = Counter(_read_claims(store, annotator)["task"].to_pylist())
-        errors = _read_coverage(store, annotator)["error"].to_pylist()
-        failed = sum(bool(error) and not error.startswith("NotListedError") for error in errors)
+        failed = sum(1 for _ in _list_errors(store, annotator))
         known = {
             task: found
             for reference in ("human", "truth")
@@ -278,6 +321,12 @@ def _list_annotator_activity(
             usage.tokens,
             float(usage.cost),
         )
+    left_out = find_unusable_annotators(settings)
+    shards = {one: store.footer(f"images/{one}.parquet").num_rows for one in (list_shards(store) if left_out else ())}
+    for name, error in left_out.items():
+        section = settings.annotators[name]
+        assigned = sum(rows for shard, rows in shards.items() if section.looks_at(shard.rsplit("-", 1)[0]))
+        yield AnnotatorActivity(name, "", "left out", section.device, section.batch_size, 0, assigned, 0, error)
 
 
 def _count_stored_rows(store: Store, folder: str) -> int:

@@ -3,6 +3,7 @@
 from florence.workspace.annotate.annotators import (
     AnnotatorVersion,
     find_human_annotator,
+    find_unusable_annotators,
     is_assigned,
     is_required,
     list_annotators,
@@ -11,6 +12,12 @@ from florence.workspace.annotate.annotators import (
     write_declarations,
 )
 from florence.workspace.annotate.claims import COVERAGE
+from florence.workspace.annotate.label_sets import (
+    describe_label_sets,
+    find_label_sets,
+    refuse_unmatched_label_sets,
+    report_label_sets,
+)
 from florence.workspace.annotate.missing import MISSING, count_missing
 from florence.workspace.annotate.shard import ShardOutcome, annotate_shard
 from florence.workspace.annotate.usage import read_usage
@@ -22,12 +29,17 @@ __all__ = [
     "ShardOutcome",
     "annotate_shard",
     "count_missing",
+    "describe_label_sets",
     "find_human_annotator",
+    "find_label_sets",
+    "find_unusable_annotators",
     "is_assigned",
     "is_required",
     "list_annotators",
     "make_annotator",
     "read_profiles",
     "read_usage",
+    "refuse_unmatched_label_sets",
+    "report_label_sets",
     "write_declarations",
 ]

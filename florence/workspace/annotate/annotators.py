@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from florence.annotators import ANNOTATORS
 from florence.config import Settings
-from florence.errors import SettingsError
+from florence.errors import DataError, FlorenceError, SettingsError, StoreError, UnknownNameError
+from florence.image_files import ImageFiles
 from florence.records import HUMAN, STUDENT, AnnotatorProfile, digest
 from florence.store import Store
 from florence.workspace.base import Workspace
@@ -56,6 +57,19 @@ def make_annotator(settings: Settings, name: str) -> tuple[Any, threading.Lock]:
     return _cached_annotator(section.use, name, section.device, json.dumps(section.options, sort_keys=True))
 
 
+def bind_files(settings: Settings, name: str, store: Store) -> None:
+    """Tell the annotator called ``name`` which files of its sources have had which content, by the ``store``.
+
+    Its version follows from that where its label set's names are ambiguous, so it comes before the version is read.
+    """
+    instance, lock = make_annotator(settings, name)
+    section = settings.annotators[name]
+    key = (store.uri, section.sources)
+    with lock:
+        if instance.files.key != key:
+            instance.files = ImageFiles(store, section.looks_at, key)
+
+
 @lru_cache(maxsize=2)
 def _cached_student(folder: str, settings: str) -> tuple[Any, threading.Lock]:
     from florence.engine.student import StudentAnnotator
@@ -74,21 +88,29 @@ def acquire_annotator(settings: Settings, annotator: AnnotatorVersion) -> tuple[
 
 
 def list_annotators(
-    settings: Settings, student: str | None = None, store: Store | None = None
+    settings: Settings, student: str | None = None, store: Store | None = None, *, files: Store | None = None
 ) -> list[AnnotatorVersion]:
     """Return all annotators in the order of work: the student last, those that need claims before it.
 
     ``student``: the folder of its model. With a ``store``, the human annotator comes last if reviews were imported
-    (`find_human_annotator`). The version of an annotator that needs claims covers the versions of those it depends
-    on. Raises UnknownNameError or SettingsError for an annotator that does not exist or has wrong settings, before any
+    (`find_human_annotator`). ``files``: the working store, where ``store`` is not given: versions follow from what it
+    knows of the files, too (`bind_files`). The version of an annotator that needs claims covers the versions of those
+    it depends on. Annotators of `find_unusable_annotators` are left out. Raises UnknownNameError or SettingsError for a
+    required annotator that does not exist or has wrong settings, StoreError where its files are missing, before any
     model is loaded.
     """
     result: list[AnnotatorVersion] = []
-    for name in sorted(settings.annotators, key=lambda n: "claims" in make_annotator(settings, n)[0].needs):
+    left_out = find_unusable_annotators(settings, files or store)
+    usable = [name for name in settings.annotators if name not in left_out]
+    for name in sorted(usable, key=lambda n: "claims" in make_annotator(settings, n)[0].needs):
         instance, _ = make_annotator(settings, name)
+        if (known := files or store) is not None:
+            bind_files(settings, name, known)
         needs_claims = "claims" in instance.needs
-        dependencies = _find_dependencies(settings, name, needs_claims, result)
-        version = digest([instance.version, [one.key for one in dependencies]]) if needs_claims else instance.version
+        dependencies = _find_dependencies(settings, name, needs_claims, result, left_out)
+        version = _read_version(name, instance)
+        if needs_claims:
+            version = digest([version, [one.key for one in dependencies]])
         if (fraction := settings.annotators[name].sample_fraction) < 1:
             version = digest([version, fraction])
         result.append(AnnotatorVersion(name, version, depends_on=tuple(one.name for one in dependencies)))
@@ -99,6 +121,38 @@ def list_annotators(
     if store is not None and (human := find_human_annotator(store)) is not None:
         result.append(human)
     return result
+
+
+def find_unusable_annotators(settings: Settings, files: Store | None = None) -> dict[str, str]:
+    """Return why an annotator cannot be asked at all, by name, of those that are not required.
+
+    Its plug-in, its package, its label files or its weights are missing or of another format. A run goes on without it.
+    ``files``: as in `list_annotators`. Raises SettingsError for wrong settings: they are corrected in params.yaml.
+    """
+    result = {}
+    for name, section in settings.annotators.items():
+        if section.required:
+            continue
+        try:
+            instance, _ = make_annotator(settings, name)
+        except UnknownNameError as error:
+            result[name] = str(error)
+            continue
+        try:
+            if files is not None:
+                bind_files(settings, name, files)
+            instance.version  # noqa: B018 - reads the files that the version follows from
+        except Exception as error:  # whatever a plug-in meets in its files is a reason to go on without it
+            result[name] = str(error) if isinstance(error, FlorenceError) else f"{type(error).__name__}: {error}"
+    return result
+
+
+def _read_version(name: str, instance: Any) -> str:
+    try:
+        return str(instance.version)
+    except (StoreError, DataError) as error:
+        kind = StoreError if isinstance(error, StoreError) else DataError
+        raise kind(f"annotators.{name}: {error}. `required: false` lets a run go on without this annotator") from None
 
 
 def find_human_annotator(store: Store) -> AnnotatorVersion | None:
@@ -119,11 +173,15 @@ def find_human_annotator(store: Store) -> AnnotatorVersion | None:
 
 
 def _find_dependencies(
-    settings: Settings, name: str, needs_claims: bool, earlier: Sequence[AnnotatorVersion]
+    settings: Settings,
+    name: str,
+    needs_claims: bool,
+    earlier: Sequence[AnnotatorVersion],
+    left_out: Container[str],
 ) -> list[AnnotatorVersion]:
     """Return the ``earlier`` annotators whose claims ``name`` is given.
 
-    Raises SettingsError for an entry of `depends_on` that is none of them.
+    Raises SettingsError for an entry of `depends_on` that is none of them, nor one that the run goes on without.
     """
     entries, known = settings.annotators[name].depends_on, [annotator.name for annotator in earlier]
     where = f"annotators.{name}.depends_on"
@@ -133,7 +191,7 @@ def _find_dependencies(
         return []
     for entry in entries:
         other = entry.removeprefix("!")
-        if entry == "*" or other in known:
+        if entry == "*" or other in known or other in left_out:
             continue
         if other == name:
             fault = "it cannot read its own claims"

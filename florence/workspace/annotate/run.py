@@ -12,6 +12,7 @@ from florence.records import Annotation, ImageRecord, annotate, annotations_tabl
 from florence.workspace.annotate.annotators import (
     AnnotatorVersion,
     acquire_annotator,
+    bind_files,
     is_required,
     write_declarations,
 )
@@ -45,6 +46,8 @@ class AnnotatorRun:
 
     def __init__(self, task: ShardTask, annotator: AnnotatorVersion, dependencies: Sequence[AnnotatorRun]) -> None:
         settings, store = task.workspace.settings, task.workspace.store
+        if annotator.name in settings.annotators:
+            bind_files(settings, annotator.name, store)
         self.annotator, self.dependencies = annotator, tuple(dependencies)
         self._workspace, self._round, self._will_retry = task.workspace, task.round, task.will_retry
         self._instance, self._lock, self.batch_size = acquire_annotator(settings, annotator)
@@ -141,6 +144,8 @@ class AnnotatorRun:
                     write_declarations(self._workspace, [self.annotator])
                     self._instance.usage = read_usage(self._workspace.store, self.annotator)
                     self._instance.load()
+                    if self.annotator.folder is None:
+                        self._instance.note_reading()
                 self._is_loaded = True
             except Exception as error:
                 self._give_up(error)
