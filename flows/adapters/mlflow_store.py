@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import requests
 
@@ -16,17 +19,24 @@ from florence.config import TrackingSettings
 from florence.errors import FlorenceError, SettingsError
 from flows.adapters.environment import redact_text
 from flows.adapters.mlflow_errors import first_line, translate_errors
+from flows.adapters.mlflow_locations import WORKSPACE, MovedStore, find_moved, follow_workspace
+from flows.adapters.sqlite_urls import build_sqlite_uri, sqlite_file
+
+ARTIFACTS = "build/mlartifacts"
+"""Where an experiment keeps its artifacts by default, in the workspace."""
 
 
 class MlflowStore:
     """The MLflow store that ``settings`` name, for the workspace ``root``.
 
-    Nothing is imported or opened before it is used. Every method raises FlorenceError, naming the store and the
-    remedy, where the store cannot be reached, read or written. Global state of MLflow is neither used nor changed.
+    Nothing is imported or opened before it is used. A database inside the workspace follows it: where the workspace
+    was copied or moved, opening it rewrites the locations of artifacts, and says so; not with ``follow`` false. Every
+    method raises FlorenceError, naming the store and the remedy, where the store cannot be reached, read or written.
+    Global state of MLflow is neither used nor changed.
     """
 
-    def __init__(self, settings: TrackingSettings, root: Path | str) -> None:
-        self.settings, self.root = settings, Path(root).absolute()
+    def __init__(self, settings: TrackingSettings, root: Path | str, *, follow: bool = True) -> None:
+        self.settings, self.root, self.follow = settings, Path(root).resolve(), follow
         self.uri = store_uri(settings.uri, self.root)
         # As MLflow resolves it: Databricks keeps its models in Unity Catalog.
         registry = self.uri.replace("databricks", "databricks-uc", 1) if self.uri.startswith("databricks") else self.uri
@@ -53,7 +63,23 @@ class MlflowStore:
             file.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that make the tables at once destroy each other's work.
         with hold_lock(self.root / "build/mlflow.lock"):
+            if self.follow and file is not None and file.is_relative_to(self.root):
+                moved = follow_workspace(file, self.root, self._artifacts_within())
+                if moved is not None:
+                    _say_moved(moved, file)
             return self._new_client()
+
+    def find_moved(self) -> MovedStore | None:
+        """Return which locations lead to another workspace, as opening would rewrite them; None where none does."""
+        file = sqlite_file(self.uri)
+        if file is None or not file.is_relative_to(self.root):
+            return None
+        return find_moved(file, self.root, self._artifacts_within())
+
+    def _artifacts_within(self) -> str:
+        """Return the folder of artifacts within the workspace; "" where they are kept elsewhere."""
+        location = self.settings.artifacts or ARTIFACTS
+        return "" if "://" in location or Path(location).is_absolute() else location
 
     def _new_client(self) -> Any:
         from mlflow import MlflowClient
@@ -67,7 +93,15 @@ class MlflowStore:
         with self.lock:
             if self._experiment is None:
                 self._experiment = self._find_experiment() or self._make_experiment()
+                self._tag_experiment(self._experiment)
             return self._experiment
+
+    def _tag_experiment(self, experiment: str) -> None:
+        """Note whose store this is, for when the workspace is copied or moved."""
+        file = sqlite_file(self.uri)
+        if self.follow and file is not None and file.is_relative_to(self.root):
+            if self.client.get_experiment(experiment).tags.get(WORKSPACE) is None:
+                self.client.set_experiment_tag(experiment, WORKSPACE, str(self.root))
 
     def _find_experiment(self) -> str | None:
         name = self.settings.experiment
@@ -95,21 +129,18 @@ class MlflowStore:
         """Return where a new experiment keeps its artifacts; None leaves it to a server, which knows better."""
         location = self.settings.artifacts
         if location is None:
-            return (self.root / "build/mlartifacts").as_uri() if is_database(self.uri) else None
+            return (self.root / ARTIFACTS).as_uri() if is_database(self.uri) else None
         return location if "://" in location else (self.root / location).as_uri()
 
 
 def store_uri(uri: str, root: Path) -> str:
     """Return ``uri`` as MLflow takes it; a relative SQLite path counts from ``root``.
 
-    Raises SettingsError for a folder, which MLflow refuses.
+    Raises SettingsError for a folder, which MLflow refuses, and for no URI.
     """
     scheme, mark, rest = uri.partition("://")
     if scheme.startswith("sqlite"):
-        path, query, options = rest.removeprefix("/").partition("?")
-        if path in ("", ":memory:"):
-            raise SettingsError("tracking.uri: a store in memory forgets everything; use sqlite:///build/mlflow.db")
-        return f"{scheme}:///{root / path}{query}{options}"
+        return _sqlite_uri(uri, root)
     if (not mark and uri != "databricks") or scheme == "file":
         raise SettingsError(
             f"tracking.uri: {redact_text(uri)!r} is a folder, and MLflow keeps no more runs in folders; "
@@ -118,14 +149,37 @@ def store_uri(uri: str, root: Path) -> str:
     return uri
 
 
-def sqlite_file(uri: str) -> Path | None:
-    """Return the file of a SQLite store, None for any other."""
-    return Path(uri.partition(":///")[2].partition("?")[0]) if uri.startswith("sqlite") else None
+def _sqlite_uri(uri: str, root: Path) -> str:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(uri)
+    except (ArgumentError, ValueError) as error:
+        raise SettingsError(f"tracking.uri: {redact_text(uri)!r} is no URI: {error}") from None
+    path = url.database or ""
+    is_uri = path.startswith("file:")
+    if path in ("", ":memory:", "file::memory:") or url.query.get("mode") == "memory":
+        raise SettingsError("tracking.uri: a store in memory forgets everything; use sqlite:///build/mlflow.db")
+    if url.host:
+        raise SettingsError(f"tracking.uri: {redact_text(uri)!r}: a path has three slashes: sqlite:///build/mlflow.db")
+    return build_sqlite_uri(
+        root / (url2pathname(urlsplit(path).path) if is_uri else path), url.drivername, dict(url.query)
+    )
 
 
 def is_database(uri: str) -> bool:
     """Return whether MLflow opens ``uri`` itself, rather than ask a server."""
     return not uri.startswith(("http://", "https://", "databricks"))
+
+
+def _say_moved(moved: MovedStore, file: Path) -> None:
+    olds = ", ".join(map(str, moved.from_))
+    print(
+        redact_text(f"this workspace was copied or moved from {olds}: {moved.rows} locations in {file} lead here now"),
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 @contextmanager
