@@ -19,19 +19,24 @@ from florence.errors import FlorenceError
 from florence.model.presets import PRESETS
 from florence.sources import SOURCES
 from florence.store import Store
-from florence.workspace import working_store
-from florence.workspace.annotate import list_annotators, make_annotator
+from florence.workspace import bind_workspace, working_store
+from florence.workspace.annotate import find_unusable_annotators, list_annotators, make_annotator
 from flows.adapters.environment import redact_text
 from flows.adapters.mlflow_store import MlflowStore
 from flows.adapters.model_registry import ModelRegistry
-from flows.adapters.prefect_server import configured_url, find_server, is_reachable
+from flows.adapters.prefect_server import configured_url, find_server, is_reachable, refuses_nulls
 from flows.adapters.snapshots import Snapshots
+from flows.label_sets import rate_label_sets
 from flows.params import missing_sections
 
 Status = Literal["ok", "warn", "fail"]
 NEEDED = ("torch", "transformers", "prefect", "dvc", "mlflow", "great_expectations", "pyarrow", "s3fs", "boto3")
 TOO_NEW = (
-    ("fastapi", (0, 151), "Prefect's server refuses its own commands with it (`prefect deploy`, `prefect deployment ls`)"),
+    (
+        "fastapi",
+        (0, 151),
+        "Prefect's server refuses its own commands with it, as `prefect deploy`",
+    ),
     ("sqlalchemy", (2, 1), "Prefect's server schedules no runs with it"),
 )
 """Package, the first version that does not work, and why."""
@@ -70,6 +75,7 @@ def check_workspace(root: Path) -> list[Check]:
         ("Prefect", lambda: _prefect(root)),
         ("disk", lambda: _disk(root)),
         ("model", lambda: _model(settings, root)),
+        ("labels", lambda: _labels(settings, root)),
         ("data", lambda: _data(settings, root)),
     ]
     for name, run in checks_of_settings:
@@ -179,9 +185,17 @@ def _plugins(settings: Settings) -> Iterator[Check]:
             SOURCES.get(section.use)(**section.options)
         except FlorenceError as error:
             faults.append(f"sources.{key}: {error}")
+    left_out: dict[str, str] = {}
+    try:
+        left_out = find_unusable_annotators(settings)
+    except FlorenceError as error:
+        faults.append(str(error))
+    for key, reason in left_out.items():
+        remedy = "runs go on without it, as it is not required; put its files in place, or remove it from params.yaml"
+        yield Check(f"annotators.{key}", "warn", reason, remedy)
     for key in settings.annotators:
         try:
-            make_annotator(settings, key)[0].version  # noqa: B018 - raises where a package is missing
+            _ = key in left_out or make_annotator(settings, key)[0].version  # raises where a package is missing
         except FlorenceError as error:
             faults.append(f"annotators.{key}: {error}")
     try:
@@ -202,6 +216,11 @@ def _plugins(settings: Settings) -> Iterator[Check]:
             )
     found = f"{len(settings.sources)} sources, {len(settings.annotators)} annotators"
     yield Check("plug-ins", "fail" if faults else "ok", "; ".join(faults) or found, "correct params.yaml")
+
+
+def _labels(settings: Settings, root: Path) -> Iterator[Check]:
+    for name, status, found, remedy in rate_label_sets(bind_workspace(root, settings)):
+        yield Check(name, status, found, remedy)
 
 
 def _data(settings: Settings, root: Path) -> Iterator[Check]:
@@ -401,6 +420,13 @@ def _prefect(root: Path) -> Iterator[Check]:
             f"{redact_text(url)} " + ("answers" if good else "does not answer"),
             "start that server, or unset PREFECT_API_URL to have one started here",
         )
+        if good and refuses_nulls(url):
+            yield Check(
+                "Prefect's commands",
+                "fail",
+                f"{redact_text(url)} refuses `prefect deploy` and others: its fastapi is 0.151 or newer",
+                "where that server runs: pip install 'fastapi<0.151', and start it again",
+            )
     elif url := find_server(root):
         yield Check("Prefect", "ok", f"`florence schedule` is running: {url}")
     else:

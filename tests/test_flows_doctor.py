@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from flow_workspaces import ROOT, params, write_params
+from PIL import Image
 
+from florence.config import read_settings
+from florence.workspace import bind_workspace
+from florence.workspace.collect import collect_images
 from flows import doctor
 from flows.doctor import Check, check_workspace, format_checks
 from flows.init import create_workspace
@@ -67,6 +73,35 @@ def test_each_fault_is_found(workspace: Path, overlay: dict, name: str, status: 
     (workspace / "params.yaml").write_text(yaml.safe_dump(merged(params(), overlay)))
     check = looked_at(workspace)[name]
     assert (check.status, message in check.found) == (status, True), check
+
+
+def test_what_label_sets_match_is_told_as_in_a_run(workspace: Path):
+    photos = workspace / "photos/train"
+    photos.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate("abc"):
+        Image.new("RGB", (40, 30), (number * 50, 9, 9)).save(photos / f"{name}.png")
+    (workspace / "texts.jsonl").write_text("".join(json.dumps({"name": f"{n}.png", "text": n}) + "\n" for n in "abc"))
+    labels = {"use": "existing", "format": "alttext", "uri": str(workspace / "texts.jsonl"), "sources": ["photos"]}
+    write_params(
+        workspace,
+        sources={"scenes": None, "photos": {"use": "folder", "uri": str(photos.parent)}},
+        annotators={
+            "wrong": labels,
+            "right": {**labels, "strip": "train/"},
+            "gone": {**labels, "uri": "nowhere.csv", "required": False},
+        },
+    )
+    found = looked_at(workspace)
+    assert found["labels"].status == "warn" and "no image is collected" in found["labels"].found
+    opened = bind_workspace(workspace, read_settings(workspace / "params.yaml"))
+    collect_images(opened)
+    found = looked_at(workspace)
+    assert found["labels of wrong"].status == "fail" and "knows 0 of 3 images" in found["labels of wrong"].found
+    assert "strip: train/" in found["labels of wrong"].remedy
+    assert found["labels of right"].status == "ok" and "knows 3 of 3 images" in found["labels of right"].found
+    assert found["annotators.gone"].status == "warn" and "nowhere.csv" in found["annotators.gone"].found
+    assert found["plug-ins"].status == "ok"
+    shutil.rmtree(workspace / ".florence/store")
 
 
 def test_secrets_are_not_read_out(workspace: Path, monkeypatch):
