@@ -3,17 +3,63 @@
 from __future__ import annotations
 
 import io
+import posixpath
 import struct
+import zlib
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from florence.errors import ImageError
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-"""Formats that are read. Others, such as EPS, can start foreign programs."""
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
+"""Formats that are read, HEIF with the extra ``heic``. Others, such as EPS, can start foreign programs."""
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm "
+    ".avif .heic .heif .hif .jp2 .j2k .jpx".split()
+)
+"""Endings of the files of these formats."""
+COMMON_FORMATS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "MPO": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+}
+"""Formats that programs for training open, with the endings by which they find the files (`CommonForm`)."""
+PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+"""Modes of Pillow's images that a PNG can hold."""
 MAX_PIXELS = 100_000_000
 ORIENTATION = 0x0112
+PNG_MARK, JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
+MAX_TEXT = 1 << 20
+"""Bytes of a text or colour profile in a PNG above which Pillow refuses the whole file."""
+_MARKS: dict[str, tuple[tuple[int, bytes], ...]] = {
+    "JPEG": ((0, b"\xff\xd8\xff"),),
+    "PNG": ((0, PNG_MARK),),
+    "GIF": ((0, b"GIF87a"), (0, b"GIF89a")),
+    "WEBP": ((8, b"WEBP"),),
+    "BMP": ((0, b"BM"),),
+    "TIFF": ((0, b"II*\0"), (0, b"MM\0*")),
+    "AVIF": ((4, b"ftypavif"), (4, b"ftypavis")),
+    "JPEG2000": ((0, b"\xff\x4f\xff\x51"), (0, b"\0\0\0\x0cjP  ")),
+    "HEIF": tuple((4, b"ftyp" + brand) for brand in (b"hei", b"hev", b"mif1", b"msf1")),
+    "PDF": ((0, b"%PDF"),),
+    "ZIP": ((0, b"PK\x03\x04"), (0, b"PK\x05\x06")),
+    "TAR": ((257, b"ustar"),),
+    "GZIP": ((0, b"\x1f\x8b"),),
+    "7Z": ((0, b"7z\xbc\xaf\x27\x1c"),),
+    "RAR": ((0, b"Rar!"),),
+    "XZ": ((0, b"\xfd7zXZ"),),
+    "BZIP2": ((0, b"BZh"),),
+    "ZSTANDARD": ((0, b"\x28\xb5\x2f\xfd"),),
+    "MP4": ((4, b"ftyp"),),
+    "HTML": ((0, b"<!DOCTYPE html"), (0, b"<!doctype html"), (0, b"<html")),
+}
+"""What files begin with, as (offset, bytes)."""
+ARCHIVES = frozenset({"ZIP", "TAR", "GZIP", "7Z", "RAR", "XZ", "BZIP2", "ZSTANDARD"})
 MALFORMED = (
     SyntaxError,
     TypeError,
@@ -24,11 +70,17 @@ MALFORMED = (
     ZeroDivisionError,
     EOFError,
     OSError,
+    RuntimeError,
     struct.error,
 )
 """What Pillow raises for damaged files; it depends on the format."""
 HASH_SIDE, MIN_CONTRAST = 16, 8
 """Frequencies on each side of a perceptual hash; levels of grey (of 256) that a hashed image spans at least."""
+
+
+def is_image(name: str) -> bool:
+    """Return whether a path has the ending of a picture's file."""
+    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def decode_image(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -73,7 +125,7 @@ def open_image(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = M
     try:
         image.load()
     except MALFORMED as error:
-        raise _damage_error(data, name, error) from None
+        image = _load_despite(data, name, error)
     if image.format == "GIF" and _is_gif_cut(data):
         raise ImageError(name, "truncated", f"the file ends after {len(data):,} bytes, inside the first frame")
     try:
@@ -82,19 +134,50 @@ def open_image(data: bytes, name: str, *, min_side: int = 1, max_pixels: int = M
         return image  # the EXIF data are damaged, the image is whole
 
 
-def make_upright(data: bytes, name: str) -> bytes:
-    """Return ``data`` if its image is stored upright, else an upright file of the same format (JPEG quality 95).
+@dataclass(frozen=True, slots=True)
+class CommonForm:
+    """How an image file is written for other programs.
 
-    Not every program applies the EXIF orientation. Raises ImageError as `decode_image` does.
+    ``endings``: those of its format there, the usual one first. ``converted``: its own format is none that they all
+    open, so it becomes a PNG. ``rotated``: it is stored on its side, which not every program notices.
+    """
+
+    endings: tuple[str, ...]
+    converted: bool
+    rotated: bool
+
+
+def find_common_form(data: bytes, name: str) -> CommonForm:
+    """Return how an image file is written for other programs, from its header alone.
+
+    Raises ImageError (empty, unreadable, truncated).
     """
     with _read_header(data, name) as image:
-        if _orientation(image) == 1:
-            return data
-        form, profile = image.format, image.info.get("icc_profile")
+        converted = image.format not in COMMON_FORMATS
+        return CommonForm(COMMON_FORMATS["PNG" if converted else str(image.format)], converted, _orientation(image) > 1)
+
+
+def write_common_form(data: bytes, name: str) -> bytes:
+    """Return ``data`` if every program reads its image as it is meant, else an upright file (JPEG quality 95).
+
+    That has the same format, or is a PNG (`CommonForm`). Raises ImageError as `decode_image` does.
+    """
+    form = find_common_form(data, name)
+    if not form.converted and not form.rotated:
+        return data
+    with _read_header(data, name) as image:
+        format, profile = image.format, image.info.get("icc_profile")
     sink = io.BytesIO()
     with open_image(data, name) as image:
         image.info.pop("exif", None)
-        image.save(sink, "JPEG" if form == "MPO" else form, quality=95, icc_profile=profile)
+        if form.converted and image.mode not in PNG_MODES:
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image.save(
+            sink,
+            "PNG" if form.converted else "JPEG" if format == "MPO" else format,
+            quality=95,
+            icc_profile=profile if image.mode in PNG_MODES or not form.converted else None,
+        )
     return sink.getvalue()
 
 
@@ -103,8 +186,9 @@ def _read_header(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(name, "empty", "0 bytes")
     Image.init()
+    can_open_heic()
     failure: BaseException | None = None
-    for form in FORMATS:
+    for form in (form for form in FORMATS if form in Image.OPEN):
         factory, accept = Image.OPEN[form]
         if accept is not None and accept(data[:16]) is not True:
             continue
@@ -112,11 +196,103 @@ def _read_header(data: bytes, name: str) -> Image.Image:
             return factory(io.BytesIO(data), name)
         except MALFORMED as error:
             failure = failure or error
-    raise (
-        _damage_error(data, name, failure)
-        if failure
-        else ImageError(name, "unreadable", f"not in an image format that is read ({', '.join(FORMATS)})")
-    )
+            if form == "PNG" and (bare := _strip_png(data)) != data:
+                return _read_header(bare, name)
+    raise (_damage_error(data, name, failure) if failure else ImageError(name, "unreadable", _explain_format(data)))
+
+
+def can_open_heic() -> bool:
+    """Return whether HEIC pictures can be read: whether pillow-heif, the extra ``heic``, is installed."""
+    if "HEIF" not in Image.OPEN:
+        try:
+            import pillow_heif
+        except ImportError:
+            return False
+        pillow_heif.register_heif_opener(thumbnails=False)
+    return True
+
+
+def sniff_format(head: bytes) -> str:
+    """Return the format of a file by its first bytes: one of `FORMATS`, another that is known, or ""."""
+    for form, marks in _MARKS.items():
+        if any(head[offset:].startswith(mark) for offset, mark in marks):
+            return form
+    return ""
+
+
+def _explain_format(data: bytes) -> str:
+    form = sniff_format(data[:512])
+    if form == "HEIF":
+        return "a HEIC picture: `pip install 'florence[heic]'` brings what reads it"
+    return f"{f'a {form} file' if form else 'not in an image format that is read'} ({', '.join(FORMATS)})"
+
+
+def _load_despite(data: bytes, name: str, error: BaseException) -> Image.Image:
+    """Return a picture that Pillow refuses though all of its pixels are there; raise ImageError for any other."""
+    if data.startswith(PNG_MARK) and (bare := _strip_png(data)) != data:
+        rest = bare
+    elif data.startswith(b"\xff\xd8") and _has_all_pixels(data):
+        rest = data + JPEG_END
+    else:
+        raise _damage_error(data, name, error) from None
+    try:
+        image = _read_header(rest, name)
+        image.load()
+    except (ImageError, *MALFORMED):
+        raise _damage_error(data, name, error) from None
+    return image
+
+
+def _strip_png(data: bytes) -> bytes:
+    """Return a PNG without what is not part of the picture and may be why it was refused.
+
+    That is large texts and colour profiles, and chunks of metadata with a wrong checksum.
+    """
+    parts, at, texts = [PNG_MARK], len(PNG_MARK), 0
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        form, end = data[at + 4 : at + 8], at + 12 + size
+        whole, body = data[at:end], data[at + 8 : end - 4]
+        is_needed = form[:1].isupper() or form in (b"tRNS", b"acTL", b"fcTL", b"fdAT")
+        if not is_needed and zlib.crc32(form + body) != int.from_bytes(whole[-4:], "big"):
+            whole = b""
+        elif form in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            texts += (length := _inflated_size(form, body))
+            whole = whole if length <= MAX_TEXT and texts <= 8 * MAX_TEXT else b""
+        parts.append(whole)
+        at = end
+    return b"".join(parts) + data[at:]
+
+
+def _inflated_size(form: bytes, body: bytes) -> int:
+    """Return how long a chunk is when it is inflated, but never more than `MAX_TEXT` + 1."""
+    start = body.find(b"\0") + 1
+    if form == b"iTXt":
+        if body[start : start + 1] != b"\x01":
+            return len(body)
+        start = body.find(b"\0", body.find(b"\0", start + 2) + 1)
+    if form == b"tEXt":
+        return len(body)
+    try:
+        return len(zlib.decompressobj().decompress(body[start + 1 :], MAX_TEXT + 1))
+    except zlib.error:
+        return MAX_TEXT + 1
+
+
+def _has_all_pixels(data: bytes) -> bool:
+    """Return whether a JPEG that has no end mark has all of its pixels: what follows them then changes none.
+
+    Of a progressive one that is unknown: later scans may be missing.
+    """
+    if JPEG_END in data[-2:] or not (b"\xff\xc0" in data or b"\xff\xc1" in data) or b"\xff\xc2" in data[:65536]:
+        return False
+    try:
+        first, second = (
+            Image.OPEN["JPEG"][0](io.BytesIO(data + rest + JPEG_END), "") for rest in (b"", b"\xa5\x5a\x3c" * 99)
+        )
+        return first.tobytes() == second.tobytes()
+    except MALFORMED:
+        return False
 
 
 def _damage_error(data: bytes, name: str, error: BaseException) -> ImageError:

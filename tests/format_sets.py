@@ -14,10 +14,9 @@ from florence.formats import (
     ExportPlan,
     Format,
     LabelledImage,
-    ReadResult,
-    assign_paths,
-    read_label_set,
 )
+from florence.formats._file_names import FileNames
+from florence.formats.matching import ReadResult, read_label_set
 from florence.records import ANNOTATION_TYPES, Claim, ImageRecord, Region, annotate, is_blank, normalize_label
 
 NAMES = ("a.png", "sub/a.png", "sub/b.jpg", "other/a.png", "ünï cödé/ä, 'b\" & <c>.jpeg")
@@ -59,8 +58,8 @@ def labelled(record: ImageRecord, claims: Sequence[Claim], path: str | None = No
 def write(form: Format, folder: Path, found: Sequence[tuple[ImageRecord, Sequence[Claim]]]) -> list[LabelledImage]:
     """Write images with claims; those that the format lacks are left out. Returns what was written."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths, _ = assign_paths([record for record, _ in found], by_stem=form.by_stem)
-    items = [labelled(record, claims, paths[record.image_id]) for record, claims in found]
+    names = FileNames(by_stem=form.by_stem, with_source=len({record.source for record, _ in found}) > 1)
+    items = [labelled(record, claims, names.assign(record, ())) for record, claims in found]
     items = [
         LabelledImage(item.record, item.path, tuple(row for row in item.rows if not form.explain_refusal(row)))
         for item in items

@@ -34,6 +34,7 @@ from florence.records import (
     table_images,
 )
 from florence.store import Store
+from florence.workspace.annotate import COVERAGE
 
 
 @pytest.fixture
@@ -64,6 +65,11 @@ def make(folder: Path, found: list[tuple[ImageRecord, bytes, list[Claim]]], **mo
         for row in annotate(record.image_id, claims, "consensus", "1")
     ]
     store.write_table("labels/round-00000.parquet", annotations_table(labels))
+    looked = [
+        {"image_id": record.image_id, "annotator": "all", "version": "1", "claims": len(claims), "error": ""}
+        for record, _, claims in found
+    ]
+    store.write_table("coverage/all@1/all-00000.parquet", pa.Table.from_pylist(looked, schema=COVERAGE))
     return store
 
 
@@ -273,7 +279,7 @@ def test_pictures_stored_on_their_side_are_written_upright(tmp_path: Path):
 def test_names_that_clash_are_told_apart_and_counted(tmp_path: Path):
     found = []
     for k, (name, source) in enumerate(
-        [("a.png", "one"), ("a.jpg", "one"), ("sub/a.png", "one"), ("a.png", "two"), ("../../up.png", "two")]
+        [("a.png", "one"), ("A.PNG", "one"), ("sub/a.png", "one"), ("a.png", "two"), ("../../up.png", "two")]
     ):
         data = picture(20 + k, 20)
         found.append((record(data, name, 20 + k, 20, source), data, [thing(f"thing {k}", (0, 0, 5, 5))]))
@@ -282,7 +288,7 @@ def test_names_that_clash_are_told_apart_and_counted(tmp_path: Path):
     files = sorted(
         str(p.relative_to(tmp_path / "out/JPEGImages")) for p in (tmp_path / "out/JPEGImages").rglob("*") if p.is_file()
     )
-    assert files == ["one/a-2.jpg", "one/a.png", "one/sub/a.png", "two/a.png", "two/up.png"]
+    assert files == ["one/A-2.PNG", "one/a.png", "one/sub/a.png", "two/a.png", "two/up.png"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "out"], "nothing stands outside"
 
 

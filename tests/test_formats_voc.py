@@ -102,6 +102,7 @@ def test_layout_is_the_devkits(tmp_path: Path):
         "ImageSets/Main/test.txt",
         "ImageSets/Main/train.txt",
         "ImageSets/Main/val.txt",
+        "labelmap.txt",
     ]
     assert (tmp_path / "ImageSets/Main/val.txt").read_text() == "sub/a\n"
     root = ElementTree.parse(tmp_path / "Annotations/sub/a.xml").getroot()

@@ -46,7 +46,11 @@ class JsonLinesFormat(Format):
         return _LineSet(files)
 
     def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
-        """See `Format.write`. ``file`` is the path of the image file, null if image files are not written."""
+        """See `Format.write`.
+
+        ``file`` is the path of the image file, null if image files are not written. ``looked_at`` are the annotation
+        types that the image was looked at for: that it has no label of another type means nothing.
+        """
         with (folder / "labels.jsonl").open("w", encoding="utf-8") as file:
             for item in items:
                 image = {
@@ -57,9 +61,9 @@ class JsonLinesFormat(Format):
                     {name: value for name, value in dataclasses.asdict(row).items() if name != "image_id"}
                     for row in item.rows
                 ]
-                file.write(
-                    json.dumps({"image": image, "annotations": rows}, ensure_ascii=False, allow_nan=False) + "\n"
-                )
+                looked_at = [name for name in plan.annotation_types if name in item.looked_at]
+                line = {"image": image, "annotations": rows, "looked_at": looked_at}
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 class _LineSet(LabelSet):

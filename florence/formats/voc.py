@@ -8,34 +8,20 @@ integers, so boxes that end inside a pixel are rounded.
 from __future__ import annotations
 
 import posixpath
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from pydantic import Field
 
 from florence.config import Section
-from florence.errors import DataError
-from florence.formats import (
-    FORMATS,
-    OBJECTS,
-    ExportPlan,
-    Format,
-    ImageClaims,
-    LabelledImage,
-    LabelProblem,
-    LabelSet,
-    LabelSetEntry,
-    describe_problem,
-)
-from florence.formats._checks import check_number, check_text, explain_bad_box, make_region
+from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, LabelledImage, LabelSet
+from florence.formats._checks import explain_bad_box
 from florence.formats._files import Files
-from florence.records import Annotation, Claim, ImageRecord
+from florence.formats._voc_set import VocSet
+from florence.images import is_image
+from florence.records import Annotation, ImageRecord
 
-SIDES = ("xmin", "ymin", "xmax", "ymax")
 SETS = {"train": "train", "held_out": "val", "gold": "test"}
 
 
@@ -45,6 +31,7 @@ class VocFormat(Format):
 
     annotation_types = (OBJECTS,)
     by_stem = True
+    revision = 2
 
     class Options(Section):
         """Settings of reading."""
@@ -53,21 +40,25 @@ class VocFormat(Format):
 
     def files(self, uri: str) -> Files:
         """Return the files of a folder with ``Annotations/``, of that folder itself, or one file."""
-        return Files(uri, lambda name: name.endswith(".xml"), "file that ends in .xml")
+        return Files(uri, lambda name: name.lower().endswith(".xml"), "file that ends in .xml", is_image)
 
     def open(self, files: Files) -> LabelSet:
         """See `Format.open`."""
-        return _VocSet(files, self.options.difficult)
+        return VocSet(files, self.options.difficult)
 
     def explain_refusal(self, row: Annotation) -> str:
         """See `Format.explain_refusal`."""
-        if reason := super().explain_refusal(row) or explain_bad_box(row):
-            return reason
-        return "" if all(_allowed(c) for c in row.text) else f"{row.task}: a name with characters that XML cannot hold"
+        return super().explain_refusal(row) or explain_bad_box(row)
+
+    def explain_bad_name(self, name: str) -> str:
+        """See `Format.explain_bad_name`."""
+        return "" if all(_allowed(c) for c in name) else "a name with characters that XML cannot hold"
 
     def explain_loss(self, row: Annotation, plan: ExportPlan) -> str:
         """See `Format.explain_loss`."""
-        return f"{row.task}: the polygons, as VOC's files have only boxes" if row.regions[0].polygons else ""
+        if row.regions[0].polygons:
+            return f"{row.task}: the polygons, as VOC's files have only boxes"
+        return "" if _fits_label_map(row.text) else f"{row.task}: the name's line in labelmap.txt, which cannot hold it"
 
     def image_path(self, item: LabelledImage) -> str:
         """See `Format.image_path`."""
@@ -87,6 +78,7 @@ class VocFormat(Format):
             path.write_text(_document(item), encoding="utf-8", newline="")
         for file in lists.values():
             file.close()
+        (folder / "labelmap.txt").write_text(_label_map(plan.names), encoding="utf-8")
 
 
 def _allowed(character: str) -> bool:
@@ -94,115 +86,24 @@ def _allowed(character: str) -> bool:
     return code in (9, 10, 13) or 32 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code > 0xFFFF
 
 
-# ---------------------------------------------------------------- reading
-
-
-@dataclass(frozen=True, slots=True)
-class _VocObject:
-    """An object of a file: the texts of its elements."""
-
-    name: str
-    difficult: str
-    sides: tuple[str | None, ...]
-
-
-class _VocSet(LabelSet):
-    def __init__(self, files: Files, difficult: bool) -> None:
-        self.difficult = difficult
-        problems: list[LabelProblem] = []
-        found: list[tuple[str, str, str, LabelSetEntry]] = []
-        for file in files.names:
-            try:
-                root = _root(files, file)
-            except DataError as error:
-                problems.append(describe_problem(error))
-                continue
-            before, _, below = file.rpartition("Annotations/")
-            objects = tuple(
-                _VocObject(
-                    _element_text(item, "name"),
-                    _element_text(item, "difficult"),
-                    tuple(item.findtext(f"bndbox/{side}") for side in SIDES),
-                )
-                for item in root.findall("object")
-            )
-            found.append(
-                (
-                    _element_text(root, "filename"),
-                    before,
-                    posixpath.splitext(below)[0],
-                    LabelSetEntry((), None, _size(root), (files.where(file), objects)),
-                )
-            )
-        count = Counter((before, named) for named, before, _, _ in found)
-        entries = []
-        for named, before, stem, entry in found:
-            name = (
-                named if named and count[before, named] == 1 else stem
-            )  # a name that several files share comes from a template
-            entries.append(
-                LabelSetEntry((name, f"JPEGImages/{name}", f"{before}JPEGImages/{name}"), None, entry.size, entry.raw)
-            )
-        names = {item.name for entry in entries for item in entry.raw[1] if item.name}
-        super().__init__(files.uri, entries, sorted(names), problems)
-
-    def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
-        """Return the objects of an image, in the order of its file."""
-        where, objects = entry.raw
-        claims: list[Claim] = []
-        problems: list[LabelProblem] = []
-        for k, item in enumerate(objects):
-            try:
-                claims.append(self._object(item, f"{where}: object[{k}]", record))
-            except DataError as error:
-                problems.append(describe_problem(error))
-        return ImageClaims(tuple(claims), tuple(problems))
-
-    def _object(self, item: _VocObject, where: str, record: ImageRecord) -> Claim:
-        label = check_text(item.name, f"{where}/name")
-        if item.difficult == "1" and not self.difficult:
-            raise DataError(f"{where}/difficult: {label} is left out, as difficult is off")
-        xmin, ymin, xmax, ymax = (
-            check_number(value, f"{where}/bndbox/{side}") for side, value in zip(SIDES, item.sides, strict=True)
-        )
-        if xmin > xmax or ymin > ymax:
-            raise DataError(
-                f"{where}/bndbox: found {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}; "
-                "xmin, ymin, xmax and ymax in this order are expected"
-            )
-        return Claim(
-            OBJECTS, label, (make_region(label, (xmin - 1, ymin - 1, xmax, ymax), (), None, f"{where}/bndbox", record),)
-        )
-
-
-def _element_text(element: ElementTree.Element, name: str) -> str:
-    return (element.findtext(name) or "").strip()
-
-
-def _root(files: Files, name: str) -> ElementTree.Element:
-    data = files.read(name)
-    where = files.where(name)
-    if b"<!ENTITY" in data:
-        raise DataError(f"{where}: it defines entities, which VOC files do not use and which could fill the memory")
-    try:
-        root = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"{where} is not XML: {error}") from None
-    if root.tag != "annotation":
-        raise DataError(f"{where}: found <{root.tag}>; <annotation> is expected")
-    return root
-
-
-def _size(root: ElementTree.Element) -> tuple[int, int] | None:
-    """Return width and height; None if they are missing or 0, as some tools write."""
-    try:
-        width, height = (int(check_number(root.findtext(f"size/{side}"), side)) for side in ("width", "height"))
-    except DataError:
-        return None
-    return (width, height) if width > 0 and height > 0 else None
-
-
 # ---------------------------------------------------------------- writing
+
+
+def _label_map(names: Sequence[str]) -> str:
+    """Return the classes as VOC's tools list them, ``name:r,g,b:parts:actions``, with VOC's colour of each number.
+
+    The devkit's colours: bit k of red, green and blue, from the top, is bit 3k, 3k + 1 and 3k + 2 of the number.
+    """
+    lines = ["# label:color_rgb:parts:actions"]
+    for number, name in enumerate(names, start=1):
+        if _fits_label_map(name):
+            colour = (sum((number >> 3 * k + part & 1) << 7 - k for k in range(8)) for part in range(3))
+            lines.append(f"{name}:{','.join(map(str, colour))}::")
+    return "\n".join([*lines, ""])
+
+
+def _fits_label_map(name: str) -> bool:
+    return ":" not in name and not name.startswith("#") and len(name.splitlines()) == 1
 
 
 def _document(item: LabelledImage) -> str:

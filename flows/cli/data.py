@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from florence.errors import FlorenceError
-from flows.cli.context import CommandGroup, open_here, read_or_make_facts
+from flows.cli.context import CommandGroup, open_here, open_locked, read_or_make_facts
 from flows.terminal import ProgressBars, describe_export, describe_review, say
 
 commands = typer.Typer()
@@ -33,12 +33,19 @@ def export(
     ] = None,
     min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a label.")] = 0.0,
     images: Annotated[str, typer.Option(help="copy: write the pictures too; none: only labels.")] = "copy",
+    boxes_only: Annotated[
+        bool, typer.Option("--boxes-only", help="Write objects as boxes, also those that have polygons.")
+    ] = False,
+    flat: Annotated[
+        bool, typer.Option("--flat", help="Write the pictures of a set into one folder, without subfolders.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
 ) -> None:
     """Write the kept labels in data/ in another format.
 
-    Labels that the format cannot hold are counted. The folder is written whole or not at all. docs/formats.md
+    Labels that the format cannot hold are counted, and so are images that nobody has looked at: they are left out, as
+    an image without labels says that nothing is in it. The folder is written whole or not at all. docs/formats.md
     describes what each format holds.
 
     \b
@@ -53,7 +60,9 @@ def export(
         raise FlorenceError(f"--images {images}: copy or none is expected")
     types = tuple(task if task.startswith("<") else f"<{task.upper()}>" for task in tasks or ())
     workspace = open_here()
-    choice = writing.ExportChoice(format, round, split, types, min_confidence, images == "copy")
+    choice = writing.ExportChoice(
+        format, round, split, types, min_confidence, images == "copy", boxes_only=boxes_only, flat=flat
+    )
     with ProgressBars() as progress:
         found = writing.export(workspace.data, out, choice, force=force, dry_run=dry_run, progress=progress)
     say(describe_export(found, format, None if dry_run else out))
@@ -68,8 +77,9 @@ def report() -> None:
     """
     from florence.report import build_report
 
-    workspace = open_here()
-    say(str(build_report(read_or_make_facts(workspace), workspace.data, workspace.report)))
+    with open_locked("florence report") as workspace:
+        page = build_report(read_or_make_facts(workspace), workspace.data, workspace.report)
+    say(str(page))
 
 
 @review.command("export")
@@ -113,9 +123,7 @@ def review_import(
     Example: florence review import ~/project-1-at-2026-01-31.json
     """
     from florence.review import import_review
-    from flows.state import lock_workspace
 
-    workspace = open_here()
-    with lock_workspace(workspace.root):
+    with open_locked("florence review import") as workspace:
         found = import_review(workspace, str(file))
     say(describe_review(found))
