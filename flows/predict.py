@@ -21,6 +21,7 @@ from florence.model.confidence import Calibration, read_calibrations
 from florence.records import Region
 from florence.tasks import Answer, RegionInput, Task
 from florence.tasks import task as find_task
+from flows.models import resolve_model_folder
 from flows.tracked import open_workspace
 
 NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
@@ -81,11 +82,23 @@ def ask_model(root: Path, image: Path, task: str, input: str, model: str, beams:
 def encode_input(task: Task, input: str, size: tuple[int, int]) -> str:
     """Return ``input`` as it stands in the prompt: for a task about a region, a box in pixels becomes location tokens.
 
-    The box is x0,y0,x1,y1; ``size``: width and height of the image, in pixels.
+    The box is x0,y0,x1,y1; ``size``: width and height of the image, in pixels. Raises EncodeError, in the words of the
+    command line, where the input is missing, not taken, no box, or outside of the image.
     """
-    found = BOX.fullmatch(input) if isinstance(task, RegionInput) else None
-    if found is None:
+    if not isinstance(task, RegionInput):
+        if task.takes_input and not input.strip():
+            what = task.input_description or "a text"
+            raise EncodeError(f"{task.name} needs an input: --input with {what}")
+        if input and not task.takes_input:
+            raise EncodeError(f"{task.name} takes no input, found {input[:80]!r}: leave --input out")
         return input
+    if input.lstrip().startswith("<loc_"):
+        return input
+    if (found := BOX.fullmatch(input)) is None:
+        raise EncodeError(
+            f"{task.name} is asked about a region: --input with its box in pixels, x0,y0,x1,y1 as 40,60,200,180"
+            + (f"; found {input[:80]!r}" if input.strip() else "")
+        )
     x0, y0, x1, y1 = (float(value) for value in found.groups())
     if min(x0, x1) >= size[0] or min(y0, y1) >= size[1] or max(x0, x1) <= 0 or max(y0, y1) <= 0:
         raise EncodeError(f"the box {input} lies outside the image, which is {size[0]} × {size[1]} pixels")
@@ -94,8 +107,6 @@ def encode_input(task: Task, input: str, size: tuple[int, int]) -> str:
 
 def _find_model(root: Path, ref: str) -> Path:
     """Return the folder of a model; a folder needs no workspace around it."""
-    from flows.promote import resolve_model_folder
-
     return resolve_model_folder(ref) or open_workspace(root).registry.fetch(ref)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from typer.testing import CliRunner
 from workspaces import workspace_of
 
 from florence.draw import draw_regions
+from florence.errors import EncodeError
 from florence.model.confidence import Calibration
 from florence.records import Region
-from florence.tasks import Answer, task
+from florence.tasks import TASK, Answer, task
 from florence.workspace.collect import collect_images
 from flows import params
 from flows.cli import app
-from flows.predict import ImageAnswer, draw_answer, format_answer
+from flows.predict import ImageAnswer, draw_answer, encode_input, format_answer
 
 HEAVY = (
     "torch",
@@ -231,7 +233,12 @@ def test_predict_takes_a_box_in_pixels(model: Path, photo: Path):
         (["--task", "<OBJECTS>"], "known: <CAPTION>"),
         (["--task", "<OD>", "--input", "a dog"], "takes no input"),
         (["--task", "<REGION_TO_CATEGORY>", "--input", "200,10,300,20"], "outside the image"),
-        (["--task", "<CAPTION_TO_PHRASE_GROUNDING>"], "needs an input"),
+        (["--task", "<CAPTION_TO_PHRASE_GROUNDING>"], "needs an input: --input with a caption"),
+        (["--task", "<REGION_TO_CATEGORY>"], "--input with its box in pixels, x0,y0,x1,y1 as 40,60,200,180"),
+        (["--task", "<REGION_TO_OCR>", "--input", " "], "--input with its box in pixels"),
+        (["--task", "<REGION_TO_SEGMENTATION>", "--input", "1 2 3 4"], "in pixels, x0,y0,x1,y1 as .*; found '1 2 3 4'"),
+        (["--task", "<REGION_TO_DESCRIPTION>", "--input", "1,2,3"], "found '1,2,3'"),
+        (["--task", "<REGION_TO_CATEGORY>", "--input", "<loc_1><loc_2>"], "four location tokens"),
         (["--model", "."], "holds no model"),
         (["--draw", "out.txt"], ".png"),
     ],
@@ -240,7 +247,15 @@ def test_wrong_questions_to_predict_are_refused_before_a_model_is_loaded(
     model: Path, photo: Path, arguments: list[str], message: str
 ):
     more = [] if "--model" in arguments else ["--model", str(model)]
-    assert message in call("predict", str(photo), *arguments, *more, code=1)
+    text = call("predict", str(photo), *arguments, *more, code=1)
+    assert re.search(re.escape(message).replace(r"\.\*", ".*"), text), text
+
+
+@pytest.mark.parametrize("name", [name for name in TASK.names() if task(name).takes_input])
+def test_a_missing_input_is_asked_for_in_the_options_own_words(name: str):
+    with pytest.raises(EncodeError, match="--input with ") as caught:
+        encode_input(task(name), "", (90, 60))
+    assert "loc_" not in str(caught.value) and "location token" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("content", "message"), [(b"", "empty"), (b"words", "unreadable"), (None, "No such file")])
