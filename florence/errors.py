@@ -73,6 +73,17 @@ class OldFormatError(DataError):
         )
 
 
+class NewerFormatError(DataError):
+    """A file was made by a newer version of Florence; this one neither reads nor changes it."""
+
+    def __init__(self, where: str, found: str) -> None:
+        self.where, self.found = where, found
+        super().__init__(
+            f"{where} was made by a newer Florence ({found}): install that version, or a later one, and run the "
+            "command again. Nothing was changed, and nothing need be deleted"
+        )
+
+
 class ValidationFailedError(FlorenceError):
     """Expectations failed; no later step may run."""
 

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from florence import ablation
 from florence.ablation import Variant
-from flows.state import lock_workspace
+from flows.lock import lock_workspace
 from flows.terminal import ProgressBars, say
 from flows.tracked import TrackedWorkspace, open_workspace, report_end
 
@@ -26,7 +26,7 @@ def ablate(root: str = ".", values: dict[str, list[str]] | None = None) -> str:
     """
     folder = Path(root).resolve()
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
-    with lock_workspace(folder):
+    with lock_workspace(folder, "florence ablate"):
         workspace = open_workspace(folder)
         with ProgressBars() as progress:
             variants = ablation.plan_variants(workspace, values or {}, progress)

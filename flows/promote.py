@@ -1,34 +1,14 @@
-"""A trained model's way into use: registered with its lineage as challenger, and champion if it was accepted."""
+"""A trained model's way into use as a Prefect flow: registered as challenger, and champion if it was accepted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from florence.errors import FlorenceError
-from florence.store import Store
-from flows.adapters.model_registry import ModelVersion
+from flows.models import register_model
 from flows.terminal import say
-from flows.tracked import TrackedWorkspace, open_workspace
-
-CALIBRATION = "scores/calibration.json"
-SCORES = "scores/scores.parquet"
-"""Of a workspace, and of the run of a registered model: the next model is compared with these."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChampionModel:
-    """The champion, fetched.
-
-    ``model``: the folder of its model; ``scores``: the file of its scores on held-out images, None where unknown.
-    """
-
-    version: str
-    model: Path
-    scores: Path | None
+from flows.tracked import open_workspace
 
 
 @flow(name="promote", persist_result=False)
@@ -42,82 +22,3 @@ def promote(root: str, run_id: str, tags: dict[str, Any], accepted: bool) -> str
     else:
         say(f"model version {version} is registered; the champion stays")
     return version
-
-
-def register_model(workspace: TrackedWorkspace, run_id: str, tags: dict[str, Any]) -> str:
-    """Register model/ as challenger with its calibration, log its scores to its run, and return its version.
-
-    A run that has registered a model already registers no second one.
-    """
-    calibration = workspace.root / CALIBRATION
-    version = workspace.registry.register(
-        run_id, workspace.root / "model", tags, [calibration] if calibration.exists() else ()
-    )
-    if (workspace.root / SCORES).exists():
-        workspace.tracker.log_files(run_id, [workspace.root / SCORES], "scores")
-    return version
-
-
-def lineage_tags(workspace: TrackedWorkspace, decision: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """Return a version's tags: what the model was made from, and the decision about it."""
-    snapshot = workspace.data.read_json("snapshot.json")
-    verdict = {}
-    if decision:
-        verdict = {"decision": "accepted" if decision["accepted"] else "rejected", "reason": decision["reason"]}
-    return {
-        "florence.round": snapshot["round"],
-        "snapshot": snapshot["id"],
-        "dvc_hash": workspace.snapshots.data_hash(),
-        "git_commit": workspace.snapshots.git_commit(),
-        "annotators": snapshot["annotators"],
-        "engine": snapshot["engine"],
-        "model.init": workspace.settings.model.init,
-        "train": workspace.settings.train.digest(),
-        **verdict,
-        **more,
-    }
-
-
-def fetch_champion(workspace: TrackedWorkspace) -> ChampionModel | None:
-    """Fetch the champion's model and scores into .florence/models/; return None where there is no champion."""
-    version = workspace.registry.champion()
-    if version is None:
-        return None
-    model = workspace.registry.fetch(version.version)
-    return ChampionModel(version.version, model, _fetch_scores(workspace, version))
-
-
-def _fetch_scores(workspace: TrackedWorkspace, version: ModelVersion) -> Path | None:
-    """Return the file of the scores that were logged to the version's run, None where it has none."""
-    kept = Store(str(workspace.root / ".florence" / "models"))
-    name = f"scores-{version.version}-{version.run_id}.parquet"
-    if not kept.exists(name):
-        scores = workspace.tracker.read_file(version.run_id, SCORES) if version.run_id is not None else None
-        if scores is None:
-            return None
-        kept.write_bytes(name, scores)
-    return Path(kept.path(name))
-
-
-def resolve_model_folder(ref: str) -> Path | None:
-    """Return ``ref`` as the folder of a model, None where it is no folder.
-
-    Raises FlorenceError for a folder without a model.
-    """
-    folder = Path(ref)
-    if not folder.is_dir():
-        return None
-    if not (folder / "config.json").is_file():
-        raise FlorenceError(
-            f"{folder} holds no model: config.json is missing; "
-            "a model's folder, an alias or a version number is expected"
-        )
-    return folder
-
-
-def find_model(workspace: TrackedWorkspace, ref: str) -> Path:
-    """Return the folder of a model: ``ref`` itself where it is one, else that of an alias or version in the registry.
-
-    Raises FlorenceError for an unknown one.
-    """
-    return resolve_model_folder(ref) or workspace.registry.fetch(ref)

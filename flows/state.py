@@ -1,25 +1,23 @@
-"""The state of a loop (.florence/loop.json), and the lock that keeps a second one out."""
+"""The state of a loop: .florence/loop.json."""
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florence.errors import FlorenceError
+from pydantic import TypeAdapter, ValidationError
+
+from florence.errors import DataError, NewerFormatError
 from florence.store import Store
 
 FOLDER = ".florence"
 NAME = "loop.json"
-
-
-class WorkspaceLockedError(FlorenceError):
-    """Another run is at work in this workspace."""
+FORMAT = 1
+"""The key ``format`` of the state. A state without it is of form 1."""
+REQUIRED = {"loop_id", "first_round", "wanted"}
+"""Keys that every version writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,45 +60,55 @@ class LoopState:
 
 
 def read_state(root: Path) -> LoopState | None:
-    """Return the state in this workspace, None where no loop has run. Raises FlorenceError for any other file."""
-    store = Store(str(root / FOLDER))
+    """Return the state in this workspace, None where no loop has run.
+
+    Raises NewerFormatError where a newer version of Florence wrote it, DataError for any other file.
+    """
+    store, where = Store(str(root / FOLDER)), root / FOLDER / NAME
     if not store.exists(NAME):
         return None
     values: Any = store.read_json(NAME)
+    if isinstance(values, dict):
+        known = {field.name for field in dataclasses.fields(LoopState)} | {"format"}
+        found = values.get("format", 1)
+        if isinstance(found, int) and found > FORMAT:
+            raise NewerFormatError(str(where), f"its format is {found}, and {FORMAT} is read")
+        if (unknown := sorted(set(values) - known)) and REQUIRED <= set(values):
+            raise NewerFormatError(str(where), f"it has {', '.join(unknown)}, which this version does not know")
+        values = {name: value for name, value in values.items() if name != "format"}
     try:
-        return LoopState(**values)
-    except TypeError as error:
-        raise FlorenceError(
-            f"{root / FOLDER / NAME} is not the state of a loop ({error}); delete it and a new loop is started"
+        state = TypeAdapter(LoopState).validate_python(values, strict=True)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top'}: {e['msg']}" for e in error.errors())
+        raise DataError(
+            f"{where} is not the state of a loop ({faults}); put the file back as it was, or move it away: the next "
+            "loop then goes on from the snapshot in data/"
         ) from None
+    return dataclasses.replace(
+        state, student=_find_in_workspace(root, state.student), scores=_find_in_workspace(root, state.scores)
+    )
 
 
 def write_state(root: Path, state: LoopState) -> None:
-    """Write the state, whole."""
-    Store(str(root / FOLDER)).write_json(NAME, dataclasses.asdict(state))
+    """Write the state, whole; paths in the workspace are written as relative to it."""
+    kept = {name: _name_in_workspace(root, getattr(state, name)) for name in ("student", "scores")}
+    Store(str(root / FOLDER)).write_json(NAME, {"format": FORMAT, **dataclasses.asdict(state), **kept})
 
 
-@contextmanager
-def lock_workspace(root: Path) -> Iterator[None]:
-    """Keep every other run out of this workspace.
+def _name_in_workspace(root: Path, path: str | None) -> str | None:
+    """Return ``path`` relative to ``root`` where it is inside: the workspace may be moved or copied."""
+    return str(Path(path).relative_to(root)) if path is not None and Path(path).is_relative_to(root) else path
 
-    Raises WorkspaceLockedError where one is at work; the kernel frees a dead run's lock.
+
+def _find_in_workspace(root: Path, path: str | None) -> str | None:
+    """Return the full path of what `_name_in_workspace` has named.
+
+    A full path of a workspace that was moved or copied since leads to the same file of this one, where it has it.
     """
-    path = root / FOLDER / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise WorkspaceLockedError(
-                f"another run (process {file.read().strip() or 'unknown'}) is at work in {root}; "
-                "wait for it, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+    if path is None:
+        return None
+    if not Path(path).is_absolute():
+        return str(root / path)
+    _, mark, name = path.rpartition(f"/{FOLDER}/")
+    here = root / FOLDER / name
+    return str(here) if mark and here.exists() else path

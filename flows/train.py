@@ -5,9 +5,10 @@ from __future__ import annotations
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from florence.errors import FlorenceError
+from flows.lock import lock_environment
+from flows.models import read_decision
 from flows.terminal import say
-from flows.tracked import TrackedWorkspace, open_workspace
+from flows.tracked import open_workspace
 
 HINTS = (
     "To track the changes with git",
@@ -26,7 +27,8 @@ HINTS = (
 @task(name="dvc repro", persist_result=False, cache_policy=NO_CACHE)
 def reproduce(root: str, run_id: str) -> None:
     """Bring the workspace's outputs up to its snapshot, settings and code; stages that are up to date do not run."""
-    open_workspace(root).snapshots.repro({"MLFLOW_RUN_ID": run_id}, _print_line)
+    workspace = open_workspace(root)
+    workspace.snapshots.repro({"MLFLOW_RUN_ID": run_id, **lock_environment(workspace.root)}, _print_line)
 
 
 def _print_line(line: str) -> None:
@@ -39,18 +41,3 @@ def train(root: str, run_id: str) -> dict:
     """Train and score a model on the snapshot in data/, tracked in MLflow; return the decision about it."""
     reproduce(root, run_id)
     return read_decision(open_workspace(root))
-
-
-def read_decision(workspace: TrackedWorkspace) -> dict:
-    """Return what compare has decided: {"accepted": bool, "reason": str, …}. Raises FlorenceError where it has not."""
-    path = workspace.root / "metrics" / "decision.json"
-    if not path.exists():
-        raise FlorenceError(f"{path} does not exist: nothing has been compared yet; `dvc repro` does it")
-    found = workspace.files.read_json("metrics/decision.json")
-    if (
-        not isinstance(found, dict)
-        or not isinstance(found.get("accepted"), bool)
-        or not isinstance(found.get("reason"), str)
-    ):
-        raise FlorenceError(f"{path} is not a decision; `dvc repro --force compare` makes it anew")
-    return found

@@ -20,7 +20,8 @@ from florence.workspace.annotate import annotate_shard, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.layout import list_shards
 from flows.plan import describe_plan, is_idle, plan_loop
-from flows.state import LoopState, WorkspaceLockedError, lock_workspace, read_state, write_state
+from flows.lock import WorkspaceLockedError, lock_workspace
+from flows.state import LoopState, read_state, write_state
 from flows.tracked import open_workspace
 
 # ---------------------------------------------------------------- what there is to do
@@ -158,13 +159,13 @@ def test_partial_files_of_a_killed_run_are_removed(annotated: Path):
 
 
 def test_a_second_run_is_refused_and_the_lock_is_freed(annotated: Path):
-    with lock_workspace(annotated):
+    with lock_workspace(annotated, "florence train"):
         output = florence(annotated, "collect")
         assert output.returncode == 1 and f"process {os.getpid()}" in output.stderr
         with pytest.raises(WorkspaceLockedError):
-            with lock_workspace(annotated):
+            with lock_workspace(annotated, "florence train"):
                 pass
-    with lock_workspace(annotated):
+    with lock_workspace(annotated, "florence train"):
         pass
 
 

@@ -22,16 +22,27 @@ from pathlib import Path
 
 from florence.errors import FlorenceError
 from flows.adapters.environment import redact_text
+from flows.adapters.sqlite_urls import build_sqlite_uri
 
 START = 300.0
 """Seconds that a server may take to start; its first start makes a database."""
 
+DATABASES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+"""Variables that name the server's database, the one that we set first."""
+
 
 def set_prefect_environment(root: Path, verbose: bool = False) -> None:
-    """Set what Prefect reads when imported, unless it is set: its home in the workspace, no telemetry, few logs."""
+    """Set what Prefect reads when it is first imported, unless it is set.
+
+    Its home in the workspace, no telemetry, few logs. Nothing may import Prefect before: it would keep its home, and
+    the server that it is told of later, to itself.
+    """
     default = os.environ.setdefault
     if "PREFECT_API_URL" not in os.environ:
-        default("PREFECT_HOME", str(root / ".florence" / "prefect"))
+        home = Path(os.environ.setdefault("PREFECT_HOME", str(root / ".florence" / "prefect")))
+        # Prefect would put the path into a URL as it is, and lose what follows a question mark.
+        if "?" in str(home) and not any(name in os.environ for name in DATABASES):
+            os.environ[DATABASES[0]] = build_sqlite_uri(home.absolute() / "prefect.db", "sqlite+aiosqlite")
     default("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(int(START)))
     default("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     default("DO_NOT_TRACK", "1")
@@ -67,7 +78,7 @@ def prefect_api(root: Path, *, verbose: bool = False, lasting: bool = False) -> 
         os.environ["PREFECT_API_URL"] = url
         _wait_for_server(root, process, url)
         if lasting:
-            note.write_text(json.dumps({"url": url, "pid": process.pid}), encoding="utf-8")
+            note.write_text(json.dumps({"url": url, "pid": process.pid, "root": str(root.resolve())}), encoding="utf-8")
         yield url
     finally:
         _flush_events()
@@ -80,10 +91,12 @@ def prefect_api(root: Path, *, verbose: bool = False, lasting: bool = False) -> 
 def find_server(root: Path) -> str | None:
     """Return the URL of the server that `florence schedule` keeps in this workspace; None where none answers."""
     try:
-        url = json.loads((root / ".florence" / "prefect" / "server.json").read_text(encoding="utf-8"))["url"]
-    except (OSError, ValueError, KeyError):
+        note = json.loads((root / ".florence" / "prefect" / "server.json").read_text(encoding="utf-8"))
+        # The note in a copy of a workspace is about the server of the original.
+        url = note["url"] if note["root"] == str(root.resolve()) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return url if is_healthy(url) else None
+    return url if url is not None and is_healthy(url) else None
 
 
 def is_healthy(url: str, timeout: float = 2.0) -> bool:
@@ -104,6 +117,22 @@ def is_reachable(url: str, timeout: float = 10.0) -> bool:
     except (OSError, ValueError, http.client.HTTPException):
         return False
     return True
+
+
+def refuses_nulls(url: str, timeout: float = 10.0) -> bool:
+    """Return whether the API at ``url`` refuses the nulls that Prefect's commands send, as one with a new fastapi does.
+
+    False also where it cannot be asked, for instance without its key.
+    """
+    body = json.dumps({"work_pools": None, "limit": None, "offset": 0}).encode()
+    request = urllib.request.Request(f"{url}/work_pools/filter", body, {"Content-Type": "application/json"})
+    try:
+        urllib.request.urlopen(request, timeout=timeout).close()
+    except urllib.error.HTTPError as error:
+        return error.code == 422
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return False
 
 
 def _start_server(root: Path, lasting: bool) -> tuple[subprocess.Popen[bytes], str]:

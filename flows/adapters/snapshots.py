@@ -24,6 +24,7 @@ import yaml
 
 from florence.config import SnapshotSettings
 from florence.errors import FlorenceError
+from florence.folders import swap_folder, settle_folder
 from flows.adapters.environment import redact_text
 
 COMMITTED = ("data.dvc", "dvc.lock", "params.yaml", "metrics", "plots", "code.json")
@@ -145,22 +146,26 @@ class Snapshots:
     # ------------------------------------------------------------ back to an earlier round
 
     def keep(self, folder: Path) -> None:
-        """Copy what brings this round back (`KEPT`) to ``folder``, in place of what is there."""
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for name in KEPT:
-            _copy(self.root / name, part / name)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        """Copy what brings this round back (`KEPT`) to ``folder``, in place of what is there, whole or not at all."""
+        with swap_folder(folder) as new:
+            for name in KEPT:
+                _copy(self.root / name, new / name)
+
+    def has_kept(self, folder: Path) -> bool:
+        """Return whether a round was kept in ``folder``."""
+        settle_folder(folder)
+        return (folder / "data.dvc").is_file()
 
     def restore(self, folder: Path) -> None:
-        """Restore the round that was kept in ``folder``: its files, then data/, model/ and scores/ from DVC's cache."""
-        if not (folder / "data.dvc").is_file():
+        """Restore the round that was kept in ``folder``: its files, then data/, model/ and scores/ from DVC's cache.
+
+        Interrupted, it is done again from the start by the same call: data.dvc, which the rest follows from, comes last
+        of the files.
+        """
+        if not self.has_kept(folder):
             raise FlorenceError(f"{folder} holds no round that was kept")
-        for name in KEPT:
-            _remove(self.root / name)
-            _copy(folder / name, self.root / name)
+        for name in reversed(KEPT):
+            _replace(folder / name, self.root / name)
         self._dvc(
             "checkout",
             "--force",
@@ -366,8 +371,16 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
+def _replace(source: Path, target: Path) -> None:
+    """Put a copy of ``source`` in place of ``target``; remove ``target`` where there is no ``source``."""
+    if source.is_dir():
+        with swap_folder(target) as new:
+            shutil.copytree(source, new, dirs_exist_ok=True)
+    elif source.exists():
+        part = target.with_name(f".{target.name}.part")
+        shutil.copy2(source, part)
+        os.replace(part, target)
+    elif target.is_dir():
+        shutil.rmtree(target)
     else:
-        path.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)

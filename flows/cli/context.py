@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from florence.errors import FlorenceError
 from flows.adapters.environment import redact_text
+from flows.lock import lock_workspace
 
 if TYPE_CHECKING:
     from florence.report.facts import LoopFacts
@@ -50,6 +51,17 @@ def open_here() -> TrackedWorkspace:
     return open_workspace(Path.cwd())
 
 
+@contextmanager
+def open_locked(command: str) -> Iterator[TrackedWorkspace]:
+    """Open the workspace in the current folder for a command that writes into it; others are kept out meanwhile.
+
+    ``command``: as the others are told. Raises WorkspaceLockedError where another command is at work.
+    """
+    workspace = open_here()
+    with lock_workspace(workspace.root, command):
+        yield workspace
+
+
 def choose_round(workspace: TrackedWorkspace, number: int | None) -> int:
     """Return ``number`` or, where it is None, the round that data/ holds, or 0."""
     if number is not None:
@@ -76,21 +88,21 @@ def stage_run(name: str) -> Iterator[tuple[TrackedWorkspace, str]]:
     """Yield the workspace and the id of the MLflow run that one of DVC's stages logs to, and count the stage's seconds.
 
     The run is the loop's where a loop has started the stage; else it is one of the stage's own, and is ended after
-    it.
+    it. Other commands are kept out of the workspace meanwhile.
     """
     from flows.tracked import StageSeconds, run_key
 
-    workspace = open_here()
-    run_id = workspace.tracker.stage_run(os.environ, run_key(workspace))
-    is_own = "MLFLOW_RUN_ID" not in os.environ
-    start, status = time.monotonic(), "FAILED"
-    try:
-        yield workspace, run_id
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        StageSeconds(workspace.root).add(name, time.monotonic() - start)
-        if is_own:
-            workspace.tracker.finish(run_id, status)
+    with open_locked(f"florence {name}") as workspace:
+        run_id = workspace.tracker.stage_run(os.environ, run_key(workspace))
+        is_own = "MLFLOW_RUN_ID" not in os.environ
+        start, status = time.monotonic(), "FAILED"
+        try:
+            yield workspace, run_id
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            StageSeconds(workspace.root).add(name, time.monotonic() - start)
+            if is_own:
+                workspace.tracker.finish(run_id, status)

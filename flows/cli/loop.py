@@ -9,6 +9,7 @@ import typer
 
 from flows.adapters.prefect_server import prefect_api
 from flows.cli.context import Verbose
+from flows.lock import lock_workspace
 from flows.terminal import ProgressBars, say
 
 commands = typer.Typer()
@@ -50,8 +51,8 @@ def loop(  # long: options and help
       florence loop --dry-run
     """
     from flows import params
+    from flows.label_sets import list_label_set_lines
     from flows.plan import describe_idle, describe_plan, is_idle, plan_loop
-    from flows.state import lock_workspace
     from flows.tracked import open_workspace
 
     root = Path.cwd()
@@ -64,10 +65,12 @@ def loop(  # long: options and help
             say(describe_plan(plan_loop(workspace, rounds, progress)))
         return
     workspace = open_workspace(root, overlay)
-    with lock_workspace(root):  # the loop locks again; a refusal comes before a server is started
+    with lock_workspace(root, "florence loop"):  # the loop locks again; a refusal comes before a server is started
         if params.write_overlay(root, overlay):
             say("params.yaml is changed")
     if is_idle(workspace, rounds):
+        for line in list_label_set_lines(workspace):
+            say(line)
         say(describe_idle(workspace))
         return
     with prefect_api(root, verbose=verbose):

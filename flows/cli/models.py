@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from flows.adapters.prefect_server import prefect_api
-from flows.cli.context import Verbose, open_here
+from flows.cli.context import Verbose, open_here, open_locked
+from flows.lock import lock_workspace
 from flows.terminal import ProgressBars, say
 
 commands = typer.Typer()
@@ -25,14 +26,13 @@ def register() -> None:
     \b
     Example: florence register
     """
-    from flows.promote import lineage_tags, register_model
+    from flows.models import lineage_tags, read_decision, register_model
     from flows.tracked import run_key
-    from flows.train import read_decision
 
-    workspace = open_here()
-    run_id = workspace.tracker.stage_run(os.environ, run_key(workspace))
-    version = register_model(workspace, run_id, lineage_tags(workspace, read_decision(workspace)))
-    workspace.tracker.finish(run_id)
+    with open_locked("florence register") as workspace:
+        run_id = workspace.tracker.stage_run(os.environ, run_key(workspace))
+        version = register_model(workspace, run_id, lineage_tags(workspace, read_decision(workspace)))
+        workspace.tracker.finish(run_id)
     say(f"version {version} of {workspace.settings.tracking.model} is the challenger")
 
 
@@ -47,8 +47,8 @@ def promote(
       florence promote
       florence promote 3
     """
-    workspace = open_here()
-    now = workspace.registry.promote(version)
+    with open_locked("florence promote") as workspace:
+        now = workspace.registry.promote(version)
     say(f"version {now.version} of {workspace.settings.tracking.model} is the champion")
 
 
@@ -59,7 +59,8 @@ def rollback() -> None:
     \b
     Example: florence rollback
     """
-    before, now = open_here().registry.rollback()
+    with open_locked("florence rollback") as workspace:
+        before, now = workspace.registry.rollback()
     say(f"version {now} is the champion again; it was {before}")
 
 
@@ -144,7 +145,6 @@ def ablate(  # long: options and help
       florence ablate --freeze vision --freeze none --seed 0,1 --dry-run
     """
     from florence import ablation
-    from flows.state import lock_workspace
 
     workspace = open_here()
     folder = workspace.ablation
@@ -156,7 +156,7 @@ def ablate(  # long: options and help
         "seed": seed or [],
     }
     # The flow locks again; a refusal comes before a server is started.
-    with nullcontext() if dry_run else lock_workspace(workspace.root), ProgressBars() as progress:
+    with nullcontext() if dry_run else lock_workspace(workspace.root, "florence ablate"), ProgressBars() as progress:
         variants = ablation.plan_variants(workspace, values, progress)
     if dry_run:
         say(ablation.describe_plan(variants, folder))

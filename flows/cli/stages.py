@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.adapters.prefect_server import prefect_api
-from flows.cli.context import Round, Student, Verbose, choose_round, open_here, stage_run
+from flows.cli.context import Round, Student, Verbose, choose_round, open_here, open_locked, stage_run
 from flows.terminal import ProgressBars, say
 
 commands = typer.Typer()
@@ -21,10 +21,8 @@ def collect() -> None:
     Example: florence collect
     """
     from florence.workspace.collect import collect_images
-    from flows.state import lock_workspace
 
-    workspace = open_here()
-    with lock_workspace(workspace.root), ProgressBars() as progress:
+    with open_locked("florence collect") as workspace, ProgressBars() as progress:
         found = collect_images(workspace, progress)
     for source, name, reason, detail in found.rejected_files:
         say(f"rejected: {source}/{name}: {reason}" + (f" ({detail})" if detail else ""))
@@ -40,17 +38,18 @@ def annotate(round: Round = None, student: Student = None, verbose: Verbose = Fa
       florence annotate
       florence annotate --round 1 --student champion
     """
-    from flows.promote import find_model
-    from flows.state import lock_workspace
+    from flows.label_sets import check_label_sets
+    from flows.models import find_model
 
-    workspace = open_here()
-    model = str(find_model(workspace, student)) if student else None
-    with lock_workspace(workspace.root), prefect_api(workspace.root, verbose=verbose):
-        from flows.annotate import annotate as run
-        from flows.annotate import task_runner
+    with open_locked("florence annotate") as workspace:
+        model = str(find_model(workspace, student)) if student else None
+        check_label_sets(workspace)
+        with prefect_api(workspace.root, verbose=verbose):
+            from flows.annotate import annotate as run
+            from flows.annotate import task_runner
 
-        flow = run.with_options(task_runner=task_runner(workspace.settings))
-        done = flow(str(workspace.root), choose_round(workspace, round), model)
+            flow = run.with_options(task_runner=task_runner(workspace.settings))
+            done = flow(str(workspace.root), choose_round(workspace, round), model)
     say(
         f"{done.images} images annotated (counted for every annotator) in {done.shards} shards; "
         f"{done.skipped} shards were done already"
@@ -79,10 +78,10 @@ def validate(
     from flows.adapters import quality
 
     if staging:
-        workspace = open_here()
-        counts = quality.validate_staging(
-            workspace.settings, workspace.store, choose_round(workspace, round), workspace.root
-        )
+        with open_locked("florence validate") as workspace:
+            counts = quality.validate_staging(
+                workspace.settings, workspace.store, choose_round(workspace, round), workspace.root
+            )
     else:
         with stage_run("validate") as (workspace, run_id):
             counts = quality.validate_snapshot(workspace.settings, workspace.data, workspace.root)
@@ -105,12 +104,10 @@ def publish(round: Round = None, student: Student = None) -> None:
     from florence.workspace.fuse import fuse_round
     from florence.workspace.publish import publish_snapshot
     from flows.adapters.quality import validate_staging
-    from flows.promote import find_model
-    from flows.state import lock_workspace
+    from flows.models import find_model
 
-    workspace = open_here()
-    number = choose_round(workspace, round)
-    with lock_workspace(workspace.root), ProgressBars() as progress:
+    with open_locked("florence publish") as workspace, ProgressBars() as progress:
+        number = choose_round(workspace, round)
         model = str(find_model(workspace, student)) if student else None
         annotators = list_annotators(workspace.settings, model, workspace.store)
         fuse_round(workspace, annotators, number, progress)

@@ -23,8 +23,9 @@ from flows.facts import read_facts, write_facts
 from flows.loop.messages import create_artifacts
 from flows.loop.steps import run_annotation, run_step
 from flows.loop.students import ACCEPTED, remove_other_students, save_student
+from flows.models import SCORES, lineage_tags
 from flows.plan import hash_images, hash_settings, human_version
-from flows.promote import SCORES, lineage_tags, promote
+from flows.promote import promote
 from flows.state import LoopState, write_state
 from flows.terminal import ProgressBars, say
 from flows.tracked import StageSeconds, TrackedWorkspace
@@ -204,12 +205,27 @@ class LoopRound:
                 finished=state.done >= state.wanted,
             )
         else:
-            kept = workspace.root / ACCEPTED / f"round={state.accepted}"
-            if state.accepted is not None and kept.exists():
-                workspace.snapshots.restore(kept)
-                say(f"the snapshot and model of round {state.accepted} are in place again")
-            state = dataclasses.replace(state, rejected=decision["reason"], finished=True)
+            reason = decision["reason"] + self.restore_accepted()
+            state = dataclasses.replace(state, rejected=reason, finished=True)
         workspace.tracker.finish(self.run_id)
         write_state(workspace.root, state)
         remove_other_students(workspace.root, state.student)
         return state
+
+    def restore_accepted(self) -> str:
+        """Put the last accepted round back in place; return what there is to add where it was not kept."""
+        accepted = self.state.accepted
+        if accepted is None:
+            return ""
+        kept = self.workspace.root / ACCEPTED / f"round={accepted}"
+        if self.workspace.snapshots.has_kept(kept):
+            self.workspace.snapshots.restore(kept)
+            say(f"the snapshot and model of round {accepted} are in place again")
+            return ""
+        missing = (
+            f"; round {accepted} was not kept, so data/ still holds the rejected round {self.number}: "
+            "`git log data.dvc` shows earlier ones, which `git checkout COMMIT -- data.dvc dvc.lock` and "
+            "`dvc checkout` bring back"
+        )
+        say(missing.removeprefix("; "))
+        return missing

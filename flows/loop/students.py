@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from flows.promote import CALIBRATION
+from florence.folders import swap_folder
+from flows.models import CALIBRATION
 
 ACCEPTED = ".florence/accepted"
 """Pointers to the snapshot and model of each accepted round."""
@@ -16,13 +16,10 @@ STUDENTS = ".florence/students"
 def save_student(root: Path, round: int) -> Path:
     """Copy model/ with its calibration, whole or not at all, as the student of ``round``; return its folder."""
     target = root / STUDENTS / f"round={round}"
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(root / "model", part)
-    if (calibration := root / CALIBRATION).exists():
-        shutil.copy(calibration, part)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(part, target)
+    with swap_folder(target) as new:
+        shutil.copytree(root / "model", new, dirs_exist_ok=True)
+        if (calibration := root / CALIBRATION).exists():
+            shutil.copy(calibration, new)
     return target
 
 
