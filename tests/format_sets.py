@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ TEXT = (
         max_size=12,
     )
     .map(normalize_label)
-    .filter(lambda text: not is_blank(text))
+    .filter(lambda text: not is_blank(text) and not re.search(r"<\w+>", text))
 )
 """Names as people give them, and worse, in the form that is kept."""
 

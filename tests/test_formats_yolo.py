@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from florence.errors import DataError
 from florence.formats import FORMATS, ExportPlan
-from florence.formats.yolo import _join_polygons, _split_polygons
+from florence.formats.matching import find_claims
+from florence.formats._joined_polygons import join_polygons, split_polygons
 from florence.geometry import polygon_area
 from florence.records import Claim, Region
 
@@ -41,7 +42,7 @@ def dataset(
 ) -> Path:
     values = {
         "train": "images/train",
-        "val": "images/val",
+        "val": "images/train",
         "names": list(names) if isinstance(names, tuple) else names,
         **more,
     }
@@ -100,7 +101,7 @@ def test_polygons_come_back_also_several_of_one_object(tmp_path_factory, data):
 @settings(max_examples=80, deadline=None)
 @given(polygons_inside(RECORD))
 def test_joined_polygons_are_split_again(polygons):
-    parts = _split_polygons(tuple(_join_polygons(polygons)))
+    parts = split_polygons(tuple(join_polygons(polygons)))
     assert sorted(map(corners, parts)) == sorted(map(corners, polygons))
     assert sum(abs(polygon_area(p)) for p in parts) == pytest.approx(
         sum(abs(polygon_area(p)) for p in polygons), abs=1e-6
@@ -109,7 +110,7 @@ def test_joined_polygons_are_split_again(polygons):
 
 def test_a_hole_stays_joined():
     keyhole = (0.0, 0.0, 3.0, 3.0, 3.0, 6.0, 6.0, 6.0, 6.0, 3.0, 3.0, 3.0, 0.0, 0.0, 9.0, 0.0, 9.0, 9.0, 0.0, 9.0)
-    assert polygon_area(keyhole) == 81 - 9 and _split_polygons(keyhole) == (keyhole,)
+    assert polygon_area(keyhole) == 81 - 9 and split_polygons(keyhole) == (keyhole,)
 
 
 def test_one_polygon_makes_all_lines_polygons(tmp_path: Path):
@@ -157,12 +158,12 @@ def test_an_only_set_stands_for_the_other(tmp_path: Path):
 # ---------------------------------------------------------------- what others write
 
 
-def test_an_image_without_a_file_of_labels_has_no_objects(tmp_path: Path):
+def test_an_image_without_a_file_of_labels_has_no_objects_if_that_is_set(tmp_path: Path):
     dataset(tmp_path)
     (tmp_path / "images/train/a.png").write_bytes(b"")
     (tmp_path / "images/unlabelled").mkdir()
     (tmp_path / "images/unlabelled/c.png").write_bytes(b"")
-    found = read_back("yolo", tmp_path, [image(0), RECORD, image(3, name="c.png"), image(1)])
+    found = read_back("yolo", tmp_path, [image(0), RECORD, image(3, name="c.png"), image(1)], unlabelled_is_empty=True)
     assert claims_of(found, image(0)) == () and len(found.claims[RECORD.image_id].claims) == 1
     assert set(found.unknown) == {"c.png", "sub/a.png"}, "no set has them, so they have no coverage"
 
@@ -171,7 +172,7 @@ def test_an_image_without_a_file_of_labels_has_no_objects(tmp_path: Path):
 def test_a_source_may_be_the_data_set_or_a_folder_of_it(tmp_path: Path, name: str):
     form = FORMATS.get("yolo")()
     labels = form.open(form.files(str(dataset(tmp_path))))
-    assert [c.text for c in labels.find_claims(image(2, name=name)).claims] == ["cat"]
+    assert [c.text for c in find_claims(labels, image(2, name=name)).claims] == ["cat"]
 
 
 def test_other_layouts_are_read(tmp_path: Path):
@@ -184,15 +185,15 @@ def test_other_layouts_are_read(tmp_path: Path):
         val="../valid/images",
         names={0: "cat", 1: "dog"},
     )
-    assert len(form.open(form.files(str(tmp_path / "a/data.yaml"))).find_claims(image(2, name="b.jpg")).claims) == 1
+    assert len(find_claims(form.open(form.files(str(tmp_path / "a/data.yaml"))), image(2, name="b.jpg")).claims) == 1
     (tmp_path / "b").mkdir()
     dataset(tmp_path / "b", picture="images/b.jpg", train="train.txt", val=None)
     (tmp_path / "b/train.txt").write_text("./images/b.jpg\n")
-    assert len(form.open(form.files(str(tmp_path / "b"))).find_claims(image(2, name="images/b.jpg")).claims) == 1
+    assert len(find_claims(form.open(form.files(str(tmp_path / "b"))), image(2, name="images/b.jpg")).claims) == 1
     (tmp_path / "c").mkdir()
     dataset(tmp_path / "c")
     (tmp_path / "c/images/train/sub/b.jpg").unlink()
-    assert len(form.open(form.files(str(tmp_path / "c"))).find_claims(RECORD).claims) == 1, "labels alone"
+    assert len(find_claims(form.open(form.files(str(tmp_path / "c"))), RECORD).claims) == 1, "labels alone"
 
 
 def test_a_sixth_field_is_a_score(tmp_path: Path):
@@ -243,6 +244,6 @@ def test_a_folder_without_data_yaml_is_an_error(tmp_path: Path):
 
 def test_one_stem_of_two_images_is_ambiguous(tmp_path: Path):
     dataset(tmp_path, picture="images/train/b.jpg")
-    dataset(tmp_path, picture="images/val/b.jpg")
+    dataset(tmp_path, picture="images/val/b.jpg", val="images/val")
     assert read_back("yolo", tmp_path, [image(2, name="b.jpg")]).unknown == ("b.jpg",)
     assert len(read_back("yolo", tmp_path, [image(2, name="val/b.jpg")]).claims) == 1

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from florence.errors import DataError
+from florence.formats import UnusableLabelError
 from florence.geometry import Polygon, clip_box
 from florence.records import Annotation, ImageRecord, Region
 
@@ -18,49 +18,59 @@ MAX_NUMBER = 1e9
 
 
 def check_number(value: Any, what: str) -> float:
-    """Return a finite number, also one written as text. Raises DataError."""
+    """Return a finite number, also one written as text. Raises UnusableLabelError."""
     try:
-        found = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
+        # Python reads 1_0 as ten, nothing else does
+        found = math.nan if isinstance(value, bool) or isinstance(value, str) and "_" in value else float(value)
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not abs(found) <= MAX_NUMBER:
-        raise DataError(f"{what}: found {_short(value)}; a number is expected")
+        raise UnusableLabelError("not a number", f"{what}: found {_short(value)}; a number is expected")
     return found
 
 
 def check_numbers(values: Any, what: str, count: int, meaning: str) -> tuple[float, ...]:
-    """Return ``count`` finite numbers. Raises DataError, with their ``meaning``."""
+    """Return ``count`` finite numbers. Raises UnusableLabelError, with their ``meaning``."""
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
-        raise DataError(f"{what}: found {_short(values)}; {meaning} are expected")
+        raise UnusableLabelError("not the numbers expected", f"{what}: found {_short(values)}; {meaning} are expected")
     return tuple(check_number(value, f"{what}[{k}]") for k, value in enumerate(values))
 
 
 def check_text(value: Any, what: str) -> str:
-    """Return a text that is not blank, unchanged. Raises DataError."""
+    """Return a text that is not blank, unchanged. Raises UnusableLabelError."""
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{what}: found {_short(value)}; a text is expected")
+        raise UnusableLabelError("no text", f"{what}: found {_short(value)}; a text is expected")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can hold half of a surrogate pair, no table and no vocabulary can
+        raise UnusableLabelError("half a character", f"{what}: {_short(value)} has half a surrogate pair") from None
     return value
 
 
 def check_polygon(points: Any, what: str, record: ImageRecord) -> Polygon:
-    """Return a polygon of at least three corners, clipped to the image. Raises DataError."""
+    """Return a polygon of at least three corners, clipped to the image. Raises UnusableLabelError."""
+    reason, expected = "no polygon", "x and y of at least three corners are expected"
     if isinstance(points, str) or not isinstance(points, Iterable):
-        raise DataError(f"{what}: found {_short(points)}; x and y of at least three corners are expected")
+        raise UnusableLabelError(reason, f"{what}: found {_short(points)}; {expected}")
     found = [check_number(value, f"{what}[{k}]") for k, value in enumerate(points)]
     if len(found) < 6 or len(found) % 2:
-        raise DataError(f"{what}: found {len(found)} numbers; x and y of at least three corners are expected")
+        raise UnusableLabelError(reason, f"{what}: found {len(found)} numbers; {expected}")
     return tuple(min(max(value, 0.0), float((record.width, record.height)[k % 2])) for k, value in enumerate(found))
 
 
 def make_region(
     label: str, box: Sequence[float], polygons: tuple[Polygon, ...], score: float | None, what: str, record: ImageRecord
 ) -> Region:
-    """Return the region of a box (x0, y0, x1, y1), clipped to the image. Raises DataError if nothing of it is left."""
+    """Return the region of a box (x0, y0, x1, y1), clipped to the image.
+
+    Raises UnusableLabelError if nothing of it is left.
+    """
     x0, y0, x1, y1 = clip_box(box, record.width, record.height)
     if not (x0 < x1 and y0 < y1):
         corners = ", ".join(f"{v:g}" for v in box)
-        raise DataError(
-            f"{what}: the box {corners} has no pixel of the image, which is {record.width} × {record.height}"
+        raise UnusableLabelError(
+            "no pixel of the image",
+            f"{what}: the box {corners} has no pixel of the image, which is {record.width} × {record.height}",
         )
     return Region(label, box=(x0, y0, x1, y1), polygons=polygons, score=score)
 

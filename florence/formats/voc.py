@@ -7,6 +7,7 @@ integers, so boxes that end inside a pixel are rounded.
 
 from __future__ import annotations
 
+import json
 import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,9 +57,7 @@ class VocFormat(Format):
 
     def explain_loss(self, row: Annotation, plan: ExportPlan) -> str:
         """See `Format.explain_loss`."""
-        if row.regions[0].polygons:
-            return f"{row.task}: the polygons, as VOC's files have only boxes"
-        return "" if _fits_label_map(row.text) else f"{row.task}: the name's line in labelmap.txt, which cannot hold it"
+        return f"{row.task}: the polygons, as VOC's files have only boxes" if row.regions[0].polygons else ""
 
     def image_path(self, item: LabelledImage) -> str:
         """See `Format.image_path`."""
@@ -79,6 +78,10 @@ class VocFormat(Format):
         for file in lists.values():
             file.close()
         (folder / "labelmap.txt").write_text(_label_map(plan.names), encoding="utf-8")
+        if not all(map(_fits_label_map, plan.names)):
+            # Datumaro reads this instead, if it is there.
+            meta = json.dumps({"labels": plan.names}, ensure_ascii=False)
+            (folder / "dataset_meta.json").write_text(meta + "\n", encoding="utf-8")
 
 
 def _allowed(character: str) -> bool:
