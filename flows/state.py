@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def read_state(root: Path) -> LoopState | None:
             raise NewerFormatError(str(where), f"it has {', '.join(unknown)}, which this version does not know")
         values = {name: value for name, value in values.items() if name != "format"}
     try:
-        state = TypeAdapter(LoopState).validate_python(values, strict=True)
+        state = TypeAdapter(LoopState).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top'}: {e['msg']}" for e in error.errors())
         raise DataError(

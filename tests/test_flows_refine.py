@@ -14,14 +14,14 @@ from flow_workspaces import florence, params, write_params
 from workspaces import workspace_of
 
 from florence.config import settings_from
-from florence.errors import DataError, FlorenceError, UnavailableError
+from florence.errors import DataError, UnavailableError
 from florence.store import Store
 from florence.workspace.annotate import annotate_shard, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.layout import list_shards
-from flows.plan import describe_plan, is_idle, plan_loop
 from flows.lock import WorkspaceLockedError, lock_workspace
-from flows.state import LoopState, read_state, write_state
+from flows.plan import describe_plan, is_idle, plan_loop
+from flows.state import LoopState, write_state
 from flows.tracked import open_workspace
 
 # ---------------------------------------------------------------- what there is to do
@@ -167,13 +167,6 @@ def test_a_second_run_is_refused_and_the_lock_is_freed(annotated: Path):
                 pass
     with lock_workspace(annotated, "florence train"):
         pass
-
-
-def test_a_state_that_is_none_is_refused(tmp_path: Path):
-    assert read_state(tmp_path) is None
-    Store(str(tmp_path / ".florence")).write_json("loop.json", {"loop": 1})
-    with pytest.raises(FlorenceError, match="not the state of a loop"):
-        read_state(tmp_path)
 
 
 def test_no_images_is_an_error(tmp_path: Path, prefect, monkeypatch):

@@ -25,6 +25,6 @@ def save_student(root: Path, round: int) -> Path:
 
 def remove_other_students(root: Path, student: str | None) -> None:
     """Remove the models of all rounds but ``student``: the registry has them."""
-    for other in (root / STUDENTS).glob("round=*"):
+    for other in [*(root / STUDENTS).glob("round=*"), *(root / STUDENTS).glob(".round=*")]:
         if str(other) != student:
             shutil.rmtree(other, ignore_errors=True)
