@@ -102,16 +102,20 @@ def describe_label_set(report: LabelSetReport, min_matched: float = 0.0) -> list
     """
     name = f"{report.annotator} ({report.format} {report.address})" if report.format else report.annotator
     if report.error:
-        return [f"{name}: knows 0 of {report.images} images: {report.error}"]
+        return [f"{name}: knows 0 of {_number(report.images, 'image')}: {report.error}"]
     if not report.known:
         return [f"{name}: {explain_mismatch(report)}", *_list_examples(report)]
-    labels = f"{sum(report.used.values())} labels used"
+    labels = f"{_number(sum(report.used.values()), 'label')} used"
     if report.lost:
         labels += f", {report.lost} not: {', '.join(_list_label_losses(report))}"
-    parts = [f"{name}: knows {report.known} of {report.images} images ({_describe_images(report)})", labels]
+    known = f"{name}: knows {report.known} of {_number(report.images, 'image')}"
+    parts = [f"{known} ({_describe_images(report)})", labels]
     if elsewhere := report.listed - report.matched:
         parts.append(f"{elsewhere} of the set's {report.listed} images are not here")
-    parts += [f"{loss.count} files not read" for loss in report.losses if loss.unit == "file"]
+    if report.uncounted:
+        parts.append(f"the labels of {report.uncounted} of these are not counted")
+    if unread := sum(loss.count for loss in report.losses if loss.unit == "file"):
+        parts.append(f"{_number(unread, 'file')} not read")
     is_few = report.share < min_matched
     if is_few:
         parts.append(f"warning: less than min_matched ({min_matched:g}) matches")
@@ -120,9 +124,13 @@ def describe_label_set(report: LabelSetReport, min_matched: float = 0.0) -> list
     return ["; ".join(parts), *_list_examples(report)]
 
 
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
 def explain_mismatch(report: LabelSetReport) -> str:
     """Return why none of the images is known, and what would help."""
-    text = f"knows 0 of {report.images} images"
+    text = f"knows 0 of {_number(report.images, 'image')}"
     if report.refused:
         text += ": " + ", ".join(f"{loss.count} refused ({loss.reason})" for loss in report.refused)
     if report.remedy:
@@ -143,7 +151,7 @@ def describe_losses(losses: Iterable[LossCount]) -> list[str]:
         for loss in listed[:SHOWN]
     ]
     if more := listed[SHOWN:]:
-        lines.append(f"{len(more)} more reasons, {sum(loss.count for loss in more)} times")
+        lines.append(f"{_number(len(more), 'more reason')}: {', '.join(f'{m.reason} ({m.count})' for m in more)}")
     return lines
 
 

@@ -150,7 +150,7 @@ def test_labels_of_another_size_alone_stop_the_run_too(tmp_path: Path):
     found = workspace(tmp_path, draw(tmp_path / "photos", "a.png"), {"people": coco(uri)})
     one = report(found)["people"]
     assert (one.images, one.known, sum(loss.count for loss in one.refused), one.lost) == (1, 0, 1, 2)
-    with pytest.raises(DataError, match="people: knows 0 of 1 images: 1 refused"):
+    with pytest.raises(DataError, match="people: knows 0 of 1 image: 1 refused"):
         refuse_unmatched_label_sets(found.settings, [one])
 
 
@@ -240,7 +240,7 @@ def test_labels_of_another_format_leave_the_annotator_out_unless_it_is_required(
         assert one.error and one.images == 1
         refuse_unmatched_label_sets(found.settings, [one])
         (line,) = describe_label_sets(found.settings, [one])
-        assert line.startswith("people: knows 0 of 1 images: ") and name in line
+        assert line.startswith("people: knows 0 of 1 image: ") and name in line
         outcomes = annotate_all(found.settings, found.store)
         assert outcomes["people"].left == 1 and name in outcomes["people"].error
         with pytest.raises(DataError, match=name):

@@ -22,6 +22,7 @@ from florence.report.facts import (
     Churn,
     DropCount,
     FailedImages,
+    FileCount,
     ImageCount,
     LabelGain,
     LabelScore,
@@ -45,12 +46,14 @@ from florence.workspace.annotate import (
     report_label_sets,
 )
 from florence.workspace.base import Workspace
+from florence.workspace.collected import read_collected
 from florence.workspace.layout import list_shards, read_images
 
 MEASURES = ("f1", "spotted", "cider", "accuracy", "mask_iou", "f1_boxes")
 """Measures of an annotator's claims; of several of one annotation type the first is reported."""
 EXAMPLES = 5
-"""Messages of an annotator that are kept of one type of error."""
+"""Names of files, and messages of an annotator, that are kept for one reason."""
+REJECTED_NAME = "rejected_files.parquet"
 NAMES = 12
 """Names of objects whose reliability is reported for each annotator."""
 
@@ -120,7 +123,24 @@ def _count_rows(table: pa.Table, *columns: str) -> list[tuple[tuple[Any, ...], i
 
 
 def _list_sources(workspace: Workspace) -> Iterator[SourceListing]:
-    return iter(())
+    """Yield the files of each source, those that are no images by reason; the counts add up to what was there."""
+    data, store = workspace.data, workspace.store
+    examples: dict[tuple[str, str], list[str]] = {}
+    for row in data.read_table(REJECTED_NAME).to_pylist() if data.exists(REJECTED_NAME) else ():
+        found = examples.setdefault((row["source"], row["reason"]), [])
+        if len(found) < EXAMPLES:
+            found.append(f"{row['name']}: {row['detail']}" if row["detail"] else row["name"])
+    for one in read_collected(store) or read_collected(data):
+        counts = {**({"duplicate": one.duplicates} if one.duplicates else {}), **one.rejected}
+        rejected = [
+            FileCount(reason, count, tuple(examples.get((one.source, reason), ()))) for reason, count in counts.items()
+        ]
+        others = [
+            FileCount(f"{group.reason}: {group.ending}".removesuffix(": "), group.count, group.examples, group.remedy)
+            for group in one.unused
+        ]
+        unused = tuple(sorted([*rejected, *others], key=lambda group: (-group.count, group.reason)))
+        yield SourceListing(one.source, one.uri, one.listed, one.images, one.texts, unused, one.gone, one.gone_examples)
 
 
 # ---------------------------------------------------------------- labels and models
