@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
+from florence.codec.grammar import SPECIAL
 from florence.formats import (
     FORMATS,
     OBJECTS,

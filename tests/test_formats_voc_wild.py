@@ -280,6 +280,18 @@ def test_sizes_that_are_none_are_not_compared(tmp_path: Path, size: str):
     assert found_by_path(tmp_path, "a.jpg") == ["cat"]
 
 
+def test_boxes_that_cannot_be_pixels_of_this_image(tmp_path: Path):
+    shares = "<bndbox><xmin>0.1</xmin><ymin>0.2</ymin><xmax>0.5</xmax><ymax>1</ymax></bndbox>"
+    wide = "<bndbox><xmin>150</xmin><ymin>1</ymin><xmax>200</xmax><ymax>9</ymax></bndbox>"
+    lay(tmp_path, {"a.xml": xml(thing(content=shares) + thing(content=wide))})
+    found = read(tmp_path, "a.jpg")
+    assert [c.regions[0].box for c in found.claims["a.jpg"].claims] == [(149, 0, 160, 9)]
+    assert {(p.reason, p.unit) for p in found.problems} == {
+        ("shares instead of pixels", "label"),
+        ("a box that reaches out of the image", "part"),
+    }
+
+
 def test_swapped_sides_are_refused_and_told(tmp_path: Path):
     lay(tmp_path, {"a.xml": xml(thing(), size="<size><width>120</width><height>160</height></size>")})
     found = read(tmp_path, "a.jpg")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from florence.formats import UnusableLabelError
+from florence.formats import LabelProblem, UnusableLabelError
 from florence.geometry import Polygon, clip_box
 from florence.records import Annotation, ImageRecord, Region
 
@@ -73,6 +73,15 @@ def make_region(
             f"{what}: the box {corners} has no pixel of the image, which is {record.width} × {record.height}",
         )
     return Region(label, box=(x0, y0, x1, y1), polygons=polygons, score=score)
+
+
+def explain_overhang(box: Sequence[float], what: str, record: ImageRecord) -> list[LabelProblem]:
+    """Return that a box (x0, y0, x1, y1) was clipped to its image, if by more than a pixel."""
+    over = max(-box[0], -box[1], box[2] - record.width, box[3] - record.height)
+    if over <= 1:
+        return []
+    detail = f"{what}: it reaches {over:g} pixels out of the image, which has {record.width} × {record.height}"
+    return [LabelProblem("a box that reaches out of the image", detail, "part")]
 
 
 def read_score(value: Any) -> float | None:

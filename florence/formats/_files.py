@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import posixpath
 from collections.abc import Callable
+from typing import Any
 
 from florence.errors import DataError, StoreError
-from florence.store import Store
+from florence.store import EXPORT_NOTE, Store
+from florence.text_files import decode_text
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".jpe"})
 
-
-def is_image(name: str) -> bool:
-    """Return whether a path has the suffix of an image file."""
-    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def is_hidden(name: str) -> bool:
+    """Return whether a file is in a folder that a system or a program keeps for itself, and is of no data set."""
+    return any(part.startswith((".", "@eaDir", "__MACOSX")) for part in name.split("/")[:-1])
 
 
 class Files:
@@ -35,7 +36,7 @@ class Files:
         """
         path = os.path.expanduser(uri)
         whole = Store(path)
-        found = whole.names("")
+        found = [name for name in whole.names("") if not is_hidden(name)]
         self.uri = uri.rstrip("/")
         self.single = found == [""]  # a store lists a single file as the empty name
         self.others: tuple[str, ...] = ()
@@ -58,14 +59,26 @@ class Files:
         """Return the bytes of a file."""
         return self.store.read_bytes(name)
 
-    def text(self, name: str) -> str:
-        """Return a file as text. Raises DataError if it is not UTF-8."""
+    def text(self, name: str, encoding: str = "") -> str:
+        """Return a file as text; ``encoding``: see `florence.text_files.decode_text`.
+
+        Raises DataError if it is in another encoding.
+        """
         try:
-            return self.read(name).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self.where(name)}: byte {error.start} is not UTF-8, the encoding the file must have"
-            ) from None
+            return decode_text(self.read(name), encoding)
+        except DataError as error:
+            raise DataError(f"{self.where(name)}: {error}") from None
+
+    def json(self, name: str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+        """Return the value in a file of JSON; ``object_hook`` replaces each object.
+
+        Raises DataError if it is not JSON.
+        """
+        text = self.text(name)
+        try:
+            return json.loads(text, object_hook=object_hook)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.where(name)} is not JSON: {error}") from None
 
     def stamp(self) -> tuple[tuple[str, str], ...]:
         """Return names, sizes and times or tags of the files: what shows a change without reading them."""
@@ -88,3 +101,13 @@ class Files:
         for name in self.others:
             total.update(f"{name}\0".encode("utf-8", "surrogateescape"))
         return total.hexdigest()[:16]
+
+
+def list_json(uri: str) -> Files:
+    """Return one file, or every JSON file of a folder, compressed or not, but the note of an export."""
+    endings = (".json", ".json.gz")
+    return Files(
+        uri,
+        lambda name: name.lower().endswith(endings) and posixpath.basename(name) != EXPORT_NOTE,
+        "file that ends in .json",
+    )

@@ -29,10 +29,10 @@ from florence.formats import (
     UnusableLabelError,
     describe_problem,
 )
-from florence.formats._checks import check_number, check_polygon, make_region
+from florence.formats._checks import check_number, check_polygon, explain_overhang, make_region
 from florence.formats._files import Files
 from florence.formats._names import check_name, explain_spellings
-from florence.geometry import polygon_box
+from florence.geometry import Box, polygon_box
 from florence.records import Claim, ImageRecord, Region
 from florence.text_files import decode_text
 
@@ -110,16 +110,17 @@ class VocSet(LabelSet):
         claims: list[Claim] = []
         problems: list[LabelProblem] = []
         for k, item in enumerate(file.objects):
-            where = f"{self.files.where(file.path)}: object[{k}]"
             try:
-                claims.append(self._read_object(item, where, record))
+                claim, parts = self._read_object(item, f"{self.files.where(file.path)}: object[{k}]", record)
             except DataError as error:
                 problems.append(describe_problem(error))
             else:
-                problems += _explain_parts(item, where)
+                claims.append(claim)
+                problems += parts
         return ImageClaims(tuple(claims), tuple(problems))
 
-    def _read_object(self, item: _VocObject, where: str, record: ImageRecord) -> Claim:
+    def _read_object(self, item: _VocObject, where: str, record: ImageRecord) -> tuple[Claim, list[LabelProblem]]:
+        """Return an object's claim, and what of it is not read."""
         label = check_name(item.name, f"{where}/name")
         if item.difficult and not self.difficult:
             detail = f"{where}/difficult: {label} is left out, as difficult is off"
@@ -127,25 +128,35 @@ class VocSet(LabelSet):
         if item.boxes != 1:
             found = f"{item.boxes} boxes" if item.boxes else "a polygon alone" if item.polygons else "none"
             raise UnusableLabelError("not one box", f"{where}/bndbox: found {found}; one box is expected")
+        parts: list[LabelProblem] = []
         if item.rotated:
             region = _read_rotated_box(item, label, f"{where}/robndbox", record)
         else:
-            region = _read_box(item, label, f"{where}/bndbox", record)
-        return Claim(OBJECTS, label, (region,))
+            box = _read_box(item, f"{where}/bndbox")
+            region = make_region(label, box, (), None, f"{where}/bndbox", record)
+            parts += explain_overhang(box, f"{where}/bndbox", record)
+        if item.parts:
+            detail = f"{where}/part: the object is read without"
+            parts.append(LabelProblem("parts are not read", detail, "part", item.parts))
+        if item.polygons:
+            detail = f"{where}/polygon: the object has its box alone"
+            parts.append(LabelProblem("polygon replaced by its box", detail, "part"))
+        return Claim(OBJECTS, label, (region,)), parts
 
 
-def _read_box(item: _VocObject, label: str, where: str, record: ImageRecord) -> Region:
-    """Return the region of a box, which includes its last pixels: edges are xmin - 1, ymin - 1, xmax and ymax."""
-    xmin, ymin, xmax, ymax = (
+def _read_box(item: _VocObject, where: str) -> Box:
+    """Return the edges of a box, which includes its last pixels: xmin - 1, ymin - 1, xmax and ymax."""
+    xmin, ymin, xmax, ymax = values = tuple(
         check_number(value, f"{where}/{side}") for side, value in zip(SIDES, item.values, strict=True)
     )
+    found = ", ".join(f"{value:g}" for value in values)
     if xmin > xmax or ymin > ymax:
-        raise UnusableLabelError(
-            "corners in another order",
-            f"{where}: found {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}; xmin, ymin, xmax and ymax in this order are "
-            "expected",
-        )
-    return make_region(label, (xmin - 1, ymin - 1, xmax, ymax), (), None, where, record)
+        detail = f"{where}: found {found}; xmin, ymin, xmax and ymax in this order are expected"
+        raise UnusableLabelError("corners in another order", detail)
+    if max(values) <= 1 and not all(value.is_integer() for value in values):
+        detail = f"{where}: found {found}; pixels are expected, these may be shares of the image's sides"
+        raise UnusableLabelError("shares instead of pixels", detail)
+    return xmin - 1, ymin - 1, xmax, ymax
 
 
 def _read_rotated_box(item: _VocObject, label: str, where: str, record: ImageRecord) -> Region:
@@ -162,14 +173,6 @@ def _read_rotated_box(item: _VocObject, label: str, where: str, record: ImageRec
     points = [v for x, y in corners for v in (cx + x * cosine - y * sine, cy + x * sine + y * cosine)]
     polygon = check_polygon(points, where, record)
     return make_region(label, polygon_box(polygon), (polygon,), None, where, record)
-
-
-def _explain_parts(item: _VocObject, where: str) -> Iterator[LabelProblem]:
-    """Yield what of an object is not read: its parts, and a polygon beside its box."""
-    if item.parts:
-        yield LabelProblem("parts are not read", f"{where}/part: the object is read without", "part", item.parts)
-    if item.polygons:
-        yield LabelProblem("polygon replaced by its box", f"{where}/polygon: the object has its box alone", "part")
 
 
 def _element_text(element: ElementTree.Element, name: str) -> str:

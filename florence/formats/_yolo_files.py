@@ -18,7 +18,7 @@ import yaml
 
 from florence.errors import DataError, StoreError
 from florence.formats import LabelProblem
-from florence.formats._files import Files
+from florence.formats._files import Files, is_hidden
 from florence.images import is_image
 from florence.store import Store
 
@@ -60,7 +60,7 @@ class YoloFiles(Files):
         self.settings = "" if is_list else named or self._choose_settings(found)
         self.names_file = named if is_list else ""
         self.values = self._read_settings()
-        found = self._list_set(found)
+        found = [name for name in self._list_set(found) if not is_hidden(name)]
         texts = [name for name in found if name.lower().endswith((".txt", ".names", ".labels"))]
         self.names = tuple(sorted({*texts, *filter(None, (self.settings, self.names_file))}))
         self.others = tuple(name for name in found if is_image(name))
@@ -97,9 +97,8 @@ class YoloFiles(Files):
         home = self.store.root.rstrip("/") or "/"
         root = home
         if (path := read_text(self.values.get("path"))) not in NOTHING:
-            elsewhere = self._find(home, path)
-            if elsewhere is None or not self.store.fs.isdir(elsewhere):
-                elsewhere = None
+            elsewhere = self._find_root(home, path)
+            if elsewhere is None:
                 detail = f"{self.where(self.settings)}: path: {path} is no folder; the folder of the file is read"
                 self.problems.append(LabelProblem("path leads nowhere", detail, "part"))
             root = elsewhere or home
@@ -123,6 +122,13 @@ class YoloFiles(Files):
         self.root = f"{start}/" if start else ""
         listed = (self.store.names("" if top == base else posixpath.relpath(top, base)) for top in tops)
         return sorted({name for names in listed for name in names})
+
+    def _find_root(self, home: str, path: str) -> str | None:
+        """Return the folder that ``path`` leads to: from the file of settings, else from the working directory."""
+        starts = [home, os.getcwd()] if self.store.local else [home]
+        found = (self._find(start, path) for start in starts)
+        # the folder of all folders is no data set
+        return next((full for full in found if full and full.strip("/") and self.store.fs.isdir(full)), None)
 
     def _find(self, start: str, text: str) -> str | None:
         """Return the full path of the file or folder that a path leads to, from ``start``; None if there is none."""

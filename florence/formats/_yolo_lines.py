@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from florence.errors import DataError
 from florence.formats import OBJECTS, ImageClaims, LabelProblem, UnusableLabelError, describe_problem
-from florence.formats._checks import check_number, check_polygon, make_region
+from florence.formats._checks import check_number, check_polygon, explain_overhang, make_region
 from florence.formats._joined_polygons import split_polygons
 from florence.formats._yolo_files import split_lines
 from florence.geometry import polygon_box
@@ -159,7 +159,9 @@ def _read_line(line: _Line, rules: LineRules, record: ImageRecord) -> tuple[Clai
     pixels = [v * sides[k % 2] for k, v in enumerate(values)]
     if len(values) == 4:
         x, y, w, h = pixels
-        region = make_region(label, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), (), None, where, record)
+        box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        region = make_region(label, box, (), None, where, record)
+        parts += explain_overhang(box, where, record)
     else:
         points = check_polygon(pixels, where, record)
         polygons = split_polygons(points) if rules.task != "detect" else ()

@@ -49,7 +49,8 @@ class YoloSet(LabelSet):
         folders = places.find_sets(files, problems)
         self.rules = _read_rules(files, task, classes)
         if not places.labels:
-            raise DataError(f"{files.uri}: found no label file; a .txt file for each picture is expected")
+            told = "".join(f"; {problem.detail}" for problem in files.problems)
+            raise DataError(f"{files.uri}: found no label file; a .txt file for each picture is expected{told}")
         entries = list(_make_entries(places, folders, files.root, problems))
         if unlabelled_is_empty and not any(places.find_label(name, files.root) for name in places.pictures):
             raise DataError(
