@@ -110,7 +110,7 @@ class YoloFormat(Format):
 
 
 def _quote(name: str) -> str:
-    """Return a name as data.yaml has it: quoted, so that no reader takes ``no``, ``1e3`` or ``0o7`` for another type."""
+    """Return a name as data.yaml has it: quoted, lest a reader takes ``no``, ``1e3`` or ``0o7`` for another type."""
     return yaml.safe_dump(name, default_style='"', allow_unicode=True, width=math.inf).strip()
 
 
