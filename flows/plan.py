@@ -9,19 +9,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from florence.progress import Progress, show_nothing
-from florence.records import IMAGES, RECORD_COLUMNS, ImageRecord, digest, table_images
+from florence.records import HUMAN, IMAGES, RECORD_COLUMNS, ImageRecord, digest, table_images
 from florence.rounds import next_round
 from florence.store import Store
 from florence.workspace import Workspace
 from florence.workspace.annotate import count_missing, find_human_annotator, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.layout import list_shards, read_images
+from florence.workspace.publish import needs_restoring
 from flows.label_sets import list_label_set_lines
 from flows.state import LoopState, read_state
 from flows.tracked import TrackedWorkspace
 
 SECTIONS = ("engine", "validation", "model", "train", "evaluate", "promotion")
 """Settings that change what a round makes of the same images and annotators."""
+SNAPSHOT_MISSING = (
+    "data.dvc names a snapshot that is not here: a fresh one is started (`dvc pull` would fetch the old one)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,9 @@ class LoopPlan:
     ``new``: images that would be collected; ``missing``: annotator → images to annotate, of those collected already.
 
     ``changed``: sections of settings that differ from when the last loop ended; ``reviews``: whether people's reviews
-    are new; ``rounds``: rounds that would be done; ``labels``: what would be told about label sets.
+    are new; ``rounds``: rounds that would be done; ``labels``: what would be told about label sets. ``restored``: the
+    snapshot that the working store would be filled from, "" for none; ``is_lost``: whether it would have to be, but is
+    not here.
     """
 
     state: LoopState | None
@@ -42,6 +48,8 @@ class LoopPlan:
     rounds: range
     reviews: bool = False
     labels: tuple[str, ...] = ()
+    restored: str = ""
+    is_lost: bool = False
 
     @property
     def is_idle(self) -> bool:
@@ -95,6 +103,35 @@ def hash_settings(workspace: Workspace) -> dict[str, str]:
     }
 
 
+def find_last_state(workspace: Workspace) -> LoopState | None:
+    """Return the state of the last loop; where there is a snapshot but no loop has run, as if one had ended with it.
+
+    The working store of ``workspace`` is one that has been restored from the snapshot, or the snapshot itself.
+    """
+    if (state := read_state(workspace.root)) is not None:
+        return state
+    data = workspace.data
+    last = next_round(workspace.store, data) - 1
+    if last < 0:
+        return None
+    published = data.read_json("snapshot.json").get("annotators", {}) if data.exists("snapshot.json") else {}
+    known: dict[str, Any] = {
+        "images": hash_images(workspace.store),
+        "settings": hash_settings(workspace),
+        "reviews": published.get(HUMAN, ""),
+    }
+    return LoopState("", 0, last + 1, last + 1, accepted=last, finished=True, **known)
+
+
+def lacks_snapshot(workspace: Workspace) -> bool:
+    """Return whether data.dvc names a snapshot that is neither in data/ nor in the working store."""
+    return (
+        (workspace.root / "data.dvc").exists()
+        and not workspace.data.exists("snapshot.json")
+        and not list_shards(workspace.store)
+    )
+
+
 def find_changed_sections(workspace: Workspace, state: LoopState) -> list[str]:
     """Return the sections of settings that differ from when the last loop ended."""
     return [name for name, value in hash_settings(workspace).items() if state.settings.get(name) != value]
@@ -129,13 +166,21 @@ def is_idle(workspace: Workspace, rounds: int | None) -> bool:
 
 
 def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = show_nothing) -> LoopPlan:
-    """Return what a loop would do now. Every source file is read; nothing is written."""
-    store = workspace.store
+    """Return what a loop would do now. Every source file is read; nothing is written.
+
+    Where a loop would first fill the working store from the snapshot, the plan is made from the snapshot.
+    """
+    restored, is_lost, store = "", lacks_snapshot(workspace), workspace.store
+    if needs_restoring(workspace):
+        snapshot, store = workspace.data.read_json("snapshot.json"), workspace.data
+        restored = f"snapshot {snapshot['id']} of round {snapshot['round']}"
     dry = _DryStore(store.uri, stop=False)
-    collected = collect_images(replace(workspace, store=dry), progress)
-    state, missing = read_state(workspace.root), count_unannotated(workspace)
+    workspace = replace(workspace, store=dry)
+    collected = collect_images(workspace, progress)
+    state, missing = find_last_state(workspace), count_unannotated(workspace)
     by_default = workspace.settings.flow.rounds
     known: dict[str, Any] = {"state": state, "new": collected.new, "total": collected.total, "missing": missing}
+    known |= {"restored": restored, "is_lost": is_lost}
     known["labels"] = tuple(list_label_set_lines(workspace, dry.images))
     if state is None:
         first = next_round(store, workspace.data)
@@ -177,7 +222,10 @@ def _needs_more_rounds(state: LoopState, rounds: int | None) -> bool:
 
 def describe_plan(plan: LoopPlan) -> str:
     """Return the plan in words, a line for each thing."""
-    lines = [f"images: {plan.total - plan.new} collected, {plan.new} new"]
+    lines = [SNAPSHOT_MISSING] if plan.is_lost else []
+    if plan.restored:
+        lines.append(f"restore: the working store is empty and is filled from data/, {plan.restored}")
+    lines.append(f"images: {plan.total - plan.new} collected, {plan.new} new")
     lines += [f"annotate: {name} has {count} images left" for name, count in plan.missing.items()]
     if plan.new:
         lines.append("annotate: every annotator annotates the new images")
@@ -186,7 +234,9 @@ def describe_plan(plan: LoopPlan) -> str:
         lines.append(f"changed settings: {', '.join(plan.changed)}")
     if plan.reviews:
         lines.append("people's reviews are new")
-    if (state := plan.state) is not None:
+    if (state := plan.state) is not None and not state.loop_id:
+        lines.append(f"no loop has run here; the snapshot of round {state.accepted} is what one goes on from")
+    elif state is not None:
         if state.rejected:
             end = f"stopped: {state.rejected}"
         else:

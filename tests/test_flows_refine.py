@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fake_annotators
 import pytest
-from flow_workspaces import florence, params, write_params
+from flow_workspaces import CONSENSUS, florence, params, write_params
 from workspaces import workspace_of
 
 from florence.config import settings_from
@@ -18,7 +18,9 @@ from florence.errors import DataError, UnavailableError
 from florence.store import Store
 from florence.workspace.annotate import annotate_shard, list_annotators
 from florence.workspace.collect import collect_images
+from florence.workspace.fuse import fuse_round
 from florence.workspace.layout import list_shards
+from florence.workspace.publish import publish_snapshot, restore_store
 from flows.lock import WorkspaceLockedError, lock_workspace
 from flows.plan import describe_plan, is_idle, plan_loop
 from flows.state import LoopState, write_state
@@ -37,6 +39,79 @@ def annotated(tmp_path_factory) -> Path:
     for shard in list_shards(store):
         annotate_shard(workspace_of(settings, store), list_annotators(settings), shard)
     return folder
+
+
+@pytest.fixture(scope="module")
+def published(annotated: Path, tmp_path_factory) -> Path:
+    """Return a clone of the workspace with its published snapshot pulled: all that is not in data/ is missing."""
+    folder = tmp_path_factory.mktemp("published") / "w"
+    shutil.copytree(annotated, folder)
+    opened = open_workspace(folder)
+    annotators = list_annotators(opened.settings)
+    fuse_round(opened, annotators, 0)
+    publish_snapshot(opened, annotators, 0)
+    shutil.rmtree(folder / ".florence")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_in_a_clone_the_plan_is_made_from_the_snapshot_and_is_what_the_loop_does(published: Path):
+    from flows.loop.start import choose_state, resume_state
+
+    opened, before = open_workspace(published), contents(published)
+    plan = plan_loop(opened, None)
+    assert plan.new == 0 and plan.total == 24 and plan.missing == {} and plan.is_idle, "nothing is annotated anew"
+    text = describe_plan(plan)
+    assert "filled from data/, snapshot" in text and "of round 0" in text and "nothing to do" in text
+    assert "images: 24 collected, 0 new" in text and "no loop has run here" in text
+    assert contents(published) == before, "a plan writes nothing"
+
+    state = resume_state(opened)
+    assert state == plan.state and choose_state(opened, state, None) == (None, "")
+    assert collect_images(opened).new == 0 and plan_loop(opened, None).restored == ""
+    shutil.rmtree(published / ".florence")
+
+
+def test_a_clone_without_its_data_says_so(tmp_path: Path):
+    write_params(tmp_path)
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: 0.dir\n  path: data\n")
+    plan = plan_loop(open_workspace(tmp_path), None)
+    assert plan.new == 24 and plan.rounds == range(0, 2)
+    assert describe_plan(plan).startswith(
+        "data.dvc names a snapshot that is not here: a fresh one is started (`dvc pull`"
+    )
+
+
+def test_a_clone_with_new_images_and_settings_plans_those_alone(published: Path, tmp_path: Path):
+    folder = tmp_path / "w"
+    shutil.copytree(published, folder)
+    write_params(folder, sources={"scenes": {"use": "scenes", "count": 26}}, annotators={"late": dict(CONSENSUS)})
+    plan = plan_loop(open_workspace(folder), 1)
+    assert (plan.new, plan.missing, plan.rounds) == (2, {"late": 24}, range(1, 2))
+
+
+def test_a_restoration_that_is_killed_is_finished(published: Path, tmp_path: Path, monkeypatch):
+    folder = tmp_path / "w"
+    shutil.copytree(published, folder)
+    opened, done, copy_in = open_workspace(folder), [], Store.copy_in
+    whole = sum(1 for name in contents(folder) if name.startswith("data/images/"))
+
+    def copy(self: Store, other: Store, name: str, **named: bool) -> None:
+        if sum(one.startswith("images/") for one in done) == 2:
+            raise KeyboardInterrupt
+        done.append(name)
+        copy_in(self, other, name, **named)
+
+    monkeypatch.setattr(Store, "copy_in", copy)
+    with pytest.raises(KeyboardInterrupt):
+        restore_store(opened)
+    monkeypatch.setattr(Store, "copy_in", copy_in)
+    assert len(list_shards(opened.store)) == 2 < whole
+    assert plan_loop(opened, None).new == 0 and "filled from data/" in describe_plan(plan_loop(opened, None))
+    assert restore_store(opened) and len(list_shards(opened.store)) == whole and restore_store(opened) == 0
 
 
 def finished(folder: Path, **more) -> LoopState:

@@ -20,16 +20,24 @@ from florence.rounds import delete_older_names, find_labels, list_labels, name_l
 from florence.store import Store
 from florence.workspace.annotate import AnnotatorVersion
 from florence.workspace.base import Workspace
-from florence.workspace.form import FORMAT, check_store
+from florence.workspace.form import FORMAT, check_store, mark_store
 from florence.workspace.layout import read_images, read_rejected_files
+
+RESTORING = "restoring.json"
+"""A file of a working store that is there while it is filled from a snapshot."""
 
 
 def restore_store(workspace: Workspace) -> int:
-    """Fill an empty working store from the snapshot (after ``dvc pull``); return the number of files copied."""
+    """Fill an empty working store from the snapshot (after ``dvc pull``); return the number of files copied.
+
+    A restoration that was interrupted is finished.
+    """
     store, data = workspace.store, workspace.data
     check_store(store)
-    if store.names("images", ".parquet"):
+    if not needs_restoring(workspace):
         return 0
+    store.write_json(RESTORING, {})
+    mark_store(store)
     copied = 0
     if data.exists("snapshot.json") and data.exists("baseline/scores.parquet"):
         name = f"baseline/round={data.read_json('snapshot.json')['round']}/scores.parquet"
@@ -41,7 +49,14 @@ def restore_store(workspace: Workspace) -> int:
             copied += 1
     if copied and data.exists("rejected_files.parquet"):
         store.copy_in(data, "rejected_files.parquet")
+    store.delete(RESTORING)
     return copied
+
+
+def needs_restoring(workspace: Workspace) -> bool:
+    """Return whether there is a snapshot, and the working store has none of its images, or part of them by a kill."""
+    store = workspace.store
+    return workspace.data.exists("snapshot.json") and (store.exists(RESTORING) or not store.names("images", ".parquet"))
 
 
 def publish_snapshot(

@@ -6,19 +6,23 @@ import dataclasses
 import secrets
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from florence.errors import DataError
-from florence.records import HUMAN
-from florence.rounds import next_round
 from florence.workspace.collect import CollectResult, collect_images
-from florence.workspace.layout import list_shards
 from florence.workspace.publish import restore_store
 from flows.loop.steps import run_annotation, run_step
 from flows.loop.students import ACCEPTED, save_student
 from flows.models import SCORES, fetch_champion
-from flows.plan import count_unannotated, find_changed_sections, hash_images, hash_settings, human_version
-from flows.state import LoopState, read_state
+from flows.plan import (
+    SNAPSHOT_MISSING,
+    count_unannotated,
+    find_changed_sections,
+    find_last_state,
+    hash_images,
+    human_version,
+    lacks_snapshot,
+)
+from flows.state import LoopState
 from flows.terminal import ProgressBars, say
 from flows.tracked import TrackedWorkspace
 
@@ -35,20 +39,9 @@ def resume_state(workspace: TrackedWorkspace) -> LoopState | None:
     if data.exists("snapshot.json"):
         if copied := restore_store(workspace):
             say(f"the working store was empty: {copied} files were copied from data/")
-    elif (workspace.root / "data.dvc").exists() and not list_shards(workspace.store):
-        say("data.dvc names a snapshot that is not here: a fresh one is started (`dvc pull` would fetch the old one)")
-    if (state := read_state(workspace.root)) is not None:
-        return state
-    last = next_round(workspace.store, data) - 1
-    if last < 0:
-        return None
-    published = data.read_json("snapshot.json").get("annotators", {}) if data.exists("snapshot.json") else {}
-    known: dict[str, Any] = {
-        "images": hash_images(workspace.store),
-        "settings": hash_settings(workspace),
-        "reviews": published.get(HUMAN, ""),
-    }
-    return LoopState("", 0, last + 1, last + 1, accepted=last, finished=True, **known)
+    elif lacks_snapshot(workspace):
+        say(SNAPSHOT_MISSING)
+    return find_last_state(workspace)
 
 
 def remove_partial_files(workspace: TrackedWorkspace) -> None:
