@@ -114,4 +114,4 @@ class _ProgressBars:
 
 
 if __name__ == "__main__":
-    pretrain(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), Path("work"), Path("nano"))
+    pretrain(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), Path("work"), Path("../florence/model/nano"))

@@ -121,6 +121,7 @@ def check_files_of_an_evaluation(first: Path, logged: dict[str, float]) -> None:
         "scores/shuffled.parquet",
         "scores/calibration.json",
         "metrics/scores.json",
+        "metrics/summary.json",
         "metrics/labels.json",
         "plots/scores.csv",
     }
@@ -134,6 +135,12 @@ def check_files_of_an_evaluation(first: Path, logged: dict[str, float]) -> None:
         "<DENSE_REGION_CAPTION>",
     ):
         assert scores[task]["truth"]["value"] == 1.0 and scores[task]["truth"]["invalid"] == 0, task
+    summary = json.loads((first / "metrics/summary.json").read_text())
+    assert summary == {
+        task.strip("<>"): next(found["value"] for found in by_reference.values() if "value" in found)
+        for task, by_reference in scores.items()
+        if any("value" in found for found in by_reference.values())
+    }
     assert scores["<OD>"]["truth"]["shuffled"] < 0.1 and scores["<REGION_TO_CATEGORY>"]["truth"]["shuffled"] < 0.3
     assert scores["<MORE_DETAILED_CAPTION>"]["truth"]["details"]["exact"] == 1.0
     assert logged["scores/od/truth"] == 1.0

@@ -33,8 +33,9 @@ def evaluate_model(
     """Score the model in model/ on held-out images and measure the snapshot's labels.
 
     Writes scores/scores.parquet and scores/shuffled.parquet (a value for each image and task; in the second the images
-    are shuffled), scores/calibration.json (from score to confidence, by task), metrics/scores.json, metrics/labels.json
-    and plots/scores.csv: the same bytes for the same snapshot, model and settings. ``predict`` answers in the model's
+    are shuffled), scores/calibration.json (from score to confidence, by task), metrics/scores.json,
+    metrics/summary.json (each task's score against its most trusted reference), metrics/labels.json and
+    plots/scores.csv: the same bytes for the same snapshot, model and settings. ``predict`` answers in the model's
     place, as in tests.
     """
     score_model(workspace, log, progress, predict)
@@ -80,6 +81,8 @@ def score_model(
     ]
     lines = [f"{','.join(map(str, row))}\n" for row in [("task", "reference", "value"), *rows]]
     out.write_bytes("plots/scores.csv", "".join(lines).encode())
+    trusted = {task.strip("<>"): value for task, _, value in reversed(rows)}
+    out.write_json("metrics/summary.json", trusted)
     out.write_json("metrics/scores.json", figures)
     log(0, {f"scores/{task.strip('<>').lower()}/{reference}": value for task, reference, value in rows})
 
