@@ -13,6 +13,11 @@ from PIL import Image, ImageFile, ImageOps
 
 from florence.errors import ImageError
 
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:
+    register_heif_opener = None  # type: ignore[assignment]
+
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 """Formats that are read, HEIF with the extra ``heic``. Others, such as EPS, can start foreign programs."""
 IMAGE_SUFFIXES = frozenset(
@@ -203,13 +208,9 @@ def _read_header(data: bytes, name: str) -> Image.Image:
 
 def can_open_heic() -> bool:
     """Return whether HEIC pictures can be read: whether pillow-heif, the extra ``heic``, is installed."""
-    if "HEIF" not in Image.OPEN:
-        try:
-            import pillow_heif
-        except ImportError:
-            return False
-        pillow_heif.register_heif_opener(thumbnails=False)
-    return True
+    if register_heif_opener is not None and "HEIF" not in Image.OPEN:
+        register_heif_opener(thumbnails=False)
+    return register_heif_opener is not None
 
 
 def sniff_format(head: bytes) -> str:
@@ -303,6 +304,11 @@ def _damage_error(data: bytes, name: str, error: BaseException) -> ImageError:
 
 def _is_cut_short(data: bytes) -> bool:
     """Return whether a damaged file lacks its end, judged by the end mark or length of its format."""
+    if data[4:8] in (b"ftyp", b"jP  "):
+        at = 0
+        while at + 8 <= len(data) and (size := int.from_bytes(data[at : at + 4], "big")) > 1:
+            at += size
+        return at > len(data) or at + 8 > len(data) > at
     if data[:2] == b"\xff\xd8":
         return b"\xff\xd9" not in data[-1024:]
     if data[:8] == b"\x89PNG\r\n\x1a\n":

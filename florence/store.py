@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 
 from florence.errors import StoreError
 
+EXPORT_NOTE = "florence-export.json"
+"""File with the facts of an export, without labels. Its presence allows another export to replace the folder."""
 GROUP = 16
 """Rows of a table with files' bytes that are read, and held in memory, at once."""
 

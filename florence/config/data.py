@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from florence.config.base import PluginSettings, Section
@@ -65,3 +67,7 @@ class CollectSettings(Section):
     min_side: int = Field(16, ge=1, description="pixels; images with a shorter side are rejected")
     max_pixels: int = Field(100_000_000, ge=1, description="width × height; larger images are rejected undecoded")
     shard: int = Field(512, ge=1, description="images in a shard")
+    gone: Literal["keep", "drop"] = Field(
+        "keep",
+        description="whether images stay in the next snapshot whose file is gone, or was replaced by another picture",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,45 @@ class SourceImage:
     truth: tuple[Claim, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class UnusedFiles:
+    """Files of a source that are not read for one reason.
+
+    ``ending``: of all of them, in lower case, where the reason is their format; ``examples``: the first names;
+    ``remedy``: what would have them read, empty where nothing would.
+    """
+
+    reason: str
+    count: int
+    examples: tuple[str, ...] = ()
+    remedy: str = ""
+    ending: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a source found besides the images that it yielded.
+
+    ``texts``: files whose text was read beside an image; ``is_whole``: whether all that is there was listed.
+    """
+
+    texts: int = 0
+    unused: tuple[UnusedFiles, ...] = ()
+    is_whole: bool = True
+
+
 class Source:
-    """A source of image files. Options come from params.yaml; the constructor raises SettingsError for wrong ones."""
+    """A source of image files. Options come from params.yaml; the constructor raises SettingsError for wrong ones.
+
+    ``uri``: the address of its files, empty where it has none; ``moved_from``: an earlier address of the same files.
+    ``listing``: set at the end of `images` by a source of files, which can say that a file is gone. ``own_paths``:
+    folders that Florence writes, set by the caller; their files are not read.
+    """
+
+    uri: str = ""
+    moved_from: str = ""
+    listing: Listing | None = None
+    own_paths: frozenset[str] = frozenset()
 
     def images(self, known: frozenset[str]) -> Iterator[SourceImage | ImageError]:
         """Yield every image in a fixed order, an ImageError in place of a file that cannot be read.
@@ -35,6 +72,10 @@ class Source:
         again.
         """
         raise NotImplementedError
+
+    def read_named(self, names: Collection[str]) -> Iterator[SourceImage | ImageError]:
+        """Yield the images with these names, of those that are there."""
+        return (found for found in self.images(frozenset()) if found.name in names)
 
     def count(self) -> int | None:
         """Return how many images there are, known ones included, or None if counting is expensive."""

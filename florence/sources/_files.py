@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from typing import NamedTuple
 
 import fsspec
 
 from florence.errors import FlorenceError, ImageError, SettingsError, StoreError
+from florence.images import ARCHIVES, is_image, sniff_format
+from florence.sources._skipped import (
+    EXPORTED,
+    OWN,
+    explain_content,
+    explain_file,
+    explain_folder,
+    explain_output,
+    explain_path,
+    is_workspace,
+)
+from florence.store import EXPORT_NOTE
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
+HEAD = 512
+"""Bytes of a file that tell its format."""
+EXAMPLES = 5
+"""Names that are kept of files that are not read for one reason."""
 
 
 class TreeFile(NamedTuple):
@@ -24,13 +38,27 @@ class TreeFile(NamedTuple):
     size: int
 
 
-def is_image(name: str) -> bool:
-    """Return whether a name has the suffix of an image file."""
-    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
+class Tally:
+    """Files by the reason why they are not read: how many, and the first names."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str, count: int = 1) -> None:
+        """Count a file."""
+        self.counts[reason] = self.counts.get(reason, 0) + count
+        known = self.examples.setdefault(reason, [])
+        if len(known) < EXAMPLES:
+            known.append(name)
 
 
 class Tree:
-    """The files below ``uri``. ``option`` names the setting in errors. Credentials come only from the environment."""
+    """The files below ``uri``. ``option`` names the setting in errors. Credentials come only from the environment.
+
+    ``skipped``: files that the last listing left out. ``own_paths``: local folders that Florence writes, set by the
+    caller before a listing.
+    """
 
     def __init__(self, source: str, option: str, uri: object) -> None:
         if not isinstance(uri, str) or not uri.strip():
@@ -42,12 +70,16 @@ class Tree:
             raise SettingsError(f"{self.where}: cannot be opened: {error}") from None
         protocols = self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)
         self.local = "file" in protocols
+        self.skipped = Tally()
+        self.own_paths: frozenset[str] = frozenset()
 
     def entries(self) -> tuple[list[TreeFile], list[ImageError]]:
-        """Return all files except hidden ones, sorted by name, and an error for each subfolder that cannot be listed.
+        """Return all files that may be somebody's, sorted by name, and an error for each subfolder that is unreadable.
 
-        Raises StoreError if the root is missing, no folder, or not permitted.
+        Left out are hidden files, thumbnails and files of the system, what workspaces of Florence have written, its
+        exports, and installed programs. Raises StoreError if the root is missing, no folder, or not permitted.
         """
+        self.skipped = Tally()
         found, failed = self._local_entries() if self.local else (self._remote_entries(), [])
         return sorted(found), sorted(failed, key=lambda error: error.name)
 
@@ -60,13 +92,20 @@ class Tree:
         except Exception as error:
             raise self._store_error(error) from error
 
+    def head(self, entry: TreeFile) -> bytes:
+        """Return the first bytes of a file, by which its format is known; none where it cannot be read."""
+        try:
+            return bytes(self.fs.cat_file(entry.path, start=0, end=min(HEAD, entry.size))) if entry.size else b""
+        except OSError:
+            return b""
+
     def _local_entries(self) -> tuple[list[TreeFile], list[ImageError]]:
         if not os.path.exists(self.root):
             raise StoreError(
                 f"{self.where}: there is no such folder; check the path (relative paths start at the workspace)"
             )
         if not os.path.isdir(self.root):
-            raise StoreError(f"{self.where}: is a file; give its folder")
+            raise self._file_error(TreeFile("", self.root, os.stat(self.root).st_size))
         found: list[TreeFile] = []
         failed: list[ImageError] = []
 
@@ -78,18 +117,51 @@ class Tree:
             failed.append(ImageError(self._name(error.filename), "unreadable", f"folder: {error.strerror}"))
 
         visited = {_identity(self.root)}  # a symbolic link to a folder above must not be followed again
+        workspaces: list[str] = []
         for folder, folders, files in os.walk(self.root, followlinks=True, onerror=report):
-            folders[:] = [
-                name
-                for name in sorted(folders)
-                if not name.startswith(".") and _is_first_visit(os.path.join(folder, name), visited)
-            ]
-            for path in (os.path.join(folder, name) for name in files if not name.startswith(".")):
-                if os.path.isfile(path):
+            if is_workspace(folder, files, folders):
+                workspaces.append(folder)
+            folders[:] = [name for name in sorted(folders) if not self._skip_folder(folder, name, workspaces)]
+            folders[:] = [name for name in folders if _is_first_visit(os.path.join(folder, name), visited)]
+            for name in sorted(files):
+                path = os.path.join(folder, name)
+                if reason := explain_file(name) or self._explain_own(path, workspaces):
+                    self.skipped.add(reason, self._name(path))
+                elif os.path.isfile(path):
                     found.append(TreeFile(self._name(path), path, os.stat(path).st_size))
                 elif os.path.islink(path):
                     failed.append(ImageError(self._name(path), "unreadable", "a symbolic link to nothing"))
         return found, [error for error in failed if is_image(error.name) or error.detail.startswith("folder")]
+
+    def _skip_folder(self, folder: str, name: str, workspaces: list[str]) -> bool:
+        """Return whether nothing below a folder is read; its files are counted then."""
+        path = os.path.join(folder, name)
+        reason = self._explain_own(path, workspaces) or explain_folder(name)
+        if not reason:
+            try:
+                inside = list(os.scandir(path))
+            except OSError:
+                return False  # os.walk meets the same error and reports it
+            names = {entry.name for entry in inside}
+            reason = explain_content(names, names)
+        if reason:
+            count = sum(len(files) for _, _, files in os.walk(path))
+            if count:
+                self.skipped.add(reason, f"{self._name(path)}/", count)
+        return bool(reason)
+
+    def _explain_own(self, path: str, workspaces: list[str]) -> str:
+        if path in self.own_paths:
+            return OWN
+        below = (path[len(root) + 1 :] for root in workspaces if path.startswith(root + os.sep))
+        return next(filter(None, (explain_output(rest.replace(os.sep, "/")) for rest in below)), "")
+
+    def _file_error(self, entry: TreeFile) -> StoreError:
+        """Return the error for an address that is a file."""
+        form = sniff_format(self.head(entry))
+        if form in ARCHIVES:
+            return StoreError(f"{self.where}: is an archive ({form}): unpack it, and give the folder that it makes")
+        return StoreError(f"{self.where}: is a file; give its folder")
 
     def _remote_entries(self) -> list[TreeFile]:
         try:
@@ -105,15 +177,26 @@ class Tree:
             raise self._store_error(error) from error
         if not found:
             raise StoreError(f"{self.where}: nothing is there; check bucket and prefix (`florence doctor`)")
+        if (info := found.get(self.root.rstrip("/"))) and info.get("type") == "file" and len(found) == 1:
+            raise self._file_error(TreeFile("", self.root, int(info.get("size") or 0)))
         start = len(self.root.rstrip("/")) + 1
         entries = [
             TreeFile(path[start:], path, int(info.get("size") or 0))
             for path, info in found.items()
             if info.get("type") == "file"
         ]
-        return [
-            entry for entry in entries if entry.name and not any(part.startswith(".") for part in entry.name.split("/"))
-        ]
+        exports = tuple(
+            entry.name.removesuffix(EXPORT_NOTE) for entry in entries if entry.name.endswith(f"/{EXPORT_NOTE}")
+        )
+        kept = []
+        for entry in entries:
+            reason = EXPORTED if exports and entry.name.startswith(exports) else explain_path(entry.name)
+            reason = reason or (OWN if any(entry.path.startswith(f"{own}/") for own in self.own_paths) else "")
+            if reason:
+                self.skipped.add(reason, entry.name)
+            elif entry.name:
+                kept.append(entry)
+        return kept
 
     def _name(self, path: str) -> str:
         # Names that are not UTF-8 hold lone surrogates, which no table can store.

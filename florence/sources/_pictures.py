@@ -12,8 +12,8 @@ from PIL import Image
 from florence.drawn_scenes.figures import Cutout, draw_cutout
 from florence.errors import ImageError
 from florence.geometry import mask_polygons
-from florence.images import decode_image, open_image
-from florence.sources._files import Tree, TreeFile, is_image
+from florence.images import decode_image, is_image, open_image
+from florence.sources._files import Tree, TreeFile
 
 
 def read_cutouts(

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from florence.errors import ImageError, SettingsError
+from florence.images import is_image
 from florence.sources import SOURCES, Source, SourceImage, check_options
-from florence.sources._files import is_image
 
 NO_RESTRICTIONS = "no known copyright restrictions (scikit-image's documentation)"
 NOT_STATED = "not stated by the package"

@@ -16,9 +16,10 @@ from florence.drawn_scenes.questions import ask_questions
 from florence.drawn_scenes.truth import make_claims
 from florence.drawn_scenes.vocabularies import VOCABULARIES
 from florence.errors import ImageError, SettingsError
+from florence.images import is_image
 from florence.records import digest
 from florence.sources import SOURCES, Source, SourceImage, check_options, option_error
-from florence.sources._files import Tree, TreeFile, is_image
+from florence.sources._files import Tree, TreeFile
 from florence.sources._pictures import crop_square, find_notes, read_background, read_cutouts, read_note
 
 LICENCE = "CC0-1.0 (drawn by Florence)"

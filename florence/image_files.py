@@ -1,0 +1,420 @@
+"""Which file has had which content: the table ``files.parquet`` of a working store or snapshot.
+
+A picture is known by the hash of its bytes (``image_id``). A file has one content at a time: when a photo is replaced
+in place, the row of the earlier content ends and another begins. Two files with the same bytes have a row each, with
+the same ``image_id``. A collection that changes anything has a number, counted from 1.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from florence.images import is_image
+from florence.records import IMAGES
+from florence.store import Store
+
+NAME = "files.parquet"
+READINGS = "first_readings"
+"""Folder of a store: for each content of label files, by its hash, the collection after which it was first read."""
+STATUSES = PRESENT, REPLACED, GONE = "present", "replaced", "gone"
+FILES = pa.schema(
+    [
+        ("source", pa.string()),
+        ("uri", pa.string()),
+        ("name", pa.string()),
+        ("image_id", pa.string()),
+        ("since", pa.int32()),
+        ("until", pa.int32()),
+        ("status", pa.string()),
+    ]
+)
+"""``uri``: address of the source, null where it is unknown. ``since``: number of the collection in which this content
+of the file was first met; ``until``: of that which met another, or no file; null while it is there."""
+
+
+def normalise_path(name: str) -> str:
+    """Return a path in the form that is compared: ``/`` between folders, no ``./`` in front, composed Unicode."""
+    name = unicodedata.normalize("NFC", name.replace("\\", "/")).lstrip("/")
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return name
+
+
+def cut_suffix(name: str) -> str:
+    """Return a path without the ending of a picture, if it has one."""
+    return posixpath.splitext(name)[0] if is_image(name) else name
+
+
+class FileRow(NamedTuple):
+    """A row of the table; see `FILES`."""
+
+    source: str
+    uri: str | None
+    name: str
+    image_id: str
+    since: int
+    until: int | None
+    status: str
+
+
+class Lookup:
+    """The positions of keys, in 16 bytes a key whatever their length."""
+
+    def __init__(self, keys: Iterable[object], count: int) -> None:
+        hashes = np.fromiter(map(hash, keys), np.int64, count)
+        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
+        self._hashes = hashes[self._order]
+
+    def find(self, key: object) -> np.ndarray:
+        """Return the positions of keys with the hash of ``key``, in order: those of ``key``, rarely of others too."""
+        value = np.int64(hash(key))
+        start, end = np.searchsorted(self._hashes, value, "left"), np.searchsorted(self._hashes, value, "right")
+        return self._order[start:end]
+
+
+def read_files(store: Store) -> pa.Table:
+    """Return the table of files (schema `FILES`); an empty one where a store has none."""
+    return store.read_table(NAME) if store.exists(NAME) else FILES.empty_table()
+
+
+def list_rows(table: pa.Table, positions: Sequence[int] | np.ndarray | None = None) -> list[FileRow]:
+    """Return rows of the table, all or those at ``positions``."""
+    chosen = table if positions is None else table.take(pa.array(positions, pa.int64()))
+    return [FileRow(*values) for values in zip(*(chosen[name].to_pylist() for name in FILES.names), strict=True)]
+
+
+def find_dropped_images(store: Store) -> frozenset[str]:
+    """Return the ids of images that no file has any more: each of their rows is replaced or gone."""
+    table = read_files(store)
+    there = pc.equal(table["status"], PRESENT)
+    ended = pc.unique(table.filter(pc.invert(there))["image_id"])
+    return frozenset(ended.filter(pc.invert(pc.is_in(ended, pc.unique(table.filter(there)["image_id"])))).to_pylist())
+
+
+# ---------------------------------------------------------------- what is ambiguous
+
+
+class ImageFiles:
+    """The files of a store whose names alone do not tell the picture. What is unambiguous takes no memory.
+
+    Held are the rows of names that several pictures have or had, in one source or in several, and of pictures that
+    have or had several names. Rows are read again when the table has changed.
+    """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        looks_at: Callable[[str], bool] = lambda source: True,
+        key: tuple[object, ...] = (),
+    ) -> None:
+        """``looks_at``: whether the files of a source count; ``key``: what they are known by to whoever keeps this."""
+        self._store, self._looks_at, self.key = store, looks_at, key
+        self._stamp = ""
+        self._ambiguous: _Ambiguous | None = None
+        self._bases: _Ambiguous | None = None
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[FileRow]) -> ImageFiles:
+        """Return the files of ``rows``, without a store."""
+        result = cls()
+        columns = list(zip(*rows, strict=True)) or [()] * len(FILES.names)
+        table = pa.table([pa.array(c, f.type) for c, f in zip(columns, FILES, strict=True)], schema=FILES)
+        result._ambiguous, result._bases = _Ambiguous(table), _Ambiguous(table, by_base=True)
+        return result
+
+    def refresh(self) -> str:
+        """Forget what is held if the table has changed; return what shows a change."""
+        if self._store is not None:
+            info = self._store.fs.info(self._store.path(NAME)) if self._store.exists(NAME) else {}
+            stamp = repr([info.get(key) for key in ("size", "mtime", "ino", "ETag", "LastModified", "created")])
+            if stamp != self._stamp:
+                self._stamp, self._ambiguous, self._bases = stamp, None, None
+        return self._stamp
+
+    def _read(self) -> pa.Table:
+        return read_files(self._store) if self._store is not None else FILES.empty_table()
+
+    @property
+    def _rows(self) -> _Ambiguous:
+        if self._ambiguous is None:
+            self._ambiguous = _Ambiguous(self._read())
+        return self._ambiguous
+
+    @property
+    def _base_rows(self) -> _Ambiguous:
+        if self._bases is None:
+            self._bases = _Ambiguous(self._read(), by_base=True)
+        return self._bases
+
+    @property
+    def collection(self) -> int:
+        """The number of the last collection; 0 before the first."""
+        return self._rows.collection
+
+    def list_files(self, image_id: str) -> list[FileRow]:
+        """Return the rows of a picture that has or had several names, the first first; none for any other."""
+        return [row for row in self._rows.of_image(image_id) if self._looks_at(row.source)]
+
+    def list_contents(self, stem: str) -> list[FileRow]:
+        """Return the rows of names that are ``stem`` with any ending, where several pictures have or had them.
+
+        ``stem``: by `normalise_path`, without ending.
+        """
+        return [row for row in self._rows.of_key(stem) if self._looks_at(row.source)]
+
+    def list_contents_of_base(self, base: str) -> list[FileRow]:
+        """Return the rows of files called ``base``, with any ending in any folder, where they are several pictures."""
+        return [row for row in self._base_rows.of_key(base) if self._looks_at(row.source)]
+
+    def list_ambiguous(self, base_names: bool = False) -> Iterator[FileRow]:
+        """Yield the first row of each picture that has a row here; ``base_names``: of shared base names too."""
+        seen: set[str] = set()
+        for part in (self._rows, self._base_rows) if base_names else (self._rows,):
+            for row in part.all():
+                if row.image_id not in seen and self._looks_at(row.source):
+                    seen.add(row.image_id)
+                    yield row
+
+    # ------------------------------------------------------------ first readings
+
+    def first_read(self, content: str) -> int:
+        """Return the number of the collection after which label files with this hash were first read.
+
+        The last one's number where they are read for the first time.
+        """
+        name = f"{READINGS}/{content}.json"
+        if self._store is not None and self._store.exists(name):
+            return int(self._store.read_json(name)["collection"])
+        return self.collection
+
+    def note_reading(self, content: str) -> None:
+        """Write down that label files with this hash are read now, unless they were read before."""
+        name = f"{READINGS}/{content}.json"
+        if self._store is not None and self.collection and not self._store.exists(name):
+            self._store.write_json(name, {"collection": self.collection})
+
+
+class _Ambiguous:
+    """The rows of a table that share a name, or a picture, with others. ``collection``: the highest number in it."""
+
+    def __init__(self, table: pa.Table, by_base: bool = False) -> None:
+        numbers = [pc.max(table[name]).as_py() or 0 for name in ("since", "until")]
+        self.collection = max(numbers)
+        names = table["name"].to_pylist()
+        keys = [cut_suffix(posixpath.basename(name) if by_base else name) for name in map(normalise_path, names)]
+        images = _codes(table["image_id"])
+        kept = _shared(_codes(pa.chunked_array([pa.array(keys, pa.string())])), images)
+        if not by_base:
+            files = pc.binary_join_element_wise(table["source"], table["name"], "\0")
+            kept |= _shared(images, _codes(files))
+        positions = np.flatnonzero(kept)
+        self._table = table.take(pa.array(positions, pa.int64())).combine_chunks()
+        self._keys = [keys[k] for k in positions]
+        self._by_key = Lookup(self._keys, len(self._keys))
+
+    @cached_property
+    def _by_image(self) -> Lookup:
+        return Lookup(self._table["image_id"].to_pylist(), len(self._table))
+
+    def of_key(self, key: str) -> list[FileRow]:
+        """Return the rows of a name."""
+        found = [k for k in self._by_key.find(key).tolist() if self._keys[k] == key] if self._keys else []
+        return list_rows(self._table, found) if found else []
+
+    def of_image(self, image_id: str) -> list[FileRow]:
+        """Return the rows of a picture."""
+        found = self._by_image.find(image_id) if self._keys else ()
+        return [row for row in list_rows(self._table, found) if row.image_id == image_id] if len(found) else []
+
+    def all(self) -> Iterator[FileRow]:
+        """Yield all rows."""
+        for start in range(0, len(self._table), 10_000):
+            yield from list_rows(self._table.slice(start, 10_000))
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a number for each value, equal for equal values."""
+    return np.asarray(column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False), np.int64)
+
+
+def _shared(groups: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Return which rows belong to a group that has more than one distinct member."""
+    if not len(groups):
+        return np.zeros(0, bool)
+    pairs = np.unique(np.stack([groups, members], axis=1), axis=0)
+    return np.bincount(pairs[:, 0], minlength=int(groups.max()) + 1)[groups] > 1
+
+
+NO_FILES = ImageFiles()
+"""No file is known: a picture has the name in its record."""
+
+
+# ---------------------------------------------------------------- what a collection changes
+
+
+class FileLog:
+    """The table of files while a collection goes on; `write` puts it into the store if anything has changed.
+
+    Pictures in the store that the table does not have are added first: a store that was made before the table, or a
+    collection that was killed, left them.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        table = read_files(store)
+        numbers = [pc.max(table[name]).as_py() or 0 for name in ("since", "until")]
+        self.number = max(numbers) + 1
+        known = store.read_tables("images", IMAGES, ["image_id", "source", "name"])
+        added = known.filter(pc.invert(pc.is_in(known["image_id"], pc.unique(table["image_id"]))))
+        rows = {name: added[name] for name in ("source", "name", "image_id")} | {
+            "uri": pa.nulls(len(added), pa.string()),
+            "since": pa.array(np.full(len(added), self.number, np.int32)),
+            "until": pa.nulls(len(added), pa.int32()),
+            "status": pa.array([PRESENT] * len(added), pa.string()),
+        }
+        self._table = pa.concat_tables([table, pa.table(rows).select(FILES.names).cast(FILES)]).combine_chunks()
+        self._is_changed = bool(len(added))
+        self._status = pc.index_in(self._table["status"], pa.array(STATUSES)).to_numpy(zero_copy_only=False).copy()
+        self._until = self._table["until"].fill_null(0).to_numpy(zero_copy_only=False).copy()
+        self._uris: dict[int, str] = {}
+        self._source = self._table["source"]
+        self._met = np.zeros(len(self._table), bool)
+        keys = zip(self._table["source"].to_pylist(), self._table["name"].to_pylist(), strict=True)
+        self._lookup = Lookup(keys, len(self._table))
+        self._moved: set[str] = set()
+        self._new: list[FileRow] = []
+        self._parts: list[pa.Table] = []
+
+    def meet(self, source: str, uri: str, name: str, image_id: str) -> str:
+        """Note the content of a file; return "new", "same", "replaced" (another than before) or "returned"."""
+        rows = self._find(source, name)
+        self._met[rows] = True
+        current = [k for k in rows if self._is(k, PRESENT)]
+        same = [k for k in current or rows[-1:] if self._image_id(k) == image_id and not self._is(k, REPLACED)]
+        if same:
+            returned = self._is(same[0], GONE)
+            if self._uri(same[0]) not in (uri, None):
+                self._moved.add(source)
+            if returned or self._uri(same[0]) != uri:
+                self._set(same[0], None, PRESENT, uri)
+            for k in current:
+                if k != same[0]:
+                    self._set(k, self.number, REPLACED)
+            return "returned" if returned else "same"
+        for k in current:
+            self._set(k, self.number, REPLACED)
+        self._new.append(FileRow(source, uri, name, image_id, self.number, None, PRESENT))
+        self._is_changed = True
+        if len(self._new) >= 20_000:
+            self._pack()
+        return "replaced" if rows else "new"
+
+    def skip(self, source: str, name: str, *, is_content_lost: bool = False) -> None:
+        """Note that a file is there and cannot be read; ``is_content_lost``: it was read and is no picture now."""
+        rows = self._find(source, name)
+        self._met[rows] = True
+        for k in rows if is_content_lost else ():
+            if self._is(k, PRESENT):
+                self._set(k, self.number, REPLACED)
+
+    def close_source(self, source: str, uris: Collection[str]) -> list[str]:
+        """Mark the files of a source that was listed whole and that were not met as gone; return their names.
+
+        ``uris``: the addresses that are this one; files of other addresses stay as they are.
+        """
+        gone = []
+        for k in self._rows_of(source):
+            if not self._met[k] and self._is(k, PRESENT) and self._uri(k) in (*uris, None):
+                self._set(k, self.number, GONE)
+                gone.append(self._name(k))
+        return sorted(gone)
+
+    def list_moved(self, source: str, uri: str) -> dict[str, tuple[str, str]]:
+        """Return name → (address, image id) of the files of a source that were met at another address than ``uri``."""
+        return {
+            self._name(k): (str(self._uri(k)), self._image_id(k))
+            for k in self._rows_of(source)
+            if not self._is(k, REPLACED) and self._uri(k) not in (uri, None)
+        }
+
+    def list_gone(self, source: str) -> list[str]:
+        """Return the names of the files of a source that are gone."""
+        return sorted({self._name(k) for k in self._rows_of(source) if self._is(k, GONE)})
+
+    def has_moved(self, source: str) -> bool:
+        """Return whether a file of a source was met at another address than before."""
+        return source in self._moved
+
+    def write(self, sources: Sequence[str]) -> None:
+        """Write the table, if anything has changed; what is new is in the order of ``sources``, then of names."""
+        if not self._is_changed:
+            return
+        uris = self._table["uri"].to_pylist() if self._uris else None
+        for k, uri in self._uris.items():
+            uris[k] = uri  # type: ignore[index]
+        columns = {
+            "uri": self._table["uri"] if uris is None else pa.array(uris, pa.string()),
+            "until": pa.array(self._until, pa.int32(), mask=self._until == 0),
+            "status": pa.array(STATUSES, pa.string()).take(pa.array(self._status)),
+        }
+        old = pa.table([columns.get(name, self._table[name]) for name in FILES.names], schema=FILES)
+        self._pack()
+        table = pa.concat_tables([old, *self._parts])
+        place = pc.index_in(table["source"], pa.array(sources, pa.string())).fill_null(len(sources))
+        place = pc.if_else(pc.equal(table["since"], self.number), place, -1)
+        row = pc.if_else(pc.equal(place, -1), np.arange(len(table)), -1)
+        keys = {"place": place, "row": row, "name": table["name"], "image": table["image_id"]}
+        order = pc.sort_indices(pa.table(keys), [(key, "ascending") for key in keys])
+        self._store.write_table(NAME, table.take(order).combine_chunks())
+        self._is_changed = False
+
+    def _find(self, source: str, name: str) -> list[int]:
+        """Return the positions of a file's rows, in order."""
+        return [
+            k
+            for k in self._lookup.find((source, name)).tolist()
+            if self._table["name"][k].as_py() == name and self._source[k].as_py() == source
+        ]
+
+    def _rows_of(self, source: str) -> list[int]:
+        return np.flatnonzero(pc.equal(self._source, source).to_numpy(zero_copy_only=False)).tolist()
+
+    def _is(self, position: int, status: str) -> bool:
+        return bool(STATUSES[self._status[position]] == status)
+
+    def _image_id(self, position: int) -> str:
+        return str(self._table["image_id"][position].as_py())
+
+    def _name(self, position: int) -> str:
+        return str(self._table["name"][position].as_py())
+
+    def _uri(self, position: int) -> str | None:
+        found = self._uris.get(position)
+        return self._table["uri"][position].as_py() if found is None else found
+
+    def _set(self, position: int, until: int | None, status: str, uri: str | None = None) -> None:
+        self._until[position], self._status[position] = until or 0, STATUSES.index(status)
+        if uri is not None:
+            self._uris[position] = uri
+        self._is_changed = True
+
+    def _pack(self) -> None:
+        if self._new:
+            columns = list(zip(*self._new, strict=True))
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, FILES, strict=True)]
+            self._parts.append(pa.table(arrays, schema=FILES))
+            self._new = []
+
+
+def normalise_uri(uri: str) -> str:
+    """Return an address in the form that is compared: local paths without ``./`` or a slash at the end."""
+    return uri.rstrip("/") if "://" in uri else os.path.normpath(os.path.expanduser(uri))
