@@ -103,6 +103,7 @@ def test_every_label_is_used_or_told_of(mixed: MixedFolder, facts: RoundFacts):
         assert all(loss.examples and loss.reason for loss in one.losses), one.annotator
     activity = {one.name: one for one in facts.annotator_activity}
     assert activity["gone"].missing == len(PICTURES) and "nowhere.json" in activity["gone"].missing_reason
+    assert [(one.annotator, one.count) for one in facts.failed_images] == [("gone", len(PICTURES))]
     assert {one.name: one.claims for one in facts.annotator_activity if one.name != "gone"} == {
         name: used for name, (_, used) in mixed.labels.items()
     }

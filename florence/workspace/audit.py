@@ -243,7 +243,10 @@ def _report_label_sets(workspace: Workspace, annotators: Sequence[AnnotatorVersi
 
 
 def _list_failed_images(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -> Iterator[FailedImages]:
-    """Yield the images that annotators without a label set could not annotate, by the type of their error."""
+    """Yield the images that annotators without a label set could not annotate, by the type of their error.
+
+    Then all images of those that the run went on without.
+    """
     with_label_sets = find_label_sets(workspace.settings, annotators)
     for annotator in annotators:
         found: dict[str, list[str]] = {}
@@ -252,6 +255,8 @@ def _list_failed_images(workspace: Workspace, annotators: Sequence[AnnotatorVers
             found.setdefault(kind, []).append(message or error)
         for kind, messages in sorted(found.items()):
             yield FailedImages(annotator.name, kind, len(messages), tuple(dict.fromkeys(messages))[:EXAMPLES])
+    for name, count, error in _list_left_out(workspace):
+        yield FailedImages(name, "left out, as it is not required", count, (error,))
 
 
 def _estimate_reliability(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -> Reliabilities:
@@ -341,12 +346,19 @@ def _list_annotator_activity(
             usage.tokens,
             float(usage.cost),
         )
-    left_out = find_unusable_annotators(settings)
+    for name, count, error in _list_left_out(workspace):
+        section = settings.annotators[name]
+        yield AnnotatorActivity(name, "", "left out", section.device, section.batch_size, 0, count, 0, error)
+
+
+def _list_left_out(workspace: Workspace) -> Iterator[tuple[str, int, str]]:
+    """Yield each annotator that the run went on without, the images that it was to annotate, and why."""
+    store = workspace.store
+    left_out = find_unusable_annotators(workspace.settings, store)
     shards = {one: store.footer(f"images/{one}.parquet").num_rows for one in (list_shards(store) if left_out else ())}
     for name, error in left_out.items():
-        section = settings.annotators[name]
-        assigned = sum(rows for shard, rows in shards.items() if section.looks_at(shard.rsplit("-", 1)[0]))
-        yield AnnotatorActivity(name, "", "left out", section.device, section.batch_size, 0, assigned, 0, error)
+        looks_at = workspace.settings.annotators[name].looks_at
+        yield name, sum(rows for shard, rows in shards.items() if looks_at(shard.rsplit("-", 1)[0])), error
 
 
 def _count_stored_rows(store: Store, folder: str) -> int:
