@@ -117,10 +117,11 @@ class ImageFiles:
         key: tuple[object, ...] = (),
     ) -> None:
         """``looks_at``: whether the files of a source count; ``key``: what they are known by to whoever keeps this."""
-        self._store, self._looks_at, self.key = store, looks_at, key
+        self._store, self.looks_at, self.key = store, looks_at, key
         self._stamp = ""
         self._ambiguous: _Ambiguous | None = None
         self._bases: _Ambiguous | None = None
+        self._copies: dict[str, frozenset[str]] | None = None
 
     @classmethod
     def of_rows(cls, rows: Iterable[FileRow]) -> ImageFiles:
@@ -137,7 +138,7 @@ class ImageFiles:
             info = self._store.fs.info(self._store.path(NAME)) if self._store.exists(NAME) else {}
             stamp = repr([info.get(key) for key in ("size", "mtime", "ino", "ETag", "LastModified", "created")])
             if stamp != self._stamp:
-                self._stamp, self._ambiguous, self._bases = stamp, None, None
+                self._stamp, self._ambiguous, self._bases, self._copies = stamp, None, None, None
         return self._stamp
 
     def _read(self) -> pa.Table:
@@ -162,27 +163,41 @@ class ImageFiles:
 
     def list_files(self, image_id: str) -> list[FileRow]:
         """Return the rows of a picture that has or had several names, the first first; none for any other."""
-        return [row for row in self._rows.of_image(image_id) if self._looks_at(row.source)]
+        return [row for row in self._rows.of_image(image_id) if self.looks_at(row.source)]
 
     def list_contents(self, stem: str) -> list[FileRow]:
         """Return the rows of names that are ``stem`` with any ending, where several pictures have or had them.
 
         ``stem``: by `normalise_path`, without ending.
         """
-        return [row for row in self._rows.of_key(stem) if self._looks_at(row.source)]
+        return [row for row in self._rows.of_key(stem) if self.looks_at(row.source)]
 
     def list_contents_of_base(self, base: str) -> list[FileRow]:
         """Return the rows of files called ``base``, with any ending in any folder, where they are several pictures."""
-        return [row for row in self._base_rows.of_key(base) if self._looks_at(row.source)]
+        return [row for row in self._base_rows.of_key(base) if self.looks_at(row.source)]
 
     def list_ambiguous(self, base_names: bool = False) -> Iterator[FileRow]:
         """Yield the first row of each picture that has a row here; ``base_names``: of shared base names too."""
         seen: set[str] = set()
         for part in (self._rows, self._base_rows) if base_names else (self._rows,):
             for row in part.all():
-                if row.image_id not in seen and self._looks_at(row.source):
+                if row.image_id not in seen and self.looks_at(row.source):
                     seen.add(row.image_id)
                     yield row
+
+    def list_copies(self) -> dict[str, frozenset[str]]:
+        """Return source → ids of pictures that were first met in a source that does not count, and have a file in one.
+
+        Their records name the first file.
+        """
+        if self._copies is not None:
+            return self._copies
+        result: dict[str, set[str]] = {}
+        for rows in self._rows.by_image():
+            if not self.looks_at(rows[0].source) and any(self.looks_at(row.source) for row in rows):
+                result.setdefault(rows[0].source, set()).add(rows[0].image_id)
+        self._copies = {source: frozenset(ids) for source, ids in result.items()}
+        return self._copies
 
     # ------------------------------------------------------------ first readings
 
@@ -234,6 +249,13 @@ class _Ambiguous:
         """Return the rows of a picture."""
         found = self._by_image.find(image_id) if self._keys else ()
         return [row for row in list_rows(self._table, found) if row.image_id == image_id] if len(found) else []
+
+    def by_image(self) -> Iterator[list[FileRow]]:
+        """Yield the rows of each picture that has several."""
+        found: dict[str, list[FileRow]] = {}
+        for row in self.all():
+            found.setdefault(row.image_id, []).append(row)
+        yield from (rows for rows in found.values() if len(rows) > 1)
 
     def all(self) -> Iterator[FileRow]:
         """Yield all rows."""

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from florence.image_files import NAME as FILES
 from florence.progress import Progress, show_nothing
 from florence.records import HUMAN, IMAGES, RECORD_COLUMNS, ImageRecord, digest, table_images
 from florence.rounds import next_round
@@ -16,7 +17,7 @@ from florence.workspace import Workspace
 from florence.workspace.annotate import count_missing, find_human_annotator, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.layout import list_shards, read_images
-from florence.workspace.publish import needs_restoring
+from florence.workspace.publish import list_left_out, needs_restoring
 from flows.label_sets import list_label_set_lines
 from flows.state import LoopState, read_state
 from flows.tracked import TrackedWorkspace
@@ -60,7 +61,8 @@ class LoopPlan:
 class _DryStore(Store):
     """A store that keeps nothing that is written to it.
 
-    ``stop``: whether the first image shard raises `_NewImageError`. ``images``: the records of those that were written.
+    ``stop``: whether a new image, or a change of what is known of the files, raises `_NewsError`. ``images``: the
+    records of images that were written.
     """
 
     def __init__(self, uri: str, stop: bool) -> None:
@@ -69,21 +71,22 @@ class _DryStore(Store):
         self.images: list[ImageRecord] = []
 
     def write_bytes(self, name: str, data: bytes) -> None:
+        if self.stop and (name.startswith("images/") or name == FILES):
+            raise _NewsError
         if not name.startswith("images/"):
             return
-        if self.stop:
-            raise _NewImageError
         table = pq.read_table(pa.BufferReader(data), columns=RECORD_COLUMNS)
         self.images += [record for record, _ in table_images(table)]
 
 
-class _NewImageError(Exception):
-    """There is a new image."""
+class _NewsError(Exception):
+    """There is a new image, or a file was replaced, is gone, or back again."""
 
 
-def hash_images(store: Store) -> str:
-    """Return a hash of the ids of all images in the store."""
-    return digest(sorted(store.read_tables("images", IMAGES, ["image_id"])["image_id"].to_pylist()))
+def hash_images(workspace: Workspace) -> str:
+    """Return a hash of the ids of all images in the store that a snapshot would have."""
+    ids = set(workspace.store.read_tables("images", IMAGES, ["image_id"])["image_id"].to_pylist())
+    return digest(sorted(ids - list_left_out(workspace)))
 
 
 def human_version(store: Store) -> str:
@@ -116,7 +119,7 @@ def find_last_state(workspace: Workspace) -> LoopState | None:
         return None
     published = data.read_json("snapshot.json").get("annotators", {}) if data.exists("snapshot.json") else {}
     known: dict[str, Any] = {
-        "images": hash_images(workspace.store),
+        "images": hash_images(workspace),
         "settings": hash_settings(workspace),
         "reviews": published.get(HUMAN, ""),
     }
@@ -153,14 +156,14 @@ def is_idle(workspace: Workspace, rounds: int | None) -> bool:
         return False
     if (
         find_changed_sections(workspace, state)
-        or hash_images(store) != state.images
+        or hash_images(workspace) != state.images
         or human_version(store) != state.reviews
         or count_unannotated(workspace)
     ):
         return False
     try:
         collect_images(replace(workspace, store=_DryStore(store.uri, stop=True)))
-    except _NewImageError:
+    except _NewsError:
         return False
     return True
 
@@ -189,7 +192,7 @@ def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = sho
     known["reviews"] = human_version(store) != state.reviews
     if not state.finished:
         last = state.first_round + max(rounds or state.wanted, state.done + 1)
-    elif collected.new or missing or known["changed"] or known["reviews"] or hash_images(store) != state.images:
+    elif collected.new or missing or known["changed"] or known["reviews"] or hash_images(workspace) != state.images:
         last = state.round + (rounds or by_default)
     else:
         last = state.first_round + (rounds or 0) if _needs_more_rounds(state, rounds) else state.round

@@ -120,7 +120,7 @@ def finished(folder: Path, **more) -> LoopState:
 
     opened = open_workspace(folder)
     state = LoopState(
-        "a-loop", 0, 2, 2, accepted=1, images=hash_images(opened.store), settings=hash_settings(opened), finished=True
+        "a-loop", 0, 2, 2, accepted=1, images=hash_images(opened), settings=hash_settings(opened), finished=True
     )
     state = dataclasses.replace(state, **more)
     write_state(folder, state)

@@ -17,7 +17,7 @@ from florence.formats.matching import find_claims, read_label_set
 from florence.image_files import list_rows, read_files
 from florence.records import ImageRecord, table_annotations
 from florence.store import Store
-from florence.workspace.annotate import annotate_shard, list_annotators
+from florence.workspace.annotate import annotate_shard, count_missing, list_annotators
 from florence.workspace.annotate.claims import COVERAGE
 from florence.workspace.layout import list_shards
 
@@ -166,6 +166,21 @@ def test_a_picture_of_two_sources_has_the_labels_of_the_second(tmp_path: Path):
     store, labels = tmp_path / "store", write_labels(tmp_path / "l.jsonl", twin="two")
     collect(store, jan=put(tmp_path / "jan", a=1), feb=put(tmp_path / "feb", twin=1))
     assert answers(store, labels, source="feb") == {"jan/a.png@1": ["two"]}
+
+
+def test_a_copy_in_a_source_that_it_annotates_is_asked_about_and_no_other_image(tmp_path: Path):
+    store, labels = tmp_path / "store", write_labels(tmp_path / "l.jsonl", twin="two", a="another", b="none")
+    collect(store, jan=put(tmp_path / "jan", a=1, b=2), feb=put(tmp_path / "feb", twin=1, c=4))
+    assert answers(store, labels, sources=["feb"]) == {
+        "jan/a.png@1": ["two"],
+        "jan/b.png@1": "NotListedError",
+        "feb/c.png@1": "NotListedError",
+    }
+    section = {"use": "existing", "sources": ["feb"], "format": "jsonl", "uri": str(labels)}
+    settings = settings_from({"sources": {}, "annotators": {"m": section}})
+    opened = Store(str(store))
+    annotators = list_annotators(settings, files=opened)
+    assert count_missing(workspace_of(settings, opened), annotators)["m"] == {"feb-00000": 1, "jan-00000": 2}
 
 
 def test_equal_labels_of_two_names_are_one_and_others_are_added(tmp_path: Path):

@@ -420,7 +420,7 @@ def test_a_review_is_a_reason_for_a_round(parts: ReviewWorkspace, monkeypatch):
     from flows.plan import hash_images
 
     state = LoopState(
-        "x", 0, 1, 1, accepted=0, finished=True, images=hash_images(store), settings=hash_settings(opened)
+        "x", 0, 1, 1, accepted=0, finished=True, images=hash_images(opened), settings=hash_settings(opened)
     )
     write_state(folder / "w", state)
     assert is_idle(opened, None) and find_changes(opened, state) == [] and human_version(store) == ""

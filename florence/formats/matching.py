@@ -156,6 +156,10 @@ class LabelMatcher:
             record = ImageRecord(row.image_id, 1, 1, row.source, row.name, "", None, "train")
             if (outcome := self._outcome(record)) != plain._outcome(record):
                 result.append((row.image_id, outcome))
+        for source, ids in self.matching.files.list_copies().items():
+            for image_id in ids:
+                if outcome := self._outcome(ImageRecord(image_id, 1, 1, source, "", "", None, "train")):
+                    result.append((image_id, ["copy", *outcome]))
         return sorted(result)
 
     def _outcome(self, record: ImageRecord) -> list[str]:
@@ -189,13 +193,14 @@ class LabelMatcher:
 
     def _list_names(self, record: ImageRecord) -> list[tuple[str, str]]:
         """Return source and name of the files of an image that the data set's names may mean."""
-        rows = [(row.source, row.name) for row in self.matching.files.list_files(record.image_id)]
-        wanted = self.matching.source
-        names = [pair for pair in dict.fromkeys([(record.source, record.name), *rows]) if wanted in ("", pair[0])]
+        files, wanted = self.matching.files, self.matching.source
+        rows = [(row.source, row.name) for row in files.list_files(record.image_id)]
+        own = [(record.source, record.name)] if files.looks_at(record.source) else []
+        names = [pair for pair in dict.fromkeys([*own, *rows]) if wanted in ("", pair[0])]
         if not names:
             raise NotListedError(
                 f"{record.name} is a file of the source {record.source}, and the names of {self.labels.where} mean "
-                f"files of {wanted} (option source)"
+                f"files of {wanted or 'others'} (option source)"
             )
         return names
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from florence import image_files
 from florence.engine.statistics import compute_statistics
 from florence.errors import DataError
 from florence.progress import Progress, show_nothing
@@ -47,8 +48,9 @@ def restore_store(workspace: Workspace) -> int:
         for name in data.names(folder):
             store.copy_in(data, name)
             copied += 1
-    if copied and data.exists("rejected_files.parquet"):
-        store.copy_in(data, "rejected_files.parquet")
+    for name in ("rejected_files.parquet", image_files.NAME, *data.names(image_files.READINGS)):
+        if copied and data.exists(name):
+            store.copy_in(data, name)
     store.delete(RESTORING)
     return copied
 
@@ -64,7 +66,8 @@ def publish_snapshot(
 ) -> dict[str, Any]:
     """Write the working store to ``data/`` as the snapshot of ``round``; return snapshot.json, which is written last.
 
-    Images are only ever added, claims and coverage of a shard grow; labels and statistics are written anew. The
+    Images are only ever added, claims and coverage of a shard grow; labels and statistics are written anew. Images
+    without a file are left out where ``collect.gone`` says so. The
     champion's scores are the working store's ``baseline/round=N/``, none where it has none. The same claims and
     settings give the same bytes. Raises DataError where ``data/`` holds a later round.
     """
@@ -72,17 +75,21 @@ def publish_snapshot(
 
     store, data = workspace.store, workspace.data
     parent = _parent(data, round)
-    _copy_claims(workspace, annotators, progress)
-    labels = store.read_table(find_labels(store, round))
+    left_out = list_left_out(workspace)
+    _copy_claims(workspace, annotators, left_out, progress)
+    labels = _leave_out(store.read_table(find_labels(store, round)), left_out)
     for number, name in list_labels(store).items():
-        if number <= round:
+        if number <= round and left_out:
+            data.write_table(name_labels(number), _leave_out(store.read_table(name), left_out))
+        elif number <= round:
             data.write_bytes(name_labels(number), store.read_bytes(name))
     delete_older_names(data)
     data.write_table("rejected_files.parquet", read_rejected_files(store))
     baseline = f"baseline/round={round}/scores.parquet"
     scores = store.read_table(baseline) if store.exists(baseline) else SCORES.empty_table()
     data.write_table("baseline/scores.parquet", scores)
-    images = read_images(store)
+    _copy_files(store, data)
+    images = _leave_out(read_images(store), left_out)
     data.write_json("statistics.json", compute_statistics(labels, images))
     content = {
         "round": round,
@@ -96,14 +103,40 @@ def publish_snapshot(
     return snapshot
 
 
-def _copy_claims(workspace: Workspace, annotators: Sequence[AnnotatorVersion], progress: Progress) -> None:
-    """Copy images, truth, and the claims, coverage and declarations of ``annotators``."""
+def list_left_out(workspace: Workspace) -> frozenset[str]:
+    """Return the ids of images that a snapshot leaves out: none, or those without a file, as ``collect.gone`` says."""
+    if workspace.settings.collect.gone == "keep":
+        return frozenset()
+    return image_files.find_dropped_images(workspace.store)
+
+
+def _leave_out(table: pa.Table, image_ids: frozenset[str]) -> pa.Table:
+    if not image_ids:
+        return table
+    return table.filter(pc.invert(pc.is_in(table["image_id"], pa.array(sorted(image_ids), pa.string()))))
+
+
+def _copy_files(store: Store, data: Store) -> None:
+    """Copy what is known of the files, and when label sets were first read: whose labels are whose follows from it."""
+    for name in (image_files.NAME, *store.names(image_files.READINGS)):
+        if store.exists(name):
+            data.copy_in(store, name, grows=True)
+
+
+def _copy_claims(
+    workspace: Workspace, annotators: Sequence[AnnotatorVersion], left_out: frozenset[str], progress: Progress
+) -> None:
+    """Copy images, truth, and the claims, coverage and declarations of ``annotators``, without images ``left_out``."""
     store, data = workspace.store, workspace.data
     folders = ["images", "truth", *(f"{name}/{one.key}" for one in annotators for name in ("claims", "coverage"))]
     names = [name for folder in folders for name in store.names(folder, ".parquet")]
     names += [name for one in annotators if store.exists(name := f"annotators/{one.key}.json")]
     for done, name in enumerate(names, start=1):
-        data.copy_in(store, name, grows=not name.startswith(("images/", "truth/")))
+        ids = store.read_table(name, ["image_id"])["image_id"] if left_out and name.endswith(".parquet") else None
+        if ids is not None and not left_out.isdisjoint(ids.to_pylist()):
+            data.write_table(name, _leave_out(store.read_table(name), left_out))
+        else:
+            data.copy_in(store, name, grows=not name.startswith(("images/", "truth/")))
         progress("publish", done, len(names))
 
 

@@ -21,11 +21,14 @@ def collect() -> None:
     Example: florence collect
     """
     from florence.workspace.collect import collect_images
+    from florence.workspace.collected import describe_collected
 
     with open_locked("florence collect") as workspace, ProgressBars() as progress:
         found = collect_images(workspace, progress)
     for source, name, reason, detail in found.rejected_files:
         say(f"rejected: {source}/{name}: {reason}" + (f" ({detail})" if detail else ""))
+    for line in describe_collected(found.files):
+        say(line)
     say(f"{found.new} new images, {found.total} in all, {len(found.rejected_files)} rejected")
 
 

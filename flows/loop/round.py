@@ -186,7 +186,7 @@ class LoopRound:
         state = dataclasses.replace(
             self.state,
             done=self.state.done + 1,
-            images=hash_images(workspace.store),
+            images=hash_images(workspace),
             settings=hash_settings(workspace),
             reviews=self.reviews,
             seconds={},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from florence.errors import DataError
 from florence.workspace.collect import CollectResult, collect_images
+from florence.workspace.collected import describe_collected
 from florence.workspace.publish import restore_store
 from flows.loop.steps import run_annotation, run_step
 from flows.loop.students import ACCEPTED, save_student
@@ -55,8 +56,10 @@ def collect_new_images(workspace: TrackedWorkspace) -> CollectResult:
     """Collect new images and say what was found. Raises DataError where there is no image at all."""
     with ProgressBars() as progress:
         collected = run_step("collect", lambda: collect_images(workspace, progress))
+    lines = describe_collected(collected.files)
     if collected.total == 0:
         rejected = "".join(f"\n  {name}: {reason}" for _, name, reason, _ in collected.rejected_files[:5])
+        rejected += "".join(f"\n  {line}" for line in lines)
         names = ", ".join(workspace.settings.sources) or "there are none"
         raise DataError(
             f"the sources of params.yaml ({names}) have no image that can be used; "
@@ -68,6 +71,8 @@ def collect_new_images(workspace: TrackedWorkspace) -> CollectResult:
             say(f"  {source}/{name}: {reason}" + (f" ({detail})" if detail else ""))
         if (more := len(collected.rejected_files) - LISTED) > 0:
             say(f"  and {more} more; `florence collect` lists all")
+    for line in lines:
+        say(line)
     return collected
 
 
@@ -98,7 +103,7 @@ def choose_state(
 def find_changes(workspace: TrackedWorkspace, state: LoopState) -> list[str]:
     """Return what has changed since a loop ended, in words; annotators that have images left are asked about them."""
     reasons = []
-    if hash_images(workspace.store) != state.images:
+    if hash_images(workspace) != state.images:
         reasons.append("new images")
     elif left := count_unannotated(workspace):
         # An annotator that failed before and fails again has nothing new to say.

@@ -205,8 +205,22 @@ def _find_dependencies(
 
 
 def is_assigned(settings: Settings, annotator: AnnotatorVersion, shard: str) -> bool:
-    """Return whether ``annotator`` annotates the source of ``shard``."""
-    return annotator.name == STUDENT or settings.annotators[annotator.name].looks_at(shard.rsplit("-", 1)[0])
+    """Return whether ``annotator`` annotates the source of ``shard``, or has copies of images in it (`copies_of`)."""
+    source = shard.rsplit("-", 1)[0]
+    if annotator.name == STUDENT or settings.annotators[annotator.name].looks_at(source):
+        return True
+    return bool(copies_of(settings, annotator, source))
+
+
+def copies_of(settings: Settings, annotator: AnnotatorVersion, source: str) -> frozenset[str]:
+    """Return the ids of images of a ``source`` that ``annotator`` does not annotate which are files of one it does.
+
+    A label set may name them. Empty for an annotator without one, and for a source that it annotates.
+    """
+    if annotator.name not in settings.annotators or settings.annotators[annotator.name].looks_at(source):
+        return frozenset()
+    instance, _ = make_annotator(settings, annotator.name)
+    return instance.files.list_copies().get(source, frozenset()) if instance.has_label_set else frozenset()
 
 
 def sample_fraction_of(settings: Settings, annotator: AnnotatorVersion) -> float:

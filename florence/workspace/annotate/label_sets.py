@@ -14,6 +14,7 @@ from florence.label_report import LabelSetReport, describe_label_set, explain_mi
 from florence.records import ImageRecord, digest, table_images
 from florence.workspace.annotate.annotators import (
     AnnotatorVersion,
+    copies_of,
     find_unusable_annotators,
     is_required,
     make_annotator,
@@ -44,7 +45,11 @@ def report_label_sets(
     result = []
     for annotator in with_labels:
         looks_at = settings.annotators[annotator.name].looks_at
-        assigned = [image for image in images if looks_at(image.source)]
+        assigned = [
+            image
+            for image in images
+            if looks_at(image.source) or image.image_id in copies_of(settings, annotator, image.source)
+        ]
         try:
             result.append(_report_images(workspace, annotator, assigned, write))
         except FlorenceError as error:

@@ -65,9 +65,9 @@ class AnnotatorRun:
         """Whether it is asked nothing more in this shard."""
         return bool(self._failure)
 
-    def skip_images(self, image_ids: Iterable[str]) -> None:
+    def skip_images(self, image_ids: Iterable[str], reason: str) -> None:
         """Cover images that it is not asked about with an error: that it claims nothing there means nothing."""
-        error = NotListedError("not one of the images that it is asked about (annotators.<name>.sample_fraction)")
+        error = NotListedError(reason)
         for image_id in image_ids:
             if image_id not in self.claims.covered:
                 self.claims.cover(image_id, None, _describe(error))

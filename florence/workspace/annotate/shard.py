@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from florence.records import IMAGES, RECORD_COLUMNS, ImageRecord, table_images
-from florence.workspace.annotate.annotators import AnnotatorVersion, is_assigned, sample_fraction_of
+from florence.workspace.annotate.annotators import AnnotatorVersion, copies_of, is_assigned, sample_fraction_of
 from florence.workspace.annotate.chunks import read_chunks
 from florence.workspace.annotate.claims import RowRange, group_by_image
 from florence.workspace.annotate.run import AnnotatorRun, ShardTask
@@ -33,6 +33,8 @@ from florence.workspace.base import Workspace
 
 EVERY = 30.0
 """Seconds after which new claims are written, also in the middle of a shard."""
+NOT_IN_SAMPLE = "not one of the images that it is asked about (annotators.<name>.sample_fraction)"
+NOT_ITS_SOURCE = "no file of the sources that it annotates (annotators.<name>.sources)"
 AT_ONCE = 256
 """Images that are in memory together at most, unless a batch is larger.
 
@@ -91,7 +93,9 @@ class _ShardRun:
                 dependencies = [run for run in self.runs if run.annotator.name in annotator.depends_on]
                 self.runs.append(AnnotatorRun(task, annotator, dependencies))
                 if (fraction := sample_fraction_of(settings, annotator)) < 1:
-                    self.runs[-1].skip_images(set(order) - sample_diverse(self.records, fraction))
+                    self.runs[-1].skip_images(set(order) - sample_diverse(self.records, fraction), NOT_IN_SAMPLE)
+                if copies := copies_of(settings, annotator, shard.rsplit("-", 1)[0]):
+                    self.runs[-1].skip_images(set(order) - copies, NOT_ITS_SOURCE)
         self.truth: dict[str, RowRange] = {}
         name = f"truth/{shard}.parquet"
         if any("truth" in run.needs and self._select(run.can_ask) for run in self.runs) and store.exists(name):
