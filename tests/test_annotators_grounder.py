@@ -301,8 +301,12 @@ def test_a_detector_is_refused_and_so_is_one_that_answers_with_no_numbers(tmp_pa
         model.class_head.logit_shift.bias.fill_(float("nan"))
     model.save_pretrained(tmp_path)
     hf.AutoProcessor.from_pretrained(checkpoint("owl_v2")).save_pretrained(tmp_path)
-    annotator = ANNOTATORS.get("grounder")(name="grounder", model=str(tmp_path))
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        ANNOTATORS.get("grounder")(name="grounder", model=str(tmp_path)).load()
+    annotator = ANNOTATORS.get("grounder")(name="grounder", model=checkpoint("owl_v2"))
     annotator.load()
+    with torch.no_grad():
+        annotator._network.class_head.logit_shift.bias.fill_(float("nan"))
     record = ImageRecord("0" * 64, 141, 93, "mine", "x.png", "", None, "train")
     (failed,) = annotator.annotate(ImageBatch((record,), (photo(),), (captions("a dog"),)))
     assert isinstance(failed, ModelError) and "not numbers" in str(failed)

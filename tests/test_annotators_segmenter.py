@@ -211,8 +211,12 @@ def test_a_model_of_another_type_or_with_no_finite_numbers_is_refused(tmp_path: 
     with torch.no_grad():
         model.mask_decoder.iou_prediction_head.proj_out.bias.fill_(float("nan"))
     model.save_pretrained(tmp_path / "model")
-    annotator = ANNOTATORS.get("segmenter")(name="segmenter", model=str(tmp_path / "model"))
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        ANNOTATORS.get("segmenter")(name="segmenter", model=str(tmp_path / "model")).load()
+    annotator = ANNOTATORS.get("segmenter")(name="segmenter", model=checkpoint("sam"))
     annotator.load()
+    with torch.no_grad():
+        annotator._network.mask_decoder.iou_prediction_head.proj_out.bias.fill_(float("nan"))
     (failed,) = annotator.annotate(ImageBatch((record(),), (photo(),), (make_claims(("cat", CAT, 0.9)),)))
     assert isinstance(failed, ModelError) and "not numbers" in str(failed)
 

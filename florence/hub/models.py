@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from florence.errors import FlorenceError, ModelError
+from florence.hub import weight_files
 from florence.records import ImageRecord
 from florence.versions import files_version
 
 T = TypeVar("T")
+
+REPUBLISHED = {
+    f"microsoft/Florence-2-{size}": f"florence-community/Florence-2-{size}"
+    for size in ("base", "large", "base-ft", "large-ft")
+}
+"""Florence-2 on the hub in the layout in which it was first published, and the same weights in transformers'."""
 
 
 def weights_version(model: str, revision: str | None) -> str:
@@ -56,21 +63,16 @@ def load_model(auto: str, model: str, revision: str | None, device: str, **optio
     """Load a model on ``device``, in evaluation mode. On a CPU it computes in single precision.
 
     ``auto``: name of its class in transformers, as "AutoModelForObjectDetection". Raises ModelError, which names the
-    model and says what to do, if it cannot be loaded, is of another class, or lacks some of its weights:
-    transformers would fill them in at random.
+    model and says what to do, if it cannot be loaded, is of another class, or if some of its weights are missing, of
+    another shape or no numbers: transformers would fill them in at random.
     """
     chosen = torch_device(device)
+    if Path(model).is_dir():
+        weight_files.read_headers(weight_files.find_weight_files(Path(model)))
     precision = {"dtype": "float32"} if chosen.type == "cpu" else {}
-    network, report = _from_pretrained(
-        auto, model, revision, {**precision, **options, "use_safetensors": True, "output_loading_info": True}
-    )
-    # That counter is used in training alone.
-    missing = sorted(name for name in report["missing_keys"] if not name.endswith("num_batches_tracked"))
-    if missing:
-        raise ModelError(
-            f"{model} is no whole checkpoint for {auto}: {len(missing)} weights are missing, {missing[0]} for one. "
-            "Name a model that was trained for this task"
-        )
+    checked = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    network, report = _from_pretrained(auto, model, revision, {**precision, **options, **checked})
+    weight_files.check_report(model, auto, network, report)
     return network.eval().to(chosen)
 
 
@@ -85,6 +87,16 @@ def load_processor(auto: str, model: str, revision: str | None, **options: Any) 
 def load_config(model: str, revision: str | None) -> Any:
     """Load a model's configuration, without its weights. Raises ModelError if it cannot be loaded."""
     return _from_pretrained("AutoConfig", model, revision, {})
+
+
+def explain_older(model: str) -> str:
+    """Return what to do about the model ``model`` in the layout in which Florence-2 was first published."""
+    remedy = (
+        f"{REPUBLISHED[model]} has the same weights in transformers' layout"
+        if model in REPUBLISHED
+        else "`python -m florence.model.convert FOLDER OUT` writes it in transformers' layout"
+    )
+    return f"it is in the layout in which Florence-2 was first published, which needs code of its own; {remedy}"
 
 
 def answer_or_error(record: ImageRecord, function: Callable[..., T], *arguments: Any) -> T | FlorenceError:
@@ -119,10 +131,11 @@ def _from_pretrained(auto: str, model: str, revision: str | None, options: dict[
             model, revision=None if local else revision, local_files_only=local, trust_remote_code=False, **options
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "florence2_language" in str(error) or model in REPUBLISHED:
+            raise ModelError(f"{model} cannot be loaded by {auto}: {explain_older(model)}") from None
         remedy = (
             "is the folder a whole checkpoint of this class?"
             if local
             else "is the name right, is the hub reached, and has HF_TOKEN the right to read it?"
         )
-        raise ModelError(f"{model} cannot be loaded by {auto} ({first}): {remedy}") from None
+        raise ModelError(f"{model} cannot be loaded by {auto} ({weight_files.first_line(error)}): {remedy}") from None

@@ -15,7 +15,10 @@ import numpy as np
 from PIL import Image
 
 from florence.errors import ModelError
+from florence.hub.weight_files import first_line
 from florence.model import vocabulary
+from florence.model.folders import CheckpointFolder, open_folder
+from florence.model.older_layout import read_json
 from florence.model.presets import IMAGE_SIZES, PRESETS, initialise, make_config
 
 if TYPE_CHECKING:
@@ -73,7 +76,10 @@ class Checkpoint:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder)
-        _make_processor(self).save_pretrained(folder)
+        processor = _make_processor(
+            self.tokenizer, self.image_size, self.mean, self.std, image_tokens(self), self.post_processing
+        )
+        processor.save_pretrained(folder)
 
 
 def load(init: str, *, image_size: int | None = None, seed: int = 0) -> Checkpoint:
@@ -127,68 +133,75 @@ def _packaged() -> str | None:
 
 
 def _read(init: str, image_size: int | None) -> Checkpoint:
-    import torch
-    from transformers import AutoTokenizer, Florence2ForConditionalGeneration, Florence2Processor
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    local = os.path.isdir(init)
-    if not local and (init.startswith((".", "/", "~")) or init.count("/") != 1):
+    if not os.path.isdir(init) and (init.startswith((".", "/", "~")) or init.count("/") != 1):
         raise ModelError(
             f"model {init!r}: neither a preset ({', '.join(PRESETS)}) nor a folder, and no name on the hub (owner/name)"
         )
-    try:
-        model = Florence2ForConditionalGeneration.from_pretrained(init, use_safetensors=True, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(init)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        remedy = (
-            "is it a whole checkpoint of Florence-2 in transformers' layout, with *.safetensors?"
-            if local
-            else "is the hub reachable, and the name right?"
-        )
-        raise ModelError(f"model {init!r} cannot be loaded: {str(error).splitlines()[0]}; {remedy}") from None
-    side, mean, std = _read_image_settings(init)
-    processor, _ = Florence2Processor.get_processor_dict(init)
-    post_processing = processor.get("post_processor_config") or {}
-    return Checkpoint(model.eval(), tokenizer, image_size or side, mean, std, post_processing)
+    opened = open_folder(init)
+    side, mean, std = _read_image_settings(opened)
+    return Checkpoint(
+        opened.load_model(), opened.tokenizer, image_size or side, mean, std, _read_post_processing(opened)
+    )
 
 
-def _read_image_settings(init: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+def _read_image_settings(opened: CheckpointFolder) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
     """Read side, mean and standard deviation from a checkpoint's processor."""
     from transformers import AutoImageProcessor
 
     try:
-        found = AutoImageProcessor.from_pretrained(init)
-    except (OSError, ValueError) as error:
+        found = AutoImageProcessor.from_pretrained(opened.path)
+        return int(found.size["height"]), tuple(found.image_mean), tuple(found.image_std)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"model {init!r}: no image processor beside the weights ({str(error).splitlines()[0]})"
+            f"model {opened.name!r}: no image processor beside the weights ({first_line(error)}); copy "
+            "preprocessor_config.json or processor_config.json too"
         ) from None
-    return int(found.size["height"]), tuple(found.image_mean), tuple(found.image_std)
 
 
-def _make_processor(checkpoint: Checkpoint) -> Any:
+def _read_post_processing(opened: CheckpointFolder) -> Mapping[str, Any]:
+    return read_json(opened.path / "processor_config.json").get("post_processor_config") or {}
+
+
+def read_processor(opened: CheckpointFolder) -> Any:
+    """Return transformers' processor of a checkpoint, as `Checkpoint.save` writes it. Raises ModelError."""
+    side, mean, std = _read_image_settings(opened)
+    seen = count_image_tokens(opened.config.vision_config, side)
+    return _make_processor(opened.tokenizer, side, mean, std, seen, _read_post_processing(opened))
+
+
+def _make_processor(
+    tokenizer: Any,
+    side: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seen: int,
+    post_processing: Mapping[str, Any],
+) -> Any:
+    """Return a processor. ``seen``: tokens of an image."""
     from transformers import CLIPImageProcessorPil, Florence2Processor
 
-    side = checkpoint.image_size
     images: Any = CLIPImageProcessorPil(
         size={"height": side, "width": side},
         do_center_crop=False,
-        image_mean=list(checkpoint.mean),
-        image_std=list(checkpoint.std),
+        image_mean=list(mean),
+        image_std=list(std),
         resample=3,
     )
-    images.image_seq_length = image_tokens(checkpoint)
+    images.image_seq_length = seen
     return Florence2Processor(
         image_processor=images,
-        tokenizer=checkpoint.tokenizer,
-        post_processor_config={**_post_processing(), **checkpoint.post_processing},
+        tokenizer=tokenizer,
+        post_processor_config={**_post_processing(), **post_processing},
     )
 
 
 def image_tokens(checkpoint: Checkpoint) -> int:
     """Return the number of tokens of an image: one for each cell of the last stage, and one for their mean."""
-    side = checkpoint.image_size
-    vision = checkpoint.model.config.vision_config
+    return count_image_tokens(checkpoint.model.config.vision_config, checkpoint.image_size)
+
+
+def count_image_tokens(vision: Any, side: int) -> int:
+    """Return the number of tokens of an image of ``side`` × ``side`` pixels. ``vision``: the tower's configuration."""
     for size, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
         side = (side + 2 * padding - size) // stride + 1
     return side * side + 1

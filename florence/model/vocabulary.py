@@ -110,6 +110,11 @@ def make_lexicon(tokenizer: Any, size: int) -> Lexicon:
             f"the vocabulary lacks {len(missing)} tokens of Florence-2's grammar, {missing[0]} first; a checkpoint of "
             "Florence-2's own layout is expected (location tokens have to be added to any other before)"
         )
+    if (last := max(known[token] for token in (*TOKENS, *_GRAMMAR))) >= size:
+        raise ModelError(
+            f"the vocabulary has a token {last} of Florence-2's grammar, the embeddings have {size} rows: copy the "
+            "tokenizer that was saved with the weights"
+        )
     backward = {letter: byte for byte, letter in _byte_letters().items()}
     special = set(tokenizer.all_special_tokens) | set(TOKENS) | set(_GRAMMAR) | set(MARKS)
     pieces: list[bytes] = [b""] * size
