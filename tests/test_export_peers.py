@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import datasets
 import pytest
 import yaml
+from format_sets import read_back
 from PIL import Image
 from pycocotools.coco import COCO
 from test_export import make, picture, record, thing
@@ -21,7 +22,7 @@ from test_export import make, picture, record, thing
 from florence.export import ExportChoice, ExportResult, export
 from florence.formats import list_writable_formats
 from florence.formats._file_names import FileNames
-from florence.records import Claim, ImageRecord, Region
+from florence.records import Claim, ImageRecord, Region, table_images
 from florence.store import Store
 
 ULTRALYTICS = {"avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"}
@@ -112,8 +113,25 @@ def test_pictures_get_paths_of_their_own():
     assert paths(*names) == own, "a disk may not tell capitals from small letters"
     stems = ["a.png", "sub/a.png", "a-2.jpg", "x.png", "etc/y.png", "new_line.png", "a-2-2.jpg", "A-3.PNG"]
     assert paths(*names, by_stem=True) == stems
+    long = "deep/" + "ü" * 125
+    cut = "deep/" + "ü" * 123
+    assert paths(f"{long}.png", f"{long}.PNG") == [f"{cut}.png", f"{cut[:-1]}-2.PNG"], "250 bytes are enough for a name"
     assert paths("a.png", with_source=True) == ["photos/a.png"]
     assert paths("a/b.png", "a-b.png", flat=True, with_source=True) == ["photos-a-b.png", "photos-a-b-2.png"]
+
+
+@pytest.mark.parametrize("name", list_writable_formats())
+def test_what_was_written_is_found_again_by_its_name(mixed: Store, tmp_path: Path, name: str):
+    write(mixed, tmp_path / "out", name)
+    records = [one for one, _ in table_images(mixed.read_table("images/photos-00000.parquet"))]
+    options = {"predictions": True} if name == "labelstudio" else {}
+    found = read_back(name, tmp_path / "out", records, **options)
+    # A hidden file, and one that lists would take for a comment, need other names: only an id finds these.
+    lost = {".hidden.png", "# 1 .png"} if name in ("voc", "yolo") else set()
+    assert set(found.unknown) == lost
+    for one in records:
+        if one.name not in lost:
+            assert [claim.text for claim in found.claims[one.image_id].claims] == [one.name]
 
 
 def test_a_picture_of_a_format_that_few_programs_open_becomes_a_png(mixed: Store, tmp_path: Path):

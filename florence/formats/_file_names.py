@@ -11,6 +11,9 @@ from collections.abc import Sequence
 
 from florence.records import ImageRecord
 
+MAX_BYTES = 250
+"""The longest name of a file; disks allow 255, and label files have other endings."""
+
 
 class FileNames:
     """Gives each image's file a path of its own; ``renamed``: how many differ from the path in the image's source."""
@@ -39,7 +42,7 @@ class FileNames:
         path = next(
             path
             for k in itertools.count(1)
-            if self._unique_part(path := f"{stem}{f'-{k}' if k > 1 else ''}{ending}") not in self._taken
+            if self._unique_part(path := _join(stem, f"-{k}" if k > 1 else "", ending)) not in self._taken
         )
         self._taken.add(self._unique_part(path))
         self.renamed += path != own
@@ -48,6 +51,13 @@ class FileNames:
     def _unique_part(self, path: str) -> str:
         # Some disks take two names that differ only in case for one.
         return (posixpath.splitext(path)[0] if self._by_stem else path).casefold()
+
+
+def _join(stem: str, number: str, ending: str) -> str:
+    """Return a path whose last part is no longer than disks allow; the end of its stem gives way."""
+    folder, slash, last = stem.rpartition("/")
+    room = MAX_BYTES - len(f"{number}{ending}".encode())
+    return f"{folder}{slash}{last.encode()[:room].decode(errors='ignore')}{number}{ending}"
 
 
 def _clean(path: str) -> str:

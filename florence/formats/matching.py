@@ -68,6 +68,7 @@ class LabelMatcher:
         self._ids: dict[str, list[int]] = {}
         self._by_name: dict[str, list[int]] = {}
         self._by_stem: dict[str, list[int]] = {}
+        self._by_added: dict[str, list[int]] = {}
         self._by_base: dict[str, list[int]] = {}
         for k, entry in enumerate(labels.entries):
             if entry.image_id is not None:
@@ -77,8 +78,8 @@ class LabelMatcher:
             names = dict.fromkeys(map(normalise_path, entry.names))
             for name in names:
                 self._by_name.setdefault(name, []).append(k)
-                if not is_image(name):
-                    self._by_stem.setdefault(name, []).append(k)
+                # An export puts the right ending behind a name that has none, or a wrong one.
+                (self._by_added if is_image(name) else self._by_stem).setdefault(cut_suffix(name), []).append(k)
             for base in dict.fromkeys(map(base_name, names)):
                 self._by_base.setdefault(base, []).append(k)
 
@@ -236,6 +237,8 @@ class LabelMatcher:
             return found, "path"
         if found := self._by_stem.get(posixpath.splitext(path)[0]):
             return found, "stem"
+        if found := self._by_added.get(path):
+            return list(dict.fromkeys(found)), "stem"
         return (self._by_base.get(base_name(path), []) if self.matching.base_names else []), "base"
 
     def _check_base(self, record: ImageRecord, own: str) -> None:
