@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
+from florence import images
 from florence.errors import ImageError
-from florence.images import decode_image, read_size
+from florence.images import can_open_heic, decode_image, read_size, sniff_format
 
 ORIENTATION = 0x0112
 
@@ -229,3 +231,124 @@ def test_damage_gives_pixels_or_an_image_error(form, draw):
         assert error.reason in ("empty", "unreadable", "truncated", "too_large", "too_small")
     else:
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+# ---------------------------------------------------------------- whole pictures that Pillow refuses
+
+LARGE = "x" * 3_000_000
+
+
+def with_texts(*chunks: tuple[str, str, bool], international: bool = False) -> bytes:
+    info = PngInfo()
+    for key, text, is_compressed in chunks:
+        (info.add_itxt if international else info.add_text)(key, text, zip=is_compressed)
+    return encoded(noise(60, 40), "PNG", pnginfo=info)
+
+
+def with_wrong_checksum() -> bytes:
+    data = bytearray(with_texts(("comment", "hello", False)))
+    data[data.find(b"hello")] = ord("j")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_texts(("comment", LARGE, True)),
+        with_texts(("XML:com.adobe.xmp", LARGE, True), international=True),
+        with_texts(*((f"k{k}", LARGE, False) for k in range(30))),
+        encoded(noise(60, 40), "PNG", icc_profile=bytes(3_000_000)),
+        with_wrong_checksum(),
+        encoded(noise(60, 40), "PNG")[:-12],
+    ],
+    ids=["text", "xmp", "many texts", "colour profile", "checksum of a text", "no end"],
+)
+def test_a_png_is_whole_whatever_its_texts_are(data):
+    assert np.array_equal(decode_image(data, "x"), np.asarray(noise(60, 40)))
+    assert read_size(data, "x") == (60, 40)
+
+
+def test_a_png_with_a_large_text_is_still_turned_by_its_exif():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    info = PngInfo()
+    info.add_text("comment", LARGE, zip=True)
+    data = encoded(noise(60, 40), "PNG", pnginfo=info, exif=exif)
+    assert decode_image(data, "x").shape == (60, 40, 3) and read_size(data, "x") == (40, 60)
+
+
+def test_a_png_is_damaged_where_its_pixels_are():
+    data = bytearray(with_texts(("comment", LARGE, True)))
+    at = data.rfind(b"IDAT") + 40
+    data[at] ^= 0xFF
+    with pytest.raises(ImageError, match="unreadable|truncated"):
+        decode_image(bytes(data), "x")
+    with pytest.raises(ImageError) as error:
+        decode_image(encoded(noise(60, 40), "PNG")[:-2000], "x")
+    assert error.value.reason == "truncated"
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_jpeg_without_its_end_mark_is_whole_only_if_all_pixels_are_there(subsampling):
+    data = encoded(noise(60, 40), "JPEG", quality=90, subsampling=subsampling)
+    assert np.array_equal(decode_image(data[:-2], "x"), decode_image(data, "x"))
+    for cut in range(5, len(data) - 700, 97):
+        with pytest.raises(ImageError) as error:
+            decode_image(data[:-cut], "x")
+        assert error.value.reason == "truncated"
+    with pytest.raises(ImageError):
+        decode_image(encoded(noise(60, 40), "JPEG", progressive=True)[:-2], "x")
+
+
+def test_metadata_of_other_formats_may_be_large():
+    exif = Image.Exif()
+    exif[0x010E] = "d" * 60_000
+    for form, options in (
+        ("JPEG", {"exif": exif, "icc_profile": bytes(500_000), "comment": b"c" * 60_000}),
+        ("WEBP", {"exif": b"Exif\0\0" + bytes(3_000_000), "xmp": bytes(3_000_000), "lossless": True}),
+        ("TIFF", {"icc_profile": bytes(3_000_000)}),
+    ):
+        assert decode_image(encoded(noise(60, 40), form, **options), "x").shape == (40, 60, 3), form
+
+
+# ---------------------------------------------------------------- formats
+
+
+@pytest.mark.parametrize("form", ["AVIF", "JPEG2000", "HEIF"])
+def test_newer_formats_are_read(form):
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif")
+        assert can_open_heic()
+    flat = Image.new("RGB", (60, 40), (200, 30, 30))
+    data = encoded(flat, form)
+    assert np.abs(decode_image(data, "x").astype(int) - (200, 30, 30)).max() <= 6
+    assert read_size(data, "x") == (60, 40) and sniff_format(data[:512]) == form
+    with pytest.raises(ImageError) as error:
+        decode_image(data, "x", max_pixels=2000)
+    assert error.value.reason == "too_large"
+    with pytest.raises(ImageError) as error:
+        decode_image(data[:-20], "x")
+    assert error.value.reason == "truncated"
+
+
+def test_a_turned_avif_is_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(noise(60, 40), "AVIF", exif=exif)
+    assert decode_image(data, "x").shape == (60, 40, 3) and read_size(data, "x") == (40, 60)
+
+
+def test_the_format_of_what_is_no_picture_is_named():
+    for data, text in ((b"%PDF-1.4 and more", "a PDF file"), (b"PK\x03\x04" + bytes(40), "a ZIP file")):
+        with pytest.raises(ImageError, match=text):
+            decode_image(data, "x.jpg")
+
+
+def test_a_heic_picture_without_what_reads_it_says_so(monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    data = encoded(noise(60, 40), "HEIF")
+    monkeypatch.setattr(images, "register_heif_opener", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF")
+    with pytest.raises(ImageError, match=r"pip install 'florence\[heic\]'"):
+        decode_image(data, "photo.jpg")

@@ -138,3 +138,195 @@ def test_alt_text_beside_the_full_name(tmp_path):
     put(tmp_path / "a.png")
     (tmp_path / "a.png.txt").write_text("seen")
     assert [item.alt_text for item in folder(uri=str(tmp_path)).images(frozenset())] == ["seen"]
+
+
+# ---------------------------------------------------------------- what is not read
+
+
+def listing(path, **options):
+    """Return the names that are yielded and what is left out: (reason or ending) → count, remedy."""
+    source = folder(uri=str(path), **options)
+    names = [item.name for item in source.images(frozenset())]
+    assert source.listing is not None
+    found = source.listing
+    return names, {group.ending or group.reason: (group.count, group.remedy) for group in found.unused}, found
+
+
+def put_bytes(path, data=b"x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def test_files_of_other_endings_are_counted_with_what_would_have_them_read(tmp_path):
+    put(tmp_path / "a.png")
+    for name in ("b.pdf", "c.mp4", "c2.MP4", "d.CR2", "e.svg", "f.zip", "g.xyz", "LICENSE", "h.xml", "train.txt"):
+        put_bytes(tmp_path / name, b"plain words")
+    names, unused, found = listing(tmp_path)
+    assert names == ["a.png"] and found.texts == 0 and found.is_whole
+    assert unused == {
+        ".mp4": (2, "save frames as pictures"),
+        ".pdf": (1, "save its pages as pictures"),
+        ".cr2": (1, "develop to JPEG"),
+        ".svg": (1, "save as PNG or JPEG"),
+        ".zip": (1, "unpack it"),
+        ".xyz": (1, ""),
+        ".xml": (1, ""),
+        ".txt": (1, ""),
+        "no ending": (1, ""),
+    }
+
+
+def test_endings_of_pictures_in_every_spelling_are_read(tmp_path):
+    data = put(tmp_path / "a.jpg").read_bytes()
+    for ending in ("jfif", "jpe", "JPEG", "Jfif"):
+        put_bytes(tmp_path / f"b{ending}.{ending}", data)
+    for form in ("avif", "jp2", "ppm", "pgm"):
+        Image.new("L" if form == "pgm" else "RGB", (20, 20), 90).save(tmp_path / f"c.{form}")
+    names, unused, _ = listing(tmp_path)
+    assert len(names) == 9 and not unused
+
+
+def test_a_picture_without_an_ending_is_read_by_its_content(tmp_path):
+    data = put(tmp_path / "a.png").read_bytes()
+    put_bytes(tmp_path / "5ce68a39", data)
+    put_bytes(tmp_path / "Makefile", b"all:\n")
+    put_bytes(tmp_path / "b.jpg_large", data)
+    put_bytes(tmp_path / "c.png~", data)
+    names, unused, _ = listing(tmp_path)
+    assert names == ["5ce68a39", "a.png"]
+    assert unused["no ending"] == (1, "")
+    assert unused[".jpg_large"] == unused[".png~"] == (1, "by content PNG: rename to .png")
+
+
+def test_heic_is_read_with_its_extra_and_named_without(tmp_path, monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / "a.HEIC", "HEIF")
+    put_bytes(tmp_path / "b.heic", put(tmp_path / "c.jpg").read_bytes())
+    assert listing(tmp_path)[0] == ["a.HEIC", "b.heic", "c.jpg"]
+    monkeypatch.setattr("florence.sources.folder.can_open_heic", lambda: False)
+    names, unused, _ = listing(tmp_path)
+    assert names == ["b.heic", "c.jpg"] and unused == {".heic": (1, "pip install 'florence[heic]'")}
+
+
+def test_thumbnails_of_cameras_and_servers_are_counted(tmp_path):
+    put(tmp_path / "a.jpg")
+    for name in (
+        "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
+        ".thumbnails/a.jpg",
+        ".@__thumb/a.jpg",
+        "__MACOSX/._a.jpg",
+        "sub/.AppleDouble/a.jpg",
+        "#recycle/old.jpg",
+    ):
+        put(tmp_path / name)
+    put_bytes(tmp_path / "._a.jpg")
+    put_bytes(tmp_path / "Thumbs.db")
+    put_bytes(tmp_path / "sub/.DS_Store")
+    put_bytes(tmp_path / "b.THM", (tmp_path / "a.jpg").read_bytes())
+    put(tmp_path / ".secret/a.jpg")
+    put(tmp_path / ".b.jpg")
+    names, unused, _ = listing(tmp_path)
+    assert names == ["a.jpg"]
+    assert unused == {"thumbnails and files of the system": (10, ""), "hidden files": (2, "")}
+
+
+def test_a_bucket_leaves_out_the_same(tmp_path):
+    memory = fsspec.filesystem("memory")
+    data = put(tmp_path / "b.png").read_bytes()
+    for name in ("b.png", "@eaDir/b.png", ".x/c.png", "x.pdf", "out/images/a.png", "out/florence-export.json", "noend"):
+        memory.pipe(f"/mixed/{name}", data)
+    memory.pipe("/single/photos.zip", b"PK\x03\x04" + bytes(100))
+    try:
+        names, unused, _ = listing("memory://mixed")
+        assert names == ["b.png", "noend"]
+        assert {key: count for key, (count, _) in unused.items()} == {
+            ".pdf": 1,
+            "thumbnails and files of the system": 1,
+            "hidden files": 1,
+            "an export of Florence": 2,
+        }
+        with pytest.raises(StoreError, match="is an archive"):
+            listing("memory://single/photos.zip")
+    finally:
+        memory.rm("/mixed", recursive=True)
+        memory.rm("/single", recursive=True)
+
+
+@pytest.mark.parametrize(("name", "form"), [("p.zip", "ZIP"), ("p.tar", "TAR"), ("p.tgz", "GZIP"), ("photos", "ZIP")])
+def test_an_archive_in_place_of_a_folder_is_named(tmp_path, name, form):
+    import tarfile
+    import zipfile
+
+    picture, path = put(tmp_path / "a.png"), tmp_path / name
+    if form == "ZIP":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(picture, "a.png")
+    else:
+        with tarfile.open(path, "w:gz" if form == "GZIP" else "w") as archive:
+            archive.add(picture, "a.png")
+    with pytest.raises(StoreError, match=rf"is an archive \({form}\): unpack it"):
+        listing(path)
+
+
+def test_what_florence_writes_is_not_read(tmp_path):
+    for name in (
+        "params.yaml",
+        "dvc.yaml",
+        "data.dvc",
+        ".florence/lock",
+        "build/data_docs/static/logo.png",
+        "build/report/a.jpg",
+        "mlruns/0/artifacts/plot.png",
+        "plots/train.png",
+        "model/config.json",
+        "data/images/mine-00000.parquet",
+        "data/snapshot.json",
+        "yolo/florence-export.json",
+        "yolo/images/train/a.png",
+        "venv/pyvenv.cfg",
+        "venv/lib/site-packages/x/logo.png",
+        ".git/objects/ab",
+    ):
+        put_bytes(tmp_path / name, put(tmp_path / "photos/a.png").read_bytes())
+    put(tmp_path / "data/mine.png")
+    put(tmp_path / "photos/build/house.png")
+    names, unused, _ = listing(tmp_path)
+    assert names == ["data/mine.png", "photos/a.png", "photos/build/house.png"]
+    assert unused == {
+        "of a workspace of Florence": (12, ""),
+        "an export of Florence": (2, ""),
+        "of installed programs": (2, ""),
+    }
+    assert listing(tmp_path / "yolo")[0] == ["images/train/a.png"], "an export that is named itself is read"
+
+
+def test_a_project_of_somebody_else_is_read(tmp_path):
+    put_bytes(tmp_path / "params.yaml")
+    put_bytes(tmp_path / "dvc.yaml", b"stages: {}")
+    put(tmp_path / "data/a.png")
+    put(tmp_path / "build/b.png")
+    assert listing(tmp_path)[0] == ["build/b.png", "data/a.png"]
+
+
+def test_labels_beside_a_picture_are_no_alt_text(tmp_path):
+    for name, text in (
+        ("a", "0 0.5 0.5 0.2 0.2\n"),
+        ("b", "a cat on a mat"),
+        ("c", "12 4 9 9"),
+        ("classes", "cat\ndog\n"),
+        ("d", ""),
+    ):
+        put(tmp_path / f"{name}.png", size=(20 + ord(name[0]), 20))
+        put_bytes(tmp_path / f"{name}.txt", text.encode())
+    source = folder(uri=str(tmp_path))
+    assert {item.name: item.alt_text for item in source.images(frozenset())} == {
+        "a.png": None,
+        "b.png": "a cat on a mat",
+        "c.png": None,
+        "classes.png": None,
+        "d.png": None,
+    }
+    assert source.listing.texts == 1 and sum(group.count for group in source.listing.unused) == 4
+    assert all(group.remedy.startswith("no alt text: ") for group in source.listing.unused)
