@@ -160,6 +160,8 @@ def test_no_picture_is_taken_for_empty_where_no_label_file_fits(tmp_path: Path):
     form = FORMATS.get("yolo")()
     labels = form.open(form.files(str(tmp_path)))
     assert [entry.raw for entry in labels.entries] == ["texts/a.txt"], "file names alone may match it, if asked for"
+    lay(tmp_path, {"data.yaml": "train: pictures\nnames: [cat]"})
+    assert names_of(read(tmp_path, "pictures/a.jpg"), "pictures/a.jpg") == ["cat"]
     (tmp_path / "texts/a.txt").unlink()
     with pytest.raises(DataError, match="found no label file"):
         read(tmp_path, "pictures/a.jpg")

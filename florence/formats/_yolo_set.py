@@ -49,8 +49,8 @@ class YoloSet(LabelSet):
         folders = places.find_sets(files, problems)
         self.rules = _read_rules(files, task, classes)
         if not places.labels:
-            told = "".join(f"; {problem.detail}" for problem in files.problems)
-            raise DataError(f"{files.uri}: found no label file; a .txt file for each picture is expected{told}")
+            hints = "".join(f"; {problem.detail}" for problem in files.problems)
+            raise DataError(f"{files.uri}: found no label file; a .txt file for each picture is expected{hints}")
         entries = list(_make_entries(places, folders, files.root, problems))
         if unlabelled_is_empty and not any(places.find_label(name, files.root) for name in places.pictures):
             raise DataError(
@@ -245,14 +245,18 @@ def _make_entries(
     used = set(found.values())
     alone = {key: name for key, name in places.labels.items() if name not in used}
     bases = {posixpath.basename(key) for key in alone}
+    unlabelled: set[str] = set()
     for picture, label in found.items():
+        base = posixpath.basename(posixpath.splitext(picture)[0])
+        if is_in(picture) and not label:
+            unlabelled.add(base)
         # a label file elsewhere may be the picture's: `base_names` decides
-        if is_in(picture) and (label or posixpath.basename(posixpath.splitext(picture)[0]) not in bases):
+        if is_in(picture) and (label or base not in bases):
             yield LabelSetEntry(tuple(_possible_paths(picture, root, folders)), None, None, label)
     left_out = {label for picture, label in found.items() if label and not is_in(picture)}
     for key, label in alone.items():
         stems = _picture_stems(key)
-        if not any(is_in(f"{stem}.") for stem in stems):
+        if posixpath.basename(key) not in unlabelled and not any(is_in(f"{stem}.") for stem in stems):
             left_out.add(label)
             continue
         names = dict.fromkeys(path for stem in stems for path in _possible_paths(stem, root, folders))
