@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from florence.config import TrackingSettings
-from flows.adapters.mlflow_store import MlflowStore
+from flows.adapters.mlflow_locations import follow_workspace
+from flows.adapters.mlflow_store import ARTIFACTS, MlflowStore
 from flows.adapters.model_registry import ModelRegistry
 from flows.adapters.tracking import Tracker
 
@@ -31,6 +32,7 @@ def mlflow_store(root: Path, **settings: str) -> MlflowStore:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(empty_store(), file)
+        follow_workspace(file, root.resolve(), ARTIFACTS)
     return MlflowStore(TrackingSettings(**settings), root)
 
 

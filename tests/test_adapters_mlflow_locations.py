@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import pytest
-from mlflow_stores import empty_store, mlflow_store, read_rows
+from mlflow_stores import mlflow_store, read_rows
 from test_adapters_model_registry import files, model_folder, register_rounds
 
 from florence.config import TrackingSettings
@@ -204,8 +204,7 @@ def test_the_database_lies_in_the_workspace_whatever_that_is_called(name: str, t
     root = tmp_path / name
     uri = store_uri("sqlite:///build/mlflow.db", root)
     assert sqlite_file(uri) == root / "build/mlflow.db"
-    (root / "build").mkdir(parents=True)
-    shutil.copy(empty_store(), root / "build/mlflow.db")
+    mlflow_store(root)
     before = sorted(tmp_path.iterdir())
     store = MlflowStore(TrackingSettings(), root)
     run = Tracker(store).loop_run("l", {})
@@ -213,6 +212,16 @@ def test_the_database_lies_in_the_workspace_whatever_that_is_called(name: str, t
     assert Tracker(store).read_file(run, "config.json") == b"{}"
     assert read_rows(root, "SELECT count(*) FROM runs") == [(1,)]
     assert sorted(tmp_path.iterdir()) == before and sorted(p.name for p in root.iterdir()) == ["build", "m"]
+
+
+def test_a_new_store_is_made_in_a_folder_of_any_name_and_nothing_beside_it(tmp_path: Path, monkeypatch):
+    root = tmp_path / """what? it's "a:b" #1;ä%3F\\x"""
+    root.mkdir()
+    monkeypatch.chdir(root)
+    store = MlflowStore(TrackingSettings(), Path.cwd())
+    assert Tracker(store).loop_run("l", {})
+    assert [p.name for p in tmp_path.iterdir()] == [root.name] and [p.name for p in root.iterdir()] == ["build"]
+    assert all(path.is_relative_to(root / "build") for path in locations(root)) and len(locations(root)) == 3
 
 
 @pytest.mark.parametrize(
@@ -228,7 +237,7 @@ def test_other_addresses_of_a_database(uri: str, expected: str):
     found = store_uri(uri, Path("/w?"))
     assert sqlite_file(found) == Path(expected.removeprefix("sqlite:///"))
     assert ("mode=rw" in found) == ("mode=rw" in uri) and ("timeout=9" in found) == ("timeout=9" in uri)
-    assert found.startswith(uri.partition("://")[0] + ":")
+    assert found.startswith("sqlite+pysqlite:")
 
 
 @pytest.mark.parametrize(

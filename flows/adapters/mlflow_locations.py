@@ -81,8 +81,9 @@ def _old_roots(database: sqlite3.Connection, root: Path, artifacts: str) -> Iter
     )
     tail = Path(artifacts).parts
     for path in filter(None, (_local_path(value) for (value,) in untagged)):
-        if tail and path.parts[-len(tail) :] == tail:
-            found.add(Path(*path.parts[: -len(tail)]))
+        for folder in (path, path.parent):  # MLflow's own experiment "Default" is a folder below
+            if tail and folder.parts[-len(tail) :] == tail:
+                found.add(Path(*folder.parts[: -len(tail)]))
     yield from sorted((old for old in found if not _is_same(old, root)), key=lambda path: (-len(path.parts), path))
 
 

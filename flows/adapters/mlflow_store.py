@@ -24,6 +24,8 @@ from flows.adapters.sqlite_urls import build_sqlite_uri, sqlite_file
 
 ARTIFACTS = "build/mlartifacts"
 """Where an experiment keeps its artifacts by default, in the workspace."""
+ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
+"""The variable in which MLflow passes the default location of artifacts on; the working directory's mlruns/ otherwise."""
 
 
 class MlflowStore:
@@ -84,7 +86,16 @@ class MlflowStore:
     def _new_client(self) -> Any:
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=self.uri, registry_uri=self.registry_uri)
+        # MLflow writes the location of its experiment "Default" into SQL as it is, which a colon or quotes would break.
+        before = os.environ.get(ARTIFACT_ROOT)
+        os.environ[ARTIFACT_ROOT] = (self.root / ARTIFACTS).as_uri()
+        try:
+            return MlflowClient(tracking_uri=self.uri, registry_uri=self.registry_uri)
+        finally:
+            if before is None:
+                del os.environ[ARTIFACT_ROOT]
+            else:
+                os.environ[ARTIFACT_ROOT] = before
 
     @property
     @translate_errors("open the experiment")

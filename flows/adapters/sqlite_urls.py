@@ -13,7 +13,10 @@ DRIVER_OPTIONS = {"timeout", "isolation_level", "detect_types", "check_same_thre
 
 
 def build_sqlite_uri(file: Path, driver: str = "sqlite", query: Mapping[str, Any] | None = None) -> str:
-    """Return the URL of a SQLite database. A path with ? in it is given as a file URI, in which that is quoted."""
+    """Return the URL of a SQLite database. A path with ? in it is given as a file URI, in which that is quoted.
+
+    The driver of such a URL is named: of sqlite:///file: MLflow would make a folder called "file:".
+    """
     from sqlalchemy.engine import URL
 
     query = {name: value for name, value in (query or {}).items() if name != "uri"}
@@ -21,6 +24,7 @@ def build_sqlite_uri(file: Path, driver: str = "sqlite", query: Mapping[str, Any
     database = str(file)
     if "?" in database or others:
         database, query = file.as_uri(), {**query, "uri": "true"}
+        driver = "sqlite+pysqlite" if driver == "sqlite" else driver
     return URL.create(driver, database=database, query=query).render_as_string(hide_password=False)
 
 
