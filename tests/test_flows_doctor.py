@@ -14,8 +14,7 @@ from PIL import Image
 from florence.config import read_settings
 from florence.workspace import bind_workspace
 from florence.workspace.collect import collect_images
-from flows import doctor
-from flows.doctor import Check, check_workspace, format_checks
+from flows.doctor import Check, check_workspace, folder, format_checks, installation
 from flows.init import create_workspace
 
 
@@ -128,14 +127,16 @@ def test_a_fresh_clone_hears_how_to_get_data(workspace: Path):
 
 def test_packages_that_do_not_go_together_are_found(monkeypatch):
     versions = {"fastapi": "0.151.0", "sqlalchemy": "2.1.9", "torchvision": "0.1"}
-    monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "1.0"))
-    monkeypatch.setattr(doctor, "_import_error", lambda name: "RuntimeError: operator torchvision::nms does not exist")
-    found = {check.name: check for check in doctor._packages()}
+    monkeypatch.setattr(installation, "_version", lambda name: versions.get(name, "1.0"))
+    monkeypatch.setattr(
+        installation, "_import_error", lambda name: "RuntimeError: operator torchvision::nms does not exist"
+    )
+    found = {check.name: check for check in installation.check_packages()}
     assert found["fastapi"].status == "fail" and "fastapi<0.151" in found["fastapi"].remedy
     assert found["sqlalchemy"].status == "fail" and "sqlalchemy<2.1" in found["sqlalchemy"].remedy
     assert found["torchvision"].status == "fail" and "uninstall" in found["torchvision"].remedy
 
 
 def test_the_repository_is_a_workspace():
-    found = {check.name: check for check in doctor._workspace(ROOT)}
+    found = {check.name: check for check in folder.check_folder(ROOT)}
     assert found["workspace"].status == "ok"
