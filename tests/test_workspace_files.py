@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -260,3 +261,79 @@ def test_what_was_there_is_in_the_store_and_the_same_again_changes_nothing(tmp_p
     before = {p: p.read_bytes() for p in store.rglob("*") if p.is_file()}
     collect(store, mine=photos)
     assert {p: p.read_bytes() for p in store.rglob("*") if p.is_file()} == before
+
+
+def test_a_workspace_in_its_own_source_collects_nothing_that_it_wrote(tmp_path: Path):
+    put(tmp_path, a=1)
+    put(tmp_path / "build" / "data_docs", logo=2)
+    put(tmp_path / "artifacts" / "run", plot=3)
+    for name in ("params.yaml", "data/snapshot.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    chosen = settings_from(
+        {
+            "sources": {"mine": {"use": "folder", "uri": str(tmp_path)}},
+            "annotators": {},
+            "tracking": {"artifacts": "artifacts"},
+        }
+    )
+    opened = workspace_of(chosen, Store(str(tmp_path / "kept here")), root=tmp_path)
+    first, again = collect_images(opened), collect_images(opened)
+    assert (first.new, again.new, again.total) == (1, 0, 1)
+    assert again.files[0].rejected == {} and again.files[0].images == 1
+
+
+def test_counts_of_a_mixed_folder_add_up_to_what_was_there(tmp_path: Path):
+    photos = put(tmp_path / "photos", a=1, twin=1, b=2)
+    put(photos / "@eaDir", thumb=3)
+    put(photos / ".hidden", h=4)
+    (photos / "cut.png").write_bytes(photo(5)[:300])
+    (photos / "zero.jpg").write_bytes(b"")
+    (photos / "words.gif").write_text("no picture")
+    (photos / "b.txt").write_text("a red cat")
+    (photos / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (photos / "lost.jpg").symlink_to(photos / "nowhere.jpg")
+    for name in ("x.pdf", "y.mov", "z.zip", "README"):
+        (photos / name).write_text("-")
+    done = collect(tmp_path / "store", mine=photos)
+    (one,) = done.files
+    assert one.listed == sum(len(list(files)) for _, _, files in os.walk(photos)) == 15
+    assert (one.images, one.duplicates, one.texts) == (2, 1, 1)
+    assert one.rejected == {"empty": 1, "truncated": 1, "unreadable": 2}
+    lines = describe_collected(done.files)
+    assert lines == [
+        "mine: not read: 1 .mov (save frames as pictures), 1 .pdf (save its pages as pictures), "
+        "1 .txt (no alt text: numbers alone, as labels are), 1 .zip (unpack it), 1 no ending",
+        "mine: left out: 1 hidden files, 1 thumbnails and files of the system",
+    ]
+
+
+def test_a_snapshot_leaves_out_images_without_a_file_if_settings_say_so(tmp_path: Path):
+    from florence.records import ANNOTATIONS, Claim, annotate, annotations_table
+    from florence.rounds import name_labels
+    from florence.workspace.layout import read_images
+    from florence.workspace.publish import list_left_out, publish_snapshot, restore_store
+
+    photos, store = put(tmp_path / "photos", a=1, b=2, c=3), Store(str(tmp_path / "store"))
+    collect(tmp_path / "store", mine=photos)
+    ids = dict(zip(*(read_images(store)[name].to_pylist() for name in ("name", "image_id")), strict=True))
+    (photos / "a.png").unlink()
+    put(photos, b=4)
+    collect(tmp_path / "store", mine=photos)
+    rows = [row for i in ids.values() for row in annotate(i, [Claim("<CAPTION>", "cat")], "consensus", "1", 0)]
+    store.write_table(name_labels(0), annotations_table(rows).cast(ANNOTATIONS))
+    settings = {"sources": {}, "annotators": {}}
+    opened = workspace_of(settings_from(settings), store, Store(str(tmp_path / "data")))
+    assert publish_snapshot(opened, [], 0)["counts"]["images"] == 4 and not list_left_out(opened)
+    dropping = settings_from({**settings, "collect": {"gone": "drop"}})
+    opened = workspace_of(dropping, store, Store(str(tmp_path / "data")))
+    assert list_left_out(opened) == {ids["a.png"], ids["b.png"]}
+    counts = publish_snapshot(opened, [], 0)["counts"]
+    assert (counts["images"], counts["labels"]) == (2, 1)
+    assert set(read_images(opened.data)["name"].to_pylist()) == {"b.png", "c.png"}
+    clone = workspace_of(dropping, Store(str(tmp_path / "clone")), opened.data)
+    restore_store(clone)
+    assert read_files(clone.store).equals(read_files(store))
+    put(photos, a=1)
+    collect(tmp_path / "store", mine=photos)
+    assert publish_snapshot(opened, [], 0)["counts"]["images"] == 3, "it is back"
