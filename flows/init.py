@@ -15,6 +15,8 @@ from florence.errors import FlorenceError
 from florence.store import Store
 from florence.workspace.code import hash_code
 from flows.adapters.environment import redact_text
+from flows.adapters.ignored import describe_ignored, find_git_ignored, lines_against
+from flows.adapters.snapshots import NO_COMMITTER
 
 OWNED = ("params.yaml", "dvc.yaml", "expectations", "code.json", "data.dvc", "dvc.lock", "data", "model", "scores")
 """What only a workspace holds: where one of these exists, no workspace is made."""
@@ -28,19 +30,25 @@ CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 class NewWorkspace:
     """A workspace that was created.
 
-    ``files``: names of the files written; ``git``, ``dvc``: whether a repository was started for it.
+    ``files``: names of the files written; ``git``, ``dvc``: whether a repository was started for it. ``uncommitted``:
+    why its git repository has no commit yet, which `dvc exp run` needs; "" where it has one. ``unhidden``: which files
+    an ignore file further above would hide from git, against which the workspace's own .gitignore has lines; "" where
+    there are none.
     """
 
     folder: Path
     files: tuple[str, ...]
     git: bool
     dvc: bool
+    uncommitted: str = ""
+    unhidden: str = ""
 
 
 def create_workspace(folder: Path) -> NewWorkspace:
-    """Make ``folder`` a workspace; nothing is committed, and other files in it stay as they are.
+    """Make ``folder`` a workspace; other files in it stay as they are.
 
-    Inside a git repository, that repository is used, and DVC is started in the folder alone. Raises FlorenceError,
+    The files are the first commit of a git repository that is started for it, where git knows who commits. Inside a git
+    repository, that one is used, nothing is committed, and DVC is started in the folder alone. Raises FlorenceError,
     before anything is written, where there is a workspace already, or git is missing.
     """
     folder = Path(os.path.abspath(Path(folder).expanduser()))
@@ -48,11 +56,12 @@ def create_workspace(folder: Path) -> NewWorkspace:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         git = _start_git(folder)
+        unhidden = _unhide(folder)
         dvc = _start_dvc(folder)
         written = list(_copy_template(folder))
     except OSError as error:
         raise FlorenceError(f"{folder} cannot be made a workspace: {error}") from None
-    return NewWorkspace(folder, tuple(sorted(written)), git, dvc)
+    return NewWorkspace(folder, tuple(sorted(written)), git, dvc, _commit_first(folder, written, git), unhidden)
 
 
 def _check_folder(folder: Path) -> None:
@@ -70,13 +79,44 @@ def _check_folder(folder: Path) -> None:
 
 def _start_git(folder: Path) -> bool:
     """Start a git repository, unless there is one that does not ignore the folder; return whether it was started."""
-    if (
-        _run(folder, "git", "rev-parse", "--is-inside-work-tree").returncode == 0
-        and _run(folder, "git", "check-ignore", "-q", ".").returncode != 0
-    ):
+    found = _run(folder, "git", "rev-parse", "--is-inside-work-tree")
+    if found.returncode and "not a git repository" not in found.stderr:  # as one that belongs to another user
+        raise FlorenceError(f"git does not work in {folder}: {redact_text(' '.join(found.stderr.split()))}")
+    # In a bare repository git says "false".
+    if found.stdout.strip() == "true" and _run(folder, "git", "check-ignore", "-q", ".").returncode != 0:
         return False
     _run_checked(folder, "git", "init", "-q")
     return True
+
+
+def _commit_first(folder: Path, written: list[str], is_new: bool) -> str:
+    """Commit what was written where the repository is new; return why it has no commit, "" where it has one."""
+    if _run(folder, "git", "rev-parse", "--verify", "-q", "HEAD").returncode == 0:
+        return ""
+    if not is_new:
+        return "the git repository has no commit yet"
+    names = [*written, ".dvc"]
+    _run_checked(folder, "git", "add", "--", *names)
+    # Without useConfigOnly git would make an address up from the machine's name.
+    options = ["-c", "user.useConfigOnly=true", "commit", "-q", "-m", "A Florence workspace", "--", *names]
+    if not (done := _run(folder, "git", *options)).returncode:
+        return ""
+    if any(text in done.stderr for text in NO_COMMITTER):
+        return "git does not know who commits (`git config user.name NAME`, `git config user.email ADDRESS`)"
+    return "git commits nothing here: " + redact_text(" ".join((done.stderr or done.stdout).split()))
+
+
+def _unhide(folder: Path) -> str:
+    """Write lines into .gitignore against ignore files further above that hide what git is to hold; return which."""
+    if not (ignored := find_git_ignored(folder)):
+        return ""
+    store, lines = Store(str(folder)), "".join(f"{line}\n" for line in lines_against(ignored)).encode()
+    own = (folder / ".gitignore").read_bytes() if (folder / ".gitignore").exists() else b""
+    # At the end of the file: of two lines that match the later one counts.
+    store.write_bytes(".gitignore", own + (b"\n" if own and not own.endswith(b"\n") else b"") + lines)
+    if left := find_git_ignored(folder):
+        raise FlorenceError(f"git ignores what it is to hold: {describe_ignored(left)}; change these lines")
+    return describe_ignored(ignored)
 
 
 def _start_dvc(folder: Path) -> bool:

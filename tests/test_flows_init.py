@@ -66,6 +66,33 @@ def test_a_new_workspace_is_whole_and_nothing_is_committed(tmp_path: Path):
     assert dvc(folder, "config", "core.analytics").strip() == "false"
 
 
+def test_a_new_repository_has_the_workspace_as_its_first_commit_and_an_experiment_begins(tmp_path: Path, monkeypatch):
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "Ada")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "ada@example.org")
+    folder = tmp_path / "w"
+    folder.mkdir()
+    (folder / "photo.jpg").write_bytes(b"mine")
+    created = init.create_workspace(folder)
+    assert created.git and created.uncommitted == ""
+    committed = set(git(folder, "ls-files").stdout.split())
+    assert committed == {*FILES, ".dvc/config", ".dvc/.gitignore"}
+    assert git(folder, "status", "--porcelain").stdout.split() == ["??", "photo.jpg"]
+    command = [sys.executable, "-m", "dvc", "exp", "run", "-S", "train.steps=7"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert "Empty" not in done.stderr and f"{folder}/data'" in done.stderr, "all that it lacks is a snapshot"
+
+
+def test_a_repository_without_a_commit_is_told(tmp_path: Path):
+    created = init.create_workspace(tmp_path / "nobody")
+    assert "git does not know who commits" in created.uncommitted
+    git(tmp_path, "init", "-q")
+    assert init.create_workspace(tmp_path / "inside").uncommitted == "the git repository has no commit yet"
+    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    assert git(tmp_path, *identity, "commit", "-q", "--allow-empty", "-m", "first").returncode == 0
+    assert init.create_workspace(tmp_path / "later").uncommitted == ""
+
+
 def test_in_a_git_repository_that_is_used_and_dvc_stays_in_the_folder(tmp_path: Path):
     git(tmp_path, "init", "-q")
     created = init.create_workspace(tmp_path / "deep" / "er")

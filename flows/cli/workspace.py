@@ -24,6 +24,10 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one witho
     created = create_workspace(folder)
     started = [name for name, is_new in (("git", created.git), ("DVC", created.dvc)) if is_new]
     print(f"{created.folder} is a workspace" + (f"; {' and '.join(started)} initialised" if started else ""))
+    if created.unhidden:
+        print(f"its .gitignore has lines against others, by which git would not hold {created.unhidden}")
+    if created.uncommitted:
+        print(f"{created.uncommitted}: `dvc exp run` needs a first commit, `git add .` and `git commit`")
     print(
         f"Next: cd {folder}, then florence loop --images DIR, or name sources in params.yaml; "
         "florence doctor checks what is there"
