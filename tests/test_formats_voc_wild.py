@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from format_sets import claims_of, image, read_back
 
-from florence.errors import NotListedError
+from florence.errors import NotListedError, StoreError
 from florence.formats import FORMATS
 from florence.formats.matching import ReadResult, find_claims
 from florence.records import ImageRecord
@@ -138,6 +138,12 @@ def test_what_was_not_read_is_not_empty(tmp_path: Path):
     assert set(found.errors) == {f"{name}.jpg" for name in files} - set(found.claims) and found.unknown == ("none.jpg",)
     told = {(p.reason, p.unit): 0 for p in found.problems}
     assert told.keys() == {("not the layout of VOC", "file"), ("not XML", "file"), ("not one box", "label")}
+
+
+def test_pictures_alone_are_no_set(tmp_path: Path):
+    lay(tmp_path, {"a.jpg": ""})
+    with pytest.raises(StoreError, match=r"has no file that ends in \.xml"):
+        read(tmp_path, "a.jpg")
 
 
 # ---------------------------------------------------------------- encodings, and XML that attacks

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from format_sets import claims_of, image, read_back
 
+from florence.annotators import ImageBatch
+from florence.annotators.existing import Existing
 from florence.errors import DataError, NotListedError, StoreError
 from florence.formats import FORMATS
 from florence.formats.matching import ReadResult
@@ -165,6 +167,20 @@ def test_no_picture_is_taken_for_empty_where_no_label_file_fits(tmp_path: Path):
     (tmp_path / "texts/a.txt").unlink()
     with pytest.raises(DataError, match="found no label file"):
         read(tmp_path, "pictures/a.jpg")
+
+
+def test_the_annotator_of_a_set_tells_the_three_states_apart(tmp_path: Path):
+    lay(tmp_path, {"data.yaml": "names: [cat]", **{f"{name}.jpg": "" for name in ("full", "empty", "none")}})
+    lay(tmp_path, {"full.txt": CAT, "empty.txt": ""})
+    options = {"format": "yolo", "uri": str(tmp_path), "human": True}
+    annotator = Existing(name="people", **options)
+    annotator.load()
+    full, empty, none = annotator.annotate(ImageBatch(tuple(named(f"{k}.jpg") for k in ("full", "empty", "none"))))
+    assert [claim.text for claim in full] == ["cat"] and empty == [] and isinstance(none, NotListedError)
+    assert annotator.ingredients()["reader"] == "2", "what an earlier reader took for empty is read again"
+    trained = Existing(name="people", **options, settings={"unlabelled_is_empty": True})
+    trained.load()
+    assert trained.annotate(ImageBatch((named("none.jpg"),))) == [[]] and trained.version != annotator.version
 
 
 # ---------------------------------------------------------------- settings

@@ -16,6 +16,7 @@ from xml.sax.saxutils import escape
 from pydantic import Field
 
 from florence.config import Section
+from florence.errors import StoreError
 from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, LabelledImage, LabelSet
 from florence.formats._checks import explain_bad_box
 from florence.formats._files import Files
@@ -40,8 +41,12 @@ class VocFormat(Format):
         difficult: bool = Field(True, description="whether objects marked as difficult are read")
 
     def files(self, uri: str) -> Files:
-        """Return the files of a folder with ``Annotations/``, of that folder itself, or one file."""
-        return Files(uri, lambda name: name.lower().endswith(".xml"), "file that ends in .xml", is_image)
+        """Return the files of a folder with ``Annotations/``, of that folder itself, of one of pictures, or one file."""
+        expected = "file that ends in .xml"
+        files = Files(uri, lambda name: name.lower().endswith(".xml"), expected, is_image)
+        if not files.names:
+            raise StoreError(f"{uri} has no {expected}; relative paths start at the workspace")
+        return files
 
     def open(self, files: Files) -> LabelSet:
         """See `Format.open`."""
