@@ -37,6 +37,7 @@ from florence.workspace.collect import collect_images
 from florence.workspace.evaluate import measure_all_labels
 from florence.workspace.fuse import fuse_round
 from florence.workspace.publish import restore_store
+from flows.terminal import describe_review
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +338,29 @@ def test_skipped_and_unknown_tasks_are_told(parts: ReviewWorkspace):
         )
     with pytest.raises(StoreError, match="does not exist"):
         import_review(workspace_of(settings, store, data), str(folder / "none.json"))
+
+
+def test_a_label_that_cannot_be_read_is_not_one_that_was_removed(parts: ReviewWorkspace):
+    settings, store, data, folder = parts
+    tasks = export_tasks(parts, 3)
+    redrawn, only, removed = (task["data"]["image_id"] for task in tasks)
+
+    def change(about: dict, results: list[dict]) -> list[dict]:
+        boxes = [r for r in results if r["type"] == "rectanglelabels"]
+        names = boxes[0]["value"]["rectanglelabels"]
+        value = {"x": 40, "y": 40, "radiusX": 20, "radiusY": 10, "rotation": 0, "ellipselabels": names}
+        ellipse = {**boxes[0], "type": "ellipselabels", "value": value}
+        if about["image_id"] == only:
+            return [ellipse]
+        others = [r for r in results if r is not boxes[0]]
+        return [*others, ellipse] if about["image_id"] == redrawn else others
+
+    result = import_review(workspace_of(settings, store, data), write_corrections(folder, tasks, change))
+    assert result.images == 2 and result.rejected, "nobody has looked at the image of which nothing was understood"
+    claims = table_annotations(store.read_tables(f"claims/human@{result.version}", ANNOTATIONS))
+    assert {row.image_id for row in claims if not row.text} == {removed} and redrawn in {row.image_id for row in claims}
+    told = describe_review(result)
+    assert "not looked at: none of its labels was understood (1)" in told and "not used: an ellipse (2)" in told
 
 
 def test_a_project_of_somebody_else_s_takes_nothing_away(parts: ReviewWorkspace):
