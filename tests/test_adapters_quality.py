@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import html.parser
 import json
 import shutil
 import subprocess
@@ -165,6 +167,31 @@ def test_a_good_snapshot_passes_twice_with_the_same_bytes_and_pages_about_it(cop
     assert (root / "metrics/validation.json").read_bytes() == written
 
 
+def check_pages_need_no_network(docs: Path) -> None:
+    """Check that nothing is loaded or run by a page, that it has a style, and that the index's links lead to pages."""
+    pages = sorted(docs.rglob("*.html"))
+    assert len(pages) > 3
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = [attributes for tag, attributes in read_tags(text) if tag in ("link", "img", "script", "iframe")]
+        assert not [one for one in loaded if str(one.get("href") or one.get("src")).startswith("http")], page
+        assert "<script" not in text and "default-src 'none'" in html.unescape(text) and "border-collapse" in text
+    links = [one["href"] for tag, one in read_tags((docs / "index.html").read_text(encoding="utf-8")) if tag == "a"]
+    assert len(links) >= 4 and all((docs / str(link)).is_file() for link in links)
+
+
+def read_tags(text: str) -> list[tuple[str, dict[str, str | None]]]:
+    """Return the tags of a page with their attributes."""
+    found: list[tuple[str, dict[str, str | None]]] = []
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            found.append((tag, dict(attrs)))
+
+    Reader().feed(text)
+    return found
+
+
 def test_a_failure_names_the_expectation_the_row_and_what_to_do_and_has_pages(copied: Tables, tmp_path: Path):
     root, store = workspace(tmp_path, copied)
     row = copied.of("<OD>")[3]
@@ -185,6 +212,10 @@ def test_a_failure_names_the_expectation_the_row_and_what_to_do_and_has_pages(co
     )
     page = next((root / "build/data_docs/validations/labels").rglob("*.html")).read_text(encoding="utf-8")
     assert "1.7" in page and "Failed" in page
+    check_pages_need_no_network(root / "build/data_docs")
+    index = (root / "build/data_docs/index.html").read_text(encoding="utf-8")
+    assert html.escape(scores) in index and html.escape(outside) in index
+    assert "<td>schema</td>" in index and "<td>labels</td>" in index and 'class="unmet">' in index
     assert (root / "build/data_docs/index.html").exists() and not (root / "metrics/validation.json").exists()
 
 

@@ -22,6 +22,7 @@ from florence.config import Settings
 from florence.errors import DataError, SettingsError, ValidationFailedError
 from florence.rounds import list_rounds
 from florence.store import Store
+from flows.adapters.data_docs import make_offline
 from flows.adapters.quality_tables import TABLES, make_tables, schema_table
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class ValidationSession:
         )
 
         self.parameters = dict(parameters)
+        self.results: dict[str, ValidationResult] = {}
         nowhere = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
         self.context = gx.get_context(
             mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=nowhere, analytics_enabled=False)
@@ -223,9 +225,10 @@ class ValidationSession:
                 stops = getattr(config.severity, "value", config.severity) not in ("warning", "info")
                 lines[stops].append(_format_failure(table, frame, config, result))
         failed = len(lines[True]) + len(lines[False])
-        return ValidationResult(
+        self.results[table] = ValidationResult(
             table, len(frame), len(items), len(items) - failed, tuple(sorted(lines[True])), tuple(sorted(lines[False]))
         )
+        return self.results[table]
 
     def _expectation(self, table: str, frame: pd.DataFrame, item: dict[str, Any]) -> Any:
         from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
@@ -250,7 +253,10 @@ class ValidationSession:
             raise SettingsError(f"{where}: {' '.join(str(error).split())}") from None
 
     def build_docs(self, folder: Path) -> None:
-        """Write the pages about all checks of this session to ``folder``, in place of earlier pages."""
+        """Write the pages about all checks of this session to ``folder``, in place of earlier pages.
+
+        They need no network.
+        """
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.resolve())}
@@ -261,6 +267,10 @@ class ValidationSession:
         }
         self.context.add_data_docs_site("local_site", builder)  # type: ignore[arg-type]
         self.context.build_data_docs()
+        counts = {table: (found.expectations, found.passed) for table, found in self.results.items()}
+        make_offline(
+            folder, counts, [line for found in self.results.values() for line in (*found.failures, *found.warnings)]
+        )
 
 
 def _column_names(kwargs: Mapping[str, Any]) -> list[str]:
