@@ -41,7 +41,7 @@ class VocFormat(Format):
         difficult: bool = Field(True, description="whether objects marked as difficult are read")
 
     def files(self, uri: str) -> Files:
-        """Return the files of a folder with ``Annotations/``, of that folder itself, of one of pictures, or one file."""
+        """Return the files of a folder with ``Annotations/`` or with files beside pictures, or one file."""
         expected = "file that ends in .xml"
         files = Files(uri, lambda name: name.lower().endswith(".xml"), expected, is_image)
         if not files.names:
