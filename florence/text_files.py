@@ -7,9 +7,12 @@ ICDAR, the boxes of a labelling tool), a list of names or of paths. Numbers are 
 from __future__ import annotations
 
 import codecs
+import gzip
+import io
 import json
 import posixpath
 import re
+import zlib
 
 from florence.errors import DataError
 
@@ -34,12 +37,17 @@ _PICTURE = re.compile(r"\S.*\.(?:jpe?g|png|gif|bmp|webp|tiff?|heic|avif|jfif)", 
 _HEADER = re.compile(r"(?:imagesource|gsd|acquisition dates)\s*:.*", re.IGNORECASE)
 
 
+MAX_UNPACKED = 4 << 30
+"""Most bytes that a compressed file may become."""
+
+
 def decode_text(data: bytes, encoding: str = "") -> str:
     """Return the text of a file: by its byte order mark, else in ``encoding``, else in UTF-8.
 
-    UTF-16 without a mark is known by its zero bytes. Raises DataError where the bytes are not in that encoding; the
-    message has no file's name.
+    UTF-16 without a mark is known by its zero bytes; a file compressed by gzip is unpacked first. Raises DataError
+    where the bytes are not in that encoding; the message has no file's name.
     """
+    data = _unpack(data) if data.startswith(b"\x1f\x8b") else data
     found = next((name for mark, name in _MARKS if data.startswith(mark)), encoding or _guess_encoding(data))
     try:
         return data.decode(found)
@@ -48,6 +56,17 @@ def decode_text(data: bytes, encoding: str = "") -> str:
     except UnicodeError as error:
         at = f"byte {error.start}" if isinstance(error, UnicodeDecodeError) else "it"
         raise DataError(f"{at} is not {found.upper()}, the encoding that is expected") from None
+
+
+def _unpack(data: bytes) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            unpacked = file.read(MAX_UNPACKED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"it begins as a file of gzip, and cannot be unpacked: {error}") from None
+    if len(unpacked) > MAX_UNPACKED:
+        raise DataError(f"unpacked, it has more than {MAX_UNPACKED >> 30} GiB; unpack it and divide it")
+    return unpacked
 
 
 def _guess_encoding(data: bytes) -> str:

@@ -177,7 +177,9 @@ def test_our_document_has_what_the_format_asks_for(tmp_path: Path):
         "instances_train.json",
     ]
     values = json.loads((tmp_path / "annotations/instances_train.json").read_text())
-    assert values["images"] == [{"id": 1, "file_name": "a.png", "width": 64, "height": 48, "license": 1}]
+    (written,) = values["images"]
+    assert written.pop("sha256") == image(0).image_id
+    assert written == {"id": 1, "file_name": "a.png", "width": 64, "height": 48, "license": 1}
     assert values["categories"] == [{"id": 1, "name": "cat", "supercategory": ""}]
     assert values["licenses"] == [{"id": 1, "name": "CC0", "url": ""}]
     assert values["annotations"] == [
@@ -262,10 +264,12 @@ def test_a_bad_polygon_loses_only_the_polygon(tmp_path: Path, segmentation):
         (b"{", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"[]", "found list"),
+        (b'[{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}]', "a list of 1 results"),
+        (b'{"images": [{"id": 7, "file_name": "a.jpg"}]}', "nobody has looked at them"),
         (b'{"a": 1}', "found 'a'"),
         (b'{"images": {}}', "found 'images'"),
         (b'{"images": [], "annotations": 5}', "annotations: found int"),
-        (b'{"images": [], "categories": {}}', "categories: found dict"),
+        (b'{"images": [], "annotations": [], "categories": {"a": 1}}', "categories: found dict"),
         (b"[" * 100000, "not JSON"),
     ],
 )
@@ -280,7 +284,7 @@ def test_a_file_in_another_format_is_an_error(tmp_path: Path, content: bytes, me
 def test_images_and_categories_that_are_not_right_cost_themselves(tmp_path: Path):
     images = [
         {"id": 7, "file_name": RECORD.name},
-        {"id": 7, "file_name": "again.jpg"},
+        {"id": 7, "file_name": RECORD.name},
         {"id": 8},
         "x",
         {"file_name": "no id"},
@@ -294,12 +298,12 @@ def test_images_and_categories_that_are_not_right_cost_themselves(tmp_path: Path
     assert [p.detail.split(": ")[1].split(".")[0] for p in found.problems] == [
         "categories[1]",
         "categories[2]",
-        "images[1]",
         "images[2]",
         "images[3]",
         "images[4]",
         "images[5]",
     ]
+    assert [p.unit for p in found.problems] == ["part"] * 2 + ["image"] * 4
 
 
 def test_an_object_that_two_files_have_is_taken_once(tmp_path: Path):
@@ -315,7 +319,11 @@ def test_an_object_that_two_files_have_is_taken_once(tmp_path: Path):
             }
         )
     )
-    claims = claims_of(read_back("coco", tmp_path, [RECORD], captions="<DETAILED_CAPTION>"), RECORD)
+    found = read_back("coco", tmp_path, [RECORD], captions="<DETAILED_CAPTION>")
+    claims = found.claims[RECORD.image_id].claims
+    assert [(p.unit, p.reason, p.count) for p in found.problems] == [
+        ("label", "the same object in another file", 1),
+    ]
     assert [(c.task, c.text) for c in claims] == [("<DETAILED_CAPTION>", "two cats"), ("<OD>", "cat"), ("<OD>", "cat")]
 
 
@@ -342,7 +350,7 @@ def test_vocabulary_is_every_category_also_one_without_objects(tmp_path: Path):
 
 def test_settings_are_checked():
     with pytest.raises(
-        SettingsError, match="annotators.mine.settings.crowd: no such setting; found True; allowed: crowds, captions"
+        SettingsError, match="annotators.mine.settings.crowd: no such setting; found True; allowed: crowds, captions, "
     ):
         FORMATS.get("coco")("annotators.mine.settings.", crowd=True)
     with pytest.raises(SettingsError, match="captions: .*<CAPTION>.*found '<OD>'"):
@@ -353,7 +361,7 @@ def test_many_annotations_take_a_quarter_of_their_lists_memory(tmp_path: Path):
     path = document(tmp_path, [{"bbox": [1, 2, 3, 4], "segmentation": [list(range(200))]}])
     form = FORMATS.get("coco")()
     (entry,) = form.open(form.files(str(path))).entries
-    assert isinstance(entry.raw[0].values["segmentation"][0], array)
+    assert isinstance(entry.raw[0].annotations[0].values["segmentation"][0], array)
 
 
 def test_labels_without_a_region_are_not_written():

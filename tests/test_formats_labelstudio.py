@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from florence.errors import DataError, SettingsError
 from florence.formats import FORMATS
+from florence.formats.matching import find_claims
 from florence.records import Claim, Region
 
 RECORD = image(2)
@@ -189,7 +190,9 @@ def test_a_region_s_text_is_an_ocr_line_with_the_region_s_corners(tmp_path: Path
     rectangle = {key: drawn[key] for key in ("x", "y", "width", "height", "rotation")}
     written = result({**rectangle, "text": ["EXIT"]}, "textarea", "transcription")
     for order in ([result(drawn), written], [written, result(drawn)]):
-        (claim,) = claims_of(read_back("labelstudio", tasks(tmp_path, work(*order)), [RECORD]), RECORD)
+        found = read_back("labelstudio", tasks(tmp_path, work(*order)), [RECORD])
+        (claim,) = found.claims[RECORD.image_id].claims
+        assert [(p.unit, p.reason) for p in found.problems] == [("part", "the name of a text's region")]
         assert (claim.task, claim.text) == ("<OCR_WITH_REGION>", "EXIT")
         assert claim.regions[0].quad == pytest.approx((320, 240, 320, 272, 272, 272, 272, 240), abs=1e-9)
 
@@ -313,7 +316,7 @@ def test_json_min_is_read(tmp_path: Path):
 def test_images_are_known_by_the_path_in_their_address(tmp_path: Path, address: str, name: str):
     form = FORMATS.get("labelstudio")()
     labels = form.open(form.files(str(tasks(tmp_path, work(result(DRAWN)), data={"image": address}))))
-    assert len(labels.find_claims(image(2, name=name)).claims) == 1
+    assert len(find_claims(labels, image(2, name=name)).claims) == 1
 
 
 def test_a_file_of_a_target_storage_is_read(tmp_path: Path):

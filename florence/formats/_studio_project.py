@@ -1,0 +1,147 @@
+"""The files of a Label Studio project: our labels as predictions, and the labelling configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from florence.formats import OBJECTS, ExportPlan, LabelledImage
+from florence.formats._studio_results import CATEGORY, DESCRIPTION, OCR_LINE, REGION_TEXTS, TEXTS
+from florence.records import CAPTIONS, Annotation, ImageRecord, Region
+
+CONTROLS = {annotation_type: name for name, annotation_type in reversed(TEXTS.items())}
+
+
+def build_results(rows: Iterable[Annotation], record: ImageRecord) -> list[dict[str, Any]]:
+    """Return the results of an image's labels."""
+    return [result for row in rows for result in _label_results(row, record)]
+
+
+def _label_results(row: Annotation, record: ImageRecord) -> Iterator[dict[str, Any]]:
+    common = {"to_name": "image", "original_width": record.width, "original_height": record.height, "image_rotation": 0}
+    score = {} if row.score is None else {"score": row.score}
+    key = row.annotation_id
+    if row.task in (*CAPTIONS, CATEGORY):
+        yield {
+            "id": key,
+            "type": "textarea",
+            "from_name": CONTROLS[row.task],
+            "to_name": "image",
+            "value": {"text": [row.text]},
+            **score,
+        }
+        return
+    region = row.regions[0]
+    polygons = (
+        (region.quad,) if row.task == OCR_LINE and region.quad else region.polygons if row.task != DESCRIPTION else ()
+    )
+    named = row.task == OBJECTS
+    if not polygons:
+        yield {
+            "id": key,
+            "type": "rectanglelabels" if named else "rectangle",
+            "from_name": "label" if named else "region",
+            **common,
+            **score,
+            "value": {**_percent_box(region, record), **({"rectanglelabels": [row.text]} if named else {})},
+        }
+    for k, points in enumerate(polygons):
+        pairs = [
+            [points[i] / record.width * 100, points[i + 1] / record.height * 100] for i in range(0, len(points) - 1, 2)
+        ]
+        yield {
+            "id": f"{key}-{k}" if k else key,
+            "type": "polygonlabels" if named else "polygon",
+            "from_name": "outline" if named else "shape",
+            **common,
+            **score,
+            "value": {"points": pairs, "closed": True, **({"polygonlabels": [row.text]} if named else {})},
+        }
+        if k:
+            yield {"type": "relation", "from_id": key, "to_id": f"{key}-{k}", "direction": "right"}
+    if not named:
+        yield {"id": key, "type": "textarea", "from_name": CONTROLS[row.task], **common, "value": {"text": [row.text]}}
+
+
+def _percent_box(region: Region, record: ImageRecord) -> dict[str, float]:
+    x0, y0, x1, y1 = region.bounds
+    return {
+        "x": x0 / record.width * 100,
+        "y": y0 / record.height * 100,
+        "width": (x1 - x0) / record.width * 100,
+        "height": (y1 - y0) / record.height * 100,
+        "rotation": 0,
+    }
+
+
+def write_project(
+    folder: Path, tasks: Iterable[tuple[LabelledImage, Mapping[str, Any]]], plan: ExportPlan, more: Mapping[str, Any]
+) -> None:
+    """Write tasks.json, config.xml and README.md below ``folder``. Predictions of a task: name → results."""
+    with (folder / "tasks.json").open("w", encoding="utf-8") as file:
+        file.write("[")
+        for k, (item, predictions) in enumerate(tasks):
+            record = item.record
+            data = {
+                "image": f"/data/local-files/?d={quote(f'images/{item.path}')}",
+                "image_id": record.image_id,
+                "source": record.source,
+                "name": record.name,
+                **more,
+            }
+            task = {
+                "data": data,
+                "predictions": [{"model_version": name, "result": results} for name, results in predictions.items()],
+            }
+            file.write((",\n" if k else "\n") + json.dumps(task, ensure_ascii=False, allow_nan=False))
+        file.write("\n]\n")
+    (folder / "config.xml").write_text(build_config(plan), encoding="utf-8")
+    (folder / "README.md").write_text(README, encoding="utf-8")
+
+
+def build_config(plan: ExportPlan) -> str:
+    """Return the labelling configuration of a project with the annotation types of ``plan``."""
+    lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']
+    labels = [f"    <Label value={quoteattr(name)}/>" for name in plan.names or ("object",)]
+    if OBJECTS in plan.annotation_types:
+        lines += [
+            '  <Filter name="filter" toName="label"/>',
+            '  <RectangleLabels name="label" toName="image">',
+            *labels,
+            "  </RectangleLabels>",
+        ]
+        if plan.has_polygons:
+            lines += ['  <PolygonLabels name="outline" toName="image">', *labels, "  </PolygonLabels>"]
+    if any(annotation_type in REGION_TEXTS for annotation_type in plan.annotation_types):
+        lines += ['  <Rectangle name="region" toName="image"/>', '  <Polygon name="shape" toName="image"/>']
+    for annotation_type in plan.annotation_types:
+        if annotation_type in CONTROLS:
+            name = CONTROLS[annotation_type]
+            each = ' perRegion="true"' if annotation_type in REGION_TEXTS else ""
+            lines += [
+                f'  <Header value="{name.replace("_", " ").capitalize()}"/>',
+                f'  <TextArea name="{name}" toName="image" editable="true" maxSubmissions="1"{each}/>',
+            ]
+    return "\n".join([*lines, "</View>", ""])
+
+
+README = """# A Label Studio project
+
+Label Studio serves the images from this folder:
+
+    pip install label-studio
+    export LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT="$PWD"
+    label-studio start
+
+1. Create a project. Under Labeling Setup choose Custom template, and paste the content of config.xml.
+2. Under Settings, Cloud Storage, add a source storage of the type Local files with the absolute path of the folder
+   `images` in here. Do not sync it: it only allows Label Studio to serve the images.
+3. Import tasks.json. Its predictions are a start: under Settings, Annotation, let predictions prelabel tasks, and
+   choose one if there are several.
+4. Correct and submit each task you have looked at. An empty task, submitted, says that nothing is in the image.
+5. Export as JSON.
+"""
