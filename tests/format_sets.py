@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +31,7 @@ TEXT = (
         max_size=12,
     )
     .map(normalize_label)
-    .filter(lambda text: not is_blank(text) and not re.search(r"<\w+>", text))
+    .filter(lambda text: not is_blank(text) and not SPECIAL.search(text))
 )
 """Names as people give them, and worse, in the form that is kept."""
 
