@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.images import is_image
+from florence.images import IMAGE_SUFFIXES, is_image
 from florence.records import IMAGES
 from florence.store import Store
 
@@ -224,16 +224,15 @@ class _Ambiguous:
     def __init__(self, table: pa.Table, by_base: bool = False) -> None:
         numbers = [pc.max(table[name]).as_py() or 0 for name in ("since", "until")]
         self.collection = max(numbers)
-        names = table["name"].to_pylist()
-        keys = [cut_suffix(posixpath.basename(name) if by_base else name) for name in map(normalise_path, names)]
+        keys = list_keys(table["name"], by_base=by_base)
         images = _codes(table["image_id"])
-        kept = _shared(_codes(pa.chunked_array([pa.array(keys, pa.string())])), images)
+        kept = _shared(_codes(keys), images)
         if not by_base:
             files = pc.binary_join_element_wise(table["source"], table["name"], "\0")
             kept |= _shared(images, _codes(files))
         positions = np.flatnonzero(kept)
         self._table = table.take(pa.array(positions, pa.int64())).combine_chunks()
-        self._keys = [keys[k] for k in positions]
+        self._keys = keys.take(pa.array(positions, pa.int64())).to_pylist()
         self._by_key = Lookup(self._keys, len(self._keys))
 
     @cached_property
@@ -261,6 +260,19 @@ class _Ambiguous:
         """Yield all rows."""
         for start in range(0, len(self._table), 10_000):
             yield from list_rows(self._table.slice(start, 10_000))
+
+
+def list_keys(names: pa.ChunkedArray, by_base: bool) -> pa.ChunkedArray:
+    """Return `cut_suffix` of `normalise_path` of each name, or (``by_base``) of the last part of the path."""
+    if not pc.all(pc.string_is_ascii(names)).as_py():  # pyarrow's own normalisation to NFC decomposes
+        composed = [unicodedata.normalize("NFC", name) for name in names.to_pylist()]
+        names = pa.chunked_array([pa.array(composed, pa.string())])
+    keys = pc.replace_substring(names, "\\", "/")
+    keys = pc.replace_substring_regex(keys, r"^(\.?/+)+", "")
+    if by_base:
+        keys = pc.replace_substring_regex(keys, r"^(?s:.*)/", "")
+    endings = "|".join(ending[1:] for ending in sorted(IMAGE_SUFFIXES))
+    return pc.replace_substring_regex(keys, rf"([^/.])\.(?i:{endings})$", r"\1")
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:

@@ -228,6 +228,31 @@ def test_what_is_unambiguous_takes_no_memory_and_the_rest_is_answered(tmp_path: 
     assert [r.status for r in files.list_contents("c")] == ["replaced", "present"] and files.collection == 2
 
 
+def test_names_of_a_table_are_compared_as_one_name_is():
+    import posixpath
+
+    import pyarrow as pa
+
+    from florence.image_files import cut_suffix, list_keys, normalise_path
+
+    names = [
+        "a.JPG",
+        "./x//a.jpg",
+        "/y\\b.png",
+        "cafe\u0301.webp",
+        "a.b.jpeg",
+        "z/.jpg",
+        "no",
+        "n.txt",
+        "././q/r.tif",
+        "a\nb.gif",
+    ]
+    keys = list_keys(pa.chunked_array([names]), by_base=False).to_pylist()
+    assert keys == [cut_suffix(normalise_path(name)) for name in names]
+    bases = list_keys(pa.chunked_array([names]), by_base=True).to_pylist()
+    assert bases == [cut_suffix(posixpath.basename(normalise_path(name))) for name in names]
+
+
 def test_many_files_are_held_by_what_is_ambiguous_of_them(tmp_path: Path):
     import tracemalloc
 

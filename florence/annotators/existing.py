@@ -97,7 +97,7 @@ class Existing(Annotator):
         return self._label_set().vocabulary if OBJECTS in self.tasks else None
 
     def load(self) -> None:
-        """Read the data set, again only if its files have changed."""
+        """Read the data set, and what is known of the files, again only if they have changed."""
         files = self._files()
         content = self._digest(files)
         if self._labels is None or self._labels[0] != content:
@@ -105,16 +105,18 @@ class Existing(Annotator):
             if files.digest() != content:
                 raise FlorenceError(f"{files.uri} changed while it was read; start again when it is whole")
             self._labels = (content, labels)
+        self._matcher()
 
     def annotate(self, batch: ImageBatch) -> list[ClaimsOrError]:
         """Return the data set's labels of each image."""
         if self._labels is None:
             self.load()
-        return [self._image_claims(record) for record in batch.records]
+        matcher = self._matcher() if self._matchers is None else self._matchers[1]
+        return [self._image_claims(matcher, record) for record in batch.records]
 
-    def _image_claims(self, record: ImageRecord) -> ClaimsOrError:
+    def _image_claims(self, matcher: LabelMatcher, record: ImageRecord) -> ClaimsOrError:
         try:
-            found = self._matcher().find_claims(record)
+            found = matcher.find_claims(record)
         except FlorenceError as error:
             return error
         return [claim for claim in found.claims if claim.task in self.tasks]
