@@ -110,7 +110,9 @@ def test_a_folder_of_photos_goes_through(photos: Path, tmp_path: Path):
     by_name = {row["name"]: row for row in images}
     assert len(images) >= 36 and set(TAKEN) <= set(by_name)
     (facts,) = json.loads((folder / "build/loop.json").read_text())["rounds"]
-    aside = {row["name"]: row["reason"] for row in facts["rejected_files"]}
+    aside = {row["name"]: row["reason"] for row in pq.read_table(folder / "data/rejected_files.parquet").to_pylist()}
+    (listing,) = [one for one in facts["listings"] if one["source"] == "images"]
+    assert listing["files"] == listing["images"] + listing["texts"] + sum(one["count"] for one in listing["unused"])
     double = {"upright.jpg", "more/the same again.jpg"} & set(aside)
     assert (
         {name: aside[name] for name in ASIDE} == ASIDE

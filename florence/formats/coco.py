@@ -28,6 +28,7 @@ class CocoFormat(Format):
     """``annotations/instances_<split>.json`` and ``captions_<split>.json``, pictures in ``images/``."""
 
     annotation_types = (OBJECTS, *CAPTIONS)
+    revision = 2
 
     class Options(Section):
         """Settings of reading."""

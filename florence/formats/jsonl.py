@@ -36,6 +36,7 @@ class JsonLinesFormat(Format):
     """``labels.jsonl``, images in ``images/``."""
 
     annotation_types = ANNOTATION_TYPES
+    revision = 2
 
     def files(self, uri: str) -> Files:
         """Return one file, or every .jsonl of a folder."""

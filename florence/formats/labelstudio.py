@@ -27,6 +27,7 @@ class LabelStudioFormat(Format):
     """``tasks.json`` with our labels as predictions, ``config.xml`` for the project, images in ``images/``."""
 
     annotation_types = (OBJECTS, *dict.fromkeys(TEXTS.values()))
+    revision = 2
 
     class Options(Section):
         """Settings of reading."""
