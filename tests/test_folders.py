@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from florence.config import SnapshotSettings
-from florence.folders import settle_folder, swap_folder
+from florence.folders import settle_folder, swap_folder, temporary_folder
 from flows.adapters.snapshots import KEPT, Snapshots
 from flows.loop.students import save_student
 
@@ -151,3 +151,23 @@ def test_a_student_is_never_lost(tmp_path: Path):
 
     run_and_kill(lambda: save_student(tmp_path, 0), check)
     assert set(contents(folder).values()) == {"second"}
+
+
+def test_temporary_folders_of_killed_processes_are_removed_and_those_in_use_stay(tmp_path: Path):
+    parent = tmp_path / "tmp"
+    with temporary_folder(parent) as used:
+        (used / "a").write_text("in use")
+        if (child := os.fork()) == 0:
+            with temporary_folder(parent) as left:
+                (left / "b").write_text("half a download")
+                os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        assert sorted(text for text in contents(parent).values() if text) == ["half a download", "in use"]
+        with temporary_folder(parent) as new:
+            assert new.is_dir() and not list(new.iterdir())
+            assert [text for text in contents(parent).values() if text] == ["in use"]
+        with pytest.raises(ValueError), temporary_folder(parent) as failed:
+            (failed / "c").write_text("half")
+            raise ValueError
+        assert [text for text in contents(parent).values() if text] == ["in use"]
+    assert [p.name for p in parent.iterdir()] == [".lock"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -13,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from florence.errors import FlorenceError
+from florence.folders import temporary_folder
 from flows.adapters.curves import Curves
 from flows.adapters.environment import redact_text, redact_values
 from flows.adapters.mlflow_errors import translate_errors
 from flows.adapters.mlflow_store import MlflowStore
 from flows.adapters.mlflow_values import LONGEST_PARAM, as_tags, as_text, flatten, is_number, legal_key, shorten
 
+TEMPORARY = ".florence/tmp"
+"""The folder of files on their way from a store, below the workspace's."""
 LOOP, ROUND = "florence.loop", "florence.round"
 ABLATION, VARIANT = "florence.ablation", "florence.variant"
 
@@ -233,8 +235,8 @@ class Tracker:
         client, folder = self.store.client, name.rpartition("/")[0]
         if name not in {file.path for file in client.list_artifacts(run_id, folder or None)}:
             return None
-        with tempfile.TemporaryDirectory() as target:
-            return Path(client.download_artifacts(run_id, name, target)).read_bytes()
+        with temporary_folder(self.root / TEMPORARY) as target:
+            return Path(client.download_artifacts(run_id, name, str(target))).read_bytes()
 
     @translate_errors("read the curves")
     def has_metric(self, run_id: str, name: str) -> bool:
