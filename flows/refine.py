@@ -13,6 +13,7 @@ from pathlib import Path
 from prefect import flow
 
 from florence.errors import FlorenceError, SettingsError
+from flows.adapters.ignored import refuse_ignored
 from flows.facts import read_facts
 from flows.label_sets import check_label_sets
 from flows.lock import lock_workspace
@@ -53,6 +54,7 @@ def _run_loop(workspace: TrackedWorkspace, rounds: int | None) -> str:
             f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it; "
             "write the section, with its defaults if nothing else"
         )
+    refuse_ignored(workspace.root)
     read_facts(workspace)  # refuses what this version cannot continue, before hours of work
     remove_partial_files(workspace)
     before = resume_state(workspace)

@@ -27,7 +27,7 @@ COLUMNS = (
     ("trace_tags", "value"),
 )
 """Columns that hold locations; MLflow knows artifacts by no others."""
-WAIT = 60.0
+WAIT = 20.0
 """Seconds for which another process may hold the database."""
 
 
@@ -80,7 +80,7 @@ def _old_roots(database: sqlite3.Connection, root: Path, artifacts: str) -> Iter
         (WORKSPACE,),
     )
     tail = Path(artifacts).parts
-    for path in filter(None, (_local_path(value) for (value,) in untagged)):
+    for path in filter(None, (local_path(value) for (value,) in untagged)):
         for folder in (path, path.parent):  # MLflow's own experiment "Default" is a folder below
             if tail and folder.parts[-len(tail) :] == tail:
                 found.add(Path(*folder.parts[: -len(tail)]))
@@ -101,7 +101,7 @@ def _changes(database: sqlite3.Connection, olds: tuple[Path, ...], root: Path) -
 
 def _moved_location(value: str | None, olds: tuple[Path, ...], root: Path) -> str | None:
     """Return a location beneath one of ``olds`` as one beneath ``root``; None for any other."""
-    if (path := _local_path(value)) is None or value is None:
+    if (path := local_path(value)) is None or value is None:
         return None
     for old in olds:
         within = path.is_relative_to(root) and root.is_relative_to(old)  # the copy lies inside the original
@@ -111,7 +111,7 @@ def _moved_location(value: str | None, olds: tuple[Path, ...], root: Path) -> st
     return None
 
 
-def _local_path(value: str | None) -> Path | None:
+def local_path(value: str | None) -> Path | None:
     """Return the absolute path of a location, a path or a file URI; None for any other."""
     if not value:
         return None

@@ -25,7 +25,7 @@ from flows.adapters.sqlite_urls import build_sqlite_uri, sqlite_file
 ARTIFACTS = "build/mlartifacts"
 """Where an experiment keeps its artifacts by default, in the workspace."""
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
-"""The variable in which MLflow passes the default location of artifacts on; the working directory's mlruns/ otherwise."""
+"""The variable in which MLflow passes its default location of artifacts on."""
 
 
 class MlflowStore:
@@ -71,6 +71,7 @@ class MlflowStore:
                     _say_moved(moved, file)
             return self._new_client()
 
+    @translate_errors("read the locations of artifacts")
     def find_moved(self) -> MovedStore | None:
         """Return which locations lead to another workspace, as opening would rewrite them; None where none does."""
         file = sqlite_file(self.uri)
@@ -125,6 +126,16 @@ class MlflowStore:
                 f"`mlflow experiments restore -x {found.experiment_id}`, or name another one in tracking.experiment"
             )
         return found.experiment_id
+
+    @translate_errors("look for the experiment")
+    def describe_experiment(self) -> tuple[str, str] | None:
+        """Return what is wrong with the experiment, and what to do; None where it is there, or would be made."""
+        try:
+            self._find_experiment()
+        except FlorenceError as error:
+            fault, _, remedy = str(error).partition("; ")
+            return fault, remedy
+        return None
 
     def _make_experiment(self) -> str:
         from mlflow.exceptions import MlflowException

@@ -6,14 +6,15 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from florence.errors import FlorenceError
+from florence.folders import temporary_folder
 from flows.adapters.mlflow_errors import translate_errors
+from flows.adapters.mlflow_locations import local_path
 from flows.adapters.mlflow_store import MlflowStore, hold_lock, use_tracking_uri
 from flows.adapters.mlflow_values import as_tags
 from flows.adapters.model_package import check_model_folder, package_model
@@ -174,8 +175,7 @@ class ModelRegistry:
         target = folder / version
         if _origin(target) == origin:
             return target
-        part = folder / f".{version}.{uuid.uuid4().hex}.part"
-        try:
+        with temporary_folder(folder / ".tmp") as part:
             where = download_artifacts(
                 f"{self._artifact_uri(version)}/artifacts/model",
                 dst_path=str(part),
@@ -187,8 +187,6 @@ class ModelRegistry:
                 if _origin(target) != origin:
                     shutil.rmtree(target, ignore_errors=True)
                     os.replace(where, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return target
 
     def _artifact_uri(self, version: str) -> str:
@@ -196,6 +194,37 @@ class ModelRegistry:
         if self.store.registry_uri.startswith("databricks-uc"):
             return f"models:/{self.name}/{version}"
         return self.store.client.get_model_version_download_uri(self.name, version).rstrip("/")
+
+    @translate_errors("look for aliases")
+    def lost_aliases(self) -> dict[str, str]:
+        """Return the aliases champion and challenger that name a version which is not registered, with its number."""
+        there = {version.version for version in self.versions()}
+        aliases = ((alias, version) for version, names in self._read_aliases().items() for alias in names)
+        return {
+            alias: version for alias, version in aliases if alias in (CHAMPION, CHALLENGER) and version not in there
+        }
+
+    @translate_errors("look for the model's files")
+    def find_fault(self, version: str) -> str:
+        """Return why a registered version cannot be used: its files or its run are gone; "" where nothing is wrong.
+
+        Files that are not on this machine are not looked for.
+        """
+        from mlflow.exceptions import MlflowException
+
+        found = self.store.client.get_model_version(self.name, version)
+        place = local_path(self._artifact_uri(version))
+        if place is not None and not any((place / "artifacts/model").glob("*.safetensors")):
+            return f"its weights are not in {place}" if place.is_dir() else f"{place} does not exist"
+        try:
+            run = self.store.client.get_run(found.run_id) if found.run_id else None
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return f"its run {found.run_id} is gone"
+        if run is not None and run.info.lifecycle_stage != "active":
+            return f"its run {found.run_id} has been deleted; `mlflow runs restore --run-id {found.run_id}`"
+        return ""
 
     def _registered_model(self) -> Any:
         """Return MLflow's record of the registered model; None where there is none yet."""
@@ -217,7 +246,9 @@ class ModelRegistry:
     def _find_alias(self, alias: str) -> ModelVersion | None:
         aliases = self._read_aliases()
         version = next((version for version, names in aliases.items() if alias in names), None)
-        return self._get(version) if version is not None else None
+        if version is None or version not in {known.version for known in self.versions()}:
+            return None  # an alias outlives its version in some stores
+        return self._get(version)
 
     def _get(self, version: str) -> ModelVersion:
         return _model_version(self.store.client.get_model_version(self.name, version), self._read_aliases())

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flows.adapters.ignored import refuse_ignored
 from flows.adapters.prefect_server import prefect_api
 from flows.cli.context import Round, Student, Verbose, choose_round, open_here, open_locked, stage_run
 from flows.terminal import ProgressBars, say
@@ -110,6 +111,7 @@ def publish(round: Round = None, student: Student = None) -> None:
     from flows.models import find_model
 
     with open_locked("florence publish") as workspace, ProgressBars() as progress:
+        refuse_ignored(workspace.root)
         number = choose_round(workspace, round)
         model = str(find_model(workspace, student)) if student else None
         annotators = list_annotators(workspace.settings, model, workspace.store)

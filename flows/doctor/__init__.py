@@ -8,7 +8,7 @@ from pathlib import Path
 from florence.config import read_settings
 from florence.errors import FlorenceError
 from flows.adapters.environment import redact_text
-from flows.doctor import folder, installation, stores
+from flows.doctor import folder, installation, mlflow, stores
 from flows.doctor.check import Check
 
 __all__ = ["Check", "check_workspace", "format_checks"]
@@ -30,7 +30,7 @@ def check_workspace(root: Path) -> list[Check]:
         ("store", lambda: stores.check_store(settings, root)),
         ("sources", lambda: stores.check_buckets(settings)),
         ("DVC remote", lambda: stores.check_remote(root)),
-        ("MLflow", lambda: stores.check_mlflow(settings, root)),
+        ("MLflow", lambda: mlflow.check_mlflow(settings, root)),
         ("Prefect", lambda: stores.check_prefect(root)),
         ("disk", lambda: folder.check_disk(root)),
         ("model", lambda: folder.check_model(settings, root)),
