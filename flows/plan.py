@@ -16,6 +16,7 @@ from florence.store import Store
 from florence.workspace import Workspace
 from florence.workspace.annotate import count_missing, find_human_annotator, list_annotators
 from florence.workspace.collect import collect_images
+from florence.workspace.collected import describe_collected
 from florence.workspace.layout import list_shards, read_images
 from florence.workspace.publish import list_left_out, needs_restoring
 from flows.label_sets import list_label_set_lines
@@ -36,9 +37,9 @@ class LoopPlan:
     ``new``: images that would be collected; ``missing``: annotator → images to annotate, of those collected already.
 
     ``changed``: sections of settings that differ from when the last loop ended; ``reviews``: whether people's reviews
-    are new; ``rounds``: rounds that would be done; ``labels``: what would be told about label sets. ``restored``: the
-    snapshot that the working store would be filled from, "" for none; ``is_lost``: whether it would have to be, but is
-    not here.
+    are new; ``rounds``: rounds that would be done; ``files``, ``labels``: what would be told about files of sources and
+    about label sets. ``restored``: the snapshot that the working store would be filled from, "" for none; ``is_lost``:
+    whether it would have to be, but is not here.
     """
 
     state: LoopState | None
@@ -48,6 +49,7 @@ class LoopPlan:
     changed: tuple[str, ...]
     rounds: range
     reviews: bool = False
+    files: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     restored: str = ""
     is_lost: bool = False
@@ -183,7 +185,7 @@ def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = sho
     state, missing = find_last_state(workspace), count_unannotated(workspace)
     by_default = workspace.settings.flow.rounds
     known: dict[str, Any] = {"state": state, "new": collected.new, "total": collected.total, "missing": missing}
-    known |= {"restored": restored, "is_lost": is_lost}
+    known |= {"restored": restored, "is_lost": is_lost, "files": tuple(describe_collected(collected.files))}
     known["labels"] = tuple(list_label_set_lines(workspace, dry.images))
     if state is None:
         first = next_round(store, workspace.data)
@@ -229,6 +231,7 @@ def describe_plan(plan: LoopPlan) -> str:
     if plan.restored:
         lines.append(f"restore: the working store is empty and is filled from data/, {plan.restored}")
     lines.append(f"images: {plan.total - plan.new} collected, {plan.new} new")
+    lines += plan.files
     lines += [f"annotate: {name} has {count} images left" for name, count in plan.missing.items()]
     if plan.new:
         lines.append("annotate: every annotator annotates the new images")

@@ -302,6 +302,18 @@ def test_what_florence_writes_is_not_read(tmp_path):
     assert listing(tmp_path / "yolo")[0] == ["images/train/a.png"], "an export that is named itself is read"
 
 
+def test_a_workspace_below_the_source_is_left_out_too(tmp_path):
+    put(tmp_path / "a.png")
+    put_bytes(tmp_path / "work/params.yaml")
+    put_bytes(tmp_path / "work/dvc.yaml", b"stages:\n  train:\n    cmd: florence train\n")
+    put(tmp_path / "work/build/data_docs/logo.png")
+    put(tmp_path / "work/photos/b.png")
+    (tmp_path / "link").symlink_to(tmp_path / "work", target_is_directory=True)
+    names, unused, _ = listing(tmp_path)
+    assert [name.split("/")[-1] for name in names] == ["a.png", "b.png"]
+    assert unused == {"of a workspace of Florence": (3, "")}
+
+
 def test_a_project_of_somebody_else_is_read(tmp_path):
     put_bytes(tmp_path / "params.yaml")
     put_bytes(tmp_path / "dvc.yaml", b"stages: {}")

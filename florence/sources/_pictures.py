@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from florence.drawn_scenes.figures import Cutout, draw_cutout
-from florence.errors import ImageError
+from florence.errors import DataError, ImageError
 from florence.geometry import mask_polygons
 from florence.images import decode_image, is_image, open_image
 from florence.sources._files import Tree, TreeFile
+from florence.text_files import decode_text, explain_non_caption
 
 
 def read_cutouts(
@@ -62,9 +63,15 @@ def find_notes(files: list[TreeFile]) -> dict[str, TreeFile]:
 
 
 def read_note(tree: Tree, notes: dict[str, TreeFile], name: str) -> str | None:
-    """Return the text beside an image, on one line."""
+    """Return the text beside an image, on one line; None where there is none, or it holds something else."""
     entry = notes.get(posixpath.splitext(name)[0])
-    return (" ".join(tree.read(entry).decode("utf-8-sig", "replace").split()) or None) if entry else None
+    if entry is None:
+        return None
+    try:
+        text = decode_text(tree.read(entry))
+    except DataError:
+        return None
+    return None if explain_non_caption(text, entry.name) else " ".join(text.split())
 
 
 def _label_from_name(name: str) -> str:

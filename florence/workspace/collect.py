@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from florence.config import Settings
 from florence.errors import DataError, ImageError, SettingsError
-from florence.image_files import FileLog, normalise_uri
 from florence.images import decode_image, perceptual_hash
 from florence.progress import Progress, show_nothing
 from florence.records import IMAGES, RECORD_COLUMNS, Annotation, Claim, ImageRecord, annotate, annotations_table, digest
@@ -22,6 +21,7 @@ from florence.sources import SOURCES, Listing, Source, SourceImage
 from florence.store import Store
 from florence.workspace.base import Workspace
 from florence.workspace.collected import SourceFiles, write_collected
+from florence.workspace.file_log import FileLog, normalise_uri
 from florence.workspace.form import check_store, mark_store
 from florence.workspace.layout import REJECTED_FILES, read_rejected_files
 
