@@ -95,7 +95,9 @@ def test_base_names_are_used_on_whole_sets_where_both_sides_have_one(tmp_path: P
 
 
 def test_another_size_is_an_error_and_no_match(tmp_path: Path):
-    (tmp_path / "a.jsonl").write_text(json.dumps({"image": {"name": "a.png", "width": 48, "height": 64}}))
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"image": {"name": "a.png", "width": 48, "height": 64}, "annotations": []})
+    )
     form = FORMATS.get("jsonl")()
     with pytest.raises(DataError, match="labels for 48 × 64 pixels, but the upright image has 64 × 48"):
         find_claims(form.open(form.files(str(tmp_path))), image(0))
@@ -117,7 +119,7 @@ def test_data_sets_may_be_anywhere(tmp_path: Path):
 
 
 def test_formats_are_found_by_their_files():
-    assert FORMATS.names() == ("alttext", "coco", "jsonl", "labelstudio", "snapshot", "voc", "yolo")
+    assert FORMATS.names() == ("alttext", "coco", "imagefolder", "jsonl", "labelstudio", "snapshot", "voc", "yolo")
     assert list_writable_formats() == ("coco", "jsonl", "labelstudio", "voc", "yolo")
     with pytest.raises(UnknownNameError, match="unknown format 'kitti'; known: alttext, coco"):
         FORMATS.get("kitti")

@@ -131,11 +131,11 @@ def test_a_bad_label_loses_only_itself(tmp_path: Path, row, message: str):
         '{"image": {}}',
         '{"image": {"name": 3}}',
         '{"image": {"name": "x"}, "annotations": 3}',
-        '{"image": {"name": "x", "width": "x"}}',
+        '{"image": {"name": "x", "width": "x"}, "annotations": []}',
     ],
 )
 def test_a_bad_line_loses_only_itself(tmp_path: Path, line: str):
-    (tmp_path / "a.jsonl").write_text(f'{line}\n\n{{"image": {{"name": "sub/b.jpg"}}}}\n')
+    (tmp_path / "a.jsonl").write_text(f'{line}\n\n{{"image": {{"name": "sub/b.jpg"}}, "annotations": []}}\n')
     found = read_back("jsonl", tmp_path, [RECORD])
     assert (
         found.claims[RECORD.image_id].claims == () and len(found.problems) == 1 and "line 1" in found.problems[0].detail
@@ -175,8 +175,9 @@ def test_columns_are_named_where_they_are_unusual(tmp_path: Path):
     found = read_back(
         "alttext", path, [RECORD, image(0), image(1)], name="Bild", text="Worte", kind="<DETAILED_CAPTION>"
     )
-    assert claims_of(found, RECORD) == (Claim("<DETAILED_CAPTION>", "eine Katze"), Claim("<DETAILED_CAPTION>", "zwei"))
-    assert claims_of(found, image(0)) == () and found.unknown == ("sub/a.png",)
+    assert [c.text for c in found.claims[RECORD.image_id].claims] == ["eine Katze", "zwei"]
+    assert [(p.unit, p.reason) for p in found.problems] == [("label", "the same text again")]
+    assert found.claims[image(0).image_id].claims == () and found.unknown == ("sub/a.png",)
     with pytest.raises(SettingsError, match="kind"):
         FORMATS.get("alttext")(kind="<OD>")
 
@@ -209,7 +210,7 @@ def test_other_files_are_errors(tmp_path: Path):
     with pytest.raises(StoreError, match="does not exist"):
         read_back("alttext", tmp_path / "u.csv", [RECORD])
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty/x.txt").write_text("x")
+    (tmp_path / "empty/x.md").write_text("x")
     with pytest.raises(StoreError, match=r"has no file that ends in \.csv"):
         read_back("alttext", tmp_path / "empty", [RECORD])
 

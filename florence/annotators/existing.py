@@ -35,7 +35,7 @@ class Existing(Annotator):
     class Options(Section):
         """Settings."""
 
-        format: str = Field(description="alttext, coco, jsonl, labelstudio, snapshot, voc or yolo")
+        format: str = Field(description="alttext, coco, imagefolder, jsonl, labelstudio, snapshot, voc or yolo")
         uri: str = Field(
             description="the file or folder: a local path (relative to the workspace) or s3://bucket/prefix"
         )

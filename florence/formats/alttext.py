@@ -1,36 +1,43 @@
-"""Texts by file name in a table: CSV, TSV, Parquet or JSON lines. Read only."""
+"""Texts of images: a table with a text for each file name, or a text file beside each picture. Read only."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator
+import posixpath
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field, field_validator
 
 from florence.config import Section
-from florence.errors import DataError
-from florence.formats import (
-    FORMATS,
-    Format,
-    ImageClaims,
-    LabelProblem,
-    LabelSet,
-    LabelSetEntry,
-)
+from florence.errors import DataError, StoreError
+from florence.formats import FORMATS, Format, ImageClaims, LabelProblem, LabelSet, LabelSetEntry, UnusableLabelError
+from florence.formats._checks import check_text
 from florence.formats._files import Files
+from florence.formats._table_rows import (
+    ENDINGS,
+    NAME_COLUMNS,
+    TEXT_COLUMNS,
+    TableRow,
+    check_caption,
+    check_file,
+    explain_columns,
+    is_table,
+    read_image_path,
+    read_rows,
+)
 from florence.records import CAPTIONS, Claim, ImageRecord
+from florence.text_files import LIST_NAMES, explain_non_caption
 
-ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
-NAME_COLUMNS = ("name", "file_name", "file", "filename", "image", "path", "filepath")
-TEXT_COLUMNS = ("text", "caption", "alt_text", "alt", "title", "description")
+BESIDE = (".txt", ".caption")
+"""Endings of text files that lie beside their pictures."""
 
 
 @FORMATS.register("alttext")
 class AltTextFormat(Format):
-    """Texts of images, one or more for a file name. An empty text is no caption, but its image counts as annotated."""
+    """Texts of images, one or more for a file name. An empty text is no caption, but its image counts as annotated.
+
+    A folder without a table is read as one of texts beside pictures: ``cat.txt`` or ``cat.jpg.txt`` for ``cat.jpg``.
+    """
 
     annotation_types = CAPTIONS
     is_writable = False
@@ -48,6 +55,9 @@ class AltTextFormat(Format):
             "<CAPTION>",
             description="annotation type of the texts: <CAPTION>, <DETAILED_CAPTION> or <MORE_DETAILED_CAPTION>",
         )
+        encoding: str = Field(
+            "", description="encoding of the files, as cp1252 or gbk; else UTF-8, or UTF-16 with a byte order mark"
+        )
 
         @field_validator("kind")
         @classmethod
@@ -57,95 +67,107 @@ class AltTextFormat(Format):
             return value
 
     def files(self, uri: str) -> Files:
-        """Return one file, or every file of a folder with one of `ENDINGS`."""
-        return Files(uri, lambda name: name.lower().endswith(ENDINGS), f"file that ends in {', '.join(ENDINGS)}")
+        """Return one file, or every table of a folder; without a table, every text file that lies beside pictures."""
+        expected = f"file that ends in {', '.join((*ENDINGS, *BESIDE))}"
+        files = Files(uri, lambda name: is_table(name) or _is_beside(name), expected)
+        if not files.single:
+            tables = tuple(name for name in files.names if is_table(name))
+            files.names = tables or files.names
+        return files
 
     def open(self, files: Files) -> LabelSet:
         """See `Format.open`."""
         return _TextSet(files, self.options)
 
 
+def _is_beside(name: str) -> bool:
+    stem, ending = posixpath.splitext(posixpath.basename(name))
+    return ending.lower() in BESIDE and stem.casefold() not in LIST_NAMES
+
+
+@dataclass(slots=True)
+class _ImageTexts:
+    """The texts of an image, each with its position. ``problems``: rows of it that cannot be used."""
+
+    names: tuple[str, ...]
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[LabelProblem] = field(default_factory=list)
+
+
 class _TextSet(LabelSet):
     def __init__(self, files: Files, options: Any) -> None:
-        self.annotation_type = options.kind
+        self.options = options
+        self.found: dict[str, _ImageTexts] = {}
         problems: list[LabelProblem] = []
-        texts: dict[str, list[str]] = {}
+        errors: list[DataError | StoreError] = []
         for file in files.names:
-            columns: tuple[str, str] | None = None
-            for place, row in _rows(files, file):
-                if isinstance(row, str):
-                    problems.append(LabelProblem("not understood", f"{place} {row}"))
-                    continue
-                columns = columns or _columns(row, options, files.where(file))
-                name, text = (row.get(column) for column in columns)
-                if not isinstance(name, str) or not name.strip():
-                    problems.append(
-                        LabelProblem(
-                            "not understood", f"{place}: {columns[0]}: found {name!r:.60}; an image's path is expected"
-                        )
-                    )
-                elif text is not None and not isinstance(text, str):
-                    problems.append(
-                        LabelProblem("not understood", f"{place}: {columns[1]}: found {text!r:.60}; a text is expected")
-                    )
+            try:
+                if files.single or is_table(file):
+                    self._read_table(files, file, problems)
                 else:
-                    known = texts.setdefault(name.strip(), [])
-                    known += [text.strip()] if text and text.strip() else []
-        super().__init__(
-            files.uri, [LabelSetEntry((name,), raw=tuple(found)) for name, found in texts.items()], (), problems
-        )
+                    self._read_text_file(files, file)
+            except (DataError, StoreError) as error:
+                if isinstance(error, StoreError) and len(files.names) == 1:
+                    raise
+                errors.append(error)
+                problems.append(check_file(DataError(str(error)) if isinstance(error, StoreError) else error))
+        if errors and len(errors) == len(files.names):
+            raise errors[0]
+        entries = [LabelSetEntry(one.names, raw=one) for one in self.found.values()]
+        super().__init__(files.uri, entries, (), problems)
+
+    def _read_table(self, files: Files, file: str, problems: list[LabelProblem]) -> None:
+        folder, where = posixpath.dirname(file), files.where(file)
+        settings = (("name", self.options.name, NAME_COLUMNS), ("text", self.options.text, TEXT_COLUMNS))
+        known = [(wanted,) if wanted else usual for _, wanted, usual in settings]
+        columns: list[str] = []
+        for row in read_rows(files, file, self.options.encoding, known):
+            if row.problem is not None:
+                problems.append(row.problem)
+                continue
+            columns = columns or [explain_columns(row, where, wanted, usual, key) for key, wanted, usual in settings]
+            try:
+                names = read_image_path(row.values.get(columns[0]), f"{row.place}: {columns[0]}", folder)
+            except UnusableLabelError as error:
+                problems.append(LabelProblem(error.reason, error.detail))
+                continue
+            self._add_text(self.found.setdefault(names[0], _ImageTexts(names)), row, columns[1])
+
+    def _add_text(self, image: _ImageTexts, row: TableRow, column: str) -> None:
+        what, text = f"{row.place}: {column}", row.values.get(column)
+        try:
+            if column not in row.values:
+                raise UnusableLabelError("a row without a text", f"{what}: there is no such column in this row")
+            if text is None or isinstance(text, str) and not text.strip():
+                return
+            text = check_text(text, what).strip()
+            check_caption(text, what)
+            image.texts.append((what, text))
+        except UnusableLabelError as error:
+            image.problems.append(LabelProblem(error.reason, error.detail))
+
+    def _read_text_file(self, files: Files, file: str) -> None:
+        where, stem = files.where(file), posixpath.splitext(file)[0]
+        image = self.found.setdefault(stem, _ImageTexts((stem,)))
+        try:
+            text = " ".join(files.text(file, self.options.encoding).split())
+        except DataError as error:
+            image.problems.append(LabelProblem("in another encoding", str(error)))
+            return
+        if not text:
+            return
+        reason = explain_non_caption(files.text(file, self.options.encoding), file)
+        if reason:
+            image.problems.append(LabelProblem(reason, f"{where}: found {text!r:.60}; a caption is expected"))
+        else:
+            image.texts.append((where, text))
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """Return the different texts of an image, in the order of the file."""
-        return ImageClaims(tuple(Claim(self.annotation_type, text) for text in dict.fromkeys(entry.raw)))
-
-
-def _rows(files: Files, name: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Yield the position of each row, and the row or what is wrong with it."""
-    where = files.where(name)
-    ending = name.lower().rpartition(".")[2]
-    if ending == "parquet":
-        for k, row in enumerate(files.store.read_table(name).to_pylist()):
-            yield f"{where}: row {k}", row
-    elif ending == "jsonl":
-        for k, line in enumerate(files.text(name).split("\n"), start=1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    yield f"{where}: line {k}", f"is not JSON: {error}"
-                    continue
-                yield (
-                    f"{where}: line {k}",
-                    row if isinstance(row, dict) else f"found {type(row).__name__}; an object is expected",
-                )
-    else:
-        # the default limit, a guard against unclosed quotes, is too small for long texts
-        csv.field_size_limit(1 << 24)
-        reader = csv.DictReader(
-            io.StringIO(files.text(name), newline=""), delimiter="\t" if ending == "tsv" else ",", strict=True
-        )
-        try:
-            for values in reader:
-                row = (
-                    values
-                    if None not in values
-                    else f"has {len(values) + len(values[None]) - 1} fields; {len(values) - 1} are expected"
-                )
-                yield f"{where}: line {reader.line_num}", row
-        except csv.Error as error:
-            yield f"{where}: line {reader.line_num}", f"is not well formed, and nothing after it is read: {error}"
-
-
-def _columns(row: dict[str, Any], options: Any, where: str) -> tuple[str, str]:
-    """Return the columns of names and texts. Raises DataError if one is missing."""
-    result = []
-    for setting, wanted, usual in (("name", options.name, NAME_COLUMNS), ("text", options.text, TEXT_COLUMNS)):
-        found = next((column for column in ((wanted,) if wanted else usual) if column in row), None)
-        if found is None:
-            raise DataError(
-                f"{where}: found the columns {', '.join(map(str, row))}; "
-                f"{wanted or ' or '.join(usual)} is expected (setting {setting})"
-            )
-        result.append(found)
-    return result[0], result[1]
+        claims: dict[str, Claim] = {}
+        problems = list(entry.raw.problems)
+        for where, text in entry.raw.texts:
+            if text in claims:
+                problems.append(LabelProblem("the same text again", f"{where}: {text!r:.60} is there before"))
+            claims[text] = Claim(self.options.kind, text)
+        return ImageClaims(tuple(claims.values()), tuple(problems))
