@@ -151,6 +151,7 @@ def answer_values(result: ImageAnswer) -> dict[str, Any]:
         "score": answer.score,
         "confidence": result.confidence_of(answer.score) if not answer.regions else None,
         "regions": [_region_values(result, r) for r in answer.regions],
+        "truncated": answer.truncated,
         "error": str(answer.error) if answer.error else None,
     }
 
@@ -179,6 +180,8 @@ def _format_lines(result: ImageAnswer) -> str:
         lines = [f"{r.label:<{width}}  {r.score or 0:.2f}  {_format_location(r)}" for r in result.regions]
     if answer.error is not None:
         lines.append(f"the answer is not whole: {answer.error}")
+    if answer.truncated:
+        lines.append("the answer was cut at its greatest length: there may be more")
     return "\n".join(lines)
 
 

@@ -243,7 +243,7 @@ def test_a_model_is_fetched_once(tmp_path):
     assert found.fetch("1") == found.fetch("@champion") == registry(tmp_path).fetch(1) == folder
     assert {p: p.stat().st_ino for p in folder.iterdir()} == before
     assert files(found.fetch("challenger", tmp_path / "there")) == files(tmp_path / "models/1")
-    assert sorted(p.name for p in (tmp_path / ".florence/models").iterdir()) == [".lock", "1"]
+    assert sorted(p.name for p in (tmp_path / ".florence/models").iterdir()) == [".lock", ".tmp", "1"]
     # What was fetched can be registered in turn.
     run = Tracker(found.store).round_run(Tracker(found.store).loop_run("l", {}), 9)
     assert files(found.fetch(found.register(run, folder, {}))) == files(folder)
@@ -262,7 +262,20 @@ def test_a_model_that_cannot_be_fetched_leaves_nothing(tmp_path):
     shutil.rmtree(packed_folder(tmp_path) / "artifacts")
     with pytest.raises(FlorenceError, match="cannot fetch the model"):
         found.fetch("1")
-    assert [p.name for p in (tmp_path / ".florence/models").iterdir() if p.name != ".lock"] == []
+    assert [p.name for p in (tmp_path / ".florence/models").rglob("*") if p.name not in (".lock", ".tmp")] == []
+
+
+def test_what_a_killed_download_has_left_is_removed_by_the_next_one(tmp_path):
+    found = register_rounds(tmp_path)
+    if (child := os.fork()) == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "replace", lambda *paths: os._exit(9))
+            found.fetch("1")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    left = tmp_path / ".florence/models/.tmp"
+    assert list(left.rglob("model.safetensors"))
+    assert (found.fetch("1") / "model.safetensors").is_file() and [p.name for p in left.rglob("*")] == [".lock"]
 
 
 # ---------------------------------------------------------------- used elsewhere
@@ -294,16 +307,11 @@ mlflow.set_tracking_uri(sys.argv[2])
 model = mlflow.pyfunc.load_model("models:/florence@champion")
 import florence
 requests = json.loads(sys.stdin.read())
-requests[1]["image"] = open(requests[0]["image"], "rb").read()
+requests[1]["image"] = open("photo.png", "rb").read()
 table = model.predict(pd.DataFrame(requests), params={"max_tokens": 12})
 listed = model.predict([row for row in requests if isinstance(row["image"], str)], params={"max_tokens": 12})
-wrong = ""
-try:
-    model.predict([{"image": "photo.png", "task": "<NOPE>"}])
-except Exception as error:
-    wrong = f"{type(error).__name__}: {error}"
 print(json.dumps({
-    "library": florence.__file__, "wrong": wrong,
+    "library": florence.__file__,
     "table": table.to_dict("records"), "listed": listed.to_dict("records"),
     "modules": sorted(m.__file__ for n, m in list(sys.modules.items()) if n.split(".")[0] == "florence"),
 }, allow_nan=False))
@@ -320,12 +328,14 @@ def used_elsewhere(root: Path, uri: str, env: dict[str, str]) -> dict:
     sink = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(sink, "PNG")
     (folder / "photo.png").write_bytes(sink.getvalue())
+    text = base64.b64encode(sink.getvalue()).decode()
     requests = [
-        {"image": "photo.png", "task": "<OD>"},
+        {"image": f"data:image/png;base64,{text}", "task": "<OD>"},
         {"image": None, "task": "<OD>"},
-        {"image": base64.b64encode(sink.getvalue()).decode(), "task": "<OD>"},
-        {"image": "photo.png", "task": "<REGION_TO_CATEGORY>", "input": "<loc_1><loc_2><loc_500><loc_600>"},
-        {"image": "missing.png", "task": "<OD>"},
+        {"image": text, "task": "<OD>"},
+        {"image": text, "task": "<REGION_TO_CATEGORY>", "input": "<loc_1><loc_2><loc_500><loc_600>"},
+        {"image": "photo.png", "task": "<OD>"},
+        {"image": text, "task": "<NOPE>"},
     ]
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -361,16 +371,15 @@ def test_the_champion_is_used_where_no_florence_is_installed(tmp_path):
     found.promote()
     message = used_elsewhere(tmp_path, found.uri, {})
     assert Path(message["library"]) == packed_folder(tmp_path) / "code/florence/__init__.py"
-    by_path, by_bytes, by_base64, category, missing = message["table"]
-    assert by_path == by_bytes == by_base64 and set(by_path) == {"text", "regions", "score", "confidence", "error"}
-    assert (
-        missing == {"text": "", "regions": [], "score": None, "confidence": None, "error": missing["error"]}
-        and "missing.png" in missing["error"]
-    )
-    assert [row["text"] for row in message["listed"]] == [by_path["text"], by_path["text"], category["text"], ""]
-    assert message["wrong"].startswith("UnknownNameError") and "<OD>" in message["wrong"]
-    assert [by_path["text"], category["text"]] == _here(folder, tmp_path / "far away/photo.png")
-    unused = {"imagehash"}  # imported by florence.images.perceptual_hash alone, which a served model never calls
+    by_url, by_bytes, by_base64, category, path, unknown = message["table"]
+    assert by_url == by_bytes == by_base64
+    assert set(by_url) == {"text", "regions", "score", "confidence", "truncated", "error"}
+    assert path["text"] == "" and "the image cannot be used" in path["error"] and "photo" not in path["error"]
+    assert unknown["text"] == "" and unknown["error"].startswith("unknown task") and "<OD>" in unknown["error"]
+    assert [row["text"] for row in message["listed"]] == [by_url["text"], by_url["text"], category["text"], "", ""]
+    assert [by_url["text"], category["text"]] == _here(folder, tmp_path / "far away/photo.png")
+    # imported by florence.images.perceptual_hash alone, which a served model never calls; read where it is installed
+    unused = {"imagehash", "pillow_heif"}
     assert _packages(message["modules"]) <= set(REQUIREMENTS) | unused
 
 
@@ -396,5 +405,5 @@ def _packages(modules: list[str]) -> set[str]:
         for node in ast.walk(ast.parse(Path(module).read_text(encoding="utf-8"))):
             names |= {a.name.split(".")[0] for a in node.names} if isinstance(node, ast.Import) else set()
             names |= {node.module.split(".")[0]} if isinstance(node, ast.ImportFrom) and node.module else set()
-    package = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python-headless"}
+    package = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python-headless", "huggingface_hub": "huggingface-hub"}
     return {package.get(name, name) for name in names - sys.stdlib_module_names - {"florence"}}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from florence.codec import constrain
+from florence.errors import ModelError
 from florence.model import decoding, generate
 from florence.model.checkpoint import Checkpoint, build, load
 from florence.model.decoder import Decoder
@@ -363,3 +364,51 @@ def test_locations_are_candidates_by_neighbourhood(shipped):
     assert scores[order].tolist() == pytest.approx([0.5, 0.25, 0.25], abs=5e-3)
     near = scorer.probability(torch.tensor([0]), torch.tensor([order[0]]))
     assert float(near) == pytest.approx(mass[185:216].sum(), abs=1e-3)
+
+
+# ---------------------------------------------------------------- the greatest length
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_answer_that_its_limit_has_cut_says_so(beams, shipped):
+    images = pictures(2)
+    queries = [Query(image, name) for image in range(2) for name in ("<OD>", "<CAPTION>", "<REGION_PROPOSAL>")]
+    whole = predict(shipped, images, queries, max_tokens=300, beams=beams)
+    for query, answer in zip(queries, whole, strict=True):
+        length = len(shipped.tokenizer(answer.text, add_special_tokens=False).input_ids)
+        if answer.truncated:
+            assert length > 250
+            continue
+        (same, longer), (less,) = (
+            predict(shipped, images, [query] * len(limits), max_tokens=limits, beams=beams)
+            for limits in ([length + 20, length + 40], [max(1, length // 2)])
+        )
+        assert same.text == longer.text == answer.text and not same.truncated and not longer.truncated
+        assert less.truncated == (less.text != answer.text), "an answer of one token has no half"
+        assert less.error is None
+    assert not all(answer.truncated for answer in whole)
+    cut = predict(shipped, images, queries, max_tokens=1, beams=beams)
+    assert [answer.truncated for answer in cut] == [bool(answer.text) for answer in whole]
+
+
+def test_an_answer_that_just_fits_is_whole(shipped):
+    images = pictures(1)
+    (whole,) = predict(shipped, images, [Query(0, "<CAPTION>")], max_tokens=60)
+    length = len(shipped.tokenizer(whole.text, add_special_tokens=False).input_ids)
+    limits = list(range(1, length + 3))
+    found = predict(shipped, images, [Query(0, "<CAPTION>")] * len(limits), max_tokens=limits)
+    assert [answer.truncated for answer in found] == [limit < length for limit in limits]
+    assert [answer.text == whole.text for answer in found] == [limit >= length for limit in limits]
+
+
+@pytest.mark.parametrize("limit", [0, -1, [5, 0], 2.5, [1, 2.0], True, "9"])
+def test_a_limit_that_is_none_is_refused(limit, scratch):
+    with pytest.raises(ModelError, match="max_tokens: whole numbers of at least 1"):
+        predict(scratch, pictures(1), [Query(0, "<OD>")] * 2, max_tokens=limit)
+    with pytest.raises(ModelError, match="max_tokens"):
+        generate.generate(scratch, pictures(1), [Prompt(0, "a")] * 2, max_tokens=limit)
+
+
+def test_a_limit_beyond_the_model_s_positions_takes_no_more_memory(scratch):
+    few, many = (predict(scratch, pictures(1), [Query(0, "<OD>")], max_tokens=limit) for limit in (510, 10**12))
+    assert few[0].text == many[0].text

@@ -31,11 +31,13 @@ FORBIDDEN = -1e30
 class Generation:
     """The tokens (n,) of one answer, with its end token where it has one, and the ``probability`` (n,) of each.
 
-    The probability of a location is that of its neighbourhood.
+    The probability of a location is that of its neighbourhood. ``truncated``: whether the answer would have gone on if
+    it had been allowed to be longer.
     """
 
     tokens: np.ndarray
     probability: np.ndarray
+    truncated: bool = False
 
 
 class LanguageModelHead:
@@ -91,6 +93,22 @@ class TokenGrammar:
         # a small matrix product is faster than looking up each token's class
         return torch.softmax(torch.addmm(logits, torch.from_numpy(mask).to(self.device), self.members.T), dim=1)
 
+    def choose(self, logits: torch.Tensor, allowed: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens (n,) of the likeliest of the ``allowed`` (n, classes) classes, and their probabilities (n,)."""
+        probability = self.probability(logits, allowed)
+        mass = probability @ self.members
+        # white space continues a text as other text does: one class to choose, two for the grammar
+        mass[:, TokenClass.TEXT] += mass[:, TokenClass.BLANK]
+        mass[:, TokenClass.BLANK] = 0
+        best, classes = mass.max(dim=1)
+        chosen = self.single_tokens[classes]
+        if len(text := (classes == TokenClass.TEXT).nonzero()[:, 0]):
+            best[text], chosen[text] = (probability[text] + self.text_only).max(dim=1)
+        if len(locations := (classes == TokenClass.LOC).nonzero()[:, 0]):
+            best[locations], bins = likeliest_location(probability[locations][:, self.locations])
+            chosen[locations] = self.locations[bins]
+        return chosen, best
+
 
 def neighbourhood_mass(probability: torch.Tensor) -> torch.Tensor:
     """Return the probability (n, 1000) of each bin with its neighbours, given those of the bins (n, 1000)."""
@@ -112,6 +130,19 @@ def likeliest_location(probability: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return mass.gather(1, best[:, None])[:, 0], best
 
 
+def is_limited(lexicon: Lexicon, tokens: np.ndarray, start: int, max_length: int) -> bool:
+    """Return whether an answer came so near ``max_length`` tokens, its end included, that it had a choice less.
+
+    ``tokens``: (n,) of the answer; ``start``: the state of `florence.codec.constrain` before the first.
+    """
+    states = np.asarray([start])
+    for at, kind in enumerate(lexicon.class_of(tokens)):
+        if (constrain.allowed_classes(states, max_length - at) != constrain.allowed_classes(states)).any():
+            return True
+        states = constrain.next_states(states, np.asarray([kind]))
+    return False
+
+
 class GreedyDecoding:
     """What all strategies share that choose one token a row at a time; see `florence.model.generate.DecodingStrategy`.
 
@@ -126,7 +157,7 @@ class GreedyDecoding:
         self.max_lengths, self.prefix, self.eos, self.beams, self.step = max_lengths, prefix, eos, 1, 0
         self.rows, self.is_open = np.arange(n), np.ones(n, bool)
         self.tokens, self.probability = np.zeros((n, longest), np.int64), np.ones((n, longest))
-        self.lengths = np.zeros(n, np.int64)
+        self.lengths, self.truncated = np.zeros(n, np.int64), np.zeros(n, bool)
         self.next_tokens: torch.Tensor
 
     def advance(self, hidden: torch.Tensor) -> None:
@@ -152,7 +183,8 @@ class GreedyDecoding:
 
     def generations(self) -> list[Generation]:
         """Return the answers, by row."""
-        return [Generation(t[:n], p[:n]) for t, p, n in zip(self.tokens, self.probability, self.lengths, strict=True)]
+        found = zip(self.tokens, self.probability, self.lengths, self.truncated, strict=True)
+        return [Generation(tokens[:n], probability[:n], bool(cut)) for tokens, probability, n, cut in found]
 
 
 class ConstrainedDecoding(GreedyDecoding):
@@ -171,23 +203,42 @@ class ConstrainedDecoding(GreedyDecoding):
 
     def choose(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `GreedyDecoding.choose`."""
-        import torch
 
         states = np.where(self.is_open, self.states[self.rows], constrain.DONE)
         allowed = constrain.allowed_classes(states, self.max_lengths[self.rows] - self.step)
-        chosen = torch.full((len(states),), self.eos, device=hidden.device)
-        probability = torch.ones(len(states), device=hidden.device)
+        chosen, probability = self._choose_allowed(hidden, allowed)
+        classes = self.grammar.lexicon.class_of(chosen.cpu().numpy())
+        self._mark_truncated(hidden, states, allowed)
+        self.states[self.rows] = constrain.next_states(states, classes)
+        return chosen, probability
+
+    def _mark_truncated(self, hidden: torch.Tensor, states: np.ndarray, allowed: np.ndarray) -> None:
+        """Note the rows that would have gone on otherwise if they were not near their greatest length."""
+        import torch
+
+        free = constrain.allowed_classes(states)
+        bound = np.flatnonzero((free != allowed).any(axis=1) & self.is_open)
+        if len(bound):
+            wanted, _ = self._choose_allowed(hidden[torch.from_numpy(bound).to(hidden.device)], free[bound])
+            classes = self.grammar.lexicon.class_of(wanted.cpu().numpy())
+            self.truncated[self.rows[bound]] |= ~allowed[bound, classes]
+
+    def _choose_allowed(self, hidden: torch.Tensor, allowed: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens (k,) of ``allowed`` (k, classes) classes and their probabilities (k,)."""
+        import torch
+
+        chosen = torch.full((len(allowed),), self.eos, device=hidden.device)
+        probability = torch.ones(len(allowed), device=hidden.device)
         # half of all tokens are locations where nothing else is allowed: their logits are enough
-        is_location = allowed[:, TokenClass.LOC] & (allowed.sum(axis=1) == 1)
+        is_single = allowed.sum(axis=1) == 1
+        is_location, is_end = (is_single & allowed[:, only] for only in (TokenClass.LOC, TokenClass.EOS))
         for rows, choose in (
             (np.flatnonzero(is_location), self._choose_location),
-            (np.flatnonzero(~is_location & self.is_open), self._choose_token),
+            (np.flatnonzero(~is_location & ~is_end), self._choose_token),
         ):
             if len(rows):
                 at = torch.from_numpy(rows).to(hidden.device)
                 chosen[at], probability[at] = choose(hidden[at], allowed[rows])
-        classes = self.grammar.lexicon.class_of(chosen.cpu().numpy())
-        self.states[self.rows] = constrain.next_states(states, classes)
         return chosen, probability
 
     def _choose_location(self, hidden: torch.Tensor, allowed: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,20 +248,7 @@ class ConstrainedDecoding(GreedyDecoding):
         return self.grammar.locations[bins], mass
 
     def _choose_token(self, hidden: torch.Tensor, allowed: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        grammar = self.grammar
-        probability = grammar.probability(self.head.logits(hidden), allowed)
-        mass = probability @ grammar.members
-        # white space continues a text as other text does: one class to choose, two for the grammar
-        mass[:, TokenClass.TEXT] += mass[:, TokenClass.BLANK]
-        mass[:, TokenClass.BLANK] = 0
-        best, classes = mass.max(dim=1)
-        chosen = grammar.single_tokens[classes]
-        if len(text := (classes == TokenClass.TEXT).nonzero()[:, 0]):
-            best[text], chosen[text] = (probability[text] + grammar.text_only).max(dim=1)
-        if len(locations := (classes == TokenClass.LOC).nonzero()[:, 0]):
-            best[locations], bins = likeliest_location(probability[locations][:, grammar.locations])
-            chosen[locations] = grammar.locations[bins]
-        return chosen, best
+        return self.grammar.choose(self.head.logits(hidden), allowed)
 
 
 @dataclass(frozen=True, slots=True)

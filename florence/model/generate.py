@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from florence.codec.constrain import TokenClass
+from florence.errors import EncodeError, ModelError
 from florence.model.beam_search import BeamSearch, ConstrainedScorer, UnconstrainedScorer
-from florence.model.checkpoint import Checkpoint, resize_images
+from florence.model.checkpoint import Checkpoint, image_tokens, resize_images
 from florence.model.decoder import Decoder
 from florence.model.decoding import (
     ConstrainedDecoding,
@@ -23,6 +24,7 @@ from florence.model.decoding import (
     LanguageModelHead,
     TokenGrammar,
     UnconstrainedDecoding,
+    is_limited,
 )
 from florence.model.encoding import encode_images, encode_prompts
 from florence.model.vocabulary import Lexicon
@@ -75,9 +77,11 @@ def predict(
 
     A region's score is the probability of its label times the geometric mean probability of its locations, each with
     its neighbourhood; the answer's score is the same over all its tokens. The score of a caption, which could be worded
-    in other ways, is the geometric mean probability of its tokens, whatever its length.
+    in other ways, is the geometric mean probability of its tokens, whatever its length. An answer is ``truncated``
+    where it would have gone on but for ``max_tokens``; with several beams, where that limit left it a choice less.
 
-    Raises UnknownNameError for a task, EncodeError for an input that it does not take.
+    Raises UnknownNameError for a task, EncodeError for an input that it does not take, ModelError for a ``max_tokens``
+    below 1.
     """
     prompts = [Prompt(query.image, task(query.task).prompt(query.input)) for query in queries]
     starts = np.asarray([task(query.task).start for query in queries], np.int64)
@@ -91,8 +95,14 @@ def predict(
         scorer = ConstrainedScorer(grammar, np.repeat(starts[rows], beams))
         return BeamSearch(head, scorer, max_lengths, prefix, beams, LENGTH_PENALTY)
 
-    max_lengths = np.broadcast_to(max_tokens, len(queries)) + 1
-    found = _generate(_Run(checkpoint, batch_size, beams, make_strategy, progress), images, prompts, max_lengths)
+    run = _Run(checkpoint, batch_size, beams, make_strategy, progress)
+    max_lengths = limit_lengths(checkpoint.model, max_tokens, len(queries), len(prefix), ends=1)
+    found = _generate(run, images, prompts, max_lengths)
+    if beams > 1:
+        found = [
+            replace(generation, truncated=is_limited(lexicon, generation.tokens, start, length))
+            for generation, start, length in zip(found, starts, max_lengths, strict=True)
+        ]
     return [
         _make_answer(lexicon, query, images[query.image].shape, generation)
         for query, generation in zip(queries, found, strict=True)
@@ -125,9 +135,41 @@ def generate(
             return UnconstrainedDecoding(head, forced, max_lengths)
         return BeamSearch(head, UnconstrainedScorer(forced), max_lengths, (forced.start,), beams, length_penalty)
 
-    max_lengths = np.broadcast_to(max_tokens, len(prompts))
-    found = _generate(_Run(checkpoint, batch_size, beams, make_strategy, show_nothing), images, prompts, max_lengths)
-    return [generation.tokens for generation in found]
+    run = _Run(checkpoint, batch_size, beams, make_strategy, show_nothing)
+    max_lengths = limit_lengths(checkpoint.model, max_tokens, len(prompts), 1)
+    return [generation.tokens for generation in _generate(run, images, prompts, max_lengths)]
+
+
+def limit_lengths(model: Any, max_tokens: int | Sequence[int], count: int, prefix: int, *, ends: int = 0) -> np.ndarray:
+    """Return the most tokens (count,) of each answer, ``ends`` more than asked for, within the decoder's positions.
+
+    ``prefix``: tokens before an answer. Raises ModelError for a ``max_tokens`` that is no whole number of at least 1.
+    """
+    asked = np.broadcast_to(check_max_tokens(max_tokens), count)
+    most = model.config.text_config.max_position_embeddings - prefix
+    return np.minimum(asked, most - ends) + ends
+
+
+def check_max_tokens(max_tokens: Any) -> np.ndarray:
+    """Return ``max_tokens``, one or several, as whole numbers. Raises ModelError where one is none, or below 1."""
+    asked = np.asarray(max_tokens)
+    if asked.dtype.kind not in "iu" or (asked < 1).any():
+        raise ModelError(f"max_tokens: whole numbers of at least 1 are expected; found {str(max_tokens)[:40]!r}")
+    return asked
+
+
+def check_prompts(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of prompts. Raises EncodeError where one is longer than the model can read beside an image."""
+    if not texts:
+        return []
+    found: list[list[int]] = checkpoint.tokenizer(list(texts), add_special_tokens=True).input_ids
+    room = checkpoint.model.config.text_config.max_position_embeddings - image_tokens(checkpoint)
+    for text, ids in zip(texts, found, strict=True):
+        if len(ids) > room:
+            raise EncodeError(
+                f"the prompt {text[:40]!r} … has {len(ids):,} tokens; at most {room:,} fit beside an image"
+            )
+    return found
 
 
 # ---------------------------------------------------------------- batches
@@ -194,8 +236,7 @@ def _generate(
 
     checkpoint = run.checkpoint
     model = checkpoint.model.eval()
-    texts = [prompt.text for prompt in prompts]
-    ids = checkpoint.tokenizer(texts, add_special_tokens=True).input_ids if prompts else []
+    ids = check_prompts(checkpoint, [prompt.text for prompt in prompts])
     result: dict[int, Generation] = {}
     with torch.inference_mode():
         head = LanguageModelHead(model, checkpoint.lexicon)
@@ -229,8 +270,6 @@ def _continue(
         [torch.tensor(row) for row in ids], batch_first=True, padding_value=text.pad_token_id
     )
     states, mask = encode_prompts(model, features, about.to(model.device), padded.to(model.device))
-    # the positions that the model has embeddings for hold the prefix too
-    strategy.max_lengths = np.minimum(strategy.max_lengths, text.max_position_embeddings - len(strategy.prefix))
     _decode(Decoder(model, states, mask, beams=run.beams), strategy)
 
 
@@ -289,7 +328,7 @@ def _make_answer(lexicon: Lexicon, query: Query, shape: tuple[int, ...], generat
     is_location = lexicon.class_of(tokens) == TokenClass.LOC
     starts = np.concatenate([[0], ends[:-1]]) if length else ends
     asked = task(query.task)
-    answer = asked.decode(text, (shape[1], shape[0]), query.input)
+    answer = replace(asked.decode(text, (shape[1], shape[0]), query.input), truncated=generation.truncated)
     scores = [
         _score(probability, is_location, starts, spans) for spans in zip(answer.spans, answer.label_spans, strict=True)
     ]

@@ -54,6 +54,7 @@ class Answer:
     ``error``: why the text is no legal answer, None where it is; regions that are certain are given anyway.
     ``score``: of the whole text, 0…1, where a model wrote it.
     ``groups``: for a task with regions, the regions by label as in the text: `Task.encode` writes them again.
+    ``truncated``: whether the model would have gone on but for the greatest length that was allowed.
     """
 
     text: str
@@ -63,6 +64,7 @@ class Answer:
     error: DecodeError | None = None
     score: float | None = None
     groups: tuple[LabelledRegions, ...] = ()
+    truncated: bool = False
 
 
 class Task(ABC):

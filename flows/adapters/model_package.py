@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 import tempfile
 import warnings
@@ -15,6 +17,7 @@ import florence
 from florence.errors import ModelError
 
 REQUIREMENTS = (
+    "huggingface-hub",
     "mlflow",
     "numpy",
     "opencv-python-headless",
@@ -50,7 +53,7 @@ def package_model(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Ite
         for file in beside:
             shutil.copy(file, weights)
         shutil.copy(Path(__file__).with_name("served.py"), served)
-        with warnings.catch_warnings(action="ignore"):  # MLflow asks for an example of the input
+        with warnings.catch_warnings(action="ignore"):
             mlflow.pyfunc.save_model(
                 str(result),
                 mlflow_model=record,
@@ -59,6 +62,7 @@ def package_model(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Ite
                 code_paths=[str(source)],
                 pip_requirements=requirements(),
                 signature=signature(),
+                input_example=make_example(),
             )
         for cache in result.rglob("__pycache__"):
             shutil.rmtree(cache)
@@ -87,10 +91,27 @@ def requirements() -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
-def signature() -> Any:
-    """Return MLflow's signature: rows of image, task and input give text, regions, score, confidence and error.
+def make_example() -> Any:
+    """Return a request: two tasks about a small picture, in base64."""
+    import pandas as pd
+    from PIL import Image
 
-    An image may be a path, bytes or base64.
+    sink = io.BytesIO()
+    Image.new("RGB", (8, 6), (200, 60, 40)).save(sink, "PNG")
+    image = base64.b64encode(sink.getvalue()).decode()
+    box = "<loc_0><loc_0><loc_999><loc_999>"
+    return pd.DataFrame(
+        [
+            {"image": image, "task": "<OD>", "input": ""},
+            {"image": f"data:image/png;base64,{image}", "task": "<REGION_TO_CATEGORY>", "input": box},
+        ]
+    )
+
+
+def signature() -> Any:
+    """Return MLflow's signature of rows and their answers (`flows.adapters.served`).
+
+    Columns are of any type: a wrong one costs the answer of its row, not that of the request.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, Schema
@@ -98,13 +119,20 @@ def signature() -> Any:
     from mlflow.types.schema import AnyType
 
     return ModelSignature(
-        Schema([ColSpec(AnyType(), "image"), ColSpec("string", "task"), ColSpec("string", "input", required=False)]),
+        Schema(
+            [
+                ColSpec(AnyType(), "image"),
+                ColSpec(AnyType(), "task"),
+                ColSpec(AnyType(), "input", required=False),
+            ]
+        ),
         Schema(
             [
                 ColSpec("string", "text"),
                 ColSpec(AnyType(), "regions"),
                 ColSpec("double", "score", required=False),
                 ColSpec("double", "confidence", required=False),
+                ColSpec("boolean", "truncated"),
                 ColSpec("string", "error"),
             ]
         ),

@@ -1,34 +1,68 @@
 """A registered model as MLflow serves it: MLflow runs this file alone, with the florence package logged beside it.
 
-Rows have the columns ``image`` (a path, a file's bytes, or those in base64), ``task`` ("<OD>" …) and, where the task
-takes one, ``input``. Of each comes ``text``, ``regions`` (a list of {label, box, quad, polygons, score, confidence},
-in pixels of the upright image), ``score``, ``confidence`` (how often an answer of that score was right on held-out
-images; None where it is not known) and ``error`` ("" or why there is no answer, or no whole one).
+Rows have the columns ``image`` (a file's bytes, those in base64, or a data URL), ``task`` ("<OD>" …) and, where the
+task takes one, ``input``. Of each comes ``text``, ``regions`` (a list of {label, box, quad, polygons, score,
+confidence}, in pixels of the upright image), ``score``, ``confidence`` (how often an answer of that score was right on
+held-out images; None where it is not known), ``truncated`` (whether the answer would have gone on but for max_tokens)
+and ``error`` ("" or why there is no answer, or no whole one).
+
+A row that cannot be answered has an error, and costs no other row its answer. A request that cannot be answered at all
+is an MlflowException: of any other exception MLflow sends the traceback, with the server's paths.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import os
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
-from florence.errors import ImageError
-from florence.images import decode_image
+from florence.errors import EncodeError, FlorenceError
 from florence.model import checkpoint
 from florence.model.confidence import Calibration, read_calibrations
-from florence.model.generate import Query, predict
-from florence.tasks import Answer, task
+from florence.model.generate import Query, check_max_tokens, check_prompts, predict
+from florence.model.requests import LIMITS, ModelRequest, RequestError, decode_request_image, read_request
+from florence.tasks import Answer
+
+logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 160
+BATCH_ROWS, BATCH_PIXELS = 256, 64_000_000
+"""Rows that are answered at once, and pixels of their images."""
+COLUMNS = ["text", "regions", "score", "confidence", "truncated", "error"]
+
+
+@dataclass
+class _Batch:
+    """Rows that are answered together. ``images``: each once; ``index_of``: an image's hash → its index."""
+
+    rows: list[int] = field(default_factory=list)
+    queries: list[Query] = field(default_factory=list)
+    images: list[np.ndarray] = field(default_factory=list)
+    index_of: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further row may be added."""
+        return len(self.rows) >= BATCH_ROWS or sum(image[..., 0].size for image in self.images) >= BATCH_PIXELS
+
+    def add(self, row: int, request: ModelRequest) -> None:
+        """Add a row. Raises RequestError where its image cannot be decoded."""
+        key = hashlib.sha256(request.image).hexdigest()
+        if key not in self.index_of:
+            self.images.append(decode_request_image(request.image))
+            self.index_of[key] = len(self.images) - 1
+        self.rows.append(row)
+        self.queries.append(Query(self.index_of[key], request.task, request.input))
 
 
 class Florence(PythonModel):
@@ -42,61 +76,66 @@ class Florence(PythonModel):
     def predict(self, context, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return an answer for each row (MLflow makes a table of a list of dicts).
 
-        ``params``: max_tokens, the longest answer. Raises UnknownNameError for an unknown task, EncodeError for an
-        input that the task does not take; an image that cannot be read has an error in its row.
+        ``params``: max_tokens, the longest answer. A row that cannot be answered has an error. Raises MlflowException
+        for a request of too many rows or without a column, and for a max_tokens that is no length.
         """
-        answers: list[dict[str, Any]] = [{} for _ in range(len(model_input))]
-        images: list[np.ndarray] = []
-        index_of: dict[str, int] = {}
-        asks: list[Query] = []
-        rows: list[int] = []
-        inputs = model_input["input"] if "input" in model_input.columns else [""] * len(model_input)
-        for row, (image, name, value) in enumerate(zip(model_input["image"], model_input["task"], inputs, strict=True)):
-            text = value if isinstance(value, str) else ""
-            task(name).prompt(text)
-            try:
-                key, pixels = _read(image, index_of)
-            except (ImageError, OSError) as error:
-                answers[row] = {"text": "", "regions": [], "score": None, "confidence": None, "error": str(error)}
-                continue
-            if pixels is not None:
-                index_of[key] = len(images)
-                images.append(pixels)
-            asks.append(Query(index_of[key], name, text))
-            rows.append(row)
-        longest = int((params or {}).get("max_tokens", MAX_TOKENS))
-        for row, ask, answer in zip(
-            rows, asks, predict(self.checkpoint, images, asks, max_tokens=longest) if asks else (), strict=True
-        ):
-            answers[row] = _answer_values(answer, self.calibrations.get(ask.task))
+        longest = _check_request(model_input, params or {})
+        answers = [_error_values("")] * len(model_input)
+        try:
+            for batch in self._make_batches(model_input, answers):
+                found = predict(self.checkpoint, batch.images, batch.queries, max_tokens=longest)
+                for row, query, answer in zip(batch.rows, batch.queries, found, strict=True):
+                    answers[row] = _answer_values(answer, self.calibrations.get(query.task))
+        except Exception:
+            logger.exception("a request failed")
+            raise MlflowException("the model failed on this request; its log says why", INTERNAL_ERROR) from None
         # As objects: a missing score stays None, which JSON knows; otherwise it would become NaN, which JSON lacks.
-        return pd.DataFrame(
-            answers, columns=["text", "regions", "score", "confidence", "error"], index=model_input.index, dtype=object
-        )
+        return pd.DataFrame(answers, columns=COLUMNS, index=model_input.index, dtype=object)
+
+    def _make_batches(self, table: pd.DataFrame, answers: list[dict[str, Any]]) -> Iterator[_Batch]:
+        """Yield the rows that can be answered, in batches; the others get an error in ``answers``."""
+        batch, seen, total = _Batch(), set[bytes](), 0
+        inputs = table["input"] if "input" in table.columns else [None] * len(table)
+        for row, values in enumerate(zip(table["image"], table["task"], inputs, strict=True)):
+            try:
+                request = read_request(*values)
+                check_prompts(self.checkpoint, [request.prompt])
+                key = hashlib.sha256(request.image).digest()
+                total += 0 if key in seen else len(request.image)
+                seen.add(key)
+                if total > LIMITS.request_bytes:
+                    raise RequestError(f"the request has more than {LIMITS.request_bytes:,} bytes of images: send less")
+                batch.add(row, request)
+            except (RequestError, EncodeError) as error:
+                answers[row] = _error_values(str(error))
+            if batch.is_full:
+                yield batch
+                batch = _Batch()
+        if batch.rows:
+            yield batch
 
 
-def _read(image: Any, known: Mapping[str, int]) -> tuple[str, np.ndarray | None]:
-    """Return the hash of an image's bytes, and its pixels where the hash is not in ``known``."""
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        data, name = bytes(image), "image"
-    elif isinstance(image, str):
-        data, name = _bytes(image)
+def _check_request(table: Any, params: Mapping[str, Any]) -> int:
+    """Return max_tokens. Raises MlflowException for what no row of a request can be answered with."""
+    if not isinstance(table, pd.DataFrame):
+        problem = f"a table with the columns image and task is expected; found {type(table).__name__}"
+    elif missing := [name for name in ("image", "task") if name not in table.columns]:
+        problem = f"the column {missing[0]} is missing; image and task are needed"
+    elif len(table) > LIMITS.rows:
+        problem = f"{len(table):,} rows; a request may have {LIMITS.rows:,} at most"
     else:
-        raise ImageError("image", "unreadable", f"a path, bytes or base64 are expected; found {type(image).__name__}")
-    key = hashlib.sha256(data).hexdigest()
-    return key, None if key in known else decode_image(data, name)
+        try:
+            longest = check_max_tokens(params.get("max_tokens", MAX_TOKENS))
+            if not longest.ndim:
+                return int(longest)
+            problem = "max_tokens: one number is expected, for all rows"
+        except FlorenceError as error:
+            problem = str(error)
+    raise MlflowException(problem, INVALID_PARAMETER_VALUE)
 
 
-def _bytes(text: str) -> tuple[bytes, str]:
-    """Return the bytes that a string stands for (base64, a data: URL or the path of a file) and a name for messages."""
-    head, comma, rest = text.partition(",")
-    encoded = rest if comma and head.startswith("data:") and head.endswith(";base64") else text
-    if encoded is text and os.path.isfile(text):  # False, too, for a text that is too long for a path
-        return Path(text).read_bytes(), Path(text).name
-    try:
-        return base64.b64decode("".join(encoded.split()), validate=True), "image"
-    except (binascii.Error, ValueError):
-        raise ImageError(text[:80], "unreadable", "neither a file nor base64") from None
+def _error_values(error: str) -> dict[str, Any]:
+    return {"text": "", "regions": [], "score": None, "confidence": None, "truncated": False, "error": error}
 
 
 def _answer_values(answer: Answer, calibration: Calibration | None) -> dict[str, Any]:
@@ -122,11 +161,12 @@ def _answer_values(answer: Answer, calibration: Calibration | None) -> dict[str,
         "regions": regions,
         "score": answer.score,
         "confidence": confidence,
+        "truncated": answer.truncated,
         "error": str(answer.error) if answer.error else "",
     }
 
 
-def _list(values: Any) -> list[float] | None:
+def _list(values: Sequence[float] | None) -> list[float] | None:
     return None if values is None else [float(value) for value in values]
 
 
