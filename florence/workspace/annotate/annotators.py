@@ -65,8 +65,8 @@ def bind_files(settings: Settings, name: str, store: Store) -> None:
     instance, lock = make_annotator(settings, name)
     section = settings.annotators[name]
     key = (store.uri, section.sources)
-    with lock:
-        if instance.files.key != key:
+    if instance.files.key != key:  # else another shard, which may be at work with it, need not be waited for
+        with lock:
             instance.files = ImageFiles(store, section.looks_at, key)
 
 
