@@ -195,7 +195,7 @@ def _write_lines(mixed: MixedFolder, folder: Path) -> None:
         {"image": {"name": "never.png"}, "annotations": [label]},
     ]
     (folder / "lines.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{torn\n")
-    mixed.add_set("lines", {"format": "jsonl", "uri": str(folder / "lines.jsonl")}, (4, 1), (1, 1))
+    mixed.add_set("lines", {"format": "jsonl", "uri": str(folder / "lines.jsonl")}, (3, 1), (1, 1))
 
 
 def _write_texts(mixed: MixedFolder, folder: Path) -> None:
