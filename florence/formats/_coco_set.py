@@ -276,7 +276,7 @@ class _Document:
             if isinstance(name, str):
                 category = name
             elif name is not None:
-                problem = name
+                problem = LabelProblem(name.reason, f"{self.where}: {position}.category_id: {name.detail}")
             elif "caption" in values:
                 problem = LabelProblem(
                     "a caption of a region", f"{self.where}: {position}: captions of images are read"
