@@ -40,7 +40,7 @@ def lock_workspace(root: Path, command: str) -> Iterator[None]:
     Raises WorkspaceLockedError, naming the command at work, its process and since when; FlorenceError where the
     workspace cannot be written to.
     """
-    path = (root / LOCK).absolute()
+    path = (root / LOCK).resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
@@ -65,9 +65,26 @@ def lock_workspace(root: Path, command: str) -> Iterator[None]:
                 file.truncate(0)
 
 
+@contextmanager
+def lock_for_flow(root: Path, command: str) -> Iterator[None]:
+    """Do what `lock_workspace` does, for a command whose flow locks again in this process: the flow passes.
+
+    So nobody takes the lock while the flow's server starts.
+    """
+    with lock_workspace(root, command):
+        before = os.environ.get(HELD)
+        os.environ.update(lock_environment(root))
+        try:
+            yield
+        finally:
+            os.environ.pop(HELD, None)
+            if before is not None:
+                os.environ[HELD] = before
+
+
 def lock_environment(root: Path) -> dict[str, str]:
     """Return what a process needs in its environment to work under the lock that this process holds on ``root``."""
-    held = _held.get((root / LOCK).absolute())
+    held = _held.get((root / LOCK).resolve())
     return {HELD: held[0]} if held is not None else {}
 
 

@@ -13,7 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.lock import HELD, WorkspaceLockedError, lock_environment, lock_workspace
+from flows.lock import HELD, WorkspaceLockedError, lock_environment, lock_for_flow, lock_workspace
 
 READING = {
     "init": "makes a new workspace",
@@ -85,6 +85,29 @@ def test_a_stage_of_the_holder_passes_and_others_do_not(workspace: Path, monkeyp
             pass
 
 
+def test_a_flow_works_under_the_lock_of_its_command_and_nobody_else_does(workspace: Path):
+    with lock_for_flow(workspace, "florence loop"):
+        with lock_workspace(workspace, "florence loop"):  # as the flow does
+            pass
+        own = lock_environment(workspace)
+        assert os.environ[HELD] == own[HELD]
+        done = subprocess.run([sys.executable, "-c", TAKER, str(workspace)], env=environment(**{HELD: "another"}))
+        assert done.returncode == 3, "the flow's end has not freed it"
+    assert HELD not in os.environ
+    with lock_workspace(workspace, "florence train"):
+        pass
+
+
+TAKER = """
+import sys
+from pathlib import Path
+from flows.lock import WorkspaceLockedError, lock_workspace
+try:
+    with lock_workspace(Path(sys.argv[1]), "florence train"):
+        pass
+except WorkspaceLockedError:
+    sys.exit(3)
+"""
 HOLDER = """
 import os, sys, time
 from pathlib import Path

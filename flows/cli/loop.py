@@ -9,7 +9,7 @@ import typer
 
 from flows.adapters.prefect_server import prefect_api
 from flows.cli.context import Verbose
-from flows.lock import lock_workspace
+from flows.lock import lock_for_flow
 from flows.terminal import ProgressBars, say
 
 commands = typer.Typer()
@@ -65,19 +65,19 @@ def loop(  # long: options and help
             say(describe_plan(plan_loop(workspace, rounds, progress)))
         return
     workspace = open_workspace(root, overlay)
-    with lock_workspace(root, "florence loop"):  # the loop locks again; a refusal comes before a server is started
+    with lock_for_flow(root, "florence loop"):
         if params.write_overlay(root, overlay):
             say("params.yaml is changed")
-    if is_idle(workspace, rounds):
-        for line in list_label_set_lines(workspace):
-            say(line)
-        say(describe_idle(workspace))
-        return
-    with prefect_api(root, verbose=verbose):
-        from flows.refine import refine
+        if is_idle(workspace, rounds):
+            for line in list_label_set_lines(workspace):
+                say(line)
+            say(describe_idle(workspace))
+            return
+        with prefect_api(root, verbose=verbose):
+            from flows.refine import refine
 
-        if (outcome := refine(str(root), rounds)) != "nothing new":
-            say(outcome)
+            if (outcome := refine(str(root), rounds)) != "nothing new":
+                say(outcome)
 
 
 @commands.command()

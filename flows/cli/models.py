@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +13,7 @@ import typer
 
 from flows.adapters.prefect_server import prefect_api
 from flows.cli.context import Verbose, open_here, open_locked
-from flows.lock import lock_workspace
+from flows.lock import lock_for_flow
 from flows.terminal import ProgressBars, say
 
 commands = typer.Typer()
@@ -97,7 +99,10 @@ def predict(
     answer = ask_model(Path.cwd(), image, task, input, model, beams)
     if draw is not None:
         draw_answer(answer, draw)
-    print(format_answer(answer, as_json))
+    text = format_answer(answer, as_json)
+    if as_json and sys.stdout.encoding.lower().replace("-", "") != "utf8":
+        text = json.dumps(json.loads(text), indent=2)  # JSON has escapes of its own
+    print(text)
 
 
 @commands.command()
@@ -155,18 +160,18 @@ def ablate(  # long: options and help
         "steps": steps or [],
         "seed": seed or [],
     }
-    # The flow locks again; a refusal comes before a server is started.
-    with nullcontext() if dry_run else lock_workspace(workspace.root, "florence ablate"), ProgressBars() as progress:
-        variants = ablation.plan_variants(workspace, values, progress)
-    if dry_run:
-        say(ablation.describe_plan(variants, folder))
-        return
-    if not ablation.is_finished(variants, folder):
-        with prefect_api(workspace.root, verbose=verbose):
-            from flows.ablate import ablate as run
+    with nullcontext() if dry_run else lock_for_flow(workspace.root, "florence ablate"):
+        with ProgressBars() as progress:
+            variants = ablation.plan_variants(workspace, values, progress)
+        if dry_run:
+            say(ablation.describe_plan(variants, folder))
+            return
+        if not ablation.is_finished(variants, folder):
+            with prefect_api(workspace.root, verbose=verbose):
+                from flows.ablate import ablate as run
 
-            run(str(workspace.root), values)
-    else:
-        say(f"nothing new: all {len(variants)} variants are done")
+                run(str(workspace.root), values)
+        else:
+            say(f"nothing new: all {len(variants)} variants are done")
     say(ablation.summarize(variants, folder))
     say(f"Table     {folder / ablation.TABLE}\nPlot      {folder / ablation.PLOT}")
