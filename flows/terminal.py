@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import sys
 import time
@@ -20,6 +22,29 @@ EVERY = 15.0
 """Seconds between two lines about one stage where stderr is no terminal."""
 LISTED = 10
 """Items that are listed one by one; further ones are only counted."""
+
+
+PLAIN = str.maketrans(
+    {"×": "x", "→": "->", "…": "...", "–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "•": "*", "±": "+-", "·": "-"}
+    | {"“": '"', "”": '"', "‘": "'", "’": "'", "α": "alpha"}
+)
+"""Signs in our sentences, and how a terminal without them shows them."""
+
+
+def prepare_streams() -> None:
+    """Have stdout and stderr write what they can of each text: signs in plain letters, others as escapes."""
+    codecs.register_error("florence.plain", _replace_plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="florence.plain")
+
+
+def _replace_plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return what stands for the characters that a stream's encoding does not have, and where to go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(PLAIN)
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
 def say(text: str) -> None:

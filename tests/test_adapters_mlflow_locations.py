@@ -16,7 +16,7 @@ from test_adapters_model_registry import files, model_folder, register_rounds
 
 from florence.config import TrackingSettings
 from florence.errors import SettingsError
-from flows.adapters.mlflow_locations import COLUMNS, WORKSPACE, find_moved, follow_workspace
+from flows.adapters.mlflow_locations import COLUMNS, WORKSPACE, find_moved, follow_workspace, is_half_made
 from flows.adapters.mlflow_store import MlflowStore, store_uri
 from flows.adapters.model_registry import ModelRegistry
 from flows.adapters.sqlite_urls import build_sqlite_uri, sqlite_file
@@ -260,3 +260,28 @@ def test_a_url_is_read_by_sqlalchemy_as_it_was_meant(tmp_path: Path):
             connection.commit()
         assert os.listdir(file.parent) == ["x.db"]
         engine.dispose()
+
+
+# ---------------------------------------------------------------- a store that was half made
+
+
+@pytest.mark.parametrize("statements", [[], ["CREATE TABLE experiments (x)"], ["DELETE FROM alembic_version"]])
+def test_a_store_that_was_half_made_is_made_anew(statements: list[str], tmp_path: Path):
+    file = tmp_path / "build/mlflow.db"
+    if statements and statements[0].startswith("DELETE"):
+        mlflow_store(tmp_path)
+        statements = [*statements, "DELETE FROM experiments"]
+    file.parent.mkdir(exist_ok=True)
+    with sqlite3.connect(file) as database:
+        for statement in statements:
+            database.execute(statement)
+    assert Tracker(MlflowStore(TrackingSettings(), tmp_path)).loop_run("l", {})
+    assert sorted(p.name for p in file.parent.iterdir()) == ["mlflow.db", "mlflow.lock"]
+
+
+def test_a_store_with_content_is_never_taken_for_half_made(tmp_path: Path):
+    mlflow_store(tmp_path / "new")
+    assert not is_half_made(tmp_path / "new/build/mlflow.db")
+    with sqlite3.connect(tmp_path / "other.db") as database:
+        database.execute("CREATE TABLE mine (x)")
+    assert not is_half_made(tmp_path / "other.db")

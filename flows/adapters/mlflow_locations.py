@@ -67,6 +67,21 @@ def follow_workspace(file: Path, root: Path, artifacts: str) -> MovedStore | Non
     return MovedStore(olds, len(changes)) if olds else None
 
 
+def is_half_made(file: Path) -> bool:
+    """Return whether MLflow was stopped while it made a store: nothing is in it yet, and it cannot go on with it."""
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=WAIT)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and not tables & {"experiments", "alembic_version"}:
+            return False  # somebody else's
+        filled = [table for table in ("experiments", "runs") if table in tables]
+        if any(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in filled):
+            return False
+        return (
+            not {"experiments", "alembic_version"} <= tables
+            or not database.execute("SELECT count(*) FROM alembic_version").fetchone()[0]
+        )
+
+
 def _old_roots(database: sqlite3.Connection, root: Path, artifacts: str) -> Iterator[Path]:
     """Yield the folders, other than ``root``, of workspaces that the store has belonged to, the innermost first."""
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

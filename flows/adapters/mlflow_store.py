@@ -6,6 +6,7 @@ import fcntl
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from florence.config import TrackingSettings
 from florence.errors import FlorenceError, SettingsError
 from flows.adapters.environment import redact_text
 from flows.adapters.mlflow_errors import first_line, translate_errors
-from flows.adapters.mlflow_locations import WORKSPACE, MovedStore, find_moved, follow_workspace
+from flows.adapters.mlflow_locations import WORKSPACE, MovedStore, find_moved, follow_workspace, is_half_made
 from flows.adapters.sqlite_urls import build_sqlite_uri, sqlite_file
 
 ARTIFACTS = "build/mlartifacts"
@@ -60,7 +61,7 @@ class MlflowStore:
         if not is_database(self.uri):
             if self.uri.startswith("http"):
                 ping(self.uri)
-            return self._new_client()
+            return self._new_client(self.uri)
         if (file := sqlite_file(self.uri)) is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that make the tables at once destroy each other's work.
@@ -69,7 +70,19 @@ class MlflowStore:
                 moved = follow_workspace(file, self.root, self._artifacts_within())
                 if moved is not None:
                     _say_moved(moved, file)
-            return self._new_client()
+            if file is not None and (not file.exists() or is_half_made(file)):
+                self._make_database(file)
+            return self._new_client(self.uri)
+
+    def _make_database(self, file: Path) -> None:
+        """Make the database beside its place and move it there: MLflow cannot go on with one that is half made."""
+        part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
+        try:
+            self._new_client(build_sqlite_uri(part))
+            os.replace(part, file)
+        finally:
+            for left in (part, part.with_name(f"{part.name}-journal")):
+                left.unlink(missing_ok=True)
 
     @translate_errors("read the locations of artifacts")
     def find_moved(self) -> MovedStore | None:
@@ -84,14 +97,14 @@ class MlflowStore:
         location = self.settings.artifacts or ARTIFACTS
         return "" if "://" in location or Path(location).is_absolute() else location
 
-    def _new_client(self) -> Any:
+    def _new_client(self, uri: str) -> Any:
         from mlflow import MlflowClient
 
         # MLflow writes the location of its experiment "Default" into SQL as it is, which a colon or quotes would break.
         before = os.environ.get(ARTIFACT_ROOT)
         os.environ[ARTIFACT_ROOT] = (self.root / ARTIFACTS).as_uri()
         try:
-            return MlflowClient(tracking_uri=self.uri, registry_uri=self.registry_uri)
+            return MlflowClient(tracking_uri=uri, registry_uri=self.registry_uri if uri == self.uri else uri)
         finally:
             if before is None:
                 del os.environ[ARTIFACT_ROOT]

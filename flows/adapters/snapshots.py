@@ -24,7 +24,7 @@ import yaml
 
 from florence.config import SnapshotSettings
 from florence.errors import FlorenceError
-from florence.folders import swap_folder, settle_folder
+from florence.folders import settle_folder, swap_folder
 from flows.adapters.environment import redact_text
 
 COMMITTED = ("data.dvc", "dvc.lock", "params.yaml", "metrics", "plots", "code.json")
@@ -278,7 +278,8 @@ class Snapshots:
         """
         own = str(Path(sys.executable).parent)
         path = os.pathsep.join([own, *(p for p in os.environ.get("PATH", "").split(os.pathsep) if p and p != own)])
-        return {**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {}), "PATH": path}
+        ours = {"DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}  # its lines are read so
+        return {**os.environ, **ours, **(env or {}), "PATH": path}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import typer
 
 from flows.cli import data, loop, models, stages, workspace
 from flows.cli.context import CommandGroup
+from flows.terminal import prepare_streams
 
 GRACE = 20.0
 """Seconds that a stopped command has to end by itself."""
@@ -32,12 +33,21 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the `florence` command."""
+    _use_utf8()
+    prepare_streams()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     # The bars and notices of these libraries are not for people who look at ours.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     app(prog_name="florence")
+
+
+def _use_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode where the locale is another: names of files are UTF-8."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def _stop(number: int, _: object) -> None:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from florence.errors import FlorenceError
 from flows.adapters.environment import redact_text
+from flows.adapters.system_errors import explain_full_disk, explain_system_error
 from flows.lock import lock_workspace
 
 if TYPE_CHECKING:
@@ -34,14 +35,29 @@ class CommandGroup(TyperGroup):
     """Commands whose errors are printed as plain sentences."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command. A FlorenceError becomes a sentence and exit code 1, Ctrl-C and SIGTERM exit code 130."""
+        """Run a command.
+
+        A FlorenceError, and what the machine refuses, becomes a sentence and exit code 1; Ctrl-C and SIGTERM exit code
+        130.
+        """
         try:
             return super().invoke(ctx)
         except FlorenceError as error:
-            print(f"error: {redact_text(str(error))}", file=sys.stderr)
+            text = str(error)
+            more = explain_full_disk(text)
+            _print_error(f"{text}\n{more}" if more else text)
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
+        except Exception as error:
+            if (reason := explain_system_error(error)) is None:
+                raise
+            _print_error(reason)
+            raise SystemExit(1) from None
+
+
+def _print_error(text: str) -> None:
+    print(f"error: {redact_text(text)}", file=sys.stderr)
 
 
 def open_here() -> TrackedWorkspace:
