@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
-from mlflow.pyfunc.scoring_server import invocations
+from mlflow.pyfunc import scoring_server
 from mlflow_stores import registry
 from PIL import Image
 
@@ -285,7 +285,7 @@ def test_what_the_scoring_server_answers(folder: Path, tmp_path: Path):
     schema = found.metadata.get_input_schema()
 
     def post(body: str, kind: str = "application/json") -> list[dict]:
-        reply = invocations(body.encode(), kind, found, schema)
+        reply = scoring_server.invocations(body.encode(), kind, found, schema)
         assert reply.status == 200
         return json.loads(reply.response)["predictions"]
 
@@ -308,13 +308,27 @@ def test_what_the_scoring_server_answers(folder: Path, tmp_path: Path):
     for other in ({"dataframe_split": split}, {"inputs": rows[:3]}, {"dataframe_records": rows[:3]}):
         again = post(json.dumps({**other, "params": {"max_tokens": 5}}))
         assert [(a["text"], a["error"]) for a in again] == [(a["text"], a["error"]) for a in answers[:3]]
-    for body, message in (
-        ({"dataframe_records": rows[:1], "params": {"max_tokens": 0}}, "max_tokens"),
-        ({"dataframe_records": rows[:1], "params": {"max_tokens": "many"}}, "max_tokens"),
-        ({"dataframe_records": [{"image": ""}]}, "task"),
-        ({"dataframe_records": []}, "image"),
+    csv, parquet = "text/csv", "application/vnd.apache.parquet"
+    for body, kind, message in (
+        (json.dumps({"dataframe_records": rows[:1], "params": {"max_tokens": 0}}), "application/json", "max_tokens"),
+        (json.dumps({"dataframe_records": rows[:1], "params": {"max_tokens": "x"}}), "application/json", "max_tokens"),
+        (json.dumps({"dataframe_records": [{"image": ""}]}), "application/json", "task"),
+        (json.dumps({"dataframe_records": []}), "application/json", "image"),
+        ("{", "application/json", "JSON"),
+        ("image,task\nabc,<OD>\n", csv, "CSV"),
+        ("no file", parquet, "Parquet|parquet|DataFrame"),
+        (" " * (LIMITS.body_bytes + 1), "application/json", "75,000,001 bytes; at most 75,000,000 are allowed"),
     ):
         with pytest.raises(MlflowException, match=message) as caught:
-            invocations(json.dumps(body).encode(), "application/json", found, schema)
+            scoring_server.invocations(body.encode(), kind, found, schema)
+        assert caught.value.get_http_status_code() == 400
         reply = json.loads(caught.value.serialize_as_json())
         assert "stack_trace" not in reply and str(packed) not in str(reply) and ".py" not in str(reply)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_scoring_server_is_guarded_once(again):
+    server = SimpleNamespace(invocations=lambda data: data)
+    for _ in range(1 + again):
+        served.guard_scoring_server(server)
+    assert server.invocations(b"1") == b"1" and not hasattr(server.invocations.__wrapped__, "__wrapped__")

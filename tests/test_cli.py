@@ -207,7 +207,7 @@ def test_predict_prints_draws_and_gives_json(model: Path, photo: Path):
     assert all(0 <= r["box"][0] < r["box"][2] <= 90 and 0 <= r["score"] <= 1 for r in values["regions"])
     assert Image.open(out).width >= 90 and list(photo.parent.glob(".*")) == []
     lines = call("predict", str(photo), "--task", "<OD>", "--model", str(model)).splitlines()
-    assert len(lines) == max(1, len(values["regions"])) + (values["error"] is not None)
+    assert len(lines) == max(1, len(values["regions"])) + (values["error"] is not None) + values["truncated"]
 
 
 def test_predict_takes_a_box_in_pixels(model: Path, photo: Path):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
 
 from florence.errors import ModelError, UnknownNameError
@@ -156,3 +160,17 @@ def test_what_does_not_fit_is_refused(theirs):
             [0, 0],
             {"logits_processor": [GrammarLogitsProcessor(tokenizer, ["<OD>"])], "num_beams": 1},
         )
+
+
+def test_the_documented_example_runs(ours, tmp_path: Path, monkeypatch, capsys):
+    """The code in docs/models.md, as it stands, on a model that we have written."""
+    text = (Path(__file__).parents[1] / "docs/models.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    ours.save(tmp_path / "model")
+    Image.fromarray(picture()).save(tmp_path / "photo.jpg", quality=95)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/models.md", "exec"), {})
+    pixels = np.asarray(Image.open(tmp_path / "photo.jpg").convert("RGB"))
+    objects, caption = predict(ours, [pixels], [Query(0, "<OD>"), Query(0, "<CAPTION>")])
+    lines = [f"{region.label} {region.box}" for region in objects.regions]
+    assert capsys.readouterr().out.splitlines() == [*lines, caption.text]

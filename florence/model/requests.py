@@ -33,14 +33,15 @@ class RequestLimits:
     """What a request may have at most.
 
     ``rows``: rows; ``image_bytes``: bytes of one image's file; ``pixels``: of one image; ``characters``: of an input;
-    ``request_bytes``: bytes of all images of a request, each counted once.
+    ``request_bytes``: bytes of all images of a request, each counted once; ``body_bytes``: of a request as it is sent.
     """
 
     rows: int = 10_000
     image_bytes: int = 20_000_000
     pixels: int = 50_000_000
     characters: int = 2_000
-    request_bytes: int = 100_000_000
+    request_bytes: int = 50_000_000
+    body_bytes: int = 75_000_000
 
     @property
     def image_error(self) -> str:

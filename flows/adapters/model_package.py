@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import florence
 from florence.errors import ModelError
 
@@ -94,7 +96,6 @@ def requirements() -> list[str]:
 def make_example() -> Any:
     """Return a request: two tasks about a small picture, in base64."""
     import pandas as pd
-    from PIL import Image
 
     sink = io.BytesIO()
     Image.new("RGB", (8, 6), (200, 60, 40)).save(sink, "PNG")

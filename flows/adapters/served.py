@@ -7,13 +7,16 @@ held-out images; None where it is not known), ``truncated`` (whether the answer 
 and ``error`` ("" or why there is no answer, or no whole one).
 
 A row that cannot be answered has an error, and costs no other row its answer. A request that cannot be answered at all
-is an MlflowException: of any other exception MLflow sends the traceback, with the server's paths.
+is an MlflowException: of any other exception MLflow sends the traceback, with the server's paths. Where MLflow's
+scoring server loads the model, its requests have a greatest length, and its errors lose their tracebacks.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +26,7 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 from florence.errors import EncodeError, FlorenceError
@@ -72,6 +75,8 @@ class Florence(PythonModel):
         """Load the model in the artifact ``model``."""
         self.checkpoint = checkpoint.load(context.artifacts["model"])
         self.calibrations = read_calibrations(Path(context.artifacts["model"]))
+        if (server := sys.modules.get("mlflow.pyfunc.scoring_server")) is not None:
+            guard_scoring_server(server)
 
     def predict(self, context, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return an answer for each row (MLflow makes a table of a list of dicts).
@@ -113,6 +118,32 @@ class Florence(PythonModel):
                 batch = _Batch()
         if batch.rows:
             yield batch
+
+
+def guard_scoring_server(server: Any) -> None:
+    """Let MLflow's scoring server refuse a body that is too long before it is parsed, and send no traceback.
+
+    ``server``: the module mlflow.pyfunc.scoring_server, which has no settings for either; the packaged model pins its
+    version. Nothing is changed the second time.
+    """
+    answer = server.invocations
+    if hasattr(answer, "__wrapped__"):
+        return
+
+    @functools.wraps(answer)
+    def invocations(data: bytes, *arguments: Any) -> Any:
+        try:
+            if len(data) > LIMITS.body_bytes:
+                raise MlflowException(
+                    f"a request of {len(data):,} bytes; at most {LIMITS.body_bytes:,} are allowed", BAD_REQUEST
+                )
+            return answer(data, *arguments)
+        except MlflowException as error:
+            if error.json_kwargs.pop("stack_trace", None):
+                logger.warning("a request was refused", exc_info=True)
+            raise
+
+    server.invocations = invocations
 
 
 def _check_request(table: Any, params: Mapping[str, Any]) -> int:
