@@ -75,21 +75,8 @@ SPLITS: tuple[str, ...] = ("train", "held_out", "gold")
 
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp", "Zs"))
 _INVISIBLE = frozenset(
-    map(
-        chr,
-        (
-            0x34F,
-            0x115F,
-            0x1160,
-            0x17B4,
-            0x17B5,
-            0x2800,
-            0x3164,
-            0xFFA0,
-            *range(0xFE00, 0xFE10),
-            *range(0xE0100, 0xE01F0),
-        ),
-    )
+    "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+    + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 )
 """Characters of other categories that show nothing: joiners, fillers, variation selectors, the empty braille cell."""
 
@@ -155,6 +142,17 @@ class Claim:
 
 ClaimsOrError = list[Claim] | FlorenceError
 """An annotator's answer about one image: claims, or an error; after `UnavailableError` a later run asks again."""
+
+
+class PartialClaims(list[Claim]):
+    """Claims about an image that was looked at for some annotation types alone.
+
+    ``looked_at``: these types. Of others the annotator says nothing there, not even that there is nothing.
+    """
+
+    def __init__(self, claims: Iterable[Claim], looked_at: Iterable[str]) -> None:
+        super().__init__(claims)
+        self.looked_at = tuple(looked_at)
 
 
 @dataclass(frozen=True, slots=True)

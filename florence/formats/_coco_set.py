@@ -12,12 +12,14 @@ from typing import Any
 
 from florence.errors import DataError
 from florence.formats import (
+    OBJECTS,
     ImageClaims,
     LabelProblem,
     LabelSet,
     LabelSetEntry,
     UnusableLabelError,
     describe_problem,
+    list_looked_at,
 )
 from florence.formats._checks import check_number, check_text
 from florence.formats._coco_objects import check_unit, read_corners, read_object
@@ -41,7 +43,10 @@ class _CocoAnnotation:
 
 @dataclass(slots=True)
 class _CocoImage:
-    """One image of one file, with its annotations. ``problem``: why none of them can be used."""
+    """One image of one file, with its annotations.
+
+    ``problem``: why none of them can be used. ``held``: annotation types that the file is about.
+    """
 
     where: str
     name: str
@@ -49,6 +54,7 @@ class _CocoImage:
     size: tuple[int, int] | None
     annotations: list[_CocoAnnotation] = field(default_factory=list)
     problem: LabelProblem | None = None
+    held: frozenset[str] = frozenset()
 
     def is_swapped(self, record: ImageRecord) -> bool:
         """Return whether the file has the sides of the upright image the other way round."""
@@ -82,7 +88,7 @@ class CocoSet(LabelSet):
         errors: list[DataError] = []
         for file in files.names:
             try:
-                document = _Document(files, file, problems)
+                document = _Document(files, file, options, problems)
             except DataError as error:
                 errors.append(error)
                 problems.append(describe_problem(error, "file"))
@@ -118,8 +124,8 @@ class CocoSet(LabelSet):
         if self.options.swapped_sizes or image.is_upright(record):
             return None
         remedy = (
-            "if they were drawn on the upright image, set swapped_sizes; if on the file as it is stored, without the "
-            "rotation in its EXIF, remove that rotation from the file or draw them again"
+            "if they were drawn on the upright image, set swapped_sizes: true in the settings; if on the file as it is "
+            "stored, without the rotation in its EXIF, remove that rotation from the file or draw them again"
         )
         return LabelProblem(ANOTHER_SIZE, f"{found}, its sides swapped; {remedy}", "image")
 
@@ -127,6 +133,8 @@ class CocoSet(LabelSet):
         """Return the objects and captions of an image, in the order of the files; an object in two files, once."""
         claims: list[Claim] = []
         problems: list[LabelProblem] = []
+        held: set[str] = set()
+        lost: set[str] = set()
         first: dict[tuple[str, Any], str] = {}
         for image in entry.raw:
             if image.problem is not None:
@@ -135,6 +143,7 @@ class CocoSet(LabelSet):
                 count = sum(a.problem.count if a.problem else 1 for a in image.annotations)
                 problems += [LabelProblem(refused.reason, refused.detail, "label", count)] if count else []
                 continue
+            held |= image.held
             if image.is_swapped(record):
                 detail = f"{image.where}: {image.name}: width and height are those of the image the other way round"
                 problems.append(LabelProblem("width and height swapped", detail, "part"))
@@ -144,6 +153,7 @@ class CocoSet(LabelSet):
                     claim, parts = self._claim(annotation, where, record, is_ours=image.image_id is not None)
                 except DataError as error:
                     problems.append(annotation.problem or describe_problem(error))
+                    lost |= {OBJECTS} if not _is_caption(annotation.values) else image.held - {OBJECTS}
                     continue
                 if claim.regions and first.setdefault((claim.text, claim.regions[0].box), image.where) != image.where:
                     other = f"{where}: the same object is in {first[claim.text, claim.regions[0].box]}"
@@ -151,7 +161,7 @@ class CocoSet(LabelSet):
                     continue
                 claims.append(claim)
                 problems += parts
-        return ImageClaims(tuple(claims), tuple(problems))
+        return ImageClaims(tuple(claims), tuple(problems), list_looked_at(claims, held, lost))
 
     def _claim(
         self, annotation: _CocoAnnotation, where: str, record: ImageRecord, *, is_ours: bool
@@ -163,9 +173,8 @@ class CocoSet(LabelSet):
             if not is_ours and min(record.width, record.height) > 1:
                 check_unit(annotation.values, where)
             return read_object(annotation.values, annotation.category, where, record, crowds=self.options.crowds)
-        task = annotation.values.get("task")
         text = check_text(annotation.values.get("caption"), f"{where}.caption")
-        return Claim(task if task in CAPTIONS else self.options.captions, text), []
+        return Claim(_caption_type(annotation.values, self.options.captions), text), []
 
 
 def _entry(key: str, images: tuple[_CocoImage, ...]) -> LabelSetEntry:
@@ -189,7 +198,7 @@ def _usable(names: Iterable[Any]) -> Iterator[str]:
 class _Document:
     """One file: its images with their annotations. What belongs to no image is a problem of the set."""
 
-    def __init__(self, files: Files, name: str, problems: list[LabelProblem]) -> None:
+    def __init__(self, files: Files, name: str, options: Any, problems: list[LabelProblem]) -> None:
         self.where, self.problems = files.where(name), problems
         document = _check_document(files.json(name, _pack_polygons), self.where)
         self.names: list[Any] = []
@@ -206,6 +215,9 @@ class _Document:
                 problems.append(LabelProblem(problem.reason, problem.detail, "image"))
         for k, values in enumerate(document["annotations"]):
             self._add_annotation(values, f"annotations[{k}]")
+        held = _find_types(document, posixpath.basename(name), options.captions)
+        for image in self.images.values():
+            image.held = held
         for same in self.doubled.values():
             detail = f"{self.where}: {', '.join(image.name for image in same)} have one id; ids are expected to differ"
             for image in same:
@@ -300,6 +312,26 @@ def _is_caption(values: Mapping[str, Any]) -> bool:
     return "caption" in values and not values.get("bbox") and not values.get("segmentation")
 
 
+def _caption_type(values: Mapping[str, Any], usual: str) -> str:
+    task = values.get("task")
+    return task if task in CAPTIONS else usual
+
+
+def _find_types(document: Mapping[str, Any], name: str, usual: str) -> frozenset[str]:
+    """Return the annotation types that a file is about: objects, captions, or both.
+
+    A file of captions does not say that there is no object in the images that it lists. One without annotations is told
+    by its categories and its name. ``usual``: type of the captions that do not state theirs.
+    """
+    found = [values for values in document["annotations"] if isinstance(values, dict)]
+    captions = {_caption_type(values, usual) for values in found if _is_caption(values)}
+    if document["categories"] or any(not _is_caption(values) for values in found):
+        return frozenset({OBJECTS, *captions})
+    if not captions and document["has_categories"] and not name.lower().startswith("captions"):
+        return frozenset({OBJECTS})
+    return frozenset(captions or {usual})
+
+
 def _count(values: Any) -> int:
     """Return how many labels an annotation has: the segments of a panoptic picture, else one."""
     segments = values.get("segments_info") if isinstance(values, dict) else None
@@ -326,6 +358,7 @@ def _check_document(document: Any, where: str) -> dict[str, Any]:
             "a list, perhaps empty, is expected",
             "file",
         )
+    document["has_categories"] = "categories" in document
     document["categories"] = document.get("categories") or []
     for part in ("annotations", "categories"):
         if not isinstance(document[part], list):

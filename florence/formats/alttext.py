@@ -40,6 +40,7 @@ class AltTextFormat(Format):
     """
 
     annotation_types = CAPTIONS
+    revision = 2
     is_writable = False
 
     class Options(Section):

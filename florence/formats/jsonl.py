@@ -25,6 +25,7 @@ from florence.formats import (
     LabelSetEntry,
     UnusableLabelError,
     describe_problem,
+    list_looked_at,
 )
 from florence.formats._checks import check_number, check_numbers, check_polygon, check_text, read_score
 from florence.formats._files import Files
@@ -107,15 +108,21 @@ class _LineSet(LabelSet):
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """Return the claims of a line, in its order."""
-        where, rows = entry.raw
+        where, rows, looked_at = entry.raw
         claims: list[Claim] = []
         problems: list[LabelProblem] = []
+        lost: set[str] = set()
         for k, row in enumerate(rows):
             try:
                 claims.append(_claim(row, f"{where}: annotations[{k}]", record))
             except DataError as error:
                 problems.append(describe_problem(error))
-        return ImageClaims(tuple(claims), tuple(problems))
+                kind = row.get("task") if isinstance(row, dict) else None
+                lost |= {kind} if kind in ANNOTATION_TYPES else set(ANNOTATION_TYPES)
+        if looked_at is None and not lost:
+            return ImageClaims(tuple(claims), tuple(problems))
+        held = ANNOTATION_TYPES if looked_at is None else looked_at
+        return ImageClaims(tuple(claims), tuple(problems), list_looked_at(claims, held, lost))
 
 
 def _usable(names: Iterable[str]) -> set[str]:
@@ -184,10 +191,21 @@ def _read_entry(line: str, where: str) -> LabelSetEntry:
         for side in ("width", "height")
         if image.get(side) is not None
     ]
+    looked_at = _read_looked_at(values.get("looked_at"), where)
     name, image_id = (value if isinstance(value, str) and value else None for value in names)
     return LabelSetEntry(
-        (name,) if name else (), image_id, (sides[0], sides[1]) if len(sides) == 2 else None, (where, rows)
+        (name,) if name else (), image_id, (sides[0], sides[1]) if len(sides) == 2 else None, (where, rows, looked_at)
     )
+
+
+def _read_looked_at(value: Any, where: str) -> tuple[str, ...] | None:
+    """Return the annotation types that a line says its image was looked at for; None where it does not say."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(kind in ANNOTATION_TYPES for kind in value):
+        detail = f"{where}: looked_at: found {value!r:.60}; a list of {', '.join(ANNOTATION_TYPES)} is expected"
+        raise UnusableLabelError("not what it was looked at for", detail)
+    return tuple(value)
 
 
 def _claim(row: Any, where: str, record: ImageRecord) -> Claim:
