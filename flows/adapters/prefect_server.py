@@ -153,7 +153,7 @@ def _start_server(root: Path, lasting: bool) -> tuple[subprocess.Popen[bytes], s
     assert process.stdout is not None
     port = process.stdout.readline().decode().strip()
     if not port:
-        raise FlorenceError(f"the Prefect server did not start; {home / 'server.log'} says why")
+        raise FlorenceError(_explain_start(root))
     return process, f"http://127.0.0.1:{port}/api"
 
 
@@ -166,7 +166,19 @@ def _wait_for_server(root: Path, process: subprocess.Popen[bytes], url: str) -> 
             print("Prefect's server is starting", file=sys.stderr, flush=True)
             notice = end
         if _has_ended(process, 0.1) or time.monotonic() > end:
-            raise FlorenceError(f"the Prefect server did not start; {root / '.florence/prefect/server.log'} says why")
+            raise FlorenceError(_explain_start(root))
+
+
+def _explain_start(root: Path) -> str:
+    """Return why the server did not start, as far as the last line of its log says so."""
+    log = root / ".florence/prefect/server.log"
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    if not lines:
+        return f"the Prefect server did not start, and wrote nothing to {log}"
+    return f"the Prefect server did not start: {redact_text(lines[-1][:300])}; {log} says more"
 
 
 def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from florence.config import Settings
-from florence.errors import FlorenceError
+from florence.errors import FlorenceError, ModelError
+from florence.hub.models import REPUBLISHED, explain_older
 from florence.model.presets import PRESETS
 from florence.sources import SOURCES
 from florence.store import Store
@@ -164,13 +165,18 @@ def check_model(settings: Settings, root: Path) -> Iterator[Check]:
         if value.removesuffix(SCRATCH) in PRESETS:
             yield Check(where, "ok", f"{value}, a preset")
         elif (folder := root / value).is_dir():
-            whole = (folder / "config.json").is_file()
+            fault = _find_model_fault(folder, deep=where == "model.init")
             yield Check(
-                where,
-                "ok" if whole else "fail",
-                f"{value}, a folder" + ("" if whole else " without config.json"),
-                "name a folder in transformers' layout",
+                where, "fail" if fault else "ok", fault or f"{value}, a folder", "name the folder of a whole model"
             )
+        elif value in REPUBLISHED:
+            if where == "model.init":
+                found = (
+                    f"{value}, also published as {REPUBLISHED[value]}, in transformers' layout; this one is converted"
+                )
+                yield Check(where, "ok", found)
+            else:
+                yield Check(where, "warn", f"{value}: {explain_older(value)}", f"name {REPUBLISHED[value]}")
         elif re.fullmatch(r"[\w.-]+/[\w.-]+", value):
             cached = _cached(value)
             yield Check(
@@ -186,6 +192,19 @@ def check_model(settings: Settings, root: Path) -> Iterator[Check]:
                 f"{value}: neither a preset, a folder nor a name on the hub",
                 f"presets: {', '.join(PRESETS)}",
             )
+
+
+def _find_model_fault(folder: Path, deep: bool) -> str:
+    """Return why a folder holds no model that can be loaded, "" where it does. ``deep``: check every tensor's shape."""
+    from florence.model.folders import open_folder
+
+    if not (folder / "config.json").is_file():
+        return f"{folder}, a folder without config.json"
+    try:
+        _ = open_folder(str(folder)) if deep else None
+    except ModelError as error:
+        return str(error)
+    return ""
 
 
 def _cached(name: str) -> bool:
