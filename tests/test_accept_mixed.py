@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_the_terminal_the_facts_and_the_page_tell_what_was_not_used(mixed: Mixed
     (listing,) = facts.listings
     assert listing.files == sum(mixed.outcomes.values()) and listing.images == len(PICTURES)
     assert listing.files == listing.images + listing.texts + sum(one.count for one in listing.unused)
-    page = (folder / "build/report/index.html").read_text(encoding="utf-8")
+    page = html.unescape((folder / "build/report/index.html").read_text(encoding="utf-8"))
     for one in facts.label_sets:
         used = sum(one.used.values())
         assert (used + one.lost, used) == mixed.labels[one.annotator]
