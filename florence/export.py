@@ -18,6 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from florence.coverage import find_looked_at
+from florence.engine.filters.duplicates import REASON
 from florence.errors import DataError, ImageError, SettingsError, StoreError
 from florence.formats import (
     FORMATS,
@@ -42,7 +44,6 @@ from florence.records import (
 )
 from florence.rounds import find_labels, list_rounds
 from florence.store import EXPORT_NOTE, Store
-from florence.workspace.coverage import find_looked_at, find_near_duplicates
 
 NOT_LOOKED_AT = "no annotator has looked at them"
 NEAR_DUPLICATES = "they nearly equal other images"
@@ -209,9 +210,9 @@ class _Labels:
     def __init__(self, form: Format, data: Store, choice: ExportChoice, number: int, types: tuple[str, ...]) -> None:
         self.form, self.choice = form, choice
         self.types = tuple(task for task in types if task in form.annotation_types)
-        self.looked_at = find_looked_at(data, number)
+        self.looked_at = find_looked_at(data, number, find_labels(data, number))
         self._data = data
-        self._near_duplicates = find_near_duplicates(data, number)
+        self._near_duplicates = _find_near_duplicates(data, number)
         labels = data.read_table(find_labels(data, number), filters=[("kept", "=", True)])
         self._table = labels.filter(pc.is_in(labels["task"], pa.array(types)))
         self._rows: dict[str, list[int]] = {}
@@ -268,6 +269,12 @@ class _Labels:
         if self.choice.boxes_only and row.task == OBJECTS and row.regions[0].polygons:
             return f"{row.task}: the polygons, as only boxes are wanted"
         return self.form.explain_loss(row, plan)
+
+
+def _find_near_duplicates(data: Store, round: int) -> frozenset[str]:
+    """Return the images whose labels were dropped because they nearly equal another image: they are not empty."""
+    labels = data.read_table(find_labels(data, round), ["image_id"], [("reason", "=", REASON)])
+    return frozenset(labels["image_id"].to_pylist())
 
 
 def _clean_label(row: Annotation) -> Annotation:

@@ -36,6 +36,7 @@ class LabelSetReport:
     """What an annotator's label set has about the images that it annotates.
 
     ``images``: ours, each of them ``labelled``, looked at and ``empty``, ``not_listed``, or ``refused`` by reason.
+    ``looked_at``: by annotation type that is used, the known images that the set says something of that type about.
     ``listed``: images of the set; ``matched``: those that are ours. ``used``, ``unread``: labels by annotation type, of
     types that are read and of others. ``losses``: labels, parts, images and files of the set that are not used.
     ``uncounted``: images of the set that are not ours, whose labels were not counted. ``remedy``: settings that would
@@ -54,6 +55,7 @@ class LabelSetReport:
     listed: int = 0
     matched: int = 0
     refused: tuple[LossCount, ...] = ()
+    looked_at: dict[str, int] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
     losses: tuple[LossCount, ...] = ()
@@ -110,6 +112,8 @@ def describe_label_set(report: LabelSetReport, min_matched: float = 0.0) -> list
         labels += f", {report.lost} not: {', '.join(_list_label_losses(report))}"
     known = f"{name}: knows {report.known} of {_number(report.images, 'image')}"
     parts = [f"{known} ({_describe_images(report)})", labels]
+    if fewer := [f"for {task} about {count}" for task, count in report.looked_at.items() if count < report.known]:
+        parts.append(f"of these images, it says something {', '.join(fewer)}")
     if elsewhere := report.listed - report.matched:
         parts.append(f"{elsewhere} of the set's {report.listed} images are not here")
     if report.uncounted:

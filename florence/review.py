@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.config import EngineSettings
+from florence.coverage import COVERAGE
 from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
 from florence.errors import DataError
 from florence.export import choose_export_round, find_export_form, replace_folder, write_image
@@ -42,7 +43,7 @@ from florence.records import (
 from florence.rounds import find_labels, list_rounds, next_round
 from florence.store import EXPORT_NOTE, Store
 from florence.workspace import Workspace
-from florence.workspace.annotate import COVERAGE, AnnotatorVersion, find_human_annotator
+from florence.workspace.annotate import AnnotatorVersion, find_human_annotator
 from florence.workspace.layout import list_shards, read_images
 
 MAX_OTHER_NAMES = 300

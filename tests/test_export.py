@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from test_cli import call
 
 from florence import export as writing
+from florence.coverage import COVERAGE
 from florence.errors import DataError, SettingsError, StoreError
 from florence.formats import list_writable_formats
 from florence.records import (
@@ -34,7 +35,6 @@ from florence.records import (
     table_images,
 )
 from florence.store import Store
-from florence.workspace.annotate import COVERAGE
 
 
 @pytest.fixture

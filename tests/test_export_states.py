@@ -15,12 +15,12 @@ from pycocotools.coco import COCO
 from test_cli import call
 from test_export import picture, record, thing
 
+from florence.coverage import COVERAGE, find_looked_at
 from florence.export import NEAR_DUPLICATES, NOT_LOOKED_AT, ExportChoice, export
 from florence.formats import list_writable_formats
 from florence.records import IMAGES, Claim, annotate, annotations_table
+from florence.rounds import find_labels
 from florence.store import Store
-from florence.workspace.annotate import COVERAGE
-from florence.workspace.coverage import find_looked_at
 
 BOXES, TEXTS = ["<OD>"], ["<CAPTION>"]
 STATES = ("labelled", "empty", "unlisted", "failed", "unseen", "ranked", "captioned", "duplicate", "dropped")
@@ -149,11 +149,11 @@ def test_of_an_earlier_round_labels_alone_show_what_was_looked_at(data: Store, t
 
 def test_people_who_review_look_for_objects(data: Store):
     ids = {row["name"].removesuffix(".png"): row["image_id"] for row in images(data)}
-    assert ids["unseen"] not in find_looked_at(data, 1)
+    assert ids["unseen"] not in find_looked_at(data, 1, find_labels(data, 1))
     cover(data, "human@1-abc", {ids["unseen"]: ""})
     snapshot = data.read_json("snapshot.json")
     data.write_json("snapshot.json", {**snapshot, "annotators": {**snapshot["annotators"], "human": "1-abc"}})
-    assert find_looked_at(data, 1)[ids["unseen"]] == {"<OD>"}
+    assert find_looked_at(data, 1, find_labels(data, 1))[ids["unseen"]] == {"<OD>"}
 
 
 def images(data: Store) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from workspaces import workspace_of
 
 from florence.annotators.existing import Existing
 from florence.config import settings_from
+from florence.coverage import COVERAGE
 from florence.errors import DataError, NotListedError
 from florence.formats import FORMATS, LabelSet, UnusableLabelError
 from florence.formats.matching import find_claims, read_label_set
@@ -18,7 +19,6 @@ from florence.image_files import list_rows, read_files
 from florence.records import ImageRecord, table_annotations
 from florence.store import Store
 from florence.workspace.annotate import annotate_shard, count_missing, list_annotators
-from florence.workspace.annotate.claims import COVERAGE
 from florence.workspace.layout import list_shards
 
 

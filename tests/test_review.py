@@ -26,13 +26,14 @@ from test_cli import call
 from workspaces import workspace_of
 
 from florence.config import settings_from
+from florence.coverage import COVERAGE
 from florence.errors import DataError, StoreError
 from florence.evaluate import find_held_out_references
 from florence.geometry import paired_iou
 from florence.records import ANNOTATIONS, CAPTIONS, table_annotations
 from florence.review import export_review, import_review
 from florence.store import Store
-from florence.workspace.annotate import COVERAGE, find_human_annotator, list_annotators
+from florence.workspace.annotate import find_human_annotator, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.evaluate import measure_all_labels
 from florence.workspace.fuse import fuse_round

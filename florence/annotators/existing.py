@@ -12,13 +12,13 @@ from pydantic import Field
 
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
-from florence.errors import FlorenceError, SettingsError
+from florence.errors import FlorenceError, NotListedError, SettingsError
 from florence.formats import FORMATS, OBJECTS, Format, LabelSet
 from florence.formats._files import Files
 from florence.formats.accounting import report_label_set
 from florence.formats.matching import Contents, LabelMatcher, Matching
 from florence.label_report import LabelSetReport
-from florence.records import ANNOTATION_TYPES, ClaimsOrError, ImageRecord, digest
+from florence.records import ANNOTATION_TYPES, ClaimsOrError, ImageRecord, PartialClaims, digest
 
 
 @ANNOTATORS.register("existing")
@@ -119,7 +119,14 @@ class Existing(Annotator):
             found = matcher.find_claims(record)
         except FlorenceError as error:
             return error
-        return [claim for claim in found.claims if claim.task in self.tasks]
+        claims = [claim for claim in found.claims if claim.task in self.tasks]
+        if found.looked_at is None:
+            return claims
+        looked_at = tuple(task for task in self.tasks if task in found.looked_at)
+        if not looked_at:
+            wanted = ", ".join(self.tasks)
+            return NotListedError(f"{record.name}: {self._label_set().where} says nothing about it of {wanted}")
+        return claims if looked_at == self.tasks else PartialClaims(claims, looked_at)
 
     def report_labels(self, images: Sequence[ImageRecord]) -> LabelSetReport:
         """Return what the data set has about ``images``, and what of it is not used."""

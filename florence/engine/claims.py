@@ -16,6 +16,7 @@ from florence.errors import DataError
 from florence.records import ANNOTATION_TYPES, HUMAN, STUDENT, AnnotatorProfile
 
 NO_SPAN = -1
+EVERY_TYPE = (1 << len(ANNOTATION_TYPES)) - 1
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Claims:
 
     ``images``: ids in the order of the images' table; ``annotators``: A names, sorted; ``texts``: distinct ones.
     ``image``, ``annotation_type``, ``annotator``, ``text``: (n,), indices into images, `ANNOTATION_TYPES`, annotators
-    and texts; ``score``: (n,), NaN where none. ``coverage``: (images, A), who finished which image; ``claims_type``:
-    (A, types), who claims what type, on other images too; ``vocabularies``: the names that each annotator has for
-    objects, None for any; ``ranks``: what rankers claim.
+    and texts; ``score``: (n,), NaN where none. ``looked_at``: (images, A), who looked at which image for what: bit t is
+    annotation type t; ``claims_type``: (A, types), who claims what type, on other images too; ``vocabularies``: the
+    names that each annotator has for objects, None for any; ``ranks``: what rankers claim.
     """
 
     images: tuple[str, ...]
@@ -58,7 +59,7 @@ class Claims:
     annotator: np.ndarray
     text: np.ndarray
     score: np.ndarray
-    coverage: np.ndarray
+    looked_at: np.ndarray
     claims_type: np.ndarray
     regions: Regions
     vocabularies: tuple[tuple[str, ...] | None, ...]
@@ -68,8 +69,8 @@ class Claims:
         return len(self.image)
 
     def compute_coverage(self, annotation_type: int) -> np.ndarray:
-        """Return (images, A): whether an annotator finished an image and claims this type on any image."""
-        return self.coverage & self.claims_type[:, annotation_type]
+        """Return (images, A): whether an annotator looked at an image for this type and claims it on any image."""
+        return (self.looked_at >> annotation_type & 1).astype(bool) & self.claims_type[:, annotation_type]
 
     @cached_property
     def is_human(self) -> np.ndarray:
@@ -162,7 +163,7 @@ def read_claims(
         annotator=annotator,
         text=texts.indices.to_numpy(zero_copy_only=False),
         score=_read_numbers(table["score"]),
-        coverage=_read_coverage(coverage, image_ids, names, image, annotator),
+        looked_at=_read_coverage(coverage, image_ids, names, (image, annotator, annotation_type)),
         claims_type=roster.claims_type,
         regions=_read_regions(table["regions"].combine_chunks(), size),
         vocabularies=tuple(vocabularies.get(name) for name in names.to_pylist()),
@@ -175,15 +176,32 @@ def _read_numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def _read_coverage(
-    coverage: pa.Table, image_ids: pa.Array, names: pa.Array, image: np.ndarray, annotator: np.ndarray
+    coverage: pa.Table, image_ids: pa.Array, names: pa.Array, claims: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """(images, A) who finished which image; an annotator with a claim about an image has."""
-    result = np.zeros((len(image_ids), len(names)), bool)
+    """(images, A) who looked at which image for what. ``claims``: image, annotator and type of each.
+
+    An annotator with a claim about an image has looked for its type; for all types, if no coverage tells.
+    """
+    result = np.zeros((len(image_ids), len(names)), np.uint32)
     finished = coverage.filter(pc.equal(coverage["error"], ""))
     at, by = find_codes(finished["image_id"], image_ids), find_codes(finished["annotator"], names)
-    result[at[at >= 0], by[at >= 0]] = True
-    result[image, annotator] = True
+    np.bitwise_or.at(result, (at[at >= 0], by[at >= 0]), _read_looks(finished)[at >= 0])
+    image, annotator, annotation_type = claims
+    untold = result[image, annotator] == 0
+    result[image[untold], annotator[untold]] = EVERY_TYPE
+    np.bitwise_or.at(result, (image, annotator), (1 << annotation_type).astype(np.uint32))
     return result
+
+
+def _read_looks(coverage: pa.Table) -> np.ndarray:
+    """(n,) the types that each row says its image was looked at for, as bits; every type where it does not say."""
+    if "looked_at" not in coverage.column_names:  # an older table
+        return np.full(len(coverage), EVERY_TYPE, np.uint32)
+    texts = coverage["looked_at"].combine_chunks().dictionary_encode()
+    bits = {name: 1 << code for code, name in enumerate(ANNOTATION_TYPES)}
+    known = [sum(bits.get(name, 0) for name in set(text.split(","))) for text in texts.dictionary.to_pylist()]
+    codes = pc.fill_null(texts.indices, len(known)).to_numpy(zero_copy_only=False)
+    return np.asarray([*known, EVERY_TYPE], np.uint32)[codes]
 
 
 def _read_regions(column: pa.ListArray, size: np.ndarray) -> Regions:

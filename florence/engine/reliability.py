@@ -43,7 +43,7 @@ def estimate_reliability(
     found = read_claims(*select_fit_claims(*select_voting_claims(claims, coverage, settings, profiles)), None, profiles)
     clusters = {task: cluster_regions(found, BASE_TYPES.index(task), None, settings) for task in REGION_TYPES}
     values = _values(found, clusters, settings)
-    by_name = _by_name(clusters[OBJECTS], found.coverage, settings)
+    by_name = _by_name(clusters[OBJECTS], found.compute_coverage(BASE_TYPES.index(OBJECTS)), settings)
     return {
         (annotator, task): Reliability(round(float(value[a]), 6), by_name[a] if task == OBJECTS else {})
         for task, (value, estimated) in sorted(values.items())

@@ -8,7 +8,7 @@ loses only itself, a bad image only its own labels: what cannot be used is repor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -80,10 +80,25 @@ def describe_problem(error: DataError, unit: Unit = "label") -> LabelProblem:
 
 @dataclass(frozen=True, slots=True)
 class ImageClaims:
-    """A data set's claims about one image; ``problems``: what is not used, one or more for each label lost."""
+    """A data set's claims about one image.
+
+    ``problems``: what is not used, one or more for each label lost. ``looked_at``: the annotation types that the data
+    set says something of, be it that there is none; None for all that it holds.
+    """
 
     claims: tuple[Claim, ...]
     problems: tuple[LabelProblem, ...] = ()
+    looked_at: tuple[str, ...] | None = None
+
+
+def list_looked_at(claims: Iterable[Claim], held: Iterable[str], lost: Collection[str]) -> tuple[str, ...]:
+    """Return the annotation types that an image was looked at for, in their order.
+
+    ``held``: types of the files that list it. ``lost``: types of labels that were not understood: without a claim of
+    the type, nothing is known of it.
+    """
+    claimed = {claim.task for claim in claims}
+    return tuple(sorted(claimed | (set(held) - set(lost)), key=ANNOTATION_TYPES.index))
 
 
 class LabelSet(ABC):

@@ -14,6 +14,7 @@ from florence.formats import (
     LabelSetEntry,
     UnusableLabelError,
     describe_problem,
+    list_looked_at,
 )
 from florence.formats._files import Files
 from florence.formats._names import check_name, explain_spellings
@@ -89,11 +90,16 @@ class StudioSet(LabelSet):
         super().__init__(files.uri, entries, sorted(_usable(names)), problems)
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
-        """Return what was drawn and written, in the order of the file."""
+        """Return what was drawn and written, in the order of the file.
+
+        Which controls the person was shown is not in the file: one who only wrote texts may not have been asked for
+        objects. Who submitted nothing says that there is nothing.
+        """
         annotation, _, lost = entry.raw
         builder = ClaimBuilder(self.control_types, record)
         claims = builder.build(annotation.results)
-        return ImageClaims(tuple(claims), (*annotation.problems, *builder.problems, *lost))
+        looked_at = list_looked_at(claims, (), ()) or None
+        return ImageClaims(tuple(claims), (*annotation.problems, *builder.problems, *lost), looked_at)
 
 
 def _usable(names: Mapping[str, None]) -> set[str]:

@@ -54,19 +54,22 @@ def report_label_set(
     records = list(images)
     found = read_label_set(labels, records, matching)
     claimed = Counter(claim.task for read in found.claims.values() for claim in read.claims)
-    labelled = sum(bool(read.claims) for read in found.claims.values())
+    known = [read for read in found.claims.values() if read.looked_at is None or {*read.looked_at}.intersection(tasks)]
+    labelled = sum(bool(read.claims) for read in known)
+    used = {task: number for task, number in sorted(claimed.items()) if task in tasks}
     outside = found.others[:COUNTED]
     problems = [*found.problems, *_count_refused_labels(labels, found), *_count_labels_elsewhere(labels, outside)]
     return replace(
         report,
         images=len(records),
         labelled=labelled,
-        empty=len(found.claims) - labelled,
-        not_listed=len(found.unknown),
+        empty=len(known) - labelled,
+        not_listed=len(found.unknown) + len(found.claims) - len(known),
         listed=len(labels.entries),
         matched=len(labels.entries) - len(found.others),
         refused=count_problems(map(describe_error, found.errors.values())),
-        used={task: number for task, number in sorted(claimed.items()) if task in tasks},
+        looked_at={task: sum(read.looked_at is None or task in read.looked_at for read in known) for task in used},
+        used=used,
         unread={task: number for task, number in sorted(claimed.items()) if task not in tasks},
         losses=count_problems(problems),
         not_listed_examples=found.unknown[:EXAMPLES],

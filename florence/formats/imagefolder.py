@@ -26,6 +26,7 @@ from florence.formats import (
     LabelSetEntry,
     UnusableLabelError,
     describe_problem,
+    list_looked_at,
 )
 from florence.formats._checks import check_text
 from florence.formats._coco_objects import check_unit, read_object
@@ -158,10 +159,12 @@ class _MetadataSet(LabelSet):
         """Return the texts and objects of an image, in the order of its rows."""
         claims: list[Claim] = []
         problems: list[LabelProblem] = []
-        is_said = False
+        held: set[str] = set()
+        lost: set[str] = set()
         for row, text, column in entry.raw.rows:
             value = row.values.get(text) if text is not None else None
-            is_said |= value is not None or (column is not None and row.values.get(column) is not None)
+            held |= {self.options.kind} if value is not None else set()
+            held |= {OBJECTS} if column is not None and row.values.get(column) not in (None, "") else set()
             if value is not None and value != "":
                 self._add_text(value, f"{row.place}: {text}", claims, problems)
             for one in self._objects(row, column):
@@ -171,12 +174,13 @@ class _MetadataSet(LabelSet):
                     claim, parts = read_object(one.values, self._name(one), one.place, record, crowds=False)
                 except DataError as error:
                     problems.append(describe_problem(error))
+                    lost.add(OBJECTS)
                     continue
                 claims.append(claim)
                 problems += parts
-        if not is_said:
+        if not held:
             raise NotListedError(f"{record.name}: {self.where} says nothing about it")
-        return ImageClaims(tuple(claims), tuple(problems))
+        return ImageClaims(tuple(claims), tuple(problems), list_looked_at(claims, held, lost))
 
     def _add_text(self, value: Any, where: str, claims: list[Claim], problems: list[LabelProblem]) -> None:
         try:

@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -117,10 +117,10 @@ class LabelMatcher:
 
         Raises NotListedError if the data set has the image, but nothing says that anybody looked at it.
         """
-        total = ImageClaims(())
+        total: ImageClaims | None = None
         errors: list[DataError] = []
         not_listed: list[NotListedError] = []
-        for number, entry in enumerate(entries):
+        for entry in entries:
             try:
                 self.labels.check_size(entry, record)
                 read = self.labels.read_claims(entry, record)
@@ -130,17 +130,17 @@ class LabelMatcher:
             except NotListedError as error:
                 not_listed.append(error)
                 continue
-            total = _merge_claims(total, read, entry, record) if number else read
-        if errors and len(errors) + len(not_listed) == len(entries):
-            return total, errors[0]
-        if not_listed and len(not_listed) == len(entries):
-            raise not_listed[0]
+            total = read if total is None else _merge_claims(total, read, entry, record)
+        if total is None:
+            if not errors:
+                raise not_listed[0]
+            return ImageClaims(()), errors[0]
         if not total.claims and (lost := sum(p.count for p in total.problems if p.unit == "label")):
             first = next(str(p) for p in total.problems if p.unit == "label")
             return total, UnusableLabelError(
                 NOT_UNDERSTOOD, f"{record.name}: none of its {lost} labels can be used; the first: {first}", "image"
             )
-        return ImageClaims(total.claims, (*total.problems, *(describe_problem(e, "part") for e in errors))), None
+        return replace(total, problems=(*total.problems, *(describe_problem(e, "part") for e in errors))), None
 
     def hash_differences(self) -> list[tuple[str, list[str]]]:
         """Return image id and outcome of each image that files' names and contents match otherwise than its own name.
@@ -331,7 +331,9 @@ def _merge_claims(first: ImageClaims, more: ImageClaims, entry: LabelSetEntry, r
     if added or left:
         detail = f"{where}, with other labels; it gets those of both"
         problems.append(LabelProblem("other labels under another name of the picture", detail, "part"))
-    return ImageClaims((*first.claims, *added), tuple(problems))
+    looks = (first.looked_at, more.looked_at)
+    looked_at = None if None in looks else tuple(dict.fromkeys(kind for types in looks for kind in types or ()))
+    return ImageClaims((*first.claims, *added), tuple(problems), looked_at)
 
 
 def _is_same(a: Claim, b: Claim) -> bool:

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.config import EvaluateSettings
+from florence.coverage import COVERAGE, find_looks
 from florence.engine.churn import measure_churn
 from florence.engine.reliability import Reliability, estimate_reliability
 from florence.errors import FlorenceError, NotListedError
+from florence.formats import OBJECTS
 from florence.label_report import LabelSetReport
 from florence.metrics import fold_label
 from florence.records import ANNOTATION_TYPES, ANNOTATIONS, FINE_TUNED, TASKS
@@ -35,7 +37,6 @@ from florence.report.facts import (
 from florence.rounds import find_labels, list_rounds
 from florence.store import Store
 from florence.workspace.annotate import (
-    COVERAGE,
     MISSING,
     AnnotatorVersion,
     count_missing,
@@ -225,7 +226,7 @@ def _read_claims(store: Store, annotator: AnnotatorVersion) -> pa.Table:
 
 
 def _read_coverage(store: Store, annotator: AnnotatorVersion) -> pa.Table:
-    return store.read_tables(f"coverage/{annotator.key}", COVERAGE)
+    return store.read_tables(f"coverage/{annotator.key}", COVERAGE, older=True)
 
 
 def _list_errors(store: Store, annotator: AnnotatorVersion) -> Iterator[str]:
@@ -310,8 +311,8 @@ def _list_reliability_by_name(
     for annotator in annotators:
         if (estimate := reliability.get((annotator.name, "<OD>"))) is None:
             continue
-        coverage = _read_coverage(store, annotator)
-        finished = set(coverage.filter(pc.equal(coverage["error"], ""))["image_id"].to_pylist())
+        rows = _read_coverage(store, annotator).to_pylist()
+        finished = {row["image_id"] for row in rows if find_looks(row, frozenset([OBJECTS]))}
         counts = count_found_objects(_read_claims(store, annotator), references, finished)
         for name, value in list(estimate.by_name.items())[:NAMES]:
             found, total = counts.get(fold_label(name), (0, 0))

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from florence.coverage import COVERAGE
 from florence.engine import fuse
 from florence.errors import DataError
 from florence.progress import Progress, show_nothing
 from florence.records import ANNOTATIONS
 from florence.rounds import delete_older_names, name_labels
-from florence.workspace.annotate import COVERAGE, AnnotatorVersion, read_profiles
+from florence.workspace.annotate import AnnotatorVersion, read_profiles
 from florence.workspace.base import Workspace
 from florence.workspace.form import check_store
 from florence.workspace.layout import read_images
@@ -33,7 +34,7 @@ def fuse_round(
     settings, store = workspace.settings, workspace.store
     check_store(store)
     claims = [store.read_tables(f"claims/{annotator.key}", ANNOTATIONS) for annotator in annotators]
-    coverage = [store.read_tables(f"coverage/{annotator.key}", COVERAGE) for annotator in annotators]
+    coverage = [store.read_tables(f"coverage/{annotator.key}", COVERAGE, older=True) for annotator in annotators]
     if not claims:
         raise DataError("no annotators: add one to `annotators` in params.yaml")
     labels = fuse(

@@ -11,7 +11,6 @@ from florence.workspace.annotate.annotators import (
     read_profiles,
     write_declarations,
 )
-from florence.workspace.annotate.claims import COVERAGE
 from florence.workspace.annotate.label_sets import (
     describe_label_sets,
     find_label_sets,
@@ -23,7 +22,6 @@ from florence.workspace.annotate.shard import ShardOutcome, annotate_shard
 from florence.workspace.annotate.usage import read_usage
 
 __all__ = [
-    "COVERAGE",
     "MISSING",
     "AnnotatorVersion",
     "ShardOutcome",

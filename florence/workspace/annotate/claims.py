@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from florence.coverage import COVERAGE
 from florence.records import ANNOTATIONS, Annotation, table_annotations
 from florence.store import Store
 from florence.workspace.annotate.annotators import AnnotatorVersion
-
-COVERAGE = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("annotator", pa.string()),
-        ("version", pa.string()),
-        ("claims", pa.int32()),
-        ("error", pa.string()),
-        ("unread", pa.string()),
-    ]
-)
-"""``unread``: names, with commas between them, of the annotators it depends on that had not finished the image by then.
-
-Null: all had.
-"""
 
 RowRange = tuple[pa.Table, int, int]
 """Rows of a table, from the first to one past the last.
@@ -105,10 +91,17 @@ class ShardClaims:
             self._changed |= len(self._claims) < len(found)
         return self._claims
 
-    def cover(self, image_id: str, claims: RowRange | None, error: str = "", unread: Iterable[str] = ()) -> None:
+    def cover(
+        self,
+        image_id: str,
+        claims: RowRange | None,
+        error: str = "",
+        unread: Iterable[str] = (),
+        looked_at: Sequence[str] | None = None,
+    ) -> None:
         """Finish an image with its claims (rows of schema `ANNOTATIONS`) or the error that there are instead.
 
-        Earlier claims about it are replaced.
+        Earlier claims about it are replaced. ``looked_at``: annotation types; None for all that the annotator claims.
         """
         rows = self._rows()
         rows.pop(image_id, None)
@@ -122,6 +115,7 @@ class ShardClaims:
             "claims": count,
             "error": error,
             "unread": ",".join(sorted(unread)) or None,
+            "looked_at": None if looked_at is None else ",".join(looked_at),
         }
         self._changed = True
 

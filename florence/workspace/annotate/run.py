@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from florence.annotators import ImageBatch
 from florence.errors import FlorenceError, NotListedError, StoreError, UnavailableError
-from florence.records import Annotation, ImageRecord, annotate, annotations_table
+from florence.records import Annotation, ImageRecord, PartialClaims, annotate, annotations_table
 from florence.workspace.annotate.annotators import (
     AnnotatorVersion,
     acquire_annotator,
@@ -171,14 +171,17 @@ class AnnotatorRun:
             else:
                 self._give_up(error)
         else:
-            for record, answer in zip(batch, answers, strict=True):
-                self._record_answer(record.image_id, answer)
+            for record, (answer, looked_at) in zip(batch, answers, strict=True):
+                self._record_answer(record.image_id, answer, looked_at)
         return rest
 
     def _answer(
         self, records: Sequence[ImageRecord], chunk: ImageChunk, truth: Mapping[str, RowRange]
-    ) -> list[RowRange | FlorenceError]:
-        """Return its claims about each image as rows of a table, or the error that it answers with."""
+    ) -> list[tuple[RowRange | FlorenceError, tuple[str, ...] | None]]:
+        """Return its claims about each image as rows of a table, or the error that it answers with.
+
+        Beside it the annotation types that it looked for, None for all that it claims.
+        """
         ids = [record.image_id for record in records]
         read = [other.claims.annotations(ids) for other in self.dependencies]
         known = list_annotations(truth, ids) if "truth" in self.needs else {}
@@ -201,18 +204,23 @@ class AnnotatorRun:
             ends.append(len(rows))
         table = annotations_table(rows)
         return [
-            answer if isinstance(answer, FlorenceError) else (table, start, end)
+            (
+                answer if isinstance(answer, FlorenceError) else (table, start, end),
+                answer.looked_at if isinstance(answer, PartialClaims) else None,
+            )
             for answer, start, end in zip(answers, [0, *ends], ends, strict=False)
         ]
 
-    def _record_answer(self, image_id: str, answer: RowRange | FlorenceError) -> None:
+    def _record_answer(
+        self, image_id: str, answer: RowRange | FlorenceError, looked_at: tuple[str, ...] | None
+    ) -> None:
         if isinstance(answer, UnavailableError):
             self._unavailable[image_id] = _describe(answer)
             return
         if isinstance(answer, FlorenceError):
             self.claims.cover(image_id, None, _describe(answer), self._missing(image_id))
         else:
-            self.claims.cover(image_id, answer, "", self._missing(image_id))
+            self.claims.cover(image_id, answer, "", self._missing(image_id), looked_at)
         self.answered += 1
 
     # ------------------------------------------------------------ failing

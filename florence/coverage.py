@@ -2,56 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from florence.engine.filters.duplicates import REASON
-from florence.formats import OBJECTS
 from florence.records import ANNOTATION_TYPES, HUMAN
-from florence.rounds import find_labels
 from florence.store import Store
-from florence.workspace.annotate import COVERAGE
 
+COVERAGE = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("annotator", pa.string()),
+        ("version", pa.string()),
+        ("claims", pa.int32()),
+        ("error", pa.string()),
+        ("unread", pa.string()),
+        ("looked_at", pa.string()),
+    ]
+)
+"""``unread``: names, with commas between them, of the annotators it depends on that had not finished the image by then.
+
+Null: all had. ``looked_at``: annotation types, with commas between them, that the image was looked at for. Null: all
+that the annotator claims; older tables have no such column.
+"""
+OBJECTS = "<OD>"
 NOTHING: frozenset[str] = frozenset()
 
 
-def find_looked_at(data: Store, round: int) -> dict[str, frozenset[str]]:
+def find_looked_at(data: Store, round: int, labels: str) -> dict[str, frozenset[str]]:
     """Return the annotation types that each image of a snapshot was looked at for, by image id.
 
-    An image was looked at for a type by an annotator that claims the type and finished the image without an error; not
-    to be asked, or to have no labels of it, is such an error. A label of the round, kept or not, shows the same. The
-    coverage is that of the snapshot's own round; of an earlier round, the labels alone tell.
+    ``labels``: the table of labels of the round. An image was looked at for a type by an annotator that claims the
+    type, finished the image without an error, and does not say that it looked for other types alone; not to be asked,
+    or to have no labels of it, is such an error. A label of the round, kept or not, shows the same. The coverage is
+    that of the snapshot's own round; of an earlier round, the labels alone tell.
     """
     found: dict[str, frozenset[str]] = {}
     joined: dict[tuple[frozenset[str], frozenset[str]], frozenset[str]] = {}
-    for image_id, types in _list_looks(data, round):
+    for image_id, types in _list_looks(data, round, labels):
         pair = found.get(image_id, NOTHING), types
         found[image_id] = joined.setdefault(pair, pair[0] | pair[1])
     return found
 
 
-def find_near_duplicates(data: Store, round: int) -> frozenset[str]:
-    """Return the images whose labels were dropped because they nearly equal another image: they are not empty."""
-    labels = data.read_table(find_labels(data, round), ["image_id"], [("reason", "=", REASON)])
-    return frozenset(labels["image_id"].to_pylist())
+def find_looks(row: Mapping[str, Any], types: frozenset[str]) -> frozenset[str]:
+    """Return the annotation types that a row of coverage says its image was looked at for.
+
+    ``types``: all that its annotator claims. An image that was finished with an error was looked at for none.
+    """
+    if row["error"]:
+        return frozenset()
+    return types if row["looked_at"] is None else types.intersection(row["looked_at"].split(","))
 
 
-def _list_looks(data: Store, round: int) -> Iterator[tuple[str, frozenset[str]]]:
-    pairs = data.read_table(find_labels(data, round), ["image_id", "task"]).group_by(["image_id", "task"]).aggregate([])
+def _list_looks(data: Store, round: int, labels: str) -> Iterator[tuple[str, frozenset[str]]]:
+    pairs = data.read_table(labels, ["image_id", "task"]).group_by(["image_id", "task"]).aggregate([])
     single = {name: frozenset([name]) for name in ANNOTATION_TYPES}
     for image_id, task in zip(pairs["image_id"].to_pylist(), pairs["task"].to_pylist(), strict=True):
         yield image_id, single.get(task, NOTHING)
     for key in _list_annotators(data, round):
         if types := _read_types(data, key):
-            table = data.read_tables(f"coverage/{key}", COVERAGE, ["image_id", "error"])
-            for image_id in _finished(table):
-                yield image_id, types
-
-
-def _finished(coverage: pa.Table) -> Iterable[str]:
-    return coverage.filter(pc.equal(pc.fill_null(coverage["error"], ""), ""))["image_id"].to_pylist()
+            table = data.read_tables(f"coverage/{key}", COVERAGE, ["image_id", "error", "looked_at"], older=True)
+            for row in table.to_pylist():
+                if looks := find_looks(row, types):
+                    yield row["image_id"], looks
 
 
 def _list_annotators(data: Store, round: int) -> list[str]:
