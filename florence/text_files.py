@@ -27,7 +27,7 @@ _MARKS = (
 
 LIST_NAMES = frozenset(
     "_darknet _classes classes classnames class_names labels labelmap label_map names obj predefined_classes "
-    "train val valid validation test trainval readme licence license requirements".split()
+    "train val valid validation test trainval images readme licence license requirements".split()
 )
 """Names, without ending, of files that belong to a whole folder: lists of classes or of pictures, notes."""
 

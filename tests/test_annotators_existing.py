@@ -62,9 +62,11 @@ def test_vocabulary_is_the_data_set_s_own(tmp_path: Path):
 
 def test_only_tasks_that_are_asked_for_are_claimed(tmp_path: Path):
     options = coco(tmp_path, {"bbox": [1, 2, 3, 4]}, {"caption": "a cat"})
-    for tasks, texts in ((["<OD>"], ["cat"]), (["<CAPTION>", "<OD>"], ["cat", "a cat"]), (["<DETAILED_CAPTION>"], [])):
+    for tasks, texts in ((["<OD>"], ["cat"]), (["<CAPTION>", "<OD>"], ["cat", "a cat"])):
         (claims,) = make_existing(options, tasks=tasks).annotate(ImageBatch((RECORD,)))
         assert isinstance(claims, list) and [c.text for c in claims] == texts
+    (error,) = make_existing(options, tasks=["<DETAILED_CAPTION>"]).annotate(ImageBatch((RECORD,)))
+    assert isinstance(error, NotListedError) and "says nothing about it of <DETAILED_CAPTION>" in str(error)
     with pytest.raises(SettingsError, match="annotators.mine.tasks: <VQA>: the format coco has <OD>"):
         make_existing(options, tasks=["<VQA>"])
 

@@ -281,3 +281,13 @@ def test_the_picture_is_known_by_its_content_where_the_file_tells_it(tmp_path: P
     images = [{"id": 7, "file_name": "elsewhere/x.jpg", "sha256": RECORD.image_id}]
     boxes, _ = read(document(tmp_path, [{}], images=images))
     assert len(boxes) == 1
+
+
+def test_lvis_names_a_file_by_its_address(tmp_path: Path):
+    path = document(tmp_path, [{"bbox": [1, 2, 3, 4]}])
+    values = json.loads(path.read_text())
+    name = values["images"][0].pop("file_name")
+    values["images"][0]["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
+    path.write_text(json.dumps(values))
+    record = image(0, name=name.rsplit("/")[-1], width=RECORD.width, height=RECORD.height, image_id=RECORD.image_id)
+    assert len(read_back("coco", path, [record]).claims[RECORD.image_id].claims) == 1

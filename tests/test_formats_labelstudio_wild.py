@@ -233,3 +233,35 @@ def test_json_min_tells_what_it_has_beside_boxes(tmp_path: Path):
     shown, problems = read(path)
     assert shown == [("cat", BOX)]
     assert problems == [("label", "an ellipse", 1), ("label", "a key point", 1), ("label", "a brush mask", 2)]
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ({"annotations": [{"label": "cat", "coordinates": {"x": 1}}]}, "a task that nobody has annotated"),
+        ({}, "a task that nobody has annotated"),
+        ({"annotator": 1, "choice": "cat"}, "a field that may be a label"),
+        ({"annotator": 1, "topics": ["cat", "dog"]}, "a field that may be a label"),
+    ],
+)
+def test_a_flat_task_of_which_nothing_is_understood_is_not_empty(tmp_path: Path, task: dict, reason: str):
+    """CreateML has such tasks, as have lists that are to be imported; in JSON-MIN a choice is a bare text."""
+    path = tmp_path / "min.json"
+    path.write_text(json.dumps([{"image": RECORD.name, "id": 1, **task}]))
+    found = read_back("labelstudio", path, [RECORD])
+    assert not found.claims and [(p.unit, p.reason) for p in found.problems] == [("image", reason)]
+
+
+def test_a_bare_text_beside_boxes_is_told_and_read_where_it_is_named(tmp_path: Path):
+    box = {**PLACE, "rectanglelabels": ["cat"]}
+    path = tmp_path / "min.json"
+    path.write_text(json.dumps([{"image": RECORD.name, "annotator": 1, "label": [box], "scene": "indoor"}]))
+    assert read(path) == ([("cat", BOX)], [("part", "a field that may be a label", 1)])
+    (claims,) = read_back("labelstudio", path, [RECORD], kinds={"scene": "<CLASSIFICATION>"}).claims.values()
+    assert [(c.task, c.text) for c in claims.claims] == [("<OD>", "cat"), ("<CLASSIFICATION>", "indoor")]
+
+
+def test_a_flat_task_without_results_by_a_person_is_empty(tmp_path: Path):
+    path = tmp_path / "min.json"
+    path.write_text(json.dumps([{"image": RECORD.name, "id": 1, "annotator": 1, "annotation_id": 4}]))
+    assert read(path) == ([], [])

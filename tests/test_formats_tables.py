@@ -1,4 +1,4 @@
-"""Tables of texts and of boxes, and text files beside pictures: every delimiter and encoding, nothing taken for text."""
+"""Tables of texts and of boxes, and text files beside pictures: all delimiters and encodings, nothing taken for text."""
 
 from __future__ import annotations
 

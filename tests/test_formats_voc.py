@@ -89,8 +89,10 @@ def test_pixels_are_numbered_from_one_and_both_ends_belong_to_the_box(tmp_path: 
     }
     assert found == {"first": ["1", "1", "1", "1"], "all": ["1", "1", "64", "48"], "last": ["64", "48", "64", "48"]}
     annotation(tmp_path, box(1, 1, 1, 1) + box(640, 480, 640, 480) + box("10.5", "20.5", "30", "40"))
-    claims = claims_of(read_back("voc", tmp_path, [RECORD]), RECORD)
+    found = read_back("voc", tmp_path, [RECORD])
+    claims = found.claims[RECORD.image_id].claims
     assert [c.regions[0].box for c in claims] == [(0, 0, 1, 1), (639, 479, 640, 480), (9.5, 19.5, 30, 40)]
+    assert [p.reason for p in found.problems] == ["a box whose numbers are not those of pixels"]
 
 
 def test_layout_is_the_devkits(tmp_path: Path):

@@ -312,3 +312,37 @@ def test_names_are_kept_in_one_form(tmp_path: Path):
         ("a name that shows nothing", "label"),
         ("classes of one name are one class", "part"),
     ]
+
+
+# ---------------------------------------------------------------- what the numbers of a box are
+
+
+def corners_of(*numbers: float) -> str:
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), numbers, strict=True)
+    return f"<bndbox>{''.join(f'<{side}>{value}</{side}>' for side, value in sides)}</bndbox>"
+
+
+def test_distances_from_the_corner_are_read_where_the_settings_say_so(tmp_path: Path):
+    objects = thing(content=corners_of(16.0, 24.0, 48.0, 96.0)) + thing("dog", corners_of(0, 0.5, 160, 120))
+    lay(tmp_path, {"a.xml": xml(objects), "a.jpg": ""})
+    (edges,) = read(tmp_path, "a.jpg", corners="edges").claims.values()
+    assert [claim.regions[0].box for claim in edges.claims] == [(16, 24, 48, 96), (0, 0.5, 160, 120)]
+    found = read(tmp_path, "a.jpg")
+    assert [claim.regions[0].box for claim in found.claims["a.jpg"].claims] == [(15, 23, 48, 96), (0, 0, 160, 120)]
+    (problem,) = found.problems
+    assert (problem.unit, problem.count) == ("part", 1) and "set corners: edges" in problem.detail
+
+
+@pytest.mark.parametrize(("value", "is_turned"), [("30.0", True), ("-90", True), ("0.0", False), ("360", False)])
+def test_a_box_that_cvat_says_is_turned_is_told(tmp_path: Path, value: str, is_turned: bool):
+    attribute = f"<attributes><attribute><name>rotation</name><value>{value}</value></attribute></attributes>"
+    lay(tmp_path, {"a.xml": xml(thing() + thing("dog", BOX + attribute)), "a.jpg": ""})
+    found = read(tmp_path, "a.jpg")
+    assert [claim.text for claim in found.claims["a.jpg"].claims] == (["cat"] if is_turned else ["cat", "dog"])
+    assert [(p.unit, p.reason) for p in found.problems] == ([("label", "a rotated box")] if is_turned else [])
+
+
+def test_the_xml_of_cvat_itself_is_named(tmp_path: Path):
+    lay(tmp_path, {"annotations.xml": "<annotations><image name='a.jpg'/></annotations>"})
+    (problem,) = read(tmp_path, "a.jpg").problems
+    assert "export it as COCO or Pascal VOC" in problem.detail

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from florence.errors import DataError
 from florence.formats import FORMATS, ExportPlan
-from florence.formats.matching import find_claims
 from florence.formats._joined_polygons import join_polygons, split_polygons
+from florence.formats.matching import find_claims
 from florence.geometry import polygon_area
 from florence.records import Claim, Region
 

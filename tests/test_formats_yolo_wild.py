@@ -83,6 +83,12 @@ def test_label_files_of_every_layout_are_found(tmp_path: Path, picture: str, lab
     assert not found.problems
 
 
+def test_a_list_of_pictures_as_fiftyone_writes_it_is_no_label_file(tmp_path: Path):
+    files = {"obj.names": "cat\ndog\n", "images.txt": "data/a.jpg\n", "data/a.jpg": "", "data/a.txt": DOG}
+    found = read(lay(tmp_path, files), "data/a.jpg")
+    assert names_of(found, "data/a.jpg") == ["dog"] and not found.unmatched
+
+
 def test_a_file_by_ultralytics_rule_counts_before_one_beside_the_picture(tmp_path: Path):
     files = {"data.yaml": "names: [cat, dog]", "images/a.jpg": "", "images/a.txt": "a caption", "labels/a.txt": DOG}
     assert names_of(read(lay(tmp_path, files), "images/a.jpg"), "images/a.jpg") == ["dog"]

@@ -152,8 +152,29 @@ def _read_task(task: dict[str, Any], position: str, options: Any) -> Found:
 
 def _read_flat(task: dict[str, Any], position: str, options: Any) -> StudioAnnotation:
     controls = {name: value for name, value in task.items() if name not in FLAT_KEYS and name != options.image}
-    results = read_flat_results(controls, position, {**TEXTS, **options.kinds})
-    return StudioAnnotation(position, _person_names(task.get("annotator")), _stamp(task), False, False, results)
+    known = {**TEXTS, **options.kinds}
+    results = read_flat_results(controls, position, known)
+    if not results and not FLAT_KEYS.difference({"id"}).intersection(task):
+        detail = f"{position}: found {', '.join(map(repr, list(task)[:5]))}, and nothing that a person has done"
+        raise UnusableLabelError("a task that nobody has annotated", detail, "image")
+    bare = [name for name, value in controls.items() if name not in known and _is_bare_text(value)]
+    advice = "if people chose or wrote it, name the control in kinds, or export JSON instead of JSON-MIN"
+    unclear = tuple(
+        LabelProblem(
+            "a field that may be a label", f"{position}.{name}: found {controls[name]!r:.60}; {advice}", "part"
+        )
+        for name in bare
+    )
+    if unclear and not results:
+        raise UnusableLabelError(unclear[0].reason, unclear[0].detail, "image")
+    by = _person_names(task.get("annotator"))
+    return StudioAnnotation(position, by, _stamp(task), False, False, results, unclear)
+
+
+def _is_bare_text(value: Any) -> bool:
+    """Return whether a value of JSON-MIN may be a text or choice of a control, which has no type there."""
+    values = value if isinstance(value, list) else [value]
+    return any(isinstance(one, str) and one.strip() and not _is_address(one) for one in values)
 
 
 def _read_annotations(task: dict[str, Any], position: str, options: Any) -> list[StudioAnnotation]:
@@ -219,7 +240,9 @@ def _split_by_image(
         if one.count()
     )
     return {
-        page: replace(annotation, results=tuple(results), problems=problems if page == pages[0] else ())
+        page: replace(
+            annotation, results=tuple(results), problems=(*annotation.problems, *problems) if page == pages[0] else ()
+        )
         for page, results in found.items()
     }
 

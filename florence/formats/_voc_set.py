@@ -50,12 +50,16 @@ _DECLARATION = re.compile(r"^\s*<\?xml.*?\?>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class _VocObject:
-    """An object of a file: the texts of its elements; ``boxes``, ``parts``, ``polygons``: how many it has."""
+    """An object of a file: the texts of its elements; ``boxes``, ``parts``, ``polygons``: how many it has.
+
+    ``rotated``: whether its box is one of roLabelImg. ``tilted``: whether CVAT says that its box is to be rotated.
+    """
 
     name: str
     difficult: bool
     boxes: int
     rotated: bool
+    tilted: bool
     values: tuple[str | None, ...]
     parts: int
     polygons: int
@@ -70,6 +74,7 @@ class _VocObject:
             _element_text(item, "difficult").lower() in ("1", "true"),
             len(boxes),
             rotated,
+            any(map(_is_turn, item.findall("attributes/attribute"))),
             tuple(boxes[0].findtext(part) for part in (ROTATED if rotated else SIDES)) if boxes else (),
             len(item.findall("part")),
             len(item.findall("polygon")),
@@ -88,16 +93,22 @@ class _VocFile:
 
 
 class VocSet(LabelSet):
-    """The opened labels of a VOC data set. ``difficult``: whether objects marked as difficult are read."""
+    """The opened labels of a VOC data set.
 
-    def __init__(self, files: Files, difficult: bool) -> None:
-        self.files, self.difficult = files, difficult
+    ``difficult``: whether objects marked as difficult are read. ``corners``: what the numbers of a box are, "pixels" or
+    "edges".
+    """
+
+    def __init__(self, files: Files, difficult: bool, corners: str) -> None:
+        self.files, self.difficult, self.corners = files, difficult, corners
         found = [_read_file(files, name) for name in files.names]
         problems = [describe_problem(file.error) for file in found if file.error]
         entries = list(_make_entries(found, files.others))
         if masks := [name for name in files.others if _is_mask(name)]:
             detail = f"{files.where(masks[0])}: the masks of VOC are not read, objects have their boxes alone"
             problems.append(LabelProblem("masks are not read", detail, "part", len(masks)))
+        if corners == "pixels":
+            problems += _explain_edges(files, found)
         names = sorted({item.name for file in found for item in file.objects})
         problems += explain_spellings(names, files.uri)
         super().__init__(files.uri, entries, _usable(names), problems)
@@ -132,7 +143,10 @@ class VocSet(LabelSet):
         if item.rotated:
             region = _read_rotated_box(item, label, f"{where}/robndbox", record)
         else:
-            box = _read_box(item, f"{where}/bndbox")
+            if item.tilted:
+                detail = f"{where}: a rotation in its attributes; rotated boxes have to be exported as polygons"
+                raise UnusableLabelError("a rotated box", detail)
+            box = _read_box(item, f"{where}/bndbox", self.corners)
             region = make_region(label, box, (), None, f"{where}/bndbox", record)
             parts += explain_overhang(box, f"{where}/bndbox", record)
         if item.parts:
@@ -144,8 +158,40 @@ class VocSet(LabelSet):
         return Claim(OBJECTS, label, (region,)), parts
 
 
-def _read_box(item: _VocObject, where: str) -> Box:
-    """Return the edges of a box, which includes its last pixels: xmin - 1, ymin - 1, xmax and ymax."""
+def _is_turn(attribute: ElementTree.Element) -> bool:
+    """Return whether an attribute of CVAT's is a rotation by other than 0 degrees."""
+    try:
+        return _element_text(attribute, "name") == "rotation" and float(_element_text(attribute, "value")) % 360 != 0
+    except ValueError:
+        return False
+
+
+def _explain_edges(files: Files, found: list[_VocFile]) -> Iterator[LabelProblem]:
+    """Yield that boxes cannot be numbers of pixels from 1, if there are any: all may be a pixel too large."""
+    count, example = 0, ""
+    for file in found:
+        for k, item in enumerate(file.objects):
+            if not item.rotated and _has_edges(item.values):
+                count, example = count + 1, example or f"{files.where(file.path)}: object[{k}]/bndbox"
+    if count:
+        detail = (
+            f"{example}: found a 0 or a fraction, and pixels are numbered from 1; if the tool writes distances from "
+            "the image's corner, set corners: edges in the settings, else every box begins a pixel too early"
+        )
+        yield LabelProblem("a box whose numbers are not those of pixels", detail, "part", count)
+
+
+def _has_edges(values: tuple[str | None, ...]) -> bool:
+    """Return whether some numbers of a box are 0 or no whole ones; shares of the image's sides are none of these."""
+    try:
+        numbers = [float(value or "") for value in values]
+    except ValueError:
+        return False
+    return max(numbers, default=0.0) > 1 and any(number == 0 or number % 1 != 0 for number in numbers)
+
+
+def _read_box(item: _VocObject, where: str, corners: str) -> Box:
+    """Return the edges of a box; as one of pixels includes its last ones, xmin - 1, ymin - 1, xmax and ymax."""
     xmin, ymin, xmax, ymax = values = tuple(
         check_number(value, f"{where}/{side}") for side, value in zip(SIDES, item.values, strict=True)
     )
@@ -156,7 +202,7 @@ def _read_box(item: _VocObject, where: str) -> Box:
     if max(values) <= 1 and not all(value.is_integer() for value in values):
         detail = f"{where}: found {found}; pixels are expected, these may be shares of the image's sides"
         raise UnusableLabelError("shares instead of pixels", detail)
-    return xmin - 1, ymin - 1, xmax, ymax
+    return (xmin, ymin, xmax, ymax) if corners == "edges" else (xmin - 1, ymin - 1, xmax, ymax)
 
 
 def _read_rotated_box(item: _VocObject, label: str, where: str, record: ImageRecord) -> Region:
@@ -225,7 +271,8 @@ def _read_root(files: Files, name: str) -> ElementTree.Element:
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError, UnicodeError) as error:
         raise UnusableLabelError("not XML", f"{where} is not XML: {error}", "file") from None
     if root.tag != "annotation":
-        detail = f"{where}: found <{root.tag:.60}>; <annotation> is expected"
+        hint = "; CVAT's own XML is not read: export it as COCO or Pascal VOC" if root.tag == "annotations" else ""
+        detail = f"{where}: found <{root.tag:.60}>; <annotation> is expected{hint}"
         raise UnusableLabelError("not the layout of VOC", detail, "file")
     return root
 

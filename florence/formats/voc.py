@@ -11,6 +11,7 @@ import json
 import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 from xml.sax.saxutils import escape
 
 from pydantic import Field
@@ -39,6 +40,11 @@ class VocFormat(Format):
         """Settings of reading."""
 
         difficult: bool = Field(True, description="whether objects marked as difficult are read")
+        corners: Literal["pixels", "edges"] = Field(
+            "pixels",
+            description="what the numbers of a box are: its first and last pixels, counted from 1, as VOC's are; or "
+            "distances from the image's corner, as CVAT, Label Studio and other tools write",
+        )
 
     def files(self, uri: str) -> Files:
         """Return the files of a folder with ``Annotations/`` or with files beside pictures, or one file."""
@@ -50,7 +56,7 @@ class VocFormat(Format):
 
     def open(self, files: Files) -> LabelSet:
         """See `Format.open`."""
-        return VocSet(files, self.options.difficult)
+        return VocSet(files, self.options.difficult, self.options.corners)
 
     def explain_refusal(self, row: Annotation) -> str:
         """See `Format.explain_refusal`."""
