@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -16,9 +17,11 @@ from test_adapters_model_registry import files, model_folder, register_rounds
 
 from florence.config import TrackingSettings
 from florence.errors import SettingsError
+from flows.adapters import prefect_server
 from flows.adapters.mlflow_locations import COLUMNS, WORKSPACE, find_moved, follow_workspace, is_half_made
 from flows.adapters.mlflow_store import MlflowStore, store_uri
 from flows.adapters.model_registry import ModelRegistry
+from flows.adapters.prefect_server import set_prefect_environment
 from flows.adapters.sqlite_urls import build_sqlite_uri, sqlite_file
 from flows.adapters.tracking import Tracker
 
@@ -246,6 +249,29 @@ def test_other_addresses_of_a_database(uri: str, expected: str):
 def test_addresses_that_are_none_are_refused(uri: str):
     with pytest.raises(SettingsError, match="tracking.uri.*sqlite:///build/mlflow.db"):
         store_uri(uri, Path("/w"))
+
+
+@pytest.mark.parametrize(("name", "is_set"), [("plain", False), ("a#b %3F", False), ("what?", True)])
+def test_prefects_database_lies_in_the_workspace_too(name: str, is_set: bool, tmp_path: Path, monkeypatch):
+    for variable in [variable for variable in os.environ if variable.startswith("PREFECT")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    set_prefect_environment(tmp_path / name)
+    found = os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL")
+    assert (found is not None) == is_set
+    if found is not None:
+        assert found.startswith("sqlite+aiosqlite:///file:")
+        assert sqlite_file(found) == tmp_path / name / ".florence/prefect/prefect.db"
+
+
+def test_a_note_about_the_server_of_another_workspace_is_not_followed(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(prefect_server, "is_healthy", lambda url: True)
+    note = tmp_path / "w/.florence/prefect/server.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"url": "http://127.0.0.1:1/api", "pid": 1, "root": str(tmp_path / "w")}))
+    assert prefect_server.find_server(tmp_path / "w") == "http://127.0.0.1:1/api"
+    shutil.copytree(tmp_path / "w", tmp_path / "copy")
+    assert prefect_server.find_server(tmp_path / "copy") is None
 
 
 def test_a_url_is_read_by_sqlalchemy_as_it_was_meant(tmp_path: Path):

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy.exc
 import torch
 import typer
 from flow_workspaces import ROOT, environment, florence, write_params
@@ -24,6 +26,8 @@ from typer.testing import CliRunner
 
 from florence.errors import FlorenceError, StoreError
 from florence.store import Store
+from flows.adapters import prefect_server
+from flows.adapters.mlflow_errors import explain_error, first_line
 from flows.adapters.system_errors import explain_system_error, find_full_disks
 from flows.cli import app
 from flows.cli.context import CommandGroup
@@ -218,3 +222,39 @@ def test_a_command_in_an_ascii_locale(tmp_path: Path):
 def test_json_is_json_in_every_encoding():
     text = json.dumps({"text": "ö 猫"}, ensure_ascii=True)
     assert json.loads(text)["text"] == "ö 猫" and text.isascii()
+
+
+def test_a_line_of_an_error_says_what_counts():
+    text = "(raised as a result of Query-invoked autoflush; consider x)\n(sqlite3.X) disk is full"
+    assert first_line(sqlalchemy.exc.InvalidRequestError(text)) == "(sqlite3.X) disk is full"
+    copies = shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a'"), ("c", "d", "more")])
+    assert first_line(copies) == "[Errno 28] No space left on device: 'a'"
+    assert "the disk is full" in str(explain_error("sqlite:////w/x.db", "register the model", copies))
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (None, "wrote nothing to"),
+        ("", "wrote nothing to"),
+        (
+            "  File x\nsqlite3.OperationalError: database or disk is full\n",
+            "start: the disk is full; free some",
+        ),
+        (
+            "Traceback\nValueError: a port: taken\n  <no Python frame>\n",
+            "start: ValueError: a port: taken; .*more",
+        ),
+        ("PermissionError: [Errno 13] Permission denied: '/x'", "did not start: not permitted; check whose"),
+    ],
+)
+def test_a_server_that_did_not_start_is_explained_by_its_log(log: str | None, expected: str, tmp_path: Path):
+    if log is not None:
+        Store(str(tmp_path)).write_bytes(".florence/prefect/server.log", log.encode())
+    assert re.search(expected, prefect_server._explain_start(tmp_path))
+
+
+def test_a_log_that_was_lost_to_a_full_disk_is_explained_by_the_disk(small: Path):
+    (small / ".florence/prefect").mkdir(parents=True)
+    (small / ".florence/prefect/server.log").write_text("  <no Python frame>\n")
+    assert f"the disk is full: {small} has " in prefect_server._explain_start(small)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flows.adapters.environment import redact_text
+from flows.adapters.mlflow_errors import first_line
 from flows.adapters.mlflow_values import legal_key
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Curves:
             if not self._warned:
                 self._warned = True
                 logger.warning(
-                    "curves are not reaching MLflow at %s, training goes on: %s", self.where, redact_text(str(error))
+                    "curves are not reaching MLflow at %s, training goes on: %s", self.where, first_line(error)
                 )
             return False
 

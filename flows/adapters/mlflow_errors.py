@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from florence.errors import FlorenceError
 from flows.adapters.environment import prepare_mlflow, redact_text
+from flows.adapters.system_errors import FULL
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 FOREIGN = ("mlflow", "sqlalchemy", "alembic", "sqlite3", "requests", "urllib3", "botocore", "boto3", "s3transfer")
@@ -28,7 +30,7 @@ REMEDIES = (
         "the file is no MLflow store, or damaged: move it away, or name another tracking.uri",
     ),
     (r"database is locked", "another process holds the database; try again when it has finished"),
-    (r"No space left|disk is full|disk I/O", "the disk is full: free some space and start again"),
+    (f"{FULL.pattern}|disk I/O", f"{FULL.words}: {FULL.remedy}"),
     (
         r"unable to open database|readonly database|Permission ?denied|Read-only file",
         "check that the folder exists and may be written",
@@ -46,6 +48,8 @@ REMEDIES = (
         "is the server running, and tracking.uri right?",
     ),
 )
+
+AUTOFLUSH = re.compile(r"\(raised as a result of Query-invoked autoflush;[^)]*\)\s*")
 
 
 class HasUri(Protocol):
@@ -94,8 +98,15 @@ def explain_error(uri: str, action: str, error: Exception) -> FlorenceError:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, redacted and at most 300 characters; its type where it has none."""
-    lines = redact_text(str(error)).strip().splitlines()
+    """Return the first line of an error's message, redacted and at most 300 characters; its type where it has none.
+
+    What SQLAlchemy says of its own doings before the message is left out; of many files that could not be copied, the
+    first is named.
+    """
+    text = str(error)
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        text = str(error.args[0][0][-1])
+    lines = redact_text(AUTOFLUSH.sub("", text)).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -23,12 +24,18 @@ from pathlib import Path
 from florence.errors import FlorenceError
 from flows.adapters.environment import redact_text
 from flows.adapters.sqlite_urls import build_sqlite_uri
+from flows.adapters.system_errors import explain_log
 
 START = 300.0
 """Seconds that a server may take to start; its first start makes a database."""
 
 DATABASES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 """Variables that name the server's database, the one that we set first."""
+
+DATABASE_SIZE = 4_000_000
+"""Bytes that the server's first start takes."""
+LAST_LINES = 200
+"""Lines of the server's log that are read for why it did not start."""
 
 
 def set_prefect_environment(root: Path, verbose: bool = False) -> None:
@@ -170,15 +177,19 @@ def _wait_for_server(root: Path, process: subprocess.Popen[bytes], url: str) -> 
 
 
 def _explain_start(root: Path) -> str:
-    """Return why the server did not start, as far as the last line of its log says so."""
+    """Return why the server did not start: what the machine refused, else the last line of its log."""
     log = root / ".florence/prefect/server.log"
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LAST_LINES:]
     except OSError:
         lines = []
-    if not lines:
-        return f"the Prefect server did not start, and wrote nothing to {log}"
-    return f"the Prefect server did not start: {redact_text(lines[-1][:300])}; {log} says more"
+    text = "the Prefect server did not start"
+    if reason := explain_log("\n".join(lines), DATABASE_SIZE):
+        return f"{text}: {reason}"
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)] or lines
+    if not errors:
+        return f"{text}, and wrote nothing to {log}"
+    return f"{text}: {redact_text(errors[-1][:300])}; {log} says more"
 
 
 def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:

@@ -85,21 +85,32 @@ def explain_system_error(error: BaseException) -> str | None:
     return fault.words + (f": {place}" if place else "") + f"; {fault.remedy}"
 
 
+def explain_log(text: str, needed: int) -> str:
+    """Return what the machine refused to a process, by its log ``text``; "" where that cannot be told.
+
+    A log may have lost what it was to say to the same full disk. ``needed``: bytes that the process would have used.
+    """
+    if full := find_full_disks(needed):
+        return _describe_full(full)
+    fault = next((fault for fault in FAULTS if re.search(fault.pattern, text, re.IGNORECASE)), None)
+    return f"{fault.words}; {fault.remedy}" if fault is not None else ""
+
+
 def explain_full_disk(text: str) -> str:
     """Return a sentence for the end of an error message, where a disk is full and it does not say so; else ""."""
     full = find_full_disks()
     return _describe_full(full) if full and not re.search(r"disk is full", text) else ""
 
 
-def find_full_disks() -> dict[Path, int]:
-    """Return folder → free bytes, of the current and the temporary one where less than `LEAST_FREE` is free."""
+def find_full_disks(least: int = LEAST_FREE) -> dict[Path, int]:
+    """Return folder → free bytes, of the current and the temporary one where less than ``least`` bytes are free."""
     found = {}
     for folder in dict.fromkeys((Path.cwd(), Path(tempfile.gettempdir()))):
         try:
             free = shutil.disk_usage(folder).free
         except OSError:
             continue
-        if free < LEAST_FREE:
+        if free < least:
             found[folder] = free
     return found
 
