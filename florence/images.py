@@ -21,7 +21,7 @@ except ImportError:
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 """Formats that are read, HEIF with the extra ``heic``. Others, such as EPS, can start foreign programs."""
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm "
+    ".jpg .jpeg .jpe .jfif .jif .pjpeg .pjp .mpo .png .apng .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm "
     ".avif .heic .heif .hif .jp2 .j2k .jpx".split()
 )
 """Endings of the files of these formats."""

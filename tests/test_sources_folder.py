@@ -342,3 +342,72 @@ def test_labels_beside_a_picture_are_no_alt_text(tmp_path):
     }
     assert source.listing.texts == 1 and sum(group.count for group in source.listing.unused) == 4
     assert all(group.remedy.startswith("no alt text: ") for group in source.listing.unused)
+
+
+def test_every_file_is_counted_also_what_is_no_file(tmp_path):
+    put(tmp_path / "a.png")
+    (tmp_path / "dead").symlink_to(tmp_path / "nothing")
+    (tmp_path / "dead.txt").symlink_to(tmp_path / "nothing")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    put_bytes(tmp_path / ".IMG_1.HEIC.icloud")
+    put_bytes(tmp_path / "b.jpg.crdownload", put(tmp_path / "a.png").read_bytes()[:99])
+    found, unused, _ = listing(tmp_path)
+    assert sorted(found) == ["a.png", "self.png"]
+    assert unused == {
+        "symbolic links to nothing": (3, ""),
+        "pipes, sockets and devices": (1, ""),
+        "that are in iCloud alone (have them downloaded)": (1, ""),
+        ".crdownload": (1, "finish the download"),
+    }
+    assert len(found) + sum(count for count, _ in unused.values()) == len(os.listdir(tmp_path))
+
+
+def test_files_of_a_folder_that_may_not_be_entered_are_told(tree, monkeypatch):
+    """Root may enter all folders, so asking for a file's status is made to fail as the system would."""
+    real = os.stat
+
+    def guarded(path, *args, **kwargs):
+        if str(path).endswith(("UPPER.JPG", "notes.csv")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    put_bytes(tree / "a b/notes.csv")
+    monkeypatch.setattr(os, "stat", guarded)
+    source = folder(uri=str(tree))
+    found = {item.name: item for item in source.images(frozenset())}
+    assert found["a b/UPPER.JPG"].reason == "unreadable" and "Permission" in found["a b/UPPER.JPG"].detail
+    assert ("that this user may not read", 1) in [(group.reason, group.count) for group in source.listing.unused]
+
+
+def test_a_folder_is_met_in_its_own_place_not_as_a_link_to_it(tmp_path):
+    put(tmp_path / "photos/2020/a.png")
+    put(tmp_path / "photos/b.png", (1, 2, 3))
+    (tmp_path / "album").symlink_to(tmp_path / "photos/2020", target_is_directory=True)
+    (tmp_path / "photos/again").symlink_to(tmp_path / "photos", target_is_directory=True)
+    assert listing(tmp_path)[0] == ["photos/2020/a.png", "photos/b.png"]
+
+
+def test_a_text_beside_a_picture_may_have_a_large_ending_and_be_unreadable(tmp_path, monkeypatch):
+    put(tmp_path / "a.JPG")
+    put_bytes(tmp_path / "a.TXT", b"a wall")
+    put(tmp_path / "b.jpg", (1, 2, 3))
+    (tmp_path / "b.txt").symlink_to(tmp_path / "a.TXT")
+    real = open
+
+    def guarded(file, *args, **kwargs):
+        if str(file).endswith("b.txt"):
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    source = folder(uri=str(tmp_path))
+    assert {item.name: item.alt_text for item in source.images(frozenset())} == {"a.JPG": "a wall", "b.jpg": None}
+    assert [(group.count, group.remedy) for group in source.listing.unused] == [(1, "no alt text: Permission denied")]
+
+
+@pytest.mark.parametrize(("ending", "form"), [("mpo", "MPO"), ("apng", "PNG"), ("pjpeg", "JPEG"), ("JIF", "JPEG")])
+def test_rare_endings_of_formats_that_are_read(tmp_path, ending, form):
+    Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / f"a.{ending}", form)
+    assert listing(tmp_path)[0] == [f"a.{ending}"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import fsspec
@@ -10,7 +12,10 @@ import fsspec
 from florence.errors import FlorenceError, ImageError, SettingsError, StoreError
 from florence.images import ARCHIVES, is_image, sniff_format
 from florence.sources._skipped import (
+    DEAD_LINK,
     EXPORTED,
+    NO_FILE,
+    NOT_PERMITTED,
     OWN,
     explain_content,
     explain_file,
@@ -116,22 +121,56 @@ class Tree:
                 ) from None
             failed.append(ImageError(self._name(error.filename), "unreadable", f"folder: {error.strerror}"))
 
-        visited = {_identity(self.root)}  # a symbolic link to a folder above must not be followed again
         workspaces: list[str] = []
-        for folder, folders, files in os.walk(self.root, followlinks=True, onerror=report):
+        for folder, folders, files in self._walk(report):
             if is_workspace(folder, files, folders):
                 workspaces.append(folder)
             folders[:] = [name for name in sorted(folders) if not self._skip_folder(folder, name, workspaces)]
-            folders[:] = [name for name in folders if _is_first_visit(os.path.join(folder, name), visited)]
             for name in sorted(files):
                 path = os.path.join(folder, name)
                 if reason := explain_file(name) or self._explain_own(path, workspaces):
                     self.skipped.add(reason, self._name(path))
-                elif os.path.isfile(path):
-                    found.append(TreeFile(self._name(path), path, os.stat(path).st_size))
-                elif os.path.islink(path):
-                    failed.append(ImageError(self._name(path), "unreadable", "a symbolic link to nothing"))
-        return found, [error for error in failed if is_image(error.name) or error.detail.startswith("folder")]
+                else:
+                    self._take_file(path, found, failed)
+        return found, failed
+
+    def _walk(self, report: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield each folder once, as `os.walk` does; the caller leaves in its list of folders what is to be followed.
+
+        A folder that is below the root and linked there too is met in its own place, not as the link.
+        """
+        waiting, visited = [self.root], set[tuple[int, int]]()
+        while waiting:
+            top = waiting.pop(0)
+            if not _is_first_visit(top, visited):
+                continue
+            for folder, folders, files in os.walk(top, onerror=report):
+                yield folder, folders, files
+                paths = {name: os.path.join(folder, name) for name in folders}
+                waiting += [path for path in paths.values() if os.path.islink(path)]
+                folders[:] = [
+                    name for name, path in paths.items() if not os.path.islink(path) and _is_first_visit(path, visited)
+                ]
+
+    def _take_file(self, path: str, found: list[TreeFile], failed: list[ImageError]) -> None:
+        """Add a file to those that are found, to those that have failed, or to what is skipped."""
+        name = self._name(path)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            if not os.path.lexists(path):
+                return  # removed since the folder was listed
+            is_dead = os.path.islink(path) and not isinstance(error, PermissionError)
+            if is_image(name):
+                detail = "a symbolic link to nothing" if is_dead else error.strerror or type(error).__name__
+                failed.append(ImageError(name, "unreadable", detail))
+            else:
+                self.skipped.add(DEAD_LINK if is_dead else NOT_PERMITTED, name)
+            return
+        if stat.S_ISREG(status.st_mode):
+            found.append(TreeFile(name, path, status.st_size))
+        else:
+            self.skipped.add(NO_FILE, name)
 
     def _skip_folder(self, folder: str, name: str, workspaces: list[str]) -> bool:
         """Return whether nothing below a folder is read; its files are counted then."""

@@ -13,6 +13,10 @@ HIDDEN = "hidden files"
 OWN = "of a workspace of Florence"
 EXPORTED = "an export of Florence"
 INSTALLED = "of installed programs"
+ICLOUD = "that are in iCloud alone (have them downloaded)"
+DEAD_LINK = "symbolic links to nothing"
+NO_FILE = "pipes, sockets and devices"
+NOT_PERMITTED = "that this user may not read"
 _SYSTEM_FOLDERS = frozenset(
     "@eadir .@__thumb .thumbnails .thumbs thumbnails.lrdata .xvpics __macosx .appledouble .spotlight-v100 .fseventsd "
     ".trash .trashes $recycle.bin #recycle @recycle #snapshot @tmp .temporaryitems lost+found "
@@ -44,6 +48,8 @@ def explain_file(name: str) -> str:
     lowered = name.lower()
     if lowered in _SYSTEM_FILES or lowered.startswith(_SYSTEM_STARTS) or lowered.endswith(_SYSTEM_ENDINGS):
         return SYSTEM
+    if name.startswith(".") and lowered.endswith(".icloud"):
+        return ICLOUD
     return HIDDEN if name.startswith(".") else ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from florence.errors import DataError, ImageError
@@ -20,6 +20,7 @@ _REMEDIES = {
     "save its pages as pictures": ".pdf .djvu .ps",
     "save frames as pictures": ".mp4 .mov .avi .mkv .webm .mts .m2ts .m4v .3gp .wmv .mpg .mpeg .flv .insv",
     "develop to JPEG": ".cr2 .cr3 .crw .nef .nrw .arw .sr2 .dng .orf .rw2 .raf .pef .srw .raw .rwl .x3f .erf .3fr .iiq",
+    "finish the download": ".crdownload .part .partial .download .opdownload",
     "save as PNG or JPEG": ".svg .psd .psb .xcf .ai .eps .ico .icns .tga .pcx .exr .hdr .dds .emf .wmf .jxl .dcm .fits",
 }
 _REMEDY_OF = {ending: remedy for remedy, endings in _REMEDIES.items() for ending in endings.split()}
@@ -71,17 +72,12 @@ class FolderSource(Source):
         used: set[str] = set()
         refused: dict[str, str] = {}
         for entry in image_files:
-            note = texts.get(posixpath.splitext(entry.name)[0] + ".txt") or texts.get(entry.name + ".txt")
             try:
                 data = self.tree.read(entry)
-                alt = self._read_note(note, used, refused)
             except ImageError as error:
-                yield ImageError(
-                    entry.name,
-                    error.reason,
-                    error.detail if error.name == entry.name else f"{error.name}: {error.detail}",
-                )
+                yield error
                 continue
+            alt = self._read_note(_find_note(entry.name, texts), used, refused)
             yield (
                 SourceImage(entry.name, data, self.licence, alt or None)
                 if data
@@ -137,8 +133,8 @@ class FolderSource(Source):
             return None
         try:
             text = decode_text(self.tree.read(note))
-        except DataError as error:
-            refused[note.name] = f"no alt text: {error}"
+        except (DataError, ImageError) as error:
+            refused[note.name] = f"no alt text: {error.detail if isinstance(error, ImageError) else error}"
             return None
         if why := explain_non_caption(text, note.name):
             refused[note.name] = f"no alt text: {why}"
@@ -155,3 +151,9 @@ class FolderSource(Source):
         skipped = self.tree.skipped
         for reason, count in sorted(skipped.counts.items(), key=lambda item: (-item[1], item[0])):
             yield UnusedFiles(reason, count, tuple(skipped.examples[reason][:EXAMPLES]))
+
+
+def _find_note(name: str, texts: Mapping[str, TreeFile]) -> TreeFile | None:
+    """Return the text file beside an image: ``cat.txt`` or ``cat.jpg.txt`` for ``cat.jpg``, in either case."""
+    stems = (posixpath.splitext(name)[0], name)
+    return next((texts[s + end] for s in stems for end in (".txt", ".TXT", ".Txt") if s + end in texts), None)
