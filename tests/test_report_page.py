@@ -9,6 +9,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from florence.report.facts import (
 )
 from florence.report.gallery import find_label_changes, mark_phrases, match_objects
 from florence.report.tables import tabulate_annotator_activity
+from florence.report.unused import tabulate_files
 from florence.store import Store
 from florence.workspace.layout import REJECTED_FILES
 
@@ -491,3 +493,15 @@ def test_boxes_are_plotted_where_they_are_told(built: Path):
         and heights[3] == pytest.approx(1.5 * heights[2], rel=0.02)
     )
     assert "0.25 to 1: 20.0 %" in page
+
+
+def test_endings_stay_as_they_are_and_images_that_are_not_read_any_more_are_told():
+    unused = (FileCount("not read: .jpg_original", 1), FileCount("too_small", 2))
+    listing = SourceListing("mine", "photos", 4, 1, 0, unused, left=3, left_examples=("a.jpg",))
+    table = tabulate_files(replace(facts().rounds[0], listings=(listing,)))
+    told = [(row[1].text, row[2].text) for row in table.rows]
+    assert told[2:] == [
+        ("not read: .jpg_original", "1"),
+        ("too small", "2"),
+        ("images of a folder or source that is not read any more", "3"),
+    ]

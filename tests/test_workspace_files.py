@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,15 @@ def put(folder: Path, **seeds: int) -> Path:
     return folder
 
 
-def collect(store: Path, root: Path = Path("no-such-folder"), **sources: str | dict) -> CollectResult:
+def collect(
+    store: Path, root: Path = Path("no-such-folder"), gone: str = "keep", **sources: str | dict
+) -> CollectResult:
     """Collect folders, by the keys of their sources."""
     sections = {
         key: {"use": "folder", **(value if isinstance(value, dict) else {"uri": str(value)})}
         for key, value in sources.items()
     }
-    chosen = settings_from({"sources": sections, "annotators": {}, "collect": {"shard": 2}})
+    chosen = settings_from({"sources": sections, "annotators": {}, "collect": {"shard": 2, "gone": gone}})
     result = collect_images(workspace_of(chosen, Store(str(store)), root=root))
     for one in result.files:
         parts = one.images + one.duplicates + one.texts + sum(one.rejected.values())
@@ -133,7 +136,7 @@ def test_another_folder_with_the_same_names_is_refused_before_anything_is_added(
     store = tmp_path / "store"
     collect(store, photos=january)
     before = {p: p.read_bytes() for p in store.rglob("*") if p.is_file()}
-    with pytest.raises(DataError, match=r"sources\.photos\.uri was .*jan and is .*feb, where 1 files .*\(p0\.png\)"):
+    with pytest.raises(DataError, match=r"sources\.photos\.uri was .*jan and is .*feb, where 1 file has .*\(p0\.png\)"):
         collect(store, other=put(tmp_path / "new", z=9), photos=february)
     assert {p: p.read_bytes() for p in store.rglob("*") if p.is_file()} == before
     both = collect(store, photos=january, feb=february)
@@ -162,6 +165,44 @@ def test_a_folder_of_other_names_leaves_the_files_of_the_first(tmp_path: Path):
     assert (done.new, done.total, done.files[0].newly_gone) == (2, 5, 0)
     with pytest.raises(DataError, match="other contents"):
         collect(store, photos=put(tmp_path / "feb", a=6))
+
+
+def test_images_of_a_folder_or_source_that_is_not_read_any_more_are_told(tmp_path: Path):
+    january, february = put(tmp_path / "jan", a=1, b=2), put(tmp_path / "feb", c=3)
+    store = tmp_path / "store"
+    collect(store, mine=january, other=february)
+    done = collect(store, mine=put(tmp_path / "march", d=4))
+    told = {one.source: (one.left, one.left_uri, one.left_examples) for one in done.files}
+    assert told == {"mine": (2, str(january), ("a.png", "b.png")), "other": (1, str(february), ("c.png",))}
+    lines = [line for line in describe_collected(done.files) if "is not read any more" in line or "are in" in line]
+    assert len(lines) == 2 and "2 images are in" in lines[0] and "below `sources`" in lines[0]
+    assert read_collected(Store(str(store))) == tuple(replace(one, new=0) for one in done.files)
+    assert not find_dropped_images(Store(str(store)))
+    back = collect(store, mine=january, third=february, march=tmp_path / "march")
+    assert [one.left for one in back.files] == [0, 0, 0], "the same pictures under another key are read"
+
+
+def test_images_that_are_not_read_any_more_leave_if_images_without_a_file_do(tmp_path: Path):
+    january, store = put(tmp_path / "jan", a=1, b=2), tmp_path / "store"
+    collect(store, mine=january)
+    copy = put(tmp_path / "feb", c=3, d=2)
+    done = collect(store, gone="drop", mine=copy)
+    assert done.files[0].left == 1 and len(find_dropped_images(Store(str(store)))) == 1
+    assert collect(store, gone="drop", mine=copy).files[0].left == 0
+    back = collect(store, gone="drop", mine=copy, jan=january)
+    assert back.new == 0 and not find_dropped_images(Store(str(store)))
+
+
+@pytest.mark.parametrize("spelling", ["{}/", "file://{}", "{}/../photos", "link"])
+def test_another_spelling_of_the_same_folder_is_no_other_folder(spelling: str, tmp_path: Path):
+    photos, store = put(tmp_path / "photos", a=1, b=2, c=5), tmp_path / "store"
+    (tmp_path / "link").symlink_to(photos, target_is_directory=True)
+    collect(store, mine=photos)
+    put(photos, a=3)
+    (photos / "c.png").unlink()
+    found = str(tmp_path / "link") if spelling == "link" else spelling.format(photos)
+    (one,) = collect(store, mine=found).files
+    assert (one.replaced, one.newly_gone, one.left, one.moved_from) == (1, 1, 0, "")
 
 
 def test_a_store_from_before_the_table_gets_it(tmp_path: Path):

@@ -69,7 +69,7 @@ class SourceListing:
     """The files that a source had when it was last collected.
 
     ``files``: all of them: ``images``, ``texts`` that were read beside images, and ``unused`` ones. ``gone``: images
-    whose files are no longer there.
+    whose files are no longer there; ``left``: those of folders and sources that are not read any more.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -81,6 +81,8 @@ class SourceListing:
     unused: tuple[FileCount, ...] = ()
     gone: int = 0
     gone_examples: tuple[str, ...] = ()
+    left: int = 0
+    left_examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,7 @@ def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
         rows.append(
             (
                 *cells,
-                number_cell(format_count(a.missing), a.missing_reason, "down" if a.missing else ""),
+                number_cell(format_count(a.missing), a.missing_reason, "down why" if a.missing else ""),
                 number_cell(format_count(a.claims)),
                 *cost,
             )

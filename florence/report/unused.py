@@ -24,7 +24,7 @@ def tabulate_files(facts: RoundFacts) -> Table | None:
         rows += [
             (
                 Cell(""),
-                Cell(unused.reason.replace("_", " "), unused.remedy, "lines"),
+                Cell(_name_reason(unused.reason), unused.remedy, "lines"),
                 number_cell(format_count(unused.count), style="down"),
                 _list_cell(unused.examples, unused.count),
             )
@@ -35,7 +35,17 @@ def tabulate_files(facts: RoundFacts) -> Table | None:
             rows.append(
                 (Cell(""), reason, number_cell(format_count(one.gone)), _list_cell(one.gone_examples, one.gone))
             )
+        if one.left:
+            reason = Cell("images of a folder or source that is not read any more")
+            rows.append(
+                (Cell(""), reason, number_cell(format_count(one.left)), _list_cell(one.left_examples, one.left))
+            )
     return Table(make_head("Source", "Files", ">Number", "Such as"), tuple(rows)) if rows else None
+
+
+def _name_reason(reason: str) -> str:
+    """Return a reason as people read it; the ending of a file stays as it is."""
+    return reason if ": " in reason else reason.replace("_", " ")
 
 
 def tabulate_label_sets(facts: RoundFacts) -> Table | None:

@@ -141,7 +141,18 @@ def _list_sources(workspace: Workspace) -> Iterator[SourceListing]:
             for group in one.unused
         ]
         unused = tuple(sorted([*rejected, *others], key=lambda group: (-group.count, group.reason)))
-        yield SourceListing(one.source, one.uri, one.listed, one.images, one.texts, unused, one.gone, one.gone_examples)
+        yield SourceListing(
+            one.source,
+            one.uri,
+            one.listed,
+            one.images,
+            one.texts,
+            unused,
+            gone=one.gone,
+            gone_examples=one.gone_examples,
+            left=one.left,
+            left_examples=one.left_examples,
+        )
 
 
 # ---------------------------------------------------------------- labels and models

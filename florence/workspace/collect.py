@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from florence.sources import SOURCES, Listing, Source, SourceImage
 from florence.store import Store
 from florence.workspace.base import Workspace
 from florence.workspace.collected import SourceFiles, write_collected
-from florence.workspace.file_log import FileLog, normalise_uri
+from florence.workspace.file_log import FileLog, is_same_place, normalise_uri
 from florence.workspace.form import check_store, mark_store
 from florence.workspace.layout import REJECTED_FILES, read_rejected_files
 
@@ -70,7 +70,8 @@ def collect_images(workspace: Workspace, progress: Progress = show_nothing) -> C
     for key, source in sources.items():
         intake.check_address(key, source)
     before = dict(intake.rejected)
-    files = tuple(intake.collect_source(key, source, progress) for key, source in sources.items())
+    files = [intake.collect_source(key, source, progress) for key, source in sources.items()]
+    files = intake.note_left(files)
     if intake.rejected != before:
         rows = [intake.rejected[k] for k in sorted(intake.rejected)]
         store.write_table("rejected_files.parquet", pa.Table.from_pylist(rows, schema=REJECTED_FILES))
@@ -78,7 +79,7 @@ def collect_images(workspace: Workspace, progress: Progress = show_nothing) -> C
     write_collected(store, files)
     listed = tuple((r["source"], r["name"], r["reason"], r["detail"]) for _, r in sorted(intake.rejected.items()))
     new, duplicates = sum(one.new for one in files), sum(one.duplicates for one in files)
-    return CollectResult(new, duplicates, listed, len(intake.first), files)
+    return CollectResult(new, duplicates, listed, len(intake.first), tuple(files))
 
 
 def _make_sources(workspace: Workspace) -> dict[str, Source]:
@@ -109,6 +110,7 @@ class _Intake:
         self.rejected = {(r["source"], r["name"]): r for r in read_rejected_files(store).to_pylist()}
         self.log = FileLog(store)
         self._moved: dict[str, str] = {}
+        self._addresses: dict[str, set[str]] = {}
 
     # ------------------------------------------------------------ addresses
 
@@ -117,8 +119,10 @@ class _Intake:
 
         Raises DataError where contents differ: labels are known by these names.
         """
-        uri = normalise_uri(source.uri)
+        uri = normalise_uri(source.uri) if source.uri else ""
         earlier = self.log.list_moved(key, uri) if source.uri else {}
+        self._addresses[key] = {uri, *(known[0] for known in earlier.values() if is_same_place(known[0], uri))}
+        earlier = {name: known for name, known in earlier.items() if known[0] not in self._addresses[key]}
         if source.moved_from:
             self._moved[key] = normalise_uri(source.moved_from)
             earlier = {name: known for name, known in earlier.items() if known[0] != self._moved[key]}
@@ -135,12 +139,13 @@ class _Intake:
         before = Counter(address for address, _ in earlier.values())
         if others:
             old = before.most_common(1)[0][0]
+            what = "1 file has the same name" if len(others) == 1 else f"{len(others)} files have the same names"
             raise DataError(
-                f"sources.{key}.uri was {old} and is {source.uri}, where {len(others)} files have the same names and "
-                f"other contents ({', '.join(others[:3])}{' …' if len(others) > 3 else ''}). Labels are known by these "
-                f"names, so nothing was collected. If {source.uri} is another folder, leave {key} as it was and give "
-                f"the folder a key of its own below `sources`. If it is the same folder in another place, where files "
-                f"have changed since, set sources.{key}.moved_from: {old}"
+                f"sources.{key}.uri was {old} and is {source.uri}, where {what} and other contents "
+                f"({', '.join(others[:3])}{' …' if len(others) > 3 else ''}). Labels are known by these names, so "
+                f"nothing was collected. If {source.uri} is another folder, leave {key} as it was and give the folder "
+                f"a key of its own below `sources`. If it is the same folder in another place, where files have "
+                f"changed since, set sources.{key}.moved_from: {old}"
             )
         for address, count in equal.items():
             if 2 * count >= before[address]:
@@ -177,10 +182,35 @@ class _Intake:
         if source.listing is None:  # a source whose names determine the bytes did not yield those that are known
             count["images"] += max(0, (source.count() or 0) - count["images"] - count["duplicates"])
         elif source.listing.is_whole:
-            gone = self.log.close_source(key, {uri, self._moved.get(key, uri)})
+            gone = self.log.close_source(key, self._list_addresses(key))
             for name in stale:
                 del self.rejected[key, name]
         return self._describe(key, source, count, rejected, gone)
+
+    def _list_addresses(self, key: str) -> set[str]:
+        """Return the addresses of the folder that a source is now."""
+        return self._addresses[key] | ({self._moved[key]} if key in self._moved else set())
+
+    def note_left(self, files: list[SourceFiles]) -> list[SourceFiles]:
+        """Return ``files`` with what is left of folders and sources that are not read any more.
+
+        Their files are marked as gone if images without a file do not stay.
+        """
+        addresses = {key: self._list_addresses(key) for key in self._addresses}
+        left: dict[str, list[tuple[str, str]]] = {}
+        for source, address, name in self.log.list_left(addresses):
+            left.setdefault(source, []).append((address, name))
+        if self.settings.collect.gone == "drop":
+            self.log.close_left(addresses)
+        result = {one.source: one for one in files}
+        for source, found in left.items():
+            result[source] = replace(
+                result.get(source, SourceFiles(source)),
+                left=len(found),
+                left_uri=Counter(address for address, _ in found).most_common(1)[0][0],
+                left_examples=tuple(sorted(name for _, name in found)[:EXAMPLES]),
+            )
+        return list(result.values())
 
     def _describe(
         self, key: str, source: Source, count: Counter[str], rejected: Counter[str], gone: list[str]

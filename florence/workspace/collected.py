@@ -25,7 +25,8 @@ class SourceFiles:
 
     ``gone``: files that were there once, with ``gone_examples``. Of this collection alone: ``new`` images were added,
     ``replaced`` of them in place of another picture; ``returned`` files were gone before; ``newly_gone`` files are now;
-    ``moved_from`` is the earlier address of a folder that has moved.
+    ``moved_from`` is the earlier address of a folder that has moved. ``left``: images of files that are not read any
+    more, as the source's folder was ``left_uri`` then, or as the settings do not have the source; ``left_examples``.
     """
 
     source: str
@@ -44,6 +45,9 @@ class SourceFiles:
     newly_gone: int = 0
     newly_gone_examples: tuple[str, ...] = ()
     moved_from: str = ""
+    left: int = 0
+    left_uri: str = ""
+    left_examples: tuple[str, ...] = ()
 
 
 def write_collected(store: Store, files: Iterable[SourceFiles]) -> None:
@@ -59,6 +63,7 @@ def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             **row,
             "gone_examples": list(row["gone_examples"]),
+            "left_examples": list(row["left_examples"]),
             "unused": [{**one, "examples": list(one["examples"])} for one in row["unused"]],
         }
         for row in rows
@@ -75,6 +80,7 @@ def read_collected(store: Store) -> tuple[SourceFiles, ...]:
                 **{
                     **row,
                     "gone_examples": tuple(row["gone_examples"]),
+                    "left_examples": tuple(row.get("left_examples", ())),
                     "unused": tuple(UnusedFiles(**{**u, "examples": tuple(u["examples"])}) for u in row["unused"]),
                 }
             )
@@ -109,6 +115,13 @@ def _describe_source(one: SourceFiles) -> list[str]:
         lines.append(
             f"{_count_files(one.newly_gone)} gone ({names}{f' and {more:,} more' if more else ''}); "
             "collect.gone says whether their images stay"
+        )
+    if one.left:
+        where = f"in {one.left_uri}, which" if one.left_uri else "of a source that"
+        lines.append(
+            f"{one.left:,} {'image is' if one.left == 1 else 'images are'} {where} is not read any more "
+            f"({', '.join(one.left_examples[:3])}{' …' if one.left > 3 else ''}); collect.gone says whether they stay. "
+            "To have several folders read, give each a key of its own below `sources`"
         )
     if unread := [group for group in one.unused if group.ending]:
         unread.sort(key=lambda group: (not group.remedy, -group.count, group.ending))

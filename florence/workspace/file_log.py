@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -103,6 +103,33 @@ class FileLog:
         """Return the names of the files of a source that are gone."""
         return sorted({self._name(k) for k in self._rows_of(source) if self._is(k, GONE)})
 
+    def list_left(self, addresses: Mapping[str, Collection[str]]) -> list[tuple[str, str, str]]:
+        """Return (source, address, name) of the files, not known to be gone, of which nothing is read any more.
+
+        That are those of sources and addresses other than ``addresses``, unless their picture is there elsewhere.
+        """
+        return [(self._source[k].as_py(), self._uri(k) or "", self._name(k)) for k in self._find_left(addresses)]
+
+    def close_left(self, addresses: Mapping[str, Collection[str]]) -> None:
+        """Mark the files of `list_left` as gone."""
+        for k in self._find_left(addresses):
+            self._set(k, self.number, GONE)
+
+    def _find_left(self, addresses: Mapping[str, Collection[str]]) -> list[int]:
+        uris, is_read = self._read_uris(), self._met.copy()
+        for source, known in addresses.items():
+            is_here = pc.or_(pc.is_null(uris), pc.is_in(uris, pa.array(sorted(known), pa.string())))
+            is_read |= pc.and_(pc.equal(self._source, source), is_here).to_numpy(zero_copy_only=False)
+        is_there = self._status == STATUSES.index(PRESENT)
+        if not (left := np.flatnonzero(is_there & ~is_read).tolist()):
+            return []
+        self._pack()
+        ids = self._table["image_id"]
+        new = [chunk for part in self._parts for chunk in part["image_id"].chunks]
+        elsewhere = pa.concat_arrays([*ids.filter(pa.array(is_there & is_read)).chunks, *new])
+        kept = pc.is_in(ids.take(pa.array(left, pa.int64())), elsewhere).to_pylist()
+        return [k for k, is_kept in zip(left, kept, strict=True) if not is_kept]
+
     def has_moved(self, source: str) -> bool:
         """Return whether a file of a source was met at another address than before."""
         return source in self._moved
@@ -111,11 +138,8 @@ class FileLog:
         """Write the table, if anything has changed; what is new is in the order of ``sources``, then of names."""
         if not self._is_changed:
             return
-        uris = self._table["uri"].to_pylist() if self._uris else None
-        for k, uri in self._uris.items():
-            uris[k] = uri  # type: ignore[index]
         columns = {
-            "uri": self._table["uri"] if uris is None else pa.array(uris, pa.string()),
+            "uri": self._read_uris(),
             "until": pa.array(self._until, pa.int32(), mask=self._until == 0),
             "status": pa.array(STATUSES, pa.string()).take(pa.array(self._status)),
         }
@@ -154,6 +178,15 @@ class FileLog:
         found = self._uris.get(position)
         return self._table["uri"][position].as_py() if found is None else found
 
+    def _read_uris(self) -> pa.ChunkedArray:
+        """Return the address of each row of the table."""
+        if not self._uris:
+            return self._table["uri"]
+        uris = self._table["uri"].to_pylist()
+        for k, uri in self._uris.items():
+            uris[k] = uri
+        return pa.chunked_array([pa.array(uris, pa.string())])
+
     def _set(self, position: int, until: int | None, status: str, uri: str | None = None) -> None:
         self._until[position], self._status[position] = until or 0, STATUSES.index(status)
         if uri is not None:
@@ -169,5 +202,11 @@ class FileLog:
 
 
 def normalise_uri(uri: str) -> str:
-    """Return an address in the form that is compared: local paths without ``./`` or a slash at the end."""
+    """Return an address in the form that is compared: local paths without ``file://``, ``./`` or a slash at the end."""
+    uri = uri.removeprefix("file://")
     return uri.rstrip("/") if "://" in uri else os.path.normpath(os.path.expanduser(uri))
+
+
+def is_same_place(uri: str, other: str) -> bool:
+    """Return whether two addresses by `normalise_uri` are one folder: as one leads to it by a link, or is relative."""
+    return uri == other or ("://" not in uri + other and os.path.realpath(uri) == os.path.realpath(other))
