@@ -88,8 +88,8 @@ def test_a_line_says_what_its_image_was_looked_at_for(tmp_path: Path):
         "more": (OBJECTS, CAPTION),
         "texts": (CAPTION,),
         "people's own": None,
-        "broken": tuple(kind for kind in ANNOTATION_TYPES if kind != OBJECTS),
-        "partly": ANNOTATION_TYPES,
+        "broken": (CAPTION,),
+        "partly": (OBJECTS, CAPTION),
         "no list": "unknown",
         "no type": "unknown",
         "nothing": "unknown",
@@ -218,3 +218,26 @@ def test_a_snapshot_speaks_of_what_its_annotators_looked_for(tmp_path: Path, sma
     store.write_table("labels/round-00000.parquet", annotations_table(labels))
     names = [record.name for record in records]
     assert looks("snapshot", tmp_path, *names) == {"boxes": (OBJECTS,), "texts": (CAPTION,), "nobody": "unknown"}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "labelstudio", "alttext"])
+def test_an_empty_image_was_looked_at_for_what_its_set_has_labels_of(tmp_path: Path, form: str):
+    """Formats can hold more types than the people who made a data set thought of."""
+    photos = draw(tmp_path / "photos", "a.jpg", "b.jpg")
+    line = {"image": {"name": "a.jpg"}, "annotations": [TEXT]}
+    text = {"type": "textarea", "from_name": "caption", "to_name": "image", "id": "1", "value": {"text": ["a cat"]}}
+    made = [("a.jpg", [text]), ("b.jpg", [])]
+    content = {
+        "jsonl": "\n".join(json.dumps(one) for one in (line, {"image": {"name": "b.jpg"}, "annotations": []})),
+        "labelstudio": json.dumps([{"data": {"image": n}, "annotations": [{"result": found}]} for n, found in made]),
+        "alttext": "name,text\na.jpg,a cat\nb.jpg,\n",
+    }[form]
+    path = tmp_path / {"jsonl": "l.jsonl", "labelstudio": "l.json", "alttext": "l.csv"}[form]
+    path.write_text(content)
+    found = workspace(tmp_path, photos, {"set": {"use": "existing", "format": form, "uri": str(path)}})
+    annotate_all(found.settings, found.store)
+    rows = read_coverage(found.store, "set")
+    assert {name: (row["error"], row["looked_at"]) for name, row in rows.items()} == {
+        "a.jpg": ("", CAPTION),
+        "b.jpg": ("", CAPTION),
+    }

@@ -255,3 +255,16 @@ def test_what_depends_on_an_annotator_that_is_left_out_goes_on(tmp_path: Path):
     }
     (one,) = list_annotators(make_settings(photos, sections))
     assert one.name == "texts" and one.depends_on == ()
+
+
+def test_no_settings_are_advised_that_match_no_more(tmp_path: Path):
+    """A picture of the set without a label file is known to the set, though not looked at."""
+    photos = draw(tmp_path / "photos", "yolo/images/a.jpg", "yolo/images/unlabelled.jpg")
+    for name, text in (("data.yaml", "names: [cat]\n"), ("labels/a.txt", "0 0.5 0.5 0.5 0.5\n")):
+        path = photos / "yolo" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    section = {"use": "existing", "format": "yolo", "uri": str(photos / "yolo"), "strip": "yolo/"}
+    found = workspace(tmp_path, photos, {"boxes": section})
+    (report,) = report_label_sets(found, list_annotators(found.settings))
+    assert (report.labelled, report.not_listed, report.remedy) == (1, 1, "")

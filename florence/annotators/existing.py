@@ -120,9 +120,8 @@ class Existing(Annotator):
         except FlorenceError as error:
             return error
         claims = [claim for claim in found.claims if claim.task in self.tasks]
-        if found.looked_at is None:
-            return claims
-        looked_at = tuple(task for task in self.tasks if task in found.looked_at)
+        looks = self._label_set().held or self.tasks if found.looked_at is None else found.looked_at
+        looked_at = tuple(task for task in self.tasks if task in looks)
         if not looked_at:
             wanted = ", ".join(self.tasks)
             return NotListedError(f"{record.name}: {self._label_set().where} says nothing about it of {wanted}")

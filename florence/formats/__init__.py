@@ -104,8 +104,11 @@ def list_looked_at(claims: Iterable[Claim], held: Iterable[str], lost: Collectio
 class LabelSet(ABC):
     """The opened labels of a data set.
 
-    ``where``: its address. ``vocabulary``: its names of objects. ``problems``: what could not be read.
+    ``where``: its address. ``vocabulary``: its names of objects. ``problems``: what could not be read. ``held``: the
+    annotation types that it has labels of; empty where all of its format's are meant.
     """
+
+    held: frozenset[str] = frozenset()
 
     def __init__(
         self,

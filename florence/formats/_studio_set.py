@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from florence.errors import DataError
 from florence.formats import (
+    OBJECTS,
     ImageClaims,
     LabelProblem,
     LabelSet,
@@ -19,7 +20,7 @@ from florence.formats import (
 from florence.formats._files import Files
 from florence.formats._names import check_name, explain_spellings
 from florence.formats._studio_claims import SHAPES, ClaimBuilder
-from florence.formats._studio_results import TEXTS, StudioResult, address_names, read_flat_results
+from florence.formats._studio_results import CATEGORY, OCR_LINE, TEXTS, StudioResult, address_names, read_flat_results
 from florence.images import is_image
 from florence.records import ImageRecord
 
@@ -87,7 +88,19 @@ class StudioSet(LabelSet):
         labels = [label for entry in entries for result in entry.raw[0].results for label in result.labels]
         names = dict.fromkeys(label for label in labels if isinstance(label, str))
         problems += explain_spellings(names, files.uri)
+        self.held = frozenset(kind for entry in entries for kind in self._find_types(entry.raw[0].results))
         super().__init__(files.uri, entries, sorted(_usable(names)), problems)
+
+    def _find_types(self, results: Sequence[StudioResult]) -> Iterator[str]:
+        """Yield the annotation types that results are of, as far as they tell without their image."""
+        regions = {result.id for result in results if result.type in SHAPES}
+        for result in results:
+            if result.type in SHAPES and result.labels:
+                yield OBJECTS
+            elif result.type == "choices" and result.texts():
+                yield self.control_types.get(result.control, CATEGORY)
+            elif result.type == "textarea" and result.texts():
+                yield self.control_types.get(result.control, OCR_LINE if result.id in regions else "<CAPTION>")
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """Return what was drawn and written, in the order of the file.

@@ -54,7 +54,9 @@ def report_label_set(
     records = list(images)
     found = read_label_set(labels, records, matching)
     claimed = Counter(claim.task for read in found.claims.values() for claim in read.claims)
-    known = [read for read in found.claims.values() if read.looked_at is None or {*read.looked_at}.intersection(tasks)]
+    every = labels.held or frozenset(tasks)
+    looks = {image_id: frozenset(read.looked_at or every) for image_id, read in found.claims.items()}
+    known = [read for image_id, read in found.claims.items() if looks[image_id].intersection(tasks)]
     labelled = sum(bool(read.claims) for read in known)
     used = {task: number for task, number in sorted(claimed.items()) if task in tasks}
     outside = found.others[:COUNTED]
@@ -68,14 +70,14 @@ def report_label_set(
         listed=len(labels.entries),
         matched=len(labels.entries) - len(found.others),
         refused=count_problems(map(describe_error, found.errors.values())),
-        looked_at={task: sum(read.looked_at is None or task in read.looked_at for read in known) for task in used},
+        looked_at={task: sum(task in types for types in looks.values()) for task in used},
         used=used,
         unread={task: number for task, number in sorted(claimed.items()) if task not in tasks},
         losses=count_problems(problems),
         not_listed_examples=found.unknown[:EXAMPLES],
         unmatched_examples=found.unmatched[:EXAMPLES],
         uncounted=len(found.others) - len(outside),
-        remedy=suggest_matching(labels, records, matching, len(records) - len(found.unknown)),
+        remedy=suggest_matching(labels, records, matching),
     )
 
 
@@ -112,11 +114,12 @@ def count_labels(labels: LabelSet, entry: LabelSetEntry) -> int:
 # ---------------------------------------------------------------- remedies
 
 
-def suggest_matching(labels: LabelSet, images: Sequence[ImageRecord], matching: Matching, matched: int) -> str:
-    """Return the settings of matching under which more than ``matched`` of ``images`` have labels; empty for none.
+def suggest_matching(labels: LabelSet, images: Sequence[ImageRecord], matching: Matching) -> str:
+    """Return the settings under which the set lists more of ``images`` than under ``matching``; empty for none.
 
     Tried: base names, and the folders in which pairs of paths of one base name differ.
     """
+    matched = count_matches(labels, images, matching)
     if matched == len(images):
         return ""
     tried: list[dict[str, Any]] = [{"base_names": True}, *_find_differences(labels, images)]

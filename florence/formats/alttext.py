@@ -98,6 +98,7 @@ class _ImageTexts:
 class _TextSet(LabelSet):
     def __init__(self, files: Files, options: Any) -> None:
         self.options = options
+        self.held = frozenset({options.kind})
         self.found: dict[str, _ImageTexts] = {}
         problems: list[LabelProblem] = []
         errors: list[DataError | StoreError] = []

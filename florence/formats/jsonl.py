@@ -103,6 +103,8 @@ class _LineSet(LabelSet):
             for row in entry.raw[1]
             if isinstance(row, dict) and row.get("task") == OBJECTS and isinstance(row.get("text"), str)
         )
+        kinds = (row.get("task") for entry in entries for row in entry.raw[1] if isinstance(row, dict))
+        self.held = frozenset(kind for kind in kinds if isinstance(kind, str)).intersection(ANNOTATION_TYPES)
         problems += explain_spellings(names, files.uri)
         super().__init__(files.uri, entries, sorted(_usable(names)), problems)
 
@@ -121,7 +123,7 @@ class _LineSet(LabelSet):
                 lost |= {kind} if kind in ANNOTATION_TYPES else set(ANNOTATION_TYPES)
         if looked_at is None and not lost:
             return ImageClaims(tuple(claims), tuple(problems))
-        held = ANNOTATION_TYPES if looked_at is None else looked_at
+        held = self.held if looked_at is None else looked_at
         return ImageClaims(tuple(claims), tuple(problems), list_looked_at(claims, held, lost))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -34,6 +34,7 @@ Contents = Literal["ask", "first", "current"]
 NOT_UNDERSTOOD = "none of its labels was understood"
 SEVERAL_SOURCES = "one name in several sources"
 SEVERAL_CONTENTS = "a picture that was replaced under its name"
+SEVERAL_SPELLINGS = "a name that Unicode writes in several ways"
 SEVERAL_BASES = "a file name of several pictures"
 _HASH = re.compile(r"[0-9a-f]{64}")
 SAME_BOX = 0.5
@@ -208,6 +209,9 @@ class LabelMatcher:
     def _find_by_name(self, record: ImageRecord, source: str, own: str) -> int:
         """Return the position of the entry that one name of an image means."""
         found, how = self._look_up(own)
+        twins = self._list_twins(source, own) if found and how != "base" else ()
+        if twins:
+            found = self._choose_spelling(record, own, found, twins)
         if not found:
             raise NotListedError(f"{self.labels.where} has no labels of {own}{self._hint(own)}")
         if len(found) > 1:
@@ -215,8 +219,38 @@ class LabelMatcher:
         if how == "base":
             self._check_base(record, own)
         else:
-            self._check_content(record, source, normalise_path(own), how == "path")
+            self._check_content(record, source, normalise_path(own), how == "path", twins)
         return found[0]
+
+    def _list_twins(self, source: str, own: str) -> tuple[str, ...]:
+        """Return the names of other files that are there now, which differ from ``own`` in how Unicode writes them."""
+        name = normalise_path(own)
+        rows = self.matching.files.list_contents(cut_suffix(name))
+        there = {row.name for row in rows if row.source == source and row.status == PRESENT}
+        return tuple(sorted(one for one in there - {own} if own in there and normalise_path(one) == name))
+
+    def _choose_spelling(self, record: ImageRecord, own: str, found: Sequence[int], twins: Sequence[str]) -> list[int]:
+        """Return those of the entries that are written as the name of a file that has ``twins``.
+
+        Raises NotListedError if they are written as a twin's, UnusableLabelError if as that of none.
+        """
+
+        def list_spelt(name: str) -> list[int]:
+            spelt = self.matching.prefix + name.removeprefix(self.matching.strip)
+            return [k for k in found if spelt in self.labels.entries[k].names]
+
+        if mine := list_spelt(own):
+            return mine
+        if any(map(list_spelt, twins)):
+            raise NotListedError(
+                f"{self.labels.where} has labels of {own}, but of the other file whose name looks the same"
+            )
+        raise UnusableLabelError(
+            SEVERAL_SPELLINGS,
+            f"{record.name}: {len(twins) + 1} files have this name and differ only in how Unicode writes it, and "
+            f"{self.labels.where} writes it as none of them, so it is unknown whose the labels are; rename one",
+            "image",
+        )
 
     def _map_path(self, own: str) -> str | None:
         """Return the path that the data set would have for a file; None where its path has another front."""
@@ -254,12 +288,15 @@ class LabelMatcher:
                 "image",
             )
 
-    def _check_content(self, record: ImageRecord, source: str, name: str, is_exact: bool) -> None:
+    def _check_content(
+        self, record: ImageRecord, source: str, name: str, is_exact: bool, twins: Collection[str] = ()
+    ) -> None:
         """Raise NotListedError if a name means another picture, UnusableLabelError if it is unknown which it means."""
         rows = [
             row
             for row in self._means(self.matching.files.list_contents(cut_suffix(name)))
-            if normalise_path(row.name) == name or (not is_exact and row.source != source)
+            if (normalise_path(row.name) == name or (not is_exact and row.source != source))
+            and not (row.source == source and row.name in twins)
         ]
         if len({row.image_id for row in rows}) <= 1:
             return
