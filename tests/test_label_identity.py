@@ -143,6 +143,29 @@ def test_a_stem_in_two_sources_is_one_name(tmp_path: Path):
     assert set(answers(store, tmp_path / "l.jsonl").values()) == {"UnusableLabelError"}
 
 
+def test_of_two_names_that_look_the_same_the_spelling_decides(tmp_path: Path):
+    one, two, three = "\u00fc\u1e69", "u\u0308s\u0323\u0307", "\u00fcs\u0307\u0323"
+    photos, store = put(tmp_path / "photos", **{one: 1}), tmp_path / "store"
+    (photos / f"{two}.png").write_bytes(photo(2))
+    collect(store, mine=photos)
+    first = write_labels(tmp_path / "one.jsonl", x="first").read_text().replace("x.png", f"{one}.png")
+    (tmp_path / "one.jsonl").write_text(first, encoding="utf-8")
+    found = answers(store, tmp_path / "one.jsonl")
+    assert found == {f"mine/{one}.png@1": ["first"], f"mine/{two}.png@1": "NotListedError"}
+    (tmp_path / "both.jsonl").write_text(
+        first + "\n" + first.replace(one, two).replace("first", "second"), encoding="utf-8"
+    )
+    found = answers(store, tmp_path / "both.jsonl")
+    assert found == {f"mine/{one}.png@1": ["first"], f"mine/{two}.png@1": ["second"]}
+    (tmp_path / "none.jsonl").write_text(first.replace(one, three), encoding="utf-8")
+    refused = set(answers(store, tmp_path / "none.jsonl").values())
+    assert len(refused) == 1 and "NotListedError" not in refused
+    (photos / f"{one}.png").unlink()
+    again = tmp_path / "again"
+    collect(again, mine=photos)
+    assert answers(again, tmp_path / "one.jsonl") == {f"mine/{two}.png@1": ["first"]}, "the spelling alone is no matter"
+
+
 def test_a_base_name_of_two_pictures_is_refused(tmp_path: Path):
     store, labels = tmp_path / "store", write_labels(tmp_path / "l.jsonl", a="one", c="three")
     put(tmp_path / "photos" / "x", a=1, c=3)

@@ -14,8 +14,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-
 from florence.errors import DataError, FlorenceError, NotListedError
 from florence.formats import (
     ImageClaims,
@@ -25,10 +23,10 @@ from florence.formats import (
     UnusableLabelError,
     describe_problem,
 )
-from florence.geometry import box_iou
+from florence.formats._merging import merge_claims
 from florence.image_files import NO_FILES, PRESENT, FileRow, ImageFiles, cut_suffix, normalise_path
 from florence.images import is_image
-from florence.records import Claim, ImageRecord
+from florence.records import ImageRecord
 
 Contents = Literal["ask", "first", "current"]
 NOT_UNDERSTOOD = "none of its labels was understood"
@@ -37,8 +35,6 @@ SEVERAL_CONTENTS = "a picture that was replaced under its name"
 SEVERAL_SPELLINGS = "a name that Unicode writes in several ways"
 SEVERAL_BASES = "a file name of several pictures"
 _HASH = re.compile(r"[0-9a-f]{64}")
-SAME_BOX = 0.5
-"""Least IoU of two boxes of one name that are the same object, labelled under two names of one picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +127,7 @@ class LabelMatcher:
             except NotListedError as error:
                 not_listed.append(error)
                 continue
-            total = read if total is None else _merge_claims(total, read, entry, record)
+            total = read if total is None else merge_claims(total, read, entry, record)
         if total is None:
             if not errors:
                 raise not_listed[0]
@@ -348,40 +344,6 @@ class LabelMatcher:
 def base_name(name: str) -> str:
     """Return the last part of a path, without the ending of a picture."""
     return cut_suffix(posixpath.basename(name))
-
-
-# ---------------------------------------------------------------- one picture under two names
-
-
-def _merge_claims(first: ImageClaims, more: ImageClaims, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
-    """Return the claims of two entries about one image; a label that both have is one."""
-    left, added = list(first.claims), []
-    for claim in more.claims:
-        if (known := next((k for k, other in enumerate(left) if _is_same(claim, other)), None)) is None:
-            added.append(claim)
-        else:
-            del left[known]
-    problems = [*first.problems, *more.problems]
-    where = f"{next(iter(entry.names), record.name)}: the same picture as {record.name}"
-    if again := len(more.claims) - len(added):
-        problems.append(LabelProblem("labelled again under another name of the picture", where, "label", again))
-    if added or left:
-        detail = f"{where}, with other labels; it gets those of both"
-        problems.append(LabelProblem("other labels under another name of the picture", detail, "part"))
-    looks = (first.looked_at, more.looked_at)
-    looked_at = None if None in looks else tuple(dict.fromkeys(kind for types in looks for kind in types or ()))
-    return ImageClaims((*first.claims, *added), tuple(problems), looked_at)
-
-
-def _is_same(a: Claim, b: Claim) -> bool:
-    """Return whether two claims are the same label: equal texts, and boxes that overlap."""
-    if (a.task, a.text, len(a.regions)) != (b.task, b.text, len(b.regions)):
-        return False
-    boxes = [[region.bounds for region in claim.regions] for claim in (a, b)]
-    if not a.regions or any(box is None for side in boxes for box in side):
-        return a.regions == b.regions
-    overlap = box_iou(np.asarray(boxes[0], float), np.asarray(boxes[1], float)).diagonal()
-    return bool((overlap >= SAME_BOX).all())
 
 
 # ---------------------------------------------------------------- whole sets
