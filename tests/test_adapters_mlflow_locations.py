@@ -214,7 +214,11 @@ def test_the_database_lies_in_the_workspace_whatever_that_is_called(name: str, t
     Tracker(store).log_files(run, [model_folder(root / "m") / "config.json"])
     assert Tracker(store).read_file(run, "config.json") == b"{}"
     assert read_rows(root, "SELECT count(*) FROM runs") == [(1,)]
-    assert sorted(tmp_path.iterdir()) == before and sorted(p.name for p in root.iterdir()) == ["build", "m"]
+    assert sorted(tmp_path.iterdir()) == before and sorted(p.name for p in root.iterdir()) == [
+        ".florence",
+        "build",
+        "m",
+    ]
 
 
 def test_a_new_store_is_made_in_a_folder_of_any_name_and_nothing_beside_it(tmp_path: Path, monkeypatch):

@@ -69,5 +69,7 @@ class CollectSettings(Section):
     shard: int = Field(512, ge=1, description="images in a shard")
     gone: Literal["keep", "drop"] = Field(
         "keep",
-        description="whether images stay in the next snapshot whose file is gone, is not read any more, or was replaced",
+        description=(
+            "whether images stay in the next snapshot whose file is gone, is not read any more, or was replaced"
+        ),
     )

@@ -20,9 +20,9 @@ def settings_markdown() -> str:
         "",
         "Every key of `params.yaml`. An overlay (`florence loop --config FILE`) has the same keys, and is merged into",
         "it: lists and single values are replaced, and `null` takes a source, an annotator, a section or a plug-in's",
-        "option away, so that its default counts (for a setting that can be none, `null` is that value). The same overlay",
-        "changes nothing the second time. A key that is not listed here is refused with its name, a key that stands twice",
-        "in one mapping with its lines.",
+        "option away, so that its default counts (for a setting that can be none, `null` is that value). The same",
+        "overlay changes nothing the second time. A key that is not listed here is refused with its name, a key that",
+        "stands twice in one mapping with its lines.",
         "Made by `python -m florence.config > docs/settings.md`.",
     ]
     return "\n".join([*lines, *_section_lines("", Settings)]) + "\n"
