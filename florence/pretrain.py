@@ -114,4 +114,5 @@ class _ProgressBars:
 
 
 if __name__ == "__main__":
-    pretrain(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), Path("work"), Path("../florence/model/nano"))
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    pretrain(params, Path("work"), Path("../florence/model/nano"))

@@ -1,4 +1,4 @@
-"""Tables of texts and of boxes, and text files beside pictures: all delimiters and encodings, nothing taken for text."""
+"""Tables of texts and of boxes, and text files beside pictures: delimiters, encodings, what is no text."""
 
 from __future__ import annotations
 

@@ -246,9 +246,7 @@ def test_the_audit_of_a_round(store: Store, tmp_path: Path):
     assert LoopFacts.from_json(LoopFacts("loop", (facts,)).to_json()).rounds == (facts,)
     assert (facts.decision, facts.parent) == ("accepted", bare.snapshot_id) and facts.snapshot_id != bare.snapshot_id
     assert sum(i.images for i in facts.images) == 40
-    assert (
-        sum(c.kept for c in facts.counts) == len(store.read_table("labels/round-00001.parquet")) and not facts.drops
-    )
+    assert sum(c.kept for c in facts.counts) == len(store.read_table("labels/round-00001.parquet")) and not facts.drops
     gain = {(g.task, g.metric): g for g in facts.label_quality_gain}["<OD>", "f1"]
     quality = {(q.task, q.metric, q.split): q.value for q in facts.label_quality}
     before = {
