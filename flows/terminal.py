@@ -29,6 +29,8 @@ PLAIN = str.maketrans(
     | {"“": '"', "”": '"', "‘": "'", "’": "'", "α": "alpha"}
 )
 """Signs in our sentences, and how a terminal without them shows them."""
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+"""Characters that steer a terminal, but for tabs and line breaks, and how they are shown."""
 
 
 def prepare_streams() -> None:
@@ -47,9 +49,14 @@ def _replace_plainly(error: UnicodeError) -> tuple[str | bytes, int]:
     return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
+def clean_text(text: str) -> str:
+    """Return what a terminal shows: no secrets, and no characters by which a file's name would steer it."""
+    return redact_text(text).translate(CONTROLS)
+
+
 def say(text: str) -> None:
     """Print a sentence on stdout, above a bar that is being drawn, without secrets; inside a flow also log it."""
-    text = redact_text(text)
+    text = clean_text(text)
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
     if (logger := _run_logger()) is not None:

@@ -46,6 +46,8 @@ def test_on_a_terminal_a_bar(monkeypatch):
 def test_sentences_go_to_stdout(capsys):
     say("done")
     assert capsys.readouterr().out == "done\n"
+    say("rejected: \x1b[31ma\r.jpg\n\tgrün ü")
+    assert capsys.readouterr().out == "rejected: \\x1b[31ma\\x0d.jpg\n\tgrün ü\n"
 
 
 def test_seconds_add_up(tmp_path: Path):

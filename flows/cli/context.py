@@ -14,9 +14,9 @@ import typer
 from typer.core import TyperGroup
 
 from florence.errors import FlorenceError
-from flows.adapters.environment import redact_text
 from flows.adapters.system_errors import explain_full_disk, explain_system_error
 from flows.lock import lock_workspace
+from flows.terminal import clean_text
 
 if TYPE_CHECKING:
     from florence.report.facts import LoopFacts
@@ -57,7 +57,7 @@ class CommandGroup(TyperGroup):
 
 
 def _print_error(text: str) -> None:
-    print(f"error: {redact_text(text)}", file=sys.stderr)
+    print(f"error: {clean_text(text)}", file=sys.stderr)
 
 
 def open_here() -> TrackedWorkspace:
