@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from trainings import SMALL, scenes, settings, small
 from workspaces import workspace_of
 
@@ -20,6 +22,8 @@ from florence.records import IMAGES
 from florence.store import Store
 from florence.training import loop, read_dataset, train
 from florence.training.batches import BatchLoader, load_batch
+from florence.training.checkpoint import TrainingState, resume, save_checkpoint
+from florence.training.optimiser import make_optimiser
 from florence.training.sample_order import count_steps
 from florence.workspace.layout import read_images
 from florence.workspace.train import train_model
@@ -81,6 +85,61 @@ def test_a_checkpoint_cut_in_two_is_not_read(data, tmp_path):
     assert (
         train(checkpoint, read_dataset(checkpoint, small(steps=1), data), small(steps=1), tmp_path, "key").resumed == 0
     )
+
+
+def _change_state(file: Path, change) -> None:
+    with safe_open(file, framework="pt") as opened:
+        metadata, tensors = dict(opened.metadata()), {name: opened.get_tensor(name) for name in opened.keys()}
+    change(tensors, metadata)
+    save_file(tensors, file, metadata=metadata)
+
+
+WEIGHT = "weight.model.multi_modal_projector.image_proj_norm.weight"
+MOMENT = WEIGHT.replace("weight", "exp_avg", 1)
+DAMAGES = {
+    "no weight": lambda tensors, metadata: tensors.pop(WEIGHT),
+    "no moment": lambda tensors, metadata: tensors.pop(MOMENT),
+    "no buffer": lambda tensors, metadata: tensors.pop(next(n for n in tensors if n.startswith("buffer."))),
+    "another shape": lambda tensors, metadata: tensors.update({WEIGHT: tensors[WEIGHT][:-1].clone()}),
+    "a moment of another shape": lambda tensors, metadata: tensors.update({MOMENT: tensors[MOMENT][:-1].clone()}),
+    "NaN": lambda tensors, metadata: tensors.update({WEIGHT: tensors[WEIGHT] * torch.nan}),
+    "no state": lambda tensors, metadata: metadata.pop("state"),
+    "no scaler": lambda tensors, metadata: metadata.pop("scaler"),
+    "a state of another kind": lambda tensors, metadata: metadata.update(state="[1]"),
+    "a state without a step": lambda tensors, metadata: metadata.update(state='{"recent": [], "curve": []}'),
+    "losses of another kind": lambda tensors, metadata: metadata.update(
+        state='{"recent": [[1]], "step": 1, "curve": [], "left_out": {}}'
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model after a step, and its optimiser."""
+    model = build("nano", image_size=32).model
+    optimiser = make_optimiser(model, small())
+    sum(parameter.sum() for parameter in model.parameters()).backward()
+    optimiser.step()
+    return model, optimiser
+
+
+@pytest.mark.parametrize("damage", [None, *DAMAGES])
+def test_a_damaged_checkpoint_changes_nothing_and_the_training_starts_anew(damage, trained, tmp_path, caplog):
+    model, optimiser = trained
+    save_checkpoint(tmp_path, "key", TrainingState(3, left_out={"few": 1}), model, optimiser)
+    file = tmp_path / "key/training.safetensors"
+    if damage:
+        _change_state(file, DAMAGES[damage])
+    fresh = build("nano", image_size=32, seed=1).model
+    own = make_optimiser(fresh, small())
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    state = resume(tmp_path, "key", fresh, own)
+    if damage is None:
+        assert state == TrainingState(3, left_out={"few": 1}) and len(own.state) == len(optimiser.state)
+        assert all(torch.equal(t, fresh.state_dict()[n]) for n, t in model.state_dict().items())
+        return
+    assert state == TrainingState() and not own.state and not file.exists() and "starts anew" in caplog.text
+    assert all(torch.equal(tensor, fresh.state_dict()[name]) for name, tensor in before.items())
 
 
 def test_only_training_images_with_labels_are_used(data, tmp_path):
