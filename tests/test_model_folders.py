@@ -152,6 +152,13 @@ def test_a_config_that_does_not_fit_its_weights_is_refused(nano: Path, tmp_path:
             ("vision_config", "embed_dim", [32, 64, 96, 64], "have another shape"),
             ("vision_config", "num_heads", [2, 4], "no model that can be built"),
             ("text_config", "tie_word_embeddings", "nonsense", "config"),
+            ("text_config", "encoder_layers", 10**6, r"1,000,00\d layers, and there are 225 tensors"),
+            ("text_config", "activation_function", "bogus", "no model that can be built"),
+            ("text_config", "decoder_start_token_id", 10**7, "of .*10000000.* some are no token"),
+            ("text_config", "decoder_start_token_id", None, "some are no token"),
+            ("text_config", "pad_token_id", 10**7, "no model that can be built"),
+            ("vision_config", "window_size", 0, "no model that can be built .*zero"),
+            ("vision_config", "num_heads", [3, 3, 3, 3], "no model that can be built .*shape"),
         )
     ):
         folder = shutil.copytree(nano, tmp_path / str(number))
@@ -197,7 +204,21 @@ def no_index(folder: Path) -> None:
 
 def index_elsewhere(folder: Path) -> None:
     shard(folder)
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "../other/model.safetensors"}}))
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"a": "../other/model.safetensors"}}))
+
+
+def index_without_metadata(folder: Path) -> None:
+    shard(folder, lost=False)
+    (folder / INDEX).write_text(json.dumps({"weight_map": json.loads((folder / INDEX).read_text())["weight_map"]}))
+
+
+def change_images(**changes: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        values = json.loads((folder / "processor_config.json").read_text())
+        values["image_processor"] |= changes
+        (folder / "processor_config.json").write_text(json.dumps(values))
+
+    return change
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -215,6 +236,21 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickle": (pickle_instead, "pytorch_model.bin, which may be a pickle and is not read.*save_pretrained"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "has no weights"),
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
+    "index without metadata": (index_without_metadata, "no index of weights .*metadata"),
+    "an adapter": (lambda f: (f / "adapter_config.json").write_text('{"peft_type": "LORA"}'), "merge_and_unload"),
+    "a deep config": (
+        lambda f: (f / "config.json").write_text('{"a":' + "[" * 9999 + "]" * 9999 + "}"),
+        "config.json cannot be read",
+    ),
+    "no number": (
+        lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace("float32", "float99")),
+        "no configuration of Florence-2",
+    ),
+    "tokenizer of nothing": (lambda f: (f / "tokenizer.json").write_text("null"), "no tokenizer can be read"),
+    "settings of no tokenizer": (lambda f: (f / "tokenizer_config.json").write_text("[]"), "no tokenizer can be read"),
+    "no size": (change_images(size={"height": 0, "width": 0}), "no image processor .*size 0"),
+    "one mean": (change_images(image_mean=[0.5]), "no image processor .*image_mean"),
+    "no deviation": (change_images(image_std=[0, 1, 1]), "no image processor .*image_std"),
     "broken config": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
     "no tokenizer": (
         lambda f: [path.unlink() for path in f.glob("tokenizer*")],
@@ -234,7 +270,7 @@ def test_files_that_are_missing_or_damaged_are_named_with_the_remedy(damage: str
     folder = shutil.copytree(nano, tmp_path / "model")
     make(folder)
     with pytest.raises(ModelError, match=message):
-        (load if damage == "no processor" else check)(str(folder))
+        load(str(folder))
 
 
 def test_shards_are_read_as_one(nano: Path, tmp_path: Path):

@@ -61,10 +61,13 @@ def find_weight_files(folder: Path) -> tuple[Path, ...]:
 def _find_shards(folder: Path) -> tuple[Path, ...]:
     path = folder / INDEX
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        names = sorted(set(values["weight_map"].values()))
+        if not isinstance(values.get("metadata"), dict):
+            raise ValueError("no metadata, which transformers needs")
         if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
             raise ValueError("weight_map does not name files of safetensors beside it")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is no index of weights ({error}): copy the checkpoint again") from None
     files = tuple(folder / name for name in names)
     if missing := [file.name for file in files if not file.is_file()]:

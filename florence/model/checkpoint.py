@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, as in the published model: pixels are normalised by them."""
 PACKAGED = "nano"
+IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
+"""Files of which a checkpoint has one: how images are resized and normalised."""
 SCRATCH = "-scratch"
 """``nano-scratch``: the preset without the weights that come with it."""
 
@@ -149,9 +151,15 @@ def _read_image_settings(opened: CheckpointFolder) -> tuple[int, tuple[float, ..
     from transformers import AutoImageProcessor
 
     try:
+        if not any((opened.path / name).is_file() for name in IMAGE_SETTINGS):
+            raise OSError(f"neither {' nor '.join(IMAGE_SETTINGS)}")
         found = AutoImageProcessor.from_pretrained(opened.path)
-        return int(found.size["height"]), tuple(found.image_mean), tuple(found.image_std)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        side = int(found.size["height"])
+        mean, std = (tuple(float(value) for value in values) for values in (found.image_mean, found.image_std))
+        if side < 1 or len(mean) != 3 or len(std) != 3 or not np.isfinite([*mean, *std]).all() or min(std) <= 0:
+            raise ValueError(f"size {side}, image_mean {list(mean)}, image_std {list(std)}")
+        return side, mean, std
+    except Exception as error:  # transformers raises whatever a damaged file makes it trip over
         raise ModelError(
             f"model {opened.name!r}: no image processor beside the weights ({first_line(error)}); copy "
             "preprocessor_config.json or processor_config.json too"

@@ -6,6 +6,7 @@ Whichever layout it was written in, what is read is transformers' own (`florence
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt")
 """Files of a checkpoint on the hub that are fetched: no pickles, no code."""
+ADAPTER = "adapter_config.json"
+"""What peft calls the settings of an adapter; florence's own are merged into the weights when a training ends."""
+_TOKEN_IDS = ("decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id")
 BASE = "model."
 """What transformers puts before the names of a model saved without its head."""
 
@@ -97,6 +101,11 @@ def open_folder(name: str) -> CheckpointFolder:
         raise ModelError(f"model {name!r} is a {values.get('model_type')!r} model, no Florence-2")
     if values.get("quantization_config"):
         raise ModelError(f"model {name!r} is quantised: name the checkpoint in float32, float16 or bfloat16")
+    if (path / ADAPTER).exists():  # transformers would put the adapter into the model
+        raise ModelError(
+            f"model {name!r}: {path} has an adapter too ({ADAPTER}): merge it into the weights with peft's "
+            "merge_and_unload and save the model, or move its files away to use the weights without it"
+        )
     if is_older and (other := REPUBLISHED.get(name)):
         logger.warning("%s is read in its older layout; the same weights are published as %s", name, other)
     files = weight_files.find_weight_files(path)
@@ -139,7 +148,7 @@ def _load_tokenizer(name: str, path: Path, config: Any, is_older: bool) -> Any:
         if is_older:
             return older_layout.load_older_tokenizer(path)
         return AutoTokenizer.from_pretrained(path, config=config)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # transformers raises whatever a damaged file makes it trip over
         raise ModelError(
             f"model {name!r}: no tokenizer can be read in {path} ({first_line(error)}): copy the whole "
             "checkpoint, with its tokenizer.json"
@@ -147,14 +156,15 @@ def _load_tokenizer(name: str, path: Path, config: Any, is_older: bool) -> Any:
 
 
 def _make_config(name: str, path: Path, values: Mapping[str, Any], is_older: bool) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import Florence2Config
 
     try:
         if is_older:
             return Florence2Config(**older_layout.convert_config(values, f"model {name!r}"))
         return Florence2Config.from_pretrained(path)
-    except (ValueError, KeyError, TypeError, OSError, StrictDataclassError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # as above
         raise ModelError(
             f"model {name!r}: {path / 'config.json'} is no configuration of Florence-2 ({first_line(error)})"
         ) from None
@@ -181,17 +191,8 @@ def _check(
     file_name: Callable[[str], str],
 ) -> None:
     """Check the tensors in ``files`` against those of the model of ``config``, under the names of the files."""
-    import torch
-    from transformers import Florence2ForConditionalGeneration
-
     where = f"model {name!r}"
-    try:
-        with torch.device("meta"):
-            model = Florence2ForConditionalGeneration(config)
-    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise ModelError(
-            f"{where}: its config.json describes no model that can be built ({first_line(error)})"
-        ) from None
+    model = _build_without_values(where, config, len(headers))
     expected = {}
     for own, tensor in model.state_dict().items():
         shape = tuple(tensor.shape)
@@ -206,6 +207,37 @@ def _check(
     weight_files.check_tensors(where, expected, found, ties)
     for tie in ties:
         _check_equal(where, files, sorted(tie & found.keys()))
+
+
+def _build_without_values(where: str, config: Any, tensors: int) -> Any:
+    """Return the model of ``config`` on the meta device, after a run of its vision tower.
+
+    Raises ModelError for a configuration whose model cannot be built or run, or has more layers than ``tensors``:
+    a million of them would take all memory, even without values.
+    """
+    import torch
+    from transformers import Florence2ForConditionalGeneration
+
+    fault = f"{where}: its config.json describes no model that can be built"
+    text, vision = config.text_config, config.vision_config
+    try:
+        layers = text.encoder_layers + text.decoder_layers + sum(vision.depths)
+        if layers > tensors:
+            raise ModelError(f"{fault}: {layers:,} layers, and there are {tensors:,} tensors")
+        with torch.device("meta"), torch.no_grad():
+            model = Florence2ForConditionalGeneration(config)
+            side = 2 * math.prod(vision.patch_stride)
+            model.get_image_features(torch.empty(1, vision.in_channels, side, side))
+    except ModelError:
+        raise
+    except Exception as error:  # whatever values that fit together badly make transformers trip over
+        raise ModelError(f"{fault} ({first_line(error)})") from None
+    ids = {name: getattr(text, name) for name in _TOKEN_IDS}
+    if ids["decoder_start_token_id"] is None or any(
+        value is not None and not 0 <= value < text.vocab_size for value in ids.values()
+    ):
+        raise ModelError(f"{fault}: of {ids} some are no token; there are {text.vocab_size:,}")
+    return model
 
 
 def _check_equal(where: str, files: tuple[Path, ...], names: list[str]) -> None:
