@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,17 @@ def _nobody(monkeypatch, tmp_path: Path):
     for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
         monkeypatch.setenv(name, os.devnull)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A new workspace, to be copied: DVC takes seconds to make one."""
+    return create_workspace(tmp_path_factory.mktemp("made") / "w").folder
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "w", symlinks=True))
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -65,8 +77,7 @@ def test_a_new_workspace_has_lines_against_them(tmp_path: Path):
     assert git(tmp_path / "w", "status", "--short", "--untracked-files=all", "data*") == "?? data.dvc\n"
 
 
-def test_rules_of_other_places_are_found_too(tmp_path: Path):
-    root = create_workspace(tmp_path / "w").folder
+def test_rules_of_other_places_are_found_too(root: Path):
     assert find_git_ignored(root) == () and find_dvc_ignored(root) == ()
     (root / ".git/info/exclude").write_text("*.dvc\n")
     assert [one.name for one in find_git_ignored(root)] == ["data.dvc"], ".dvc/config is committed or added"
@@ -86,8 +97,7 @@ def test_rules_of_other_places_are_found_too(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "name"), [("data", "data"), ("*.json", "data/snapshot.json"), ("scores/*", "scores/scores.parquet")]
 )
-def test_a_dvcignore_that_leaves_files_out_of_snapshots_is_refused(line: str, name: str, tmp_path: Path):
-    root = create_workspace(tmp_path / "w").folder
+def test_a_dvcignore_that_leaves_files_out_of_snapshots_is_refused(line: str, name: str, root: Path):
     with (root / ".dvcignore").open("a") as file:
         file.write(f"{line}\n")
     assert name in [one.name for one in find_dvc_ignored(root)]
@@ -96,10 +106,9 @@ def test_a_dvcignore_that_leaves_files_out_of_snapshots_is_refused(line: str, na
     assert [check.status for check in folder_checks.check_folder(root) if check.name == "DVC"] == ["fail"]
 
 
-def test_a_loop_is_refused_before_anything_runs(tmp_path: Path, prefect):
+def test_a_loop_is_refused_before_anything_runs(root: Path, prefect):
     from flows.refine import refine
 
-    root = create_workspace(tmp_path / "w").folder
     write_params(root)
     (root / ".gitignore").write_text("*.dvc\n")
     with pytest.raises(FlorenceError, match="git ignores data.dvc"):
