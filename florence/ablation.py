@@ -189,7 +189,7 @@ def _check_snapshot(data: Store) -> str:
             f"no image of the snapshot in {data.uri} is held out, so nothing can be scored; "
             "`split.held_out` is their share: make a new workspace, or add images"
         )
-    return str(data.read_json("snapshot.json")["id"])
+    return str(data.read_object("snapshot.json")["id"])
 
 
 def _make_variant(
@@ -281,7 +281,7 @@ def read_curve(variant: Variant, folder: Path) -> Iterator[tuple[int, dict[str, 
 def read_figures(variant: Variant, folder: Path) -> dict[str, Any]:
     """Return the figures of a variant's training, and its scores."""
     store = Store(str(folder / variant.key / "metrics"))
-    return {name: store.read_json(f"{name}.json") for name in ("train", "scores")}
+    return {name: store.read_object(f"{name}.json") for name in ("train", "scores")}
 
 
 # ---------------------------------------------------------------- results
@@ -350,7 +350,7 @@ def is_finished(variants: Sequence[Variant], folder: Path) -> bool:
     whole = all(store.exists(name) for name in (NOTE, TABLE, TEXT, PLOT)) and all(
         is_done(variant, folder) for variant in variants
     )
-    return whole and store.read_json(NOTE)["ablation"] == hash_ablation(variants)
+    return whole and store.read_object(NOTE, "ablation")["ablation"] == hash_ablation(variants)
 
 
 def summarize(variants: Sequence[Variant], folder: Path) -> str:

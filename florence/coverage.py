@@ -71,7 +71,7 @@ def _list_looks(data: Store, round: int, labels: str) -> Iterator[tuple[str, fro
 
 def _list_annotators(data: Store, round: int) -> list[str]:
     """Return ``name@version`` of the annotators of the snapshot's round; of all that are there, if it does not say."""
-    snapshot: Mapping[str, object] = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
+    snapshot: Mapping[str, object] = data.read_object("snapshot.json") if data.exists("snapshot.json") else {}
     if snapshot.get("round", round) != round:
         return []
     named = snapshot.get("annotators")
@@ -90,6 +90,6 @@ def _read_types(data: Store, key: str) -> frozenset[str]:
         return frozenset([OBJECTS])
     if not data.exists(name := f"annotators/{key}.json"):
         return frozenset(ANNOTATION_TYPES)
-    declared = data.read_json(name)
+    declared = data.read_object(name, "role", "tasks", "vocabulary")
     types = NOTHING if declared["role"] == "ranker" else frozenset(declared["tasks"])
     return types - {OBJECTS} if declared["vocabulary"] == [] else types

@@ -120,7 +120,7 @@ def export(
         for _ in _list_items(source, survey, None, progress):
             pass
         return survey.build_result(number)
-    snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
+    snapshot = data.read_object("snapshot.json") if data.exists("snapshot.json") else {}
     with replace_folder(out, force) as folder:
         form.write(folder, _list_items(source, survey, folder, progress), survey.plan)
         found = survey.build_result(number)

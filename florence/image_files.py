@@ -206,7 +206,7 @@ class ImageFiles:
         """
         name = f"{READINGS}/{content}.json"
         if self._store is not None and self._store.exists(name):
-            return int(self._store.read_json(name)["collection"])
+            return int(self._store.read_object(name, "collection")["collection"])
         return self.collection
 
     def note_reading(self, content: str) -> None:

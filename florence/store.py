@@ -21,6 +21,8 @@ from florence.errors import StoreError
 
 EXPORT_NOTE = "florence-export.json"
 """File with the facts of an export, without labels. Its presence allows another export to replace the folder."""
+REMEDY = "put it back as it was (`dvc checkout --force`, where DVC has it), or move it away to have it made again"
+"""What to do about a file that is not as Florence has written it."""
 GROUP = 16
 """Rows of a table with files' bytes that are read, and held in memory, at once."""
 
@@ -165,8 +167,20 @@ class Store:
         """Return the JSON document ``name``. Raises StoreError where it is missing or no JSON."""
         try:
             return json.loads(self.read_bytes(name))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise StoreError(f"{self.uri}/{name} is not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{self.uri}/{name} is not JSON: {error}; {REMEDY}") from None
+
+    def read_object(self, name: str, *required: str) -> dict[str, Any]:
+        """Return the JSON object ``name``, which has the keys ``required``.
+
+        Raises StoreError where it is missing, no JSON, no object, or lacks one of them.
+        """
+        found = self.read_json(name)
+        if not isinstance(found, dict):
+            raise StoreError(f"{self.uri}/{name} is not what Florence writes (no object); {REMEDY}")
+        if lacking := [key for key in required if key not in found]:
+            raise StoreError(f"{self.uri}/{name} is not what Florence writes (without {lacking[0]!r}); {REMEDY}")
+        return found
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON document atomically, keys sorted."""
@@ -199,8 +213,7 @@ class Store:
             ) from None
         except pa.ArrowInvalid as error:
             raise StoreError(
-                f"cannot {verb} {where}: not a Parquet file, or a damaged one ({error}); "
-                "delete it to have it made again"
+                f"cannot {verb} {where}: not a Parquet file, or a damaged one ({error}); {REMEDY}"
             ) from None
         except OSError as error:
             hint = (

@@ -87,6 +87,9 @@ def _track_ablation(workspace: TrackedWorkspace, variants: list[Variant]) -> Ite
     parent = workspace.tracker.ablation_run(ablation.hash_ablation(variants), params)
     with report_end(partial(workspace.tracker.finish, parent)):
         workspace.tracker.log_snapshot(
-            parent, workspace.root / "data", workspace.data.read_json("snapshot.json"), workspace.snapshots.data_hash()
+            parent,
+            workspace.root / "data",
+            workspace.data.read_object("snapshot.json"),
+            workspace.snapshots.data_hash(),
         )
         yield parent

@@ -59,7 +59,7 @@ def register_model(workspace: TrackedWorkspace, run_id: str, tags: dict[str, Any
 
 def lineage_tags(workspace: TrackedWorkspace, decision: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """Return a version's tags: what the model was made from, and the decision about it."""
-    snapshot = workspace.data.read_json("snapshot.json")
+    snapshot = workspace.data.read_object("snapshot.json")
     verdict = {}
     if decision:
         verdict = {"decision": "accepted" if decision["accepted"] else "rejected", "reason": decision["reason"]}

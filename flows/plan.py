@@ -119,7 +119,7 @@ def find_last_state(workspace: Workspace) -> LoopState | None:
     last = next_round(workspace.store, data) - 1
     if last < 0:
         return None
-    published = data.read_json("snapshot.json").get("annotators", {}) if data.exists("snapshot.json") else {}
+    published = data.read_object("snapshot.json").get("annotators", {}) if data.exists("snapshot.json") else {}
     known: dict[str, Any] = {
         "images": hash_images(workspace),
         "settings": hash_settings(workspace),
@@ -177,7 +177,7 @@ def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = sho
     """
     restored, is_lost, store = "", lacks_snapshot(workspace), workspace.store
     if needs_restoring(workspace):
-        snapshot, store = workspace.data.read_json("snapshot.json"), workspace.data
+        snapshot, store = workspace.data.read_object("snapshot.json"), workspace.data
         restored = f"snapshot {snapshot['id']} of round {snapshot['round']}"
     dry = _DryStore(store.uri, stop=False)
     workspace = replace(workspace, store=dry)
@@ -204,7 +204,7 @@ def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = sho
 def describe_idle(workspace: TrackedWorkspace) -> str:
     """Return the message of an idle loop: images, snapshot and champion."""
     data = workspace.data
-    snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {"id": "none", "round": "none"}
+    snapshot = data.read_object("snapshot.json") if data.exists("snapshot.json") else {"id": "none", "round": "none"}
     champion = workspace.registry.champion()
     text = (
         f"nothing new: {len(read_images(workspace.store))} images, "

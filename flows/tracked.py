@@ -94,7 +94,7 @@ def write_code_json(root: Path) -> None:
     """Write the hash of the installed code to code.json, on which DVC's stages depend, if it has changed."""
     text = json.dumps({"code": hash_code()}, indent=2, sort_keys=True) + "\n"
     file = root / "code.json"
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
+    if not file.exists() or file.read_bytes() != text.encode():
         Store(str(root)).write_bytes("code.json", text.encode())
 
 
@@ -111,7 +111,7 @@ class StageSeconds:
 
     def read(self) -> dict[str, float]:
         """Return stage → seconds."""
-        return self.store.read_json("seconds.json") if self.store.exists("seconds.json") else {}
+        return self.store.read_object("seconds.json") if self.store.exists("seconds.json") else {}
 
     def add(self, stage: str, seconds: float) -> None:
         """Add ``seconds`` to those of ``stage``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -21,6 +22,7 @@ from mlflow_stores import registry
 from PIL import Image
 
 from florence.model.checkpoint import load
+from florence.model.confidence import Calibration
 from florence.model.generate import Query, predict
 from florence.model.requests import LIMITS, RequestError, RequestLimits, read_image
 from florence.tasks import Answer
@@ -227,6 +229,19 @@ def test_an_answer_that_max_tokens_has_cut_says_so(model):
     assert cut["truncated"] and cut["error"] == ""
     (caption,) = ask(model, {"image": png(), "task": "<CAPTION>"}, max_tokens=100)
     assert not caption["truncated"] and caption["text"]
+    (nothing,) = ask(model, row, max_tokens=2)
+    assert nothing["truncated"] and (nothing["text"], nothing["score"], nothing["confidence"]) == ("", None, None)
+    cut_text = Answer(text="a dog on", score=0.5, truncated=True)
+    known = Calibration((0.0, 1.0), (0.9, 0.9), 0.1, 0.1, 9)
+    assert served._answer_values(cut_text, known)["confidence"] is None
+    assert served._answer_values(dataclasses.replace(cut_text, truncated=False), known)["confidence"] == 0.9
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT])
+def test_an_input_that_pandas_takes_for_missing_is_none(missing, model):
+    table = pd.DataFrame({"image": [png()], "task": ["<CAPTION>"], "input": pd.Series([missing], dtype=object)})
+    for one in (table, table.astype({"task": "string", "input": "string"})):
+        assert model.predict(None, one, {"max_tokens": 3})["error"].tolist() == [""]
 
 
 # ---------------------------------------------------------------- requests
@@ -244,6 +259,13 @@ def test_requests_of_no_rows_of_many_and_without_columns(model, monkeypatch):
     for table in (pd.DataFrame({"image": [b""]}), pd.DataFrame({"task": ["<OD>"]}), pd.DataFrame(), "x", [1]):
         with pytest.raises(MlflowException, match=r"image and task"):
             model.predict(None, table)
+    table = pd.DataFrame({"image": [b""], "task": ["<OD>"]})
+    twice = pd.concat([table, table[["image"]]], axis=1)
+    nested = table.set_axis(pd.MultiIndex.from_tuples([("image", "a"), ("task", "b")]), axis=1)
+    for table in (twice, nested):
+        with pytest.raises(MlflowException, match="each column is expected once") as caught:
+            model.predict(None, table)
+        assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
     image = png()
     wrong = ask(model, *[{"image": image, "task": "<NOPE>"}] * LIMITS.rows)
     assert {answer["error"][:12] for answer in wrong} == {"unknown task"}

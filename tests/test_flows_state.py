@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from florence.errors import DataError, NewerFormatError
+from florence.errors import DataError, NewerFormatError, StoreError
+from florence.image_files import ImageFiles
 from florence.report.facts import VERSION, LoopFacts
 from florence.store import Store
+from florence.workspace.annotate.annotators import AnnotatorVersion, read_profiles
+from florence.workspace.annotate.usage import read_usage
+from florence.workspace.collected import read_collected
 from florence.workspace.form import FORMAT, MARK, check_snapshot, check_store, mark_store
 from flows.state import LoopState, read_state, write_state
+from flows.tracked import StageSeconds, write_code_json
 
 STATE = LoopState("loop", 1, 3, 1, accepted=1, images="i", settings={"train": "t"}, seconds={"fuse": 1.5})
 
@@ -55,6 +61,37 @@ def test_what_is_no_state_is_refused(tmp_path: Path, found: object):
     with pytest.raises(DataError, match="is not the state of a loop") as error:
         read_state(tmp_path)
     assert "newer" not in str(error.value) and "move it away" in str(error.value)
+
+
+VERSION_1 = AnnotatorVersion("a", "1")
+CHECKS: dict[str, Callable[[Store], object]] = {
+    "snapshot.json": lambda store: check_snapshot(store),
+    MARK: lambda store: check_store(store),
+    "collected.json": lambda store: read_collected(store),
+    "first_readings/x.json": lambda store: ImageFiles(store).first_read("x"),
+    "annotators/a@1.json": lambda store: read_profiles(store, [VERSION_1]),
+    "usage/a@1/s.json": lambda store: read_usage(store, VERSION_1),
+    "seconds.json": lambda store: StageSeconds(Path(store.root).parent).read(),
+}
+"""Readers of small files, by name."""
+BROKEN = [b"", b"[1]", b"null", b'"x"', b"5", b"{", b"\xff\xfe\x00", b"[" * 99999, b'{"a": ' * 99999]
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_small_file_that_is_broken_is_named_with_the_remedy_and_kept(name: str, tmp_path: Path):
+    store = Store(str(tmp_path / "build"))
+    keys = () if name in (MARK, "seconds.json") else (b'{"future": 1}',)
+    for data in (*BROKEN, *keys):
+        store.write_bytes(name, data if name != "snapshot.json" else data.replace(b"{", b'{"format": 3, ', 1))
+        with pytest.raises(StoreError, match=f"{name} is not (JSON|what).*move it away") as error:
+            CHECKS[name](store)
+        assert "delete" not in str(error.value) and store.exists(name)
+
+
+def test_a_note_of_the_code_that_is_broken_is_written_again(tmp_path: Path):
+    (tmp_path / "code.json").write_bytes(b"\xff\xfe\x00")
+    write_code_json(tmp_path)
+    assert len(Store(str(tmp_path)).read_object("code.json", "code")["code"]) > 8
 
 
 @pytest.mark.parametrize("form", ["relative", "of the old place"])

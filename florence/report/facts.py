@@ -302,8 +302,8 @@ class LoopFacts:
             raise NewerFormatError(where, f"its version is {version}, and {VERSION} is read")
         if isinstance(version, int) and version != VERSION:
             raise DataError(
-                f"{where} was made by an older Florence (its version is {version}, and {VERSION} is read): delete it, "
-                "and the next `florence loop` or `florence report` makes it again from the snapshot; "
+                f"{where} was made by an older Florence (its version is {version}, and {VERSION} is read): move "
+                "it away, and the next `florence loop` or `florence report` makes it again from the snapshot; "
                 "labels, models and the state of the loop are elsewhere and stay"
             )
         try:
@@ -313,5 +313,6 @@ class LoopFacts:
             raise DataError(
                 f"{where} is not the facts of a loop:\n  "
                 + "\n  ".join(lines)
-                + "\nIt may be of another version of Florence; delete it and run `florence loop` to have it made again."
+                + "\nIt may be of another version of Florence; move it away, and the next `florence loop` or "
+                "`florence report` makes it again."
             ) from None

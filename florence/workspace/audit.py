@@ -78,7 +78,7 @@ def audit_round(
     from florence.evaluate import Decision
 
     data = workspace.data
-    snapshot = data.read_json("snapshot.json")
+    snapshot = data.read_object("snapshot.json")
     labels = data.read_table(find_labels(data, round))
     dropped = labels.filter(pc.invert(labels["kept"]))
     quality, scores, compared = (_read_metrics(workspace, name) for name in ("labels", "scores", "decision"))
@@ -115,7 +115,7 @@ def audit_round(
 def _read_metrics(workspace: Workspace, name: str) -> dict[str, Any]:
     """Return metrics/<name>.json, empty where there is none."""
     file = f"metrics/{name}.json"
-    return workspace.files.read_json(file) if workspace.files.exists(file) else {}
+    return workspace.files.read_object(file) if workspace.files.exists(file) else {}
 
 
 def _count_rows(table: pa.Table, *columns: str) -> list[tuple[tuple[Any, ...], int]]:
@@ -336,7 +336,7 @@ def _list_annotator_activity(
     """Yield each annotator's role, the images that it has finished and misses, its claims and its usage."""
     store, settings = workspace.store, workspace.settings
     missing = count_missing(workspace, annotators)
-    reasons = store.read_json(MISSING) if store.exists(MISSING) else {}
+    reasons = store.read_object(MISSING) if store.exists(MISSING) else {}
     for annotator, profile in zip(annotators, read_profiles(store, annotators), strict=True):
         section = settings.annotators.get(annotator.name)
         device, batch_size = (

@@ -9,7 +9,7 @@ from typing import Any
 
 from florence.errors import StoreError
 from florence.sources import UnusedFiles
-from florence.store import Store
+from florence.store import REMEDY, Store
 
 NAME = "collected.json"
 """In a working store: the state of the sources at the last collection."""
@@ -86,8 +86,8 @@ def read_collected(store: Store) -> tuple[SourceFiles, ...]:
             )
             for row in store.read_json(NAME)
         )
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{store.uri}/{NAME} is not what a collection writes ({error}); delete it") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise StoreError(f"{store.uri}/{NAME} is not what a collection writes ({error}); {REMEDY}") from None
 
 
 # ---------------------------------------------------------------- in words

@@ -138,7 +138,7 @@ def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
             # masks take most of the time, and of training images there are many
             measured = measure_labels(workspace, labels, split, masks=split == "gold")
             result[split] = build_quality_json(measured, settings)
-    snapshot = data.read_json("snapshot.json") if data.exists("snapshot.json") else {}
+    snapshot = data.read_object("snapshot.json") if data.exists("snapshot.json") else {}
     annotators = {}
     for name, version in snapshot.get("annotators", {}).items():
         claims = data.read_tables(f"claims/{name}@{version}", ANNOTATIONS)

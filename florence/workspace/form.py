@@ -25,16 +25,18 @@ OLD_COLUMN = "author"
 def check_snapshot(data: Store) -> None:
     """Raise OldFormatError where the snapshot's form is older than `OLDEST`, NewerFormatError where it is newer.
 
-    A folder without snapshot.json is checked as a store is.
+    A folder without snapshot.json is checked as a store is. Raises StoreError for one that Florence has not written.
     """
     if not data.exists("snapshot.json"):
         check_store(data)
         return
-    where, found = f"{data.uri}/snapshot.json", data.read_json("snapshot.json").get("format", 1)
+    where, snapshot = f"{data.uri}/snapshot.json", data.read_object("snapshot.json")
+    found = snapshot.get("format", 1)
     if not isinstance(found, int) or found < OLDEST:
         raise OldFormatError(where, f"its format is {found}, and {OLDEST} to {FORMAT} are read")
     if found > FORMAT:
         raise NewerFormatError(where, f"its format is {found}, and {OLDEST} to {FORMAT} are read")
+    data.read_object("snapshot.json", "id", "round")
 
 
 def mark_store(store: Store) -> None:
@@ -49,8 +51,7 @@ def check_store(store: Store) -> None:
     An empty one passes.
     """
     if store.exists(MARK):
-        mark = store.read_json(MARK)
-        found = mark.get("format", FORMAT) if isinstance(mark, dict) else FORMAT
+        found = store.read_object(MARK).get("format", FORMAT)
         if isinstance(found, int) and found > FORMAT:
             raise NewerFormatError(f"{store.uri}/{MARK}", f"its format is {found}, and {FORMAT} is read")
     for name in OLD_FILES:

@@ -41,7 +41,7 @@ def restore_store(workspace: Workspace) -> int:
     mark_store(store)
     copied = 0
     if data.exists("snapshot.json") and data.exists("baseline/scores.parquet"):
-        name = f"baseline/round={data.read_json('snapshot.json')['round']}/scores.parquet"
+        name = f"baseline/round={data.read_object('snapshot.json')['round']}/scores.parquet"
         store.write_bytes(name, data.read_bytes("baseline/scores.parquet"))
         copied += 1
     for folder in ("annotators", "claims", "coverage", "truth", "labels", "images"):
@@ -147,7 +147,7 @@ def _parent(data: Store, round: int) -> dict[str, Any] | None:
     """
     if not data.exists("snapshot.json"):
         return None
-    last = data.read_json("snapshot.json")
+    last = data.read_object("snapshot.json")
     if last["round"] > round:
         raise DataError(f"round {round} cannot be published: {data.uri} already holds round {last['round']}")
     return last["parent"] if last["round"] == round else {"id": last["id"], "round": last["round"]}

@@ -3,8 +3,8 @@
 Rows have the columns ``image`` (a file's bytes, those in base64, or a data URL), ``task`` ("<OD>" …) and, where the
 task takes one, ``input``. Of each comes ``text``, ``regions`` (a list of {label, box, quad, polygons, score,
 confidence}, in pixels of the upright image), ``score``, ``confidence`` (how often an answer of that score was right on
-held-out images; None where it is not known), ``truncated`` (whether the answer would have gone on but for max_tokens)
-and ``error`` ("" or why there is no answer, or no whole one).
+held-out images; None where it is not known, and for an answer that was cut), ``truncated`` (whether the answer would
+have gone on but for max_tokens) and ``error`` ("" or why there is no answer, or no whole one).
 
 A row that cannot be answered has an error, and costs no other row its answer. A request that cannot be answered at all
 is an MlflowException: of any other exception MLflow sends the traceback, with the server's paths. Where MLflow's
@@ -100,7 +100,9 @@ class Florence(PythonModel):
     def _make_batches(self, table: pd.DataFrame, answers: list[dict[str, Any]]) -> Iterator[_Batch]:
         """Yield the rows that can be answered, in batches; the others get an error in ``answers``."""
         batch, seen, total = _Batch(), set[bytes](), 0
-        inputs = table["input"] if "input" in table.columns else [None] * len(table)
+        inputs = [None] * len(table)
+        if "input" in table.columns:  # of any type: what pandas takes for missing is none
+            inputs = table["input"].astype(object).where(table["input"].notna(), None).tolist()
         for row, values in enumerate(zip(table["image"], table["task"], inputs, strict=True)):
             try:
                 request = read_request(*values)
@@ -152,6 +154,8 @@ def _check_request(table: Any, params: Mapping[str, Any]) -> int:
         problem = f"a table with the columns image and task is expected; found {type(table).__name__}"
     elif missing := [name for name in ("image", "task") if name not in table.columns]:
         problem = f"the column {missing[0]} is missing; image and task are needed"
+    elif isinstance(table.columns, pd.MultiIndex) or not table.columns.is_unique:
+        problem = "each column is expected once, under one name"
     elif len(table) > LIMITS.rows:
         problem = f"{len(table):,} rows; a request may have {LIMITS.rows:,} at most"
     else:
@@ -186,11 +190,13 @@ def _answer_values(answer: Answer, calibration: Calibration | None) -> dict[str,
         }
         for region in answer.regions
     ]
-    confidence = None if regions else confidence_of(answer.score)
+    # An answer that was cut is not one of those that were found right or wrong; without a token nothing is known.
+    confidence = None if regions or answer.truncated else confidence_of(answer.score)
+    is_nothing = answer.truncated and not answer.text
     return {
         "text": answer.text,
         "regions": regions,
-        "score": answer.score,
+        "score": None if is_nothing else answer.score,
         "confidence": confidence,
         "truncated": answer.truncated,
         "error": str(answer.error) if answer.error else "",

@@ -82,7 +82,7 @@ def choose_round(workspace: TrackedWorkspace, number: int | None) -> int:
     """Return ``number`` or, where it is None, the round that data/ holds, or 0."""
     if number is not None:
         return number
-    return int(workspace.data.read_json("snapshot.json")["round"]) if workspace.data.exists("snapshot.json") else 0
+    return int(workspace.data.read_object("snapshot.json")["round"]) if workspace.data.exists("snapshot.json") else 0
 
 
 def read_or_make_facts(workspace: TrackedWorkspace) -> LoopFacts:

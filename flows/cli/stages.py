@@ -181,7 +181,7 @@ def evaluate() -> None:
             curves.close()
         files = {name: f"metrics/{name}.json" for name in ("scores", "labels")}
         figures = {
-            name: workspace.files.read_json(file) for name, file in files.items() if workspace.files.exists(file)
+            name: workspace.files.read_object(file) for name, file in files.items() if workspace.files.exists(file)
         }
         workspace.tracker.log_metrics(run_id, figures)
     for name, by_reference in figures.get("scores", {}).items():

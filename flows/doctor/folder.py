@@ -126,7 +126,7 @@ def check_data(settings: Settings, root: Path) -> Iterator[Check]:
     """Check whether there is a snapshot, and images."""
     data = Store(str(root / "data"))
     if data.exists("snapshot.json"):
-        snapshot = data.read_json("snapshot.json")
+        snapshot = data.read_object("snapshot.json", "id", "round", "counts")
         yield Check(
             "data",
             "ok",

@@ -291,6 +291,6 @@ def _read_profile(store: Store, annotator: AnnotatorVersion) -> AnnotatorProfile
     name = f"annotators/{annotator.key}.json"
     if not store.exists(name):
         return AnnotatorProfile(annotator.name)
-    declared = store.read_json(name)
+    declared = store.read_object(name, "role", "vocabulary")
     words = declared["vocabulary"]
     return AnnotatorProfile(annotator.name, declared["role"], None if words is None else tuple(words))
