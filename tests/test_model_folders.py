@@ -511,6 +511,18 @@ def test_annotators_say_what_to_do_about_the_older_layout(nano: Path, tmp_path: 
 CLASS = "AutoModelForObjectDetection"
 
 
+def test_a_hub_model_whose_settings_cannot_be_used_is_refused(tmp_path: Path):
+    source = Path(hub_checkpoint("detr"))
+    values = json.loads((source / "config.json").read_text())
+    changes = ({"d_model": "a"}, {"d_model": 0}, {"d_model": None}, {"activation_function": "bogus"})
+    texts = [json.dumps(values | change) for change in (*changes, {"id2label": {"a": "b"}})]
+    for number, text in enumerate([*texts, "", "[]", "null", "{"]):
+        folder = shutil.copytree(source, tmp_path / str(number))
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ModelError, match=f"{folder} cannot be loaded by {CLASS} .*whole checkpoint"):
+            load_model(CLASS, str(folder), None, "cpu")
+
+
 def test_a_hub_model_whose_weights_are_not_whole_is_refused(tmp_path: Path):
     source = Path(hub_checkpoint("detr"))
     assert load_model(CLASS, str(source), None, "cpu") is not None
