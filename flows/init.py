@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +123,14 @@ def _start_dvc(folder: Path) -> bool:
     if (folder / ".dvc").is_dir():
         return False
     # DVC calls the root of its repository a subdirectory where that is not git's root.
-    subdir = [] if (folder / ".git").exists() else ["--subdir"]
-    _run_checked(folder, sys.executable, "-m", "dvc", "init", "-q", *subdir)
+    from dvc.exceptions import DvcException  # a second
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    try:
+        Repo.init(str(folder), subdir=not (folder / ".git").exists()).close()
+    except DvcException as error:
+        raise FlorenceError(f"dvc init failed in {folder}: {redact_text(str(error))}") from None
     Store(str(folder)).write_bytes(".dvc/config", CONFIG.encode())
     return True
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from florence.config import read_settings
 from florence.errors import FlorenceError
@@ -38,12 +39,6 @@ def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
 
 
-def dvc(folder: Path, *arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout
-
-
 def test_a_new_workspace_is_whole_and_nothing_is_committed(tmp_path: Path):
     created = init.create_workspace(tmp_path / "new" / "wörk räum $x")
     assert created.git and created.dvc and set(created.files) == FILES
@@ -57,13 +52,9 @@ def test_a_new_workspace_is_whole_and_nothing_is_committed(tmp_path: Path):
     ignored = ["data", "model", "scores", "build/report", ".florence/store"]
     assert git(folder, "check-ignore", *ignored).stdout.split() == ignored
     assert git(folder, "check-ignore", "metrics", "plots", "data.dvc", "dvc.lock", "code.json").stdout == ""
-    assert [line.split()[0] for line in dvc(folder, "stage", "list").splitlines()] == [
-        "validate",
-        "train",
-        "evaluate",
-        "compare",
-    ]
-    assert dvc(folder, "config", "core.analytics").strip() == "false"
+    with Repo(str(folder)) as repo:
+        assert {stage.name for stage in repo.index.stages} == {"validate", "train", "evaluate", "compare"}
+        assert repo.config["core"]["analytics"] is False
 
 
 def test_a_new_repository_has_the_workspace_as_its_first_commit_and_an_experiment_begins(tmp_path: Path, monkeypatch):
@@ -98,7 +89,8 @@ def test_in_a_git_repository_that_is_used_and_dvc_stays_in_the_folder(tmp_path: 
     created = init.create_workspace(tmp_path / "deep" / "er")
     assert not created.git and created.dvc and not (created.folder / ".git").exists()
     assert (created.folder / ".dvc/config").exists() and not (tmp_path / ".dvc").exists()
-    assert dvc(created.folder, "root").strip() == "."
+    with Repo(str(created.folder)) as repo:
+        assert repo.root_dir == str(created.folder) and repo.scm.root_dir == str(tmp_path)
 
 
 def test_in_a_folder_that_git_ignores_it_has_a_repository_of_its_own(tmp_path: Path):
