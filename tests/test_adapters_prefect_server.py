@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from flow_workspaces import CONSENSUS, ROOT, environment, write_params
+from typer.testing import CliRunner
 
 from flows.adapters.prefect_server import is_healthy, prefect_api, refuses_nulls
+from flows.cli import app
 
 COMMANDS = (
     ["work-pool", "create", "florence", "--type", "process"],
@@ -82,18 +84,15 @@ def test_prefects_commands_work(url: str, tmp_path: Path):
     assert not refuses_nulls(url)
 
 
-def test_annotate_uses_the_workspaces_server_and_speaks_plainly(url: str, workspace: Path, tmp_path: Path):
+def test_annotate_uses_the_workspaces_server_and_speaks_plainly(url: str, workspace: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(workspace)
+    assert CliRunner().invoke(app, ["collect"]).exit_code == 0
+    done = CliRunner().invoke(app, ["annotate", "--student", str(tmp_path)])
+    assert done.exit_code == 1 and "holds no model" in done.output
     (tmp_path / "home").mkdir()
     own = environment(HOME=str(tmp_path / "home"))
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli", *words]
-        return subprocess.run(command, env=own, cwd=workspace, capture_output=True, text=True)
-
-    assert run("collect").returncode == 0
-    done = run("annotate", "--student", str(tmp_path))
-    assert done.returncode == 1 and "holds no model" in done.stderr
-    done = run("annotate")
+    command = [sys.executable, "-m", "flows.cli", "annotate"]
+    done = subprocess.run(command, env=own, cwd=workspace, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.splitlines()[0].startswith("error: 1 annotators could not finish")
     assert not [word for word in ("Traceback", "prefect", "Prefect", "INFO", "Task run") if word in done.stderr]
     assert done.stdout == ""
