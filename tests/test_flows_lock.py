@@ -114,9 +114,9 @@ from pathlib import Path
 from flows.lock import lock_workspace
 with lock_workspace(Path(sys.argv[1]), "florence loop"):
     if os.fork() == 0:  # as a worker of a data loader, which may live on for a while
+        print("locked", flush=True)  # by the child: it has let go of its copy of the lock by now
         time.sleep(30)
         os._exit(0)
-    print("locked", flush=True)
     time.sleep(30)
 """
 
