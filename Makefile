@@ -47,7 +47,7 @@ demo: $(VENV)/installed ## the whole loop on real photos and generated scenes
 	@echo "The runs     $(BIN)/mlflow ui --backend-store-uri sqlite:///build/mlflow.db"
 	@echo "Ask it       $(BIN)/florence predict IMAGE --task '<OD>' --draw out.png"
 
-test: $(VENV)/installed-test ## the tests, on WORKERS processes (seven to eight minutes on two cores)
+test: $(VENV)/installed-test ## the tests, on WORKERS processes (about ten minutes on two cores)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 accept: $(VENV)/installed-test ## the slow end-to-end proofs
