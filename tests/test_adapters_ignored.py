@@ -26,14 +26,14 @@ def _nobody(monkeypatch, tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def new_workspace(tmp_path_factory) -> Path:
     """A new workspace, to be copied: DVC takes seconds to make one."""
     return create_workspace(tmp_path_factory.mktemp("made") / "w").folder
 
 
 @pytest.fixture
-def root(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "w", symlinks=True))
+def root(new_workspace: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(new_workspace, tmp_path / "w", symlinks=True))
 
 
 def git(folder: Path, *arguments: str) -> str:
