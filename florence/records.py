@@ -197,11 +197,16 @@ class AnnotatorProfile:
 
     ``role``: an annotator has a vote, a ranker scores how well texts fit an image or region, a human is always right.
     ``vocabulary``: the object names it can claim; None: any. That it claims no object it has no name for means nothing.
+    ``family``: annotators of one family share training data or method, so they share mistakes and together count for
+    little more than one; empty: a family of its own. ``complete``: of a person, every object of an image that it looked
+    at is labelled, so that what it leaves out is not there.
     """
 
     name: str
     role: str = "annotator"
     vocabulary: tuple[str, ...] | None = None
+    family: str = ""
+    complete: bool = False
 
 
 def normalize_label(text: str) -> str:
