@@ -1,7 +1,7 @@
 """The data engine: fuses the claims of all annotators into labels, kept or dropped with a reason.
 
 Layers, low to high: pairs, polygon_lists, ranks | claims | labels | wording | filters | enhance | consensus |
-reliability, churn. Beside them: parse, statistics, student.
+reliability, evidence, churn. Beside them: parse, statistics, student.
 """
 
 from florence.engine.consensus.blocks import fuse

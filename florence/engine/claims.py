@@ -48,7 +48,8 @@ class Claims:
     ``image``, ``annotation_type``, ``annotator``, ``text``: (n,), indices into images, `ANNOTATION_TYPES`, annotators
     and texts; ``score``: (n,), NaN where none. ``looked_at``: (images, A), who looked at which image for what: bit t is
     annotation type t; ``claims_type``: (A, types), who claims what type, on other images too; ``vocabularies``: the
-    names that each annotator has for objects, None for any; ``ranks``: what rankers claim.
+    names that each annotator has for objects, None for any; ``row``: (n,), of each claim in the table that it was read
+    from; ``ranks``: what rankers claim.
     """
 
     images: tuple[str, ...]
@@ -63,6 +64,7 @@ class Claims:
     claims_type: np.ndarray
     regions: Regions
     vocabularies: tuple[tuple[str, ...] | None, ...]
+    row: np.ndarray
     ranks: RankerScores = NO_RANKER_SCORES
 
     def __len__(self) -> int:
@@ -167,6 +169,7 @@ def read_claims(
         claims_type=roster.claims_type,
         regions=_read_regions(table["regions"].combine_chunks(), size),
         vocabularies=tuple(vocabularies.get(name) for name in names.to_pylist()),
+        row=order,
     )
 
 
