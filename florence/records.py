@@ -199,7 +199,8 @@ class AnnotatorProfile:
     ``vocabulary``: the object names it can claim; None: any. That it claims no object it has no name for means nothing.
     ``family``: annotators of one family share training data or method, so they share mistakes and together count for
     little more than one; empty: a family of its own. ``complete``: of a person, every object of an image that it looked
-    at is labelled, so that what it leaves out is not there.
+    at is labelled, so that what it leaves out is not there. ``names_only``: its claims have the boxes of others' claims
+    and names of its own, evidence about a name, none about an object or its box.
     """
 
     name: str
@@ -207,6 +208,7 @@ class AnnotatorProfile:
     vocabulary: tuple[str, ...] | None = None
     family: str = ""
     complete: bool = False
+    names_only: bool = False
 
 
 def normalize_label(text: str) -> str:

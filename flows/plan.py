@@ -14,7 +14,7 @@ from florence.records import HUMAN, IMAGES, RECORD_COLUMNS, ImageRecord, digest,
 from florence.rounds import next_round
 from florence.store import Store
 from florence.workspace import Workspace
-from florence.workspace.annotate import count_missing, find_human_annotator, list_annotators
+from florence.workspace.annotate import count_missing, describe_families, find_human_annotator, list_annotators
 from florence.workspace.collect import collect_images
 from florence.workspace.collected import describe_collected
 from florence.workspace.layout import list_shards, read_images
@@ -38,8 +38,8 @@ class LoopPlan:
 
     ``changed``: sections of settings that differ from when the last loop ended; ``reviews``: whether people's reviews
     are new; ``rounds``: rounds that would be done; ``files``, ``labels``: what would be told about files of sources and
-    about label sets. ``restored``: the snapshot that the working store would be filled from, "" for none; ``is_lost``:
-    whether it would have to be, but is not here.
+    about label sets; ``families``: about annotators that share mistakes. ``restored``: the snapshot that the working
+    store would be filled from, "" for none; ``is_lost``: whether it would have to be, but is not here.
     """
 
     state: LoopState | None
@@ -51,6 +51,7 @@ class LoopPlan:
     reviews: bool = False
     files: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
     restored: str = ""
     is_lost: bool = False
 
@@ -102,9 +103,14 @@ def hash_settings(workspace: Workspace) -> dict[str, str]:
 
     Defaults are left out: a version of Florence that brings a new setting is no reason for a new loop.
     """
+    settings = workspace.settings
+    profiles = {
+        key: section.model_dump(mode="json", include={"family", "complete"}, exclude_defaults=True)
+        for key, section in settings.annotators.items()
+    }
     return {
-        name: digest(getattr(workspace.settings, name).model_dump(mode="json", exclude_defaults=True))
-        for name in SECTIONS
+        "annotators": digest({key: values for key, values in profiles.items() if values}),
+        **{name: digest(getattr(settings, name).model_dump(mode="json", exclude_defaults=True)) for name in SECTIONS},
     }
 
 
@@ -139,7 +145,9 @@ def lacks_snapshot(workspace: Workspace) -> bool:
 
 def find_changed_sections(workspace: Workspace, state: LoopState) -> list[str]:
     """Return the sections of settings that differ from when the last loop ended."""
-    return [name for name, value in hash_settings(workspace).items() if state.settings.get(name) != value]
+    defaults = digest({})
+    found = hash_settings(workspace)
+    return [name for name, value in found.items() if state.settings.get(name, defaults) != value]
 
 
 def count_unannotated(workspace: Workspace) -> dict[str, int]:
@@ -187,6 +195,7 @@ def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = sho
     known: dict[str, Any] = {"state": state, "new": collected.new, "total": collected.total, "missing": missing}
     known |= {"restored": restored, "is_lost": is_lost, "files": tuple(describe_collected(collected.files))}
     known["labels"] = tuple(list_label_set_lines(workspace, dry.images))
+    known["families"] = tuple(describe_families(workspace.settings))
     if state is None:
         first = next_round(store, workspace.data)
         return LoopPlan(**known, changed=(), rounds=range(first, first + (rounds or by_default)))
@@ -236,6 +245,7 @@ def describe_plan(plan: LoopPlan) -> str:
     if plan.new:
         lines.append("annotate: every annotator annotates the new images")
     lines += plan.labels
+    lines += plan.families
     if plan.changed:
         lines.append(f"changed settings: {', '.join(plan.changed)}")
     if plan.reviews:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from florence.config import settings_from
 from florence.errors import DataError, NewerFormatError, StoreError
 from florence.image_files import ImageFiles
 from florence.report.facts import VERSION, LoopFacts
@@ -69,7 +70,9 @@ CHECKS: dict[str, Callable[[Store], object]] = {
     MARK: lambda store: check_store(store),
     "collected.json": lambda store: read_collected(store),
     "first_readings/x.json": lambda store: ImageFiles(store).first_read("x"),
-    "annotators/a@1.json": lambda store: read_profiles(store, [VERSION_1]),
+    "annotators/a@1.json": lambda store: read_profiles(
+        settings_from({"sources": {}, "annotators": {}}), store, [VERSION_1]
+    ),
     "usage/a@1/s.json": lambda store: read_usage(store, VERSION_1),
     "seconds.json": lambda store: StageSeconds(Path(store.root).parent).read(),
 }

@@ -224,7 +224,7 @@ def built(small_snapshot: Store, tmp_path_factory) -> Path:
 def test_the_page_tells_who_annotated_what_is_missing_and_what_it_cost(built: Path):
     text = " ".join(Page(built).text.split())
     for words in (
-        "Annotator Role Device Batch Images Missing Claims Calls Tokens Cost",
+        "Annotator Role Family Device Batch Images Missing Claims Calls Tokens Cost",
         "second b2 ranker auto 8 900 300 the budget is spent 3\u202f700 45 91\u202f000 0.18",
     ):
         assert re.sub(r"\s", "", words) in re.sub(r"\s", "", text), words

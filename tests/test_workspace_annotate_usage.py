@@ -62,7 +62,7 @@ def test_annotators_declare_themselves(store: Store):
     )
     annotate_all(chosen, store)
     annotators = list_annotators(chosen)
-    assert read_profiles(store, annotators) == (
+    assert read_profiles(chosen, store, annotators) == (
         AnnotatorProfile("a", "annotator", ("cat", "dog")),
         AnnotatorProfile("judge", "ranker"),
     )
@@ -75,9 +75,8 @@ def test_annotators_declare_themselves(store: Store):
         "ingredients": {"annotator": "a"},
         "options": {"needs": ["pixels"], "price": 0, "words": ["dog", "cat"], "note": "", "role": "annotator"},
     }
-    assert read_profiles(store, list_annotators(make_settings({"b": annotator_section(words=["x"])}))) == (
-        AnnotatorProfile("b"),
-    )
+    other = make_settings({"b": annotator_section(words=["x"])})
+    assert read_profiles(other, store, list_annotators(other)) == (AnnotatorProfile("b"),)
 
 
 def test_an_annotator_without_a_vocabulary_costs_its_own_claims(store: Store, monkeypatch):
@@ -107,7 +106,7 @@ def test_the_student_is_asked_last_and_declares_itself(store: Store):
         "student": (10, 0),
     }
     assert "student:" not in table_annotations(store.read_table(store.names("claims/" + annotators[1].key)[0]))[0].text
-    assert len(read_coverage(store, "student")) == 10 and read_profiles(store, annotators)[2] == AnnotatorProfile(
+    assert len(read_coverage(store, "student")) == 10 and read_profiles(chosen, store, annotators)[2] == AnnotatorProfile(
         "student"
     )
     profile = store.read_json(f"annotators/{annotators[2].key}.json")

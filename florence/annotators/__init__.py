@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -53,6 +54,8 @@ class Annotator(ABC):
     - ``revision``: to be raised with each change of code that changes its claims; they are then made again.
     - ``has_label_set``: whether it claims what a data set says, so that `report_labels` can tell what of it is used.
     - ``later_options``: options that came after the first release; the version covers them where they are set.
+    - ``names_only``: whether its claims have boxes of others' claims and names of its own: evidence about a name, none
+      that there is an object or where it ends.
     - ``role``: see `florence.records.AnnotatorProfile`. A ranker claims the texts that it scores, word by word and with
       the box of the original claims, with scores of its own.
 
@@ -69,6 +72,7 @@ class Annotator(ABC):
     tasks: tuple[str, ...] = ()
     revision: ClassVar[int] = 1
     has_label_set: ClassVar[bool] = False
+    names_only: ClassVar[bool] = False
     role: str = "annotator"
     device: str = "auto"
     usage: Usage = Usage()
@@ -119,6 +123,22 @@ class Annotator(ABC):
     def ingredients(self) -> dict[str, str]:
         """Return versions or hashes of the packages and weights that its claims depend on. Loads no model."""
         return {}
+
+    @property
+    def family(self) -> str:
+        """What it shares its training data or method with: annotators of one family share mistakes. Loads no model.
+
+        By default the name of its model on a hub, without revision; of a model in files, a hash of them; empty, a
+        family of its own, for an annotator without a model.
+        """
+        named = self.options if hasattr(self.options, "model") else getattr(self.options, "service", None)
+        model = getattr(named, "model", None)
+        if not isinstance(model, str):
+            return ""
+        if not Path(model).exists():
+            return model
+        found = self.ingredients()
+        return found.get("model") or found.get("weights") or model
 
     def vocabulary(self) -> tuple[str, ...] | None:
         """Return the labels that it can give to objects; None if any. Loads no weights."""

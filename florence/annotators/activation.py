@@ -59,6 +59,11 @@ class Activation(Annotator):
         """Return the versions of the packages that hold network, weights and names."""
         return imagenet.versions(self.options.weights)
 
+    @property
+    def family(self) -> str:
+        """The family of all that build on the packaged classifiers."""
+        return imagenet.FAMILY
+
     def load(self) -> None:
         """Build the network and read its weights."""
         if self._network is None:

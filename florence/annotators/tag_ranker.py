@@ -57,6 +57,11 @@ class TagRanker(Annotator):
         """Return the versions of the packages that hold classifier, names, sentence embedding and parser."""
         return {**imagenet.versions(self.options.weights), **sentences.versions(), **nouns.versions()}
 
+    @property
+    def family(self) -> str:
+        """The family of all that build on the packaged classifiers."""
+        return imagenet.FAMILY
+
     def load(self) -> None:
         """Load classifier, embedding and parser."""
         if self._network is None:

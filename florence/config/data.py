@@ -47,6 +47,21 @@ class AnnotatorSettings(PluginSettings):
             "'!name' to leave one out"
         ),
     )
+    family: str | None = Field(
+        None,
+        description=(
+            "annotators with the same word here share training data or method, so share mistakes: together they count "
+            "for little more than one. By default the plug-in's (the packaged ImageNet classifier: imagenet), or the "
+            'model\'s name on a hub; "" is a family of its own. Changes no claims'
+        ),
+    )
+    complete: bool = Field(
+        False,
+        description=(
+            "of people's labels (`human: true`): whether each image has all objects of all names that the label set "
+            "has, so that what they leave out is not there. Changes no claims"
+        ),
+    )
 
     def looks_at(self, source: str) -> bool:
         """Return whether this annotator annotates images of ``source``."""

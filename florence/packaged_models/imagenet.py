@@ -83,6 +83,8 @@ PLAIN = {
     999: "toilet paper",
 }
 """Better names of classes whose first synonym would be misunderstood, by class number."""
+FAMILY = "imagenet"
+"""Family of every annotator that builds on these classifiers."""
 SIDES = {"lite0": 224, "lite2": 256}
 """Pixels a side of a square picture, at which each classifier works best."""
 

@@ -181,8 +181,9 @@ class Churn:
 class AnnotatorActivity:
     """The work of one annotator.
 
-    ``role``: see `florence.records.AnnotatorProfile`. ``device``, ``batch_size``: as set. ``images``: finished.
-    ``missing``: still to annotate, and the ``missing_reason``. ``calls``, ``tokens``, ``cost``: usage in all runs.
+    ``role``, ``family``: see `florence.records.AnnotatorProfile`. ``device``, ``batch_size``: as set. ``images``:
+    finished. ``missing``: still to annotate, and the ``missing_reason``. ``calls``, ``tokens``, ``cost``: usage in all
+    runs.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -198,6 +199,7 @@ class AnnotatorActivity:
     calls: int = 0
     tokens: int = 0
     cost: float = 0.0
+    family: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,7 @@ def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
         cells = (
             Cell(a.name, a.version),
             Cell(a.role),
+            Cell(a.family),
             Cell(a.device),
             number_cell(format_count(a.batch_size)),
             number_cell(format_count(a.images)),
@@ -207,6 +208,7 @@ def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
     head = make_head(
         "Annotator",
         "Role",
+        "Family",
         "Device",
         ">Batch",
         ">Images",

@@ -277,7 +277,9 @@ def _estimate_reliability(workspace: Workspace, annotators: Sequence[AnnotatorVe
         return {}
     coverage = pa.concat_tables([_read_coverage(store, annotator) for annotator in annotators])
     claims = pa.concat_tables([_read_claims(store, annotator) for annotator in annotators])
-    return estimate_reliability(claims, coverage, workspace.settings.engine, read_profiles(store, annotators))
+    return estimate_reliability(
+        claims, coverage, workspace.settings.engine, read_profiles(workspace.settings, store, annotators)
+    )
 
 
 def _list_annotator_quality(
@@ -337,7 +339,7 @@ def _list_annotator_activity(
     store, settings = workspace.store, workspace.settings
     missing = count_missing(workspace, annotators)
     reasons = store.read_object(MISSING) if store.exists(MISSING) else {}
-    for annotator, profile in zip(annotators, read_profiles(store, annotators), strict=True):
+    for annotator, profile in zip(annotators, read_profiles(settings, store, annotators), strict=True):
         section = settings.annotators.get(annotator.name)
         device, batch_size = (
             (section.device, section.batch_size) if section else ("cpu", settings.engine.student.batch_size)
@@ -357,6 +359,7 @@ def _list_annotator_activity(
             usage.calls,
             usage.tokens,
             float(usage.cost),
+            profile.family,
         )
     for name, count, error in _list_left_out(workspace):
         section = settings.annotators[name]

@@ -43,7 +43,7 @@ def fuse_round(
         pa.concat_tables(coverage, promote_options="default"),
         settings.engine,
         round,
-        read_profiles(store, annotators),
+        read_profiles(settings, store, annotators),
         settings.flow.workers,
         lambda done, total: progress("fuse", done, total),
     )

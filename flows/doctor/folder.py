@@ -16,7 +16,7 @@ from florence.model.presets import PRESETS
 from florence.sources import SOURCES
 from florence.store import Store
 from florence.workspace import bind_workspace, working_store
-from florence.workspace.annotate import find_unusable_annotators, list_annotators, make_annotator
+from florence.workspace.annotate import describe_families, find_unusable_annotators, list_annotators, make_annotator
 from flows.adapters.ignored import POINTERS, describe_ignored, find_dvc_ignored, find_git_ignored, lines_against
 from flows.doctor.check import Check
 from flows.label_sets import rate_label_sets
@@ -100,6 +100,8 @@ def check_plugins(settings: Settings) -> Iterator[Check]:
         _ = list_annotators(settings) if not faults else None  # raises where dependencies are wrong
     except FlorenceError as error:
         faults.append(str(error))
+    for line in describe_families(settings) if not faults else ():
+        yield Check("families", "ok", line)
     if not settings.sources:
         yield Check(
             "sources",

@@ -2,6 +2,8 @@
 
 from florence.workspace.annotate.annotators import (
     AnnotatorVersion,
+    describe_families,
+    find_family,
     find_human_annotator,
     find_unusable_annotators,
     is_assigned,
@@ -27,7 +29,9 @@ __all__ = [
     "ShardOutcome",
     "annotate_shard",
     "count_missing",
+    "describe_families",
     "describe_label_sets",
+    "find_family",
     "find_human_annotator",
     "find_label_sets",
     "find_unusable_annotators",

@@ -51,10 +51,15 @@ def _cached_annotator(use: str, name: str, device: str, options: str) -> tuple[A
 def make_annotator(settings: Settings, name: str) -> tuple[Any, threading.Lock]:
     """Return the annotator called ``name`` in params.yaml, one instance a process, and the lock that its users share.
 
-    Nothing is loaded.
+    Nothing is loaded. Raises UnknownNameError where there is no such plug-in, SettingsError for wrong settings.
     """
     section = settings.annotators[name]
-    return _cached_annotator(section.use, name, section.device, json.dumps(section.options, sort_keys=True))
+    found = _cached_annotator(section.use, name, section.device, json.dumps(section.options, sort_keys=True))
+    if section.complete and found[0].role != "human":
+        raise SettingsError(
+            f"annotators.{name}.complete: only people's labels can be complete; found {section.use} without human: true"
+        )
+    return found
 
 
 def bind_files(settings: Settings, name: str, store: Store) -> None:
@@ -279,18 +284,52 @@ def _student_declaration(settings: Settings, name: str, folder: str) -> dict[str
     }
 
 
-def read_profiles(store: Store, annotators: Iterable[AnnotatorVersion]) -> tuple[AnnotatorProfile, ...]:
-    """Return each annotator's profile for the consensus from its declaration.
+def read_profiles(
+    settings: Settings, store: Store, annotators: Iterable[AnnotatorVersion]
+) -> tuple[AnnotatorProfile, ...]:
+    """Return each annotator's profile for the consensus.
 
-    Without one, an annotator of any vocabulary.
+    Role and vocabulary are those of its declaration; without one, an annotator of any vocabulary. Of people whose
+    reviews were imported, the declaration says whether they are complete. Family and completeness of the others follow
+    from the settings as they are now: they are no part of a version, and no claim has to be made again for them.
     """
-    return tuple(_read_profile(store, annotator) for annotator in annotators)
+    return tuple(_read_profile(settings, store, annotator) for annotator in annotators)
 
 
-def _read_profile(store: Store, annotator: AnnotatorVersion) -> AnnotatorProfile:
-    name = f"annotators/{annotator.key}.json"
-    if not store.exists(name):
-        return AnnotatorProfile(annotator.name)
-    declared = store.read_object(name, "role", "vocabulary")
-    words = declared["vocabulary"]
-    return AnnotatorProfile(annotator.name, declared["role"], None if words is None else tuple(words))
+def find_family(settings: Settings, name: str) -> str:
+    """Return the family of the annotator called ``name`` in params.yaml: the setting, or its plug-in's."""
+    family = settings.annotators[name].family
+    return str(make_annotator(settings, name)[0].family) if family is None else family.strip()
+
+
+def describe_families(settings: Settings) -> list[str]:
+    """Return a sentence about each family of several annotators with a vote, in the order of params.yaml."""
+    left_out = find_unusable_annotators(settings)
+    members: dict[str, list[str]] = {}
+    for name in settings.annotators:
+        if name not in left_out and make_annotator(settings, name)[0].role == "annotator":
+            members.setdefault(find_family(settings, name), []).append(name)
+    return [
+        f"{', '.join(names)} are of one family ({family}): together they count for little more than one annotator"
+        for family, names in members.items()
+        if family and len(names) > 1
+    ]
+
+
+def _read_profile(settings: Settings, store: Store, annotator: AnnotatorVersion) -> AnnotatorProfile:
+    file = f"annotators/{annotator.key}.json"
+    declared = store.read_object(file, "role", "vocabulary") if store.exists(file) else None
+    role, words = (declared["role"], declared["vocabulary"]) if declared else ("annotator", None)
+    vocabulary = None if words is None else tuple(words)
+    if annotator.name in (STUDENT, HUMAN) or annotator.name not in settings.annotators:
+        return AnnotatorProfile(
+            annotator.name, role, vocabulary, complete=bool(declared and declared.get("complete", False))
+        )
+    return AnnotatorProfile(
+        annotator.name,
+        role,
+        vocabulary,
+        find_family(settings, annotator.name),
+        settings.annotators[annotator.name].complete,
+        make_annotator(settings, annotator.name)[0].names_only,
+    )
