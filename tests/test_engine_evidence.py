@@ -134,12 +134,20 @@ def test_where_nobody_else_was_asked_the_others_say_nothing():
 
 def test_only_the_wanted_annotators_are_weighed_by_the_others():
     found = with_crowd({}, a=[CAT], b=[MOVED], c=[DOG])
-    few, every = weigh_evidence(*found, SETTINGS, without=["c"]), weigh_evidence(*found, SETTINGS)
+    few, every = weigh_evidence(*found, SETTINGS, by_others=["c"]), weigh_evidence(*found, SETTINGS)
     worth = {row["annotator"]: row["p_right_by_others"] for row in of_image(few)[0]}
     assert worth["a"] is worth["b"] is None
     assert worth["c"] == of_image(every)[0][2]["p_right_by_others"]
     assert set(few.silences["annotator"].to_pylist()) == {"c"}
     assert few.items.equals(every.items)
+
+
+def test_annotators_can_be_no_part_of_the_items_while_the_models_know_them():
+    found = with_crowd({}, a=[CAT], b=[MOVED], c=[DOG])
+    claims, items, _ = of_image(weigh_evidence(*found, SETTINGS, without=["c"]))
+    assert {row["annotator"] for row in claims} == {"a", "b"}
+    assert [(row["label"], row["claimed_by"], row["silent"]) for row in items] == [("cat", ["a", "b"], [])]
+    assert items[0]["confidence"] == pytest.approx(confidences(with_crowd({}, a=[CAT], b=[MOVED]), found)[0], abs=1e-9)
 
 
 def test_a_person_s_claim_holds_and_measures_the_claims_of_others():
