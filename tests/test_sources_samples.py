@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +48,18 @@ def test_no_package_is_imported():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_the_boxes_drawn_by_hand_are_of_these_photos_and_inside_them():
+    drawn = json.loads(Path(__file__).with_name("sample_photos.json").read_text())
+    listed = {image["file_name"]: (image["height"], image["width"]) for image in drawn["images"]}
+    photos = list(SOURCES.get("samples")(packages=["skimage", "sklearn", "matplotlib"]).images(frozenset()))
+    shapes = {item.name: decode_image(item.data, item.name, min_side=16).shape[:2] for item in photos}
+    assert {name: shapes.get(name) for name in listed} == listed
+    sizes = {image["id"]: (image["width"], image["height"]) for image in drawn["images"]}
+    names = {category["id"] for category in drawn["categories"]}
+    for row in drawn["annotations"]:
+        x, y, width, height = row["bbox"]
+        right, bottom = sizes[row["image_id"]]
+        assert min(x, y) >= 0 and width > 0 and height > 0 and x + width <= right and y + height <= bottom, row
+        assert row["category_id"] in names and row["area"] == pytest.approx(width * height), row
