@@ -1,4 +1,4 @@
-"""The engine's labels of a sample, with its default settings; no truth reaches it but that of pictures given as gold."""
+"""The engine's labels of a sample, with its default settings; it learns the truth of the pictures given as gold alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A generator of detections: what detectors claim about photographs, drawn from a world that the engine does not assume.
+"""A generator of detections: what detectors claim about photographs, drawn from a world that no engine assumes.
 
 It shares no code and no assumption with the engine's model of annotators or with the simulated annotators:
 
@@ -148,7 +148,8 @@ def _draw_things(scenario: Scenario, rng: np.random.Generator) -> list[Thing]:
         for _ in range(1 + rng.poisson(max(scenario.objects - 1, 0)))
     ]
     if scenario.crowd:
-        name, side = boxes[0][0], float(rng.uniform(18, 40))
+        most = 0.95 * np.sqrt(WIDTH * HEIGHT / scenario.crowd)
+        name, side = boxes[0][0], float(rng.uniform(22, min(most, 44)))
         boxes = [(name, box) for box in _draw_crowd(rng, scenario.crowd, side)]
     things = make_things(boxes, rng)
     corners = np.asarray([box for _, box in boxes])
@@ -166,7 +167,7 @@ def make_things(boxes: Sequence[tuple[str, Box]], rng: np.random.Generator) -> l
     things = []
     for (name, box), crowded in zip(boxes, crowding, strict=True):
         width, height = box[2] - box[0], box[3] - box[1]
-        difficulty = 1.1 * np.log(55 / np.sqrt(width * height)) + 1.5 * min(crowded, 1.5) + rng.normal(0, 0.9)
+        difficulty = 1.1 * np.log(55 / np.sqrt(width * height)) + 0.4 * min(crowded, 1.5) + rng.normal(0, 1.3)
         seen = np.asarray(box)
         if rng.random() < 0.12:
             edge = int(rng.integers(4))
@@ -233,7 +234,7 @@ def _claim_thing(detector: Detector, scene: Scene, thing: Thing, rng: np.random.
     own = np.sqrt(kin) * shared.normal() + np.sqrt(1 - kin) * rng.normal()
     common = shared.random(2)
     luck = common if detector.family and rng.random() < kin else rng.random(2)
-    clarity = detector.skill + shift - thing.difficulty + own
+    clarity = detector.skill + shift - thing.difficulty + 0.8 * own
     if not thing.is_real:
         clarity = np.log(detector.tempted / (1 - detector.tempted)) - thing.difficulty + own
     name = _name(detector, scene, thing.name, float(luck[1]))
@@ -331,7 +332,7 @@ def _look_alike(detector: Detector, scene: Scene, name: str) -> str | None:
     return other if known and other != name and other in scene.names else None
 
 
-def _scatter(  # noqa: PLR0913
+def _scatter(
     detector: Detector,
     scene: Scene,
     name: str,

@@ -7,15 +7,16 @@ from dataclasses import replace
 from _detections import NAMES, Detector, Scenario, draw
 from _samples import Sample
 
-GOOD = Detector(skill=2.3, noise=0.035, confused=0.05, spurious=0.35, tempted=0.25)
-FAIR = Detector(skill=1.6, noise=0.05, confused=0.1, spurious=0.6, tempted=0.35, temperature=0.7)
-LOOSE = Detector(skill=1.7, noise=0.06, loose=(0.05, 0.03, 0.09, 0.06), confused=0.08, spurious=0.5, offset=0.8)
+GOOD = Detector(skill=1.8, noise=0.015, confused=0.09, spurious=0.55, tempted=0.35)
+FAIR = Detector(skill=1.3, noise=0.055, confused=0.13, spurious=0.7, tempted=0.4, temperature=0.7)
+LOOSE = Detector(skill=1.4, noise=0.06, loose=(0.06, 0.04, 0.1, 0.07), confused=0.12, spurious=0.7, offset=0.8)
+STRONG = Detector(skill=2.4, noise=0.03, confused=0.05, spurious=0.35, tempted=0.25)
 WEAK = Detector(skill=0.3, noise=0.14, confused=0.3, spurious=1.6, tempted=0.7, temperature=2.0, offset=1.0)
 MIDDLING = Detector(skill=1.1, noise=0.08, confused=0.15, spurious=0.9, tempted=0.45, temperature=0.5)
 SHY = Detector(skill=0.6, noise=0.04, confused=0.04, spurious=0.1, tempted=0.15, offset=-1.0)
 EAGER = Detector(skill=2.2, noise=0.07, confused=0.18, spurious=1.5, tempted=0.6, temperature=1.5)
 TIGHT = Detector(skill=1.4, noise=0.05, loose=(-0.05, -0.02, -0.06, -0.08), confused=0.12, spurious=0.6)
-WIDE = replace(GOOD, noise=0.04, loose=(0.05, 0.05, 0.05, 0.05))
+WIDE = replace(GOOD, noise=0.03, loose=(0.05, 0.05, 0.05, 0.05))
 """Its boxes are a tenth too wide and too high."""
 
 A, B, C, D, E = GOOD, FAIR, LOOSE, WEAK, MIDDLING
@@ -63,6 +64,7 @@ SCENARIOS: dict[str, Scenario] = {
     "long-tail-one": Scenario({"A": replace(A, tail=20.0)}),
     "wide": Scenario({"W": WIDE, "B": B, "E": E}),
     "no-good-one": Scenario({"B": B, "D": D, "E": E, "H": TIGHT}),
+    "three-strong": Scenario({"A": STRONG, "B": replace(STRONG, skill=2.0, noise=0.04), "C": replace(C, skill=2.0)}),
     "small": Scenario({"A": A, "B": B, "C": C, "E": E}, side=35.0, objects=9),
     "family-undeclared": Scenario({"A": A, "B": B, "D": WEAK_FAMILY, "D2": replace(WEAK_FAMILY, noise=0.13)}),
 }
