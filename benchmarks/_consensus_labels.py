@@ -1,4 +1,4 @@
-"""The engine's labels of a sample, with its default settings; it learns the truth of the pictures given as gold alone."""
+"""The engine's labels of a sample, by default settings; it learns the truth of the pictures given as gold alone."""
 
 from __future__ import annotations
 

@@ -151,13 +151,23 @@ def _draw_things(scenario: Scenario, rng: np.random.Generator) -> list[Thing]:
         most = 0.95 * np.sqrt(WIDTH * HEIGHT / scenario.crowd)
         name, side = boxes[0][0], float(rng.uniform(22, min(most, 44)))
         boxes = [(name, box) for box in _draw_crowd(rng, scenario.crowd, side)]
-    things = make_things(boxes, rng)
+    places = [
+        (str(rng.choice(scenario.names, p=share)), draw_box(rng, scenario.side))
+        for _ in range(rng.poisson(scenario.hard_negatives))
+    ]
+    return make_things(boxes, rng) + tempting_things(places, boxes, rng)
+
+
+def tempting_things(
+    places: Sequence[tuple[str, Box]], boxes: Sequence[tuple[str, Box]], rng: np.random.Generator
+) -> list[Thing]:
+    """Return places that look like an object to every detector, without those on an object of ``boxes``."""
     corners = np.asarray([box for _, box in boxes])
-    for _ in range(rng.poisson(scenario.hard_negatives)):
-        name, box = str(rng.choice(scenario.names, p=share)), draw_box(rng, scenario.side)
-        if (box_overlaps(np.asarray([box]), corners) < 0.2).all():
-            things.append(Thing(name, box, box, float(rng.normal(0, 0.8)), False, int(rng.integers(1 << 31))))
-    return things
+    return [
+        Thing(name, box, box, float(rng.normal(0, 0.8)), False, int(rng.integers(1 << 31)))
+        for name, box in places
+        if (box_overlaps(np.asarray([box]), corners) < 0.2).all()
+    ]
 
 
 def make_things(boxes: Sequence[tuple[str, Box]], rng: np.random.Generator) -> list[Thing]:

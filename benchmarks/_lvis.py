@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from _detections import Detector, Scene, Thing, declared, draw_box, look, make_things
+from _detections import Detector, Scene, declared, draw_box, look, make_things, tempting_things
 from _samples import Declared, Found, Picture, Sample
 from _scenarios import EAGER, FAIR, GOOD, LOOSE, MIDDLING, SHY, TIGHT, WEAK, WIDE
-from _scoring import box_overlaps
 
 SECOND = "second rater"
 
@@ -119,10 +118,10 @@ def read_double(path: Path | str) -> Doubles:
         message = f"{path} holds no double annotations in LVIS's form (two values of rater_id): {error!r}"
         raise ValueError(message) from error
     images = [image for image in images if image.first]
-    return Doubles(images, *_group_names(images))
+    return Doubles(images, *group_look_alikes(images))
 
 
-def _group_names(images: Sequence[Labelled]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+def group_look_alikes(images: Sequence[Labelled]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Return the names, and the look-alikes of each: three names whose objects have about one size."""
     sides: dict[str, list[float]] = defaultdict(list)
     for image in images:
@@ -143,9 +142,13 @@ def draw_experiment(data: Doubles, name: str, seed: int, declare_families: bool 
     pictures = []
     for image in data.images:
         source = int(rng.integers(experiment.sources))
-        things = make_things([(item.name, item.box) for item in image.first], rng)
-        things += _tempting(image, rng, experiment.hard_negatives, common)
-        scene = Scene(image.width, image.height, things, data.names, data.alike)
+        boxes = [(item.name, item.box) for item in image.first]
+        size = (float(image.width), float(image.height))
+        places = [
+            (str(rng.choice(common)), draw_box(rng, size=size)) for _ in range(rng.poisson(experiment.hard_negatives))
+        ]
+        things = make_things(boxes, rng) + tempting_things(places, boxes, rng)
+        scene = Scene(*size, things, data.names, data.alike)
         claims: dict[str, Sequence[Found]] = {
             detector: look(given, scene, rng, float(shifts[detector][source]) if experiment.sources > 1 else 0.0)
             for detector, given in experiment.detectors.items()
@@ -159,14 +162,3 @@ def draw_experiment(data: Doubles, name: str, seed: int, declare_families: bool 
     if experiment.second:
         known[SECOND] = Declared(human=experiment.human)
     return Sample(pictures, known, {name: k for k, name in enumerate(data.names)})
-
-
-def _tempting(image: Labelled, rng: np.random.Generator, mean: float, names: Sequence[str]) -> list[Thing]:
-    """Return places that look like an object to every detector, apart from the image's objects."""
-    corners = np.asarray([item.box for item in image.first])
-    things = []
-    for _ in range(rng.poisson(mean)):
-        name, box = str(rng.choice(names)), draw_box(rng, size=(float(image.width), float(image.height)))
-        if (box_overlaps(np.asarray([box]), corners) < 0.2).all():
-            things.append(Thing(name, box, box, float(rng.normal(0, 0.8)), False, int(rng.integers(1 << 31))))
-    return things
