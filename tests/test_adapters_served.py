@@ -232,7 +232,7 @@ def test_an_answer_that_max_tokens_has_cut_says_so(model):
     (nothing,) = ask(model, row, max_tokens=2)
     assert nothing["truncated"] and (nothing["text"], nothing["score"], nothing["confidence"]) == ("", None, None)
     cut_text = Answer(text="a dog on", score=0.5, truncated=True)
-    known = Calibration((0.0, 1.0), (0.9, 0.9), 0.1, 0.1, 9)
+    known = Calibration((0.0, 1.0), (0.9, 0.9), 0.1, 0.1, 9, transfer=1.0)
     assert served._answer_values(cut_text, known)["confidence"] is None
     assert served._answer_values(dataclasses.replace(cut_text, truncated=False), known)["confidence"] == 0.9
 

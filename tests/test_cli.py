@@ -267,7 +267,7 @@ def test_a_broken_image_is_a_plain_error(model: Path, tmp_path: Path, content: b
 
 
 def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
-    calibration = Calibration((0.0, 0.5), (0.1, 0.8), 0.3, 0.02, 100)
+    calibration = Calibration((0.0, 0.5), (0.1, 0.8), 0.3, 0.02, 100, transfer=1.0)
     pixels = np.zeros((50, 50, 3), np.uint8)
     found = ImageAnswer(
         Path("a.png"),

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,10 +15,12 @@ import florence.model
 from florence.annotators import ImageBatch
 from florence.codec.grammar import box_tokens
 from florence.config import Settings
-from florence.engine.student import DISAGREEMENT_FACTOR, StudentAnnotator, rename_region
+from florence.engine.second_look import DISAGREEMENT_FACTOR, rename_region
+from florence.engine.student import StudentAnnotator
 from florence.errors import ModelError
 from florence.images import decode_image
 from florence.model.checkpoint import load
+from florence.model.confidence import Calibration, Curve, ModelCalibrations, SecondLook
 from florence.model.generate import Query, predict
 from florence.records import ImageRecord, Region
 from florence.sources import SOURCES, SourceImage
@@ -72,13 +75,28 @@ def test_an_object_has_the_name_of_the_second_look(batch: ImageBatch):
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_names_that_agree_raise_the_score_and_others_lower_it(first: float, second: float):
-    region = Region("cat", box=(0, 0, 1, 1), score=first)
-    agreed = rename_region(region, Answer("Cat", score=second)).score
-    assert agreed is not None and max(first, second) - 1e-9 <= agreed <= 1
-    other = rename_region(region, Answer("dog", score=second))
+def test_two_looks_that_are_not_calibrated_are_no_two_witnesses(first: float, second: float):
+    region, none = Region("cat", box=(0, 0, 1, 1), score=first), ModelCalibrations()
+    assert rename_region(region, Answer("Cat", score=second), none).score == max(first, second)
+    other = rename_region(region, Answer("dog", score=second), none)
     assert (other.label, other.score) == ("dog", second * DISAGREEMENT_FACTOR)
-    assert rename_region(region, Answer("", score=second)) == region
+    assert rename_region(region, Answer("", score=second), none) == region
+    # without a second name the first look's own calibration holds
+    halved = ModelCalibrations({"<OD>": Calibration((0.0, 1.0), (0.0, 0.5), 0, 0, 9, transfer=1.0)})
+    assert rename_region(region, Answer("", score=second), halved).score == pytest.approx(first / 2)
+
+
+def test_two_looks_have_the_confidence_that_was_fitted_for_the_source():
+    curve = Calibration((0.0, 1.0), (0.1, 0.9), 0, 0, 9, 0.4, 0.5, {"scenes": Curve((0.0, 1.0), (0.0, 1.0))})
+    known = ModelCalibrations({}, SecondLook((0.0, 0.0, 1.0), (-1.0, 0.0, 0.0), curve))
+    region = Region("cat", box=(0, 0, 1, 1), score=0.3)
+    # agreeing names: s is the second look's score itself; else it is σ(−1), whatever the scores
+    assert rename_region(region, Answer("cat", score=0.7), known, "scenes").score == pytest.approx(0.7)
+    assert rename_region(region, Answer("cat", score=0.7), known, "photos").score == pytest.approx(
+        0.4 + (0.1 + 0.8 * 0.7 - 0.4) / 2
+    )
+    renamed = rename_region(region, Answer("dog", score=0.7), known, "scenes")
+    assert (renamed.label, renamed.score) == ("dog", pytest.approx(1 / (1 + np.e)))
 
 
 def test_the_settings_are_part_of_the_version():
@@ -109,8 +127,11 @@ def test_scores_are_confidences_where_a_calibration_lies_beside_the_weights(batc
     shutil.copytree(NANO, folder)
     plain = StudentAnnotator(str(folder), settings(second_look=False))
     before, version = objects(plain.annotate(batch)), plain.version
-    halved = {"scores": [0.0, 1.0], "confidences": [0.0, 0.5], "error": 0.2, "calibrated": 0.1, "n": 200}
-    (folder / "calibration.json").write_text(json.dumps({"<OD>": halved}))
+    twice = objects(StudentAnnotator(str(folder), settings()).annotate(batch))
+    halved = Calibration((0.0, 1.0), (0.0, 0.5), 0.2, 0.1, 200, 0.5, 0.5, {"scenes": Curve((0.0, 1.0), (0.0, 0.5))})
+    constant = Calibration((0.0,), (0.25,), 0.2, 0.1, 200, 0.25)
+    known = ModelCalibrations({"<OD>": halved}, SecondLook((0.0, 0.5, 0.5), (0.0, 0.5, 0.5), constant))
+    (folder / "calibration.json").write_text(json.dumps(known.to_json()))
     calibrated = StudentAnnotator(str(folder), settings(second_look=False))
     after = objects(calibrated.annotate(batch))
     assert sum(map(len, before)) and [[r.score / 2 for r in found] for found in before] == [
@@ -119,6 +140,9 @@ def test_scores_are_confidences_where_a_calibration_lies_beside_the_weights(batc
     assert [[r.label for r in found] for found in before] == [
         [r.label for r in found] for found in after
     ] and calibrated.version != version
+    renamed = objects(StudentAnnotator(str(folder), settings()).annotate(batch))
+    assert {r.label for found in renamed for r in found} == {r.label for found in twice for r in found}
+    assert {r.score for found in renamed for r in found} == {0.25}
     (folder / "calibration.json").write_text("{")
     with pytest.raises(ModelError, match="calibration"):
         StudentAnnotator(str(folder), settings()).annotate(batch)

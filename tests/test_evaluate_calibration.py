@@ -10,14 +10,16 @@ import pytest
 
 from florence.errors import ModelError
 from florence.evaluate.calibration import (
-    BINS,
     MIN_ANSWERS,
-    build_calibrations_json,
-    expected_calibration_error,
+    PRIOR_ANSWERS,
+    GradedLooks,
     fit_calibration,
+    fit_second_look,
+    fit_smoothed_isotonic,
 )
 from florence.metrics import METRICS, GradedAnswers, Prediction, Reference
-from florence.model.confidence import parse_calibrations, read_calibrations
+from florence.metrics.calibration import expected_calibration_error
+from florence.model.confidence import Calibration, ModelCalibrations, parse_calibrations, read_calibrations
 from florence.records import Region
 
 
@@ -49,24 +51,102 @@ def test_it_is_measured_on_images_that_were_not_fitted_on():
     found = fit_calibration(
         GradedAnswers(np.arange(180) // 3, np.repeat(scores, 3), np.repeat(correct, 3)), [str(i) for i in range(60)]
     )
-    at, height = np.asarray(found.scores), np.asarray(found.confidences)
-    seen = expected_calibration_error(np.interp(np.repeat(scores, 3), at, height), np.repeat(correct, 3).astype(float))
-    assert seen < 0.02 < 0.1 < found.calibrated
+    seen = np.asarray([found.confidence(score, "") for score in np.repeat(scores, 3).tolist()])
+    assert expected_calibration_error(seen, np.repeat(correct, 3)) < found.calibrated / 2
 
 
-def test_the_error_is_that_of_its_definition():
-    rng = np.random.default_rng(3)
-    sure, correct = rng.random(500), (rng.random(500) < 0.4).astype(float)
-    edges = np.linspace(0, 1, BINS + 1)
-    by_hand = 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        inside = (sure >= low) & (sure < high if high < 1 else sure <= 1)
-        if inside.any():
-            by_hand += inside.mean() * abs(sure[inside].mean() - correct[inside].mean())
-    assert expected_calibration_error(sure, correct) == pytest.approx(by_hand)
+def test_no_end_is_certain_and_an_end_of_few_answers_says_less():
+    # three wrong answers below, four right ones above, and one of two between
+    scores = np.array([0.1, 0.1, 0.2, 0.5, 0.6, 0.8, 0.8, 0.9, 0.9])
+    correct = np.array([0, 0, 0, 1, 0, 1, 1, 1, 1])
+    found = fit_smoothed_isotonic(scores, correct)
+    assert [found(score) for score in (0.0, 0.2, 0.5, 0.6, 0.8, 1.0)] == pytest.approx(
+        [1 / 5, 1 / 5, 2 / 4, 2 / 4, 5 / 6, 5 / 6], abs=1e-6
+    )
+    # what smoothing lets fall is pooled: 0 of 1, then 1 of 40
+    rising = fit_smoothed_isotonic(np.r_[0.1, np.full(40, 0.5)], np.r_[0, 1, np.zeros(39)])
+    assert rising.confidences[0] == pytest.approx((1 / 3 * 3 + 2 / 42 * 42) / 45, abs=1e-6)
+    assert list(rising.confidences) == sorted(rising.confidences)
+
+
+def mixed(chances, n: int = 900, seed: int = 4):
+    """Answers of several sources, one image each, right with ``chances[source](score)``."""
+    rng = np.random.default_rng(seed)
+    scores, source = rng.random(n * len(chances)), np.repeat(list(chances), n)
+    chance = np.asarray([chances[name](score) for name, score in zip(source, scores, strict=True)])
+    answers = GradedAnswers(np.arange(len(scores)), scores, rng.random(len(scores)) < chance)
+    return answers, [str(k) for k in range(len(scores))], source.tolist()
+
+
+def test_each_source_has_its_own_map_and_a_small_one_is_drawn_to_the_whole():
+    answers, images, sources = mixed({"drawn": lambda s: 0.2 + 0.7 * s, "photos": lambda s: 0.5 * s})
+    keep = [k for k, name in enumerate(sources) if name == "drawn" or k % 90 == 0]  # ten of the photos
+    few = GradedAnswers(np.arange(len(keep)), answers.scores[keep], answers.correct[keep])
+    found = fit_calibration(few, [images[k] for k in keep], [sources[k] for k in keep])
+    whole = fit_calibration(few, [images[k] for k in keep])
+    assert found.confidence(0.9, "drawn") == pytest.approx(0.83, abs=0.06)
+    gap = found.confidence(0.9, "drawn") - found.confidence(0.9, "photos")
+    assert abs(gap) < 0.15, f"ten answers weigh {10 / (10 + PRIOR_ANSWERS):.2f}"
+    many = fit_calibration(answers, images, sources)
+    assert many.confidence(0.9, "photos") == pytest.approx(0.45, abs=0.09)
+    assert many.calibrated < 0.06 < fit_calibration(answers, images).error
+    # as one source: what no source is named for is shrunk half-way to the base rate
+    at = np.interp(0.95, whole.scores, whole.confidences)
+    assert whole.confidence(0.95, "photos") == pytest.approx((at + whole.base_rate) / 2, abs=1e-6)
+    assert whole.confidence(0.95) == pytest.approx(at, abs=1e-6), "neither names a source"
+
+
+def test_an_unknown_source_is_drawn_to_the_base_rate_by_what_sources_tell_of_each_other():
+    alike, images, sources = mixed(dict.fromkeys(("a", "b", "c"), lambda s: s))
+    same = fit_calibration(alike, images, sources)
+    other, images, sources = mixed({"a": lambda s: s, "b": lambda s: 0.5, "c": lambda s: 1 - s})
+    unlike = fit_calibration(other, images, sources)
+    assert same.transfer > 0.8 > 0.5 > unlike.transfer
+    assert same.confidence(0.95, "new") > 0.8 > 0.65 > unlike.confidence(0.95, "new")
+    assert unlike.confidence(0.95, "a") > 0.8
+
+
+def looks_at(seed: int, n: int = 3000) -> tuple[GradedLooks, list[str]]:
+    """Two looks of one model: both scores follow from one hidden state, so they are far from independent."""
+    rng = np.random.default_rng(seed)
+    chance = rng.beta(1, 1, n)
+    first, second = (np.clip(chance**0.5 + rng.normal(0, 0.03, n), 0, 1) for _ in range(2))
+    agree = rng.random(n) < chance
+    correct = rng.random(n) < np.where(agree, chance, chance / 3)
+    old_rule = np.where(agree, 1 - (1 - first) * (1 - second), second / 2)
+    return GradedLooks(np.arange(n) // 3, first, second, agree, old_rule, correct), [str(k) for k in range(n)]
+
+
+def test_two_looks_make_one_confidence():
+    looks, images = looks_at(0)
+    found = fit_second_look(looks, images)
+    assert found.calibration.error > 0.2 > 0.05 > found.calibration.calibrated
+    other, _ = looks_at(1)  # looks that it was not fitted on
+    pairs = zip(other.first.tolist(), other.second.tolist(), other.agree.tolist(), strict=True)
+    stated = np.asarray([found.confidence(p, q, agree, "") for p, q, agree in pairs])
+    assert expected_calibration_error(stated, other.correct) < 0.05
+    assert 0 < stated.min() and stated.max() < 1
+    assert found.confidence(0.8, 0.8, True) > found.confidence(0.8, 0.8, False)
+
+
+def test_few_looks_that_differ_have_the_share_of_right_ones():
+    looks, images = looks_at(2, 200)
+    agree = np.arange(200) >= 10
+    found = fit_second_look(
+        GradedLooks(looks.examples, looks.first, looks.second, agree, looks.rule, looks.correct), images
+    )
+    assert found.differ[1:] == (0.0, 0.0) and found.agree[1:] != (0.0, 0.0)
     assert (
-        expected_calibration_error(np.ones(4), np.ones(4)) == 0
-        and expected_calibration_error(np.ones(4), np.zeros(4)) == 1
+        fit_second_look(
+            GradedLooks(
+                *(
+                    values[:50]
+                    for values in (looks.examples, looks.first, looks.second, agree, looks.rule, looks.correct)
+                )
+            ),
+            images,
+        )
+        is None
     )
 
 
@@ -82,20 +162,46 @@ def test_too_few_or_all_alike_give_none():
 
 
 def test_it_is_read_as_it_was_written_and_other_files_are_refused(tmp_path: Path):
-    found = fit_calibration(*grade(np.linspace(0, 1, 300), np.linspace(0, 1, 300)))
-    written = build_calibrations_json({"<OD>": found})
-    assert parse_calibrations(json.loads(json.dumps(written))) == {"<OD>": found}
-    assert read_calibrations(tmp_path) == {}
-    for broken in (
-        "{",
-        "[]",
-        '{"<OD>": {}}',
-        json.dumps({"<OD>": {**written["<OD>"], "confidences": [0.5]}}),
-        json.dumps({"<OD>": {**written["<OD>"], "scores": ["a", "b"]}}),
+    answers, images, sources = mixed({"drawn": lambda s: s, "photos": lambda s: s / 2}, 150)
+    looks, names = looks_at(3, 300)
+    found = ModelCalibrations({"<OD>": fit_calibration(answers, images, sources)}, fit_second_look(looks, names))
+    written = found.to_json()
+    assert parse_calibrations(json.loads(json.dumps(written))) == found
+    assert read_calibrations(tmp_path) == ModelCalibrations()
+
+    def changed(**values) -> str:
+        return json.dumps({**written, "tasks": {"<OD>": {**written["tasks"]["<OD>"], **values}}})
+
+    for broken, part in (
+        ("{", "line 1"),
+        ("[]", "mapping"),
+        ('{"<OD>": {}}', "<OD>"),
+        (changed(confidences=[0.5]), "rising"),
+        (changed(scores=["a", "b"]), "float"),
+        (changed(base_rate=2), "base_rate"),
+        (changed(sources={"photos": {"scores": [0.1]}}), "photos"),
+        (changed(more=1), "<OD>"),
+        (json.dumps({**written, "tasks": []}), "tasks"),
+        (json.dumps({**written, "more": 1}), "version, tasks and second_look"),
+        (json.dumps({**written, "version": 3}), "a newer Florence"),
+        (json.dumps({**written, "second_look": {**written["second_look"], "agree": [1.0]}}), "three numbers"),
     ):
         (tmp_path / "calibration.json").write_text(broken)
-        with pytest.raises(ModelError, match="calibration.json"):
+        with pytest.raises(ModelError, match="calibration.json") as error:
             read_calibrations(tmp_path)
+        assert part in str(error.value)
+
+
+def test_a_file_of_version_1_is_read_as_of_sources_that_are_not_known():
+    old = {"scores": [0.0, 1.0], "confidences": [0.0, 1.0], "error": 0.2, "calibrated": 0.1, "n": 200}
+    found = parse_calibrations({"<OD>": old})
+    assert found.second_look is None and found.get("<CAPTION>") is None
+    assert [found.get("<OD>").confidence(score, "photos") for score in (0, 0.5, 1)] == [0.25, 0.5, 0.75]
+
+
+def test_a_source_without_a_map_is_shrunk():
+    found = Calibration((0.0, 1.0), (0.2, 0.8), 0.1, 0.1, 9, base_rate=0.4, transfer=0.25)
+    assert found.confidence(1.0, "photos") == pytest.approx(0.4 + 0.25 * 0.4)
 
 
 @pytest.mark.parametrize(

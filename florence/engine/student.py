@@ -9,40 +9,37 @@ from typing import Any
 import numpy as np
 
 from florence.annotators import ImageBatch
-from florence.codec.grammar import box_tokens
 from florence.config import Settings
+from florence.engine.second_look import OBJECTS, calibrate_score, list_second_queries, rename_region
 from florence.geometry import box_iou
-from florence.metrics import fold_label
 from florence.model.checkpoint import load, weights_hash
-from florence.model.confidence import Calibration, read_calibrations
+from florence.model.confidence import Calibration, ModelCalibrations, read_calibrations
 from florence.model.generate import Query, predict
 from florence.records import CAPTIONS, Claim, Region, digest
 from florence.tasks import Answer
 
 DUPLICATE_IOU = 0.7
 """IoU from which two regions of one label in one answer are duplicates."""
-DISAGREEMENT_FACTOR = 0.5
-"""What the score of a name is multiplied by where the first look gave another name."""
-OBJECTS, CATEGORY, GROUNDING = "<OD>", "<REGION_TO_CATEGORY>", "<CAPTION_TO_PHRASE_GROUNDING>"
+GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"
 
 
 class StudentAnnotator:
     """A checkpoint folder, with the interface of `florence.annotators.Annotator`.
 
     It is asked the tasks in `engine.student.tasks`. Scores are confidences where a calibration lies beside the weights,
-    else probabilities of tokens. Answers that are no legal text of their task are not claimed, nor regions whose score
-    is below `engine.student.min_score`. With `engine.student.second_look` the model is asked about the box of each
-    object again (<REGION_TO_CATEGORY>), and that name is claimed: in <OD> a name comes before its box, so it is less
-    certain.
+    by the source of the image, else probabilities of tokens. Answers that are no legal text of their task are not
+    claimed, nor regions whose score is below `engine.student.min_score`. With `engine.student.second_look` the model is
+    asked about the box of each object again (<REGION_TO_CATEGORY>), and that name is claimed: see
+    `florence.engine.second_look`.
     """
 
     needs = frozenset({"pixels"})
-    revision = 3
+    revision = 4
 
     def __init__(self, folder: str, settings: Settings) -> None:
         self.folder, self.settings = folder, settings
         self._checkpoint: Any = None
-        self._calibrations: dict[str, Calibration] = {}
+        self._calibrations = ModelCalibrations()
 
     @property
     def version(self) -> str:
@@ -76,9 +73,14 @@ class StudentAnnotator:
         tasks = [task for task in student.tasks if task != GROUNDING]
         queries = [Query(image, task) for image in range(len(batch.pixels)) for task in tasks]
         claims: list[list[Claim]] = [[] for _ in batch.pixels]
-        answers = self._answer(batch, queries)
+        found = self._answer(batch, queries)
+        answers = [self._calibrate(batch, query, answer) for query, answer in zip(queries, found, strict=True)]
         if student.second_look:
-            answers = self._rename_objects(batch, queries, answers)
+            twice = self._look_twice(batch, queries, found)
+            answers = [
+                both if query.task == OBJECTS and both.error is None else answer
+                for query, answer, both in zip(queries, answers, twice, strict=True)
+            ]
         for query, answer in zip(queries, answers, strict=True):
             claims[query.image] += _make_claims(query.task, answer, student.min_score)
         if GROUNDING in student.tasks:
@@ -89,11 +91,15 @@ class StudentAnnotator:
                 if claim.task == "<CAPTION>"
             ]
             for query, answer in zip(queries, self._answer(batch, queries), strict=True):
-                claims[query.image] += _make_phrase_claims(query.input, answer, student.min_score)
+                phrases = self._calibrate(batch, query, answer)
+                claims[query.image] += _make_phrase_claims(query.input, phrases, student.min_score)
         return claims
 
-    def _rename_objects(self, batch: ImageBatch, queries: list[Query], answers: list[Answer]) -> list[Answer]:
-        """Return the answers, with the objects of <OD> under the name that a second look at each box gives."""
+    def _look_twice(self, batch: ImageBatch, queries: list[Query], answers: list[Answer]) -> list[Answer]:
+        """Return the answers, with the objects of <OD> under the name that a second look at each box gives.
+
+        Their scores are confidences of both looks, those of the other answers are as they were.
+        """
         rows = [
             row
             for row, (query, answer) in enumerate(zip(queries, answers, strict=True))
@@ -102,29 +108,29 @@ class StudentAnnotator:
         second: list[Query] = []
         for row in rows:
             height, width = batch.pixels[queries[row].image].shape[:2]
-            second += [
-                Query(queries[row].image, CATEGORY, box_tokens(region.bounds, (width, height)))
-                for region in answers[row].regions
-            ]
+            second += list_second_queries(queries[row].image, answers[row].regions, (width, height))
         names = iter(self._answer(batch, second))
         result = list(answers)
         for row in rows:
-            regions = tuple(rename_region(region, next(names)) for region in answers[row].regions)
+            source = batch.records[queries[row].image].source
+            regions = tuple(
+                rename_region(region, next(names), self._calibrations, source) for region in answers[row].regions
+            )
             result[row] = replace(answers[row], regions=regions)
         return result
 
+    def _calibrate(self, batch: ImageBatch, query: Query, answer: Answer) -> Answer:
+        return calibrate_answer(answer, self._calibrations.get(query.task), batch.records[query.image].source)
+
     def _answer(self, batch: ImageBatch, queries: list[Query]) -> list[Answer]:
-        answers = predict(
+        """Return answers with the model's own scores."""
+        return predict(
             self._checkpoint,
             batch.pixels,
             queries,
             max_tokens=self.settings.train.max_target,
             batch_size=self.settings.engine.student.batch_size,
         )
-        return [
-            calibrate_answer(answer, self._calibrations.get(query.task))
-            for query, answer in zip(queries, answers, strict=True)
-        ]
 
 
 def _make_claims(task: str, answer: Answer, min_score: float) -> list[Claim]:
@@ -139,30 +145,19 @@ def _make_claims(task: str, answer: Answer, min_score: float) -> list[Claim]:
     ]
 
 
-def calibrate_answer(answer: Answer, calibration: Calibration | None) -> Answer:
-    """Return the answer with confidences in place of scores, where there is a calibration."""
+def calibrate_answer(answer: Answer, calibration: Calibration | None, source: str = "") -> Answer:
+    """Return the answer with confidences in place of scores, where there is a calibration.
+
+    ``source``: of the image, empty where it is not known.
+    """
     if calibration is None:
         return answer
     confidence = [
-        score if score is None else calibration.confidence(score)
+        calibrate_score(score, calibration, source)
         for score in (answer.score, *(region.score for region in answer.regions))
     ]
     regions = tuple(replace(region, score=score) for region, score in zip(answer.regions, confidence[1:], strict=True))
     return replace(answer, score=confidence[0], regions=regions)
-
-
-def rename_region(region: Region, name: Answer) -> Region:
-    """Return the region under the name of the second look, where there is one.
-
-    With p, q the scores of both looks: where the names agree, the score is the probability that one of two independent
-    looks is right, 1 − (1 − p)(1 − q); where they disagree, it is `DISAGREEMENT_FACTOR` · q.
-    """
-    label = name.text.strip()
-    if not label or name.error is not None or name.score is None:
-        return region
-    agree = fold_label(label) == fold_label(region.label)
-    score = 1 - (1 - (region.score or 0.0)) * (1 - name.score) if agree else name.score * DISAGREEMENT_FACTOR
-    return replace(region, label=label, score=score)
 
 
 def _make_phrase_claims(caption: str, answer: Answer, min_score: float) -> list[Claim]:

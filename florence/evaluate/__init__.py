@@ -1,6 +1,6 @@
 """Scores of a model, quality of labels, each with the reference it was measured against, and the promotion rule."""
 
-from florence.evaluate.calibration import build_calibrations_json, fit_calibration
+from florence.evaluate.calibration import fit_calibration
 from florence.evaluate.decision import Decision, ScoreChange, decide_promotion, make_baseline
 from florence.evaluate.quality import (
     LabelQuality,
@@ -26,7 +26,6 @@ __all__ = [
     "References",
     "ScoreChange",
     "TaskResult",
-    "build_calibrations_json",
     "build_quality_json",
     "build_scores_json",
     "build_scores_table",

@@ -17,12 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from florence.config import EvaluateSettings
+from florence.engine.second_look import OBJECTS
 from florence.errors import EncodeError
 from florence.evaluate.calibration import fit_calibration
 from florence.evaluate.references import REFERENCE_ORDER, References, order_by_hash
+from florence.evaluate.second_look import ask_second_looks, calibrate_second_looks
 from florence.geometry import Box, Quad
 from florence.metrics import METRICS, Metric, Prediction, Reference, Score
-from florence.model.confidence import Calibration
+from florence.model.confidence import Calibration, SecondLook
 from florence.model.generate import Query
 from florence.records import ImageRecord, Region
 from florence.tasks import Answer, Example, task
@@ -58,7 +60,7 @@ class TaskResult:
 
     ``low``, ``high``: 95% bootstrap interval over images, None with fewer than two. ``shuffled``: the score with each
     question asked of another image. ``refused``: labels of the reference that cannot be written in the task's grammar.
-    ``calibration``: of the answers' scores, None where too few answers are graded.
+    ``calibration``: of the answers' scores, ``second_look``: of two looks at objects; None where too few are graded.
     """
 
     score: Score
@@ -67,6 +69,7 @@ class TaskResult:
     shuffled: Score | None = None
     refused: int = 0
     calibration: Calibration | None = None
+    second_look: SecondLook | None = None
 
 
 def score_tasks(
@@ -80,16 +83,17 @@ def score_tasks(
     """Return the scores of the model behind ``predict``, by task and reference.
 
     ``records``: held-out images. ``read_pixels``: yields id and pixels of the images it is given, in any order. At most
-    ``settings.batch_size`` images are in memory; each is given to ``predict`` once, with all of its queries.
+    ``settings.batch_size`` images are in memory; each is given to ``predict`` once with all of its queries, and once
+    more with the boxes of the objects that were found in it, as the student looks at them twice.
     """
     questions, refused = choose_questions(records, references, settings)
     answers = _collect_answers(questions, read_pixels, predict, settings.batch_size, progress)
-    sizes = {record.image_id: (record.width, record.height) for record in records}
+    by_id = {record.image_id: record for record in records}
     groups: dict[tuple[str, str], list[Question]] = {}
     for question in questions:
         groups.setdefault((question.example.task, question.reference), []).append(question)
     return [
-        _score_group(groups[key], answers, sizes, settings, refused[key])
+        _score_group(groups[key], answers, by_id, settings, refused[key])
         for key in sorted(groups, key=_order(settings))
     ]
 
@@ -173,13 +177,21 @@ QuestionKey = tuple[str, str, str]
 """Image id, task, input."""
 
 
+@dataclass(frozen=True, slots=True)
+class CollectedAnswers:
+    """``answers`` to questions; ``second_looks`` at the objects of an image, by its id, in the order of its answer."""
+
+    answers: Mapping[QuestionKey, Answer]
+    second_looks: Mapping[str, Sequence[Answer]]
+
+
 def _collect_answers(
     questions: Sequence[Question],
     read_pixels: Callable[[Sequence[str]], Iterable[tuple[str, np.ndarray]]],
     predict: Predict,
     batch: int,
     progress: Callable[[int, int], None],
-) -> dict[QuestionKey, Answer]:
+) -> CollectedAnswers:
     """Return every answer; the same query of one image is asked once.
 
     Tasks without an input ask the same of an image for themselves and for the shuffled-image baseline.
@@ -190,6 +202,7 @@ def _collect_answers(
             if image:
                 wanted.setdefault(image, {})[image, question.example.task, question.example.input] = None
     result: dict[QuestionKey, Answer] = {}
+    second_looks: dict[str, list[Answer]] = {}
     done = 0
     for chunk in _split_chunks(read_pixels(sorted(wanted)), batch):
         asks = [(index, key) for index, (image, _) in enumerate(chunk) for key in wanted[image]]
@@ -197,9 +210,10 @@ def _collect_answers(
             [pixels for _, pixels in chunk], [Query(index, name, prompt) for index, (_, name, prompt) in asks]
         )
         result.update(zip([key for _, key in asks], found, strict=True))
+        second_looks |= ask_second_looks(chunk, result, predict)
         done += len(chunk)
         progress(done, len(wanted))
-    return result
+    return CollectedAnswers(result, second_looks)
 
 
 def _split_chunks(images: Iterable[tuple[str, np.ndarray]], size: int) -> Iterator[list[tuple[str, np.ndarray]]]:
@@ -216,7 +230,7 @@ def _split_chunks(images: Iterable[tuple[str, np.ndarray]], size: int) -> Iterat
 def _make_prediction(
     question: Question,
     answers: Mapping[QuestionKey, Answer],
-    sizes: Mapping[str, tuple[int, int]],
+    records: Mapping[str, ImageRecord],
     *,
     shuffled: bool = False,
 ) -> Prediction:
@@ -225,8 +239,9 @@ def _make_prediction(
     image = question.shuffled_image if shuffled else example.image_id
     answer = answers[image, example.task, example.input]
     regions = answer.regions
-    if sizes[image] != sizes[example.image_id]:
-        x, y = (own / its for own, its in zip(sizes[example.image_id], sizes[image], strict=True))
+    own, its = records[example.image_id], records[image]
+    if (own.width, own.height) != (its.width, its.height):
+        x, y = own.width / its.width, own.height / its.height
         regions = tuple(_scale_region(region, x, y) for region in regions)
     return Prediction(example.image_id, answer.text, regions, answer.error is not None, answer.score)
 
@@ -250,23 +265,27 @@ def _scale_region(region: Region, x: float, y: float) -> Region:
 
 def _score_group(
     questions: Sequence[Question],
-    answers: Mapping[QuestionKey, Answer],
-    sizes: Mapping[str, tuple[int, int]],
+    collected: CollectedAnswers,
+    records: Mapping[str, ImageRecord],
     settings: EvaluateSettings,
     refused: int,
 ) -> TaskResult:
     name, reference = questions[0].example.task, questions[0].reference
     metric = METRICS.get(task(name).metric)()
     right = [_make_reference(question) for question in questions]
-    predictions = [_make_prediction(question, answers, sizes) for question in questions]
+    predictions = [_make_prediction(question, collected.answers, records) for question in questions]
     score = metric.score(predictions, right, task=name, reference=reference)
     low, high = _bootstrap_interval(metric, predictions, right, settings) if score.value is not None else (None, None)
     shuffled = None
     if all(question.shuffled_image for question in questions):
-        others = [_make_prediction(question, answers, sizes, shuffled=True) for question in questions]
+        others = [_make_prediction(question, collected.answers, records, shuffled=True) for question in questions]
         shuffled = metric.score(others, right, task=name, reference=reference)
-    calibration = fit_calibration(metric.grade(predictions, right), [r.image_id for r in right])
-    return TaskResult(score, low, high, shuffled, refused, calibration)
+    sources = [records[r.image_id].source for r in right]
+    calibration = fit_calibration(metric.grade(predictions, right), [r.image_id for r in right], sources)
+    second_look = None
+    if name == OBJECTS:
+        second_look = calibrate_second_looks(predictions, collected.second_looks, right, sources, calibration)
+    return TaskResult(score, low, high, shuffled, refused, calibration, second_look)
 
 
 def _make_reference(question: Question) -> Reference:
@@ -329,17 +348,18 @@ def build_scores_json(results: Iterable[TaskResult]) -> dict[str, dict[str, dict
             "shuffled": result.shuffled.value if result.shuffled else None,
             "per_image": sum(per_image) / len(per_image) if per_image else None,
             "refused": result.refused or None,
-            "calibration": {
-                name: round_figure(getattr(result.calibration, name)) for name in ("error", "calibrated", "n")
-            }
-            if result.calibration
-            else None,
+            "calibration": _list_calibration_figures(result.calibration),
+            "second_look": _list_calibration_figures(result.second_look and result.second_look.calibration),
             "details": {name: round_figure(value) for name, value in sorted(score.details.items())} or None,
         }
         found.setdefault(score.task, {})[score.reference] = {
             key: round_figure(value) for key, value in values.items() if value is not None
         }
     return found
+
+
+def _list_calibration_figures(found: Calibration | None) -> dict[str, Any] | None:
+    return found and {name: round_figure(getattr(found, name)) for name in ("error", "calibrated", "n")}
 
 
 def round_figure(value: Any) -> Any:

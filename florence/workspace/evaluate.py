@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.images import decode_image
+from florence.model.confidence import ModelCalibrations
 from florence.progress import Log, Progress, log_nothing, show_nothing
 from florence.records import ANNOTATIONS, table_images
 from florence.rounds import list_labels
@@ -33,7 +34,7 @@ def evaluate_model(
     """Score the model in model/ on held-out images and measure the snapshot's labels.
 
     Writes scores/scores.parquet and scores/shuffled.parquet (a value for each image and task; in the second the images
-    are shuffled), scores/calibration.json (from score to confidence, by task), metrics/scores.json,
+    are shuffled), scores/calibration.json (from score to confidence, by task and source), metrics/scores.json,
     metrics/summary.json (each task's score against its most trusted reference), metrics/labels.json and
     plots/scores.csv: the same bytes for the same snapshot, model and settings. ``predict`` answers in the model's
     place, as in tests.
@@ -47,7 +48,6 @@ def score_model(
 ) -> None:
     """Do the part of `evaluate_model` that is about the model; metrics/scores.json is written last."""
     from florence.evaluate import (
-        build_calibrations_json,
         build_scores_json,
         build_scores_table,
         find_held_out_references,
@@ -72,7 +72,8 @@ def score_model(
     )
     # of several references the first is the most trusted
     calibrations = {r.score.task: r.calibration for r in reversed(results) if r.calibration}
-    out.write_json("scores/calibration.json", build_calibrations_json(calibrations))
+    second_look = next((r.second_look for r in results if r.second_look), None)
+    out.write_json("scores/calibration.json", ModelCalibrations(calibrations, second_look).to_json())
     rows = [
         (task, reference, found["value"])
         for task, references in figures.items()
