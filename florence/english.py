@@ -1,6 +1,8 @@
-"""English grammar that annotators and the engine share: indefinite articles and plurals."""
+"""English grammar that annotators and the engine share: indefinite articles, plurals and lists."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 _SILENT_H = ("hour", "honest", "honour", "honor", "heir")
 _CONSONANT_SOUND = ("uni", "use", "usu", "eur", "ewe", "one", "once", "ut", "ubi")
@@ -55,3 +57,9 @@ def pluralize(noun: str) -> str:
     else:
         many = head + "s"
     return f"{front} {many}" if front else many
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return "a", "a and b", or "a, b and c"."""
+    *front, last = words
+    return f"{', '.join(front)} and {last}" if front else last

@@ -349,7 +349,9 @@ def build_scores_json(results: Iterable[TaskResult]) -> dict[str, dict[str, dict
             "per_image": sum(per_image) / len(per_image) if per_image else None,
             "refused": result.refused or None,
             "calibration": _list_calibration_figures(result.calibration),
-            "second_look": _list_calibration_figures(result.second_look and result.second_look.calibration),
+            "second_look": _list_calibration_figures(
+                None if result.second_look is None else result.second_look.calibration
+            ),
             "details": {name: round_figure(value) for name, value in sorted(score.details.items())} or None,
         }
         found.setdefault(score.task, {})[score.reference] = {
@@ -359,7 +361,9 @@ def build_scores_json(results: Iterable[TaskResult]) -> dict[str, dict[str, dict
 
 
 def _list_calibration_figures(found: Calibration | None) -> dict[str, Any] | None:
-    return found and {name: round_figure(getattr(found, name)) for name in ("error", "calibrated", "n")}
+    if found is None:
+        return None
+    return {name: round_figure(getattr(found, name)) for name in ("error", "calibrated", "n")}
 
 
 def round_figure(value: Any) -> Any:

@@ -187,11 +187,9 @@ def _parse_calibration(name: str, values: Any, keys: set[str]) -> Calibration:
     if not isinstance(values, dict) or set(values) != keys:
         raise ValueError(f"{name}: {', '.join(sorted(keys))} are expected")
     whole = _parse_curve(name, values)
-    shares = [
-        float(values.get(key, default))
-        for key, default in (("base_rate", np.mean(whole.confidences)), ("transfer", DEFAULT_TRANSFER))
-    ]
-    if not all(0 <= share <= 1 for share in shares):
+    base_rate = float(values.get("base_rate", np.mean(whole.confidences)))
+    transfer = float(values.get("transfer", DEFAULT_TRANSFER))
+    if not (0 <= base_rate <= 1 and 0 <= transfer <= 1):
         raise ValueError(f"{name}: base_rate and transfer have to be numbers from 0 to 1")
     sources = values.get("sources", {})
     if not isinstance(sources, dict):
@@ -202,7 +200,8 @@ def _parse_calibration(name: str, values: Any, keys: set[str]) -> Calibration:
         float(values["error"]),
         float(values["calibrated"]),
         int(values["n"]),
-        *shares,
+        base_rate,
+        transfer,
         {source: _parse_curve(f"{name}, {source}", one) for source, one in sources.items()},
     )
 

@@ -1,0 +1,127 @@
+"""How evidence was weighed: who was asked about the same images, by family, and what follows from it."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from engine_claims import box, image, line, tables
+
+from florence.engine.weighing import MIN_REVIEWED, join_sentences, weigh_annotators
+from florence.records import AnnotatorProfile
+
+PLACE = (10, 10, 50, 50)
+IMAGES = [image(f"x{k:03d}") for k in range(40)]
+
+
+def weigh(asked, profiles=(), task: str = "<OD>"):
+    """``asked``: annotator → numbers of the images that it was asked about; it claims one object on the first."""
+    claims_of = {
+        name: {IMAGES[k].image_id: [box("cat", *PLACE)] if k == next(iter(numbers)) else [] for k in numbers}
+        for name, numbers in asked.items()
+    }
+    claims, _, coverage = tables(claims_of, IMAGES)
+    found = {one.task: one for one in weigh_annotators(claims, coverage, profiles)}
+    return found.get(task)
+
+
+def family(name: str, *names: str) -> list[AnnotatorProfile]:
+    return [AnnotatorProfile(one, family=name) for one in names]
+
+
+ALL = range(40)
+SMALL_AND_LARGE = family("one recipe", "objects_large", "objects_small")
+
+
+@pytest.mark.parametrize(
+    "asked, profiles, basis, sentence",
+    [
+        ({"a": ALL}, (), "scores", "a alone was asked, and its scores decide"),
+        ({"a": ALL, "b": ALL}, (), "scores", "a and b were asked and no third annotator: the scores decide"),
+        (
+            dict.fromkeys(("objects_small", "objects_large", "yolo"), ALL),
+            SMALL_AND_LARGE,
+            "scores",
+            "objects_large and objects_small are of one family; with one other annotator the scores decide",
+        ),
+        (
+            dict.fromkeys(("objects_small", "objects_large"), ALL),
+            SMALL_AND_LARGE,
+            "scores",
+            "objects_large and objects_small are of one family and nobody else was asked: the scores decide",
+        ),
+        (
+            dict.fromkeys(("objects_small", "objects_large", "a", "b"), ALL),
+            [*SMALL_AND_LARGE, *family("b", "a", "b")],
+            "scores",
+            "a and b are of one family; objects_large and objects_small are of one family; "
+            "with no third family the scores decide",
+        ),
+        (
+            dict.fromkeys("abc", ALL),
+            (),
+            "agreement",
+            "how reliable each of 3 annotators is follows from where independent ones agree",
+        ),
+        (
+            {"objects_small": ALL, "objects_large": ALL, "a": ALL, "b": range(25)},
+            SMALL_AND_LARGE,
+            "agreement",
+            "objects_large and objects_small are of one family; how reliable each of 4 annotators of 3 families is "
+            "follows from where independent ones agree, and holds for the 15 images that fewer than three were asked "
+            "about",
+        ),
+        (
+            {"a": range(20), "b": range(10, 30), "c": range(15, 40)},
+            (),
+            "scores",
+            "only 5 images were put to three families: the scores decide",
+        ),
+    ],
+)
+def test_what_decides_and_what_is_said(asked, profiles, basis: str, sentence: str):
+    found = weigh(asked, profiles)
+    assert (found.basis, found.sentence) == (basis, sentence)
+
+
+def test_a_family_called_like_an_annotator_is_another_one():
+    found = weigh(dict.fromkeys("abc", ALL), family("c", "a", "b"))
+    assert found.families == (("a", "b"), ("c",)) and found.basis == "scores"
+
+
+def test_people_judge_where_they_have_labelled_enough():
+    people = [AnnotatorProfile("anna", "human", complete=True)]
+    found = weigh({"a": ALL, "anna": range(MIN_REVIEWED)}, people)
+    assert (found.basis, found.reviewed, found.families) == ("people", MIN_REVIEWED, (("a",),))
+    assert found.sentence.startswith(f"people have labelled {MIN_REVIEWED} images completely")
+    found = weigh({"a": ALL, "anna": range(7)}, people)
+    assert found.basis == "scores" and "have labelled 7 images completely, and from 30 on" in found.sentence
+    found = weigh({"a": ALL, "anna": ALL}, [AnnotatorProfile("anna", "human")])
+    assert (found.basis, found.reviewed) == ("scores", 0), "these people do not label every object"
+
+
+def test_the_student_rankers_and_those_who_only_name_are_not_counted():
+    profiles = [AnnotatorProfile("ranks", "ranker"), AnnotatorProfile("names", names_only=True)]
+    found = weigh(dict.fromkeys(("a", "student", "ranks", "names"), ALL), profiles)
+    assert found.families == (("a",),)
+    assert weigh({"student": ALL}) is None
+
+
+def test_types_are_weighed_apart_and_said_together():
+    claims_of = {
+        name: {i.image_id: [box("cat", *PLACE), line("EXIT", 60, 10, 90, 20)] for i in IMAGES} for name in ("a", "b")
+    }
+    claims_of["c"] = {i.image_id: [box("cat", *PLACE)] for i in IMAGES}
+    claims, _, coverage = tables(claims_of, IMAGES)
+    assert "looked_at" not in coverage.column_names, "an older table"
+    found = weigh_annotators(claims, coverage)
+    assert [(one.task, one.basis) for one in found] == [("<OD>", "agreement"), ("<OCR_WITH_REGION>", "scores")]
+    # c looked for objects on half of the images alone
+    half = pa.array([None if k < 20 or name != "c" else "<OCR_WITH_REGION>" for name in "abc" for k in range(40)])
+    claims_of["c"] = {i.image_id: [box("cat", *PLACE)] if k < 20 else [] for k, i in enumerate(IMAGES)}
+    claims, _, coverage = tables(claims_of, IMAGES)
+    objects = weigh_annotators(claims, coverage.append_column("looked_at", half))[0]
+    assert (objects.shared, objects.images) == (20, 40)
+    two = [AnnotatorProfile("c", "ranker")]
+    assert join_sentences(weigh_annotators(claims, coverage, two)) == [
+        "<OD> and <OCR_WITH_REGION>: a and b were asked and no third annotator: the scores decide"
+    ]
