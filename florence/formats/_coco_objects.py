@@ -57,7 +57,7 @@ def read_object(
 def read_corners(values: Mapping[str, Any]) -> tuple[float, float] | None:
     """Return the largest x and y of an annotation's box; None if it has none that can be read."""
     try:
-        _, _, x1, y1 = _find_box(values, "")
+        _, _, x1, y1 = find_box(values, "")
     except DataError:
         return None
     return (x1, y1)
@@ -80,7 +80,7 @@ def _has_key_points(values: Any) -> bool:
 def _read_box(values: Mapping[str, Any], where: str, polygons: tuple[Polygon, ...], parts: list[LabelProblem]) -> Box:
     """Return a box (x0, y0, x1, y1); that of the polygons where there is none, or none that can be used."""
     try:
-        return _find_box(values, where)
+        return find_box(values, where)
     except UnusableLabelError as error:
         if not polygons:
             raise
@@ -90,7 +90,8 @@ def _read_box(values: Mapping[str, Any], where: str, polygons: tuple[Polygon, ..
         return Region("", polygons=polygons).bounds
 
 
-def _find_box(values: Mapping[str, Any], where: str) -> Box:
+def find_box(values: Mapping[str, Any], where: str) -> Box:
+    """Return an annotation's box (x0, y0, x1, y1) as it stands. Raises UnusableLabelError where there is none."""
     found, mode = values.get("bbox"), values.get("bbox_mode", 1)
     if isinstance(found, str):
         found = _parse_list(found)
@@ -112,7 +113,7 @@ def _find_box(values: Mapping[str, Any], where: str) -> Box:
 def check_unit(values: Mapping[str, Any], where: str) -> None:
     """Raise UnusableLabelError for a box inside the first pixel: its numbers are shares of the sides, not pixels."""
     try:
-        x0, y0, x1, y1 = _find_box(values, where)
+        x0, y0, x1, y1 = find_box(values, where)
     except UnusableLabelError:
         return
     if max(x1, y1) <= 1 and any(value % 1 for value in (x0, y0, x1, y1)):

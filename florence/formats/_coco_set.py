@@ -256,7 +256,7 @@ class _Document:
         if key is None:
             expected = "an object with file_name and an id is expected"
             raise UnusableLabelError("an image without an id", f"{where}: found {values!r:.60}; {expected}", "image")
-        name = check_text(_find_file_name(values), f"{where}.file_name")
+        name = check_text(find_file_name(values), f"{where}.file_name")
         sides = [check_number(values[side], f"{where}.{side}") for side in ("width", "height") if values.get(side)]
         sha256 = values.get("sha256")
         image = _CocoImage(
@@ -300,7 +300,7 @@ class _Document:
         image.annotations.append(_CocoAnnotation(position, values, category, problem))
 
 
-def _find_file_name(values: Mapping[str, Any]) -> Any:
+def find_file_name(values: Mapping[str, Any]) -> Any:
     """Return an image's file name; LVIS has the end of its address instead."""
     found, address = values.get("file_name"), values.get("coco_url")
     return posixpath.basename(address) if found is None and isinstance(address, str) else found

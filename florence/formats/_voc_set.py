@@ -122,7 +122,7 @@ class VocSet(LabelSet):
         problems: list[LabelProblem] = []
         for k, item in enumerate(file.objects):
             try:
-                claim, parts = self._read_object(item, f"{self.files.where(file.path)}: object[{k}]", record)
+                claim, parts = self.read_object(item, f"{self.files.where(file.path)}: object[{k}]", record)
             except DataError as error:
                 problems.append(describe_problem(error))
             else:
@@ -130,7 +130,7 @@ class VocSet(LabelSet):
                 problems += parts
         return ImageClaims(tuple(claims), tuple(problems))
 
-    def _read_object(self, item: _VocObject, where: str, record: ImageRecord) -> tuple[Claim, list[LabelProblem]]:
+    def read_object(self, item: _VocObject, where: str, record: ImageRecord) -> tuple[Claim, list[LabelProblem]]:
         """Return an object's claim, and what of it is not read."""
         label = check_name(item.name, f"{where}/name")
         if item.difficult and not self.difficult:
@@ -239,7 +239,7 @@ def _usable(names: list[str]) -> Iterator[str]:
 def _read_file(files: Files, name: str) -> _VocFile:
     where = files.where(name)
     try:
-        root = _read_root(files, name)
+        root = read_root(files, name)
     except UnusableLabelError as error:
         return _VocFile(name, error=error)
     objects = tuple(map(_VocObject.of, root.findall("object")))
@@ -253,7 +253,7 @@ def _has_shape(root: ElementTree.Element) -> bool:
     return any(isinstance(e.tag, str) and e.tag.rpartition("}")[2].lower() in SHAPES for e in root.iter())
 
 
-def _read_root(files: Files, name: str) -> ElementTree.Element:
+def read_root(files: Files, name: str) -> ElementTree.Element:
     """Return the element of a file. Raises UnusableLabelError if it is no VOC file, or defines entities.
 
     Entities could fill the memory, or read other files. The text is decoded here, so that none hides in an encoding.

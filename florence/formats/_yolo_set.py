@@ -57,7 +57,7 @@ class YoloSet(LabelSet):
                 f"{files.uri}: no label file belongs to a picture, so none is taken for one without objects"
             )
         labels = [entry.raw for entry in entries if entry.raw]
-        sample = [self._text(name) for name in labels[:: max(1, len(labels) // SAMPLE)]]
+        sample = [self.read_text(name) for name in labels[:: max(1, len(labels) // SAMPLE)]]
         if not self.rules.task and (count := looks_like_key_points(sample)):
             raise DataError(
                 f"{files.uri}: the lines look like a box and {count} key points, each with its visibility; write "
@@ -78,9 +78,10 @@ class YoloSet(LabelSet):
                 f"{record.name}: {self.where} has this picture, but no label file of it; if that means that nothing is "
                 "there, set unlabelled_is_empty"
             )
-        return read_labels(self._text(entry.raw), self.files.where(entry.raw), self.rules, record)
+        return read_labels(self.read_text(entry.raw), self.files.where(entry.raw), self.rules, record)
 
-    def _text(self, name: str) -> str:
+    def read_text(self, name: str) -> str:
+        """Return the text of a label file."""
         data = self.files.read(name)
         try:
             return decode_text(data)

@@ -95,7 +95,7 @@ class YoloFormat(Format):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(
                 "".join(
-                    _format_line(ids[row.text], row.regions[0], item.record, plan.has_polygons) for row in item.rows
+                    format_line(ids[row.text], row.regions[0], item.record, plan.has_polygons) for row in item.rows
                 ),
                 encoding="utf-8",
             )
@@ -120,7 +120,8 @@ def _label_path(image: str) -> str:
     return f"{before}/labels/{posixpath.splitext(after)[0]}.txt"[1:]
 
 
-def _format_line(number: int, region: Region, record: ImageRecord, as_polygon: bool) -> str:
+def format_line(number: int, region: Region, record: ImageRecord, as_polygon: bool) -> str:
+    """Return the line of an object; ``number``: of its class; ``as_polygon``: as a polygon, else as a box."""
     sides = (record.width, record.height)
     box = region.bounds
     if as_polygon:
