@@ -16,7 +16,7 @@ from flows.adapters.environment import redact_text
 
 if TYPE_CHECKING:
     from florence.export import ExportResult
-    from florence.review import ReviewImport
+    from florence.review import ReviewExport, ReviewImport
 
 EVERY = 15.0
 """Seconds between two lines about one stage where stderr is no terminal."""
@@ -158,6 +158,19 @@ def describe_export(found: ExportResult, format: str, out: Path | None) -> str:
             f"  {found.rotated} pictures were stored on their side and are written upright, as their labels are"
         )
     return "\n".join(lines)
+
+
+def describe_review_export(found: ReviewExport) -> str:
+    """Return lines about an export for reviews: how much it holds, and why the first images come first."""
+    first, last = found.expected_wrong
+    chosen, whole = found.total_wrong
+    share = f", {chosen / whole:.0%} of all that are expected in the round" if whole else ""
+    lines = [
+        f"{found.images} images of round {found.round} with {found.labels} labels, of which and of those dropped "
+        f"{chosen:.0f} are expected to be wrong{share} ({first:.1f} of the first image, {last:.1f} of the last)"
+        + (f"; {found.reviewed} reviewed images are left out" if found.reviewed else "")
+    ]
+    return "\n".join([*lines, *(f"  {line}" for line in found.first)])
 
 
 def describe_review(found: ReviewImport) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,11 +15,35 @@ from florence.formats._studio_results import CATEGORY, DESCRIPTION, OCR_LINE, RE
 from florence.records import CAPTIONS, Annotation, ImageRecord, Region
 
 CONTROLS = {annotation_type: name for name, annotation_type in reversed(TEXTS.items())}
+DOUBTS = "doubts"
+"""Key of the table beside an image in the data of its task."""
 
 
-def build_results(rows: Iterable[Annotation], record: ImageRecord) -> list[dict[str, Any]]:
-    """Return the results of an image's labels."""
-    return [result for row in rows for result in _label_results(row, record)]
+@dataclass(frozen=True, slots=True)
+class StudioTask:
+    """An image with its predictions, each under a name.
+
+    ``notes``: annotation id → what is read at its region; ``doubts``: a table below the image, its rows as key and
+    value; None: no table.
+    """
+
+    item: LabelledImage
+    predictions: Mapping[str, Sequence[Annotation]]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    doubts: Mapping[str, str] | None = None
+
+
+def build_results(
+    rows: Iterable[Annotation], record: ImageRecord, notes: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Return the results of an image's labels. ``notes``: see `StudioTask`; a result without a region has none."""
+    results = []
+    for row in rows:
+        note = (notes or {}).get(row.annotation_id)
+        for result in _label_results(row, record):
+            in_region = note is not None and "original_width" in result and result["type"] != "textarea"
+            results.append({**result, "meta": {"text": [note]}} if in_region else result)
+    return results
 
 
 def _label_results(row: Annotation, record: ImageRecord) -> Iterator[dict[str, Any]]:
@@ -78,33 +103,37 @@ def _percent_box(region: Region, record: ImageRecord) -> dict[str, float]:
     }
 
 
-def write_project(
-    folder: Path, tasks: Iterable[tuple[LabelledImage, Mapping[str, Any]]], plan: ExportPlan, more: Mapping[str, Any]
-) -> None:
-    """Write tasks.json, config.xml and README.md below ``folder``. Predictions of a task: name → results."""
+def write_project(folder: Path, tasks: Iterable[StudioTask], plan: ExportPlan, more: Mapping[str, Any]) -> None:
+    """Write tasks.json, config.xml and README.md below ``folder``. ``more``: further data of each task."""
+    has_doubts = False
     with (folder / "tasks.json").open("w", encoding="utf-8") as file:
         file.write("[")
-        for k, (item, predictions) in enumerate(tasks):
-            record = item.record
+        for k, made in enumerate(tasks):
+            record, has_doubts = made.item.record, has_doubts or made.doubts is not None
             data = {
-                "image": f"/data/local-files/?d={quote(f'images/{item.path}')}",
+                "image": f"/data/local-files/?d={quote(f'images/{made.item.path}')}",
                 "image_id": record.image_id,
                 "source": record.source,
                 "name": record.name,
                 **more,
+                **({} if made.doubts is None else {DOUBTS: dict(made.doubts)}),
             }
-            task = {
-                "data": data,
-                "predictions": [{"model_version": name, "result": results} for name, results in predictions.items()],
-            }
+            predictions = [
+                {"model_version": name, "result": build_results(rows, record, made.notes)}
+                for name, rows in made.predictions.items()
+            ]
+            task = {"data": data, "predictions": predictions}
             file.write((",\n" if k else "\n") + json.dumps(task, ensure_ascii=False, allow_nan=False))
         file.write("\n]\n")
-    (folder / "config.xml").write_text(build_config(plan), encoding="utf-8")
+    (folder / "config.xml").write_text(build_config(plan, doubts=has_doubts), encoding="utf-8")
     (folder / "README.md").write_text(README, encoding="utf-8")
 
 
-def build_config(plan: ExportPlan) -> str:
-    """Return the labelling configuration of a project with the annotation types of ``plan``."""
+def build_config(plan: ExportPlan, *, doubts: bool = False) -> str:
+    """Return the labelling configuration of a project with the annotation types of ``plan``.
+
+    ``doubts``: whether a table of them stands below the image.
+    """
     lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']
     labels = [f"    <Label value={quoteattr(name)}/>" for name in plan.names or ("object",)]
     if OBJECTS in plan.annotation_types:
@@ -126,6 +155,11 @@ def build_config(plan: ExportPlan) -> str:
                 f'  <Header value="{name.replace("_", " ").capitalize()}"/>',
                 f'  <TextArea name="{name}" toName="image" editable="true" maxSubmissions="1"{each}/>',
             ]
+    if doubts:
+        lines += [
+            '  <Header value="In doubt: label, confidence, and who claims what"/>',
+            f'  <Table name="{DOUBTS}" value="${DOUBTS}"/>',
+        ]
     return "\n".join([*lines, "</View>", ""])
 
 

@@ -6,7 +6,7 @@ Coordinates are in percent of the image's sides. A rectangle may be rotated abou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from florence.config import Section
 from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, LabelledImage, LabelSet
 from florence.formats._checks import explain_bad_box
 from florence.formats._files import Files, list_json
-from florence.formats._studio_project import build_results, write_project
+from florence.formats._studio_project import StudioTask, write_project
 from florence.formats._studio_results import REGION_TEXTS, TEXTS
 from florence.formats._studio_set import StudioSet
 from florence.records import Annotation
@@ -76,21 +76,8 @@ class LabelStudioFormat(Format):
 
     def write(self, folder: Path, items: Iterator[LabelledImage], plan: ExportPlan) -> None:
         """See `Format.write`."""
-        self.write_tasks(folder, ((item, {"florence": item.rows}) for item in items), plan, {})
+        self.write_tasks(folder, (StudioTask(item, {"florence": item.rows}) for item in items), plan, {})
 
-    def write_tasks(
-        self,
-        folder: Path,
-        tasks: Iterable[tuple[LabelledImage, Mapping[str, Sequence[Annotation]]]],
-        plan: ExportPlan,
-        data: Mapping[str, Any],
-    ) -> None:
-        """Write a project whose tasks have predictions, each under a name.
-
-        ``data``: further data of each task, which come back with its annotations.
-        """
-        named = (
-            (item, {name: build_results(rows, item.record) for name, rows in predictions.items()})
-            for item, predictions in tasks
-        )
-        write_project(folder, named, plan, data)
+    def write_tasks(self, folder: Path, tasks: Iterable[StudioTask], plan: ExportPlan, data: Mapping[str, Any]) -> None:
+        """Write a project of ``tasks``. ``data``: further data of each, which come back with its annotations."""
+        write_project(folder, tasks, plan, data)

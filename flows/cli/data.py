@@ -9,7 +9,7 @@ import typer
 
 from florence.errors import FlorenceError
 from flows.cli.context import CommandGroup, open_here, open_locked, read_or_make_facts
-from flows.terminal import ProgressBars, describe_export, describe_review, say
+from flows.terminal import ProgressBars, describe_export, describe_review, describe_review_export, say
 
 commands = typer.Typer()
 review = typer.Typer(
@@ -88,25 +88,27 @@ def review_export(
     images: Annotated[int, typer.Option(min=1, help="How many images.")] = 100,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
 ) -> None:
-    """Write the images whose labels have the lowest mean confidence, as a Label Studio project.
+    """Write the images that people should see first, as a Label Studio project.
 
-    The project holds their labels as a start and their pictures as files; README.md in it says how to go on. Images
-    that were reviewed before are left out.
+    First come the images with the most labels that are expected to be wrong: a kept label of confidence p counts 1 − p,
+    a label that was dropped for low confidence counts p. An image counts less if it looks like one before it, or if the
+    same names are in doubt. Images that were reviewed before are left out.
+
+    The project holds the labels as a start and the pictures as files. A click on a region shows who claims what there;
+    a table below the image lists its doubtful labels, and so does doubts.jsonl, for other programs. README.md says how
+    to go on.
 
     \b
-    Example: florence review export --out ~/review --images 50
+    Examples:
+      florence review export --out ~/review --images 50
+      florence review export --out ~/review --images 50 --force
     """
     from florence.review import export_review
 
     workspace = open_here()
     with ProgressBars() as progress:
         written = export_review(workspace, out, images, force=force, progress=progress)
-    first, last = written.uncertainty
-    say(
-        f"{written.images} images of round {written.round} with {written.labels} labels, "
-        f"uncertainty (1 − confidence) {first:.2f} to {last:.2f}"
-        + (f"; {written.reviewed} reviewed ones left out" if written.reviewed else "")
-    )
+    say(describe_review_export(written))
     say(f"Next: {out / 'README.md'}; then florence review import FILE")
 
 

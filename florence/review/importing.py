@@ -1,174 +1,41 @@
-"""People's reviews: uncertain images out as a Label Studio project, corrections back as claims of `human`."""
+"""People's corrections back: the annotations of a Label Studio project become claims of `human`."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from florence.config import EngineSettings
 from florence.coverage import COVERAGE
 from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
 from florence.errors import DataError
-from florence.export import choose_export_round, find_export_form, replace_folder, write_image
-from florence.formats import OBJECTS, ExportPlan, LabelledImage
-from florence.formats._file_names import FileNames
+from florence.formats import OBJECTS
 from florence.formats.accounting import count_problems, describe_error
 from florence.formats.labelstudio import LabelStudioFormat
 from florence.formats.matching import read_label_set
 from florence.label_report import LossCount, describe_losses
 from florence.metrics import fold_label
-from florence.progress import Progress, show_nothing
 from florence.records import (
     ANNOTATIONS,
     CAPTIONS,
     HUMAN,
-    RECORD_COLUMNS,
-    SPLITS,
     Annotation,
     Claim,
-    ImageRecord,
     Region,
     annotate,
     annotations_table,
     table_annotations,
     table_images,
 )
+from florence.review.ranking import VOTED_REASONS
 from florence.rounds import find_labels, list_rounds, next_round
-from florence.store import EXPORT_NOTE, Store
+from florence.store import Store
 from florence.workspace import Workspace
 from florence.workspace.annotate import AnnotatorVersion, find_human_annotator
 from florence.workspace.layout import list_shards, read_images
-
-MAX_OTHER_NAMES = 300
-"""Names of objects that a reviewer is offered beside those in the shown labels."""
-VOTED_REASONS = ("", "low_confidence")
-"""Drop reasons of labels that people review: none (kept), or a confidence that is too low."""
-
-
-# ---------------------------------------------------------------- export
-
-
-@dataclass(frozen=True, slots=True)
-class ReviewExport:
-    """What an export wrote.
-
-    ``uncertainty``: of the first image and of the last. ``reviewed``: images left out, as people have reviewed them.
-    """
-
-    round: int
-    images: int
-    labels: int
-    uncertainty: tuple[float, float]
-    reviewed: int
-
-
-def export_review(
-    workspace: Workspace, out: Path, images: int, *, force: bool = False, progress: Progress = show_nothing
-) -> ReviewExport:
-    """Write the ``images`` most uncertain images of the snapshot's last round as a Label Studio project.
-
-    The uncertainty of an image is 1 − confidence, on average over its labels (those dropped for low confidence
-    included); of equals the lower id comes first. Objects and captions are shown: the kept ones as one prediction,
-    with those of low confidence as another. Reviewed images are left out. Raises what `florence.export.export` raises,
-    and DataError where no image is left.
-    """
-    data, store = workspace.data, workspace.store
-    number = choose_export_round(data, None)
-    labels = data.read_table(find_labels(data, number))
-    reviewed = set(_list_reviewed_images(store, find_human_annotator(store)))
-    ranked = [(value, image_id) for value, image_id in _rank_by_uncertainty(labels) if image_id not in reviewed][
-        :images
-    ]
-    if not ranked:
-        raise DataError(
-            f"{data.uri}: round {number} has no other labels to review"
-            + (f" beside those of the {len(reviewed)} images that are reviewed" if reviewed else "")
-        )
-    shown = _select_shown_labels(labels, [image_id for _, image_id in ranked])
-    types = {row.task for rows in shown.values() for row in rows if row.kept}
-    plan = ExportPlan(
-        _choose_names(labels, shown), (OBJECTS, *(task for task in CAPTIONS if task in types)), SPLITS, False, True
-    )
-    with replace_folder(out, force) as folder:
-        LabelStudioFormat().write_tasks(
-            folder,
-            _write_images(data, folder, [image_id for _, image_id in ranked], shown, progress),
-            plan,
-            {"round": number},
-        )
-        (folder / EXPORT_NOTE).write_text(
-            json.dumps({"format": "review", "round": number, "images": len(ranked)}, sort_keys=True) + "\n",
-            encoding="utf-8",
-        )
-    kept = sum(row.kept for rows in shown.values() for row in rows)
-    return ReviewExport(number, len(ranked), kept, (ranked[0][0], ranked[-1][0]), len(reviewed))
-
-
-def _rank_by_uncertainty(labels: pa.Table) -> list[tuple[float, str]]:
-    """Return (uncertainty, image) of every image with labels that were voted on, the most uncertain first."""
-    voted = labels.filter(
-        pc.and_(pc.is_in(labels["reason"], pa.array(VOTED_REASONS)), pc.is_valid(labels["confidence"]))
-    )
-    mean = voted.group_by("image_id").aggregate([("confidence", "mean")])
-    pairs = zip(mean["confidence_mean"].to_pylist(), mean["image_id"].to_pylist(), strict=True)
-    return sorted(((round(1 - value, 9), image_id) for value, image_id in pairs), key=lambda pair: (-pair[0], pair[1]))
-
-
-def _select_shown_labels(labels: pa.Table, images: Sequence[str]) -> dict[str, list[Annotation]]:
-    """Return the labels that a reviewer is shown of each image: objects, as boxes, and captions."""
-    rows = labels.filter(
-        pc.and_(
-            pc.is_in(labels["reason"], pa.array(VOTED_REASONS)),
-            pc.and_(
-                pc.is_in(labels["task"], pa.array([OBJECTS, *CAPTIONS])), pc.is_in(labels["image_id"], pa.array(images))
-            ),
-        )
-    )
-    result: dict[str, list[Annotation]] = {image_id: [] for image_id in images}
-    for row in table_annotations(rows):
-        boxed = tuple(replace(region, box=region.bounds, polygons=()) for region in row.regions)
-        result[row.image_id].append(replace(row, regions=boxed))
-    return result
-
-
-def _choose_names(labels: pa.Table, shown: Mapping[str, Sequence[Annotation]]) -> tuple[str, ...]:
-    """Return the names that a reviewer may give: those in the shown labels, and the commonest others."""
-    shown_names = {row.text for rows in shown.values() for row in rows if row.task == OBJECTS}
-    common = Counter(labels.filter(pc.and_(labels["kept"], pc.equal(labels["task"], OBJECTS)))["text"].to_pylist())
-    others = sorted((name for name in common if name not in shown_names), key=lambda name: (-common[name], name))
-    return tuple(sorted([*shown_names, *others[:MAX_OTHER_NAMES]]))
-
-
-def _write_images(
-    data: Store, folder: Path, images: Sequence[str], shown: Mapping[str, Sequence[Annotation]], progress: Progress
-) -> Iterator[tuple[LabelledImage, dict[str, Sequence[Annotation]]]]:
-    """Yield the images in their order with their predictions; write each image's file."""
-    records: dict[str, ImageRecord] = {}
-    shards: dict[str, str] = {}
-    for name in data.names("images", ".parquet"):
-        for record, _ in table_images(data.read_table(name, RECORD_COLUMNS, [("image_id", "in", list(images))])):
-            records[record.image_id], shards[record.image_id] = record, name
-    several = len({record.source for record in records.values()}) > 1
-    names = FileNames(by_stem=False, with_source=several)
-    found = [image_id for image_id in images if image_id in records]
-    for done, image_id in enumerate(found, start=1):
-        record = records[image_id]
-        (content,) = data.read_table(shards[image_id], ["bytes"], [("image_id", "=", image_id)])["bytes"].to_pylist()
-        path = names.assign(record, find_export_form(content, record).endings)
-        write_image(folder / "images" / path, content, record)
-        progress("export", done, len(found))
-        kept = tuple(row for row in shown[image_id] if row.kept)
-        yield LabelledImage(record, path, kept), {"kept": kept, "kept and uncertain": shown[image_id]}
-
-
-# ---------------------------------------------------------------- import
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +45,7 @@ class ReviewImport:
     ``version``: of people's claims from now on. ``images``: reviewed in this import. ``claims``: made of it;
     ``rejected`` of them say that something is not there. ``total``: images that people have reviewed in all.
     ``unknown``: images that are not in the store. ``losses``: what could not be used, by reason. ``new``: False for a
-    file that was imported before.
+    file that was imported before. ``complete``: whether people's claims name every object of every reviewed image.
     """
 
     version: str
@@ -189,6 +56,7 @@ class ReviewImport:
     unknown: tuple[str, ...]
     losses: tuple[LossCount, ...]
     new: bool = True
+    complete: bool = False
 
     def describe_losses(self) -> list[str]:
         """Return what could not be used in the words that are used of label sets."""
@@ -200,8 +68,11 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
 
     They replace people's earlier claims about the same images; the same file again changes nothing. Labels of an
     exported project that a reviewer removed become claims that something is not there, unless some of the reviewer's
-    labels of that image could not be read: it may be one of those. Raises StoreError or DataError
-    for a file that cannot be read, and DataError where it is about none of the store's images.
+    labels of that image could not be read: it may be one of those. People's declaration says whether their claims are
+    complete (`florence.records.AnnotatorProfile`): a reviewer of an exported project saw its labels and could add what
+    was missing; of a project of other origin, or of an image some of whose labels could not be read, that is unknown.
+    Raises StoreError or DataError for a file that cannot be read, and DataError where it is about none of the store's
+    images.
     """
     settings, store, data = workspace.settings, workspace.store, workspace.data
     form = LabelStudioFormat()
@@ -211,7 +82,7 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
     before = find_human_annotator(store)
     records = {record.image_id: record for record, _ in table_images(read_images(store))}
     if (version := _find_version(store, mark)) is not None:
-        return ReviewImport(version, 0, 0, 0, len(_list_reviewed_images(store, before)), (), (), new=False)
+        return ReviewImport(version, 0, 0, 0, len(list_reviewed_images(store, before)), (), (), new=False)
     found = read_label_set(labels, records.values())
     if not found.claims:
         why = f"; {found.problems[0]}" if found.problems else ""
@@ -223,15 +94,34 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
     }
     whole = {i for i, read in found.claims.items() if all(problem.unit != "label" for problem in read.problems)}
     shown = {image_id: number for image_id, number in shown.items() if image_id in whole}
+    complete = _are_complete(store, before, found.claims, shown)
     claims = {image_id: _remove_scores(found_claims.claims) for image_id, found_claims in found.claims.items()}
     removed = _find_removed_labels(settings.engine, store, data, claims, shown)
     version = f"{int(before.version.split('-')[0]) + 1 if before else 1:04d}-{mark}"
     round = next_round(store, data)
     rows = {i: annotate(i, (*claims[i], *removed.get(i, ())), HUMAN, version, round) for i in claims}
+    store.write_json(f"annotators/{HUMAN}@{version}.json", {"role": "human", "vocabulary": None, "complete": complete})
     total = _write_claims(store, version, {**_copy_claims(store, before, version), **rows})
     rejected = sum(map(len, removed.values()))
     losses = count_problems([*map(describe_error, found.errors.values()), *found.problems])
-    return ReviewImport(version, len(rows), sum(map(len, rows.values())), rejected, total, found.unmatched, losses)
+    return ReviewImport(
+        version, len(rows), sum(map(len, rows.values())), rejected, total, found.unmatched, losses, complete=complete
+    )
+
+
+def _are_complete(
+    store: Store, before: AnnotatorVersion | None, reviewed: Collection[str], shown: Collection[str]
+) -> bool:
+    """Return whether people's claims are complete for all images: those ``reviewed`` now, and those of ``before``.
+
+    ``shown``: images of an exported project whose labels could all be read.
+    """
+    if not set(reviewed) <= set(shown):
+        return False
+    if before is None or set(list_reviewed_images(store, before)) <= set(shown):
+        return True
+    name = f"annotators/{before.key}.json"
+    return store.exists(name) and store.read_object(name).get("complete") is True
 
 
 def _remove_scores(claims: Sequence[Claim]) -> tuple[Claim, ...]:
@@ -263,7 +153,7 @@ def _is_complete(store: Store, folder: str) -> bool:
     return next(both) == next(both)
 
 
-def _list_reviewed_images(store: Store, people: AnnotatorVersion | None) -> list[str]:
+def list_reviewed_images(store: Store, people: AnnotatorVersion | None) -> list[str]:
     """Return the ids of the images that people have reviewed."""
     return (
         []
@@ -274,7 +164,7 @@ def _list_reviewed_images(store: Store, people: AnnotatorVersion | None) -> list
 
 def _copy_claims(store: Store, before: AnnotatorVersion | None, version: str) -> dict[str, tuple[Annotation, ...]]:
     """Return people's earlier claims by image, at the new version; each keeps its round."""
-    rows: dict[str, list[Annotation]] = {image_id: [] for image_id in _list_reviewed_images(store, before)}
+    rows: dict[str, list[Annotation]] = {image_id: [] for image_id in list_reviewed_images(store, before)}
     if before is not None:
         for row in table_annotations(store.read_tables(f"claims/{before.key}", ANNOTATIONS)):
             rows[row.image_id].append(row)
