@@ -122,6 +122,7 @@ def test_types_are_weighed_apart_and_said_together():
     objects = weigh_annotators(claims, coverage.append_column("looked_at", half))[0]
     assert (objects.shared, objects.images) == (20, 40)
     two = [AnnotatorProfile("c", "ranker")]
-    assert join_sentences(weigh_annotators(claims, coverage, two)) == [
+    weighed = weigh_annotators(claims, coverage, two)
+    assert join_sentences((one.task, one.sentence) for one in weighed) == [
         "<OD> and <OCR_WITH_REGION>: a and b were asked and no third annotator: the scores decide"
     ]

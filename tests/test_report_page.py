@@ -21,15 +21,19 @@ from PIL import Image
 from florence.errors import DataError, StoreError
 from florence.label_report import LabelSetReport, LossCount
 from florence.records import Annotation, Region, annotations_table
-from florence.report import LoopFacts, RoundFacts, build_report
+from florence.report import LoopFacts, RoundFacts, build_report, evidence
 from florence.report.facts import (
+    AgreementAlpha,
     AnnotatorActivity,
     AnnotatorQuality,
+    CalibrationBin,
     Churn,
     DropCount,
+    EvidenceWeighing,
     FailedImages,
     FileCount,
     ImageCount,
+    LabelConfidence,
     LabelGain,
     LabelScore,
     ReliabilityByName,
@@ -71,6 +75,12 @@ LABEL_SETS = (
     LabelSetReport("voc_rf", "voc", "rf", images=3, not_listed=3, listed=3, remedy="base_names: true would match 3"),
 )
 
+WEIGHING = tuple(
+    EvidenceWeighing(task, "scores", (("first", "second"), ("third",)), 900, 0, 0, EVIL + " decides")
+    for task in ("<OD>", "<OCR_WITH_REGION>")
+)
+BINS = (CalibrationBin(0.25, 0.1, 0.07, 0.14, 800), CalibrationBin(0.95, 0.96, 0.94, 0.98, 840))
+
 
 def facts(rounds: int = 2) -> LoopFacts:
     loop = LoopFacts("loop-1")
@@ -110,6 +120,17 @@ def facts(rounds: int = 2) -> LoopFacts:
                     ),
                 ),
                 label_sets=LABEL_SETS,
+                weighing=WEIGHING,
+                alpha=(
+                    AgreementAlpha(("first", "second", "third"), 0.412, 900),
+                    AgreementAlpha(("first", "second"), None, 3),
+                    AgreementAlpha(("first", "third"), 0.733, 800),
+                ),
+                label_confidence=(
+                    LabelConfidence("<OD>", "", "truth", 1640, 0.034, 0.121, 700, 0.914, BINS),
+                    LabelConfidence("<OD>", "photos", "truth", 40, 0.2, 0.25, 0, None, BINS[:1]),
+                    LabelConfidence("<OCR_WITH_REGION>", "", "truth", 19, 0.1, 0.1, 1, 1.0, BINS),
+                ),
                 failed_images=(FailedImages("second", "UnicodeError", 2, ("a.jpg: a torn answer",)),),
                 label_quality=(
                     LabelScore(
@@ -242,6 +263,36 @@ def test_the_page_tells_how_far_annotators_are_to_be_believed_and_what_has_chang
         assert re.sub(r"\s", "", words) in re.sub(r"\s", "", text), words
 
 
+def test_the_page_tells_what_confidences_are_worth(built: Path):
+    text = re.sub(r"\s", "", Page(built).text)
+    for words in (
+        "<OD> all truth 1640 0.034 0.121 700 0.914 <OD> photos truth 40 0.200 0.250 0 –",
+        "stated 0.25, right 0.10 (0.07 to 0.14) of 800 labels",
+    ):
+        assert re.sub(r"\s", "", words) in text, words
+    (svg,) = re.findall(r'<svg[^>]*aria-label="[^"]*right over stated"[^>]*>.*?</svg>', built.read_text(), re.DOTALL)
+    at = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    (ends,) = re.findall(r'class="shuffled"><polyline points="([\d.]+),([\d.]+) ([\d.]+),([\d.]+)"', svg)
+    x0, y0, x1, y1 = map(float, ends)
+    shares = [((x - x0) / (x1 - x0), (y - y0) / (y1 - y0)) for x, y in at]
+    np.testing.assert_allclose(shares, [(0.25, 0.1), (0.95, 0.96)], atol=2e-3)
+    assert "without people's claims" not in Page(built).text
+    last = facts().rounds[-1]
+    people = replace(last, label_confidence=(replace(last.label_confidence[0], reference="human"),))
+    assert evidence.build_context(people)["by_people"]
+    assert [chart.title for chart in evidence.draw_confidence_charts(people)] == ["<OD> right over stated (human)"]
+
+
+def test_the_page_tells_how_evidence_was_weighed_and_how_annotators_agree(built: Path):
+    text = re.sub(r"\s", "", Page(built).text)
+    for words in (
+        f"<OD> and <OCR_WITH_REGION>: {EVIL} decides",
+        "all first, second, third 0.412 900 first and third 0.733 800 first and second not defined 3",
+        "not estimated scores decide",
+    ):
+        assert re.sub(r"\s", "", words) in text, words
+
+
 def test_where_nothing_cost_anything_the_page_has_no_costs():
     last = facts().rounds[-1]
     free = dataclasses.replace(last, annotator_activity=last.annotator_activity[:1])
@@ -367,6 +418,9 @@ def test_missing_parts_are_said(tmp_path: Path):
         "No annotator has a label set",
         "No annotator failed",
         "no statistics.json",
+        "nothing to measure confidences against",
+        "No annotator with a vote claims anything",
+        "no agreement to measure",
         "has no images",
         "first round",
         "not decided",
@@ -390,9 +444,9 @@ def test_facts_round_trip_and_refuse_what_they_do_not_know():
     for wrong, found in (
         ('"n": 400', '"n": "400"'),
         ('"loop_id"', '"loop"'),
-        ('"version": 3', '"version": 1'),
-        ('"version": 3', '"version": 2'),
-        ('"version": 3', '"version": 4'),
+        ('"version": 4', '"version": 1'),
+        ('"version": 4', '"version": 3'),
+        ('"version": 4', '"version": 5'),
         ('"accepted"', '"maybe"'),
     ):
         with pytest.raises(DataError, match="loop.json"):

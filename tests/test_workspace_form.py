@@ -78,6 +78,6 @@ def test_old_facts_of_a_loop_are_refused():
         LoopFacts.from_json('{"loop_id": "l", "rounds": [], "version": 2}', "build/loop.json")
     with pytest.raises(NewerFormatError, match="version is 4, and 3 is read"):
         LoopFacts.from_json('{"loop_id": "l", "rounds": [], "version": 4}', "build/loop.json")
-    for wrong in ('{"loop_id": "l", "rounds": {}, "version": 3}', "[1]", "no JSON"):
+    for wrong in ('{"loop_id": "l", "rounds": {}, "version": 4}', "[1]", "no JSON"):
         with pytest.raises(DataError, match="is not the facts of a loop"):
             LoopFacts.from_json(wrong, "build/loop.json")

@@ -16,7 +16,7 @@ what is there: neither is counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,11 +85,11 @@ def weigh_annotators(
     return tuple(result)
 
 
-def join_sentences(weighings: Sequence[Weighing]) -> list[str]:
-    """Return the sentences, types with the same one together: "<OD> and <OCR_WITH_REGION>: …"."""
+def join_sentences(sentences: Iterable[tuple[str, str]]) -> list[str]:
+    """Return (annotation type, sentence) pairs as texts, types of one sentence together: "<OD> and <CAPTION>: …"."""
     tasks: dict[str, list[str]] = {}
-    for one in weighings:
-        tasks.setdefault(one.sentence, []).append(one.task)
+    for task, sentence in sentences:
+        tasks.setdefault(sentence, []).append(task)
     return [f"{join_words(names)}: {sentence}" for sentence, names in tasks.items()]
 
 

@@ -23,6 +23,29 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart with its title and legend."""
+
+    title: str
+    svg: Markup
+    legend: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class SharePoint:
+    """A point of a reliability diagram: ``n`` labels of a mean ``stated`` confidence, and the share ``right`` of them.
+
+    ``low``, ``high``: the interval of the share.
+    """
+
+    stated: float
+    right: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
     """A named line. ``style``: main, second or shuffled, a class of the style sheet."""
 
@@ -113,6 +136,51 @@ def draw_histogram(title: str, edges: Sequence[float], shares: Sequence[float]) 
             )
         )
     return Markup("").join([*parts, Markup("</svg>")])
+
+
+def draw_reliability(title: str, points: Sequence[SharePoint]) -> Markup:
+    """Draw the shares that are right over the stated confidences, beside the line on which both are the same.
+
+    Empty without points.
+    """
+    if not points:
+        return Markup("")
+    x, y = _make_scale(0, 1, LEFT + 6, WIDTH - RIGHT - 6), _make_scale(0, 1, HEIGHT - BOTTOM, TOP)
+    parts = [
+        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
+        Markup("<title>{}</title>").format(title),
+    ]
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(
+            Markup(
+                '<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>'
+                '<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+                '<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>'
+            ).format(
+                LEFT,
+                WIDTH - RIGHT,
+                y(tick),
+                y(tick),
+                LEFT - 6,
+                y(tick) + 4,
+                f"{tick:g}",
+                x(tick),
+                HEIGHT - 8,
+                f"{tick:g}",
+            )
+        )
+    diagonal = Markup('<g class="shuffled"><polyline points="{:.1f},{:.1f} {:.1f},{:.1f}"/></g>')
+    line = " ".join(f"{x(p.stated):.1f},{y(p.right):.1f}" for p in points)
+    parts += [diagonal.format(x(0), y(0), x(1), y(1)), Markup('<g class="main"><polyline points="{}"/>').format(line)]
+    for p in points:
+        text = f"stated {p.stated:.2f}, right {p.right:.2f} ({p.low:.2f} to {p.high:.2f}) of {p.n} labels"
+        parts.append(
+            Markup(
+                '<line class="interval" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>'
+                '<circle cx="{0:.1f}" cy="{3:.1f}" r="4"><title>{4}</title></circle>'
+            ).format(x(p.stated), y(p.low), y(p.high), y(p.right), text)
+        )
+    return Markup("").join([*parts, Markup("</g></svg>")])
 
 
 def _make_scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from florence.errors import DataError, NewerFormatError, OldFormatError
 from florence.label_report import LabelSetReport
 
-VERSION: Literal[3] = 3
+VERSION: Literal[4] = 4
 """The version of build/loop.json."""
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -140,8 +140,8 @@ class TaskScore:
 
     ``value``: None where nothing could be scored. ``invalid``: share of answers that broke the task's grammar.
     ``reference``: truth, human or consensus. ``shuffled``: the same score with the images shuffled, None if not run.
-    ``calibration``: expected calibration error of the answers' scores, and of their confidences; None where it was not
-    measured.
+    ``calibration``: expected calibration error (bins of equal mass) of the answers' scores, and of their confidences;
+    ``second_look``: of the confidences of two looks at objects; None where they were not measured.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -155,6 +155,7 @@ class TaskScore:
     reference: str
     shuffled: float | None = None
     calibration: tuple[float, float] | None = None
+    second_look: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +238,63 @@ class ReliabilityByName:
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceWeighing:
+    """How the evidence of one annotation type was weighed: see `florence.engine.weighing.Weighing`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    task: str
+    basis: str
+    families: tuple[tuple[str, ...], ...]
+    images: int
+    shared: int
+    reviewed: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementAlpha:
+    """Krippendorff's alpha of some annotators on ``units``, clusters of objects. ``value``: None where not defined."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    annotators: tuple[str, ...]
+    value: float | None
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """``n`` labels: their mean ``confidence``, and the share that is ``right`` with its 95% interval."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    confidence: float
+    right: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class LabelConfidence:
+    """How well the confidences of ``n`` consensus labels are calibrated.
+
+    ``source``: of the images, empty for all. ``reference``: truth, or human. ``error``: expected calibration error over
+    bins of equal mass. ``sure``: labels of a confidence of 0.9 or more, and ``sure_right`` the share of them that is
+    right, None without any.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    task: str
+    source: str
+    reference: str
+    n: int
+    error: float
+    brier: float
+    sure: int
+    sure_right: float | None
+    bins: tuple[CalibrationBin, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RoundFacts:
     """One round of a loop. ``seconds``: stage → seconds of work. ``decision``: None while it has not been made."""
 
@@ -263,6 +321,9 @@ class RoundFacts:
     annotator_quality: tuple[AnnotatorQuality, ...] = ()
     reliability_by_name: tuple[ReliabilityByName, ...] = ()
     annotator_activity: tuple[AnnotatorActivity, ...] = ()
+    weighing: tuple[EvidenceWeighing, ...] = ()
+    alpha: tuple[AgreementAlpha, ...] = ()
+    label_confidence: tuple[LabelConfidence, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -273,7 +334,7 @@ class LoopFacts:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     loop_id: str
     rounds: tuple[RoundFacts, ...] = ()
-    version: Literal[3] = VERSION
+    version: Literal[4] = VERSION
 
     def with_round(self, facts: RoundFacts) -> LoopFacts:
         """Return these facts with one round added or replaced; rounds stay in order."""

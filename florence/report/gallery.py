@@ -152,7 +152,7 @@ def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -
     located = [region for row in rows if row.task in LOCATED for region in list_drawable_regions(row)]
     drawings = [
         DrawnImage(
-            _encode_uri(draw_regions(pixels, located, side=SIDE)),
+            encode_uri(draw_regions(pixels, located, side=SIDE)),
             "objects, masks, OCR lines" if located else "nothing located",
         )
     ]
@@ -170,9 +170,9 @@ def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -
         # Phrases of the longest caption cover those of the shorter ones and would only be drawn over each other.
         text = max((p.text for p in phrases), key=len)
         grounded = [region for p in phrases if p.text == text for region in list_drawable_regions(p)]
-        drawings.append(DrawnImage(_encode_uri(draw_regions(pixels, grounded, side=SIDE)), "phrases"))
+        drawings.append(DrawnImage(encode_uri(draw_regions(pixels, grounded, side=SIDE)), "phrases"))
     elif described:
-        drawings.append(DrawnImage(_encode_uri(draw_regions(pixels, described, side=SIDE)), "described regions"))
+        drawings.append(DrawnImage(encode_uri(draw_regions(pixels, described, side=SIDE)), "described regions"))
     texts += [NamedText("OCR line", (TextPart(row.text),)) for row in rows if row.task == "<OCR_WITH_REGION>"]
     return ImageCard(record.name, _describe(record), tuple(drawings), tuple(texts))
 
@@ -259,11 +259,11 @@ def draw_changes(images: SnapshotImages, before: pa.Table, after: pa.Table) -> t
         grey = [SAME] * len(change.same)
         drawings = [
             DrawnImage(
-                _encode_uri(draw_regions(image, left, colours=[*grey, *[REMOVED] * len(change.removed)], side=SIDE)),
+                encode_uri(draw_regions(image, left, colours=[*grey, *[REMOVED] * len(change.removed)], side=SIDE)),
                 "before",
             ),
             DrawnImage(
-                _encode_uri(draw_regions(image, right, colours=[*grey, *[ADDED] * len(change.added)], side=SIDE)),
+                encode_uri(draw_regions(image, right, colours=[*grey, *[ADDED] * len(change.added)], side=SIDE)),
                 "after",
             ),
         ]
@@ -271,7 +271,7 @@ def draw_changes(images: SnapshotImages, before: pa.Table, after: pa.Table) -> t
             r for row in truth.get(change.image_id, []) if row.task == "<OD>" for r in list_drawable_regions(row)
         ]
         if objects:
-            drawings.append(DrawnImage(_encode_uri(draw_regions(image, objects, side=SIDE)), "truth"))
+            drawings.append(DrawnImage(encode_uri(draw_regions(image, objects, side=SIDE)), "truth"))
         texts = _list_caption_changes(old.get(change.image_id, []), new.get(change.image_id, []))
         cards.append(ImageCard(record.name, _describe(record), tuple(drawings), texts))
     return len(changed), tuple(cards)
@@ -322,14 +322,12 @@ def draw_uncertain_images(
         ]
         drawings = (
             DrawnImage(
-                _encode_uri(
+                encode_uri(
                     draw_regions(pixels[image_id], [r for r, _ in regions], colours=[c for _, c in regions], side=SIDE)
                 ),
                 "claimed",
             ),
-            DrawnImage(
-                _encode_uri(draw_regions(pixels[image_id], kept, side=SIDE)), "kept" if kept else "nothing kept"
-            ),
+            DrawnImage(encode_uri(draw_regions(pixels[image_id], kept, side=SIDE)), "kept" if kept else "nothing kept"),
         )
         record = images.records[image_id]
         keys = tuple(TextPart(name, format_css(colours[name])) for name in names)
@@ -346,5 +344,6 @@ def format_css(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _encode_uri(pixels: np.ndarray) -> str:
+def encode_uri(pixels: np.ndarray) -> str:
+    """Return an image (H, W, 3) uint8 as the data URI of a JPEG."""
     return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(pixels)).decode("ascii")

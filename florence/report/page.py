@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from florence.errors import DataError
-from florence.report import charts, gallery, tables, unused
-from florence.report.charts import Point, Series
+from florence.report import charts, evidence, gallery, tables, unused
+from florence.report.charts import Chart, Point, Series
 from florence.report.facts import LoopFacts, RoundFacts
 from florence.report.tables import Cell
 from florence.store import Store
 
 SECTIONS = (
     ("quality", "Label quality"),
+    ("confidence", "Confidence"),
     ("scores", "Scores"),
     ("data", "Kept and dropped"),
+    ("evidence", "Evidence"),
     ("unused", "What was not used"),
     ("statistics", "Statistics"),
     ("gallery", "Gallery"),
@@ -32,15 +33,6 @@ SECTIONS = (
 REJECTED_FILES = "rejected_files.parquet"
 REJECTED_LIST = "rejected_files.csv"
 """The whole list of rejected files, in the snapshot and beside the page."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A chart with its title and legend."""
-
-    title: str
-    svg: Markup
-    legend: Markup
 
 
 def build_report(facts: LoopFacts, data: Store, out: Path) -> Path:
@@ -59,12 +51,13 @@ def build_report(facts: LoopFacts, data: Store, out: Path) -> Path:
     if context["rejected_list"]:
         store.write_bytes(context["rejected_list"], unused.write_rejected_files(data.read_table(REJECTED_FILES)))
     # The page twice instead of a redirect: headless browsers that take a picture do not follow one.
-    store.write_bytes(f"round-{last.round}/index.html", _render("report.html", up="../", **context).encode())
-    store.write_bytes("index.html", _render("report.html", up="", **context).encode())
+    store.write_bytes(f"round-{last.round}/index.html", render_page("report.html", up="../", **context).encode())
+    store.write_bytes("index.html", render_page("report.html", up="", **context).encode())
     return out / f"round-{last.round}" / "index.html"
 
 
-def _render(template: str, **context: Any) -> str:
+def render_page(template: str, **context: Any) -> str:
+    """Return a page of ``template``, with the style sheet as ``style``."""
     environment = Environment(
         loader=PackageLoader("florence.report"),
         autoescape=True,
@@ -72,7 +65,8 @@ def _render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(**context)
+    style = resources.files("florence.report").joinpath("templates/report.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(style=Markup(style), **context)
 
 
 def _build_context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -> dict[str, Any]:
@@ -82,9 +76,7 @@ def _build_context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -
     before = images.read_labels(earlier[-1].round) if earlier else labels.slice(0, 0)
     changed, changed_cards = gallery.draw_changes(images, before, labels if earlier else before)
     statistics = data.read_json("statistics.json") if data.exists("statistics.json") else None
-    style = resources.files("florence.report").joinpath("templates/report.css").read_text(encoding="utf-8")
     return {
-        "style": Markup(style),
         "loop_id": facts.loop_id,
         "round": last,
         "sections": SECTIONS,
@@ -93,6 +85,7 @@ def _build_context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -
         "quality_charts": _draw_quality_charts(facts),
         "quality": tables.tabulate_quality(facts),
         "gains": tables.tabulate_gains(last),
+        **evidence.build_context(last),
         "score_charts": _draw_score_charts(facts) if len(facts.rounds) > 1 else [],
         "scores": tables.tabulate_scores(last),
         "images": tables.tabulate_images(last),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from florence.records import CAPTIONS
-from florence.report.facts import LoopFacts, RoundFacts
+from florence.report.facts import AnnotatorQuality, LoopFacts, RoundFacts, TaskScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +111,7 @@ def tabulate_scores(facts: RoundFacts) -> Table | None:
             number_cell(format_figure(s.shuffled)),
             number_cell(format_count(s.n)),
             number_cell(f"{100 * s.invalid:.2f} %"),
-            number_cell(format_figure(s.calibration[1]), f"scores {s.calibration[0]:.3f}")
-            if s.calibration
-            else number_cell("–"),
+            _calibration_cell(s),
             Cell(s.reference),
         )
         for s in facts.scores
@@ -135,6 +133,15 @@ def tabulate_scores(facts: RoundFacts) -> Table | None:
         if rows
         else None
     )
+
+
+def _calibration_cell(score: TaskScore) -> Cell:
+    """Return the calibration error of confidences, and beneath it that of the scores themselves."""
+    if score.calibration is None:
+        return number_cell("–")
+    scores, confidences = score.calibration
+    twice = "" if score.second_look is None else f", both looks {score.second_look:.3f}"
+    return number_cell(format_figure(confidences), f"scores {scores:.3f}{twice}")
 
 
 def tabulate_images(facts: RoundFacts) -> Table | None:
@@ -221,13 +228,14 @@ def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
 
 def tabulate_annotator_quality(facts: RoundFacts) -> Table | None:
     """Return the claims of annotators by annotation type: estimated reliability, and quality on gold images."""
+    bases = {one.task: one.basis for one in facts.weighing}
     rows = tuple(
         (
             Cell(a.name, a.version),
             Cell(a.task),
             number_cell(format_count(a.claims)),
             number_cell(format_count(a.failed)),
-            number_cell("not estimated" if a.reliability is None else format_figure(a.reliability)),
+            _reliability_cell(a, bases.get(a.task, "")),
             number_cell(format_figure(a.measured), a.metric.replace("_", " ")),
         )
         for a in facts.annotator_quality
@@ -240,6 +248,13 @@ def tabulate_annotator_quality(facts: RoundFacts) -> Table | None:
         if rows
         else None
     )
+
+
+def _reliability_cell(quality: AnnotatorQuality, basis: str) -> Cell:
+    """Return the reliability, or that it was not estimated and what decides then."""
+    if quality.reliability is not None:
+        return number_cell(format_figure(quality.reliability))
+    return number_cell("not estimated", "scores decide" if basis == "scores" else "", "down")
 
 
 def tabulate_reliability_by_name(facts: RoundFacts) -> Table | None:

@@ -48,6 +48,7 @@ from florence.workspace.annotate import (
 )
 from florence.workspace.base import Workspace
 from florence.workspace.collected import read_collected
+from florence.workspace.evidence import list_alphas, list_label_confidences, list_weighings
 from florence.workspace.layout import list_shards, read_images
 
 MEASURES = ("f1", "spotted", "cider", "accuracy", "mask_iou", "f1_boxes")
@@ -92,9 +93,7 @@ def audit_round(
         parent=parent["id"] if isinstance(parent, dict) else parent,
         decision=("accepted" if decision.accepted else "rejected") if decision else None,
         reason=decision.reason if decision else "",
-        images=tuple(
-            ImageCount(source, split, n) for (source, split), n in _count_rows(read_images(data), "source", "split")
-        ),
+        images=tuple(_list_image_counts(data)),
         counts=tuple(_list_type_counts(labels)),
         drops=tuple(DropCount(task, reason, n) for (task, reason), n in _count_rows(dropped, "task", "reason")),
         listings=tuple(_list_sources(workspace)),
@@ -109,6 +108,9 @@ def audit_round(
         ),
         reliability_by_name=tuple(_list_reliability_by_name(workspace, annotators, reliability)),
         annotator_activity=tuple(_list_annotator_activity(workspace, annotators)),
+        weighing=tuple(list_weighings(workspace, annotators)),
+        alpha=tuple(list_alphas(workspace, annotators)),
+        label_confidence=tuple(list_label_confidences(workspace, annotators, labels, round)),
     )
 
 
@@ -156,6 +158,11 @@ def _list_sources(workspace: Workspace) -> Iterator[SourceListing]:
 
 
 # ---------------------------------------------------------------- labels and models
+
+
+def _list_image_counts(data: Store) -> Iterator[ImageCount]:
+    for (source, split), n in _count_rows(read_images(data), "source", "split"):
+        yield ImageCount(source, split, n)
 
 
 def _list_type_counts(labels: pa.Table) -> Iterator[TypeCount]:
@@ -212,6 +219,7 @@ def _list_task_scores(scores: Mapping[str, Any]) -> Iterator[TaskScore]:
                 reference,
                 found.get("shuffled"),
                 (calibration["error"], calibration["calibrated"]) if calibration else None,
+                found["second_look"]["calibrated"] if "second_look" in found else None,
             )
 
 

@@ -108,6 +108,7 @@ def publish(round: Round = None, student: Student = None) -> None:
     from florence.workspace.fuse import fuse_round
     from florence.workspace.publish import publish_snapshot
     from flows.adapters.quality import validate_staging
+    from flows.loop.messages import say_weighing
     from flows.models import find_model
 
     with open_locked("florence publish") as workspace, ProgressBars() as progress:
@@ -116,6 +117,7 @@ def publish(round: Round = None, student: Student = None) -> None:
         model = str(find_model(workspace, student)) if student else None
         annotators = list_annotators(workspace.settings, model, workspace.store)
         fuse_round(workspace, annotators, number, progress)
+        say_weighing(workspace, annotators)
         validate_staging(workspace.settings, workspace.store, number, workspace.root)
         snapshot = publish_snapshot(workspace, annotators, number, progress)
         data_hash = workspace.snapshots.add()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from florence.engine.weighing import join_sentences
 from florence.report.facts import LoopFacts
 from florence.report.summary import summarize_rounds
+from florence.workspace.annotate import AnnotatorVersion
+from florence.workspace.base import Workspace
+from florence.workspace.evidence import weigh_round
 from flows.facts import read_facts
 from flows.state import LoopState, read_state
 from flows.terminal import say
@@ -38,6 +42,13 @@ def create_artifacts(workspace: TrackedWorkspace, facts: LoopFacts, page: Path) 
     create_link_artifact(page.as_uri(), link_text=f"report of round {last.round}", key="florence-report")
     if last.run_id is not None and (run_page := workspace.tracker.run_page(last.run_id)) is not None:
         create_link_artifact(run_page, link_text="MLflow run", key="florence-mlflow")
+
+
+def say_weighing(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -> None:
+    """Say how the evidence of a round was weighed, a line for each annotation type or several that are alike."""
+    lines = join_sentences((one.task, one.sentence) for one in weigh_round(workspace, annotators))
+    if lines:
+        say("\n  ".join(["how the evidence was weighed:", *lines]))
 
 
 def describe_loop(workspace: TrackedWorkspace, state: LoopState) -> str:

@@ -20,7 +20,7 @@ from florence.workspace.fuse import fuse_round
 from florence.workspace.publish import publish_snapshot
 from flows.adapters.quality import validate_staging
 from flows.facts import read_facts, write_facts
-from flows.loop.messages import create_artifacts
+from flows.loop.messages import create_artifacts, say_weighing
 from flows.loop.steps import run_annotation, run_step
 from flows.loop.students import ACCEPTED, remove_other_students, save_student
 from flows.models import SCORES, lineage_tags
@@ -95,6 +95,7 @@ class LoopRound:
         workspace, number = self.workspace, self.number
         with ProgressBars() as progress:
             self.time_step("fuse", lambda: fuse_round(workspace, annotators, number, progress))
+        say_weighing(workspace, annotators)
         self.time_step(
             "validate", lambda: validate_staging(workspace.settings, workspace.store, number, workspace.root)
         )

@@ -1,0 +1,91 @@
+"""The parts of the page about evidence: what confidences are worth, how claims were weighed, how annotators agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from florence.engine.weighing import join_sentences
+from florence.report.charts import Chart, SharePoint, draw_reliability
+from florence.report.facts import LabelConfidence, RoundFacts
+from florence.report.tables import Cell, Table, format_count, format_figure, make_head, number_cell
+
+MIN_DRAWN = 20
+"""Labels from which a reliability diagram is drawn: the points of fewer say nothing."""
+
+
+def build_context(facts: RoundFacts) -> dict[str, Any]:
+    """Return the values of the template that are about evidence."""
+    return {
+        "confidence": tabulate_confidence(facts),
+        "confidence_charts": draw_confidence_charts(facts),
+        "by_people": any(c.reference == "human" for c in facts.label_confidence),
+        "weighing": join_sentences((one.task, one.sentence) for one in facts.weighing),
+        "alpha": tabulate_alpha(facts),
+    }
+
+
+def tabulate_confidence(facts: RoundFacts) -> Table | None:
+    """Return how well confidences are calibrated, by annotation type and source."""
+    rows = tuple(
+        (
+            Cell(c.task),
+            Cell(c.source or "all"),
+            Cell(c.reference),
+            number_cell(format_count(c.n)),
+            number_cell(format_figure(c.error)),
+            number_cell(format_figure(c.brier)),
+            number_cell(format_count(c.sure)),
+            number_cell(format_figure(c.sure_right)),
+        )
+        for c in facts.label_confidence
+    )
+    head = make_head(
+        "Annotation type",
+        "Source",
+        "Reference",
+        ">Labels",
+        ">Calibration error",
+        ">Brier score",
+        ">Stated 0.9 or more",
+        ">Right of these",
+    )
+    return Table(head, rows) if rows else None
+
+
+def draw_confidence_charts(facts: RoundFacts) -> list[Chart]:
+    """Return the reliability diagram of each annotation type with enough labels, all sources together."""
+    return [
+        Chart(_make_title(c), draw_reliability(_make_title(c), _list_points(c)), Markup(""))
+        for c in facts.label_confidence
+        if not c.source and c.n >= MIN_DRAWN
+    ]
+
+
+def _make_title(found: LabelConfidence) -> str:
+    reference = "" if found.reference == "truth" else f" ({found.reference})"
+    return f"{found.task} right over stated{reference}"
+
+
+def _list_points(found: LabelConfidence) -> list[SharePoint]:
+    return [SharePoint(b.confidence, b.right, b.low, b.high, b.n) for b in found.bins]
+
+
+def tabulate_alpha(facts: RoundFacts) -> Table | None:
+    """Return Krippendorff's alpha of all annotators and of each pair; those that agree least come last."""
+    whole = [a for a in facts.alpha if len(a.annotators) > 2]
+    pairs = [a for a in facts.alpha if len(a.annotators) == 2]
+    pairs.sort(key=lambda a: (a.value is None, -(a.value or 0.0), a.annotators))
+    rows = tuple(
+        (
+            Cell(
+                "all" if len(a.annotators) > 2 else " and ".join(a.annotators),
+                ", ".join(a.annotators) if len(a.annotators) > 2 else "",
+            ),
+            number_cell("not defined" if a.value is None else format_figure(a.value)),
+            number_cell(format_count(a.units)),
+        )
+        for a in [*whole, *pairs]
+    )
+    return Table(make_head("Annotators", ">Alpha", ">Clusters"), rows) if rows else None
