@@ -51,7 +51,14 @@ class StudentSettings(Section):
         le=1,
         description="largest share of the evidence about an item that may come from the student; 0 turns it off",
     )
-    min_score: float = Field(0.05, ge=0, le=1, description="token probability below which it claims nothing")
+    min_score: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description=(
+            "score below which it claims nothing: a confidence where its model is calibrated, else a token probability"
+        ),
+    )
     tasks: tuple[str, ...] = Field(
         ("<OD>", "<CAPTION>", "<OCR_WITH_REGION>"), description="annotation types it annotates"
     )
