@@ -127,7 +127,9 @@ def choose_slowly(images: dict[str, dict[str, float]], looks: dict[str, int], co
     return chosen
 
 
-def test_the_choice_is_that_of_looking_at_all_images_each_time():
+@pytest.mark.parametrize("pool", [7, 100, 1000])
+def test_the_choice_is_that_of_looking_at_all_images_each_time(pool: int, monkeypatch):
+    monkeypatch.setattr(ranking, "POOL", pool)
     rng = np.random.default_rng(0)
     groups = [int.from_bytes(rng.bytes(32), "big") for _ in range(40)]
     images, looks, table = {}, {}, {}

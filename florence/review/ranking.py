@@ -12,8 +12,7 @@ the largest
     g_i = (1 − ½ ℓ_i) Σ_v w_iv / (1 + n_v / M)          ℓ_i = max_j max(0, 1 − d_ij / D)          n_v = Σ_j w_jv
 
 over the images j that are chosen: an image that looks like one of them counts half at least (d_ij: bits in which their
-perceptual hashes differ), and a name counts less the more of it they show. Of equals the lower id comes first. g_i only
-falls as images are chosen, so images with W_i below the least g_i chosen need not be looked at.
+perceptual hashes differ), and a name counts less the more of it they show. Of equals the lower id comes first.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ NAME_COUNT = 10.0
 """M: wrong labels of a name among the chosen images after which others of it count half."""
 MAX_DIVERSE = 1000
 """Images that are chosen one by one; further ones follow in the order of W."""
-_POOL = 4
-"""Images among which one is chosen, at first, for each that is wanted."""
+POOL = 1000
+"""Images that are looked at each time that one is chosen."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def rank_images(labels: pa.Table, images: pa.Table, count: int, *, leave_out: Se
     order = np.argsort(-np.round(doubts.total, 9), kind="stable")
     wanted = min(count, len(order))
     diverse = min(wanted, MAX_DIVERSE)
-    chosen, gain = _choose_diverse(doubts, order, diverse)
+    chosen, gain = _choose_diverse(doubts, diverse)
     taken = np.zeros(len(order), bool)
     taken[chosen] = True
     rest = order[~taken[order]][: wanted - diverse]
@@ -169,33 +168,51 @@ def _read_hashes(ids: pa.Array, images: pa.Table) -> tuple[np.ndarray, np.ndarra
     return words, hashed
 
 
-def _choose_diverse(doubts: _Doubts, order: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (count,) the images that are chosen one by one and (count,) their g. ``order``: (n,), by falling W."""
-    size = min(len(order), max(_POOL * count, 256))
-    while True:
-        rows = np.sort(order[:size])
-        chosen, gain = _choose_greedily(doubts.take(rows), count)
-        # what is outside the pool has a W no larger than the first one's outside
-        if size == len(order) or not count or gain[-1] > doubts.total[order[size]]:
-            return rows[chosen], gain
-        size = min(len(order), _POOL * size)
+def _choose_diverse(doubts: _Doubts, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (count,) the images that are chosen one by one and (count,) their g.
 
-
-def _choose_greedily(doubts: _Doubts, count: int) -> tuple[np.ndarray, np.ndarray]:
-    shown = np.zeros(int(doubts.name.max(initial=0)) + 1)
-    look = np.zeros(len(doubts.image_ids))
-    free = np.ones(len(look), bool)
+    Each time only a pool of images is looked at: those with the largest g when the pool was made. g only falls, so none
+    outside is the next one while the best inside is above what the best one outside was then.
+    """
+    choice, every = _Choice(doubts), np.arange(len(doubts.total))
+    rows, pool, outside = every[:0], doubts, np.inf
     chosen, gain = np.zeros(count, np.int64), np.zeros(count)
-    begin = np.searchsorted(doubts.image, np.arange(len(look) + 1))
     for k in range(count):
-        worth = np.bincount(doubts.image, doubts.wrong / (1 + shown[doubts.name] / NAME_COUNT), minlength=len(look)) * (
-            1 - LOOK_SHARE * look
-        )
-        best = int(np.where(free, np.round(worth, 9), -1).argmax())
-        chosen[k], gain[k], free[best] = best, worth[best], False
-        pairs = slice(begin[best], begin[best + 1])
-        shown[doubts.name[pairs]] += doubts.wrong[pairs]
-        if doubts.hashed[best]:
-            distance = np.bitwise_count(doubts.hashes ^ doubts.hashes[best]).sum(axis=1)
-            look = np.maximum(look, np.where(doubts.hashed, np.clip(1 - distance / LOOK_BITS, 0, 1), 0))
+        worth = choice.measure(rows, pool) if len(rows) else np.zeros(0)
+        if worth.max(initial=-1.0) <= outside:
+            worth = choice.measure(every, doubts)
+            order = np.argsort(-worth, kind="stable")
+            rows = np.sort(order[:POOL])
+            outside = worth[order[POOL]] if len(order) > POOL else -np.inf
+            worth, pool = worth[rows], doubts.take(rows)
+        best = int(worth.argmax())
+        chosen[k], gain[k] = rows[best], worth[best]
+        choice.add(int(rows[best]))
     return chosen, gain
+
+
+class _Choice:
+    """The images that are chosen so far."""
+
+    def __init__(self, doubts: _Doubts) -> None:
+        self._doubts = doubts
+        self._begin = np.searchsorted(doubts.image, np.arange(len(doubts.total) + 1))
+        self._shown = np.zeros(int(doubts.name.max(initial=0)) + 1)
+        self._look = np.zeros(len(doubts.total))
+        self._free = np.ones(len(doubts.total), bool)
+
+    def measure(self, rows: np.ndarray, doubts: _Doubts) -> np.ndarray:
+        """Return (k,) g of the images ``rows`` (k,), whose ``doubts`` these are; -1 of those that are chosen."""
+        wrong = doubts.wrong / (1 + self._shown[doubts.name] / NAME_COUNT)
+        worth = np.bincount(doubts.image, wrong, minlength=len(rows)) * (1 - LOOK_SHARE * self._look[rows])
+        return np.where(self._free[rows], np.round(worth, 9), -1.0)
+
+    def add(self, row: int) -> None:
+        """Choose an image."""
+        pairs = slice(self._begin[row], self._begin[row + 1])
+        self._free[row] = False
+        self._shown[self._doubts.name[pairs]] += self._doubts.wrong[pairs]
+        if self._doubts.hashed[row]:
+            distance = np.bitwise_count(self._doubts.hashes ^ self._doubts.hashes[row]).sum(axis=1, dtype=np.int64)
+            look = np.where(self._doubts.hashed, np.clip(1 - distance / LOOK_BITS, 0, 1), 0)
+            np.maximum(self._look, look, out=self._look)
