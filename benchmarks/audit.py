@@ -74,7 +74,7 @@ def rank_by_audit(sample: Sample, known: Corrupted) -> Ranking:
     from florence.audit.reading import make_annotator_claims
     from florence.audit.scores import score_labels
     from florence.config import EngineSettings
-    from florence.engine.enhance.names import build_name_table
+    from florence.names import build_name_table
     from florence.records import AnnotatorProfile, Claim, Region
 
     settings = EngineSettings()

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from engine_claims import box, fuse_claims, image, one_image, tables
 
-import florence.engine
+import florence
 from florence.config import EngineSettings
 from florence.engine import fuse
-from florence.engine.enhance.names import build_name_table
 from florence.errors import SettingsError
+from florence.names import build_name_table
 from florence.records import AnnotatorProfile, Claim, table_annotations
 
 PLACE = (10, 10, 50, 50)
-BUILT_IN = json.loads((Path(florence.engine.__file__).parent / "enhance/names.json").read_text())
+BUILT_IN = json.loads((Path(florence.__file__).parent / "names.json").read_text())
 
 
 def only(claims, **settings):

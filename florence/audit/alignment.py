@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from florence.audit.others import OtherItems
-from florence.engine.enhance.names import NameTable
 from florence.geometry import box_iou
+from florence.names import NameTable
 
 NAME_GAIN = 0.5
 LEAST_IOU, LEAST_IOU_RENAMED = 0.1, 0.4

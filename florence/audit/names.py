@@ -19,7 +19,7 @@ import numpy as np
 from florence.audit.alignment import GivenLabels, LabelAlignment
 from florence.audit.logistic import logit, predict_across_folds, shrunken_rate
 from florence.audit.others import OtherItems
-from florence.engine.enhance.names import NameTable
+from florence.names import NameTable
 
 LEAST_IOU = 0.4
 """Least IoU of a label and its item for their names to be compared."""

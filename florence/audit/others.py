@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from florence.config import EngineSettings
 from florence.engine.claims import find_codes
-from florence.engine.enhance.names import NameTable
 from florence.engine.evidence import weigh_evidence
 from florence.errors import SettingsError
 from florence.formats import OBJECTS
+from florence.names import NameTable
 from florence.records import AnnotatorProfile
 
 GIVEN = "given labels"

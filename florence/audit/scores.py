@@ -26,7 +26,7 @@ from florence.audit.boxes import estimate_misplaced
 from florence.audit.logistic import logit, predict_across_folds, shrunken_rate
 from florence.audit.names import estimate_swapped
 from florence.audit.others import OtherItems
-from florence.engine.enhance.names import NameTable
+from florence.names import NameTable
 
 LEAST_SPURIOUS, MOST_SPURIOUS, MOST_SURE = 0.001, 0.05, 0.98
 """Bounds of π, and of P(spurious)."""

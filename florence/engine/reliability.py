@@ -16,7 +16,7 @@ from florence.engine.consensus.captions import collect_caption_claims, estimate_
 from florence.engine.consensus.phrase_binding import GROUNDING, select_kept_captions
 from florence.engine.consensus.phrases import cluster_phrases
 from florence.engine.consensus.regions import OBJECTS, REGION_TYPES, cluster_regions
-from florence.engine.enhance.names import build_name_table
+from florence.names import build_name_table
 from florence.records import BASE_TYPES, CAPTIONS, AnnotatorProfile
 
 

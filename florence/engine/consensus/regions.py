@@ -24,7 +24,6 @@ from florence.engine.consensus.boxes import (
 from florence.engine.consensus.fitting import PRIOR_CLAIMS_OF_TEXTS
 from florence.engine.consensus.label_matrix import LabelSimilarity
 from florence.engine.consensus.word_consensus import compose_by_characters
-from florence.engine.enhance.names import build_name_table
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.regions import flag_degenerate_boxes, flag_duplicates, flag_near_full_boxes
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
@@ -39,6 +38,7 @@ from florence.engine.wording.tokens import encode_key, tokenize_texts
 from florence.geometry import box_quad, paired_iou
 from florence.metrics import fold_label
 from florence.metrics.reading import normalize_text
+from florence.names import build_name_table
 from florence.records import BASE_TYPES
 
 OBJECTS, OCR = "<OD>", "<OCR_WITH_REGION>"
