@@ -19,21 +19,26 @@ def fuse_sample(sample: Sample, gold: int = 0, settings: Any = None) -> Objects:
     """
     from florence.config import EngineSettings
     from florence.engine import fuse
-    from florence.records import AnnotatorProfile, table_annotations
+    from florence.records import table_annotations
 
-    profiles = [
-        AnnotatorProfile(name, "human" if known.human else "annotator", known.vocabulary, known.family)
-        for name, known in sample.annotators.items()
-    ]
-    if gold:
-        profiles.append(AnnotatorProfile(GOLD, "human", complete=True))
-    fused = fuse(*engine_tables(sample, gold), settings or EngineSettings(), 0, profiles)
+    fused = fuse(*engine_tables(sample, gold), settings or EngineSettings(), 0, engine_profiles(sample, gold))
     rows: list[Row] = []
     for row in table_annotations(fused):
         if row.confidence is not None and row.task == OBJECTS:
             name = sample.names[row.text]
             rows.append((int(row.image_id, 16), name, row.regions[0].box, row.confidence, 1, row.kept))
     return objects(rows)
+
+
+def engine_profiles(sample: Sample, gold: int = 0) -> list[Any]:
+    """Return the profiles of a sample's annotators as the engine is given them."""
+    from florence.records import AnnotatorProfile
+
+    profiles = [
+        AnnotatorProfile(name, "human" if known.human else "annotator", known.vocabulary, known.family)
+        for name, known in sample.annotators.items()
+    ]
+    return [*profiles, AnnotatorProfile(GOLD, "human", complete=True)] if gold else profiles
 
 
 def engine_tables(sample: Sample, gold: int = 0) -> tuple[Any, Any, Any]:
