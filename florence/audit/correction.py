@@ -6,7 +6,7 @@ The files are edited, not written anew: what Florence does not read stays as it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from florence.audit._correct_coco import correct_coco
@@ -14,13 +14,14 @@ from florence.audit._correct_studio import correct_studio
 from florence.audit._correct_voc import correct_voc
 from florence.audit._correct_yolo import correct_yolo
 from florence.audit.edits import Correction, EditedFiles
-from florence.audit.issues import MISSING, SPURIOUS, LabelIssue
+from florence.audit.issues import MISSING, SPURIOUS, SWAPPED, LabelIssue
 from florence.audit.reading import LabelFile
 from florence.errors import SettingsError, StoreError
 from florence.export import replace_folder
+from florence.formats import OBJECTS
 from florence.formats.matching import ReadResult
 from florence.images import is_image
-from florence.records import ImageRecord
+from florence.records import Claim, ImageRecord, Region
 from florence.store import Store
 
 EDITORS: dict[str, Callable[[LabelFile, Sequence[Correction]], EditedFiles]] = {
@@ -71,6 +72,25 @@ def plan_correction(
     return CorrectionPlan(
         tuple(issue for issue in chosen if id(issue) not in refused), edited.files, tuple(edited.refused)
     )
+
+
+def correct_claims(claims: Sequence[Claim], issues: Sequence[LabelIssue]) -> list[Claim]:
+    """Return an image's claims with ``issues`` applied: a box that is corrected replaces any mask."""
+    changed: list[Claim | None] = list(claims)
+    removed = {issue.index for issue in issues if issue.kind == SPURIOUS}
+    for issue in issues:
+        if issue.kind == MISSING and issue.right_name is not None:
+            changed.append(Claim(OBJECTS, issue.right_name, (Region(issue.right_name, box=issue.right_box),)))
+        elif issue.index in removed and issue.index is not None:
+            changed[issue.index] = None
+        elif issue.index is not None and (claim := changed[issue.index]) is not None:
+            region = claim.regions[0]
+            if issue.kind == SWAPPED:
+                region = replace(region, label=issue.right_name or "")
+            else:
+                region = Region(region.label, box=issue.right_box)
+            changed[issue.index] = replace(claim, text=region.label, regions=(region,))
+    return [claim for claim in changed if claim is not None]
 
 
 def write_corrected(file: LabelFile, plan: CorrectionPlan, out: Path) -> None:

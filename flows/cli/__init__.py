@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import data, loop, models, stages, workspace
+from flows.cli import audit, data, loop, models, stages, workspace
 from flows.cli.context import CommandGroup
 from flows.terminal import prepare_streams
 
@@ -85,6 +85,6 @@ def florence(
     """
 
 
-for group in (workspace, loop, stages, data, models):
+for group in (workspace, loop, stages, data, audit, models):
     app.registered_commands += group.commands.registered_commands
 app.add_typer(data.review, name="review")
