@@ -19,7 +19,7 @@ from florence.evaluate.calibration import (
 )
 from florence.metrics import METRICS, GradedAnswers, Prediction, Reference
 from florence.metrics.calibration import expected_calibration_error
-from florence.model.confidence import Calibration, ModelCalibrations, parse_calibrations, read_calibrations
+from florence.model.confidence import Calibration, ModelCalibrations, SecondLook, parse_calibrations, read_calibrations
 from florence.records import Region
 
 
@@ -197,6 +197,11 @@ def test_a_file_of_version_1_is_read_as_of_sources_that_are_not_known():
     found = parse_calibrations({"<OD>": old})
     assert found.second_look is None and found.get("<CAPTION>") is None
     assert [found.get("<OD>").confidence(score, "photos") for score in (0, 0.5, 1)] == [0.25, 0.5, 0.75]
+
+
+def test_weights_of_any_size_give_a_score():
+    found = SecondLook((-1e300, 1.0, 1.0), (1e300, 1.0, 1.0), Calibration((0.0, 1.0), (0.0, 1.0), 0, 0, 9))
+    assert found.score(0.5, 0.5, True) < 1e-300 and found.score(0.0, 1.0, False) == 1.0
 
 
 def test_a_source_without_a_map_is_shrunk():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from evaluations import Oracle, World, make_object
 
+from florence.codec.grammar import box_tokens
 from florence.config import EvaluateSettings
 from florence.evaluate import build_scores_json, build_scores_table, find_held_out_references, score_tasks
 from florence.evaluate.scores import choose_questions
@@ -193,6 +194,47 @@ def test_pictures_come_in_batches_and_nothing_is_asked_twice(tmp_path: Path):
         "the shuffled-image baseline of a task without input costs nothing"
     )
     assert all(len(call) == len(set(call)) for call in oracle.asked)
+
+
+class TwoLooks:
+    """Every picture has one object at 10. The first look calls it a cat; the second a cat, or a dog on every third.
+
+    Both are surer on pictures of a higher number.
+    """
+
+    def __init__(self) -> None:
+        self.second: list[tuple[int, str]] = []
+
+    def __call__(self, images, asks, **_) -> list[Answer]:
+        return [self.answer(int(images[ask.image][0, 0, 0]), ask) for ask in asks]
+
+    def answer(self, number: int, ask) -> Answer:
+        sure = 0.2 + number / 250
+        if ask.task == "<OD>":
+            return Answer("", (Region("cat", box=(10.0, 10.0, 30.0, 30.0), score=sure),), score=sure)
+        self.second.append((number, ask.input))
+        return Answer("dog" if number % 3 == 0 else "cat", score=sure)
+
+
+def test_both_looks_at_an_object_are_calibrated_together(tmp_path: Path):
+    world = World(tmp_path, ["held_out"] * 150)
+    # the name of the second look is right where both agree, and on each second picture where they differ
+    names = {i: "cat" if i % 3 else ("dog" if i % 2 else "hen") for i in range(150)}
+    world.truth({i: [make_object(names[i], 10)] for i in range(150)})
+    predict = TwoLooks()
+    (result,) = run(world, predict, EvaluateSettings(tasks=("<OD>",), max_images=150, bootstrap=100))
+    found = result.second_look
+    assert found.confidence(0.5, 0.5, True, "made") > 0.95 > 0.65 > found.confidence(0.5, 0.5, False, "made") > 0.35
+    assert found.calibration.n == 150 and set(found.calibration.sources) == {"made"}
+    assert found.calibration.calibrated < 0.15 < found.calibration.error, "bins of fifteen answers are noisy"
+    assert sorted(number for number, _ in predict.second) == list(range(150))
+    boxes = dict(predict.second)
+    assert boxes[0] == box_tokens((10, 10, 30, 30), (100, 100)), "of the box that the first look found"
+    assert build_scores_json([result])["<OD>"]["truth"]["second_look"]["n"] == 150
+    # an answer without scores, or one that breaks the grammar, is not looked at again
+    quiet = Oracle(world, {i: [make_object("cat", 10)] for i in range(150)})
+    (result,) = run(world, quiet, EvaluateSettings(tasks=("<OD>",), max_images=150, bootstrap=100))
+    assert result.second_look is None and {ask.task for call in quiet.asked for ask in call} == {"<OD>"}
 
 
 def test_captions_of_equal_standing_are_alternatives(tmp_path: Path):

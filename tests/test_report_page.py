@@ -42,6 +42,7 @@ from florence.report.facts import (
     TypeCount,
 )
 from florence.report.gallery import find_label_changes, mark_phrases, match_objects
+from florence.report.summary import summarize_rounds
 from florence.report.tables import tabulate_annotator_activity
 from florence.report.unused import tabulate_files
 from florence.store import Store
@@ -291,6 +292,14 @@ def test_the_page_tells_how_evidence_was_weighed_and_how_annotators_agree(built:
         "not estimated scores decide",
     ):
         assert re.sub(r"\s", "", words) in text, words
+
+
+def test_the_terminal_tells_how_far_confidences_are_off():
+    lines = summarize_rounds(facts(2)).splitlines()
+    (line,) = [line for line in lines if line.startswith("  <OD> (truth)")]
+    assert line.split() == ["<OD>", "(truth)", "0.034", "0.034", "1640"]
+    bare = summarize_rounds(LoopFacts("l", (RoundFacts(0, "s"),)))
+    assert "confidences" not in bare
 
 
 def test_where_nothing_cost_anything_the_page_has_no_costs():

@@ -38,6 +38,8 @@ DEFAULT_TRANSFER = 0.5
 """λ where nothing shows how much of a map holds for another source: with one source, and in files of version 1."""
 LEAST = 1e-6
 """Scores are kept this far from 0 and 1 where their logarithms are taken."""
+MOST = 700.0
+"""Largest exponent of e that a float holds, about."""
 _OLD_KEYS = {"scores", "confidences", "error", "calibrated", "n"}
 _KEYS = _OLD_KEYS | {"base_rate", "transfer", "sources"}
 
@@ -114,7 +116,8 @@ class SecondLook:
     def score(self, first: float, second: float, agree: bool) -> float:
         """Return s of two scores."""
         base, *weights = self.agree if agree else self.differ
-        return 1 / (1 + math.exp(-base - weights[0] * _logit(first) - weights[1] * _logit(second)))
+        logit = base + weights[0] * _logit(first) + weights[1] * _logit(second)
+        return 1 / (1 + math.exp(min(-logit, MOST)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that `parse_calibrations` takes."""

@@ -36,6 +36,11 @@ def summarize_rounds(facts: LoopFacts) -> str:
             "label quality gained since an earlier round (last column: without the student)",
             [_list_gains(r) for r in rounds],
         )
+    if any(r.label_confidence for r in rounds):
+        lines += _format_part(
+            "how far confidences of labels are from the share that is right (calibration error)",
+            [_list_confidence(r) for r in rounds],
+        )
     lines += _format_part("held-out scores", [_list_scores(r) for r in rounds])
     lines += ["", _format_line("decision", [r.decision or "none" for r in rounds])]
     for r in rounds:
@@ -63,6 +68,15 @@ def _list_gains(facts: RoundFacts) -> Figures:
         )
         for g in facts.label_quality_gain
         if g.split == "gold" and (g.value or g.low or g.high)
+    }
+
+
+def _list_confidence(facts: RoundFacts) -> Figures:
+    """Return the calibration errors of all sources together; the count is of labels."""
+    return {
+        f"{c.task} ({c.reference})": (format_figure(c.error), "", str(c.n))
+        for c in facts.label_confidence
+        if not c.source
     }
 
 
