@@ -60,14 +60,14 @@ SMALL_AND_LARGE = family("one recipe", "objects_large", "objects_small")
             dict.fromkeys("abc", ALL),
             (),
             "agreement",
-            "how reliable each of 3 annotators is follows from where independent ones agree",
+            "how reliable a, b and c are follows from where they agree",
         ),
         (
             {"objects_small": ALL, "objects_large": ALL, "a": ALL, "b": range(25)},
             SMALL_AND_LARGE,
             "agreement",
-            "objects_large and objects_small are of one family; how reliable each of 4 annotators of 3 families is "
-            "follows from where independent ones agree, and holds for the 15 images that fewer than three were asked "
+            "objects_large and objects_small are of one family; how reliable a, b, objects_large and objects_small are "
+            "follows from where the 3 families agree, and holds for the 15 images that fewer than three were asked "
             "about",
         ),
         (
@@ -81,6 +81,11 @@ SMALL_AND_LARGE = family("one recipe", "objects_large", "objects_small")
 def test_what_decides_and_what_is_said(asked, profiles, basis: str, sentence: str):
     found = weigh(asked, profiles)
     assert (found.basis, found.sentence) == (basis, sentence)
+
+
+def test_many_annotators_are_counted():
+    found = weigh(dict.fromkeys("abcde", ALL))
+    assert found.sentence == "how reliable the 5 annotators are follows from where they agree"
 
 
 def test_a_family_called_like_an_annotator_is_another_one():

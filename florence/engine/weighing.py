@@ -34,6 +34,9 @@ MIN_SHARED_IMAGES = 20
 MIN_REVIEWED = 30
 """Images that people have to label completely for every annotator to be judged by them."""
 
+LISTED = 4
+"""Annotators that are named in a sentence; more are only counted."""
+
 Basis = Literal["people", "agreement", "scores"]
 
 
@@ -164,8 +167,10 @@ def _describe(
 
 
 def _describe_agreement(families: tuple[tuple[str, ...], ...], kin: Sequence[str], images: int, shared: int) -> str:
-    who = f"{sum(map(len, families))} annotators of {len(families)} families" if kin else f"{len(families)} annotators"
-    text = "; ".join([*kin, f"how reliable each of {who} is follows from where independent ones agree"])
+    names = sorted(name for members in families for name in members)
+    who = join_words(names) if len(names) <= LISTED else f"the {len(names)} annotators"
+    where = f"where the {len(families)} families agree" if kin else "where they agree"
+    text = "; ".join([*kin, f"how reliable {who} are follows from {where}"])
     rest = images - shared
     return text + (f", and holds for the {rest} images that fewer than three were asked about" if rest else "")
 

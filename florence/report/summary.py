@@ -38,7 +38,7 @@ def summarize_rounds(facts: LoopFacts) -> str:
         )
     if any(r.label_confidence for r in rounds):
         lines += _format_part(
-            "how far confidences of labels are from the share that is right (calibration error)",
+            "calibration error of the confidences of labels (the number is of labels)",
             [_list_confidence(r) for r in rounds],
         )
     lines += _format_part("held-out scores", [_list_scores(r) for r in rounds])
