@@ -266,20 +266,28 @@ def _claim_thing(detector: Detector, scene: Scene, thing: Thing, rng: np.random.
 
 
 def _claim_low(detector: Detector, scene: Scene, rng: np.random.Generator) -> list[Found]:
-    """Return one of the many claims of low score: a part, a shifted box or a look-alike of an object, or background."""
-    real = [thing for thing in scene.things if thing.is_real]
+    """Return one of the many claims of low score: a part, a shifted box or a look-alike of a thing, or background.
+
+    Parts are halves and boxes with a margin: where one detector has one, others have it as well.
+    """
     score = _low_score(detector, -3.6, rng)
     vocabulary = detector.vocabulary or scene.names
-    if not real or rng.random() < 0.35:
+    if not scene.things or rng.random() < 0.35:
         box = draw_box(rng, size=(scene.width, scene.height))
         return _scatter(detector, scene, str(rng.choice(vocabulary)), box, score, rng)
-    thing = real[int(rng.integers(len(real)))]
-    name = thing.name if rng.random() < 0.5 else _look_alike(detector, scene, thing.name) or thing.name
+    thing = scene.things[int(rng.integers(len(scene.things)))]
+    name = thing.name if rng.random() < 0.6 else _look_alike(detector, scene, thing.name) or thing.name
     if name not in vocabulary:
         return []
-    width, height = thing.box[2] - thing.box[0], thing.box[3] - thing.box[1]
+    left, top, right, bottom = thing.seen
+    width, height = right - left, bottom - top
+    if rng.random() < 0.5:
+        parts = np.asarray(((0, 0, 0.55, 1), (0.45, 0, 1, 1), (0, 0, 1, 0.55), (-0.2, -0.2, 1.2, 1.2)))
+        part = parts[int(rng.integers(len(parts)))]
+        box = np.asarray((left, top, left, top)) + part * (width, height, width, height)
+        return _scatter(detector, scene, name, _as_box(box), score, rng)
     scale, move = np.exp(rng.normal(-0.3, 0.4, 2)), rng.normal(0, 0.25, 2)
-    x, y = thing.box[0] + width * (0.5 + move[0]), thing.box[1] + height * (0.5 + move[1])
+    x, y = left + width * (0.5 + move[0]), top + height * (0.5 + move[1])
     half = (width * scale[0] / 2, height * scale[1] / 2)
     return _scatter(detector, scene, name, (x - half[0], y - half[1], x + half[0], y + half[1]), score, rng)
 

@@ -93,8 +93,8 @@ def read_double(path: Path | str) -> Doubles:
 
     Raises ValueError if the file is not in that form.
     """
-    data = json.loads(Path(path).read_text(encoding="utf-8"))
     try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
         names = {int(row["id"]): str(row["name"]) for row in data["categories"]}
         found: dict[tuple[int, str], list[tuple[int, Found]]] = defaultdict(list)
         for row in data["annotations"]:

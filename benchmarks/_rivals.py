@@ -18,6 +18,8 @@ from _scoring import THRESHOLDS, box_overlaps, f1_by_threshold, hits
 
 Method = Callable[[Sample, Mapping[str, Any]], Objects]
 """(sample, settings) → all objects, before the least score and the least votes."""
+Grid = Mapping[str, Sequence[Any]]
+"""The values of every setting that are tried."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def single(sample: Sample, settings: Mapping[str, Any]) -> Objects:
     )
 
 
-def _claims(claims: Mapping[str, Sequence[Found]], settings: Mapping[str, Any]) -> dict[str, list[Found]]:
+def given_claims(claims: Mapping[str, Sequence[Found]], settings: Mapping[str, Any]) -> dict[str, list[Found]]:
     """Return the claims that a method is given: all, or each annotator's above the annotator's own least score."""
     least = settings["single"].threshold if settings["own"] else {}
     return {name: [f for f in found if score_of(f) >= least.get(name, 0.0)] for name, found in claims.items()}
@@ -60,7 +62,7 @@ def majority(sample: Sample, settings: Mapping[str, Any]) -> Objects:
     rows: list[Row] = []
     for k, picture in enumerate(sample.pictures):
         by_name: dict[str, list[tuple[str, Found]]] = {}
-        for annotator, found in _claims(picture.claims, settings).items():
+        for annotator, found in given_claims(picture.claims, settings).items():
             for claim in found:
                 by_name.setdefault(claim.name, []).append((annotator, claim))
         for name, claims in by_name.items():
@@ -100,7 +102,7 @@ def weighted(sample: Sample, settings: Mapping[str, Any]) -> Objects:
     weights = [settings["single"].f1[name] if settings["weights"] else 1.0 for name in sample.annotators]
     rows: list[Row] = []
     for k, picture in enumerate(sample.pictures):
-        claims = _claims(picture.claims, settings)
+        claims = given_claims(picture.claims, settings)
         size = np.tile([picture.width, picture.height], 2)
         by = [claims.get(name, []) for name in sample.annotators]
         boxes, scores, labels = weighted_boxes_fusion(
@@ -117,7 +119,7 @@ def weighted(sample: Sample, settings: Mapping[str, Any]) -> Objects:
     return objects(rows)
 
 
-METHODS: dict[str, tuple[Method, dict[str, Sequence[Any]]]] = {
+METHODS: dict[str, tuple[Method, Grid]] = {
     "majority": (majority, {"overlap": (0.4, 0.5, 0.6, 0.7), "own": (False, True)}),
     "weighted boxes fusion": (
         weighted,
@@ -138,7 +140,7 @@ def tune_single(sample: Sample) -> Single:
     return Single(thresholds, values)
 
 
-def tune(method: Method, grid: Mapping[str, Sequence[Any]], sample: Sample, known: Single) -> Tuned:
+def tune(method: Method, grid: Grid, sample: Sample, known: Single) -> Tuned:
     """Return the settings, the least score and the least votes with the best F1 at IoU 0.5."""
     truth = true_objects(sample)
     best = Tuned({}, 0.0, 1, -1.0)
@@ -159,12 +161,36 @@ def apply(method: Method, tuned: Tuned, sample: Sample) -> Objects:
     return replace(found, kept=(found.score >= tuned.threshold) & (found.votes >= tuned.votes))
 
 
-def run_rivals(tuning: Sample, measured: Sample) -> dict[str, Objects]:
-    """Return the objects of every method, tuned on one sample, in another."""
-    known = tune_single(tuning)
+def best_single(sample: Sample, known: Single) -> Objects:
+    """Return the objects of the annotator that is best by itself; kept are those above its least score."""
     best = max(known.f1, key=lambda name: known.f1[name])
-    found = single(measured, {"annotator": best})
-    result = {"best single": replace(found, kept=found.score >= known.threshold[best])}
-    for name, (method, grid) in METHODS.items():
-        result[name] = apply(method, tune(method, grid, tuning, known), measured)
-    return result
+    found = single(sample, {"annotator": best})
+    return replace(found, kept=found.score >= known.threshold[best])
+
+
+@dataclass(frozen=True)
+class TunedMethods:
+    """Every method with its best settings on one sample."""
+
+    known: Single
+    methods: Mapping[str, tuple[Method, Tuned]]
+
+    def objects(self, sample: Sample) -> dict[str, Objects]:
+        """Return the objects of every method in another sample."""
+        return {"best single": best_single(sample, self.known)} | {
+            name: apply(method, tuned, sample) for name, (method, tuned) in self.methods.items()
+        }
+
+
+def tune_all(sample: Sample, methods: Mapping[str, tuple[Method, Grid]] | None = None) -> TunedMethods:
+    """Return every method of `METHODS`, and of ``methods`` as well, with its best settings on a sample."""
+    known = tune_single(sample)
+    every = {**METHODS, **(methods or {})}
+    return TunedMethods(
+        known, {name: (method, tune(method, grid, sample, known)) for name, (method, grid) in every.items()}
+    )
+
+
+def run_rivals(tuning: Sample, measured: Sample) -> dict[str, Objects]:
+    """Return the objects of every method of `METHODS`, tuned on one sample, in another."""
+    return tune_all(tuning).objects(measured)

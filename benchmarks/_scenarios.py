@@ -18,6 +18,9 @@ EAGER = Detector(skill=2.2, noise=0.07, confused=0.18, spurious=1.5, tempted=0.6
 TIGHT = Detector(skill=1.4, noise=0.05, loose=(-0.05, -0.02, -0.06, -0.08), confused=0.12, spurious=0.6)
 WIDE = replace(GOOD, noise=0.03, loose=(0.05, 0.05, 0.05, 0.05))
 """Its boxes are a tenth too wide and too high."""
+RAW_FAIR = replace(FAIR, tail=55.0, offset=1.0)
+RAW_MIDDLING = replace(MIDDLING, tail=60.0, offset=0.6)
+"""Detectors whose output is exported almost whole, and whose scores are too high."""
 
 A, B, C, D, E = GOOD, FAIR, LOOSE, WEAK, MIDDLING
 WEAK_FAMILY = replace(WEAK, family="weak")
@@ -62,6 +65,16 @@ SCENARIOS: dict[str, Scenario] = {
         {"A": replace(A, tail=18.0), "B": replace(B, tail=25.0), "C": replace(C, tail=12.0)},
     ),
     "long-tail-one": Scenario({"A": replace(A, tail=20.0)}),
+    "raw": Scenario({"B": RAW_FAIR, "E": RAW_MIDDLING}, hard_negatives=3),
+    "raw-family": Scenario(
+        {
+            "B": RAW_FAIR,
+            "E": replace(RAW_MIDDLING, family="raw"),
+            "E2": replace(RAW_MIDDLING, family="raw", noise=0.09),
+        },
+        hard_negatives=3,
+    ),
+    "raw-one": Scenario({"B": RAW_FAIR}, hard_negatives=3),
     "wide": Scenario({"W": WIDE, "B": B, "E": E}),
     "no-good-one": Scenario({"B": B, "D": D, "E": E, "H": TIGHT}),
     "three-strong": Scenario({"A": STRONG, "B": replace(STRONG, skill=2.0, noise=0.04), "C": replace(C, skill=2.0)}),

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from _samples import Objects
 
+from florence.metrics.calibration import brier_score, expected_calibration_error, measure_calibration
+
 THRESHOLDS = tuple(float(v) for v in np.round([0.0, 0.01, *np.arange(0.025, 0.96, 0.025)], 3))
 """Least scores that the other methods are tuned over."""
 BINS = 15
@@ -66,19 +68,15 @@ def average_precision(score: np.ndarray, right: np.ndarray, true: int) -> float:
     return float(np.sum(np.diff(np.r_[0, found / max(true, 1)]) * precision))
 
 
-def calibration_error(stated: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    """Return the expected calibration error over bins of equally many objects, sorted by what is stated."""
-    if not len(stated):
-        return 0.0
-    order = np.argsort(stated, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    return float(sum(abs(stated[part].mean() - right[part].mean()) * len(part) for part in parts) / len(stated))
+def calibration_error(stated: np.ndarray, right: np.ndarray) -> float:
+    """Return the expected calibration error over bins of equally many objects; 0 for none."""
+    return expected_calibration_error(stated, right, BINS) if len(stated) else 0.0
 
 
-def calibration_bins(stated: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[tuple[float, float, int]]:
+def calibration_bins(stated: np.ndarray, right: np.ndarray) -> list[tuple[float, float, int]]:
     """Return (mean stated, share right, objects) of bins of equally many objects."""
-    parts = [part for part in np.array_split(np.argsort(stated, kind="stable"), bins) if len(part)]
-    return [(float(stated[part].mean()), float(right[part].mean()), len(part)) for part in parts]
+    found = measure_calibration(stated, right, BINS)
+    return [(point.confidence, point.right, point.n) for point in found.bins] if found else []
 
 
 def judge(found: Objects, truth: Objects) -> dict[str, float | None]:
@@ -91,7 +89,6 @@ def judge(found: Objects, truth: Objects) -> dict[str, float | None]:
     true = len(truth.score)
     # objects that are kept are matched among themselves
     of_kept = at if kept.all() else hits(found.where(kept), truth, (0.5, 0.75))
-    of_kept = of_kept[kept] if len(of_kept) != int(kept.sum()) else of_kept
     sure = found.score[kept] >= 0.9
     return {
         "f1": f1(of_kept[:, 0], true),
@@ -99,7 +96,7 @@ def judge(found: Objects, truth: Objects) -> dict[str, float | None]:
         "ap": average_precision(found.score, at[:, 0], true),
         "ece": calibration_error(found.score, at[:, 0].astype(float)),
         "ece_kept": calibration_error(found.score[kept], of_kept[:, 0].astype(float)),
-        "brier": float(np.mean((found.score - at[:, 0]) ** 2)) if len(found.score) else 0.0,
+        "brier": brier_score(found.score, at[:, 0]) if len(found.score) else 0.0,
         "right at 0.9": float(of_kept[sure, 0].mean()) if sure.any() else None,
         "sure": int(sure.sum()),
         "kept": int(kept.sum()),

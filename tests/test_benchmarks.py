@@ -24,39 +24,6 @@ def run_benchmark(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def consensus(tmp_path_factory):
-    file = tmp_path_factory.mktemp("consensus") / "figures.json"
-    printed = run_benchmark("consensus", "--scenes", "120", "--seeds", "0", "--tuning", "10", "--json", str(file))
-    return printed, json.loads(file.read_text())
-
-
-def test_the_consensus_is_better_than_other_ways_tuned_elsewhere(consensus):
-    printed, figures = consensus
-    f1 = dict(figures["f1"]["0"])
-    ours = f1.pop("ours")
-    assert "weighted boxes fusion" in f1 and len(f1) == 4
-    assert ours > max(f1.values()) + 0.03, figures["f1"]
-    assert f"{ours:.3f}" in printed
-
-
-def test_reliabilities_rank_annotators_as_the_truth_does(consensus):
-    _, figures = consensus
-    rows = figures["reliability"]["0"]
-    assert {name for name, _, _ in rows} >= {"careful", "hasty", "crude", "bad", "twin_a", "twin_b"}
-    assert rows[0][0] == "careful" and rows[-1][0] == "bad"
-    true = [row[2] for row in rows]
-    # sorted by the estimate; annotators of about equal quality may be swapped if there are few scenes
-    assert all(b < a + 0.05 for a, b in zip(true, true[1:], strict=False)), rows
-
-
-def test_confidence_is_calibrated(consensus):
-    error, bins = consensus[1]["calibration"]["0"]
-    assert error < 0.1
-    whole = sum(count for *_, count in bins)
-    assert abs(error - sum(abs(confidence - right) * count for confidence, right, count in bins) / whole) < 1e-9
-
-
 def test_claims_are_counted_side_by_side(tmp_path: Path):
     printed = run_benchmark("engine_claims", "--claims", "6000", "--repeats", "1", "--json", str(tmp_path / "f.json"))
     sides = json.loads((tmp_path / "f.json").read_text())["sides"]
