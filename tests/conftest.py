@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 from s3_server import s3  # noqa: F401 - a fixture for all
 
+from flows.adapters.environment import relax_garbage_collection
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the test processes share the cores
+relax_garbage_collection()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,24 +69,48 @@ def store(collected, tmp_path):
 
 LONGEST_FIRST = (
     "test_flows_loop",
-    "test_engine_student",
     "test_flows_refine",
+    "test_ablate",
+    "test_flows_annotate",
+    "test_adapters_ignored",
     "test_adapters_snapshots",
     "test_training_launch",
+    "test_engine_student",
+    "test_interop",
+    "test_model_generate",
     "test_annotators_main",
+    "test_adapters_prefect_server",
+    "test_adapters_mlflow_locations",
+    "test_adapters_model_registry",
+    "test_training_loop",
+    "test_engine_blocks",
+    "test_training_trainable",
+    "test_benchmarks",
     "test_annotators_program_failures",
     "test_services_chat_failures",
     "test_annotators_program",
     "test_services_chat",
-    "test_training_loop",
-    "test_ablate",
     "test_adapters_quality",
-    "test_benchmarks",
 )
 """Modules whose tests take long: workers that begin with them end at about the same time."""
+PREFECT = {"test_flows_loop", "test_flows_refine", "test_ablate", "test_flows_annotate", "test_adapters_ignored"}
+"""Modules that use the fixture `prefect`: one worker runs them all, so that one server is started."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the modules that take longest."""
     names = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: names.get(item.path.stem, len(names)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Give workers whole modules (`--dist loadfile`), and those of `PREFECT` to one worker."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = super()._split_scope(nodeid)
+            return "prefect" if Path(module).stem in PREFECT else module
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None

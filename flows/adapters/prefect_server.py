@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from florence.errors import FlorenceError
-from flows.adapters.environment import redact_text
+from flows.adapters.environment import redact_text, relax_garbage_collection
 from flows.adapters.sqlite_urls import build_sqlite_uri
 from flows.adapters.system_errors import explain_log
 
@@ -227,6 +227,7 @@ def _run_server() -> None:
     port = listener.getsockname()[1]
     os.environ.update(PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=str(port), PREFECT__SERVER_FINAL="1")
     print(port, flush=True)
+    relax_garbage_collection()
 
     import uvicorn
     from prefect.server.api.server import create_app

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from flows.adapters.environment import relax_garbage_collection
 from flows.cli import audit, data, loop, models, stages, workspace
 from flows.cli.context import CommandGroup
 from flows.terminal import prepare_streams
@@ -34,6 +35,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the `florence` command."""
     _use_utf8()
+    relax_garbage_collection()
     prepare_streams()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
