@@ -325,6 +325,16 @@ def test_a_malformed_annotation_costs_its_image_and_names_the_field(annotation: 
         claims(DOG, annotation)
 
 
+def test_the_error_of_an_image_says_how_many_of_its_annotations_are_lost():
+    lost = r"annotations\.1\.score: .*; the 2 other annotations of the image are not used either$"
+    with pytest.raises(FlorenceError, match=lost):
+        claims(DOG, {**DOG, "score": 2}, DOG)
+    with pytest.raises(FlorenceError, match=r"found 2; the other annotation of the image is not used either$"):
+        claims({**DOG, "score": 2}, DOG)
+    with pytest.raises(FlorenceError, match=r"found 2$"):
+        claims({**DOG, "score": 2})
+
+
 def test_a_task_that_was_not_declared_is_refused():
     with pytest.raises(
         FlorenceError,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -120,12 +120,23 @@ def parse_answer(
             raise FlorenceError(
                 f"line {number}, annotations: a list is expected, empty where nothing is seen; found none"
             )
-        return image_id, [
-            _parse_claim(item, f"line {number}, annotations.{index}", requested[image_id], tasks)
-            for index, item in enumerate(answer.annotations)
-        ]
+        return image_id, _parse_claims(answer.annotations, f"line {number}", requested[image_id], tasks)
     except FlorenceError as error:
         return image_id, error
+
+
+def _parse_claims(items: Sequence[Any], where: str, record: ImageRecord, tasks: Collection[str]) -> list[Claim]:
+    """Return the claims of an answer. Raises FlorenceError for the first wrong one, which says what is lost with it."""
+    claims = []
+    for index, item in enumerate(items):
+        try:
+            claims.append(_parse_claim(item, f"{where}, annotations.{index}", record, tasks))
+        except FlorenceError as error:
+            others = len(items) - 1
+            lost = f"; the {others} other annotations of the image are not used either" if others > 1 else ""
+            lost = "; the other annotation of the image is not used either" if others == 1 else lost
+            raise FlorenceError(f"{error}{lost}") from None
+    return claims
 
 
 def _parse_claim(item: Any, where: str, record: ImageRecord, tasks: Collection[str]) -> Claim:
