@@ -144,6 +144,8 @@ def test_limits_hold_and_never_cut_an_answer_in_two(ours, theirs):
 
 
 def test_what_does_not_fit_is_refused(theirs):
+    with pytest.raises(ModelError, match="the task of each prompt is expected"):
+        GrammarLogitsProcessor(theirs[1], [])
     tokenizer = theirs[1].tokenizer
     with pytest.raises(UnknownNameError, match="<OD>"):
         GrammarLogitsProcessor(tokenizer, ["<COUNT>"])

@@ -38,7 +38,8 @@ class GrammarLogitsProcessor(LogitsProcessor):
     ``generate`` is called. A greedy choice leaves the chosen token alone, with its probability, and a search the tokens
     that `predict` would search among; sampling leaves all legal tokens, as likely as the model has them.
 
-    Raises UnknownNameError for a task, ModelError for a vocabulary without the tokens of the grammar.
+    Raises UnknownNameError for a task, ModelError for none, and for a vocabulary without the tokens of the
+    grammar.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class GrammarLogitsProcessor(LogitsProcessor):
     ) -> None:
         self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         self.tasks = [task(name) for name in ([tasks] if isinstance(tasks, str) else tasks)]
+        if not self.tasks:
+            raise ModelError("the task of each prompt is expected; found none")
         self.starts = np.asarray([one.start for one in self.tasks], np.int64)
         self.max_tokens, self.num_beams, self.do_sample = max_tokens, num_beams, do_sample
         if max_tokens is not None:
