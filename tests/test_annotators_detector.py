@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from functools import lru_cache
@@ -216,6 +217,18 @@ def test_a_checkpoint_without_its_heads_is_refused(tmp_path: Path):
     assert re.search(r"no whole checkpoint.*(bbox_predictor|class_labels_classifier)", read_refusal(str(tmp_path)))
 
 
+def test_a_configuration_of_more_layers_than_there_are_tensors_is_refused_at_once(tmp_path: Path):
+    shutil.copytree(checkpoint("detr"), tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "encoder_layers": 100_000}))
+    assert "100,000 layers, and there are" in read_refusal(str(tmp_path / "model"))
+    path.write_text(
+        json.dumps({**values, "backbone_config": {**values["backbone_config"], "depths": [1, 1, 1, 50_000]}})
+    )
+    assert "50,003 layers, and there are" in read_refusal(str(tmp_path / "model"))
+
+
 def test_weights_that_would_have_to_be_unpickled_are_refused(tmp_path: Path):
     for name in ("config.json", "preprocessor_config.json"):
         shutil.copy(Path(checkpoint("detr")) / name, tmp_path)
@@ -336,7 +349,9 @@ def test_the_documents_settings_are_taken_by_these_annotators():
         for name, section in yaml.safe_load(block).get("annotators", {}).items():
             if section["use"] in ANNOTATORS.names():
                 options = {
-                    key: value for key, value in section.items() if key not in ("use", "sources", "device", "required")
+                    key: value
+                    for key, value in section.items()
+                    if key not in ("use", "sources", "device", "required", "family", "complete")
                 }
                 ANNOTATORS.get(section["use"])(name=name, **options)
                 seen.add(section["use"])

@@ -16,6 +16,10 @@ from florence.versions import files_version
 
 T = TypeVar("T")
 
+MAX_LAYERS = 1_000
+"""Layers of a model whose weights are not here yet, at most."""
+LAYER_KEYS = frozenset(("depths", "layers", "n_layer", "n_layers", "num_layers"))
+"""Keys of a configuration that number layers, beside those that end in ``_layers``."""
 REPUBLISHED = {
     f"microsoft/Florence-2-{size}": f"florence-community/Florence-2-{size}"
     for size in ("base", "large", "base-ft", "large-ft")
@@ -64,11 +68,13 @@ def load_model(auto: str, model: str, revision: str | None, device: str, **optio
 
     ``auto``: name of its class in transformers, as "AutoModelForObjectDetection". Raises ModelError, which names the
     model and says what to do, if it cannot be loaded, is of another class, or if some of its weights are missing, of
-    another shape or no numbers: transformers would fill them in at random.
+    another shape or no numbers: transformers would fill them in at random. It is raised too where the configuration
+    names more layers than there are tensors: building them would take hours and all memory.
     """
-    chosen = torch_device(device)
+    chosen, most = torch_device(device), MAX_LAYERS
     if Path(model).is_dir():
-        weight_files.read_headers(weight_files.find_weight_files(Path(model)))
+        most = len(weight_files.read_headers(weight_files.find_weight_files(Path(model))))
+    _check_layers(model, revision, most)
     precision = {"dtype": "float32"} if chosen.type == "cpu" else {}
     checked = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     network, report = _from_pretrained(auto, model, revision, {**precision, **options, **checked})
@@ -118,6 +124,41 @@ def answer_or_error(record: ImageRecord, function: Callable[..., T], *arguments:
             f"{record.name} ({record.width} × {record.height} pixels): the model failed on it ({message}). "
             "Other images are not affected"
         )
+
+
+def _check_layers(model: str, revision: str | None, most: int) -> None:
+    """Raise ModelError where a model's configuration names more than ``most`` layers.
+
+    A configuration that cannot be read is left to the loading of the model, which says so.
+    """
+    from transformers import PretrainedConfig
+
+    local = Path(model).is_dir()
+    try:
+        values, _ = PretrainedConfig.get_config_dict(
+            model, revision=None if local else revision, local_files_only=local
+        )
+    except Exception:  # transformers raises whatever a damaged or foreign file makes it trip over
+        return
+    if (layers := _count_layers(values)) > most:
+        found = f"there are {most:,} tensors" if local else f"{most:,} at most are loaded"
+        raise ModelError(
+            f"{model}: its config.json describes no model that can be built: {layers:,} layers, and {found}; "
+            "copy the config.json that was saved with the weights"
+        )
+
+
+def _count_layers(values: Any) -> int:
+    """Return how many layers a configuration names at most under one key, in itself or in one of its parts."""
+    parts = values.items() if isinstance(values, dict) else ()
+    counts = [0]
+    for key, value in parts:
+        if isinstance(value, dict):
+            counts.append(_count_layers(value))
+        elif key in LAYER_KEYS or key.endswith("_layers"):
+            numbers = value if isinstance(value, list) else [value]
+            counts.append(sum(n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and n > 0))
+    return max(counts)
 
 
 def _from_pretrained(auto: str, model: str, revision: str | None, options: dict[str, Any]) -> Any:
