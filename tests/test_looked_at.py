@@ -54,6 +54,24 @@ def test_coco_s_file_of_captions_does_not_speak_of_objects(tmp_path: Path):
     }, "an object that was not understood does not say that there is none"
 
 
+def test_a_file_of_key_points_alone_does_not_speak_of_objects(tmp_path: Path):
+    images = [{"id": k, "file_name": f"{name}.jpg"} for k, name in enumerate(("points", "silent", "boxed"))]
+    points = {"image_id": 0, "category_id": 1, "keypoints": [20, 30, 2], "num_keypoints": 1}
+    file = {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": [{"id": 1, **points}]}
+    path = tmp_path / "person_keypoints.json"
+    path.write_text(json.dumps(file))
+    unknown = dict.fromkeys(("points.jpg", "silent.jpg", "boxed.jpg"), ())
+    assert looks("coco", path, *unknown) == {**unknown, "points.jpg": "refused"}
+    # COCO's own files of key points have boxes too
+    boxed = {"id": 2, **points, "image_id": 2, "bbox": [1, 2, 9, 9]}
+    path.write_text(json.dumps({**file, "annotations": [{"id": 1, **points}, boxed]}))
+    assert looks("coco", path, *unknown) == {
+        "points.jpg": "refused",
+        "silent.jpg": (OBJECTS,),
+        "boxed.jpg": (OBJECTS,),
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "more", "expected"),
     [

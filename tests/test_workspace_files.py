@@ -370,7 +370,7 @@ def test_counts_of_a_mixed_folder_add_up_to_what_was_there(tmp_path: Path):
     assert lines == [
         "mine: not read: 1 .mov (save frames as pictures), 1 .pdf (save its pages as pictures), "
         "1 .txt (no alt text: numbers alone, as labels are), 1 .zip (unpack it), 1 no ending",
-        "mine: left out: 1 hidden files, 1 thumbnails and files of the system",
+        "mine: left out: hidden files (1), thumbnails and files of the system (1)",
     ]
 
 

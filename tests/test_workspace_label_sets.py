@@ -122,6 +122,12 @@ def test_an_image_of_whose_labels_none_was_understood_is_not_one_without_objects
         (("a.png", "b.png", "c.png"), ("images/a.png", "images/b.png", "images/c.png"), "prefix: images/"),
         (("x/1/a.png", "x/2/a.png", "x/3/a.png"), ("y/1/a.png", "y/2/a.png", "y/3/a.png"), "strip: x/ with prefix: y/"),
         (("a.jpeg", "b.jpeg", "c.jpeg"), ("k/a.jpeg", "m/b.jpeg", "n/c.jpeg"), "base_names: true"),
+        (("a.png", "b.png", "c.png"), ("0e9b3c1f-a.png", "1a2b3c4d-b.png", "99999999-c.png"), "upload_prefix: true"),
+        (
+            ("x/a.png", "y/b.png", "z/c.png"),
+            ("images/0e9b3c1f-a.png", "images/1a2b3c4d-b.png", "images/99999999-c.png"),
+            "upload_prefix: true with base_names: true",
+        ),
     ],
 )
 def test_a_required_annotator_that_matches_nothing_stops_the_run_and_the_remedy_works(

@@ -30,7 +30,7 @@ class Existing(Annotator):
 
     needs = frozenset()
     has_label_set = True
-    later_options = frozenset({"source", "contents"})
+    later_options = frozenset({"source", "contents", "upload_prefix"})
 
     class Options(Section):
         """Settings."""
@@ -52,6 +52,11 @@ class Existing(Annotator):
             False,
             description="whether an image whose path is not found is matched by its file's name, if it occurs once; "
             "no two images may have the same",
+        )
+        upload_prefix: bool = Field(
+            False,
+            description="whether the data set's file names begin with eight hexadecimal digits and a dash, which Label "
+            "Studio puts before the names of uploaded files (0e9b3c1f-a.jpg)",
         )
         source: str = Field(
             "", description="key of the source whose files the data set's names mean; by default those of all"
@@ -154,7 +159,8 @@ class Existing(Annotator):
         """Return the matcher of the data set that was loaded and of what is known of the files now."""
         assert self._labels is not None
         content, labels = self._labels
-        chosen = {name: getattr(self.options, name) for name in ("strip", "prefix", "base_names", "source", "contents")}
+        options = ("strip", "prefix", "base_names", "upload_prefix", "source", "contents")
+        chosen = {name: getattr(self.options, name) for name in options}
         state = (content, self.files, self.files.refresh(), self.files.first_read(content))
         if self._matchers is None or self._matchers[0] != state:
             matching = Matching(**chosen, first_read=state[-1], files=self.files)

@@ -83,7 +83,7 @@ class ImageClaims:
     """A data set's claims about one image.
 
     ``problems``: what is not used, one or more for each label lost. ``looked_at``: the annotation types that the data
-    set says something of, be it that there is none; None for all that it holds.
+    set says something of, also that there is none; None for all that it holds.
     """
 
     claims: tuple[Claim, ...]

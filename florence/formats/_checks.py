@@ -11,10 +11,17 @@ from typing import Any
 
 from florence.formats import LabelProblem, UnusableLabelError
 from florence.geometry import Polygon, clip_box
-from florence.records import Annotation, ImageRecord, Region
+from florence.records import CAPTIONS, Annotation, ImageRecord, Region
 
 MAX_NUMBER = 1e9
 """Pixels; a larger number is no coordinate."""
+
+
+def check_caption_type(value: str) -> str:
+    """Return a setting that is one of `CAPTIONS`. Raises ValueError, as validators of settings do."""
+    if value not in CAPTIONS:
+        raise ValueError(f"one of {', '.join(CAPTIONS)} is expected")
+    return value
 
 
 def check_number(value: Any, what: str) -> float:

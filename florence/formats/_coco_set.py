@@ -6,7 +6,7 @@ import posixpath
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from florence.formats import (
 from florence.formats._checks import check_number, check_text
 from florence.formats._coco_objects import check_unit, read_corners, read_object
 from florence.formats._files import Files
-from florence.formats._names import check_name, explain_spellings
+from florence.formats._names import check_name, explain_spellings, list_usable_names
 from florence.records import CAPTIONS, Claim, ImageRecord
 
 ANOTHER_SIZE = "labels of another size"
@@ -105,7 +105,7 @@ class CocoSet(LabelSet):
             else:
                 entries.append(_entry(key, tuple(image for (image,) in by_file)))
         problems += explain_spellings(names.elements(), files.uri)
-        super().__init__(files.uri, entries, _usable(names), problems)
+        super().__init__(files.uri, entries, list_usable_names(names), problems)
 
     def check_size(self, entry: LabelSetEntry, record: ImageRecord) -> None:
         """Raise UnusableLabelError if all labels of ``entry`` are of another size than the upright image."""
@@ -182,14 +182,6 @@ def _entry(key: str, images: tuple[_CocoImage, ...]) -> LabelSetEntry:
     ids = {image.image_id for image in images if image.image_id is not None}
     sizes = {image.size for image in images if image.size is not None}
     return LabelSetEntry(names, ids.pop() if len(ids) == 1 else None, sizes.pop() if len(sizes) == 1 else None, images)
-
-
-def _usable(names: Iterable[Any]) -> Iterator[str]:
-    for value in names:
-        try:
-            yield check_name(value, "")
-        except UnusableLabelError:
-            continue
 
 
 # ---------------------------------------------------------------- one file
@@ -318,20 +310,29 @@ def _is_caption(values: Mapping[str, Any]) -> bool:
     return "caption" in values and not values.get("bbox") and not values.get("segmentation")
 
 
+def _is_key_points(values: Mapping[str, Any]) -> bool:
+    """Return whether an annotation has key points, and neither box nor mask."""
+    return "keypoints" in values and not values.get("bbox") and not values.get("segmentation")
+
+
 def _caption_type(values: Mapping[str, Any], usual: str) -> str:
     task = values.get("task")
     return task if task in CAPTIONS else usual
 
 
 def _find_types(document: Mapping[str, Any], name: str, usual: str) -> frozenset[str]:
-    """Return the annotation types that a file is about: objects, captions, or both.
+    """Return the annotation types that a file is about: objects, captions, or both; none where it has key points alone.
 
-    A file of captions does not say that there is no object in the images that it lists. One without annotations is told
-    by its categories and its name. ``usual``: type of the captions that do not state theirs.
+    A file of captions, or of key points without boxes, does not say that there is no object in the images that it
+    lists. One without annotations is told by its categories and its name. ``usual``: type of the captions that do not
+    state theirs.
     """
     found = [values for values in document["annotations"] if isinstance(values, dict)]
     captions = {_caption_type(values, usual) for values in found if _is_caption(values)}
-    if document["categories"] or any(not _is_caption(values) for values in found):
+    others = [values for values in found if not _is_caption(values)]
+    if others and all(_is_key_points(values) for values in others):
+        return frozenset(captions)
+    if document["categories"] or others:
         return frozenset({OBJECTS, *captions})
     if not captions and document["has_categories"] and not name.lower().startswith("captions"):
         return frozenset({OBJECTS})

@@ -36,6 +36,17 @@ def check_name(value: Any, what: str) -> str:
         raise UnusableLabelError("a name with a token of the model", f"{what}: {error}") from None
 
 
+def list_usable_names(names: Iterable[Any]) -> list[str]:
+    """Return the names that `check_name` accepts, in the form that is kept, each once, in their order."""
+    found: dict[str, None] = {}
+    for value in names:
+        try:
+            found[check_name(value, "")] = None
+        except UnusableLabelError:
+            continue
+    return list(found)
+
+
 def explain_spellings(names: Iterable[Any], where: str) -> list[LabelProblem]:
     """Return what happens to names that are not kept as they are spelled.
 

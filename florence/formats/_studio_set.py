@@ -18,7 +18,7 @@ from florence.formats import (
     list_looked_at,
 )
 from florence.formats._files import Files
-from florence.formats._names import check_name, explain_spellings
+from florence.formats._names import explain_spellings, list_usable_names
 from florence.formats._studio_claims import SHAPES, ClaimBuilder
 from florence.formats._studio_results import CATEGORY, OCR_LINE, TEXTS, StudioResult, address_names, read_flat_results
 from florence.images import is_image
@@ -89,7 +89,7 @@ class StudioSet(LabelSet):
         names = dict.fromkeys(label for label in labels if isinstance(label, str))
         problems += explain_spellings(names, files.uri)
         self.held = frozenset(kind for entry in entries for kind in self._find_types(entry.raw[0].results))
-        super().__init__(files.uri, entries, sorted(_usable(names)), problems)
+        super().__init__(files.uri, entries, sorted(list_usable_names(names)), problems)
 
     def _find_types(self, results: Sequence[StudioResult]) -> Iterator[str]:
         """Yield the annotation types that results are of, as far as they tell without their image."""
@@ -113,16 +113,6 @@ class StudioSet(LabelSet):
         claims = builder.build(annotation.results)
         looked_at = list_looked_at(claims, (), ()) or None
         return ImageClaims(tuple(claims), (*annotation.problems, *builder.problems, *lost), looked_at)
-
-
-def _usable(names: Mapping[str, None]) -> set[str]:
-    found = set()
-    for name in names:
-        try:
-            found.add(check_name(name, ""))
-        except UnusableLabelError:
-            continue
-    return found
 
 
 def _read_tasks(files: Files, name: str) -> list[dict[str, Any]]:

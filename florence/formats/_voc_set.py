@@ -31,7 +31,7 @@ from florence.formats import (
 )
 from florence.formats._checks import check_number, check_polygon, explain_overhang, make_region
 from florence.formats._files import Files
-from florence.formats._names import check_name, explain_spellings
+from florence.formats._names import check_name, explain_spellings, list_usable_names
 from florence.geometry import Box, polygon_box
 from florence.records import Claim, ImageRecord, Region
 from florence.text_files import decode_text
@@ -111,7 +111,7 @@ class VocSet(LabelSet):
             problems += _explain_edges(files, found)
         names = sorted({item.name for file in found for item in file.objects})
         problems += explain_spellings(names, files.uri)
-        super().__init__(files.uri, entries, _usable(names), problems)
+        super().__init__(files.uri, entries, list_usable_names(names), problems)
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """Return the objects of an image, in the order of its file. Raises UnusableLabelError if it is unreadable."""
@@ -223,14 +223,6 @@ def _read_rotated_box(item: _VocObject, label: str, where: str, record: ImageRec
 
 def _element_text(element: ElementTree.Element, name: str) -> str:
     return (element.findtext(name) or "").strip()
-
-
-def _usable(names: list[str]) -> Iterator[str]:
-    for name in names:
-        try:
-            yield check_name(name, "name")
-        except UnusableLabelError:
-            continue
 
 
 # ---------------------------------------------------------------- files

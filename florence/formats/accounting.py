@@ -10,7 +10,15 @@ from typing import Any
 
 from florence.errors import DataError, FlorenceError
 from florence.formats import LabelProblem, LabelSet, LabelSetEntry, describe_problem
-from florence.formats.matching import NOT_UNDERSTOOD, LabelMatcher, Matching, ReadResult, base_name, read_label_set
+from florence.formats.matching import (
+    NOT_UNDERSTOOD,
+    LabelMatcher,
+    Matching,
+    ReadResult,
+    base_name,
+    cut_upload_prefix,
+    read_label_set,
+)
 from florence.image_files import normalise_path
 from florence.label_report import NOT_HERE, LabelSetReport, LossCount
 from florence.records import ImageRecord
@@ -117,12 +125,15 @@ def count_labels(labels: LabelSet, entry: LabelSetEntry) -> int:
 def suggest_matching(labels: LabelSet, images: Sequence[ImageRecord], matching: Matching) -> str:
     """Return the settings under which the set lists more of ``images`` than under ``matching``; empty for none.
 
-    Tried: base names, and the folders in which pairs of paths of one base name differ.
+    Tried: base names, the folders in which pairs of paths of one base name differ, and the same where the set has the
+    file names of Label Studio's uploads.
     """
     matched = count_matches(labels, images, matching)
     if matched == len(images):
         return ""
     tried: list[dict[str, Any]] = [{"base_names": True}, *_find_differences(labels, images)]
+    if not matching.upload_prefix and any(cut_upload_prefix(n) != n for e in labels.entries[:PAIRS] for n in e.names):
+        tried += [{"upload_prefix": True}, {"upload_prefix": True, "base_names": True}]
     found = [(count_matches(labels, images, replace(matching, **options)), options) for options in tried]
     most = max(number for number, _ in found)
     if most <= matched:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from florence.config import Section
 from florence.errors import DataError, StoreError
 from florence.formats import FORMATS, Format, ImageClaims, LabelProblem, LabelSet, LabelSetEntry, UnusableLabelError
-from florence.formats._checks import check_text
+from florence.formats._checks import check_caption_type, check_text
 from florence.formats._files import Files
 from florence.formats._table_rows import (
     ENDINGS,
@@ -60,12 +60,7 @@ class AltTextFormat(Format):
             "", description="encoding of the files, as cp1252 or gbk; else UTF-8, or UTF-16 with a byte order mark"
         )
 
-        @field_validator("kind")
-        @classmethod
-        def _caption(cls, value: str) -> str:
-            if value not in CAPTIONS:
-                raise ValueError(f"one of {', '.join(CAPTIONS)} is expected")
-            return value
+        _caption = field_validator("kind")(check_caption_type)
 
     def files(self, uri: str) -> Files:
         """Return one file, or every table of a folder; without a table, every text file that lies beside pictures."""

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from florence.config import Section
 from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, LabelledImage, LabelSet
-from florence.formats._checks import explain_bad_box
+from florence.formats._checks import check_caption_type, explain_bad_box
 from florence.formats._coco_set import CocoSet
 from florence.formats._files import Files, list_json
 from florence.records import CAPTIONS, Annotation, ImageRecord
@@ -28,7 +28,7 @@ class CocoFormat(Format):
     """``annotations/instances_<split>.json`` and ``captions_<split>.json``, pictures in ``images/``."""
 
     annotation_types = (OBJECTS, *CAPTIONS)
-    revision = 2
+    revision = 3
 
     class Options(Section):
         """Settings of reading."""
@@ -42,12 +42,7 @@ class CocoFormat(Format):
             "way round; else such an image is refused, unless its boxes prove it",
         )
 
-        @field_validator("captions")
-        @classmethod
-        def _caption(cls, value: str) -> str:
-            if value not in CAPTIONS:
-                raise ValueError(f"one of {', '.join(CAPTIONS)} is expected")
-            return value
+        _caption = field_validator("captions")(check_caption_type)
 
     def files(self, uri: str) -> Files:
         """Return one file, or every .json of a folder; only those in folders ``annotations``, if there are any."""

@@ -28,10 +28,10 @@ from florence.formats import (
     describe_problem,
     list_looked_at,
 )
-from florence.formats._checks import check_text
+from florence.formats._checks import check_caption_type, check_text
 from florence.formats._coco_objects import check_unit, read_object
 from florence.formats._files import Files
-from florence.formats._names import check_name, explain_spellings
+from florence.formats._names import check_name, explain_spellings, list_usable_names
 from florence.formats._table_rows import (
     NAME_COLUMNS,
     TEXT_COLUMNS,
@@ -70,12 +70,7 @@ class ImageFolderFormat(Format):
         kind: str = Field("<CAPTION>", description="annotation type of the texts, one of captions")
         encoding: str = Field("", description="encoding of a table of text; else UTF-8")
 
-        @field_validator("kind")
-        @classmethod
-        def _caption(cls, value: str) -> str:
-            if value not in CAPTIONS:
-                raise ValueError(f"one of {', '.join(CAPTIONS)} is expected")
-            return value
+        _caption = field_validator("kind")(check_caption_type)
 
     def files(self, uri: str) -> Files:
         """Return one file, or every table of a folder that is called ``metadata``."""
@@ -131,7 +126,7 @@ class _MetadataSet(LabelSet):
                 names.update((one.category, None) for one in objects if isinstance(one.category, str))
         problems += explain_spellings(names, files.uri)
         entries = [LabelSetEntry(one.names, raw=one) for one in found.values()]
-        super().__init__(files.uri, entries, _usable(names), problems)
+        super().__init__(files.uri, entries, list_usable_names(names), problems)
 
     def _read_table(self, files: Files, file: str, found: dict[str, _ImageRows], problems: list[LabelProblem]) -> None:
         where, folder = files.where(file), posixpath.dirname(file)
@@ -255,13 +250,3 @@ def _list_objects(value: Any, where: str) -> Iterator[tuple[Any, Any, dict[str, 
 
 def _find(values: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     return next((values[key] for key in keys if values.get(key) is not None), None)
-
-
-def _usable(names: Mapping[str, None]) -> list[str]:
-    found = []
-    for name in names:
-        try:
-            found.append(check_name(name, ""))
-        except UnusableLabelError:
-            continue
-    return found

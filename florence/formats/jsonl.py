@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from florence.formats import (
 )
 from florence.formats._checks import check_number, check_numbers, check_polygon, check_text, read_score
 from florence.formats._files import Files
-from florence.formats._names import check_name, explain_spellings
+from florence.formats._names import check_name, explain_spellings, list_usable_names
 from florence.geometry import Box, Quad, clip_box
 from florence.records import ANNOTATION_TYPES, NAMED_TYPES, Claim, ImageRecord, Region
 
@@ -106,7 +106,7 @@ class _LineSet(LabelSet):
         kinds = (row.get("task") for entry in entries for row in entry.raw[1] if isinstance(row, dict))
         self.held = frozenset(kind for kind in kinds if isinstance(kind, str)).intersection(ANNOTATION_TYPES)
         problems += explain_spellings(names, files.uri)
-        super().__init__(files.uri, entries, sorted(_usable(names)), problems)
+        super().__init__(files.uri, entries, sorted(list_usable_names(names)), problems)
 
     def read_claims(self, entry: LabelSetEntry, record: ImageRecord) -> ImageClaims:
         """Return the claims of a line, in its order."""
@@ -125,16 +125,6 @@ class _LineSet(LabelSet):
             return ImageClaims(tuple(claims), tuple(problems))
         held = self.held if looked_at is None else looked_at
         return ImageClaims(tuple(claims), tuple(problems), list_looked_at(claims, held, lost))
-
-
-def _usable(names: Iterable[str]) -> set[str]:
-    found = set()
-    for name in names:
-        try:
-            found.add(check_name(name, ""))
-        except UnusableLabelError:
-            continue
-    return found
 
 
 def _read_file(files: Files, name: str, problems: list[LabelProblem]) -> list[LabelSetEntry]:

@@ -42,15 +42,17 @@ class Matching:
     """How images are matched with entries.
 
     ``strip``: removed from the front of the image's path in its source; ``prefix``: then put there. ``base_names``:
-    whether a path that is not found is matched by its file's name. ``source``: the source whose files the data set's
-    names mean, empty for all. ``contents``: which content of a file that has had several: the first, the current one,
-    or, for "ask", that which was alone when the data set was first read (after collection ``first_read``). ``files``:
-    what is known of the files.
+    whether a path that is not found is matched by its file's name. ``upload_prefix``: whether the data set's file names
+    begin with what Label Studio puts before the names of files that are uploaded. ``source``: the source whose files
+    the data set's names mean, empty for all. ``contents``: which content of a file that has had several: the first, the
+    current one, or, for "ask", that which was alone when the data set was first read (after collection ``first_read``).
+    ``files``: what is known of the files.
     """
 
     strip: str = ""
     prefix: str = ""
     base_names: bool = False
+    upload_prefix: bool = False
     source: str = ""
     contents: Contents = "ask"
     first_read: int | None = None
@@ -73,6 +75,8 @@ class LabelMatcher:
                 if _HASH.fullmatch(entry.image_id) or not entry.names:
                     continue
             names = dict.fromkeys(map(normalise_path, entry.names))
+            if matching.upload_prefix:
+                names = dict.fromkeys(map(cut_upload_prefix, names))
             for name in names:
                 self._by_name.setdefault(name, []).append(k)
                 # An export puts the right ending behind a name that has none, or a wrong one.
@@ -147,7 +151,11 @@ class LabelMatcher:
         plain = LabelMatcher.__new__(LabelMatcher)
         plain.__dict__.update(self.__dict__)
         plain.matching = Matching(
-            self.matching.strip, self.matching.prefix, self.matching.base_names, self.matching.source
+            self.matching.strip,
+            self.matching.prefix,
+            self.matching.base_names,
+            self.matching.upload_prefix,
+            self.matching.source,
         )
         result = []
         for row in self.matching.files.list_ambiguous(self.matching.base_names):
@@ -341,6 +349,12 @@ class LabelMatcher:
         return ""
 
 
+def cut_upload_prefix(path: str) -> str:
+    """Return a path without the eight hexadecimal digits and the dash that Label Studio puts before a file's name."""
+    folder, name = posixpath.split(path)
+    return posixpath.join(folder, re.sub(r"^[0-9a-f]{8}-(?=.)", "", name))
+
+
 def base_name(name: str) -> str:
     """Return the last part of a path, without the ending of a picture."""
     return cut_suffix(posixpath.basename(name))
@@ -378,7 +392,7 @@ def find_claims(
     source: str = "",
 ) -> ImageClaims:
     """Return the claims about one image, whose only name is that of its record; see `Matching`, `LabelMatcher`."""
-    return LabelMatcher(labels, Matching(strip, prefix, base_names, source)).find_claims(record)
+    return LabelMatcher(labels, Matching(strip, prefix, base_names, source=source)).find_claims(record)
 
 
 def read_label_set(labels: LabelSet, images: Iterable[ImageRecord], matching: Matching | None = None) -> ReadResult:

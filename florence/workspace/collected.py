@@ -127,7 +127,7 @@ def _describe_source(one: SourceFiles) -> list[str]:
         unread.sort(key=lambda group: (not group.remedy, -group.count, group.ending))
         lines.append("not read: " + ", ".join(map(_describe_ending, unread)))
     if others := [group for group in one.unused if not group.ending]:
-        lines.append("left out: " + ", ".join(f"{group.count:,} {group.reason}" for group in others))
+        lines.append("left out: " + ", ".join(f"{group.reason} ({group.count:,})" for group in others))
     return [f"{one.source}: {line}" for line in lines]
 
 
