@@ -70,12 +70,11 @@ def draw_scenes(count: int, seed: int) -> Sample:
 def rank_by_audit(sample: Sample, known: Corrupted) -> Ranking:
     """Return the audit's ranking: the probabilities of its four errors."""
     from florence.audit.alignment import GivenLabels
-    from florence.audit.others import GIVEN, AnnotatorClaims, find_other_items
-    from florence.audit.reading import make_annotator_claims
+    from florence.audit.others import AnnotatorClaims, find_other_items
     from florence.audit.scores import score_labels
     from florence.config import EngineSettings
     from florence.names import build_name_table
-    from florence.records import AnnotatorProfile, Claim, Region
+    from florence.records import AnnotatorProfile
 
     settings = EngineSettings()
     names = build_name_table(settings)
@@ -92,13 +91,7 @@ def rank_by_audit(sample: Sample, known: Corrupted) -> Ranking:
         np.ones(len(sample.pictures), bool),
         np.asarray([(picture.width, picture.height) for picture in sample.pictures]),
     )
-    others = AnnotatorClaims(claims, coverage, profiles)
-    as_claims = {
-        f"{k:064x}": [Claim("<OD>", f.name, (Region(f.name, box=f.box),)) for f in items]
-        for k, items in enumerate(known.given)
-    }
-    as_annotator = make_annotator_claims({AnnotatorProfile(GIVEN): as_claims})
-    items = find_other_items(others, as_annotator, images, settings, names)
+    items = find_other_items(AnnotatorClaims(claims, coverage, profiles), images, settings, names)
     scores = score_labels(given, items, names)
     ends = np.searchsorted(given.image, np.arange(1, len(sample.pictures)))
     missing: list[list[tuple[Any, float]]] = [[] for _ in sample.pictures]

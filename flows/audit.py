@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from florence.audit.correction import CorrectionPlan, plan_correction, write_corrected
-from florence.audit.issues import MISSING, LabelIssue
+from florence.audit.issues import SWAPPED, LabelIssue
 from florence.audit.others import AnnotatorClaims, join_claims
 from florence.audit.page import render_audit
 from florence.audit.project import write_audit_project
@@ -33,6 +33,8 @@ from florence.images import is_image
 from florence.label_report import describe_losses
 from florence.progress import Progress
 from florence.store import EXPORT_NOTE, Store
+from flows.adapters.mlflow_store import store_uri
+from flows.adapters.sqlite_urls import sqlite_file
 from flows.lock import lock_workspace
 from flows.models import fetch_champion, find_model
 from flows.terminal import LISTED, say
@@ -158,8 +160,12 @@ def _ask_annotators(
 
 
 def _find_student(choice: AuditChoice, workspace: TrackedWorkspace) -> str | None:
+    """Return the folder of the model that annotates too; None without one: no store is made to look for a champion."""
     if choice.student is not None:
         return str(find_model(workspace, choice.student))
+    database = sqlite_file(store_uri(workspace.settings.tracking.uri, workspace.root))
+    if database is not None and not database.exists():
+        return None
     champion = fetch_champion(workspace)
     return None if champion is None else str(champion.model)
 
@@ -203,8 +209,7 @@ def _report_correction(found: Audit, plan: CorrectionPlan, choice: AuditChoice) 
 
 def _describe(issue: LabelIssue, name_of: dict[str, str]) -> str:
     box = issue.box or issue.right_box or ()
-    name = f"{issue.name} → {issue.right_name}" if issue.kind not in (MISSING,) and issue.right_name else issue.name
-    label = issue.right_name if issue.kind == MISSING else name
+    label = f"{issue.name} → {issue.right_name}" if issue.kind == SWAPPED else issue.name or issue.right_name
     return (
         f"{name_of[issue.image_id]}: {issue.kind} ({issue.probability:.2f}): {label} "
         f"at {', '.join(f'{value:.0f}' for value in box)}"

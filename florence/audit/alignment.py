@@ -47,7 +47,8 @@ class LabelAlignment:
 
     ``iou``, ``p_name``: (n,), of a label and its item: overlap, and P(the label's name | the item is an object);
     ``near_item``: (n,), the largest IoU with an item that is not its own; ``near_label``: (items,), of an item, the
-    largest IoU with a label of its name that is not its own; ``overlap``: (n,), with another label of its name.
+    largest IoU with a label of its name that is not its own; ``overlap``: (n,), with another label of its name;
+    ``crowding``: (n,), the sum of its IoU with all other labels.
     """
 
     item: np.ndarray
@@ -57,6 +58,7 @@ class LabelAlignment:
     near_item: np.ndarray
     near_label: np.ndarray
     overlap: np.ndarray
+    crowding: np.ndarray
 
 
 def align_labels(given: GivenLabels, items: OtherItems, names: NameTable) -> LabelAlignment:
@@ -73,6 +75,7 @@ def align_labels(given: GivenLabels, items: OtherItems, names: NameTable) -> Lab
         near_item=np.zeros(len(given)),
         near_label=np.zeros(len(items)),
         overlap=np.zeros(len(given)),
+        crowding=np.zeros(len(given)),
     )
     count = len(given.looked_at)
     label_ends = np.searchsorted(given.image, np.arange(count + 1))
@@ -83,7 +86,7 @@ def align_labels(given: GivenLabels, items: OtherItems, names: NameTable) -> Lab
         if a == b:
             continue
         labels = canonical[a:b]
-        result.overlap[a:b] = _overlap_of_one_name(given.box[a:b], labels)
+        result.overlap[a:b], result.crowding[a:b] = _overlap_labels(given.box[a:b], labels)
         if c == d:
             continue
         iou = box_iou(given.box[a:b], items.box[c:d])
@@ -117,11 +120,9 @@ def _name_probability(name: str, claimed: dict[str, float], names: NameTable) ->
     return max((p * names.similarity(other, name) for other, p in claimed.items()), default=0.0)
 
 
-def _overlap_of_one_name(box: np.ndarray, name: list[str]) -> np.ndarray:
-    """Return (n,) the largest IoU of each label with another of its name."""
-    if len(box) < 2:
-        return np.zeros(len(box))
+def _overlap_labels(box: np.ndarray, name: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n,) the largest IoU of each label with another of its name, and the sum with all others."""
     code = np.unique(name, return_inverse=True)[1]
-    iou = box_iou(box, box) * (code[:, None] == code[None])
+    iou = box_iou(box, box)
     np.fill_diagonal(iou, 0.0)
-    return np.asarray(iou.max(axis=1))
+    return (iou * (code[:, None] == code[None])).max(axis=1), iou.sum(axis=1)

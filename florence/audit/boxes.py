@@ -36,9 +36,9 @@ def estimate_misplaced(given: GivenLabels, items: OtherItems, aligned: LabelAlig
     claims = np.maximum(np.bincount(items.claim_item, minlength=len(items))[item], 1)
     r = _residual(box, items.box[item])
     sigma = _fit_noise(r, items.box[item], claims)
-    right = (1 - OWN_BOXES_WEIGHT) * _likelihood(r, sigma[:, None])
+    right = (1 - OWN_BOXES_WEIGHT) * measure_likelihood(r, sigma[:, None])
     right += OWN_BOXES_WEIGHT * _likelihood_of_own(box, items, item, sigma)
-    wrong = _likelihood(r, np.full((len(rows), 1), WRONG_SCALE))
+    wrong = measure_likelihood(r, np.full((len(rows), 1), WRONG_SCALE))
     share, p = 0.05, np.zeros(len(rows))
     for _ in range(10):
         p = share * wrong / (share * wrong + (1 - share) * right + 1e-300)
@@ -53,7 +53,7 @@ def _residual(box: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (box - other) / sides
 
 
-def _likelihood(r: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+def measure_likelihood(r: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """Return (n,) the product over the sides of the t-density (4 degrees of freedom) of ``r`` (n, 4)."""
     return np.asarray(np.prod(0.375 * (1 + (r / sigma) ** 2 / 4) ** -2.5 / sigma, axis=1))
 
@@ -78,5 +78,5 @@ def _likelihood_of_own(box: np.ndarray, items: OtherItems, item: np.ndarray, sig
     claim = np.flatnonzero(at >= 0)
     at = at[claim]
     wider = (sigma * OWN_BOX_WIDER)[at][:, None]
-    value = _likelihood(_residual(box[at], items.claim_box[claim]), wider)
+    value = measure_likelihood(_residual(box[at], items.claim_box[claim]), wider)
     return np.bincount(at, value, len(item)) / np.maximum(np.bincount(at, minlength=len(item)), 1)

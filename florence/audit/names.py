@@ -3,8 +3,8 @@
 A label and its item have different names because the label's name is wrong, or because the others' is. Symbols: t the
 item's name, u the label's, m = P(the two agree) by how sure the others are, q the share of labels whose name is right:
 
-    P(label wrong | u ≠ t)  ∝  (1 − q) f(u) m          f(u): share of u among all labels that disagree
-    P(label right | u ≠ t)  ∝  q max((1 − m) k(u | t), p(u))
+    P(label wrong | u ≠ t)  ∝  (1 − q) f(u) m / q      f(u): share of u among all labels that disagree
+    P(label right | u ≠ t)  ∝  q max((1 − m / q) k(u | t), p(u) f(u))
 
     k(u | t)  share of u among the labels that disagree with items of t, shrunk to f(u): what annotators confuse
     p(u)      how likely the others find u themselves
@@ -25,7 +25,7 @@ LEAST_IOU = 0.4
 """Least IoU of a label and its item for their names to be compared."""
 PRIOR_LABELS = 3.0
 """How many disagreeing labels f(u) counts for in k(u | t)."""
-LEAST_WRONG, MOST_WRONG = 0.002, 0.3
+LEAST_WRONG, MOST_WRONG, MOST_RIGHT = 0.002, 0.3, 0.998
 """Bounds of 1 − q."""
 
 
@@ -67,8 +67,9 @@ def estimate_swapped(given: GivenLabels, items: OtherItems, aligned: LabelAlignm
     wrong = float(np.clip((~pairs.same).mean() / 2, LEAST_WRONG, MOST_WRONG))
     p = np.zeros(len(rows))
     for _ in range(5):
-        is_wrong = wrong * share * agree
-        is_right = (1 - wrong) * np.maximum((1 - agree) * confusion, found)
+        right = np.minimum(agree / (1 - wrong), MOST_RIGHT)
+        is_wrong = wrong * share * right
+        is_right = (1 - wrong) * np.maximum((1 - right) * confusion, found * share)
         p = np.where(pairs.same, wrong * (1 - found), is_wrong / (is_wrong + is_right))
         wrong = float(np.clip(p.mean(), LEAST_WRONG, MOST_WRONG))
     result[rows] = p * _share_able(items, pairs, [names.canonical(given.name[k]) for k in rows.tolist()])

@@ -21,8 +21,6 @@ from florence.formats import OBJECTS
 from florence.names import NameTable
 from florence.records import AnnotatorProfile
 
-GIVEN = "given labels"
-"""Name of the given labels as an annotator."""
 LEAST = 1e-3
 """Probabilities are kept this far from 0 and 1."""
 
@@ -78,24 +76,16 @@ class OtherItems:
 
 
 def find_other_items(
-    others: AnnotatorClaims, given: AnnotatorClaims, images: pa.Table, settings: EngineSettings, names: NameTable
+    others: AnnotatorClaims, images: pa.Table, settings: EngineSettings, names: NameTable
 ) -> OtherItems:
     """Return the items that the ``others`` claim in ``images`` (records as a table), by their consensus.
 
-    The annotator models are fitted with the ``given`` labels as one more annotator, whose claims are no part of the
-    items. Raises DataError for claims that are none.
+    The given labels have no part in it: `florence.audit.scores` weighs the two against each other. Raises DataError for
+    claims that are none.
     """
     ids = images["image_id"].combine_chunks()
-    every = join_claims([others, given])
     evidence = weigh_evidence(
-        every.claims,
-        images,
-        every.coverage,
-        settings,
-        every.profiles,
-        tasks=(OBJECTS,),
-        by_others=(),
-        without=tuple(profile.name for profile in given.profiles),
+        others.claims, images, others.coverage, settings, others.profiles, tasks=(OBJECTS,), by_others=()
     )
     items = evidence.items.filter(
         pc.and_(pc.is_valid(evidence.items["confidence"]), pc.is_valid(evidence.items["box"]))

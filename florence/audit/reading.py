@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from florence.audit.alignment import GivenLabels
-from florence.audit.others import GIVEN, AnnotatorClaims
+from florence.audit.others import AnnotatorClaims
 from florence.coverage import COVERAGE
 from florence.errors import DataError, ImageError, SettingsError
 from florence.formats import FORMATS, OBJECTS, Format, LabelSet
@@ -218,13 +218,12 @@ def is_results(document: Any) -> bool:
 class ReadLabels:
     """The given labels of the images, and what of the data set is not used.
 
-    ``claims``: by image id. ``read``: how they were matched. ``as_annotator``: the labels as an annotator's claims.
+    ``claims``: by image id. ``read``: how they were matched.
     """
 
     given: GivenLabels
     claims: dict[str, tuple[Claim, ...]]
     read: ReadResult
-    as_annotator: AnnotatorClaims
     losses: tuple[LossCount, ...] = ()
 
 
@@ -260,10 +259,7 @@ def read_given(file: LabelFile, images: AuditImages) -> ReadLabels:
         np.asarray(looked_at, bool),
         np.asarray([(record.width, record.height) for record in images.records], float).reshape(-1, 2),
     )
-    looked = {record.image_id for record, looks in zip(images.records, looked_at, strict=True) if looks}
-    objects = {image_id: _list_objects(found) for image_id, found in claims.items() if image_id in looked}
-    profile = AnnotatorProfile(GIVEN, "annotator", file.labels.vocabulary or None)
-    return ReadLabels(given, claims, read, make_annotator_claims({profile: objects}), losses)
+    return ReadLabels(given, claims, read, losses)
 
 
 def _list_objects(claims: Iterable[Claim]) -> tuple[Claim, ...]:
@@ -298,7 +294,7 @@ def read_claim_files(
         name, _, uri = text.partition("=")
         if not uri or "/" in name:
             name, uri = Path(text).name.partition(".")[0], text
-        if name in named or name in (HUMAN, STUDENT, GIVEN):
+        if name in named or name in (HUMAN, STUDENT):
             raise SettingsError(f"--claims {text}: the name {name!r} is taken; --claims NAME=FILE gives another one")
         named[name] = uri
     family = _read_families(families, named)

@@ -51,7 +51,7 @@ def audit_labels(
     Raises DataError where no other annotator looked at an image that has given labels.
     """
     names = build_name_table(settings)
-    items = find_other_items(others, labels.as_annotator, images.table(), settings, names)
+    items = find_other_items(others, images.table(), settings, names)
     if not (items.asked.any(axis=1) & labels.given.looked_at).any():
         raise DataError(
             "no other annotator has looked at an image that has given labels; --claims FILE gives the claims of one"

@@ -239,6 +239,7 @@ def _label_features(
         (silent * able, -0.3),
         (silent * aligned.near_item[at], 1.0),
         (silent * aligned.overlap[at], 0.0),
+        (silent * np.minimum(aligned.crowding[at], 1.5), 1.0),
     ]
     return np.stack([column for column, _ in columns], axis=1), np.asarray([weight for _, weight in columns])
 
