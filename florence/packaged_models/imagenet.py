@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from florence.config import EngineSettings
 from florence.errors import ModelError
+from florence.names import build_name_table
 from florence.versions import package_versions
 
 COARSE = """
@@ -38,6 +41,7 @@ flower 985-986; bread 930; trash can 412
 """Coarse names of ImageNet's classes, by class number: annotators seldom agree on a breed, often on the animal."""
 PLAIN = {
     7: "rooster",
+    21: "red kite",
     97: "duck",
     264: "cardigan corgi",
     313: "stick insect",
@@ -70,6 +74,7 @@ PLAIN = {
     840: "mop",
     844: "light switch",
     850: "teddy bear",
+    861: "toilet",
     876: "hot tub",
     882: "vacuum cleaner",
     896: "sink",
@@ -83,6 +88,23 @@ PLAIN = {
     999: "toilet paper",
 }
 """Better names of classes whose first synonym would be misunderstood, by class number."""
+CALIBRATION: dict[str, tuple[float, float, float]] = {"lite0": (-0.87, 1.19, -0.65), "lite2": (-0.88, 1.13, -0.60)}
+"""Classifier → a, b, c of `best_name`.
+
+Fitted on 662 crops of 221 photographic cut-outs (Tux Paint's stamps of 2022) that were pasted on photos, in boxes that
+are off by 6% of their sides. More than a quarter show what no class names. Names were chosen from all, and from lists
+of 1 to 90, in which the right one was nine times in ten.
+"""
+WORN: frozenset[str] = frozenset(
+    (
+        "abaya,academic gown,apron,bib,bow tie,brassiere,breastplate,bulletproof vest,cardigan,chain mail,cloak,coat,"
+        "cuirass,diaper,face powder,feather boa,gown,hair spray,hoopskirt,jersey,kimono,knee pad,lipstick,lotion,mask,"
+        "military uniform,miniskirt,neck brace,overskirt,pajamas,poncho,sarong,scarf,seat belt,stethoscope,suit,"
+        "sunscreen,sweatshirt,swimming trunks,swimsuit,trousers,vestment,wig,windsor tie,bolo tie,wool,velvet,lab coat,"
+        "fur coat,trench coat,bikini,maillot,jeans"
+    ).split(",")
+)
+"""Names of what people wear or are shown with: no class is a person, so that a picture of one gets such a name."""
 FAMILY = "imagenet"
 """Family of every annotator that builds on these classifiers."""
 SIDES = {"lite0": 224, "lite2": 256}
@@ -163,6 +185,59 @@ def class_probabilities(cells: np.ndarray) -> np.ndarray:
     logits = cells.mean(axis=(1, 2))
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
+
+
+@lru_cache(maxsize=16)
+def choosable_labels(names: str, labels: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the n names that a picture may get, and (n, 1000), 1 for each class that a name stands for, else 0.
+
+    These are all names of `class_labels` but those of what people wear, or those of ``labels`` that stand for a class:
+    a label is the class's name, its coarse name, a synonym or hypernym of one (`florence.names`). A label that stands
+    for no class so is a hyponym of classes that no other label stands for. ``names``: as of `class_labels`.
+    """
+    own, members = class_labels(names)
+    if labels is None:
+        chosen = [k for k, label in enumerate(own) if label not in WORN]
+        return tuple(own[k] for k in chosen), members[chosen]
+    table = build_name_table(EngineSettings())
+    of_class = [
+        {table.canonical(labels_[int(rows[:, k].argmax())]) for labels_, rows in map(class_labels, ("fine", "coarse"))}
+        for k in range(members.shape[1])
+    ]
+    above = [frozenset().union(*(table.with_hypernyms(name) for name in found)) for found in of_class]
+    rows = {label: np.asarray([table.canonical(label) in found for found in above], float) for label in labels}
+    is_free = ~np.any([row > 0 for row in rows.values()], axis=0)
+    for label in (label for label, row in rows.items() if not row.any()):
+        rows[label] = is_free * [not found.isdisjoint(table.with_hypernyms(label)) for found in of_class]
+    rows = {label: row for label, row in rows.items() if row.any()}
+    return tuple(rows), np.asarray(list(rows.values()), float).reshape(-1, members.shape[1])
+
+
+def best_name(logits: np.ndarray, weights: str, choice: tuple[tuple[str, ...], np.ndarray]) -> tuple[str, float]:
+    """Return the best name of a picture by its class logits x (1000,), and how likely it is right, 0…1.
+
+    ``choice``: `choosable_labels`; "" and 0 where it is empty. With the classes C_v of a name v, C = ∪ C_v, the classes
+    R that are in none, and q = softmax(x):
+
+        s_v = Σ_{k ∈ C_v} q_k / √|C_v|      r = Σ_{k ∈ R} q_k / √|R|      p_v = s_v / (Σ_w s_w + r)
+        confidence = σ(a + b log(p_v / (1 − p_v)) + c log Σ_{k ∈ C} q_k)
+
+    The roots keep names of many classes, as dog, from being given to pictures that show nothing clear. `CALIBRATION`
+    has a, b and c, of pictures that may show what no class names.
+    """
+    labels, members = choice
+    if not labels:
+        return "", 0.0
+    a, b, c = CALIBRATION[weights]
+    values = np.exp(logits.astype(float) - logits.max())
+    values /= values.sum()
+    is_known = members.any(axis=0)
+    shares = members @ values / np.sqrt(members.sum(axis=1))
+    known, rest = float(values[is_known].sum()), float(values[~is_known].sum())
+    best = int(shares.argmax())
+    p = float(shares[best] / (shares.sum() + rest / math.sqrt(max(int((~is_known).sum()), 1))))
+    p, known = min(max(p, 1e-6), 1 - 1e-6), max(known, 1e-6)
+    return labels[best], 1 / (1 + math.exp(-(a + b * math.log(p / (1 - p)) + c * math.log(known))))
 
 
 def input_size(width: int, height: int, side: float) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from florence.geometry import box_iou, rasterise
 from florence.images import shrink
 from florence.imaging.colours import colour_shares
 from florence.records import Annotation, ImageRecord, Region
-from florence.scene.objects import SceneObject, merge_objects, position_phrase, size_word
+from florence.scene.objects import SceneObject, merge_objects, position_phrase, select_category, size_word
 
 OcrLine = tuple[str, tuple[float, float], float]
 """A line of text in the picture: text, centre (x, y) in pixels, score."""
@@ -40,7 +40,12 @@ def describe_scene(
     """
     objects = merge_objects(claims, min_score, min_alone)[:most]
     return SceneDescription(
-        record, shrink(pixels, 256), objects, select_ocr_lines(claims, min_reading), _segmented_expressions(claims)
+        record,
+        shrink(pixels, 256),
+        objects,
+        select_ocr_lines(claims, min_reading),
+        _segmented_expressions(claims),
+        None if objects else select_category(claims, min_score, min_alone),
     )
 
 
@@ -49,7 +54,8 @@ class SceneDescription:
     """What is known of one picture, and captions made of it.
 
     ``pixels``: (h, w, 3), uint8, the picture shrunk. ``objects``: best first. ``ocr_lines``: in reading order.
-    ``expressions``: pairs of a referring expression and its region with polygons.
+    ``expressions``: pairs of a referring expression and its region with polygons. ``category``: what the whole picture
+    is called, and its score, if no object was found.
     """
 
     record: ImageRecord
@@ -57,11 +63,14 @@ class SceneDescription:
     objects: tuple[SceneObject, ...]
     ocr_lines: tuple[OcrLine, ...]
     expressions: tuple[tuple[str, Region], ...] = ()
+    category: tuple[str, float] | None = None
 
     @property
     def score(self) -> float:
         """The captions' score: the mean of what they name, or the share of the two main colors if they name nothing."""
         scores = [item.score for item in self.objects] or [score for _, _, score in self.ocr_lines]
+        if self.category:
+            return self.category[1]
         if scores:
             return float(np.mean(scores))
         shares = list(colour_shares(self.pixels).values())
@@ -144,6 +153,8 @@ class SceneDescription:
         groups = self.objects_by_label()
         if not groups:
             written = f" with the {_words_phrase([text for text, _, _ in self.ocr_lines])}" if self.ocr_lines else ""
+            if self.category:
+                return f"a picture of {_with_article(self.category[0])}{written}"
             palette = self.palette()
             return (f"{choose_article(palette)} {palette} picture" if palette else "a picture in many colors") + written
         clause = self.text_clause(groups[0][0]) if len(self.objects) == 1 else ""
@@ -152,7 +163,7 @@ class SceneDescription:
     def detailed_caption(self) -> str:
         """Return two or three sentences."""
         groups = self.objects_by_label()
-        sentences = []
+        sentences = [f"The picture shows {_with_article(self.category[0])}."] if self.category else []
         if groups:
             verb = "is" if len(groups[0]) == 1 else "are"
             where = f" {position_phrase(groups[0][0].centre, self.record)}" if len(groups[0]) == 1 else ""
@@ -176,9 +187,10 @@ class SceneDescription:
         """Return a paragraph with all that is known, object by object."""
         count = len(self.objects)
         counted = f" with {_number_word(count)} object{'s' if count > 1 else ''}" if count else ""
+        shown = f" of {_with_article(self.category[0])}" if self.category else ""
         width, height = self.record.width, self.record.height
         form = "wide" if width > 1.2 * height else "tall" if height > 1.2 * width else "square"
-        sentences = [f"This is a {form} {'black and white ' if self.is_grey else ''}picture{counted}."]
+        sentences = [f"This is a {form} {'black and white ' if self.is_grey else ''}picture{counted or shown}."]
         for item in sorted(self.objects, key=lambda o: (o.centre, o.label)):
             where = position_phrase(item.centre, self.record)
             filling = ", filling most of the picture" if item.area_share(self.record) > 0.6 else ""

@@ -71,6 +71,25 @@ def merge_objects(claims: Iterable[Annotation], min_score: float, min_alone: flo
     return tuple(kept)
 
 
+def select_category(claims: Iterable[Annotation], min_score: float, min_alone: float) -> tuple[str, float] | None:
+    """Return what annotators call the whole image (<CLASSIFICATION>) and its score; None where none is sure.
+
+    That is the name that most annotators gave; of equals the one of the highest score. ``min_score``: least score;
+    ``min_alone``: of a name that a single annotator gave.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for row in claims:
+        if row.task == "<CLASSIFICATION>" and row.text.strip():
+            scores = found.setdefault(row.text, {})
+            scores[row.annotator] = max(scores.get(row.annotator, 0.0), 1.0 if row.score is None else row.score)
+    sure = [
+        (-len(scores), -max(scores.values()), name)
+        for name, scores in found.items()
+        if max(scores.values()) >= (min_score if len(scores) > 1 else min_alone)
+    ]
+    return (min(sure)[2], -min(sure)[1]) if sure else None
+
+
 def is_same_box(a: Box, b: Box) -> bool:
     """Return whether two boxes are in the same position."""
     return bool(box_iou(np.asarray(a), np.asarray(b))[0, 0] >= SAME_BOX_IOU)

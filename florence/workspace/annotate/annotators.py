@@ -75,6 +75,23 @@ def bind_files(settings: Settings, name: str, store: Store) -> None:
             instance.files = ImageFiles(store, section.looks_at, key)
 
 
+def bind_labels(settings: Settings, annotator: AnnotatorVersion) -> None:
+    """Tell an annotator that names the boxes of others which names these may give.
+
+    Raises what their `vocabulary` raises.
+    """
+    if annotator.folder is not None or not make_annotator(settings, annotator.name)[0].names_only:
+        return
+    boxing = [
+        other
+        for other, _ in (make_annotator(settings, name) for name in annotator.depends_on)
+        if "<OD>" in other.tasks and other.role != "ranker" and not other.names_only
+    ]
+    vocabularies = [other.vocabulary() for other in boxing]
+    known = None if None in vocabularies else tuple(sorted({name for words in vocabularies for name in words or ()}))
+    make_annotator(settings, annotator.name)[0].known_labels = known or None
+
+
 @lru_cache(maxsize=2)
 def _cached_student(folder: str, settings: str) -> tuple[Any, threading.Lock]:
     from florence.engine.student import StudentAnnotator

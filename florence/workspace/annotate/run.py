@@ -13,6 +13,7 @@ from florence.workspace.annotate.annotators import (
     AnnotatorVersion,
     acquire_annotator,
     bind_files,
+    bind_labels,
     is_required,
     write_declarations,
 )
@@ -141,6 +142,7 @@ class AnnotatorRun:
         if not self._is_loaded:
             try:
                 with self._lock:
+                    bind_labels(self._workspace.settings, self.annotator)
                     write_declarations(self._workspace, [self.annotator])
                     self._instance.usage = read_usage(self._workspace.store, self.annotator)
                     self._instance.load()
