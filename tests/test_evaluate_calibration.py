@@ -12,10 +12,12 @@ from florence.errors import ModelError
 from florence.evaluate.calibration import (
     MIN_ANSWERS,
     PRIOR_ANSWERS,
+    GradedImages,
     GradedLooks,
     fit_calibration,
     fit_second_look,
     fit_smoothed_isotonic,
+    join_graded,
 )
 from florence.metrics import METRICS, GradedAnswers, Prediction, Reference
 from florence.metrics.calibration import expected_calibration_error
@@ -85,9 +87,9 @@ def test_each_source_has_its_own_map_and_a_small_one_is_drawn_to_the_whole():
     found = fit_calibration(few, [images[k] for k in keep], [sources[k] for k in keep])
     whole = fit_calibration(few, [images[k] for k in keep])
     assert found.confidence(0.9, "drawn") == pytest.approx(0.83, abs=0.06)
-    gap = found.confidence(0.9, "drawn") - found.confidence(0.9, "photos")
-    assert abs(gap) < 0.15, f"ten answers weigh {10 / (10 + PRIOR_ANSWERS):.2f}"
     many = fit_calibration(answers, images, sources)
+    gaps = [one.confidence(0.9, "drawn") - one.confidence(0.9, "photos") for one in (found, many)]
+    assert 0 < gaps[0] < 0.2 < 0.25 < gaps[1], f"ten answers weigh {10 / (10 + PRIOR_ANSWERS):.2f}"
     assert many.confidence(0.9, "photos") == pytest.approx(0.45, abs=0.09)
     assert many.calibrated < 0.06 < fit_calibration(answers, images).error
     # as one source: what no source is named for is shrunk half-way to the base rate
@@ -196,7 +198,7 @@ def test_a_file_of_version_1_is_read_as_of_sources_that_are_not_known():
     old = {"scores": [0.0, 1.0], "confidences": [0.0, 1.0], "error": 0.2, "calibrated": 0.1, "n": 200}
     found = parse_calibrations({"<OD>": old})
     assert found.second_look is None and found.get("<CAPTION>") is None
-    assert [found.get("<OD>").confidence(score, "photos") for score in (0, 0.5, 1)] == [0.25, 0.5, 0.75]
+    assert [found.get("<OD>").confidence(score, "photos") for score in (0, 0.5, 1)] == [0, 0.5, 0.75]
 
 
 def test_weights_of_any_size_give_a_score():
@@ -207,6 +209,28 @@ def test_weights_of_any_size_give_a_score():
 def test_a_source_without_a_map_is_shrunk():
     found = Calibration((0.0, 1.0), (0.2, 0.8), 0.1, 0.1, 9, base_rate=0.4, transfer=0.25)
     assert found.confidence(1.0, "photos") == pytest.approx(0.4 + 0.25 * 0.4)
+    assert found.confidence(0.0, "photos") == 0.2, "nothing makes a low one higher"
+
+
+def test_parts_of_different_images_are_joined():
+    parts = []
+    for seed, source in ((0, "drawn"), (1, "photos")):
+        answers, images, _ = mixed({source: lambda s: s}, 60, seed)
+        looks, _ = looks_at(seed, 60)
+        names = tuple(f"{source}-{image}" for image in images)
+        parts.append(GradedImages(answers, names, (source,) * 60, looks if seed else None))
+    whole = join_graded(parts)
+    assert len(whole.images) == 120 and whole.sources[59:61] == ("drawn", "photos")
+    for part, start in zip(parts, (0, 60), strict=True):
+        rows = slice(start, start + 60)
+        assert [whole.images[k] for k in whole.answers.examples[rows]] == [
+            part.images[k] for k in part.answers.examples
+        ]
+        np.testing.assert_array_equal(whole.answers.scores[rows], part.answers.scores)
+        np.testing.assert_array_equal(whole.answers.correct[rows], part.answers.correct)
+    assert {whole.images[k].split("-")[0] for k in whole.looks.examples} == {"photos"}
+    assert fit_calibration(parts[0].answers, parts[0].images) is None, "too few"
+    assert set(fit_calibration(whole.answers, whole.images, whole.sources).sources) == {"drawn", "photos"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,13 @@ from evaluations import Oracle, World, make_object
 
 from florence.codec.grammar import box_tokens
 from florence.config import EvaluateSettings
-from florence.evaluate import build_scores_json, build_scores_table, find_held_out_references, score_tasks
+from florence.evaluate import (
+    build_scores_json,
+    build_scores_table,
+    calibrate_tasks,
+    find_held_out_references,
+    score_tasks,
+)
 from florence.evaluate.scores import choose_questions
 from florence.records import Claim, Region, annotations_table, table_images
 from florence.tasks import Answer
@@ -231,10 +237,32 @@ def test_both_looks_at_an_object_are_calibrated_together(tmp_path: Path):
     boxes = dict(predict.second)
     assert boxes[0] == box_tokens((10, 10, 30, 30), (100, 100)), "of the box that the first look found"
     assert build_scores_json([result])["<OD>"]["truth"]["second_look"]["n"] == 150
+    known = calibrate_tasks([result])
+    assert known.second_look == found and known.get("<OD>") == result.calibration
     # an answer without scores, or one that breaks the grammar, is not looked at again
     quiet = Oracle(world, {i: [make_object("cat", 10)] for i in range(150)})
     (result,) = run(world, quiet, EvaluateSettings(tasks=("<OD>",), max_images=150, bootstrap=100))
     assert result.second_look is None and {ask.task for call in quiet.asked for ask in call} == {"<OD>"}
+
+
+def test_a_source_without_truth_has_a_map_of_its_own(tmp_path: Path):
+    """The first hundred pictures have truth; the others, of another source, the consensus, and answers are wrong."""
+    world, other = (
+        World(tmp_path, splits, source=name)
+        for splits, name in (
+            (["held_out"] * 100, "scenes"),
+            (["train"] * 100 + ["held_out"] * 40, "photos"),
+        )
+    )
+    world.truth({i: [make_object("cat" if i % 3 else "dog", 10)] for i in range(100)})
+    other.labels({i: [make_object("owl", 10)] for i in range(100, 140)})
+    both = [*records(world)]
+    references = find_held_out_references(world.data, [r.image_id for r in both])
+    settings = EvaluateSettings(tasks=("<OD>",), max_images=200, bootstrap=100)
+    results = score_tasks(both, pictures(world), references, settings, TwoLooks())
+    assert {result.score.reference for result in results} == {"truth", "consensus"}
+    found = calibrate_tasks(results).second_look
+    assert found.confidence(0.5, 0.5, True, "scenes") > 0.9 > 0.5 > found.confidence(0.5, 0.5, True, "photos")
 
 
 def test_captions_of_equal_standing_are_alternatives(tmp_path: Path):

@@ -16,7 +16,14 @@ from florence.evaluate.references import (
     find_held_out_references,
     order_by_hash,
 )
-from florence.evaluate.scores import SCORES, TaskResult, build_scores_json, build_scores_table, score_tasks
+from florence.evaluate.scores import (
+    SCORES,
+    TaskResult,
+    build_scores_json,
+    build_scores_table,
+    calibrate_tasks,
+    score_tasks,
+)
 
 __all__ = [
     "REFERENCE_ORDER",
@@ -29,6 +36,7 @@ __all__ = [
     "build_quality_json",
     "build_scores_json",
     "build_scores_table",
+    "calibrate_tasks",
     "count_found_objects",
     "decide_promotion",
     "find_gold_references",

@@ -11,9 +11,9 @@ confidence is 0 or 1, and an end that rests on few answers says less. Of a sourc
 
     f_s = (n_s f_s° + K f) / (n_s + K)        K = `PRIOR_ANSWERS`
 
-with f the map of all answers. For a source that the calibration has no answer of, the confidence is shrunk towards the
-base rate b, the share of all answers that are correct: b + λ (f − b). With two sources or more, λ_s is the best such
-factor for source s where f and b are those of the other sources,
+with f the map of all answers. For a source that the calibration has no answer of, a confidence above the base rate b,
+the share of all answers that are correct, is shrunk towards it: b + λ (f − b). With two sources or more, λ_s is the
+best such factor for source s where f and b are those of the other sources,
 
     λ_s = Σ_{i in s} (f(sᵢ) − b) (yᵢ − b) / Σ_{i in s} (f(sᵢ) − b)²,  clipped to 0…1        λ = (½ + Σ_s λ_s) / (1 + S)
 
@@ -43,7 +43,7 @@ FOLDS = 5
 """Folds of the images: the error of each is measured with a map that was fitted on the others."""
 MIN_ANSWERS = 100
 """Answers below which nothing is fitted."""
-PRIOR_ANSWERS = 100
+PRIOR_ANSWERS = 20
 """K: answers that the map of all sources counts for in that of one source."""
 MIN_ANSWERS_OF_SOURCE = 20
 """Answers of a source from which it shows how far the maps of other sources hold for it."""
@@ -66,6 +66,41 @@ class GradedLooks:
     agree: np.ndarray
     rule: np.ndarray
     correct: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class GradedImages:
+    """Graded answers with what they are about: ``images`` and ``sources`` of each example.
+
+    ``looks``: pairs of looks at objects, whose examples are the same; None for none.
+    """
+
+    answers: GradedAnswers
+    images: tuple[str, ...]
+    sources: tuple[str, ...]
+    looks: GradedLooks | None = None
+
+
+def join_graded(parts: Sequence[GradedImages]) -> GradedImages:
+    """Return one part or more, of different images, as one."""
+    starts = np.cumsum([0, *(len(part.images) for part in parts)])[:-1].tolist()
+    answers = GradedAnswers(
+        np.concatenate([part.answers.examples + start for part, start in zip(parts, starts, strict=True)]),
+        np.concatenate([part.answers.scores for part in parts]),
+        np.concatenate([part.answers.correct for part in parts]),
+    )
+    pairs = [(part.looks, start) for part, start in zip(parts, starts, strict=True) if part.looks is not None]
+    looks = None
+    if pairs:
+        looks = GradedLooks(
+            np.concatenate([found.examples + start for found, start in pairs]),
+            *(
+                np.concatenate([getattr(found, name) for found, _ in pairs])
+                for name in ("first", "second", "agree", "rule", "correct")
+            ),
+        )
+    images, sources = ([value for part in parts for value in getattr(part, name)] for name in ("images", "sources"))
+    return GradedImages(answers, tuple(images), tuple(sources), looks)
 
 
 def fit_calibration(

@@ -19,12 +19,12 @@ import pyarrow as pa
 from florence.config import EvaluateSettings
 from florence.engine.second_look import OBJECTS
 from florence.errors import EncodeError
-from florence.evaluate.calibration import fit_calibration
+from florence.evaluate.calibration import GradedImages, fit_calibration, fit_second_look, join_graded
 from florence.evaluate.references import REFERENCE_ORDER, References, order_by_hash
-from florence.evaluate.second_look import ask_second_looks, calibrate_second_looks
+from florence.evaluate.second_look import ask_second_looks, grade_second_looks
 from florence.geometry import Box, Quad
 from florence.metrics import METRICS, Metric, Prediction, Reference, Score
-from florence.model.confidence import Calibration, SecondLook
+from florence.model.confidence import Calibration, ModelCalibrations, SecondLook
 from florence.model.generate import Query
 from florence.records import ImageRecord, Region
 from florence.tasks import Answer, Example, task
@@ -61,6 +61,7 @@ class TaskResult:
     ``low``, ``high``: 95% bootstrap interval over images, None with fewer than two. ``shuffled``: the score with each
     question asked of another image. ``refused``: labels of the reference that cannot be written in the task's grammar.
     ``calibration``: of the answers' scores, ``second_look``: of two looks at objects; None where too few are graded.
+    ``graded``: the answers that both follow from.
     """
 
     score: Score
@@ -70,6 +71,7 @@ class TaskResult:
     refused: int = 0
     calibration: Calibration | None = None
     second_look: SecondLook | None = None
+    graded: GradedImages | None = None
 
 
 def score_tasks(
@@ -280,12 +282,35 @@ def _score_group(
     if all(question.shuffled_image for question in questions):
         others = [_make_prediction(question, collected.answers, records, shuffled=True) for question in questions]
         shuffled = metric.score(others, right, task=name, reference=reference)
-    sources = [records[r.image_id].source for r in right]
-    calibration = fit_calibration(metric.grade(predictions, right), [r.image_id for r in right], sources)
-    second_look = None
+    images = tuple(r.image_id for r in right)
+    sources = tuple(records[image].source for image in images)
+    answers = metric.grade(predictions, right)
+    calibration = fit_calibration(answers, images, sources)
+    looks = second_look = None
     if name == OBJECTS:
-        second_look = calibrate_second_looks(predictions, collected.second_looks, right, sources, calibration)
-    return TaskResult(score, low, high, shuffled, refused, calibration, second_look)
+        looks = grade_second_looks(predictions, collected.second_looks, right, sources, calibration)
+        second_look = fit_second_look(looks, images, sources)
+    graded = GradedImages(answers, images, sources, looks)
+    return TaskResult(score, low, high, shuffled, refused, calibration, second_look, graded)
+
+
+def calibrate_tasks(results: Iterable[TaskResult]) -> ModelCalibrations:
+    """Return the calibrations of a model: each task's of all its references, as each image has but one.
+
+    So sources without truth have a map too: how often answers are as people say there, or else the consensus.
+    """
+    parts: dict[str, list[GradedImages]] = {}
+    for result in results:
+        if result.graded is not None:
+            parts.setdefault(result.score.task, []).append(result.graded)
+    tasks, second_look = {}, None
+    for name, found in parts.items():
+        whole = join_graded(found)
+        if (calibration := fit_calibration(whole.answers, whole.images, whole.sources)) is not None:
+            tasks[name] = calibration
+        if whole.looks is not None:
+            second_look = fit_second_look(whole.looks, whole.images, whole.sources)
+    return ModelCalibrations(tasks, second_look)
 
 
 def _make_reference(question: Question) -> Reference:

@@ -15,9 +15,9 @@ from florence.engine.second_look import (
     names_agree,
     score_by_rule,
 )
-from florence.evaluate.calibration import GradedLooks, fit_second_look
+from florence.evaluate.calibration import GradedLooks
 from florence.metrics import Prediction, Reference, grade_regions
-from florence.model.confidence import Calibration, SecondLook
+from florence.model.confidence import Calibration
 from florence.model.generate import Query
 from florence.tasks import Answer
 
@@ -44,14 +44,14 @@ def ask_second_looks(
     return {image: [next(looks) for _ in range(count)] for image, count in counts.items() if count}
 
 
-def calibrate_second_looks(
+def grade_second_looks(
     predictions: Sequence[Prediction],
     second_looks: Mapping[str, Sequence[Answer]],
     right: Sequence[Reference],
     sources: Sequence[str],
     objects: Calibration | None,
-) -> SecondLook | None:
-    """Return how two looks become one confidence; None where there are too few.
+) -> GradedLooks:
+    """Return which pairs of looks name an object rightly.
 
     ``predictions``: of <OD>, one for each reference in ``right``, of images of ``sources``. ``objects``: calibration of
     the first look, for the rule that the result is compared with.
@@ -69,7 +69,7 @@ def calibrate_second_looks(
         renamed.append(replace(prediction, regions=tuple(regions)))
     graded = list(grade_regions(renamed, right))
     values = np.asarray(pairs, float).reshape(-1, 4)
-    looks = GradedLooks(
+    return GradedLooks(
         np.asarray([example for example, _, _ in graded], int),
         values[:, 0],
         values[:, 1],
@@ -77,4 +77,3 @@ def calibrate_second_looks(
         values[:, 3],
         np.asarray([correct for _, _, correct in graded], bool),
     )
-    return fit_second_look(looks, [r.image_id for r in right], sources)

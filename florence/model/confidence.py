@@ -3,10 +3,11 @@
 A map f from score to confidence rises piecewise linearly. An answer about an image of source s has the confidence
 
     f_s(score)                                  where the calibration has answers about s
-    b + λ (f(score) − b)                        where it has none
+    min(f(score), b + λ (f(score) − b))         where it has none
 
 with f the map of all sources, b the share of all answers that are right, and λ from 0 to 1: how much of f holds for a
-source that it was not fitted on (``transfer``).
+source that it was not fitted on (``transfer``). High confidences are drawn towards b; low ones stay, as nothing says
+that a model is better on pictures of a new kind than on those that it was fitted to.
 
 The student looks twice at an object. With p and q the scores of the two looks at its name,
 
@@ -79,7 +80,8 @@ class Calibration:
         """Return the share of answers with this score that are right. ``source``: of the image, empty if not known."""
         if (curve := self.sources.get(source)) is not None:
             return curve(score)
-        return self.base_rate + self.transfer * (Curve(self.scores, self.confidences)(score) - self.base_rate)
+        confidence = Curve(self.scores, self.confidences)(score)
+        return min(confidence, self.base_rate + self.transfer * (confidence - self.base_rate))
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that `parse_calibrations` takes."""

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.images import decode_image
-from florence.model.confidence import ModelCalibrations
 from florence.progress import Log, Progress, log_nothing, show_nothing
 from florence.records import ANNOTATIONS, table_images
 from florence.rounds import list_labels
@@ -50,6 +49,7 @@ def score_model(
     from florence.evaluate import (
         build_scores_json,
         build_scores_table,
+        calibrate_tasks,
         find_held_out_references,
         score_tasks,
     )
@@ -70,10 +70,7 @@ def score_model(
     out.write_table(
         "scores/shuffled.parquet", build_scores_table(result.shuffled for result in results if result.shuffled)
     )
-    # of several references the first is the most trusted
-    calibrations = {r.score.task: r.calibration for r in reversed(results) if r.calibration}
-    second_look = next((r.second_look for r in results if r.second_look), None)
-    out.write_json("scores/calibration.json", ModelCalibrations(calibrations, second_look).to_json())
+    out.write_json("scores/calibration.json", calibrate_tasks(results).to_json())
     rows = [
         (task, reference, found["value"])
         for task, references in figures.items()
