@@ -162,4 +162,4 @@ def test_paths_are_matched_as_settings_say(tmp_path: Path):
 
 def test_formats_that_told_unread_images_from_empty_ones_later_have_a_version_of_their_own(tmp_path: Path):
     annotator = make_existing(coco(tmp_path))
-    assert annotator.ingredients()["reader"] == "2", "else old stores would go on to hold unread images as empty ones"
+    assert annotator.ingredients()["reader"] == "3", "else old stores would go on to hold unread images as empty ones"

@@ -36,6 +36,7 @@ def test_improves_and_nothing_falls():
     new = scores({"<OD>": spread(0.43, seed=2), "<CAPTION>": spread(1.99, seed=3)})
     decision = decide_promotion(new, old, NONE, RULE, HOW)
     assert decision.accepted
+    assert "held-out images against truth, by the mean over images of F1 at IoU 0.5)" in decision.reason
     assert "<OD> rose: 0.400 before, 0.430 now" in decision.reason and "none of 1 other scores fell" in decision.reason
     first = decision.changes[0]
     assert (
@@ -114,7 +115,8 @@ def test_the_first_model_must_look_at_the_picture():
     new = scores({"<OD>": spread(0.3)})
     decision = decide_promotion(new, NONE, scores({"<OD>": spread(0.02, seed=5)}), RULE, HOW)
     assert decision.accepted and decision.reason == (
-        "the first model: <OD> 0.300 on 100 held-out images against truth, 0.020 with the images shuffled (p < 0.001)"
+        "the first model: <OD> 0.300, the mean over images of F1 at IoU 0.5, on 100 held-out images against truth, "
+        "0.020 with the images shuffled (p < 0.001)"
     )
     blind = decide_promotion(new, NONE, scores({"<OD>": spread(0.3, seed=5)}), RULE, HOW)
     assert (
@@ -131,7 +133,8 @@ def test_the_first_model_must_look_at_the_picture():
         (scores({"<CAPTION>": [1.0] * 50}), "no held-out image has anything to score <OD> against"),
         (
             scores({"<OD>": [0.0, 0.1]}, "consensus"),
-            "<OD> 0.050 on 2 held-out images against consensus; 30 images are needed",
+            "<OD> 0.050, the mean over images of F1 at IoU 0.5, on 2 held-out images against consensus; "
+            "30 images are needed",
         ),
         (scores({"<OD>": [0.1] * 50}), "evaluate.shuffled_image_tasks does not name <OD>: no shuffled-image baseline"),
     ],

@@ -218,7 +218,7 @@ def check_summary(bare: RoundFacts, facts: RoundFacts, f1: float, gain: float) -
     assert line.split()[3:5] == ["–", f"{f1:.3f}"]
     (line,) = [line for line in lines if line.startswith("  <OD> f1 (since 0)")]
     assert line.split()[4:6] == ["–", f"{gain:+.3f}"] and line.split()[-1] == "+0.000"
-    assert any(line.startswith("round 1: the first model: <OD> 1.000 on") for line in lines)
+    assert any(line.startswith("round 1: the first model: <OD> 1.000, the mean over images of F1 at") for line in lines)
     assert [line.split() for line in lines if line.startswith("decision")] == [["decision", "none", "accepted"]]
     many = LoopFacts(
         "loop", tuple(type(facts)(**{**{k: getattr(facts, k) for k in facts.__slots__}, "round": n}) for n in range(12))

@@ -22,7 +22,9 @@ import pyarrow as pa
 from florence.config import EvaluateSettings, PromotionSettings
 from florence.evaluate.references import REFERENCE_ORDER
 from florence.evaluate.scores import SCORES, round_figure
+from florence.metrics import METRICS
 from florence.metrics.bootstrap import Interval, bootstrap_difference, correct_p_values
+from florence.tasks import task as find_task
 
 Values = Mapping[str, float]
 """Image id → the model's value on it."""
@@ -132,6 +134,12 @@ def decide_promotion(
     return _decide_with_champion(changes[decisive][0], fallen, len(tests), _sort_changes(changes, decisive), promotion)
 
 
+def _name_measure(name: str, before: str, after: str = "") -> str:
+    """Return what is compared image by image, where it is another measure than the task's score in tables."""
+    metric = METRICS.get(find_task(name).metric)
+    return f"{before}the mean over images of {metric.per_image_name}{after}" if metric.per_image_name else ""
+
+
 def _decide_with_champion(
     primary: ScoreChange,
     fallen: list[ScoreChange],
@@ -143,7 +151,8 @@ def _decide_with_champion(
     summary = (
         f"{primary.task} {'rose' if primary.change > 0 else 'did not rise'}: "
         f"{primary.before:.3f} before, {primary.after:.3f} now "
-        f"({primary.change:+.3f}, 95% interval {primary.low:+.3f} to {primary.high:+.3f}, on {images})"
+        f"({primary.change:+.3f}, 95% interval {primary.low:+.3f} to {primary.high:+.3f}, on {images}"
+        f"{_name_measure(primary.task, ', by ')})"
     )
     if primary.n < promotion.min_images:
         summary += f", which are too few to be sure ({promotion.min_images} are needed)"
@@ -170,7 +179,7 @@ def _decide_first(new: Scores, shuffled: Scores, promotion: PromotionSettings, e
         )
     values = new[decisive]
     score = (
-        f"{task} {sum(values.values()) / len(values):.3f} "
+        f"{task} {sum(values.values()) / len(values):.3f}{_name_measure(task, ', ', ',')} "
         f"on {len(values)} held-out image{'s' * (len(values) != 1)} against {decisive[1]}"
     )
     found = _compare_scores(decisive, values, shuffled.get(decisive, {}), evaluate)

@@ -23,6 +23,7 @@ class CategoryMetric(Metric):
 
     name = "category"
     value_name = "balanced_accuracy"
+    per_image_name = "share of correct labels"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """Compare one or more pairs; see the class."""

@@ -60,6 +60,7 @@ class DetectionMetric(Metric):
 
     name = "detection"
     value_name = "map50"
+    per_image_name = "F1 at IoU 0.5"
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """Compare one or more pairs; see the class."""
