@@ -142,14 +142,6 @@ def test_only_the_wanted_annotators_are_weighed_by_the_others():
     assert few.items.equals(every.items)
 
 
-def test_annotators_can_be_no_part_of_the_items_while_the_models_know_them():
-    found = with_crowd({}, a=[CAT], b=[MOVED], c=[DOG])
-    claims, items, _ = of_image(weigh_evidence(*found, SETTINGS, without=["c"]))
-    assert {row["annotator"] for row in claims} == {"a", "b"}
-    assert [(row["label"], row["claimed_by"], row["silent"]) for row in items] == [("cat", ["a", "b"], [])]
-    assert items[0]["confidence"] == pytest.approx(confidences(with_crowd({}, a=[CAT], b=[MOVED]), found)[0], abs=1e-9)
-
-
 def test_a_person_s_claim_holds_and_measures_the_claims_of_others():
     found = with_crowd({"person": {image().image_id: [box("dog", 10, 10, 50, 50)]}}, a=[CAT], b=[MOVED], c=[])
     people = [AnnotatorProfile("person", "human")]

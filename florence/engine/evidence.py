@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from florence.config import EngineSettings
 from florence.engine.claims import AnnotatorRoster, Claims, find_codes, image_sizes, read_claims
@@ -101,14 +100,12 @@ def weigh_evidence(
     *,
     tasks: Sequence[str] = REGION_TYPES,
     by_others: Sequence[str] | None = None,
-    without: Sequence[str] = (),
 ) -> Evidence:
     """Weigh every claim about a region of ``images``, with the models and labels of `florence.engine.fuse`.
 
     ``tasks``: annotation types, some of `REGION_TYPES`. ``by_others``: the annotators whose claims and silences are
-    weighed by the others, which takes a vote on all items for each; None: all. ``without``: annotators whose claims and
-    silences are no part of the items, although the models are fitted to them too. The same rows in any order give the
-    same tables. Raises DataError for a claim of no annotation type, or whose region is none.
+    weighed by the others, which takes a vote on all items for each; None: all. The same rows in any order give the same
+    tables. Raises DataError for a claim of no annotation type, or whose region is none.
     """
     scope = _Scope(tuple(tasks), None if by_others is None else frozenset(by_others))
     claims = claims.append_column(_ROW, pa.array(np.arange(len(claims))))
@@ -116,14 +113,10 @@ def weigh_evidence(
     parts: list[_TypeEvidence] = []
     known: dict[int, BoxModels] = {}
     roster = None
-    if (many := len(claims) > blocks.MAX_CLAIMS_WHOLE) or without:
+    if len(claims) > blocks.MAX_CLAIMS_WHOLE:
         voting = blocks.select_voting_claims(claims, coverage, settings, profiles)
         roster = AnnotatorRoster.of(*voting)
-        known = _fit_models(voting, images, settings, profiles, roster, some=many)
-    claims, coverage = (
-        table.filter(pc.invert(pc.is_in(table["annotator"], pa.array(without, pa.string()))))
-        for table in (claims, coverage)
-    )
+        known = _fit_models(voting, images, settings, profiles, roster)
     for rows, block in _cut_images(claims, images, coverage):
         voting = blocks.select_voting_claims(block.claims, block.coverage, settings, profiles)
         found = read_claims(*voting, block.images, profiles, roster)
@@ -153,16 +146,12 @@ def _fit_models(
     settings: EngineSettings,
     profiles: Sequence[AnnotatorProfile],
     roster: AnnotatorRoster,
-    *,
-    some: bool,
 ) -> dict[int, BoxModels]:
-    """The models of each type, fitted to all images or to ``some``: those that `florence.engine.fuse` fits them to."""
+    """The models of each type, fitted to the images that `florence.engine.fuse` fits them to."""
     ids = images["image_id"].combine_chunks()
-    chosen = np.ones(len(ids), bool)
-    if some:
-        image = find_codes(voting[0]["image_id"], ids)
-        numbered = voting[0].append_column(blocks.IMAGE, pa.array(image)).filter(pa.array(image >= 0))
-        chosen = blocks.find_fit_images(numbered, ids)
+    image = find_codes(voting[0]["image_id"], ids)
+    numbered = voting[0].append_column(blocks.IMAGE, pa.array(image)).filter(pa.array(image >= 0))
+    chosen = blocks.find_fit_images(numbered, ids)
     fit_claims, fit_coverage, fit_images = (
         table.filter(pa.array(_pick(chosen, table, ids))) for table in (*voting, images)
     )
