@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -44,7 +45,7 @@ PACKAGES: dict[str, Package] = {
         {"model": ("Dawid–Skene", "GLAD", "MACE"), "overlap": (0.5,), "own": (False,)},
     ),
     "detection-fusion": Package(
-        "detection-fusion==1.1.0",
+        "detection-fusion[torch]==1.1.0",
         "detection-fusion",
         {
             "strategy": ("weighted_vote", "majority_vote", "soft_voting", "bayesian", "confidence_weighted_nms"),
@@ -108,7 +109,7 @@ class Worker:
 
 def make_environment(package: Package, folder: Path) -> Path:
     """Return the Python of a package's environment, which is made if it is not there. Raises WorkerError."""
-    home = folder / package.requirement.replace("==", "-")
+    home = folder / re.sub(r"[^\w.]+", "-", package.requirement)
     python = home / "bin" / "python"
     ready = home / "ready"
     if ready.exists():

@@ -230,13 +230,13 @@ def test_tuning_reaches_what_the_best_annotator_reaches():
 
 def test_packages_that_are_not_there_are_an_error_that_says_so(tmp_path: Path):
     package = PACKAGES["detection-fusion"]
-    home = tmp_path / package.requirement.replace("==", "-")
+    home = tmp_path / "detection-fusion-torch-1.1.0"
     (home / "bin").mkdir(parents=True)
     (home / "bin" / "python").symlink_to(sys.executable)
     (home / "ready").touch()  # as if it were installed
     worker = Worker(package, tmp_path)
     one = sample(([Found("dog", DOG)], {"a": [Found("dog", DOG, 0.9)]}))
-    with pytest.raises(WorkerError, match=r"detection-fusion==1\.1\.0: ModuleNotFoundError"):
+    with pytest.raises(WorkerError, match=r"detection-fusion\[torch\]==1\.1\.0: ModuleNotFoundError"):
         worker(one, {"overlap": 0.5, "own": False, "strategy": "bayesian", "single": tune_single(one)})
     worker.close()
 
