@@ -16,6 +16,7 @@ from florence.evaluate.references import References, find_gold_references
 from florence.records import Annotation, Claim, Region, annotate, annotations_table
 from florence.workspace.annotate import AnnotatorVersion
 from florence.workspace.evidence import list_alphas, list_label_confidences, weigh_round
+from flows.loop.messages import say_weighing
 
 
 def label(claim: Claim, confidence: float | None, reason: str = "", image: str = "i") -> Annotation:
@@ -144,7 +145,7 @@ def test_without_truth_confidences_are_measured_by_complete_labels_of_people(rev
     assert find_gold_references(world.data, world.ids).names == ("truth",)
 
 
-def test_a_round_tells_how_its_evidence_was_weighed_and_how_annotators_agree(reviewed):
+def test_a_round_tells_how_its_evidence_was_weighed_and_how_annotators_agree(reviewed, capsys):
     world, annotators = reviewed
     workspace = workspace_of(None, world.data, world.data)
     (objects,) = weigh_round(workspace, annotators)
@@ -155,4 +156,9 @@ def test_a_round_tells_how_its_evidence_was_weighed_and_how_annotators_agree(rev
         ("a", "human"),
         ("b", "human"),
     }
+    say_weighing(workspace, annotators)
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["how the evidence was weighed:", f"  <OD>: {objects.sentence}"]
+    say_weighing(workspace, [])
+    assert capsys.readouterr().out == ""
     assert weigh_round(workspace, []) == () and not list(list_alphas(workspace, []))

@@ -271,7 +271,7 @@ def test_the_page_tells_what_confidences_are_worth(built: Path):
         "stated 0.25, right 0.10 (0.07 to 0.14) of 800 labels",
     ):
         assert re.sub(r"\s", "", words) in text, words
-    (svg,) = re.findall(r'<svg[^>]*aria-label="[^"]*right over stated"[^>]*>.*?</svg>', built.read_text(), re.DOTALL)
+    (svg,) = re.findall(r'<svg[^>]*aria-label="&lt;OD&gt;"[^>]*>.*?</svg>', built.read_text(), re.DOTALL)
     at = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)]
     (ends,) = re.findall(r'class="shuffled"><polyline points="([\d.]+),([\d.]+) ([\d.]+),([\d.]+)"', svg)
     x0, y0, x1, y1 = map(float, ends)
@@ -281,7 +281,7 @@ def test_the_page_tells_what_confidences_are_worth(built: Path):
     last = facts().rounds[-1]
     people = replace(last, label_confidence=(replace(last.label_confidence[0], reference="human"),))
     assert evidence.build_context(people)["by_people"]
-    assert [chart.title for chart in evidence.draw_confidence_charts(people)] == ["<OD> right over stated (human)"]
+    assert [chart.title for chart in evidence.draw_confidence_charts(people)] == ["<OD> (human)"]
 
 
 def test_the_page_tells_how_evidence_was_weighed_and_how_annotators_agree(built: Path):

@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from florence.annotators import DETECTOR_EXAMPLE
 from florence.engine.weighing import join_sentences
 from florence.report.charts import Chart, SharePoint, draw_reliability
 from florence.report.facts import LabelConfidence, RoundFacts
@@ -23,6 +24,8 @@ def build_context(facts: RoundFacts) -> dict[str, Any]:
         "by_people": any(c.reference == "human" for c in facts.label_confidence),
         "weighing": join_sentences((one.task, one.sentence) for one in facts.weighing),
         "alpha": tabulate_alpha(facts),
+        "without_detector": ", ".join(facts.without_detector),
+        "detector_example": DETECTOR_EXAMPLE,
     }
 
 
@@ -48,8 +51,8 @@ def tabulate_confidence(facts: RoundFacts) -> Table | None:
         ">Labels",
         ">Calibration error",
         ">Brier score",
-        ">Stated 0.9 or more",
-        ">Right of these",
+        ">Stated ≥ 0.9",
+        ">Right of those",
     )
     return Table(head, rows) if rows else None
 
@@ -65,7 +68,7 @@ def draw_confidence_charts(facts: RoundFacts) -> list[Chart]:
 
 def _make_title(found: LabelConfidence) -> str:
     reference = "" if found.reference == "truth" else f" ({found.reference})"
-    return f"{found.task} right over stated{reference}"
+    return f"{found.task}{reference}"
 
 
 def _list_points(found: LabelConfidence) -> list[SharePoint]:
