@@ -35,7 +35,13 @@ def engine_profiles(sample: Sample, gold: int = 0) -> list[Any]:
     from florence.records import AnnotatorProfile
 
     profiles = [
-        AnnotatorProfile(name, "human" if known.human else "annotator", known.vocabulary, known.family)
+        AnnotatorProfile(
+            name,
+            "human" if known.human else "annotator",
+            known.vocabulary,
+            known.family,
+            names_only=known.names_only,
+        )
         for name, known in sample.annotators.items()
     ]
     return [*profiles, AnnotatorProfile(GOLD, "human", complete=True)] if gold else profiles

@@ -25,11 +25,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Declared:
-    """What is declared of an annotator: the names it can claim (None: any), its family, and whether it is a person."""
+    """What is declared of an annotator: the names it can claim (None: any), its family, and whether it is a person.
+
+    ``names_only``: it names what others have boxed.
+    """
 
     vocabulary: tuple[str, ...] | None = None
     family: str = ""
     human: bool = False
+    names_only: bool = False
 
 
 @dataclass(frozen=True)

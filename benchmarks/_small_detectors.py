@@ -161,7 +161,8 @@ def _loss(
     """Return focal loss of names, per point that learns a box, and generalised IoU loss of these points' boxes."""
     share = torch.sigmoid(names)
     weight = torch.where(true > 0, 0.35 * (1 - share) ** 2, 0.65 * share**2)
-    focal = functional.binary_cross_entropy_with_logits(names, true, weight, reduction="sum") / taken.sum().clamp(min=1)
+    focal = (weight * functional.binary_cross_entropy_with_logits(names, true, reduction="none")).sum()
+    focal = focal / taken.sum().clamp(min=1)
     if not taken.any():
         return 4 * focal
     ours, theirs = (part.permute(0, 2, 3, 1)[taken] for part in (sides, true_sides))

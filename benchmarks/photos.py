@@ -1,8 +1,9 @@
 """The consensus of real detectors in composites of cut-outs of real photos: ours and what it is compared with.
 
 Detectors are trained here in minutes: a good one, a middling one, two weak ones of one recipe and the same pictures (a
-family), and one that knows half of the names. The two class-activation annotators of a new workspace look as well.
-Everything that is tuned is tuned on other pictures than it is measured in; ours has its defaults.
+family), and one that knows half of the names. Two annotators place the names of a classifier by its activations:
+relatives whose boxes are rough. Another one names the boxes of the good detector. All that is tuned is tuned on other
+pictures than it is measured in; ours has its defaults.
 """
 
 from __future__ import annotations
@@ -23,16 +24,21 @@ from _scoring import judge
 from _small_detectors import Recipe, save_detector, train_detector
 
 from florence.annotators import ANNOTATORS, ImageBatch
-from florence.records import Claim, ImageRecord
+from florence.records import Claim, ImageRecord, annotate
 
 EXPORT = {"layout": "yolo", "threshold": 0.05, "nms_iou": 0.55}
 """How detectors are read: almost all that they say, as detectors are usually exported."""
 TRAINED = ("good", "middling", "weak", "weak_again", "half")
 ACTIVATION = {"objects_small": "lite0", "objects_large": "lite2"}
+SCALES = (1.0, 1.5)
+"""Sizes of a picture at which activations are looked at: fewer than the default's, to take less time."""
+CROPS = "crops"
 SETS: Mapping[str, tuple[str, ...]] = {
     "good": ("good",),
     "activation": tuple(ACTIVATION),
     "good, activation": ("good", *ACTIVATION),
+    "good, crops": ("good", CROPS),
+    "good, crops, activation": ("good", CROPS, *ACTIVATION),
     "half, activation": ("half", *ACTIVATION),
     "middling, activation": ("middling", *ACTIVATION),
     "weak, activation": ("weak", *ACTIVATION),
@@ -44,7 +50,7 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "good, middling, half": ("good", "middling", "half"),
     "middling, weak family": ("middling", "weak", "weak_again"),
     "five detectors": TRAINED,
-    "all": (*TRAINED, *ACTIVATION),
+    "all": (*TRAINED, CROPS, *ACTIVATION),
 }
 FIGURES = {"F1": "f1", "at 0.75": "f1_75", "AP": "ap"}
 
@@ -66,8 +72,8 @@ PICTURES = 800
 
 def declared(name: str, names: Sequence[str]) -> Declared:
     """Return what a workspace's settings say of an annotator."""
-    if name in ACTIVATION:
-        return Declared(family="imagenet")
+    if name in ACTIVATION or name == CROPS:
+        return Declared(family="imagenet", names_only=name == CROPS)
     known = tuple(names[::2] if name == "half" else names)
     return Declared(known, "weak" if name.startswith("weak") else "")
 
@@ -82,7 +88,8 @@ def train_all(folder: Path, cutouts: Cutouts, seed: int) -> dict[str, Any]:
         found[name] = ANNOTATORS.get("onnx_detector")(name=name, model=str(path), labels=recipe.names, **EXPORT)
         print(f"{name}: trained in {time.monotonic() - began:.0f} s", flush=True)
     for name, weights in ACTIVATION.items():
-        found[name] = ANNOTATORS.get("activation")(name=name, weights=weights)
+        found[name] = ANNOTATORS.get("activation")(name=name, weights=weights, tasks=("<OD>",), scales=SCALES)
+    found[CROPS] = ANNOTATORS.get("crop_classifier")(name=CROPS, labels=cutouts.names, min_score=0.3)
     for annotator in found.values():
         annotator.load()
     return found
@@ -95,7 +102,14 @@ def look(annotators: Mapping[str, Any], composites: Sequence[Composite], names: 
         height, width = composite.pixels.shape[:2]
         record = ImageRecord(f"{number:064x}", width, height, "photos", str(number), "", None, "train")
         batch = ImageBatch(records=(record,), pixels=(composite.pixels,))
-        claims = {name: [*map(_found, annotator.annotate(batch)[0])] for name, annotator in annotators.items()}
+        claims: dict[str, list[Found]] = {}
+        answers: dict[str, list[Claim]] = {}
+        for name, annotator in annotators.items():
+            if name == CROPS:
+                boxed = annotate(record.image_id, answers["good"], "good", "1")
+                batch = ImageBatch(batch.records, batch.pixels, (tuple(boxed),))
+            answers[name] = annotator.annotate(batch)[0]
+            claims[name] = [*map(_found, answers[name])]
         pictures.append(Picture(width, height, "photos", composite.objects, claims))
     return Sample(pictures, {name: declared(name, names) for name in annotators})
 
@@ -123,9 +137,10 @@ def measure(tuning: Sample, measured: Sample, gold: int) -> dict[str, dict[str, 
         part = subset(measured, chosen)
         truth = true_objects(part)
         found = {"ours": fuse_sample(part), **run_rivals(subset(tuning, chosen), part)}
-        if gold:
-            found["ours, gold"] = fuse_sample(part, gold)
         result[title] = {name: judge(objects, truth) for name, objects in found.items()}
+        if gold:
+            known = fuse_sample(part, gold)
+            result[title]["ours, gold"] = judge(known.where(known.picture >= gold), truth.where(truth.picture >= gold))
         print_row(title, result[title])
     return result
 
@@ -144,8 +159,14 @@ def main() -> None:
     parser.add_argument(
         "--stamps", type=Path, metavar="FOLDER", help="cut-outs are Tux Paint's stamps, and not those of packages"
     )
-    parser.add_argument("--images", type=int, default=200, help="pictures measured, and as many to tune (default 200)")
-    parser.add_argument("--gold", type=int, default=0, metavar="N", help="also ours with the truth of N pictures")
+    parser.add_argument("--images", type=int, default=120, help="pictures measured, and as many to tune (default 120)")
+    parser.add_argument(
+        "--gold",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also ours with the truth of N pictures, measured in the others",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     options = parser.parse_args()
