@@ -1,4 +1,4 @@
-"""Boxes by class activation, against boxes drawn by eye and composed pictures."""
+"""Categories of photos, and boxes by class activation, against boxes drawn by eye and composed pictures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def photo(name: str) -> np.ndarray:
 
 def annotate_picture(pixels: np.ndarray, **options) -> list[Claim]:
     height, width = pixels.shape[:2]
-    annotator = ANNOTATORS.get("activation")(name="objects", **{"weights": "lite0", "scales": (1.0, 2.0), **options})
+    chosen = {"weights": "lite0", "scales": (1.0, 2.0), "tasks": ("<OD>",), **options}
+    annotator = ANNOTATORS.get("activation")(name="objects", **chosen)
     annotator.load()
     return annotator.annotate(
         ImageBatch((ImageRecord("0" * 64, width, height, "mine", "x", "", None, "train"),), (pixels,))
@@ -38,6 +39,44 @@ def annotate_picture(pixels: np.ndarray, **options) -> list[Claim]:
 def overlap(claim: Claim, share: tuple[float, float, float, float], pixels: np.ndarray) -> float:
     height, width = pixels.shape[:2]
     return float(box_iou(np.asarray(claim.regions[0].box), np.asarray(share) * [width, height, width, height])[0, 0])
+
+
+def tags(pixels: np.ndarray, **options) -> list[tuple[str, float | None]]:
+    return [(claim.text, claim.score) for claim in annotate_picture(pixels, tasks=("<CLASSIFICATION>",), **options)]
+
+
+@pytest.mark.parametrize("weights", ["lite0", "lite2"])
+def test_by_default_a_photo_gets_a_tag_and_no_box(weights: str):
+    annotator = ANNOTATORS.get("activation")(name="tags", weights=weights)
+    annotator.load()
+    pixels = photo("chelsea.png")
+    record = ImageRecord("0" * 64, 451, 300, "mine", "x", "", None, "train")
+    (claim,) = annotator.annotate(ImageBatch((record,), (pixels,)))[0]
+    assert annotator.tasks == ("<CLASSIFICATION>",) and claim.task == "<CLASSIFICATION>"
+    assert (claim.text, claim.regions[0].label, claim.regions[0].box) == ("cat", "cat", (0.0, 0.0, 451.0, 300.0))
+    assert claim.score == claim.regions[0].score and 0.8 < claim.score < 1
+
+
+def test_photos_of_what_the_classifier_does_not_know_get_no_tag():
+    assert tags(photo("coffee.png"))[0][0] == "cup" and tags(photo("motorcycle_left.png"))[0][0] == "motorcycle"
+    for name in ("astronaut.png", "cell.png", "coins.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg"):
+        assert tags(photo(name)) == [], name
+    assert tags(np.full((200, 300, 3), 128, np.uint8)) == []
+
+
+def test_what_a_person_wears_is_no_tag():
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg"
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert [name for name, _ in tags(pixels, min_confidence=0.0)] != ["military uniform"] and tags(pixels) == []
+
+
+def test_both_types_are_claimed_where_both_are_asked_for():
+    claims = annotate_picture(photo("chelsea.png"), tasks=("<OD>", "<CLASSIFICATION>"))
+    assert [claim.task for claim in claims] == ["<OD>", "<CLASSIFICATION>"]
+    assert {claim.text for claim in claims} == {"cat"}
 
 
 @pytest.mark.parametrize("weights", ["lite0", "lite2"])
@@ -172,6 +211,7 @@ def test_threads_change_neither_the_answer_nor_stay_changed():
         ("weights", "lite9", "lite0"),
         ("scales", [9.0], "between 0.5 and 4"),
         ("min_probability", 2, "less than or equal to 1"),
+        ("tasks", ["<CAPTION>"], "<CAPTION> is not annotated here"),
     ],
 )
 def test_wrong_options_are_refused_with_what_is_allowed(option: str, value, message: str):

@@ -176,3 +176,33 @@ def test_claims_of_several_annotators_are_put_together():
 )
 def test_colours_have_their_usual_names(rgb: tuple[int, int, int], name: str):
     assert colour_shares(np.full((3, 4, 3), rgb, np.uint8)) == {name: 1.0}
+
+
+def categories(*found: tuple[str, str, float]) -> tuple[Annotation, ...]:
+    """Return what annotators call a whole picture of 300 × 200: (annotator, name, score)."""
+    rows = []
+    for annotator, name, score in found:
+        region = Region(name, box=(0.0, 0.0, 300.0, 200.0), score=score)
+        rows += annotate("0" * 64, [Claim("<CLASSIFICATION>", name, (region,), score)], annotator, "1")
+    return tuple(rows)
+
+
+def test_without_boxes_a_caption_says_what_the_whole_picture_is_called():
+    claims = categories(("a", "cat", 0.5), ("b", "cat", 0.4), ("c", "dog", 0.9))
+    results = write_captions(field(), claims)
+    assert [claim.text for claim in results] == [
+        "a picture of a cat",
+        "The picture shows a cat. The picture is mostly green.",
+        "This is a wide picture of a cat. The main color is green.",
+    ]
+    assert {claim.score for claim in results} == {0.5}
+
+
+def test_a_category_of_which_nobody_is_sure_is_not_told_and_boxes_come_first():
+    assert captions(field(), categories(("a", "cat", 0.5)))[0] == "a green picture"
+    assert captions(field(), categories(("a", "cat", 0.7)))[0] == "a picture of a cat"
+    boxed = make_claims(("umbrella", (10.0, 60.0, 90.0, 140.0), 0.8))
+    assert "cat" not in " ".join(captions(field(), (*boxed, *categories(("c", "cat", 0.9)))))
+    lines = make_claims(lines=(("EXIT", (20.0, 90.0, 80.0, 110.0), 0.95),))
+    with_text = captions(field(), (*lines, *categories(("c", "trousers", 0.9))))
+    assert with_text[0] == 'a picture of trousers with the word "EXIT"'

@@ -49,7 +49,7 @@ def holds(whole: Any, part: Any) -> bool:
 
 
 def test_there_are_the_papers_recipes():
-    assert [path.stem for path in OVERLAYS] == ["finetune-base", *PAPER, "sparse"]
+    assert [path.stem for path in OVERLAYS] == ["finetune-base", "photos", *PAPER, "sparse"]
 
 
 @pytest.mark.parametrize("base", ["params.yaml", "florence/template/params.yaml"])

@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from annotator_options import options
 from workspaces import workspace_of
 
+from florence.annotators import DETECTOR_EXAMPLE
 from florence.config import Settings, settings_from
 from florence.errors import SettingsError
 from florence.records import AnnotatorProfile
 from florence.store import Store
-from florence.workspace.annotate import describe_families, find_family, list_annotators, read_profiles
+from florence.workspace.annotate import (
+    describe_families,
+    find_family,
+    find_sources_without_detector,
+    list_annotators,
+    read_profiles,
+)
 from flows.doctor.folder import check_plugins
 from flows.plan import describe_plan, find_changed_sections, hash_settings, plan_loop
 from flows.state import LoopState
@@ -132,3 +140,30 @@ def test_another_family_is_a_reason_for_another_round(store: Store):
     for section, changed in (({}, []), ({"family": "ours"}, ["annotators"])):
         workspace = workspace_of(settings_of({"small": {**TWO["small"], **section}}), store)
         assert find_changed_sections(workspace, before) == changed
+
+
+def test_sources_without_a_detector_are_told(store: Store, label_file: str):
+    anyone = {"use": "onnx_detector", **options("onnx_detector")}
+    tags = {"use": "activation", "sources": ["*"]}
+    names = {"use": "crop_classifier", "sources": ["*"]}
+
+    def sources(**annotators: dict[str, Any]) -> list[str]:
+        photos = {"photos": {"use": "samples"}, "scenes": {"use": "scenes", "count": 1, "size": 64}}
+        settings = settings_from({"sources": photos, "annotators": {"tags": tags, "names": names, **annotators}})
+        found = find_sources_without_detector(settings)
+        told = [check.found for check in check_plugins(settings) if check.name == "detector"]
+        assert [line.split(":")[0] for line in told] == found and all("image-level tags only" in line for line in told)
+        return found
+
+    assert sources() == ["photos", "scenes"]
+    assert sources(boxes={**anyone, "sources": ["*", "!scenes"]}) == ["scenes"]
+    assert sources(boxes={**anyone, "sources": ["*"]}) == []
+    crew = {"use": "existing", "format": "jsonl", "uri": label_file, "human": True, "sources": ["photos"]}
+    assert sources(crew=crew) == ["scenes"], "people's boxes are boxes"
+    assert sources(rough={**tags, "tasks": ["<OD>"]}) == []
+
+
+def test_the_lines_that_name_a_detector_are_settings():
+    annotators = yaml.safe_load(DETECTOR_EXAMPLE)
+    (section,) = settings_from({"sources": {}, **annotators}).annotators.values()
+    assert section.use == "detector" and len(DETECTOR_EXAMPLE.splitlines()) == 5

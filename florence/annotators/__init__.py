@@ -25,6 +25,13 @@ from florence.registry import Registry
 from florence.renamed import FIRST_INGREDIENT_NAMES, FIRST_OPTION_NAMES
 from florence.services.usage import Usage
 
+DETECTOR_EXAMPLE = """annotators:
+  boxes:
+    use: detector
+    model: PekingU/rtdetr_r50vd
+    sources: ['*']
+"""
+"""The lines of params.yaml that name a detector; configs/photos.yaml has a whole set."""
 NEEDS: frozenset[str] = frozenset({"pixels", "claims", "truth"})
 """What an annotator may ask for, besides the images' records."""
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from florence.annotators import ANNOTATORS, Annotator, ImageBatch
 from florence.errors import DataError, FlorenceError, SettingsError
+from florence.garbage import relax_garbage_collection
 from florence.images import decode_image
 from florence.processes.protocol import AnnotationRequest, format_answer
 from florence.processes.server import AnnotationServer, answer_lines
@@ -157,6 +158,7 @@ def serve_http(annotator: Annotator, host: str, port: int, batch_size: int) -> N
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
     given = make_parser().parse_args(words)
+    relax_garbage_collection()
     # Whatever libraries print, also below Python, goes to standard error: a line of theirs among the answers would end
     # the conversation.
     out = os.fdopen(os.dup(1), "wb")

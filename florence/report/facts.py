@@ -322,6 +322,7 @@ class RoundFacts:
     reliability_by_name: tuple[ReliabilityByName, ...] = ()
     annotator_activity: tuple[AnnotatorActivity, ...] = ()
     weighing: tuple[EvidenceWeighing, ...] = ()
+    without_detector: tuple[str, ...] = ()
     alpha: tuple[AgreementAlpha, ...] = ()
     label_confidence: tuple[LabelConfidence, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)

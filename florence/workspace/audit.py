@@ -41,6 +41,7 @@ from florence.workspace.annotate import (
     AnnotatorVersion,
     count_missing,
     find_label_sets,
+    find_sources_without_detector,
     find_unusable_annotators,
     read_profiles,
     read_usage,
@@ -109,6 +110,7 @@ def audit_round(
         reliability_by_name=tuple(_list_reliability_by_name(workspace, annotators, reliability)),
         annotator_activity=tuple(_list_annotator_activity(workspace, annotators)),
         weighing=tuple(list_weighings(workspace, annotators)),
+        without_detector=tuple(find_sources_without_detector(workspace.settings)),
         alpha=tuple(list_alphas(workspace, annotators)),
         label_confidence=tuple(list_label_confidences(workspace, annotators, labels, round)),
     )

@@ -16,9 +16,16 @@ from florence.model.presets import PRESETS
 from florence.sources import SOURCES
 from florence.store import Store
 from florence.workspace import bind_workspace, working_store
-from florence.workspace.annotate import describe_families, find_unusable_annotators, list_annotators, make_annotator
+from florence.workspace.annotate import (
+    describe_families,
+    find_sources_without_detector,
+    find_unusable_annotators,
+    list_annotators,
+    make_annotator,
+)
 from flows.adapters.ignored import POINTERS, describe_ignored, find_dvc_ignored, find_git_ignored, lines_against
 from flows.doctor.check import Check
+from flows.doctor.hub import check_hub_models
 from flows.label_sets import rate_label_sets
 from flows.params import missing_sections
 
@@ -102,6 +109,13 @@ def check_plugins(settings: Settings) -> Iterator[Check]:
         faults.append(str(error))
     for line in describe_families(settings) if not faults else ():
         yield Check("families", "ok", line)
+    for source in find_sources_without_detector(settings) if not faults else ():
+        yield Check(
+            "detector",
+            "warn",
+            f"{source}: no detector is named: image-level tags only",
+            "name one in params.yaml, as configs/photos.yaml and docs/extending.md do",
+        )
     if not settings.sources:
         yield Check(
             "sources",
@@ -157,13 +171,14 @@ def check_model(settings: Settings, root: Path) -> Iterator[Check]:
     from florence.model.checkpoint import SCRATCH
 
     name = settings.model.init
-    names = [("model.init", name)] + [
-        (f"annotators.{key}.{option}", value)
+    names = [("model.init", name, None)] + [
+        (f"annotators.{key}.{option}", value, section.options.get("revision"))
         for key, section in settings.annotators.items()
         for option, value in section.options.items()
         if option in ("model", "weights", "checkpoint") and isinstance(value, str)
     ]
-    for where, value in names:
+    on_hub = []
+    for where, value, revision in names:
         if value.removesuffix(SCRATCH) in PRESETS:
             yield Check(where, "ok", f"{value}, a preset")
         elif (folder := root / value).is_dir():
@@ -180,13 +195,7 @@ def check_model(settings: Settings, root: Path) -> Iterator[Check]:
             else:
                 yield Check(where, "warn", f"{value}: {explain_older(value)}", f"name {REPUBLISHED[value]}")
         elif re.fullmatch(r"[\w.-]+/[\w.-]+", value):
-            cached = _cached(value)
-            yield Check(
-                where,
-                "ok" if cached else "warn",
-                f"{value}, " + ("in the hub's cache" if cached else "not in the hub's cache"),
-                "it will be downloaded at first use; offline, download it first",
-            )
+            on_hub.append((where, value, revision))
         elif where == "model.init":  # an annotator may have names of its own
             yield Check(
                 where,
@@ -194,6 +203,7 @@ def check_model(settings: Settings, root: Path) -> Iterator[Check]:
                 f"{value}: neither a preset, a folder nor a name on the hub",
                 f"presets: {', '.join(PRESETS)}",
             )
+    yield from check_hub_models(on_hub)
 
 
 def _find_model_fault(folder: Path, deep: bool) -> str:
@@ -207,12 +217,6 @@ def _find_model_fault(folder: Path, deep: bool) -> str:
     except ModelError as error:
         return str(error)
     return ""
-
-
-def _cached(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def check_disk(root: Path) -> Iterator[Check]:

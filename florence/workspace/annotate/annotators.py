@@ -333,6 +333,20 @@ def describe_families(settings: Settings) -> list[str]:
     ]
 
 
+def find_sources_without_detector(settings: Settings) -> list[str]:
+    """Return the sources whose images nobody boxes objects in: they get image-level tags, and captions made of them."""
+    left_out = find_unusable_annotators(settings)
+    boxing = [
+        section
+        for name, section in settings.annotators.items()
+        if name not in left_out
+        and "<OD>" in (instance := make_annotator(settings, name)[0]).tasks
+        and instance.role != "ranker"
+        and not instance.names_only
+    ]
+    return [source for source in settings.sources if not any(section.looks_at(source) for section in boxing)]
+
+
 def _read_profile(settings: Settings, store: Store, annotator: AnnotatorVersion) -> AnnotatorProfile:
     file = f"annotators/{annotator.key}.json"
     declared = store.read_object(file, "role", "vocabulary") if store.exists(file) else None
