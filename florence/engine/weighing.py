@@ -15,14 +15,15 @@ what is there: neither is counted.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from florence.engine.claims import find_codes
 from florence.english import join_words
 from florence.records import ANNOTATION_TYPES, CAPTIONS, HUMAN, STUDENT, AnnotatorProfile
 
@@ -69,22 +70,16 @@ def weigh_annotators(
     known = {profile.name: profile for profile in profiles}
     claimed = claims.select(["image_id", "task", "annotator"]).group_by(["image_id", "task", "annotator"]).aggregate([])
     finished = coverage.filter(pc.equal(coverage["error"], ""))
-    if "looked_at" not in finished.column_names:  # an older table
-        finished = finished.append_column("looked_at", pa.nulls(len(finished), pa.string()))
+    images = pc.unique(pa.chunked_array([*claimed["image_id"].chunks, *finished["image_id"].chunks], pa.string()))
     result = []
     for task in ANNOTATION_TYPES:
         of_task = claimed.filter(pc.equal(claimed["task"], task))
-        claimants = set(pc.unique(of_task["annotator"]).to_pylist())
-        looks = _find_looks(of_task, finished, task, claimants)
-        families = _group_by_family({name for name in claimants if _has_vote(name, task, known)}, known)
-        reviewed = {
-            image
-            for name in claimants
-            if task == OBJECTS and _is_complete(name, known)
-            for image in looks.get(name, ())
-        }
+        names = sorted(pc.unique(of_task["annotator"]).to_pylist())
+        families = _group_by_family([name for name in names if _has_vote(name, task, known)], known)
         if families:
-            result.append(_weigh(task, families, looks, len(reviewed)))
+            looks = _find_looks(of_task, finished, task, images, names)
+            judges = [name for name in names if task == OBJECTS and _is_complete(name, known)]
+            result.append(_weigh(task, families, looks, judges))
     return tuple(result)
 
 
@@ -110,38 +105,45 @@ def _is_complete(name: str, known: Mapping[str, AnnotatorProfile]) -> bool:
     return profile is not None and profile.role == "human" and profile.complete
 
 
-def _group_by_family(names: set[str], known: Mapping[str, AnnotatorProfile]) -> tuple[tuple[str, ...], ...]:
+def _group_by_family(names: Sequence[str], known: Mapping[str, AnnotatorProfile]) -> tuple[tuple[str, ...], ...]:
     families: dict[str, list[str]] = {}
-    for name in sorted(names):
+    for name in names:
         family = known[name].family if name in known else ""
         # a family of its own, whatever another one is called
         families.setdefault(f"family {family}" if family else f"annotator {name}", []).append(name)
     return tuple(sorted(map(tuple, families.values())))
 
 
-def _find_looks(claims: pa.Table, finished: pa.Table, task: str, names: set[str]) -> dict[str, set[str]]:
-    """Return the images that each annotator was asked about for ``task``, by its name."""
-    looked = pc.fill_null(pc.match_substring(finished["looked_at"], task), True)
-    rows = finished.filter(pc.and_(looked, pc.is_in(finished["annotator"], pa.array(sorted(names), pa.string()))))
-    result: dict[str, set[str]] = {}
-    for table in (rows, claims):
-        for image, name in zip(table["image_id"].to_pylist(), table["annotator"].to_pylist(), strict=True):
-            result.setdefault(name, set()).add(image)
+def _find_looks(
+    claims: pa.Table, finished: pa.Table, task: str, images: pa.Array, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return (images,) bool whether each annotator was asked about an image for ``task``, by its name."""
+    looked = finished
+    if "looked_at" in finished.column_names:  # an older table has no such column
+        looked = finished.filter(pc.fill_null(pc.match_substring(finished["looked_at"], task), True))
+    result = {name: np.zeros(len(images), bool) for name in names}
+    for table in (looked, claims):
+        image = find_codes(table["image_id"], images)
+        annotator = find_codes(table["annotator"], pa.array(names, pa.string()))
+        for code, name in enumerate(names):
+            result[name][image[annotator == code]] = True
     return result
 
 
-def _weigh(task: str, families: tuple[tuple[str, ...], ...], looks: Mapping[str, set[str]], reviewed: int) -> Weighing:
-    asked: Counter[str] = Counter()
-    for names in families:
-        asked.update(set().union(*(looks.get(name, set()) for name in names)))
-    shared = sum(1 for count in asked.values() if count >= MIN_FAMILIES)
+def _weigh(
+    task: str, families: tuple[tuple[str, ...], ...], looks: Mapping[str, np.ndarray], judges: Sequence[str]
+) -> Weighing:
+    """``judges``: people who label every object of an image."""
+    asked = np.sum([np.any([looks[name] for name in names], axis=0) for names in families], axis=0)
+    images, shared = int((asked > 0).sum()), int((asked >= MIN_FAMILIES).sum())
+    reviewed = int(np.any([looks[name] for name in judges], axis=0).sum()) if judges else 0
     basis: Basis = "scores"
     if reviewed >= MIN_REVIEWED:
         basis = "people"
     elif shared >= MIN_SHARED_IMAGES:
         basis = "agreement"
-    sentence = _describe(task, basis, families, len(asked), shared, reviewed)
-    return Weighing(task, basis, families, len(asked), shared, reviewed, sentence)
+    sentence = _describe(task, basis, families, images, shared, reviewed)
+    return Weighing(task, basis, families, images, shared, reviewed, sentence)
 
 
 # ---------------------------------------------------------------- sentences
