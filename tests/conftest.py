@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from s3_server import s3  # noqa: F401 - a fixture for all
 
-from flows.adapters.environment import relax_garbage_collection
+from florence.garbage import relax_garbage_collection
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the test processes share the cores
 relax_garbage_collection()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,12 +79,26 @@ def _blank(tmp_path_factory) -> Path:
 
 @pytest.fixture()
 def root(_blank: Path, tmp_path: Path) -> Path:
-    import shutil
-
     folder = tmp_path / "wörk räum"
     shutil.copytree(_blank, folder)
     publish(folder, "one")
     return folder
+
+
+@pytest.fixture(scope="module")
+def _added(_blank: Path, tmp_path_factory) -> Path:
+    """Return a workspace with stages and a snapshot, to be copied."""
+    folder = tmp_path_factory.mktemp("added") / "w"
+    shutil.copytree(_blank, folder)
+    publish(folder, "one")
+    staged(folder)
+    Snapshots(folder, SnapshotSettings()).add()
+    return folder
+
+
+@pytest.fixture()
+def added(_added: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(_added, tmp_path / "wörk räum"))
 
 
 def publish(folder: Path, text: str) -> None:
@@ -130,28 +145,24 @@ def test_a_round_is_kept_and_comes_back_and_stages_run_once(root: Path, tmp_path
     assert ours.add() == second, "the same content has the same hash"
 
 
-def test_a_stage_that_fails_is_named_with_its_last_lines(root: Path):
-    staged(root)
-    (root / "broken").write_text("")
-    ours = Snapshots(root, SnapshotSettings())
-    ours.add()
+def test_a_stage_that_fails_is_named_with_its_last_lines(added: Path):
+    (added / "broken").write_text("")
+    ours = Snapshots(added, SnapshotSettings())
     with pytest.raises(
         FlorenceError, match=r"stage compare failed \(failed to run: .*exited with 1\):\n  compared by "
     ) as caught:
         ours.repro({}, lambda line: None)
     assert "training" not in str(caught.value), "the lines of the other stage are left out"
-    (root / "params.yaml").write_text("model: {}\n")
+    (added / "params.yaml").write_text("model: {}\n")
     with pytest.raises(FlorenceError, match="stage train: .*'train' are missing from 'params.yaml'.*have to be there"):
         ours.repro({}, lambda line: None)
 
 
-def test_without_data_it_says_how_to_get_it(root: Path):
-    staged(root)
-    ours = Snapshots(root, SnapshotSettings())
-    ours.add()
-    (root / "data/images/a").unlink()
-    (root / "data/images").rmdir()
-    (root / "data").rmdir()
+def test_without_data_it_says_how_to_get_it(added: Path):
+    ours = Snapshots(added, SnapshotSettings())
+    (added / "data/images/a").unlink()
+    (added / "data/images").rmdir()
+    (added / "data").rmdir()
     with pytest.raises(FlorenceError, match="missing data 'source': data.*`dvc pull`.*`florence loop`"):
         ours.repro({}, lambda line: None)
     with pytest.raises(FlorenceError, match="nothing has been published"):
@@ -170,18 +181,19 @@ def test_outside_of_a_repository(tmp_path: Path):
         ours.restore(tmp_path / "kept")
 
 
-def test_half_written_files_of_a_killed_process_are_written_again(root: Path):
-    staged(root)
-    ours = Snapshots(root, SnapshotSettings())
-    found = ours.add()
+def test_half_written_files_of_a_killed_process_are_written_again(added: Path):
+    ours = Snapshots(added, SnapshotSettings())
+    found = ours.data_hash()
     ours.repro({}, lambda line: None)
-    lock = (root / "dvc.lock").read_text()
-    (root / "data.dvc").write_text("outs:\n- ")
+    lock = (added / "dvc.lock").read_text()
+    (added / "data.dvc").write_text("outs:\n- ")
     assert ours.add() == found
-    (root / "dvc.lock").write_text(lock[:10])
+    (added / "dvc.lock").write_text(lock[:10])
     lines: list[str] = []
     ours.repro({}, lines.append)
-    assert (root / "dvc.lock").read_text() == lock and "training on one" not in lines, "DVC's run cache knows the stage"
+    assert (added / "dvc.lock").read_text() == lock and "training on one" not in lines, (
+        "DVC's run cache knows the stage"
+    )
 
 
 def test_another_dvc_process_is_waited_for(root: Path, monkeypatch):
@@ -217,21 +229,19 @@ def test_another_dvc_process_is_waited_for(root: Path, monkeypatch):
         Snapshots(root, SnapshotSettings()).add()
 
 
-def test_stages_end_with_the_process_that_runs_them(root: Path):
-    staged(root)
-    (root / "train.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(100)")
-    ours = Snapshots(root, SnapshotSettings())
-    ours.add()
+def test_stages_end_with_the_process_that_runs_them(added: Path):
+    (added / "train.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(100)")
+    ours = Snapshots(added, SnapshotSettings())
     code = (
         "from pathlib import Path; from florence.config import SnapshotSettings as S; "
-        f"from flows.adapters.snapshots import Snapshots; Snapshots(Path({str(root)!r}), S()).repro()"
+        f"from flows.adapters.snapshots import Snapshots; Snapshots(Path({str(added)!r}), S()).repro()"
     )
     runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
-    pid = _until(lambda: (root / "pid").exists() and (root / "pid").read_text())
+    pid = _until(lambda: (added / "pid").exists() and (added / "pid").read_text())
     runner.send_signal(signal.SIGKILL)
     runner.wait()
     _until(lambda: not _alive(int(pid)))
-    staged(root)
+    staged(added)
     lines: list[str] = []
     ours.repro({}, lines.append)
     assert "training on one" in lines
@@ -255,7 +265,7 @@ def _alive(pid: int) -> bool:
 
 def test_publishing_over_hard_links_leaves_the_cache_whole(root: Path, tmp_path: Path):
     """With links instead of copies a file in data/ is the cache's own: it must be replaced, never overwritten."""
-    dvc(root, "config", "cache.type", "hardlink,symlink")
+    (root / ".dvc/config").write_text("[cache]\n    type = hardlink,symlink\n")
     ours, data = Snapshots(root, SnapshotSettings()), Store(str(root / "data"))
     data.write_table("labels/round-00000.parquet", pa.table({"a": [1, 2, 3]}))
     first = ours.add()
@@ -296,30 +306,32 @@ def test_credentials_are_redacted_where_people_read_them_and_not_where_output_is
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret/value")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     ours = Snapshots(root, SnapshotSettings())
-    dvc(root, "remote", "add", "web", "https://user:pass@host/a-secret/value")
+    with (root / ".dvc/config").open("a") as config:
+        config.write("['remote \"web\"']\n    url = https://user:pass@host/a-secret/value\n")
+    (root / ".dvc/config.local").write_text("[core]\n    remote = web\n")
     assert ours.remotes() == {"web": "https://user:pass@host/a-secret/value"}
-    assert ours._read_config()["core.analytics"] == "false"
+    listed = dvc(root, "config", "--list").splitlines()
+    assert ours._read_config() == dict(line.split("=", 1) for line in listed) and "core.remote=web" in listed
     message: list[str] = []
     ours._run(["config", "--list"], None, message.append)
     assert "remote.web.url=https://•••@host/•••" in message and "core.analytics=false" in message
 
 
-def test_a_commit_holds_the_small_files_of_the_round_and_nothing_else(root: Path):
-    ours = Snapshots(root, SnapshotSettings(commit=True))
-    assert Snapshots(root, SnapshotSettings()).commit("off") is None
-    git(root, "config", "user.useConfigOnly", "true")
-    ours.add()
-    (root / "params.yaml").write_text("a: 1\n")
-    (root / "mine.txt").write_text("mine")
-    git(root, "add", "mine.txt")
+def test_a_commit_holds_the_small_files_of_the_round_and_nothing_else(added: Path):
+    ours = Snapshots(added, SnapshotSettings(commit=True))
+    assert Snapshots(added, SnapshotSettings()).commit("off") is None
+    git(added, "config", "user.useConfigOnly", "true")
+    (added / "params.yaml").write_text("a: 1\n")
+    (added / "mine.txt").write_text("mine")
+    git(added, "add", "mine.txt")
     with pytest.raises(FlorenceError, match="git config user.name NAME"):
         ours.commit("round 0")
-    git(root, "config", "user.name", "N")
-    git(root, "config", "user.email", "n@example.org")
+    git(added, "config", "user.name", "N")
+    git(added, "config", "user.email", "n@example.org")
     commit = ours.commit("round 0")
-    assert commit == ours.git_commit() == git(root, "rev-parse", "HEAD").strip()
-    assert git(root, "show", "--name-only", "--format=%s").split() == ["round", "0", "data.dvc", "params.yaml"]
-    assert "A  mine.txt" in git(root, "status", "--short")
+    assert commit == ours.git_commit() == git(added, "rev-parse", "HEAD").strip()
+    assert git(added, "show", "--name-only", "--format=%s").split() == ["round", "0", "data.dvc", "params.yaml"]
+    assert "A  mine.txt" in git(added, "status", "--short")
     assert ours.commit("again") == commit, "nothing changed"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from florence import errors
 from florence.config import ModelSettings, TrainSettings
 from florence.errors import FlorenceError, ModelError
+from florence.garbage import relax_garbage_collection
 from florence.progress import Log, Progress, show_nothing
 from florence.store import Store
 from florence.training.dataset import read_dataset
@@ -148,6 +149,7 @@ def _main(text: str) -> int:
     def send(**event: Any) -> None:
         print(MARK + json.dumps(event), flush=True)
 
+    relax_garbage_collection()
     job = _job_from_json(text)
     try:
         result = _train_here(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from typing import Any
 
@@ -20,14 +19,6 @@ MLFLOW_SETTINGS = {
     # Otherwise a uv.lock in the current folder, whoever's it is, decides what a model's requirements are.
     "MLFLOW_UV_AUTO_DETECT": "false",
 }
-
-GARBAGE_THRESHOLD = 50_000
-"""New containers after which Python looks for unreachable cycles; its own threshold is 700."""
-
-
-def relax_garbage_collection() -> None:
-    """Look for unreachable cycles less often: looking takes a fifth of the time that libraries take to import."""
-    gc.set_threshold(GARBAGE_THRESHOLD)
 
 
 def redact_text(text: str) -> str:

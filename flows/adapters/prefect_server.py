@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from florence.errors import FlorenceError
-from flows.adapters.environment import redact_text, relax_garbage_collection
+from florence.garbage import relax_garbage_collection
+from flows.adapters.environment import redact_text
 from flows.adapters.sqlite_urls import build_sqlite_uri
 from flows.adapters.system_errors import explain_log
 

@@ -1,6 +1,7 @@
 """DVC and git: the versions of the snapshot, and the stages of dvc.yaml from a snapshot to a scored model.
 
-DVC is run as a command, as a user would. It keeps one hash for data/ (data.dvc) and one for each stage (dvc.lock).
+DVC is run as a command, as a user would; only its configuration is read by its library. It keeps one hash for data/
+(data.dvc) and one for each stage (dvc.lock).
 Output of DVC and git is parsed as it is, and redacted before anybody reads it.
 """
 
@@ -120,11 +121,20 @@ class Snapshots:
         }
 
     def _read_config(self) -> dict[str, str]:
-        """Return DVC's configuration of all levels, as `dvc config --list` prints it: dotted names and values."""
+        """Return DVC's configuration of all levels, as `dvc config --list` shows it: dotted names and values.
+
+        Nothing where there is none, or DVC cannot read it.
+        """
         if not (self.root / ".dvc").is_dir():
             return {}
-        code, lines = self._run(["config", "--list"], None, _say_nothing)
-        return dict(line.split("=", 1) for line in lines if "=" in line) if code == 0 else {}
+        from dvc.config import Config, ConfigError
+        from dvc.utils.flatten import flatten
+
+        try:
+            found = Config(str(self.root / ".dvc"), validate=False)
+        except (ConfigError, OSError):
+            return {}
+        return {str(name): str(value) for name, value in flatten(dict(found)).items()}
 
     # ------------------------------------------------------------ the stages
 

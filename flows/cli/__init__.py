@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from flows.adapters.environment import relax_garbage_collection
+from florence.garbage import relax_garbage_collection
 from flows.cli import audit, data, loop, models, stages, workspace
 from flows.cli.context import CommandGroup
 from flows.terminal import prepare_streams
