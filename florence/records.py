@@ -62,7 +62,8 @@ Examples of all other tasks are derived from them. What an annotation of each ty
 - <REFERRING_EXPRESSION_SEGMENTATION>: text = the expression; one region with polygons.
 """
 ANNOTATION_TYPES: tuple[str, ...] = (*BASE_TYPES, *FINE_TUNED)
-"""Every annotation type. Those of `FINE_TUNED` come from people or data sets; nothing asks for them by default.
+"""Every annotation type. Those of `FINE_TUNED` come from people, data sets or annotators of tags; no example of them is
+made by default.
 
 - <VQA>: text = the question; a region for each answer to it (label = answer, box = the whole image).
 - <CLASSIFICATION>: text = the image's category; one region with that label and the whole image's box.

@@ -107,7 +107,7 @@ def program(use: str, folder: Path, **options):
 @pytest.mark.parametrize(
     ("use", "options", "how"),
     [
-        ("activation", {"weights": "lite0", "min_probability": 0.05}, "program"),
+        ("activation", {"weights": "lite0", "min_probability": 0.05, "tasks": ["<OD>", "<CLASSIFICATION>"]}, "program"),
         ("masks", {"most": 2}, "program"),
         ("reader", {}, "endpoint"),
         ("phrases", {}, "endpoint"),
@@ -264,7 +264,11 @@ def test_it_is_described(tmp_path: Path):
     done = run_command("activation", "--options", str(tmp_path / "o.json"), "--describe")
     theirs = ANNOTATORS.get("activation")(name="activation", weights="lite0")
     description = json.loads(done.stdout)
-    assert done.returncode == 0 and description["version"] == theirs.version and description["tasks"] == ["<OD>"]
+    assert (
+        done.returncode == 0
+        and description["version"] == theirs.version
+        and description["tasks"] == ["<CLASSIFICATION>"]
+    )
     assert description["vocabulary"] == (None if theirs.vocabulary() is None else list(theirs.vocabulary()))
 
 
