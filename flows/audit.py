@@ -32,7 +32,7 @@ from florence.formats.matching import read_label_set
 from florence.images import is_image
 from florence.label_report import describe_losses
 from florence.progress import Progress
-from florence.store import EXPORT_NOTE, Store
+from florence.store import EXPORT_NOTE
 from flows.adapters.mlflow_store import store_uri
 from flows.adapters.sqlite_urls import sqlite_file
 from flows.lock import lock_workspace
@@ -130,7 +130,7 @@ def _find_images(
             raise DataError(f"--images {choice.images}: no picture is there")
         return images
     if file.format == "snapshot":
-        return StoreImages(Store(file.uri))
+        return StoreImages(file.files.store)
     if workspace is not None:
         stored = StoreImages(workspace.store)
         if stored.records and read_label_set(file.labels, stored.records).claims:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from audit_sets import AuditSet, audit_set, draw_set, make_claims, make_given
+from audit_sets import AuditSet, audit_set, draw_set, make_claims, make_given, make_images
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
@@ -15,7 +15,7 @@ from florence.audit import boxes
 from florence.audit.alignment import LEAST_IOU, NAME_GAIN, align_labels
 from florence.audit.issues import KINDS
 from florence.audit.logistic import fit_weights, predict_across_folds, shrunken_rate
-from florence.audit.others import OtherItems
+from florence.audit.others import OtherItems, find_other_items
 from florence.config import EngineSettings
 from florence.geometry import box_iou
 from florence.names import build_name_table
@@ -54,6 +54,20 @@ def test_one_annotator_is_enough(kind):
     one = draw_set(150, detectors=1)
     hits, count = count_hits(one, kind, audit_set(one)[1])
     assert hits >= 0.7 * count
+
+
+def test_one_other_annotator_does_not_outvote_the_labels():
+    one = draw_set(150, detectors=1)
+    scores, _ = audit_set(one)
+    assert scores.swapped.max() < 0.75 and scores.misplaced.max() < 0.75
+    # a second annotator of the same family changes nothing; of another family it does
+    two = draw_set(150)
+    claims = make_claims(two)
+    family = tuple(replace(profile, family="one") for profile in claims.profiles)
+    related, _ = audit_set(two, replace(claims, profiles=family))
+    apart, _ = audit_set(two, claims)
+    assert max(related.swapped.max(), related.misplaced.max()) < 0.75
+    assert min(apart.swapped.max(), apart.misplaced.max()) > 0.75
 
 
 def test_probabilities_are_those_of_errors(found):
@@ -138,6 +152,16 @@ def test_the_order_of_the_images_decides_nothing(found):
     assert len(first & second) >= 0.9 * max(len(first), len(second))
 
 
+def test_people_are_asked_as_others_are_and_rankers_are_not(found):
+    claims = make_claims(found)
+    first, second, third = claims.profiles
+    roles = replace(claims, profiles=(replace(first, role="human"), replace(second, role="ranker"), third))
+    names = build_name_table(EngineSettings())
+    items = find_other_items(roles, make_images(found).table(), EngineSettings(), names)
+    assert items.annotators == ("detector0", "detector2") and items.asked.all()
+    assert set(items.claim_annotator.tolist()) == {0, 1}
+
+
 def test_nothing_to_audit():
     nothing = AuditSet([[], []], [[], []], [[], []], [[], []], {"d": [[], []]})
     nobody = make_given(nothing)
@@ -207,5 +231,19 @@ def make_items(objects) -> OtherItems:
     one = np.full(count, 0.999)
     zero = np.zeros(count, np.int64)
     return OtherItems(
-        ("d",), zero, box, names, one, one, np.arange(count), zero, one, one, names, box, np.ones((1, 1), bool), (None,)
+        ("d",),
+        zero,
+        box,
+        names,
+        one,
+        one,
+        np.arange(count),
+        zero,
+        one,
+        one,
+        names,
+        box,
+        np.ones((1, 1), bool),
+        (None,),
+        ("d",),
     )

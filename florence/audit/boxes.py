@@ -7,7 +7,10 @@ claims; where it is wrong, the scale is `WRONG_SCALE`:
     log E|r| = α + β log side + γ log claims         fitted by least squares to log |r| of all pairs
     L_right  = Σ_c w_c Π_sides t4(r_c / σ) / σ       c: the fused box and the others' own boxes, of which one is right
     L_wrong  = Π_sides t4(r / WRONG_SCALE) / WRONG_SCALE
-    P(wrong) = π L_wrong / (π L_wrong + (1 − π) L_right)         π by expectation maximisation
+    P(off)   = π L_wrong / (π L_wrong + (1 − π) L_right)         π by expectation maximisation
+    P(wrong) = P(off) / (1 + d c^(n − 1))                        n: families that claim the object
+
+A box that is off may be the others' mistake: of one family `OTHER_WRONG` times as often as the label's.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ from __future__ import annotations
 import numpy as np
 
 from florence.audit.alignment import GivenLabels, LabelAlignment
-from florence.audit.others import OtherItems
+from florence.audit.others import SHARED, OtherItems, count_families
 
-WRONG_SCALE = 0.3
+WRONG_SCALE, OTHER_WRONG = 0.3, 0.5
 LOG_OF_T = 0.55
 """log σ − mean log |r| of t-distributed r of scale σ, about."""
 LEAST_SIGMA, MOST_SIGMA = 0.01, 0.25
@@ -43,7 +46,7 @@ def estimate_misplaced(given: GivenLabels, items: OtherItems, aligned: LabelAlig
     for _ in range(10):
         p = share * wrong / (share * wrong + (1 - share) * right + 1e-300)
         share = float(np.clip(p.mean(), 0.005, 0.3))
-    result[rows] = p
+    result[rows] = p / (1 + OTHER_WRONG * SHARED ** (count_families(items)[item] - 1))
     return result
 
 

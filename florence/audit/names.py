@@ -1,10 +1,14 @@
 """How likely a given label has a wrong name.
 
 A label and its item have different names because the label's name is wrong, or because the others' is. Symbols: t the
-item's name, u the label's, m = P(the two agree) by how sure the others are, q the share of labels whose name is right:
+item's name, u the label's, m = P(the two agree) by how sure the others are, q the share of labels whose name is right,
+n how many families of annotators claim t of the item:
 
-    P(label wrong | u ≠ t)  ∝  (1 − q) f(u) m / q      f(u): share of u among all labels that disagree
-    P(label right | u ≠ t)  ∝  q max((1 − m / q) k(u | t), p(u) f(u))
+    right = 1 − (1 − m) / 2 · c^(n − 1)                one other is as likely wrong as the label, several less so
+    P(label wrong | u ≠ t)  ∝  (1 − q) f(u) right      f(u): share of u among all labels that disagree
+    P(label right | u ≠ t)  ∝  q max((1 − right) k(u | t), p(u) f(u))
+
+of which 1 − c^n is kept, as nothing tells of one family that it is the label that is wrong.
 
     k(u | t)  share of u among the labels that disagree with items of t, shrunk to f(u): what annotators confuse
     p(u)      how likely the others find u themselves
@@ -18,14 +22,14 @@ import numpy as np
 
 from florence.audit.alignment import GivenLabels, LabelAlignment
 from florence.audit.logistic import logit, predict_across_folds, shrunken_rate
-from florence.audit.others import OtherItems
+from florence.audit.others import SHARED, OtherItems, count_families
 from florence.names import NameTable
 
 LEAST_IOU = 0.4
 """Least IoU of a label and its item for their names to be compared."""
 PRIOR_LABELS = 3.0
 """How many disagreeing labels f(u) counts for in k(u | t)."""
-LEAST_WRONG, MOST_WRONG, MOST_RIGHT = 0.002, 0.3, 0.998
+LEAST_WRONG, MOST_WRONG = 0.002, 0.3
 """Bounds of 1 − q."""
 
 
@@ -63,16 +67,19 @@ def estimate_swapped(given: GivenLabels, items: OtherItems, aligned: LabelAlignm
     )
     agree = _estimate_agreement(items, pairs)
     share, confusion = _estimate_confusion(pairs, len(codes))
+    families = _count_taken(items, names)[pairs.item]
+    right = 1 - (1 - agree) / 2 * SHARED ** (families - 1)
     found = np.maximum(pairs.p_name, 1e-4)
     wrong = float(np.clip((~pairs.same).mean() / 2, LEAST_WRONG, MOST_WRONG))
     p = np.zeros(len(rows))
     for _ in range(5):
-        right = np.minimum(agree / (1 - wrong), MOST_RIGHT)
         is_wrong = wrong * share * right
         is_right = (1 - wrong) * np.maximum((1 - right) * confusion, found * share)
         p = np.where(pairs.same, wrong * (1 - found), is_wrong / (is_wrong + is_right))
         wrong = float(np.clip(p.mean(), LEAST_WRONG, MOST_WRONG))
-    result[rows] = p * _share_able(items, pairs, [names.canonical(given.name[k]) for k in rows.tolist()])
+    result[rows] = (
+        p * (1 - SHARED**families) * _share_able(items, pairs, [names.canonical(given.name[k]) for k in rows.tolist()])
+    )
     return result
 
 
@@ -94,6 +101,12 @@ def _estimate_agreement(items: OtherItems, pairs: _Pairs) -> np.ndarray:
         axis=1,
     )
     return predict_across_folds(x, pairs.same.astype(float), pairs.image, np.asarray([0.0, 0.7, 0.5, 0.5, 0.0]))
+
+
+def _count_taken(items: OtherItems, names: NameTable) -> np.ndarray:
+    """Return (items,) how many families claim the item's name, at least one."""
+    taken = np.asarray([names.canonical(name) for name in items.name], object)[items.claim_item]
+    return count_families(items, np.asarray(items.claim_name, object) == taken)
 
 
 def _estimate_confusion(pairs: _Pairs, names: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,8 @@ from florence.formats import OBJECTS
 from florence.names import NameTable
 from florence.records import AnnotatorProfile
 
+SHARED = 0.25
+"""How often a family of annotators is wrong in the same way as another one."""
 LEAST = 1e-3
 """Probabilities are kept this far from 0 and 1."""
 
@@ -53,7 +55,8 @@ class OtherItems:
     ``image``: (n,), number of the image; ``box``: (n, 4) pixels; ``name``: the label taken; ``real``: (n,), P(not
     nothing); ``right``: (n,), P(the name is right). ``claim_item``, ``claim_annotator``, ``claim_score``,
     ``claim_right``, ``claim_name``, ``claim_box``: of each claim; scores are NaN where there is none. ``asked``:
-    (images, A), who looked. ``vocabularies``: of each annotator, canonical names, None for any.
+    (images, A), who looked. ``vocabularies``: of each annotator, canonical names, None for any; ``families``: of each
+    annotator, its own name where it is of none.
     """
 
     annotators: tuple[str, ...]
@@ -70,6 +73,7 @@ class OtherItems:
     claim_box: np.ndarray
     asked: np.ndarray
     vocabularies: tuple[frozenset[str] | None, ...]
+    families: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.image)
@@ -97,10 +101,13 @@ def find_other_items(
     )
     claim_item = number[claims["item"].to_numpy()]
     claims, claim_item = claims.filter(pa.array(claim_item >= 0)), claim_item[claim_item >= 0]
-    annotators = tuple(sorted(set(others.coverage["annotator"].to_pylist()) | set(claims["annotator"].to_pylist())))
+    rankers = pa.array([profile.name for profile in others.profiles if profile.role == "ranker"], pa.string())
+    coverage = others.coverage.filter(pc.invert(pc.is_in(others.coverage["annotator"], rankers)))
+    annotators = tuple(sorted(set(coverage["annotator"].to_pylist()) | set(claims["annotator"].to_pylist())))
     known = pa.array(annotators, pa.string())
     right = _probabilities(items["confidence"])
     vocabularies = {profile.name: profile.vocabulary for profile in others.profiles}
+    families = {profile.name: profile.family for profile in others.profiles}
     return OtherItems(
         annotators=annotators,
         image=find_codes(items["image_id"], ids),
@@ -114,9 +121,18 @@ def find_other_items(
         claim_right=_probabilities(claims["p_right"]),
         claim_name=tuple(map(names.canonical, claims["text"].to_pylist())),
         claim_box=_boxes(claims["box"]),
-        asked=_find_coverage(others.coverage, ids, known),
+        asked=_find_coverage(coverage, ids, known),
         vocabularies=tuple(_canonical(vocabularies.get(name), names) for name in annotators),
+        families=tuple(families.get(name) or name for name in annotators),
     )
+
+
+def count_families(items: OtherItems, chosen: np.ndarray | None = None) -> np.ndarray:
+    """Return (items,) how many families claim each item, at least one. ``chosen``: (m,), which claims count."""
+    family = np.unique(items.families, return_inverse=True)[1][items.claim_annotator]
+    rows = np.arange(len(family)) if chosen is None else np.flatnonzero(chosen)
+    claims = np.unique(np.stack([items.claim_item[rows], family[rows]]), axis=1)
+    return np.maximum(np.bincount(claims[0], minlength=len(items)), 1)
 
 
 def _probabilities(column: pa.ChunkedArray) -> np.ndarray:

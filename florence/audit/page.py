@@ -18,8 +18,8 @@ from florence.report.gallery import ADDED, REMOVED, SAME, SIDE, DrawnImage, Imag
 from florence.report.page import render_page
 from florence.report.tables import Cell, Table, format_count, make_head, number_cell
 
-PER_KIND = 24
-"""Issues of each kind that are drawn."""
+PER_KIND, LEAST_DRAWN = 24, 0.05
+"""Issues of each kind that are drawn at most, and their least probability."""
 CLOSE_UP, LEAST_CLOSE_UP = 2.5, 60
 """Sides of a close-up, in sides of what it shows; at least so many pixels."""
 MOST_NAMES = 15
@@ -38,7 +38,8 @@ class IssueSection:
 
 def render_audit(audit: Audit, *, has_project: bool) -> str:
     """Return the page. ``has_project``: whether a Label Studio project lies beside it."""
-    chosen = {kind: [i for i in audit.issues if i.kind == kind][:PER_KIND] for kind in KINDS}
+    chosen = {kind: [i for i in audit.issues if i.kind == kind and i.probability >= LEAST_DRAWN] for kind in KINDS}
+    chosen = {kind: issues[:PER_KIND] for kind, issues in chosen.items()}
     pixels = _read_pixels(audit, [issue.image_id for issues in chosen.values() for issue in issues])
     sections = [
         IssueSection(
@@ -47,7 +48,7 @@ def render_audit(audit: Audit, *, has_project: bool) -> str:
             f"{DESCRIPTIONS[kind].capitalize()}: the {len(chosen[kind])} likeliest of "
             f"{sum(issue.kind == kind for issue in audit.issues)}.",
             tuple(_card(audit, issue, pixels[issue.image_id]) for issue in chosen[kind] if issue.image_id in pixels),
-            "No pictures are here: --images names their folder." if chosen[kind] else "None was found.",
+            "No pictures are here: --images names their folder." if chosen[kind] else "None is likely.",
         )
         for kind in KINDS
     ]
