@@ -20,8 +20,8 @@ from PIL import Image
 
 from florence.errors import DataError, StoreError
 from florence.label_report import LabelSetReport, LossCount
-from florence.records import Annotation, Region, annotations_table
-from florence.report import LoopFacts, RoundFacts, build_report, evidence
+from florence.records import Annotation, Claim, ImageRecord, Region, annotate, annotations_table
+from florence.report import LoopFacts, RoundFacts, build_report, evidence, gallery
 from florence.report.facts import (
     AgreementAlpha,
     AnnotatorActivity,
@@ -122,6 +122,7 @@ def facts(rounds: int = 2) -> LoopFacts:
                 ),
                 label_sets=LABEL_SETS,
                 weighing=WEIGHING,
+                without_detector=("photos",),
                 alpha=(
                     AgreementAlpha(("first", "second", "third"), 0.412, 900),
                     AgreementAlpha(("first", "second"), None, 3),
@@ -290,6 +291,8 @@ def test_the_page_tells_how_evidence_was_weighed_and_how_annotators_agree(built:
         f"<OD> and <OCR_WITH_REGION>: {EVIL} decides",
         "all first, second, third 0.412 900 first and third 0.733 800 first and second not defined 3",
         "not estimated scores decide",
+        "photos: no detector is named, so there are image-level tags only, and no boxes.",
+        "use: detector",
     ):
         assert re.sub(r"\s", "", words) in text, words
 
@@ -499,6 +502,15 @@ def test_changes_rank_by_size_and_leave_out_what_is_the_same():
         rows(("a", "cat", True), ("b", "dog", True), ("c", "cat", False)),
     )
     assert [(c.image_id, len(c.removed), len(c.added)) for c in found] == [("b", 1, 1), ("c", 1, 0)]
+
+
+def test_a_card_names_the_category_of_its_photo():
+    record = ImageRecord("0" * 64, 40, 30, "photos", "a.png", "", None, "train")
+    region = Region("cat", box=(0.0, 0.0, 40.0, 30.0))
+    rows = annotate("0" * 64, [Claim("<CAPTION>", "a picture"), Claim("<CLASSIFICATION>", "cat", (region,))], "a", "1")
+    card = gallery._card(record, np.zeros((30, 40, 3), np.uint8), rows)
+    assert [(text.name, text.parts[0].text) for text in card.texts] == [("category", "cat"), ("brief", "a picture")]
+    assert card.drawings[0].title == "nothing located"
 
 
 def test_marked_text_is_whole_whatever_the_spans():

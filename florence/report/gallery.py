@@ -160,7 +160,8 @@ def _card(record: ImageRecord, pixels: np.ndarray, rows: Sequence[Annotation]) -
         region for row in rows if row.task == "<DENSE_REGION_CAPTION>" for region in list_drawable_regions(row)
     ]
     phrases = [row for row in rows if row.task == "<CAPTION_TO_PHRASE_GROUNDING>"]
-    texts = [
+    texts = [NamedText("category", (TextPart(row.text),)) for row in rows if row.task == "<CLASSIFICATION>"]
+    texts += [
         NamedText(CAPTION_NAMES[task], mark_phrases(row.text, [p for p in phrases if p.text == row.text]))
         for task in CAPTIONS
         for row in rows
