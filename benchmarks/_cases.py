@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -14,7 +14,7 @@ from typing import Any
 from _consensus_labels import fuse_sample
 from _lvis import EXPERIMENTS, draw_experiment, read_double
 from _photos_sample import annotate_photos, photo_places
-from _rival_programs import start_workers
+from _rival_programs import PACKAGES, Worker
 from _rivals import TunedMethods, tune_all
 from _samples import Objects, Sample, true_objects
 from _scenarios import SCENARIOS, draw_scenario
@@ -26,12 +26,16 @@ OURS, WEIGHTED = "ours", "weighted boxes fusion"
 TUNING_IMAGES = 120
 """At most so many images tune the other methods of a drawn case."""
 WITH_PACKAGES = frozenset({"three", "five", "good-weak-family", "hard-negatives", "second-three"})
-"""Cases in which the packages with environments of their own run too, unless all are asked for: they are slow."""
+"""Cases in which the slow packages with environments of their own run too, unless all are asked for."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured and how. ``packages``: "some" cases, "all" or "none"; ``cache``: folder of environments."""
+    """What is measured and how.
+
+    ``methods``: of packages that are installed; ``packages``: "all" in every case, or "some": slow ones in some cases
+    alone; ``cache``: folder of environments.
+    """
 
     seeds: tuple[int, ...]
     tuning: int
@@ -40,6 +44,7 @@ class Options:
     gold: int
     families: bool
     packages: str
+    methods: tuple[str, ...]
     cache: Path
     lvis: Path | None
 
@@ -54,7 +59,7 @@ class Case:
 
 @dataclass
 class Result:
-    """The figures of a case: of every seed, for every method; what the other methods are tuned to; what is skipped.
+    """The figures of a case: of every seed, for every method; what the other methods are tuned to; why some failed.
 
     ``bins``: of every seed, (mean confidence, share right, objects) of our objects.
     """
@@ -63,7 +68,7 @@ class Result:
     figures: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
     bins: dict[int, list[tuple[float, float, int]]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def list_cases(parts: Sequence[str], names: Sequence[str], lvis: Path | None) -> list[Case]:
@@ -105,18 +110,21 @@ def _doubles(path: str) -> Any:
 
 
 @cache
-def _packages(folder: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """Return the methods of packages, whose processes last as long as this one."""
-    return start_workers(folder)
+def _worker(name: str, folder: Path) -> Worker:
+    """Return a package's method, whose process lasts as long as this one."""
+    return Worker(PACKAGES[name], folder)
 
 
 def measure(case: Case, options: Options) -> Result:
     """Return the figures of a case for every seed. Pictures that are given as gold are not measured."""
     result = Result(case)
     tuning = draw_case(case, options, options.tuning, tuning=True)
-    methods: Mapping[str, Any] = {}
-    if options.packages == "all" or (options.packages == "some" and case.name in WITH_PACKAGES):
-        methods, result.skipped = _packages(options.cache)
+    every = options.packages == "all" or case.name in WITH_PACKAGES
+    methods = {
+        name: (_worker(name, options.cache), PACKAGES[name].grid)
+        for name in options.methods
+        if every or not PACKAGES[name].slow
+    }
     tuned = tune_all(tuning, methods)
     result.tuned = describe_tuned(tuned)
     for seed in options.seeds[: 1 if case.part == "photos" else None]:
@@ -127,6 +135,7 @@ def measure(case: Case, options: Options) -> Result:
         result.figures[seed] = {name: judge(objects, truth) for name, objects in measured.items()}
         ours = measured[OURS]
         result.bins[seed] = calibration_bins(ours.score, hits(ours, truth, (0.5,))[:, 0])
+    result.failed = tuned.failed
     return result
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from _rivals import Grid, Method, given_claims
+from _rivals import Grid, MethodError, given_claims
 from _samples import Objects, Sample, objects, score_of
 
 WORKER = Path(__file__).with_name("_rival_worker.py")
@@ -25,13 +25,15 @@ WORKER = Path(__file__).with_name("_rival_worker.py")
 
 @dataclass(frozen=True)
 class Package:
-    """What is installed for a method, and the grid of its settings."""
+    """What is installed for a method, its name for the worker, and the grid of its settings; whether it is slow."""
 
     requirement: str
     worker: str
     grid: Grid
+    slow: bool = True
 
 
+CROWD_KIT = "crowd-kit==1.4.2"
 PACKAGES: dict[str, Package] = {
     "Datumaro": Package("datumaro==1.13.12", "datumaro", {"overlap": (0.4, 0.5), "quorum": (0, 2), "own": (False,)}),
     "Panoptes": Package(
@@ -39,11 +41,11 @@ PACKAGES: dict[str, Package] = {
         "panoptes",
         {"overlap": (0.35, 0.5), "least": (1,), "own": (True,)},
     ),
-    "crowd-kit": Package(
-        "crowd-kit==1.4.2",
-        "crowd-kit",
-        {"model": ("Dawid–Skene", "GLAD", "MACE"), "overlap": (0.5,), "own": (False,)},
+    "Dawid–Skene": Package(
+        CROWD_KIT, "crowd-kit", {"model": ("Dawid–Skene",), "overlap": (0.4, 0.5), "own": (False, True)}, slow=False
     ),
+    "GLAD": Package(CROWD_KIT, "crowd-kit", {"model": ("GLAD",), "overlap": (0.5,), "own": (False,)}),
+    "MACE": Package(CROWD_KIT, "crowd-kit", {"model": ("MACE",), "overlap": (0.5,), "own": (False,)}),
     "detection-fusion": Package(
         "detection-fusion[torch]==1.1.0",
         "detection-fusion",
@@ -52,34 +54,22 @@ PACKAGES: dict[str, Package] = {
             "overlap": (0.5, 0.65),
             "own": (True,),
         },
+        slow=False,
     ),
 }
-
-
-class WorkerError(Exception):
-    """A method's environment cannot be made, or its process failed."""
+"""Methods by name. Dawid–Skene, GLAD and MACE are crowd-kit's, on clusters of boxes."""
 
 
 class Worker:
-    """A process that runs one package's method until it is closed."""
+    """A process that runs one package's method, from the first sample until it is closed."""
 
     def __init__(self, package: Package, folder: Path) -> None:
         self._package = package
-        python = make_environment(package, folder)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-        self._log = (python.parents[1] / "worker.log").open("w", encoding="utf-8")
-        self._process = subprocess.Popen(
-            [str(python), str(WORKER), package.worker],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-        )
+        self._python = make_environment(package, folder)
+        self._process: subprocess.Popen[str] | None = None
 
     def __call__(self, sample: Sample, settings: Mapping[str, Any]) -> Objects:
-        """Return a sample's objects. Raises WorkerError if the process ends or the method fails."""
+        """Return a sample's objects. Raises MethodError if the process ends or the method fails."""
         request = _request(sample, settings)
         sent, answers = self._pipes()
         try:
@@ -88,27 +78,43 @@ class Worker:
             line = answers.readline()
         except OSError as error:
             message = f"{self._package.requirement}: its process has ended: {error}"
-            raise WorkerError(message) from error
-        answer = json.loads(line) if line else {"error": f"its process has ended; see {self._log.name}"}
+            raise MethodError(message) from error
+        answer = json.loads(line) if line else {"error": f"its process has ended; see {self._log()}"}
         if isinstance(answer, dict):
             message = f"{self._package.requirement}: {answer['error']}"
-            raise WorkerError(message)
+            raise MethodError(message)
         return objects([(k, name, box, score, votes, True) for k, name, box, score, votes in answer])
 
     def close(self) -> None:
         """End the process."""
-        sent, _ = self._pipes()
-        sent.close()
-        self._process.wait(timeout=60)
-        self._log.close()
+        if self._process is not None:
+            sent, _ = self._pipes()
+            sent.close()
+            self._process.wait(timeout=60)
+            self._process = None
+
+    def _log(self) -> Path:
+        return self._python.parents[1] / f"{self._package.worker}.log"
 
     def _pipes(self) -> tuple[TextIO, TextIO]:
+        """Return where requests are written and answers are read; start the process for the first one."""
+        if self._process is None:
+            with self._log().open("a", encoding="utf-8") as log:
+                self._process = subprocess.Popen(
+                    [str(self._python), str(WORKER), self._package.worker],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    encoding="utf-8",
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+                )
         assert self._process.stdin and self._process.stdout
         return self._process.stdin, self._process.stdout
 
 
 def make_environment(package: Package, folder: Path) -> Path:
-    """Return the Python of a package's environment, which is made if it is not there. Raises WorkerError."""
+    """Return the Python of a package's environment, which is made if it is not there. Raises MethodError."""
     home = folder / re.sub(r"[^\w.]+", "-", package.requirement)
     python = home / "bin" / "python"
     ready = home / "ready"
@@ -128,7 +134,7 @@ def make_environment(package: Package, folder: Path) -> Path:
         lines = str(getattr(error, "stderr", "") or error).strip().splitlines()
         said = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else repr(error))
         message = f"{package.requirement} cannot be installed ({said}); it needs a package index, for once"
-        raise WorkerError(message) from error
+        raise MethodError(message) from error
     ready.touch()
     return python
 
@@ -151,13 +157,13 @@ def _request(sample: Sample, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def start_workers(folder: Path) -> tuple[dict[str, tuple[Method, Grid]], dict[str, str]]:
-    """Return the methods that can be run, with the grids of their settings, and why others cannot."""
-    found: dict[str, tuple[Method, Grid]] = {}
-    skipped = {}
+def install_packages(folder: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the names of the methods whose environments are there or can be made, and why others cannot."""
+    found, skipped = [], {}
     for name, package in PACKAGES.items():
         try:
-            found[name] = (Worker(package, folder), package.grid)
-        except WorkerError as error:
+            make_environment(package, folder)
+            found.append(name)
+        except MethodError as error:
             skipped[name] = str(error)
-    return found, skipped
+    return tuple(found), skipped

@@ -22,6 +22,10 @@ Grid = Mapping[str, Sequence[Any]]
 """The values of every setting that are tried."""
 
 
+class MethodError(Exception):
+    """A method cannot be run: its package cannot be installed, or fails."""
+
+
 @dataclass(frozen=True)
 class Single:
     """What tuning knows of each annotator by itself: its best least score, and its F1 with it."""
@@ -170,25 +174,33 @@ def best_single(sample: Sample, known: Single) -> Objects:
 
 @dataclass(frozen=True)
 class TunedMethods:
-    """Every method with its best settings on one sample."""
+    """Every method with its best settings on one sample; ``failed``: why those that failed did."""
 
     known: Single
     methods: Mapping[str, tuple[Method, Tuned]]
+    failed: dict[str, str]
 
     def objects(self, sample: Sample) -> dict[str, Objects]:
         """Return the objects of every method in another sample."""
-        return {"best single": best_single(sample, self.known)} | {
-            name: apply(method, tuned, sample) for name, (method, tuned) in self.methods.items()
-        }
+        found = {"best single": best_single(sample, self.known)}
+        for name, (method, tuned) in self.methods.items():
+            try:
+                found[name] = apply(method, tuned, sample)
+            except MethodError as error:
+                self.failed[name] = str(error)
+        return found
 
 
 def tune_all(sample: Sample, methods: Mapping[str, tuple[Method, Grid]] | None = None) -> TunedMethods:
     """Return every method of `METHODS`, and of ``methods`` as well, with its best settings on a sample."""
     known = tune_single(sample)
-    every = {**METHODS, **(methods or {})}
-    return TunedMethods(
-        known, {name: (method, tune(method, grid, sample, known)) for name, (method, grid) in every.items()}
-    )
+    found, failed = {}, {}
+    for name, (method, grid) in {**METHODS, **(methods or {})}.items():
+        try:
+            found[name] = (method, tune(method, grid, sample, known))
+        except MethodError as error:
+            failed[name] = str(error)
+    return TunedMethods(known, found, failed)
 
 
 def run_rivals(tuning: Sample, measured: Sample) -> dict[str, Objects]:

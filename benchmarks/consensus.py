@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from _cases import OURS, PARTS, WEIGHTED, Options, Result, list_cases, measure_all
 from _common import print_table
+from _rival_programs import install_packages
 
 TITLES = {
     "simulated": "(a) Simulated annotators of scenes",
@@ -145,18 +146,18 @@ def run(cases: Sequence[Any], options: Options, workers: int) -> dict[str, list[
     """Return the results of every part; print each part's tables when it is ready."""
     began = time.monotonic()
     parts: dict[str, list[Result]] = {}
-    skipped: dict[str, str] = {}
+    failed: dict[str, str] = {}
     for number, result in enumerate(measure_all(cases, options, workers)):
         part = result.case.part
         parts.setdefault(part, []).append(result)
-        skipped.update(result.skipped)
+        failed.update({f"{name} ({part}, {result.case.name})": why for name, why in result.failed.items()})
         seconds = time.monotonic() - began
         print(f"{number + 1}/{len(cases)} {part} {result.case.name}, {seconds:.0f} s", file=sys.stderr, flush=True)
     for part, results in parts.items():
         print_part(part, results)
     print_failures(parts)
-    for name, reason in skipped.items():
-        print(f"\n{name} is skipped: {reason}")
+    for name, reason in failed.items():
+        print(f"\n{name} failed: {reason}")
     return parts
 
 
@@ -183,7 +184,9 @@ def parse() -> argparse.Namespace:
         help="declare which annotators are of one family (default yes)",
     )
     parser.add_argument(
-        "--packages", choices=("some", "all", "none"), help="scenarios in which slow packages run too (default some)"
+        "--packages",
+        choices=("some", "all", "none"),
+        help="where slow packages run (default some)",
     )
     parser.add_argument(
         "--cache",
@@ -211,13 +214,16 @@ def main() -> None:
     parts = given.part or [part for part in PARTS if part != "lvis" or given.lvis]
     if "lvis" in parts and not (given.lvis and given.lvis.is_file()):
         sys.exit("part (c) needs a file of LVIS's double annotations: --lvis FILE")
-    names = ("seeds", "tuning", "images", "scenes", "gold", "families", "packages", "cache", "lvis")
-    options = Options(**{name: getattr(given, name) for name in names})
     try:
         cases = list_cases(parts, given.scenario or (), given.lvis)
     except ValueError as error:
         sys.exit(str(error))
+    methods, skipped = ((), {}) if given.packages == "none" else install_packages(given.cache)
+    names = ("seeds", "tuning", "images", "scenes", "gold", "families", "packages", "cache", "lvis")
+    options = Options(**{name: getattr(given, name) for name in names}, methods=methods)
     found = run(cases, options, given.workers)
+    for name, reason in skipped.items():
+        print(f"\n{name} is skipped: {reason}")
     if given.json:
         figures = {part: [asdict(result) for result in results] for part, results in found.items()}
         counts = {part: summary(results) for part, results in found.items()}

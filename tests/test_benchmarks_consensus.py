@@ -18,9 +18,9 @@ from _cases import Case, Result, list_cases, measure
 from _consensus_labels import fuse_sample
 from _detections import Detector, Scenario, draw
 from _lvis import EXPERIMENTS, draw_experiment, read_double
-from _rival_programs import PACKAGES, Worker, WorkerError
+from _rival_programs import PACKAGES, Worker
 from _rival_worker import _clusters
-from _rivals import best_single, majority, run_rivals, tune_all, tune_single, weighted
+from _rivals import MethodError, best_single, majority, run_rivals, tune_all, tune_single, weighted
 from _samples import Declared, Found, Picture, Sample, objects, true_objects
 from _scenarios import FAIR, GOOD, SCENARIOS, WEAK, WIDE, draw_scenario
 from _scoring import average_precision, hits, judge
@@ -236,8 +236,11 @@ def test_packages_that_are_not_there_are_an_error_that_says_so(tmp_path: Path):
     (home / "ready").touch()  # as if it were installed
     worker = Worker(package, tmp_path)
     one = sample(([Found("dog", DOG)], {"a": [Found("dog", DOG, 0.9)]}))
-    with pytest.raises(WorkerError, match=r"detection-fusion\[torch\]==1\.1\.0: ModuleNotFoundError"):
+    with pytest.raises(MethodError, match=r"detection-fusion\[torch\]==1\.1\.0: ModuleNotFoundError"):
         worker(one, {"overlap": 0.5, "own": False, "strategy": "bayesian", "single": tune_single(one)})
+    worker.close()
+    tuned = tune_all(one, {"detection-fusion": (worker, package.grid)})  # the others go on
+    assert set(tuned.methods) == {"majority", "weighted boxes fusion"} and "ModuleNotFound" in str(tuned.failed)
     worker.close()
 
 
@@ -298,7 +301,7 @@ def test_the_command_prints_tables_and_writes_figures(tmp_path: Path, monkeypatc
 def test_what_is_given_as_gold_is_not_measured(tmp_path: Path):
     from _cases import Options
 
-    options = Options((3,), 4, 10, 10, 6, True, "none", tmp_path, None)
+    options = Options((3,), 4, 10, 10, 6, True, "none", (), tmp_path, None)
     rows = measure(Case("detections", "one"), options).figures[3]
     truth = true_objects(draw_scenario("one", 10, 3))
     single = rows["best single"]
