@@ -164,10 +164,10 @@ def describe_review_export(found: ReviewExport) -> str:
     """Return lines about an export for reviews: how much it holds, and why the first images come first."""
     first, last = found.expected_wrong
     chosen, whole = found.total_wrong
-    share = f", {chosen / whole:.0%} of all that are expected in the round" if whole else ""
+    share = f", {chosen / whole:.0%} of those of the whole round" if whole else ""
     lines = [
-        f"{found.images} images of round {found.round} with {found.labels} labels, of which and of those dropped "
-        f"{chosen:.0f} are expected to be wrong{share} ({first:.1f} of the first image, {last:.1f} of the last)"
+        f"{found.images} images of round {found.round} with {found.labels} labels; {chosen:.1f} wrong labels, kept or "
+        f"dropped, are expected in them{share} ({first:.1f} in the first image, {last:.1f} in the last)"
         + (f"; {found.reviewed} reviewed images are left out" if found.reviewed else "")
     ]
     return "\n".join([*lines, *(f"  {line}" for line in found.first)])

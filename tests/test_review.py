@@ -134,6 +134,18 @@ def test_a_reviewer_sees_who_claims_what(parts: ReviewWorkspace):
     assert config.find("Table").get("value") == "$doubts"
 
 
+def test_the_data_of_a_project_are_no_labels_when_it_comes_back_as_json_min(parts: ReviewWorkspace):
+    settings, store, data, folder = parts
+    (task,) = export_tasks(parts, 1)
+    box = next(r for r in task["predictions"][0]["result"] if r["type"] == "rectanglelabels")
+    sides = {key: box[key] for key in ("original_width", "original_height")}
+    flat = {**task["data"], "id": 1, "annotator": 1, "annotation_id": 1, "label": [{**box["value"], **sides}]}
+    assert flat["doubts"]
+    (folder / "min.json").write_text(json.dumps([flat]))
+    result = import_review(workspace_of(settings, store, data), str(folder / "min.json"))
+    assert (result.images, result.losses, result.complete) == (1, (), True)
+
+
 def test_a_snapshot_without_claims_is_reviewed_all_the_same(parts: ReviewWorkspace):
     settings, store, data, folder = parts
     data.delete("claims")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,12 +21,15 @@ from florence.formats import (
 from florence.formats._files import Files
 from florence.formats._names import explain_spellings, list_usable_names
 from florence.formats._studio_claims import SHAPES, ClaimBuilder
+from florence.formats._studio_project import DOUBTS
 from florence.formats._studio_results import CATEGORY, OCR_LINE, TEXTS, StudioResult, address_names, read_flat_results
 from florence.images import is_image
 from florence.records import ImageRecord
 
 FLAT_KEYS = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"})
 """Keys of JSON-MIN that are neither data of the task nor results of a control."""
+OWN_KEYS = frozenset({"image_id", "source", "name", "round", DOUBTS})
+"""Keys of the data of tasks that Florence wrote, which its image's id tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,9 @@ def _read_task(task: dict[str, Any], position: str, options: Any) -> Found:
 
 
 def _read_flat(task: dict[str, Any], position: str, options: Any) -> StudioAnnotation:
-    controls = {name: value for name, value in task.items() if name not in FLAT_KEYS and name != options.image}
+    is_own = isinstance(image_id := task.get("image_id"), str) and re.fullmatch(r"[0-9a-f]{64}", image_id)
+    data = FLAT_KEYS | {options.image} | (OWN_KEYS if is_own else set())
+    controls = {name: value for name, value in task.items() if name not in data}
     known = {**TEXTS, **options.kinds}
     results = read_flat_results(controls, position, known)
     if not results and not FLAT_KEYS.difference({"id"}).intersection(task):
