@@ -23,7 +23,7 @@ import yaml
 from annotator_programs import ROOT, batch_of
 from test_annotators_contract import given, whole
 
-from florence.annotators import ANNOTATORS
+from florence.annotators import ANNOTATORS, Annotator
 from florence.annotators.__main__ import answer_batch, make_annotator, make_parser
 from florence.config import settings_from
 from florence.errors import FlorenceError, SettingsError, UnavailableError
@@ -89,6 +89,13 @@ def serve_command(*words: str) -> Iterator[str]:
             process.kill()
 
 
+@pytest.fixture(scope="module")
+def reader_url() -> Iterator[str]:
+    """The URL of the reader as a service: its models take seconds to load."""
+    with serve_command(*COMMAND, "reader", "--batch", "2") as url:
+        yield url
+
+
 def program(use: str, folder: Path, **options):
     (folder / "options.json").write_text(json.dumps(options))
     command = [*COMMAND, use, "--options", str(folder / "options.json"), "--batch", "3"]
@@ -109,25 +116,40 @@ def program(use: str, folder: Path, **options):
     [
         ("activation", {"weights": "lite0", "min_probability": 0.05, "tasks": ["<OD>", "<CLASSIFICATION>"]}, "program"),
         ("masks", {"most": 2}, "program"),
-        ("reader", {}, "endpoint"),
         ("phrases", {}, "endpoint"),
     ],
 )
 def test_what_it_claims_elsewhere_is_the_same_to_the_last_bit(use: str, options: dict, how: str, tmp_path: Path):
     here = ANNOTATORS.get(use)(name=use, **options)
-    here.load()
-    expected = here.annotate(given(here.needs, 0, 1, 2))
-    assert any(expected)
-    requests = given(here.needs | {"pixels"}, 0, 1, 2)
+    expected = claims_here(here)
     there = program(use, tmp_path, **options)
     if how == "program":
-        found = there.annotate(requests)
+        found = there.annotate(given(here.needs | {"pixels"}, 0, 1, 2))
     else:
         with serve_command(*COMMAND, use, "--options", str(tmp_path / "options.json"), "--batch", "2") as url:
-            found = ANNOTATORS.get("endpoint")(
-                name="theirs", url=url, version="1", tasks=list(ANNOTATION_TYPES), reads_claims="claims" in here.needs
-            ).annotate(requests)
+            found = claims_there(here, url)
     assert found == expected
+
+
+def test_what_a_service_claims_is_the_same_to_the_last_bit(reader_url: str):
+    reader = ANNOTATORS.get("reader")(name="reader")
+    assert claims_there(reader, reader_url) == claims_here(reader)
+
+
+def claims_here(annotator: Annotator) -> list:
+    """Return what an annotator claims in this process."""
+    annotator.load()
+    expected = annotator.annotate(given(annotator.needs, 0, 1, 2))
+    assert any(expected)
+    return expected
+
+
+def claims_there(annotator: Annotator, url: str) -> list:
+    """Return what the service at ``url`` claims, which is this annotator's."""
+    endpoint = ANNOTATORS.get("endpoint")(
+        name="theirs", url=url, version="1", tasks=list(ANNOTATION_TYPES), reads_claims="claims" in annotator.needs
+    )
+    return endpoint.annotate(given(annotator.needs | {"pixels"}, 0, 1, 2))
 
 
 def test_what_libraries_print_does_not_get_among_the_answers(tmp_path: Path):
@@ -153,43 +175,42 @@ def test_what_libraries_print_does_not_get_among_the_answers(tmp_path: Path):
     assert "loading ...\n    written by C\n    said by a child" in theirs._process.last_words()
 
 
-def test_a_service_says_what_it_is_and_refuses_what_it_cannot_do(tmp_path: Path):
-    batch = batch_of(2)
+def test_a_service_says_what_it_is_and_refuses_what_it_cannot_do(reader_url: str, tmp_path: Path):
+    batch, url = batch_of(2), reader_url
     request_line = format_request(batch.records[0], None, image=encode_png(batch.pixels[0], 0))
-    with serve_command(*COMMAND, "reader") as url:
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            description = json.loads(answer.read())
-        assert description == {
-            "annotator": "reader",
-            "version": ANNOTATORS.get("reader")(name="reader").version,
-            "tasks": ["<OCR_WITH_REGION>"],
-            "role": "annotator",
-            "reads_claims": False,
-            "vocabulary": None,
-        }
-        secret = tmp_path / "secret.png"
-        secret.write_bytes(encode_png(batch.pixels[0], 0))
-        for body, message in (
-            (request_line + b"what?\n", "line 2: a JSON object"),
-            (format_request(batch.records[0], None, path=str(secret)), "found path, a file of this machine"),
-        ):
-            with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
-                urllib.request.urlopen(urllib.request.Request(url, body, method="POST"), timeout=60)
-            assert message in refusal.value.read().decode()
-        for header, status in ((("Transfer-Encoding", "chunked"), 411), (("Content-Length", "99999999999"), 413)):
-            connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
-            connection.putrequest("POST", "/")
-            connection.putheader(*header)
-            connection.endheaders()
-            assert connection.getresponse().status == status
-            connection.close()
-        broken = format_request(batch.records[1], None, image=b"no picture")
-        with urllib.request.urlopen(
-            urllib.request.Request(url, broken + b"\n" + request_line, method="POST"), timeout=60
-        ) as answer:
-            first, second = map(json.loads, answer.read().splitlines())
-        assert first["image_id"] == batch.records[1].image_id and "unreadable" in first["error"] and not first["retry"]
-        assert second == {"image_id": batch.records[0].image_id, "annotations": []}
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        description = json.loads(answer.read())
+    assert description == {
+        "annotator": "reader",
+        "version": ANNOTATORS.get("reader")(name="reader").version,
+        "tasks": ["<OCR_WITH_REGION>"],
+        "role": "annotator",
+        "reads_claims": False,
+        "vocabulary": None,
+    }
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encode_png(batch.pixels[0], 0))
+    for body, message in (
+        (request_line + b"what?\n", "line 2: a JSON object"),
+        (format_request(batch.records[0], None, path=str(secret)), "found path, a file of this machine"),
+    ):
+        with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
+            urllib.request.urlopen(urllib.request.Request(url, body, method="POST"), timeout=60)
+        assert message in refusal.value.read().decode()
+    for header, status in ((("Transfer-Encoding", "chunked"), 411), (("Content-Length", "99999999999"), 413)):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+        connection.putrequest("POST", "/")
+        connection.putheader(*header)
+        connection.endheaders()
+        assert connection.getresponse().status == status
+        connection.close()
+    broken = format_request(batch.records[1], None, image=b"no picture")
+    with urllib.request.urlopen(
+        urllib.request.Request(url, broken + b"\n" + request_line, method="POST"), timeout=60
+    ) as answer:
+        first, second = map(json.loads, answer.read().splitlines())
+    assert first["image_id"] == batch.records[1].image_id and "unreadable" in first["error"] and not first["retry"]
+    assert second == {"image_id": batch.records[0].image_id, "annotations": []}
 
 
 def answer_requests(use: str, *requests: bytes, size: int = 16) -> list[dict]:
@@ -295,7 +316,7 @@ def test_an_annotator_that_cannot_be_run_is_an_error(use: str, options: str | No
     ("words", "given", "message"),
     [
         (["reader", "--http", "1", "--host", "192.0.2.1"], b"", "--http: cannot bind to 192.0.2.1:1"),
-        (["phrases"], b'{"image_id": "a"}\n', "line 1.width: Field required"),
+        (["masks"], b'{"image_id": "a"}\n', "line 1.width: Field required"),
     ],
 )
 def test_an_error_is_a_line(words: list[str], given: bytes, message: str):
@@ -312,7 +333,7 @@ def test_it_ends_quietly_when_nobody_reads_its_answers(tmp_path: Path):
     (tmp_path / "x.png").write_bytes(encode_png(whole().pixels[2], 0))
     request = format_request(whole().records[2], None, path=str(tmp_path / "x.png"))
     with subprocess.Popen(
-        [*COMMAND, "phrases"],
+        [*COMMAND, "masks"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
