@@ -107,6 +107,9 @@ STAMPS = {
 }  # fmt: skip
 """Name → how often it is drawn, and the stamps that detectors are trained on and those that only tests have."""
 
+HOW_TO_GET_STAMPS = "apt-get download tuxpaint-stamps-default && dpkg-deb -x tuxpaint-stamps-default_*.deb stamps"
+"""They are under the GPL, version 2: this project holds none of them."""
+
 
 @dataclass(frozen=True)
 class Cutouts:
@@ -161,6 +164,9 @@ def packaged_cutouts() -> Cutouts:
 def stamp_cutouts(folder: Path) -> Cutouts:
     """Return the photographic stamps of Tux Paint in its ``folder``: 16 names, 75 objects."""
     files = {path.stem: path for path in sorted(folder.rglob("*.png")) if "cartoon" not in path.parts}
+    wanted = {stem for _, known, novel in STAMPS.values() for stem in f"{known} {novel}".split()}
+    if missing := sorted(wanted - files.keys()):
+        raise SystemExit(f"{folder} lacks {len(missing)} stamps of Tux Paint, as {missing[0]}.png: {HOW_TO_GET_STAMPS}")
 
     def read(stems: str) -> list[np.ndarray]:
         return [_trim(Image.open(files[stem]).convert("RGBA")) for stem in stems.split()]

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from _consensus_labels import fuse_sample
-from _cutouts import Composite, Cutouts, draw_composites, packaged_backgrounds, packaged_cutouts, stamp_cutouts
+from _cutouts import (
+    HOW_TO_GET_STAMPS,
+    Composite,
+    Cutouts,
+    draw_composites,
+    packaged_backgrounds,
+    packaged_cutouts,
+    stamp_cutouts,
+)
 from _rivals import run_rivals
 from _samples import Declared, Found, Picture, Sample, true_objects
 from _scoring import judge
@@ -157,7 +165,10 @@ def main() -> None:
     """Train, look, measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--stamps", type=Path, metavar="FOLDER", help="cut-outs are Tux Paint's stamps, and not those of packages"
+        "--stamps",
+        type=Path,
+        metavar="FOLDER",
+        help=f"cut-outs are Tux Paint's stamps ({HOW_TO_GET_STAMPS}), and not those of packages",
     )
     parser.add_argument("--images", type=int, default=120, help="pictures measured, and as many to tune (default 120)")
     parser.add_argument(
