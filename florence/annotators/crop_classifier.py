@@ -49,7 +49,7 @@ class CropClassifier(Annotator):
         nms_iou: float = Field(
             0.7, gt=0, le=1, description="boxes of several annotators that overlap more are named once, as the best"
         )
-        min_score: float = Field(0.05, ge=0, le=1, description="least score of a claim whose box is named")
+        min_score: float = Field(0.2, ge=0, le=1, description="least score of a claim whose box is named")
         min_confidence: float = Field(
             0.5, ge=0, le=1, description="least confidence of a name (calibrated); below it nothing is claimed"
         )

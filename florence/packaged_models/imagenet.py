@@ -93,7 +93,7 @@ CALIBRATION: dict[str, tuple[float, float, float]] = {"lite0": (-0.87, 1.19, -0.
 
 Fitted on 662 crops of 221 photographic cut-outs (Tux Paint's stamps of 2022) that were pasted on photos, in boxes that
 are off by 6% of their sides. More than a quarter show what no class names. Names were chosen from all, and from lists
-of 1 to 90, in which the right one was nine times in ten.
+of 1 to 90, in which the right one was nine times in ten; all were coarse names.
 """
 WORN: frozenset[str] = frozenset(
     (

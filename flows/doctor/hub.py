@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from florence.redact import redact
-from flows.doctor.check import Check
+from flows.doctor.check import Check, Status
 
 TIMEOUT = 5.0
 """Seconds in which the hub has to answer."""
@@ -23,7 +23,10 @@ def check_hub_models(models: Sequence[tuple[str, str, str | None]]) -> Iterator[
             pin = "" if revision == commit else f", at commit {commit}; `revision` pins it"
             yield Check(where, "ok", f"{name}, in the hub's cache{pin}")
             continue
-        status, found = ("warn", unreached) if unreached else ask_hub(name, revision)
+        status: Status = "warn"
+        found = unreached
+        if not unreached:
+            status, found = ask_hub(name, revision)
         if status == "warn":
             unreached = found
         remedy = (
@@ -42,7 +45,7 @@ def find_cached_commit(name: str, revision: str | None) -> str:
     return Path(found).parent.name if isinstance(found, str) else ""
 
 
-def ask_hub(name: str, revision: str | None) -> tuple[str, str]:
+def ask_hub(name: str, revision: str | None) -> tuple[Status, str]:
     """Return whether the hub has a model: ok, fail (it has not, or does not give it), or warn where it is not reached.
 
     The second value says what was found: commit and licence, or why not.
