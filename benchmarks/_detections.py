@@ -10,7 +10,7 @@ It shares no code and no assumption with the engine's model of annotators or wit
   score.
 - Boxes are loose or tight by side, and shifted in proportion to their size; an unclear object's more. Two neighbours
   of one name may be claimed as one box, a large object as two, one object twice under one name or two.
-- Some places tempt every detector (hard negatives); others are a detector's own false positives.
+- Some places tempt every detector (hard negatives); others are false positives of one detector or of its family.
 - Scores rise with how clear the object is, and are calibrated differently by each detector. A detector that exports
   everything has a long tail of low scores: missed objects, parts, shifted boxes, look-alikes, background.
 
@@ -227,14 +227,33 @@ def look(detector: Detector, scene: Scene, rng: np.random.Generator, shift: floa
     found: list[Found] = []
     for thing in _merge(detector, scene.things, rng):
         found += _claim_thing(detector, scene, thing, rng, shift)
-    vocabulary = detector.vocabulary or scene.names
-    size = (scene.width, scene.height)
-    for _ in range(rng.poisson(detector.spurious * np.exp(-0.4 * shift))):
-        score = _score(detector, float(rng.normal(-1.6, 0.9)), rng)
-        found += _scatter(detector, scene, str(rng.choice(vocabulary)), draw_box(rng, size=size), score, rng)
+    for name, box, level in _spurious_places(detector, scene, rng, shift):
+        found += _scatter(detector, scene, name, box, _score(detector, level, rng), rng)
     for _ in range(rng.poisson(detector.tail)):
         found += _claim_low(detector, scene, rng)
     return [found[k] for k in rng.permutation(len(found))]
+
+
+def _spurious_places(
+    detector: Detector, scene: Scene, rng: np.random.Generator, shift: float
+) -> list[tuple[str, Box, float]]:
+    """Return name, box and clarity of a detector's own false positives; most are those of all its family."""
+    vocabulary = detector.vocabulary or scene.names
+    rate = detector.spurious * np.exp(-0.4 * shift)
+    kin = detector.kinship if detector.family else 0.0
+
+    def draw_places(source: np.random.Generator, mean: float) -> list[tuple[str, Box, float]]:
+        size = (scene.width, scene.height)
+        return [
+            (str(source.choice(vocabulary)), draw_box(source, size=size), float(source.normal(-1.6, 0.9)))
+            for _ in range(source.poisson(mean))
+        ]
+
+    places = draw_places(rng, rate * (1 - kin))
+    if kin and scene.things:
+        shared = np.random.default_rng([scene.things[0].seed, _number(detector.family)])
+        places += [place for place in draw_places(shared, rate) if rng.random() < kin]
+    return places
 
 
 def _claim_thing(detector: Detector, scene: Scene, thing: Thing, rng: np.random.Generator, shift: float) -> list[Found]:

@@ -79,9 +79,12 @@ SCENARIOS: dict[str, Scenario] = {
     "no-good-one": Scenario({"B": B, "D": D, "E": E, "H": TIGHT}),
     "three-strong": Scenario({"A": STRONG, "B": replace(STRONG, skill=2.0, noise=0.04), "C": replace(C, skill=2.0)}),
     "small": Scenario({"A": A, "B": B, "C": C, "E": E}, side=35.0, objects=9),
+    "backbone": Scenario(
+        {name: replace(d, family="backbone", kinship=0.4) for name, d in {"A": A, "B": B, "E": E}.items()}
+    ),
     "family-undeclared": Scenario({"A": A, "B": B, "D": WEAK_FAMILY, "D2": replace(WEAK_FAMILY, noise=0.13)}),
 }
-UNDECLARED = frozenset({"family-undeclared"})
+UNDECLARED = frozenset({"backbone", "family-undeclared"})
 """Experiments in which nobody says which detectors are of one family."""
 IMAGES = {"crowd-60": 0.35, "crowd-200": 0.12, "small": 0.8}
 """Share of the images that an experiment with many objects is drawn with."""

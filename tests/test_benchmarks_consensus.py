@@ -114,6 +114,21 @@ def test_a_family_shares_its_misses():
     assert agreement("one") > agreement("") + 0.15 > 0.15  # difficulty is shared by all, more by a family
 
 
+def test_a_family_shares_its_false_positives():
+    def shared(family: str) -> float:
+        one = Detector(skill=-9.0, family=family, spurious=3.0, noise=0.01)
+        drawn = draw(Scenario({"a": one, "b": one}, hard_negatives=0), 40, 5)
+        near = [
+            any(f.name == g.name and np.abs(np.subtract(f.box, g.box)).max() < 15 for g in p.claims["b"])
+            for p in drawn.pictures
+            for f in p.claims["a"]
+        ]
+        assert len(near) == pytest.approx(120, abs=35)
+        return float(np.mean(near))
+
+    assert shared("one") > 0.4 and shared("") < 0.05
+
+
 def test_scores_names_and_tails_are_those_of_the_detector():
     kinds = {"none": replace(GOOD, scores="none"), "constant": replace(GOOD, scores="constant")}
     kinds |= {"tenths": replace(GOOD, scores="rounded"), "some": replace(GOOD, vocabulary=("a 1", "b 2"), tail=10.0)}
