@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 
 import pytest
 from mlflow_stores import mlflow_store, read_rows
-from test_adapters_model_registry import files, model_folder, register_rounds
+from test_adapters_model_registry import copy_rounds, files, model_folder, register_rounds
 
 from florence.config import TrackingSettings
 from florence.errors import SettingsError
@@ -59,8 +59,10 @@ def locations(root: Path) -> set[Path]:
 
 @pytest.fixture
 def original(tmp_path: Path) -> Path:
+    """A workspace with a champion, at home where it is."""
     root = tmp_path / "original"
-    register_rounds(root).promote()
+    copy_rounds(root).promote()
+    assert locations(root) and all(path.is_relative_to(root) for path in locations(root))
     return root
 
 
@@ -121,11 +123,8 @@ def test_a_folder_that_the_settings_no_longer_name_follows_too(tmp_path: Path):
 
 @pytest.mark.parametrize(("old", "new"), [("w", "w/inner"), ("outer/w", "outer")])
 def test_a_copy_inside_the_original_and_around_it(old: str, new: str, tmp_path: Path):
-    shutil.copytree(_registered(tmp_path / "s"), tmp_path / old / "x")
     original = tmp_path / old
-    shutil.rmtree(original)
-    shutil.copytree(tmp_path / "s", original)
-    mlflow_store(original).client  # noqa: B018 - it is at home here now
+    copy_rounds(original)
     parts = {p.name: p for p in original.iterdir()}
     (tmp_path / new).mkdir(exist_ok=True)
     for name, path in parts.items():
@@ -134,11 +133,6 @@ def test_a_copy_inside_the_original_and_around_it(old: str, new: str, tmp_path: 
         mlflow_store(tmp_path / new).client  # noqa: B018
         assert all(path.relative_to(tmp_path / new).parts[0] == "build" for path in locations(tmp_path / new))
         assert all(path.relative_to(original).parts[0] == "build" for path in locations(original))
-
-
-def _registered(root: Path) -> Path:
-    register_rounds(root)
-    return root
 
 
 def test_a_link_to_the_workspace_is_the_same_workspace(original: Path, tmp_path: Path, capsys):

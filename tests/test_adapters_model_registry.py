@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import atexit
 import base64
 import io
 import json
@@ -12,6 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,8 @@ from mlflow_stores import registry
 
 import florence
 from florence.errors import FlorenceError, ModelError
+from flows.adapters.mlflow_locations import follow_workspace
+from flows.adapters.mlflow_store import ARTIFACTS
 from flows.adapters.model_package import REQUIREMENTS
 from flows.adapters.model_registry import ModelVersion
 from flows.adapters.tracking import Tracker
@@ -47,6 +52,22 @@ def register_rounds(root: Path, rounds: int = 1, **settings: str):
             {"round": number, "snapshot": f"s{number}", "nothing": None},
         )
     return found
+
+
+@lru_cache
+def template(rounds: int) -> Path:
+    """Return a workspace whose registry has a version for each round, to be copied: registering one takes long."""
+    folder = Path(tempfile.mkdtemp(prefix="rounds-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    register_rounds(folder, rounds)
+    return folder
+
+
+def copy_rounds(root: Path, rounds: int = 1):
+    """Return the registry of a copy of `template`."""
+    shutil.copytree(template(rounds), root, dirs_exist_ok=True)
+    follow_workspace(root / "build/mlflow.db", root.resolve(), ARTIFACTS)
+    return registry(root)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -170,7 +191,7 @@ def test_registering_that_was_cut_short_is_done_again(tmp_path, monkeypatch, ste
 
 
 def test_promoting_and_going_back_again_and_again(tmp_path):
-    found = register_rounds(tmp_path, rounds=4)
+    found = copy_rounds(tmp_path, rounds=4)
     assert [found.promote(v).version for v in (1, "2")] == ["1", "2"]
     assert found.promote(2).aliases == ("champion",)  # again: nothing to remember
     assert found.promote() == found.champion() == found.challenger() and found.champion().version == "4"
@@ -185,7 +206,7 @@ def test_promoting_and_going_back_again_and_again(tmp_path):
 
 
 def test_going_back_skips_what_was_deleted_and_what_was_cut_short(tmp_path, monkeypatch):
-    found = register_rounds(tmp_path, rounds=3)
+    found = copy_rounds(tmp_path, rounds=3)
     for version in (1, 2, 3):
         found.promote(version)
     found.store.client.delete_model_version("florence", "2")
@@ -221,7 +242,7 @@ def test_where_there_is_nothing(tmp_path):
 
 
 def test_an_unknown_version_is_refused_and_the_known_ones_listed(tmp_path):
-    found = register_rounds(tmp_path, rounds=2)
+    found = copy_rounds(tmp_path, rounds=2)
     found.promote(1)
     for attempt in (found.promote, found.fetch):
         with pytest.raises(
@@ -235,7 +256,7 @@ def test_an_unknown_version_is_refused_and_the_known_ones_listed(tmp_path):
 
 
 def test_a_model_is_fetched_once(tmp_path):
-    found = register_rounds(tmp_path, rounds=2)
+    found = copy_rounds(tmp_path, rounds=2)
     found.promote(1)
     folder = found.fetch("champion")
     assert folder == tmp_path / ".florence/models/1" and files(folder) == files(tmp_path / "models/0")
@@ -250,7 +271,7 @@ def test_a_model_is_fetched_once(tmp_path):
 
 
 def test_another_store_s_model_of_the_same_number_is_fetched_anew(tmp_path):
-    cache = register_rounds(tmp_path / "a").fetch("1").parent
+    cache = copy_rounds(tmp_path / "a").fetch("1").parent
     found = registry(tmp_path / "b")
     found.register(Tracker(found.store).loop_run("l", {}), model_folder(tmp_path / "b/model", b"other weights"), {})
     assert (found.fetch("1", cache) / "model.safetensors").read_bytes() == b"other weights"
@@ -258,7 +279,7 @@ def test_another_store_s_model_of_the_same_number_is_fetched_anew(tmp_path):
 
 
 def test_a_model_that_cannot_be_fetched_leaves_nothing(tmp_path):
-    found = register_rounds(tmp_path)
+    found = copy_rounds(tmp_path)
     shutil.rmtree(packed_folder(tmp_path) / "artifacts")
     with pytest.raises(FlorenceError, match="cannot fetch the model"):
         found.fetch("1")
@@ -266,7 +287,7 @@ def test_a_model_that_cannot_be_fetched_leaves_nothing(tmp_path):
 
 
 def test_what_a_killed_download_has_left_is_removed_by_the_next_one(tmp_path):
-    found = register_rounds(tmp_path)
+    found = copy_rounds(tmp_path)
     if (child := os.fork()) == 0:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "replace", lambda *paths: os._exit(9))
