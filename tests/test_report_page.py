@@ -198,6 +198,8 @@ def facts(rounds: int = 2) -> LoopFacts:
                 annotator_quality=(
                     AnnotatorQuality("first", "a1", "<OD>", 4000, 0.81, 0, "f1", 0.7654),
                     AnnotatorQuality("second", "b2", "<OD>", 3700, None, 2),
+                    AnnotatorQuality("third", "c3", "<OD>", 12),
+                    AnnotatorQuality("third", "c3", "<CAPTION>", 7),
                 ),
                 reliability_by_name=(
                     ReliabilityByName("first", EVIL, 0.913, 0.8, 25),
@@ -290,7 +292,8 @@ def test_the_page_tells_how_evidence_was_weighed_and_how_annotators_agree(built:
     for words in (
         f"<OD> and <OCR_WITH_REGION>: {EVIL} decides",
         "all first, second, third 0.412 900 first and third 0.733 800 first and second not defined 3",
-        "not estimated scores decide",
+        "third c3 <OD> 12 0 not estimated its scores decide",
+        "second b2 <OD> 3700 2 no vote",
         "photos: no detector is named, so there are image-level tags only, and no boxes.",
         "use: detector",
     ):

@@ -228,14 +228,21 @@ def tabulate_annotator_activity(facts: RoundFacts) -> Table | None:
 
 def tabulate_annotator_quality(facts: RoundFacts) -> Table | None:
     """Return the claims of annotators by annotation type: estimated reliability, and quality on gold images."""
-    bases = {one.task: one.basis for one in facts.weighing}
+    by_scores = {
+        (name, one.task)
+        for one in facts.weighing
+        if one.basis == "scores" and one.task not in CAPTIONS
+        for names in one.families
+        for name in names
+    }
+    rankers = {a.name for a in facts.annotator_activity if a.role == "ranker"}
     rows = tuple(
         (
             Cell(a.name, a.version),
             Cell(a.task),
             number_cell(format_count(a.claims)),
             number_cell(format_count(a.failed)),
-            _reliability_cell(a, bases.get(a.task, "")),
+            _reliability_cell(a, (a.name, a.task) in by_scores, a.name in rankers),
             number_cell(format_figure(a.measured), a.metric.replace("_", " ")),
         )
         for a in facts.annotator_quality
@@ -250,11 +257,13 @@ def tabulate_annotator_quality(facts: RoundFacts) -> Table | None:
     )
 
 
-def _reliability_cell(quality: AnnotatorQuality, basis: str) -> Cell:
-    """Return the reliability, or that it was not estimated and what decides then."""
+def _reliability_cell(quality: AnnotatorQuality, by_scores: bool, is_ranker: bool) -> Cell:
+    """Return the reliability, or that it was not estimated and what decides then; a ranker has no vote."""
+    if is_ranker:
+        return number_cell("no vote")
     if quality.reliability is not None:
         return number_cell(format_figure(quality.reliability))
-    return number_cell("not estimated", "scores decide" if basis == "scores" else "", "down")
+    return number_cell("not estimated", "its scores decide" if by_scores else "", "down")
 
 
 def tabulate_reliability_by_name(facts: RoundFacts) -> Table | None:
