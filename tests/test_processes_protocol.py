@@ -24,7 +24,7 @@ from florence.processes.protocol import (
     parse_answer,
     parse_request,
 )
-from florence.records import ANNOTATION_TYPES, CAPTIONS, Claim, ImageRecord, Region, annotate
+from florence.records import ANNOTATION_TYPES, CAPTIONS, Claim, ImageRecord, PartialClaims, Region, annotate
 
 WIDTH, HEIGHT = 120, 80
 RECORD = ImageRecord("a" * 64, WIDTH, HEIGHT, "mine", "süß/1.png", "", "a “dog” 狗", "train")
@@ -323,6 +323,22 @@ DOG = {"label": "dog", "box": BOX}
 def test_a_malformed_annotation_costs_its_image_and_names_the_field(annotation: object, message: str):
     with pytest.raises(FlorenceError, match=message):
         claims(DOG, annotation)
+
+
+def test_what_an_image_was_looked_at_for_comes_over_whole():
+    def read(line: bytes, tasks=("<OD>", "<CAPTION>")):
+        return parse_answer(line, 3, {RECORD.image_id: RECORD}, tasks)[1]
+
+    caption = Claim("<CAPTION>", "a dog")
+    some = read(format_answer(RECORD.image_id, PartialClaims([caption], ["<CAPTION>"])))
+    assert isinstance(some, PartialClaims)
+    assert (some, some.looked_at) == ([caption], ("<CAPTION>",))
+    nothing = read(format_answer(RECORD.image_id, PartialClaims([], [])))
+    assert isinstance(nothing, PartialClaims)
+    assert nothing.looked_at == ()
+    assert not isinstance(read(format_answer(RECORD.image_id, [caption])), PartialClaims)
+    error = read(format_answer(RECORD.image_id, PartialClaims([], ["<VQA>"])))
+    assert "line 3, looked_at: some of the declared tasks are expected, <OD>, <CAPTION>; found '<VQA>'" in str(error)
 
 
 def test_the_error_of_an_image_says_how_many_of_its_annotations_are_lost():

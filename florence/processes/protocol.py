@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from florence.errors import FlorenceError, UnavailableError
 from florence.processes.annotations import AnnotationLine, Text, WireLine, build_claim, shorten
-from florence.records import Annotation, Claim, ClaimsOrError, ImageRecord, Region
+from florence.records import Annotation, Claim, ClaimsOrError, ImageRecord, PartialClaims, Region
 
 CONTENT_TYPE = "application/x-ndjson"
 MAX_LINE = 64 * 2**20
@@ -35,6 +35,7 @@ class AnswerLine(WireLine):
 
     image_id: str
     annotations: tuple[Any, ...] | None = None
+    looked_at: tuple[str, ...] | None = None
     error: Text | None = None
     retry: Annotated[bool, Field(strict=True)] = False
 
@@ -120,7 +121,8 @@ def parse_answer(
             raise FlorenceError(
                 f"line {number}, annotations: a list is expected, empty where nothing is seen; found none"
             )
-        return image_id, _parse_claims(answer.annotations, f"line {number}", requested[image_id], tasks)
+        claims = _parse_claims(answer.annotations, f"line {number}", requested[image_id], tasks)
+        return image_id, _limit_looks(claims, answer.looked_at, f"line {number}", tasks)
     except FlorenceError as error:
         return image_id, error
 
@@ -137,6 +139,23 @@ def _parse_claims(items: Sequence[Any], where: str, record: ImageRecord, tasks: 
             lost = "; the other annotation of the image is not used either" if others == 1 else lost
             raise FlorenceError(f"{error}{lost}") from None
     return claims
+
+
+def _limit_looks(
+    claims: list[Claim], looked_at: Sequence[str] | None, where: str, tasks: Collection[str]
+) -> list[Claim]:
+    """Return claims that say what the image was looked at for, where an answer does.
+
+    Raises FlorenceError for a type that was not declared.
+    """
+    if looked_at is None:
+        return claims
+    if wrong := [task for task in looked_at if task not in tasks]:
+        raise FlorenceError(
+            f"{where}, looked_at: some of the declared tasks are expected, {', '.join(tasks)}; "
+            f"found {shorten(wrong[0])}"
+        )
+    return PartialClaims(claims, [task for task in tasks if task in looked_at])
 
 
 def _parse_claim(item: Any, where: str, record: ImageRecord, tasks: Collection[str]) -> Claim:
@@ -195,7 +214,8 @@ def format_answer(image_id: str, answer: ClaimsOrError) -> bytes:
     if not isinstance(answer, FlorenceError):
         try:
             annotations = [_annotation_fields(c.task, c.text, c.regions, c.score) for c in answer]
-            return _format_json({"image_id": image_id, "annotations": annotations})
+            looks = {"looked_at": answer.looked_at} if isinstance(answer, PartialClaims) else {}
+            return _format_json({"image_id": image_id, "annotations": annotations, **looks})
         except (ValueError, TypeError) as error:
             answer = FlorenceError(f"a claim cannot be written as JSON: {error}")
     return _format_json({"image_id": image_id, "error": str(answer), "retry": isinstance(answer, UnavailableError)})
