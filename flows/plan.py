@@ -14,7 +14,13 @@ from florence.records import HUMAN, IMAGES, RECORD_COLUMNS, ImageRecord, digest,
 from florence.rounds import next_round
 from florence.store import Store
 from florence.workspace import Workspace
-from florence.workspace.annotate import count_missing, describe_families, find_human_annotator, list_annotators
+from florence.workspace.annotate import (
+    count_missing,
+    describe_families,
+    describe_missing_detectors,
+    find_human_annotator,
+    list_annotators,
+)
 from florence.workspace.collect import collect_images
 from florence.workspace.collected import describe_collected
 from florence.workspace.layout import list_shards, read_images
@@ -38,8 +44,8 @@ class LoopPlan:
 
     ``changed``: sections of settings that differ from when the last loop ended; ``reviews``: whether people's reviews
     are new; ``rounds``: rounds that would be done; ``files``, ``labels``: what would be told about files of sources and
-    about label sets; ``families``: about annotators that share mistakes. ``restored``: the snapshot that the working
-    store would be filled from, "" for none; ``is_lost``: whether it would have to be, but is not here.
+    about label sets; ``evidence``: about annotators that share mistakes, and missing ones. ``restored``: the snapshot
+    that the working store would be filled from, "" for none; ``is_lost``: whether it would have to be, but is not here.
     """
 
     state: LoopState | None
@@ -51,7 +57,7 @@ class LoopPlan:
     reviews: bool = False
     files: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    families: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
     restored: str = ""
     is_lost: bool = False
 
@@ -195,7 +201,10 @@ def plan_loop(workspace: Workspace, rounds: int | None, progress: Progress = sho
     known: dict[str, Any] = {"state": state, "new": collected.new, "total": collected.total, "missing": missing}
     known |= {"restored": restored, "is_lost": is_lost, "files": tuple(describe_collected(collected.files))}
     known["labels"] = tuple(list_label_set_lines(workspace, dry.images))
-    known["families"] = tuple(describe_families(workspace.settings))
+    known["evidence"] = (
+        *describe_families(workspace.settings),
+        *describe_missing_detectors(workspace.settings),
+    )
     if state is None:
         first = next_round(store, workspace.data)
         return LoopPlan(**known, changed=(), rounds=range(first, first + (rounds or by_default)))
@@ -245,7 +254,7 @@ def describe_plan(plan: LoopPlan) -> str:
     if plan.new:
         lines.append("annotate: every annotator annotates the new images")
     lines += plan.labels
-    lines += plan.families
+    lines += plan.evidence
     if plan.changed:
         lines.append(f"changed settings: {', '.join(plan.changed)}")
     if plan.reviews:

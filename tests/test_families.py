@@ -17,6 +17,7 @@ from florence.records import AnnotatorProfile
 from florence.store import Store
 from florence.workspace.annotate import (
     describe_families,
+    describe_missing_detectors,
     find_family,
     find_sources_without_detector,
     list_annotators,
@@ -132,6 +133,13 @@ def test_doctor_and_dry_run_name_families_of_several(store: Store):
     assert describe_families(settings_of({"small": TWO["small"], "large": {**TWO["large"], "family": "ours"}})) == []
 
 
+def test_a_dry_run_says_where_no_detector_is_named(store: Store):
+    scenes = {"scenes": {"use": "scenes", "count": 1, "size": 64}}
+    settings = settings_from({"sources": scenes, "annotators": {"small": {**TWO["small"], "sources": ["*"]}}})
+    lines = describe_plan(plan_loop(workspace_of(settings, store), 1)).splitlines()
+    assert "scenes: no detector is named: image-level tags only" in lines
+
+
 def test_another_family_is_a_reason_for_another_round(store: Store):
     def hashes(**section: Any) -> dict[str, str]:
         return hash_settings(workspace_of(settings_of({"small": {**TWO["small"], **section}}), store))
@@ -152,7 +160,9 @@ def test_sources_without_a_detector_are_told(store: Store, label_file: str):
         settings = settings_from({"sources": photos, "annotators": {"tags": tags, "names": names, **annotators}})
         found = find_sources_without_detector(settings)
         told = [check.found for check in check_plugins(settings) if check.name == "detector"]
-        assert [line.split(":")[0] for line in told] == found and all("image-level tags only" in line for line in told)
+        assert describe_missing_detectors(settings) == told
+        sentence = f"{', '.join(found)}: no detector is named: image-level tags only"
+        assert told == ([sentence] if found else [])
         return found
 
     assert sources() == ["photos", "scenes"]

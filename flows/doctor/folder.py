@@ -18,7 +18,7 @@ from florence.store import Store
 from florence.workspace import bind_workspace, working_store
 from florence.workspace.annotate import (
     describe_families,
-    find_sources_without_detector,
+    describe_missing_detectors,
     find_unusable_annotators,
     list_annotators,
     make_annotator,
@@ -109,12 +109,9 @@ def check_plugins(settings: Settings) -> Iterator[Check]:
         faults.append(str(error))
     for line in describe_families(settings) if not faults else ():
         yield Check("families", "ok", line)
-    for source in find_sources_without_detector(settings) if not faults else ():
+    for line in describe_missing_detectors(settings) if not faults else ():
         yield Check(
-            "detector",
-            "warn",
-            f"{source}: no detector is named: image-level tags only",
-            "name one in params.yaml, as configs/photos.yaml and docs/extending.md do",
+            "detector", "warn", line, "name one in params.yaml, as configs/photos.yaml and docs/extending.md do"
         )
     if not settings.sources:
         yield Check(

@@ -10,7 +10,7 @@ from florence.annotators import DETECTOR_EXAMPLE
 from florence.engine.weighing import join_sentences
 from florence.report.facts import LoopFacts
 from florence.report.summary import summarize_rounds
-from florence.workspace.annotate import AnnotatorVersion, find_sources_without_detector
+from florence.workspace.annotate import AnnotatorVersion, describe_missing_detectors
 from florence.workspace.base import Workspace
 from florence.workspace.evidence import weigh_round
 from flows.facts import read_facts
@@ -50,9 +50,8 @@ def say_weighing(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -
     lines = join_sentences((one.task, one.sentence) for one in weigh_round(workspace, annotators))
     if lines:
         say("\n  ".join(["how the evidence was weighed:", *lines]))
-    if sources := find_sources_without_detector(workspace.settings):
-        without = f"{', '.join(sources)}: no detector is named: image-level tags only; params.yaml names one so:"
-        say("\n  ".join([without, *DETECTOR_EXAMPLE.splitlines()]))
+    for line in describe_missing_detectors(workspace.settings):
+        say("\n  ".join([f"{line}; params.yaml names one so:", *DETECTOR_EXAMPLE.splitlines()]))
 
 
 def describe_loop(workspace: TrackedWorkspace, state: LoopState) -> str:

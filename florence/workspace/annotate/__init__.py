@@ -3,6 +3,7 @@
 from florence.workspace.annotate.annotators import (
     AnnotatorVersion,
     describe_families,
+    describe_missing_detectors,
     find_family,
     find_human_annotator,
     find_sources_without_detector,
@@ -32,6 +33,7 @@ __all__ = [
     "count_missing",
     "describe_families",
     "describe_label_sets",
+    "describe_missing_detectors",
     "find_family",
     "find_human_annotator",
     "find_sources_without_detector",

@@ -347,6 +347,12 @@ def find_sources_without_detector(settings: Settings) -> list[str]:
     return [source for source in settings.sources if not any(section.looks_at(source) for section in boxing)]
 
 
+def describe_missing_detectors(settings: Settings) -> list[str]:
+    """Return a sentence about the sources of `find_sources_without_detector`, none where there is none."""
+    sources = find_sources_without_detector(settings)
+    return [f"{', '.join(sources)}: no detector is named: image-level tags only"] if sources else []
+
+
 def _read_profile(settings: Settings, store: Store, annotator: AnnotatorVersion) -> AnnotatorProfile:
     file = f"annotators/{annotator.key}.json"
     declared = store.read_object(file, "role", "vocabulary") if store.exists(file) else None
