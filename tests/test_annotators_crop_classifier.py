@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotation_runs import annotate_all, collect_scenes, make_settings
 from annotator_options import options
 from PIL import Image
 
@@ -13,7 +14,8 @@ from florence.annotators import ANNOTATORS, ImageBatch
 from florence.config import settings_from
 from florence.packaged_models import imagenet
 from florence.records import Annotation, Claim, ImageRecord, Region, annotate
-from florence.workspace.annotate import list_annotators
+from florence.store import Store
+from florence.workspace.annotate import list_annotators, read_profiles
 from florence.workspace.annotate.annotators import bind_labels, make_annotator
 
 CAT, CUP = (0.0, 0.0, 398.0, 300.0), (173.0, 18.0, 405.0, 310.0)
@@ -154,3 +156,22 @@ def test_the_names_of_the_annotators_before_it_are_those_to_choose_from():
 def test_worn_names_are_names_of_classes():
     known = {label for names in ("coarse", "fine") for label in imagenet.class_labels(names)[0]}
     assert imagenet.WORN <= known, sorted(imagenet.WORN - known)
+
+
+def test_a_run_tells_it_the_names_before_it_declares_its_own(tmp_path: Path):
+    model = options("onnx_detector") | {"labels": ["cow", "red wine", "fnord"]}
+    settings = make_settings(
+        {
+            "boxes": {"use": "onnx_detector", "sources": ["*"], **model},
+            "names": {"use": "crop_classifier", "weights": "lite0", "sources": ["*"], "most": 1},
+        }
+    )
+    store = Store(str(collect_scenes(tmp_path / "store")))
+    make_annotator(settings, "names")[0].known_labels = None
+    done = annotate_all(settings, store)
+    assert done["names"].left == 0 and not done["names"].error
+    (names,) = (one for one in list_annotators(settings) if one.name == "names")
+    assert store.read_json(f"annotators/{names.key}.json")["vocabulary"] == ["cow", "red wine"]
+    boxes, profile = read_profiles(settings, store, list_annotators(settings))
+    assert profile.names_only and profile.family == "imagenet" and profile.vocabulary == ("cow", "red wine")
+    assert not boxes.names_only and boxes.family
