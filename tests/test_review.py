@@ -31,7 +31,7 @@ from florence.errors import DataError, StoreError
 from florence.evaluate import find_held_out_references
 from florence.geometry import paired_iou
 from florence.records import ANNOTATIONS, CAPTIONS, table_annotations
-from florence.review import export_review, import_review
+from florence.review import doubts, export_review, import_review
 from florence.store import Store
 from florence.workspace.annotate import find_human_annotator, list_annotators, read_profiles
 from florence.workspace.collect import collect_images
@@ -132,6 +132,18 @@ def test_a_reviewer_sees_who_claims_what(parts: ReviewWorkspace):
         assert list(task["data"]["doubts"])[:1] == [] or next(iter(task["data"]["doubts"])).startswith("1. ")
     config = ElementTree.parse(folder / "out/config.xml").getroot()
     assert config.find("Table").get("value") == "$doubts"
+
+
+def test_of_many_images_a_sample_judges_the_annotators(parts: ReviewWorkspace, monkeypatch):
+    settings, store, data, folder = parts
+    monkeypatch.setattr(doubts, "MAX_IMAGES", 10)
+    monkeypatch.setattr(doubts, "MODEL_IMAGES", 12)
+    export_review(workspace_of(settings, store, data), folder / "out", 5)
+    lines = [json.loads(line) for line in (folder / "out/doubts.jsonl").read_text().splitlines()]
+    assert len(lines) == 5
+    named = [label for line in lines for label in line["labels"] if label["task"] == "<OD>" and label["kept"]]
+    assert named
+    assert all(label["claims"] for label in named)
 
 
 def test_the_data_of_a_project_are_no_labels_when_it_comes_back_as_json_min(parts: ReviewWorkspace):

@@ -24,7 +24,7 @@ MAX_IMAGES = 3_000
 MODEL_IMAGES = 2_000
 """Images that annotators are judged by, where there are more: the first by id, which is a hash of the content."""
 MIN_OVERLAP = 0.5
-"""Least IoU of a label with the item of the same name that it is."""
+"""Least IoU of a label with the item that it is."""
 LISTED = 12
 """Labels of an image whose doubts are listed for a reviewer."""
 
@@ -172,14 +172,19 @@ def _note_objects(evidence: Evidence, chosen: Sequence[str]) -> dict[str, list[_
 
 
 def _match_items(labels: Sequence[Annotation], items: Sequence[_Item]) -> list[Doubt]:
-    """The doubt about each object's label: that of the item of its name whose box overlaps it most."""
+    """The doubt about each object's label: that of the item whose box overlaps it most, of its name if there is one.
+
+    The item may have another name where the annotators are judged by other images than the label's round had.
+    """
     result = []
     boxes = np.asarray([item.box for item in items], float).reshape(-1, 4)
     for label in labels:
         box = np.broadcast_to(np.asarray(label.regions[0].bounds, float), boxes.shape)
-        overlap = paired_iou(box, boxes) * np.asarray([item.label == label.text for item in items], float)
-        best = int(overlap.argmax()) if len(items) else -1
-        if best >= 0 and overlap[best] >= MIN_OVERLAP:
+        overlap = paired_iou(box, boxes)
+        same = np.asarray([item.label == label.text for item in items], float)
+        rank = np.where(overlap >= MIN_OVERLAP, overlap + same, 0.0)
+        best = int(rank.argmax()) if len(items) else -1
+        if best >= 0 and rank[best] > 0:
             result.append(Doubt(label, items[best].claims, items[best].silent))
         else:
             result.append(Doubt(label))
