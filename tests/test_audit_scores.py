@@ -70,6 +70,21 @@ def test_one_other_annotator_does_not_outvote_the_labels():
     assert min(apart.swapped.max(), apart.misplaced.max()) > 0.75
 
 
+def test_many_claims_of_nothing_are_not_missing_labels():
+    found = draw_set(150)
+    rng = np.random.default_rng(5)
+    for claims in found.claims.values():
+        for image in claims:
+            for _ in range(6):
+                x, y, side = rng.uniform(0, 150), rng.uniform(0, 110), rng.uniform(20, 40)
+                image.append(("cat", (x, y, x + side, y + side), float(rng.uniform(0.05, 0.3))))
+    _, issues = audit_set(found)
+    expected = sum(issue.probability for issue in issues if issue.kind == "missing")
+    known = sum(map(len, found.removed))
+    assert expected < 4 * known + 10
+    assert count_hits(found, "missing", issues)[0] >= 0.6 * known
+
+
 def test_probabilities_are_those_of_errors(found):
     scores, issues = audit_set(found)
     for kind in KINDS:

@@ -12,7 +12,9 @@ and about moved ones (the odds of a logistic model that tells them apart):
     swapped    = (1 − spurious) both P(another name is right)
     misplaced  = (1 − spurious) both P(the box is wrong)
 
-``both``: the label and its item are of one object, real_i with odds that rise with their overlap.
+1 − r is what given labels do not confirm of the surest items, less the share that is the others' mistake: half of it
+for one family, less for several. ``both``: the label and its item are of one object, real_i with odds that rise with
+their overlap.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ from florence.audit.alignment import GivenLabels, LabelAlignment, align_labels
 from florence.audit.boxes import estimate_misplaced
 from florence.audit.logistic import logit, predict_across_folds, shrunken_rate
 from florence.audit.names import estimate_swapped
-from florence.audit.others import OtherItems
+from florence.audit.others import SHARED, OtherItems, count_families
 from florence.names import NameTable
 
 LEAST_SPURIOUS, MOST_SPURIOUS, MOST_SURE = 0.001, 0.05, 0.98
 """Bounds of π, and of P(spurious)."""
 LEAST_RATIO = 0.8
 """π as a share of the least ratio: it can be no more than that."""
-SUREST = 0.3
-"""Share of the items, the surest ones, on which the recall of the given labels is counted."""
+SUREST, LEAST_SUREST = 0.3, 20
+"""How many items, the surest ones, the recall of the given labels is counted on: a share of those that they confirm."""
 PRIOR_RECALL, PRIOR_ITEMS = 0.95, 20.0
 OVERLAP_ODDS = 20.0
 
@@ -63,7 +65,7 @@ def score_labels(given: GivenLabels, items: OtherItems, names: NameTable) -> Lab
     agree = np.full(len(items), 1e-3)
     if len(rows):
         agree[rows] = _estimate_confirmation(items, aligned, names, rows)
-    recall = _estimate_recall(agree[rows], confirmed[rows])
+    recall = _estimate_recall(agree[rows], confirmed[rows], count_families(items)[rows])
     real = np.clip(agree / recall, 1e-3, 0.995)
     missing = real * (1 - recall) / (real * (1 - recall) + 1 - real)
     checked = np.asarray(items.asked.any(axis=1))[given.image]
@@ -130,12 +132,16 @@ def _estimate_confirmation(
     return predict_across_folds(x, y, image, np.asarray([weight for _, weight in columns]))
 
 
-def _estimate_recall(agree: np.ndarray, confirmed: np.ndarray) -> float:
-    """Return r: of the surest items, which are hardly nothing, the share that given labels confirm."""
-    surest = np.argsort(-agree, kind="stable")[: int(np.ceil(SUREST * len(agree)))]
-    return float(
-        np.clip((confirmed[surest].sum() + PRIOR_RECALL * PRIOR_ITEMS) / (len(surest) + PRIOR_ITEMS), 0.5, 0.995)
-    )
+def _estimate_recall(agree: np.ndarray, confirmed: np.ndarray, families: np.ndarray) -> float:
+    """Return r, by the surest items: what given labels do not confirm of them is missing, or the others' mistake.
+
+    ``families``: how many claim each item; one is as likely wrong as the given labels, several less so.
+    """
+    count = max(int(np.ceil(SUREST * confirmed.sum())), LEAST_SUREST)
+    surest = np.argsort(-agree, kind="stable")[:count]
+    own_share = 1 - SHARED ** (families[surest] - 1) / 2
+    missing = (own_share * ~confirmed[surest]).sum()
+    return float(np.clip(1 - (missing + (1 - PRIOR_RECALL) * PRIOR_ITEMS) / (len(surest) + PRIOR_ITEMS), 0.7, 0.995))
 
 
 def _estimate_both(aligned: LabelAlignment, real: np.ndarray) -> np.ndarray:
