@@ -85,17 +85,8 @@ def confidences(found, of) -> list[float]:
     clusters = cluster_regions(second, 0, image_sizes(found[1]), SETTINGS, known)
     last = clusters.claims.image[clusters.voter] == len(found[1]) - 1
     items = sorted(set(clusters.item[clusters.cluster[clusters.voter[last]]].tolist()))
-    return (
-        vote_on_items(
-            clusters.matrix,
-            known.labels.for_labels(clusters.claims.label_names, clusters.matrix.label_count),
-            None,
-            1.0,
-            by_label=True,
-        )
-        .confidence[items]
-        .tolist()
-    )
+    votes = vote_on_items(clusters.matrix, clusters.models.labels, None, 1.0, by_label=True)
+    return votes.confidence[items].tolist()
 
 
 def select(found):
