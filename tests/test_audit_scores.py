@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from audit_sets import AuditSet, audit_set, draw_set, make_claims, make_given, make_images
+from audit_sets import NAMES, AuditSet, audit_set, draw_set, make_claims, make_given, make_images
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
@@ -75,14 +75,12 @@ def test_many_claims_of_nothing_are_not_missing_labels():
     rng = np.random.default_rng(5)
     for claims in found.claims.values():
         for image in claims:
-            for _ in range(6):
+            for _ in range(20):
                 x, y, side = rng.uniform(0, 150), rng.uniform(0, 110), rng.uniform(20, 40)
-                image.append(("cat", (x, y, x + side, y + side), float(rng.uniform(0.05, 0.3))))
+                image.append((str(rng.choice(NAMES)), (x, y, x + side, y + side), float(rng.uniform(0.05, 0.8))))
     _, issues = audit_set(found)
     expected = sum(issue.probability for issue in issues if issue.kind == "missing")
-    known = sum(map(len, found.removed))
-    assert expected < 4 * known + 10
-    assert count_hits(found, "missing", issues)[0] >= 0.6 * known
+    assert expected < 4 * sum(map(len, found.removed))
 
 
 def test_probabilities_are_those_of_errors(found):
