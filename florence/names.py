@@ -9,7 +9,7 @@ from pathlib import Path
 
 from florence.config import EngineSettings
 from florence.errors import SettingsError
-from florence.metrics import fold_label
+from florence.records import fold_label
 
 HYPERNYM_SIMILARITY, HYPONYM_SIMILARITY = 0.9, 0.5
 """How right a hypernym ("animal") is of an object with the narrower name (a dog); and a narrower name where the object
@@ -18,7 +18,7 @@ has only the hypernym."""
 
 @dataclass(frozen=True)
 class NameTable:
-    """Names in their compared form (`florence.metrics.fold_label`).
+    """Names in their compared form (`florence.records.fold_label`).
 
     ``synonyms``: name → the canonical name of its synonyms. ``hypernyms``: canonical name → all its hypernyms.
     ``replacements``: name → the name that labels get in its place, by `engine.synonyms`.

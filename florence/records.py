@@ -220,6 +220,12 @@ def normalize_label(text: str) -> str:
     return text if text.isalnum() and text.isascii() else " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def fold_label(text: str) -> str:
+    """Return ``text`` in the form in which labels are compared: case-folded, NFC, white space as single spaces."""
+    folded = text.casefold()
+    return " ".join((folded if folded.isascii() else unicodedata.normalize("NFC", folded)).split())
+
+
 def is_blank(text: str) -> bool:
     """Return whether a text has nothing to be seen: white space, controls, joiners and fillers alone, or no character.
 

@@ -13,8 +13,7 @@ from florence.config import EngineSettings
 from florence.errors import EncodeError
 from florence.formats import UnusableLabelError
 from florence.formats._names import check_name, explain_spellings
-from florence.metrics import fold_label
-from florence.records import HUMAN, Claim, Region, annotate, is_blank, normalize_label
+from florence.records import HUMAN, Claim, Region, annotate, fold_label, is_blank, normalize_label
 from florence.tasks import task
 
 SIGNS = [

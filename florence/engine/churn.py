@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from florence.engine.claims import Claims, read_claims
 from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
-from florence.metrics import fold_label
-from florence.records import ANNOTATION_TYPES
+from florence.records import ANNOTATION_TYPES, fold_label
 
 CHURN_IOU = 0.5
 """IoU from which boxes of two rounds are the same one."""

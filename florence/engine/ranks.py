@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from florence.metrics import fold_label
-from florence.records import CAPTIONS, AnnotatorProfile
+from florence.records import CAPTIONS, AnnotatorProfile, fold_label
 
 REGION_TEXTS = "<DENSE_REGION_CAPTION>"
 

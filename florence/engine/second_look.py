@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from florence.codec.grammar import box_tokens
-from florence.metrics import fold_label
 from florence.model.confidence import Calibration, ModelCalibrations
 from florence.model.generate import Query
-from florence.records import Region
+from florence.records import Region, fold_label
 from florence.tasks import Answer
 
 OBJECTS, CATEGORY = "<OD>", "<REGION_TO_CATEGORY>"

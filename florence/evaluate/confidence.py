@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 
 from florence.evaluate.references import References
 from florence.geometry import Box, box_iou
-from florence.metrics import fold_label
 from florence.metrics.calibration import CalibrationMeasure, measure_calibration
 from florence.metrics.reading import normalize_text
-from florence.records import ANNOTATION_TYPES, CAPTIONS, Annotation, table_annotations
+from florence.records import ANNOTATION_TYPES, CAPTIONS, Annotation, fold_label, table_annotations
 
 GROUNDING, OCR, QUESTIONS = "<CAPTION_TO_PHRASE_GROUNDING>", "<OCR_WITH_REGION>", "<VQA>"
 MIN_IOU = 0.5

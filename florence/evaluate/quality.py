@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 from florence.config import EvaluateSettings
 from florence.evaluate.references import References
 from florence.evaluate.scores import round_figure
-from florence.metrics import fold_label, match_regions
+from florence.metrics import match_regions
 from florence.metrics.answer import vqa_accuracy
 from florence.metrics.bootstrap import Interval, bootstrap_difference, bootstrap_mean
 from florence.metrics.caption import cider_d
 from florence.metrics.detection import f1_score
 from florence.metrics.reading import normalize_text
 from florence.metrics.segmentation import region_mask_iou
-from florence.records import CAPTIONS, Annotation, Region, table_annotations
+from florence.records import CAPTIONS, Annotation, Region, fold_label, table_annotations
 
 Rows = Sequence[Annotation]
 ImageMeasure = Callable[[Rows, Rows], float]

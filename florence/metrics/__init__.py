@@ -7,7 +7,6 @@ regions). What cannot be scored has no value: None, never NaN.
 from __future__ import annotations
 
 import math
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import numpy as np
 
 from florence.errors import DataError
 from florence.geometry import box_iou
-from florence.records import Region
+from florence.records import Region, fold_label
 from florence.registry import Registry
 
 
@@ -189,12 +188,6 @@ def divide(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
     """Return ``parts`` / ``wholes``, element by element; NaN where ``wholes`` is 0."""
     parts, wholes = np.asarray(parts, float), np.asarray(wholes, float)
     return np.divide(parts, wholes, out=np.full(parts.shape, math.nan), where=wholes > 0)
-
-
-def fold_label(text: str) -> str:
-    """Return ``text`` in the form in which labels are compared: case-folded, NFC, white space as single spaces."""
-    folded = text.casefold()
-    return " ".join((folded if folded.isascii() else unicodedata.normalize("NFC", folded)).split())
 
 
 def region_boxes(regions: Sequence[Region]) -> np.ndarray:

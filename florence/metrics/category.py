@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from florence.metrics import METRICS, GradedAnswers, Measure, Metric, Prediction, Reference, divide, fold_label
+from florence.metrics import METRICS, GradedAnswers, Measure, Metric, Prediction, Reference, divide
+from florence.records import fold_label
 
 
 @METRICS.register("category")

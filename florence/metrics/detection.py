@@ -26,12 +26,11 @@ from florence.metrics import (
     Reference,
     divide,
     divide_or_nan,
-    fold_label,
     grade_regions,
     match_regions,
     region_boxes,
 )
-from florence.records import Region
+from florence.records import Region, fold_label
 
 
 def count_matches(

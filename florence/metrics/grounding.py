@@ -17,10 +17,9 @@ from florence.metrics import (
     Reference,
     divide,
     divide_or_nan,
-    fold_label,
     region_boxes,
 )
-from florence.records import Region
+from florence.records import Region, fold_label
 
 IOU = 0.5
 

@@ -17,7 +17,6 @@ from florence.formats.accounting import count_problems, describe_error
 from florence.formats.labelstudio import LabelStudioFormat
 from florence.formats.matching import read_label_set
 from florence.label_report import LossCount, describe_losses
-from florence.metrics import fold_label
 from florence.records import (
     ANNOTATIONS,
     CAPTIONS,
@@ -27,6 +26,7 @@ from florence.records import (
     Region,
     annotate,
     annotations_table,
+    fold_label,
     table_annotations,
     table_images,
 )

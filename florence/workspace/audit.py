@@ -16,8 +16,7 @@ from florence.engine.reliability import Reliability, estimate_reliability
 from florence.errors import FlorenceError, NotListedError
 from florence.formats import OBJECTS
 from florence.label_report import LabelSetReport
-from florence.metrics import fold_label
-from florence.records import ANNOTATION_TYPES, ANNOTATIONS, FINE_TUNED, TASKS
+from florence.records import ANNOTATION_TYPES, ANNOTATIONS, FINE_TUNED, TASKS, fold_label
 from florence.report.facts import (
     AnnotatorActivity,
     AnnotatorQuality,

@@ -27,8 +27,7 @@ from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
 from florence.engine.filters.texts import flag_blank_texts, flag_empty_texts
 from florence.engine.labels import Labels
 from florence.engine.polygon_lists import empty_polygons
-from florence.metrics import fold_label
-from florence.records import ANNOTATION_TYPES
+from florence.records import ANNOTATION_TYPES, fold_label
 
 QUESTION_TYPE = ANNOTATION_TYPES.index("<VQA>")
 MIN_SHARED_ANSWERS = 10

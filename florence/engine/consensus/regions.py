@@ -36,10 +36,9 @@ from florence.engine.wording.overlap import word_overlap
 from florence.engine.wording.sequences import expand_ranges
 from florence.engine.wording.tokens import encode_key, tokenize_texts
 from florence.geometry import box_quad, paired_iou
-from florence.metrics import fold_label
 from florence.metrics.reading import normalize_text
 from florence.names import build_name_table
-from florence.records import BASE_TYPES
+from florence.records import BASE_TYPES, fold_label
 
 OBJECTS, OCR = "<OD>", "<OCR_WITH_REGION>"
 REGION_TYPES = (OBJECTS, REGION_TEXTS, "<REFERRING_EXPRESSION_SEGMENTATION>", OCR)
