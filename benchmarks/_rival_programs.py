@@ -65,7 +65,7 @@ class Worker:
 
     def __init__(self, package: Package, folder: Path) -> None:
         self._package = package
-        self._python = make_environment(package, folder)
+        self._python = make_environment(package.requirement, folder)
         self._process: subprocess.Popen[str] | None = None
 
     def __call__(self, sample: Sample, settings: Mapping[str, Any]) -> Objects:
@@ -113,18 +113,18 @@ class Worker:
         return self._process.stdin, self._process.stdout
 
 
-def make_environment(package: Package, folder: Path) -> Path:
+def make_environment(requirement: str, folder: Path) -> Path:
     """Return the Python of a package's environment, which is made if it is not there. Raises MethodError."""
-    home = folder / re.sub(r"[^\w.]+", "-", package.requirement)
+    home = folder / re.sub(r"[^\w.]+", "-", requirement)
     python = home / "bin" / "python"
     ready = home / "ready"
     if ready.exists():
         return python
-    print(f"installing {package.requirement} below {folder}, once", file=sys.stderr, flush=True)
+    print(f"installing {requirement} below {folder}, once", file=sys.stderr, flush=True)
     try:
         venv.create(home, with_pip=True, clear=True)
         subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package.requirement],
+            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement],
             check=True,
             capture_output=True,
             text=True,
@@ -133,7 +133,7 @@ def make_environment(package: Package, folder: Path) -> Path:
     except (OSError, subprocess.SubprocessError) as error:
         lines = str(getattr(error, "stderr", "") or error).strip().splitlines()
         said = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else repr(error))
-        message = f"{package.requirement} cannot be installed ({said}); it needs a package index, for once"
+        message = f"{requirement} cannot be installed ({said}); it needs a package index, for once"
         raise MethodError(message) from error
     ready.touch()
     return python
@@ -159,11 +159,11 @@ def _request(sample: Sample, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def install_packages(folder: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the names of the methods whose environments are there or can be made, and why others cannot."""
-    found, skipped = [], {}
-    for name, package in PACKAGES.items():
+    reasons: dict[str, str] = {}
+    for requirement in dict.fromkeys(package.requirement for package in PACKAGES.values()):
         try:
-            make_environment(package, folder)
-            found.append(name)
+            make_environment(requirement, folder)
         except MethodError as error:
-            skipped[name] = str(error)
-    return tuple(found), skipped
+            reasons[requirement] = str(error)
+    skipped = {name: reasons[one.requirement] for name, one in PACKAGES.items() if one.requirement in reasons}
+    return tuple(name for name in PACKAGES if name not in skipped), skipped
