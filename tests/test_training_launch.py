@@ -21,6 +21,8 @@ from florence.workspace.train import train_model
 PROGRAM = """
 import sys
 from pathlib import Path
+from florence.garbage import relax_garbage_collection
+relax_garbage_collection()  # imports are quicker
 from florence.config import Settings
 from florence.store import Store
 from florence.workspace import Workspace
