@@ -7,6 +7,7 @@ or those of a small network from random weights. The files hold scores as they a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,13 +217,15 @@ def _computed(features: nn.Module, pixels: torch.Tensor) -> list[torch.Tensor]:
 
 def save_detector(detector: SmallDetector, path: Path) -> Path:
     """Write a detector as an ONNX file that the annotator `onnx_detector` reads with the layout yolo."""
-    torch.onnx.export(
-        detector,
-        (torch.zeros(1, 3, detector.side, detector.side),),
-        str(path),
-        input_names=["images"],
-        output_names=["rows"],
-        opset_version=17,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sizes are constants: it is one size that a file takes
+        torch.onnx.export(
+            detector,
+            (torch.zeros(1, 3, detector.side, detector.side),),
+            str(path),
+            input_names=["images"],
+            output_names=["rows"],
+            opset_version=17,
+            dynamo=False,
+        )
     return path
