@@ -31,7 +31,7 @@ from _scoring import judge
 PHOTOS = 40
 STEPS = {"good": (400, 0), "middling": (150, 1), "bad": (40, 2)}
 """Steps and seed of each detector."""
-LEAST_F1 = {"good": 0.4, "middling": 0.2, "bad": 0.02}
+LEAST_F1 = {"good": 0.6, "middling": 0.4, "bad": 0.15}
 """What a detector finds by itself at least, so that keeping it means something."""
 
 
