@@ -11,7 +11,10 @@ from s3_server import s3  # noqa: F401 - a fixture for all
 
 from florence.garbage import relax_garbage_collection
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the test processes share the cores
+# Before torch is imported: the test processes share the cores, and threads that wait for each other burn them. The
+# limit holds where settings ask for more threads, too, and in processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 relax_garbage_collection()
 
 
