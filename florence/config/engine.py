@@ -82,7 +82,7 @@ class EngineSettings(Section):
     iou: float = Field(0.4, gt=0, lt=1, description="least overlap (IoU) of boxes in one cluster")
     same_iou: float = Field(0.2, gt=0, lt=1, description="the same for boxes with the same label")
     min_confidence: float = Field(
-        0.3,
+        0.4,
         ge=0,
         le=1,
         description="least confidence of a label that is kept: how likely it is right, given all annotators' claims",
@@ -117,7 +117,7 @@ class EngineSettings(Section):
         {},
         description="a general name and the names it includes, such as animal: [dog, cat]; added to the built-in ones",
     )
-    nms_iou: float = Field(0.7, gt=0, le=1, description="fused regions of one label that overlap more are merged")
+    nms_iou: float = Field(0.5, gt=0, le=1, description="fused regions of one label that overlap more are merged")
     phrase_nms_iou: float = Field(
         0.9,
         gt=0,

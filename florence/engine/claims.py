@@ -16,6 +16,8 @@ from florence.errors import DataError
 from florence.records import ANNOTATION_TYPES, HUMAN, STUDENT, AnnotatorProfile
 
 NO_SPAN = -1
+COMPLETE = "complete"
+"""Column of a coverage table: whether a person claims all there is of the image."""
 EVERY_TYPE = (1 << len(ANNOTATION_TYPES)) - 1
 
 
@@ -48,8 +50,10 @@ class Claims:
     ``image``, ``annotation_type``, ``annotator``, ``text``: (n,), indices into images, `ANNOTATION_TYPES`, annotators
     and texts; ``score``: (n,), NaN where none. ``looked_at``: (images, A), who looked at which image for what: bit t is
     annotation type t; ``claims_type``: (A, types), who claims what type, on other images too; ``vocabularies``: the
-    names that each annotator has for objects, None for any; ``row``: (n,), of each claim in the table that it was read
-    from; ``ranks``: what rankers claim.
+    names that each annotator has for objects, None for any; ``families``: (A,), the same number for annotators that
+    share mistakes; ``names_only``: (A,), whose claims copy boxes of others; ``complete``: (images,), for which types, as
+    bits, a person has claimed all there is; ``row``: (n,), of each claim in the table that it was read from; ``ranks``:
+    what rankers claim.
     """
 
     images: tuple[str, ...]
@@ -64,6 +68,9 @@ class Claims:
     claims_type: np.ndarray
     regions: Regions
     vocabularies: tuple[tuple[str, ...] | None, ...]
+    families: np.ndarray
+    names_only: np.ndarray
+    complete: np.ndarray
     row: np.ndarray
     ranks: RankerScores = NO_RANKER_SCORES
 
@@ -73,6 +80,10 @@ class Claims:
     def compute_coverage(self, annotation_type: int) -> np.ndarray:
         """Return (images, A): whether an annotator looked at an image for this type and claims it on any image."""
         return (self.looked_at >> annotation_type & 1).astype(bool) & self.claims_type[:, annotation_type]
+
+    def find_complete(self, annotation_type: int) -> np.ndarray:
+        """Return (images,): whether a person has claimed all there is of this type."""
+        return (self.complete >> annotation_type & 1).astype(bool)
 
     @cached_property
     def is_human(self) -> np.ndarray:
@@ -155,6 +166,8 @@ def read_claims(
     annotator = find_codes(table["annotator"], names)
     texts = table["text"].combine_chunks().dictionary_encode()
     vocabularies = {profile.name: profile.vocabulary for profile in profiles if profile.role == "annotator"}
+    traits = {profile.name: profile for profile in profiles if profile.role == "annotator"}
+    families = [traits[name].family or name if name in traits else name for name in roster.annotators]
     size = image_sizes(images)[image] if images is not None else np.full((len(image), 2), np.inf)
     return Claims(
         images=tuple(image_ids.to_pylist()),
@@ -169,6 +182,9 @@ def read_claims(
         claims_type=roster.claims_type,
         regions=_read_regions(table["regions"].combine_chunks(), size),
         vocabularies=tuple(vocabularies.get(name) for name in names.to_pylist()),
+        families=np.unique(families, return_inverse=True)[1] if families else np.zeros(0, np.int64),
+        names_only=np.asarray([name in traits and traits[name].names_only for name in roster.annotators], bool),
+        complete=_read_complete(coverage, image_ids),
         row=order,
     )
 
@@ -193,6 +209,16 @@ def _read_coverage(
     untold = result[image, annotator] == 0
     result[image[untold], annotator[untold]] = EVERY_TYPE
     np.bitwise_or.at(result, (image, annotator), (1 << annotation_type).astype(np.uint32))
+    return result
+
+
+def _read_complete(coverage: pa.Table, image_ids: pa.Array) -> np.ndarray:
+    """(images,) the types for which a person has claimed all there is of an image, as bits."""
+    result = np.zeros(len(image_ids), np.uint32)
+    if COMPLETE in coverage.column_names:
+        finished = coverage.filter(pc.and_(pc.equal(coverage["error"], ""), coverage[COMPLETE]))
+        at = find_codes(finished["image_id"], image_ids)
+        np.bitwise_or.at(result, at[at >= 0], _read_looks(finished)[at >= 0])
     return result
 
 

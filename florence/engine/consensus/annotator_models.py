@@ -1,36 +1,40 @@
-"""The annotator models: what is estimated of each annotator, and what is assumed before anything is known.
+"""Models of annotators: how often each finds an item, names it rightly, and claims what is not there.
 
-Symbols of the equations (here, in `florence.engine.consensus.posterior` and in `florence.engine.consensus.fitting`):
+Symbols of all equations of the consensus: items i = 1…n, annotators a = 1…A, labels v = 1…V (V: every label that no
+claim has), classes of items c.
 
-    i = 1…n    items: clusters of claims
-    a = 1…A    annotators
-    v = 1…V    labels; label V: every label that no claim has
-    y_ia       label that annotator a claims of item i, ∅ where it is silent
-    k_ia       1 where a was asked about i, else 0
-    l_ia       level of the score of a's claim about i
-    s(u, v)    how right label v is where label u is, 0…1
-    z_i        what item i is: 0 nothing, a label v, * another label
+    y_ia     label that annotator a claims of item i, ∅ where it is silent
+    k_ia     1 where a was asked about i, else 0; 0 for people, whose claims hold (10)
+    l_ia     level of the score of a's claim about i
+    s(u, v)  how right label v is where label u is, 0…1
+    z_i      what item i is: (c, v) of class c with label v; (c, *) with a label that nobody claims; 0 nothing at all
 
-    N        ``item_count``           how many items there are, those that nobody claims included
-    r_av     ``recall``               P(a claims something | an item of label v)
+    c        one of `REAL`: an item that is there, of difficulty g_c; or `HARD_NEGATIVE`: not there, but looks as if
+    N_c      ``item_counts``          how many items of a class there are, those that nobody claims included
+    r_ac     ``class_recall``         P(a claims something | an item of class c)
+    d_av     ``label_shift``          how much more easily a finds label v than others, log odds
     q_av     ``label_accuracy``       P(the label is right | a claims something of an item of label v)
-    f_a      ``false_positives``      how many claims a makes about nothing
+    t_al     ``level_shift``          how much more often a's labels are right at level l, log odds
+    χ(u, v)  ``confusions``           P(label u | a wrong label of an item of label v)
+    f_a      ``false_positives``      how many claims a makes about nothing at all
     π_v      ``label_prior``          P(label v | an item)
-    ω_v      ``wrong_label_prior``    P(label v | a wrong claim)
-    λ⁺_al    ``right_level``          P(level l | a right claim of a)
-    λ⁻_al    ``wrong_level``          P(level l | a wrong claim of a)
+    ω_v      ``wrong_label_prior``    P(label v | a claim about nothing)
+    λ_acl    ``level_share``          P(level l | a claim of a about an item of class c); c = 0: about nothing at all
     b(a)     ``copied_from``          the annotator that a depends on
-    d_a      ``dependence``           P(a claims what b(a) claims because it copies it)
+    δ_a      ``dependence``           P(a claims what b(a) claims because both make the same mistakes)
     p_a      ``precision``            share of a's claims that are right
 
-    r̄_a = Σ_v π_v r_av              ``mean_recall``
-    ρ_a = Σ_v π_v r_av q_av          ``correct_recall``: share of the items that a claims with the right label
+    r_ac = logistic(e_a − h g_c) of an item that is there: e_a is the annotator's ease, h = 1.3 (`SPREAD`)
+    r_av(c) = logistic(logit r_ac + d_av)          q_avl = logistic(logit q_av + t_al)
+    r̄_a = Σ_v π_v mean_c r_av(c)                   ``mean_recall``
+    ρ_a = Σ_v π_v q_av mean_c r_av(c)              ``correct_recall``: share of the items claimed with the right label
 
 The model follows Dawid and Skene (1979), "Maximum likelihood estimation of observer error-rates using the EM
-algorithm", and differs in four points: an annotator may be silent, and may claim what is not there; items that nobody
-claims leave no trace, so that their number is estimated as in capture–recapture (Petersen 1896, Lincoln 1930); an
-annotator may copy another one, mistakes included, as two versions of one model do; and recall and label accuracy are
-estimated label by label, shrunk to the annotator's mean where a label is rare. Truth is not used.
+algorithm", and differs in six points: an annotator may be silent, and may claim what is not there; items that nobody
+claims leave no trace, so that their number is estimated as in capture–recapture (Petersen 1896, Lincoln 1930); items
+differ in difficulty, with one ease for each annotator as in the model of Rasch (1960), and some places tempt everybody;
+annotators of one family share mistakes; the scores of an annotator are evidence; and rates are drawn to what its scores
+state, the more the fewer independent families could confirm its claims. Truth is not used, but what people claim is.
 """
 
 from __future__ import annotations
@@ -40,37 +44,77 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from florence.engine.consensus.label_matrix import SCORE_LEVELS, LabelMatrix, LevelEdges
+from florence.engine.consensus.label_matrix import LabelMatrix, LevelEdges
 
-DEFAULT_RECALL, DEFAULT_LABEL_ACCURACY, DEFAULT_PRECISION = 0.6, 0.85, 0.8
-"""r, q and p of an annotator that cannot be estimated."""
+DIFFICULTY = np.asarray([-1.27, -0.32, 0.32, 1.27])
+"""g_c of the classes of items that are there: the means of four equal parts of a normal distribution."""
+SPREAD = 1.3
+"""h: standard deviation of the difficulty of items, log odds of being found."""
+REAL = tuple(range(len(DIFFICULTY)))
+"""Classes of items that are there, in equal numbers."""
+HARD_NEGATIVE, NOTHING = len(REAL), len(REAL) + 1
+"""The class of places that tempt everybody; and, where the last axis has one place more, nothing at all."""
+DEFAULT_EASE, DEFAULT_TEMPTATION = 1.0, 0.25
+"""e of an annotator of which nothing is known, and its r of hard negatives."""
+DEFAULT_LABEL_ACCURACY = 0.88
+"""q of an annotator of which nothing is known."""
+DEFAULT_DEPENDENCE = 0.8
+"""δ of annotators that are declared to be of one family."""
+MIN_FALSE_POSITIVES = 0.3
+"""Least f."""
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """Which labels are taken for which, as k pairs in order of ``key`` = v · V + u: label u claimed of label v.
+
+    ``share``: (k,), P(u | a wrong label of v) of these pairs; ``rest``: (V,), P(u is none of them | v).
+    """
+
+    key: np.ndarray
+    share: np.ndarray
+    rest: np.ndarray
+
+    def look_up(self, true: np.ndarray, claimed: np.ndarray, wrong_label_prior: np.ndarray) -> np.ndarray:
+        """Return χ(u, v) of labels ``claimed`` u where ``true`` labels are v."""
+        result = self.rest[true] * wrong_label_prior[claimed]
+        if len(self.key):
+            key = true * len(self.rest) + claimed
+            at = np.minimum(np.searchsorted(self.key, key), len(self.key) - 1)
+            result = result + np.where(self.key[at] == key, self.share[at], 0.0)
+        return result
 
 
 @dataclass(frozen=True)
 class AnnotatorModels:
     """The models of A annotators, for V labels; the last label stands for every one that has not been met.
 
-    ``precision``: (A,). ``recall``, ``label_accuracy``: (A, V). ``false_positives``: (A,), claims. ``item_count``: all
-    items; ``claimed_item_count``: items that somebody claims. ``label_prior``, ``wrong_label_prior``: (V,).
-    ``right_level``, ``wrong_level``: (A, levels). ``copied_from``: (A,), -1 for nobody; ``dependence``: (A,).
-    ``estimated``: (A,), False where there were too few items to estimate recall and label accuracy. ``level_edges``:
-    see `LabelMatrix`. ``label_names``: the text of each label, where other images have labels of these texts too.
-    ``label_index``: (labels + 1,), v of each label of a label matrix.
+    ``precision``: (A,). ``item_counts``: (5,); ``claimed_item_count``: items that somebody claims. ``class_recall``: (A,
+    5). ``label_shift``, ``label_accuracy``: (A, V). ``level_shift``: (A, levels). ``confusions``: of all annotators. ``false_positives``: (A,), claims.
+    ``label_prior``, ``wrong_label_prior``: (V,). ``level_share``: (6, A, levels). ``copied_from``: (A,), -1 for nobody;
+    ``dependence``: (A,). ``estimated``: (A,), False where too few others could confirm its claims; ``families``: (A,), how
+    many independent families could confirm its claims, on the mean; ``anchored``: (A,), on how many claims people's
+    labels judge it. ``level_edges``: see `LabelMatrix`. ``label_names``: the text of each label, where other images have
+    labels of these texts too. ``label_index``: (labels + 1,), v of each label of a label matrix.
     """
 
     precision: np.ndarray
-    recall: np.ndarray
-    label_accuracy: np.ndarray
-    false_positives: np.ndarray
-    item_count: float
+    item_counts: np.ndarray
     claimed_item_count: int
+    class_recall: np.ndarray
+    label_shift: np.ndarray
+    label_accuracy: np.ndarray
+    level_shift: np.ndarray
+    confusions: Confusions
+    false_positives: np.ndarray
     label_prior: np.ndarray
     wrong_label_prior: np.ndarray
-    right_level: np.ndarray
-    wrong_level: np.ndarray
+    level_share: np.ndarray
     copied_from: np.ndarray
     dependence: np.ndarray
     estimated: np.ndarray
+    families: np.ndarray
+    anchored: np.ndarray
     level_edges: LevelEdges
     label_names: tuple[str, ...]
     label_index: np.ndarray
@@ -81,6 +125,11 @@ class AnnotatorModels:
         index = np.full(count + 1, len(self.label_prior) - 1)
         index[: len(names)] = [known.get(name, len(self.label_prior) - 1) for name in names]
         return replace(self, label_index=index)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(A, V): share of the items of a label that an annotator claims something of."""
+        return np.mean([shift_share(self.class_recall[:, [c]], self.label_shift) for c in REAL], axis=0)
 
     @property
     def mean_recall(self) -> np.ndarray:
@@ -98,35 +147,64 @@ class AnnotatorModels:
         return 2 * self.precision * self.correct_recall / np.maximum(self.precision + self.correct_recall, 1e-9)
 
 
-def default_annotator_models(matrix: LabelMatrix) -> AnnotatorModels:
-    """The models before anything is known: default rates, all labels and levels as likely, nobody copies.
+def recall_of_ease(ease: np.ndarray) -> np.ndarray:
+    """Return (A, classes of `REAL`) r of annotators of so much ``ease`` (A,)."""
+    return np.asarray(1 / (1 + np.exp(SPREAD * DIFFICULTY - ease[:, None])))
 
-    N is the median over a of p · claims_a / (r · q · share of the items that a was asked about); f_a is (1 − p) ·
-    claims_a.
+
+def shift_share(share: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Return logistic(logit(share) + shift)."""
+    odds = share / (1 - share) * np.exp(shift)
+    return np.asarray(odds / (1 + odds))
+
+
+def logit(share: np.ndarray) -> np.ndarray:
+    """Return the log odds."""
+    return np.asarray(np.log(share / (1 - share)))
+
+
+def default_class_recall(count: int) -> np.ndarray:
+    """Return (count, 5) r of annotators of which nothing is known."""
+    real = recall_of_ease(np.full(count, DEFAULT_EASE))
+    return np.concatenate([real, np.full((count, 1), DEFAULT_TEMPTATION)], axis=1)
+
+
+def copy_within_families(families: np.ndarray) -> np.ndarray:
+    """Return (A,) the annotator of the same family before each annotator, -1 for none. ``families``: (A,)."""
+    return np.asarray(
+        [max((b for b in range(a) if families[b] == family), default=-1) for a, family in enumerate(families.tolist())],
+        np.int64,
+    )
+
+
+def default_annotator_models(matrix: LabelMatrix, stated: np.ndarray) -> AnnotatorModels:
+    """The models before anything is known: default rates, all labels as likely as they are claimed.
+
+    ``stated``: (6, A, levels), what scores state (`florence.engine.consensus.stated_scores`). Annotators of one family
+    copy the one before them with `DEFAULT_DEPENDENCE`.
     """
     count, labels = matrix.claim.shape[1], matrix.label_count + 1
     claims = matrix.present.sum(axis=0)
-    asked = np.maximum(matrix.was_asked.mean(axis=0), 1e-9) if len(matrix) else np.ones(count)
-    items = [
-        DEFAULT_PRECISION * n / (DEFAULT_RECALL * DEFAULT_LABEL_ACCURACY * share)
-        for n, share in zip(claims.tolist(), asked.tolist(), strict=True)
-        if n
-    ]
-    levels = np.full((count, SCORE_LEVELS + 1), 1.0 / (SCORE_LEVELS + 1))
+    prior = np.bincount(matrix.label[matrix.present], minlength=labels) + 0.5
+    copied_from = copy_within_families(matrix.families)
     return AnnotatorModels(
-        precision=np.full(count, DEFAULT_PRECISION),
-        recall=np.full((count, labels), DEFAULT_RECALL),
-        label_accuracy=np.full((count, labels), DEFAULT_LABEL_ACCURACY),
-        false_positives=np.maximum((1 - DEFAULT_PRECISION) * claims, 0.1),
-        item_count=float(np.median(items)) if items else 1.0,
+        precision=stated[list(REAL)].sum(axis=(0, 2)),
+        item_counts=np.maximum(np.asarray([0.2] * len(REAL) + [0.1]) * len(matrix), 0.5),
         claimed_item_count=len(matrix),
-        label_prior=np.full(labels, 1 / labels),
-        wrong_label_prior=np.full(labels, 1 / labels),
-        right_level=levels,
-        wrong_level=levels,
-        copied_from=np.full(count, -1),
-        dependence=np.zeros(count),
+        class_recall=default_class_recall(count),
+        label_shift=np.zeros((count, labels)),
+        label_accuracy=np.full((count, labels), DEFAULT_LABEL_ACCURACY),
+        level_shift=np.zeros((count, stated.shape[2])),
+        confusions=Confusions(np.zeros(0, np.int64), np.zeros(0), np.ones(labels)),
+        false_positives=np.maximum(stated[NOTHING].sum(axis=1) * claims, MIN_FALSE_POSITIVES),
+        label_prior=prior / prior.sum(),
+        wrong_label_prior=prior / prior.sum(),
+        level_share=stated / stated.sum(axis=2, keepdims=True),
+        copied_from=copied_from,
+        dependence=np.where(copied_from >= 0, DEFAULT_DEPENDENCE, 0.0),
         estimated=np.zeros(count, bool),
+        families=np.zeros(count),
+        anchored=np.zeros(count),
         level_edges=matrix.level_edges,
         label_names=(),
         label_index=np.arange(labels),

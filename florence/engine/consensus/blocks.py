@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.config import EngineSettings
-from florence.engine.claims import AnnotatorRoster, find_codes, find_type_codes, image_sizes, read_claims
+from florence.engine.claims import COMPLETE, AnnotatorRoster, find_codes, find_type_codes, image_sizes, read_claims
 from florence.engine.consensus import answers, captions, phrases
 from florence.engine.consensus.boxes import BoxModels
 from florence.engine.consensus.phrase_binding import GROUNDING, PHRASE_TYPE, select_kept_captions
@@ -96,7 +96,7 @@ def select_voting_claims(
     """Return claims and coverage of the annotators with a vote.
 
     Left out are rankers, a student with cap 0, and claims of the student with a low score. All people, whatever their
-    names, become the one annotator `HUMAN`.
+    names, become the one annotator `HUMAN`; the coverage says in the column `COMPLETE` whose labels are complete.
     """
     left_out = [profile.name for profile in profiles if profile.role == "ranker"] + (
         [STUDENT] if settings.student.cap == 0 else []
@@ -110,6 +110,8 @@ def select_voting_claims(
         annotator = pc.if_else(pc.is_in(table["annotator"], people), HUMAN, table["annotator"])
         return table.set_column(table.schema.get_field_index("annotator"), "annotator", annotator)
 
+    complete = pa.array([p.name for p in profiles if p.role == "human" and p.complete], pa.string())
+    coverage = coverage.append_column(COMPLETE, pc.is_in(coverage["annotator"], complete))
     claims, coverage = select(claims), select(coverage)
     if STUDENT not in pc.unique(claims["annotator"]).to_pylist():
         return claims, coverage

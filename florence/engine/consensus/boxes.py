@@ -11,18 +11,24 @@ from florence.config import EngineSettings
 from florence.engine.claims import Claims, Regions
 from florence.engine.consensus.annotator_models import AnnotatorModels
 from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
-from florence.engine.consensus.fitting import PRIOR_CLAIMS, FitOptions, fit_annotator_models
+from florence.engine.consensus.fitting import FitOptions, fit_annotator_models
 from florence.engine.consensus.label_matrix import (
     NOT_ASKED,
+    AnnotatorTraits,
     ItemClaims,
     LabelMatrix,
     LabelSimilarity,
     build_label_matrix,
 )
+from florence.engine.consensus.maximisation import PRIOR_CLAIMS
 from florence.engine.consensus.vote import ItemVotes, vote_on_items
 from florence.engine.filters.texts import flag_blank_texts
 from florence.engine.polygon_lists import empty_polygons, move_polygons
 
+QUALITY_POWER = 6
+"""How much more who finds and names better is taken to draw better."""
+PRIOR_PAIRS = 3.0
+"""Weight of what the quality of labels says about boxes, against the square root of the items of a pair."""
 MIN_PAIRS = 5
 """Least number of shared items for an estimate: items of which two annotators both drew a box."""
 
@@ -68,13 +74,15 @@ class BoxModels:
 @dataclass(frozen=True)
 class BoxVoteRules:
     """How boxes of one type are voted on. ``similarity``: of labels, None: different ones have nothing in common;
-    ``can_label``: see `LabelMatrix`; ``by_label``: see `vote_on_items`; ``prior_claims``: see `FitOptions`.
+    ``can_label``: see `AnnotatorTraits`; ``by_label``: see `vote_on_items`; ``prior_claims``: see `FitOptions`;
+    ``complete_type``: the annotation type of which a person may have claimed all there is, -1 for none.
     """
 
     similarity: LabelSimilarity | None = None
     can_label: np.ndarray | None = None
     by_label: bool = False
     prior_claims: float = PRIOR_CLAIMS
+    complete_type: int = -1
 
 
 @dataclass(frozen=True)
@@ -133,13 +141,21 @@ def cluster_boxes(
     item[clusters] = np.arange(len(clusters))
     scope = np.zeros(len(clusters), np.int64)
     scope[item_of] = boxes.scope[voter]
+    traits = AnnotatorTraits(
+        claims.families,
+        claims.names_only,
+        rules.can_label,
+        claims.human_index,
+        _nothing_label(boxes, voter) if rules.similarity else -1,
+    )
+    image = np.zeros(len(clusters), np.int64)
+    image[item_of] = boxes.image[voter]
     matrix = build_label_matrix(
         ItemClaims(item_of, boxes.annotator[voter], boxes.label[voter], boxes.score[voter]),
         coverage[scope],
         rules.similarity,
-        rules.can_label,
-        human=claims.human_index,
-        nothing_label=_nothing_label(boxes, voter) if rules.similarity else -1,
+        traits,
+        complete=claims.find_complete(rules.complete_type)[image] if rules.complete_type >= 0 else None,
         level_edges=known.labels.level_edges if known else None,
     )
     if known:
@@ -161,30 +177,35 @@ def _nothing_label(boxes: BoxClaims, voter: np.ndarray) -> int:
 def estimate_box_weights(bounds: np.ndarray, matrix: LabelMatrix, models: AnnotatorModels) -> np.ndarray:
     """Return the weight (A,) of each annotator's boxes: their inverse variance, 1 on the mean; times 1 − dependence.
 
-    ``bounds``: (claims, 4). For each pair (a, b) the mean squared distance of their boxes of one item, in shares of the
-    box's sides, has the expectation σ_a² + σ_b²; the variances are the least-squares solution over all pairs, weighted
-    by the square root of their items.
+    ``bounds``: (claims, 4). For each pair (a, b) the median squared distance of their boxes of one item, in shares of the
+    box's sides, stands for σ_a² + σ_b²; the variances are the least-squares solution over all pairs, weighted by the
+    square root of their items, with (1.02 − F1_a) ^ `QUALITY_POWER` of the labels as a prior: who finds and names better draws better.
     """
     count = matrix.claim.shape[1]
+    stated = (1.02 - models.f1) ** QUALITY_POWER
     rows, distances, weights = [], [], []
     for a in range(count):
         for b in range(a):
             if a == models.copied_from[b] or b == models.copied_from[a]:
                 continue
             both = matrix.claim[matrix.present[:, a] & matrix.present[:, b]][:, [a, b]]
-            if len(both) >= MIN_PAIRS:
+            if len(both) >= MIN_PAIRS and not matrix.traits.names_only[[a, b]].any():
                 one, other = bounds[both[:, 0]], bounds[both[:, 1]]
                 sides = np.tile((one[:, 2:] - one[:, :2] + other[:, 2:] - other[:, :2]) / 2, 2)
                 rows.append([annotator in (a, b) for annotator in range(count)])
-                distances.append(np.mean(((one - other) / np.maximum(sides, 1e-9)) ** 2))
+                distances.append(np.median(((one - other) / np.maximum(sides, 1e-9)) ** 2, axis=0).mean())
                 weights.append(np.sqrt(len(both)))
-    if len(rows) < 3 or max(distances) < 1e-9:
-        return 1 - models.dependence
-    system, right = np.asarray(rows, float) * np.asarray(weights)[:, None], np.asarray(distances) * weights
-    variance = np.linalg.lstsq(system, right, rcond=None)[0]
-    known = system.any(axis=0)
-    variance = np.where(known, np.clip(variance, 0.2 * np.mean(distances) / 2, None), np.mean(distances) / 2)
-    return variance.mean() / variance * (1 - models.dependence)
+    independent = np.where(matrix.traits.names_only, 0.0, 1 - models.dependence)
+    if not rows or max(distances) < 1e-9:
+        return stated.mean() / stated * independent
+    # the prior, scaled to explain the distances as well as it can, counts for a few pairs
+    system, right = np.asarray(rows, float), np.asarray(distances)
+    stated *= right.sum() / (system @ stated).sum()
+    weight = np.append(weights, np.full(count, PRIOR_PAIRS))
+    system = np.concatenate([system, np.eye(count)]) * weight[:, None]
+    variance = np.linalg.lstsq(system, np.append(right, stated) * weight, rcond=None)[0]
+    variance = np.clip(variance, 0.1 * right.mean() / 2, None)
+    return variance.mean() / variance * independent
 
 
 # ---------------------------------------------------------------- fusing

@@ -194,7 +194,7 @@ def fuse_captions(
     weights = known.weights if known else estimate_caption_weights(claims, annotation_type, captions, overlaps)
     weight = _weigh_claims(claims, annotation_type, captions, weights, settings) * _rank_claims(claims, captions)
     words = known.words if known else None
-    voters = WordVoters(len(claims.annotators), claims.student_index, settings.student.cap, words)
+    voters = WordVoters(len(claims.annotators), claims.student_index, settings.student.cap, words, claims.families)
     composed = compose_texts(captions.versions(weight), settings.min_caption_overlap, overlaps, voters)
     confidence = _measure_confidence(claims, annotation_type, captions, weights, weight, composed.similarity)
     agreement = _measure_agreement(claims, annotation_type, captions, composed.similarity, settings.min_caption_overlap)

@@ -7,8 +7,10 @@ over the m items that b claims something of and a was asked about,
     (20) gain    G = m · mean_i Σ_z P_i(z) log [ (δ g_i + (1 − δ) P(y_ia | z)) / P(y_ia | z) ]
 
 with g_i of equation (5) and P(y_ia | z) of equations (2) to (4). The pair is dependent where G ≥ 20 both ways and the
-mean of both δ is at least 0.1. Of all dependent pairs those of a maximum spanning forest stay; in each tree the
-annotator with the lowest number copies nobody, and every other annotator copies its parent in the tree.
+mean of both δ is at least 0.1; a pair of one declared family is dependent in any case, with a δ of at least
+`MIN_DECLARED_DEPENDENCE`. Pairs of different families are looked at where there are four families. Of all dependent
+pairs those of a maximum spanning forest stay; in each tree the annotator with the lowest number copies nobody, and every
+other annotator copies its parent in the tree.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from itertools import combinations
 
 import numpy as np
 
-from florence.engine.consensus.annotator_models import AnnotatorModels
+from florence.engine.consensus.annotator_models import NOTHING, AnnotatorModels
 from florence.engine.consensus.label_matrix import LabelMatrix
 from florence.engine.consensus.posterior import Posterior, independent_likelihood
 
@@ -26,6 +28,8 @@ MIN_ITEMS = 30
 """Least number of shared items for an estimate; a pair with fewer is independent."""
 MIN_DEPENDENCE = 0.1
 """Least δ of a dependent pair."""
+MIN_DECLARED_DEPENDENCE, MAX_DEPENDENCE = 0.5, 0.95
+"""Least δ of a pair that is declared to be of one family, and the largest of any pair."""
 MIN_GAIN = 20.0
 """Least gain of log likelihood, both ways, of a dependent pair."""
 MAX_PAIR_ITEMS = 1500
@@ -34,21 +38,34 @@ MAX_PAIR_ITEMS = 1500
 
 def estimate_dependence(matrix: LabelMatrix, posterior: Posterior, models: AnnotatorModels) -> AnnotatorModels:
     """Return the models with the ``copied_from`` and ``dependence`` that the posterior makes likely."""
+    count, families = matrix.claim.shape[1], matrix.families
     nothing, others = independent_likelihood(matrix, models)
-    another = np.clip(1 - posterior.nothing - posterior.label.sum(axis=1), 0, 1)
-    probability = np.concatenate([posterior.nothing[:, None], posterior.label, another[:, None]], axis=1)
+    probability = np.concatenate([posterior.hypotheses.reshape(-1, len(matrix)), posterior.classes[:, NOTHING][None]]).T
+    known = ~matrix.traits.names_only & matrix.was_asked.any(axis=0)
+    undeclared = len(np.unique(families[known])) > 3
     pairs = []
-    for a, b in combinations(np.flatnonzero(models.estimated).tolist(), 2):
+    for a, b in combinations(np.flatnonzero(known).tolist(), 2):
+        declared = families[a] == families[b]
+        if not declared and not (undeclared and models.estimated[a] and models.estimated[b]):
+            continue
         shares, gains = zip(
             *(
-                _pair_dependence(matrix, probability, np.concatenate([nothing[None, to], others[:, to]]).T, of, to)
+                _pair_dependence(
+                    matrix,
+                    probability,
+                    np.concatenate([others[:, :, to].reshape(-1, len(matrix)), nothing[None, to]]).T,
+                    of,
+                    to,
+                )
                 for of, to in ((a, b), (b, a))
             ),
             strict=True,
         )
-        if min(gains) >= MIN_GAIN and np.mean(shares) >= MIN_DEPENDENCE:
-            pairs.append((float(np.mean(shares)), a, b))
-    count = matrix.claim.shape[1]
+        share = float(np.mean(shares))
+        if declared:
+            share = max(share, MIN_DECLARED_DEPENDENCE)
+        if declared or (min(gains) >= MIN_GAIN and share >= MIN_DEPENDENCE):
+            pairs.append((declared, min(share, MAX_DEPENDENCE), a, b))
     copied_from, dependence = _root_forest(_spanning_forest(pairs, count), count)
     return replace(models, copied_from=copied_from, dependence=dependence)
 
@@ -58,7 +75,7 @@ def _pair_dependence(
 ) -> tuple[float, float]:
     """δ and G of annotator ``to`` copying ``of`` (equations 19 and 20); 0, 0 where there are too few items.
 
-    ``probability``: (n, 2 + A), P_i(z); ``independent``: (n, 2 + A), P(y_i,to | z).
+    ``probability``: (n, hypotheses), P_i(z); ``independent``: (n, hypotheses), P(y_i,to | z).
     """
     rows = np.flatnonzero(matrix.present[:, of] & matrix.was_asked[:, to])
     if len(rows) < MIN_ITEMS:
@@ -73,10 +90,10 @@ def _pair_dependence(
     return share, float(gain * count)
 
 
-def _spanning_forest(pairs: list[tuple[float, int, int]], count: int) -> list[tuple[float, int, int]]:
-    """The pairs (share, a, b) of a maximum spanning forest, largest share first."""
+def _spanning_forest(pairs: list[tuple[bool, float, int, int]], count: int) -> list[tuple[float, int, int]]:
+    """The pairs (share, a, b) of a maximum spanning forest of (declared, share, a, b), those that are declared first."""
     tree, edges = list(range(count)), []
-    for share, a, b in sorted(pairs, reverse=True):
+    for _, share, a, b in sorted(pairs, reverse=True):
         if tree[a] != tree[b]:
             edges.append((share, a, b))
             tree = [tree[a] if t == tree[b] else t for t in tree]

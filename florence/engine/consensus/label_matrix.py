@@ -16,7 +16,7 @@ ABSENT, NOT_ASKED = -1, -2
 """Cells of a label matrix without a claim: the annotator was asked and claims nothing; it was not asked."""
 SCORE_LEVELS = 8
 """Levels that an annotator's scores are divided into, where it has claims enough."""
-CLAIMS_PER_LEVEL = 40
+CLAIMS_PER_LEVEL = 20
 """Claims that a level needs."""
 
 LevelEdges = tuple[np.ndarray, ...]
@@ -37,6 +37,28 @@ class ItemClaims:
     annotator: np.ndarray
     label: np.ndarray
     score: np.ndarray
+
+
+@dataclass(frozen=True)
+class AnnotatorTraits:
+    """What is declared of A annotators.
+
+    ``families``: (A,), the same number for annotators that share mistakes. ``names_only``: (A,), whose claims copy boxes
+    of others, so that they say what an item is called and nothing about whether it is there. ``can_label``: (A, V), the
+    labels that an annotator has; None: all have all. ``human``: the annotator that stands for people;
+    ``nothing_label``: the label by which a person claims that there is nothing, -1 for none.
+    """
+
+    families: np.ndarray
+    names_only: np.ndarray
+    can_label: np.ndarray | None = None
+    human: int | None = None
+    nothing_label: int = -1
+
+    @classmethod
+    def of(cls, count: int) -> AnnotatorTraits:
+        """Annotators that nothing is declared of."""
+        return cls(np.arange(count), np.zeros(count, bool))
 
 
 @dataclass(frozen=True)
@@ -63,8 +85,8 @@ class LabelMatrix:
     ``claim``: (n, A), row of the claim, `ABSENT` or `NOT_ASKED`. ``similarity``: (n, A, A), 0…1, how right the second
     annotator's claim is if the first one's is, 0 where either is absent. ``label``: (n, A), what is claimed, below
     ``label_count``; 0 where nothing is. ``level``: (n, A), level of the annotator's score; ``level_edges``: where
-    levels begin. ``can_label``: (A, V), the labels that an annotator has; None: all have all. ``human``: the annotator
-    that stands for people; ``nothing_label``: the label by which a person claims that there is nothing, -1 for none.
+    levels begin; ``level_score``: (A, levels), mean score of each, NaN where there is none. ``complete``: (n,), items
+    of images of which a person has claimed all there is. ``traits``: of the annotators.
     """
 
     claim: np.ndarray
@@ -73,12 +95,37 @@ class LabelMatrix:
     level: np.ndarray
     label_count: int
     level_edges: LevelEdges
-    can_label: np.ndarray | None = None
-    human: int | None = None
-    nothing_label: int = -1
+    level_score: np.ndarray
+    complete: np.ndarray
+    traits: AnnotatorTraits
 
     def __len__(self) -> int:
         return len(self.claim)
+
+    @property
+    def families(self) -> np.ndarray:
+        """(A,): see `AnnotatorTraits`."""
+        return self.traits.families
+
+    @property
+    def can_label(self) -> np.ndarray | None:
+        """(A, V): see `AnnotatorTraits`."""
+        return self.traits.can_label
+
+    @property
+    def human(self) -> int | None:
+        """The annotator that stands for people."""
+        return self.traits.human
+
+    @property
+    def nothing_label(self) -> int:
+        """The label by which a person claims that there is nothing."""
+        return self.traits.nothing_label
+
+    @property
+    def anchored(self) -> np.ndarray:
+        """(n,): items that people have judged: they claim it, or have claimed all there is."""
+        return self.complete if self.human is None else self.complete | self.present[:, self.human]
 
     @cached_property
     def present(self) -> np.ndarray:
@@ -113,16 +160,16 @@ class LabelMatrix:
         return first
 
     @cached_property
-    def testable(self) -> np.ndarray:
-        """(n, A): whether another annotator could have claimed what an annotator claims."""
-        if self.can_label is None:
-            return np.sum(self.was_asked, axis=1, keepdims=True) - self.was_asked > 0
-        testable = np.zeros(self.claim.shape, bool)
-        for a in range(len(self.can_label)):
-            could_claim = self.was_asked & self.can_label[:, self.label[:, a]].T
-            could_claim[:, a] = False
-            testable[:, a] = could_claim.any(axis=1)
-        return testable
+    def confirming(self) -> np.ndarray:
+        """(n, A): how many other families could have claimed what an annotator claims; people count as one."""
+        families = np.unique(self.families)
+        result = np.zeros(self.claim.shape, np.int64)
+        asked = self.was_asked & ~self.traits.names_only
+        for a in range(self.claim.shape[1]):
+            able = asked if self.can_label is None else asked & self.can_label[:, self.label[:, a]].T
+            for family in families[families != self.families[a]]:
+                result[:, a] += able[:, self.families == family].any(axis=1)
+        return result
 
     def pair_similarity(self, a: int, b: int) -> np.ndarray:
         """(n,) how similar the claims of two annotators are; 1 where both claim nothing."""
@@ -136,7 +183,7 @@ class LabelMatrix:
 
     def find_distinct(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the first item of each set of items with equal cells, in order, and (n,) the set of each item."""
-        number = np.zeros(len(self.claim), np.int64)
+        number = self.complete.astype(np.int64)
         for a in range(self.claim.shape[1]):
             cell = (
                 np.where(self.present[:, a], self.label[:, a] + 1, 0) * (SCORE_LEVELS + 1) + self.level[:, a]
@@ -156,6 +203,7 @@ class LabelMatrix:
             similarity=self.similarity[rows],
             label=self.label[rows],
             level=self.level[rows],
+            complete=self.complete[rows],
         )
 
 
@@ -168,31 +216,33 @@ def build_label_matrix(
     claims: ItemClaims,
     coverage: np.ndarray,
     similarity: LabelSimilarity | None = None,
-    can_label: np.ndarray | None = None,
+    traits: AnnotatorTraits | None = None,
     *,
-    human: int | None = None,
-    nothing_label: int = -1,
+    complete: np.ndarray | None = None,
     level_edges: LevelEdges | None = None,
 ) -> LabelMatrix:
     """Build the label matrix of claims about items. ``coverage``: (items, A) bool, who was asked about which item.
 
-    ``similarity``: of different labels, 0 where None. ``can_label``, ``human``, ``nothing_label``, ``level_edges``: see
-    `LabelMatrix`; without ``level_edges`` the levels of an annotator hold about as many of these claims each.
+    ``similarity``: of different labels, 0 where None. ``traits``, ``complete``, ``level_edges``: see `LabelMatrix`;
+    without ``level_edges`` the levels of an annotator hold about as many of these claims each.
     """
+    count = coverage.shape[1]
     claim = np.full(coverage.shape, NOT_ASKED, np.int64)
     claim[coverage] = ABSENT
     claim[claims.item, claims.annotator] = np.arange(len(claims.item))
     present = claim >= 0
     label = np.where(present, np.append(claims.label, 0)[np.maximum(claim, -1)], 0)
-    level_edges = level_edges or tuple(
-        _level_edges(claims.score[claim[present[:, a], a]]) for a in range(coverage.shape[1])
-    )
-    level = np.zeros(coverage.shape, np.int64)
-    for a in range(coverage.shape[1]):
+    level_edges = level_edges or tuple(_level_edges(claims.score[claim[present[:, a], a]]) for a in range(count))
+    level, level_score = np.zeros(coverage.shape, np.int64), np.full((count, SCORE_LEVELS + 1), np.nan)
+    for a in range(count):
         score = claims.score[claim[present[:, a], a]]
-        level[present[:, a], a] = np.where(
-            np.isnan(score), SCORE_LEVELS, np.searchsorted(level_edges[a], score, side="right")
-        )
+        found = np.where(np.isnan(score), SCORE_LEVELS, np.searchsorted(level_edges[a], score, side="right"))
+        level[present[:, a], a] = found
+        claimed = np.bincount(found, minlength=SCORE_LEVELS + 1)[:-1]
+        total = np.bincount(found, np.nan_to_num(score), minlength=SCORE_LEVELS + 1)[:-1]
+        # an annotator that states one score for all states none
+        if len(np.unique(score)) > 1 or len(score) == 1:
+            level_score[a, :-1] = np.where(claimed > 0, total / np.maximum(claimed, 1), np.nan)
     return LabelMatrix(
         claim=claim,
         similarity=_claim_similarity(present, label, similarity),
@@ -200,9 +250,9 @@ def build_label_matrix(
         level=level,
         label_count=int(claims.label.max(initial=0)) + 1,
         level_edges=level_edges,
-        can_label=can_label,
-        human=human,
-        nothing_label=nothing_label,
+        level_score=level_score,
+        complete=np.zeros(len(claim), bool) if complete is None else complete,
+        traits=traits or AnnotatorTraits.of(count),
     )
 
 
@@ -226,4 +276,4 @@ def _level_edges(score: np.ndarray) -> np.ndarray:
     """Return where levels of about as many scores each begin; claims without a score have a level of their own."""
     score = score[~np.isnan(score)]
     count = int(min(SCORE_LEVELS, max(1, len(score) // CLAIMS_PER_LEVEL)))
-    return np.quantile(score, np.arange(1, count) / count) if count > 1 else np.zeros(0)
+    return np.unique(np.quantile(score, np.arange(1, count) / count)) if count > 1 else np.zeros(0)

@@ -1,25 +1,30 @@
 """The posterior of each item, given the claims and the annotator models: the E step, and the consensus itself.
 
-Symbols as in `florence.engine.consensus.annotator_models`. An item may be nothing (z = 0), may have a label v that
-somebody claims of it, or another label (z = *).
+Symbols as in `florence.engine.consensus.annotator_models`. An item is of a class c with a label v that somebody claims of
+it, or of a class c with another label (*), or nothing at all (z = 0).
 
-    (1) prior          P(z = 0) ∝ max(n, 1) / ε          P(z = v) ∝ N π_v          P(z = *) ∝ N
+    (1) prior          P(z = 0) ∝ max(n, 1) / ε          P(z = c, v) ∝ N_c π_v          P(z = c, *) ∝ N_c
     (2) nothing        P(y = u | 0) = φ_a ω_u            P(∅ | 0) = 1              φ_a = min(f_a ε / max(n, 1), 1/2)
-    (3) a label        P(y = u | v) = r_av [ s(v, u) q_av + (1 − s(v, u)) (1 − q_av) ω_u ]
-                       P(∅ | v) = 1 − r_av;  1 where annotator a has no label v: its silence is no evidence
-    (4) another label  P(y = u | *) = r̄_a (1 − ρ_a / r̄_a) ω_u          P(∅ | *) = 1 − r̄_a
-    (5) dependence     P(y | z) ← δ g + (1 − δ) P(y | z)     δ = d_a k_ib,  b = b(a)
+    (3) a label        P(y = u | c, v) = r_av(c) [ s(v, u) q_avl + (1 − s(v, u)) (1 − q_avl) χ(u, v) ]      l = l_ia
+                       P(∅ | c, v) = 1 − r_av(c);  1 where annotator a has no label v: its silence is no evidence
+    (4) another label  P(y = u | c, *) = r_ac (1 − q̄_al) ω_u         P(∅ | c, *) = 1 − r_ac
+                       q̄_al = logistic(logit(Σ_v π_v q_av) + t_al)
+    (5) dependence     P(y | z) ← δ g + (1 − δ) P(y | z)     δ = δ_a k_ib,  b = b(a)
                        g = s(y_ib, y_ia) where both claim, 1 where both are silent, else 0
-    (6) score          of a claim, times  λ⁻_a(l) under 0 and *;  s(v, u) λ⁺_a(l) + (1 − s(v, u)) λ⁻_a(l) under v
+    (6) score          of a claim, times  λ_acl ^ (1 − δ) under class c;  λ_a0l ^ (1 − δ) under 0
     (7) likelihood     log L_ia(z) = k_ia log P(y_ia, l_ia | z):  0 where a was not asked
     (8) cap of the student t   log L_it(z) ← min(1, c / (1 − c) · Σ_{a ≠ t} w_ia / w_it) · log L_it(z)
                        w_ia = max_z log L_ia(z) − min_z log L_ia(z), c: the setting engine.student.cap
     (9) posterior      P(z | y_i) ∝ P(z) Π_a L_ia(z)
-    (10) people        P(z | y_i) = 1 for what a person claims of the item, nothing or a label
-    (11) claims        P(a's claim is right | y_i) = Σ_v P(z = v | y_i) s(v, y_ia)
+    (10) people        P(z | y_i) = 0 for every z but what a person claims of the item; where a person has claimed all
+                       there is and not the item, it is nothing
+    (11) claims        c_ia = P(a's claim is right | y_i) = Σ_{c there} Σ_v P(z = c, v | y_i) s(v, y_ia)
 
-ε is `COINCIDENCE_RATE`, how likely two false claims in one image have one box: the f_a claims of annotator a about
-nothing are assumed uniform over n / ε possible boxes.
+An annotator whose claims copy boxes of others says nothing about whether an item is there: of (2) to (4) it has the
+factors of labels alone, and its silence is no evidence.
+
+ε is `COINCIDENCE_RATE`, how likely two claims about nothing in one image have one box: the f_a claims of annotator a
+about nothing are assumed uniform over n / ε possible boxes. Places that tempt several are hard negatives.
 """
 
 from __future__ import annotations
@@ -28,26 +33,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from florence.engine.consensus.annotator_models import AnnotatorModels
-from florence.engine.consensus.label_matrix import LabelMatrix
+from florence.engine.consensus.annotator_models import HARD_NEGATIVE, NOTHING, REAL, AnnotatorModels, shift_share
+from florence.engine.consensus.label_matrix import LabelMatrix, TransposedLabelMatrix
 
 COINCIDENCE_RATE = 0.02
 """ε: how likely two false claims in one image have one box."""
-ITEMS_AT_ONCE = 20_000
+ITEMS_AT_ONCE = 10_000
 """Items whose likelihoods are in memory at once."""
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class Posterior:
     """The posterior of n items.
 
-    ``nothing``: (n,), P(z = 0). ``label``: (n, A), P(z = v) of the label v that an annotator is the first to claim, 0
-    for the others. ``correct``: (n, A), how likely each claim is right, 0 where there is none.
+    ``nothing``: (n,), P(not there). ``label``: (n, A), P(there, with label v) of the label v that an annotator is the
+    first to claim, 0 for the others. ``correct``: (n, A), how likely each claim is right, 0 where there is none.
+    ``classes``: (n, 6), P(class), the last one of nothing at all. ``hypotheses``: (5, A + 1, n), P(z = c, v) for the label
+    that each annotator is the first to claim, and for another label.
     """
 
     nothing: np.ndarray
     label: np.ndarray
     correct: np.ndarray
+    classes: np.ndarray
+    hypotheses: np.ndarray
 
 
 def infer_posterior(
@@ -63,7 +73,11 @@ def infer_posterior(
         compute_posterior(distinct if len(cuts) == 1 else distinct.take(rows), models, student, cap) for rows in cuts
     ]
     return Posterior(
-        *(np.concatenate([getattr(part, name) for part in parts])[row_of] for name in ("nothing", "label", "correct"))
+        *(
+            np.concatenate([getattr(part, name) for part in parts])[row_of]
+            for name in ("nothing", "label", "correct", "classes")
+        ),
+        np.concatenate([part.hypotheses for part in parts], axis=2)[:, :, row_of],
     )
 
 
@@ -71,103 +85,163 @@ def compute_posterior(
     matrix: LabelMatrix, models: AnnotatorModels, student: int | None = None, cap: float = 1.0
 ) -> Posterior:
     """Compute the posterior of all items at once (equations 1 to 11)."""
-    log, first = log_likelihood(matrix, models), matrix.transposed.first
-    possible = np.concatenate([np.ones((1, len(matrix)), bool), first, np.ones((1, len(matrix)), bool)])
+    items = matrix.transposed
+    nothing, others = log_likelihood(matrix, models)
+    possible = np.concatenate([items.first, np.ones((1, len(matrix)), bool)])
     if student is not None and cap < 1:
-        log[:, student] *= _student_scale(log, possible, student, cap)
+        scale = _student_scale(nothing, others, possible, student, cap)
+        nothing[student] *= scale
+        others[:, :, student] *= scale
     # equation 9
-    total = log.sum(axis=1) + log_prior(matrix, models)
-    total[~possible] = -np.inf
-    total -= total.max(axis=0)
-    probability = np.exp(total)
-    probability /= probability.sum(axis=0)
-    _apply_people(matrix, probability)
-    label = probability[1:-1]
+    prior_of_nothing, prior = log_prior(matrix, models)
+    total = others.sum(axis=2) + prior
+    total[:, ~possible] = -np.inf
+    nothing_total = nothing.sum(axis=0) + prior_of_nothing
+    _apply_people(matrix, total, nothing_total)
+    largest = np.maximum(total.max(axis=(0, 1)), nothing_total)
+    hypotheses, nothing_at_all = np.exp(total - largest), np.exp(nothing_total - largest)
+    whole = hypotheses.sum(axis=(0, 1)) + nothing_at_all
+    hypotheses /= whole
+    nothing_at_all /= whole
+    label = hypotheses[list(REAL), :-1].sum(axis=0)
     # equation 11
-    correct = np.einsum("jc,jac->ac", label, matrix.transposed.similarity) * matrix.transposed.present
-    return Posterior(probability[0], np.ascontiguousarray(label.T), np.ascontiguousarray(correct.T))
+    correct = np.einsum("jc,jac->ac", label, items.similarity) * items.present
+    classes = np.concatenate([hypotheses.sum(axis=1), nothing_at_all[None]])
+    return Posterior(
+        nothing_at_all + classes[HARD_NEGATIVE],
+        np.ascontiguousarray(label.T),
+        np.ascontiguousarray(correct.T),
+        np.ascontiguousarray(classes.T),
+        hypotheses,
+    )
 
 
-# In the following the items stand last. Hypotheses stand first: nothing, for each j the label that j claims, another.
+# In the following the items stand last. Hypotheses stand first: classes, then for each j the label that j claims, and
+# another label.
 
 
-def log_prior(matrix: LabelMatrix, models: AnnotatorModels) -> np.ndarray:
-    """(2 + A, n) log of the prior of each hypothesis, not normalised (equation 1)."""
-    log = np.full((2 + matrix.claim.shape[1], len(matrix)), np.log(models.item_count))
-    log[0] = np.log(max(models.claimed_item_count, 1) / COINCIDENCE_RATE)
-    log[1:-1] += np.log(models.label_prior)[models.label_index][matrix.transposed.label]
-    return log
+def log_prior(matrix: LabelMatrix, models: AnnotatorModels) -> tuple[float, np.ndarray]:
+    """Log of the prior of nothing, and (5, 1 + A, n) of the other hypotheses, not normalised (equation 1)."""
+    label = models.label_index[matrix.transposed.label]
+    names = np.concatenate([np.log(models.label_prior)[label], np.zeros((1, len(matrix)))])
+    return (
+        float(np.log(max(models.claimed_item_count, 1) / COINCIDENCE_RATE)),
+        np.log(models.item_counts)[:, None, None] + names,
+    )
 
 
-def log_likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> np.ndarray:
-    """(2 + A, A, n) log of how likely each annotator claims what it claims, or is silent, under each hypothesis (7)."""
+def log_likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> tuple[np.ndarray, np.ndarray]:
+    """Log of how likely each annotator claims what it claims, or is silent (7).
+
+    Returns (A, n) under nothing, and (5, 1 + A, A, n) under the other hypotheses.
+    """
     items = matrix.transposed
     nothing, others = independent_likelihood(matrix, models)
-    _add_dependence(matrix, models, nothing, others)
+    copies = _add_dependence(matrix, models, nothing, others)
     # equation 6
     annotator = np.arange(len(nothing))[:, None]
-    right, wrong = models.right_level[annotator, items.level], models.wrong_level[annotator, items.level]
-    nothing *= np.where(items.present, wrong, 1.0)
-    others[:-1] *= np.where(items.present, items.similarity * right + (1 - items.similarity) * wrong, 1.0)
-    others[-1] *= np.where(items.present, wrong, 1.0)
-    log = np.log(np.concatenate([nothing[None], others]) + 1e-300)
-    log *= items.was_asked
-    return log
+    level = np.log(models.level_share[:, annotator, items.level] + TINY) * (items.present * (1 - copies))
+    asked = items.was_asked
+    nothing = (np.log(nothing + TINY) + level[NOTHING]) * asked
+    others = (np.log(others + TINY) + level[:NOTHING, None]) * asked
+    return nothing, others
 
 
 def independent_likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> tuple[np.ndarray, np.ndarray]:
     """Likelihood of each annotator's claim or silence, whatever the others claim and without scores (equations 2 to 4).
 
-    Returns (A, n) under nothing, and (1 + A, A, n) under the label that annotator j claims (j first) and another label.
+    Returns (A, n) under nothing, and (5, 1 + A, A, n) under the label that annotator j claims (j first) and another
+    label.
     """
     items = matrix.transposed
-    present, similarity, label = items.present, items.similarity, models.label_index[items.label]
+    present, label = items.present, models.label_index[items.label]
     wrong_prior = models.wrong_label_prior[label]
     # equation 2
-    rate = np.minimum(models.false_positives * COINCIDENCE_RATE / max(models.claimed_item_count, 1), 0.5)
-    # equation 3: (label that j claims, annotator, item)
-    recall, accuracy = models.recall[:, label].swapaxes(0, 1), models.label_accuracy[:, label].swapaxes(0, 1)
-    claim = recall * (similarity * accuracy + (1 - similarity) * (1 - accuracy) * wrong_prior)
-    # under "nothing" silence has likelihood 1, under "another label" 1 − r̄; here under the label that j claims
-    silence = silence_likelihood(items.can_label, recall)
-    # equation 4
-    mean = models.mean_recall
-    accuracy = models.correct_recall / np.maximum(mean, 1e-9)
-    other = np.where(present, (mean * (1 - accuracy))[:, None] * wrong_prior, (1 - mean)[:, None])
-    others = np.concatenate([np.where(present, claim, silence), other[None]])
-    return np.where(present, rate[:, None] * wrong_prior, 1.0), others
+    rate = np.minimum(models.false_positives * COINCIDENCE_RATE / max(models.claimed_item_count, 1), 0.5)[:, None]
+    named, mislabelled = label_likelihood(items, models, label, wrong_prior)
+    # equations 3 and 4: (class, label that j claims, annotator, item)
+    odds = (models.class_recall / (1 - models.class_recall)).T
+    recall = odds[:, None, :, None] * np.exp(models.label_shift[:, label]).swapaxes(0, 1)
+    recall /= 1 + recall
+    silence = 1 - recall if items.can_label is None else np.where(items.can_label, 1 - recall, 1.0)
+    some = np.where(present, recall * named, silence)
+    mean = np.broadcast_to(models.class_recall.T[:, :, None], (len(odds), *present.shape))
+    other = np.where(present, mean * mislabelled, 1 - mean)
+    others = np.concatenate([some, other[:, None]], axis=1)
+    nothing = np.where(present, rate * wrong_prior, 1.0)
+    for a in np.flatnonzero(matrix.traits.names_only).tolist():
+        nothing[a] = np.where(present[a], wrong_prior[a], 1.0)
+        others[:, :-1, a] = np.where(present[a], named[:, a], 1.0)
+        others[:, -1, a] = np.where(present[a], mislabelled[a], 1.0)
+    return nothing, others
 
 
-def silence_likelihood(can_label: np.ndarray | None, recall: np.ndarray) -> np.ndarray:
-    """(A, A, n) P(∅ | v) of each annotator under the label v that annotator j claims (equation 3, second line)."""
-    return 1 - recall if can_label is None else np.where(can_label, 1 - recall, 1.0)
+def label_likelihood(
+    items: TransposedLabelMatrix, models: AnnotatorModels, label: np.ndarray, wrong_prior: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """P(label | a claim) of each annotator: (A, A, n) under the label that annotator j claims (j first), and (A, n) under
+    another label (the brackets of equations 3 and 4).
+    """
+    similarity = items.similarity
+    shift = models.level_shift[np.arange(len(label))[:, None], items.level]
+    accuracy = shift_share(models.label_accuracy[:, label].swapaxes(0, 1), shift)
+    count = len(label)
+    confused = np.empty_like(similarity)
+    for j in range(count):
+        for a in range(count):
+            confused[j, a] = models.confusions.look_up(label[j], label[a], models.wrong_label_prior)
+    named = similarity * accuracy + (1 - similarity) * (1 - accuracy) * confused
+    mean = shift_share((models.label_accuracy @ models.label_prior)[:, None], shift)
+    return named, (1 - mean) * wrong_prior
 
 
-def _add_dependence(matrix: LabelMatrix, models: AnnotatorModels, nothing: np.ndarray, others: np.ndarray) -> None:
-    """Mix the chance that an annotator copies another one into its likelihood, in place (equation 5)."""
+def _add_dependence(
+    matrix: LabelMatrix, models: AnnotatorModels, nothing: np.ndarray, others: np.ndarray
+) -> np.ndarray:
+    """Mix the chance that an annotator copies another one into its likelihood, in place (equation 5).
+
+    Returns (A, n) that chance, δ, where both claim something.
+    """
+    result = np.zeros(nothing.shape)
+    items = matrix.transposed
     for a in np.flatnonzero(models.copied_from >= 0).tolist():
         b = int(models.copied_from[a])
-        copies = models.dependence[a] * matrix.transposed.was_asked[b]
+        copies = models.dependence[a] * items.was_asked[b]
         agree = matrix.pair_similarity(b, a)
         nothing[a] = copies * agree + (1 - copies) * nothing[a]
-        others[:, a] = copies * agree + (1 - copies) * others[:, a]
+        others[:, :, a] = copies * agree + (1 - copies) * others[:, :, a]
+        result[a] = copies * (items.present[a] & items.present[b])
+    return result
 
 
-def _student_scale(log: np.ndarray, possible: np.ndarray, student: int, cap: float) -> np.ndarray:
+def _student_scale(
+    nothing: np.ndarray, others: np.ndarray, possible: np.ndarray, student: int, cap: float
+) -> np.ndarray:
     """(n,) what to scale the student's log likelihood by (equation 8)."""
-    shown = possible[:, None]
-    span = np.where(shown, log, -np.inf).max(axis=0) - np.where(shown, log, np.inf).min(axis=0)
-    others = span.sum(axis=0) - span[student]
-    return np.minimum(1.0, others * cap / (1 - cap) / np.maximum(span[student], 1e-12))
+    shown = possible[None, :, None]
+    largest = np.maximum(np.where(shown, others, -np.inf).max(axis=(0, 1)), nothing)
+    least = np.minimum(np.where(shown, others, np.inf).min(axis=(0, 1)), nothing)
+    span = largest - least
+    rest = span.sum(axis=0) - span[student]
+    return np.minimum(1.0, rest * cap / (1 - cap) / np.maximum(span[student], 1e-12))
 
 
-def _apply_people(matrix: LabelMatrix, probability: np.ndarray) -> None:
-    """Make certain what a person claims, in place (equation 10)."""
-    if matrix.human is None:
-        return
-    items = np.flatnonzero(matrix.present[:, matrix.human])
-    probability[:, items] = 0
-    label = matrix.label[items, matrix.human]
-    # the first to claim the label stands for all who do
-    first = (matrix.present[items] & (matrix.label[items] == label[:, None])).argmax(axis=1)
-    probability[np.where(label == matrix.nothing_label, 0, 1 + first), items] = 1
+def _apply_people(matrix: LabelMatrix, total: np.ndarray, nothing: np.ndarray) -> None:
+    """Rule out all that people do not claim, in place (equation 10). ``total``: (5, 1 + A, n); ``nothing``: (n,)."""
+    claimed = np.zeros(len(matrix), bool)
+    if matrix.human is not None:
+        claimed = matrix.present[:, matrix.human]
+        rejected = claimed & (matrix.label[:, matrix.human] == matrix.nothing_label)
+        total[list(REAL)] = np.where(rejected, -np.inf, total[list(REAL)])
+        items = np.flatnonzero(claimed & ~rejected)
+        # the first to claim the label stands for all who do
+        first = (matrix.present[items] & (matrix.label[items] == matrix.label[items, matrix.human][:, None])).argmax(
+            axis=1
+        )
+        kept = total[:, first, items]
+        total[:, :, items] = -np.inf
+        for c in REAL:
+            total[c, first, items] = kept[c]
+        nothing[items] = -np.inf
+    # what nobody has claimed of a whole image is not there
+    total[list(REAL)] = np.where(matrix.complete & ~claimed, -np.inf, total[list(REAL)])

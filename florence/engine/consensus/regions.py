@@ -21,8 +21,8 @@ from florence.engine.consensus.boxes import (
     measure_agreement,
     pick_polygons,
 )
-from florence.engine.consensus.fitting import PRIOR_CLAIMS_OF_TEXTS
 from florence.engine.consensus.label_matrix import LabelSimilarity
+from florence.engine.consensus.maximisation import PRIOR_CLAIMS_OF_TEXTS
 from florence.engine.consensus.word_consensus import compose_by_characters
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.regions import flag_degenerate_boxes, flag_duplicates, flag_near_full_boxes
@@ -110,9 +110,10 @@ def cluster_regions(
     boxes = select_box_claims(claims, annotation_type, size, settings)
     similarity = make_label_similarity(boxes, task, settings)
     if task == OBJECTS:
-        rules = BoxVoteRules(similarity, find_label_vocabulary(claims, boxes, settings), by_label=True)
+        vocabulary = find_label_vocabulary(claims, boxes, settings)
+        rules = BoxVoteRules(similarity, vocabulary, by_label=True, complete_type=annotation_type)
     else:
-        rules = BoxVoteRules(similarity, prior_claims=PRIOR_CLAIMS_OF_TEXTS)
+        rules = BoxVoteRules(similarity, prior_claims=PRIOR_CLAIMS_OF_TEXTS, complete_type=annotation_type)
     return cluster_boxes(claims, boxes, claims.compute_coverage(annotation_type), settings, rules, known)
 
 

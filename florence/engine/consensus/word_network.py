@@ -13,13 +13,13 @@ and recall r_a, which says how much a missing token proves, is how often annotat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from florence.engine.consensus.annotator_models import AnnotatorModels
 from florence.engine.consensus.fitting import FitOptions, fit_annotator_models
-from florence.engine.consensus.label_matrix import ItemClaims, build_label_matrix
+from florence.engine.consensus.label_matrix import AnnotatorTraits, ItemClaims, build_label_matrix
 from florence.engine.consensus.posterior import infer_posterior
 from florence.engine.wording.alignment import align_sequences
 from florence.engine.wording.sequences import CodeSequences, compute_offsets
@@ -39,13 +39,15 @@ class VersionTable:
 @dataclass(frozen=True)
 class WordVoters:
     """The annotators that vote on words. ``count``: how many; ``student``: the one whose evidence is at most ``cap`` of
-    all; ``models``: estimated from other texts, None to estimate them from these.
+    all; ``models``: estimated from other texts, None to estimate them from these. ``families``: (A,), see
+    `AnnotatorTraits`.
     """
 
     count: int
     student: int | None = None
     cap: float = 1.0
     models: AnnotatorModels | None = None
+    families: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,10 @@ def infer_words(
     slot, column = np.nonzero(present)
     known, label = np.unique(keys[slot, column], return_inverse=True)
     claims = ItemClaims(slot, annotator[slot, column], label.reshape(-1), np.full(len(slot), np.nan))
-    matrix = build_label_matrix(claims, coverage)
+    traits = AnnotatorTraits.of(voters.count)
+    if voters.families is not None:
+        traits = replace(traits, families=voters.families)
+    matrix = build_label_matrix(claims, coverage, traits=traits)
     names = decode_keys(known)
     if voters.models is None:
         models = fit_annotator_models(matrix, FitOptions(voters.student, voters.cap), names)

@@ -1,0 +1,312 @@
+"""The M step: annotator models that fit the posterior of items best, drawn to what the scores state.
+
+Symbols as in `florence.engine.consensus.annotator_models`, and
+
+    P_ic     P_i(class c);  c_ia, P_i(v) = Σ_{c there} P_i(c, v) of (9) and (11);  claims_a the number of a's claims
+    h_acl    what the scores state (`florence.engine.consensus.stated_scores`)
+    S_a      how strongly: the mean over a's claims of 10 where fewer than two other families could have claimed the same,
+             else 0.2; at most 0.05 where people have judged `MIN_ANCHORED` claims of a
+    w_i      weight of an item: 1, and κ ≥ 1 where people have judged it, so that judged items weigh at least half as much
+             as the others
+
+    (12) class recall        e_a: the ease by which Σ_c t_ac r_ac = Σ_c x_ac over the classes that are there; of hard negatives
+                             r_ac = x_ac / t_ac
+                             x_ac = Σ_i w_i P_ic [a claims] + R r_c,   t_ac = Σ_i w_i P_ic k_ia / (1 − u_ic) + R
+                             R = 0.06 mean_c Σ_i w_i P_ic k_ia / (1 − u_ic) + 4,   r_c the default
+                             u_ic = min(Π_{a: k_ia = 1} m_ac, 0.8);   0 where a person has claimed all there is
+                             m_ac = 1 − r_ac;   δ_a + (1 − δ_a)(1 − r_ac) where a copies
+    (13) claims by class     n_acl = Σ_{i: l_ia = l} w_i P_ic + (S_a claims_a + 10) h_acl, then for each annotator and level
+         and level           divided anew between what is there and what is not, by the logistic curve over logit s_al that
+                             fits n best (its slope drawn to 1);  scaled to Σ_cl n_acl = claims_a
+                             λ_acl = n_acl / Σ_l n_acl;   f_a = Σ_l n_a0l
+    (14) number of items     N_c = Σ_al n_acl / Σ_a r_ac mean_i k_ia;   that of all classes that are there is the same
+    (15) label shift         d_av = logit r̂_av − logit r̂_a      r̂_av = (x_av + B r̂_a) / (t_av + B),  r̂_a = Σ_v x_av / Σ_v t_av
+                             x_av = Σ_i P_i(v) [a claims];  t_av = Σ_i P_i(v) [a was asked and has label v] / (1 − u_i)
+    (16) label priors        π_v ∝ m_v clip(σ_v),  ω_v ∝ m_v clip(1 − σ_v)         clip to 0.001…0.999
+                             m_v: (claims of label v + 0.01) ^ 0.3, one claim more for V
+                             σ_v = (Σ_{y_ia = v} c_ia + C Σ c / Σ 1) / (Σ_{y_ia = v} 1 + C)     C = 10; 100 of free texts
+    (17) label accuracy      q_av = clip((s_av + B s̄_a) / (x_av + B)),  s̄_a = (Σ_v s_av + K_a q_a) / (Σ_v x_av + K_a)
+                             s_av = Σ_i P_i(v) s(v, y_ia);   B = 20,   K_a = 20 + min(0.3 S_a, 0.18) claims_a
+                             logit q_a = logit √A + logit b_a − mean_a logit b_a;   A: how similar the labels are that two
+                             families claim of one item;   b_a: share of a's claims about what is there
+                             t_al = logit of the share right at level l less that of all levels, drawn to it by 30 claims
+    (18) confusions          χ(u, v) = (n_vu + E ω_u) / (Σ_u n_vu + E),  n_vu = Σ_a Σ_{y_ia = u} P_i(v) (1 − s(v, u))     E = 5
+
+u is the estimate of Lincoln and Petersen for annotators that find items of one class independently: of items that go
+unclaimed with probability u, each claimed one stands for 1 / (1 − u). Frequent labels are little more likely than rare ones
+in (16), because an annotator that takes one label for many would otherwise be believed for being predictable. In (17) an
+annotator that finds what is there is taken to name it better, where only two families could tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from florence.engine.consensus.annotator_models import (
+    DEFAULT_EASE,
+    DEFAULT_LABEL_ACCURACY,
+    HARD_NEGATIVE,
+    MIN_FALSE_POSITIVES,
+    NOTHING,
+    REAL,
+    AnnotatorModels,
+    Confusions,
+    default_class_recall,
+    logit,
+    recall_of_ease,
+)
+from florence.engine.consensus.label_matrix import LabelMatrix
+from florence.engine.consensus.posterior import Posterior
+
+STRENGTHS = np.asarray([10.0, 10.0, 0.2])
+"""S of a claim that 0, 1, 2 or more other families could confirm."""
+ANCHORED_STRENGTH = 0.05
+"""S of an annotator that people's labels judge."""
+MIN_ANCHORED = 100
+"""Claims that people must have judged for that."""
+ANCHOR_SHARE = 0.5
+"""How much judged items weigh at least, against all others."""
+PRIOR_RECALL = 0.06
+"""Share of the items that the default recall counts for."""
+PRIOR_ITEMS_OF_LABEL = 20.0
+"""B: items that an annotator's mean counts for, against those of one label."""
+PRIOR_ACCURACY, MAX_PRIOR_ACCURACY = 0.3, 0.18
+"""K for one claim, as a share of S, and at most."""
+PRIOR_CLAIMS_OF_LEVEL = 30.0
+"""Claims that all levels count for, against those of one, in t."""
+PRIOR_CONFUSIONS = 5.0
+"""E: wrong labels that the share of each label among all wrong ones counts for."""
+PRIOR_CLAIMS = 10.0
+"""C: claims that the mean of all labels counts for against those of one."""
+PRIOR_CLAIMS_OF_TEXTS = 100.0
+"""C of (16) where texts are written freely: few are claimed twice, and the posterior of one claim must not prove it."""
+FREQUENCY_POWER = 0.3
+"""Power of a label's claims in m of (16)."""
+CURVE, CURVE_WEIGHT = np.asarray([0.3, 1.0]), np.asarray([0.3, 2.0])
+"""Intercept and slope that the curve of (13) is drawn to, and how strongly for a hundred claims."""
+MAX_UNSEEN, MAX_SHIFT = 0.8, 2.0
+"""Largest u, and largest d and t."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What does not change from step to step.
+
+    ``weight``: (n,), w; ``strength``: (A,), S; ``stated``: (6, A, levels), h.
+    """
+
+    weight: np.ndarray
+    strength: np.ndarray
+    stated: np.ndarray
+
+
+def prepare_maximisation(matrix: LabelMatrix, stated: np.ndarray) -> Fixed:
+    """Compute what does not change from step to step. ``stated``: (6, A, levels), h."""
+    present, anchored = matrix.present, matrix.anchored
+    strength = (STRENGTHS[np.minimum(matrix.confirming, 2)] * present).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
+    judged = (present & anchored[:, None]).sum(axis=0)
+    strength = np.where(judged >= MIN_ANCHORED, np.minimum(strength, ANCHORED_STRENGTH), strength)
+    weight = max(1.0, ANCHOR_SHARE * int((~anchored).sum()) / max(int(anchored.sum()), 1))
+    return Fixed(np.where(anchored, weight, 1.0), strength, stated)
+
+
+def update_models(
+    matrix: LabelMatrix, posterior: Posterior, models: AnnotatorModels, fixed: Fixed, prior_claims: float
+) -> AnnotatorModels:
+    """Return the models that fit the posterior best (equations 12 to 18). ``prior_claims``: C of (16)."""
+    stands_for = 1 / (1 - unseen_probability(matrix, models))
+    recall = _class_recall(matrix, posterior.classes[:, :NOTHING], stands_for, fixed)
+    claims = _claims_by_class(matrix, posterior, fixed)
+    label_prior, wrong_label_prior = _label_priors(matrix, posterior.correct, prior_claims)
+    labels = _rates_of_labels(matrix, posterior, stands_for, fixed)
+    return replace(
+        models,
+        precision=measure_precision(matrix, posterior),
+        item_counts=_count_items(matrix, claims, recall),
+        class_recall=recall,
+        label_shift=labels.shift,
+        label_accuracy=labels.accuracy,
+        level_shift=labels.level_shift,
+        confusions=labels.confusions,
+        false_positives=np.maximum(claims[NOTHING].sum(axis=1), MIN_FALSE_POSITIVES),
+        label_prior=label_prior,
+        wrong_label_prior=wrong_label_prior,
+        level_share=claims / np.maximum(claims.sum(axis=2, keepdims=True), 1e-9),
+    )
+
+
+def measure_precision(matrix: LabelMatrix, posterior: Posterior) -> np.ndarray:
+    """Return (A,) p: the share of each annotator's claims that are right."""
+    return np.asarray((posterior.correct.sum(axis=0) + 0.5) / (matrix.present.sum(axis=0) + 1))
+
+
+def unseen_probability(matrix: LabelMatrix, models: AnnotatorModels) -> np.ndarray:
+    """Return (n, 5) u: how likely nobody who was asked would have claimed anything of an item of each class."""
+    silent, copies = 1 - models.class_recall, models.dependence[:, None]
+    silent = np.where((models.copied_from >= 0)[:, None], copies + (1 - copies) * silent, silent)
+    silent[matrix.traits.names_only] = 1
+    unseen = np.minimum(np.exp(matrix.was_asked @ np.log(np.maximum(silent, 1e-9))), MAX_UNSEEN)
+    return np.where(matrix.complete[:, None], 0.0, unseen)
+
+
+def _class_recall(matrix: LabelMatrix, classes: np.ndarray, stands_for: np.ndarray, fixed: Fixed) -> np.ndarray:
+    """(A, 5) r (equation 12). ``classes``, ``stands_for``: (n, 5)."""
+    weighted = classes * fixed.weight[:, None]
+    there = matrix.was_asked.T @ (weighted * stands_for)
+    default = default_class_recall(len(there))
+    prior = (PRIOR_RECALL * there.mean(axis=1) + 4)[:, None]
+    found, there = matrix.present.T @ weighted + prior * default, there + prior
+    result = np.clip(found / there, 0.01, 0.99)
+    x, t = found[:, list(REAL)], there[:, list(REAL)]
+    ease = np.full(len(x), DEFAULT_EASE)
+    for _ in range(12):  # Newton's method
+        recall = recall_of_ease(ease)
+        step = (x - t * recall).sum(axis=1) / np.maximum((t * recall * (1 - recall)).sum(axis=1), 1e-6)
+        ease = np.clip(ease + np.clip(step, -1, 1), -4, 6)
+    result[:, list(REAL)] = np.clip(recall_of_ease(ease), 0.005, 0.995)
+    return result
+
+
+def _claims_by_class(matrix: LabelMatrix, posterior: Posterior, fixed: Fixed) -> np.ndarray:
+    """(6, A, levels) n (equation 13)."""
+    result = np.empty_like(fixed.stated)
+    for a in range(matrix.claim.shape[1]):
+        rows = np.flatnonzero(matrix.present[:, a])
+        weighted = posterior.classes[rows] * fixed.weight[rows, None]
+        # the weight of judged items must not change how many claims there are
+        weighted *= len(rows) / max(float(weighted.sum()), 1e-9)
+        level = matrix.level[rows, a]
+        for c in range(len(result)):
+            result[c, a] = np.bincount(level, weighted[:, c], minlength=result.shape[2])
+        result[:, a] += (fixed.strength[a] * len(rows) + 10) * fixed.stated[:, a]
+        _fit_curve(result[:, a], matrix.level_score[a])
+        result[:, a] *= len(rows) / result[:, a].sum()
+    return result
+
+
+def _fit_curve(claims: np.ndarray, score: np.ndarray) -> None:
+    """Divide claims (6, levels) anew between what is there and what is not, by a logistic curve, in place."""
+    known = np.flatnonzero(~np.isnan(score))
+    if len(known) < 2:
+        return
+    there, rest = list(REAL), [HARD_NEGATIVE, NOTHING]
+    right, wrong = claims[there][:, known].sum(axis=0), claims[rest][:, known].sum(axis=0)
+    count = right + wrong
+    x = np.stack([np.ones(len(known)), logit(np.clip(score[known], 0.005, 0.995))], axis=1)
+    curve, weight = CURVE.copy(), CURVE_WEIGHT * count.sum() / 100
+    for _ in range(6):  # Newton's method
+        share = 1 / (1 + np.exp(-x @ curve))
+        gradient = x.T @ (right - count * share) - weight * (curve - CURVE)
+        curve = curve + np.linalg.solve((x.T * (count * share * (1 - share))) @ x + np.diag(weight), gradient)
+    share = 1 / (1 + np.exp(-x @ curve))
+    claims[np.ix_(there, known)] *= count * share / np.maximum(right, 1e-9)
+    claims[np.ix_(rest, known)] *= count * (1 - share) / np.maximum(wrong, 1e-9)
+
+
+def _count_items(matrix: LabelMatrix, claims: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """(5,) N (equation 14). ``claims``: (6, A, levels), n; ``recall``: (A, 5)."""
+    asked = matrix.was_asked.mean(axis=0) * ~matrix.traits.names_only
+    total = (claims[:NOTHING].sum(axis=2) * (asked > 0)).sum(axis=1)
+    found = asked @ recall
+    result = total / np.maximum(found, 1e-6) + 0.5
+    result[list(REAL)] = total[list(REAL)].sum() / max(float(found[list(REAL)].sum()), 1e-6) + 0.5
+    return np.asarray(result)
+
+
+# ---------------------------------------------------------------- labels
+
+
+@dataclass(frozen=True)
+class _RatesOfLabels:
+    """d, q (A, V), t (A, levels) and χ."""
+
+    shift: np.ndarray
+    accuracy: np.ndarray
+    level_shift: np.ndarray
+    confusions: Confusions
+
+
+def _label_priors(matrix: LabelMatrix, correct: np.ndarray, prior_claims: float) -> tuple[np.ndarray, np.ndarray]:
+    """(V,) twice: π and ω (equation 16)."""
+    labels, present = matrix.label_count + 1, matrix.present
+    label = matrix.label[present]
+    of = np.bincount(label, minlength=labels)
+    claims = of + 0.01
+    claims[-1] += 1  # a label that has not been met is as rare as one that was claimed once
+    claims = claims**FREQUENCY_POWER
+    right = np.bincount(label, correct[present], minlength=labels)
+    share = (right + prior_claims * right.sum() / max(of.sum(), 1)) / (of + prior_claims)
+    prior, wrong_prior = claims * np.clip(share, 0.001, 0.999), claims * np.clip(1 - share, 0.001, 0.999)
+    return prior / prior.sum(), wrong_prior / wrong_prior.sum()
+
+
+def _rates_of_labels(matrix: LabelMatrix, posterior: Posterior, stands_for: np.ndarray, fixed: Fixed) -> _RatesOfLabels:
+    """d, q, t and χ (equations 15, 17 and 18). ``stands_for``: (n, 5)."""
+    labels, (count, levels) = matrix.label_count + 1, matrix.level_score.shape
+    items, by = np.nonzero(matrix.first)
+    there = posterior.hypotheses[list(REAL)][:, by, items]
+    probability = there.sum(axis=0)
+    unseen = (there * stands_for[items][:, list(REAL)].T).sum(axis=0)
+    label, expected = matrix.label[items, by], _expect_accuracy(matrix, posterior)
+    shift, accuracy, level_shift = np.zeros((count, labels)), np.empty((count, labels)), np.zeros((count, levels))
+    true, claimed, mass = [], [], []
+    for a in range(count):
+        asked, present = matrix.was_asked[items, a], matrix.present[items, a]
+        if matrix.can_label is not None:
+            asked = asked & matrix.can_label[a][label]
+        similar = matrix.similarity[items, by, a]
+        possible = np.bincount(label, unseen * asked, minlength=labels)
+        found = np.bincount(label, probability * present, minlength=labels)
+        right = np.bincount(label, probability * similar, minlength=labels)
+        shift[a] = _draw_to_mean(found, possible, (found.sum() + 1) / (possible.sum() + 2), PRIOR_ITEMS_OF_LABEL)
+        claims = matrix.present[:, a].sum()
+        prior = 20 + min(PRIOR_ACCURACY * fixed.strength[a], MAX_PRIOR_ACCURACY) * claims
+        mean = (right.sum() + prior * expected[a]) / (found.sum() + prior)
+        accuracy[a] = np.clip((right + PRIOR_ITEMS_OF_LABEL * mean) / (found + PRIOR_ITEMS_OF_LABEL), 0.005, 0.995)
+        level = matrix.level[items, a]
+        level_shift[a] = _draw_to_mean(
+            np.bincount(level, probability * similar, minlength=levels),
+            np.bincount(level, probability * present, minlength=levels),
+            right.sum() / max(found.sum(), 1e-9),
+            PRIOR_CLAIMS_OF_LEVEL,
+        )
+        wrong = np.flatnonzero(present & (similar < 1))
+        true.append(label[wrong])
+        claimed.append(matrix.label[items[wrong], a])
+        mass.append((probability * (1 - similar))[wrong])
+    confusions = _count_confusions(*map(np.concatenate, (true, claimed, mass)), labels)
+    return _RatesOfLabels(shift, accuracy, level_shift, confusions)
+
+
+def _draw_to_mean(part: np.ndarray, whole: np.ndarray, mean: float, prior: float) -> np.ndarray:
+    """How much the log odds of part / whole differ from those of the mean, which counts for ``prior``."""
+    mean = float(np.clip(mean, 0.02, 0.98))
+    share = np.clip((part + prior * mean) / (whole + prior), 0.005, 0.995)
+    return np.clip(logit(share) - logit(np.asarray(mean)), -MAX_SHIFT, MAX_SHIFT)
+
+
+def _expect_accuracy(matrix: LabelMatrix, posterior: Posterior) -> np.ndarray:
+    """(A,) q_a of equation 17: by how often families agree, and who claims what is there."""
+    there, present = posterior.classes[:, list(REAL)].sum(axis=1), matrix.present
+    pairs, similar = 1.0, DEFAULT_LABEL_ACCURACY**2
+    for a in range(present.shape[1]):
+        for b in range(a):
+            if matrix.families[a] != matrix.families[b]:
+                both = present[:, a] & present[:, b]
+                pairs += there[both].sum()
+                similar += (there[both] * matrix.similarity[both, a, b]).sum()
+    claims = present.sum(axis=0)
+    found = logit(np.clip((present.T @ there + 1) / (claims + 2), 0.05, 0.95))
+    mean = logit(np.clip(np.sqrt(similar / pairs), 0.1, 0.985))
+    log_odds = np.clip(mean + found - (found * claims).sum() / max(claims.sum(), 1), -2, 5)
+    return np.asarray(1 / (1 + np.exp(-log_odds)))
+
+
+def _count_confusions(true: np.ndarray, claimed: np.ndarray, mass: np.ndarray, labels: int) -> Confusions:
+    """χ of labels that were claimed where others are right, with so much probability (equation 18)."""
+    key, at = np.unique(true * labels + claimed, return_inverse=True)
+    counted = np.bincount(at, mass, minlength=len(key))
+    whole = np.bincount(true, mass, minlength=labels) + PRIOR_CONFUSIONS
+    return Confusions(key, counted / whole[key // labels], PRIOR_CONFUSIONS / whole)

@@ -1,0 +1,100 @@
+"""What the scores of annotators state before any model is fitted: how likely claims at each level are right.
+
+Symbols as in `florence.engine.consensus.annotator_models`; l is a level of a's scores, of mean score s_al, and x_al, 0…1,
+its rank among a's claims.
+
+    (S1) stated          logit p_al = logit s_al + `STATED_LOG_ODDS`;  p_al = `DEFAULT_PRECISION` without a score
+    (S2) confirmation    m_al: share of the claims at level l that another family claims, rising with l (isotonic regression)
+                         R_al = logistic(logit(m_a,top / p_a,top) − 1.5 (1 − x_al)): how much of what is there, and a claims
+                         at level l, the others find; less of what a itself is less sure of
+                         p′_al = m_al / R_al
+    (S3) both            logit p_al ← min(logit p_al, w logit p′_al + (1 − w) logit p_al),  w = (R_a,top − 0.75) / 0.2 in 0…1
+    (S4) classes         h_acl = P(l) p_al κ_cl of items that are there,  κ_cl ∝ exp(−(h g_c + 2.6 (x_al − ½))² / 2) r_c
+                         P(l) (1 − p_al) of hard negatives (`HARD_NEGATIVE_SHARE` of them) and of nothing at all
+
+(S3): where the others find nearly all that a is sure of, a claim that they do not make is likely wrong. That others make
+it too proves nothing, because they may be wrong together. A score of all claims alike is none.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from florence.engine.consensus.annotator_models import (
+    DEFAULT_EASE,
+    DIFFICULTY,
+    HARD_NEGATIVE,
+    NOTHING,
+    REAL,
+    SPREAD,
+    logit,
+    recall_of_ease,
+)
+from florence.engine.consensus.label_matrix import LabelMatrix
+
+STATED_LOG_ODDS = 0.1
+"""What is added to the log odds that a score states. Scores of some detectors are too high and of others too low."""
+DEFAULT_PRECISION = 0.8
+"""Share right of claims without a score."""
+HARD_NEGATIVE_SHARE = 0.15
+"""Share of wrong claims that are about hard negatives."""
+EASE_OF_RANK = 1.5
+"""How much less the others find of what an annotator is least sure of than of what it is surest of, log odds."""
+CLARITY_OF_RANK = 2.6
+"""How much easier the items are of an annotator's surest claims than those of its least sure ones, log odds."""
+LEAST_FOUND, MOST_FOUND = 0.75, 0.95
+"""R_a,top from which, and at which, confirmation decides (S3)."""
+MIN_CONFIRMABLE, MIN_LEVELS = 60, 3
+"""Claims that others could confirm, and levels, that an annotator needs for (S2)."""
+
+
+def state_classes(matrix: LabelMatrix) -> np.ndarray:
+    """Return (6, A, levels) h: what scores state of claims, by class; of each annotator the sum is 1 (S1 to S4)."""
+    count, levels = matrix.level_score.shape
+    claims = np.stack([np.bincount(matrix.level[matrix.present[:, a], a], minlength=levels) for a in range(count)])
+    share = (claims + 0.01) / (claims + 0.01).sum(axis=1, keepdims=True)
+    rank = np.cumsum(share, axis=1) - share / 2
+    graded = ((claims > 0).sum(axis=1) > 1)[:, None]
+    right = _confirm(matrix, rank, _state_right(matrix.level_score))
+    found = recall_of_ease(np.full(1, DEFAULT_EASE))[0]
+    clarity = CLARITY_OF_RANK * (np.where(graded, rank, 0.5) - 0.5)
+    kinds = found * np.where(graded[..., None], np.exp(-((clarity[..., None] + SPREAD * DIFFICULTY) ** 2) / 2), 1.0)
+    kinds /= kinds.sum(axis=2, keepdims=True)
+    result = np.empty((NOTHING + 1, count, levels))
+    result[list(REAL)] = np.moveaxis(kinds * right[..., None], 2, 0)
+    result[HARD_NEGATIVE] = (1 - right) * HARD_NEGATIVE_SHARE
+    result[NOTHING] = (1 - right) * (1 - HARD_NEGATIVE_SHARE)
+    return result * share
+
+
+def _state_right(score: np.ndarray) -> np.ndarray:
+    """p of scores, NaN where there is none (S1)."""
+    odds = logit(np.clip(np.nan_to_num(score, nan=0.5), 0.005, 0.995)) + STATED_LOG_ODDS
+    return np.where(np.isnan(score), DEFAULT_PRECISION, 1 / (1 + np.exp(-odds)))
+
+
+def _confirm(matrix: LabelMatrix, rank: np.ndarray, stated: np.ndarray) -> np.ndarray:
+    """(A, levels) p, by what other families confirm too (S2 and S3)."""
+    from scipy.optimize import isotonic_regression
+
+    result, levels = stated.copy(), stated.shape[1]
+    for a in range(len(stated)):
+        others = (matrix.families != matrix.families[a]) & ~matrix.traits.names_only
+        if matrix.human is not None:
+            others[matrix.human] = False
+        rows = np.flatnonzero(matrix.present[:, a] & (matrix.confirming[:, a] > 0))
+        level = matrix.level[rows, a]
+        claims = np.bincount(level, minlength=levels)
+        known = np.flatnonzero((claims > 0) & ~np.isnan(matrix.level_score[a]))
+        if len(known) < MIN_LEVELS or len(rows) < MIN_CONFIRMABLE:
+            continue
+        confirmed = np.bincount(level, matrix.present[rows][:, others].any(axis=1), minlength=levels)[known]
+        claims = claims[known]
+        rate = isotonic_regression((confirmed + 0.5) / (claims + 1), weights=claims).x
+        top = float(np.clip(rate[-2:].mean() / stated[a, known[-1]], 0.05, 0.99))
+        found = 1 / (1 + np.exp(EASE_OF_RANK * (1 - rank[a, known]) - logit(np.asarray(top))))
+        trust = np.clip((top - LEAST_FOUND) / (MOST_FOUND - LEAST_FOUND), 0, 1)
+        log_odds = logit(stated[a, known])
+        both = trust * logit(np.clip(rate / found, 0.01, 0.99)) + (1 - trust) * log_odds
+        result[a, known] = 1 / (1 + np.exp(-np.minimum(both, log_odds)))
+    return result
