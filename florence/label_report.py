@@ -143,7 +143,8 @@ def explain_mismatch(report: LabelSetReport) -> str:
         theirs, ours = (
             ", ".join(names[:2]) or "none" for names in (report.unmatched_examples, report.not_listed_examples)
         )
-        text += f"; the set's images are called {theirs}, ours {ours}: set strip, prefix, base_names or upload_prefix, or another uri"
+        text += f"; the set's images are called {theirs}, ours {ours}: "
+        text += "set strip, prefix, base_names or upload_prefix, or another uri"
     return text
 
 

@@ -106,9 +106,8 @@ def test_the_student_is_asked_last_and_declares_itself(store: Store):
         "student": (10, 0),
     }
     assert "student:" not in table_annotations(store.read_table(store.names("claims/" + annotators[1].key)[0]))[0].text
-    assert len(read_coverage(store, "student")) == 10 and read_profiles(chosen, store, annotators)[2] == AnnotatorProfile(
-        "student"
-    )
+    assert len(read_coverage(store, "student")) == 10
+    assert read_profiles(chosen, store, annotators)[2] == AnnotatorProfile("student")
     profile = store.read_json(f"annotators/{annotators[2].key}.json")
     assert (profile["use"], profile["tasks"]) == ("student", ["<OD>"]) and "batch_size" not in profile["options"]
     off = make_settings({"a": annotator_section()}, engine={"student": {"cap": 0}})

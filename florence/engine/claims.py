@@ -51,9 +51,9 @@ class Claims:
     and texts; ``score``: (n,), NaN where none. ``looked_at``: (images, A), who looked at which image for what: bit t is
     annotation type t; ``claims_type``: (A, types), who claims what type, on other images too; ``vocabularies``: the
     names that each annotator has for objects, None for any; ``families``: (A,), the same number for annotators that
-    share mistakes; ``names_only``: (A,), whose claims copy boxes of others; ``complete``: (images,), for which types, as
-    bits, a person has claimed all there is; ``row``: (n,), of each claim in the table that it was read from; ``ranks``:
-    what rankers claim.
+    share mistakes; ``names_only``: (A,), whose claims copy boxes of others; ``complete``: (images,), for which types,
+    as bits, a person has claimed all there is; ``row``: (n,), of each claim in the table that it was read from;
+    ``ranks``: what rankers claim.
     """
 
     images: tuple[str, ...]

@@ -89,13 +89,14 @@ class Confusions:
 class AnnotatorModels:
     """The models of A annotators, for V labels; the last label stands for every one that has not been met.
 
-    ``precision``: (A,). ``item_counts``: (5,); ``claimed_item_count``: items that somebody claims. ``class_recall``: (A,
-    5). ``label_shift``, ``label_accuracy``: (A, V). ``level_shift``: (A, levels). ``confusions``: of all annotators. ``false_positives``: (A,), claims.
-    ``label_prior``, ``wrong_label_prior``: (V,). ``level_share``: (6, A, levels). ``copied_from``: (A,), -1 for nobody;
-    ``dependence``: (A,). ``estimated``: (A,), False where too few others could confirm its claims; ``families``: (A,), how
-    many independent families could confirm its claims, on the mean; ``anchored``: (A,), on how many claims people's
-    labels judge it. ``level_edges``: see `LabelMatrix`. ``label_names``: the text of each label, where other images have
-    labels of these texts too. ``label_index``: (labels + 1,), v of each label of a label matrix.
+    ``precision``: (A,). ``item_counts``: (5,); ``claimed_item_count``: items that somebody claims. ``class_recall``:
+    (A, 5). ``label_shift``, ``label_accuracy``: (A, V). ``level_shift``: (A, levels). ``confusions``: of all
+    annotators. ``false_positives``: (A,), claims. ``label_prior``, ``wrong_label_prior``: (V,). ``level_share``:
+    (6, A, levels). ``copied_from``: (A,), -1 for nobody; ``dependence``: (A,). ``estimated``: (A,), False where too
+    few others could confirm its claims; ``families``: (A,), how many independent families could confirm its claims, on
+    the mean; ``anchored``: (A,), on how many claims people's labels judge it. ``level_edges``: see `LabelMatrix`.
+    ``label_names``: the text of each label, where other images have labels of these texts too. ``label_index``:
+    (labels + 1,), v of each label of a label matrix.
     """
 
     precision: np.ndarray

@@ -177,9 +177,10 @@ def _nothing_label(boxes: BoxClaims, voter: np.ndarray) -> int:
 def estimate_box_weights(bounds: np.ndarray, matrix: LabelMatrix, models: AnnotatorModels) -> np.ndarray:
     """Return the weight (A,) of each annotator's boxes: their inverse variance, 1 on the mean; times 1 − dependence.
 
-    ``bounds``: (claims, 4). For each pair (a, b) the median squared distance of their boxes of one item, in shares of the
-    box's sides, stands for σ_a² + σ_b²; the variances are the least-squares solution over all pairs, weighted by the
-    square root of their items, with (1.02 − F1_a) ^ `QUALITY_POWER` of the labels as a prior: who finds and names better draws better.
+    ``bounds``: (claims, 4). For each pair (a, b) the median squared distance of their boxes of one item, in shares of
+    the box's sides, stands for σ_a² + σ_b²; the variances are the least-squares solution over all pairs, weighted by
+    the square root of their items, with (1.02 − F1_a) ^ `QUALITY_POWER` of the labels as a prior: who finds and names
+    better draws better.
     """
     count = matrix.claim.shape[1]
     stated = (1.02 - models.f1) ** QUALITY_POWER

@@ -9,8 +9,8 @@ over the m items that b claims something of and a was asked about,
 with g_i of equation (5) and P(y_ia | z) of equations (2) to (4). The pair is dependent where G ≥ 20 both ways and the
 mean of both δ is at least 0.1; a pair of one declared family is dependent in any case, with a δ of at least
 `MIN_DECLARED_DEPENDENCE`. Pairs of different families are looked at where there are four families. Of all dependent
-pairs those of a maximum spanning forest stay; in each tree the annotator with the lowest number copies nobody, and every
-other annotator copies its parent in the tree.
+pairs those of a maximum spanning forest stay; in each tree the annotator with the lowest number copies nobody, and
+every other annotator copies its parent in the tree.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _pair_dependence(
 
 
 def _spanning_forest(pairs: list[tuple[bool, float, int, int]], count: int) -> list[tuple[float, int, int]]:
-    """The pairs (share, a, b) of a maximum spanning forest of (declared, share, a, b), those that are declared first."""
+    """Return the pairs (share, a, b) of a maximum spanning forest of (declared, share, a, b), declared ones first."""
     tree, edges = list(range(count)), []
     for _, share, a, b in sorted(pairs, reverse=True):
         if tree[a] != tree[b]:

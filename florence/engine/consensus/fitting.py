@@ -1,7 +1,7 @@
 """Fit annotator models to a label matrix by expectation maximisation; truth is not used, but people's claims are.
 
 The E step is `florence.engine.consensus.posterior`, the M step `florence.engine.consensus.maximisation`. Dependence is
-estimated anew at every third step: `florence.engine.consensus.dependence`. Where no claim could be confirmed by another
+estimated anew at every sixth step: `florence.engine.consensus.dependence`. Where no claim could be confirmed by another
 family, and none was judged by people, nothing is fitted: what the scores state holds.
 """
 
@@ -25,9 +25,9 @@ from florence.engine.consensus.maximisation import (
 from florence.engine.consensus.posterior import infer_posterior
 from florence.engine.consensus.stated_scores import state_classes
 
-MAX_FIT_ITEMS = 4000
+MAX_FIT_ITEMS = 3000
 """Items that models are fitted to at most."""
-MAX_STEPS, TOLERANCE = 60, 2e-3
+MAX_STEPS, TOLERANCE = 36, 3e-3
 MIN_FAMILIES = 1.5
 """Other families that could confirm an annotator's claims, on the mean, from which its rates count as estimated."""
 
@@ -64,13 +64,13 @@ def fit_annotator_models(
 
 
 def _sample_rows(matrix: LabelMatrix, rows: np.ndarray) -> np.ndarray:
-    """Return some of the ``rows``: those that people have judged, as long as they are not more than half, and others."""
+    """Return some of the ``rows``: those that people's labels cover, up to half of them, and others."""
     if len(rows) <= MAX_FIT_ITEMS:
         return rows
     anchored = matrix.anchored[rows]
-    judged, others = rows[anchored], rows[~anchored]
-    judged = _spread(judged, max(MAX_FIT_ITEMS // 2, MAX_FIT_ITEMS - len(others)))
-    return np.sort(np.concatenate([judged, _spread(others, MAX_FIT_ITEMS - len(judged))]))
+    covered, others = rows[anchored], rows[~anchored]
+    covered = _spread(covered, max(MAX_FIT_ITEMS // 2, MAX_FIT_ITEMS - len(others)))
+    return np.sort(np.concatenate([covered, _spread(others, MAX_FIT_ITEMS - len(covered))]))
 
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
@@ -98,7 +98,7 @@ def _fit_sample(matrix: LabelMatrix, options: FitOptions) -> AnnotatorModels:
         before = models
         posterior = infer_posterior(matrix, models, options.student, options.cap)
         models = update_models(matrix, posterior, models, fixed, options.prior_claims)
-        if step >= 5 and step % 3 == 2:
+        if step % 6 == 5:
             models = estimate_dependence(matrix, posterior, models)
         change = max(
             float(np.abs(models.item_counts / before.item_counts - 1).max()),

@@ -43,9 +43,9 @@ class ItemClaims:
 class AnnotatorTraits:
     """What is declared of A annotators.
 
-    ``families``: (A,), the same number for annotators that share mistakes. ``names_only``: (A,), whose claims copy boxes
-    of others, so that they say what an item is called and nothing about whether it is there. ``can_label``: (A, V), the
-    labels that an annotator has; None: all have all. ``human``: the annotator that stands for people;
+    ``families``: (A,), the same number for annotators that share mistakes. ``names_only``: (A,), whose claims copy
+    boxes of others, so that they say what an item is called and nothing about whether it is there. ``can_label``:
+    (A, V), the labels that an annotator has; None: all have all. ``human``: the annotator that stands for people;
     ``nothing_label``: the label by which a person claims that there is nothing, -1 for none.
     """
 

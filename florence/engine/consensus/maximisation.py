@@ -4,38 +4,42 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
 
     P_ic     P_i(class c);  c_ia, P_i(v) = Σ_{c there} P_i(c, v) of (9) and (11);  claims_a the number of a's claims
     h_acl    what the scores state (`florence.engine.consensus.stated_scores`)
-    S_a      how strongly: the mean over a's claims of 10 where fewer than two other families could have claimed the same,
-             else 0.2; at most 0.05 where people have judged `MIN_ANCHORED` claims of a
-    w_i      weight of an item: 1, and κ ≥ 1 where people have judged it, so that judged items weigh at least half as much
-             as the others
+    S_a      how strongly: the mean over a's claims of 10 where fewer than two other families could have claimed the
+             same, else 0.2; at most 0.05 where people have judged `MIN_ANCHORED` claims of a
+    w_i      weight of an item: 1, and κ ≥ 1 where people have judged it, so that judged items weigh at least half as
+             much as the others
 
-    (12) class recall        e_a: the ease by which Σ_c t_ac r_ac = Σ_c x_ac over the classes that are there; of hard negatives
-                             r_ac = x_ac / t_ac
+    (12) class recall        e_a: the ease by which Σ_c t_ac r_ac = Σ_c x_ac over the classes that are there;
+                             of hard negatives r_ac = x_ac / t_ac
                              x_ac = Σ_i w_i P_ic [a claims] + R r_c,   t_ac = Σ_i w_i P_ic k_ia / (1 − u_ic) + R
                              R = 0.06 mean_c Σ_i w_i P_ic k_ia / (1 − u_ic) + 4,   r_c the default
                              u_ic = min(Π_{a: k_ia = 1} m_ac, 0.8);   0 where a person has claimed all there is
                              m_ac = 1 − r_ac;   δ_a + (1 − δ_a)(1 − r_ac) where a copies
-    (13) claims by class     n_acl = Σ_{i: l_ia = l} w_i P_ic + (S_a claims_a + 10) h_acl, then for each annotator and level
-         and level           divided anew between what is there and what is not, by the logistic curve over logit s_al that
-                             fits n best (its slope drawn to 1);  scaled to Σ_cl n_acl = claims_a
+    (13) claims by class     n_acl = Σ_{i: l_ia = l} w_i P_ic + (S_a claims_a + 10) h_acl, then for each annotator and
+         and level           level divided anew between what is there and what is not, by the logistic curve over
+                             logit s_al that fits n best (its slope drawn to 1);  scaled to Σ_cl n_acl = claims_a
                              λ_acl = n_acl / Σ_l n_acl;   f_a = Σ_l n_a0l
     (14) number of items     N_c = Σ_al n_acl / Σ_a r_ac mean_i k_ia;   that of all classes that are there is the same
-    (15) label shift         d_av = logit r̂_av − logit r̂_a      r̂_av = (x_av + B r̂_a) / (t_av + B),  r̂_a = Σ_v x_av / Σ_v t_av
+    (15) label shift         d_av = logit r̂_av − logit r̂_a
+                             r̂_av = (x_av + B r̂_a) / (t_av + B),   r̂_a = Σ_v x_av / Σ_v t_av
                              x_av = Σ_i P_i(v) [a claims];  t_av = Σ_i P_i(v) [a was asked and has label v] / (1 − u_i)
     (16) label priors        π_v ∝ m_v clip(σ_v),  ω_v ∝ m_v clip(1 − σ_v)         clip to 0.001…0.999
                              m_v: (claims of label v + 0.01) ^ 0.3, one claim more for V
-                             σ_v = (Σ_{y_ia = v} c_ia + C Σ c / Σ 1) / (Σ_{y_ia = v} 1 + C)     C = 10; 100 of free texts
+                             σ_v = (Σ_{y_ia = v} c_ia + C Σ c / Σ 1) / (Σ_{y_ia = v} 1 + C)
+                             C = 10; 100 of free texts
     (17) label accuracy      q_av = clip((s_av + B s̄_a) / (x_av + B)),  s̄_a = (Σ_v s_av + K_a q_a) / (Σ_v x_av + K_a)
                              s_av = Σ_i P_i(v) s(v, y_ia);   B = 20,   K_a = 20 + min(0.3 S_a, 0.18) claims_a
-                             logit q_a = logit √A + logit b_a − mean_a logit b_a;   A: how similar the labels are that two
-                             families claim of one item;   b_a: share of a's claims about what is there
-                             t_al = logit of the share right at level l less that of all levels, drawn to it by 30 claims
-    (18) confusions          χ(u, v) = (n_vu + E ω_u) / (Σ_u n_vu + E),  n_vu = Σ_a Σ_{y_ia = u} P_i(v) (1 − s(v, u))     E = 5
+                             logit q_a = logit √A + logit b_a − mean_a logit b_a;   A: how similar the labels are that
+                             two families claim of one item;   b_a: share of a's claims about what is there
+                             t_al = logit of the share right at level l less that of all levels, drawn to it by 30
+                             claims
+    (18) confusions          χ(u, v) = (n_vu + E ω_u) / (Σ_u n_vu + E),   E = 5
+                             n_vu = Σ_a Σ_{y_ia = u} P_i(v) (1 − s(v, u))
 
 u is the estimate of Lincoln and Petersen for annotators that find items of one class independently: of items that go
-unclaimed with probability u, each claimed one stands for 1 / (1 − u). Frequent labels are little more likely than rare ones
-in (16), because an annotator that takes one label for many would otherwise be believed for being predictable. In (17) an
-annotator that finds what is there is taken to name it better, where only two families could tell.
+unclaimed with probability u, each claimed one stands for 1 / (1 − u). Frequent labels are little more likely than rare
+ones in (16), because an annotator that takes one label for many would otherwise be believed for being predictable. In
+(17) an annotator that finds what is there is taken to name it better, where only two families could tell.
 """
 
 from __future__ import annotations
@@ -106,8 +110,8 @@ def prepare_maximisation(matrix: LabelMatrix, stated: np.ndarray) -> Fixed:
     """Compute what does not change from step to step. ``stated``: (6, A, levels), h."""
     present, anchored = matrix.present, matrix.anchored
     strength = (STRENGTHS[np.minimum(matrix.confirming, 2)] * present).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
-    judged = (present & anchored[:, None]).sum(axis=0)
-    strength = np.where(judged >= MIN_ANCHORED, np.minimum(strength, ANCHORED_STRENGTH), strength)
+    by_people = (present & anchored[:, None]).sum(axis=0)
+    strength = np.where(by_people >= MIN_ANCHORED, np.minimum(strength, ANCHORED_STRENGTH), strength)
     weight = max(1.0, ANCHOR_SHARE * int((~anchored).sum()) / max(int(anchored.sum()), 1))
     return Fixed(np.where(anchored, weight, 1.0), strength, stated)
 
@@ -191,8 +195,8 @@ def _fit_curve(claims: np.ndarray, score: np.ndarray) -> None:
     known = np.flatnonzero(~np.isnan(score))
     if len(known) < 2:
         return
-    there, rest = list(REAL), [HARD_NEGATIVE, NOTHING]
-    right, wrong = claims[there][:, known].sum(axis=0), claims[rest][:, known].sum(axis=0)
+    there, rest = np.asarray(REAL), np.asarray([HARD_NEGATIVE, NOTHING])
+    right, wrong = claims[np.ix_(there, known)].sum(axis=0), claims[np.ix_(rest, known)].sum(axis=0)
     count = right + wrong
     x = np.stack([np.ones(len(known)), logit(np.clip(score[known], 0.005, 0.995))], axis=1)
     curve, weight = CURVE.copy(), CURVE_WEIGHT * count.sum() / 100
@@ -251,7 +255,7 @@ def _rates_of_labels(matrix: LabelMatrix, posterior: Posterior, stands_for: np.n
     unseen = (there * stands_for[items][:, list(REAL)].T).sum(axis=0)
     label, expected = matrix.label[items, by], _expect_accuracy(matrix, posterior)
     shift, accuracy, level_shift = np.zeros((count, labels)), np.empty((count, labels)), np.zeros((count, levels))
-    true, claimed, mass = [], [], []
+    wrong_labels = []
     for a in range(count):
         asked, present = matrix.was_asked[items, a], matrix.present[items, a]
         if matrix.can_label is not None:
@@ -273,11 +277,9 @@ def _rates_of_labels(matrix: LabelMatrix, posterior: Posterior, stands_for: np.n
             PRIOR_CLAIMS_OF_LEVEL,
         )
         wrong = np.flatnonzero(present & (similar < 1))
-        true.append(label[wrong])
-        claimed.append(matrix.label[items[wrong], a])
-        mass.append((probability * (1 - similar))[wrong])
-    confusions = _count_confusions(*map(np.concatenate, (true, claimed, mass)), labels)
-    return _RatesOfLabels(shift, accuracy, level_shift, confusions)
+        wrong_labels.append((label[wrong], matrix.label[items[wrong], a], (probability * (1 - similar))[wrong]))
+    true, claimed, mass = (np.concatenate(values) for values in zip(*wrong_labels, strict=True))
+    return _RatesOfLabels(shift, accuracy, level_shift, _count_confusions(true, claimed, mass, labels))
 
 
 def _draw_to_mean(part: np.ndarray, whole: np.ndarray, mean: float, prior: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The posterior of each item, given the claims and the annotator models: the E step, and the consensus itself.
 
-Symbols as in `florence.engine.consensus.annotator_models`. An item is of a class c with a label v that somebody claims of
-it, or of a class c with another label (*), or nothing at all (z = 0).
+Symbols as in `florence.engine.consensus.annotator_models`. An item is of a class c with a label v that somebody claims
+of it, or of a class c with another label (*), or nothing at all (z = 0).
 
     (1) prior          P(z = 0) ∝ max(n, 1) / ε          P(z = c, v) ∝ N_c π_v          P(z = c, *) ∝ N_c
     (2) nothing        P(y = u | 0) = φ_a ω_u            P(∅ | 0) = 1              φ_a = min(f_a ε / max(n, 1), 1/2)
@@ -38,9 +38,12 @@ from florence.engine.consensus.label_matrix import LabelMatrix, TransposedLabelM
 
 COINCIDENCE_RATE = 0.02
 """ε: how likely two false claims in one image have one box."""
+MAX_PRODUCT = 20
+"""Annotators whose likelihoods are multiplied."""
 ITEMS_AT_ONCE = 10_000
 """Items whose likelihoods are in memory at once."""
-TINY = 1e-300
+LEAST_LIKELIHOOD = 1e-12
+"""Least likelihood of what one annotator claims: no hypothesis is ruled out, and products stay above zero."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Posterior:
 
     ``nothing``: (n,), P(not there). ``label``: (n, A), P(there, with label v) of the label v that an annotator is the
     first to claim, 0 for the others. ``correct``: (n, A), how likely each claim is right, 0 where there is none.
-    ``classes``: (n, 6), P(class), the last one of nothing at all. ``hypotheses``: (5, A + 1, n), P(z = c, v) for the label
-    that each annotator is the first to claim, and for another label.
+    ``classes``: (n, 6), P(class), the last one of nothing at all. ``hypotheses``: (5, A + 1, n), P(z = c, v) for the
+    label that each annotator is the first to claim, and for another label.
     """
 
     nothing: np.ndarray
@@ -73,11 +76,11 @@ def infer_posterior(
         compute_posterior(distinct if len(cuts) == 1 else distinct.take(rows), models, student, cap) for rows in cuts
     ]
     return Posterior(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])[row_of]
-            for name in ("nothing", "label", "correct", "classes")
-        ),
-        np.concatenate([part.hypotheses for part in parts], axis=2)[:, :, row_of],
+        nothing=np.concatenate([part.nothing for part in parts])[row_of],
+        label=np.concatenate([part.label for part in parts])[row_of],
+        correct=np.concatenate([part.correct for part in parts])[row_of],
+        classes=np.concatenate([part.classes for part in parts])[row_of],
+        hypotheses=np.concatenate([part.hypotheses for part in parts], axis=2)[:, :, row_of],
     )
 
 
@@ -86,17 +89,17 @@ def compute_posterior(
 ) -> Posterior:
     """Compute the posterior of all items at once (equations 1 to 11)."""
     items = matrix.transposed
-    nothing, others = log_likelihood(matrix, models)
+    nothing, others = likelihood(matrix, models)
     possible = np.concatenate([items.first, np.ones((1, len(matrix)), bool)])
     if student is not None and cap < 1:
         scale = _student_scale(nothing, others, possible, student, cap)
-        nothing[student] *= scale
-        others[:, :, student] *= scale
+        nothing[student] **= scale
+        others[:, :, student] **= scale
     # equation 9
     prior_of_nothing, prior = log_prior(matrix, models)
-    total = others.sum(axis=2) + prior
+    total = _log_product(others, 2) + prior
     total[:, ~possible] = -np.inf
-    nothing_total = nothing.sum(axis=0) + prior_of_nothing
+    nothing_total = _log_product(nothing, 0) + prior_of_nothing
     _apply_people(matrix, total, nothing_total)
     largest = np.maximum(total.max(axis=(0, 1)), nothing_total)
     hypotheses, nothing_at_all = np.exp(total - largest), np.exp(nothing_total - largest)
@@ -130,8 +133,8 @@ def log_prior(matrix: LabelMatrix, models: AnnotatorModels) -> tuple[float, np.n
     )
 
 
-def log_likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> tuple[np.ndarray, np.ndarray]:
-    """Log of how likely each annotator claims what it claims, or is silent (7).
+def likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> tuple[np.ndarray, np.ndarray]:
+    """How likely each annotator claims what it claims, or is silent, at least `LEAST_LIKELIHOOD` (7).
 
     Returns (A, n) under nothing, and (5, 1 + A, A, n) under the other hypotheses.
     """
@@ -140,11 +143,15 @@ def log_likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> tuple[np.nda
     copies = _add_dependence(matrix, models, nothing, others)
     # equation 6
     annotator = np.arange(len(nothing))[:, None]
-    level = np.log(models.level_share[:, annotator, items.level] + TINY) * (items.present * (1 - copies))
-    asked = items.was_asked
-    nothing = (np.log(nothing + TINY) + level[NOTHING]) * asked
-    others = (np.log(others + TINY) + level[:NOTHING, None]) * asked
-    return nothing, others
+    level = models.level_share[:, annotator, items.level]
+    if models.dependence.any():
+        level **= 1 - copies
+    level[:, ~items.present] = 1
+    nothing *= level[NOTHING]
+    others *= level[:NOTHING, None]
+    silent = ~items.was_asked
+    nothing[silent], others[:, :, silent] = 1, 1
+    return np.maximum(nothing, LEAST_LIKELIHOOD), np.maximum(others, LEAST_LIKELIHOOD, out=others)
 
 
 def independent_likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> tuple[np.ndarray, np.ndarray]:
@@ -179,17 +186,17 @@ def independent_likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> tupl
 def label_likelihood(
     items: TransposedLabelMatrix, models: AnnotatorModels, label: np.ndarray, wrong_prior: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """P(label | a claim) of each annotator: (A, A, n) under the label that annotator j claims (j first), and (A, n) under
-    another label (the brackets of equations 3 and 4).
+    """Return P(label | a claim) of each annotator, the brackets of equations 3 and 4.
+
+    (A, A, n) under the label that annotator j claims, j first; and (A, n) under another label.
     """
     similarity = items.similarity
     shift = models.level_shift[np.arange(len(label))[:, None], items.level]
     accuracy = shift_share(models.label_accuracy[:, label].swapaxes(0, 1), shift)
-    count = len(label)
-    confused = np.empty_like(similarity)
-    for j in range(count):
-        for a in range(count):
-            confused[j, a] = models.confusions.look_up(label[j], label[a], models.wrong_label_prior)
+    confused = np.zeros_like(similarity)
+    differ = items.present & items.present[:, None] & (similarity < 1)
+    true, claimed, item = np.nonzero(differ)
+    confused[differ] = models.confusions.look_up(label[true, item], label[claimed, item], models.wrong_label_prior)
     named = similarity * accuracy + (1 - similarity) * (1 - accuracy) * confused
     mean = shift_share((models.label_accuracy @ models.label_prior)[:, None], shift)
     return named, (1 - mean) * wrong_prior
@@ -214,11 +221,18 @@ def _add_dependence(
     return result
 
 
+def _log_product(likelihood: np.ndarray, axis: int) -> np.ndarray:
+    """The log of the product over annotators; the sum of logs where so many could make it zero."""
+    few = likelihood.shape[axis] <= MAX_PRODUCT
+    return np.asarray(np.log(likelihood.prod(axis=axis)) if few else np.log(likelihood).sum(axis=axis))
+
+
 def _student_scale(
     nothing: np.ndarray, others: np.ndarray, possible: np.ndarray, student: int, cap: float
 ) -> np.ndarray:
     """(n,) what to scale the student's log likelihood by (equation 8)."""
     shown = possible[None, :, None]
+    nothing, others = np.log(nothing), np.log(others)
     largest = np.maximum(np.where(shown, others, -np.inf).max(axis=(0, 1)), nothing)
     least = np.minimum(np.where(shown, others, np.inf).min(axis=(0, 1)), nothing)
     span = largest - least

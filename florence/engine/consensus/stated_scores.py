@@ -1,19 +1,22 @@
 """What the scores of annotators state before any model is fitted: how likely claims at each level are right.
 
-Symbols as in `florence.engine.consensus.annotator_models`; l is a level of a's scores, of mean score s_al, and x_al, 0…1,
-its rank among a's claims.
+Symbols as in `florence.engine.consensus.annotator_models`; l is a level of a's scores, of mean score s_al, and x_al,
+0…1, its rank among a's claims.
 
     (S1) stated          logit p_al = logit s_al + `STATED_LOG_ODDS`;  p_al = `DEFAULT_PRECISION` without a score
-    (S2) confirmation    m_al: share of the claims at level l that another family claims, rising with l (isotonic regression)
-                         R_al = logistic(logit(m_a,top / p_a,top) − 1.5 (1 − x_al)): how much of what is there, and a claims
-                         at level l, the others find; less of what a itself is less sure of
+    (S2) confirmation    m_al: share of the claims at level l that another family claims, rising with l (isotonic
+                         regression)
+                         R_al = logistic(logit(m_a,top / p_a,top) − 1.5 (1 − x_al)): how much of what is there, and a
+                         claims at level l, the others find; less of what a itself is less sure of
+                         m_a,top is that of the two highest levels, p_a,top that of the highest
                          p′_al = m_al / R_al
-    (S3) both            logit p_al ← min(logit p_al, w logit p′_al + (1 − w) logit p_al),  w = (R_a,top − 0.75) / 0.2 in 0…1
+    (S3) both            logit p_al ← min(logit p_al, w logit p′_al + (1 − w) logit p_al)
+                         w = (m_a,top / p_a,top − 0.75) / 0.2, in 0…1
     (S4) classes         h_acl = P(l) p_al κ_cl of items that are there,  κ_cl ∝ exp(−(h g_c + 2.6 (x_al − ½))² / 2) r_c
                          P(l) (1 − p_al) of hard negatives (`HARD_NEGATIVE_SHARE` of them) and of nothing at all
 
-(S3): where the others find nearly all that a is sure of, a claim that they do not make is likely wrong. That others make
-it too proves nothing, because they may be wrong together. A score of all claims alike is none.
+(S3): where the others find nearly all that a is sure of, a claim that they do not make is likely wrong. That others
+make it too proves nothing, because they may be wrong together. A score of all claims alike is none.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ EASE_OF_RANK = 1.5
 CLARITY_OF_RANK = 2.6
 """How much easier the items are of an annotator's surest claims than those of its least sure ones, log odds."""
 LEAST_FOUND, MOST_FOUND = 0.75, 0.95
-"""R_a,top from which, and at which, confirmation decides (S3)."""
+"""m_a,top / p_a,top from which confirmation counts, and from which it alone does (S3)."""
 MIN_CONFIRMABLE, MIN_LEVELS = 60, 3
 """Claims that others could confirm, and levels, that an annotator needs for (S2)."""
 
@@ -93,8 +96,8 @@ def _confirm(matrix: LabelMatrix, rank: np.ndarray, stated: np.ndarray) -> np.nd
         rate = isotonic_regression((confirmed + 0.5) / (claims + 1), weights=claims).x
         top = float(np.clip(rate[-2:].mean() / stated[a, known[-1]], 0.05, 0.99))
         found = 1 / (1 + np.exp(EASE_OF_RANK * (1 - rank[a, known]) - logit(np.asarray(top))))
-        trust = np.clip((top - LEAST_FOUND) / (MOST_FOUND - LEAST_FOUND), 0, 1)
+        weight = np.clip((top - LEAST_FOUND) / (MOST_FOUND - LEAST_FOUND), 0, 1)
         log_odds = logit(stated[a, known])
-        both = trust * logit(np.clip(rate / found, 0.01, 0.99)) + (1 - trust) * log_odds
+        both = weight * logit(np.clip(rate / found, 0.01, 0.99)) + (1 - weight) * log_odds
         result[a, known] = 1 / (1 + np.exp(-np.minimum(both, log_odds)))
     return result
