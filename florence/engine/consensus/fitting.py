@@ -23,7 +23,7 @@ from florence.engine.consensus.maximisation import (
     update_models,
 )
 from florence.engine.consensus.posterior import infer_posterior
-from florence.engine.consensus.stated_scores import state_classes
+from florence.engine.consensus.stated_scores import DEFAULT_PRECISION, state_classes
 
 MAX_FIT_ITEMS = 3000
 """Items that models are fitted to at most."""
@@ -34,18 +34,19 @@ MIN_FAMILIES = 1.5
 
 @dataclass(frozen=True)
 class FitOptions:
-    """``student``, ``cap``: see `infer_posterior`. ``prior_claims``: see `update_models`."""
+    """``student``, ``cap``: see `infer_posterior`. ``prior_claims``: see `update_models`; ``precision``: `state_classes`."""
 
     student: int | None = None
     cap: float = 1.0
     prior_claims: float = PRIOR_CLAIMS
+    precision: float = DEFAULT_PRECISION
 
 
 def fit_annotator_models(
     matrix: LabelMatrix, options: FitOptions = FitOptions(), label_names: Sequence[str] = ()
 ) -> AnnotatorModels:
     """Fit the models of all annotators. ``label_names``: the text of each label."""
-    default = replace(default_annotator_models(matrix, state_classes(matrix)), label_names=tuple(label_names))
+    default = replace(default_annotator_models(matrix, state_classes(matrix, options.precision)), label_names=tuple(label_names))
     rows = np.flatnonzero((matrix.was_asked.sum(axis=1) > 0) | matrix.anchored)
     if len(rows) < MIN_ITEMS:
         return default
@@ -80,7 +81,7 @@ def _spread(rows: np.ndarray, most: int) -> np.ndarray:
 
 def _fit_sample(matrix: LabelMatrix, options: FitOptions) -> AnnotatorModels:
     """Alternate E and M steps until the number of items and recall settle."""
-    fixed = prepare_maximisation(matrix, state_classes(matrix))
+    fixed = prepare_maximisation(matrix, state_classes(matrix, options.precision))
     claims = np.maximum(matrix.present.sum(axis=0), 1)
     families = (matrix.confirming * matrix.present).sum(axis=0) / claims
     anchored = (matrix.present & matrix.anchored[:, None]).sum(axis=0)
