@@ -12,6 +12,7 @@ of it, or of a class c with another label (*), or nothing at all (z = 0).
     (5) dependence     P(y | z) ← δ g + (1 − δ) P(y | z)     δ = δ_a k_ib,  b = b(a)
                        g = s(y_ib, y_ia) where both claim, 1 where both are silent, else 0
     (6) score          of a claim, times  λ_acl ^ (1 − δ) under class c;  λ_a0l ^ (1 − δ) under 0
+                       δ of (5) where b claims something too, else 0
     (7) likelihood     log L_ia(z) = k_ia log P(y_ia, l_ia | z):  0 where a was not asked
     (8) cap of the student t   log L_it(z) ← min(1, c / (1 − c) · Σ_{a ≠ t} w_ia / w_it) · log L_it(z)
                        w_ia = max_z log L_ia(z) − min_z log L_ia(z), c: the setting engine.student.cap
