@@ -16,6 +16,7 @@ from florence.records import (
     BASE_TYPES,
     IMAGES,
     Annotation,
+    AnnotatorProfile,
     Claim,
     ImageRecord,
     Region,
@@ -92,10 +93,12 @@ def tables(
     return annotations_table(rows), records, pa.Table.from_pylist(coverage, schema=COVERAGE)
 
 
-def fuse_claims(claims, images=None, settings: EngineSettings | None = None, **more) -> list[Annotation]:
+def fuse_claims(
+    claims, images=None, settings: EngineSettings | None = None, profiles: Sequence[AnnotatorProfile] = (), **more
+) -> list[Annotation]:
     """Return the engine's labels for claims about one or more images."""
     images = images or [image()]
-    return table_annotations(fuse(*tables(claims, images, **more), settings or EngineSettings(), 0))
+    return table_annotations(fuse(*tables(claims, images, **more), settings or EngineSettings(), 0, profiles))
 
 
 def one_image(**claimed: Sequence[Claim]) -> dict[str, dict[str, Sequence[Claim]]]:

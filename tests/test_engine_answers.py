@@ -20,6 +20,7 @@ from florence.records import (
     FINE_TUNED,
     IMAGES,
     TASKS,
+    AnnotatorProfile,
     Claim,
     ImageRecord,
     Region,
@@ -120,14 +121,14 @@ def images(count):
     return pa.Table.from_pylist(rows, schema=IMAGES)
 
 
-def fuse_answers(by_annotator, count, **settings):
+def fuse_answers(by_annotator, count, profiles=(), **settings):
     claims = pa.concat_tables([table(claims, annotator) for annotator, claims in by_annotator.items()])
     covered = [
         {"image_id": f"{i:064x}", "annotator": annotator, "error": ""}
         for annotator in by_annotator
         for i in range(count)
     ]
-    return fuse(claims, images(count), pa.Table.from_pylist(covered), EngineSettings(**settings), 0)
+    return fuse(claims, images(count), pa.Table.from_pylist(covered), EngineSettings(**settings), 0, profiles)
 
 
 def test_fused_answers_are_better_than_any_annotators(scenes):
@@ -177,6 +178,49 @@ def test_votes_min_confidence_and_people():
     assert only({"a": vqa("?")}).reason == "empty_text"
     # an annotator that is silent was not asked
     assert only({"a": vqa("cat"), "b": [[]]}).confidence == 1
+
+
+def category(name, score=None):
+    return [[Claim("<CLASSIFICATION>", name, (Region(name, box=WHOLE),), score)]]
+
+
+def test_relatives_have_one_vote_and_scores_say_how_likely_an_answer_is():
+    kin = [AnnotatorProfile(name, family="kin") for name in ("a", "b", "c")]
+
+    def only(by_annotator, profiles=kin):
+        (row,) = table_annotations(fuse_answers(by_annotator, 1, profiles, min_confidence=0.01))
+        return row.regions[0].label, row.confidence
+
+    both = {"a": category("worm", 0.5), "b": category("worm", 0.54)}
+    assert only(both) == ("worm", pytest.approx(0.52)), "two relatives say no more than their scores"
+    assert only({"a": category("worm", 0.52)}) == ("worm", pytest.approx(0.52))
+    strangers = pytest.approx(1 - 0.5 * 0.46)
+    assert only(both, ()) == ("worm", strangers), "two that have nothing in common say more"
+    three = {"a": category("worm"), "b": category("worm"), "c": category("worm")}
+    others = {"d": category("coin"), "e": category("coin")}
+    assert only({**three, **others}) == ("coin", pytest.approx(2 / 3)), "three relatives are outvoted by two strangers"
+    assert only({**three, **others}, ()) == ("worm", pytest.approx(3 / 5))
+    divided = {"a": category("worm"), "b": category("snake"), "c": category("worm"), "d": category("coin")}
+    assert only(divided) == ("coin", pytest.approx(1 / 2)), "a family that disagrees divides its vote"
+    assert only({**both, "human": category("coin", 0.3)}) == ("coin", 1.0)
+
+
+def test_relatives_do_not_make_each_other_reliable():
+    # a and b repeat each other's mistakes; c and d are right wherever they agree
+    said = {
+        "a": ["x", "y"] * 30,
+        "b": ["x", "y"] * 30,
+        "c": ["x", "x"] * 28 + ["y"] * 4,
+        "d": ["x", "x"] * 30,
+    }
+    claims = {name: [category(answer)[0] for answer in answers] for name, answers in said.items()}
+
+    def share(profiles):
+        rows = table_annotations(fuse_answers(claims, 60, profiles))
+        return sum(row.regions[0].label == "x" for row in rows) / len(rows)
+
+    assert share([AnnotatorProfile(name, family="kin") for name in "ab"]) > 0.95
+    assert share(()) < 0.6, "taken for two witnesses, a and b are believed"
 
 
 def test_agreement_is_the_share_of_equal_answers():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from engine_claims import fuse_claims, one_image, phrase
+from engine_claims import fuse_claims, image, one_image, phrase
 
 from florence.config import EngineSettings
+from florence.engine.consensus.similarity_factors import group_dependent_annotators
 from florence.engine.consensus.word_consensus import TextVersions, compose_by_characters, compose_texts
 from florence.engine.wording.tokens import tokenize_texts
-from florence.records import Claim
+from florence.records import AnnotatorProfile, Claim
 
 
 def composed_all(*items: tuple[str, ...], weights: tuple[float, ...] = ()) -> list[str]:
@@ -120,6 +121,40 @@ def test_captions_are_fused_and_confidence_is_their_similarity():
     loop = "a cat and a cat and a cat and a cat and a cat"
     (said_twice,) = fuse_claims(one_image(a=[Claim("<CAPTION>", loop)], b=[Claim("<CAPTION>", "a cat")]))
     assert said_twice.text == "a cat", "a caption that repeats itself has no vote"
+
+
+def test_captions_of_relatives_are_one_caption():
+    def says(text):
+        return [Claim("<CAPTION>", text)]
+
+    kin = [AnnotatorProfile(name, family="kin") for name in ("a", "b", "c")]
+    relatives = {name: says("a large blue boat on the sea") for name in ("a", "b", "c")}
+    (row,) = fuse_claims(one_image(**relatives, d=says("two dogs sleep in a garden")), profiles=kin)
+    assert row.confidence < 0.6, "one family against one other annotator"
+    (row,) = fuse_claims(one_image(**relatives, d=says("two dogs sleep in a garden")))
+    assert row.confidence > 0.7
+    # nor does the silence of a relative count where another one speaks
+    images = [image(name) for name in "xyz"]
+    claims = {
+        "a": {i.image_id: says("a large blue boat on the sea") for i in images},
+        "b": {i.image_id: says("a large blue boat on the sea") if k else [] for k, i in enumerate(images)},
+    }
+    first = min(i.image_id for i in images)
+    assert first == images[0].image_id
+
+    def confidence(profiles):
+        return next(row.confidence for row in fuse_claims(claims, images, profiles=profiles) if row.image_id == first)
+
+    assert confidence(kin) == 1.0 and confidence(()) < 0.8
+
+
+def test_annotators_of_one_family_are_grouped_however_few_there_are():
+    mean = np.asarray([[1, 0.9, 0.3], [0.9, 1, 0.3], [0.3, 0.3, 1]])
+    count = np.full((3, 3), 50.0)
+    _, group = group_dependent_annotators(mean * count, count, np.asarray([4, 4, 2]))
+    assert group.tolist() == [0, 0, 2]
+    factors, group = group_dependent_annotators(mean * count, count, np.arange(3))
+    assert group.tolist() == [0, 1, 2] and factors[0] > 0.8, "three annotators are always explained"
 
 
 def test_a_student_without_others_captions_nothing():

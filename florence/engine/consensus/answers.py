@@ -1,11 +1,15 @@
 """Answers about whole images fused into one: to each question (<VQA>), and the category of an image (<CLASSIFICATION>).
 
-A weighted plurality vote. With a's weight w_a and normalised answer y_ia,
+A weighted plurality vote with one vote for each family. With a's weight w_a, normalised answer y_ia and score s_ia, and
+m_ia annotators of a's family that answer,
 
-    answer_i = argmax_v Σ_{a: y_ia = v} w_a,    confidence_i = Σ_{a: y_ia = answer_i} w_a / Σ_{a answered} w_a.
+    answer_i = argmax_v Σ_{a: y_ia = v} w_a / m_ia
+    confidence_i = p_i Σ_{a: y_ia = answer_i} w_a / m_ia / Σ_{a answered} w_a / m_ia
+    p_i = 1 − Π_f (1 − s̄_if)        1 where three families answer on any images, or nobody states a score
 
-The confidence is a share of weights, neither a posterior (objects, regions, phrases, OCR) nor the weighted word overlap
-of captions.
+s̄_if is the mean of s_ia over those of family f that answer so and state a score; f runs over the families with one. So
+a family alone is as sure as its scores, two that agree are surer, and of three or more the agreement says enough. The
+confidence is no posterior (objects, regions, phrases, OCR), nor the weighted word overlap of captions.
 Silence is no evidence: an annotator that is silent counts as not asked. w_a is the log odds of the factor f_a
 (`florence.engine.consensus.similarity_factors`, with the similarity 1 of equal answers and 0 of others) among the
 answers that were given. A person's answer stands, with confidence 1.
@@ -13,6 +17,8 @@ answers that were given. A person's answer stands, with confidence 1.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +26,7 @@ import numpy as np
 
 from florence.config import EngineSettings
 from florence.engine.claims import NO_SPAN, Claims
-from florence.engine.consensus.similarity_factors import fit_similarity_factors
+from florence.engine.consensus.similarity_factors import count_families, fit_similarity_factors
 from florence.engine.consensus.vote import log_odds_weight
 from florence.engine.filters.reasons import choose_first_reason
 from florence.engine.filters.scores import flag_low_confidence, flag_low_scores
@@ -32,6 +38,8 @@ from florence.records import ANNOTATION_TYPES, fold_label
 QUESTION_TYPE = ANNOTATION_TYPES.index("<VQA>")
 MIN_SHARED_ANSWERS = 10
 """Least number of shared items for an estimate: answers of an annotator to questions that others answered too."""
+MIN_FAMILIES = 3
+"""Families that answer, from which their agreement says how likely an answer is right; of fewer the scores do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +83,11 @@ def fuse_answers(
     """
     items = _collect_answers(claims, annotation_type, settings)
     is_human = claims.is_human
-    weight = _estimate_weights(list(items.values()), is_human) if known is None else known
+    weight = _estimate_weights(list(items.values()), is_human, claims.families) if known is None else known
     rank = {question: k for k, question in enumerate(sorted({question for _, question in items}))}
-    fused = [_vote(item, weight, is_human, settings) for item in items.values()]
+    answering = claims.families[claims.claims_type[:, annotation_type] & ~is_human]
+    scores_decide = len(np.unique(answering)) < MIN_FAMILIES
+    fused = [_vote(item, weight, claims, settings, scores_decide) for item in items.values()]
     image = np.asarray([image for image, _ in items], np.int64)
     count = np.asarray([len(one.answers) for one in fused], np.int64)
     whole = np.concatenate([np.zeros((len(image), 2)), size[image]], axis=1) if len(image) else np.zeros((0, 4))
@@ -137,8 +147,11 @@ def _collect_answers(
     return items
 
 
-def _estimate_weights(items: Sequence[Sequence[AnswerClaim]], is_human: np.ndarray) -> np.ndarray:
-    """Return (A,) the weights; 1 for people and where fewer than two others or `MIN_SHARED_ANSWERS` are there."""
+def _estimate_weights(items: Sequence[Sequence[AnswerClaim]], is_human: np.ndarray, families: np.ndarray) -> np.ndarray:
+    """Return (A,) the weights; 1 for people, and where there are fewer than two other families or `MIN_SHARED_ANSWERS`.
+
+    Annotators of one family are not compared with each other.
+    """
     total, shared = np.zeros((len(is_human), len(is_human))), np.zeros((len(is_human), len(is_human)))
     for item in items:
         votes = [one for one in item if not one.reason]
@@ -146,33 +159,50 @@ def _estimate_weights(items: Sequence[Sequence[AnswerClaim]], is_human: np.ndarr
             for other in votes[:k]:
                 total[one.annotator, other.annotator] += one.key == other.key
                 shared[one.annotator, other.annotator] += 1
-    total, shared = total + total.T, shared + shared.T
+    apart = families[:, None] != families
+    total, shared = (total + total.T) * apart, (shared + shared.T) * apart
     choices = max(len({one.key for item in items for one in item if not one.reason}), 2)
-    estimated = ~is_human & ((shared > 0).sum(axis=1) >= 2) & (shared.sum(axis=1) >= MIN_SHARED_ANSWERS)
+    estimated = (
+        ~is_human & (count_families(shared, families) >= MIN_FAMILIES - 1) & (shared.sum(axis=1) >= MIN_SHARED_ANSWERS)
+    )
     return np.where(estimated, log_odds_weight(fit_similarity_factors(total, shared), choices), 1.0)
 
 
 def _vote(
-    item: Sequence[AnswerClaim], weight: np.ndarray, is_human: np.ndarray, settings: EngineSettings
+    item: Sequence[AnswerClaim], weight: np.ndarray, claims: Claims, settings: EngineSettings, scores_decide: bool
 ) -> FusedAnswer:
-    """Return the label of one image and question."""
-    by_people = [one for one in item if is_human[one.annotator]]
+    """Return the label of one image and question. ``scores_decide``: there are fewer than `MIN_FAMILIES`."""
+    by_people = [one for one in item if claims.is_human[one.annotator]]
     votes = [one for one in by_people or item if not one.reason]
     if not votes:
         one = item[0]
         return FusedAnswer(one.question, one.answers, one.score, np.nan, np.nan, one.reason)
+    relatives = Counter(int(claims.families[one.annotator]) for one in votes)
     mass: dict[str, float] = {}
     for one in votes:
-        mass[one.key] = mass.get(one.key, 0.0) + float(weight[one.annotator])
+        share = float(weight[one.annotator]) / relatives[int(claims.families[one.annotator])]
+        mass[one.key] = mass.get(one.key, 0.0) + share
     best = min(mass, key=lambda key: (-mass[key], key))
     chosen = [one for one in votes if one.key == best]
     scores = [one.score for one in chosen if not np.isnan(one.score)]
     whole = sum(mass.values())
     confidence = mass[best] / whole if whole > 0 else 0.0
+    if not by_people and scores_decide:
+        confidence *= _state_right(chosen, claims.families)
     is_low = not by_people and bool(flag_low_confidence(np.asarray([confidence]), settings.min_confidence)[0])
     score = float(np.mean(scores)) if scores else np.nan
     reason = "low_confidence" if is_low else ""
     return FusedAnswer(chosen[0].question, chosen[0].answers, score, confidence, _measure_agreement(item, best), reason)
+
+
+def _state_right(chosen: Sequence[AnswerClaim], families: np.ndarray) -> float:
+    """Return how likely one answer is right by the scores of the claims that give it, 1 where none has a score."""
+    stated: dict[int, list[float]] = {}
+    for one in chosen:
+        if not np.isnan(one.score):
+            stated.setdefault(int(families[one.annotator]), []).append(one.score)
+    wrong = [1 - float(np.mean(scores)) for scores in stated.values()]
+    return 1 - math.prod(wrong) if wrong else 1.0
 
 
 def _measure_agreement(item: Sequence[AnswerClaim], key: str) -> float:

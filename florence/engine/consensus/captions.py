@@ -7,7 +7,8 @@ texts,
     w_a = log(f_a / (1 − f_a) · (20 − 1)), scaled to 0 … 1 (`log_odds_weight`),
 
 times, where rankers scored all captions of an image, the score of the caption over the best one's. The student's weight
-is at most c / (1 − c) of the others' together. Of dependent annotators the one of most weight votes.
+is at most c / (1 − c) of the others' together. Of dependent annotators, such as those of one family, the one of most
+weight votes, and the silence of the others does not count; where all are silent, the silence of one does.
 
 Text and confidence. The captions are composed word by word (`florence.engine.consensus.word_consensus`). With m_a the
 similarity of a's caption and the composed one, and ρ_a the share of its images that a has a caption for,
@@ -26,7 +27,7 @@ import numpy as np
 from florence.config import EngineSettings
 from florence.engine.claims import NO_SPAN, Claims
 from florence.engine.consensus.annotator_models import AnnotatorModels
-from florence.engine.consensus.similarity_factors import group_dependent_annotators
+from florence.engine.consensus.similarity_factors import count_families, group_dependent_annotators
 from florence.engine.consensus.vote import log_odds_weight
 from florence.engine.consensus.word_consensus import TextVersions, VersionOverlaps, compose_texts, measure_overlaps
 from florence.engine.consensus.word_network import WordVoters
@@ -174,8 +175,9 @@ def estimate_caption_weights(
     pair = captions.annotator[overlaps.a[votes]] * count + captions.annotator[overlaps.b[votes]]
     total = np.bincount(pair, overlaps.value[votes], minlength=count * count).reshape(count, count).astype(float)
     shared = np.bincount(pair, minlength=count * count).reshape(count, count).astype(float)
-    estimated = ~claims.is_human & ((shared > 0).sum(axis=1) >= 2)
-    factors, group = group_dependent_annotators(total, shared)
+    apart = claims.families[:, None] != claims.families
+    estimated = ~claims.is_human & (count_families(shared * apart, claims.families) >= 2)
+    factors, group = group_dependent_annotators(total, shared, claims.families)
     weight = np.where(estimated, log_odds_weight(factors, POSSIBLE_TEXTS), 1.0)
     claimed = np.bincount(captions.annotator, minlength=count)
     claim_rate = np.minimum((claimed + 1) / (claims.compute_coverage(annotation_type).sum(axis=0) + 1), 1.0)
@@ -250,7 +252,7 @@ def _weigh_claims(
     if student is not None and cap < 1:
         others = claims.compute_coverage(annotation_type) & ~is_human & (np.arange(len(is_human)) != student)
         mine = captions.annotator == student
-        limit = (others @ weights.weight) * cap / (1 - cap)
+        limit = _sum_by_group(others * weights.weight, weights.group) * cap / (1 - cap)
         if BASE_TYPES[annotation_type] in settings.student.alone:
             limit[~others.any(axis=1)] = np.inf
         weight[mine] = np.minimum(weight[mine], limit[captions.image[mine]])
@@ -259,6 +261,12 @@ def _weigh_claims(
     again = (np.diff(captions.item[order]) == 0) & (np.diff(group[order]) == 0)
     weight[order[1:][again]] = 0.0
     return np.where(by_person, is_human[captions.annotator].astype(float), weight)
+
+
+def _sum_by_group(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Return (n,) the sum over groups of annotators of the largest of ``values`` (n, A) in each."""
+    largest = [values[:, group == one].max(axis=1) for one in np.unique(group)]
+    return np.asarray(np.sum(largest, axis=0)) if largest else np.zeros(len(values))
 
 
 def _measure_confidence(
@@ -272,9 +280,14 @@ def _measure_confidence(
     """Return (n,) the confidence of each caption by the equation above, 0 where nobody has weight."""
     count = len(captions.first)
     silent = claims.compute_coverage(annotation_type)[captions.image[captions.first]] & ~claims.is_human
+    # of dependent annotators one alone counts, and a voice before silence
+    voiced = np.zeros(silent.shape, bool)
+    voiced[captions.item, captions.annotator] = weight > 0
+    silent &= ~(voiced.astype(np.int64) @ (weights.group[:, None] == weights.group) > 0)
     silent[captions.item, captions.annotator] = False
+    silence = _sum_by_group(silent * (weights.weight * weights.claim_rate), weights.group)
     whole = np.bincount(captions.item, weight, minlength=count) + np.where(
-        _by_person(captions, claims.is_human), 0.0, silent @ (weights.weight * weights.claim_rate)
+        _by_person(captions, claims.is_human), 0.0, silence
     )
     confidence = np.bincount(captions.item, weight * similarity, minlength=count)
     return np.where(whole > 0, confidence / np.where(whole > 0, whole, 1.0), 0.0)

@@ -34,7 +34,10 @@ MIN_FAMILIES = 1.5
 
 @dataclass(frozen=True)
 class FitOptions:
-    """``student``, ``cap``: see `infer_posterior`. ``prior_claims``: see `update_models`; ``precision``: `state_classes`."""
+    """``student``, ``cap``: see `infer_posterior`. ``prior_claims``: see `update_models`.
+
+    ``precision``: share right of claims without a score, before anything is known.
+    """
 
     student: int | None = None
     cap: float = 1.0
@@ -46,7 +49,9 @@ def fit_annotator_models(
     matrix: LabelMatrix, options: FitOptions = FitOptions(), label_names: Sequence[str] = ()
 ) -> AnnotatorModels:
     """Fit the models of all annotators. ``label_names``: the text of each label."""
-    default = replace(default_annotator_models(matrix, state_classes(matrix, options.precision)), label_names=tuple(label_names))
+    default = replace(
+        default_annotator_models(matrix, state_classes(matrix, options.precision)), label_names=tuple(label_names)
+    )
     rows = np.flatnonzero((matrix.was_asked.sum(axis=1) > 0) | matrix.anchored)
     if len(rows) < MIN_ITEMS:
         return default

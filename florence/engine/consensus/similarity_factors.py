@@ -7,8 +7,8 @@ McAfee 2011; Dalvi et al. 2013). The factors minimise Σ_{a≠b} n_ab (s_ab − 
 
     f_a ← Σ_b n_ab s_ab f_b / Σ_b n_ab f_b²        (three annotators are needed to tell the factors apart)
 
-Two annotators are dependent where they share more than that, with s_ab = f_a f_b + d_ab (1 − f_a f_b) and d_ab ≥
-`MIN_DEPENDENCE`:
+Annotators of one family are dependent, and not compared. Two others are where they share more than that, with
+s_ab = f_a f_b + d_ab (1 − f_a f_b) and d_ab ≥ `MIN_DEPENDENCE`:
 
     d_ab = (s_ab − f_a f_b) / (1 − f_a f_b)        (four annotators are needed: three are always explained by factors)
 """
@@ -36,13 +36,22 @@ def fit_similarity_factors(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     return factors
 
 
-def group_dependent_annotators(total: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def count_families(shared: np.ndarray, families: np.ndarray) -> np.ndarray:
+    """Return (A,) with how many families each annotator shares an item. ``shared``: (A, A); ``families``: (A,)."""
+    members = families[:, None] == np.unique(families)
+    return np.asarray(((shared > 0).astype(np.int64) @ members > 0).sum(axis=1))
+
+
+def group_dependent_annotators(
+    total: np.ndarray, count: np.ndarray, families: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (A,) the factors, and (A,) the group of each annotator: the same number for dependent ones.
 
-    The most dependent pair is grouped and left out of the fit, again and again. ``total``, ``count``: see
-    `fit_similarity_factors`.
+    Those of one family are grouped and their pairs left out of the fit; then so is the most dependent pair, again and
+    again. ``total``, ``count``: see `fit_similarity_factors`; ``families``: (A,), the same number for one family.
     """
-    count, group = count.copy(), np.arange(len(count))
+    group = np.unique(families, return_index=True)[1][np.unique(families, return_inverse=True)[1]]
+    count = np.where(group[:, None] == group, 0, count)
     while True:
         factors = fit_similarity_factors(total, count)
         if ((count > 0).sum(axis=1) >= 3).sum() < 4:

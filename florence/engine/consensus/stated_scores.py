@@ -51,14 +51,14 @@ MIN_CONFIRMABLE, MIN_LEVELS = 60, 3
 """Claims that others could confirm, and levels, that an annotator needs for (S2)."""
 
 
-def state_classes(matrix: LabelMatrix) -> np.ndarray:
+def state_classes(matrix: LabelMatrix, precision: float = DEFAULT_PRECISION) -> np.ndarray:
     """Return (6, A, levels) h: what scores state of claims, by class; of each annotator the sum is 1 (S1 to S4)."""
     count, levels = matrix.level_score.shape
     claims = np.stack([np.bincount(matrix.level[matrix.present[:, a], a], minlength=levels) for a in range(count)])
     share = (claims + 0.01) / (claims + 0.01).sum(axis=1, keepdims=True)
     rank = np.cumsum(share, axis=1) - share / 2
     graded = ((claims > 0).sum(axis=1) > 1)[:, None]
-    right = _confirm(matrix, rank, _state_right(matrix.level_score))
+    right = _confirm(matrix, rank, _state_right(matrix.level_score, precision))
     found = recall_of_ease(np.full(1, DEFAULT_EASE))[0]
     clarity = CLARITY_OF_RANK * (np.where(graded, rank, 0.5) - 0.5)
     kinds = found * np.where(graded[..., None], np.exp(-((clarity[..., None] + SPREAD * DIFFICULTY) ** 2) / 2), 1.0)
@@ -70,10 +70,10 @@ def state_classes(matrix: LabelMatrix) -> np.ndarray:
     return result * share
 
 
-def _state_right(score: np.ndarray) -> np.ndarray:
+def _state_right(score: np.ndarray, precision: float) -> np.ndarray:
     """p of scores, NaN where there is none (S1)."""
     odds = logit(np.clip(np.nan_to_num(score, nan=0.5), 0.005, 0.995)) + STATED_LOG_ODDS
-    return np.where(np.isnan(score), DEFAULT_PRECISION, 1 / (1 + np.exp(-odds)))
+    return np.where(np.isnan(score), precision, 1 / (1 + np.exp(-odds)))
 
 
 def _confirm(matrix: LabelMatrix, rank: np.ndarray, stated: np.ndarray) -> np.ndarray:
