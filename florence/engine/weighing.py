@@ -1,12 +1,12 @@
 """How the evidence of a round was weighed: what the consensus could find out about its annotators, and from what.
 
-For each annotation type one of three things says how reliable an annotator is:
+For each annotation type one of three things says how reliable an annotator is, as where models are fitted
+(`florence.engine.consensus.fitting`):
 
-- people, where they have labelled `MIN_REVIEWED` images completely: each annotator is judged by their labels;
-- agreement, where `MIN_FAMILIES` families or more were asked about the same `MIN_SHARED_IMAGES` images: rates follow
-  from where independent annotators agree;
-- scores, where neither is so: two families that differ do not show which of them is wrong, so each annotator's own
-  scores decide.
+- people, where they have judged `MIN_ANCHORED` of its claims;
+- agreement, where `MIN_FAMILIES` other families, on the mean, could have confirmed its claims: they were asked about
+  the same images and have the names. Its rates follow from where independent annotators agree;
+- scores, where neither is so: two families that differ do not show which of them is wrong, so its own scores decide.
 
 Annotators of one family (`florence.records.AnnotatorProfile`) are no witnesses of each other and count as one here. The
 student has learned from the others' labels, and an annotator that only names what others have boxed says nothing of
@@ -23,18 +23,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from florence.config import EngineSettings
 from florence.engine.claims import find_codes
+from florence.engine.consensus.dependence import MIN_ITEMS
+from florence.engine.consensus.fitting import MIN_FAMILIES
+from florence.engine.consensus.maximisation import MIN_ANCHORED
 from florence.english import join_words
+from florence.names import build_name_table
 from florence.records import ANNOTATION_TYPES, CAPTIONS, HUMAN, STUDENT, AnnotatorProfile
 
 OBJECTS = "<OD>"
-MIN_FAMILIES = 3
-"""Families from whose agreement the rates of each can be told."""
-MIN_SHARED_IMAGES = 20
-"""Images that so many families have to be asked about."""
-MIN_REVIEWED = 30
-"""Images that people have to label completely for every annotator to be judged by them."""
-
+WITNESSES = 3
+"""Families from which on two others could confirm a claim."""
 LISTED = 4
 """Annotators that are named in a sentence; more are only counted."""
 
@@ -45,9 +45,10 @@ Basis = Literal["people", "agreement", "scores"]
 class Weighing:
     """How the evidence of one annotation type was weighed.
 
-    ``basis``: see the module. ``families``: the annotators with a vote, by family, each and all sorted. ``images``:
-    that any of them was asked about; ``shared``: of these, the images that `MIN_FAMILIES` families were asked about;
-    ``reviewed``: images that people have labelled completely. ``sentence``: the same for people to read.
+    ``basis``: see the module; "people" and "scores" where they hold for every annotator. ``families``: the annotators
+    with a vote, by family, each and all sorted. ``images``: that any of them was asked about; ``shared``: of these, the
+    images that three families were asked about; ``reviewed``: images that people have labelled completely.
+    ``sentence``: the same for people to read.
     """
 
     task: str
@@ -60,15 +61,18 @@ class Weighing:
 
 
 def weigh_annotators(
-    claims: pa.Table, coverage: pa.Table, profiles: Sequence[AnnotatorProfile] = ()
+    claims: pa.Table,
+    coverage: pa.Table,
+    profiles: Sequence[AnnotatorProfile] = (),
+    settings: EngineSettings | None = None,
 ) -> tuple[Weighing, ...]:
     """Return how the evidence of each annotation type was weighed that an annotator with a vote claims anywhere.
 
-    ``claims``: the columns image_id, task and annotator are read. ``coverage``: see `florence.coverage.COVERAGE`. An
-    annotator that claims no label of a type on any image was not asked for it.
+    ``claims``: the columns image_id, task, annotator and text are read. ``coverage``: see `florence.coverage.COVERAGE`.
+    An annotator that claims no label of a type on any image was not asked for it.
     """
     known = {profile.name: profile for profile in profiles}
-    claimed = claims.select(["image_id", "task", "annotator"]).group_by(["image_id", "task", "annotator"]).aggregate([])
+    claimed = claims.select(["image_id", "task", "annotator", "text"])
     finished = coverage.filter(pc.equal(coverage["error"], ""))
     images = pc.unique(pa.chunked_array([*claimed["image_id"].chunks, *finished["image_id"].chunks], pa.string()))
     result = []
@@ -79,7 +83,9 @@ def weigh_annotators(
         if families:
             looks = _find_looks(of_task, finished, task, images, names)
             judges = [name for name in names if task == OBJECTS and _is_complete(name, known)]
-            result.append(_weigh(task, families, looks, judges))
+            vocabularies = _find_vocabularies(of_task, task, known, settings or EngineSettings())
+            evidence = _Evidence(of_task, images, looks, judges, vocabularies)
+            result.append(_weigh(task, families, evidence))
     return tuple(result)
 
 
@@ -114,6 +120,26 @@ def _group_by_family(names: Sequence[str], known: Mapping[str, AnnotatorProfile]
     return tuple(sorted(map(tuple, families.values())))
 
 
+def _find_vocabularies(
+    claims: pa.Table, task: str, known: Mapping[str, AnnotatorProfile], settings: EngineSettings
+) -> dict[str, frozenset[str]]:
+    """Return the texts of claims that annotators with a vocabulary have a name for."""
+    with_names = {
+        name: profile.vocabulary
+        for name, profile in known.items()
+        if task == OBJECTS and profile.role == "annotator" and profile.vocabulary is not None
+    }
+    if not with_names:
+        return {}
+    table = build_name_table(settings)
+    texts = {text: table.with_hypernyms(table.canonical(text)) for text in pc.unique(claims["text"]).to_pylist()}
+    result = {}
+    for name, vocabulary in with_names.items():
+        words = {table.canonical(word) for word in vocabulary}
+        result[name] = frozenset(text for text, above in texts.items() if words & above)
+    return result
+
+
 def _find_looks(
     claims: pa.Table, finished: pa.Table, task: str, images: pa.Array, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
@@ -130,19 +156,59 @@ def _find_looks(
     return result
 
 
-def _weigh(
-    task: str, families: tuple[tuple[str, ...], ...], looks: Mapping[str, np.ndarray], judges: Sequence[str]
-) -> Weighing:
-    """``judges``: people who label every object of an image."""
+@dataclass(frozen=True)
+class _Evidence:
+    """Claims of one annotation type, and who could say what.
+
+    ``looks``: (images,) bool by annotator; ``judges``: people who label every object of an image; ``vocabularies``: the
+    texts that an annotator has a name for, any where it is missing.
+    """
+
+    claims: pa.Table
+    images: pa.Array
+    looks: Mapping[str, np.ndarray]
+    judges: Sequence[str]
+    vocabularies: Mapping[str, frozenset[str]]
+
+    @property
+    def reviewed(self) -> np.ndarray:
+        """(images,) whether people have labelled everything."""
+        return np.any([np.zeros(len(self.images), bool), *(self.looks[name] for name in self.judges)], axis=0)
+
+    def find_basis(self, name: str, families: Iterable[tuple[str, ...]]) -> Basis:
+        """Return what says how reliable an annotator is. ``families``: of all whose claims could confirm others."""
+        image = find_codes(self.claims["image_id"], self.images)
+        asked = self.looks[name][image]
+        most = pc.value_counts(self.claims["annotator"].filter(pa.array(asked))).field("counts").to_numpy()
+        if most.max(initial=0) < MIN_ITEMS:  # no annotator claims so many items that it was asked about
+            return "scores"
+        mine = pc.equal(self.claims["annotator"], name).to_numpy()
+        image, text = image[mine], self.claims["text"].filter(pa.array(mine))
+        if int(self.reviewed[image].sum()) >= MIN_ANCHORED:
+            return "people"
+        confirming = np.zeros(len(image))
+        for others in families:
+            if name not in others:
+                confirming += np.any([self._could_claim(other, image, text) for other in others], axis=0)
+        return "agreement" if confirming.mean() >= MIN_FAMILIES else "scores"
+
+    def _could_claim(self, name: str, image: np.ndarray, text: pa.ChunkedArray) -> np.ndarray:
+        looked = self.looks[name][image]
+        if name not in self.vocabularies:
+            return looked
+        has_name = pc.is_in(text, value_set=pa.array(sorted(self.vocabularies[name]), pa.string()))
+        return np.asarray(looked & has_name.to_numpy())
+
+
+def _weigh(task: str, families: tuple[tuple[str, ...], ...], evidence: _Evidence) -> Weighing:
+    looks = evidence.looks
     asked = np.sum([np.any([looks[name] for name in names], axis=0) for names in families], axis=0)
-    images, shared = int((asked > 0).sum()), int((asked >= MIN_FAMILIES).sum())
-    reviewed = int(np.any([looks[name] for name in judges], axis=0).sum()) if judges else 0
-    basis: Basis = "scores"
-    if reviewed >= MIN_REVIEWED:
-        basis = "people"
-    elif shared >= MIN_SHARED_IMAGES:
-        basis = "agreement"
-    sentence = _describe(task, basis, families, images, shared, reviewed)
+    images, shared = int((asked > 0).sum()), int((asked >= WITNESSES).sum())
+    reviewed = int(evidence.reviewed.sum())
+    basis_of = {name: evidence.find_basis(name, families) for names in families for name in names}
+    found = set(basis_of.values())
+    basis: Basis = found.pop() if len(found) == 1 else "agreement"
+    sentence = _describe(task, basis_of, families, images, shared, reviewed)
     return Weighing(task, basis, families, images, shared, reviewed, sentence)
 
 
@@ -150,22 +216,44 @@ def _weigh(
 
 
 def _describe(
-    task: str, basis: Basis, families: tuple[tuple[str, ...], ...], images: int, shared: int, reviewed: int
+    task: str,
+    basis_of: Mapping[str, Basis],
+    families: tuple[tuple[str, ...], ...],
+    images: int,
+    shared: int,
+    reviewed: int,
 ) -> str:
-    if basis == "people":
-        return f"people have labelled {reviewed} images completely, and every annotator is judged by their labels"
+    """``basis_of``: of each annotator."""
+    found = set(basis_of.values())
+    people = f"people have labelled {reviewed} images completely"
+    if found == {"people"}:
+        return f"{people}, and every annotator is judged by their labels"
     kin = [f"{join_words(names)} are of one family" for names in families if len(names) > 1]
-    if basis == "agreement":
+    if found == {"agreement"}:
         text = _describe_agreement(families, kin, images, shared)
-    elif len(families) < MIN_FAMILIES:
+    elif found != {"scores"}:
+        text = "; ".join([*kin, *_describe_each(basis_of)])
+    elif len(families) < WITNESSES:
         text = _describe_few(task, families, kin)
     else:
-        number = f"only {shared}" if shared else "no"
-        text = "; ".join([*kin, f"{number} images were put to three families: the scores decide"])
+        why = "too few claims" if shared else "no images"
+        text = "; ".join([*kin, f"{why} were put to three families: the scores decide"])
     if not reviewed:
         return text
-    people = f"people have labelled {reviewed} images completely"
-    return f"{text}; {people}, and from {MIN_REVIEWED} on every annotator is judged by them"
+    return f"{text}; {people}, and judge an annotator from {MIN_ANCHORED} of its claims there on"
+
+
+def _describe_each(basis_of: Mapping[str, Basis]) -> Iterable[str]:
+    """Describe annotators that differ."""
+    for basis, outcome in (
+        ("people", "judged by people's labels"),
+        ("agreement", "judged by where independent families agree"),
+        ("scores", "weighed by scores alone, because too few others could confirm the claims"),
+    ):
+        names = sorted(name for name, of in basis_of.items() if of == basis)
+        if names:
+            who = join_words(names) if len(names) <= LISTED else f"{len(names)} annotators"
+            yield f"{who} {'is' if len(names) == 1 else 'are'} {outcome}"
 
 
 def _describe_agreement(families: tuple[tuple[str, ...], ...], kin: Sequence[str], images: int, shared: int) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from florence.evaluate.confidence import ConfidenceQuality
     from florence.evaluate.references import References
 
-CLAIM_COLUMNS = ["image_id", "task", "annotator"]
+CLAIM_COLUMNS = ["image_id", "task", "annotator", "text"]
 
 
 def weigh_round(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -> tuple[Weighing, ...]:
@@ -33,7 +33,10 @@ def weigh_round(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) ->
         return ()
     claims = pa.concat_tables([store.read_tables(f"claims/{a.key}", ANNOTATIONS, CLAIM_COLUMNS) for a in annotators])
     return weigh_annotators(
-        claims, _read_coverage(store, annotators), read_profiles(workspace.settings, store, annotators)
+        claims,
+        _read_coverage(store, annotators),
+        read_profiles(workspace.settings, store, annotators),
+        workspace.settings.engine,
     )
 
 
