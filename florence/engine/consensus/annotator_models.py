@@ -170,12 +170,18 @@ def default_class_recall(count: int) -> np.ndarray:
     return np.concatenate([real, np.full((count, 1), DEFAULT_TEMPTATION)], axis=1)
 
 
-def copy_within_families(families: np.ndarray) -> np.ndarray:
-    """Return (A,) the annotator of the same family before each annotator, -1 for none. ``families``: (A,)."""
-    return np.asarray(
-        [max((b for b in range(a) if families[b] == family), default=-1) for a, family in enumerate(families.tolist())],
-        np.int64,
-    )
+def copy_within_families(families: np.ndarray, names_only: np.ndarray) -> np.ndarray:
+    """Return (A,) the annotator of the same family before each one, -1 for none. ``families``, ``names_only``: (A,).
+
+    Annotators that find objects come first: they copy none whose claims copy boxes.
+    """
+    result = np.full(len(families), -1, np.int64)
+    last: dict[int, int] = {}
+    for a in np.argsort(names_only, kind="stable").tolist():
+        family = int(families[a])
+        result[a] = last.get(family, -1)
+        last[family] = a
+    return result
 
 
 def default_annotator_models(matrix: LabelMatrix, stated: np.ndarray) -> AnnotatorModels:
@@ -187,7 +193,7 @@ def default_annotator_models(matrix: LabelMatrix, stated: np.ndarray) -> Annotat
     count, labels = matrix.claim.shape[1], matrix.label_count + 1
     claims = matrix.present.sum(axis=0)
     prior = np.bincount(matrix.label[matrix.present], minlength=labels) + 0.5
-    copied_from = copy_within_families(matrix.families)
+    copied_from = copy_within_families(matrix.families, matrix.traits.names_only)
     return AnnotatorModels(
         precision=stated[list(REAL)].sum(axis=(0, 2)),
         item_counts=np.maximum(np.asarray([0.2] * len(REAL) + [0.1]) * len(matrix), 0.5),

@@ -10,7 +10,8 @@ with g_i of equation (5) and P(y_ia | z) of equations (2) to (4). The pair is de
 mean of both δ is at least 0.1; a pair of one declared family is dependent in any case, with a δ of at least
 `MIN_DECLARED_DEPENDENCE`. Pairs of different families are looked at where there are four families. Of all dependent
 pairs those of a maximum spanning forest stay; in each tree the annotator with the lowest number copies nobody, and
-every other annotator copies its parent in the tree.
+every other annotator copies its parent in the tree. An annotator whose claims copy boxes of others depends on its
+declared family alone, and none that finds objects copies it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MIN_ITEMS = 30
 """Least number of shared items for an estimate; a pair with fewer is independent."""
 MIN_DEPENDENCE = 0.1
 """Least δ of a dependent pair."""
-MIN_DECLARED_DEPENDENCE, MAX_DEPENDENCE = 0.5, 0.95
+MIN_DECLARED_DEPENDENCE, MAX_DEPENDENCE = 0.8, 0.95
 """Least δ of a pair that is declared to be of one family, and the largest of any pair."""
 MIN_GAIN = 20.0
 """Least gain of log likelihood, both ways, of a dependent pair."""
@@ -41,12 +42,12 @@ def estimate_dependence(matrix: LabelMatrix, posterior: Posterior, models: Annot
     count, families = matrix.claim.shape[1], matrix.families
     nothing, others = independent_likelihood(matrix, models)
     probability = np.concatenate([posterior.hypotheses.reshape(-1, len(matrix)), posterior.classes[:, NOTHING][None]]).T
-    known = ~matrix.traits.names_only & matrix.was_asked.any(axis=0)
-    undeclared = len(np.unique(families[known])) > 3
+    known, finds = matrix.was_asked.any(axis=0), ~matrix.traits.names_only
+    undeclared = len(np.unique(families[known & finds])) > 3
     pairs = []
     for a, b in combinations(np.flatnonzero(known).tolist(), 2):
-        declared = families[a] == families[b]
-        if not declared and not (undeclared and models.estimated[a] and models.estimated[b]):
+        declared, both_find = bool(families[a] == families[b]), bool(finds[a] and finds[b])
+        if not declared and not (undeclared and both_find and models.estimated[a] and models.estimated[b]):
             continue
         shares, gains = zip(
             *(
@@ -65,8 +66,8 @@ def estimate_dependence(matrix: LabelMatrix, posterior: Posterior, models: Annot
         if declared:
             share = max(share, MIN_DECLARED_DEPENDENCE)
         if declared or (min(gains) >= MIN_GAIN and share >= MIN_DEPENDENCE):
-            pairs.append((declared, min(share, MAX_DEPENDENCE), a, b))
-    copied_from, dependence = _root_forest(_spanning_forest(pairs, count), count)
+            pairs.append((declared, both_find, min(share, MAX_DEPENDENCE), a, b))
+    copied_from, dependence = _root_forest(_spanning_forest(pairs, count), np.argsort(~finds, kind="stable").tolist())
     return replace(models, copied_from=copied_from, dependence=dependence)
 
 
@@ -90,21 +91,21 @@ def _pair_dependence(
     return share, float(gain * count)
 
 
-def _spanning_forest(pairs: list[tuple[bool, float, int, int]], count: int) -> list[tuple[float, int, int]]:
-    """Return the pairs (share, a, b) of a maximum spanning forest of (declared, share, a, b), declared ones first."""
+def _spanning_forest(pairs: list[tuple[bool, bool, float, int, int]], count: int) -> list[tuple[float, int, int]]:
+    """Return the pairs (share, a, b) of a maximum spanning forest of (declared, both find objects, share, a, b)."""
     tree, edges = list(range(count)), []
-    for _, share, a, b in sorted(pairs, reverse=True):
+    for _, _, share, a, b in sorted(pairs, reverse=True):
         if tree[a] != tree[b]:
             edges.append((share, a, b))
             tree = [tree[a] if t == tree[b] else t for t in tree]
     return edges
 
 
-def _root_forest(edges: list[tuple[float, int, int]], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(A,) whom each annotator copies, -1 for nobody, and (A,) d: each tree is rooted at its first annotator."""
-    copied_from, dependence = np.full(count, -1), np.zeros(count)
+def _root_forest(edges: list[tuple[float, int, int]], order: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (A,) whom each annotator copies, -1 for nobody, and (A,) δ; the first in ``order`` is a tree's root."""
+    copied_from, dependence = np.full(len(order), -1), np.zeros(len(order))
     reached: set[int] = set()
-    for root in range(count):
+    for root in order:
         waiting = [root] if root not in reached else []
         reached.update(waiting)
         while waiting:

@@ -35,7 +35,7 @@ from florence.engine.consensus.annotator_models import (
 )
 from florence.engine.consensus.label_matrix import LabelMatrix
 
-STATED_LOG_ODDS = 0.1
+STATED_LOG_ODDS = 0.2
 """What is added to the log odds that a score states. Scores of some detectors are too high and of others too low."""
 DEFAULT_PRECISION = 0.8
 """Share right of claims without a score."""
