@@ -72,6 +72,8 @@ def infer_posterior(
     ``student``: the annotator whose evidence is at most the share ``cap`` of all there is about an item.
     """
     distinct, row_of = matrix.distinct
+    if len(distinct) == 1:  # NumPy adds in another order where there is one item, and blocks must not show
+        distinct = distinct.take(np.zeros(2, np.int64))
     cuts = np.array_split(np.arange(len(distinct)), max(1, -(-len(distinct) // ITEMS_AT_ONCE)))
     parts = [
         compute_posterior(distinct if len(cuts) == 1 else distinct.take(rows), models, student, cap) for rows in cuts
