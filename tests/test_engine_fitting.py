@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from florence.engine.consensus.annotator_models import AnnotatorModels
+from florence.engine.consensus.dependence import MIN_DECLARED_DEPENDENCE
 from florence.engine.consensus.fitting import fit_annotator_models
 from florence.engine.consensus.label_matrix import (
     NOT_ASKED,
@@ -254,7 +255,7 @@ def test_annotators_of_one_declared_family_are_dependent_in_any_case(seed: int):
         found = simulate_label_matrix(skills, families=families, seed=seed)
         models = fit_annotator_models(found.matrix)
         assert models.copied_from.tolist() == [-1, -1, 1] if len(skills) == 3 else [-1, 0]
-        assert 0.5 <= models.dependence[-1] <= 0.95
+        assert MIN_DECLARED_DEPENDENCE <= models.dependence[-1] <= 0.95
 
 
 def test_two_relatives_never_outvote_a_good_annotator_with_scores(seed: int):
