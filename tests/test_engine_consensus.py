@@ -41,7 +41,7 @@ def test_silence_counts_of_annotators_that_were_asked_and_claim_such_items():
     assert alone > one > two, "annotators that claim objects elsewhere are silent here"
     assert confidence(errors={("d", image().image_id): "MemoryError"}) > two, "an annotator that failed was not asked"
     claims["b"][image().image_id] = [box("cat", *corners)]
-    assert confidence() > 0.9
+    assert confidence() > max(0.75, alone), "two claim it and two are silent"
     claims["b"][image().image_id] = [box("dog", *corners)]
     assert confidence() < 0.5, "two labels, and nothing to decide between them"
 

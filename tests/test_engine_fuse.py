@@ -179,8 +179,8 @@ def test_phrases_of_several_annotators_meet_in_the_kept_caption():
     kept = {row.regions[0].label: row for row in rows if row.kept}
     assert set(kept) == {"a red car", "a dog"} and all(row.text == caption for row in kept.values())
     assert (
-        kept["a red car"].regions[0].box == pytest.approx((11, 10 + 2 / 3, 41, 40 + 2 / 3), abs=0.2)
-        and kept["a red car"].confidence > 0.99
+        kept["a red car"].regions[0].box == pytest.approx((11, 10 + 2 / 3, 41, 40 + 2 / 3), abs=0.3)
+        and kept["a red car"].confidence > 0.98
     )
     assert [(row.reason, row.regions[0].label) for row in rows if not row.kept] == [("not_in_caption", "two halves")]
 
