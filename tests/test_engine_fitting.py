@@ -321,6 +321,7 @@ def test_names_of_others_boxes_prove_nothing_about_objects(seed: int):
     found = add_names(plain, [0.8], 0.0, [3])
     matrix, models = found.matrix, fit_annotator_models(found.matrix)
     assert all(np.isfinite(numbers).all() for numbers in numbers_of(models))
+    assert np.allclose(models.families[:3], 2), "and no claims are confirmed by it"
     posterior = infer_posterior(matrix, models)
     assert np.isfinite(posterior.hypotheses).all()
     before = fit_annotator_models(plain.matrix)

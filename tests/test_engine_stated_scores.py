@@ -133,12 +133,16 @@ def test_what_others_would_have_found_and_do_not_claim_is_likely_wrong(top: int)
 
 def test_only_other_families_that_find_objects_and_were_asked_confirm():
     stated = logistic(log_odds(np.asarray(SCORES)) + STATED_LOG_ODDS)
-    families, finds = np.arange(2), np.zeros(2, bool)
-    relative = AnnotatorTraits(np.zeros(2, np.int64), finds)
-    names = AnnotatorTraits(families, np.asarray([False, True]))
+    # annotator 2, which claims nothing, could confirm
+    families, finds = np.arange(3), np.zeros(3, bool)
+    relative = AnnotatorTraits(np.asarray([0, 0, 1]), finds)
+    names = AnnotatorTraits(families, np.asarray([False, True, False]))
     person = AnnotatorTraits(families, finds, human=1)
     for traits in (relative, names, person):
-        assert share_right(state_classes(make_matrix(traits=traits)))[0, :4] == pytest.approx(stated)
+        found = share_right(state_classes(make_matrix(others=2, traits=traits)))[0, :4]
+        assert found == pytest.approx(stated)
+    independent = share_right(state_classes(make_matrix(others=2)))[0, :4]
+    assert independent[1] < stated[1] - 0.1
     matrix = make_matrix()
     claim = matrix.claim.copy()
     claim[:, 1] = np.where(claim[:, 1] < 0, NOT_ASKED, claim[:, 1])
@@ -151,7 +155,7 @@ def test_only_other_families_that_find_objects_and_were_asked_confirm():
 
 @pytest.mark.parametrize(
     ("scores", "claims", "confirmed"),
-    [((0.5, 0.95), (100, 100), (10, 99)), ((0.2, 0.5, 0.95), (15, 20, 20), (0, 2, 20))],
+    [((0.5, 0.95), (100, 100), (10, 99)), ((0.2, 0.5, 0.95), (15, 20, 20), (0, 17, 20))],
 )
 def test_few_claims_or_levels_are_not_compared(scores, claims, confirmed):
     stated = logistic(log_odds(np.asarray(scores)) + STATED_LOG_ODDS)
