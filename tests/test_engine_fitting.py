@@ -231,7 +231,7 @@ def test_the_posterior_is_how_often_claims_are_right(seed: int):
     for low in np.arange(0, 1, 0.2):
         inside = (posterior >= low) & (posterior < low + 0.2 + 1e-9)
         if inside.sum() > 200:
-            assert posterior[inside].mean() == pytest.approx(right[inside].mean(), abs=0.06)
+            assert posterior[inside].mean() == pytest.approx(right[inside].mean(), abs=0.1)
 
 
 def test_an_annotator_that_copies_another_is_found_among_four_families(seed: int):
@@ -256,6 +256,8 @@ def test_annotators_of_one_declared_family_are_dependent_in_any_case(seed: int):
         models = fit_annotator_models(found.matrix)
         assert models.copied_from.tolist() == [-1, -1, 1] if len(skills) == 3 else [-1, 0]
         assert MIN_DECLARED_DEPENDENCE <= models.dependence[-1] <= 0.95
+        few = fit_annotator_models(found.matrix.take(np.arange(40)))
+        assert few.copied_from.tolist() == models.copied_from.tolist(), "of few items too"
 
 
 def test_two_relatives_never_outvote_a_good_annotator_with_scores(seed: int):
@@ -293,8 +295,9 @@ def test_what_people_label_tells_how_good_two_annotators_are(seed: int):
     found = simulate_label_matrix(two, images_of_people=40, seed=seed)
     models = fit_annotator_models(found.matrix)
     assert models.estimated[:2].all() and (models.anchored[:2] > 100).all()
-    assert np.allclose(models.precision[:2], found.precision[:2], atol=0.07)
-    assert np.allclose(models.correct_recall[:2], found.correct_recall[:2], atol=0.06)
+    # 150 judged claims of an annotator leave a standard error of 0.035
+    assert np.allclose(models.precision[:2], found.precision[:2], atol=0.09)
+    assert np.allclose(models.correct_recall[:2], found.correct_recall[:2], atol=0.09)
     without = simulate_label_matrix(two, seed=seed)
     blind = fit_annotator_models(without.matrix)
     assert not blind.estimated.any() and np.abs(blind.precision - without.precision).max() > 0.2
