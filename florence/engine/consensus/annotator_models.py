@@ -24,7 +24,7 @@ claim has), classes of items c.
     δ_a      ``dependence``           P(a claims what b(a) claims because both make the same mistakes)
     p_a      ``precision``            share of a's claims that are right
 
-    r_ac = logistic(e_a − h g_c) of an item that is there: e_a is the annotator's ease, h = 1.3 (`SPREAD`)
+    r_ac = logistic(e_a − h g_c) of an item that is there: e_a is the annotator's ease, h the spread of difficulty
     r_av(c) = logistic(logit r_ac + d_av)          q_avl = logistic(logit q_av + t_al)
     r̄_a = Σ_v π_v mean_c r_av(c)                   ``mean_recall``
     ρ_a = Σ_v π_v q_av mean_c r_av(c)              ``correct_recall``: share of the items claimed with the right label
@@ -49,7 +49,7 @@ from florence.engine.consensus.label_matrix import LabelMatrix, LevelEdges
 DIFFICULTY = np.asarray([-1.27, -0.32, 0.32, 1.27])
 """g_c of the classes of items that are there: the means of four equal parts of a normal distribution."""
 SPREAD = 1.3
-"""h: standard deviation of the difficulty of items, log odds of being found."""
+"""h, the standard deviation of the difficulty of items (log odds of being found), where it is not estimated."""
 REAL = tuple(range(len(DIFFICULTY)))
 """Classes of items that are there, in equal numbers."""
 HARD_NEGATIVE, NOTHING = len(REAL), len(REAL) + 1
@@ -148,9 +148,9 @@ class AnnotatorModels:
         return 2 * self.precision * self.correct_recall / np.maximum(self.precision + self.correct_recall, 1e-9)
 
 
-def recall_of_ease(ease: np.ndarray) -> np.ndarray:
-    """Return (A, classes of `REAL`) r of annotators of so much ``ease`` (A,)."""
-    return np.asarray(1 / (1 + np.exp(SPREAD * DIFFICULTY - ease[:, None])))
+def recall_of_ease(ease: np.ndarray, spread: float = SPREAD) -> np.ndarray:
+    """Return (A, classes of `REAL`) r of annotators of so much ``ease`` (A,), where h is ``spread``."""
+    return np.asarray(1 / (1 + np.exp(spread * DIFFICULTY - ease[:, None])))
 
 
 def shift_share(share: np.ndarray, shift: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
              much as the others
 
     (12) class recall        e_a: the ease by which Σ_c t_ac r_ac = Σ_c x_ac over the classes that are there;
+                             h, where three families tell, that by which Σ_ac g_c t_ac r_ac = Σ_ac g_c x_ac (else 1.3);
                              of hard negatives r_ac = x_ac / t_ac
                              x_ac = Σ_i w_i P_ic [a claims] + R r_c,   t_ac = Σ_i w_i P_ic k_ia / (1 − u_ic) + R
                              R = 0.06 mean_c Σ_i w_i P_ic k_ia / (1 − u_ic) + 4,   r_c the default
@@ -51,10 +52,12 @@ import numpy as np
 from florence.engine.consensus.annotator_models import (
     DEFAULT_EASE,
     DEFAULT_LABEL_ACCURACY,
+    DIFFICULTY,
     HARD_NEGATIVE,
     MIN_FALSE_POSITIVES,
     NOTHING,
     REAL,
+    SPREAD,
     AnnotatorModels,
     Confusions,
     default_class_recall,
@@ -90,6 +93,8 @@ FREQUENCY_POWER = 0.3
 """Power of a label's claims in m of (16)."""
 CURVE, CURVE_WEIGHT = np.asarray([0.3, 1.0]), np.asarray([0.3, 2.0])
 """Intercept and slope that the curve of (13) is drawn to, and how strongly for a hundred claims."""
+MIN_OF_SPREAD = 3
+"""Annotators with weak stated rates (S < 1) that the spread of difficulty needs."""
 MAX_UNSEEN, MAX_SHIFT = 0.8, 2.0
 """Largest u, and largest d and t."""
 
@@ -98,12 +103,14 @@ MAX_UNSEEN, MAX_SHIFT = 0.8, 2.0
 class Fixed:
     """What does not change from step to step.
 
-    ``weight``: (n,), w; ``strength``: (A,), S; ``stated``: (6, A, levels), h.
+    ``weight``: (n,), w; ``strength``: (A,), S; ``stated``: (6, A, levels), h; ``fits_spread``: whether the spread of
+    difficulty is estimated: three families could claim the same, or people have judged.
     """
 
     weight: np.ndarray
     strength: np.ndarray
     stated: np.ndarray
+    fits_spread: bool
 
 
 def prepare_maximisation(matrix: LabelMatrix, stated: np.ndarray) -> Fixed:
@@ -113,7 +120,7 @@ def prepare_maximisation(matrix: LabelMatrix, stated: np.ndarray) -> Fixed:
     by_people = (present & anchored[:, None]).sum(axis=0)
     strength = np.where(by_people >= MIN_ANCHORED, np.minimum(strength, ANCHORED_STRENGTH), strength)
     weight = max(1.0, ANCHOR_SHARE * int((~anchored).sum()) / max(int(anchored.sum()), 1))
-    return Fixed(np.where(anchored, weight, 1.0), strength, stated)
+    return Fixed(np.where(anchored, weight, 1.0), strength, stated, bool((strength < 1).sum() >= MIN_OF_SPREAD))
 
 
 def update_models(
@@ -163,14 +170,22 @@ def _class_recall(matrix: LabelMatrix, classes: np.ndarray, stands_for: np.ndarr
     prior = (PRIOR_RECALL * there.mean(axis=1) + 4)[:, None]
     found, there = matrix.present.T @ weighted + prior * default, there + prior
     result = np.clip(found / there, 0.01, 0.99)
-    x, t = found[:, list(REAL)], there[:, list(REAL)]
-    ease = np.full(len(x), DEFAULT_EASE)
-    for _ in range(12):  # Newton's method
-        recall = recall_of_ease(ease)
-        step = (x - t * recall).sum(axis=1) / np.maximum((t * recall * (1 - recall)).sum(axis=1), 1e-6)
-        ease = np.clip(ease + np.clip(step, -1, 1), -4, 6)
-    result[:, list(REAL)] = np.clip(recall_of_ease(ease), 0.005, 0.995)
+    ease, spread = _fit_ease(found[:, list(REAL)], there[:, list(REAL)], fixed.fits_spread)
+    result[:, list(REAL)] = np.clip(recall_of_ease(ease, spread), 0.005, 0.995)
     return result
+
+
+def _fit_ease(found: np.ndarray, there: np.ndarray, fits_spread: bool) -> tuple[np.ndarray, float]:
+    """e (A,) and h of annotators that claim ``found`` of what is ``there`` (A, classes), by Newton's method."""
+    ease, spread = np.full(len(found), DEFAULT_EASE), SPREAD
+    for _ in range(12):
+        recall = recall_of_ease(ease, spread)
+        rest, information = found - there * recall, there * recall * (1 - recall)
+        ease = np.clip(ease + np.clip(rest.sum(axis=1) / np.maximum(information.sum(axis=1), 1e-6), -1, 1), -4, 6)
+        if fits_spread:
+            step = -(rest @ DIFFICULTY).sum() / max(float((information @ DIFFICULTY**2).sum()), 1e-6)
+            spread = float(np.clip(spread + np.clip(step, -0.5, 0.5), 0.1, 2.0))
+    return ease, spread
 
 
 def _claims_by_class(matrix: LabelMatrix, posterior: Posterior, fixed: Fixed) -> np.ndarray:
