@@ -45,7 +45,7 @@ def quality(scenes, claims_of):
 
 GAIN = {
     ("<OD>", "f1"): 0.04,
-    ("<DENSE_REGION_CAPTION>", "f1"): 0.02,
+    ("<DENSE_REGION_CAPTION>", "f1"): 0.01,
     ("<OCR_WITH_REGION>", "spotted"): 0.03,
     ("<CAPTION>", "cider"): 1.5,
     ("<DETAILED_CAPTION>", "cider"): 2.0,

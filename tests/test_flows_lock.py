@@ -24,7 +24,7 @@ READING = {
     "review export": "writes outside of the workspace",
 }
 """Commands that a command at work keeps nobody from, and why."""
-ARGUMENTS = {"review import": ["reviews.json"]}
+ARGUMENTS = {"review import": ["reviews.json"], "audit": ["--labels", "reviews.json"]}
 
 
 def commands() -> dict[str, list[str]]:
@@ -34,7 +34,7 @@ def commands() -> dict[str, list[str]]:
         if inner := getattr(command, "commands", None):
             found |= {f"{name} {one}": [name, one, *ARGUMENTS.get(f"{name} {one}", [])] for one in inner}
         else:
-            found[name] = [name]
+            found[name] = [name, *ARGUMENTS.get(name, [])]
     return found
 
 
