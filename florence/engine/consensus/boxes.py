@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from florence.engine.consensus.label_matrix import (
     build_label_matrix,
 )
 from florence.engine.consensus.maximisation import PRIOR_CLAIMS
+from florence.engine.consensus.stated_scores import DEFAULT_PRECISION
 from florence.engine.consensus.vote import ItemVotes, vote_on_items
 from florence.engine.filters.texts import flag_blank_texts
 from florence.engine.polygon_lists import empty_polygons, move_polygons
@@ -75,7 +76,8 @@ class BoxModels:
 class BoxVoteRules:
     """How boxes of one type are voted on. ``similarity``: of labels, None: different ones have nothing in common;
     ``can_label``: see `AnnotatorTraits`; ``by_label``: see `vote_on_items`; ``prior_claims``: see `FitOptions`;
-    ``complete_type``: the annotation type of which a person may have claimed all there is, -1 for none.
+    ``complete_type``: the annotation type of which a person may have claimed all there is, -1 for none;
+    ``scores_state``: whether scores state how likely an item is there; ``precision``: see `FitOptions`.
     """
 
     similarity: LabelSimilarity | None = None
@@ -83,6 +85,8 @@ class BoxVoteRules:
     by_label: bool = False
     prior_claims: float = PRIOR_CLAIMS
     complete_type: int = -1
+    scores_state: bool = True
+    precision: float = DEFAULT_PRECISION
 
 
 @dataclass(frozen=True)
@@ -158,11 +162,13 @@ def cluster_boxes(
         complete=claims.find_complete(rules.complete_type)[image] if rules.complete_type >= 0 else None,
         level_edges=known.labels.level_edges if known else None,
     )
+    if not rules.scores_state:
+        matrix = replace(matrix, level_score=np.full_like(matrix.level_score, np.nan))
     if known:
         labels = known.labels.for_labels(boxes.label_names, matrix.label_count)
         models = BoxModels(labels, known.box_weight, known.masks_only)
     else:
-        options = FitOptions(claims.student_index, settings.student.cap, rules.prior_claims)
+        options = FitOptions(claims.student_index, settings.student.cap, rules.prior_claims, rules.precision)
         labels = fit_annotator_models(matrix, options, boxes.label_names)
         models = BoxModels(labels, estimate_box_weights(boxes.bounds[voter], matrix, labels))
     return BoxClusters(boxes, cluster, item, voter, matrix, models, rules.similarity is None or rules.by_label)

@@ -41,6 +41,9 @@ from florence.engine.wording.sequences import compute_offsets
 LAST = 99
 """Order of claims about phrases that no kept caption has: after the phrases of captions of every type."""
 
+PHRASE_PRECISION = 0.9
+"""Share right of the boxes of phrases, before anything is known: scores rate a match, not a box."""
+
 
 def collect_phrase_boxes(
     claims: Claims, bound: BoundPhrases, captions: KeptCaptions, size: np.ndarray | None, settings: EngineSettings
@@ -134,7 +137,9 @@ def cluster_phrases(
         masks_only = (repeated > 0) & (repeated == np.bincount(boxes.annotator, minlength=count))
     # an annotator that only draws masks in the boxes of others claims nothing by its silence
     coverage[:, masks_only] = False
-    clusters = cluster_boxes(claims, boxes, coverage, settings, BoxVoteRules(), known)
+    clusters = cluster_boxes(
+        claims, boxes, coverage, settings, BoxVoteRules(scores_state=False, precision=PHRASE_PRECISION), known
+    )
     return bound, replace(clusters, models=replace(clusters.models, masks_only=masks_only))
 
 

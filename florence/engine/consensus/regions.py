@@ -41,6 +41,8 @@ from florence.names import build_name_table
 from florence.records import BASE_TYPES, fold_label
 
 OBJECTS, OCR = "<OD>", "<OCR_WITH_REGION>"
+TEXT_PRECISION = 0.85
+"""Share right of claims of texts, before anything is known: their scores rate the text, not whether it is there."""
 REGION_TYPES = (OBJECTS, REGION_TEXTS, "<REFERRING_EXPRESSION_SEGMENTATION>", OCR)
 MIN_TEXT_SIMILARITY = 0.25
 """Least similarity of OCR texts that are versions of one text."""
@@ -113,7 +115,13 @@ def cluster_regions(
         vocabulary = find_label_vocabulary(claims, boxes, settings)
         rules = BoxVoteRules(similarity, vocabulary, by_label=True, complete_type=annotation_type)
     else:
-        rules = BoxVoteRules(similarity, prior_claims=PRIOR_CLAIMS_OF_TEXTS, complete_type=annotation_type)
+        rules = BoxVoteRules(
+            similarity,
+            prior_claims=PRIOR_CLAIMS_OF_TEXTS,
+            complete_type=annotation_type,
+            scores_state=False,
+            precision=TEXT_PRECISION,
+        )
     return cluster_boxes(claims, boxes, claims.compute_coverage(annotation_type), settings, rules, known)
 
 
