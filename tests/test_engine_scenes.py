@@ -45,12 +45,12 @@ def quality(scenes, claims_of):
 
 GAIN = {
     ("<OD>", "f1"): 0.04,
-    ("<DENSE_REGION_CAPTION>", "f1"): 0.01,
+    ("<DENSE_REGION_CAPTION>", "f1"): 0.04,
     ("<OCR_WITH_REGION>", "spotted"): 0.03,
     ("<CAPTION>", "cider"): 1.5,
     ("<DETAILED_CAPTION>", "cider"): 2.0,
     ("<MORE_DETAILED_CAPTION>", "cider"): 3.0,
-    ("<CAPTION_TO_PHRASE_GROUNDING>", "f1"): 0.07,
+    ("<CAPTION_TO_PHRASE_GROUNDING>", "f1"): 0.08,
 }
 """The least gain of the consensus over the best annotator."""
 
