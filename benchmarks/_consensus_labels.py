@@ -24,7 +24,8 @@ def fuse_sample(sample: Sample, gold: int = 0, settings: Any = None) -> Objects:
     fused = fuse(*engine_tables(sample, gold), settings or EngineSettings(), 0, engine_profiles(sample, gold))
     rows: list[Row] = []
     for row in table_annotations(fused):
-        if row.confidence is not None and row.task == OBJECTS:
+        # a duplicate has been merged into another object: it is not one that the engine states
+        if row.confidence is not None and row.task == OBJECTS and row.reason != "duplicate":
             name = sample.names[row.text]
             rows.append((int(row.image_id, 16), name, row.regions[0].box, row.confidence, 1, row.kept))
     return objects(rows)

@@ -202,7 +202,7 @@ def add_names(simulation: Simulation, accuracy: Sequence[float], same: float, fa
 
 def numbers_of(models: AnnotatorModels) -> list[np.ndarray]:
     """Return all numbers of the models."""
-    values = [*astuple(replace(models, confusions=None)), *astuple(models.confusions)]
+    values = [*astuple(replace(models, confusions=None, level_score=None)), *astuple(models.confusions)]
     return [np.asarray(value) for value in values if value is not None and not isinstance(value, tuple)]
 
 

@@ -17,7 +17,7 @@ from florence.engine.consensus.label_matrix import (
     LabelMatrix,
     build_label_matrix,
 )
-from florence.engine.consensus.posterior import COINCIDENCE_RATE, compute_posterior, infer_posterior
+from florence.engine.consensus.posterior import compute_posterior, infer_posterior, refine_by_scores
 
 ITEMS, ANNOTATORS, LABELS, CLASSES = 80, 4, 5, 5
 CASES = ["plain", "similar", "vocabulary", "person", "complete", "names only"]
@@ -64,7 +64,7 @@ def make_models(matrix: LabelMatrix) -> AnnotatorModels:
     return AnnotatorModels(
         precision=np.full(ANNOTATORS, 0.8),
         item_counts=rng.uniform(200, 2000, CLASSES),
-        claimed_item_count=len(matrix),
+        places=50.0 * len(matrix),
         class_recall=rng.uniform(0.2, 0.9, (ANNOTATORS, CLASSES)),
         label_shift=rng.normal(0, 0.5, (ANNOTATORS, LABELS + 1)),
         label_accuracy=rng.uniform(0.4, 0.95, (ANNOTATORS, LABELS + 1)),
@@ -74,12 +74,15 @@ def make_models(matrix: LabelMatrix) -> AnnotatorModels:
         label_prior=prior,
         wrong_label_prior=wrong,
         level_share=rng.dirichlet(np.ones(9), (CLASSES + 1, ANNOTATORS)),
+        level_score=np.where(np.arange(9) < 8, rng.uniform(0.2, 0.8, (ANNOTATORS, 9)), np.nan),
+        level_slope=rng.uniform(0.5, 2, ANNOTATORS),
         copied_from=np.asarray([-1, -1, 0, -1]),
         dependence=np.asarray([0, 0, 0.4, 0]),
         estimated=np.ones(ANNOTATORS, bool),
         families=np.full(ANNOTATORS, 3.0),
         anchored=np.zeros(ANNOTATORS),
         level_edges=matrix.level_edges,
+        states_alternatives=np.zeros(ANNOTATORS, bool),
         label_names=(),
         label_index=np.asarray([3, 0, 4, 1, 5, 5]),
     )
@@ -120,7 +123,7 @@ class OneItem:
             return 1.0
         u = None if y is None else int(m.label_index[y])
         if c is None:
-            rate = min(m.false_positives[a] * COINCIDENCE_RATE / self.items, 0.5)
+            rate = min(m.false_positives[a] / m.places, 0.5)
             return (1.0 if names_only else rate) * m.wrong_label_prior[u]
         if z is None:
             found = m.class_recall[a, c]
@@ -163,7 +166,7 @@ class OneItem:
             log[student] = [scale * value for value in log[student]]
         weight = {}
         for k, (c, z) in enumerate(hypotheses):
-            prior = self.items / COINCIDENCE_RATE if c is None else m.item_counts[c]
+            prior = m.places if c is None else m.item_counts[c]
             if z is not None:
                 prior *= m.label_prior[m.label_index[z]]
             weight[c, z] = prior * math.exp(sum(values[k] for values in log.values())) * self.possible(c, z)
@@ -200,6 +203,33 @@ def test_the_posterior_is_that_of_the_equations(case: str, student: int | None, 
         for a in np.flatnonzero(matrix.first[i]).tolist():
             by_class = [posterior[c, item.claimed[a]] for c in range(CLASSES)]
             assert found.hypotheses[:, a, i].tolist() == pytest.approx(by_class, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_beyond_their_levels_change_the_odds_that_there_is_an_item(case: str):
+    matrix = make_matrix(case)
+    models = make_models(matrix)
+    before = compute_posterior(matrix, models)
+    after = refine_by_scores(matrix, models, before, student=1)
+    for i in range(len(matrix)):
+        beyond = 0.0
+        for a in np.flatnonzero(matrix.present[i]).tolist():
+            score, mean = matrix.score[i, a], models.level_score[a, matrix.level[i, a]]
+            if a in (1, matrix.human) or matrix.traits.names_only[a] or np.isnan(score) or np.isnan(mean):
+                continue
+            share = models.dependence[a] if matrix.present[i, models.copied_from[a]] else 0.0
+            beyond += (1 - share) * models.level_slope[a] * (logit(score) - logit(mean))
+        odds = (1 - before.nothing[i]) / max(before.nothing[i], 1e-300) * math.exp(beyond)
+        assert 1 - after.nothing[i] == pytest.approx(odds / (1 + odds), rel=1e-6, abs=1e-9)
+        # which label it is stays as likely
+        ratio = (1 - after.nothing[i]) / max(1 - before.nothing[i], 1e-300)
+        assert after.correct[i] == pytest.approx(before.correct[i] * ratio, rel=1e-6, abs=1e-9)
+
+
+def logit(share: float) -> float:
+    """Return the log odds of a score, which is taken between 0.005 and 0.995."""
+    share = min(max(share, 0.005), 0.995)
+    return math.log(share / (1 - share))
 
 
 def test_cells_tell_silence_from_not_being_asked():

@@ -80,7 +80,9 @@ class EngineSettings(Section):
     """Consensus and filters."""
 
     iou: float = Field(0.4, gt=0, lt=1, description="least overlap (IoU) of boxes in one cluster")
-    same_iou: float = Field(0.2, gt=0, lt=1, description="the same for boxes with the same label")
+    same_iou: float = Field(
+        0.2, gt=0, lt=1, description="the same for boxes with the same label; more where the annotators draw alike"
+    )
     min_confidence: float = Field(
         0.4,
         ge=0,

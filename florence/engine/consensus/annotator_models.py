@@ -20,6 +20,7 @@ claim has), classes of items c.
     π_v      ``label_prior``          P(label v | an item)
     ω_v      ``wrong_label_prior``    P(label v | a claim about nothing)
     λ_acl    ``level_share``          P(level l | a claim of a about an item of class c); c = 0: about nothing at all
+    β_a      ``level_slope``        how the log odds that a claim is right rise with those of its score, within a level
     b(a)     ``copied_from``          the annotator that a depends on
     δ_a      ``dependence``           P(a claims what b(a) claims because both make the same mistakes)
     p_a      ``precision``            share of a's claims that are right
@@ -60,6 +61,8 @@ DEFAULT_LABEL_ACCURACY = 0.88
 """q of an annotator of which nothing is known."""
 DEFAULT_DEPENDENCE = 0.8
 """δ of annotators that are declared to be of one family."""
+PLACES_PER_IMAGE = 200.0
+"""Places in one image: how many times rarer two claims about nothing have one box than lie in one image."""
 MIN_FALSE_POSITIVES = 0.3
 """Least f."""
 
@@ -89,19 +92,20 @@ class Confusions:
 class AnnotatorModels:
     """The models of A annotators, for V labels; the last label stands for every one that has not been met.
 
-    ``precision``: (A,). ``item_counts``: (5,); ``claimed_item_count``: items that somebody claims. ``class_recall``:
-    (A, 5). ``label_shift``, ``label_accuracy``: (A, V). ``level_shift``: (A, levels). ``confusions``: of all
+    ``precision``: (A,). ``item_counts``: (5,); ``places``: where claims about nothing may lie. ``class_recall``: (A,
+    5). ``label_shift``, ``label_accuracy``: (A, V). ``level_shift``: (A, levels). ``confusions``: of all
     annotators. ``false_positives``: (A,), claims. ``label_prior``, ``wrong_label_prior``: (V,). ``level_share``:
-    (6, A, levels). ``copied_from``: (A,), -1 for nobody; ``dependence``: (A,). ``estimated``: (A,), False where too
-    few others could confirm its claims; ``families``: (A,), how many independent families could confirm its claims, on
-    the mean; ``anchored``: (A,), on how many claims people's labels judge it. ``level_edges``: see `LabelMatrix`.
-    ``label_names``: the text of each label, where other images have labels of these texts too. ``label_index``:
-    (labels + 1,), v of each label of a label matrix.
+    (6, A, levels). ``level_score``: see `LabelMatrix`; ``level_slope``: (A,). ``copied_from``: (A,), -1 for nobody;
+    ``dependence``: (A,). ``estimated``: (A,), False where too few others could confirm its claims; ``families``:
+    (A,), how many independent families could confirm its claims, on the mean; ``anchored``: (A,), on how many
+    claims people's labels judge it. ``level_edges``: see `LabelMatrix`; ``states_alternatives``: (A,), see
+    `AnnotatorTraits`. ``label_names``: the text of each label, where other images have labels of these texts too.
+    ``label_index``: (labels + 1,), v of each label of a label matrix.
     """
 
     precision: np.ndarray
     item_counts: np.ndarray
-    claimed_item_count: int
+    places: float
     class_recall: np.ndarray
     label_shift: np.ndarray
     label_accuracy: np.ndarray
@@ -111,12 +115,15 @@ class AnnotatorModels:
     label_prior: np.ndarray
     wrong_label_prior: np.ndarray
     level_share: np.ndarray
+    level_score: np.ndarray
+    level_slope: np.ndarray
     copied_from: np.ndarray
     dependence: np.ndarray
     estimated: np.ndarray
     families: np.ndarray
     anchored: np.ndarray
     level_edges: LevelEdges
+    states_alternatives: np.ndarray
     label_names: tuple[str, ...]
     label_index: np.ndarray
 
@@ -146,6 +153,11 @@ class AnnotatorModels:
     def f1(self) -> np.ndarray:
         """(A,): the harmonic mean of precision and correct recall."""
         return 2 * self.precision * self.correct_recall / np.maximum(self.precision + self.correct_recall, 1e-9)
+
+
+def count_places(matrix: LabelMatrix) -> float:
+    """Return how many places there are where claims about nothing may lie, in all images together."""
+    return max(len(matrix), 1) / max(matrix.items_per_image, 1e-9) * PLACES_PER_IMAGE
 
 
 def recall_of_ease(ease: np.ndarray, spread: float = SPREAD) -> np.ndarray:
@@ -197,7 +209,7 @@ def default_annotator_models(matrix: LabelMatrix, stated: np.ndarray) -> Annotat
     return AnnotatorModels(
         precision=stated[list(REAL)].sum(axis=(0, 2)),
         item_counts=np.maximum(np.asarray([0.2] * len(REAL) + [0.1]) * len(matrix), 0.5),
-        claimed_item_count=len(matrix),
+        places=count_places(matrix),
         class_recall=default_class_recall(count),
         label_shift=np.zeros((count, labels)),
         label_accuracy=np.full((count, labels), DEFAULT_LABEL_ACCURACY),
@@ -207,12 +219,15 @@ def default_annotator_models(matrix: LabelMatrix, stated: np.ndarray) -> Annotat
         label_prior=prior / prior.sum(),
         wrong_label_prior=prior / prior.sum(),
         level_share=stated / stated.sum(axis=2, keepdims=True),
+        level_score=matrix.level_score,
+        level_slope=np.ones(count),
         copied_from=copied_from,
         dependence=np.where(copied_from >= 0, DEFAULT_DEPENDENCE, 0.0),
         estimated=np.zeros(count, bool),
         families=np.zeros(count),
         anchored=np.zeros(count),
         level_edges=matrix.level_edges,
+        states_alternatives=matrix.states_alternatives,
         label_names=(),
         label_index=np.arange(labels),
     )

@@ -10,7 +10,7 @@ import pyarrow as pa
 from florence.config import EngineSettings
 from florence.engine.claims import Claims, Regions
 from florence.engine.consensus.annotator_models import AnnotatorModels
-from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
+from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims, measure_same_iou
 from florence.engine.consensus.fitting import FitOptions, fit_annotator_models
 from florence.engine.consensus.label_matrix import (
     NOT_ASKED,
@@ -64,11 +64,13 @@ class BoxClaims:
 @dataclass(frozen=True)
 class BoxModels:
     """What is estimated of the annotators of one type of boxes. ``box_weight``: (A,), see `estimate_box_weights`;
-    ``masks_only``: (A,), who does nothing but draw masks in the boxes of others; None where that was not asked.
+    ``same_iou``: (A, A), see `measure_same_iou`; ``masks_only``: (A,), who does nothing but draw masks in the boxes of
+    others; None where that was not asked.
     """
 
     labels: AnnotatorModels
     box_weight: np.ndarray
+    same_iou: np.ndarray
     masks_only: np.ndarray | None = None
 
 
@@ -77,7 +79,8 @@ class BoxVoteRules:
     """How boxes of one type are voted on. ``similarity``: of labels, None: different ones have nothing in common;
     ``can_label``: see `AnnotatorTraits`; ``by_label``: see `vote_on_items`; ``prior_claims``: see `FitOptions`;
     ``complete_type``: the annotation type of which a person may have claimed all there is, -1 for none;
-    ``scores_state``: whether scores state how likely an item is there; ``precision``: see `FitOptions`.
+    ``scores_state``: whether scores state how likely an item is there; ``precision``: see `FitOptions`;
+    ``states_alternatives``: see `AnnotatorTraits`.
     """
 
     similarity: LabelSimilarity | None = None
@@ -87,6 +90,7 @@ class BoxVoteRules:
     complete_type: int = -1
     scores_state: bool = True
     precision: float = DEFAULT_PRECISION
+    states_alternatives: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,8 @@ def cluster_boxes(
     ``coverage``: (scopes, A), who was asked.
     """
     votes = boxes.reason == ""
-    least = ClusterOverlap(settings.iou, settings.same_iou)
+    same_iou = known.same_iou if known else _measure_same_iou(boxes, coverage.shape[1], settings)
+    least = ClusterOverlap(settings.iou, same_iou)
     cluster = cluster_claims(boxes.scope, boxes.annotator, boxes.bounds, boxes.label, least, preferred=votes)
     voter = np.flatnonzero(votes)
     clusters, item_of = np.unique(cluster[voter], return_inverse=True)
@@ -151,6 +156,7 @@ def cluster_boxes(
         rules.can_label,
         claims.human_index,
         _nothing_label(boxes, voter) if rules.similarity else -1,
+        rules.states_alternatives,
     )
     image = np.zeros(len(clusters), np.int64)
     image[item_of] = boxes.image[voter]
@@ -162,16 +168,21 @@ def cluster_boxes(
         complete=claims.find_complete(rules.complete_type)[image] if rules.complete_type >= 0 else None,
         level_edges=known.labels.level_edges if known else None,
     )
+    matrix = replace(matrix, items_per_image=len(matrix) / max(len(np.unique(image)), 1))
     if not rules.scores_state:
         matrix = replace(matrix, level_score=np.full_like(matrix.level_score, np.nan))
     if known:
-        labels = known.labels.for_labels(boxes.label_names, matrix.label_count)
-        models = BoxModels(labels, known.box_weight, known.masks_only)
+        models = replace(known, labels=known.labels.for_labels(boxes.label_names, matrix.label_count))
     else:
         options = FitOptions(claims.student_index, settings.student.cap, rules.prior_claims, rules.precision)
         labels = fit_annotator_models(matrix, options, boxes.label_names)
-        models = BoxModels(labels, estimate_box_weights(boxes.bounds[voter], matrix, labels))
+        models = BoxModels(labels, estimate_box_weights(boxes.bounds[voter], matrix, labels), same_iou)
     return BoxClusters(boxes, cluster, item, voter, matrix, models, rules.similarity is None or rules.by_label)
+
+
+def _measure_same_iou(boxes: BoxClaims, annotators: int, settings: EngineSettings) -> np.ndarray:
+    """Return (A, A) the least IoU of boxes of one label in one cluster."""
+    return measure_same_iou(boxes.scope, boxes.annotator, boxes.bounds, boxes.label, annotators, settings.same_iou)
 
 
 def _nothing_label(boxes: BoxClaims, voter: np.ndarray) -> int:

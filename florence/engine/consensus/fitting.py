@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from florence.engine.consensus.annotator_models import AnnotatorModels, default_annotator_models
+from florence.engine.consensus.annotator_models import AnnotatorModels, count_places, default_annotator_models
 from florence.engine.consensus.dependence import MIN_ITEMS, estimate_dependence
 from florence.engine.consensus.label_matrix import LabelMatrix
 from florence.engine.consensus.maximisation import (
@@ -62,7 +62,7 @@ def fit_annotator_models(
     return replace(
         fitted,
         item_counts=fitted.item_counts * (len(matrix) / len(sample)),
-        claimed_item_count=len(matrix),
+        places=count_places(matrix),
         false_positives=np.where(in_sample, fitted.false_positives * per_sampled, default.false_positives),
         estimated=fitted.estimated & in_sample,
         label_names=default.label_names,

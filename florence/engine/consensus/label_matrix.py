@@ -19,6 +19,9 @@ SCORE_LEVELS = 8
 CLAIMS_PER_LEVEL = 20
 """Claims that a level needs."""
 
+DEFAULT_ITEMS_PER_IMAGE = 6.0
+"""Items of one image where the number of images is not known."""
+
 LevelEdges = tuple[np.ndarray, ...]
 """For each annotator, the scores at which its levels begin, rising: one fewer than it has levels."""
 LabelSimilarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -47,6 +50,7 @@ class AnnotatorTraits:
     boxes of others, so that they say what an item is called and nothing about whether it is there. ``can_label``:
     (A, V), the labels that an annotator has; None: all have all. ``human``: the annotator that stands for people;
     ``nothing_label``: the label by which a person claims that there is nothing, -1 for none.
+    ``states_alternatives``: (A,), who claims several things of one place; None: nobody.
     """
 
     families: np.ndarray
@@ -54,6 +58,7 @@ class AnnotatorTraits:
     can_label: np.ndarray | None = None
     human: int | None = None
     nothing_label: int = -1
+    states_alternatives: np.ndarray | None = None
 
     @classmethod
     def of(cls, count: int) -> AnnotatorTraits:
@@ -85,19 +90,22 @@ class LabelMatrix:
     ``claim``: (n, A), row of the claim, `ABSENT` or `NOT_ASKED`. ``similarity``: (n, A, A), 0…1, how right the second
     annotator's claim is if the first one's is, 0 where either is absent. ``label``: (n, A), what is claimed, below
     ``label_count``; 0 where nothing is. ``level``: (n, A), level of the annotator's score; ``level_edges``: where
-    levels begin; ``level_score``: (A, levels), mean score of each, NaN where there is none. ``complete``: (n,), items
-    of images of which a person has claimed all there is. ``traits``: of the annotators.
+    levels begin; ``level_score``: (A, levels), mean score of each, NaN where there is none. ``score``: (n, A), NaN
+    where there is none. ``complete``: (n,), items of images of which a person has claimed all there is. ``traits``:
+    of the annotators. ``items_per_image``: on the mean.
     """
 
     claim: np.ndarray
     similarity: np.ndarray
     label: np.ndarray
     level: np.ndarray
+    score: np.ndarray
     label_count: int
     level_edges: LevelEdges
     level_score: np.ndarray
     complete: np.ndarray
     traits: AnnotatorTraits
+    items_per_image: float = DEFAULT_ITEMS_PER_IMAGE
 
     def __len__(self) -> int:
         return len(self.claim)
@@ -111,6 +119,12 @@ class LabelMatrix:
     def can_label(self) -> np.ndarray | None:
         """(A, V): see `AnnotatorTraits`."""
         return self.traits.can_label
+
+    @property
+    def states_alternatives(self) -> np.ndarray:
+        """(A,): see `AnnotatorTraits`."""
+        stated = self.traits.states_alternatives
+        return np.zeros(self.claim.shape[1], bool) if stated is None else stated
 
     @property
     def human(self) -> int | None:
@@ -161,7 +175,7 @@ class LabelMatrix:
 
     @cached_property
     def confirming(self) -> np.ndarray:
-        """(n, A): how many other families could have claimed what an annotator claims; people count as one."""
+        """(n, A): how many other families could have claimed what an annotator claims; people count for none."""
         families = np.unique(self.families)
         result = np.zeros(self.claim.shape, np.int64)
         asked = self.was_asked & ~self.traits.names_only
@@ -203,6 +217,7 @@ class LabelMatrix:
             similarity=self.similarity[rows],
             label=self.label[rows],
             level=self.level[rows],
+            score=self.score[rows],
             complete=self.complete[rows],
         )
 
@@ -248,6 +263,7 @@ def build_label_matrix(
         similarity=_claim_similarity(present, label, similarity),
         label=label,
         level=level,
+        score=np.where(present, np.append(claims.score, np.nan)[np.maximum(claim, -1)], np.nan),
         label_count=int(claims.label.max(initial=0)) + 1,
         level_edges=level_edges,
         level_score=level_score,

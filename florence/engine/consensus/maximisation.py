@@ -5,7 +5,8 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
     P_ic     P_i(class c);  c_ia, P_i(v) = Σ_{c there} P_i(c, v) of (9) and (11);  claims_a the number of a's claims
     h_acl    what the scores state (`florence.engine.consensus.stated_scores`)
     S_a      how strongly: the mean over a's claims of 10 where fewer than two other families could have claimed the
-             same, else 0.2; at most 0.05 where people have judged `MIN_ANCHORED` claims of a
+             same, else 0.2; at least 3 where a states alternatives; at most 0.05 where people have judged
+             `MIN_ANCHORED` claims of a
     w_i      weight of an item: 1, and κ ≥ 1 where people have judged it, so that judged items weigh at least half as
              much as the others
 
@@ -18,7 +19,7 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
                              m_ac = 1 − r_ac;   δ_a + (1 − δ_a)(1 − r_ac) where a copies
     (13) claims by class     n_acl = Σ_{i: l_ia = l} w_i P_ic + (S_a claims_a + 10) h_acl, then for each annotator and
          and level           level divided anew between what is there and what is not, by the logistic curve over
-                             logit s_al that fits n best (its slope drawn to 1);  scaled to Σ_cl n_acl = claims_a
+                             logit s_al that fits n best (its slope β_a drawn to 1);  scaled to Σ_cl n_acl = claims_a
                              λ_acl = n_acl / Σ_l n_acl;   f_a = Σ_l n_a0l
     (14) number of items     N_c = Σ_al n_acl / Σ_a r_ac mean_i k_ia;   that of all classes that are there is the same
     (15) label shift         d_av = logit r̂_av − logit r̂_a
@@ -28,8 +29,9 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
                              m_v: (claims of label v + 0.01) ^ 0.3, one claim more for V
                              σ_v = (Σ_{y_ia = v} c_ia + C Σ c / Σ 1) / (Σ_{y_ia = v} 1 + C)
                              C = 10; 100 of free texts
-    (17) label accuracy      q_av = clip((s_av + B s̄_a) / (x_av + B)),  s̄_a = (Σ_v s_av + K_a q_a) / (Σ_v x_av + K_a)
-                             s_av = Σ_i P_i(v) s(v, y_ia);   B = 20,   K_a = 20 + min(0.3 S_a, 0.18) claims_a
+    (17) label accuracy      q_av = clip((s_av + B′ s̄_a) / (x_av + B′)),   B = 20, B′ = B + 48 S_a
+                             s̄_a = (Σ_v s_av + K_a q_a) / (Σ_v x_av + K_a),   K_a = 20 + min(0.3 S_a, 0.18) claims_a
+                             s_av = Σ_i P_i(v) s(v, y_ia)
                              logit q_a = logit √A + logit b_a − mean_a logit b_a;   A: how similar the labels are that
                              two families claim of one item;   b_a: share of a's claims about what is there
                              t_al = logit of the share right at level l less that of all levels, drawn to it by 30
@@ -69,6 +71,8 @@ from florence.engine.consensus.posterior import Posterior
 
 STRENGTHS = np.asarray([10.0, 10.0, 0.2])
 """S of a claim that 0, 1, 2 or more other families could confirm."""
+ALTERNATIVES_STRENGTH = 3.0
+"""Least S of an annotator that states alternatives: that another one claims the same among much else proves little."""
 ANCHORED_STRENGTH = 0.05
 """S of an annotator that people's labels judge."""
 MIN_ANCHORED = 100
@@ -78,7 +82,9 @@ ANCHOR_SHARE = 0.5
 PRIOR_RECALL = 0.06
 """Share of the items that the default recall counts for."""
 PRIOR_ITEMS_OF_LABEL = 20.0
-"""B: items that an annotator's mean counts for, against those of one label."""
+"""B: items that an annotator's mean counts for, against those of one label, in d."""
+PRIOR_NAMED = 48.0
+"""B′ of (17) less B, for S = 1: the fewer families tell which of them has named an item right, the more."""
 PRIOR_ACCURACY, MAX_PRIOR_ACCURACY = 0.3, 0.18
 """K for one claim, as a share of S, and at most."""
 PRIOR_CLAIMS_OF_LEVEL = 30.0
@@ -117,6 +123,7 @@ def prepare_maximisation(matrix: LabelMatrix, stated: np.ndarray) -> Fixed:
     """Compute what does not change from step to step. ``stated``: (6, A, levels), h."""
     present, anchored = matrix.present, matrix.anchored
     strength = (STRENGTHS[np.minimum(matrix.confirming, 2)] * present).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
+    strength = np.where(matrix.states_alternatives, np.maximum(strength, ALTERNATIVES_STRENGTH), strength)
     by_people = (present & anchored[:, None]).sum(axis=0)
     strength = np.where(by_people >= MIN_ANCHORED, np.minimum(strength, ANCHORED_STRENGTH), strength)
     weight = max(1.0, ANCHOR_SHARE * int((~anchored).sum()) / max(int(anchored.sum()), 1))
@@ -129,7 +136,7 @@ def update_models(
     """Return the models that fit the posterior best (equations 12 to 18). ``prior_claims``: C of (16)."""
     stands_for = 1 / (1 - unseen_probability(matrix, models))
     recall = _class_recall(matrix, posterior.classes[:, :NOTHING], stands_for, fixed)
-    claims = _claims_by_class(matrix, posterior, fixed)
+    claims, slope = _claims_by_class(matrix, posterior, fixed)
     label_prior, wrong_label_prior = _label_priors(matrix, posterior.correct, prior_claims)
     labels = _rates_of_labels(matrix, posterior, stands_for, fixed)
     return replace(
@@ -145,6 +152,7 @@ def update_models(
         label_prior=label_prior,
         wrong_label_prior=wrong_label_prior,
         level_share=claims / np.maximum(claims.sum(axis=2, keepdims=True), 1e-9),
+        level_slope=slope,
     )
 
 
@@ -188,9 +196,9 @@ def _fit_ease(found: np.ndarray, there: np.ndarray, fits_spread: bool) -> tuple[
     return ease, spread
 
 
-def _claims_by_class(matrix: LabelMatrix, posterior: Posterior, fixed: Fixed) -> np.ndarray:
-    """(6, A, levels) n (equation 13)."""
-    result = np.empty_like(fixed.stated)
+def _claims_by_class(matrix: LabelMatrix, posterior: Posterior, fixed: Fixed) -> tuple[np.ndarray, np.ndarray]:
+    """(6, A, levels) n, and (A,) β, the slope of the curve (equation 13)."""
+    result, slope = np.empty_like(fixed.stated), np.zeros(matrix.claim.shape[1])
     for a in range(matrix.claim.shape[1]):
         rows = np.flatnonzero(matrix.present[:, a])
         weighted = posterior.classes[rows] * fixed.weight[rows, None]
@@ -200,16 +208,19 @@ def _claims_by_class(matrix: LabelMatrix, posterior: Posterior, fixed: Fixed) ->
         for c in range(len(result)):
             result[c, a] = np.bincount(level, weighted[:, c], minlength=result.shape[2])
         result[:, a] += (fixed.strength[a] * len(rows) + 10) * fixed.stated[:, a]
-        _fit_curve(result[:, a], matrix.level_score[a])
+        slope[a] = _fit_curve(result[:, a], matrix.level_score[a])
         result[:, a] *= len(rows) / result[:, a].sum()
-    return result
+    return result, slope
 
 
-def _fit_curve(claims: np.ndarray, score: np.ndarray) -> None:
-    """Divide claims (6, levels) anew between what is there and what is not, by a logistic curve, in place."""
+def _fit_curve(claims: np.ndarray, score: np.ndarray) -> float:
+    """Divide claims (6, levels) anew between what is there and what is not, by a logistic curve, in place.
+
+    Return the slope of the curve, at least 0.
+    """
     known = np.flatnonzero(~np.isnan(score))
     if len(known) < 2:
-        return
+        return float(CURVE[1])
     there, rest = np.asarray(REAL), np.asarray([HARD_NEGATIVE, NOTHING])
     right, wrong = claims[np.ix_(there, known)].sum(axis=0), claims[np.ix_(rest, known)].sum(axis=0)
     count = right + wrong
@@ -222,6 +233,7 @@ def _fit_curve(claims: np.ndarray, score: np.ndarray) -> None:
     share = 1 / (1 + np.exp(-x @ curve))
     claims[np.ix_(there, known)] *= count * share / np.maximum(right, 1e-9)
     claims[np.ix_(rest, known)] *= count * (1 - share) / np.maximum(wrong, 1e-9)
+    return max(float(curve[1]), 0.0)
 
 
 def _count_items(matrix: LabelMatrix, claims: np.ndarray, recall: np.ndarray) -> np.ndarray:
@@ -269,6 +281,7 @@ def _rates_of_labels(matrix: LabelMatrix, posterior: Posterior, stands_for: np.n
     probability = there.sum(axis=0)
     unseen = (there * stands_for[items][:, list(REAL)].T).sum(axis=0)
     label, expected = matrix.label[items, by], _expect_accuracy(matrix, posterior)
+    confirmed = ((matrix.confirming > 0) & matrix.present).any(axis=0)
     shift, accuracy, level_shift = np.zeros((count, labels)), np.empty((count, labels)), np.zeros((count, levels))
     wrong_labels = []
     for a in range(count):
@@ -283,7 +296,8 @@ def _rates_of_labels(matrix: LabelMatrix, posterior: Posterior, stands_for: np.n
         claims = matrix.present[:, a].sum()
         prior = 20 + min(PRIOR_ACCURACY * fixed.strength[a], MAX_PRIOR_ACCURACY) * claims
         mean = (right.sum() + prior * expected[a]) / (found.sum() + prior)
-        accuracy[a] = np.clip((right + PRIOR_ITEMS_OF_LABEL * mean) / (found + PRIOR_ITEMS_OF_LABEL), 0.005, 0.995)
+        named = PRIOR_ITEMS_OF_LABEL + PRIOR_NAMED * fixed.strength[a] * confirmed[a]
+        accuracy[a] = np.clip((right + named * mean) / (found + named), 0.005, 0.995)
         level = matrix.level[items, a]
         level_shift[a] = _draw_to_mean(
             np.bincount(level, probability * similar, minlength=levels),

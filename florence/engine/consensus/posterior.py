@@ -3,8 +3,8 @@
 Symbols as in `florence.engine.consensus.annotator_models`. An item is of a class c with a label v that somebody claims
 of it, or of a class c with another label (*), or nothing at all (z = 0).
 
-    (1) prior          P(z = 0) ∝ max(n, 1) / ε          P(z = c, v) ∝ N_c π_v          P(z = c, *) ∝ N_c
-    (2) nothing        P(y = u | 0) = φ_a ω_u            P(∅ | 0) = 1              φ_a = min(f_a ε / max(n, 1), 1/2)
+    (1) prior          P(z = 0) ∝ M                      P(z = c, v) ∝ N_c π_v          P(z = c, *) ∝ N_c
+    (2) nothing        P(y = u | 0) = φ_a ω_u            P(∅ | 0) = 1              φ_a = min(f_a / M, 1/2)
     (3) a label        P(y = u | c, v) = r_av(c) [ s(v, u) q_avl + (1 − s(v, u)) (1 − q_avl) χ(u, v) ]      l = l_ia
                        P(∅ | c, v) = 1 − r_av(c);  1 where annotator a has no label v: its silence is no evidence
     (4) another label  P(y = u | c, *) = r_ac (1 − q̄_al) ω_u         P(∅ | c, *) = 1 − r_ac
@@ -20,21 +20,30 @@ of it, or of a class c with another label (*), or nothing at all (z = 0).
     (10) people        P(z | y_i) = 0 for every z but what a person claims of the item; where a person has claimed all
                        there is and not the item, it is nothing
     (11) claims        c_ia = P(a's claim is right | y_i) = Σ_{c there} Σ_v P(z = c, v | y_i) s(v, y_ia)
+    (11a) within levels  the odds that there is an item are multiplied by exp Σ_a (1 − δ) β_a (logit s_ia − logit s_al)
+                       s_ia: the score of a's claim; s_al: the mean score of its level; δ as in (6)
 
 An annotator whose claims copy boxes of others says nothing about whether an item is there: of (2) to (4) it has the
 factors of labels alone, and its silence is no evidence.
 
-ε is `COINCIDENCE_RATE`, how likely two claims about nothing in one image have one box: the f_a claims of annotator a
-about nothing are assumed uniform over n / ε possible boxes. Places that tempt several are hard negatives.
+M is ``places``: the f_a claims of annotator a about nothing are assumed uniform over so many places, some in each
+image (`PLACES_PER_IMAGE`). Places that tempt several are hard negatives.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from florence.engine.consensus.annotator_models import HARD_NEGATIVE, NOTHING, REAL, AnnotatorModels, shift_share
+from florence.engine.consensus.annotator_models import (
+    HARD_NEGATIVE,
+    NOTHING,
+    REAL,
+    AnnotatorModels,
+    logit,
+    shift_share,
+)
 from florence.engine.consensus.label_matrix import LabelMatrix, TransposedLabelMatrix
 
 COINCIDENCE_RATE = 0.02
@@ -122,6 +131,34 @@ def compute_posterior(
     )
 
 
+def refine_by_scores(
+    matrix: LabelMatrix, models: AnnotatorModels, posterior: Posterior, student: int | None = None
+) -> Posterior:
+    """Return the posterior after what scores say beyond their levels (equation 11a); the student's say no more.
+
+    ``classes`` and ``hypotheses`` stay as they were.
+    """
+    level_score = models.level_score[np.arange(matrix.claim.shape[1]), matrix.level]
+    known = matrix.present & ~np.isnan(level_score) & ~np.isnan(matrix.score) & ~matrix.traits.names_only
+    if student is not None:
+        known[:, student] = False
+    if matrix.human is not None:
+        known[:, matrix.human] = False
+    weight = models.level_slope * known
+    for a in np.flatnonzero(models.copied_from >= 0).tolist():
+        weight[:, a] *= 1 - models.dependence[a] * matrix.present[:, models.copied_from[a]]
+    beyond = logit(np.clip(matrix.score, 0.005, 0.995)) - logit(np.clip(level_score, 0.005, 0.995))
+    odds = np.exp(np.where(known, weight * beyond, 0.0).sum(axis=1))
+    there = 1 - posterior.nothing
+    scale = odds / np.maximum(there * odds + posterior.nothing, 1e-300)
+    return replace(
+        posterior,
+        nothing=np.clip(1 - there * scale, 0, 1),
+        label=posterior.label * scale[:, None],
+        correct=posterior.correct * scale[:, None],
+    )
+
+
 # In the following the items stand last. Hypotheses stand first: classes, then for each j the label that j claims, and
 # another label.
 
@@ -131,7 +168,7 @@ def log_prior(matrix: LabelMatrix, models: AnnotatorModels) -> tuple[float, np.n
     label = models.label_index[matrix.transposed.label]
     names = np.concatenate([np.log(models.label_prior)[label], np.zeros((1, len(matrix)))])
     return (
-        float(np.log(max(models.claimed_item_count, 1) / COINCIDENCE_RATE)),
+        float(np.log(models.places)),
         np.log(models.item_counts)[:, None, None] + names,
     )
 
@@ -167,7 +204,7 @@ def independent_likelihood(matrix: LabelMatrix, models: AnnotatorModels) -> tupl
     present, label = items.present, models.label_index[items.label]
     wrong_prior = models.wrong_label_prior[label]
     # equation 2
-    rate = np.minimum(models.false_positives * COINCIDENCE_RATE / max(models.claimed_item_count, 1), 0.5)[:, None]
+    rate = np.minimum(models.false_positives / models.places, 0.5)[:, None]
     named, mislabelled = label_likelihood(items, models, label, wrong_prior)
     # equations 3 and 4: (class, label that j claims, annotator, item)
     odds = (models.class_recall / (1 - models.class_recall)).T

@@ -9,6 +9,7 @@ import numpy as np
 
 from florence.config import EngineSettings
 from florence.engine.claims import NO_SPAN, Claims, Regions
+from florence.engine.consensus.alternatives import drop_alternatives, find_alternatives, measure_alternatives
 from florence.engine.consensus.boxes import (
     BoxClaims,
     BoxClusters,
@@ -112,8 +113,20 @@ def cluster_regions(
     boxes = select_box_claims(claims, annotation_type, size, settings)
     similarity = make_label_similarity(boxes, task, settings)
     if task == OBJECTS:
-        vocabulary = find_label_vocabulary(claims, boxes, settings)
-        rules = BoxVoteRules(similarity, vocabulary, by_label=True, complete_type=annotation_type)
+        alternative = find_alternatives(boxes)
+        states = (
+            known.labels.states_alternatives
+            if known
+            else measure_alternatives(boxes, alternative, len(claims.annotators))
+        )
+        boxes = drop_alternatives(boxes, alternative, states)
+        rules = BoxVoteRules(
+            similarity,
+            find_label_vocabulary(claims, boxes, settings),
+            by_label=True,
+            complete_type=annotation_type,
+            states_alternatives=states,
+        )
     else:
         rules = BoxVoteRules(
             similarity,

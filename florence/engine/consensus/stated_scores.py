@@ -3,7 +3,8 @@
 Symbols as in `florence.engine.consensus.annotator_models`; l is a level of a's scores, of mean score s_al, and x_al,
 0…1, its rank among a's claims.
 
-    (S1) stated          logit p_al = logit s_al + `STATED_LOG_ODDS`;  p_al = `DEFAULT_PRECISION` without a score
+    (S1) stated          logit p_al = logit s_al + `STATED_LOG_ODDS`;  p_al = `DEFAULT_PRECISION` without a score;
+                         `ALTERNATIVES_LOG_ODDS` instead, where a states alternatives
     (S2) confirmation    m_al: share of the claims at level l that another family claims, rising with l (isotonic
                          regression)
                          R_al = logistic(logit(m_a,top / p_a,top) − 1.5 (1 − x_al)): how much of what is there, and a
@@ -35,8 +36,10 @@ from florence.engine.consensus.annotator_models import (
 )
 from florence.engine.consensus.label_matrix import LabelMatrix
 
-STATED_LOG_ODDS = 0.2
-"""What is added to the log odds that a score states. Scores of some detectors are too high and of others too low."""
+STATED_LOG_ODDS = 0.5
+"""What is added to the log odds that a score states: who exports what it is sure of alone is more often right."""
+ALTERNATIVES_LOG_ODDS = -0.5
+"""The same of an annotator that states alternatives: one that exports everything is less often right."""
 DEFAULT_PRECISION = 0.8
 """Share right of claims without a score."""
 HARD_NEGATIVE_SHARE = 0.15
@@ -58,7 +61,8 @@ def state_classes(matrix: LabelMatrix, precision: float = DEFAULT_PRECISION) -> 
     share = (claims + 0.01) / (claims + 0.01).sum(axis=1, keepdims=True)
     rank = np.cumsum(share, axis=1) - share / 2
     graded = ((claims > 0).sum(axis=1) > 1)[:, None]
-    right = _confirm(matrix, rank, _state_right(matrix.level_score, precision))
+    added = np.where(matrix.states_alternatives, ALTERNATIVES_LOG_ODDS, STATED_LOG_ODDS)
+    right = _confirm(matrix, rank, _state_right(matrix.level_score, added, precision))
     found = recall_of_ease(np.full(1, DEFAULT_EASE))[0]
     clarity = CLARITY_OF_RANK * (np.where(graded, rank, 0.5) - 0.5)
     kinds = found * np.where(graded[..., None], np.exp(-((clarity[..., None] + SPREAD * DIFFICULTY) ** 2) / 2), 1.0)
@@ -70,9 +74,9 @@ def state_classes(matrix: LabelMatrix, precision: float = DEFAULT_PRECISION) -> 
     return result * share
 
 
-def _state_right(score: np.ndarray, precision: float) -> np.ndarray:
-    """p of scores, NaN where there is none (S1)."""
-    odds = logit(np.clip(np.nan_to_num(score, nan=0.5), 0.005, 0.995)) + STATED_LOG_ODDS
+def _state_right(score: np.ndarray, added: np.ndarray, precision: float) -> np.ndarray:
+    """p of scores (A, levels), NaN where there is none (S1). ``added``: (A,), to their log odds."""
+    odds = logit(np.clip(np.nan_to_num(score, nan=0.5), 0.005, 0.995)) + added[:, None]
     return np.where(np.isnan(score), precision, 1 / (1 + np.exp(-odds)))
 
 
