@@ -65,7 +65,9 @@ def test_page_list_project_and_dry_run(found, here, source):
     for row in issues:
         expected[row["image"]] = expected.get(row["image"], 0) + float(row["probability"])
     order = [task["data"]["name"] for task in tasks]
-    assert order == sorted(expected, key=lambda name: -expected[name])[:200]
+    # the list states probabilities with few digits, so images of nearly the same sum may change places
+    assert sorted(order) == sorted(sorted(expected, key=lambda name: -expected[name])[:200])
+    assert [expected[name] for name in order] == pytest.approx(sorted(expected.values(), reverse=True)[:200], abs=0.01)
     assert all((here / "audit/label-studio/images" / name).is_file() for name in order)
     given, corrected = tasks[0]["predictions"]
     assert (given["model_version"], corrected["model_version"]) == ("given", "corrected")
