@@ -36,8 +36,8 @@ from florence.engine.consensus.annotator_models import (
 )
 from florence.engine.consensus.label_matrix import LabelMatrix
 
-STATED_LOG_ODDS = 0.5
-"""What is added to the log odds that a score states: who exports what it is sure of alone is more often right."""
+STATED_LOG_ODDS = 0.2
+"""What is added to the log odds that a score states. Scores of some detectors are too high and of others too low."""
 ALTERNATIVES_LOG_ODDS = -0.5
 """The same of an annotator that states alternatives: one that exports everything is less often right."""
 DEFAULT_PRECISION = 0.8
