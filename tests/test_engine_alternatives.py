@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from engine_claims import box, image, tables
 
+from florence.config import EngineSettings
+from florence.engine import fuse
+from florence.engine.consensus import alternatives, blocks
 from florence.engine.consensus.alternatives import drop_alternatives, find_alternatives, measure_alternatives
 from florence.engine.consensus.boxes import BoxClaims
 from florence.engine.consensus.clusters import measure_same_iou
@@ -78,7 +83,7 @@ def test_low_scores_of_an_annotator_that_states_alternatives_have_no_vote():
     assert drop_alternatives(boxes, find_alternatives(boxes), states).reason[:3].tolist() == [
         "alternative",
         "",
-        "alternative",
+        "low_score",
     ]
 
 
@@ -106,3 +111,67 @@ def test_annotators_that_draw_alike_are_joined_at_a_larger_overlap(shift: float,
     assert found[0, 1] == found[1, 0] == pytest.approx(expected)
     # nobody knows how the third one draws
     assert found[0, 2] == found[2, 2] == 0.2
+
+
+# ---------------------------------------------------------------- whole exports
+
+
+PETS = ("cat", "dog", "fox", "rabbit")
+TRUE_PLACES = [(20 + 200 * k, 20, 140 + 200 * k, 140) for k in range(4)]
+
+
+def export_everything(images: int, seed: int) -> tuple[tuple[pa.Table, pa.Table, pa.Table], list[dict]]:
+    """Return what two detectors state that export all they think of, and the true pet of each place by image.
+
+    They take each pet for the next one of `PETS` now and then, and state that one beside it anyway: the doubt of both
+    is about the same two names.
+    """
+    rng = np.random.default_rng(seed)
+    records = [image(f"{number:03d}", 900, 160) for number in range(images)]
+    truth = [{place: PETS[rng.integers(len(PETS))] for place in TRUE_PLACES if rng.random() < 0.7} for _ in records]
+    claims: dict[str, dict] = {"one": {}, "other": {}}
+    for found in claims.values():
+        for record, pets in zip(records, truth, strict=True):
+            found[record.image_id] = rows = []
+            for place, pet in pets.items():
+                names = [pet, PETS[(PETS.index(pet) + 1) % len(PETS)]]
+                if rng.random() < 0.15:
+                    names.reverse()
+                for name, low, high in zip(names, (0.55, 0.3), (0.95, 0.6), strict=True):
+                    x, y = rng.normal(0, 4, 2)
+                    corners = (place[0] + x, place[1] + y, place[2] + x, place[3] + y)
+                    rows.append(box(name, *corners, float(rng.uniform(low, high))))
+    return tables(claims, records), truth
+
+
+def count_right(labels: pa.Table, records: pa.Table, truth: list[dict]) -> tuple[int, int]:
+    """Return how many labels there are, and how many of them say the true pet of a place."""
+    image_of = {image_id: number for number, image_id in enumerate(records["image_id"].to_pylist())}
+    kept = [row for row in labels.to_pylist() if row["kept"]]
+    right = 0
+    for row in kept:
+        (region,) = row["regions"]
+        center = (region["box"][0] + region["box"][2]) / 2
+        pets = truth[image_of[row["image_id"]]]
+        right += any(place[0] <= center <= place[2] and pet == row["text"] for place, pet in pets.items())
+    return len(kept), right
+
+
+def test_doubts_that_two_detectors_share_are_no_labels(monkeypatch):
+    (claims, records, coverage), truth = export_everything(80, 3)
+    true = sum(map(len, truth))
+    count, right = count_right(fuse(claims, records, coverage, EngineSettings(), 0), records, truth)
+    assert right > 0.8 * true and right > 0.85 * count
+    monkeypatch.setattr(alternatives, "MIN_SHARE", 1.1)
+    more, right_of_more = count_right(fuse(claims, records, coverage, EngineSettings(), 0), records, truth)
+    assert 2 * right / (count + true) > 2 * right_of_more / (more + true) + 0.1, "every claim of a place has a vote"
+
+
+def test_alternatives_are_the_same_in_blocks(monkeypatch):
+    (claims, records, coverage), _ = export_everything(80, 4)
+    whole = fuse(claims, records, coverage, EngineSettings(), 0)
+    reasons = whole["reason"].to_pylist()
+    assert reasons.count("alternative") > 100
+    monkeypatch.setattr(blocks, "MAX_CLAIMS_WHOLE", 0)
+    monkeypatch.setattr(blocks, "CLAIMS_PER_BLOCK", 40)
+    assert fuse(claims, records, coverage, EngineSettings(), 0).combine_chunks() == whole.combine_chunks()

@@ -82,7 +82,6 @@ def make_models(matrix: LabelMatrix) -> AnnotatorModels:
         families=np.full(ANNOTATORS, 3.0),
         anchored=np.zeros(ANNOTATORS),
         level_edges=matrix.level_edges,
-        states_alternatives=np.zeros(ANNOTATORS, bool),
         label_names=(),
         label_index=np.asarray([3, 0, 4, 1, 5, 5]),
     )

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
-from florence.engine.consensus.annotator_models import DEFAULT_EASE, DIFFICULTY, HARD_NEGATIVE, NOTHING, SPREAD
+from florence.engine.consensus.annotator_models import (
+    DEFAULT_EASE,
+    DIFFICULTY,
+    HARD_NEGATIVE,
+    NOTHING,
+    SPREAD,
+    TEMPTATION,
+)
 from florence.engine.consensus.label_matrix import (
     NOT_ASKED,
     SCORE_LEVELS,
@@ -19,6 +26,7 @@ from florence.engine.consensus.label_matrix import (
     build_label_matrix,
 )
 from florence.engine.consensus.stated_scores import (
+    ALTERNATIVES_LOG_ODDS,
     CLARITY_OF_RANK,
     DEFAULT_PRECISION,
     EASE_OF_RANK,
@@ -73,6 +81,13 @@ def test_the_log_odds_of_scores_are_raised_a_little_and_no_score_is_the_default(
     assert DEFAULT_PRECISION == 0.8 and right[0, SCORE_LEVELS] == pytest.approx(0.8)
     assert np.allclose(right[1], 0.8)
     assert np.allclose(share_right(state_classes(make_matrix(), 0.6))[1], 0.6)
+
+
+def test_scores_of_an_annotator_that_states_alternatives_are_lowered():
+    traits = replace(AnnotatorTraits.of(2), states_alternatives=np.asarray([True, False]))
+    right = share_right(state_classes(make_matrix(confirmed=(0, 0, 0, 0), traits=traits)))
+    expected = logistic(log_odds(np.asarray(SCORES)) + ALTERNATIVES_LOG_ODDS)
+    assert ALTERNATIVES_LOG_ODDS < 0 and right[0, :4].tolist() == pytest.approx(expected.tolist())
 
 
 def test_certain_scores_leave_a_doubt():
@@ -161,3 +176,40 @@ def test_few_claims_or_levels_are_not_compared(scores, claims, confirmed):
     stated = logistic(log_odds(np.asarray(scores)) + STATED_LOG_ODDS)
     found = share_right(state_classes(make_matrix(scores, claims, confirmed)))[0, : len(scores)]
     assert found == pytest.approx(stated)
+
+
+# ---------------------------------------------------------------- hard negatives
+
+
+def share_of_hard_negatives(stated: np.ndarray) -> np.ndarray:
+    """Return (A,) η of h."""
+    wrong = stated[[HARD_NEGATIVE, NOTHING]].sum(axis=2)
+    return wrong[0] / wrong.sum(axis=0)
+
+
+@pytest.mark.parametrize(
+    "confirmed, strength, least, most",
+    [
+        pytest.param((60, 120, 120, 140), 10.0, 0.3, 0.8, id="what is least sure is claimed nearly as often"),
+        pytest.param((0, 40, 100, 160), 10.0, 0.15, 0.16, id="what is surest is claimed"),
+        pytest.param((60, 120, 120, 140), 0.2, 0.15, 0.15, id="three families tell"),
+        pytest.param((0, 0, 0, 0), 10.0, 0.15, 0.15, id="nothing is claimed twice"),
+    ],
+)
+def test_agreement_that_no_score_explains_is_about_hard_negatives(confirmed, strength: float, least, most):
+    matrix = make_matrix(SCORES, (200, 200, 200, 200), confirmed)
+    found = share_of_hard_negatives(state_classes(matrix, strength=np.full(2, strength)))
+    assert least - 1e-9 <= found[0] <= most + 1e-9
+    assert found[1] == pytest.approx(HARD_NEGATIVE_SHARE), "it states no scores"
+    assert share_of_hard_negatives(state_classes(matrix)) == pytest.approx(HARD_NEGATIVE_SHARE)
+
+
+def test_the_share_of_hard_negatives_is_found_that_claims_were_drawn_with():
+    rng = np.random.default_rng(2)
+    scores, count, true = np.asarray([0.1, 0.3, 0.5, 0.7, 0.9]), 3000, 0.5
+    right = logistic(log_odds(scores) + STATED_LOG_ODDS)
+    rank = (np.arange(5) + 0.5) / 5
+    found = logistic(log_odds(np.asarray(0.8)) - EASE_OF_RANK * (1 - rank))
+    confirmed = rng.binomial(count, right * found + (1 - right) * true * TEMPTATION)
+    matrix = make_matrix(tuple(scores), (count,) * 5, tuple(confirmed))
+    assert share_of_hard_negatives(state_classes(matrix, strength=np.full(2, 10.0)))[0] == pytest.approx(true, abs=0.05)

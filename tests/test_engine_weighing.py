@@ -9,7 +9,7 @@ from engine_claims import box, image, line, tables
 from florence.config import EngineSettings
 from florence.engine.consensus.maximisation import MIN_ANCHORED
 from florence.engine.reliability import estimate_reliability
-from florence.engine.weighing import join_sentences, weigh_annotators
+from florence.engine.weighing import find_with_alternatives, join_sentences, weigh_annotators
 from florence.records import AnnotatorProfile
 
 PLACE, OTHER_PLACE = (10, 10, 50, 50), (60, 10, 90, 40)
@@ -181,3 +181,18 @@ def test_types_are_weighed_apart_and_said_together():
     assert join_sentences((one.task, one.sentence) for one in weighed) == [
         "<OD> and <OCR_WITH_REGION>: a and b were asked and no third annotator: the scores decide"
     ]
+
+
+def test_annotators_that_claim_several_things_of_one_place_are_named():
+    doubts = [box("cat", *PLACE, 0.8), box("dog", *PLACE, 0.4)]
+    claims_of = {name: dict.fromkeys((i.image_id for i in IMAGES), doubts) for name in ("a", "b")}
+    claims_of["c"] = dict.fromkeys((i.image_id for i in IMAGES), doubts[:1])
+    claims, _, coverage = tables(claims_of, IMAGES)
+    found = find_with_alternatives(claims, coverage, EngineSettings())
+    assert found == ("a", "b")
+    (said,) = weigh_annotators(claims, coverage, with_alternatives=found)
+    assert said.sentence == (
+        "how reliable a, b and c are follows from where they agree; "
+        "a and b often claim several things of one place: only the best one counts"
+    )
+    assert find_with_alternatives(claims, coverage, EngineSettings(min_score={"*": 0.5})) == ()

@@ -22,7 +22,7 @@ from florence.engine.claims import AnnotatorRoster, Claims, find_codes, image_si
 from florence.engine.consensus import blocks
 from florence.engine.consensus.boxes import BoxClusters, BoxModels, fuse_boxes
 from florence.engine.consensus.label_matrix import ABSENT, NOT_ASKED, LabelMatrix
-from florence.engine.consensus.posterior import infer_posterior, refine_by_scores
+from florence.engine.consensus.posterior import infer_by_scores
 from florence.engine.consensus.regions import REGION_TYPES, cluster_regions, make_region_labels
 from florence.engine.consensus.vote import ItemVotes, vote_on_items
 from florence.engine.filters.duplicates import drop_near_duplicates, find_near_duplicates
@@ -235,8 +235,7 @@ def _weigh_type(
     p_right, by_others = np.full((2, len(boxes)), np.nan)
     p_right[clusters.voter[claim_cell]] = right[cells]
     by_others[clusters.voter[claim_cell]] = others[cells]
-    models = clusters.models.labels
-    nothing = refine_by_scores(matrix, models, infer_posterior(matrix, models, student, cap), student).nothing
+    nothing = infer_by_scores(matrix, clusters.models.labels, student, cap).nothing
 
     def of_clusters(values: np.ndarray, missing: float) -> np.ndarray:
         return np.concatenate([values, np.full((1, *values.shape[1:]), missing, values.dtype)])[clusters.item]
@@ -281,7 +280,7 @@ def _right_by_others(clusters: BoxClusters, votes: ItemVotes, a: int, student: i
     """
     matrix, models = clusters.matrix, clusters.models.labels
     rest = leave_out(matrix, a)
-    posterior = refine_by_scores(rest, models, infer_posterior(rest, models, student, cap), student)
+    posterior = infer_by_scores(rest, models, student, cap)
     own = posterior.label * matrix.similarity[:, :, a]
     own[:, a] = 0
     same = (rest.present & (matrix.label == matrix.label[:, [a]])).any(axis=1)

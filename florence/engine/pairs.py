@@ -48,6 +48,14 @@ def list_pairs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([empty, *firsts]), np.concatenate([empty, *seconds])
 
 
+def list_ranked_pairs(rank: np.ndarray, *groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return all pairs (better, worse) of rows that are the same in all ``groups`` (n,), by ``rank`` (n,)."""
+    order = np.lexsort((-rank, *groups))
+    changes = np.any([np.diff(group[order]) != 0 for group in groups], axis=0)
+    better, worse = list_pairs(np.cumsum(np.r_[False, changes][: len(order)]))
+    return order[better], order[worse]
+
+
 def find_suppressed(better: np.ndarray, worse: np.ndarray, count: int) -> np.ndarray:
     """Return (count,) which rows are suppressed: the ``worse`` of each pair whose ``better`` row is not.
 

@@ -8,6 +8,8 @@ For each annotation type one of three things says how reliable an annotator is, 
   the same images and have the names. Its rates follow from where independent annotators agree;
 - scores, where neither is so: two families that differ do not show which of them is wrong, so its own scores decide.
 
+An annotator that states alternatives (`florence.engine.consensus.alternatives`) has one vote for each place.
+
 Annotators of one family (`florence.records.AnnotatorProfile`) are no witnesses of each other and count as one here. The
 student has learned from the others' labels, and an annotator that only names what others have boxed says nothing of
 what is there: neither is counted.
@@ -16,7 +18,7 @@ what is there: neither is counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,15 +26,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from florence.config import EngineSettings
-from florence.engine.claims import find_codes
+from florence.engine.claims import find_codes, read_claims
+from florence.engine.consensus.alternatives import find_alternatives, measure_alternatives
+from florence.engine.consensus.blocks import select_fit_claims, select_voting_claims
 from florence.engine.consensus.dependence import MIN_ITEMS
 from florence.engine.consensus.fitting import MIN_FAMILIES
 from florence.engine.consensus.maximisation import MIN_ANCHORED
+from florence.engine.consensus.regions import OBJECTS, select_box_claims
 from florence.english import join_words
 from florence.names import build_name_table
-from florence.records import ANNOTATION_TYPES, CAPTIONS, HUMAN, STUDENT, AnnotatorProfile
+from florence.records import ANNOTATION_TYPES, BASE_TYPES, CAPTIONS, HUMAN, STUDENT, AnnotatorProfile
 
-OBJECTS = "<OD>"
 WITNESSES = 3
 """Families from which on two others could confirm a claim."""
 LISTED = 4
@@ -65,11 +69,13 @@ def weigh_annotators(
     coverage: pa.Table,
     profiles: Sequence[AnnotatorProfile] = (),
     settings: EngineSettings | None = None,
+    with_alternatives: Sequence[str] = (),
 ) -> tuple[Weighing, ...]:
     """Return how the evidence of each annotation type was weighed that an annotator with a vote claims anywhere.
 
     ``claims``: the columns image_id, task, annotator and text are read. ``coverage``: see `florence.coverage.COVERAGE`.
-    An annotator that claims no label of a type on any image was not asked for it.
+    An annotator that claims no label of a type on any image was not asked for it. ``with_alternatives``: see
+    `find_with_alternatives`.
     """
     known = {profile.name: profile for profile in profiles}
     claimed = claims.select(["image_id", "task", "annotator", "text"])
@@ -85,8 +91,25 @@ def weigh_annotators(
             judges = [name for name in names if task == OBJECTS and _is_complete(name, known)]
             vocabularies = _find_vocabularies(of_task, task, known, settings or EngineSettings())
             evidence = _Evidence(of_task, images, looks, judges, vocabularies)
-            result.append(_weigh(task, families, evidence))
+            found = _weigh(task, families, evidence)
+            if task == OBJECTS and with_alternatives:
+                found = replace(found, sentence=f"{found.sentence}; {_describe_alternatives(with_alternatives)}")
+            result.append(found)
     return tuple(result)
+
+
+def find_with_alternatives(
+    claims: pa.Table, coverage: pa.Table, settings: EngineSettings, profiles: Sequence[AnnotatorProfile] = ()
+) -> tuple[str, ...]:
+    """Return the annotators, sorted, that state alternatives of objects, on the images that models are fitted to.
+
+    ``claims``, ``coverage``: see `florence.engine.consensus.blocks.fuse`.
+    """
+    voting = select_voting_claims(claims, coverage, settings, profiles)
+    found = read_claims(*select_fit_claims(*voting), None, profiles)
+    boxes = select_box_claims(found, BASE_TYPES.index(OBJECTS), None, settings)
+    states = measure_alternatives(boxes, find_alternatives(boxes), len(found.annotators))
+    return tuple(sorted(name for name, one in zip(found.annotators, states.tolist(), strict=True) if one))
 
 
 def join_sentences(sentences: Iterable[tuple[str, str]]) -> list[str]:
@@ -254,6 +277,13 @@ def _describe_each(basis_of: Mapping[str, Basis]) -> Iterable[str]:
         if names:
             who = join_words(names) if len(names) <= LISTED else f"{len(names)} annotators"
             yield f"{who} {'is' if len(names) == 1 else 'are'} {outcome}"
+
+
+def _describe_alternatives(names: Sequence[str]) -> str:
+    who = join_words(names) if len(names) <= LISTED else f"{len(names)} annotators"
+    return (
+        f"{who} often {'claims' if len(names) == 1 else 'claim'} several things of one place: only the best one counts"
+    )
 
 
 def _describe_agreement(families: tuple[tuple[str, ...], ...], kin: Sequence[str], images: int, shared: int) -> str:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from florence.coverage import COVERAGE, OBJECTS, find_looks
 from florence.engine.krippendorff import measure_object_alpha
-from florence.engine.weighing import Weighing, weigh_annotators
+from florence.engine.weighing import Weighing, find_with_alternatives, weigh_annotators
 from florence.records import ANNOTATIONS, HUMAN, Annotation, AnnotatorProfile, table_annotations
 from florence.report.facts import AgreementAlpha, CalibrationBin, EvidenceWeighing, LabelConfidence
 from florence.store import Store
@@ -23,21 +23,17 @@ if TYPE_CHECKING:
     from florence.evaluate.confidence import ConfidenceQuality
     from florence.evaluate.references import References
 
-CLAIM_COLUMNS = ["image_id", "task", "annotator", "text"]
-
 
 def weigh_round(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -> tuple[Weighing, ...]:
     """Return how the evidence of a round is weighed, by annotation type."""
     store = workspace.store
     if not annotators:
         return ()
-    claims = pa.concat_tables([store.read_tables(f"claims/{a.key}", ANNOTATIONS, CLAIM_COLUMNS) for a in annotators])
-    return weigh_annotators(
-        claims,
-        _read_coverage(store, annotators),
-        read_profiles(workspace.settings, store, annotators),
-        workspace.settings.engine,
-    )
+    claims = pa.concat_tables([store.read_tables(f"claims/{a.key}", ANNOTATIONS) for a in annotators])
+    coverage, settings = _read_coverage(store, annotators), workspace.settings.engine
+    profiles = read_profiles(workspace.settings, store, annotators)
+    with_alternatives = find_with_alternatives(claims, coverage, settings, profiles)
+    return weigh_annotators(claims, coverage, profiles, settings, with_alternatives)
 
 
 def list_weighings(workspace: Workspace, annotators: Sequence[AnnotatorVersion]) -> Iterator[EvidenceWeighing]:

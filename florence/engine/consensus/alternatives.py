@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from florence.engine.consensus.boxes import BoxClaims
-from florence.engine.pairs import find_suppressed, list_pairs
+from florence.engine.filters.reasons import choose_first_reason
+from florence.engine.pairs import find_suppressed, list_ranked_pairs
 from florence.geometry import paired_iou
 
 ALTERNATIVE_IOU = 0.4
@@ -25,18 +26,12 @@ MIN_SHARE, MIN_CLAIMS = 0.2, 50
 
 def find_alternatives(boxes: BoxClaims) -> np.ndarray:
     """Return (m,) which claims with a vote have a better one, by score, of the same annotator about the same place."""
-    voting = np.flatnonzero((boxes.reason == "") & ~np.isnan(boxes.score))
-    voting = voting[np.lexsort((voting, -boxes.score[voting], boxes.annotator[voting], boxes.scope[voting]))]
-    group = boxes.scope[voting] * (int(boxes.annotator.max(initial=0)) + 1) + boxes.annotator[voting]
-    better, worse = (voting[rows] for rows in list_pairs(group))
-    above = boxes.score[better] > boxes.score[worse]
-    better, worse = better[above], worse[above]
-    near = paired_iou(boxes.bounds[better], boxes.bounds[worse]) >= ALTERNATIVE_IOU
-    better, worse = better[near], worse[near]
-    rank = np.empty(len(boxes), np.int64)
-    rank[voting] = np.arange(len(voting))
-    order = np.lexsort((rank[worse], rank[better]))
-    return find_suppressed(better[order], worse[order], len(boxes))
+    scored = np.flatnonzero((boxes.reason == "") & ~np.isnan(boxes.score))
+    better, worse = list_ranked_pairs(boxes.score[scored], boxes.annotator[scored], boxes.scope[scored])
+    better, worse = scored[better], scored[worse]
+    overlap = paired_iou(boxes.bounds[better], boxes.bounds[worse])
+    same_place = (boxes.score[better] > boxes.score[worse]) & (overlap >= ALTERNATIVE_IOU)
+    return find_suppressed(better[same_place], worse[same_place], len(boxes))
 
 
 def measure_alternatives(boxes: BoxClaims, alternative: np.ndarray, count: int) -> np.ndarray:
@@ -48,5 +43,6 @@ def measure_alternatives(boxes: BoxClaims, alternative: np.ndarray, count: int) 
 
 def drop_alternatives(boxes: BoxClaims, alternative: np.ndarray, states_alternatives: np.ndarray) -> BoxClaims:
     """Return the claims; of annotators that state alternatives (A,) these, and low scores, have no vote."""
-    dropped = (alternative | (boxes.score < LEAST_SCORE)) & states_alternatives[boxes.annotator] & (boxes.reason == "")
-    return replace(boxes, reason=np.where(dropped, "alternative", boxes.reason))
+    affected = states_alternatives[boxes.annotator] & (boxes.reason == "")
+    masks = [("alternative", alternative & affected), ("low_score", (boxes.score < LEAST_SCORE) & affected)]
+    return replace(boxes, reason=np.where(affected, choose_first_reason(len(boxes), masks), boxes.reason))

@@ -20,7 +20,7 @@ claim has), classes of items c.
     π_v      ``label_prior``          P(label v | an item)
     ω_v      ``wrong_label_prior``    P(label v | a claim about nothing)
     λ_acl    ``level_share``          P(level l | a claim of a about an item of class c); c = 0: about nothing at all
-    β_a      ``level_slope``        how the log odds that a claim is right rise with those of its score, within a level
+    β_a      ``level_slope``          how log odds of a claim being right rise with those of its score, within a level
     b(a)     ``copied_from``          the annotator that a depends on
     δ_a      ``dependence``           P(a claims what b(a) claims because both make the same mistakes)
     p_a      ``precision``            share of a's claims that are right
@@ -57,12 +57,14 @@ HARD_NEGATIVE, NOTHING = len(REAL), len(REAL) + 1
 """The class of places that tempt everybody; and, where the last axis has one place more, nothing at all."""
 DEFAULT_EASE, DEFAULT_TEMPTATION = 1.0, 0.25
 """e of an annotator of which nothing is known, and its r of hard negatives."""
+TEMPTATION = 0.7
+"""The same of hard negatives that two families take for objects, where no third one shows more."""
 DEFAULT_LABEL_ACCURACY = 0.88
 """q of an annotator of which nothing is known."""
 DEFAULT_DEPENDENCE = 0.8
 """δ of annotators that are declared to be of one family."""
 PLACES_PER_IMAGE = 200.0
-"""Places in one image: how many times rarer two claims about nothing have one box than lie in one image."""
+"""Places in one image: two claims about nothing that lie in one image have one box once in so many times."""
 MIN_FALSE_POSITIVES = 0.3
 """Least f."""
 
@@ -98,9 +100,9 @@ class AnnotatorModels:
     (6, A, levels). ``level_score``: see `LabelMatrix`; ``level_slope``: (A,). ``copied_from``: (A,), -1 for nobody;
     ``dependence``: (A,). ``estimated``: (A,), False where too few others could confirm its claims; ``families``:
     (A,), how many independent families could confirm its claims, on the mean; ``anchored``: (A,), on how many
-    claims people's labels judge it. ``level_edges``: see `LabelMatrix`; ``states_alternatives``: (A,), see
-    `AnnotatorTraits`. ``label_names``: the text of each label, where other images have labels of these texts too.
-    ``label_index``: (labels + 1,), v of each label of a label matrix.
+    claims people's labels judge it. ``level_edges``: see `LabelMatrix`. ``label_names``: the text of each
+    label, where other images have labels of these texts too. ``label_index``: (labels + 1,), v of each label of a
+    label matrix.
     """
 
     precision: np.ndarray
@@ -123,7 +125,6 @@ class AnnotatorModels:
     families: np.ndarray
     anchored: np.ndarray
     level_edges: LevelEdges
-    states_alternatives: np.ndarray
     label_names: tuple[str, ...]
     label_index: np.ndarray
 
@@ -227,7 +228,6 @@ def default_annotator_models(matrix: LabelMatrix, stated: np.ndarray) -> Annotat
         families=np.zeros(count),
         anchored=np.zeros(count),
         level_edges=matrix.level_edges,
-        states_alternatives=matrix.states_alternatives,
         label_names=(),
         label_index=np.arange(labels),
     )

@@ -64,13 +64,14 @@ class BoxClaims:
 @dataclass(frozen=True)
 class BoxModels:
     """What is estimated of the annotators of one type of boxes. ``box_weight``: (A,), see `estimate_box_weights`;
-    ``same_iou``: (A, A), see `measure_same_iou`; ``masks_only``: (A,), who does nothing but draw masks in the boxes of
-    others; None where that was not asked.
+    ``same_iou``: (A, A), see `measure_same_iou`; ``states_alternatives``: (A,), see `AnnotatorTraits`; ``masks_only``:
+    (A,), who does nothing but draw masks in the boxes of others; None where that was not asked.
     """
 
     labels: AnnotatorModels
     box_weight: np.ndarray
     same_iou: np.ndarray
+    states_alternatives: np.ndarray | None = None
     masks_only: np.ndarray | None = None
 
 
@@ -167,8 +168,8 @@ def cluster_boxes(
         traits,
         complete=claims.find_complete(rules.complete_type)[image] if rules.complete_type >= 0 else None,
         level_edges=known.labels.level_edges if known else None,
+        images=len(np.unique(image)),
     )
-    matrix = replace(matrix, items_per_image=len(matrix) / max(len(np.unique(image)), 1))
     if not rules.scores_state:
         matrix = replace(matrix, level_score=np.full_like(matrix.level_score, np.nan))
     if known:
@@ -176,7 +177,8 @@ def cluster_boxes(
     else:
         options = FitOptions(claims.student_index, settings.student.cap, rules.prior_claims, rules.precision)
         labels = fit_annotator_models(matrix, options, boxes.label_names)
-        models = BoxModels(labels, estimate_box_weights(boxes.bounds[voter], matrix, labels), same_iou)
+        weight = estimate_box_weights(boxes.bounds[voter], matrix, labels)
+        models = BoxModels(labels, weight, same_iou, rules.states_alternatives)
     return BoxClusters(boxes, cluster, item, voter, matrix, models, rules.similarity is None or rules.by_label)
 
 

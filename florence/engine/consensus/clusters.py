@@ -43,10 +43,8 @@ def cluster_claims(
     (m, 4) overlap enough; a cluster has at most one claim of each annotator. Pairs of claims that are both
     ``preferred`` (m,) join first, then pairs of one ``label``, then the pairs with the largest overlap.
     """
-    a, b = list_pairs(scope)
-    keep = annotator[a] != annotator[b]
-    a, b = a[keep], b[keep]
-    overlap, same = paired_iou(bounds[a], bounds[b]), label[a] == label[b]
+    a, b, overlap = _list_overlaps(scope, annotator, bounds)
+    same = label[a] == label[b]
     same_iou = np.asarray(least.same_iou)
     same_iou = same_iou[annotator[a], annotator[b]] if same_iou.ndim else same_iou
     keep = overlap >= np.where(same, same_iou, least.iou)
@@ -54,6 +52,16 @@ def cluster_claims(
     early = np.zeros(len(a), bool) if preferred is None else preferred[a] & preferred[b]
     order = np.lexsort((b, a, -np.round(overlap, 9), ~same, ~early))
     return np.unique(join_pairs(a[order], b[order], annotator), return_inverse=True)[1]
+
+
+def _list_overlaps(
+    scope: np.ndarray, annotator: np.ndarray, bounds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return all pairs of claims of one scope and different annotators, and their IoU."""
+    a, b = list_pairs(scope)
+    keep = annotator[a] != annotator[b]
+    a, b = a[keep], b[keep]
+    return a, b, paired_iou(bounds[a], bounds[b])
 
 
 def measure_same_iou(
@@ -66,14 +74,11 @@ def measure_same_iou(
     holds where they have too few such boxes. The other arguments: see `cluster_claims`.
     """
     result = np.full((count, count), least)
-    number = np.cumsum(np.append(True, scope[1:] != scope[:-1])) - 1 if len(scope) else scope
-    some = number % -(-max(len(scope), 1) // MAX_MEASURED) == 0
+    every = -(-max(len(scope), 1) // MAX_MEASURED)
+    some = np.cumsum(np.diff(scope, prepend=scope[:1]) != 0) % every == 0
     scope, annotator, bounds, label = scope[some], annotator[some], bounds[some], label[some]
-    a, b = list_pairs(scope)
-    keep = (annotator[a] != annotator[b]) & (label[a] == label[b])
-    a, b = a[keep], b[keep]
-    overlap = paired_iou(bounds[a], bounds[b])
-    keep = overlap >= LEAST_MATCHED_IOU
+    a, b, overlap = _list_overlaps(scope, annotator, bounds)
+    keep = (overlap >= LEAST_MATCHED_IOU) & (label[a] == label[b])
     a, b, overlap = a[keep], b[keep], overlap[keep]
     largest = np.zeros((len(scope), count))
     np.maximum.at(largest, (a, annotator[b]), overlap)
@@ -81,9 +86,8 @@ def measure_same_iou(
     matched = (overlap >= largest[a, annotator[b]]) & (overlap >= largest[b, annotator[a]])
     one, other, overlap = annotator[a[matched]], annotator[b[matched]], overlap[matched]
     pair = np.minimum(one, other) * count + np.maximum(one, other)
-    for number in np.unique(pair).tolist():
-        of_pair = overlap[pair == number]
-        if len(of_pair) >= MIN_MATCHED:
-            found = np.clip(np.median(of_pair) - BELOW_MEDIAN, least, max(least, MOST_SAME_IOU))
-            result[divmod(number, count)] = result[divmod(number, count)[::-1]] = found
+    for number in np.flatnonzero(np.bincount(pair) >= MIN_MATCHED).tolist():
+        first, second = divmod(number, count)
+        found = np.clip(np.median(overlap[pair == number]) - BELOW_MEDIAN, least, max(least, MOST_SAME_IOU))
+        result[first, second] = result[second, first] = found
     return result

@@ -86,7 +86,7 @@ def _spread(rows: np.ndarray, most: int) -> np.ndarray:
 
 def _fit_sample(matrix: LabelMatrix, options: FitOptions) -> AnnotatorModels:
     """Alternate E and M steps until the number of items and recall settle."""
-    fixed = prepare_maximisation(matrix, state_classes(matrix, options.precision))
+    fixed = prepare_maximisation(matrix, options.precision)
     claims = np.maximum(matrix.present.sum(axis=0), 1)
     families = (matrix.confirming * matrix.present).sum(axis=0) / claims
     anchored = (matrix.present & matrix.anchored[:, None]).sum(axis=0)

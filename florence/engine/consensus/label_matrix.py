@@ -44,7 +44,7 @@ class ItemClaims:
 
 @dataclass(frozen=True)
 class AnnotatorTraits:
-    """What is declared of A annotators.
+    """What is known of A annotators before models are fitted; all but ``states_alternatives`` is declared.
 
     ``families``: (A,), the same number for annotators that share mistakes. ``names_only``: (A,), whose claims copy
     boxes of others, so that they say what an item is called and nothing about whether it is there. ``can_label``:
@@ -105,7 +105,7 @@ class LabelMatrix:
     level_score: np.ndarray
     complete: np.ndarray
     traits: AnnotatorTraits
-    items_per_image: float = DEFAULT_ITEMS_PER_IMAGE
+    items_per_image: float
 
     def __len__(self) -> int:
         return len(self.claim)
@@ -235,11 +235,13 @@ def build_label_matrix(
     *,
     complete: np.ndarray | None = None,
     level_edges: LevelEdges | None = None,
+    images: int | None = None,
 ) -> LabelMatrix:
     """Build the label matrix of claims about items. ``coverage``: (items, A) bool, who was asked about which item.
 
     ``similarity``: of different labels, 0 where None. ``traits``, ``complete``, ``level_edges``: see `LabelMatrix`;
-    without ``level_edges`` the levels of an annotator hold about as many of these claims each.
+    without ``level_edges`` the levels of an annotator hold about as many of these claims each. ``images``: how many the
+    items lie in.
     """
     count = coverage.shape[1]
     claim = np.full(coverage.shape, NOT_ASKED, np.int64)
@@ -269,6 +271,7 @@ def build_label_matrix(
         level_score=level_score,
         complete=np.zeros(len(claim), bool) if complete is None else complete,
         traits=traits or AnnotatorTraits.of(count),
+        items_per_image=len(claim) / max(images, 1) if images is not None else DEFAULT_ITEMS_PER_IMAGE,
     )
 
 

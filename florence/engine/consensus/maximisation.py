@@ -15,6 +15,8 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
                              of hard negatives r_ac = x_ac / t_ac
                              x_ac = Σ_i w_i P_ic [a claims] + R r_c,   t_ac = Σ_i w_i P_ic k_ia / (1 − u_ic) + R
                              R = 0.06 mean_c Σ_i w_i P_ic k_ia / (1 − u_ic) + 4,   r_c the default
+                             where η of (S5) is above its least for some a, r of hard negatives is at least 0.25; where
+                             it is so for one of which S_a > 3, of hard negatives r_c = 0.7 and R = 0.5 t_ac + 4
                              u_ic = min(Π_{a: k_ia = 1} m_ac, 0.8);   0 where a person has claimed all there is
                              m_ac = 1 − r_ac;   δ_a + (1 − δ_a)(1 − r_ac) where a copies
     (13) claims by class     n_acl = Σ_{i: l_ia = l} w_i P_ic + (S_a claims_a + 10) h_acl, then for each annotator and
@@ -29,7 +31,8 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
                              m_v: (claims of label v + 0.01) ^ 0.3, one claim more for V
                              σ_v = (Σ_{y_ia = v} c_ia + C Σ c / Σ 1) / (Σ_{y_ia = v} 1 + C)
                              C = 10; 100 of free texts
-    (17) label accuracy      q_av = clip((s_av + B′ s̄_a) / (x_av + B′)),   B = 20, B′ = B + 48 S_a
+    (17) label accuracy      q_av = clip((s_av + B′ s̄_a) / (x_av + B′)),   B = 20, B′ = B + 48 S_a;
+                             B where no other family finds objects
                              s̄_a = (Σ_v s_av + K_a q_a) / (Σ_v x_av + K_a),   K_a = 20 + min(0.3 S_a, 0.18) claims_a
                              s_av = Σ_i P_i(v) s(v, y_ia)
                              logit q_a = logit √A + logit b_a − mean_a logit b_a;   A: how similar the labels are that
@@ -54,12 +57,14 @@ import numpy as np
 from florence.engine.consensus.annotator_models import (
     DEFAULT_EASE,
     DEFAULT_LABEL_ACCURACY,
+    DEFAULT_TEMPTATION,
     DIFFICULTY,
     HARD_NEGATIVE,
     MIN_FALSE_POSITIVES,
     NOTHING,
     REAL,
     SPREAD,
+    TEMPTATION,
     AnnotatorModels,
     Confusions,
     default_class_recall,
@@ -68,6 +73,12 @@ from florence.engine.consensus.annotator_models import (
 )
 from florence.engine.consensus.label_matrix import LabelMatrix
 from florence.engine.consensus.posterior import Posterior
+from florence.engine.consensus.stated_scores import (
+    DEFAULT_PRECISION,
+    HARD_NEGATIVE_SHARE,
+    WEAK_EVIDENCE,
+    state_classes,
+)
 
 STRENGTHS = np.asarray([10.0, 10.0, 0.2])
 """S of a claim that 0, 1, 2 or more other families could confirm."""
@@ -81,6 +92,8 @@ ANCHOR_SHARE = 0.5
 """How much judged items weigh at least, against all others."""
 PRIOR_RECALL = 0.06
 """Share of the items that the default recall counts for."""
+PRIOR_TEMPTATION = 0.5
+"""The same of the recall of hard negatives, where scores show that there are many (S5)."""
 PRIOR_ITEMS_OF_LABEL = 20.0
 """B: items that an annotator's mean counts for, against those of one label, in d."""
 PRIOR_NAMED = 48.0
@@ -110,24 +123,30 @@ class Fixed:
     """What does not change from step to step.
 
     ``weight``: (n,), w; ``strength``: (A,), S; ``stated``: (6, A, levels), h; ``fits_spread``: whether the spread of
-    difficulty is estimated: three families could claim the same, or people have judged.
+    difficulty is estimated: three families could claim the same, or people have judged; ``tempted``: (A,),
+    whether scores show that others make the same mistakes (S5).
     """
 
     weight: np.ndarray
     strength: np.ndarray
     stated: np.ndarray
     fits_spread: bool
+    tempted: np.ndarray
 
 
-def prepare_maximisation(matrix: LabelMatrix, stated: np.ndarray) -> Fixed:
-    """Compute what does not change from step to step. ``stated``: (6, A, levels), h."""
+def prepare_maximisation(matrix: LabelMatrix, precision: float = DEFAULT_PRECISION) -> Fixed:
+    """Compute what does not change from step to step. ``precision``: share right of claims without a score."""
     present, anchored = matrix.present, matrix.anchored
     strength = (STRENGTHS[np.minimum(matrix.confirming, 2)] * present).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
     strength = np.where(matrix.states_alternatives, np.maximum(strength, ALTERNATIVES_STRENGTH), strength)
     by_people = (present & anchored[:, None]).sum(axis=0)
     strength = np.where(by_people >= MIN_ANCHORED, np.minimum(strength, ANCHORED_STRENGTH), strength)
     weight = max(1.0, ANCHOR_SHARE * int((~anchored).sum()) / max(int(anchored.sum()), 1))
-    return Fixed(np.where(anchored, weight, 1.0), strength, stated, bool((strength < 1).sum() >= MIN_OF_SPREAD))
+    stated = state_classes(matrix, precision, strength)
+    fits_spread = bool((strength < WEAK_EVIDENCE).sum() >= MIN_OF_SPREAD)
+    wrong = stated[[HARD_NEGATIVE, NOTHING]].sum(axis=2)
+    tempted = wrong[0] > (HARD_NEGATIVE_SHARE + 0.01) * wrong.sum(axis=0)
+    return Fixed(np.where(anchored, weight, 1.0), strength, stated, fits_spread, tempted)
 
 
 def update_models(
@@ -175,9 +194,14 @@ def _class_recall(matrix: LabelMatrix, classes: np.ndarray, stands_for: np.ndarr
     weighted = classes * fixed.weight[:, None]
     there = matrix.was_asked.T @ (weighted * stands_for)
     default = default_class_recall(len(there))
-    prior = (PRIOR_RECALL * there.mean(axis=1) + 4)[:, None]
+    prior = np.repeat((PRIOR_RECALL * there.mean(axis=1) + 4)[:, None], there.shape[1], axis=1)
+    if fixed.tempted[fixed.strength > ALTERNATIVES_STRENGTH].any():
+        default[:, HARD_NEGATIVE] = TEMPTATION
+        prior[:, HARD_NEGATIVE] = PRIOR_TEMPTATION * there[:, HARD_NEGATIVE] + 4
     found, there = matrix.present.T @ weighted + prior * default, there + prior
     result = np.clip(found / there, 0.01, 0.99)
+    if fixed.tempted.any():
+        result[:, HARD_NEGATIVE] = np.maximum(result[:, HARD_NEGATIVE], DEFAULT_TEMPTATION)
     ease, spread = _fit_ease(found[:, list(REAL)], there[:, list(REAL)], fixed.fits_spread)
     result[:, list(REAL)] = np.clip(recall_of_ease(ease, spread), 0.005, 0.995)
     return result

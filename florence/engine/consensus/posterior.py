@@ -20,7 +20,7 @@ of it, or of a class c with another label (*), or nothing at all (z = 0).
     (10) people        P(z | y_i) = 0 for every z but what a person claims of the item; where a person has claimed all
                        there is and not the item, it is nothing
     (11) claims        c_ia = P(a's claim is right | y_i) = Σ_{c there} Σ_v P(z = c, v | y_i) s(v, y_ia)
-    (11a) within levels  the odds that there is an item are multiplied by exp Σ_a (1 − δ) β_a (logit s_ia − logit s_al)
+    (11a) in a level   P(there | y_i) / P(nothing | y_i), times exp Σ_a (1 − δ) β_a (logit s_ia − logit s_al)
                        s_ia: the score of a's claim; s_al: the mean score of its level; δ as in (6)
 
 An annotator whose claims copy boxes of others says nothing about whether an item is there: of (2) to (4) it has the
@@ -129,6 +129,13 @@ def compute_posterior(
         np.ascontiguousarray(classes.T),
         hypotheses,
     )
+
+
+def infer_by_scores(
+    matrix: LabelMatrix, models: AnnotatorModels, student: int | None = None, cap: float = 1.0
+) -> Posterior:
+    """Infer the posterior that labels follow from: `infer_posterior`, and what scores say beyond their levels."""
+    return refine_by_scores(matrix, models, infer_posterior(matrix, models, student, cap), student)
 
 
 def refine_by_scores(

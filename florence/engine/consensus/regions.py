@@ -115,8 +115,8 @@ def cluster_regions(
     if task == OBJECTS:
         alternative = find_alternatives(boxes)
         states = (
-            known.labels.states_alternatives
-            if known
+            known.states_alternatives
+            if known and known.states_alternatives is not None
             else measure_alternatives(boxes, alternative, len(claims.annotators))
         )
         boxes = drop_alternatives(boxes, alternative, states)

@@ -8,7 +8,7 @@ import numpy as np
 
 from florence.engine.consensus.annotator_models import AnnotatorModels
 from florence.engine.consensus.label_matrix import LabelMatrix
-from florence.engine.consensus.posterior import infer_posterior, refine_by_scores
+from florence.engine.consensus.posterior import infer_by_scores
 
 MAX_RIGHT = 0.99
 """The most that an annotator of texts is taken to be right."""
@@ -35,7 +35,7 @@ def vote_on_items(
     ``by_label``: take the label with the largest posterior, although a hypernym of it is right whenever it is; else
     take the claim that is most likely right.
     """
-    posterior = refine_by_scores(matrix, models, infer_posterior(matrix, models, student, cap), student)
+    posterior = infer_by_scores(matrix, models, student, cap)
     weight = posterior.correct
     rank = (
         np.where(matrix.first, np.round(posterior.label, 9), -1)

@@ -19,7 +19,7 @@ import numpy as np
 DROP_REASONS: dict[str, str] = {
     "no_place": "it has no region, or a region without a place",
     "empty_text": "it has no letter and no digit; a name: nothing to be seen",
-    "low_score": "its annotator's own score is below engine.min_score",
+    "low_score": "its annotator's own score is below engine.min_score, or below 0.1 where it states alternatives",
     "alternative": "its annotator claims several things of many places, and has a better score for another one there",
     "low_phrase_score": "its annotator's score of the phrase is below engine.min_phrase_score",
     "alt_noise": "it describes no picture: an address, a file name, a list of search terms and the like",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from florence.config import EngineSettings
-from florence.engine.pairs import find_suppressed, list_pairs
+from florence.engine.pairs import find_suppressed, list_ranked_pairs
 from florence.geometry import paired_iou
 
 
@@ -26,9 +26,6 @@ def flag_duplicates(
 
     Greedy non-maximum suppression: boxes whose IoU exceeds ``nms_iou`` give way to the one of higher ``rank`` (n,).
     """
-    order = np.lexsort((-rank, label, image))
-    group = np.cumsum(np.r_[False, (np.diff(image[order]) != 0) | (np.diff(label[order]) != 0)][: len(order)])
-    better, worse = list_pairs(group)
-    better, worse = order[better], order[worse]
+    better, worse = list_ranked_pairs(rank, label, image)
     near = paired_iou(box[better], box[worse]) > settings.nms_iou
     return find_suppressed(better[near], worse[near], len(image))
