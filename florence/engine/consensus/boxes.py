@@ -149,8 +149,8 @@ def cluster_boxes(
     clusters, item_of = np.unique(cluster[voter], return_inverse=True)
     item = np.full(int(cluster.max(initial=-1)) + 1, -1, np.int64)
     item[clusters] = np.arange(len(clusters))
-    scope = np.zeros(len(clusters), np.int64)
-    scope[item_of] = boxes.scope[voter]
+    scope, image = np.zeros((2, len(clusters)), np.int64)
+    scope[item_of], image[item_of] = boxes.scope[voter], boxes.image[voter]
     traits = AnnotatorTraits(
         claims.families,
         claims.names_only,
@@ -159,8 +159,6 @@ def cluster_boxes(
         _nothing_label(boxes, voter) if rules.similarity else -1,
         rules.states_alternatives,
     )
-    image = np.zeros(len(clusters), np.int64)
-    image[item_of] = boxes.image[voter]
     matrix = build_label_matrix(
         ItemClaims(item_of, boxes.annotator[voter], boxes.label[voter], boxes.score[voter]),
         coverage[scope],
