@@ -17,6 +17,7 @@ from florence.engine.consensus.annotator_models import (
     SPREAD,
     TEMPTATION,
 )
+from florence.engine.consensus.fitting import fit_annotator_models
 from florence.engine.consensus.label_matrix import (
     NOT_ASKED,
     SCORE_LEVELS,
@@ -213,3 +214,11 @@ def test_the_share_of_hard_negatives_is_found_that_claims_were_drawn_with():
     confirmed = rng.binomial(count, right * found + (1 - right) * true * TEMPTATION)
     matrix = make_matrix(tuple(scores), (count,) * 5, tuple(confirmed))
     assert share_of_hard_negatives(state_classes(matrix, strength=np.full(2, 10.0)))[0] == pytest.approx(true, abs=0.05)
+
+
+def test_annotators_that_share_mistakes_are_both_tempted_by_hard_negatives():
+    shared, apart = ((60, 120, 120, 140), (0, 40, 100, 160))
+    recall = fit_annotator_models(make_matrix(SCORES, (200,) * 4, shared)).class_recall[:, HARD_NEGATIVE]
+    assert (recall > 0.6).all()
+    recall = fit_annotator_models(make_matrix(SCORES, (200,) * 4, apart)).class_recall[:, HARD_NEGATIVE]
+    assert recall[1] < 0.1, "it claims nothing of what the other one is least sure of"
