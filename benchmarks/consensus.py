@@ -142,8 +142,16 @@ def print_failures(parts: Mapping[str, Sequence[Result]]) -> None:
     )
 
 
-def run(cases: Sequence[Any], options: Options, workers: int) -> dict[str, list[Result]]:
-    """Return the results of every part; print each part's tables when it is ready."""
+def write_json(path: Path, parts: Mapping[str, Sequence[Result]]) -> None:
+    """Write the figures and counts of what has been measured."""
+    figures = {part: [asdict(result) for result in results] for part, results in parts.items()}
+    counts = {part: summary(results) for part, results in parts.items()}
+    text = json.dumps({"parts": figures, "counts": counts}, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def run(cases: Sequence[Any], options: Options, workers: int, path: Path | None) -> None:
+    """Measure every case and print the tables. ``path``: of the figures as JSON, written anew after each case."""
     began = time.monotonic()
     parts: dict[str, list[Result]] = {}
     failed: dict[str, str] = {}
@@ -152,13 +160,14 @@ def run(cases: Sequence[Any], options: Options, workers: int) -> dict[str, list[
         parts.setdefault(part, []).append(result)
         failed.update({f"{name} ({part}, {result.case.name})": why for name, why in result.failed.items()})
         seconds = time.monotonic() - began
+        if path is not None:
+            write_json(path, parts)
         print(f"{number + 1}/{len(cases)} {part} {result.case.name}, {seconds:.0f} s", file=sys.stderr, flush=True)
     for part, results in parts.items():
         print_part(part, results)
     print_failures(parts)
     for name, reason in failed.items():
         print(f"\n{name} failed: {reason}")
-    return parts
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -221,14 +230,9 @@ def main() -> None:
     methods, skipped = ((), {}) if given.packages == "none" else install_packages(given.cache)
     names = ("seeds", "tuning", "images", "scenes", "gold", "families", "packages", "cache", "lvis")
     options = Options(**{name: getattr(given, name) for name in names}, methods=methods)
-    found = run(cases, options, given.workers)
+    run(cases, options, given.workers, given.json)
     for name, reason in skipped.items():
         print(f"\n{name} is skipped: {reason}")
-    if given.json:
-        figures = {part: [asdict(result) for result in results] for part, results in found.items()}
-        counts = {part: summary(results) for part, results in found.items()}
-        text = json.dumps({"parts": figures, "counts": counts}, indent=2, ensure_ascii=False)
-        given.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

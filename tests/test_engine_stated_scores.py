@@ -35,6 +35,7 @@ from florence.engine.consensus.stated_scores import (
     LEAST_FOUND,
     MOST_FOUND,
     STATED_LOG_ODDS,
+    StatedClasses,
     state_classes,
 )
 
@@ -59,9 +60,9 @@ def make_matrix(
     )
 
 
-def share_right(stated: np.ndarray) -> np.ndarray:
+def share_right(stated: StatedClasses) -> np.ndarray:
     """Return (A, levels) p of h."""
-    return stated[:HARD_NEGATIVE].sum(axis=0) / stated.sum(axis=0)
+    return stated.classes[:HARD_NEGATIVE].sum(axis=0) / stated.classes.sum(axis=0)
 
 
 def log_odds(share):
@@ -101,8 +102,8 @@ def test_one_score_for_all_claims_is_none():
 
 
 def test_claims_are_divided_by_class_as_their_rank_says():
-    stated = state_classes(make_matrix(confirmed=(0, 0, 0, 0)))
-    right = share_right(stated)
+    result = state_classes(make_matrix(confirmed=(0, 0, 0, 0)))
+    stated, right = result.classes, share_right(result)
     assert np.allclose(stated.sum(axis=(0, 2)), 1)
     for level, (share, rank) in enumerate(zip((0.2, 0.3, 0.3, 0.2), (0.1, 0.35, 0.65, 0.9), strict=True)):
         p = right[0, level]
@@ -118,7 +119,7 @@ def test_claims_are_divided_by_class_as_their_rank_says():
 
 
 def test_claims_without_scores_are_of_items_of_all_difficulties():
-    stated = state_classes(make_matrix())[:, 1, SCORE_LEVELS]
+    stated = state_classes(make_matrix()).classes[:, 1, SCORE_LEVELS]
     found = logistic(DEFAULT_EASE - SPREAD * DIFFICULTY)
     assert stated[:HARD_NEGATIVE] / stated[:HARD_NEGATIVE].sum() == pytest.approx(found / found.sum())
     assert stated[NOTHING] / stated[HARD_NEGATIVE] == pytest.approx((1 - HARD_NEGATIVE_SHARE) / HARD_NEGATIVE_SHARE)
@@ -182,12 +183,6 @@ def test_few_claims_or_levels_are_not_compared(scores, claims, confirmed):
 # ---------------------------------------------------------------- hard negatives
 
 
-def share_of_hard_negatives(stated: np.ndarray) -> np.ndarray:
-    """Return (A,) η of h."""
-    wrong = stated[[HARD_NEGATIVE, NOTHING]].sum(axis=2)
-    return wrong[0] / wrong.sum(axis=0)
-
-
 @pytest.mark.parametrize(
     "confirmed, strength, least, most",
     [
@@ -199,10 +194,10 @@ def share_of_hard_negatives(stated: np.ndarray) -> np.ndarray:
 )
 def test_agreement_that_no_score_explains_is_about_hard_negatives(confirmed, strength: float, least, most):
     matrix = make_matrix(SCORES, (200, 200, 200, 200), confirmed)
-    found = share_of_hard_negatives(state_classes(matrix, strength=np.full(2, strength)))
+    found = state_classes(matrix, strength=np.full(2, strength)).hard_negatives
     assert least - 1e-9 <= found[0] <= most + 1e-9
     assert found[1] == pytest.approx(HARD_NEGATIVE_SHARE), "it states no scores"
-    assert share_of_hard_negatives(state_classes(matrix)) == pytest.approx(HARD_NEGATIVE_SHARE)
+    assert state_classes(matrix).hard_negatives == pytest.approx(HARD_NEGATIVE_SHARE)
 
 
 def test_the_share_of_hard_negatives_is_found_that_claims_were_drawn_with():
@@ -213,7 +208,7 @@ def test_the_share_of_hard_negatives_is_found_that_claims_were_drawn_with():
     found = logistic(log_odds(np.asarray(0.8)) - EASE_OF_RANK * (1 - rank))
     confirmed = rng.binomial(count, right * found + (1 - right) * true * TEMPTATION)
     matrix = make_matrix(tuple(scores), (count,) * 5, tuple(confirmed))
-    assert share_of_hard_negatives(state_classes(matrix, strength=np.full(2, 10.0)))[0] == pytest.approx(true, abs=0.05)
+    assert state_classes(matrix, strength=np.full(2, 10.0)).hard_negatives[0] == pytest.approx(true, abs=0.05)
 
 
 def test_annotators_that_share_mistakes_are_both_tempted_by_hard_negatives():
@@ -222,3 +217,13 @@ def test_annotators_that_share_mistakes_are_both_tempted_by_hard_negatives():
     assert (recall > 0.6).all()
     recall = fit_annotator_models(make_matrix(SCORES, (200,) * 4, apart)).class_recall[:, HARD_NEGATIVE]
     assert recall[1] < 0.1, "it claims nothing of what the other one is least sure of"
+
+
+def test_no_annotator_withstands_hard_negatives_much_better_where_scores_show_many():
+    traits = AnnotatorTraits(np.arange(3), np.zeros(3, bool), states_alternatives=np.asarray([True, False, False]))
+    floor = 0.25
+    for confirmed, least in (((60, 120, 120, 140), floor), ((0, 40, 100, 160), 0.0)):
+        matrix = make_matrix(SCORES, (200,) * 4, confirmed, others=2, traits=traits)
+        silent = fit_annotator_models(matrix).class_recall[2, HARD_NEGATIVE]
+        assert least <= silent < floor + 0.01, "the third one claims nothing"
+        assert (silent < 0.1) == (least == 0.0)

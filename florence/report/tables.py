@@ -85,16 +85,18 @@ def tabulate_gains(facts: RoundFacts) -> Table | None:
     """Return the gains of this round's labels since an earlier round."""
     rows = []
     for g in facts.label_quality_gain:
-        style = "up" if g.low is not None and g.low > 0 else "down" if g.high is not None and g.high < 0 else ""
+        rises, falls = g.low is not None and g.low > 0, g.high is not None and g.high < 0
+        # a difference of rounding is none
+        style = "" if abs(g.value) < 0.0005 else "up" if rises else "down" if falls else ""
         rows.append(
             (
                 Cell(g.task),
                 Cell(g.metric),
                 Cell(g.split),
                 Cell(f"round {g.since}"),
-                number_cell(f"{g.value:+.3f}", format_interval(g.low, g.high), style),
+                number_cell(f"{g.value:+z.3f}", format_interval(g.low, g.high), style),
                 number_cell(format_count(g.n)),
-                number_cell("–" if g.without_student is None else f"{g.without_student:+.3f}"),
+                number_cell("–" if g.without_student is None else f"{g.without_student:+z.3f}"),
             )
         )
     head = make_head("Annotation type", "Measure", "Split", "Since", ">Gain", ">Images", ">Without the student's vote")

@@ -49,9 +49,8 @@ def fit_annotator_models(
     matrix: LabelMatrix, options: FitOptions = FitOptions(), label_names: Sequence[str] = ()
 ) -> AnnotatorModels:
     """Fit the models of all annotators. ``label_names``: the text of each label."""
-    default = replace(
-        default_annotator_models(matrix, state_classes(matrix, options.precision)), label_names=tuple(label_names)
-    )
+    stated = state_classes(matrix, options.precision).classes
+    default = replace(default_annotator_models(matrix, stated), label_names=tuple(label_names))
     rows = np.flatnonzero((matrix.was_asked.sum(axis=1) > 0) | matrix.anchored)
     if len(rows) < MIN_ITEMS:
         return default

@@ -39,7 +39,7 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
                              two families claim of one item;   b_a: share of a's claims about what is there
                              t_al = logit of the share right at level l less that of all levels, drawn to it by 30
                              claims
-    (18) confusions          χ(u, v) = (n_vu + E ω_u) / (Σ_u n_vu + E),   E = 5
+    (18) confusions          χ(u, v) = (n_vu + E ω_u) / (Σ_u n_vu + E),   E = min(max(250 / V, 1), 5)
                              n_vu = Σ_a Σ_{y_ia = u} P_i(v) (1 − s(v, u))
 
 u is the estimate of Lincoln and Petersen for annotators that find items of one class independently: of items that go
@@ -102,8 +102,11 @@ PRIOR_ACCURACY, MAX_PRIOR_ACCURACY = 0.3, 0.18
 """K for one claim, as a share of S, and at most."""
 PRIOR_CLAIMS_OF_LEVEL = 30.0
 """Claims that all levels count for, against those of one, in t."""
-PRIOR_CONFUSIONS = 5.0
-"""E: wrong labels that the share of each label among all wrong ones counts for."""
+PRIOR_CONFUSIONS, MIN_PRIOR_CONFUSIONS, PRIOR_CONFUSIONS_OF_ALL = 5.0, 1.0, 250.0
+"""E, the wrong labels that the share of each label among all wrong ones counts for: at most, at least, and E V.
+
+Among many labels each is rarely met, and those that it is taken for would drown.
+"""
 PRIOR_CLAIMS = 10.0
 """C: claims that the mean of all labels counts for against those of one."""
 PRIOR_CLAIMS_OF_TEXTS = 100.0
@@ -144,9 +147,8 @@ def prepare_maximisation(matrix: LabelMatrix, precision: float = DEFAULT_PRECISI
     weight = max(1.0, ANCHOR_SHARE * int((~anchored).sum()) / max(int(anchored.sum()), 1))
     stated = state_classes(matrix, precision, strength)
     fits_spread = bool((strength < WEAK_EVIDENCE).sum() >= MIN_OF_SPREAD)
-    wrong = stated[[HARD_NEGATIVE, NOTHING]].sum(axis=2)
-    tempted = wrong[0] > (HARD_NEGATIVE_SHARE + 0.01) * wrong.sum(axis=0)
-    return Fixed(np.where(anchored, weight, 1.0), strength, stated, fits_spread, tempted)
+    tempted = stated.hard_negatives > HARD_NEGATIVE_SHARE
+    return Fixed(np.where(anchored, weight, 1.0), strength, stated.classes, fits_spread, tempted)
 
 
 def update_models(
@@ -363,5 +365,6 @@ def _count_confusions(true: np.ndarray, claimed: np.ndarray, mass: np.ndarray, l
     """χ of labels that were claimed where others are right, with so much probability (equation 18)."""
     key, at = np.unique(true * labels + claimed, return_inverse=True)
     counted = np.bincount(at, mass, minlength=len(key))
-    whole = np.bincount(true, mass, minlength=labels) + PRIOR_CONFUSIONS
-    return Confusions(key, counted / whole[key // labels], PRIOR_CONFUSIONS / whole)
+    prior = min(max(PRIOR_CONFUSIONS_OF_ALL / labels, MIN_PRIOR_CONFUSIONS), PRIOR_CONFUSIONS)
+    whole = np.bincount(true, mass, minlength=labels) + prior
+    return Confusions(key, counted / whole[key // labels], prior / whole)

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,10 +69,20 @@ MIN_CONFIRMABLE, MIN_LEVELS = 60, 3
 """Claims that others could confirm, and levels, that an annotator needs for (S2)."""
 
 
+class StatedClasses(NamedTuple):
+    """What scores state of claims.
+
+    ``classes``: (6, A, levels), h, of each annotator the sum is 1; ``hard_negatives``: (A,), η.
+    """
+
+    classes: np.ndarray
+    hard_negatives: np.ndarray
+
+
 def state_classes(
     matrix: LabelMatrix, precision: float = DEFAULT_PRECISION, strength: np.ndarray | None = None
-) -> np.ndarray:
-    """Return (6, A, levels) h: what scores state of claims, by class; of each annotator the sum is 1 (S1 to S5).
+) -> StatedClasses:
+    """Return what scores state of claims, by class (S1 to S5).
 
     ``strength``: (A,), S; None: hard negatives are not estimated.
     """
@@ -94,7 +105,7 @@ def state_classes(
     result[list(REAL)] = np.moveaxis(kinds * right[..., None], 2, 0)
     result[HARD_NEGATIVE] = (1 - right) * tempted[:, None]
     result[NOTHING] = (1 - right) * (1 - tempted[:, None])
-    return result * share
+    return StatedClasses(result * share, tempted)
 
 
 def _state_right(score: np.ndarray, added: np.ndarray, precision: float) -> np.ndarray:
