@@ -26,11 +26,12 @@ class LoopState:
     """The state of the last loop, written whole after every stage: a killed loop continues with what is missing.
 
     ``first_round``: number of its first round; ``wanted``, ``done``: how many rounds it is to have and has.
-    ``accepted``: the last round that was accepted, of this or an earlier loop. ``student``, ``scores``, ``champion``:
-    folder, scores and version of the model that annotates in the next round and that it is compared with. ``images``:
-    hash of the ids of all images, ``settings``: section → hash, ``reviews``: version of people's claims, as they were
-    in its last round. ``rejected``: why its last round was not accepted, empty if it was. ``seconds``: stage →
-    seconds, of the round under way.
+    ``accepted``: the last round whose labels were kept, of this or an earlier loop. ``student``, ``scores``,
+    ``champion``: folder, scores and version of the model that annotates in the next round and that it is compared with;
+    ``attempt``: how many models were compared with it, the next one included. ``images``: hash of the ids of all
+    images, ``settings``: section → hash, ``reviews``: version of people's claims, as they were in its last round.
+    ``rejected``: why the model of its last round was not accepted, empty if it was. ``seconds``: stage → seconds, of
+    the round under way.
     """
 
     loop_id: str
@@ -41,6 +42,7 @@ class LoopState:
     student: str | None = None
     scores: str | None = None
     champion: str | None = None
+    attempt: int = 1
     images: str = ""
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     reviews: str = ""

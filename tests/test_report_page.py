@@ -459,9 +459,9 @@ def test_facts_round_trip_and_refuse_what_they_do_not_know():
     for wrong, found in (
         ('"n": 400', '"n": "400"'),
         ('"loop_id"', '"loop"'),
-        ('"version": 4', '"version": 1'),
-        ('"version": 4', '"version": 3'),
-        ('"version": 4', '"version": 5'),
+        ('"version": 5', '"version": 1'),
+        ('"version": 5', '"version": 4'),
+        ('"version": 5', '"version": 6'),
         ('"accepted"', '"maybe"'),
     ):
         with pytest.raises(DataError, match="loop.json"):

@@ -119,6 +119,7 @@ def check_files_of_an_evaluation(first: Path, logged: dict[str, float]) -> None:
     assert set(contents(first)) == {
         "scores/scores.parquet",
         "scores/shuffled.parquet",
+        "scores/initial.parquet",
         "scores/calibration.json",
         "metrics/scores.json",
         "metrics/summary.json",
@@ -176,7 +177,8 @@ def test_a_round_from_scores_to_the_next_baseline(store: Store, tmp_path: Path):
     publish_snapshot(workspace_of(SCENES, store, data), annotators, 1)
     assert len(data.read_table("baseline/scores.parquet")) > 100
     same = compare_models(workspace_of(SCENES, data=data, root=first))
-    assert not same.accepted and "<OD> did not rise: 1.000 before, 1.000 now" in same.reason
+    assert not same.accepted and "<OD>, 1.000 before, is 1.000 now" in same.reason
+    assert "not shown to be better" in same.reason
 
 
 def test_a_model_that_ignores_the_image_is_no_champion(store: Store, tmp_path: Path):
@@ -184,7 +186,10 @@ def test_a_model_that_ignores_the_image_is_no_champion(store: Store, tmp_path: P
     publish_snapshot(workspace_of(SCENES, store, data), list_annotators(SCENES), 0)
     evaluate_model(workspace_of(SCENES, data=data, root=root), predict=Right(store, blind=True))
     decision = compare_models(workspace_of(SCENES, data=data, root=root))
-    assert not decision.accepted and "not significantly above the shuffled-image baseline" in decision.reason
+    assert not decision.accepted and "not shown to be better than" in decision.reason
+    assert "with the images shuffled" in decision.reason
+    (initial,) = [c for c in decision.changes if c.against == "initial"]
+    assert initial.before == 0.0 and initial.n == 20, "the model that training began with is scored as it is"
 
 
 def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, tmp_path: Path):
@@ -203,7 +208,8 @@ def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, t
     assert contents(tmp_path / "data") == before
     fresh = Store(str(tmp_path / "fresh"))
     restore_store(workspace_of(store=fresh, data=data))
-    assert fresh.names("baseline") == ["baseline/round=1/scores.parquet"]
+    assert fresh.names("baseline") == ["baseline/anchor.parquet", "baseline/round=1/scores.parquet"]
+    assert fresh.read_table("baseline/anchor.parquet") == table, "the champion is the first one"
     publish_snapshot(workspace_of(SCENES, fresh, data), annotators, 1)
     assert contents(tmp_path / "data") == before
 

@@ -41,6 +41,7 @@ class Settings(Section):
         tasks = {
             **self.train.task_weights,
             **dict.fromkeys((*self.evaluate.tasks, *self.evaluate.shuffled_image_tasks)),
+            **dict.fromkeys((*self.promotion.task_margins, *self.promotion.seed_deviations)),
         }
         known = (*TASKS, *FINE_TUNED)
         if bad := sorted(set(tasks) - set(known)):

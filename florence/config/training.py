@@ -187,10 +187,72 @@ class EvaluateSettings(Section):
 
 
 class PromotionSettings(Section):
-    """When a round's model is accepted."""
+    """When a round's model is accepted: docs/evaluation.md has the rule."""
 
     primary_task: str = Field("<OD>", description="task whose score must improve")
+    mode: Literal["better", "not_worse"] = Field(
+        "better",
+        description="whether the primary score must be shown to be better, or only not to be worse by `margin`, "
+        "which is for newer data of the same quality",
+    )
+    margin: float = Field(
+        0.0, ge=0, description="how much better the primary score must be shown to be; how much worse, for `not_worse`"
+    )
     alpha: float = Field(
-        0.05, gt=0, lt=1, description="significance level of a fall, corrected for the number of tasks"
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="largest chance that a model passes whose primary score is not better; for the k-th model that is "
+        "compared with one champion `alpha` / k²",
     )
     min_images: int = Field(30, ge=2, description="tasks with fewer scored images are reported but decide nothing")
+    task_margin: float = Field(
+        0.05,
+        gt=0,
+        description="how much worse every other score may at most be, as a share of its highest value "
+        "(1; 10 of captions)",
+    )
+    task_alpha: float = Field(
+        0.1, gt=0, lt=0.5, description="largest chance that a model passes of which a task is worse by its margin"
+    )
+    task_margins: dict[str, float | None] = Field(
+        {}, description="the same of single tasks, in units of their score; null: the task decides nothing"
+    )
+    seed_deviation: float = Field(
+        0.01,
+        ge=0,
+        description="standard deviation of a score over training seeds, as a share of its highest value; "
+        "`florence ablate --seed 1,2,3` measures it",
+    )
+    seed_deviations: dict[str, float] = Field({}, description="the same of single tasks, in units of their score")
+    locked_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share of the held-out images that decide nothing: their scores are shown beside"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PromotionSettings:
+        if self.mode == "not_worse" and not self.margin:
+            raise ValueError(
+                "margin: with mode not_worse it has to be above 0: how much worse the primary score may be; 0.01, say"
+            )
+        for key, values in (("task_margins", self.task_margins), ("seed_deviations", self.seed_deviations)):
+            for name, value in values.items():
+                if value is not None and (value < 0 or (value == 0 and key == "task_margins")):
+                    raise ValueError(f"{key}: {name} is {value:g}; a number above 0 is expected")
+        return self
+
+    @property
+    def least_change(self) -> float:
+        """What the primary score's change must be shown to be above."""
+        return -self.margin if self.mode == "not_worse" else self.margin
+
+    def find_margin(self, task: str, highest: float) -> float | None:
+        """Return how much worse a task's score may at most be; None where it decides nothing.
+
+        ``highest``: the highest value of the score.
+        """
+        return self.task_margins.get(task, self.task_margin * highest)
+
+    def find_seed_deviation(self, task: str, highest: float) -> float:
+        """Return the standard deviation of a task's score over training seeds. ``highest``: as for `find_margin`."""
+        return self.seed_deviations.get(task, self.seed_deviation * highest)

@@ -1,7 +1,15 @@
 """Scores of a model, quality of labels, each with the reference it was measured against, and the promotion rule."""
 
 from florence.evaluate.calibration import fit_calibration
-from florence.evaluate.decision import Decision, ScoreChange, decide_promotion, make_baseline
+from florence.evaluate.decision import (
+    Decision,
+    Opponents,
+    ScoreChange,
+    decide_promotion,
+    is_locked,
+    make_baseline,
+)
+from florence.evaluate.label_decision import LabelDecision, decide_labels
 from florence.evaluate.quality import (
     LabelQuality,
     build_quality_json,
@@ -29,7 +37,9 @@ __all__ = [
     "REFERENCE_ORDER",
     "SCORES",
     "Decision",
+    "LabelDecision",
     "LabelQuality",
+    "Opponents",
     "References",
     "ScoreChange",
     "TaskResult",
@@ -38,10 +48,12 @@ __all__ = [
     "build_scores_table",
     "calibrate_tasks",
     "count_found_objects",
+    "decide_labels",
     "decide_promotion",
     "find_gold_references",
     "find_held_out_references",
     "fit_calibration",
+    "is_locked",
     "make_baseline",
     "measure_gains",
     "measure_quality",

@@ -101,12 +101,14 @@ class Metric(ABC):
     """A way to compare answers with references. A subclass sets ``name`` and writes `measure`.
 
     ``value_name``: the name of its value in tables, such as map50. A value that is no mean over examples needs
-    `resample` too, and ``per_image_name``, what is measured of one image.
+    `resample` too, and ``per_image_name``, what is measured of one image. ``highest``: the value of perfect answers, of
+    which margins of promotion are shares.
     """
 
     name: str
     value_name: str = ""
     per_image_name: str = ""
+    highest: float = 1.0
 
     def score(
         self, predictions: Sequence[Prediction], references: Sequence[Reference], *, task: str = "", reference: str = ""

@@ -102,6 +102,7 @@ class CaptionMetric(Metric):
 
     name = "caption"
     value_name = "cider"
+    highest = 10.0
 
     def measure(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> Measure:
         """Compare one or more pairs; see the class."""

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from florence.errors import DataError, NewerFormatError, OldFormatError
 from florence.label_report import LabelSetReport
 
-VERSION: Literal[4] = 4
+VERSION: Literal[5] = 5
 """The version of build/loop.json."""
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -159,6 +159,28 @@ class TaskScore:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreComparison:
+    """The change of a held-out score against an opponent: champion, anchor (the first one), initial or shuffled.
+
+    ``before``, ``after``: means over the ``n`` images that both have; ``low``, ``high``: 95% interval of the change.
+    ``bound`` had to be above ``least``; None: the change decides nothing. ``locked``: of images that decide nothing.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    task: str
+    reference: str
+    against: str
+    before: float
+    after: float
+    low: float | None
+    high: float | None
+    n: int
+    bound: float | None = None
+    least: float | None = None
+    locked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Churn:
     """The changes of the labels of one annotation type since the last round.
 
@@ -296,7 +318,12 @@ class LabelConfidence:
 
 @dataclass(frozen=True, slots=True)
 class RoundFacts:
-    """One round of a loop. ``seconds``: stage → seconds of work. ``decision``: None while it has not been made."""
+    """One round of a loop.
+
+    ``decision``, ``reason``: about the model, None while it has not been made; ``comparison``: what it was compared
+    with. ``labels_kept``, ``labels_reason``: about the labels of a round whose model was rejected; None of others.
+    ``seconds``: stage → seconds of work.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     round: int
@@ -308,6 +335,9 @@ class RoundFacts:
     model_version: str | None = None
     decision: Literal["accepted", "rejected"] | None = None
     reason: str = ""
+    comparison: tuple[ScoreComparison, ...] = ()
+    labels_kept: bool | None = None
+    labels_reason: str = ""
     images: tuple[ImageCount, ...] = ()
     counts: tuple[TypeCount, ...] = ()
     drops: tuple[DropCount, ...] = ()
@@ -335,7 +365,7 @@ class LoopFacts:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     loop_id: str
     rounds: tuple[RoundFacts, ...] = ()
-    version: Literal[4] = VERSION
+    version: Literal[5] = VERSION
 
     def with_round(self, facts: RoundFacts) -> LoopFacts:
         """Return these facts with one round added or replaced; rounds stay in order."""

@@ -88,6 +88,7 @@ def _build_context(facts: LoopFacts, last: RoundFacts, data: Store, out: Path) -
         **evidence.build_context(last),
         "score_charts": _draw_score_charts(facts) if len(facts.rounds) > 1 else [],
         "scores": tables.tabulate_scores(last),
+        "comparison": tables.tabulate_comparison(last),
         "images": tables.tabulate_images(last),
         "counts": tables.tabulate_counts(last),
         "drops": tables.tabulate_drops(last),

@@ -137,6 +137,40 @@ def tabulate_scores(facts: RoundFacts) -> Table | None:
     )
 
 
+OPPONENTS = {
+    "champion": "champion",
+    "anchor": "first champion",
+    "initial": "what training began with",
+    "shuffled": "shuffled images",
+}
+"""What a model is compared with, in words."""
+
+
+def tabulate_comparison(facts: RoundFacts) -> Table | None:
+    """Return what the decision about the model rests on: scores that are tested first, then the others."""
+    rows = []
+    for c in sorted(facts.comparison, key=lambda c: (c.locked, c.bound is None)):
+        passes = c.bound is None or c.least is None or c.bound > c.least
+        verdict = "decides nothing" if c.bound is None else "passes" if passes else "does not pass"
+        shown = c.bound is not None and c.least is not None
+        rows.append(
+            (
+                Cell(c.task),
+                Cell(OPPONENTS.get(c.against, c.against)),
+                number_cell(format_figure(c.before)),
+                number_cell(format_figure(c.after)),
+                number_cell(f"{c.after - c.before:+z.3f}", format_interval(c.low, c.high)),
+                number_cell(f"{c.bound:+z.3f}" if shown else "–"),
+                number_cell(f"{c.least:+z.3f}" if shown else "–"),
+                number_cell(format_count(c.n)),
+                Cell(c.reference),
+                Cell("locked: " + verdict if c.locked else verdict, "", "" if passes else "down"),
+            )
+        )
+    columns = (">Before", ">Now", ">Change", ">At least", ">Needed above", ">Images", "Reference", "Verdict")
+    return Table(make_head("Task", "Against", *columns), tuple(rows)) if rows else None
+
+
 def _calibration_cell(score: TaskScore) -> Cell:
     """Return the calibration error of confidences, and beneath it that of the scores themselves."""
     if score.calibration is None:

@@ -29,6 +29,7 @@ from florence.report.facts import (
     LabelScore,
     ReliabilityByName,
     RoundFacts,
+    ScoreComparison,
     SourceListing,
     TaskScore,
     TypeCount,
@@ -76,14 +77,11 @@ def audit_round(
     (`florence.workspace.fuse.fuse_round` of the other annotators, not written). ``since``: the round that label
     quality is compared with. What the round does not have is empty.
     """
-    from florence.evaluate import Decision
-
     data = workspace.data
     snapshot = data.read_object("snapshot.json")
     labels = data.read_table(find_labels(data, round))
     dropped = labels.filter(pc.invert(labels["kept"]))
-    quality, scores, compared = (_read_metrics(workspace, name) for name in ("labels", "scores", "decision"))
-    decision = Decision.from_json(compared) if compared else None
+    quality, scores = (_read_metrics(workspace, name) for name in ("labels", "scores"))
     parent = snapshot.get("parent")
     reliability = _estimate_reliability(workspace, annotators)
     gains = _list_gains(workspace.settings.evaluate, data, labels, without_student, since) if since < round else ()
@@ -91,8 +89,7 @@ def audit_round(
         round=round,
         snapshot_id=snapshot["id"],
         parent=parent["id"] if isinstance(parent, dict) else parent,
-        decision=("accepted" if decision.accepted else "rejected") if decision else None,
-        reason=decision.reason if decision else "",
+        **_describe_decision(workspace),
         images=tuple(_list_image_counts(data)),
         counts=tuple(_list_type_counts(labels)),
         drops=tuple(DropCount(task, reason, n) for (task, reason), n in _count_rows(dropped, "task", "reason")),
@@ -113,6 +110,24 @@ def audit_round(
         alpha=tuple(list_alphas(workspace, annotators)),
         label_confidence=tuple(list_label_confidences(workspace, annotators, labels, round)),
     )
+
+
+def _describe_decision(workspace: Workspace) -> dict[str, Any]:
+    """Return the facts of the decision about the model: none where it has not been made."""
+    from florence.evaluate import Decision
+
+    found = _read_metrics(workspace, "decision")
+    if not found:
+        return {}
+    decision = Decision.from_json(found)
+    comparison = tuple(
+        ScoreComparison(
+            c.task, c.reference, c.against, c.before, c.after, c.low, c.high, c.n, c.bound, c.least, c.locked
+        )
+        for c in decision.changes
+    )
+    verdict = "accepted" if decision.accepted else "rejected"
+    return {"decision": verdict, "reason": decision.reason, "comparison": comparison}
 
 
 def _read_metrics(workspace: Workspace, name: str) -> dict[str, Any]:

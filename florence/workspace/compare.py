@@ -1,13 +1,19 @@
-"""Compare: decide whether the model that was scored may replace the champion."""
+"""Compare: decide whether the model that was scored may replace the champion, and whether new labels are kept."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from florence.rounds import find_labels, list_rounds
+from florence.store import Store
 from florence.workspace.base import Workspace
+from florence.workspace.layout import read_images
 
 if TYPE_CHECKING:
-    from florence.evaluate import Decision
+    from florence.evaluate import Decision, LabelDecision
 
 
 def compare_models(workspace: Workspace) -> Decision:
@@ -17,12 +23,39 @@ def compare_models(workspace: Workspace) -> Decision:
 
     Raises StoreError where there are no scores: `florence evaluate` makes them.
     """
-    from florence.evaluate import decide_promotion
+    from florence.evaluate import SCORES, Opponents, decide_promotion
 
-    candidate, shuffled = (workspace.files.read_table(f"scores/{name}.parquet") for name in ("scores", "shuffled"))
-    champion = workspace.data.read_table("baseline/scores.parquet")
-    decision = decide_promotion(
-        candidate, champion, shuffled, workspace.settings.promotion, workspace.settings.evaluate
+    files, data = workspace.files, workspace.data
+    trial = data.read_object("baseline/trial.json") if data.exists("baseline/trial.json") else {}
+    opponents = Opponents(
+        champion=data.read_table("baseline/scores.parquet"),
+        shuffled=files.read_table("scores/shuffled.parquet"),
+        initial=_read_scores(files, "scores/initial.parquet", SCORES),
+        anchor=_read_scores(data, "baseline/anchor.parquet", SCORES),
+        attempt=trial.get("attempt", 1),
     )
-    workspace.files.write_json("metrics/decision.json", decision.to_json())
+    decision = decide_promotion(files.read_table("scores/scores.parquet"), opponents, workspace.settings.promotion)
+    files.write_json("metrics/decision.json", decision.to_json())
     return decision
+
+
+def compare_labels(workspace: Workspace, round: int, since: int | None) -> LabelDecision:
+    """Decide whether the labels of ``round`` are kept although its model was rejected.
+
+    ``since``: the last round whose labels were kept; None: there is none.
+    """
+    from florence.evaluate import LabelDecision, decide_labels, find_gold_references, measure_gains
+
+    data = workspace.data
+    if since is None or since not in list_rounds(data):
+        return LabelDecision(False, "there are no labels of an earlier round to compare its labels with")
+    images = read_images(data)
+    gold = images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist()
+    before, after = (data.read_table(find_labels(data, number)) for number in (since, round))
+    gains = measure_gains(before, after, find_gold_references(data, gold), workspace.settings.evaluate)
+    return decide_labels(gains, since, workspace.settings.promotion.alpha)
+
+
+def _read_scores(store: Store, name: str, schema: pa.Schema) -> pa.Table:
+    """Return a table of scores; no rows where an older version has not written it."""
+    return store.read_table(name) if store.exists(name) else schema.empty_table()

@@ -28,16 +28,21 @@ Predict = Callable[..., list[Answer]]
 
 
 def evaluate_model(
-    workspace: Workspace, log: Log = log_nothing, progress: Progress = show_nothing, predict: Predict | None = None
+    workspace: Workspace,
+    log: Log = log_nothing,
+    progress: Progress = show_nothing,
+    predict: Predict | None = None,
+    predict_initial: Predict | None = None,
 ) -> None:
     """Score the model in model/ on held-out images and measure the snapshot's labels.
 
     Writes scores/scores.parquet and scores/shuffled.parquet (a value for each image and task; in the second the images
-    are shuffled), scores/calibration.json (from score to confidence, by task and source), metrics/scores.json,
-    metrics/summary.json (each task's score against its most trusted reference), metrics/labels.json and
-    plots/scores.csv: the same bytes for the same snapshot, model and settings. ``predict`` answers in the model's
-    place, as in tests.
+    are shuffled), scores/initial.parquet (see `score_initial_model`), scores/calibration.json (from score to
+    confidence, by task and source), metrics/scores.json, metrics/summary.json (each task's score against its most
+    trusted reference), metrics/labels.json and plots/scores.csv: the same bytes for the same snapshot, model and
+    settings. ``predict``, ``predict_initial`` answer in the models' places, as in tests.
     """
+    score_initial_model(workspace, progress, predict_initial)
     score_model(workspace, log, progress, predict)
     workspace.files.write_json("metrics/labels.json", measure_all_labels(workspace))
 
@@ -85,13 +90,47 @@ def score_model(
     log(0, {f"scores/{task.strip('<>').lower()}/{reference}": value for task, reference, value in rows})
 
 
-def _load_predict(workspace: Workspace) -> Predict:
+def score_initial_model(
+    workspace: Workspace, progress: Progress = show_nothing, predict: Predict | None = None
+) -> None:
+    """Score `model.init` as it is, where there is no champion that the first model has to beat.
+
+    Writes scores/initial.parquet: of the primary task and those with a shuffled-image baseline; no rows with a
+    champion.
+    """
+    from florence.evaluate import SCORES, build_scores_table, find_held_out_references, score_tasks
+
+    data, name = workspace.data, "baseline/scores.parquet"
+    table = SCORES.empty_table()
+    if not data.exists(name) or not len(data.read_table(name)):
+        settings = workspace.settings.evaluate
+        tasks = dict.fromkeys((workspace.settings.promotion.primary_task, *settings.shuffled_image_tasks))
+        chosen = settings.model_copy(update={"tasks": tuple(tasks), "shuffled_image_tasks": ()})
+        answer = predict or _load_predict(workspace, workspace.settings.model.init)
+        records = [record for record, _ in table_images(read_images(data)) if record.split == "held_out"]
+        results = score_tasks(
+            records,
+            lambda wanted: _read_pixels(workspace, wanted),
+            find_held_out_references(data, [record.image_id for record in records]),
+            chosen,
+            lambda images, queries: answer(images, queries, batch_size=chosen.batch_size),
+            lambda done, total: progress("score what training began with", done, total),
+        )
+        table = build_scores_table(result.score for result in results)
+    workspace.files.write_table("scores/initial.parquet", table)
+
+
+def _load_predict(workspace: Workspace, init: str = "") -> Predict:
+    """Return how the model in model/ answers, or ``init`` at the size that it is trained at."""
     import torch
 
     from florence.model.checkpoint import load
     from florence.model.generate import predict
 
     torch.set_num_threads(workspace.settings.evaluate.threads)
+    if init:
+        size, seed = workspace.settings.model.image_size, workspace.settings.train.seed
+        return partial(predict, load(init, image_size=size, seed=seed))
     return partial(predict, load(str(workspace.root / "model")))
 
 

@@ -24,6 +24,8 @@ from florence.workspace.base import Workspace
 from florence.workspace.form import FORMAT, check_store, mark_store
 from florence.workspace.layout import read_images, read_rejected_files
 
+ANCHOR = "baseline/anchor.parquet"
+"""Of a working store: scores of its first champion. Of a snapshot: the same, no rows where that is the champion."""
 RESTORING = "restoring.json"
 """A file of a working store that is there while it is filled from a snapshot."""
 
@@ -44,6 +46,11 @@ def restore_store(workspace: Workspace) -> int:
         name = f"baseline/round={data.read_object('snapshot.json')['round']}/scores.parquet"
         store.write_bytes(name, data.read_bytes("baseline/scores.parquet"))
         copied += 1
+    for name in (ANCHOR, "baseline/scores.parquet"):
+        if data.exists(name) and len(scores := data.read_table(name)):
+            store.write_table(ANCHOR, scores)
+            copied += 1
+            break
     for folder in ("annotators", "claims", "coverage", "truth", "labels", "images"):
         for name in data.names(folder):
             store.copy_in(data, name)
@@ -68,7 +75,8 @@ def publish_snapshot(
 
     Images are only ever added, claims and coverage of a shard grow; labels and statistics are written anew. Images
     without a file are left out where ``collect.gone`` says so. The
-    champion's scores are the working store's ``baseline/round=N/``, none where it has none. The same claims and
+    champion's scores, and how many models were compared with it, are the working store's ``baseline/round=N/``, none
+    where it has none; those of the first champion are `ANCHOR`. The same claims and
     settings give the same bytes. Raises DataError where ``data/`` holds a later round.
     """
     from florence.evaluate import SCORES
@@ -88,6 +96,11 @@ def publish_snapshot(
     baseline = f"baseline/round={round}/scores.parquet"
     scores = store.read_table(baseline) if store.exists(baseline) else SCORES.empty_table()
     data.write_table("baseline/scores.parquet", scores)
+    # an anchor that is the champion itself is none
+    anchor = store.read_table(ANCHOR) if store.exists(ANCHOR) else scores
+    data.write_table(ANCHOR, anchor if anchor != scores else SCORES.empty_table())
+    trial = f"baseline/round={round}/trial.json"
+    data.write_json("baseline/trial.json", store.read_object(trial) if store.exists(trial) else {"attempt": 1})
     _copy_files(store, data)
     images = _leave_out(read_images(store), left_out)
     data.write_json("statistics.json", compute_statistics(labels, images))
@@ -176,8 +189,8 @@ def _count(column: pa.ChunkedArray) -> dict[str, int]:
 
 
 def _identify(content: dict[str, Any], images: pa.Table, data: Store, round: int) -> str:
-    """Return the snapshot's id: a digest of snapshot.json, image ids, labels and the champion's scores."""
-    names = (name_labels(round), "baseline/scores.parquet")
+    """Return the snapshot's id: a digest of snapshot.json, image ids, labels and what a model is compared with."""
+    names = (name_labels(round), "baseline/scores.parquet", ANCHOR, "baseline/trial.json")
     return digest(
         [content, sorted(images["image_id"].to_pylist()), {name: digest(data.read_bytes(name), 64) for name in names}]
     )

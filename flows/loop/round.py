@@ -1,4 +1,4 @@
-"""One round of a loop, from annotation to the decision about its model."""
+"""One round of a loop, from annotation to the decisions about its model and its labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -16,8 +16,9 @@ from florence.report.facts import LoopFacts
 from florence.store import Store
 from florence.workspace.annotate import AnnotatorVersion, list_annotators
 from florence.workspace.audit import audit_round
+from florence.workspace.compare import compare_labels
 from florence.workspace.fuse import fuse_round
-from florence.workspace.publish import publish_snapshot
+from florence.workspace.publish import ANCHOR, publish_snapshot
 from flows.adapters.quality import validate_staging
 from flows.facts import read_facts, write_facts
 from flows.loop.messages import create_artifacts, say_weighing
@@ -30,6 +31,9 @@ from flows.state import LoopState, write_state
 from flows.terminal import ProgressBars, say
 from flows.tracked import StageSeconds, TrackedWorkspace
 from flows.train import train
+
+if TYPE_CHECKING:
+    from florence.evaluate import LabelDecision
 
 T = TypeVar("T")
 
@@ -64,16 +68,22 @@ class LoopRound:
         is_accepted = decision["accepted"]
         if self.has_pushed:
             self.time_step("push", workspace.snapshots.push)  # the model and its scores
+        labels = None if is_accepted else self.time_step("compare labels", self.judge_labels)
+        is_kept = labels is None or labels.kept
         message = f"Round {number}: snapshot {snapshot['id']}"
-        commit = workspace.snapshots.commit(message) if is_accepted else None
+        commit = workspace.snapshots.commit(message) if is_kept else None
         commit = commit or workspace.snapshots.git_commit()
         tags = lineage_tags(workspace, decision, **loop_id, git_commit=commit)
         version = self.time_flow("register", lambda: promote(root, self.run_id, tags, is_accepted))
-        say(f"round {number} is {'accepted' if is_accepted else 'rejected'}: {decision['reason']}")
+        say(f"the model of round {number} is {'accepted' if is_accepted else 'rejected'}: {decision['reason']}")
+        if labels is not None:
+            say(f"the labels of round {number} are {'kept' if labels.kept else 'set back'}: {labels.reason}")
         hashes = {"dvc_hash": dvc_hash, "git_commit": commit, "run_id": self.run_id, "model_version": version}
+        if labels is not None:
+            hashes |= {"labels_kept": labels.kept, "labels_reason": labels.reason}
         facts = self.gather_facts(annotators, hashes)
         self.time_step("report", lambda: self.report(facts))
-        return self.finish(decision, version)
+        return self.finish(decision, version, labels)
 
     # ------------------------------------------------------------ stages
 
@@ -99,10 +109,18 @@ class LoopRound:
         self.time_step(
             "validate", lambda: validate_staging(workspace.settings, workspace.store, number, workspace.root)
         )
-        if self.state.student is not None:
-            workspace.store.write_table(f"baseline/round={number}/scores.parquet", self.read_baseline())
+        if self.state.student is not None or self.state.scores is not None:
+            self.write_baseline()
         with ProgressBars() as progress:
             return self.time_step("publish", lambda: publish_snapshot(workspace, annotators, number, progress))
+
+    def write_baseline(self) -> None:
+        """Write what the round's model is compared with to the working store: `florence.workspace.publish` takes it."""
+        store, champion = self.workspace.store, self.read_baseline()
+        store.write_table(f"baseline/round={self.number}/scores.parquet", champion)
+        store.write_json(f"baseline/round={self.number}/trial.json", {"attempt": self.state.attempt})
+        if not store.exists(ANCHOR) and champion["value"].null_count < len(champion):
+            store.write_table(ANCHOR, champion)
 
     def read_baseline(self) -> pa.Table:
         """Return the champion's scores, which the new model's are compared with."""
@@ -178,10 +196,15 @@ class LoopRound:
 
     # ------------------------------------------------------------ the end
 
-    def finish(self, decision: dict[str, Any], version: str) -> LoopState:
-        """Keep the snapshot and model if they were accepted, else go back to the last accepted ones.
+    def judge_labels(self) -> LabelDecision:
+        """Decide whether the labels are kept although the model was rejected."""
+        return compare_labels(self.workspace, self.number, self.state.accepted)
 
-        Return the state after the round.
+    def finish(self, decision: dict[str, Any], version: str, labels: LabelDecision | None) -> LoopState:
+        """Keep the snapshot if its model was accepted or its labels are better, else go back to the last one kept.
+
+        A loop ends with a round whose model was rejected: the champion would annotate as it has. Return the state after
+        the round.
         """
         workspace, number = self.workspace, self.number
         state = dataclasses.replace(
@@ -192,22 +215,22 @@ class LoopRound:
             reviews=self.reviews,
             seconds={},
         )
-        if decision["accepted"]:
+        if decision["accepted"] or (labels is not None and labels.kept):
             workspace.snapshots.keep(workspace.root / ACCEPTED / f"round={number}")
+            state = dataclasses.replace(state, accepted=number)
+        if decision["accepted"]:
             student = save_student(workspace.root, number)
             scores = student.parent / f"scores-round={number}.parquet"
             Store(str(student.parent)).write_bytes(scores.name, (workspace.root / SCORES).read_bytes())
-            state = dataclasses.replace(
-                state,
-                accepted=number,
-                student=str(student),
-                scores=str(scores),
-                champion=version,
-                finished=state.done >= state.wanted,
-            )
+            known = {"student": str(student), "scores": str(scores), "champion": version, "attempt": 1}
+            state = dataclasses.replace(state, **known, finished=state.done >= state.wanted)
         else:
-            reason = decision["reason"] + self.restore_accepted()
-            state = dataclasses.replace(state, rejected=reason, finished=True)
+            reason = decision["reason"]
+            if labels is not None:
+                reason += f"; {labels.reason}"
+            if state.accepted != number:
+                reason += self.restore_accepted()
+            state = dataclasses.replace(state, rejected=reason, finished=True, attempt=state.attempt + 1)
         workspace.tracker.finish(self.run_id)
         write_state(workspace.root, state)
         remove_other_students(workspace.root, state.student)

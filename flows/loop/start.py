@@ -13,7 +13,7 @@ from florence.workspace.collected import describe_collected
 from florence.workspace.publish import restore_store
 from flows.loop.steps import run_annotation, run_step
 from flows.loop.students import ACCEPTED, save_student
-from flows.models import SCORES, fetch_champion
+from flows.models import SCORES, fetch_champion, read_decision
 from flows.plan import (
     SNAPSHOT_MISSING,
     count_unannotated,
@@ -128,10 +128,29 @@ def _new_state(workspace: TrackedWorkspace, last: LoopState | None, rounds: int 
         workspace.snapshots.keep(workspace.root / ACCEPTED / f"round={last.accepted}")
     if (champion := fetch_champion(workspace)) is not None:
         scores = str(champion.scores) if champion.scores else None
-        return dataclasses.replace(state, student=str(champion.model), scores=scores, champion=champion.version)
-    model, scores_file = workspace.root / "model", workspace.root / SCORES
-    if last.loop_id == "" and last.accepted is not None and (model / "config.json").exists() and scores_file.exists():
-        say("the registry has no champion; the model in model/, which belongs to this snapshot, takes its place")
-        student = save_student(workspace.root, last.accepted)
-        return dataclasses.replace(state, student=str(student), scores=str(scores_file))
-    return state
+        attempt = last.attempt if champion.version == last.champion else 1
+        known = {"scores": scores, "champion": champion.version, "attempt": attempt}
+        return dataclasses.replace(state, student=str(champion.model), **known)
+    if last.loop_id != "" or last.accepted is None:
+        return state
+    return _take_model_of_snapshot(workspace, state, last.accepted)
+
+
+def _take_model_of_snapshot(workspace: TrackedWorkspace, state: LoopState, round: int) -> LoopState:
+    """Return the state of a clone whose registry has no champion: the model in model/ takes its place, if accepted."""
+    model, scores = workspace.root / "model", workspace.root / SCORES
+    if not (model / "config.json").exists() or not scores.exists():
+        return state
+    decided = (workspace.root / "metrics" / "decision.json").exists()
+    if decided and not read_decision(workspace)["accepted"]:
+        baseline = "baseline/scores.parquet"
+        if not len(workspace.data.read_table(baseline)):
+            return state
+        say(
+            "the registry has no champion, and the model in model/ was rejected: the next one is compared with the "
+            "scores of the champion that the snapshot names"
+        )
+        return dataclasses.replace(state, scores=str(Path(workspace.data.path(baseline))))
+    say("the registry has no champion; the model in model/, which belongs to this snapshot, takes its place")
+    student = save_student(workspace.root, round)
+    return dataclasses.replace(state, student=str(student), scores=str(scores))
