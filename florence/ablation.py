@@ -330,7 +330,8 @@ def write_tables(variants: Sequence[Variant], folder: Path) -> list[str]:
     """Write table and plot of finished variants into ``folder``; return the names of the files."""
     found, out = list_rows(variants, folder), Store(str(folder))
     out.write_bytes(TABLE, ablations.format_csv(found).encode())
-    out.write_bytes(TEXT, ablations.format_markdown(found).encode())
+    seeds = "".join(f"\n```\n{text}\n```\n" for text in describe_seed_groups(variants, folder))
+    out.write_bytes(TEXT, (ablations.format_markdown(found) + seeds).encode())
     out.write_bytes(PLOT, ablations.draw_plot(found, lines=list_varied_options(variants) == ("data-fraction",)))
     return [TABLE, TEXT, PLOT]
 
@@ -355,7 +356,25 @@ def is_finished(variants: Sequence[Variant], folder: Path) -> bool:
 
 def summarize(variants: Sequence[Variant], folder: Path) -> str:
     """Return the table of finished variants for the terminal."""
-    return ablations.format_terminal(list_rows(variants, folder))
+    return "\n\n".join(
+        [ablations.format_terminal(list_rows(variants, folder)), *describe_seed_groups(variants, folder)]
+    )
+
+
+def describe_seed_groups(variants: Sequence[Variant], folder: Path) -> list[str]:
+    """Return what finished variants tell that differ by their seed alone: a text for each group of two or more."""
+    from florence.evaluate import describe_seeds, measure_seeds
+
+    groups: dict[str, list[Variant]] = {}
+    for variant in variants:
+        others = ", ".join(f"{option} {text}" for option, text in variant.chosen.items() if option != "seed")
+        groups.setdefault(others, []).append(variant)
+    texts = []
+    for name, group in groups.items():
+        if len(group) > 1:
+            tables = [Store(str(folder / variant.key)).read_table("scores/scores.parquet") for variant in group]
+            texts.append(describe_seeds(measure_seeds(tables, group[0].settings.promotion), name))
+    return texts
 
 
 def describe_plan(variants: Sequence[Variant], folder: Path) -> str:

@@ -245,3 +245,48 @@ def test_asked_again_it_has_nothing_to_do(second_round: Path):
 
     with inside(second_round):
         assert refine(str(second_round)) == "nothing new"
+
+
+def test_a_rejected_round_whose_labels_are_not_better_is_set_back(second_round: Path):
+    (second,) = [r for r in json.loads((second_round / "build/loop.json").read_text())["rounds"] if r["round"] == 1]
+    assert second["labels_kept"] is False and "not shown to be better than those of round 0" in second["labels_reason"]
+    assert json.loads((second_round / "data/snapshot.json").read_text())["round"] == 0
+    state = read_state(second_round)
+    assert state is not None and (state.accepted, state.champion, state.attempt) == (0, "1", 2)
+
+
+@pytest.fixture(scope="module")
+def better_labels(second_round: Path) -> Path:
+    """The workspace after a loop with an annotator that makes no mistakes: its labels are better, its model is not."""
+    from flows.refine import refine
+
+    expert = {**CONSENSUS, "missed": 0.0, "mislabelled": 0.0, "invented": 0.0, "shifted": 0.0}
+    annotators = {**SETTINGS["annotators"], "expert": expert}
+    write_params(second_round, **{**SETTINGS, "annotators": annotators, "train": {**SETTINGS["train"], "steps": 2}})
+    with inside(second_round):
+        assert "stopped by a round whose model was rejected" in refine(str(second_round), 1)
+    return second_round
+
+
+def test_better_labels_are_kept_though_their_model_was_rejected(better_labels: Path):
+    (only,) = json.loads((better_labels / "build/loop.json").read_text())["rounds"]
+    assert (only["round"], only["decision"], only["labels_kept"]) == (2, "rejected", True)
+    assert "its labels are better than those of round 0 on gold images: <OD> f1 +" in only["labels_reason"]
+    state = read_state(better_labels)
+    assert state is not None and (state.accepted, state.champion, state.attempt, state.finished) == (2, "1", 3, True)
+    assert state.student is not None and (Path(state.student) / "config.json").exists(), "the champion annotates"
+    data = better_labels / "data"
+    assert json.loads((data / "snapshot.json").read_text())["round"] == 2
+    assert json.loads((data / "baseline/trial.json").read_text()) == {"attempt": 2}, "of this model"
+    assert open_workspace(better_labels).registry.champion().version == "1"
+    page = (better_labels / "build/report/index.html").read_text()
+    assert "The labels are kept" in page and "How it was decided" in page
+
+
+def test_better_labels_are_where_the_next_loop_goes_on(better_labels: Path):
+    from flows.refine import refine
+
+    with inside(better_labels):
+        assert refine(str(better_labels)) == "nothing new"
+    kept = sorted(path.name for path in (better_labels / ".florence/accepted").iterdir())
+    assert kept == ["round=0", "round=2"]

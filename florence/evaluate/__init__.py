@@ -32,6 +32,7 @@ from florence.evaluate.scores import (
     calibrate_tasks,
     score_tasks,
 )
+from florence.evaluate.seeds import SeedSpread, describe_seeds, measure_seeds
 
 __all__ = [
     "REFERENCE_ORDER",
@@ -42,6 +43,7 @@ __all__ = [
     "Opponents",
     "References",
     "ScoreChange",
+    "SeedSpread",
     "TaskResult",
     "build_quality_json",
     "build_scores_json",
@@ -50,6 +52,7 @@ __all__ = [
     "count_found_objects",
     "decide_labels",
     "decide_promotion",
+    "describe_seeds",
     "find_gold_references",
     "find_held_out_references",
     "fit_calibration",
@@ -57,6 +60,7 @@ __all__ = [
     "make_baseline",
     "measure_gains",
     "measure_quality",
+    "measure_seeds",
     "order_by_hash",
     "score_tasks",
 ]

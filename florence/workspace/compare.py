@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from florence.evaluate import Decision, LabelDecision
 
 
+MIN_RESAMPLES = 10_000
+"""Least number of resamples of a decision: no p-value is below 1 / MIN_RESAMPLES, and Holm multiplies it."""
+
+
 def compare_models(workspace: Workspace) -> Decision:
     """Decide whether the model scored in scores/ may replace the champion of data/baseline.
 
@@ -52,7 +56,9 @@ def compare_labels(workspace: Workspace, round: int, since: int | None) -> Label
     images = read_images(data)
     gold = images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist()
     before, after = (data.read_table(find_labels(data, number)) for number in (since, round))
-    gains = measure_gains(before, after, find_gold_references(data, gold), workspace.settings.evaluate)
+    evaluate = workspace.settings.evaluate
+    evaluate = evaluate.model_copy(update={"bootstrap": max(evaluate.bootstrap, MIN_RESAMPLES)})
+    gains = measure_gains(before, after, find_gold_references(data, gold), evaluate)
     return decide_labels(gains, since, workspace.settings.promotion.alpha)
 
 

@@ -60,5 +60,5 @@ def describe_loop(workspace: TrackedWorkspace, state: LoopState) -> str:
         say(summarize_rounds(facts))
     say(f"Look at   {workspace.report / 'index.html'}\nFacts     {workspace.root / 'build' / 'loop.json'}")
     champion = f"champion version {state.champion}" if state.champion else "no champion"
-    stopped = ", stopped by a round that was rejected" if state.rejected else ""
+    stopped = ", stopped by a round whose model was rejected" if state.rejected else ""
     return f"loop {state.loop_id}: {state.done} rounds, {champion}{stopped}"
