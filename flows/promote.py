@@ -17,7 +17,7 @@ def promote(root: str, run_id: str, tags: dict[str, Any], accepted: bool) -> str
     workspace = open_workspace(root)
     version = register_model(workspace, run_id, tags)
     if accepted:
-        workspace.registry.promote(version)
+        workspace.registry.promote(version, str(tags.get("reason", "")))
         say(f"model version {version} is the champion")
     else:
         say(f"model version {version} is registered; the champion stays")

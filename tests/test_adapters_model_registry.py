@@ -23,6 +23,7 @@ from mlflow_stores import registry
 
 import florence
 from florence.errors import FlorenceError, ModelError
+from flows.adapters.alias_log import AliasMove, list_champions
 from flows.adapters.mlflow_locations import follow_workspace
 from flows.adapters.mlflow_store import ARTIFACTS
 from flows.adapters.model_package import REQUIREMENTS
@@ -222,12 +223,72 @@ def test_going_back_skips_what_was_deleted_and_what_was_cut_short(tmp_path, monk
         registry(tmp_path).rollback()
     found.promote(3)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(found.store.client, "set_registered_model_tag", cut)
+        patch.setattr(found.store.client, "set_registered_model_alias", cut)
         found.rollback()
     found = registry(tmp_path)
-    assert found.champion().version == "1"
+    assert found.champion().version == "3"
+    assert found.rollback() == ("3", "1") and found.champion().version == "1"
     with pytest.raises(FlorenceError, match="first champion"):
         found.rollback()
+
+
+def test_a_rejected_version_is_promoted_only_by_force_and_the_log_says_so(tmp_path):
+    found = copy_rounds(tmp_path, rounds=2)
+    found.promote(1, "the first one")
+    found.store.client.set_model_version_tag("florence", "2", "decision", "rejected")
+    found.store.client.set_model_version_tag("florence", "2", "reason", "<OD> fell")
+    for version in (2, None, "challenger"):
+        with pytest.raises(FlorenceError, match="version 2 of 'florence' was rejected: <OD> fell; `florence promote 2"):
+            found.promote(version)
+    assert found.champion().version == "1"
+    assert found.promote(2, "captions alone matter", force=True).version == "2"
+    found.rollback("it was a mistake")
+    moves = registry(tmp_path).moves()
+    assert [(m.action, m.before, m.after, m.reason, m.forced) for m in moves] == [
+        ("promote", None, "1", "the first one", False),
+        ("promote", "1", "2", "captions alone matter", True),
+        ("rollback", "2", "1", "it was a mistake", False),
+    ]
+    assert all("@" in move.who and move.time.endswith("+00:00") for move in moves)
+    assert [move.time for move in moves] == sorted(move.time for move in moves)
+
+
+def test_two_writers_lose_no_entry_of_the_log(tmp_path):
+    copy_rounds(tmp_path, rounds=3)
+    mine, theirs = registry(tmp_path), registry(tmp_path)
+    code = (
+        "import sys; sys.path.insert(0, {tests!r}); from pathlib import Path; from mlflow_stores import registry\n"
+        "found = registry(Path({root!r}))\n"
+        "for n in range(8): found.promote(n % 3 + 1, f'{who} {{n}}')\n"
+    )
+    tests = str(Path(__file__).parent)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code.format(tests=tests, root=str(tmp_path), who=who)])
+        for who in ("one", "two")
+    ]
+    assert [writer.wait(timeout=300) for writer in writers] == [0, 0]
+    moves = mine.moves()
+    assert moves == theirs.moves() and {move.reason.split()[0] for move in moves} == {"one", "two"}
+    # a version that is champion already is no move
+    assert 8 <= len(moves) <= 16 and mine.champion() is not None
+    assert all(move.before != move.after for move in moves)
+
+
+def test_champions_of_a_log_are_gone_through_backwards():
+    def move(action: str, before: str | None, after: str) -> AliasMove:
+        return AliasMove("t", "w", action, before, after)  # type: ignore[arg-type]
+
+    there = ["1", "2", "3", "4"]
+    up = [move("promote", None, "1"), move("promote", "1", "2"), move("promote", "2", "3")]
+    assert list_champions([], None, there) == [] and list_champions([], "2", there) == ["2"]
+    assert list_champions(up, "3", there) == ["1", "2", "3"]
+    assert list_champions(up, "2", there) == ["1", "2"], "the last move never took place"
+    assert list_champions([*up, move("rollback", "3", "2")], "2", there) == ["1", "2"]
+    assert list_champions([*up, move("rollback", "3", "2")], "3", there) == ["1", "2", "3"], "nor did the rollback"
+    assert list_champions(up, "4", there) == ["1", "2", "3", "4"], "somebody else named it"
+    assert list_champions([*up, move("promote", "3", "1")], "1", there) == ["1", "2", "3", "1"]
+    assert list_champions(up, "3", ["1", "3"]) == ["1", "3"], "a version was deleted"
+    assert list_champions([move("promote", "7", "3")], "3", there) == ["3"]
 
 
 def test_where_there_is_nothing(tmp_path):

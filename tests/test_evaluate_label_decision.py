@@ -42,6 +42,12 @@ def test_other_labels_go_the_way_of_their_model(gains: dict, words: str):
     assert not decision.kept and words in decision.reason
 
 
+def test_a_fall_that_means_nothing_is_none():
+    for metric, mean, kept in (("f1", -0.004, True), ("f1", -0.006, False), ("cider", -0.04, True)):
+        decision = decide_labels({key("<OD>"): gain(0.1), key("<OCR>", metric): gain(mean, width=1e-4)}, 0, 0.05)
+        assert decision.kept == kept, (metric, mean)
+
+
 def test_many_measures_are_corrected_for():
     one = gain(0.055)
     assert 0.005 < one.p_rise < 0.04

@@ -22,6 +22,7 @@ READING = {
     "predict": "fetches models under a lock of their own",
     "export": "writes outside of the workspace",
     "review export": "writes outside of the workspace",
+    **dict.fromkeys(("models show", "models compare", "models log"), "reads the registry"),
 }
 """Commands that a command at work keeps nobody from, and why."""
 ARGUMENTS = {"review import": ["reviews.json"], "audit": ["--labels", "reviews.json"]}

@@ -290,3 +290,44 @@ def test_better_labels_are_where_the_next_loop_goes_on(better_labels: Path):
         assert refine(str(better_labels)) == "nothing new"
     kept = sorted(path.name for path in (better_labels / ".florence/accepted").iterdir())
     assert kept == ["round=0", "round=2"]
+
+
+def test_the_registry_is_listed_compared_and_logged(better_labels: Path):
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    with inside(better_labels):
+        os.chdir(better_labels)
+        rows = json.loads(run("models", "--json"))
+        assert [(row["version"], row["decision"], row["round"]) for row in rows] == [
+            ("3", "rejected", "2"),
+            ("2", "rejected", "1"),
+            ("1", "accepted", "0"),
+        ]
+        assert rows[2]["aliases"] == ["champion"] and rows[0]["aliases"] == ["challenger"]
+        assert "challenger" in run("models").splitlines()[1] and "champion" in run("models").splitlines()[3]
+        shown = json.loads(run("models", "show", "champion", "--json"))
+        assert (
+            shown["version"] == "1" and shown["lineage"]["snapshot"] and shown["reason"].startswith("the first model")
+        )
+        assert [(s["task"], s["reference"], s["n"]) for s in shown["scores"]] == [("<OD>", "truth", 10)]
+        assert "accepted: the first model" in run("models", "show") and "<OD> (truth)" in run("models", "show")
+        compared = run("models", "compare", "1", "challenger")
+        assert "version 3 would not be promoted over version 1" in compared and "30 images are needed" in compared
+        (move,) = json.loads(run("models", "log", "--json"))
+        assert (move["before"], move["after"], move["action"]) == (None, "1", "promote")
+        assert move["reason"].startswith("the first model") and "promoted none → 1 by " in run("models", "log")
+        for words, message in (
+            (("promote",), "version 3 of 'florence' was rejected"),
+            (("promote", "3", "--force"), "--force needs --reason TEXT"),
+            (("models", "show", "9"), "has no version or alias '9'"),
+        ):
+            done = CliRunner().invoke(app, words)
+            assert done.exit_code == 1 and message in done.output, words
+        assert "version 3" in run("promote", "3", "--force", "--reason", "a trial")
+        assert "it was 3" in run("rollback", "--reason", "the trial is over")
+        assert "promoted 1 → 3" in run("models", "log") and ", although it was rejected: a trial" in run(
+            "models", "log"
+        )

@@ -50,8 +50,8 @@ def measure_seeds(tables: Sequence[pa.Table], promotion: PromotionSettings) -> S
     for reference in reversed(REFERENCE_ORDER):  # a better one overwrites
         for name, means in _mean_scores(tables, reference).items():
             known = promotion.find_seed_deviation(name, METRICS.get(find_task(name).metric).highest)
-            squares = PRIOR_MODELS * known**2 + ((means - means.mean()) ** 2).sum()
-            deviations[name] = float(np.sqrt(squares / (PRIOR_MODELS + len(means) - 3)))
+            total = PRIOR_MODELS * known**2 + ((means - means.mean()) ** 2).sum()
+            deviations[name] = float(np.sqrt(total / (PRIOR_MODELS + len(means) - 3)))
     settings = promotion.model_copy(update={"seed_deviations": {**promotion.seed_deviations, **deviations}})
     pairs = list(permutations(tables, 2))
     promoted = sum(decide_promotion(new, Opponents(old), settings).accepted for old, new in pairs)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from florence.errors import FlorenceError
 from florence.folders import temporary_folder
+from flows.adapters.alias_log import AliasMove, list_champions, read_moves
 from flows.adapters.mlflow_errors import translate_errors
 from flows.adapters.mlflow_locations import local_path
 from flows.adapters.mlflow_store import MlflowStore, hold_lock, use_tracking_uri
 from flows.adapters.mlflow_values import as_tags
 from flows.adapters.model_package import check_model_folder, package_model
 
-CHAMPION, CHALLENGER, HISTORY = "champion", "challenger", "florence.champions"
+CHAMPION, CHALLENGER = "champion", "challenger"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,14 @@ class ModelVersion:
     """A registered model.
 
     ``version``: its number; ``run_id``: the run that made it; ``tags``: its lineage; ``aliases``: champion,
-    challenger.
+    challenger; ``created``: seconds since 1970.
     """
 
     version: str
     run_id: str | None
     tags: Mapping[str, str]
     aliases: tuple[str, ...]
+    created: float = field(default=0.0, compare=False)
 
 
 class ModelRegistry:
@@ -126,38 +127,63 @@ class ModelRegistry:
         """Return the version registered last, None where there is none."""
         return self._find_alias(CHALLENGER)
 
+    @translate_errors("look for the model")
+    def find(self, ref: str | int) -> ModelVersion:
+        """Return the version that a number or alias names. Raises FlorenceError, listing what is registered."""
+        return self._get(self._find_number(str(ref)))
+
     @translate_errors("promote the model")
-    def promote(self, version: str | int | None = None) -> ModelVersion:
-        """Make ``version``, by default the challenger, the champion; the champion before it is kept for `rollback`."""
+    def promote(self, version: str | int | None = None, reason: str = "", force: bool = False) -> ModelVersion:
+        """Make ``version``, by default the challenger, the champion; `moves` has who did it and why.
+
+        Raises FlorenceError where the promotion rule has rejected it, unless ``force``.
+        """
         if version is None:
             if (challenger := self.challenger()) is None:
                 raise FlorenceError(f"no challenger of {self.name!r} to promote; `florence register` makes one")
             version = challenger.version
-        wanted = self._find_number(str(version))
+        wanted = self.find(version)
+        rejected = wanted.tags.get("decision") == "rejected"
+        if rejected and not force:
+            raise FlorenceError(
+                f"version {wanted.version} of {self.name!r} was rejected: {wanted.tags.get('reason', '')}; "
+                f"`florence promote {wanted.version} --force --reason TEXT` makes it the champion all the same"
+            )
         before = self.champion()
-        if before is not None and before.version != wanted:
-            # Written before the alias moves: a kill in between leaves an entry that rollback skips, not a gap.
-            self._write_history([*self._read_history(), before.version])
-        self.store.client.set_registered_model_alias(self.name, CHAMPION, wanted)
-        return self._get(wanted)
+        if before is None or before.version != wanted.version:
+            known = before.version if before else None
+            self._log_move(AliasMove.now("promote", known, wanted.version, reason, rejected))
+        self.store.client.set_registered_model_alias(self.name, CHAMPION, wanted.version)
+        return self._get(wanted.version)
 
     @translate_errors("roll back")
-    def rollback(self) -> tuple[str, str]:
+    def rollback(self, reason: str = "") -> tuple[str, str]:
         """Make the champion before this one champion again; return (from, to). Can be repeated down to the first."""
         champion = self.champion()
-        history = self._read_history()
-        there = {v.version for v in self.versions()}
-        while history and (history[-1] not in there or (champion is not None and history[-1] == champion.version)):
-            history.pop()
-        if champion is None or not history:
+        champions = self._list_champions()
+        if champion is None or len(champions) < 2:
             now = f"version {champion.version} is the first champion" if champion else "there is no champion"
             raise FlorenceError(
                 f"nothing to roll back to: {now} of {self.name!r}; `florence promote VERSION` names one"
             )
-        back = history.pop()
+        back = champions[-2]
+        self._log_move(AliasMove.now("rollback", champion.version, back, reason))
         self.store.client.set_registered_model_alias(self.name, CHAMPION, back)
-        self._write_history(history)
         return champion.version, back
+
+    @translate_errors("read the log of champions")
+    def moves(self) -> list[AliasMove]:
+        """Return every move of the alias champion, the first one first."""
+        found = self._registered_model()
+        return read_moves(found.tags) if found else []
+
+    def _list_champions(self) -> list[str]:
+        champion = self.champion()
+        there = [version.version for version in self.versions()]
+        return list_champions(self.moves(), champion.version if champion else None, there)
+
+    def _log_move(self, move: AliasMove) -> None:
+        self.store.client.set_registered_model_tag(self.name, *move.to_tag())
 
     @translate_errors("fetch the model")
     def fetch(self, ref: str | int, into: Path | str | None = None) -> Path:
@@ -266,18 +292,11 @@ class ModelRegistry:
             f"registered: {known or 'none, `florence register` makes one'}"
         )
 
-    def _read_history(self) -> list[str]:
-        """Return the numbers of the champions before this one, the latest last."""
-        found = self._registered_model()
-        return [str(version) for version in json.loads(found.tags.get(HISTORY, "[]"))] if found else []
-
-    def _write_history(self, history: list[str]) -> None:
-        self.store.client.set_registered_model_tag(self.name, HISTORY, json.dumps(history[-200:]))
-
 
 def _model_version(found: Any, aliases: Mapping[str, tuple[str, ...]]) -> ModelVersion:
     version = str(found.version)
-    return ModelVersion(version, found.run_id or None, dict(found.tags), aliases.get(version, ()))
+    created = (found.creation_timestamp or 0) / 1000
+    return ModelVersion(version, found.run_id or None, dict(found.tags), aliases.get(version, ()), created)
 
 
 def _origin(folder: Path) -> str | None:

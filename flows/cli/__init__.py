@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from florence.garbage import relax_garbage_collection
-from flows.cli import audit, data, loop, models, stages, workspace
+from flows.cli import audit, data, loop, models, registry, stages, workspace
 from flows.cli.context import CommandGroup
 from flows.terminal import prepare_streams
 
@@ -87,6 +87,7 @@ def florence(
     """
 
 
-for group in (workspace, loop, stages, data, audit, models):
+for group in (workspace, loop, stages, data, audit, registry, models):
     app.registered_commands += group.commands.registered_commands
 app.add_typer(data.review, name="review")
+app.add_typer(registry.models, name="models")

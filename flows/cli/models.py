@@ -1,9 +1,8 @@
-"""Registered models, one question to a model, and ablations."""
+"""One question to a model, and ablations."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,58 +11,11 @@ from typing import Annotated
 import typer
 
 from flows.adapters.prefect_server import prefect_api
-from flows.cli.context import Verbose, open_here, open_locked
+from flows.cli.context import Verbose, open_here
 from flows.lock import lock_for_flow
 from flows.terminal import ProgressBars, say
 
 commands = typer.Typer()
-
-
-@commands.command()
-def register() -> None:
-    """Register the model in model/ as challenger.
-
-    Its lineage goes with it as tags.
-
-    \b
-    Example: florence register
-    """
-    from flows.models import lineage_tags, read_decision, register_model
-    from flows.tracked import run_key
-
-    with open_locked("florence register") as workspace:
-        run_id = workspace.tracker.stage_run(os.environ, run_key(workspace))
-        version = register_model(workspace, run_id, lineage_tags(workspace, read_decision(workspace)))
-        workspace.tracker.finish(run_id)
-    say(f"version {version} of {workspace.settings.tracking.model} is the challenger")
-
-
-@commands.command()
-def promote(
-    version: Annotated[str | None, typer.Argument(help="Number or alias; by default the challenger.")] = None,
-) -> None:
-    """Make a registered model the champion, whatever its scores: this bypasses the promotion rule.
-
-    \b
-    Examples:
-      florence promote
-      florence promote 3
-    """
-    with open_locked("florence promote") as workspace:
-        now = workspace.registry.promote(version)
-    say(f"version {now.version} of {workspace.settings.tracking.model} is the champion")
-
-
-@commands.command()
-def rollback() -> None:
-    """Make the champion before this one champion again.
-
-    \b
-    Example: florence rollback
-    """
-    with open_locked("florence rollback") as workspace:
-        before, now = workspace.registry.rollback()
-    say(f"version {now} is the champion again; it was {before}")
 
 
 @commands.command()

@@ -1,0 +1,154 @@
+"""Registered models: listed, compared, promoted, rolled back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Annotated, Any
+
+import typer
+
+from florence.errors import FlorenceError
+from flows.cli.context import open_here, open_locked
+from flows.terminal import say
+
+commands = typer.Typer()
+models = typer.Typer(help="List, show and compare registered models.", invoke_without_command=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _print_json(found: Any) -> None:
+    print(json.dumps(found, indent=2, ensure_ascii=False, default=dataclasses.asdict))
+
+
+@models.callback()
+def list_versions(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the registered models: version, date, decision, round, snapshot, aliases.
+
+    \b
+    Examples:
+      florence models
+      florence models show champion
+      florence models compare 3 champion
+      florence models log
+    """
+    from flows.registry_view import format_models, list_models
+
+    if context.invoked_subcommand is not None:
+        return
+    workspace = open_here()
+    rows = list_models(workspace)
+    if as_json:
+        _print_json(rows)
+    else:
+        say(format_models(rows, workspace.settings.tracking.model))
+
+
+@models.command()
+def show(
+    version: Annotated[str, typer.Argument(help="Number or alias.")] = "champion", as_json: AsJson = False
+) -> None:
+    """Show one model: the decision about it, what it was made from, its scores, when it was champion.
+
+    \b
+    Example: florence models show 3
+    """
+    from flows.registry_view import describe_model, format_model
+
+    found = describe_model(open_here(), version)
+    if as_json:
+        _print_json(found)
+    else:
+        say(format_model(found))
+
+
+@models.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="Number or alias.")],
+    second: Annotated[str, typer.Argument(help="Number or alias.")] = "champion",
+) -> None:
+    """Compare two models on the held-out images that both were scored on, and say what the promotion rule would.
+
+    \b
+    Example: florence models compare champion challenger
+    """
+    from flows.registry_view import compare_models
+
+    say(compare_models(open_here(), first, second))
+
+
+@models.command()
+def log(as_json: AsJson = False) -> None:
+    """Show who made which model champion, when and why.
+
+    \b
+    Example: florence models log
+    """
+    from flows.registry_view import format_moves
+
+    workspace = open_here()
+    moves = workspace.registry.moves()
+    if as_json:
+        _print_json(moves)
+    else:
+        say(format_moves(moves, workspace.settings.tracking.model))
+
+
+@commands.command()
+def register() -> None:
+    """Register the model in model/ as challenger.
+
+    Its lineage goes with it as tags.
+
+    \b
+    Example: florence register
+    """
+    from flows.models import lineage_tags, read_decision, register_model
+    from flows.tracked import run_key
+
+    with open_locked("florence register") as workspace:
+        run_id = workspace.tracker.stage_run(os.environ, run_key(workspace))
+        version = register_model(workspace, run_id, lineage_tags(workspace, read_decision(workspace)))
+        workspace.tracker.finish(run_id)
+    say(f"version {version} of {workspace.settings.tracking.model} is the challenger")
+
+
+@commands.command()
+def promote(
+    version: Annotated[str | None, typer.Argument(help="Number or alias; by default the challenger.")] = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept in the log.")] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also one that the promotion rule has rejected; needs --reason.")
+    ] = False,
+) -> None:
+    """Make a registered model the champion.
+
+    One that the promotion rule has rejected is refused, unless it is forced. `florence models log` shows who did it.
+
+    \b
+    Examples:
+      florence promote
+      florence promote 3 --reason 'the customer prefers it'
+      florence promote 4 --force --reason 'captions do not matter here'
+    """
+    if force and not reason.strip():
+        raise FlorenceError("--force needs --reason TEXT: why a model that was rejected becomes the champion")
+    with open_locked("florence promote") as workspace:
+        now = workspace.registry.promote(version, reason, force)
+    say(f"version {now.version} of {workspace.settings.tracking.model} is the champion")
+
+
+@commands.command()
+def rollback(
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept in the log.")] = "",
+) -> None:
+    """Make the champion before this one champion again.
+
+    \b
+    Example: florence rollback --reason 'it misses bicycles'
+    """
+    with open_locked("florence rollback") as workspace:
+        before, now = workspace.registry.rollback(reason)
+    say(f"version {now} is the champion again; it was {before}")
