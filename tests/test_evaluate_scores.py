@@ -284,6 +284,10 @@ def test_answers_out_of_the_grammar_are_counted_and_figures_are_plain_numbers(tm
 
     class Broken(Oracle):
         def answer(self, index, ask):
+            # the first one would have gone on
+            return replace(self.of(index), truncated=not index)
+
+        def of(self, index):
             from florence.tasks import task
 
             return task("<OD>").decode("cat<loc_1>" if index else "cat<loc_100><loc_100><loc_299><loc_299>", (100, 100))
@@ -292,6 +296,7 @@ def test_answers_out_of_the_grammar_are_counted_and_figures_are_plain_numbers(tm
     (found,) = build_scores_json(results)["<OD>"].values()
     assert (
         found["invalid"] == 0.5
+        and found["truncated"] == 0.5
         and found["n"] == 2
         and found["metric"] == "map50"
         and found["shuffled"] == round(51 / 101, 6)

@@ -17,7 +17,8 @@ from workspaces import workspace_of
 
 from florence.config import TrainSettings
 from florence.errors import DataError, ModelError
-from florence.model.checkpoint import build
+from florence.model.checkpoint import build, load
+from florence.model.generate import Query, predict
 from florence.records import IMAGES
 from florence.store import Store
 from florence.training import loop, read_dataset, train
@@ -214,14 +215,30 @@ def test_long_targets_are_shortened_by_whole_regions_and_counted(data):
     dataset = read_dataset(checkpoint, chosen, data)
     buffer = dataset.read_buffer(dataset.order.buffers(0)[0])
     counts: dict[str, int] = {}
+    endless = 0
     for index in range(len(dataset)):
         image = buffer.read_image(index, 32)
         for name, count in image.left_out.items():
             counts[name] = counts.get(name, 0) + count
         for name, examples in image.examples.items():
             for one in examples:
-                assert len(one.target) <= 14 and one.target[-1] == checkpoint.lexicon.eos, name
+                assert len(one.target) <= 14 and checkpoint.lexicon.eos not in one.target[:-1], name
+                endless += one.target[-1] != checkpoint.lexicon.eos
     assert counts["shortened"] > 0 and counts["too_long"] > 0
+    assert endless == counts["shortened"], "a model must not learn that an answer ends where its target was cut"
+
+
+def test_a_model_answers_as_long_as_its_targets_were(data, tmp_path):
+    train_model(workspace_of(settings(max_target=14, steps=1), data=data, root=tmp_path))
+    trained = load(str(tmp_path / "model"))
+    assert trained.max_tokens == 14 and build("nano", image_size=32).max_tokens == 160
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    by_default, longer = (
+        predict(trained, [pixels], [Query(0, "<MORE_DETAILED_CAPTION>", "")], **more)[0]
+        for more in ({}, {"max_tokens": 40})
+    )
+    assert by_default.truncated and longer.text.startswith(by_default.text[:20])
+    assert len(longer.text) > len(by_default.text)
 
 
 def test_what_is_left_out_is_counted_once_for_each_image(data, tmp_path):

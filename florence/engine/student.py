@@ -128,7 +128,6 @@ class StudentAnnotator:
             self._checkpoint,
             batch.pixels,
             queries,
-            max_tokens=self.settings.train.max_target,
             batch_size=self.settings.engine.student.batch_size,
         )
 

@@ -245,7 +245,7 @@ def _make_prediction(
     if (own.width, own.height) != (its.width, its.height):
         x, y = own.width / its.width, own.height / its.height
         regions = tuple(_scale_region(region, x, y) for region in regions)
-    return Prediction(example.image_id, answer.text, regions, answer.error is not None, answer.score)
+    return Prediction(example.image_id, answer.text, regions, answer.error is not None, answer.score, answer.truncated)
 
 
 def _scale_region(region: Region, x: float, y: float) -> Region:
@@ -370,6 +370,7 @@ def build_scores_json(results: Iterable[TaskResult]) -> dict[str, dict[str, dict
             "n": len(per_image),
             "examples": score.n,
             "invalid": score.invalid,
+            "truncated": score.truncated or None,
             "shuffled": result.shuffled.value if result.shuffled else None,
             "per_image": sum(per_image) / len(per_image) if per_image else None,
             "refused": result.refused or None,

@@ -24,7 +24,7 @@ class Prediction:
     """The answer of a model or an annotator to one example.
 
     ``invalid``: the text broke the task's grammar; the part that could be decoded is scored. ``score``: of the text,
-    where a model wrote it.
+    where a model wrote it. ``truncated``: it would have gone on but for the greatest length that was allowed.
     """
 
     image_id: str
@@ -32,6 +32,7 @@ class Prediction:
     regions: tuple[Region, ...] = ()
     invalid: bool = False
     score: float | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,8 @@ class Score:
     """A task's score.
 
     ``value``: higher is better, None where nothing could be scored. ``n``: examples. ``invalid``: share of invalid
-    answers, 0…1. ``reference``: truth, human or consensus. ``per_image``: for paired tests, the mean over the examples
-    of each image that could be scored. ``details``: further figures by name.
+    answers, ``truncated``: of truncated ones, 0…1. ``reference``: truth, human or consensus. ``per_image``: for paired
+    tests, the mean over the examples of each image that could be scored. ``details``: further figures by name.
     """
 
     task: str
@@ -95,6 +96,7 @@ class Score:
     reference: str
     per_image: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, float] = field(default_factory=dict)
+    truncated: float = 0.0
 
 
 class Metric(ABC):
@@ -124,7 +126,8 @@ class Metric(ABC):
         invalid = sum(prediction.invalid for prediction in predictions) / len(predictions)
         per_image = _by_image(references, found.per_example)
         details = {name: float(value) for name, value in found.details.items() if math.isfinite(value)}
-        return Score(task, self.name, found.value, len(references), invalid, reference, per_image, details)
+        truncated = sum(prediction.truncated for prediction in predictions) / len(predictions)
+        return Score(task, self.name, found.value, len(references), invalid, reference, per_image, details, truncated)
 
     def grade(self, predictions: Sequence[Prediction], references: Sequence[Reference]) -> GradedAnswers:
         """Return which scored answers are correct. Here none: a metric of degrees has no correct answers."""

@@ -33,6 +33,10 @@ SCRATCH = "-scratch"
 """``nano-scratch``: the preset without the weights that come with it."""
 
 
+MAX_TOKENS = 160
+"""Most tokens of an answer of a model that does not say how long it was trained to answer."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model, its tokenizer and the side of its square input, in pixels.
@@ -69,6 +73,11 @@ class Checkpoint:
         values = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div_(255)
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return values.sub_(mean).div_(std).contiguous()
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of an answer without its end: as many as a target had in training, where that is known."""
+        return int(getattr(self.model.generation_config, "max_new_tokens", None) or MAX_TOKENS)
 
     def save(self, folder: Path | str) -> None:
         """Write ``folder`` so that transformers' ``from_pretrained`` and ``AutoProcessor`` read it."""

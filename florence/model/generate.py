@@ -64,7 +64,7 @@ def predict(
     images: Sequence[np.ndarray],
     queries: Sequence[Query],
     *,
-    max_tokens: int | Sequence[int] = 160,
+    max_tokens: int | Sequence[int] | None = None,
     batch_size: int = 128,
     beams: int = 1,
     progress: Progress = show_nothing,
@@ -72,6 +72,7 @@ def predict(
     """Return the answer to each query, in order, with coordinates in pixels of its image.
 
     ``images``: (height, width, 3) uint8 each; ``max_tokens``: of an answer without its end, for all or for each;
+    None: the model's own, `Checkpoint.max_tokens`;
     ``batch_size``: rows that are decoded together, and images whose features are held at once; ``beams``: more than one
     searches for the likeliest whole answer.
 
@@ -96,7 +97,8 @@ def predict(
         return BeamSearch(head, scorer, max_lengths, prefix, beams, LENGTH_PENALTY)
 
     run = _Run(checkpoint, batch_size, beams, make_strategy, progress)
-    max_lengths = limit_lengths(checkpoint.model, max_tokens, len(queries), len(prefix), ends=1)
+    asked = checkpoint.max_tokens if max_tokens is None else max_tokens
+    max_lengths = limit_lengths(checkpoint.model, asked, len(queries), len(prefix), ends=1)
     found = _generate(run, images, prompts, max_lengths)
     if beams > 1:
         found = [
@@ -114,7 +116,7 @@ def generate(
     images: Sequence[np.ndarray],
     prompts: Sequence[Prompt],
     *,
-    max_tokens: int | Sequence[int] = 160,
+    max_tokens: int | Sequence[int] | None = None,
     batch_size: int = 128,
     beams: int = 1,
     length_penalty: float = LENGTH_PENALTY,
@@ -136,7 +138,8 @@ def generate(
         return BeamSearch(head, UnconstrainedScorer(forced), max_lengths, (forced.start,), beams, length_penalty)
 
     run = _Run(checkpoint, batch_size, beams, make_strategy, show_nothing)
-    max_lengths = limit_lengths(checkpoint.model, max_tokens, len(prompts), 1)
+    asked = checkpoint.max_tokens if max_tokens is None else max_tokens
+    max_lengths = limit_lengths(checkpoint.model, asked, len(prompts), 1)
     return [generation.tokens for generation in _generate(run, images, prompts, max_lengths)]
 
 

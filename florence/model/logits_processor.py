@@ -20,12 +20,12 @@ from florence.codec import constrain
 from florence.codec.constrain import CLASSES, DONE
 from florence.errors import ModelError
 from florence.model.beam_search import ConstrainedScorer
+from florence.model.checkpoint import MAX_TOKENS
 from florence.model.decoding import TokenGrammar
 from florence.model.generate import LENGTH_PENALTY, check_max_tokens, limit_lengths, spell_tokens
 from florence.model.vocabulary import Lexicon, make_lexicon
 from florence.tasks import Answer, task
 
-MAX_TOKENS = 160
 _TABLE = np.concatenate([constrain.TABLE, np.full((len(constrain.TABLE), 1), -1, constrain.TABLE.dtype)], axis=1)
 """The states after a class, and after a token of none."""
 

@@ -45,7 +45,10 @@ cannot be decoded, in all and by reason (`ImageError.reason`)."""
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
-    """An example as token ids: ``prompt`` and ``target``, (tokens,) int64 each, from <s> to </s>."""
+    """An example as token ids: ``prompt`` and ``target``, (tokens,) int64 each, from <s> to </s>.
+
+    A target that was shortened has no </s>.
+    """
 
     task: str
     prompt: np.ndarray
@@ -189,7 +192,8 @@ class ShuffleBuffer:
                     left_out["too_long"] += 1
                     continue
                 left_out["shortened"] += 1
-                target = self._token_ids([short.target])[0]
+                # nothing ends here: a model that learnt the end would leave out what comes after it
+                target = self._token_ids([short.target])[0][:-1]
             result.setdefault(name, []).append(TokenizedExample(name, prompt, target))
         return result
 

@@ -75,6 +75,7 @@ def _train_here(job: TrainingJob, log: Log | None, progress: Progress) -> Traini
     if not rank:
         shutil.rmtree(job.out, ignore_errors=True)
         checkpoint.model.to("cpu")
+        checkpoint.model.generation_config.max_new_tokens = job.train.max_target
         checkpoint.save(job.out)
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 import tempfile
 import warnings
@@ -17,6 +18,7 @@ from PIL import Image
 
 import florence
 from florence.errors import ModelError
+from florence.model.checkpoint import MAX_TOKENS
 
 REQUIREMENTS = (
     "huggingface-hub",
@@ -63,7 +65,7 @@ def package_model(model_dir: Path, beside: tuple[Path, ...], record: Any) -> Ite
                 artifacts={"model": str(weights)},
                 code_paths=[str(source)],
                 pip_requirements=requirements(),
-                signature=signature(),
+                signature=signature(read_max_tokens(weights)),
                 input_example=make_example(),
             )
         for cache in result.rglob("__pycache__"):
@@ -109,8 +111,17 @@ def make_example() -> Any:
     )
 
 
-def signature() -> Any:
+def read_max_tokens(model_dir: Path) -> int:
+    """Return the most tokens of an answer of the model in ``model_dir``, as `Checkpoint.max_tokens`."""
+    file = model_dir / "generation_config.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return int(found.get("max_new_tokens") or MAX_TOKENS)
+
+
+def signature(max_tokens: int) -> Any:
     """Return MLflow's signature of rows and their answers (`flows.adapters.served`).
+
+    ``max_tokens``: of an answer, where a request does not say.
 
     Columns are of any type: a wrong one costs the answer of its row, not that of the request.
     """
@@ -137,5 +148,5 @@ def signature() -> Any:
                 ColSpec("string", "error"),
             ]
         ),
-        ParamSchema([Param("max_tokens", DataType.long, 160)]),
+        ParamSchema([Param("max_tokens", DataType.long, max_tokens)]),
     )

@@ -38,7 +38,6 @@ from florence.tasks import Answer
 
 logger = logging.getLogger(__name__)
 
-MAX_TOKENS = 160
 BATCH_ROWS, BATCH_PIXELS = 256, 64_000_000
 """Rows that are answered at once, and pixels of their images."""
 COLUMNS = ["text", "regions", "score", "confidence", "truncated", "error"]
@@ -84,7 +83,7 @@ class Florence(PythonModel):
         ``params``: max_tokens, the longest answer. A row that cannot be answered has an error. Raises MlflowException
         for a request of too many rows or without a column, and for a max_tokens that is no length.
         """
-        longest = _check_request(model_input, params or {})
+        longest = _check_request(model_input, params or {}, self.checkpoint.max_tokens)
         answers = [_error_values("")] * len(model_input)
         try:
             for batch in self._make_batches(model_input, answers):
@@ -148,8 +147,11 @@ def guard_scoring_server(server: Any) -> None:
     server.invocations = invocations
 
 
-def _check_request(table: Any, params: Mapping[str, Any]) -> int:
-    """Return max_tokens. Raises MlflowException for what no row of a request can be answered with."""
+def _check_request(table: Any, params: Mapping[str, Any], default: int) -> int:
+    """Return max_tokens, ``default`` where it is not given.
+
+    Raises MlflowException for what no row of a request can be answered with.
+    """
     if not isinstance(table, pd.DataFrame):
         problem = f"a table with the columns image and task is expected; found {type(table).__name__}"
     elif missing := [name for name in ("image", "task") if name not in table.columns]:
@@ -160,7 +162,7 @@ def _check_request(table: Any, params: Mapping[str, Any]) -> int:
         problem = f"{len(table):,} rows; a request may have {LIMITS.rows:,} at most"
     else:
         try:
-            longest = check_max_tokens(params.get("max_tokens", MAX_TOKENS))
+            longest = check_max_tokens(params.get("max_tokens", default))
             if not longest.ndim:
                 return int(longest)
             problem = "max_tokens: one number is expected, for all rows"
