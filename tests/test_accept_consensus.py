@@ -6,6 +6,7 @@ a good one, and bad ones that have learned for a few steps.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,7 +111,9 @@ def read_objects(folder: Path, truth: dict[str, tuple[Found, ...]], annotator: s
         images.update({row["image_id"]: row for row in pq.read_table(path, columns=columns).to_pylist()})
     assert len(images) == len(truth)
     claims: dict[str, list[Found]] = {image: [] for image in images}
-    for path in (folder / "data/claims").rglob("*.parquet"):
+    # detectors before this one have left their claims
+    version = json.loads((folder / "data/snapshot.json").read_text())["annotators"][annotator]
+    for path in (folder / "data/claims" / f"{annotator}@{version}").rglob("*.parquet"):
         for row in table_annotations(pq.read_table(path, partitioning=None)):
             if row.annotator == annotator and row.task == "<OD>":
                 claims[row.image_id].append(Found(row.text, row.regions[0].box, row.regions[0].score))

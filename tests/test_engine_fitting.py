@@ -435,3 +435,58 @@ def test_the_evidence_of_a_student_is_capped(cap: float):
     if cap <= 0.1:
         assert (votes.confidence[alone] < 0.5).all()
         assert (vote_on_items(matrix, models, None, cap).confidence[alone] > 0.5).any()
+
+
+def many_labels(rng: np.random.Generator, count: int = 900, labels: int = 250) -> LabelMatrix:
+    """Claims without scores of which 80% are right, of many labels; a person has labelled half of the images.
+
+    The person gives labels that the other one never gives, too.
+    """
+    right, judged = rng.random(count) < 0.8, np.arange(count) < count // 2
+    label = np.minimum(rng.geometric(0.06, count), labels) - 1
+    by_person = np.flatnonzero(right & judged)
+    missed = np.arange(count, count + 400)  # objects that the other one does not claim
+    item = np.concatenate([np.arange(count), by_person, missed])
+    annotator = np.repeat([0, 1], [count, len(by_person) + len(missed)])
+    own = np.concatenate([label, label[by_person], labels + rng.integers(0, 160, len(missed))])
+    asked = np.ones((count + 400, 2), bool)
+    asked[:count, 1] = judged
+    traits = AnnotatorTraits(np.arange(2), np.zeros(2, bool), human=1)
+    claims = ItemClaims(item, annotator, own.astype(np.int64), np.full(len(item), np.nan))
+    return build_label_matrix(claims, asked, traits=traits, complete=asked[:, 1] | (np.arange(count + 400) >= count))
+
+
+def test_labels_that_people_give_do_not_make_those_of_others_unlikely():
+    right = []
+    for seed in range(3):
+        matrix = many_labels(np.random.default_rng(seed))
+        posterior = infer_posterior(matrix, fit_annotator_models(matrix))
+        right.append(posterior.correct[matrix.present[:, 0] & ~matrix.was_asked[:, 1], 0].mean())
+    assert np.mean(right) == pytest.approx(0.8, abs=0.02)
+
+
+def test_an_annotator_that_copies_boxes_and_names_them_badly_takes_no_box_away():
+    rng = np.random.default_rng(1)
+    count, labels = 200, 6
+    score = rng.uniform(0.3, 1, count)
+    right = rng.random(count) < score
+    label = rng.integers(0, labels, count)
+    named = np.flatnonzero(rng.random(count) < 0.7)
+    # what it cannot name, the last two labels, it names otherwise
+    other = np.where(label[named] >= labels - 2, rng.integers(0, labels - 2, len(named)), label[named])
+    other = np.where(right[named], other, rng.integers(0, labels - 2, len(named)))
+    item = np.concatenate([np.arange(count), named])
+    claims = ItemClaims(
+        item,
+        np.repeat([0, 1], [count, len(named)]),
+        np.concatenate([label, other]),
+        np.concatenate([score, np.full(len(named), 0.8)]),
+    )
+    traits = AnnotatorTraits(np.arange(2), np.asarray([False, True]))
+    matrix = build_label_matrix(claims, np.ones((count, 2), bool), traits=traits)
+    models = fit_annotator_models(matrix)
+    posterior = infer_posterior(matrix, models)
+    sure = (score > 0.8) & (label >= labels - 2)
+    assert models.label_prior == pytest.approx(models.wrong_label_prior), "one finder tells nothing of labels"
+    assert (1 - posterior.nothing[sure]).mean() > 0.6
+    assert models.label_accuracy[1].mean() < models.label_accuracy[0].mean() - 0.03

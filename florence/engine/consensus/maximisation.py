@@ -30,13 +30,16 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
     (16) label priors        π_v ∝ m_v clip(σ_v),  ω_v ∝ m_v clip(1 − σ_v)         clip to 0.001…0.999
                              m_v: (claims of label v + 0.01) ^ 0.3, one claim more for V
                              σ_v = (Σ_{y_ia = v} c_ia + C Σ c / Σ 1) / (Σ_{y_ia = v} 1 + C)
-                             C = 10; 100 of free texts
+                             C = 10; 100 of free texts;  claims of a person are left out of (16);  where one family
+                             alone finds objects σ = ½, and claims that copy its boxes are left out too
     (17) label accuracy      q_av = clip((s_av + B′ s̄_a) / (x_av + B′)),   B = 20, B′ = B + 48 S_a;
                              B where no other family finds objects
                              s̄_a = (Σ_v s_av + K_a q_a) / (Σ_v x_av + K_a),   K_a = 20 + min(0.3 S_a, 0.18) claims_a
                              s_av = Σ_i P_i(v) s(v, y_ia)
                              logit q_a = logit √A + logit b_a − mean_a logit b_a;   A: how similar the labels are that
                              two families claim of one item;   b_a: share of a's claims about what is there
+                             of an annotator whose claims copy boxes logit q_a = logit √A − 1; its pairs with others
+                             count in A by the largest p_al of (S3) of the item, where that is above P(there)
                              t_al = logit of the share right at level l less that of all levels, drawn to it by 30
                              claims
     (18) confusions          χ(u, v) = (n_vu + E ω_u) / (Σ_u n_vu + E),   E = min(max(250 / V, 1), 5)
@@ -45,7 +48,9 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
 u is the estimate of Lincoln and Petersen for annotators that find items of one class independently: of items that go
 unclaimed with probability u, each claimed one stands for 1 / (1 − u). Frequent labels are little more likely than rare
 ones in (16), because an annotator that takes one label for many would otherwise be believed for being predictable. In
-(17) an annotator that finds what is there is taken to name it better, where only two families could tell.
+(17) an annotator that finds what is there is taken to name it better, where only two families could tell. What one
+family alone finds tells nothing of which labels are likely. Items that two annotators name differently would be taken
+for nothing, and both for namers without mistakes, if A did not have what scores state.
 """
 
 from __future__ import annotations
@@ -100,6 +105,8 @@ PRIOR_NAMED = 48.0
 """B′ of (17) less B, for S = 1: the fewer families tell which of them has named an item right, the more."""
 PRIOR_ACCURACY, MAX_PRIOR_ACCURACY = 0.3, 0.18
 """K for one claim, as a share of S, and at most."""
+NAMES_ONLY_LOG_ODDS = -1.0
+"""How much worse an annotator that copies boxes is taken to name what is in them than one that found it, log odds."""
 PRIOR_CLAIMS_OF_LEVEL = 30.0
 """Claims that all levels count for, against those of one, in t."""
 PRIOR_CONFUSIONS, MIN_PRIOR_CONFUSIONS, PRIOR_CONFUSIONS_OF_ALL = 5.0, 1.0, 250.0
@@ -288,6 +295,11 @@ class _RatesOfLabels:
 def _label_priors(matrix: LabelMatrix, correct: np.ndarray, prior_claims: float) -> tuple[np.ndarray, np.ndarray]:
     """(V,) twice: π and ω (equation 16)."""
     labels, present = matrix.label_count + 1, matrix.present
+    left_out = np.zeros(present.shape[1], bool)
+    if matrix.human is not None and present.any(axis=0).sum() > 1:
+        left_out[matrix.human] = True
+    is_alone = len(np.unique(matrix.families[present.any(axis=0) & ~matrix.traits.names_only])) < 2
+    present = present & ~(left_out | (matrix.traits.names_only & is_alone))
     label = matrix.label[present]
     of = np.bincount(label, minlength=labels)
     claims = of + 0.01
@@ -295,6 +307,8 @@ def _label_priors(matrix: LabelMatrix, correct: np.ndarray, prior_claims: float)
     claims = claims**FREQUENCY_POWER
     right = np.bincount(label, correct[present], minlength=labels)
     share = (right + prior_claims * right.sum() / max(of.sum(), 1)) / (of + prior_claims)
+    if is_alone:
+        share = np.full(labels, 0.5)
     prior, wrong_prior = claims * np.clip(share, 0.001, 0.999), claims * np.clip(1 - share, 0.001, 0.999)
     return prior / prior.sum(), wrong_prior / wrong_prior.sum()
 
@@ -306,7 +320,7 @@ def _rates_of_labels(matrix: LabelMatrix, posterior: Posterior, stands_for: np.n
     there = posterior.hypotheses[list(REAL)][:, by, items]
     probability = there.sum(axis=0)
     unseen = (there * stands_for[items][:, list(REAL)].T).sum(axis=0)
-    label, expected = matrix.label[items, by], _expect_accuracy(matrix, posterior)
+    label, expected = matrix.label[items, by], _expect_accuracy(matrix, posterior, fixed)
     confirmed = ((matrix.confirming > 0) & matrix.present).any(axis=0)
     shift, accuracy, level_shift = np.zeros((count, labels)), np.empty((count, labels)), np.zeros((count, levels))
     wrong_labels = []
@@ -344,21 +358,31 @@ def _draw_to_mean(part: np.ndarray, whole: np.ndarray, mean: float, prior: float
     return np.clip(logit(share) - logit(np.asarray(mean)), -MAX_SHIFT, MAX_SHIFT)
 
 
-def _expect_accuracy(matrix: LabelMatrix, posterior: Posterior) -> np.ndarray:
+def _expect_accuracy(matrix: LabelMatrix, posterior: Posterior, fixed: Fixed) -> np.ndarray:
     """(A,) q_a of equation 17: by how often families agree, and who claims what is there."""
-    there, present = posterior.classes[:, list(REAL)].sum(axis=1), matrix.present
+    there, present, copies = posterior.classes[:, list(REAL)].sum(axis=1), matrix.present, matrix.traits.names_only
+    stated = np.maximum(there, _state_there(matrix, fixed)) if copies.any() else there
     pairs, similar = 1.0, DEFAULT_LABEL_ACCURACY**2
     for a in range(present.shape[1]):
         for b in range(a):
             if matrix.families[a] != matrix.families[b]:
                 both = present[:, a] & present[:, b]
-                pairs += there[both].sum()
-                similar += (there[both] * matrix.similarity[both, a, b]).sum()
-    claims = present.sum(axis=0)
-    found = logit(np.clip((present.T @ there + 1) / (claims + 2), 0.05, 0.95))
+                weight = (stated if copies[a] or copies[b] else there)[both]
+                pairs += weight.sum()
+                similar += (weight * matrix.similarity[both, a, b]).sum()
+    claims = present.sum(axis=0) * ~copies
+    found = logit(np.clip((present.T @ there + 1) / (present.sum(axis=0) + 2), 0.05, 0.95))
     mean = logit(np.clip(np.sqrt(similar / pairs), 0.1, 0.985))
-    log_odds = np.clip(mean + found - (found * claims).sum() / max(claims.sum(), 1), -2, 5)
-    return np.asarray(1 / (1 + np.exp(-log_odds)))
+    better = np.where(copies, NAMES_ONLY_LOG_ODDS, found - (found * claims).sum() / max(claims.sum(), 1))
+    return np.asarray(1 / (1 + np.exp(-np.clip(mean + better, -2, 5))))
+
+
+def _state_there(matrix: LabelMatrix, fixed: Fixed) -> np.ndarray:
+    """(n,) the largest probability that an annotator's score states of an item."""
+    right = fixed.stated[list(REAL)].sum(axis=0) / np.maximum(fixed.stated.sum(axis=0), 1e-12)
+    by = np.arange(matrix.present.shape[1])
+    level = np.where(matrix.present, matrix.level, 0)
+    return np.asarray(np.where(matrix.present, right[by, level], 0.0).max(axis=1))
 
 
 def _count_confusions(true: np.ndarray, claimed: np.ndarray, mass: np.ndarray, labels: int) -> Confusions:
