@@ -30,8 +30,9 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
     (16) label priors        π_v ∝ m_v clip(σ_v),  ω_v ∝ m_v clip(1 − σ_v)         clip to 0.001…0.999
                              m_v: (claims of label v + 0.01) ^ 0.3, one claim more for V
                              σ_v = (Σ_{y_ia = v} c_ia + C Σ c / Σ 1) / (Σ_{y_ia = v} 1 + C)
-                             C = 10; 100 of free texts;  claims of a person are left out of (16);  where one family
-                             alone finds objects σ = ½, and claims that copy its boxes are left out too
+                             C = 10; 100 of free texts, and where two families find objects.  Claims of a person are
+                             left out of (16). Where one family alone finds objects σ = ½, and claims that copy boxes
+                             are left out too
     (17) label accuracy      q_av = clip((s_av + B′ s̄_a) / (x_av + B′)),   B = 20, B′ = B + 48 S_a;
                              B where no other family finds objects
                              s̄_a = (Σ_v s_av + K_a q_a) / (Σ_v x_av + K_a),   K_a = 20 + min(0.3 S_a, 0.18) claims_a
@@ -42,7 +43,7 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
                              count in A by the largest p_al of (S3) of the item, where that is above P(there)
                              t_al = logit of the share right at level l less that of all levels, drawn to it by 30
                              claims
-    (18) confusions          χ(u, v) = (n_vu + E ω_u) / (Σ_u n_vu + E),   E = min(max(250 / V, 1), 5)
+    (18) confusions          χ(u, v) = (n_vu + E ω_u) / (Σ_u n_vu + E),   E = min(max(250 / V, 1), 5); 5 of free texts
                              n_vu = Σ_a Σ_{y_ia = u} P_i(v) (1 − s(v, u))
 
 u is the estimate of Lincoln and Petersen for annotators that find items of one class independently: of items that go
@@ -118,6 +119,8 @@ PRIOR_CLAIMS = 10.0
 """C: claims that the mean of all labels counts for against those of one."""
 PRIOR_CLAIMS_OF_TEXTS = 100.0
 """C of (16) where texts are written freely: few are claimed twice, and the posterior of one claim must not prove it."""
+MIN_FINDERS = 3
+"""Families that find objects, from which claims of a label tell whether it is likely."""
 FREQUENCY_POWER = 0.3
 """Power of a label's claims in m of (16)."""
 CURVE, CURVE_WEIGHT = np.asarray([0.3, 1.0]), np.asarray([0.3, 2.0])
@@ -166,7 +169,11 @@ def update_models(
     recall = _class_recall(matrix, posterior.classes[:, :NOTHING], stands_for, fixed)
     claims, slope = _claims_by_class(matrix, posterior, fixed)
     label_prior, wrong_label_prior = _label_priors(matrix, posterior.correct, prior_claims)
-    labels = _rates_of_labels(matrix, posterior, stands_for, fixed)
+    prior_confusions = PRIOR_CONFUSIONS
+    if prior_claims < PRIOR_CLAIMS_OF_TEXTS:
+        scaled = PRIOR_CONFUSIONS_OF_ALL / (matrix.label_count + 1)
+        prior_confusions = min(max(scaled, MIN_PRIOR_CONFUSIONS), PRIOR_CONFUSIONS)
+    labels = _rates_of_labels(matrix, posterior, stands_for, fixed, prior_confusions)
     return replace(
         models,
         precision=measure_precision(matrix, posterior),
@@ -298,7 +305,10 @@ def _label_priors(matrix: LabelMatrix, correct: np.ndarray, prior_claims: float)
     left_out = np.zeros(present.shape[1], bool)
     if matrix.human is not None and present.any(axis=0).sum() > 1:
         left_out[matrix.human] = True
-    is_alone = len(np.unique(matrix.families[present.any(axis=0) & ~matrix.traits.names_only])) < 2
+    finders = len(np.unique(matrix.families[present.any(axis=0) & ~matrix.traits.names_only & ~left_out]))
+    is_alone = finders < 2 and not left_out.any()
+    if finders < MIN_FINDERS and not left_out.any():
+        prior_claims = max(prior_claims, PRIOR_CLAIMS_OF_TEXTS)
     present = present & ~(left_out | (matrix.traits.names_only & is_alone))
     label = matrix.label[present]
     of = np.bincount(label, minlength=labels)
@@ -313,8 +323,10 @@ def _label_priors(matrix: LabelMatrix, correct: np.ndarray, prior_claims: float)
     return prior / prior.sum(), wrong_prior / wrong_prior.sum()
 
 
-def _rates_of_labels(matrix: LabelMatrix, posterior: Posterior, stands_for: np.ndarray, fixed: Fixed) -> _RatesOfLabels:
-    """d, q, t and χ (equations 15, 17 and 18). ``stands_for``: (n, 5)."""
+def _rates_of_labels(
+    matrix: LabelMatrix, posterior: Posterior, stands_for: np.ndarray, fixed: Fixed, prior_confusions: float
+) -> _RatesOfLabels:
+    """d, q, t and χ (equations 15, 17 and 18). ``stands_for``: (n, 5); ``prior_confusions``: E."""
     labels, (count, levels) = matrix.label_count + 1, matrix.level_score.shape
     items, by = np.nonzero(matrix.first)
     there = posterior.hypotheses[list(REAL)][:, by, items]
@@ -348,7 +360,9 @@ def _rates_of_labels(matrix: LabelMatrix, posterior: Posterior, stands_for: np.n
         wrong = np.flatnonzero(present & (similar < 1))
         wrong_labels.append((label[wrong], matrix.label[items[wrong], a], (probability * (1 - similar))[wrong]))
     true, claimed, mass = (np.concatenate(values) for values in zip(*wrong_labels, strict=True))
-    return _RatesOfLabels(shift, accuracy, level_shift, _count_confusions(true, claimed, mass, labels))
+    return _RatesOfLabels(
+        shift, accuracy, level_shift, _count_confusions(true, claimed, mass, labels, prior_confusions)
+    )
 
 
 def _draw_to_mean(part: np.ndarray, whole: np.ndarray, mean: float, prior: float) -> np.ndarray:
@@ -385,10 +399,9 @@ def _state_there(matrix: LabelMatrix, fixed: Fixed) -> np.ndarray:
     return np.asarray(np.where(matrix.present, right[by, level], 0.0).max(axis=1))
 
 
-def _count_confusions(true: np.ndarray, claimed: np.ndarray, mass: np.ndarray, labels: int) -> Confusions:
+def _count_confusions(true: np.ndarray, claimed: np.ndarray, mass: np.ndarray, labels: int, prior: float) -> Confusions:
     """χ of labels that were claimed where others are right, with so much probability (equation 18)."""
     key, at = np.unique(true * labels + claimed, return_inverse=True)
     counted = np.bincount(at, mass, minlength=len(key))
-    prior = min(max(PRIOR_CONFUSIONS_OF_ALL / labels, MIN_PRIOR_CONFUSIONS), PRIOR_CONFUSIONS)
     whole = np.bincount(true, mass, minlength=labels) + prior
     return Confusions(key, counted / whole[key // labels], prior / whole)
