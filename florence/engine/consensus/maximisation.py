@@ -43,7 +43,7 @@ Symbols as in `florence.engine.consensus.annotator_models`, and
                              count in A by the largest p_al of (S3) of the item, where that is above P(there)
                              t_al = logit of the share right at level l less that of all levels, drawn to it by 30
                              claims
-    (18) confusions          χ(u, v) = (n_vu + E ω_u) / (Σ_u n_vu + E),   E = min(max(250 / V, 1), 5); 5 of free texts
+    (18) confusions          χ(u, v) = (n_vu + E ω_u) / (Σ_u n_vu + E),   E = 5
                              n_vu = Σ_a Σ_{y_ia = u} P_i(v) (1 − s(v, u))
 
 u is the estimate of Lincoln and Petersen for annotators that find items of one class independently: of items that go
@@ -110,11 +110,8 @@ NAMES_ONLY_LOG_ODDS = -1.0
 """How much worse an annotator that copies boxes is taken to name what is in them than one that found it, log odds."""
 PRIOR_CLAIMS_OF_LEVEL = 30.0
 """Claims that all levels count for, against those of one, in t."""
-PRIOR_CONFUSIONS, MIN_PRIOR_CONFUSIONS, PRIOR_CONFUSIONS_OF_ALL = 5.0, 1.0, 250.0
-"""E, the wrong labels that the share of each label among all wrong ones counts for: at most, at least, and E V.
-
-Among many labels each is rarely met, and those that it is taken for would drown.
-"""
+PRIOR_CONFUSIONS = 5.0
+"""E: wrong labels that the share of each label among all wrong ones counts for."""
 PRIOR_CLAIMS = 10.0
 """C: claims that the mean of all labels counts for against those of one."""
 PRIOR_CLAIMS_OF_TEXTS = 100.0
@@ -169,11 +166,7 @@ def update_models(
     recall = _class_recall(matrix, posterior.classes[:, :NOTHING], stands_for, fixed)
     claims, slope = _claims_by_class(matrix, posterior, fixed)
     label_prior, wrong_label_prior = _label_priors(matrix, posterior.correct, prior_claims)
-    prior_confusions = PRIOR_CONFUSIONS
-    if prior_claims < PRIOR_CLAIMS_OF_TEXTS:
-        scaled = PRIOR_CONFUSIONS_OF_ALL / (matrix.label_count + 1)
-        prior_confusions = min(max(scaled, MIN_PRIOR_CONFUSIONS), PRIOR_CONFUSIONS)
-    labels = _rates_of_labels(matrix, posterior, stands_for, fixed, prior_confusions)
+    labels = _rates_of_labels(matrix, posterior, stands_for, fixed)
     return replace(
         models,
         precision=measure_precision(matrix, posterior),
@@ -323,10 +316,8 @@ def _label_priors(matrix: LabelMatrix, correct: np.ndarray, prior_claims: float)
     return prior / prior.sum(), wrong_prior / wrong_prior.sum()
 
 
-def _rates_of_labels(
-    matrix: LabelMatrix, posterior: Posterior, stands_for: np.ndarray, fixed: Fixed, prior_confusions: float
-) -> _RatesOfLabels:
-    """d, q, t and χ (equations 15, 17 and 18). ``stands_for``: (n, 5); ``prior_confusions``: E."""
+def _rates_of_labels(matrix: LabelMatrix, posterior: Posterior, stands_for: np.ndarray, fixed: Fixed) -> _RatesOfLabels:
+    """d, q, t and χ (equations 15, 17 and 18). ``stands_for``: (n, 5)."""
     labels, (count, levels) = matrix.label_count + 1, matrix.level_score.shape
     items, by = np.nonzero(matrix.first)
     there = posterior.hypotheses[list(REAL)][:, by, items]
@@ -360,9 +351,7 @@ def _rates_of_labels(
         wrong = np.flatnonzero(present & (similar < 1))
         wrong_labels.append((label[wrong], matrix.label[items[wrong], a], (probability * (1 - similar))[wrong]))
     true, claimed, mass = (np.concatenate(values) for values in zip(*wrong_labels, strict=True))
-    return _RatesOfLabels(
-        shift, accuracy, level_shift, _count_confusions(true, claimed, mass, labels, prior_confusions)
-    )
+    return _RatesOfLabels(shift, accuracy, level_shift, _count_confusions(true, claimed, mass, labels))
 
 
 def _draw_to_mean(part: np.ndarray, whole: np.ndarray, mean: float, prior: float) -> np.ndarray:
@@ -399,9 +388,9 @@ def _state_there(matrix: LabelMatrix, fixed: Fixed) -> np.ndarray:
     return np.asarray(np.where(matrix.present, right[by, level], 0.0).max(axis=1))
 
 
-def _count_confusions(true: np.ndarray, claimed: np.ndarray, mass: np.ndarray, labels: int, prior: float) -> Confusions:
+def _count_confusions(true: np.ndarray, claimed: np.ndarray, mass: np.ndarray, labels: int) -> Confusions:
     """χ of labels that were claimed where others are right, with so much probability (equation 18)."""
     key, at = np.unique(true * labels + claimed, return_inverse=True)
     counted = np.bincount(at, mass, minlength=len(key))
-    whole = np.bincount(true, mass, minlength=labels) + prior
-    return Confusions(key, counted / whole[key // labels], prior / whole)
+    whole = np.bincount(true, mass, minlength=labels) + PRIOR_CONFUSIONS
+    return Confusions(key, counted / whole[key // labels], PRIOR_CONFUSIONS / whole)
