@@ -11,7 +11,7 @@ import pytest
 from flow_workspaces import florence, write_params
 from mixed_folder import PICTURES, MixedFolder, make_mixed_folder
 
-from florence.report.facts import LoopFacts
+from florence.report.facts import VERSION, LoopFacts
 from flows.init import create_workspace
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(1800)]
@@ -79,4 +79,4 @@ def test_a_run_with_nothing_new_tells_it_again(mixed: MixedFolder, folder: Path,
     for name in mixed.labels:
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{name} (")]
         assert line in again.stdout.splitlines() and line in planned.splitlines()
-    assert json.loads((folder / "build/loop.json").read_text())["version"] == 3
+    assert json.loads((folder / "build/loop.json").read_text())["version"] == VERSION

@@ -102,7 +102,7 @@ def test_a_clone_pulls_what_was_pushed(s3: S3, tmp_path: Path):
     restored = florence(second, "loop", **s3.env)
     assert (
         restored.returncode == 0
-        and "taken over from data/" in restored.stdout
+        and "files were copied from data/" in restored.stdout
         and "nothing new: 24 images" in restored.stdout
     ), restored.stdout + restored.stderr
 
