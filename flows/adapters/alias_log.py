@@ -87,7 +87,8 @@ def list_champions(moves: Iterable[AliasMove], champion: str | None, there: Iter
         del champions[_last(champions, champion) + 1 :]
     elif champion is not None:
         champions.append(champion)
-    known, result = set(there), []
+    known = set(there)
+    result: list[str] = []
     for version in champions:
         if version in known and (not result or result[-1] != version):
             result.append(version)

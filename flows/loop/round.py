@@ -78,7 +78,7 @@ class LoopRound:
         say(f"the model of round {number} is {'accepted' if is_accepted else 'rejected'}: {decision['reason']}")
         if labels is not None:
             say(f"the labels of round {number} are {'kept' if labels.kept else 'set back'}: {labels.reason}")
-        hashes = {"dvc_hash": dvc_hash, "git_commit": commit, "run_id": self.run_id, "model_version": version}
+        hashes: dict[str, Any] = {"dvc_hash": dvc_hash, "git_commit": commit, "run_id": self.run_id, "model_version": version}
         if labels is not None:
             hashes |= {"labels_kept": labels.kept, "labels_reason": labels.reason}
         facts = self.gather_facts(annotators, hashes)
@@ -222,7 +222,7 @@ class LoopRound:
             student = save_student(workspace.root, number)
             scores = student.parent / f"scores-round={number}.parquet"
             Store(str(student.parent)).write_bytes(scores.name, (workspace.root / SCORES).read_bytes())
-            known = {"student": str(student), "scores": str(scores), "champion": version, "attempt": 1}
+            known: dict[str, Any] = {"student": str(student), "scores": str(scores), "champion": version, "attempt": 1}
             state = dataclasses.replace(state, **known, finished=state.done >= state.wanted)
         else:
             reason = decision["reason"]

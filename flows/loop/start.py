@@ -6,6 +6,7 @@ import dataclasses
 import secrets
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from florence.errors import DataError
 from florence.workspace.collect import CollectResult, collect_images
@@ -129,7 +130,7 @@ def _new_state(workspace: TrackedWorkspace, last: LoopState | None, rounds: int 
     if (champion := fetch_champion(workspace)) is not None:
         scores = str(champion.scores) if champion.scores else None
         attempt = last.attempt if champion.version == last.champion else 1
-        known = {"scores": scores, "champion": champion.version, "attempt": attempt}
+        known: dict[str, Any] = {"scores": scores, "champion": champion.version, "attempt": attempt}
         return dataclasses.replace(state, student=str(champion.model), **known)
     if last.loop_id != "" or last.accepted is None:
         return state
