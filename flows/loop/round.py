@@ -78,7 +78,8 @@ class LoopRound:
         say(f"the model of round {number} is {'accepted' if is_accepted else 'rejected'}: {decision['reason']}")
         if labels is not None:
             say(f"the labels of round {number} are {'kept' if labels.kept else 'set back'}: {labels.reason}")
-        hashes: dict[str, Any] = {"dvc_hash": dvc_hash, "git_commit": commit, "run_id": self.run_id, "model_version": version}
+        hashes: dict[str, Any] = {"dvc_hash": dvc_hash, "git_commit": commit}
+        hashes |= {"run_id": self.run_id, "model_version": version}
         if labels is not None:
             hashes |= {"labels_kept": labels.kept, "labels_reason": labels.reason}
         facts = self.gather_facts(annotators, hashes)
