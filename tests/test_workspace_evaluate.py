@@ -23,7 +23,7 @@ from florence.workspace.annotate import AnnotatorVersion, annotate_shard, list_a
 from florence.workspace.collect import collect_images
 from florence.workspace.compare import compare_models
 from florence.workspace.evaluate import evaluate_model, measure_labels
-from florence.workspace.layout import REJECTED_FILES, list_shards
+from florence.workspace.layout import ANCHOR, REJECTED_FILES, list_shards
 from florence.workspace.publish import publish_snapshot, restore_store
 
 SIMULATED = {"use": "simulated", "sources": ["scenes"]}
@@ -208,8 +208,8 @@ def test_the_champion_of_each_round_is_published_again_as_it_was(store: Store, t
     assert contents(tmp_path / "data") == before
     fresh = Store(str(tmp_path / "fresh"))
     restore_store(workspace_of(store=fresh, data=data))
-    assert fresh.names("baseline") == ["baseline/anchor.parquet", "baseline/round=1/scores.parquet"]
-    assert fresh.read_table("baseline/anchor.parquet") == table, "the champion is the first one"
+    assert fresh.names("baseline") == ["baseline/round=1/scores.parquet", "baseline/round=1/trial.json"]
+    assert fresh.read_table(ANCHOR) == table, "the champion is the first one"
     publish_snapshot(workspace_of(SCENES, fresh, data), annotators, 1)
     assert contents(tmp_path / "data") == before
 

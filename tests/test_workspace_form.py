@@ -74,10 +74,10 @@ def test_a_snapshot_of_this_form_passes_and_of_the_one_before_and_none_else(tmp_
 def test_old_facts_of_a_loop_are_refused():
     with pytest.raises(OldFormatError, match=WHAT_TO_DO):
         LoopFacts.from_json('{"loop_id": "l", "rounds": [], "version": 1}', "build/loop.json")
-    with pytest.raises(DataError, match="made by an older Florence .*version is 2, and 4 is read.*: move it away"):
+    with pytest.raises(DataError, match="made by an older Florence .*version is 2, and 5 is read.*: move it away"):
         LoopFacts.from_json('{"loop_id": "l", "rounds": [], "version": 2}', "build/loop.json")
-    with pytest.raises(NewerFormatError, match="version is 5, and 4 is read"):
-        LoopFacts.from_json('{"loop_id": "l", "rounds": [], "version": 5}', "build/loop.json")
-    for wrong in ('{"loop_id": "l", "rounds": {}, "version": 4}', "[1]", "no JSON"):
+    with pytest.raises(NewerFormatError, match="version is 6, and 5 is read"):
+        LoopFacts.from_json('{"loop_id": "l", "rounds": [], "version": 6}', "build/loop.json")
+    for wrong in ('{"loop_id": "l", "rounds": {}, "version": 5}', "[1]", "no JSON"):
         with pytest.raises(DataError, match="is not the facts of a loop"):
             LoopFacts.from_json(wrong, "build/loop.json")

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from florence.rounds import find_labels, list_rounds
 from florence.store import Store
 from florence.workspace.base import Workspace
-from florence.workspace.layout import read_images
+from florence.workspace.layout import ANCHOR, read_images
 
 if TYPE_CHECKING:
     from florence.evaluate import Decision, LabelDecision
@@ -30,13 +30,13 @@ def compare_models(workspace: Workspace) -> Decision:
     from florence.evaluate import SCORES, Opponents, decide_promotion
 
     files, data = workspace.files, workspace.data
-    trial = data.read_object("baseline/trial.json") if data.exists("baseline/trial.json") else {}
+    snapshot = data.read_object("snapshot.json") if data.exists("snapshot.json") else {}
     opponents = Opponents(
         champion=data.read_table("baseline/scores.parquet"),
         shuffled=files.read_table("scores/shuffled.parquet"),
         initial=_read_scores(files, "scores/initial.parquet", SCORES),
-        anchor=_read_scores(data, "baseline/anchor.parquet", SCORES),
-        attempt=trial.get("attempt", 1),
+        anchor=_read_scores(data, ANCHOR, SCORES),
+        attempt=snapshot.get("attempt", 1),
     )
     decision = decide_promotion(files.read_table("scores/scores.parquet"), opponents, workspace.settings.promotion)
     files.write_json("metrics/decision.json", decision.to_json())

@@ -7,6 +7,8 @@ import pyarrow as pa
 from florence.records import IMAGES, RECORD_COLUMNS
 from florence.store import Store
 
+ANCHOR = "anchor/scores.parquet"
+"""Of a working store: scores of its first champion. Of a snapshot: the same, no rows where that is the champion."""
 REJECTED_FILES = pa.schema([(name, pa.string()) for name in ("source", "name", "reason", "detail")])
 
 

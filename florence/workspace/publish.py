@@ -22,10 +22,8 @@ from florence.store import Store
 from florence.workspace.annotate import AnnotatorVersion
 from florence.workspace.base import Workspace
 from florence.workspace.form import FORMAT, check_store, mark_store
-from florence.workspace.layout import read_images, read_rejected_files
+from florence.workspace.layout import ANCHOR, read_images, read_rejected_files
 
-ANCHOR = "baseline/anchor.parquet"
-"""Of a working store: scores of its first champion. Of a snapshot: the same, no rows where that is the champion."""
 RESTORING = "restoring.json"
 """A file of a working store that is there while it is filled from a snapshot."""
 
@@ -45,6 +43,8 @@ def restore_store(workspace: Workspace) -> int:
     if data.exists("snapshot.json") and data.exists("baseline/scores.parquet"):
         name = f"baseline/round={data.read_object('snapshot.json')['round']}/scores.parquet"
         store.write_bytes(name, data.read_bytes("baseline/scores.parquet"))
+        snapshot = data.read_object("snapshot.json")
+        store.write_json(name_trial(snapshot["round"]), {"attempt": snapshot.get("attempt", 1)})
         copied += 1
     for name in (ANCHOR, "baseline/scores.parquet"):
         if data.exists(name) and len(scores := data.read_table(name)):
@@ -99,8 +99,6 @@ def publish_snapshot(
     # an anchor that is the champion itself is none
     anchor = store.read_table(ANCHOR) if store.exists(ANCHOR) else scores
     data.write_table(ANCHOR, anchor if anchor != scores else SCORES.empty_table())
-    trial = f"baseline/round={round}/trial.json"
-    data.write_json("baseline/trial.json", store.read_object(trial) if store.exists(trial) else {"attempt": 1})
     _copy_files(store, data)
     images = _leave_out(read_images(store), left_out)
     data.write_json("statistics.json", compute_statistics(labels, images))
@@ -109,11 +107,22 @@ def publish_snapshot(
         "parent": parent,
         "annotators": {annotator.name: annotator.version for annotator in annotators},
         "engine": workspace.settings.engine.digest(),
+        "attempt": _read_attempt(store, round),
         **_counts(images, labels, data),
     }
     snapshot = {"format": FORMAT, "id": _identify(content, images, data, round), **content}
     data.write_json("snapshot.json", snapshot)
     return snapshot
+
+
+def name_trial(round: int) -> str:
+    """Return the file of a working store that says how many models were compared with the champion of ``round``."""
+    return f"baseline/round={round}/trial.json"
+
+
+def _read_attempt(store: Store, round: int) -> int:
+    name = name_trial(round)
+    return int(store.read_object(name)["attempt"]) if store.exists(name) else 1
 
 
 def list_left_out(workspace: Workspace) -> frozenset[str]:
@@ -190,7 +199,7 @@ def _count(column: pa.ChunkedArray) -> dict[str, int]:
 
 def _identify(content: dict[str, Any], images: pa.Table, data: Store, round: int) -> str:
     """Return the snapshot's id: a digest of snapshot.json, image ids, labels and what a model is compared with."""
-    names = (name_labels(round), "baseline/scores.parquet", ANCHOR, "baseline/trial.json")
+    names = (name_labels(round), "baseline/scores.parquet", ANCHOR)
     return digest(
         [content, sorted(images["image_id"].to_pylist()), {name: digest(data.read_bytes(name), 64) for name in names}]
     )

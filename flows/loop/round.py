@@ -18,7 +18,8 @@ from florence.workspace.annotate import AnnotatorVersion, list_annotators
 from florence.workspace.audit import audit_round
 from florence.workspace.compare import compare_labels
 from florence.workspace.fuse import fuse_round
-from florence.workspace.publish import ANCHOR, publish_snapshot
+from florence.workspace.layout import ANCHOR
+from florence.workspace.publish import name_trial, publish_snapshot
 from flows.adapters.quality import validate_staging
 from flows.facts import read_facts, write_facts
 from flows.loop.messages import create_artifacts, say_weighing
@@ -119,7 +120,7 @@ class LoopRound:
         """Write what the round's model is compared with to the working store: `florence.workspace.publish` takes it."""
         store, champion = self.workspace.store, self.read_baseline()
         store.write_table(f"baseline/round={self.number}/scores.parquet", champion)
-        store.write_json(f"baseline/round={self.number}/trial.json", {"attempt": self.state.attempt})
+        store.write_json(name_trial(self.number), {"attempt": self.state.attempt})
         if not store.exists(ANCHOR) and champion["value"].null_count < len(champion):
             store.write_table(ANCHOR, champion)
 
